@@ -1,0 +1,22 @@
+//! What travels between gateways and workers, and how.
+//!
+//! A gateway is a [`Producer`]: it submits [`Job`]s to the queue of a model and receives
+//! [`Reply`]s. A worker is a [`Consumer`] of one queue: it claims batches of [`Delivery`]s and
+//! settles each with a reply. Whoever only looks (metrics, the model catalogue, the controller) is
+//! an [`Observer`]. The three roles exist twice, over Redis ([`redis`]) and inside one process
+//! ([`memory`]); one contract suite holds both to the same promises.
+
+pub mod ids;
+pub mod job;
+pub mod memory;
+pub mod model;
+pub mod redis;
+pub mod roles;
+pub mod tensor;
+pub mod wire;
+
+pub use ids::{EntryId, GatewayId, QueueName, RequestId, WorkerId};
+pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
+pub use model::{Announcement, ModelSpec, TensorSpec};
+pub use roles::{Backlog, Broker, BrokerError, Consumer, Inbound, Observer, Producer, Settlement};
+pub use tensor::{Datatype, Tensor};

@@ -1,0 +1,62 @@
+//! What workers tell about the models they serve; gateways learn models and shapes from it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Datatype, QueueName, WorkerId};
+
+/// One input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// Its name in the model.
+    pub name: String,
+    /// Its element type.
+    pub datatype: Datatype,
+    /// Its dimensions, the batch dimension included; -1 where any size will do.
+    pub shape: Vec<i64>,
+}
+
+/// One version of a model: what a gateway must know to check a request against it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// Model and version.
+    pub queue: QueueName,
+    /// The protocol's platform name, such as `onnxruntime_onnx`.
+    pub platform: String,
+    /// Triton's backend name, such as `onnxruntime`.
+    pub backend: String,
+    /// The most rows one request may have. 0: the model has no batch dimension, requests are
+    /// never joined, and shapes are taken as they are.
+    pub max_batch: u32,
+    /// Inputs, in the model's order.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs, in the model's order.
+    pub outputs: Vec<TensorSpec>,
+}
+
+impl ModelSpec {
+    /// Whether requests are joined along their first dimension.
+    pub const fn batches(&self) -> bool {
+        self.max_batch > 0
+    }
+}
+
+/// A worker's word that it is ready to serve a model; renewed while it lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Who serves, as [`WorkerId`] prints.
+    pub worker: String,
+    /// What is served.
+    pub model: ModelSpec,
+    /// Whether the worker still lives: its latest renewal is younger than the liveness period. A
+    /// model whose every worker is gone stays known, so that callers hear "no worker", not "no
+    /// such model".
+    #[serde(skip)]
+    pub live: bool,
+}
+
+impl Announcement {
+    /// `worker` serves `model`.
+    pub fn new(worker: WorkerId, model: ModelSpec) -> Self {
+        Self { worker: worker.to_string(), model, live: true }
+    }
+}

@@ -1,0 +1,138 @@
+//! The roles programs play: [`Producer`] (gateway), [`Consumer`] (worker), [`Observer`] (whoever
+//! looks), and the [`Broker`] that hands them out.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    Announcement, Delivery, EntryId, GatewayId, Job, QueueName, Reply, WorkerId,
+};
+
+/// Why the broker could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// It cannot be reached, or did not answer in time. The command may or may not have been
+    /// carried out.
+    #[error("the broker is unreachable: {0}")]
+    Unreachable(String),
+    /// It has no room for more.
+    #[error("the broker is full")]
+    Full,
+    /// It refused, or answered with something that makes no sense.
+    #[error("the broker refused: {0}")]
+    Refused(String),
+}
+
+impl BrokerError {
+    /// A bounded name for metrics and logs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Full => "full",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// Hands out the roles. One per process.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// The role of one gateway boot. Its replies are being received when this returns.
+    async fn producer(&self, gateway: GatewayId) -> Result<Arc<dyn Producer>, BrokerError>;
+
+    /// The role of one worker on one queue.
+    async fn consumer(
+        &self,
+        queue: QueueName,
+        worker: WorkerId,
+    ) -> Result<Arc<dyn Consumer>, BrokerError>;
+
+    /// The role of one that only looks.
+    async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError>;
+}
+
+/// A gateway's side of the queues.
+#[async_trait]
+pub trait Producer: Send + Sync {
+    /// Adds a job to the end of a queue.
+    ///
+    /// After [`BrokerError::Unreachable`] the job may stand in the queue all the same.
+    async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError>;
+
+    /// Takes a job that nobody waits for out of its queue, if no worker has claimed it yet.
+    async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError>;
+
+    /// Waits for replies to this gateway's jobs. One task calls it, again and again; it heals a
+    /// broken subscription by itself and reports the gap.
+    async fn receive(&self) -> Inbound;
+}
+
+/// What reaches a gateway.
+#[derive(Debug)]
+pub enum Inbound {
+    /// Answers, at most one batch's worth.
+    Replies(Vec<Reply>),
+    /// The subscription was broken and stands again: answers sent meanwhile are lost.
+    Interrupted,
+}
+
+/// A worker's side of one queue.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// Claims the oldest `limit` jobs or however many there are; waits up to a second for the
+    /// first, and returns nothing when none came.
+    ///
+    /// One task calls it. It must be polled to its end: a claim that is dropped halfway may leave
+    /// jobs claimed by nobody.
+    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
+
+    /// Sends replies and removes their jobs from the queue, all or nothing. Returns how many
+    /// replies found no gateway listening.
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError>;
+
+    /// Gives claimed jobs back, unanswered, for another worker.
+    async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError>;
+
+    /// Says that this worker is alive and serves `announcement.model`; good for the liveness
+    /// period, so called about once a second.
+    async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError>;
+
+    /// Says that this worker claims no more, so that nobody counts on it.
+    async fn retire(&self) -> Result<(), BrokerError>;
+}
+
+/// A job's reply, and where it goes.
+#[derive(Debug)]
+pub struct Settlement {
+    /// The job's place in the queue.
+    pub entry: EntryId,
+    /// The gateway that asked.
+    pub gateway: GatewayId,
+    /// The answer.
+    pub reply: Reply,
+}
+
+/// What stands in one queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Jobs that no worker has claimed.
+    pub waiting: u64,
+    /// Jobs claimed and not settled.
+    pub in_flight: u64,
+    /// How long the oldest waiting job has waited.
+    pub oldest_age: Duration,
+}
+
+/// Looks at queues and workers without touching them.
+#[async_trait]
+pub trait Observer: Send + Sync {
+    /// Everyone who announced a model, living or gone for less than an hour.
+    async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError>;
+
+    /// What stands in a queue.
+    async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
+}
+
+/// How long a worker counts as alive after it renewed its announcement.
+pub const LIVENESS: Duration = Duration::from_secs(3);
