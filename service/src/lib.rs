@@ -1,1 +1,13 @@
-//! Under construction.
+//! What every Batchfleet process has: settings, logs, metrics, an admin port, signals and drain.
+//!
+//! A `main` parses its settings and hands over to [`run`]; all else receives values.
+
+mod admin;
+mod logs;
+mod process;
+mod readiness;
+pub mod settings;
+
+pub use process::{Process, run};
+pub use readiness::Readiness;
+pub use settings::{InvalidSettings, ProcessSettings};

@@ -1,0 +1,17 @@
+//! Log lines on standard error: JSON for machines, text for people.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{InvalidSettings, LogFormat, ProcessSettings};
+
+/// Starts logging. Called once per process.
+pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match settings.log_format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Text => lines.with_target(false).try_init(),
+    };
+    started.map_err(|error| InvalidSettings::new(format_args!("logging: {error}")))
+}

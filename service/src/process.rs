@@ -1,0 +1,131 @@
+//! The life of a process: start, serve, drain, exit.
+
+use std::{future::Future, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use prometheus::{Registry, process_collector::ProcessCollector};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    InvalidSettings, ProcessSettings, Readiness, admin, logs,
+    settings::{EXIT_USAGE, complain},
+};
+
+/// What a process hands to its parts.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Every metric of the process; served at /metrics.
+    pub registry: Registry,
+    /// Whether work may come; served at /readyz.
+    pub readiness: Readiness,
+    /// Cancelled by the first signal: finish what was begun, then return.
+    pub shutdown: CancellationToken,
+}
+
+/// Runs `program` until it returns or a signal ends it: logs, a multi-threaded runtime, the admin
+/// port, signals.
+///
+/// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has the drain timeout
+/// to return. A second signal, or the timeout, ends it at once with status 1. Settings it finds
+/// wrong ([`InvalidSettings`]) end it with status 64 and one line.
+pub fn run<P, F>(settings: &ProcessSettings, program: P) -> ExitCode
+where
+    P: FnOnce(Process) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let outcome = logs::init(settings).map_err(anyhow::Error::from).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let outcome = runtime.block_on(supervise(settings, program));
+        // Not waited for: a blocking thread may hang, and what matters has been finished.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<InvalidSettings>() => {
+            complain(&format!("error: {error}"));
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(error) => {
+            error!(error = format!("{error:#}"), "ended by an error");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn supervise<P, F>(settings: &ProcessSettings, program: P) -> anyhow::Result<()>
+where
+    P: FnOnce(Process) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let process = Process {
+        registry: registry()?,
+        readiness: Readiness::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let signals = Signals::listen()?;
+    let admin =
+        admin::start(settings.admin_listen, process.registry.clone(), process.readiness.clone())
+            .with_context(|| {
+                format!("cannot listen on --admin-listen {}", settings.admin_listen)
+            })?;
+    let shutdown = process.shutdown.clone();
+    let readiness = process.readiness.clone();
+    let outcome = tokio::select! {
+        outcome = program(process) => outcome,
+        cut_off = signals.drain(readiness, shutdown, settings.drain_timeout) => Err(cut_off),
+    };
+    admin.stop(false).await;
+    outcome
+}
+
+fn registry() -> anyhow::Result<Registry> {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Begins the drain at the first signal; returns only when the drain must be cut off.
+    async fn drain(
+        mut self,
+        readiness: Readiness,
+        shutdown: CancellationToken,
+        timeout: Duration,
+    ) -> anyhow::Error {
+        self.next().await;
+        info!("draining: finishing what was begun");
+        readiness.not_ready("draining");
+        shutdown.cancel();
+        tokio::select! {
+            () = self.next() => {
+                warn!("second signal: leaving at once");
+                anyhow::anyhow!("cut off by a second signal")
+            }
+            () = tokio::time::sleep(timeout) => {
+                anyhow::anyhow!("the drain took longer than {timeout:?}")
+            }
+        }
+    }
+}
