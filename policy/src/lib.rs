@@ -1,1 +1,10 @@
-//! Under construction.
+//! Decisions as pure functions of plain data: no I/O, no clock, no async.
+//!
+//! [`CostModel`] holds what a batch of b rows costs, L(b), as measured; [`BatchPolicy`] turns it
+//! and the latency target into N, the most rows a worker claims and runs together.
+
+mod batch;
+mod cost;
+
+pub use batch::{BatchMode, BatchPolicy};
+pub use cost::CostModel;
