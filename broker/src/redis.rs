@@ -1,1 +1,81 @@
-//! Under construction.
+//! The roles over one Redis (7.0 or newer).
+//!
+//! Jobs: one stream per model version with the consumer group `workers`; claiming is one
+//! `XREADGROUP`, and what is settled is deleted, so the stream holds unanswered jobs only.
+//! Replies: pub/sub, one channel per gateway boot; all of a batch's replies for one gateway are one
+//! message, sent in the same `MULTI` as the acknowledgements.
+//!
+//! Connections of one process: one [`link::Link`] that everybody shares and that pipelines by
+//! itself (jobs, replies), one per producer for its subscription, one per consumer for its blocking
+//! reads, and a small pool for everything else. All of them come back by themselves.
+
+mod connect;
+mod consumer;
+mod keys;
+mod link;
+mod observer;
+mod producer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use deadpool_redis::Pool;
+use redis::Client;
+
+use self::{
+    connect::broker_error, consumer::RedisConsumer, link::Link, observer::RedisObserver,
+    producer::RedisProducer,
+};
+use crate::{Broker, BrokerError, Consumer, GatewayId, Observer, Producer, QueueName, WorkerId};
+
+/// A broker that lives in Redis. Clones share its connections.
+#[derive(Clone)]
+pub struct RedisBroker(Arc<Shared>);
+
+/// What the roles of one process share.
+struct Shared {
+    client: Client,
+    /// For control calls, and to open the connections of blocking readers.
+    pool: Pool,
+    /// For everything that happens per request or per batch.
+    link: Link,
+}
+
+impl RedisBroker {
+    /// Connects to the Redis at `url`, such as `redis://user:password@host:6379/0`.
+    ///
+    /// Tries once, for at most a few seconds. Once connected, the broker finds back to Redis by
+    /// itself, however long that takes; meanwhile its roles answer
+    /// [`BrokerError::Unreachable`]. Call it on the process's main runtime, whose tasks keep the
+    /// connections.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] if `url` is none, or if Redis would throw jobs away when its memory
+    /// is full; [`BrokerError::Unreachable`] if nobody answers.
+    pub async fn connect(url: &str) -> Result<Self, BrokerError> {
+        let client = connect::client(url)?;
+        let pool = connect::pool(&client)?;
+        let link = Link::open(client.clone()).await.map_err(broker_error)?;
+        connect::refuse_eviction(&mut link.connection().await?).await?;
+        Ok(Self(Arc::new(Shared { client, pool, link })))
+    }
+}
+
+#[async_trait]
+impl Broker for RedisBroker {
+    async fn producer(&self, gateway: GatewayId) -> Result<Arc<dyn Producer>, BrokerError> {
+        Ok(Arc::new(RedisProducer::new(Arc::clone(&self.0), gateway).await?))
+    }
+
+    async fn consumer(
+        &self,
+        queue: QueueName,
+        worker: WorkerId,
+    ) -> Result<Arc<dyn Consumer>, BrokerError> {
+        Ok(Arc::new(RedisConsumer::new(Arc::clone(&self.0), &queue, worker).await?))
+    }
+
+    async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
+        Ok(Arc::new(RedisObserver::new(Arc::clone(&self.0))))
+    }
+}

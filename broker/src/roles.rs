@@ -5,9 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{
-    Announcement, Delivery, EntryId, GatewayId, Job, QueueName, Reply, WorkerId,
-};
+use crate::{Announcement, Delivery, EntryId, GatewayId, Job, QueueName, Reply, WorkerId};
 
 /// Why the broker could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -136,3 +134,10 @@ pub trait Observer: Send + Sync {
 
 /// How long a worker counts as alive after it renewed its announcement.
 pub const LIVENESS: Duration = Duration::from_secs(3);
+
+/// How long a claim waits for its first job. Redis hands what comes meanwhile to whoever waits,
+/// frozen or not, so the wait is short.
+pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a worker's announcement is remembered after its last renewal.
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(3600);

@@ -1,1 +1,343 @@
-//! Under construction.
+//! The bytes of a [`Job`] in the queue and of a batch of [`Reply`]s on a reply channel.
+//!
+//! Version 1, little-endian. `varint` is LEB128, so that no count or length can overflow its
+//! field; `text` is a varint length and UTF-8; a list is a varint count and its items.
+//!
+//! ```text
+//! job      version u8 · id u128 · gateway u128 · attempt u8 · ttl u32 (ms) · rows u32 · digest u64
+//!          · inputs [tensor] · outputs [text]
+//! replies  version u8 · [reply]
+//! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
+//!          compute_output varint (ns) · batch_rows, padded_rows varint
+//!          · 0 u8 · outputs [tensor]   or   failure u8 · message text
+//! tensor   name text · datatype u8 · shape [varint] · data: varint length, bytes as they came
+//! ```
+//!
+//! Decoding slices tensor data out of the received buffer; nothing is copied or re-encoded.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::{Datatype, Failure, GatewayId, Job, Reply, ReplyError, RequestId, Tensor, Timing};
+
+/// The version this program writes, and the only one it reads.
+pub const VERSION: u8 = 1;
+
+/// Marks a reply that carries outputs; every other value is a [`Failure`]'s code.
+const OUTPUTS: u8 = 0;
+
+/// Why bytes are not what they should be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Written by a program that speaks another version.
+    #[error("wire version {0} is not known here, only version {VERSION} is")]
+    Version(u8),
+    /// They end before what they announce.
+    #[error("the bytes end too early")]
+    Truncated,
+    /// Something follows the end.
+    #[error("{0} bytes too many")]
+    Trailing(usize),
+    /// A number does not fit where it belongs.
+    #[error("a number is too large")]
+    TooLarge,
+    /// A name or message is not UTF-8.
+    #[error("a text is not UTF-8")]
+    NotText,
+    /// No datatype has this code.
+    #[error("unknown datatype code {0}")]
+    Datatype(u8),
+    /// No failure has this code.
+    #[error("unknown failure code {0}")]
+    Failure(u8),
+}
+
+/// The bytes of a job.
+pub fn encode_job(job: &Job) -> Bytes {
+    let mut out = BytesMut::with_capacity(job_size_hint(job));
+    write_job(&mut out, job);
+    out.freeze()
+}
+
+/// About how many bytes a job takes; enough to reserve room once.
+pub(crate) fn job_size_hint(job: &Job) -> usize {
+    64 + tensors_size_hint(&job.inputs) + job.outputs.iter().map(|o| o.len() + 4).sum::<usize>()
+}
+
+/// Appends a job's bytes.
+pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
+    out.put_u8(VERSION);
+    out.put_u128_le(job.id.0);
+    out.put_u128_le(job.gateway.0);
+    out.put_u8(job.attempt);
+    out.put_u32_le(u32::try_from(job.ttl.as_millis()).unwrap_or(u32::MAX));
+    out.put_u32_le(job.rows);
+    out.put_u64_le(job.digest);
+    put_tensors(out, &job.inputs);
+    put_length(out, job.outputs.len());
+    for output in &job.outputs {
+        put_text(out, output);
+    }
+}
+
+/// The job these bytes hold, sharing their memory.
+pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
+    let mut input = Reader::new(bytes)?;
+    let job = Job {
+        id: RequestId(input.u128()?),
+        gateway: GatewayId(input.u128()?),
+        attempt: input.u8()?,
+        ttl: Duration::from_millis(input.u32()?.into()),
+        rows: input.u32()?,
+        digest: input.u64()?,
+        inputs: input.list(Reader::tensor)?,
+        outputs: input.list(Reader::text)?,
+    };
+    input.end()?;
+    Ok(job)
+}
+
+/// The bytes of a batch's replies to one gateway.
+pub fn encode_replies<'a, R>(replies: R) -> Bytes
+where
+    R: IntoIterator<Item = &'a Reply, IntoIter: ExactSizeIterator + Clone>,
+{
+    let replies = replies.into_iter();
+    let mut out = BytesMut::with_capacity(replies_size_hint(replies.clone()));
+    write_replies(&mut out, replies);
+    out.freeze()
+}
+
+/// About how many bytes replies take; enough to reserve room once.
+pub(crate) fn replies_size_hint<'a>(replies: impl Iterator<Item = &'a Reply>) -> usize {
+    let size = |reply: &Reply| match &reply.outcome {
+        Ok(outputs) => 80 + tensors_size_hint(outputs),
+        Err(error) => 80 + error.message.len(),
+    };
+    8 + replies.map(size).sum::<usize>()
+}
+
+/// Appends the bytes of replies.
+pub(crate) fn write_replies<'a>(
+    out: &mut impl BufMut,
+    replies: impl ExactSizeIterator<Item = &'a Reply>,
+) {
+    out.put_u8(VERSION);
+    put_length(out, replies.len());
+    for reply in replies {
+        out.put_u128_le(reply.id.0);
+        out.put_u8(reply.attempt);
+        out.put_u64_le(reply.digest);
+        put_timing(out, &reply.timing);
+        match &reply.outcome {
+            Ok(outputs) => {
+                out.put_u8(OUTPUTS);
+                put_tensors(out, outputs);
+            }
+            Err(error) => {
+                out.put_u8(error.failure.code());
+                put_text(out, &error.message);
+            }
+        }
+    }
+}
+
+/// The replies these bytes hold, sharing their memory.
+pub fn decode_replies(bytes: Bytes) -> Result<Vec<Reply>, WireError> {
+    let mut input = Reader::new(bytes)?;
+    let replies = input.list(|input| {
+        Ok(Reply {
+            id: RequestId(input.u128()?),
+            attempt: input.u8()?,
+            digest: input.u64()?,
+            timing: input.timing()?,
+            outcome: input.outcome()?,
+        })
+    })?;
+    input.end()?;
+    Ok(replies)
+}
+
+/// A fingerprint of inputs: name, datatype, shape and data of each, in order.
+///
+/// Every part is preceded by its length, so that moving a byte from one part to the next gives
+/// another fingerprint.
+pub fn digest(inputs: &[Tensor]) -> u64 {
+    let mut hasher = Xxh3::new();
+    let frame = |hasher: &mut Xxh3, value: u64| hasher.update(&value.to_le_bytes());
+    frame(&mut hasher, inputs.len() as u64);
+    for input in inputs {
+        frame(&mut hasher, input.name.len() as u64);
+        hasher.update(input.name.as_bytes());
+        hasher.update(&[input.datatype.code()]);
+        frame(&mut hasher, input.shape.len() as u64);
+        input.shape.iter().for_each(|&dimension| frame(&mut hasher, dimension));
+        frame(&mut hasher, input.data.len() as u64);
+        hasher.update(&input.data);
+    }
+    hasher.digest()
+}
+
+fn tensors_size_hint(tensors: &[Tensor]) -> usize {
+    let size =
+        |tensor: &Tensor| tensor.name.len() + tensor.data.len() + 10 * tensor.shape.len() + 16;
+    8 + tensors.iter().map(size).sum::<usize>()
+}
+
+fn put_tensors(out: &mut impl BufMut, tensors: &[Tensor]) {
+    put_length(out, tensors.len());
+    for tensor in tensors {
+        put_text(out, &tensor.name);
+        out.put_u8(tensor.datatype.code());
+        put_length(out, tensor.shape.len());
+        tensor.shape.iter().for_each(|&dimension| put_varint(out, dimension));
+        put_length(out, tensor.data.len());
+        out.put_slice(&tensor.data);
+    }
+}
+
+fn put_timing(out: &mut impl BufMut, timing: &Timing) {
+    let Timing { queue, batch_wait, compute_input, compute_infer, compute_output, .. } = timing;
+    for part in [queue, batch_wait, compute_input, compute_infer, compute_output] {
+        put_varint(out, u64::try_from(part.as_nanos()).unwrap_or(u64::MAX));
+    }
+    put_varint(out, timing.batch_rows.into());
+    put_varint(out, timing.padded_rows.into());
+}
+
+fn put_text(out: &mut impl BufMut, text: &str) {
+    put_length(out, text.len());
+    out.put_slice(text.as_bytes());
+}
+
+fn put_length(out: &mut impl BufMut, length: usize) {
+    put_varint(out, length as u64);
+}
+
+fn put_varint(out: &mut impl BufMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value.to_le_bytes()[0]);
+}
+
+/// Takes values off the front of untrusted bytes.
+struct Reader(Bytes);
+
+impl Reader {
+    /// Reads the version first: nothing behind an unknown one means anything.
+    fn new(bytes: Bytes) -> Result<Self, WireError> {
+        let mut input = Self(bytes);
+        match input.u8()? {
+            VERSION => Ok(input),
+            other => Err(WireError::Version(other)),
+        }
+    }
+
+    fn end(self) -> Result<(), WireError> {
+        if self.0.is_empty() { Ok(()) } else { Err(WireError::Trailing(self.0.len())) }
+    }
+
+    fn u8(&mut self) -> Result<u8, WireError> {
+        self.0.try_get_u8().map_err(|_| WireError::Truncated)
+    }
+
+    fn u32(&mut self) -> Result<u32, WireError> {
+        self.0.try_get_u32_le().map_err(|_| WireError::Truncated)
+    }
+
+    fn u64(&mut self) -> Result<u64, WireError> {
+        self.0.try_get_u64_le().map_err(|_| WireError::Truncated)
+    }
+
+    fn u128(&mut self) -> Result<u128, WireError> {
+        self.0.try_get_u128_le().map_err(|_| WireError::Truncated)
+    }
+
+    fn varint(&mut self) -> Result<u64, WireError> {
+        let mut value = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return Err(WireError::TooLarge);
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(WireError::TooLarge)
+    }
+
+    fn varint_u32(&mut self) -> Result<u32, WireError> {
+        u32::try_from(self.varint()?).map_err(|_| WireError::TooLarge)
+    }
+
+    /// A length or count, never more than the bytes that are left: what is announced must be
+    /// there, so garbage cannot ask for memory.
+    fn length(&mut self) -> Result<usize, WireError> {
+        match usize::try_from(self.varint()?) {
+            Ok(length) if length <= self.0.len() => Ok(length),
+            _ => Err(WireError::Truncated),
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        mut item: impl FnMut(&mut Self) -> Result<T, WireError>,
+    ) -> Result<Vec<T>, WireError> {
+        let count = self.length()?;
+        // Items are larger in memory than on the wire: reserve for a few and grow with proof.
+        let mut items = Vec::with_capacity(count.min(64));
+        for _ in 0..count {
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+
+    fn text(&mut self) -> Result<String, WireError> {
+        let length = self.length()?;
+        let text = str::from_utf8(&self.0[..length]).map_err(|_| WireError::NotText)?.to_owned();
+        self.0.advance(length);
+        Ok(text)
+    }
+
+    fn tensor(&mut self) -> Result<Tensor, WireError> {
+        let name = self.text()?;
+        let code = self.u8()?;
+        let datatype = Datatype::from_code(code).ok_or(WireError::Datatype(code))?;
+        let shape = self.list(Self::varint)?;
+        let length = self.length()?;
+        Ok(Tensor { name, datatype, shape, data: self.0.split_to(length) })
+    }
+
+    fn duration(&mut self) -> Result<Duration, WireError> {
+        self.varint().map(Duration::from_nanos)
+    }
+
+    fn timing(&mut self) -> Result<Timing, WireError> {
+        Ok(Timing {
+            queue: self.duration()?,
+            batch_wait: self.duration()?,
+            compute_input: self.duration()?,
+            compute_infer: self.duration()?,
+            compute_output: self.duration()?,
+            batch_rows: self.varint_u32()?,
+            padded_rows: self.varint_u32()?,
+        })
+    }
+
+    fn outcome(&mut self) -> Result<Result<Vec<Tensor>, ReplyError>, WireError> {
+        match self.u8()? {
+            OUTPUTS => Ok(Ok(self.list(Self::tensor)?)),
+            code => {
+                let failure = Failure::from_code(code).ok_or(WireError::Failure(code))?;
+                Ok(Err(ReplyError { failure, message: self.text()? }))
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Connections that notice when they break, and the one that everybody shares.
+
+use std::time::Duration;
+
+use redis::{Client, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::connect::{PATIENCE, connection_config};
+use crate::BrokerError;
+
+/// Silence after which a connection is asked whether it lives.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long that question may stay unanswered: answers queue behind large batches.
+const DEAF: Duration = Duration::from_secs(3);
+
+/// Delays between attempts to connect again; each is shortened at random, so that a fleet does not
+/// come back in step.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_millis(500);
+
+/// A connection that says when it broke: at once when the peer closes it, after a few seconds when
+/// the peer is gone without a word.
+pub(super) struct Line {
+    pub(super) connection: MultiplexedConnection,
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+}
+
+impl Line {
+    /// Tries once to connect, and to subscribe to `channel`, which is being received then.
+    pub(super) async fn open(client: &Client, channel: Option<&str>) -> RedisResult<Self> {
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let config = connection_config().set_push_sender(sender);
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        if let Some(channel) = channel {
+            connection.subscribe(channel).await?;
+        }
+        Ok(Self { connection, pushes })
+    }
+
+    /// The same, trying for ever.
+    pub(super) async fn reopen(client: &Client, channel: Option<&str>) -> Self {
+        let mut delay = FIRST_RETRY;
+        loop {
+            match Self::open(client, channel).await {
+                Ok(line) => return line,
+                Err(error) => tracing::debug!(%error, "Redis is still out of reach"),
+            }
+            sleep(delay.mul_f32(rand::random_range(0.5..1.0))).await;
+            delay = LAST_RETRY.min(delay * 2);
+        }
+    }
+
+    /// What Redis sends next of its own accord; `Err` tells how the connection broke. May be
+    /// cancelled.
+    pub(super) async fn next(&mut self) -> Result<PushInfo, String> {
+        loop {
+            match timeout(QUIET, self.pushes.recv()).await {
+                Ok(Some(push)) if push.kind != PushKind::Disconnection => return Ok(push),
+                Ok(_) => return Err("the connection was closed".to_owned()),
+                Err(_quiet) => self.ping().await?,
+            }
+        }
+    }
+
+    async fn ping(&self) -> Result<(), String> {
+        let mut connection = self.connection.clone();
+        connection.set_response_timeout(DEAF);
+        redis::cmd("PING").exec_async(&mut connection).await.map_err(|error| error.to_string())
+    }
+}
+
+/// One connection for everybody, replaced when it breaks. A task on the runtime that opened it
+/// looks after it, so it does not matter on which runtime a caller lives.
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    keeper: JoinHandle<()>,
+}
+
+enum State {
+    Up(MultiplexedConnection),
+    Down { since: Instant, why: String },
+}
+
+impl Link {
+    /// Connects; tries once.
+    pub(super) async fn open(client: Client) -> RedisResult<Self> {
+        let line = Line::open(&client, None).await?;
+        let (sender, state) = watch::channel(State::Up(line.connection.clone()));
+        Ok(Self { state, keeper: tokio::spawn(keep(client, line, sender)) })
+    }
+
+    /// The connection. While it is down callers wait for it until it has been down for
+    /// [`PATIENCE`]: a short break goes unnoticed, in a long one everybody hears of it at once.
+    pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
+        let mut state = self.state.clone();
+        let give_up = match &*self.state.borrow() {
+            State::Up(connection) => return Ok(connection.clone()),
+            State::Down { since, .. } => *since + PATIENCE,
+        };
+        // Its own failures (too late, keeper gone) show in the state just as well.
+        drop(timeout_at(give_up, state.wait_for(|state| matches!(state, State::Up(_)))).await);
+        match &*self.state.borrow() {
+            State::Up(connection) => Ok(connection.clone()),
+            State::Down { why, .. } => Err(BrokerError::Unreachable(why.clone())),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Replaces the connection whenever it breaks, until it is aborted.
+async fn keep(client: Client, mut line: Line, state: watch::Sender<State>) {
+    loop {
+        let why = loop {
+            if let Err(why) = line.next().await {
+                break why;
+            }
+        };
+        tracing::warn!(why, "lost Redis");
+        let since = Instant::now();
+        state.send_replace(State::Down { since, why });
+        line = Line::reopen(&client, None).await;
+        tracing::info!(seconds = since.elapsed().as_secs_f64(), "found Redis again");
+        state.send_replace(State::Up(line.connection.clone()));
+    }
+}
