@@ -1,0 +1,201 @@
+//! Our own programs as real processes, watched through their logs.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStderr, Command},
+    sync::watch,
+    time::timeout,
+};
+
+/// How long a program may take to log what is waited for, or to exit.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A program to be spawned.
+#[must_use = "nothing runs before `spawn`"]
+pub struct ProgramBuilder {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl ProgramBuilder {
+    /// Adds arguments.
+    pub fn args<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it. `BATCHFLEET_*` of our own environment is kept from it; its standard output is
+    /// ours.
+    ///
+    /// # Errors
+    /// If there is no such program, with what to do about it.
+    pub fn spawn(self) -> Result<Program> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        ensure!(
+            self.path.exists(),
+            "{} is missing: run `cargo build --workspace --bins`",
+            self.path.display()
+        );
+        let mut command = Command::new(&self.path);
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("BATCHFLEET_") {
+                command.env_remove(variable);
+            }
+        }
+        let mut child = command
+            .args(self.arguments)
+            .envs(self.environment)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.path.display()))?;
+        let stderr = child.stderr.take().context("no standard error")?;
+        let (lines, log) = watch::channel(Vec::new());
+        tokio::spawn(collect(stderr, lines));
+        Ok(Program { name, child, log })
+    }
+}
+
+/// A running program of ours; killed on drop.
+pub struct Program {
+    name: String,
+    child: Child,
+    log: watch::Receiver<Vec<Value>>,
+}
+
+impl Program {
+    /// Our binary of this name, beside the running test in the target directory.
+    ///
+    /// # Errors
+    /// If the running test does not know where it is.
+    pub fn named(name: &str) -> Result<ProgramBuilder> {
+        let test = std::env::current_exe().context("where is this test?")?;
+        // A test is in `deps`, an example in `examples`, a binary where we look for its siblings.
+        let directory = test
+            .ancestors()
+            .skip(1)
+            .find(|folder| !folder.ends_with("deps") && !folder.ends_with("examples"))
+            .context("this test is nowhere")?;
+        Ok(Self::at(directory.join(name)))
+    }
+
+    /// The program at this path.
+    pub fn at(path: impl AsRef<Path>) -> ProgramBuilder {
+        ProgramBuilder {
+            path: path.as_ref().to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Everything it has logged so far: an object a line, or a string where a line is no JSON (a
+    /// panic).
+    pub fn log(&self) -> Vec<Value> {
+        self.log.borrow().clone()
+    }
+
+    /// Waits for a line of its log, from the first on, that satisfies `predicate`.
+    ///
+    /// # Errors
+    /// If it ends or half a minute passes without one; the error shows its log.
+    pub async fn wait_for_log(&self, predicate: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut log = self.log.clone();
+        let found = |lines: &Vec<Value>| lines.iter().any(&predicate);
+        let waited = match timeout(LIMIT, log.wait_for(found)).await {
+            Ok(Ok(lines)) => Ok(lines.iter().find(|line| predicate(line)).cloned()),
+            Ok(Err(_)) => Err("ended"),
+            Err(_) => Err("was waited for in vain"),
+        };
+        match waited {
+            Ok(line) => line.context("the line vanished"),
+            Err(why) => bail!("{} {why}; its log:\n{}", self.name, self.print_log()),
+        }
+    }
+
+    /// The address it listens on, from its line
+    /// `{"message":"listening","port_name":…,"address":…}`.
+    ///
+    /// # Errors
+    /// As [`wait_for_log`](Self::wait_for_log).
+    pub async fn address(&self, port_name: &str) -> Result<String> {
+        let line = self
+            .wait_for_log(|line| line["message"] == "listening" && line["port_name"] == port_name)
+            .await?;
+        Ok(line["address"].as_str().context("the address is no text")?.to_owned())
+    }
+
+    /// Its process id, while it has not been waited for.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Sends a signal by name: `TERM`, `INT`, `STOP`, `CONT`.
+    ///
+    /// # Errors
+    /// If it has been waited for, or the signal could not be sent.
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        let id = self.id().with_context(|| format!("{} has ended", self.name))?;
+        let kill = format!("kill -{name} {id}");
+        let status = Command::new("sh").args(["-c", &kill]).status().await?;
+        ensure!(status.success(), "`{kill}`: {status}");
+        Ok(())
+    }
+
+    /// Waits until it exits by itself.
+    ///
+    /// # Errors
+    /// If it has not within half a minute; the error shows its log.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        match timeout(LIMIT, self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("{} does not exit; its log:\n{}", self.name, self.print_log()),
+        }
+    }
+
+    /// Asks it to stop (`SIGTERM`) and waits until it has.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal("TERM").await?;
+        self.wait().await
+    }
+
+    /// Kills it (`SIGKILL`).
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    fn print_log(&self) -> String {
+        self.log.borrow().iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Gathers a program's standard error until it closes.
+async fn collect(stderr: ChildStderr, log: watch::Sender<Vec<Value>>) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+        log.send_modify(|log| log.push(line));
+    }
+}

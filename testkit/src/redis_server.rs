@@ -1,0 +1,160 @@
+//! A real redis-server of one's own.
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, timeout},
+};
+
+/// How long a server may take to answer; a busy machine is slow, a broken one is not waited for.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Others may take a port between our finding it and the server's binding it.
+const PORTS_TO_TRY: usize = 5;
+
+/// A redis-server without persistence on a free port, killed on drop.
+pub struct RedisServer {
+    child: Child,
+    address: SocketAddr,
+    options: Vec<String>,
+    directory: TempDir,
+}
+
+impl RedisServer {
+    /// Starts one; it answers when this returns.
+    ///
+    /// # Panics
+    /// If there is no redis-server, or it does not start.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with more options, such as `["--maxmemory", "2mb"]`.
+    ///
+    /// # Panics
+    /// If there is no redis-server, or it does not start.
+    #[expect(clippy::panic, reason = "a test cannot go on without its server")]
+    pub async fn start_with(options: &[&str]) -> Self {
+        match Self::try_start(options).await {
+            Ok(server) => server,
+            Err(error) => panic!("no redis-server for this test: {error:#}"),
+        }
+    }
+
+    async fn try_start(options: &[&str]) -> Result<Self> {
+        let directory = TempDir::with_prefix("redis-")?;
+        let options: Vec<_> = options.iter().copied().map(String::from).collect();
+        let mut last = None;
+        for _ in 0..PORTS_TO_TRY {
+            let address = free_address().await?;
+            match launch(address, &directory, &options).await {
+                Ok(child) => return Ok(Self { child, address, options, directory }),
+                Err(error) if error.is::<std::io::Error>() => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("no port tried")?)
+    }
+
+    /// Where clients find it.
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Kills it, as `kill -9` does; everything in it is gone.
+    pub fn kill(&mut self) {
+        // Fails only if it is dead already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Kills it if it still lives, and starts it again, empty, on the same port.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[expect(clippy::panic, reason = "a test cannot go on without its server")]
+    pub async fn restart(&mut self) {
+        self.kill();
+        match launch(self.address, &self.directory, &self.options).await {
+            Ok(child) => self.child = child,
+            Err(error) => panic!("redis-server did not come back: {error:#}"),
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
+}
+
+/// Starts a server and waits until it, and no other process, answers at `address`.
+async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) -> Result<Child> {
+    let mut child = Command::new("redis-server")
+        .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--logfile", "redis.log", "--dir"])
+        .arg(directory.path())
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                std::io::Error::other("redis-server is not installed: apt-get install redis-server")
+            }
+            _ => error,
+        })?;
+    let answered = wait_until_it_answers(&mut child, address).await;
+    if answered.is_err() {
+        drop(child.kill());
+        drop(child.wait());
+    }
+    answered.map(|()| child).with_context(|| {
+        std::fs::read_to_string(directory.path().join("redis.log")).unwrap_or_default()
+    })
+}
+
+async fn wait_until_it_answers(child: &mut Child, address: SocketAddr) -> Result<()> {
+    let until = Instant::now() + START_LIMIT;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            bail!("redis-server exited with {status}");
+        }
+        // The port may belong to another server that was faster: ours is known by its process id.
+        if let Ok(Ok(pid)) = timeout(Duration::from_secs(1), ask_process_id(address)).await
+            && pid == child.id()
+        {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "redis-server did not answer within {START_LIMIT:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn ask_process_id(address: SocketAddr) -> Result<u32> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"PING\r\nINFO server\r\nQUIT\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    ensure!(answer.starts_with("+PONG"), "not ready yet");
+    let line = answer.lines().find_map(|line| line.strip_prefix("process_id:"));
+    Ok(line.context("no process id")?.trim().parse()?)
+}
