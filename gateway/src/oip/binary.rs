@@ -1,0 +1,170 @@
+//! The binary tensor data extension: the header that says where the JSON ends, and the tensors that
+//! follow it as plain little-endian bytes.
+
+use batchfleet_broker::Datatype;
+use bytes::Bytes;
+
+use super::{Problem, quote, shape};
+
+/// What the header `Inference-Header-Content-Length` says about a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderLength {
+    /// No such header: the whole body is JSON.
+    Absent,
+    /// 0: no JSON at all, the body is the model's one input.
+    Raw,
+    /// So many bytes of JSON, then tensors.
+    Json(usize),
+}
+
+impl HeaderLength {
+    /// Reads the header's value; anything but a plain decimal number is a `bad_header`.
+    pub fn parse(value: &[u8]) -> Result<Self, Problem> {
+        let text = String::from_utf8_lossy(value);
+        let plain = value.iter().all(u8::is_ascii_digit);
+        match text.parse().ok().filter(|_| plain) {
+            Some(0) => Ok(Self::Raw),
+            Some(length) => Ok(Self::Json(length)),
+            None => Err(Problem::bad(
+                "bad_header",
+                format!(
+                    "Inference-Header-Content-Length should be a number of bytes, not {}",
+                    quote(&text)
+                ),
+            )),
+        }
+    }
+}
+
+/// Cuts a body into its JSON and, where the header gave the JSON's length, the tensors behind it.
+pub(super) fn split(
+    body: &Bytes,
+    json_length: Option<usize>,
+) -> Result<(Bytes, Option<Tensors>), Problem> {
+    let Some(length) = json_length else { return Ok((body.clone(), None)) };
+    if length > body.len() {
+        let message = format!(
+            "Inference-Header-Content-Length is {length}, but the body has {} bytes",
+            body.len()
+        );
+        return Err(Problem::bad("bad_header", message));
+    }
+    Ok((body.slice(..length), Some(Tensors(body.slice(length..)))))
+}
+
+/// The part of a body after its JSON, taken tensor by tensor without copying.
+pub(super) struct Tensors(Bytes);
+
+impl Tensors {
+    /// The next tensor's bytes.
+    pub(super) fn take(&mut self, size: u64) -> Result<Bytes, Problem> {
+        match usize::try_from(size) {
+            Ok(size) if size <= self.0.len() => Ok(self.0.split_to(size)),
+            _ => Err(bad(format!(
+                "binary_data_size is {size}, but only {} bytes are left of the body",
+                self.0.len()
+            ))),
+        }
+    }
+
+    /// Nothing may be left over.
+    pub(super) fn end(self) -> Result<(), Problem> {
+        match self.0.len() {
+            0 => Ok(()),
+            left => Err(bad(format!("{left} bytes are left over after the last tensor"))),
+        }
+    }
+}
+
+/// Bytes that a client sent for a tensor must be one: as long as its shape says, booleans 0 or 1,
+/// BYTES elements whole and as many as its shape says.
+pub(super) fn check(data: &[u8], datatype: Datatype, shape: &[u64]) -> Result<(), Problem> {
+    if let Some(wanted) = shape::bytes(shape, datatype)?
+        && data.len() != wanted
+    {
+        return Err(bad(format!(
+            "{datatype} of shape {shape:?} takes {wanted} bytes, there are {}",
+            data.len()
+        )));
+    }
+    match datatype {
+        Datatype::Bool if data.iter().any(|byte| *byte > 1) => {
+            Err(bad("a BOOL is a byte of 0 or 1"))
+        }
+        Datatype::Bytes => {
+            let wanted = shape::elements(shape)?;
+            let mut count = 0;
+            for element in elements(data) {
+                element.ok_or_else(|| bad("a BYTES element ends after the end of the data"))?;
+                count += 1;
+            }
+            if count == wanted {
+                return Ok(());
+            }
+            Err(bad(format!("there are {count} BYTES elements where the shape says {wanted}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The elements of a BYTES tensor; the last is `None` where the data ends amid one.
+pub(super) fn elements(mut data: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    std::iter::from_fn(move || {
+        if data.is_empty() {
+            return None;
+        }
+        let element = data.split_first_chunk().and_then(|(length, rest)| {
+            rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)
+        });
+        data = element.map_or(&[], |(_, rest)| rest);
+        Some(element.map(|(element, _)| element))
+    })
+}
+
+/// Appends one element to a BYTES tensor.
+pub(super) fn push_element(out: &mut Vec<u8>, element: &[u8]) -> Result<(), Problem> {
+    let length = u32::try_from(element.len())
+        .map_err(|_| Problem::bad("bad_data", "a BYTES element has 4 GiB or more"))?;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(element);
+    Ok(())
+}
+
+fn bad(message: impl Into<String>) -> Problem {
+    Problem::bad("bad_binary", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_a_plain_number_or_bad() {
+        assert_eq!(HeaderLength::parse(b"0"), Ok(HeaderLength::Raw));
+        assert_eq!(HeaderLength::parse(b"123"), Ok(HeaderLength::Json(123)));
+        for value in ["", "-1", "+5", "1.5", "0x10", "5,5", " 5", "99999999999999999999", "abc"] {
+            assert_eq!(HeaderLength::parse(value.as_bytes()).unwrap_err().code, "bad_header");
+        }
+    }
+
+    #[test]
+    fn tensors_are_slices_of_the_body() {
+        let body = Bytes::from_static(b"{}abcdef");
+        let (json, tensors) = split(&body, Some(2)).unwrap();
+        let mut tensors = tensors.unwrap();
+        assert_eq!(json, "{}");
+        let first = tensors.take(3).unwrap();
+        assert_eq!((first.as_ref(), first.as_ptr()), (&b"abc"[..], body[2..].as_ptr()));
+        assert!(tensors.take(4).is_err() && tensors.take(u64::MAX).is_err());
+        assert!(tensors.end().is_err());
+    }
+
+    #[test]
+    fn elements_of_bytes_end_where_the_data_does() {
+        let whole: Vec<_> = elements(b"\x01\0\0\0a\0\0\0\0").collect();
+        assert_eq!(whole, [Some(&b"a"[..]), Some(b"")]);
+        let cut: Vec<_> = elements(b"\0\0\0\0\x02\0\0\0a").collect();
+        assert_eq!(cut, [Some(&b""[..]), None]);
+        assert_eq!(elements(b"\0\0").collect::<Vec<_>>(), [None]);
+    }
+}

@@ -1,0 +1,211 @@
+//! A tensor written as JSON, turned into its bytes.
+
+use std::str::FromStr;
+
+use batchfleet_broker::Datatype;
+
+use super::{
+    Problem, binary,
+    json::{Kind, Reader},
+    quote, shape,
+};
+
+/// Reads the `data` of a tensor: a flat array of its elements in row-major order, or arrays nested
+/// as its shape says. Returns them as little-endian bytes.
+///
+/// Nothing is converted silently: an integer may stand for a float, and that is all.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    datatype: Datatype,
+    shape: &[u64],
+    element_bytes: usize,
+) -> Result<Vec<u8>, Problem> {
+    match datatype {
+        Datatype::Bool => values(reader, shape, |reader| {
+            expect(reader, Kind::Bool, datatype)?;
+            Ok([u8::from(reader.bool()?)])
+        }),
+        Datatype::Uint8 => values(reader, shape, |r| integer(r, datatype).map(u8::to_le_bytes)),
+        Datatype::Uint16 => values(reader, shape, |r| integer(r, datatype).map(u16::to_le_bytes)),
+        Datatype::Uint32 => values(reader, shape, |r| integer(r, datatype).map(u32::to_le_bytes)),
+        Datatype::Uint64 => values(reader, shape, |r| integer(r, datatype).map(u64::to_le_bytes)),
+        Datatype::Int8 => values(reader, shape, |r| integer(r, datatype).map(i8::to_le_bytes)),
+        Datatype::Int16 => values(reader, shape, |r| integer(r, datatype).map(i16::to_le_bytes)),
+        Datatype::Int32 => values(reader, shape, |r| integer(r, datatype).map(i32::to_le_bytes)),
+        Datatype::Int64 => values(reader, shape, |r| integer(r, datatype).map(i64::to_le_bytes)),
+        Datatype::Fp32 => values(reader, shape, |r| single(r).map(f32::to_le_bytes)),
+        Datatype::Fp64 => values(reader, shape, |r| double(r).map(f64::to_le_bytes)),
+        Datatype::Bytes => strings(reader, shape, element_bytes),
+        Datatype::Fp16 | Datatype::Bf16 => Err(Problem::unsupported(format!(
+            "{datatype} cannot be written as JSON; send it as binary data"
+        ))),
+    }
+}
+
+/// Reads elements of `N` bytes each.
+fn values<'a, const N: usize>(
+    reader: &mut Reader<'a>,
+    shape: &[u64],
+    mut read: impl FnMut(&mut Reader<'a>) -> Result<[u8; N], Problem>,
+) -> Result<Vec<u8>, Problem> {
+    let mut out = Vec::with_capacity(count(reader, shape)? * N);
+    tensor(reader, shape, &mut |reader| {
+        out.extend_from_slice(&read(reader)?);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+fn strings(
+    reader: &mut Reader<'_>,
+    shape: &[u64],
+    element_bytes: usize,
+) -> Result<Vec<u8>, Problem> {
+    let mut out = Vec::new();
+    tensor(reader, shape, &mut |reader| {
+        expect(reader, Kind::Text, Datatype::Bytes)?;
+        let element = reader.text()?;
+        if element.len() > element_bytes {
+            return Err(bad(format!(
+                "a BYTES element has {} bytes, more than the {element_bytes} allowed",
+                element.len()
+            )));
+        }
+        binary::push_element(&mut out, element.as_bytes())
+    })?;
+    Ok(out)
+}
+
+fn integer<T: FromStr>(reader: &mut Reader<'_>, datatype: Datatype) -> Result<T, Problem> {
+    expect(reader, Kind::Number, datatype)?;
+    let number = reader.number()?;
+    number.to_integer().ok_or_else(|| bad(format!("{} is no {datatype}", quote(number.text))))
+}
+
+fn single(reader: &mut Reader<'_>) -> Result<f32, Problem> {
+    expect(reader, Kind::Number, Datatype::Fp32)?;
+    let number = reader.number()?;
+    number.to_f32().ok_or_else(|| match number.to_f64() {
+        Some(_) => bad(format!("{} is too large for FP32", quote(number.text))),
+        None => too_large(number.text),
+    })
+}
+
+fn double(reader: &mut Reader<'_>) -> Result<f64, Problem> {
+    expect(reader, Kind::Number, Datatype::Fp64)?;
+    let number = reader.number()?;
+    number.to_f64().ok_or_else(|| too_large(number.text))
+}
+
+/// Larger than any double, which JSON readers at large do not take for a number.
+fn too_large(number: &str) -> Problem {
+    Problem::bad("bad_json", format!("the JSON is malformed: {} is out of range", quote(number)))
+}
+
+fn expect(reader: &mut Reader<'_>, kind: Kind, datatype: Datatype) -> Result<(), Problem> {
+    match reader.kind()? {
+        found if found == kind => Ok(()),
+        Kind::Array => Err(bad("data is nested otherwise than its shape says")),
+        found => Err(bad(format!("{found} is no {datatype}"))),
+    }
+}
+
+/// Reads the arrays of a tensor down to its elements, each of which `element` reads.
+fn tensor<'a>(
+    reader: &mut Reader<'a>,
+    shape: &[u64],
+    element: &mut impl FnMut(&mut Reader<'a>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    if reader.kind()? != Kind::Array {
+        return Err(bad("data should be an array"));
+    }
+    if shape.len() > 1 && reader.at_nested_array() {
+        return level(reader, shape, element);
+    }
+    level(reader, &[count(reader, shape)? as u64], element)
+}
+
+fn level<'a>(
+    reader: &mut Reader<'a>,
+    shape: &[u64],
+    element: &mut impl FnMut(&mut Reader<'a>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let Some((&size, inner)) = shape.split_first() else { return element(reader) };
+    if reader.kind()? != Kind::Array {
+        return Err(bad("data is nested otherwise than its shape says"));
+    }
+    let mut count = 0;
+    reader.array(|reader| {
+        count += 1;
+        if count > size {
+            return Err(bad(format!("data has more than the {size} values its shape says")));
+        }
+        level(reader, inner, element)
+    })?;
+    if count < size {
+        return Err(bad(format!("data has {count} values where its shape says {size}")));
+    }
+    Ok(())
+}
+
+/// The elements that the shape promises; refused when the rest of the text is too short for them,
+/// so that no promise alone makes us reserve memory.
+fn count(reader: &Reader<'_>, shape: &[u64]) -> Result<usize, Problem> {
+    let count = shape::elements(shape)?;
+    // An element takes a byte at least, and so does what follows it.
+    if count > reader.remaining() / 2 {
+        return Err(bad(format!("data has fewer than the {count} values its shape says")));
+    }
+    Ok(count)
+}
+
+fn bad(message: impl Into<String>) -> Problem {
+    Problem::bad("bad_data", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(datatype: Datatype, shape: &[u64], text: &str) -> Result<Vec<u8>, Problem> {
+        read(&mut Reader::new(text.as_bytes()).unwrap(), datatype, shape, 16)
+    }
+
+    #[test]
+    fn nested_and_flat_say_the_same() {
+        let flat = of(Datatype::Int16, &[2, 1, 2], "[1, 2, -3, 4]").unwrap();
+        assert_eq!(flat, [1, 0, 2, 0, 253, 255, 4, 0]);
+        assert_eq!(of(Datatype::Int16, &[2, 1, 2], "[[[1,2]],[[-3,4]]]").unwrap(), flat);
+        assert_eq!(
+            of(Datatype::Int16, &[2, 0], "[[],[]]").unwrap(),
+            of(Datatype::Int16, &[2, 0], "[]").unwrap()
+        );
+        assert_eq!(of(Datatype::Fp64, &[], "[1]").unwrap(), 1f64.to_le_bytes());
+    }
+
+    #[test]
+    fn other_nesting_than_the_shape_is_refused() {
+        for text in
+            ["[[1,2],[3]]", "[[1,2],3,4]", "[1,2,[3,4]]", "[[1,2,3,4]]", "[[[1,2]],[[3,4]]]", "1"]
+        {
+            assert_eq!(of(Datatype::Uint8, &[2, 2], text).unwrap_err().code, "bad_data", "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_become_length_and_bytes() {
+        assert_eq!(
+            of(Datatype::Bytes, &[2], r#"["", "é\u0000"]"#).unwrap(),
+            b"\0\0\0\0\x03\0\0\0\xc3\xa9\0"
+        );
+        assert_eq!(
+            of(Datatype::Bytes, &[1], r#"["12345678901234567"]"#).unwrap_err().code,
+            "bad_data"
+        );
+    }
+
+    #[test]
+    fn a_shape_alone_reserves_no_memory() {
+        assert_eq!(of(Datatype::Fp64, &[u64::MAX / 16], "[1,2,3]").unwrap_err().code, "bad_data");
+    }
+}

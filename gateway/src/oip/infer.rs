@@ -1,0 +1,156 @@
+//! An inference request: from the bytes of its body to tensors that fit the model.
+
+use std::time::Duration;
+
+use batchfleet_broker::{Datatype, ModelSpec, Tensor};
+use bytes::Bytes;
+
+use super::{
+    Problem,
+    binary::{self, Tensors},
+    document::{Document, Input, Source},
+    outputs, quote, shape,
+};
+pub use super::{binary::HeaderLength, outputs::WantedOutput};
+
+/// What a request may not exceed; the length of its body is held where it is received.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most bytes of one BYTES element that is written as JSON.
+    pub element_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { element_bytes: 16 << 20 }
+    }
+}
+
+/// A request that fits its model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InferRequest {
+    /// The client's own id, to be echoed; nothing else may rely on it.
+    pub id: Option<String>,
+    /// The inputs, in the model's order.
+    pub inputs: Vec<Tensor>,
+    /// The outputs to send, in the model's order.
+    pub outputs: Vec<WantedOutput>,
+    /// How many rows of a batch it takes.
+    pub rows: u32,
+    /// How long the client will wait, if it says so; may be longer than is allowed.
+    pub timeout: Option<Duration>,
+    /// 1 is the highest; `None` is the model's default.
+    pub priority: Option<u64>,
+}
+
+impl InferRequest {
+    /// The names of the outputs to send.
+    pub fn output_names(&self) -> Vec<String> {
+        self.outputs.iter().map(|output| output.name.clone()).collect()
+    }
+}
+
+/// Reads the body of a request to `model`.
+///
+/// Tensors sent as binary data are slices of `body`. Memory is taken only for what is there, never
+/// for what a shape promises.
+pub fn parse(
+    body: &Bytes,
+    header: HeaderLength,
+    model: &ModelSpec,
+    limits: &Limits,
+) -> Result<InferRequest, Problem> {
+    let json_length = match header {
+        HeaderLength::Raw => return raw(body, model),
+        HeaderLength::Absent => None,
+        HeaderLength::Json(length) => Some(length),
+    };
+    let (json, tensors) = binary::split(body, json_length)?;
+    let document = Document::read(&json, model, limits)?;
+    let inputs = in_order(attach(document.inputs, tensors)?, model)?;
+    Ok(InferRequest {
+        rows: shape::rows(&inputs, model)?,
+        inputs,
+        outputs: outputs::resolve(&document.outputs, document.parameters.binary_outputs, model)?,
+        id: document.id,
+        timeout: document.parameters.timeout,
+        priority: document.parameters.priority,
+    })
+}
+
+/// Gives each input its bytes, binary ones in the order in which they are listed.
+fn attach(inputs: Vec<Input<'_>>, mut tensors: Option<Tensors>) -> Result<Vec<Tensor>, Problem> {
+    let mut attached = Vec::with_capacity(inputs.len());
+    for (at, Input { name, datatype, shape, source }) in inputs.into_iter().enumerate() {
+        let data = match (source, &mut tensors) {
+            (Source::Json(data), _) => Ok(data.into()),
+            (Source::Binary(size), Some(tensors)) => tensors.take(size).and_then(|data| {
+                binary::check(&data, datatype, &shape)?;
+                Ok(data)
+            }),
+            (Source::Binary(_), None) => Err(Problem::bad(
+                "bad_binary",
+                "binary_data_size needs the header Inference-Header-Content-Length",
+            )),
+        };
+        let data = data.map_err(|problem| problem.within(format_args!("inputs[{at}]")))?;
+        attached.push(Tensor { name: name.into_owned(), datatype, shape, data });
+    }
+    tensors.map_or(Ok(()), Tensors::end)?;
+    Ok(attached)
+}
+
+/// Puts the inputs in the model's order; each must be there once and fit.
+fn in_order(inputs: Vec<Tensor>, model: &ModelSpec) -> Result<Vec<Tensor>, Problem> {
+    let mut places: Vec<Option<Tensor>> = vec![None; model.inputs.len()];
+    for input in inputs {
+        let name = quote(&input.name);
+        let bad = |code, what: String| Problem::bad(code, format!("input {name} {what}"));
+        let Some(at) = model.inputs.iter().position(|spec| spec.name == input.name) else {
+            return Err(bad("bad_inputs", "is none of the model's".into()));
+        };
+        let spec = &model.inputs[at];
+        if input.datatype != spec.datatype {
+            let what = format!("is {}, the model wants {}", input.datatype, spec.datatype);
+            return Err(bad("bad_datatype", what));
+        }
+        shape::fit(&input.shape, spec, model.batches())
+            .map_err(|problem| problem.within(format_args!("input {name}")))?;
+        if places[at].replace(input).is_some() {
+            return Err(bad("bad_inputs", "stands twice".into()));
+        }
+    }
+    let missing = |at: usize| {
+        let name = quote(&model.inputs[at].name);
+        Problem::bad("bad_inputs", format!("input {name} is missing"))
+    };
+    places.into_iter().enumerate().map(|(at, input)| input.ok_or_else(|| missing(at))).collect()
+}
+
+/// A body without JSON: the bytes of the model's one input, a batch of one row. Every output is
+/// sent as binary data.
+fn raw(body: &Bytes, model: &ModelSpec) -> Result<InferRequest, Problem> {
+    let [spec] = model.inputs.as_slice() else {
+        let inputs = model.inputs.len();
+        let message = format!("a body without JSON is one input, this model has {inputs}");
+        return Err(Problem::bad("bad_inputs", message));
+    };
+    let shape = shape::resolve(spec, model.batches(), body.len())?;
+    let data = if spec.datatype == Datatype::Bytes {
+        let mut element = Vec::with_capacity(4 + body.len());
+        binary::push_element(&mut element, body)?;
+        element.into()
+    } else {
+        body.clone()
+    };
+    binary::check(&data, spec.datatype, &shape)?;
+    let input = Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data };
+    Ok(InferRequest {
+        id: None,
+        inputs: vec![input],
+        outputs: outputs::resolve(&[], true, model)?,
+        rows: 1,
+        timeout: None,
+        priority: None,
+    })
+}

@@ -1,0 +1,267 @@
+//! What a server says about itself and its models.
+
+use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
+use serde::{Deserialize, Serialize};
+
+use super::{Problem, quote};
+
+/// The extensions of the protocol that work here; clients probe for them.
+const EXTENSIONS: [&str; 5] = [
+    "binary_tensor_data",
+    "schedule_policy",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+];
+
+/// The answer to `GET /v2`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerMetadata {
+    name: &'static str,
+    version: &'static str,
+    extensions: [&'static str; 5],
+}
+
+/// Describes this server.
+pub const fn server() -> ServerMetadata {
+    ServerMetadata {
+        name: "batchfleet",
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: EXTENSIONS,
+    }
+}
+
+/// The answer to `GET /v2/models/{model}`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelMetadata<'a> {
+    name: &'a str,
+    versions: Vec<String>,
+    platform: &'a str,
+    inputs: &'a [TensorSpec],
+    outputs: &'a [TensorSpec],
+}
+
+/// Describes a model, whose known `versions` are these.
+pub fn model<'a>(model: &'a ModelSpec, versions: &[u64]) -> ModelMetadata<'a> {
+    ModelMetadata {
+        name: &model.queue.model,
+        versions: versions.iter().map(u64::to_string).collect(),
+        platform: &model.platform,
+        inputs: &model.inputs,
+        outputs: &model.outputs,
+    }
+}
+
+/// The answer to `GET /v2/models/{model}/config`: the part of Triton's `ModelConfig` that is true
+/// here. Clients read `max_batch_size` from it, and whether requests are joined.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelConfig<'a> {
+    name: &'a str,
+    platform: &'a str,
+    backend: &'a str,
+    version_policy: VersionPolicy,
+    max_batch_size: u32,
+    input: Vec<ConfigInput<'a>>,
+    output: Vec<ConfigOutput<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dynamic_batching: Option<DynamicBatching>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct VersionPolicy {
+    all: Nothing,
+}
+
+/// Written `{}`.
+#[derive(Clone, Debug, Serialize)]
+struct Nothing {}
+
+#[derive(Clone, Debug, Serialize)]
+struct DynamicBatching {
+    preferred_batch_size: [u32; 0],
+    max_queue_delay_microseconds: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ConfigInput<'a> {
+    name: &'a str,
+    data_type: &'static str,
+    format: &'static str,
+    dims: &'a [i64],
+    is_shape_tensor: bool,
+    allow_ragged_batch: bool,
+    optional: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ConfigOutput<'a> {
+    name: &'a str,
+    data_type: &'static str,
+    dims: &'a [i64],
+    label_filename: &'static str,
+    is_shape_tensor: bool,
+}
+
+/// Describes how a model is run.
+pub fn config(model: &ModelSpec) -> ModelConfig<'_> {
+    let dims = |tensor| without_batch(tensor, model.batches());
+    let input = model.inputs.iter().map(|tensor| ConfigInput {
+        name: &tensor.name,
+        data_type: config_type(tensor.datatype),
+        format: "FORMAT_NONE",
+        dims: dims(tensor),
+        is_shape_tensor: false,
+        allow_ragged_batch: false,
+        optional: false,
+    });
+    let output = model.outputs.iter().map(|tensor| ConfigOutput {
+        name: &tensor.name,
+        data_type: config_type(tensor.datatype),
+        dims: dims(tensor),
+        label_filename: "",
+        is_shape_tensor: false,
+    });
+    ModelConfig {
+        name: &model.queue.model,
+        platform: &model.platform,
+        backend: &model.backend,
+        version_policy: VersionPolicy { all: Nothing {} },
+        max_batch_size: model.max_batch,
+        input: input.collect(),
+        output: output.collect(),
+        dynamic_batching: model.batches().then_some(DynamicBatching {
+            preferred_batch_size: [],
+            max_queue_delay_microseconds: 0,
+        }),
+    }
+}
+
+fn without_batch(tensor: &TensorSpec, batches: bool) -> &[i64] {
+    match tensor.shape.as_slice() {
+        [_, rest @ ..] if batches => rest,
+        whole => whole,
+    }
+}
+
+const fn config_type(datatype: Datatype) -> &'static str {
+    match datatype {
+        Datatype::Bool => "TYPE_BOOL",
+        Datatype::Uint8 => "TYPE_UINT8",
+        Datatype::Uint16 => "TYPE_UINT16",
+        Datatype::Uint32 => "TYPE_UINT32",
+        Datatype::Uint64 => "TYPE_UINT64",
+        Datatype::Int8 => "TYPE_INT8",
+        Datatype::Int16 => "TYPE_INT16",
+        Datatype::Int32 => "TYPE_INT32",
+        Datatype::Int64 => "TYPE_INT64",
+        Datatype::Fp16 => "TYPE_FP16",
+        Datatype::Fp32 => "TYPE_FP32",
+        Datatype::Fp64 => "TYPE_FP64",
+        Datatype::Bf16 => "TYPE_BF16",
+        Datatype::Bytes => "TYPE_STRING",
+    }
+}
+
+/// One entry of the answer to `POST /v2/repository/index`.
+#[derive(Clone, Debug, Serialize)]
+pub struct IndexEntry<'a> {
+    name: &'a str,
+    version: String,
+    state: &'static str,
+    reason: &'static str,
+}
+
+/// Describes a model's standing: whether a worker is there to serve it.
+pub fn index_entry(queue: &QueueName, ready: bool) -> IndexEntry<'_> {
+    let (state, reason) = if ready { ("READY", "") } else { ("UNAVAILABLE", "no worker is ready") };
+    IndexEntry { name: &queue.model, version: queue.version.to_string(), state, reason }
+}
+
+/// The body of `POST /v2/repository/index`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct IndexRequest {
+    /// List only what is ready.
+    #[serde(default)]
+    pub ready: bool,
+}
+
+impl IndexRequest {
+    /// Reads the body, which clients may leave empty.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        if body.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_json::from_slice(body).map_err(|error| {
+            let code = if error.is_data() { "bad_request" } else { "bad_json" };
+            Problem::bad(code, format!("repository index: {}", quote(&error.to_string())))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec(max_batch: u32) -> ModelSpec {
+        let tensor = |name: &str, datatype, shape: &[i64]| TensorSpec {
+            name: name.into(),
+            datatype,
+            shape: shape.to_vec(),
+        };
+        ModelSpec {
+            queue: QueueName::new("digits", 3),
+            platform: "onnxruntime_onnx".into(),
+            backend: "onnxruntime".into(),
+            max_batch,
+            inputs: vec![tensor("x", Datatype::Fp32, &[-1, 64])],
+            outputs: vec![tensor("label", Datatype::Bytes, &[-1, 1])],
+        }
+    }
+
+    fn value(of: impl Serialize) -> Value {
+        serde_json::to_value(of).unwrap()
+    }
+
+    #[test]
+    fn the_server_lists_only_extensions_that_work() {
+        let server = value(server());
+        assert_eq!(server["name"], "batchfleet");
+        assert!(server["extensions"].as_array().unwrap().contains(&json!("statistics")));
+    }
+
+    #[test]
+    fn metadata_shows_shapes_with_their_batch_dimension() {
+        assert_eq!(
+            value(model(&spec(8), &[1, 3])),
+            json!({
+                "name": "digits", "versions": ["1", "3"], "platform": "onnxruntime_onnx",
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 64]}],
+                "outputs": [{"name": "label", "datatype": "BYTES", "shape": [-1, 1]}],
+            })
+        );
+    }
+
+    #[test]
+    fn config_leaves_the_batch_dimension_out_of_a_model_that_batches() {
+        let batching = value(config(&spec(8)));
+        assert_eq!(batching["max_batch_size"], 8);
+        assert_eq!(batching["input"][0]["dims"], json!([64]));
+        assert_eq!(batching["input"][0]["data_type"], "TYPE_FP32");
+        assert_eq!(batching["output"][0]["data_type"], "TYPE_STRING");
+        assert!(batching["dynamic_batching"].is_object());
+        let single = value(config(&spec(0)));
+        assert_eq!(single["input"][0]["dims"], json!([-1, 64]));
+        assert!(single.get("dynamic_batching").is_none());
+    }
+
+    #[test]
+    fn an_index_may_be_asked_for_with_an_empty_body() {
+        assert!(!IndexRequest::parse(b"").unwrap().ready);
+        assert!(IndexRequest::parse(br#"{"ready": true}"#).unwrap().ready);
+        assert_eq!(IndexRequest::parse(b"{").unwrap_err().code, "bad_json");
+        assert_eq!(IndexRequest::parse(br#"{"ready": 1}"#).unwrap_err().code, "bad_request");
+        assert_eq!(value(index_entry(&spec(1).queue, false))["state"], "UNAVAILABLE");
+    }
+}

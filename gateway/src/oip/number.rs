@@ -1,0 +1,161 @@
+//! JSON numbers, exactly: an integer stays one, and a float is the nearest to the decimal written.
+
+use std::str::FromStr;
+
+/// A number as it stands in the text.
+#[derive(Default)]
+pub(super) struct Number<'a> {
+    /// Its digits, grammar checked.
+    pub(super) text: &'a str,
+    /// Written without fraction and exponent.
+    pub(super) integer: bool,
+    /// All its digits read as one integer; only `digits` of up to 19 fit.
+    mantissa: u64,
+    digits: u32,
+    /// The power of ten the mantissa is to be multiplied with.
+    scale: i64,
+}
+
+/// Powers of ten that a double holds exactly.
+const TENS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+];
+
+impl<'a> Number<'a> {
+    /// Reads the number at the front of `text`; `None` when there is none.
+    pub(super) fn scan(text: &'a str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let mut number = Self { integer: true, ..Self::default() };
+        let start = usize::from(bytes.first() == Some(&b'-'));
+        let mut at = match bytes.get(start)? {
+            b'0' => start + 1,
+            b'1'..=b'9' => number.take_digits(bytes, start),
+            _ => return None,
+        };
+        if bytes.get(at) == Some(&b'.') {
+            number.integer = false;
+            let end = number.take_digits(bytes, at + 1);
+            number.scale = -i64::try_from(end - at - 1).ok().filter(|places| *places > 0)?;
+            at = end;
+        }
+        if let Some(b'e' | b'E') = bytes.get(at) {
+            number.integer = false;
+            let sign = at + 1;
+            let first = sign + usize::from(matches!(bytes.get(sign), Some(b'+' | b'-')));
+            let mut exponent = Self::default();
+            at = exponent.take_digits(bytes, first);
+            if at == first {
+                return None;
+            }
+            let size =
+                if exponent.digits < 18 { exponent.mantissa.cast_signed() } else { i64::MAX / 2 };
+            number.scale += if bytes[sign] == b'-' { -size } else { size };
+        }
+        number.text = &text[..at];
+        Some(number)
+    }
+
+    /// Appends the digits from `at` on to the mantissa; returns where they end.
+    fn take_digits(&mut self, bytes: &[u8], mut at: usize) -> usize {
+        while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
+            self.mantissa = self.mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            self.digits += u32::from(self.mantissa != 0 || self.digits > 0);
+            at += 1;
+        }
+        at
+    }
+
+    /// As an integer type; `None` where it does not fit or has a fraction or an exponent.
+    pub(super) fn to_integer<T: FromStr>(&self) -> Option<T> {
+        self.text.parse().ok()
+    }
+
+    /// The nearest double; `None` where it is too large for one.
+    pub(super) fn to_f64(&self) -> Option<f64> {
+        let value = self.quick().map_or_else(|| self.text.parse().ok(), Some)?;
+        value.is_finite().then_some(value)
+    }
+
+    /// The nearest single; `None` where it is too large for one.
+    pub(super) fn to_f32(&self) -> Option<f32> {
+        let value = self.quick().and_then(narrow).map_or_else(|| self.text.parse().ok(), Some)?;
+        value.is_finite().then_some(value)
+    }
+
+    /// Mantissa and power of ten are both exact as doubles, so that one operation rounds once.
+    fn quick(&self) -> Option<f64> {
+        if self.digits > 19 || self.mantissa > 1 << f64::MANTISSA_DIGITS {
+            return None;
+        }
+        let power = TENS.get(usize::try_from(self.scale.unsigned_abs()).ok()?)?;
+        #[expect(clippy::cast_precision_loss, reason = "at most 2^53, which a double holds")]
+        let mantissa = self.mantissa as f64;
+        let size = if self.scale < 0 { mantissa / power } else { mantissa * power };
+        Some(if self.text.starts_with('-') { -size } else { size })
+    }
+}
+
+/// Rounds a rounded double to a single, where rounding twice cannot differ from rounding once: the
+/// double is not halfway between two singles, and the single is a normal one.
+fn narrow(value: f64) -> Option<f32> {
+    const DROPPED: u64 = (1 << 29) - 1;
+    const HALFWAY: u64 = 1 << 28;
+    let size = value.abs();
+    let normal = size > f64::from(f32::MIN_POSITIVE) && size < f64::from(f32::MAX);
+    let exact = size == 0.0;
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+    let single = value as f32;
+    (exact || normal && value.to_bits() & DROPPED != HALFWAY).then_some(single)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_json_number_is_not_read() {
+        for text in ["", "-", "+1", ".5", "1.", "1.e3", "1e", "1e+", "NaN", "-Infinity", "e1"] {
+            assert!(Number::scan(text).is_none(), "{text}");
+        }
+        for (text, read) in [("01", "0"), ("0x1", "0"), ("1,2", "1"), ("-0.0]", "-0.0")] {
+            assert_eq!(Number::scan(text).unwrap().text, read);
+        }
+    }
+
+    #[test]
+    fn halfway_between_two_singles_rounds_once() {
+        // A double in between would round to the halfway point, and then to the even neighbour.
+        for text in ["1.00000005960464477540", "1.0000000596046448", "16777217.0000000001"] {
+            assert_eq!(Number::scan(text).unwrap().to_f32(), text.parse().ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn signs_of_zero_denormals_and_limits_are_kept() {
+        let single = |text| Number::scan(text).unwrap().to_f32().map(f32::to_bits);
+        assert_eq!(single("-0.0"), Some((-0.0f32).to_bits()));
+        assert_eq!(single("-0"), Some((-0.0f32).to_bits()));
+        assert_eq!(single("1e-45"), Some(1));
+        assert_eq!(single("3.4028235e38"), Some(f32::MAX.to_bits()));
+        assert_eq!(single("1e39"), None);
+        assert_eq!(Number::scan("1e99999999999999999999").unwrap().to_f64(), None);
+        assert_eq!(Number::scan("1e-99999999999999999999").unwrap().to_f64(), Some(0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn floats_are_the_nearest_to_what_is_written(
+            text in "-?(0|[1-9][0-9]{0,22})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,2})?"
+        ) {
+            let number = Number::scan(&text).unwrap();
+            prop_assert_eq!(number.text, &text);
+            let double = text.parse::<f64>().ok().filter(|value| value.is_finite());
+            let single = text.parse::<f32>().ok().filter(|value| value.is_finite());
+            prop_assert_eq!(number.to_f64().map(f64::to_bits), double.map(f64::to_bits));
+            prop_assert_eq!(number.to_f32().map(f32::to_bits), single.map(f32::to_bits));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The `parameters` objects of requests, inputs and outputs: scalars by name.
+
+use std::{borrow::Cow, time::Duration};
+
+use super::{
+    Problem,
+    json::{Kind, Reader},
+    number::Number,
+    quote,
+};
+
+/// The most parameters one object may have.
+const MAX_PARAMETERS: usize = 64;
+
+/// The value of a parameter.
+pub(super) enum Scalar<'a> {
+    Bool(bool),
+    Number(Number<'a>),
+    Text(Cow<'a, str>),
+}
+
+impl Scalar<'_> {
+    /// As a whole number from 0 on.
+    pub(super) fn to_u64(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => number.to_integer(),
+            Self::Bool(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// As true or false.
+    pub(super) fn to_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(*value),
+            Self::Number(_) | Self::Text(_) => None,
+        }
+    }
+}
+
+/// Reads a `parameters` object, or `null` for none, calling `parameter` for each; names it does not
+/// know it should ignore. Parameters that say to take or leave data elsewhere are refused here.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    mut parameter: impl FnMut(&str, Scalar<'_>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    match reader.kind()? {
+        Kind::Null => return reader.null().map(drop),
+        Kind::Object => {}
+        kind => return Err(bad(format!("parameters should be an object, not {kind}"))),
+    }
+    let mut count = 0;
+    reader.object(|reader, name| {
+        count += 1;
+        if count > MAX_PARAMETERS {
+            return Err(bad(format!("there are more than {MAX_PARAMETERS} parameters")));
+        }
+        let value = match reader.kind()? {
+            Kind::Bool => Scalar::Bool(reader.bool()?),
+            Kind::Number => Scalar::Number(reader.number()?),
+            Kind::Text => Scalar::Text(reader.text()?),
+            kind => {
+                return Err(bad(format!(
+                    "parameter {} should be a string, a number or a boolean, not {kind}",
+                    quote(name)
+                )));
+            }
+        };
+        refuse(name)?;
+        parameter(name, value)
+    })
+}
+
+fn refuse(name: &str) -> Result<(), Problem> {
+    if name.starts_with("triton_") {
+        return Err(bad(format!("{}: names that start with triton_ are reserved", quote(name))));
+    }
+    if name.starts_with("shared_memory") || ["file", "url", "uri"].contains(&name) {
+        return Err(Problem::unsupported(format!(
+            "parameter {}: tensors travel in the body only",
+            quote(name)
+        )));
+    }
+    Ok(())
+}
+
+/// What the parameters of a request may say.
+#[derive(Default)]
+pub(super) struct RequestParameters {
+    pub(super) timeout: Option<Duration>,
+    pub(super) priority: Option<u64>,
+    pub(super) binary_outputs: bool,
+}
+
+impl RequestParameters {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Problem> {
+        let mut all = Self::default();
+        read(reader, |name, value| {
+            match name {
+                "timeout" => all.timeout = Some(timeout(&value)?),
+                "priority" => {
+                    let level = value.to_u64().ok_or_else(|| {
+                        bad("priority should be a whole number: 1 the highest, 0 the default")
+                    })?;
+                    all.priority = (level > 0).then_some(level);
+                }
+                "binary_data_output" => all.binary_outputs = boolean(name, &value)?,
+                "sequence_id" if !no_sequence(&value) => {
+                    return Err(Problem::unsupported("sequence_id: models are stateless here"));
+                }
+                "sequence_start" | "sequence_end" if boolean(name, &value)? => {
+                    return Err(Problem::unsupported(format!("{name}: models are stateless here")));
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+}
+
+/// A boolean parameter.
+pub(super) fn boolean(name: &str, value: &Scalar<'_>) -> Result<bool, Problem> {
+    value.to_bool().ok_or_else(|| bad(format!("{name} should be true or false")))
+}
+
+fn timeout(value: &Scalar<'_>) -> Result<Duration, Problem> {
+    value
+        .to_u64()
+        .filter(|micros| *micros > 0)
+        .map(Duration::from_micros)
+        .ok_or_else(|| bad("timeout should be a whole number of microseconds, 1 or more"))
+}
+
+/// Clients that know sequences write 0 or "" for none.
+fn no_sequence(id: &Scalar<'_>) -> bool {
+    matches!(id, Scalar::Text(text) if text.is_empty()) || id.to_u64() == Some(0)
+}
+
+fn bad(message: impl Into<String>) -> Problem {
+    Problem::bad("bad_parameter", message)
+}

@@ -1,0 +1,148 @@
+//! The answer to an inference request: JSON, or JSON and tensors behind it.
+
+use batchfleet_broker::{Datatype, ModelSpec, Tensor};
+use serde::Serialize;
+
+use super::{Problem, binary, infer::WantedOutput, outputs::has_json_form, quote};
+
+/// The body of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// How many bytes of `body` are JSON, for the header `Inference-Header-Content-Length`; the
+    /// content type is then `application/octet-stream`. `None`: all of it is, and neither is needed.
+    pub json_length: Option<usize>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Writes the `wanted` outputs, in that order, out of what the model returned. `id` is the client's.
+///
+/// Fails with status 400 where an output has no JSON form (ask for binary data), and with 500 where
+/// the model did not return what it should.
+pub fn encode(
+    model: &ModelSpec,
+    id: Option<&str>,
+    wanted: &[WantedOutput],
+    outputs: &[Tensor],
+) -> Result<Encoded, Problem> {
+    // Fits binary outputs and short JSON ones; long ones grow it.
+    let bytes: usize = outputs.iter().map(|output| output.data.len()).sum();
+    let mut body = Vec::with_capacity(256 + bytes);
+    let mut binary = Vec::new();
+    body.extend_from_slice(b"{\"model_name\":");
+    write(&mut body, &model.queue.model)?;
+    body.extend_from_slice(b",\"model_version\":");
+    write(&mut body, &model.queue.version.to_string())?;
+    if let Some(id) = id {
+        body.extend_from_slice(b",\"id\":");
+        write(&mut body, id)?;
+    }
+    body.extend_from_slice(b",\"outputs\":[");
+    for (at, output) in wanted.iter().enumerate() {
+        let tensor = outputs.iter().find(|tensor| tensor.name == output.name).ok_or_else(|| {
+            Problem::internal(format!("the model returned no output {}", quote(&output.name)))
+        })?;
+        if at > 0 {
+            body.push(b',');
+        }
+        write_output(&mut body, tensor, output.binary)?;
+        if output.binary {
+            binary.push(&tensor.data);
+        }
+    }
+    body.extend_from_slice(b"]}");
+    let json_length = body.len();
+    for data in binary {
+        body.extend_from_slice(data);
+    }
+    Ok(Encoded { json_length: (body.len() > json_length).then_some(json_length), body })
+}
+
+fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(), Problem> {
+    body.extend_from_slice(b"{\"name\":");
+    write(body, &tensor.name)?;
+    body.extend_from_slice(b",\"datatype\":");
+    write(body, tensor.datatype.name())?;
+    body.extend_from_slice(b",\"shape\":");
+    write(body, &tensor.shape)?;
+    if binary {
+        body.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+        write(body, &tensor.data.len())?;
+        body.extend_from_slice(b"}}");
+        return Ok(());
+    }
+    has_json_form(&tensor.name, tensor.datatype)?;
+    // A worker's tensor is checked like a client's: a wrong one must not become a wrong answer.
+    binary::check(&tensor.data, tensor.datatype, &tensor.shape)
+        .map_err(|problem| Problem::internal(problem.message).within(&tensor.name))?;
+    body.extend_from_slice(b",\"data\":[");
+    let non_finite = write_elements(body, tensor)?;
+    body.push(b']');
+    if non_finite > 0 {
+        body.extend_from_slice(b",\"parameters\":{\"non_finite\":");
+        write(body, &non_finite)?;
+        body.push(b'}');
+    }
+    body.push(b'}');
+    Ok(())
+}
+
+/// Writes the elements; NaN and infinities, which JSON lacks, as `null`. Returns how many those are.
+fn write_elements(body: &mut Vec<u8>, tensor: &Tensor) -> Result<usize, Problem> {
+    let data = tensor.data.as_ref();
+    match tensor.datatype {
+        Datatype::Bool => write_all(body, data.iter().map(|byte| *byte != 0))?,
+        Datatype::Uint8 => write_all(body, data)?,
+        Datatype::Uint16 => write_all(body, numbers(data, u16::from_le_bytes))?,
+        Datatype::Uint32 => write_all(body, numbers(data, u32::from_le_bytes))?,
+        Datatype::Uint64 => write_all(body, numbers(data, u64::from_le_bytes))?,
+        Datatype::Int8 => write_all(body, numbers(data, i8::from_le_bytes))?,
+        Datatype::Int16 => write_all(body, numbers(data, i16::from_le_bytes))?,
+        Datatype::Int32 => write_all(body, numbers(data, i32::from_le_bytes))?,
+        Datatype::Int64 => write_all(body, numbers(data, i64::from_le_bytes))?,
+        Datatype::Fp32 => {
+            write_all(body, numbers(data, f32::from_le_bytes))?;
+            return Ok(numbers(data, f32::from_le_bytes).filter(|x| !x.is_finite()).count());
+        }
+        Datatype::Fp64 => {
+            write_all(body, numbers(data, f64::from_le_bytes))?;
+            return Ok(numbers(data, f64::from_le_bytes).filter(|x| !x.is_finite()).count());
+        }
+        Datatype::Bytes => {
+            let texts: Option<Vec<&str>> =
+                binary::elements(data).map(|element| std::str::from_utf8(element?).ok()).collect();
+            write_all(body, texts.ok_or_else(|| not_text(&tensor.name))?)?;
+        }
+        // Refused by `has_json_form`.
+        Datatype::Fp16 | Datatype::Bf16 => {}
+    }
+    Ok(0)
+}
+
+fn numbers<const N: usize, T>(data: &[u8], from: fn([u8; N]) -> T) -> impl Iterator<Item = T> {
+    data.as_chunks().0.iter().map(move |bytes| from(*bytes))
+}
+
+fn write_all<T: Serialize>(
+    body: &mut Vec<u8>,
+    values: impl IntoIterator<Item = T>,
+) -> Result<(), Problem> {
+    for (at, value) in values.into_iter().enumerate() {
+        if at > 0 {
+            body.push(b',');
+        }
+        write(body, &value)?;
+    }
+    Ok(())
+}
+
+fn write(body: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<(), Problem> {
+    serde_json::to_writer(body, value).map_err(|error| Problem::internal(error.to_string()))
+}
+
+fn not_text(output: &str) -> Problem {
+    Problem::unsupported(format!(
+        "output {} holds bytes that are not UTF-8, which cannot be written as JSON; ask for binary_data",
+        quote(output)
+    ))
+}

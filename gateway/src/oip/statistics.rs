@@ -1,0 +1,147 @@
+//! The statistics extension: counts and durations of a model, in Triton's form.
+//!
+//! `perf_analyzer` reads every field that stands here and fails where one is missing.
+
+use std::time::Duration;
+
+use batchfleet_broker::QueueName;
+use serde::{Serialize, Serializer};
+
+/// How often something happened, and how long it took in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Total {
+    /// How often.
+    pub count: u64,
+    /// The sum of the durations.
+    #[serde(rename = "ns", serialize_with = "nanoseconds")]
+    pub time: Duration,
+}
+
+impl Total {
+    /// Counts one more, which took `time`.
+    pub fn add(&mut self, time: Duration) {
+        self.count += 1;
+        self.time = self.time.saturating_add(time);
+    }
+}
+
+/// Where the time of a model's requests went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InferStatistics {
+    /// Requests answered with outputs, from end to end.
+    pub success: Total,
+    /// Requests answered with an error, from end to end.
+    pub fail: Total,
+    /// Waiting in the queue and for the batch to begin.
+    pub queue: Total,
+    /// Joining the inputs of the batch.
+    pub compute_input: Total,
+    /// The run of the model.
+    pub compute_infer: Total,
+    /// Splitting the outputs of the batch.
+    pub compute_output: Total,
+    /// Answers from a cache.
+    pub cache_hit: Total,
+    /// Look-ups that a cache could not answer.
+    pub cache_miss: Total,
+}
+
+/// What batches of one size took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BatchStatistics {
+    /// The size, in rows.
+    pub batch_size: u64,
+    /// Joining the inputs.
+    pub compute_input: Total,
+    /// The run of the model.
+    pub compute_infer: Total,
+    /// Splitting the outputs.
+    pub compute_output: Total,
+}
+
+/// Everything counted about one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelStatistics {
+    /// When it last answered, in milliseconds since 1970; 0 for never.
+    pub last_inference: u64,
+    /// Rows answered with outputs.
+    pub inference_count: u64,
+    /// Batches run for them.
+    pub execution_count: u64,
+    /// Requests, and where their time went.
+    pub inference: InferStatistics,
+    /// Batches, by size.
+    pub batches: Vec<BatchStatistics>,
+}
+
+/// The answer to `GET /v2/models/stats` and `GET /v2/models/{model}/stats`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Statistics<'a> {
+    model_stats: Vec<Entry<'a>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Entry<'a> {
+    name: &'a str,
+    version: String,
+    last_inference: u64,
+    inference_count: u64,
+    execution_count: u64,
+    inference_stats: InferStatistics,
+    batch_stats: &'a [BatchStatistics],
+}
+
+/// Writes down the statistics of some models.
+pub fn report<'a>(
+    models: impl IntoIterator<Item = (&'a QueueName, &'a ModelStatistics)>,
+) -> Statistics<'a> {
+    let entry = |(queue, model): (&'a QueueName, &'a ModelStatistics)| Entry {
+        name: &queue.model,
+        version: queue.version.to_string(),
+        last_inference: model.last_inference,
+        inference_count: model.inference_count,
+        execution_count: model.execution_count,
+        inference_stats: model.inference,
+        batch_stats: &model.batches,
+    };
+    Statistics { model_stats: models.into_iter().map(entry).collect() }
+}
+
+fn nanoseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_perf_analyzer_reads_is_there() {
+        let mut model =
+            ModelStatistics { inference_count: 5, execution_count: 2, ..Default::default() };
+        model.inference.success.add(Duration::from_micros(3));
+        model.batches.push(BatchStatistics { batch_size: 4, ..Default::default() });
+        let queue = QueueName::new("m", 1);
+        let report = serde_json::to_value(report([(&queue, &model)])).unwrap();
+        let entry = &report["model_stats"][0];
+        assert_eq!(entry["version"], "1");
+        assert!(entry["last_inference"].is_u64());
+        for part in [
+            "success",
+            "fail",
+            "queue",
+            "compute_input",
+            "compute_infer",
+            "compute_output",
+            "cache_hit",
+            "cache_miss",
+        ] {
+            let total = &entry["inference_stats"][part];
+            assert!(total["count"].is_u64() && total["ns"].is_u64(), "{part}");
+        }
+        assert_eq!(entry["inference_stats"]["success"]["ns"], 3_000);
+        for part in ["compute_input", "compute_infer", "compute_output"] {
+            assert!(entry["batch_stats"][0][part]["ns"].is_u64(), "{part}");
+        }
+    }
+}
