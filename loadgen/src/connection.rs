@@ -1,0 +1,169 @@
+//! One user's keep-alive connection, reopened when it is lost.
+
+use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request, StatusCode, Uri,
+    client::conn::http1::{self, SendRequest},
+    header::{CONNECTION, HOST, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+
+use crate::{Answer, LoadError, Prepared};
+
+/// Connections being opened at one moment. Servers queue only so many; a thousand at once would
+/// measure the system's retransmission timers.
+const CONNECTING: usize = 128;
+
+/// A gateway: `http://host:port`.
+#[derive(Clone, Debug)]
+pub struct Target {
+    address: Arc<str>,
+    host: HeaderValue,
+}
+
+impl FromStr for Target {
+    type Err = LoadError;
+
+    fn from_str(text: &str) -> Result<Self, LoadError> {
+        let malformed = || LoadError::Plan(format!("{text:?} is not http://host:port"));
+        let uri: Uri = text.parse().map_err(|_| malformed())?;
+        let authority = uri.authority().ok_or_else(malformed)?;
+        let is_bare = uri.path() == "/" && uri.query().is_none();
+        if uri.scheme_str() != Some("http") || !is_bare {
+            return Err(malformed());
+        }
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
+        Ok(Self { address: address.into(), host })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    /// No connection could be opened.
+    #[error("connect: {0}")]
+    Connect(#[from] io::Error),
+    /// The connection broke before the answer was whole.
+    #[error("connection lost: {0}")]
+    Connection(#[from] hyper::Error),
+    /// The user's patience ended.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// One user's way to its target.
+pub(crate) struct Connection {
+    target: Target,
+    patience: Duration,
+    connecting: Arc<Semaphore>,
+    open: Option<SendRequest<Full<Bytes>>>,
+    /// How often an open connection went away without a word.
+    pub(crate) dropped: u64,
+}
+
+/// Bounds how many connections are opened at one moment; shared by all users.
+pub(crate) fn connecting() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(CONNECTING))
+}
+
+impl Connection {
+    pub(crate) fn new(target: Target, patience: Duration, connecting: Arc<Semaphore>) -> Self {
+        Self { target, patience, connecting, open: None, dropped: 0 }
+    }
+
+    /// Opens the connection, if it is not.
+    pub(crate) async fn open(&mut self) -> Result<(), Lost> {
+        let patience = self.patience;
+        timeout(patience, self.sender()).await.map_err(|_| Lost::Timeout(patience))??;
+        Ok(())
+    }
+
+    /// Sends one request and waits for the whole answer.
+    pub(crate) async fn ask(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
+        let asked = timeout(self.patience, self.exchange(request)).await;
+        let asked = asked.unwrap_or(Err(Lost::Timeout(self.patience)));
+        if asked.is_err() {
+            self.open = None;
+        }
+        asked
+    }
+
+    async fn exchange(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
+        let host = self.target.host.clone();
+        let sender = self.sender().await?;
+        let mut message = Request::new(Full::new(request.body));
+        *message.method_mut() = Method::POST;
+        *message.uri_mut() = request.uri;
+        *message.headers_mut() = request.headers;
+        message.headers_mut().insert(HOST, host);
+
+        let answered = async {
+            let (head, body) = sender.send_request(message).await?.into_parts();
+            Ok::<_, hyper::Error>((head, body.collect().await?.to_bytes()))
+        };
+        let answered = answered.await;
+        let (head, body) = answered.inspect_err(|_| self.dropped += 1)?;
+        if says_goodbye(&head.headers) {
+            self.open = None;
+        }
+        Ok((head.status, Answer { headers: head.headers, body }))
+    }
+
+    /// The open connection, or a new one.
+    async fn sender(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, Lost> {
+        let still_open = match self.open.take() {
+            Some(mut sender) => {
+                let alive = sender.ready().await.is_ok();
+                self.dropped += u64::from(!alive);
+                alive.then_some(sender)
+            }
+            None => None,
+        };
+        let sender = match still_open {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        Ok(self.open.insert(sender))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Lost> {
+        let _turn = self.connecting.acquire().await.map_err(io::Error::other)?;
+        let stream = TcpStream::connect(&*self.target.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends when the sender is dropped; its error reaches the sender as well.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+fn says_goodbye(headers: &HeaderMap) -> bool {
+    headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_bare_http_address() {
+        let target: Target = "http://127.0.0.1:8080".parse().unwrap();
+        assert_eq!(target.to_string(), "127.0.0.1:8080");
+        let target: Target = "http://gateway/".parse().unwrap();
+        assert_eq!(target.to_string(), "gateway:80");
+        for wrong in ["127.0.0.1:8080", "https://a:1", "http://a:1/v2", "http://a:1/?x", ""] {
+            assert!(wrong.parse::<Target>().is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Load on a model that answers its own input: an answer meant for another caller cannot pass.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{
+    Answer, LoadError, Prepared, Workload,
+    infer::{Call, Encoding, Input, outputs},
+};
+
+/// Bytes of a request that no other request has.
+const NONCE: usize = 24;
+
+/// Every request carries a nonce of its run and its own number, in an input of bytes; the model
+/// must answer exactly that.
+pub struct Echo {
+    call: Call,
+    encoding: Encoding,
+    size: usize,
+    nonce: u128,
+}
+
+impl Echo {
+    /// Load on `model`, whose input is `input` of type `UINT8` and [rows, `row_size`], at least 24
+    /// bytes in all.
+    pub fn new(
+        model: &str,
+        input: &str,
+        rows: u64,
+        row_size: u64,
+        encoding: Encoding,
+    ) -> Result<Self, LoadError> {
+        let size = usize::try_from(rows * row_size).unwrap_or(usize::MAX);
+        if size < NONCE {
+            return Err(LoadError::Plan(format!(
+                "an echo of {size} bytes has no room for a nonce"
+            )));
+        }
+        let shape = vec![rows, row_size];
+        let input = Input { name: input.to_owned(), datatype: "UINT8".to_owned(), shape };
+        Ok(Self { call: Call::new(model, input)?, encoding, size, nonce: rand::random() })
+    }
+
+    fn data(&self, index: u64) -> Bytes {
+        let mut data = BytesMut::with_capacity(self.size);
+        data.put_u128_le(self.nonce);
+        data.put_u64_le(index);
+        data.put_bytes(b'.', self.size - NONCE);
+        data.freeze()
+    }
+}
+
+impl Workload for Echo {
+    fn request(&self, index: u64) -> Prepared {
+        let data = self.data(index);
+        match self.encoding {
+            Encoding::Binary => self.call.binary(&data),
+            Encoding::Json => self.call.json(&data),
+        }
+    }
+
+    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+        let outputs = outputs(answer)?;
+        let output = outputs.first().ok_or("no output")?;
+        let (got, sent) = (output.u8s()?, self.data(index));
+        if got == sent {
+            return Ok(());
+        }
+        Err(match got.first_chunk::<NONCE>() {
+            Some(chunk) if chunk[..16] == sent[..16] => {
+                let number =
+                    chunk[16..].iter().rev().fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
+                format!("got the answer to request {number}, or a damaged one")
+            }
+            _ => format!("got {} bytes that this run never sent", got.len()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(data: &[u8]) -> Answer {
+        let output = json!({ "name": "y", "datatype": "UINT8", "shape": [1, 32], "data": data });
+        let body = json!({ "model_name": "echo", "outputs": [output] }).to_string();
+        Answer { headers: HeaderMap::new(), body: body.into() }
+    }
+
+    #[test]
+    fn only_its_own_input_is_the_right_answer() {
+        let echo = Echo::new("echo", "x", 1, 32, Encoding::Json).unwrap();
+        let other_run = Echo::new("echo", "x", 1, 32, Encoding::Json).unwrap();
+        assert_eq!(echo.check(7, &answer(&echo.data(7))), Ok(()));
+        let mixed_up = echo.check(7, &answer(&echo.data(300))).unwrap_err();
+        assert!(mixed_up.contains("answer to request 300"), "{mixed_up}");
+        let stale = echo.check(7, &answer(&other_run.data(7))).unwrap_err();
+        assert!(stale.contains("never sent"), "{stale}");
+        assert!(echo.check(7, &answer(&[])).is_err());
+    }
+
+    #[test]
+    fn an_echo_without_room_for_its_nonce_is_refused() {
+        assert!(Echo::new("echo", "x", 1, 23, Encoding::Binary).is_err());
+    }
+}

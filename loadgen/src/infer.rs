@@ -1,0 +1,237 @@
+//! The Open Inference Protocol, seen from a client: requests with one input, and their answers.
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Uri,
+    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{Answer, LoadError, Prepared};
+
+const HEAD_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// How tensors travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// As raw little-endian bytes behind a JSON head (binary tensor extension), both ways.
+    Binary,
+    /// As JSON numbers, both ways.
+    Json,
+}
+
+/// The one input that requests to a model carry.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Its name in the model.
+    pub name: String,
+    /// Its element type, such as `FP32`.
+    pub datatype: String,
+    /// Its dimensions, rows first.
+    pub shape: Vec<u64>,
+}
+
+/// Calls of one model.
+#[derive(Clone, Debug)]
+pub struct Call {
+    uri: Uri,
+    input: Input,
+}
+
+impl Call {
+    /// Calls of `model`, in whichever version the server chooses.
+    pub fn new(model: &str, input: Input) -> Result<Self, LoadError> {
+        let path = format!("/v2/models/{model}/infer");
+        let uri = path.try_into().map_err(|_| LoadError::Plan(format!("no model {model:?}")))?;
+        Ok(Self { uri, input })
+    }
+
+    /// A request that sends the input as raw bytes and asks for binary outputs.
+    pub fn binary(&self, data: &[u8]) -> Prepared {
+        let mut input = self.input();
+        input["parameters"] = json!({ "binary_data_size": data.len() });
+        let wanted = json!({ "binary_data_output": true });
+        let mut body = json!({ "inputs": [input], "parameters": wanted }).to_string().into_bytes();
+        let headers = HeaderMap::from_iter([
+            (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+            (HEAD_LENGTH, HeaderValue::from(body.len())),
+        ]);
+        body.extend_from_slice(data);
+        Prepared { uri: self.uri.clone(), headers, body: body.into() }
+    }
+
+    /// A request that sends the input as JSON and is answered in JSON.
+    pub fn json<T: Copy + Into<Value>>(&self, data: &[T]) -> Prepared {
+        let mut input = self.input();
+        input["data"] = data.iter().copied().map(Into::into).collect();
+        let body = json!({ "inputs": [input] }).to_string();
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
+        Prepared { uri: self.uri.clone(), headers, body: body.into() }
+    }
+
+    fn input(&self) -> Value {
+        let Input { name, datatype, shape } = &self.input;
+        json!({ "name": name, "datatype": datatype, "shape": shape })
+    }
+}
+
+/// One output of an answer.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its name in the model.
+    pub name: String,
+    /// Its element type, such as `FP32`.
+    pub datatype: String,
+    /// Its dimensions, rows first.
+    pub shape: Vec<u64>,
+    data: Data,
+}
+
+#[derive(Clone, Debug)]
+enum Data {
+    Binary(Bytes),
+    Json(Box<RawValue>),
+}
+
+impl Output {
+    /// Its elements as FP32 numbers; an error says what they are instead.
+    pub fn f32s(&self) -> Result<Vec<f32>, String> {
+        match &self.data {
+            Data::Json(text) => parse(text),
+            Data::Binary(_) if self.datatype != "FP32" => Err(format!("{} output", self.datatype)),
+            Data::Binary(bytes) => {
+                let (elements, rest) = bytes.as_chunks();
+                if !rest.is_empty() {
+                    return Err(format!("{} bytes are no FP32 tensor", bytes.len()));
+                }
+                Ok(elements.iter().map(|element| f32::from_le_bytes(*element)).collect())
+            }
+        }
+    }
+
+    /// Its elements as bytes: as sent in binary, or JSON numbers of 0 to 255.
+    pub fn u8s(&self) -> Result<Bytes, String> {
+        match &self.data {
+            Data::Json(text) => parse::<Vec<u8>>(text).map(Bytes::from),
+            Data::Binary(bytes) => Ok(bytes.clone()),
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a RawValue) -> Result<T, String> {
+    serde_json::from_str(text.get()).map_err(|error| format!("output data: {error}"))
+}
+
+/// The outputs of an answer, binary and JSON ones alike; an error says what makes no sense.
+pub fn outputs(answer: &Answer) -> Result<Vec<Output>, String> {
+    let head_length = match answer.headers.get(HEAD_LENGTH) {
+        None => answer.body.len(),
+        Some(length) => length
+            .to_str()
+            .ok()
+            .and_then(|length| length.parse().ok())
+            .filter(|length| *length <= answer.body.len())
+            .ok_or_else(|| format!("{HEAD_LENGTH}: {length:?}"))?,
+    };
+    let mut binary = answer.body.clone();
+    let head = binary.split_to(head_length);
+    let head: Response = serde_json::from_slice(&head).map_err(|e| format!("answer: {e}"))?;
+    let outputs = head.outputs.into_iter().map(|output| output.read(&mut binary)).collect();
+    if !binary.is_empty() {
+        return Err(format!("{} bytes behind the last output", binary.len()));
+    }
+    outputs
+}
+
+#[derive(Deserialize)]
+struct Response {
+    outputs: Vec<ResponseOutput>,
+}
+
+#[derive(Deserialize)]
+struct ResponseOutput {
+    name: String,
+    datatype: String,
+    shape: Vec<u64>,
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    parameters: ResponseParameters,
+}
+
+#[derive(Default, Deserialize)]
+struct ResponseParameters {
+    binary_data_size: Option<usize>,
+}
+
+impl ResponseOutput {
+    /// Takes the output's bytes, if it is binary, from the front of what is left of the body.
+    fn read(self, binary: &mut Bytes) -> Result<Output, String> {
+        let data = match (self.data, self.parameters.binary_data_size) {
+            (Some(text), None) => Data::Json(text),
+            (None, Some(size)) if size <= binary.len() => Data::Binary(binary.split_to(size)),
+            _ => return Err(format!("output {:?} has no data", self.name)),
+        };
+        Ok(Output { name: self.name, datatype: self.datatype, shape: self.shape, data })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Call {
+        let input = Input { name: "x".into(), datatype: "FP32".into(), shape: vec![1, 2] };
+        Call::new("digits_wide", input).unwrap()
+    }
+
+    fn answer(head: &str, tail: &[u8]) -> Answer {
+        let length = HeaderValue::from(head.len());
+        let headers = HeaderMap::from_iter([(HEAD_LENGTH, length)]);
+        Answer { headers, body: [head.as_bytes(), tail].concat().into() }
+    }
+
+    #[test]
+    fn a_binary_request_is_a_json_head_and_the_bytes() {
+        let request = call().binary(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(request.uri, "/v2/models/digits_wide/infer");
+        let head = r#"{"inputs":[{"datatype":"FP32","name":"x","parameters":{"binary_data_size":8},"shape":[1,2]}],"parameters":{"binary_data_output":true}}"#;
+        assert_eq!(request.headers[HEAD_LENGTH], head.len().to_string());
+        assert_eq!(request.body, [head.as_bytes(), &[1, 2, 3, 4, 5, 6, 7, 8]].concat());
+    }
+
+    #[test]
+    fn a_json_request_carries_its_numbers() {
+        let request = call().json(&[0.5, 16.0]);
+        let body = r#"{"inputs":[{"data":[0.5,16.0],"datatype":"FP32","name":"x","shape":[1,2]}]}"#;
+        assert_eq!(request.body, body);
+        assert!(!request.headers.contains_key(HEAD_LENGTH));
+    }
+
+    #[test]
+    fn binary_and_json_outputs_are_read_in_order() {
+        let head = r#"{"model_name":"m","outputs":[
+            {"name":"a","datatype":"FP32","shape":[1,1],"parameters":{"binary_data_size":4}},
+            {"name":"b","datatype":"FP32","shape":[1,2],"data":[1,2.5]},
+            {"name":"c","datatype":"UINT8","shape":[1,2],"parameters":{"binary_data_size":2}}]}"#;
+        let tail = [1.5_f32.to_le_bytes().as_slice(), &[7, 8]].concat();
+        let outputs = outputs(&answer(head, &tail)).unwrap();
+        assert_eq!(outputs[0].f32s().unwrap(), [1.5]);
+        assert_eq!(outputs[1].f32s().unwrap(), [1.0, 2.5]);
+        assert_eq!(outputs[2].u8s().unwrap(), [7, 8].as_slice());
+        assert!(outputs[2].f32s().is_err());
+    }
+
+    #[test]
+    fn answers_that_make_no_sense_are_errors() {
+        let binary = r#"{"outputs":[{"name":"a","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":4}}]}"#;
+        assert!(outputs(&answer(binary, &[0; 4])).is_ok());
+        assert!(outputs(&answer(binary, &[0; 3])).is_err(), "too short");
+        assert!(outputs(&answer(binary, &[0; 5])).is_err(), "too long");
+        assert!(outputs(&answer("{}", &[])).is_err(), "no outputs");
+        let mut lying = answer(binary, &[0; 4]);
+        lying.headers.insert(HEAD_LENGTH, HeaderValue::from_static("100000"));
+        assert!(outputs(&lying).is_err(), "head longer than the body");
+    }
+}

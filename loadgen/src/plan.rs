@@ -1,0 +1,99 @@
+//! What a run shall do.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{Target, Workload};
+
+/// A whole run.
+#[derive(Clone)]
+pub struct Plan {
+    /// The gateways; users are spread over them in turn.
+    pub targets: Vec<Target>,
+    /// What is sent, and what must come back.
+    pub workload: Arc<dyn Workload>,
+    /// How many users; each has one keep-alive connection and at most one request on it.
+    pub users: usize,
+    /// When users send.
+    pub pace: Pace,
+    /// How long before rates and latencies count. Answers are checked from the first on.
+    pub warm_up: Duration,
+    /// How much after warming up.
+    pub length: Length,
+    /// How long a user waits for one answer before it gives up and opens a new connection.
+    pub timeout: Duration,
+}
+
+impl Plan {
+    /// One user sending `requests` requests to `target`, one after the other, without warm-up, with
+    /// 30 s of patience for each.
+    pub fn new(target: Target, workload: Arc<dyn Workload>, requests: u64) -> Self {
+        Self {
+            targets: vec![target],
+            workload,
+            users: 1,
+            pace: Pace::Closed,
+            warm_up: Duration::ZERO,
+            length: Length::Requests(requests),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// When users send.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// Each user sends its next request as soon as it has heard the answer to its last.
+    Closed,
+    /// Requests fall due at random (Poisson) moments, whatever the server does, and the first idle
+    /// user sends them. Latency counts from when a request was due, even where every user was still
+    /// waiting, so a stall is seen by all who would have met it. Timers are good to 1 ms.
+    Open {
+        /// Mean requests per second, over all users.
+        per_second: f64,
+    },
+}
+
+/// How much to send after warming up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many requests.
+    Requests(u64),
+    /// For so long; what is under way at the end is still awaited, but its answer counts in no
+    /// rate.
+    Time(Duration),
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The plan makes no sense.
+    #[error("{0}")]
+    Plan(String),
+    /// Not one connection could be opened.
+    #[error("cannot connect to {target}: {reason}")]
+    Unreachable {
+        /// Where to, as `host:port`.
+        target: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The process may not open as many connections.
+    #[error("{users} users need more open files than the {limit} allowed; raise `ulimit -n`")]
+    Files {
+        /// The users asked for.
+        users: usize,
+        /// The hard limit.
+        limit: u64,
+    },
+    /// Test data could not be read.
+    #[error("{file}: {reason}")]
+    Data {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The thread that carries out the run could not start, or died.
+    #[error("the load's own thread: {0}")]
+    Thread(String),
+}

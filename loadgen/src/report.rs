@@ -1,0 +1,172 @@
+//! What came of a run.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use hdrhistogram::Histogram;
+
+/// How many texts of each kind of trouble a report keeps.
+const SAMPLES: usize = 5;
+/// Significant digits of latencies.
+const DIGITS: u8 = 3;
+/// The longest latency told apart from longer ones: an hour, in microseconds.
+const LONGEST: u64 = 3_600_000_000;
+
+/// What came of a run. Counts cover every request sent; rates and latencies those answered right
+/// after warming up.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Requests sent.
+    pub sent: u64,
+    /// Answered 200, as expected.
+    pub right: u64,
+    /// Answered 200, otherwise than expected.
+    pub wrong: u64,
+    /// Answered with another status: how many of each.
+    pub refused: BTreeMap<u16, u64>,
+    /// Not answered: no connection, a lost one, or too late.
+    pub failed: u64,
+    /// Due in an open loop, but every user was still waiting when time was up.
+    pub unsent: u64,
+    /// Open connections that the server, or the way to it, closed without announcing it.
+    pub dropped_connections: u64,
+    /// What was wrong, refused or failed: the first few texts of each.
+    pub troubles: Vec<String>,
+    /// Right answers in the measured time.
+    pub measured: u64,
+    /// The measured time: from the end of warming up to the end of the plan, or to the last answer
+    /// where a number of requests ends it.
+    pub window: Duration,
+    /// CPU time of the load's own thread, warming up included, where the system tells.
+    pub cpu: Option<Duration>,
+    latencies: Histogram<u64>,
+}
+
+impl Report {
+    /// Right answers per second of the measured time.
+    pub fn rate(&self) -> f64 {
+        if self.window.is_zero() {
+            return 0.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count of answers is far below 2^52")]
+        let measured = self.measured as f64;
+        measured / self.window.as_secs_f64()
+    }
+
+    /// The latency that this share of the measured answers did not exceed: 0.99 is the p99. Good
+    /// to three digits.
+    pub fn latency(&self, quantile: f64) -> Duration {
+        Duration::from_micros(self.latencies.value_at_quantile(quantile))
+    }
+
+    /// All requests answered with another status than 200.
+    pub fn refusals(&self) -> u64 {
+        self.refused.values().sum()
+    }
+
+    /// Whether every request was answered, and right, on a connection that held.
+    pub fn is_flawless(&self) -> bool {
+        self.sent == self.right && self.unsent == 0 && self.dropped_connections == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99] = [0.5, 0.99].map(|quantile| self.latency(quantile));
+        writeln!(f, "{:.0} right answers/s, p50 {p50:.1?}, p99 {p99:.1?}", self.rate())?;
+        write!(
+            f,
+            "{} sent: {} right, {} wrong, {} refused, {} failed; {} unsent, {} connections dropped",
+            self.sent,
+            self.right,
+            self.wrong,
+            self.refusals(),
+            self.failed,
+            self.unsent,
+            self.dropped_connections,
+        )?;
+        self.troubles.iter().try_for_each(|trouble| write!(f, "\n  {trouble}"))
+    }
+}
+
+/// How one request ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Right,
+    Wrong(String),
+    Refused(u16, String),
+    Failed(String),
+}
+
+/// A report in the making.
+pub(crate) struct Recorder {
+    report: Report,
+    samples: BTreeMap<&'static str, usize>,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Result<Self, hdrhistogram::CreationError> {
+        let report = Report {
+            sent: 0,
+            right: 0,
+            wrong: 0,
+            refused: BTreeMap::new(),
+            failed: 0,
+            unsent: 0,
+            dropped_connections: 0,
+            troubles: Vec::new(),
+            measured: 0,
+            window: Duration::ZERO,
+            cpu: None,
+            latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS)?,
+        };
+        Ok(Self { report, samples: BTreeMap::new() })
+    }
+
+    /// Counts one request; `latency` is given when it counts in the rates.
+    pub(crate) fn record(&mut self, outcome: Outcome, latency: Option<Duration>) {
+        self.report.sent += 1;
+        match outcome {
+            Outcome::Right => {
+                self.report.right += 1;
+                if let Some(latency) = latency {
+                    self.report.measured += 1;
+                    self.report.latencies.saturating_record(micros(latency));
+                }
+            }
+            Outcome::Wrong(text) => {
+                self.report.wrong += 1;
+                self.sample("wrong", &text);
+            }
+            Outcome::Refused(status, text) => {
+                *self.report.refused.entry(status).or_default() += 1;
+                self.sample("refused", &text);
+            }
+            Outcome::Failed(text) => {
+                self.report.failed += 1;
+                self.sample("failed", &text);
+            }
+        }
+    }
+
+    /// Counts connections that went away by themselves.
+    pub(crate) fn dropped(&mut self, connections: u64) {
+        self.report.dropped_connections += connections;
+    }
+
+    /// The report, once nobody records any more.
+    pub(crate) fn finish(self, window: Duration, unsent: u64, cpu: Option<Duration>) -> Report {
+        Report { unsent, window, cpu, ..self.report }
+    }
+
+    fn sample(&mut self, kind: &'static str, text: &str) {
+        let taken = self.samples.entry(kind).or_default();
+        if *taken < SAMPLES {
+            *taken += 1;
+            self.report.troubles.push(format!("{kind}: {text}"));
+        }
+    }
+}
+
+fn micros(latency: Duration) -> u64 {
+    u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)
+}

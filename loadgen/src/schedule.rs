@@ -1,0 +1,157 @@
+//! Which request is next, and when it is due.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::time::Instant;
+
+use crate::{Length, Pace};
+
+/// Seeds the arrivals of an open loop: equal plans meet equal bursts.
+const ARRIVALS_SEED: u64 = 1;
+
+/// One request's turn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Turn {
+    /// Its number.
+    pub(crate) index: u64,
+    /// When it is due; never in the future in a closed loop.
+    pub(crate) due: Instant,
+}
+
+/// Hands out turns to whichever user asks.
+pub(crate) struct Schedule {
+    pace: Pace,
+    /// When rates and latencies begin to count.
+    pub(crate) measured_from: Instant,
+    /// When users stop, if time ends the run.
+    pub(crate) ends: Option<Instant>,
+    state: Mutex<State>,
+}
+
+struct State {
+    next_index: u64,
+    /// Turns left after warming up, if their number ends the run.
+    left: Option<u64>,
+    last_due: Instant,
+    arrivals: StdRng,
+}
+
+impl Schedule {
+    /// A schedule that starts at `start`.
+    pub(crate) fn new(pace: Pace, warm_up: Duration, length: Length, start: Instant) -> Self {
+        let measured_from = start + warm_up;
+        let (left, ends) = match length {
+            Length::Requests(requests) => (Some(requests), None),
+            Length::Time(time) => (None, Some(measured_from + time)),
+        };
+        let arrivals = StdRng::seed_from_u64(ARRIVALS_SEED);
+        let state = State { next_index: 0, left, last_due: start, arrivals };
+        Self { pace, measured_from, ends, state: Mutex::new(state) }
+    }
+
+    /// The next turn, or `None` when the run is over.
+    pub(crate) fn take(&self, now: Instant) -> Option<Turn> {
+        if self.ends.is_some_and(|ends| now >= ends) {
+            return None;
+        }
+        self.next(now)
+    }
+
+    /// How many requests of an open loop were due before the end, and found no idle user. Asked
+    /// once, when the run is over.
+    pub(crate) fn unsent(&self) -> u64 {
+        let mut unsent = 0;
+        while self.pace != Pace::Closed && self.next(self.measured_from).is_some() {
+            unsent += 1;
+        }
+        unsent
+    }
+
+    fn next(&self, now: Instant) -> Option<Turn> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = match self.pace {
+            Pace::Closed => now,
+            Pace::Open { per_second } => {
+                let uniform: f64 = state.arrivals.random();
+                let gap = -(1.0 - uniform).ln() / per_second;
+                state.last_due + Duration::from_secs_f64(gap)
+            }
+        };
+        if self.ends.is_some_and(|ends| due >= ends) {
+            return None;
+        }
+        if due >= self.measured_from
+            && let Some(left) = &mut state.left
+        {
+            *left = left.checked_sub(1)?;
+        }
+        state.last_due = due;
+        let index = state.next_index;
+        state.next_index += 1;
+        Some(Turn { index, due })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_closed_loop_is_due_at_once_until_its_requests_are_used_up() {
+        let start = Instant::now();
+        let schedule = Schedule::new(Pace::Closed, Duration::ZERO, Length::Requests(2), start);
+        assert_eq!(schedule.take(start), Some(Turn { index: 0, due: start }));
+        assert_eq!(schedule.take(start + SECOND), Some(Turn { index: 1, due: start + SECOND }));
+        assert_eq!(schedule.take(start + SECOND), None);
+        assert_eq!(schedule.take(start + SECOND), None);
+    }
+
+    #[test]
+    fn warming_up_does_not_use_up_requests() {
+        let start = Instant::now();
+        let schedule = Schedule::new(Pace::Closed, SECOND, Length::Requests(1), start);
+        assert!(schedule.take(start).is_some());
+        assert!(schedule.take(start).is_some());
+        assert!(schedule.take(start + SECOND).is_some());
+        assert!(schedule.take(start + SECOND).is_none());
+    }
+
+    #[test]
+    fn time_ends_a_run() {
+        let start = Instant::now();
+        let schedule = Schedule::new(Pace::Closed, SECOND, Length::Time(SECOND), start);
+        assert!(schedule.take(start + 2 * SECOND - Duration::from_nanos(1)).is_some());
+        assert!(schedule.take(start + 2 * SECOND).is_none());
+    }
+
+    #[test]
+    fn an_open_loop_keeps_its_rate_whenever_it_is_asked() {
+        let start = Instant::now();
+        let pace = Pace::Open { per_second: 1000.0 };
+        let schedule = Schedule::new(pace, Duration::ZERO, Length::Time(10 * SECOND), start);
+        let mut last = start;
+        let mut turns = 0;
+        while let Some(turn) = schedule.take(start) {
+            assert!(turn.due >= last);
+            last = turn.due;
+            turns += 1;
+        }
+        assert!((9_500..10_500).contains(&turns), "{turns} arrivals in 10 s at 1000 a second");
+    }
+
+    #[test]
+    fn an_open_loop_that_fell_behind_stops_at_the_end_and_tells_what_it_did_not_send() {
+        let start = Instant::now();
+        let pace = Pace::Open { per_second: 1000.0 };
+        let schedule = Schedule::new(pace, Duration::ZERO, Length::Time(SECOND), start);
+        assert!(schedule.take(start + SECOND).is_none());
+        let unsent = schedule.unsent();
+        assert!((900..1100).contains(&unsent), "{unsent} unsent of about 1000");
+    }
+}

@@ -1,0 +1,175 @@
+//! Runs against a server that behaves, and against ones that do not.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod stub;
+
+use std::{sync::Arc, time::Duration};
+
+use batchfleet_loadgen::{
+    Digits, Echo, Length, LoadError, Pace, Plan, Workload, digits::Digit, infer::Encoding, run,
+};
+
+use crate::stub::{Reaction, Stub};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn echo(encoding: Encoding) -> Arc<dyn Workload> {
+    Arc::new(Echo::new("echo", "x", 1, 64, encoding).unwrap())
+}
+
+fn plan(stub: &Stub, users: usize, requests: u64) -> Plan {
+    Plan { users, ..Plan::new(stub.target(), echo(Encoding::Binary), requests) }
+}
+
+#[tokio::test]
+async fn every_answer_of_a_server_that_behaves_is_right() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    for encoding in [Encoding::Binary, Encoding::Json] {
+        let plan = Plan { workload: echo(encoding), ..plan(&stub, 7, 500) };
+        let report = run(plan).await.unwrap();
+        assert!(report.is_flawless(), "{report}");
+        assert_eq!((report.sent, report.measured), (500, 500));
+        assert!(report.rate() > 0.0 && report.latency(0.5) <= report.latency(0.99), "{report}");
+    }
+    assert_eq!(stub.connections(), 2 * 7, "each user keeps its connection");
+}
+
+#[tokio::test]
+async fn users_are_spread_over_the_targets() {
+    let (one, two) = (Stub::start(|_| Reaction::Echo).await, Stub::start(|_| Reaction::Echo).await);
+    let targets = vec![one.target(), two.target()];
+    let report = run(Plan { targets, ..plan(&one, 6, 100) }).await.unwrap();
+    assert!(report.is_flawless(), "{report}");
+    assert_eq!((one.connections(), two.connections()), (3, 3));
+}
+
+#[tokio::test]
+async fn an_answer_to_somebody_else_is_wrong() {
+    let stub = Stub::start(|n| if n == 5 { Reaction::EchoOfLast } else { Reaction::Echo }).await;
+    let report = run(plan(&stub, 1, 10)).await.unwrap();
+    assert_eq!((report.sent, report.right, report.wrong), (10, 9, 1), "{report}");
+    assert!(report.troubles[0].contains("got the answer to request 4"), "{report}");
+}
+
+#[tokio::test]
+async fn refusals_are_counted_by_status_and_keep_the_connection() {
+    let stub = Stub::start(|n| match n % 4 {
+        1 => Reaction::Refuse(429),
+        2 | 3 => Reaction::Refuse(503),
+        _ => Reaction::Echo,
+    });
+    let stub = stub.await;
+    let report = run(plan(&stub, 2, 40)).await.unwrap();
+    assert_eq!((report.sent, report.right, report.refusals()), (40, 10, 30), "{report}");
+    assert_eq!(report.refused, [(429, 10), (503, 20)].into());
+    assert_eq!((report.dropped_connections, stub.connections()), (0, 2));
+    assert!(report.troubles[0].contains("stub refuses"), "{report}");
+}
+
+#[tokio::test]
+async fn a_connection_cut_while_waiting_is_a_failure_and_a_drop() {
+    let stub = Stub::start(|n| if n == 3 { Reaction::Cut } else { Reaction::Echo }).await;
+    let report = run(plan(&stub, 1, 10)).await.unwrap();
+    assert_eq!((report.right, report.failed, report.dropped_connections), (9, 1, 1), "{report}");
+    assert_eq!(stub.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_closed_as_announced_is_no_drop() {
+    let stub = Stub::start(|n| if n == 3 { Reaction::Goodbye } else { Reaction::Echo }).await;
+    let report = run(plan(&stub, 1, 10)).await.unwrap();
+    assert!(report.is_flawless(), "{report}");
+    assert_eq!(stub.connections(), 2);
+}
+
+#[tokio::test]
+async fn silence_is_a_failure_once_patience_ends() {
+    let stub = Stub::start(|n| if n == 0 { Reaction::Silence } else { Reaction::Echo }).await;
+    let patience = Duration::from_millis(50);
+    let report = run(Plan { timeout: patience, ..plan(&stub, 1, 3) }).await.unwrap();
+    assert_eq!((report.right, report.failed, report.dropped_connections), (2, 1, 0), "{report}");
+    assert!(report.troubles[0].contains("no answer within 50ms"), "{report}");
+}
+
+#[tokio::test]
+async fn time_ends_a_run_and_warming_up_counts_in_no_rate() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    let length = Length::Time(Duration::from_millis(200));
+    let warm_up = Duration::from_millis(200);
+    let report = run(Plan { length, warm_up, ..plan(&stub, 2, 0) }).await.unwrap();
+    assert!(report.is_flawless(), "{report}");
+    assert_eq!(report.window, Duration::from_millis(200));
+    assert!(0 < report.measured && report.measured < report.right, "{report}");
+}
+
+#[tokio::test]
+async fn an_open_loop_sees_a_stall_in_every_request_that_was_due_in_it() {
+    let stall = Duration::from_millis(400);
+    let stub = Stub::start(move |n| if n == 20 { Reaction::Stall(stall) } else { Reaction::Echo });
+    let stub = stub.await;
+    let pace = Pace::Open { per_second: 200.0 };
+    let report =
+        run(Plan { pace, length: Length::Time(SECOND), ..plan(&stub, 1, 0) }).await.unwrap();
+    assert_eq!((report.right, report.wrong), (report.sent, 0), "{report}");
+    // A closed loop would have seen one slow request of 200; due in the stall were about 80.
+    assert!(report.latency(0.8) > stall / 4, "{report}");
+}
+
+#[tokio::test]
+async fn an_open_loop_tells_what_it_had_nobody_to_send() {
+    let stub = Stub::start(|_| Reaction::Stall(Duration::from_millis(600))).await;
+    let pace = Pace::Open { per_second: 100.0 };
+    let report =
+        run(Plan { pace, length: Length::Time(SECOND), ..plan(&stub, 1, 0) }).await.unwrap();
+    assert!(report.sent <= 2 && report.unsent > 50, "{report}");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_an_error_not_a_report() {
+    let plan = plan(&Stub::start(|_| Reaction::Echo).await, 3, 1);
+    // The stub is gone: its port is free, and refuses.
+    let error = run(plan).await.unwrap_err();
+    assert!(matches!(error, LoadError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_plan_without_users_or_rate_is_refused() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    let none = run(plan(&stub, 0, 1)).await.unwrap_err();
+    assert!(matches!(none, LoadError::Plan(_)), "{none}");
+    let pace = Pace::Open { per_second: 0.0 };
+    let never = run(Plan { pace, ..plan(&stub, 1, 1) }).await.unwrap_err();
+    assert!(matches!(never, LoadError::Plan(_)), "{never}");
+}
+
+#[tokio::test]
+async fn more_users_than_files_is_said_before_the_run() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    let error = run(plan(&stub, usize::MAX / 2, 1)).await.unwrap_err();
+    assert!(matches!(error, LoadError::Files { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn digits_are_judged_by_their_expected_probabilities() {
+    let digit = |ink: f32| {
+        let mut expected = [0.0; 10];
+        expected[3] = ink / 16.0;
+        Digit { label: 3, pixels: [ink; 64], expected }
+    };
+    let digits: Arc<[Digit]> = [digit(8.0), digit(16.0)].into();
+    let stub = Stub::start(|_| Reaction::Classify).await;
+    for encoding in [Encoding::Binary, Encoding::Json] {
+        let load = Arc::new(Digits::new("digits_wide", Arc::clone(&digits), encoding).unwrap());
+        let report = run(Plan::new(stub.target(), Arc::clone(&load) as _, 10)).await.unwrap();
+        assert!(report.is_flawless(), "{report}");
+        assert_eq!(load.accuracy(), Some(1.0));
+    }
+}
+
+#[tokio::test]
+async fn two_thousand_connections_lose_nothing() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    let report = run(plan(&stub, 2000, 10_000)).await.unwrap();
+    assert!(report.is_flawless(), "{report}");
+    assert_eq!(stub.connections(), 2000);
+}
