@@ -1,1 +1,18 @@
-//! Under construction.
+//! The gateway: Open Inference Protocol v2 over HTTP in, jobs onto the queue of their model, and
+//! each answer back to the one caller that asked.
+//!
+//! A request goes `http` (reads and checks it, with [`oip`]) → `dispatch` (seat, id, queue, wait)
+//! and comes back the same way; `catalog` knows the models, learnt from their workers.
+
+mod app;
+mod catalog;
+mod dispatch;
+mod error;
+mod http;
+mod metrics;
+pub mod oip;
+mod settings;
+mod tally;
+
+pub use app::{Gateway, StartError};
+pub use settings::{GatewaySettings, Settings};

@@ -1,0 +1,180 @@
+//! Builds a gateway from its parts, top to bottom, and runs it.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use actix_web::{App, HttpServer, dev::Server, web::Data};
+use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer, Producer};
+use batchfleet_service::Process;
+use tokio::{
+    task::JoinSet,
+    time::{Duration, MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+
+use crate::{
+    catalog::Catalog,
+    dispatch::Dispatcher,
+    http::{self, Api},
+    metrics::GatewayMetrics,
+    oip::infer::Limits,
+    settings::GatewaySettings,
+};
+
+/// How often workers and queues are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Connections that may wait to be accepted; the kernel's own limit may be lower.
+const ACCEPT_BACKLOG: u32 = 8192;
+/// A request head must be complete by then.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The queues are out of reach.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on --listen {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// Two parts of the process use one metric name.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A gateway that accepts connections.
+pub struct Gateway {
+    server: Server,
+    address: SocketAddr,
+    tasks: JoinSet<()>,
+}
+
+impl Gateway {
+    /// Connects, starts the tasks that learn models and receive replies, and binds.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]
+    pub async fn start(
+        settings: &GatewaySettings,
+        broker: &dyn Broker,
+        process: &Process,
+    ) -> Result<Self, StartError> {
+        let id = GatewayId::random();
+        let metrics = GatewayMetrics::register(&process.registry)?;
+        let producer = broker.producer(id).await?;
+        let observer = broker.observer().await?;
+        let dispatcher = Arc::new(Dispatcher::new(
+            id,
+            producer.clone(),
+            settings.max_in_flight,
+            process.shutdown.clone(),
+            metrics.clone(),
+        ));
+        let api = Data::new(Api {
+            catalog: Catalog::new(metrics.clone()),
+            dispatcher: dispatcher.clone(),
+            metrics: metrics.clone(),
+            limits: Limits::default(),
+            max_body: settings.max_body,
+            deadline: settings.deadline,
+            max_deadline: settings.max_deadline,
+            readiness: process.readiness.clone(),
+        });
+        // The first look comes before the first request, so that no known model is a 404.
+        api.catalog.update(observer.announcements().await?);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(receive(producer, dispatcher, metrics));
+        tasks.spawn(look(observer, api.clone()));
+        let (server, address) = listen(settings, api, process)?;
+        info!(%address, port_name = "http", gateway = %id, "listening");
+        process.readiness.ready();
+        Ok(Self { server, address, tasks })
+    }
+
+    /// The bound address; tells the port when the settings asked for any.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until shutdown; accepted requests are answered before it returns.
+    ///
+    /// # Errors
+    ///
+    /// What broke the listener.
+    pub async fn run(mut self) -> io::Result<()> {
+        let served = self.server.await;
+        self.tasks.shutdown().await;
+        served
+    }
+}
+
+fn listen(
+    settings: &GatewaySettings,
+    api: Data<Api>,
+    process: &Process,
+) -> Result<(Server, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen(settings.listen, error);
+    let shutdown = process.shutdown.clone();
+    let mut server =
+        HttpServer::new(move || App::new().app_data(api.clone()).configure(http::routes))
+            .backlog(ACCEPT_BACKLOG)
+            .client_request_timeout(HEAD_TIMEOUT)
+            .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
+            .tcp_nodelay(true)
+            .disable_signals()
+            .shutdown_signal(async move { shutdown.cancelled().await })
+            .shutdown_timeout(settings.max_deadline.as_secs());
+    if let Some(threads) = settings.http_threads {
+        server = server.workers(threads);
+    }
+    let server = server.bind(settings.listen).map_err(failed)?;
+    let address = server.addrs().first().copied().unwrap_or(settings.listen);
+    Ok((server.run(), address))
+}
+
+/// Task: replies from the broker to the requests they belong to.
+async fn receive(
+    producer: Arc<dyn Producer>,
+    dispatcher: Arc<Dispatcher>,
+    metrics: GatewayMetrics,
+) {
+    loop {
+        match producer.receive().await {
+            Inbound::Replies(replies) => {
+                for reply in replies {
+                    dispatcher.resolve(reply);
+                }
+            }
+            Inbound::Interrupted => {
+                warn!("the reply subscription was broken and stands again");
+                metrics.interruptions.inc();
+            }
+        }
+    }
+}
+
+/// Task: looks at workers and queues; the catalogue and the queue metrics follow.
+async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_reachable = true;
+    loop {
+        ticks.tick().await;
+        let looked = look_once(observer.as_ref(), &api.catalog).await;
+        match &looked {
+            Err(error) if was_reachable => warn!(%error, "cannot look at the queues"),
+            Ok(()) if !was_reachable => info!("can look at the queues again"),
+            _ => {}
+        }
+        was_reachable = looked.is_ok();
+    }
+}
+
+async fn look_once(observer: &dyn Observer, catalog: &Catalog) -> Result<(), BrokerError> {
+    catalog.update(observer.announcements().await?);
+    for model in catalog.all() {
+        let queue = &model.spec.queue;
+        catalog.report(queue, observer.backlog(queue).await?);
+    }
+    Ok(())
+}

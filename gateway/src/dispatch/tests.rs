@@ -1,0 +1,221 @@
+//! A dispatcher on the memory broker, with the test as its worker.
+
+use batchfleet_broker::{
+    Announcement, Broker, Consumer, Datatype, Delivery, Inbound, ModelSpec, Observer, ReplyError,
+    Settlement, TensorSpec, Timing, WorkerId, memory::MemoryBroker,
+};
+use bytes::Bytes;
+use prometheus::Registry;
+
+use super::*;
+use crate::catalog::Catalog;
+
+struct Fixture {
+    dispatcher: Arc<Dispatcher>,
+    model: Arc<Model>,
+    worker: Arc<dyn Consumer>,
+    observer: Arc<dyn Observer>,
+    draining: CancellationToken,
+    registry: Registry,
+}
+
+impl Fixture {
+    async fn with_seats(seats: usize) -> Self {
+        let broker = MemoryBroker::new(100);
+        let registry = Registry::new();
+        let metrics = GatewayMetrics::register(&registry).unwrap();
+        let catalog = Catalog::new(metrics.clone());
+        let spec = spec();
+        let id = WorkerId::random();
+        catalog.update(vec![Announcement::new(id, spec.clone())]);
+        let worker = broker.consumer(spec.queue.clone(), id).await.unwrap();
+        let producer = broker.producer(GatewayId(7)).await.unwrap();
+        let draining = CancellationToken::new();
+        let dispatcher = Arc::new(Dispatcher::new(
+            GatewayId(7),
+            producer.clone(),
+            seats,
+            draining.clone(),
+            metrics,
+        ));
+        let replies = dispatcher.clone();
+        tokio::spawn(async move {
+            while let Inbound::Replies(batch) = producer.receive().await {
+                batch.into_iter().for_each(|reply| replies.resolve(reply));
+            }
+        });
+        let model = catalog.find("m", None).unwrap();
+        let observer = broker.observer().await.unwrap();
+        Self { dispatcher, model, worker, observer, draining, registry }
+    }
+
+    /// Sends a request with this one byte as its input.
+    fn ask(&self, byte: u8) -> tokio::task::JoinHandle<Result<Reply, InferError>> {
+        let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
+        tokio::spawn(async move { dispatcher.infer(&model, question(byte)).await })
+    }
+
+    async fn answer(&self, delivery: Delivery, outcome: Result<Vec<Tensor>, ReplyError>) -> Reply {
+        let reply = Reply {
+            id: delivery.job.id,
+            attempt: delivery.job.attempt,
+            digest: delivery.job.digest,
+            timing: Timing::default(),
+            outcome,
+        };
+        self.settle(&delivery, reply.clone()).await;
+        reply
+    }
+
+    async fn settle(&self, delivery: &Delivery, reply: Reply) {
+        let gateway = delivery.job.gateway;
+        let settlement = Settlement { entry: delivery.entry, gateway, reply };
+        self.worker.settle(vec![settlement]).await.unwrap();
+    }
+
+    /// The one job that waits.
+    async fn claim(&self) -> Delivery {
+        self.worker.claim(1).await.unwrap().pop().expect("a job within a second")
+    }
+
+    /// A counter or gauge, by its name and one label value.
+    fn metric(&self, name: &str, label: &str) -> i64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        let metric = family.get_metric().iter().find(|metric| {
+            metric.get_label().is_empty() || metric.get_label().iter().any(|l| l.value() == label)
+        });
+        #[expect(clippy::cast_possible_truncation, reason = "small whole numbers")]
+        metric.map_or(0, |m| (m.get_counter().get_value() + m.get_gauge().get_value()) as i64)
+    }
+}
+
+fn spec() -> ModelSpec {
+    let tensor = |name: &str| TensorSpec {
+        name: name.to_owned(),
+        datatype: Datatype::Uint8,
+        shape: vec![-1, 1],
+    };
+    ModelSpec {
+        queue: QueueName::new("m", 1),
+        platform: "test".to_owned(),
+        backend: "test".to_owned(),
+        max_batch: 8,
+        inputs: vec![tensor("in")],
+        outputs: vec![tensor("out")],
+    }
+}
+
+fn tensor(byte: u8) -> Tensor {
+    let data = Bytes::copy_from_slice(&[byte]);
+    Tensor { name: "in".to_owned(), datatype: Datatype::Uint8, shape: vec![1, 1], data }
+}
+
+fn question(byte: u8) -> Question {
+    Question {
+        inputs: vec![tensor(byte)],
+        rows: 1,
+        outputs: Vec::new(),
+        arrived: Instant::now(),
+        deadline: Instant::now() + Duration::from_secs(5),
+    }
+}
+
+#[tokio::test]
+async fn each_caller_gets_its_own_answer_whatever_the_order() {
+    let fleet = Fixture::with_seats(10).await;
+    let asked = [fleet.ask(1), fleet.ask(2), fleet.ask(3)];
+    let mut deliveries = Vec::new();
+    while deliveries.len() < asked.len() {
+        deliveries.push(fleet.claim().await);
+    }
+    while let Some(delivery) = deliveries.pop() {
+        let inputs = delivery.job.inputs.clone();
+        fleet.answer(delivery, Ok(inputs)).await;
+    }
+    for (asked, byte) in asked.into_iter().zip(1..) {
+        assert_eq!(asked.await.unwrap().unwrap().outcome.unwrap(), [tensor(byte)]);
+    }
+    assert_eq!(fleet.metric("batchfleet_gateway_accepted_total", "m"), 3);
+    assert_eq!(fleet.metric("batchfleet_gateway_answered_total", "ok"), 3);
+    assert_eq!(fleet.metric("batchfleet_gateway_in_flight", "m"), 0);
+}
+
+#[tokio::test]
+async fn an_answer_computed_from_another_input_is_never_delivered() {
+    let fleet = Fixture::with_seats(10).await;
+    let asked = fleet.ask(1);
+    let delivery = fleet.claim().await;
+    let reply = Reply {
+        id: delivery.job.id,
+        attempt: 0,
+        digest: delivery.job.digest + 1,
+        timing: Timing::default(),
+        outcome: Ok(vec![tensor(2)]),
+    };
+    fleet.settle(&delivery, reply).await;
+    assert!(matches!(asked.await.unwrap(), Err(InferError::Misrouted)));
+    assert_eq!(fleet.metric("batchfleet_gateway_misrouted_total", ""), 1);
+}
+
+#[tokio::test]
+async fn a_second_answer_is_counted_and_dropped() {
+    let fleet = Fixture::with_seats(10).await;
+    let asked = fleet.ask(1);
+    let delivery = fleet.claim().await;
+    let reply = fleet.answer(delivery, Ok(vec![tensor(1)])).await;
+    assert!(asked.await.unwrap().is_ok());
+    fleet.dispatcher.resolve(reply);
+    assert_eq!(fleet.metric("batchfleet_gateway_unclaimed_replies_total", ""), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_nobody_answers_ends_at_its_deadline_and_leaves_the_queue() {
+    let fleet = Fixture::with_seats(10).await;
+    let asked = Instant::now();
+    assert!(matches!(fleet.ask(1).await.unwrap(), Err(InferError::Deadline)));
+    assert_eq!(asked.elapsed().as_secs(), 5);
+    assert_eq!(fleet.metric("batchfleet_gateway_answered_total", "expired"), 1);
+    while fleet.observer.backlog(&spec().queue).await.unwrap().waiting > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_takes_his_job_out_of_the_queue() {
+    let fleet = Fixture::with_seats(10).await;
+    let asked = fleet.ask(1);
+    while fleet.observer.backlog(&spec().queue).await.unwrap().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    asked.abort();
+    while fleet.observer.backlog(&spec().queue).await.unwrap().waiting > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fleet.metric("batchfleet_gateway_answered_total", "cancelled"), 1);
+    assert_eq!(fleet.metric("batchfleet_gateway_in_flight", "m"), 0);
+}
+
+#[tokio::test]
+async fn no_more_are_let_in_than_there_are_seats_and_none_while_draining() {
+    let fleet = Fixture::with_seats(1).await;
+    let first = fleet.ask(1);
+    let delivery = fleet.claim().await;
+    assert!(matches!(fleet.ask(2).await.unwrap(), Err(InferError::InFlight)));
+    fleet.draining.cancel();
+    assert!(matches!(fleet.ask(3).await.unwrap(), Err(InferError::Draining)));
+    fleet.answer(delivery, Ok(vec![tensor(1)])).await;
+    assert!(first.await.unwrap().is_ok());
+    assert_eq!(fleet.metric("batchfleet_gateway_accepted_total", "m"), 1);
+}
+
+#[tokio::test]
+async fn a_model_that_fails_is_an_answer_too() {
+    let fleet = Fixture::with_seats(10).await;
+    let asked = fleet.ask(1);
+    let delivery = fleet.claim().await;
+    let error = ReplyError { failure: Failure::Model, message: "no".to_owned() };
+    fleet.answer(delivery, Err(error.clone())).await;
+    assert_eq!(asked.await.unwrap().unwrap().outcome, Err(error));
+    assert_eq!(fleet.metric("batchfleet_gateway_answered_total", "model_error"), 1);
+}

@@ -1,0 +1,121 @@
+//! Why a request got no prediction: one name for the HTTP answer, the metric and the log.
+
+use actix_web::{
+    HttpResponse, HttpResponseBuilder, ResponseError,
+    http::{StatusCode, header},
+};
+use batchfleet_broker::{BrokerError, Failure, ReplyError};
+use serde_json::json;
+
+use crate::oip::Problem;
+
+/// The header that carries an error's code.
+pub(crate) const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");
+
+/// Why a request got no prediction.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InferError {
+    /// The request itself is wrong.
+    #[error("{}", .0.message)]
+    Problem(#[from] Problem),
+    /// As many requests as allowed are already waiting.
+    #[error("too many requests are in flight at this gateway")]
+    InFlight,
+    /// The model is known, but no worker serves it.
+    #[error("no worker serves model {0:?} now")]
+    NoWorkers(String),
+    /// This gateway is shutting down.
+    #[error("this gateway is shutting down")]
+    Draining,
+    /// The queue has no room.
+    #[error("the queue is full")]
+    QueueFull,
+    /// The queue could not be reached.
+    #[error("the queue cannot be reached")]
+    QueueUnreachable,
+    /// The answer did not come in time.
+    #[error("the deadline passed before the answer came")]
+    Deadline,
+    /// The worker has an error for it.
+    #[error("{0}")]
+    Worker(ReplyError),
+    /// An answer came that was not computed from this request's input. Must never happen.
+    #[error("an internal check failed; nothing was answered")]
+    Misrouted,
+}
+
+impl InferError {
+    /// The name of the error: `x-error-code`, metric label, log field.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Problem(problem) => problem.code,
+            Self::InFlight => "inflight",
+            Self::NoWorkers(_) => "no_workers",
+            Self::Draining => "draining",
+            Self::QueueFull => "broker_full",
+            Self::QueueUnreachable => "broker_unready",
+            Self::Deadline => "deadline",
+            Self::Worker(error) => match error.failure {
+                Failure::BadInput => "bad_input",
+                Failure::Model => "model_error",
+                Failure::Expired => "deadline",
+                Failure::Poison => "poison_input",
+            },
+            Self::Misrouted => "internal",
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Problem(problem) => {
+                StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST)
+            }
+            Self::InFlight
+            | Self::NoWorkers(_)
+            | Self::Draining
+            | Self::QueueFull
+            | Self::QueueUnreachable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::Worker(error) => match error.failure {
+                Failure::BadInput => StatusCode::BAD_REQUEST,
+                Failure::Model | Failure::Poison => StatusCode::INTERNAL_SERVER_ERROR,
+                Failure::Expired => StatusCode::GATEWAY_TIMEOUT,
+            },
+            Self::Misrouted => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<BrokerError> for InferError {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Full => Self::QueueFull,
+            BrokerError::Unreachable(_) | BrokerError::Refused(_) => Self::QueueUnreachable,
+        }
+    }
+}
+
+impl ResponseError for InferError {
+    fn status_code(&self) -> StatusCode {
+        self.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status());
+        if self.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            response.insert_header((header::ACCEPT_ENCODING, "identity"));
+        }
+        say(response, self.code(), &self.to_string())
+    }
+}
+
+/// The body every error on every path has: `{"error": "<code>: <text>"}`.
+///
+/// Clients of the protocol show `error` to their user, and nothing else of the answer.
+pub(crate) fn say(
+    mut response: HttpResponseBuilder,
+    code: &'static str,
+    text: &str,
+) -> HttpResponse {
+    response.insert_header((ERROR_CODE, code)).json(json!({ "error": format!("{code}: {text}") }))
+}

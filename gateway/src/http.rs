@@ -1,0 +1,104 @@
+//! The HTTP side: routes, and what a request must look like before its body is read.
+
+mod infer;
+mod metadata;
+
+use std::sync::Arc;
+
+use actix_web::{
+    HttpRequest, HttpResponse, Resource, Responder,
+    http::{
+        Method,
+        header::{self, ContentType},
+    },
+    web::{self, ServiceConfig},
+};
+use tokio::time::Duration;
+
+use crate::{
+    catalog::{Catalog, Model},
+    dispatch::Dispatcher,
+    error::{InferError, say},
+    metrics::GatewayMetrics,
+    oip::{Problem, infer::Limits},
+};
+
+/// What every handler reads.
+pub(crate) struct Api {
+    pub(crate) catalog: Catalog,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) limits: Limits,
+    pub(crate) max_body: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) max_deadline: Duration,
+    pub(crate) readiness: batchfleet_service::Readiness,
+}
+
+/// The routes of the Open Inference Protocol.
+pub(crate) fn routes(config: &mut ServiceConfig) {
+    config
+        .service(resource("/v2/health/live", Method::GET, metadata::live))
+        .service(resource("/v2/health/ready", Method::GET, metadata::ready))
+        .service(resource("/v2/models/stats", Method::GET, metadata::all_statistics))
+        .service(resource("/v2/repository/index", Method::POST, metadata::repository_index))
+        .service(resource("/openapi.json", Method::GET, metadata::openapi));
+    for server in ["/v2", "/v2/"] {
+        config.service(resource(server, Method::GET, metadata::server));
+    }
+    for model in ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"] {
+        config
+            .service(resource(&format!("{model}/infer"), Method::POST, infer::infer))
+            .service(resource(&format!("{model}/ready"), Method::GET, metadata::model_ready))
+            .service(resource(&format!("{model}/config"), Method::GET, metadata::model_config))
+            .service(resource(&format!("{model}/stats"), Method::GET, metadata::model_statistics))
+            .service(resource(model, Method::GET, metadata::model));
+    }
+    config.default_service(web::to(not_found));
+}
+
+/// A path with the one method it takes; any other gets 405 and a body that says so.
+fn resource<F, Args>(path: &str, method: Method, handler: F) -> Resource
+where
+    F: actix_web::Handler<Args>,
+    Args: actix_web::FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let allowed = method.to_string();
+    web::resource(path).route(web::method(method).to(handler)).default_service(web::to(move || {
+        let mut response = HttpResponse::MethodNotAllowed();
+        response.insert_header((header::ALLOW, allowed.clone()));
+        let response = say(response, "method_not_allowed", &format!("this path takes {allowed}"));
+        async { response }
+    }))
+}
+
+async fn not_found() -> HttpResponse {
+    say(HttpResponse::NotFound(), "not_found", "no such path; see /openapi.json")
+}
+
+/// The model that the path names.
+fn model(api: &Api, request: &HttpRequest) -> Result<Arc<Model>, InferError> {
+    let path = request.match_info();
+    Ok(api.catalog.find(path.get("model").unwrap_or_default(), path.get("version"))?)
+}
+
+/// A header's value, if it is text and there is exactly one.
+fn single_header<'a>(
+    request: &'a HttpRequest,
+    name: &'static str,
+) -> Result<Option<&'a str>, Problem> {
+    let mut values = request.headers().get_all(name);
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => match value.to_str() {
+            Ok(text) => Ok(Some(text.trim())),
+            Err(_) => Err(Problem::bad("bad_header", format!("{name} is not text"))),
+        },
+        _ => Err(Problem::bad("bad_header", format!("{name} is given twice"))),
+    }
+}
+
+fn json(body: impl serde::Serialize) -> HttpResponse {
+    HttpResponse::Ok().insert_header(ContentType::json()).json(body)
+}

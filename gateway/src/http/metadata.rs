@@ -1,0 +1,99 @@
+//! What the server and its models are, and how they fare.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::ContentType,
+    web::{Bytes, Data},
+};
+use serde_json::json as object;
+
+use super::{Api, json};
+use crate::{
+    error::{InferError, say},
+    oip::{
+        metadata::{self as describe, IndexRequest},
+        statistics,
+    },
+};
+
+/// `GET /v2/health/live`: 200 as long as the server answers at all.
+pub(super) async fn live() -> HttpResponse {
+    json(object!({ "live": true }))
+}
+
+/// `GET /v2/health/ready`: whether requests should be sent here.
+pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
+    match api.readiness.get() {
+        Ok(()) => json(object!({ "ready": true, "live": true })),
+        Err(reason) => say(HttpResponse::ServiceUnavailable(), "not_ready", reason),
+    }
+}
+
+/// `GET /v2`
+pub(super) async fn server() -> HttpResponse {
+    json(describe::server())
+}
+
+/// `GET /v2/models/{model}[/versions/{version}]`
+pub(super) async fn model(
+    request: HttpRequest,
+    api: Data<Api>,
+) -> Result<HttpResponse, InferError> {
+    let model = super::model(&api, &request)?;
+    let versions = api.catalog.versions(&model.spec.queue.model);
+    Ok(json(describe::model(&model.spec, &versions)))
+}
+
+/// `GET .../ready`: 200 when a worker serves the model.
+pub(super) async fn model_ready(
+    request: HttpRequest,
+    api: Data<Api>,
+) -> Result<HttpResponse, InferError> {
+    let model = super::model(&api, &request)?;
+    if !model.is_ready() {
+        return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
+    }
+    Ok(json(object!({ "name": model.spec.queue.model, "ready": true })))
+}
+
+/// `GET .../config`
+pub(super) async fn model_config(
+    request: HttpRequest,
+    api: Data<Api>,
+) -> Result<HttpResponse, InferError> {
+    Ok(json(describe::config(&super::model(&api, &request)?.spec)))
+}
+
+/// `GET .../stats`
+pub(super) async fn model_statistics(
+    request: HttpRequest,
+    api: Data<Api>,
+) -> Result<HttpResponse, InferError> {
+    let model = super::model(&api, &request)?;
+    let totals = model.tally().statistics();
+    Ok(json(statistics::report([(&model.spec.queue, &totals)])))
+}
+
+/// `GET /v2/models/stats`
+pub(super) async fn all_statistics(api: Data<Api>) -> HttpResponse {
+    let models = api.catalog.all();
+    let totals: Vec<_> = models.iter().map(|model| model.tally().statistics()).collect();
+    json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals)))
+}
+
+/// `POST /v2/repository/index`
+pub(super) async fn repository_index(
+    body: Bytes,
+    api: Data<Api>,
+) -> Result<HttpResponse, InferError> {
+    let asked = IndexRequest::parse(&body)?;
+    let models = api.catalog.all();
+    let entries = models.iter().filter(|model| model.is_ready() || !asked.ready);
+    let entries = entries.map(|model| describe::index_entry(&model.spec.queue, model.is_ready()));
+    Ok(json(entries.collect::<Vec<_>>()))
+}
+
+/// `GET /openapi.json`
+pub(super) async fn openapi() -> HttpResponse {
+    HttpResponse::Ok().insert_header(ContentType::json()).body(include_str!("../../openapi.json"))
+}

@@ -1,0 +1,90 @@
+//! Settings of a gateway.
+
+use std::{net::SocketAddr, time::Duration};
+
+use batchfleet_service::{InvalidSettings, ProcessSettings, settings::duration};
+use clap::{Args, Parser};
+
+/// Serves models over the Open Inference Protocol: requests in over HTTP, onto the queue, and each
+/// answer back to the caller that asked
+#[derive(Parser, Clone, Debug)]
+#[command(name = "batchfleet-gateway", version)]
+pub struct Settings {
+    /// The gateway's own settings.
+    #[command(flatten)]
+    pub gateway: GatewaySettings,
+
+    /// Redis, which holds the queues: `redis://[user:password@]host:port[/db]`
+    #[arg(
+        long,
+        env = "BATCHFLEET_REDIS_URL",
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1:6379",
+        value_name = "URL"
+    )]
+    pub redis_url: String,
+
+    /// Settings of the process.
+    #[command(flatten)]
+    pub process: ProcessSettings,
+}
+
+/// Settings of a gateway, wherever it runs.
+#[derive(Args, Clone, Debug)]
+pub struct GatewaySettings {
+    /// Where clients connect; port 0 takes any free one
+    #[arg(long, env = "BATCHFLEET_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    pub listen: SocketAddr,
+
+    /// Threads that serve HTTP [default: one a core]
+    #[arg(long, env = "BATCHFLEET_HTTP_THREADS", value_name = "N")]
+    pub http_threads: Option<usize>,
+
+    /// How long a request may take from arrival to answer, unless it asks for less
+    #[arg(
+        long,
+        env = "BATCHFLEET_DEADLINE",
+        default_value = "30s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub deadline: Duration,
+
+    /// The longest deadline a request may ask for
+    #[arg(
+        long,
+        env = "BATCHFLEET_MAX_DEADLINE",
+        default_value = "2m",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub max_deadline: Duration,
+
+    /// The most requests that may be in flight; more are refused with 503
+    #[arg(long, env = "BATCHFLEET_MAX_IN_FLIGHT", default_value_t = 16_384, value_name = "N")]
+    pub max_in_flight: usize,
+
+    /// The largest request body, in bytes
+    #[arg(long, env = "BATCHFLEET_MAX_BODY", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub max_body: usize,
+}
+
+impl GatewaySettings {
+    /// Checks what clap cannot: settings against each other.
+    ///
+    /// # Errors
+    ///
+    /// What to change.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let problem = if self.deadline.is_zero() {
+            "--deadline must be longer than 0"
+        } else if self.deadline > self.max_deadline {
+            "--deadline must not exceed --max-deadline"
+        } else if self.max_in_flight == 0 || self.http_threads == Some(0) || self.max_body == 0 {
+            "--max-in-flight, --http-threads and --max-body must be at least 1"
+        } else {
+            return Ok(());
+        };
+        Err(InvalidSettings::new(problem))
+    }
+}

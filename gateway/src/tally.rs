@@ -1,0 +1,105 @@
+//! What `/stats` tells of a model: the requests that passed this gateway.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use batchfleet_broker::Timing;
+
+use crate::oip::statistics::{BatchStatistics, InferStatistics, ModelStatistics, Total};
+
+/// Running totals of one model version.
+///
+/// A batch is shared by requests of several gateways, so each request counts the share of it that
+/// it filled: rows / rows of the batch. Summed over the requests of a batch, wherever they came
+/// from, that is one.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    last_inference: u64,
+    rows: u64,
+    inference: InferStatistics,
+    batches: BTreeMap<u32, Share>,
+}
+
+/// This gateway's share in the batches of one size.
+#[derive(Debug, Default)]
+struct Share {
+    count: f64,
+    compute_input: Duration,
+    compute_infer: Duration,
+    compute_output: Duration,
+}
+
+impl Tally {
+    /// A request of `rows` was answered with outputs, `took` after it arrived.
+    pub(crate) fn success(&mut self, rows: u32, timing: &Timing, took: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_inference = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.rows += u64::from(rows);
+        self.inference.success.add(took);
+        self.inference.queue.add(timing.queue + timing.batch_wait);
+        self.inference.compute_input.add(timing.compute_input);
+        self.inference.compute_infer.add(timing.compute_infer);
+        self.inference.compute_output.add(timing.compute_output);
+        let filled = f64::from(rows) / f64::from(timing.batch_rows.max(rows).max(1));
+        let share = self.batches.entry(timing.batch_rows).or_default();
+        share.count += filled;
+        share.compute_input += timing.compute_input.mul_f64(filled);
+        share.compute_infer += timing.compute_infer.mul_f64(filled);
+        share.compute_output += timing.compute_output.mul_f64(filled);
+    }
+
+    /// A request was answered with an error, `took` after it arrived.
+    pub(crate) fn failure(&mut self, took: Duration) {
+        self.inference.fail.add(took);
+    }
+
+    /// The totals in the protocol's form, whole batches only.
+    pub(crate) fn statistics(&self) -> ModelStatistics {
+        ModelStatistics {
+            last_inference: self.last_inference,
+            inference_count: self.rows,
+            execution_count: whole(self.batches.values().map(|share| share.count).sum()),
+            inference: self.inference,
+            batches: self.batches.iter().map(|(&rows, share)| share.statistics(rows)).collect(),
+        }
+    }
+}
+
+impl Share {
+    fn statistics(&self, rows: u32) -> BatchStatistics {
+        let total = |time| Total { count: whole(self.count), time };
+        BatchStatistics {
+            batch_size: u64::from(rows),
+            compute_input: total(self.compute_input),
+            compute_infer: total(self.compute_infer),
+            compute_output: total(self.compute_output),
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rounded count")]
+fn whole(batches: f64) -> u64 {
+    batches.round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_requests_of_one_batch_add_up_to_one_batch() {
+        let timing =
+            Timing { batch_rows: 3, compute_infer: Duration::from_millis(6), ..Timing::default() };
+        let mut tally = Tally::default();
+        tally.success(1, &timing, Duration::from_millis(9));
+        tally.success(2, &timing, Duration::from_millis(9));
+        let statistics = tally.statistics();
+        assert_eq!((statistics.inference_count, statistics.execution_count), (3, 1));
+        assert_eq!(statistics.inference.success.count, 2);
+        let [batch] = statistics.batches[..] else { panic!("one size: {:?}", statistics.batches) };
+        assert_eq!((batch.batch_size, batch.compute_infer.count), (3, 1));
+        assert!(batch.compute_infer.time.abs_diff(timing.compute_infer) < Duration::from_micros(1));
+    }
+}
