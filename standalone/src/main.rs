@@ -1,1 +1,58 @@
-fn main() {}
+//! `batchfleet`: everything in one process, and the tools.
+
+mod demo;
+mod fleet;
+
+use std::process::ExitCode;
+
+use batchfleet_gateway::GatewaySettings;
+use batchfleet_service::{ProcessSettings, settings::parse};
+use batchfleet_worker::ModelSettings;
+use clap::{Args, Parser, Subcommand};
+
+use crate::fleet::Fleet;
+
+/// Batched inference over HTTP: many clients, one queue, batches of N, each caller its own answer
+#[derive(Parser)]
+#[command(name = "batchfleet", version)]
+struct Settings {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve models: gateway and worker in this process, the queue in its memory
+    Serve(ServeSettings),
+    /// Show what batching does: real digits from many clients, one by one against batched
+    Demo(demo::DemoSettings),
+}
+
+#[derive(Args, Clone)]
+struct ServeSettings {
+    #[command(flatten)]
+    gateway: GatewaySettings,
+    #[command(flatten)]
+    models: ModelSettings,
+    #[command(flatten)]
+    process: ProcessSettings,
+}
+
+fn main() -> ExitCode {
+    let settings = match parse::<Settings>() {
+        Ok(settings) => settings,
+        Err(status) => return ExitCode::from(status),
+    };
+    match settings.command {
+        Command::Serve(settings) => {
+            batchfleet_service::run(&settings.process.clone(), async move |process| {
+                Fleet::start(&settings.gateway, &settings.models, &process).await?.run().await
+            })
+        }
+        Command::Demo(settings) => {
+            batchfleet_service::run(&settings.process(), async move |process| {
+                demo::show(&settings, &process).await
+            })
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Shows what batching does: handwritten digits from many clients, one digit a request, served one
+//! by one and then in batches.
+
+mod picture;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use batchfleet_gateway::GatewaySettings;
+use batchfleet_loadgen::{
+    Answer, Digits, Length, Plan, Prepared, Report, Target, Workload,
+    digits::{self, Digit},
+    infer::Encoding,
+    run,
+};
+use batchfleet_policy::BatchMode;
+use batchfleet_service::{Process, ProcessSettings, Readiness, settings};
+use batchfleet_worker::ModelSettings;
+use clap::Args;
+use prometheus::Registry;
+
+use crate::fleet::Fleet;
+
+/// The model of the demo.
+const MODEL: &str = "digits_wide";
+/// Digits drawn in the terminal.
+const PICTURES: usize = 8;
+/// Time for caches, connections and the batch size to settle before a run counts.
+const WARM_UP: Duration = Duration::from_millis(500);
+const NO_BATCHES: &str = "the worker counted no batches";
+
+/// Settings of the demo.
+#[derive(Args, Clone)]
+pub(crate) struct DemoSettings {
+    #[command(flatten)]
+    models: ModelSettings,
+
+    /// Handwritten digits with their labels, as `models/digits_wide.py` writes them
+    #[arg(long, value_name = "FILE", default_value = ".cache/digits_test.csv")]
+    digits: PathBuf,
+
+    /// Clients, each sending its next digit when it has heard about its last
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    users: usize,
+
+    /// How long each of the two runs is measured
+    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = settings::duration)]
+    duration: Duration,
+
+    /// What is logged beside the demo's own words
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    log: String,
+}
+
+impl DemoSettings {
+    pub(crate) fn process(&self) -> ProcessSettings {
+        ProcessSettings {
+            admin_listen: ([127, 0, 0, 1], 0).into(),
+            log: self.log.clone(),
+            log_format: settings::LogFormat::Text,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Runs the demo and prints it.
+pub(crate) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Result<()> {
+    let digits: Arc<[Digit]> = digits::read(&demo.digits)?.into();
+    say(&format!(
+        "{} clients send handwritten digits to {MODEL}, one digit a request, and check each answer.\n",
+        demo.users
+    ));
+    let one_by_one = serve(demo, BatchMode::Fixed(1), process, async |target| {
+        timed(demo, target, &digits).await
+    });
+    let one_by_one = one_by_one.await?;
+    let batched = serve(demo, demo.models.batch, process, async |target: Target| {
+        recognise(demo, target.clone(), &digits).await?;
+        timed(demo, target, &digits).await
+    });
+    let batched = batched.await?;
+    say(&table(&one_by_one, &batched));
+    anyhow::ensure!(
+        one_by_one.report.is_flawless() && batched.report.is_flawless(),
+        "not every request was answered right:\n{}\n{}",
+        one_by_one.report,
+        batched.report
+    );
+    Ok(())
+}
+
+/// A timed run, and the mean number of rows its batches had.
+struct Measured {
+    report: Report,
+    mean_batch: f64,
+}
+
+/// Serves the models in this process while `visit` talks to them over HTTP.
+async fn serve(
+    demo: &DemoSettings,
+    batch: BatchMode,
+    process: &Process,
+    visit: impl AsyncFnOnce(Target) -> anyhow::Result<Report>,
+) -> anyhow::Result<Measured> {
+    let gateway = GatewaySettings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        http_threads: None,
+        deadline: Duration::from_secs(30),
+        max_deadline: Duration::from_mins(2),
+        max_in_flight: demo.users.max(1024),
+        max_body: 1 << 20,
+    };
+    let models = ModelSettings { batch, models: vec![MODEL.to_owned()], ..demo.models.clone() };
+    let process = Process {
+        registry: Registry::new(),
+        readiness: Readiness::default(),
+        shutdown: process.shutdown.child_token(),
+    };
+    let fleet = Fleet::start(&gateway, &models, &process).await?;
+    let target: Target = format!("http://{}", fleet.address()).parse()?;
+    let serving = tokio::spawn(fleet.run());
+    let visited = visit(target).await;
+    process.shutdown.cancel();
+    serving.await??;
+    let mean_batch = mean_batch(&process.registry).ok_or_else(|| anyhow::anyhow!(NO_BATCHES))?;
+    Ok(Measured { report: visited?, mean_batch })
+}
+
+/// Sends every digit once and draws the first few with what came back.
+async fn recognise(
+    demo: &DemoSettings,
+    target: Target,
+    digits: &Arc<[Digit]>,
+) -> anyhow::Result<()> {
+    let album = Arc::new(Album::new(digits)?);
+    let users = demo.users.min(digits.len());
+    let all = Plan { users, ..Plan::new(target, album.clone(), digits.len() as u64) };
+    let report = run(all).await?;
+    anyhow::ensure!(report.is_flawless(), "not every digit was answered: {report}");
+    say(&picture::row(&album.pictures()));
+    let accuracy = album.digits.accuracy().unwrap_or_default();
+    say(&format!("{:.1} % of {} held-out digits recognised.\n", 100.0 * accuracy, digits.len()));
+    Ok(())
+}
+
+/// All users, as fast as they are answered.
+async fn timed(
+    demo: &DemoSettings,
+    target: Target,
+    digits: &Arc<[Digit]>,
+) -> anyhow::Result<Report> {
+    let workload = Arc::new(Digits::new(MODEL, digits.clone(), Encoding::Binary)?);
+    let plan = Plan {
+        users: demo.users,
+        warm_up: WARM_UP,
+        length: Length::Time(demo.duration),
+        ..Plan::new(target, workload, 0)
+    };
+    Ok(run(plan).await?)
+}
+
+/// The digits workload, keeping the first answers to draw them.
+struct Album {
+    digits: Digits,
+    answers: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Album {
+    fn new(digits: &Arc<[Digit]>) -> anyhow::Result<Self> {
+        let digits = Digits::new(MODEL, digits.clone(), Encoding::Binary)?;
+        Ok(Self { digits, answers: Mutex::default() })
+    }
+
+    /// Digits, and what the model took them for.
+    fn pictures(&self) -> Vec<(Digit, usize)> {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        answers.sort_unstable();
+        let pictures = answers.iter().take(PICTURES);
+        pictures.map(|&(index, class)| (self.digits.digit(index).clone(), class)).collect()
+    }
+}
+
+impl Workload for Album {
+    fn request(&self, index: u64) -> Prepared {
+        self.digits.request(index)
+    }
+
+    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+        let class = digits::most_probable(&Digits::probabilities(answer)?);
+        if let Some(class) = class.filter(|_| index < PICTURES as u64) {
+            self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((index, class));
+        }
+        self.digits.check(index, answer)
+    }
+}
+
+fn table(one_by_one: &Measured, batched: &Measured) -> String {
+    let line = |name: &str, Measured { report, mean_batch }: &Measured| {
+        let milliseconds = |quantile| report.latency(quantile).as_secs_f64() * 1000.0;
+        let (p50, p99) = (milliseconds(0.5), milliseconds(0.99));
+        let rate = report.rate();
+        format!("{name:<12} {rate:>9.0} {p50:>9.1} ms {p99:>9.1} ms {mean_batch:>11.1}\n")
+    };
+    let mut table =
+        format!("{:<12} {:>9} {:>12} {:>12} {:>11}\n", "", "req/s", "p50", "p99", "mean batch");
+    table += &line("one by one", one_by_one);
+    table += &line("batched", batched);
+    let gain = batched.report.rate() / one_by_one.report.rate();
+    table + &format!("\nBatched is {gain:.1} times as fast, on the same machine, in this run.")
+}
+
+/// Rows per batch, from the worker's own metrics.
+fn mean_batch(registry: &Registry) -> Option<f64> {
+    let families = registry.gather();
+    let sizes = families.iter().find(|family| family.name() == "batchfleet_worker_batch_size")?;
+    let (mut rows, mut batches) = (0.0, 0.0);
+    for metric in sizes.get_metric() {
+        let histogram = metric.get_histogram();
+        rows += histogram.get_sample_sum();
+        #[expect(clippy::cast_precision_loss, reason = "a count of batches is far below 2^52")]
+        let count = histogram.get_sample_count() as f64;
+        batches += count;
+    }
+    (batches > 0.0).then(|| rows / batches)
+}
+
+#[expect(clippy::print_stdout, reason = "the demo's words are its output")]
+fn say(words: &str) {
+    println!("{words}");
+}
