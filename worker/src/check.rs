@@ -1,0 +1,81 @@
+//! Whether a job fits its model. Gateways check too; a worker relies on nobody, because one bad
+//! input would fail its whole batch.
+
+use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
+
+use crate::tensors;
+
+/// Checks names, types, shapes, sizes, and that `text_only` models get text. The error is for the
+/// caller.
+pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), String> {
+    if job.inputs.len() != spec.inputs.len() {
+        return Err(format!("expected {} inputs, got {}", spec.inputs.len(), job.inputs.len()));
+    }
+    for (tensor, expected) in job.inputs.iter().zip(&spec.inputs) {
+        check_tensor(tensor, expected, text_only)
+            .map_err(|problem| format!("input {:?}: {problem}", expected.name))?;
+    }
+    check_rows(spec, job)?;
+    match job.outputs.iter().find(|name| !spec.outputs.iter().any(|output| output.name == **name)) {
+        Some(unknown) => Err(format!("no output {unknown:?}")),
+        None => Ok(()),
+    }
+}
+
+/// All inputs have the job's rows, and not more than a request may have.
+fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
+    if !spec.batches() {
+        return Ok(());
+    }
+    if !(1..=spec.max_batch).contains(&job.rows) {
+        return Err(format!("expected 1 to {} rows, got {}", spec.max_batch, job.rows));
+    }
+    let fits = |tensor: &Tensor| tensor.shape.first() == Some(&u64::from(job.rows));
+    if job.inputs.iter().all(fits) {
+        Ok(())
+    } else {
+        Err("inputs differ in their first dimension, the rows".to_owned())
+    }
+}
+
+fn check_tensor(tensor: &Tensor, expected: &TensorSpec, text_only: bool) -> Result<(), String> {
+    if tensor.name != expected.name {
+        return Err(format!("got {:?} in its place", tensor.name));
+    }
+    if tensor.datatype != expected.datatype {
+        return Err(format!("expected {}, got {}", expected.datatype, tensor.datatype));
+    }
+    let fits = |(&dim, &expected): (&u64, &i64)| expected < 0 || i64::try_from(dim) == Ok(expected);
+    if tensor.shape.len() != expected.shape.len()
+        || !tensor.shape.iter().zip(&expected.shape).all(fits)
+    {
+        return Err(format!("expected shape {:?}, got {:?}", expected.shape, tensor.shape));
+    }
+    let elements = tensor.shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim));
+    let elements = elements.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+    check_size(tensor, elements, text_only)
+}
+
+/// The data holds exactly `elements`.
+fn check_size(tensor: &Tensor, elements: usize, text_only: bool) -> Result<(), String> {
+    let found = match tensor.datatype.size() {
+        Some(size) if elements.checked_mul(size) == Some(tensor.data.len()) => return Ok(()),
+        Some(_) => format!("{} bytes", tensor.data.len()),
+        None => {
+            let mut count = 0;
+            for string in tensors::strings(&tensor.data) {
+                let string =
+                    string.map_err(|_| "a string's length overruns the data".to_owned())?;
+                if text_only && (str::from_utf8(string).is_err() || string.contains(&0)) {
+                    return Err("this model takes text only: UTF-8 without NUL".to_owned());
+                }
+                count += 1;
+            }
+            if count == elements {
+                return Ok(());
+            }
+            format!("{count} strings")
+        }
+    };
+    Err(format!("shape {:?} of {} does not hold {found}", tensor.shape, tensor.datatype))
+}

@@ -1,0 +1,210 @@
+//! What a model's optional `config.pbtxt` says, in Triton's words.
+
+use std::collections::BTreeMap;
+
+use batchfleet_broker::{Datatype, TensorSpec};
+
+use crate::pbtxt::{self, Field, Message, SyntaxError};
+
+/// How a model is to be served. The default is that of a model without a file.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelConfig {
+    /// The name the file gives; must be that of the model's folder.
+    pub(crate) name: Option<String>,
+    /// What runs it.
+    pub(crate) backend: Backend,
+    /// The most rows of one batch; 0 switches batching off. `None`: as the settings say.
+    pub(crate) max_batch: Option<u32>,
+    /// Which of the versions in the repository are served.
+    pub(crate) versions: VersionPolicy,
+    /// The model's file inside a version's folder.
+    pub(crate) file: String,
+    /// Inputs, their dimensions without that of the batch.
+    pub(crate) inputs: Vec<TensorSpec>,
+    /// Outputs, their dimensions without that of the batch.
+    pub(crate) outputs: Vec<TensorSpec>,
+    /// Free-form settings of the backend.
+    pub(crate) parameters: BTreeMap<String, String>,
+    /// Dimensions of the inputs to warm up with, without that of the batch, by input.
+    pub(crate) warmup: BTreeMap<String, Vec<u64>>,
+}
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// ONNX Runtime.
+    OnnxRuntime,
+    /// Answers its inputs; for tests.
+    Echo,
+}
+
+/// Which versions of a model are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum VersionPolicy {
+    /// The highest so many.
+    Latest(usize),
+    /// All.
+    All,
+    /// These.
+    Specific(Vec<u64>),
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            backend: Backend::OnnxRuntime,
+            max_batch: None,
+            versions: VersionPolicy::Latest(1),
+            file: "model.onnx".to_owned(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            parameters: BTreeMap::new(),
+            warmup: BTreeMap::new(),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Reads a `config.pbtxt`; fields it does not know are ignored.
+    pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
+        let message = pbtxt::parse(text)?;
+        let default = Self::default();
+        Ok(Self {
+            name: message.one("name").map(Field::text).transpose()?.map(str::to_owned),
+            backend: backend(&message)?,
+            max_batch: message.one("max_batch_size").map(Field::number).transpose()?,
+            versions: versions(&message)?,
+            file: match message.one("default_model_filename") {
+                Some(file) => file.text()?.to_owned(),
+                None => default.file,
+            },
+            inputs: message.all("input").map(tensor).collect::<Result<_, _>>()?,
+            outputs: message.all("output").map(tensor).collect::<Result<_, _>>()?,
+            parameters: message.all("parameters").map(parameter).collect::<Result<_, _>>()?,
+            warmup: warmup(&message)?,
+        })
+    }
+}
+
+fn backend(message: &Message) -> Result<Backend, SyntaxError> {
+    let Some(field) = message.one("backend").or_else(|| message.one("platform")) else {
+        return Ok(Backend::OnnxRuntime);
+    };
+    match field.text()? {
+        "" | "onnxruntime" | "onnxruntime_onnx" => Ok(Backend::OnnxRuntime),
+        "batchfleet_echo" => Ok(Backend::Echo),
+        other => Err(field
+            .error(&format!("{other:?} is not supported: onnxruntime and batchfleet_echo are"))),
+    }
+}
+
+fn versions(message: &Message) -> Result<VersionPolicy, SyntaxError> {
+    let Some(field) = message.one("version_policy") else {
+        return Ok(VersionPolicy::Latest(1));
+    };
+    let policy = field.message()?;
+    if let Some(latest) = policy.one("latest") {
+        let count = latest.message()?.one("num_versions").map_or(Ok(1), Field::number)?;
+        return Ok(VersionPolicy::Latest(count));
+    }
+    if let Some(specific) = policy.one("specific") {
+        let versions = specific.message()?.all("versions").map(Field::number);
+        return Ok(VersionPolicy::Specific(versions.collect::<Result<_, _>>()?));
+    }
+    match policy.one("all") {
+        Some(_) => Ok(VersionPolicy::All),
+        None => Err(field.error("names none of latest, all and specific")),
+    }
+}
+
+fn tensor(field: &Field) -> Result<TensorSpec, SyntaxError> {
+    let message = field.message()?;
+    let name = message.one("name").ok_or_else(|| field.error("has no name"))?.text()?.to_owned();
+    let kind = message.one("data_type").ok_or_else(|| field.error("has no data_type"))?;
+    let datatype = match kind.word()?.strip_prefix("TYPE_") {
+        Some("STRING") => Some(Datatype::Bytes),
+        Some(name) => name.parse().ok(),
+        None => None,
+    };
+    let datatype = datatype.ok_or_else(|| kind.error("is not a TYPE_ of the protocol"))?;
+    let shape = message.all("dims").map(Field::number).collect::<Result<_, _>>()?;
+    Ok(TensorSpec { name, datatype, shape })
+}
+
+fn parameter(field: &Field) -> Result<(String, String), SyntaxError> {
+    let message = field.message()?;
+    let key = message.one("key").ok_or_else(|| field.error("has no key"))?.text()?;
+    let value = message.one("value").ok_or_else(|| field.error("has no value"))?.message()?;
+    let value = value.one("string_value").ok_or_else(|| field.error("has no string_value"))?;
+    Ok((key.to_owned(), value.text()?.to_owned()))
+}
+
+/// The dimensions of the first `model_warmup` sample.
+fn warmup(message: &Message) -> Result<BTreeMap<String, Vec<u64>>, SyntaxError> {
+    let Some(sample) = message.all("model_warmup").next() else {
+        return Ok(BTreeMap::new());
+    };
+    let input = |field: &Field| {
+        let input = field.message()?;
+        let key = input.one("key").ok_or_else(|| field.error("has no key"))?.text()?;
+        let value = input.one("value").ok_or_else(|| field.error("has no value"))?.message()?;
+        let dims = value.all("dims").map(Field::number).collect::<Result<_, _>>()?;
+        Ok((key.to_owned(), dims))
+    };
+    sample.message()?.all("inputs").map(input).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_triton_users_write() {
+        let config = ModelConfig::parse(
+            r#"
+            name: "digits"
+            platform: "onnxruntime_onnx"
+            max_batch_size: 32
+            input [ { name: "X" data_type: TYPE_FP32 dims: [ 64 ] } ]
+            output { name: "Y", data_type: TYPE_STRING, dims: [ -1 ] }
+            instance_group [ { count: 2 kind: KIND_CPU } ]
+            dynamic_batching { preferred_batch_size: [ 4, 8 ] }
+            version_policy: { specific { versions: [ 1, 3 ] } }
+            parameters { key: "row_ms" value: { string_value: "2" } }
+            model_warmup [ { name: "w" batch_size: 1
+                inputs { key: "X" value { data_type: TYPE_FP32 dims: 64 zero_data: true } } } ]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.name.as_deref(), Some("digits"));
+        assert_eq!(config.max_batch, Some(32));
+        assert_eq!(config.inputs[0].shape, [64]);
+        assert_eq!(config.outputs[0].datatype, Datatype::Bytes);
+        assert_eq!(config.versions, VersionPolicy::Specific(vec![1, 3]));
+        assert_eq!(config.parameters["row_ms"], "2");
+        assert_eq!(config.warmup["X"], [64]);
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = ModelConfig::parse("").unwrap();
+        assert_eq!(config.versions, VersionPolicy::Latest(1));
+        assert_eq!(config.backend, Backend::OnnxRuntime);
+        assert_eq!(config.max_batch, None);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_its_line() {
+        for (text, problem) in [
+            ("\nbackend: \"tensorflow\"", "line 2: backend \"tensorflow\" is not supported"),
+            ("max_batch_size: -1", "line 1: max_batch_size is not a number"),
+            ("input { data_type: TYPE_FP32 }", "line 1: input has no name"),
+            ("input { name: \"X\"\ndata_type: TYPE_FP8 }", "line 2: data_type is not a TYPE_"),
+            ("version_policy { newest {} }", "line 1: version_policy names none"),
+        ] {
+            let error = ModelConfig::parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(problem), "{error}");
+        }
+    }
+}

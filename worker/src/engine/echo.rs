@@ -1,0 +1,89 @@
+//! An engine that answers its inputs, for tests of everything around a model: any datatype, any
+//! number of inputs, and as slow as wanted.
+//!
+//! `config.pbtxt` gives `backend: "batchfleet_echo"`, inputs and as many outputs of the same
+//! types; the first input becomes the first output, and so on. A batch of b rows takes the
+//! parameters `batch_ms` + b · `row_ms` milliseconds.
+
+use std::{thread, time::Duration};
+
+use batchfleet_broker::{ModelSpec, Tensor, TensorSpec};
+
+use super::{Engine, EngineError};
+use crate::repository::{ModelSource, RepositoryError};
+
+/// The echo. Its "model" is its config.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    spec: ModelSpec,
+    per_batch: Duration,
+    per_row: Duration,
+}
+
+impl Echo {
+    /// Sets up the echo that `source` describes.
+    pub(crate) fn load(source: &ModelSource, max_batch: u32) -> Result<Self, RepositoryError> {
+        let config = &source.config;
+        let types = |specs: &[TensorSpec]| specs.iter().map(|s| s.datatype).collect::<Vec<_>>();
+        if config.inputs.is_empty() || types(&config.inputs) != types(&config.outputs) {
+            return Err(
+                source.contradiction("an echo needs inputs, and as many outputs of the same types")
+            );
+        }
+        let max_batch = config.max_batch.unwrap_or(max_batch);
+        let with_batch = |spec: &TensorSpec| {
+            let mut spec = spec.clone();
+            if max_batch > 0 {
+                spec.shape.insert(0, -1);
+            }
+            spec
+        };
+        Ok(Self {
+            spec: ModelSpec {
+                queue: source.queue.clone(),
+                platform: "batchfleet_echo".to_owned(),
+                backend: "batchfleet_echo".to_owned(),
+                max_batch,
+                inputs: config.inputs.iter().map(with_batch).collect(),
+                outputs: config.outputs.iter().map(with_batch).collect(),
+            },
+            per_batch: milliseconds(source, "batch_ms")?,
+            per_row: milliseconds(source, "row_ms")?,
+        })
+    }
+}
+
+fn milliseconds(source: &ModelSource, parameter: &str) -> Result<Duration, RepositoryError> {
+    let Some(text) = source.config.parameters.get(parameter) else {
+        return Ok(Duration::ZERO);
+    };
+    text.parse()
+        .ok()
+        .and_then(|ms: f64| Duration::try_from_secs_f64(ms / 1000.0).ok())
+        .ok_or_else(|| source.contradiction(format!("{parameter} {text:?} is no milliseconds")))
+}
+
+impl Engine for Echo {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn provider(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn text_only(&self) -> bool {
+        false
+    }
+
+    fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
+        let slowness = self.per_batch + self.per_row * rows;
+        if !slowness.is_zero() {
+            thread::sleep(slowness);
+        }
+        for (tensor, output) in inputs.iter_mut().zip(&self.spec.outputs) {
+            tensor.name.clone_from(&output.name);
+        }
+        Ok(inputs)
+    }
+}

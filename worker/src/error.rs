@@ -1,0 +1,64 @@
+//! Why a worker cannot start or go on.
+
+use batchfleet_broker::QueueName;
+use batchfleet_service::InvalidSettings;
+
+use crate::{
+    engine::{EngineError, onnx::LoadError},
+    repository::RepositoryError,
+};
+
+/// Why a worker cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Settings contradict each other or the machine.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// The model repository cannot be served.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A model fails on a batch of one row of zeros.
+    #[error(
+        "model {model} cannot be warmed up: {error}; model_warmup in its config.pbtxt gives \
+         dimensions it can run with"
+    )]
+    WarmUp {
+        /// Which.
+        model: QueueName,
+        /// How it fails.
+        error: EngineError,
+    },
+    /// The metrics cannot be registered: two workers share one registry.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// A thread cannot be started.
+    #[error("cannot start an engine: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The thread of an engine has ended.
+    #[error("the engine of model {0} has crashed")]
+    EngineGone(QueueName),
+    /// A part of the worker has crashed.
+    #[error("a part of the worker has crashed: {0}")]
+    Crashed(#[from] tokio::task::JoinError),
+}
+
+impl WorkerError {
+    /// Whether the cure is to change the settings or the repository; trying again is none.
+    pub fn is_settings(&self) -> bool {
+        matches!(
+            self,
+            Self::Settings(_)
+                | Self::Repository(_)
+                | Self::Load(LoadError::Library { .. } | LoadError::Provider { .. })
+        )
+    }
+
+    /// The error as [`batchfleet_service::run`] takes it: wrong settings end a process with status
+    /// 64, all else with 1.
+    pub fn report(self) -> anyhow::Error {
+        if self.is_settings() { InvalidSettings::new(self).into() } else { self.into() }
+    }
+}

@@ -1,0 +1,114 @@
+//! Claims jobs when the pipeline asks for them.
+//!
+//! A claim must be polled to its end, and waits up to a second for the first job. So one task does
+//! nothing but claim, and the pipeline may stop waiting for it: what arrives later is next batch's.
+
+use std::sync::Arc;
+
+use batchfleet_broker::{Consumer, Delivery};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::retry::Outage;
+
+/// How much one claim moves the estimate of rows per job.
+const SMOOTHING: f64 = 0.2;
+
+/// The pipeline's end of the claiming task.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    asks: mpsc::Sender<usize>,
+    claims: mpsc::Receiver<Vec<Delivery>>,
+    task: JoinHandle<()>,
+    under_way: bool,
+    rows_per_job: f64,
+}
+
+impl Intake {
+    /// Starts the task. Once `shutdown` is cancelled it no longer tries again what failed.
+    pub(crate) fn start(consumer: Arc<dyn Consumer>, shutdown: CancellationToken) -> Self {
+        let (asks, asked) = mpsc::channel(1);
+        let (sender, claims) = mpsc::channel(1);
+        let task = tokio::spawn(claim_when_asked(consumer, asked, sender, shutdown));
+        Self { asks, claims, task, under_way: false, rows_per_job: 1.0 }
+    }
+
+    /// Begins to claim as many jobs as about `rows` rows take, unless a claim is under way already.
+    pub(crate) fn ask(&mut self, rows: u32) {
+        if !self.under_way {
+            let jobs = jobs_for(rows, self.rows_per_job);
+            // There is room: an ask is only sent when the last was answered.
+            self.under_way = self.asks.try_send(jobs).is_ok();
+        }
+    }
+
+    /// Waits for the claim under way; empty if the broker had nothing for a second. May be given up
+    /// at any time. `None`: the task has ended.
+    pub(crate) async fn claimed(&mut self) -> Option<Vec<Delivery>> {
+        let deliveries = self.claims.recv().await?;
+        self.under_way = false;
+        for delivery in &deliveries {
+            let surprise = f64::from(delivery.job.rows.max(1)) - self.rows_per_job;
+            self.rows_per_job += surprise * SMOOTHING;
+        }
+        Some(deliveries)
+    }
+
+    /// Ends the task; what it claimed last comes back.
+    pub(crate) async fn stop(self) -> Vec<Delivery> {
+        let Self { asks, mut claims, task, .. } = self;
+        drop(asks);
+        let last = claims.recv().await.unwrap_or_default();
+        // Its sender is gone, so it has ended or panicked; a panic is logged by the runtime's hook.
+        drop(task.await);
+        last
+    }
+}
+
+async fn claim_when_asked(
+    consumer: Arc<dyn Consumer>,
+    mut asked: mpsc::Receiver<usize>,
+    claims: mpsc::Sender<Vec<Delivery>>,
+    shutdown: CancellationToken,
+) {
+    let mut outage = Outage::new("claim jobs");
+    while let Some(jobs) = asked.recv().await {
+        let deliveries = loop {
+            match consumer.claim(jobs).await {
+                Ok(deliveries) => {
+                    outage.over();
+                    break deliveries;
+                }
+                Err(error) => outage.failed(&error),
+            }
+            tokio::select! {
+                () = outage.pause() => {}
+                () = shutdown.cancelled() => break Vec::new(),
+            }
+        };
+        if claims.send(deliveries).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How many jobs to claim for about `rows` rows; at least one.
+fn jobs_for(rows: u32, rows_per_job: f64) -> usize {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to u32::MAX")]
+    let jobs = (f64::from(rows) / rows_per_job.max(1.0)).ceil().max(1.0) as usize;
+    jobs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_fewer_jobs_where_jobs_have_many_rows() {
+        for (rows, rows_per_job, jobs) in
+            [(16, 1.0, 16), (16, 4.0, 4), (16, 3.0, 6), (16, 64.0, 1), (0, 1.0, 1)]
+        {
+            assert_eq!(jobs_for(rows, rows_per_job), jobs, "{rows} rows of {rows_per_job}");
+        }
+    }
+}

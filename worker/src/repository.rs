@@ -1,0 +1,265 @@
+//! The model repository: Triton's layout, `<repository>/<model>/<version>/model.onnx`, with an
+//! optional `config.pbtxt` beside the versions.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use batchfleet_broker::QueueName;
+
+use crate::{
+    config::{Backend, ModelConfig, VersionPolicy},
+    pbtxt::SyntaxError,
+};
+
+/// Why a repository cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// A folder or file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A `config.pbtxt` makes no sense.
+    #[error("{path}, {error}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        error: SyntaxError,
+    },
+    /// A `config.pbtxt` contradicts the model.
+    #[error("model {model}: {problem}")]
+    Contradiction {
+        /// The model, with its version where one is concerned.
+        model: String,
+        /// What does not fit.
+        problem: String,
+    },
+    /// A model that was asked for is not there.
+    #[error("no model {model:?} in {repository}; there is: {present}")]
+    UnknownModel {
+        /// The name asked for.
+        model: String,
+        /// Where it was sought.
+        repository: PathBuf,
+        /// The models that are there.
+        present: String,
+    },
+    /// There is nothing to serve.
+    #[error("no model in {0}: expected <model>/<version>/model.onnx")]
+    Empty(PathBuf),
+}
+
+/// One version of a model, found but not loaded.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelSource {
+    /// Its name and version.
+    pub(crate) queue: QueueName,
+    /// The model's file; an echo has none.
+    pub(crate) file: PathBuf,
+    /// How it is to be served.
+    pub(crate) config: Arc<ModelConfig>,
+}
+
+impl ModelSource {
+    /// An error about this model.
+    pub(crate) fn contradiction(&self, problem: impl Into<String>) -> RepositoryError {
+        RepositoryError::Contradiction { model: self.queue.to_string(), problem: problem.into() }
+    }
+}
+
+/// Finds the models `wanted`, or all if that is empty, and of each the versions its policy names;
+/// by name, then version.
+pub(crate) fn scan(root: &Path, wanted: &[String]) -> Result<Vec<ModelSource>, RepositoryError> {
+    let mut present: Vec<String> =
+        folders(root)?.into_iter().filter(|name| is_model_name(name)).collect();
+    present.sort();
+    for model in wanted {
+        if !present.contains(model) {
+            return Err(RepositoryError::UnknownModel {
+                model: model.clone(),
+                repository: root.to_owned(),
+                present: present.join(", "),
+            });
+        }
+    }
+    let mut sources = Vec::new();
+    for model in present.iter().filter(|model| wanted.is_empty() || wanted.contains(model)) {
+        sources.extend(versions_of(root, model)?);
+    }
+    if sources.is_empty() { Err(RepositoryError::Empty(root.to_owned())) } else { Ok(sources) }
+}
+
+fn versions_of(root: &Path, model: &str) -> Result<Vec<ModelSource>, RepositoryError> {
+    let folder = root.join(model);
+    let contradiction =
+        |problem| RepositoryError::Contradiction { model: model.to_owned(), problem };
+    let config = Arc::new(read_config(&folder.join("config.pbtxt"))?);
+    if let Some(name) = config.name.as_ref().filter(|name| *name != model && !name.is_empty()) {
+        return Err(contradiction(format!("its config.pbtxt names it {name:?}")));
+    }
+    let mut versions: Vec<u64> =
+        folders(&folder)?.iter().filter_map(|name| version_number(name)).collect();
+    if versions.is_empty() && config.backend == Backend::Echo {
+        versions.push(1);
+    }
+    let versions = select(versions, &config.versions).map_err(|version| {
+        contradiction(format!("its version_policy asks for version {version}, which is not there"))
+    })?;
+    if versions.is_empty() {
+        return Err(contradiction("it has no version: expected a folder such as 1".to_owned()));
+    }
+    let source = |version: u64| {
+        let file = folder.join(version.to_string()).join(&config.file);
+        if config.backend == Backend::OnnxRuntime && !file.is_file() {
+            return Err(contradiction(format!("there is no file {}", file.display())));
+        }
+        Ok(ModelSource { queue: QueueName::new(model, version), file, config: config.clone() })
+    };
+    versions.into_iter().map(source).collect()
+}
+
+/// The versions a policy names, rising; or the one that is missing.
+fn select(mut versions: Vec<u64>, policy: &VersionPolicy) -> Result<Vec<u64>, u64> {
+    versions.sort_unstable();
+    match policy {
+        VersionPolicy::All => Ok(versions),
+        VersionPolicy::Latest(count) => {
+            Ok(versions.split_off(versions.len().saturating_sub(*count)))
+        }
+        VersionPolicy::Specific(wanted) => {
+            match wanted.iter().find(|version| !versions.contains(version)) {
+                Some(&missing) => Err(missing),
+                None => Ok(versions.into_iter().filter(|v| wanted.contains(v)).collect()),
+            }
+        }
+    }
+}
+
+fn read_config(path: &Path) -> Result<ModelConfig, RepositoryError> {
+    match fs::read_to_string(path) {
+        Ok(text) => ModelConfig::parse(&text)
+            .map_err(|error| RepositoryError::Config { path: path.to_owned(), error }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ModelConfig::default()),
+        Err(error) => Err(RepositoryError::Unreadable { path: path.to_owned(), error }),
+    }
+}
+
+/// The names of the folders in a folder, links followed.
+fn folders(path: &Path) -> Result<Vec<String>, RepositoryError> {
+    let unreadable = |error| RepositoryError::Unreadable { path: path.to_owned(), error };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if entry.path().is_dir() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
+}
+
+/// Names that fit a URL and a key of Redis; hidden folders (`.git`, `..data`) are no models.
+fn is_model_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=128).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
+}
+
+/// A version's folder is a positive number without leading zeros, as in Triton.
+fn version_number(name: &str) -> Option<u64> {
+    let digits = !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| name.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repository with these files, each empty unless it is a `config.pbtxt`.
+    fn repository(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        root
+    }
+
+    fn names(root: &Path, wanted: &[&str]) -> Vec<String> {
+        let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        scan(root, &wanted).unwrap().iter().map(|source| source.queue.to_string()).collect()
+    }
+
+    const TWO_MODELS: [(&str, &str); 6] = [
+        ("digits/1/model.onnx", ""),
+        ("digits/10/model.onnx", ""),
+        ("digits/2/model.onnx", ""),
+        ("magika/1/model.onnx", ""),
+        (".cache/1/model.onnx", ""),
+        ("README.md", ""),
+    ];
+
+    #[test]
+    fn serves_the_latest_version_of_every_model() {
+        let root = repository(&TWO_MODELS);
+        assert_eq!(names(root.path(), &[]), ["digits:10", "magika:1"]);
+        assert_eq!(names(root.path(), &["magika"]), ["magika:1"]);
+    }
+
+    #[test]
+    fn serves_the_versions_a_policy_names() {
+        for (policy, expected) in [
+            ("all {}", vec!["digits:1", "digits:2", "digits:10"]),
+            ("latest { num_versions: 2 }", vec!["digits:2", "digits:10"]),
+            ("specific { versions: [2, 1] }", vec!["digits:1", "digits:2"]),
+        ] {
+            let root = repository(&TWO_MODELS);
+            let config = format!("version_policy: {{ {policy} }}");
+            fs::write(root.path().join("digits/config.pbtxt"), config).unwrap();
+            assert_eq!(names(root.path(), &["digits"]), expected, "{policy}");
+        }
+    }
+
+    #[test]
+    fn an_echo_needs_no_version_folder() {
+        let root = repository(&[("echo/config.pbtxt", "backend: \"batchfleet_echo\"")]);
+        assert_eq!(names(root.path(), &[]), ["echo:1"]);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_repository() {
+        let root = repository(&TWO_MODELS);
+        fs::write(root.path().join("magika/config.pbtxt"), "name: \"magic\"").unwrap();
+        let complaint = |wanted: &str| scan(root.path(), &[wanted.to_owned()]).unwrap_err();
+        assert_eq!(
+            complaint("magika").to_string(),
+            "model magika: its config.pbtxt names it \"magic\""
+        );
+        assert!(complaint("cats").to_string().ends_with("there is: digits, magika"));
+        fs::write(root.path().join("magika/config.pbtxt"), "\n\nmax_batch_size 1").unwrap();
+        assert!(complaint("magika").to_string().contains("config.pbtxt, line 3: expected ':'"));
+    }
+
+    #[test]
+    fn an_empty_or_missing_repository_is_refused() {
+        let root = repository(&[("README.md", "")]);
+        assert!(matches!(scan(root.path(), &[]), Err(RepositoryError::Empty(_))));
+        let missing = scan(&root.path().join("no"), &[]);
+        assert!(matches!(missing, Err(RepositoryError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn folders_that_are_no_versions_are_ignored() {
+        for (name, version) in
+            [("1", Some(1)), ("0", None), ("01", None), ("v1", None), ("", None), ("12", Some(12))]
+        {
+            assert_eq!(version_number(name), version, "{name:?}");
+        }
+    }
+}

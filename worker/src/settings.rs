@@ -1,0 +1,237 @@
+//! Settings of a worker, as flags and environment variables.
+
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use batchfleet_policy::BatchMode;
+use batchfleet_service::{InvalidSettings, ProcessSettings, settings::duration};
+use clap::{Args, Parser, ValueEnum};
+
+/// Settings of the worker process.
+#[derive(Parser, Clone, Debug)]
+#[command(
+    name = "batchfleet-worker",
+    version,
+    about = "Claims batches from Redis, runs them through ONNX Runtime, answers every caller"
+)]
+pub struct WorkerSettings {
+    /// The models and how they run.
+    #[command(flatten)]
+    pub models: ModelSettings,
+
+    /// The Redis with the queues, such as redis://user:password@host:6379/0
+    #[arg(
+        long,
+        env = "BATCHFLEET_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379/0",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub redis_url: String,
+
+    /// The process.
+    #[command(flatten)]
+    pub process: ProcessSettings,
+}
+
+/// Which models are served, and how.
+#[derive(Args, Clone, Debug)]
+pub struct ModelSettings {
+    /// Folder of models in Triton's layout: `<model>/<version>/model.onnx`, `<model>/config.pbtxt`
+    #[arg(long, env = "BATCHFLEET_MODEL_REPOSITORY", value_name = "DIR")]
+    pub model_repository: PathBuf,
+
+    /// Serve only these models; repeatable, or separated by commas [default: all]
+    #[arg(long = "model", env = "BATCHFLEET_MODEL", value_name = "NAME", value_delimiter = ',')]
+    pub models: Vec<String>,
+
+    /// What computes; the worker refuses to start if it is not there
+    #[arg(long, env = "BATCHFLEET_EXECUTION_PROVIDER", default_value = "cpu", value_name = "NAME")]
+    pub execution_provider: ExecutionProvider,
+
+    /// Which device of the execution provider [default: 0]
+    #[arg(long, env = "BATCHFLEET_DEVICE", value_name = "NUMBER")]
+    pub device: Option<u16>,
+
+    /// Threads that compute one batch of one model [default: the cores this process may use, less
+    /// one for everything else]
+    #[arg(long, env = "BATCHFLEET_INTRA_OP_THREADS", value_name = "NUMBER")]
+    pub intra_op_threads: Option<NonZeroUsize>,
+
+    /// The most rows of one batch, where a model's config.pbtxt says nothing else
+    #[arg(long, env = "BATCHFLEET_MAX_BATCH", default_value = "64", value_name = "ROWS")]
+    pub max_batch: NonZeroU32,
+
+    /// N, the most rows claimed and run together: `auto` (from measured batch times and
+    /// --slo-p99), or a number
+    #[arg(long, env = "BATCHFLEET_BATCH", default_value = "auto", value_name = "ROWS")]
+    pub batch: BatchMode,
+
+    /// Target for the 99th percentile of a request's latency
+    #[arg(
+        long,
+        env = "BATCHFLEET_SLO_P99",
+        default_value = "100ms",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub slo_p99: Duration,
+
+    /// How long a batch that is not full waits for more requests: adds latency, saves compute
+    #[arg(
+        long,
+        env = "BATCHFLEET_LINGER",
+        default_value = "0ms",
+        value_name = "DURATION",
+        value_parser = duration_or_milliseconds
+    )]
+    pub linger: Duration,
+
+    /// ONNX Runtime's library [default: the environment's `ORT_DYLIB_PATH`, or where `make` put it]
+    #[arg(long, env = "BATCHFLEET_ONNXRUNTIME", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// The name by which others know the setting above; a flag only because settings are.
+    #[arg(long, env = "ORT_DYLIB_PATH", hide = true, value_name = "FILE")]
+    pub ort_dylib_path: Option<PathBuf>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExecutionProvider {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An NVIDIA GPU through TensorRT; CUDA runs what that leaves.
+    Tensorrt,
+}
+
+impl ExecutionProvider {
+    /// As in the settings.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Tensorrt => "tensorrt",
+        }
+    }
+}
+
+impl ModelSettings {
+    /// Refuses settings that contradict each other.
+    pub(crate) fn validate(&self) -> Result<(), InvalidSettings> {
+        if let BatchMode::Fixed(rows) = self.batch
+            && rows > self.max_batch.get()
+        {
+            return Err(InvalidSettings::new(format_args!(
+                "--batch {rows} is more than --max-batch {}: lower the one or raise the other",
+                self.max_batch
+            )));
+        }
+        if let (ExecutionProvider::Cpu, Some(device)) = (self.execution_provider, self.device) {
+            return Err(InvalidSettings::new(format_args!(
+                "--device {device} means nothing with --execution-provider cpu: drop the one or \
+                 change the other"
+            )));
+        }
+        if self.slo_p99.is_zero() {
+            return Err(InvalidSettings::new("--slo-p99 must be more than nothing"));
+        }
+        Ok(())
+    }
+
+    /// Threads per session. The runtime's own default counts the host's cores, whatever share of
+    /// them this process was given.
+    pub(crate) fn threads(&self) -> usize {
+        self.intra_op_threads.map_or_else(
+            || thread::available_parallelism().map_or(1, |cores| cores.get().max(2) - 1),
+            NonZeroUsize::get,
+        )
+    }
+
+    /// The library's file: the one that was named, or the first that is there.
+    pub(crate) fn library(&self) -> Result<PathBuf, InvalidSettings> {
+        let program = std::env::current_exe().ok();
+        let beside = program.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
+        find_library(
+            self.onnxruntime.as_deref().or(self.ort_dylib_path.as_deref()),
+            &[
+                beside.join("lib/libonnxruntime.so"),
+                PathBuf::from(".cache/onnxruntime/libonnxruntime.so"),
+            ],
+        )
+    }
+}
+
+fn find_library(named: Option<&Path>, usual: &[PathBuf]) -> Result<PathBuf, InvalidSettings> {
+    let tried = named.map_or_else(|| usual.to_vec(), |named| vec![named.to_owned()]);
+    tried.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        let tried: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
+        InvalidSettings::new(format_args!(
+            "ONNX Runtime's library is not at {}: run `make onnxruntime`, or name it with \
+             --onnxruntime FILE",
+            tried.join(" or ")
+        ))
+    })
+}
+
+fn duration_or_milliseconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_millis).or_else(|_| duration(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(flags: &[&str]) -> ModelSettings {
+        let flags = ["batchfleet-worker", "--model-repository", "models"].iter().chain(flags);
+        WorkerSettings::try_parse_from(flags).unwrap().models
+    }
+
+    #[test]
+    fn only_the_repository_must_be_named() {
+        let settings = settings(&[]);
+        assert!(settings.validate().is_ok());
+        assert_eq!(settings.batch, BatchMode::Auto);
+        assert!(settings.threads() >= 1);
+    }
+
+    #[test]
+    fn models_are_repeated_or_separated_by_commas() {
+        let settings = settings(&["--model", "a,b", "--model", "c"]);
+        assert_eq!(settings.models, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn linger_is_a_duration_or_milliseconds() {
+        for text in ["5", "5ms"] {
+            assert_eq!(settings(&["--linger", text]).linger, Duration::from_millis(5), "{text}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_and_say_what_to_change() {
+        for (flags, complaint) in [
+            (&["--batch", "65"][..], "--batch 65 is more than --max-batch 64"),
+            (&["--device", "1"][..], "--device 1 means nothing with --execution-provider cpu"),
+            (&["--slo-p99", "0s"][..], "--slo-p99 must be more than nothing"),
+        ] {
+            let error = settings(flags).validate().unwrap_err().to_string();
+            assert!(error.starts_with(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_library_says_where_it_was_sought_and_how_to_get_it() {
+        let missing = [PathBuf::from("/nowhere/a.so"), PathBuf::from("/nowhere/b.so")];
+        let error = find_library(None, &missing).unwrap_err().to_string();
+        assert!(error.contains("not at /nowhere/a.so or /nowhere/b.so: run `make onnxruntime`"));
+        let named = find_library(Some(Path::new("/nowhere/c.so")), &missing).unwrap_err();
+        assert!(named.to_string().contains("not at /nowhere/c.so:"));
+    }
+}

@@ -1,0 +1,125 @@
+//! A worker on the memory broker, and a caller who checks what comes back.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
+
+use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
+
+use batchfleet_broker::{
+    Broker, Datatype, GatewayId, Inbound, Job, Producer, QueueName, Reply, RequestId, Tensor,
+    memory::MemoryBroker,
+};
+use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerSettings};
+use clap::Parser;
+use prometheus::Registry;
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A model repository of these files.
+pub(crate) fn repository<C: AsRef<[u8]>>(files: &[(&str, C)]) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, content) in files {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    root
+}
+
+/// The settings these flags make.
+pub(crate) fn settings(repository: &Path, flags: &[&str]) -> ModelSettings {
+    let repository = repository.to_str().unwrap();
+    let program = ["batchfleet-worker", "--model-repository", repository];
+    let flags = program.iter().chain(flags);
+    WorkerSettings::try_parse_from(flags).unwrap().models
+}
+
+/// A running worker and its broker.
+pub(crate) struct Fleet {
+    pub(crate) broker: MemoryBroker,
+    pub(crate) registry: Registry,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) worker: Worker,
+}
+
+impl Fleet {
+    /// Starts a worker on a repository of its own.
+    pub(crate) async fn start<C: AsRef<[u8]>>(files: &[(&str, C)], flags: &[&str]) -> Self {
+        Self::try_start(repository(files).path(), flags).await.unwrap()
+    }
+
+    /// Starts a worker, or says why not.
+    pub(crate) async fn try_start(repository: &Path, flags: &[&str]) -> Result<Self, WorkerError> {
+        let broker = MemoryBroker::new(100_000);
+        let (registry, shutdown) = (Registry::new(), CancellationToken::new());
+        let settings = settings(repository, flags);
+        let shared = Arc::new(broker.clone());
+        let worker = Worker::start(&settings, shared, &registry, shutdown.clone()).await?;
+        assert!(worker.ready());
+        Ok(Self { broker, registry, shutdown, worker })
+    }
+
+    /// A gateway of its own.
+    pub(crate) async fn caller(&self) -> Caller {
+        let gateway = GatewayId::random();
+        Caller { gateway, producer: self.broker.producer(gateway).await.unwrap() }
+    }
+
+    /// Shuts down and waits for the end.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.worker.join()).await.unwrap().unwrap();
+    }
+}
+
+/// One gateway's side.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) gateway: GatewayId,
+    pub(crate) producer: Arc<dyn Producer>,
+}
+
+impl Caller {
+    /// Submits a job that has a minute.
+    pub(crate) async fn submit(
+        &self,
+        queue: &QueueName,
+        inputs: Vec<Tensor>,
+        rows: u32,
+    ) -> RequestId {
+        let job = Job {
+            id: RequestId::random(),
+            gateway: self.gateway,
+            attempt: 0,
+            ttl: Duration::from_secs(60),
+            rows,
+            digest: 7,
+            inputs,
+            outputs: Vec::new(),
+        };
+        self.producer.submit(queue, &job).await.unwrap();
+        job.id
+    }
+
+    /// Waits for so many replies.
+    pub(crate) async fn replies(&self, count: usize) -> HashMap<RequestId, Reply> {
+        let mut all = HashMap::new();
+        while all.len() < count {
+            match timeout(PATIENCE, self.producer.receive()).await.unwrap() {
+                Inbound::Replies(replies) => {
+                    all.extend(replies.into_iter().map(|reply| (reply.id, reply)));
+                }
+                Inbound::Interrupted => panic!("the memory broker is never interrupted"),
+            }
+        }
+        all
+    }
+}
+
+/// A tensor of the data's own bytes.
+pub(crate) fn tensor(name: &str, datatype: Datatype, shape: &[u64], data: Vec<u8>) -> Tensor {
+    Tensor { name: name.to_owned(), datatype, shape: shape.to_vec(), data: data.into() }
+}

@@ -1,0 +1,4 @@
+//! The worker over its public face, on the memory broker.
+
+mod echo;
+mod fleet;
