@@ -1,0 +1,76 @@
+# Everything a developer or a new user types. Nothing made here is committed: it goes to target/
+# (Rust) and .cache/ (all else).
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test lint build onnxruntime models up down clean prerequisites
+
+CACHE := .cache
+PYTHON := $(CACHE)/venv/bin/python
+LIBRARY := $(CACHE)/onnxruntime/libonnxruntime.so
+MODELS := $(CACHE)/models
+DIGITS := $(MODELS)/digits_wide/1/model.onnx
+MAGIKA := $(MODELS)/magika/1/model.onnx
+DIGITS_TEST := $(CACHE)/digits_test.csv
+LISTEN ?= 127.0.0.1:8080
+ADMIN_LISTEN ?= 127.0.0.1:9090
+
+ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
+export ORT_DYLIB_PATH
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build $(LIBRARY) $(DIGITS) ## show what batching does, on handwritten digits
+	target/release/batchfleet demo --model-repository $(MODELS) --digits $(DIGITS_TEST)
+
+serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=address:port
+	target/release/batchfleet serve --listen $(LISTEN) --admin-listen $(ADMIN_LISTEN) \
+		--model-repository $(MODELS) --log-format text
+
+test: $(LIBRARY) models ## check and test everything
+	@scripts/prerequisites.sh redis-server curl
+	@scripts/test.sh
+
+lint: ## formatting, lints and documentation, warnings denied
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
+
+build: prerequisites ## build the release binaries
+	cargo build --locked --release --workspace --bins
+
+onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
+
+models: $(DIGITS) $(MAGIKA) ## make and fetch the demo models
+
+up: build $(LIBRARY) models ## start Redis, two gateways and two workers in the background
+	@scripts/prerequisites.sh redis-server curl
+	@deploy/local/fleet.sh up
+
+down: ## stop what `make up` started
+	@deploy/local/fleet.sh down
+
+clean: down ## remove everything that was made
+	rm -rf target $(CACHE)
+
+prerequisites:
+	@scripts/prerequisites.sh cargo cc python3 python3-venv
+
+# How the files above are made. A Python environment first: it brings pip, which fetches.
+
+$(PYTHON): | prerequisites
+	python3 -m venv $(CACHE)/venv
+
+$(CACHE)/venv/ready: models/requirements.txt | $(PYTHON)
+	$(PYTHON) -m pip --disable-pip-version-check install --requirement $<
+	touch $@
+
+$(LIBRARY): scripts/onnxruntime.py scripts/wheel.py | $(PYTHON)
+	$(PYTHON) scripts/onnxruntime.py $@
+
+$(DIGITS): models/digits_wide.py scripts/wheel.py $(CACHE)/venv/ready
+	$(PYTHON) models/digits_wide.py $(MODELS) $(DIGITS_TEST)
+
+$(MAGIKA): models/magika.py scripts/wheel.py | $(PYTHON)
+	$(PYTHON) models/magika.py $(MODELS)

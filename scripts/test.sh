@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Checks and tests everything, goes on after a failure, and ends with one line for all suites:
+# "N passed, N failed".
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+passed=0
+failed=0
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+# Reads a test runner's output, prints how many tests passed and failed: the sum of what cargo's
+# runners say, else the last line that counts.
+count() {
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        function number(word,   at) {
+            return match(line, "[0-9]+ " word) ? substr(line, RSTART) + 0 : 0
+        }
+        { line = $0 }
+        /^test result: | Summary \[/ { passed += number("passed"); failed += number("failed"); sum = 1 }
+        / passed/ && !sum { p = number("passed"); f = number("failed") }
+        END { print (sum ? passed : p) + 0, (sum ? failed : f) + 0 }'
+}
+
+# suite NAME COMMAND...: runs tests and adds up their counts. A command that fails without naming
+# a failed test counts as one.
+suite() {
+    local p f status
+    echo "=== $1"
+    "${@:2}" 2>&1 | tee "$output"
+    status=${PIPESTATUS[0]}
+    read -r p f <<<"$(count "$output")"
+    if [ "$status" != 0 ] && [ "$f" = 0 ]; then
+        echo "=== $1: exit status $status"
+        f=1
+    fi
+    passed=$((passed + p))
+    failed=$((failed + f))
+}
+
+tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --locked --workspace --no-fail-fast
+    else
+        cargo test --locked --workspace --no-fail-fast --lib --bins --tests
+    fi
+}
+
+suite "lints" make --no-print-directory lint
+suite "build" cargo build --locked --workspace --bins
+suite "tests" tests
+suite "documentation's examples" cargo test --locked --workspace --doc --no-fail-fast
+suite "conformance of real clients" conformance/run.sh
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
