@@ -19,6 +19,15 @@ pub mod response;
 mod shape;
 pub mod statistics;
 
+#[cfg(test)]
+mod bad_inputs;
+#[cfg(test)]
+mod bad_tensors;
+#[cfg(test)]
+mod round_trips;
+#[cfg(test)]
+mod samples;
+
 /// Why a request cannot be served as it was written: an HTTP status, a name programs may match on,
 /// and a sentence for people. The sentence is short whatever the client sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -103,11 +103,15 @@ fn too_large(number: &str) -> Problem {
 }
 
 fn expect(reader: &mut Reader<'_>, kind: Kind, datatype: Datatype) -> Result<(), Problem> {
-    match reader.kind()? {
-        found if found == kind => Ok(()),
-        Kind::Array => Err(bad("data is nested otherwise than its shape says")),
-        found => Err(bad(format!("{found} is no {datatype}"))),
+    let found = reader.kind()?;
+    if found == kind {
+        return Ok(());
     }
+    reader.skip()?; // what is no JSON at all should hear so
+    Err(match found {
+        Kind::Array => bad("data is nested otherwise than its shape says"),
+        _ => bad(format!("{found} is no {datatype}")),
+    })
 }
 
 /// Reads the arrays of a tensor down to its elements, each of which `element` reads.

@@ -1,0 +1,170 @@
+//! What goes in comes out: JSON and binary data mean the same tensor, answers say what the model
+//! did, and no body at all makes the parser panic.
+
+use batchfleet_broker::{Datatype, Tensor};
+use bytes::Bytes;
+use proptest::{collection::vec, prelude::*};
+use serde_json::{Value, json};
+
+use super::{
+    infer::{HeaderLength, Limits, WantedOutput, parse},
+    response::{Encoded, encode},
+    samples::{binary, model, parsed, request, simple, tensor},
+};
+
+/// The form of the output: JSON or binary data.
+fn answer(tensor: &Tensor, binary: bool) -> Encoded {
+    let wanted = [WantedOutput { name: tensor.name.clone(), binary }];
+    encode(&simple(tensor.datatype), Some("id"), &wanted, std::slice::from_ref(tensor)).unwrap()
+}
+
+fn output(datatype: Datatype, data: &[u8]) -> Tensor {
+    let count = datatype.size().map_or(1, |size| data.len() / size) as u64;
+    Tensor { name: "y".into(), datatype, shape: vec![1, count], data: data.to_vec().into() }
+}
+
+/// Bytes that are a tensor of this type: finite numbers, 0 or 1, or one UTF-8 element.
+fn valid(datatype: Datatype, mut bytes: Vec<u8>, text: &str) -> Vec<u8> {
+    match datatype {
+        Datatype::Bool => bytes.iter_mut().for_each(|byte| *byte &= 1),
+        Datatype::Fp32 => bytes.chunks_exact_mut(4).for_each(|float| float[3] &= 0xbf),
+        Datatype::Fp64 => bytes.chunks_exact_mut(8).for_each(|float| float[7] &= 0xbf),
+        Datatype::Bytes => {
+            let length = u32::try_from(text.len()).unwrap();
+            return [&length.to_le_bytes()[..], text.as_bytes()].concat();
+        }
+        _ => {}
+    }
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn every_datatype_is_the_same_as_json_and_as_binary_data(
+        words in vec(any::<u64>(), 0..6), text in "\\PC{0,8}|[\\x00-\\x1f\"\\\\]{0,4}"
+    ) {
+        for datatype in Datatype::ALL {
+            let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let tensor = output(datatype, &valid(datatype, bytes, &text));
+            let shape = serde_json::to_string(&tensor.shape).unwrap();
+
+            // Out as binary data, and in again.
+            let Encoded { json_length, body } = answer(&tensor, true);
+            let data = &body[json_length.unwrap_or(body.len())..];
+            prop_assert_eq!(data, &tensor.data);
+            let (body, header) = binary(datatype, &shape, data);
+            let model = simple(datatype);
+            let back = parse(&body, header, &model, &Limits::default()).unwrap();
+            prop_assert_eq!(&back.inputs[0].data, &tensor.data);
+
+            // Out as JSON, and in again.
+            if !matches!(datatype, Datatype::Fp16 | Datatype::Bf16) {
+                let text: Value = serde_json::from_slice(&answer(&tensor, false).body).unwrap();
+                let body = answer(&tensor, false).body;
+                let body = std::str::from_utf8(&body).unwrap();
+                let start = body.find("\"data\":").unwrap() + "\"data\":".len();
+                let data = &body[start..body.len() - "}]}".len()];
+                let back = parsed(&model, request(datatype, &shape, data)).unwrap();
+                prop_assert_eq!(&back.inputs[0].data, &tensor.data, "{} {}", datatype, text);
+            }
+        }
+    }
+
+    #[test]
+    fn no_body_makes_the_parser_panic(
+        datatype in 0..Datatype::ALL.len(), length in 0..200usize,
+        edits in vec((any::<prop::sample::Index>(), prop_oneof![any::<u8>(), Just(b'"'), Just(b'['),
+            Just(b'}'), Just(b'9'), Just(b'-'), Just(b'\\'), Just(b'e')]), 0..4),
+        insertions in vec((any::<prop::sample::Index>(), "[\\[\\]{}:,0-9eE\"-]{1,3}"), 0..3),
+    ) {
+        let datatype = Datatype::ALL[datatype];
+        let (body, header) = binary(datatype, "[2, 2]", &[0; 16]);
+        let json = request(datatype, "[2,2]", "[[1, 0.5],[\"\\u00e9\", true]]");
+        for (start, header) in [(body.to_vec(), header), (json.into(), HeaderLength::Absent)] {
+            let mut body = start;
+            for (at, byte) in &edits {
+                let at = at.index(body.len());
+                body[at] = *byte;
+            }
+            for (at, text) in &insertions {
+                let at = at.index(body.len());
+                body.splice(at..at, text.bytes());
+            }
+            let body = Bytes::from(body);
+            for header in [header, HeaderLength::Absent, HeaderLength::Raw, HeaderLength::Json(length)] {
+                if let Err(problem) = parse(&body, header, &simple(datatype), &Limits::default()) {
+                    prop_assert_eq!(problem.status, 400);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_names_model_version_id_and_flat_outputs() {
+    let tensor = output(Datatype::Fp32, &[0.1f32, -0.0].map(f32::to_le_bytes).concat());
+    let Encoded { json_length, body } = answer(&tensor, false);
+    assert_eq!(json_length, None);
+    assert_eq!(
+        String::from_utf8(body).unwrap(),
+        r#"{"model_name":"sample","model_version":"7","id":"id","outputs":[{"name":"y","datatype":"FP32","shape":[1,2],"data":[0.1,-0.0]}]}"#
+    );
+}
+
+#[test]
+fn binary_outputs_follow_the_json_in_its_order() {
+    let outputs = ["y", "z", "w"].map(|name| Tensor {
+        name: name.into(),
+        datatype: Datatype::Uint8,
+        shape: vec![1, 1],
+        data: name.as_bytes().to_vec().into(),
+    });
+    let byte = |name| tensor(name, Datatype::Uint8, &[-1, 1]);
+    let model = model(vec![], vec![byte("y"), byte("z"), byte("w")]);
+    let wanted = [("w", true), ("z", false), ("y", true)]
+        .map(|(name, binary)| WantedOutput { name: name.into(), binary });
+    let Encoded { json_length, body } = encode(&model, None, &wanted, &outputs).unwrap();
+    let (json, tail) = body.split_at(json_length.unwrap());
+    assert_eq!(tail, b"wy");
+    let json: Value = serde_json::from_slice(json).unwrap();
+    assert!(json.get("id").is_none());
+    assert_eq!(json["outputs"][0]["parameters"], json!({"binary_data_size": 1}));
+    assert_eq!(json["outputs"][1]["data"], json!([b'z']));
+}
+
+#[test]
+fn empty_binary_outputs_need_no_header() {
+    let Encoded { json_length, body } = answer(&output(Datatype::Fp32, &[]), true);
+    assert_eq!(json_length, None);
+    let json: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(json["outputs"][0]["parameters"]["binary_data_size"], 0);
+}
+
+#[test]
+fn b60_numbers_json_lacks_are_null_and_counted() {
+    let data = [1.5f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(f32::to_le_bytes).concat();
+    let body = answer(&output(Datatype::Fp32, &data), false).body;
+    let json: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(json["outputs"][0]["data"], json!([1.5, null, null, null]));
+    assert_eq!(json["outputs"][0]["parameters"], json!({"non_finite": 3}));
+}
+
+#[test]
+fn what_has_no_json_form_is_the_callers_to_ask_for_as_binary_data() {
+    let wanted = [WantedOutput { name: "y".into(), binary: false }];
+    for (datatype, data) in [(Datatype::Bytes, &b"\x01\0\0\0\xff"[..]), (Datatype::Fp16, &[0, 0])] {
+        let tensor = output(datatype, data);
+        let problem = encode(&simple(datatype), None, &wanted, &[tensor]).unwrap_err();
+        assert_eq!((problem.status, problem.code), (400, "unsupported"));
+        assert!(problem.message.contains("binary_data"), "{problem}");
+    }
+}
+
+#[test]
+fn an_output_the_model_got_wrong_is_our_problem() {
+    let wanted = [WantedOutput { name: "y".into(), binary: false }];
+    let short = Tensor { data: Bytes::from_static(b"abc"), ..output(Datatype::Fp32, &[0; 8]) };
+    let model = simple(Datatype::Fp32);
+    assert_eq!(encode(&model, None, &wanted, &[short]).unwrap_err().status, 500);
+    assert_eq!(encode(&model, None, &wanted, &[]).unwrap_err().status, 500);
+}
