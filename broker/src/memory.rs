@@ -204,6 +204,9 @@ struct MemoryConsumer {
 #[async_trait]
 impl Consumer for MemoryConsumer {
     async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
         let until = Instant::now() + CLAIM_WAIT;
         loop {
             let filled = self.queue.filled.notified();

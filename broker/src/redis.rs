@@ -5,8 +5,8 @@
 //! Replies: pub/sub, one channel per gateway boot; all of a batch's replies for one gateway are one
 //! message, sent in the same `MULTI` as the acknowledgements.
 //!
-//! Connections of one process: one [`link::Link`] that everybody shares and that pipelines by
-//! itself (jobs, replies), one per producer for its subscription, one per consumer for its blocking
+//! Connections of one process: one link that everybody shares and that pipelines by itself
+//! (jobs, replies), one per producer for its subscription, one per consumer for its blocking
 //! reads, and a small pool for everything else. All of them come back by themselves.
 
 mod connect;

@@ -140,4 +140,4 @@ pub const LIVENESS: Duration = Duration::from_secs(3);
 pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a worker's announcement is remembered after its last renewal.
-pub(crate) const REMEMBERED: Duration = Duration::from_secs(3600);
+pub(crate) const REMEMBERED: Duration = Duration::from_hours(1);

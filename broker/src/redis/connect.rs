@@ -98,9 +98,8 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
             "READONLY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
             | "UNBLOCKED",
         ) => BrokerError::Unreachable(error.to_string()),
-        Some(_) => BrokerError::Refused(error.to_string()),
         None if error.is_io_error() => BrokerError::Unreachable(error.to_string()),
-        None => BrokerError::Refused(error.to_string()),
+        _ => BrokerError::Refused(error.to_string()),
     }
 }
 

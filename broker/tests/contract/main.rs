@@ -1,0 +1,159 @@
+//! One set of promises, kept by both brokers.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside a #[test]")]
+
+mod promises;
+
+use std::{sync::Arc, time::Duration};
+
+use batchfleet_broker::{
+    Broker, Consumer, Datatype, Delivery, EntryId, GatewayId, Inbound, Job, ModelSpec, Observer,
+    Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, WorkerId,
+    memory::MemoryBroker, redis::RedisBroker, wire,
+};
+use batchfleet_testkit::RedisServer;
+use tokio::time::timeout;
+
+/// Runs each promise as a test of its own on both brokers.
+macro_rules! on_both_brokers {
+    ($($promise:ident)*) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::promises::$promise(&super::MemoryBroker::new(1000)).await;
+            })*
+        }
+
+        mod redis {
+            $(#[tokio::test]
+            async fn $promise() {
+                let server = super::RedisServer::start().await;
+                super::promises::$promise(&super::RedisBroker::connect(&server.url()).await.unwrap()).await;
+            })*
+        }
+    };
+}
+
+on_both_brokers! {
+    jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_asked
+    a_batch_joins_jobs_of_many_gateways_and_each_hears_its_own_answers
+    a_job_and_its_reply_arrive_as_they_were_sent
+    settling_empties_the_queue_and_the_backlog_tells_every_step
+    the_age_of_the_oldest_waiting_job_is_told
+    an_unknown_queue_is_empty
+    replies_to_a_gateway_that_is_gone_are_counted
+    a_withdrawn_job_is_never_claimed
+    withdrawing_a_claimed_job_leaves_it_to_its_worker
+    jobs_handed_back_are_claimed_again_in_order
+    a_job_handed_back_keeps_its_deadline
+    a_delivery_knows_how_long_it_waited_and_when_it_expires
+    an_expired_job_is_delivered_as_expired
+    an_announced_worker_lives_until_it_retires
+    a_worker_that_falls_silent_is_known_but_not_live
+    a_claim_waits_about_a_second_and_then_returns_nothing
+    a_waiting_claim_wakes_as_soon_as_a_job_comes
+    two_consumers_never_share_a_job
+    a_job_that_came_before_any_worker_is_claimed
+}
+
+/// A gateway and its id.
+struct Gateway {
+    id: GatewayId,
+    producer: Arc<dyn Producer>,
+}
+
+impl Gateway {
+    async fn new(broker: &dyn Broker) -> Self {
+        let id = GatewayId::random();
+        Self { id, producer: broker.producer(id).await.unwrap() }
+    }
+
+    fn job(&self, marker: u64) -> Job {
+        let data = marker.to_le_bytes().to_vec().into();
+        let inputs =
+            vec![Tensor { name: "x".into(), datatype: Datatype::Uint64, shape: vec![1, 1], data }];
+        Job {
+            id: RequestId::random(),
+            gateway: self.id,
+            attempt: 0,
+            ttl: Duration::from_secs(30),
+            rows: 1,
+            digest: wire::digest(&inputs),
+            inputs,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Submits jobs with the markers `0..count`.
+    async fn submit(&self, count: u64) -> Vec<EntryId> {
+        let mut entries = Vec::new();
+        for marker in 0..count {
+            entries.push(self.producer.submit(&queue(), &self.job(marker)).await.unwrap());
+        }
+        entries
+    }
+
+    async fn receive(&self) -> Vec<Reply> {
+        match timeout(Duration::from_secs(10), self.producer.receive()).await.unwrap() {
+            Inbound::Replies(replies) => replies,
+            Inbound::Interrupted => Vec::new(),
+        }
+    }
+}
+
+fn queue() -> QueueName {
+    QueueName::new("model", 1)
+}
+
+async fn worker(broker: &dyn Broker) -> Arc<dyn Consumer> {
+    broker.consumer(queue(), WorkerId::random()).await.unwrap()
+}
+
+async fn observer(broker: &dyn Broker) -> Arc<dyn Observer> {
+    broker.observer().await.unwrap()
+}
+
+fn marker(delivery: &Delivery) -> u64 {
+    u64::from_le_bytes(delivery.job.inputs[0].data[..].try_into().unwrap())
+}
+
+fn markers(deliveries: &[Delivery]) -> Vec<u64> {
+    deliveries.iter().map(marker).collect()
+}
+
+/// The inputs come back as outputs.
+fn echo(delivery: Delivery) -> Settlement {
+    let Delivery { entry, job, waited, .. } = delivery;
+    let Job { id, gateway, attempt, digest, inputs, .. } = job;
+    let timing = Timing { queue: waited, batch_rows: 1, ..Timing::default() };
+    Settlement { entry, gateway, reply: Reply { id, attempt, digest, timing, outcome: Ok(inputs) } }
+}
+
+fn echoes(deliveries: Vec<Delivery>) -> Vec<Settlement> {
+    deliveries.into_iter().map(echo).collect()
+}
+
+fn spec() -> ModelSpec {
+    let tensor = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: vec![-1, 4] };
+    ModelSpec {
+        queue: queue(),
+        platform: "onnxruntime_onnx".into(),
+        backend: "onnxruntime".into(),
+        max_batch: 8,
+        inputs: vec![tensor.clone()],
+        outputs: vec![tensor],
+    }
+}
+
+/// Only memory has a bound of its own; Redis has its memory limit.
+#[tokio::test]
+async fn memory_refuses_more_waiting_jobs_than_its_bound() {
+    let broker = MemoryBroker::new(3);
+    let gateway = Gateway::new(&broker).await;
+    let worker = worker(&broker).await;
+    gateway.submit(3).await;
+    let refused = gateway.producer.submit(&queue(), &gateway.job(3)).await.unwrap_err();
+    assert_eq!(refused.code(), "full");
+    worker.claim(1).await.unwrap();
+    gateway.submit(1).await;
+}

@@ -1,0 +1,317 @@
+//! The wire format is what its documentation says, byte for byte, and trusts nobody.
+
+use std::time::Duration;
+
+use batchfleet_broker::{
+    Datatype, Failure, GatewayId, Job, Reply, ReplyError, RequestId, Tensor, Timing,
+    wire::{WireError, decode_job, decode_replies, digest, encode_job, encode_replies},
+};
+use bytes::Bytes;
+use proptest::{collection::vec, prelude::*};
+
+fn tensor(name: &str, datatype: Datatype, shape: &[u64], data: &'static [u8]) -> Tensor {
+    Tensor {
+        name: name.to_owned(),
+        datatype,
+        shape: shape.to_vec(),
+        data: Bytes::from_static(data),
+    }
+}
+
+fn job() -> Job {
+    Job {
+        id: RequestId(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100),
+        gateway: GatewayId(1),
+        attempt: 2,
+        ttl: Duration::from_secs(30),
+        rows: 1,
+        digest: 0x1122_3344_5566_7788,
+        inputs: vec![tensor("x", Datatype::Fp32, &[1, 300], b"\x01\x02\x03")],
+        outputs: vec!["y".to_owned(), String::new()],
+    }
+}
+
+#[rustfmt::skip]
+const JOB: &[u8] = &[
+    1,                                                     // version
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,  // id
+    1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,        // gateway
+    2,                                                     // attempt
+    0x30, 0x75, 0, 0,                                      // time to live: 30000 ms
+    1, 0, 0, 0,                                            // rows
+    0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,        // digest
+    1,                                                     // one input
+        1, b'x',                                           //   name
+        11,                                                //   FP32
+        2, 1, 0xac, 0x02,                                  //   shape [1, 300]
+        3, 1, 2, 3,                                        //   data
+    2,                                                     // two outputs
+        1, b'y',
+        0,
+];
+
+fn replies() -> Vec<Reply> {
+    let timing = Timing {
+        queue: Duration::from_nanos(1),
+        batch_wait: Duration::from_nanos(2),
+        compute_input: Duration::from_nanos(3),
+        compute_infer: Duration::from_nanos(128),
+        compute_output: Duration::from_nanos(5),
+        batch_rows: 6,
+        padded_rows: 7,
+    };
+    let answer = Reply {
+        id: RequestId(3),
+        attempt: 1,
+        digest: 9,
+        timing,
+        outcome: Ok(vec![tensor("y", Datatype::Bytes, &[], b"")]),
+    };
+    let error = ReplyError { failure: Failure::Expired, message: "late".to_owned() };
+    let failure = Reply {
+        id: RequestId(4),
+        attempt: 0,
+        digest: 0,
+        timing: Timing::default(),
+        outcome: Err(error),
+    };
+    vec![answer, failure]
+}
+
+#[rustfmt::skip]
+const REPLIES: &[u8] = &[
+    1,                                                     // version
+    2,                                                     // two replies
+        3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    //   id
+        1,                                                 //   attempt
+        9, 0, 0, 0, 0, 0, 0, 0,                            //   digest
+        1, 2, 3, 0x80, 0x01, 5, 6, 7,                      //   timing
+        0,                                                 //   outputs
+        1,                                                 //   one
+            1, b'y',                                       //     name
+            14,                                            //     BYTES
+            0,                                             //     shape []
+            0,                                             //     data
+        4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        0,
+        0, 0, 0, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0,
+        3,                                                 //   expired
+        4, b'l', b'a', b't', b'e',                         //   message
+];
+
+#[test]
+fn a_job_is_written_as_documented() {
+    assert_eq!(encode_job(&job()), JOB);
+    assert_eq!(decode_job(Bytes::from_static(JOB)).unwrap(), job());
+}
+
+#[test]
+fn replies_are_written_as_documented() {
+    assert_eq!(encode_replies(&replies()), REPLIES);
+    assert_eq!(decode_replies(Bytes::from_static(REPLIES)).unwrap(), replies());
+}
+
+#[test]
+fn tensor_data_is_a_slice_of_what_was_received() {
+    let received = encode_job(&job());
+    let within = received.as_ptr_range();
+    let data = &decode_job(received.clone()).unwrap().inputs[0].data;
+    assert!(within.contains(&data.as_ptr()));
+}
+
+#[test]
+fn another_version_is_named() {
+    let error = decode_job(Bytes::from_static(&[7, 1, 2])).unwrap_err();
+    assert_eq!(error, WireError::Version(7));
+    assert!(error.to_string().contains("version 7"));
+}
+
+#[test]
+fn every_kind_of_damage_is_told_apart() {
+    let job = |at: usize, byte| {
+        let mut bytes = JOB.to_vec();
+        bytes[at] = byte;
+        decode_job(bytes.into()).unwrap_err()
+    };
+    assert_eq!(decode_job(Bytes::new()).unwrap_err(), WireError::Truncated);
+    let (name, datatype) = (52, 53);
+    assert_eq!(job(name, 0xff), WireError::NotText);
+    assert_eq!(job(datatype, 99), WireError::Datatype(99));
+    let longer = [JOB, &[0, 0]].concat();
+    assert_eq!(decode_job(longer.into()).unwrap_err(), WireError::Trailing(2));
+    let mut failure = REPLIES.to_vec();
+    failure[REPLIES.len() - 6] = 50;
+    assert_eq!(decode_replies(failure.into()).unwrap_err(), WireError::Failure(50));
+    let endless = [&JOB[..50], &[0xff; 11]].concat();
+    assert_eq!(decode_job(endless.into()).unwrap_err(), WireError::TooLarge);
+}
+
+#[test]
+fn a_huge_count_asks_for_no_memory() {
+    let greedy = [&JOB[..50], &[0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
+    assert_eq!(decode_job(greedy.into()).unwrap_err(), WireError::Truncated);
+}
+
+#[test]
+fn a_time_to_live_beyond_the_wire_is_cut_not_wrapped() {
+    let long = Job { ttl: Duration::MAX, ..job() };
+    let read = decode_job(encode_job(&long)).unwrap();
+    assert_eq!(read.ttl, Duration::from_millis(u32::MAX.into()));
+}
+
+#[test]
+fn any_difference_between_inputs_shows_in_the_digest() {
+    let inputs = [
+        vec![],
+        vec![tensor("", Datatype::Uint8, &[], b"")],
+        vec![tensor("", Datatype::Uint8, &[], b""), tensor("", Datatype::Uint8, &[], b"")],
+        vec![tensor("x", Datatype::Uint8, &[1], b"a")],
+        vec![tensor("xa", Datatype::Uint8, &[1], b"")],
+        vec![tensor("x", Datatype::Int8, &[1], b"a")],
+        vec![tensor("x", Datatype::Uint8, &[1, 1], b"a")],
+        vec![tensor("x", Datatype::Uint8, &[2], b"a")],
+        vec![tensor("x", Datatype::Uint8, &[1], b"b")],
+        vec![tensor("x", Datatype::Uint8, &[1], b"ab")],
+        vec![tensor("x", Datatype::Uint8, &[1], b"a"), tensor("y", Datatype::Uint8, &[1], b"b")],
+        vec![tensor("y", Datatype::Uint8, &[1], b"b"), tensor("x", Datatype::Uint8, &[1], b"a")],
+    ];
+    for (i, one) in inputs.iter().enumerate() {
+        for other in &inputs[i + 1..] {
+            assert_ne!(digest(one), digest(other), "{one:?} and {other:?}");
+        }
+    }
+}
+
+/// Gateways and workers of different builds compare it: it may not change within a version.
+#[test]
+fn the_digest_is_xxh3_of_framed_inputs() {
+    #[rustfmt::skip]
+    let framed = [
+        1, 0, 0, 0, 0, 0, 0, 0,                             // one input
+        1, 0, 0, 0, 0, 0, 0, 0, b'x',                       // name
+        11,                                                 // FP32
+        2, 0, 0, 0, 0, 0, 0, 0,                             // shape of two:
+        1, 0, 0, 0, 0, 0, 0, 0, 0x2c, 1, 0, 0, 0, 0, 0, 0,  //   [1, 300]
+        3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3,                    // data
+    ];
+    assert_eq!(digest(&job().inputs), xxhash_rust::xxh3::xxh3_64(&framed));
+}
+
+fn tensors() -> impl Strategy<Value = Vec<Tensor>> {
+    let tensor =
+        (".{0,8}", 0..Datatype::ALL.len(), vec(any::<u64>(), 0..4), vec(any::<u8>(), 0..40));
+    vec(tensor, 0..4).prop_map(|tensors| {
+        let build = |(name, datatype, shape, data): (_, usize, _, Vec<_>)| Tensor {
+            name,
+            datatype: Datatype::ALL[datatype],
+            shape,
+            data: data.into(),
+        };
+        tensors.into_iter().map(build).collect()
+    })
+}
+
+prop_compose! {
+    fn jobs()(
+        (id, gateway, digest) in any::<(u128, u128, u64)>(),
+        (attempt, ttl, rows) in any::<(u8, u32, u32)>(),
+        inputs in tensors(),
+        outputs in vec(".{0,8}", 0..4),
+    ) -> Job {
+        let (id, gateway) = (RequestId(id), GatewayId(gateway));
+        let ttl = Duration::from_millis(ttl.into());
+        Job { id, gateway, attempt, ttl, rows, digest, inputs, outputs }
+    }
+}
+
+fn outcomes() -> impl Strategy<Value = Result<Vec<Tensor>, ReplyError>> {
+    let error = (0..Failure::ALL.len(), ".{0,20}")
+        .prop_map(|(i, message)| Err(ReplyError { failure: Failure::ALL[i], message }));
+    prop_oneof![tensors().prop_map(Ok), error]
+}
+
+prop_compose! {
+    fn any_reply()(
+        (id, attempt, digest) in any::<(u128, u8, u64)>(),
+        parts in any::<[u64; 5]>(),
+        (batch_rows, padded_rows) in any::<(u32, u32)>(),
+        outcome in outcomes(),
+    ) -> Reply {
+        let [queue, batch_wait, compute_input, compute_infer, compute_output] =
+            parts.map(Duration::from_nanos);
+        let timing = Timing {
+            queue, batch_wait, compute_input, compute_infer, compute_output, batch_rows, padded_rows,
+        };
+        Reply { id: RequestId(id), attempt, digest, timing, outcome }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_job_comes_back_as_it_went(job in jobs()) {
+        prop_assert_eq!(decode_job(encode_job(&job)).unwrap(), job);
+    }
+
+    #[test]
+    fn any_replies_come_back_as_they_went(replies in vec(any_reply(), 0..5)) {
+        prop_assert_eq!(decode_replies(encode_replies(&replies)).unwrap(), replies);
+    }
+
+    #[test]
+    fn a_job_cut_anywhere_is_refused(job in jobs(), at in any::<prop::sample::Index>()) {
+        let bytes = encode_job(&job);
+        let at = at.index(bytes.len());
+        prop_assert!(decode_job(bytes.slice(..at)).is_err());
+    }
+
+    #[test]
+    fn replies_cut_anywhere_are_refused(
+        replies in vec(any_reply(), 1..4),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let bytes = encode_replies(&replies);
+        let at = at.index(bytes.len());
+        prop_assert!(decode_replies(bytes.slice(..at)).is_err());
+    }
+
+    /// Whatever a damaged job reads as, it is no panic, and writing that and reading it again gives
+    /// the same.
+    #[test]
+    fn a_damaged_job_never_panics(
+        job in jobs(),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = encode_job(&job).to_vec();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(read) = decode_job(bytes.into()) {
+            prop_assert_eq!(decode_job(encode_job(&read)).unwrap(), read);
+        }
+    }
+
+    #[test]
+    fn damaged_replies_never_panic(
+        replies in vec(any_reply(), 0..4),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = encode_replies(&replies).to_vec();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(read) = decode_replies(bytes.into()) {
+            prop_assert_eq!(decode_replies(encode_replies(&read)).unwrap(), read);
+        }
+    }
+
+    #[test]
+    fn noise_never_panics(mut noise in vec(any::<u8>(), 1..300)) {
+        noise[0] = 1;
+        // Errors and lucky readings are both fine.
+        drop(decode_job(noise.clone().into()));
+        drop(decode_replies(noise.into()));
+    }
+}
