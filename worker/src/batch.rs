@@ -101,8 +101,8 @@ impl Batch {
         let column = |index: usize| {
             let input = &first.job.inputs[index];
             let mut shape = input.shape.clone();
-            if batches {
-                shape[0] = u64::from(self.rows);
+            if let Some(first) = shape.first_mut().filter(|_| batches) {
+                *first = u64::from(self.rows);
             }
             let part = |delivery: &Delivery| delivery.job.inputs[index].data.clone();
             let parts = self.deliveries.iter().map(part).collect();
@@ -114,5 +114,95 @@ impl Batch {
     /// Rows of each request in it.
     pub(crate) fn rows_of_each(&self) -> Vec<u32> {
         self.deliveries.iter().map(|delivery| delivery.job.rows).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use batchfleet_broker::{Datatype, EntryId, GatewayId, RequestId, Tensor};
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A job of so many rows, each of `width` bytes.
+    fn delivery(index: usize, rows: u32, width: u64) -> Delivery {
+        let data = vec![0; usize::try_from(u64::from(rows) * width).unwrap()];
+        let input = Tensor {
+            name: "X".to_owned(),
+            datatype: Datatype::Uint8,
+            shape: vec![u64::from(rows), width],
+            data: data.into(),
+        };
+        let job = Job {
+            id: RequestId(index as u128),
+            gateway: GatewayId(0),
+            attempt: 0,
+            ttl: Duration::from_secs(1),
+            rows,
+            digest: 0,
+            inputs: vec![input],
+            outputs: Vec::new(),
+        };
+        let entry = EntryId { milliseconds: 0, sequence: index as u64 };
+        let now = Instant::now();
+        Delivery { entry, job, waited: Duration::ZERO, claimed_at: now, deadline: now }
+    }
+
+    fn width(delivery: &Delivery) -> u64 {
+        delivery.job.inputs[0].shape[1]
+    }
+
+    proptest! {
+        #[test]
+        fn batches_are_of_one_shape_within_the_limit_oldest_first_and_lose_nobody(
+            jobs in prop::collection::vec((1_u32..9, 1_u64..4), 0..60),
+            limit in 1_u32..17,
+        ) {
+            let mut held: VecDeque<Delivery> = jobs
+                .iter()
+                .enumerate()
+                .map(|(index, &(rows, width))| delivery(index, rows, width))
+                .collect();
+            let mut taken: Vec<Vec<RequestId>> = vec![Vec::new(); 4];
+            while let Some(oldest) = held.front().map(|delivery| delivery.job.id) {
+                let batch = take(&mut held, limit).unwrap();
+                prop_assert_eq!(batch.deliveries[0].job.id, oldest);
+                prop_assert_eq!(batch.rows, batch.rows_of_each().iter().sum::<u32>());
+                prop_assert!(batch.rows <= limit || batch.deliveries.len() == 1);
+                let shape = width(&batch.deliveries[0]);
+                for delivery in &batch.deliveries {
+                    prop_assert_eq!(width(delivery), shape);
+                    taken[usize::try_from(shape).unwrap()].push(delivery.job.id);
+                }
+            }
+            prop_assert_eq!(taken.iter().map(Vec::len).sum::<usize>(), jobs.len());
+            prop_assert!(taken.iter().all(|ids| ids.is_sorted()));
+        }
+    }
+
+    #[test]
+    fn a_batch_knows_why_it_left() {
+        for (rows, limit, release) in [
+            (&[(1, 1), (1, 1)][..], 4, Release::Drained),
+            (&[(1, 1), (3, 1)], 4, Release::Full),
+            (&[(2, 1), (3, 1)], 4, Release::Full),
+            (&[(2, 1), (1, 2)], 4, Release::Shape),
+            (&[(5, 1), (1, 1)], 4, Release::Oversize),
+            (&[(1, 1), (1, 1)], 0, Release::Full),
+        ] {
+            let mut held = rows.iter().map(|&(rows, width)| delivery(0, rows, width)).collect();
+            assert_eq!(take(&mut held, limit).unwrap().release, release, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_does_not_batch_gets_one_job_as_it_is() {
+        let mut held: VecDeque<_> = (0..3).map(|index| delivery(index, 1, 5)).collect();
+        let batch = take(&mut held, 0).unwrap();
+        assert_eq!((batch.deliveries.len(), held.len()), (1, 2));
+        assert_eq!(batch.columns(false)[0].shape, [1, 5]);
     }
 }

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
 
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let Process { registry, readiness, shutdown } = process;
+    settings.models.validate()?;
     let broker = Arc::new(RedisBroker::connect(&settings.redis_url).await?);
     let worker = Worker::start(&settings.models, broker, &registry, shutdown)
         .await

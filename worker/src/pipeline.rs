@@ -255,3 +255,6 @@ async fn hand_back(consumer: &dyn Consumer, metrics: &ModelMetrics, held: Vec<De
         Err(error) => warn!(%error, jobs, "cannot hand jobs back: they wait to be reclaimed"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,7 +124,10 @@ impl ExecutionProvider {
 
 impl ModelSettings {
     /// Refuses settings that contradict each other.
-    pub(crate) fn validate(&self) -> Result<(), InvalidSettings> {
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn validate(&self) -> Result<(), InvalidSettings> {
         if let BatchMode::Fixed(rows) = self.batch
             && rows > self.max_batch.get()
         {

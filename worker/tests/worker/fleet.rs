@@ -34,7 +34,11 @@ pub(crate) fn settings(repository: &Path, flags: &[&str]) -> ModelSettings {
     let repository = repository.to_str().unwrap();
     let program = ["batchfleet-worker", "--model-repository", repository];
     let flags = program.iter().chain(flags);
-    WorkerSettings::try_parse_from(flags).unwrap().models
+    let mut settings = WorkerSettings::try_parse_from(flags).unwrap().models;
+    settings.ort_dylib_path.get_or_insert_with(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/onnxruntime/libonnxruntime.so")
+    });
+    settings
 }
 
 /// A running worker and its broker.

@@ -2,3 +2,5 @@
 
 mod echo;
 mod fleet;
+mod models;
+mod onnx;

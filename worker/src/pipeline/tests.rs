@@ -1,0 +1,394 @@
+//! The loop on the memory broker with a paused clock, and a task for an engine.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use batchfleet_broker::{
+    Announcement, Backlog, Broker, BrokerError, Datatype, GatewayId, Inbound, Job, Producer,
+    QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, WorkerId, memory::MemoryBroker,
+};
+use batchfleet_policy::BatchMode;
+use prometheus::Registry;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::*;
+use crate::{
+    engine::{EngineError, Work},
+    metrics::WorkerMetrics,
+    tensors,
+};
+
+const RUN: Duration = Duration::from_millis(100);
+
+fn queue() -> QueueName {
+    QueueName::new("m", 1)
+}
+
+/// N rows at most, of any number of bytes each.
+fn plan(limit: u32) -> Plan {
+    let spec = |name: &str| TensorSpec {
+        name: name.to_owned(),
+        datatype: Datatype::Uint8,
+        shape: vec![-1, -1],
+    };
+    Plan {
+        spec: Arc::new(ModelSpec {
+            queue: queue(),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: 64,
+            inputs: vec![spec("X")],
+            outputs: vec![spec("X")],
+        }),
+        text_only: false,
+        cost: CostModel::from_profile(&[(1, RUN)]).unwrap(),
+        policy: BatchPolicy { mode: BatchMode::Fixed(limit), max_batch: 64, slo: RUN },
+        linger: Duration::ZERO,
+    }
+}
+
+/// A pipeline at work, its gateway, and what its engine ran.
+struct Bench {
+    producer: Arc<dyn Producer>,
+    gateway: GatewayId,
+    broker: MemoryBroker,
+    metrics: ModelMetrics,
+    shutdown: CancellationToken,
+    pipeline: JoinHandle<Result<(), WorkerError>>,
+    /// Rows of each request of each batch.
+    ran: mpsc::UnboundedReceiver<Vec<u32>>,
+}
+
+impl Bench {
+    async fn start(plan: Plan) -> Self {
+        let broker = MemoryBroker::new(1000);
+        let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
+        Self::with(plan, broker, consumer).await
+    }
+
+    async fn with(plan: Plan, broker: MemoryBroker, consumer: Arc<dyn Consumer>) -> Self {
+        let metrics = WorkerMetrics::register(&Registry::new()).unwrap();
+        let metrics = metrics.of_model(&queue(), "cpu");
+        let gateway = GatewayId::random();
+        let producer = broker.producer(gateway).await.unwrap();
+        let (engine, work) = EngineHandle::channel();
+        let (running, ran) = mpsc::unbounded_channel();
+        tokio::spawn(echo(work, running));
+        let shutdown = CancellationToken::new();
+        let pipeline = Pipeline::new(plan, engine, consumer, metrics.clone(), shutdown.clone());
+        let pipeline = tokio::spawn(pipeline.run());
+        Self { producer, gateway, broker, metrics, shutdown, pipeline, ran }
+    }
+
+    async fn submit(&self, rows: u32, width: u64, ttl: Duration) -> RequestId {
+        let data = vec![7; usize::try_from(u64::from(rows) * width).unwrap()];
+        let shape = vec![u64::from(rows), width];
+        let datatype = Datatype::Uint8;
+        let input = Tensor { name: "X".to_owned(), datatype, shape, data: data.into() };
+        let job = Job {
+            id: RequestId::random(),
+            gateway: self.gateway,
+            attempt: 0,
+            ttl,
+            rows,
+            digest: 0,
+            inputs: vec![input],
+            outputs: Vec::new(),
+        };
+        self.producer.submit(&queue(), &job).await.unwrap();
+        job.id
+    }
+
+    async fn submit_rows(&self, rows: &[u32]) {
+        for &rows in rows {
+            self.submit(rows, 1, Duration::from_secs(30)).await;
+        }
+    }
+
+    async fn replies(&self, count: usize) -> HashMap<RequestId, Reply> {
+        let mut all = HashMap::new();
+        while all.len() < count {
+            let Inbound::Replies(replies) = self.producer.receive().await else { continue };
+            all.extend(replies.into_iter().map(|reply| (reply.id, reply)));
+        }
+        all
+    }
+
+    async fn backlog(&self) -> Backlog {
+        self.broker.observer().await.unwrap().backlog(&queue()).await.unwrap()
+    }
+}
+
+/// Answers its input after [`RUN`]; rows of 13 bytes make it fail, rows of 99 kill it.
+async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec<u32>>) {
+    while let Some(Work { columns, rows, done }) = work.recv().await {
+        running.send(rows.clone()).unwrap();
+        sleep(RUN).await;
+        let outputs = match columns[0].shape[1] {
+            99 => return,
+            13 => Err(EngineError::Failed("unlucky".to_owned())),
+            _ => tensors::split(tensors::join(columns), &rows),
+        };
+        let (input, infer, output) = (Duration::ZERO, RUN, Duration::ZERO);
+        drop(done.send(Ran { outputs, input, infer, output }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_does_not_wait_to_fill_a_batch() {
+    let bench = Bench::start(plan(8)).await;
+    let began = Instant::now();
+    bench.submit_rows(&[1]).await;
+    bench.replies(1).await;
+    assert_eq!(began.elapsed(), RUN);
+    assert_eq!(bench.metrics.released(Release::Drained).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_during_a_run_leaves_together_and_never_more_than_n_rows() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+    bench.submit_rows(&[1, 1, 1, 1, 1, 1]).await;
+    bench.replies(7).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 2]);
+    assert_eq!(bench.metrics.released(Release::Full).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_while_a_long_batch_runs() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    bench.submit_rows(&[1, 1]).await;
+    sleep(RUN / 2).await;
+    assert_eq!((bench.backlog().await.waiting, bench.backlog().await.in_flight), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_were_claimed_but_did_not_fit_lead_a_filled_up_batch() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    // Claimed as four jobs of about one row: 3 + 3 do not fit.
+    bench.submit_rows(&[3, 3, 1, 1, 1]).await;
+    bench.replies(6).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [3]);
+    assert_eq!(bench.ran.recv().await.unwrap(), [3, 1]);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shapes_that_differ_do_not_share_a_batch() {
+    let mut bench = Bench::start(plan(8)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    for width in [2, 3, 2, 3, 3] {
+        bench.submit(1, width, Duration::from_secs(30)).await;
+    }
+    bench.replies(6).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 2]);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 3]);
+    assert_eq!(bench.metrics.released(Release::Shape).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_larger_than_n_runs_alone() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    bench.submit_rows(&[9, 1]).await;
+    bench.replies(3).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [9]);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+    assert_eq!(bench.metrics.released(Release::Oversize).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn linger_waits_once_for_others_to_come() {
+    let linger = Duration::from_millis(30);
+    let mut bench = Bench::start(Plan { linger, ..plan(8) }).await;
+    let began = Instant::now();
+    bench.submit_rows(&[1]).await;
+    sleep(linger / 2).await;
+    bench.submit_rows(&[1, 1]).await;
+    bench.replies(3).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 3]);
+    assert_eq!(began.elapsed(), linger + RUN);
+    assert_eq!(bench.metrics.released(Release::Linger).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn linger_does_not_hold_up_a_full_batch_nor_wait_for_nobody_for_long() {
+    let linger = Duration::from_millis(30);
+    let mut bench = Bench::start(Plan { linger, ..plan(2) }).await;
+    let began = Instant::now();
+    bench.submit_rows(&[2]).await;
+    bench.replies(1).await;
+    assert_eq!(began.elapsed(), RUN);
+    bench.submit_rows(&[1]).await;
+    bench.replies(1).await;
+    assert_eq!(began.elapsed(), RUN + linger + TOP_UP + RUN);
+    assert_eq!(bench.ran.recv().await.unwrap(), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_job_is_answered_and_never_run() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    let late = bench.submit(1, 1, RUN / 2).await;
+    let timely = bench.submit(1, 1, RUN * 2).await;
+    let replies = bench.replies(3).await;
+    let error = replies[&late].outcome.as_ref().unwrap_err();
+    assert_eq!(error.failure, Failure::Expired);
+    assert!(replies[&timely].outcome.is_ok());
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+    assert_eq!(bench.metrics.jobs(Outcome::Expired).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_does_not_fit_the_model_is_refused_and_its_neighbours_run() {
+    let bench = Bench::start(plan(4)).await;
+    let bad = bench.submit(65, 1, Duration::from_secs(30)).await;
+    let good = bench.submit(1, 1, Duration::from_secs(30)).await;
+    let replies = bench.replies(2).await;
+    let error = replies[&bad].outcome.as_ref().unwrap_err();
+    assert_eq!(error.failure, Failure::BadInput);
+    assert_eq!(error.message, "expected 1 to 64 rows, got 65");
+    assert!(replies[&good].outcome.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_job_of_a_batch_that_fails_hears_why() {
+    let bench = Bench::start(plan(4)).await;
+    for _ in 0..2 {
+        bench.submit(1, 13, Duration::from_secs(30)).await;
+    }
+    for reply in bench.replies(2).await.values() {
+        let error = reply.outcome.as_ref().unwrap_err();
+        assert_eq!(error.failure, Failure::Model);
+        assert_eq!(error.message, "the model failed: unlucky");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_tell_where_the_time_went() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    let id = bench.submit(3, 1, Duration::from_secs(30)).await;
+    let timing = bench.replies(2).await[&id].timing;
+    let expected = Timing { queue: RUN, compute_infer: RUN, batch_rows: 3, ..Timing::default() };
+    assert_eq!(timing, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_answers_the_running_batch_and_leaves_the_rest_to_others() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[3, 3]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [3]);
+    bench.submit_rows(&[1, 1]).await;
+    bench.shutdown.cancel();
+    bench.pipeline.await.unwrap().unwrap();
+    assert_eq!(bench.ran.recv().await, None);
+    assert_eq!(bench.metrics.jobs(Outcome::Ok).get(), 1);
+    assert_eq!(bench.metrics.jobs(Outcome::HandedBack).get(), 1);
+    let backlog = bench.broker.observer().await.unwrap().backlog(&queue()).await.unwrap();
+    assert_eq!((backlog.waiting, backlog.in_flight), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_gone_ends_the_pipeline_and_its_jobs_go_to_others() {
+    let bench = Bench::start(plan(4)).await;
+    bench.submit(1, 99, Duration::from_secs(30)).await;
+    let ended = bench.pipeline.await.unwrap();
+    assert!(matches!(ended, Err(WorkerError::EngineGone(_))));
+    let backlog = bench.broker.observer().await.unwrap().backlog(&queue()).await.unwrap();
+    assert_eq!((backlog.waiting, backlog.in_flight), (1, 0));
+}
+
+/// A consumer whose first so many claims and settlements fail.
+struct Shaky {
+    consumer: Arc<dyn Consumer>,
+    claims: AtomicUsize,
+    settlements: AtomicUsize,
+}
+
+impl Shaky {
+    fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
+        let left =
+            failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.map_or(Ok(()), |_| Err(BrokerError::Unreachable("gone".to_owned())))
+    }
+}
+
+#[async_trait]
+impl Consumer for Shaky {
+    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        Self::shake(&self.claims)?;
+        self.consumer.claim(limit).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
+        Self::shake(&self.settlements)?;
+        self.consumer.settle(settlements).await
+    }
+
+    async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
+        self.consumer.hand_back(deliveries).await
+    }
+
+    async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
+        self.consumer.renew(announcement).await
+    }
+
+    async fn retire(&self) -> Result<(), BrokerError> {
+        self.consumer.retire().await
+    }
+}
+
+async fn shaky_bench(claims: usize, settlements: usize) -> Bench {
+    let broker = MemoryBroker::new(1000);
+    let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
+    let (claims, settlements) = (AtomicUsize::new(claims), AtomicUsize::new(settlements));
+    let consumer = Arc::new(Shaky { consumer, claims, settlements });
+    Bench::with(plan(4), broker, consumer).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_sent_again_until_the_broker_takes_it() {
+    let bench = shaky_bench(0, 5).await;
+    bench.submit_rows(&[1]).await;
+    bench.replies(1).await;
+    assert_eq!(bench.metrics.jobs(Outcome::Ok).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_given_up_when_nobody_waits_any_more() {
+    let bench = shaky_bench(0, usize::MAX).await;
+    bench.submit_rows(&[1]).await;
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 0);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claiming_goes_on_when_the_broker_is_back() {
+    let bench = shaky_bench(5, 0).await;
+    bench.submit_rows(&[1]).await;
+    bench.replies(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_for_a_broker_that_is_away() {
+    let bench = shaky_bench(usize::MAX, 0).await;
+    sleep(RUN).await;
+    bench.shutdown.cancel();
+    bench.pipeline.await.unwrap().unwrap();
+}

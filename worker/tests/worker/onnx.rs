@@ -1,0 +1,251 @@
+//! Real runs of ONNX Runtime on small models.
+
+use std::collections::HashMap;
+
+use batchfleet_broker::{Datatype, Failure, QueueName, Reply, RequestId, Tensor};
+use batchfleet_worker::{LoadError, WorkerError};
+
+use crate::{
+    fleet::{Fleet, repository, tensor},
+    models::{Graph, Type},
+};
+
+const FLOAT: u64 = 1;
+
+fn queue() -> QueueName {
+    QueueName::new("m", 1)
+}
+
+/// Y = X · W for rows of 3, with W = [[1, 10], [2, 20], [3, 30]].
+fn matmul(rows: Option<u64>) -> Vec<u8> {
+    Graph::default()
+        .input("X", &Type(FLOAT, &[rows, Some(3)]))
+        .matrix("W", [3, 2], &[1.0, 10.0, 2.0, 20.0, 3.0, 30.0])
+        .node("MatMul", &["X", "W"], "Y")
+        .output("Y", &Type(FLOAT, &[rows, Some(2)]))
+        .model()
+}
+
+fn floats(name: &str, shape: &[u64], values: &[f32]) -> Tensor {
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor(name, Datatype::Fp32, shape, bytes)
+}
+
+async fn failure_of(fleet: &Fleet, inputs: Vec<Tensor>, rows: u32) -> (Failure, String) {
+    let caller = fleet.caller().await;
+    let id = caller.submit(&queue(), inputs, rows).await;
+    let mut replies: HashMap<RequestId, Reply> = caller.replies(1).await;
+    let error = replies.remove(&id).unwrap().outcome.unwrap_err();
+    (error.failure, error.message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_caller_gets_the_outputs_of_its_own_rows() {
+    let fleet =
+        Fleet::start(&[("m/1/model.onnx", matmul(None))], &["--batch", "16", "--linger", "1"])
+            .await;
+    let caller = fleet.caller().await;
+    let mut asked = Vec::new();
+    for n in 0_u16..300 {
+        let rows = usize::from(n % 4) + 1;
+        let x: Vec<f32> = (0..rows * 3).map(|i| f32::from(n) + f32::from(i as u8)).collect();
+        let y: Vec<f32> = x
+            .chunks(3)
+            .map(|row| row[0] + 2.0 * row[1] + 3.0 * row[2])
+            .flat_map(|sum| [sum, 10.0 * sum])
+            .collect();
+        let input = floats("X", &[rows as u64, 3], &x);
+        let id = caller.submit(&queue(), vec![input], rows as u32).await;
+        asked.push((id, floats("Y", &[rows as u64, 2], &y)));
+    }
+    let replies = caller.replies(asked.len()).await;
+    let mut shared = 0;
+    for (id, expected) in asked {
+        assert_eq!(replies[&id].outcome, Ok(vec![expected]));
+        shared += u32::from(replies[&id].timing.batch_rows > 4);
+    }
+    assert!(shared > 200, "only {shared} of 300 travelled in company");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_datatype_goes_through_unchanged() {
+    let types = [
+        (9, Datatype::Bool),
+        (2, Datatype::Uint8),
+        (4, Datatype::Uint16),
+        (12, Datatype::Uint32),
+        (13, Datatype::Uint64),
+        (3, Datatype::Int8),
+        (5, Datatype::Int16),
+        (6, Datatype::Int32),
+        (7, Datatype::Int64),
+        (10, Datatype::Fp16),
+        (1, Datatype::Fp32),
+        (11, Datatype::Fp64),
+        (16, Datatype::Bf16),
+        (8, Datatype::Bytes),
+    ];
+    let mut graph = Graph::default();
+    for (code, datatype) in types {
+        let (x, y) = (format!("x_{datatype}"), format!("y_{datatype}"));
+        let kind = Type(code, &[None, Some(2)]);
+        graph = graph.input(&x, &kind).node("Identity", &[&x], &y).output(&y, &kind);
+    }
+    let fleet = Fleet::start(&[("m/1/model.onnx", graph.model())], &["--linger", "20ms"]).await;
+    let caller = fleet.caller().await;
+    let mut asked = Vec::new();
+    for n in 0_u8..8 {
+        let data = |datatype: Datatype| match datatype {
+            Datatype::Bool => vec![n & 1, 1],
+            Datatype::Bytes => [&[1, 0, 0, 0, b'a' + n][..], "\x03\0\0\0ö.".as_bytes()].concat(),
+            other => (0..).map(|i| n + i).take(2 * other.size().unwrap()).collect(),
+        };
+        let tensors = |prefix: &str| -> Vec<Tensor> {
+            let name = |datatype| format!("{prefix}_{datatype}");
+            types.iter().map(|&(_, t)| tensor(&name(t), t, &[1, 2], data(t))).collect()
+        };
+        asked.push((caller.submit(&queue(), tensors("x"), 1).await, tensors("y")));
+    }
+    let replies = caller.replies(asked.len()).await;
+    for (id, expected) in asked {
+        assert_eq!(replies[&id].outcome, Ok(expected));
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_lie_badly_in_memory_are_read_all_the_same() {
+    let fleet = Fleet::start(&[("m/1/model.onnx", matmul(None))], &[]).await;
+    let caller = fleet.caller().await;
+    for shift in 0..4 {
+        let mut input = floats("X", &[1, 3], &[1.0, 1.0, 1.0]);
+        let shifted = [vec![0; shift], input.data.to_vec()].concat();
+        input.data = bytes::Bytes::from(shifted).slice(shift..);
+        let id = caller.submit(&queue(), vec![input], 1).await;
+        let expected = floats("Y", &[1, 2], &[6.0, 60.0]);
+        assert_eq!(caller.replies(1).await[&id].outcome, Ok(vec![expected]));
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_fixed_size_is_served_one_request_at_a_time() {
+    let fleet = Fleet::start(&[("m/1/model.onnx", matmul(Some(2)))], &[]).await;
+    let caller = fleet.caller().await;
+    let input = floats("X", &[2, 3], &[1.0; 6]);
+    for _ in 0..5 {
+        caller.submit(&queue(), vec![input.clone()], 1).await;
+    }
+    for reply in caller.replies(5).await.into_values() {
+        assert_eq!(reply.outcome, Ok(vec![floats("Y", &[2, 2], &[6.0, 60.0, 6.0, 60.0])]));
+        assert_eq!(reply.timing.batch_rows, 1);
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_that_does_not_fit_the_model_is_the_callers_fault() {
+    let fleet = Fleet::start(&[("m/1/model.onnx", matmul(None))], &[]).await;
+    for (input, complaint) in [
+        (floats("X", &[1, 4], &[0.0; 4]), "input \"X\": expected shape [-1, 3], got [1, 4]"),
+        (floats("Z", &[1, 3], &[0.0; 3]), "input \"X\": got \"Z\" in its place"),
+        (
+            floats("X", &[1, 3], &[0.0; 2]),
+            "input \"X\": shape [1, 3] of FP32 does not hold 8 bytes",
+        ),
+        (
+            tensor("X", Datatype::Int32, &[1, 3], vec![0; 12]),
+            "input \"X\": expected FP32, got INT32",
+        ),
+        (floats("X", &[2, 3], &[0.0; 6]), "inputs differ in their first dimension, the rows"),
+    ] {
+        let (failure, message) = failure_of(&fleet, vec![input], 1).await;
+        assert_eq!((failure, message.as_str()), (Failure::BadInput, complaint));
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strings_that_are_no_text_are_the_callers_fault() {
+    const STRING: u64 = 8;
+    let kind = Type(STRING, &[None]);
+    let model =
+        Graph::default().input("X", &kind).node("Identity", &["X"], "Y").output("Y", &kind).model();
+    let fleet = Fleet::start(&[("m/1/model.onnx", model)], &[]).await;
+    for data in [vec![1, 0, 0, 0, 0xff], vec![1, 0, 0, 0, 0]] {
+        let input = tensor("X", Datatype::Bytes, &[1], data);
+        let (failure, message) = failure_of(&fleet, vec![input], 1).await;
+        assert_eq!(failure, Failure::BadInput);
+        assert!(message.contains("text only"), "{message}");
+    }
+    fleet.stop().await;
+}
+
+/// Indices of the numbers that are not zero: as many rows as there are such, whatever it promises.
+fn fickle() -> Vec<u8> {
+    const INT64: u64 = 7;
+    Graph::default()
+        .input("X", &Type(FLOAT, &[None, Some(3)]))
+        .node("NonZero", &["X"], "indices")
+        .node("Transpose", &["indices"], "Y")
+        .output("Y", &Type(INT64, &[None, Some(2)]))
+        .model()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_does_not_keep_its_rows_is_found_out_before_it_serves() {
+    let files = repository(&[("m/1/model.onnx", fickle())]);
+    let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
+    assert!(error.to_string().contains("output \"Y\" of shape [0, 2] does not hold 1 rows"));
+    let config = b"max_batch_size: 0".to_vec();
+    let unbatched = [("m/1/model.onnx", fickle()), ("m/config.pbtxt", config)];
+    let fleet = Fleet::start(&unbatched, &[]).await;
+    let caller = fleet.caller().await;
+    let id = caller.submit(&queue(), vec![floats("X", &[1, 3], &[0.0, 5.0, 0.0])], 1).await;
+    let outputs = caller.replies(1).await[&id].outcome.clone().unwrap();
+    assert_eq!(outputs[0].shape, [1, 2]);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_model_is_refused() {
+    let files = repository(&[("m/1/model.onnx", b"not a model")]);
+    let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
+    assert!(error.to_string().starts_with("model m:1: "), "{error}");
+    assert!(matches!(error, WorkerError::Load(LoadError::Model { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_contradicts_its_model_is_refused() {
+    let config = b"max_batch_size: 8".to_vec();
+    let files = repository(&[("m/1/model.onnx", matmul(Some(1))), ("m/config.pbtxt", config)]);
+    let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
+    assert!(error.to_string().contains("config.pbtxt says max_batch_size 8, but"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_provider_that_is_not_there_is_refused() {
+    for provider in ["cuda", "tensorrt"] {
+        let files = repository(&[("m/1/model.onnx", matmul(None))]);
+        let Err(error) = Fleet::try_start(files.path(), &["--execution-provider", provider]).await
+        else {
+            panic!("{provider} serves")
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("--execution-provider {provider} cannot be used: ")),
+            "{text}"
+        );
+        assert!(error.is_settings());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_library_is_refused() {
+    let files = repository(&[("m/1/model.onnx", matmul(None))]);
+    let flags = ["--onnxruntime", "/nowhere/libonnxruntime.so"];
+    let Err(error) = Fleet::try_start(files.path(), &flags).await else { panic!("it serves") };
+    assert!(error.is_settings());
+    assert!(error.to_string().contains("run `make onnxruntime`"), "{error}");
+}
