@@ -2,28 +2,20 @@
 
 use std::sync::Arc;
 
-use batchfleet_broker::{Announcement, Broker, Consumer, ModelSpec, WorkerId};
-use batchfleet_policy::{BatchMode, BatchPolicy};
+use batchfleet_broker::{Broker, Consumer};
 use prometheus::Registry;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use crate::{
-    announce::announce,
     config::Backend,
-    engine::{
-        self, Engine, EngineHandle,
-        echo::Echo,
-        onnx::{self, Onnx},
-    },
+    engine::onnx,
     error::WorkerError,
-    metrics::{ModelMetrics, WorkerMetrics},
-    pipeline::{Pipeline, Plan},
+    metrics::WorkerMetrics,
+    model::Model,
     repository::{self, ModelSource},
     retry::Outage,
     settings::ModelSettings,
-    warmup::{Climb, warm_up},
 };
 
 /// A worker that serves every model of its settings.
@@ -54,14 +46,13 @@ impl Worker {
         let mut announced = Vec::new();
         for source in sources {
             let model = Model::load(settings, source, runtime.clone()).await?;
-            let id = WorkerId::random();
-            let Some(consumer) = connect(broker.as_ref(), &model, id, &shutdown).await else {
+            let Some(consumer) = connect(broker.as_ref(), &model, &shutdown).await else {
                 break;
             };
             let told = Arc::new(Notify::new());
             announced.push(Arc::clone(&told));
-            let metrics = metrics.of_model(&model.plan.spec.queue, model.provider);
-            worker.models.spawn(model.serve(id, consumer, metrics, told, shutdown.clone()));
+            let metrics = metrics.of_model(model.queue(), model.plan.provider);
+            worker.models.spawn(model.serve(consumer, metrics, told, shutdown.clone()));
         }
         for announced in announced {
             tokio::select! {
@@ -108,12 +99,11 @@ fn runtime(
 async fn connect(
     broker: &dyn Broker,
     model: &Model,
-    worker: WorkerId,
     shutdown: &CancellationToken,
 ) -> Option<Arc<dyn Consumer>> {
     let mut outage = Outage::new("reach the broker");
     loop {
-        match broker.consumer(model.plan.spec.queue.clone(), worker).await {
+        match broker.consumer(model.queue().clone(), model.worker).await {
             Ok(consumer) => {
                 outage.over();
                 return Some(consumer);
@@ -125,92 +115,4 @@ async fn connect(
             () = shutdown.cancelled() => return None,
         }
     }
-}
-
-/// A loaded and warmed model.
-struct Model {
-    engine: EngineHandle,
-    provider: &'static str,
-    plan: Plan,
-}
-
-impl Model {
-    /// Loads and warms it on the thread that will run it.
-    async fn load(
-        settings: &ModelSettings,
-        source: ModelSource,
-        runtime: Option<Arc<onnx::Runtime>>,
-    ) -> Result<Self, WorkerError> {
-        let settings = settings.clone();
-        let name = source.queue.to_string();
-        let load = move || {
-            let engine = engine(&settings, &source, runtime.as_deref())?;
-            prepare(&settings, &source, engine)
-        };
-        let (engine, (provider, plan)) = engine::start(name, load).await?;
-        Ok(Self { engine, provider, plan })
-    }
-
-    /// Claims, runs and answers until shutdown; announces it all the while.
-    async fn serve(
-        self,
-        worker: WorkerId,
-        consumer: Arc<dyn Consumer>,
-        metrics: ModelMetrics,
-        told: Arc<Notify>,
-        shutdown: CancellationToken,
-    ) -> Result<(), WorkerError> {
-        let drained = CancellationToken::new();
-        let announcement = Announcement::new(worker, ModelSpec::clone(&self.plan.spec));
-        let leave = announce(Arc::clone(&consumer), announcement, told, drained.clone());
-        let leave = tokio::spawn(leave);
-        let pipeline = Pipeline::new(self.plan, self.engine, consumer, metrics, shutdown);
-        let outcome = pipeline.run().await;
-        drained.cancel();
-        leave.await?;
-        outcome
-    }
-}
-
-fn engine(
-    settings: &ModelSettings,
-    source: &ModelSource,
-    runtime: Option<&onnx::Runtime>,
-) -> Result<Box<dyn Engine>, WorkerError> {
-    let max_batch = settings.max_batch.get();
-    Ok(match runtime {
-        Some(runtime) if source.config.backend == Backend::OnnxRuntime => {
-            Box::new(Onnx::load(source, runtime, max_batch)?)
-        }
-        _ => Box::new(Echo::load(source, max_batch)?),
-    })
-}
-
-/// Warms an engine, which tells the rest of its plan.
-fn prepare(
-    settings: &ModelSettings,
-    source: &ModelSource,
-    mut engine: Box<dyn Engine>,
-) -> Result<(Box<dyn Engine>, (&'static str, Plan)), WorkerError> {
-    let climb = match settings.batch {
-        BatchMode::Auto => {
-            Climb { up_to: settings.max_batch.get(), patience: Some(settings.slo_p99 * 2) }
-        }
-        // Whoever sets N by hand has decided about latency too.
-        BatchMode::Fixed(rows) => Climb { up_to: rows, patience: None },
-    };
-    let profile = warm_up(engine.as_mut(), &source.config.warmup, climb)
-        .map_err(|error| WorkerError::WarmUp { model: source.queue.clone(), error })?;
-    let policy =
-        BatchPolicy { mode: settings.batch, max_batch: profile.usable, slo: settings.slo_p99 };
-    let plan = Plan {
-        spec: Arc::new(engine.spec().clone()),
-        text_only: engine.text_only(),
-        cost: profile.cost,
-        policy,
-        linger: settings.linger,
-    };
-    info!(model = %source.queue, limit = policy.limit(&plan.cost, 1), "ready to serve");
-    let provider = engine.provider();
-    Ok((engine, (provider, plan)))
 }

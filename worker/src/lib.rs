@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod intake;
 mod metrics;
+mod model;
 mod pbtxt;
 mod pipeline;
 mod repository;

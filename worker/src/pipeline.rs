@@ -34,6 +34,8 @@ const TOP_UP: Duration = Duration::from_millis(2);
 pub(crate) struct Plan {
     /// The model.
     pub(crate) spec: Arc<ModelSpec>,
+    /// Where it runs: the name of an execution provider.
+    pub(crate) provider: &'static str,
     /// Whether its strings must be text.
     pub(crate) text_only: bool,
     /// What its batches cost, as measured.

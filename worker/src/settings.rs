@@ -23,7 +23,7 @@ pub struct WorkerSettings {
     #[command(flatten)]
     pub models: ModelSettings,
 
-    /// The Redis with the queues, such as redis://user:password@host:6379/0
+    /// The Redis with the queues, such as `redis://user:password@host:6379/0`
     #[arg(
         long,
         env = "BATCHFLEET_REDIS_URL",

@@ -298,12 +298,11 @@ where
     T: PrimitiveTensorElementType + Pod + Debug,
 {
     let dims = dims(tensor)?;
-    Ok(match bytemuck::try_cast_slice::<u8, T>(&tensor.data) {
-        Ok(elements) => TensorRef::from_array_view((dims, elements))?.into(),
-        Err(_) => {
-            let elements: Vec<T> = bytemuck::pod_collect_to_vec(&tensor.data);
-            OrtTensor::from_array((dims, elements))?.into()
-        }
+    Ok(if let Ok(elements) = bytemuck::try_cast_slice::<u8, T>(&tensor.data) {
+        TensorRef::from_array_view((dims, elements))?.into()
+    } else {
+        let elements: Vec<T> = bytemuck::pod_collect_to_vec(&tensor.data);
+        OrtTensor::from_array((dims, elements))?.into()
     })
 }
 

@@ -43,6 +43,7 @@ fn plan(limit: u32) -> Plan {
             inputs: vec![spec("X")],
             outputs: vec![spec("X")],
         }),
+        provider: "cpu",
         text_only: false,
         cost: CostModel::from_profile(&[(1, RUN)]).unwrap(),
         policy: BatchPolicy { mode: BatchMode::Fixed(limit), max_batch: 64, slo: RUN },

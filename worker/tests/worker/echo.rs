@@ -1,7 +1,10 @@
 //! A worker from end to end on the memory broker, with the echo engine.
 
-use crate::fleet::{Fleet, tensor};
-use batchfleet_broker::{Datatype, QueueName, Tensor};
+use batchfleet_broker::{Broker, Datatype, QueueName, Tensor};
+use prometheus::TextEncoder;
+use tokio::task::JoinSet;
+
+use crate::fleet::{Caller, Fleet, repository, tensor};
 
 /// One FP32 input of 4 numbers a row; `batch_ms` milliseconds a batch.
 fn echo(batch_ms: u32) -> String {
@@ -39,4 +42,141 @@ async fn every_caller_gets_its_own_answer() {
         assert!(replies[&id].timing.batch_rows <= 16);
     }
     fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_inputs_of_any_datatype_keep_their_places() {
+    let config = r#"backend: "batchfleet_echo"
+        input [ { name: "A" data_type: TYPE_STRING dims: [ 2 ] },
+                { name: "B" data_type: TYPE_BF16 dims: [ -1 ] } ]
+        output [ { name: "C" data_type: TYPE_STRING dims: [ 2 ] },
+                 { name: "D" data_type: TYPE_BF16 dims: [ -1 ] } ]"#;
+    let fleet = Fleet::start(&[("m/config.pbtxt", config)], &[]).await;
+    let caller = fleet.caller().await;
+    let mut asked = Vec::new();
+    for n in 0_u8..20 {
+        let strings = [&[0; 4][..], &[3, 0, 0, 0, n, 0xff, 0]].concat();
+        let wide = u64::from(n % 2) + 1;
+        let halves = vec![n; 2 * usize::from(n % 2) + 2];
+        let tensors = |a: &str, b: &str| {
+            vec![
+                tensor(a, Datatype::Bytes, &[1, 2], strings.clone()),
+                tensor(b, Datatype::Bf16, &[1, wide], halves.clone()),
+            ]
+        };
+        let id = caller.submit(&queue("m"), tensors("A", "B"), 1).await;
+        asked.push((id, tensors("C", "D")));
+    }
+    let replies = caller.replies(asked.len()).await;
+    for (id, expected) in asked {
+        assert_eq!(replies[&id].outcome, Ok(expected));
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serves_several_models_and_versions_at_once() {
+    let all = format!("{}\nversion_policy {{ all {{}} }}", echo(0));
+    let files = [
+        ("a/config.pbtxt", all),
+        ("a/1/.keep", String::new()),
+        ("a/2/.keep", String::new()),
+        ("b/config.pbtxt", echo(0)),
+    ];
+    let fleet = Fleet::start(&files, &[]).await;
+    let caller = fleet.caller().await;
+    for (model, version) in [("a", 1), ("a", 2), ("b", 1)] {
+        let queue = QueueName::new(model, version);
+        assert!(caller.ask(&queue, vec![numbers(0, 1)], 1).await.outcome.is_ok());
+    }
+    let announced = fleet.broker.observer().await.unwrap().announcements().await.unwrap();
+    let mut names: Vec<_> = announced.iter().map(|a| a.model.queue.to_string()).collect();
+    names.sort();
+    assert_eq!(names, ["a:1", "a:2", "b:1"]);
+    fleet.stop().await;
+}
+
+/// Asks one request at a time, so many; returns the rows of the batches they travelled in.
+async fn ask_in_turn(caller: Caller, count: u32) -> Vec<u32> {
+    let mut batches = Vec::new();
+    for n in 0..count {
+        batches.push(caller.ask(&queue("m"), vec![numbers(n, 1)], 1).await.timing.batch_rows);
+    }
+    batches
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_batch_is_filled_by_many_callers() {
+    let fleet = Fleet::start(&[("m/config.pbtxt", echo(20))], &["--batch", "16"]).await;
+    let mut callers = JoinSet::new();
+    for _ in 0..32 {
+        callers.spawn(ask_in_turn(fleet.caller().await, 20));
+    }
+    let batches = callers.join_all().await.concat();
+    assert!(batches.iter().all(|&rows| rows <= 16));
+    // Every request counts its batch: one of 16 rows counts 16 times.
+    let runs: f64 = batches.iter().map(|&rows| 1.0 / f64::from(rows)).sum();
+    let mean = 640.0 / runs;
+    assert!(mean >= 14.0, "mean batch {mean}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaves_nothing_claimed_and_is_no_longer_announced() {
+    let fleet = Fleet::start(&[("m/config.pbtxt", echo(50))], &["--batch", "4"]).await;
+    let caller = fleet.caller().await;
+    for n in 0..40 {
+        caller.submit(&queue("m"), vec![numbers(n, 1)], 1).await;
+    }
+    caller.replies(4).await;
+    let broker = fleet.broker.clone();
+    fleet.stop().await;
+    let observer = broker.observer().await.unwrap();
+    let backlog = observer.backlog(&queue("m")).await.unwrap();
+    assert_eq!(backlog.in_flight, 0);
+    assert!(backlog.waiting > 0, "shutdown came too late to tell");
+    assert!(observer.announcements().await.unwrap().iter().all(|announced| !announced.live));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_there_before_the_first_request() {
+    let fleet = Fleet::start(&[("m/config.pbtxt", echo(0))], &["--batch", "8"]).await;
+    let text = TextEncoder::new().encode_to_string(&fleet.registry.gather()).unwrap();
+    for line in [
+        r#"batch_size_count{model="m",version="1"} 0"#,
+        r#"batch_seconds_count{model="m",version="1"} 0"#,
+        r#"queue_wait_seconds_count{model="m",version="1"} 0"#,
+        r#"batch_wait_seconds_count{model="m",version="1"} 0"#,
+        r#"padded_rows_total{model="m",version="1"} 0"#,
+        r#"released_total{model="m",reason="drained",version="1"} 0"#,
+        r#"jobs_total{model="m",outcome="ok",version="1"} 0"#,
+        r#"execution_provider{model="m",provider="cpu",version="1"} 1"#,
+        r#"undeliverable_replies_total{model="m",version="1"} 0"#,
+        r#"batch_limit{model="m",version="1"} 8"#,
+    ] {
+        assert!(text.contains(&format!("batchfleet_worker_{line}\n")), "{line} in\n{text}");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_cannot_be_served_is_a_matter_of_settings() {
+    for (files, flags, complaint) in [
+        (vec![], &[][..], "no model in "),
+        (vec![("m/config.pbtxt", echo(0))], &["--model", "n"], "no model \"n\" in "),
+        (vec![("m/config.pbtxt", "x".to_owned())], &[], "/"),
+        (vec![("m/config.pbtxt", echo(0))], &["--batch", "65"], "--batch 65 is more than"),
+        (vec![("m/config.pbtxt", echo(0))], &["--device", "1"], "--device 1 means nothing"),
+        (
+            vec![("m/config.pbtxt", "backend: \"batchfleet_echo\"".to_owned())],
+            &[],
+            "model m:1: an echo needs",
+        ),
+    ] {
+        let Err(error) = Fleet::try_start(repository(&files).path(), flags).await else {
+            panic!("it serves")
+        };
+        assert!(error.is_settings(), "{error}");
+        assert!(error.to_string().starts_with(complaint), "{error}");
+    }
 }

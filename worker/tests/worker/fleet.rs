@@ -98,7 +98,7 @@ impl Caller {
             id: RequestId::random(),
             gateway: self.gateway,
             attempt: 0,
-            ttl: Duration::from_secs(60),
+            ttl: Duration::from_mins(1),
             rows,
             digest: 7,
             inputs,
@@ -106,6 +106,12 @@ impl Caller {
         };
         self.producer.submit(queue, &job).await.unwrap();
         job.id
+    }
+
+    /// Submits a job and waits for its reply, the only one there is.
+    pub(crate) async fn ask(&self, queue: &QueueName, inputs: Vec<Tensor>, rows: u32) -> Reply {
+        let id = self.submit(queue, inputs, rows).await;
+        self.replies(1).await.remove(&id).unwrap()
     }
 
     /// Waits for so many replies.

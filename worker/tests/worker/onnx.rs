@@ -1,8 +1,6 @@
 //! Real runs of ONNX Runtime on small models.
 
-use std::collections::HashMap;
-
-use batchfleet_broker::{Datatype, Failure, QueueName, Reply, RequestId, Tensor};
+use batchfleet_broker::{Datatype, Failure, QueueName, Tensor};
 use batchfleet_worker::{LoadError, WorkerError};
 
 use crate::{
@@ -31,14 +29,6 @@ fn floats(name: &str, shape: &[u64], values: &[f32]) -> Tensor {
     tensor(name, Datatype::Fp32, shape, bytes)
 }
 
-async fn failure_of(fleet: &Fleet, inputs: Vec<Tensor>, rows: u32) -> (Failure, String) {
-    let caller = fleet.caller().await;
-    let id = caller.submit(&queue(), inputs, rows).await;
-    let mut replies: HashMap<RequestId, Reply> = caller.replies(1).await;
-    let error = replies.remove(&id).unwrap().outcome.unwrap_err();
-    (error.failure, error.message)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_caller_gets_the_outputs_of_its_own_rows() {
     let fleet =
@@ -47,16 +37,16 @@ async fn every_caller_gets_the_outputs_of_its_own_rows() {
     let caller = fleet.caller().await;
     let mut asked = Vec::new();
     for n in 0_u16..300 {
-        let rows = usize::from(n % 4) + 1;
-        let x: Vec<f32> = (0..rows * 3).map(|i| f32::from(n) + f32::from(i as u8)).collect();
+        let rows = n % 4 + 1;
+        let x: Vec<f32> = (0..rows * 3).map(|i| f32::from(n + i)).collect();
         let y: Vec<f32> = x
             .chunks(3)
             .map(|row| row[0] + 2.0 * row[1] + 3.0 * row[2])
             .flat_map(|sum| [sum, 10.0 * sum])
             .collect();
-        let input = floats("X", &[rows as u64, 3], &x);
-        let id = caller.submit(&queue(), vec![input], rows as u32).await;
-        asked.push((id, floats("Y", &[rows as u64, 2], &y)));
+        let input = floats("X", &[rows.into(), 3], &x);
+        let id = caller.submit(&queue(), vec![input], rows.into()).await;
+        asked.push((id, floats("Y", &[rows.into(), 2], &y)));
     }
     let replies = caller.replies(asked.len()).await;
     let mut shared = 0;
@@ -122,9 +112,8 @@ async fn bytes_that_lie_badly_in_memory_are_read_all_the_same() {
         let mut input = floats("X", &[1, 3], &[1.0, 1.0, 1.0]);
         let shifted = [vec![0; shift], input.data.to_vec()].concat();
         input.data = bytes::Bytes::from(shifted).slice(shift..);
-        let id = caller.submit(&queue(), vec![input], 1).await;
         let expected = floats("Y", &[1, 2], &[6.0, 60.0]);
-        assert_eq!(caller.replies(1).await[&id].outcome, Ok(vec![expected]));
+        assert_eq!(caller.ask(&queue(), vec![input], 1).await.outcome, Ok(vec![expected]));
     }
     fleet.stop().await;
 }
@@ -147,6 +136,7 @@ async fn a_model_of_fixed_size_is_served_one_request_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn input_that_does_not_fit_the_model_is_the_callers_fault() {
     let fleet = Fleet::start(&[("m/1/model.onnx", matmul(None))], &[]).await;
+    let caller = fleet.caller().await;
     for (input, complaint) in [
         (floats("X", &[1, 4], &[0.0; 4]), "input \"X\": expected shape [-1, 3], got [1, 4]"),
         (floats("Z", &[1, 3], &[0.0; 3]), "input \"X\": got \"Z\" in its place"),
@@ -160,8 +150,8 @@ async fn input_that_does_not_fit_the_model_is_the_callers_fault() {
         ),
         (floats("X", &[2, 3], &[0.0; 6]), "inputs differ in their first dimension, the rows"),
     ] {
-        let (failure, message) = failure_of(&fleet, vec![input], 1).await;
-        assert_eq!((failure, message.as_str()), (Failure::BadInput, complaint));
+        let error = caller.ask(&queue(), vec![input], 1).await.outcome.unwrap_err();
+        assert_eq!((error.failure, error.message.as_str()), (Failure::BadInput, complaint));
     }
     fleet.stop().await;
 }
@@ -173,11 +163,12 @@ async fn strings_that_are_no_text_are_the_callers_fault() {
     let model =
         Graph::default().input("X", &kind).node("Identity", &["X"], "Y").output("Y", &kind).model();
     let fleet = Fleet::start(&[("m/1/model.onnx", model)], &[]).await;
+    let caller = fleet.caller().await;
     for data in [vec![1, 0, 0, 0, 0xff], vec![1, 0, 0, 0, 0]] {
         let input = tensor("X", Datatype::Bytes, &[1], data);
-        let (failure, message) = failure_of(&fleet, vec![input], 1).await;
-        assert_eq!(failure, Failure::BadInput);
-        assert!(message.contains("text only"), "{message}");
+        let error = caller.ask(&queue(), vec![input], 1).await.outcome.unwrap_err();
+        assert_eq!(error.failure, Failure::BadInput);
+        assert!(error.message.contains("text only"), "{error}");
     }
     fleet.stop().await;
 }
@@ -202,8 +193,8 @@ async fn a_model_that_does_not_keep_its_rows_is_found_out_before_it_serves() {
     let unbatched = [("m/1/model.onnx", fickle()), ("m/config.pbtxt", config)];
     let fleet = Fleet::start(&unbatched, &[]).await;
     let caller = fleet.caller().await;
-    let id = caller.submit(&queue(), vec![floats("X", &[1, 3], &[0.0, 5.0, 0.0])], 1).await;
-    let outputs = caller.replies(1).await[&id].outcome.clone().unwrap();
+    let input = floats("X", &[1, 3], &[0.0, 5.0, 0.0]);
+    let outputs = caller.ask(&queue(), vec![input], 1).await.outcome.unwrap();
     assert_eq!(outputs[0].shape, [1, 2]);
     fleet.stop().await;
 }
