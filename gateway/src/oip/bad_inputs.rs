@@ -143,7 +143,11 @@ fn b59_outputs_are_the_models_each_once_and_all_when_none_are_named() {
         ("not an array", r#"{"name":"y"}"#, "bad_outputs"),
         ("not objects", r#"["y"]"#, "bad_outputs"),
         ("no name", "[{}]", "bad_outputs"),
-        ("a million", &format!("[{}]", [r#"{"name":"y"}"#; 1_000_000].join(",")), "bad_outputs"),
+        (
+            "a million",
+            &format!("[{}]", vec![r#"{"name":"y"}"#; 1_000_000].join(",")),
+            "bad_outputs",
+        ),
         (
             "binary_data is no boolean",
             r#"[{"name":"y","parameters":{"binary_data":1}}]"#,
@@ -229,8 +233,8 @@ fn timeout_is_read_as_microseconds_and_priority_0_as_the_default() {
         let request = parsed(&simple(Datatype::Fp32), text).unwrap();
         (request.timeout, request.priority)
     };
-    let limit = Duration::from_micros(2_500_000);
-    assert_eq!(read(r#"{"timeout":2500000,"priority":2}"#), (Some(limit), Some(2)));
+    let limit = Duration::from_micros(2_500_001);
+    assert_eq!(read(r#"{"timeout":2500001,"priority":2}"#), (Some(limit), Some(2)));
     assert_eq!(read(r#"{"timeout":1000000000000000000,"priority":0}"#).1, None);
 }
 

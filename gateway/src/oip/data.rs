@@ -7,6 +7,7 @@ use batchfleet_broker::Datatype;
 use super::{
     Problem, binary,
     json::{Kind, Reader},
+    number::Number,
     quote, shape,
 };
 
@@ -22,7 +23,9 @@ pub(super) fn read(
 ) -> Result<Vec<u8>, Problem> {
     match datatype {
         Datatype::Bool => values(reader, shape, |reader| {
-            expect(reader, Kind::Bool, datatype)?;
+            if reader.kind()? != Kind::Bool {
+                return Err(mismatch(reader, datatype));
+            }
             Ok([u8::from(reader.bool()?)])
         }),
         Datatype::Uint8 => values(reader, shape, |r| integer(r, datatype).map(u8::to_le_bytes)),
@@ -63,7 +66,9 @@ fn strings(
 ) -> Result<Vec<u8>, Problem> {
     let mut out = Vec::new();
     tensor(reader, shape, &mut |reader| {
-        expect(reader, Kind::Text, Datatype::Bytes)?;
+        if reader.kind()? != Kind::Text {
+            return Err(mismatch(reader, Datatype::Bytes));
+        }
         let element = reader.text()?;
         if element.len() > element_bytes {
             return Err(bad(format!(
@@ -76,42 +81,46 @@ fn strings(
     Ok(out)
 }
 
+#[inline]
 fn integer<T: FromStr>(reader: &mut Reader<'_>, datatype: Datatype) -> Result<T, Problem> {
-    expect(reader, Kind::Number, datatype)?;
-    let number = reader.number()?;
-    number.to_integer().ok_or_else(|| bad(format!("{} is no {datatype}", quote(number.text))))
+    let number = reader.number().ok_or_else(|| mismatch(reader, datatype))?;
+    number.to_integer().ok_or_else(|| out_of_range(&number, datatype))
 }
 
+#[inline]
 fn single(reader: &mut Reader<'_>) -> Result<f32, Problem> {
-    expect(reader, Kind::Number, Datatype::Fp32)?;
-    let number = reader.number()?;
-    number.to_f32().ok_or_else(|| match number.to_f64() {
-        Some(_) => bad(format!("{} is too large for FP32", quote(number.text))),
-        None => too_large(number.text),
-    })
+    let number = reader.number().ok_or_else(|| mismatch(reader, Datatype::Fp32))?;
+    number.to_f32().ok_or_else(|| out_of_range(&number, Datatype::Fp32))
 }
 
+#[inline]
 fn double(reader: &mut Reader<'_>) -> Result<f64, Problem> {
-    expect(reader, Kind::Number, Datatype::Fp64)?;
-    let number = reader.number()?;
-    number.to_f64().ok_or_else(|| too_large(number.text))
+    let number = reader.number().ok_or_else(|| mismatch(reader, Datatype::Fp64))?;
+    number.to_f64().ok_or_else(|| out_of_range(&number, Datatype::Fp64))
 }
 
-/// Larger than any double, which JSON readers at large do not take for a number.
-fn too_large(number: &str) -> Problem {
-    Problem::bad("bad_json", format!("the JSON is malformed: {} is out of range", quote(number)))
-}
-
-fn expect(reader: &mut Reader<'_>, kind: Kind, datatype: Datatype) -> Result<(), Problem> {
-    let found = reader.kind()?;
-    if found == kind {
-        return Ok(());
+#[cold]
+fn out_of_range(number: &Number<'_>, datatype: Datatype) -> Problem {
+    let text = quote(number.text);
+    match number.to_f64() {
+        Some(_) => bad(format!("{text} is no {datatype}")),
+        // Larger than any double: readers at large take it for malformed.
+        None => Problem::bad("bad_json", format!("the JSON is malformed: {text} is out of range")),
     }
-    reader.skip()?; // what is no JSON at all should hear so
-    Err(match found {
-        Kind::Array => bad("data is nested otherwise than its shape says"),
-        _ => bad(format!("{found} is no {datatype}")),
-    })
+}
+
+/// What comes next is no element of this type; what is no JSON at all hears that instead.
+#[cold]
+fn mismatch(reader: &mut Reader<'_>, datatype: Datatype) -> Problem {
+    let kind = match reader.kind() {
+        Ok(kind) => kind,
+        Err(problem) => return problem,
+    };
+    match (reader.skip(), kind) {
+        (Err(problem), _) => problem,
+        (Ok(()), Kind::Array) => bad("data is nested otherwise than its shape says"),
+        (Ok(()), _) => bad(format!("{kind} is no {datatype}")),
+    }
 }
 
 /// Reads the arrays of a tensor down to its elements, each of which `element` reads.
@@ -142,6 +151,7 @@ fn level<'a>(
     reader.array(|reader| {
         count += 1;
         if count > size {
+            reader.skip()?;
             return Err(bad(format!("data has more than the {size} values its shape says")));
         }
         level(reader, inner, element)

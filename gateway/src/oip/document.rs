@@ -43,11 +43,7 @@ pub(super) enum Source {
 
 impl<'a> Document<'a> {
     /// Reads the JSON of a request to `model`.
-    pub(super) fn read(
-        json: &'a [u8],
-        model: &ModelSpec,
-        limits: &Limits,
-    ) -> Result<Self, Problem> {
+    pub(super) fn read(json: &'a [u8], model: &ModelSpec, limits: Limits) -> Result<Self, Problem> {
         let mut reader = Reader::new(json)?;
         if reader.kind()? != Kind::Object {
             reader.skip()?;
@@ -87,7 +83,7 @@ fn id(reader: &mut Reader<'_>) -> Result<Option<String>, Problem> {
 fn inputs<'a>(
     reader: &mut Reader<'a>,
     model: &ModelSpec,
-    limits: &Limits,
+    limits: Limits,
 ) -> Result<Vec<Input<'a>>, Problem> {
     if reader.kind()? != Kind::Array {
         return Err(Problem::bad("bad_inputs", "inputs should be an array"));
@@ -116,7 +112,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn read(reader: &mut Reader<'a>, limits: &Limits) -> Result<Self, Problem> {
+    fn read(reader: &mut Reader<'a>, limits: Limits) -> Result<Self, Problem> {
         if reader.kind()? != Kind::Object {
             return Err(Problem::bad("bad_inputs", "an input should be an object"));
         }
@@ -154,7 +150,7 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
-    fn read_data(&mut self, reader: &mut Reader<'_>, limits: &Limits) -> Result<(), Problem> {
+    fn read_data(&mut self, reader: &mut Reader<'_>, limits: Limits) -> Result<(), Problem> {
         if let (Some(datatype), Some(shape)) = (self.datatype, &self.shape) {
             self.data = Some(data::read(reader, datatype, shape, limits.element_bytes)?);
         }

@@ -66,7 +66,7 @@ pub fn parse(
         HeaderLength::Json(length) => Some(length),
     };
     let (json, tensors) = binary::split(body, json_length)?;
-    let document = Document::read(&json, model, limits)?;
+    let document = Document::read(&json, model, *limits)?;
     let inputs = in_order(attach(document.inputs, tensors)?, model)?;
     Ok(InferRequest {
         rows: shape::rows(&inputs, model)?,

@@ -12,6 +12,9 @@ use super::{Problem, number::Number};
 /// How deeply arrays and objects may be nested.
 const MAX_DEPTH: usize = 128;
 
+/// The most keys of one object; they are remembered to find one that is repeated.
+const MAX_KEYS: usize = 1024;
+
 /// What kind of value comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -74,7 +77,7 @@ impl<'a> Reader<'a> {
     /// Whether the next value is an array whose first member is an array again.
     pub(super) fn at_nested_array(&self) -> bool {
         let mut ahead = self.clone();
-        ahead.enter(b'[').is_ok() && ahead.peek() == Some(b'[')
+        ahead.expect(b'[', "").is_ok() && ahead.peek() == Some(b'[')
     }
 
     /// Reads an object, calling `field` at the value of each key; `field` must read it.
@@ -82,32 +85,28 @@ impl<'a> Reader<'a> {
         &mut self,
         mut field: impl FnMut(&mut Self, &str) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
-        self.enter(b'{')?;
         let mut keys = HashSet::new();
-        while self.goes_on(keys.is_empty(), b'}')? {
-            let start = self.at;
-            let key = self.text()?;
-            self.expect(b':', "should be ':'")?;
-            field(self, &key)?;
+        self.members([b'{', b'}'], |reader| {
+            let start = reader.at;
+            let key = reader.text()?;
+            reader.expect(b':', "should be ':'")?;
+            field(reader, &key)?;
             if !keys.insert(key) {
                 return Err(malformed(start, "repeats a key of the same object"));
             }
-        }
-        Ok(())
+            if keys.len() > MAX_KEYS {
+                return Err(malformed(start, "begins one key too many for one object"));
+            }
+            Ok(())
+        })
     }
 
     /// Reads an array, calling `element` at each of its values; `element` must read it.
     pub(super) fn array(
         &mut self,
-        mut element: impl FnMut(&mut Self) -> Result<(), Problem>,
+        element: impl FnMut(&mut Self) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
-        self.enter(b'[')?;
-        let mut first = true;
-        while self.goes_on(first, b']')? {
-            element(self)?;
-            first = false;
-        }
-        Ok(())
+        self.members([b'[', b']'], element)
     }
 
     /// Reads a string.
@@ -137,13 +136,14 @@ impl<'a> Reader<'a> {
             .map_err(|_| malformed(start, "begins a string with a malformed escape"))
     }
 
-    /// Reads a number.
-    pub(super) fn number(&mut self) -> Result<Number<'a>, Problem> {
+    /// Reads a number; `None` where none comes next.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "once per element; a call would double its time")]
+    pub(super) fn number(&mut self) -> Option<Number<'a>> {
         self.peek();
-        let number = Number::scan(&self.text[self.at..])
-            .ok_or_else(|| self.malformed("should be a number"))?;
+        let number = Number::scan(&self.text[self.at..])?;
         self.at += number.text.len();
-        Ok(number)
+        Some(number)
     }
 
     /// Reads `true` or `false`.
@@ -168,7 +168,10 @@ impl<'a> Reader<'a> {
             Kind::Object => self.object(|reader, _| reader.skip()),
             Kind::Array => self.array(Self::skip),
             Kind::Text => self.text().map(drop),
-            Kind::Number => self.number().map(drop),
+            Kind::Number => match self.number() {
+                Some(_) => Ok(()),
+                None => Err(self.malformed("should be a number")),
+            },
             Kind::Bool => self.bool().map(drop),
             Kind::Null => self.null().map(drop),
         }
@@ -183,6 +186,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next byte that is not white space, unread.
+    #[inline]
     fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = bytes.get(self.at) {
@@ -191,6 +195,7 @@ impl<'a> Reader<'a> {
         bytes.get(self.at).copied()
     }
 
+    #[inline]
     fn expect(&mut self, byte: u8, otherwise: &str) -> Result<(), Problem> {
         if self.peek() != Some(byte) {
             return Err(self.malformed(otherwise));
@@ -199,30 +204,27 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn enter(&mut self, bracket: u8) -> Result<(), Problem> {
-        self.expect(bracket, "should be an object or an array")?;
+    /// Reads what stands between two brackets, separated by commas.
+    #[inline]
+    fn members(
+        &mut self,
+        [opening, closing]: [u8; 2],
+        mut member: impl FnMut(&mut Self) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        self.expect(opening, "should be an object or an array")?;
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(self.malformed("is nested too deeply"));
         }
-        Ok(())
-    }
-
-    /// Goes to the next member of an array or object, or past its closing bracket.
-    fn goes_on(&mut self, first: bool, bracket: u8) -> Result<bool, Problem> {
-        let next = self.peek();
-        if next == Some(bracket) {
-            self.at += 1;
-            self.depth -= 1;
-            return Ok(false);
-        }
-        if !first {
-            self.expect(b',', "should be ',' or a closing bracket")?;
-            if self.peek() == Some(bracket) {
-                return Err(self.malformed("follows a comma that nothing follows"));
+        if self.peek() != Some(closing) {
+            member(self)?;
+            while self.peek() == Some(b',') {
+                self.at += 1;
+                member(self)?; // which a closing bracket is not
             }
         }
-        Ok(true)
+        self.depth -= 1;
+        self.expect(closing, "should be ',' or a closing bracket")
     }
 
     fn word(&mut self, word: &str) -> Result<(), Problem> {
@@ -270,6 +272,16 @@ mod tests {
             assert!(!accepts(text.as_bytes()), "{text}");
         }
         assert!(accepts(br#"{"a":{"a":1},"b":{"a":1}}"#));
+    }
+
+    #[test]
+    fn an_object_of_endless_keys_is_refused() {
+        let object = |keys: usize| {
+            let keys: Vec<_> = (0..keys).map(|key| format!("\"{key}\":0")).collect();
+            format!("{{{}}}", keys.join(","))
+        };
+        assert!(accepts(object(1024).as_bytes()));
+        assert!(!accepts(object(1025).as_bytes()));
     }
 
     #[test]

@@ -3,15 +3,12 @@
 use std::str::FromStr;
 
 /// A number as it stands in the text.
-#[derive(Default)]
 pub(super) struct Number<'a> {
     /// Its digits, grammar checked.
     pub(super) text: &'a str,
-    /// Written without fraction and exponent.
-    pub(super) integer: bool,
-    /// All its digits read as one integer; only `digits` of up to 19 fit.
+    /// All its digits read as one integer, if they are 19 or fewer; else anything.
     mantissa: u64,
-    digits: u32,
+    digits: usize,
     /// The power of ten the mantissa is to be multiplied with.
     scale: i64,
 }
@@ -24,46 +21,38 @@ const TENS: [f64; 23] = [
 
 impl<'a> Number<'a> {
     /// Reads the number at the front of `text`; `None` when there is none.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "once per element; a call would double its time")]
     pub(super) fn scan(text: &'a str) -> Option<Self> {
         let bytes = text.as_bytes();
-        let mut number = Self { integer: true, ..Self::default() };
         let start = usize::from(bytes.first() == Some(&b'-'));
-        let mut at = match bytes.get(start)? {
-            b'0' => start + 1,
-            b'1'..=b'9' => number.take_digits(bytes, start),
+        let (mut mantissa, mut at) = match bytes.get(start)? {
+            b'0' => (0, start + 1),
+            b'1'..=b'9' => digits(bytes, start, 0),
             _ => return None,
         };
+        let (mut count, mut scale) = (at - start, 0);
         if bytes.get(at) == Some(&b'.') {
-            number.integer = false;
-            let end = number.take_digits(bytes, at + 1);
-            number.scale = -i64::try_from(end - at - 1).ok().filter(|places| *places > 0)?;
-            at = end;
-        }
-        if let Some(b'e' | b'E') = bytes.get(at) {
-            number.integer = false;
-            let sign = at + 1;
-            let first = sign + usize::from(matches!(bytes.get(sign), Some(b'+' | b'-')));
-            let mut exponent = Self::default();
-            at = exponent.take_digits(bytes, first);
-            if at == first {
+            let point = at;
+            (mantissa, at) = digits(bytes, point + 1, mantissa);
+            let places = at - point - 1;
+            if places == 0 {
                 return None;
             }
-            let size =
-                if exponent.digits < 18 { exponent.mantissa.cast_signed() } else { i64::MAX / 2 };
-            number.scale += if bytes[sign] == b'-' { -size } else { size };
+            (count, scale) = (count + places, -i64::try_from(places).ok()?);
         }
-        number.text = &text[..at];
-        Some(number)
-    }
-
-    /// Appends the digits from `at` on to the mantissa; returns where they end.
-    fn take_digits(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-            self.mantissa = self.mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-            self.digits += u32::from(self.mantissa != 0 || self.digits > 0);
-            at += 1;
+        if let Some(b'e' | b'E') = bytes.get(at) {
+            let sign = at + 1;
+            let first = sign + usize::from(matches!(bytes.get(sign), Some(b'+' | b'-')));
+            let (size, end) = digits(bytes, first, 0);
+            if end == first {
+                return None;
+            }
+            let size = if end - first < 18 { size.cast_signed() } else { i64::MAX / 2 };
+            scale += if bytes[sign] == b'-' { -size } else { size };
+            at = end;
         }
-        at
+        Some(Self { text: &text[..at], mantissa, digits: count, scale })
     }
 
     /// As an integer type; `None` where it does not fit or has a fraction or an exponent.
@@ -72,41 +61,60 @@ impl<'a> Number<'a> {
     }
 
     /// The nearest double; `None` where it is too large for one.
+    #[inline]
     pub(super) fn to_f64(&self) -> Option<f64> {
-        let value = self.quick().map_or_else(|| self.text.parse().ok(), Some)?;
+        let exact = self.mantissa <= 1 << f64::MANTISSA_DIGITS;
+        let quick = self.quick().filter(|_| exact);
+        let value = quick.map_or_else(|| self.text.parse().ok(), Some)?;
         value.is_finite().then_some(value)
     }
 
     /// The nearest single; `None` where it is too large for one.
+    #[inline]
     pub(super) fn to_f32(&self) -> Option<f32> {
-        let value = self.quick().and_then(narrow).map_or_else(|| self.text.parse().ok(), Some)?;
+        let quick = self.quick().and_then(narrow);
+        let value = quick.map_or_else(|| self.text.parse().ok(), Some)?;
         value.is_finite().then_some(value)
     }
 
-    /// Mantissa and power of ten are both exact as doubles, so that one operation rounds once.
+    /// Mantissa times power of ten, where the power is exact as a double: rounded once if the
+    /// mantissa is exact too, else twice and so at most two units off in the last place.
+    #[inline]
     fn quick(&self) -> Option<f64> {
-        if self.digits > 19 || self.mantissa > 1 << f64::MANTISSA_DIGITS {
+        if self.digits > 19 {
             return None;
         }
         let power = TENS.get(usize::try_from(self.scale.unsigned_abs()).ok()?)?;
-        #[expect(clippy::cast_precision_loss, reason = "at most 2^53, which a double holds")]
+        #[expect(clippy::cast_precision_loss, reason = "the callers reckon with it")]
         let mantissa = self.mantissa as f64;
         let size = if self.scale < 0 { mantissa / power } else { mantissa * power };
         Some(if self.text.starts_with('-') { -size } else { size })
     }
 }
 
-/// Rounds a rounded double to a single, where rounding twice cannot differ from rounding once: the
-/// double is not halfway between two singles, and the single is a normal one.
+/// Appends the digits from `at` on to `value`; returns where they end.
+#[inline]
+fn digits(bytes: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
+    while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        at += 1;
+    }
+    (value, at)
+}
+
+/// Rounds an almost exact double to a single, where that cannot differ from rounding the exact
+/// number: it is not too close to halfway between two singles, and the single is a normal one.
+#[inline]
 fn narrow(value: f64) -> Option<f32> {
     const DROPPED: u64 = (1 << 29) - 1;
     const HALFWAY: u64 = 1 << 28;
     let size = value.abs();
+    let zero = size == 0.0;
     let normal = size > f64::from(f32::MIN_POSITIVE) && size < f64::from(f32::MAX);
-    let exact = size == 0.0;
+    let clear = (value.to_bits() & DROPPED).abs_diff(HALFWAY) > 4;
     #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
     let single = value as f32;
-    (exact || normal && value.to_bits() & DROPPED != HALFWAY).then_some(single)
+    (zero || normal && clear).then_some(single)
 }
 
 #[cfg(test)]
@@ -156,6 +164,20 @@ mod tests {
             let single = text.parse::<f32>().ok().filter(|value| value.is_finite());
             prop_assert_eq!(number.to_f64().map(f64::to_bits), double.map(f64::to_bits));
             prop_assert_eq!(number.to_f32().map(f32::to_bits), single.map(f32::to_bits));
+        }
+
+        #[test]
+        fn singles_come_back_from_every_way_to_write_them(bits in any::<u32>(), next in -1i64..=1) {
+            let single = f32::from_bits(bits);
+            prop_assume!(single.is_finite());
+            // Exactly halfway to the next single, and as close beside that as a double gets.
+            let halfway = f64::from(single).to_bits() + (1 << 28);
+            let halfway = f64::from_bits(halfway.wrapping_add_signed(next));
+            for text in [format!("{single:?}"), format!("{:?}", f64::from(single)), format!("{halfway:?}")] {
+                let number = Number::scan(&text).unwrap().to_f32();
+                let expected = text.parse::<f32>().ok().filter(|value| value.is_finite());
+                prop_assert_eq!(number.map(f32::to_bits), expected.map(f32::to_bits), "{}", text);
+            }
         }
     }
 }

@@ -19,7 +19,22 @@ pub(super) enum Scalar<'a> {
     Text(Cow<'a, str>),
 }
 
-impl Scalar<'_> {
+impl<'a> Scalar<'a> {
+    /// Reads a value; `None` where it is of another kind.
+    fn read(reader: &mut Reader<'a>) -> Result<Option<Self>, Problem> {
+        if let Some(number) = reader.number() {
+            return Ok(Some(Self::Number(number)));
+        }
+        Ok(match reader.kind()? {
+            Kind::Bool => Some(Self::Bool(reader.bool()?)),
+            Kind::Text => Some(Self::Text(reader.text()?)),
+            _ => {
+                reader.skip()?;
+                None
+            }
+        })
+    }
+
     /// As a whole number from 0 on.
     pub(super) fn to_u64(&self) -> Option<u64> {
         match self {
@@ -54,17 +69,9 @@ pub(super) fn read(
         if count > MAX_PARAMETERS {
             return Err(bad(format!("there are more than {MAX_PARAMETERS} parameters")));
         }
-        let value = match reader.kind()? {
-            Kind::Bool => Scalar::Bool(reader.bool()?),
-            Kind::Number => Scalar::Number(reader.number()?),
-            Kind::Text => Scalar::Text(reader.text()?),
-            kind => {
-                return Err(bad(format!(
-                    "parameter {} should be a string, a number or a boolean, not {kind}",
-                    quote(name)
-                )));
-            }
-        };
+        let value = Scalar::read(reader)?.ok_or_else(|| {
+            bad(format!("parameter {} should be a string, a number or a boolean", quote(name)))
+        })?;
         refuse(name)?;
         parameter(name, value)
     })

@@ -18,10 +18,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Vec<u64>, Problem> {
     }
     let mut shape = Vec::new();
     reader.array(|reader| {
-        if reader.kind()? != Kind::Number {
+        let Some(number) = reader.number() else {
+            reader.skip()?;
             return Err(bad("a dimension should be a whole number"));
-        }
-        let number = reader.number()?;
+        };
         let dimension = number.to_integer::<i64>().and_then(|size| u64::try_from(size).ok());
         shape.push(dimension.ok_or_else(|| {
             bad(format!("{} is no dimension: it should be a whole number", quote(number.text)))
