@@ -24,6 +24,8 @@ mod bad_inputs;
 #[cfg(test)]
 mod bad_tensors;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod round_trips;
 #[cfg(test)]
 mod samples;

@@ -43,13 +43,6 @@ pub struct InferRequest {
     pub priority: Option<u64>,
 }
 
-impl InferRequest {
-    /// The names of the outputs to send.
-    pub fn output_names(&self) -> Vec<String> {
-        self.outputs.iter().map(|output| output.name.clone()).collect()
-    }
-}
-
 /// Reads the body of a request to `model`.
 ///
 /// Tensors sent as binary data are slices of `body`. Memory is taken only for what is there, never

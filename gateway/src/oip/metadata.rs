@@ -5,21 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problem, quote};
 
-/// The extensions of the protocol that work here; clients probe for them.
-const EXTENSIONS: [&str; 5] = [
-    "binary_tensor_data",
-    "schedule_policy",
-    "model_configuration",
-    "model_repository",
-    "statistics",
-];
+/// The extensions of the protocol that work here, in full; clients probe for them.
+const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
 
 /// The answer to `GET /v2`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServerMetadata {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 5],
+    extensions: [&'static str; 3],
 }
 
 /// Describes this server.

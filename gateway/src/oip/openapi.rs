@@ -1,0 +1,119 @@
+//! `openapi.json` says what the code does.
+
+use std::{collections::HashSet, time::Duration};
+
+use batchfleet_broker::{Datatype, Tensor};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    infer::WantedOutput,
+    metadata, response,
+    samples::simple,
+    statistics::{BatchStatistics, ModelStatistics, report},
+};
+
+fn document() -> Value {
+    serde_json::from_str(include_str!("../../openapi.json")).unwrap()
+}
+
+/// The place a `$ref` names, or the value itself.
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value.get("$ref").and_then(Value::as_str) {
+        Some(name) => {
+            let place = document.pointer(name.strip_prefix('#').unwrap());
+            place.unwrap_or_else(|| panic!("{name} is not in the document"))
+        }
+        None => value,
+    }
+}
+
+/// Every object in a JSON value.
+fn objects<'a>(value: &'a Value, visit: &mut impl FnMut(&'a Value)) {
+    match value {
+        Value::Object(fields) => {
+            visit(value);
+            fields.values().for_each(|value| objects(value, visit));
+        }
+        Value::Array(values) => values.iter().for_each(|value| objects(value, visit)),
+        _ => {}
+    }
+}
+
+/// Asserts that a value has the fields its schema requires, and none it does not know.
+fn conforms(document: &Value, value: &Value, schema: &Value) {
+    let schema = resolve(document, schema);
+    match value {
+        Value::Object(fields) => {
+            let Some(known) = schema.get("properties") else { return };
+            for (name, value) in fields {
+                let schema = known.get(name).unwrap_or_else(|| panic!("{name} not in {schema}"));
+                conforms(document, value, schema);
+            }
+            for required in schema["required"].as_array().into_iter().flatten() {
+                assert!(fields.contains_key(required.as_str().unwrap()), "{required} in {value}");
+            }
+        }
+        Value::Array(values) => {
+            values.iter().for_each(|value| conforms(document, value, &schema["items"]));
+        }
+        _ => {}
+    }
+}
+
+fn check(schema: &str, value: impl Serialize) {
+    let document = document();
+    let value = serde_json::to_value(value).unwrap();
+    conforms(&document, &value, &document["components"]["schemas"][schema]);
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
+    let document = document();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    objects(&document, &mut |value| {
+        resolve(&document, value);
+    });
+    let mut names = HashSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            assert!(names.insert(operation["operationId"].as_str().unwrap()), "{method} {path}");
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let named: HashSet<_> = parameters
+                .map(|parameter| resolve(&document, parameter))
+                .filter(|parameter| parameter["in"] == "path")
+                .map(|parameter| format!("{{{}}}", parameter["name"].as_str().unwrap()))
+                .collect();
+            let wanted = path.split('/').filter(|part| part.starts_with('{')).map(str::to_owned);
+            assert_eq!(named, wanted.collect(), "{path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_answered_is_described() {
+    let model = simple(Datatype::Fp32);
+    let mut counted = ModelStatistics::default();
+    counted.inference.success.add(Duration::from_millis(1));
+    counted.batches.push(BatchStatistics::default());
+    check("ServerMetadata", metadata::server());
+    check("ModelMetadata", metadata::model(&model, &[7]));
+    check("ModelConfig", metadata::config(&model));
+    check("Statistics", report([(&model.queue, &counted)]));
+    check("IndexEntry", metadata::index_entry(&model.queue, true));
+    for binary in [true, false] {
+        let data = f32::NAN.to_le_bytes().to_vec().into();
+        let output = Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: vec![1, 1], data };
+        let wanted = [WantedOutput { name: "y".into(), binary }];
+        let answer = response::encode(&model, Some("id"), &wanted, &[output]).unwrap();
+        let json = &answer.body[..answer.json_length.unwrap_or(answer.body.len())];
+        check("InferResponse", serde_json::from_slice::<Value>(json).unwrap());
+    }
+}
+
+#[test]
+fn every_datatype_is_listed() {
+    let names: Vec<_> = Datatype::ALL.map(Datatype::name).into();
+    assert_eq!(document()["components"]["schemas"]["Datatype"]["enum"], serde_json::json!(names));
+}
