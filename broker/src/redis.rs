@@ -16,17 +16,22 @@ mod link;
 mod observer;
 mod producer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use deadpool_redis::Pool;
 use redis::Client;
+use tokio::time::sleep;
+use tracing::warn;
 
 use self::{
     connect::broker_error, consumer::RedisConsumer, link::Link, observer::RedisObserver,
     producer::RedisProducer,
 };
 use crate::{Broker, BrokerError, Consumer, GatewayId, Observer, Producer, QueueName, WorkerId};
+
+/// How long to wait between two attempts to connect for the first time.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// A broker that lives in Redis. Clones share its connections.
 #[derive(Clone)]
@@ -44,16 +49,32 @@ struct Shared {
 impl RedisBroker {
     /// Connects to the Redis at `url`, such as `redis://user:password@host:6379/0`.
     ///
-    /// Tries once, for at most a few seconds. Once connected, the broker finds back to Redis by
+    /// Waits for as long as nobody answers there. Once connected, the broker finds back to Redis by
     /// itself, however long that takes; meanwhile its roles answer
     /// [`BrokerError::Unreachable`]. Call it on the process's main runtime, whose tasks keep the
     /// connections.
     ///
     /// # Errors
-    /// [`BrokerError::Refused`] if `url` is none, or if Redis would throw jobs away when its memory
-    /// is full; [`BrokerError::Unreachable`] if nobody answers.
+    /// [`BrokerError::Misconfigured`] if `url` is none, or if Redis would throw jobs away when its
+    /// memory is full.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         let client = connect::client(url)?;
+        let mut told = false;
+        loop {
+            match Self::try_connect(client.clone()).await {
+                Err(BrokerError::Unreachable(reason)) => {
+                    if !told {
+                        warn!(reason, "Redis does not answer; waiting for it");
+                        told = true;
+                    }
+                    sleep(RETRY).await;
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    async fn try_connect(client: Client) -> Result<Self, BrokerError> {
         let pool = connect::pool(&client)?;
         let link = Link::open(client.clone()).await.map_err(broker_error)?;
         connect::refuse_eviction(&mut link.connection().await?).await?;

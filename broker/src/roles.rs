@@ -17,6 +17,10 @@ pub enum BrokerError {
     /// It has no room for more.
     #[error("the broker is full")]
     Full,
+    /// Its address is none, or it is set up so that it would lose jobs: somebody must change a
+    /// setting.
+    #[error("{0}")]
+    Misconfigured(String),
     /// It refused, or answered with something that makes no sense.
     #[error("the broker refused: {0}")]
     Refused(String),
@@ -28,6 +32,7 @@ impl BrokerError {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Full => "full",
+            Self::Misconfigured(_) => "misconfigured",
             Self::Refused(_) => "refused",
         }
     }

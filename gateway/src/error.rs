@@ -90,7 +90,7 @@ impl From<BrokerError> for InferError {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Full => Self::QueueFull,
-            BrokerError::Unreachable(_) | BrokerError::Refused(_) => Self::QueueUnreachable,
+            _ => Self::QueueUnreachable,
         }
     }
 }

@@ -2,19 +2,24 @@
 
 use std::process::ExitCode;
 
-use batchfleet_broker::redis::RedisBroker;
+use batchfleet_broker::{BrokerError, redis::RedisBroker};
 use batchfleet_gateway::{Gateway, Settings};
-use batchfleet_service::settings::parse;
+use batchfleet_service::{InvalidSettings, Process, run, settings::parse};
 
 fn main() -> ExitCode {
-    let settings = match parse::<Settings>() {
-        Ok(settings) => settings,
-        Err(status) => return ExitCode::from(status),
+    match parse::<Settings>() {
+        Ok(settings) => run(&settings.process, |process| serve(&settings, process)),
+        Err(status) => ExitCode::from(status),
+    }
+}
+
+async fn serve(settings: &Settings, process: Process) -> anyhow::Result<()> {
+    settings.gateway.check()?;
+    let connecting = RedisBroker::connect(&settings.redis_url);
+    let broker = match process.shutdown.run_until_cancelled(connecting).await {
+        None => return Ok(()),
+        Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),
+        Some(broker) => broker?,
     };
-    batchfleet_service::run(&settings.process.clone(), async move |process| {
-        settings.gateway.check()?;
-        let broker = RedisBroker::connect(&settings.redis_url).await?;
-        let gateway = Gateway::start(&settings.gateway, &broker, &process).await?;
-        Ok(gateway.run().await?)
-    })
+    Ok(Gateway::start(&settings.gateway, &broker, &process).await?.run().await?)
 }

@@ -6,7 +6,8 @@ use crate::settings::{InvalidSettings, LogFormat, ProcessSettings};
 
 /// Starts logging. Called once per process.
 pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
-    let filter = EnvFilter::try_new(&settings.log)
+    // What the HTTP server says of its own starts and stops is said here in our words.
+    let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))
         .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match settings.log_format {

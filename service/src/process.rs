@@ -36,6 +36,7 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let outcome = logs::init(settings).map_err(anyhow::Error::from).and_then(|()| {
+        raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let outcome = runtime.block_on(supervise(settings, program));
         // Not waited for: a blocking thread may hang, and what matters has been finished.
@@ -52,6 +53,13 @@ where
             error!(error = format!("{error:#}"), "ended by an error");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Each connection is an open file, and the usual soft limit of 1,024 is no limit to plan with.
+fn raise_file_limit() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        warn!(%error, "cannot raise the limit of open files");
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use batchfleet_broker::memory::MemoryBroker;
 use batchfleet_gateway::{Gateway, GatewaySettings};
 use batchfleet_service::Process;
-use batchfleet_worker::{ModelSettings, Worker};
+use batchfleet_worker::{ModelSettings, Worker, WorkerError};
 use tokio_util::sync::CancellationToken;
 
 /// A serving gateway and the worker behind it.
@@ -28,7 +28,8 @@ impl Fleet {
         let worker_shutdown = CancellationToken::new();
         let worker =
             Worker::start(models, broker.clone(), &process.registry, worker_shutdown.clone())
-                .await?;
+                .await
+                .map_err(WorkerError::report)?;
         let gateway = Gateway::start(gateway, broker.as_ref(), process).await?;
         Ok(Self { gateway, worker, worker_shutdown })
     }

@@ -1,11 +1,13 @@
 //! Real servers and real processes for tests: started on free ports, stopped on drop.
 //!
-//! Nothing here knows our own crates, so that every crate may use it.
+//! Nothing here links our own crates, so that every crate may use it; it runs our programs.
 
+mod fleet;
 mod program;
 mod proxy;
 mod redis_server;
 
+pub use fleet::{Fleet, FleetPlan, get, metric};
 pub use program::{Program, ProgramBuilder};
 pub use proxy::CuttingProxy;
 pub use redis_server::RedisServer;

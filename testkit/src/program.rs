@@ -158,12 +158,16 @@ impl Program {
         Ok(())
     }
 
-    /// Waits until it exits by itself.
+    /// Waits until it exits by itself; its log is complete then.
     ///
     /// # Errors
     /// If it has not within half a minute; the error shows its log.
     pub async fn wait(&mut self) -> Result<ExitStatus> {
-        match timeout(LIMIT, self.child.wait()).await {
+        let ended = async {
+            while self.log.changed().await.is_ok() {}
+            self.child.wait().await
+        };
+        match timeout(LIMIT, ended).await {
             Ok(status) => Ok(status?),
             Err(_) => bail!("{} does not exit; its log:\n{}", self.name, self.print_log()),
         }

@@ -2,8 +2,8 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use batchfleet_broker::redis::RedisBroker;
-use batchfleet_service::{Process, run, settings::parse};
+use batchfleet_broker::{BrokerError, redis::RedisBroker};
+use batchfleet_service::{InvalidSettings, Process, run, settings::parse};
 use batchfleet_worker::{Worker, WorkerError, WorkerSettings};
 
 fn main() -> ExitCode {
@@ -16,7 +16,12 @@ fn main() -> ExitCode {
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let Process { registry, readiness, shutdown } = process;
     settings.models.validate()?;
-    let broker = Arc::new(RedisBroker::connect(&settings.redis_url).await?);
+    let connecting = RedisBroker::connect(&settings.redis_url);
+    let broker = match shutdown.run_until_cancelled(connecting).await {
+        None => return Ok(()),
+        Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),
+        Some(broker) => Arc::new(broker?),
+    };
     let worker = Worker::start(&settings.models, broker, &registry, shutdown)
         .await
         .map_err(WorkerError::report)?;

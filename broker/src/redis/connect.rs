@@ -24,7 +24,7 @@ const WRITE_BUFFER: usize = 256 * 1024;
 pub(super) fn client(url: &str) -> Result<Client, BrokerError> {
     let refused = |error: RedisError| {
         let reason = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-        BrokerError::Refused(format!(
+        BrokerError::Misconfigured(format!(
             "not a Redis URL such as redis://user:password@host:6379/0: {reason}"
         ))
     };
@@ -79,7 +79,7 @@ pub(super) async fn refuse_eviction(
     };
     match field("maxmemory_policy") {
         Some(policy) if policy != "noeviction" && field("maxmemory") != Some("0") => {
-            Err(BrokerError::Refused(format!(
+            Err(BrokerError::Misconfigured(format!(
                 "Redis has maxmemory-policy {policy} and would delete queued requests when its \
                  memory is full; set maxmemory-policy to noeviction"
             )))

@@ -1,0 +1,163 @@
+//! A whole fleet of our own programs on a Redis of its own, serving an echo.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{Program, RedisServer};
+
+/// What a fleet is made of.
+#[derive(Clone, Debug)]
+pub struct FleetPlan<'a> {
+    /// How many gateways.
+    pub gateways: usize,
+    /// More flags for each gateway.
+    pub gateway_flags: &'a [&'a str],
+    /// How many workers.
+    pub workers: usize,
+    /// More flags for each worker.
+    pub worker_flags: &'a [&'a str],
+    /// The fixed part of a batch's time, in milliseconds.
+    pub batch_ms: u32,
+}
+
+impl Default for FleetPlan<'_> {
+    fn default() -> Self {
+        Self { gateways: 1, gateway_flags: &[], workers: 1, worker_flags: &[], batch_ms: 0 }
+    }
+}
+
+/// Gateways and workers over one Redis; all of them end with it. They serve the model `echo`,
+/// whose input `INPUT0`, `UINT8` of shape `[-1, -1]`, is answered as `OUTPUT0`.
+pub struct Fleet {
+    /// Where the queues are.
+    pub redis: RedisServer,
+    /// The gateways; client address: [`Fleet::targets`].
+    pub gateways: Vec<Program>,
+    /// The workers.
+    pub workers: Vec<Program>,
+    targets: Vec<String>,
+    repository: TempDir,
+}
+
+impl Fleet {
+    /// Starts everything and waits until each gateway knows the model.
+    ///
+    /// # Errors
+    /// If a program is missing or does not start; the error shows its log.
+    pub async fn start(plan: FleetPlan<'_>) -> Result<Self> {
+        let repository = TempDir::new()?;
+        echo_model(repository.path(), plan.batch_ms)?;
+        let redis = RedisServer::start().await;
+        let mut fleet = Self {
+            redis,
+            gateways: Vec::new(),
+            workers: Vec::new(),
+            targets: Vec::new(),
+            repository,
+        };
+        for _ in 0..plan.workers {
+            fleet.add_worker(plan.worker_flags).await?;
+        }
+        for _ in 0..plan.gateways {
+            fleet.add_gateway(plan.gateway_flags).await?;
+        }
+        Ok(fleet)
+    }
+
+    /// Starts one more worker and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn add_worker(&mut self, flags: &[&str]) -> Result<()> {
+        let repository = self.repository.path().to_str().context("an odd temporary folder")?;
+        let serve = ["--model-repository", repository];
+        let worker = self.program("batchfleet-worker", &serve, flags)?;
+        let admin = worker.address("admin").await?;
+        while get(&admin, "/readyz").await?.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// Starts one more gateway and waits until it knows the model.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn add_gateway(&mut self, flags: &[&str]) -> Result<()> {
+        let gateway = self.program("batchfleet-gateway", &["--listen", "127.0.0.1:0"], flags)?;
+        let address = gateway.address("http").await?;
+        while get(&address, "/v2/models/echo/ready").await?.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+        self.targets.push(format!("http://{address}"));
+        self.gateways.push(gateway);
+        Ok(())
+    }
+
+    /// `http://host:port` of each gateway.
+    pub fn targets(&self) -> &[String] {
+        &self.targets
+    }
+
+    fn program(&self, name: &str, needed: &[&str], flags: &[&str]) -> Result<Program> {
+        let redis = self.redis.url();
+        let common = ["--redis-url", &redis, "--admin-listen", "127.0.0.1:0"];
+        let flags = common.iter().chain(needed).chain(flags).copied();
+        Program::named(name)?.args(flags).spawn()
+    }
+}
+
+/// Writes an echo as a model repository has it.
+fn echo_model(repository: &Path, batch_ms: u32) -> Result<()> {
+    let tensor = |name| format!("[{{ name: \"{name}\" data_type: TYPE_UINT8 dims: [ -1 ] }}]");
+    let mut config = "backend: \"batchfleet_echo\"\nmax_batch_size: 256\n".to_owned();
+    writeln!(config, "input {}\noutput {}", tensor("INPUT0"), tensor("OUTPUT0"))?;
+    writeln!(
+        config,
+        "parameters {{ key: \"batch_ms\" value {{ string_value: \"{batch_ms}\" }} }}"
+    )?;
+    fs::create_dir_all(repository.join("echo/1"))?;
+    fs::write(repository.join("echo/config.pbtxt"), config)?;
+    Ok(())
+}
+
+/// The sum of a metric over its labels, as a program's admin port tells it now.
+///
+/// # Errors
+/// If the program cannot be asked.
+pub async fn metric(program: &Program, name: &str) -> Result<f64> {
+    let (status, text) = get(&program.address("admin").await?, "/metrics").await?;
+    if status != 200 {
+        bail!("/metrics answered {status}: {text}");
+    }
+    let samples = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        if !rest.starts_with(['{', ' ']) {
+            return None;
+        }
+        rest.rsplit(' ').next()?.parse::<f64>().ok()
+    });
+    Ok(samples.sum())
+}
+
+/// GETs a path from `host:port`: the status and the body.
+///
+/// # Errors
+/// If nobody answers, or not in HTTP.
+pub async fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.context("an answer without a status")?, body.to_owned()))
+}

@@ -1,0 +1,160 @@
+//! Our real programs over a real Redis, under load that checks every answer.
+
+use std::{sync::Arc, time::Duration};
+
+use batchfleet_broker::{Broker, QueueName, redis::RedisBroker};
+use batchfleet_loadgen::{Echo, Length, Plan, Report, Target, infer::Encoding, run};
+use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Closed-loop users on the echo, spread over the gateways, one row each.
+fn plan(fleet: &Fleet, users: usize, length: Length) -> Plan {
+    let targets: Vec<Target> =
+        fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
+    let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
+    let one = Plan::new(targets[0].clone(), Arc::new(echo), 0);
+    Plan { targets, users, length, ..one }
+}
+
+fn assert_flawless(report: &Report) {
+    assert!(report.is_flawless(), "{report}");
+    assert!(report.sent > 0, "{report}");
+}
+
+#[tokio::test]
+async fn one_batch_is_made_of_requests_to_many_gateways() {
+    // Four users at a gateway: batches formed inside a gateway could never exceed 4 of 16 rows.
+    let fleet = Fleet::start(FleetPlan {
+        gateways: 8,
+        worker_flags: &["--batch", "16"],
+        batch_ms: 40,
+        ..FleetPlan::default()
+    })
+    .await
+    .unwrap();
+    let report = run(plan(&fleet, 32, Length::Requests(1600))).await.unwrap();
+    assert_flawless(&report);
+    let rows = metric(&fleet.workers[0], "batchfleet_worker_batch_size_sum").await.unwrap();
+    let batches = metric(&fleet.workers[0], "batchfleet_worker_batch_size_count").await.unwrap();
+    println!("8 gateways x 4 users, N = 16: mean batch {:.2}", rows / batches);
+    assert!(rows / batches >= 14.0, "{rows} rows in {batches} batches");
+}
+
+#[tokio::test]
+async fn five_thousand_users_each_get_their_own_answer() {
+    const USERS: u32 = 5000;
+    let fleet = Fleet::start(FleetPlan {
+        worker_flags: &["--batch", "64"],
+        batch_ms: 5,
+        ..FleetPlan::default()
+    })
+    .await
+    .unwrap();
+    let gateway = &fleet.gateways[0];
+    let before = resident(gateway);
+    let idle = idle_connections(&fleet.targets()[0], USERS).await;
+    let per_connection = (resident(gateway) - before) / u64::from(USERS);
+    drop(idle);
+    println!("an idle keep-alive connection costs the gateway {per_connection} bytes");
+
+    let users = plan(&fleet, USERS as usize, Length::Requests(4 * u64::from(USERS)));
+    let report = run(Plan { timeout: Duration::from_secs(60), ..users }).await.unwrap();
+    println!("{USERS} users: {report}");
+    assert_flawless(&report);
+    for balance in ["accepted", "offered"] {
+        let count = metric(gateway, &format!("batchfleet_gateway_{balance}_total")).await.unwrap();
+        assert!((count - f64::from(4 * USERS)).abs() < 0.5, "{balance}: {count}");
+    }
+    assert_empty(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_asked_to_stop_costs_no_request() {
+    let mut fleet = Fleet::start(FleetPlan {
+        workers: 2,
+        worker_flags: &["--batch", "8"],
+        batch_ms: 10,
+        ..FleetPlan::default()
+    })
+    .await
+    .unwrap();
+    let load = tokio::spawn(run(plan(&fleet, 40, Length::Requests(4000))));
+    let mut leaving = fleet.workers.remove(0);
+    while metric(&leaving, "batchfleet_worker_batch_size_count").await.unwrap() < 10.0 {
+        tokio::task::yield_now().await;
+    }
+    let status = leaving.terminate().await.unwrap();
+    assert!(status.success(), "{status}");
+    assert_flawless(&load.await.unwrap().unwrap());
+    assert_empty(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_asked_to_stop_answers_what_it_accepted() {
+    let mut fleet =
+        Fleet::start(FleetPlan { batch_ms: 200, ..FleetPlan::default() }).await.unwrap();
+    let load = tokio::spawn(run(plan(&fleet, 5, Length::Requests(5))));
+    let mut gateway = fleet.gateways.remove(0);
+    while metric(&gateway, "batchfleet_gateway_accepted_total").await.unwrap() < 4.5 {
+        tokio::task::yield_now().await;
+    }
+    let status = gateway.terminate().await.unwrap();
+    assert!(status.success(), "{status}");
+    let report = load.await.unwrap().unwrap();
+    assert_eq!(report.right, 5, "{report}");
+}
+
+#[tokio::test]
+async fn wrong_settings_end_a_program_with_status_64_and_one_line() {
+    for (program, flags, complaint) in [
+        ("batchfleet-gateway", &["--batch-size", "3"][..], "unexpected argument '--batch-size'"),
+        ("batchfleet-gateway", &["--deadline", "5m"], "--deadline must not exceed --max-deadline"),
+        ("batchfleet-gateway", &["--redis-url", "http://x"], "not a Redis URL"),
+        ("batchfleet-worker", &["--model-repository", ".", "--batch", "0"], "--batch"),
+        ("batchfleet-worker", &[], "--model-repository"),
+        ("batchfleet", &["serve", "--model-repository", "/nowhere"], "/nowhere"),
+    ] {
+        let mut process =
+            Program::named(program).unwrap().args(flags.iter().copied()).spawn().unwrap();
+        let status = process.wait().await.unwrap();
+        assert_eq!(status.code(), Some(64), "{program} {flags:?}: {:?}", process.log());
+        let log = process.log();
+        let complaints: Vec<_> = log.iter().filter_map(|line| line.as_str()).collect();
+        assert_eq!(complaints.len(), 1, "{program} {flags:?}: {log:?}");
+        assert!(complaints[0].contains(complaint), "{program} {flags:?}: {complaints:?}");
+    }
+}
+
+/// Nothing is left in the queue of the echo.
+async fn assert_empty(fleet: &Fleet) {
+    let broker = RedisBroker::connect(&fleet.redis.url()).await.unwrap();
+    let queue = QueueName::new("echo", 1);
+    let backlog = broker.observer().await.unwrap().backlog(&queue).await.unwrap();
+    assert_eq!((backlog.waiting, backlog.in_flight), (0, 0));
+}
+
+/// Keep-alive connections that have each been answered once, and now wait.
+async fn idle_connections(target: &str, count: u32) -> Vec<TcpStream> {
+    let address = target.strip_prefix("http://").unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 512];
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{:?}", &answer[..read]);
+        idle.push(stream);
+    }
+    idle
+}
+
+/// Resident memory of a program, in bytes.
+fn resident(program: &Program) -> u64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", program.id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
