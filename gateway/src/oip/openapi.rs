@@ -55,7 +55,9 @@ fn conforms(document: &Value, value: &Value, schema: &Value) {
             }
         }
         Value::Array(values) => {
-            values.iter().for_each(|value| conforms(document, value, &schema["items"]));
+            for value in values {
+                conforms(document, value, &schema["items"]);
+            }
         }
         _ => {}
     }
