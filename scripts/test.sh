@@ -18,7 +18,7 @@ count() {
         }
         { line = $0 }
         /^test result: | Summary \[/ { passed += number("passed"); failed += number("failed"); sum = 1 }
-        / passed/ && !sum { p = number("passed"); f = number("failed") }
+        / passed/ && !sum { p = number("passed"); f = number("failed") + number("error") }
         END { print (sum ? passed : p) + 0, (sum ? failed : f) + 0 }'
 }
 
