@@ -22,7 +22,9 @@ const RUNS: usize = 3;
 pub(crate) struct Climb {
     /// The most rows to try.
     pub(crate) up_to: u32,
-    /// The longest run that is of any use; the climb ends with the first that takes longer.
+    /// The longest run that is of any use; the climb ends with the first that takes longer. Of a
+    /// model so slow that one row takes it, runs up to twice that of one row are: else it would
+    /// never batch, and be slower still.
     pub(crate) patience: Option<Duration>,
 }
 
@@ -56,9 +58,9 @@ pub(crate) fn warm_up(
                 break;
             }
         };
-        info!(model, rows, milliseconds = took.as_secs_f64() * 1000.0, "warmed up");
+        info!(model, rows, ?took, "warmed up");
         times.push((rows, took));
-        if climb.patience.is_some_and(|patience| took > patience) {
+        if climb.patience.is_some_and(|patience| took > patience.max(times[0].1 * 2)) {
             break;
         }
         usable = rows;

@@ -122,6 +122,19 @@ async fn one_batch_is_filled_by_many_callers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_too_slow_for_its_target_batches_all_the_more() {
+    let flags = ["--slo-p99", "10ms", "--max-batch", "16"];
+    let fleet = Fleet::start(&[("m/config.pbtxt", echo(30))], &flags).await;
+    let caller = fleet.caller().await;
+    for n in 0..64 {
+        caller.submit(&queue("m"), vec![numbers(n, 1)], 1).await;
+    }
+    let largest = caller.replies(64).await.values().map(|reply| reply.timing.batch_rows).max();
+    assert!(largest >= Some(14), "largest batch {largest:?}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leaves_nothing_claimed_and_is_no_longer_announced() {
     let fleet = Fleet::start(&[("m/config.pbtxt", echo(50))], &["--batch", "4"]).await;
     let caller = fleet.caller().await;
