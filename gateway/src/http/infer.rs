@@ -5,7 +5,7 @@ use actix_web::{
     http::header::{self, ContentType, HeaderName},
     web::{Bytes, Data, Payload},
 };
-use batchfleet_broker::Tensor;
+use batchfleet_broker::{Reply, Tensor};
 use tokio::time::{Duration, Instant};
 
 use super::{Api, model, single_header};
@@ -45,12 +45,14 @@ pub(super) async fn infer(
         deadline: arrived + timeout,
         arrived,
     };
-    let reply = api.dispatcher.infer(&model, question).await?;
-    match &reply.outcome {
-        Ok(_) => model.tally().success(parsed.rows, &reply.timing, arrived.elapsed()),
-        Err(_) => model.tally().failure(arrived.elapsed()),
+    let reply = api.dispatcher.infer(&model, question).await;
+    match &reply {
+        Ok(Reply { outcome: Ok(_), timing, .. }) => {
+            model.tally().success(parsed.rows, timing, arrived.elapsed());
+        }
+        Ok(_) | Err(_) => model.tally().failure(arrived.elapsed()),
     }
-    let outputs = reply.outcome.map_err(InferError::Worker)?;
+    let outputs = reply?.outcome.map_err(InferError::Worker)?;
     answer(&model, parsed.id.as_deref(), &parsed.outputs, &outputs)
 }
 
