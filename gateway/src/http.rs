@@ -46,7 +46,8 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
     for server in ["/v2", "/v2/"] {
         config.service(resource(server, Method::GET, metadata::server));
     }
-    for model in ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"] {
+    // A name may be empty here, so that its caller hears which model there is not.
+    for model in ["/v2/models/{model:[^/]*}", "/v2/models/{model:[^/]*}/versions/{version}"] {
         config
             .service(resource(&format!("{model}/infer"), Method::POST, infer::infer))
             .service(resource(&format!("{model}/ready"), Method::GET, metadata::model_ready))
