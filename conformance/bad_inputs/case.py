@@ -1,0 +1,85 @@
+"""One wrong (or only odd) request, and what must come of it."""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from wire import Answer, ask
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request and its answer. Names begin with the number of the family of inputs."""
+
+    name: str
+    status: int
+    code: str | None = None  # of the header x-error-code; None: any
+    body: bytes = b""
+    model: str = "echo_fp32"
+    path: str = ""  # instead of the model's infer
+    method: str = "POST"
+    headers: dict[str, str] = field(default_factory=dict)
+    announced: int | None = None  # a Content-Length that is not the body's
+    holds: Callable[[Answer], bool] = lambda answer: True  # what else the answer must be
+
+    def ask(self, address: str) -> Answer:
+        path = self.path or f"/v2/models/{self.model}/infer"
+        return ask(address, self.method, path, self.body, self.headers, self.announced)
+
+
+def bad(name: str, body: object, code: str | None = None, **more) -> Case:
+    """A request that gets 400."""
+    return Case(name, 400, code, encode(body), **more)
+
+
+def good(name: str, body: object, **more) -> Case:
+    """A request that looks wrong and is not."""
+    return Case(name, 200, body=encode(body), **more)
+
+
+def encode(body: object) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return body.encode() if isinstance(body, str) else json.dumps(body).encode()
+
+
+def tensor(**fields) -> dict:
+    """An input of two numbers, some fields replaced; a field that is `...` is left out."""
+    whole = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]} | fields
+    return {key: value for key, value in whole.items() if value is not ...}
+
+
+def request(*inputs: dict, **more) -> dict:
+    """A request with these inputs, or the plain one."""
+    return {"inputs": list(inputs) or [tensor()], **more}
+
+
+def values(*data: object, datatype: str = "FP32") -> dict:
+    """A request of one row with these elements."""
+    return request(tensor(datatype=datatype, shape=[1, len(data)], data=list(data)))
+
+
+def literal(text: str, datatype: str = "FP32") -> str:
+    """A request with one element, written as `text`."""
+    return json.dumps(values("@", datatype=datatype)).replace('"@"', text)
+
+
+def binary(head: object, tail: bytes, length: object = None) -> dict:
+    """Body and headers of a request in the binary form; `length` overrides that of the JSON."""
+    head = encode(head)
+    length = len(head) if length is None else length
+    return {"body": head + tail, "headers": {"Inference-Header-Content-Length": str(length)}}
+
+
+def binary_tensor(size: object, **fields) -> dict:
+    """An input of two numbers that says its elements follow the JSON."""
+    return tensor(data=..., parameters={"binary_data_size": size}, **fields)
+
+
+def floats(*numbers: float) -> bytes:
+    return struct.pack(f"<{len(numbers)}f", *numbers)
+
+
+def strings(*elements: bytes) -> bytes:
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)

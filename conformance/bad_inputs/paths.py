@@ -1,0 +1,124 @@
+"""B09 to B22: paths, methods, names, sizes and content types."""
+
+from .case import Case, encode, good, request
+
+GOOD = encode(request())
+INFER = "/v2/models/echo_fp32/infer"
+LIMIT = 64 << 20
+
+METHODS = [
+    Case(
+        f"B09-{method}-on-{name}",
+        405,
+        "method_not_allowed",
+        path=path,
+        method=method,
+        holds=lambda answer, allowed=allowed: answer.headers["allow"] == allowed,
+    )
+    for name, method, path, allowed in [
+        ("infer", "GET", INFER, "POST"),
+        ("infer", "PUT", INFER, "POST"),
+        ("infer", "DELETE", "/v2/models/versioned/versions/1/infer", "POST"),
+        ("live", "POST", "/v2/health/live", "GET"),
+        ("ready", "POST", "/v2/health/ready", "GET"),
+        ("server", "POST", "/v2", "GET"),
+        ("model", "POST", "/v2/models/echo_fp32", "GET"),
+        ("model-ready", "POST", "/v2/models/echo_fp32/ready", "GET"),
+        ("config", "POST", "/v2/models/echo_fp32/config", "GET"),
+        ("stats", "POST", "/v2/models/stats", "GET"),
+        ("index", "GET", "/v2/repository/index", "POST"),
+        ("openapi", "POST", "/openapi.json", "GET"),
+    ]
+]
+
+UNKNOWN_PATHS = [
+    Case(f"B09-unknown-path-{name}", 404, "not_found", path=path, method="GET")
+    for name, path in [
+        ("root", "/"),
+        ("v1", "/v1/models/echo_fp32"),
+        ("deeper", f"{INFER}/more"),
+        ("metrics", "/metrics"),
+        ("favicon", "/favicon.ico"),
+    ]
+]
+
+MODEL_NAMES = [
+    Case(f"B10-model-{name}", 404, "model_not_found", GOOD, path=f"/v2/models/{model}/infer")
+    for name, model in [
+        ("dots-escaped", "..%2f..%2fetc"),
+        ("dots-upper", "..%2F..%2Fetc"),
+        ("dots", "%2e%2e"),
+        ("nul", "%00"),
+        ("bad-escape", "%zz"),
+        ("empty", ""),
+        ("129-characters", "a" * 129),
+        ("non-ascii", "mod%C3%A8le"),
+        ("not-utf8", "%ff%fe"),
+        ("right-to-left", "echo%E2%80%AE_fp32"),
+        ("space", "echo%20fp32"),
+        ("colon", "echo_fp32:1"),
+        ("braces", "%7Becho_fp32%7D"),
+        ("newline", "echo_fp32%0d%0a"),
+    ]
+]
+
+VERSIONS = [
+    Case(
+        f"B11-version-{version or 'empty'}",
+        404,
+        "model_not_found",
+        GOOD,
+        path=f"/v2/models/versioned/versions/{version}/infer",
+    )
+    for version in ["0x1", "-1", "01", "0", "+1", "1.0", "9" * 20, "latest", "%31%20", "2"]
+]
+
+UNKNOWN_MODELS = [
+    Case("B12-unknown-model", 404, "model_not_found", GOOD, model="cats"),
+    Case("B12-unknown-model-bad-body", 404, "model_not_found", b"{", model="cats"),
+    *(
+        Case(f"B12-unknown-model-{what}", 404, "model_not_found", path=path, method="GET")
+        for what, path in [
+            ("metadata", "/v2/models/cats"),
+            ("ready", "/v2/models/cats/ready"),
+            ("config", "/v2/models/cats/config"),
+            ("stats", "/v2/models/cats/stats"),
+        ]
+    ),
+]
+
+SIZES = [
+    Case("B17-a-byte-over-the-limit", 413, "too_large", announced=LIMIT + 1),
+    Case("B17-far-over-the-limit", 413, "too_large", announced=1 << 50),
+    Case("B17-over-the-limit-and-sent", 413, "too_large", bytes(LIMIT + 1)),
+]
+
+CONTENT_TYPES = [
+    Case(f"B22-{name}", 415, "unsupported_media_type", GOOD, headers={"content-type": kind})
+    for name, kind in [
+        ("xml", "application/xml"),
+        ("form", "application/x-www-form-urlencoded"),
+        ("multipart", "multipart/form-data; boundary=x"),
+        ("text", "text/plain"),
+        ("utf16", "application/json; charset=utf-16"),
+        ("latin1", 'application/json;charset="iso-8859-1"'),
+    ]
+] + [
+    good(f"B22-taken-{name}", GOOD, headers=headers)
+    for name, headers in [
+        ("none", {}),
+        ("json", {"content-type": "application/json"}),
+        ("json-utf8", {"content-type": 'Application/JSON; charset="UTF-8"'}),
+        ("octet-stream", {"content-type": "application/octet-stream"}),
+    ]
+]
+
+CASES = [
+    *METHODS,
+    *UNKNOWN_PATHS,
+    *MODEL_NAMES,
+    *VERSIONS,
+    *UNKNOWN_MODELS,
+    *SIZES,
+    *CONTENT_TYPES,
+]

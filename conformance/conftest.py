@@ -1,0 +1,51 @@
+"""Every test runs twice: against `batchfleet serve`, and against Redis, a gateway and a worker as
+separate processes."""
+
+import csv
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import repository
+from fleet import Fleet, eventually
+
+
+@pytest.fixture(scope="session", params=["standalone", "redis"])
+def fleet(request, tmp_path_factory):
+    """Running servers, all models ready; what they refuse to finish fails the suite."""
+    fleet = Fleet(tmp_path_factory.mktemp(request.param), request.param)
+    yield fleet
+    eventually(lambda: not fleet.left_over(), "every request is done", fleet.left_over, seconds=5)
+    fleet.stop()
+
+
+@pytest.fixture(scope="session")
+def address(fleet) -> str:
+    """HOST:PORT of the protocol."""
+    return fleet.http
+
+
+class Digits(NamedTuple):
+    """Held-out handwritten digits."""
+
+    labels: np.ndarray  # [n]
+    pixels: np.ndarray  # [n, 64]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    with repository.DIGITS.open() as lines:
+        rows = list(csv.DictReader(lines))
+    labels = np.array([int(row["label"]) for row in rows])
+    pixels = [[float(row[f"pixel{n}"]) for n in range(64)] for row in rows]
+    return Digits(labels, np.array(pixels, dtype=np.float32))
+
+
+@pytest.fixture(scope="session")
+def expected_digits(digits) -> np.ndarray:
+    """What ONNX Runtime itself answers to the held-out digits, in this process: [n, 10]."""
+    model = repository.MODELS / "digits_wide" / "1" / "model.onnx"
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(None, {"pixels": digits.pixels})[0]

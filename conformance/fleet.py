@@ -1,0 +1,196 @@
+"""Starts the programs as a user would, each on free ports, and tells where they listen."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+
+import repository
+from wire import ask
+
+PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", repository.ROOT / "target" / "debug"))
+START = 60  # seconds a debug build may take to load and warm up every model
+STOP = 15
+ANY_PORT = "127.0.0.1:0"
+
+
+class Program:
+    """One running program; its log is kept in a file."""
+
+    def __init__(self, folder: Path, name: str, *arguments: str):
+        path = PROGRAMS / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run `cargo build --workspace`")
+        self.name = name
+        self.log = folder / f"{name}-{time.monotonic_ns()}.log"
+        command = [path, *arguments, "--admin-listen", ANY_PORT]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=repository.ROOT, stdout=log, stderr=log)
+
+    def records(self) -> list[dict]:
+        """What it has logged; each line must be one JSON object."""
+        lines = self.log.read_bytes().split(b"\n")[:-1]  # the last may be half written
+        return [json.loads(line) for line in lines]
+
+    def address(self, port_name: str) -> str:
+        """Where it listens, once it does."""
+
+        def find() -> str | None:
+            self.check_alive()
+            listening = [record for record in self.records() if record.get("message") == "listening"]
+            return next((r["address"] for r in listening if r["port_name"] == port_name), None)
+
+        return eventually(find, f"{self.name} logs where it listens ({port_name})", self.tail)
+
+    def check_alive(self) -> None:
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def virtual_peak(self) -> int:
+        """The most address space it ever had, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmPeak:"))
+        return int(line.split()[1]) * 1024
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Asks it to drain; it must obey and end well."""
+        self.process.terminate()
+        try:
+            status = self.process.wait(STOP)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        assert status == 0, f"{self.name} ended with {status} after SIGTERM:\n{self.tail()}"
+
+
+class Redis:
+    """A redis-server of our own."""
+
+    def __init__(self, folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", ""],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
+        self.client = redis.Redis(port=port, decode_responses=True)
+        eventually(self.answers, "redis-server answers")
+
+    def answers(self) -> bool:
+        try:
+            return self.client.ping()
+        except redis.ConnectionError:
+            return False
+
+    def left_over(self) -> dict[str, int]:
+        """Queues that still hold or owe something: how many jobs."""
+        queues = list(self.client.scan_iter("bf:*:q"))
+        assert queues, "Redis should hold the models' queues"
+        owed = {}
+        for queue in queues:
+            pending = sum(group["pending"] for group in self.client.xinfo_groups(queue))
+            owed[queue] = self.client.xlen(queue) + pending
+        return {queue: count for queue, count in owed.items() if count}
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.terminate()
+        self.process.wait(STOP)
+
+
+class Fleet:
+    """Servers with every model of the suite ready behind one address."""
+
+    def __init__(self, folder: Path, kind: str):
+        self.folder = folder
+        self.repository = folder / "repository"
+        self.repository.mkdir()
+        self.models = repository.write(self.repository)
+        self.redis: Redis | None = None
+        self.programs: list[Program] = []
+        try:
+            self.start(kind)
+        except BaseException:
+            self.kill()
+            raise
+
+    def start(self, kind: str) -> None:
+        if kind == "standalone":
+            models = ("--model-repository", str(self.repository))
+            self.front = self.run("batchfleet", "serve", "--listen", ANY_PORT, *models)
+        else:
+            self.redis = Redis(self.folder)
+            self.front = self.run(
+                "batchfleet-gateway", "--listen", ANY_PORT, "--redis-url", self.redis.url
+            )
+            self.serve(self.repository)
+        self.http = self.front.address("http")
+        self.admin = self.front.address("admin")
+        self.wait_for(*self.models)
+
+    def run(self, name: str, *arguments: str) -> Program:
+        program = Program(self.folder, name, *arguments)
+        self.programs.append(program)
+        return program
+
+    def serve(self, models: Path) -> Program:
+        """One more worker, for the models of a repository."""
+        where = ("--redis-url", self.redis.url, "--model-repository", str(models))
+        return self.run("batchfleet-worker", *where)
+
+    def wait_for(self, *models: str) -> None:
+        def ready() -> bool:
+            for program in self.programs:
+                program.check_alive()
+            paths = ["/v2/health/ready", *(f"/v2/models/{model}/ready" for model in models)]
+            return all(ask(self.http, "GET", path).status == 200 for path in paths)
+
+        eventually(ready, "every model is ready", self.programs[-1].tail)
+
+    def left_over(self) -> dict[str, int]:
+        """What is unfinished: jobs by queue, requests in flight by model."""
+        metrics = ask(self.admin, "GET", "/metrics").body.decode().splitlines()
+        samples = [line for line in metrics if line.startswith("batchfleet_gateway_in_flight")]
+        assert samples, "the metric batchfleet_gateway_in_flight should be there"
+        in_flight = {name: int(value) for name, value in (line.rsplit(" ", 1) for line in samples)}
+        jobs = self.redis.left_over() if self.redis else {}
+        return {name: count for name, count in {**jobs, **in_flight}.items() if count}
+
+    def stop(self) -> None:
+        """Ends everything, the gateway before its workers; every program must end well."""
+        try:
+            while self.programs:
+                self.programs.pop(0).stop()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        for program in self.programs:
+            program.kill()
+        if self.redis:
+            self.redis.stop()
+
+
+def eventually(condition, what: str, details=lambda: "", seconds: float = START):
+    """Asks again and again until `condition` gives something true, and returns that."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {seconds} s not yet: {what}\n{details()}")
+        time.sleep(0.02)
+    return found
