@@ -41,7 +41,9 @@ impl Fixture {
         let replies = dispatcher.clone();
         tokio::spawn(async move {
             while let Inbound::Replies(batch) = producer.receive().await {
-                batch.into_iter().for_each(|reply| replies.resolve(reply));
+                for reply in batch {
+                    replies.resolve(reply);
+                }
             }
         });
         let model = catalog.find("m", None).unwrap();
