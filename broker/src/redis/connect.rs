@@ -17,9 +17,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Control calls are few; the pool only keeps them off the busy connections.
 const POOL_SIZE: usize = 8;
 
-/// Bytes to gather before a write to the socket: several jobs, instead of the default's 8 KiB.
-const WRITE_BUFFER: usize = 256 * 1024;
-
 /// The client for `url`. Speaks RESP3, in which a connection tells that it broke.
 pub(super) fn client(url: &str) -> Result<Client, BrokerError> {
     let refused = |error: RedisError| {
@@ -38,7 +35,6 @@ pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE))
-        .set_write_backpressure_boundary(WRITE_BUFFER)
 }
 
 /// The pool for control calls.
