@@ -1,8 +1,8 @@
 //! A real redis-server of one's own.
 
 use std::{
-    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -20,6 +20,20 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Others may take a port between our finding it and the server's binding it.
 const PORTS_TO_TRY: usize = 5;
+
+/// Runs redis-server beside a watch on the standard input, which closes when we drop it, but also
+/// when a killed test never gets to: no server outlives its test.
+const GUARD: &str = r#"
+    command -v "$0" >/dev/null || exit 127
+    exec 3<&0
+    "$0" "$@" & server=$!
+    (read -r _ <&3; kill -9 $server) & watch=$!
+    wait $server; status=$?
+    kill $watch
+    exit $status"#;
+
+/// How the guard says that there is no redis-server.
+const MISSING: i32 = 127;
 
 /// A redis-server without persistence on a free port, killed on drop.
 pub struct RedisServer {
@@ -58,7 +72,6 @@ impl RedisServer {
             let address = free_address().await?;
             match launch(address, &directory, &options).await {
                 Ok(child) => return Ok(Self { child, address, options, directory }),
-                Err(error) if error.is::<std::io::Error>() => return Err(error),
                 Err(error) => last = Some(error),
             }
         }
@@ -77,9 +90,7 @@ impl RedisServer {
 
     /// Kills it, as `kill -9` does; everything in it is gone.
     pub fn kill(&mut self) {
-        // Fails only if it is dead already.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        end(&mut self.child);
     }
 
     /// Kills it if it still lives, and starts it again, empty, on the same port.
@@ -108,53 +119,63 @@ async fn free_address() -> Result<SocketAddr> {
 
 /// Starts a server and waits until it, and no other process, answers at `address`.
 async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) -> Result<Child> {
-    let mut child = Command::new("redis-server")
+    let mut child = Command::new("sh")
+        .args(["-c", GUARD, "redis-server"])
         .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--logfile", "redis.log", "--dir"])
         .arg(directory.path())
         .args(options)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .spawn()
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                std::io::Error::other("redis-server is not installed: apt-get install redis-server")
-            }
-            _ => error,
-        })?;
-    let answered = wait_until_it_answers(&mut child, address).await;
+        .stderr(Stdio::null())
+        .spawn()?;
+    let answered = wait_until_it_answers(&mut child, address, directory).await;
     if answered.is_err() {
-        drop(child.kill());
-        drop(child.wait());
+        end(&mut child);
     }
     answered.map(|()| child).with_context(|| {
         std::fs::read_to_string(directory.path().join("redis.log")).unwrap_or_default()
     })
 }
 
-async fn wait_until_it_answers(child: &mut Child, address: SocketAddr) -> Result<()> {
+/// Makes the guard kill its server, and waits for both.
+fn end(guard: &mut Child) {
+    // Waiting closes the guard's input first. It fails only for one that has been waited for.
+    drop(guard.wait());
+}
+
+async fn wait_until_it_answers(
+    guard: &mut Child,
+    address: SocketAddr,
+    directory: &TempDir,
+) -> Result<()> {
+    let ours = directory.path().canonicalize()?;
     let until = Instant::now() + START_LIMIT;
     loop {
-        if let Some(status) = child.try_wait()? {
-            bail!("redis-server exited with {status}");
+        match guard.try_wait()? {
+            None => {}
+            Some(status) if status.code() == Some(MISSING) => {
+                bail!("it is not installed: apt-get install redis-server")
+            }
+            Some(status) => bail!("it exited with {status}"),
         }
-        // The port may belong to another server that was faster: ours is known by its process id.
-        if let Ok(Ok(pid)) = timeout(Duration::from_secs(1), ask_process_id(address)).await
-            && pid == child.id()
+        // The port may belong to another server that was faster: ours is known by its directory.
+        if let Ok(Ok(theirs)) = timeout(Duration::from_secs(1), ask_directory(address)).await
+            && Path::new(&theirs) == ours
         {
             return Ok(());
         }
-        ensure!(Instant::now() < until, "redis-server did not answer within {START_LIMIT:?}");
+        ensure!(Instant::now() < until, "it did not answer within {START_LIMIT:?}");
         sleep(Duration::from_millis(5)).await;
     }
 }
 
-async fn ask_process_id(address: SocketAddr) -> Result<u32> {
+async fn ask_directory(address: SocketAddr) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"PING\r\nINFO server\r\nQUIT\r\n").await?;
+    stream.write_all(b"PING\r\nCONFIG GET dir\r\nQUIT\r\n").await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     ensure!(answer.starts_with("+PONG"), "not ready yet");
-    let line = answer.lines().find_map(|line| line.strip_prefix("process_id:"));
-    Ok(line.context("no process id")?.trim().parse()?)
+    // +PONG, *2, $3, dir, $length, the directory, +OK
+    Ok(answer.lines().nth(5).context("no directory")?.to_owned())
 }

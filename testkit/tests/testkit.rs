@@ -61,9 +61,9 @@ async fn a_stalled_proxy_holds_bytes_back_until_it_resumes() {
 /// A program that logs its address, then a line that is no JSON, and waits for a signal.
 fn program() -> anyhow::Result<Program> {
     let script = r#"
+        trap 'exit 3' TERM
         echo '{"message":"listening","address":"127.0.0.1:7","port_name":"http"}' >&2
         echo "a panic" >&2
-        trap 'exit 3' TERM
         while :; do sleep 0.01; done"#;
     Program::at("/bin/sh").args(["-c", script]).spawn()
 }
