@@ -133,8 +133,11 @@ async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) ->
     if answered.is_err() {
         end(&mut child);
     }
-    answered.map(|()| child).with_context(|| {
-        std::fs::read_to_string(directory.path().join("redis.log")).unwrap_or_default()
+    answered.map(|()| child).map_err(|error| {
+        match std::fs::read_to_string(directory.path().join("redis.log")) {
+            Ok(log) => error.context(log),
+            Err(_never_ran) => error,
+        }
     })
 }
 
