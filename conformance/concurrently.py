@@ -4,7 +4,8 @@ import asyncio
 
 import numpy as np
 import tritonclient.http.aio as triton
-from tritonclient.utils import np_to_triton_dtype
+
+from tensors import given
 
 
 def infer_all(
@@ -22,10 +23,8 @@ def infer_all(
         async with triton.InferenceServerClient(address, conn_limit=limit) as client:
 
             async def infer(values: np.ndarray) -> np.ndarray:
-                datatype = np_to_triton_dtype(values.dtype)
-                tensor = triton.InferInput(input_name, list(values.shape), datatype)
-                tensor.set_data_from_numpy(values)
-                answer = await client.infer(model, [tensor], request_id=request_id)
+                inputs = [given(values, input_name)]
+                answer = await client.infer(model, inputs, request_id=request_id)
                 assert answer.get_response().get("id", "") == request_id
                 return answer.as_numpy(output_name)
 

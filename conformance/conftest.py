@@ -17,8 +17,12 @@ def fleet(request, tmp_path_factory):
     """Running servers, all models ready; what they refuse to finish fails the suite."""
     fleet = Fleet(tmp_path_factory.mktemp(request.param), request.param)
     yield fleet
-    eventually(lambda: not fleet.left_over(), "every request is done", fleet.left_over, seconds=5)
-    fleet.stop()
+    try:
+        eventually(
+            lambda: not fleet.left_over(), "every request is done", fleet.left_over, seconds=5
+        )
+    finally:
+        fleet.stop()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", repository.ROOT / "target"
 START = 60  # seconds a debug build may take to load and warm up every model
 STOP = 15
 ANY_PORT = "127.0.0.1:0"
+DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # even if this process is killed
 
 
 class Program:
@@ -27,7 +28,7 @@ class Program:
             raise FileNotFoundError(f"{path} is missing: run `cargo build --workspace`")
         self.name = name
         self.log = folder / f"{name}-{time.monotonic_ns()}.log"
-        command = [path, *arguments, "--admin-listen", ANY_PORT]
+        command = [*DIE_WITH_US, path, *arguments, "--admin-listen", ANY_PORT]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=repository.ROOT, stdout=log, stderr=log)
 
@@ -41,7 +42,9 @@ class Program:
 
         def find() -> str | None:
             self.check_alive()
-            listening = [record for record in self.records() if record.get("message") == "listening"]
+            listening = [
+                record for record in self.records() if record.get("message") == "listening"
+            ]
             return next((r["address"] for r in listening if r["port_name"] == port_name), None)
 
         return eventually(find, f"{self.name} logs where it listens ({port_name})", self.tail)
@@ -83,10 +86,9 @@ class Redis:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"redis://127.0.0.1:{port}"
+        settings = ["--bind", "127.0.0.1", "--port", str(port), "--save", ""]
         self.process = subprocess.Popen(
-            ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", ""],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
+            [*DIE_WITH_US, "redis-server", *settings], cwd=folder, stdout=subprocess.DEVNULL
         )
         self.client = redis.Redis(port=port, decode_responses=True)
         eventually(self.answers, "redis-server answers")

@@ -36,7 +36,9 @@ def write(repository: Path) -> list[str]:
     echo(repository / "fixed", [("FP32", "4")], max_batch=4)
     echo(repository / "unbatched", [("BOOL", "-1")], max_batch=0)
     echo(repository / "slow", [("FP32", "-1")], more=parameter("batch_ms", 150))
-    versioned = echo(repository / "versioned", [("FP32", "-1")], more="version_policy: { all {} }\n")
+    versioned = echo(
+        repository / "versioned", [("FP32", "-1")], more="version_policy: { all {} }\n"
+    )
     for version in ("1", "3"):
         (versioned / version).mkdir()
     for real in ("digits_wide", "magika"):

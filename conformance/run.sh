@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 UV_VERSION=0.13.9
-PYTHON='>=3.11,<3.13' # what both clients support
 uv=.cache/venv-uv/bin/uv
 
 if ! "$uv" --version 2>/dev/null | grep -qF "uv $UV_VERSION "; then
@@ -18,18 +17,19 @@ if ! "$uv" --version 2>/dev/null | grep -qF "uv $UV_VERSION "; then
   .cache/venv-uv/bin/pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 fi
 
-# install NAME REQUIREMENTS: brings .cache/venv-NAME to exactly the pinned versions.
+# install NAME PYTHON REQUIREMENTS: brings .cache/venv-NAME to exactly the pinned versions. Where no
+# such Python is installed, uv fetches one.
 install() {
-  local venv=.cache/venv-$1 requirements=conformance/$2
+  local venv=.cache/venv-$1 python=$2 requirements=conformance/$3
   if ! cmp --silent "$requirements" "$venv/requirements.txt"; then
     echo "installing the clients of $requirements into $venv"
-    "$uv" venv --quiet --clear --python "$PYTHON" "$venv"
+    "$uv" venv --quiet --clear --python "$python" "$venv"
     "$uv" pip sync --python "$venv/bin/python" "$requirements"
     cp "$requirements" "$venv/requirements.txt"
   fi
 }
 
-install conformance requirements.txt
-install mlserver requirements-mlserver.txt
+install conformance '>=3.11,<3.14' requirements.txt
+install mlserver '>=3.11,<3.13' requirements-mlserver.txt
 
 exec .cache/venv-conformance/bin/python -m pytest -c conformance/pytest.ini conformance "$@"

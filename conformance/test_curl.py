@@ -13,7 +13,15 @@ REQUEST = json.dumps(
 
 def curl(*arguments: str, body: bytes = b"") -> tuple[int, bytes]:
     """Status and body."""
-    command = ["curl", "--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code}"]
+    command = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "20",
+        "--write-out",
+        "\n%{http_code}",
+    ]
     done = subprocess.run([*command, *arguments], input=body, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     body, status = done.stdout.rsplit(b"\n", 1)
@@ -40,8 +48,9 @@ def test_json_in_json_out(address, how):
     ]
 
 
-def test_raw_bytes_in_raw_bytes_out(address):
-    values = np.array([1.5, -2.0, 3.25], dtype="<f4").tobytes()
+@pytest.mark.parametrize("count", [3, 2_000_000])  # curl asks before it sends a large body
+def test_raw_bytes_in_raw_bytes_out(address, count):
+    values = np.arange(count, dtype="<f4").tobytes()
     status, body = curl(
         f"http://{address}/v2/models/echo_fp32/infer",
         *["--header", "Inference-Header-Content-Length: 0"],
@@ -50,7 +59,7 @@ def test_raw_bytes_in_raw_bytes_out(address):
     )
     assert status == 200, body
     assert body.endswith(values)
-    assert json.loads(body.removesuffix(values))["outputs"][0]["shape"] == [1, 3]
+    assert json.loads(body.removesuffix(values))["outputs"][0]["shape"] == [1, count]
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/", "/v2/health/live", "/v2/health/ready"])

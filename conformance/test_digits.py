@@ -8,14 +8,14 @@ from whatfile import features  # the script beside the model
 
 import repository
 from concurrently import infer_all
+from tensors import given
 
 LEAST_ACCURACY = 0.985
 
 
 def ask(address: str, pixels: np.ndarray) -> np.ndarray:
-    tensor = triton.InferInput("pixels", list(pixels.shape), "FP32").set_data_from_numpy(pixels)
     with triton.InferenceServerClient(address) as client:
-        return client.infer("digits_wide", [tensor]).as_numpy("probabilities")
+        return client.infer("digits_wide", [given(pixels, "pixels")]).as_numpy("probabilities")
 
 
 def test_callers_of_one_digit_each_get_what_onnx_runtime_itself_answers(
@@ -56,9 +56,8 @@ def test_magika_tells_what_kind_of_file_it_is(address):
     values = np.array([features(script)], dtype=np.int32)
     (expected,) = session.run(None, {tensor.name: values})
 
-    given = triton.InferInput(tensor.name, list(values.shape), "INT32").set_data_from_numpy(values)
     with triton.InferenceServerClient(address) as client:
-        received = client.infer("magika", [given]).as_numpy(scores.name)
+        received = client.infer("magika", [given(values, tensor.name)]).as_numpy(scores.name)
     assert np.abs(received - expected).max() < 1e-4
     labels = (model / "labels.txt").read_text().split()
     assert labels[received[0].argmax()] == "shell"

@@ -21,7 +21,12 @@ def test_infers_a_file_of_digits(address, digits, expected_digits, tmp_path, opt
     count = 100
     with requests.open("w") as lines:
         for number, pixels in enumerate(digits.pixels[:count]):
-            tensor = {"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": pixels.tolist()}
+            tensor = {
+                "name": "pixels",
+                "datatype": "FP32",
+                "shape": [1, 64],
+                "data": pixels.tolist(),
+            }
             lines.write(json.dumps({"id": f"digit-{number}", "inputs": [tensor]}) + "\n")
 
     files = ["--input-data-path", requests, "--output-data-path", answers]

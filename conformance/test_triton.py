@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 import repository
 import samples
+from tensors import given, wanted
 
 JSON_DATATYPES = [name for name in repository.DATATYPES if name not in ("FP16", "BF16")]
 VALUES = np.array([[1.5, -2.0, 3.25]], dtype=np.float32)
@@ -16,15 +17,6 @@ VALUES = np.array([[1.5, -2.0, 3.25]], dtype=np.float32)
 def client(address):
     with triton.InferenceServerClient(address) as client:
         yield client
-
-
-def given(values, name="INPUT0", binary=True):
-    tensor = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
-    return tensor.set_data_from_numpy(values, binary_data=binary)
-
-
-def wanted(name="OUTPUT0", binary=True):
-    return triton.InferRequestedOutput(name, binary_data=binary)
 
 
 def error_of(call, *arguments, **options) -> InferenceServerException:
@@ -49,7 +41,9 @@ def test_the_server_tells_its_name_and_extensions(client):
     metadata = client.get_server_metadata()
     assert metadata["name"] == "batchfleet"
     assert metadata["version"]
-    assert {"binary_tensor_data", "model_configuration", "statistics"} <= set(metadata["extensions"])
+    assert {"binary_tensor_data", "model_configuration", "statistics"} <= set(
+        metadata["extensions"]
+    )
 
 
 def test_a_model_tells_its_inputs_outputs_and_versions(client):
@@ -76,7 +70,10 @@ def test_the_repository_index_lists_every_model_as_ready(client, fleet):
     index = client.get_model_repository_index()
     assert {entry["name"] for entry in index} >= set(fleet.models)
     entries = [entry for entry in index if entry["name"] == "versioned"]
-    assert [(entry["version"], entry["state"]) for entry in entries] == [("1", "READY"), ("3", "READY")]
+    assert [(entry["version"], entry["state"]) for entry in entries] == [
+        ("1", "READY"),
+        ("3", "READY"),
+    ]
 
 
 def statistics(client, model):
@@ -125,7 +122,9 @@ def test_every_datatype_survives_in_binary(client, datatype):
 def test_every_datatype_with_a_json_form_survives_in_json(client, datatype):
     values = samples.row(datatype)
     outputs = [wanted(binary=False)]
-    answer = client.infer(f"echo_{datatype.lower()}", [given(values, binary=False)], outputs=outputs)
+    answer = client.infer(
+        f"echo_{datatype.lower()}", [given(values, binary=False)], outputs=outputs
+    )
     assert "parameters" not in answer.get_output("OUTPUT0")
     received = answer.as_numpy("OUTPUT0")
     if datatype == "BYTES":  # the client leaves strings of a JSON answer as they are
@@ -166,7 +165,9 @@ def test_only_the_requested_outputs_come(client):
 
 
 def test_the_answer_names_the_model_its_version_and_the_callers_id(client):
-    response = client.infer("versioned", [given(VALUES)], request_id="zażółć \u2603 7").get_response()
+    response = client.infer(
+        "versioned", [given(VALUES)], request_id="zażółć \u2603 7"
+    ).get_response()
     assert (response["model_name"], response["model_version"]) == ("versioned", "3")
     assert response["id"] == "zażółć \u2603 7"
     response = client.infer("versioned", [given(VALUES)], model_version="1").get_response()
@@ -217,7 +218,7 @@ def test_many_requests_of_one_client_at_once_each_get_their_own_answer(address):
     with triton.InferenceServerClient(address, concurrency=16) as client:
         rows = [np.array([[n, n + 0.5]], dtype=np.float32) for n in range(64)]
         waiting = [client.async_infer("echo_fp32", [given(values)]) for values in rows]
-        for values, answer in zip(rows, waiting):
+        for values, answer in zip(rows, waiting, strict=True):
             assert samples.same(answer.get_result().as_numpy("OUTPUT0"), values)
 
 
@@ -243,7 +244,11 @@ def test_who_asks_for_a_compressed_answer_can_read_it(client, algorithm):
 
 
 def test_an_unknown_model_or_version_is_told_by_name(client):
-    for call in (client.get_model_metadata, client.get_model_config, client.get_inference_statistics):
+    for call in (
+        client.get_model_metadata,
+        client.get_model_config,
+        client.get_inference_statistics,
+    ):
         error = error_of(call, "cats")
         assert error.status() == "404"
         assert "cats" in error.message()

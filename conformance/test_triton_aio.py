@@ -7,10 +7,11 @@ import inspect
 import numpy as np
 import pytest
 import tritonclient.http.aio as triton
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 import repository
 import samples
+from tensors import given, wanted
 
 VALUES = np.array([[1.5, -2.0, 3.25]], dtype=np.float32)
 
@@ -29,15 +30,6 @@ def use(address):
         return asyncio.run(connected())
 
     return run
-
-
-def given(values, name="INPUT0", binary=True):
-    tensor = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
-    return tensor.set_data_from_numpy(values, binary_data=binary)
-
-
-def wanted(name="OUTPUT0", binary=True):
-    return triton.InferRequestedOutput(name, binary_data=binary)
 
 
 def test_the_server_and_its_models_describe_themselves(use):

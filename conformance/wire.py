@@ -1,5 +1,6 @@
 """HTTP by hand, for what no client would send and for looking at bare answers."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -41,10 +42,9 @@ def ask(
     head += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     host, port = address.rsplit(":", 1)
     with socket.create_connection((host, int(port)), TIMEOUT) as connection:
-        try:
+        # The server may have answered and closed before it has read all.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(head.encode() + b"\r\n" + body)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the server has answered and closed before it had read all
         response = http.client.HTTPResponse(connection, method=method)
         response.begin()
         return Answer(response.status, response.headers, response.read())
@@ -52,7 +52,9 @@ def ask(
 
 def infer(address: str, model: str, request: dict, **options) -> Answer:
     """Posts an inference request as JSON."""
-    return ask(address, "POST", f"/v2/models/{model}/infer", json.dumps(request).encode(), **options)
+    return ask(
+        address, "POST", f"/v2/models/{model}/infer", json.dumps(request).encode(), **options
+    )
 
 
 def one_input(data: list, datatype: str = "FP32", name: str = "INPUT0", **more) -> dict:

@@ -117,7 +117,13 @@ STRINGS = [
 ]
 
 NON_FINITE = [
-    back(f"B57-{kind}-{number}", struct.pack(form, number), f"echo_{kind.lower()}", datatype=kind, shape=[1, 1])
+    back(
+        f"B57-{kind}-{number}",
+        struct.pack(form, number),
+        f"echo_{kind.lower()}",
+        datatype=kind,
+        shape=[1, 1],
+    )
     for kind, form in [("FP16", "<e"), ("FP32", "<f"), ("FP64", "<d")]
     for number in (math.nan, math.inf, -math.inf)
 ]

@@ -274,7 +274,11 @@ STRINGS = [
         model="echo_bytes",
         holds=lambda answer: answer.outputs() == {"OUTPUT0": ["a\0b"]},
     ),
-    bad("B48-over-the-element-limit", values("x" * (17 * MEBI), datatype="BYTES"), model="echo_bytes"),
+    bad(
+        "B48-over-the-element-limit",
+        values("x" * (17 * MEBI), datatype="BYTES"),
+        model="echo_bytes",
+    ),
     bad(
         "B48-invalid-utf8-asked-for-as-json",
         **binary(request(binary_tensor(5, datatype="BYTES", shape=[1, 1])), strings(b"\xff")),
