@@ -43,11 +43,18 @@ impl Worker {
         // A failing model ends this worker only, never those that share the token.
         let shutdown = shutdown.child_token();
         let mut worker = Self { models: JoinSet::new(), shutdown: shutdown.clone(), ready: false };
-        let mut announced = Vec::new();
+        // All are timed before any of them computes for somebody else.
+        let mut models = Vec::new();
         for source in sources {
-            let model = Model::load(settings, source, runtime.clone()).await?;
+            if shutdown.is_cancelled() {
+                return Ok(worker);
+            }
+            models.push(Model::load(settings, source, runtime.clone()).await?);
+        }
+        let mut announced = Vec::new();
+        for model in models {
             let Some(consumer) = connect(broker.as_ref(), &model, &shutdown).await else {
-                break;
+                return Ok(worker);
             };
             let told = Arc::new(Notify::new());
             announced.push(Arc::clone(&told));

@@ -25,7 +25,7 @@ pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), 
 /// All inputs have the job's rows, and not more than a request may have.
 fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
     if !spec.batches() {
-        return Ok(());
+        return if job.rows == 1 { Ok(()) } else { Err("this model does not batch".to_owned()) };
     }
     if !(1..=spec.max_batch).contains(&job.rows) {
         return Err(format!("expected 1 to {} rows, got {}", spec.max_batch, job.rows));

@@ -1,4 +1,4 @@
-//! `batchfleet-worker`: one worker process on Redis.
+//! `batchfleet-worker`: one worker over Redis.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -22,9 +22,8 @@ async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()
         Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),
         Some(broker) => Arc::new(broker?),
     };
-    let worker = Worker::start(&settings.models, broker, &registry, shutdown)
-        .await
-        .map_err(WorkerError::report)?;
+    let worker = Worker::start(&settings.models, broker, &registry, shutdown).await;
+    let worker = worker.map_err(WorkerError::report)?;
     if worker.ready() {
         readiness.ready();
     }

@@ -117,3 +117,102 @@ fn zeros(spec: &TensorSpec, rows: Option<u32>, wanted: Option<&Vec<u64>>) -> Ten
     let data = Bytes::from(vec![0; elements * spec.datatype.size().unwrap_or(4)]);
     Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use batchfleet_broker::{Datatype, ModelSpec, QueueName};
+
+    use super::*;
+
+    /// Slow from some size on, failing from another, and telling what it was run with.
+    struct Fake {
+        spec: ModelSpec,
+        slow_from: u32,
+        fails_from: u32,
+        ran: Vec<Vec<u64>>,
+    }
+
+    const SLOW: Duration = Duration::from_millis(60);
+
+    fn fake(max_batch: u32, slow_from: u32, fails_from: u32) -> Fake {
+        let input =
+            TensorSpec { name: "X".to_owned(), datatype: Datatype::Fp32, shape: vec![-1, -1, 3] };
+        let spec = ModelSpec {
+            queue: QueueName::new("m", 1),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch,
+            inputs: vec![input],
+            outputs: Vec::new(),
+        };
+        Fake { spec, slow_from, fails_from, ran: Vec::new() }
+    }
+
+    impl Engine for Fake {
+        fn spec(&self) -> &ModelSpec {
+            &self.spec
+        }
+
+        fn provider(&self) -> &'static str {
+            "cpu"
+        }
+
+        fn text_only(&self) -> bool {
+            false
+        }
+
+        fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
+            self.ran.push(inputs[0].shape.clone());
+            if rows >= self.fails_from {
+                return Err(EngineError::Failed("out of memory".to_owned()));
+            }
+            if rows >= self.slow_from {
+                sleep(SLOW);
+            }
+            Ok(inputs)
+        }
+    }
+
+    fn climb(up_to: u32, patience: Option<Duration>) -> Climb {
+        Climb { up_to, patience }
+    }
+
+    #[test]
+    fn climbs_in_powers_of_two_to_the_largest_size_itself() {
+        for (max_batch, expected) in
+            [(0, vec![1]), (1, vec![1]), (8, vec![1, 2, 4, 8]), (6, vec![1, 2, 4, 6])]
+        {
+            assert_eq!(sizes(max_batch), expected, "{max_batch}");
+        }
+    }
+
+    #[test]
+    fn ends_with_the_first_size_that_takes_too_long_and_stays_below_it() {
+        let mut engine = fake(64, 4, 99);
+        let profile = warm_up(&mut engine, &BTreeMap::new(), climb(64, Some(SLOW / 2))).unwrap();
+        assert_eq!(profile.usable, 2);
+        assert_eq!(profile.cost.largest(), 4);
+        let by_hand = warm_up(&mut engine, &BTreeMap::new(), climb(8, None)).unwrap();
+        assert_eq!(by_hand.usable, 8);
+    }
+
+    #[test]
+    fn stays_below_a_size_that_fails_but_one_row_must_run() {
+        let profile = warm_up(&mut fake(64, 99, 16), &BTreeMap::new(), climb(64, None)).unwrap();
+        assert_eq!(profile.usable, 8);
+        assert!(warm_up(&mut fake(64, 99, 1), &BTreeMap::new(), climb(64, None)).is_err());
+    }
+
+    #[test]
+    fn open_dimensions_are_one_unless_the_config_says_more() {
+        for (shapes, expected) in
+            [(BTreeMap::new(), [1, 1, 3]), (BTreeMap::from([("X".to_owned(), vec![7])]), [1, 7, 3])]
+        {
+            let mut engine = fake(1, 99, 99);
+            warm_up(&mut engine, &shapes, climb(1, None)).unwrap();
+            assert_eq!(engine.ran, [expected; RUNS]);
+        }
+    }
+}

@@ -55,7 +55,10 @@ pub enum LoadError {
         problem: String,
     },
     /// The execution provider that was asked for is not there.
-    #[error("--execution-provider {provider} cannot be used: {problem}")]
+    #[error(
+        "--execution-provider {provider} cannot be used: {problem} It needs its device and driver, \
+         and a library of ONNX Runtime built for it (see --onnxruntime)"
+    )]
     Provider {
         /// Which.
         provider: &'static str,
