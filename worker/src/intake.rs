@@ -6,7 +6,10 @@
 use std::sync::Arc;
 
 use batchfleet_broker::{Consumer, Delivery};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::retry::Outage;
@@ -54,14 +57,13 @@ impl Intake {
         Some(deliveries)
     }
 
-    /// Ends the task; what it claimed last comes back.
-    pub(crate) async fn stop(self) -> Vec<Delivery> {
+    /// Ends the task; what it claimed last comes back, unless it had crashed.
+    pub(crate) async fn stop(self) -> Result<Vec<Delivery>, JoinError> {
         let Self { asks, mut claims, task, .. } = self;
         drop(asks);
         let last = claims.recv().await.unwrap_or_default();
-        // Its sender is gone, so it has ended or panicked; a panic is logged by the runtime's hook.
-        drop(task.await);
-        last
+        task.await?;
+        Ok(last)
     }
 }
 

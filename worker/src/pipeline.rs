@@ -83,7 +83,10 @@ impl Pipeline {
             }
         }
         let Self { intake, settler, consumer, metrics, mut held, .. } = self;
-        held.extend(intake.stop().await);
+        match intake.stop().await {
+            Ok(last) => held.extend(last),
+            Err(crash) => outcome = outcome.and(Err(crash.into())),
+        }
         hand_back(consumer.as_ref(), &metrics, held.into()).await;
         settler.finish().await;
         outcome
@@ -159,16 +162,15 @@ impl Pipeline {
 
     /// Nothing starts after its deadline.
     async fn answer_expired(&mut self) {
-        let now = Instant::now();
-        if self.held.iter().all(|delivery| delivery.deadline > now) {
-            return;
+        let expired = |delivery: &Delivery| delivery.deadline <= Instant::now();
+        // Sending may have to wait, and more may expire meanwhile.
+        while self.held.iter().any(expired) {
+            let (late, timely): (Vec<_>, Vec<_>) = self.held.drain(..).partition(expired);
+            self.held.extend(timely);
+            let message = || "the deadline passed before its batch began".to_owned();
+            let answers = late.into_iter().map(|job| unrun(job, Failure::Expired, message()));
+            self.settler.settle(answers.collect()).await;
         }
-        let (held, expired): (Vec<_>, Vec<_>) =
-            self.held.drain(..).partition(|delivery| delivery.deadline > now);
-        self.held.extend(held);
-        let message = || "the deadline passed before its batch began".to_owned();
-        let answers = expired.into_iter().map(|job| unrun(job, Failure::Expired, message()));
-        self.settler.settle(answers.collect()).await;
     }
 
     async fn run_batch(&mut self, batch: Batch) -> Result<(), WorkerError> {
