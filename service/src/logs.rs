@@ -1,5 +1,7 @@
 //! Log lines on standard error: JSON for machines, text for people.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::{InvalidSettings, LogFormat, ProcessSettings};
@@ -9,7 +11,10 @@ pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
     // What the HTTP server says of its own starts and stops is said here in our words.
     let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))
         .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let started = match settings.log_format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Text => lines.with_target(false).try_init(),

@@ -68,7 +68,8 @@ impl InvalidSettings {
 pub fn parse<S: Parser>() -> Result<S, u8> {
     S::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            tell(&error.render().ansi().to_string());
+            // Without a terminal to tell there is nobody to tell about that either.
+            error.print().ok();
             0
         }
         _ => {
@@ -86,12 +87,6 @@ pub fn parse<S: Parser>() -> Result<S, u8> {
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "expected a duration such as 250ms or 30s".to_owned())
-}
-
-/// Prints to the terminal what the user asked for.
-#[expect(clippy::print_stdout, reason = "help and version are asked for on the terminal")]
-fn tell(text: &str) {
-    print!("{text}");
 }
 
 /// Prints one line about settings, before there is a log.
