@@ -93,16 +93,13 @@ impl DrainRate {
         self.capacity = look.capacity;
         let busy = look.waiting > 0 && self.last.is_some_and(|last| last.waiting > 0);
         let last = self.last.replace(look);
-        let Some(last) =
-            last.filter(|last| busy && look.at > last.at && look.settled >= last.settled)
-        else {
+        let since = last.filter(|_| busy).and_then(|last| last.until(&look));
+        let Some((seconds, settled)) = since else {
             // Idle, the first look, or a count that began anew: nothing measured holds.
             self.measured = None;
             return;
         };
-        let seconds = (look.at - last.at).as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a count of jobs between two looks")]
-        let rate = (look.settled - last.settled) as f64 / seconds;
+        let rate = settled / seconds;
         let before =
             self.measured.unwrap_or(if look.capacity > 0.0 { look.capacity } else { rate });
         self.measured = Some(before + (rate - before) * (1.0 - (-seconds / SMOOTHING).exp()));
