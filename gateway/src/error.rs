@@ -1,5 +1,7 @@
 //! Why a request got no prediction: one name for the HTTP answer, the metric and the log.
 
+use std::time::Duration;
+
 use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,
     http::{StatusCode, header},
@@ -18,6 +20,15 @@ pub(crate) enum InferError {
     /// The request itself is wrong.
     #[error("{}", .0.message)]
     Problem(#[from] Problem),
+    /// This client asks more often than it may; when it may again.
+    #[error("this client sends more requests than its share")]
+    Quota(Duration),
+    /// This client has as many requests in flight as it may.
+    #[error("this client has too many requests in flight")]
+    Concurrency,
+    /// The bodies being read and answered take all the memory they may.
+    #[error("the bodies of other requests fill this gateway's memory")]
+    BodyBytes,
     /// As many requests as allowed are already waiting.
     #[error("too many requests are in flight at this gateway")]
     InFlight,
@@ -49,6 +60,9 @@ impl InferError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Problem(problem) => problem.code,
+            Self::Quota(_) => "quota",
+            Self::Concurrency => "concurrency",
+            Self::BodyBytes => "body_bytes",
             Self::InFlight => "inflight",
             Self::NoWorkers(_) => "no_workers",
             Self::Draining => "draining",
@@ -65,12 +79,23 @@ impl InferError {
         }
     }
 
+    /// When asking again is worth while, where that can be said.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Quota(wait) => Some(*wait),
+            Self::Concurrency | Self::BodyBytes => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Problem(problem) => {
                 StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST)
             }
-            Self::InFlight
+            Self::Quota(_) | Self::Concurrency => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodyBytes
+            | Self::InFlight
             | Self::NoWorkers(_)
             | Self::Draining
             | Self::QueueFull
@@ -102,8 +127,19 @@ impl ResponseError for InferError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
-        if self.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            response.insert_header((header::ACCEPT_ENCODING, "identity"));
+        match self.status() {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                response.insert_header((header::ACCEPT_ENCODING, "gzip, deflate"));
+            }
+            StatusCode::UNAUTHORIZED => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+            }
+            _ => {}
+        }
+        if let Some(wait) = self.retry_after() {
+            // Whole seconds, and never sooner than it is worth while.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.insert_header((header::RETRY_AFTER, seconds.max(1)));
         }
         say(response, self.code(), &self.to_string())
     }
