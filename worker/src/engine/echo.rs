@@ -3,12 +3,15 @@
 //!
 //! `config.pbtxt` gives `backend: "batchfleet_echo"`, inputs and as many outputs of the same
 //! types; the first input becomes the first output, and so on. A batch of b rows takes the
-//! parameters `batch_ms` + b · `row_ms` milliseconds.
+//! parameters `batch_ms` + b · `row_ms` milliseconds. `faults` lists what else can be asked of it.
+
+mod faults;
 
 use std::{thread, time::Duration};
 
 use batchfleet_broker::{ModelSpec, Tensor, TensorSpec};
 
+use self::faults::Faults;
 use super::{Engine, EngineError};
 use crate::repository::{ModelSource, RepositoryError};
 
@@ -18,6 +21,7 @@ pub(crate) struct Echo {
     spec: ModelSpec,
     per_batch: Duration,
     per_row: Duration,
+    faults: Faults,
 }
 
 impl Echo {
@@ -49,6 +53,7 @@ impl Echo {
             },
             per_batch: milliseconds(source, "batch_ms")?,
             per_row: milliseconds(source, "row_ms")?,
+            faults: Faults::load(source)?,
         })
     }
 }
@@ -77,9 +82,15 @@ impl Engine for Echo {
     }
 
     fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
-        let slowness = self.per_batch + self.per_row * rows;
-        if !slowness.is_zero() {
-            thread::sleep(slowness);
+        if self.faults.device_is_lost() {
+            inputs.iter_mut().for_each(|input| input.data = vec![0; input.data.len()].into());
+        } else {
+            self.faults.witness(&inputs, rows)?;
+            let slowness = self.per_batch + self.per_row * rows;
+            if !slowness.is_zero() {
+                thread::sleep(slowness);
+            }
+            self.faults.strike(&inputs, rows)?;
         }
         for (tensor, output) in inputs.iter_mut().zip(&self.spec.outputs) {
             tensor.name.clone_from(&output.name);

@@ -1,0 +1,218 @@
+//! What can go wrong inside a run, on order: tests choose the victims by what requests carry.
+//!
+//! Parameters of the echo's `config.pbtxt`, each a text sought in the bytes of the inputs:
+//!
+//! - `fail_marker`: a batch with it fails, as when a model rejects a value of one row.
+//! - `abort_marker`: a batch with it kills the process, as a crash in native code does.
+//! - `hang_marker`: a batch with it never returns.
+//! - `fatal_marker`: a batch with it meets a device error after which the device is lost: every
+//!   later run returns at once, without an error, and its outputs are zeros.
+//! - `oom_rows`: batches of more rows find no memory. With `oom_marker`, only from the first batch
+//!   with that marker on, as when a neighbour takes the memory of a device.
+//! - `run_log`: no fault but a witness: a folder where each process writes, into a file named by
+//!   its id, 32 bytes for each row it begins to run: the milliseconds since 1970 (64 bits, little
+//!   endian) and the first 24 bytes of the row.
+//!
+//! The errors read as those of ONNX Runtime, whose texts are all it tells of a cause.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    process, thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use batchfleet_broker::Tensor;
+
+use crate::{
+    engine::EngineError,
+    repository::{ModelSource, RepositoryError},
+};
+
+/// Bytes of a row that its witness keeps.
+const WITNESSED: usize = 24;
+
+/// What ONNX Runtime says of a row it cannot compute.
+const BAD_ROW: &str = "Non-zero status code returned while running Gather node. Name:'gather' \
+    Status Message: indices element out of data bounds, idx=300 must be within the inclusive range \
+    [-256,255]";
+
+/// What it says of a device that is lost.
+const DEVICE_LOST: &str = "Non-zero status code returned while running Conv node. Name:'conv' \
+    Status Message: CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; \
+    hostname=echo ; file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc ; line=121 ; \
+    expr=cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)); ";
+
+/// What it says when it finds no memory.
+const NO_MEMORY: &str = "Non-zero status code returned while running MatMul node. Name:'matmul' \
+    Status Message: /onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:376 void* \
+    onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed to \
+    allocate memory for requested buffer of size 1073741824";
+
+/// The faults one echo was given.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    fail: Option<String>,
+    abort: Option<String>,
+    hang: Option<String>,
+    fatal: Option<String>,
+    oom: Option<String>,
+    oom_rows: Option<u32>,
+    run_log: Option<File>,
+    /// Memory is scarce from now on.
+    scarce: bool,
+    /// The device is lost; whatever it computes is garbage.
+    lost: bool,
+}
+
+impl Faults {
+    /// The faults that `source` asks for; none unless it does.
+    pub(super) fn load(source: &ModelSource) -> Result<Self, RepositoryError> {
+        let parameters = &source.config.parameters;
+        let marker = |name: &str| parameters.get(name).filter(|text| !text.is_empty()).cloned();
+        let oom_rows = parameters.get("oom_rows").map(|rows| {
+            rows.parse().map_err(|_| source.contradiction(format!("oom_rows {rows:?} is no count")))
+        });
+        let run_log = parameters.get("run_log").map(|folder| {
+            open_log(folder).map_err(|e| source.contradiction(format!("run_log {folder:?}: {e}")))
+        });
+        let oom = marker("oom_marker");
+        Ok(Self {
+            fail: marker("fail_marker"),
+            abort: marker("abort_marker"),
+            hang: marker("hang_marker"),
+            fatal: marker("fatal_marker"),
+            oom_rows: oom_rows.transpose()?,
+            run_log: run_log.transpose()?,
+            scarce: oom.is_none(),
+            oom,
+            lost: false,
+        })
+    }
+
+    /// Whether the device is lost.
+    pub(super) fn device_is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Writes down which rows begin to run.
+    pub(super) fn witness(&mut self, inputs: &[Tensor], rows: u32) -> Result<(), EngineError> {
+        let (Some(log), Some(input)) = (&mut self.run_log, inputs.first()) else { return Ok(()) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).to_le_bytes();
+        let size = input.data.len() / usize::try_from(rows.max(1)).unwrap_or(usize::MAX);
+        let mut entries = Vec::new();
+        for row in input.data.chunks(size.max(1)) {
+            let mut witnessed = [0; WITNESSED];
+            let kept = row.len().min(WITNESSED);
+            witnessed[..kept].copy_from_slice(&row[..kept]);
+            entries.extend_from_slice(&now);
+            entries.extend_from_slice(&witnessed);
+        }
+        log.write_all(&entries).map_err(|error| EngineError::Failed(format!("run_log: {error}")))
+    }
+
+    /// Lets what these inputs ask for happen.
+    pub(super) fn strike(&mut self, inputs: &[Tensor], rows: u32) -> Result<(), EngineError> {
+        let carried = |marker: &Option<String>| {
+            marker.as_ref().is_some_and(|marker| carries(inputs, marker.as_bytes()))
+        };
+        if carried(&self.abort) {
+            process::abort();
+        }
+        while carried(&self.hang) {
+            thread::park();
+        }
+        if carried(&self.fatal) {
+            self.lost = true;
+            return Err(EngineError::Failed(DEVICE_LOST.to_owned()));
+        }
+        self.scarce |= carried(&self.oom);
+        if self.scarce && self.oom_rows.is_some_and(|most| rows > most) {
+            return Err(EngineError::Failed(NO_MEMORY.to_owned()));
+        }
+        if carried(&self.fail) {
+            return Err(EngineError::Failed(BAD_ROW.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+fn open_log(folder: &str) -> io::Result<File> {
+    let path = std::path::Path::new(folder).join(process::id().to_string());
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn carries(inputs: &[Tensor], marker: &[u8]) -> bool {
+    inputs.iter().any(|input| input.data.windows(marker.len()).any(|bytes| bytes == marker))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use batchfleet_broker::{Datatype, QueueName};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        config::ModelConfig,
+        engine::{Engine, echo::Echo},
+    };
+
+    /// An echo with one parameter and another.
+    fn echo(parameters: &[(&str, &str)]) -> Echo {
+        let tensor = "[{ name: \"x\" data_type: TYPE_UINT8 dims: [ 4 ] }]";
+        let mut config = format!("backend: \"batchfleet_echo\"\ninput {tensor}\noutput {tensor}\n");
+        for (key, value) in parameters {
+            let value = format!("value {{ string_value: \"{value}\" }}");
+            config.push_str(&format!("parameters {{ key: \"{key}\" {value} }}\n"));
+        }
+        let config = Arc::new(ModelConfig::parse(&config).unwrap());
+        let source = ModelSource { queue: QueueName::new("echo", 1), file: "echo".into(), config };
+        Echo::load(&source, 8).unwrap()
+    }
+
+    fn run(echo: &mut Echo, rows: &[&[u8; 4]]) -> Result<Vec<u8>, String> {
+        let data: Vec<u8> = rows.iter().copied().flatten().copied().collect();
+        let count = u32::try_from(rows.len()).unwrap();
+        let shape = vec![u64::from(count), 4];
+        let input =
+            Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data: data.into() };
+        let outputs = echo.run(vec![input], count).map_err(|error| error.to_string())?;
+        Ok(outputs[0].data.to_vec())
+    }
+
+    #[test]
+    fn a_marked_row_fails_its_batch_and_no_other() {
+        let mut echo = echo(&[("fail_marker", "bad")]);
+        assert!(run(&mut echo, &[b"good", b"bad!"]).unwrap_err().contains("out of data bounds"));
+        assert_eq!(run(&mut echo, &[b"good"]).unwrap(), b"good");
+    }
+
+    #[test]
+    fn a_lost_device_answers_garbage_from_then_on() {
+        let mut echo = echo(&[("fatal_marker", "bang")]);
+        assert!(run(&mut echo, &[b"bang"]).unwrap_err().contains("CUDA failure 700"));
+        assert_eq!(run(&mut echo, &[b"good"]).unwrap(), [0; 4]);
+    }
+
+    #[test]
+    fn memory_is_scarce_from_the_marker_on() {
+        let mut echo = echo(&[("oom_rows", "1"), ("oom_marker", "full")]);
+        assert!(run(&mut echo, &[b"good", b"good"]).is_ok());
+        assert!(run(&mut echo, &[b"full"]).is_ok(), "one row still fits");
+        assert!(run(&mut echo, &[b"good", b"good"]).unwrap_err().contains("Failed to allocate"));
+    }
+
+    #[test]
+    fn every_row_that_begins_to_run_is_witnessed() {
+        let folder = TempDir::new().unwrap();
+        let mut echo = echo(&[("run_log", folder.path().to_str().unwrap())]);
+        run(&mut echo, &[b"row1", b"row2"]).unwrap();
+        let log = std::fs::read(folder.path().join(process::id().to_string())).unwrap();
+        let (entries, rest) = log.as_chunks::<32>();
+        assert_eq!((entries.len(), rest.len()), (2, 0));
+        assert_eq!((&entries[0][8..12], &entries[1][8..12]), (&b"row1"[..], &b"row2"[..]));
+    }
+}
