@@ -3,11 +3,12 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use actix_web::{App, HttpServer, dev::Server, web::Data};
-use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer, Producer};
+use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer};
 use batchfleet_service::Process;
 use tokio::{
+    sync::Notify,
     task::JoinSet,
-    time::{Duration, MissedTickBehavior, interval},
+    time::{Duration, Instant, MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
@@ -18,10 +19,13 @@ use crate::{
     metrics::GatewayMetrics,
     oip::infer::Limits,
     settings::GatewaySettings,
+    sweep,
 };
 
 /// How often workers and queues are looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(200);
+/// A queue this full, as a share of its memory, takes no more: what is left is for answers.
+const FULL: f64 = 0.8;
 /// Connections that may wait to be accepted; the kernel's own limit may be lower.
 const ACCEPT_BACKLOG: u32 = 8192;
 /// A request head must be complete by then.
@@ -65,7 +69,7 @@ impl Gateway {
         let observer = broker.observer().await?;
         let dispatcher = Arc::new(Dispatcher::new(
             id,
-            producer.clone(),
+            producer,
             settings.max_in_flight,
             process.shutdown.clone(),
             metrics.clone(),
@@ -79,11 +83,14 @@ impl Gateway {
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,
             readiness: process.readiness.clone(),
+            started: Instant::now(),
         });
         // The first look comes before the first request, so that no known model is a 404.
-        api.catalog.update(observer.announcements().await?);
+        api.catalog.update(&observer.announcements().await?);
         let mut tasks = JoinSet::new();
-        tasks.spawn(receive(producer, dispatcher, metrics));
+        let interrupted = Arc::new(Notify::new());
+        tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
+        tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
         let (server, address) = listen(settings, api, process)?;
         info!(%address, port_name = "http", gateway = %id, "listening");
@@ -133,34 +140,31 @@ fn listen(
 }
 
 /// Task: replies from the broker to the requests they belong to.
-async fn receive(
-    producer: Arc<dyn Producer>,
-    dispatcher: Arc<Dispatcher>,
-    metrics: GatewayMetrics,
-) {
+pub(crate) async fn receive(dispatcher: Arc<Dispatcher>, interrupted: Arc<Notify>) {
     loop {
-        match producer.receive().await {
+        match dispatcher.producer.receive().await {
             Inbound::Replies(replies) => {
                 for reply in replies {
                     dispatcher.resolve(reply);
                 }
             }
             Inbound::Interrupted => {
-                warn!("the reply subscription was broken and stands again");
-                metrics.interruptions.inc();
+                warn!("the queue was interrupted; looking for what it may have lost");
+                dispatcher.metrics.interruptions.inc();
+                interrupted.notify_one();
             }
         }
     }
 }
 
-/// Task: looks at workers and queues; the catalogue and the queue metrics follow.
+/// Task: looks at workers and queues; the catalogue, admission and the queue metrics follow.
 async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_reachable = true;
     loop {
         ticks.tick().await;
-        let looked = look_once(observer.as_ref(), &api.catalog).await;
+        let looked = look_once(observer.as_ref(), &api).await;
         match &looked {
             Err(error) if was_reachable => warn!(%error, "cannot look at the queues"),
             Ok(()) if !was_reachable => info!("can look at the queues again"),
@@ -170,11 +174,13 @@ async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
     }
 }
 
-async fn look_once(observer: &dyn Observer, catalog: &Catalog) -> Result<(), BrokerError> {
-    catalog.update(observer.announcements().await?);
-    for model in catalog.all() {
-        let queue = &model.spec.queue;
-        catalog.report(queue, observer.backlog(queue).await?);
+async fn look_once(observer: &dyn Observer, api: &Api) -> Result<(), BrokerError> {
+    api.catalog.update(&observer.announcements().await?);
+    for model in api.catalog.all() {
+        let backlog = observer.backlog(&model.spec.queue).await?;
+        api.catalog.report(&model, api.started.elapsed(), backlog);
     }
+    let full = observer.memory().await?.is_some_and(|share| share >= FULL);
+    api.dispatcher.set_queue_full(full);
     Ok(())
 }

@@ -2,42 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use batchfleet_broker::{Announcement, Backlog, ModelSpec, QueueName};
+use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, QueueName};
+
+use prometheus::GaugeVec;
 
 use crate::{
-    metrics::{GatewayMetrics, ModelMetrics},
+    metrics::GatewayMetrics,
+    model::Model,
     oip::{self, Problem},
-    tally::Tally,
 };
-
-/// One version of a model, as this gateway serves it.
-#[derive(Debug)]
-pub(crate) struct Model {
-    /// What requests are checked against.
-    pub(crate) spec: ModelSpec,
-    /// What is counted about it.
-    pub(crate) metrics: ModelMetrics,
-    tally: Mutex<Tally>,
-    live_workers: AtomicUsize,
-}
-
-impl Model {
-    /// Whether any worker serves it now.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.live_workers.load(Ordering::Relaxed) > 0
-    }
-
-    /// What `/stats` tells: the requests that passed this gateway.
-    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 type Models = HashMap<QueueName, Arc<Model>>;
 
@@ -89,60 +66,57 @@ impl Catalog {
 
     /// Takes in what workers announce. A model that lost its last worker, or whose announcement is
     /// gone (an emptied Redis), stays known.
-    pub(crate) fn update(&self, announcements: Vec<Announcement>) {
-        let mut live = HashMap::<QueueName, usize>::new();
-        let mut specs = HashMap::new();
-        for Announcement { model, live: lives, .. } in announcements {
-            *live.entry(model.queue.clone()).or_default() += usize::from(lives);
-            // A living worker's word goes before a dead one's.
-            if lives || !specs.contains_key(&model.queue) {
-                specs.insert(model.queue.clone(), model);
-            }
-        }
-        let known = self.snapshot();
-        let news: Vec<_> = specs
-            .into_values()
-            .filter(|spec| known.get(&spec.queue).is_none_or(|model| model.spec != *spec))
-            .collect();
-        if !news.is_empty() {
-            let mut models = (*known).clone();
-            for spec in news {
-                tracing::info!(
-                    model = spec.queue.model,
-                    version = spec.queue.version,
-                    "model learnt"
-                );
-                models.insert(spec.queue.clone(), Arc::new(self.model(spec)));
-            }
-            *self.models.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(models);
-        }
+    pub(crate) fn update(&self, announcements: &[Announcement]) {
+        self.learn(announcements);
         for (queue, model) in self.snapshot().iter() {
-            let workers = live.get(queue).copied().unwrap_or(0);
-            model.live_workers.store(workers, Ordering::Relaxed);
-            let workers = i64::try_from(workers).unwrap_or(i64::MAX);
+            let living = |word: &&Announcement| word.live && word.model.queue == *queue;
+            model.hear(announcements.iter().filter(living));
+            let workers = i64::try_from(model.workers()).unwrap_or(i64::MAX);
             self.metrics.workers.with_label_values(&labels(queue)).set(workers);
         }
     }
 
-    /// Publishes what stands in a queue.
-    pub(crate) fn report(&self, queue: &QueueName, backlog: Backlog) {
-        let labels = labels(queue);
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.metrics.queue_depth.with_label_values(&labels).set(gauge(backlog.waiting));
-        self.metrics.queue_in_flight.with_label_values(&labels).set(gauge(backlog.in_flight));
-        self.metrics
-            .queue_oldest_age
-            .with_label_values(&labels)
-            .set(backlog.oldest_age.as_secs_f64());
+    /// Adds models that are new, or new under their name. A living worker's word goes before a dead
+    /// one's.
+    fn learn(&self, announcements: &[Announcement]) {
+        let mut specs = HashMap::<&QueueName, &Announcement>::new();
+        for word in announcements {
+            let known = specs.entry(&word.model.queue).or_insert(word);
+            if word.live && !known.live {
+                *known = word;
+            }
+        }
+        let known = self.snapshot();
+        let news: Vec<&ModelSpec> = specs
+            .into_values()
+            .map(|word| &word.model)
+            .filter(|spec| known.get(&spec.queue).is_none_or(|model| model.spec != **spec))
+            .collect();
+        if news.is_empty() {
+            return;
+        }
+        let mut models = (*known).clone();
+        for spec in news {
+            let queue = &spec.queue;
+            tracing::info!(model = queue.model, version = queue.version, "model learnt");
+            let model = Model::new(spec.clone(), self.metrics.for_model(&queue.model));
+            models.insert(queue.clone(), Arc::new(model));
+        }
+        *self.models.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(models);
     }
 
-    fn model(&self, spec: ModelSpec) -> Model {
-        Model {
-            metrics: self.metrics.for_model(&spec.queue.model),
-            tally: Mutex::default(),
-            live_workers: AtomicUsize::new(0),
-            spec,
-        }
+    /// Takes in a look at a model's queue, and publishes it.
+    pub(crate) fn report(&self, model: &Model, at: Duration, backlog: Backlog) {
+        model.observe(at, backlog);
+        let labels = labels(&model.spec.queue);
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.metrics.queue_depth.with_label_values(&labels).set(gauge(backlog.depth()));
+        self.metrics.queue_in_flight.with_label_values(&labels).set(gauge(backlog.in_flight));
+        let seconds = |gauge: &GaugeVec, time: Duration| {
+            gauge.with_label_values(&labels).set(time.as_secs_f64());
+        };
+        seconds(&self.metrics.queue_oldest_age, backlog.oldest_age);
+        seconds(&self.metrics.backlog_seconds, model.ahead(Priority::Sheddable).wait());
     }
 
     fn snapshot(&self) -> Arc<Models> {

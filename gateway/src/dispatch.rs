@@ -1,30 +1,36 @@
 //! From an admitted request to its own answer: a seat, an id, the queue, the wait.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use batchfleet_broker::{
-    BrokerError, EntryId, Failure, GatewayId, Job, Producer, QueueName, Reply, RequestId, Tensor,
-    wire,
+    BrokerError, EntryId, Failure, GatewayId, Job, Priority, Producer, QueueName, Reply, RequestId,
+    Tensor, wire,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::{
-    catalog::Model,
     error::InferError,
+    ledger::{Ledger, Resolution},
     metrics::{GatewayMetrics, Outcome},
+    model::Model,
 };
 
 /// How many withdrawals may wait; beyond that a job nobody waits for runs for nobody.
 const WITHDRAWALS: usize = 4096;
+/// Refused clients are told different times, or all would come back at once.
+const JITTER: Range<f64> = 0.8..1.2;
 
 /// What a request brings to the queue.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub(crate) struct Question {
     pub(crate) rows: u32,
     /// Wanted outputs; empty for all.
     pub(crate) outputs: Vec<String>,
+    /// Which class it waits in.
+    pub(crate) priority: Priority,
     /// When the request arrived.
     pub(crate) arrived: Instant,
     /// When its answer is worth nothing any more.
@@ -44,18 +52,19 @@ pub(crate) struct Question {
 /// Owns every accepted request until it is answered.
 pub(crate) struct Dispatcher {
     gateway: GatewayId,
-    producer: Arc<dyn Producer>,
+    pub(crate) producer: Arc<dyn Producer>,
     seats: Semaphore,
     draining: CancellationToken,
-    pending: Mutex<HashMap<RequestId, Pending>>,
+    ledger: Mutex<Ledger<Caller>>,
     withdrawals: mpsc::Sender<(QueueName, EntryId)>,
-    metrics: GatewayMetrics,
+    queue_full: AtomicBool,
+    pub(crate) metrics: GatewayMetrics,
 }
 
-/// A request whose answer is out.
-struct Pending {
-    digest: u64,
-    caller: oneshot::Sender<Reply>,
+/// Who asked, and for what.
+pub(crate) struct Caller {
+    pub(crate) model: Arc<Model>,
+    reply: oneshot::Sender<Reply>,
 }
 
 impl Dispatcher {
@@ -76,8 +85,9 @@ impl Dispatcher {
             producer,
             seats: Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS)),
             draining,
-            pending: Mutex::default(),
+            ledger: Mutex::new(Ledger::new(max_in_flight, Instant::now())),
             withdrawals,
+            queue_full: AtomicBool::new(false),
             metrics,
         }
     }
@@ -92,9 +102,9 @@ impl Dispatcher {
         model: &Arc<Model>,
         question: Question,
     ) -> Result<Reply, InferError> {
-        let _seat = self.admit(model)?;
+        let _seat = self.admit(model, &question)?;
         let mut accepted = Accepted::new(self, model, question.arrived);
-        let outcome = self.ask(&mut accepted, question).await;
+        let outcome = self.ask(&accepted, question).await;
         accepted.outcome = match &outcome {
             Ok(Reply { outcome: Ok(_), .. }) => Outcome::Ok,
             Ok(Reply { outcome: Err(error), .. }) => match error.failure {
@@ -109,61 +119,117 @@ impl Dispatcher {
         outcome
     }
 
-    fn admit(&self, model: &Model) -> Result<tokio::sync::SemaphorePermit<'_>, InferError> {
+    /// Refuses what cannot be served now, or not in time.
+    fn admit(&self, model: &Model, question: &Question) -> Result<SemaphorePermit<'_>, InferError> {
         if self.draining.is_cancelled() {
             return Err(InferError::Draining);
         }
         if !model.is_ready() {
             return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
         }
+        if !self.producer.is_ready() {
+            return Err(InferError::QueueUnreachable);
+        }
+        if self.queue_full.load(Ordering::Relaxed) {
+            return Err(InferError::QueueFull);
+        }
+        let remaining = question.deadline.saturating_duration_since(Instant::now());
+        let share = share(question.priority);
+        batchfleet_policy::admit(&model.ahead(question.priority), remaining, share)
+            .map_err(|away| InferError::QueueWait(away.mul_f64(rand::random_range(JITTER))))?;
         self.seats.try_acquire().map_err(|_| InferError::InFlight)
     }
 
-    async fn ask(
-        &self,
-        accepted: &mut Accepted<'_>,
-        question: Question,
-    ) -> Result<Reply, InferError> {
-        let digest = wire::digest(&question.inputs);
-        let job = Job {
+    /// Whether the queue's memory is so full that it should take no more.
+    pub(crate) fn set_queue_full(&self, full: bool) {
+        self.queue_full.store(full, Ordering::Relaxed);
+    }
+
+    async fn ask(&self, accepted: &Accepted<'_>, question: Question) -> Result<Reply, InferError> {
+        let job = Arc::new(Job {
             id: accepted.id,
             gateway: self.gateway,
             attempt: 0,
+            priority: question.priority,
             ttl: question.deadline.saturating_duration_since(Instant::now()),
             rows: question.rows,
-            digest,
+            digest: wire::digest(&question.inputs),
             inputs: question.inputs,
             outputs: question.outputs,
-        };
-        let (caller, answer) = oneshot::channel();
-        self.pending().insert(job.id, Pending { digest, caller });
-        let queue = &accepted.model.spec.queue;
-        timeout_at(question.deadline, async {
-            accepted.entry = Some(self.producer.submit(queue, &job).await?);
+        });
+        let (reply, answer) = oneshot::channel();
+        let caller = Caller { model: accepted.model.clone(), reply };
+        self.ledger().accept(job.clone(), question.deadline, caller);
+        let answered = timeout_at(question.deadline, async {
+            self.send(accepted.model, &job).await?;
             answer.await.map_err(|_| InferError::Misrouted)
-        })
-        .await
-        .unwrap_or(Err(InferError::Deadline))
+        });
+        match answered.await {
+            Ok(answer) => answer,
+            // A request that never reached the queue was not slow: the queue was away.
+            Err(_) if self.give_up(accepted.model, job.id) => Err(InferError::Deadline),
+            Err(_) => Err(InferError::QueueUnreachable),
+        }
+    }
+
+    /// Sends a job to its queue. One that may not have arrived is kept, to be sent again when the
+    /// queue is back: the caller need not know.
+    pub(crate) async fn send(&self, model: &Model, job: &Job) -> Result<(), InferError> {
+        let queue = &model.spec.queue;
+        match self.producer.submit(queue, job).await {
+            Ok(entry) => {
+                if !self.ledger().sent(job.id, entry, Instant::now()) {
+                    self.withdraw(queue, entry);
+                }
+                Ok(())
+            }
+            Err(BrokerError::Unreachable(_)) => {
+                self.ledger().unsent(job.id);
+                Ok(())
+            }
+            Err(BrokerError::Full) => Err(InferError::QueueFull),
+            Err(error) => {
+                error!(%queue, %error, "a job was refused");
+                Err(InferError::QueueUnreachable)
+            }
+        }
     }
 
     /// Gives a reply to the caller it belongs to.
     pub(crate) fn resolve(&self, reply: Reply) {
-        let Some(Pending { digest, caller }) = self.pending().remove(&reply.id) else {
-            self.metrics.unclaimed_replies.inc();
-            return;
+        let resolution = self.ledger().resolve(&reply);
+        let delivered = match resolution {
+            Resolution::Deliver(caller) => caller.reply.send(reply).is_ok(),
+            Resolution::Unclaimed => false,
+            // Dropping the caller's channel tells the caller.
+            Resolution::Misrouted(_) => {
+                error!(request = %reply.id, "computed from another input; not delivered");
+                self.metrics.misrouted.inc();
+                true
+            }
         };
-        if digest != reply.digest {
-            error!(request = %reply.id, "an answer was computed from another input; not delivered");
-            self.metrics.misrouted.inc();
-            return; // Dropping `caller` tells the request.
-        }
-        if caller.send(reply).is_err() {
+        if !delivered {
             self.metrics.unclaimed_replies.inc();
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<RequestId, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger<Caller>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a request without an answer. Returns whether it was in its queue.
+    fn give_up(&self, model: &Model, id: RequestId) -> bool {
+        let entry = self.ledger().forget(id);
+        if let Some(entry) = entry {
+            self.withdraw(&model.spec.queue, entry);
+        }
+        entry.is_some()
+    }
+
+    fn withdraw(&self, queue: &QueueName, entry: EntryId) {
+        if self.withdrawals.try_send((queue.clone(), entry)).is_err() {
+            debug!(%queue, %entry, "not withdrawn: too many withdrawals are waiting");
+        }
     }
 }
 
@@ -174,28 +240,30 @@ struct Accepted<'a> {
     model: &'a Arc<Model>,
     id: RequestId,
     arrived: Instant,
-    entry: Option<EntryId>,
     outcome: Outcome,
 }
 
 impl<'a> Accepted<'a> {
     fn new(dispatcher: &'a Dispatcher, model: &'a Arc<Model>, arrived: Instant) -> Self {
-        model.metrics.accepted();
+        model.accepted();
         let id = RequestId::random();
-        Self { dispatcher, model, id, arrived, entry: None, outcome: Outcome::Cancelled }
+        Self { dispatcher, model, id, arrived, outcome: Outcome::Cancelled }
     }
 }
 
 impl Drop for Accepted<'_> {
     fn drop(&mut self) {
         self.model.metrics.answered(self.outcome, self.arrived.elapsed().as_secs_f64());
-        let still_pending = self.dispatcher.pending().remove(&self.id).is_some();
-        if let (true, Some(entry)) = (still_pending, self.entry) {
-            let given_up = (self.model.spec.queue.clone(), entry);
-            if self.dispatcher.withdrawals.try_send(given_up).is_err() {
-                debug!(request = %self.id, "not withdrawn: too many withdrawals are waiting");
-            }
-        }
+        self.dispatcher.give_up(self.model, self.id);
+    }
+}
+
+/// How much of its deadline a request may spend waiting: under overload the sheddable go first.
+const fn share(priority: Priority) -> f64 {
+    match priority {
+        Priority::Critical => 1.0,
+        Priority::Default => 0.75,
+        Priority::Sheddable => 0.25,
     }
 }
 
@@ -212,5 +280,7 @@ async fn withdraw(producer: Arc<dyn Producer>, mut given_up: mpsc::Receiver<(Que
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,9 @@ pub(crate) enum InferError {
     /// The bodies being read and answered take all the memory they may.
     #[error("the bodies of other requests fill this gateway's memory")]
     BodyBytes,
+    /// The queue is too long for the request's deadline; when it may be short enough.
+    #[error("the queue is too long for an answer before the deadline")]
+    QueueWait(Duration),
     /// As many requests as allowed are already waiting.
     #[error("too many requests are in flight at this gateway")]
     InFlight,
@@ -63,6 +66,7 @@ impl InferError {
             Self::Quota(_) => "quota",
             Self::Concurrency => "concurrency",
             Self::BodyBytes => "body_bytes",
+            Self::QueueWait(_) => "queue_wait",
             Self::InFlight => "inflight",
             Self::NoWorkers(_) => "no_workers",
             Self::Draining => "draining",
@@ -82,8 +86,8 @@ impl InferError {
     /// When asking again is worth while, where that can be said.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Quota(wait) => Some(*wait),
-            Self::Concurrency | Self::BodyBytes => Some(Duration::from_secs(1)),
+            Self::Quota(wait) | Self::QueueWait(wait) => Some(*wait),
+            _ if matches!(self.status().as_u16(), 429 | 503) => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -95,6 +99,7 @@ impl InferError {
             }
             Self::Quota(_) | Self::Concurrency => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyBytes
+            | Self::QueueWait(_)
             | Self::InFlight
             | Self::NoWorkers(_)
             | Self::Draining

@@ -13,13 +13,14 @@ use actix_web::{
     },
     web::{self, ServiceConfig},
 };
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use crate::{
-    catalog::{Catalog, Model},
+    catalog::Catalog,
     dispatch::Dispatcher,
     error::{InferError, say},
     metrics::GatewayMetrics,
+    model::Model,
     oip::{Problem, infer::Limits},
 };
 
@@ -33,6 +34,7 @@ pub(crate) struct Api {
     pub(crate) deadline: Duration,
     pub(crate) max_deadline: Duration,
     pub(crate) readiness: batchfleet_service::Readiness,
+    pub(crate) started: Instant,
 }
 
 /// The routes of the Open Inference Protocol.

@@ -9,9 +9,12 @@ mod catalog;
 mod dispatch;
 mod error;
 mod http;
+mod ledger;
 mod metrics;
+mod model;
 pub mod oip;
 mod settings;
+mod sweep;
 mod tally;
 
 pub use app::{Gateway, StartError};

@@ -2,8 +2,8 @@
 //! ones being admitted), accepted = the sum of answered over its outcomes + in flight.
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, core::Collector,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 /// Upper bounds for times from half a millisecond to half a minute, in seconds.
@@ -74,15 +74,19 @@ pub(crate) struct GatewayMetrics {
     /// Jobs of the model claimed and not settled; a fact of the fleet.
     pub(crate) queue_in_flight: IntGaugeVec,
     /// Age of the oldest job that no worker has claimed; a fact of the fleet.
-    pub(crate) queue_oldest_age: prometheus::GaugeVec,
+    pub(crate) queue_oldest_age: GaugeVec,
+    /// How long a request that came now would wait for its answer, as admission predicts it.
+    pub(crate) backlog_seconds: GaugeVec,
     /// Workers that serve the model now, as this gateway sees it.
     pub(crate) workers: IntGaugeVec,
     /// Answers to requests that had already ended: given up, or answered before.
     pub(crate) unclaimed_replies: IntCounter,
     /// Answers computed from another input than their request's. Must stay 0.
     pub(crate) misrouted: IntCounter,
-    /// Times the reply subscription was broken and restored.
+    /// Times the queue was interrupted: answers or jobs may have been lost.
     pub(crate) interruptions: IntCounter,
+    /// Requests sent to the queue once more, under the same id.
+    pub(crate) resubmissions: IntCounter,
 }
 
 impl GatewayMetrics {
@@ -106,10 +110,17 @@ impl GatewayMetrics {
             )?,
             queue_depth: gauges("queue_depth", "Jobs no worker has claimed", queue)?,
             queue_in_flight: gauges("queue_in_flight", "Jobs claimed and not settled", queue)?,
-            queue_oldest_age: prometheus::GaugeVec::new(
+            queue_oldest_age: GaugeVec::new(
                 Opts::new(
                     "batchfleet_queue_oldest_age_seconds",
                     "Age of the oldest job no worker has claimed",
+                ),
+                queue,
+            )?,
+            backlog_seconds: GaugeVec::new(
+                Opts::new(
+                    "batchfleet_backlog_seconds",
+                    "Predicted time to the answer of a request that comes now",
                 ),
                 queue,
             )?,
@@ -124,7 +135,11 @@ impl GatewayMetrics {
             )?,
             interruptions: IntCounter::new(
                 "batchfleet_gateway_interruptions_total",
-                "Times the reply subscription was broken and restored",
+                "Times the queue was interrupted: answers or jobs may have been lost",
+            )?,
+            resubmissions: IntCounter::new(
+                "batchfleet_gateway_resubmissions_total",
+                "Requests sent to the queue once more, under the same id",
             )?,
         };
         for collector in metrics.collectors() {
@@ -146,10 +161,12 @@ impl GatewayMetrics {
             Box::new(self.queue_depth.clone()),
             Box::new(self.queue_in_flight.clone()),
             Box::new(self.queue_oldest_age.clone()),
+            Box::new(self.backlog_seconds.clone()),
             Box::new(self.workers.clone()),
             Box::new(self.unclaimed_replies.clone()),
             Box::new(self.misrouted.clone()),
             Box::new(self.interruptions.clone()),
+            Box::new(self.resubmissions.clone()),
         ]
     }
 

@@ -55,6 +55,15 @@ impl Tally {
         self.inference.fail.add(took);
     }
 
+    /// Rows a request has, on average; 1 while there were none.
+    #[expect(clippy::cast_precision_loss, reason = "counts of rows and requests")]
+    pub(crate) fn rows_per_request(&self) -> f64 {
+        match self.inference.success.count {
+            0 => 1.0,
+            requests => self.rows as f64 / requests as f64,
+        }
+    }
+
     /// The totals in the protocol's form, whole batches only.
     pub(crate) fn statistics(&self) -> ModelStatistics {
         ModelStatistics {

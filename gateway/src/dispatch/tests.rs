@@ -1,14 +1,14 @@
 //! A dispatcher on the memory broker, with the test as its worker.
 
 use batchfleet_broker::{
-    Announcement, Broker, Consumer, Datatype, Delivery, Inbound, ModelSpec, Observer, ReplyError,
+    Announcement, Broker, Consumer, Datatype, Delivery, ModelSpec, Observer, ReplyError,
     Settlement, TensorSpec, Timing, WorkerId, memory::MemoryBroker,
 };
 use bytes::Bytes;
-use prometheus::Registry;
+use prometheus::{Registry, proto::Metric};
 
 use super::*;
-use crate::catalog::Catalog;
+use crate::{app::receive, catalog::Catalog};
 
 struct Fixture {
     dispatcher: Arc<Dispatcher>,
@@ -27,7 +27,7 @@ impl Fixture {
         let catalog = Catalog::new(metrics.clone());
         let spec = spec();
         let id = WorkerId::random();
-        catalog.update(vec![Announcement::new(id, spec.clone())]);
+        catalog.update(&[Announcement::new(id, spec.clone())]);
         let worker = broker.consumer(spec.queue.clone(), id).await.unwrap();
         let producer = broker.producer(GatewayId(7)).await.unwrap();
         let draining = CancellationToken::new();
@@ -38,23 +38,16 @@ impl Fixture {
             draining.clone(),
             metrics,
         ));
-        let replies = dispatcher.clone();
-        tokio::spawn(async move {
-            while let Inbound::Replies(batch) = producer.receive().await {
-                for reply in batch {
-                    replies.resolve(reply);
-                }
-            }
-        });
+        tokio::spawn(receive(dispatcher.clone(), Arc::default()));
         let model = catalog.find("m", None).unwrap();
         let observer = broker.observer().await.unwrap();
         Self { dispatcher, model, worker, observer, draining, registry }
     }
 
-    /// Sends a request with this one byte as its input.
-    fn ask(&self, byte: u8) -> tokio::task::JoinHandle<Result<Reply, InferError>> {
+    /// Sends a request with this number as its input.
+    fn ask(&self, number: u32) -> tokio::task::JoinHandle<Result<Reply, InferError>> {
         let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
-        tokio::spawn(async move { dispatcher.infer(&model, question(byte)).await })
+        tokio::spawn(async move { dispatcher.infer(&model, question(number)).await })
     }
 
     async fn answer(&self, delivery: Delivery, outcome: Result<Vec<Tensor>, ReplyError>) -> Reply {
@@ -80,22 +73,27 @@ impl Fixture {
         self.worker.claim(1).await.unwrap().pop().expect("a job within a second")
     }
 
-    /// A counter or gauge, by its name and one label value.
     fn metric(&self, name: &str, label: &str) -> i64 {
-        let families = self.registry.gather();
-        let family = families.iter().find(|family| family.name() == name).unwrap();
-        let metric = family.get_metric().iter().find(|metric| {
-            metric.get_label().is_empty() || metric.get_label().iter().any(|l| l.value() == label)
-        });
-        #[expect(clippy::cast_possible_truncation, reason = "small whole numbers")]
-        metric.map_or(0, |m| (m.get_counter().get_value() + m.get_gauge().get_value()) as i64)
+        metric(&self.registry, name, label)
     }
 }
 
-fn spec() -> ModelSpec {
+/// The sum of a counter or gauge over the label values that have this one, or all if it is "".
+pub(super) fn metric(registry: &Registry, name: &str, label: &str) -> i64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).unwrap();
+    let metrics = family.get_metric().iter().filter(|metric| {
+        label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label)
+    });
+    #[expect(clippy::cast_possible_truncation, reason = "small whole numbers")]
+    let value = |m: &Metric| (m.get_counter().get_value() + m.get_gauge().get_value()) as i64;
+    metrics.map(value).sum()
+}
+
+pub(super) fn spec() -> ModelSpec {
     let tensor = |name: &str| TensorSpec {
         name: name.to_owned(),
-        datatype: Datatype::Uint8,
+        datatype: Datatype::Uint32,
         shape: vec![-1, 1],
     };
     ModelSpec {
@@ -108,14 +106,15 @@ fn spec() -> ModelSpec {
     }
 }
 
-fn tensor(byte: u8) -> Tensor {
-    let data = Bytes::copy_from_slice(&[byte]);
-    Tensor { name: "in".to_owned(), datatype: Datatype::Uint8, shape: vec![1, 1], data }
+pub(super) fn tensor(number: u32) -> Tensor {
+    let data = Bytes::copy_from_slice(&number.to_le_bytes());
+    Tensor { name: "in".to_owned(), datatype: Datatype::Uint32, shape: vec![1, 1], data }
 }
 
-fn question(byte: u8) -> Question {
+pub(super) fn question(number: u32) -> Question {
     Question {
-        inputs: vec![tensor(byte)],
+        inputs: vec![tensor(number)],
+        priority: Priority::Default,
         rows: 1,
         outputs: Vec::new(),
         arrived: Instant::now(),
@@ -178,7 +177,7 @@ async fn a_request_nobody_answers_ends_at_its_deadline_and_leaves_the_queue() {
     assert!(matches!(fleet.ask(1).await.unwrap(), Err(InferError::Deadline)));
     assert_eq!(asked.elapsed().as_secs(), 5);
     assert_eq!(fleet.metric("batchfleet_gateway_answered_total", "expired"), 1);
-    while fleet.observer.backlog(&spec().queue).await.unwrap().waiting > 0 {
+    while fleet.observer.backlog(&spec().queue).await.unwrap().depth() > 0 {
         tokio::task::yield_now().await;
     }
 }
@@ -187,11 +186,11 @@ async fn a_request_nobody_answers_ends_at_its_deadline_and_leaves_the_queue() {
 async fn a_caller_who_leaves_takes_his_job_out_of_the_queue() {
     let fleet = Fixture::with_seats(10).await;
     let asked = fleet.ask(1);
-    while fleet.observer.backlog(&spec().queue).await.unwrap().waiting == 0 {
+    while fleet.observer.backlog(&spec().queue).await.unwrap().depth() == 0 {
         tokio::task::yield_now().await;
     }
     asked.abort();
-    while fleet.observer.backlog(&spec().queue).await.unwrap().waiting > 0 {
+    while fleet.observer.backlog(&spec().queue).await.unwrap().depth() > 0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(fleet.metric("batchfleet_gateway_answered_total", "cancelled"), 1);

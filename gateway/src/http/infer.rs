@@ -5,14 +5,14 @@ use actix_web::{
     http::header::{self, ContentType, HeaderName},
     web::{Bytes, Data, Payload},
 };
-use batchfleet_broker::{Reply, Tensor};
+use batchfleet_broker::{Priority, Reply, Tensor};
 use tokio::time::{Duration, Instant};
 
 use super::{Api, model, single_header};
 use crate::{
-    catalog::Model,
     dispatch::Question,
     error::InferError,
+    model::Model,
     oip::{
         self, Problem,
         infer::{HeaderLength, InferRequest, WantedOutput},
@@ -42,6 +42,7 @@ pub(super) async fn infer(
         outputs: names(&parsed.outputs, &model),
         inputs: parsed.inputs,
         rows: parsed.rows,
+        priority: Priority::Default,
         deadline: arrived + timeout,
         arrived,
     };

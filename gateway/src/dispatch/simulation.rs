@@ -1,0 +1,299 @@
+//! The dispatcher and its sweep against a queue that crashes, forgets, repeats, reorders and
+//! stalls: the production code on a paused clock, many seeds, one world each.
+//!
+//! What must hold whatever happens: each caller is answered once, by its deadline, with the answer
+//! to its own question or an error; a caller with patience is answered right, unless it was lost as often as a
+//! request is sent; the books balance and nothing is left behind.
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+use batchfleet_broker::{Announcement, BrokerError, Inbound, Timing, WorkerId};
+use bytes::Bytes;
+use prometheus::Registry;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{sync::Notify, task::JoinSet, time::sleep};
+
+use super::{
+    tests::{metric, question, spec, tensor},
+    *,
+};
+use crate::{app::receive, catalog::Catalog, ledger::MOST_ATTEMPTS, sweep};
+
+const SEEDS: u64 = 500;
+const CALLERS: u32 = 300;
+const WORKERS: usize = 4;
+/// Faults happen within this time; then the world heals.
+const TROUBLE: Duration = Duration::from_secs(40);
+/// Patience enough to outlast any sequence of faults here.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How late an answer may be after its deadline.
+const SLACK: Duration = Duration::from_millis(250);
+
+/// A queue with a will of its own.
+struct World {
+    rng: StdRng,
+    down_since: Option<Instant>,
+    waiting: BTreeMap<EntryId, Job>,
+    claimed: BTreeMap<EntryId, Job>,
+    sequence: u64,
+    troubled: bool,
+    /// The last attempt at each question.
+    attempts: HashMap<Bytes, u8>,
+}
+
+impl World {
+    fn chance(&mut self, probability: f64) -> bool {
+        self.troubled && self.rng.random_bool(probability)
+    }
+
+    fn millis(&mut self, most: u64) -> Duration {
+        Duration::from_millis(self.rng.random_range(0..=most))
+    }
+
+    fn add(&mut self, job: Job) -> EntryId {
+        self.sequence += 1;
+        self.attempts.insert(job.inputs[0].data.clone(), job.attempt);
+        let entry = EntryId { priority: job.priority, milliseconds: 0, sequence: self.sequence };
+        self.waiting.insert(entry, job);
+        entry
+    }
+
+    fn forget_everything(&mut self) {
+        self.waiting.clear();
+        self.claimed.clear();
+    }
+}
+
+struct SimProducer {
+    model: Arc<Model>,
+    world: Mutex<World>,
+    inbound: mpsc::UnboundedSender<Inbound>,
+    outbound: tokio::sync::Mutex<mpsc::UnboundedReceiver<Inbound>>,
+}
+
+impl SimProducer {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    fn interrupt(&self) {
+        self.inbound.send(Inbound::Interrupted).unwrap();
+    }
+
+    fn lost() -> BrokerError {
+        BrokerError::Unreachable("simulated".to_owned())
+    }
+}
+
+#[async_trait]
+impl Producer for SimProducer {
+    async fn submit(&self, _: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
+        let pause = self.world().millis(3);
+        sleep(pause).await;
+        let mut world = self.world();
+        if world.down_since.is_some() {
+            return Err(Self::lost());
+        }
+        let entry = world.add(job.clone());
+        // The job arrived, but nobody heard so.
+        if world.chance(0.02) { Err(Self::lost()) } else { Ok(entry) }
+    }
+
+    async fn withdraw(&self, _: &QueueName, entry: EntryId) -> Result<(), BrokerError> {
+        self.world().waiting.remove(&entry);
+        Ok(())
+    }
+
+    async fn standing(&self, _: &QueueName, all: &[EntryId]) -> Result<Vec<bool>, BrokerError> {
+        sleep(Duration::from_millis(1)).await;
+        let world = self.world();
+        if world.down_since.is_some() {
+            return Err(Self::lost());
+        }
+        let stands = |entry| world.waiting.contains_key(entry) || world.claimed.contains_key(entry);
+        Ok(all.iter().map(stands).collect())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.world().down_since.is_none_or(|since| since.elapsed() < Duration::from_secs(1))
+    }
+
+    async fn receive(&self) -> Inbound {
+        self.outbound.lock().await.recv().await.unwrap()
+    }
+}
+
+/// Task: claims a few jobs, runs them, and answers; or does not.
+async fn work(broker: Arc<SimProducer>) {
+    loop {
+        let batch: Vec<_> = {
+            let mut world = broker.world();
+            let size = if world.down_since.is_some() { 0 } else { 8.min(world.waiting.len()) };
+            (0..size).filter_map(|_| world.waiting.pop_first()).collect()
+        };
+        broker.world().claimed.extend(batch.clone());
+        sleep(Duration::from_millis(20)).await;
+        if broker.world().chance(0.05) {
+            // Dies; some seconds later another worker has its jobs.
+            sleep(Duration::from_secs(4)).await;
+            let mut world = broker.world();
+            for (entry, job) in batch {
+                if world.claimed.remove(&entry).is_some() {
+                    world.waiting.insert(entry, job);
+                }
+            }
+            continue;
+        }
+        while broker.world().down_since.is_some() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        answer(&broker, batch);
+    }
+}
+
+/// Settles a batch: its jobs leave the queue, its answers may go astray.
+fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
+    let mut world = broker.world();
+    for (entry, job) in batch {
+        world.claimed.remove(&entry);
+        let reply = Reply {
+            id: job.id,
+            attempt: job.attempt,
+            digest: job.digest,
+            timing: Timing::default(),
+            outcome: Ok(job.inputs),
+        };
+        if world.chance(0.02) {
+            continue; // Lost: the subscription broke, or nobody knows why.
+        }
+        let copies = if world.chance(0.05) { 2 } else { 1 };
+        for _ in 0..copies {
+            let delay = if world.chance(0.05) { world.millis(8000) } else { world.millis(2) };
+            let (broker, reply) = (broker.clone(), reply.clone());
+            tokio::spawn(async move {
+                sleep(delay).await;
+                broker.inbound.send(Inbound::Replies(vec![reply])).unwrap();
+            });
+        }
+    }
+}
+
+/// Task: outages and amnesia, until the trouble is over.
+async fn trouble(broker: Arc<SimProducer>) {
+    let end = Instant::now() + TROUBLE;
+    while Instant::now() < end {
+        let pause = broker.world().millis(10_000);
+        sleep(pause).await;
+        let (outage, forgetful) = {
+            let mut world = broker.world();
+            (world.chance(0.6), world.chance(0.5))
+        };
+        if forgetful {
+            broker.world().forget_everything();
+        }
+        if outage {
+            broker.world().down_since = Some(Instant::now());
+            let length = broker.world().millis(4000);
+            sleep(length).await;
+            broker.world().down_since = None;
+        } else {
+            sleep(Duration::from_millis(500)).await;
+        }
+        broker.interrupt();
+    }
+    broker.world().troubled = false;
+}
+
+/// One caller: how patient it is, and whether it walks away first.
+async fn call(dispatcher: Arc<Dispatcher>, broker: Arc<SimProducer>, number: u32, seed: u64) {
+    let model = broker.model.clone();
+    let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(number) << 32));
+    let arrival = rng.random_range(0..60_000);
+    sleep(Duration::from_millis(arrival)).await;
+    let patience = match number % 10 {
+        0 => Duration::from_millis(rng.random_range(5..2000)),
+        _ => PATIENCE,
+    };
+    let mut asked = question(number);
+    asked.deadline = Instant::now() + patience;
+    let (deadline, leaves) = (asked.deadline, number % 10 == 1);
+    let answer = dispatcher.infer(&model, asked);
+    if leaves {
+        let stay = Duration::from_millis(rng.random_range(0..100));
+        drop(tokio::time::timeout(stay, answer).await);
+        return;
+    }
+    let outcome = answer.await;
+    assert!(Instant::now() <= deadline + SLACK, "caller {number} was answered late");
+    match outcome {
+        Ok(reply) => assert_eq!(reply.outcome.unwrap(), [tensor(number)], "caller {number}"),
+        // Refused at once, because the queue was away: nothing was accepted.
+        Err(InferError::QueueUnreachable) if Instant::now() < deadline => {}
+        Err(error) => {
+            let attempts = broker.world().attempts.get(&tensor(number).data).map_or(0, |n| n + 1);
+            let unlucky = attempts == MOST_ATTEMPTS;
+            assert!(patience < PATIENCE || unlucky, "caller {number} was let down: {error}");
+        }
+    }
+}
+
+async fn simulate(seed: u64) {
+    let registry = Registry::new();
+    let metrics = GatewayMetrics::register(&registry).unwrap();
+    let catalog = Catalog::new(metrics.clone());
+    catalog.update(&[Announcement::new(WorkerId(1), spec())]);
+    let model = catalog.find("m", None).unwrap();
+    let (inbound, outbound) = mpsc::unbounded_channel();
+    let broker = Arc::new(SimProducer {
+        model,
+        world: Mutex::new(World {
+            rng: StdRng::seed_from_u64(seed),
+            down_since: None,
+            waiting: BTreeMap::new(),
+            claimed: BTreeMap::new(),
+            sequence: 0,
+            troubled: true,
+            attempts: HashMap::new(),
+        }),
+        inbound,
+        outbound: tokio::sync::Mutex::new(outbound),
+    });
+    let draining = CancellationToken::new();
+    let dispatcher =
+        Arc::new(Dispatcher::new(GatewayId(7), broker.clone(), 10_000, draining, metrics));
+    let interrupted = Arc::new(Notify::new());
+    let mut background = JoinSet::new();
+    background.spawn(receive(dispatcher.clone(), interrupted.clone()));
+    background.spawn(sweep::run(dispatcher.clone(), interrupted));
+    background.spawn(trouble(broker.clone()));
+    for _ in 0..WORKERS {
+        background.spawn(work(broker.clone()));
+    }
+    let mut callers: JoinSet<_> =
+        (0..CALLERS).map(|number| call(dispatcher.clone(), broker.clone(), number, seed)).collect();
+    while let Some(called) = callers.join_next().await {
+        called.unwrap();
+    }
+    let count = |name: &str| metric(&registry, name, "m");
+    let accepted = count("batchfleet_gateway_accepted_total");
+    assert_eq!(accepted, count("batchfleet_gateway_answered_total"), "the books do not balance");
+    assert_eq!(count("batchfleet_gateway_in_flight"), 0);
+    assert_eq!(metric(&registry, "batchfleet_gateway_misrouted_total", ""), 0);
+    assert!(dispatcher.ledger().is_empty(), "requests are left in the ledger");
+}
+
+#[test]
+fn whatever_the_queue_does_every_caller_hears_its_own_answer_in_time() {
+    for seed in 0..SEEDS {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            runtime.block_on(simulate(seed));
+        }));
+        assert!(outcome.is_ok(), "seed {seed} fails");
+    }
+}

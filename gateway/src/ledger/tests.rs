@@ -1,0 +1,130 @@
+use batchfleet_broker::{GatewayId, Priority, Timing};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A ledger with one request, numbered 1, that is leaving; and the time.
+fn ledger_of_one() -> (Ledger<&'static str>, Instant) {
+    let now = Instant::now();
+    let mut ledger = Ledger::new(10, now);
+    ledger.accept(job(1), now + PATIENCE, "caller");
+    (ledger, now)
+}
+
+fn job(number: u128) -> Arc<Job> {
+    Arc::new(Job {
+        id: RequestId(number),
+        gateway: GatewayId(7),
+        attempt: 0,
+        priority: Priority::Default,
+        ttl: PATIENCE,
+        rows: 1,
+        digest: 42,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+    })
+}
+
+fn entry(sequence: u64) -> EntryId {
+    EntryId { priority: Priority::Default, milliseconds: 0, sequence }
+}
+
+fn reply(number: u128, digest: u64) -> Reply {
+    let timing = Timing::default();
+    Reply { id: RequestId(number), attempt: 0, digest, timing, outcome: Ok(Vec::new()) }
+}
+
+const ONE: RequestId = RequestId(1);
+
+#[test]
+fn the_first_answer_is_delivered_and_every_other_is_nobodys() {
+    let (mut ledger, now) = ledger_of_one();
+    assert!(ledger.sent(ONE, entry(1), now));
+    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
+    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Unclaimed);
+    assert_eq!(ledger.resolve(&reply(2, 42)), Resolution::Unclaimed);
+}
+
+#[test]
+fn an_answer_may_overtake_the_news_that_its_job_was_queued() {
+    let (mut ledger, now) = ledger_of_one();
+    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
+    assert!(!ledger.sent(ONE, entry(1), now), "nobody waits for it any more");
+}
+
+#[test]
+fn an_answer_to_another_input_is_not_delivered() {
+    let (mut ledger, _) = ledger_of_one();
+    assert_eq!(ledger.resolve(&reply(1, 43)), Resolution::Misrouted("caller"));
+}
+
+#[test]
+fn what_did_not_reach_the_queue_is_sent_again_as_it_was() {
+    let (mut ledger, now) = ledger_of_one();
+    ledger.unsent(ONE);
+    let later = now + Duration::from_secs(10);
+    let (job, caller) = ledger.take_unsent(later).pop().unwrap();
+    assert_eq!((job.attempt, job.ttl, *caller), (0, Duration::from_secs(20), "caller"));
+    assert!(ledger.take_unsent(later).is_empty(), "it is leaving already");
+    ledger.unsent(ONE);
+    assert!(ledger.take_unsent(now + PATIENCE).is_empty(), "it is too late");
+}
+
+#[test]
+fn only_what_was_last_seen_before_the_interruption_is_suspect() {
+    let (mut ledger, now) = ledger_of_one();
+    ledger.sent(ONE, entry(1), now);
+    assert!(ledger.suspects(now).is_empty());
+    let later = now + SILENCE;
+    assert_eq!(ledger.suspects(later), [(ONE, entry(1), &"caller")]);
+    ledger.stands(ONE, entry(1), later);
+    assert!(ledger.suspects(later).is_empty());
+}
+
+#[test]
+fn what_the_queue_lost_is_sent_again_under_the_same_id() {
+    let (mut ledger, now) = ledger_of_one();
+    ledger.sent(ONE, entry(1), now);
+    assert!(ledger.lost(ONE, entry(1), now));
+    let (job, _) = ledger.take_unsent(now).pop().unwrap();
+    assert_eq!((job.id, job.attempt), (ONE, 1));
+    ledger.sent(ONE, entry(2), now);
+    assert!(!ledger.lost(ONE, entry(1), now), "that is its former place");
+    assert_eq!(ledger.forget(ONE), Some(entry(2)));
+}
+
+#[test]
+fn no_request_is_sent_for_ever() {
+    let (mut ledger, now) = ledger_of_one();
+    let mut times = 1;
+    ledger.sent(ONE, entry(times), now);
+    while ledger.lost(ONE, entry(times), now) {
+        times += 1;
+        assert_eq!(ledger.take_unsent(now).len(), 1);
+        ledger.sent(ONE, entry(times), now);
+    }
+    assert_eq!(times, u64::from(MOST_ATTEMPTS));
+}
+
+#[test]
+fn a_storm_of_losses_exhausts_the_budget_and_time_restores_it() {
+    let now = Instant::now();
+    let mut ledger = Ledger::new(2, now);
+    for number in 1..=3 {
+        ledger.accept(job(number), now + PATIENCE, ());
+        ledger.sent(RequestId(number), entry(1), now);
+    }
+    let lost = |ledger: &mut Ledger<()>, number, now| ledger.lost(RequestId(number), entry(1), now);
+    assert_eq!([1, 2, 3].map(|number| lost(&mut ledger, number, now)), [true, true, false]);
+    assert!(lost(&mut ledger, 3, now + Duration::from_millis(100)));
+}
+
+#[test]
+fn who_gives_up_takes_back_what_was_queued() {
+    let (mut ledger, now) = ledger_of_one();
+    ledger.sent(ONE, entry(5), now);
+    assert_eq!(ledger.forget(ONE), Some(entry(5)));
+    assert_eq!(ledger.forget(ONE), None);
+    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Unclaimed);
+}
