@@ -101,7 +101,7 @@ class Redis:
 
     def left_over(self) -> dict[str, int]:
         """Queues that still hold or owe something: how many jobs."""
-        queues = list(self.client.scan_iter("bf:*:q"))
+        queues = list(self.client.scan_iter("bf:*:q:*"))
         assert queues, "Redis should hold the models' queues"
         owed = {}
         for queue in queues:

@@ -14,7 +14,7 @@ use std::{
 };
 
 use batchfleet_broker::{
-    Broker, BrokerError, Consumer, Datatype, Delivery, GatewayId, Inbound, Job, Producer,
+    Broker, BrokerError, Consumer, Datatype, Delivery, GatewayId, Inbound, Job, Priority, Producer,
     QueueName, Reply, RequestId, Settlement, Tensor, Timing, WorkerId, redis::RedisBroker, wire,
 };
 use batchfleet_testkit::RedisServer;
@@ -109,6 +109,7 @@ impl Gateway {
                 id,
                 gateway: self.id,
                 attempt: 0,
+                priority: Priority::Default,
                 ttl: Duration::from_secs(30),
                 rows: 1,
                 digest: wire::digest(&self.inputs),

@@ -1,6 +1,6 @@
 //! Names of the things that travel.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,10 +44,56 @@ macro_rules! random_id {
 }
 random_id!(RequestId, GatewayId, WorkerId);
 
-/// The place of a job in its queue: a Redis stream id, `milliseconds-sequence` of the broker's
-/// clock at submission.
+/// How a request ranks among those that wait. Workers fill their batches from all classes, most
+/// from the highest; within a class the oldest comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Priority {
+    /// Refused last, served first.
+    Critical = 0,
+    /// What a request is that says nothing.
+    #[default]
+    Default = 1,
+    /// Refused first, served last, but served.
+    Sheddable = 2,
+}
+
+impl Priority {
+    /// Every class, highest first, in the order of its wire code.
+    pub const ALL: [Self; 3] = [Self::Critical, Self::Default, Self::Sheddable];
+
+    /// Its name, in keys, headers and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Default => "default",
+            Self::Sheddable => "sheddable",
+        }
+    }
+
+    /// The code on the wire, and the place in an array by class.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The class with this wire code.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|priority| priority.code() == code)
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The place of a job in its queue: which of the queue's streams, and the id in it,
+/// `milliseconds-sequence` of the broker's clock at submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId {
+    /// The job's class; each has a stream of its own.
+    pub priority: Priority,
     /// The broker's clock when the job was added, in milliseconds.
     pub milliseconds: u64,
     /// Tells apart what was added in the same millisecond.
@@ -56,20 +102,7 @@ pub struct EntryId {
 
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.milliseconds, self.sequence)
-    }
-}
-
-impl FromStr for EntryId {
-    type Err = MalformedName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let malformed = || MalformedName(text.to_owned());
-        let (milliseconds, sequence) = text.split_once('-').ok_or_else(malformed)?;
-        Ok(Self {
-            milliseconds: milliseconds.parse().map_err(|_| malformed())?,
-            sequence: sequence.parse().map_err(|_| malformed())?,
-        })
+        write!(f, "{}/{}-{}", self.priority, self.milliseconds, self.sequence)
     }
 }
 
@@ -94,8 +127,3 @@ impl fmt::Display for QueueName {
         write!(f, "{}:{}", self.model, self.version)
     }
 }
-
-/// Text that is not the name it should be.
-#[derive(Debug, thiserror::Error)]
-#[error("malformed name {0:?}")]
-pub struct MalformedName(String);

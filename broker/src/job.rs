@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{EntryId, GatewayId, RequestId, Tensor};
+use crate::{EntryId, GatewayId, Priority, RequestId, Tensor};
 
 /// One accepted request as it stands in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Job {
     pub gateway: GatewayId,
     /// How often the gateway has submitted it before: 0 the first time.
     pub attempt: u8,
+    /// Its class, which decides the stream it stands in.
+    pub priority: Priority,
     /// Time to live, counted by the broker's clock from the moment it is added. Millisecond
     /// precision on the wire.
     pub ttl: Duration,
@@ -39,6 +41,9 @@ pub struct Delivery {
     pub entry: EntryId,
     /// The request.
     pub job: Job,
+    /// How often it was claimed, this time included: 1 unless a worker died over it, or held it for
+    /// too long.
+    pub deliveries: u32,
     /// How long it stood in the queue, by the broker's clock.
     pub waited: Duration,
     /// When it was claimed, by this process's clock.

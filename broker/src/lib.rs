@@ -12,10 +12,11 @@ pub mod memory;
 pub mod model;
 pub mod redis;
 pub mod roles;
+mod share;
 pub mod tensor;
 pub mod wire;
 
-pub use ids::{EntryId, GatewayId, QueueName, RequestId, WorkerId};
+pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{Announcement, ModelSpec, TensorSpec};
 pub use roles::{Backlog, Broker, BrokerError, Consumer, Inbound, Observer, Producer, Settlement};

@@ -1,38 +1,52 @@
 //! The roles inside one process: for the standalone program, and for tests of everything that
 //! stands on a broker. Jobs and replies are handed over as they are; nothing is encoded.
 
+mod queue;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::mpsc,
     time::{Instant, timeout_at},
 };
 
+use self::queue::Queue;
 use crate::{
     Announcement, Backlog, Broker, BrokerError, Consumer, Delivery, EntryId, GatewayId, Inbound,
     Job, Observer, Producer, QueueName, Reply, Settlement, WorkerId,
-    roles::{CLAIM_WAIT, LIVENESS, REMEMBERED},
+    roles::{CLAIM_WAIT, LEASE, LIVENESS, REMEMBERED},
 };
 
 /// A broker in this process's memory. Clones share everything.
 #[derive(Clone)]
-pub struct MemoryBroker(Arc<Shared>);
+pub struct MemoryBroker {
+    shared: Arc<Shared>,
+    lease: Duration,
+}
 
 impl MemoryBroker {
     /// A broker each of whose queues refuses more than `max_waiting` unclaimed jobs.
     pub fn new(max_waiting: usize) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             max_waiting,
             started: Instant::now(),
             queues: Mutex::default(),
             gateways: Mutex::default(),
             workers: Mutex::default(),
-        }))
+        });
+        Self { shared, lease: LEASE }
+    }
+
+    /// The same broker, whose consumers reclaim what was held for longer than `lease` instead of
+    /// [`LEASE`].
+    #[must_use]
+    pub fn with_lease(self, lease: Duration) -> Self {
+        Self { lease, ..self }
     }
 }
 
@@ -42,7 +56,7 @@ struct Shared {
     started: Instant,
     queues: Mutex<HashMap<QueueName, Arc<Queue>>>,
     gateways: Mutex<HashMap<GatewayId, mpsc::UnboundedSender<Vec<Reply>>>>,
-    workers: Mutex<HashMap<String, Presence>>,
+    workers: Mutex<HashMap<WorkerId, Presence>>,
 }
 
 impl Shared {
@@ -72,45 +86,9 @@ struct Presence {
     retired: bool,
 }
 
-/// One queue: jobs in the order of their ids, which is the order they came in, so that a job
-/// handed back takes its old place.
-#[derive(Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    filled: Notify,
-}
-
-#[derive(Default)]
-struct QueueState {
-    waiting: BTreeMap<EntryId, Waiting>,
-    in_flight: HashSet<EntryId>,
-    sequence: u64,
-}
-
-struct Waiting {
-    job: Job,
-    since: Instant,
-}
-
-impl Queue {
-    fn take(&self, limit: usize) -> Vec<Delivery> {
-        let mut state = lock(&self.state);
-        let now = Instant::now();
-        let count = limit.min(state.waiting.len());
-        let mut deliveries = Vec::with_capacity(count);
-        while deliveries.len() < count
-            && let Some((entry, Waiting { job, since })) = state.waiting.pop_first()
-        {
-            state.in_flight.insert(entry);
-            let deadline = since + job.ttl;
-            let waited = now - since;
-            deliveries.push(Delivery { entry, job, waited, claimed_at: now, deadline });
-        }
-        if !state.waiting.is_empty() {
-            // One wake-up may stand for many jobs: pass it on.
-            self.filled.notify_one();
-        }
-        deliveries
+impl Presence {
+    fn live(&self) -> bool {
+        !self.retired && self.seen.elapsed() < LIVENESS
     }
 }
 
@@ -123,9 +101,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Broker for MemoryBroker {
     async fn producer(&self, gateway: GatewayId) -> Result<Arc<dyn Producer>, BrokerError> {
         let (sender, replies) = mpsc::unbounded_channel();
-        lock(&self.0.gateways).insert(gateway, sender);
+        lock(&self.shared.gateways).insert(gateway, sender);
         let replies = tokio::sync::Mutex::new(replies);
-        Ok(Arc::new(MemoryProducer { shared: Arc::clone(&self.0), gateway, replies }))
+        Ok(Arc::new(MemoryProducer { shared: Arc::clone(&self.shared), gateway, replies }))
     }
 
     async fn consumer(
@@ -133,12 +111,12 @@ impl Broker for MemoryBroker {
         queue: QueueName,
         worker: WorkerId,
     ) -> Result<Arc<dyn Consumer>, BrokerError> {
-        let queue = self.0.queue(&queue);
-        Ok(Arc::new(MemoryConsumer { shared: Arc::clone(&self.0), queue, worker }))
+        let (shared, queue) = (Arc::clone(&self.shared), self.shared.queue(&queue));
+        Ok(Arc::new(MemoryConsumer { shared, queue, worker, lease: self.lease }))
     }
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
-        Ok(Arc::new(MemoryObserver(Arc::clone(&self.0))))
+        Ok(Arc::new(MemoryObserver(Arc::clone(&self.shared))))
     }
 }
 
@@ -152,24 +130,25 @@ struct MemoryProducer {
 #[async_trait]
 impl Producer for MemoryProducer {
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
-        let queue = self.shared.queue(queue);
-        let since = Instant::now();
-        let mut state = lock(&queue.state);
-        if state.waiting.len() >= self.shared.max_waiting {
-            return Err(BrokerError::Full);
-        }
-        let milliseconds = milliseconds(since - self.shared.started);
-        let entry = EntryId { milliseconds, sequence: state.sequence };
-        state.sequence += 1;
-        state.waiting.insert(entry, Waiting { job: job.clone(), since });
-        drop(state);
-        queue.filled.notify_one();
-        Ok(entry)
+        let Shared { max_waiting, started, .. } = *self.shared;
+        self.shared.queue(queue).add(job.clone(), max_waiting, started).ok_or(BrokerError::Full)
     }
 
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError> {
-        lock(&self.shared.queue(queue).state).waiting.remove(&entry);
+        self.shared.queue(queue).withdraw(entry);
         Ok(())
+    }
+
+    async fn standing(
+        &self,
+        queue: &QueueName,
+        entries: &[EntryId],
+    ) -> Result<Vec<bool>, BrokerError> {
+        Ok(self.shared.queue(queue).standing(entries))
+    }
+
+    fn is_ready(&self) -> bool {
+        true
     }
 
     async fn receive(&self) -> Inbound {
@@ -191,14 +170,11 @@ impl Drop for MemoryProducer {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 struct MemoryConsumer {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
     worker: WorkerId,
+    lease: Duration,
 }
 
 #[async_trait]
@@ -210,44 +186,48 @@ impl Consumer for MemoryConsumer {
         let until = Instant::now() + CLAIM_WAIT;
         loop {
             let filled = self.queue.filled.notified();
-            let deliveries = self.queue.take(limit);
+            let deliveries = self.queue.claim(self.worker, limit);
             if !deliveries.is_empty() || timeout_at(until, filled).await.is_err() {
                 return Ok(deliveries);
             }
         }
     }
 
+    async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let workers = lock(&self.shared.workers);
+        let dead =
+            |worker| worker != self.worker && !workers.get(&worker).is_some_and(Presence::live);
+        Ok(self.queue.reclaim(self.worker, limit, self.lease, dead))
+    }
+
+    async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
+        let known = lock(&self.shared.gateways);
+        Ok(gateways.iter().map(|gateway| known.contains_key(gateway)).collect())
+    }
+
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
         let mut replies: HashMap<GatewayId, Vec<Reply>> = HashMap::new();
-        let mut state = lock(&self.queue.state);
-        for Settlement { entry, gateway, reply } in settlements {
-            state.in_flight.remove(&entry);
+        self.queue.remove(settlements.iter().map(|settlement| settlement.entry));
+        for Settlement { gateway, reply, .. } in settlements {
             replies.entry(gateway).or_default().push(reply);
         }
-        drop(state);
         Ok(replies.into_iter().map(|(gateway, replies)| self.shared.reply(gateway, replies)).sum())
     }
 
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
-        let mut state = lock(&self.queue.state);
-        for Delivery { entry, job, waited, claimed_at, .. } in deliveries {
-            state.in_flight.remove(&entry);
-            state.waiting.insert(entry, Waiting { job, since: claimed_at - waited });
-        }
-        drop(state);
-        self.queue.filled.notify_one();
+        self.queue.hand_back(deliveries);
         Ok(())
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let announcement = announcement.clone();
         let presence = Presence { announcement, seen: Instant::now(), retired: false };
-        lock(&self.shared.workers).insert(self.worker.to_string(), presence);
+        lock(&self.shared.workers).insert(self.worker, presence);
         Ok(())
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {
-        if let Some(presence) = lock(&self.shared.workers).get_mut(&self.worker.to_string()) {
+        if let Some(presence) = lock(&self.shared.workers).get_mut(&self.worker) {
             presence.retired = true;
         }
         Ok(())
@@ -261,28 +241,20 @@ impl Observer for MemoryObserver {
     async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError> {
         let mut workers = lock(&self.0.workers);
         workers.retain(|_, presence| presence.seen.elapsed() < REMEMBERED);
-        Ok(workers
-            .values()
-            .map(|Presence { announcement, seen, retired }| Announcement {
-                live: !retired && seen.elapsed() < LIVENESS,
-                ..announcement.clone()
-            })
-            .collect())
+        let announce = |presence: &Presence| Announcement {
+            live: presence.live(),
+            ..presence.announcement.clone()
+        };
+        Ok(workers.values().map(announce).collect())
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
         // Looking must not make a queue: names come from outside.
-        let Some(queue) = lock(&self.0.queues).get(queue).cloned() else {
-            return Ok(Backlog::default());
-        };
-        let state = lock(&queue.state);
-        Ok(Backlog {
-            waiting: state.waiting.len() as u64,
-            in_flight: state.in_flight.len() as u64,
-            oldest_age: state
-                .waiting
-                .first_key_value()
-                .map_or(Duration::ZERO, |(_, oldest)| oldest.since.elapsed()),
-        })
+        let queue = lock(&self.0.queues).get(queue).cloned();
+        Ok(queue.map_or_else(Backlog::default, |queue| queue.backlog()))
+    }
+
+    async fn memory(&self) -> Result<Option<f64>, BrokerError> {
+        Ok(None)
     }
 }

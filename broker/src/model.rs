@@ -41,12 +41,18 @@ impl ModelSpec {
 }
 
 /// A worker's word that it is ready to serve a model; renewed while it lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Announcement {
     /// Who serves, as [`WorkerId`] prints.
     pub worker: String,
     /// What is served.
     pub model: ModelSpec,
+    /// Rows per second it can do in batches of `batch_limit`, as it measured; 0 before it has.
+    #[serde(default)]
+    pub capacity: f64,
+    /// The most rows it runs together: its N; 0 before it knows.
+    #[serde(default)]
+    pub batch_limit: u32,
     /// Whether the worker still lives: its latest renewal is younger than the liveness period. A
     /// model whose every worker is gone stays known, so that callers hear "no worker", not "no
     /// such model".
@@ -55,8 +61,8 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    /// `worker` serves `model`.
+    /// `worker` serves `model`; how fast, it has yet to say.
     pub fn new(worker: WorkerId, model: ModelSpec) -> Self {
-        Self { worker: worker.to_string(), model, live: true }
+        Self { worker: worker.to_string(), model, capacity: 0.0, batch_limit: 0, live: true }
     }
 }

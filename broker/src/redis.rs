@@ -5,16 +5,24 @@
 //! Replies: pub/sub, one channel per gateway boot; all of a batch's replies for one gateway are one
 //! message, sent in the same `MULTI` as the acknowledgements.
 //!
+//! Who lives renews a key that expires after three seconds. A random text, the epoch, tells whether
+//! Redis still has its data: gateways look after it, and nobody is believed dead just after it
+//! changed.
+//!
 //! Connections of one process: one link that everybody shares and that pipelines by itself
 //! (jobs, replies), one per producer for its subscription, one per consumer for its blocking
 //! reads, and a small pool for everything else. All of them come back by themselves.
 
+mod claim;
 mod connect;
 mod consumer;
+mod entries;
 mod keys;
 mod link;
 mod observer;
 mod producer;
+mod pulse;
+mod reclaim;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,14 +36,19 @@ use self::{
     connect::broker_error, consumer::RedisConsumer, link::Link, observer::RedisObserver,
     producer::RedisProducer,
 };
-use crate::{Broker, BrokerError, Consumer, GatewayId, Observer, Producer, QueueName, WorkerId};
+use crate::{
+    Broker, BrokerError, Consumer, GatewayId, Observer, Producer, QueueName, WorkerId, roles::LEASE,
+};
 
 /// How long to wait between two attempts to connect for the first time.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// A broker that lives in Redis. Clones share its connections.
 #[derive(Clone)]
-pub struct RedisBroker(Arc<Shared>);
+pub struct RedisBroker {
+    shared: Arc<Shared>,
+    lease: Duration,
+}
 
 /// What the roles of one process share.
 struct Shared {
@@ -74,18 +87,25 @@ impl RedisBroker {
         }
     }
 
+    /// The same broker, whose consumers reclaim what was held for longer than `lease` instead of
+    /// [`LEASE`].
+    #[must_use]
+    pub fn with_lease(self, lease: Duration) -> Self {
+        Self { lease, ..self }
+    }
+
     async fn try_connect(client: Client) -> Result<Self, BrokerError> {
         let pool = connect::pool(&client)?;
         let link = Link::open(client.clone()).await.map_err(broker_error)?;
         connect::refuse_eviction(&mut link.connection().await?).await?;
-        Ok(Self(Arc::new(Shared { client, pool, link })))
+        Ok(Self { shared: Arc::new(Shared { client, pool, link }), lease: LEASE })
     }
 }
 
 #[async_trait]
 impl Broker for RedisBroker {
     async fn producer(&self, gateway: GatewayId) -> Result<Arc<dyn Producer>, BrokerError> {
-        Ok(Arc::new(RedisProducer::new(Arc::clone(&self.0), gateway).await?))
+        Ok(Arc::new(RedisProducer::new(Arc::clone(&self.shared), gateway).await?))
     }
 
     async fn consumer(
@@ -93,10 +113,11 @@ impl Broker for RedisBroker {
         queue: QueueName,
         worker: WorkerId,
     ) -> Result<Arc<dyn Consumer>, BrokerError> {
-        Ok(Arc::new(RedisConsumer::new(Arc::clone(&self.0), &queue, worker).await?))
+        let shared = Arc::clone(&self.shared);
+        Ok(Arc::new(RedisConsumer::new(shared, queue, worker, self.lease).await?))
     }
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
-        Ok(Arc::new(RedisObserver::new(Arc::clone(&self.0))))
+        Ok(Arc::new(RedisObserver::new(Arc::clone(&self.shared))))
     }
 }

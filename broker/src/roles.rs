@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{Announcement, Delivery, EntryId, GatewayId, Job, QueueName, Reply, WorkerId};
+use crate::{
+    Announcement, Delivery, EntryId, GatewayId, Job, Priority, QueueName, Reply, WorkerId,
+};
 
 /// Why the broker could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,18 @@ pub trait Producer: Send + Sync {
     /// Takes a job that nobody waits for out of its queue, if no worker has claimed it yet.
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError>;
 
+    /// Which of these still stand in the queue, claimed or not; the others were answered, were
+    /// withdrawn, or the broker lost them.
+    async fn standing(
+        &self,
+        queue: &QueueName,
+        entries: &[EntryId],
+    ) -> Result<Vec<bool>, BrokerError>;
+
+    /// Whether jobs may be submitted with hope: false once the broker has been out of reach for a
+    /// second, true again as soon as it answers. Costs nothing to ask.
+    fn is_ready(&self) -> bool;
+
     /// Waits for replies to this gateway's jobs. One task calls it, again and again; it heals a
     /// broken subscription by itself and reports the gap.
     async fn receive(&self) -> Inbound;
@@ -76,22 +90,42 @@ pub trait Producer: Send + Sync {
 pub enum Inbound {
     /// Answers, at most one batch's worth.
     Replies(Vec<Reply>),
-    /// The subscription was broken and stands again: answers sent meanwhile are lost.
+    /// Jobs or answers may be lost: the subscription was broken and stands again, or the broker
+    /// lost its data, or is another one now.
     Interrupted,
 }
 
 /// A worker's side of one queue.
 #[async_trait]
 pub trait Consumer: Send + Sync {
-    /// Claims the oldest `limit` jobs or however many there are; waits up to a second for the
-    /// first, and returns nothing when none came.
+    /// Claims `limit` jobs or however many there are; waits up to a second for the first, and
+    /// returns nothing when none came.
+    ///
+    /// Where several classes wait, they share `limit` by their weights, 8 : 4 : 1, each gets at
+    /// least one place if there are enough, and what one leaves free goes to the others. The
+    /// highest class comes first, within a class the oldest.
     ///
     /// One task calls it. It must be polled to its end: a claim that is dropped halfway may leave
     /// jobs claimed by nobody.
     async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
 
+    /// Claims up to `limit` jobs that a dead worker holds, or that anybody has held unsettled for
+    /// longer than the [lease](LEASE); the oldest first, none that is held for less than half a
+    /// second. Returns at once; called about once a second.
+    ///
+    /// Returns nothing for a few seconds after the broker came back or lost its data: living
+    /// workers may not have said yet that they live.
+    async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
+
+    /// Which of these gateways live and wait for answers. In doubt they do: when the broker came
+    /// back or lost its data a moment ago.
+    async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError>;
+
     /// Sends replies and removes their jobs from the queue, all or nothing. Returns how many
-    /// replies found no gateway listening.
+    /// replies found no gateway listening. A reply that says [`Failure::Poison`] is also recorded
+    /// where the broker can keep it.
+    ///
+    /// [`Failure::Poison`]: crate::Failure::Poison
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError>;
 
     /// Gives claimed jobs back, unanswered, for another worker.
@@ -119,12 +153,22 @@ pub struct Settlement {
 /// What stands in one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Jobs that no worker has claimed.
-    pub waiting: u64,
+    /// Jobs that no worker has claimed, by class, highest first.
+    pub waiting: [u64; Priority::ALL.len()],
     /// Jobs claimed and not settled.
     pub in_flight: u64,
     /// How long the oldest waiting job has waited.
     pub oldest_age: Duration,
+    /// Jobs ever added, those handed back once more; starts anew when the broker lost its data. What
+    /// left the queue is `added - depth() - in_flight`.
+    pub added: u64,
+}
+
+impl Backlog {
+    /// Jobs of all classes that no worker has claimed.
+    pub fn depth(&self) -> u64 {
+        self.waiting.iter().sum()
+    }
 }
 
 /// Looks at queues and workers without touching them.
@@ -135,10 +179,20 @@ pub trait Observer: Send + Sync {
 
     /// What stands in a queue.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
+
+    /// How full the broker's memory is, 0 to 1; `None` if it has no limit, or does not tell.
+    async fn memory(&self) -> Result<Option<f64>, BrokerError>;
 }
 
-/// How long a worker counts as alive after it renewed its announcement.
+/// How long a worker counts as alive after it renewed its announcement, and a gateway after its
+/// last sign of life.
 pub const LIVENESS: Duration = Duration::from_secs(3);
+
+/// How long a worker may hold a job before others may reclaim it, alive or not.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// How long a job is left alone after it was claimed, even if its worker seems dead.
+pub(crate) const RECLAIM_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a claim waits for its first job. Redis hands what comes meanwhile to whoever waits,
 /// frozen or not, so the wait is short.

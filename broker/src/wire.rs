@@ -1,11 +1,11 @@
 //! The bytes of a [`Job`] in the queue and of a batch of [`Reply`]s on a reply channel.
 //!
-//! Version 1, little-endian. `varint` is LEB128, so that no count or length can overflow its
+//! Version 2, little-endian. `varint` is LEB128, so that no count or length can overflow its
 //! field; `text` is a varint length and UTF-8; a list is a varint count and its items.
 //!
 //! ```text
-//! job      version u8 · id u128 · gateway u128 · attempt u8 · ttl u32 (ms) · rows u32 · digest u64
-//!          · inputs [tensor] · outputs [text]
+//! job      version u8 · id u128 · gateway u128 · attempt u8 · priority u8 · ttl u32 (ms) · rows u32
+//!          · digest u64 · inputs [tensor] · outputs [text]
 //! replies  version u8 · [reply]
 //! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
 //!          compute_output varint (ns) · batch_rows, padded_rows varint
@@ -20,10 +20,12 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{Datatype, Failure, GatewayId, Job, Reply, ReplyError, RequestId, Tensor, Timing};
+use crate::{
+    Datatype, Failure, GatewayId, Job, Priority, Reply, ReplyError, RequestId, Tensor, Timing,
+};
 
 /// The version this program writes, and the only one it reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Marks a reply that carries outputs; every other value is a [`Failure`]'s code.
 const OUTPUTS: u8 = 0;
@@ -49,6 +51,9 @@ pub enum WireError {
     /// No datatype has this code.
     #[error("unknown datatype code {0}")]
     Datatype(u8),
+    /// No class has this code.
+    #[error("unknown priority code {0}")]
+    Priority(u8),
     /// No failure has this code.
     #[error("unknown failure code {0}")]
     Failure(u8),
@@ -72,6 +77,7 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
     out.put_u128_le(job.id.0);
     out.put_u128_le(job.gateway.0);
     out.put_u8(job.attempt);
+    out.put_u8(job.priority.code());
     out.put_u32_le(u32::try_from(job.ttl.as_millis()).unwrap_or(u32::MAX));
     out.put_u32_le(job.rows);
     out.put_u64_le(job.digest);
@@ -89,6 +95,7 @@ pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
         id: RequestId(input.u128()?),
         gateway: GatewayId(input.u128()?),
         attempt: input.u8()?,
+        priority: input.priority()?,
         ttl: Duration::from_millis(input.u32()?.into()),
         rows: input.u32()?,
         digest: input.u64()?,
@@ -313,6 +320,11 @@ impl Reader {
         let shape = self.list(Self::varint)?;
         let length = self.length()?;
         Ok(Tensor { name, datatype, shape, data: self.0.split_to(length) })
+    }
+
+    fn priority(&mut self) -> Result<Priority, WireError> {
+        let code = self.u8()?;
+        Priority::from_code(code).ok_or(WireError::Priority(code))
     }
 
     fn duration(&mut self) -> Result<Duration, WireError> {

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Broker, BrokerError, Consumer, Datatype, Delivery, GatewayId, Inbound, Job, Producer,
+    Broker, BrokerError, Consumer, Datatype, Delivery, GatewayId, Inbound, Job, Priority, Producer,
     QueueName, Reply, RequestId, Settlement, Tensor, Timing, WorkerId, redis::RedisBroker,
 };
 use batchfleet_testkit::{CuttingProxy, RedisServer};
@@ -38,6 +38,7 @@ impl Pair {
             id: RequestId::random(),
             gateway: self.gateway,
             attempt: 0,
+            priority: Priority::Default,
             ttl: Duration::from_secs(30),
             rows: 1,
             digest: 0,
@@ -259,7 +260,7 @@ async fn an_entry_that_is_no_job_is_removed_and_the_next_one_served() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
-    let key = "bf:{model:1}:q";
+    let key = "bf:{model:1}:q:default";
     for fields in [&[("j", "garbage")][..], &[("other", "x")], &[("j", "x"), ("k", "y")]] {
         redis.xadd(key, "*", fields).await.unwrap();
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use batchfleet_broker::{
-    Datatype, Failure, GatewayId, Job, Reply, ReplyError, RequestId, Tensor, Timing,
+    Datatype, Failure, GatewayId, Job, Priority, Reply, ReplyError, RequestId, Tensor, Timing,
     wire::{WireError, decode_job, decode_replies, digest, encode_job, encode_replies},
 };
 use bytes::Bytes;
@@ -23,6 +23,7 @@ fn job() -> Job {
         id: RequestId(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100),
         gateway: GatewayId(1),
         attempt: 2,
+        priority: Priority::Sheddable,
         ttl: Duration::from_secs(30),
         rows: 1,
         digest: 0x1122_3344_5566_7788,
@@ -33,10 +34,11 @@ fn job() -> Job {
 
 #[rustfmt::skip]
 const JOB: &[u8] = &[
-    1,                                                     // version
+    2,                                                     // version
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,  // id
     1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,        // gateway
     2,                                                     // attempt
+    2,                                                     // sheddable
     0x30, 0x75, 0, 0,                                      // time to live: 30000 ms
     1, 0, 0, 0,                                            // rows
     0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,        // digest
@@ -80,7 +82,7 @@ fn replies() -> Vec<Reply> {
 
 #[rustfmt::skip]
 const REPLIES: &[u8] = &[
-    1,                                                     // version
+    2,                                                     // version
     2,                                                     // two replies
         3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    //   id
         1,                                                 //   attempt
@@ -135,7 +137,8 @@ fn every_kind_of_damage_is_told_apart() {
         decode_job(bytes.into()).unwrap_err()
     };
     assert_eq!(decode_job(Bytes::new()).unwrap_err(), WireError::Truncated);
-    let (name, datatype) = (52, 53);
+    let (priority, name, datatype) = (34, 53, 54);
+    assert_eq!(job(priority, 3), WireError::Priority(3));
     assert_eq!(job(name, 0xff), WireError::NotText);
     assert_eq!(job(datatype, 99), WireError::Datatype(99));
     let longer = [JOB, &[0, 0]].concat();
@@ -143,13 +146,13 @@ fn every_kind_of_damage_is_told_apart() {
     let mut failure = REPLIES.to_vec();
     failure[REPLIES.len() - 6] = 50;
     assert_eq!(decode_replies(failure.into()).unwrap_err(), WireError::Failure(50));
-    let endless = [&JOB[..50], &[0xff; 11]].concat();
+    let endless = [&JOB[..51], &[0xff; 11]].concat();
     assert_eq!(decode_job(endless.into()).unwrap_err(), WireError::TooLarge);
 }
 
 #[test]
 fn a_huge_count_asks_for_no_memory() {
-    let greedy = [&JOB[..50], &[0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
+    let greedy = [&JOB[..51], &[0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
     assert_eq!(decode_job(greedy.into()).unwrap_err(), WireError::Truncated);
 }
 
@@ -216,12 +219,14 @@ prop_compose! {
     fn jobs()(
         (id, gateway, digest) in any::<(u128, u128, u64)>(),
         (attempt, ttl, rows) in any::<(u8, u32, u32)>(),
+        priority in 0..Priority::ALL.len(),
         inputs in tensors(),
         outputs in vec(".{0,8}", 0..4),
     ) -> Job {
         let (id, gateway) = (RequestId(id), GatewayId(gateway));
         let ttl = Duration::from_millis(ttl.into());
-        Job { id, gateway, attempt, ttl, rows, digest, inputs, outputs }
+        let priority = Priority::ALL[priority];
+        Job { id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs }
     }
 }
 
@@ -309,7 +314,7 @@ proptest! {
 
     #[test]
     fn noise_never_panics(mut noise in vec(any::<u8>(), 1..300)) {
-        noise[0] = 1;
+        noise[0] = 2;
         // Errors and lucky readings are both fine.
         drop(decode_job(noise.clone().into()));
         drop(decode_replies(noise.into()));

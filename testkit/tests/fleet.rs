@@ -136,7 +136,7 @@ async fn assert_empty(fleet: &Fleet) {
     let broker = RedisBroker::connect(&fleet.redis.url()).await.unwrap();
     let queue = QueueName::new("echo", 1);
     let backlog = broker.observer().await.unwrap().backlog(&queue).await.unwrap();
-    assert_eq!((backlog.waiting, backlog.in_flight), (0, 0));
+    assert_eq!((backlog.depth(), backlog.in_flight), (0, 0));
 }
 
 /// Keep-alive connections that have each been answered once, and now wait.

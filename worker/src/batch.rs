@@ -121,7 +121,7 @@ impl Batch {
 mod tests {
     use std::time::Duration;
 
-    use batchfleet_broker::{Datatype, EntryId, GatewayId, RequestId, Tensor};
+    use batchfleet_broker::{Datatype, EntryId, GatewayId, Priority, RequestId, Tensor};
     use proptest::prelude::*;
     use tokio::time::Instant;
 
@@ -140,15 +140,18 @@ mod tests {
             id: RequestId(index as u128),
             gateway: GatewayId(0),
             attempt: 0,
+            priority: Priority::Default,
             ttl: Duration::from_secs(1),
             rows,
             digest: 0,
             inputs: vec![input],
             outputs: Vec::new(),
         };
-        let entry = EntryId { milliseconds: 0, sequence: index as u64 };
+        let priority = Priority::Default;
+        let entry = EntryId { priority, milliseconds: 0, sequence: index as u64 };
         let now = Instant::now();
-        Delivery { entry, job, waited: Duration::ZERO, claimed_at: now, deadline: now }
+        let waited = Duration::ZERO;
+        Delivery { entry, job, deliveries: 1, waited, claimed_at: now, deadline: now }
     }
 
     fn width(delivery: &Delivery) -> u64 {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use deadpool_redis::{Manager, Pool, PoolError, Runtime};
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, RedisError, ServerErrorKind, Value,
-    aio::MultiplexedConnection,
+    aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use crate::{BrokerError, EntryId};
+use crate::BrokerError;
 
 /// How long to wait for a connection, and for the answer to a command that does not block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -60,21 +60,35 @@ pub(super) fn pool_error(error: PoolError) -> BrokerError {
     }
 }
 
+/// What Redis says about itself in these sections; `None` if we may not ask: a user without the
+/// right is a setting, not a fault.
+pub(super) async fn info(
+    connection: &mut impl ConnectionLike,
+    sections: &[&str],
+) -> Result<Option<Info>, BrokerError> {
+    match redis::cmd("INFO").arg(sections).query_async(connection).await {
+        Ok(text) => Ok(Some(Info(text))),
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(None),
+        Err(error) => Err(broker_error(error)),
+    }
+}
+
+/// An answer to `INFO`.
+pub(super) struct Info(String);
+
+impl Info {
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.0.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
+    }
+}
+
 /// Refuses a Redis that makes room by deleting: it would delete whole queues.
 pub(super) async fn refuse_eviction(
     connection: &mut MultiplexedConnection,
 ) -> Result<(), BrokerError> {
-    let info: String = match redis::cmd("INFO").arg("memory").query_async(connection).await {
-        Ok(info) => info,
-        // A user without the right to ask is a setting, not a fault.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => return Ok(()),
-        Err(error) => return Err(broker_error(error)),
-    };
-    let field = |name: &str| {
-        info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
-    };
-    match field("maxmemory_policy") {
-        Some(policy) if policy != "noeviction" && field("maxmemory") != Some("0") => {
+    let Some(info) = info(connection, &["memory"]).await? else { return Ok(()) };
+    match info.field("maxmemory_policy") {
+        Some(policy) if policy != "noeviction" && info.field("maxmemory") != Some("0") => {
             Err(BrokerError::Misconfigured(format!(
                 "Redis has maxmemory-policy {policy} and would delete queued requests when its \
                  memory is full; set maxmemory-policy to noeviction"
@@ -119,14 +133,6 @@ pub(super) fn milliseconds((seconds, microseconds): (u64, u64)) -> u64 {
 pub(super) fn into_bytes(value: Value) -> Option<Bytes> {
     match value {
         Value::BulkString(bytes) => Some(bytes.into()),
-        _ => None,
-    }
-}
-
-/// An entry's id.
-pub(super) fn entry_id(value: &Value) -> Option<EntryId> {
-    match value {
-        Value::BulkString(text) => str::from_utf8(text).ok()?.parse().ok(),
         _ => None,
     }
 }

@@ -3,10 +3,14 @@
 //! What one `MULTI` touches shares a hash tag (the part in braces), so that it lives on one node of
 //! a Redis Cluster.
 
-use crate::{GatewayId, QueueName};
+use crate::{GatewayId, Priority, QueueName};
 
-/// The consumer group of every queue.
+/// The consumer group of every stream of jobs.
 pub(super) const GROUP: &str = "workers";
+
+/// A group that never reads, for questions that Redis answers only about groups: its lag counts
+/// what was ever added, and what it can claim still stands.
+pub(super) const CENSUS: &str = "census";
 
 /// The one field of a queue's entry: the job's bytes.
 pub(super) const JOB: &str = "j";
@@ -14,14 +18,32 @@ pub(super) const JOB: &str = "j";
 /// Hash of what workers announced: worker to JSON.
 pub(super) const WORKERS: &str = "bf:{fleet}:workers";
 
-/// The stream of jobs for one model version.
-pub(super) fn queue(queue: &QueueName) -> String {
-    format!("bf:{{{queue}}}:q")
+/// Random text that stays as long as Redis keeps its data.
+pub(super) const EPOCH: &str = "bf:{fleet}:epoch";
+
+/// The streams of jobs for one model version, one per class, highest first.
+pub(super) fn queue(queue: &QueueName) -> [String; Priority::ALL.len()] {
+    Priority::ALL.map(|priority| stream(queue, priority))
+}
+
+/// The stream of jobs of one class.
+pub(super) fn stream(queue: &QueueName, priority: Priority) -> String {
+    format!("bf:{{{queue}}}:q:{priority}")
+}
+
+/// The stream of what is known about jobs that killed their workers.
+pub(super) fn dead(queue: &QueueName) -> String {
+    format!("bf:{{{queue}}}:dead")
 }
 
 /// The channel on which one boot of a gateway hears replies.
 pub(super) fn replies(gateway: GatewayId) -> String {
     format!("bf:reply:{gateway}")
+}
+
+/// The key that exists while a gateway lives.
+pub(super) fn gateway(gateway: GatewayId) -> String {
+    format!("bf:{{fleet}}:gateway:{gateway}")
 }
 
 /// The key that exists while a worker lives.

@@ -67,6 +67,10 @@ impl Line {
         }
     }
 
+    fn up(&self) -> State {
+        State::Up { since: Instant::now(), connection: self.connection.clone() }
+    }
+
     async fn ping(&self) -> Result<(), String> {
         let mut connection = self.connection.clone();
         connection.set_response_timeout(DEAF);
@@ -82,7 +86,7 @@ pub(super) struct Link {
 }
 
 enum State {
-    Up(MultiplexedConnection),
+    Up { since: Instant, connection: MultiplexedConnection },
     Down { since: Instant, why: String },
 }
 
@@ -90,7 +94,7 @@ impl Link {
     /// Connects; tries once.
     pub(super) async fn open(client: Client) -> RedisResult<Self> {
         let line = Line::open(&client, None).await?;
-        let (sender, state) = watch::channel(State::Up(line.connection.clone()));
+        let (sender, state) = watch::channel(line.up());
         Ok(Self { state, keeper: tokio::spawn(keep(client, line, sender)) })
     }
 
@@ -99,14 +103,30 @@ impl Link {
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
         let mut state = self.state.clone();
         let give_up = match &*self.state.borrow() {
-            State::Up(connection) => return Ok(connection.clone()),
+            State::Up { connection, .. } => return Ok(connection.clone()),
             State::Down { since, .. } => *since + PATIENCE,
         };
         // Its own failures (too late, keeper gone) show in the state just as well.
-        drop(timeout_at(give_up, state.wait_for(|state| matches!(state, State::Up(_)))).await);
+        drop(timeout_at(give_up, state.wait_for(|state| matches!(state, State::Up { .. }))).await);
         match &*self.state.borrow() {
-            State::Up(connection) => Ok(connection.clone()),
+            State::Up { connection, .. } => Ok(connection.clone()),
             State::Down { why, .. } => Err(BrokerError::Unreachable(why.clone())),
+        }
+    }
+
+    /// Whether callers get a connection, now or after a short wait.
+    pub(super) fn is_hopeful(&self) -> bool {
+        match &*self.state.borrow() {
+            State::Up { .. } => true,
+            State::Down { since, .. } => since.elapsed() < PATIENCE,
+        }
+    }
+
+    /// How long the connection has been up without a break; zero while it is down.
+    pub(super) fn up_for(&self) -> Duration {
+        match &*self.state.borrow() {
+            State::Up { since, .. } => since.elapsed(),
+            State::Down { .. } => Duration::ZERO,
         }
     }
 }
@@ -130,6 +150,6 @@ async fn keep(client: Client, mut line: Line, state: watch::Sender<State>) {
         state.send_replace(State::Down { since, why });
         line = Line::reopen(&client, None).await;
         tracing::info!(seconds = since.elapsed().as_secs_f64(), "found Redis again");
-        state.send_replace(State::Up(line.connection.clone()));
+        state.send_replace(line.up());
     }
 }

@@ -4,17 +4,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{
-    Pipeline, RedisError, Value,
+    FromRedisValue, Pipeline, RedisError, Value,
+    aio::ConnectionLike,
     streams::{StreamInfoGroup, StreamInfoGroupsReply},
 };
 
 use super::{
     Shared,
-    connect::{broker_error, entry_id, milliseconds, nonsense, pool_error},
+    connect::{broker_error, info, milliseconds, pool_error},
     consumer::Renewal,
+    entries::parse_id,
     keys,
 };
-use crate::{Announcement, Backlog, BrokerError, Observer, QueueName, roles::REMEMBERED};
+use crate::{Announcement, Backlog, BrokerError, Observer, Priority, QueueName, roles::REMEMBERED};
 
 pub(super) struct RedisObserver {
     shared: Arc<Shared>,
@@ -64,48 +66,112 @@ impl Observer for RedisObserver {
         Ok(known.into_iter().zip(live).map(announce).collect())
     }
 
-    /// Never asks for the group's `lag`: Redis loses count as soon as a waiting entry is deleted.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
-        let queue = keys::queue(queue);
+        let streams = keys::queue(queue);
         let mut connection = self.connection().await?;
-        let looked: Result<(u64, StreamInfoGroupsReply, (u64, u64)), _> = Pipeline::new()
-            .cmd("XLEN")
-            .arg(&queue)
-            .cmd("XINFO")
-            .arg("GROUPS")
-            .arg(&queue)
-            .cmd("TIME")
-            .query_async(&mut connection)
-            .await;
-        let (length, groups, time) = match looked {
-            Ok(looked) => looked,
-            Err(error) if no_such_key(&error) => return Ok(Backlog::default()),
-            Err(error) => return Err(broker_error(error)),
-        };
-        let group = groups.groups.into_iter().find(|group| group.name == keys::GROUP);
-        let StreamInfoGroup { pending, last_delivered_id, .. } = group.unwrap_or_default();
-        let in_flight = pending as u64;
-        let waiting = length.saturating_sub(in_flight);
-        let mut backlog = Backlog { waiting, in_flight, oldest_age: Duration::ZERO };
-        if waiting > 0 {
-            let after = if last_delivered_id.is_empty() { "0-0" } else { &last_delivered_id };
-            let oldest: Vec<(Value, Value)> = redis::cmd("XRANGE")
-                .arg(&queue)
-                .arg(format!("({after}"))
-                .arg("+")
-                .arg("COUNT")
-                .arg(1)
-                .query_async(&mut connection)
-                .await
-                .map_err(broker_error)?;
-            if let Some((id, _)) = oldest.first() {
-                let id = entry_id(id).ok_or_else(|| nonsense("XRANGE"))?;
-                let age = milliseconds(time).saturating_sub(id.milliseconds);
-                backlog.oldest_age = Duration::from_millis(age);
-            }
+        let (looks, now) = look(&mut *connection, &streams).await.map_err(broker_error)?;
+        let mut backlog = Backlog::default();
+        for (class, (stream, look)) in streams.iter().zip(looks).enumerate() {
+            let Some(look) = look else { continue };
+            backlog.waiting[class] = look.waiting();
+            backlog.in_flight += look.workers.pending as u64;
+            let (oldest, added) =
+                look_closer(&mut *connection, stream, &look).await.map_err(broker_error)?;
+            let age = |oldest: u64| Duration::from_millis(now.saturating_sub(oldest));
+            backlog.oldest_age = backlog.oldest_age.max(oldest.map_or(Duration::ZERO, age));
+            backlog.added += added;
         }
         Ok(backlog)
     }
+
+    async fn memory(&self) -> Result<Option<f64>, BrokerError> {
+        let Some(info) = info(&mut *self.connection().await?, &["memory"]).await? else {
+            return Ok(None);
+        };
+        let field = |name| info.field(name)?.parse::<f64>().ok();
+        let limited = field("used_memory").zip(field("maxmemory")).filter(|(_, most)| *most > 0.0);
+        Ok(limited.map(|(used, most)| used / most))
+    }
+}
+
+/// The stream of one class, as it was.
+struct Look {
+    length: u64,
+    workers: StreamInfoGroup,
+    /// Entries ever added, if the census tells.
+    added: Option<u64>,
+}
+
+impl Look {
+    /// Never the group's own `lag`: Redis loses count as soon as a waiting entry is deleted.
+    fn waiting(&self) -> u64 {
+        self.length.saturating_sub(self.workers.pending as u64)
+    }
+}
+
+/// Looks at streams, `None` for one that does not exist; and Redis's clock in milliseconds.
+async fn look(
+    connection: &mut impl ConnectionLike,
+    streams: &[String],
+) -> Result<(Vec<Option<Look>>, u64), RedisError> {
+    let mut commands = Pipeline::new();
+    for stream in streams {
+        commands.cmd("XLEN").arg(stream).cmd("XINFO").arg("GROUPS").arg(stream);
+    }
+    let mut answers: Vec<Value> =
+        commands.cmd("TIME").ignore_errors().query_async(connection).await?;
+    let now = milliseconds(parse(answers.pop().unwrap_or(Value::Nil))?);
+    let mut looks = Vec::with_capacity(streams.len());
+    let mut answers = answers.into_iter();
+    while let (Some(length), Some(groups)) = (answers.next(), answers.next()) {
+        let length = parse(length)?;
+        looks.push(match parse::<StreamInfoGroupsReply>(groups) {
+            Err(error) if no_such_key(&error) => None,
+            groups => {
+                let groups = groups?.groups;
+                let group = |name| groups.iter().find(|group| group.name == name).cloned();
+                // Redis 8 says 0 of every empty stream.
+                let added = group(keys::CENSUS).filter(|_| length > 0).and_then(|group| group.lag);
+                let workers = group(keys::GROUP).unwrap_or_default();
+                Some(Look { length, workers, added: added.map(|added| added as u64) })
+            }
+        });
+    }
+    Ok((looks, now))
+}
+
+/// When the oldest waiting entry was added, in milliseconds, and how many ever were.
+async fn look_closer(
+    connection: &mut impl ConnectionLike,
+    stream: &str,
+    look: &Look,
+) -> Result<(Option<u64>, u64), RedisError> {
+    let mut oldest = None;
+    if look.waiting() > 0 {
+        let last = &look.workers.last_delivered_id;
+        let after = if last.is_empty() { "0-0" } else { last };
+        let mut range = redis::cmd("XRANGE");
+        range.arg(stream).arg(format!("({after}")).arg("+").arg("COUNT").arg(1);
+        let entries: Vec<(String, Value)> = range.query_async(connection).await?;
+        oldest = entries.first().and_then(|(id, _)| parse_id(id, Priority::Default));
+    }
+    let added = match look.added {
+        Some(added) => added,
+        // Also shows two entries: not what to ask every time.
+        None => {
+            let info = redis::cmd("XINFO").arg("STREAM").arg(stream).query_async(connection).await;
+            let info: HashMap<String, Value> = match info {
+                Err(error) if no_such_key(&error) => HashMap::new(),
+                info => info?,
+            };
+            info.get("entries-added").cloned().map_or(Ok(0), parse)?
+        }
+    };
+    Ok((oldest.map(|id| id.milliseconds), added))
+}
+
+fn parse<T: FromRedisValue>(value: Value) -> Result<T, RedisError> {
+    Ok(redis::from_redis_value(value.extract_error()?)?)
 }
 
 /// Who is still worth knowing, and who has been silent for too long.

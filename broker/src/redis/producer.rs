@@ -1,31 +1,68 @@
 //! A gateway's side: jobs out, replies in.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
-use redis::{Cmd, PushInfo, PushKind, RedisWrite, Value};
+use redis::{
+    Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisWrite, Value, aio::ConnectionLike,
+};
 use tokio::sync::Mutex;
 
 use super::{
     Shared,
-    connect::{broker_error, entry_id, into_bytes, nonsense},
+    connect::{broker_error, into_bytes, nonsense, pool_error, server_code},
+    consumer::create_census,
+    entries::{entry_id, id_text, parse_id},
     keys,
     link::Line,
+    pulse::Pulse,
 };
-use crate::{BrokerError, EntryId, GatewayId, Inbound, Job, Producer, QueueName, wire};
+use crate::{BrokerError, EntryId, GatewayId, Inbound, Job, Priority, Producer, QueueName, wire};
+
+/// How many entries are looked up at a time: Redis does nothing else meanwhile.
+const SLICE: usize = 200;
 
 pub(super) struct RedisProducer {
     shared: Arc<Shared>,
     channel: String,
     /// `None` between the loss of one subscription and the next.
     subscription: Mutex<Option<Line>>,
+    pulse: Pulse,
 }
 
 impl RedisProducer {
     pub(super) async fn new(shared: Arc<Shared>, gateway: GatewayId) -> Result<Self, BrokerError> {
         let channel = keys::replies(gateway);
         let line = Line::open(&shared.client, Some(&channel)).await.map_err(broker_error)?;
-        Ok(Self { shared, channel, subscription: Mutex::new(Some(line)) })
+        // Felt once the subscription stands: what is lost from now on is noticed.
+        let pulse = Pulse::start(Arc::clone(&shared), gateway).await?;
+        Ok(Self { shared, channel, subscription: Mutex::new(Some(line)), pulse })
+    }
+}
+
+/// Which of these entries stand in the stream, without reading them: Redis tells by letting the
+/// census claim them, and forgets that at once.
+async fn stand(
+    connection: &mut impl ConnectionLike,
+    stream: &str,
+    ids: &[String],
+) -> Result<Vec<String>, RedisError> {
+    let mut census = Pipeline::new();
+    census.atomic().cmd("XCLAIM").arg(stream).arg(keys::CENSUS).arg(keys::CENSUS);
+    census.arg(0).arg(ids).arg("FORCE").arg("JUSTID");
+    census.cmd("XACK").arg(stream).arg(keys::CENSUS).arg(ids).ignore();
+    match census.query_async(connection).await {
+        Ok((standing,)) => Ok(standing),
+        Err(error) if server_code(&error).as_deref() == Some("NOGROUP") => {
+            match create_census(stream).exec_async(connection).await {
+                Err(error) if server_code(&error).as_deref() != Some("BUSYGROUP") => {
+                    // There is no such stream, so nothing stands in it.
+                    if error.is_io_error() { Err(error) } else { Ok(Vec::new()) }
+                }
+                _ => census.query_async(connection).await.map(|(standing,)| standing),
+            }
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -34,12 +71,12 @@ impl Producer for RedisProducer {
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
         let size = wire::job_size_hint(job);
         let mut add = Cmd::with_capacity(5, size + 128);
-        add.arg("XADD").arg(keys::queue(queue)).arg("*").arg(keys::JOB);
+        add.arg("XADD").arg(keys::stream(queue, job.priority)).arg("*").arg(keys::JOB);
         // Straight into the command: the tensors are copied once.
         wire::write_job(&mut add.bufmut_for_next_arg(size), job);
         let mut connection = self.shared.link.connection().await?;
         let entry = connection.send_packed_command(&add).await.and_then(Value::extract_error);
-        entry_id(&entry.map_err(broker_error)?).ok_or_else(|| nonsense("XADD"))
+        entry_id(&entry.map_err(broker_error)?, job.priority).ok_or_else(|| nonsense("XADD"))
     }
 
     /// Deletes it claimed or not: whoever holds it does not look into the stream again, and
@@ -47,11 +84,34 @@ impl Producer for RedisProducer {
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError> {
         let mut connection = self.shared.link.connection().await?;
         redis::cmd("XDEL")
-            .arg(keys::queue(queue))
-            .arg(entry.to_string())
+            .arg(keys::stream(queue, entry.priority))
+            .arg(id_text(entry))
             .exec_async(&mut connection)
             .await
             .map_err(broker_error)
+    }
+
+    async fn standing(
+        &self,
+        queue: &QueueName,
+        entries: &[EntryId],
+    ) -> Result<Vec<bool>, BrokerError> {
+        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut standing = HashSet::with_capacity(entries.len());
+        for class in Priority::ALL {
+            let of_class = entries.iter().filter(|entry| entry.priority == class);
+            let ids: Vec<_> = of_class.copied().map(id_text).collect();
+            let stream = keys::stream(queue, class);
+            for ids in ids.chunks(SLICE) {
+                let ids = stand(&mut *connection, &stream, ids).await.map_err(broker_error)?;
+                standing.extend(ids.iter().filter_map(|id| parse_id(id, class)));
+            }
+        }
+        Ok(entries.iter().map(|entry| standing.contains(entry)).collect())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.pulse.is_steady() && self.shared.link.is_hopeful()
     }
 
     async fn receive(&self) -> Inbound {
@@ -61,9 +121,15 @@ impl Producer for RedisProducer {
                 let line = Line::reopen(&self.shared.client, Some(&self.channel)).await;
                 *subscription = Some(line);
                 tracing::info!("receiving replies again");
+                // One gap, told once, even if Redis lost its data as well.
+                self.pulse.catch_up().await;
                 return Inbound::Interrupted;
             };
-            match line.next().await {
+            let pushed = tokio::select! {
+                pushed = line.next() => pushed,
+                () = self.pulse.changed() => return Inbound::Interrupted,
+            };
+            match pushed {
                 Ok(push) => {
                     if let Some(inbound) = read_push(push) {
                         return inbound;

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
     Broker, Consumer, Datatype, Delivery, EntryId, GatewayId, Inbound, Job, ModelSpec, Observer,
-    Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, WorkerId,
-    memory::MemoryBroker, redis::RedisBroker, wire,
+    Priority, Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing,
+    WorkerId, memory::MemoryBroker, redis::RedisBroker, wire,
 };
 use batchfleet_testkit::RedisServer;
 use tokio::time::timeout;
@@ -76,6 +76,7 @@ impl Gateway {
             id: RequestId::random(),
             gateway: self.id,
             attempt: 0,
+            priority: Priority::Default,
             ttl: Duration::from_secs(30),
             rows: 1,
             digest: wire::digest(&inputs),

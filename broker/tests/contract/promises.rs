@@ -97,19 +97,20 @@ pub(crate) async fn settling_empties_the_queue_and_the_backlog_tells_every_step(
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let observer = observer(broker).await;
     let backlog = async || {
-        let Backlog { waiting, in_flight, .. } = observer.backlog(&queue()).await.unwrap();
-        (waiting, in_flight)
+        let backlog = observer.backlog(&queue()).await.unwrap();
+        (backlog.depth(), backlog.in_flight, backlog.added)
     };
-    assert_eq!(backlog().await, (0, 0));
+    assert_eq!(backlog().await, (0, 0, 0));
     gateway.submit(5).await;
-    assert_eq!(backlog().await, (5, 0));
+    assert_eq!(backlog().await, (5, 0, 5));
     let batch = worker.claim(2).await.unwrap();
-    assert_eq!(backlog().await, (3, 2));
+    assert_eq!(backlog().await, (3, 2, 5));
     worker.settle(echoes(batch)).await.unwrap();
-    assert_eq!(backlog().await, (3, 0));
+    assert_eq!(backlog().await, (3, 0, 5));
     let batch = worker.claim(5).await.unwrap();
     worker.settle(echoes(batch)).await.unwrap();
-    assert_eq!(observer.backlog(&queue()).await.unwrap(), Backlog::default());
+    let empty = Backlog { added: 5, ..Backlog::default() };
+    assert_eq!(observer.backlog(&queue()).await.unwrap(), empty);
 }
 
 pub(crate) async fn the_age_of_the_oldest_waiting_job_is_told(broker: &dyn Broker) {
@@ -175,7 +176,7 @@ pub(crate) async fn withdrawing_a_claimed_job_leaves_it_to_its_worker(broker: &d
     worker.settle(echoes(batch)).await.unwrap();
     assert_eq!(gateway.receive().await.len(), 1);
     let backlog = observer(broker).await.backlog(&queue()).await.unwrap();
-    assert_eq!(backlog, Backlog::default());
+    assert_eq!((backlog.depth(), backlog.in_flight), (0, 0));
 }
 
 pub(crate) async fn jobs_handed_back_are_claimed_again_in_order(broker: &dyn Broker) {
@@ -185,7 +186,7 @@ pub(crate) async fn jobs_handed_back_are_claimed_again_in_order(broker: &dyn Bro
     let batch = one.claim(10).await.unwrap();
     one.hand_back(batch).await.unwrap();
     let backlog = observer(broker).await.backlog(&queue()).await.unwrap();
-    assert_eq!((backlog.waiting, backlog.in_flight), (4, 0));
+    assert_eq!((backlog.depth(), backlog.in_flight), (4, 0));
     assert_eq!(markers(&other.claim(10).await.unwrap()), [0, 1, 2, 3]);
 }
 
@@ -300,6 +301,6 @@ pub(crate) async fn a_job_that_came_before_any_worker_is_claimed(broker: &dyn Br
     let gateway = Gateway::new(broker).await;
     gateway.submit(2).await;
     let backlog = observer(broker).await.backlog(&queue()).await.unwrap();
-    assert_eq!((backlog.waiting, backlog.in_flight), (2, 0));
+    assert_eq!((backlog.depth(), backlog.in_flight), (2, 0));
     assert_eq!(markers(&worker(broker).await.claim(10).await.unwrap()), [0, 1]);
 }

@@ -7,8 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, Backlog, Broker, BrokerError, Datatype, GatewayId, Inbound, Job, Producer,
-    QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, WorkerId, memory::MemoryBroker,
+    Announcement, Backlog, Broker, BrokerError, Datatype, GatewayId, Inbound, Job, Priority,
+    Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, WorkerId,
+    memory::MemoryBroker,
 };
 use batchfleet_policy::BatchMode;
 use prometheus::Registry;
@@ -93,6 +94,7 @@ impl Bench {
             id: RequestId::random(),
             gateway: self.gateway,
             attempt: 0,
+            priority: Priority::Default,
             ttl,
             rows,
             digest: 0,
@@ -167,7 +169,7 @@ async fn nothing_is_claimed_while_a_long_batch_runs() {
     bench.ran.recv().await.unwrap();
     bench.submit_rows(&[1, 1]).await;
     sleep(RUN / 2).await;
-    assert_eq!((bench.backlog().await.waiting, bench.backlog().await.in_flight), (2, 1));
+    assert_eq!((bench.backlog().await.depth(), bench.backlog().await.in_flight), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,7 +302,7 @@ async fn shutdown_answers_the_running_batch_and_leaves_the_rest_to_others() {
     assert_eq!(bench.metrics.jobs(Outcome::Ok).get(), 1);
     assert_eq!(bench.metrics.jobs(Outcome::HandedBack).get(), 1);
     let backlog = bench.broker.observer().await.unwrap().backlog(&queue()).await.unwrap();
-    assert_eq!((backlog.waiting, backlog.in_flight), (3, 0));
+    assert_eq!((backlog.depth(), backlog.in_flight), (3, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,7 +312,7 @@ async fn an_engine_that_is_gone_ends_the_pipeline_and_its_jobs_go_to_others() {
     let ended = bench.pipeline.await.unwrap();
     assert!(matches!(ended, Err(WorkerError::EngineGone(_))));
     let backlog = bench.broker.observer().await.unwrap().backlog(&queue()).await.unwrap();
-    assert_eq!((backlog.waiting, backlog.in_flight), (1, 0));
+    assert_eq!((backlog.depth(), backlog.in_flight), (1, 0));
 }
 
 /// A consumer whose first so many claims and settlements fail.
@@ -333,6 +335,14 @@ impl Consumer for Shaky {
     async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         Self::shake(&self.claims)?;
         self.consumer.claim(limit).await
+    }
+
+    async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        self.consumer.reclaim(limit).await
+    }
+
+    async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
+        self.consumer.gateways_alive(gateways).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {

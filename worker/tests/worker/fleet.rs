@@ -5,7 +5,7 @@
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Broker, Datatype, GatewayId, Inbound, Job, Producer, QueueName, Reply, RequestId, Tensor,
+    Broker, Datatype, GatewayId, Inbound, Job, Priority, Producer, QueueName, Reply, RequestId, Tensor,
     memory::MemoryBroker,
 };
 use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerSettings};
@@ -98,6 +98,7 @@ impl Caller {
             id: RequestId::random(),
             gateway: self.gateway,
             attempt: 0,
+            priority: Priority::Default,
             ttl: Duration::from_mins(1),
             rows,
             digest: 7,

@@ -1,0 +1,175 @@
+//! One queue in memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Mutex,
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::lock;
+use crate::{
+    Backlog, Delivery, EntryId, Job, Priority, WorkerId, roles::RECLAIM_AFTER, share::share,
+};
+
+/// One queue. In each class jobs stand in the order of their ids, which is the order they came in,
+/// so that a job handed back takes its old place.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// Told when jobs wait.
+    pub(super) filled: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: [BTreeMap<EntryId, Waiting>; Priority::ALL.len()],
+    held: HashMap<EntryId, Held>,
+    added: u64,
+    /// Counts claims.
+    turn: usize,
+}
+
+struct Waiting {
+    job: Job,
+    since: Instant,
+}
+
+/// A claimed job, kept in case its worker dies.
+struct Held {
+    waiting: Waiting,
+    worker: WorkerId,
+    claimed_at: Instant,
+    deliveries: u32,
+}
+
+impl Held {
+    fn delivery(&self, entry: EntryId) -> Delivery {
+        let Waiting { job, since } = &self.waiting;
+        Delivery {
+            entry,
+            job: job.clone(),
+            deliveries: self.deliveries,
+            waited: self.claimed_at - *since,
+            claimed_at: self.claimed_at,
+            deadline: *since + job.ttl,
+        }
+    }
+}
+
+impl Queue {
+    /// Adds a job, unless `max_waiting` wait already. Ids count milliseconds since `started`.
+    pub(super) fn add(&self, job: Job, max_waiting: usize, started: Instant) -> Option<EntryId> {
+        let since = Instant::now();
+        let mut state = lock(&self.state);
+        if state.waiting.iter().map(BTreeMap::len).sum::<usize>() >= max_waiting {
+            return None;
+        }
+        let priority = job.priority;
+        let milliseconds = u64::try_from((since - started).as_millis()).unwrap_or(u64::MAX);
+        let entry = EntryId { priority, milliseconds, sequence: state.added };
+        state.added += 1;
+        state.waiting[priority as usize].insert(entry, Waiting { job, since });
+        drop(state);
+        self.filled.notify_one();
+        Some(entry)
+    }
+
+    /// Removes a job that nobody has claimed.
+    pub(super) fn withdraw(&self, entry: EntryId) {
+        lock(&self.state).waiting[entry.priority as usize].remove(&entry);
+    }
+
+    /// Which of these wait or are held.
+    pub(super) fn standing(&self, entries: &[EntryId]) -> Vec<bool> {
+        let state = lock(&self.state);
+        let stands = |entry: &EntryId| {
+            state.held.contains_key(entry)
+                || state.waiting[entry.priority as usize].contains_key(entry)
+        };
+        entries.iter().map(stands).collect()
+    }
+
+    /// Claims what waits, without waiting for it.
+    pub(super) fn claim(&self, worker: WorkerId, limit: usize) -> Vec<Delivery> {
+        let claimed_at = Instant::now();
+        let state = &mut *lock(&self.state);
+        let shares = share(limit, state.waiting.each_ref().map(BTreeMap::len), state.turn);
+        state.turn = state.turn.wrapping_add(1);
+        let mut deliveries = Vec::with_capacity(shares.iter().sum());
+        for (waiting, share) in state.waiting.iter_mut().zip(shares) {
+            for _ in 0..share {
+                let Some((entry, waiting)) = waiting.pop_first() else { break };
+                let held = Held { waiting, worker, claimed_at, deliveries: 1 };
+                deliveries.push(held.delivery(entry));
+                state.held.insert(entry, held);
+            }
+        }
+        if state.waiting.iter().any(|waiting| !waiting.is_empty()) {
+            // One wake-up may stand for many jobs: pass it on.
+            self.filled.notify_one();
+        }
+        deliveries
+    }
+
+    /// Claims what `dead` workers hold, or anybody for longer than `lease`, oldest first.
+    pub(super) fn reclaim(
+        &self,
+        worker: WorkerId,
+        limit: usize,
+        lease: Duration,
+        dead: impl Fn(WorkerId) -> bool,
+    ) -> Vec<Delivery> {
+        let claimed_at = Instant::now();
+        let mut state = lock(&self.state);
+        let overdue = |held: &Held| {
+            let age = claimed_at - held.claimed_at;
+            age >= lease || (age >= RECLAIM_AFTER && dead(held.worker))
+        };
+        let mut overdue: Vec<_> = state.held.iter_mut().filter(|(_, held)| overdue(held)).collect();
+        overdue.sort_by_key(|(entry, _)| (entry.milliseconds, entry.sequence));
+        overdue.truncate(limit);
+        let reclaim = |(&entry, held): (&EntryId, &mut Held)| {
+            held.worker = worker;
+            held.claimed_at = claimed_at;
+            held.deliveries += 1;
+            held.delivery(entry)
+        };
+        overdue.into_iter().map(reclaim).collect()
+    }
+
+    /// Removes claimed jobs for good.
+    pub(super) fn remove(&self, entries: impl Iterator<Item = EntryId>) {
+        let mut state = lock(&self.state);
+        for entry in entries {
+            state.held.remove(&entry);
+        }
+    }
+
+    /// Puts claimed jobs back where they stood, if they are still held.
+    pub(super) fn hand_back(&self, deliveries: Vec<Delivery>) {
+        let mut state = lock(&self.state);
+        for Delivery { entry, .. } in deliveries {
+            if let Some(Held { waiting, .. }) = state.held.remove(&entry) {
+                state.waiting[entry.priority as usize].insert(entry, waiting);
+            }
+        }
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    pub(super) fn backlog(&self) -> Backlog {
+        let state = lock(&self.state);
+        let oldest = state.waiting.iter().filter_map(BTreeMap::first_key_value);
+        Backlog {
+            waiting: state.waiting.each_ref().map(|waiting| waiting.len() as u64),
+            in_flight: state.held.len() as u64,
+            oldest_age: oldest
+                .map(|(_, waiting)| waiting.since.elapsed())
+                .max()
+                .unwrap_or_default(),
+            added: state.added,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! How the classes of a queue share one claim.
+
+use crate::Priority;
+
+/// Places per class of every 13 where all classes wait.
+const WEIGHTS: [usize; Priority::ALL.len()] = [8, 4, 1];
+
+/// How many of `limit` places each class gets, by the number of jobs that wait in each.
+///
+/// By weight, but at least one where something waits, and never more than waits: what a class
+/// leaves free goes to the others. Where there are not enough places for one each, `turn`, which
+/// counts claims, decides whose is first, by weight as well: nobody starves.
+pub(crate) fn share(
+    limit: usize,
+    waiting: [usize; Priority::ALL.len()],
+    turn: usize,
+) -> [usize; Priority::ALL.len()] {
+    let mut shares = [0; Priority::ALL.len()];
+    let mut left = limit;
+    for class in [first(turn), 0, 1, 2] {
+        if left > 0 && waiting[class] > 0 && shares[class] == 0 {
+            shares[class] = 1;
+            left -= 1;
+        }
+    }
+    // Place by place to the class that is furthest below its weight; the highest wins a draw.
+    for _ in 0..left {
+        let hungry = (0..WEIGHTS.len()).filter(|&class| shares[class] < waiting[class]);
+        let next = hungry.reduce(|best, class| {
+            let further = WEIGHTS[class] * (shares[best] + 1) > WEIGHTS[best] * (shares[class] + 1);
+            if further { class } else { best }
+        });
+        let Some(class) = next else { break };
+        shares[class] += 1;
+    }
+    shares
+}
+
+/// The class whose turn it is: each comes as often as it weighs, well mixed.
+fn first(turn: usize) -> usize {
+    match (turn % 13) * 5 % 13 {
+        0..8 => 0,
+        8..12 => 1,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn classes_share_by_weight_and_none_is_left_out() {
+        const MANY: usize = 1000;
+        for (limit, waiting, shares) in [
+            (13, [MANY; 3], [8, 4, 1]),
+            (26, [MANY; 3], [16, 8, 2]),
+            (32, [0, MANY, 0], [0, 32, 0]),
+            (12, [MANY, MANY, 0], [8, 4, 0]),
+            (32, [1, MANY, 1], [1, 30, 1]),
+            (13, [3, MANY, MANY], [3, 8, 2]),
+            (3, [MANY; 3], [1, 1, 1]),
+            (2, [MANY; 3], [1, 1, 0]),
+            (1, [MANY; 3], [1, 0, 0]),
+            (1, [0, 0, MANY], [0, 0, 1]),
+            (9, [1, 2, 3], [1, 2, 3]),
+            (0, [MANY; 3], [0, 0, 0]),
+        ] {
+            assert_eq!(share(limit, waiting, 0), shares, "{limit} of {waiting:?}");
+        }
+    }
+
+    #[test]
+    fn single_places_go_round_by_weight() {
+        let mut served = [0; 3];
+        for turn in 0..13 {
+            let shares = share(1, [9; 3], turn);
+            served.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share);
+        }
+        assert_eq!(served, WEIGHTS);
+    }
+
+    proptest! {
+        #[test]
+        fn no_place_is_wasted_and_nobody_gets_more_than_waits(
+            limit in 0_usize..100,
+            waiting: [u8; 3],
+            turn: usize,
+        ) {
+            let waiting = waiting.map(usize::from);
+            let shares = share(limit, waiting, turn);
+            prop_assert_eq!(shares.iter().sum::<usize>(), limit.min(waiting.iter().sum()));
+            for (share, waiting) in shares.into_iter().zip(waiting) {
+                prop_assert!(share <= waiting);
+                prop_assert!(share > 0 || waiting == 0 || limit < 3);
+            }
+        }
+    }
+}
