@@ -2,14 +2,20 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use actix_web::{App, HttpServer, dev::Server, web::Data};
+use actix_web::{
+    App, HttpServer,
+    dev::{Server, Service},
+    http::ConnectionType,
+    web::Data,
+};
 use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer};
 use batchfleet_service::Process;
 use tokio::{
     sync::Notify,
     task::JoinSet,
-    time::{Duration, Instant, MissedTickBehavior, interval},
+    time::{Duration, Instant, MissedTickBehavior, interval, sleep},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
@@ -67,11 +73,12 @@ impl Gateway {
         let metrics = GatewayMetrics::register(&process.registry)?;
         let producer = broker.producer(id).await?;
         let observer = broker.observer().await?;
+        let draining = CancellationToken::new();
         let dispatcher = Arc::new(Dispatcher::new(
             id,
             producer,
             settings.max_in_flight,
-            process.shutdown.clone(),
+            draining.clone(),
             metrics.clone(),
         ));
         let api = Data::new(Api {
@@ -92,7 +99,8 @@ impl Gateway {
         tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
-        let (server, address) = listen(settings, api, process)?;
+        let going = going(settings.lame_duck, process.shutdown.clone(), draining);
+        let (server, address) = listen(settings, api, process.shutdown.clone(), going)?;
         info!(%address, port_name = "http", gateway = %id, "listening");
         process.readiness.ready();
         Ok(Self { server, address, tasks })
@@ -115,22 +123,44 @@ impl Gateway {
     }
 }
 
+/// Ends when the listener should close: some time after the signal to stop. Until then this gateway
+/// serves as before, but is not ready, and closes each connection after its next answer, so that
+/// clients and load balancers move on without an error.
+async fn going(lame_duck: Duration, shutdown: CancellationToken, draining: CancellationToken) {
+    shutdown.cancelled().await;
+    sleep(lame_duck).await;
+    draining.cancel();
+}
+
 fn listen(
     settings: &GatewaySettings,
     api: Data<Api>,
-    process: &Process,
+    shutdown: CancellationToken,
+    going: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(Server, SocketAddr), StartError> {
     let failed = |error| StartError::Listen(settings.listen, error);
-    let shutdown = process.shutdown.clone();
-    let mut server =
-        HttpServer::new(move || App::new().app_data(api.clone()).configure(http::routes))
-            .backlog(ACCEPT_BACKLOG)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
-            .tcp_nodelay(true)
-            .disable_signals()
-            .shutdown_signal(async move { shutdown.cancelled().await })
-            .shutdown_timeout(settings.max_deadline.as_secs());
+    let mut server = HttpServer::new(move || {
+        let shutdown = shutdown.clone();
+        App::new().app_data(api.clone()).configure(http::routes).wrap_fn(move |request, service| {
+            let last = shutdown.is_cancelled();
+            let answered = service.call(request);
+            async move {
+                let mut response = answered.await?;
+                if last {
+                    let head = response.response_mut().head_mut();
+                    head.set_connection_type(ConnectionType::Close);
+                }
+                Ok(response)
+            }
+        })
+    })
+    .backlog(ACCEPT_BACKLOG)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
+    .tcp_nodelay(true)
+    .disable_signals()
+    .shutdown_signal(going)
+    .shutdown_timeout(settings.max_deadline.as_secs());
     if let Some(threads) = settings.http_threads {
         server = server.workers(threads);
     }

@@ -60,6 +60,17 @@ pub struct GatewaySettings {
     )]
     pub max_deadline: Duration,
 
+    /// How long new requests are still served after the signal to stop, while load balancers learn
+    /// that this gateway is going
+    #[arg(
+        long,
+        env = "BATCHFLEET_LAME_DUCK",
+        default_value = "5s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub lame_duck: Duration,
+
     /// The most requests that may be in flight; more are refused with 503
     #[arg(long, env = "BATCHFLEET_MAX_IN_FLIGHT", default_value_t = 16_384, value_name = "N")]
     pub max_in_flight: usize,

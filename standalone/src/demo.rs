@@ -110,6 +110,7 @@ async fn serve(
         http_threads: None,
         deadline: Duration::from_secs(30),
         max_deadline: Duration::from_mins(2),
+        lame_duck: Duration::ZERO,
         max_in_flight: demo.users.max(1024),
         max_body: 1 << 20,
     };

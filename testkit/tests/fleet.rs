@@ -97,8 +97,13 @@ async fn a_worker_that_is_asked_to_stop_costs_no_request() {
 
 #[tokio::test]
 async fn a_gateway_that_is_asked_to_stop_answers_what_it_accepted() {
-    let mut fleet =
-        Fleet::start(FleetPlan { batch_ms: 200, ..FleetPlan::default() }).await.unwrap();
+    let mut fleet = Fleet::start(FleetPlan {
+        gateway_flags: &["--lame-duck", "0s"],
+        batch_ms: 200,
+        ..FleetPlan::default()
+    })
+    .await
+    .unwrap();
     let load = tokio::spawn(run(plan(&fleet, 5, Length::Requests(5))));
     let mut gateway = fleet.gateways.remove(0);
     while metric(&gateway, "batchfleet_gateway_accepted_total").await.unwrap() < 4.5 {
