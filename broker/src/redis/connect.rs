@@ -119,6 +119,13 @@ pub(super) fn server_code(error: &RedisError) -> Option<String> {
     errors.first().map(|(_, error)| error.code().to_owned())
 }
 
+/// Whether it says that a key does not exist.
+pub(super) fn no_such_key(error: &RedisError) -> bool {
+    error.clone().into_server_errors().is_some_and(|errors| {
+        errors.iter().any(|(_, error)| error.details().is_some_and(|text| text == "no such key"))
+    })
+}
+
 /// An answer that makes no sense.
 pub(super) fn nonsense(command: &str) -> BrokerError {
     BrokerError::Refused(format!("Redis gave an answer to {command} that makes no sense"))

@@ -222,10 +222,8 @@ impl Consumer for RedisConsumer {
         // just when the queue is full.
         let mut prolong = redis::cmd("PEXPIRE");
         prolong.arg(live).arg(life);
-        match prolong.query_async(&mut connection).await.map_err(broker_error)? {
-            true => Ok(()),
-            false => renewed,
-        }
+        let prolonged = prolong.query_async(&mut connection).await.map_err(broker_error)?;
+        if prolonged { Ok(()) } else { renewed }
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {

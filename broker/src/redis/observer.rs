@@ -11,7 +11,7 @@ use redis::{
 
 use super::{
     Shared,
-    connect::{broker_error, info, milliseconds, pool_error},
+    connect::{broker_error, info, milliseconds, no_such_key, pool_error},
     consumer::Renewal,
     entries::parse_id,
     keys,
@@ -157,17 +157,20 @@ async fn look_closer(
     }
     let added = match look.added {
         Some(added) => added,
-        // Also shows two entries: not what to ask every time.
-        None => {
-            let info = redis::cmd("XINFO").arg("STREAM").arg(stream).query_async(connection).await;
-            let info: HashMap<String, Value> = match info {
-                Err(error) if no_such_key(&error) => HashMap::new(),
-                info => info?,
-            };
-            info.get("entries-added").cloned().map_or(Ok(0), parse)?
-        }
+        None => ever_added(connection, stream).await?,
     };
     Ok((oldest.map(|id| id.milliseconds), added))
+}
+
+/// How many entries were ever added, where the census does not tell. Redis shows two of them along
+/// with it, so this is not what to ask every time.
+async fn ever_added(connection: &mut impl ConnectionLike, stream: &str) -> Result<u64, RedisError> {
+    let info = redis::cmd("XINFO").arg("STREAM").arg(stream).query_async(connection).await;
+    let mut info: HashMap<String, Value> = match info {
+        Err(error) if no_such_key(&error) => return Ok(0),
+        info => info?,
+    };
+    info.remove("entries-added").map_or(Ok(0), parse)
 }
 
 fn parse<T: FromRedisValue>(value: Value) -> Result<T, RedisError> {
@@ -191,10 +194,4 @@ fn sort_out(workers: &HashMap<String, String>, now: u64) -> (Vec<(&str, Announce
         }
     }
     (known, forgotten)
-}
-
-fn no_such_key(error: &RedisError) -> bool {
-    error.clone().into_server_errors().is_some_and(|errors| {
-        errors.iter().any(|(_, error)| error.details().is_some_and(|text| text == "no such key"))
-    })
 }

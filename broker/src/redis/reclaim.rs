@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
-use redis::{Pipeline, RedisError, Value, aio::ConnectionLike, streams::StreamInfoConsumersReply};
+use redis::{
+    Pipeline, RedisError, Value, aio::ConnectionLike,
+    streams::StreamInfoConsumersReply as Consumers,
+};
 use tokio::time::Instant;
 
 use super::{
-    connect::{broker_error, milliseconds, nonsense, pool_error},
+    connect::{broker_error, milliseconds, no_such_key, nonsense, pool_error},
     consumer::{RedisConsumer, lost_group},
     entries::{Entry, entries, id_text, parse_id},
     keys,
@@ -24,7 +27,7 @@ use crate::{
 /// epoch has stood for [`LIVENESS`]: before, the living may not have had time to say so.
 #[derive(Default)]
 pub(super) struct Epoch {
-    seen: Option<Option<String>>,
+    seen: Option<String>,
     changed: Option<Instant>,
 }
 
@@ -32,11 +35,29 @@ impl Epoch {
     /// Notes the current epoch; whether it has stood for long enough. The first one counts as old:
     /// the age of the connection speaks for it.
     fn settled(&mut self, now: Option<String>) -> bool {
-        if self.seen.replace(now.clone()).is_some_and(|before| before != now) {
+        if self.seen.is_some() && self.seen != now {
             self.changed = Some(Instant::now());
         }
+        self.seen = now;
         self.changed.is_none_or(|changed| changed.elapsed() >= LIVENESS)
     }
+}
+
+/// Who holds jobs, by class, and Redis's clock in milliseconds.
+struct Holders {
+    names: [Vec<String>; Priority::ALL.len()],
+    clock: u64,
+}
+
+/// One look for entries that are held for too long.
+struct Search<'a> {
+    class: Priority,
+    stream: &'a str,
+    /// The id of the youngest entry of interest.
+    until: String,
+    idle: Duration,
+    /// Whose; `None` for anybody's.
+    holder: Option<&'a str>,
 }
 
 /// An entry that somebody holds: who, for how many milliseconds, and how often it was delivered.
@@ -45,28 +66,29 @@ type Pending = (String, String, u64, u32);
 impl RedisConsumer {
     pub(super) async fn reclaim_up_to(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
-        let (holders, clock) = match self.holders(&mut connection).await {
+        let holders = match self.holders(&mut *connection).await {
             // The queue is gone, and made anew by the next claim.
-            Err(error) if lost_group(&error) => return Ok(Vec::new()),
+            Err(error) if lost_queue(&error) => return Ok(Vec::new()),
             holders => holders.map_err(broker_error)?,
         };
-        let workers: HashSet<&String> =
-            holders.iter().flatten().filter(|&holder| *holder != self.worker).collect();
-        let live = workers.iter().map(|worker| keys::live(worker)).collect();
+        let others: HashSet<&str> = holders.names.iter().flatten().map(String::as_str).collect();
+        let others: Vec<&str> = others.into_iter().filter(|name| *name != self.worker).collect();
+        let keys = others.iter().map(|name| keys::live(name)).collect();
         // Asked even where nobody holds anything: a change of the epoch must be seen in time.
-        let Some(live) = self.alive(&mut connection, live).await? else { return Ok(Vec::new()) };
-        let dead: HashSet<&String> = workers
-            .into_iter()
-            .zip(live)
-            .filter(|(_, live)| !live)
-            .map(|(worker, _)| worker)
-            .collect();
-        let overdue = self.overdue(&mut connection, &holders, &dead, limit, clock).await;
-        let overdue = overdue.map_err(broker_error)?;
+        let Some(live) = self.alive(&mut *connection, keys).await? else {
+            return Ok(Vec::new());
+        };
+        let dead: HashSet<&str> =
+            others.into_iter().zip(live).filter(|(_, live)| !live).map(|(name, _)| name).collect();
+        let searches = self.searches(&holders, &dead);
+        if searches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let overdue = overdue(&mut *connection, searches, limit).await.map_err(broker_error)?;
         if overdue.is_empty() {
             return Ok(Vec::new());
         }
-        let (entries, clock) = self.take_over(&mut connection, &overdue).await?;
+        let (entries, clock) = self.take_over(&mut *connection, &overdue).await?;
         Ok(self.deliver(entries, clock).await)
     }
 
@@ -85,71 +107,38 @@ impl RedisConsumer {
         Ok((settled && connected).then(|| values.iter().map(Option::is_some).collect()))
     }
 
-    /// Who holds jobs, in each class, and Redis's clock in milliseconds.
-    async fn holders(
-        &self,
-        connection: &mut impl ConnectionLike,
-    ) -> Result<(Vec<Vec<String>>, u64), RedisError> {
+    async fn holders(&self, connection: &mut impl ConnectionLike) -> Result<Holders, RedisError> {
         let mut look = Pipeline::new();
         for stream in &self.streams {
             look.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(keys::GROUP);
         }
-        look.cmd("TIME");
-        let (critical, default, sheddable, time): (
-            StreamInfoConsumersReply,
-            StreamInfoConsumersReply,
-            StreamInfoConsumersReply,
-            _,
-        ) = look.query_async(connection).await?;
-        let holders = [critical, default, sheddable].map(|reply| {
+        let (critical, default, sheddable, time): (Consumers, Consumers, Consumers, _) =
+            look.cmd("TIME").query_async(connection).await?;
+        let names = [critical, default, sheddable].map(|reply| {
             let holding = reply.consumers.into_iter().filter(|consumer| consumer.pending > 0);
             holding.map(|consumer| consumer.name).collect()
         });
-        Ok((holders.into(), milliseconds(time)))
+        Ok(Holders { names, clock: milliseconds(time) })
     }
 
-    /// The oldest entries that `dead` workers hold, or anybody for longer than the lease, and how
-    /// often each was delivered.
-    async fn overdue(
-        &self,
-        connection: &mut impl ConnectionLike,
-        holders: &[Vec<String>],
-        dead: &HashSet<&String>,
-        limit: usize,
-        clock: u64,
-    ) -> Result<Vec<(EntryId, u32)>, RedisError> {
+    /// Where to look for what `dead` workers hold, or anybody for longer than the lease.
+    fn searches<'a>(&'a self, holders: &'a Holders, dead: &HashSet<&str>) -> Vec<Search<'a>> {
         // What is held for that long was added even earlier: the younger need no look.
-        let long_ago = clock.saturating_sub(millis(self.lease)).to_string();
-        let mut look = Pipeline::new();
-        let mut classes = Vec::new();
-        for ((class, stream), holders) in Priority::ALL.into_iter().zip(&self.streams).zip(holders)
+        let long_ago = holders.clock.saturating_sub(millis(self.lease)).to_string();
+        let mut searches = Vec::new();
+        for ((class, stream), names) in
+            Priority::ALL.into_iter().zip(&self.streams).zip(&holders.names)
         {
-            let mut ask = |idle, until: &str, holder: Option<&String>| {
-                classes.push(class);
-                let pending = look.cmd("XPENDING").arg(stream).arg(keys::GROUP).arg("IDLE");
-                pending.arg(millis(idle)).arg("-").arg(until).arg(limit).arg(holder);
-            };
-            if !holders.is_empty() {
-                ask(self.lease, &long_ago, None);
+            if !names.is_empty() {
+                let (until, idle) = (long_ago.clone(), self.lease);
+                searches.push(Search { class, stream, until, idle, holder: None });
             }
-            for holder in holders.iter().filter(|holder| dead.contains(holder)) {
-                ask(RECLAIM_AFTER, "+", Some(holder));
+            for name in names.iter().filter(|name| dead.contains(name.as_str())) {
+                let (until, idle) = ("+".to_owned(), RECLAIM_AFTER);
+                searches.push(Search { class, stream, until, idle, holder: Some(name) });
             }
         }
-        if classes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let pending: Vec<Vec<Pending>> = look.query_async(connection).await?;
-        let mut overdue: Vec<_> = classes
-            .into_iter()
-            .zip(pending)
-            .flat_map(|(class, pending)| pending.into_iter().map(move |entry| (class, entry)))
-            .filter_map(|(class, (id, _, _, deliveries))| Some((parse_id(&id, class)?, deliveries)))
-            .collect();
-        overdue.sort_unstable_by_key(|(id, _)| (id.milliseconds, id.sequence, id.priority));
-        overdue.dedup();
-        overdue.truncate(limit);
-        Ok(overdue)
+        searches
     }
 
     /// Claims these entries, except those that were settled or claimed by another meanwhile; with
@@ -182,9 +171,42 @@ impl RedisConsumer {
                 claimed.push(entry);
             }
         }
-        claimed.sort_unstable_by_key(|entry| (entry.id.milliseconds, entry.id.sequence));
+        claimed.sort_unstable_by_key(|entry| by_age(entry.id));
         Ok((claimed, milliseconds(time)))
     }
+}
+
+/// What the searches find, the oldest first, and how often each was delivered.
+async fn overdue(
+    connection: &mut impl ConnectionLike,
+    searches: Vec<Search<'_>>,
+    limit: usize,
+) -> Result<Vec<(EntryId, u32)>, RedisError> {
+    let mut look = Pipeline::new();
+    for Search { stream, until, idle, holder, .. } in &searches {
+        let pending = look.cmd("XPENDING").arg(stream).arg(keys::GROUP);
+        pending.arg("IDLE").arg(millis(*idle)).arg("-").arg(until).arg(limit).arg(holder);
+    }
+    let found: Vec<Vec<Pending>> = look.query_async(connection).await?;
+    let mut overdue = Vec::new();
+    for (Search { class, .. }, pending) in searches.iter().zip(found) {
+        let entry = |(id, _, _, deliveries): Pending| Some((parse_id(&id, *class)?, deliveries));
+        overdue.extend(pending.into_iter().filter_map(entry));
+    }
+    overdue.sort_unstable_by_key(|(id, _)| by_age(*id));
+    overdue.dedup();
+    overdue.truncate(limit);
+    Ok(overdue)
+}
+
+/// The order in which entries were added, whatever their class.
+fn by_age(id: EntryId) -> (u64, u64, Priority) {
+    (id.milliseconds, id.sequence, id.priority)
+}
+
+/// Whether there is no such queue: nobody holds anything of it.
+fn lost_queue(error: &RedisError) -> bool {
+    lost_group(error) || no_such_key(error)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside a #[test]")]
 
-mod promises;
-
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
@@ -14,46 +12,72 @@ use batchfleet_broker::{
 use batchfleet_testkit::RedisServer;
 use tokio::time::timeout;
 
+/// How long a worker of these tests may hold a job.
+const LEASE: Duration = Duration::from_secs(4);
+
 /// Runs each promise as a test of its own on both brokers.
 macro_rules! on_both_brokers {
-    ($($promise:ident)*) => {
+    ($($module:ident { $($promise:ident)* })*) => {
+        $(mod $module;)*
+
         mod memory {
-            $(#[tokio::test]
+            $($(#[tokio::test]
             async fn $promise() {
-                super::promises::$promise(&super::MemoryBroker::new(1000)).await;
-            })*
+                super::$module::$promise(&super::MemoryBroker::new(1000).with_lease(super::LEASE)).await;
+            })*)*
         }
 
         mod redis {
-            $(#[tokio::test]
+            $($(#[tokio::test]
             async fn $promise() {
                 let server = super::RedisServer::start().await;
-                super::promises::$promise(&super::RedisBroker::connect(&server.url()).await.unwrap()).await;
-            })*
+                let broker = super::RedisBroker::connect(&server.url()).await.unwrap();
+                super::$module::$promise(&broker.with_lease(super::LEASE)).await;
+            })*)*
         }
     };
 }
 
 on_both_brokers! {
-    jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_asked
-    a_batch_joins_jobs_of_many_gateways_and_each_hears_its_own_answers
-    a_job_and_its_reply_arrive_as_they_were_sent
-    settling_empties_the_queue_and_the_backlog_tells_every_step
-    the_age_of_the_oldest_waiting_job_is_told
-    an_unknown_queue_is_empty
-    replies_to_a_gateway_that_is_gone_are_counted
-    a_withdrawn_job_is_never_claimed
-    withdrawing_a_claimed_job_leaves_it_to_its_worker
-    jobs_handed_back_are_claimed_again_in_order
-    a_job_handed_back_keeps_its_deadline
-    a_delivery_knows_how_long_it_waited_and_when_it_expires
-    an_expired_job_is_delivered_as_expired
-    an_announced_worker_lives_until_it_retires
-    a_worker_that_falls_silent_is_known_but_not_live
-    a_claim_waits_about_a_second_and_then_returns_nothing
-    a_waiting_claim_wakes_as_soon_as_a_job_comes
-    two_consumers_never_share_a_job
-    a_job_that_came_before_any_worker_is_claimed
+    promises {
+        jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_asked
+        a_batch_joins_jobs_of_many_gateways_and_each_hears_its_own_answers
+        a_job_and_its_reply_arrive_as_they_were_sent
+        settling_empties_the_queue_and_the_backlog_tells_every_step
+        the_age_of_the_oldest_waiting_job_is_told
+        an_unknown_queue_is_empty
+        replies_to_a_gateway_that_is_gone_are_counted
+        a_withdrawn_job_is_never_claimed
+        withdrawing_a_claimed_job_leaves_it_to_its_worker
+        jobs_handed_back_are_claimed_again_in_order
+        a_job_handed_back_keeps_its_deadline
+        a_delivery_knows_how_long_it_waited_and_when_it_expires
+        an_expired_job_is_delivered_as_expired
+        an_announced_worker_lives_until_it_retires
+        a_worker_that_falls_silent_is_known_but_not_live
+        a_claim_waits_about_a_second_and_then_returns_nothing
+        a_waiting_claim_wakes_as_soon_as_a_job_comes
+        two_consumers_never_share_a_job
+        a_job_that_came_before_any_worker_is_claimed
+    }
+    classes {
+        classes_share_a_claim_by_weight_highest_and_oldest_first
+        what_a_class_leaves_free_goes_to_the_others
+        claims_of_one_job_go_round_by_weight
+        a_claim_never_exceeds_its_limit_however_many_classes_wake_it
+        a_class_that_comes_up_is_served_within_two_full_batches
+        the_backlog_tells_classes_apart
+    }
+    recovery {
+        the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted
+        the_jobs_of_a_living_worker_are_safe_until_the_lease_ends
+        two_reclaimers_never_share_a_job
+        a_job_that_was_just_claimed_is_not_reclaimed
+        it_is_told_which_jobs_still_stand
+        a_gateway_lives_until_it_is_gone
+        poison_is_answered_like_any_failure
+        a_ready_broker_says_so
+    }
 }
 
 /// A gateway and its id.
@@ -87,9 +111,15 @@ impl Gateway {
 
     /// Submits jobs with the markers `0..count`.
     async fn submit(&self, count: u64) -> Vec<EntryId> {
+        self.submit_as(Priority::Default, count).await
+    }
+
+    /// The same, in another class.
+    async fn submit_as(&self, priority: Priority, count: u64) -> Vec<EntryId> {
         let mut entries = Vec::new();
         for marker in 0..count {
-            entries.push(self.producer.submit(&queue(), &self.job(marker)).await.unwrap());
+            let job = Job { priority, ..self.job(marker) };
+            entries.push(self.producer.submit(&queue(), &job).await.unwrap());
         }
         entries
     }

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Backlog, Broker, Consumer, Datatype, Failure, Job, QueueName, Reply, ReplyError,
-    RequestId, Settlement, Tensor, Timing, WorkerId, wire,
+    Announcement, Backlog, Broker, Consumer, Datatype, Failure, Job, Priority, QueueName, Reply,
+    ReplyError, RequestId, Settlement, Tensor, Timing, WorkerId, wire,
 };
 use tokio::time::{Instant, sleep};
 
@@ -60,6 +60,7 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
     let inputs = [0, 1, 3, 127, 4095, 100_003].map(|length| tensor(length, Datatype::Bytes));
     let sent = Job {
         attempt: 3,
+        priority: Priority::Sheddable,
         rows: 5,
         digest: wire::digest(&inputs),
         inputs: inputs.to_vec(),
@@ -68,7 +69,7 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
     };
     gateway.producer.submit(&queue(), &sent).await.unwrap();
     let delivery = worker.claim(1).await.unwrap().remove(0);
-    assert_eq!(delivery.job, sent);
+    assert_eq!((&delivery.job, delivery.deliveries), (&sent, 1));
 
     let timing = Timing {
         queue: delivery.waited,
@@ -187,7 +188,9 @@ pub(crate) async fn jobs_handed_back_are_claimed_again_in_order(broker: &dyn Bro
     one.hand_back(batch).await.unwrap();
     let backlog = observer(broker).await.backlog(&queue()).await.unwrap();
     assert_eq!((backlog.depth(), backlog.in_flight), (4, 0));
-    assert_eq!(markers(&other.claim(10).await.unwrap()), [0, 1, 2, 3]);
+    let again = other.claim(10).await.unwrap();
+    assert_eq!(markers(&again), [0, 1, 2, 3]);
+    assert!(again.iter().all(|delivery| delivery.deliveries == 1), "given back, not lost");
 }
 
 pub(crate) async fn a_job_handed_back_keeps_its_deadline(broker: &dyn Broker) {
@@ -231,7 +234,8 @@ pub(crate) async fn an_announced_worker_lives_until_it_retires(broker: &dyn Brok
     assert_eq!(observer.announcements().await.unwrap(), []);
     let id = WorkerId::random();
     let worker = broker.consumer(queue(), id).await.unwrap();
-    let announcement = Announcement::new(id, spec());
+    let announcement =
+        Announcement { capacity: 1234.5, batch_limit: 32, ..Announcement::new(id, spec()) };
     worker.renew(&announcement).await.unwrap();
     worker.renew(&announcement).await.unwrap();
     assert_eq!(observer.announcements().await.unwrap(), std::slice::from_ref(&announcement));
