@@ -2,12 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use actix_web::{
-    App, HttpServer,
-    dev::{Server, Service},
-    http::ConnectionType,
-    web::Data,
-};
+use actix_web::{dev::Server, web::Data};
 use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer};
 use batchfleet_service::Process;
 use tokio::{
@@ -19,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    body::{Bounds, Budget},
     catalog::Catalog,
     dispatch::Dispatcher,
     http::{self, Api},
     metrics::GatewayMetrics,
+    offload::Offload,
     oip::infer::Limits,
     settings::GatewaySettings,
     sweep,
@@ -32,10 +29,6 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 /// A queue this full, as a share of its memory, takes no more: what is left is for answers.
 const FULL: f64 = 0.8;
-/// Connections that may wait to be accepted; the kernel's own limit may be lower.
-const ACCEPT_BACKLOG: u32 = 8192;
-/// A request head must be complete by then.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +79,9 @@ impl Gateway {
             dispatcher: dispatcher.clone(),
             metrics: metrics.clone(),
             limits: Limits::default(),
-            max_body: settings.max_body,
+            body: Bounds { bytes: settings.max_body, time: settings.body_timeout },
+            budget: Budget::new(settings.max_body_bytes_in_flight, metrics.body_bytes.clone()),
+            offload: Offload::new(),
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,
             readiness: process.readiness.clone(),
@@ -100,7 +95,8 @@ impl Gateway {
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
-        let (server, address) = listen(settings, api, process.shutdown.clone(), going)?;
+        let (server, address) = http::listen(settings, api, process.shutdown.clone(), going)
+            .map_err(|error| StartError::Listen(settings.listen, error))?;
         info!(%address, port_name = "http", gateway = %id, "listening");
         process.readiness.ready();
         Ok(Self { server, address, tasks })
@@ -130,43 +126,6 @@ async fn going(lame_duck: Duration, shutdown: CancellationToken, draining: Cance
     shutdown.cancelled().await;
     sleep(lame_duck).await;
     draining.cancel();
-}
-
-fn listen(
-    settings: &GatewaySettings,
-    api: Data<Api>,
-    shutdown: CancellationToken,
-    going: impl Future<Output = ()> + Send + 'static,
-) -> Result<(Server, SocketAddr), StartError> {
-    let failed = |error| StartError::Listen(settings.listen, error);
-    let mut server = HttpServer::new(move || {
-        let shutdown = shutdown.clone();
-        App::new().app_data(api.clone()).configure(http::routes).wrap_fn(move |request, service| {
-            let last = shutdown.is_cancelled();
-            let answered = service.call(request);
-            async move {
-                let mut response = answered.await?;
-                if last {
-                    let head = response.response_mut().head_mut();
-                    head.set_connection_type(ConnectionType::Close);
-                }
-                Ok(response)
-            }
-        })
-    })
-    .backlog(ACCEPT_BACKLOG)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
-    .tcp_nodelay(true)
-    .disable_signals()
-    .shutdown_signal(going)
-    .shutdown_timeout(settings.max_deadline.as_secs());
-    if let Some(threads) = settings.http_threads {
-        server = server.workers(threads);
-    }
-    let server = server.bind(settings.listen).map_err(failed)?;
-    let address = server.addrs().first().copied().unwrap_or(settings.listen);
-    Ok((server.run(), address))
 }
 
 /// Task: replies from the broker to the requests they belong to.

@@ -1,26 +1,33 @@
 //! The HTTP side: routes, and what a request must look like before its body is read.
 
+mod answer;
 mod infer;
 mod metadata;
+mod server;
+mod unread;
 
 use std::sync::Arc;
 
 use actix_web::{
     HttpRequest, HttpResponse, Resource, Responder,
+    dev::RequestHead,
     http::{
         Method,
-        header::{self, ContentType},
+        header::{self, ContentType, HeaderMap},
     },
     web::{self, ServiceConfig},
 };
 use tokio::time::{Duration, Instant};
 
+pub(crate) use self::server::listen;
 use crate::{
+    body::{self, Bounds, Budget},
     catalog::Catalog,
     dispatch::Dispatcher,
     error::{InferError, say},
     metrics::GatewayMetrics,
     model::Model,
+    offload::Offload,
     oip::{Problem, infer::Limits},
 };
 
@@ -30,11 +37,24 @@ pub(crate) struct Api {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) limits: Limits,
-    pub(crate) max_body: usize,
+    pub(crate) body: Bounds,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) offload: Offload,
     pub(crate) deadline: Duration,
     pub(crate) max_deadline: Duration,
     pub(crate) readiness: batchfleet_service::Readiness,
     pub(crate) started: Instant,
+}
+
+impl Api {
+    /// Refuses what its head alone condemns.
+    fn check_head(&self, head: &RequestHead) -> Result<(), InferError> {
+        let announced = content_length(head.headers()).unwrap_or(0);
+        if usize::try_from(announced).is_ok_and(|length| length <= self.body.bytes) {
+            return Ok(());
+        }
+        Err(body::too_large(self.body.bytes).into())
+    }
 }
 
 /// The routes of the Open Inference Protocol.
@@ -84,6 +104,11 @@ async fn not_found() -> HttpResponse {
 fn model(api: &Api, request: &HttpRequest) -> Result<Arc<Model>, InferError> {
     let path = request.match_info();
     Ok(api.catalog.find(path.get("model").unwrap_or_default(), path.get("version"))?)
+}
+
+/// How long the body says it is; the server has checked that it is a number.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// A header's value, if it is text and there is exactly one.

@@ -5,6 +5,7 @@
 //! and comes back the same way; `catalog` knows the models, learnt from their workers.
 
 mod app;
+mod body;
 mod catalog;
 mod dispatch;
 mod error;
@@ -12,6 +13,7 @@ mod http;
 mod ledger;
 mod metrics;
 mod model;
+mod offload;
 pub mod oip;
 mod settings;
 mod sweep;

@@ -79,6 +79,8 @@ pub(crate) struct GatewayMetrics {
     pub(crate) backlog_seconds: GaugeVec,
     /// Workers that serve the model now, as this gateway sees it.
     pub(crate) workers: IntGaugeVec,
+    /// Bytes of bodies held: of requests until they are answered, of answers until they are sent.
+    pub(crate) body_bytes: IntGauge,
     /// Answers to requests that had already ended: given up, or answered before.
     pub(crate) unclaimed_replies: IntCounter,
     /// Answers computed from another input than their request's. Must stay 0.
@@ -125,6 +127,10 @@ impl GatewayMetrics {
                 queue,
             )?,
             workers: gauges("gateway_workers", "Workers serving the model", queue)?,
+            body_bytes: IntGauge::new(
+                "batchfleet_gateway_body_bytes",
+                "Bytes held of bodies of requests and answers",
+            )?,
             unclaimed_replies: IntCounter::new(
                 "batchfleet_gateway_unclaimed_replies_total",
                 "Answers to requests that had already ended",
@@ -163,6 +169,7 @@ impl GatewayMetrics {
             Box::new(self.queue_oldest_age.clone()),
             Box::new(self.backlog_seconds.clone()),
             Box::new(self.workers.clone()),
+            Box::new(self.body_bytes.clone()),
             Box::new(self.unclaimed_replies.clone()),
             Box::new(self.misrouted.clone()),
             Box::new(self.interruptions.clone()),

@@ -78,6 +78,36 @@ pub struct GatewaySettings {
     /// The largest request body, in bytes
     #[arg(long, env = "BATCHFLEET_MAX_BODY", default_value_t = 64 << 20, value_name = "BYTES")]
     pub max_body: usize,
+
+    /// The most bytes of request and answer bodies held at a time, those being read included; a
+    /// request for which there is no room is refused with 503
+    #[arg(
+        long,
+        env = "BATCHFLEET_MAX_BODY_BYTES_IN_FLIGHT",
+        default_value_t = 256 << 20,
+        value_name = "BYTES"
+    )]
+    pub max_body_bytes_in_flight: usize,
+
+    /// How long a body may take to arrive, and a second more for each MiB of it that has
+    #[arg(
+        long,
+        env = "BATCHFLEET_BODY_TIMEOUT",
+        default_value = "10s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub body_timeout: Duration,
+
+    /// How long a client may take nothing of its answer before it is cut off (on Linux)
+    #[arg(
+        long,
+        env = "BATCHFLEET_STALL_TIMEOUT",
+        default_value = "30s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub stall_timeout: Duration,
 }
 
 impl GatewaySettings {
@@ -93,6 +123,8 @@ impl GatewaySettings {
             "--deadline must not exceed --max-deadline"
         } else if self.max_in_flight == 0 || self.http_threads == Some(0) || self.max_body == 0 {
             "--max-in-flight, --http-threads and --max-body must be at least 1"
+        } else if self.max_body > self.max_body_bytes_in_flight {
+            "--max-body must not exceed --max-body-bytes-in-flight"
         } else {
             return Ok(());
         };

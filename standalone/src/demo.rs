@@ -113,6 +113,9 @@ async fn serve(
         lame_duck: Duration::ZERO,
         max_in_flight: demo.users.max(1024),
         max_body: 1 << 20,
+        max_body_bytes_in_flight: 256 << 20,
+        body_timeout: Duration::from_secs(10),
+        stall_timeout: Duration::from_secs(30),
     };
     let models = ModelSettings { batch, models: vec![MODEL.to_owned()], ..demo.models.clone() };
     let process = Process {

@@ -1,21 +1,24 @@
 //! One request in, its own prediction out.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{self, ContentType, HeaderName},
-    web::{Bytes, Data, Payload},
+    http::header::{self, ContentType, HeaderName, HeaderValue},
+    web::{Data, Payload},
 };
-use batchfleet_broker::{Priority, Reply, Tensor};
+use batchfleet_broker::{ModelSpec, Priority, Reply, Tensor};
 use tokio::time::{Duration, Instant};
 
-use super::{Api, model, single_header};
+use super::{Api, answer::Answer, content_length, model, single_header, unread::refuse};
 use crate::{
+    body::{self, Body, Encoding, Share},
     dispatch::Question,
     error::InferError,
     model::Model,
     oip::{
         self, Problem,
-        infer::{HeaderLength, InferRequest, WantedOutput},
+        infer::{HeaderLength, InferRequest, Limits, WantedOutput},
     },
 };
 
@@ -27,16 +30,23 @@ const TIMEOUT: &str = "x-request-timeout-ms";
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
 pub(super) async fn infer(
     request: HttpRequest,
-    payload: Payload,
+    mut payload: Payload,
     api: Data<Api>,
+) -> HttpResponse {
+    match serve(&request, &mut payload, &api).await {
+        Ok(answer) => answer,
+        Err(error) => refuse(&error, content_length(request.headers()), payload).await,
+    }
+}
+
+async fn serve(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    api: &Api,
 ) -> Result<HttpResponse, InferError> {
     let arrived = Instant::now();
-    let model =
-        model(&api, &request).inspect_err(|error| api.metrics.unknown_model(error.code()))?;
-    model.metrics.offered();
-    let parsed = read(&api, &model, &request, payload)
-        .await
-        .inspect_err(|problem| model.metrics.refused(problem.code))?;
+    let model = model(api, request).inspect_err(|error| api.metrics.unknown_model(error.code()))?;
+    let (parsed, share) = Arrival::new(&model).settle(read(api, &model, request, payload).await)?;
     let timeout = parsed.timeout.map_or(api.deadline, |wish| wish.min(api.max_deadline));
     let question = Question {
         outputs: names(&parsed.outputs, &model),
@@ -54,7 +64,34 @@ pub(super) async fn infer(
         Ok(_) | Err(_) => model.tally().failure(arrived.elapsed()),
     }
     let outputs = reply?.outcome.map_err(InferError::Worker)?;
-    answer(&model, parsed.id.as_deref(), &parsed.outputs, &outputs)
+    answer(api, model, Wanted { id: parsed.id, outputs: parsed.outputs }, outputs, share).await
+}
+
+/// A request that arrived and is not yet handed on. Dropped before that, its caller left.
+struct Arrival<'a> {
+    model: &'a Model,
+    refused: Option<&'static str>,
+}
+
+impl<'a> Arrival<'a> {
+    fn new(model: &'a Model) -> Self {
+        model.metrics.offered();
+        Self { model, refused: Some("cancelled") }
+    }
+
+    /// Hands it on, or counts why not.
+    fn settle<T>(mut self, prepared: Result<T, InferError>) -> Result<T, InferError> {
+        self.refused = prepared.as_ref().err().map(InferError::code);
+        prepared
+    }
+}
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        if let Some(reason) = self.refused {
+            self.model.metrics.refused(reason);
+        }
+    }
 }
 
 /// The wanted outputs as a job names them; none when all are wanted.
@@ -65,31 +102,49 @@ fn names(wanted: &[WantedOutput], model: &Model) -> Vec<String> {
     wanted.iter().map(|output| output.name.clone()).collect()
 }
 
-/// Reads and checks the whole request.
+/// Reads and checks the whole request: what it asks, and what it holds of the memory for bodies.
 async fn read(
     api: &Api,
-    model: &Model,
+    model: &Arc<Model>,
     request: &HttpRequest,
-    payload: Payload,
-) -> Result<InferRequest, Problem> {
-    check_encoding(request)?;
+    payload: &mut Payload,
+) -> Result<(InferRequest, Share), InferError> {
+    let encodings = request.headers().get_all(header::CONTENT_ENCODING);
+    let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
     let header_length = single_header(request, HEADER_LENGTH)?
         .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
     check_media_type(request)?;
     let timeout = timeout(request)?;
-    let body = read_body(request, payload, api.max_body).await?;
-    let mut parsed = oip::infer::parse(&body, header_length, &model.spec, &api.limits)?;
+    let announced = content_length(request.headers());
+    let body = body::read(payload, announced, api.body, api.budget.share()).await?;
+    // Few compressed bytes may be many.
+    let work = if encoding.is_some() { usize::MAX } else { body.bytes.len() };
+    let (model, limits, most) = (model.clone(), api.limits, api.body.bytes);
+    let parsed = api.offload.run(work, move || {
+        let body = match encoding {
+            Some(encoding) => encoding.inflate(body, most)?,
+            None => body,
+        };
+        parse(body, header_length, &model.spec, limits)
+    });
+    let (mut parsed, share) = parsed.await??;
     parsed.timeout = parsed.timeout.into_iter().chain(timeout).min();
-    Ok(parsed)
+    Ok((parsed, share))
 }
 
-/// Bodies come as they are; inflating them without a bound is how small bombs fill memories.
-fn check_encoding(request: &HttpRequest) -> Result<(), Problem> {
-    let mut encodings = request.headers().get_all(header::CONTENT_ENCODING);
-    if encodings.any(|encoding| encoding != "identity") {
-        return Err(unsupported_media("send the body without content-encoding"));
+/// Parses a body, which is let go: tensors either are slices of it, or were written anew.
+fn parse(
+    body: Body,
+    header_length: HeaderLength,
+    model: &ModelSpec,
+    limits: Limits,
+) -> Result<(InferRequest, Share), InferError> {
+    let Body { bytes, mut share } = body;
+    let parsed = oip::infer::parse(&bytes, header_length, model, &limits)?;
+    if header_length == HeaderLength::Absent {
+        share.resize(parsed.inputs.iter().map(|input| input.data.len()).sum())?;
     }
-    Ok(())
+    Ok((parsed, share))
 }
 
 /// Clients of the protocol send octet-stream, JSON or no content type at all, whatever the body
@@ -123,36 +178,26 @@ fn timeout(request: &HttpRequest) -> Result<Option<Duration>, Problem> {
     }
 }
 
-async fn read_body(
-    request: &HttpRequest,
-    payload: Payload,
-    limit: usize,
-) -> Result<Bytes, Problem> {
-    let too_large = || Problem {
-        status: 413,
-        code: "too_large",
-        message: format!("the body is larger than {limit} bytes"),
-    };
-    let announced = request.headers().get(header::CONTENT_LENGTH);
-    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    match payload.to_bytes_limited(limit).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) => Err(Problem::bad("bad_request", format!("the body broke off: {error}"))),
-        Err(_) => Err(too_large()),
-    }
+/// How the caller asked to see the outputs.
+struct Wanted {
+    id: Option<String>,
+    outputs: Vec<WantedOutput>,
 }
 
 /// Writes the outputs as the caller asked to see them.
-fn answer(
-    model: &Model,
-    id: Option<&str>,
-    wanted: &[WantedOutput],
-    outputs: &[Tensor],
+async fn answer(
+    api: &Api,
+    model: Arc<Model>,
+    wanted: Wanted,
+    outputs: Vec<Tensor>,
+    mut share: Share,
 ) -> Result<HttpResponse, InferError> {
-    let encoded = oip::response::encode(&model.spec, id, wanted, outputs)?;
+    let work = outputs.iter().map(|output| output.data.len()).sum();
+    let encoded = api.offload.run(work, move || {
+        oip::response::encode(&model.spec, wanted.id.as_deref(), &wanted.outputs, &outputs)
+    });
+    let encoded = encoded.await??;
+    share.force(encoded.body.len());
     let mut response = HttpResponse::Ok();
     match encoded.json_length {
         Some(length) => response
@@ -160,5 +205,6 @@ fn answer(
             .insert_header((HeaderName::from_static(HEADER_LENGTH), length)),
         None => response.insert_header(ContentType::json()),
     };
-    Ok(response.body(encoded.body))
+    let body = Body { bytes: encoded.body.into(), share };
+    Ok(response.body(Answer(body)))
 }

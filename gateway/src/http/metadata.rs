@@ -3,18 +3,22 @@
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::ContentType,
-    web::{Bytes, Data},
+    web::{Data, Payload},
 };
 use serde_json::json as object;
 
-use super::{Api, json};
+use super::{Api, content_length, json, unread::refuse};
 use crate::{
+    body::{self, Bounds},
     error::{InferError, say},
     oip::{
         metadata::{self as describe, IndexRequest},
         statistics,
     },
 };
+
+/// The largest body of a request for the repository's index.
+const MAX_INDEX_REQUEST: usize = 64 << 10;
 
 /// `GET /v2/health/live`: 200 as long as the server answers at all.
 pub(super) async fn live() -> HttpResponse {
@@ -83,10 +87,25 @@ pub(super) async fn all_statistics(api: Data<Api>) -> HttpResponse {
 
 /// `POST /v2/repository/index`
 pub(super) async fn repository_index(
-    body: Bytes,
+    request: HttpRequest,
+    mut payload: Payload,
     api: Data<Api>,
+) -> HttpResponse {
+    match index(&request, &mut payload, &api).await {
+        Ok(answer) => answer,
+        Err(error) => refuse(&error, content_length(request.headers()), payload).await,
+    }
+}
+
+async fn index(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    api: &Api,
 ) -> Result<HttpResponse, InferError> {
-    let asked = IndexRequest::parse(&body)?;
+    let bounds = Bounds { bytes: MAX_INDEX_REQUEST, ..api.body };
+    let announced = content_length(request.headers());
+    let body = body::read(payload, announced, bounds, api.budget.share()).await?;
+    let asked = IndexRequest::parse(&body.bytes)?;
     let models = api.catalog.all();
     let entries = models.iter().filter(|model| model.is_ready() || !asked.ready);
     let entries = entries.map(|model| describe::index_entry(&model.spec.queue, model.is_ready()));

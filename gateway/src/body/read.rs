@@ -1,0 +1,197 @@
+//! Reads a body as it arrives.
+
+use std::{future::poll_fn, pin::Pin, time::Duration};
+
+use actix_web::error::PayloadError;
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Body, Share, too_large};
+use crate::{error::InferError, oip::Problem};
+
+/// What a body must have sent of itself for each second more than its time.
+const BYTES_A_SECOND: u32 = 1 << 20;
+
+/// What every body is held to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// The most bytes, as sent and as inflated.
+    pub(crate) bytes: usize,
+    /// How long it may take, and a second more for each mebibyte that came.
+    pub(crate) time: Duration,
+}
+
+/// Reads a whole body of `announced` bytes, or of as many as come.
+///
+/// A sender that says how much will come has room for all of it before anything is read; otherwise
+/// the share grows with what has come. Time is allowed for what came, not for what was announced,
+/// so that one who announces much and sends nothing is cut off as soon as any other.
+///
+/// # Errors
+///
+/// 413 `too_large`: more bytes than it may have, announced or sent. 408 `body_timeout`: it came too
+/// slowly. 503 `body_bytes`: there is no room. 400 `cancelled`: the sender broke off.
+pub(crate) async fn read<S>(
+    stream: &mut S,
+    announced: Option<u64>,
+    bounds: Bounds,
+    mut share: Share,
+) -> Result<Body, InferError>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced.is_some_and(|length| length > bounds.bytes) {
+        return Err(too_large(bounds.bytes).into());
+    }
+    share.resize(announced.unwrap_or(0))?;
+    let started = Instant::now();
+    let mut body = BytesMut::new();
+    loop {
+        let deadline = started + bounds.time + more_time(body.len());
+        let next = poll_fn(|context| Pin::new(&mut *stream).poll_next(context));
+        let chunk = match timeout_at(deadline, next).await {
+            Err(_) => return Err(too_slow(body.len())),
+            Ok(None) => return Ok(Body { bytes: body.freeze(), share }),
+            Ok(Some(chunk)) => chunk.map_err(|error| broken_off(&error))?,
+        };
+        let length = body.len() + chunk.len();
+        if length > bounds.bytes {
+            return Err(too_large(bounds.bytes).into());
+        }
+        if announced.is_none() {
+            share.resize(length)?;
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
+/// How much longer a body may take because so many bytes have come.
+fn more_time(received: usize) -> Duration {
+    Duration::from_secs(1) * u32::try_from(received).unwrap_or(u32::MAX) / BYTES_A_SECOND
+}
+
+fn too_slow(received: usize) -> InferError {
+    let message = format!("the body came too slowly: {received} bytes in time");
+    Problem { status: 408, code: "body_timeout", message }.into()
+}
+
+fn broken_off(error: &PayloadError) -> InferError {
+    Problem::bad("cancelled", format!("the body broke off: {error}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        task::{Context, Poll},
+    };
+
+    use prometheus::IntGauge;
+    use tokio::{sync::mpsc, time::sleep};
+
+    use super::*;
+    use crate::body::Budget;
+
+    struct Sent(mpsc::UnboundedReceiver<Result<Bytes, PayloadError>>);
+
+    impl Stream for Sent {
+        type Item = Result<Bytes, PayloadError>;
+
+        fn poll_next(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Self::Item>> {
+            self.0.poll_recv(context)
+        }
+    }
+
+    type Sender = mpsc::UnboundedSender<Result<Bytes, PayloadError>>;
+
+    fn stream() -> (Sender, Sent) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, Sent(receiver))
+    }
+
+    fn bounds(bytes: usize) -> Bounds {
+        Bounds { bytes, time: Duration::from_secs(10) }
+    }
+
+    fn budget() -> Arc<Budget> {
+        Budget::new(1 << 30, IntGauge::new("held", "for tests").unwrap())
+    }
+
+    /// The code of what comes of a body of which `piece` bytes come each `pause`, `pieces` times,
+    /// and how long that took.
+    async fn trickle(piece: usize, pause: Duration, pieces: usize) -> (&'static str, Duration) {
+        let (sender, mut stream) = stream();
+        tokio::spawn(async move {
+            for _ in 0..pieces {
+                sleep(pause).await;
+                if sender.send(Ok(vec![b' '; piece].into())).is_err() {
+                    return;
+                }
+            }
+        });
+        let started = Instant::now();
+        let read = read(&mut stream, None, bounds(64 << 20), budget().share()).await;
+        (read.map_or_else(|error| error.code(), |_| "read"), started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_or_trickles_is_given_up_after_ten_seconds() {
+        let second = Duration::from_secs(1);
+        assert_eq!(trickle(1, 60 * second, 1).await, ("body_timeout", 10 * second));
+        let (code, took) = trickle(1000, second / 10, 10_000).await;
+        assert_eq!(code, "body_timeout");
+        assert!(took >= 10 * second && took < 11 * second, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_body_may_take_a_second_more_for_each_mebibyte_that_came() {
+        let second = Duration::from_secs(1);
+        assert_eq!(trickle(1 << 20, second, 64).await, ("read", 64 * second));
+        let (code, took) = trickle(1 << 19, second, 64).await;
+        assert_eq!((code, took.as_secs()), ("body_timeout", 19), "half as fast");
+    }
+
+    #[tokio::test]
+    async fn a_chunked_body_is_refused_with_the_chunk_that_exceeds_the_limit() {
+        let budget = budget();
+        let (sender, mut stream) = stream();
+        for _ in 0..3 {
+            sender.send(Ok(Bytes::from_static(b"12345"))).unwrap();
+        }
+        let error = read(&mut stream, None, bounds(10), budget.share()).await.unwrap_err();
+        assert_eq!(error.code(), "too_large");
+        let (sender, mut stream) = self::stream();
+        sender.send(Ok(Bytes::from_static(b"1234567890"))).unwrap();
+        drop(sender);
+        let body = read(&mut stream, None, bounds(10), budget.share()).await.unwrap();
+        assert_eq!(body.bytes, "1234567890");
+    }
+
+    #[tokio::test]
+    async fn an_announced_body_has_its_room_before_anything_comes() {
+        let budget = Budget::new(100, IntGauge::new("held", "for tests").unwrap());
+        let (_sender, mut waiting) = stream();
+        let (_other_sender, mut other) = stream();
+        let first = read(&mut waiting, Some(60), bounds(100), budget.share());
+        tokio::pin!(first);
+        let polled = tokio::time::timeout(Duration::ZERO, &mut first).await;
+        assert!(polled.is_err(), "it waits for the body");
+        let refused = read(&mut other, Some(60), bounds(100), budget.share()).await.unwrap_err();
+        assert_eq!(refused.code(), "body_bytes");
+        let too_large = read(&mut other, Some(101), bounds(100), budget.share()).await.unwrap_err();
+        assert_eq!(too_large.code(), "too_large");
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_breaks_off_is_told_apart() {
+        let (sender, mut stream) = stream();
+        sender.send(Err(PayloadError::Incomplete(None))).unwrap();
+        let error = read(&mut stream, Some(5), bounds(10), budget().share()).await.unwrap_err();
+        assert_eq!(error.code(), "cancelled");
+    }
+}

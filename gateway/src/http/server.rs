@@ -1,0 +1,109 @@
+//! The listening socket and the HTTP/1.1 server behind it.
+//!
+//! actix-web's own `HttpServer` does the same, but always says `100 Continue` before a handler may
+//! object, and leaves the socket's options alone.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
+
+use actix_http::{HttpService, Request};
+use actix_server::Server;
+use actix_service::{fn_service, map_config};
+use actix_web::{
+    App,
+    dev::{AppConfig, Service},
+    http::ConnectionType,
+    web::Data,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, routes};
+use crate::settings::GatewaySettings;
+
+/// Connections that may wait to be accepted; the kernel's own limit may be lower.
+const ACCEPT_BACKLOG: u32 = 8192;
+/// A connection's first request head must be complete by then.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Binds, and begins to serve: from `shutdown` on each connection is closed after its next answer,
+/// at `going` the listener is; requests that were accepted are answered after it.
+///
+/// # Errors
+///
+/// The address is taken, or not ours.
+pub(crate) fn listen(
+    settings: &GatewaySettings,
+    api: Data<Api>,
+    shutdown: CancellationToken,
+    going: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<(Server, SocketAddr)> {
+    let listener = bind(settings)?;
+    let address = listener.local_addr()?;
+    let mut builder = Server::build()
+        .disable_signals()
+        .shutdown_signal(going)
+        .shutdown_timeout(settings.max_deadline.as_secs());
+    if let Some(threads) = settings.http_threads {
+        builder = builder.workers(threads);
+    }
+    let draining = builder.graceful_shutdown_signal();
+    let server = builder.listen("http", listener, move || {
+        let (shutdown, draining, gate) = (shutdown.clone(), draining.clone(), api.clone());
+        let app =
+            App::new().app_data(api.clone()).configure(routes).wrap_fn(move |request, service| {
+                let last = shutdown.is_cancelled();
+                let answered = service.call(request);
+                async move {
+                    let mut response = answered.await?;
+                    if last {
+                        let head = response.response_mut().head_mut();
+                        head.set_connection_type(ConnectionType::Close);
+                    }
+                    Ok(response)
+                }
+            });
+        HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let draining = draining.clone();
+                async move { draining.notified().await }
+            })
+            .local_addr(address)
+            .client_request_timeout(HEAD_TIMEOUT)
+            .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
+            .tcp_nodelay(true)
+            .expect(fn_service(move |request| {
+                let checked = expect(&gate, request);
+                async { checked }
+            }))
+            .h1(map_config(app, |()| AppConfig::default()))
+            .tcp()
+    })?;
+    Ok((server.run(), address))
+}
+
+/// A caller that asks before it sends its body hears of what is certain to be refused.
+fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
+    match api.check_head(request.head()) {
+        Ok(()) => Ok(request),
+        Err(error) => {
+            api.metrics.unknown_model(error.code());
+            Err(error.into())
+        }
+    }
+}
+
+fn bind(settings: &GatewaySettings) -> io::Result<TcpListener> {
+    let address = settings.listen;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    // Accepted connections inherit it. Nothing in the server itself watches a write that stalls.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(settings.stall_timeout))?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(ACCEPT_BACKLOG).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
