@@ -102,7 +102,9 @@ impl Dispatcher {
         model: &Arc<Model>,
         question: Question,
     ) -> Result<Reply, InferError> {
-        let _seat = self.admit(model, &question)?;
+        let _seat = self
+            .admit(model, &question)
+            .inspect_err(|error| model.metrics.refused(error.code()))?;
         let mut accepted = Accepted::new(self, model, question.arrived);
         let outcome = self.ask(&accepted, question).await;
         accepted.outcome = match &outcome {
