@@ -60,6 +60,9 @@ pub(crate) enum Lost {
     /// The user's patience ended.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// The user hung up, as it was meant to.
+    #[error("hung up")]
+    HungUp,
 }
 
 /// One user's way to its target.
@@ -91,8 +94,11 @@ impl Connection {
 
     /// Sends one request and waits for the whole answer.
     pub(crate) async fn ask(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
-        let asked = timeout(self.patience, self.exchange(request)).await;
-        let asked = asked.unwrap_or(Err(Lost::Timeout(self.patience)));
+        let (patience, impatient) = match request.hang_up {
+            Some(hang_up) if hang_up < self.patience => (hang_up, Lost::HungUp),
+            _ => (self.patience, Lost::Timeout(self.patience)),
+        };
+        let asked = timeout(patience, self.exchange(request)).await.unwrap_or(Err(impatient));
         if asked.is_err() {
             self.open = None;
         }

@@ -17,7 +17,11 @@ pub struct Echo {
     encoding: Encoding,
     size: usize,
     nonce: u128,
+    mark: Option<(Bytes, Chosen)>,
 }
+
+/// Which requests, by their numbers.
+type Chosen = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 impl Echo {
     /// Load on `model`, whose input is `input` of type `UINT8` and [rows, `row_size`], at least 24
@@ -37,14 +41,42 @@ impl Echo {
         }
         let shape = vec![rows, row_size];
         let input = Input { name: input.to_owned(), datatype: "UINT8".to_owned(), shape };
-        Ok(Self { call: Call::new(model, input)?, encoding, size, nonce: rand::random() })
+        Ok(Self {
+            call: Call::new(model, input)?,
+            encoding,
+            size,
+            nonce: rand::random(),
+            mark: None,
+        })
+    }
+
+    /// The same, but requests whose number is `chosen` carry `mark` behind their nonce, as far as it
+    /// fits: what is served may treat them in another way.
+    #[must_use]
+    pub fn marked(
+        self,
+        mark: impl Into<Bytes>,
+        chosen: impl Fn(u64) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { mark: Some((mark.into(), Box::new(chosen))), ..self }
+    }
+
+    /// What the input of every request of this run begins with, little endian; the number of the
+    /// request, of 64 bits, follows.
+    pub fn nonce(&self) -> u128 {
+        self.nonce
     }
 
     fn data(&self, index: u64) -> Bytes {
         let mut data = BytesMut::with_capacity(self.size);
         data.put_u128_le(self.nonce);
         data.put_u64_le(index);
-        data.put_bytes(b'.', self.size - NONCE);
+        if let Some((mark, chosen)) = &self.mark
+            && chosen(index)
+        {
+            data.put_slice(&mark[..mark.len().min(self.size - NONCE)]);
+        }
+        data.put_bytes(b'.', self.size - data.len());
         data.freeze()
     }
 }

@@ -58,7 +58,7 @@ impl Call {
             (HEAD_LENGTH, HeaderValue::from(body.len())),
         ]);
         body.extend_from_slice(data);
-        Prepared { uri: self.uri.clone(), headers, body: body.into() }
+        Prepared { uri: self.uri.clone(), headers, body: body.into(), hang_up: None }
     }
 
     /// A request that sends the input as JSON and is answered in JSON.
@@ -68,7 +68,7 @@ impl Call {
         let body = json!({ "inputs": [input] }).to_string();
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
-        Prepared { uri: self.uri.clone(), headers, body: body.into() }
+        Prepared { uri: self.uri.clone(), headers, body: body.into(), hang_up: None }
     }
 
     fn input(&self) -> Value {

@@ -1,6 +1,11 @@
 //! What a run shall do.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use crate::{Target, Workload};
 
@@ -21,6 +26,14 @@ pub struct Plan {
     pub length: Length,
     /// How long a user waits for one answer before it gives up and opens a new connection.
     pub timeout: Duration,
+    /// How often a user asks before it takes a refusal or a failure for an answer, at least once.
+    /// Before it asks again it pauses a random time, of up to 100 ms at first, then 200 ms, and so
+    /// on.
+    pub tries: u32,
+    /// Whether the report keeps what became of each single request.
+    pub journal: bool,
+    /// Ends the run earlier than planned.
+    pub stop: Stop,
 }
 
 impl Plan {
@@ -35,7 +48,25 @@ impl Plan {
             warm_up: Duration::ZERO,
             length: Length::Requests(requests),
             timeout: Duration::from_secs(30),
+            tries: 1,
+            journal: false,
+            stop: Stop::default(),
         }
+    }
+}
+
+/// Ends a run at a moment nobody knew when it began; clones end the same run.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<OnceLock<Instant>>);
+
+impl Stop {
+    /// No request falls due from now on. What is under way is still awaited.
+    pub fn now(&self) {
+        self.0.get_or_init(Instant::now);
+    }
+
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.0.get().copied()
     }
 }
 

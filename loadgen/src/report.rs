@@ -1,6 +1,10 @@
 //! What came of a run.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use hdrhistogram::Histogram;
 
@@ -25,6 +29,8 @@ pub struct Report {
     pub refused: BTreeMap<u16, u64>,
     /// Not answered: no connection, a lost one, or too late.
     pub failed: u64,
+    /// Not answered before their users hung up on purpose.
+    pub hung_up: u64,
     /// Due in an open loop, but every user was still waiting when time was up.
     pub unsent: u64,
     /// Open connections that the server, or the way to it, closed without announcing it.
@@ -36,9 +42,54 @@ pub struct Report {
     /// The measured time: from the end of warming up to the end of the plan, or to the last answer
     /// where a number of requests ends it.
     pub window: Duration,
+    /// When the first request could be sent.
+    pub began: SystemTime,
     /// CPU time of the load's own thread, warming up included, where the system tells.
     pub cpu: Option<Duration>,
+    /// What became of each request, in the order in which they ended, if the plan asked for it.
+    pub journal: Vec<Entry>,
     latencies: Histogram<u64>,
+}
+
+/// What became of one request. Times count from the start of the run.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its number.
+    pub index: u64,
+    /// When it should have been sent.
+    pub due: Duration,
+    /// When its user was free to send it: the first time, if it asked more than once.
+    pub sent: Duration,
+    /// When it ended.
+    pub done: Duration,
+    /// How.
+    pub ending: Ending,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Answered 200, as expected.
+    Right,
+    /// Answered 200, otherwise than expected.
+    Wrong,
+    /// Answered with another status.
+    Refused(Refusal),
+    /// Not answered: no connection, a lost one, or too late.
+    Failed,
+    /// Its user hung up on purpose.
+    HungUp,
+}
+
+/// An answer with another status than 200.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub status: u16,
+    /// Its `x-error-code`; empty where there is none.
+    pub code: Box<str>,
+    /// Its `Retry-After`, in seconds.
+    pub retry_after: Option<u32>,
 }
 
 impl Report {
@@ -75,76 +126,86 @@ impl fmt::Display for Report {
         writeln!(f, "{:.0} right answers/s, p50 {p50:.1?}, p99 {p99:.1?}", self.rate())?;
         write!(
             f,
-            "{} sent: {} right, {} wrong, {} refused, {} failed; {} unsent, {} connections dropped",
+            "{} sent: {} right, {} wrong, {} refused, {} failed",
             self.sent,
             self.right,
             self.wrong,
             self.refusals(),
             self.failed,
-            self.unsent,
-            self.dropped_connections,
         )?;
+        if self.hung_up > 0 {
+            write!(f, ", {} hung up", self.hung_up)?;
+        }
+        write!(f, "; {} unsent, {} connections dropped", self.unsent, self.dropped_connections)?;
         self.troubles.iter().try_for_each(|trouble| write!(f, "\n  {trouble}"))
     }
 }
 
-/// How one request ended.
+/// How one request ended, and what was wrong if anything was.
 #[derive(Debug)]
-pub(crate) enum Outcome {
-    Right,
-    Wrong(String),
-    Refused(u16, String),
-    Failed(String),
+pub(crate) struct Outcome {
+    pub(crate) ending: Ending,
+    pub(crate) trouble: String,
 }
 
 /// A report in the making.
 pub(crate) struct Recorder {
     report: Report,
+    journal: bool,
     samples: BTreeMap<&'static str, usize>,
 }
 
 impl Recorder {
-    pub(crate) fn new() -> Result<Self, hdrhistogram::CreationError> {
+    /// A recorder for a run that begins now.
+    pub(crate) fn new(journal: bool) -> Result<Self, hdrhistogram::CreationError> {
         let report = Report {
             sent: 0,
             right: 0,
             wrong: 0,
             refused: BTreeMap::new(),
             failed: 0,
+            hung_up: 0,
             unsent: 0,
             dropped_connections: 0,
             troubles: Vec::new(),
             measured: 0,
             window: Duration::ZERO,
+            began: SystemTime::now(),
             cpu: None,
+            journal: Vec::new(),
             latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS)?,
         };
-        Ok(Self { report, samples: BTreeMap::new() })
+        Ok(Self { report, journal, samples: BTreeMap::new() })
     }
 
-    /// Counts one request; `latency` is given when it counts in the rates.
-    pub(crate) fn record(&mut self, outcome: Outcome, latency: Option<Duration>) {
+    /// Counts one request; `measured` says whether its latency counts.
+    pub(crate) fn record(&mut self, entry: Entry, trouble: &str, measured: bool) {
         self.report.sent += 1;
-        match outcome {
-            Outcome::Right => {
+        match &entry.ending {
+            Ending::Right => {
                 self.report.right += 1;
-                if let Some(latency) = latency {
+                if measured {
+                    let latency = entry.done.saturating_sub(entry.due);
                     self.report.measured += 1;
                     self.report.latencies.saturating_record(micros(latency));
                 }
             }
-            Outcome::Wrong(text) => {
+            Ending::Wrong => {
                 self.report.wrong += 1;
-                self.sample("wrong", &text);
+                self.sample("wrong", trouble);
             }
-            Outcome::Refused(status, text) => {
-                *self.report.refused.entry(status).or_default() += 1;
-                self.sample("refused", &text);
+            Ending::Refused(refusal) => {
+                *self.report.refused.entry(refusal.status).or_default() += 1;
+                self.sample("refused", trouble);
             }
-            Outcome::Failed(text) => {
+            Ending::Failed => {
                 self.report.failed += 1;
-                self.sample("failed", &text);
+                self.sample("failed", trouble);
             }
+            Ending::HungUp => self.report.hung_up += 1,
+        }
+        if self.journal {
+            self.report.journal.push(entry);
         }
     }
 

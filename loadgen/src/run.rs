@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use hyper::StatusCode;
+use hyper::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use rand::RngExt;
 use tokio::{
     runtime,
     sync::{Semaphore, oneshot},
@@ -16,15 +17,19 @@ use tokio::{
 
 use crate::{
     LoadError, Plan, Report, Target, Workload,
-    connection::{Connection, connecting},
-    report::{Outcome, Recorder},
+    connection::{Connection, Lost, connecting},
+    report::{Ending, Entry, Outcome, Recorder, Refusal},
     schedule::{Schedule, Turn},
 };
 
 /// How long a user waits after a failure, so that a dead server is not asked in a tight loop.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a user that asks again waits at most before the second try; doubled for each later one.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Open files a process needs beside its users' connections.
 const OTHER_FILES: u64 = 64;
+/// The header in which a server names its reason.
+const ERROR_CODE: &str = "x-error-code";
 /// Bytes of a refusal's body that a report quotes.
 const QUOTED: usize = 200;
 
@@ -81,10 +86,17 @@ fn report_to(mut report: oneshot::Sender<Result<Report, LoadError>>, plan: Plan)
 
 async fn drive(plan: Plan) -> Result<Report, LoadError> {
     let cpu_before = thread_cpu();
-    let recorder = Recorder::new().map_err(|error| LoadError::Plan(error.to_string()))?;
     let connections = connect(&plan).await?;
-    let schedule = Schedule::new(plan.pace, plan.warm_up, plan.length, Instant::now());
-    let run = Arc::new(Run { workload: plan.workload, schedule, recorder: Mutex::new(recorder) });
+    let recorder =
+        Recorder::new(plan.journal).map_err(|error| LoadError::Plan(error.to_string()))?;
+    let start = Instant::now();
+    let run = Arc::new(Run {
+        workload: plan.workload,
+        tries: plan.tries,
+        start,
+        schedule: Schedule::new(plan.pace, plan.warm_up, plan.length, start).ended_by(plan.stop),
+        recorder: Mutex::new(recorder),
+    });
 
     let mut users: JoinSet<()> =
         connections.into_iter().map(|connection| user(Arc::clone(&run), connection)).collect();
@@ -92,7 +104,7 @@ async fn drive(plan: Plan) -> Result<Report, LoadError> {
     drop(users);
 
     let run = Arc::into_inner(run).ok_or_else(|| LoadError::Thread("a user is left".to_owned()))?;
-    let end = run.schedule.ends.unwrap_or_else(Instant::now);
+    let end = run.schedule.end().unwrap_or_else(Instant::now);
     let window = end.saturating_duration_since(run.schedule.measured_from);
     let cpu = cpu_before.zip(thread_cpu()).map(|(before, after)| after.saturating_sub(before));
     let recorder = run.recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -140,17 +152,27 @@ async fn opened(
 /// What users share.
 struct Run {
     workload: Arc<dyn Workload>,
+    tries: u32,
+    start: Instant,
     schedule: Schedule,
     recorder: Mutex<Recorder>,
 }
 
 impl Run {
-    fn record(&self, turn: Turn, outcome: Outcome, dropped: u64) {
+    fn record(&self, turn: Turn, sent: Instant, outcome: Outcome, dropped: u64) {
         let now = Instant::now();
-        let in_time = self.schedule.ends.is_none_or(|ends| now < ends);
+        let in_time = self.schedule.end().is_none_or(|end| now < end);
         let counts = turn.due >= self.schedule.measured_from && in_time;
+        let since_start = |moment: Instant| moment.saturating_duration_since(self.start);
+        let entry = Entry {
+            index: turn.index,
+            due: since_start(turn.due),
+            sent: since_start(sent),
+            done: since_start(now),
+            ending: outcome.ending,
+        };
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        recorder.record(outcome, counts.then(|| now.duration_since(turn.due)));
+        recorder.record(entry, &outcome.trouble, counts);
         recorder.dropped(dropped);
     }
 }
@@ -161,27 +183,53 @@ async fn user(run: Arc<Run>, mut connection: Connection) {
         if turn.due > Instant::now() {
             sleep_until(turn.due).await;
         }
-        let outcome = ask(&*run.workload, turn.index, &mut connection).await;
-        let failed = matches!(outcome, Outcome::Failed(_));
-        run.record(turn, outcome, std::mem::take(&mut connection.dropped));
+        let sent = Instant::now();
+        let outcome = ask(&run, turn.index, &mut connection).await;
+        let failed = outcome.ending == Ending::Failed;
+        run.record(turn, sent, outcome, std::mem::take(&mut connection.dropped));
         if failed {
             sleep(PAUSE).await;
         }
     }
 }
 
-async fn ask(workload: &dyn Workload, index: u64, connection: &mut Connection) -> Outcome {
-    match connection.ask(workload.request(index)).await {
+/// Asks as often as the plan allows.
+async fn ask(run: &Run, index: u64, connection: &mut Connection) -> Outcome {
+    for again in 1..run.tries {
+        let outcome = ask_once(&*run.workload, index, connection).await;
+        if !matches!(outcome.ending, Ending::Refused(_) | Ending::Failed) {
+            return outcome;
+        }
+        let most = RETRY_PAUSE * 2_u32.saturating_pow(again - 1);
+        let pause = most.mul_f64(rand::rng().random());
+        sleep(pause).await;
+    }
+    ask_once(&*run.workload, index, connection).await
+}
+
+async fn ask_once(workload: &dyn Workload, index: u64, connection: &mut Connection) -> Outcome {
+    let (ending, trouble) = match connection.ask(workload.request(index)).await {
         Ok((StatusCode::OK, answer)) => match workload.check(index, &answer) {
-            Ok(()) => Outcome::Right,
-            Err(text) => Outcome::Wrong(format!("request {index}: {text}")),
+            Ok(()) => (Ending::Right, String::new()),
+            Err(text) => (Ending::Wrong, format!("request {index}: {text}")),
         },
         Ok((status, answer)) => {
             let quoted = &answer.body[..answer.body.len().min(QUOTED)];
             let text = format!("{status} {}", String::from_utf8_lossy(quoted));
-            Outcome::Refused(status.as_u16(), text)
+            (Ending::Refused(refusal(status, &answer.headers)), text)
         }
-        Err(lost) => Outcome::Failed(lost.to_string()),
+        Err(Lost::HungUp) => (Ending::HungUp, String::new()),
+        Err(lost) => (Ending::Failed, lost.to_string()),
+    };
+    Outcome { ending, trouble }
+}
+
+fn refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    Refusal {
+        status: status.as_u16(),
+        code: text(ERROR_CODE).unwrap_or_default().into(),
+        retry_after: text(RETRY_AFTER.as_str()).and_then(|seconds| seconds.parse().ok()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
-use crate::{Length, Pace};
+use crate::{Length, Pace, Stop};
 
 /// Seeds the arrivals of an open loop: equal plans meet equal bursts.
 const ARRIVALS_SEED: u64 = 1;
@@ -28,7 +28,8 @@ pub(crate) struct Schedule {
     /// When rates and latencies begin to count.
     pub(crate) measured_from: Instant,
     /// When users stop, if time ends the run.
-    pub(crate) ends: Option<Instant>,
+    ends: Option<Instant>,
+    stop: Stop,
     state: Mutex<State>,
 }
 
@@ -50,12 +51,22 @@ impl Schedule {
         };
         let arrivals = StdRng::seed_from_u64(ARRIVALS_SEED);
         let state = State { next_index: 0, left, last_due: start, arrivals };
-        Self { pace, measured_from, ends, state: Mutex::new(state) }
+        Self { pace, measured_from, ends, stop: Stop::default(), state: Mutex::new(state) }
+    }
+
+    /// The same, ended early by `stop`.
+    pub(crate) fn ended_by(self, stop: Stop) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// When no more requests fall due, as far as is known by now.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.ends.into_iter().chain(self.stop.at()).min()
     }
 
     /// The next turn, or `None` when the run is over.
     pub(crate) fn take(&self, now: Instant) -> Option<Turn> {
-        if self.ends.is_some_and(|ends| now >= ends) {
+        if self.end().is_some_and(|end| now >= end) {
             return None;
         }
         self.next(now)
@@ -81,7 +92,7 @@ impl Schedule {
                 state.last_due + Duration::from_secs_f64(gap)
             }
         };
-        if self.ends.is_some_and(|ends| due >= ends) {
+        if self.end().is_some_and(|end| due >= end) {
             return None;
         }
         if due >= self.measured_from
@@ -143,6 +154,18 @@ mod tests {
             turns += 1;
         }
         assert!((9_500..10_500).contains(&turns), "{turns} arrivals in 10 s at 1000 a second");
+    }
+
+    #[test]
+    fn whoever_stops_a_run_ends_it() {
+        let start = Instant::now();
+        let (pace, stop) = (Pace::Open { per_second: 1000.0 }, Stop::default());
+        let schedule =
+            Schedule::new(pace, Duration::ZERO, Length::Time(SECOND), start).ended_by(stop.clone());
+        assert!(schedule.take(start).is_some());
+        stop.now();
+        assert_eq!(schedule.take(Instant::now()), None);
+        assert!(schedule.unsent() < 900, "what falls due later is not missed");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What users send, and what they must hear.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use hyper::{HeaderMap, Uri};
 
@@ -22,6 +24,8 @@ pub struct Prepared {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// When the user hangs up on purpose, if there is no answer by then.
+    pub hang_up: Option<Duration>,
 }
 
 /// What came back with status 200.

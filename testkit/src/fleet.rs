@@ -52,7 +52,7 @@ impl Fleet {
     /// If a program is missing or does not start; the error shows its log.
     pub async fn start(plan: FleetPlan<'_>) -> Result<Self> {
         let repository = TempDir::new()?;
-        echo_model(repository.path(), plan.batch_ms)?;
+        echo_model(repository.path(), &[("batch_ms", &plan.batch_ms.to_string())])?;
         let redis = RedisServer::start().await;
         let mut fleet = Self {
             redis,
@@ -114,15 +114,18 @@ impl Fleet {
     }
 }
 
-/// Writes an echo as a model repository has it.
-fn echo_model(repository: &Path, batch_ms: u32) -> Result<()> {
+/// Writes the model `echo` as a model repository has it, with these parameters.
+///
+/// # Errors
+/// If the repository cannot be written.
+pub fn echo_model(repository: &Path, parameters: &[(&str, &str)]) -> Result<()> {
     let tensor = |name| format!("[{{ name: \"{name}\" data_type: TYPE_UINT8 dims: [ -1 ] }}]");
     let mut config = "backend: \"batchfleet_echo\"\nmax_batch_size: 256\n".to_owned();
     writeln!(config, "input {}\noutput {}", tensor("INPUT0"), tensor("OUTPUT0"))?;
-    writeln!(
-        config,
-        "parameters {{ key: \"batch_ms\" value {{ string_value: \"{batch_ms}\" }} }}"
-    )?;
+    for (key, value) in parameters {
+        let value = format!("value {{ string_value: \"{value}\" }}");
+        writeln!(config, "parameters {{ key: \"{key}\" {value} }}")?;
+    }
     fs::create_dir_all(repository.join("echo/1"))?;
     fs::write(repository.join("echo/config.pbtxt"), config)?;
     Ok(())

@@ -7,7 +7,7 @@ mod program;
 mod proxy;
 mod redis_server;
 
-pub use fleet::{Fleet, FleetPlan, get, metric};
+pub use fleet::{Fleet, FleetPlan, echo_model, get, metric};
 pub use program::{Program, ProgramBuilder};
 pub use proxy::CuttingProxy;
 pub use redis_server::RedisServer;

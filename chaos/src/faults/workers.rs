@@ -1,0 +1,118 @@
+//! Workers that die, stop, leave.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rand::RngExt;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    findings::Findings,
+    seen::{self, status, wait},
+    stage::{Scale, Stage, now},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// F01
+pub(crate) async fn killed_in_turn(scale: Scale) -> Result<Findings> {
+    let mut stage = Stage::usual(scale).await?;
+    let load = stage.load(scale.closed()).await?;
+    let (until, mut kills) = (stage.until(), 0);
+    while Instant::now() < until {
+        let victim = stage.random.random_range(0..scale.workers);
+        let next = Instant::now() + 2 * SECOND;
+        stage.fleet.kill_worker(victim).await?;
+        kills += 1;
+        sleep(SECOND).await;
+        stage.fleet.start_worker(victim).await?;
+        tokio::time::sleep_until(next).await;
+    }
+    let seen = stage.stop(load).await?;
+    stage.findings.note(format!("{kills} kills"));
+    stage.all_right(&seen);
+    let (baseline, p99) = (stage.baseline(&seen), stage.p99(&seen));
+    stage.findings.within("p99", p99, baseline + 5 * SECOND);
+    stage.findings.within("max", seen.longest(), 12 * SECOND);
+    stage.finish().await
+}
+
+/// F02
+pub(crate) async fn all_killed(scale: Scale) -> Result<Findings> {
+    let mut stage = Stage::usual(scale).await?;
+    let load = stage.load(scale.closed()).await?;
+    for index in 0..scale.workers {
+        stage.fleet.kill_worker(index).await?;
+    }
+    let killed = now();
+    sleep(10 * SECOND).await;
+    let back = now();
+    for index in 0..scale.workers {
+        stage.fleet.start_worker(index).await?;
+    }
+    sleep(5 * SECOND).await;
+    let seen = stage.stop(load).await?;
+    let (killed, back) = (seen.at(killed), seen.at(back));
+    let is_no_worker = |entry: &seen::Entry| match &entry.ending {
+        seen::Ending::Refused(refusal) => refusal.status == 503 && &*refusal.code == "no_workers",
+        _ => false,
+    };
+    let others = seen.count(|entry| status(entry).is_some() && !is_no_worker(entry));
+    stage.findings.none("neither 200 nor 503 no_workers:", others);
+    stage.findings.note(format!("{} x 503 no_workers", seen.count(is_no_worker)));
+    let held = seen.journal().iter().filter(|e| e.sent <= killed && e.done > killed);
+    let last = held.map(|entry| entry.done).max().unwrap_or_default();
+    stage.findings.within(
+        "held ones done after the return",
+        last.saturating_sub(back),
+        15 * SECOND,
+    );
+    stage.finish().await
+}
+
+/// F03
+pub(crate) async fn stopped(scale: Scale) -> Result<Findings> {
+    let mut stage = Stage::usual(scale).await?;
+    let load = stage.load(scale.closed()).await?;
+    stage.fleet.workers[0].program()?.signal("STOP").await?;
+    let stopped = now();
+    sleep(scale.lasts.min(20 * SECOND)).await;
+    stage.fleet.workers[0].program()?.signal("CONT").await?;
+    sleep(2 * SECOND).await;
+    let dropped = stage.gateways("batchfleet_gateway_unclaimed_replies_total", "").await?;
+    let seen = stage.stop(load).await?;
+    stage.all_right(&seen);
+    let runs = stage.runs(&seen)?;
+    let again = runs.repeats().filter(|run| run.1 > stopped).map(|run| run.1).max();
+    let again = again.and_then(|again| again.duration_since(stopped).ok()).unwrap_or_default();
+    stage.findings.check(runs.repeated() > 0, format!("{} ran again", runs.repeated()));
+    stage.findings.within("the last of them after", again, 5 * SECOND);
+    stage.findings.at_least("late answers dropped", dropped, 1.0);
+    stage.findings.note(format!("max {}", crate::findings::time(seen.longest())));
+    stage.finish().await
+}
+
+/// F09
+pub(crate) async fn rolling_restart(scale: Scale) -> Result<Findings> {
+    let mut stage = Stage::usual(scale).await?;
+    let load = stage.load(scale.open()).await?;
+    for index in 0..scale.workers {
+        stage.fleet.workers[index].program()?.signal("TERM").await?;
+        let status = stage.fleet.worker_ended(index).await?;
+        if !status.success() {
+            stage.findings.check(false, format!("a worker ended with {status}"));
+        }
+        stage.fleet.start_worker(index).await?;
+        sleep(SECOND).await;
+    }
+    sleep(2 * SECOND).await;
+    let seen = stage.stop(load).await?;
+    stage.all_right(&seen);
+    let runs = stage.runs(&seen)?;
+    stage.findings.none("ran twice:", runs.repeated() as u64);
+    let (baseline, p99) = (stage.baseline(&seen), stage.p99(&seen));
+    stage.findings.within("p99", p99, baseline.mul_f64(1.5));
+    let longest_wait = seen.journal().iter().map(wait).max().unwrap_or_default();
+    stage.findings.note(format!("max {}", crate::findings::time(longest_wait)));
+    stage.finish().await
+}

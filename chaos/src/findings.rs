@@ -1,0 +1,85 @@
+//! What a fault's run was measured to be, and whether that passes.
+
+use std::{fmt::Display, time::Duration};
+
+/// The measurements of one run, in the order in which they were made.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    measured: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Findings {
+    /// Something worth knowing that cannot fail.
+    pub(crate) fn note(&mut self, text: impl Display) {
+        self.measured.push(text.to_string());
+    }
+
+    /// A promise: `text` says what was measured.
+    pub(crate) fn check(&mut self, kept: bool, text: impl Display) {
+        let text = text.to_string();
+        if !kept {
+            self.failures.push(text.clone());
+        }
+        self.measured.push(text);
+    }
+
+    /// A count that must be 0; worth a word only if it is not.
+    pub(crate) fn none(&mut self, what: &str, count: u64) {
+        if count > 0 {
+            self.check(false, format!("{what} {count}"));
+        }
+    }
+
+    /// A time that must not exceed a limit.
+    pub(crate) fn within(&mut self, what: &str, measured: Duration, limit: Duration) {
+        let kept = measured <= limit;
+        self.check(kept, format!("{what} {} (≤ {})", time(measured), time(limit)));
+    }
+
+    /// A number that must not exceed a limit.
+    pub(crate) fn at_most(&mut self, what: &str, measured: f64, limit: f64) {
+        self.check(measured <= limit, format!("{what} {} (≤ {})", plain(measured), plain(limit)));
+    }
+
+    /// A number that must reach a limit.
+    pub(crate) fn at_least(&mut self, what: &str, measured: f64, limit: f64) {
+        self.check(measured >= limit, format!("{what} {} (≥ {})", plain(measured), plain(limit)));
+    }
+
+    /// Whether everything was as promised.
+    pub(crate) fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// All measurements, in one line.
+    pub(crate) fn line(&self) -> String {
+        self.measured.join("; ")
+    }
+
+    /// The broken promises.
+    pub(crate) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+}
+
+/// A time as people read it.
+pub(crate) fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds >= 10.0 => format!("{seconds:.0} s"),
+        seconds if seconds >= 1.0 => format!("{seconds:.1} s"),
+        seconds if seconds >= 0.01 => format!("{:.0} ms", seconds * 1e3),
+        seconds => format!("{:.1} ms", seconds * 1e3),
+    }
+}
+
+/// A share of a whole, in percent; nothing of nothing is 0.
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+pub(crate) fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+fn plain(number: f64) -> String {
+    let decimals = if number.fract() == 0.0 || number >= 100.0 { 0 } else { 2 };
+    format!("{number:.decimals$}")
+}

@@ -1,0 +1,300 @@
+//! The fleet under test: real programs on a real Redis, each of which can be killed, stopped,
+//! drained, cut off and started again.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use batchfleet_testkit::{CuttingProxy, Program, RedisServer, echo_model, get};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use crate::control::Control;
+
+/// How long a program may take to be ready.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the fleet is made of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) gateways: usize,
+    pub(crate) gateway_flags: Vec<String>,
+    pub(crate) workers: usize,
+    pub(crate) worker_flags: Vec<String>,
+    /// Parameters of the echo.
+    pub(crate) parameters: Vec<(&'static str, String)>,
+    pub(crate) redis_options: Vec<&'static str>,
+    /// Whether each program reaches Redis through a proxy of its own.
+    pub(crate) links: bool,
+}
+
+/// One program of the fleet, alive or not.
+pub(crate) struct Member {
+    name: &'static str,
+    flags: Vec<String>,
+    environment: Vec<(String, String)>,
+    program: Option<Program>,
+    /// Its way to Redis, if the plan wanted links.
+    pub(crate) link: Option<CuttingProxy>,
+    /// Where its metrics are, as of its last start.
+    pub(crate) admin: String,
+    /// Where clients connect: a gateway's, the same for all its starts.
+    pub(crate) address: String,
+}
+
+/// The fleet.
+pub(crate) struct Fleet {
+    pub(crate) redis: RedisServer,
+    pub(crate) workers: Vec<Member>,
+    pub(crate) gateways: Vec<Member>,
+    /// Logs of the programs that have ended.
+    ended: Vec<(String, Program)>,
+    folder: TempDir,
+}
+
+impl Fleet {
+    /// Starts everything; each gateway knows the model when this returns.
+    pub(crate) async fn start(plan: &Plan) -> Result<Self> {
+        let folder = TempDir::new()?;
+        fs::create_dir_all(folder.path().join("runs"))?;
+        let redis = RedisServer::start_with(&plan.redis_options).await;
+        let fleet = Self { redis, workers: vec![], gateways: vec![], ended: vec![], folder };
+        let mut parameters = plan.parameters.clone();
+        parameters.push(("run_log", text(&fleet.run_log())?));
+        let parameters: Vec<_> = parameters.iter().map(|(key, value)| (*key, &**value)).collect();
+        echo_model(&fleet.folder.path().join("models"), &parameters)?;
+        fleet.fill(plan).await
+    }
+
+    async fn fill(mut self, plan: &Plan) -> Result<Self> {
+        for _ in 0..plan.workers {
+            let mut flags = plan.worker_flags.clone();
+            flags.extend(["--model-repository".to_owned(), text(&self.path("models"))?]);
+            let worker = self.member("batchfleet-worker", flags, plan.links).await?;
+            self.workers.push(worker);
+        }
+        for _ in 0..plan.gateways {
+            let gateway =
+                self.member("batchfleet-gateway", plan.gateway_flags.clone(), plan.links).await?;
+            self.gateways.push(gateway);
+        }
+        for index in 0..plan.workers {
+            self.start_worker(index).await?;
+        }
+        for index in 0..plan.gateways {
+            self.start_gateway(index).await?;
+        }
+        Ok(self)
+    }
+
+    async fn member(&self, name: &'static str, flags: Vec<String>, link: bool) -> Result<Member> {
+        let link = if link { Some(CuttingProxy::start(self.redis.address()).await?) } else { None };
+        Ok(Member {
+            name,
+            flags,
+            environment: Vec::new(),
+            program: None,
+            link,
+            admin: String::new(),
+            address: "127.0.0.1:0".to_owned(),
+        })
+    }
+
+    /// A file of this fleet.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where the echoes write down which rows they begin to run.
+    pub(crate) fn run_log(&self) -> PathBuf {
+        self.path("runs")
+    }
+
+    /// Starts a worker that does not run, and waits until it is ready.
+    pub(crate) async fn start_worker(&mut self, index: usize) -> Result<()> {
+        let redis = self.redis.address();
+        let worker = &mut self.workers[index];
+        worker.spawn(redis, &[]).await?;
+        until_200(worker, &worker.admin, "/readyz").await
+    }
+
+    /// Starts a worker that does not run, without waiting.
+    pub(crate) async fn spawn_worker(&mut self, index: usize) -> Result<()> {
+        let redis = self.redis.address();
+        self.workers[index].spawn(redis, &[]).await
+    }
+
+    /// Starts a gateway that does not run, on its old port if it had one, and waits until it knows
+    /// the model.
+    pub(crate) async fn start_gateway(&mut self, index: usize) -> Result<()> {
+        let redis = self.redis.address();
+        let gateway = &mut self.gateways[index];
+        let listen = gateway.address.clone();
+        gateway.spawn(redis, &["--listen", &listen]).await?;
+        gateway.address = gateway.program()?.address("http").await?;
+        until_200(gateway, &gateway.address, "/v2/models/echo/ready").await
+    }
+
+    /// Kills a worker.
+    pub(crate) async fn kill_worker(&mut self, index: usize) -> Result<()> {
+        let program = self.workers[index].take_killed().await?;
+        self.ended.extend(program);
+        Ok(())
+    }
+
+    /// Kills a gateway.
+    pub(crate) async fn kill_gateway(&mut self, index: usize) -> Result<()> {
+        let program = self.gateways[index].take_killed().await?;
+        self.ended.extend(program);
+        Ok(())
+    }
+
+    /// Waits until a worker that was told to has ended; says how.
+    pub(crate) async fn worker_ended(&mut self, index: usize) -> Result<std::process::ExitStatus> {
+        let worker = &mut self.workers[index];
+        let mut program = worker.program.take().context("this worker does not run")?;
+        let status = program.wait().await;
+        self.ended.push((worker.name.to_owned(), program));
+        status
+    }
+
+    /// Waits until a gateway that was told to has ended; says how.
+    pub(crate) async fn gateway_ended(&mut self, index: usize) -> Result<std::process::ExitStatus> {
+        let gateway = &mut self.gateways[index];
+        let mut program = gateway.program.take().context("this gateway does not run")?;
+        let status = program.wait().await;
+        self.ended.push((gateway.name.to_owned(), program));
+        status
+    }
+
+    /// Adds a gateway beside the others, and waits until it knows the model.
+    pub(crate) async fn add_gateway(&mut self, flags: Vec<String>) -> Result<usize> {
+        let gateway = self.member("batchfleet-gateway", flags, false).await?;
+        self.gateways.push(gateway);
+        let index = self.gateways.len() - 1;
+        self.start_gateway(index).await?;
+        Ok(index)
+    }
+
+    /// `http://host:port` of each gateway.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        self.gateways.iter().map(|gateway| format!("http://{}", gateway.address)).collect()
+    }
+
+    /// A way to ask Redis itself.
+    pub(crate) fn control(&self) -> Control {
+        Control::new(&self.redis.url())
+    }
+
+    /// Lines in which any program ever started panicked.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let members = self.workers.iter().chain(&self.gateways);
+        let running = members.filter_map(|member| Some((member.name, member.program.as_ref()?)));
+        let ended = self.ended.iter().map(|(name, program)| (name.as_str(), program));
+        running
+            .chain(ended)
+            .flat_map(|(name, program)| {
+                let lines = program.log().into_iter().map(|line| line.to_string());
+                lines
+                    .filter(|line| line.contains("panicked at"))
+                    .map(move |l| format!("{name}: {l}"))
+            })
+            .collect()
+    }
+}
+
+impl Member {
+    async fn spawn(&mut self, redis: SocketAddr, more: &[&str]) -> Result<()> {
+        if self.program.is_some() {
+            bail!("{} runs already", self.name);
+        }
+        let redis = self.link.as_ref().map_or(redis, CuttingProxy::address);
+        let mut builder = Program::named(self.name)?
+            .args(["--redis-url", &format!("redis://{redis}"), "--admin-listen", "127.0.0.1:0"])
+            .args(self.flags.iter().map(String::as_str))
+            .args(more.iter().copied());
+        for (name, value) in &self.environment {
+            builder = builder.env(name, value);
+        }
+        let program = builder.spawn()?;
+        self.admin = program.address("admin").await?;
+        self.program = Some(program);
+        Ok(())
+    }
+
+    async fn take_killed(&mut self) -> Result<Option<(String, Program)>> {
+        let Some(mut program) = self.program.take() else { return Ok(None) };
+        program.kill().await?;
+        Ok(Some((self.name.to_owned(), program)))
+    }
+
+    /// The running program.
+    pub(crate) fn program(&self) -> Result<&Program> {
+        self.program.as_ref().with_context(|| format!("a {} does not run", self.name))
+    }
+
+    /// Whether it was started and not killed since; it may have ended by itself.
+    pub(crate) fn is_started(&self) -> bool {
+        self.program.is_some()
+    }
+
+    /// Its process id, if it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.program.as_ref()?.id()
+    }
+
+    /// Whether its process has ended by itself, or was never started.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.id().is_none_or(|id| {
+            let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            state.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
+                || state.is_empty()
+        })
+    }
+
+    /// More flags from its next start on; a later one of the same name wins.
+    pub(crate) fn set_flags(&mut self, flags: Vec<String>) {
+        self.flags = flags;
+    }
+
+    /// Environment from its next start on.
+    pub(crate) fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Resident memory in bytes; 0 if it does not run.
+    pub(crate) fn resident(&self) -> u64 {
+        self.id().and_then(resident).unwrap_or_default()
+    }
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn resident(id: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
+async fn until_200(member: &Member, address: &str, path: &str) -> Result<()> {
+    let asked = timeout(START_LIMIT, async {
+        // Not ready, or not listening yet; a program that ended never will be.
+        while !member.is_gone() {
+            if get(address, path).await.is_ok_and(|(status, _)| status == 200) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        bail!("it ended")
+    });
+    asked.await.unwrap_or_else(|_| bail!("it is not ready within {START_LIMIT:?}")).with_context(
+        || format!("{}{path}: {:?}", member.name, member.program.as_ref().map(Program::log)),
+    )
+}
+
+fn text(path: &Path) -> Result<String> {
+    Ok(path.to_str().context("an odd temporary folder")?.to_owned())
+}

@@ -1,0 +1,81 @@
+//! Plays faults on a fleet of real programs and a real Redis, under load that checks every answer,
+//! and prints for each what was promised and what was measured.
+#![expect(clippy::print_stdout, reason = "its output is a table")]
+
+mod control;
+mod faults;
+mod findings;
+mod fleet;
+mod load;
+mod metrics;
+mod runs;
+mod seen;
+mod stage;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use tokio::time::Instant;
+
+use crate::{
+    faults::{FAULTS, Fault},
+    findings::{Findings, time},
+    stage::Scale,
+};
+
+/// Plays the faults of the matrix that one machine can run; exit status 1 if any promise is broken
+#[derive(Parser)]
+struct Settings {
+    /// Only these, such as F01,F14
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    only: Vec<String>,
+
+    /// The short tier: fewer faults, a smaller fleet, less load
+    #[arg(long)]
+    short: bool,
+
+    /// How long each fault is kept up [default: 60, or 10 in the short tier]
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u64>,
+
+    /// What random choices follow from [default: any]
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let seed = settings.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let lasts =
+        Duration::from_secs(settings.seconds.unwrap_or(if settings.short { 10 } else { 60 }));
+    let scale = if settings.short { Scale::short(lasts, seed) } else { Scale::whole(lasts, seed) };
+    let is_named = |fault: &Fault| settings.only.iter().any(|id| id.eq_ignore_ascii_case(fault.id));
+    let belongs = |fault: &Fault| settings.only.is_empty() && (fault.short || !settings.short);
+    let wanted = |fault: &&Fault| is_named(fault) || belongs(fault);
+    println!("{scale:?}");
+    println!("| | fault | load | promised | measured | |\n|---|---|---|---|---|---|");
+    let (mut passed, mut failed) = (0, 0);
+    for fault in FAULTS.iter().filter(wanted) {
+        let began = Instant::now();
+        let findings = (fault.play)(scale).await.unwrap_or_else(|error| {
+            let mut findings = Findings::default();
+            findings.check(false, format!("could not be played: {error:#}"));
+            findings
+        });
+        print(fault, &findings, began.elapsed());
+        if findings.passed() { passed += 1 } else { failed += 1 }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(fault: &Fault, findings: &Findings, took: Duration) {
+    let verdict = if findings.passed() { "pass" } else { "FAIL" };
+    let Fault { id, what, load, pass, .. } = fault;
+    println!("| {id} | {what} | {load} | {pass} | {} | {verdict} |", findings.line());
+    for failure in findings.failures() {
+        println!("    {id} broke a promise: {failure}");
+    }
+    eprintln!("{id}: {} in {}", verdict, time(took));
+}

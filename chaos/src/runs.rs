@@ -1,0 +1,66 @@
+//! What the echoes really ran: the witness against which late and repeated work is counted.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Result;
+
+/// When each request of a load began to run; more than once if it was delivered again.
+pub(crate) struct Runs {
+    starts: HashMap<u64, Vec<SystemTime>>,
+}
+
+impl Runs {
+    /// Reads what the echoes wrote in `folder` about the load with this nonce.
+    pub(crate) fn read(folder: &Path, nonce: u128) -> Result<Self> {
+        let mut starts = HashMap::<u64, Vec<SystemTime>>::new();
+        for file in fs::read_dir(folder)? {
+            let log = fs::read(file?.path())?;
+            for entry in log.as_chunks::<32>().0 {
+                let (began, of, index) = (number(&entry[..8]), &entry[8..24], number(&entry[24..]));
+                if of == nonce.to_le_bytes() {
+                    let began = UNIX_EPOCH + Duration::from_millis(began);
+                    starts.entry(index).or_default().push(began);
+                }
+            }
+        }
+        Ok(Self { starts })
+    }
+
+    /// How often this request began to run.
+    pub(crate) fn of(&self, index: u64) -> usize {
+        self.starts.get(&index).map_or(0, Vec::len)
+    }
+
+    /// Each run: the request's number, and when.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u64, SystemTime)> {
+        let runs = self.starts.iter();
+        runs.flat_map(|(index, starts)| starts.iter().map(move |start| (*index, *start)))
+    }
+
+    /// Runs of requests that had run before.
+    pub(crate) fn repeats(&self) -> impl Iterator<Item = (u64, SystemTime)> {
+        let first = |index| self.starts.get(&index).and_then(|starts| starts.iter().min().copied());
+        let mut seen = std::collections::HashSet::new();
+        self.all()
+            .filter(move |(index, start)| first(*index) < Some(*start) || !seen.insert(*index))
+    }
+
+    /// How many runs were of requests that had run before.
+    pub(crate) fn repeated(&self) -> usize {
+        self.starts.values().map(|starts| starts.len() - 1).sum()
+    }
+
+    /// All runs.
+    pub(crate) fn count(&self) -> usize {
+        self.starts.values().map(Vec::len).sum()
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
