@@ -70,15 +70,13 @@ impl Observer for RedisObserver {
         let streams = keys::queue(queue);
         let mut connection = self.connection().await?;
         let (looks, now) = look(&mut *connection, &streams).await.map_err(broker_error)?;
+        let closer = look_closer(&mut *connection, &streams, &looks).await.map_err(broker_error)?;
         let mut backlog = Backlog::default();
-        for (class, (stream, look)) in streams.iter().zip(looks).enumerate() {
-            let Some(look) = look else { continue };
+        for (class, (look, (oldest, added))) in looks.iter().zip(closer).enumerate() {
             backlog.waiting[class] = look.waiting();
             backlog.in_flight += look.workers.pending as u64;
-            let (oldest, added) =
-                look_closer(&mut *connection, stream, &look).await.map_err(broker_error)?;
-            let age = |oldest: u64| Duration::from_millis(now.saturating_sub(oldest));
-            backlog.oldest_age = backlog.oldest_age.max(oldest.map_or(Duration::ZERO, age));
+            let age = oldest.map_or(0, |oldest: u64| now.saturating_sub(oldest));
+            backlog.oldest_age = backlog.oldest_age.max(Duration::from_millis(age));
             backlog.added += added;
         }
         Ok(backlog)
@@ -94,7 +92,8 @@ impl Observer for RedisObserver {
     }
 }
 
-/// The stream of one class, as it was.
+/// The stream of one class, as it was; empty if there is none.
+#[derive(Default)]
 struct Look {
     length: u64,
     workers: StreamInfoGroup,
@@ -103,78 +102,89 @@ struct Look {
 }
 
 impl Look {
+    fn new(length: u64, groups: &[StreamInfoGroup]) -> Self {
+        let group = |name| groups.iter().find(|group| group.name == name).cloned();
+        // From version 8 on, Redis says 0 of every empty stream.
+        let added = group(keys::CENSUS).and_then(|group| group.lag).filter(|added| *added > 0);
+        let workers = group(keys::GROUP).unwrap_or_default();
+        Self { length, workers, added: added.map(|added| added as u64) }
+    }
+
     /// Never the group's own `lag`: Redis loses count as soon as a waiting entry is deleted.
     fn waiting(&self) -> u64 {
         self.length.saturating_sub(self.workers.pending as u64)
     }
 }
 
-/// Looks at streams, `None` for one that does not exist; and Redis's clock in milliseconds.
+/// Looks at streams; with Redis's clock in milliseconds.
 async fn look(
     connection: &mut impl ConnectionLike,
     streams: &[String],
-) -> Result<(Vec<Option<Look>>, u64), RedisError> {
+) -> Result<(Vec<Look>, u64), RedisError> {
     let mut commands = Pipeline::new();
     for stream in streams {
         commands.cmd("XLEN").arg(stream).cmd("XINFO").arg("GROUPS").arg(stream);
     }
-    let mut answers: Vec<Value> =
-        commands.cmd("TIME").ignore_errors().query_async(connection).await?;
-    let now = milliseconds(parse(answers.pop().unwrap_or(Value::Nil))?);
-    let mut looks = Vec::with_capacity(streams.len());
+    commands.cmd("TIME").ignore_errors();
+    let answers: Vec<Value> = commands.query_async(connection).await?;
     let mut answers = answers.into_iter();
-    while let (Some(length), Some(groups)) = (answers.next(), answers.next()) {
-        let length = parse(length)?;
-        looks.push(match parse::<StreamInfoGroupsReply>(groups) {
-            Err(error) if no_such_key(&error) => None,
-            groups => {
-                let groups = groups?.groups;
-                let group = |name| groups.iter().find(|group| group.name == name).cloned();
-                // Redis 8 says 0 of every empty stream.
-                let added = group(keys::CENSUS).filter(|_| length > 0).and_then(|group| group.lag);
-                let workers = group(keys::GROUP).unwrap_or_default();
-                Some(Look { length, workers, added: added.map(|added| added as u64) })
-            }
+    let mut looks = Vec::with_capacity(streams.len());
+    for _ in streams {
+        let length = parse(answers.next())?;
+        looks.push(match parse::<StreamInfoGroupsReply>(answers.next()) {
+            Err(error) if no_such_key(&error) => Look::default(),
+            groups => Look::new(length, &groups?.groups),
         });
     }
-    Ok((looks, now))
+    Ok((looks, milliseconds(parse(answers.next())?)))
 }
 
-/// When the oldest waiting entry was added, in milliseconds, and how many ever were.
+/// When the oldest waiting entry of each was added, in milliseconds, and how many ever were.
 async fn look_closer(
     connection: &mut impl ConnectionLike,
-    stream: &str,
-    look: &Look,
-) -> Result<(Option<u64>, u64), RedisError> {
-    let mut oldest = None;
-    if look.waiting() > 0 {
-        let last = &look.workers.last_delivered_id;
-        let after = if last.is_empty() { "0-0" } else { last };
-        let mut range = redis::cmd("XRANGE");
-        range.arg(stream).arg(format!("({after}")).arg("+").arg("COUNT").arg(1);
-        let entries: Vec<(String, Value)> = range.query_async(connection).await?;
-        oldest = entries.first().and_then(|(id, _)| parse_id(id, Priority::Default));
+    streams: &[String],
+    looks: &[Look],
+) -> Result<Vec<(Option<u64>, u64)>, RedisError> {
+    let mut commands = Pipeline::new();
+    for (stream, look) in streams.iter().zip(looks) {
+        if look.waiting() > 0 {
+            let last = &look.workers.last_delivered_id;
+            let after = if last.is_empty() { "0-0" } else { last };
+            let range = commands.cmd("XRANGE").arg(stream).arg(format!("({after}"));
+            range.arg("+").arg("COUNT").arg(1);
+        }
+        if look.added.is_none() {
+            // Shows two entries along with it, so not what to ask every time.
+            commands.cmd("XINFO").arg("STREAM").arg(stream);
+        }
     }
-    let added = match look.added {
-        Some(added) => added,
-        None => ever_added(connection, stream).await?,
+    let answers: Vec<Value> = if commands.is_empty() {
+        Vec::new()
+    } else {
+        commands.ignore_errors().query_async(connection).await?
     };
-    Ok((oldest.map(|id| id.milliseconds), added))
+    let mut answers = answers.into_iter();
+    let mut closer = Vec::with_capacity(looks.len());
+    for look in looks {
+        let mut oldest = None;
+        if look.waiting() > 0 {
+            let entries: Vec<(String, Value)> = parse(answers.next())?;
+            oldest = entries.first().and_then(|(id, _)| parse_id(id, Priority::Default));
+        }
+        let added = match look.added {
+            Some(added) => added,
+            None => match parse::<HashMap<String, Value>>(answers.next()) {
+                Err(error) if no_such_key(&error) => 0,
+                info => info?.remove("entries-added").map_or(Ok(0), |added| parse(Some(added)))?,
+            },
+        };
+        closer.push((oldest.map(|id| id.milliseconds), added));
+    }
+    Ok(closer)
 }
 
-/// How many entries were ever added, where the census does not tell. Redis shows two of them along
-/// with it, so this is not what to ask every time.
-async fn ever_added(connection: &mut impl ConnectionLike, stream: &str) -> Result<u64, RedisError> {
-    let info = redis::cmd("XINFO").arg("STREAM").arg(stream).query_async(connection).await;
-    let mut info: HashMap<String, Value> = match info {
-        Err(error) if no_such_key(&error) => return Ok(0),
-        info => info?,
-    };
-    info.remove("entries-added").map_or(Ok(0), parse)
-}
-
-fn parse<T: FromRedisValue>(value: Value) -> Result<T, RedisError> {
-    Ok(redis::from_redis_value(value.extract_error()?)?)
+fn parse<T: FromRedisValue>(answer: Option<Value>) -> Result<T, RedisError> {
+    Ok(redis::from_redis_value(answer.unwrap_or(Value::Nil).extract_error()?)?)
 }
 
 /// Who is still worth knowing, and who has been silent for too long.

@@ -63,7 +63,11 @@ impl Pulse {
     ) -> Result<Self, BrokerError> {
         let gateway = keys::gateway(gateway);
         let felt = Felt { shared, gateway, state: Mutex::default(), changed: Notify::new() };
-        felt.beat().await?;
+        match felt.beat().await {
+            // It cannot say yet that it lives, but nor can it submit anything.
+            Err(BrokerError::Full) => {}
+            felt => felt?,
+        }
         let felt = Arc::new(felt);
         let task = tokio::spawn(Arc::clone(&felt).keep_beating());
         Ok(Self { felt, task })

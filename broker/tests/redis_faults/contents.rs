@@ -1,0 +1,270 @@
+//! What stands in Redis is lost, odd, or too much.
+
+use std::time::Duration;
+
+use batchfleet_broker::{
+    Announcement, Broker, BrokerError, EntryId, Failure, GatewayId, Inbound, Job, Priority,
+    QueueName, ReplyError, WorkerId, redis::RedisBroker,
+};
+use batchfleet_testkit::RedisServer;
+use redis::AsyncTypedCommands;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{PATIENCE, Pair, administrator, answer, model, queue};
+#[tokio::test]
+async fn a_flush_under_a_blocked_claim_leaves_a_working_queue() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let mut redis = administrator(&server).await;
+    let (claimed, ()) = tokio::join!(pair.consumer.claim(1), async {
+        sleep(Duration::from_millis(100)).await;
+        redis.flushall().await.unwrap();
+    });
+    assert!(claimed.unwrap().is_empty());
+    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    pair.serves().await;
+}
+
+#[tokio::test]
+async fn a_queue_deleted_between_claims_is_made_anew() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    pair.serves().await;
+    administrator(&server).await.flushall().await.unwrap();
+    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    pair.serves().await;
+}
+
+#[tokio::test]
+async fn full_memory_is_told_as_full_and_the_queue_still_drains() {
+    let server = RedisServer::start_with(&["--maxmemory", "8mb"]).await;
+    let pair = Pair::new(&server.url()).await;
+    let job = pair.job(100_000);
+    let mut accepted = 0;
+    let error = loop {
+        match pair.producer.submit(&queue(), &job).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 1000, "never full");
+    };
+    assert!(matches!(error, BrokerError::Full), "{error}");
+    let batch = pair.consumer.claim(accepted).await.unwrap();
+    assert_eq!(batch.len(), accepted);
+    let one = batch.into_iter().take(1).collect();
+    assert!(matches!(pair.consumer.hand_back(one).await.unwrap_err(), BrokerError::Full));
+}
+
+#[tokio::test]
+async fn an_entry_that_is_no_job_is_removed_and_the_next_one_served() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let mut redis = administrator(&server).await;
+    let key = "bf:{model:1}:q:default";
+    for fields in [&[("j", "garbage")][..], &[("other", "x")], &[("j", "x"), ("k", "y")]] {
+        redis.xadd(key, "*", fields).await.unwrap();
+    }
+    let id = pair.submit().await.unwrap();
+    let batch = pair.consumer.claim(10).await.unwrap();
+    assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(redis.xlen(key).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn unreadable_replies_are_told_as_a_gap() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let mut redis = administrator(&server).await;
+    redis.publish(format!("bf:reply:{}", pair.gateway), "garbage").await.unwrap();
+    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    pair.serves().await;
+}
+
+#[tokio::test]
+async fn workers_unheard_of_for_an_hour_are_forgotten() {
+    let server = RedisServer::start().await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let mut redis = administrator(&server).await;
+    let spec = r#""model":{"queue":{"model":"m","version":1},"platform":"p","backend":"b","max_batch":1,"inputs":[],"outputs":[]}"#;
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(&mut redis).await.unwrap();
+    for (worker, age) in [("old", 3601), ("young", 3500)] {
+        let seen = (seconds - age) * 1000;
+        let renewal = format!(r#"{{"worker":"{worker}",{spec},"seen":{seen}}}"#);
+        redis.hset("bf:{fleet}:workers", worker, renewal).await.unwrap();
+    }
+    redis.hset("bf:{fleet}:workers", "odd", "no JSON").await.unwrap();
+    let announcements = broker.observer().await.unwrap().announcements().await.unwrap();
+    assert_eq!(announcements.len(), 1);
+    assert_eq!((announcements[0].worker.as_str(), announcements[0].live), ("young", false));
+    let mut left = redis.hkeys("bf:{fleet}:workers").await.unwrap();
+    left.sort();
+    assert_eq!(left, ["odd", "young"]);
+}
+
+#[tokio::test]
+async fn lost_data_is_told_once_within_a_second_though_no_connection_broke() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let entry = pair.producer.submit(&queue(), &pair.job(1)).await.unwrap();
+    assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [true]);
+    let mut redis = administrator(&server).await;
+    for _ in 0..2 {
+        redis.flushall().await.unwrap();
+        let flushed = Instant::now();
+        assert!(matches!(pair.receive().await, Inbound::Interrupted));
+        assert!(flushed.elapsed() < Duration::from_secs(1), "{:?}", flushed.elapsed());
+        assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [false]);
+    }
+    assert!(timeout(Duration::from_millis(1200), pair.producer.receive()).await.is_err());
+    pair.serves().await;
+}
+
+#[tokio::test]
+async fn another_server_behind_the_same_connection_is_told() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let mut redis = administrator(&server).await;
+    // What a replica does when it is promoted; a server without replicas only changes its id.
+    let info = async |redis: &mut redis::aio::MultiplexedConnection| -> String {
+        redis::cmd("INFO").arg("replication").query_async(redis).await.unwrap()
+    };
+    let other = RedisServer::start().await;
+    let port = other.address().port();
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).exec_async(&mut redis).await.unwrap();
+    while !info(&mut redis).await.contains("master_link_status:up") {
+        sleep(Duration::from_millis(20)).await;
+    }
+    redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut redis).await.unwrap();
+    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_held_in_vain_is_forgotten() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let other = broker.consumer(queue(), WorkerId::random()).await.unwrap();
+    let observer = broker.observer().await.unwrap();
+    let mut redis = administrator(&server).await;
+    // One was withdrawn after it was claimed, one is no job at all.
+    let withdrawn = pair.producer.submit(&queue(), &pair.job(1)).await.unwrap();
+    let id = pair.submit().await.unwrap();
+    assert_eq!(pair.consumer.claim(10).await.unwrap().len(), 2);
+    pair.producer.withdraw(&queue(), withdrawn).await.unwrap();
+    let key = "bf:{model:1}:q:default";
+    redis.xadd(key, "*", &[("j", "garbage")]).await.unwrap();
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg(&["GROUP", "workers", "dead", "STREAMS", key, ">"]);
+    read.exec_async(&mut redis).await.unwrap();
+    let until = Instant::now() + PATIENCE;
+    let batch = loop {
+        let batch = other.reclaim(10).await.unwrap();
+        if !batch.is_empty() {
+            break batch;
+        }
+        assert!(Instant::now() < until, "never reclaimed");
+        sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(observer.backlog(&queue()).await.unwrap().in_flight, 1);
+    assert_eq!(redis.xlen(key).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn poison_leaves_a_dead_letter_without_its_body() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let id = pair.submit().await.unwrap();
+    pair.submit().await.unwrap();
+    let mut settlements: Vec<_> =
+        pair.consumer.claim(2).await.unwrap().into_iter().map(answer).collect();
+    let message = "it kills".to_owned();
+    settlements[0].reply.outcome = Err(ReplyError { failure: Failure::Poison, message });
+    settlements[0].reply.digest = 0xabc;
+    let entry = settlements[0].entry;
+    pair.consumer.settle(settlements).await.unwrap();
+    let mut redis = administrator(&server).await;
+    let letters = redis.xrange_all("bf:{model:1}:dead").await.unwrap().ids;
+    assert_eq!(letters.len(), 1);
+    let fields = [
+        ("request", id.to_string()),
+        ("gateway", pair.gateway.to_string()),
+        ("attempt", "0".to_owned()),
+        ("digest", "0000000000000abc".to_owned()),
+        ("entry", entry.to_string()),
+        ("message", "it kills".to_owned()),
+    ];
+    assert_eq!(letters[0].map.len(), fields.len());
+    for (name, value) in fields {
+        assert_eq!(letters[0].get::<String>(name), Some(value), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_redis_still_hears_who_lives_and_lets_poison_go() {
+    let server = RedisServer::start_with(&["--maxmemory", "8mb"]).await;
+    let pair = Pair::new(&server.url()).await;
+    let observer = RedisBroker::connect(&server.url()).await.unwrap().observer().await.unwrap();
+    let id = WorkerId::random();
+    let worker = RedisBroker::connect(&server.url()).await.unwrap();
+    let worker = worker.consumer(queue(), id).await.unwrap();
+    let announcement = Announcement::new(id, model());
+    worker.renew(&announcement).await.unwrap();
+    let job = pair.job(100_000);
+    let entry = pair.producer.submit(&queue(), &job).await.unwrap();
+    while pair.producer.submit(&queue(), &job).await.is_ok() {}
+    assert!(observer.memory().await.unwrap().unwrap() > 0.95);
+
+    let filled = Instant::now();
+    while filled.elapsed() < Duration::from_secs(4) {
+        worker.renew(&announcement).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+    }
+    assert!(observer.announcements().await.unwrap()[0].live);
+    let gateways = [pair.gateway, GatewayId::random()];
+    assert_eq!(worker.gateways_alive(&gateways).await.unwrap(), [true, false]);
+    assert!(pair.producer.is_ready());
+    assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [true]);
+    let mut poison = answer(worker.claim(1).await.unwrap().remove(0));
+    let message = "it kills".to_owned();
+    poison.reply.outcome = Err(ReplyError { failure: Failure::Poison, message });
+    assert_eq!(worker.settle(vec![poison]).await.unwrap(), 0);
+    assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [false]);
+}
+
+#[tokio::test]
+async fn a_class_that_was_deleted_does_not_take_the_others_along() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let mut redis = administrator(&server).await;
+    let submit = async |priority| {
+        let job = Job { priority, ..pair.job(1) };
+        pair.producer.submit(&queue(), &job).await.unwrap();
+    };
+    // Both classes are known to be in use, so both are read.
+    for priority in [Priority::Critical, Priority::Default] {
+        submit(priority).await;
+    }
+    assert_eq!(pair.consumer.claim(10).await.unwrap().len(), 2);
+    redis.del("bf:{model:1}:q:critical").await.unwrap();
+    submit(Priority::Critical).await;
+    submit(Priority::Default).await;
+    let mut classes: Vec<_> = pair.consumer.claim(10).await.unwrap();
+    assert_eq!(classes[0].entry.priority, Priority::Default);
+    classes = pair.consumer.claim(10).await.unwrap();
+    assert_eq!(classes[0].entry.priority, Priority::Critical);
+}
+
+#[tokio::test]
+async fn jobs_stand_also_where_no_worker_has_ever_been() {
+    let server = RedisServer::start().await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let pair = Pair::new(&server.url()).await;
+    let elsewhere = QueueName::new("elsewhere", 2);
+    let entry = pair.producer.submit(&elsewhere, &pair.job(1)).await.unwrap();
+    let later = EntryId { sequence: entry.sequence + 1, ..entry };
+    let standing = pair.producer.standing(&elsewhere, &[later, entry]).await.unwrap();
+    assert_eq!(standing, [false, true]);
+    let backlog = broker.observer().await.unwrap().backlog(&elsewhere).await.unwrap();
+    assert_eq!((backlog.waiting, backlog.added), ([0, 1, 0], 1));
+}
