@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::{
     body::{Bounds, Budget},
     catalog::Catalog,
+    clients::{Clients, KeysError},
     dispatch::Dispatcher,
     http::{self, Api},
     metrics::GatewayMetrics,
@@ -39,6 +40,9 @@ pub enum StartError {
     /// The address is taken, or not ours.
     #[error("cannot listen on --listen {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
+    /// The clients' keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// Two parts of the process use one metric name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -79,6 +83,7 @@ impl Gateway {
             dispatcher: dispatcher.clone(),
             metrics: metrics.clone(),
             limits: Limits::default(),
+            clients: Clients::new(&settings.clients)?,
             body: Bounds { bytes: settings.max_body, time: settings.body_timeout },
             budget: Budget::new(settings.max_body_bytes_in_flight, metrics.body_bytes.clone()),
             offload: Offload::new(),
@@ -94,6 +99,7 @@ impl Gateway {
         tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
+        tasks.spawn(api.clients.clone().follow());
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
         let (server, address) = http::listen(settings, api, process.shutdown.clone(), going)
             .map_err(|error| StartError::Listen(settings.listen, error))?;

@@ -30,8 +30,14 @@ impl Catalog {
         Self { models: RwLock::default(), metrics }
     }
 
-    /// The model a path names. Without a version: the newest that has workers, else the newest.
-    pub(crate) fn find(&self, model: &str, version: Option<&str>) -> Result<Arc<Model>, Problem> {
+    /// The model a path names, as if there were only those that the caller may use. Without a
+    /// version: the newest that has workers, else the newest.
+    pub(crate) fn find(
+        &self,
+        model: &str,
+        version: Option<&str>,
+        may_use: impl Fn(&str) -> bool,
+    ) -> Result<Arc<Model>, Problem> {
         let name = oip::names::model(model)?;
         let version = version.map(oip::names::version).transpose()?;
         let models = self.snapshot();
@@ -42,7 +48,7 @@ impl Catalog {
                 .filter(|model| model.spec.queue.model == name)
                 .max_by_key(|model| (model.is_ready(), model.spec.queue.version)),
         };
-        found.cloned().ok_or_else(|| {
+        found.filter(|_| may_use(name)).cloned().ok_or_else(|| {
             let version = version.map_or_else(String::new, |version| format!(" version {version}"));
             Problem::model_not_found(format!("no model {name:?}{version} is known here"))
         })

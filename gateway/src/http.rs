@@ -23,6 +23,7 @@ pub(crate) use self::server::listen;
 use crate::{
     body::{self, Bounds, Budget},
     catalog::Catalog,
+    clients::{Client, Clients},
     dispatch::Dispatcher,
     error::{InferError, say},
     metrics::GatewayMetrics,
@@ -37,6 +38,7 @@ pub(crate) struct Api {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) limits: Limits,
+    pub(crate) clients: Arc<Clients>,
     pub(crate) body: Bounds,
     pub(crate) budget: Arc<Budget>,
     pub(crate) offload: Offload,
@@ -49,6 +51,7 @@ pub(crate) struct Api {
 impl Api {
     /// Refuses what its head alone condemns.
     fn check_head(&self, head: &RequestHead) -> Result<(), InferError> {
+        self.clients.identify(head)?;
         let announced = content_length(head.headers()).unwrap_or(0);
         if usize::try_from(announced).is_ok_and(|length| length <= self.body.bytes) {
             return Ok(());
@@ -100,10 +103,13 @@ async fn not_found() -> HttpResponse {
     say(HttpResponse::NotFound(), "not_found", "no such path; see /openapi.json")
 }
 
-/// The model that the path names.
-fn model(api: &Api, request: &HttpRequest) -> Result<Arc<Model>, InferError> {
+/// Who asks, and the model that the path names.
+fn model(api: &Api, request: &HttpRequest) -> Result<(Client, Arc<Model>), InferError> {
+    let client = api.clients.identify(request.head())?;
     let path = request.match_info();
-    Ok(api.catalog.find(path.get("model").unwrap_or_default(), path.get("version"))?)
+    let name = path.get("model").unwrap_or_default();
+    let model = api.catalog.find(name, path.get("version"), |name| client.may_use(name))?;
+    Ok((client, model))
 }
 
 /// How long the body says it is; the server has checked that it is a number.

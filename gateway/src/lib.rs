@@ -7,6 +7,7 @@
 mod app;
 mod body;
 mod catalog;
+mod clients;
 mod dispatch;
 mod error;
 mod http;
@@ -20,4 +21,5 @@ mod sweep;
 mod tally;
 
 pub use app::{Gateway, StartError};
+pub use clients::{ClientSettings, KeysError};
 pub use settings::{GatewaySettings, Settings};

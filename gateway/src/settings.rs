@@ -5,6 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use batchfleet_service::{InvalidSettings, ProcessSettings, settings::duration};
 use clap::{Args, Parser};
 
+use crate::clients::ClientSettings;
+
 /// Serves models over the Open Inference Protocol: requests in over HTTP, onto the queue, and each
 /// answer back to the caller that asked
 #[derive(Parser, Clone, Debug)]
@@ -108,6 +110,10 @@ pub struct GatewaySettings {
         value_parser = duration
     )]
     pub stall_timeout: Duration,
+
+    /// Who may ask, and how much.
+    #[command(flatten)]
+    pub clients: ClientSettings,
 }
 
 impl GatewaySettings {
@@ -126,7 +132,7 @@ impl GatewaySettings {
         } else if self.max_body > self.max_body_bytes_in_flight {
             "--max-body must not exceed --max-body-bytes-in-flight"
         } else {
-            return Ok(());
+            return self.clients.check();
         };
         Err(InvalidSettings::new(problem))
     }

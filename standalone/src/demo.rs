@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_gateway::GatewaySettings;
+use batchfleet_gateway::{ClientSettings, GatewaySettings};
 use batchfleet_loadgen::{
     Answer, Digits, Length, Plan, Prepared, Report, Target, Workload,
     digits::{self, Digit},
@@ -116,6 +116,7 @@ async fn serve(
         max_body_bytes_in_flight: 256 << 20,
         body_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(30),
+        clients: ClientSettings::default(),
     };
     let models = ModelSettings { batch, models: vec![MODEL.to_owned()], ..demo.models.clone() };
     let process = Process {

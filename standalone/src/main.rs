@@ -25,9 +25,9 @@ enum Command {
     /// Serve models: gateway and worker in this process, the queue in its memory
     // Nothing balances load over one process, so nobody needs time to learn that it goes.
     #[command(mut_arg("lame_duck", |arg| arg.default_value("0s")))]
-    Serve(ServeSettings),
+    Serve(Box<ServeSettings>),
     /// Show what batching does: real digits from many clients, one by one against batched
-    Demo(demo::DemoSettings),
+    Demo(Box<demo::DemoSettings>),
 }
 
 #[derive(Args, Clone)]

@@ -243,7 +243,7 @@ async fn simulate(seed: u64) {
     let metrics = GatewayMetrics::register(&registry).unwrap();
     let catalog = Catalog::new(metrics.clone());
     catalog.update(&[Announcement::new(WorkerId(1), spec())]);
-    let model = catalog.find("m", None).unwrap();
+    let model = catalog.find("m", None, |_| true).unwrap();
     let (inbound, outbound) = mpsc::unbounded_channel();
     let broker = Arc::new(SimProducer {
         model,

@@ -39,7 +39,7 @@ impl Fixture {
             metrics,
         ));
         tokio::spawn(receive(dispatcher.clone(), Arc::default()));
-        let model = catalog.find("m", None).unwrap();
+        let model = catalog.find("m", None, |_| true).unwrap();
         let observer = broker.observer().await.unwrap();
         Self { dispatcher, model, worker, observer, draining, registry }
     }

@@ -1,6 +1,6 @@
 //! One request in, its own prediction out.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -13,6 +13,7 @@ use tokio::time::{Duration, Instant};
 use super::{Api, answer::Answer, content_length, model, single_header, unread::refuse};
 use crate::{
     body::{self, Body, Encoding, Share},
+    clients,
     dispatch::Question,
     error::InferError,
     model::Model,
@@ -26,6 +27,8 @@ use crate::{
 const HEADER_LENGTH: &str = "inference-header-content-length";
 /// A deadline of the request's own, in milliseconds.
 const TIMEOUT: &str = "x-request-timeout-ms";
+/// The class a request wants to wait in, by name.
+const PRIORITY: &str = "x-priority";
 
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
 pub(super) async fn infer(
@@ -45,14 +48,18 @@ async fn serve(
     api: &Api,
 ) -> Result<HttpResponse, InferError> {
     let arrived = Instant::now();
-    let model = model(api, request).inspect_err(|error| api.metrics.unknown_model(error.code()))?;
-    let (parsed, share) = Arrival::new(&model).settle(read(api, &model, request, payload).await)?;
+    let (client, model) =
+        model(api, request).inspect_err(|error| api.metrics.unknown_model(error.code()))?;
+    let arrival = Arrival::new(&model);
+    let _seat = arrival.check(api.clients.admit(&client, arrived))?;
+    let (parsed, share) = arrival.check(read(api, &model, request, payload).await)?;
+    arrival.hand_on();
     let timeout = parsed.timeout.map_or(api.deadline, |wish| wish.min(api.max_deadline));
     let question = Question {
         outputs: names(&parsed.outputs, &model),
         inputs: parsed.inputs,
         rows: parsed.rows,
-        priority: Priority::Default,
+        priority: client.class(parsed.priority),
         deadline: arrived + timeout,
         arrived,
     };
@@ -70,25 +77,29 @@ async fn serve(
 /// A request that arrived and is not yet handed on. Dropped before that, its caller left.
 struct Arrival<'a> {
     model: &'a Model,
-    refused: Option<&'static str>,
+    refused: Cell<Option<&'static str>>,
 }
 
 impl<'a> Arrival<'a> {
     fn new(model: &'a Model) -> Self {
         model.metrics.offered();
-        Self { model, refused: Some("cancelled") }
+        Self { model, refused: Cell::new(Some("cancelled")) }
     }
 
-    /// Hands it on, or counts why not.
-    fn settle<T>(mut self, prepared: Result<T, InferError>) -> Result<T, InferError> {
-        self.refused = prepared.as_ref().err().map(InferError::code);
-        prepared
+    /// Takes note of why it goes no further, if it does not.
+    fn check<T>(&self, step: Result<T, InferError>) -> Result<T, InferError> {
+        step.inspect_err(|error| self.refused.set(Some(error.code())))
+    }
+
+    /// It goes on; others count what becomes of it.
+    fn hand_on(self) {
+        self.refused.set(None);
     }
 }
 
 impl Drop for Arrival<'_> {
     fn drop(&mut self) {
-        if let Some(reason) = self.refused {
+        if let Some(reason) = self.refused.get() {
             self.model.metrics.refused(reason);
         }
     }
@@ -114,7 +125,7 @@ async fn read(
     let header_length = single_header(request, HEADER_LENGTH)?
         .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
     check_media_type(request)?;
-    let timeout = timeout(request)?;
+    let (timeout, class) = (timeout(request)?, class(request)?);
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, api.body, api.budget.share()).await?;
     // Few compressed bytes may be many.
@@ -129,6 +140,7 @@ async fn read(
     });
     let (mut parsed, share) = parsed.await??;
     parsed.timeout = parsed.timeout.into_iter().chain(timeout).min();
+    parsed.priority = class.unwrap_or(parsed.priority);
     Ok((parsed, share))
 }
 
@@ -176,6 +188,15 @@ fn timeout(request: &HttpRequest) -> Result<Option<Duration>, Problem> {
             Err(Problem::bad("bad_parameter", format!("{TIMEOUT} must be a whole number above 0")))
         }
     }
+}
+
+/// The class that the request's header asks for.
+fn class(request: &HttpRequest) -> Result<Option<Priority>, Problem> {
+    let Some(name) = single_header(request, PRIORITY)? else { return Ok(None) };
+    clients::class(name).map(Some).ok_or_else(|| {
+        let message = format!("{PRIORITY} must be critical, default or sheddable");
+        Problem::bad("bad_parameter", message)
+    })
 }
 
 /// How the caller asked to see the outputs.

@@ -1,5 +1,7 @@
 //! What the server and its models are, and how they fare.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::ContentType,
@@ -11,6 +13,7 @@ use super::{Api, content_length, json, unread::refuse};
 use crate::{
     body::{self, Bounds},
     error::{InferError, say},
+    model::Model,
     oip::{
         metadata::{self as describe, IndexRequest},
         statistics,
@@ -43,7 +46,7 @@ pub(super) async fn model(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = super::model(&api, &request)?;
+    let (_, model) = super::model(&api, &request)?;
     let versions = api.catalog.versions(&model.spec.queue.model);
     Ok(json(describe::model(&model.spec, &versions)))
 }
@@ -53,7 +56,7 @@ pub(super) async fn model_ready(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = super::model(&api, &request)?;
+    let (_, model) = super::model(&api, &request)?;
     if !model.is_ready() {
         return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
     }
@@ -65,7 +68,8 @@ pub(super) async fn model_config(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    Ok(json(describe::config(&super::model(&api, &request)?.spec)))
+    let (_, model) = super::model(&api, &request)?;
+    Ok(json(describe::config(&model.spec)))
 }
 
 /// `GET .../stats`
@@ -73,16 +77,27 @@ pub(super) async fn model_statistics(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = super::model(&api, &request)?;
+    let (_, model) = super::model(&api, &request)?;
     let totals = model.tally().statistics();
     Ok(json(statistics::report([(&model.spec.queue, &totals)])))
 }
 
 /// `GET /v2/models/stats`
-pub(super) async fn all_statistics(api: Data<Api>) -> HttpResponse {
-    let models = api.catalog.all();
+pub(super) async fn all_statistics(
+    request: HttpRequest,
+    api: Data<Api>,
+) -> Result<HttpResponse, InferError> {
+    let models = usable(&request, &api)?;
     let totals: Vec<_> = models.iter().map(|model| model.tally().statistics()).collect();
-    json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals)))
+    Ok(json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals))))
+}
+
+/// Every model that the caller may use.
+fn usable(request: &HttpRequest, api: &Api) -> Result<Vec<Arc<Model>>, InferError> {
+    let client = api.clients.identify(request.head())?;
+    let mut models = api.catalog.all();
+    models.retain(|model| client.may_use(&model.spec.queue.model));
+    Ok(models)
 }
 
 /// `POST /v2/repository/index`
@@ -102,11 +117,11 @@ async fn index(
     payload: &mut Payload,
     api: &Api,
 ) -> Result<HttpResponse, InferError> {
+    let models = usable(request, api)?;
     let bounds = Bounds { bytes: MAX_INDEX_REQUEST, ..api.body };
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, bounds, api.budget.share()).await?;
     let asked = IndexRequest::parse(&body.bytes)?;
-    let models = api.catalog.all();
     let entries = models.iter().filter(|model| model.is_ready() || !asked.ready);
     let entries = entries.map(|model| describe::index_entry(&model.spec.queue, model.is_ready()));
     Ok(json(entries.collect::<Vec<_>>()))

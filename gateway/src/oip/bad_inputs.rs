@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::Datatype;
+use batchfleet_broker::{Datatype, Priority};
 
 use super::{
     infer::WantedOutput,
@@ -227,15 +227,23 @@ fn b61_parameters_are_scalars_that_make_sense() {
 }
 
 #[test]
-fn timeout_is_read_as_microseconds_and_priority_0_as_the_default() {
+fn timeout_is_read_as_microseconds_and_priority_as_a_class() {
     let read = |parameters: &str| {
         let text = format!(r#"{{"parameters":{parameters},{INPUTS}}}"#);
         let request = parsed(&simple(Datatype::Fp32), text).unwrap();
         (request.timeout, request.priority)
     };
     let limit = Duration::from_micros(2_500_001);
-    assert_eq!(read(r#"{"timeout":2500001,"priority":2}"#), (Some(limit), Some(2)));
-    assert_eq!(read(r#"{"timeout":1000000000000000000,"priority":0}"#).1, None);
+    let wanted = (Some(limit), Priority::Critical);
+    assert_eq!(read(r#"{"timeout":2500001,"priority":1}"#), wanted);
+    for (level, class) in [
+        (0, Priority::Default),
+        (2, Priority::Default),
+        (3, Priority::Sheddable),
+        (u64::MAX, Priority::Sheddable),
+    ] {
+        assert_eq!(read(&format!(r#"{{"priority":{level}}}"#)), (None, class), "{level}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::{Datatype, ModelSpec, Tensor};
+use batchfleet_broker::{Datatype, ModelSpec, Priority, Tensor};
 use bytes::Bytes;
 
 use super::{
@@ -39,8 +39,8 @@ pub struct InferRequest {
     pub rows: u32,
     /// How long the client will wait, if it says so; may be longer than is allowed.
     pub timeout: Option<Duration>,
-    /// 1 is the highest; `None` is the model's default.
-    pub priority: Option<u64>,
+    /// The class it wants to wait in.
+    pub priority: Priority,
 }
 
 /// Reads the body of a request to `model`.
@@ -144,6 +144,6 @@ fn raw(body: &Bytes, model: &ModelSpec) -> Result<InferRequest, Problem> {
         outputs: outputs::resolve(&[], true, model)?,
         rows: 1,
         timeout: None,
-        priority: None,
+        priority: Priority::Default,
     })
 }

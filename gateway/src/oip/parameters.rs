@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use batchfleet_broker::Priority;
+
 use super::{
     Problem,
     json::{Kind, Reader},
@@ -94,7 +96,7 @@ fn refuse(name: &str) -> Result<(), Problem> {
 #[derive(Default)]
 pub(super) struct RequestParameters {
     pub(super) timeout: Option<Duration>,
-    pub(super) priority: Option<u64>,
+    pub(super) priority: Priority,
     pub(super) binary_outputs: bool,
 }
 
@@ -108,7 +110,11 @@ impl RequestParameters {
                     let level = value.to_u64().ok_or_else(|| {
                         bad("priority should be a whole number: 1 the highest, 0 the default")
                     })?;
-                    all.priority = (level > 0).then_some(level);
+                    all.priority = match level {
+                        1 => Priority::Critical,
+                        0 | 2 => Priority::Default,
+                        _ => Priority::Sheddable,
+                    };
                 }
                 "binary_data_output" => all.binary_outputs = boolean(name, &value)?,
                 "sequence_id" if !no_sequence(&value) => {
