@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint build onnxruntime models up down clean prerequisites
+.PHONY: help demo serve test lint fuzz build onnxruntime models up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -14,6 +14,7 @@ MAGIKA := $(MODELS)/magika/1/model.onnx
 DIGITS_TEST := $(CACHE)/digits_test.csv
 LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
+FUZZ_SECONDS ?= 60
 
 ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
 export ORT_DYLIB_PATH
@@ -36,6 +37,14 @@ lint: ## formatting, lints and documentation, warnings denied
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
+
+fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS for each reader
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@for target in infer_json infer_binary wire; do \
+		echo "=== $$target"; \
+		(cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../$(CACHE)/fuzz \
+			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \
+	done
 
 build: prerequisites ## build the release binaries
 	cargo build --locked --release --workspace --bins

@@ -1,0 +1,14 @@
+//! The body of a JSON request, any bytes.
+
+#![no_main]
+
+use batchfleet_broker::Datatype;
+use batchfleet_fuzz::{check, model};
+use batchfleet_gateway::oip::infer::HeaderLength;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&choice, body)) = data.split_first() else { return };
+    let datatype = Datatype::ALL[usize::from(choice) % Datatype::ALL.len()];
+    check(body.to_vec().into(), HeaderLength::Absent, &model(&[datatype]));
+});

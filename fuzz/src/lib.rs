@@ -1,0 +1,58 @@
+//! What the targets share: a model that takes everything, and what must hold of a request to it.
+
+use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
+use batchfleet_gateway::oip::{
+    infer::{HeaderLength, InferRequest, Limits, parse},
+    response::encode,
+};
+use bytes::Bytes;
+
+/// A model with an input of every datatype, or with only one: raw requests want that.
+pub fn model(datatypes: &[Datatype]) -> ModelSpec {
+    let tensors = |prefix: &str| {
+        datatypes
+            .iter()
+            .map(|&datatype| TensorSpec {
+                name: format!("{prefix}{datatype}"),
+                datatype,
+                shape: vec![-1, -1],
+            })
+            .collect()
+    };
+    ModelSpec {
+        queue: QueueName::new("m", 1),
+        platform: "fuzz".to_owned(),
+        backend: "fuzz".to_owned(),
+        max_batch: 64,
+        inputs: tensors("I"),
+        outputs: tensors("I"),
+    }
+}
+
+/// Reads a request; one that is accepted must be whole, and its echo must read back as it was.
+pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
+    let Ok(request) = parse(&body, header, model, &Limits::default()) else { return };
+    for tensor in &request.inputs {
+        let elements: u64 = tensor.shape.iter().product();
+        if let Some(size) = tensor.datatype.size() {
+            assert_eq!(tensor.data.len() as u64, elements * size as u64);
+        }
+        assert_eq!(u64::from(request.rows), tensor.shape[0]);
+    }
+    let InferRequest { id, inputs, mut outputs, .. } = request;
+    for output in &mut outputs {
+        output.binary = true;
+    }
+    if outputs.len() < model.outputs.len() {
+        return;
+    }
+    let echo = encode(model, id.as_deref(), &outputs, &inputs).expect("an echo can be written");
+    // An answer is no request, but for one word.
+    let text = String::from_utf8_lossy(&echo.body[..echo.json_length.unwrap_or(echo.body.len())]);
+    let head = text.replacen("\"outputs\":", "\"inputs\":", 1);
+    let mut again = head.clone().into_bytes();
+    again.extend_from_slice(&echo.body[text.len()..]);
+    let header = HeaderLength::Json(head.len());
+    let back = parse(&again.into(), header, model, &Limits::default()).expect("an echo reads back");
+    assert_eq!(back.inputs, inputs);
+}
