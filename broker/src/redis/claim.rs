@@ -100,7 +100,10 @@ impl RedisConsumer {
         if deliveries.len() > limit {
             // Several classes filled up between the look that found nothing and the wait, and
             // `limit` is too small to be split: the queue is as good as empty, its end is its front.
-            self.hand_back(deliveries.split_off(limit)).await?;
+            let excess = deliveries.split_off(limit);
+            if let Err(error) = self.hand_back(excess).await {
+                tracing::warn!(queue = %self.name, %error, "jobs must wait for the lease to end");
+            }
         }
         Ok(deliveries)
     }

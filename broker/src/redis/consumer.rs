@@ -59,7 +59,12 @@ impl RedisConsumer {
             reader: Mutex::default(),
             epoch: std::sync::Mutex::default(),
         };
-        consumer.create_groups().await?;
+        match consumer.create_groups().await {
+            // It refuses even what exists already. Who comes to drain a full queue is welcome; if
+            // the groups are really missing, the first claim makes them.
+            Err(BrokerError::Full) => {}
+            created => created?,
+        }
         Ok(consumer)
     }
 

@@ -201,7 +201,7 @@ async fn poison_leaves_a_dead_letter_without_its_body() {
 }
 
 #[tokio::test]
-async fn a_full_redis_still_hears_who_lives_and_lets_poison_go() {
+async fn a_full_redis_still_hears_who_lives_and_lets_newcomers_drain_it() {
     let server = RedisServer::start_with(&["--maxmemory", "8mb"]).await;
     let pair = Pair::new(&server.url()).await;
     let observer = RedisBroker::connect(&server.url()).await.unwrap().observer().await.unwrap();
@@ -225,10 +225,12 @@ async fn a_full_redis_still_hears_who_lives_and_lets_poison_go() {
     assert_eq!(worker.gateways_alive(&gateways).await.unwrap(), [true, false]);
     assert!(pair.producer.is_ready());
     assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [true]);
-    let mut poison = answer(worker.claim(1).await.unwrap().remove(0));
+    let newcomer = RedisBroker::connect(&server.url()).await.unwrap();
+    let newcomer = newcomer.consumer(queue(), WorkerId::random()).await.unwrap();
+    let mut poison = answer(newcomer.claim(1).await.unwrap().remove(0));
     let message = "it kills".to_owned();
     poison.reply.outcome = Err(ReplyError { failure: Failure::Poison, message });
-    assert_eq!(worker.settle(vec![poison]).await.unwrap(), 0);
+    assert_eq!(newcomer.settle(vec![poison]).await.unwrap(), 0);
     assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [false]);
 }
 
