@@ -47,9 +47,10 @@ pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
         return;
     }
     let echo = encode(model, id.as_deref(), &outputs, &inputs).expect("an echo can be written");
-    // An answer is no request, but for one word.
+    // An answer is a request, but for a few words.
     let text = String::from_utf8_lossy(&echo.body[..echo.json_length.unwrap_or(echo.body.len())]);
-    let head = text.replacen("\"outputs\":", "\"inputs\":", 1);
+    let inputs_here = "\"parameters\":{\"binary_data_output\":true},\"inputs\":";
+    let head = text.replacen("\"outputs\":", inputs_here, 1);
     let mut again = head.clone().into_bytes();
     again.extend_from_slice(&echo.body[text.len()..]);
     let header = HeaderLength::Json(head.len());
