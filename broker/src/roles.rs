@@ -121,7 +121,8 @@ pub trait Consumer: Send + Sync {
     /// back or lost its data a moment ago.
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError>;
 
-    /// Sends replies and removes their jobs from the queue, all or nothing. Returns how many
+    /// Sends replies and removes their jobs from the queue, all or nothing; only a full broker may
+    /// have heard a reply that comes once more after an error. Returns how many
     /// replies found no gateway listening. A reply that says [`Failure::Poison`] is also recorded
     /// where the broker can keep it.
     ///

@@ -86,21 +86,20 @@ impl RedisConsumer {
         }
     }
 
-    /// Runs commands and removes entries, all or nothing; the commands' answers.
-    pub(super) async fn commit(
-        &self,
-        mut commands: Pipeline,
-        entries: &[EntryId],
-    ) -> Result<Vec<Value>, BrokerError> {
-        commands.atomic();
+    /// Adds the removal of entries. Deleted first: what only was acknowledged would stay for ever.
+    pub(super) fn remove(&self, commands: &mut Pipeline, entries: &[EntryId]) {
         for (class, stream) in Priority::ALL.into_iter().zip(&self.streams) {
             let of_class = || entries.iter().filter(|entry| entry.priority == class);
             if of_class().next().is_some() {
                 let ids: Vec<_> = of_class().copied().map(id_text).collect();
-                commands.cmd("XACK").arg(stream).arg(keys::GROUP).arg(&ids).ignore();
                 commands.cmd("XDEL").arg(stream).arg(&ids).ignore();
+                commands.cmd("XACK").arg(stream).arg(keys::GROUP).arg(&ids).ignore();
             }
         }
+    }
+
+    /// Runs commands; the answers of those that are not ignored.
+    pub(super) async fn run(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
         let mut connection = self.shared.link.connection().await?;
         commands.query_async(&mut connection).await.map_err(broker_error)
     }
@@ -175,10 +174,15 @@ impl Consumer for RedisConsumer {
         }
         settlements.sort_by_key(|settlement| settlement.gateway);
         let entries: Vec<_> = settlements.iter().map(|settlement| settlement.entry).collect();
-        let answers = match self.commit(self.publish(&settlements, true), &entries).await {
-            Err(BrokerError::Full) if settlements.iter().any(|s| poison(&s.reply).is_some()) => {
-                tracing::warn!(queue = %self.name, "no memory for dead letters");
-                self.commit(self.publish(&settlements, false), &entries).await?
+        let mut commands = self.publish(&settlements, true);
+        self.remove(&mut commands, &entries);
+        let answers = match self.run(commands.atomic()).await {
+            Err(BrokerError::Full) => {
+                // A full Redis refuses whatever comes in a `MULTI`, even what makes room. Replies go
+                // first then, so that in the worst case one is sent twice; letters must be left out.
+                let mut commands = self.publish(&settlements, false);
+                self.remove(&mut commands, &entries);
+                self.run(&commands).await?
             }
             answers => answers?,
         };
@@ -203,7 +207,8 @@ impl Consumer for RedisConsumer {
             add.arg(keys::JOB).arg(&wire::encode_job(&job)[..]);
             entries.push(entry);
         }
-        self.commit(commands, &entries).await.map(drop)
+        self.remove(&mut commands, &entries);
+        self.run(commands.atomic()).await.map(drop)
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {

@@ -84,10 +84,12 @@ impl RedisConsumer {
                 }
             }
         }
-        if !unreadable.is_empty()
-            && let Err(error) = self.commit(Pipeline::new(), &unreadable).await
-        {
-            tracing::warn!(%error, "could not remove unreadable jobs");
+        if !unreadable.is_empty() {
+            let mut removal = Pipeline::new();
+            self.remove(&mut removal, &unreadable);
+            if let Err(error) = self.run(&removal).await {
+                tracing::warn!(%error, "could not remove unreadable jobs");
+            }
         }
         deliveries
     }

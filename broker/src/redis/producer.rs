@@ -48,7 +48,7 @@ async fn stand(
     ids: &[String],
 ) -> Result<Vec<String>, RedisError> {
     let mut census = Pipeline::new();
-    census.atomic().cmd("XCLAIM").arg(stream).arg(keys::CENSUS).arg(keys::CENSUS);
+    census.cmd("XCLAIM").arg(stream).arg(keys::CENSUS).arg(keys::CENSUS);
     census.arg(0).arg(ids).arg("FORCE").arg("JUSTID");
     census.cmd("XACK").arg(stream).arg(keys::CENSUS).arg(ids).ignore();
     match census.query_async(connection).await {
