@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint fuzz build onnxruntime models up down clean prerequisites
+.PHONY: help demo serve test lint chaos fuzz build onnxruntime models up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -45,6 +45,11 @@ fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS f
 		(cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../$(CACHE)/fuzz \
 			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \
 	done
+
+chaos: build ## play every fault under load; ONLY=F01,F14 SECONDS_EACH=60 for some, or shorter
+	@scripts/prerequisites.sh redis-server faketime
+	target/release/batchfleet-chaos $(if $(ONLY),--only $(ONLY)) \
+		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
 
 build: prerequisites ## build the release binaries
 	cargo build --locked --release --workspace --bins

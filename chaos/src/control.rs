@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis::{FromRedisValue, Value};
+use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
 /// How long Redis may take to answer; one that was stopped never does.
@@ -30,8 +30,7 @@ impl Control {
     /// Runs a command given as words.
     pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T> {
         let asked = async {
-            let client = redis::Client::open(self.url.as_str())?;
-            let mut connection = client.get_multiplexed_async_connection().await?;
+            let mut connection = self.connection().await?;
             let mut command = redis::cmd(words[0]);
             words[1..].iter().for_each(|word| {
                 command.arg(word);
@@ -40,6 +39,12 @@ impl Control {
         };
         let asked: redis::RedisResult<T> = timeout(LIMIT, asked).await.context("no answer")?;
         asked.with_context(|| words.join(" "))
+    }
+
+    /// A connection to keep.
+    pub(crate) async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let client = redis::Client::open(self.url.as_str())?;
+        client.get_multiplexed_async_connection().await
     }
 
     /// A field of INFO.

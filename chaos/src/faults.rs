@@ -1,7 +1,14 @@
 //! The faults. Each is a function that plays one on a stage and says what was measured.
 
-pub(crate) mod redis;
-pub(crate) mod workers;
+mod clients;
+mod gateways;
+mod model;
+mod network;
+mod overload;
+mod redis;
+mod redis_ill;
+mod slow;
+mod workers;
 
 use crate::stage::{Playing, Scale};
 
@@ -35,7 +42,8 @@ macro_rules! fault {
     };
 }
 
-/// All faults that one machine can run.
+/// All faults that one machine can run. F05 and F06 stand in for a device; F30 to F32 need a
+/// cluster; F35 needs a second version of the wire format, of which there is one; F36 takes a night.
 #[rustfmt::skip]
 pub(crate) const FAULTS: &[Fault] = &[
     fault!("F01", true, "kill -9 a random worker every 2 s, back 1 s later", "L1",
@@ -44,14 +52,60 @@ pub(crate) const FAULTS: &[Fault] = &[
         "only 200 and 503 no_workers; every held request done ≤ 15 s after the return", workers::all_killed),
     fault!("F03", true, "SIGSTOP a worker for 20 s in the middle of a batch, SIGCONT", "L1",
         "all 200; its batch runs again ≤ 5 s; its late answers dropped", workers::stopped),
+    fault!("F04", false, "a worker's link to Redis goes dark", "L2",
+        "all 200; ≤ 2N requests stranded; max ≤ 8 s", network::worker_blackholed),
+    fault!("F05", false, "a run that never returns", "L2",
+        "all others 200; process gone ≤ 11 s; max ≤ 16 s", model::hung_run),
+    fault!("F06", false, "a fatal device error, garbage ever after", "L2",
+        "all others 200; process gone ≤ 1 s; no answer from it", model::lost_device),
+    fault!("F07", false, "inputs that abort the process, 1 in 5000", "L2",
+        "≤ 3 crashes each; its sender 500 ≤ 15 s; neighbours all 200", model::killing_inputs),
+    fault!("F08", false, "rows that fail; then no memory for N > 16", "L2",
+        "only those rows fail; others ≤ 2 batches more; N ≤ 16 in 10 s", model::failing_rows),
     fault!("F09", true, "rolling restart of all workers by SIGTERM", "L2",
         "all 200; nothing runs twice; p99 ≤ 1.5x", workers::rolling_restart),
-    fault!("F14", true, "kill -9 Redis with AOF, back after 2 s, five times", "L1",
+    fault!("F10", false, "SIGTERM with less grace than a batch takes, then SIGKILL", "L2",
+        "all 200; left ≤ 1 s before the kill", workers::too_little_grace),
+    fault!("F11", false, "kill -9 one gateway every 5 s", "L2",
+        "the other gateway's clients all 200", gateways::killed),
+    fault!("F12", true, "rollout of all gateways, endpoints 5 s behind", "L2",
+        "all 200; no connection refused", gateways::rollout),
+    fault!("F13", false, "5000 clients send 4 MiB at once", "-",
+        "only 200, 413, 503; memory ≤ 80 % of 1 GiB; alive ≤ 100 ms", slow::heavy_bodies),
+    fault!("F14", true, "kill -9 Redis with AOF, back after 2 s, again and again", "L1",
         "all 200; answers again ≤ 3 s after it accepts", redis::killed_with_aof),
-    fault!("F15", true, "kill -9 Redis, back empty after 2 s", "L1",
-        "as F14; no more runs than requests in flight + 1 %", redis::killed_and_empty),
-    fault!("F16", true, "FLUSHALL; DEL of the request streams", "L1",
+    fault!("F15", true, "kill -9 Redis, back empty after 2 s, again and again", "L1",
+        "as F14; no more repeated runs than requests in flight + 1 %", redis::killed_and_empty),
+    fault!("F16", true, "FLUSHALL; DEL of the request streams; also at 50 µs a batch", "L1",
         "all 200; max ≤ 9 s", redis::emptied),
+    fault!("F17", false, "failover that loses the last second of writes", "L1",
+        "all 200; max ≤ failover + 5 s", network::failover),
+    fault!("F18", false, "a gateway and the old primary cut off from the rest for 20 s", "L2",
+        "the others all 200; isolated only 200, 503, 504; normal ≤ 5 s after", network::partition),
+    fault!("F19", false, "SIGSTOP Redis for 1, 5, 20 s", "L2",
+        "1 s: no error; else new ones 503 ≤ 1.1 s, held ones 200", redis_ill::frozen),
+    fault!("F20", false, "Redis: no memory; no disk; no clients; new password", "L2",
+        "refusals ≤ 50 ms; no program ends; well ≤ 5 s after", redis_ill::refusing),
+    fault!("F21", false, "links to Redis: 0 to 100 ms more, stalls, cuts", "L2",
+        "all 200; throughput ≥ 70 %", network::bad_weather),
     fault!("F22", true, "reply connections killed every 500 ms", "L2",
         "all 200; p99 ≤ baseline + 1 s", redis::replies_cut),
+    fault!("F23", false, "1000 clients read 1 KiB a second", "L2",
+        "others' p99 ≤ 1.2x; memory bounded", slow::slow_readers),
+    fault!("F24", false, "5000 slow heads and slow bodies", "L2",
+        "others ≥ 99.9 %; slow ones ended ≤ 15 s", slow::slow_senders),
+    fault!("F25", true, "ten times what the fleet can do", "L3",
+        "goodput ≥ 90 % of peak; refusal p99 ≤ 10 ms; admitted in time ≥ 99 %", overload::ten_times),
+    fault!("F26", false, "ten times, by clients that ask thrice; then 80 %", "L3",
+        "≥ 95 % right 10 s after the drop", overload::retrying_clients),
+    fault!("F27", false, "one tenant at 100x its quota", "L2",
+        "others ≥ 99.9 %, p99 ≤ 1.3x; 429 only to it", clients::noisy_tenant),
+    fault!("F28", true, "deadlines of 0.2 to 30 s, at 70 % and at 130 %", "L2",
+        "no run starts after its deadline; wasted runs ≤ 1 %", clients::mixed_deadlines),
+    fault!("F29", false, "half the clients hang up at random", "L1",
+        "≤ 10 % of those left are inferred after that", clients::hanging_up),
+    fault!("F33", false, "clocks an hour off, a gateway's and a worker's", "L2",
+        "all 200; expiry within 100 ms", gateways::wrong_clocks),
+    fault!("F34", false, "half the workers get SIGTERM, SIGKILL 15 s later", "L1",
+        "all 200", workers::half_leave),
 ];

@@ -47,6 +47,13 @@ impl Findings {
         self.check(measured >= limit, format!("{what} {} (≥ {})", plain(measured), plain(limit)));
     }
 
+    /// These and those of another part of the same fault.
+    pub(crate) fn and(mut self, mut other: Self) -> Self {
+        self.measured.append(&mut other.measured);
+        self.failures.append(&mut other.failures);
+        self
+    }
+
     /// Whether everything was as promised.
     pub(crate) fn passed(&self) -> bool {
         self.failures.is_empty()

@@ -256,19 +256,9 @@ impl Member {
         })
     }
 
-    /// More flags from its next start on; a later one of the same name wins.
-    pub(crate) fn set_flags(&mut self, flags: Vec<String>) {
-        self.flags = flags;
-    }
-
     /// Environment from its next start on.
     pub(crate) fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
-    }
-
-    /// Resident memory in bytes; 0 if it does not run.
-    pub(crate) fn resident(&self) -> u64 {
-        self.id().and_then(resident).unwrap_or_default()
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) type Of<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
 pub(crate) struct Shape {
     pace: Pace,
     users: usize,
+    length: Length,
     tries: u32,
     targets: Option<Vec<String>>,
     mark: Option<(&'static str, Of<bool>)>,
@@ -44,6 +45,7 @@ impl Shape {
         Self {
             pace: Pace::Closed,
             users,
+            length: Length::Time(LONGEST),
             tries: 1,
             targets: None,
             mark: None,
@@ -61,6 +63,11 @@ impl Shape {
     /// Only to these gateways; else to all.
     pub(crate) fn to(self, targets: Vec<String>) -> Self {
         Self { targets: Some(targets), ..self }
+    }
+
+    /// No more than so many requests.
+    pub(crate) fn only(self, requests: u64) -> Self {
+        Self { length: Length::Requests(requests), ..self }
     }
 
     /// Users ask up to so many times.
@@ -105,13 +112,13 @@ impl Shape {
             echo = echo.marked(mark, move |index| chosen(index));
         }
         let (nonce, stop) = (echo.nonce(), Stop::default());
-        let (pace, users, tries) = (self.pace, self.users, self.tries);
+        let (pace, users, length, tries) = (self.pace, self.users, self.length, self.tries);
         let first = targets.first().context("a load needs a target")?.clone();
         let plan = Plan {
             targets,
             users,
             pace,
-            length: Length::Time(LONGEST),
+            length,
             timeout: PATIENCE,
             tries,
             journal: true,
@@ -130,9 +137,14 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// Lets no more requests fall due; what is under way goes on.
+    pub(crate) fn end(&self) {
+        self.stop.now();
+    }
+
     /// Ends it; what is under way is awaited.
     pub(crate) async fn stop(self) -> Result<Seen> {
-        self.stop.now();
+        self.end();
         let stopped = SystemTime::now();
         Ok(Seen::new(self.running.await??, self.nonce, stopped))
     }

@@ -2,11 +2,14 @@
 //! and prints for each what was promised and what was measured.
 #![expect(clippy::print_stdout, reason = "its output is a table")]
 
+mod balancer;
 mod control;
+mod crawl;
 mod faults;
 mod findings;
 mod fleet;
 mod load;
+mod memory;
 mod metrics;
 mod runs;
 mod seen;

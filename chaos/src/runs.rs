@@ -36,6 +36,11 @@ impl Runs {
         self.starts.get(&index).map_or(0, Vec::len)
     }
 
+    /// When it began to run.
+    pub(crate) fn starts(&self, index: u64) -> impl Iterator<Item = &SystemTime> {
+        self.starts.get(&index).into_iter().flatten()
+    }
+
     /// Each run: the request's number, and when.
     pub(crate) fn all(&self) -> impl Iterator<Item = (u64, SystemTime)> {
         let runs = self.starts.iter();

@@ -43,27 +43,10 @@ impl Seen {
         self.journal().iter().filter(|entry| is(entry)).count() as u64
     }
 
-    /// How many requests ended otherwise than with their answer.
-    pub(crate) fn not_right(&self) -> u64 {
-        self.count(|entry| entry.ending != Ending::Right)
-    }
-
     /// The longest wait for a right answer.
     pub(crate) fn longest(&self) -> Duration {
         let right = self.journal().iter().filter(|entry| entry.ending == Ending::Right);
         right.map(latency).max().unwrap_or_default()
-    }
-
-    /// The longest time in which no right answer came, of those that ended in this window: what a
-    /// client sees of an outage.
-    pub(crate) fn longest_silence(&self, window: Window) -> Duration {
-        let right = self.journal().iter().filter(|entry| entry.ending == Ending::Right);
-        let mut done: Vec<_> =
-            right.map(|entry| entry.done).filter(|done| window.contains(done)).collect();
-        done.sort_unstable();
-        let gaps = done.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
-        let first = done.first().map(|first| first.saturating_sub(window.start));
-        gaps.chain(first).max().unwrap_or(window.end.saturating_sub(window.start))
     }
 
     /// When the first right answer came after a moment: how long after it.

@@ -22,9 +22,11 @@ use crate::{
 /// N of every worker.
 pub(crate) const BATCH: u32 = 8;
 /// The fixed part of a batch's time.
-const BATCH_MS: f64 = 20.0;
+pub(crate) const BATCH_MS: f64 = 20.0;
 /// The part of a batch's time that each row adds.
-const ROW_MS: f64 = 0.5;
+pub(crate) const ROW_MS: f64 = 0.5;
+/// How often something that shall happen soon is looked for.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 /// How soon after the last answer nothing may be left of any request.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
 /// Requests this young are no baseline: connections were still being opened.
@@ -71,10 +73,14 @@ impl Scale {
 
     /// Requests per second that this many workers can answer at most.
     pub(crate) fn capacity(workers: usize) -> f64 {
-        let rows = f64::from(BATCH);
+        Self::capacity_of(workers, BATCH_MS + ROW_MS * f64::from(BATCH))
+    }
+
+    /// The same, if a full batch takes so many milliseconds.
+    pub(crate) fn capacity_of(workers: usize, batch_ms: f64) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
         let workers = workers as f64;
-        workers * rows / (BATCH_MS + ROW_MS * rows) * 1e3
+        workers * f64::from(BATCH) / batch_ms * 1e3
     }
 
     /// L1: a closed loop.
@@ -84,7 +90,12 @@ impl Scale {
 
     /// L2: an open loop at 70 % of what the workers can do.
     pub(crate) fn open(&self) -> Shape {
-        Shape::open(0.7 * Self::capacity(self.workers), 2 * self.clients)
+        self.open_at(0.7)
+    }
+
+    /// An open loop at this share of what the workers can do.
+    pub(crate) fn open_at(&self, share: f64) -> Shape {
+        Shape::open(share * Self::capacity(self.workers), 2 * self.clients)
     }
 }
 

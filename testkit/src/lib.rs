@@ -9,5 +9,5 @@ mod redis_server;
 
 pub use fleet::{Fleet, FleetPlan, echo_model, get, metric};
 pub use program::{Program, ProgramBuilder};
-pub use proxy::CuttingProxy;
+pub use proxy::{CuttingProxy, Weather};
 pub use redis_server::RedisServer;

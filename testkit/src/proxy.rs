@@ -3,24 +3,41 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use rand::RngExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
+    time::{Instant, sleep, sleep_until},
 };
+
+/// The most bytes passed on at once.
+const PIECE: usize = 64 * 1024;
+/// The same, in bad weather.
+const SMALL_PIECE: usize = 4 * 1024;
+/// Pieces that may be on their way at once.
+const UNDER_WAY: usize = 256;
 
 /// Passes bytes between its own port and one address, until told otherwise. Stops on drop.
 pub struct CuttingProxy {
     address: SocketAddr,
-    mode: watch::Sender<Mode>,
+    state: watch::Sender<State>,
     connections: Arc<Mutex<JoinSet<()>>>,
     listener: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    upstream: SocketAddr,
+    mode: Mode,
+    weather: Option<Weather>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -28,6 +45,19 @@ enum Mode {
     Passing,
     Refusing,
     Stalling,
+}
+
+/// How a bad network treats what passes it, in pieces of at most 4 KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// Each piece takes a random time of up to so much longer.
+    pub delay: Duration,
+    /// The share of pieces that take as much longer again as [`Weather::stall`].
+    pub stalled: f64,
+    /// How long a stalled piece stalls.
+    pub stall: Duration,
+    /// How likely a connection is to be cut in any one second.
+    pub cuts_per_second: f64,
 }
 
 impl CuttingProxy {
@@ -38,10 +68,11 @@ impl CuttingProxy {
     pub async fn start(upstream: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (mode, watching) = watch::channel(Mode::Passing);
+        let calm = State { upstream, mode: Mode::Passing, weather: None };
+        let (state, watching) = watch::channel(calm);
         let connections = Arc::new(Mutex::new(JoinSet::new()));
-        let listener = tokio::spawn(accept(listener, upstream, watching, Arc::clone(&connections)));
-        Ok(Self { address, mode, connections, listener })
+        let listener = tokio::spawn(accept(listener, watching, Arc::clone(&connections)));
+        Ok(Self { address, state, connections, listener })
     }
 
     /// Where clients find it.
@@ -57,19 +88,30 @@ impl CuttingProxy {
 
     /// Closes every connection, and every new one at once.
     pub fn refuse(&self) {
-        self.mode.send_replace(Mode::Refusing);
+        self.state.send_modify(|state| state.mode = Mode::Refusing);
         self.cut();
     }
 
     /// Passes nothing on but keeps every connection open, as a network does when it lost the other
     /// side without a word.
     pub fn stall(&self) {
-        self.mode.send_replace(Mode::Stalling);
+        self.state.send_modify(|state| state.mode = Mode::Stalling);
     }
 
     /// Works again. What was held back while stalling is passed on.
     pub fn resume(&self) {
-        self.mode.send_replace(Mode::Passing);
+        self.state.send_modify(|state| state.mode = Mode::Passing);
+    }
+
+    /// Closes every connection and leads new ones to another address.
+    pub fn redirect(&self, upstream: SocketAddr) {
+        self.state.send_modify(|state| state.upstream = upstream);
+        self.cut();
+    }
+
+    /// Treats what passes as a bad network does; `None` for a good one.
+    pub fn set_weather(&self, weather: Option<Weather>) {
+        self.state.send_modify(|state| state.weather = weather);
     }
 }
 
@@ -82,39 +124,95 @@ impl Drop for CuttingProxy {
 
 async fn accept(
     listener: TcpListener,
-    upstream: SocketAddr,
-    mode: watch::Receiver<Mode>,
+    state: watch::Receiver<State>,
     connections: Arc<Mutex<JoinSet<()>>>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
-        if *mode.borrow() == Mode::Refusing {
+        if state.borrow().mode == Mode::Refusing {
             continue;
         }
         let mut connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
         while connections.try_join_next().is_some() {}
-        connections.spawn(serve(client, upstream, mode.clone()));
+        connections.spawn(serve(client, state.clone()));
     }
 }
 
 /// One connection; ends, and closes both sides, as soon as one side is closed.
-async fn serve(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<Mode>) {
+async fn serve(client: TcpStream, state: watch::Receiver<State>) {
+    let upstream = state.borrow().upstream;
     let Ok(server) = TcpStream::connect(upstream).await else { return };
+    // Two hops must not wait for each other's acknowledgements; a socket that refuses is as good.
+    drop((client.set_nodelay(true), server.set_nodelay(true)));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pass(from_client, to_server, mode.clone()) => {}
-        () = pass(from_server, to_client, mode) => {}
+        () = pass(from_client, to_server, state.clone()) => {}
+        () = pass(from_server, to_client, state.clone()) => {}
+        () = cut_at_random(state) => {}
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
-    let mut buffer = vec![0; 64 * 1024];
+/// Ends when the weather cuts the connection.
+async fn cut_at_random(state: watch::Receiver<State>) {
     loop {
-        let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
-        if mode.wait_for(|mode| *mode != Mode::Stalling).await.is_err()
-            || to.write_all(&buffer[..length]).await.is_err()
+        sleep(Duration::from_secs(1)).await;
+        let weather = state.borrow().weather;
+        if weather.is_some_and(|weather| rand::rng().random_bool(weather.cuts_per_second)) {
+            return;
+        }
+    }
+}
+
+/// One direction of a connection, until it is closed. Pieces arrive in order, each as late as it
+/// should; those under way do not hold up the reading of more.
+async fn pass(from: OwnedReadHalf, to: OwnedWriteHalf, state: watch::Receiver<State>) {
+    let (pieces, under_way) = mpsc::channel(UNDER_WAY);
+    tokio::join!(take(from, pieces, state.clone()), deliver(under_way, to, state));
+}
+
+async fn take(
+    mut from: OwnedReadHalf,
+    pieces: mpsc::Sender<(Instant, Vec<u8>)>,
+    state: watch::Receiver<State>,
+) {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let weather = state.borrow().weather;
+        let most = weather.map_or(PIECE, |_| SMALL_PIECE);
+        let length = tokio::select! {
+            length = from.read(&mut buffer[..most]) => length,
+            () = pieces.closed() => return,
+        };
+        let Ok(length @ 1..) = length else { return };
+        let due = Instant::now() + weather.map_or(Duration::ZERO, Weather::delays);
+        if pieces.send((due, buffer[..length].to_vec())).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn deliver(
+    mut pieces: mpsc::Receiver<(Instant, Vec<u8>)>,
+    mut to: OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+) {
+    while let Some((due, piece)) = pieces.recv().await {
+        if due > Instant::now() {
+            sleep_until(due).await;
+        }
+        if state.wait_for(|state| state.mode != Mode::Stalling).await.is_err()
+            || to.write_all(&piece).await.is_err()
         {
             return;
         }
+    }
+}
+
+impl Weather {
+    /// How much longer one piece takes.
+    fn delays(self) -> Duration {
+        let mut random = rand::rng();
+        let stall = if random.random_bool(self.stalled) { self.stall } else { Duration::ZERO };
+        self.delay.mul_f64(random.random()) + stall
     }
 }

@@ -7,9 +7,10 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    findings::Findings,
+    findings::{Findings, time},
+    load::Shape,
     seen::{self, status, wait},
-    stage::{Scale, Stage, now},
+    stage::{POLL, Scale, Stage, now},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -88,7 +89,7 @@ pub(crate) async fn stopped(scale: Scale) -> Result<Findings> {
     stage.findings.check(runs.repeated() > 0, format!("{} ran again", runs.repeated()));
     stage.findings.within("the last of them after", again, 5 * SECOND);
     stage.findings.at_least("late answers dropped", dropped, 1.0);
-    stage.findings.note(format!("max {}", crate::findings::time(seen.longest())));
+    stage.findings.note(format!("max {}", time(seen.longest())));
     stage.finish().await
 }
 
@@ -113,6 +114,57 @@ pub(crate) async fn rolling_restart(scale: Scale) -> Result<Findings> {
     let (baseline, p99) = (stage.baseline(&seen), stage.p99(&seen));
     stage.findings.within("p99", p99, baseline.mul_f64(1.5));
     let longest_wait = seen.journal().iter().map(wait).max().unwrap_or_default();
-    stage.findings.note(format!("max {}", crate::findings::time(longest_wait)));
+    stage.findings.note(format!("max {}", time(longest_wait)));
+    stage.finish().await
+}
+
+/// F10: batches of three seconds, a grace of one.
+pub(crate) async fn too_little_grace(scale: Scale) -> Result<Findings> {
+    const BATCH_MS: f64 = 3000.0;
+    let mut plan = scale.plan();
+    plan.parameters = [("batch_ms", BATCH_MS.to_string())].into();
+    plan.worker_flags.extend(["--drain-timeout".to_owned(), "1s".to_owned()]);
+    let mut stage = Stage::start(scale, &plan).await?;
+    let rate = 0.7 * Scale::capacity_of(scale.workers, BATCH_MS);
+    let load = stage.load(Shape::open(rate, scale.clients)).await?;
+    let mut left_after = Duration::ZERO;
+    for index in 0..scale.workers / 2 {
+        stage.fleet.workers[index].program()?.signal("TERM").await?;
+        let told = Instant::now();
+        while !stage.fleet.workers[index].is_gone() && told.elapsed() < 2 * SECOND {
+            sleep(POLL).await;
+        }
+        left_after = left_after.max(told.elapsed());
+        stage.fleet.kill_worker(index).await?;
+        stage.fleet.start_worker(index).await?;
+        sleep(SECOND).await;
+    }
+    sleep(12 * SECOND).await;
+    let seen = stage.stop(load).await?;
+    stage.all_right(&seen);
+    stage.findings.within("left after", left_after, 2 * SECOND);
+    stage.findings.note(format!("max {}", time(seen.longest())));
+    stage.finish().await
+}
+
+/// F34
+pub(crate) async fn half_leave(scale: Scale) -> Result<Findings> {
+    let mut stage = Stage::usual(scale).await?;
+    let load = stage.load(scale.closed()).await?;
+    let leaving = 0..scale.workers / 2;
+    for index in leaving.clone() {
+        stage.fleet.workers[index].program()?.signal("TERM").await?;
+    }
+    sleep(15 * SECOND).await;
+    let mut stayed = 0;
+    for index in leaving.clone() {
+        stayed += u64::from(!stage.fleet.workers[index].is_gone());
+        stage.fleet.kill_worker(index).await?;
+    }
+    sleep(5 * SECOND).await;
+    let seen = stage.stop(load).await?;
+    stage.all_right(&seen);
+    stage.findings.none("still there after 15 s:", stayed);
+    stage.findings.note(format!("max {}", time(seen.longest())));
     stage.finish().await
 }

@@ -1,0 +1,97 @@
+//! A load balancer as a cluster has it: new connections go to the gateways it lists, in turn.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use anyhow::Result;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+/// A balancer; ends with all its connections when dropped.
+pub(crate) struct Balancer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    listed: Mutex<Vec<String>>,
+    turn: AtomicUsize,
+    refused: AtomicU64,
+}
+
+impl Balancer {
+    /// A balancer over these addresses.
+    pub(crate) async fn start(listed: Vec<String>) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared { listed: Mutex::new(listed), ..Shared::default() });
+        let listener = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(Self { address, shared, listener })
+    }
+
+    /// Where clients connect.
+    pub(crate) fn target(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Sends new connections here as well.
+    pub(crate) fn list(&self, address: &str) {
+        self.shared.listed().push(address.to_owned());
+    }
+
+    /// Sends no new connections here.
+    pub(crate) fn unlist(&self, address: &str) {
+        self.shared.listed().retain(|listed| listed != address);
+    }
+
+    /// How many connections a listed gateway refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.shared.refused.load(Relaxed)
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl Shared {
+    fn listed(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<String> {
+        let listed = self.listed();
+        let turn = self.turn.fetch_add(1, Relaxed);
+        listed.get(turn % listed.len().max(1)).cloned()
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    while let Ok((mut client, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let shared = Arc::clone(&shared);
+        connections.spawn(async move {
+            let Some(gateway) = shared.next() else { return };
+            let Ok(mut gateway) = TcpStream::connect(&gateway).await else {
+                shared.refused.fetch_add(1, Relaxed);
+                return;
+            };
+            drop((client.set_nodelay(true), gateway.set_nodelay(true)));
+            // However it ends, both sides are closed.
+            drop(copy_bidirectional(&mut client, &mut gateway).await);
+        });
+    }
+}

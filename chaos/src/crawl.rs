@@ -1,0 +1,195 @@
+//! Clients that speak HTTP by hand, because they do what no library does: crawl, or send what is
+//! too much all at once.
+
+use std::{io, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    sync::{Semaphore, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::fleet::Fleet;
+
+/// No client waits longer than this for anything.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Connections being opened at one moment; servers queue only so many.
+const CONNECTING: usize = 256;
+/// Bytes a client's system holds for it: its own pace is what the server shall meet.
+const BUFFER: u32 = 8 * 1024;
+
+/// An inference request of one row of so many bytes, head and all.
+pub(crate) fn request(bytes: usize) -> Vec<u8> {
+    let json = format!(
+        "{{\"inputs\":[{{\"name\":\"INPUT0\",\"datatype\":\"UINT8\",\"shape\":[1,{bytes}],\
+         \"parameters\":{{\"binary_data_size\":{bytes}}}}}],\
+         \"parameters\":{{\"binary_data_output\":true}}}}"
+    );
+    let mut request = format!(
+        "POST /v2/models/echo/infer HTTP/1.1\r\nhost: echo\r\n\
+         content-type: application/octet-stream\r\ninference-header-content-length: {}\r\n\
+         content-length: {}\r\n\r\n{json}",
+        json.len(),
+        json.len() + bytes
+    )
+    .into_bytes();
+    request.resize(request.len() + bytes, b'.');
+    request
+}
+
+/// Runs one task per client, clients spread over the gateways; their results in any order.
+async fn each<T, F>(
+    fleet: &Fleet,
+    clients: usize,
+    client: impl Fn(TcpStream) -> F,
+) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let connecting = Arc::new(Semaphore::new(CONNECTING));
+    let mut opening = JoinSet::new();
+    for gateway in fleet.gateways.iter().cycle().take(clients) {
+        let (address, connecting) = (gateway.address.parse()?, Arc::clone(&connecting));
+        opening.spawn(async move {
+            let _turn = connecting.acquire().await.map_err(io::Error::other)?;
+            let socket = TcpSocket::new_v4()?;
+            socket.set_send_buffer_size(BUFFER)?;
+            socket.set_recv_buffer_size(BUFFER)?;
+            socket.connect(address).await
+        });
+    }
+    let mut clients = JoinSet::new();
+    while let Some(opened) = opening.join_next().await {
+        clients.spawn(client(opened??));
+    }
+    Ok(clients.join_all().await)
+}
+
+/// So many clients send this at once; the status each was told, 0 for none.
+pub(crate) async fn at_once(
+    fleet: &Fleet,
+    clients: usize,
+    request: &Arc<[u8]>,
+) -> Result<Vec<u16>> {
+    each(fleet, clients, |stream| {
+        let request = Arc::clone(request);
+        async move { timeout(PATIENCE, ask(stream, &request)).await.unwrap_or(0) }
+    })
+    .await
+}
+
+/// Sends a request while listening: the answer may come, and end it, before all is sent.
+async fn ask(stream: TcpStream, request: &[u8]) -> u16 {
+    let (mut from, mut to) = stream.into_split();
+    let sending = async {
+        // A server that has refused reads no more.
+        drop(to.write_all(request).await);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        status = told(&mut from) => status,
+        () = sending => 0,
+    }
+}
+
+/// The status of an answer; 0 if there is none.
+async fn told(from: &mut (impl AsyncReadExt + Unpin)) -> u16 {
+    let mut head = [0; 12];
+    match from.read_exact(&mut head).await {
+        Ok(_) => String::from_utf8_lossy(&head[9..]).parse().unwrap_or(0),
+        Err(_) => 0,
+    }
+}
+
+/// So many clients ask for this many bytes, and take 1 KiB a second until `until`.
+pub(crate) async fn slow_readers(
+    fleet: &Fleet,
+    clients: usize,
+    bytes: usize,
+    until: Instant,
+) -> Result<Vec<u16>> {
+    let request: Arc<[u8]> = request(bytes).into();
+    each(fleet, clients, |mut stream| {
+        let request = Arc::clone(&request);
+        async move {
+            if stream.write_all(&request).await.is_err() {
+                return 0;
+            }
+            let status = timeout(PATIENCE, told(&mut stream)).await.unwrap_or(0);
+            let mut taken = [0; 1024];
+            while Instant::now() < until && matches!(stream.read(&mut taken).await, Ok(1..)) {
+                sleep(Duration::from_secs(1)).await;
+            }
+            status
+        }
+    })
+    .await
+}
+
+/// So many clients send this request from byte `from` on one byte a second; how long each was
+/// suffered.
+pub(crate) async fn slow_senders(
+    fleet: &Fleet,
+    clients: usize,
+    request: &Arc<[u8]>,
+    from: usize,
+) -> Result<Vec<Duration>> {
+    each(fleet, clients, |stream| {
+        let request = Arc::clone(request);
+        async move {
+            let began = Instant::now();
+            let (mut incoming, mut to) = stream.into_split();
+            let sending = async {
+                drop(to.write_all(&request[..from]).await);
+                for byte in request[from..].chunks(1) {
+                    sleep(Duration::from_secs(1)).await;
+                    drop(to.write_all(byte).await);
+                }
+            };
+            // Whatever it is told, the end of the connection is what counts.
+            let ended = async { drop(incoming.read_to_end(&mut Vec::new()).await) };
+            let suffered = async {
+                tokio::select! { () = sending => {}, () = ended => {} }
+            };
+            drop(timeout(PATIENCE, suffered).await);
+            began.elapsed()
+        }
+    })
+    .await
+}
+
+/// Asks a gateway whether it lives, over and over.
+pub(crate) struct Probe {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Duration>,
+}
+
+impl Probe {
+    /// Starts to ask the gateway at this address.
+    pub(crate) fn start(address: &str) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        Self { stop, task: tokio::spawn(probe(address.to_owned(), stopped)) }
+    }
+
+    /// Stops; the longest it took to be told.
+    pub(crate) async fn stop(self) -> Result<Duration> {
+        self.stop.send_replace(true);
+        Ok(self.task.await?)
+    }
+}
+
+async fn probe(address: String, stopped: watch::Receiver<bool>) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !*stopped.borrow() {
+        let asked = Instant::now();
+        let answer = timeout(PATIENCE, batchfleet_testkit::get(&address, "/v2/health/live")).await;
+        let is_alive = matches!(answer, Ok(Ok((200, _))));
+        longest = longest.max(if is_alive { asked.elapsed() } else { PATIENCE });
+        sleep(Duration::from_millis(50)).await;
+    }
+    longest
+}

@@ -1,0 +1,79 @@
+//! Clients whose bodies are heavy, or who crawl.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    crawl::{self, Probe},
+    findings::{Findings, percent},
+    memory::Memory,
+    stage::{Scale, Stage},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// What a gateway's container may use, as our chart has it.
+const MEMORY_LIMIT: u64 = 1 << 30;
+
+/// F13
+pub(crate) async fn heavy_bodies(scale: Scale) -> Result<Findings> {
+    let mut stage = Stage::usual(scale).await?;
+    let clients = 5 * scale.clients;
+    let memory = Memory::watch(&stage.fleet).await?;
+    let probe = Probe::start(&stage.fleet.gateways[0].address);
+    let request: Arc<[u8]> = crawl::request(4 << 20).into();
+    let mut told = BTreeMap::<u16, u64>::new();
+    for status in crawl::at_once(&stage.fleet, clients, &request).await? {
+        *told.entry(status).or_default() += 1;
+    }
+    let slowest = probe.stop().await?;
+    stage.findings.note(format!("{clients} x 4 MiB: {told:?}"));
+    let odd = told.iter().filter(|(status, _)| !matches!(status, 200 | 413 | 503));
+    stage.findings.none("neither 200, 413 nor 503:", odd.map(|(_, count)| count).sum());
+    memory.judge(&mut stage.findings, MEMORY_LIMIT).await?;
+    stage.findings.within("slowest /v2/health/live", slowest, Duration::from_millis(100));
+    stage.finish().await
+}
+
+/// F23
+pub(crate) async fn slow_readers(scale: Scale) -> Result<Findings> {
+    const BYTES: usize = 128 << 10;
+    let mut stage = Stage::usual(scale).await?;
+    let memory = Memory::watch(&stage.fleet).await?;
+    let load = stage.load(scale.open()).await?;
+    let until = Instant::now() + scale.lasts;
+    let told = crawl::slow_readers(&stage.fleet, scale.clients, BYTES, until).await?;
+    let seen = stage.stop(load).await?;
+    let served = told.iter().filter(|status| **status == 200).count();
+    stage.findings.note(format!("{served} of {} readers served", told.len()));
+    stage.all_right(&seen);
+    let (baseline, p99) = (stage.baseline(&seen), stage.p99(&seen));
+    stage.findings.within("others' p99", p99, baseline.mul_f64(1.2));
+    memory.judge(&mut stage.findings, MEMORY_LIMIT).await?;
+    stage.finish().await
+}
+
+/// F24
+pub(crate) async fn slow_senders(scale: Scale) -> Result<Findings> {
+    let mut stage = Stage::usual(scale).await?;
+    let memory = Memory::watch(&stage.fleet).await?;
+    let load = stage.load(scale.open()).await?;
+    let clients = 5 * scale.clients / 2;
+    let request: Arc<[u8]> = crawl::request(4096).into();
+    let head = request.windows(4).position(|end| end == b"\r\n\r\n").unwrap_or_default() + 4;
+    let (heads, bodies) = tokio::join!(
+        crawl::slow_senders(&stage.fleet, clients, &request, 1),
+        crawl::slow_senders(&stage.fleet, clients, &request, head),
+    );
+    let (heads, bodies) = (heads?, bodies?);
+    let seen = stage.stop(load).await?;
+    let longest = |suffered: &[Duration]| suffered.iter().max().copied().unwrap_or_default();
+    stage.findings.within("slow heads ended after", longest(&heads), 15 * SECOND);
+    stage.findings.within("slow bodies ended after", longest(&bodies), 15 * SECOND);
+    let good = percent(seen.report.right, seen.report.sent);
+    stage.findings.at_least("others answered, %", good, 99.9);
+    memory.judge(&mut stage.findings, MEMORY_LIMIT).await?;
+    sleep(SECOND).await;
+    stage.finish().await
+}

@@ -1,0 +1,61 @@
+//! How much memory the gateways and Redis take while a fault lasts.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
+
+use crate::{
+    findings::Findings,
+    fleet::{Fleet, resident},
+};
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// The share of its limit that a gateway may use, in percent.
+const SHARE: u64 = 80;
+
+/// A watch over the gateways and the Redis of a fleet.
+pub(crate) struct Memory {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Peaks>,
+}
+
+/// The most resident memory, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peaks {
+    gateway: u64,
+    redis: u64,
+}
+
+impl Memory {
+    /// Watches the processes that run now.
+    pub(crate) async fn watch(fleet: &Fleet) -> Result<Self> {
+        let redis = fleet.control().process_id().await?;
+        let gateways: Vec<u32> =
+            fleet.gateways.iter().filter_map(crate::fleet::Member::id).collect();
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut peaks = Peaks::default();
+            while !*stopped.borrow() {
+                let gateway = gateways.iter().filter_map(|id| resident(*id)).max();
+                peaks.gateway = peaks.gateway.max(gateway.unwrap_or_default());
+                peaks.redis = peaks.redis.max(resident(redis).unwrap_or_default());
+                sleep(LOOK).await;
+            }
+            peaks
+        });
+        Ok(Self { stop, task })
+    }
+
+    /// Promises that no gateway came near the limit of its container, in bytes.
+    pub(crate) async fn judge(self, findings: &mut Findings, limit: u64) -> Result<()> {
+        self.stop.send_replace(true);
+        let peaks = self.task.await?;
+        let (gateway, redis, most) =
+            (peaks.gateway >> 20, peaks.redis >> 20, (limit * SHARE / 100) >> 20);
+        findings.check(gateway <= most, format!("gateway at most {gateway} MiB (≤ {most})"));
+        findings.note(format!("Redis at most {redis} MiB"));
+        Ok(())
+    }
+}
