@@ -7,6 +7,8 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use super::{Body, Share, too_large};
 use crate::{error::InferError, oip::Problem};
 
+/// Deflate makes at most so many bytes of one.
+const MOST_FOR_ONE: usize = 1032;
 /// How much is inflated before the bounds are looked at again.
 const STEP: usize = 64 << 10;
 
@@ -69,7 +71,9 @@ fn read_all(
     share: &mut Share,
 ) -> Result<Vec<u8>, InferError> {
     let compressed = share.bytes;
-    let mut inflated = Vec::new();
+    // Room for all it can become: what is not written to takes no memory, and nothing is moved.
+    let most = compressed.saturating_mul(MOST_FOR_ONE).min(limit);
+    let mut inflated = Vec::with_capacity(most + STEP);
     loop {
         share.resize(compressed + inflated.len() + STEP)?;
         let mut step = decoder.by_ref().take(STEP as u64);

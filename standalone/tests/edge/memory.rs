@@ -1,0 +1,106 @@
+//! How much memory bad requests take. A server's peak is read from the system: each test has a
+//! server of its own.
+
+use std::{io::Write, time::Duration};
+
+use flate2::{Compression, write::GzEncoder};
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::server::{Answer, Connection, Server, chunked, echo, head, post};
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// Sends these at once, and returns what becomes of each.
+async fn all_at_once(server: &Server, requests: Vec<Vec<u8>>) -> Vec<Answer> {
+    let mut asking = JoinSet::new();
+    for request in requests {
+        let mut connection = server.connect().await;
+        asking.spawn(async move {
+            connection.send(request).await;
+            connection.answer().await
+        });
+    }
+    asking.join_all().await
+}
+
+#[tokio::test]
+async fn b04_two_hundred_thousand_chunks_of_a_byte_are_a_request_like_any_other() {
+    let server = Server::start(&[]).await;
+    server.serves().await;
+    let before = server.peak();
+    let data = vec![10; 66_000];
+    let body = echo(&data);
+    assert!(body.len() > 200_000, "{}", body.len());
+    let mut request = head("transfer-encoding: chunked\r\n").into_bytes();
+    request.extend(chunked(body.as_bytes(), 1));
+    assert_eq!(server.ask(request).await.outputs().len(), data.len());
+    let growth = server.peak() - before;
+    println!("grew by {growth} bytes");
+    // Four times the body would be 0.8 MB; threads and buffers that any request needs come with it.
+    assert!(growth < 8 * MEBIBYTE, "grew by {growth} bytes");
+    server.balances().await;
+}
+
+#[tokio::test]
+async fn b19_thirty_bombs_at_once_take_no_more_memory_than_bodies_may() {
+    let limit = 64 * MEBIBYTE;
+    let all = (2 * limit).to_string();
+    let server = Server::start(&["--max-body-bytes-in-flight", &all]).await;
+    server.serves().await;
+    let before = server.peak();
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&vec![b' '; 2 * limit]).unwrap();
+    let bomb = encoder.finish().unwrap();
+    assert!(bomb.len() < limit / 500, "{}", bomb.len());
+    let bombs = vec![post("content-encoding: gzip\r\n", bomb); 30];
+    for answer in all_at_once(&server, bombs).await {
+        assert!(
+            matches!((answer.status, answer.code()), (413, "too_large") | (503, "body_bytes")),
+            "{answer:?}"
+        );
+    }
+    let growth = server.peak() - before;
+    println!("grew by {growth} bytes");
+    // Each connection has a buffer of its own.
+    assert!(growth < 2 * limit + 16 * MEBIBYTE, "grew by {growth} bytes");
+    server.serves().await;
+    server.balances().await;
+}
+
+#[tokio::test]
+async fn many_large_bodies_at_once_stay_within_their_memory_and_hold_up_nobody() {
+    let all = 32 * MEBIBYTE;
+    let (body, budget) = ((8 * MEBIBYTE).to_string(), all.to_string());
+    let server = Server::start(&["--max-body", &body, "--max-body-bytes-in-flight", &budget]).await;
+    server.serves().await;
+    let before = server.peak();
+    let request = post("", echo(&vec![100; MEBIBYTE]));
+    assert!(request.len() > 4 * MEBIBYTE, "{}", request.len());
+    let mut probe = server.connect().await;
+    let asking = all_at_once(&server, vec![request; 40]);
+    tokio::pin!(asking);
+    let mut slowest = Duration::ZERO;
+    let answers = loop {
+        tokio::select! {
+            answers = &mut asking => break answers,
+            took = health(&mut probe) => slowest = slowest.max(took),
+        }
+    };
+    let served = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(served > 0);
+    assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 503)));
+    // Parsing one of these takes a debug build most of a second.
+    assert!(slowest < Duration::from_millis(500), "a health check took {slowest:?}");
+    let growth = server.peak() - before;
+    println!("{served} served, slowest health check {slowest:?}, grew by {growth} bytes");
+    assert!(growth < 4 * all, "grew by {growth} bytes");
+    server.balances().await;
+}
+
+/// How long a health check takes.
+async fn health(connection: &mut Connection) -> Duration {
+    let asked = Instant::now();
+    connection.send("GET /v2/health/live HTTP/1.1\r\nhost: test\r\n\r\n").await;
+    assert_eq!(connection.answer().await.status, 200);
+    asked.elapsed()
+}
