@@ -1,6 +1,6 @@
-//! A worker from its settings to its end: find models, load and warm each, serve, drain.
+//! A worker from its settings to its end: find models, load, warm and check each, serve, drain.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Broker, Consumer};
 use prometheus::Registry;
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Backend,
+    drain::Drain,
     engine::onnx,
     error::WorkerError,
     metrics::WorkerMetrics,
@@ -17,6 +18,70 @@ use crate::{
     retry::Outage,
     settings::ModelSettings,
 };
+
+/// Models in memory, warmed and checked; nothing of them is served yet.
+#[derive(Debug)]
+pub struct Loaded {
+    models: Vec<Model>,
+    metrics: WorkerMetrics,
+}
+
+impl Loaded {
+    /// Loads, warms and checks every model of a repository; the first that `shutdown` comes before
+    /// is left out. Needs no broker: a missing device is found out even if that is away.
+    pub async fn load(
+        settings: &ModelSettings,
+        registry: &Registry,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, WorkerError> {
+        settings.validate()?;
+        let metrics = WorkerMetrics::register(registry)?;
+        let sources = repository::scan(&settings.model_repository, &settings.models)?;
+        let runtime = runtime(settings, &sources)?;
+        // All are timed before any of them computes for somebody else.
+        let mut models = Vec::new();
+        for source in sources {
+            if shutdown.is_cancelled() {
+                break;
+            }
+            models.push(Model::load(settings, source, runtime.clone()).await?);
+        }
+        Ok(Self { models, metrics })
+    }
+
+    /// Serves the models. Returns once all are announced, or when `shutdown` is cancelled before
+    /// that; then [`Worker::join`]. `drain_timeout` is the time between `shutdown` and the end of
+    /// the process: what cannot be finished in it is given back.
+    pub async fn serve(
+        self,
+        broker: Arc<dyn Broker>,
+        shutdown: CancellationToken,
+        drain_timeout: Duration,
+    ) -> Worker {
+        // A failing model ends this worker only, never those that share the token.
+        let shutdown = shutdown.child_token();
+        let drain = Drain::new(shutdown.clone(), drain_timeout);
+        let mut worker = Worker { models: JoinSet::new(), shutdown, ready: false };
+        let mut announced = Vec::new();
+        for model in self.models {
+            let Some(consumer) = connect(broker.as_ref(), &model, &worker.shutdown).await else {
+                return worker;
+            };
+            let told = Arc::new(Notify::new());
+            announced.push(Arc::clone(&told));
+            let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
+            worker.models.spawn(model.serve(consumer, metrics, told, drain.clone()));
+        }
+        for announced in announced {
+            tokio::select! {
+                () = announced.notified() => {}
+                () = worker.shutdown.cancelled() => return worker,
+            }
+        }
+        worker.ready = true;
+        worker
+    }
+}
 
 /// A worker that serves every model of its settings.
 #[derive(Debug)]
@@ -28,47 +93,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Loads and warms every model, then serves them. Returns once all are announced, or when
-    /// `shutdown` is cancelled before that; then [`Worker::join`].
+    /// [`Loaded::load`] and [`Loaded::serve`], for a process that waits for its drain however long
+    /// it takes.
     pub async fn start(
         settings: &ModelSettings,
         broker: Arc<dyn Broker>,
         registry: &Registry,
         shutdown: CancellationToken,
     ) -> Result<Self, WorkerError> {
-        settings.validate()?;
-        let metrics = WorkerMetrics::register(registry)?;
-        let sources = repository::scan(&settings.model_repository, &settings.models)?;
-        let runtime = runtime(settings, &sources)?;
-        // A failing model ends this worker only, never those that share the token.
-        let shutdown = shutdown.child_token();
-        let mut worker = Self { models: JoinSet::new(), shutdown: shutdown.clone(), ready: false };
-        // All are timed before any of them computes for somebody else.
-        let mut models = Vec::new();
-        for source in sources {
-            if shutdown.is_cancelled() {
-                return Ok(worker);
-            }
-            models.push(Model::load(settings, source, runtime.clone()).await?);
-        }
-        let mut announced = Vec::new();
-        for model in models {
-            let Some(consumer) = connect(broker.as_ref(), &model, &shutdown).await else {
-                return Ok(worker);
-            };
-            let told = Arc::new(Notify::new());
-            announced.push(Arc::clone(&told));
-            let metrics = metrics.of_model(model.queue(), model.plan.provider);
-            worker.models.spawn(model.serve(consumer, metrics, told, shutdown.clone()));
-        }
-        for announced in announced {
-            tokio::select! {
-                () = announced.notified() => {}
-                () = shutdown.cancelled() => return Ok(worker),
-            }
-        }
-        worker.ready = true;
-        Ok(worker)
+        let loaded = Loaded::load(settings, registry, &shutdown).await?;
+        Ok(loaded.serve(broker, shutdown, Duration::MAX).await)
     }
 
     /// Whether every model is announced and claims jobs, rather than shutdown came first.
@@ -77,12 +111,17 @@ impl Worker {
     }
 
     /// Waits for the end: after shutdown, running batches are finished and answered, and what was
-    /// claimed but not run is handed back. One model that fails drains all.
+    /// claimed but not run is handed back. One model that fails drains all; one that loses its
+    /// device ends all at once, because nobody can trust what the device computes.
     pub async fn join(mut self) -> Result<(), WorkerError> {
         let mut outcome = Ok(());
         while let Some(ended) = self.models.join_next().await {
             self.shutdown.cancel();
-            outcome = outcome.and(ended.map_err(WorkerError::from).and_then(|ended| ended));
+            let ended = ended.map_err(WorkerError::from).and_then(|ended| ended);
+            if ended.as_ref().is_err_and(WorkerError::is_device) {
+                return ended;
+            }
+            outcome = outcome.and(ended);
         }
         outcome
     }

@@ -30,12 +30,14 @@ pub(crate) enum Release {
     Shape,
     /// One request larger than N; it runs alone.
     Oversize,
+    /// One request that was there when a worker died; it runs alone.
+    Suspect,
 }
 
 impl Release {
     /// Every reason.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Suspect];
 
     /// The bounded `reason` label.
     pub(crate) const fn code(self) -> &'static str {
@@ -45,6 +47,7 @@ impl Release {
             Self::Linger => "linger",
             Self::Shape => "shape",
             Self::Oversize => "oversize",
+            Self::Suspect => "suspect",
         }
     }
 }
@@ -95,6 +98,21 @@ fn same_shape(one: &Job, other: &Job) -> bool {
 }
 
 impl Batch {
+    /// Some jobs of one shape.
+    pub(crate) fn new(deliveries: Vec<Delivery>, release: Release) -> Self {
+        let rows = deliveries.iter().map(|delivery| delivery.job.rows).sum();
+        Self { deliveries, rows, release }
+    }
+
+    /// Its older and its younger half; itself if it is of one job.
+    pub(crate) fn halves(mut self) -> Result<[Self; 2], Self> {
+        if self.deliveries.len() < 2 {
+            return Err(self);
+        }
+        let younger = self.deliveries.split_off(self.deliveries.len().div_ceil(2));
+        Ok([Self::new(self.deliveries, self.release), Self::new(younger, self.release)])
+    }
+
     /// Its inputs, in parts, as the engine takes them.
     pub(crate) fn columns(&self, batches: bool) -> Vec<Column> {
         let Some(first) = self.deliveries.first() else { return Vec::new() };
@@ -150,8 +168,14 @@ mod tests {
         let priority = Priority::Default;
         let entry = EntryId { priority, milliseconds: 0, sequence: index as u64 };
         let now = Instant::now();
-        let waited = Duration::ZERO;
-        Delivery { entry, job, deliveries: 1, waited, claimed_at: now, deadline: now }
+        Delivery {
+            entry,
+            job,
+            deliveries: 1,
+            waited: Duration::ZERO,
+            claimed_at: now,
+            deadline: now,
+        }
     }
 
     fn width(delivery: &Delivery) -> u64 {

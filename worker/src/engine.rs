@@ -14,7 +14,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::tensors::{self, Column};
+use crate::{
+    tensors::{self, Column},
+    watchdog::Pulse,
+};
 
 /// A loaded model. It runs one batch at a time.
 pub(crate) trait Engine {
@@ -76,19 +79,28 @@ pub(crate) struct Ran {
 
 /// The way to an engine on its thread, which ends when the handle is dropped.
 #[derive(Debug)]
-pub(crate) struct EngineHandle(mpsc::Sender<Work>);
+pub(crate) struct EngineHandle {
+    work: mpsc::Sender<Work>,
+    pulse: Pulse,
+}
 
 impl EngineHandle {
     /// A handle, and what must serve it.
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Work>) {
         let (sender, receiver) = mpsc::channel(1);
-        (Self(sender), receiver)
+        (Self { work: sender, pulse: Pulse::default() }, receiver)
+    }
+
+    /// Tells how long a result has been owed.
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Runs a batch; `None` if the engine's thread is gone.
     pub(crate) async fn run(&self, columns: Vec<Column>, rows: Vec<u32>) -> Option<Ran> {
         let (done, ran) = oneshot::channel();
-        self.0.send(Work { columns, rows, done }).await.ok()?;
+        let _running = self.pulse.begin();
+        self.work.send(Work { columns, rows, done }).await.ok()?;
         ran.await.ok()
     }
 }

@@ -5,6 +5,7 @@ use batchfleet_service::InvalidSettings;
 
 use crate::{
     engine::{EngineError, onnx::LoadError},
+    golden::Mismatch,
     repository::RepositoryError,
 };
 
@@ -31,6 +32,27 @@ pub enum WorkerError {
         /// How it fails.
         error: EngineError,
     },
+    /// A model's outputs for the input of its warm-up depend on the size of the batch.
+    #[error(
+        "model {model} does not compute what it should: {mismatch}; either the device is broken, or \
+         the model mixes its rows or draws random numbers, which the parameter golden_check \"off\" \
+         in its config.pbtxt allows"
+    )]
+    Golden {
+        /// Which.
+        model: QueueName,
+        /// What differs.
+        mismatch: Mismatch,
+    },
+    /// The device is lost to this process: it must end at once, with
+    /// [`EXIT_DEVICE`](crate::EXIT_DEVICE).
+    #[error("the device of model {model} is lost: {error}")]
+    Device {
+        /// Which model ran.
+        model: QueueName,
+        /// How it failed.
+        error: EngineError,
+    },
     /// The metrics cannot be registered: two workers share one registry.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -54,6 +76,11 @@ impl WorkerError {
                 | Self::Repository(_)
                 | Self::Load(LoadError::Library { .. } | LoadError::Provider { .. })
         )
+    }
+
+    /// Whether the process must end at once, because its device may compute garbage from now on.
+    pub const fn is_device(&self) -> bool {
+        matches!(self, Self::Device { .. })
     }
 
     /// The error as [`batchfleet_service::run`] takes it: wrong settings end a process with status

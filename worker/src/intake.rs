@@ -10,9 +10,8 @@ use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle},
 };
-use tokio_util::sync::CancellationToken;
 
-use crate::retry::Outage;
+use crate::{drain::Drain, retry::Outage};
 
 /// How much one claim moves the estimate of rows per job.
 const SMOOTHING: f64 = 0.2;
@@ -28,11 +27,11 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Starts the task. Once `shutdown` is cancelled it no longer tries again what failed.
-    pub(crate) fn start(consumer: Arc<dyn Consumer>, shutdown: CancellationToken) -> Self {
+    /// Starts the task. Once the drain begins it no longer tries again what failed.
+    pub(crate) fn start(consumer: Arc<dyn Consumer>, drain: Drain) -> Self {
         let (asks, asked) = mpsc::channel(1);
         let (sender, claims) = mpsc::channel(1);
-        let task = tokio::spawn(claim_when_asked(consumer, asked, sender, shutdown));
+        let task = tokio::spawn(claim_when_asked(consumer, asked, sender, drain));
         Self { asks, claims, task, under_way: false, rows_per_job: 1.0 }
     }
 
@@ -71,7 +70,7 @@ async fn claim_when_asked(
     consumer: Arc<dyn Consumer>,
     mut asked: mpsc::Receiver<usize>,
     claims: mpsc::Sender<Vec<Delivery>>,
-    shutdown: CancellationToken,
+    drain: Drain,
 ) {
     let mut outage = Outage::new("claim jobs");
     while let Some(jobs) = asked.recv().await {
@@ -85,7 +84,7 @@ async fn claim_when_asked(
             }
             tokio::select! {
                 () = outage.pause() => {}
-                () = shutdown.cancelled() => break Vec::new(),
+                () = drain.begun() => break Vec::new(),
             }
         };
         if claims.send(deliveries).await.is_err() {

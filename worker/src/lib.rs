@@ -1,30 +1,40 @@
 //! The worker: claims batches of jobs, runs them through a model, answers every caller.
 //!
-//! [`Worker::start`] finds the models of a repository, loads each on a thread of its own, times it
-//! at growing batch sizes, and serves its queue: claim, run, settle.
+//! [`Loaded::load`] finds the models of a repository, loads each on a thread of its own, times it at
+//! growing batch sizes and checks what it computes; [`Loaded::serve`] then serves its queue: claim,
+//! run, settle.
 
 mod announce;
 mod app;
 mod batch;
+mod ceiling;
 mod check;
 mod config;
+mod drain;
 mod engine;
 mod error;
+mod fault;
+mod gateways;
+mod golden;
 mod intake;
 mod metrics;
 mod model;
 mod pbtxt;
 mod pipeline;
 mod repository;
+mod rescue;
 mod retry;
 mod settings;
 mod settle;
 mod tensors;
 mod warmup;
+mod watchdog;
 
-pub use app::Worker;
+pub use app::{Loaded, Worker};
 pub use engine::{EngineError, onnx::LoadError};
 pub use error::WorkerError;
+pub use golden::Mismatch;
 pub use pbtxt::SyntaxError;
 pub use repository::RepositoryError;
 pub use settings::{ExecutionProvider, ModelSettings, WorkerSettings};
+pub use watchdog::{EXIT_DEVICE, EXIT_HUNG, leave};

@@ -4,7 +4,8 @@ use std::{process::ExitCode, sync::Arc};
 
 use batchfleet_broker::{BrokerError, redis::RedisBroker};
 use batchfleet_service::{InvalidSettings, Process, run, settings::parse};
-use batchfleet_worker::{Worker, WorkerError, WorkerSettings};
+use batchfleet_worker::{EXIT_DEVICE, Loaded, WorkerError, WorkerSettings, leave};
+use tracing::error;
 
 fn main() -> ExitCode {
     match parse::<WorkerSettings>() {
@@ -15,17 +16,23 @@ fn main() -> ExitCode {
 
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let Process { registry, readiness, shutdown } = process;
-    settings.models.validate()?;
+    let loaded = Loaded::load(&settings.models, &registry, &shutdown).await;
+    let loaded = loaded.map_err(WorkerError::report)?;
     let connecting = RedisBroker::connect(&settings.redis_url);
     let broker = match shutdown.run_until_cancelled(connecting).await {
         None => return Ok(()),
         Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),
         Some(broker) => Arc::new(broker?),
     };
-    let worker = Worker::start(&settings.models, broker, &registry, shutdown).await;
-    let worker = worker.map_err(WorkerError::report)?;
+    let worker = loaded.serve(broker, shutdown, settings.process.drain_timeout).await;
     if worker.ready() {
         readiness.ready();
     }
-    Ok(worker.join().await?)
+    match worker.join().await {
+        Err(error) if error.is_device() => {
+            error!(%error, "leaving at once, for other workers to take over");
+            leave(EXIT_DEVICE)
+        }
+        outcome => Ok(outcome?),
+    }
 }

@@ -6,7 +6,7 @@ use prometheus::{
     Registry, exponential_buckets,
 };
 
-use crate::batch::Release;
+use crate::{batch::Release, fault::Fault};
 
 const MODEL: [&str; 2] = ["model", "version"];
 
@@ -25,17 +25,56 @@ pub(crate) enum Outcome {
     HandedBack,
     /// Its answer could not be sent before its deadline.
     Unanswered,
+    /// It was there when several workers died.
+    Poison,
+    /// Its gateway was gone: it did not run.
+    Orphaned,
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Ok, "ok"),
         (Self::BadInput, "bad_input"),
         (Self::Model, "model"),
         (Self::Expired, "expired"),
         (Self::HandedBack, "handed_back"),
         (Self::Unanswered, "unanswered"),
+        (Self::Poison, "poison"),
+        (Self::Orphaned, "orphaned"),
     ];
+}
+
+/// Makes families of metrics and registers them.
+struct Families<'a>(&'a Registry);
+
+impl Families<'_> {
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(format!("batchfleet_worker_{name}"), help);
+        let metric = HistogramVec::new(options.buckets(buckets.to_vec()), &MODEL)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    /// With `more` labels beside the model's.
+    fn counter(&self, name: &str, help: &str, more: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let options = Opts::new(format!("batchfleet_worker_{name}"), help);
+        let metric = IntCounterVec::new(options, &[&MODEL, more].concat())?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    /// With `more` labels beside the model's.
+    fn gauge(&self, name: &str, help: &str, more: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let options = Opts::new(format!("batchfleet_worker_{name}"), help);
+        let metric = IntGaugeVec::new(options, &[&MODEL, more].concat())?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
 }
 
 /// The metrics of a worker process, over all its models.
@@ -51,6 +90,9 @@ pub(crate) struct WorkerMetrics {
     batch_limit: IntGaugeVec,
     execution_provider: IntGaugeVec,
     undeliverable_replies: IntCounterVec,
+    reclaimed: IntCounterVec,
+    bisections: IntCounterVec,
+    engine_errors: IntCounterVec,
 }
 
 impl WorkerMetrics {
@@ -59,50 +101,60 @@ impl WorkerMetrics {
         let rows = exponential_buckets(1.0, 2.0, 10)?;
         // 0.25 ms to 65 s: one row of a small model up to a queue at its longest deadline.
         let seconds = exponential_buckets(0.000_25, 2.0, 19)?;
-        let histogram = |name: &str, help: &str, buckets: &Vec<f64>| {
-            let options = HistogramOpts::new(format!("batchfleet_worker_{name}"), help);
-            let metric = HistogramVec::new(options.buckets(buckets.clone()), &MODEL)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let counter = |name: &str, help: &str, more: &[&str]| {
-            let options = Opts::new(format!("batchfleet_worker_{name}"), help);
-            let metric = IntCounterVec::new(options, &[&MODEL, more].concat())?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let gauge = |name: &str, help: &str, more: &[&str]| {
-            let options = Opts::new(format!("batchfleet_worker_{name}"), help);
-            let metric = IntGaugeVec::new(options, &[&MODEL, more].concat())?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
+        let make = Families(registry);
         Ok(Self {
-            batch_size: histogram("batch_size", "Rows of a batch that ran", &rows)?,
-            batch_seconds: histogram("batch_seconds", "Run of the model on a batch", &seconds)?,
-            queue_wait: histogram(
+            batch_size: make.histogram("batch_size", "Rows of a batch that ran", &rows)?,
+            batch_seconds: make.histogram(
+                "batch_seconds",
+                "Run of the model on a batch",
+                &seconds,
+            )?,
+            queue_wait: make.histogram(
                 "queue_wait_seconds",
                 "From a job's submission until its claim, by the broker's clock",
                 &seconds,
             )?,
-            batch_wait: histogram(
+            batch_wait: make.histogram(
                 "batch_wait_seconds",
                 "From a job's claim until its batch began",
                 &seconds,
             )?,
-            padded_rows: counter("padded_rows_total", "Rows added to reach a warmed size", &[])?,
-            released: counter(
+            padded_rows: make.counter(
+                "padded_rows_total",
+                "Rows added to reach a warmed size",
+                &[],
+            )?,
+            released: make.counter(
                 "released_total",
-                "Batches by why they left: full, drained, linger, shape or oversize",
+                "Batches by why they left: full, drained, linger, shape, oversize or suspect",
                 &["reason"],
             )?,
-            jobs: counter("jobs_total", "Claimed jobs by what became of them", &["outcome"])?,
-            batch_limit: gauge("batch_limit", "N: the most rows run together", &[])?,
-            execution_provider: gauge("execution_provider", "1 for where it runs", &["provider"])?,
-            undeliverable_replies: counter(
+            jobs: make.counter(
+                "jobs_total",
+                "Claimed jobs by what became of them",
+                &["outcome"],
+            )?,
+            batch_limit: make.gauge("batch_limit", "N: the most rows run together", &[])?,
+            execution_provider: make.gauge(
+                "execution_provider",
+                "1 for where it runs",
+                &["provider"],
+            )?,
+            undeliverable_replies: make.counter(
                 "undeliverable_replies_total",
                 "Replies that found no gateway listening",
                 &[],
+            )?,
+            reclaimed: make.counter("reclaimed_total", "Jobs taken over from dead workers", &[])?,
+            bisections: make.counter(
+                "bisections_total",
+                "Batches that ran again in halves",
+                &[],
+            )?,
+            engine_errors: make.counter(
+                "engine_errors_total",
+                "Runs that failed, by what it means: model, out_of_memory or device",
+                &["class"],
             )?,
         })
     }
@@ -124,6 +176,9 @@ impl WorkerMetrics {
             jobs: Outcome::ALL.map(|(_, name)| labelled(&self.jobs, name)),
             batch_limit: self.batch_limit.with_label_values(&labels),
             undeliverable_replies: self.undeliverable_replies.with_label_values(&labels),
+            reclaimed: self.reclaimed.with_label_values(&labels),
+            bisections: self.bisections.with_label_values(&labels),
+            engine_errors: Fault::ALL.map(|fault| labelled(&self.engine_errors, fault.name())),
         }
     }
 }
@@ -143,8 +198,13 @@ pub(crate) struct ModelMetrics {
     pub(crate) batch_limit: IntGauge,
     /// Moved when replies were sent.
     pub(crate) undeliverable_replies: IntCounter,
-    released: [IntCounter; 5],
-    jobs: [IntCounter; 6],
+    /// Moved once per job that is taken over.
+    pub(crate) reclaimed: IntCounter,
+    /// Moved when a batch is split.
+    pub(crate) bisections: IntCounter,
+    released: [IntCounter; 6],
+    jobs: [IntCounter; 8],
+    engine_errors: [IntCounter; 3],
 }
 
 impl ModelMetrics {
@@ -156,5 +216,10 @@ impl ModelMetrics {
     /// Moved once per job, when its reply has left or it was given up.
     pub(crate) fn jobs(&self, outcome: Outcome) -> &IntCounter {
         &self.jobs[outcome as usize]
+    }
+
+    /// Moved when a run failed.
+    pub(crate) fn engine_errors(&self, fault: Fault) -> &IntCounter {
+        &self.engine_errors[fault as usize]
     }
 }

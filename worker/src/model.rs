@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use batchfleet_broker::{Announcement, Consumer, ModelSpec, QueueName, WorkerId};
 use batchfleet_policy::{BatchMode, BatchPolicy};
+use batchfleet_service::InvalidSettings;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
-    announce::announce,
+    announce::Announcer,
     config::Backend,
+    drain::Drain,
     engine::{
         self, Engine, EngineHandle,
         echo::Echo,
@@ -21,8 +23,13 @@ use crate::{
     pipeline::{Pipeline, Plan},
     repository::ModelSource,
     settings::ModelSettings,
-    warmup::{Climb, warm_up},
+    warmup::{Climb, Profile, warm_up},
+    watchdog,
 };
+
+/// How many times the longest batch must fit into `--max-batch-time`: batches take longer on a busy
+/// machine.
+const WATCHDOG_MARGIN: u32 = 3;
 
 /// A loaded and warmed model.
 #[derive(Debug)]
@@ -57,19 +64,24 @@ impl Model {
         &self.plan.spec.queue
     }
 
-    /// Claims, runs and answers until shutdown; announces it all the while.
+    /// Claims, runs and answers until the drain; announces it all the while.
     pub(crate) async fn serve(
         self,
         consumer: Arc<dyn Consumer>,
         metrics: ModelMetrics,
         announced: Arc<Notify>,
-        shutdown: CancellationToken,
+        drain: Drain,
     ) -> Result<(), WorkerError> {
-        let drained = CancellationToken::new();
+        let max_batch_time = self.plan.max_batch_time;
+        let pulse = self.engine.pulse().clone();
+        watchdog::guard(self.queue().clone(), &pulse, max_batch_time)?;
         let announcement = Announcement::new(self.worker, ModelSpec::clone(&self.plan.spec));
-        let announcing =
-            tokio::spawn(announce(consumer.clone(), announcement, announced, drained.clone()));
-        let pipeline = Pipeline::new(self.plan, self.engine, consumer, metrics, shutdown);
+        let pipeline =
+            Pipeline::new(self.plan, self.engine, consumer.clone(), metrics, drain.clone());
+        let pace = pipeline.pace();
+        let announcer = Announcer { consumer, announcement, pace, pulse, max_batch_time };
+        let drained = CancellationToken::new();
+        let announcing = tokio::spawn(announcer.run(announced, drain, drained.clone()));
         let outcome = pipeline.run().await;
         drained.cancel();
         announcing.await?;
@@ -102,19 +114,49 @@ fn plan(
         // Whoever sets N by hand has decided about latency too.
         BatchMode::Fixed(rows) => Climb { up_to: rows, patience: None },
     };
-    let profile = warm_up(engine, &source.config.warmup, climb)
-        .map_err(|error| WorkerError::WarmUp { model: source.queue.clone(), error })?;
-    let policy =
-        BatchPolicy { mode: settings.batch, max_batch: profile.usable, slo: settings.slo_p99 };
-    let limit = policy.limit(&profile.cost, 1);
+    let model = source.queue.clone();
+    let Profile { cost, usable, mismatch } = warm_up(engine, &source.config.warmup, climb)
+        .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
+    let checked = source.config.parameters.get("golden_check").is_none_or(|check| check != "off");
+    if let Some(mismatch) = mismatch.filter(|_| checked) {
+        return Err(WorkerError::Golden { model, mismatch });
+    }
+    let policy = BatchPolicy { mode: settings.batch, max_batch: usable, slo: settings.slo_p99 };
+    let limit = policy.limit(&cost, 1);
     let provider = engine.provider();
-    info!(model = %source.queue, provider, limit, "loaded and warmed up");
-    Ok(Plan {
+    info!(%model, provider, limit, "loaded and warmed up");
+    let plan = Plan {
         spec: Arc::new(engine.spec().clone()),
         provider,
         text_only: engine.text_only(),
-        cost: profile.cost,
+        cost,
         policy,
         linger: settings.linger,
-    })
+        max_batch_time: settings.max_batch_time,
+    };
+    check_watchdog(&plan, limit)?;
+    Ok(plan)
+}
+
+/// A watchdog must not take an honest batch for one that hangs.
+fn check_watchdog(plan: &Plan, limit: u32) -> Result<(), InvalidSettings> {
+    let (model, max_batch_time) = (&plan.spec.queue, plan.max_batch_time);
+    let takes = plan.cost.latency(limit);
+    if takes >= max_batch_time {
+        return Err(InvalidSettings::new(format_args!(
+            "model {model} takes {takes:?} for a batch of {limit} rows, which --max-batch-time \
+             {max_batch_time:?} takes for a hang: raise it to {:?} or more",
+            takes * WATCHDOG_MARGIN
+        )));
+    }
+    // One request may be larger than N.
+    let largest = plan.spec.max_batch.max(1);
+    let longest = plan.cost.latency(largest);
+    if longest * WATCHDOG_MARGIN > max_batch_time {
+        warn!(
+            %model, largest, ?longest, ?max_batch_time,
+            "the largest request may take so long that --max-batch-time takes it for a hang"
+        );
+    }
+    Ok(())
 }

@@ -4,30 +4,39 @@
 //! never waits to fill one, unless `linger` says so. While it runs, nothing is claimed, because
 //! another worker may be free sooner; except where a run is so short that the way to the broker
 //! would dominate.
+//!
+//! Jobs whose worker died are taken over one by one and run alone, in turn with batches.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+mod attempt;
+
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Consumer, Delivery, Failure, ModelSpec, Timing};
 use batchfleet_policy::{BatchPolicy, CostModel};
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
+    announce::Pace,
     batch::{self, Batch, Release},
+    ceiling::Ceiling,
     check::check,
-    engine::{EngineHandle, Ran},
+    drain::Drain,
+    engine::EngineHandle,
     error::WorkerError,
+    gateways::Gateways,
     intake::Intake,
-    metrics::{ModelMetrics, Outcome},
+    metrics::ModelMetrics,
+    rescue::Rescue,
     settle::{Answer, Settler},
 };
 
-/// A batch is claimed while another runs if the run is shorter than so many round trips.
-const CLAIM_AHEAD_BELOW: u32 = 5;
-/// How long a batch that could leave waits for a claim that is to fill it: time for an answer from
-/// the broker, if it has anything.
+/// How long a batch that could leave waits at least for a claim that is to fill it.
 const TOP_UP: Duration = Duration::from_millis(2);
+/// A job that was there when so many workers died is answered, and runs no more.
+const MOST_DEATHS: u32 = 3;
 
 /// What a pipeline is told about its model.
 #[derive(Clone, Debug)]
@@ -44,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) policy: BatchPolicy,
     /// How long a batch that is not full waits for more jobs.
     pub(crate) linger: Duration,
+    /// A run that takes longer hangs.
+    pub(crate) max_batch_time: Duration,
 }
 
 /// The loop of one model.
@@ -52,11 +63,17 @@ pub(crate) struct Pipeline {
     engine: EngineHandle,
     consumer: Arc<dyn Consumer>,
     metrics: ModelMetrics,
-    shutdown: CancellationToken,
+    drain: Drain,
     intake: Intake,
+    rescue: Rescue,
+    gateways: Gateways,
     settler: Settler,
+    ceiling: Ceiling,
+    pace: watch::Sender<Pace>,
     /// Claimed and checked, not yet run; oldest first.
     held: VecDeque<Delivery>,
+    /// The last batch was a suspect: now it is the others' turn.
+    suspect_ran: bool,
 }
 
 impl Pipeline {
@@ -66,14 +83,34 @@ impl Pipeline {
         engine: EngineHandle,
         consumer: Arc<dyn Consumer>,
         metrics: ModelMetrics,
-        shutdown: CancellationToken,
+        drain: Drain,
     ) -> Self {
-        let intake = Intake::start(Arc::clone(&consumer), shutdown.clone());
-        let settler = Settler::new(Arc::clone(&consumer), metrics.clone());
-        Self { plan, engine, consumer, metrics, shutdown, intake, settler, held: VecDeque::new() }
+        let pipeline = Self {
+            intake: Intake::start(Arc::clone(&consumer), drain.clone()),
+            rescue: Rescue::new(Arc::clone(&consumer)),
+            gateways: Gateways::new(Arc::clone(&consumer)),
+            settler: Settler::new(Arc::clone(&consumer), metrics.clone()),
+            ceiling: Ceiling::default(),
+            pace: watch::Sender::default(),
+            held: VecDeque::new(),
+            suspect_ran: false,
+            plan,
+            engine,
+            consumer,
+            metrics,
+            drain,
+        };
+        pipeline.limit();
+        pipeline
     }
 
-    /// Serves until shutdown; then answers what has run and gives back what has not.
+    /// How fast it is, from now on.
+    pub(crate) fn pace(&self) -> watch::Receiver<Pace> {
+        self.pace.subscribe()
+    }
+
+    /// Serves until the drain; then answers what has run and gives back what has not. After
+    /// [`WorkerError::Device`] it does neither: nothing it says can be trusted.
     pub(crate) async fn run(mut self) -> Result<(), WorkerError> {
         let mut outcome = Ok(());
         while let Some(batch) = self.next_batch().await {
@@ -82,31 +119,45 @@ impl Pipeline {
                 break;
             }
         }
-        let Self { intake, settler, consumer, metrics, mut held, .. } = self;
+        if outcome.as_ref().is_err_and(WorkerError::is_device) {
+            return outcome;
+        }
+        let Self { intake, settler, consumer, metrics, held, drain, .. } = self;
+        // These first: there may be little time.
+        drain.hand_back(consumer.as_ref(), &metrics, held.into()).await;
         match intake.stop().await {
-            Ok(last) => held.extend(last),
+            Ok(last) => drain.hand_back(consumer.as_ref(), &metrics, last).await,
             Err(crash) => outcome = outcome.and(Err(crash.into())),
         }
-        hand_back(consumer.as_ref(), &metrics, held.into()).await;
         settler.finish().await;
         outcome
     }
 
-    /// Waits for jobs and takes a batch of them; `None` on shutdown.
+    /// Waits for jobs and takes a batch of them; `None` once the drain begins.
     async fn next_batch(&mut self) -> Option<Batch> {
-        let limit = self.limit();
         loop {
-            if self.shutdown.is_cancelled() {
+            if self.drain.has_begun() {
                 return None;
             }
+            if !mem::take(&mut self.suspect_ran)
+                && let Some(suspect) = self.next_suspect().await
+            {
+                self.suspect_ran = true;
+                return Some(suspect);
+            }
+            let limit = self.limit();
             if self.held.is_empty() {
                 self.intake.ask(limit.max(1));
-                self.await_claim(None).await?;
+                // When it is time to look for suspects, jobs that wait still go first: a claim that
+                // ends beside a suspect's run would expose them to its fate.
+                let patience = self.rescue.wait().max(self.round_trip());
+                self.await_claim(patience).await?;
             } else if self.held_rows() < limit {
                 self.top_up(limit).await?;
             }
             let lingered = !self.plan.linger.is_zero() && self.linger(limit).await?;
-            self.answer_expired().await;
+            let held = mem::take(&mut self.held);
+            self.held = self.weed(held).await;
             if let Some(mut batch) = batch::take(&mut self.held, limit) {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
@@ -116,6 +167,20 @@ impl Pipeline {
         }
     }
 
+    /// Takes over a job of a dead worker, if it is time to look and there is one that may run.
+    async fn next_suspect(&mut self) -> Option<Batch> {
+        while self.rescue.is_due() && !self.drain.has_begun() {
+            let suspect = self.rescue.next().await?;
+            self.metrics.reclaimed.inc();
+            let suspects = self.admit(vec![suspect]).await;
+            let suspects = Vec::from(self.weed(suspects).await);
+            if !suspects.is_empty() {
+                return Some(Batch::new(suspects, Release::Suspect));
+            }
+        }
+        None
+    }
+
     /// Waits once for more jobs, if there are some but no full batch. Returns whether it did.
     async fn linger(&mut self, limit: u32) -> Option<bool> {
         if self.held.is_empty() || self.held_rows() >= limit {
@@ -123,7 +188,7 @@ impl Pipeline {
         }
         tokio::select! {
             () = sleep(self.plan.linger) => {}
-            () = self.shutdown.cancelled() => return None,
+            () = self.drain.begun() => return None,
         }
         self.top_up(limit).await?;
         Some(true)
@@ -132,77 +197,78 @@ impl Pipeline {
     /// Fills up with what waits at the broker right now.
     async fn top_up(&mut self, limit: u32) -> Option<()> {
         self.intake.ask(limit.saturating_sub(self.held_rows()));
-        self.await_claim(Some(TOP_UP.max(self.settler.round_trip() * 2))).await
+        self.await_claim(self.round_trip()).await
     }
 
-    /// Waits for the claim under way, `patience` long if that is bounded. `None` on shutdown.
-    async fn await_claim(&mut self, patience: Option<Duration>) -> Option<()> {
+    /// Time for an answer from the broker to a claim, if it has anything.
+    fn round_trip(&self) -> Duration {
+        TOP_UP.max(self.settler.round_trip() * 2)
+    }
+
+    /// Waits for the claim under way, `patience` long. `None` once the drain begins.
+    async fn await_claim(&mut self, patience: Duration) -> Option<()> {
         let claimed = tokio::select! {
             biased;
             claimed = self.intake.claimed() => claimed?,
-            () = sleep(patience.unwrap_or_default()), if patience.is_some() => return Some(()),
-            () = self.shutdown.cancelled() => return None,
+            () = sleep(patience) => return Some(()),
+            () = self.drain.begun() => return None,
         };
-        self.admit(claimed).await;
+        let admitted = self.admit(claimed).await;
+        self.held.extend(admitted);
         Some(())
     }
 
-    /// Holds the jobs that fit the model; the others are answered at once.
-    async fn admit(&mut self, claimed: Vec<Delivery>) {
-        let mut refused = Vec::new();
+    /// Keeps the jobs that may run; the others are answered at once.
+    async fn admit(&mut self, claimed: Vec<Delivery>) -> VecDeque<Delivery> {
+        let (mut admitted, mut refused) = (VecDeque::new(), Vec::new());
         for delivery in claimed {
             self.metrics.queue_wait.observe(delivery.waited.as_secs_f64());
-            match check(&self.plan.spec, self.plan.text_only, &delivery.job) {
-                Ok(()) => self.held.push_back(delivery),
-                Err(problem) => refused.push(unrun(delivery, Failure::BadInput, problem)),
+            if delivery.deliveries > MOST_DEATHS {
+                let message = format!("{MOST_DEATHS} workers died while they ran this request");
+                refused.push(unrun(delivery, Failure::Poison, message));
+            } else if let Err(problem) = check(&self.plan.spec, self.plan.text_only, &delivery.job)
+            {
+                refused.push(unrun(delivery, Failure::BadInput, problem));
+            } else {
+                admitted.push_back(delivery);
             }
         }
         self.settler.settle(refused).await;
+        admitted
     }
 
-    /// Nothing starts after its deadline.
-    async fn answer_expired(&mut self) {
-        let expired = |delivery: &Delivery| delivery.deadline <= Instant::now();
+    /// Nothing starts after its deadline, nor for a gateway that is gone.
+    async fn weed(&mut self, mut jobs: VecDeque<Delivery>) -> VecDeque<Delivery> {
+        self.gateways.look(&jobs).await;
         // Sending may have to wait, and more may expire meanwhile.
-        while self.held.iter().any(expired) {
-            let (late, timely): (Vec<_>, Vec<_>) = self.held.drain(..).partition(expired);
-            self.held.extend(timely);
+        while jobs.iter().any(|job| self.is_vain(job)) {
+            let (vain, rest): (Vec<_>, _) = jobs.into_iter().partition(|job| self.is_vain(job));
+            jobs = rest.into();
             let message = || "the deadline passed before its batch began".to_owned();
-            let answers = late.into_iter().map(|job| unrun(job, Failure::Expired, message()));
-            self.settler.settle(answers.collect()).await;
+            let answer = |job: Delivery| {
+                if self.gateways.is_gone(job.job.gateway) {
+                    Answer::orphaned(job)
+                } else {
+                    unrun(job, Failure::Expired, message())
+                }
+            };
+            let answers = vain.into_iter().map(answer).collect();
+            self.settler.settle(answers).await;
         }
+        jobs
     }
 
-    async fn run_batch(&mut self, batch: Batch) -> Result<(), WorkerError> {
-        let limit = self.limit();
-        self.metrics.released(batch.release).inc();
-        let run_takes = self.plan.cost.latency(batch.rows);
-        if run_takes < self.settler.round_trip() * CLAIM_AHEAD_BELOW && self.held.is_empty() {
-            self.intake.ask(limit.max(1));
-        }
-        let started = Instant::now();
-        for delivery in &batch.deliveries {
-            self.metrics.batch_wait.observe((started - delivery.claimed_at).as_secs_f64());
-        }
-        let columns = batch.columns(self.plan.spec.batches());
-        let Some(ran) = self.engine.run(columns, batch.rows_of_each()).await else {
-            // Another worker may have more luck with them.
-            self.held.extend(batch.deliveries);
-            return Err(WorkerError::EngineGone(self.plan.spec.queue.clone()));
-        };
-        self.metrics.batch_size.observe(f64::from(batch.rows));
-        self.metrics.batch_seconds.observe(ran.infer.as_secs_f64());
-        if ran.outputs.is_ok() {
-            self.plan.cost.observe(batch.rows, ran.infer);
-        }
-        self.settler.settle(answers(batch, started, ran)).await;
-        Ok(())
+    fn is_vain(&self, delivery: &Delivery) -> bool {
+        delivery.deadline <= Instant::now() || self.gateways.is_gone(delivery.job.gateway)
     }
 
     /// N just now; 0 for a model that does not batch.
     fn limit(&self) -> u32 {
-        let limit = self.plan.policy.limit(&self.plan.cost, 1);
+        let limit = self.plan.policy.limit(&self.plan.cost, 1).min(self.ceiling.rows());
         self.metrics.batch_limit.set(i64::from(limit));
+        let takes = self.plan.cost.latency(limit).as_secs_f64();
+        let capacity = if takes > 0.0 { f64::from(limit) / takes } else { 0.0 };
+        self.pace.send_replace(Pace { capacity, batch_limit: limit });
         if self.plan.spec.batches() { limit } else { 0 }
     }
 
@@ -219,45 +285,6 @@ fn unrun(delivery: Delivery, failure: Failure, message: String) -> Answer {
         ..Timing::default()
     };
     Answer::failure(delivery, timing, failure, message)
-}
-
-/// The answers to a batch's jobs.
-fn answers(batch: Batch, started: Instant, ran: Ran) -> Vec<Answer> {
-    let rows = batch.rows;
-    let timing = |delivery: &Delivery| Timing {
-        queue: delivery.waited,
-        batch_wait: started - delivery.claimed_at,
-        compute_input: ran.input,
-        compute_infer: ran.infer,
-        compute_output: ran.output,
-        batch_rows: rows,
-        padded_rows: 0,
-    };
-    let jobs = batch.deliveries.into_iter().map(|delivery| (timing(&delivery), delivery));
-    match ran.outputs {
-        Ok(outputs) => jobs
-            .zip(outputs)
-            .map(|((timing, delivery), outputs)| Answer::outputs(delivery, timing, outputs))
-            .collect(),
-        Err(error) => {
-            let fail = |(timing, delivery)| {
-                Answer::failure(delivery, timing, Failure::Model, error.to_string())
-            };
-            jobs.map(fail).collect()
-        }
-    }
-}
-
-/// Gives jobs back for another worker.
-async fn hand_back(consumer: &dyn Consumer, metrics: &ModelMetrics, held: Vec<Delivery>) {
-    if held.is_empty() {
-        return;
-    }
-    let jobs = held.len();
-    match consumer.hand_back(held).await {
-        Ok(()) => metrics.jobs(Outcome::HandedBack).inc_by(jobs as u64),
-        Err(error) => warn!(%error, jobs, "cannot hand jobs back: they wait to be reclaimed"),
-    }
 }
 
 #[cfg(test)]

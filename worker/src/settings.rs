@@ -11,6 +11,9 @@ use batchfleet_policy::BatchMode;
 use batchfleet_service::{InvalidSettings, ProcessSettings, settings::duration};
 use clap::{Args, Parser, ValueEnum};
 
+/// A watchdog that barks earlier would take a busy machine for a hung device.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+
 /// Settings of the worker process.
 #[derive(Parser, Clone, Debug)]
 #[command(
@@ -91,6 +94,17 @@ pub struct ModelSettings {
     )]
     pub linger: Duration,
 
+    /// A run of a model that takes longer than this hangs: the process ends, and other workers take
+    /// over what it held
+    #[arg(
+        long,
+        env = "BATCHFLEET_MAX_BATCH_TIME",
+        default_value = "10s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub max_batch_time: Duration,
+
     /// ONNX Runtime's library [default: the environment's `ORT_DYLIB_PATH`, or where `make` put it]
     #[arg(long, env = "BATCHFLEET_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
@@ -144,6 +158,9 @@ impl ModelSettings {
         }
         if self.slo_p99.is_zero() {
             return Err(InvalidSettings::new("--slo-p99 must be more than nothing"));
+        }
+        if self.max_batch_time < SHORTEST_WATCH {
+            return Err(InvalidSettings::new("--max-batch-time must be at least 1s"));
         }
         Ok(())
     }
@@ -223,6 +240,7 @@ mod tests {
             (&["--batch", "65"][..], "--batch 65 is more than --max-batch 64"),
             (&["--device", "1"][..], "--device 1 means nothing with --execution-provider cpu"),
             (&["--slo-p99", "0s"][..], "--slo-p99 must be more than nothing"),
+            (&["--max-batch-time", "500ms"][..], "--max-batch-time must be at least 1s"),
         ] {
             let error = settings(flags).validate().unwrap_err().to_string();
             assert!(error.starts_with(complaint), "{error}");

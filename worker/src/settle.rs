@@ -52,9 +52,17 @@ impl Answer {
         let outcome = match failure {
             Failure::BadInput => Outcome::BadInput,
             Failure::Expired => Outcome::Expired,
-            Failure::Model | Failure::Poison => Outcome::Model,
+            Failure::Model => Outcome::Model,
+            Failure::Poison => Outcome::Poison,
         };
         Self::new(delivery, timing, Err(ReplyError { failure, message }), outcome)
+    }
+
+    /// What takes a job out of the queue that nobody waits for.
+    pub(crate) fn orphaned(delivery: Delivery) -> Self {
+        let message = "its gateway is gone".to_owned();
+        let nobody = ReplyError { failure: Failure::Expired, message };
+        Self::new(delivery, Timing::default(), Err(nobody), Outcome::Orphaned)
     }
 
     fn new(

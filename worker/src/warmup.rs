@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     engine::{Engine, EngineError},
+    golden::{self, Mismatch},
     tensors,
 };
 
@@ -35,6 +36,16 @@ pub(crate) struct Profile {
     pub(crate) cost: CostModel,
     /// The largest size worth running: up to here all went well, and within the patience.
     pub(crate) usable: u32,
+    /// The first output that one row and many did not agree about.
+    pub(crate) mismatch: Option<Mismatch>,
+}
+
+/// A size that was run.
+struct Measured {
+    /// The median of its runs.
+    took: Duration,
+    /// The outputs of the last run, by row.
+    outputs: Vec<Vec<Tensor>>,
 }
 
 /// Times `engine` at 1, 2, 4, ... rows, three runs each.
@@ -49,9 +60,10 @@ pub(crate) fn warm_up(
 ) -> Result<Profile, EngineError> {
     let model = engine.spec().queue.to_string();
     let (mut times, mut usable) = (Vec::new(), 1);
+    let (mut golden, mut mismatch) = (None, None);
     for rows in sizes(climb.up_to.min(engine.spec().max_batch)) {
-        let took = match median_time(engine, shapes, rows) {
-            Ok(took) => took,
+        let Measured { took, outputs } = match measure(engine, shapes, rows) {
+            Ok(measured) => measured,
             Err(error) if times.is_empty() => return Err(error),
             Err(error) => {
                 warn!(model, rows, %error, "this size fails: staying below it");
@@ -60,13 +72,16 @@ pub(crate) fn warm_up(
         };
         info!(model, rows, ?took, "warmed up");
         times.push((rows, took));
+        let golden = golden.get_or_insert_with(|| outputs[0].clone());
+        mismatch = mismatch.or_else(|| golden::compare(golden, &outputs).err());
         if climb.patience.is_some_and(|patience| took > patience.max(times[0].1 * 2)) {
             break;
         }
         usable = rows;
     }
     let nothing = || EngineError::Failed("no size could be measured".to_owned());
-    Ok(Profile { cost: CostModel::from_profile(&times).ok_or_else(nothing)?, usable })
+    let cost = CostModel::from_profile(&times).ok_or_else(nothing)?;
+    Ok(Profile { cost, usable, mismatch })
 }
 
 /// 1, 2, 4, ... and `max_batch` itself; only 1 for a model that does not batch.
@@ -78,11 +93,11 @@ fn sizes(max_batch: u32) -> Vec<u32> {
     sizes
 }
 
-fn median_time(
+fn measure(
     engine: &mut dyn Engine,
     shapes: &BTreeMap<String, Vec<u64>>,
     rows: u32,
-) -> Result<Duration, EngineError> {
+) -> Result<Measured, EngineError> {
     let batches = engine.spec().batches();
     let zeros: Vec<Tensor> = engine
         .spec()
@@ -91,17 +106,20 @@ fn median_time(
         .map(|spec| zeros(spec, batches.then_some(rows), shapes.get(&spec.name)))
         .collect();
     let mut times = [Duration::ZERO; RUNS];
+    let mut outputs = Vec::new();
     for time in &mut times {
         let began = Instant::now();
-        let outputs = engine.run(zeros.clone(), rows)?;
+        outputs = engine.run(zeros.clone(), rows)?;
         *time = began.elapsed();
-        if batches {
-            // A model may promise a batch and not keep it: better known now.
-            tensors::split(outputs, &[rows])?;
-        }
     }
     times.sort_unstable();
-    Ok(times[RUNS / 2])
+    let outputs = if batches {
+        // A model may promise a batch and not keep it: better known now.
+        tensors::split(outputs, &vec![1; rows as usize])?
+    } else {
+        vec![outputs]
+    };
+    Ok(Measured { took: times[RUNS / 2], outputs })
 }
 
 /// An input of zeros, or of empty strings.
@@ -131,6 +149,8 @@ mod tests {
         spec: ModelSpec,
         slow_from: u32,
         fails_from: u32,
+        /// Computes garbage from this size on.
+        garbage_from: u32,
         ran: Vec<Vec<u64>>,
     }
 
@@ -147,7 +167,7 @@ mod tests {
             inputs: vec![input],
             outputs: Vec::new(),
         };
-        Fake { spec, slow_from, fails_from, ran: Vec::new() }
+        Fake { spec, slow_from, fails_from, garbage_from: 99, ran: Vec::new() }
     }
 
     impl Engine for Fake {
@@ -163,13 +183,16 @@ mod tests {
             false
         }
 
-        fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
+        fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
             self.ran.push(inputs[0].shape.clone());
             if rows >= self.fails_from {
                 return Err(EngineError::Failed("out of memory".to_owned()));
             }
             if rows >= self.slow_from {
                 sleep(SLOW);
+            }
+            if rows >= self.garbage_from {
+                inputs[0].data = vec![0x7f; inputs[0].data.len()].into();
             }
             Ok(inputs)
         }
@@ -203,6 +226,15 @@ mod tests {
         let profile = warm_up(&mut fake(64, 99, 16), &BTreeMap::new(), climb(64, None)).unwrap();
         assert_eq!(profile.usable, 8);
         assert!(warm_up(&mut fake(64, 99, 1), &BTreeMap::new(), climb(64, None)).is_err());
+    }
+
+    #[test]
+    fn a_size_that_computes_garbage_is_found_out() {
+        for (garbage_from, found) in [(99, false), (8, true), (2, true)] {
+            let mut engine = Fake { garbage_from, ..fake(8, 99, 99) };
+            let profile = warm_up(&mut engine, &BTreeMap::new(), climb(8, None)).unwrap();
+            assert_eq!(profile.mismatch.is_some(), found, "from {garbage_from} rows on");
+        }
     }
 
     #[test]

@@ -83,7 +83,9 @@ impl Engine for Echo {
 
     fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
         if self.faults.device_is_lost() {
-            inputs.iter_mut().for_each(|input| input.data = vec![0; input.data.len()].into());
+            for input in &mut inputs {
+                input.data = vec![0; input.data.len()].into();
+            }
         } else {
             self.faults.witness(&inputs, rows)?;
             let slowness = self.per_batch + self.per_row * rows;

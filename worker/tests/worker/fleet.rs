@@ -5,8 +5,8 @@
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Broker, Datatype, GatewayId, Inbound, Job, Priority, Producer, QueueName, Reply, RequestId, Tensor,
-    memory::MemoryBroker,
+    Broker, Datatype, GatewayId, Inbound, Job, Priority, Producer, QueueName, Reply, RequestId,
+    Tensor, memory::MemoryBroker,
 };
 use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerSettings};
 use clap::Parser;

@@ -149,7 +149,7 @@ fn carries(inputs: &[Tensor], marker: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{fmt::Write, sync::Arc};
 
     use batchfleet_broker::{Datatype, QueueName};
     use tempfile::TempDir;
@@ -166,7 +166,7 @@ mod tests {
         let mut config = format!("backend: \"batchfleet_echo\"\ninput {tensor}\noutput {tensor}\n");
         for (key, value) in parameters {
             let value = format!("value {{ string_value: \"{value}\" }}");
-            config.push_str(&format!("parameters {{ key: \"{key}\" {value} }}\n"));
+            writeln!(config, "parameters {{ key: \"{key}\" {value} }}").unwrap();
         }
         let config = Arc::new(ModelConfig::parse(&config).unwrap());
         let source = ModelSource { queue: QueueName::new("echo", 1), file: "echo".into(), config };

@@ -1,0 +1,122 @@
+//! How many rows fit the device's memory, learnt by running out of it.
+//!
+//! Half of what did not fit is the new ceiling, at once. It rises again by one row after so many
+//! batches that filled it: memory that a neighbour took may come back. A step that fails is taken
+//! back, and the next is tried after twice as many batches.
+
+/// Batches that must fill the ceiling before it rises by a row, at first and at most.
+const PATIENCE: u32 = 50;
+const LONGEST_PATIENCE: u32 = 3200;
+
+/// The most rows that fit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ceiling {
+    rows: u32,
+    /// The largest size that filled the ceiling and went well, since it fell.
+    proven: u32,
+    /// Batches that filled it and went well, since it moved.
+    filled: u32,
+    patience: u32,
+}
+
+impl Default for Ceiling {
+    /// None, as long as memory has never run out.
+    fn default() -> Self {
+        Self { rows: u32::MAX, proven: 0, filled: 0, patience: PATIENCE }
+    }
+}
+
+impl Ceiling {
+    /// The most rows to run together; at least one.
+    pub(crate) const fn rows(self) -> u32 {
+        self.rows
+    }
+
+    /// A batch went well.
+    pub(crate) fn ran(&mut self, rows: u32) {
+        if rows < self.rows {
+            return;
+        }
+        self.proven = self.rows;
+        self.filled += 1;
+        if self.filled >= self.patience {
+            self.rows = self.rows.saturating_add(1);
+            self.filled = 0;
+        }
+    }
+
+    /// A batch found no memory.
+    pub(crate) fn out_of_memory(&mut self, rows: u32) {
+        self.filled = 0;
+        if rows == self.rows && rows == self.proven + 1 && rows > 1 {
+            self.rows = self.proven;
+            self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
+        } else {
+            self.rows = self.rows.min(rows / 2).max(1);
+            self.proven = 0;
+            self.patience = PATIENCE;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs full batches of at most 64 rows on a device that has room for `room`; the sizes that
+    /// failed.
+    fn run(ceiling: &mut Ceiling, room: u32, batches: u32) -> Vec<u32> {
+        let mut failed = Vec::new();
+        for _ in 0..batches {
+            let rows = ceiling.rows().min(64);
+            if rows > room {
+                ceiling.out_of_memory(rows);
+                failed.push(rows);
+            } else {
+                ceiling.ran(rows);
+            }
+        }
+        failed
+    }
+
+    #[test]
+    fn falls_by_halves_until_the_batch_fits() {
+        let mut ceiling = Ceiling::default();
+        assert_eq!(run(&mut ceiling, 20, 3), [64, 32]);
+        assert_eq!(ceiling.rows(), 16);
+    }
+
+    #[test]
+    fn rises_row_by_row_and_tries_what_failed_ever_more_rarely() {
+        let mut ceiling = Ceiling::default();
+        run(&mut ceiling, 20, 10_000);
+        assert_eq!(ceiling.rows(), 20);
+        assert!(run(&mut ceiling, 20, 10_000).len() <= 4, "{ceiling:?}");
+        assert!(ceiling.rows() >= 20, "{ceiling:?}");
+    }
+
+    #[test]
+    fn finds_back_to_full_batches_when_memory_comes_back() {
+        let mut ceiling = Ceiling::default();
+        run(&mut ceiling, 20, 100);
+        run(&mut ceiling, 64, 50 * PATIENCE);
+        assert!(ceiling.rows() >= 64, "{ceiling:?}");
+    }
+
+    #[test]
+    fn small_batches_prove_nothing_and_two_halves_that_fail_count_once() {
+        let mut ceiling = Ceiling::default();
+        for rows in [64, 32, 32] {
+            ceiling.out_of_memory(rows);
+        }
+        (0..1000).for_each(|_| ceiling.ran(8));
+        assert_eq!(ceiling.rows(), 16);
+    }
+
+    #[test]
+    fn one_row_is_always_allowed() {
+        let mut ceiling = Ceiling::default();
+        (0..3).for_each(|_| ceiling.out_of_memory(1));
+        assert_eq!(ceiling.rows(), 1);
+    }
+}

@@ -1,0 +1,72 @@
+//! Which gateways are gone: nobody hears the answers to their jobs, so they need not run.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use batchfleet_broker::{Consumer, Delivery, GatewayId};
+use tokio::time::Instant;
+
+use crate::retry::Outage;
+
+/// How often the broker is asked.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long a gateway is asked for after its last job was seen here.
+const REMEMBERED: Duration = Duration::from_mins(1);
+
+/// The gateways whose jobs this worker has held of late.
+pub(crate) struct Gateways {
+    consumer: Arc<dyn Consumer>,
+    known: HashMap<GatewayId, Known>,
+    ask_at: Instant,
+    outage: Outage,
+}
+
+struct Known {
+    /// By the last answer; until there is one, it lives.
+    alive: bool,
+    seen: Instant,
+}
+
+impl Gateways {
+    /// Knows none so far.
+    pub(crate) fn new(consumer: Arc<dyn Consumer>) -> Self {
+        let outage = Outage::new("ask for gateways");
+        Self { consumer, known: HashMap::new(), ask_at: Instant::now(), outage }
+    }
+
+    /// Notes who asked for `jobs`; once a second, finds out who of them still lives.
+    pub(crate) async fn look(&mut self, jobs: &VecDeque<Delivery>) {
+        let now = Instant::now();
+        for delivery in jobs {
+            let known = self.known.entry(delivery.job.gateway);
+            known.or_insert(Known { alive: true, seen: now }).seen = now;
+        }
+        if now < self.ask_at || jobs.is_empty() {
+            return;
+        }
+        self.known.retain(|_, known| now - known.seen < REMEMBERED);
+        let gateways: Vec<GatewayId> = self.known.keys().copied().collect();
+        match self.consumer.gateways_alive(&gateways).await {
+            Ok(alive) => {
+                self.outage.over();
+                for (gateway, alive) in gateways.iter().zip(alive) {
+                    self.known.entry(*gateway).and_modify(|known| known.alive = alive);
+                }
+            }
+            // Their work is done in vain at worst.
+            Err(error) => {
+                self.outage.failed(&error);
+                self.known.clear();
+            }
+        }
+        self.ask_at = Instant::now() + EVERY;
+    }
+
+    /// Whether nobody waits for answers to this gateway's jobs.
+    pub(crate) fn is_gone(&self, gateway: GatewayId) -> bool {
+        self.known.get(&gateway).is_some_and(|known| !known.alive)
+    }
+}

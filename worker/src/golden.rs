@@ -1,0 +1,151 @@
+//! Whether a device computes what it should: the outputs of one row must come out again, row for
+//! row, when many such rows run together. A device that computes garbage, or a model that mixes
+//! its rows, does not pass.
+
+use std::fmt;
+
+use batchfleet_broker::{Datatype, Tensor};
+use half::{bf16, f16};
+
+use crate::tensors;
+
+/// How far a number may be off, as a share of the largest of its tensor: kernels differ by batch
+/// size and sum in another order, with as little as 8 bits of precision.
+const TOLERANCE: f64 = 0.02;
+/// How far it may be off in any case: a whole step of integers, nearly nothing of other numbers.
+const INTEGER_STEP: f64 = 1.0;
+const FLOAT_STEP: f64 = 1e-3;
+
+/// An output that did not come out again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mismatch {
+    output: String,
+    rows: u32,
+    problem: String,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { output, rows, problem } = self;
+        write!(
+            f,
+            "output {output:?} of the same input differs in a batch of {rows} rows: {problem}"
+        )
+    }
+}
+
+/// Compares the outputs of `rows` equal rows with those of one.
+pub(crate) fn compare(one: &[Tensor], many: &[Vec<Tensor>]) -> Result<(), Mismatch> {
+    let rows = u32::try_from(many.len()).unwrap_or(u32::MAX);
+    for row in many {
+        for (expected, got) in one.iter().zip(row) {
+            compare_tensor(expected, got).map_err(|problem| Mismatch {
+                output: expected.name.clone(),
+                rows,
+                problem,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn compare_tensor(expected: &Tensor, got: &Tensor) -> Result<(), String> {
+    if expected.shape != got.shape {
+        return Err(format!("shape {:?} instead of {:?}", got.shape, expected.shape));
+    }
+    let step = match expected.datatype {
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => FLOAT_STEP,
+        Datatype::Bytes => {
+            let same = tensors::strings(&expected.data).eq(tensors::strings(&got.data));
+            return if same { Ok(()) } else { Err("other strings".to_owned()) };
+        }
+        _ => INTEGER_STEP,
+    };
+    let (expected, got) = (numbers(expected), numbers(got));
+    let finite = |number: &f64| number.is_finite();
+    let largest = expected.iter().copied().filter(finite).map(f64::abs).fold(0.0, f64::max);
+    let tolerance = TOLERANCE * largest + step;
+    // What is not finite for one row may be anything for many: a model may divide zeros by zeros.
+    let off = |&(expected, got): &(f64, f64)| {
+        expected.is_finite() && (!got.is_finite() || (got - expected).abs() > tolerance)
+    };
+    match expected.into_iter().zip(got).find(off) {
+        Some((expected, got)) => Err(format!("{got} instead of {expected}")),
+        None => Ok(()),
+    }
+}
+
+/// The elements of a tensor of numbers.
+#[expect(clippy::cast_precision_loss, reason = "they are compared with a tolerance")]
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    let data = &tensor.data;
+    match tensor.datatype {
+        Datatype::Bool | Datatype::Uint8 => elements(data, |[byte]: [u8; 1]| byte.into()),
+        Datatype::Uint16 => elements(data, |bytes| u16::from_le_bytes(bytes).into()),
+        Datatype::Uint32 => elements(data, |bytes| u32::from_le_bytes(bytes).into()),
+        Datatype::Uint64 => elements(data, |bytes| u64::from_le_bytes(bytes) as f64),
+        Datatype::Int8 => elements(data, |bytes| i8::from_le_bytes(bytes).into()),
+        Datatype::Int16 => elements(data, |bytes| i16::from_le_bytes(bytes).into()),
+        Datatype::Int32 => elements(data, |bytes| i32::from_le_bytes(bytes).into()),
+        Datatype::Int64 => elements(data, |bytes| i64::from_le_bytes(bytes) as f64),
+        Datatype::Fp16 => elements(data, |bytes| f16::from_le_bytes(bytes).into()),
+        Datatype::Bf16 => elements(data, |bytes| bf16::from_le_bytes(bytes).into()),
+        Datatype::Fp32 => elements(data, |bytes| f32::from_le_bytes(bytes).into()),
+        Datatype::Fp64 => elements(data, f64::from_le_bytes),
+        Datatype::Bytes => Vec::new(),
+    }
+}
+
+fn elements<const SIZE: usize>(data: &[u8], number: impl Fn([u8; SIZE]) -> f64) -> Vec<f64> {
+    data.as_chunks().0.iter().copied().map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floats(values: &[f32]) -> Vec<Tensor> {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let shape = vec![1, values.len() as u64];
+        vec![Tensor { name: "Y".to_owned(), datatype: Datatype::Fp32, shape, data: data.into() }]
+    }
+
+    #[test]
+    fn small_differences_are_the_way_of_floats() {
+        let one = floats(&[10.0, 0.0, -0.5]);
+        let many = [one.clone(), floats(&[10.1, 0.1, -0.6]), floats(&[9.9, 0.0, -0.5])];
+        assert_eq!(compare(&one, &many), Ok(()));
+    }
+
+    #[test]
+    fn garbage_in_any_row_is_found() {
+        let one = floats(&[10.0, 0.0]);
+        for garbage in [[f32::NAN, 0.0], [10.0, 1.0], [0.0, 0.0], [f32::INFINITY, 0.0]] {
+            let error = compare(&one, &[one.clone(), floats(&garbage)]).unwrap_err().to_string();
+            assert!(error.contains("\"Y\" of the same input differs in a batch of 2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_for_one_row_proves_nothing() {
+        assert_eq!(compare(&floats(&[f32::NAN, 1.0]), &[floats(&[5.0, 1.0])]), Ok(()));
+    }
+
+    #[test]
+    fn integers_and_strings_are_compared_too() {
+        let tensor = |datatype, data: &[u8]| {
+            vec![Tensor {
+                name: "Y".to_owned(),
+                datatype,
+                shape: vec![1],
+                data: data.to_vec().into(),
+            }]
+        };
+        let seven = tensor(Datatype::Int64, &7_i64.to_le_bytes());
+        assert!(compare(&seven, &[tensor(Datatype::Int64, &8_i64.to_le_bytes())]).is_ok());
+        assert!(compare(&seven, &[tensor(Datatype::Int64, &700_i64.to_le_bytes())]).is_err());
+        let text = tensor(Datatype::Bytes, b"\x01\0\0\0a");
+        assert!(compare(&text, &[tensor(Datatype::Bytes, b"\x01\0\0\0a")]).is_ok());
+        assert!(compare(&text, &[tensor(Datatype::Bytes, b"\x01\0\0\0b")]).is_err());
+    }
+}

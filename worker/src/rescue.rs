@@ -1,0 +1,71 @@
+//! Takes over jobs whose worker died over them.
+//!
+//! Each is a suspect: it may be what killed the worker. And a claim is a charge, because the broker
+//! counts them and a job that is there at too many deaths is convicted. So suspects are claimed one
+//! by one, each right before it runs alone: a worker that dies meanwhile charges nobody else.
+
+use std::{sync::Arc, time::Duration};
+
+use batchfleet_broker::{Consumer, Delivery};
+use tokio::time::Instant;
+
+use crate::retry::Outage;
+
+/// How often to look where nothing was found.
+const EVERY: Duration = Duration::from_secs(1);
+/// When to look again after the last suspect: two workers may want the same one, and the one who
+/// misses it finds others.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Looks for jobs of dead workers.
+pub(crate) struct Rescue {
+    consumer: Arc<dyn Consumer>,
+    look_at: Instant,
+    /// How long to pause when nothing is found.
+    pause: Duration,
+    outage: Outage,
+}
+
+impl Rescue {
+    /// Looks first after about a second.
+    pub(crate) fn new(consumer: Arc<dyn Consumer>) -> Self {
+        let outage = Outage::new("reclaim jobs");
+        Self { consumer, look_at: after(EVERY), pause: EVERY, outage }
+    }
+
+    /// Whether it is time to look.
+    pub(crate) fn is_due(&self) -> bool {
+        self.look_at <= Instant::now()
+    }
+
+    /// How long until it is time to look.
+    pub(crate) fn wait(&self) -> Duration {
+        self.look_at.saturating_duration_since(Instant::now())
+    }
+
+    /// Takes over one job, if there is any. After one, the next may be looked for at once.
+    pub(crate) async fn next(&mut self) -> Option<Delivery> {
+        let found = match self.consumer.reclaim(1).await {
+            Ok(found) => {
+                self.outage.over();
+                found.into_iter().next()
+            }
+            Err(error) => {
+                self.outage.failed(&error);
+                None
+            }
+        };
+        if found.is_some() {
+            self.pause = SOON;
+        } else {
+            self.look_at = after(self.pause);
+            self.pause = (self.pause * 2).min(EVERY);
+        }
+        found
+    }
+}
+
+/// A little more or less, so that workers do not all look at once.
+fn after(pause: Duration) -> Instant {
+    Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2))
+}
