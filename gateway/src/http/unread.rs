@@ -28,7 +28,9 @@ pub(super) async fn refuse(
     announced: Option<u64>,
     mut payload: Payload,
 ) -> HttpResponse {
-    if announced.is_none_or(|length| length <= SMALL) && error.code() != "body_timeout" {
+    // Of a body that has broken nothing more comes; one that was too slow had its time.
+    let over = matches!(error.code(), "bad_chunk" | "cancelled" | "body_timeout");
+    if announced.is_none_or(|length| length <= SMALL) && !over {
         // Whether it came to its end or not is for the server to see.
         drop(timeout(MOMENT, discard(&mut payload)).await);
     }
