@@ -1,16 +1,11 @@
 //! Compressed bodies, inflated within the same bounds as any other.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 
-use super::{Body, Share, too_large};
+use super::{Body, too_large};
 use crate::{error::InferError, oip::Problem};
-
-/// Deflate makes at most so many bytes of one.
-const MOST_FOR_ONE: usize = 1032;
-/// How much is inflated before the bounds are looked at again.
-const STEP: usize = 64 << 10;
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,38 +46,33 @@ impl Encoding {
     /// damaged, or with more behind its end.
     pub(crate) fn inflate(self, body: Body, limit: usize) -> Result<Body, InferError> {
         let Body { bytes: compressed, mut share } = body;
-        let mut rest = &compressed[..];
-        let inflated = match self {
-            Self::Gzip => read_all(GzDecoder::new(&mut rest), limit, &mut share),
-            Self::Deflate => read_all(ZlibDecoder::new(&mut rest), limit, &mut share),
-        }?;
-        if !rest.is_empty() {
-            return Err(bad(format!("{} bytes follow the end of the compressed data", rest.len())));
-        }
+        let length = self.measure(&compressed, limit)?;
+        share.resize(compressed.len() + length)?;
+        let mut inflated = Vec::with_capacity(length);
+        self.decoder(&mut &compressed[..]).read_to_end(&mut inflated).map_err(bad)?;
         share.resize(inflated.len())?;
         Ok(Body { bytes: inflated.into(), share })
     }
-}
 
-/// Inflates to the end, with the share growing ahead of what is inflated.
-fn read_all(
-    mut decoder: impl Read,
-    limit: usize,
-    share: &mut Share,
-) -> Result<Vec<u8>, InferError> {
-    let compressed = share.bytes;
-    // Room for all it can become: what is not written to takes no memory, and nothing is moved.
-    let most = compressed.saturating_mul(MOST_FOR_ONE).min(limit);
-    let mut inflated = Vec::with_capacity(most + STEP);
-    loop {
-        share.resize(compressed + inflated.len() + STEP)?;
-        let mut step = decoder.by_ref().take(STEP as u64);
-        let read = step.read_to_end(&mut inflated).map_err(|error| bad(error.to_string()))?;
-        if inflated.len() > limit {
-            return Err(too_large(limit).into());
+    /// How many bytes come out, found by throwing them away: inflating twice is what it takes for
+    /// bombs to have no memory, however many there are.
+    fn measure(self, compressed: &[u8], limit: usize) -> Result<usize, InferError> {
+        let mut rest = compressed;
+        let mut inflated = self.decoder(&mut rest).take((limit as u64).saturating_add(1));
+        let length = io::copy(&mut inflated, &mut io::sink()).map_err(bad)?;
+        drop(inflated);
+        let length = usize::try_from(length).ok().filter(|length| *length <= limit);
+        let length = length.ok_or_else(|| too_large(limit))?;
+        if !rest.is_empty() {
+            return Err(bad(format!("{} bytes follow the end of the compressed data", rest.len())));
         }
-        if read < STEP {
-            return Ok(inflated);
+        Ok(length)
+    }
+
+    fn decoder<'a>(self, compressed: &'a mut &[u8]) -> Box<dyn Read + 'a> {
+        match self {
+            Self::Gzip => Box::new(GzDecoder::new(compressed)),
+            Self::Deflate => Box::new(ZlibDecoder::new(compressed)),
         }
     }
 }
@@ -117,9 +107,19 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Inflates within 1 MiB, in a process that may hold 2 MiB.
+    /// Inflates within 1 MiB.
     fn inflate(encoding: Encoding, compressed: &[u8]) -> Result<Bytes, &'static str> {
-        let budget = Budget::new(2 << 20, IntGauge::new("held", "for tests").unwrap());
+        inflate_beside(encoding, compressed, 1 << 20)
+    }
+
+    /// Inflates within 1 MiB, with so much room beside what is compressed.
+    fn inflate_beside(
+        encoding: Encoding,
+        compressed: &[u8],
+        room: usize,
+    ) -> Result<Bytes, &'static str> {
+        let most = compressed.len() + room;
+        let budget = Budget::new(most, IntGauge::new("held", "for tests").unwrap());
         let mut share = budget.share();
         share.resize(compressed.len()).unwrap();
         let body = Body { bytes: Bytes::copy_from_slice(compressed), share };
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_was_compressed_comes_out_whole() {
-        for length in [0, 1, STEP - 1, STEP, STEP + 1, 1 << 20] {
+        for length in [0, 1, 8191, 8192, 8193, 1 << 20] {
             let plain: Vec<u8> = (0..=250).cycle().take(length).collect();
             assert_eq!(inflate(Encoding::Gzip, &gzip(&plain)).unwrap(), plain);
             assert_eq!(inflate(Encoding::Deflate, &zlib(&plain)).unwrap(), plain);
@@ -138,10 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn b19_a_bomb_is_stopped_at_the_limit() {
+    fn b19_a_bomb_is_stopped_at_the_limit_and_needs_no_room() {
         let bomb = vec![0; 64 << 20];
-        assert_eq!(inflate(Encoding::Gzip, &gzip(&bomb)), Err("too_large"));
-        assert_eq!(inflate(Encoding::Deflate, &zlib(&bomb)), Err("too_large"));
+        assert_eq!(inflate_beside(Encoding::Gzip, &gzip(&bomb), 0), Err("too_large"));
+        assert_eq!(inflate_beside(Encoding::Deflate, &zlib(&bomb), 0), Err("too_large"));
+    }
+
+    #[test]
+    fn what_has_no_room_is_not_inflated() {
+        let plain = gzip(&[7; 1000]);
+        assert_eq!(inflate_beside(Encoding::Gzip, &plain, 999), Err("body_bytes"));
+        assert_eq!(inflate_beside(Encoding::Gzip, &plain, 1000).unwrap(), vec![7; 1000]);
     }
 
     #[test]
