@@ -28,6 +28,8 @@ use crate::settings::GatewaySettings;
 const ACCEPT_BACKLOG: u32 = 8192;
 /// A connection's first request head must be complete by then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may wait for its next request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Binds, and begins to serve: from `shutdown` on each connection is closed after its next answer,
 /// at `going` the listener is; requests that were accepted are answered after it.
@@ -73,6 +75,7 @@ pub(crate) fn listen(
             })
             .local_addr(address)
             .client_request_timeout(HEAD_TIMEOUT)
+            .keep_alive(IDLE_TIMEOUT)
             .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
             .tcp_nodelay(true)
             .expect(fn_service(move |request| {

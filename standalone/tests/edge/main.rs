@@ -8,5 +8,6 @@ mod bodies;
 mod clients;
 mod compressed;
 mod connections;
+mod framing;
 mod memory;
 mod server;
