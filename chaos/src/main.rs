@@ -18,7 +18,10 @@ mod stage;
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tokio::time::Instant;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 
 use crate::{
     faults::{FAULTS, Fault},
@@ -49,6 +52,22 @@ struct Settings {
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
+    // Dropped, it takes the fleet with it.
+    tokio::select! {
+        all_passed = play(&settings) => if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        () = told_to_end() => ExitCode::FAILURE,
+    }
+}
+
+async fn told_to_end() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => drop(terminate.recv().await),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Plays what was asked for; whether all of it passed, and anything did.
+async fn play(settings: &Settings) -> bool {
     let seed = settings.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let lasts =
         Duration::from_secs(settings.seconds.unwrap_or(if settings.short { 10 } else { 60 }));
@@ -70,7 +89,7 @@ async fn main() -> ExitCode {
         if findings.passed() { passed += 1 } else { failed += 1 }
     }
     println!("{passed} passed, {failed} failed");
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failed == 0 && passed > 0
 }
 
 fn print(fault: &Fault, findings: &Findings, took: Duration) {

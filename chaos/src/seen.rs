@@ -1,9 +1,12 @@
 //! What the users of a load saw, request by request.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
-use batchfleet_loadgen::Report;
 pub(crate) use batchfleet_loadgen::{Ending, Entry};
+use batchfleet_loadgen::{Refusal, Report};
 
 /// The journal of a load.
 pub(crate) struct Seen {
@@ -36,6 +39,17 @@ impl Seen {
     /// Requests that fell due in this window.
     pub(crate) fn due_in(&self, window: Window) -> impl Iterator<Item = &Entry> {
         self.journal().iter().filter(move |entry| window.contains(&entry.due))
+    }
+
+    /// How many requests were refused, by status and code.
+    pub(crate) fn refusals(&self) -> BTreeMap<String, u64> {
+        let mut refusals = BTreeMap::new();
+        for entry in self.journal() {
+            if let Ending::Refused(Refusal { status, code, .. }) = &entry.ending {
+                *refusals.entry(format!("{status} {code}")).or_default() += 1;
+            }
+        }
+        refusals
     }
 
     /// How many requests are so.

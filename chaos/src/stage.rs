@@ -150,6 +150,9 @@ impl Stage {
     pub(crate) async fn stop_mortal(&mut self, load: Load) -> Result<Seen> {
         let seen = load.stop().await?;
         self.findings.note(format!("{} sent", seen.report.sent));
+        for (refusal, count) in seen.refusals() {
+            self.findings.note(format!("{count} x {refusal}"));
+        }
         self.findings.none("wrong", seen.report.wrong);
         self.findings.check(seen.report.right > 0, format!("{} right", seen.report.right));
         Ok(seen)
@@ -157,14 +160,7 @@ impl Stage {
 
     /// Promises that every request was answered 200.
     pub(crate) fn all_right(&mut self, seen: &Seen) {
-        let refused = seen.report.refused.iter();
-        for (status, count) in refused {
-            self.findings.none(&format!("status {status}:"), *count);
-        }
-        let refusals = seen.report.troubles.iter().filter(|text| text.starts_with("refused"));
-        for trouble in refusals.take(1) {
-            self.findings.note(trouble);
-        }
+        self.findings.none("not answered 200:", seen.report.refusals());
     }
 
     /// The p99 before the fault began.
