@@ -29,7 +29,7 @@ pub(super) async fn refuse(
     mut payload: Payload,
 ) -> HttpResponse {
     // Of a body that has broken nothing more comes; one that was too slow had its time.
-    let over = matches!(error.code(), "bad_chunk" | "cancelled" | "body_timeout");
+    let over = matches!(error.code(), "cancelled" | "body_timeout");
     if announced.is_none_or(|length| length <= SMALL) && !over {
         // Whether it came to its end or not is for the server to see.
         drop(timeout(MOMENT, discard(&mut payload)).await);
