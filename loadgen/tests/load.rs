@@ -3,7 +3,7 @@
 
 mod stub;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use batchfleet_loadgen::{
     Digits, Echo, Length, LoadError, Pace, Plan, Workload, digits::Digit, infer::Encoding, run,
@@ -126,9 +126,11 @@ async fn an_open_loop_tells_what_it_had_nobody_to_send() {
 
 #[tokio::test]
 async fn nobody_listening_is_an_error_not_a_report() {
-    let plan = plan(&Stub::start(|_| Reaction::Echo).await, 3, 1);
-    // The stub is gone: its port is free, and refuses.
-    let error = run(plan).await.unwrap_err();
+    // A port that was ours a moment ago, and listens no more.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let target = format!("http://{address}").parse().unwrap();
+    let error = run(Plan { users: 3, ..Plan::new(target, echo(Encoding::Binary), 1) }).await;
+    let error = error.unwrap_err();
     assert!(matches!(error, LoadError::Unreachable { .. }), "{error}");
 }
 
