@@ -10,17 +10,17 @@ use crate::oip::Problem;
 /// Work on more bytes than these leaves the thread that serves connections.
 const INLINE: usize = 64 << 10;
 
-/// Threads for long work: as many at a time as there are cores, so that serving others goes on.
+/// Threads for long work: one less at a time than there are cores, so that serving others goes on.
 #[derive(Debug)]
 pub(crate) struct Offload {
     turns: Arc<Semaphore>,
 }
 
 impl Offload {
-    /// As many threads as this machine has cores.
+    /// Leaves a core of this machine to others, if it has several.
     pub(crate) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { turns: Arc::new(Semaphore::new(cores)) }
+        Self { turns: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))) }
     }
 
     /// Does `work`, which goes over `bytes` bytes; here and now if they are few.
