@@ -104,9 +104,9 @@ impl Batch {
         Self { deliveries, rows, release }
     }
 
-    /// Its older and its younger half; itself if it is of one job.
-    pub(crate) fn halves(mut self) -> Result<[Self; 2], Self> {
-        if self.deliveries.len() < 2 {
+    /// Its older and its younger half, if it is to be `split`; itself if not, or if it is of one job.
+    pub(crate) fn halves_if(mut self, split: bool) -> Result<[Self; 2], Self> {
+        if !split || self.deliveries.len() < 2 {
             return Err(self);
         }
         let younger = self.deliveries.split_off(self.deliveries.len().div_ceil(2));
