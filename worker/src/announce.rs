@@ -79,3 +79,97 @@ impl Announcer {
         Announcement { capacity, batch_limit, ..self.announcement.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_broker::{
+        Broker, ModelSpec, Observer, QueueName, WorkerId, memory::MemoryBroker,
+    };
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// An announcer at work, and what tells and shows its word.
+    struct Bench {
+        pace: watch::Sender<Pace>,
+        pulse: Pulse,
+        shutdown: CancellationToken,
+        drained: CancellationToken,
+        observer: Arc<dyn Observer>,
+    }
+
+    impl Bench {
+        async fn start() -> Self {
+            let broker = MemoryBroker::new(10);
+            let (worker, queue) = (WorkerId::random(), QueueName::new("m", 1));
+            let consumer = broker.consumer(queue.clone(), worker).await.unwrap();
+            let model = ModelSpec {
+                queue,
+                platform: String::new(),
+                backend: String::new(),
+                max_batch: 8,
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+            };
+            let (pace, told) = watch::channel(Pace { capacity: 800.0, batch_limit: 8 });
+            let (pulse, shutdown) = (Pulse::default(), CancellationToken::new());
+            let announcer = Announcer {
+                consumer,
+                announcement: Announcement::new(worker, model),
+                pace: told,
+                pulse: pulse.clone(),
+                max_batch_time: LIMIT,
+            };
+            let drained = CancellationToken::new();
+            let drain = Drain::new(shutdown.clone(), LIMIT);
+            tokio::spawn(announcer.run(Arc::default(), drain, drained.clone()));
+            let observer = broker.observer().await.unwrap();
+            Self { pace, pulse, shutdown, drained, observer }
+        }
+
+        /// The announcement, a little later.
+        async fn announced(&self) -> Announcement {
+            sleep(Duration::from_millis(1)).await;
+            self.observer.announcements().await.unwrap().remove(0)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tells_every_second_how_fast_the_model_is() {
+        let bench = Bench::start().await;
+        let Announcement { capacity, batch_limit, live, .. } = bench.announced().await;
+        assert_eq!(Pace { capacity, batch_limit }, Pace { capacity: 800.0, batch_limit: 8 });
+        assert!(live);
+        bench.pace.send_replace(Pace { capacity: 400.0, batch_limit: 4 });
+        sleep(EVERY).await;
+        let Announcement { capacity, batch_limit, .. } = bench.announced().await;
+        assert_eq!(Pace { capacity, batch_limit }, Pace { capacity: 400.0, batch_limit: 4 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_does_not_end_is_no_sign_of_life() {
+        let bench = Bench::start().await;
+        let running = bench.pulse.begin();
+        sleep(EVERY * 9).await;
+        assert!(bench.announced().await.live);
+        sleep(EVERY * 5).await;
+        assert!(!bench.announced().await.live);
+        drop(running);
+        sleep(EVERY).await;
+        assert!(bench.announced().await.live);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_counts_on_a_worker_that_leaves_but_its_jobs_are_its_own_until_it_has_left() {
+        let bench = Bench::start().await;
+        bench.announced().await;
+        bench.shutdown.cancel();
+        let Announcement { capacity, batch_limit, live, .. } = bench.announced().await;
+        assert_eq!(Pace { capacity, batch_limit }, Pace { capacity: 0.0, batch_limit: 8 });
+        assert!(live);
+        bench.drained.cancel();
+        assert!(!bench.announced().await.live);
+    }
+}

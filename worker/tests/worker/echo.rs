@@ -166,6 +166,11 @@ async fn every_metric_is_there_before_the_first_request() {
         r#"execution_provider{model="m",provider="cpu",version="1"} 1"#,
         r#"undeliverable_replies_total{model="m",version="1"} 0"#,
         r#"batch_limit{model="m",version="1"} 8"#,
+        r#"reclaimed_total{model="m",version="1"} 0"#,
+        r#"bisections_total{model="m",version="1"} 0"#,
+        r#"engine_errors_total{class="out_of_memory",model="m",version="1"} 0"#,
+        r#"jobs_total{model="m",outcome="poison",version="1"} 0"#,
+        r#"jobs_total{model="m",outcome="orphaned",version="1"} 0"#,
     ] {
         assert!(text.contains(&format!("batchfleet_worker_{line}\n")), "{line} in\n{text}");
     }
@@ -180,6 +185,11 @@ async fn a_repository_that_cannot_be_served_is_a_matter_of_settings() {
         (vec![("m/config.pbtxt", "x".to_owned())], &[], "/"),
         (vec![("m/config.pbtxt", echo(0))], &["--batch", "65"], "--batch 65 is more than"),
         (vec![("m/config.pbtxt", echo(0))], &["--device", "1"], "--device 1 means nothing"),
+        (
+            vec![("m/config.pbtxt", echo(1200))],
+            &["--max-batch-time", "1s", "--max-batch", "1"],
+            "model m:1 takes 1.2",
+        ),
         (
             vec![("m/config.pbtxt", "backend: \"batchfleet_echo\"".to_owned())],
             &[],
