@@ -22,6 +22,7 @@ use crate::{
     metrics::GatewayMetrics,
     offload::Offload,
     oip::infer::Limits,
+    roster::Roster,
     settings::GatewaySettings,
     sweep,
 };
@@ -156,10 +157,11 @@ pub(crate) async fn receive(dispatcher: Arc<Dispatcher>, interrupted: Arc<Notify
 async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut roster = Roster::default();
     let mut was_reachable = true;
     loop {
         ticks.tick().await;
-        let looked = look_once(observer.as_ref(), &api).await;
+        let looked = look_once(observer.as_ref(), &mut roster, &api).await;
         match &looked {
             Err(error) if was_reachable => warn!(%error, "cannot look at the queues"),
             Ok(()) if !was_reachable => info!("can look at the queues again"),
@@ -169,8 +171,13 @@ async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
     }
 }
 
-async fn look_once(observer: &dyn Observer, api: &Api) -> Result<(), BrokerError> {
-    api.catalog.update(&observer.announcements().await?);
+async fn look_once(
+    observer: &dyn Observer,
+    roster: &mut Roster,
+    api: &Api,
+) -> Result<(), BrokerError> {
+    let words = observer.announcements().await?;
+    api.catalog.update(&roster.hear(words, Instant::now()));
     for model in api.catalog.all() {
         let backlog = observer.backlog(&model.spec.queue).await?;
         api.catalog.report(&model, api.started.elapsed(), backlog);

@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,8 @@ use crate::{
 
 /// How many withdrawals may wait; beyond that a job nobody waits for runs for nobody.
 const WITHDRAWALS: usize = 4096;
+/// How long an answer proves that the queue is, or will soon be, in reach.
+const JUST_NOW: Duration = Duration::from_secs(1);
 /// Refused clients are told different times, or all would come back at once.
 const JITTER: Range<f64> = 0.8..1.2;
 
@@ -58,6 +60,9 @@ pub(crate) struct Dispatcher {
     ledger: Mutex<Ledger<Caller>>,
     withdrawals: mpsc::Sender<(QueueName, EntryId)>,
     queue_full: AtomicBool,
+    started: Instant,
+    /// When an answer last came, in milliseconds from the start.
+    heard: AtomicU64,
     pub(crate) metrics: GatewayMetrics,
 }
 
@@ -88,6 +93,8 @@ impl Dispatcher {
             ledger: Mutex::new(Ledger::new(max_in_flight, Instant::now())),
             withdrawals,
             queue_full: AtomicBool::new(false),
+            started: Instant::now(),
+            heard: AtomicU64::new(0),
             metrics,
         }
     }
@@ -129,7 +136,7 @@ impl Dispatcher {
         if !model.is_ready() {
             return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
         }
-        if !self.producer.is_ready() {
+        if !self.is_reachable() {
             return Err(InferError::QueueUnreachable);
         }
         if self.queue_full.load(Ordering::Relaxed) {
@@ -140,6 +147,13 @@ impl Dispatcher {
         batchfleet_policy::admit(&model.ahead(question.priority), remaining, share)
             .map_err(|away| InferError::QueueWait(away.mul_f64(rand::random_range(JITTER))))?;
         self.seats.try_acquire().map_err(|_| InferError::InFlight)
+    }
+
+    /// Whether the queue can be reached, or will be in a moment: answers may be back before the way
+    /// to the queue is, and their callers ask again at once.
+    fn is_reachable(&self) -> bool {
+        let heard = || Duration::from_millis(self.heard.load(Ordering::Relaxed)) + JUST_NOW;
+        self.producer.is_ready() || self.started.elapsed() < heard()
     }
 
     /// Whether the queue's memory is so full that it should take no more.
@@ -199,6 +213,8 @@ impl Dispatcher {
 
     /// Gives a reply to the caller it belongs to.
     pub(crate) fn resolve(&self, reply: Reply) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now, Ordering::Relaxed);
         let resolution = self.ledger().resolve(&reply);
         let delivered = match resolution {
             Resolution::Deliver(caller) => caller.reply.send(reply).is_ok(),

@@ -16,6 +16,7 @@ mod metrics;
 mod model;
 mod offload;
 pub mod oip;
+mod roster;
 mod settings;
 mod sweep;
 mod tally;
