@@ -105,17 +105,27 @@ async fn told(from: &mut (impl AsyncReadExt + Unpin)) -> u16 {
     }
 }
 
-/// So many clients ask for this many bytes, and take 1 KiB a second until `until`.
+/// Clients that read slowly.
+#[derive(Clone, Copy)]
+pub(crate) struct Readers {
+    pub(crate) clients: usize,
+    /// How much each asks for.
+    pub(crate) bytes: usize,
+    /// The time over which they come, at random.
+    pub(crate) spread: Duration,
+}
+
+/// Each asks once, and takes 1 KiB a second until `until`; the status each was told.
 pub(crate) async fn slow_readers(
     fleet: &Fleet,
-    clients: usize,
-    bytes: usize,
+    readers: Readers,
     until: Instant,
 ) -> Result<Vec<u16>> {
-    let request: Arc<[u8]> = request(bytes).into();
-    each(fleet, clients, |mut stream| {
+    let request: Arc<[u8]> = request(readers.bytes).into();
+    each(fleet, readers.clients, |mut stream| {
         let request = Arc::clone(&request);
         async move {
+            sleep(readers.spread.mul_f64(rand::random())).await;
             if stream.write_all(&request).await.is_err() {
                 return 0;
             }

@@ -83,7 +83,10 @@ impl Fleet {
             self.gateways.push(gateway);
         }
         for index in 0..plan.workers {
-            self.start_worker(index).await?;
+            self.spawn_worker(index).await?;
+        }
+        for worker in &self.workers {
+            until_200(worker, &worker.admin, "/readyz").await?;
         }
         for index in 0..plan.gateways {
             self.start_gateway(index).await?;
@@ -136,7 +139,7 @@ impl Fleet {
         let listen = gateway.address.clone();
         gateway.spawn(redis, &["--listen", &listen]).await?;
         gateway.address = gateway.program()?.address("http").await?;
-        until_200(gateway, &gateway.address, "/v2/models/echo/ready").await
+        until_200(gateway, &gateway.address, "/v2/health/ready").await
     }
 
     /// Kills a worker.

@@ -121,8 +121,8 @@ pub(crate) async fn failing_rows(scale: Scale) -> Result<Findings> {
     const EVERY: u64 = 100;
     let is_victim = |index: u64| index % EVERY == EVERY - 1;
     let mut stage = Stage::start(scale, &plan(scale, "fail_marker")).await?;
-    let load = stage.load(scale.open()).await?;
-    let marked = scale.open_at(0.2).marked(MARK, is_victim).start(stage.fleet.targets())?;
+    let load = stage.load(scale.open_at(0.6)).await?;
+    let marked = scale.open_at(0.1).marked(MARK, is_victim).start(stage.fleet.targets())?;
     sleep(scale.lasts / 2).await;
     let marked = stage.stop(marked).await?;
     let seen = stage.stop(load).await?;

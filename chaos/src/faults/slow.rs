@@ -42,8 +42,10 @@ pub(crate) async fn slow_readers(scale: Scale) -> Result<Findings> {
     let mut stage = Stage::usual(scale).await?;
     let memory = Memory::watch(&stage.fleet).await?;
     let load = stage.load(scale.open()).await?;
-    let until = Instant::now() + scale.lasts;
-    let told = crawl::slow_readers(&stage.fleet, scale.clients, BYTES, until).await?;
+    // One after the other: a thousand requests at once would be another fault.
+    let spread = scale.lasts / 2;
+    let readers = crawl::Readers { clients: scale.clients, bytes: BYTES, spread };
+    let told = crawl::slow_readers(&stage.fleet, readers, Instant::now() + scale.lasts).await?;
     let seen = stage.stop(load).await?;
     let served = told.iter().filter(|status| **status == 200).count();
     stage.findings.note(format!("{served} of {} readers served", told.len()));

@@ -118,12 +118,13 @@ pub(crate) async fn rolling_restart(scale: Scale) -> Result<Findings> {
     stage.finish().await
 }
 
-/// F10: batches of three seconds, a grace of one.
+/// F10: batches of a second and a half, a grace of half a second.
 pub(crate) async fn too_little_grace(scale: Scale) -> Result<Findings> {
-    const BATCH_MS: f64 = 3000.0;
+    const BATCH_MS: f64 = 1500.0;
+    const GRACE: Duration = Duration::from_millis(500);
     let mut plan = scale.plan();
     plan.parameters = [("batch_ms", BATCH_MS.to_string())].into();
-    plan.worker_flags.extend(["--drain-timeout".to_owned(), "1s".to_owned()]);
+    plan.worker_flags.extend(["--drain-timeout".to_owned(), format!("{}ms", GRACE.as_millis())]);
     let mut stage = Stage::start(scale, &plan).await?;
     let rate = 0.7 * Scale::capacity_of(scale.workers, BATCH_MS);
     let load = stage.load(Shape::open(rate, scale.clients)).await?;
@@ -131,7 +132,7 @@ pub(crate) async fn too_little_grace(scale: Scale) -> Result<Findings> {
     for index in 0..scale.workers / 2 {
         stage.fleet.workers[index].program()?.signal("TERM").await?;
         let told = Instant::now();
-        while !stage.fleet.workers[index].is_gone() && told.elapsed() < 2 * SECOND {
+        while !stage.fleet.workers[index].is_gone() && told.elapsed() < GRACE + SECOND {
             sleep(POLL).await;
         }
         left_after = left_after.max(told.elapsed());
@@ -139,10 +140,9 @@ pub(crate) async fn too_little_grace(scale: Scale) -> Result<Findings> {
         stage.fleet.start_worker(index).await?;
         sleep(SECOND).await;
     }
-    sleep(12 * SECOND).await;
     let seen = stage.stop(load).await?;
     stage.all_right(&seen);
-    stage.findings.within("left after", left_after, 2 * SECOND);
+    stage.findings.within("left after", left_after, GRACE + Duration::from_millis(100));
     stage.findings.note(format!("max {}", time(seen.longest())));
     stage.finish().await
 }
