@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint chaos fuzz build onnxruntime models up down clean prerequisites
+.PHONY: help demo serve test figures lint chaos fuzz build onnxruntime models up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -32,6 +32,11 @@ serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=add
 test: $(LIBRARY) models ## check and test everything
 	@scripts/prerequisites.sh redis-server curl
 	@scripts/test.sh
+
+figures: ## print the figures of a fleet of real programs: batches, 5,000 clients, memory
+	@scripts/prerequisites.sh redis-server
+	cargo build --locked --workspace --bins
+	cargo test --locked -p batchfleet-testkit --test fleet -- --nocapture --test-threads 1
 
 lint: ## formatting, lints and documentation, warnings denied
 	cargo fmt --all --check
