@@ -9,20 +9,14 @@ import onnxruntime
 import pytest
 
 import repository
-from fleet import Fleet, eventually
+from fleet import KINDS, running
 
 
-@pytest.fixture(scope="session", params=["standalone", "redis"])
+@pytest.fixture(scope="session", params=KINDS)
 def fleet(request, tmp_path_factory):
-    """Running servers, all models ready; what they refuse to finish fails the suite."""
-    fleet = Fleet(tmp_path_factory.mktemp(request.param), request.param)
-    yield fleet
-    try:
-        eventually(
-            lambda: not fleet.left_over(), "every request is done", fleet.left_over, seconds=5
-        )
-    finally:
-        fleet.stop()
+    """Running servers, all models ready."""
+    with running(tmp_path_factory.mktemp(request.param), request.param) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="session")

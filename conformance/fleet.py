@@ -1,5 +1,6 @@
 """Starts the programs as a user would, each on free ports, and tells where they listen."""
 
+import contextlib
 import json
 import os
 import socket
@@ -13,9 +14,11 @@ import repository
 from wire import ask
 
 PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", repository.ROOT / "target" / "debug"))
+KINDS = ["standalone", "redis"]  # one process; a gateway, a worker and Redis
 START = 60  # seconds a debug build may take to load and warm up every model
 STOP = 15
 ANY_PORT = "127.0.0.1:0"
+FORGET_PEAK = "5"  # what to write into clear_refs so that VmHWM begins anew
 DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # even if this process is killed
 
 
@@ -56,11 +59,20 @@ class Program:
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
 
-    def virtual_peak(self) -> int:
-        """The most address space it ever had, in bytes."""
+    def memory(self, field: str) -> int:
+        """A line of its status that tells of memory, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmPeak:"))
+        line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
         return int(line.split()[1]) * 1024
+
+    @contextlib.contextmanager
+    def growth_within(self, limit: int):
+        """Fails if meanwhile it ever holds `limit` bytes of memory more than at the beginning."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text(FORGET_PEAK)
+        before = self.memory("VmRSS")
+        yield
+        growth = self.memory("VmHWM") - before
+        assert growth <= limit, f"{self.name} grew by {growth} bytes"
 
     def kill(self) -> None:
         """Ends it as a crash would."""
@@ -118,32 +130,43 @@ class Redis:
 class Fleet:
     """Servers with every model of the suite ready behind one address."""
 
-    def __init__(self, folder: Path, kind: str):
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        settings: tuple[str, ...] = (),
+        write=repository.write,
+        max_body: int = 64 << 20,
+    ):
         self.folder = folder
         self.repository = folder / "repository"
         self.repository.mkdir()
-        self.models = repository.write(self.repository)
+        self.models = write(self.repository)
+        self.max_body = max_body
         self.redis: Redis | None = None
         self.programs: list[Program] = []
         try:
-            self.start(kind)
+            self.start(kind, settings)
         except BaseException:
             self.kill()
             raise
 
-    def start(self, kind: str) -> None:
-        if kind == "standalone":
-            models = ("--model-repository", str(self.repository))
-            self.front = self.run("batchfleet", "serve", "--listen", ANY_PORT, *models)
-        else:
-            self.redis = Redis(self.folder)
-            self.front = self.run(
-                "batchfleet-gateway", "--listen", ANY_PORT, "--redis-url", self.redis.url
-            )
+    def start(self, kind: str, settings: tuple[str, ...]) -> None:
+        self.redis = Redis(self.folder) if kind == "redis" else None
+        self.front = self.start_front("--max-body", str(self.max_body), *settings)
+        if self.redis:
             self.serve(self.repository)
         self.http = self.front.address("http")
         self.admin = self.front.address("admin")
         self.wait_for(*self.models)
+
+    def start_front(self, *settings: str) -> Program:
+        """What clients connect to."""
+        settings = ("--listen", ANY_PORT, "--lame-duck", "0s", *settings)
+        if self.redis:
+            return self.run("batchfleet-gateway", *settings, "--redis-url", self.redis.url)
+        models = ("--model-repository", str(self.repository))
+        return self.run("batchfleet", "serve", *settings, *models)
 
     def run(self, name: str, *arguments: str) -> Program:
         program = Program(self.folder, name, *arguments)
@@ -164,12 +187,16 @@ class Fleet:
 
         eventually(ready, "every model is ready", self.programs[-1].tail)
 
-    def left_over(self) -> dict[str, int]:
+    def metrics(self, name: str) -> dict[str, float]:
+        """The samples whose names begin so: values by name and labels."""
+        lines = ask(self.admin, "GET", "/metrics").body.decode().splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if line.startswith(name))
+        return {sample: float(value) for sample, value in samples}
+
+    def left_over(self) -> dict[str, float]:
         """What is unfinished: jobs by queue, requests in flight by model."""
-        metrics = ask(self.admin, "GET", "/metrics").body.decode().splitlines()
-        samples = [line for line in metrics if line.startswith("batchfleet_gateway_in_flight")]
-        assert samples, "the metric batchfleet_gateway_in_flight should be there"
-        in_flight = {name: int(value) for name, value in (line.rsplit(" ", 1) for line in samples)}
+        in_flight = self.metrics("batchfleet_gateway_in_flight")
+        assert in_flight, "the metric batchfleet_gateway_in_flight should be there"
         jobs = self.redis.left_over() if self.redis else {}
         return {name: count for name, count in {**jobs, **in_flight}.items() if count}
 
@@ -186,6 +213,19 @@ class Fleet:
             program.kill()
         if self.redis:
             self.redis.stop()
+
+
+@contextlib.contextmanager
+def running(folder: Path, kind: str, **options):
+    """A fleet; a request that it never finishes is an error."""
+    fleet = Fleet(folder, kind, **options)
+    try:
+        yield fleet
+        eventually(
+            lambda: not fleet.left_over(), "every request is done", fleet.left_over, seconds=5
+        )
+    finally:
+        fleet.stop()
 
 
 def eventually(condition, what: str, details=lambda: "", seconds: float = START):

@@ -30,6 +30,16 @@ Tensors = list[tuple[str, str]]  # datatype and dimensions of each
 
 def write(repository: Path) -> list[str]:
     """Fills a model repository; returns the names of its models."""
+    write_echoes(repository)
+    for real in ("digits_wide", "magika"):
+        if not (MODELS / real).is_dir() or not DIGITS.is_file():
+            raise FileNotFoundError(f"{MODELS / real} or {DIGITS} is missing: run `make models`")
+        (repository / real).symlink_to(MODELS / real)
+    return names(repository)
+
+
+def write_echoes(repository: Path) -> list[str]:
+    """Fills a model repository with what needs no ONNX Runtime."""
     for datatype in DATATYPES:
         echo(repository / f"echo_{datatype.lower()}", [(datatype, "-1")])
     echo(repository / "two_inputs", [("FP32", "-1"), ("INT32", "-1")])
@@ -41,10 +51,10 @@ def write(repository: Path) -> list[str]:
     )
     for version in ("1", "3"):
         (versioned / version).mkdir()
-    for real in ("digits_wide", "magika"):
-        if not (MODELS / real).is_dir() or not DIGITS.is_file():
-            raise FileNotFoundError(f"{MODELS / real} or {DIGITS} is missing: run `make models`")
-        (repository / real).symlink_to(MODELS / real)
+    return names(repository)
+
+
+def names(repository: Path) -> list[str]:
     return sorted(folder.name for folder in repository.iterdir())
 
 

@@ -3,10 +3,13 @@
 import contextlib
 import http.client
 import json
+import select
 import socket
+import struct
 from dataclasses import dataclass
 
 TIMEOUT = 20  # seconds: far beyond any good answer
+KEY = "a key for everything"  # heard only where keys are asked for
 
 
 @dataclass(frozen=True)
@@ -27,27 +30,72 @@ class Answer:
         return {output["name"]: output["data"] for output in self.json()["outputs"]}
 
 
+class Connection:
+    """A connection on which anything may be sent."""
+
+    def __init__(self, address: str):
+        host, port = address.rsplit(":", 1)
+        self.socket = socket.create_connection((host, int(port)), TIMEOUT)
+        self.received = self.socket.makefile("rb")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        # The server may have answered and closed before it has read all.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.socket.sendall(data)
+
+    def has_something(self, within: float) -> bool:
+        """Whether something comes, or the end does, within so many seconds."""
+        return bool(select.select([self.socket], [], [], within)[0])
+
+    def answer(self) -> Answer:
+        """The next answer."""
+        status = self.received.readline()
+        if not status:
+            raise ConnectionError("the server closed the connection and said nothing")
+        headers = http.client.parse_headers(self.received)
+        body = self.received.read(int(headers.get("content-length", 0)))
+        return Answer(int(status.split(b" ")[1]), headers, body)
+
+    def rest(self) -> bytes:
+        """What still comes until the server closes the connection, which it must."""
+        try:
+            return self.received.read()
+        except ConnectionResetError:
+            return b""
+
+    def close(self) -> None:
+        self.received.close()
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Ends it as a machine that crashed would."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+
 def ask(
     address: str,
     method: str,
     path: str,
     body: bytes = b"",
-    headers: dict[str, str] | None = None,
+    headers: dict[str, str | None] | None = None,
     announce: int | None = None,
 ) -> Answer:
-    """Sends one request on a new connection. `announce` overrides the Content-Length."""
-    fields = {"host": address, "connection": "close", **(headers or {})}
+    """Sends one request on a new connection. `announce` overrides the Content-Length; a header
+    that is None is left out."""
+    fields = {"host": address, "connection": "close", "x-api-key": KEY, **(headers or {})}
     fields["content-length"] = str(len(body) if announce is None else announce)
     head = f"{method} {path} HTTP/1.1\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), TIMEOUT) as connection:
-        # The server may have answered and closed before it has read all.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(head.encode() + b"\r\n" + body)
-        response = http.client.HTTPResponse(connection, method=method)
-        response.begin()
-        return Answer(response.status, response.headers, response.read())
+    head += "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value is not None)
+    with Connection(address) as connection:
+        connection.send(head.encode() + b"\r\n" + body)
+        return connection.answer()
 
 
 def infer(address: str, model: str, request: dict, **options) -> Answer:

@@ -50,8 +50,10 @@ RAW_BODIES = [
         "B51-raw-one-input",
         PAIR,
         headers=RAW,
-        holds=lambda answer: answer.body.endswith(PAIR)
-        and answer.headers["content-type"] == "application/octet-stream",
+        holds=lambda answer: (
+            answer.body.endswith(PAIR)
+            and answer.headers["content-type"] == "application/octet-stream"
+        ),
     ),
     bad("B51-raw-two-inputs", PAIR, headers=RAW, model="two_inputs"),
     bad("B51-raw-not-whole-elements", PAIR[:-1], headers=RAW),

@@ -19,7 +19,7 @@ class Case:
     model: str = "echo_fp32"
     path: str = ""  # instead of the model's infer
     method: str = "POST"
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str | None] = field(default_factory=dict)
     announced: int | None = None  # a Content-Length that is not the body's
     holds: Callable[[Answer], bool] = lambda answer: True  # what else the answer must be
 

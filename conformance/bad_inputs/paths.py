@@ -1,4 +1,4 @@
-"""B09 to B22: paths, methods, names, sizes and content types."""
+"""B09 to B22, and B68: paths, methods, names, sizes and content types."""
 
 from .case import Case, encode, good, request
 
@@ -37,9 +37,34 @@ UNKNOWN_PATHS = [
         ("root", "/"),
         ("v1", "/v1/models/echo_fp32"),
         ("deeper", f"{INFER}/more"),
-        ("metrics", "/metrics"),
         ("favicon", "/favicon.ico"),
     ]
+]
+
+FOR_OPERATORS = [
+    Case(f"B68-{path[1:].replace('/', '-')}", 404, "not_found", path=path, method="GET")
+    for path in [
+        "/metrics",
+        "/debug",
+        "/debug/pprof",
+        "/admin",
+        "/livez",
+        "/readyz",
+        "/healthz",
+        "/status",
+        "/config",
+        "/env",
+        "/v2/metrics",
+        "/v2/repository",
+        "/v2/admin",
+        "/.env",
+        "//metrics",
+        "/v2/../metrics",
+        "/%6detrics",
+    ]
+] + [
+    Case(f"B68-{name}", 404, "not_found", path=f"/v2/repository/models/echo_fp32/{name}")
+    for name in ["load", "unload"]
 ]
 
 MODEL_NAMES = [
@@ -116,6 +141,7 @@ CONTENT_TYPES = [
 CASES = [
     *METHODS,
     *UNKNOWN_PATHS,
+    *FOR_OPERATORS,
     *MODEL_NAMES,
     *VERSIONS,
     *UNKNOWN_MODELS,

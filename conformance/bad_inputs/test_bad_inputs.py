@@ -1,4 +1,4 @@
-"""Whatever a client sends: the right status, a sentence, and nothing left behind."""
+"""Whatever a client sends: the right status, a sentence, little memory, and nothing left behind."""
 
 import pytest
 
@@ -6,46 +6,55 @@ import repository
 from fleet import eventually
 from wire import ask, infer, one_input
 
-from . import binary, outputs, paths, syntax, tensors
+from . import binary, bodies, clients, framing, outputs, paths, syntax, tensors
+from .checks import check_answer, check_error, check_still_good
 
-CASES = [*paths.CASES, *syntax.CASES, *tensors.CASES, *binary.CASES, *outputs.CASES]
+CASES = [
+    *paths.CASES,
+    *bodies.CASES,
+    *syntax.CASES,
+    *tensors.CASES,
+    *binary.CASES,
+    *outputs.CASES,
+]
+GUARDED_CASES = [*framing.CASES, *bodies.RAW, *clients.CASES]
+FAMILIES = sorted({case.name[:3] for case in CASES})
 PROMISES = [case for case in CASES if case.name[:3] in ("B25", "B39", "B40", "B52")]
 LARGEST_GROWTH = 1 << 30  # of address space, in bytes; the cases promise far more
 
 
-def check_still_good(fleet) -> None:
-    """A new connection gets its answer, and nothing of any request is left."""
-    answer = infer(fleet.http, "echo_fp32", one_input([4.0, 5.5]))
-    assert (answer.status, answer.outputs()) == (200, {"OUTPUT0": [4.0, 5.5]})
-    assert fleet.left_over() == {}
-
-
-def check_error(answer, status: int, code: str | None) -> None:
-    assert answer.status == status, answer.body[:500]
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json().keys() == {"error"}
-    name, text = answer.json()["error"].split(": ", 1)
-    assert answer.headers.get_all("x-error-code") == [name]
-    assert code in (None, name), answer.body[:500]
-    assert 5 < len(text) < 500
-
-
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_gets_what_is_promised_and_leaves_nothing(fleet, case):
-    answer = case.ask(fleet.http)
-    if case.status == 200:
-        assert answer.status == 200, answer.body[:500]
-    else:
-        check_error(answer, case.status, case.code)
+def check(fleet, case) -> None:
+    with fleet.front.growth_within(2 * fleet.max_body):
+        answer = case.ask(fleet.http)
+    check_answer(answer, case.status, case.code)
     assert case.holds(answer), (answer.headers.items(), answer.body[:500])
     check_still_good(fleet)
 
 
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_gets_what_is_promised_and_leaves_nothing(fleet, case):
+    check(fleet, case)
+
+
+@pytest.mark.parametrize("case", GUARDED_CASES, ids=[case.name for case in GUARDED_CASES])
+def test_small_limits_and_keys_hold(guarded, case):
+    check(guarded, case)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_takes_no_more_memory_than_two_small_bodies(guarded, family):
+    for case in CASES:
+        if case.name.startswith(family):
+            with guarded.front.growth_within(2 * guarded.max_body):
+                case.ask(guarded.http)
+    check_still_good(guarded)
+
+
 @pytest.mark.parametrize("case", PROMISES, ids=[case.name for case in PROMISES])
 def test_promises_take_no_memory(fleet, case):
-    before = fleet.front.virtual_peak()
+    before = fleet.front.memory("VmPeak")
     case.ask(fleet.http)
-    assert fleet.front.virtual_peak() - before < LARGEST_GROWTH
+    assert fleet.front.memory("VmPeak") - before < LARGEST_GROWTH
 
 
 @pytest.mark.parametrize("fleet", ["redis"], indirect=True)  # where a worker can die alone

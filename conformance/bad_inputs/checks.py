@@ -1,0 +1,30 @@
+"""What must be true of every answer, and after every case."""
+
+from wire import infer, one_input
+
+UNPARSED = "refused by the HTTP parser"  # in the place of a code
+
+
+def check_answer(answer, status: int, code: str | None) -> None:
+    assert answer.status == status, answer.body[:500]
+    if code == UNPARSED:
+        assert answer.body == b""
+    elif status != 200:
+        check_error(answer, status, code)
+
+
+def check_error(answer, status: int, code: str | None) -> None:
+    assert answer.status == status, answer.body[:500]
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    name, text = answer.json()["error"].split(": ", 1)
+    assert answer.headers.get_all("x-error-code") == [name]
+    assert code in (None, name), answer.body[:500]
+    assert 5 < len(text) < 500
+
+
+def check_still_good(fleet) -> None:
+    """A new connection gets its answer, and nothing of any request is left."""
+    answer = infer(fleet.http, "echo_fp32", one_input([4.0, 5.5]))
+    assert (answer.status, answer.outputs()) == (200, {"OUTPUT0": [4.0, 5.5]})
+    assert fleet.left_over() == {}

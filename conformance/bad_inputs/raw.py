@@ -1,0 +1,69 @@
+"""Bytes as they go over a connection, and what must come of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wire import KEY, Answer, Connection
+
+from .case import encode, request
+from .checks import UNPARSED
+
+GOOD = encode(request())
+INFER = "POST /v2/models/echo_fp32/infer HTTP/1.1"
+HEALTH = "GET /v2/health/live HTTP/1.1"
+CHUNKED = "transfer-encoding: chunked"
+
+
+def head(*fields: str, line: str = INFER, key: str | None = KEY, host: bool = True) -> bytes:
+    """The head of a request."""
+    lines = [line, *(["host: test"] * host), *([f"x-api-key: {key}"] if key else []), *fields]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def post(*fields: str, body: bytes = GOOD, **more) -> bytes:
+    """A request with a body, and how long it is."""
+    return head(f"content-length: {len(body)}", *fields, **more) + body
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    """A body in chunks; its end is missing."""
+    pieces = (body[at : at + size] for at in range(0, len(body), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def chunked(body: bytes, size: int = 1 << 16) -> bytes:
+    """A body in chunks."""
+    return chunks(body, size) + b"0\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What is sent on a connection, its first answer, and what becomes of the connection."""
+
+    name: str
+    sent: bytes
+    status: int
+    code: str | None = None
+    open: bool = False  # whether the connection serves on
+    holds: Callable[[Answer], bool] = lambda answer: True  # what else the answer must be
+
+    def ask(self, address: str) -> Answer:
+        with Connection(address) as connection:
+            connection.send(self.sent)
+            answer = connection.answer()
+            if self.open:
+                connection.send(post())
+                assert connection.answer().status == 200
+            else:
+                assert connection.rest() == b"", "what follows is not another request"
+            return answer
+
+
+def unparsed(name: str, sent: bytes, status: int = 400) -> Raw:
+    """What the HTTP parser refuses."""
+    return Raw(name, sent, status, UNPARSED)
+
+
+def taken(name: str, sent: bytes, **more) -> Raw:
+    """A request that looks wrong and is not."""
+    return Raw(name, sent, 200, open=True, **more)
