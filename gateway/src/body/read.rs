@@ -13,6 +13,11 @@ use crate::{error::InferError, oip::Problem};
 /// What a body must have sent of itself for each second more than its time.
 const BYTES_A_SECOND: u32 = 1 << 20;
 
+/// How long a body may take to be a fast one, and a second more for each mebibyte that came.
+const FAST: Duration = Duration::from_secs(1);
+/// The room that a body is given ahead of its first byte.
+const HEAD_START: usize = 256 << 10;
+
 /// What every body is held to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -24,9 +29,10 @@ pub(crate) struct Bounds {
 
 /// Reads a whole body of `announced` bytes, or of as many as come.
 ///
-/// A sender that says how much will come has room for all of it before anything is read; otherwise
-/// the share grows with what has come. Time is allowed for what came, not for what was announced,
-/// so that one who announces much and sends nothing is cut off as soon as any other.
+/// Where it is known how much will come, there must be room for all of it, and some is kept free
+/// ahead of what comes, so that of many large bodies some are refused early and the others get
+/// through. But no more is kept than twice what has come, nor for a body that comes slowly: a few
+/// who announce much and send little could keep everyone else out.
 ///
 /// # Errors
 ///
@@ -47,25 +53,39 @@ where
         return Err(too_large(bounds.bytes).into());
     }
     share.resize(announced.unwrap_or(0))?;
+    share.resize(ahead(announced, 0))?;
     let started = Instant::now();
     let mut body = BytesMut::new();
     loop {
-        let deadline = started + bounds.time + more_time(body.len());
+        let fast_until = started + FAST + more_time(body.len());
+        let is_ahead = share.bytes > body.len();
+        let deadline =
+            if is_ahead { fast_until } else { started + bounds.time + more_time(body.len()) };
         let next = poll_fn(|context| Pin::new(&mut *stream).poll_next(context));
         let chunk = match timeout_at(deadline, next).await {
+            Err(_) if is_ahead => {
+                share.resize(body.len())?;
+                continue;
+            }
             Err(_) => return Err(too_slow(body.len())),
-            Ok(None) => return Ok(Body { bytes: body.freeze(), share }),
+            Ok(None) => break,
             Ok(Some(chunk)) => chunk.map_err(|error| broken_off(&error))?,
         };
         let length = body.len() + chunk.len();
         if length > bounds.bytes {
             return Err(too_large(bounds.bytes).into());
         }
-        if announced.is_none() {
-            share.resize(length)?;
-        }
+        let is_fast = Instant::now() <= fast_until;
+        share.resize(if is_fast { ahead(announced, length) } else { length })?;
         body.extend_from_slice(&chunk);
     }
+    share.resize(body.len())?;
+    Ok(Body { bytes: body.freeze(), share })
+}
+
+/// How much room a body is given of which so many bytes have come.
+fn ahead(announced: Option<usize>, received: usize) -> usize {
+    announced.unwrap_or(0).min(2 * received + HEAD_START).max(received)
 }
 
 /// How much longer a body may take because so many bytes have come.
@@ -173,19 +193,45 @@ mod tests {
         assert_eq!(body.bytes, "1234567890");
     }
 
+    /// How much room a body has that announced so much, once so much has come and time has passed.
+    async fn room(announced: usize, received: usize, wait: Duration) -> i64 {
+        let gauge = IntGauge::new("held", "for tests").unwrap();
+        let budget = Budget::new(1 << 30, gauge.clone());
+        let (sender, mut stream) = stream();
+        sender.send(Ok(vec![0; received].into())).unwrap();
+        let body = read(&mut stream, Some(announced as u64), bounds(1 << 30), budget.share());
+        tokio::pin!(body);
+        assert!(tokio::time::timeout(wait, &mut body).await.is_err(), "it waits for the rest");
+        gauge.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_kept_ahead_of_a_fast_body_and_of_no_slow_one() {
+        let (soon, late) = (Duration::from_millis(900), Duration::from_millis(1100));
+        let gauged = |bytes: usize| i64::try_from(bytes).unwrap();
+        for (announced, received, wait, held) in [
+            (100, 40, soon, 100),
+            (1 << 30, 0, soon, HEAD_START),
+            (1 << 30, 1 << 20, soon, (2 << 20) + HEAD_START),
+            (1 << 30, 1 << 20, late, (2 << 20) + HEAD_START),
+            (1 << 30, 1 << 20, late + soon, 1 << 20),
+            (100, 40, late, 40),
+        ] {
+            let held_now = room(announced, received, wait).await;
+            assert_eq!(held_now, gauged(held), "{received} of {announced} after {wait:?}");
+        }
+    }
+
     #[tokio::test]
-    async fn an_announced_body_has_its_room_before_anything_comes() {
+    async fn a_body_for_which_there_is_no_room_is_refused_before_anything_comes() {
         let budget = Budget::new(100, IntGauge::new("held", "for tests").unwrap());
-        let (_sender, mut waiting) = stream();
-        let (_other_sender, mut other) = stream();
-        let first = read(&mut waiting, Some(60), bounds(100), budget.share());
-        tokio::pin!(first);
-        let polled = tokio::time::timeout(Duration::ZERO, &mut first).await;
-        assert!(polled.is_err(), "it waits for the body");
-        let refused = read(&mut other, Some(60), bounds(100), budget.share()).await.unwrap_err();
-        assert_eq!(refused.code(), "body_bytes");
-        let too_large = read(&mut other, Some(101), bounds(100), budget.share()).await.unwrap_err();
-        assert_eq!(too_large.code(), "too_large");
+        let mut others = budget.share();
+        others.resize(40).unwrap();
+        for (announced, code) in [(61, "body_bytes"), (101, "too_large")] {
+            let (_sender, mut stream) = stream();
+            let read = read(&mut stream, Some(announced), bounds(100), budget.share()).await;
+            assert_eq!(read.unwrap_err().code(), code);
+        }
     }
 
     #[tokio::test]

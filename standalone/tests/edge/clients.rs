@@ -107,10 +107,10 @@ async fn b65_a_client_has_only_so_many_requests_in_flight() {
     let mut waiting = Vec::new();
     for _ in 0..2 {
         let mut connection = server.connect().await;
-        connection.send(head("content-length: 100\r\n")).await;
+        connection.send(head("content-length: 100\r\n") + "{").await;
         waiting.push(connection);
     }
-    server.metric_becomes("batchfleet_gateway_body_bytes", "", 200.0).await;
+    server.metric_becomes("batchfleet_gateway_body_bytes", "", 2.0).await;
     let refused = server.ask(post("", echo(&[1]))).await;
     assert_eq!((refused.status, refused.code()), (429, "concurrency"));
     assert_eq!(refused.headers["retry-after"], "1");
