@@ -23,6 +23,7 @@ mod observer;
 mod producer;
 mod pulse;
 mod reclaim;
+mod strays;
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@
 //! streams together, with a count so small that no more than was asked for can come. While only one
 //! class is in use there is nothing to split and nothing to look up: a claim is one read.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use redis::{Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
@@ -19,12 +19,16 @@ use super::{
 use crate::{BrokerError, Consumer, Delivery, Priority, roles::CLAIM_WAIT, share::share};
 
 /// How long a blocking read may take before its connection counts as dead. Giving up a read that
-/// still runs would strand what Redis hands to it.
+/// still runs makes strays of what Redis hands to it.
 const READ_PATIENCE: Duration = Duration::from_secs(CLAIM_WAIT.as_secs() + 4);
 
 /// How long a class counts as in use after a job was seen in it. The first job after that may miss
 /// one full batch of another class.
 const IN_USE: Duration = Duration::from_secs(10);
+
+/// For how long strays are looked for before every claim once a connection was lost. Those that come
+/// even later are missed at the next reclaim.
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// Something for each class, highest first.
 type PerClass<T> = [T; Priority::ALL.len()];
@@ -35,6 +39,8 @@ pub(super) struct Reader {
     /// The connection of blocking reads: a read holds up everything behind it. `None` before the
     /// first read and after a failed one.
     connection: Option<MultiplexedConnection>,
+    /// When there last was none.
+    lost: Option<Instant>,
     /// When jobs were last seen in each class.
     seen: PerClass<Option<Instant>>,
     /// Counts claims.
@@ -42,6 +48,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Whether a read was given up a moment ago, so that there may be strays.
+    fn doubts(&mut self) -> bool {
+        if self.connection.is_none() {
+            self.lost = Some(Instant::now());
+        }
+        self.lost.is_some_and(|lost| lost.elapsed() < DOUBT)
+    }
+
     /// The only class in use; `None` also before anything was seen.
     fn only_class(&self) -> Option<usize> {
         let in_use = |seen: &Option<Instant>| seen.is_some_and(|seen| seen.elapsed() < IN_USE);
@@ -69,6 +83,12 @@ enum Ask {
 impl RedisConsumer {
     pub(super) async fn claim_up_to(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         let mut reader = self.reader.lock().await;
+        if reader.doubts() || self.strays.load(Relaxed) {
+            let strays = self.take_strays(limit).await?;
+            if !strays.is_empty() {
+                return Ok(strays);
+            }
+        }
         // Taken out: a claim that fails or is dropped takes its connection along.
         let connection = match reader.connection.take() {
             Some(connection) => connection,
@@ -102,9 +122,11 @@ impl RedisConsumer {
             // `limit` is too small to be split: the queue is as good as empty, its end is its front.
             let excess = deliveries.split_off(limit);
             if let Err(error) = self.hand_back(excess).await {
-                tracing::warn!(queue = %self.name, %error, "jobs must wait for the lease to end");
+                // Or they are back in the queue: it is not known.
+                tracing::warn!(queue = %self.name, %error, "jobs must wait to be found as strays");
             }
         }
+        self.held.lock().await.extend(deliveries.iter().map(|delivery| delivery.entry));
         Ok(deliveries)
     }
 

@@ -1,6 +1,10 @@
 //! A worker's side of one queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redis::{Cmd, Pipeline, RedisError, RedisWrite, Value};
@@ -32,6 +36,11 @@ pub(super) struct RedisConsumer {
     pub(super) lease: Duration,
     pub(super) reader: Mutex<Reader>,
     pub(super) epoch: std::sync::Mutex<Epoch>,
+    /// What was handed out, and neither settled nor handed back. Locked while entries are taken
+    /// over, so that none of these can look like a stray.
+    pub(super) held: Mutex<HashSet<EntryId>>,
+    /// Whether there may be strays.
+    pub(super) strays: AtomicBool,
 }
 
 /// What stands in Redis about a worker.
@@ -58,6 +67,8 @@ impl RedisConsumer {
             lease,
             reader: Mutex::default(),
             epoch: std::sync::Mutex::default(),
+            held: Mutex::default(),
+            strays: AtomicBool::default(),
         };
         match consumer.create_groups().await {
             // It refuses even what exists already. Who comes to drain a full queue is welcome; if
@@ -102,6 +113,14 @@ impl RedisConsumer {
     pub(super) async fn run(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
         let mut connection = self.shared.link.connection().await?;
         commands.query_async(&mut connection).await.map_err(broker_error)
+    }
+
+    /// Notes that these are held no longer.
+    async fn let_go(&self, entries: &[EntryId]) {
+        let mut held = self.held.lock().await;
+        for entry in entries {
+            held.remove(entry);
+        }
     }
 
     /// Publishes replies, which are sorted by gateway; with `letters`, also records the poison.
@@ -186,6 +205,7 @@ impl Consumer for RedisConsumer {
             }
             answers => answers?,
         };
+        self.let_go(&entries).await;
         let unheard = |(batch, listeners): (&[Settlement], _)| match listeners {
             Value::Int(0) => batch.len(),
             _ => 0,
@@ -208,7 +228,9 @@ impl Consumer for RedisConsumer {
             entries.push(entry);
         }
         self.remove(&mut commands, &entries);
-        self.run(commands.atomic()).await.map(drop)
+        self.run(commands.atomic()).await?;
+        self.let_go(&entries).await;
+        Ok(())
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {

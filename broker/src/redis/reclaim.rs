@@ -1,21 +1,22 @@
 //! Takes over jobs whose worker died, or holds them for too long.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::PoisonError,
+    collections::HashSet,
+    sync::{PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use redis::{
-    Pipeline, RedisError, Value, aio::ConnectionLike,
-    streams::StreamInfoConsumersReply as Consumers,
+    Pipeline, RedisError, Value,
+    aio::ConnectionLike,
+    streams::{StreamInfoConsumer, StreamInfoConsumersReply as Consumers},
 };
 use tokio::time::Instant;
 
 use super::{
     connect::{broker_error, milliseconds, no_such_key, nonsense, pool_error},
     consumer::{RedisConsumer, lost_group},
-    entries::{Entry, entries, id_text, parse_id},
+    entries::{entries, id_text, parse_id},
     keys,
 };
 use crate::{
@@ -46,22 +47,33 @@ impl Epoch {
 /// Who holds jobs, by class, and Redis's clock in milliseconds.
 struct Holders {
     names: [Vec<String>; Priority::ALL.len()],
+    /// How many this worker holds, in all classes.
+    own: usize,
     clock: u64,
 }
 
 /// One look for entries that are held for too long.
-struct Search<'a> {
-    class: Priority,
-    stream: &'a str,
+pub(super) struct Search<'a> {
+    pub(super) class: Priority,
+    pub(super) stream: &'a str,
     /// The id of the youngest entry of interest.
-    until: String,
-    idle: Duration,
+    pub(super) until: String,
+    pub(super) idle: Duration,
     /// Whose; `None` for anybody's.
-    holder: Option<&'a str>,
+    pub(super) holder: Option<&'a str>,
 }
 
 /// An entry that somebody holds: who, for how many milliseconds, and how often it was delivered.
 type Pending = (String, String, u64, u32);
+
+/// An entry that a search found.
+pub(super) struct Found {
+    pub(super) entry: EntryId,
+    /// For how many milliseconds it has been held.
+    idle: u64,
+    /// How often it was delivered.
+    pub(super) deliveries: u32,
+}
 
 impl RedisConsumer {
     pub(super) async fn reclaim_up_to(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
@@ -71,6 +83,10 @@ impl RedisConsumer {
             Err(error) if lost_queue(&error) => return Ok(Vec::new()),
             holders => holders.map_err(broker_error)?,
         };
+        // They also differ while a claim or a settlement is under way: a look more than needed.
+        if holders.own != self.held.lock().await.len() {
+            self.strays.store(true, Relaxed);
+        }
         let others: HashSet<&str> = holders.names.iter().flatten().map(String::as_str).collect();
         let others: Vec<&str> = others.into_iter().filter(|name| *name != self.worker).collect();
         let keys = others.iter().map(|name| keys::live(name)).collect();
@@ -84,12 +100,11 @@ impl RedisConsumer {
         if searches.is_empty() {
             return Ok(Vec::new());
         }
-        let overdue = overdue(&mut *connection, searches, limit).await.map_err(broker_error)?;
-        if overdue.is_empty() {
-            return Ok(Vec::new());
+        let mut overdue = search(&mut *connection, searches, limit).await.map_err(broker_error)?;
+        for found in &mut overdue {
+            found.deliveries += 1;
         }
-        let (entries, clock) = self.take_over(&mut *connection, &overdue).await?;
-        Ok(self.deliver(entries, clock).await)
+        self.take_over(&mut *connection, &overdue, &mut *self.held.lock().await).await
     }
 
     /// Which of these keys of living things exist; `None` while their absence means nothing.
@@ -114,11 +129,16 @@ impl RedisConsumer {
         }
         let (critical, default, sheddable, time): (Consumers, Consumers, Consumers, _) =
             look.cmd("TIME").query_async(connection).await?;
+        let mut own = 0;
         let names = [critical, default, sheddable].map(|reply| {
             let holding = reply.consumers.into_iter().filter(|consumer| consumer.pending > 0);
-            holding.map(|consumer| consumer.name).collect()
+            let name = |consumer: StreamInfoConsumer| {
+                own += if consumer.name == self.worker { consumer.pending } else { 0 };
+                consumer.name
+            };
+            holding.map(name).collect()
         });
-        Ok(Holders { names, clock: milliseconds(time) })
+        Ok(Holders { names, own, clock: milliseconds(time) })
     }
 
     /// Where to look for what `dead` workers hold, or anybody for longer than the lease.
@@ -141,62 +161,65 @@ impl RedisConsumer {
         searches
     }
 
-    /// Claims these entries, except those that were settled or claimed by another meanwhile; with
-    /// Redis's clock in milliseconds. Redis forgets those that do not exist any more.
-    async fn take_over(
+    /// Claims these entries for the delivery that their count tells, except those that were settled
+    /// or claimed by another meanwhile. Redis forgets those that do not exist any more.
+    pub(super) async fn take_over(
         &self,
         connection: &mut impl ConnectionLike,
-        overdue: &[(EntryId, u32)],
-    ) -> Result<(Vec<Entry>, u64), BrokerError> {
+        found: &[Found],
+        held: &mut HashSet<EntryId>,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut claim = Pipeline::new();
-        let mut classes = Vec::new();
-        for (class, stream) in Priority::ALL.into_iter().zip(&self.streams) {
-            let of_class = overdue.iter().filter(|(id, _)| id.priority == class);
-            let ids: Vec<_> = of_class.map(|(id, _)| id_text(*id)).collect();
-            if !ids.is_empty() {
-                classes.push(class);
-                let claim = claim.cmd("XCLAIM").arg(stream).arg(keys::GROUP).arg(&self.worker);
-                claim.arg(millis(RECLAIM_AFTER)).arg(ids);
-            }
+        for Found { entry, idle, deliveries } in found {
+            let stream = &self.streams[entry.priority as usize];
+            let claim = claim.cmd("XCLAIM").arg(stream).arg(keys::GROUP).arg(&self.worker);
+            // What another claimed since the search has been idle for less.
+            claim.arg(idle).arg(id_text(*entry)).arg("RETRYCOUNT").arg(deliveries);
         }
         claim.cmd("TIME");
         let mut answers: Vec<Value> = claim.query_async(connection).await.map_err(broker_error)?;
         let time = answers.pop().ok_or_else(|| nonsense("TIME"))?;
         let time = redis::from_redis_value(time).map_err(|_| nonsense("TIME"))?;
-        let before: HashMap<EntryId, u32> = overdue.iter().copied().collect();
         let mut claimed = Vec::new();
-        for (class, answer) in classes.into_iter().zip(answers) {
-            for mut entry in entries(answer, class).ok_or_else(|| nonsense("XCLAIM"))? {
-                entry.deliveries = before.get(&entry.id).map_or(2, |before| before + 1);
-                claimed.push(entry);
-            }
+        for (found, answer) in found.iter().zip(answers) {
+            let answer = entries(answer, found.entry.priority).ok_or_else(|| nonsense("XCLAIM"))?;
+            claimed.extend(answer.into_iter().map(|mut entry| {
+                entry.deliveries = found.deliveries;
+                entry
+            }));
         }
-        claimed.sort_unstable_by_key(|entry| by_age(entry.id));
-        Ok((claimed, milliseconds(time)))
+        let deliveries = self.deliver(claimed, milliseconds(time)).await;
+        held.extend(deliveries.iter().map(|delivery| delivery.entry));
+        Ok(deliveries)
     }
 }
 
-/// What the searches find, the oldest first, and how often each was delivered.
-async fn overdue(
+/// What the searches find, the oldest first.
+pub(super) async fn search(
     connection: &mut impl ConnectionLike,
     searches: Vec<Search<'_>>,
     limit: usize,
-) -> Result<Vec<(EntryId, u32)>, RedisError> {
+) -> Result<Vec<Found>, RedisError> {
     let mut look = Pipeline::new();
     for Search { stream, until, idle, holder, .. } in &searches {
         let pending = look.cmd("XPENDING").arg(stream).arg(keys::GROUP);
         pending.arg("IDLE").arg(millis(*idle)).arg("-").arg(until).arg(limit).arg(holder);
     }
-    let found: Vec<Vec<Pending>> = look.query_async(connection).await?;
-    let mut overdue = Vec::new();
-    for (Search { class, .. }, pending) in searches.iter().zip(found) {
-        let entry = |(id, _, _, deliveries): Pending| Some((parse_id(&id, *class)?, deliveries));
-        overdue.extend(pending.into_iter().filter_map(entry));
+    let answers: Vec<Vec<Pending>> = look.query_async(connection).await?;
+    let mut all = Vec::new();
+    for (Search { class, .. }, pending) in searches.iter().zip(answers) {
+        let found = |(id, _, idle, deliveries): Pending| {
+            Some(Found { entry: parse_id(&id, *class)?, idle, deliveries })
+        };
+        all.extend(pending.into_iter().filter_map(found));
     }
-    overdue.sort_unstable_by_key(|(id, _)| by_age(*id));
-    overdue.dedup();
-    overdue.truncate(limit);
-    Ok(overdue)
+    all.sort_unstable_by_key(|found| by_age(found.entry));
+    all.dedup_by_key(|found| found.entry);
+    all.truncate(limit);
+    Ok(all)
 }
 
 /// The order in which entries were added, whatever their class.
@@ -205,7 +228,7 @@ fn by_age(id: EntryId) -> (u64, u64, Priority) {
 }
 
 /// Whether there is no such queue: nobody holds anything of it.
-fn lost_queue(error: &RedisError) -> bool {
+pub(super) fn lost_queue(error: &RedisError) -> bool {
     lost_group(error) || no_such_key(error)
 }
 

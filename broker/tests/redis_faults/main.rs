@@ -5,6 +5,7 @@
 
 mod contents;
 mod outages;
+mod strays;
 
 use std::{sync::Arc, time::Duration};
 

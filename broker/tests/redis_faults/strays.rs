@@ -1,0 +1,243 @@
+//! Redis carries out a read whose reader has given it up.
+
+use std::{collections::HashSet, process::Command, time::Duration};
+
+use batchfleet_broker::{
+    Broker, Consumer, Delivery, GatewayId, Job, Priority, RequestId, WorkerId, redis::RedisBroker,
+};
+use batchfleet_testkit::{CuttingProxy, RedisServer};
+use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{PATIENCE, Pair, administrator, answer, queue};
+
+/// How soon what Redis gave to nobody must be found.
+const SOON: Duration = Duration::from_secs(3);
+
+/// For how long a reader that lost its connection is full of doubt, and a little more.
+const DOUBT: Duration = Duration::from_millis(2100);
+
+const STREAM: &str = "bf:{model:1}:q:default";
+
+/// Submits jobs past whatever troubles the worker.
+async fn submit_directly(server: &RedisServer, pair: &Pair, jobs: usize) -> HashSet<RequestId> {
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let producer = broker.producer(GatewayId::random()).await.unwrap();
+    let mut ids = HashSet::new();
+    for _ in 0..jobs {
+        let job = pair.job(1);
+        producer.submit(&queue(), &job).await.unwrap();
+        ids.insert(job.id);
+    }
+    ids
+}
+
+/// What comes within [`SOON`], tried to the end of it: nothing may come twice.
+async fn claim_for_a_while(consumer: &dyn Consumer) -> Vec<Delivery> {
+    let since = Instant::now();
+    let mut all = Vec::new();
+    while since.elapsed() < SOON {
+        match consumer.claim(10).await {
+            Ok(batch) => all.extend(batch),
+            Err(error) => {
+                assert_eq!(error.code(), "unreachable", "{error}");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    all
+}
+
+/// These jobs, each once and for the first time; after them the queue is empty.
+async fn assert_exactly(pair: &Pair, batch: Vec<Delivery>, ids: &HashSet<RequestId>) {
+    assert_eq!(batch.len(), ids.len());
+    assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<HashSet<_>>(), *ids);
+    assert!(batch.iter().all(|delivery| delivery.deliveries == 1));
+    pair.consumer.settle(batch.into_iter().map(answer).collect()).await.unwrap();
+    assert!(pair.consumer.claim(10).await.unwrap().is_empty());
+}
+
+async fn assert_empty(redis: &mut MultiplexedConnection) {
+    assert_eq!(redis.xlen(STREAM).await.unwrap(), 0);
+    assert_eq!(held(redis).await, 0);
+}
+
+/// How many entries are held by anybody.
+async fn held(redis: &mut MultiplexedConnection) -> usize {
+    redis.xpending(STREAM, "workers").await.unwrap().count()
+}
+
+async fn wait_for_a_blocked_read(redis: &mut MultiplexedConnection) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let info: String = redis::cmd("INFO").arg("clients").query_async(redis).await.unwrap();
+        if info.contains("blocked_clients:1") {
+            return;
+        }
+        assert!(Instant::now() < until, "nobody waits for jobs");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_silenced_connection_was_given_reaches_its_worker_soon_and_once() {
+    let server = RedisServer::start().await;
+    let proxy = CuttingProxy::start(server.address()).await.unwrap();
+    let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
+    let mut redis = administrator(&server).await;
+    let (claimed, ids) = tokio::join!(pair.consumer.claim(10), async {
+        wait_for_a_blocked_read(&mut redis).await;
+        proxy.stall();
+        submit_directly(&server, &pair, 3).await
+    });
+    assert_eq!(claimed.unwrap_err().code(), "unreachable");
+    assert_eq!(held(&mut redis).await, 1, "the first went to the blocked read");
+    proxy.resume();
+    let batch = claim_for_a_while(&*pair.consumer).await;
+    assert_exactly(&pair, batch, &ids).await;
+    assert_empty(&mut redis).await;
+}
+
+#[tokio::test]
+async fn what_a_stopped_redis_gave_to_a_dead_read_reaches_its_worker_soon_and_once() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let mut redis = administrator(&server).await;
+    let info: String = redis::cmd("INFO").arg("server").query_async(&mut redis).await.unwrap();
+    let process = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+    let signal = |name| {
+        assert!(Command::new("kill").args([name, process]).status().unwrap().success());
+    };
+    // Only who is free of doubt reads at once.
+    let since = Instant::now();
+    while since.elapsed() < DOUBT {
+        assert!(pair.consumer.claim(10).await.unwrap().is_empty());
+    }
+    let ids = submit_directly(&server, &pair, 3).await;
+    signal("-STOP");
+    let stopped = Instant::now();
+    assert_eq!(pair.consumer.claim(10).await.unwrap_err().code(), "unreachable");
+    sleep_until(stopped + Duration::from_secs(6)).await;
+    signal("-CONT");
+    let batch = claim_for_a_while(&*pair.consumer).await;
+    assert_exactly(&pair, batch, &ids).await;
+    let mut redis = administrator(&server).await;
+    assert_empty(&mut redis).await;
+}
+
+#[tokio::test]
+async fn what_a_worker_holds_or_has_settled_is_no_stray() {
+    let server = RedisServer::start().await;
+    let proxy = CuttingProxy::start(server.address()).await.unwrap();
+    let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let dead = broker.consumer(queue(), WorkerId::random()).await.unwrap();
+    submit_directly(&server, &pair, 1).await;
+    assert_eq!(dead.claim(10).await.unwrap().len(), 1);
+    let until = Instant::now() + PATIENCE;
+    let mut own = loop {
+        let batch = pair.consumer.reclaim(10).await.unwrap();
+        if !batch.is_empty() {
+            break batch;
+        }
+        assert!(Instant::now() < until, "never reclaimed");
+        sleep(Duration::from_millis(20)).await;
+    };
+    submit_directly(&server, &pair, 4).await;
+    own.extend(pair.consumer.claim(10).await.unwrap());
+    assert_eq!(own.len(), 5);
+    pair.consumer.settle(vec![answer(own.remove(0))]).await.unwrap();
+    for _ in 0..2 {
+        proxy.cut();
+        assert!(claim_for_a_while(&*pair.consumer).await.is_empty());
+        assert!(pair.consumer.reclaim(10).await.unwrap().is_empty());
+    }
+    let back = own.pop().unwrap();
+    let id = back.job.id;
+    pair.consumer.hand_back(vec![back]).await.unwrap();
+    proxy.cut();
+    let batch = claim_for_a_while(&*pair.consumer).await;
+    assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn looking_for_strays_all_the_time_finds_none_in_a_busy_worker() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let since = Instant::now();
+    let busy = || since.elapsed() < SOON;
+    let submit = async {
+        let mut ids = HashSet::new();
+        while busy() {
+            ids.insert(pair.submit().await.unwrap());
+        }
+        ids
+    };
+    let claim = async {
+        let mut ids = Vec::new();
+        let mut held = Vec::new();
+        loop {
+            let batch = pair.consumer.claim(8).await.unwrap();
+            if batch.is_empty() && !busy() {
+                return ids;
+            }
+            ids.extend(batch.iter().map(|delivery| delivery.job.id));
+            // Some are run for longer than others.
+            held.extend(batch.into_iter().map(answer));
+            if held.len() > 100 {
+                pair.consumer.settle(held.split_off(20)).await.unwrap();
+            }
+        }
+    };
+    let reclaim = async {
+        while busy() {
+            assert!(pair.consumer.reclaim(10).await.unwrap().is_empty());
+        }
+    };
+    let (submitted, claimed, ()) = tokio::join!(submit, claim, reclaim);
+    assert!(submitted.len() > 100, "{} jobs are no load", submitted.len());
+    assert_eq!(claimed.len(), submitted.len());
+    assert_eq!(claimed.into_iter().collect::<HashSet<_>>(), submitted);
+}
+
+#[tokio::test]
+async fn strays_of_any_class_are_noticed_without_a_broken_connection_and_come_in_portions() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let worker = WorkerId::random();
+    let consumer = broker.consumer(queue(), worker).await.unwrap();
+    let since = Instant::now();
+    while since.elapsed() < DOUBT {
+        assert!(consumer.claim(10).await.unwrap().is_empty());
+    }
+    let mut ids = Vec::new();
+    for priority in [Priority::Sheddable, Priority::Default, Priority::Critical] {
+        for _ in 0..2 {
+            let job = Job { priority, ..pair.job(1) };
+            pair.producer.submit(&queue(), &job).await.unwrap();
+            ids.push(job.id);
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+    let held = consumer.claim(1).await.unwrap();
+    ids.retain(|id| *id != held[0].job.id);
+    let mut redis = administrator(&server).await;
+    let worker = worker.to_string();
+    for class in ["critical", "default", "sheddable"] {
+        let stream = format!("bf:{{model:1}}:q:{class}");
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg(&["GROUP", "workers", worker.as_str(), "STREAMS", stream.as_str(), ">"]);
+        read.exec_async(&mut redis).await.unwrap();
+    }
+    assert!(consumer.reclaim(10).await.unwrap().is_empty());
+    let mut found = Vec::new();
+    for portion in [2, 2, 1] {
+        let batch = consumer.claim(2).await.unwrap();
+        assert_eq!(batch.len(), portion);
+        assert!(batch.iter().all(|delivery| delivery.deliveries == 1));
+        found.extend(batch.iter().map(|delivery| delivery.job.id));
+    }
+    assert_eq!(found, ids, "the oldest first");
+    assert!(consumer.claim(2).await.unwrap().is_empty());
+}
