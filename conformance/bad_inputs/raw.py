@@ -64,6 +64,7 @@ def unparsed(name: str, sent: bytes, status: int = 400) -> Raw:
     return Raw(name, sent, status, UNPARSED)
 
 
-def taken(name: str, sent: bytes, **more) -> Raw:
-    """A request that looks wrong and is not."""
-    return Raw(name, sent, 200, open=True, **more)
+def taken(name: str, sent: bytes) -> Raw:
+    """The plain request, sent in a way that looks wrong and is not."""
+    answered = lambda answer: answer.outputs() == {"OUTPUT0": [1.0, 2.0]}  # noqa: E731
+    return Raw(name, sent, 200, open=True, holds=answered)
