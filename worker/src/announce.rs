@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Announcement, Consumer};
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -39,11 +39,11 @@ pub(crate) struct Announcer {
 }
 
 impl Announcer {
-    /// Renews the announcement until `drained`, then takes leave. `announced` is told whenever that
-    /// goes well. Once `drain` begins, nobody shall count on this worker: its capacity is 0.
+    /// Renews the announcement until `drained`, then takes leave. Cancels `announced` once others know
+    /// of it. Once `drain` begins, nobody shall count on this worker: its capacity is 0.
     pub(crate) async fn run(
         self,
-        announced: Arc<Notify>,
+        announced: CancellationToken,
         drain: Drain,
         drained: CancellationToken,
     ) {
@@ -63,7 +63,7 @@ impl Announcer {
             match self.consumer.renew(&self.word(leaving)).await {
                 Ok(()) => {
                     outage.over();
-                    announced.notify_one();
+                    announced.cancel();
                 }
                 Err(error) => outage.failed(&error),
             }
@@ -124,7 +124,7 @@ mod tests {
             };
             let drained = CancellationToken::new();
             let drain = Drain::new(shutdown.clone(), LIMIT);
-            tokio::spawn(announcer.run(Arc::default(), drain, drained.clone()));
+            tokio::spawn(announcer.run(CancellationToken::new(), drain, drained.clone()));
             let observer = broker.observer().await.unwrap();
             Self { pace, pulse, shutdown, drained, observer }
         }

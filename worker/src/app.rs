@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Broker, Consumer};
 use prometheus::Registry;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -67,14 +67,14 @@ impl Loaded {
             let Some(consumer) = connect(broker.as_ref(), &model, &worker.shutdown).await else {
                 return worker;
             };
-            let told = Arc::new(Notify::new());
-            announced.push(Arc::clone(&told));
+            let told = CancellationToken::new();
+            announced.push(told.clone());
             let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
             worker.models.spawn(model.serve(consumer, metrics, told, drain.clone()));
         }
         for announced in announced {
             tokio::select! {
-                () = announced.notified() => {}
+                () = announced.cancelled() => {}
                 () = worker.shutdown.cancelled() => return worker,
             }
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use batchfleet_broker::{Announcement, Consumer, ModelSpec, QueueName, WorkerId};
 use batchfleet_policy::{BatchMode, BatchPolicy};
 use batchfleet_service::InvalidSettings;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -64,12 +63,13 @@ impl Model {
         &self.plan.spec.queue
     }
 
-    /// Claims, runs and answers until the drain; announces it all the while.
+    /// Claims, runs and answers until the drain; announces it all the while. Cancels `announced` when
+    /// that goes well for the first time.
     pub(crate) async fn serve(
         self,
         consumer: Arc<dyn Consumer>,
         metrics: ModelMetrics,
-        announced: Arc<Notify>,
+        announced: CancellationToken,
         drain: Drain,
     ) -> Result<(), WorkerError> {
         let max_batch_time = self.plan.max_batch_time;
@@ -81,7 +81,13 @@ impl Model {
         let pace = pipeline.pace();
         let announcer = Announcer { consumer, announcement, pace, pulse, max_batch_time };
         let drained = CancellationToken::new();
-        let announcing = tokio::spawn(announcer.run(announced, drain, drained.clone()));
+        let announcing =
+            tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
+        // Whoever holds jobs and is not known to live is taken for dead.
+        tokio::select! {
+            () = announced.cancelled() => {}
+            () = drain.begun() => {}
+        }
         let outcome = pipeline.run().await;
         drained.cancel();
         announcing.await?;
