@@ -90,3 +90,23 @@ fn plain(number: f64) -> String {
     let decimals = if number.fract() == 0.0 || number >= 100.0 { 0 } else { 2 };
     format!("{number:.decimals$}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_broken_promise_fails_a_fault_and_is_named() {
+        let mut findings = Findings::default();
+        findings.none("lost", 0);
+        findings.within("p99", Duration::from_millis(20), Duration::from_secs(1));
+        assert!(findings.passed());
+        assert_eq!(findings.line(), "p99 20 ms (≤ 1.0 s)");
+        let mut other = Findings::default();
+        other.at_most("wasted runs, %", 1.5, 1.0);
+        other.none("lost", 2);
+        let both = findings.and(other);
+        assert!(!both.passed());
+        assert_eq!(both.failures(), ["wasted runs, % 1.50 (≤ 1)", "lost 2"]);
+    }
+}

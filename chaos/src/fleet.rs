@@ -131,8 +131,8 @@ impl Fleet {
         self.workers[index].spawn(redis, &[]).await
     }
 
-    /// Starts a gateway that does not run, on its old port if it had one, and waits until it knows
-    /// the model.
+    /// Starts a gateway that does not run, on its old port if it had one, and waits until it is
+    /// ready.
     pub(crate) async fn start_gateway(&mut self, index: usize) -> Result<()> {
         let redis = self.redis.address();
         let gateway = &mut self.gateways[index];

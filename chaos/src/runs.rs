@@ -69,3 +69,23 @@ impl Runs {
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_runs_of_this_load_count_and_later_ones_are_repeats() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let entry = |began: u64, nonce: u128, index: u64| {
+            [&began.to_le_bytes()[..], &nonce.to_le_bytes(), &index.to_le_bytes()].concat()
+        };
+        let log = [entry(10, 7, 1), entry(20, 7, 2), entry(30, 8, 1), entry(40, 7, 1)].concat();
+        fs::write(folder.path().join("1"), log).unwrap();
+        let runs = Runs::read(folder.path(), 7).unwrap();
+        assert_eq!((runs.count(), runs.of(1), runs.of(2), runs.of(3)), (3, 2, 1, 0));
+        let repeats: Vec<_> = runs.repeats().collect();
+        assert_eq!(repeats, [(1, UNIX_EPOCH + Duration::from_millis(40))]);
+        assert_eq!(runs.repeated(), 1);
+    }
+}

@@ -115,3 +115,17 @@ pub(crate) fn quantile(durations: impl Iterator<Item = Duration>, share: f64) ->
     let index = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(index.saturating_sub(1)).copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_what_the_share_does_not_exceed() {
+        let upto = |n: u64| (1..=n).map(Duration::from_millis);
+        assert_eq!(quantile(upto(100), 0.99), Duration::from_millis(99));
+        assert_eq!(quantile(upto(100), 0.5), Duration::from_millis(50));
+        assert_eq!(quantile(upto(1), 0.99), Duration::from_millis(1));
+        assert_eq!(quantile(upto(0), 0.99), Duration::ZERO);
+    }
+}

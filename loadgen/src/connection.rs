@@ -98,11 +98,24 @@ impl Connection {
             Some(hang_up) if hang_up < self.patience => (hang_up, Lost::HungUp),
             _ => (self.patience, Lost::Timeout(self.patience)),
         };
-        let asked = timeout(patience, self.exchange(request)).await.unwrap_or(Err(impatient));
+        let asked = timeout(patience, self.exchange_on_some(request)).await;
+        let asked = asked.unwrap_or(Err(impatient));
         if asked.is_err() {
             self.open = None;
         }
         asked
+    }
+
+    /// Sends it on another connection if the server closed the idle one before the request was on
+    /// its way, as it may at any time and every client must expect.
+    async fn exchange_on_some(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
+        match self.exchange(request.clone()).await {
+            Err(Lost::Connection(unsent)) if unsent.is_canceled() => {
+                self.open = None;
+                self.exchange(request).await
+            }
+            exchanged => exchanged,
+        }
     }
 
     async fn exchange(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
