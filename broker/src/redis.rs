@@ -9,6 +9,9 @@
 //! Redis still has its data: gateways look after it, and nobody is believed dead just after it
 //! changed.
 //!
+//! Redis may carry out a read that its worker has given up. So a worker knows what it holds, and
+//! takes what else stands under its name.
+//!
 //! Connections of one process: one link that everybody shares and that pipelines by itself
 //! (jobs, replies), one per producer for its subscription, one per consumer for its blocking
 //! reads, and a small pool for everything else. All of them come back by themselves.

@@ -26,8 +26,8 @@ const READ_PATIENCE: Duration = Duration::from_secs(CLAIM_WAIT.as_secs() + 4);
 /// one full batch of another class.
 const IN_USE: Duration = Duration::from_secs(10);
 
-/// For how long strays are looked for before every claim once a connection was lost. Those that come
-/// even later are missed at the next reclaim.
+/// For how long strays are looked for before every claim once its connection was lost. Those
+/// that come even later are noticed by the next reclaim.
 const DOUBT: Duration = Duration::from_secs(2);
 
 /// Something for each class, highest first.

@@ -108,7 +108,8 @@ async fn what_a_stopped_redis_gave_to_a_dead_read_reaches_its_worker_soon_and_on
     let signal = |name| {
         assert!(Command::new("kill").args([name, process]).status().unwrap().success());
     };
-    // Only who is free of doubt reads at once.
+    // Only who is free of doubt, and knows the class in use, reads at once.
+    pair.serves().await;
     let since = Instant::now();
     while since.elapsed() < DOUBT {
         assert!(pair.consumer.claim(10).await.unwrap().is_empty());
@@ -119,9 +120,12 @@ async fn what_a_stopped_redis_gave_to_a_dead_read_reaches_its_worker_soon_and_on
     assert_eq!(pair.consumer.claim(10).await.unwrap_err().code(), "unreachable");
     sleep_until(stopped + Duration::from_secs(6)).await;
     signal("-CONT");
+    let woken = Instant::now();
+    while held(&mut redis).await != ids.len() {
+        assert!(woken.elapsed() < SOON, "the read was not carried out");
+    }
     let batch = claim_for_a_while(&*pair.consumer).await;
     assert_exactly(&pair, batch, &ids).await;
-    let mut redis = administrator(&server).await;
     assert_empty(&mut redis).await;
 }
 
