@@ -7,9 +7,27 @@ use std::{fmt::Display, time::Duration};
 pub(crate) struct Findings {
     measured: Vec<String>,
     failures: Vec<String>,
+    /// Whether speeds are only noted: a debug build on a busy machine promises none.
+    slow: bool,
 }
 
 impl Findings {
+    /// Findings that judge what was answered, but not how fast.
+    pub(crate) fn of_a_slow_machine() -> Self {
+        Self { slow: true, ..Self::default() }
+    }
+
+    /// A promise about speed.
+    pub(crate) fn speed(&mut self, kept: bool, text: impl Display) {
+        self.check(kept || self.slow, text);
+    }
+
+    /// A promise that something takes no longer than a limit.
+    pub(crate) fn as_fast_as(&mut self, what: &str, measured: Duration, limit: Duration) {
+        let text = format!("{what} {} (≤ {})", time(measured), time(limit));
+        self.speed(measured <= limit, text);
+    }
+
     /// Something worth knowing that cannot fail.
     pub(crate) fn note(&mut self, text: impl Display) {
         self.measured.push(text.to_string());

@@ -45,19 +45,21 @@ pub(crate) struct Scale {
     pub(crate) lasts: Duration,
     /// Everything random follows from it.
     pub(crate) seed: u64,
+    /// Whether the programs may be slow: a debug build, beside other work.
+    pub(crate) slow: bool,
 }
 
 impl Scale {
     /// As the fault matrix has it.
     pub(crate) fn whole(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(5);
-        Self { gateways: 2, workers: 4, clients: 1000, warm_up, lasts, seed }
+        Self { gateways: 2, workers: 4, clients: 1000, warm_up, lasts, seed, slow: false }
     }
 
-    /// Small enough for every change's tests.
+    /// Small enough for every change's tests, which run a debug build: speeds are noted, not judged.
     pub(crate) fn short(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(3);
-        Self { gateways: 2, workers: 2, clients: 200, warm_up, lasts, seed }
+        Self { gateways: 2, workers: 2, clients: 200, warm_up, lasts, seed, slow: true }
     }
 
     /// The usual fleet.
@@ -115,7 +117,8 @@ impl Stage {
     pub(crate) async fn start(scale: Scale, plan: &Plan) -> Result<Self> {
         let fleet = Fleet::start(plan).await?;
         let random = StdRng::seed_from_u64(scale.seed);
-        Ok(Self { scale, fleet, random, findings: Findings::default() })
+        let findings = if scale.slow { Findings::of_a_slow_machine() } else { Findings::default() };
+        Ok(Self { scale, fleet, random, findings })
     }
 
     /// Starts a fleet as usual.
