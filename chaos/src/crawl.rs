@@ -40,21 +40,32 @@ pub(crate) fn request(bytes: usize) -> Vec<u8> {
     request
 }
 
+/// Who comes, and over which time, at random.
+#[derive(Clone, Copy)]
+pub(crate) struct Crowd {
+    pub(crate) clients: usize,
+    pub(crate) spread: Duration,
+}
+
+impl Crowd {
+    /// So many clients at once.
+    pub(crate) fn at_once(clients: usize) -> Self {
+        Self { clients, spread: Duration::ZERO }
+    }
+}
+
 /// Runs one task per client, clients spread over the gateways; their results in any order.
-async fn each<T, F>(
-    fleet: &Fleet,
-    clients: usize,
-    client: impl Fn(TcpStream) -> F,
-) -> Result<Vec<T>>
+async fn each<T, F>(fleet: &Fleet, crowd: Crowd, client: impl Fn(TcpStream) -> F) -> Result<Vec<T>>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
     let connecting = Arc::new(Semaphore::new(CONNECTING));
     let mut opening = JoinSet::new();
-    for gateway in fleet.gateways.iter().cycle().take(clients) {
+    for gateway in fleet.gateways.iter().cycle().take(crowd.clients) {
         let (address, connecting) = (gateway.address.parse()?, Arc::clone(&connecting));
         opening.spawn(async move {
+            sleep(crowd.spread.mul_f64(rand::random())).await;
             let _turn = connecting.acquire().await.map_err(io::Error::other)?;
             let socket = TcpSocket::new_v4()?;
             socket.set_send_buffer_size(BUFFER)?;
@@ -75,7 +86,7 @@ pub(crate) async fn at_once(
     clients: usize,
     request: &Arc<[u8]>,
 ) -> Result<Vec<u16>> {
-    each(fleet, clients, |stream| {
+    each(fleet, Crowd::at_once(clients), |stream| {
         let request = Arc::clone(request);
         async move { timeout(PATIENCE, ask(stream, &request)).await.unwrap_or(0) }
     })
@@ -105,27 +116,18 @@ async fn told(from: &mut (impl AsyncReadExt + Unpin)) -> u16 {
     }
 }
 
-/// Clients that read slowly.
-#[derive(Clone, Copy)]
-pub(crate) struct Readers {
-    pub(crate) clients: usize,
-    /// How much each asks for.
-    pub(crate) bytes: usize,
-    /// The time over which they come, at random.
-    pub(crate) spread: Duration,
-}
-
-/// Each asks once, and takes 1 KiB a second until `until`; the status each was told.
+/// Each asks once for so many bytes, and takes 1 KiB a second until `until`; the status each was
+/// told.
 pub(crate) async fn slow_readers(
     fleet: &Fleet,
-    readers: Readers,
+    crowd: Crowd,
+    bytes: usize,
     until: Instant,
 ) -> Result<Vec<u16>> {
-    let request: Arc<[u8]> = request(readers.bytes).into();
-    each(fleet, readers.clients, |mut stream| {
+    let request: Arc<[u8]> = request(bytes).into();
+    each(fleet, crowd, |mut stream| {
         let request = Arc::clone(&request);
         async move {
-            sleep(readers.spread.mul_f64(rand::random())).await;
             if stream.write_all(&request).await.is_err() {
                 return 0;
             }
@@ -148,7 +150,7 @@ pub(crate) async fn slow_senders(
     request: &Arc<[u8]>,
     from: usize,
 ) -> Result<Vec<Duration>> {
-    each(fleet, clients, |stream| {
+    each(fleet, Crowd::at_once(clients), |stream| {
         let request = Arc::clone(request);
         async move {
             let began = Instant::now();
@@ -172,17 +174,17 @@ pub(crate) async fn slow_senders(
     .await
 }
 
-/// Asks a gateway whether it lives, over and over.
+/// Asks a program whether it lives, over and over.
 pub(crate) struct Probe {
     stop: watch::Sender<bool>,
     task: JoinHandle<Duration>,
 }
 
 impl Probe {
-    /// Starts to ask the gateway at this address.
-    pub(crate) fn start(address: &str) -> Self {
+    /// Starts to ask for this path at this address.
+    pub(crate) fn start(address: &str, path: &'static str) -> Self {
         let (stop, stopped) = watch::channel(false);
-        Self { stop, task: tokio::spawn(probe(address.to_owned(), stopped)) }
+        Self { stop, task: tokio::spawn(probe(address.to_owned(), path, stopped)) }
     }
 
     /// Stops; the longest it took to be told.
@@ -192,11 +194,11 @@ impl Probe {
     }
 }
 
-async fn probe(address: String, stopped: watch::Receiver<bool>) -> Duration {
+async fn probe(address: String, path: &str, stopped: watch::Receiver<bool>) -> Duration {
     let mut longest = Duration::ZERO;
     while !*stopped.borrow() {
         let asked = Instant::now();
-        let answer = timeout(PATIENCE, batchfleet_testkit::get(&address, "/v2/health/live")).await;
+        let answer = timeout(PATIENCE, batchfleet_testkit::get(&address, path)).await;
         let is_alive = matches!(answer, Ok(Ok((200, _))));
         longest = longest.max(if is_alive { asked.elapsed() } else { PATIENCE });
         sleep(Duration::from_millis(50)).await;

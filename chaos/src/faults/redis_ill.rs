@@ -54,8 +54,10 @@ fn judge_freeze(stage: &mut Stage, seen: &Seen, length: u32, frozen: std::ops::R
     let bad = |entry: &&Entry| !is_right(entry);
     let findings = &mut stage.findings;
     if length == 1 {
-        let errors = sent(frozen.start, frozen.end + 4 * SECOND).filter(bad).count();
-        findings.check(errors == 0, format!("1 s: {errors} errors"));
+        let errors: Vec<_> =
+            sent(frozen.start, frozen.end + 4 * SECOND).filter(bad).map(|e| &e.ending).collect();
+        let first = errors.first();
+        findings.check(errors.is_empty(), format!("1 s: {} errors {first:?}", errors.len()));
         return;
     }
     let refused = |entry: &&Entry| status(entry) == Some(503);

@@ -60,7 +60,11 @@ pub(crate) async fn all_killed(scale: Scale) -> Result<Findings> {
     };
     let others = seen.count(|entry| status(entry).is_some() && !is_no_worker(entry));
     stage.findings.none("neither 200 nor 503 no_workers:", others);
-    stage.findings.note(format!("{} x 503 no_workers", seen.count(is_no_worker)));
+    let odd = seen.journal().iter().filter(|e| status(e).is_some() && !is_no_worker(e));
+    let when = odd.map(|entry| entry.sent.saturating_sub(killed));
+    if let (Some(first), Some(last)) = (when.clone().min(), when.max()) {
+        stage.findings.note(format!("those {} to {} after the kill", time(first), time(last)));
+    }
     let held = seen.journal().iter().filter(|e| e.sent <= killed && e.done > killed);
     let last = held.map(|entry| entry.done).max().unwrap_or_default();
     stage.findings.within(
