@@ -106,6 +106,11 @@ impl Model {
         let mut load = self.load();
         self.unseen.store(0, Ordering::Relaxed);
         load.backlog = backlog;
+        if !self.is_ready() {
+            // Whoever comes will have a rate of their own.
+            load.drain = DrainRate::default();
+            return;
+        }
         let settled = backlog.added.saturating_sub(backlog.depth() + backlog.in_flight);
         let capacity = load.capacity / rows_per_request;
         load.drain.observe(Look { at, settled, waiting: backlog.depth(), capacity });

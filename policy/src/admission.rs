@@ -74,31 +74,39 @@ pub struct Look {
 }
 
 impl Look {
-    /// Seconds and jobs settled from this look to a later one; `None` if time or the count stood
-    /// still or went back.
-    fn until(&self, later: &Self) -> Option<(f64, f64)> {
+    /// Time and jobs settled from this look to a later one; `None` if time stood still, or either
+    /// went back.
+    fn until(&self, later: &Self) -> Option<(Duration, f64)> {
         let time = later.at.checked_sub(self.at).filter(|time| !time.is_zero())?;
         let settled = later.settled.checked_sub(self.settled)?;
         #[expect(clippy::cast_precision_loss, reason = "a count of jobs between two looks")]
-        Some((time.as_secs_f64(), settled as f64))
+        Some((time, settled as f64))
     }
 }
 
 /// Time constant of the moving average, in seconds.
 const SMOOTHING: f64 = 1.0;
+/// A queue that stands still for less than this may have lost its workers, and that is for others
+/// to find out: until then it is no slow queue.
+const STANDSTILL: Duration = Duration::from_secs(4);
 
 impl DrainRate {
     /// Takes in one look.
     pub fn observe(&mut self, look: Look) {
         self.capacity = look.capacity;
         let busy = look.waiting > 0 && self.last.is_some_and(|last| last.waiting > 0);
-        let last = self.last.replace(look);
-        let since = last.filter(|_| busy).and_then(|last| last.until(&look));
-        let Some((seconds, settled)) = since else {
+        let Some((time, settled)) = self.last.filter(|_| busy).and_then(|last| last.until(&look))
+        else {
             // Idle, the first look, or a count that began anew: nothing measured holds.
-            self.measured = None;
+            (self.last, self.measured) = (Some(look), None);
             return;
         };
+        if settled == 0.0 && time < STANDSTILL {
+            // A batch is on its way: whoever looks once it is settled counts from the last one on.
+            return;
+        }
+        self.last = Some(look);
+        let seconds = time.as_secs_f64();
         let rate = settled / seconds;
         let before =
             self.measured.unwrap_or(if look.capacity > 0.0 { look.capacity } else { rate });
@@ -174,6 +182,33 @@ mod tests {
             drain.observe(look(tick * 200, tick * 40, 1000));
         }
         assert!((drain.rate() - 200.0).abs() < 5.0, "{}", drain.rate());
+    }
+
+    #[test]
+    fn large_batches_are_one_rate_and_not_bursts_between_standstills() {
+        // 64 rows settle together every 800 ms; looks come four times as often.
+        let mut drain = DrainRate::default();
+        let mut rates = Vec::new();
+        for tick in 0..100 {
+            drain.observe(look(tick * 200, tick / 4 * 64, 1000));
+            rates.push(drain.rate());
+        }
+        let settled = &rates[50..];
+        assert!(settled.iter().all(|rate| (rate - 80.0).abs() < 1.0), "{settled:?}");
+    }
+
+    #[test]
+    fn a_queue_that_stands_still_keeps_its_rate_until_its_workers_would_be_known_to_be_dead() {
+        let mut drain = DrainRate::default();
+        for tick in 0..50 {
+            drain.observe(look(tick * 200, tick * 40, 1000));
+        }
+        let still = |drain: &mut DrainRate, after_ms: u64| {
+            drain.observe(look(49 * 200 + after_ms, 49 * 40, 1000));
+            drain.rate()
+        };
+        assert!((still(&mut drain, 3900) - 200.0).abs() < 5.0);
+        assert!(still(&mut drain, 4100) < 5.0);
     }
 
     #[test]
