@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Shared,
-    connect::{PATIENCE, broker_error, info, pool_error},
+    connect::{broker_error, info, pool_error},
     keys,
 };
 use crate::{BrokerError, GatewayId, roles::LIVENESS};
@@ -26,6 +26,10 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// The same while it does not answer.
 const HURRIED: Duration = Duration::from_millis(100);
+
+/// How long Redis may owe an answer: longer than the second for which it may be frozen without
+/// anybody's notice, and in which whoever already waits goes on waiting.
+const HELD: Duration = Duration::from_millis(1500);
 
 /// The pulse of one gateway boot, beating in a task of its own until it is dropped.
 pub(super) struct Pulse {
@@ -73,10 +77,10 @@ impl Pulse {
         Ok(Self { felt, task })
     }
 
-    /// Whether Redis has owed no answer for more than a second.
+    /// Whether Redis has not owed an answer for longer than it may.
     pub(super) fn is_steady(&self) -> bool {
         let owed_since = self.felt.state().owed_since;
-        owed_since.is_none_or(|since| since.elapsed() < PATIENCE)
+        owed_since.is_none_or(|since| since.elapsed() < HELD)
     }
 
     /// Waits until Redis lost its data, or is another one. May be cancelled.
