@@ -70,7 +70,11 @@ async fn lost_worker(scale: Scale, marker: &'static str, exits: Duration) -> Res
 pub(crate) async fn killing_inputs(scale: Scale) -> Result<Findings> {
     // A fleet of fewer workers than the three that an input may kill would be gone at times.
     const EVERY: u64 = 5000;
-    let is_victim = |index: u64| index % EVERY == EVERY - 1;
+    // None of them near the end: all must have had their three victims while workers come back.
+    let marked = scale.warm_up + scale.lasts;
+    let last = 0.7 * Scale::capacity(scale.workers) * marked.as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
+    let is_victim = move |index: u64| index % EVERY == EVERY - 1 && (index as f64) < last;
     let mut stage = Stage::start(scale, &plan(scale, "abort_marker")).await?;
     let load = stage.load(scale.open().marked(MARK, is_victim)).await?;
     let crashes = supervise(&mut stage).await?;
