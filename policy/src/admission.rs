@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::CostModel;
+
 /// Predictions err; a wait that is a fifth longer than predicted must still be in time.
 const CAUTION: f64 = 1.2;
 /// Time for everything that is not waiting or computing: at most this, and at most a tenth of what
@@ -46,6 +48,22 @@ pub fn admit(ahead: &Ahead, remaining: Duration, share: f64) -> Result<(), Durat
     let usable = remaining.saturating_sub(MARGIN.min(remaining / 10)).mul_f64(share / CAUTION);
     let excess = ahead.wait().saturating_sub(usable);
     if excess.is_zero() { Ok(()) } else { Err(excess.clamp(SOONEST, LATEST)) }
+}
+
+/// How many of the waiting requests, oldest first, cannot be in time any more: to be refused before
+/// a batch of up to `n` rows is taken, not run in vain. `left` is the time that each has until its
+/// deadline.
+///
+/// While the oldest has less left than its batch takes, L(min(n, waiting)), it is one. Refusing only
+/// what has expired already is of no use under overload: every batch then is full of requests that
+/// expire while it runs.
+pub fn doomed(cost: &CostModel, n: u32, left: impl ExactSizeIterator<Item = Duration>) -> usize {
+    let waiting = left.len();
+    let late = |&(refused, left): &(usize, Duration)| {
+        let rows = u32::try_from(waiting - refused).map_or(n, |waiting| waiting.min(n));
+        cost.latency(rows) > left
+    };
+    left.enumerate().take_while(late).count()
 }
 
 /// How many jobs a second the fleet settles, from looks at a growing count.
@@ -162,6 +180,22 @@ mod tests {
         let queue = ahead(1000.0, 100.0, 0);
         let shares = [1.0, 0.75, 0.25].map(|share| admit(&queue, HALF_A_MINUTE, share).is_ok());
         assert_eq!(shares, [true, true, false]);
+    }
+
+    #[test]
+    fn refuses_from_the_head_until_the_oldest_can_be_in_time() {
+        let profile = [(1, Duration::from_millis(10)), (8, Duration::from_millis(24))];
+        let cost = CostModel::from_profile(&profile).unwrap();
+        let doomed = |n, left: &[u64]| {
+            super::doomed(&cost, n, left.iter().map(|&left| Duration::from_millis(left)))
+        };
+        // Four rows take 16 ms, three 14 ms, two 12 ms, one 10 ms.
+        assert_eq!(doomed(8, &[16, 16, 16, 16]), 0);
+        assert_eq!(doomed(8, &[15, 14, 30, 1]), 1);
+        assert_eq!(doomed(8, &[9, 9, 9, 9]), 4);
+        // A batch of one is short enough for the oldest; the second will be looked at then.
+        assert_eq!(doomed(1, &[11, 9]), 0);
+        assert_eq!(doomed(8, &[]), 0);
     }
 
     fn look(at_ms: u64, settled: u64, waiting: u64) -> Look {

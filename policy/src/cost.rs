@@ -2,62 +2,148 @@
 
 use std::time::Duration;
 
-/// How far one batch may move the model: measured over expected time is clamped to this range, so
-/// that one stall does not freeze N.
-const OUTLIER: (f64, f64) = (0.8, 1.25);
-/// Share of a surprise that moves the whole curve.
-const GAIN_RATE: f64 = 0.1;
-/// Share of a surprise that moves the one measured size next to it.
+/// A change counts once most of so many batches show it: a stall or two change nothing.
+const WITNESSES: usize = 5;
+/// Share of the way from the gain to what the witnesses say that one batch goes.
+const GAIN_RATE: f64 = 0.2;
+/// What the witnesses say counts as at most this much slower or faster.
+const LARGEST_STEP: (f64, f64) = (0.5, 2.0);
+/// Share of a size's own deviation that one batch corrects, and the largest that counts.
 const SIZE_RATE: f64 = 0.02;
+const LARGEST_DEVIATION: (f64, f64) = (0.8, 1.25);
+/// No time and no gain is less: a clock that stands still must not divide by zero.
+const TINY: f64 = 1e-9;
 
-/// The cost of a batch by its rows.
+/// The cost of a batch by its rows: L(b) = gain · T(b), in seconds.
 ///
-/// A table of times measured at start, interpolated between its sizes and extrapolated beyond the
-/// last, times one gain that follows the running system. One gain is always identifiable; fitting
-/// a and c of a + c·b online is not, because sizes hardly vary in a steady state and the
-/// covariance winds up.
+/// T is a table of times measured at start. Of an engine that runs any size it is interpolated
+/// between its sizes and extended along its last slope; of one that runs only fixed sizes it is a
+/// step function, because a batch is padded to the next of them.
+///
+/// The gain follows the running system. With xᵢ = tᵢ / T(bᵢ) for batch i, and m the median of the
+/// last five x, each batch moves it by gain ← gain · (1 + 0.2 · (clamp(m / gain, ½, 2) − 1)). So one
+/// stall moves nothing, and a model that became twice as slow is known to 3 % after 20 batches:
+/// three until the median believes it, 0.8¹⁷ of the way missing after the others. One gain is
+/// always identifiable; fitting a and c of a + c·b online is not, because sizes hardly vary in a
+/// steady state and the covariance winds up. Where sizes do vary, what one of them deviates from
+/// the common gain corrects its entry of the table: T(b) ← T(b) · (1 + 0.02 · (clamp(x / m) − 1)).
 #[derive(Clone, Debug)]
 pub struct CostModel {
-    /// (rows, seconds), rows rising, seconds never falling.
+    /// (rows, seconds), rows rising, as measured and corrected.
+    measured: Vec<(u32, f64)>,
+    /// The same, seconds never falling: what is computed with.
     table: Vec<(u32, f64)>,
+    only_these_sizes: bool,
     gain: f64,
+    /// The last x, oldest first.
+    witnesses: [f64; WITNESSES],
 }
 
 impl CostModel {
     /// Takes the times measured at start, one per size, in any order; `None` without any.
     ///
-    /// A larger size measured faster than a smaller one is noise: it is lifted to the smaller
-    /// one's time.
+    /// A larger size measured faster than a smaller one is noise: it counts like the smaller one.
     pub fn from_profile(profile: &[(u32, Duration)]) -> Option<Self> {
-        let mut table: Vec<(u32, f64)> =
-            profile.iter().map(|&(rows, took)| (rows.max(1), took.as_secs_f64())).collect();
-        table.sort_by_key(|&(rows, _)| rows);
-        table.dedup_by_key(|&mut (rows, _)| rows);
-        if table.is_empty() {
+        let mut measured: Vec<(u32, f64)> = profile
+            .iter()
+            .map(|&(rows, took)| (rows.max(1), took.as_secs_f64().max(TINY)))
+            .collect();
+        measured.sort_by_key(|&(rows, _)| rows);
+        measured.dedup_by_key(|&mut (rows, _)| rows);
+        if measured.is_empty() {
             return None;
         }
-        let mut model = Self { table, gain: 1.0 };
-        model.make_monotone();
-        Some(model)
+        let table = monotone(&measured);
+        let witnesses = [1.0; WITNESSES];
+        Some(Self { measured, table, only_these_sizes: false, gain: 1.0, witnesses })
+    }
+
+    /// The same of an engine that runs no other sizes than those measured: batches are padded.
+    #[must_use]
+    pub fn with_fixed_sizes(self) -> Self {
+        Self { only_these_sizes: true, ..self }
+    }
+
+    /// The rows that the engine runs for a batch of `rows`: the next fixed size, if there are such.
+    /// Beyond the largest size there is none, and it is `rows`.
+    pub fn padded(&self, rows: u32) -> u32 {
+        if !self.only_these_sizes {
+            return rows;
+        }
+        self.table[self.at_or_above(rows)..].first().map_or(rows, |&(size, _)| size)
     }
 
     /// L(b): the expected time of a batch of `rows`.
     pub fn latency(&self, rows: u32) -> Duration {
-        Duration::from_secs_f64(self.gain * self.interpolate(rows))
+        Duration::try_from_secs_f64(self.seconds(rows)).unwrap_or(Duration::MAX)
+    }
+
+    /// L(b) in seconds.
+    pub(crate) fn seconds(&self, rows: u32) -> f64 {
+        self.gain * self.interpolate(rows)
+    }
+
+    /// b / L(b): rows per second in batches of `rows`.
+    pub fn rate(&self, rows: u32) -> f64 {
+        f64::from(rows) / self.seconds(rows)
+    }
+
+    /// The smallest b ≤ `most` whose rate b / L(b) is at least `rate` rows per second: with fewer
+    /// rows a batch, a queue that grows at that rate never ends. Below one row it is the share of
+    /// time that single rows take. `None` if no size keeps up.
+    ///
+    /// The fixed point of b = rate · L(b), piece by piece of the table: exact for each, where
+    /// iterating converges slowly near saturation. For L = a + c·b, it is rate · a / (1 − rate · c).
+    pub fn keeping_up(&self, rate: f64, most: u32) -> Option<f64> {
+        let one = rate * self.seconds(1);
+        if one <= 1.0 {
+            return Some(one);
+        }
+        let end = |to: u32| self.rate(to) >= rate;
+        let inner =
+            self.table.iter().map(|&(size, _)| size).filter(|&size| 1 < size && size < most);
+        let mut from = 1;
+        for to in inner.chain([most.max(1)]) {
+            if end(to) {
+                return Some(self.crossing(rate, from, to));
+            }
+            from = to;
+        }
+        None
+    }
+
+    /// Where b = rate · L(b) on one piece of the table, from a size that does not keep up to one
+    /// that does.
+    fn crossing(&self, rate: f64, from: u32, to: u32) -> f64 {
+        let (short, enough) = (f64::from(from), f64::from(to));
+        if self.only_these_sizes && to <= self.largest() {
+            return (rate * self.seconds(to)).clamp(short, enough);
+        }
+        let (missing, spare) =
+            (rate * self.seconds(from) - short, enough - rate * self.seconds(to));
+        short + (enough - short) * missing / (missing + spare)
+    }
+
+    /// The most rows per second in batches of up to `most`: at a measured size or the largest,
+    /// since between two sizes b / L(b) only rises or only falls.
+    pub fn best_rate(&self, most: u32) -> f64 {
+        let sizes = self.table.iter().map(|&(size, _)| size).take_while(|&size| size < most);
+        sizes.chain([most.max(1)]).map(|rows| self.rate(rows)).fold(0.0, f64::max)
     }
 
     /// Corrects the model by one batch: `rows` took `took`.
     pub fn observe(&mut self, rows: u32, took: Duration) {
-        let expected = self.latency(rows).as_secs_f64();
-        if expected <= 0.0 {
-            return;
-        }
-        let surprise = (took.as_secs_f64() / expected).clamp(OUTLIER.0, OUTLIER.1) - 1.0;
-        self.gain *= 1.0 + GAIN_RATE * surprise;
-        let nearest = self.table.partition_point(|&(size, _)| size < rows);
-        let nearest = nearest.min(self.table.len() - 1);
-        self.table[nearest].1 *= 1.0 + SIZE_RATE * surprise;
-        self.make_monotone();
+        let x = took.as_secs_f64() / self.interpolate(rows);
+        self.witnesses.rotate_left(1);
+        self.witnesses[WITNESSES - 1] = x;
+        let mut sorted = self.witnesses;
+        sorted.sort_by(f64::total_cmp);
+        let median = sorted[WITNESSES / 2].max(TINY);
+        self.gain = toward(self.gain, median / self.gain, LARGEST_STEP, GAIN_RATE);
+        let nearest = self.at_or_above(rows).min(self.table.len() - 1);
+        let size = &mut self.measured[nearest].1;
+        *size = toward(*size, x / median, LARGEST_DEVIATION, SIZE_RATE);
+        self.table = monotone(&self.measured);
     }
 
     /// The largest size that was measured.
@@ -65,12 +151,27 @@ impl CostModel {
         self.table[self.table.len() - 1].0
     }
 
-    /// Seconds for `rows` before the gain: linear between the table's sizes, through the origin's
-    /// side flat, and along the last slope beyond the end.
+    /// How much slower than at start batches are just now.
+    pub fn gain(&self) -> f64 {
+        self.gain
+    }
+
+    /// L(b) at the measured sizes, as it is believed now; rows rising.
+    pub fn sizes(&self) -> impl Iterator<Item = (u32, Duration)> {
+        self.table.iter().map(|&(rows, _)| (rows, self.latency(rows)))
+    }
+
+    /// The index of the first measured size of at least `rows`.
+    fn at_or_above(&self, rows: u32) -> usize {
+        self.table.partition_point(|&(size, _)| size < rows)
+    }
+
+    /// T(b): seconds for `rows` before the gain. Below the first size, that size's.
     fn interpolate(&self, rows: u32) -> f64 {
-        let above = self.table.partition_point(|&(size, _)| size < rows);
+        let above = self.at_or_above(rows);
         match (above.checked_sub(1), self.table.get(above)) {
             (None, first) => first.map_or(0.0, |&(_, seconds)| seconds),
+            (Some(_), Some(&(_, seconds))) if self.only_these_sizes => seconds,
             (Some(below), Some(&next)) => line(self.table[below], next, rows),
             (Some(last), None) => {
                 let before = last.checked_sub(1).map_or((0, 0.0), |index| self.table[index]);
@@ -78,14 +179,21 @@ impl CostModel {
             }
         }
     }
+}
 
-    fn make_monotone(&mut self) {
-        let mut floor = 0.0_f64;
-        for (_, seconds) in &mut self.table {
-            floor = floor.max(*seconds);
-            *seconds = floor;
-        }
-    }
+/// `value` after a `share` of the way to `ratio` times itself, the ratio kept within bounds.
+fn toward(value: f64, ratio: f64, (least, most): (f64, f64), share: f64) -> f64 {
+    (value * (1.0 + share * (ratio.clamp(least, most) - 1.0))).max(TINY)
+}
+
+/// The least table above this one whose seconds never fall.
+fn monotone(measured: &[(u32, f64)]) -> Vec<(u32, f64)> {
+    let mut floor = 0.0_f64;
+    let lift = |&(rows, seconds): &(u32, f64)| {
+        floor = floor.max(seconds);
+        (rows, floor)
+    };
+    measured.iter().map(lift).collect()
 }
 
 /// The line through two measured sizes, at `rows`.
@@ -94,67 +202,4 @@ fn line((b0, t0): (u32, f64), (b1, t1): (u32, f64), rows: u32) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn millis(pairs: &[(u32, u64)]) -> CostModel {
-        let profile: Vec<_> =
-            pairs.iter().map(|&(rows, ms)| (rows, Duration::from_millis(ms))).collect();
-        CostModel::from_profile(&profile).unwrap()
-    }
-
-    #[test]
-    fn nothing_measured_is_no_model() {
-        assert!(CostModel::from_profile(&[]).is_none());
-    }
-
-    #[test]
-    fn interpolates_between_sizes_and_extends_the_last_slope() {
-        let model = millis(&[(1, 10), (4, 16), (8, 24)]);
-        for (rows, ms) in [(1, 10), (2, 12), (4, 16), (6, 20), (8, 24), (16, 40)] {
-            assert_eq!(model.latency(rows), Duration::from_millis(ms), "{rows} rows");
-        }
-    }
-
-    #[test]
-    fn a_larger_size_is_never_cheaper() {
-        assert_eq!(millis(&[(1, 10), (2, 7), (4, 20)]).latency(2), Duration::from_millis(10));
-    }
-
-    #[test]
-    fn follows_a_model_that_became_twice_as_slow() {
-        let mut model = millis(&[(1, 10), (8, 24)]);
-        for _ in 0..100 {
-            model.observe(8, Duration::from_millis(48));
-        }
-        let now = model.latency(8).as_secs_f64();
-        assert!((0.046..0.050).contains(&now), "{now}");
-    }
-
-    #[test]
-    fn one_stall_hardly_moves_it() {
-        let mut model = millis(&[(1, 10), (8, 24)]);
-        model.observe(8, Duration::from_mins(1));
-        assert!(model.latency(8) < Duration::from_millis(25));
-    }
-
-    proptest! {
-        #[test]
-        fn stays_monotone_and_finite_whatever_is_observed(
-            profile in prop::collection::vec((1_u32..512, 1_u64..100_000), 1..10),
-            seen in prop::collection::vec((1_u32..2000, 0_u64..10_000_000), 0..200),
-        ) {
-            let profile: Vec<_> =
-                profile.into_iter().map(|(b, us)| (b, Duration::from_micros(us))).collect();
-            let mut model = CostModel::from_profile(&profile).unwrap();
-            for (rows, us) in seen {
-                model.observe(rows, Duration::from_micros(us));
-            }
-            for rows in 1..600 {
-                prop_assert!(model.latency(rows) <= model.latency(rows + 1));
-            }
-        }
-    }
-}
+mod tests;

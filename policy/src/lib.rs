@@ -1,14 +1,17 @@
 //! Decisions as pure functions of plain data: no I/O, no clock, no async.
 //!
-//! [`CostModel`] holds what a batch of b rows costs, L(b), as measured; [`BatchPolicy`] turns it
-//! and the latency target into N, the most rows a worker claims and runs together. [`admit`] says
-//! whether a request can be answered in time, from what waits and how fast it drains
-//! ([`DrainRate`]).
+//! [`CostModel`] holds what a batch of b rows costs, L(b), as measured; [`BatchPolicy`] turns it,
+//! the latency target and the load ([`ArrivalRate`]) into N, the most rows a worker claims and runs
+//! together, and says why in a [`Choice`]. [`admit`] says whether a request can be answered in time,
+//! from what waits and how fast it drains ([`DrainRate`]), and [`doomed`] which of those that wait
+//! cannot any more.
 
 mod admission;
 mod batch;
 mod cost;
+mod rate;
 
-pub use admission::{Ahead, DrainRate, Look, admit};
-pub use batch::{BatchMode, BatchPolicy};
+pub use admission::{Ahead, DrainRate, Look, admit, doomed};
+pub use batch::{BatchMode, BatchPolicy, Bound, Choice, Demand};
 pub use cost::CostModel;
+pub use rate::ArrivalRate;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use batchfleet_broker::{Announcement, Consumer, ModelSpec, QueueName, WorkerId};
-use batchfleet_policy::{BatchMode, BatchPolicy};
+use batchfleet_policy::{BatchMode, BatchPolicy, Demand};
 use batchfleet_service::InvalidSettings;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -127,8 +127,8 @@ fn plan(
     if let Some(mismatch) = mismatch.filter(|_| checked) {
         return Err(WorkerError::Golden { model, mismatch });
     }
-    let policy = BatchPolicy { mode: settings.batch, max_batch: usable, slo: settings.slo_p99 };
-    let limit = policy.limit(&cost, 1);
+    let policy = BatchPolicy::new(settings.batch, usable, settings.slo_p99);
+    let limit = policy.choose(&cost, &Demand::unknown(1)).n;
     let provider = engine.provider();
     info!(%model, provider, limit, "loaded and warmed up");
     let plan = Plan {

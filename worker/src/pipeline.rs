@@ -12,7 +12,7 @@ mod attempt;
 use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Consumer, Delivery, Failure, ModelSpec, Timing};
-use batchfleet_policy::{BatchPolicy, CostModel};
+use batchfleet_policy::{BatchPolicy, CostModel, Demand};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -264,7 +264,8 @@ impl Pipeline {
 
     /// N just now; 0 for a model that does not batch.
     fn limit(&self) -> u32 {
-        let limit = self.plan.policy.limit(&self.plan.cost, 1).min(self.ceiling.rows());
+        let choice = self.plan.policy.choose(&self.plan.cost, &Demand::unknown(1));
+        let limit = choice.n.min(self.ceiling.rows());
         self.metrics.batch_limit.set(i64::from(limit));
         let takes = self.plan.cost.latency(limit).as_secs_f64();
         let capacity = if takes > 0.0 { f64::from(limit) / takes } else { 0.0 };

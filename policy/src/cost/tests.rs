@@ -1,0 +1,175 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn millis(pairs: &[(u32, u64)]) -> CostModel {
+    let profile: Vec<_> =
+        pairs.iter().map(|&(rows, ms)| (rows, Duration::from_millis(ms))).collect();
+    CostModel::from_profile(&profile).unwrap()
+}
+
+/// 8 + 2b milliseconds.
+fn affine() -> CostModel {
+    millis(&[(1, 10), (2, 12), (4, 16), (8, 24), (16, 40), (32, 72), (64, 136)])
+}
+
+#[test]
+fn nothing_measured_is_no_model() {
+    assert!(CostModel::from_profile(&[]).is_none());
+}
+
+#[test]
+fn interpolates_between_sizes_and_extends_the_last_slope() {
+    let model = millis(&[(1, 10), (4, 16), (8, 24)]);
+    for (rows, ms) in [(1, 10), (2, 12), (4, 16), (6, 20), (8, 24), (16, 40)] {
+        assert_eq!(model.latency(rows), Duration::from_millis(ms), "{rows} rows");
+    }
+}
+
+#[test]
+fn fixed_sizes_are_padded_to() {
+    let model = millis(&[(1, 10), (4, 16), (8, 24)]).with_fixed_sizes();
+    for (rows, padded, ms) in [(1, 1, 10), (2, 4, 16), (4, 4, 16), (5, 8, 24), (8, 8, 24)] {
+        assert_eq!(model.padded(rows), padded, "{rows} rows");
+        assert_eq!(model.latency(rows), Duration::from_millis(ms), "{rows} rows");
+    }
+}
+
+#[test]
+fn a_larger_size_is_never_cheaper() {
+    assert_eq!(millis(&[(1, 10), (2, 7), (4, 20)]).latency(2), Duration::from_millis(10));
+}
+
+#[test]
+fn the_size_that_keeps_up_is_that_of_the_closed_form() {
+    // rate · a / (1 − rate · c), a = 8 ms, c = 2 ms; at 50 a second one row takes half the time.
+    for (rate, rows) in [(50.0, Some(0.5)), (250.0, Some(4.0)), (400.0, Some(16.0)), (480.0, None)]
+    {
+        let found = affine().keeping_up(rate, 64);
+        assert_eq!(found.is_some(), rows.is_some(), "{rate} a second: {found:?}");
+        let (found, rows) = (found.unwrap_or_default(), rows.unwrap_or_default());
+        assert!((found - rows).abs() < 1e-9, "{rate} a second: {found}");
+    }
+}
+
+#[test]
+fn a_fixed_size_keeps_up_as_soon_as_it_is_full_enough() {
+    // 16 ms for up to four rows: at 200 a second 3.2 arrive meanwhile.
+    let model = millis(&[(1, 10), (4, 16), (8, 24)]).with_fixed_sizes();
+    assert!((model.keeping_up(200.0, 8).unwrap() - 3.2).abs() < 1e-9);
+    assert!((model.keeping_up(260.0, 8).unwrap() - 6.24).abs() < 1e-9);
+    assert_eq!(model.keeping_up(260.0, 4), None);
+}
+
+#[test]
+fn a_model_that_became_twice_as_slow_is_known_after_20_batches() {
+    let mut model = affine();
+    (0..20).for_each(|_| model.observe(8, Duration::from_millis(48)));
+    for (rows, ms) in [(1, 20.0), (8, 48.0), (64, 272.0)] {
+        let known = model.latency(rows).as_secs_f64() * 1e3;
+        assert!((known / ms - 1.0).abs() < 0.04, "{rows} rows: {known} ms");
+    }
+}
+
+#[test]
+fn one_stall_hardly_moves_it() {
+    let mut model = affine();
+    (0..8).for_each(|_| model.observe(8, Duration::from_millis(24)));
+    model.observe(8, Duration::from_mins(1));
+    (0..8).for_each(|_| model.observe(8, Duration::from_millis(24)));
+    let known = model.latency(8);
+    assert!(known < Duration::from_micros(24_150), "{known:?}");
+}
+
+#[test]
+fn learns_the_size_that_was_measured_wrong_from_what_the_others_take() {
+    let mut model = millis(&[(1, 10), (2, 12), (4, 16), (8, 48), (16, 50)]);
+    (0..1000).for_each(|batch| {
+        let rows = [2, 8, 4][batch % 3];
+        model.observe(rows, Duration::from_millis(8 + 2 * u64::from(rows)));
+    });
+    let known = model.latency(8).as_secs_f64();
+    assert!((0.0235..0.0255).contains(&known), "{known}");
+}
+
+proptest! {
+    #[test]
+    fn stays_monotone_and_finite_whatever_is_observed(
+        profile in prop::collection::vec((1_u32..512, 0_u64..100_000), 1..10),
+        seen in prop::collection::vec((1_u32..2000, 0_u64..10_000_000), 0..200),
+        fixed in any::<bool>(),
+    ) {
+        let profile: Vec<_> =
+            profile.into_iter().map(|(b, us)| (b, Duration::from_micros(us))).collect();
+        let mut model = CostModel::from_profile(&profile).unwrap();
+        if fixed {
+            model = model.with_fixed_sizes();
+        }
+        for (rows, us) in seen {
+            model.observe(rows, Duration::from_micros(us));
+        }
+        prop_assert!(model.gain().is_finite() && model.gain() > 0.0);
+        for rows in 1..600 {
+            prop_assert!(model.latency(rows) <= model.latency(rows + 1));
+        }
+    }
+
+    #[test]
+    fn a_lasting_change_is_known_within_5_percent_after_20_noisy_batches(
+        factor in 0.4_f64..2.5,
+        sizes in prop::collection::vec(1_u32..64, 20),
+        noise in prop::collection::vec(-0.03_f64..0.03, 20),
+    ) {
+        let (before, mut model) = (affine(), affine());
+        for (&rows, noise) in sizes.iter().zip(noise) {
+            model.observe(rows, before.latency(rows).mul_f64(factor * (1.0 + noise)));
+        }
+        for rows in [1, 8, 64] {
+            let known = model.latency(rows).as_secs_f64();
+            let truth = before.latency(rows).as_secs_f64() * factor;
+            prop_assert!((known / truth - 1.0).abs() < 0.05, "{rows} rows: {known} for {truth}");
+        }
+    }
+
+    #[test]
+    fn a_stall_of_one_batch_moves_nothing_by_more_than_a_percent(
+        sizes in prop::collection::vec(1_u32..64, 12),
+        at in 0_usize..12,
+        stall in 1.0_f64..10_000.0,
+    ) {
+        let (before, mut model) = (affine(), affine());
+        for (index, &rows) in sizes.iter().enumerate() {
+            let slower = if index == at { stall } else { 1.0 };
+            model.observe(rows, before.latency(rows).mul_f64(slower));
+        }
+        for rows in [1, 8, 64] {
+            let known = model.latency(rows).as_secs_f64();
+            prop_assert!((known / before.latency(rows).as_secs_f64() - 1.0).abs() < 0.01);
+        }
+    }
+
+    #[test]
+    fn the_size_that_keeps_up_does_and_a_smaller_one_does_not(
+        steps in prop::collection::vec(0_u64..50_000, 1..8),
+        rate in 1.0_f64..2000.0,
+        most in 1_u32..300,
+        fixed in any::<bool>(),
+    ) {
+        let mut total = 1000;
+        let profile: Vec<_> = steps.iter().enumerate().map(|(power, step)| {
+            total += step;
+            (1 << power, Duration::from_micros(total))
+        }).collect();
+        let model = CostModel::from_profile(&profile).unwrap();
+        let model = if fixed { model.with_fixed_sizes() } else { model };
+        let found = model.keeping_up(rate, most);
+        let slowest_enough = (1..=most).find(|&rows| model.rate(rows) >= rate * (1.0 - 1e-9));
+        match (found, slowest_enough) {
+            (Some(found), Some(rows)) => {
+                prop_assert!(found <= f64::from(rows) + 1e-6, "{found} {rows}");
+                prop_assert!(found > f64::from(rows) - 1.0 - 1e-6 || rows == 1, "{found} {rows}");
+            }
+            (found, rows) => prop_assert_eq!(found.is_some(), rows.is_some()),
+        }
+    }
+}
