@@ -3,7 +3,8 @@
 //! A gateway is a [`Producer`]: it submits [`Job`]s to the queue of a model and receives
 //! [`Reply`]s. A worker is a [`Consumer`] of one queue: it claims batches of [`Delivery`]s and
 //! settles each with a reply. Whoever only looks (metrics, the model catalogue, the controller) is
-//! an [`Observer`]. The three roles exist twice, over Redis ([`redis`]) and inside one process
+//! an [`Observer`], and whoever tells workers what N to
+//! use is a [`Controller`]. The roles exist twice, over Redis ([`redis`]) and inside one process
 //! ([`memory`]); one contract suite holds both to the same promises.
 
 pub mod ids;
@@ -13,11 +14,15 @@ pub mod model;
 pub mod redis;
 pub mod roles;
 mod share;
+pub mod target;
 pub mod tensor;
 pub mod wire;
 
 pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{Announcement, ModelSpec, TensorSpec};
-pub use roles::{Backlog, Broker, BrokerError, Consumer, Inbound, Observer, Producer, Settlement};
+pub use roles::{
+    Backlog, Broker, BrokerError, Consumer, Controller, Inbound, Observer, Producer, Settlement,
+};
+pub use target::{BatchWish, Guidance, Target, Wish};
 pub use tensor::{Datatype, Tensor};

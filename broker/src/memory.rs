@@ -11,15 +11,16 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
+    sync::{mpsc, watch},
+    time::{Instant, timeout, timeout_at},
 };
 
 use self::queue::Queue;
 use crate::{
-    Announcement, Backlog, Broker, BrokerError, Consumer, Delivery, EntryId, GatewayId, Inbound,
-    Job, Observer, Producer, QueueName, Reply, Settlement, WorkerId,
-    roles::{CLAIM_WAIT, LEASE, LIVENESS, REMEMBERED},
+    Announcement, Backlog, Broker, BrokerError, Consumer, Controller, Delivery, EntryId, GatewayId,
+    Guidance, Inbound, Job, Observer, Producer, QueueName, Reply, Settlement, Target, Wish,
+    WorkerId,
+    roles::{CLAIM_WAIT, GUIDANCE_WAIT, LEASE, LIVENESS, REMEMBERED},
 };
 
 /// A broker in this process's memory. Clones share everything.
@@ -38,6 +39,7 @@ impl MemoryBroker {
             queues: Mutex::default(),
             gateways: Mutex::default(),
             workers: Mutex::default(),
+            targets: Mutex::default(),
         });
         Self { shared, lease: LEASE }
     }
@@ -57,6 +59,7 @@ struct Shared {
     queues: Mutex<HashMap<QueueName, Arc<Queue>>>,
     gateways: Mutex<HashMap<GatewayId, mpsc::UnboundedSender<Vec<Reply>>>>,
     workers: Mutex<HashMap<WorkerId, Presence>>,
+    targets: Mutex<HashMap<QueueName, watch::Sender<Option<Target>>>>,
 }
 
 impl Shared {
@@ -67,6 +70,11 @@ impl Shared {
             return Arc::clone(queue);
         }
         Arc::clone(queues.entry(name.clone()).or_default())
+    }
+
+    /// What is published for a queue.
+    fn target(&self, queue: &QueueName) -> watch::Sender<Option<Target>> {
+        lock(&self.targets).entry(queue.clone()).or_default().clone()
     }
 
     /// Hands a batch's replies to one gateway; how many of them found nobody.
@@ -90,6 +98,10 @@ impl Presence {
     fn live(&self) -> bool {
         !self.retired && self.seen.elapsed() < LIVENESS
     }
+
+    fn serves(&self, queue: &QueueName) -> bool {
+        self.announcement.model.queue == *queue
+    }
 }
 
 /// A panic elsewhere leaves these maps whole: every change under a lock is a single call.
@@ -111,12 +123,25 @@ impl Broker for MemoryBroker {
         queue: QueueName,
         worker: WorkerId,
     ) -> Result<Arc<dyn Consumer>, BrokerError> {
-        let (shared, queue) = (Arc::clone(&self.shared), self.shared.queue(&queue));
-        Ok(Arc::new(MemoryConsumer { shared, queue, worker, lease: self.lease }))
+        let mut target = self.shared.target(&queue).subscribe();
+        // What was published before is news to it.
+        target.mark_changed();
+        Ok(Arc::new(MemoryConsumer {
+            shared: Arc::clone(&self.shared),
+            queue: self.shared.queue(&queue),
+            name: queue,
+            worker,
+            lease: self.lease,
+            target: tokio::sync::Mutex::new(target),
+        }))
     }
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
         Ok(Arc::new(MemoryObserver(Arc::clone(&self.shared))))
+    }
+
+    async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError> {
+        Ok(Arc::new(MemoryController(Arc::clone(&self.shared))))
     }
 }
 
@@ -173,8 +198,10 @@ impl Drop for MemoryProducer {
 struct MemoryConsumer {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
+    name: QueueName,
     worker: WorkerId,
     lease: Duration,
+    target: tokio::sync::Mutex<watch::Receiver<Option<Target>>>,
 }
 
 #[async_trait]
@@ -226,6 +253,16 @@ impl Consumer for MemoryConsumer {
         Ok(())
     }
 
+    async fn guidance(&self) -> Result<Guidance, BrokerError> {
+        let mut target = self.target.lock().await;
+        // The sender lives as long as the broker; a second without news is no failure.
+        drop(timeout(GUIDANCE_WAIT, target.changed()).await);
+        let target = *target.borrow_and_update();
+        let serves = |presence: &&Presence| presence.live() && presence.serves(&self.name);
+        let workers = lock(&self.shared.workers).values().filter(serves).count();
+        Ok(Guidance { workers: Some(workers), target })
+    }
+
     async fn retire(&self) -> Result<(), BrokerError> {
         if let Some(presence) = lock(&self.shared.workers).get_mut(&self.worker) {
             presence.retired = true;
@@ -256,5 +293,20 @@ impl Observer for MemoryObserver {
 
     async fn memory(&self) -> Result<Option<f64>, BrokerError> {
         Ok(None)
+    }
+}
+
+struct MemoryController(Arc<Shared>);
+
+#[async_trait]
+impl Controller for MemoryController {
+    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
+        let now = u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut epoch = now;
+        self.0.target(queue).send_modify(|target| {
+            epoch = target.map_or(now, |last| now.max(last.epoch + 1));
+            *target = Some(Target { epoch, wish });
+        });
+        Ok(epoch)
     }
 }

@@ -13,8 +13,8 @@
 //! takes what else stands under its name.
 //!
 //! Connections of one process: one link that everybody shares and that pipelines by itself
-//! (jobs, replies), one per producer for its subscription, one per consumer for its blocking
-//! reads, and a small pool for everything else. All of them come back by themselves.
+//! (jobs, replies), one per producer for its subscription, two per consumer for its blocking
+//! reads and its subscription, and a small pool for everything else. All of them come back by themselves.
 
 mod claim;
 mod connect;
@@ -27,6 +27,7 @@ mod producer;
 mod pulse;
 mod reclaim;
 mod strays;
+mod target;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,10 +39,11 @@ use tracing::warn;
 
 use self::{
     connect::broker_error, consumer::RedisConsumer, link::Link, observer::RedisObserver,
-    producer::RedisProducer,
+    producer::RedisProducer, target::RedisController,
 };
 use crate::{
-    Broker, BrokerError, Consumer, GatewayId, Observer, Producer, QueueName, WorkerId, roles::LEASE,
+    Broker, BrokerError, Consumer, Controller, GatewayId, Observer, Producer, QueueName, WorkerId,
+    roles::LEASE,
 };
 
 /// How long to wait between two attempts to connect for the first time.
@@ -123,5 +125,9 @@ impl Broker for RedisBroker {
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
         Ok(Arc::new(RedisObserver::new(Arc::clone(&self.shared))))
+    }
+
+    async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError> {
+        Ok(Arc::new(RedisController(Arc::clone(&self.shared))))
     }
 }

@@ -1,12 +1,13 @@
 //! The roles programs play: [`Producer`] (gateway), [`Consumer`] (worker), [`Observer`] (whoever
-//! looks), and the [`Broker`] that hands them out.
+//! looks), [`Controller`] (whoever decides), and the [`Broker`] that hands them out.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
-    Announcement, Delivery, EntryId, GatewayId, Job, Priority, QueueName, Reply, WorkerId,
+    Announcement, Delivery, EntryId, GatewayId, Guidance, Job, Priority, QueueName, Reply, Wish,
+    WorkerId,
 };
 
 /// Why the broker could not do what it was asked.
@@ -55,6 +56,9 @@ pub trait Broker: Send + Sync {
 
     /// The role of one that only looks.
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError>;
+
+    /// The role of one that decides.
+    async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError>;
 }
 
 /// A gateway's side of the queues.
@@ -77,7 +81,7 @@ pub trait Producer: Send + Sync {
     ) -> Result<Vec<bool>, BrokerError>;
 
     /// Whether jobs may be submitted with hope: false once the broker has been out of reach for a
-    /// second, true again as soon as it answers. Costs nothing to ask.
+    /// second or two, true again as soon as it answers. Costs nothing to ask.
     fn is_ready(&self) -> bool;
 
     /// Waits for replies to this gateway's jobs. One task calls it, again and again; it heals a
@@ -136,6 +140,11 @@ pub trait Consumer: Send + Sync {
     /// period, so called about once a second.
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError>;
 
+    /// Waits until something is published for this queue, a second at most, and tells what a worker
+    /// goes by now; the first time at once. One task calls it, again and again; it may be dropped
+    /// halfway.
+    async fn guidance(&self) -> Result<Guidance, BrokerError>;
+
     /// Says that this worker claims no more, so that nobody counts on it.
     async fn retire(&self) -> Result<(), BrokerError>;
 }
@@ -185,6 +194,14 @@ pub trait Observer: Send + Sync {
     async fn memory(&self) -> Result<Option<f64>, BrokerError>;
 }
 
+/// Tells workers what to go by.
+#[async_trait]
+pub trait Controller: Send + Sync {
+    /// Publishes a wish for all workers of a queue, in place of the last one; those that come later
+    /// find it as well. Returns its epoch, by which one can tell who goes by it.
+    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError>;
+}
+
 /// How long a worker counts as alive after it renewed its announcement, and a gateway after its
 /// last sign of life.
 pub const LIVENESS: Duration = Duration::from_secs(3);
@@ -198,6 +215,9 @@ pub(crate) const RECLAIM_AFTER: Duration = Duration::from_millis(500);
 /// How long a claim waits for its first job. Redis hands what comes meanwhile to whoever waits,
 /// frozen or not, so the wait is short.
 pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a worker goes by what it was told, unless it hears that there is something new.
+pub(crate) const GUIDANCE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a worker's announcement is remembered after its last renewal.
 pub(crate) const REMEMBERED: Duration = Duration::from_hours(1);

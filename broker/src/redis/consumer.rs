@@ -18,9 +18,10 @@ use super::{
     entries::id_text,
     keys,
     reclaim::Epoch,
+    target::Ear,
 };
 use crate::{
-    Announcement, BrokerError, Consumer, Delivery, EntryId, Failure, GatewayId, Priority,
+    Announcement, BrokerError, Consumer, Delivery, EntryId, Failure, GatewayId, Guidance, Priority,
     QueueName, Reply, Settlement, WorkerId, roles::LIVENESS, wire,
 };
 
@@ -41,6 +42,7 @@ pub(super) struct RedisConsumer {
     pub(super) held: Mutex<HashSet<EntryId>>,
     /// Whether there may be strays.
     pub(super) strays: AtomicBool,
+    pub(super) ear: Ear,
 }
 
 /// What stands in Redis about a worker.
@@ -69,6 +71,7 @@ impl RedisConsumer {
             epoch: std::sync::Mutex::default(),
             held: Mutex::default(),
             strays: AtomicBool::default(),
+            ear: Ear::default(),
         };
         match consumer.create_groups().await {
             // It refuses even what exists already. Who comes to drain a full queue is welcome; if
@@ -79,13 +82,15 @@ impl RedisConsumer {
         Ok(consumer)
     }
 
-    /// Creates the queue and its groups where they are missing. From id 0: jobs that came before
-    /// the group are for it too.
+    /// Creates the queue and its groups where they are missing, and this worker's place in it, by
+    /// which others count it. From id 0: jobs that came before the group are for it too.
     pub(super) async fn create_groups(&self) -> Result<(), BrokerError> {
         let mut create = Pipeline::new();
         for stream in &self.streams {
             let group = create.cmd("XGROUP").arg("CREATE").arg(stream).arg(keys::GROUP);
             group.arg("0").arg("MKSTREAM").add_command(create_census(stream));
+            let place = create.cmd("XGROUP").arg("CREATECONSUMER").arg(stream);
+            place.arg(keys::GROUP).arg(&self.worker);
         }
         let mut connection = self.shared.link.connection().await?;
         let created: Vec<Result<Value, RedisError>> =
@@ -256,6 +261,10 @@ impl Consumer for RedisConsumer {
         prolong.arg(live).arg(life);
         let prolonged = prolong.query_async(&mut connection).await.map_err(broker_error)?;
         if prolonged { Ok(()) } else { renewed }
+    }
+
+    async fn guidance(&self) -> Result<Guidance, BrokerError> {
+        self.be_guided().await
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {

@@ -36,6 +36,12 @@ pub(super) fn dead(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:dead")
 }
 
+/// What is published for the workers of a queue, and the channel on which they hear that there is
+/// something new.
+pub(super) fn target(queue: &QueueName) -> String {
+    format!("bf:{{{queue}}}:target")
+}
+
 /// The channel on which one boot of a gateway hears replies.
 pub(super) fn replies(gateway: GatewayId) -> String {
     format!("bf:reply:{gateway}")

@@ -78,6 +78,12 @@ on_both_brokers! {
         poison_is_answered_like_any_failure
         a_ready_broker_says_so
     }
+    guidance {
+        a_worker_that_nothing_was_published_for_is_told_so_at_once
+        what_is_published_is_heard_at_once_and_found_by_those_who_come_later
+        the_last_word_holds_and_its_epoch_is_higher
+        a_worker_knows_how_many_serve_its_queue
+    }
 }
 
 /// A gateway and its id.

@@ -1,0 +1,107 @@
+//! What is published for a queue's workers: a key that is read again each second, and a channel on
+//! which whoever listens hears at once that there is something new.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redis::{Pipeline, Value, streams::StreamInfoConsumersReply as Consumers};
+use tokio::{sync::Mutex, time::sleep};
+
+use super::{
+    Shared,
+    connect::{broker_error, nonsense, pool_error},
+    consumer::RedisConsumer,
+    keys,
+    link::Line,
+    reclaim::lost_queue,
+};
+use crate::{
+    BrokerError, Controller, Guidance, Priority, QueueName, Target, Wish, roles::GUIDANCE_WAIT,
+};
+
+/// A worker's subscription to the channel of its queue; `None` while it is broken.
+pub(super) type Ear = Mutex<Option<Line>>;
+
+impl RedisConsumer {
+    /// Waits until there may be something new.
+    async fn hear(&self) -> Result<(), BrokerError> {
+        let mut ear = self.ear.lock().await;
+        let Some(line) = ear.as_mut() else {
+            let channel = keys::target(&self.name);
+            *ear =
+                Some(Line::open(&self.shared.client, Some(&channel)).await.map_err(broker_error)?);
+            // Whatever was published before was not heard.
+            return Ok(());
+        };
+        let heard = tokio::select! {
+            heard = line.next() => heard,
+            () = sleep(GUIDANCE_WAIT) => return Ok(()),
+        };
+        if heard.is_err() {
+            *ear = None;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn be_guided(&self) -> Result<Guidance, BrokerError> {
+        self.hear().await?;
+        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let answers: Vec<Value> = Pipeline::new()
+            .get(keys::target(&self.name))
+            .cmd("XINFO")
+            .arg("CONSUMERS")
+            .arg(&self.streams[Priority::Default as usize])
+            .arg(keys::GROUP)
+            .ignore_errors()
+            .query_async(&mut connection)
+            .await
+            .map_err(broker_error)?;
+        let [target, consumers] = answers.try_into().map_err(|_| nonsense("GET"))?;
+        let target = target.extract_error().map_err(broker_error)?;
+        let target: Option<String> =
+            redis::from_redis_value(target).map_err(|_| nonsense("GET"))?;
+        let consumers = consumers.extract_error().and_then(|value| {
+            redis::from_redis_value::<Consumers>(value).map_err(redis::RedisError::from)
+        });
+        let consumers = match consumers {
+            // The queue is gone, and made anew by the next claim.
+            Err(error) if lost_queue(&error) => Vec::new(),
+            consumers => consumers.map_err(broker_error)?.consumers,
+        };
+        let names = consumers.iter().map(|consumer| keys::live(&consumer.name)).collect();
+        let live = self.alive(&mut *connection, names).await?;
+        let workers = live.map(|live| live.into_iter().filter(|live| *live).count());
+        Ok(Guidance { workers, target: target.and_then(|target| parse(&target)) })
+    }
+}
+
+/// Skips what makes no sense: a worker can do without.
+fn parse(target: &str) -> Option<Target> {
+    serde_json::from_str(target)
+        .inspect_err(|error| tracing::warn!(target, %error, "skipped an unreadable target"))
+        .ok()
+}
+
+pub(super) struct RedisController(pub(super) Arc<Shared>);
+
+#[async_trait]
+impl Controller for RedisController {
+    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
+        let mut connection = self.0.pool.get().await.map_err(pool_error)?;
+        // Rises however often Redis loses what it knew, and whoever publishes.
+        let (seconds, microseconds): (u64, u64) =
+            redis::cmd("TIME").query_async(&mut connection).await.map_err(broker_error)?;
+        let epoch = seconds * 1_000_000 + microseconds;
+        let target = serde_json::to_string(&Target { epoch, wish })
+            .map_err(|error| BrokerError::Refused(error.to_string()))?;
+        let key = keys::target(queue);
+        Pipeline::new()
+            .atomic()
+            .set(&key, target)
+            .publish(&key, epoch)
+            .exec_async(&mut connection)
+            .await
+            .map_err(broker_error)?;
+        Ok(epoch)
+    }
+}
