@@ -51,19 +51,26 @@ pub fn admit(ahead: &Ahead, remaining: Duration, share: f64) -> Result<(), Durat
 }
 
 /// How many of the waiting requests, oldest first, cannot be in time any more: to be refused before
-/// a batch of up to `n` rows is taken, not run in vain. `left` is the time that each has until its
-/// deadline.
+/// a batch of up to `n` of the `waiting` rows is taken, not run in vain. `left` is the time that each
+/// has until its deadline.
 ///
 /// While the oldest has less left than its batch takes, L(min(n, waiting)), it is one. Refusing only
 /// what has expired already is of no use under overload: every batch then is full of requests that
 /// expire while it runs.
-pub fn doomed(cost: &CostModel, n: u32, left: impl ExactSizeIterator<Item = Duration>) -> usize {
-    let waiting = left.len();
-    let late = |&(refused, left): &(usize, Duration)| {
-        let rows = u32::try_from(waiting - refused).map_or(n, |waiting| waiting.min(n));
-        cost.latency(rows) > left
+pub fn doomed(
+    cost: &CostModel,
+    n: u32,
+    waiting: u32,
+    left: impl IntoIterator<Item = Duration>,
+) -> u32 {
+    let mut refused = 0;
+    let late = |left: &Duration| {
+        let is_late = cost.latency(n.min(waiting.saturating_sub(refused))) > *left;
+        refused += u32::from(is_late);
+        is_late
     };
-    left.enumerate().take_while(late).count()
+    left.into_iter().take_while(late).for_each(drop);
+    refused
 }
 
 /// How many jobs a second the fleet settles, from looks at a growing count.
@@ -187,7 +194,8 @@ mod tests {
         let profile = [(1, Duration::from_millis(10)), (8, Duration::from_millis(24))];
         let cost = CostModel::from_profile(&profile).unwrap();
         let doomed = |n, left: &[u64]| {
-            super::doomed(&cost, n, left.iter().map(|&left| Duration::from_millis(left)))
+            let waiting = u32::try_from(left.len()).unwrap();
+            super::doomed(&cost, n, waiting, left.iter().map(|&left| Duration::from_millis(left)))
         };
         // Four rows take 16 ms, three 14 ms, two 12 ms, one 10 ms.
         assert_eq!(doomed(8, &[16, 16, 16, 16]), 0);

@@ -4,14 +4,16 @@
 //! the latency target and the load ([`ArrivalRate`]) into N, the most rows a worker claims and runs
 //! together, and says why in a [`Choice`]. [`admit`] says whether a request can be answered in time,
 //! from what waits and how fast it drains ([`DrainRate`]), and [`doomed`] which of those that wait
-//! cannot any more.
+//! cannot any more. A [`Scaler`] says how many workers a fleet needs.
 
 mod admission;
 mod batch;
 mod cost;
 mod rate;
+mod scale;
 
 pub use admission::{Ahead, DrainRate, Look, admit, doomed};
 pub use batch::{BatchMode, BatchPolicy, Bound, Choice, Demand};
 pub use cost::CostModel;
 pub use rate::ArrivalRate;
+pub use scale::{Counts, Observation, ScaleBound, ScaleDecision, ScalePolicy, Scaler};

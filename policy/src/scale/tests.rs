@@ -1,0 +1,175 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SLO: Duration = Duration::from_millis(100);
+const COLD: Duration = Duration::from_mins(1);
+/// Requests per second of one worker.
+const MU: f64 = 100.0;
+
+/// A fleet that is looked at every five seconds; what is ordered is there at once.
+struct Fleet {
+    policy: ScalePolicy,
+    scaler: Scaler,
+    seen: Observation,
+}
+
+impl Fleet {
+    fn new(workers: u32) -> Self {
+        let counts = Counts::default();
+        let seen =
+            Observation { counts, waiting: 0, ready: workers, ordered: workers, cold_start: COLD };
+        let policy = ScalePolicy::new(1, 24, SLO);
+        let mut fleet = Self { policy, scaler: Scaler::default(), seen };
+        fleet.decide(Duration::ZERO);
+        fleet
+    }
+
+    fn decide(&mut self, now: Duration) -> ScaleDecision {
+        let decision = self.scaler.decide(&self.policy, now, &self.seen, |_| MU);
+        self.seen.ordered = decision.replicas;
+        self.seen.ready = decision.replicas;
+        decision
+    }
+
+    /// So many ticks at so many requests a second, of which so many are missed.
+    fn run(&mut self, ticks: u32, rate: u64, missed: u64) -> ScaleDecision {
+        let mut last = None;
+        for _ in 0..ticks {
+            self.seen.counts.at += self.policy.tick;
+            self.seen.counts.offered += 5 * rate;
+            self.seen.counts.missed += 5 * missed;
+            last = Some(self.decide(self.seen.counts.at));
+        }
+        last.unwrap()
+    }
+}
+
+#[test]
+fn orders_what_the_offered_rate_needs() {
+    // 1,000 a second less nothing: 1000 / (0.88 · 100) is 11.4.
+    let decision = Fleet::new(1).run(10, 1000, 0);
+    assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Load));
+    assert_eq!(decision.offered, Some(1000.0));
+}
+
+#[test]
+fn a_jump_counts_at_once_less_a_standard_deviation() {
+    let mut fleet = Fleet::new(2);
+    fleet.run(20, 100, 0);
+    let decision = fleet.run(1, 1000, 0);
+    // 1000 − √200 = 985.9.
+    assert!((decision.offered.unwrap() - 985.86).abs() < 0.01);
+    assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Load));
+}
+
+#[test]
+fn what_waits_is_to_be_gone_after_a_cold_start() {
+    let mut fleet = Fleet::new(12);
+    fleet.run(20, 1000, 0);
+    // 50 wait anyway; 12,000 more in 60 s are 200 a second: 1200 / 88 is 13.6.
+    fleet.seen.waiting = 12_050;
+    let decision = fleet.run(1, 1000, 0);
+    assert_eq!((decision.replicas, decision.bound), (14, ScaleBound::Backlog));
+    // Kept for 70 s after it has gone.
+    fleet.seen.waiting = 0;
+    assert_eq!(fleet.run(14, 1000, 0).bound, ScaleBound::Hold);
+    assert_eq!(fleet.run(1, 1000, 0).replicas, 12);
+}
+
+#[test]
+fn keeps_for_five_minutes_what_was_needed() {
+    let mut fleet = Fleet::new(12);
+    fleet.run(60, 1000, 0);
+    let decision = fleet.run(60, 100, 0);
+    assert_eq!((decision.replicas, decision.wanted, decision.bound), (12, 2, ScaleBound::Hold));
+    assert_eq!(fleet.run(8, 100, 0).replicas, 2);
+}
+
+#[test]
+fn a_controller_that_has_just_started_takes_nobody_away() {
+    let decision = Fleet::new(12).run(59, 100, 0);
+    assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Hold));
+}
+
+#[test]
+fn stays_within_its_bounds_and_says_so() {
+    let decision = Fleet::new(1).run(10, 1_000_000, 0);
+    assert_eq!((decision.replicas, decision.bound), (24, ScaleBound::Max));
+    let mut fleet = Fleet::new(3);
+    fleet.policy.min = 3;
+    assert_eq!(fleet.run(100, 1, 0).bound, ScaleBound::Min);
+}
+
+#[test]
+fn nothing_at_all_needs_no_worker_if_none_may_be_left_and_anything_needs_one() {
+    let mut fleet = Fleet::new(1);
+    fleet.policy.min = 0;
+    assert_eq!(fleet.run(100, 0, 0).replicas, 0);
+    assert_eq!(fleet.run(1, 1, 0).replicas, 1);
+}
+
+#[test]
+fn old_news_move_nothing() {
+    let mut fleet = Fleet::new(12);
+    fleet.run(60, 1000, 0);
+    let later = fleet.seen.counts.at + Duration::from_mins(15);
+    let decision = fleet.decide(later);
+    assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Stale));
+    // The first look afterwards tells no rate yet: what came in between is unknown.
+    fleet.seen.counts.at = later;
+    assert_eq!(fleet.decide(later).bound, ScaleBound::Unknown);
+    assert_eq!(fleet.run(1, 2000, 0).replicas, 23);
+}
+
+#[test]
+fn a_count_that_begins_anew_is_no_rate() {
+    let mut fleet = Fleet::new(12);
+    fleet.run(60, 1000, 0);
+    fleet.seen.counts.offered = 0;
+    assert_eq!(fleet.run(1, 0, 0).bound, ScaleBound::Unknown);
+}
+
+#[test]
+fn a_fleet_that_misses_requests_is_trusted_less_until_it_does_not() {
+    let mut fleet = Fleet::new(12);
+    fleet.run(20, 1000, 0);
+    let decision = fleet.run(4, 1000, 50);
+    assert!(decision.trust < 1.0 && decision.replicas > 12, "{decision:?}");
+    let distrusted = fleet.run(100, 1000, 50);
+    assert_eq!((distrusted.trust, distrusted.replicas), (0.6, 19));
+    let trusted = fleet.run(1000, 1000, 0);
+    assert_eq!((trusted.trust, trusted.replicas), (1.0, 12));
+}
+
+#[test]
+fn a_trend_is_ordered_for_where_it_leads() {
+    let mut fleet = Fleet::new(5);
+    fleet.policy.trend = true;
+    fleet.run(20, 400, 0);
+    // Over 30 s: 450. 700 + 250 / 12.5 · 20 s = 1100.
+    let decision = fleet.run(1, 700, 0);
+    assert!((decision.offered.unwrap() - 1100.0).abs() < 1e-6, "{decision:?}");
+}
+
+proptest! {
+    #[test]
+    fn stays_within_its_bounds_and_copes_with_the_load_whatever_comes(
+        rates in prop::collection::vec(0_u64..4000, 1..100),
+        missed in 0_u64..100,
+        waiting in 0_u64..100_000,
+        min in 0_u32..5,
+    ) {
+        let mut fleet = Fleet::new(3);
+        fleet.policy.min = min;
+        fleet.seen.waiting = waiting;
+        for rate in rates {
+            let decision = fleet.run(1, rate, missed);
+            prop_assert!((min..=24).contains(&decision.replicas));
+            prop_assert!((0.6..=1.0).contains(&decision.trust));
+            if let Some(offered) = decision.offered && decision.bound != ScaleBound::Max {
+                prop_assert!(0.88 * f64::from(decision.replicas) * MU >= offered);
+            }
+        }
+    }
+}
