@@ -5,9 +5,9 @@ use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    HeaderMap, Method, Request, StatusCode, Uri,
+    HeaderMap, Request, StatusCode, Uri,
     client::conn::http1::{self, SendRequest},
-    header::{CONNECTION, HOST, HeaderValue},
+    header::{CONNECTION, HOST, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
@@ -18,11 +18,38 @@ use crate::{Answer, LoadError, Prepared};
 /// measure the system's retransmission timers.
 const CONNECTING: usize = 128;
 
-/// A gateway: `http://host:port`.
+/// The header that carries a key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A gateway: `http://host:port`, and the key to it if it wants one.
 #[derive(Clone, Debug)]
 pub struct Target {
     address: Arc<str>,
     host: HeaderValue,
+    key: Option<HeaderValue>,
+}
+
+impl Target {
+    /// The same, with `key` sent as `x-api-key` in each request.
+    pub fn with_key(self, key: &str) -> Result<Self, LoadError> {
+        let mut key = HeaderValue::from_str(key)
+            .map_err(|_| LoadError::Plan("an API key is printable ASCII".to_owned()))?;
+        key.set_sensitive(true);
+        Ok(Self { key: Some(key), ..self })
+    }
+
+    /// One request on a connection of its own: the status and the answer.
+    pub(crate) async fn ask(
+        &self,
+        request: Prepared,
+        patience: Duration,
+    ) -> Result<(StatusCode, Answer), LoadError> {
+        let mut connection = Connection::new(self.clone(), patience, connecting());
+        connection.ask(request).await.map_err(|lost| LoadError::Unreachable {
+            target: self.to_string(),
+            reason: lost.to_string(),
+        })
+    }
 }
 
 impl FromStr for Target {
@@ -38,7 +65,7 @@ impl FromStr for Target {
         }
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
-        Ok(Self { address: address.into(), host })
+        Ok(Self { address: address.into(), host, key: None })
     }
 }
 
@@ -119,13 +146,15 @@ impl Connection {
     }
 
     async fn exchange(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
-        let host = self.target.host.clone();
-        let sender = self.sender().await?;
         let mut message = Request::new(Full::new(request.body));
-        *message.method_mut() = Method::POST;
+        *message.method_mut() = request.method;
         *message.uri_mut() = request.uri;
         *message.headers_mut() = request.headers;
-        message.headers_mut().insert(HOST, host);
+        message.headers_mut().insert(HOST, self.target.host.clone());
+        if let Some(key) = &self.target.key {
+            message.headers_mut().insert(API_KEY, key.clone());
+        }
+        let sender = self.sender().await?;
 
         let answered = async {
             let (head, body) = sender.send_request(message).await?.into_parts();

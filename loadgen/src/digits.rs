@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use serde_json::json;
+
 use crate::{
     Answer, LoadError, Prepared, Workload,
     infer::{Call, Encoding, Input, outputs},
@@ -76,10 +78,10 @@ impl Digits {
         }
         let shape = vec![1, PIXELS as u64];
         let input = Input { name: "pixels".to_owned(), datatype: "FP32".to_owned(), shape };
-        let call = Call::new(model, input)?;
+        let call = Call::new(model, vec![input])?;
         let requests = digits.iter().map(|digit| match encoding {
-            Encoding::Binary => call.binary(&digit.pixels.map(f32::to_le_bytes).concat()),
-            Encoding::Json => call.json(&digit.pixels),
+            Encoding::Binary => call.binary(&[&digit.pixels.map(f32::to_le_bytes).concat()]),
+            Encoding::Json => call.json([json!(&digit.pixels[..])]),
         });
         let requests = requests.collect();
         let (asked, recognised) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -134,7 +136,6 @@ impl Workload for Digits {
 #[cfg(test)]
 mod tests {
     use hyper::HeaderMap;
-    use serde_json::json;
 
     use super::*;
 

@@ -1,6 +1,7 @@
 //! Load on a model that answers its own input: an answer meant for another caller cannot pass.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::json;
 
 use crate::{
     Answer, LoadError, Prepared, Workload,
@@ -42,7 +43,7 @@ impl Echo {
         let shape = vec![rows, row_size];
         let input = Input { name: input.to_owned(), datatype: "UINT8".to_owned(), shape };
         Ok(Self {
-            call: Call::new(model, input)?,
+            call: Call::new(model, vec![input])?,
             encoding,
             size,
             nonce: rand::random(),
@@ -85,8 +86,8 @@ impl Workload for Echo {
     fn request(&self, index: u64) -> Prepared {
         let data = self.data(index);
         match self.encoding {
-            Encoding::Binary => self.call.binary(&data),
-            Encoding::Json => self.call.json(&data),
+            Encoding::Binary => self.call.binary(&[&data]),
+            Encoding::Json => self.call.json([json!(&data[..])]),
         }
     }
 
@@ -111,7 +112,6 @@ impl Workload for Echo {
 #[cfg(test)]
 mod tests {
     use hyper::HeaderMap;
-    use serde_json::json;
 
     use super::*;
 

@@ -1,8 +1,9 @@
-//! The Open Inference Protocol, seen from a client: requests with one input, and their answers.
+//! The Open Inference Protocol, seen from a client: requests and their answers.
 
 use bytes::Bytes;
+use half::{bf16, f16};
 use hyper::{
-    HeaderMap, Uri,
+    HeaderMap, Method, Uri,
     header::{CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use serde::Deserialize;
@@ -21,7 +22,7 @@ pub enum Encoding {
     Json,
 }
 
-/// The one input that requests to a model carry.
+/// An input of a request.
 #[derive(Clone, Debug)]
 pub struct Input {
     /// Its name in the model.
@@ -36,45 +37,68 @@ pub struct Input {
 #[derive(Clone, Debug)]
 pub struct Call {
     uri: Uri,
-    input: Input,
+    inputs: Vec<Input>,
+    wanted: Vec<String>,
 }
 
 impl Call {
     /// Calls of `model`, in whichever version the server chooses.
-    pub fn new(model: &str, input: Input) -> Result<Self, LoadError> {
-        let path = format!("/v2/models/{model}/infer");
-        let uri = path.try_into().map_err(|_| LoadError::Plan(format!("no model {model:?}")))?;
-        Ok(Self { uri, input })
+    pub fn new(model: &str, inputs: Vec<Input>) -> Result<Self, LoadError> {
+        Ok(Self { uri: uri(&format!("/v2/models/{model}/infer"))?, inputs, wanted: Vec::new() })
     }
 
-    /// A request that sends the input as raw bytes and asks for binary outputs.
-    pub fn binary(&self, data: &[u8]) -> Prepared {
-        let mut input = self.input();
-        input["parameters"] = json!({ "binary_data_size": data.len() });
-        let wanted = json!({ "binary_data_output": true });
-        let mut body = json!({ "inputs": [input], "parameters": wanted }).to_string().into_bytes();
+    /// The same, asking for these outputs only.
+    #[must_use]
+    pub fn wanting(self, outputs: &[&str]) -> Self {
+        Self { wanted: outputs.iter().map(|&name| name.to_owned()).collect(), ..self }
+    }
+
+    /// A request that sends the data of each input as raw bytes and asks for binary outputs.
+    pub fn binary(&self, data: &[&[u8]]) -> Prepared {
+        let sizes =
+            data.iter().map(|data| ("parameters", json!({ "binary_data_size": data.len() })));
+        let mut head = self.head(sizes);
+        head["parameters"] = json!({ "binary_data_output": true });
+        let mut body = head.to_string().into_bytes();
         let headers = HeaderMap::from_iter([
             (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
             (HEAD_LENGTH, HeaderValue::from(body.len())),
         ]);
-        body.extend_from_slice(data);
-        Prepared { uri: self.uri.clone(), headers, body: body.into(), hang_up: None }
+        body.extend(data.iter().copied().flatten());
+        self.prepared(headers, body)
     }
 
-    /// A request that sends the input as JSON and is answered in JSON.
-    pub fn json<T: Copy + Into<Value>>(&self, data: &[T]) -> Prepared {
-        let mut input = self.input();
-        input["data"] = data.iter().copied().map(Into::into).collect();
-        let body = json!({ "inputs": [input] }).to_string();
+    /// A request that sends the data of each input as JSON and is answered in JSON.
+    pub fn json(&self, data: impl IntoIterator<Item = Value>) -> Prepared {
+        let body = self.head(data.into_iter().map(|data| ("data", data))).to_string();
         let json = HeaderValue::from_static("application/json");
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
-        Prepared { uri: self.uri.clone(), headers, body: body.into(), hang_up: None }
+        self.prepared(HeaderMap::from_iter([(CONTENT_TYPE, json)]), body.into_bytes())
     }
 
-    fn input(&self) -> Value {
-        let Input { name, datatype, shape } = &self.input;
-        json!({ "name": name, "datatype": datatype, "shape": shape })
+    fn prepared(&self, headers: HeaderMap, body: Vec<u8>) -> Prepared {
+        let uri = self.uri.clone();
+        Prepared { method: Method::POST, uri, headers, body: body.into(), hang_up: None }
     }
+
+    /// The JSON of a request, with one more field for each of its inputs.
+    fn head(&self, more: impl Iterator<Item = (&'static str, Value)>) -> Value {
+        let inputs = self.inputs.iter().zip(more).map(|(input, (field, value))| {
+            let Input { name, datatype, shape } = input;
+            let mut input = json!({ "name": name, "datatype": datatype, "shape": shape });
+            input[field] = value;
+            input
+        });
+        let mut head = json!({ "inputs": inputs.collect::<Vec<_>>() });
+        if !self.wanted.is_empty() {
+            head["outputs"] = self.wanted.iter().map(|name| json!({ "name": name })).collect();
+        }
+        head
+    }
+}
+
+/// A path on a server.
+pub(crate) fn uri(path: &str) -> Result<Uri, LoadError> {
+    path.parse().map_err(|_| LoadError::Plan(format!("{path:?} is no path")))
 }
 
 /// One output of an answer.
@@ -111,6 +135,48 @@ impl Output {
         }
     }
 
+    /// Whether another answer says the same: equal name, type and shape, and no number further from
+    /// its counterpart than `tolerance` times the largest of this output; anything but numbers must
+    /// be equal.
+    pub fn is_alike(&self, other: &Self, tolerance: f64) -> bool {
+        let kind =
+            |output: &Self| (output.name.clone(), output.datatype.clone(), output.shape.clone());
+        if kind(self) != kind(other) {
+            return false;
+        }
+        let (Some(ours), Some(theirs)) = (self.numbers(), other.numbers()) else {
+            return self.raw() == other.raw();
+        };
+        let margin = tolerance * ours.iter().fold(0.0, |most, number| number.abs().max(most));
+        let near = |(a, b): (&f64, &f64)| (a - b).abs() <= margin || (a.is_nan() && b.is_nan());
+        ours.len() == theirs.len() && ours.iter().zip(&theirs).all(near)
+    }
+
+    fn raw(&self) -> &[u8] {
+        match &self.data {
+            Data::Json(text) => text.get().as_bytes(),
+            Data::Binary(bytes) => bytes,
+        }
+    }
+
+    /// Its elements, if they are numbers.
+    #[expect(clippy::cast_precision_loss, reason = "compared with a tolerance")]
+    fn numbers(&self) -> Option<Vec<f64>> {
+        let bytes = match &self.data {
+            Data::Json(text) => return serde_json::from_str(text.get()).ok(),
+            Data::Binary(bytes) => bytes,
+        };
+        Some(match self.datatype.as_str() {
+            "FP16" => each(bytes, |element| f16::from_le_bytes(element).to_f64()),
+            "BF16" => each(bytes, |element| bf16::from_le_bytes(element).to_f64()),
+            "FP32" => each(bytes, |element| f32::from_le_bytes(element).into()),
+            "FP64" => each(bytes, f64::from_le_bytes),
+            "INT32" => each(bytes, |element| i32::from_le_bytes(element).into()),
+            "INT64" => each(bytes, |element| i64::from_le_bytes(element) as f64),
+            _ => return None,
+        })
+    }
+
     /// Its elements as bytes: as sent in binary, or JSON numbers of 0 to 255.
     pub fn u8s(&self) -> Result<Bytes, String> {
         match &self.data {
@@ -118,6 +184,10 @@ impl Output {
             Data::Binary(bytes) => Ok(bytes.clone()),
         }
     }
+}
+
+fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+    bytes.as_chunks().0.iter().map(|element| number(*element)).collect()
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a RawValue) -> Result<T, String> {
@@ -183,7 +253,7 @@ mod tests {
 
     fn call() -> Call {
         let input = Input { name: "x".into(), datatype: "FP32".into(), shape: vec![1, 2] };
-        Call::new("digits_wide", input).unwrap()
+        Call::new("digits_wide", vec![input]).unwrap()
     }
 
     fn answer(head: &str, tail: &[u8]) -> Answer {
@@ -194,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_binary_request_is_a_json_head_and_the_bytes() {
-        let request = call().binary(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        let request = call().binary(&[&[1, 2, 3, 4, 5, 6, 7, 8]]);
         assert_eq!(request.uri, "/v2/models/digits_wide/infer");
         let head = r#"{"inputs":[{"datatype":"FP32","name":"x","parameters":{"binary_data_size":8},"shape":[1,2]}],"parameters":{"binary_data_output":true}}"#;
         assert_eq!(request.headers[HEAD_LENGTH], head.len().to_string());
@@ -203,10 +273,21 @@ mod tests {
 
     #[test]
     fn a_json_request_carries_its_numbers() {
-        let request = call().json(&[0.5, 16.0]);
+        let request = call().json([json!([0.5, 16.0])]);
         let body = r#"{"inputs":[{"data":[0.5,16.0],"datatype":"FP32","name":"x","shape":[1,2]}]}"#;
         assert_eq!(request.body, body);
         assert!(!request.headers.contains_key(HEAD_LENGTH));
+    }
+
+    #[test]
+    fn several_inputs_follow_each_other_and_outputs_are_chosen() {
+        let input =
+            |name: &str| Input { name: name.into(), datatype: "UINT8".into(), shape: vec![1] };
+        let call = Call::new("m", vec![input("a"), input("b")]).unwrap().wanting(&["y"]);
+        let request = call.binary(&[&[7], &[8]]);
+        assert!(request.body.ends_with(&[7, 8]));
+        let head = String::from_utf8_lossy(&request.body[..request.body.len() - 2]);
+        assert!(head.contains(r#""outputs":[{"name":"y"}]"#), "{head}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{Target, Workload};
+use crate::{Second, Target, Workload};
 
 /// A whole run.
 #[derive(Clone)]
@@ -30,6 +30,11 @@ pub struct Plan {
     /// Before it asks again it pauses a random time, of up to 100 ms at first, then 200 ms, and so
     /// on.
     pub tries: u32,
+    /// Whether a user that is told when to come back (`Retry-After`) waits that long before it asks
+    /// again.
+    pub honour_retry_after: bool,
+    /// Told about each second of the run when it is over.
+    pub watch: Option<Watch>,
     /// Whether the report keeps what became of each single request.
     pub journal: bool,
     /// Ends the run earlier than planned.
@@ -49,11 +54,16 @@ impl Plan {
             length: Length::Requests(requests),
             timeout: Duration::from_secs(30),
             tries: 1,
+            honour_retry_after: false,
+            watch: None,
             journal: false,
             stop: Stop::default(),
         }
     }
 }
+
+/// Whoever follows a run; called on the load's own thread.
+pub type Watch = Arc<dyn Fn(&Second) + Send + Sync>;
 
 /// Ends a run at a moment nobody knew when it began; clones end the same run.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +117,24 @@ pub enum LoadError {
         target: String,
         /// What the system said.
         reason: String,
+    },
+    /// The server does not have the model.
+    #[error("{target} has no model {model:?}: {said}")]
+    NoModel {
+        /// The server, as `host:port`.
+        target: String,
+        /// The model asked for.
+        model: String,
+        /// What it said.
+        said: String,
+    },
+    /// The server did not answer a question that must be answered before a run.
+    #[error("{target} {said}")]
+    Unanswered {
+        /// The server, as `host:port`.
+        target: String,
+        /// What it said instead.
+        said: String,
     },
     /// The process may not open as many connections.
     #[error("{users} users need more open files than the {limit} allowed; raise `ulimit -n`")]

@@ -8,12 +8,14 @@ use std::{
 
 use hdrhistogram::Histogram;
 
+use crate::timeline::{Clock, Second};
+
 /// How many texts of each kind of trouble a report keeps.
 const SAMPLES: usize = 5;
 /// Significant digits of latencies.
-const DIGITS: u8 = 3;
+pub(crate) const DIGITS: u8 = 3;
 /// The longest latency told apart from longer ones: an hour, in microseconds.
-const LONGEST: u64 = 3_600_000_000;
+pub(crate) const LONGEST: u64 = 3_600_000_000;
 
 /// What came of a run. Counts cover every request sent; rates and latencies those answered right
 /// after warming up.
@@ -27,6 +29,8 @@ pub struct Report {
     pub wrong: u64,
     /// Answered with another status: how many of each.
     pub refused: BTreeMap<u16, u64>,
+    /// The same by reason: status and `x-error-code`.
+    pub reasons: BTreeMap<String, u64>,
     /// Not answered: no connection, a lost one, or too late.
     pub failed: u64,
     /// Not answered before their users hung up on purpose.
@@ -46,6 +50,8 @@ pub struct Report {
     pub began: SystemTime,
     /// CPU time of the load's own thread, warming up included, where the system tells.
     pub cpu: Option<Duration>,
+    /// Each whole second of the run, warming up included.
+    pub timeline: Vec<Second>,
     /// What became of each request, in the order in which they ended, if the plan asked for it.
     pub journal: Vec<Entry>,
     latencies: Histogram<u64>,
@@ -109,6 +115,11 @@ impl Report {
         Duration::from_micros(self.latencies.value_at_quantile(quantile))
     }
 
+    /// Right answers in the measured time that took longer than `limit`.
+    pub fn later_than(&self, limit: Duration) -> u64 {
+        self.latencies.count_between(micros(limit).saturating_add(1), u64::MAX)
+    }
+
     /// All requests answered with another status than 200.
     pub fn refusals(&self) -> u64 {
         self.refused.values().sum()
@@ -152,6 +163,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Recorder {
     report: Report,
     journal: bool,
+    clock: Clock,
     samples: BTreeMap<&'static str, usize>,
 }
 
@@ -163,6 +175,7 @@ impl Recorder {
             right: 0,
             wrong: 0,
             refused: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             failed: 0,
             hung_up: 0,
             unsent: 0,
@@ -172,10 +185,11 @@ impl Recorder {
             window: Duration::ZERO,
             began: SystemTime::now(),
             cpu: None,
+            timeline: Vec::new(),
             journal: Vec::new(),
             latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS)?,
         };
-        Ok(Self { report, journal, samples: BTreeMap::new() })
+        Ok(Self { report, journal, clock: Clock::new()?, samples: BTreeMap::new() })
     }
 
     /// Counts one request; `measured` says whether its latency counts.
@@ -183,11 +197,12 @@ impl Recorder {
         self.report.sent += 1;
         match &entry.ending {
             Ending::Right => {
+                let latency = micros(entry.done.saturating_sub(entry.due));
                 self.report.right += 1;
+                self.clock.answered(latency);
                 if measured {
-                    let latency = entry.done.saturating_sub(entry.due);
                     self.report.measured += 1;
-                    self.report.latencies.saturating_record(micros(latency));
+                    self.report.latencies.saturating_record(latency);
                 }
             }
             Ending::Wrong => {
@@ -196,6 +211,8 @@ impl Recorder {
             }
             Ending::Refused(refusal) => {
                 *self.report.refused.entry(refusal.status).or_default() += 1;
+                let reason = format!("{} {}", refusal.status, refusal.code);
+                *self.report.reasons.entry(reason.trim_end().to_owned()).or_default() += 1;
                 self.sample("refused", trouble);
             }
             Ending::Failed => {
@@ -204,9 +221,17 @@ impl Recorder {
             }
             Ending::HungUp => self.report.hung_up += 1,
         }
+        self.clock.unanswered(&entry.ending);
         if self.journal {
             self.report.journal.push(entry);
         }
+    }
+
+    /// Ends a second of the timeline.
+    pub(crate) fn tick(&mut self) -> Second {
+        let second = self.clock.tick();
+        self.report.timeline.push(second.clone());
+        second
     }
 
     /// Counts connections that went away by themselves.

@@ -1,7 +1,7 @@
 //! Carrying out a plan.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use tokio::{
     runtime,
     sync::{Semaphore, oneshot},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, interval_at, sleep, sleep_until},
 };
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a user that asks again waits at most before the second try; doubled for each later one.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
 /// Open files a process needs beside its users' connections.
 const OTHER_FILES: u64 = 64;
 /// The header in which a server names its reason.
@@ -94,13 +95,25 @@ async fn drive(plan: Plan) -> Result<Report, LoadError> {
         workload: plan.workload,
         tries: plan.tries,
         start,
+        honour_retry_after: plan.honour_retry_after,
         schedule: Schedule::new(plan.pace, plan.warm_up, plan.length, start).ended_by(plan.stop),
         recorder: Mutex::new(recorder),
     });
 
     let mut users: JoinSet<()> =
         connections.into_iter().map(|connection| user(Arc::clone(&run), connection)).collect();
-    while users.join_next().await.is_some() {}
+    let mut seconds = interval_at(start + SECOND, SECOND);
+    loop {
+        tokio::select! {
+            ended = users.join_next() => if ended.is_none() { break },
+            _ = seconds.tick() => {
+                let second = run.recorder().tick();
+                if let Some(watch) = &plan.watch {
+                    watch(&second);
+                }
+            }
+        }
+    }
     drop(users);
 
     let run = Arc::into_inner(run).ok_or_else(|| LoadError::Thread("a user is left".to_owned()))?;
@@ -153,6 +166,7 @@ async fn opened(
 struct Run {
     workload: Arc<dyn Workload>,
     tries: u32,
+    honour_retry_after: bool,
     start: Instant,
     schedule: Schedule,
     recorder: Mutex<Recorder>,
@@ -171,9 +185,24 @@ impl Run {
             done: since_start(now),
             ending: outcome.ending,
         };
-        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorder = self.recorder();
         recorder.record(entry, &outcome.trouble, counts);
         recorder.dropped(dropped);
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a user waits after such an ending before it asks again.
+    fn pause(&self, ending: &Ending) -> Option<Duration> {
+        match ending {
+            Ending::Failed => Some(PAUSE),
+            Ending::Refused(refusal) if self.honour_retry_after => {
+                refusal.retry_after.map(|seconds| Duration::from_secs(seconds.into()))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -185,10 +214,11 @@ async fn user(run: Arc<Run>, mut connection: Connection) {
         }
         let sent = Instant::now();
         let outcome = ask(&run, turn.index, &mut connection).await;
-        let failed = outcome.ending == Ending::Failed;
+        let pause = run.pause(&outcome.ending);
         run.record(turn, sent, outcome, std::mem::take(&mut connection.dropped));
-        if failed {
-            sleep(PAUSE).await;
+        if let Some(pause) = pause {
+            let until = Instant::now() + pause;
+            sleep_until(run.schedule.end().map_or(until, |end| end.min(until))).await;
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::{HeaderMap, Uri};
+use hyper::{HeaderMap, Method, Uri};
 
 /// Makes numbered requests and judges the answers to them. Called from one thread, on which every
 /// microsecond spent is one the server under test may be waiting for.
@@ -15,9 +15,11 @@ pub trait Workload: Send + Sync {
     fn check(&self, index: u64, answer: &Answer) -> Result<(), String>;
 }
 
-/// One HTTP POST, ready to be sent to any target. Cloning shares the body.
+/// One HTTP request, ready to be sent to any target. Cloning shares the body.
 #[derive(Clone, Debug)]
 pub struct Prepared {
+    /// How: inference is a POST.
+    pub method: Method,
     /// Path and query.
     pub uri: Uri,
     /// All headers but `host` and `content-length`.
@@ -28,8 +30,8 @@ pub struct Prepared {
     pub hang_up: Option<Duration>,
 }
 
-/// What came back with status 200.
-#[derive(Debug)]
+/// What came back.
+#[derive(Clone, Debug)]
 pub struct Answer {
     /// Its headers.
     pub headers: HeaderMap,

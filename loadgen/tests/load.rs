@@ -6,7 +6,11 @@ mod stub;
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use batchfleet_loadgen::{
-    Digits, Echo, Length, LoadError, Pace, Plan, Workload, digits::Digit, infer::Encoding, run,
+    Digits, Echo, Length, LoadError, Pace, Plan, Sampled, Summary, Workload,
+    digits::Digit,
+    infer::Encoding,
+    model::{Choice, Metadata},
+    page, run,
 };
 
 use crate::stub::{Reaction, Stub};
@@ -62,6 +66,7 @@ async fn refusals_are_counted_by_status_and_keep_the_connection() {
     let report = run(plan(&stub, 2, 40)).await.unwrap();
     assert_eq!((report.sent, report.right, report.refusals()), (40, 10, 30), "{report}");
     assert_eq!(report.refused, [(429, 10), (503, 20)].into());
+    assert_eq!(report.reasons, [("429".to_owned(), 10), ("503".to_owned(), 20)].into());
     assert_eq!((report.dropped_connections, stub.connections()), (0, 2));
     assert!(report.troubles[0].contains("stub refuses"), "{report}");
 }
@@ -174,4 +179,76 @@ async fn two_thousand_connections_lose_nothing() {
     let report = run(plan(&stub, 2000, 10_000)).await.unwrap();
     assert!(report.is_flawless(), "{report}");
     assert_eq!(stub.connections(), 2000);
+}
+
+/// Load on the stub's own model, whose answers were learnt while it behaved.
+async fn sampled(stub: &Stub, encoding: Encoding) -> (Sampled, usize) {
+    let model = Metadata::of(&stub.target(), "stub", SECOND).await.unwrap();
+    let choice = Choice { rows: 1, free: 1, most: 1 };
+    let mut sampled = Sampled::draw(&model, encoding, 10, choice).unwrap();
+    let twins = sampled.learn(&stub.target(), SECOND, 1e-4).await.unwrap();
+    (sampled, twins)
+}
+
+#[tokio::test]
+async fn answers_learnt_from_any_model_tell_its_callers_apart() {
+    for encoding in [Encoding::Binary, Encoding::Json] {
+        // Ten answers are learnt; of the twenty requests behind them, one gets another's.
+        let stub =
+            Stub::start(|n| if n == 15 { Reaction::EchoOfLast } else { Reaction::Echo }).await;
+        let (sampled, twins) = sampled(&stub, encoding).await;
+        assert_eq!(twins, 0);
+        let report = run(Plan::new(stub.target(), Arc::new(sampled), 20)).await.unwrap();
+        assert_eq!((report.right, report.wrong), (19, 1), "{report}");
+        assert!(report.troubles[0].contains("answer to input 4, not 5"), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_an_error_that_names_it() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    let error = Metadata::of(&stub.target(), "other", SECOND).await.unwrap_err();
+    assert!(matches!(error, LoadError::NoModel { .. }), "{error}");
+    assert!(error.to_string().contains("no model \"other\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_model_that_fails_alone_is_an_error_before_the_run() {
+    let stub = Stub::start(|_| Reaction::Refuse(500)).await;
+    let model = Metadata::of(&stub.target(), "stub", SECOND).await.unwrap();
+    let choice = Choice { rows: 1, free: 1, most: 1 };
+    let mut sampled = Sampled::draw(&model, Encoding::Binary, 3, choice).unwrap();
+    let error = sampled.learn(&stub.target(), SECOND, 1e-4).await.unwrap_err();
+    assert!(error.to_string().contains("500"), "{error}");
+}
+
+#[tokio::test]
+async fn a_user_told_to_come_back_later_does() {
+    let stub = Stub::start(|n| if n == 0 { Reaction::Refuse(503) } else { Reaction::Echo }).await;
+    let plan = Plan { honour_retry_after: true, journal: true, ..plan(&stub, 1, 2) };
+    let report = run(plan).await.unwrap();
+    let [refused, next] = &report.journal[..] else { panic!("{report}") };
+    assert!(next.sent >= refused.done + SECOND, "{:?}", report.journal);
+}
+
+#[tokio::test]
+async fn a_report_tells_each_second_and_draws_it() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    let length = Length::Time(Duration::from_millis(1500));
+    let report = run(Plan { length, ..plan(&stub, 2, 0) }).await.unwrap();
+    assert_eq!(report.timeline.len(), 1);
+    assert!(report.timeline[0].right > 0 && report.timeline[0].right < report.right);
+    let summary = Summary::new(&report, Some(Duration::ZERO));
+    assert_eq!(summary.late, Some(report.measured));
+    let page = page::html("echo & <all>", &report, &summary);
+    assert!(page.contains("<title>echo &amp; &lt;all&gt;</title>"), "{page}");
+    assert_eq!(page.matches("<svg").count(), 3);
+    assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+}
+
+#[tokio::test]
+async fn a_key_is_sent_only_where_one_was_given() {
+    let target = Stub::start(|_| Reaction::Echo).await.target();
+    assert!(target.clone().with_key("secret").is_ok());
+    assert!(target.with_key("line\nbreak").is_err());
 }

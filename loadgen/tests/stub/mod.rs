@@ -14,9 +14,9 @@ use batchfleet_loadgen::Target;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    HeaderMap, Request, Response,
+    HeaderMap, Method, Request, Response,
     body::Incoming,
-    header::{CONNECTION, HeaderValue},
+    header::{CONNECTION, HeaderValue, RETRY_AFTER},
     server::conn::http1,
     service::service_fn,
 };
@@ -113,6 +113,9 @@ async fn serve(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, io::Error> {
+    if request.method() == Method::GET {
+        return Ok(described(request.uri().path()));
+    }
     let number = shared.requests.fetch_add(1, SeqCst);
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -137,9 +140,20 @@ async fn serve(
     })
 }
 
+/// What the stub says of its only model, `stub`.
+fn described(path: &str) -> Response<Full<Bytes>> {
+    if path != "/v2/models/stub" {
+        return refusal(404);
+    }
+    let input = json!({ "name": "x", "datatype": "FP32", "shape": [-1, 8] });
+    let body = json!({ "name": "stub", "platform": "stub", "inputs": [input] }).to_string();
+    Response::new(Full::new(body.into()))
+}
+
 fn refusal(status: u16) -> Response<Full<Bytes>> {
     let body = json!({ "error": "the stub refuses" }).to_string();
-    Response::builder().status(status).body(Full::new(body.into())).unwrap()
+    let refusal = Response::builder().status(status).header(RETRY_AFTER, 1);
+    refusal.body(Full::new(body.into())).unwrap()
 }
 
 /// The input as the model's output, in the encoding of the request.

@@ -1,0 +1,183 @@
+//! What a server says of a model, and inputs made from it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use half::{bf16, f16};
+use hyper::{HeaderMap, Method, StatusCode};
+use rand::{Rng, RngExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    LoadError, Prepared, Target,
+    infer::{Input, uri},
+};
+
+/// Elements are drawn in so many steps, floats from 0 to 1: each is exact in every float type.
+const STEPS: u8 = 128;
+/// The answer to `GET /v2/models/{model}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Metadata {
+    /// The model's name.
+    pub name: String,
+    /// What runs it.
+    #[serde(default)]
+    pub platform: String,
+    /// Its inputs.
+    pub inputs: Vec<TensorMetadata>,
+}
+
+/// One input as the model wants it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TensorMetadata {
+    /// Its name.
+    pub name: String,
+    /// Its element type, such as `FP32`.
+    pub datatype: String,
+    /// Its dimensions; -1 is any size.
+    pub shape: Vec<i64>,
+}
+
+/// What metadata leaves open.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// The size of a first dimension that is free: rows.
+    pub rows: u64,
+    /// The size of any other that is.
+    pub free: u64,
+    /// Whole numbers are drawn from 0 to this, at most 127: more may be no index of the model.
+    pub most: u8,
+}
+
+/// An input with its data, in both encodings.
+pub(crate) struct Sample {
+    pub(crate) input: Input,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) json: Value,
+}
+
+impl Metadata {
+    /// Asks a server about a model.
+    pub async fn of(target: &Target, model: &str, patience: Duration) -> Result<Self, LoadError> {
+        let request = Prepared {
+            method: Method::GET,
+            uri: uri(&format!("/v2/models/{model}"))?,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            hang_up: None,
+        };
+        let (status, answer) = target.ask(request, patience).await?;
+        let body = String::from_utf8_lossy(&answer.body);
+        let target = target.to_string();
+        match status {
+            StatusCode::OK => serde_json::from_str(&body).map_err(|error| LoadError::Unanswered {
+                target,
+                said: format!("describes {model:?} otherwise than the protocol wants: {error}"),
+            }),
+            StatusCode::NOT_FOUND => {
+                Err(LoadError::NoModel { target, model: model.to_owned(), said: body.into_owned() })
+            }
+            _ => Err(LoadError::Unanswered {
+                target,
+                said: format!("answers {status} when asked about {model:?}: {body}"),
+            }),
+        }
+    }
+}
+
+impl TensorMetadata {
+    /// Draws data for it: elements from a part of their range that is drawn as well, or the means
+    /// of any two inputs would be alike, and often their answers.
+    pub(crate) fn draw(&self, choice: Choice, random: &mut impl Rng) -> Result<Sample, LoadError> {
+        let open = |position| if position == 0 { choice.rows } else { choice.free };
+        let sizes = self.shape.iter().enumerate();
+        let shape: Vec<u64> =
+            sizes.map(|(at, &size)| u64::try_from(size).unwrap_or(open(at))).collect();
+        let (one, other) = (random.random_range(0..=STEPS), random.random_range(0..=STEPS));
+        let (mut bytes, mut values) = (Vec::new(), Vec::new());
+        for _ in 0..shape.iter().product() {
+            let step = random.random_range(one.min(other)..=one.max(other));
+            let (data, value) = element(&self.datatype, step, choice.most).ok_or_else(|| {
+                LoadError::Plan(format!("input {:?} is of {:?}", self.name, self.datatype))
+            })?;
+            bytes.extend(data);
+            values.push(value);
+        }
+        let input = Input { name: self.name.clone(), datatype: self.datatype.clone(), shape };
+        Ok(Sample { input, bytes, json: values.into() })
+    }
+}
+
+/// An element this many steps into its range, as bytes and as JSON; `None` for an unknown type.
+fn element(datatype: &str, step: u8, most: u8) -> Option<(Vec<u8>, Value)> {
+    let fraction = f32::from(step) / f32::from(STEPS);
+    let number = u64::from(step) * u64::from(most) / u64::from(STEPS);
+    let whole = |bytes| (number.to_le_bytes()[..bytes].to_vec(), json!(number));
+    Some(match datatype {
+        "BF16" => (bf16::from_f32(fraction).to_le_bytes().into(), json!(fraction)),
+        "FP16" => (f16::from_f32(fraction).to_le_bytes().into(), json!(fraction)),
+        "FP32" => (fraction.to_le_bytes().into(), json!(fraction)),
+        "FP64" => (f64::from(fraction).to_le_bytes().into(), json!(fraction)),
+        "BOOL" => (vec![step % 2], json!(step % 2 == 1)),
+        "INT8" | "UINT8" => whole(1),
+        "INT16" | "UINT16" => whole(2),
+        "INT32" | "UINT32" => whole(4),
+        "INT64" | "UINT64" => whole(8),
+        "BYTES" => {
+            let text = format!("text {step:03}");
+            let length = u32::try_from(text.len()).ok()?.to_le_bytes();
+            ([&length, text.as_bytes()].concat(), json!(text))
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn data_is_drawn_for_every_type_of_the_protocol() {
+        let mut random = StdRng::seed_from_u64(0);
+        let choice = Choice { rows: 2, free: 3, most: 100 };
+        for (datatype, size) in [
+            ("BOOL", 1),
+            ("UINT8", 1),
+            ("INT8", 1),
+            ("UINT16", 2),
+            ("INT32", 4),
+            ("UINT64", 8),
+            ("FP16", 2),
+            ("BF16", 2),
+            ("FP32", 4),
+            ("FP64", 8),
+            ("BYTES", 4 + 8),
+        ] {
+            let input = TensorMetadata {
+                name: "x".to_owned(),
+                datatype: datatype.to_owned(),
+                shape: vec![-1, 5, -1],
+            };
+            let sample = input.draw(choice, &mut random).unwrap();
+            assert_eq!(sample.input.shape, [2, 5, 3]);
+            assert_eq!(sample.bytes.len(), 30 * size, "{datatype}");
+            assert_eq!(sample.json.as_array().map(Vec::len), Some(30), "{datatype}");
+        }
+        let odd = TensorMetadata { name: "x".into(), datatype: "FP8".into(), shape: vec![1] };
+        assert!(odd.draw(choice, &mut random).is_err());
+    }
+
+    #[test]
+    fn bytes_and_json_say_the_same() {
+        let mut random = StdRng::seed_from_u64(0);
+        let choice = Choice { rows: 1, free: 1, most: 1 };
+        let input = TensorMetadata { name: "x".into(), datatype: "FP32".into(), shape: vec![9] };
+        let sample = input.draw(choice, &mut random).unwrap();
+        let floats: Vec<f32> =
+            sample.bytes.as_chunks().0.iter().map(|element| f32::from_le_bytes(*element)).collect();
+        assert_eq!(sample.json, json!(floats));
+    }
+}
