@@ -2,6 +2,7 @@
 
 mod demo;
 mod fleet;
+mod load;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ enum Command {
     Serve(Box<ServeSettings>),
     /// Show what batching does: real digits from many clients, one by one against batched
     Demo(Box<demo::DemoSettings>),
+    /// Send requests to any server of the protocol, check every answer and report
+    Load(Box<load::LoadSettings>),
 }
 
 #[derive(Args, Clone)]
@@ -56,5 +59,6 @@ fn main() -> ExitCode {
                 demo::show(&settings, &process).await
             })
         }
+        Command::Load(settings) => load::main(&settings),
     }
 }
