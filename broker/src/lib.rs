@@ -7,6 +7,7 @@
 //! use is a [`Controller`]. The roles exist twice, over Redis ([`redis`]) and inside one process
 //! ([`memory`]); one contract suite holds both to the same promises.
 
+pub mod batching;
 pub mod ids;
 pub mod job;
 pub mod memory;
@@ -18,6 +19,7 @@ pub mod target;
 pub mod tensor;
 pub mod wire;
 
+pub use batching::{Batching, RecentBatch};
 pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{Announcement, ModelSpec, TensorSpec};

@@ -302,9 +302,9 @@ struct MemoryController(Arc<Shared>);
 impl Controller for MemoryController {
     async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
         let now = u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut epoch = now;
+        let mut epoch = 0;
         self.0.target(queue).send_modify(|target| {
-            epoch = target.map_or(now, |last| now.max(last.epoch + 1));
+            epoch = now.max(target.map_or(0, |last| last.epoch) + 1);
             *target = Some(Target { epoch, wish });
         });
         Ok(epoch)

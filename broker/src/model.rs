@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Datatype, QueueName, WorkerId};
+use crate::{Batching, Datatype, QueueName, WorkerId};
 
 /// One input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,12 +47,15 @@ pub struct Announcement {
     pub worker: String,
     /// What is served.
     pub model: ModelSpec,
-    /// Rows per second it can do in batches of `batch_limit`, as it measured; 0 before it has.
+    /// Rows per second it can do within its latency target, as it measured; 0 before it has.
     #[serde(default)]
     pub capacity: f64,
     /// The most rows it runs together: its N; 0 before it knows.
     #[serde(default)]
     pub batch_limit: u32,
+    /// How it chooses N; `None` from those that do not say.
+    #[serde(default)]
+    pub batching: Option<Batching>,
     /// Whether the worker still lives: its latest renewal is younger than the liveness period. A
     /// model whose every worker is gone stays known, so that callers hear "no worker", not "no
     /// such model".
@@ -63,6 +66,7 @@ pub struct Announcement {
 impl Announcement {
     /// `worker` serves `model`; how fast, it has yet to say.
     pub fn new(worker: WorkerId, model: ModelSpec) -> Self {
-        Self { worker: worker.to_string(), model, capacity: 0.0, batch_limit: 0, live: true }
+        let worker = worker.to_string();
+        Self { worker, model, capacity: 0.0, batch_limit: 0, batching: None, live: true }
     }
 }

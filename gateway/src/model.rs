@@ -92,7 +92,10 @@ impl Model {
         for worker in workers {
             living += 1;
             capacity += worker.capacity;
-            let seconds = f64::from(worker.batch_limit) / worker.capacity;
+            // Under load, which is when it matters.
+            let full =
+                worker.batching.as_ref().map_or(worker.batch_limit, |known| known.full_load_n);
+            let seconds = f64::from(full) / worker.capacity;
             batch = batch.max(Duration::try_from_secs_f64(seconds).unwrap_or_default());
         }
         self.live_workers.store(living, Ordering::Relaxed);

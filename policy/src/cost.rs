@@ -64,6 +64,11 @@ impl CostModel {
         Self { only_these_sizes: true, ..self }
     }
 
+    /// Whether batches are padded to the next measured size.
+    pub fn has_fixed_sizes(&self) -> bool {
+        self.only_these_sizes
+    }
+
     /// The rows that the engine runs for a batch of `rows`: the next fixed size, if there are such.
     /// Beyond the largest size there is none, and it is `rows`.
     pub fn padded(&self, rows: u32) -> u32 {

@@ -4,25 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Announcement, Consumer};
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{drain::Drain, retry::Outage, watchdog::Pulse};
+use crate::{drain::Drain, retry::Outage, tuner::SharedTuner, watchdog::Pulse};
 
 const EVERY: Duration = Duration::from_secs(1);
-
-/// How fast a model is just now.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Pace {
-    /// Rows per second in full batches.
-    pub(crate) capacity: f64,
-    /// N.
-    pub(crate) batch_limit: u32,
-}
 
 /// What is announced, and what tells whether it is true.
 pub(crate) struct Announcer {
@@ -30,8 +18,8 @@ pub(crate) struct Announcer {
     pub(crate) consumer: Arc<dyn Consumer>,
     /// What is served.
     pub(crate) announcement: Announcement,
-    /// How fast.
-    pub(crate) pace: watch::Receiver<Pace>,
+    /// How fast, and why.
+    pub(crate) tuner: SharedTuner,
     /// Proves that the model computes.
     pub(crate) pulse: Pulse,
     /// A run that takes longer is no sign of life.
@@ -74,17 +62,20 @@ impl Announcer {
     }
 
     fn word(&self, leaving: bool) -> Announcement {
-        let Pace { capacity, batch_limit } = *self.pace.borrow();
-        let capacity = if leaving { 0.0 } else { capacity };
-        Announcement { capacity, batch_limit, ..self.announcement.clone() }
+        let tuner = self.tuner.lock();
+        let capacity = if leaving { 0.0 } else { tuner.capacity() };
+        let (batch_limit, batching) = (tuner.n(), Some(tuner.report()));
+        Announcement { capacity, batch_limit, batching, ..self.announcement.clone() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use batchfleet_broker::{
-        Broker, ModelSpec, Observer, QueueName, WorkerId, memory::MemoryBroker,
+        BatchWish, Broker, Guidance, ModelSpec, Observer, QueueName, Target, Wish, WorkerId,
+        memory::MemoryBroker,
     };
+    use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
     use tokio::time::sleep;
 
     use super::*;
@@ -93,7 +84,7 @@ mod tests {
 
     /// An announcer at work, and what tells and shows its word.
     struct Bench {
-        pace: watch::Sender<Pace>,
+        tuner: SharedTuner,
         pulse: Pulse,
         shutdown: CancellationToken,
         drained: CancellationToken,
@@ -113,12 +104,14 @@ mod tests {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
             };
-            let (pace, told) = watch::channel(Pace { capacity: 800.0, batch_limit: 8 });
+            let ten = Duration::from_millis(10);
+            let cost = CostModel::from_profile(&[(1, ten), (8, ten)]).unwrap();
+            let tuner = SharedTuner::new(BatchPolicy::new(BatchMode::Fixed(8), 8, LIMIT), cost);
             let (pulse, shutdown) = (Pulse::default(), CancellationToken::new());
             let announcer = Announcer {
                 consumer,
                 announcement: Announcement::new(worker, model),
-                pace: told,
+                tuner: tuner.clone(),
                 pulse: pulse.clone(),
                 max_batch_time: LIMIT,
             };
@@ -126,7 +119,7 @@ mod tests {
             let drain = Drain::new(shutdown.clone(), LIMIT);
             tokio::spawn(announcer.run(CancellationToken::new(), drain, drained.clone()));
             let observer = broker.observer().await.unwrap();
-            Self { pace, pulse, shutdown, drained, observer }
+            Self { tuner, pulse, shutdown, drained, observer }
         }
 
         /// The announcement, a little later.
@@ -134,18 +127,27 @@ mod tests {
             sleep(Duration::from_millis(1)).await;
             self.observer.announcements().await.unwrap().remove(0)
         }
+
+        /// Rows per second, N, and whether it lives.
+        async fn pace(&self) -> (i64, u32, bool) {
+            let Announcement { capacity, batch_limit, live, .. } = self.announced().await;
+            #[expect(clippy::cast_possible_truncation, reason = "a few hundred rows")]
+            let capacity = capacity.round() as i64;
+            (capacity, batch_limit, live)
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn tells_every_second_how_fast_the_model_is() {
         let bench = Bench::start().await;
-        let Announcement { capacity, batch_limit, live, .. } = bench.announced().await;
-        assert_eq!(Pace { capacity, batch_limit }, Pace { capacity: 800.0, batch_limit: 8 });
-        assert!(live);
-        bench.pace.send_replace(Pace { capacity: 400.0, batch_limit: 4 });
+        assert_eq!(bench.pace().await, (800, 8, true));
+        let wish = Wish { batch: BatchWish::Rows(4), slo_ms: None };
+        let target = Some(Target { epoch: 1, wish });
+        bench.tuner.lock().hear(Guidance { workers: None, target });
+        bench.tuner.lock().limit(Duration::ZERO);
         sleep(EVERY).await;
-        let Announcement { capacity, batch_limit, .. } = bench.announced().await;
-        assert_eq!(Pace { capacity, batch_limit }, Pace { capacity: 400.0, batch_limit: 4 });
+        assert_eq!(bench.pace().await, (400, 4, true));
+        assert_eq!(bench.announced().await.batching.unwrap().bound, "published");
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,9 +168,7 @@ mod tests {
         let bench = Bench::start().await;
         bench.announced().await;
         bench.shutdown.cancel();
-        let Announcement { capacity, batch_limit, live, .. } = bench.announced().await;
-        assert_eq!(Pace { capacity, batch_limit }, Pace { capacity: 0.0, batch_limit: 8 });
-        assert!(live);
+        assert_eq!(bench.pace().await, (0, 8, true));
         bench.drained.cancel();
         assert!(!bench.announced().await.live);
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use batchfleet_broker::{Delivery, Job};
 
-use crate::tensors::Column;
+use crate::tensors::{self, Column};
 
 /// Jobs that run together: all of one shape.
 #[derive(Debug)]
@@ -113,17 +113,22 @@ impl Batch {
         Ok([Self::new(self.deliveries, self.release), Self::new(younger, self.release)])
     }
 
-    /// Its inputs, in parts, as the engine takes them.
-    pub(crate) fn columns(&self, batches: bool) -> Vec<Column> {
+    /// Its inputs, in parts, as the engine takes them; with so many rows of zeros, or of empty
+    /// strings, at their end.
+    pub(crate) fn columns(&self, batches: bool, padding: u32) -> Vec<Column> {
         let Some(first) = self.deliveries.first() else { return Vec::new() };
         let column = |index: usize| {
             let input = &first.job.inputs[index];
             let mut shape = input.shape.clone();
             if let Some(first) = shape.first_mut().filter(|_| batches) {
-                *first = u64::from(self.rows);
+                *first = u64::from(self.rows + padding);
             }
             let part = |delivery: &Delivery| delivery.job.inputs[index].data.clone();
-            let parts = self.deliveries.iter().map(part).collect();
+            let mut parts: Vec<_> = self.deliveries.iter().map(part).collect();
+            if padding > 0 {
+                let of_row: u64 = shape.iter().skip(1).product();
+                parts.push(tensors::zeros(input.datatype, u64::from(padding) * of_row));
+            }
             Column { name: input.name.clone(), datatype: input.datatype, shape, parts }
         };
         (0..first.job.inputs.len()).map(column).collect()
@@ -230,6 +235,6 @@ mod tests {
         let mut held: VecDeque<_> = (0..3).map(|index| delivery(index, 1, 5)).collect();
         let batch = take(&mut held, 0).unwrap();
         assert_eq!((batch.deliveries.len(), held.len()), (1, 2));
-        assert_eq!(batch.columns(false)[0].shape, [1, 5]);
+        assert_eq!(batch.columns(false, 0)[0].shape, [1, 5]);
     }
 }

@@ -16,13 +16,23 @@ use crate::{drain::Drain, retry::Outage};
 /// How much one claim moves the estimate of rows per job.
 const SMOOTHING: f64 = 0.2;
 
+/// What came of a claim.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// The jobs; none if the broker had nothing for a second.
+    pub(crate) deliveries: Vec<Delivery>,
+    /// Whether they are as many as were asked for, so that more may wait.
+    pub(crate) full: bool,
+}
+
 /// The pipeline's end of the claiming task.
 #[derive(Debug)]
 pub(crate) struct Intake {
     asks: mpsc::Sender<usize>,
     claims: mpsc::Receiver<Vec<Delivery>>,
     task: JoinHandle<()>,
-    under_way: bool,
+    /// How many jobs the claim under way asks for.
+    under_way: Option<usize>,
     rows_per_job: f64,
 }
 
@@ -32,28 +42,27 @@ impl Intake {
         let (asks, asked) = mpsc::channel(1);
         let (sender, claims) = mpsc::channel(1);
         let task = tokio::spawn(claim_when_asked(consumer, asked, sender, drain));
-        Self { asks, claims, task, under_way: false, rows_per_job: 1.0 }
+        Self { asks, claims, task, under_way: None, rows_per_job: 1.0 }
     }
 
     /// Begins to claim as many jobs as about `rows` rows take, unless a claim is under way already.
     pub(crate) fn ask(&mut self, rows: u32) {
-        if !self.under_way {
+        if self.under_way.is_none() {
             let jobs = jobs_for(rows, self.rows_per_job);
             // There is room: an ask is only sent when the last was answered.
-            self.under_way = self.asks.try_send(jobs).is_ok();
+            self.under_way = self.asks.try_send(jobs).is_ok().then_some(jobs);
         }
     }
 
-    /// Waits for the claim under way; empty if the broker had nothing for a second. May be given up
-    /// at any time. `None`: the task has ended.
-    pub(crate) async fn claimed(&mut self) -> Option<Vec<Delivery>> {
+    /// Waits for the claim under way. May be given up at any time. `None`: the task has ended.
+    pub(crate) async fn claimed(&mut self) -> Option<Claim> {
         let deliveries = self.claims.recv().await?;
-        self.under_way = false;
+        let full = self.under_way.take().is_some_and(|asked| deliveries.len() >= asked);
         for delivery in &deliveries {
             let surprise = f64::from(delivery.job.rows.max(1)) - self.rows_per_job;
             self.rows_per_job += surprise * SMOOTHING;
         }
-        Some(deliveries)
+        Some(Claim { deliveries, full })
     }
 
     /// Ends the task; what it claimed last comes back, unless it had crashed.

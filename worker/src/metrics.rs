@@ -166,7 +166,6 @@ impl WorkerMetrics {
         let labelled =
             |vec: &IntCounterVec, label| vec.with_label_values(&[labels[0], labels[1], label]);
         self.execution_provider.with_label_values(&[labels[0], labels[1], provider]).set(1);
-        self.padded_rows.with_label_values(&labels);
         ModelMetrics {
             batch_size: self.batch_size.with_label_values(&labels),
             batch_seconds: self.batch_seconds.with_label_values(&labels),
@@ -175,6 +174,7 @@ impl WorkerMetrics {
             released: Release::ALL.map(|reason| labelled(&self.released, reason.code())),
             jobs: Outcome::ALL.map(|(_, name)| labelled(&self.jobs, name)),
             batch_limit: self.batch_limit.with_label_values(&labels),
+            padded_rows: self.padded_rows.with_label_values(&labels),
             undeliverable_replies: self.undeliverable_replies.with_label_values(&labels),
             reclaimed: self.reclaimed.with_label_values(&labels),
             bisections: self.bisections.with_label_values(&labels),
@@ -196,6 +196,8 @@ pub(crate) struct ModelMetrics {
     pub(crate) batch_wait: Histogram,
     /// Set when N changes.
     pub(crate) batch_limit: IntGauge,
+    /// Moved once per batch, when it has run.
+    pub(crate) padded_rows: IntCounter,
     /// Moved when replies were sent.
     pub(crate) undeliverable_replies: IntCounter,
     /// Moved once per job that is taken over.

@@ -21,7 +21,9 @@ use crate::{
     metrics::ModelMetrics,
     pipeline::{Pipeline, Plan},
     repository::ModelSource,
+    retry::Outage,
     settings::ModelSettings,
+    tuner::SharedTuner,
     warmup::{Climb, Profile, warm_up},
     watchdog,
 };
@@ -78,9 +80,9 @@ impl Model {
         let announcement = Announcement::new(self.worker, ModelSpec::clone(&self.plan.spec));
         let pipeline =
             Pipeline::new(self.plan, self.engine, consumer.clone(), metrics, drain.clone());
-        let pace = pipeline.pace();
-        let announcer = Announcer { consumer, announcement, pace, pulse, max_batch_time };
-        let drained = CancellationToken::new();
+        let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
+        let guided = tokio::spawn(guide(consumer.clone(), tuner.clone()));
+        let announcer = Announcer { consumer, announcement, tuner, pulse, max_batch_time };
         let announcing =
             tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
         // Whoever holds jobs and is not known to live is taken for dead.
@@ -89,9 +91,28 @@ impl Model {
             () = drain.begun() => {}
         }
         let outcome = pipeline.run().await;
+        guided.abort();
         drained.cancel();
         announcing.await?;
         outcome
+    }
+}
+
+/// Tells `tuner` all that others know, for as long as it is not aborted.
+async fn guide(consumer: Arc<dyn Consumer>, tuner: SharedTuner) {
+    let mut outage = Outage::new("hear what N to use");
+    loop {
+        match consumer.guidance().await {
+            Ok(guidance) => {
+                outage.over();
+                tuner.lock().hear(guidance);
+            }
+            // It goes by what it heard last.
+            Err(error) => {
+                outage.failed(&error);
+                outage.pause().await;
+            }
+        }
     }
 }
 
@@ -115,13 +136,14 @@ fn plan(
     source: &ModelSource,
     engine: &mut dyn Engine,
 ) -> Result<Plan, WorkerError> {
+    let sizes = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
     let climb = match settings.batch {
-        BatchMode::Auto => Climb { up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) },
+        BatchMode::Auto => Climb { sizes, up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) },
         // Whoever sets N by hand has decided about latency too.
-        BatchMode::Fixed(rows) => Climb { up_to: rows, patience: None },
+        BatchMode::Fixed(rows) => Climb { sizes, up_to: rows, patience: None },
     };
     let model = source.queue.clone();
-    let Profile { cost, usable, mismatch } = warm_up(engine, &source.config.warmup, climb)
+    let Profile { cost, usable, mismatch } = warm_up(engine, &source.config.warmup, &climb)
         .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
     let checked = source.config.parameters.get("golden_check").is_none_or(|check| check != "off");
     if let Some(mismatch) = mismatch.filter(|_| checked) {
@@ -131,8 +153,12 @@ fn plan(
     let limit = policy.choose(&cost, &Demand::unknown(1)).n;
     let provider = engine.provider();
     info!(%model, provider, limit, "loaded and warmed up");
+    let mut spec = engine.spec().clone();
+    if cost.has_fixed_sizes() {
+        spec.max_batch = spec.max_batch.min(cost.largest());
+    }
     let plan = Plan {
-        spec: Arc::new(engine.spec().clone()),
+        spec: Arc::new(spec),
         provider,
         text_only: engine.text_only(),
         cost,

@@ -12,25 +12,21 @@ mod attempt;
 use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Consumer, Delivery, Failure, ModelSpec, Timing};
-use batchfleet_policy::{BatchPolicy, CostModel, Demand};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use batchfleet_policy::{BatchPolicy, CostModel};
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    announce::Pace,
     batch::{self, Batch, Release},
-    ceiling::Ceiling,
     check::check,
     drain::Drain,
     engine::EngineHandle,
     error::WorkerError,
     gateways::Gateways,
-    intake::Intake,
+    intake::{Claim, Intake},
     metrics::ModelMetrics,
     rescue::Rescue,
     settle::{Answer, Settler},
+    tuner::SharedTuner,
 };
 
 /// How long a batch that could leave waits at least for a claim that is to fill it.
@@ -68,8 +64,7 @@ pub(crate) struct Pipeline {
     rescue: Rescue,
     gateways: Gateways,
     settler: Settler,
-    ceiling: Ceiling,
-    pace: watch::Sender<Pace>,
+    tuner: SharedTuner,
     /// Claimed and checked, not yet run; oldest first.
     held: VecDeque<Delivery>,
     /// The last batch was a suspect: now it is the others' turn.
@@ -85,13 +80,12 @@ impl Pipeline {
         metrics: ModelMetrics,
         drain: Drain,
     ) -> Self {
-        let pipeline = Self {
+        Self {
             intake: Intake::start(Arc::clone(&consumer), drain.clone()),
             rescue: Rescue::new(Arc::clone(&consumer)),
             gateways: Gateways::new(Arc::clone(&consumer)),
             settler: Settler::new(Arc::clone(&consumer), metrics.clone()),
-            ceiling: Ceiling::default(),
-            pace: watch::Sender::default(),
+            tuner: SharedTuner::new(plan.policy, plan.cost.clone()),
             held: VecDeque::new(),
             suspect_ran: false,
             plan,
@@ -99,14 +93,12 @@ impl Pipeline {
             consumer,
             metrics,
             drain,
-        };
-        pipeline.limit();
-        pipeline
+        }
     }
 
-    /// How fast it is, from now on.
-    pub(crate) fn pace(&self) -> watch::Receiver<Pace> {
-        self.pace.subscribe()
+    /// What chooses its N.
+    pub(crate) fn tuner(&self) -> SharedTuner {
+        self.tuner.clone()
     }
 
     /// Serves until the drain; then answers what has run and gives back what has not. After
@@ -158,6 +150,7 @@ impl Pipeline {
             let lingered = !self.plan.linger.is_zero() && self.linger(limit).await?;
             let held = mem::take(&mut self.held);
             self.held = self.weed(held).await;
+            let limit = self.cut(limit);
             if let Some(mut batch) = batch::take(&mut self.held, limit) {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
@@ -213,7 +206,9 @@ impl Pipeline {
             () = sleep(patience) => return Some(()),
             () = self.drain.begun() => return None,
         };
-        let admitted = self.admit(claimed).await;
+        let Claim { deliveries, full } = claimed;
+        self.tuner.lock().claimed(&deliveries, full);
+        let admitted = self.admit(deliveries).await;
         self.held.extend(admitted);
         Some(())
     }
@@ -263,14 +258,20 @@ impl Pipeline {
     }
 
     /// N just now; 0 for a model that does not batch.
-    fn limit(&self) -> u32 {
-        let choice = self.plan.policy.choose(&self.plan.cost, &Demand::unknown(1));
-        let limit = choice.n.min(self.ceiling.rows());
+    fn limit(&mut self) -> u32 {
+        let limit = self.tuner.lock().limit(self.settler.round_trip());
         self.metrics.batch_limit.set(i64::from(limit));
-        let takes = self.plan.cost.latency(limit).as_secs_f64();
-        let capacity = if takes > 0.0 { f64::from(limit) / takes } else { 0.0 };
-        self.pace.send_replace(Pace { capacity, batch_limit: limit });
         if self.plan.spec.batches() { limit } else { 0 }
+    }
+
+    /// How many rows of what is held run now, at most `limit`.
+    fn cut(&self, limit: u32) -> u32 {
+        if limit == 0 {
+            return 0;
+        }
+        let waits =
+            self.held.iter().map(|delivery| delivery.waited + delivery.claimed_at.elapsed());
+        self.tuner.lock().take(self.held_rows(), waits.max().unwrap_or_default())
     }
 
     fn held_rows(&self) -> u32 {

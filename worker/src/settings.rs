@@ -74,6 +74,11 @@ pub struct ModelSettings {
     #[arg(long, env = "BATCHFLEET_BATCH", default_value = "auto", value_name = "ROWS")]
     pub batch: BatchMode,
 
+    /// Run batches of these sizes only, padded with rows of zeros: for engines that prepare each
+    /// size, such as TensorRT [default: any size]
+    #[arg(long, env = "BATCHFLEET_BATCH_SIZES", value_name = "ROWS", value_delimiter = ',')]
+    pub batch_sizes: Vec<NonZeroU32>,
+
     /// Target for the 99th percentile of a request's latency
     #[arg(
         long,

@@ -21,6 +21,13 @@ pub(crate) struct Column {
     pub(crate) parts: Vec<Bytes>,
 }
 
+/// So many zeros, or empty strings.
+pub(crate) fn zeros(datatype: Datatype, elements: u64) -> Bytes {
+    // An empty string is its length alone: four zero bytes.
+    let bytes = elements.saturating_mul(datatype.size().unwrap_or(4) as u64);
+    Bytes::from(vec![0; usize::try_from(bytes).unwrap_or_default()])
+}
+
 /// Joins the parts of every column.
 pub(crate) fn join(columns: Vec<Column>) -> Vec<Tensor> {
     columns

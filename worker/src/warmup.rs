@@ -1,11 +1,13 @@
 //! Runs a fresh model at growing sizes before any caller meets it: the first run of a size is slow,
 //! and L(b), from which N follows, must be known before N is needed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use batchfleet_broker::{Tensor, TensorSpec};
 use batchfleet_policy::CostModel;
-use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -19,8 +21,10 @@ use crate::{
 const RUNS: usize = 3;
 
 /// How far a warm-up goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Climb {
+    /// The only sizes the engine shall run; empty for any.
+    pub(crate) sizes: Vec<u32>,
     /// The most rows to try.
     pub(crate) up_to: u32,
     /// The longest run that is of any use; the climb ends with the first that takes longer. Of a
@@ -48,7 +52,7 @@ struct Measured {
     outputs: Vec<Vec<Tensor>>,
 }
 
-/// Times `engine` at 1, 2, 4, ... rows, three runs each.
+/// Times `engine` at 1, 2, 4, ... rows, or at the only sizes it shall run; three runs each.
 ///
 /// A size that fails although smaller ones did not (memory) ends the climb like one that takes too
 /// long: the size before is the largest that is used. `shapes` gives the inputs' dimensions without
@@ -56,12 +60,12 @@ struct Measured {
 pub(crate) fn warm_up(
     engine: &mut dyn Engine,
     shapes: &BTreeMap<String, Vec<u64>>,
-    climb: Climb,
+    climb: &Climb,
 ) -> Result<Profile, EngineError> {
     let model = engine.spec().queue.to_string();
     let (mut times, mut usable) = (Vec::new(), 1);
     let (mut golden, mut mismatch) = (None, None);
-    for rows in sizes(climb.up_to.min(engine.spec().max_batch)) {
+    for rows in sizes(&climb.sizes, climb.up_to, engine.spec().max_batch) {
         let Measured { took, outputs } = match measure(engine, shapes, rows) {
             Ok(measured) => measured,
             Err(error) if times.is_empty() => return Err(error),
@@ -79,13 +83,22 @@ pub(crate) fn warm_up(
         }
         usable = rows;
     }
-    let nothing = || EngineError::Failed("no size could be measured".to_owned());
+    let max_batch = engine.spec().max_batch;
+    let nothing = || EngineError::Failed(format!("all sizes are above its {max_batch} rows"));
     let cost = CostModel::from_profile(&times).ok_or_else(nothing)?;
+    let cost = if climb.sizes.is_empty() { cost } else { cost.with_fixed_sizes() };
     Ok(Profile { cost, usable, mismatch })
 }
 
-/// 1, 2, 4, ... and `max_batch` itself; only 1 for a model that does not batch.
-fn sizes(max_batch: u32) -> Vec<u32> {
+/// 1, 2, 4, ... and the largest itself; only 1 for a model that does not batch. If `only` some are
+/// allowed, those the model can run, up to the first that holds `up_to` rows.
+fn sizes(only: &[u32], up_to: u32, max_batch: u32) -> Vec<u32> {
+    if !only.is_empty() && max_batch > 0 {
+        let only: BTreeSet<u32> = only.iter().copied().filter(|&rows| rows <= max_batch).collect();
+        let enough = only.range(up_to..).next().copied().unwrap_or(max_batch);
+        return only.into_iter().take_while(|&rows| rows <= enough).collect();
+    }
+    let max_batch = max_batch.min(up_to);
     let mut sizes: Vec<u32> = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2))
         .take_while(|&rows| rows < max_batch)
         .collect();
@@ -130,9 +143,7 @@ fn zeros(spec: &TensorSpec, rows: Option<u32>, wanted: Option<&Vec<u64>>) -> Ten
         u64::try_from(dim).unwrap_or_else(|_| wanted.get(index).copied().unwrap_or(1))
     });
     let shape: Vec<u64> = rows.map(u64::from).into_iter().chain(dims).collect();
-    let elements = usize::try_from(shape.iter().product::<u64>()).unwrap_or_default();
-    // An empty string is its length alone: four zero bytes.
-    let data = Bytes::from(vec![0; elements * spec.datatype.size().unwrap_or(4)]);
+    let data = tensors::zeros(spec.datatype, shape.iter().product());
     Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data }
 }
 
@@ -199,7 +210,7 @@ mod tests {
     }
 
     fn climb(up_to: u32, patience: Option<Duration>) -> Climb {
-        Climb { up_to, patience }
+        Climb { sizes: Vec::new(), up_to, patience }
     }
 
     #[test]
@@ -207,32 +218,47 @@ mod tests {
         for (max_batch, expected) in
             [(0, vec![1]), (1, vec![1]), (8, vec![1, 2, 4, 8]), (6, vec![1, 2, 4, 6])]
         {
-            assert_eq!(sizes(max_batch), expected, "{max_batch}");
+            assert_eq!(sizes(&[], u32::MAX, max_batch), expected, "{max_batch}");
+        }
+        assert_eq!(sizes(&[], 5, 64), [1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn stays_with_the_only_sizes_that_are_allowed() {
+        for (up_to, max_batch, expected) in [
+            (u32::MAX, 64, vec![4, 16, 32]),
+            (u32::MAX, 20, vec![4, 16]),
+            (5, 64, vec![4, 16]),
+            (4, 64, vec![4]),
+            (99, 0, vec![1]),
+            (99, 3, vec![]),
+        ] {
+            assert_eq!(sizes(&[16, 4, 32, 16], up_to, max_batch), expected, "{up_to} {max_batch}");
         }
     }
 
     #[test]
     fn ends_with_the_first_size_that_takes_too_long_and_stays_below_it() {
         let mut engine = fake(64, 4, 99);
-        let profile = warm_up(&mut engine, &BTreeMap::new(), climb(64, Some(SLOW / 2))).unwrap();
+        let profile = warm_up(&mut engine, &BTreeMap::new(), &climb(64, Some(SLOW / 2))).unwrap();
         assert_eq!(profile.usable, 2);
         assert_eq!(profile.cost.largest(), 4);
-        let by_hand = warm_up(&mut engine, &BTreeMap::new(), climb(8, None)).unwrap();
+        let by_hand = warm_up(&mut engine, &BTreeMap::new(), &climb(8, None)).unwrap();
         assert_eq!(by_hand.usable, 8);
     }
 
     #[test]
     fn stays_below_a_size_that_fails_but_one_row_must_run() {
-        let profile = warm_up(&mut fake(64, 99, 16), &BTreeMap::new(), climb(64, None)).unwrap();
+        let profile = warm_up(&mut fake(64, 99, 16), &BTreeMap::new(), &climb(64, None)).unwrap();
         assert_eq!(profile.usable, 8);
-        assert!(warm_up(&mut fake(64, 99, 1), &BTreeMap::new(), climb(64, None)).is_err());
+        assert!(warm_up(&mut fake(64, 99, 1), &BTreeMap::new(), &climb(64, None)).is_err());
     }
 
     #[test]
     fn a_size_that_computes_garbage_is_found_out() {
         for (garbage_from, found) in [(99, false), (8, true), (2, true)] {
             let mut engine = Fake { garbage_from, ..fake(8, 99, 99) };
-            let profile = warm_up(&mut engine, &BTreeMap::new(), climb(8, None)).unwrap();
+            let profile = warm_up(&mut engine, &BTreeMap::new(), &climb(8, None)).unwrap();
             assert_eq!(profile.mismatch.is_some(), found, "from {garbage_from} rows on");
         }
     }
@@ -243,7 +269,7 @@ mod tests {
             [(BTreeMap::new(), [1, 1, 3]), (BTreeMap::from([("X".to_owned(), vec![7])]), [1, 7, 3])]
         {
             let mut engine = fake(1, 99, 99);
-            warm_up(&mut engine, &shapes, climb(1, None)).unwrap();
+            warm_up(&mut engine, &shapes, &climb(1, None)).unwrap();
             assert_eq!(engine.ran, [expected; RUNS]);
         }
     }

@@ -86,7 +86,7 @@ impl Pipeline {
     /// A run so short that the way to the broker would dominate is the time to claim more. Not
     /// beside a suspect: it may take along whatever this worker holds.
     fn claim_ahead(&mut self, batch: &Batch) {
-        let run_takes = self.plan.cost.latency(batch.rows);
+        let run_takes = self.tuner.lock().expected(batch.rows);
         let is_short = run_takes < self.settler.round_trip() * CLAIM_AHEAD_BELOW;
         if is_short && self.held.is_empty() && batch.release != Release::Suspect {
             let limit = self.limit();
@@ -100,7 +100,11 @@ impl Pipeline {
         for delivery in &batch.deliveries {
             self.metrics.batch_wait.observe((started - delivery.claimed_at).as_secs_f64());
         }
-        let columns = batch.columns(self.plan.spec.batches());
+        let padding = self.padding(&batch);
+        let mut rows = batch.rows_of_each();
+        // To the engine, one more request.
+        rows.extend((padding > 0).then_some(padding));
+        let columns = batch.columns(self.plan.spec.batches(), padding);
         let ran = tokio::select! {
             biased;
             () = self.drain.over() => {
@@ -108,7 +112,7 @@ impl Pipeline {
                 self.held.extend(batch.deliveries);
                 return Ok(Tried::GaveUp);
             }
-            ran = self.engine.run(columns, batch.rows_of_each()) => ran,
+            ran = self.engine.run(columns, rows) => ran,
         };
         let Some(ran) = ran else {
             // They may be the cause: they wait to be reclaimed, and tried alone.
@@ -116,22 +120,30 @@ impl Pipeline {
         };
         self.metrics.batch_size.observe(f64::from(batch.rows));
         self.metrics.batch_seconds.observe(ran.infer.as_secs_f64());
+        self.metrics.padded_rows.inc_by(u64::from(padding));
         let (batch, tried) = match &ran.outputs {
             Ok(_) => {
-                self.plan.cost.observe(batch.rows, ran.infer);
-                self.ceiling.ran(batch.rows);
+                self.tuner.lock().ran(batch.rows, padding, ran.infer, batch.release);
                 (batch, Tried::Ran)
             }
             Err(error) => {
-                let fault = self.note(error, batch.rows)?;
+                let fault = self.note(error, batch.rows + padding)?;
                 match batch.halves_if(true) {
                     Ok(halves) => return Ok(Tried::Failed(halves, fault)),
                     Err(single) => (single, Tried::GaveUp),
                 }
             }
         };
-        self.settler.settle(answers(batch, started, ran)).await;
+        self.settler.settle(answers(batch, padding, started, ran)).await;
         Ok(tried)
+    }
+
+    /// How many rows a batch lacks to be of a size that the engine runs.
+    fn padding(&self, batch: &Batch) -> u32 {
+        if !self.plan.spec.batches() {
+            return 0;
+        }
+        self.tuner.lock().padded(batch.rows) - batch.rows
     }
 
     /// Counts a failed run, and learns from it. An error if the device is lost.
@@ -142,8 +154,7 @@ impl Pipeline {
         match fault {
             Fault::Model => debug!(%model, rows, %error, "a batch failed"),
             Fault::OutOfMemory => {
-                self.ceiling.out_of_memory(rows);
-                let ceiling = self.ceiling.rows();
+                let ceiling = self.tuner.lock().out_of_memory(rows);
                 warn!(%model, rows, ceiling, %error, "a batch found no memory: smaller ones from now on");
             }
             Fault::Device => {
@@ -156,7 +167,7 @@ impl Pipeline {
 }
 
 /// The answers to a batch's jobs.
-fn answers(batch: Batch, started: Instant, ran: Ran) -> Vec<Answer> {
+fn answers(batch: Batch, padding: u32, started: Instant, ran: Ran) -> Vec<Answer> {
     let rows = batch.rows;
     let timing = |delivery: &Delivery| Timing {
         queue: delivery.waited,
@@ -165,7 +176,7 @@ fn answers(batch: Batch, started: Instant, ran: Ran) -> Vec<Answer> {
         compute_infer: ran.infer,
         compute_output: ran.output,
         batch_rows: rows,
-        padded_rows: 0,
+        padded_rows: padding,
     };
     let jobs = batch.deliveries.into_iter().map(|delivery| (timing(&delivery), delivery));
     match ran.outputs {

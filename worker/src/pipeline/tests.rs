@@ -1,6 +1,7 @@
 //! The loop on the memory broker with a paused clock, and a task for an engine.
 
 mod faults;
+mod shaky;
 
 use std::{
     collections::HashMap,
@@ -9,9 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, Backlog, Broker, BrokerError, Datatype, GatewayId, Inbound, Job, Priority,
-    Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, WorkerId,
-    memory::MemoryBroker,
+    Announcement, Backlog, BatchWish, Broker, BrokerError, Datatype, GatewayId, Guidance, Inbound,
+    Job, Priority, Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, Wish,
+    WorkerId, memory::MemoryBroker,
 };
 use batchfleet_policy::BatchMode;
 use prometheus::Registry;
@@ -66,6 +67,7 @@ struct Bench {
     gateway: GatewayId,
     broker: MemoryBroker,
     metrics: ModelMetrics,
+    tuner: SharedTuner,
     shutdown: CancellationToken,
     pipeline: JoinHandle<Result<(), WorkerError>>,
     /// Rows of each request of each batch.
@@ -100,8 +102,9 @@ impl Bench {
         let shutdown = CancellationToken::new();
         let drain = Drain::new(shutdown.clone(), drain_timeout);
         let pipeline = Pipeline::new(plan, engine, consumer, metrics.clone(), drain);
+        let tuner = pipeline.tuner();
         let pipeline = tokio::spawn(pipeline.run());
-        Self { producer, gateway, broker, metrics, shutdown, pipeline, ran }
+        Self { producer, gateway, broker, metrics, tuner, shutdown, pipeline, ran }
     }
 
     async fn submit(&self, rows: u32, width: u64, ttl: Duration) -> RequestId {
@@ -324,103 +327,32 @@ async fn shutdown_answers_the_running_batch_and_leaves_the_rest_to_others() {
     assert_eq!((backlog.depth(), backlog.in_flight), (3, 0));
 }
 
-/// A consumer whose first so many claims, settlements and returns fail.
-struct Shaky {
-    consumer: Arc<dyn Consumer>,
-    claims: AtomicUsize,
-    settlements: AtomicUsize,
-    returns: AtomicUsize,
+#[tokio::test(start_paused = true)]
+async fn batches_are_padded_to_a_size_the_engine_runs_and_nobody_notices() {
+    let cost = CostModel::from_profile(&[(2, RUN), (8, RUN * 2)]).unwrap().with_fixed_sizes();
+    let mut bench = Bench::start(Plan { cost, ..plan(8) }).await;
+    bench.submit_rows(&[1, 2]).await;
+    let replies = bench.replies(2).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1, 2, 5]);
+    for reply in replies.values() {
+        let outputs = reply.outcome.as_ref().unwrap();
+        assert!(outputs[0].data.iter().all(|byte| *byte == 7), "{outputs:?}");
+        assert_eq!((reply.timing.batch_rows, reply.timing.padded_rows), (3, 5));
+    }
+    assert_eq!(bench.metrics.padded_rows.get(), 5);
 }
 
-impl Shaky {
-    fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
-        let left =
-            failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map_or(Ok(()), |_| Err(BrokerError::Unreachable("gone".to_owned())))
-    }
-}
-
-#[async_trait]
-impl Consumer for Shaky {
-    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        Self::shake(&self.claims)?;
-        self.consumer.claim(limit).await
-    }
-
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
-        Self::shake(&self.settlements)?;
-        self.consumer.settle(settlements).await
-    }
-
-    async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        self.consumer.reclaim(limit).await
-    }
-
-    async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
-        self.consumer.gateways_alive(gateways).await
-    }
-
-    async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
-        Self::shake(&self.returns)?;
-        self.consumer.hand_back(deliveries).await
-    }
-
-    async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
-        self.consumer.renew(announcement).await
-    }
-
-    async fn retire(&self) -> Result<(), BrokerError> {
-        self.consumer.retire().await
-    }
-}
-
-async fn shaky_bench(claims: usize, settlements: usize, returns: usize) -> Bench {
+#[tokio::test(start_paused = true)]
+async fn what_is_published_holds_from_the_next_claim_on() {
     let broker = MemoryBroker::new(1000);
     let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
-    let [claims, settlements, returns] = [claims, settlements, returns].map(AtomicUsize::new);
-    let consumer = Arc::new(Shaky { consumer, claims, settlements, returns });
-    Bench::with(plan(4), broker, consumer, DRAIN).await
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_is_sent_again_until_the_broker_takes_it() {
-    let bench = shaky_bench(0, 5, 0).await;
-    bench.submit_rows(&[1]).await;
-    bench.replies(1).await;
-    assert_eq!(bench.metrics.jobs(Outcome::Ok).get(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_is_given_up_when_nobody_waits_any_more() {
-    let bench = shaky_bench(0, usize::MAX, 0).await;
-    bench.submit(1, 1, Duration::from_secs(20)).await;
-    sleep(Duration::from_secs(19)).await;
-    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 0);
-    sleep(Duration::from_secs(3)).await;
-    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn claiming_goes_on_when_the_broker_is_back() {
-    let bench = shaky_bench(5, 0, 0).await;
-    bench.submit_rows(&[1]).await;
-    bench.replies(1).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn shutdown_does_not_wait_for_a_broker_that_is_away() {
-    let bench = shaky_bench(usize::MAX, 0, 0).await;
-    sleep(RUN).await;
-    bench.shutdown.cancel();
-    bench.pipeline.await.unwrap().unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_has_not_run_is_handed_back_until_the_broker_takes_it() {
-    let mut bench = shaky_bench(0, 0, 5).await;
-    bench.submit_rows(&[3, 3]).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [3]);
-    bench.shutdown.cancel();
-    bench.pipeline.await.unwrap().unwrap();
-    assert_eq!(bench.metrics.jobs(Outcome::HandedBack).get(), 1);
+    let mut bench = Bench::with(plan(4), broker, consumer.clone(), DRAIN).await;
+    bench.submit_rows(&[1; 14]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
+    let wish = Wish { batch: BatchWish::Rows(6), slo_ms: None };
+    bench.broker.controller().await.unwrap().publish(&queue(), wish).await.unwrap();
+    let guidance = consumer.guidance().await.unwrap();
+    bench.tuner.lock().hear(guidance);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 6]);
+    assert_eq!(bench.metrics.batch_limit.get(), 6);
 }

@@ -1,0 +1,58 @@
+//! How a worker chooses N and what came of it, for whoever wants to understand it.
+
+use serde::{Deserialize, Serialize};
+
+/// What a worker knows, what it chose from that, and what it ran of late.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Batching {
+    /// N: the most rows it claims and runs together.
+    pub n: u32,
+    /// What decided about N, such as `slo`, `no_gain`, `rate_matched` or `fixed`.
+    pub bound: String,
+    /// What N was chosen from: rows enough to keep up with the load, and the most that keep the
+    /// latency target and bring more than latency.
+    pub interval: (u32, u32),
+    /// N if there were all the load it could take; [`capacity`](crate::Announcement::capacity) is of
+    /// batches of this size.
+    pub full_load_n: u32,
+    /// The most rows that keep the latency target; `None` if not even one does.
+    pub slo_n: Option<u32>,
+    /// Rows that batches must have to keep up with the load; below one if the fleet idles in
+    /// between, `None` while the load is unknown.
+    pub keep_up_rows: Option<f64>,
+    /// Whether the load is more than all workers can do within the latency target.
+    pub overloaded: bool,
+    /// The latency target it goes by, in milliseconds.
+    pub slo_ms: f64,
+    /// What of that goes to neither waiting nor computing, in milliseconds.
+    pub overhead_ms: f64,
+    /// Workers on its queue, as it sees it.
+    pub workers: u32,
+    /// Rows per second that arrive for all of them, as it sees it.
+    pub rows_per_second: Option<f64>,
+    /// The [epoch](crate::Target::epoch) of the published target it goes by; 0 for none.
+    pub epoch: u64,
+    /// L(b) as it is believed now: rows, and milliseconds, at the sizes that were measured.
+    pub curve: Vec<(u32, f64)>,
+    /// Whether it runs only those sizes, and pads.
+    pub fixed_sizes: bool,
+    /// How much slower than at start batches are just now.
+    pub gain: f64,
+    /// The last batches, latest first.
+    pub recent: Vec<RecentBatch>,
+}
+
+/// A batch that ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecentBatch {
+    /// Rows of requests in it.
+    pub rows: u32,
+    /// Rows added to reach a size that the engine runs.
+    pub padding: u32,
+    /// N when it was formed.
+    pub limit: u32,
+    /// How long the model ran, in milliseconds.
+    pub ms: f64,
+    /// Why it left when it did.
+    pub release: String,
+}

@@ -1,0 +1,108 @@
+//! A broker that fails for a while.
+
+use super::*;
+
+/// A consumer whose first so many claims, settlements and returns fail.
+struct Shaky {
+    consumer: Arc<dyn Consumer>,
+    claims: AtomicUsize,
+    settlements: AtomicUsize,
+    returns: AtomicUsize,
+}
+
+impl Shaky {
+    fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
+        let left =
+            failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.map_or(Ok(()), |_| Err(BrokerError::Unreachable("gone".to_owned())))
+    }
+}
+
+#[async_trait]
+impl Consumer for Shaky {
+    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        Self::shake(&self.claims)?;
+        self.consumer.claim(limit).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
+        Self::shake(&self.settlements)?;
+        self.consumer.settle(settlements).await
+    }
+
+    async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        self.consumer.reclaim(limit).await
+    }
+
+    async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
+        self.consumer.gateways_alive(gateways).await
+    }
+
+    async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
+        Self::shake(&self.returns)?;
+        self.consumer.hand_back(deliveries).await
+    }
+
+    async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
+        self.consumer.renew(announcement).await
+    }
+
+    async fn guidance(&self) -> Result<Guidance, BrokerError> {
+        self.consumer.guidance().await
+    }
+
+    async fn retire(&self) -> Result<(), BrokerError> {
+        self.consumer.retire().await
+    }
+}
+
+async fn shaky_bench(claims: usize, settlements: usize, returns: usize) -> Bench {
+    let broker = MemoryBroker::new(1000);
+    let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
+    let [claims, settlements, returns] = [claims, settlements, returns].map(AtomicUsize::new);
+    let consumer = Arc::new(Shaky { consumer, claims, settlements, returns });
+    Bench::with(plan(4), broker, consumer, DRAIN).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_sent_again_until_the_broker_takes_it() {
+    let bench = shaky_bench(0, 5, 0).await;
+    bench.submit_rows(&[1]).await;
+    bench.replies(1).await;
+    assert_eq!(bench.metrics.jobs(Outcome::Ok).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_given_up_when_nobody_waits_any_more() {
+    let bench = shaky_bench(0, usize::MAX, 0).await;
+    bench.submit(1, 1, Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(19)).await;
+    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 0);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claiming_goes_on_when_the_broker_is_back() {
+    let bench = shaky_bench(5, 0, 0).await;
+    bench.submit_rows(&[1]).await;
+    bench.replies(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_for_a_broker_that_is_away() {
+    let bench = shaky_bench(usize::MAX, 0, 0).await;
+    sleep(RUN).await;
+    bench.shutdown.cancel();
+    bench.pipeline.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_run_is_handed_back_until_the_broker_takes_it() {
+    let mut bench = shaky_bench(0, 0, 5).await;
+    bench.submit_rows(&[3, 3]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [3]);
+    bench.shutdown.cancel();
+    bench.pipeline.await.unwrap().unwrap();
+    assert_eq!(bench.metrics.jobs(Outcome::HandedBack).get(), 1);
+}
