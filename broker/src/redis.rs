@@ -3,7 +3,8 @@
 //! Jobs: one stream per model version with the consumer group `workers`; claiming is one
 //! `XREADGROUP`, and what is settled is deleted, so the stream holds unanswered jobs only.
 //! Replies: pub/sub, one channel per gateway boot; all of a batch's replies for one gateway are one
-//! message, sent in the same `MULTI` as the acknowledgements.
+//! message, sent in the same `MULTI` as the acknowledgements. Large ones are left under a key, and
+//! the message tells where.
 //!
 //! Who lives renews a key that expires after three seconds. A random text, the epoch, tells whether
 //! Redis still has its data: gateways look after it, and nobody is believed dead just after it
@@ -23,6 +24,7 @@ mod entries;
 mod keys;
 mod link;
 mod observer;
+mod parcel;
 mod producer;
 mod pulse;
 mod reclaim;

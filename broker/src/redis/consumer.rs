@@ -17,6 +17,7 @@ use super::{
     connect::{broker_error, milliseconds, pool_error, server_code},
     entries::id_text,
     keys,
+    parcel::{LARGE, Parcel},
     reclaim::Epoch,
     target::Ear,
 };
@@ -128,18 +129,26 @@ impl RedisConsumer {
         }
     }
 
-    /// Publishes replies, which are sorted by gateway; with `letters`, also records the poison.
-    fn publish(&self, settlements: &[Settlement], letters: bool) -> Pipeline {
+    /// Publishes replies, which are sorted by gateway. Unless Redis has `no_room`, large ones are
+    /// left for their gateway to fetch, and the poison is recorded.
+    fn publish(&self, settlements: &[Settlement], no_room: bool) -> Pipeline {
         let mut commands = Pipeline::new();
-        for batch in by_gateway(settlements) {
-            let replies = batch.iter().map(|settlement| &settlement.reply);
+        for message in messages(settlements) {
+            let replies = message.iter().map(|settlement| &settlement.reply);
             let size = wire::replies_size_hint(replies.clone());
+            let channel = keys::replies(message[0].gateway);
+            if size > LARGE && !no_room {
+                let parcel = Parcel::new(&self.name, size);
+                commands.add_command(parcel.leave(replies)).ignore();
+                commands.publish(channel, parcel.note());
+                continue;
+            }
             let mut publish = Cmd::with_capacity(3, size + 64);
-            publish.arg("PUBLISH").arg(keys::replies(batch[0].gateway));
+            publish.arg("PUBLISH").arg(channel);
             wire::write_replies(&mut publish.bufmut_for_next_arg(size), replies);
             commands.add_command(publish);
         }
-        for Settlement { entry, gateway, reply } in settlements.iter().filter(|_| letters) {
+        for Settlement { entry, gateway, reply } in settlements.iter().filter(|_| !no_room) {
             if let Some(message) = poison(reply) {
                 let add = commands.cmd("XADD").arg(keys::dead(&self.name));
                 add.arg("MAXLEN").arg("~").arg(DEAD_LETTERS).arg("*");
@@ -155,9 +164,17 @@ impl RedisConsumer {
     }
 }
 
-/// The replies of a batch, gateway by gateway.
-fn by_gateway(settlements: &[Settlement]) -> impl Iterator<Item = &[Settlement]> {
-    settlements.chunk_by(|one, next| one.gateway == next.gateway)
+/// The replies of a batch, message by message: to one gateway each, and no more than are a message,
+/// or one alone that is larger.
+fn messages(settlements: &[Settlement]) -> impl Iterator<Item = &[Settlement]> {
+    let size = |settlement: &Settlement| wire::replies_size_hint([&settlement.reply].into_iter());
+    let mut before = 0;
+    settlements.chunk_by(move |one, next| {
+        before += size(one);
+        let together = one.gateway == next.gateway && before + size(next) <= LARGE;
+        before = if together { before } else { 0 };
+        together
+    })
 }
 
 /// What a reply says about a job that killed its workers.
@@ -198,24 +215,24 @@ impl Consumer for RedisConsumer {
         }
         settlements.sort_by_key(|settlement| settlement.gateway);
         let entries: Vec<_> = settlements.iter().map(|settlement| settlement.entry).collect();
-        let mut commands = self.publish(&settlements, true);
+        let mut commands = self.publish(&settlements, false);
         self.remove(&mut commands, &entries);
         let answers = match self.run(commands.atomic()).await {
             Err(BrokerError::Full) => {
                 // A full Redis refuses whatever comes in a `MULTI`, even what makes room. Replies go
-                // first then, so that in the worst case one is sent twice; letters must be left out.
-                let mut commands = self.publish(&settlements, false);
+                // first then, so that in the worst case one is sent twice, and nothing is stored.
+                let mut commands = self.publish(&settlements, true);
                 self.remove(&mut commands, &entries);
                 self.run(&commands).await?
             }
             answers => answers?,
         };
         self.let_go(&entries).await;
-        let unheard = |(batch, listeners): (&[Settlement], _)| match listeners {
-            Value::Int(0) => batch.len(),
+        let unheard = |(message, listeners): (&[Settlement], _)| match listeners {
+            Value::Int(0) => message.len(),
             _ => 0,
         };
-        Ok(by_gateway(&settlements).zip(answers).map(unheard).sum())
+        Ok(messages(&settlements).zip(answers).map(unheard).sum())
     }
 
     /// Adds copies to the end of the queue, with what is left of their time to live.

@@ -42,6 +42,11 @@ pub(super) fn target(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:target")
 }
 
+/// Replies that are too large for a message.
+pub(super) fn parcel(queue: &QueueName, number: u128) -> String {
+    format!("bf:{{{queue}}}:parcel:{number:032x}")
+}
+
 /// The channel on which one boot of a gateway hears replies.
 pub(super) fn replies(gateway: GatewayId) -> String {
     format!("bf:reply:{gateway}")

@@ -3,10 +3,11 @@
 use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use redis::{
     Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisWrite, Value, aio::ConnectionLike,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{
     Shared,
@@ -15,19 +16,32 @@ use super::{
     entries::{entry_id, id_text, parse_id},
     keys,
     link::Line,
+    parcel::{LARGE, Parcel, Parcels},
     pulse::Pulse,
 };
 use crate::{BrokerError, EntryId, GatewayId, Inbound, Job, Priority, Producer, QueueName, wire};
 
 /// How many entries are looked up at a time: Redis does nothing else meanwhile.
 const SLICE: usize = 200;
+/// How many bytes of large jobs may be on their way to Redis at a time: each is copied twice for
+/// it, and what comes behind it waits.
+const LEAVING: usize = 8 << 20;
+/// The bytes of one permit of these.
+const PERMIT: usize = 1 << 10;
 
 pub(super) struct RedisProducer {
     shared: Arc<Shared>,
     channel: String,
-    /// `None` between the loss of one subscription and the next.
-    subscription: Mutex<Option<Line>>,
+    incoming: Mutex<Incoming>,
+    leaving: Semaphore,
     pulse: Pulse,
+}
+
+/// Replies on their way in.
+struct Incoming {
+    /// `None` between the loss of one subscription and the next.
+    subscription: Option<Line>,
+    parcels: Parcels,
 }
 
 impl RedisProducer {
@@ -36,7 +50,9 @@ impl RedisProducer {
         let line = Line::open(&shared.client, Some(&channel)).await.map_err(broker_error)?;
         // Felt once the subscription stands: what is lost from now on is noticed.
         let pulse = Pulse::start(Arc::clone(&shared), gateway).await?;
-        Ok(Self { shared, channel, subscription: Mutex::new(Some(line)), pulse })
+        let parcels = Parcels::new(shared.pool.clone());
+        let incoming = Mutex::new(Incoming { subscription: Some(line), parcels });
+        Ok(Self { shared, channel, incoming, leaving: Semaphore::new(LEAVING / PERMIT), pulse })
     }
 }
 
@@ -70,6 +86,10 @@ async fn stand(
 impl Producer for RedisProducer {
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
         let size = wire::job_size_hint(job);
+        let permits = if size > LARGE { size.min(LEAVING) / PERMIT } else { 0 };
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let closed = |_| BrokerError::Unreachable("the producer is gone".to_owned());
+        let _turn = self.leaving.acquire_many(permits).await.map_err(closed)?;
         let mut add = Cmd::with_capacity(5, size + 128);
         add.arg("XADD").arg(keys::stream(queue, job.priority)).arg("*").arg(keys::JOB);
         // Straight into the command: the tensors are copied once.
@@ -115,7 +135,7 @@ impl Producer for RedisProducer {
     }
 
     async fn receive(&self) -> Inbound {
-        let mut subscription = self.subscription.lock().await;
+        let Incoming { subscription, parcels } = &mut *self.incoming.lock().await;
         loop {
             let Some(line) = subscription.as_mut() else {
                 let line = Line::reopen(&self.shared.client, Some(&self.channel)).await;
@@ -125,38 +145,44 @@ impl Producer for RedisProducer {
                 self.pulse.catch_up().await;
                 return Inbound::Interrupted;
             };
-            let pushed = tokio::select! {
-                pushed = line.next() => pushed,
+            let come = tokio::select! {
+                pushed = line.next() => match pushed.map(message) {
+                    Ok(None) => continue,
+                    Ok(Some(message)) => match Parcel::noted(&message) {
+                        None => Ok(message),
+                        Some(parcel) => {
+                            parcels.fetch(parcel);
+                            continue;
+                        }
+                    },
+                    Err(why) => {
+                        tracing::warn!(why, "lost the subscription to replies");
+                        *subscription = None;
+                        continue;
+                    }
+                },
+                fetched = parcels.next() => fetched,
                 () = self.pulse.changed() => return Inbound::Interrupted,
             };
-            match pushed {
-                Ok(push) => {
-                    if let Some(inbound) = read_push(push) {
-                        return inbound;
-                    }
-                }
-                Err(why) => {
-                    tracing::warn!(why, "lost the subscription to replies");
-                    *subscription = None;
-                }
-            }
+            return come.map_or_else(|error| lost(&error), read);
         }
     }
 }
 
-/// The replies in a message; `None` for what is no message, such as the confirmation of the
-/// subscription.
-fn read_push(push: PushInfo) -> Option<Inbound> {
+/// The bytes of a message; `None` for what is none, such as the confirmation of the subscription.
+fn message(push: PushInfo) -> Option<Bytes> {
     if push.kind != PushKind::Message {
         return None;
     }
-    let payload = push.data.into_iter().nth(1).and_then(into_bytes)?;
-    match wire::decode_replies(payload) {
-        Ok(replies) => Some(Inbound::Replies(replies)),
-        Err(error) => {
-            // Answers are lost with it, as if the subscription had been broken.
-            tracing::error!(%error, "dropped unreadable replies");
-            Some(Inbound::Interrupted)
-        }
-    }
+    push.data.into_iter().nth(1).and_then(into_bytes)
+}
+
+fn read(replies: Bytes) -> Inbound {
+    wire::decode_replies(replies).map_or_else(|error| lost(&error), Inbound::Replies)
+}
+
+/// Answers are lost with what cannot be read, as if the subscription had been broken.
+fn lost(error: &dyn std::error::Error) -> Inbound {
+    tracing::error!(%error, "lost replies");
+    Inbound::Interrupted
 }

@@ -85,11 +85,14 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
         timing,
         outcome: Ok(vec![tensor(0, Datatype::Bool), tensor(12_289, Datatype::Bf16)]),
     };
+    let large = Reply { outcome: Ok(vec![tensor(3_000_000, Datatype::Bytes)]), ..good.clone() };
     let error = ReplyError { failure: Failure::Model, message: "it failed".into() };
     let bad = Reply { outcome: Err(error), id: RequestId::random(), ..good.clone() };
     let settlement = |reply| Settlement { entry: delivery.entry, gateway: gateway.id, reply };
     worker.settle(vec![settlement(good.clone()), settlement(bad.clone())]).await.unwrap();
     assert_eq!(gateway.receive().await, [good, bad]);
+    worker.settle(vec![settlement(large.clone())]).await.unwrap();
+    assert_eq!(gateway.receive().await, [large]);
 }
 
 pub(crate) async fn settling_empties_the_queue_and_the_backlog_tells_every_step(

@@ -39,7 +39,7 @@ async fn a_queue_deleted_between_claims_is_made_anew() {
 async fn full_memory_is_told_as_full_and_the_queue_still_drains() {
     let server = RedisServer::start_with(&["--maxmemory", "8mb"]).await;
     let pair = Pair::new(&server.url()).await;
-    let job = pair.job(100_000);
+    let job = pair.job(400_000);
     let mut accepted = 0;
     let error = loop {
         match pair.producer.submit(&queue(), &job).await {
@@ -214,7 +214,7 @@ async fn a_full_redis_still_hears_who_lives_and_lets_newcomers_drain_it() {
     let worker = worker.consumer(queue(), id).await.unwrap();
     let announcement = Announcement::new(id, model());
     worker.renew(&announcement).await.unwrap();
-    let job = pair.job(100_000);
+    let job = pair.job(400_000);
     let entry = pair.producer.submit(&queue(), &job).await.unwrap();
     while pair.producer.submit(&queue(), &job).await.is_ok() {}
     assert!(observer.memory().await.unwrap().unwrap() > 0.95);

@@ -1,0 +1,51 @@
+//! Replies that are too large for a message.
+
+use std::collections::HashSet;
+
+use batchfleet_broker::Inbound;
+use batchfleet_testkit::RedisServer;
+use redis::AsyncTypedCommands;
+
+use crate::{Pair, administrator, answer, queue};
+
+#[tokio::test]
+async fn a_batch_of_large_replies_does_not_cost_a_gateway_its_subscription() {
+    let limit = ["--client-output-buffer-limit", "pubsub 2mb 2mb 1"];
+    let server = RedisServer::start_with(&limit).await;
+    let pair = Pair::new(&server.url()).await;
+    let job = pair.job(1_500_000);
+    let mut owed = HashSet::new();
+    for number in 0..8 {
+        let id = batchfleet_broker::RequestId(number);
+        let job = batchfleet_broker::Job { id, ..job.clone() };
+        pair.producer.submit(&queue(), &job).await.unwrap();
+        owed.insert(id);
+    }
+    let batch = pair.consumer.claim(8).await.unwrap();
+    let settlements = batch.into_iter().map(answer).collect();
+    assert_eq!(pair.consumer.settle(settlements).await.unwrap(), 0);
+    while !owed.is_empty() {
+        match pair.receive().await {
+            Inbound::Replies(replies) => {
+                for reply in replies {
+                    assert_eq!(reply.outcome.unwrap(), job.inputs);
+                    assert!(owed.remove(&reply.id), "answered twice");
+                }
+            }
+            Inbound::Interrupted => panic!("the subscription was cut, {} are owed", owed.len()),
+        }
+    }
+    let left = administrator(&server).await.keys("*parcel*").await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn replies_that_are_gone_before_they_are_fetched_are_told_as_an_interruption() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let note = [&[0; 9], &b"bf:{model:1}:parcel:gone"[..]].concat();
+    let channel = format!("bf:reply:{}", pair.gateway);
+    assert_eq!(administrator(&server).await.publish(channel, note).await.unwrap(), 1);
+    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    pair.serves().await;
+}
