@@ -77,6 +77,12 @@ where
         }
         let is_fast = Instant::now() <= fast_until;
         share.resize(if is_fast { ahead(announced, length) } else { length })?;
+        if length > body.capacity() {
+            // At first what it may send soon, then all at once: growing would copy it.
+            let room = announced.unwrap_or(0);
+            let room = if length > HEAD_START { room } else { room.min(HEAD_START) };
+            body.reserve(room.max(length) - body.len());
+        }
         body.extend_from_slice(&chunk);
     }
     share.resize(body.len())?;

@@ -8,6 +8,7 @@ use actix_web::{
     web::{Data, Payload},
 };
 use batchfleet_broker::{ModelSpec, Priority, Reply, Tensor};
+use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
 use super::{Api, answer::Answer, content_length, model, single_header, unread::refuse};
@@ -213,12 +214,16 @@ async fn answer(
     outputs: Vec<Tensor>,
     mut share: Share,
 ) -> Result<HttpResponse, InferError> {
-    let work = outputs.iter().map(|output| output.data.len()).sum();
+    // Held from now on, also while others are being written.
+    share.force(outputs.iter().map(|output| output.data.len()).sum());
+    let is_written = |name: &str| wanted.outputs.iter().any(|w| w.name == name && !w.binary);
+    let written = outputs.iter().filter(|output| is_written(&output.name));
+    let work = written.map(|output| output.data.len()).sum();
     let encoded = api.offload.run(work, move || {
         oip::response::encode(&model.spec, wanted.id.as_deref(), &wanted.outputs, &outputs)
     });
     let encoded = encoded.await??;
-    share.force(encoded.body.len());
+    share.force(encoded.body.iter().map(Bytes::len).sum());
     let mut response = HttpResponse::Ok();
     match encoded.json_length {
         Some(length) => response
@@ -226,6 +231,5 @@ async fn answer(
             .insert_header((HeaderName::from_static(HEADER_LENGTH), length)),
         None => response.insert_header(ContentType::json()),
     };
-    let body = Body { bytes: encoded.body.into(), share };
-    Ok(response.body(Answer(body)))
+    Ok(response.body(Answer::new(encoded.body, share)))
 }

@@ -1,18 +1,25 @@
 //! The answer to an inference request: JSON, or JSON and tensors behind it.
 
+use std::mem;
+
 use batchfleet_broker::{Datatype, ModelSpec, Tensor};
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Problem, binary, infer::WantedOutput, outputs::has_json_form, quote};
 
+/// Binary tensors from this size on are shared, not copied. Smaller ones may have come with others
+/// in one message, which a shared one would keep in memory for as long as its caller reads.
+const SHARED: usize = 256 << 10;
+
 /// The body of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// How many bytes of `body` are JSON, for the header `Inference-Header-Content-Length`; the
+    /// How many bytes of the body are JSON, for the header `Inference-Header-Content-Length`; the
     /// content type is then `application/octet-stream`. `None`: all of it is, and neither is needed.
     pub json_length: Option<usize>,
-    /// The body.
-    pub body: Vec<u8>,
+    /// The body, in pieces: large tensors are not copied.
+    pub body: Vec<Bytes>,
 }
 
 /// Writes the `wanted` outputs, in that order, out of what the model returned. `id` is the client's.
@@ -26,7 +33,7 @@ pub fn encode(
     outputs: &[Tensor],
 ) -> Result<Encoded, Problem> {
     // Fits binary outputs and short JSON ones; long ones grow it.
-    let bytes: usize = outputs.iter().map(|output| output.data.len()).sum();
+    let bytes: usize = outputs.iter().map(|output| output.data.len().min(SHARED)).sum();
     let mut body = Vec::with_capacity(256 + bytes);
     let mut binary = Vec::new();
     body.extend_from_slice(b"{\"model_name\":");
@@ -51,11 +58,23 @@ pub fn encode(
         }
     }
     body.extend_from_slice(b"]}");
-    let json_length = body.len();
+    let has_binary = binary.iter().any(|data| !data.is_empty());
+    let json_length = has_binary.then_some(body.len());
+    Ok(Encoded { json_length, body: joined(body, &binary) })
+}
+
+/// JSON and what follows it, in pieces.
+fn joined(json: Vec<u8>, binary: &[&Bytes]) -> Vec<Bytes> {
+    let (mut pieces, mut copied) = (Vec::with_capacity(1), json);
     for data in binary {
-        body.extend_from_slice(data);
+        if data.len() < SHARED {
+            copied.extend_from_slice(data);
+        } else {
+            pieces.extend([mem::take(&mut copied).into(), Bytes::clone(data)]);
+        }
     }
-    Ok(Encoded { json_length: (body.len() > json_length).then_some(json_length), body })
+    pieces.push(copied.into());
+    pieces
 }
 
 fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(), Problem> {

@@ -50,6 +50,7 @@ proptest! {
 
             // Out as binary data, and in again.
             let Encoded { json_length, body } = answer(&tensor, true);
+            let body = body.concat();
             let data = &body[json_length.unwrap_or(body.len())..];
             prop_assert_eq!(data, &tensor.data);
             let (body, header) = binary(datatype, &shape, data);
@@ -59,8 +60,8 @@ proptest! {
 
             // Out as JSON, and in again.
             if !matches!(datatype, Datatype::Fp16 | Datatype::Bf16) {
-                let text: Value = serde_json::from_slice(&answer(&tensor, false).body).unwrap();
-                let body = answer(&tensor, false).body;
+                let text: Value = serde_json::from_slice(&answer(&tensor, false).body.concat()).unwrap();
+                let body = answer(&tensor, false).body.concat();
                 let body = std::str::from_utf8(&body).unwrap();
                 let start = body.find("\"data\":").unwrap() + "\"data\":".len();
                 let data = &body[start..body.len() - "}]}".len()];
@@ -106,7 +107,7 @@ fn an_answer_names_model_version_id_and_flat_outputs() {
     let Encoded { json_length, body } = answer(&tensor, false);
     assert_eq!(json_length, None);
     assert_eq!(
-        String::from_utf8(body).unwrap(),
+        String::from_utf8(body.concat()).unwrap(),
         r#"{"model_name":"sample","model_version":"7","id":"id","outputs":[{"name":"y","datatype":"FP32","shape":[1,2],"data":[0.1,-0.0]}]}"#
     );
 }
@@ -124,6 +125,7 @@ fn binary_outputs_follow_the_json_in_its_order() {
     let wanted = [("w", true), ("z", false), ("y", true)]
         .map(|(name, binary)| WantedOutput { name: name.into(), binary });
     let Encoded { json_length, body } = encode(&model, None, &wanted, &outputs).unwrap();
+    let body = body.concat();
     let (json, tail) = body.split_at(json_length.unwrap());
     assert_eq!(tail, b"wy");
     let json: Value = serde_json::from_slice(json).unwrap();
@@ -133,17 +135,35 @@ fn binary_outputs_follow_the_json_in_its_order() {
 }
 
 #[test]
+fn large_binary_outputs_are_shared_and_small_ones_copied() {
+    let sizes = [("y", 10), ("z", 300_000), ("w", 20)];
+    let outputs = sizes.map(|(name, size)| Tensor {
+        name: name.into(),
+        datatype: Datatype::Uint8,
+        shape: vec![1, size as u64],
+        data: vec![7; size].into(),
+    });
+    let model =
+        model(vec![], sizes.map(|(name, _)| tensor(name, Datatype::Uint8, &[-1, -1])).into());
+    let wanted = sizes.map(|(name, _)| WantedOutput { name: name.into(), binary: true });
+    let Encoded { json_length, body } = encode(&model, None, &wanted, &outputs).unwrap();
+    let lengths: Vec<_> = body.iter().map(Bytes::len).collect();
+    assert_eq!(lengths, [json_length.unwrap() + 10, 300_000, 20]);
+    assert_eq!(body[1].as_ptr(), outputs[1].data.as_ptr());
+}
+
+#[test]
 fn empty_binary_outputs_need_no_header() {
     let Encoded { json_length, body } = answer(&output(Datatype::Fp32, &[]), true);
     assert_eq!(json_length, None);
-    let json: Value = serde_json::from_slice(&body).unwrap();
+    let json: Value = serde_json::from_slice(&body.concat()).unwrap();
     assert_eq!(json["outputs"][0]["parameters"]["binary_data_size"], 0);
 }
 
 #[test]
 fn b60_numbers_json_lacks_are_null_and_counted() {
     let data = [1.5f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(f32::to_le_bytes).concat();
-    let body = answer(&output(Datatype::Fp32, &data), false).body;
+    let body = answer(&output(Datatype::Fp32, &data), false).body.concat();
     let json: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(json["outputs"][0]["data"], json!([1.5, null, null, null]));
     assert_eq!(json["outputs"][0]["parameters"], json!({"non_finite": 3}));
