@@ -1,14 +1,22 @@
 //! Clients that speak HTTP by hand, because they do what no library does: crawl, or send what is
 //! too much all at once.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io::{self, Read, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    sync::{Semaphore, watch},
-    task::{JoinHandle, JoinSet},
+    sync::Semaphore,
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
@@ -20,6 +28,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const CONNECTING: usize = 256;
 /// Bytes a client's system holds for it: its own pace is what the server shall meet.
 const BUFFER: u32 = 8 * 1024;
+/// How long a probe rests between two questions.
+const PROBE_PAUSE: Duration = Duration::from_millis(10);
 
 /// An inference request of one row of so many bytes, head and all.
 pub(crate) fn request(bytes: usize) -> Vec<u8> {
@@ -175,33 +185,46 @@ pub(crate) async fn slow_senders(
 }
 
 /// Asks a program whether it lives, over and over.
+///
+/// On a thread of its own: the clients here keep the runtime busy, and how long a probe waited for
+/// its turn among them says nothing about the program that it asked.
 pub(crate) struct Probe {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<Duration>,
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Vec<Duration>>,
 }
 
 impl Probe {
     /// Starts to ask for this path at this address.
     pub(crate) fn start(address: &str, path: &'static str) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        Self { stop, task: tokio::spawn(probe(address.to_owned(), path, stopped)) }
+        let stop = Arc::new(AtomicBool::new(false));
+        let (address, stopped) = (address.to_owned(), Arc::clone(&stop));
+        let probe = move || {
+            let mut waits = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                let is_alive = ask_health(&address, path).is_ok_and(|is_alive| is_alive);
+                waits.push(if is_alive { asked.elapsed() } else { PATIENCE });
+                thread::sleep(PROBE_PAUSE);
+            }
+            waits
+        };
+        Self { stop, thread: thread::spawn(probe) }
     }
 
-    /// Stops; the longest it took to be told.
-    pub(crate) async fn stop(self) -> Result<Duration> {
-        self.stop.send_replace(true);
-        Ok(self.task.await?)
+    /// Stops; how long it took to be told, each time.
+    pub(crate) fn stop(self) -> Result<Vec<Duration>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("a probe panicked"))
     }
 }
 
-async fn probe(address: String, path: &str, stopped: watch::Receiver<bool>) -> Duration {
-    let mut longest = Duration::ZERO;
-    while !*stopped.borrow() {
-        let asked = Instant::now();
-        let answer = timeout(PATIENCE, batchfleet_testkit::get(&address, path)).await;
-        let is_alive = matches!(answer, Ok(Ok((200, _))));
-        longest = longest.max(if is_alive { asked.elapsed() } else { PATIENCE });
-        sleep(Duration::from_millis(50)).await;
-    }
-    longest
+/// Whether the answer is 200.
+fn ask_health(address: &str, path: &str) -> io::Result<bool> {
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200 "))
 }

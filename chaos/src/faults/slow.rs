@@ -30,13 +30,21 @@ pub(crate) async fn heavy_bodies(scale: Scale) -> Result<Findings> {
     for status in crawl::at_once(&stage.fleet, clients, &request).await? {
         *told.entry(status).or_default() += 1;
     }
-    let (lives, serves) = (lives.stop().await?, serves.stop().await?);
+    let (lives, serves) = (lives.stop()?, serves.stop()?);
     stage.findings.note(format!("{clients} x 4 MiB: {told:?}"));
     let odd = told.iter().filter(|(status, _)| !matches!(status, 200 | 413 | 503));
     stage.findings.none("neither 200, 413 nor 503:", odd.map(|(_, count)| count).sum());
     memory.judge(&mut stage.findings, MEMORY_LIMIT).await?;
-    stage.findings.within("slowest /livez", lives, Duration::from_millis(100));
-    stage.findings.note(format!("slowest /v2/health/live {}", time(serves)));
+    let p99 = |waits: Vec<Duration>| quantile(waits.into_iter(), 0.99);
+    for (path, waits) in [("/livez", lives), ("/v2/health/live", serves)] {
+        let slowest = waits.iter().max().copied().unwrap_or_default();
+        stage.findings.note(format!("slowest {path} of {} {}", waits.len(), time(slowest)));
+        stage.findings.within(&format!("{path} p99"), p99(waits), Duration::from_millis(100));
+    }
+    for metric in ["interruptions_total", "resubmissions_total"] {
+        let count = stage.gateways(&format!("batchfleet_gateway_{metric}"), "").await?;
+        stage.findings.note(format!("{metric} {count}"));
+    }
     stage.finish().await
 }
 
