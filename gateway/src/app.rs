@@ -94,7 +94,7 @@ impl Gateway {
             started: Instant::now(),
         });
         // The first look comes before the first request, so that no known model is a 404.
-        api.catalog.update(&observer.announcements().await?);
+        api.catalog.update(observer.announcements().await?);
         let mut tasks = JoinSet::new();
         let interrupted = Arc::new(Notify::new());
         tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
@@ -177,7 +177,7 @@ async fn look_once(
     api: &Api,
 ) -> Result<(), BrokerError> {
     let words = observer.announcements().await?;
-    api.catalog.update(&roster.hear(words, Instant::now()));
+    api.catalog.update(roster.hear(words, Instant::now()));
     for model in api.catalog.all() {
         let backlog = observer.backlog(&model.spec.queue).await?;
         api.catalog.report(&model, api.started.elapsed(), backlog);

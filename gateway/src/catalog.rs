@@ -22,12 +22,14 @@ type Models = HashMap<QueueName, Arc<Model>>;
 #[derive(Debug)]
 pub(crate) struct Catalog {
     models: RwLock<Arc<Models>>,
+    /// What was announced last.
+    words: RwLock<Arc<[Announcement]>>,
     metrics: GatewayMetrics,
 }
 
 impl Catalog {
     pub(crate) fn new(metrics: GatewayMetrics) -> Self {
-        Self { models: RwLock::default(), metrics }
+        Self { models: RwLock::default(), words: RwLock::default(), metrics }
     }
 
     /// The model a path names, as if there were only those that the caller may use. Without a
@@ -72,14 +74,20 @@ impl Catalog {
 
     /// Takes in what workers announce. A model that lost its last worker, or whose announcement is
     /// gone (an emptied Redis), stays known.
-    pub(crate) fn update(&self, announcements: &[Announcement]) {
-        self.learn(announcements);
+    pub(crate) fn update(&self, announcements: Vec<Announcement>) {
+        self.learn(&announcements);
         for (queue, model) in self.snapshot().iter() {
             let living = |word: &&Announcement| word.live && word.model.queue == *queue;
             model.hear(announcements.iter().filter(living));
             let workers = i64::try_from(model.workers()).unwrap_or(i64::MAX);
             self.metrics.workers.with_label_values(&labels(queue)).set(workers);
         }
+        *self.words.write().unwrap_or_else(PoisonError::into_inner) = announcements.into();
+    }
+
+    /// What everybody announced last.
+    pub(crate) fn words(&self) -> Arc<[Announcement]> {
+        self.words.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Adds models that are new, or new under their name. A living worker's word goes before a dead

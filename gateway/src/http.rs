@@ -77,6 +77,7 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
             .service(resource(&format!("{model}/infer"), Method::POST, infer::infer))
             .service(resource(&format!("{model}/ready"), Method::GET, metadata::model_ready))
             .service(resource(&format!("{model}/config"), Method::GET, metadata::model_config))
+            .service(resource(&format!("{model}/batching"), Method::GET, metadata::batching))
             .service(resource(&format!("{model}/stats"), Method::GET, metadata::model_statistics))
             .service(resource(model, Method::GET, metadata::model));
     }

@@ -10,6 +10,7 @@ mod catalog;
 mod clients;
 mod dispatch;
 mod error;
+pub mod explain;
 mod http;
 mod ledger;
 mod metrics;

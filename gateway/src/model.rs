@@ -10,7 +10,7 @@ use std::{
 };
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority};
-use batchfleet_policy::{Ahead, DrainRate, Look};
+use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look};
 
 use crate::{metrics::ModelMetrics, tally::Tally};
 
@@ -33,6 +33,7 @@ pub(crate) struct Model {
 struct Load {
     backlog: Backlog,
     drain: DrainRate,
+    arrivals: ArrivalRate,
     /// Rows per second that the living workers say they can do together.
     capacity: f64,
     /// The time of a full batch at the slowest of them.
@@ -109,6 +110,7 @@ impl Model {
         let mut load = self.load();
         self.unseen.store(0, Ordering::Relaxed);
         load.backlog = backlog;
+        load.arrivals.observe(at, backlog.added);
         if !self.is_ready() {
             // Whoever comes will have a rate of their own.
             load.drain = DrainRate::default();
@@ -117,6 +119,17 @@ impl Model {
         let settled = backlog.added.saturating_sub(backlog.depth() + backlog.in_flight);
         let capacity = load.capacity / rows_per_request;
         load.drain.observe(Look { at, settled, waiting: backlog.depth(), capacity });
+    }
+
+    /// Jobs that no worker has claimed, as last seen.
+    pub(crate) fn queue_depth(&self) -> u64 {
+        self.load().backlog.depth()
+    }
+
+    /// Rows that all gateways put into its queue per second; `None` before two looks.
+    pub(crate) fn rows_per_second(&self) -> Option<f64> {
+        let rows_per_request = self.tally().rows_per_request();
+        Some(self.load().arrivals.per_second()? * rows_per_request)
     }
 
     fn load(&self) -> MutexGuard<'_, Load> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use hyper::{HeaderMap, Method, StatusCode};
 use rand::{Rng, RngExt};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
@@ -60,29 +60,39 @@ pub(crate) struct Sample {
 impl Metadata {
     /// Asks a server about a model.
     pub async fn of(target: &Target, model: &str, patience: Duration) -> Result<Self, LoadError> {
-        let request = Prepared {
-            method: Method::GET,
-            uri: uri(&format!("/v2/models/{model}"))?,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-            hang_up: None,
-        };
-        let (status, answer) = target.ask(request, patience).await?;
-        let body = String::from_utf8_lossy(&answer.body);
-        let target = target.to_string();
-        match status {
-            StatusCode::OK => serde_json::from_str(&body).map_err(|error| LoadError::Unanswered {
-                target,
-                said: format!("describes {model:?} otherwise than the protocol wants: {error}"),
-            }),
-            StatusCode::NOT_FOUND => {
-                Err(LoadError::NoModel { target, model: model.to_owned(), said: body.into_owned() })
-            }
-            _ => Err(LoadError::Unanswered {
-                target,
-                said: format!("answers {status} when asked about {model:?}: {body}"),
-            }),
+        ask_about(target, model, "", patience).await
+    }
+}
+
+/// What a server answers to `GET /v2/models/{model}{aspect}`.
+pub async fn ask_about<T: DeserializeOwned>(
+    target: &Target,
+    model: &str,
+    aspect: &str,
+    patience: Duration,
+) -> Result<T, LoadError> {
+    let request = Prepared {
+        method: Method::GET,
+        uri: uri(&format!("/v2/models/{model}{aspect}"))?,
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        hang_up: None,
+    };
+    let (status, answer) = target.ask(request, patience).await?;
+    let body = String::from_utf8_lossy(&answer.body);
+    let target = target.to_string();
+    match status {
+        StatusCode::OK => serde_json::from_str(&body).map_err(|error| LoadError::Unanswered {
+            target,
+            said: format!("describes {model:?} otherwise than expected: {error}"),
+        }),
+        StatusCode::NOT_FOUND => {
+            Err(LoadError::NoModel { target, model: model.to_owned(), said: body.into_owned() })
         }
+        _ => Err(LoadError::Unanswered {
+            target,
+            said: format!("answers {status} when asked about {model:?}: {body}"),
+        }),
     }
 }
 

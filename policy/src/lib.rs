@@ -16,4 +16,6 @@ pub use admission::{Ahead, DrainRate, Look, admit, doomed};
 pub use batch::{BatchMode, BatchPolicy, Bound, Choice, Demand};
 pub use cost::CostModel;
 pub use rate::ArrivalRate;
-pub use scale::{Counts, Observation, ScaleBound, ScaleDecision, ScalePolicy, Scaler};
+pub use scale::{
+    Counts, Observation, ScaleBound, ScaleDecision, ScalePolicy, Scaler, UTILIZATION, fewest,
+};

@@ -13,6 +13,8 @@ use history::{History, Peaks};
 
 pub use history::Counts;
 
+/// ρ, unless somebody wants another: the share of its capacity that a worker is to be busy with.
+pub const UTILIZATION: f64 = 0.88;
 /// Windows of the offered rate.
 const FAST: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
@@ -63,7 +65,7 @@ impl ScalePolicy {
     /// Decided every 5 s, workers busy for 88 % of the time, kept for 5 minutes.
     pub const fn new(min: u32, max: u32, slo: Duration) -> Self {
         let (hold, tick) = (Duration::from_mins(5), Duration::from_secs(5));
-        Self { min, max, slo, utilization: 0.88, hold, tick, trend: false }
+        Self { min, max, slo, utilization: UTILIZATION, hold, tick, trend: false }
     }
 }
 
@@ -185,12 +187,8 @@ impl Scaler {
         self.judge(now, seen, is_steady(fast, slow) && !limited);
         let rate = reckoned(fast, slow, seen.cold_start, policy.trend);
         let needed = |load: f64| {
-            let share = policy.utilization * self.trust;
-            let copes = |&workers: &u32| {
-                workers == 0 && load <= 0.0
-                    || workers > 0 && share * f64::from(workers) * capacity(workers) >= load
-            };
-            (0..=policy.max).find(copes).unwrap_or(policy.max.saturating_add(1))
+            fewest(load, policy.utilization * self.trust, policy.max, &capacity)
+                .unwrap_or(policy.max.saturating_add(1))
         };
         let base = needed(rate);
         let full = needed(rate + excess(seen.waiting, fast, policy.slo) / drain(seen.cold_start));
@@ -229,6 +227,17 @@ impl Scaler {
             _ => {}
         }
     }
+}
+
+/// The fewest workers, `most` at most, that cope with a load while each is busy for a `share` of
+/// what it can do: min W : share · W · μ(W) ≥ load, with `capacity` μ(W). `None` if not even `most`
+/// do. Of load and capacity the unit must be the same.
+pub fn fewest(load: f64, share: f64, most: u32, capacity: impl Fn(u32) -> f64) -> Option<u32> {
+    let copes = |&workers: &u32| {
+        workers == 0 && load <= 0.0
+            || workers > 0 && share * f64::from(workers) * capacity(workers) >= load
+    };
+    (0..=most).find(copes)
 }
 
 /// The standard deviation of a rate counted over the fast window: arrivals come by chance.

@@ -17,12 +17,12 @@ use batchfleet_loadgen::{
     model::{Choice, Metadata},
     page, run,
 };
-use batchfleet_service::settings::{EXIT_USAGE, duration};
+use batchfleet_service::settings::duration;
 use clap::{Args, ValueEnum, builder::ArgPredicate, value_parser};
 use tokio::signal::ctrl_c;
 
-/// Exit status for a server that cannot be used: `EX_UNAVAILABLE` of sysexits.h.
-const EXIT_UNAVAILABLE: u8 = 69;
+use crate::tool;
+
 /// The model whose right answers a file holds.
 const DIGITS: &str = "digits_wide";
 /// The platform of a model that answers its input.
@@ -154,27 +154,10 @@ enum Format {
 }
 
 /// Runs the load and reports; status 1 unless every answer that came was right, and any came.
-pub(crate) fn main(settings: &LoadSettings) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error.into()),
-    };
-    match runtime.block_on(load(settings)) {
-        Ok(report) if report.wrong == 0 && report.right > 0 => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => failed(&error),
-    }
-}
-
-fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
-    match error.downcast_ref() {
-        Some(LoadError::Unreachable { .. } | LoadError::Unanswered { .. }) => {
-            ExitCode::from(EXIT_UNAVAILABLE)
-        }
-        Some(LoadError::Thread(_)) | None => ExitCode::FAILURE,
-        Some(_) => ExitCode::from(EXIT_USAGE),
-    }
+pub(crate) async fn main(settings: &LoadSettings) -> anyhow::Result<ExitCode> {
+    let report = load(settings).await?;
+    let all_right = report.wrong == 0 && report.right > 0;
+    Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn load(settings: &LoadSettings) -> anyhow::Result<Report> {
@@ -203,7 +186,7 @@ async fn load(settings: &LoadSettings) -> anyhow::Result<Report> {
         }
     }?;
     let summary = Summary::new(&report, Some(settings.slo_p99));
-    say(&summary.to_string());
+    tool::say(&summary.to_string());
     if let Some(file) = &settings.report {
         write(file, &page::html(&title(settings), &report, &summary))?;
     }
@@ -273,9 +256,4 @@ fn title(settings: &LoadSettings) -> String {
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
-}
-
-#[expect(clippy::print_stdout, reason = "the report is its output")]
-fn say(words: &str) {
-    print!("{words}");
 }

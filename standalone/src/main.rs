@@ -1,8 +1,11 @@
 //! `batchfleet`: everything in one process, and the tools.
 
 mod demo;
+mod explain;
 mod fleet;
 mod load;
+mod set_n;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -31,6 +34,11 @@ enum Command {
     Demo(Box<demo::DemoSettings>),
     /// Send requests to any server of the protocol, check every answer and report
     Load(Box<load::LoadSettings>),
+    /// Say how a model's requests are batched, why, and what more load would change
+    Explain(explain::ExplainSettings),
+    /// Publish N, or the latency target it follows from, to all workers of a model
+    #[command(name = "set-n")]
+    SetN(set_n::SetNSettings),
 }
 
 #[derive(Args, Clone)]
@@ -59,6 +67,8 @@ fn main() -> ExitCode {
                 demo::show(&settings, &process).await
             })
         }
-        Command::Load(settings) => load::main(&settings),
+        Command::Load(settings) => tool::run(load::main(&settings)),
+        Command::Explain(settings) => tool::run(explain::main(&settings)),
+        Command::SetN(settings) => tool::run(set_n::main(&settings)),
     }
 }

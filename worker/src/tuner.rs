@@ -107,6 +107,7 @@ impl Tuner {
         let slo = target.wish.slo().unwrap_or(self.own.slo);
         self.policy = BatchPolicy { mode, published, slo, ..self.own };
         let (batch, slo_ms) = (target.wish.batch, target.wish.slo_ms);
+        self.limit(self.policy.overhead);
         tracing::info!(epoch = self.epoch, ?batch, slo_ms, "goes by a new target");
     }
 

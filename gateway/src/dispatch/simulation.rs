@@ -242,7 +242,7 @@ async fn simulate(seed: u64) {
     let registry = Registry::new();
     let metrics = GatewayMetrics::register(&registry).unwrap();
     let catalog = Catalog::new(metrics.clone());
-    catalog.update(&[Announcement::new(WorkerId(1), spec())]);
+    catalog.update(vec![Announcement::new(WorkerId(1), spec())]);
     let model = catalog.find("m", None, |_| true).unwrap();
     let (inbound, outbound) = mpsc::unbounded_channel();
     let broker = Arc::new(SimProducer {

@@ -27,7 +27,7 @@ impl Fixture {
         let catalog = Catalog::new(metrics.clone());
         let spec = spec();
         let id = WorkerId::random();
-        catalog.update(&[Announcement::new(id, spec.clone())]);
+        catalog.update(vec![Announcement::new(id, spec.clone())]);
         let worker = broker.consumer(spec.queue.clone(), id).await.unwrap();
         let producer = broker.producer(GatewayId(7)).await.unwrap();
         let draining = CancellationToken::new();

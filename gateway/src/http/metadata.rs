@@ -13,6 +13,7 @@ use super::{Api, content_length, json, unread::refuse};
 use crate::{
     body::{self, Bounds},
     error::{InferError, say},
+    explain::{Explanation, Seen},
     model::Model,
     oip::{
         metadata::{self as describe, IndexRequest},
@@ -70,6 +71,18 @@ pub(super) async fn model_config(
 ) -> Result<HttpResponse, InferError> {
     let (_, model) = super::model(&api, &request)?;
     Ok(json(describe::config(&model.spec)))
+}
+
+/// `GET .../batching`: how N is chosen, and what it leads to.
+pub(super) async fn batching(
+    request: HttpRequest,
+    api: Data<Api>,
+) -> Result<HttpResponse, InferError> {
+    let (_, model) = super::model(&api, &request)?;
+    let words = api.catalog.words();
+    let workers = words.iter().filter(|word| word.live && word.model.queue == model.spec.queue);
+    let seen = Seen { queue_depth: model.queue_depth(), rows_per_second: model.rows_per_second() };
+    Ok(json(Explanation::of(&model.spec.queue, seen, workers)))
 }
 
 /// `GET .../stats`

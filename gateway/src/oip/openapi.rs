@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use batchfleet_broker::{Datatype, Tensor};
+use batchfleet_broker::{Announcement, Batching, Datatype, RecentBatch, Tensor, WorkerId};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use super::{
     samples::simple,
     statistics::{BatchStatistics, ModelStatistics, report},
 };
+use crate::explain::{Explanation, Seen};
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../openapi.json")).unwrap()
@@ -93,6 +94,24 @@ fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
     }
 }
 
+fn batching() -> Explanation {
+    let worker = Announcement {
+        batching: Some(Batching {
+            curve: vec![(1, 0.5)],
+            recent: vec![RecentBatch {
+                rows: 1,
+                padding: 0,
+                limit: 1,
+                ms: 0.5,
+                release: "full".to_owned(),
+            }],
+            ..Batching::default()
+        }),
+        ..Announcement::new(WorkerId(1), simple(Datatype::Fp32))
+    };
+    Explanation::of(&worker.model.queue.clone(), Seen::default(), [&worker].into_iter())
+}
+
 #[test]
 fn what_is_answered_is_described() {
     let model = simple(Datatype::Fp32);
@@ -103,6 +122,7 @@ fn what_is_answered_is_described() {
     check("ModelMetadata", metadata::model(&model, &[7]));
     check("ModelConfig", metadata::config(&model));
     check("Statistics", report([(&model.queue, &counted)]));
+    check("Batching", batching());
     check("IndexEntry", metadata::index_entry(&model.queue, true));
     for binary in [true, false] {
         let data = f32::NAN.to_le_bytes().to_vec().into();

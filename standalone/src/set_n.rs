@@ -1,0 +1,120 @@
+//! `batchfleet set-n`: tells all workers of a model which N to use, and waits until they do.
+
+use std::{fmt::Write, process::ExitCode, time::Duration};
+
+use anyhow::bail;
+use batchfleet_broker::{
+    Announcement, BatchWish, Broker, Observer, QueueName, Wish, redis::RedisBroker,
+};
+use batchfleet_service::settings::duration;
+use clap::Args;
+use tokio::time::{Instant, sleep};
+
+use crate::tool::say;
+
+/// How often the workers' word is read.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Settings of a word to workers.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SetNSettings {
+    /// The model
+    model: String,
+
+    /// N: a number of rows, `auto` (from measured batch times and the latency target), or `own` (as
+    /// each worker was started)
+    #[arg(value_parser = batch_wish)]
+    n: BatchWish,
+
+    /// Its version [default: the newest that has workers]
+    #[arg(long, value_name = "NUMBER")]
+    version: Option<u64>,
+
+    /// The latency target from which N follows [default: each worker's own]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    slo_p99: Option<Duration>,
+
+    /// The Redis with the queues, such as `redis://user:password@host:6379/0`
+    #[arg(
+        long,
+        env = "BATCHFLEET_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379/0",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    redis_url: String,
+
+    /// How long to wait for the workers to say that they go by it
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    wait: Duration,
+}
+
+fn batch_wish(text: &str) -> Result<BatchWish, String> {
+    match text {
+        "own" => Ok(BatchWish::Own),
+        "auto" => Ok(BatchWish::Auto),
+        _ => match text.parse() {
+            Ok(rows) if rows > 0 => Ok(BatchWish::Rows(rows)),
+            _ => Err("expected auto, own or a number of rows from 1".to_owned()),
+        },
+    }
+}
+
+/// Publishes, waits and reports; status 1 if a worker has not said in time that it goes by it.
+pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
+    let broker = RedisBroker::connect(&settings.redis_url).await?;
+    let observer = broker.observer().await?;
+    let words = observer.announcements().await?;
+    let living = words.iter().filter(|word| word.live && word.model.queue.model == settings.model);
+    let version = settings.version.or_else(|| living.map(|word| word.model.queue.version).max());
+    let Some(version) = version else {
+        bail!(
+            "no living worker serves {:?}; with --version N it is told to who comes",
+            settings.model
+        )
+    };
+    let queue = QueueName::new(&settings.model, version);
+    let slo_ms = settings.slo_p99.map(|slo| slo.as_secs_f64() * 1e3);
+    let wish = Wish { batch: settings.n, slo_ms };
+    let epoch = broker.controller().await?.publish(&queue, wish).await?;
+    let until = Instant::now() + settings.wait;
+    loop {
+        let workers = workers(observer.as_ref(), &queue).await?;
+        let late = workers.iter().filter(|word| followed(word) < epoch).count();
+        if late == 0 || Instant::now() >= until {
+            say(&report(&queue, &workers, epoch));
+            return Ok(if late == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Who lives and serves a queue.
+async fn workers(observer: &dyn Observer, queue: &QueueName) -> anyhow::Result<Vec<Announcement>> {
+    let mut words = observer.announcements().await?;
+    words.retain(|word| word.live && word.model.queue == *queue);
+    Ok(words)
+}
+
+/// The epoch of what a worker goes by.
+fn followed(word: &Announcement) -> u64 {
+    word.batching.as_ref().map_or(0, |batching| batching.epoch)
+}
+
+fn report(queue: &QueueName, workers: &[Announcement], epoch: u64) -> String {
+    let mut text = format!("published for {queue}, epoch {epoch}\n");
+    if workers.is_empty() {
+        text.push_str("no worker lives: it is told to who comes\n");
+    }
+    for word in workers {
+        let Some(batching) = &word.batching else { continue };
+        let says = if batching.epoch >= epoch {
+            format!("N = {} ({})", batching.n, batching.bound)
+        } else {
+            "has not heard of it yet".to_owned()
+        };
+        // Writing to a string cannot fail.
+        writeln!(text, "{}  {says}", word.worker).ok();
+    }
+    text
+}
