@@ -1,0 +1,69 @@
+//! N is explained, and set by hand while a fleet is under load.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{process::Output, sync::Arc};
+
+use batchfleet_loadgen::{Echo, Length, Plan, infer::Encoding, run};
+use batchfleet_testkit::{Fleet, FleetPlan, metric};
+use tokio::process::Command;
+
+async fn tool(arguments: &[&str]) -> (Option<i32>, String) {
+    let program = env!("CARGO_BIN_EXE_batchfleet");
+    let output = Command::new(program).args(arguments).output().await.unwrap();
+    let Output { status, stdout, stderr } = output;
+    let text = [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    (status.code(), text)
+}
+
+#[tokio::test]
+async fn n_set_by_hand_reaches_every_worker_under_load_and_is_explained() {
+    let plan = FleetPlan { workers: 2, batch_ms: 10, ..FleetPlan::default() };
+    let fleet = Fleet::start(plan).await.unwrap();
+    let (url, redis) = (fleet.targets()[0].as_str(), fleet.redis.url());
+    let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
+    let plan = Plan {
+        users: 16,
+        length: Length::Requests(4000),
+        ..Plan::new(url.parse().unwrap(), Arc::new(echo), 0)
+    };
+    let load = tokio::spawn(run(plan));
+
+    let (status, said) = tool(&["set-n", "echo", "3", "--redis-url", &redis]).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(said.matches("N = 3 (published)").count(), 2, "{said}");
+    for worker in &fleet.workers {
+        let n = metric(worker, "batchfleet_worker_batch_limit").await.unwrap();
+        assert!((n - 3.0).abs() < 0.5, "{n}");
+    }
+    // The gateway reads the workers' words a few times a second.
+    let explained = loop {
+        let (status, said) = tool(&["explain", "echo", "--url", url]).await;
+        assert_eq!(status, Some(0), "{said}");
+        if said.contains("N = 3: it was published for all workers") {
+            break said;
+        }
+    };
+    for part in ["2 live", "L(b)", "last batches, latest first:", "N = 3, left because: "] {
+        assert!(explained.contains(part), "{part} in {explained}");
+    }
+
+    let (status, said) = tool(&["set-n", "echo", "own", "--redis-url", &redis]).await;
+    assert_eq!((status, said.matches("published)").count()), (Some(0), 0), "{said}");
+    assert!(load.await.unwrap().unwrap().is_flawless());
+}
+
+#[tokio::test]
+async fn a_model_that_nobody_serves_is_said_to_be_none() {
+    let fleet = Fleet::start(FleetPlan::default()).await.unwrap();
+    let (url, redis) = (fleet.targets()[0].as_str(), fleet.redis.url());
+    let (status, said) = tool(&["explain", "nope", "--url", url]).await;
+    assert_eq!(status, Some(64), "{said}");
+    assert!(said.contains("no model \"nope\""), "{said}");
+    let (status, said) = tool(&["set-n", "nope", "3", "--redis-url", &redis]).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("no living worker serves \"nope\""), "{said}");
+    let (status, said) = tool(&["set-n", "echo", "none"]).await;
+    assert_eq!(status, Some(64), "{said}");
+    assert!(said.contains("auto, own or a number of rows from 1"), "{said}");
+}
