@@ -219,10 +219,13 @@ impl BatchPolicy {
         sizes.filter(fuller).max_by(|&a, &b| cost.rate(a).total_cmp(&cost.rate(b))).unwrap_or(all)
     }
 
-    /// Rows per second that one of `workers` workers can do within the latency target: the rate at
-    /// its N, the load being as much as they can take.
+    /// μ(W): rows per second that one of `workers` workers can do within the latency target, in
+    /// batches of the best size that keeps it, or of the size set by hand.
     pub fn capacity(&self, cost: &CostModel, workers: u32) -> f64 {
-        cost.rate(self.choose(cost, &Demand::unknown(workers)).n)
+        match self.n_star(cost, workers) {
+            Some(n_star) if self.by_hand().is_none() => cost.best_rate(n_star),
+            _ => cost.rate(self.choose(cost, &Demand::unknown(workers)).n),
+        }
     }
 
     fn by_hand(&self) -> Option<(u32, Bound)> {

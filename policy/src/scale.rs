@@ -31,7 +31,7 @@ const STALE_TICKS: u32 = 3;
 /// it rises by so much a tick where fewer than `FEW` are.
 const DISTRUST: f64 = 0.95;
 const LEAST_TRUST: f64 = 0.6;
-const TRUST: f64 = 0.0005;
+const TRUST: f64 = 0.0003;
 const MANY: f64 = 0.01;
 const FEW: f64 = 0.002;
 /// Seconds between the middles of the two windows.
@@ -163,7 +163,7 @@ impl Scaler {
     /// - W = max(`W_full`, min(W now, max(`W_base` over the hold, `W_full` over a cold start + 10 s)))
     ///
     /// within its bounds. κ falls by 5 % a tick, to 0.6 at least, while a settled fleet under a
-    /// steady rate misses more than 1 % of the requests, and recovers by 0.0005 a tick below 0.2 %.
+    /// steady rate misses more than 1 % of the requests, and recovers by 0.0003 a tick below 0.2 %.
     ///
     /// Workers on their way count as present. Before two looks, and when the latest is older than
     /// three ticks, the number stays as it is.

@@ -138,7 +138,7 @@ fn a_fleet_that_misses_requests_is_trusted_less_until_it_does_not() {
     assert!(decision.trust < 1.0 && decision.replicas > 12, "{decision:?}");
     let distrusted = fleet.run(100, 1000, 50);
     assert_eq!((distrusted.trust, distrusted.replicas), (0.6, 19));
-    let trusted = fleet.run(1000, 1000, 0);
+    let trusted = fleet.run(1400, 1000, 0);
     assert_eq!((trusted.trust, trusted.replicas), (1.0, 12));
 }
 
