@@ -95,6 +95,14 @@ impl RedisBroker {
         }
     }
 
+    /// Whether `url` is one that [`RedisBroker::connect`] can use; tries nothing.
+    ///
+    /// # Errors
+    /// [`BrokerError::Misconfigured`] if not.
+    pub fn check(url: &str) -> Result<(), BrokerError> {
+        connect::client(url).map(drop)
+    }
+
     /// The same broker, whose consumers reclaim what was held for longer than `lease` instead of
     /// [`LEASE`].
     #[must_use]

@@ -1,12 +1,13 @@
 //! A gateway and a worker in one process, with the queue in its memory.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use batchfleet_broker::memory::MemoryBroker;
 use batchfleet_gateway::{Gateway, GatewaySettings};
 use batchfleet_service::Process;
-use batchfleet_worker::{ModelSettings, Worker, WorkerError};
+use batchfleet_worker::{EXIT_DEVICE, ModelSettings, Worker, WorkerError, leave};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 /// A serving gateway and the worker behind it.
 pub(crate) struct Fleet {
@@ -40,11 +41,28 @@ impl Fleet {
     }
 
     /// Serves until the process shuts down. The worker stops last: what the gateway accepted is
-    /// still answered.
+    /// still answered. A worker that ends by itself has failed, and takes the process along: whoever
+    /// supervises it starts a new one.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let served = self.gateway.run().await;
-        self.worker_shutdown.cancel();
-        self.worker.join().await?;
+        let Self { gateway, worker, worker_shutdown } = self;
+        let mut worker = pin!(worker.join());
+        let served = tokio::select! {
+            served = gateway.run() => served,
+            failed = &mut worker => return Ok(settle(failed)?),
+        };
+        worker_shutdown.cancel();
+        settle(worker.await)?;
         Ok(served?)
+    }
+}
+
+/// How a worker ended; after the loss of its device the process does at once.
+fn settle(ended: Result<(), WorkerError>) -> Result<(), WorkerError> {
+    match ended {
+        Err(error) if error.is_device() => {
+            error!(%error, "leaving at once: the device is lost to this process");
+            leave(EXIT_DEVICE)
+        }
+        ended => ended,
     }
 }

@@ -217,6 +217,22 @@ async fn a_lost_device_ends_its_worker_at_once_and_nothing_is_answered_by_it() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_none_is_a_wrong_setting() {
+    let repository = TempDir::new().unwrap();
+    echo_model(repository.path(), &[]).unwrap();
+    let mut worker = Program::named("batchfleet-worker")
+        .unwrap()
+        .args(["--redis-url", "http://127.0.0.1:1", "--admin-listen", "127.0.0.1:0"])
+        .args(["--model-repository".as_ref(), repository.path().as_os_str()])
+        .spawn()
+        .unwrap();
+    let status = worker.wait().await.unwrap();
+    assert_eq!(status.code(), Some(64), "{:?}", worker.log());
+    let loaded = worker.log().iter().any(|line| line["message"] == "loaded and warmed up");
+    assert!(!loaded, "{:?}", worker.log());
+}
+
+#[tokio::test]
 async fn a_model_that_cannot_be_loaded_shows_although_redis_is_away() {
     let mut worker = Program::named("batchfleet-worker")
         .unwrap()

@@ -8,6 +8,7 @@ mod bodies;
 mod clients;
 mod compressed;
 mod connections;
+mod device;
 mod framing;
 mod memory;
 mod server;

@@ -32,9 +32,15 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(flags: &[&str]) -> Self {
+        Self::with_parameters("", flags).await
+    }
+
+    /// Its model has these parameters, as config.pbtxt writes them.
+    pub(crate) async fn with_parameters(parameters: &str, flags: &[&str]) -> Self {
         let repository = TempDir::new().unwrap();
         fs::create_dir_all(repository.path().join("echo/1")).unwrap();
-        fs::write(repository.path().join("echo/config.pbtxt"), CONFIG).unwrap();
+        let config = format!("{CONFIG}{parameters}");
+        fs::write(repository.path().join("echo/config.pbtxt"), config).unwrap();
         let models = repository.path().to_str().unwrap();
         let program = Program::at(env!("CARGO_BIN_EXE_batchfleet"))
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
