@@ -11,7 +11,7 @@ use std::{
 
 use batchfleet_broker::{
     BrokerError, EntryId, Failure, GatewayId, Job, Priority, Producer, QueueName, Reply, RequestId,
-    Tensor, wire,
+    Tensor,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
@@ -39,6 +39,8 @@ const JITTER: Range<f64> = 0.8..1.2;
 pub(crate) struct Question {
     /// Inputs, checked against the model.
     pub(crate) inputs: Vec<Tensor>,
+    /// Their [`digest`](batchfleet_broker::wire::digest).
+    pub(crate) digest: u64,
     /// Rows it takes in a batch.
     pub(crate) rows: u32,
     /// Wanted outputs; empty for all.
@@ -169,7 +171,7 @@ impl Dispatcher {
             priority: question.priority,
             ttl: question.deadline.saturating_duration_since(Instant::now()),
             rows: question.rows,
-            digest: wire::digest(&question.inputs),
+            digest: question.digest,
             inputs: question.inputs,
             outputs: question.outputs,
         });

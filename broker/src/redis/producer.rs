@@ -1,13 +1,17 @@
 //! A gateway's side: jobs out, replies in.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, error::Error, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use redis::{
     Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisWrite, Value, aio::ConnectionLike,
 };
-use tokio::sync::{Mutex, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Semaphore},
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Shared,
@@ -33,7 +37,9 @@ pub(super) struct RedisProducer {
     shared: Arc<Shared>,
     channel: String,
     incoming: Mutex<Incoming>,
-    leaving: Semaphore,
+    leaving: Arc<Semaphore>,
+    /// Whose tasks keep the connections.
+    runtime: Handle,
     pulse: Pulse,
 }
 
@@ -52,7 +58,8 @@ impl RedisProducer {
         let pulse = Pulse::start(Arc::clone(&shared), gateway).await?;
         let parcels = Parcels::new(shared.pool.clone());
         let incoming = Mutex::new(Incoming { subscription: Some(line), parcels });
-        Ok(Self { shared, channel, incoming, leaving: Semaphore::new(LEAVING / PERMIT), pulse })
+        let leaving = Arc::new(Semaphore::new(LEAVING / PERMIT));
+        Ok(Self { shared, channel, incoming, leaving, runtime: Handle::current(), pulse })
     }
 }
 
@@ -82,21 +89,35 @@ async fn stand(
     }
 }
 
+/// Adds a job to the stream of its class.
+async fn add(shared: &Shared, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
+    let size = wire::job_size_hint(job);
+    let mut add = Cmd::with_capacity(5, size + 128);
+    add.arg("XADD").arg(keys::stream(queue, job.priority)).arg("*").arg(keys::JOB);
+    // Straight into the command: the tensors are copied once.
+    wire::write_job(&mut add.bufmut_for_next_arg(size), job);
+    let mut connection = shared.link.connection().await?;
+    let entry = connection.send_packed_command(&add).await.and_then(Value::extract_error);
+    entry_id(&entry.map_err(broker_error)?, job.priority).ok_or_else(|| nonsense("XADD"))
+}
+
 #[async_trait]
 impl Producer for RedisProducer {
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
-        let size = wire::job_size_hint(job);
-        let permits = if size > LARGE { size.min(LEAVING) / PERMIT } else { 0 };
+        if wire::job_size_hint(job) <= LARGE {
+            return add(&self.shared, queue, job).await;
+        }
+        let permits = wire::job_size_hint(job).min(LEAVING) / PERMIT;
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        let closed = |_| BrokerError::Unreachable("the producer is gone".to_owned());
-        let _turn = self.leaving.acquire_many(permits).await.map_err(closed)?;
-        let mut add = Cmd::with_capacity(5, size + 128);
-        add.arg("XADD").arg(keys::stream(queue, job.priority)).arg("*").arg(keys::JOB);
-        // Straight into the command: the tensors are copied once.
-        wire::write_job(&mut add.bufmut_for_next_arg(size), job);
-        let mut connection = self.shared.link.connection().await?;
-        let entry = connection.send_packed_command(&add).await.and_then(Value::extract_error);
-        entry_id(&entry.map_err(broker_error)?, job.priority).ok_or_else(|| nonsense("XADD"))
+        let gone = |error: &dyn Error| BrokerError::Unreachable(error.to_string());
+        let turn = self.leaving.clone().acquire_many_owned(permits).await.map_err(|e| gone(&e))?;
+        let (shared, queue, job) = (self.shared.clone(), queue.clone(), job.clone());
+        // Copying that much would hold up whoever else is served by the caller's thread.
+        let adding = async move {
+            let _turn = turn;
+            add(&shared, &queue, &job).await
+        };
+        AbortOnDropHandle::new(self.runtime.spawn(adding)).await.map_err(|e| gone(&e))?
     }
 
     /// Deletes it claimed or not: whoever holds it does not look into the stream again, and

@@ -2,7 +2,7 @@
 
 use batchfleet_broker::{
     Announcement, Broker, Consumer, Datatype, Delivery, ModelSpec, Observer, ReplyError,
-    Settlement, TensorSpec, Timing, WorkerId, memory::MemoryBroker,
+    Settlement, TensorSpec, Timing, WorkerId, memory::MemoryBroker, wire,
 };
 use bytes::Bytes;
 use prometheus::{Registry, proto::Metric};
@@ -112,8 +112,10 @@ pub(super) fn tensor(number: u32) -> Tensor {
 }
 
 pub(super) fn question(number: u32) -> Question {
+    let inputs = vec![tensor(number)];
     Question {
-        inputs: vec![tensor(number)],
+        digest: wire::digest(&inputs),
+        inputs,
         priority: Priority::Default,
         rows: 1,
         outputs: Vec::new(),

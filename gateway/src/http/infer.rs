@@ -7,7 +7,7 @@ use actix_web::{
     http::header::{self, ContentType, HeaderName, HeaderValue},
     web::{Data, Payload},
 };
-use batchfleet_broker::{ModelSpec, Priority, Reply, Tensor};
+use batchfleet_broker::{ModelSpec, Priority, Reply, Tensor, wire};
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
@@ -53,12 +53,14 @@ async fn serve(
         model(api, request).inspect_err(|error| api.metrics.unknown_model(error.code()))?;
     let arrival = Arrival::new(&model);
     let _seat = arrival.check(api.clients.admit(&client, arrived))?;
-    let (parsed, share) = arrival.check(read(api, &model, request, payload).await)?;
+    let Read { parsed, digest, share } =
+        arrival.check(read(api, &model, request, payload).await)?;
     arrival.hand_on();
     let timeout = parsed.timeout.map_or(api.deadline, |wish| wish.min(api.max_deadline));
     let question = Question {
         outputs: names(&parsed.outputs, &model),
         inputs: parsed.inputs,
+        digest,
         rows: parsed.rows,
         priority: client.class(parsed.priority),
         deadline: arrived + timeout,
@@ -114,13 +116,21 @@ fn names(wanted: &[WantedOutput], model: &Model) -> Vec<String> {
     wanted.iter().map(|output| output.name.clone()).collect()
 }
 
-/// Reads and checks the whole request: what it asks, and what it holds of the memory for bodies.
+/// A request that was read, and what it holds of the memory for bodies.
+struct Read {
+    parsed: InferRequest,
+    /// Of its inputs.
+    digest: u64,
+    share: Share,
+}
+
+/// Reads and checks the whole request.
 async fn read(
     api: &Api,
     model: &Arc<Model>,
     request: &HttpRequest,
     payload: &mut Payload,
-) -> Result<(InferRequest, Share), InferError> {
+) -> Result<Read, InferError> {
     let encodings = request.headers().get_all(header::CONTENT_ENCODING);
     let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
     let header_length = single_header(request, HEADER_LENGTH)?
@@ -132,17 +142,17 @@ async fn read(
     // Few compressed bytes may be many.
     let work = if encoding.is_some() { usize::MAX } else { body.bytes.len() };
     let (model, limits, most) = (model.clone(), api.limits, api.body.bytes);
-    let parsed = api.offload.run(work, move || {
+    let read = api.offload.run(work, move || {
         let body = match encoding {
             Some(encoding) => encoding.inflate(body, most)?,
             None => body,
         };
         parse(body, header_length, &model.spec, limits)
     });
-    let (mut parsed, share) = parsed.await??;
-    parsed.timeout = parsed.timeout.into_iter().chain(timeout).min();
-    parsed.priority = class.unwrap_or(parsed.priority);
-    Ok((parsed, share))
+    let mut read = read.await??;
+    read.parsed.timeout = read.parsed.timeout.into_iter().chain(timeout).min();
+    read.parsed.priority = class.unwrap_or(read.parsed.priority);
+    Ok(read)
 }
 
 /// Parses a body, which is let go: tensors either are slices of it, or were written anew.
@@ -151,13 +161,13 @@ fn parse(
     header_length: HeaderLength,
     model: &ModelSpec,
     limits: Limits,
-) -> Result<(InferRequest, Share), InferError> {
+) -> Result<Read, InferError> {
     let Body { bytes, mut share } = body;
     let parsed = oip::infer::parse(&bytes, header_length, model, &limits)?;
     if header_length == HeaderLength::Absent {
         share.resize(parsed.inputs.iter().map(|input| input.data.len()).sum())?;
     }
-    Ok((parsed, share))
+    Ok(Read { digest: wire::digest(&parsed.inputs), parsed, share })
 }
 
 /// Clients of the protocol send octet-stream, JSON or no content type at all, whatever the body
