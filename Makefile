@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test figures lint chaos fuzz build onnxruntime models up down clean prerequisites
+.PHONY: help demo serve test figures goals lint chaos fuzz build onnxruntime models up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -37,6 +37,9 @@ figures: ## print the figures of a fleet of real programs: batches, 5,000 client
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --workspace --bins
 	cargo test --locked -p batchfleet-testkit --test fleet -- --nocapture --test-threads 1
+
+goals: build ## print what the choice of N and of workers must reach in simulation, and reaches
+	target/release/batchfleet simulate --goals
 
 lint: ## formatting, lints and documentation, warnings denied
 	cargo fmt --all --check

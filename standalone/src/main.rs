@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use batchfleet_gateway::GatewaySettings;
 use batchfleet_service::{ProcessSettings, settings::parse};
+use batchfleet_simulator::{SimulateSettings, stdio::StdioSettings};
 use batchfleet_worker::ModelSettings;
 use clap::{Args, Parser, Subcommand};
 
@@ -32,6 +33,10 @@ enum Command {
     Serve(Box<ServeSettings>),
     /// Show what batching does: real digits from many clients, one by one against batched
     Demo(Box<demo::DemoSettings>),
+    /// Say how many workers a load needs, before there are any
+    Simulate(Box<SimulateSettings>),
+    /// Lend the decisions to another simulator: JSON lines in, JSON lines out
+    Policy(StdioSettings),
     /// Send requests to any server of the protocol, check every answer and report
     Load(Box<load::LoadSettings>),
     /// Say how a model's requests are batched, why, and what more load would change
@@ -67,8 +72,21 @@ fn main() -> ExitCode {
                 demo::show(&settings, &process).await
             })
         }
+        Command::Simulate(settings) => tell(batchfleet_simulator::simulate(&settings)),
+        Command::Policy(settings) => tell(batchfleet_simulator::stdio::policy(&settings)),
         Command::Load(settings) => tool::run(load::main(&settings)),
         Command::Explain(settings) => tool::run(explain::main(&settings)),
         Command::SetN(settings) => tool::run(set_n::main(&settings)),
+    }
+}
+
+/// The exit status of a tool.
+fn tell(outcome: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,0 +1,153 @@
+//! L(b) as a user writes it down: `8+2b`, or a table of what was measured.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use batchfleet_policy::CostModel;
+
+/// How long the simulated model takes for a batch of b rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    shape: Shape,
+    /// The only sizes that it runs; batches are padded to the next of them.
+    sizes: Option<Vec<u32>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Shape {
+    /// a + c·b milliseconds.
+    Affine { a: f64, c: f64 },
+    /// (rows, milliseconds), straight lines between.
+    Table(Vec<(u32, f64)>),
+}
+
+impl Curve {
+    /// a + c·b milliseconds.
+    pub const fn affine(a: f64, c: f64) -> Self {
+        Self { shape: Shape::Affine { a, c }, sizes: None }
+    }
+
+    /// The same model if it ran only these sizes, rising.
+    #[must_use]
+    pub fn with_sizes(self, sizes: Vec<u32>) -> Self {
+        Self { sizes: Some(sizes), ..self }
+    }
+
+    /// L(b) in seconds.
+    pub fn seconds(&self, rows: u32) -> f64 {
+        let fixed = self.sizes.iter().flatten().copied().find(|&size| size >= rows);
+        let rows = f64::from(fixed.unwrap_or(rows));
+        match &self.shape {
+            Shape::Affine { a, c } => (a + c * rows) / 1000.0,
+            Shape::Table(points) => interpolate(points, rows) / 1000.0,
+        }
+    }
+
+    /// What a worker's warm-up would find: the times of its sizes, or of 1, 2, 4, ... `max_batch`.
+    pub fn profile(&self, max_batch: u32) -> Vec<(u32, Duration)> {
+        let powers = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2));
+        let mut sizes: Vec<u32> = match &self.sizes {
+            Some(sizes) => sizes.iter().copied().filter(|&size| size < max_batch).collect(),
+            None => powers.take_while(|&rows| rows < max_batch).collect(),
+        };
+        sizes.push(max_batch);
+        sizes.into_iter().map(|rows| (rows, Duration::from_secs_f64(self.seconds(rows)))).collect()
+    }
+
+    /// What a worker knows after its warm-up.
+    pub fn cost(&self, max_batch: u32) -> Option<CostModel> {
+        let cost = CostModel::from_profile(&self.profile(max_batch))?;
+        Some(if self.sizes.is_some() { cost.with_fixed_sizes() } else { cost })
+    }
+}
+
+/// Between two points on the line through them, beyond the last on the last line, before the first
+/// as the first.
+fn interpolate(points: &[(u32, f64)], rows: f64) -> f64 {
+    let above = points.partition_point(|&(size, _)| f64::from(size) < rows);
+    let line = |(b0, t0): (u32, f64), (b1, t1): (u32, f64)| {
+        t0 + (t1 - t0) * (rows - f64::from(b0)) / (f64::from(b1) - f64::from(b0))
+    };
+    match (above, points) {
+        (_, []) => 0.0,
+        (0, [first, ..]) => first.1,
+        (_, [only]) => only.1 * rows / f64::from(only.0),
+        _ => {
+            let next = above.min(points.len() - 1);
+            line(points[next - 1], points[next])
+        }
+    }
+}
+
+impl FromStr for Curve {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = || {
+            "expected milliseconds such as 8+2b, or a table such as 1=8.1,8=24,64=136".to_owned()
+        };
+        let number = |text: &str| {
+            let number = text.trim().parse::<f64>().ok();
+            number.filter(|ms| ms.is_finite() && *ms >= 0.0).ok_or_else(expected)
+        };
+        let shape =
+            if let Some((a, c)) = text.trim().strip_suffix('b').and_then(|t| t.split_once('+')) {
+                Shape::Affine { a: number(a)?, c: number(c.trim_end_matches(['*', ' ']))? }
+            } else {
+                let point = |pair: &str| {
+                    let (rows, ms) = pair.split_once('=').ok_or_else(expected)?;
+                    let rows = rows.trim().parse().ok().filter(|&rows: &u32| rows > 0);
+                    Ok::<_, String>((rows.ok_or_else(expected)?, number(ms)?))
+                };
+                let mut points = text.split(',').map(point).collect::<Result<Vec<_>, _>>()?;
+                points.sort_by_key(|&(rows, _)| rows);
+                points.dedup_by_key(|&mut (rows, _)| rows);
+                Shape::Table(points)
+            };
+        let curve = Self { shape, sizes: None };
+        if curve.seconds(1) > 0.0 { Ok(curve) } else { Err(expected()) }
+    }
+}
+
+impl fmt::Display for Curve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.shape {
+            Shape::Affine { a, c } => write!(f, "{a} ms + {c} ms a row")?,
+            Shape::Table(points) => {
+                let points: Vec<_> =
+                    points.iter().map(|(rows, ms)| format!("{rows}: {ms} ms")).collect();
+                f.write_str(&points.join(", "))?;
+            }
+        }
+        match &self.sizes {
+            Some(sizes) => write!(f, ", padded to one of {} sizes", sizes.len()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_formula_or_a_table_and_nothing_else() {
+        let formula: Curve = "8+2b".parse().unwrap();
+        assert_eq!(formula, Curve::affine(8.0, 2.0));
+        assert!((formula.seconds(16) - 0.040).abs() < 1e-12);
+        let table: Curve = "1=8, 8=24,64=136".parse().unwrap();
+        for (rows, ms) in [(1, 8.0), (8, 24.0), (36, 80.0), (120, 248.0)] {
+            assert!((table.seconds(rows) * 1e3 - ms).abs() < 1e-9, "{rows} rows");
+        }
+        for wrong in ["", "8", "8+b2", "-8+2b", "1=", "0=8", "1:8", "0+0b"] {
+            assert!(wrong.parse::<Curve>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn fixed_sizes_take_as_long_as_the_next_of_them() {
+        let curve = Curve::affine(8.0, 2.0).with_sizes(vec![1, 4, 8]);
+        assert!((curve.seconds(2) - 0.016).abs() < 1e-12);
+        let cost = curve.cost(8).unwrap();
+        assert_eq!((cost.padded(2), cost.latency(2)), (4, Duration::from_millis(16)));
+    }
+}

@@ -1,0 +1,58 @@
+//! The most requests that one worker could have answered in time, had it known them all.
+
+use crate::curve::Curve;
+
+/// How many of the arrivals (in seconds, rising) can be answered within `slo` seconds, in batches of
+/// up to `max_batch`.
+///
+/// Exact, by dynamic programming: free\[p\]\[k\] is the earliest time at which the worker is free
+/// again after the first p requests have been served or dropped, k of them served in time. All have
+/// the same patience, so some best schedule serves them in the order of arrival and each batch is
+/// of neighbours; being free earlier is never worse. From there, the next request is dropped, or a
+/// batch of b begins when the worker is free and the last of the b has come, if the first is then
+/// still in time.
+pub(super) fn most_in_time(arrivals: &[f64], curve: &Curve, slo: f64, max_batch: u32) -> usize {
+    let times: Vec<f64> = (1..=max_batch).map(|rows| curve.seconds(rows)).collect();
+    let batches = times.iter().take_while(|&&time| time <= slo).count();
+    let count = arrivals.len();
+    let mut free = vec![vec![f64::INFINITY; count + 1]; count + 1];
+    free[0][0] = 0.0;
+    for served in 0..count {
+        let (now, later) = free[served..].split_at_mut(1);
+        let now = &mut now[0];
+        for first in served..count {
+            let is_free = now[first];
+            if is_free.is_infinite() {
+                continue;
+            }
+            now[first + 1] = now[first + 1].min(is_free);
+            let due = arrivals[first] + slo;
+            for (rows, &time) in (1..).zip(&times[..batches.min(count - first)]) {
+                let ends = is_free.max(arrivals[first + rows - 1]) + time;
+                if ends > due {
+                    break;
+                }
+                let best = &mut later[rows - 1][first + rows];
+                *best = best.min(ends);
+            }
+        }
+    }
+    (0..=count).rev().find(|&served| free[served].iter().any(|at| at.is_finite())).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_can_be_seen_by_hand() {
+        let curve = Curve::affine(10.0, 10.0);
+        // Alone 20 ms; two together 30 ms.
+        assert_eq!(most_in_time(&[0.0, 0.0, 0.0], &curve, 0.030, 8), 2);
+        assert_eq!(most_in_time(&[0.0, 0.0, 0.0], &curve, 0.050, 8), 3);
+        // One after the other ends at 40 ms; waiting for the second and running both at 32 ms.
+        assert_eq!(most_in_time(&[0.0, 0.002, 0.1], &curve, 0.033, 8), 3);
+        assert_eq!(most_in_time(&[0.0, 0.005, 0.1], &curve, 0.033, 8), 2);
+        assert_eq!(most_in_time(&[0.0, 0.0], &curve, 0.010, 8), 0);
+    }
+}

@@ -1,0 +1,84 @@
+//! Loads from files.
+
+use std::{fs, path::Path};
+
+use crate::{
+    error::SimulateError,
+    trace::{Load, Step},
+};
+
+/// A recorded load, and how many seconds it lasts: a time per line, or a time and the rate from then
+/// on. Empty lines and what follows a `#` mean nothing. Times count from the first.
+pub(crate) fn read(file: &Path) -> Result<(Load, f64), SimulateError> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| SimulateError::Read { file: file.to_owned(), error })?;
+    parse(&text).map_err(|line| SimulateError::Recorded { file: file.to_owned(), line })
+}
+
+/// As above; an error is the number of the line.
+fn parse(text: &str) -> Result<(Load, f64), usize> {
+    let (mut times, mut steps, mut last) = (Vec::new(), Vec::<Step>::new(), 0.0);
+    for (line, text) in (1..).zip(text.lines()) {
+        let text = text.split('#').next().unwrap_or_default().trim();
+        if text.is_empty() {
+            continue;
+        }
+        let (at, rate) = match text.split_once(',') {
+            None => (text, None),
+            Some((at, rate)) => (at, Some(number(rate).ok_or(line)?)),
+        };
+        let at = number(at).filter(|&at| at >= last).ok_or(line)?;
+        last = at;
+        match rate {
+            None if steps.is_empty() => times.push(at),
+            Some(rate) if times.is_empty() => steps.push(Step { from: at, rate }),
+            _ => return Err(line),
+        }
+    }
+    if steps.is_empty() {
+        let first = times.first().copied().unwrap_or_default();
+        for at in &mut times {
+            *at -= first;
+        }
+        // The last request counts too.
+        let length = times.last().map_or(0.0, |last| last + 0.001);
+        return Ok((Load::Recorded(times), length));
+    }
+    let first = steps[0].from;
+    for step in &mut steps {
+        step.from -= first;
+    }
+    // The last rate holds as long as the one before.
+    let length = match &steps[..] {
+        [.., before, last] => 2.0 * last.from - before.from,
+        _ => 0.0,
+    };
+    Ok((Load::Steps(steps), length))
+}
+
+fn number(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_times_or_rates_from_the_first_on() {
+        let (load, length) = parse("# a comment\n100.5\n\n101\n101 # the same\n").unwrap();
+        assert_eq!(load, Load::Recorded(vec![0.0, 0.5, 0.5]));
+        assert!((length - 0.501).abs() < 1e-9);
+        let (load, length) = parse("10, 5\n20,50").unwrap();
+        let steps = [Step { from: 0.0, rate: 5.0 }, Step { from: 10.0, rate: 50.0 }];
+        assert_eq!((load, length), (Load::Steps(steps.into()), 20.0));
+    }
+
+    #[test]
+    fn names_the_line_that_is_wrong() {
+        for (text, line) in [("1\nx", 2), ("1\n2\n1", 3), ("1,2\n3", 2), ("2,1\n1,3", 2), ("-1", 1)]
+        {
+            assert_eq!(parse(text).unwrap_err(), line, "{text}");
+        }
+    }
+}
