@@ -6,6 +6,8 @@ const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 260.0;
 /// Room for what is written left of and below the lines.
 const LEFT: f64 = 70.0;
+/// Room right of them, for the last mark.
+const RIGHT: f64 = 25.0;
 const BELOW: f64 = 40.0;
 const ABOVE: f64 = 30.0;
 const COLOURS: [&str; 4] = ["#1f77b4", "#d62728", "#2ca02c", "#7f7f7f"];
@@ -32,7 +34,7 @@ impl Chart {
         let x_most = points().map(|point| point.0).fold(f64::MIN_POSITIVE, f64::max);
         let y_step = step(points().map(|point| point.1).fold(f64::MIN_POSITIVE, f64::max));
         let y_most = 4.0 * y_step;
-        let x = |value: f64| LEFT + (WIDTH - LEFT - 10.0) * value / x_most;
+        let x = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * value / x_most;
         let y = |value: f64| HEIGHT - BELOW - (HEIGHT - BELOW - ABOVE) * value / y_most;
 
         let mut svg = format!(
@@ -42,7 +44,7 @@ impl Chart {
         );
         let mut draw = |element: String| svg += &(element + "\n");
         for mark in 0..=4 {
-            let (value, right) = (f64::from(mark) * y_step, WIDTH - 10.0);
+            let (value, right) = (f64::from(mark) * y_step, WIDTH - RIGHT);
             let (at, value) = (y(value), (value * 1e6).round() / 1e6);
             draw(format!("<path d=\"M{LEFT} {at:.1}H{right}\" class=\"grid\"/>"));
             let (left, below) = (LEFT - 6.0, at + 4.0);
@@ -96,7 +98,7 @@ mod tests {
     fn a_line_is_one_path_within_the_picture() {
         let line = Line { name: "a", points: vec![(0.0, 0.0), (1.0, 4.0)] };
         let chart = Chart { title: "t", x_marks: vec![(1.0, "1".to_owned())], lines: vec![line] };
-        assert!(chart.svg().contains("M70.0 220.0L850.0 30.0"), "{}", chart.svg());
+        assert!(chart.svg().contains("M70.0 220.0L835.0 30.0"), "{}", chart.svg());
         let nothing = Chart { title: "t", x_marks: vec![], lines: vec![] };
         assert!(!nothing.svg().contains("NaN"));
     }

@@ -99,8 +99,8 @@ pub enum Pace {
 pub enum Length {
     /// So many requests.
     Requests(u64),
-    /// For so long; what is under way at the end is still awaited, but its answer counts in no
-    /// rate.
+    /// For so long; what is under way at the end is still awaited: its latency counts, but not in
+    /// the rate.
     Time(Duration),
 }
 

@@ -17,8 +17,9 @@ pub(crate) const DIGITS: u8 = 3;
 /// The longest latency told apart from longer ones: an hour, in microseconds.
 pub(crate) const LONGEST: u64 = 3_600_000_000;
 
-/// What came of a run. Counts cover every request sent; rates and latencies those answered right
-/// after warming up.
+/// What came of a run. Counts cover every request sent, rates the right answers that came in the
+/// measured time, and latencies those to requests that were due in it: however slow a server is, it
+/// looks neither faster nor slower than it was.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Requests sent.
@@ -41,7 +42,7 @@ pub struct Report {
     pub dropped_connections: u64,
     /// What was wrong, refused or failed: the first few texts of each.
     pub troubles: Vec<String>,
-    /// Right answers in the measured time.
+    /// Right answers that came in the measured time.
     pub measured: u64,
     /// The measured time: from the end of warming up to the end of the plan, or to the last answer
     /// where a number of requests ends it.
@@ -101,23 +102,32 @@ pub struct Refusal {
 impl Report {
     /// Right answers per second of the measured time.
     pub fn rate(&self) -> f64 {
+        self.per_second(self.measured)
+    }
+
+    fn per_second(&self, count: u64) -> f64 {
         if self.window.is_zero() {
             return 0.0;
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of answers is far below 2^52")]
-        let measured = self.measured as f64;
-        measured / self.window.as_secs_f64()
+        let count = count as f64;
+        count / self.window.as_secs_f64()
     }
 
-    /// The latency that this share of the measured answers did not exceed: 0.99 is the p99. Good
-    /// to three digits.
+    /// The latency that this share of the right answers to requests due in the measured time did not
+    /// exceed: 0.99 is the p99. Good to three digits.
     pub fn latency(&self, quantile: f64) -> Duration {
         Duration::from_micros(self.latencies.value_at_quantile(quantile))
     }
 
-    /// Right answers in the measured time that took longer than `limit`.
+    /// Right answers to requests due in the measured time that took longer than `limit`.
     pub fn later_than(&self, limit: Duration) -> u64 {
         self.latencies.count_between(micros(limit).saturating_add(1), u64::MAX)
+    }
+
+    /// Requests due per second of the measured time that were answered right within `limit`.
+    pub fn goodput(&self, limit: Duration) -> f64 {
+        self.per_second(self.latencies.len() - self.later_than(limit))
     }
 
     /// All requests answered with another status than 200.
@@ -159,6 +169,15 @@ pub(crate) struct Outcome {
     pub(crate) trouble: String,
 }
 
+/// Which ends of a request lie in the measured time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// It was due then: its latency counts, whenever the answer came.
+    pub(crate) due: bool,
+    /// It ended then: it counts in the rate, whenever it was due.
+    pub(crate) done: bool,
+}
+
 /// A report in the making.
 pub(crate) struct Recorder {
     report: Report,
@@ -192,16 +211,16 @@ impl Recorder {
         Ok(Self { report, journal, clock: Clock::new()?, samples: BTreeMap::new() })
     }
 
-    /// Counts one request; `measured` says whether its latency counts.
-    pub(crate) fn record(&mut self, entry: Entry, trouble: &str, measured: bool) {
+    /// Counts one request.
+    pub(crate) fn record(&mut self, entry: Entry, trouble: &str, window: Window) {
         self.report.sent += 1;
         match &entry.ending {
             Ending::Right => {
                 let latency = micros(entry.done.saturating_sub(entry.due));
                 self.report.right += 1;
                 self.clock.answered(latency);
-                if measured {
-                    self.report.measured += 1;
+                self.report.measured += u64::from(window.done);
+                if window.due {
                     self.report.latencies.saturating_record(latency);
                 }
             }

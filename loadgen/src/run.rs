@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     LoadError, Plan, Report, Target, Workload,
     connection::{Connection, Lost, connecting},
-    report::{Ending, Entry, Outcome, Recorder, Refusal},
+    report::{Ending, Entry, Outcome, Recorder, Refusal, Window},
     schedule::{Schedule, Turn},
 };
 
@@ -175,8 +175,11 @@ struct Run {
 impl Run {
     fn record(&self, turn: Turn, sent: Instant, outcome: Outcome, dropped: u64) {
         let now = Instant::now();
-        let in_time = self.schedule.end().is_none_or(|end| now < end);
-        let counts = turn.due >= self.schedule.measured_from && in_time;
+        let measured_from = self.schedule.measured_from;
+        let window = Window {
+            due: turn.due >= measured_from,
+            done: now >= measured_from && self.schedule.end().is_none_or(|end| now < end),
+        };
         let since_start = |moment: Instant| moment.saturating_duration_since(self.start);
         let entry = Entry {
             index: turn.index,
@@ -186,7 +189,7 @@ impl Run {
             ending: outcome.ending,
         };
         let mut recorder = self.recorder();
-        recorder.record(entry, &outcome.trouble, counts);
+        recorder.record(entry, &outcome.trouble, window);
         recorder.dropped(dropped);
     }
 

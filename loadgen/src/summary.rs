@@ -17,7 +17,7 @@ pub struct Summary {
     pub rate: f64,
     /// The measured time, in seconds.
     pub seconds: f64,
-    /// Latencies of the right answers in the measured time, in milliseconds.
+    /// Latencies of the right answers to what was due in the measured time, in milliseconds.
     pub latency_ms: BTreeMap<&'static str, f64>,
     /// Requests sent, warming up included, as all counts but `late`.
     pub sent: u64,
@@ -33,7 +33,7 @@ pub struct Summary {
     pub unsent: u64,
     /// Connections that the server closed without announcing it.
     pub dropped_connections: u64,
-    /// Right answers in the measured time that took longer than the limit, if one was set.
+    /// Of those, the ones that took longer than the limit, if one was set.
     pub late: Option<u64>,
     /// What was wrong, refused or failed: the first few.
     pub troubles: Vec<String>,

@@ -108,6 +108,18 @@ async fn time_ends_a_run_and_warming_up_counts_in_no_rate() {
 }
 
 #[tokio::test]
+async fn a_slow_server_is_neither_faster_nor_slower_than_it_was() {
+    // Two users, an answer each every 600 ms. From 200 ms to 1 s one answer each comes, to what was
+    // asked before, and one is asked for that comes later, and counts with all its latency.
+    let slow = Duration::from_millis(600);
+    let stub = Stub::start(move |_| Reaction::Stall(slow)).await;
+    let (warm_up, length) = (Duration::from_millis(200), Length::Time(Duration::from_millis(800)));
+    let report = run(Plan { warm_up, length, ..plan(&stub, 2, 0) }).await.unwrap();
+    assert_eq!((report.right, report.measured), (4, 2), "{report}");
+    assert!(report.latency(0.0) >= slow && report.later_than(slow / 2) == 2, "{report}");
+}
+
+#[tokio::test]
 async fn an_open_loop_sees_a_stall_in_every_request_that_was_due_in_it() {
     let stall = Duration::from_millis(400);
     let stub = Stub::start(move |n| if n == 20 { Reaction::Stall(stall) } else { Reaction::Echo });
@@ -239,7 +251,8 @@ async fn a_report_tells_each_second_and_draws_it() {
     assert_eq!(report.timeline.len(), 1);
     assert!(report.timeline[0].right > 0 && report.timeline[0].right < report.right);
     let summary = Summary::new(&report, Some(Duration::ZERO));
-    assert_eq!(summary.late, Some(report.measured));
+    assert_eq!(summary.late, Some(report.right), "any time at all is more than none");
+    assert!(report.goodput(Duration::ZERO) < 0.1 && report.goodput(SECOND) > 0.1);
     let page = page::html("echo & <all>", &report, &summary);
     assert!(page.contains("<title>echo &amp; &lt;all&gt;</title>"), "{page}");
     assert_eq!(page.matches("<svg").count(), 3);
