@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test figures goals lint chaos fuzz build onnxruntime models up down clean prerequisites
+.PHONY: help demo serve test figures goals lint chaos bench fuzz build onnxruntime models up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -11,6 +11,8 @@ LIBRARY := $(CACHE)/onnxruntime/libonnxruntime.so
 MODELS := $(CACHE)/models
 DIGITS := $(MODELS)/digits_wide/1/model.onnx
 MAGIKA := $(MODELS)/magika/1/model.onnx
+BENCH_MODELS := $(CACHE)/bench-models
+CONV := $(BENCH_MODELS)/conv_small/1/model.onnx
 DIGITS_TEST := $(CACHE)/digits_test.csv
 LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
@@ -59,6 +61,13 @@ chaos: build ## play every fault under load; ONLY=F01,F14 SECONDS_EACH=60 for so
 	target/release/batchfleet-chaos $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
 
+bench: build $(LIBRARY) models $(CONV) ## measure costs and gains; ONLY=origin,echo,bare,sweep SECONDS_EACH=2
+	@scripts/prerequisites.sh redis-server
+	cargo build --locked --release -p batchfleet-worker --example bare
+	target/release/batchfleet-bench --models $(MODELS) --bench-models $(BENCH_MODELS) \
+		--digits $(DIGITS_TEST) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
+
 build: prerequisites ## build the release binaries
 	cargo build --locked --release --workspace --bins
 
@@ -96,3 +105,6 @@ $(DIGITS): models/digits_wide.py scripts/wheel.py $(CACHE)/venv/ready
 
 $(MAGIKA): models/magika.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) models/magika.py $(MODELS)
+
+$(CONV): models/conv_small.py scripts/wheel.py $(CACHE)/venv/ready
+	$(PYTHON) models/conv_small.py $(BENCH_MODELS)

@@ -1,6 +1,10 @@
 //! A whole fleet of our own programs on a Redis of its own, serving an echo.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
@@ -24,16 +28,26 @@ pub struct FleetPlan<'a> {
     pub worker_flags: &'a [&'a str],
     /// The fixed part of a batch's time, in milliseconds.
     pub batch_ms: u32,
+    /// What they serve instead of the echo: a model repository, and the model in it that every
+    /// gateway must know.
+    pub serving: Option<(&'a Path, &'a str)>,
 }
 
 impl Default for FleetPlan<'_> {
     fn default() -> Self {
-        Self { gateways: 1, gateway_flags: &[], workers: 1, worker_flags: &[], batch_ms: 0 }
+        Self {
+            gateways: 1,
+            gateway_flags: &[],
+            workers: 1,
+            worker_flags: &[],
+            batch_ms: 0,
+            serving: None,
+        }
     }
 }
 
-/// Gateways and workers over one Redis; all of them end with it. They serve the model `echo`,
-/// whose input `INPUT0`, `UINT8` of shape `[-1, -1]`, is answered as `OUTPUT0`.
+/// Gateways and workers over one Redis; all of them end with it. Unless the plan says otherwise,
+/// they serve the model `echo`, whose input `INPUT0`, `UINT8` of shape `[-1, -1]`, is answered as `OUTPUT0`.
 pub struct Fleet {
     /// Where the queues are.
     pub redis: RedisServer,
@@ -42,7 +56,9 @@ pub struct Fleet {
     /// The workers.
     pub workers: Vec<Program>,
     targets: Vec<String>,
-    repository: TempDir,
+    repository: PathBuf,
+    model: String,
+    _folder: TempDir,
 }
 
 impl Fleet {
@@ -51,8 +67,12 @@ impl Fleet {
     /// # Errors
     /// If a program is missing or does not start; the error shows its log.
     pub async fn start(plan: FleetPlan<'_>) -> Result<Self> {
-        let repository = TempDir::new()?;
-        echo_model(repository.path(), &[("batch_ms", &plan.batch_ms.to_string())])?;
+        let folder = TempDir::new()?;
+        let (repository, model) = plan.serving.unwrap_or((folder.path(), "echo"));
+        let (repository, model) = (repository.to_owned(), model.to_owned());
+        if plan.serving.is_none() {
+            echo_model(&repository, &[("batch_ms", &plan.batch_ms.to_string())])?;
+        }
         let redis = RedisServer::start().await;
         let mut fleet = Self {
             redis,
@@ -60,6 +80,8 @@ impl Fleet {
             workers: Vec::new(),
             targets: Vec::new(),
             repository,
+            model,
+            _folder: folder,
         };
         for _ in 0..plan.workers {
             fleet.add_worker(plan.worker_flags).await?;
@@ -75,8 +97,8 @@ impl Fleet {
     /// # Errors
     /// As [`Fleet::start`].
     pub async fn add_worker(&mut self, flags: &[&str]) -> Result<()> {
-        let repository = self.repository.path().to_str().context("an odd temporary folder")?;
-        let serve = ["--model-repository", repository];
+        let repository = self.repository.to_str().context("an odd folder")?;
+        let serve = ["--model-repository", repository, "--model", &self.model];
         let worker = self.program("batchfleet-worker", &serve, flags)?;
         let admin = worker.address("admin").await?;
         while get(&admin, "/readyz").await?.0 != 200 {
@@ -93,7 +115,8 @@ impl Fleet {
     pub async fn add_gateway(&mut self, flags: &[&str]) -> Result<()> {
         let gateway = self.program("batchfleet-gateway", &["--listen", "127.0.0.1:0"], flags)?;
         let address = gateway.address("http").await?;
-        while get(&address, "/v2/models/echo/ready").await?.0 != 200 {
+        let ready = format!("/v2/models/{}/ready", self.model);
+        while get(&address, &ready).await?.0 != 200 {
             tokio::task::yield_now().await;
         }
         self.targets.push(format!("http://{address}"));

@@ -88,6 +88,17 @@ impl RedisServer {
         self.address
     }
 
+    /// A number that it tells of itself in `INFO`, such as `process_id`.
+    ///
+    /// # Errors
+    /// If it does not answer, or has no such number.
+    pub async fn info(&self, field: &str) -> Result<u64> {
+        let info = ask(self.address, "INFO").await?;
+        let mut values =
+            info.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        Ok(values.next().with_context(|| format!("no {field} in INFO"))?.parse()?)
+    }
+
     /// Kills it, as `kill -9` does; everything in it is gone.
     pub fn kill(&mut self) {
         end(&mut self.child);
@@ -174,11 +185,17 @@ async fn wait_until_it_answers(
 }
 
 async fn ask_directory(address: SocketAddr) -> Result<String> {
+    let answer = ask(address, "CONFIG GET dir").await?;
+    // +PONG, *2, $3, dir, $length, the directory, +OK
+    Ok(answer.lines().nth(5).context("no directory")?.to_owned())
+}
+
+/// What it answers to a command, between its answers to `PING` and `QUIT`.
+async fn ask(address: SocketAddr, command: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"PING\r\nCONFIG GET dir\r\nQUIT\r\n").await?;
+    stream.write_all(format!("PING\r\n{command}\r\nQUIT\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     ensure!(answer.starts_with("+PONG"), "not ready yet");
-    // +PONG, *2, $3, dir, $length, the directory, +OK
-    Ok(answer.lines().nth(5).context("no directory")?.to_owned())
+    Ok(answer)
 }

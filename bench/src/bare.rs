@@ -1,0 +1,74 @@
+//! What a batched answer costs over the model alone, and what it gains over one by one.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use batchfleet_loadgen::Pace;
+use batchfleet_testkit::FleetPlan;
+
+use crate::{
+    Files,
+    origin::{MODEL, workload},
+    rig::{Load, Measured, Rig},
+    table::{goal, heading, line, median},
+};
+
+const ROUNDS: usize = 3;
+/// How long the model is run alone, each time.
+const ALONE: Duration = Duration::from_secs(2);
+
+/// Prints cost and gain for 100 and 1,000 clients.
+pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
+    let workload = workload(files)?;
+    let plan = FleetPlan { serving: Some((&files.models, MODEL)), ..FleetPlan::default() };
+    let auto = Rig::start("auto", plan.clone()).await?;
+    let plan = FleetPlan { worker_flags: &["--batch", "1"], ..plan };
+    let one = Rig::start("one by one", plan).await?;
+    heading("digits_wide through Redis");
+    let mut verdicts = Vec::new();
+    for users in [100, 1000] {
+        let load = Load { workload: workload.clone(), users, pace: Pace::Closed, lasts };
+        let (mut costs, mut gains) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let [one, auto] = [measure(&one, &load).await?, measure(&auto, &load).await?];
+            let alone = alone(files, auto.batch)?;
+            println!(
+                "| the model alone, {:.0} rows | | | | | | | | {alone:.1} | | | |",
+                auto.batch
+            );
+            costs.push(auto.cpu.sum() / alone);
+            gains.push(auto.report.rate() / one.report.rate());
+        }
+        verdicts.push((users, median(costs), median(gains)));
+    }
+    println!();
+    for (users, cost, gain) in verdicts {
+        let what = format!("CPU per answer over the model alone, {users} clients");
+        goal(&what, &format!("{cost:.2}"), cost <= 1.35, "<= 1.35");
+        let what = format!("throughput over one by one, {users} clients");
+        goal(&what, &format!("{gain:.1}"), gain >= 8.0, ">= 8");
+    }
+    Ok(())
+}
+
+async fn measure(rig: &Rig, load: &Load) -> Result<Measured> {
+    let measured = rig.measure(load).await?;
+    line(&format!("{} users, {}", load.users, rig.name), &measured);
+    Ok(measured)
+}
+
+/// CPU microseconds per row of the model run alone, in batches of so many rows.
+fn alone(files: &Files, rows: f64) -> Result<f64> {
+    let program = std::env::current_exe()?.with_file_name("examples").join("bare");
+    ensure!(
+        program.exists(),
+        "{} is missing: run `cargo build --release -p batchfleet-worker --example bare`",
+        program.display()
+    );
+    let model = files.models.join(MODEL).join("1/model.onnx");
+    let (rows, seconds) = (format!("{rows:.0}"), ALONE.as_secs().to_string());
+    let mut command = Command::new(program);
+    let ran = command.arg(&files.onnxruntime).arg(model).args([rows, seconds]).output()?;
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    said.trim().parse().with_context(|| format!("bare: {}", String::from_utf8_lossy(&ran.stderr)))
+}

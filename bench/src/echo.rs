@@ -1,0 +1,115 @@
+//! What the way costs where the model costs nothing: small tensors and 12 KiB through an echo.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use batchfleet_loadgen::{
+    Answer, LoadError, Pace, Prepared, Workload,
+    infer::{Call, Input, outputs},
+};
+use batchfleet_testkit::FleetPlan;
+use bytes::{BufMut, Bytes, BytesMut};
+use tempfile::TempDir;
+
+use crate::{
+    rig::{Load, Measured, Rig, latency_ms},
+    table::{goal, heading, line, median},
+};
+
+const ROUNDS: usize = 3;
+/// Bytes that come back: as many as ten floats.
+const ANSWER: usize = 40;
+/// Two inputs, of which only the second is wanted back.
+const CONFIG: &str = "backend: \"batchfleet_echo\"\nmax_batch_size: 256\n\
+    input [{ name: \"IN\" data_type: TYPE_UINT8 dims: [ -1 ] }]\n\
+    input [{ name: \"MARK\" data_type: TYPE_UINT8 dims: [ 40 ] }]\n\
+    output [{ name: \"OUT\" data_type: TYPE_UINT8 dims: [ -1 ] }]\n\
+    output [{ name: \"MARKED\" data_type: TYPE_UINT8 dims: [ 40 ] }]\n";
+
+/// Prints the costs of the way.
+pub(crate) async fn bench(lasts: Duration) -> Result<()> {
+    let folder = TempDir::new()?;
+    fs::create_dir_all(folder.path().join("echo/1"))?;
+    fs::write(folder.path().join("echo/config.pbtxt"), CONFIG)?;
+    let serving = Some((folder.path(), "echo"));
+    let rig = Rig::start("echo", FleetPlan { serving, ..FleetPlan::default() }).await?;
+    let load = |size, users| -> Result<Load> {
+        let workload = Arc::new(Marked::new(size)?);
+        Ok(Load { workload, users, pace: Pace::Closed, lasts })
+    };
+    heading("echo, binary, 40 B back");
+    let mut all: [Vec<Measured>; 3] = Default::default();
+    let cases =
+        [("256 B, 1 client", 256, 1), ("256 B, 100", 256, 100), ("12 KiB, 100", 12288, 100)];
+    for _ in 0..ROUNDS {
+        for (runs, (name, size, users)) in all.iter_mut().zip(cases) {
+            let measured = rig.measure(&load(size, users)?).await?;
+            line(name, &measured);
+            runs.push(measured);
+        }
+    }
+    let [alone, small, large] = &all;
+    let of =
+        |runs: &[Measured], figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
+    println!();
+    for (what, runs, most) in [("256 B", small, 45.0), ("12 KiB", large, 70.0)] {
+        let cost = of(runs, |run| run.cpu.sum());
+        let text = format!("{cost:.1} µs");
+        goal(
+            &format!("server CPU per request, {what}, median"),
+            &text,
+            cost <= most,
+            &format!("<= {most} µs"),
+        );
+    }
+    let p50 = |run: &Measured| latency_ms(&run.report, 0.5);
+    let (unloaded, loaded) = (of(alone, p50), of(small, p50));
+    goal(
+        "added latency at one client, p50",
+        &format!("{unloaded:.2} ms"),
+        unloaded <= 1.0,
+        "<= 1 ms",
+    );
+    println!("p50 of 100 clients over one client: {:.1}", loaded / unloaded);
+    Ok(())
+}
+
+/// Requests of a size, each with a mark of its own that must come back.
+struct Marked {
+    call: Call,
+    filling: Bytes,
+    run: u64,
+}
+
+impl Marked {
+    fn new(size: usize) -> Result<Self, LoadError> {
+        let filling = Bytes::from(vec![b'.'; size - ANSWER]);
+        let input = |name: &str, size: usize| Input {
+            name: name.to_owned(),
+            datatype: "UINT8".to_owned(),
+            shape: vec![1, size as u64],
+        };
+        let call = Call::new("echo", vec![input("IN", filling.len()), input("MARK", ANSWER)])?;
+        Ok(Self { call: call.wanting(&["MARKED"]), filling, run: rand::random() })
+    }
+
+    fn mark(&self, index: u64) -> Bytes {
+        let mut mark = BytesMut::with_capacity(ANSWER);
+        mark.put_u64(self.run);
+        mark.put_u64(index);
+        mark.put_bytes(0, ANSWER - 16);
+        mark.freeze()
+    }
+}
+
+impl Workload for Marked {
+    fn request(&self, index: u64) -> Prepared {
+        self.call.binary(&[&self.filling, &self.mark(index)])
+    }
+
+    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+        let outputs = outputs(answer)?;
+        let output = outputs.first().ok_or("no output")?;
+        if output.u8s()? == self.mark(index) { Ok(()) } else { Err("another's mark".to_owned()) }
+    }
+}

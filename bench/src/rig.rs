@@ -1,0 +1,157 @@
+//! A fleet under measurement: what a run of load came to, and what it cost whom.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use batchfleet_loadgen::{Length, LoadError, Pace, Plan, Report, Target, Workload, run};
+use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
+
+/// Before a run counts: connections, caches and batch sizes settle.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Longer than any deadline of a gateway.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Clock ticks of a second in /proc; the same on every Linux of note.
+const TICKS: f64 = 100.0;
+
+/// A fleet of one gateway, one Redis and one worker.
+pub(crate) struct Rig {
+    /// What is different about it.
+    pub(crate) name: String,
+    fleet: Fleet,
+    redis: u32,
+}
+
+/// A load.
+#[derive(Clone)]
+pub(crate) struct Load {
+    pub(crate) workload: Arc<dyn Workload>,
+    pub(crate) users: usize,
+    pub(crate) pace: Pace,
+    pub(crate) lasts: Duration,
+}
+
+/// What a run came to.
+pub(crate) struct Measured {
+    pub(crate) report: Report,
+    /// Mean rows of a batch.
+    pub(crate) batch: f64,
+    /// CPU per right answer, connections and warming up included.
+    pub(crate) cpu: Cpu,
+    /// Redis commands per right answer.
+    pub(crate) commands: f64,
+}
+
+/// CPU time in microseconds, by program.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cpu {
+    pub(crate) gateway: f64,
+    pub(crate) redis: f64,
+    pub(crate) worker: f64,
+}
+
+/// What has been used up so far.
+struct Usage {
+    cpu: Cpu,
+    rows: f64,
+    batches: f64,
+    commands: f64,
+}
+
+impl Rig {
+    /// Starts it.
+    pub(crate) async fn start(name: &str, plan: FleetPlan<'_>) -> Result<Self> {
+        let fleet = Fleet::start(plan).await.with_context(|| format!("starting {name}"))?;
+        let redis = u32::try_from(fleet.redis.info("process_id").await?)?;
+        Ok(Self { name: name.to_owned(), fleet, redis })
+    }
+
+    /// Its gateway.
+    pub(crate) fn target(&self) -> Result<Target, LoadError> {
+        self.fleet.targets()[0].parse()
+    }
+
+    /// Carries out a load and tells what it came to.
+    pub(crate) async fn measure(&self, load: &Load) -> Result<Measured> {
+        let plan = Plan {
+            users: load.users,
+            pace: load.pace,
+            warm_up: WARM_UP,
+            length: Length::Time(load.lasts),
+            timeout: PATIENCE,
+            ..Plan::new(self.target()?, load.workload.clone(), 0)
+        };
+        let before = self.usage().await?;
+        let report = run(plan).await?;
+        let after = self.usage().await?;
+        let per_answer = |used: f64| used / count(report.right.max(1));
+        Ok(Measured {
+            batch: (after.rows - before.rows) / (after.batches - before.batches).max(1.0),
+            cpu: Cpu {
+                gateway: per_answer(after.cpu.gateway - before.cpu.gateway),
+                redis: per_answer(after.cpu.redis - before.cpu.redis),
+                worker: per_answer(after.cpu.worker - before.cpu.worker),
+            },
+            commands: per_answer(after.commands - before.commands),
+            report,
+        })
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        let (gateway, worker) = (&self.fleet.gateways[0], &self.fleet.workers[0]);
+        Ok(Usage {
+            cpu: Cpu {
+                gateway: cpu(id(gateway)?)?,
+                redis: cpu(self.redis)?,
+                worker: cpu(id(worker)?)?,
+            },
+            rows: metric(worker, "batchfleet_worker_batch_size_sum").await?,
+            batches: metric(worker, "batchfleet_worker_batch_size_count").await?,
+            commands: count(self.fleet.redis.info("total_commands_processed").await?),
+        })
+    }
+}
+
+impl Measured {
+    /// Requests that did not get their right answer.
+    pub(crate) fn errors(&self) -> u64 {
+        self.report.sent - self.report.right
+    }
+}
+
+impl Cpu {
+    /// Of all programs.
+    pub(crate) fn sum(self) -> f64 {
+        self.gateway + self.redis + self.worker
+    }
+}
+
+fn id(program: &Program) -> Result<u32> {
+    program.id().context("a program has ended")
+}
+
+/// CPU time of a process so far, in microseconds.
+fn cpu(id: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // Its second field is a name in brackets, which may hold anything; user and system time are
+    // the twelfth and thirteenth behind it.
+    let behind = stat.rsplit(')').next().unwrap_or_default();
+    let times = behind.split_ascii_whitespace().skip(11).take(2).map(str::parse::<f64>);
+    let ticks = times.sum::<Result<f64, _>>().context("an odd /proc/PID/stat")?;
+    Ok(ticks / TICKS * 1e6)
+}
+
+/// The machine's load over the last minute: how far wall-clock figures can be trusted.
+pub(crate) fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A latency in milliseconds.
+pub(crate) fn latency_ms(report: &Report, quantile: f64) -> f64 {
+    report.latency(quantile).as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub(crate) fn count(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,107 @@
+//! Whether the N that is chosen is as good as the best that can be set by hand: goodput at the SLO
+//! of `--batch auto` against a sweep of fixed N, at four loads, for models of different kinds.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use batchfleet_loadgen::{
+    Digits, Pace, Sampled, Target, Workload,
+    infer::Encoding,
+    model::{Choice, Metadata},
+};
+use batchfleet_testkit::FleetPlan;
+
+use crate::{
+    Files, origin,
+    rig::{Load, Rig, load_average},
+};
+
+const FIXED: [&str; 8] = ["1", "2", "4", "8", "16", "32", "64", "128"];
+/// Loads, as shares of what the best fixed N can serve.
+const LEVELS: [f64; 4] = [0.3, 0.6, 0.9, 1.2];
+/// The target, of the workers as of the goodput.
+const SLO: Duration = Duration::from_millis(100);
+/// Users of an open loop.
+const MOST: usize = 2000;
+/// How far a sampled answer may be from that of its input alone.
+const TOLERANCE: f64 = 0.02;
+
+/// Prints goodput by N for each model, and how auto compares.
+pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
+    // Beside each model, how many users find out what can be served, all of them in time.
+    for (models, model, users) in [
+        (&files.models, origin::MODEL, 64),
+        (&files.bench_models, "conv_small", 64),
+        (&files.models, "magika", 8),
+    ] {
+        let rigs = rigs(models, model).await?;
+        let workload = workload(files, model, &rigs[0]).await?;
+        sweep(model, &rigs, Load { workload, users, pace: Pace::Closed, lasts }).await?;
+    }
+    Ok(())
+}
+
+async fn rigs(models: &Path, model: &str) -> Result<Vec<Rig>> {
+    let slo = format!("{}ms", SLO.as_millis());
+    let mut rigs = Vec::new();
+    for (batch, most) in FIXED.map(|batch| (batch, batch)).into_iter().chain([("auto", "128")]) {
+        let plan = FleetPlan {
+            serving: Some((models, model)),
+            // What comes later is of no use: neither queued nor computed.
+            gateway_flags: &["--deadline", &slo],
+            worker_flags: &["--batch", batch, "--max-batch", most, "--slo-p99", &slo],
+            ..FleetPlan::default()
+        };
+        rigs.push(Rig::start(batch, plan).await?);
+    }
+    Ok(rigs)
+}
+
+async fn workload(files: &Files, model: &str, rig: &Rig) -> Result<Arc<dyn Workload>> {
+    if model == origin::MODEL {
+        let digits: Arc<Digits> = origin::workload(files)?;
+        return Ok(digits);
+    }
+    let target: Target = rig.target()?;
+    let patience = Duration::from_secs(10);
+    let metadata = Metadata::of(&target, model, patience).await?;
+    let choice = Choice { rows: 1, free: 64, most: 100 };
+    let mut sampled = Sampled::draw(&metadata, Encoding::Binary, 64, choice)?;
+    sampled.learn(&target, patience, TOLERANCE).await?;
+    Ok(Arc::new(sampled))
+}
+
+async fn sweep(model: &str, rigs: &[Rig], closed: Load) -> Result<()> {
+    let mut capacity = 0.0_f64;
+    for rig in rigs {
+        let measured = rig.measure(&closed).await?;
+        capacity = capacity.max(measured.report.rate());
+    }
+    println!("\n{model}: at most {capacity:.0} req/s; goodput within {SLO:?} by N");
+    println!(
+        "| offered/s | {} | auto | auto/best | mean batch of auto | wrong | load avg |",
+        FIXED.join(" | ")
+    );
+    println!("|{}", "---|".repeat(FIXED.len() + 6));
+    for level in LEVELS {
+        let per_second = capacity * level;
+        let load = Load { users: MOST, pace: Pace::Open { per_second }, ..closed.clone() };
+        let (mut goodputs, mut batch, mut wrong) = (Vec::new(), 0.0, 0);
+        for rig in rigs {
+            let measured = rig.measure(&load).await?;
+            goodputs.push(measured.report.goodput(SLO));
+            wrong += measured.report.wrong;
+            batch = measured.batch;
+        }
+        let auto = goodputs.pop().unwrap_or_default();
+        let best = goodputs.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let fixed: Vec<String> = goodputs.iter().map(|goodput| format!("{goodput:.0}")).collect();
+        println!(
+            "| {per_second:.0} | {} | {auto:.0} | {:.2} | {batch:.1} | {wrong} | {} |",
+            fixed.join(" | "),
+            auto / best,
+            load_average()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! What a model costs by itself: runs one over and over with nothing around it, and prints the CPU
+//! microseconds per row. The benchmark compares the fleet with this.
+//!
+//! Usage: bare LIBRARY MODEL ROWS SECONDS, where LIBRARY is ONNX Runtime's
+#![expect(clippy::print_stdout, reason = "its output is a number")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ort::{session::Session, value::Tensor};
+use tokio::time::Instant;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [library, model, rows, seconds] = &arguments[..] else {
+        anyhow::bail!("usage: bare LIBRARY MODEL ROWS SECONDS");
+    };
+    let (rows, lasts) = (rows.parse()?, Duration::from_secs(seconds.parse()?));
+    let environment = ort::init_from(library)?.build()?;
+    let mut session = Session::builder(&environment)?
+        .with_intra_threads(1)
+        .map_err(|error| anyhow::anyhow!("{error}"))?
+        .commit_from_file(model)?;
+    let input = session.inputs().first().context("a model without inputs")?;
+    let shape = input.dtype().tensor_shape().context("an input that is no tensor")?;
+    let name = input.name().to_owned();
+    let columns: usize =
+        shape.iter().skip(1).map(|&size| usize::try_from(size).unwrap_or(1)).product();
+    let mut run = || -> Result<()> {
+        let input = Tensor::from_array(([rows, columns], vec![0.5_f32; rows * columns]))?;
+        session.run(ort::inputs![name.as_str() => input])?;
+        Ok(())
+    };
+    run()?;
+    let (mut runs, began, before) = (0, Instant::now(), cpu()?);
+    while began.elapsed() < lasts {
+        run()?;
+        runs += rows;
+    }
+    let microseconds = cpu()?.saturating_sub(before).as_secs_f64() * 1e6;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let per_row = microseconds / runs as f64;
+    println!("{per_row:.2}");
+    Ok(())
+}
+
+/// CPU time of this thread, which does all the work.
+fn cpu() -> Result<Duration> {
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = times.split(' ').next().context("an odd schedstat")?;
+    Ok(Duration::from_nanos(nanoseconds.parse()?))
+}
