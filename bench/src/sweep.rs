@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use batchfleet_loadgen::{
-    Digits, Pace, Sampled, Target, Workload,
+    Answer, Digits, Pace, Prepared, Sampled, Target, Workload,
     infer::Encoding,
     model::{Choice, Metadata},
 };
@@ -47,8 +47,6 @@ async fn rigs(models: &Path, model: &str) -> Result<Vec<Rig>> {
     for (batch, most) in FIXED.map(|batch| (batch, batch)).into_iter().chain([("auto", "128")]) {
         let plan = FleetPlan {
             serving: Some((models, model)),
-            // What comes later is of no use: neither queued nor computed.
-            gateway_flags: &["--deadline", &slo],
             worker_flags: &["--batch", batch, "--max-batch", most, "--slo-p99", &slo],
             ..FleetPlan::default()
         };
@@ -71,6 +69,22 @@ async fn workload(files: &Files, model: &str, rig: &Rig) -> Result<Arc<dyn Workl
     Ok(Arc::new(sampled))
 }
 
+/// The same requests, of no use after the target: whoever cannot make it need not try.
+struct Hurried(Arc<dyn Workload>);
+
+impl Workload for Hurried {
+    fn request(&self, index: u64) -> Prepared {
+        let mut request = self.0.request(index);
+        let milliseconds = u64::try_from(SLO.as_millis()).unwrap_or(u64::MAX);
+        request.headers.insert("x-request-timeout-ms", milliseconds.into());
+        request
+    }
+
+    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+        self.0.check(index, answer)
+    }
+}
+
 async fn sweep(model: &str, rigs: &[Rig], closed: Load) -> Result<()> {
     let mut capacity = 0.0_f64;
     for rig in rigs {
@@ -85,7 +99,9 @@ async fn sweep(model: &str, rigs: &[Rig], closed: Load) -> Result<()> {
     println!("|{}", "---|".repeat(FIXED.len() + 6));
     for level in LEVELS {
         let per_second = capacity * level;
-        let load = Load { users: MOST, pace: Pace::Open { per_second }, ..closed.clone() };
+        let workload = Arc::new(Hurried(closed.workload.clone()));
+        let pace = Pace::Open { per_second };
+        let load = Load { workload, users: MOST, pace, ..closed };
         let (mut goodputs, mut batch, mut wrong) = (Vec::new(), 0.0, 0);
         for rig in rigs {
             let measured = rig.measure(&load).await?;
