@@ -2,7 +2,7 @@
 
 use crate::rig::{Measured, latency_ms, load_average};
 
-/// The heading over [`line`].
+/// The heading over the lines.
 pub(crate) fn heading(what: &str) {
     println!(
         "\n| {what} | req/s | p50 ms | p99 ms | errors | mean batch | CPU µs/req: gateway | Redis | \
