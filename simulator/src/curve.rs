@@ -32,6 +32,11 @@ impl Curve {
         Self { sizes: Some(sizes), ..self }
     }
 
+    /// The only sizes that it runs; none if it runs any.
+    pub fn sizes(&self) -> &[u32] {
+        self.sizes.as_deref().unwrap_or_default()
+    }
+
     /// L(b) in seconds.
     pub fn seconds(&self, rows: u32) -> f64 {
         let fixed = self.sizes.iter().flatten().copied().find(|&size| size >= rows);

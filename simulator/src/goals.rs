@@ -1,6 +1,7 @@
 //! What the decisions must reach: each goal with its bar, and what was reached in simulation.
 
 pub mod batches;
+pub mod capacity;
 pub mod fleet;
 mod optimum;
 
@@ -101,7 +102,7 @@ impl Candidate for InProcess {
 /// go on.
 pub fn all(mut tell: impl FnMut(&Goal) -> bool) -> bool {
     let groups: [fn() -> Vec<Goal>; 7] = [
-        || batches::capacity(&InProcess),
+        || capacity::cases().iter().map(|case| case.goal(&InProcess)).collect(),
         || batches::latency(&InProcess),
         || batches::on_time(&InProcess),
         batches::learning,

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 profile, sizes 1, 2, 4 .. nmax, three times each):
   {\"kind\":\"batch\",\"t\":s,\"q\":n,\"oldest_ms\":x,\"ages_ms\":[..],\"workers\":W,\"slo_ms\":x,
    \"nmax\":n,\"arrived\":total,\"done\":[[rows,ms],..]}
+and, if the model pads batches to fixed sizes, \"sizes\":[..]
 out: {\"n\":rows to claim,\"wait_ms\":0,\"drop\":how many of the oldest to refuse first}
 
 In, every few seconds:
@@ -57,6 +58,9 @@ struct Batch {
     arrived: u64,
     #[serde(default)]
     done: Vec<(u32, f64)>,
+    /// Ours, and may be left out: the only sizes that the model runs.
+    #[serde(default)]
+    sizes: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -119,7 +123,7 @@ impl Memory {
         let done = done.collect::<Result<Vec<_>, String>>()?;
         match &mut self.cost {
             Some(cost) => done.iter().for_each(|&(rows, took)| cost.observe(rows, took)),
-            None => self.cost = CostModel::from_profile(&medians(done)),
+            None => self.cost = profile(done, &question.sizes),
         }
         let cost = self.cost.as_ref().ok_or("the first batch line must bring a profile in done")?;
         let slo = millis(question.slo_ms)?;
@@ -160,6 +164,16 @@ impl Memory {
             _ => json!({ "replicas": decision.replicas }),
         })
     }
+}
+
+/// What a start-up profile tells of a model that runs any size, or only these.
+fn profile(done: Vec<(u32, Duration)>, sizes: &[u32]) -> Option<CostModel> {
+    let cost = CostModel::from_profile(&medians(done))?;
+    if sizes.is_empty() {
+        return Some(cost);
+    }
+    let fixed: Vec<_> = sizes.iter().map(|&size| (size, cost.latency(size))).collect();
+    CostModel::from_profile(&fixed).map(CostModel::with_fixed_sizes)
 }
 
 /// The median time of each size.

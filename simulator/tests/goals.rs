@@ -1,6 +1,6 @@
 //! What the decisions must reach, in simulation. `batchfleet simulate --goals` prints the same.
 
-use batchfleet_simulator::goals::{Goal, InProcess, batches, fleet};
+use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet};
 
 fn all_reached(goals: &[Goal]) -> bool {
     for goal in goals {
@@ -11,7 +11,7 @@ fn all_reached(goals: &[Goal]) -> bool {
 
 #[test]
 fn the_target_is_kept_at_95_percent_of_the_load_at_which_the_best_fixed_size_keeps_it() {
-    assert!(all_reached(&batches::capacity(&InProcess)));
+    assert!(all_reached(&capacity::cases().map(|case| case.goal(&InProcess))));
 }
 
 #[test]

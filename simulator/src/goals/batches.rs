@@ -1,4 +1,4 @@
-//! Goals of N: capacity at the latency target, latency below it, on time beyond it.
+//! Goals of N: latency below what the fleet can do, on time beyond it, and quick to decide and learn.
 
 use std::{hint::black_box, time::Duration};
 
@@ -13,96 +13,32 @@ use crate::{
 };
 
 const SEED: u64 = 11;
-/// Fixed sizes that ours is compared with.
-const CAPS: [u32; 15] = [1, 8, 12, 16, 20, 24, 28, 32, 48, 64, 128, 256, 320, 384, 512];
-/// The best of the sizes above beats ours by less than this, or the goal is missed.
-const OF_BEST: f64 = 0.95;
-
-/// A fast GPU model: 8 + 0.15b milliseconds.
-fn gpu() -> Curve {
-    Curve::affine(8.0, 0.15)
-}
-
 /// A middling one: 8 + 2b.
-fn mid() -> Curve {
+pub(super) fn mid() -> Curve {
     Curve::affine(8.0, 2.0)
 }
 
 /// One that hardly gains: 1 + 1.5b.
-fn cpu() -> Curve {
+pub(super) fn cpu() -> Curve {
     Curve::affine(1.0, 1.5)
 }
 
 /// So many seconds of a load on so many workers of this model.
-fn play(curve: &Curve, load: &Load, seconds: f64, workers: u32, pilot: &mut dyn Pilot) -> Outcome {
+pub(super) fn play(
+    curve: &Curve,
+    load: &Load,
+    seconds: f64,
+    workers: u32,
+    pilot: &mut dyn Pilot,
+) -> Outcome {
     let arrivals = load.arrivals(seconds, SEED);
     Scenario::new(curve.clone(), arrivals, seconds, workers).run(pilot)
 }
 
-/// A model, its workers, and who decides.
-struct Fleet<'a> {
-    curve: &'a Curve,
-    workers: u32,
-    pilot: &'a dyn Fn() -> Option<Box<dyn Pilot>>,
-}
-
-impl Fleet<'_> {
-    /// Whether 99 % of the requests are on time at this rate.
-    fn keeps(&self, rate: f64) -> bool {
-        let seconds = (100_000.0 / rate).clamp(10.0, 60.0);
-        (self.pilot)().is_some_and(|mut pilot| {
-            let load = Load::steady(rate);
-            play(self.curve, &load, seconds, self.workers, pilot.as_mut()).missed_share() <= 0.01
-        })
-    }
-
-    /// The largest Poisson rate at which they are, to 1 %, above a rate known to be small enough.
-    fn most(&self, from: f64) -> f64 {
-        let rates = (1..=MAX_BATCH).map(|rows| f64::from(rows) / self.curve.seconds(rows));
-        let (mut low, mut high) = (from, f64::from(self.workers) * rates.fold(0.0, f64::max));
-        while high > low * 1.01 {
-            let middle = f64::midpoint(low, high);
-            if self.keeps(middle) { low = middle } else { high = middle }
-        }
-        low
-    }
-}
-
 /// One that takes all up to a fixed N.
-fn fixed(curve: &Curve, n: u32) -> Option<Box<dyn Pilot>> {
+pub(super) fn fixed(curve: &Curve, n: u32) -> Option<Box<dyn Pilot>> {
     let pilot = InProcess::pilot(curve)?.with_batch(BatchMode::Fixed(n));
     Some(Box::new(pilot))
-}
-
-/// The largest rate at which the target is kept, over that of the best fixed N of many, found in
-/// hindsight.
-pub fn capacity(candidate: &dyn Candidate) -> Vec<Goal> {
-    let tile = gpu().with_sizes((1..=16).map(|tiles| 32 * tiles).collect());
-    let powers = gpu().with_sizes((0..10).map(|power| 1 << power).collect());
-    let cases = [
-        ("8 + 0.15b ms, 1 worker", gpu(), 1),
-        ("8 + 0.15b ms, 4 workers", gpu(), 4),
-        ("8 + 2b ms, 1 worker", mid(), 1),
-        ("8 + 2b ms, 4 workers", mid(), 4),
-        ("8 + 2b ms, 8 workers", mid(), 8),
-        ("1 + 1.5b ms, 4 workers", cpu(), 4),
-        ("8 + 0.15b ms in tiles of 32, 1 worker", tile.clone(), 1),
-        ("8 + 0.15b ms in tiles of 32, 4 workers", tile, 4),
-        ("8 + 0.15b ms in powers of two, 4 workers", powers, 4),
-    ];
-    let goal = |(name, curve, workers): (&str, Curve, u32)| {
-        let curve = &curve;
-        let ours = Fleet { curve, workers, pilot: &|| candidate.batches(curve, false) }.most(1.0);
-        let mut best = ours * 0.5;
-        for n in CAPS {
-            let capped = Fleet { curve, workers, pilot: &|| fixed(curve, n) };
-            if capped.keeps(best * 1.01) {
-                best = capped.most(best * 1.01);
-            }
-        }
-        Goal::at_least(format!("capacity over the best fixed N, {name}"), OF_BEST, ours / best)
-    };
-    cases.into_iter().map(goal).collect()
 }
 
 /// What batching costs where it is not needed, and what not taking all saves.

@@ -1,0 +1,87 @@
+//! Goals of N: the largest load at which the latency target is kept.
+
+use super::{
+    Candidate, Goal, MAX_BATCH,
+    batches::{cpu, fixed, mid, play},
+};
+use crate::{curve::Curve, engine::Pilot, trace::Load};
+
+/// Fixed sizes that are tried against it.
+const CAPS: [u32; 15] = [1, 8, 12, 16, 20, 24, 28, 32, 48, 64, 128, 256, 320, 384, 512];
+/// The best of them may be better by so little.
+const OF_BEST: f64 = 0.95;
+
+/// A model and its workers.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// In a few words.
+    pub name: &'static str,
+    curve: Curve,
+    workers: u32,
+}
+
+/// Models that gain much, some and little from batches, and some that pad them.
+pub fn cases() -> [Case; 9] {
+    let gpu = || Curve::affine(8.0, 0.15);
+    let tiles = || gpu().with_sizes((1..=16).map(|tiles| 32 * tiles).collect());
+    let powers = gpu().with_sizes((0..10).map(|power| 1 << power).collect());
+    let case = |name, curve, workers| Case { name, curve, workers };
+    [
+        case("8 + 0.15b ms, 1 worker", gpu(), 1),
+        case("8 + 0.15b ms, 4 workers", gpu(), 4),
+        case("8 + 2b ms, 1 worker", mid(), 1),
+        case("8 + 2b ms, 4 workers", mid(), 4),
+        case("8 + 2b ms, 8 workers", mid(), 8),
+        case("1 + 1.5b ms, 4 workers", cpu(), 4),
+        case("tiles of 32, 1 worker", tiles(), 1),
+        case("tiles of 32, 4 workers", tiles(), 4),
+        case("powers of two, 4 workers", powers, 4),
+    ]
+}
+
+impl Case {
+    /// The largest rate at which the target is kept, over that of the best fixed N of many, found in
+    /// hindsight.
+    pub fn goal(&self, candidate: &dyn Candidate) -> Goal {
+        let Self { name, curve, workers } = self;
+        let (curve, workers) = (curve, *workers);
+        let ours = Fleet { curve, workers, pilot: &|| candidate.batches(curve, false) }.most(1.0);
+        let mut best = ours * 0.5;
+        for n in CAPS {
+            let capped = Fleet { curve, workers, pilot: &|| fixed(curve, n) };
+            if capped.keeps(best * 1.01) {
+                best = capped.most(best * 1.01);
+            }
+        }
+        Goal::at_least(format!("capacity over the best fixed N, {name}"), OF_BEST, ours / best)
+    }
+}
+
+/// A model, its workers, and who decides.
+struct Fleet<'a> {
+    curve: &'a Curve,
+    workers: u32,
+    pilot: &'a dyn Fn() -> Option<Box<dyn Pilot>>,
+}
+
+impl Fleet<'_> {
+    /// Whether 99 % of the requests are on time at this rate.
+    fn keeps(&self, rate: f64) -> bool {
+        let seconds = (100_000.0 / rate).clamp(10.0, 60.0);
+        (self.pilot)().is_some_and(|mut pilot| {
+            let load = Load::steady(rate);
+            play(self.curve, &load, seconds, self.workers, pilot.as_mut()).missed_share() <= 0.01
+        })
+    }
+
+    /// The largest Poisson rate at which they are, to 1 %, above a rate known to be small enough.
+    fn most(&self, from: f64) -> f64 {
+        let rates = (1..=MAX_BATCH).map(|rows| f64::from(rows) / self.curve.seconds(rows));
+        let (mut low, mut high) = (from, f64::from(self.workers) * rates.fold(0.0, f64::max));
+        while high > low * 1.01 {
+            let middle = f64::midpoint(low, high);
+            if self.keeps(middle) { low = middle } else { high = middle }
+        }
+        low
+    }
+}

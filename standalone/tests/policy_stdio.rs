@@ -1,0 +1,187 @@
+//! Our decisions, asked for from outside: `batchfleet policy --stdio` behind a pipe reaches what
+//! they reach in process.
+#![expect(clippy::unwrap_used, reason = "a test driver")]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use batchfleet_policy::{Observation, ScalePolicy};
+use batchfleet_simulator::{
+    Curve, Order, Ours, Pilot, Pull,
+    goals::{Candidate, Goal, InProcess, MAX_BATCH, SLO, batches, capacity, fleet},
+};
+use serde_json::{Value, json};
+
+/// The program, asked a line at a time.
+struct Program {
+    child: Child,
+    questions: ChildStdin,
+    decisions: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_batchfleet"))
+            .args(["policy", "--stdio"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let questions = child.stdin.take().unwrap();
+        let decisions = BufReader::new(child.stdout.take().unwrap());
+        Self { child, questions, decisions }
+    }
+
+    fn ask(&mut self, question: &Value) -> Value {
+        writeln!(self.questions, "{question}").unwrap();
+        let mut decision = String::new();
+        self.decisions.read_line(&mut decision).unwrap();
+        serde_json::from_str(&decision).unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Asks the program about batches.
+struct Batches {
+    program: Program,
+    /// The only sizes that the model runs, if there are such.
+    sizes: Vec<u32>,
+    /// What has run and the program has not been told: rows and milliseconds.
+    done: Vec<(u32, f64)>,
+}
+
+impl Batches {
+    fn new(curve: &Curve) -> Self {
+        let profile = curve.profile(MAX_BATCH).into_iter();
+        let done = profile.flat_map(|(rows, took)| [(rows, milliseconds(took)); 3]).collect();
+        Self { program: Program::start(), sizes: curve.sizes().to_vec(), done }
+    }
+}
+
+impl Pilot for Batches {
+    fn pull(&mut self, pull: &Pull<'_>) -> Order {
+        let ages: Vec<f64> = pull.waiting.iter().map(|at| (pull.now - at) * 1e3).collect();
+        let decision = self.program.ask(&json!({
+            "kind": "batch", "t": pull.now, "q": ages.len(), "oldest_ms": ages[0],
+            "ages_ms": ages, "workers": pull.workers, "slo_ms": milliseconds(SLO),
+            "nmax": MAX_BATCH, "arrived": pull.arrived, "done": self.done, "sizes": self.sizes,
+        }));
+        self.done.clear();
+        let number = |name: &str| u32::try_from(decision[name].as_u64().unwrap()).unwrap();
+        Order { refuse: number("drop"), rows: number("n") }
+    }
+
+    fn ran(&mut self, _: usize, rows: u32, took: Duration) {
+        self.done.push((rows, milliseconds(took)));
+    }
+
+    fn scale(&mut self, _: Duration, _: &Observation) -> Option<u32> {
+        None
+    }
+}
+
+/// Asks the program about workers; batches are as ever.
+struct Fleet {
+    program: Program,
+    batches: Ours,
+    rule: ScalePolicy,
+    error: f64,
+}
+
+impl Pilot for Fleet {
+    fn pull(&mut self, pull: &Pull<'_>) -> Order {
+        self.batches.pull(pull)
+    }
+
+    fn ran(&mut self, worker: usize, rows: u32, took: Duration) {
+        self.batches.ran(worker, rows, took);
+    }
+
+    fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32> {
+        let decision = self.program.ask(&json!({
+            "kind": "scale", "t": now.as_secs_f64(), "queue": seen.waiting, "inflight": 0,
+            "offered_total": seen.counts.offered, "completed_total": 0,
+            "missed_total": seen.counts.missed, "ready": seen.ready, "spec": seen.ordered,
+            "slo_ms": milliseconds(SLO), "cold_s": seen.cold_start.as_secs_f64(),
+            "min": self.rule.min, "max": self.rule.max, "nstar": 28,
+            "mu_rps": self.error * self.batches.capacity(seen.ordered),
+        }));
+        decision.get("replicas").map(|workers| u32::try_from(workers.as_u64().unwrap()).unwrap())
+    }
+}
+
+/// The program at the other end of the pipe.
+struct Piped;
+
+impl Candidate for Piped {
+    fn batches(&self, curve: &Curve, _: bool) -> Option<Box<dyn Pilot>> {
+        Some(Box::new(Batches::new(curve)))
+    }
+
+    fn fleet(&self, curve: &Curve, rule: ScalePolicy, error: f64) -> Option<Box<dyn Pilot>> {
+        let batches = InProcess::pilot(curve)?.refusing(SLO);
+        Some(Box::new(Fleet { program: Program::start(), batches, rule, error }))
+    }
+}
+
+fn all_reached(goals: &[Goal]) -> bool {
+    for goal in goals {
+        eprintln!("{goal}");
+    }
+    !goals.is_empty() && goals.iter().all(Goal::is_reached)
+}
+
+#[test]
+fn n_and_refusals_through_a_pipe_reach_their_goals_under_too_much_load() {
+    assert!(all_reached(&batches::on_time(&Piped)));
+}
+
+#[test]
+fn n_through_a_pipe_reaches_its_goals_below_it() {
+    assert!(all_reached(&batches::latency(&Piped)));
+}
+
+#[test]
+fn n_through_a_pipe_keeps_the_target_nearly_as_long_as_the_best_fixed_size() {
+    let few = |case: &capacity::Case| {
+        ["8 + 2b ms, 4 workers", "powers of two, 4 workers"].contains(&case.name)
+    };
+    let goals: Vec<Goal> =
+        capacity::cases().iter().filter(|case| few(case)).map(|case| case.goal(&Piped)).collect();
+    assert_eq!(goals.len(), 2);
+    assert!(all_reached(&goals));
+}
+
+#[test]
+fn workers_through_a_pipe_follow_a_flash_crowd() {
+    let flash = fleet::cases().into_iter().find(|case| case.name.starts_with("flash")).unwrap();
+    assert!(all_reached(&flash.goals(&Piped)));
+}
+
+#[test]
+fn workers_through_a_pipe_stay_as_they_are_under_a_steady_load() {
+    assert!(all_reached(&fleet::steadiness(&Piped)));
+}
+
+#[test]
+fn a_line_that_is_no_question_is_answered_with_what_is_wrong_and_the_next_is_answered() {
+    let mut program = Program::start();
+    assert!(program.ask(&json!({ "kind": "weather" }))["error"].is_string());
+    let mut batches =
+        Batches { program, sizes: Vec::new(), done: vec![(1, 10.0), (1, 10.0), (1, 10.0)] };
+    let pull = Pull { now: 1.0, worker: 0, workers: 1, waiting: &[1.0], arrived: 1 };
+    assert_eq!(batches.pull(&pull).refuse, 0);
+}
