@@ -1,0 +1,63 @@
+//! What a user asks before there is a fleet.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{fs, process::Command};
+
+/// The exit status of `batchfleet simulate`, and all it says.
+fn simulate(arguments: &[&str]) -> (Option<i32>, String) {
+    let program = env!("CARGO_BIN_EXE_batchfleet");
+    let output = Command::new(program).arg("simulate").args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    (output.status.code(), text)
+}
+
+#[test]
+fn a_load_is_answered_with_the_workers_that_it_needs() {
+    // 8 + 2b ms: one worker does 413 a second in time, of which it is to do 88 %; two do 851.
+    for (rate, answer) in [("300", "You need 1.\n"), ("500", "You need 2.\n")] {
+        let (status, said) = simulate(&[
+            "--curve",
+            "8+2b",
+            "--rate",
+            rate,
+            "--duration",
+            "2m",
+            "--cold-start",
+            "5s",
+        ]);
+        assert_eq!(status, Some(0), "{said}");
+        assert!(said.ends_with(answer), "{rate}: {said}");
+    }
+}
+
+#[test]
+fn a_recorded_load_is_replayed_and_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (load, drawing) = (folder.path().join("load.csv"), folder.path().join("load.svg"));
+    fs::write(&load, "# seconds, requests per second\n0,100\n60,1000\n120,100\n").unwrap();
+    let (load, svg) = (load.to_str().unwrap(), drawing.to_str().unwrap());
+    let (status, said) =
+        simulate(&["--curve=1=10,64=136", "--arrivals", load, "--workers", "3", "--svg", svg]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains(" requests in 3m\n"), "{said}");
+    assert!(fs::read_to_string(&drawing).unwrap().starts_with("<svg "));
+}
+
+#[test]
+fn a_target_that_no_batch_can_meet_is_told_so() {
+    let (status, said) =
+        simulate(&["--curve", "60+10.7b", "--slo", "50ms", "--rate", "10", "--duration", "1m"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("One request alone takes 70ms 700us: raise --slo"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused_in_one_line() {
+    let (status, said) = simulate(&["--curve", "fast"]);
+    assert_eq!(status, Some(64), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let (status, said) = simulate(&["--curve", "8+2b", "--arrivals", "/nowhere.csv"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.starts_with("error: cannot read /nowhere.csv: "), "{said}");
+}
