@@ -4,6 +4,9 @@ use std::{fmt, net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum, error::ErrorKind};
 
+/// Longer durations are mistakes.
+const LONGEST: Duration = Duration::from_hours(365 * 24);
+
 /// Exit status for unknown or contradictory settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
 
@@ -85,8 +88,10 @@ pub fn parse<S: Parser>() -> Result<S, u8> {
 ///
 /// What was expected, when the text is none.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|_| "expected a duration such as 250ms or 30s".to_owned())
+    let duration = humantime::parse_duration(text)
+        .map_err(|_| "expected a duration such as 250ms or 30s".to_owned())?;
+    // Any moment can be moved by so much.
+    if duration <= LONGEST { Ok(duration) } else { Err("expected a year at most".to_owned()) }
 }
 
 /// Prints one line about settings, before there is a log.
@@ -120,6 +125,14 @@ mod tests {
     fn complaint(arguments: &[&str]) -> String {
         let error = Settings::try_parse_from(arguments).unwrap_err();
         one_line(&error.render().to_string())
+    }
+
+    #[test]
+    fn a_duration_is_a_year_at_most() {
+        assert_eq!(duration("365days"), Ok(Duration::from_hours(8760)));
+        for wrong in ["366days", "584542046years", "99999999999999999999s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -206,7 +206,8 @@ fn find_library(named: Option<&Path>, usual: &[PathBuf]) -> Result<PathBuf, Inva
 }
 
 fn duration_or_milliseconds(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_millis).or_else(|_| duration(text))
+    let milliseconds = text.parse().map(|number: u32| Duration::from_millis(number.into()));
+    milliseconds.or_else(|_| duration(text))
 }
 
 #[cfg(test)]
