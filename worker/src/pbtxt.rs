@@ -15,6 +15,9 @@ pub struct SyntaxError {
     pub problem: String,
 }
 
+/// How deep messages may be nested, as in protobuf itself: each level takes some of the stack.
+const DEEPEST: usize = 100;
+
 /// Fields in the order they were written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Message(Vec<Field>);
@@ -86,7 +89,7 @@ impl Field {
 
 /// Reads a whole text.
 pub(crate) fn parse(text: &str) -> Result<Message, SyntaxError> {
-    let mut parser = Parser { rest: text.chars().peekable(), line: 1 };
+    let mut parser = Parser { rest: text.chars().peekable(), line: 1, depth: 0 };
     let message = parser.message()?;
     match parser.peek() {
         None => Ok(message),
@@ -97,6 +100,7 @@ pub(crate) fn parse(text: &str) -> Result<Message, SyntaxError> {
 struct Parser<'a> {
     rest: Peekable<Chars<'a>>,
     line: usize,
+    depth: usize,
 }
 
 impl Parser<'_> {
@@ -135,7 +139,12 @@ impl Parser<'_> {
         match self.peek() {
             Some(open @ ('{' | '<')) => {
                 self.advance();
+                self.depth += 1;
+                if self.depth > DEEPEST {
+                    return Err(self.error(format!("nested deeper than {DEEPEST} messages")));
+                }
                 let message = self.message()?;
+                self.depth -= 1;
                 let close = if open == '{' { '}' } else { '>' };
                 if self.take_if(close) {
                     Ok(Value::Message(message))
@@ -265,6 +274,15 @@ mod tests {
         let message = parse("\nmax_batch_size: many").unwrap();
         let error = message.one("max_batch_size").unwrap().number::<u32>().unwrap_err();
         assert_eq!(error.to_string(), "line 2: max_batch_size is not a number of the right range");
+    }
+
+    #[test]
+    fn messages_nested_too_deep_are_refused_and_do_not_overflow_the_stack() {
+        let nested = |depth: usize| "a{".repeat(depth) + &"}".repeat(depth);
+        assert!(parse(&nested(DEEPEST)).is_ok());
+        let error = parse(&nested(1_000_000)).unwrap_err();
+        assert_eq!(error.to_string(), "line 1: nested deeper than 100 messages");
+        assert!(parse(&nested(1).repeat(1000)).is_ok(), "one after the other");
     }
 
     proptest::proptest! {
