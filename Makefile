@@ -50,7 +50,7 @@ lint: ## formatting, lints and documentation, warnings denied
 
 fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS for each reader
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
-	@for target in infer_json infer_binary wire; do \
+	@for target in infer_json infer_binary wire config settings; do \
 		echo "=== $$target"; \
 		(cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../$(CACHE)/fuzz \
 			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \

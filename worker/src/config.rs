@@ -87,6 +87,15 @@ impl ModelConfig {
     }
 }
 
+/// Whether this is a `config.pbtxt` that can be read.
+///
+/// # Errors
+///
+/// What is wrong with it, and in which line.
+pub fn check(text: &str) -> Result<(), SyntaxError> {
+    ModelConfig::parse(text).map(drop)
+}
+
 fn backend(message: &Message) -> Result<Backend, SyntaxError> {
     let Some(field) = message.one("backend").or_else(|| message.one("platform")) else {
         return Ok(Backend::OnnxRuntime);

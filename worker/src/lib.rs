@@ -32,6 +32,7 @@ mod warmup;
 mod watchdog;
 
 pub use app::{Loaded, Worker};
+pub use config::check as check_config;
 pub use engine::{EngineError, onnx::LoadError};
 pub use error::WorkerError;
 pub use golden::Mismatch;
