@@ -3,7 +3,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test figures goals lint chaos bench fuzz build onnxruntime models up down clean prerequisites
+.PHONY: help demo serve test figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models up down \
+	clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -17,12 +18,13 @@ DIGITS_TEST := $(CACHE)/digits_test.csv
 LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
+SEEDS ?= 100000
 
 ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
 export ORT_DYLIB_PATH
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build $(LIBRARY) $(DIGITS) ## show what batching does, on handwritten digits
 	target/release/batchfleet demo --model-repository $(MODELS) --digits $(DIGITS_TEST)
@@ -55,6 +57,10 @@ fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS f
 		(cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../$(CACHE)/fuzz \
 			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \
 	done
+
+simulate-delivery: ## the delivery of answers in SEEDS simulated worlds, each with its own faults
+	SIMULATION_SEEDS=$(SEEDS) cargo test --locked --release -p batchfleet-gateway --lib \
+		dispatch::simulation
 
 chaos: build ## play every fault under load; ONLY=F01,F14 SECONDS_EACH=60 for some, or shorter
 	@scripts/prerequisites.sh redis-server faketime

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{app::receive, catalog::Catalog, ledger::MOST_ATTEMPTS, sweep};
 
+/// How many worlds, unless the environment says otherwise.
 const SEEDS: u64 = 500;
 const CALLERS: u32 = 300;
 const WORKERS: usize = 4;
@@ -283,9 +284,15 @@ async fn simulate(seed: u64) {
     assert!(dispatcher.ledger().is_empty(), "requests are left in the ledger");
 }
 
+/// How many worlds: more by night.
+#[expect(clippy::disallowed_methods, reason = "a test has no main that could pass it on")]
+fn seeds() -> u64 {
+    std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap())
+}
+
 #[test]
 fn whatever_the_queue_does_every_caller_hears_its_own_answer_in_time() {
-    for seed in 0..SEEDS {
+    for seed in 0..seeds() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
