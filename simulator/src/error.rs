@@ -42,3 +42,10 @@ pub enum SimulateError {
     #[error("not all goals are reached")]
     Goals,
 }
+
+impl SimulateError {
+    /// Whether other settings would help.
+    pub const fn is_of_settings(&self) -> bool {
+        matches!(self, Self::NoCurve | Self::Sizes | Self::NoTime)
+    }
+}

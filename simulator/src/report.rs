@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use batchfleet_policy::{BatchMode, BatchPolicy, Demand};
+use batchfleet_policy::{BatchPolicy, Demand};
 
 use crate::{engine::Scenario, outcome::Outcome, pilot::Ours, settings::SimulateSettings};
 
@@ -18,12 +18,42 @@ pub(crate) struct Report<'a> {
     pub(crate) lines: Vec<Line>,
 }
 
+/// The share of missed requests that is few enough.
+pub(crate) const FEW: f64 = 0.01;
+
 /// What came of the load with so many workers.
 pub(crate) struct Line {
     /// How many.
-    pub(crate) name: String,
+    pub(crate) workers: Workers,
     /// What came of it.
     pub(crate) outcome: Outcome,
+}
+
+/// How many workers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Workers {
+    /// As many as the user said.
+    Given,
+    /// As our rule says.
+    Needed,
+    /// As our rule says, but so many at least.
+    AtLeast(u32),
+    /// The fewest that do all the time.
+    Always(u32),
+    /// As whoever knew the future would have it.
+    Foreseen,
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given => f.pad("as many as you said"),
+            Self::Needed => f.pad("as the load needs them"),
+            Self::AtLeast(workers) => f.pad(&format!("the same, at least {workers}")),
+            Self::Always(workers) => f.pad(&format!("always {workers}")),
+            Self::Foreseen => f.pad("knowing the future"),
+        }
+    }
 }
 
 impl fmt::Display for Report<'_> {
@@ -95,26 +125,30 @@ impl Report<'_> {
         if self.settings.workers.is_some() {
             return writeln!(f, "They miss {}.", percent(missed));
         }
-        let (fewest, most) = ours.outcome.extremes();
-        if fewest == most {
-            writeln!(f, "You need {most}.")?;
-        } else {
-            writeln!(f, "You need {fewest} to {most}.")?;
-        }
-        if most >= self.settings.max_workers && missed > 0.01 {
-            writeln!(f, "More than {most} (--max-workers) would miss fewer.")?;
-        } else if missed > 0.01 {
-            let cold = humantime::format_duration(self.settings.cold_start);
-            writeln!(
+        let cold = humantime::format_duration(self.settings.cold_start);
+        match ours.outcome.extremes() {
+            (fewest, most) if fewest == most => writeln!(f, "You need {most}.")?,
+            (_, most) if missed > FEW && most >= self.settings.max_workers => {
+                writeln!(f, "You need more than {most} (--max-workers).")?;
+            }
+            (fewest, most) if missed > FEW => writeln!(
                 f,
-                "Most of what is missed comes while workers start ({cold}): keep some to spare \
-                 (--min-workers), or start them faster (--cold-start)."
-            )?;
+                "You need {fewest} to {most}. Most of what is missed comes while workers start \
+                 ({cold})."
+            )?,
+            (fewest, most) => writeln!(f, "You need {fewest} to {most}.")?,
         }
-        if self.settings.batch == BatchMode::Auto {
-            return Ok(());
+        let hours = |line: &&Line| line.outcome.worker_seconds;
+        let good = self
+            .lines
+            .iter()
+            .filter(|line| line.workers != Workers::Foreseen && line.outcome.missed_share() <= FEW);
+        match good.min_by(|a, b| hours(a).total_cmp(&hours(b))) {
+            Some(line) if line.workers != Workers::Needed => {
+                writeln!(f, "The cheapest that misses less than 1 %: {}.", line.workers)
+            }
+            _ => Ok(()),
         }
-        writeln!(f, "N was set by hand: --batch auto may need fewer.")
     }
 }
 
@@ -129,7 +163,7 @@ impl fmt::Display for Line {
         writeln!(
             f,
             "{:<26}{number:>9}{:>9.2}{:>10}{:>10}{:>10}{:>8.1}",
-            self.name,
+            self.workers,
             outcome.worker_seconds / 3600.0,
             percent(outcome.missed_share()),
             ms(0.5),

@@ -15,7 +15,7 @@ use crate::{
     outcome::Outcome,
     pilot::Ours,
     plan,
-    report::{Line, Report},
+    report::{FEW, Line, Report, Workers},
     settings::SimulateSettings,
     svg,
 };
@@ -51,10 +51,10 @@ pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
 /// Plays the load on as many workers as are fixed, or as our rule orders, and on what that is
 /// compared with.
 fn lines(settings: &SimulateSettings, scenario: &Scenario, pilot: &Ours) -> Vec<Line> {
-    let line = |name: &str, outcome| Line { name: name.to_owned(), outcome };
+    let line = |workers, outcome| Line { workers, outcome };
     if let Some(workers) = settings.workers {
         let outcome = Scenario { workers, ..scenario.clone() }.run(&mut pilot.clone());
-        return vec![line("as many as you said", outcome)];
+        return vec![line(Workers::Given, outcome)];
     }
     let max = settings.max_workers.max(1);
     let scaled = |min: u32| {
@@ -64,21 +64,17 @@ fn lines(settings: &SimulateSettings, scenario: &Scenario, pilot: &Ours) -> Vec<
         scenario.run(&mut pilot.clone().scaling(rule, 1.0))
     };
     let min = settings.min_workers.min(max);
-    let mut lines = vec![line("as the load needs them", scaled(min))];
-    let few_enough = |outcome: &Outcome| outcome.missed_share() <= 0.01;
+    let mut lines = vec![line(Workers::Needed, scaled(min))];
+    let few_enough = |outcome: &Outcome| outcome.missed_share() <= FEW;
     if !few_enough(&lines[0].outcome) {
         let more = (min + 1..=max).map(|min| (min, scaled(min)));
         let kept = more.into_iter().find(|(_, outcome)| few_enough(outcome));
-        lines.extend(
-            kept.map(|(min, outcome)| line(&format!("the same, but at least {min}"), outcome)),
-        );
+        lines.extend(kept.map(|(min, outcome)| line(Workers::AtLeast(min), outcome)));
     }
-    lines.extend(
-        plan::fewest(scenario, pilot, max).map(|(_, outcome)| line("always the same", outcome)),
-    );
-    lines.extend(
-        plan::clairvoyant(scenario, pilot, max).map(|outcome| line("knowing the future", outcome)),
-    );
+    let fewest = plan::fewest(scenario, pilot, max);
+    lines.extend(fewest.map(|(workers, outcome)| line(Workers::Always(workers), outcome)));
+    let foreseen = plan::clairvoyant(scenario, pilot, max);
+    lines.extend(foreseen.map(|outcome| line(Workers::Foreseen, outcome)));
     lines
 }
 

@@ -72,21 +72,10 @@ fn main() -> ExitCode {
                 demo::show(&settings, &process).await
             })
         }
-        Command::Simulate(settings) => tell(batchfleet_simulator::simulate(&settings)),
-        Command::Policy(settings) => tell(batchfleet_simulator::stdio::policy(&settings)),
+        Command::Simulate(settings) => tool::end(batchfleet_simulator::simulate(&settings)),
+        Command::Policy(settings) => tool::end(batchfleet_simulator::stdio::policy(&settings)),
         Command::Load(settings) => tool::run(load::main(&settings)),
         Command::Explain(settings) => tool::run(explain::main(&settings)),
         Command::SetN(settings) => tool::run(set_n::main(&settings)),
-    }
-}
-
-/// The exit status of a tool.
-fn tell(outcome: Result<(), impl std::fmt::Display>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use batchfleet_broker::BrokerError;
 use batchfleet_loadgen::LoadError;
 use batchfleet_service::settings::EXIT_USAGE;
+use batchfleet_simulator::SimulateError;
 
 /// Exit status for a server that cannot be used: `EX_UNAVAILABLE` of sysexits.h.
 const EXIT_UNAVAILABLE: u8 = 69;
@@ -13,10 +14,18 @@ const EXIT_UNAVAILABLE: u8 = 69;
 pub(crate) fn run(tool: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(tool));
-    ended.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        status(&error)
-    })
+    ended.unwrap_or_else(complain)
+}
+
+/// Ends a tool that does not wait for anything.
+pub(crate) fn end(ended: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
+    ended.map_or_else(|error| complain(error.into()), |()| ExitCode::SUCCESS)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it ends here")]
+fn complain(error: anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    status(&error)
 }
 
 fn status(error: &anyhow::Error) -> ExitCode {
@@ -25,6 +34,9 @@ fn status(error: &anyhow::Error) -> ExitCode {
             BrokerError::Misconfigured(_) => ExitCode::from(EXIT_USAGE),
             _ => ExitCode::from(EXIT_UNAVAILABLE),
         };
+    }
+    if error.downcast_ref().is_some_and(SimulateError::is_of_settings) {
+        return ExitCode::from(EXIT_USAGE);
     }
     match error.downcast_ref() {
         Some(LoadError::Unreachable { .. } | LoadError::Unanswered { .. }) => {

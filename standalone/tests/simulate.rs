@@ -57,6 +57,8 @@ fn what_cannot_be_simulated_is_refused_in_one_line() {
     let (status, said) = simulate(&["--curve", "fast"]);
     assert_eq!(status, Some(64), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
+    let (status, said) = simulate(&["--curve", "8+2b", "--duration", "0s"]);
+    assert_eq!((status, said.lines().count()), (Some(64), 1), "{said}");
     let (status, said) = simulate(&["--curve", "8+2b", "--arrivals", "/nowhere.csv"]);
     assert_eq!(status, Some(1), "{said}");
     assert!(said.starts_with("error: cannot read /nowhere.csv: "), "{said}");
