@@ -62,7 +62,7 @@ impl fmt::Display for Goal {
         };
         let mark = if self.is_reached() { "" } else { "  MISSED" };
         let reached = format!("{:.3}", self.reached);
-        write!(f, "{:<66} {sign} {bar:>6}  {reached:>9}{mark}", self.name)
+        write!(f, "{:<72} {sign} {bar:>5} {reached:>9}{mark}", self.name)
     }
 }
 
