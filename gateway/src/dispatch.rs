@@ -14,10 +14,11 @@ use batchfleet_broker::{
     Tensor,
 };
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, error};
 
 use crate::{
@@ -62,6 +63,8 @@ pub(crate) struct Dispatcher {
     ledger: Mutex<Ledger<Caller>>,
     withdrawals: mpsc::Sender<(QueueName, EntryId)>,
     queue_full: AtomicBool,
+    /// Whose tasks keep the way to the queue: not that of the threads that serve HTTP.
+    runtime: Handle,
     started: Instant,
     /// When an answer last came, in milliseconds from the start.
     heard: AtomicU64,
@@ -71,7 +74,7 @@ pub(crate) struct Dispatcher {
 /// Who asked, and for what.
 pub(crate) struct Caller {
     pub(crate) model: Arc<Model>,
-    reply: oneshot::Sender<Reply>,
+    reply: oneshot::Sender<Result<Reply, InferError>>,
 }
 
 impl Dispatcher {
@@ -95,6 +98,7 @@ impl Dispatcher {
             ledger: Mutex::new(Ledger::new(max_in_flight, Instant::now())),
             withdrawals,
             queue_full: AtomicBool::new(false),
+            runtime: Handle::current(),
             started: Instant::now(),
             heard: AtomicU64::new(0),
             metrics,
@@ -107,7 +111,7 @@ impl Dispatcher {
     ///
     /// A refusal before the request is accepted; after that, how it ended instead.
     pub(crate) async fn infer(
-        &self,
+        self: &Arc<Self>,
         model: &Arc<Model>,
         question: Question,
     ) -> Result<Reply, InferError> {
@@ -163,7 +167,11 @@ impl Dispatcher {
         self.queue_full.store(full, Ordering::Relaxed);
     }
 
-    async fn ask(&self, accepted: &Accepted<'_>, question: Question) -> Result<Reply, InferError> {
+    async fn ask(
+        self: &Arc<Self>,
+        accepted: &Accepted<'_>,
+        question: Question,
+    ) -> Result<Reply, InferError> {
         let job = Arc::new(Job {
             id: accepted.id,
             gateway: self.gateway,
@@ -176,17 +184,28 @@ impl Dispatcher {
             outputs: question.outputs,
         });
         let (reply, answer) = oneshot::channel();
-        let caller = Caller { model: accepted.model.clone(), reply };
+        let model = accepted.model.clone();
+        let caller = Caller { model: model.clone(), reply };
         self.ledger().accept(job.clone(), question.deadline, caller);
-        let answered = timeout_at(question.deadline, async {
-            self.send(accepted.model, &job).await?;
-            answer.await.map_err(|_| InferError::Misrouted)
-        });
-        match answered.await {
-            Ok(answer) => answer,
+        // Beside the connection to the queue, whose confirmation then wakes no thread that serves
+        // HTTP: the answer alone does.
+        let sending = self.clone().hand_over(model, job);
+        let _sending = AbortOnDropHandle::new(self.runtime.spawn(sending));
+        match timeout_at(question.deadline, answer).await {
+            Ok(answer) => answer.unwrap_or(Err(InferError::Misrouted)),
             // A request that never reached the queue was not slow: the queue was away.
-            Err(_) if self.give_up(accepted.model, job.id) => Err(InferError::Deadline),
+            Err(_) if self.give_up(accepted.model, accepted.id) => Err(InferError::Deadline),
             Err(_) => Err(InferError::QueueUnreachable),
+        }
+    }
+
+    /// Sends a new job; what its queue refuses is its answer.
+    async fn hand_over(self: Arc<Self>, model: Arc<Model>, job: Arc<Job>) {
+        if let Err(error) = self.send(&model, &job).await
+            && let Some(caller) = self.ledger().release(job.id)
+        {
+            // A caller that has left needs no answer.
+            drop(caller.reply.send(Err(error)));
         }
     }
 
@@ -219,7 +238,7 @@ impl Dispatcher {
         self.heard.store(now, Ordering::Relaxed);
         let resolution = self.ledger().resolve(&reply);
         let delivered = match resolution {
-            Resolution::Deliver(caller) => caller.reply.send(reply).is_ok(),
+            Resolution::Deliver(caller) => caller.reply.send(Ok(reply)).is_ok(),
             Resolution::Unclaimed => false,
             // Dropping the caller's channel tells the caller.
             Resolution::Misrouted(_) => {

@@ -96,6 +96,11 @@ impl<C> Ledger<C> {
         }
     }
 
+    /// Ends a request that its queue refused; returns whoever is to be told.
+    pub(crate) fn release(&mut self, id: RequestId) -> Option<C> {
+        Some(self.owed.remove(&id)?.caller)
+    }
+
     /// Ends a request by an answer to it.
     pub(crate) fn resolve(&mut self, reply: &Reply) -> Resolution<C> {
         match self.owed.entry(reply.id) {
