@@ -1,5 +1,7 @@
 //! How a worker chooses N and what came of it, for whoever wants to understand it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// What a worker knows, what it chose from that, and what it ran of late.
@@ -40,6 +42,32 @@ pub struct Batching {
     pub gain: f64,
     /// The last batches, latest first.
     pub recent: Vec<RecentBatch>,
+}
+
+impl Batching {
+    /// L(b) as it is believed now: rows, and how long they take.
+    pub fn profile(&self) -> Vec<(u32, Duration)> {
+        self.curve.iter().map(|&(rows, ms)| (rows, milliseconds(ms))).collect()
+    }
+
+    /// The latency target it goes by.
+    pub fn slo(&self) -> Duration {
+        milliseconds(self.slo_ms)
+    }
+
+    /// What of that goes to neither waiting nor computing.
+    pub fn overhead(&self) -> Duration {
+        milliseconds(self.overhead_ms)
+    }
+
+    /// N, where it does not follow from the load.
+    pub fn by_hand(&self) -> Option<u32> {
+        matches!(self.bound.as_str(), "fixed" | "published" | "memory").then_some(self.n)
+    }
+}
+
+fn milliseconds(ms: f64) -> Duration {
+    Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default()
 }
 
 /// A batch that ran.

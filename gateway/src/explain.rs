@@ -1,10 +1,8 @@
 //! Why batches are as large as they are, how many workers the load wants, and what more of it would
 //! change: the answer to `GET /v2/models/{model}/batching`. Pure.
 
-use std::time::Duration;
-
 use batchfleet_broker::{Announcement, Batching, QueueName};
-use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, Demand, UTILIZATION, fewest};
+use batchfleet_policy::{Speed, UTILIZATION, fewest};
 use serde::{Deserialize, Serialize};
 
 /// More workers than anybody has.
@@ -89,15 +87,16 @@ impl Explanation {
         by_worker.sort_by(|a, b| a.worker.cmp(&b.worker));
         // Capacity is planned by whoever can do least.
         let slowest = by_worker.iter().min_by(|a, b| a.capacity.total_cmp(&b.capacity));
-        let model = slowest.and_then(|member| Model::of(&member.batching));
+        let model = slowest.and_then(|member| speed(&member.batching));
         let rate = seen.rows_per_second;
         let wanted = |times: f64| {
             let model = model.as_ref()?;
             fewest(rate? * times, UTILIZATION, MOST_WORKERS, |workers| model.capacity(workers))
         };
         let live = by_worker.len();
+        let count = u32::try_from(live).unwrap_or(u32::MAX);
         let ns = || by_worker.iter().map(|member| member.batching.n);
-        let twice = model.as_ref().zip(rate).map(|(model, rate)| model.n(live, rate * 2.0));
+        let twice = model.as_ref().zip(rate).map(|(model, rate)| model.n(count, rate * 2.0));
         Self {
             model: queue.model.clone(),
             version: queue.version.to_string(),
@@ -124,36 +123,10 @@ impl Member {
     }
 }
 
-/// A worker's cost model and policy, rebuilt from what it says.
-struct Model {
-    cost: CostModel,
-    policy: BatchPolicy,
-}
-
-impl Model {
-    fn of(said: &Batching) -> Option<Self> {
-        let millis = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default();
-        let profile: Vec<_> = said.curve.iter().map(|&(rows, ms)| (rows, millis(ms))).collect();
-        let cost = CostModel::from_profile(&profile)?;
-        let cost = if said.fixed_sizes { cost.with_fixed_sizes() } else { cost };
-        let by_hand = matches!(said.bound.as_str(), "fixed" | "published" | "memory");
-        let mode = if by_hand { BatchMode::Fixed(said.n) } else { BatchMode::Auto };
-        let policy = BatchPolicy::new(mode, cost.largest(), millis(said.slo_ms));
-        let policy = BatchPolicy { overhead: millis(said.overhead_ms), ..policy };
-        Some(Self { cost, policy })
-    }
-
-    /// Rows per second that one of so many workers can do.
-    fn capacity(&self, workers: u32) -> f64 {
-        self.policy.capacity(&self.cost, workers)
-    }
-
-    /// N of so many workers under a load of `rate` rows per second.
-    fn n(&self, workers: usize, rate: f64) -> u32 {
-        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-        let demand = Demand { rate: Some(rate), ..Demand::unknown(workers) };
-        self.policy.choose(&self.cost, &demand).n
-    }
+/// How fast a worker is, rebuilt from what it says.
+fn speed(said: &Batching) -> Option<Speed> {
+    let by_hand = said.by_hand();
+    Speed::new(&said.profile(), said.fixed_sizes, by_hand, said.slo(), said.overhead())
 }
 
 /// The reason for N, in words.

@@ -11,6 +11,7 @@ mod batch;
 mod cost;
 mod rate;
 mod scale;
+mod speed;
 
 pub use admission::{Ahead, DrainRate, Look, admit, doomed};
 pub use batch::{BatchMode, BatchPolicy, Bound, Choice, Demand};
@@ -19,3 +20,4 @@ pub use rate::ArrivalRate;
 pub use scale::{
     Counts, Observation, ScaleBound, ScaleDecision, ScalePolicy, Scaler, UTILIZATION, fewest,
 };
+pub use speed::Speed;
