@@ -17,6 +17,7 @@ pub mod roles;
 mod share;
 pub mod target;
 pub mod tensor;
+pub mod traffic;
 pub mod wire;
 
 pub use batching::{Batching, RecentBatch};
@@ -28,3 +29,4 @@ pub use roles::{
 };
 pub use target::{BatchWish, Guidance, Target, Wish};
 pub use tensor::{Datatype, Tensor};
+pub use traffic::{Traffic, TrafficReport};

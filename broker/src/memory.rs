@@ -18,9 +18,9 @@ use tokio::{
 use self::queue::Queue;
 use crate::{
     Announcement, Backlog, Broker, BrokerError, Consumer, Controller, Delivery, EntryId, GatewayId,
-    Guidance, Inbound, Job, Observer, Producer, QueueName, Reply, Settlement, Target, Wish,
-    WorkerId,
-    roles::{CLAIM_WAIT, GUIDANCE_WAIT, LEASE, LIVENESS, REMEMBERED},
+    Guidance, Inbound, Job, Observer, Producer, QueueName, Reply, Settlement, Target, Traffic,
+    TrafficReport, Wish, WorkerId,
+    roles::{CLAIM_WAIT, COUNTED, GUIDANCE_WAIT, LEASE, LIVENESS, REMEMBERED},
 };
 
 /// A broker in this process's memory. Clones share everything.
@@ -40,6 +40,7 @@ impl MemoryBroker {
             gateways: Mutex::default(),
             workers: Mutex::default(),
             targets: Mutex::default(),
+            traffic: Mutex::default(),
         });
         Self { shared, lease: LEASE }
     }
@@ -60,6 +61,7 @@ struct Shared {
     gateways: Mutex<HashMap<GatewayId, mpsc::UnboundedSender<Vec<Reply>>>>,
     workers: Mutex<HashMap<WorkerId, Presence>>,
     targets: Mutex<HashMap<QueueName, watch::Sender<Option<Target>>>>,
+    traffic: Mutex<HashMap<GatewayId, (Instant, Vec<Traffic>)>>,
 }
 
 impl Shared {
@@ -170,6 +172,12 @@ impl Producer for MemoryProducer {
         entries: &[EntryId],
     ) -> Result<Vec<bool>, BrokerError> {
         Ok(self.shared.queue(queue).standing(entries))
+    }
+
+    async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
+        let said = (Instant::now(), traffic.to_vec());
+        lock(&self.shared.traffic).insert(self.gateway, said);
+        Ok(())
     }
 
     fn is_ready(&self) -> bool {
@@ -289,6 +297,16 @@ impl Observer for MemoryObserver {
         // Looking must not make a queue: names come from outside.
         let queue = lock(&self.0.queues).get(queue).cloned();
         Ok(queue.map_or_else(Backlog::default, |queue| queue.backlog()))
+    }
+
+    async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {
+        let mut reports = lock(&self.0.traffic);
+        reports.retain(|_, (said, _)| said.elapsed() < COUNTED);
+        let report = |(gateway, (said, traffic)): (&GatewayId, &(Instant, Vec<Traffic>))| {
+            let (gateway, traffic) = (gateway.to_string(), traffic.clone());
+            TrafficReport { gateway, age: said.elapsed(), traffic }
+        };
+        Ok(reports.iter().map(report).collect())
     }
 
     async fn memory(&self) -> Result<Option<f64>, BrokerError> {

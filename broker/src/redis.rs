@@ -30,6 +30,7 @@ mod pulse;
 mod reclaim;
 mod strays;
 mod target;
+mod traffic;
 
 use std::{sync::Arc, time::Duration};
 

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    Announcement, Delivery, EntryId, GatewayId, Guidance, Job, Priority, QueueName, Reply, Wish,
-    WorkerId,
+    Announcement, Delivery, EntryId, GatewayId, Guidance, Job, Priority, QueueName, Reply, Traffic,
+    TrafficReport, Wish, WorkerId,
 };
 
 /// Why the broker could not do what it was asked.
@@ -79,6 +79,10 @@ pub trait Producer: Send + Sync {
         queue: &QueueName,
         entries: &[EntryId],
     ) -> Result<Vec<bool>, BrokerError>;
+
+    /// Says what this gateway has counted, in place of what it said last; called about once a
+    /// second.
+    async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError>;
 
     /// Whether jobs may be submitted with hope: false once the broker has been out of reach for a
     /// second or two, true again as soon as it answers. Costs nothing to ask.
@@ -190,6 +194,9 @@ pub trait Observer: Send + Sync {
     /// What stands in a queue.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
 
+    /// What gateways have counted, those that fell silent a while ago included.
+    async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError>;
+
     /// How full the broker's memory is, 0 to 1; `None` if it has no limit, or does not tell.
     async fn memory(&self) -> Result<Option<f64>, BrokerError>;
 }
@@ -218,6 +225,9 @@ pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a worker goes by what it was told, unless it hears that there is something new.
 pub(crate) const GUIDANCE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long what a gateway counted is remembered after it said so for the last time.
+pub(crate) const COUNTED: Duration = Duration::from_mins(1);
 
 /// How long a worker's announcement is remembered after its last renewal.
 pub(crate) const REMEMBERED: Duration = Duration::from_hours(1);

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use actix_web::{dev::Server, web::Data};
-use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer};
+use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer, Producer};
 use batchfleet_service::Process;
 use tokio::{
     sync::Notify,
@@ -11,7 +11,7 @@ use tokio::{
     time::{Duration, Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     body::{Bounds, Budget},
@@ -31,6 +31,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 /// A queue this full, as a share of its memory, takes no more: what is left is for answers.
 const FULL: f64 = 0.8;
+/// How often it is said what was asked.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,7 @@ impl Gateway {
         let metrics = GatewayMetrics::register(&process.registry)?;
         let producer = broker.producer(id).await?;
         let observer = broker.observer().await?;
+        let reporter = producer.clone();
         let draining = CancellationToken::new();
         let dispatcher = Arc::new(Dispatcher::new(
             id,
@@ -100,6 +103,7 @@ impl Gateway {
         tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
+        tasks.spawn(report(reporter, api.clone()));
         tasks.spawn(api.clients.clone().follow());
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
         let (server, address) = http::listen(settings, api, process.shutdown.clone(), going)
@@ -168,6 +172,20 @@ async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
             _ => {}
         }
         was_reachable = looked.is_ok();
+    }
+}
+
+/// Task: says what was asked of the fleet here, for whoever decides how large it should be.
+async fn report(producer: Arc<dyn Producer>, api: Data<Api>) {
+    let mut ticks = interval(REPORT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let traffic: Vec<_> = api.catalog.all().iter().map(|model| model.traffic()).collect();
+        if let Err(error) = producer.report(&traffic).await {
+            // The task that looks tells when the queues are out of reach.
+            debug!(%error, "not said what was asked");
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod roster;
 mod settings;
 mod sweep;
 mod tally;
+mod traffic;
 
 pub use app::{Gateway, StartError};
 pub use clients::{ClientSettings, KeysError};

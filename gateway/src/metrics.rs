@@ -6,8 +6,10 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, core::Collector,
 };
 
+use crate::traffic::Load;
+
 /// Upper bounds for times from half a millisecond to half a minute, in seconds.
-const SECONDS: [f64; 16] = [
+pub(crate) const SECONDS: [f64; 16] = [
     0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0,
     30.0,
 ];
@@ -194,6 +196,7 @@ impl GatewayMetrics {
                 .map(|outcome| self.answered.with_label_values(&[model, outcome.label()])),
             in_flight: self.in_flight.with_label_values(&[model]),
             request_seconds: self.request_seconds.with_label_values(&[model]),
+            load: Load::default(),
         }
     }
 }
@@ -208,6 +211,8 @@ pub(crate) struct ModelMetrics {
     answered: [IntCounter; Outcome::ALL.len()],
     in_flight: IntGauge,
     request_seconds: Histogram,
+    /// The same, of this version of the model, as the fleet's size follows from it.
+    pub(crate) load: Load,
 }
 
 impl ModelMetrics {
@@ -219,12 +224,14 @@ impl ModelMetrics {
     /// It was turned away.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[self.model.as_str(), reason]).inc();
+        self.load.refused(reason);
     }
 
     /// It was let in.
     pub(crate) fn accepted(&self) {
         self.accepted.inc();
         self.in_flight.inc();
+        self.load.accepted();
     }
 
     /// It ended, `seconds` after it arrived.
@@ -232,6 +239,9 @@ impl ModelMetrics {
         self.answered[outcome as usize].inc();
         self.in_flight.dec();
         self.request_seconds.observe(seconds);
+        if outcome != Outcome::Cancelled {
+            self.load.answered(seconds);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority};
+use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, Traffic};
 use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look};
 
 use crate::{metrics::ModelMetrics, tally::Tally};
@@ -119,6 +119,11 @@ impl Model {
         let settled = backlog.added.saturating_sub(backlog.depth() + backlog.in_flight);
         let capacity = load.capacity / rows_per_request;
         load.drain.observe(Look { at, settled, waiting: backlog.depth(), capacity });
+    }
+
+    /// What was asked of it here since this gateway started.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.metrics.load.traffic(&self.spec.queue, self.tally().rows_per_request())
     }
 
     /// Jobs that no worker has claimed, as last seen.

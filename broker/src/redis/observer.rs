@@ -14,9 +14,12 @@ use super::{
     connect::{broker_error, info, milliseconds, no_such_key, pool_error},
     consumer::Renewal,
     entries::parse_id,
-    keys,
+    keys, traffic,
 };
-use crate::{Announcement, Backlog, BrokerError, Observer, Priority, QueueName, roles::REMEMBERED};
+use crate::{
+    Announcement, Backlog, BrokerError, Observer, Priority, QueueName, TrafficReport,
+    roles::REMEMBERED,
+};
 
 pub(super) struct RedisObserver {
     shared: Arc<Shared>,
@@ -80,6 +83,10 @@ impl Observer for RedisObserver {
             backlog.added += added;
         }
         Ok(backlog)
+    }
+
+    async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {
+        traffic::hear(&mut *self.connection().await?).await
     }
 
     async fn memory(&self) -> Result<Option<f64>, BrokerError> {

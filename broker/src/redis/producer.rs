@@ -22,8 +22,11 @@ use super::{
     link::Line,
     parcel::{LARGE, Parcel, Parcels},
     pulse::Pulse,
+    traffic,
 };
-use crate::{BrokerError, EntryId, GatewayId, Inbound, Job, Priority, Producer, QueueName, wire};
+use crate::{
+    BrokerError, EntryId, GatewayId, Inbound, Job, Priority, Producer, QueueName, Traffic, wire,
+};
 
 /// How many entries are looked up at a time: Redis does nothing else meanwhile.
 const SLICE: usize = 200;
@@ -35,6 +38,7 @@ const PERMIT: usize = 1 << 10;
 
 pub(super) struct RedisProducer {
     shared: Arc<Shared>,
+    gateway: GatewayId,
     channel: String,
     incoming: Mutex<Incoming>,
     leaving: Arc<Semaphore>,
@@ -59,7 +63,8 @@ impl RedisProducer {
         let parcels = Parcels::new(shared.pool.clone());
         let incoming = Mutex::new(Incoming { subscription: Some(line), parcels });
         let leaving = Arc::new(Semaphore::new(LEAVING / PERMIT));
-        Ok(Self { shared, channel, incoming, leaving, runtime: Handle::current(), pulse })
+        let runtime = Handle::current();
+        Ok(Self { shared, gateway, channel, incoming, leaving, runtime, pulse })
     }
 }
 
@@ -149,6 +154,11 @@ impl Producer for RedisProducer {
             }
         }
         Ok(entries.iter().map(|entry| standing.contains(entry)).collect())
+    }
+
+    async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
+        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        traffic::say(&mut *connection, self.gateway, traffic).await
     }
 
     fn is_ready(&self) -> bool {

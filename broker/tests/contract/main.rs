@@ -78,6 +78,10 @@ on_both_brokers! {
         poison_is_answered_like_any_failure
         a_ready_broker_says_so
     }
+    traffic {
+        nothing_is_known_of_gateways_that_said_nothing
+        what_a_gateway_said_last_is_told_with_its_age
+    }
     guidance {
         a_worker_that_nothing_was_published_for_is_told_so_at_once
         what_is_published_is_heard_at_once_and_found_by_those_who_come_later

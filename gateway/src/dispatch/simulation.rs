@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
-use batchfleet_broker::{Announcement, BrokerError, Inbound, Timing, WorkerId};
+use batchfleet_broker::{Announcement, BrokerError, Inbound, Timing, Traffic, WorkerId};
 use bytes::Bytes;
 use prometheus::Registry;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -114,6 +114,10 @@ impl Producer for SimProducer {
         }
         let stands = |entry| world.waiting.contains_key(entry) || world.claimed.contains_key(entry);
         Ok(all.iter().map(stands).collect())
+    }
+
+    async fn report(&self, _: &[Traffic]) -> Result<(), BrokerError> {
+        Ok(())
     }
 
     fn is_ready(&self) -> bool {
