@@ -1,0 +1,94 @@
+use serde_json::{Value, json};
+
+use super::{ModelFleet, schema};
+
+/// What the API server would say to a fleet of this name and spec.
+fn refusals(name: &str, spec: &Value) -> Vec<String> {
+    let definition = schema::definition().unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let fleet = json!({
+        "apiVersion": "batchfleet.dev/v1alpha1",
+        "kind": "ModelFleet",
+        "metadata": {"name": name},
+        "spec": spec,
+    });
+    match kube_cel::Validator::new().validate(schema, &fleet, None) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.as_slice().iter().map(|error| error.message.clone()).collect(),
+    }
+}
+
+/// The least that a fleet must say, and this.
+fn spec(more: &Value) -> Value {
+    let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
+    let mut spec = json!({"model": {"source": source}});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    spec
+}
+
+#[test]
+fn a_model_and_where_it_lies_are_enough() {
+    assert_eq!(refusals("digits", &spec(&json!({}))), [""; 0]);
+    let fleet: ModelFleet = serde_json::from_value(json!({
+        "metadata": {"name": "digits"},
+        "apiVersion": "batchfleet.dev/v1alpha1",
+        "kind": "ModelFleet",
+        "spec": spec(&json!({})),
+    }))
+    .unwrap();
+    assert_eq!((fleet.spec.slo.p99_ms, fleet.spec.batch.max), (100, 64));
+    assert_eq!((fleet.spec.scaling.min, fleet.spec.scaling.utilization_percent), (1, 88));
+}
+
+#[test]
+fn contradictions_are_refused_and_say_what_to_change() {
+    for (more, complaint) in [
+        (json!({"scaling": {"min": 5, "max": 4}}), "scaling.min must not be more than scaling.max"),
+        (json!({"scaling": {"min": 0}}), "scaling.min 0 needs scaling.scaleToZeroAfterSeconds"),
+        (
+            json!({"scaling": {"scaleToZeroAfterSeconds": 600}}),
+            "scaling.scaleToZeroAfterSeconds means nothing unless scaling.min is 0",
+        ),
+        (json!({"batch": {"mode": "fixed"}}), "batch.mode fixed needs batch.rows"),
+        (json!({"batch": {"rows": 8}}), "batch.rows means nothing with batch.mode auto"),
+        (
+            json!({"batch": {"mode": "fixed", "rows": 65}}),
+            "batch.rows must not be more than batch.max",
+        ),
+        (json!({"batch": {"sizes": [1, 128]}}), "no size in batch.sizes may be more"),
+        (json!({"replicas": 11}), "replicas must not be more than scaling.max"),
+        (json!({"worker": {"executionProvider": "cuda"}}), "cuda and tensorrt need worker.gpu"),
+        (json!({"worker": {"gpu": {}}}), "worker.gpu means nothing with worker.executionProvider"),
+    ] {
+        let refusals = refusals("digits", &spec(&more));
+        assert!(
+            refusals.len() == 1 && refusals[0].contains(complaint),
+            "{more} is told {refusals:?}, not {complaint:?}"
+        );
+    }
+}
+
+#[test]
+fn what_makes_sense_is_let_through() {
+    for more in [
+        json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 600}}),
+        json!({"scaling": {"min": 4, "max": 4, "mode": "direct"}}),
+        json!({"batch": {"mode": "fixed", "rows": 64}}),
+        json!({"batch": {"sizes": [1, 8, 64]}}),
+        json!({"replicas": 0}),
+        json!({"worker": {"executionProvider": "tensorrt", "gpu": {"count": 2}}}),
+    ] {
+        assert_eq!(refusals("digits", &spec(&more)), [""; 0], "{more}");
+    }
+}
+
+#[test]
+fn a_name_that_pods_cannot_bear_is_refused() {
+    let refusals = refusals(&"x".repeat(41), &spec(&json!({})));
+    assert!(refusals.iter().any(|why| why.contains("40 characters")), "{refusals:?}");
+}
+
+#[test]
+fn numbers_have_no_format_that_kubernetes_warns_of() {
+    assert!(!schema::yaml().unwrap().contains("format: uint"));
+}

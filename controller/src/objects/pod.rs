@@ -1,0 +1,275 @@
+//! A worker's pod: under the restricted pod security standard, with no right to do anything.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+        HTTPGetAction, ImageVolumeSource, LocalObjectReference, PersistentVolumeClaimVolumeSource,
+        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+        SecretKeySelector, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    },
+    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+};
+use kube::api::ObjectMeta;
+
+use super::{RedisAddress, WorkerDefaults, labels, pods};
+use crate::crd::{Amount, Batch, BatchMode, ModelFleet, ModelSource};
+
+const MODELS: &str = "models";
+const MODELS_PATH: &str = "/models";
+const SCRATCH: &str = "scratch";
+const ADMIN: &str = "admin";
+const ADMIN_PORT: i32 = 9090;
+/// Nobody, as in the images.
+const USER: i64 = 65_532;
+/// What the kubelet waits beyond the worker's own drain.
+const SPARE_SECONDS: u32 = 5;
+
+pub(super) fn template(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodTemplateSpec {
+    let overrides = &fleet.spec.pod;
+    let mut all = overrides.labels.clone();
+    all.extend(labels(fleet));
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(all),
+            annotations: some(overrides.annotations.clone(), BTreeMap::is_empty),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod(fleet, defaults)),
+    }
+}
+
+fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
+    let overrides = &fleet.spec.pod;
+    let secret = |name: &String| LocalObjectReference { name: name.clone() };
+    PodSpec {
+        containers: vec![worker(fleet, defaults)],
+        init_containers: filler(fleet).map(|filler| vec![filler]),
+        volumes: Some(vec![
+            models(&fleet.spec.model.source),
+            Volume {
+                name: SCRATCH.to_owned(),
+                empty_dir: Some(EmptyDirVolumeSource::default()),
+                ..Volume::default()
+            },
+        ]),
+        // Nothing is routed to a worker, so it can stop claiming at the first signal: no preStop.
+        termination_grace_period_seconds: Some(i64::from(drain(&fleet.spec.batch) + SPARE_SECONDS)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        service_account_name: overrides.service_account_name.clone(),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        node_selector: some(overrides.node_selector.clone(), BTreeMap::is_empty),
+        tolerations: some(overrides.tolerations.clone(), Vec::is_empty),
+        runtime_class_name: overrides.runtime_class_name.clone(),
+        priority_class_name: overrides.priority_class_name.clone(),
+        image_pull_secrets: some(
+            overrides.image_pull_secrets.iter().map(secret).collect(),
+            Vec::is_empty,
+        ),
+        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: "kubernetes.io/hostname".to_owned(),
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            label_selector: Some(pods(fleet)),
+            ..TopologySpreadConstraint::default()
+        }]),
+        ..PodSpec::default()
+    }
+}
+
+fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
+    let worker = &fleet.spec.worker;
+    Container {
+        name: "worker".to_owned(),
+        image: Some(worker.image.clone().unwrap_or_else(|| defaults.image.clone())),
+        args: Some(settings(fleet)),
+        env: Some(vec![redis(&defaults.redis)]),
+        ports: Some(vec![ContainerPort {
+            name: Some(ADMIN.to_owned()),
+            container_port: ADMIN_PORT,
+            ..ContainerPort::default()
+        }]),
+        // The admin port is open before the model is loaded, so no start-up probe is needed.
+        liveness_probe: Some(probe("/livez", 10, 3)),
+        readiness_probe: Some(probe("/readyz", 2, 2)),
+        resources: Some(resources(fleet)),
+        security_context: Some(security()),
+        volume_mounts: Some(vec![
+            mount(fleet, true),
+            VolumeMount {
+                name: SCRATCH.to_owned(),
+                mount_path: "/tmp".to_owned(),
+                ..VolumeMount::default()
+            },
+        ]),
+        ..Container::default()
+    }
+}
+
+/// The fleet's spec, as the worker's settings.
+fn settings(fleet: &ModelFleet) -> Vec<String> {
+    let batch = &fleet.spec.batch;
+    let rows = match (batch.mode, batch.rows) {
+        (BatchMode::Fixed, Some(rows)) => rows.to_string(),
+        _ => "auto".to_owned(),
+    };
+    let mut settings = vec![
+        format!("--model-repository={MODELS_PATH}"),
+        format!("--model={}", fleet.model_name()),
+        format!("--execution-provider={}", fleet.spec.worker.execution_provider.name()),
+        format!("--slo-p99={}ms", fleet.spec.slo.p99_ms),
+        format!("--batch={rows}"),
+        format!("--max-batch={}", batch.max),
+        format!("--max-batch-time={}s", batch.max_seconds),
+        format!("--linger={}ms", batch.linger_ms),
+        format!("--drain-timeout={}s", drain(batch)),
+        format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
+    ];
+    if !batch.sizes.is_empty() {
+        let sizes: Vec<String> = batch.sizes.iter().map(u32::to_string).collect();
+        settings.push(format!("--batch-sizes={}", sizes.join(",")));
+    }
+    settings
+}
+
+/// Seconds in which a worker finishes the batch that runs, the one that follows, and gives back the
+/// rest. From the spec, not from what was measured: each change starts all workers anew.
+const fn drain(batch: &Batch) -> u32 {
+    3 * batch.max_seconds + 5
+}
+
+fn redis(address: &RedisAddress) -> EnvVar {
+    let name = "BATCHFLEET_REDIS_URL".to_owned();
+    match address {
+        RedisAddress::Url(url) => EnvVar { name, value: Some(url.clone()), value_from: None },
+        RedisAddress::Secret(secret) => {
+            let key = SecretKeySelector {
+                name: secret.clone(),
+                key: "url".to_owned(),
+                optional: Some(false),
+            };
+            let source = EnvVarSource { secret_key_ref: Some(key), ..EnvVarSource::default() };
+            EnvVar { name, value: None, value_from: Some(source) }
+        }
+    }
+}
+
+fn models(source: &ModelSource) -> Volume {
+    let volume = Volume { name: MODELS.to_owned(), ..Volume::default() };
+    match source {
+        ModelSource::PersistentVolumeClaim(claim) => Volume {
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.claim_name.clone(),
+                read_only: Some(true),
+            }),
+            ..volume
+        },
+        ModelSource::Image(image) => Volume {
+            image: Some(ImageVolumeSource {
+                reference: Some(image.reference.clone()),
+                pull_policy: image.pull_policy.clone(),
+            }),
+            ..volume
+        },
+        ModelSource::EmptyDir(folder) => Volume {
+            empty_dir: Some(EmptyDirVolumeSource {
+                size_limit: folder.size_limit.as_ref().map(quantity),
+                medium: None,
+            }),
+            ..volume
+        },
+    }
+}
+
+fn mount(fleet: &ModelFleet, read_only: bool) -> VolumeMount {
+    let sub_path = match &fleet.spec.model.source {
+        ModelSource::PersistentVolumeClaim(claim) => claim.sub_path.clone(),
+        ModelSource::Image(image) => image.sub_path.clone(),
+        ModelSource::EmptyDir(_) => None,
+    };
+    VolumeMount {
+        name: MODELS.to_owned(),
+        mount_path: MODELS_PATH.to_owned(),
+        read_only: Some(read_only),
+        sub_path,
+        ..VolumeMount::default()
+    }
+}
+
+/// What fills an empty folder before the worker starts.
+fn filler(fleet: &ModelFleet) -> Option<Container> {
+    let ModelSource::EmptyDir(folder) = &fleet.spec.model.source else { return None };
+    Some(Container {
+        name: "fill".to_owned(),
+        image: Some(folder.image.clone()),
+        command: some(folder.command.clone(), Vec::is_empty),
+        args: some(folder.args.clone(), Vec::is_empty),
+        security_context: Some(security()),
+        volume_mounts: Some(vec![mount(fleet, false)]),
+        ..Container::default()
+    })
+}
+
+fn resources(fleet: &ModelFleet) -> ResourceRequirements {
+    let worker = &fleet.spec.worker;
+    let amounts = |given: &BTreeMap<String, Amount>| {
+        given.iter().map(|(name, amount)| (name.clone(), quantity(amount))).collect()
+    };
+    let mut limits: BTreeMap<_, _> = amounts(&worker.limits);
+    if let Some(gpu) = &worker.gpu {
+        limits.insert(gpu.resource.clone(), Quantity(gpu.count.to_string()));
+    }
+    ResourceRequirements {
+        requests: some(amounts(&worker.requests), BTreeMap::is_empty),
+        limits: some(limits, BTreeMap::is_empty),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(ADMIN.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn quantity(amount: &Amount) -> Quantity {
+    Quantity(match amount {
+        Amount::Int(number) => number.to_string(),
+        Amount::String(text) => text.clone(),
+    })
+}
+
+/// Nothing instead of something empty: the API server leaves that out as well, and what it shows
+/// differs from what was sent otherwise.
+fn some<T>(value: T, is_empty: impl Fn(&T) -> bool) -> Option<T> {
+    (!is_empty(&value)).then_some(value)
+}

@@ -1,0 +1,257 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+const PLAN: Plan = Plan { floor: 3, depth_per_worker: 128 };
+
+/// A fleet called `digits`, its spec with these changes.
+fn fleet(changes: &Value) -> ModelFleet {
+    let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
+    let mut spec = json!({"model": {"source": source}});
+    spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    serde_json::from_value(json!({
+        "apiVersion": "batchfleet.dev/v1alpha1",
+        "kind": "ModelFleet",
+        "metadata": {"name": "digits", "namespace": "ml", "uid": "1234"},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn objects(changes: &Value) -> Objects {
+    let redis = RedisAddress::Url("redis://redis:6379/0".to_owned());
+    Objects::of(&fleet(changes), PLAN, &WorkerDefaults { image: "worker:1".to_owned(), redis })
+}
+
+fn deployment(changes: &Value) -> Value {
+    serde_json::to_value(objects(changes).deployment).unwrap()
+}
+
+fn pod(changes: &Value) -> Value {
+    deployment(changes)["spec"]["template"]["spec"].clone()
+}
+
+fn worker(changes: &Value) -> Value {
+    pod(changes)["containers"][0].clone()
+}
+
+#[test]
+fn only_in_direct_mode_does_the_deployment_name_its_size() {
+    for (mode, replicas) in [("hpa", Value::Null), ("external", Value::Null), ("direct", json!(3))]
+    {
+        let deployment = deployment(&json!({"scaling": {"mode": mode}}));
+        assert_eq!(deployment["spec"]["replicas"], replicas, "{mode}");
+    }
+}
+
+#[test]
+fn only_in_hpa_mode_is_there_an_autoscaler() {
+    for (mode, there) in [("hpa", true), ("external", false), ("direct", false)] {
+        let objects = objects(&json!({"scaling": {"mode": mode}}));
+        assert_eq!(objects.autoscaler.is_some(), there, "{mode}");
+    }
+}
+
+#[test]
+fn the_autoscaler_adds_to_the_floor_while_jobs_wait() {
+    let changes = json!({"scaling": {"max": 24}, "model": {
+        "name": "digits_wide", "version": 3, "source": {"image": {"reference": "models:1"}},
+    }});
+    let spec = serde_json::to_value(objects(&changes).autoscaler.unwrap().spec).unwrap();
+    assert_eq!(
+        spec,
+        json!({
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "digits"},
+            "minReplicas": 3,
+            "maxReplicas": 24,
+            "metrics": [{"type": "External", "external": {
+                "metric": {
+                    "name": "batchfleet_queue_depth",
+                    "selector": {"matchLabels": {"model": "digits_wide", "version": "3"}},
+                },
+                "target": {"type": "AverageValue", "averageValue": "128"},
+            }}],
+            "behavior": {
+                "scaleUp": {
+                    "stabilizationWindowSeconds": 0,
+                    "selectPolicy": "Max",
+                    "policies": [{"type": "Pods", "value": 24, "periodSeconds": 15}],
+                },
+                "scaleDown": {"stabilizationWindowSeconds": 300},
+            },
+        })
+    );
+}
+
+#[test]
+fn the_autoscaler_never_hears_of_zero_and_a_fixed_size_leaves_it_no_room() {
+    let zero = Plan { floor: 0, ..PLAN };
+    let floor = |plan, changes| {
+        let spec = autoscaler::of(&fleet(&changes), plan).spec.unwrap();
+        (spec.min_replicas, spec.max_replicas)
+    };
+    assert_eq!(floor(zero, json!({})), (Some(1), 10));
+    assert_eq!(floor(PLAN, json!({"replicas": 3})), (Some(3), 3));
+}
+
+#[test]
+fn everything_goes_with_its_fleet() {
+    let Objects { deployment, autoscaler, budget } = objects(&json!({}));
+    for metadata in [deployment.metadata, autoscaler.unwrap().metadata, budget.metadata] {
+        let owner = &metadata.owner_references.unwrap()[0];
+        assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("ModelFleet", "1234"));
+        assert_eq!(owner.controller, Some(true));
+        assert_eq!(metadata.namespace.as_deref(), Some("ml"));
+    }
+}
+
+#[test]
+fn a_pod_keeps_the_restricted_pod_security_standard() {
+    let filled = json!({"model": {"source": {"emptyDir": {"image": "fetch:1"}}}});
+    let pod = pod(&filled);
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    for container in [&pod["containers"][0], &pod["initContainers"][0]] {
+        assert_eq!(
+            container["securityContext"],
+            json!({
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+            })
+        );
+    }
+}
+
+#[test]
+fn the_spec_becomes_the_workers_settings() {
+    let changes = json!({
+        "slo": {"p99Ms": 50},
+        "batch": {"mode": "fixed", "rows": 16, "max": 32, "lingerMs": 2, "sizes": [8, 16, 32]},
+        "worker": {"executionProvider": "cuda", "gpu": {}},
+    });
+    assert_eq!(
+        worker(&changes)["args"],
+        json!([
+            "--model-repository=/models",
+            "--model=digits",
+            "--execution-provider=cuda",
+            "--slo-p99=50ms",
+            "--batch=16",
+            "--max-batch=32",
+            "--max-batch-time=10s",
+            "--linger=2ms",
+            "--drain-timeout=35s",
+            "--admin-listen=0.0.0.0:9090",
+            "--batch-sizes=8,16,32",
+        ])
+    );
+}
+
+#[test]
+fn a_worker_that_must_go_has_time_for_three_of_its_longest_batches() {
+    let pod = pod(&json!({"batch": {"maxSeconds": 20}}));
+    assert!(pod["containers"][0]["args"].to_string().contains("--drain-timeout=65s"));
+    assert_eq!(pod["terminationGracePeriodSeconds"], 70);
+}
+
+#[test]
+fn a_gpu_is_a_limit_and_leaves_no_room_to_surge() {
+    let changes = json!({"worker": {
+        "executionProvider": "cuda",
+        "gpu": {"resource": "nvidia.com/mig-1g.5gb", "count": 2},
+        "requests": {"cpu": 2},
+        "limits": {"memory": "8Gi"},
+    }});
+    assert_eq!(
+        worker(&changes)["resources"],
+        json!({
+            "requests": {"cpu": "2"},
+            "limits": {"memory": "8Gi", "nvidia.com/mig-1g.5gb": "2"},
+        })
+    );
+    let rolling = |changes| deployment(&changes)["spec"]["strategy"]["rollingUpdate"].clone();
+    assert_eq!(rolling(changes), json!({"maxSurge": 0, "maxUnavailable": 1}));
+    assert_eq!(rolling(json!({})), json!({"maxSurge": 1, "maxUnavailable": 0}));
+}
+
+#[test]
+fn models_come_from_a_claim_an_image_or_a_folder_that_is_filled() {
+    for (source, volume, sub_path) in [
+        (
+            json!({"persistentVolumeClaim": {"claimName": "models", "subPath": "onnx"}}),
+            json!({"persistentVolumeClaim": {"claimName": "models", "readOnly": true}}),
+            json!("onnx"),
+        ),
+        (
+            json!({"image": {"reference": "models@sha256:1"}}),
+            json!({"image": {"reference": "models@sha256:1"}}),
+            Value::Null,
+        ),
+        (
+            json!({"emptyDir": {"image": "fetch:1", "sizeLimit": "10Gi"}}),
+            json!({"emptyDir": {"sizeLimit": "10Gi"}}),
+            Value::Null,
+        ),
+    ] {
+        let pod = pod(&json!({"model": {"source": source}}));
+        let mut expected = volume;
+        expected["name"] = json!("models");
+        assert_eq!(pod["volumes"][0], expected);
+        let mount = &pod["containers"][0]["volumeMounts"][0];
+        assert_eq!((&mount["readOnly"], &mount["subPath"]), (&json!(true), &sub_path));
+    }
+}
+
+#[test]
+fn a_folder_is_filled_before_the_worker_starts() {
+    let source = json!({"emptyDir": {"image": "fetch:1", "args": ["s3://models"]}});
+    let filler = &pod(&json!({"model": {"source": source}}))["initContainers"][0];
+    assert_eq!((&filler["image"], &filler["args"]), (&json!("fetch:1"), &json!(["s3://models"])));
+    let mount = &filler["volumeMounts"][0];
+    assert_eq!((&mount["mountPath"], &mount["readOnly"]), (&json!("/models"), &json!(false)));
+}
+
+#[test]
+fn a_password_for_redis_stays_in_its_secret() {
+    let redis = RedisAddress::Secret("redis".to_owned());
+    let defaults = WorkerDefaults { image: "worker:1".to_owned(), redis };
+    let deployment = Objects::of(&fleet(&json!({})), PLAN, &defaults).deployment;
+    let deployment = serde_json::to_value(deployment).unwrap();
+    assert_eq!(
+        deployment["spec"]["template"]["spec"]["containers"][0]["env"],
+        json!([{"name": "BATCHFLEET_REDIS_URL", "valueFrom": {
+            "secretKeyRef": {"name": "redis", "key": "url", "optional": false},
+        }}])
+    );
+}
+
+#[test]
+fn overrides_reach_the_pod_but_never_the_labels_that_find_it() {
+    let changes = json!({"pod": {
+        "labels": {"team": "vision", "batchfleet.dev/fleet": "other"},
+        "nodeSelector": {"gpu": "a10"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "runtimeClassName": "nvidia",
+    }});
+    let template = deployment(&changes)["spec"]["template"].clone();
+    let labels = &template["metadata"]["labels"];
+    assert_eq!((&labels["team"], &labels[FLEET]), (&json!("vision"), &json!("digits")));
+    assert_eq!(template["spec"]["nodeSelector"], json!({"gpu": "a10"}));
+    assert_eq!(template["spec"]["tolerations"][0]["key"], "nvidia.com/gpu");
+    assert_eq!(template["spec"]["runtimeClassName"], "nvidia");
+}
+
+#[test]
+fn an_eviction_takes_a_quarter_of_the_fleet_at_most() {
+    let budget = serde_json::to_value(objects(&json!({})).budget.spec).unwrap();
+    assert_eq!(
+        budget,
+        json!({
+            "maxUnavailable": "25%",
+            "selector": {"matchLabels": {"batchfleet.dev/fleet": "digits"}},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        })
+    );
+}
