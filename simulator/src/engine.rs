@@ -193,3 +193,61 @@ impl Run<'_> {
         self.outcome.workers(self.now, self.workers.ordered(), self.workers.paid());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_policy::BatchMode;
+
+    use super::*;
+    use crate::pilot::Ours;
+
+    const SLO: Duration = Duration::from_millis(100);
+
+    /// Alone 20 ms, two together 30 ms.
+    fn curve() -> Curve {
+        Curve::affine(10.0, 10.0)
+    }
+
+    fn pairs() -> Ours {
+        Ours::new(curve().cost(8).unwrap(), 8, SLO).with_batch(BatchMode::Fixed(2))
+    }
+
+    #[test]
+    fn batches_run_one_after_the_other_and_each_request_waits_for_its_own() {
+        let arrivals = vec![0.0, 0.0, 0.0, 0.1];
+        let outcome = Scenario::new(curve(), arrivals, 1.0, 1).run(&mut pairs());
+        assert_eq!((outcome.batches, outcome.rows, outcome.late), (3, 4, 0));
+        // 30 ms twice, 50 ms for the third, 20 ms for the last.
+        assert!((outcome.latency(1.0) - 0.050).abs() < 1e-4);
+        assert!((outcome.latency(0.5) - 0.030).abs() < 1e-4);
+        assert!((outcome.worker_seconds - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn two_workers_share_what_waits() {
+        let outcome = Scenario::new(curve(), vec![0.0; 4], 1.0, 2).run(&mut pairs());
+        assert!((outcome.latency(1.0) - 0.030).abs() < 1e-4);
+        assert!((outcome.worker_seconds - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn whoever_cannot_be_in_time_is_refused_before_anything_runs_in_vain() {
+        let mut pilot = pairs().refusing(Duration::from_millis(50));
+        let outcome = Scenario::new(curve(), vec![0.0; 6], 1.0, 1).run(&mut pilot);
+        // Two run until 30 ms. Another pair would end at 60, one alone ends at 50: three must go.
+        assert_eq!((outcome.rows, outcome.refused, outcome.late), (3, 3, 0));
+    }
+
+    #[test]
+    fn a_worker_costs_from_its_order_and_serves_from_the_end_of_its_cold_start() {
+        let arrivals = vec![1.0; 4];
+        let fleet = Scenario {
+            cold_start: Duration::from_secs(10),
+            ..Scenario::new(curve(), arrivals, 20.0, 0)
+        };
+        let outcome = fleet.run(&mut pairs().following(vec![0, 1, 1, 0]));
+        // Ordered at 5 s, there at 15 s, when the plan wants nobody any more.
+        assert_eq!(outcome.changes, [(0.0, 0), (5.0, 1), (15.0, 0)]);
+        assert!((outcome.worker_seconds - 10.0).abs() < 0.1, "{}", outcome.worker_seconds);
+    }
+}
