@@ -12,6 +12,7 @@ mod table;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Prints what a request costs, what batching gains, and how good the chosen N is
 #[derive(Parser)]
@@ -68,6 +69,22 @@ enum Part {
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
+    // Dropped, it takes its programs with it.
+    tokio::select! {
+        status = measure(&settings) => status,
+        () = told_to_end() => ExitCode::FAILURE,
+    }
+}
+
+async fn told_to_end() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => drop(terminate.recv().await),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Measures what was asked for.
+async fn measure(settings: &Settings) -> ExitCode {
     for part in Part::value_variants() {
         if !settings.only.is_empty() && !settings.only.contains(part) {
             continue;
