@@ -292,7 +292,7 @@ impl<'a> Accepted<'a> {
 
 impl Drop for Accepted<'_> {
     fn drop(&mut self) {
-        self.model.metrics.answered(self.outcome, self.arrived.elapsed().as_secs_f64());
+        self.model.answered(self.outcome, self.arrived.elapsed());
         self.dispatcher.give_up(self.model, self.id);
     }
 }

@@ -124,7 +124,7 @@ impl Member {
 }
 
 /// How fast a worker is, rebuilt from what it says.
-fn speed(said: &Batching) -> Option<Speed> {
+pub(crate) fn speed(said: &Batching) -> Option<Speed> {
     let by_hand = said.by_hand();
     Speed::new(&said.profile(), said.fixed_sizes, by_hand, said.slo(), said.overhead())
 }

@@ -4,15 +4,19 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, Traffic};
-use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look};
+use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look, Speed};
 
-use crate::{metrics::ModelMetrics, tally::Tally};
+use crate::{
+    explain::speed,
+    metrics::{ModelMetrics, Outcome},
+    tally::Tally,
+};
 
 /// One version of a model.
 #[derive(Debug)]
@@ -24,8 +28,8 @@ pub(crate) struct Model {
     tally: Mutex<Tally>,
     load: Mutex<Load>,
     live_workers: AtomicUsize,
-    /// Requests accepted here since the queue was last looked at.
-    unseen: AtomicU64,
+    /// Requests that came here since the queue was last looked at, less those that have ended.
+    since_look: AtomicI64,
 }
 
 /// What is known of a queue from looking at it.
@@ -36,8 +40,24 @@ struct Load {
     arrivals: ArrivalRate,
     /// Rows per second that the living workers say they can do together.
     capacity: f64,
-    /// The time of a full batch at the slowest of them.
-    batch: Duration,
+    /// The slowest of them, and its N under load.
+    slowest: Option<(Speed, u32)>,
+    /// Rows of a request, on average.
+    rows_per_request: f64,
+}
+
+impl Load {
+    /// How long the batch takes that a request would travel in with so many before it, or the one
+    /// that runs now, if that is larger.
+    fn batch(&self, jobs: u64, workers: usize) -> Duration {
+        let Some((speed, most)) = &self.slowest else { return Duration::ZERO };
+        let running = self.backlog.in_flight / u64::try_from(workers.max(1)).unwrap_or(u64::MAX);
+        #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
+        let rows = jobs.saturating_add(1).max(running) as f64 * self.rows_per_request;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+        let rows = rows.ceil() as u32;
+        speed.latency(rows.clamp(1, (*most).max(1)))
+    }
 }
 
 impl Model {
@@ -49,7 +69,7 @@ impl Model {
             tally: Mutex::default(),
             load: Mutex::default(),
             live_workers: AtomicUsize::new(0),
-            unseen: AtomicU64::new(0),
+            since_look: AtomicI64::new(0),
         }
     }
 
@@ -70,18 +90,26 @@ impl Model {
 
     /// A request was let in.
     pub(crate) fn accepted(&self) {
-        self.unseen.fetch_add(1, Ordering::Relaxed);
+        self.since_look.fetch_add(1, Ordering::Relaxed);
         self.metrics.accepted();
     }
 
-    /// What a request of this class would wait behind.
+    /// A request that was let in has ended, `after` its arrival.
+    pub(crate) fn answered(&self, outcome: Outcome, after: Duration) {
+        self.since_look.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.answered(outcome, after.as_secs_f64());
+    }
+
+    /// What a request of this class would wait behind: what was seen at the last look, and what came
+    /// and went here since.
     pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
         let load = self.load();
+        let since = self.since_look.load(Ordering::Relaxed);
+        let now = |seen: u64| seen.saturating_add_signed(since);
         let classes = usize::from(priority.code()) + 1;
-        let waiting: u64 = load.backlog.waiting[..classes].iter().sum();
-        let jobs = waiting + self.unseen.load(Ordering::Relaxed);
-        let idle = jobs == 0 && load.backlog.in_flight == 0;
-        let batch = if idle { Duration::ZERO } else { load.batch };
+        let jobs = now(load.backlog.waiting[..classes].iter().sum());
+        let is_idle = now(load.backlog.depth() + load.backlog.in_flight) == 0;
+        let batch = if is_idle { Duration::ZERO } else { load.batch(jobs, self.workers()) };
         #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
         let jobs = jobs as f64;
         Ahead { jobs, rate: load.drain.rate(), batch }
@@ -89,27 +117,28 @@ impl Model {
 
     /// Takes in what its workers say.
     pub(crate) fn hear<'a>(&self, workers: impl Iterator<Item = &'a Announcement>) {
-        let (mut living, mut capacity, mut batch) = (0, 0.0, Duration::ZERO);
+        let (mut living, mut capacity) = (0, 0.0);
+        let mut slowest: Option<&Announcement> = None;
         for worker in workers {
             living += 1;
             capacity += worker.capacity;
-            // Under load, which is when it matters.
-            let full =
-                worker.batching.as_ref().map_or(worker.batch_limit, |known| known.full_load_n);
-            let seconds = f64::from(full) / worker.capacity;
-            batch = batch.max(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+            if slowest.is_none_or(|slowest| worker.capacity < slowest.capacity) {
+                slowest = Some(worker);
+            }
         }
         self.live_workers.store(living, Ordering::Relaxed);
+        let said = slowest.and_then(|worker| worker.batching.as_ref());
+        let slowest = said.and_then(|said| Some((speed(said)?, said.full_load_n)));
         let mut load = self.load();
-        (load.capacity, load.batch) = (capacity, batch);
+        (load.capacity, load.slowest) = (capacity, slowest);
     }
 
     /// Takes in a look at the queue, `at` any clock that only goes forward.
     pub(crate) fn observe(&self, at: Duration, backlog: Backlog) {
         let rows_per_request = self.tally().rows_per_request();
         let mut load = self.load();
-        self.unseen.store(0, Ordering::Relaxed);
-        load.backlog = backlog;
+        self.since_look.store(0, Ordering::Relaxed);
+        (load.backlog, load.rows_per_request) = (backlog, rows_per_request);
         load.arrivals.observe(at, backlog.added);
         if !self.is_ready() {
             // Whoever comes will have a rate of their own.

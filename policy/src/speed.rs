@@ -29,6 +29,11 @@ impl Speed {
         Some(Self { cost, policy })
     }
 
+    /// L(b): how long a batch of so many rows takes.
+    pub fn latency(&self, rows: u32) -> Duration {
+        self.cost.latency(rows)
+    }
+
     /// μ(W): rows per second that one of so many workers can do within the latency target.
     pub fn capacity(&self, workers: u32) -> f64 {
         self.policy.capacity(&self.cost, workers)

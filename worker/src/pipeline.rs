@@ -150,6 +150,7 @@ impl Pipeline {
             let lingered = !self.plan.linger.is_zero() && self.linger(limit).await?;
             let held = mem::take(&mut self.held);
             self.held = self.weed(held).await;
+            self.refuse_doomed().await;
             let limit = self.cut(limit);
             if let Some(mut batch) = batch::take(&mut self.held, limit) {
                 if lingered && batch.release == Release::Drained {
@@ -251,6 +252,19 @@ impl Pipeline {
             self.settler.settle(answers).await;
         }
         jobs
+    }
+
+    /// What cannot be in time any more must not run in the place of what can.
+    async fn refuse_doomed(&mut self) {
+        let now = Instant::now();
+        let left = self.held.iter().map(|job| job.deadline.saturating_duration_since(now));
+        let doomed = self.tuner.lock().doomed(self.held_rows(), left);
+        if doomed > 0 {
+            let message = || "its batch would have ended after the deadline".to_owned();
+            let answer = |job| unrun(job, Failure::Expired, message());
+            let answers = self.held.drain(..doomed).map(answer).collect();
+            self.settler.settle(answers).await;
+        }
     }
 
     fn is_vain(&self, delivery: &Delivery) -> bool {

@@ -8,11 +8,13 @@ use std::{
 };
 
 use batchfleet_broker::{BatchWish, Batching, Delivery, Guidance, RecentBatch};
-use batchfleet_policy::{ArrivalRate, BatchMode, BatchPolicy, Choice, CostModel, Demand};
+use batchfleet_policy::{ArrivalRate, BatchMode, BatchPolicy, Choice, CostModel, Demand, doomed};
 use tokio::time::Instant;
 
 use crate::{batch::Release, ceiling::Ceiling};
 
+/// After so long without a batch, what is believed of their time is in doubt.
+const BLIND: Duration = Duration::from_secs(1);
 /// How many batches are remembered for whoever asks.
 const RECENT: usize = 8;
 
@@ -51,6 +53,7 @@ pub(crate) struct Tuner {
     arrived: u64,
     queue: QueueSeen,
     choice: Choice,
+    last_ran: Option<Instant>,
     /// Latest first.
     recent: VecDeque<RecentBatch>,
 }
@@ -86,6 +89,7 @@ impl Tuner {
             arrived: 0,
             queue: QueueSeen { at: now, head: None },
             choice,
+            last_ran: None,
             recent: VecDeque::with_capacity(RECENT),
         }
     }
@@ -148,6 +152,18 @@ impl Tuner {
         if rows < held.min(n) { rows } else { n }
     }
 
+    /// How many of the jobs held, so many rows, cannot be in time any more, oldest first; `left` is
+    /// the time that each has until its deadline.
+    ///
+    /// Not all of them where no batch has run for a while: only batches that run correct what is
+    /// believed of L(b).
+    pub(crate) fn doomed(&self, rows: u32, left: impl ExactSizeIterator<Item = Duration>) -> usize {
+        let jobs = left.len();
+        let doomed = usize::try_from(doomed(&self.cost, self.n(), rows, left)).unwrap_or(jobs);
+        let is_blind = self.last_ran.is_none_or(|at| at.elapsed() >= BLIND);
+        if is_blind { doomed.min(jobs.saturating_sub(1)) } else { doomed }
+    }
+
     /// The rows that the engine runs for a batch of `rows`.
     pub(crate) fn padded(&self, rows: u32) -> u32 {
         self.cost.padded(rows)
@@ -162,6 +178,7 @@ impl Tuner {
     pub(crate) fn ran(&mut self, rows: u32, padding: u32, took: Duration, release: Release) {
         self.cost.observe(rows + padding, took);
         self.ceiling.ran(rows + padding);
+        self.last_ran = Some(Instant::now());
         self.recent.truncate(RECENT - 1);
         self.recent.push_front(RecentBatch {
             rows,
@@ -294,6 +311,22 @@ mod tests {
         assert_eq!(report.recent[0].release, "drained");
         assert!((1.9..2.1).contains(&report.gain), "{}", report.gain);
         assert!(tuner.limit(Duration::ZERO) < before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refuses_what_cannot_be_in_time_but_never_so_that_nothing_is_learnt_any_more() {
+        let mut tuner = tuner(BatchMode::Auto);
+        tuner.limit(Duration::ZERO);
+        // Four rows take 16 ms, three 14, two 12, one 10.
+        let left = |millis: [u64; 4]| millis.map(Duration::from_millis).into_iter();
+        let doomed = |tuner: &Tuner, millis| tuner.doomed(4, left(millis));
+        assert_eq!(doomed(&tuner, [15, 13, 30, 30]), 2);
+        assert_eq!(doomed(&tuner, [17, 13, 30, 30]), 0);
+        assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3, "one must run: nothing is known yet");
+        tuner.ran(4, 0, Duration::from_millis(16), Release::Full);
+        assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 4);
+        tokio::time::advance(BLIND).await;
+        assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -54,7 +54,7 @@ fn plan(limit: u32) -> Plan {
         }),
         provider: "cpu",
         text_only: false,
-        cost: CostModel::from_profile(&[(1, RUN)]).unwrap(),
+        cost: CostModel::from_profile(&[(1, RUN), (64, RUN)]).unwrap(),
         policy: BatchPolicy::new(BatchMode::Fixed(limit), 64, RUN),
         linger: Duration::ZERO,
         max_batch_time: Duration::from_secs(10),
