@@ -1,7 +1,24 @@
 //! The controller: keeps one fleet of workers per `ModelFleet`, as large as its load needs.
 //!
-//! [`crd`] is what a person asks for, [`objects`] what should stand in the cluster for it. Both are
-//! plain data.
+//! [`crd`] is what a person asks for, [`objects`] what should stand in the cluster for it. Each tick
+//! a fleet has its turn (`reconcile`): `observe` what Redis knows, `meter` what gateways counted,
+//! `decide` (pure), apply what should stand (`cluster`), `tell` the workers, `report`.
 
+mod app;
+mod cluster;
 pub mod crd;
+mod decide;
+mod error;
+#[cfg(test)]
+mod fake;
+mod lease;
+mod meter;
 pub mod objects;
+mod observe;
+mod reconcile;
+mod report;
+mod settings;
+mod tell;
+
+pub use app::control;
+pub use settings::{Command, ControllerSettings};

@@ -1,37 +1,19 @@
-//! `batchfleet-controller`.
+//! `batchfleet-controller`: one controller for the fleets of a namespace.
 
 use std::{
     io::{Write, stdout},
     process::ExitCode,
 };
 
-use batchfleet_controller::crd;
-use batchfleet_service::settings::parse;
-use clap::{Parser, Subcommand};
-
-/// Settings of the controller process.
-#[derive(Parser, Clone, Debug)]
-#[command(
-    name = "batchfleet-controller",
-    version,
-    about = "Keeps each ModelFleet as large as its load needs"
-)]
-struct ControllerSettings {
-    /// What to do.
-    #[command(subcommand)]
-    command: Command,
-}
-
-/// What the controller can do.
-#[derive(Subcommand, Clone, Copy, Debug)]
-enum Command {
-    /// Print the custom resource definition of `ModelFleet`
-    Crd,
-}
+use batchfleet_controller::{Command, ControllerSettings, control, crd};
+use batchfleet_service::{run, settings::parse};
 
 fn main() -> ExitCode {
     match parse::<ControllerSettings>() {
-        Ok(ControllerSettings { command: Command::Crd }) => print_crd(),
+        Ok(settings) => match settings.command {
+            Some(Command::Crd) => print_crd(),
+            None => run(&settings.process, |process| control(&settings, process)),
+        },
         Err(status) => ExitCode::from(status),
     }
 }

@@ -47,27 +47,27 @@ pub enum RedisAddress {
 
 /// What was decided about a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Workers there should be, at least.
-    pub floor: u32,
+    pub(crate) floor: u32,
     /// Jobs that may wait for each worker before the autoscaler adds more.
-    pub depth_per_worker: u32,
+    pub(crate) depth_per_worker: u32,
 }
 
 /// What should stand in the cluster for a fleet.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Objects {
+pub(crate) struct Objects {
     /// The workers.
-    pub deployment: Deployment,
+    pub(crate) deployment: Deployment,
     /// Who adds workers to the floor, where that is not the controller or somebody else.
-    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
     /// How many workers may be evicted at once.
-    pub budget: PodDisruptionBudget,
+    pub(crate) budget: PodDisruptionBudget,
 }
 
 impl Objects {
     /// Of a fleet, as decided.
-    pub fn of(fleet: &ModelFleet, plan: Plan, defaults: &WorkerDefaults) -> Self {
+    pub(crate) fn of(fleet: &ModelFleet, plan: Plan, defaults: &WorkerDefaults) -> Self {
         let mode = fleet.spec.scaling.mode;
         Self {
             deployment: deployment(fleet, plan, defaults),

@@ -1,4 +1,5 @@
-//! What a person is told about a fleet.
+//! What a person is told about a fleet. What is not known any more is written as null, so that a merge
+//! takes it away.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct ModelFleetStatus {
     /// The generation of the spec that this is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub observed_generation: Option<i64>,
     /// Workers that were ordered.
     #[serde(default)]
@@ -25,19 +26,19 @@ pub struct ModelFleetStatus {
     #[serde(default)]
     pub selector: String,
     /// N: the most rows that run together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub n: Option<u32>,
     /// What is asked of the fleet, refused requests included.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub offered_rows_per_second: Option<f64>,
     /// What all its workers can do within the latency target.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub capacity_rows_per_second: Option<f64>,
     /// The 99th percentile of latency of late, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub p99_ms: Option<u32>,
     /// Why the fleet is as large as it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub explanation: Option<String>,
     /// What holds of it now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

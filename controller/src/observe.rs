@@ -1,0 +1,94 @@
+//! What Redis knows of a fleet.
+
+use batchfleet_broker::{Announcement, BrokerError, Observer, QueueName, TrafficReport};
+
+use crate::crd::ModelFleet;
+
+/// What Redis knows of a fleet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Look {
+    /// Its queue; `None` while neither a worker nor a gateway knows the model.
+    pub(crate) queue: Option<QueueName>,
+    /// What its workers announced, the dead ones included.
+    pub(crate) words: Vec<Announcement>,
+    /// What gateways have counted, of all models.
+    pub(crate) reports: Vec<TrafficReport>,
+    /// Jobs that no worker has claimed.
+    pub(crate) waiting: u64,
+}
+
+/// Looks at a fleet's queue, its workers and its gateways.
+pub(crate) async fn look(observer: &dyn Observer, fleet: &ModelFleet) -> Result<Look, BrokerError> {
+    let mut words = observer.announcements().await?;
+    let reports = observer.traffic().await?;
+    let version = fleet.spec.model.version.map(u64::from);
+    let queue = queue(&fleet.model_name(), version, &words, &reports);
+    words.retain(|word| queue.as_ref() == Some(&word.model.queue));
+    let waiting = match &queue {
+        Some(queue) => observer.backlog(queue).await?.depth(),
+        None => 0,
+    };
+    Ok(Look { queue, words, reports, waiting })
+}
+
+/// The queue of the wanted version; if any will do, of the newest that a worker serves, else of the
+/// newest that is known.
+fn queue(
+    model: &str,
+    version: Option<u64>,
+    words: &[Announcement],
+    reports: &[TrafficReport],
+) -> Option<QueueName> {
+    if let Some(version) = version {
+        return Some(QueueName::new(model, version));
+    }
+    let served = words.iter().map(|word| (word.live, &word.model.queue));
+    let asked = reports.iter().flat_map(|report| &report.traffic).map(|said| (false, &said.queue));
+    let known = served.chain(asked).filter(|(_, queue)| queue.model == model);
+    known.max_by_key(|(live, queue)| (*live, queue.version)).map(|(_, queue)| queue.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use batchfleet_broker::{ModelSpec, Traffic, WorkerId};
+
+    use super::*;
+
+    fn word(version: u64, live: bool) -> Announcement {
+        let spec = ModelSpec {
+            queue: QueueName::new("m", version),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: 64,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        Announcement { live, ..Announcement::new(WorkerId(1), spec) }
+    }
+
+    fn report(version: u64) -> TrafficReport {
+        let traffic = Traffic {
+            queue: QueueName::new("m", version),
+            offered: 0,
+            refused: 0,
+            rows_per_request: 1.0,
+            answered: 0,
+            seconds: Vec::new(),
+        };
+        TrafficReport { gateway: "g".into(), age: Duration::ZERO, traffic: vec![traffic] }
+    }
+
+    #[test]
+    fn a_fleet_follows_the_newest_version_that_is_served_else_the_newest_that_is_known() {
+        let followed = |words: &[_], reports: &[_]| {
+            queue("m", None, words, reports).map(|queue| queue.version)
+        };
+        assert_eq!(followed(&[word(1, true), word(2, true), word(3, false)], &[]), Some(2));
+        assert_eq!(followed(&[word(1, false)], &[report(2)]), Some(2));
+        assert_eq!(followed(&[], &[]), None);
+        assert_eq!(queue("m", Some(9), &[word(1, true)], &[]), Some(QueueName::new("m", 9)));
+        assert_eq!(queue("other", None, &[word(1, true)], &[report(2)]), None);
+    }
+}

@@ -1,0 +1,229 @@
+//! One turn of a fleet: look, decide, apply, tell, report.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use batchfleet_broker::{Controller, Observer};
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Client, Resource, ResourceExt,
+    runtime::{
+        controller::Action,
+        events::{Event, EventType, Recorder},
+    },
+};
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, info, warn};
+
+use crate::{
+    cluster::{Cluster, Standing},
+    crd::{ModelFleet, ScalingMode},
+    decide::{Decision, Memory, Seen, TICK, slo},
+    error::ControlError,
+    meter::Meter,
+    objects::{Objects, WorkerDefaults},
+    observe::{Look, look},
+    report,
+    tell::{self, Told},
+};
+
+/// The longest pause after one failure after another.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// What all turns share.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) controller: Arc<dyn Controller>,
+    pub(crate) defaults: WorkerDefaults,
+    pub(crate) recorder: Recorder,
+    /// Whether this process may write; those who may not keep looking, so as to know the load when
+    /// they may.
+    pub(crate) leads: watch::Receiver<bool>,
+    pub(crate) started: Instant,
+    pub(crate) fleets: Fleets,
+}
+
+/// What is remembered of each fleet, by its uid.
+#[derive(Debug, Default)]
+pub(crate) struct Fleets(Mutex<HashMap<String, Fleet>>);
+
+/// What is remembered of one fleet.
+#[derive(Debug, Default)]
+struct Fleet {
+    memory: Memory,
+    meter: Meter,
+    /// The last decision, when, and about which generation: between two ticks it stands.
+    decided: Option<(Duration, Option<i64>, Decision, Seen, Look)>,
+    told: Option<Told>,
+    failures: u32,
+}
+
+impl Fleets {
+    fn of(&self, fleet: &ModelFleet) -> Fleet {
+        self.all().remove(&fleet.uid().unwrap_or_default()).unwrap_or_default()
+    }
+
+    fn keep(&self, fleet: &ModelFleet, state: Fleet) {
+        if fleet.meta().deletion_timestamp.is_none() {
+            self.all().insert(fleet.uid().unwrap_or_default(), state);
+        }
+    }
+
+    /// A panic elsewhere leaves it whole: every change is a single call.
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<String, Fleet>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One turn of one fleet; the next is due at the next tick.
+pub(crate) async fn reconcile(
+    fleet: Arc<ModelFleet>,
+    context: Arc<Context>,
+) -> Result<Action, ControlError> {
+    if fleet.meta().deletion_timestamp.is_some() {
+        // What is owned by it goes with it.
+        return Ok(Action::await_change());
+    }
+    let mut state = context.fleets.of(&fleet);
+    let outcome = Box::pin(turn(&fleet, &mut state, &context)).await;
+    state.failures = if outcome.is_ok() { 0 } else { state.failures + 1 };
+    context.fleets.keep(&fleet, state);
+    outcome.map(|()| Action::requeue(TICK))
+}
+
+/// After a failure: again, later each time.
+pub(crate) fn after(fleet: &ModelFleet, error: &ControlError, context: &Context) -> Action {
+    let failures = {
+        let fleets = context.fleets.all();
+        fleets.get(&fleet.uid().unwrap_or_default()).map_or(1, |state| state.failures)
+    };
+    let pause = pause(failures);
+    warn!(fleet = fleet.name_any(), code = error.code(), %error, ?pause, "a turn failed");
+    Action::requeue(pause)
+}
+
+/// 5 s, 10 s, 20 s ... 5 minutes.
+fn pause(failures: u32) -> Duration {
+    (TICK * 2_u32.saturating_pow(failures.saturating_sub(1).min(16))).min(LONGEST_PAUSE)
+}
+
+async fn turn(
+    fleet: &ModelFleet,
+    state: &mut Fleet,
+    context: &Context,
+) -> Result<(), ControlError> {
+    let namespace = fleet.namespace().unwrap_or_default();
+    let cluster = Cluster { client: &context.client, namespace: &namespace };
+    let standing = cluster.look(fleet).await?;
+    let now = context.started.elapsed();
+    let (decision, seen, looked) = decide(fleet, state, &standing, now, context).await;
+    if !*context.leads.borrow() {
+        return Ok(());
+    }
+    let mode = fleet.spec.scaling.mode;
+    let rival = standing.rival.as_ref().filter(|_| mode != ScalingMode::External);
+    if rival.is_none() {
+        let objects = Objects::of(fleet, decision.plan, &context.defaults);
+        cluster.apply(fleet, objects, &standing).await?;
+        if mode == ScalingMode::Hpa {
+            wake(fleet, &cluster, &standing, decision.plan.floor).await?;
+        }
+    }
+    let conflict = rival.map(|name| {
+        format!("the autoscaler {name} sets the number of workers as well: delete it, or choose mode external")
+    });
+    let status = report::status(fleet, &seen, &decision, conflict.as_deref(), Timestamp::now());
+    let last = fleet.status.as_ref();
+    if last.is_none_or(|last| last.wanted_replicas != status.wanted_replicas) {
+        announce(fleet, &decision, context).await;
+    }
+    cluster.report(fleet, &status).await?;
+    // Last: workers do without, and Kubernetes need not wait for Redis.
+    publish(state, &decision, &looked, now, context).await
+}
+
+/// Looks and decides once a tick; in between, what was decided stands.
+async fn decide(
+    fleet: &ModelFleet,
+    state: &mut Fleet,
+    standing: &Standing,
+    now: Duration,
+    context: &Context,
+) -> (Decision, Seen, Look) {
+    let (ready, ordered) = (standing.ready(), standing.ordered());
+    let generation = fleet.metadata.generation;
+    if let Some((at, of, decision, seen, looked)) = &state.decided
+        && *of == generation
+        && now.saturating_sub(*at) < TICK.mul_f64(0.9)
+    {
+        let seen = Seen { ready, ordered, ..seen.clone() };
+        return (decision.clone(), seen, looked.clone());
+    }
+    let looked = look(context.observer.as_ref(), fleet).await.unwrap_or_else(|error| {
+        warn!(fleet = fleet.name_any(), %error, "cannot look into Redis; nobody goes meanwhile");
+        Look::default()
+    });
+    let reading = looked
+        .queue
+        .as_ref()
+        .and_then(|queue| state.meter.read(now, &looked.reports, queue, slo(&fleet.spec)));
+    let (words, waiting) = (looked.words.clone(), looked.waiting);
+    let seen = Seen { reading, waiting, words, ready, ordered };
+    let decision = state.memory.decide(&fleet.spec, now, &seen);
+    debug!(fleet = fleet.name_any(), explanation = decision.explanation, "decided");
+    state.decided = Some((now, generation, decision.clone(), seen.clone(), looked.clone()));
+    (decision, seen, looked)
+}
+
+/// From nothing and to nothing: an autoscaler rests at zero, and never goes there.
+async fn wake(
+    fleet: &ModelFleet,
+    cluster: &Cluster<'_>,
+    standing: &Standing,
+    floor: u32,
+) -> Result<(), ControlError> {
+    let ordered = standing.ordered();
+    if standing.deployment.is_none() || (ordered == 0) == (floor == 0) {
+        return Ok(());
+    }
+    info!(fleet = fleet.name_any(), from = ordered, to = floor, "scaled from or to zero");
+    cluster.scale(&fleet.name_any(), floor).await
+}
+
+async fn publish(
+    state: &mut Fleet,
+    decision: &Decision,
+    looked: &Look,
+    now: Duration,
+    context: &Context,
+) -> Result<(), ControlError> {
+    let wish = decision.wish;
+    let Some(queue) = &looked.queue else { return Ok(()) };
+    if tell::is_due(state.told, wish, &looked.words, now) {
+        let epoch = context.controller.publish(queue, wish).await?;
+        state.told = Some(Told { wish, epoch, at: now });
+        info!(%queue, epoch, "told the workers what to go by");
+    }
+    Ok(())
+}
+
+/// An event that says what was decided. Nobody's work depends on it.
+async fn announce(fleet: &ModelFleet, decision: &Decision, context: &Context) {
+    let event = Event {
+        type_: EventType::Normal,
+        reason: "Scaled".to_owned(),
+        note: Some(decision.explanation.clone()),
+        action: "Scale".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &fleet.object_ref(&())).await {
+        debug!(%error, "no event was written");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! When a fleet's workers must be told what to go by: once, when it changes, and when they forgot.
+
+use std::time::Duration;
+
+use batchfleet_broker::{Announcement, Wish};
+
+/// Workers that go by something older for so long never heard of it: Redis lost it.
+const FORGOTTEN: Duration = Duration::from_secs(15);
+
+/// What was told last, its epoch, and when.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) wish: Wish,
+    pub(crate) epoch: u64,
+    pub(crate) at: Duration,
+}
+
+/// Whether `wish` must be told at `now`.
+pub(crate) fn is_due(
+    told: Option<Told>,
+    wish: Wish,
+    words: &[Announcement],
+    now: Duration,
+) -> bool {
+    let Some(told) = told else { return true };
+    let epochs = words.iter().filter(|word| word.live).filter_map(|word| word.batching.as_ref());
+    let behind = epochs.map(|said| said.epoch).any(|epoch| epoch < told.epoch);
+    told.wish != wish || behind && now.saturating_sub(told.at) >= FORGOTTEN
+}
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_broker::{BatchWish, Batching, ModelSpec, QueueName, WorkerId};
+
+    use super::*;
+
+    fn at_epoch(epoch: u64) -> Announcement {
+        let spec = ModelSpec {
+            queue: QueueName::new("m", 1),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: 64,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        let batching = Some(Batching { epoch, ..Batching::default() });
+        Announcement { batching, ..Announcement::new(WorkerId(1), spec) }
+    }
+
+    #[test]
+    fn workers_are_told_once_and_again_when_it_changes_or_they_forgot() {
+        let wish = Wish { batch: BatchWish::Auto, slo_ms: Some(100.0) };
+        let told = Some(Told { wish, epoch: 7, at: Duration::from_secs(10) });
+        let (soon, later) = (Duration::from_secs(20), Duration::from_secs(25));
+        assert!(is_due(None, wish, &[], soon));
+        assert!(!is_due(told, wish, &[at_epoch(7)], later));
+        assert!(!is_due(told, wish, &[at_epoch(6)], soon));
+        assert!(is_due(told, wish, &[at_epoch(7), at_epoch(0)], later));
+        assert!(is_due(told, Wish { slo_ms: Some(50.0), ..wish }, &[at_epoch(7)], soon));
+    }
+}
