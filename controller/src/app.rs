@@ -20,6 +20,7 @@ use tracing::info;
 use crate::{
     crd::ModelFleet,
     lease::Candidate,
+    metrics::ControllerMetrics,
     objects::MANAGER,
     reconcile::{Context, Fleets, after, reconcile},
     settings::ControllerSettings,
@@ -52,6 +53,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         controller: broker.controller().await?,
         recorder: Recorder::new(client.clone(), reporter),
         defaults,
+        metrics: ControllerMetrics::register(&process.registry)?,
         leads,
         started: Instant::now(),
         fleets: Fleets::default(),

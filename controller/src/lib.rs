@@ -13,6 +13,7 @@ mod error;
 mod fake;
 mod lease;
 mod meter;
+mod metrics;
 pub mod objects;
 mod observe;
 mod reconcile;

@@ -24,6 +24,7 @@ use crate::{
     decide::{Decision, Memory, Seen, TICK, slo},
     error::ControlError,
     meter::Meter,
+    metrics::ControllerMetrics,
     objects::{Objects, WorkerDefaults},
     observe::{Look, look},
     report,
@@ -40,6 +41,7 @@ pub(crate) struct Context {
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) defaults: WorkerDefaults,
     pub(crate) recorder: Recorder,
+    pub(crate) metrics: ControllerMetrics,
     /// Whether this process may write; those who may not keep looking, so as to know the load when
     /// they may.
     pub(crate) leads: watch::Receiver<bool>,
@@ -86,12 +88,18 @@ pub(crate) async fn reconcile(
 ) -> Result<Action, ControlError> {
     if fleet.meta().deletion_timestamp.is_some() {
         // What is owned by it goes with it.
+        let labels = [fleet.namespace().unwrap_or_default(), fleet.name_any()];
+        if context.metrics.wanted.remove_label_values(&labels).is_err() {
+            debug!(fleet = fleet.name_any(), "it never had a turn");
+        }
         return Ok(Action::await_change());
     }
     let mut state = context.fleets.of(&fleet);
     let outcome = Box::pin(turn(&fleet, &mut state, &context)).await;
     state.failures = if outcome.is_ok() { 0 } else { state.failures + 1 };
     context.fleets.keep(&fleet, state);
+    let code = outcome.as_ref().map_or_else(ControlError::code, |()| "ok");
+    context.metrics.turns.with_label_values(&[code]).inc();
     outcome.map(|()| Action::requeue(TICK))
 }
 
@@ -121,7 +129,11 @@ async fn turn(
     let standing = cluster.look(fleet).await?;
     let now = context.started.elapsed();
     let (decision, seen, looked) = decide(fleet, state, &standing, now, context).await;
-    if !*context.leads.borrow() {
+    let leads = *context.leads.borrow();
+    context.metrics.leading.set(leads.into());
+    let wanted = context.metrics.wanted.with_label_values(&[&namespace, &fleet.name_any()]);
+    wanted.set(decision.plan.floor.into());
+    if !leads {
         return Ok(());
     }
     let mode = fleet.spec.scaling.mode;

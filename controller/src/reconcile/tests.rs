@@ -36,6 +36,7 @@ impl World {
             controller: broker.controller().await.unwrap(),
             defaults: WorkerDefaults { image: "worker:1".to_owned(), redis },
             recorder: Recorder::new(server.client(), Reporter::from("test")),
+            metrics: ControllerMetrics::register(&prometheus::Registry::new()).unwrap(),
             leads,
             started: Instant::now(),
             fleets: Fleets::default(),
@@ -162,6 +163,9 @@ async fn a_fleet_that_is_new_gets_its_objects_and_then_nothing_is_written() {
     world.ticks(8, 10).await;
     assert_eq!(world.tick(10).await.unwrap(), [""; 0]);
     assert_eq!((world.condition("Ready"), world.floor()), (json!("True"), json!(1)));
+    let metrics = &world.context.metrics;
+    assert_eq!(metrics.turns.with_label_values(&["ok"]).get(), 10);
+    assert_eq!(metrics.wanted.with_label_values(&["ml", "digits"]).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
