@@ -11,6 +11,7 @@ use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 /// Closed-loop users on the echo, spread over the gateways, one row each.
@@ -44,6 +45,28 @@ async fn one_batch_is_made_of_requests_to_many_gateways() {
     let batches = metric(&fleet.workers[0], "batchfleet_worker_batch_size_count").await.unwrap();
     println!("8 gateways x 4 users, N = 16: mean batch {:.2}", rows / batches);
     assert!(rows / batches >= 14.0, "{rows} rows in {batches} batches");
+}
+
+#[tokio::test]
+async fn what_gateways_say_was_asked_is_what_was_sent() {
+    let fleet = Fleet::start(FleetPlan { gateways: 2, batch_ms: 5, ..FleetPlan::default() });
+    let fleet = fleet.await.unwrap();
+    let report = run(plan(&fleet, 8, Length::Requests(400))).await.unwrap();
+    assert_flawless(&report);
+    let broker = RedisBroker::connect(&fleet.redis.url()).await.unwrap();
+    let observer = broker.observer().await.unwrap();
+    let all_said = async {
+        loop {
+            let reports = observer.traffic().await.unwrap();
+            let said: Vec<_> = reports.iter().flat_map(|report| &report.traffic).collect();
+            if said.iter().map(|said| said.answered).sum::<u64>() == report.sent {
+                break (reports.len(), said.iter().map(|said| said.offered).sum::<u64>());
+            }
+        }
+    };
+    // They say it once a second.
+    let (gateways, offered) = timeout(Duration::from_secs(20), all_said).await.unwrap();
+    assert_eq!((gateways, offered), (2, report.sent));
 }
 
 #[tokio::test]
