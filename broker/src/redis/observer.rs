@@ -39,9 +39,10 @@ impl RedisObserver {
 impl Observer for RedisObserver {
     async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError> {
         let mut connection = self.connection().await?;
-        let (workers, time): (HashMap<String, String>, _) = Pipeline::new()
+        let (workers, time, epoch): (HashMap<String, String>, _, Option<String>) = Pipeline::new()
             .hgetall(keys::WORKERS)
             .cmd("TIME")
+            .get(keys::EPOCH)
             .query_async(&mut connection)
             .await
             .map_err(broker_error)?;
@@ -57,11 +58,16 @@ impl Observer for RedisObserver {
         if known.is_empty() {
             return Ok(Vec::new());
         }
-        let live: Vec<Option<String>> = redis::cmd("MGET")
+        let mut live: Vec<Option<String>> = redis::cmd("MGET")
             .arg(known.iter().map(|(worker, _)| keys::live(worker)).collect::<Vec<_>>())
+            .arg(keys::EPOCH)
             .query_async(&mut connection)
             .await
             .map_err(broker_error)?;
+        if live.pop().flatten() != epoch {
+            // Emptied between the two questions, it makes every worker look dead.
+            return Err(BrokerError::Unreachable("Redis has just lost its data".to_owned()));
+        }
         let announce = |((_, announcement), live): ((_, _), Option<_>)| Announcement {
             live: live.is_some(),
             ..announcement

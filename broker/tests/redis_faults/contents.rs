@@ -11,6 +11,7 @@ use redis::AsyncTypedCommands;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{PATIENCE, Pair, administrator, answer, model, queue};
+
 #[tokio::test]
 async fn a_flush_under_a_blocked_claim_leaves_a_working_queue() {
     let server = RedisServer::start().await;
@@ -273,4 +274,27 @@ async fn jobs_stand_also_where_no_worker_has_ever_been() {
     assert_eq!(standing, [false, true]);
     let backlog = broker.observer().await.unwrap().backlog(&elsewhere).await.unwrap();
     assert_eq!((backlog.waiting, backlog.added), ([0, 1, 0], 1));
+}
+
+#[tokio::test]
+async fn a_flush_between_two_questions_makes_no_worker_look_dead() {
+    let server = RedisServer::start().await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let (worker, redis) = (WorkerId::random(), administrator(&server).await);
+    let consumer = broker.consumer(queue(), worker).await.unwrap();
+    let observer = broker.observer().await.unwrap();
+    for round in 0..500 {
+        consumer.renew(&Announcement::new(worker, model())).await.unwrap();
+        redis.clone().set("bf:{fleet}:epoch", round).await.unwrap();
+        let mut redis = redis.clone();
+        let (seen, ()) = tokio::join!(observer.announcements(), async {
+            // Hits another moment each time.
+            for _ in 0..round % 8 {
+                redis.ping().await.unwrap();
+            }
+            redis.flushall().await.unwrap();
+        });
+        let dead = seen.iter().flatten().any(|word| !word.live);
+        assert!(!dead, "round {round}: {seen:?}");
+    }
 }
