@@ -188,7 +188,7 @@ async fn a_repository_that_cannot_be_served_is_a_matter_of_settings() {
         (
             vec![("m/config.pbtxt", echo(1200))],
             &["--max-batch-time", "1s", "--max-batch", "1"],
-            "model m:1 takes ",
+            "model m:1 takes 1.",
         ),
         (
             vec![("m/config.pbtxt", "backend: \"batchfleet_echo\"".to_owned())],
