@@ -15,7 +15,8 @@ fn main() -> ExitCode {
 
 async fn serve(settings: &Settings, process: Process) -> anyhow::Result<()> {
     settings.gateway.check()?;
-    let connecting = RedisBroker::connect(&settings.redis_url);
+    let redis = settings.redis.url()?;
+    let connecting = RedisBroker::connect(&redis);
     let broker = match process.shutdown.run_until_cancelled(connecting).await {
         None => return Ok(()),
         Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use batchfleet_service::{InvalidSettings, ProcessSettings, settings::duration};
+use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings, settings::duration};
 use clap::{Args, Parser};
 
 use crate::clients::ClientSettings;
@@ -16,15 +16,9 @@ pub struct Settings {
     #[command(flatten)]
     pub gateway: GatewaySettings,
 
-    /// Redis, which holds the queues: `redis://[user:password@]host:port[/db]`
-    #[arg(
-        long,
-        env = "BATCHFLEET_REDIS_URL",
-        hide_env_values = true,
-        default_value = "redis://127.0.0.1:6379",
-        value_name = "URL"
-    )]
-    pub redis_url: String,
+    /// Where Redis is.
+    #[command(flatten)]
+    pub redis: RedisSettings,
 
     /// Settings of the process.
     #[command(flatten)]

@@ -10,4 +10,4 @@ pub mod settings;
 
 pub use process::{Process, run};
 pub use readiness::Readiness;
-pub use settings::{InvalidSettings, ProcessSettings};
+pub use settings::{InvalidSettings, ProcessSettings, RedisSettings};

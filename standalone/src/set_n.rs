@@ -6,7 +6,7 @@ use anyhow::bail;
 use batchfleet_broker::{
     Announcement, BatchWish, Broker, Observer, QueueName, Wish, redis::RedisBroker,
 };
-use batchfleet_service::settings::duration;
+use batchfleet_service::{RedisSettings, settings::duration};
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
@@ -34,15 +34,9 @@ pub(crate) struct SetNSettings {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     slo_p99: Option<Duration>,
 
-    /// The Redis with the queues, such as `redis://user:password@host:6379/0`
-    #[arg(
-        long,
-        env = "BATCHFLEET_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    redis_url: String,
+    /// Where Redis is.
+    #[command(flatten)]
+    redis: RedisSettings,
 
     /// How long to wait for the workers to say that they go by it
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
@@ -62,7 +56,7 @@ fn batch_wish(text: &str) -> Result<BatchWish, String> {
 
 /// Publishes, waits and reports; status 1 if a worker has not said in time that it goes by it.
 pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
-    let broker = RedisBroker::connect(&settings.redis_url).await?;
+    let broker = RedisBroker::connect(&settings.redis.url()?).await?;
     let observer = broker.observer().await?;
     let words = observer.announcements().await?;
     let living = words.iter().filter(|word| word.live && word.model.queue.model == settings.model);

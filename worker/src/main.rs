@@ -17,10 +17,11 @@ fn main() -> ExitCode {
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let Process { registry, readiness, shutdown } = process;
     // Loading models may take minutes: a wrong address is better known before.
-    RedisBroker::check(&settings.redis_url).map_err(InvalidSettings::new)?;
+    let redis = settings.redis.url()?;
+    RedisBroker::check(&redis).map_err(InvalidSettings::new)?;
     let loaded = Loaded::load(&settings.models, &registry, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;
-    let connecting = RedisBroker::connect(&settings.redis_url);
+    let connecting = RedisBroker::connect(&redis);
     let broker = match shutdown.run_until_cancelled(connecting).await {
         None => return Ok(()),
         Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),

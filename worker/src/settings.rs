@@ -8,7 +8,7 @@ use std::{
 };
 
 use batchfleet_policy::BatchMode;
-use batchfleet_service::{InvalidSettings, ProcessSettings, settings::duration};
+use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings, settings::duration};
 use clap::{Args, Parser, ValueEnum};
 
 /// A watchdog that barks earlier would take a busy machine for a hung device.
@@ -26,15 +26,9 @@ pub struct WorkerSettings {
     #[command(flatten)]
     pub models: ModelSettings,
 
-    /// The Redis with the queues, such as `redis://user:password@host:6379/0`
-    #[arg(
-        long,
-        env = "BATCHFLEET_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub redis_url: String,
+    /// Where Redis is.
+    #[command(flatten)]
+    pub redis: RedisSettings,
 
     /// The process.
     #[command(flatten)]
