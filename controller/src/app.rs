@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::{
     crd::ModelFleet,
+    external::{self, Source},
     lease::Candidate,
     metrics::ControllerMetrics,
     objects::MANAGER,
@@ -35,7 +36,8 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     let client = Client::try_default().await?;
     let namespace =
         settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let connecting = RedisBroker::connect(&settings.redis_url);
+    let redis = settings.redis.url()?;
+    let connecting = RedisBroker::connect(&redis);
     let broker = match process.shutdown.run_until_cancelled(connecting).await {
         None => return Ok(()),
         Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),
@@ -48,8 +50,17 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         Candidate::new(Api::namespaced(client.clone(), &namespace), MANAGER, me.clone());
     let standing = tokio::spawn(candidate.stand(leading, process.shutdown.clone()));
     let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(me) };
+    let observer = broker.observer().await?;
+    let metrics = &settings.external_metrics;
+    let external = match metrics.listen {
+        Some(listen) => {
+            let source = Source { observer: observer.clone(), namespace: namespace.clone() };
+            Some(external::serve(listen, metrics, source)?.0)
+        }
+        None => None,
+    };
     let context = Arc::new(Context {
-        observer: broker.observer().await?,
+        observer,
         controller: broker.controller().await?,
         recorder: Recorder::new(client.clone(), reporter),
         defaults,
@@ -68,5 +79,8 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         .run(reconcile, |fleet, error, context| after(&fleet, error, &context), context)
         .for_each(|_| async {})
         .await;
+    if let Some(external) = external {
+        external.stop(false).await;
+    }
     Ok(standing.await?)
 }

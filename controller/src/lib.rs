@@ -9,6 +9,7 @@ mod cluster;
 pub mod crd;
 mod decide;
 mod error;
+mod external;
 #[cfg(test)]
 mod fake;
 mod lease;

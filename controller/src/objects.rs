@@ -37,12 +37,17 @@ pub struct WorkerDefaults {
 }
 
 /// Where workers find Redis.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisAddress {
     /// There; no password in it, because everybody who may look at pods may read it.
     Url(String),
-    /// Under the key `url` of this secret.
-    Secret(String),
+    /// In a secret, which is mounted: no environment holds it.
+    Secret {
+        /// The secret's name.
+        name: String,
+        /// The key under which the URL stands.
+        key: String,
+    },
 }
 
 /// What was decided about a fleet.

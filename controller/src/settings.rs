@@ -1,7 +1,9 @@
 //! Settings of the controller, as flags and environment variables.
 
-use batchfleet_service::{InvalidSettings, ProcessSettings};
-use clap::{Parser, Subcommand};
+use std::{net::SocketAddr, path::PathBuf};
+
+use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings};
+use clap::{Args, Parser, Subcommand};
 
 use crate::objects::{RedisAddress, WorkerDefaults};
 
@@ -17,15 +19,9 @@ pub struct ControllerSettings {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The Redis with the queues, such as `redis://user:password@host:6379/0`
-    #[arg(
-        long,
-        env = "BATCHFLEET_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub redis_url: String,
+    /// Where Redis is.
+    #[command(flatten)]
+    pub redis: RedisSettings,
 
     /// The image of workers whose fleet names none
     #[arg(
@@ -36,9 +32,18 @@ pub struct ControllerSettings {
     )]
     pub worker_image: String,
 
-    /// The secret under whose key `url` workers find Redis [default: what --redis-url says]
+    /// The secret in which workers find the URL of Redis [default: what --redis-url says]
     #[arg(long, env = "BATCHFLEET_WORKER_REDIS_SECRET", value_name = "NAME")]
     pub worker_redis_secret: Option<String>,
+
+    /// The key of that secret
+    #[arg(
+        long,
+        env = "BATCHFLEET_WORKER_REDIS_SECRET_KEY",
+        default_value = "url",
+        value_name = "KEY"
+    )]
+    pub worker_redis_secret_key: String,
 
     /// The namespace whose fleets are controlled [default: the one this runs in]
     #[arg(long, env = "BATCHFLEET_NAMESPACE", value_name = "NAME")]
@@ -48,9 +53,45 @@ pub struct ControllerSettings {
     #[arg(long, env = "HOSTNAME", default_value = "controller", value_name = "NAME")]
     pub identity: String,
 
+    /// What autoscalers ask.
+    #[command(flatten)]
+    pub external_metrics: ExternalMetricsSettings,
+
     /// The process.
     #[command(flatten)]
     pub process: ProcessSettings,
+}
+
+/// Where `external.metrics.k8s.io` is served, if it is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ExternalMetricsSettings {
+    /// Where queue depths are served to autoscalers, over HTTPS, as `external.metrics.k8s.io`; port
+    /// 0 takes any free one [default: nowhere]
+    #[arg(
+        long = "external-metrics-listen",
+        env = "BATCHFLEET_EXTERNAL_METRICS_LISTEN",
+        value_name = "ADDR"
+    )]
+    pub listen: Option<SocketAddr>,
+
+    /// The certificate for it, and those that vouch for it, as PEM [default: one made at start,
+    /// for which nobody vouches]
+    #[arg(
+        long = "external-metrics-certificate",
+        env = "BATCHFLEET_EXTERNAL_METRICS_CERTIFICATE",
+        requires = "key",
+        value_name = "FILE"
+    )]
+    pub certificate: Option<PathBuf>,
+
+    /// The certificate's key, as PEM
+    #[arg(
+        long = "external-metrics-key",
+        env = "BATCHFLEET_EXTERNAL_METRICS_KEY",
+        requires = "certificate",
+        value_name = "FILE"
+    )]
+    pub key: Option<PathBuf>,
 }
 
 /// What the controller can do beside controlling.
@@ -67,14 +108,19 @@ impl ControllerSettings {
     /// If a password would stand in every worker's pod.
     pub fn workers(&self) -> Result<WorkerDefaults, InvalidSettings> {
         let redis = match &self.worker_redis_secret {
-            Some(secret) => RedisAddress::Secret(secret.clone()),
-            None if self.redis_url.contains('@') => {
-                return Err(InvalidSettings::new(
-                    "--redis-url has a password, which everybody who sees a pod would see: name \
-                     the secret that workers take it from with --worker-redis-secret",
-                ));
-            }
-            None => RedisAddress::Url(self.redis_url.clone()),
+            Some(name) => RedisAddress::Secret {
+                name: name.clone(),
+                key: self.worker_redis_secret_key.clone(),
+            },
+            None => match self.redis.url()? {
+                url if url.contains('@') => {
+                    return Err(InvalidSettings::new(
+                        "the URL of Redis has a password, which everybody who sees a pod would \
+                         see: name the secret that workers take it from with --worker-redis-secret",
+                    ));
+                }
+                url => RedisAddress::Url(url),
+            },
         };
         Ok(WorkerDefaults { image: self.worker_image.clone(), redis })
     }
@@ -102,6 +148,7 @@ mod tests {
         assert!(refused.contains("--worker-redis-secret") && !refused.contains("worker:secret"));
         let named = [url.as_slice(), &["--worker-redis-secret", "redis"]].concat();
         let address = workers(&named).unwrap().redis;
-        assert!(matches!(address, RedisAddress::Secret(name) if name == "redis"));
+        let expected = RedisAddress::Secret { name: "redis".to_owned(), key: "url".to_owned() };
+        assert_eq!(address, expected);
     }
 }

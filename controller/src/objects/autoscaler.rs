@@ -13,10 +13,8 @@ use k8s_openapi::{
 };
 
 use super::{Plan, metadata, whole};
-use crate::crd::ModelFleet;
+use crate::{crd::ModelFleet, external::QUEUE_DEPTH};
 
-/// Jobs that no worker has claimed; the gateways export it.
-const QUEUE_DEPTH: &str = "batchfleet_queue_depth";
 /// How often the autoscaler looks.
 const SYNC_SECONDS: i32 = 15;
 /// Fewer workers only when fewer were enough for so long.

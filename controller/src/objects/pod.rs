@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        HTTPGetAction, ImageVolumeSource, LocalObjectReference, PersistentVolumeClaimVolumeSource,
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
+        ImageVolumeSource, KeyToPath, LocalObjectReference, PersistentVolumeClaimVolumeSource,
         PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-        SecretKeySelector, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+        SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -19,6 +19,10 @@ use crate::crd::{Amount, Batch, BatchMode, ModelFleet, ModelSource};
 const MODELS: &str = "models";
 const MODELS_PATH: &str = "/models";
 const SCRATCH: &str = "scratch";
+const REDIS: &str = "redis";
+const REDIS_PATH: &str = "/etc/batchfleet/redis";
+/// Readable by the pod's group, which is the worker's.
+const SECRET_MODE: i32 = 0o440;
 const ADMIN: &str = "admin";
 const ADMIN_PORT: i32 = 9090;
 /// Nobody, as in the images.
@@ -46,14 +50,7 @@ fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
     PodSpec {
         containers: vec![worker(fleet, defaults)],
         init_containers: filler(fleet).map(|filler| vec![filler]),
-        volumes: Some(vec![
-            models(&fleet.spec.model.source),
-            Volume {
-                name: SCRATCH.to_owned(),
-                empty_dir: Some(EmptyDirVolumeSource::default()),
-                ..Volume::default()
-            },
-        ]),
+        volumes: Some(volumes(fleet, &defaults.redis)),
         // Nothing is routed to a worker, so it can stop claiming at the first signal: no preStop.
         termination_grace_period_seconds: Some(i64::from(drain(&fleet.spec.batch) + SPARE_SECONDS)),
         automount_service_account_token: Some(false),
@@ -94,8 +91,7 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
     Container {
         name: "worker".to_owned(),
         image: Some(worker.image.clone().unwrap_or_else(|| defaults.image.clone())),
-        args: Some(settings(fleet)),
-        env: Some(vec![redis(&defaults.redis)]),
+        args: Some(settings(fleet, &defaults.redis)),
         ports: Some(vec![ContainerPort {
             name: Some(ADMIN.to_owned()),
             container_port: ADMIN_PORT,
@@ -106,26 +102,23 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
         readiness_probe: Some(probe("/readyz", 2, 2)),
         resources: Some(resources(fleet)),
         security_context: Some(security()),
-        volume_mounts: Some(vec![
-            mount(fleet, true),
-            VolumeMount {
-                name: SCRATCH.to_owned(),
-                mount_path: "/tmp".to_owned(),
-                ..VolumeMount::default()
-            },
-        ]),
+        volume_mounts: Some(mounts(fleet, &defaults.redis)),
         ..Container::default()
     }
 }
 
 /// The fleet's spec, as the worker's settings.
-fn settings(fleet: &ModelFleet) -> Vec<String> {
+fn settings(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<String> {
     let batch = &fleet.spec.batch;
     let rows = match (batch.mode, batch.rows) {
         (BatchMode::Fixed, Some(rows)) => rows.to_string(),
         _ => "auto".to_owned(),
     };
     let mut settings = vec![
+        match redis {
+            RedisAddress::Url(url) => format!("--redis-url={url}"),
+            RedisAddress::Secret { .. } => format!("--redis-url-file={REDIS_PATH}/url"),
+        },
         format!("--model-repository={MODELS_PATH}"),
         format!("--model={}", fleet.model_name()),
         format!("--execution-provider={}", fleet.spec.worker.execution_provider.name()),
@@ -150,20 +143,43 @@ const fn drain(batch: &Batch) -> u32 {
     3 * batch.max_seconds + 5
 }
 
-fn redis(address: &RedisAddress) -> EnvVar {
-    let name = "BATCHFLEET_REDIS_URL".to_owned();
-    match address {
-        RedisAddress::Url(url) => EnvVar { name, value: Some(url.clone()), value_from: None },
-        RedisAddress::Secret(secret) => {
-            let key = SecretKeySelector {
-                name: secret.clone(),
-                key: "url".to_owned(),
-                optional: Some(false),
-            };
-            let source = EnvVarSource { secret_key_ref: Some(key), ..EnvVarSource::default() };
-            EnvVar { name, value: None, value_from: Some(source) }
-        }
+fn volumes(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<Volume> {
+    let mut volumes = vec![
+        models(&fleet.spec.model.source),
+        Volume {
+            name: SCRATCH.to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        },
+    ];
+    if let RedisAddress::Secret { name, key } = redis {
+        let url = KeyToPath { key: key.clone(), path: "url".to_owned(), mode: None };
+        volumes.push(Volume {
+            name: REDIS.to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(name.clone()),
+                items: Some(vec![url]),
+                default_mode: Some(SECRET_MODE),
+                optional: None,
+            }),
+            ..Volume::default()
+        });
     }
+    volumes
+}
+
+fn mounts(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<VolumeMount> {
+    let at = |name: &str, path: &str, read_only| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    let mut mounts = vec![mount(fleet, true), at(SCRATCH, "/tmp", None)];
+    if matches!(redis, RedisAddress::Secret { .. }) {
+        mounts.push(at(REDIS, REDIS_PATH, Some(true)));
+    }
+    mounts
 }
 
 fn models(source: &ModelSource) -> Volume {

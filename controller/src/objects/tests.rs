@@ -134,6 +134,7 @@ fn the_spec_becomes_the_workers_settings() {
     assert_eq!(
         worker(&changes)["args"],
         json!([
+            "--redis-url=redis://redis:6379/0",
             "--model-repository=/models",
             "--model=digits",
             "--execution-provider=cuda",
@@ -215,15 +216,24 @@ fn a_folder_is_filled_before_the_worker_starts() {
 
 #[test]
 fn a_password_for_redis_stays_in_its_secret() {
-    let redis = RedisAddress::Secret("redis".to_owned());
+    let redis = RedisAddress::Secret { name: "redis".to_owned(), key: "worker".to_owned() };
     let defaults = WorkerDefaults { image: "worker:1".to_owned(), redis };
     let deployment = Objects::of(&fleet(&json!({})), PLAN, &defaults).deployment;
     let deployment = serde_json::to_value(deployment).unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    let worker = &pod["containers"][0];
+    assert_eq!(worker["env"], Value::Null);
+    assert_eq!(worker["args"][0], "--redis-url-file=/etc/batchfleet/redis/url");
     assert_eq!(
-        deployment["spec"]["template"]["spec"]["containers"][0]["env"],
-        json!([{"name": "BATCHFLEET_REDIS_URL", "valueFrom": {
-            "secretKeyRef": {"name": "redis", "key": "url", "optional": false},
-        }}])
+        worker["volumeMounts"][2],
+        json!({"name": "redis", "mountPath": "/etc/batchfleet/redis", "readOnly": true})
+    );
+    let items = json!([{"key": "worker", "path": "url"}]);
+    assert_eq!(
+        pod["volumes"][2],
+        json!({"name": "redis", "secret": {
+            "secretName": "redis", "items": items, "defaultMode": 0o440,
+        }})
     );
 }
 
