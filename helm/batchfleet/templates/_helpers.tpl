@@ -1,0 +1,153 @@
+{{/* Names, labels and what all pods have in common. */}}
+
+{{- define "batchfleet.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The start of all names: short enough for what follows. */}}
+{{- define "batchfleet.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "batchfleet.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "batchfleet.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels by which pods are chosen. Takes (list $ COMPONENT). */}}
+{{- define "batchfleet.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "batchfleet.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* The labels of an object. Takes (list $ COMPONENT). */}}
+{{- define "batchfleet.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "batchfleet.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: batchfleet
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* The labels of a pod: none that changes with the chart, which would start it anew. Takes
+     (list $ COMPONENT). */}}
+{{- define "batchfleet.podLabels" -}}
+{{ include "batchfleet.selector" . }}
+app.kubernetes.io/part-of: batchfleet
+{{- end -}}
+
+{{/* The labels by which the controller's workers are chosen. */}}
+{{- define "batchfleet.workers" -}}
+app.kubernetes.io/name: batchfleet-worker
+app.kubernetes.io/component: worker
+{{- end -}}
+
+{{/* One of our images. Takes (list $ NAME). */}}
+{{- define "batchfleet.image" -}}
+{{- $root := index . 0 -}}
+{{- $images := $root.Values.images -}}
+{{- with $images.registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{- get $images (index . 1) }}:{{ $images.tag | default $root.Chart.AppVersion -}}
+{{- end -}}
+
+{{/* What every pod is under the restricted pod security standard. */}}
+{{- define "batchfleet.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "batchfleet.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "batchfleet.pullSecrets" -}}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Where a component's pods may run. Takes its values. */}}
+{{- define "batchfleet.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Pods far from each other, if that can be. Takes (list $ COMPONENT). */}}
+{{- define "batchfleet.spread" -}}
+{{- $pods := include "batchfleet.selector" . -}}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+- maxSkew: 1
+  topologyKey: {{ . }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels: {{- $pods | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{/* Settings in camel case as flags. JSON, because a template prints 1000000 as 1e+06. */}}
+{{- define "batchfleet.flags" -}}
+{{- range $name, $value := . }}
+{{- if kindIs "slice" $value }}
+- {{ printf "--%s=%s" (kebabcase $name) (join "," $value) | quote }}
+{{- else if kindIs "string" $value }}
+- {{ printf "--%s=%s" (kebabcase $name) $value | quote }}
+{{- else }}
+- {{ printf "--%s=%s" (kebabcase $name) (toJson $value) | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The secret under whose key `url` a program finds Redis. Takes (list $ PROGRAM). */}}
+{{- define "batchfleet.redisSecret" -}}
+{{- $root := index . 0 -}}
+{{- $program := index . 1 -}}
+{{- if $root.Values.redis.bundled -}}
+{{- include "batchfleet.fullname" $root }}-redis-{{ $program }}
+{{- else -}}
+{{- get $root.Values.redis.external (printf "%sSecret" $program)
+    | required (printf "redis.bundled is false, so redis.external.%sSecret must name the secret that holds Redis's url" $program) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whom network policies let talk to whom. */}}
+
+{{- define "batchfleet.dns" -}}
+- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+{{- end }}
+
+{{- define "batchfleet.toRedis" -}}
+{{- if .Values.redis.bundled -}}
+- to: [{podSelector: {matchLabels: {{ include "batchfleet.selector" (list . "redis") | fromYaml | toJson }}}}]
+  ports: [{port: redis}]
+{{- else -}}
+# Wherever it is.
+- ports: [{port: {{ .Values.redis.external.port }}}]
+{{- end -}}
+{{- end }}
+
+{{- define "batchfleet.fromPrometheus" -}}
+- from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Values.networkPolicy.prometheusNamespace | quote }}}}}]
+  ports: [{port: admin}]
+{{- end }}
