@@ -3,8 +3,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models up down \
-	clean prerequisites
+.PHONY: help demo serve test figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models images \
+	test-images up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -80,6 +80,12 @@ build: prerequisites ## build the release binaries
 onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 
 models: $(DIGITS) $(MAGIKA) ## make and fetch the demo models
+
+images: build $(LIBRARY) ## make the container images; TO=folder to write them there as archives
+	@deploy/images/images.sh $(if $(TO),save $(TO),build)
+
+test-images: images models ## run a fleet from the images, kill a worker, check every answer
+	@deploy/images/test.sh
 
 up: build $(LIBRARY) models ## start Redis, two gateways and two workers in the background
 	@scripts/prerequisites.sh redis-server curl

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Runs a fleet from the images as Kubernetes would run it: nobody is root, nothing can be written but
+# /tmp, no capability, limited memory. Every answer is checked, also while a worker is killed.
+#
+# Usage: test.sh      (after images.sh build)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. deploy/images/engine.sh
+
+MODELS=$(cd .cache/models && pwd -P)
+DIGITS=$(cd .cache && pwd -P)/digits_test.csv
+TAG=${TAG:-dev}
+# Its own names: two runs do not meet.
+RUN=batchfleet-test-$$
+passed=0
+failed=0
+
+# check SENTENCE COMMAND...: one test.
+check() {
+    if "${@:2}" >"$output" 2>&1; then
+        echo "ok       $1"
+        passed=$((passed + 1))
+    else
+        echo "FAILED   $1"
+        tail -n 5 "$output"
+        "${docker[@]}" ps --all --quiet --filter "name=$RUN-" | xargs -n 1 "${docker[@]}" logs --tail 3
+        failed=$((failed + 1))
+    fi
+}
+
+# start NAME MEMORY IMAGE ARGUMENT...
+start() {
+    "${docker[@]}" run --detach --name "$RUN-$1" --network "$RUN" --network-alias "$1" \
+        "${restricted[@]}" --memory "$2" "${@:3}" >/dev/null
+}
+restricted=(--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges
+    --user 65532:65532 --cpus 1)
+
+worker() {
+    start "$1" 512m --volume "$MODELS:/models:ro" "batchfleet/worker:$TAG" \
+        --redis-url redis://redis:6379 --model-repository /models --model digits_wide
+}
+
+# load [ARGUMENT]...: from a container as well; fails when an answer is wrong, or is none.
+load() {
+    "${docker[@]}" run --rm --network "$RUN" "${restricted[@]}" --memory 256m \
+        --volume "$DIGITS:/digits.csv:ro" --entrypoint /usr/local/bin/batchfleet \
+        "batchfleet/gateway:$TAG" load --url http://gateway:8080 --model digits_wide \
+        --digits /digits.csv --users 20 "$@"
+}
+
+# Until a command succeeds, for half a minute.
+eventually() {
+    local left=60
+    until "$@"; do
+        [ $((left -= 1)) -gt 0 ] || return 1
+        sleep 0.5
+    done
+}
+
+# Whether an image says by number who runs it: Kubernetes cannot tell whether a name is root.
+not_root() {
+    [ "$("${docker[@]}" image inspect --format '{{.Config.User}}' "$1")" = 65532:65532 ]
+}
+
+is_read_only() {
+    ! "${docker[@]}" exec "$RUN-gateway" touch /usr/local/written
+}
+
+# One of two workers is killed in the middle of it: every request is answered, and right.
+load_while_a_worker_is_killed() {
+    local loading
+    load --duration 6s >"$output.load" 2>&1 &
+    loading=$!
+    sleep 2
+    "${docker[@]}" kill "$RUN-worker1" || return 1
+    wait "$loading" || { cat "$output.load"; return 1; }
+}
+
+# SIGTERM, and the end that follows.
+ends_well() {
+    "${docker[@]}" stop --time 60 "$RUN-$1" &&
+        [ "$("${docker[@]}" inspect --format '{{.State.ExitCode}}' "$RUN-$1")" = 0 ]
+}
+
+clean_up() {
+    local containers
+    mapfile -t containers < <("${docker[@]}" ps --all --quiet --filter "name=$RUN-")
+    [ ${#containers[@]} = 0 ] || "${docker[@]}" rm --force --volumes "${containers[@]}"
+    "${docker[@]}" network rm "$RUN"
+    rm -f "$output" "$output.load"
+    [ -z "${DAEMON:-}" ] || end_daemon
+} >/dev/null 2>&1
+
+output=$(mktemp)
+engine
+trap clean_up EXIT
+redis=$(redis_image)
+"${docker[@]}" network create "$RUN" >/dev/null
+
+for image in gateway controller worker; do
+    check "the image of the $image runs as nobody" not_root "batchfleet/$image:$TAG"
+done
+start redis 256m "$redis" redis-server --save "" --protected-mode no \
+    --maxmemory 128mb --maxmemory-policy noeviction
+start gateway 256m "batchfleet/gateway:$TAG" --redis-url redis://redis:6379 --lame-duck 1s
+worker worker0
+worker worker1
+check "a fleet of containers answers, and answers right" eventually load --duration 1s --warm-up 0s
+check "nothing can be written outside /tmp" is_read_only
+check "every request is answered while a worker is killed" load_while_a_worker_is_killed
+check "the other worker serves on" load --duration 1s
+check "a gateway ends well when it is asked to" ends_well gateway
+check "a worker ends well when it is asked to" ends_well worker0
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
