@@ -18,6 +18,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::info;
 
 use crate::{
+    cluster::Others,
     crd::ModelFleet,
     external::{self, Source},
     lease::Candidate,
@@ -68,6 +69,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         leads,
         started: Instant::now(),
         fleets: Fleets::default(),
+        others: Others::default(),
         client: client.clone(),
     });
     info!(namespace, "controlling");

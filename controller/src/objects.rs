@@ -1,7 +1,8 @@
-//! What should stand in the cluster for a fleet: its Deployment, its autoscaler and its disruption
-//! budget. Pure.
+//! What should stand in the cluster for a fleet: its Deployment, its autoscaler, its disruption
+//! budget, and how it is scraped. Pure.
 
 mod autoscaler;
+mod monitor;
 mod pod;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
-use kube::{Resource, ResourceExt, api::ObjectMeta};
+use kube::{
+    Resource, ResourceExt,
+    api::{DynamicObject, ObjectMeta},
+};
 
 use crate::crd::{ModelFleet, ScalingMode};
 
@@ -34,6 +38,8 @@ pub struct WorkerDefaults {
     pub image: String,
     /// Where workers find Redis.
     pub redis: RedisAddress,
+    /// Labels by which a Prometheus operator chooses what it scrapes.
+    pub monitor_labels: BTreeMap<String, String>,
 }
 
 /// Where workers find Redis.
@@ -68,6 +74,8 @@ pub(crate) struct Objects {
     pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
     /// How many workers may be evicted at once.
     pub(crate) budget: PodDisruptionBudget,
+    /// How the workers are scraped, where the Prometheus operator is.
+    pub(crate) monitor: DynamicObject,
 }
 
 impl Objects {
@@ -78,6 +86,7 @@ impl Objects {
             deployment: deployment(fleet, plan, defaults),
             autoscaler: (mode == ScalingMode::Hpa).then(|| autoscaler::of(fleet, plan)),
             budget: budget(fleet),
+            monitor: monitor::of(fleet, defaults),
         }
     }
 }

@@ -12,14 +12,14 @@ use kube::{
     Client, Resource, ResourceExt,
     runtime::{
         controller::Action,
-        events::{Event, EventType, Recorder},
+        events::{Event, Recorder},
     },
 };
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
-    cluster::{Cluster, Standing},
+    cluster::{Cluster, Others, Place, Standing},
     crd::{ModelFleet, ScalingMode},
     decide::{Decision, Memory, Seen, TICK, slo},
     error::ControlError,
@@ -47,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) leads: watch::Receiver<bool>,
     pub(crate) started: Instant,
     pub(crate) fleets: Fleets,
+    pub(crate) others: Others,
 }
 
 /// What is remembered of each fleet, by its uid.
@@ -125,7 +126,8 @@ async fn turn(
     context: &Context,
 ) -> Result<(), ControlError> {
     let namespace = fleet.namespace().unwrap_or_default();
-    let cluster = Cluster { client: &context.client, namespace: &namespace };
+    let installed = context.others.installed(&context.client).await;
+    let cluster = Cluster { client: &context.client, namespace: &namespace, installed };
     let standing = cluster.look(fleet).await?;
     let now = context.started.elapsed();
     let (decision, seen, looked) = decide(fleet, state, &standing, now, context).await;
@@ -137,21 +139,17 @@ async fn turn(
         return Ok(());
     }
     let mode = fleet.spec.scaling.mode;
-    let rival = standing.rival.as_ref().filter(|_| mode != ScalingMode::External);
-    if rival.is_none() {
+    let trouble = standing.trouble(mode);
+    if !trouble.hands_off {
         let objects = Objects::of(fleet, decision.plan, &context.defaults);
-        cluster.apply(fleet, objects, &standing).await?;
+        Box::pin(cluster.apply(fleet, objects, &standing)).await?;
         if mode == ScalingMode::Hpa {
             wake(fleet, &cluster, &standing, decision.plan.floor).await?;
         }
     }
-    let conflict = rival.map(|name| {
-        format!("the autoscaler {name} sets the number of workers as well: delete it, or choose mode external")
-    });
-    let status = report::status(fleet, &seen, &decision, conflict.as_deref(), Timestamp::now());
-    let last = fleet.status.as_ref();
-    if last.is_none_or(|last| last.wanted_replicas != status.wanted_replicas) {
-        announce(fleet, &decision, context).await;
+    let status = report::status(fleet, &seen, &decision, &trouble, Timestamp::now());
+    for event in report::events(fleet.status.as_ref(), &status) {
+        announce(fleet, &event, context).await;
     }
     cluster.report(fleet, &status).await?;
     // Last: workers do without, and Kubernetes need not wait for Redis.
@@ -199,7 +197,7 @@ async fn wake(
     floor: u32,
 ) -> Result<(), ControlError> {
     let ordered = standing.ordered();
-    if standing.deployment.is_none() || (ordered == 0) == (floor == 0) {
+    if !matches!(standing.deployment, Place::Ours(_)) || (ordered == 0) == (floor == 0) {
         return Ok(());
     }
     info!(fleet = fleet.name_any(), from = ordered, to = floor, "scaled from or to zero");
@@ -223,16 +221,9 @@ async fn publish(
     Ok(())
 }
 
-/// An event that says what was decided. Nobody's work depends on it.
-async fn announce(fleet: &ModelFleet, decision: &Decision, context: &Context) {
-    let event = Event {
-        type_: EventType::Normal,
-        reason: "Scaled".to_owned(),
-        note: Some(decision.explanation.clone()),
-        action: "Scale".to_owned(),
-        secondary: None,
-    };
-    if let Err(error) = context.recorder.publish(&event, &fleet.object_ref(&())).await {
+/// Nobody's work depends on it.
+async fn announce(fleet: &ModelFleet, event: &Event, context: &Context) {
+    if let Err(error) = context.recorder.publish(event, &fleet.object_ref(&())).await {
         debug!(%error, "no event was written");
     }
 }

@@ -4,25 +4,32 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use kube::ResourceExt;
+use kube::{
+    ResourceExt,
+    runtime::events::{Event, EventType},
+};
 
 use crate::{
+    cluster::Trouble,
     crd::{ModelFleet, ModelFleetStatus},
     decide::{Decision, Reason, Seen, rounded},
     objects::FLEET,
 };
 use batchfleet_policy::ScaleBound;
 
-/// The status of a fleet at `now`; `conflict` is who else sets the number of its workers.
+/// What people are warned of when it begins.
+const WARNINGS: [&str; 3] = ["ScalingConflict", "Degraded", "SLOInfeasible"];
+
+/// The status of a fleet at `now`.
 pub(crate) fn status(
     fleet: &ModelFleet,
     seen: &Seen,
     decision: &Decision,
-    conflict: Option<&str>,
+    trouble: &Trouble,
     now: Timestamp,
 ) -> ModelFleetStatus {
     let before = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let conditions = facts(seen, decision, conflict).map(|fact| {
+    let conditions = facts(seen, decision, trouble).map(|fact| {
         let status = if fact.holds { "True" } else { "False" };
         let last = before.iter().find(|last| last.type_ == fact.name && last.status == status);
         Condition {
@@ -67,7 +74,7 @@ impl Fact {
     }
 }
 
-fn facts(seen: &Seen, decision: &Decision, conflict: Option<&str>) -> [Fact; 7] {
+fn facts(seen: &Seen, decision: &Decision, trouble: &Trouble) -> [Fact; 7] {
     let why = decision.explanation.as_str();
     let is = |bound| decision.reason == Reason::Scaled(bound);
     let silent = seen.ready > 0 && !seen.words.iter().any(|word| word.live);
@@ -85,17 +92,47 @@ fn facts(seen: &Seen, decision: &Decision, conflict: Option<&str>) -> [Fact; 7] 
         Fact::new("ScalingLimited", is(ScaleBound::Max), ["AtMax", "WithinBounds"], why),
         Fact::new(
             "ScalingConflict",
-            conflict.is_some(),
+            trouble.scaling.is_some(),
             ["OtherAutoscaler", "OneHand"],
-            conflict.unwrap_or("nobody else sets the number of workers"),
+            trouble.scaling.as_deref().unwrap_or("nobody else sets the number of workers"),
         ),
-        Fact::new(
-            "Degraded",
-            silent,
-            ["WorkersSilent", "WorkersHeard"],
-            "whether workers are ready, but none is heard through Redis",
-        ),
+        match &trouble.foreign {
+            Some(foreign) => Fact::new("Degraded", true, ["ForeignObject", "Whole"], foreign),
+            None => Fact::new(
+                "Degraded",
+                silent,
+                ["WorkersSilent", "Whole"],
+                "whether workers are ready, but none is heard through Redis",
+            ),
+        },
     ]
+}
+
+/// What people should hear of: another size, and warnings that begin.
+pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus) -> Vec<Event> {
+    let event = |type_, reason: &str, note: &str| Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note.to_owned()),
+        action: "Scale".to_owned(),
+        secondary: None,
+    };
+    let held = |condition: &Condition| {
+        let before = last.map_or(&[][..], |last| &last.conditions);
+        before.iter().any(|last| last.type_ == condition.type_ && last.status == "True")
+    };
+    let warnings = status.conditions.iter().filter(|condition| {
+        let warns = WARNINGS.contains(&condition.type_.as_str());
+        warns && condition.status == "True" && !held(condition)
+    });
+    let mut events: Vec<_> = warnings
+        .map(|condition| event(EventType::Warning, &condition.reason, &condition.message))
+        .collect();
+    if last.is_none_or(|last| last.wanted_replicas != status.wanted_replicas) {
+        let why = status.explanation.as_deref().unwrap_or_default();
+        events.push(event(EventType::Normal, "Scaled", why));
+    }
+    events
 }
 
 #[cfg(test)]
@@ -124,7 +161,7 @@ mod tests {
 
     fn status_at(fleet: &ModelFleet, seen: &Seen, now: Timestamp) -> ModelFleetStatus {
         let decision = Memory::default().decide(&fleet.spec, std::time::Duration::ZERO, seen);
-        status(fleet, seen, &decision, None, now)
+        status(fleet, seen, &decision, &Trouble::default(), now)
     }
 
     #[test]
@@ -157,5 +194,19 @@ mod tests {
             .map(|condition| condition.type_.as_str())
             .collect();
         assert_eq!(changed, ["Progressing"]);
+    }
+
+    #[test]
+    fn people_hear_of_another_size_and_once_of_what_begins_to_be_wrong() {
+        let fleet = fleet();
+        let heard = |last: Option<&ModelFleetStatus>, status: &ModelFleetStatus| {
+            events(last, status).into_iter().map(|event| event.reason).collect::<Vec<_>>()
+        };
+        // Ready, but not heard.
+        let first = status_at(&fleet, &seen(1), THEN);
+        assert_eq!(heard(None, &first), ["WorkersSilent", "Scaled"]);
+        assert_eq!(heard(Some(&first), &first), [""; 0]);
+        let larger = ModelFleetStatus { wanted_replicas: 9, ..first.clone() };
+        assert_eq!(heard(Some(&first), &larger), ["Scaled"]);
     }
 }

@@ -45,6 +45,16 @@ pub struct ControllerSettings {
     )]
     pub worker_redis_secret_key: String,
 
+    /// A label of each fleet's `PodMonitor`, by which a Prometheus operator chooses; repeatable
+    #[arg(
+        long = "pod-monitor-label",
+        env = "BATCHFLEET_POD_MONITOR_LABEL",
+        value_name = "KEY=VALUE",
+        value_delimiter = ',',
+        value_parser = label
+    )]
+    pub pod_monitor_labels: Vec<(String, String)>,
+
     /// The namespace whose fleets are controlled [default: the one this runs in]
     #[arg(long, env = "BATCHFLEET_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
@@ -122,8 +132,14 @@ impl ControllerSettings {
                 url => RedisAddress::Url(url),
             },
         };
-        Ok(WorkerDefaults { image: self.worker_image.clone(), redis })
+        let monitor_labels = self.pod_monitor_labels.iter().cloned().collect();
+        Ok(WorkerDefaults { image: self.worker_image.clone(), redis, monitor_labels })
     }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]
@@ -139,6 +155,14 @@ mod tests {
     fn workers_find_redis_where_the_controller_does() {
         let address = workers(&["--redis-url", "redis://redis:6379/1"]).unwrap().redis;
         assert!(matches!(address, RedisAddress::Url(url) if url == "redis://redis:6379/1"));
+    }
+
+    #[test]
+    fn monitors_are_labelled_as_a_prometheus_operator_wants_them() {
+        let labels = workers(&["--pod-monitor-label", "a=b,c=d"]).unwrap().monitor_labels;
+        assert_eq!(labels.get("c").map(String::as_str), Some("d"));
+        let wrong = ["batchfleet-controller", "--pod-monitor-label", "a"];
+        assert!(ControllerSettings::try_parse_from(wrong).is_err());
     }
 
     #[test]

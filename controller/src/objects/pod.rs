@@ -23,7 +23,8 @@ const REDIS: &str = "redis";
 const REDIS_PATH: &str = "/etc/batchfleet/redis";
 /// Readable by the pod's group, which is the worker's.
 const SECRET_MODE: i32 = 0o440;
-const ADMIN: &str = "admin";
+/// The port of metrics and health, by name.
+pub(super) const ADMIN: &str = "admin";
 const ADMIN_PORT: i32 = 9090;
 /// Nobody, as in the images.
 const USER: i64 = 65_532;

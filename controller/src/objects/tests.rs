@@ -18,9 +18,14 @@ fn fleet(changes: &Value) -> ModelFleet {
     .unwrap()
 }
 
+fn defaults(redis: RedisAddress) -> WorkerDefaults {
+    let monitor_labels = BTreeMap::from([("release".to_owned(), "prometheus".to_owned())]);
+    WorkerDefaults { image: "worker:1".to_owned(), redis, monitor_labels }
+}
+
 fn objects(changes: &Value) -> Objects {
     let redis = RedisAddress::Url("redis://redis:6379/0".to_owned());
-    Objects::of(&fleet(changes), PLAN, &WorkerDefaults { image: "worker:1".to_owned(), redis })
+    Objects::of(&fleet(changes), PLAN, &defaults(redis))
 }
 
 fn deployment(changes: &Value) -> Value {
@@ -96,8 +101,9 @@ fn the_autoscaler_never_hears_of_zero_and_a_fixed_size_leaves_it_no_room() {
 
 #[test]
 fn everything_goes_with_its_fleet() {
-    let Objects { deployment, autoscaler, budget } = objects(&json!({}));
-    for metadata in [deployment.metadata, autoscaler.unwrap().metadata, budget.metadata] {
+    let Objects { deployment, autoscaler, budget, monitor } = objects(&json!({}));
+    let autoscaler = autoscaler.unwrap();
+    for metadata in [deployment.metadata, autoscaler.metadata, budget.metadata, monitor.metadata] {
         let owner = &metadata.owner_references.unwrap()[0];
         assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("ModelFleet", "1234"));
         assert_eq!(owner.controller, Some(true));
@@ -217,8 +223,7 @@ fn a_folder_is_filled_before_the_worker_starts() {
 #[test]
 fn a_password_for_redis_stays_in_its_secret() {
     let redis = RedisAddress::Secret { name: "redis".to_owned(), key: "worker".to_owned() };
-    let defaults = WorkerDefaults { image: "worker:1".to_owned(), redis };
-    let deployment = Objects::of(&fleet(&json!({})), PLAN, &defaults).deployment;
+    let deployment = Objects::of(&fleet(&json!({})), PLAN, &defaults(redis)).deployment;
     let deployment = serde_json::to_value(deployment).unwrap();
     let pod = &deployment["spec"]["template"]["spec"];
     let worker = &pod["containers"][0];
@@ -262,6 +267,19 @@ fn an_eviction_takes_a_quarter_of_the_fleet_at_most() {
             "maxUnavailable": "25%",
             "selector": {"matchLabels": {"batchfleet.dev/fleet": "digits"}},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        })
+    );
+}
+
+#[test]
+fn the_workers_of_a_fleet_are_scraped_at_their_admin_port() {
+    let monitor = objects(&json!({})).monitor;
+    assert_eq!(monitor.labels()["release"], "prometheus");
+    assert_eq!(
+        serde_json::to_value(monitor).unwrap()["spec"],
+        json!({
+            "selector": {"matchLabels": {"batchfleet.dev/fleet": "digits"}},
+            "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
         })
     );
 }
