@@ -4,6 +4,7 @@
 
 mod admin;
 mod logs;
+pub mod metrics;
 mod process;
 mod readiness;
 pub mod settings;

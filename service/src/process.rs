@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     InvalidSettings, ProcessSettings, Readiness, admin, logs,
+    metrics::{Families, register_build},
     settings::{EXIT_USAGE, complain},
 };
 
@@ -92,6 +93,7 @@ where
 fn registry() -> anyhow::Result<Registry> {
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self()))?;
+    register_build(&mut Families::new(&registry))?;
     Ok(registry)
 }
 
