@@ -30,6 +30,9 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// Every [`code`](Self::code).
+    pub const CODES: [&'static str; 4] = ["unreachable", "full", "misconfigured", "refused"];
+
     /// A bounded name for metrics and logs.
     pub const fn code(&self) -> &'static str {
         match self {

@@ -125,6 +125,18 @@ pub enum Bound {
 }
 
 impl Bound {
+    /// Every bound.
+    pub const ALL: [Self; 8] = [
+        Self::Slo,
+        Self::MaxBatch,
+        Self::NoGain,
+        Self::RateMatched,
+        Self::Backlog,
+        Self::SloInfeasible,
+        Self::Fixed,
+        Self::Published,
+    ];
+
     /// The bounded label of metrics, and what `explain` says.
     pub const fn code(self) -> &'static str {
         match self {

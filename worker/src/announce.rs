@@ -8,7 +8,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{drain::Drain, retry::Outage, tuner::SharedTuner, watchdog::Pulse};
+use crate::{
+    drain::Drain, metrics::ModelMetrics, retry::Outage, tuner::SharedTuner, watchdog::Pulse,
+};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -20,6 +22,8 @@ pub(crate) struct Announcer {
     pub(crate) announcement: Announcement,
     /// How fast, and why.
     pub(crate) tuner: SharedTuner,
+    /// Where the same is told to Prometheus.
+    pub(crate) metrics: ModelMetrics,
     /// Proves that the model computes.
     pub(crate) pulse: Pulse,
     /// A run that takes longer is no sign of life.
@@ -48,12 +52,17 @@ impl Announcer {
             if self.pulse.busy_for() > self.max_batch_time {
                 continue;
             }
-            match self.consumer.renew(&self.word(leaving)).await {
+            let word = self.word(leaving);
+            self.metrics.choice.tell(&word);
+            match self.consumer.renew(&word).await {
                 Ok(()) => {
                     outage.over();
                     announced.cancel();
                 }
-                Err(error) => outage.failed(&error),
+                Err(error) => {
+                    self.metrics.broker_failed(&error);
+                    outage.failed(&error);
+                }
             }
         }
         if let Err(error) = self.consumer.retire().await {
@@ -76,9 +85,11 @@ mod tests {
         memory::MemoryBroker,
     };
     use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
+    use prometheus::Registry;
     use tokio::time::sleep;
 
     use super::*;
+    use crate::metrics::WorkerMetrics;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -108,10 +119,13 @@ mod tests {
             let cost = CostModel::from_profile(&[(1, ten), (8, ten)]).unwrap();
             let tuner = SharedTuner::new(BatchPolicy::new(BatchMode::Fixed(8), 8, LIMIT), cost);
             let (pulse, shutdown) = (Pulse::default(), CancellationToken::new());
+            let metrics = WorkerMetrics::register(&Registry::new()).unwrap();
+            let metrics = metrics.of_model(&model.queue, "cpu");
             let announcer = Announcer {
                 consumer,
                 announcement: Announcement::new(worker, model),
                 tuner: tuner.clone(),
+                metrics,
                 pulse: pulse.clone(),
                 max_batch_time: LIMIT,
             };

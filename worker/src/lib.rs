@@ -36,6 +36,7 @@ pub use config::check as check_config;
 pub use engine::{EngineError, onnx::LoadError};
 pub use error::WorkerError;
 pub use golden::Mismatch;
+pub use metrics::describe_metrics;
 pub use pbtxt::SyntaxError;
 pub use repository::RepositoryError;
 pub use settings::{ExecutionProvider, ModelSettings, WorkerSettings};

@@ -1,11 +1,17 @@
 //! What a worker counts. Every metric carries the labels `model` and `version`.
 
-use batchfleet_broker::QueueName;
+mod choice;
+
+use std::sync::Arc;
+
+use batchfleet_broker::{BrokerError, QueueName};
+use batchfleet_service::metrics::{Described, Families, family};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, exponential_buckets,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    exponential_buckets,
 };
 
+use self::choice::{Choice, Choices};
 use crate::{batch::Release, fault::Fault};
 
 const MODEL: [&str; 2] = ["model", "version"];
@@ -44,39 +50,6 @@ impl Outcome {
     ];
 }
 
-/// Makes families of metrics and registers them.
-struct Families<'a>(&'a Registry);
-
-impl Families<'_> {
-    fn histogram(
-        &self,
-        name: &str,
-        help: &str,
-        buckets: &[f64],
-    ) -> prometheus::Result<HistogramVec> {
-        let options = HistogramOpts::new(format!("batchfleet_worker_{name}"), help);
-        let metric = HistogramVec::new(options.buckets(buckets.to_vec()), &MODEL)?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    /// With `more` labels beside the model's.
-    fn counter(&self, name: &str, help: &str, more: &[&str]) -> prometheus::Result<IntCounterVec> {
-        let options = Opts::new(format!("batchfleet_worker_{name}"), help);
-        let metric = IntCounterVec::new(options, &[&MODEL, more].concat())?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    /// With `more` labels beside the model's.
-    fn gauge(&self, name: &str, help: &str, more: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        let options = Opts::new(format!("batchfleet_worker_{name}"), help);
-        let metric = IntGaugeVec::new(options, &[&MODEL, more].concat())?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-}
-
 /// The metrics of a worker process, over all its models.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerMetrics {
@@ -84,6 +57,8 @@ pub(crate) struct WorkerMetrics {
     batch_seconds: HistogramVec,
     queue_wait: HistogramVec,
     batch_wait: HistogramVec,
+    broker_seconds: HistogramVec,
+    broker_errors: IntCounterVec,
     padded_rows: IntCounterVec,
     released: IntCounterVec,
     jobs: IntCounterVec,
@@ -93,69 +68,137 @@ pub(crate) struct WorkerMetrics {
     reclaimed: IntCounterVec,
     bisections: IntCounterVec,
     engine_errors: IntCounterVec,
+    choices: Choices,
+}
+
+/// What a worker counts, and what it means.
+///
+/// # Errors
+/// If two metrics share a name.
+pub fn describe_metrics() -> prometheus::Result<Vec<Described>> {
+    let mut make = Families::default();
+    WorkerMetrics::make(&mut make)?;
+    Ok(make.described())
 }
 
 impl WorkerMetrics {
     /// Registers them; fails if they are registered already.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        Self::make(&mut Families::new(registry))
+    }
+
+    #[expect(clippy::too_many_lines, reason = "a list of what there is")]
+    fn make(make: &mut Families) -> prometheus::Result<Self> {
         let rows = exponential_buckets(1.0, 2.0, 10)?;
         // 0.25 ms to 65 s: one row of a small model up to a queue at its longest deadline.
         let seconds = exponential_buckets(0.000_25, 2.0, 19)?;
-        let make = Families(registry);
         Ok(Self {
-            batch_size: make.histogram("batch_size", "Rows of a batch that ran", &rows)?,
+            batch_size: make.histogram(
+                family(
+                    "batchfleet_worker_batch_size",
+                    "rows",
+                    &MODEL,
+                    "Rows of a batch that ran, padding not counted",
+                ),
+                &rows,
+            )?,
             batch_seconds: make.histogram(
-                "batch_seconds",
-                "Run of the model on a batch",
+                family(
+                    "batchfleet_worker_batch_seconds",
+                    "seconds",
+                    &MODEL,
+                    "Run of the model on a batch",
+                ),
                 &seconds,
             )?,
             queue_wait: make.histogram(
-                "queue_wait_seconds",
-                "From a job's submission until its claim, by the broker's clock",
+                family(
+                    "batchfleet_worker_queue_wait_seconds",
+                    "seconds",
+                    &MODEL,
+                    "From a job's submission until its claim, by the broker's clock",
+                ),
                 &seconds,
             )?,
             batch_wait: make.histogram(
-                "batch_wait_seconds",
-                "From a job's claim until its batch began",
+                family(
+                    "batchfleet_worker_batch_wait_seconds",
+                    "seconds",
+                    &MODEL,
+                    "From a job's claim until its batch began",
+                ),
                 &seconds,
             )?,
-            padded_rows: make.counter(
-                "padded_rows_total",
-                "Rows added to reach a warmed size",
-                &[],
+            broker_seconds: make.histogram(
+                family(
+                    "batchfleet_worker_broker_seconds",
+                    "seconds",
+                    &MODEL,
+                    "Round trip to Redis that sends and settles the answers of a batch",
+                ),
+                &seconds,
             )?,
-            released: make.counter(
-                "released_total",
+            broker_errors: make.counter(family(
+                "batchfleet_worker_broker_errors_total",
+                "calls",
+                &["model", "version", "code"],
+                "Answers and announcements that Redis did not take at once, by why",
+            ))?,
+            padded_rows: make.counter(family(
+                "batchfleet_worker_padded_rows_total",
+                "rows",
+                &MODEL,
+                "Rows added to batches to reach a size that the engine runs",
+            ))?,
+            released: make.counter(family(
+                "batchfleet_worker_released_total",
+                "batches",
+                &["model", "version", "reason"],
                 "Batches by why they left: full, drained, linger, shape, oversize or suspect",
-                &["reason"],
-            )?,
-            jobs: make.counter(
-                "jobs_total",
+            ))?,
+            jobs: make.counter(family(
+                "batchfleet_worker_jobs_total",
+                "jobs",
+                &["model", "version", "outcome"],
                 "Claimed jobs by what became of them",
-                &["outcome"],
-            )?,
-            batch_limit: make.gauge("batch_limit", "N: the most rows run together", &[])?,
-            execution_provider: make.gauge(
-                "execution_provider",
-                "1 for where it runs",
-                &["provider"],
-            )?,
-            undeliverable_replies: make.counter(
-                "undeliverable_replies_total",
+            ))?,
+            batch_limit: make.gauge(family(
+                "batchfleet_worker_batch_limit",
+                "rows",
+                &MODEL,
+                "N: the most rows run together",
+            ))?,
+            execution_provider: make.gauge(family(
+                "batchfleet_worker_execution_provider",
+                "1",
+                &["model", "version", "provider"],
+                "1, for where the model runs: cpu, cuda or tensorrt",
+            ))?,
+            undeliverable_replies: make.counter(family(
+                "batchfleet_worker_undeliverable_replies_total",
+                "replies",
+                &MODEL,
                 "Replies that found no gateway listening",
-                &[],
-            )?,
-            reclaimed: make.counter("reclaimed_total", "Jobs taken over from dead workers", &[])?,
-            bisections: make.counter(
-                "bisections_total",
-                "Batches that ran again in halves",
-                &[],
-            )?,
-            engine_errors: make.counter(
-                "engine_errors_total",
+            ))?,
+            reclaimed: make.counter(family(
+                "batchfleet_worker_reclaimed_total",
+                "jobs",
+                &MODEL,
+                "Jobs taken over from dead workers",
+            ))?,
+            bisections: make.counter(family(
+                "batchfleet_worker_bisections_total",
+                "batches",
+                &MODEL,
+                "Batches that failed and ran again in halves",
+            ))?,
+            engine_errors: make.counter(family(
+                "batchfleet_worker_engine_errors_total",
+                "runs",
+                &["model", "version", "class"],
                 "Runs that failed, by what it means: model, out_of_memory or device",
-                &["class"],
-            )?,
+            ))?,
+            choices: Choices::make(make)?,
         })
     }
 
@@ -171,6 +214,8 @@ impl WorkerMetrics {
             batch_seconds: self.batch_seconds.with_label_values(&labels),
             queue_wait: self.queue_wait.with_label_values(&labels),
             batch_wait: self.batch_wait.with_label_values(&labels),
+            broker_seconds: self.broker_seconds.with_label_values(&labels),
+            broker_errors: BrokerError::CODES.map(|code| labelled(&self.broker_errors, code)),
             released: Release::ALL.map(|reason| labelled(&self.released, reason.code())),
             jobs: Outcome::ALL.map(|(_, name)| labelled(&self.jobs, name)),
             batch_limit: self.batch_limit.with_label_values(&labels),
@@ -179,6 +224,7 @@ impl WorkerMetrics {
             reclaimed: self.reclaimed.with_label_values(&labels),
             bisections: self.bisections.with_label_values(&labels),
             engine_errors: Fault::ALL.map(|fault| labelled(&self.engine_errors, fault.name())),
+            choice: Arc::new(self.choices.of_model(labels)),
         }
     }
 }
@@ -194,6 +240,8 @@ pub(crate) struct ModelMetrics {
     pub(crate) queue_wait: Histogram,
     /// Moved once per job, when its batch begins.
     pub(crate) batch_wait: Histogram,
+    /// Moved once per batch, when its answers were sent.
+    pub(crate) broker_seconds: Histogram,
     /// Set when N changes.
     pub(crate) batch_limit: IntGauge,
     /// Moved once per batch, when it has run.
@@ -204,6 +252,9 @@ pub(crate) struct ModelMetrics {
     pub(crate) reclaimed: IntCounter,
     /// Moved when a batch is split.
     pub(crate) bisections: IntCounter,
+    /// Told once a second.
+    pub(crate) choice: Arc<Choice>,
+    broker_errors: [IntCounter; BrokerError::CODES.len()],
     released: [IntCounter; 6],
     jobs: [IntCounter; 8],
     engine_errors: [IntCounter; 3],
@@ -218,6 +269,12 @@ impl ModelMetrics {
     /// Moved once per job, when its reply has left or it was given up.
     pub(crate) fn jobs(&self, outcome: Outcome) -> &IntCounter {
         &self.jobs[outcome as usize]
+    }
+
+    /// Moved when the broker did not take an answer or an announcement.
+    pub(crate) fn broker_failed(&self, error: &BrokerError) {
+        let errors = BrokerError::CODES.iter().zip(&self.broker_errors);
+        errors.filter(|(code, _)| **code == error.code()).for_each(|(_, counter)| counter.inc());
     }
 
     /// Moved when a run failed.

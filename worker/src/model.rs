@@ -79,10 +79,10 @@ impl Model {
         watchdog::guard(self.queue().clone(), &pulse, max_batch_time)?;
         let announcement = Announcement::new(self.worker, ModelSpec::clone(&self.plan.spec));
         let pipeline =
-            Pipeline::new(self.plan, self.engine, consumer.clone(), metrics, drain.clone());
+            Pipeline::new(self.plan, self.engine, consumer.clone(), metrics.clone(), drain.clone());
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
         let guided = tokio::spawn(guide(consumer.clone(), tuner.clone()));
-        let announcer = Announcer { consumer, announcement, tuner, pulse, max_batch_time };
+        let announcer = Announcer { consumer, announcement, tuner, metrics, pulse, max_batch_time };
         let announcing =
             tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
         // Whoever holds jobs and is not known to live is taken for dead.

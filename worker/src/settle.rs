@@ -142,14 +142,19 @@ async fn settle(
         match consumer.settle(answers.iter().map(Answer::settlement).collect()).await {
             Ok(undeliverable) => {
                 outage.over();
-                round_trip.observe(began.elapsed());
+                let took = began.elapsed();
+                round_trip.observe(took);
+                metrics.broker_seconds.observe(took.as_secs_f64());
                 metrics.undeliverable_replies.inc_by(undeliverable as u64);
                 for answer in &answers {
                     metrics.jobs(answer.outcome).inc();
                 }
                 return;
             }
-            Err(error) => outage.failed(&error),
+            Err(error) => {
+                metrics.broker_failed(&error);
+                outage.failed(&error);
+            }
         }
         outage.pause().await;
         if answers.iter().all(|answer| answer.deadline <= Instant::now()) {

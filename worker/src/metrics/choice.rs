@@ -1,0 +1,164 @@
+//! What a worker knows and chose: L(b), N and what bounds it, as it announces them.
+
+use batchfleet_broker::{Announcement, Batching};
+use batchfleet_policy::Bound;
+use batchfleet_service::metrics::{Families, family};
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Result};
+
+use super::MODEL;
+
+/// What bounds N where a batch found no memory.
+const MEMORY: &str = "memory";
+
+/// The choices of all models of a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Choices {
+    expected: GaugeVec,
+    slowdown: GaugeVec,
+    capacity: GaugeVec,
+    slo: GaugeVec,
+    arrivals: GaugeVec,
+    least: IntGaugeVec,
+    most: IntGaugeVec,
+    full_load: IntGaugeVec,
+    bound: IntGaugeVec,
+    overloaded: IntGaugeVec,
+    epoch: IntGaugeVec,
+}
+
+impl Choices {
+    #[expect(clippy::too_many_lines, reason = "a list of what there is")]
+    pub(super) fn make(make: &mut Families) -> Result<Self> {
+        let model = &MODEL;
+        Ok(Self {
+            expected: make.measure(family(
+                "batchfleet_worker_expected_batch_seconds",
+                "seconds",
+                &["model", "version", "rows"],
+                "L(b): what a batch of so many rows takes, as believed now, at the measured sizes",
+            ))?,
+            slowdown: make.measure(family(
+                "batchfleet_worker_slowdown_ratio",
+                "ratio",
+                model,
+                "How many times as long as at start batches take now",
+            ))?,
+            capacity: make.measure(family(
+                "batchfleet_worker_capacity_rows_per_second",
+                "rows per second",
+                model,
+                "What this worker can do within the latency target; 0 once it drains",
+            ))?,
+            slo: make.measure(family(
+                "batchfleet_worker_slo_seconds",
+                "seconds",
+                model,
+                "The latency target from which N follows",
+            ))?,
+            arrivals: make.measure(family(
+                "batchfleet_worker_arriving_rows_per_second",
+                "rows per second",
+                model,
+                "The load of all workers as this one sees it; 0 while unknown",
+            ))?,
+            least: make.gauge(family(
+                "batchfleet_worker_batch_limit_least",
+                "rows",
+                model,
+                "The rows that batches must have to keep up with the load: N is not less",
+            ))?,
+            most: make.gauge(family(
+                "batchfleet_worker_batch_limit_most",
+                "rows",
+                model,
+                "The most rows that keep the latency target and bring more than latency",
+            ))?,
+            full_load: make.gauge(family(
+                "batchfleet_worker_batch_limit_full_load",
+                "rows",
+                model,
+                "What N would be with all the load there can be",
+            ))?,
+            bound: make.gauge(family(
+                "batchfleet_worker_batch_limit_bound",
+                "1",
+                &["model", "version", "bound"],
+                "1 for what decides about N, 0 for the others",
+            ))?,
+            overloaded: make.gauge(family(
+                "batchfleet_worker_overloaded",
+                "1",
+                model,
+                "1 while the load is more than all workers can do within the latency target",
+            ))?,
+            epoch: make.gauge(family(
+                "batchfleet_worker_target_epoch",
+                "epoch",
+                model,
+                "The published target it goes by; 0 for none",
+            ))?,
+        })
+    }
+
+    pub(super) fn of_model(&self, labels: [&str; 2]) -> Choice {
+        let bounds = Bound::ALL.into_iter().map(Bound::code).chain([MEMORY]);
+        Choice {
+            labels: labels.map(str::to_owned),
+            expected: self.expected.clone(),
+            slowdown: self.slowdown.with_label_values(&labels),
+            capacity: self.capacity.with_label_values(&labels),
+            slo: self.slo.with_label_values(&labels),
+            arrivals: self.arrivals.with_label_values(&labels),
+            least: self.least.with_label_values(&labels),
+            most: self.most.with_label_values(&labels),
+            full_load: self.full_load.with_label_values(&labels),
+            bounds: bounds
+                .map(|code| (code, self.bound.with_label_values(&[labels[0], labels[1], code])))
+                .collect(),
+            overloaded: self.overloaded.with_label_values(&labels),
+            epoch: self.epoch.with_label_values(&labels),
+        }
+    }
+}
+
+/// The choice of one model.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    labels: [String; 2],
+    expected: GaugeVec,
+    slowdown: Gauge,
+    capacity: Gauge,
+    slo: Gauge,
+    arrivals: Gauge,
+    least: IntGauge,
+    most: IntGauge,
+    full_load: IntGauge,
+    bounds: Vec<(&'static str, IntGauge)>,
+    overloaded: IntGauge,
+    epoch: IntGauge,
+}
+
+impl Choice {
+    /// Sets them all to what is announced.
+    pub(crate) fn tell(&self, word: &Announcement) {
+        self.capacity.set(word.capacity);
+        let Some(batching) = &word.batching else { return };
+        let Batching { gain, slo_ms, rows_per_second, interval, full_load_n, .. } = *batching;
+        self.slowdown.set(gain);
+        self.slo.set(slo_ms / 1e3);
+        self.arrivals.set(rows_per_second.unwrap_or(0.0));
+        self.least.set(interval.0.into());
+        self.most.set(interval.1.into());
+        self.full_load.set(full_load_n.into());
+        self.overloaded.set(batching.overloaded.into());
+        self.epoch.set(i64::try_from(batching.epoch).unwrap_or(i64::MAX));
+        for (code, gauge) in &self.bounds {
+            gauge.set((*code == batching.bound).into());
+        }
+        let [model, version] = &self.labels;
+        for (rows, ms) in &batching.curve {
+            let labels = [model, version, &rows.to_string()];
+            self.expected.with_label_values(&labels).set(ms / 1e3);
+        }
+    }
+}
