@@ -166,6 +166,9 @@ async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
     loop {
         ticks.tick().await;
         let looked = look_once(observer.as_ref(), &mut roster, &api).await;
+        if let Err(error) = &looked {
+            api.metrics.broker_failed(error);
+        }
         match &looked {
             Err(error) if was_reachable => warn!(%error, "cannot look at the queues"),
             Ok(()) if !was_reachable => info!("can look at the queues again"),
@@ -181,7 +184,11 @@ async fn report(producer: Arc<dyn Producer>, api: Data<Api>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let traffic: Vec<_> = api.catalog.all().iter().map(|model| model.traffic()).collect();
+        let models = api.catalog.all();
+        for model in &models {
+            api.catalog.publish(model);
+        }
+        let traffic: Vec<_> = models.iter().map(|model| model.traffic()).collect();
         if let Err(error) = producer.report(&traffic).await {
             // The task that looks tells when the queues are out of reach.
             debug!(%error, "not said what was asked");
@@ -200,7 +207,10 @@ async fn look_once(
         let backlog = observer.backlog(&model.spec.queue).await?;
         api.catalog.report(&model, api.started.elapsed(), backlog);
     }
-    let full = observer.memory().await?.is_some_and(|share| share >= FULL);
-    api.dispatcher.set_queue_full(full);
+    let asked = Instant::now();
+    let memory = observer.memory().await?;
+    api.metrics.broker_seconds.observe(asked.elapsed().as_secs_f64());
+    api.metrics.fleet.broker_memory.set(memory.unwrap_or(0.0));
+    api.dispatcher.set_queue_full(memory.is_some_and(|share| share >= FULL));
     Ok(())
 }

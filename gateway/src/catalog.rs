@@ -8,9 +8,8 @@ use std::{
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, QueueName};
 
-use prometheus::GaugeVec;
-
 use crate::{
+    explain::{Explanation, Seen},
     metrics::GatewayMetrics,
     model::Model,
     oip::{self, Problem},
@@ -79,8 +78,7 @@ impl Catalog {
         for (queue, model) in self.snapshot().iter() {
             let living = |word: &&Announcement| word.live && word.model.queue == *queue;
             model.hear(announcements.iter().filter(living));
-            let workers = i64::try_from(model.workers()).unwrap_or(i64::MAX);
-            self.metrics.workers.with_label_values(&labels(queue)).set(workers);
+            self.metrics.fleet.heard(&model.spec, announcements.iter().filter(living));
         }
         *self.words.write().unwrap_or_else(PoisonError::into_inner) = announcements.into();
     }
@@ -122,22 +120,30 @@ impl Catalog {
     /// Takes in a look at a model's queue, and publishes it.
     pub(crate) fn report(&self, model: &Model, at: Duration, backlog: Backlog) {
         model.observe(at, backlog);
-        let labels = labels(&model.spec.queue);
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.metrics.queue_depth.with_label_values(&labels).set(gauge(backlog.depth()));
-        self.metrics.queue_in_flight.with_label_values(&labels).set(gauge(backlog.in_flight));
-        let seconds = |gauge: &GaugeVec, time: Duration| {
-            gauge.with_label_values(&labels).set(time.as_secs_f64());
-        };
-        seconds(&self.metrics.queue_oldest_age, backlog.oldest_age);
-        seconds(&self.metrics.backlog_seconds, model.ahead(Priority::Sheddable).wait());
+        let (queue, metrics) = (&model.spec.queue, &self.metrics);
+        metrics.fleet.looked(queue, &backlog, model.ahead(Priority::Sheddable).wait());
+        metrics.triton.looked(queue, &backlog, model.metrics.load.in_flight());
+    }
+
+    /// Why batches of a model are as large as they are, and what its load wants.
+    pub(crate) fn explain(&self, model: &Model) -> Explanation {
+        let queue = &model.spec.queue;
+        let seen =
+            Seen { queue_depth: model.queue_depth(), rows_per_second: model.rows_per_second() };
+        let words = self.words();
+        let living = words.iter().filter(|word| word.live && word.model.queue == *queue);
+        Explanation::of(queue, seen, living)
+    }
+
+    /// Publishes what follows from the looks so far.
+    pub(crate) fn publish(&self, model: &Model) {
+        let queue = &model.spec.queue;
+        self.metrics.fleet.explained(queue, &self.explain(model));
+        let statistics = model.tally().statistics();
+        self.metrics.triton.follow(queue, &model.metrics.told, &statistics);
     }
 
     fn snapshot(&self) -> Arc<Models> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-fn labels(queue: &QueueName) -> [String; 2] {
-    [queue.model.clone(), queue.version.to_string()]
 }

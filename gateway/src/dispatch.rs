@@ -213,7 +213,11 @@ impl Dispatcher {
     /// queue is back: the caller need not know.
     pub(crate) async fn send(&self, model: &Model, job: &Job) -> Result<(), InferError> {
         let queue = &model.spec.queue;
-        match self.producer.submit(queue, job).await {
+        let submitted = self.producer.submit(queue, job).await;
+        if let Err(error) = &submitted {
+            self.metrics.broker_failed(error);
+        }
+        match submitted {
             Ok(entry) => {
                 if !self.ledger().sent(job.id, entry, Instant::now()) {
                     self.withdraw(queue, entry);

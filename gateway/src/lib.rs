@@ -25,4 +25,5 @@ mod traffic;
 
 pub use app::{Gateway, StartError};
 pub use clients::{ClientSettings, KeysError};
+pub use metrics::describe_metrics;
 pub use settings::{GatewaySettings, Settings};

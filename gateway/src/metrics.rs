@@ -1,12 +1,25 @@
 //! What a gateway counts. The books balance at every scrape: offered = accepted + refused (+ the
 //! ones being admitted), accepted = the sum of answered over its outcomes + in flight.
 
-use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, core::Collector,
+mod fleet;
+mod triton;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
-use crate::traffic::Load;
+use batchfleet_broker::BrokerError;
+use batchfleet_service::metrics::{Described, Families, family};
+use prometheus::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+};
+
+use self::{
+    fleet::FleetMetrics,
+    triton::{Told, Triton},
+};
+use crate::traffic::{FOR_WANT_OF_ROOM, Load};
 
 /// Upper bounds for times from half a millisecond to half a minute, in seconds.
 pub(crate) const SECONDS: [f64; 16] = [
@@ -16,6 +29,10 @@ pub(crate) const SECONDS: [f64; 16] = [
 
 /// The label for requests to models nobody knows: no model can have this name.
 const UNKNOWN_MODEL: &str = "(unknown)";
+
+/// The other reasons to refuse that are no mistake in the request. Those that are appear as they
+/// come.
+const NO_MISTAKE: [&str; 5] = ["broker_unready", "cancelled", "concurrency", "draining", "quota"];
 
 /// How an accepted request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,20 +84,19 @@ pub(crate) struct GatewayMetrics {
     refused: IntCounterVec,
     /// Moved when an accepted request ends; `outcome` says how.
     answered: IntCounterVec,
+    /// Moved when it ends with its outputs within the latency target.
+    within_slo: IntCounterVec,
     /// Accepted and not yet ended.
     in_flight: IntGaugeVec,
     /// From the first byte of the request's head read until its answer is ready to send.
     request_seconds: HistogramVec,
-    /// Jobs of the model that no worker has claimed; a fact of the fleet, the same at every gateway.
-    pub(crate) queue_depth: IntGaugeVec,
-    /// Jobs of the model claimed and not settled; a fact of the fleet.
-    pub(crate) queue_in_flight: IntGaugeVec,
-    /// Age of the oldest job that no worker has claimed; a fact of the fleet.
-    pub(crate) queue_oldest_age: GaugeVec,
-    /// How long a request that came now would wait for its answer, as admission predicts it.
-    pub(crate) backlog_seconds: GaugeVec,
-    /// Workers that serve the model now, as this gateway sees it.
-    pub(crate) workers: IntGaugeVec,
+    /// Facts of the fleet.
+    pub(crate) fleet: FleetMetrics,
+    /// The aliases.
+    pub(crate) triton: Triton,
+    /// Moved at each look at Redis.
+    pub(crate) broker_seconds: Histogram,
+    broker_errors: IntCounterVec,
     /// Bytes of bodies held: of requests until they are answered, of answers until they are sent.
     pub(crate) body_bytes: IntGauge,
     /// Answers to requests that had already ended: given up, or answered before.
@@ -93,90 +109,135 @@ pub(crate) struct GatewayMetrics {
     pub(crate) resubmissions: IntCounter,
 }
 
+/// What a gateway counts, and what it means.
+///
+/// # Errors
+/// If two metrics share a name.
+pub fn describe_metrics() -> prometheus::Result<Vec<Described>> {
+    let mut make = Families::default();
+    GatewayMetrics::make(&mut make)?;
+    Ok(make.described())
+}
+
 impl GatewayMetrics {
     /// Registers them all.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let model = &["model"];
-        let queue = &["model", "version"];
-        let metrics = Self {
-            offered: counters("offered_total", "Requests for a model, refused or not", model)?,
-            accepted: counters("accepted_total", "Requests read, checked and admitted", model)?,
-            refused: counters("refused_total", "Requests turned away", &["model", "reason"])?,
-            answered: counters("answered_total", "Accepted requests ended", &["model", "outcome"])?,
-            in_flight: gauges("gateway_in_flight", "Requests accepted and not ended", model)?,
-            request_seconds: HistogramVec::new(
-                HistogramOpts::new(
-                    "batchfleet_gateway_request_seconds",
-                    "From reading a request to its answer",
-                )
-                .buckets(SECONDS.to_vec()),
-                model,
-            )?,
-            queue_depth: gauges("queue_depth", "Jobs no worker has claimed", queue)?,
-            queue_in_flight: gauges("queue_in_flight", "Jobs claimed and not settled", queue)?,
-            queue_oldest_age: GaugeVec::new(
-                Opts::new(
-                    "batchfleet_queue_oldest_age_seconds",
-                    "Age of the oldest job no worker has claimed",
-                ),
-                queue,
-            )?,
-            backlog_seconds: GaugeVec::new(
-                Opts::new(
-                    "batchfleet_backlog_seconds",
-                    "Predicted time to the answer of a request that comes now",
-                ),
-                queue,
-            )?,
-            workers: gauges("gateway_workers", "Workers serving the model", queue)?,
-            body_bytes: IntGauge::new(
-                "batchfleet_gateway_body_bytes",
-                "Bytes held of bodies of requests and answers",
-            )?,
-            unclaimed_replies: IntCounter::new(
-                "batchfleet_gateway_unclaimed_replies_total",
-                "Answers to requests that had already ended",
-            )?,
-            misrouted: IntCounter::new(
-                "batchfleet_gateway_misrouted_total",
-                "Answers computed from another input than their request's; must stay 0",
-            )?,
-            interruptions: IntCounter::new(
-                "batchfleet_gateway_interruptions_total",
-                "Times the queue was interrupted: answers or jobs may have been lost",
-            )?,
-            resubmissions: IntCounter::new(
-                "batchfleet_gateway_resubmissions_total",
-                "Requests sent to the queue once more, under the same id",
-            )?,
-        };
-        for collector in metrics.collectors() {
-            registry.register(collector)?;
-        }
-        // Refusals of requests that name no known model: written as 0 from the start.
+        let metrics = Self::make(&mut Families::new(registry))?;
+        // What names no known model, and what has not gone wrong: written as 0 from the start.
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);
+        for reason in ["model_not_found", "unauthorized"] {
+            metrics.refused.with_label_values(&[UNKNOWN_MODEL, reason]);
+        }
+        for code in BrokerError::CODES {
+            metrics.broker_errors.with_label_values(&[code]);
+        }
         Ok(metrics)
     }
 
-    fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        vec![
-            Box::new(self.offered.clone()),
-            Box::new(self.accepted.clone()),
-            Box::new(self.refused.clone()),
-            Box::new(self.answered.clone()),
-            Box::new(self.in_flight.clone()),
-            Box::new(self.request_seconds.clone()),
-            Box::new(self.queue_depth.clone()),
-            Box::new(self.queue_in_flight.clone()),
-            Box::new(self.queue_oldest_age.clone()),
-            Box::new(self.backlog_seconds.clone()),
-            Box::new(self.workers.clone()),
-            Box::new(self.body_bytes.clone()),
-            Box::new(self.unclaimed_replies.clone()),
-            Box::new(self.misrouted.clone()),
-            Box::new(self.interruptions.clone()),
-            Box::new(self.resubmissions.clone()),
-        ]
+    #[expect(clippy::too_many_lines, reason = "a list of what there is")]
+    fn make(make: &mut Families) -> prometheus::Result<Self> {
+        const NONE: &[&str] = &[];
+        let model = &["model"];
+        let mut alone = |name, unit, help| {
+            let counter = make.counter(family(name, unit, &[], help));
+            Ok::<_, prometheus::Error>(counter?.with_label_values(NONE))
+        };
+        let unclaimed_replies = alone(
+            "batchfleet_gateway_unclaimed_replies_total",
+            "replies",
+            "Answers to requests that had already ended: given up, or answered before (duplicates)",
+        )?;
+        let misrouted = alone(
+            "batchfleet_gateway_misrouted_total",
+            "replies",
+            "Answers computed from another input than their request's; must stay 0",
+        )?;
+        let interruptions = alone(
+            "batchfleet_gateway_interruptions_total",
+            "interruptions",
+            "Times the queue was interrupted: answers or jobs may have been lost",
+        )?;
+        let resubmissions = alone(
+            "batchfleet_gateway_resubmissions_total",
+            "requests",
+            "Requests sent to the queue once more, under the same id",
+        )?;
+        let body_bytes = make.gauge(family(
+            "batchfleet_gateway_body_bytes",
+            "bytes",
+            &[],
+            "Bytes held of bodies of requests and answers",
+        ))?;
+        let broker_seconds = make.histogram(
+            family(
+                "batchfleet_gateway_broker_seconds",
+                "seconds",
+                &[],
+                "Round trip to Redis of a question asked five times a second",
+            ),
+            &SECONDS,
+        )?;
+        Ok(Self {
+            offered: make.counter(family(
+                "batchfleet_gateway_offered_total",
+                "requests",
+                model,
+                "Requests for a model, refused or not",
+            ))?,
+            accepted: make.counter(family(
+                "batchfleet_gateway_accepted_total",
+                "requests",
+                model,
+                "Requests read, checked and admitted",
+            ))?,
+            refused: make.counter(family(
+                "batchfleet_gateway_refused_total",
+                "requests",
+                &["model", "reason"],
+                "Requests turned away, by error code",
+            ))?,
+            answered: make.counter(family(
+                "batchfleet_gateway_answered_total",
+                "requests",
+                &["model", "outcome"],
+                "Accepted requests ended: ok, model_error, poison, expired, unavailable or cancelled",
+            ))?,
+            within_slo: make.counter(family(
+                "batchfleet_gateway_within_slo_total",
+                "requests",
+                model,
+                "Requests answered with outputs within the latency target of the slowest worker",
+            ))?,
+            in_flight: make.gauge(family(
+                "batchfleet_gateway_in_flight",
+                "requests",
+                model,
+                "Requests accepted and not ended",
+            ))?,
+            request_seconds: make.histogram(
+                family(
+                    "batchfleet_gateway_request_seconds",
+                    "seconds",
+                    model,
+                    "From reading a request to its answer, whatever that is",
+                ),
+                &SECONDS,
+            )?,
+            fleet: FleetMetrics::make(make)?,
+            triton: Triton::make(make)?,
+            broker_errors: make.counter(family(
+                "batchfleet_gateway_broker_errors_total",
+                "calls",
+                &["code"],
+                "Jobs and looks that Redis did not take or answer, by why",
+            ))?,
+            broker_seconds: broker_seconds.with_label_values(NONE),
+            body_bytes: body_bytes.with_label_values(NONE),
+            unclaimed_replies,
+            misrouted,
+            interruptions,
+            resubmissions,
+        })
     }
 
     /// Counts a request to a model nobody knows.
@@ -185,8 +246,16 @@ impl GatewayMetrics {
         self.refused.with_label_values(&[UNKNOWN_MODEL, reason]).inc();
     }
 
+    /// Counts a call that the broker did not take or answer.
+    pub(crate) fn broker_failed(&self, error: &BrokerError) {
+        self.broker_errors.with_label_values(&[error.code()]).inc();
+    }
+
     /// The counters of one model, looked up once. Every outcome is written as 0 from the start.
     pub(crate) fn for_model(&self, model: &str) -> ModelMetrics {
+        for reason in FOR_WANT_OF_ROOM.iter().chain(&NO_MISTAKE) {
+            self.refused.with_label_values(&[model, reason]);
+        }
         ModelMetrics {
             model: model.to_owned(),
             offered: self.offered.with_label_values(&[model]),
@@ -194,9 +263,12 @@ impl GatewayMetrics {
             refused: self.refused.clone(),
             answered: Outcome::ALL
                 .map(|outcome| self.answered.with_label_values(&[model, outcome.label()])),
+            within_slo: self.within_slo.with_label_values(&[model]),
+            slo: AtomicU64::new(0),
             in_flight: self.in_flight.with_label_values(&[model]),
             request_seconds: self.request_seconds.with_label_values(&[model]),
             load: Load::default(),
+            told: Told::default(),
         }
     }
 }
@@ -209,10 +281,15 @@ pub(crate) struct ModelMetrics {
     accepted: IntCounter,
     refused: IntCounterVec,
     answered: [IntCounter; Outcome::ALL.len()],
+    within_slo: IntCounter,
+    /// The latency target in seconds, as the bits of an `f64`.
+    slo: AtomicU64,
     in_flight: IntGauge,
     request_seconds: Histogram,
     /// The same, of this version of the model, as the fleet's size follows from it.
     pub(crate) load: Load,
+    /// The same, under Triton's names.
+    pub(crate) told: Told,
 }
 
 impl ModelMetrics {
@@ -225,6 +302,12 @@ impl ModelMetrics {
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[self.model.as_str(), reason]).inc();
         self.load.refused(reason);
+        self.told.refused(reason);
+    }
+
+    /// The latency target is so long.
+    pub(crate) fn aim(&self, slo: Duration) {
+        self.slo.store(slo.as_secs_f64().to_bits(), Relaxed);
     }
 
     /// It was let in.
@@ -239,16 +322,13 @@ impl ModelMetrics {
         self.answered[outcome as usize].inc();
         self.in_flight.dec();
         self.request_seconds.observe(seconds);
-        if outcome != Outcome::Cancelled {
-            self.load.answered(seconds);
+        match outcome {
+            Outcome::Ok if seconds <= f64::from_bits(self.slo.load(Relaxed)) => {
+                self.within_slo.inc();
+            }
+            Outcome::Ok => {}
+            failed => self.told.ended(failed),
         }
+        self.load.ended(outcome, seconds);
     }
-}
-
-fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-    IntCounterVec::new(Opts::new(format!("batchfleet_gateway_{name}"), help), labels)
-}
-
-fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-    IntGaugeVec::new(Opts::new(format!("batchfleet_{name}"), help), labels)
 }

@@ -128,6 +128,9 @@ impl Model {
         }
         self.live_workers.store(living, Ordering::Relaxed);
         let said = slowest.and_then(|worker| worker.batching.as_ref());
+        if let Some(said) = said {
+            self.metrics.aim(said.slo());
+        }
         let slowest = said.and_then(|said| Some((speed(said)?, said.full_load_n)));
         let mut load = self.load();
         (load.capacity, load.slowest) = (capacity, slowest);

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use batchfleet_broker::{QueueName, Traffic};
 
-use crate::metrics::SECONDS;
+use crate::metrics::{Outcome, SECONDS};
 
 /// Why requests are refused that more workers would have answered.
-const FOR_WANT_OF_ROOM: [&str; 5] =
+pub(crate) const FOR_WANT_OF_ROOM: [&str; 5] =
     ["body_bytes", "broker_full", "inflight", "no_workers", "queue_wait"];
 
 /// Running counts of one version of a model.
@@ -15,6 +15,7 @@ const FOR_WANT_OF_ROOM: [&str; 5] =
 pub(crate) struct Load {
     accepted: AtomicU64,
     refused: AtomicU64,
+    cancelled: AtomicU64,
     /// By how long they took; the last are those beyond all bounds.
     answered: [AtomicU64; SECONDS.len() + 1],
 }
@@ -30,9 +31,20 @@ impl Load {
         }
     }
 
-    pub(crate) fn answered(&self, seconds: f64) {
+    pub(crate) fn ended(&self, outcome: Outcome, seconds: f64) {
+        if outcome == Outcome::Cancelled {
+            self.cancelled.fetch_add(1, Relaxed);
+            return;
+        }
         let bucket = SECONDS.partition_point(|&bound| bound < seconds);
         self.answered[bucket].fetch_add(1, Relaxed);
+    }
+
+    /// Accepted and not ended.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let answered: u64 = self.answered.iter().map(|count| count.load(Relaxed)).sum();
+        let ended = answered + self.cancelled.load(Relaxed);
+        self.accepted.load(Relaxed).saturating_sub(ended)
     }
 
     /// The counts as they are now.
@@ -88,8 +100,9 @@ mod tests {
     fn answers_are_counted_by_how_long_they_took() {
         let load = Load::default();
         for seconds in [0.05, 0.051, 31.0] {
-            load.answered(seconds);
+            load.ended(Outcome::Ok, seconds);
         }
+        load.ended(Outcome::Cancelled, 0.05);
         let traffic = load.traffic(&QueueName::new("m", 1), 1.0);
         assert_eq!(traffic.answered, 3);
         let counted: Vec<_> = traffic.seconds.into_iter().filter(|(_, count)| *count > 0).collect();

@@ -13,7 +13,6 @@ use super::{Api, content_length, json, unread::refuse};
 use crate::{
     body::{self, Bounds},
     error::{InferError, say},
-    explain::{Explanation, Seen},
     model::Model,
     oip::{
         metadata::{self as describe, IndexRequest},
@@ -79,10 +78,7 @@ pub(super) async fn batching(
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let (_, model) = super::model(&api, &request)?;
-    let words = api.catalog.words();
-    let workers = words.iter().filter(|word| word.live && word.model.queue == model.spec.queue);
-    let seen = Seen { queue_depth: model.queue_depth(), rows_per_second: model.rows_per_second() };
-    Ok(json(Explanation::of(&model.spec.queue, seen, workers)))
+    Ok(json(api.catalog.explain(&model)))
 }
 
 /// `GET .../stats`
