@@ -52,6 +52,8 @@ pub(crate) struct Decision {
     pub(crate) offered: Option<f64>,
     /// Rows per second that all workers that live can do within the latency target.
     pub(crate) capacity: Option<f64>,
+    /// κ: the share of the measured capacity that the fleet has shown to have.
+    pub(crate) trust: f64,
     /// Within how many seconds 99 % were answered of late.
     pub(crate) p99: Option<f64>,
     /// Whether not even one row meets the latency target.
@@ -126,6 +128,7 @@ impl Memory {
             n: speed.as_ref().map(|known| known.n(live, offered.unwrap_or(0.0))),
             offered,
             capacity: speed.as_ref().map(|known| known.capacity(live) * f64::from(live)),
+            trust: scaled.trust,
             p99: seen.reading.as_ref().and_then(|said| said.p99),
             is_infeasible: speed.is_some_and(|known| known.is_infeasible(live)),
             explanation: String::new(),

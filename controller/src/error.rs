@@ -17,6 +17,9 @@ pub(crate) enum ControlError {
 }
 
 impl ControlError {
+    /// Every [`code`](Self::code).
+    pub(crate) const CODES: [&str; 3] = ["kubernetes", "broker", "unwritable"];
+
     /// The bounded label of metrics, and the field of logs.
     pub(crate) const fn code(&self) -> &'static str {
         match self {

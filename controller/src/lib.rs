@@ -23,4 +23,5 @@ mod settings;
 mod tell;
 
 pub use app::control;
+pub use metrics::describe_metrics;
 pub use settings::{Command, ControllerSettings};

@@ -89,10 +89,9 @@ pub(crate) async fn reconcile(
 ) -> Result<Action, ControlError> {
     if fleet.meta().deletion_timestamp.is_some() {
         // What is owned by it goes with it.
-        let labels = [fleet.namespace().unwrap_or_default(), fleet.name_any()];
-        if context.metrics.wanted.remove_label_values(&labels).is_err() {
-            debug!(fleet = fleet.name_any(), "it never had a turn");
-        }
+        let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+        let conditions = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        context.metrics.forget([&namespace, &name], conditions);
         return Ok(Action::await_change());
     }
     let mut state = context.fleets.of(&fleet);
@@ -133,9 +132,11 @@ async fn turn(
     let (decision, seen, looked) = decide(fleet, state, &standing, now, context).await;
     let leads = *context.leads.borrow();
     context.metrics.leading.set(leads.into());
-    let wanted = context.metrics.wanted.with_label_values(&[&namespace, &fleet.name_any()]);
-    wanted.set(decision.plan.floor.into());
+    let labels = [namespace.as_str(), &fleet.name_any()];
+    context.metrics.decided(labels, &decision);
     if !leads {
+        let conditions = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        context.metrics.reported(labels, conditions);
         return Ok(());
     }
     let mode = fleet.spec.scaling.mode;
@@ -148,6 +149,7 @@ async fn turn(
         }
     }
     let status = report::status(fleet, &seen, &decision, &trouble, Timestamp::now());
+    context.metrics.reported(labels, &status.conditions);
     for event in report::events(fleet.status.as_ref(), &status) {
         announce(fleet, &event, context).await;
     }
