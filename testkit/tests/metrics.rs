@@ -1,0 +1,197 @@
+//! What programs count is what is documented, and what happened: the load tool counts it as well.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use batchfleet_loadgen::{Echo, Length, Plan, Report, Target, infer::Encoding, run};
+use batchfleet_service::metrics::{Families, register_build, table};
+use batchfleet_testkit::{Fleet, FleetPlan, Program, get};
+use tokio::time::timeout;
+
+const PREFACE: &str = "# Metrics
+
+Every program serves these at `/metrics` of its admin port, in Prometheus' text format, beside the
+`process_*` metrics of its libraries. A counter and a gauge that nothing has moved is written as 0.
+Histograms have the same bounds in every process, so they add up over processes:
+`histogram_quantile(0.99, sum by (le) (rate(batchfleet_gateway_request_seconds_bucket[5m])))`.
+
+Names without a program (`batchfleet_queue_depth`) are facts of the fleet, which every gateway tells:
+take their maximum, not their sum. The values of `nv_inference_*` are those of one gateway: sum them.
+`batchfleet serve` has the metrics of a gateway and of a worker.
+
+This page is written by `cargo test -p batchfleet-testkit --test metrics`, from the programs.
+";
+
+#[test]
+fn the_table_of_metrics_is_what_programs_register() {
+    let mut every = Families::default();
+    register_build(&mut every).unwrap();
+    let programs = [
+        ("Every program", every.described()),
+        ("Gateway", batchfleet_gateway::describe_metrics().unwrap()),
+        ("Worker", batchfleet_worker::describe_metrics().unwrap()),
+        ("Controller", batchfleet_controller::describe_metrics().unwrap()),
+    ];
+    let sections = programs
+        .iter()
+        .map(|(program, described)| format!("\n## {program}\n\n{}", table(described)));
+    let page: String = [PREFACE.to_owned()].into_iter().chain(sections).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let committed = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap_or_default();
+    if committed != page {
+        let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.md");
+        std::fs::write(&fresh, page).unwrap();
+        panic!("docs/metrics.md is not what the programs say: `cp {} docs/`", fresh.display());
+    }
+}
+
+/// The samples of some programs at one moment, summed over the programs and over labels.
+struct Scrape(BTreeMap<String, f64>);
+
+impl Scrape {
+    async fn of(programs: &[Program]) -> Self {
+        let mut sums = BTreeMap::new();
+        for program in programs {
+            let (status, text) =
+                get(&program.address("admin").await.unwrap(), "/metrics").await.unwrap();
+            assert_eq!(status, 200);
+            for line in text.lines().filter(|line| !line.starts_with('#')) {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                *sums.entry(series.to_owned()).or_default() += value.parse::<f64>().unwrap();
+            }
+        }
+        Self(sums)
+    }
+
+    /// The sum of the series of this name whose labels contain `label`.
+    fn sum(&self, name: &str, label: &str) -> u64 {
+        let named = |series: &str| series.split('{').next() == Some(name);
+        let chosen = self.0.iter().filter(|(series, _)| named(series) && series.contains(label));
+        let values: Vec<_> = chosen.map(|(_, value)| *value).collect();
+        assert!(!values.is_empty(), "{name} {label} is not served");
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let sum = values.iter().sum::<f64>().round() as u64;
+        sum
+    }
+
+    fn all(&self, name: &str) -> u64 {
+        self.sum(name, "")
+    }
+}
+
+/// Requests of three rows each, to all gateways.
+async fn load(fleet: &Fleet, requests: u64) -> Report {
+    let targets: Vec<Target> =
+        fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
+    let echo = Echo::new("echo", "INPUT0", 3, 32, Encoding::Binary).unwrap();
+    let one = Plan::new(targets[0].clone(), Arc::new(echo), 0);
+    run(Plan { targets, users: 24, length: Length::Requests(requests), ..one }).await.unwrap()
+}
+
+/// Some of it is told a moment after the answer, some once a second: waits until it is.
+async fn once(programs: &[Program], told: impl Fn(&Scrape) -> bool) -> Scrape {
+    let all = async {
+        loop {
+            let scrape = Scrape::of(programs).await;
+            if told(&scrape) {
+                return scrape;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), all).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_counted_is_what_the_load_tool_counted() {
+    let plan = FleetPlan {
+        gateways: 2,
+        workers: 2,
+        worker_flags: &["--batch", "12", "--batch-sizes", "4,8,12", "--slo-p99", "10s"],
+        batch_ms: 4,
+        ..FleetPlan::default()
+    };
+    let fleet = Fleet::start(plan).await.unwrap();
+    let report = load(&fleet, 900).await;
+    assert!(report.is_flawless(), "{report}");
+    let sent = report.sent;
+    let all_told = |scrape: &Scrape| scrape.all("nv_inference_request_success") >= sent;
+    let gateways = once(&fleet.gateways, all_told).await;
+    let all_settled = |scrape: &Scrape| scrape.all("batchfleet_worker_jobs_total") >= sent;
+    let workers = once(&fleet.workers, all_settled).await;
+
+    // The gateways' books.
+    for name in ["offered_total", "accepted_total", "answered_total", "within_slo_total"] {
+        assert_eq!(gateways.all(&format!("batchfleet_gateway_{name}")), sent, "{name}");
+    }
+    assert_eq!(gateways.sum("batchfleet_gateway_answered_total", "outcome=\"ok\""), sent);
+    assert_eq!(gateways.all("batchfleet_gateway_request_seconds_count"), sent);
+    for name in [
+        "batchfleet_gateway_refused_total",
+        "batchfleet_gateway_in_flight",
+        "batchfleet_gateway_misrouted_total",
+        "batchfleet_gateway_resubmissions_total",
+        "batchfleet_gateway_unclaimed_replies_total",
+        "batchfleet_gateway_broker_errors_total",
+        "batchfleet_gateway_mismatched_workers",
+        "nv_inference_request_failure",
+    ] {
+        assert_eq!(gateways.all(name), 0, "{name}");
+    }
+
+    // The workers': each row once, each batch for one reason, padded to what it may be.
+    let (rows, batches) = (
+        workers.all("batchfleet_worker_batch_size_sum"),
+        workers.all("batchfleet_worker_batch_size_count"),
+    );
+    assert_eq!(rows, 3 * sent);
+    assert_eq!(workers.sum("batchfleet_worker_jobs_total", "outcome=\"ok\""), sent);
+    assert_eq!(workers.all("batchfleet_worker_jobs_total"), sent);
+    assert_eq!(workers.all("batchfleet_worker_queue_wait_seconds_count"), sent);
+    assert_eq!(workers.all("batchfleet_worker_batch_wait_seconds_count"), sent);
+    for name in ["batch_seconds_count", "released_total", "broker_seconds_count"] {
+        assert_eq!(workers.all(&format!("batchfleet_worker_{name}")), batches, "{name}");
+    }
+    assert_eq!((rows + workers.all("batchfleet_worker_padded_rows_total")) % 4, 0);
+    // One bound decides about N at each worker, one provider runs the model.
+    assert_eq!(workers.sum("batchfleet_worker_batch_limit_bound", "bound=\"fixed\""), 2);
+    assert_eq!(workers.all("batchfleet_worker_batch_limit_bound"), 2);
+    assert_eq!(workers.all("batchfleet_worker_execution_provider"), 2);
+    assert_eq!(workers.all("batchfleet_worker_batch_limit"), 2 * 12);
+
+    // Both sides agree, and so do the aliases.
+    assert_eq!(gateways.all("nv_inference_request_success"), sent);
+    assert_eq!(gateways.all("nv_inference_count"), rows);
+    // Each gateway rounds its share of the batches.
+    assert!(gateways.all("nv_inference_exec_count").abs_diff(batches) <= 1, "{batches}");
+    assert_eq!(gateways.all("nv_inference_pending_request_count"), 0);
+    assert_eq!(gateways.all("batchfleet_gateway_workers"), 2 * 2);
+    let [whole, queue, compute] = ["request", "queue", "compute_infer"]
+        .map(|part| gateways.all(&format!("nv_inference_{part}_duration_us")));
+    assert!(compute > 4000 * sent && whole > queue + compute, "{whole} {queue} {compute}");
+}
+
+#[tokio::test]
+async fn what_is_refused_and_what_is_late_is_counted_as_such() {
+    let plan =
+        FleetPlan { worker_flags: &["--slo-p99", "1ms"], batch_ms: 20, ..FleetPlan::default() };
+    let mut fleet = Fleet::start(plan).await.unwrap();
+    let report = load(&fleet, 60).await;
+    assert!(report.is_flawless(), "{report}");
+    let all_told = |scrape: &Scrape| scrape.all("nv_inference_request_success") == 60;
+    let late = once(&fleet.gateways, all_told).await;
+    assert_eq!(late.all("batchfleet_gateway_answered_total"), 60);
+    assert_eq!(late.all("batchfleet_gateway_within_slo_total"), 0);
+
+    fleet.workers.remove(0).terminate().await.unwrap();
+    once(&fleet.gateways, |scrape| scrape.all("batchfleet_gateway_workers") == 0).await;
+    let report = load(&fleet, 40).await;
+    assert_eq!(report.reasons.values().sum::<u64>(), 40, "{report}");
+    let rejected = |scrape: &Scrape| scrape.sum("nv_inference_request_failure", "REJECTED") == 40;
+    let refused = once(&fleet.gateways, rejected).await;
+    assert_eq!(refused.sum("batchfleet_gateway_refused_total", "no_workers"), 40);
+    assert_eq!(refused.all("batchfleet_gateway_refused_total"), 40);
+    assert_eq!(refused.all("batchfleet_gateway_offered_total"), 100);
+    assert_eq!(refused.all("batchfleet_gateway_accepted_total"), 60);
+}
