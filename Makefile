@@ -3,8 +3,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models images \
-	test-images up down clean prerequisites
+.PHONY: help demo serve test figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models chart \
+	images test-images up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -34,7 +34,7 @@ serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=add
 		--model-repository $(MODELS) --log-format text
 
 test: $(LIBRARY) models ## check and test everything
-	@scripts/prerequisites.sh redis-server curl
+	@scripts/prerequisites.sh redis-server curl npm
 	@scripts/test.sh
 
 figures: ## print the figures of a fleet of real programs: batches, 5,000 clients, memory
@@ -80,6 +80,10 @@ build: prerequisites ## build the release binaries
 onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 
 models: $(DIGITS) $(MAGIKA) ## make and fetch the demo models
+
+chart: ## write what the chart has from elsewhere: its schema, and the custom resource
+	cargo run --locked --quiet -p batchfleet-schema
+	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/crds/modelfleets.yaml
 
 images: build $(LIBRARY) ## make the container images; TO=folder to write them there as archives
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)

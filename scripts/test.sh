@@ -51,6 +51,7 @@ suite "build" cargo build --locked --workspace --bins
 suite "tests" tests
 suite "documentation's examples" cargo test --locked --workspace --doc --no-fail-fast
 suite "conformance of real clients" conformance/run.sh
+suite "the chart" helm/tests/run.sh
 suite "faults, the short tier" target/debug/batchfleet-chaos --short
 
 echo "$passed passed, $failed failed"

@@ -17,7 +17,7 @@ pub use self::{
         Amount, EmptyDirSource, ExecutionProvider, Gpu, ImageSource, ModelSource, PodOverrides,
         Resources, VolumeClaimSource, Worker,
     },
-    schema::yaml,
+    schema::{definition, yaml},
     status::ModelFleetStatus,
 };
 

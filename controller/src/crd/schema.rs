@@ -16,7 +16,10 @@ pub fn yaml() -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
 }
 
 /// The definition, without the formats of numbers that Kubernetes does not know and warns of.
-pub(super) fn definition() -> serde_json::Result<Value> {
+///
+/// # Errors
+/// Never, unless the types have no JSON.
+pub fn definition() -> serde_json::Result<Value> {
     let mut definition = serde_json::to_value(ModelFleet::crd())?;
     forget_formats(&mut definition);
     Ok(definition)

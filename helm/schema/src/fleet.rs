@@ -1,0 +1,62 @@
+//! The `spec` of a `ModelFleet`, from its custom resource definition to plain JSON schema.
+
+use anyhow::{Context, Result};
+use batchfleet_controller::crd;
+use serde_json::{Value, json};
+
+const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+
+/// The schema of a fleet's spec, closed.
+pub(crate) fn schema() -> Result<Value> {
+    let definition = crd::definition()?;
+    let mut spec = definition.pointer(SPEC).context("the definition has no spec")?.clone();
+    plain(&mut spec);
+    Ok(spec)
+}
+
+/// Says in JSON schema what Kubernetes says in its own words, forgets what only it can check, and
+/// closes objects, which the API server would prune.
+fn plain(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.remove("x-kubernetes-int-or-string").is_some() {
+                fields.insert("type".to_owned(), json!(["integer", "string"]));
+            }
+            if fields.remove("nullable") == Some(json!(true))
+                && let Some(kind @ Value::String(_)) = fields.get("type").cloned()
+            {
+                fields.insert("type".to_owned(), json!([kind, "null"]));
+            }
+            fields.retain(|name, _| !name.starts_with("x-kubernetes-"));
+            if fields.get("properties").is_some_and(Value::is_object)
+                && fields.contains_key("type")
+                && !fields.contains_key("additionalProperties")
+            {
+                fields.insert("additionalProperties".to_owned(), json!(false));
+            }
+            fields.values_mut().for_each(plain);
+        }
+        Value::Array(items) => items.iter_mut().for_each(plain),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_in_the_values_is_closed_as_deep_as_it_goes() {
+        let spec = schema().unwrap();
+        let source = "/properties/model/properties/source";
+        for place in ["", "/properties/batch", source, "/properties/pod"] {
+            assert_eq!(spec.pointer(place).unwrap()["additionalProperties"], false, "{place}");
+        }
+    }
+
+    #[test]
+    fn amounts_may_be_numbers_or_texts() {
+        let amounts = &schema().unwrap()["properties"]["worker"]["properties"]["limits"];
+        assert_eq!(amounts["additionalProperties"]["type"], json!(["integer", "string"]));
+    }
+}

@@ -1,0 +1,191 @@
+//! The comments of `values.yaml` as a schema.
+//!
+//! Above each key stands what it does. Its type follows from its default; where it cannot, or where
+//! less than any value of the type is allowed, a mark says so behind the default: `# @minimum 1`.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::{flags, fleet};
+
+/// A key of `values.yaml`.
+#[derive(Debug, Default)]
+pub(crate) struct Key {
+    name: String,
+    comment: String,
+    /// The default as it is written; empty where keys follow.
+    default: String,
+    mark: Option<String>,
+    below: Vec<Key>,
+}
+
+/// The keys of a file of values.
+///
+/// # Errors
+/// A line that is none of comment, key and blank.
+pub(crate) fn parse(text: &str) -> Result<Vec<Key>> {
+    // One list for each depth that is open, from the file's own.
+    let mut open = vec![Vec::new()];
+    let mut comment: Vec<&str> = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let trimmed = line.trim_start();
+        if let Some(more) = trimmed.strip_prefix('#') {
+            comment.push(more.strip_prefix(' ').unwrap_or(more));
+            continue;
+        }
+        if trimmed.is_empty() {
+            comment.clear();
+            continue;
+        }
+        let depth = (line.len() - trimmed.len()) / 2;
+        ensure!(depth < open.len(), "line {}: too far to the right", number + 1);
+        close(&mut open, depth);
+        let mut key = key(trimmed).with_context(|| format!("line {}", number + 1))?;
+        key.comment = std::mem::take(&mut comment).join("\n");
+        if let Some(siblings) = open.last_mut() {
+            siblings.push(key);
+        }
+        open.push(Vec::new());
+    }
+    close(&mut open, 0);
+    Ok(open.pop().unwrap_or_default())
+}
+
+/// Gives the lists beyond a depth to the keys that they stand below.
+fn close(open: &mut Vec<Vec<Key>>, depth: usize) {
+    while open.len() > depth + 1 {
+        let below = open.pop().unwrap_or_default();
+        if let Some(above) = open.last_mut().and_then(|siblings| siblings.last_mut()) {
+            above.below = below;
+        }
+    }
+}
+
+fn key(line: &str) -> Result<Key> {
+    let (name, rest) = line.split_once(':').context("expected a key")?;
+    let (default, mark) = match rest.split_once("# @") {
+        Some((default, mark)) => (default, Some(mark.trim().to_owned())),
+        None => (rest, None),
+    };
+    let default = default.trim().to_owned();
+    Ok(Key { name: name.to_owned(), default, mark, ..Key::default() })
+}
+
+/// The schema of these keys, closed.
+///
+/// # Errors
+/// A key without a comment, or whose type cannot be told.
+pub(crate) fn schema(keys: &[Key]) -> Result<Value> {
+    let mut schema = object(keys)?;
+    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    // Helm puts what a chart shares with those it contains there.
+    schema["properties"]["global"] = json!({"type": "object"});
+    Ok(schema)
+}
+
+fn object(keys: &[Key]) -> Result<Value> {
+    let mut properties = Map::new();
+    for key in keys {
+        let mut property = property(key).with_context(|| key.name.clone())?;
+        ensure!(!key.comment.is_empty(), "{}: no comment says what it does", key.name);
+        property["description"] = json!(key.comment);
+        properties.insert(key.name.clone(), property);
+    }
+    Ok(json!({"type": "object", "additionalProperties": false, "properties": properties}))
+}
+
+fn property(key: &Key) -> Result<Value> {
+    match key.mark.as_deref() {
+        Some(mark) => marked(mark, key),
+        None if key.default.is_empty() => object(&key.below),
+        None => Ok(json!({"type": scalar(&key.default)?})),
+    }
+}
+
+fn marked(mark: &str, key: &Key) -> Result<Value> {
+    let (kind, argument) = mark.split_once(' ').unwrap_or((mark, ""));
+    Ok(match kind {
+        "enum" => json!({"enum": argument.split(", ").collect::<Vec<_>>()}),
+        "items" => json!({"type": "array", "items": {"type": argument}}),
+        "map" => json!({"type": "object", "additionalProperties": {"type": argument}}),
+        "object" => json!({"type": "object"}),
+        "minimum" => {
+            json!({"type": scalar(&key.default)?, "minimum": argument.parse::<i64>()?})
+        }
+        "pattern" => json!({"type": "string", "pattern": argument}),
+        "port" => json!({"type": "integer", "minimum": 1, "maximum": 65535}),
+        "resources" => resources(),
+        "settings" => flags::schema(argument)?,
+        "fleets" => json!({"type": "object", "additionalProperties": fleet::schema()?}),
+        unknown => bail!("unknown mark @{unknown}"),
+    })
+}
+
+/// What a container asks for and may use.
+fn resources() -> Value {
+    let amounts = json!({
+        "type": "object",
+        "additionalProperties": {"type": ["string", "number"]},
+    });
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {"requests": amounts, "limits": amounts},
+    })
+}
+
+/// The type of a default.
+fn scalar(default: &str) -> Result<&'static str> {
+    Ok(match default {
+        "true" | "false" => "boolean",
+        "{}" | "[]" => bail!("a mark must say what may stand in it"),
+        number if number.parse::<i64>().is_ok() => "integer",
+        number if number.parse::<f64>().is_ok() => "number",
+        _ => "string",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Value {
+        schema(&parse(text).unwrap()).unwrap()["properties"].clone()
+    }
+
+    #[test]
+    fn a_comment_is_the_description_and_a_default_tells_the_type() {
+        let properties = of("# How\n# many.\nreplicas: 2 # @minimum 1\n");
+        let expected = json!({"type": "integer", "minimum": 1, "description": "How\nmany."});
+        assert_eq!(properties["replicas"], expected);
+    }
+
+    #[test]
+    fn keys_below_a_key_are_a_closed_object() {
+        let properties =
+            of("# A.\na:\n  # B.\n  b:\n    # C.\n    c: x\n  # D.\n  d: true\n# E.\ne: 1.5\n");
+        assert_eq!(properties["a"]["additionalProperties"], false);
+        assert_eq!(properties["a"]["properties"]["b"]["properties"]["c"]["type"], "string");
+        assert_eq!(properties["a"]["properties"]["d"]["type"], "boolean");
+        assert_eq!(properties["e"]["type"], "number");
+    }
+
+    #[test]
+    fn what_stands_below_a_mark_are_defaults_and_not_keys() {
+        let properties = of("# L.\nlabels: # @map string\n  made_up: \"1\"\n");
+        assert_eq!(properties["labels"]["additionalProperties"], json!({"type": "string"}));
+    }
+
+    #[test]
+    fn a_key_without_a_comment_or_a_type_is_refused() {
+        for (text, complaint) in [
+            ("a: 1\n", "a: no comment"),
+            ("# A.\na: {}\n", "a mark must say"),
+            ("# A.\na: 1 # @atleast 1\n", "unknown mark @atleast"),
+            ("# A.\na: 1\n    b: 2\n", "too far to the right"),
+        ] {
+            let error = parse(text).and_then(|keys| schema(&keys)).unwrap_err();
+            assert!(format!("{error:#}").contains(complaint), "{error:#}");
+        }
+    }
+}

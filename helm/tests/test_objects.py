@@ -1,0 +1,99 @@
+"""What is rendered is what Kubernetes takes, for every file of values."""
+
+import json
+import warnings
+
+import jsonschema
+import kubernetes_validate
+import pytest
+
+import chart
+from restricted import violations
+
+# No package has their schemas.
+OTHERS = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "HTTPRoute"}
+
+every_values = pytest.mark.parametrize(
+    "values", chart.VALUES, ids=lambda values: values.stem if values else "defaults"
+)
+
+
+@every_values
+def test_every_object_is_valid_and_has_no_unknown_field(values):
+    for document in chart.objects(values):
+        if document["kind"] in OTHERS:
+            continue
+        if document["kind"] == "ModelFleet":
+            jsonschema.validate(document["spec"], fleet_schema())
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kubernetes_validate.validate(document, chart.KUBERNETES, strict=True)
+
+
+@every_values
+def test_every_pod_passes_the_restricted_standard(values):
+    pods = [pod for document in chart.objects(values) if (pod := chart.pod_of(document))]
+    assert len(pods) >= 2
+    assert [found for pod in pods for found in violations(pod)] == []
+
+
+@every_values
+def test_every_container_is_read_only_and_bounded(values):
+    for document in chart.objects(values):
+        for container in (chart.pod_of(document) or {}).get("containers", []):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["resources"]["limits"]["memory"]
+
+
+@every_values
+def test_no_secret_stands_in_an_environment(values):
+    for document in chart.objects(values):
+        for container in (chart.pod_of(document) or {}).get("containers", []):
+            assert "env" not in container and "envFrom" not in container
+
+
+@every_values
+def test_names_of_objects_are_unique(values):
+    names = [(each["kind"], each["metadata"]["name"]) for each in chart.objects(values)]
+    assert len(names) == len(set(names))
+
+
+@every_values
+def test_lint_finds_nothing(values):
+    arguments = ["--values", str(values)] if values else []
+    linted = chart.helm("lint", "--strict", str(chart.CHART), *arguments)
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_the_number_of_workers_is_never_ours():
+    for values in chart.VALUES:
+        fleets = [each for each in chart.objects(values) if each["kind"] == "ModelFleet"]
+        assert all("replicas" not in fleet["spec"] for fleet in fleets)
+
+
+def test_the_restricted_standard_is_checked():
+    safe = {
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    for change, what in [
+        ({"runAsNonRoot": False}, "root"),
+        ({"allowPrivilegeEscalation": True}, "escalate"),
+        ({"capabilities": {}}, "capabilities"),
+        ({"seccompProfile": {}}, "seccomp"),
+    ]:
+        pod = {"containers": [{"name": "c", "securityContext": safe | change}]}
+        (found,) = violations(pod)
+        assert what in found
+    assert violations({"containers": [], "hostNetwork": True, "volumes": [{"hostPath": {}}]}) == [
+        "hostNetwork is set",
+        "volume of type hostPath",
+    ]
+
+
+def fleet_schema() -> dict:
+    schema = json.loads((chart.CHART / "values.schema.json").read_text())
+    return schema["properties"]["models"]["additionalProperties"]

@@ -1,0 +1,153 @@
+"""The users of the bundled Redis have the rights that the programs use, and no others."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+import chart
+
+PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", chart.ROOT / "target/debug"))
+DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
+PATIENCE = 60
+ECHO = """backend: "batchfleet_echo"
+input [{ name: "input" data_type: TYPE_FP32 dims: [ -1 ] }]
+output [{ name: "output" data_type: TYPE_FP32 dims: [ -1 ] }]
+"""
+
+
+def eventually(condition, what: str):
+    until = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < until, f"not in {PATIENCE} s: {what}"
+        time.sleep(0.05)
+    return result
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Server:
+    """A Redis with the chart's users, and one more who may look."""
+
+    def __init__(self, folder: Path):
+        users = chart.the("Secret", "-redis-users")["stringData"]["users.acl"]
+        (folder / "users.acl").write_text(f"{users}user test on nopass ~* &* +@all\n")
+        self.port = free_port()
+        arguments = ["--port", str(self.port), "--save", "", "--aclfile", folder / "users.acl"]
+        arguments += ["--bind", "127.0.0.1", "--maxmemory", "200mb"]
+        self.process = subprocess.Popen(
+            [*DIE_WITH_US, "redis-server", *arguments], cwd=folder, stdout=subprocess.DEVNULL
+        )
+        self.client = self.as_user("test", "")
+        eventually(self.answers, "redis-server answers")
+
+    def answers(self) -> bool:
+        with contextlib.suppress(redis.ConnectionError):
+            return self.client.ping()
+        return False
+
+    def as_user(self, user: str, password: str) -> redis.Redis:
+        return redis.Redis(port=self.port, username=user, password=password, decode_responses=True)
+
+    def url(self, user: str) -> str:
+        return f"redis://{user}:{password(user)}@127.0.0.1:{self.port}/0"
+
+
+def password(user: str) -> str:
+    return chart.the("Secret", f"-redis-{user}")["stringData"]["password"]
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    yield server
+    server.client.close()
+    server.process.terminate()
+    server.process.wait()
+
+
+@pytest.fixture
+def fleet(server, tmp_path):
+    """A gateway and two workers that find Redis as in a cluster; the gateway's port."""
+    (tmp_path / "models/echo/1").mkdir(parents=True)
+    (tmp_path / "models/echo/config.pbtxt").write_text(ECHO)
+    for user in ("gateway", "worker"):
+        (tmp_path / user).write_text(server.url(user) + "\n")
+    port = free_port()
+    commands = [["batchfleet-gateway", "--listen", f"127.0.0.1:{port}", "--lame-duck", "0s"]]
+    commands += [["batchfleet-worker", "--model-repository", str(tmp_path / "models")]] * 2
+    with contextlib.ExitStack() as running:
+        fleet = []
+        for number, (program, *arguments) in enumerate(commands):
+            log = running.enter_context((tmp_path / f"{number}.log").open("wb"))
+            user = tmp_path / program.removeprefix("batchfleet-")
+            command = [*DIE_WITH_US, PROGRAMS / program, *arguments, "--redis-url-file", user]
+            command += ["--admin-listen", "127.0.0.1:0"]
+            fleet.append(subprocess.Popen(command, cwd=chart.ROOT, stdout=log, stderr=log))
+        yield port, fleet
+        for process in fleet:
+            process.kill()
+            process.wait()
+
+
+def load(port: int, *arguments: str) -> subprocess.CompletedProcess:
+    """Fails when an answer is wrong, or is none."""
+    command = [PROGRAMS / "batchfleet", "load", "--url", f"http://127.0.0.1:{port}"]
+    command += ["--model", "echo", "--warm-up", "0s", "--users", "4", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_the_programs_get_by_with_their_rights(server, fleet):
+    port, (gateway, worker, other) = fleet
+    eventually(lambda: load(port, "--duration", "200ms").returncode == 0, "the fleet answers")
+    # Replies too large for a message, a worker's death, a new N, and a Redis that lost everything.
+    large = load(port, "--duration", "1s", "--free", "300000")
+    worker.kill()
+    after_death = load(port, "--duration", "5s")
+    publish = [PROGRAMS / "batchfleet", "set-n", "echo", "4", "--redis-url", server.url("controller")]
+    published = subprocess.run(publish, capture_output=True, text=True, timeout=PATIENCE)
+    server.client.flushdb()
+    after_loss = load(port, "--duration", "3s")
+    other.terminate()
+    gateway.terminate()
+    for done in (large, after_death, published, after_loss):
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (other.wait(PATIENCE), gateway.wait(PATIENCE)) == (0, 0)
+    denied = {(each["username"], each["reason"], each["object"]) for each in server.client.acl_log()}
+    assert denied == set()
+
+
+@pytest.mark.parametrize("user", ["gateway", "worker", "controller"])
+@pytest.mark.parametrize(
+    "command",
+    ["FLUSHALL", "KEYS *", "CONFIG GET dir", "EVAL return 0", "SHUTDOWN", "ACL LIST", "MONITOR",
+     "SET mine 1", "GET other:key", "SUBSCRIBE other", "XTRIM bf:{m:1}:q:default MAXLEN 0"],
+)
+def test_nobody_may_do_more(server, user, command):
+    client = server.as_user(user, password(user))
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*command.split())
+    client.close()
+
+
+def test_a_worker_cannot_read_answers(server):
+    client = server.as_user("worker", password("worker"))
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.get("bf:{m:1}:parcel:1")
+    client.close()
+
+
+def test_the_default_user_is_off(server):
+    client = redis.Redis(port=server.port)
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        client.ping()
+    client.close()

@@ -1,0 +1,216 @@
+"""Each value does what its comment says, and what is no value is refused by name."""
+
+import base64
+import re
+
+import pytest
+import yaml
+
+import chart
+from chart import kinds, refusal, the
+
+EVERYTHING = chart.ROOT / "helm/tests/values/everything.yaml"
+
+
+def container(document: dict) -> dict:
+    return chart.pod_of(document)["containers"][0]
+
+
+def gateway(*settings: str) -> dict:
+    return the("Deployment", "-gateway", *settings)
+
+
+def controller(*settings: str) -> dict:
+    return the("Deployment", "-controller", *settings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("gateway.replcas=3", "replcas"),
+        ("gatway.replicas=3", "gatway"),
+        ("gateway.settings.maxInFlihgt=3", "maxInFlihgt"),
+        ("gateway.settings.lameDuck=3s", "lameDuck"),
+        ("controller.settings.workerImage=x", "workerImage"),
+        ("models.digits.modl.name=x", "modl"),
+        ("models.digits.scaling.maximum=3", "maximum"),
+        ("redis.maxmemory=1gb", "maxmemory"),
+        ("monitoring.rules.enable=true", "enable"),
+    ],
+)
+def test_a_typo_is_refused_with_its_name(setting, key):
+    assert f"'{key}' not allowed" in refusal(setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("gateway.service.type=Public", "/gateway/service/type"),
+        ("gateway.settings.deadline=soon", "/gateway/settings/deadline"),
+        ("gateway.settings.logFormat=xml", "/gateway/settings/logFormat"),
+        ("gateway.autoscaling.min=0", "/gateway/autoscaling/min"),
+        ("redis.maxMemory=lots", "/redis/maxMemory"),
+        ("demo.enabled=maybe", "/demo/enabled"),
+        ("images.pullPolicy=Sometimes", "/images/pullPolicy"),
+        ("models.digits.batch.mode=large", "/models/digits/batch/mode"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(setting, place):
+    assert f"'{place}'" in refusal(setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (["redis.bundled=false"], "redis.external.gatewaySecret must name the secret"),
+        (["gateway.autoscaling.min=5", "gateway.autoscaling.max=2"], "min must not be more than"),
+        (["gateway.httpRoute.enabled=true"], "needs gateway.httpRoute.parentRefs"),
+        (["monitoring.serviceMonitor.enabled=true", "monitoring.podMonitors.enabled=true"], "both"),
+        (["demo.enabled=true", "models.echo.model.source.image.reference=x"], "named echo"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_and_says_what_to_do(settings, complaint):
+    assert complaint in refusal(*settings)
+
+
+def test_a_setting_becomes_a_flag():
+    assert "--max-in-flight=4096" in container(gateway("gateway.settings.maxInFlight=4096"))["args"]
+
+
+def test_a_large_number_is_written_out():
+    arguments = container(the("Deployment", "-gateway", values=EVERYTHING))["args"]
+    assert "--max-in-flight=4000000" in arguments
+    assert "--trusted-proxies=10.0.0.0/8,10.1.2.3" in arguments
+
+
+def test_redis_is_found_in_a_file():
+    for deployment in (gateway(), controller()):
+        assert "--redis-url-file=/etc/batchfleet/redis/url" in container(deployment)["args"]
+
+
+def test_the_grace_period_outlasts_the_drain():
+    pod = chart.pod_of(gateway("gateway.shutdown.drainSeconds=90"))
+    assert "--drain-timeout=90s" in pod["containers"][0]["args"]
+    assert pod["terminationGracePeriodSeconds"] == 95
+
+
+def test_an_autoscaled_deployment_names_no_number():
+    assert "replicas" not in gateway()["spec"]
+    assert gateway("gateway.autoscaling.enabled=false")["spec"]["replicas"] == 2
+
+
+def test_gateways_are_spread_over_nodes_and_zones():
+    keys = [each["topologyKey"] for each in chart.pod_of(gateway())["topologySpreadConstraints"]]
+    assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+
+
+def test_requests_in_flight_are_looked_at_only_when_asked_for():
+    metrics = the("HorizontalPodAutoscaler", "-gateway")["spec"]["metrics"]
+    assert [each["type"] for each in metrics] == ["Resource"]
+    more = the("HorizontalPodAutoscaler", "-gateway", "gateway.autoscaling.inFlight=200")
+    assert more["spec"]["metrics"][1]["pods"]["target"]["averageValue"] == "200"
+
+
+def test_images_come_from_one_registry_with_one_tag():
+    settings = ("images.registry=r.example.com/ml/", "images.tag=1.2")
+    assert container(gateway(*settings))["image"] == "r.example.com/ml/batchfleet/gateway:1.2"
+    assert "--worker-image=r.example.com/ml/batchfleet/worker:1.2" in container(controller(*settings))["args"]
+
+
+def test_fleets_pull_with_the_same_secrets_unless_they_name_their_own():
+    fleet = the("ModelFleet", "digits", values=EVERYTHING)
+    assert fleet["spec"]["pod"]["imagePullSecrets"] == ["registry"]
+
+
+def test_the_controller_may_do_nothing_outside_its_namespace():
+    assert not {"ClusterRole", "ClusterRoleBinding"} & set(kinds())
+    rules = the("Role", "-controller")["rules"]
+    assert all("*" not in rule["verbs"] + rule["resources"] for rule in rules)
+    assert all("secrets" not in rule["resources"] for rule in rules)
+
+
+def test_only_the_controller_talks_to_kubernetes():
+    accounts = [each for each in chart.objects() if each["kind"] == "ServiceAccount"]
+    silent = {a["metadata"]["name"] for a in accounts if a.get("automountServiceAccountToken") is False}
+    assert silent == {"rel-batchfleet-gateway", "rel-batchfleet-redis"}
+    assert chart.pod_of(gateway())["automountServiceAccountToken"] is False
+
+
+def test_queue_depths_are_served_to_autoscalers_when_asked_for():
+    assert "APIService" not in kinds()
+    setting = "externalMetrics.enabled=true"
+    api = the("APIService", "v1beta1.external.metrics.k8s.io", setting)["spec"]
+    secret = the("Secret", "-metrics-api", setting)["data"]
+    assert "insecureSkipTLSVerify" not in api
+    assert base64.b64decode(secret["tls.crt"]).startswith(b"-----BEGIN CERTIFICATE-----")
+    assert "--external-metrics-listen=0.0.0.0:6443" in container(controller(setting))["args"]
+
+
+def test_a_bundled_redis_forgets_on_purpose_and_never_evicts():
+    settings = the("ConfigMap", "-redis")["data"]["redis.conf"].splitlines()
+    assert {'save ""', "appendonly no", "maxmemory 1gb", "maxmemory-policy noeviction"} <= set(settings)
+
+
+def test_passwords_are_long_and_differ():
+    secrets = [the("Secret", f"-redis-{who}") for who in ("gateway", "worker", "controller")]
+    passwords = {secret["stringData"]["password"] for secret in secrets}
+    assert len(passwords) == 3 and all(re.fullmatch("[A-Za-z0-9]{32}", each) for each in passwords)
+    users = the("Secret", "-redis-users")["stringData"]["users.acl"]
+    assert not any(password in users for password in passwords)
+
+
+def test_an_external_redis_replaces_the_bundled_one():
+    settings = ["redis.bundled=false"]
+    settings += [f"redis.external.{who}Secret=my-{who}" for who in ("gateway", "worker", "controller")]
+    assert "StatefulSet" not in kinds(*settings)
+    assert "--worker-redis-secret=my-worker" in container(controller(*settings))["args"]
+
+
+def test_the_admin_port_is_in_no_ingress_and_in_no_service_for_clients():
+    service = the("Service", "rel-batchfleet")
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
+    backend = the("Ingress", "", "gateway.ingress.enabled=true")["spec"]["rules"][0]["http"]["paths"][0]["backend"]
+    assert backend["service"] == {"name": "rel-batchfleet", "port": {"name": "http"}}
+
+
+def test_nobody_asks_a_worker_anything_but_its_metrics():
+    ingress = the("NetworkPolicy", "-worker")["spec"]["ingress"]
+    assert [port["port"] for rule in ingress for port in rule["ports"]] == ["admin"]
+
+
+def test_only_listed_clients_reach_gateways_where_a_list_is_given():
+    assert "from" not in the("NetworkPolicy", "-gateway")["spec"]["ingress"][0]
+    listed = the("NetworkPolicy", "-gateway", values=EVERYTHING)["spec"]["ingress"][0]["from"]
+    assert listed[0] == {"podSelector": {"matchLabels": {"app": "client"}}}
+
+
+def test_the_demo_needs_no_volume():
+    source = the("ModelFleet", "echo", "demo.enabled=true")["spec"]["model"]["source"]
+    assert list(source) == ["emptyDir"]
+
+
+def test_helm_test_asks_every_model_and_only_where_it_may():
+    assert "Pod" not in kinds()
+    pod = the("Pod", "-test", "demo.enabled=true", "models.m.model.source.image.reference=x")
+    asked = [each["args"][2] for each in pod["spec"]["containers"]]
+    assert asked == ["--model=m", "--model=echo"]
+    assert "Pod" not in kinds("demo.enabled=true", "gateway.apiKeysSecret=keys")
+
+
+def test_pods_have_no_label_that_changes_with_the_chart():
+    for document in chart.objects():
+        labels = document.get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
+        assert "helm.sh/chart" not in labels
+
+
+def test_the_notes_end_in_a_request_to_what_was_installed():
+    notes = chart.helm(
+        "install", "rel", str(chart.CHART), "--dry-run=client", "--set", "demo.enabled=true"
+    ).stdout.split("NOTES:")[1]
+    assert "port-forward service/rel-batchfleet 8080:80" in notes
+    assert notes.strip().splitlines()[-2].startswith("  curl -s http://127.0.0.1:8080/v2/models/echo/infer")
+
+
+def test_every_example_beside_the_chart_is_yaml():
+    for name in chart.BESIDE:
+        assert list(yaml.safe_load_all((chart.CHART / "examples" / name).read_text()))
