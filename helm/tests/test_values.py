@@ -184,6 +184,11 @@ def test_only_listed_clients_reach_gateways_where_a_list_is_given():
     assert listed[0] == {"podSelector": {"matchLabels": {"app": "client"}}}
 
 
+def test_monitors_of_workers_have_the_same_labels():
+    setting = "monitoring.podMonitors.labels.release=prometheus"
+    assert "--pod-monitor-label=release=prometheus" in container(controller(setting))["args"]
+
+
 def test_the_demo_needs_no_volume():
     source = the("ModelFleet", "echo", "demo.enabled=true")["spec"]["model"]["source"]
     assert list(source) == ["emptyDir"]

@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use serde_json::{Map, Value, json};
 
 /// Flags that the chart sets, of both programs.
-const OF_THE_CHART: [&str; 14] = [
+const OF_THE_CHART: [&str; 15] = [
     "admin-listen",
     "api-keys",
     "drain-timeout",
@@ -19,6 +19,7 @@ const OF_THE_CHART: [&str; 14] = [
     "lame-duck",
     "listen",
     "namespace",
+    "pod-monitor-label",
     "redis-url",
     "redis-url-file",
     "worker-image",
