@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models chart \
+.PHONY: help demo serve test pictures figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models chart \
 	images test-images up down clean prerequisites
 
 CACHE := .cache
@@ -34,8 +34,13 @@ serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=add
 		--model-repository $(MODELS) --log-format text
 
 test: $(LIBRARY) models ## check and test everything
-	@scripts/prerequisites.sh redis-server curl npm
+	@scripts/prerequisites.sh redis-server curl prometheus node npm
 	@scripts/test.sh
+
+pictures: ## play four stories on a fleet of real programs, and draw the boards of each; takes 10 minutes
+	@scripts/prerequisites.sh redis-server prometheus node npm chromium
+	cargo build --locked --workspace --bins
+	dashboards/pictures.py
 
 figures: ## print the figures of a fleet of real programs: batches, 5,000 clients, memory
 	@scripts/prerequisites.sh redis-server

@@ -17,6 +17,7 @@ present() {
 package() {
     case $1 in
         cc) echo gcc libc6-dev ;;
+        node) echo nodejs ;;
         *) echo "$1" ;;
     esac
 }

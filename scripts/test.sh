@@ -52,6 +52,7 @@ suite "tests" tests
 suite "documentation's examples" cargo test --locked --workspace --doc --no-fail-fast
 suite "conformance of real clients" conformance/run.sh
 suite "the chart" helm/tests/run.sh
+suite "boards and alerts" dashboards/check.py
 suite "faults, the short tier" target/debug/batchfleet-chaos --short
 
 echo "$passed passed, $failed failed"

@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Checks the boards, rules and alerts; ends with one line, "N passed, N failed".
+
+The boards are what boards.py says, each panel says what it shows, each metric named anywhere is one
+that programs register; rules and alerts are valid and do what tests/alerts.yaml says. Then a real
+fleet is put under load before a real Prometheus, and each query of each panel, variable, rule and
+alert is asked: none may fail, and none may be empty.
+
+Needs prometheus, promtool, redis-server, node and npm, and the programs (cargo build).
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import boards
+from live import Live
+
+HERE = Path(__file__).parent
+LOAD_SECONDS = 20
+# What a query may name beside our own metrics.
+NAME = re.compile(r"\b((?:batchfleet|nv_inference|process)_[a-z0-9_]+|batchfleet:[a-z0-9_:]+)")
+SELECTOR = re.compile(NAME.pattern + r"(?:\{[^}]*\})?")
+VALUES = re.compile(r"label_values\((.*), (\w+)\)$")
+CHOICES = {"$namespace": ".*", "$model": ".*", "$__rate_interval": "15s"}
+
+
+def files():
+    return {name: json.loads((HERE / name).read_text()) for name in boards.boards()}
+
+
+def panels(board):
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def filled(query):
+    for name, value in CHOICES.items():
+        query = query.replace(name, value)
+    return query
+
+
+def rules():
+    """The names of all rules; those that record have a colon in it."""
+    return re.findall(r"- (?:alert|record): (\S+)", (HERE / "alerts.yaml").read_text())
+
+
+def the_boards_are_what_boards_py_says():
+    subprocess.run([sys.executable, HERE / "boards.py", "--check"], check=True)
+
+
+def every_panel_says_what_it_shows_and_in_which_unit():
+    for name, board in files().items():
+        for panel in panels(board):
+            unit = panel["fieldConfig"]["defaults"]["unit"]
+            assert panel["title"] and unit and panel["targets"], (name, panel["title"])
+            assert len(panel["description"]) > 20, (name, panel["title"])
+            assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+def no_two_panels_overlap():
+    for name, board in files().items():
+        taken = set()
+        for panel in board["panels"]:
+            place = panel["gridPos"]
+            cells = {(x, y) for x in range(place["x"], place["x"] + place["w"])
+                     for y in range(place["y"], place["y"] + place["h"])}
+            assert place["x"] + place["w"] <= 24 and not cells & taken, (name, panel["title"])
+            taken |= cells
+
+
+def boards_link_to_each_other_and_to_the_runbooks():
+    read = files()
+    uids = {board["uid"] for board in read.values()}
+    for name, board in read.items():
+        urls = [link["url"] for link in board["links"]]
+        assert {f"/d/{uid}" for uid in uids - {board["uid"]}} <= set(urls), name
+        assert "${runbooks}" in urls, name
+
+
+def every_metric_named_is_one_that_programs_register():
+    documented = set(re.findall(r"^\| `(\w+)`", (HERE.parent / "docs/metrics.md").read_text(), re.M))
+    recorded = {name for name in rules() if ":" in name}
+    texts = [(HERE / name).read_text() for name in ("overview.json", "internals.json", "alerts.yaml")]
+    for name in {name for text in texts for name in NAME.findall(text)}:
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        known = {name, base} & (documented | recorded)
+        assert known or name.startswith("process_"), f"{name} is no metric"
+
+
+def every_alert_has_a_runbook_and_both_cases():
+    runbooks = (HERE.parent / "docs/runbooks.md").read_text()
+    cases = (HERE / "tests" / "alerts.yaml").read_text()
+    for name in rules():
+        if ":" not in name:
+            assert f"\n## {name}\n" in runbooks, f"{name} has no runbook"
+            assert f"runbook: docs/runbooks.md#{name.lower()}\n" in (HERE / "alerts.yaml").read_text(), name
+            assert f"{name} fires:" in cases and f"{name} is silent:" in cases, f"{name} is not tested"
+
+
+def boards_are_what_grafana_says_boards_are():
+    packages = HERE.parent / ".cache" / "dashboards"
+    wanted, installed = (HERE / "schema" / "package.json").read_text(), packages / "installed.json"
+    if not installed.exists() or installed.read_text() != wanted:
+        print("installing Grafana's types and units")
+        packages.mkdir(parents=True, exist_ok=True)
+        (packages / "package.json").write_text(wanted)
+        flags = ["--silent", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+        subprocess.run(["npm", "install", *flags], cwd=packages, check=True)
+        installed.write_text(wanted)
+    subprocess.run(["node", HERE / "schema" / "schema.mjs", packages], check=True)
+
+
+def rules_and_alerts_are_valid():
+    subprocess.run(["promtool", "check", "rules", "alerts.yaml"], cwd=HERE, check=True)
+
+
+def alerts_fire_and_are_silent_when_they_should():
+    subprocess.run(["promtool", "test", "rules", "tests/alerts.yaml"], cwd=HERE, check=True)
+
+
+def asked(live, query):
+    """The answer to a query; fails where it is empty, or nothing but NaN."""
+    answer = live.instant(filled(query))
+    assert answer, f"empty: {query}"
+    assert any(series["value"][1] != "NaN" for series in answer), f"no number: {query}"
+    return answer
+
+
+def every_query_of_every_panel_is_answered(live):
+    for board in files().values():
+        for panel in panels(board):
+            for target in panel["targets"]:
+                asked(live, target["expr"])
+
+
+def every_variable_has_values(live):
+    for board in files().values():
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query":
+                selector, label = VALUES.match(filled(variable["query"]["query"])).groups()
+                values = live.ask(f"label/{label}/values", **{"match[]": selector})
+                assert values, f"${variable['name']} has no values"
+
+
+def every_rule_and_every_metric_it_names_is_answered(live):
+    known = [rule for group in live.ask("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in known} == set(rules())
+    for rule in known:
+        assert rule["health"] == "ok", (rule["name"], rule.get("lastError"))
+        if rule["type"] == "recording":
+            asked(live, rule["name"])
+        # An alert that is silent is empty; what it looks at must not be.
+        for match in SELECTOR.finditer(rule["query"]):
+            asked(live, match[0])
+
+
+def a_healthy_fleet_raises_no_page(live):
+    firing = live.instant('ALERTS{alertstate="firing",severity="page"}')
+    assert not firing, firing
+
+
+STILL = [
+    the_boards_are_what_boards_py_says,
+    every_panel_says_what_it_shows_and_in_which_unit,
+    no_two_panels_overlap,
+    boards_link_to_each_other_and_to_the_runbooks,
+    every_metric_named_is_one_that_programs_register,
+    every_alert_has_a_runbook_and_both_cases,
+    boards_are_what_grafana_says_boards_are,
+    rules_and_alerts_are_valid,
+    alerts_fire_and_are_silent_when_they_should,
+]
+LIVE = [
+    every_query_of_every_panel_is_answered,
+    every_variable_has_values,
+    every_rule_and_every_metric_it_names_is_answered,
+    a_healthy_fleet_raises_no_page,
+]
+
+
+def passes(check, *arguments):
+    """Runs one check and says what came of it."""
+    title = check.__name__.replace("_", " ")
+    try:
+        check(*arguments)
+    except Exception:
+        print(f"FAILED {title}\n{traceback.format_exc()}")
+        return False
+    print(f"ok     {title}")
+    return True
+
+
+def main():
+    outcomes = [passes(check) for check in STILL]
+    with tempfile.TemporaryDirectory() as folder:
+        live = Live(Path(folder))
+        try:
+            load = live.load(LOAD_SECONDS, "--users", "24")
+            time.sleep(LOAD_SECONDS - 3)
+            outcomes += [passes(check, live) for check in LIVE]
+            load.wait()
+        finally:
+            live.stop()
+    print(f"{sum(outcomes)} passed, {len(outcomes) - sum(outcomes)} failed")
+    return not all(outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
