@@ -22,9 +22,9 @@ use self::{
 use crate::traffic::{FOR_WANT_OF_ROOM, Load};
 
 /// Upper bounds for times from half a millisecond to half a minute, in seconds.
-pub(crate) const SECONDS: [f64; 16] = [
-    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0,
-    30.0,
+pub(crate) const SECONDS: [f64; 20] = [
+    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
+    1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
 /// The label for requests to models nobody knows: no model can have this name.
