@@ -54,12 +54,12 @@ def overload(live):
 
 
 def slow_model(live):
-    """For half a minute workers get a third of their time, as on a device that is shared."""
+    """For half a minute workers get a fifth of their time, as on a device that is shared."""
     time.sleep(TROUBLE[0])
     workers = [program for name, program in live.programs.items() if name.startswith("worker")]
     began = time.monotonic()
     while time.monotonic() < began + TROUBLE[1] - TROUBLE[0]:
-        for signal, seconds in (("STOP", 0.05), ("CONT", 0.025)):
+        for signal, seconds in (("STOP", 0.2), ("CONT", 0.05)):
             subprocess.run(["kill", f"-{signal}", *(str(worker.pid) for worker in workers)], check=True)
             time.sleep(seconds)
     time.sleep(SECONDS - TROUBLE[1])

@@ -12,7 +12,8 @@ import { fileURLToPath } from "node:url";
 const boardsAt = join(dirname(fileURLToPath(import.meta.url)), "..");
 const folder = resolve(process.argv[2]);
 const require = createRequire(join(folder, "package.json"));
-globalThis.navigator = { userAgent: "node", platform: "", languages: ["en"] };
+// It was written for browsers; newer Nodes have a navigator of their own that cannot be assigned.
+Object.defineProperty(globalThis, "navigator", { value: { userAgent: "node", platform: "", languages: ["en"] } });
 const ts = require("typescript");
 const { getValueFormats } = require("@grafana/data");
 
