@@ -10,6 +10,7 @@ import yaml
 HELM = os.environ.get("HELM", "helm")
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/batchfleet"
+PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", ROOT / "target/debug"))
 KUBERNETES = "1.36"
 # Examples that are not values of this chart, but things beside it.
 BESIDE = ["keda.yaml", "prometheus-adapter.yaml"]

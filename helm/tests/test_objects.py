@@ -1,6 +1,7 @@
 """What is rendered is what Kubernetes takes, for every file of values."""
 
 import json
+import subprocess
 import warnings
 
 import jsonschema
@@ -64,6 +65,22 @@ def test_lint_finds_nothing(values):
     arguments = ["--values", str(values)] if values else []
     linted = chart.helm("lint", "--strict", str(chart.CHART), *arguments)
     assert linted.returncode == 0, linted.stdout
+
+
+@every_values
+def test_programs_take_the_flags_that_they_are_given(values):
+    containers = [
+        container
+        for document in chart.objects(values)
+        for container in (chart.pod_of(document) or {}).get("containers", [])
+        if (chart.PROGRAMS / f"batchfleet-{container['name']}").exists()
+    ]
+    assert {each["name"] for each in containers} == {"gateway", "controller"}
+    for container in containers:
+        # A wrong flag or value before it is an error all the same.
+        program = [chart.PROGRAMS / f"batchfleet-{container['name']}", *container["args"], "--help"]
+        taken = subprocess.run(program, capture_output=True, text=True)
+        assert taken.returncode == 0, taken.stderr
 
 
 def test_the_number_of_workers_is_never_ours():

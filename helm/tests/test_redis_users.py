@@ -1,7 +1,6 @@
 """The users of the bundled Redis have the rights that the programs use, and no others."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import time
@@ -12,7 +11,6 @@ import redis
 
 import chart
 
-PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", chart.ROOT / "target/debug"))
 DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 PATIENCE = 60
 ECHO = """backend: "batchfleet_echo"
@@ -90,7 +88,7 @@ def fleet(server, tmp_path):
         for number, (program, *arguments) in enumerate(commands):
             log = running.enter_context((tmp_path / f"{number}.log").open("wb"))
             user = tmp_path / program.removeprefix("batchfleet-")
-            command = [*DIE_WITH_US, PROGRAMS / program, *arguments, "--redis-url-file", user]
+            command = [*DIE_WITH_US, chart.PROGRAMS / program, *arguments, "--redis-url-file", user]
             command += ["--admin-listen", "127.0.0.1:0"]
             fleet.append(subprocess.Popen(command, cwd=chart.ROOT, stdout=log, stderr=log))
         yield port, fleet
@@ -101,7 +99,7 @@ def fleet(server, tmp_path):
 
 def load(port: int, *arguments: str) -> subprocess.CompletedProcess:
     """Fails when an answer is wrong, or is none."""
-    command = [PROGRAMS / "batchfleet", "load", "--url", f"http://127.0.0.1:{port}"]
+    command = [chart.PROGRAMS / "batchfleet", "load", "--url", f"http://127.0.0.1:{port}"]
     command += ["--model", "echo", "--warm-up", "0s", "--users", "4", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -110,10 +108,10 @@ def test_the_programs_get_by_with_their_rights(server, fleet):
     port, (gateway, worker, other) = fleet
     eventually(lambda: load(port, "--duration", "200ms").returncode == 0, "the fleet answers")
     # Replies too large for a message, a worker's death, a new N, and a Redis that lost everything.
-    large = load(port, "--duration", "1s", "--free", "300000")
+    large = load(port, "--duration", "1s", "--free", "100000", "--inputs", "2")
     worker.kill()
     after_death = load(port, "--duration", "5s")
-    publish = [PROGRAMS / "batchfleet", "set-n", "echo", "4", "--redis-url", server.url("controller")]
+    publish = [chart.PROGRAMS / "batchfleet", "set-n", "echo", "4", "--redis-url", server.url("controller")]
     published = subprocess.run(publish, capture_output=True, text=True, timeout=PATIENCE)
     server.client.flushdb()
     after_loss = load(port, "--duration", "3s")
