@@ -1,5 +1,8 @@
 """The compose file names what is there, and runs programs as the chart does."""
 
+import tomllib
+from pathlib import PurePath
+
 import yaml
 
 import chart
@@ -46,3 +49,12 @@ def test_prometheus_loads_the_rules_that_are_mounted():
     settings = yaml.safe_load((DEPLOY / "compose/prometheus.yaml").read_text())
     mounted = [volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]]
     assert set(settings["rule_files"]) < set(mounted)
+
+
+def test_the_sources_of_every_crate_reach_the_build_of_images():
+    lines = (chart.ROOT / ".dockerignore").read_text().splitlines()
+    sent = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    members = tomllib.loads((chart.ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+    for path in [f"{member}/{part}" for member in members for part in ("Cargo.toml", "src")]:
+        # `match` compares from the right, and a `*` stands for one part.
+        assert any(PurePath(f"/{path}").match(f"/{pattern}") for pattern in sent), path
