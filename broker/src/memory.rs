@@ -20,7 +20,7 @@ use crate::{
     Announcement, Backlog, Broker, BrokerError, Consumer, Controller, Delivery, EntryId, GatewayId,
     Guidance, Inbound, Job, Observer, Producer, QueueName, Reply, Settlement, Target, Traffic,
     TrafficReport, Wish, WorkerId,
-    roles::{CLAIM_WAIT, COUNTED, GUIDANCE_WAIT, LEASE, LIVENESS, REMEMBERED},
+    roles::{CLAIM_WAIT, COUNTED, GUIDANCE_WAIT, LEASE, LIVENESS, PROMISED, REMEMBERED},
 };
 
 /// A broker in this process's memory. Clones share everything.
@@ -41,6 +41,7 @@ impl MemoryBroker {
             workers: Mutex::default(),
             targets: Mutex::default(),
             traffic: Mutex::default(),
+            promises: Mutex::default(),
         });
         Self { shared, lease: LEASE }
     }
@@ -62,6 +63,7 @@ struct Shared {
     workers: Mutex<HashMap<WorkerId, Presence>>,
     targets: Mutex<HashMap<QueueName, watch::Sender<Option<Target>>>>,
     traffic: Mutex<HashMap<GatewayId, (Instant, Vec<Traffic>)>>,
+    promises: Mutex<HashMap<QueueName, (Instant, Announcement)>>,
 }
 
 impl Shared {
@@ -290,13 +292,25 @@ impl Observer for MemoryObserver {
             live: presence.live(),
             ..presence.announcement.clone()
         };
-        Ok(workers.values().map(announce).collect())
+        let mut promises = lock(&self.0.promises);
+        promises.retain(|_, (made, _)| made.elapsed() < REMEMBERED);
+        let promised = |(made, word): &(Instant, Announcement)| Announcement {
+            live: false,
+            promised: made.elapsed() < PROMISED,
+            ..word.clone()
+        };
+        Ok(promises.values().map(promised).chain(workers.values().map(announce)).collect())
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
         // Looking must not make a queue: names come from outside.
         let queue = lock(&self.0.queues).get(queue).cloned();
         Ok(queue.map_or_else(Backlog::default, |queue| queue.backlog()))
+    }
+
+    async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
+        let queue = lock(&self.0.queues).get(queue).cloned();
+        Ok(queue.map_or_else(HashMap::new, |queue| queue.held()))
     }
 
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {
@@ -326,5 +340,16 @@ impl Controller for MemoryController {
             *target = Some(Target { epoch, wish });
         });
         Ok(epoch)
+    }
+
+    async fn promise(&self, word: &Announcement) -> Result<(), BrokerError> {
+        let promise = (Instant::now(), word.clone());
+        lock(&self.0.promises).insert(word.model.queue.clone(), promise);
+        Ok(())
+    }
+
+    async fn forget(&self, _: &QueueName, _: Duration) -> Result<usize, BrokerError> {
+        // Nothing is noted of those who hold nothing.
+        Ok(0)
     }
 }

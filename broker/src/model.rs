@@ -56,17 +56,34 @@ pub struct Announcement {
     /// How it chooses N; `None` from those that do not say.
     #[serde(default)]
     pub batching: Option<Batching>,
+    /// The machine or pod it runs on, for whoever starts and ends workers; empty from those that do
+    /// not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
     /// Whether the worker still lives: its latest renewal is younger than the liveness period. A
     /// model whose every worker is gone stays known, so that callers hear "no worker", not "no
     /// such model".
     #[serde(skip)]
     pub live: bool,
+    /// Not a worker's word but a controller's: nobody serves the model now, and somebody will as
+    /// soon as it is asked for.
+    #[serde(skip)]
+    pub promised: bool,
 }
 
 impl Announcement {
     /// `worker` serves `model`; how fast, it has yet to say.
     pub fn new(worker: WorkerId, model: ModelSpec) -> Self {
         let worker = worker.to_string();
-        Self { worker, model, capacity: 0.0, batch_limit: 0, batching: None, live: true }
+        Self {
+            worker,
+            model,
+            capacity: 0.0,
+            batch_limit: 0,
+            batching: None,
+            host: String::new(),
+            live: true,
+            promised: false,
+        }
     }
 }

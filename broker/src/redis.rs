@@ -26,6 +26,7 @@ mod link;
 mod observer;
 mod parcel;
 mod producer;
+mod promise;
 mod pulse;
 mod reclaim;
 mod strays;

@@ -1,7 +1,7 @@
 //! The roles programs play: [`Producer`] (gateway), [`Consumer`] (worker), [`Observer`] (whoever
 //! looks), [`Controller`] (whoever decides), and the [`Broker`] that hands them out.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -191,11 +191,16 @@ impl Backlog {
 /// Looks at queues and workers without touching them.
 #[async_trait]
 pub trait Observer: Send + Sync {
-    /// Everyone who announced a model, living or gone for less than an hour.
+    /// Everyone who announced a model, living or gone for less than an hour; and what was
+    /// [promised](Controller::promise), for as long.
     async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError>;
 
     /// What stands in a queue.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
+
+    /// How many jobs each worker of a queue has claimed and not settled, by its name; those that
+    /// hold none are there as well, or not.
+    async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError>;
 
     /// What gateways have counted, those that fell silent a while ago included.
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError>;
@@ -210,11 +215,23 @@ pub trait Controller: Send + Sync {
     /// Publishes a wish for all workers of a queue, in place of the last one; those that come later
     /// find it as well. Returns its epoch, by which one can tell who goes by it.
     async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError>;
+
+    /// Says that a model which nobody serves will be served, as `word` has it, as soon as it is
+    /// asked for: gateways let requests wait for that. Good for [`PROMISED`], so to be said again
+    /// while it is true.
+    async fn promise(&self, word: &Announcement) -> Result<(), BrokerError>;
+
+    /// Forgets the names of workers that have held nothing and claimed nothing for so long; returns
+    /// how many. Only those who are gone are so silent.
+    async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError>;
 }
 
 /// How long a worker counts as alive after it renewed its announcement, and a gateway after its
 /// last sign of life.
 pub const LIVENESS: Duration = Duration::from_secs(3);
+
+/// How long a [promise](Controller::promise) holds.
+pub const PROMISED: Duration = Duration::from_secs(15);
 
 /// How long a worker may hold a job before others may reclaim it, alive or not.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -233,4 +250,4 @@ pub(crate) const GUIDANCE_WAIT: Duration = Duration::from_secs(1);
 pub(crate) const COUNTED: Duration = Duration::from_mins(1);
 
 /// How long a worker's announcement is remembered after its last renewal.
-pub(crate) const REMEMBERED: Duration = Duration::from_hours(1);
+pub const REMEMBERED: Duration = Duration::from_hours(1);

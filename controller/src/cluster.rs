@@ -2,13 +2,14 @@
 
 mod covers;
 mod others;
+mod pods;
 
 use std::fmt::Debug;
 
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler,
+        apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod,
         policy::v1::PodDisruptionBudget,
     },
 };
@@ -80,6 +81,8 @@ pub(crate) struct Standing {
     pub(crate) autoscaler: Place<HorizontalPodAutoscaler>,
     pub(crate) budget: Place<PodDisruptionBudget>,
     pub(crate) monitor: Place<DynamicObject>,
+    /// The workers' pods, those that end included.
+    pub(crate) pods: Vec<Pod>,
     /// Somebody else who sets the number of the same workers, by kind and name.
     pub(crate) rival: Option<String>,
 }
@@ -178,6 +181,7 @@ impl Cluster<'_> {
             autoscaler: Place::of(fleet, autoscaler),
             budget: Place::of(fleet, self.api().get_opt(&name).await?),
             monitor: Place::of(fleet, monitor),
+            pods: self.pods(fleet).await?,
             rival,
         })
     }

@@ -240,7 +240,8 @@ pub struct Scaling {
     /// requests queue instead of being refused.
     #[serde(default)]
     pub trend: bool,
-    /// From the order of a worker to its first batch, in seconds.
+    /// From the order of a worker to its first batch, in seconds: a guess, until starts were
+    /// measured.
     #[serde(default = "Scaling::cold_start_seconds")]
     #[schemars(range(min = 1, max = 3_600))]
     pub cold_start_seconds: u32,

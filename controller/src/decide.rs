@@ -10,7 +10,7 @@ use batchfleet_broker::{Announcement, BatchWish, Wish};
 use batchfleet_policy::{Observation, ScaleBound, ScalePolicy, Scaler, Speed};
 
 use crate::{
-    crd::{BatchMode, ModelFleetSpec},
+    crd::{BatchMode, ModelFleetSpec, ScalingMode},
     meter::Reading,
     objects::Plan,
 };
@@ -21,6 +21,11 @@ pub(crate) use self::explain::rounded;
 pub(crate) const TICK: Duration = Duration::from_secs(5);
 /// Jobs that may wait for each worker while nobody knows how fast it is.
 const DEPTH_PER_WORKER: u32 = 128;
+
+/// A start that takes so many times what it should may never end.
+const LATE_STARTS: u32 = 3;
+/// Whatever was measured, a start may take so long.
+const SHORT_START: Duration = Duration::from_secs(20);
 
 /// A look at a fleet.
 #[derive(Clone, Debug)]
@@ -35,6 +40,10 @@ pub(crate) struct Seen {
     pub(crate) ready: u32,
     /// Workers that were ordered.
     pub(crate) ordered: u32,
+    /// How long workers take to start, as measured.
+    pub(crate) cold_start: Option<Duration>,
+    /// Whether nobody knows the model: no worker has ever served it.
+    pub(crate) is_new: bool,
 }
 
 /// What was decided, and what it was decided from.
@@ -58,6 +67,9 @@ pub(crate) struct Decision {
     pub(crate) p99: Option<f64>,
     /// Whether not even one row meets the latency target.
     pub(crate) is_infeasible: bool,
+    /// Whether callers may wait for a worker: none lives, but one is started as soon as somebody
+    /// asks, or was.
+    pub(crate) promises: bool,
     /// Why, in words.
     pub(crate) explanation: String,
 }
@@ -79,6 +91,8 @@ pub(crate) struct Memory {
     scaler: Scaler,
     /// How many requests there had been when one came for the last time, and when that was.
     asked: Option<(u64, Duration)>,
+    /// When there was no worker for the last time.
+    empty: Option<Duration>,
 }
 
 impl Memory {
@@ -99,7 +113,7 @@ impl Memory {
                 waiting: seen.waiting,
                 ready: seen.ready,
                 ordered: seen.ordered,
-                cold_start: seconds(spec.scaling.cold_start_seconds),
+                cold_start: cold_start(spec, seen),
             },
             |workers| {
                 speed.as_ref().map_or(0.0, |known| known.capacity(workers) / rows_per_request)
@@ -108,6 +122,7 @@ impl Memory {
         let held = seen.ordered.clamp(policy.min, policy.max);
         let (floor, reason) = match (spec.replicas, &speed) {
             (Some(pinned), _) => (pinned, Reason::Pinned),
+            (None, None) if seen.is_new => (held, Reason::NoSpeed),
             // Silence is no load of zero: nobody goes for lack of data.
             _ if seen.reading.is_none() => (held, Reason::Scaled(ScaleBound::Stale)),
             (None, None) => (held, Reason::NoSpeed),
@@ -131,14 +146,30 @@ impl Memory {
             trust: scaled.trust,
             p99: seen.reading.as_ref().and_then(|said| said.p99),
             is_infeasible: speed.is_some_and(|known| known.is_infeasible(live)),
+            promises: self.promises(spec, now, seen),
             explanation: String::new(),
         };
         decision.explanation = explain::size(spec, &decision, each, scaled.wanted);
         decision
     }
 
+    /// Whether callers may wait for a worker. Not for ever: one that has not come after three times
+    /// what it should take may never come, and whoever asks is better told at once.
+    fn promises(&mut self, spec: &ModelFleetSpec, now: Duration, seen: &Seen) -> bool {
+        if seen.ordered == 0 {
+            self.empty = Some(now);
+        }
+        let scaling = &spec.scaling;
+        let wakes =
+            scaling.min == 0 && spec.replicas.is_none() && scaling.mode != ScalingMode::External;
+        let patience = LATE_STARTS * cold_start(spec, seen).max(SHORT_START);
+        let starts = self.empty.is_some_and(|empty| now.saturating_sub(empty) < patience);
+        wakes && starts && !seen.words.iter().any(|word| word.live)
+    }
+
     /// The bounds of the fleet's size. Down to nothing it goes only after nobody has asked for as
-    /// long as the spec says; where nothing is, nothing is started until somebody asks.
+    /// long as the spec says; where nothing is, nothing is started until somebody asks, unless
+    /// nobody can ask: a model that no worker has ever served is not known to gateways.
     fn policy(&mut self, spec: &ModelFleetSpec, now: Duration, seen: &Seen) -> ScalePolicy {
         let scaling = &spec.scaling;
         let offered = seen.reading.as_ref().map(|said| said.counts.offered);
@@ -154,7 +185,7 @@ impl Memory {
         }
         let patience = scaling.scale_to_zero_after_seconds.map(seconds);
         let is_idle = now.saturating_sub(*at) >= patience.unwrap_or(Duration::MAX);
-        let stays_empty = seen.ordered == 0 && !asked_now;
+        let stays_empty = seen.ordered == 0 && !asked_now && !seen.is_new;
         let min = match scaling.min {
             0 if is_idle || stays_empty => 0,
             min => min.max(1),
@@ -167,6 +198,11 @@ impl Memory {
             ..ScalePolicy::new(min, scaling.max.max(min), slo(spec))
         }
     }
+}
+
+/// How long workers take to start: as measured, else as the spec guesses.
+fn cold_start(spec: &ModelFleetSpec, seen: &Seen) -> Duration {
+    seen.cold_start.unwrap_or_else(|| seconds(spec.scaling.cold_start_seconds))
 }
 
 /// The latency target.

@@ -17,6 +17,7 @@ mod meter;
 mod metrics;
 pub mod objects;
 mod observe;
+mod pods;
 mod reconcile;
 mod report;
 mod settings;

@@ -1,5 +1,7 @@
 //! What Redis knows of a fleet.
 
+use std::collections::HashMap;
+
 use batchfleet_broker::{Announcement, BrokerError, Observer, QueueName, TrafficReport};
 
 use crate::crd::ModelFleet;
@@ -15,20 +17,47 @@ pub(crate) struct Look {
     pub(crate) reports: Vec<TrafficReport>,
     /// Jobs that no worker has claimed.
     pub(crate) waiting: u64,
+    /// Jobs that each worker holds.
+    pub(crate) held: HashMap<String, u64>,
 }
 
-/// Looks at a fleet's queue, its workers and its gateways.
-pub(crate) async fn look(observer: &dyn Observer, fleet: &ModelFleet) -> Result<Look, BrokerError> {
+/// Looks at a fleet's queue, its workers and its gateways; `known` is what a worker said before,
+/// should Redis have forgotten all.
+pub(crate) async fn look(
+    observer: &dyn Observer,
+    fleet: &ModelFleet,
+    known: Option<&Announcement>,
+) -> Result<Look, BrokerError> {
     let mut words = observer.announcements().await?;
+    words.extend(known.map(|word| Announcement { live: false, promised: false, ..word.clone() }));
     let reports = observer.traffic().await?;
     let version = fleet.spec.model.version.map(u64::from);
     let queue = queue(&fleet.model_name(), version, &words, &reports);
     words.retain(|word| queue.as_ref() == Some(&word.model.queue));
-    let waiting = match &queue {
-        Some(queue) => observer.backlog(queue).await?.depth(),
-        None => 0,
+    let (waiting, held) = match &queue {
+        Some(queue) => (observer.backlog(queue).await?.depth(), observer.held(queue).await?),
+        None => (0, HashMap::new()),
     };
-    Ok(Look { queue, words, reports, waiting })
+    Ok(Look { queue, words, reports, waiting, held })
+}
+
+impl Look {
+    /// What is worth remembering of a fleet that has no workers: the word of one that served, and
+    /// not the last one of a worker that left, which says that nobody shall count on it.
+    pub(crate) fn memorable(&self) -> Option<&Announcement> {
+        self.words.iter().max_by_key(|word| (word.capacity > 0.0, word.live, word.promised))
+    }
+
+    /// Whether somebody has asked for the fleet since this look.
+    pub(crate) async fn is_called(&self, observer: &dyn Observer) -> Result<bool, BrokerError> {
+        let Some(queue) = &self.queue else { return Ok(false) };
+        let offered = |reports: &[TrafficReport]| -> u64 {
+            let traffic = reports.iter().flat_map(|report| &report.traffic);
+            traffic.filter(|said| said.queue == *queue).map(|said| said.offered).sum()
+        };
+        Ok(observer.backlog(queue).await?.depth() > 0
+            || offered(&observer.traffic().await?) != offered(&self.reports))
+    }
 }
 
 /// The queue of the wanted version; if any will do, of the newest that a worker serves, else of the

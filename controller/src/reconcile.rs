@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{Controller, Observer};
+use batchfleet_broker::{Announcement, Controller, Observer, roles::REMEMBERED};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Client, Resource, ResourceExt,
@@ -25,14 +25,20 @@ use crate::{
     error::ControlError,
     meter::Meter,
     metrics::ControllerMetrics,
-    objects::{Objects, WorkerDefaults},
+    objects::{MANAGER, Objects, WorkerDefaults},
     observe::{Look, look},
+    pods::{Pods, jobs_by_host},
     report,
     tell::{self, Told},
 };
 
 /// The longest pause after one failure after another.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// How often it is asked whether somebody wants a fleet that sleeps.
+const BLINK: Duration = Duration::from_secs(1);
+/// How often the names of workers that are gone are looked for.
+const TIDY: Duration = Duration::from_mins(10);
 
 /// What all turns share.
 pub(crate) struct Context {
@@ -62,7 +68,25 @@ struct Fleet {
     /// The last decision, when, and about which generation: between two ticks it stands.
     decided: Option<(Duration, Option<i64>, Decision, Seen, Look)>,
     told: Option<Told>,
+    /// What a worker said that served, for when there is none.
+    word: Option<Announcement>,
+    pods: Pods,
+    tidied: Option<Duration>,
     failures: u32,
+}
+
+impl Fleet {
+    /// The last look at a fleet that slept then, while that look is fresh.
+    fn sleeps(&self, fleet: &ModelFleet, now: Duration) -> Option<&Look> {
+        let (at, of, decision, seen, looked) = self.decided.as_ref()?;
+        let is_fresh = *of == fleet.metadata.generation && is_recent(*at, now);
+        (is_fresh && decision.plan.floor == 0 && seen.ordered == 0).then_some(looked)
+    }
+}
+
+/// Whether what was seen `at` some time still stands `now`.
+fn is_recent(at: Duration, now: Duration) -> bool {
+    now.saturating_sub(at) < TICK.mul_f64(0.9)
 }
 
 impl Fleets {
@@ -82,7 +106,8 @@ impl Fleets {
     }
 }
 
-/// One turn of one fleet; the next is due at the next tick.
+/// One turn of one fleet; the next is due at the next tick. Of one that sleeps it is asked more often
+/// whether somebody wants it, and nothing else.
 pub(crate) async fn reconcile(
     fleet: Arc<ModelFleet>,
     context: Arc<Context>,
@@ -95,12 +120,20 @@ pub(crate) async fn reconcile(
         return Ok(Action::await_change());
     }
     let mut state = context.fleets.of(&fleet);
+    if let Some(looked) = state.sleeps(&fleet, context.started.elapsed()) {
+        if !looked.is_called(context.observer.as_ref()).await.unwrap_or(false) {
+            context.fleets.keep(&fleet, state);
+            return Ok(Action::requeue(BLINK));
+        }
+        state.decided = None;
+    }
     let outcome = Box::pin(turn(&fleet, &mut state, &context)).await;
     state.failures = if outcome.is_ok() { 0 } else { state.failures + 1 };
+    let is_asleep = state.sleeps(&fleet, context.started.elapsed()).is_some();
     context.fleets.keep(&fleet, state);
     let code = outcome.as_ref().map_or_else(ControlError::code, |()| "ok");
     context.metrics.turns.with_label_values(&[code]).inc();
-    outcome.map(|()| Action::requeue(TICK))
+    outcome.map(|()| Action::requeue(if is_asleep { BLINK } else { TICK }))
 }
 
 /// After a failure: again, later each time.
@@ -128,6 +161,7 @@ async fn turn(
     let installed = context.others.installed(&context.client).await;
     let cluster = Cluster { client: &context.client, namespace: &namespace, installed };
     let standing = cluster.look(fleet).await?;
+    state.pods.observe(&standing.pods);
     let now = context.started.elapsed();
     let (decision, seen, looked) = decide(fleet, state, &standing, now, context).await;
     let leads = *context.leads.borrow();
@@ -147,6 +181,9 @@ async fn turn(
         if mode == ScalingMode::Hpa {
             wake(fleet, &cluster, &standing, decision.plan.floor).await?;
         }
+        let jobs = jobs_by_host(&looked.words, &looked.held);
+        let shrinks = decision.plan.floor < seen.ordered;
+        cluster.annotate(state.pods.marks(now, &standing.pods, &jobs, shrinks)).await;
     }
     let status = report::status(fleet, &seen, &decision, &trouble, Timestamp::now());
     context.metrics.reported(labels, &status.conditions);
@@ -155,6 +192,7 @@ async fn turn(
     }
     cluster.report(fleet, &status).await?;
     // Last: workers do without, and Kubernetes need not wait for Redis.
+    keep_word(state, &decision, &looked, now, context).await;
     publish(state, &decision, &looked, now, context).await
 }
 
@@ -170,21 +208,29 @@ async fn decide(
     let generation = fleet.metadata.generation;
     if let Some((at, of, decision, seen, looked)) = &state.decided
         && *of == generation
-        && now.saturating_sub(*at) < TICK.mul_f64(0.9)
+        && is_recent(*at, now)
     {
         let seen = Seen { ready, ordered, ..seen.clone() };
         return (decision.clone(), seen, looked.clone());
     }
-    let looked = look(context.observer.as_ref(), fleet).await.unwrap_or_else(|error| {
+    let looked = look(context.observer.as_ref(), fleet, state.word.as_ref()).await;
+    let is_new = looked.as_ref().is_ok_and(|looked| looked.words.is_empty());
+    let looked = looked.unwrap_or_else(|error| {
         warn!(fleet = fleet.name_any(), %error, "cannot look into Redis; nobody goes meanwhile");
         Look::default()
     });
+    if let Some(word) = looked.memorable() {
+        state.word = Some(word.clone());
+    }
     let reading = looked
         .queue
         .as_ref()
         .and_then(|queue| state.meter.read(now, &looked.reports, queue, slo(&fleet.spec)));
     let (words, waiting) = (looked.words.clone(), looked.waiting);
-    let seen = Seen { reading, waiting, words, ready, ordered };
+    let last = fleet.status.as_ref().and_then(|status| status.cold_start_seconds);
+    let last = last.map(|seconds| Duration::from_secs(seconds.into()));
+    let cold_start = state.pods.cold_start().or(last);
+    let seen = Seen { reading, waiting, words, ready, ordered, cold_start, is_new };
     let decision = state.memory.decide(&fleet.spec, now, &seen);
     debug!(fleet = fleet.name_any(), explanation = decision.explanation, "decided");
     state.decided = Some((now, generation, decision.clone(), seen.clone(), looked.clone()));
@@ -204,6 +250,33 @@ async fn wake(
     }
     info!(fleet = fleet.name_any(), from = ordered, to = floor, "scaled from or to zero");
     cluster.scale(&fleet.name_any(), floor).await
+}
+
+/// Keeps what is promised to callers, and forgets the names of workers that are gone. What goes wrong
+/// is made good at the next turn.
+async fn keep_word(
+    state: &mut Fleet,
+    decision: &Decision,
+    looked: &Look,
+    now: Duration,
+    context: &Context,
+) {
+    if let Some(word) = state.word.as_ref().filter(|_| decision.promises) {
+        // No worker's name: nobody shall take it for one.
+        let word = Announcement { worker: MANAGER.to_owned(), host: String::new(), ..word.clone() };
+        if let Err(error) = context.controller.promise(&word).await {
+            debug!(%error, "nothing promised");
+        }
+    }
+    let is_due = state.tidied.is_none_or(|last| now.saturating_sub(last) >= TIDY);
+    if let Some(queue) = looked.queue.as_ref().filter(|_| is_due) {
+        state.tidied = Some(now);
+        match context.controller.forget(queue, REMEMBERED).await {
+            Ok(0) => {}
+            Ok(forgotten) => info!(%queue, forgotten, "forgot workers that are gone"),
+            Err(error) => debug!(%error, "nobody forgotten"),
+        }
+    }
 }
 
 async fn publish(

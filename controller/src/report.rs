@@ -53,6 +53,7 @@ pub(crate) fn status(
         offered_rows_per_second: decision.offered.map(rounded),
         capacity_rows_per_second: decision.capacity.map(rounded),
         p99_ms: decision.p99.map(milliseconds),
+        cold_start_seconds: seen.cold_start.and_then(|start| u32::try_from(start.as_secs()).ok()),
         explanation: Some(decision.explanation.clone()),
         conditions: conditions.into(),
     }
@@ -156,7 +157,15 @@ mod tests {
     }
 
     fn seen(ready: u32) -> Seen {
-        Seen { reading: None, waiting: 0, words: Vec::new(), ready, ordered: 2 }
+        Seen {
+            reading: None,
+            waiting: 0,
+            words: Vec::new(),
+            ready,
+            ordered: 2,
+            cold_start: None,
+            is_new: false,
+        }
     }
 
     fn status_at(fleet: &ModelFleet, seen: &Seen, now: Timestamp) -> ModelFleetStatus {

@@ -32,7 +32,7 @@ impl Catalog {
     }
 
     /// The model a path names, as if there were only those that the caller may use. Without a
-    /// version: the newest that has workers, else the newest.
+    /// version: the newest that has workers, else the newest that will, else the newest.
     pub(crate) fn find(
         &self,
         model: &str,
@@ -42,13 +42,13 @@ impl Catalog {
         let name = oip::names::model(model)?;
         let version = version.map(oip::names::version).transpose()?;
         let models = self.snapshot();
-        let found = match version {
-            Some(version) => models.get(&QueueName::new(name, version)),
-            None => models
-                .values()
-                .filter(|model| model.spec.queue.model == name)
-                .max_by_key(|model| (model.is_ready(), model.spec.queue.version)),
-        };
+        let found =
+            match version {
+                Some(version) => models.get(&QueueName::new(name, version)),
+                None => models.values().filter(|model| model.spec.queue.model == name).max_by_key(
+                    |model| (model.is_ready(), model.is_wakeful(), model.spec.queue.version),
+                ),
+            };
         found.filter(|_| may_use(name)).cloned().ok_or_else(|| {
             let version = version.map_or_else(String::new, |version| format!(" version {version}"));
             Problem::model_not_found(format!("no model {name:?}{version} is known here"))
@@ -76,9 +76,9 @@ impl Catalog {
     pub(crate) fn update(&self, announcements: Vec<Announcement>) {
         self.learn(&announcements);
         for (queue, model) in self.snapshot().iter() {
-            let living = |word: &&Announcement| word.live && word.model.queue == *queue;
-            model.hear(announcements.iter().filter(living));
-            self.metrics.fleet.heard(&model.spec, announcements.iter().filter(living));
+            let words = || announcements.iter().filter(|word| word.model.queue == *queue);
+            model.hear(words());
+            self.metrics.fleet.heard(&model.spec, words().filter(|word| word.live));
         }
         *self.words.write().unwrap_or_else(PoisonError::into_inner) = announcements.into();
     }

@@ -139,7 +139,7 @@ impl Dispatcher {
         if self.draining.is_cancelled() {
             return Err(InferError::Draining);
         }
-        if !model.is_ready() {
+        if !model.is_wakeful() {
             return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
         }
         if !self.is_reachable() {

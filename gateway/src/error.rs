@@ -35,7 +35,7 @@ pub(crate) enum InferError {
     /// As many requests as allowed are already waiting.
     #[error("too many requests are in flight at this gateway")]
     InFlight,
-    /// The model is known, but no worker serves it.
+    /// The model is known, but no worker serves it, and none is promised.
     #[error("no worker serves model {0:?} now")]
     NoWorkers(String),
     /// This gateway is shutting down.

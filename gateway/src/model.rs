@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,6 +28,7 @@ pub(crate) struct Model {
     tally: Mutex<Tally>,
     load: Mutex<Load>,
     live_workers: AtomicUsize,
+    promised: AtomicBool,
     /// Requests that came here since the queue was last looked at, less those that have ended.
     since_look: AtomicI64,
 }
@@ -69,6 +70,7 @@ impl Model {
             tally: Mutex::default(),
             load: Mutex::default(),
             live_workers: AtomicUsize::new(0),
+            promised: AtomicBool::new(false),
             since_look: AtomicI64::new(0),
         }
     }
@@ -81,6 +83,11 @@ impl Model {
     /// Whether any worker serves it now.
     pub(crate) fn is_ready(&self) -> bool {
         self.workers() > 0
+    }
+
+    /// Whether a request may hope for an answer: a worker serves it, or will as soon as one asks.
+    pub(crate) fn is_wakeful(&self) -> bool {
+        self.is_ready() || self.promised.load(Ordering::Relaxed)
     }
 
     /// What `/stats` tells: the requests that passed this gateway.
@@ -115,11 +122,15 @@ impl Model {
         Ahead { jobs, rate: load.drain.rate(), batch }
     }
 
-    /// Takes in what its workers say.
-    pub(crate) fn hear<'a>(&self, workers: impl Iterator<Item = &'a Announcement>) {
-        let (mut living, mut capacity) = (0, 0.0);
+    /// Takes in what is said about it.
+    pub(crate) fn hear<'a>(&self, words: impl Iterator<Item = &'a Announcement>) {
+        let (mut living, mut capacity, mut promised) = (0, 0.0, false);
         let mut slowest: Option<&Announcement> = None;
-        for worker in workers {
+        for worker in words {
+            promised |= worker.promised;
+            if !worker.live {
+                continue;
+            }
             living += 1;
             capacity += worker.capacity;
             if slowest.is_none_or(|slowest| worker.capacity < slowest.capacity) {
@@ -127,6 +138,7 @@ impl Model {
             }
         }
         self.live_workers.store(living, Ordering::Relaxed);
+        self.promised.store(promised, Ordering::Relaxed);
         let said = slowest.and_then(|worker| worker.batching.as_ref());
         if let Some(said) = said {
             self.metrics.aim(said.slo());

@@ -37,6 +37,8 @@ const WATCHDOG_MARGIN: u32 = 3;
 pub(crate) struct Model {
     /// Under which name its queue is read.
     pub(crate) worker: WorkerId,
+    /// Where it runs.
+    host: String,
     /// How it will be served.
     pub(crate) plan: Plan,
     engine: EngineHandle,
@@ -49,7 +51,7 @@ impl Model {
         source: ModelSource,
         runtime: Option<Arc<onnx::Runtime>>,
     ) -> Result<Self, WorkerError> {
-        let settings = settings.clone();
+        let (settings, host) = (settings.clone(), settings.host_name.clone());
         let name = source.queue.to_string();
         let load = move || {
             let mut engine = engine(&settings, &source, runtime.as_deref())?;
@@ -57,7 +59,7 @@ impl Model {
             Ok::<_, WorkerError>((engine, plan))
         };
         let (engine, plan) = engine::start(name, load).await?;
-        Ok(Self { worker: WorkerId::random(), plan, engine })
+        Ok(Self { worker: WorkerId::random(), host, plan, engine })
     }
 
     /// The queue it serves.
@@ -77,7 +79,8 @@ impl Model {
         let max_batch_time = self.plan.max_batch_time;
         let pulse = self.engine.pulse().clone();
         watchdog::guard(self.queue().clone(), &pulse, max_batch_time)?;
-        let announcement = Announcement::new(self.worker, ModelSpec::clone(&self.plan.spec));
+        let spec = ModelSpec::clone(&self.plan.spec);
+        let announcement = Announcement { host: self.host, ..Announcement::new(self.worker, spec) };
         let pipeline =
             Pipeline::new(self.plan, self.engine, consumer.clone(), metrics.clone(), drain.clone());
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());

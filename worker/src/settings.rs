@@ -46,6 +46,10 @@ pub struct ModelSettings {
     #[arg(long = "model", env = "BATCHFLEET_MODEL", value_name = "NAME", value_delimiter = ',')]
     pub models: Vec<String>,
 
+    /// What this machine or pod is called, for whoever starts and ends workers
+    #[arg(long, env = "HOSTNAME", default_value = "", value_name = "NAME")]
+    pub host_name: String,
+
     /// What computes; the worker refuses to start if it is not there
     #[arg(long, env = "BATCHFLEET_EXECUTION_PROVIDER", default_value = "cpu", value_name = "NAME")]
     pub execution_provider: ExecutionProvider,

@@ -159,6 +159,15 @@ impl Queue {
         self.filled.notify_one();
     }
 
+    /// How many jobs each worker holds.
+    pub(super) fn held(&self) -> HashMap<String, u64> {
+        let mut held = HashMap::new();
+        for job in lock(&self.state).held.values() {
+            *held.entry(job.worker.to_string()).or_default() += 1;
+        }
+        held
+    }
+
     pub(super) fn backlog(&self) -> Backlog {
         let state = lock(&self.state);
         let oldest = state.waiting.iter().filter_map(BTreeMap::first_key_value);

@@ -18,6 +18,9 @@ pub(super) const JOB: &str = "j";
 /// Hash of what workers announced: worker to JSON.
 pub(super) const WORKERS: &str = "bf:{fleet}:workers";
 
+/// Hash of what controllers promised: queue to JSON.
+pub(super) const PROMISES: &str = "bf:{fleet}:promises";
+
 /// Hash of what gateways counted: gateway to JSON.
 pub(super) const TRAFFIC: &str = "bf:{fleet}:traffic";
 

@@ -14,12 +14,15 @@ use super::{
     connect::{broker_error, info, milliseconds, no_such_key, pool_error},
     consumer::Renewal,
     entries::parse_id,
-    keys, traffic,
+    keys, promise, traffic,
 };
 use crate::{
     Announcement, Backlog, BrokerError, Observer, Priority, QueueName, TrafficReport,
     roles::REMEMBERED,
 };
+
+/// What somebody said, by who said it or of what.
+type Words = HashMap<String, String>;
 
 pub(super) struct RedisObserver {
     shared: Arc<Shared>,
@@ -39,14 +42,17 @@ impl RedisObserver {
 impl Observer for RedisObserver {
     async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError> {
         let mut connection = self.connection().await?;
-        let (workers, time, epoch): (HashMap<String, String>, _, Option<String>) = Pipeline::new()
+        let (workers, promises, time, epoch): (Words, Words, _, Option<String>) = Pipeline::new()
             .hgetall(keys::WORKERS)
+            .hgetall(keys::PROMISES)
             .cmd("TIME")
             .get(keys::EPOCH)
             .query_async(&mut connection)
             .await
             .map_err(broker_error)?;
-        let (known, forgotten) = sort_out(&workers, milliseconds(time));
+        let now = milliseconds(time);
+        let mut words = promise::read(&promises, now);
+        let (known, forgotten) = sort_out(&workers, now);
         if !forgotten.is_empty() {
             redis::cmd("HDEL")
                 .arg(keys::WORKERS)
@@ -56,7 +62,7 @@ impl Observer for RedisObserver {
                 .map_err(broker_error)?;
         }
         if known.is_empty() {
-            return Ok(Vec::new());
+            return Ok(words);
         }
         let mut live: Vec<Option<String>> = redis::cmd("MGET")
             .arg(known.iter().map(|(worker, _)| keys::live(worker)).collect::<Vec<_>>())
@@ -72,7 +78,8 @@ impl Observer for RedisObserver {
             live: live.is_some(),
             ..announcement
         };
-        Ok(known.into_iter().zip(live).map(announce).collect())
+        words.extend(known.into_iter().zip(live).map(announce));
+        Ok(words)
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
@@ -89,6 +96,16 @@ impl Observer for RedisObserver {
             backlog.added += added;
         }
         Ok(backlog)
+    }
+
+    async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
+        let mut connection = self.connection().await?;
+        let classes = promise::consumers(&mut *connection, &keys::queue(queue)).await?;
+        let mut held = HashMap::new();
+        for consumer in classes.into_iter().flatten() {
+            *held.entry(consumer.name).or_default() += consumer.pending as u64;
+        }
+        Ok(held)
     }
 
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {

@@ -1,7 +1,7 @@
 //! What is published for a queue's workers: a key that is read again each second, and a channel on
 //! which whoever listens hears at once that there is something new.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{Pipeline, Value, streams::StreamInfoConsumersReply as Consumers};
@@ -13,10 +13,12 @@ use super::{
     consumer::RedisConsumer,
     keys,
     link::Line,
+    promise,
     reclaim::lost_queue,
 };
 use crate::{
-    BrokerError, Controller, Guidance, Priority, QueueName, Target, Wish, roles::GUIDANCE_WAIT,
+    Announcement, BrokerError, Controller, Guidance, Priority, QueueName, Target, Wish,
+    roles::GUIDANCE_WAIT,
 };
 
 /// A worker's subscription to the channel of its queue; `None` while it is broken.
@@ -103,5 +105,14 @@ impl Controller for RedisController {
             .await
             .map_err(broker_error)?;
         Ok(epoch)
+    }
+
+    async fn promise(&self, word: &Announcement) -> Result<(), BrokerError> {
+        promise::make(&mut *self.0.pool.get().await.map_err(pool_error)?, word).await
+    }
+
+    async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {
+        let mut connection = self.0.pool.get().await.map_err(pool_error)?;
+        promise::forget(&mut *connection, queue, silent).await
     }
 }

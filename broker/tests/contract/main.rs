@@ -88,6 +88,11 @@ on_both_brokers! {
         the_last_word_holds_and_its_epoch_is_higher
         a_worker_knows_how_many_serve_its_queue
     }
+    promised {
+        what_is_promised_is_known_and_no_workers_word
+        each_worker_and_what_it_holds_is_told
+        a_worker_that_holds_a_job_is_never_forgotten
+    }
 }
 
 /// A gateway and its id.

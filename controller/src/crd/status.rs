@@ -37,6 +37,10 @@ pub struct ModelFleetStatus {
     /// The 99th percentile of latency of late, in milliseconds.
     #[serde(default)]
     pub p99_ms: Option<u32>,
+    /// How long a worker takes to start, in seconds: what nine of the last ten kept to. Before any
+    /// was measured it is `scaling.coldStartSeconds` that is reckoned with.
+    #[serde(default)]
+    pub cold_start_seconds: Option<u32>,
     /// Why the fleet is as large as it is.
     #[serde(default)]
     pub explanation: Option<String>,

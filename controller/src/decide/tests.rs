@@ -40,7 +40,15 @@ struct Fleet {
 impl Fleet {
     fn new(changes: &Value, ordered: u32) -> Self {
         let words = (0..ordered.max(1)).map(|worker| word(worker.into(), 1.0)).collect();
-        let seen = Seen { reading: None, waiting: 0, words, ready: ordered, ordered };
+        let seen = Seen {
+            reading: None,
+            waiting: 0,
+            words,
+            ready: ordered,
+            ordered,
+            cold_start: None,
+            is_new: false,
+        };
         let (spec, now) = (spec(changes), Duration::from_secs(100));
         Self { memory: Memory::default(), spec, now, offered: 1_000, seen }
     }
@@ -194,4 +202,42 @@ fn what_is_told_has_two_digits() {
     {
         assert!((explain::rounded(number) - told).abs() < 1e-12, "{number}");
     }
+}
+
+#[test]
+fn a_model_that_nobody_knows_gets_a_worker_to_be_known_by() {
+    let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 600}});
+    let mut fleet = Fleet::new(&scaling, 0);
+    fleet.seen.words.clear();
+    fleet.seen.is_new = true;
+    let decision = fleet.in_silence(1);
+    assert_eq!((decision.plan.floor, decision.reason), (1, Reason::NoSpeed));
+}
+
+#[test]
+fn callers_may_wait_for_a_worker_while_one_will_start_or_should_have_started() {
+    let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 600}});
+    let mut fleet = Fleet::new(&scaling, 0);
+    fleet.seen.words[0].live = false;
+    fleet.seen.cold_start = Some(Duration::from_secs(30));
+    assert!(fleet.under(0, 3).promises);
+    // It is ordered, and does not come.
+    assert!(fleet.under(2, 1).promises);
+    fleet.seen.ready = 0;
+    assert!(fleet.under(2, 16).promises);
+    assert!(!fleet.under(2, 3).promises);
+    // Of a fleet that is there nothing is promised, whether its workers live or not.
+    let mut fleet = Fleet::new(&scaling, 2);
+    assert!(!fleet.under(2, 3).promises);
+    fleet.seen.words.iter_mut().for_each(|word| word.live = false);
+    assert!(!fleet.under(2, 1).promises);
+}
+
+#[test]
+fn nothing_is_promised_of_a_fleet_that_somebody_else_starts() {
+    let scaling =
+        json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 600, "mode": "external"}});
+    let mut fleet = Fleet::new(&scaling, 0);
+    fleet.seen.words[0].live = false;
+    assert!(!fleet.under(0, 3).promises);
 }

@@ -1,8 +1,8 @@
 //! Turns of a fleet against an API server that is scripted, and a broker in memory.
 
 use batchfleet_broker::{
-    Announcement, BatchWish, Batching, Broker, BrokerError, Consumer, GatewayId, ModelSpec,
-    Producer, QueueName, Traffic, WorkerId, memory::MemoryBroker,
+    Announcement, BatchWish, Batching, Broker, BrokerError, Consumer, GatewayId, Job, ModelSpec,
+    Priority, Producer, QueueName, RequestId, Traffic, WorkerId, memory::MemoryBroker,
 };
 use kube::runtime::events::Reporter;
 use serde_json::{Value, json};
@@ -95,6 +95,12 @@ impl World {
         self.server.get("horizontalpodautoscalers/digits")["spec"]["minReplicas"].clone()
     }
 
+    /// Whether gateways may let callers wait for a worker.
+    async fn is_promised(&self) -> bool {
+        let words = self.context.observer.announcements().await.unwrap();
+        words.iter().any(|word| word.promised)
+    }
+
     /// A condition, and why.
     fn why(&self, name: &str) -> String {
         let fleet = self.server.get("modelfleets/digits");
@@ -135,6 +141,20 @@ fn queue() -> QueueName {
     QueueName::new("m", 1)
 }
 
+fn job() -> Job {
+    Job {
+        id: RequestId::random(),
+        gateway: GatewayId(1),
+        attempt: 0,
+        priority: Priority::Default,
+        ttl: Duration::from_mins(1),
+        rows: 1,
+        digest: 0,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+    }
+}
+
 fn traffic(offered: u64) -> Traffic {
     let seconds = vec![(0.05, offered)];
     Traffic {
@@ -165,7 +185,8 @@ fn word() -> Announcement {
         ..Batching::default()
     };
     let announcement = Announcement::new(WorkerId(1), spec);
-    Announcement { capacity: 400.0, batching: Some(batching), ..announcement }
+    let host = "digits-1".to_owned();
+    Announcement { capacity: 400.0, batching: Some(batching), host, ..announcement }
 }
 
 #[tokio::test(start_paused = true)]
@@ -403,6 +424,72 @@ async fn a_fleet_goes_to_zero_and_comes_back() {
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 0);
     world.tick(10).await.unwrap();
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_that_sleeps_lets_callers_wait_and_wakes_within_a_second() {
+    let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60}});
+    let mut world = World::new(&scaling).await;
+    world.ticks(8, 10).await;
+    assert!(!world.is_promised().await);
+    world.ticks(80, 0).await;
+    world.worker.retire().await.unwrap();
+    advance(TICK).await;
+    world.turn().await.unwrap();
+    assert!(world.is_promised().await);
+    advance(BLINK).await;
+    assert_eq!(world.turn().await.unwrap(), [""; 0]);
+    world.gateway.submit(&queue(), &job()).await.unwrap();
+    advance(BLINK).await;
+    let written = world.turn().await.unwrap();
+    assert!(written.contains(&"PATCH deployments/digits/scale".to_owned()), "{written:?}");
+    assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 1);
+    // Until the worker is there, as well.
+    advance(TICK).await;
+    world.turn().await.unwrap();
+    assert!(world.is_promised().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_starts_anew_promises_what_the_last_one_did() {
+    let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60}});
+    let mut world = World::new(&scaling).await;
+    world.server.add(
+        "/apis/apps/v1/namespaces/ml/deployments/digits",
+        json!({"metadata": {"name": "digits", "ownerReferences": [{"uid": "1234"}]},
+            "spec": {"replicas": 0}}),
+    );
+    world.context.controller.promise(&word()).await.unwrap();
+    advance(batchfleet_broker::roles::PROMISED).await;
+    assert!(!world.is_promised().await);
+    world.turn().await.unwrap();
+    assert!(world.is_promised().await);
+    assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pods_start_is_measured_and_a_busy_one_holds_its_node() {
+    let mut world = World::new(&json!({})).await;
+    let path = "/api/v1/namespaces/ml/pods/digits-1";
+    let created = json!({
+        "name": "digits-1", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z",
+    });
+    world.server.add(path, json!({"metadata": created}));
+    world.tick(10).await.unwrap();
+    world.server.edit("pods/digits-1", |pod| {
+        let at = "2026-01-01T00:00:42Z";
+        let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}]);
+        pod["status"] = json!({"conditions": ready});
+    });
+    world.gateway.submit(&queue(), &job()).await.unwrap();
+    world.worker.claim(1).await.unwrap();
+    let written = world.tick(10).await.unwrap();
+    assert!(written.contains(&"PATCH pods/digits-1".to_owned()), "{written:?}");
+    assert_eq!(world.server.get("modelfleets/digits")["status"]["coldStartSeconds"], 42);
+    let annotations = world.server.get("pods/digits-1")["metadata"]["annotations"].clone();
+    assert_eq!(annotations["karpenter.sh/do-not-disrupt"], "true");
+    world.ticks(8, 10).await;
+    assert_eq!(world.tick(10).await.unwrap(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

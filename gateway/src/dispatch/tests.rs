@@ -222,3 +222,20 @@ async fn a_model_that_fails_is_an_answer_too() {
     assert_eq!(asked.await.unwrap().unwrap().outcome, Err(error));
     assert_eq!(fleet.metric("batchfleet_gateway_answered_total", "model_error"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised() {
+    let fixture = Fixture::with_seats(10).await;
+    let word = Announcement::new(WorkerId(1), spec());
+    let promise = Announcement { live: false, promised: true, ..word.clone() };
+    fixture.model.hear([promise].iter());
+    assert!(!fixture.model.is_ready());
+    let asked = fixture.ask(7);
+    let delivery = fixture.worker.claim(1).await.unwrap().remove(0);
+    let expected = fixture.answer(delivery, Ok(Vec::new())).await;
+    assert_eq!(asked.await.unwrap().unwrap(), expected);
+
+    fixture.model.hear([Announcement { live: false, ..word }].iter());
+    let refused = fixture.ask(8).await.unwrap();
+    assert!(matches!(refused, Err(InferError::NoWorkers(_))), "{refused:?}");
+}

@@ -1,0 +1,55 @@
+//! What a controller promises, and what it learns of workers.
+
+use std::time::Duration;
+
+use batchfleet_broker::{Announcement, Broker, WorkerId};
+
+use crate::{Gateway, observer, queue, spec, worker};
+
+pub(crate) async fn what_is_promised_is_known_and_no_workers_word(broker: &dyn Broker) {
+    let (controller, observer) = (broker.controller().await.unwrap(), observer(broker).await);
+    let word = Announcement { capacity: 400.0, ..Announcement::new(WorkerId(1), spec()) };
+    controller.promise(&word).await.unwrap();
+    let promised = Announcement { live: false, promised: true, ..word };
+    let words = observer.announcements().await.unwrap();
+    assert_eq!(words, std::slice::from_ref(&promised));
+
+    let host = "pod-1".to_owned();
+    let living = Announcement { host, ..Announcement::new(WorkerId(2), spec()) };
+    worker(broker).await.renew(&living).await.unwrap();
+    let words = observer.announcements().await.unwrap();
+    let by = |live| words.iter().find(move |word| word.live == live).unwrap();
+    assert_eq!(by(false), &promised);
+    assert_eq!((by(true).promised, by(true).host.as_str()), (false, "pod-1"));
+}
+
+pub(crate) async fn each_worker_and_what_it_holds_is_told(broker: &dyn Broker) {
+    let (observer, gateway) = (observer(broker).await, Gateway::new(broker).await);
+    assert!(observer.held(&queue()).await.unwrap().is_empty());
+    let (one, two) = (WorkerId(1), WorkerId(2));
+    let first = broker.consumer(queue(), one).await.unwrap();
+    let second = broker.consumer(queue(), two).await.unwrap();
+    gateway.submit(3).await;
+    first.claim(2).await.unwrap();
+    let taken = second.claim(1).await.unwrap();
+    let held = observer.held(&queue()).await.unwrap();
+    assert_eq!((held[&one.to_string()], held[&two.to_string()]), (2, 1));
+    second.settle(taken.into_iter().map(crate::echo).collect()).await.unwrap();
+    let held = observer.held(&queue()).await.unwrap();
+    assert_eq!(held.get(&two.to_string()).copied().unwrap_or_default(), 0);
+}
+
+pub(crate) async fn a_worker_that_holds_a_job_is_never_forgotten(broker: &dyn Broker) {
+    let (controller, gateway) = (broker.controller().await.unwrap(), Gateway::new(broker).await);
+    assert_eq!(controller.forget(&queue(), Duration::ZERO).await.unwrap(), 0);
+    let (busy, idle) = (worker(broker).await, worker(broker).await);
+    gateway.submit(1).await;
+    busy.claim(1).await.unwrap();
+    assert_eq!(controller.forget(&queue(), Duration::from_hours(1)).await.unwrap(), 0);
+    // A broker that notes nothing of the idle has nothing to forget.
+    assert!(controller.forget(&queue(), Duration::ZERO).await.unwrap() <= 1);
+    let held = observer(broker).await.held(&queue()).await.unwrap();
+    assert_eq!(held.values().sum::<u64>(), 1);
+    assert_eq!(held.len(), 1, "{held:?}");
+    drop(idle);
+}
