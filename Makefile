@@ -38,7 +38,7 @@ test: $(LIBRARY) models ## check and test everything
 	@scripts/test.sh
 
 pictures: ## play four stories on a fleet of real programs, and draw the boards of each; takes 10 minutes
-	@scripts/prerequisites.sh redis-server prometheus node npm chromium
+	@scripts/prerequisites.sh redis-server prometheus node npm chromium pngquant
 	cargo build --locked --workspace --bins
 	dashboards/pictures.py
 

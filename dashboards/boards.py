@@ -386,7 +386,7 @@ INTERNALS = [
         (f"max by (fleet, reason) (batchfleet_controller_reason{{{PLACE}}}) > 0", "{{fleet}}: {{reason}}"), width=6,
     ),
     panel(
-        "Load, capacity and trust", "short",
+        "Load and capacity", "short",
         "Rows per second offered, and that the workers can do; both by fleet.",
         (f"max by (fleet) (batchfleet_controller_offered_rows_per_second{{{PLACE}}})", "{{fleet}}: offered"),
         (f"max by (fleet) (batchfleet_controller_capacity_rows_per_second{{{PLACE}}})", "{{fleet}}: capacity"), width=6,

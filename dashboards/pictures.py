@@ -4,7 +4,7 @@
 Usage: pictures.py [STORY]...     quiet, worker-kill, overload, slow-model; without any, all of them
 
 What is drawn is what a real Prometheus answers to the boards' own queries, by Grafana's own chart
-components in headless Chromium. Needs what check.py needs, and chromium.
+components in headless Chromium. Needs what check.py needs, chromium and pngquant.
 """
 
 import http.server
@@ -88,7 +88,7 @@ def answered(live, board, since, until):
     return {**board, "from": since * 1000, "to": until * 1000}
 
 
-def draw(board, picture, scale=1):
+def draw(board, picture):
     """Draws a board with what was answered."""
     (PAGES / "index.html").write_text(PAGE.format(json.dumps(board).replace("<", "\\u003c")))
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
@@ -97,10 +97,11 @@ def draw(board, picture, scale=1):
     height = 60 + CELL * max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-         f"--window-size={WIDTH},{height}", f"--force-device-scale-factor={scale}", "--virtual-time-budget=20000", f"--screenshot={picture}",
+         f"--window-size={WIDTH},{height}", "--virtual-time-budget=20000", f"--screenshot={picture}",
          f"http://127.0.0.1:{server.server_port}/"],
         check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server.shutdown()
+    subprocess.run(["pngquant", "--force", "--output", picture, picture], check=True)
     print(f"{picture.name}: {picture.stat().st_size // 1024} KiB")
 
 
@@ -135,7 +136,7 @@ def play(story):
     PICTURES.mkdir(parents=True, exist_ok=True)
     draw(boards["overview.json"], PICTURES / f"overview-{story}.png")
     if story == "quiet":
-        draw(boards["internals.json"], PICTURES / "internals.png", scale=0.7)
+        draw(boards["internals.json"], PICTURES / "internals.png")
 
 
 def main():
