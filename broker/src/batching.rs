@@ -84,3 +84,49 @@ pub struct RecentBatch {
     /// Why it left when it did.
     pub release: String,
 }
+
+/// Why a batch left when it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Release {
+    /// No more rows fit.
+    Full = 1,
+    /// Nobody else was waiting.
+    Drained = 2,
+    /// It had waited as long as it may for others.
+    Linger = 3,
+    /// The others that were waiting are of another shape.
+    Shape = 4,
+    /// One request larger than N; it runs alone.
+    Oversize = 5,
+    /// One request that was there when a worker died; it runs alone.
+    Suspect = 6,
+}
+
+impl Release {
+    /// Every reason, in the order of its wire code.
+    pub const ALL: [Self; 6] =
+        [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Suspect];
+
+    /// The bounded `reason` label, and what people are told.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Drained => "drained",
+            Self::Linger => "linger",
+            Self::Shape => "shape",
+            Self::Oversize => "oversize",
+            Self::Suspect => "suspect",
+        }
+    }
+
+    /// The code on the wire; never 0.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The reason with this wire code.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|release| release.code() == code)
+    }
+}

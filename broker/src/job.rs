@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{EntryId, GatewayId, Priority, RequestId, Tensor};
+use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor};
 
 /// One accepted request as it stands in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Timing {
     pub batch_rows: u32,
     /// Rows added to the batch to reach a warmed size.
     pub padded_rows: u32,
+    /// Why the batch left when it did; `None` if the request never ran.
+    pub release: Option<Release>,
 }
 
 /// The answer to one job.

@@ -20,7 +20,7 @@ pub mod tensor;
 pub mod traffic;
 pub mod wire;
 
-pub use batching::{Batching, RecentBatch};
+pub use batching::{Batching, RecentBatch, Release};
 pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{Announcement, ModelSpec, TensorSpec};

@@ -1,6 +1,6 @@
 //! The bytes of a [`Job`] in the queue and of a batch of [`Reply`]s on a reply channel.
 //!
-//! Version 2, little-endian. `varint` is LEB128, so that no count or length can overflow its
+//! Version 3, little-endian. `varint` is LEB128, so that no count or length can overflow its
 //! field; `text` is a varint length and UTF-8; a list is a varint count and its items.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //!          · digest u64 · inputs [tensor] · outputs [text]
 //! replies  version u8 · [reply]
 //! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
-//!          compute_output varint (ns) · batch_rows, padded_rows varint
+//!          compute_output varint (ns) · batch_rows, padded_rows varint · release u8, 0 for none
 //!          · 0 u8 · outputs [tensor]   or   failure u8 · message text
 //! tensor   name text · datatype u8 · shape [varint] · data: varint length, bytes as they came
 //! ```
@@ -21,14 +21,17 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    Datatype, Failure, GatewayId, Job, Priority, Reply, ReplyError, RequestId, Tensor, Timing,
+    Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId, Tensor,
+    Timing,
 };
 
 /// The version this program writes, and the only one it reads.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Marks a reply that carries outputs; every other value is a [`Failure`]'s code.
 const OUTPUTS: u8 = 0;
+/// Stands for no [`Release`].
+const NEVER_RAN: u8 = 0;
 
 /// Why bytes are not what they should be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +57,9 @@ pub enum WireError {
     /// No class has this code.
     #[error("unknown priority code {0}")]
     Priority(u8),
+    /// No reason for a batch to leave has this code.
+    #[error("unknown release code {0}")]
+    Release(u8),
     /// No failure has this code.
     #[error("unknown failure code {0}")]
     Failure(u8),
@@ -212,6 +218,7 @@ fn put_timing(out: &mut impl BufMut, timing: &Timing) {
     }
     put_varint(out, timing.batch_rows.into());
     put_varint(out, timing.padded_rows.into());
+    out.put_u8(timing.release.map_or(NEVER_RAN, Release::code));
 }
 
 fn put_text(out: &mut impl BufMut, text: &str) {
@@ -340,7 +347,15 @@ impl Reader {
             compute_output: self.duration()?,
             batch_rows: self.varint_u32()?,
             padded_rows: self.varint_u32()?,
+            release: self.release()?,
         })
+    }
+
+    fn release(&mut self) -> Result<Option<Release>, WireError> {
+        match self.u8()? {
+            NEVER_RAN => Ok(None),
+            code => Release::from_code(code).map(Some).ok_or(WireError::Release(code)),
+        }
     }
 
     fn outcome(&mut self) -> Result<Result<Vec<Tensor>, ReplyError>, WireError> {

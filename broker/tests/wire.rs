@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use batchfleet_broker::{
-    Datatype, Failure, GatewayId, Job, Priority, Reply, ReplyError, RequestId, Tensor, Timing,
+    Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId, Tensor,
+    Timing,
     wire::{WireError, decode_job, decode_replies, digest, encode_job, encode_replies},
 };
 use bytes::Bytes;
@@ -34,7 +35,7 @@ fn job() -> Job {
 
 #[rustfmt::skip]
 const JOB: &[u8] = &[
-    2,                                                     // version
+    3,                                                     // version
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,  // id
     1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,        // gateway
     2,                                                     // attempt
@@ -61,6 +62,7 @@ fn replies() -> Vec<Reply> {
         compute_output: Duration::from_nanos(5),
         batch_rows: 6,
         padded_rows: 7,
+        release: Some(Release::Drained),
     };
     let answer = Reply {
         id: RequestId(3),
@@ -82,12 +84,13 @@ fn replies() -> Vec<Reply> {
 
 #[rustfmt::skip]
 const REPLIES: &[u8] = &[
-    2,                                                     // version
+    3,                                                     // version
     2,                                                     // two replies
         3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    //   id
         1,                                                 //   attempt
         9, 0, 0, 0, 0, 0, 0, 0,                            //   digest
         1, 2, 3, 0x80, 0x01, 5, 6, 7,                      //   timing
+        2,                                                 //     drained
         0,                                                 //   outputs
         1,                                                 //   one
             1, b'y',                                       //     name
@@ -98,6 +101,7 @@ const REPLIES: &[u8] = &[
         0,
         0, 0, 0, 0, 0, 0, 0, 0,
         0, 0, 0, 0, 0, 0, 0,
+        0,                                                 //     never ran
         3,                                                 //   expired
         4, b'l', b'a', b't', b'e',                         //   message
 ];
@@ -146,6 +150,9 @@ fn every_kind_of_damage_is_told_apart() {
     let mut failure = REPLIES.to_vec();
     failure[REPLIES.len() - 6] = 50;
     assert_eq!(decode_replies(failure.into()).unwrap_err(), WireError::Failure(50));
+    let mut release = REPLIES.to_vec();
+    release[REPLIES.len() - 7] = 9;
+    assert_eq!(decode_replies(release.into()).unwrap_err(), WireError::Release(9));
     let endless = [&JOB[..51], &[0xff; 11]].concat();
     assert_eq!(decode_job(endless.into()).unwrap_err(), WireError::TooLarge);
 }
@@ -241,12 +248,14 @@ prop_compose! {
         (id, attempt, digest) in any::<(u128, u8, u64)>(),
         parts in any::<[u64; 5]>(),
         (batch_rows, padded_rows) in any::<(u32, u32)>(),
+        release in proptest::option::of(0..Release::ALL.len()),
         outcome in outcomes(),
     ) -> Reply {
         let [queue, batch_wait, compute_input, compute_infer, compute_output] =
             parts.map(Duration::from_nanos);
         let timing = Timing {
             queue, batch_wait, compute_input, compute_infer, compute_output, batch_rows, padded_rows,
+            release: release.map(|i| Release::ALL[i]),
         };
         Reply { id: RequestId(id), attempt, digest, timing, outcome }
     }
@@ -314,7 +323,7 @@ proptest! {
 
     #[test]
     fn noise_never_panics(mut noise in vec(any::<u8>(), 1..300)) {
-        noise[0] = 2;
+        noise[0] = 3;
         // Errors and lucky readings are both fine.
         drop(decode_job(noise.clone().into()));
         drop(decode_replies(noise.into()));

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use batchfleet_broker::{Delivery, Job};
+use batchfleet_broker::{Delivery, Job, Release};
 
 use crate::tensors::{self, Column};
 
@@ -15,41 +15,6 @@ pub(crate) struct Batch {
     pub(crate) rows: u32,
     /// Why it left now.
     pub(crate) release: Release,
-}
-
-/// Why a batch left when it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
-    /// No more rows fit.
-    Full,
-    /// Nobody else was waiting.
-    Drained,
-    /// It had waited as long as it may for others.
-    Linger,
-    /// The others that were waiting are of another shape.
-    Shape,
-    /// One request larger than N; it runs alone.
-    Oversize,
-    /// One request that was there when a worker died; it runs alone.
-    Suspect,
-}
-
-impl Release {
-    /// Every reason.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Suspect];
-
-    /// The bounded `reason` label.
-    pub(crate) const fn code(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Drained => "drained",
-            Self::Linger => "linger",
-            Self::Shape => "shape",
-            Self::Oversize => "oversize",
-            Self::Suspect => "suspect",
-        }
-    }
 }
 
 /// Takes the oldest job and those of its shape that fit into `limit` rows with it, oldest first.

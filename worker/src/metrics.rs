@@ -4,7 +4,7 @@ mod choice;
 
 use std::sync::Arc;
 
-use batchfleet_broker::{BrokerError, QueueName};
+use batchfleet_broker::{BrokerError, QueueName, Release};
 use batchfleet_service::metrics::{Described, Families, family};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use self::choice::{Choice, Choices};
-use crate::{batch::Release, fault::Fault};
+use crate::fault::Fault;
 
 const MODEL: [&str; 2] = ["model", "version"];
 
@@ -216,7 +216,7 @@ impl WorkerMetrics {
             batch_wait: self.batch_wait.with_label_values(&labels),
             broker_seconds: self.broker_seconds.with_label_values(&labels),
             broker_errors: BrokerError::CODES.map(|code| labelled(&self.broker_errors, code)),
-            released: Release::ALL.map(|reason| labelled(&self.released, reason.code())),
+            released: Release::ALL.map(|reason| labelled(&self.released, reason.name())),
             jobs: Outcome::ALL.map(|(_, name)| labelled(&self.jobs, name)),
             batch_limit: self.batch_limit.with_label_values(&labels),
             padded_rows: self.padded_rows.with_label_values(&labels),
@@ -263,7 +263,7 @@ pub(crate) struct ModelMetrics {
 impl ModelMetrics {
     /// Moved once per batch, when it begins.
     pub(crate) fn released(&self, reason: Release) -> &IntCounter {
-        &self.released[reason as usize]
+        &self.released[usize::from(reason.code() - 1)]
     }
 
     /// Moved once per job, when its reply has left or it was given up.

@@ -11,12 +11,12 @@ mod attempt;
 
 use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
-use batchfleet_broker::{Consumer, Delivery, Failure, ModelSpec, Timing};
+use batchfleet_broker::{Consumer, Delivery, Failure, ModelSpec, Release, Timing};
 use batchfleet_policy::{BatchPolicy, CostModel};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    batch::{self, Batch, Release},
+    batch::{self, Batch},
     check::check,
     drain::Drain,
     engine::EngineHandle,

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{BatchWish, Batching, Delivery, Guidance, RecentBatch};
+use batchfleet_broker::{BatchWish, Batching, Delivery, Guidance, RecentBatch, Release};
 use batchfleet_policy::{ArrivalRate, BatchMode, BatchPolicy, Choice, CostModel, Demand, doomed};
 use tokio::time::Instant;
 
-use crate::{batch::Release, ceiling::Ceiling};
+use crate::ceiling::Ceiling;
 
 /// After so long without a batch, what is believed of their time is in doubt.
 const BLIND: Duration = Duration::from_secs(1);
@@ -185,7 +185,7 @@ impl Tuner {
             padding,
             limit: self.n(),
             ms: took.as_secs_f64() * 1e3,
-            release: release.code().to_owned(),
+            release: release.name().to_owned(),
         });
     }
 

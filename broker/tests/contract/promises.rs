@@ -3,8 +3,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Backlog, Broker, Consumer, Datatype, Failure, Job, Priority, QueueName, Reply,
-    ReplyError, RequestId, Settlement, Tensor, Timing, WorkerId, wire,
+    Announcement, Backlog, Broker, Consumer, Datatype, Failure, Job, Priority, QueueName, Release,
+    Reply, ReplyError, RequestId, Settlement, Tensor, Timing, WorkerId, wire,
 };
 use tokio::time::{Instant, sleep};
 
@@ -76,6 +76,7 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
         compute_infer: Duration::from_nanos(123_456_789),
         batch_rows: 5,
         padded_rows: 3,
+        release: Some(Release::Full),
         ..Timing::default()
     };
     let good = Reply {

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use batchfleet_broker::{Delivery, Failure, Timing};
+use batchfleet_broker::{Delivery, Failure, Release, Timing};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Pipeline;
 use crate::{
-    batch::{Batch, Release},
+    batch::Batch,
     engine::{EngineError, Ran},
     error::WorkerError,
     fault::Fault,
@@ -168,7 +168,7 @@ impl Pipeline {
 
 /// The answers to a batch's jobs.
 fn answers(batch: Batch, padding: u32, started: Instant, ran: Ran) -> Vec<Answer> {
-    let rows = batch.rows;
+    let (rows, release) = (batch.rows, Some(batch.release));
     let timing = |delivery: &Delivery| Timing {
         queue: delivery.waited,
         batch_wait: started - delivery.claimed_at,
@@ -177,6 +177,7 @@ fn answers(batch: Batch, padding: u32, started: Instant, ran: Ran) -> Vec<Answer
         compute_output: ran.output,
         batch_rows: rows,
         padded_rows: padding,
+        release,
     };
     let jobs = batch.deliveries.into_iter().map(|delivery| (timing(&delivery), delivery));
     match ran.outputs {

@@ -338,6 +338,7 @@ async fn batches_are_padded_to_a_size_the_engine_runs_and_nobody_notices() {
         let outputs = reply.outcome.as_ref().unwrap();
         assert!(outputs[0].data.iter().all(|byte| *byte == 7), "{outputs:?}");
         assert_eq!((reply.timing.batch_rows, reply.timing.padded_rows), (3, 5));
+        assert_eq!(reply.timing.release, Some(Release::Drained));
     }
     assert_eq!(bench.metrics.padded_rows.get(), 5);
 }
