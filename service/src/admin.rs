@@ -1,9 +1,13 @@
 //! The admin port: metrics and health. Its own listener, so that it can be kept from clients.
 
-use std::{io, net::SocketAddr};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use actix_web::{
-    App, HttpResponse, HttpServer,
+    App, HttpRequest, HttpResponse, HttpServer,
     dev::{Server, ServerHandle},
     http::header::ContentType,
     web::{self, Data},
@@ -13,21 +17,52 @@ use tracing::info;
 
 use crate::Readiness;
 
+type Answer = dyn Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync;
+
+/// What the admin port shows beside metrics and health: nothing, until a part of the process has
+/// something to show.
+#[derive(Clone, Default)]
+pub struct AdminPages(Arc<OnceLock<Box<Answer>>>);
+
+impl AdminPages {
+    /// From now on `pages` answers the paths that the admin port itself does not know; `None` is a
+    /// 404. It must not wait for anything. The first to show something keeps the place.
+    pub fn show(
+        &self,
+        pages: impl Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync + 'static,
+    ) {
+        self.0.get_or_init(|| Box::new(pages));
+    }
+
+    fn answer(&self, request: &HttpRequest) -> Option<HttpResponse> {
+        self.0.get()?(request)
+    }
+}
+
+impl fmt::Debug for AdminPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AdminPages").field(&self.0.get().is_some()).finish()
+    }
+}
+
 /// Binds the admin port and starts serving it.
 pub(crate) fn start(
     listen: SocketAddr,
     registry: Registry,
     readiness: Readiness,
+    pages: AdminPages,
 ) -> io::Result<ServerHandle> {
     let (registry, readiness) = (Data::new(registry), Data::new(readiness));
+    let pages = Data::new(pages);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(registry.clone())
             .app_data(readiness.clone())
+            .app_data(pages.clone())
             .service(web::resource("/metrics").get(metrics))
             .service(web::resource("/livez").get(live))
             .service(web::resource("/readyz").get(ready))
-            .default_service(web::to(not_found))
+            .default_service(web::to(other))
     })
     .workers(1)
     .disable_signals()
@@ -63,8 +98,10 @@ async fn ready(readiness: Data<Readiness>) -> HttpResponse {
     }
 }
 
-async fn not_found() -> HttpResponse {
-    problem(HttpResponse::NotFound(), "the admin port serves /metrics, /livez and /readyz")
+async fn other(request: HttpRequest, pages: Data<AdminPages>) -> HttpResponse {
+    pages.answer(&request).unwrap_or_else(|| {
+        problem(HttpResponse::NotFound(), "the admin port serves /metrics, /livez and /readyz")
+    })
 }
 
 fn problem(mut response: actix_web::HttpResponseBuilder, text: &str) -> HttpResponse {

@@ -9,6 +9,7 @@ mod process;
 mod readiness;
 pub mod settings;
 
+pub use admin::AdminPages;
 pub use process::{Process, run};
 pub use readiness::Readiness;
 pub use settings::{InvalidSettings, ProcessSettings, RedisSettings};

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    InvalidSettings, ProcessSettings, Readiness, admin, logs,
+    AdminPages, InvalidSettings, ProcessSettings, Readiness, admin, logs,
     metrics::{Families, register_build},
     settings::{EXIT_USAGE, complain},
 };
@@ -23,6 +23,8 @@ pub struct Process {
     pub readiness: Readiness,
     /// Cancelled by the first signal: finish what was begun, then return.
     pub shutdown: CancellationToken,
+    /// What the admin port shows beside metrics and health.
+    pub pages: AdminPages,
 }
 
 /// Runs `program` until it returns or a signal ends it: logs, a multi-threaded runtime, the admin
@@ -73,13 +75,12 @@ where
         registry: registry()?,
         readiness: Readiness::default(),
         shutdown: CancellationToken::new(),
+        pages: AdminPages::default(),
     };
     let signals = Signals::listen()?;
-    let admin =
-        admin::start(settings.admin_listen, process.registry.clone(), process.readiness.clone())
-            .with_context(|| {
-                format!("cannot listen on --admin-listen {}", settings.admin_listen)
-            })?;
+    let Process { registry, readiness, pages, .. } = process.clone();
+    let admin = admin::start(settings.admin_listen, registry, readiness, pages)
+        .with_context(|| format!("cannot listen on --admin-listen {}", settings.admin_listen))?;
     let shutdown = process.shutdown.clone();
     let readiness = process.readiness.clone();
     let outcome = tokio::select! {

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
-    let Process { registry, readiness, shutdown } = process;
+    let Process { registry, readiness, shutdown, .. } = process;
     // Loading models may take minutes: a wrong address is better known before.
     let redis = settings.redis.url()?;
     RedisBroker::check(&redis).map_err(InvalidSettings::new)?;
