@@ -7,7 +7,7 @@ use actix_web::{
     http::header::{self, ContentType, HeaderName, HeaderValue},
     web::{Data, Payload},
 };
-use batchfleet_broker::{ModelSpec, Priority, Reply, Tensor, wire};
+use batchfleet_broker::{ModelSpec, Priority, Release, Reply, Tensor, Timing, wire};
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 const TIMEOUT: &str = "x-request-timeout-ms";
 /// The class a request wants to wait in, by name.
 const PRIORITY: &str = "x-priority";
+
+/// Asks to hear about the batch a request travelled in; also the header that tells.
+const BATCH: &str = "x-batch";
 
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
 pub(super) async fn infer(
@@ -73,8 +76,31 @@ async fn serve(
         }
         Ok(_) | Err(_) => model.tally().failure(arrived.elapsed()),
     }
-    let outputs = reply?.outcome.map_err(InferError::Worker)?;
-    answer(api, model, Wanted { id: parsed.id, outputs: parsed.outputs }, outputs, share).await
+    let Reply { outcome, timing, .. } = reply?;
+    let outputs = outcome.map_err(InferError::Worker)?;
+    let wanted = Wanted { id: parsed.id, outputs: parsed.outputs };
+    let mut answered = answer(api, model, wanted, outputs, share).await?;
+    if request.headers().contains_key(BATCH) {
+        tell(&mut answered, &timing);
+    }
+    Ok(answered)
+}
+
+/// Says which batch an answer travelled in, as a dictionary of RFC 8941: its rows, those added to
+/// fill it up, and why it left; how long this request waited for a worker and then for its batch, and
+/// how long the model ran, in milliseconds.
+fn tell(answer: &mut HttpResponse, timing: &Timing) {
+    let release = timing.release.map_or("none", Release::name);
+    let [queue, wait, run] = [timing.queue, timing.batch_wait, timing.compute_infer]
+        .map(|time| time.as_secs_f64() * 1e3);
+    let Timing { batch_rows, padded_rows, .. } = timing;
+    let text = format!(
+        "rows={batch_rows}, padding={padded_rows}, release={release}, queue-ms={queue:.3}, \
+         wait-ms={wait:.3}, run-ms={run:.3}"
+    );
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        answer.headers_mut().insert(HeaderName::from_static(BATCH), value);
+    }
 }
 
 /// A request that arrived and is not yet handed on. Dropped before that, its caller left.
