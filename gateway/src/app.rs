@@ -6,7 +6,7 @@ use actix_web::{dev::Server, web::Data};
 use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer, Producer};
 use batchfleet_service::Process;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{Duration, Instant, MissedTickBehavior, interval, sleep},
 };
@@ -19,6 +19,7 @@ use crate::{
     clients::{Clients, KeysError},
     dispatch::Dispatcher,
     http::{self, Api},
+    live::{self, Live, Play},
     metrics::GatewayMetrics,
     offload::Offload,
     oip::infer::Limits,
@@ -56,6 +57,7 @@ pub struct Gateway {
     server: Server,
     address: SocketAddr,
     tasks: JoinSet<()>,
+    api: Data<Api>,
 }
 
 impl Gateway {
@@ -95,6 +97,7 @@ impl Gateway {
             max_deadline: settings.max_deadline,
             readiness: process.readiness.clone(),
             started: Instant::now(),
+            live: Live::new(settings.live_page, id),
         });
         // The first look comes before the first request, so that no known model is a 404.
         api.catalog.update(observer.announcements().await?);
@@ -103,19 +106,28 @@ impl Gateway {
         tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
+        let (plays, page) = (api.clone(), api.clone());
+        process.pages.show(move |request| live::answer(&page, live::Door::Admin, request));
         tasks.spawn(report(reporter, api.clone()));
         tasks.spawn(api.clients.clone().follow());
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
         let (server, address) = http::listen(settings, api, process.shutdown.clone(), going)
             .map_err(|error| StartError::Listen(settings.listen, error))?;
+        plays.live.opened(address.port());
         info!(%address, port_name = "http", gateway = %id, "listening");
         process.readiness.ready();
-        Ok(Self { server, address, tasks })
+        Ok(Self { server, address, tasks, api: plays })
     }
 
     /// The bound address; tells the port when the settings asked for any.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What people who try things out on the live page want; only while somebody follows it does the
+    /// page offer that, and only to browsers on this machine.
+    pub fn plays(&self) -> watch::Receiver<Play> {
+        self.api.live.plays()
     }
 
     /// Serves until shutdown; accepted requests are answered before it returns.
@@ -175,6 +187,8 @@ async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
             _ => {}
         }
         was_reachable = looked.is_ok();
+        api.catalog.all().iter().for_each(|model| model.tick());
+        api.live.tick();
     }
 }
 

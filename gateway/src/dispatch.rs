@@ -74,6 +74,7 @@ pub(crate) struct Dispatcher {
 /// Who asked, and for what.
 pub(crate) struct Caller {
     pub(crate) model: Arc<Model>,
+    rows: u32,
     reply: oneshot::Sender<Result<Reply, InferError>>,
 }
 
@@ -157,7 +158,7 @@ impl Dispatcher {
 
     /// Whether the queue can be reached, or will be in a moment: answers may be back before the way
     /// to the queue is, and their callers ask again at once.
-    fn is_reachable(&self) -> bool {
+    pub(crate) fn is_reachable(&self) -> bool {
         let heard = || Duration::from_millis(self.heard.load(Ordering::Relaxed)) + JUST_NOW;
         self.producer.is_ready() || self.started.elapsed() < heard()
     }
@@ -185,7 +186,7 @@ impl Dispatcher {
         });
         let (reply, answer) = oneshot::channel();
         let model = accepted.model.clone();
-        let caller = Caller { model: model.clone(), reply };
+        let caller = Caller { model: model.clone(), rows: job.rows, reply };
         self.ledger().accept(job.clone(), question.deadline, caller);
         // Beside the connection to the queue, whose confirmation then wakes no thread that serves
         // HTTP: the answer alone does.
@@ -242,7 +243,10 @@ impl Dispatcher {
         self.heard.store(now, Ordering::Relaxed);
         let resolution = self.ledger().resolve(&reply);
         let delivered = match resolution {
-            Resolution::Deliver(caller) => caller.reply.send(Ok(reply)).is_ok(),
+            Resolution::Deliver(caller) => {
+                caller.model.watch.ran(caller.rows, &reply.timing);
+                caller.reply.send(Ok(reply)).is_ok()
+            }
             Resolution::Unclaimed => false,
             // Dropping the caller's channel tells the caller.
             Resolution::Misrouted(_) => {

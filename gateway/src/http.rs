@@ -15,7 +15,7 @@ use actix_web::{
         Method,
         header::{self, ContentType, HeaderMap},
     },
-    web::{self, ServiceConfig},
+    web::{self, Data, ServiceConfig},
 };
 use tokio::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use crate::{
     clients::{Client, Clients},
     dispatch::Dispatcher,
     error::{InferError, say},
+    live::{self, Live},
     metrics::GatewayMetrics,
     model::Model,
     offload::Offload,
@@ -46,6 +47,7 @@ pub(crate) struct Api {
     pub(crate) max_deadline: Duration,
     pub(crate) readiness: batchfleet_service::Readiness,
     pub(crate) started: Instant,
+    pub(crate) live: Live,
 }
 
 impl Api {
@@ -81,7 +83,7 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
             .service(resource(&format!("{model}/stats"), Method::GET, metadata::model_statistics))
             .service(resource(model, Method::GET, metadata::model));
     }
-    config.default_service(web::to(not_found));
+    config.default_service(web::to(other));
 }
 
 /// A path with the one method it takes; any other gets 405 and a body that says so.
@@ -100,8 +102,10 @@ where
     }))
 }
 
-async fn not_found() -> HttpResponse {
-    say(HttpResponse::NotFound(), "not_found", "no such path; see /openapi.json")
+async fn other(request: HttpRequest, api: Data<Api>) -> HttpResponse {
+    live::answer(&api, live::Door::Clients, &request).unwrap_or_else(|| {
+        say(HttpResponse::NotFound(), "not_found", "no such path; see /openapi.json")
+    })
 }
 
 /// Who asks, and the model that the path names.

@@ -13,6 +13,7 @@ mod error;
 pub mod explain;
 mod http;
 mod ledger;
+mod live;
 mod metrics;
 mod model;
 mod offload;
@@ -25,5 +26,6 @@ mod traffic;
 
 pub use app::{Gateway, StartError};
 pub use clients::{ClientSettings, KeysError};
+pub use live::Play;
 pub use metrics::describe_metrics;
-pub use settings::{GatewaySettings, Settings};
+pub use settings::{GatewaySettings, LivePage, Settings};

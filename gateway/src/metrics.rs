@@ -317,6 +317,11 @@ impl ModelMetrics {
         self.load.accepted();
     }
 
+    /// Requests of all versions that were let in and have not ended.
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
     /// It ended, `seconds` after it arrived.
     pub(crate) fn answered(&self, outcome: Outcome, seconds: f64) {
         self.answered[outcome as usize].inc();

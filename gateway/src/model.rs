@@ -14,6 +14,7 @@ use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look, Speed};
 
 use crate::{
     explain::speed,
+    live::watch::{Moment, Watch},
     metrics::{ModelMetrics, Outcome},
     tally::Tally,
 };
@@ -25,6 +26,8 @@ pub(crate) struct Model {
     pub(crate) spec: ModelSpec,
     /// What is counted about it.
     pub(crate) metrics: ModelMetrics,
+    /// What happens to it just now, while somebody looks.
+    pub(crate) watch: Watch,
     tally: Mutex<Tally>,
     load: Mutex<Load>,
     live_workers: AtomicUsize,
@@ -67,6 +70,7 @@ impl Model {
         Self {
             spec,
             metrics,
+            watch: Watch::default(),
             tally: Mutex::default(),
             load: Mutex::default(),
             live_workers: AtomicUsize::new(0),
@@ -105,6 +109,7 @@ impl Model {
     pub(crate) fn answered(&self, outcome: Outcome, after: Duration) {
         self.since_look.fetch_sub(1, Ordering::Relaxed);
         self.metrics.answered(outcome, after.as_secs_f64());
+        self.watch.answered(after);
     }
 
     /// What a request of this class would wait behind: what was seen at the last look, and what came
@@ -168,6 +173,15 @@ impl Model {
     /// What was asked of it here since this gateway started.
     pub(crate) fn traffic(&self) -> Traffic {
         self.metrics.load.traffic(&self.spec.queue, self.tally().rows_per_request())
+    }
+
+    /// Takes note of the moment, if somebody looks.
+    pub(crate) fn tick(&self) {
+        self.watch.tick(|| Moment {
+            waiting: self.queue_depth(),
+            in_flight: self.metrics.in_flight(),
+            refused: self.traffic().refused,
+        });
     }
 
     /// Jobs that no worker has claimed, as last seen.

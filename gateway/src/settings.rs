@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings, settings::duration};
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::clients::ClientSettings;
 
@@ -23,6 +23,17 @@ pub struct Settings {
     /// Settings of the process.
     #[command(flatten)]
     pub process: ProcessSettings,
+}
+
+/// Where the live page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LivePage {
+    /// Nowhere.
+    Off,
+    /// On the admin port, to watch.
+    Admin,
+    /// There, and on the clients' port, to try the models.
+    Everywhere,
 }
 
 /// Settings of a gateway, wherever it runs.
@@ -104,6 +115,11 @@ pub struct GatewaySettings {
         value_parser = duration
     )]
     pub stall_timeout: Duration,
+
+    /// Where a page shows batches as they leave: on the admin port only, or at `/` of the clients'
+    /// port as well, where one may also try the models
+    #[arg(long, env = "BATCHFLEET_LIVE_PAGE", default_value = "admin", value_name = "WHERE")]
+    pub live_page: LivePage,
 
     /// Who may ask, and how much.
     #[command(flatten)]

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_gateway::{ClientSettings, GatewaySettings};
+use batchfleet_gateway::{ClientSettings, GatewaySettings, LivePage};
 use batchfleet_loadgen::{
     Answer, Digits, Length, Plan, Prepared, Report, Target, Workload,
     digits::{self, Digit},
@@ -17,7 +17,7 @@ use batchfleet_loadgen::{
     run,
 };
 use batchfleet_policy::BatchMode;
-use batchfleet_service::{Process, ProcessSettings, Readiness, settings};
+use batchfleet_service::{AdminPages, Process, ProcessSettings, Readiness, settings};
 use batchfleet_worker::ModelSettings;
 use clap::Args;
 use prometheus::Registry;
@@ -116,6 +116,7 @@ async fn serve(
         max_body_bytes_in_flight: 256 << 20,
         body_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(30),
+        live_page: LivePage::Off,
         clients: ClientSettings::default(),
     };
     let models = ModelSettings { batch, models: vec![MODEL.to_owned()], ..demo.models.clone() };
@@ -123,6 +124,7 @@ async fn serve(
         registry: Registry::new(),
         readiness: Readiness::default(),
         shutdown: process.shutdown.child_token(),
+        pages: AdminPages::default(),
     };
     let fleet = Fleet::start(&gateway, &models, &process).await?;
     let target: Target = format!("http://{}", fleet.address()).parse()?;

@@ -2,18 +2,22 @@
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use batchfleet_broker::memory::MemoryBroker;
-use batchfleet_gateway::{Gateway, GatewaySettings};
+use batchfleet_broker::{Broker, memory::MemoryBroker};
+use batchfleet_gateway::{Gateway, GatewaySettings, LivePage};
 use batchfleet_service::Process;
 use batchfleet_worker::{EXIT_DEVICE, ModelSettings, Worker, WorkerError, leave};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::error;
+
+use crate::play;
 
 /// A serving gateway and the worker behind it.
 pub(crate) struct Fleet {
     gateway: Gateway,
     worker: Worker,
     worker_shutdown: CancellationToken,
+    /// What is tried out on the live page; ends with this.
+    _play: Option<AbortOnDropHandle<()>>,
 }
 
 impl Fleet {
@@ -31,8 +35,18 @@ impl Fleet {
             Worker::start(models, broker.clone(), &process.registry, worker_shutdown.clone())
                 .await
                 .map_err(WorkerError::report)?;
+        // Callers from here would need a key.
+        let plays = gateway.live_page == LivePage::Everywhere && gateway.clients.api_keys.is_none();
         let gateway = Gateway::start(gateway, broker.as_ref(), process).await?;
-        Ok(Self { gateway, worker, worker_shutdown })
+        let play = if plays {
+            let (wishes, controller) = (gateway.plays(), broker.controller().await?);
+            let playing = play::follow(wishes, gateway.address(), controller);
+            let playing = process.shutdown.clone().run_until_cancelled_owned(playing);
+            Some(AbortOnDropHandle::new(tokio::spawn(async { playing.await.unwrap_or_default() })))
+        } else {
+            None
+        };
+        Ok(Self { gateway, worker, worker_shutdown, _play: play })
     }
 
     /// Where clients connect.
@@ -44,7 +58,7 @@ impl Fleet {
     /// still answered. A worker that ends by itself has failed, and takes the process along: whoever
     /// supervises it starts a new one.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let Self { gateway, worker, worker_shutdown } = self;
+        let Self { gateway, worker, worker_shutdown, _play } = self;
         let mut worker = pin!(worker.join());
         let served = tokio::select! {
             served = gateway.run() => served,

@@ -4,6 +4,7 @@ mod demo;
 mod explain;
 mod fleet;
 mod load;
+mod play;
 mod set_n;
 mod tool;
 
@@ -29,7 +30,11 @@ struct Settings {
 enum Command {
     /// Serve models: gateway and worker in this process, the queue in its memory
     // Nothing balances load over one process, so nobody needs time to learn that it goes.
-    #[command(mut_arg("lame_duck", |arg| arg.default_value("0s")))]
+    // And whoever starts it wants to see something.
+    #[command(
+        mut_arg("lame_duck", |arg| arg.default_value("0s")),
+        mut_arg("live_page", |arg| arg.default_value("everywhere"))
+    )]
     Serve(Box<ServeSettings>),
     /// Show what batching does: real digits from many clients, one by one against batched
     Demo(Box<demo::DemoSettings>),
