@@ -3,8 +3,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test pictures figures goals lint simulate-delivery chaos bench fuzz build onnxruntime models chart \
-	images test-images up down clean prerequisites
+.PHONY: help demo serve test pictures live-pictures figures goals lint simulate-delivery chaos bench fuzz build \
+	onnxruntime models chart images test-images up down clean prerequisites
 
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
@@ -34,7 +34,7 @@ serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=add
 		--model-repository $(MODELS) --log-format text
 
 test: $(LIBRARY) models ## check and test everything
-	@scripts/prerequisites.sh redis-server curl prometheus node npm
+	@scripts/prerequisites.sh redis-server curl prometheus node npm chromium
 	@scripts/test.sh
 
 pictures: ## play four stories on a fleet of real programs, and draw the boards of each; takes 10 minutes
@@ -46,6 +46,12 @@ figures: ## print the figures of a fleet of real programs: batches, 5,000 client
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --workspace --bins
 	cargo test --locked -p batchfleet-testkit --test fleet -- --nocapture --test-threads 1
+
+live-pictures: build $(LIBRARY) models ## take the pictures of the live page; takes a minute
+	@scripts/prerequisites.sh chromium
+	@scripts/venv.sh browser '>=3.11,<3.15' browser/requirements.txt
+	PYTHONPATH=conformance BATCHFLEET_PROGRAMS=target/release \
+		$(CACHE)/venv-browser/bin/python browser/pictures.py docs/pictures
 
 goals: build ## print what the choice of N and of workers must reach in simulation, and reaches
 	target/release/batchfleet simulate --goals

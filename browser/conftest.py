@@ -1,0 +1,47 @@
+"""One server with the demo models and an echo whose batches take known times, and one browser."""
+
+import pytest
+
+import chromium
+import repository
+from fleet import running
+
+# L(b) = 8 + 2 b milliseconds: N is 19 rows for a target of 100 ms, 7 for one of 50 ms.
+STEADY = repository.parameter("batch_ms", 8) + repository.parameter("row_ms", 2)
+
+
+def models(folder) -> list[str]:
+    """Fills a model repository."""
+    (folder / "digits_wide").symlink_to(repository.MODELS / "digits_wide")
+    repository.echo(folder / "steady", [("FP32", "-1")], more=STEADY)
+    return repository.names(folder)
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory):
+    """`batchfleet serve`."""
+    with running(tmp_path_factory.mktemp("serve"), "standalone", write=models) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with chromium.running() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser, serving):
+    """Opens a page; it must have no complaint, and ask nobody but its own server."""
+    visits = []
+
+    def open_(path="/", viewport=chromium.DESKTOP, scheme="light", address=None):
+        address = address or serving.http
+        visits.append((chromium.Visit(browser, f"http://{address}{path}", viewport, scheme), address))
+        return visits[-1][0]
+
+    yield open_
+    for visit, address in visits:
+        visit.close()
+        assert visit.problems == []
+        assert visit.asked == {address}

@@ -1,0 +1,60 @@
+"""Takes the pictures of the live page that the documents show: `make live-pictures`.
+
+Usage: pictures.py FOLDER
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import chromium
+import repository
+from fleet import running
+
+STEP = 12_000  # milliseconds of each number of callers, so that the charts have a story
+PICTURES = [
+    ("live-light", chromium.DESKTOP, "light", 1),
+    ("live-dark", chromium.DESKTOP, "dark", 1),
+    ("live-phone", chromium.PHONE, "light", 2),
+]
+
+
+def models(folder: Path) -> list[str]:
+    (folder / "digits_wide").symlink_to(repository.MODELS / "digits_wide")
+    return repository.names(folder)
+
+
+def take(folder: Path, address: str, browser) -> None:
+    """All pictures of one load, which grows while they look."""
+    visits = [
+        (name, chromium.Visit(browser, f"http://{address}/", viewport, scheme, scale))
+        for name, viewport, scheme, scale in PICTURES
+    ]
+    first = visits[0][1]
+    for visit in (visit for _, visit in visits):
+        visit.until("document.querySelectorAll('#callers input').length > 0")
+    for callers in (1, 8, 32):
+        first.choose("callers", callers)
+        first.page.wait_for_timeout(STEP)
+    for name, visit in visits:
+        visit.page.get_by_role("button", name="a 3 that somebody drew").click()
+        visit.until("document.getElementById('answer').textContent === '3'")
+        visit.page.wait_for_timeout(1500)
+        visit.picture(folder / f"{name}.png")
+    for _, visit in visits:
+        visit.close()
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        running(Path(place), "standalone", write=models) as fleet,
+        chromium.running() as browser,
+    ):
+        take(folder, fleet.http, browser)
+
+
+if __name__ == "__main__":
+    main()
