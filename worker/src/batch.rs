@@ -1,8 +1,8 @@
 //! Which of the jobs a worker holds run together. Pure.
 
-use std::collections::VecDeque;
+use std::{cmp::Reverse, collections::VecDeque};
 
-use batchfleet_broker::{Delivery, Job, Release};
+use batchfleet_broker::{Delivery, Job, Priority, Release};
 
 use crate::tensors::{self, Column};
 
@@ -17,12 +17,16 @@ pub(crate) struct Batch {
     pub(crate) release: Release,
 }
 
-/// Takes the oldest job and those of its shape that fit into `limit` rows with it, oldest first.
+/// Takes jobs of one shape that fit into `limit` rows together, oldest first; whole requests only.
+/// The first that does not fit ends the batch, so that no request is overtaken by a younger one of
+/// its shape. `limit` 0 takes one job: the model does not batch.
 ///
-/// Whole requests only; the first that does not fit ends the batch, so that no request is overtaken
-/// by a younger one of its shape. `limit` 0 takes one job: the model does not batch.
-pub(crate) fn take(held: &mut VecDeque<Delivery>, limit: u32) -> Option<Batch> {
-    let first = held.pop_front()?;
+/// Which shape: the one of most rows, as long as they are of no lower class than any other. A batch
+/// takes about as long whatever is in it, so rows wait least in total if the most go first (Smith's
+/// rule: least time per weight first; W. E. Smith, 1956). `in_order` it is the oldest job's.
+pub(crate) fn take(held: &mut VecDeque<Delivery>, limit: u32, in_order: bool) -> Option<Batch> {
+    let mut index = if in_order || limit == 0 { 0 } else { first_of_most(held) };
+    let first = held.remove(index)?;
     let mut rows = first.job.rows;
     let mut deliveries = vec![first];
     let mut release = match rows {
@@ -30,7 +34,6 @@ pub(crate) fn take(held: &mut VecDeque<Delivery>, limit: u32) -> Option<Batch> {
         rows if rows > limit => Release::Oversize,
         _ => Release::Drained,
     };
-    let mut index = 0;
     while release == Release::Drained
         && let Some(next) = held.get(index)
     {
@@ -52,6 +55,28 @@ pub(crate) fn take(held: &mut VecDeque<Delivery>, limit: u32) -> Option<Batch> {
     Some(Batch { deliveries, rows, release })
 }
 
+/// The place of the oldest job of the shape that most rows are of, among shapes of which a job is of
+/// the highest class there is.
+fn first_of_most(held: &VecDeque<Delivery>) -> usize {
+    struct Shape {
+        first: usize,
+        rows: u32,
+        class: Priority,
+    }
+    let mut shapes: Vec<Shape> = Vec::with_capacity(1);
+    for (index, Delivery { job, .. }) in held.iter().enumerate() {
+        match shapes.iter_mut().find(|shape| same_shape(&held[shape.first].job, job)) {
+            Some(shape) => {
+                shape.rows += job.rows;
+                shape.class = shape.class.min(job.priority);
+            }
+            None => shapes.push(Shape { first: index, rows: job.rows, class: job.priority }),
+        }
+    }
+    let order = |shape: &&Shape| (shape.class, Reverse(shape.rows), shape.first);
+    shapes.iter().min_by_key(order).map_or(0, |shape| shape.first)
+}
+
 /// Whether two jobs of one model can be joined: equal but for the first dimension of each input.
 fn same_shape(one: &Job, other: &Job) -> bool {
     one.inputs.len() == other.inputs.len()
@@ -67,6 +92,11 @@ impl Batch {
     pub(crate) fn new(deliveries: Vec<Delivery>, release: Release) -> Self {
         let rows = deliveries.iter().map(|delivery| delivery.job.rows).sum();
         Self { deliveries, rows, release }
+    }
+
+    /// Whether this job can be joined to it.
+    pub(crate) fn fits(&self, job: &Job) -> bool {
+        self.deliveries.first().is_none_or(|first| same_shape(&first.job, job))
     }
 
     /// Its older and its younger half, if it is to be `split`; itself if not, or if it is of one job.
@@ -157,6 +187,7 @@ mod tests {
         fn batches_are_of_one_shape_within_the_limit_oldest_first_and_lose_nobody(
             jobs in prop::collection::vec((1_u32..9, 1_u64..4), 0..60),
             limit in 1_u32..17,
+            in_order: bool,
         ) {
             let mut held: VecDeque<Delivery> = jobs
                 .iter()
@@ -165,8 +196,17 @@ mod tests {
                 .collect();
             let mut taken: Vec<Vec<RequestId>> = vec![Vec::new(); 4];
             while let Some(oldest) = held.front().map(|delivery| delivery.job.id) {
-                let batch = take(&mut held, limit).unwrap();
-                prop_assert_eq!(batch.deliveries[0].job.id, oldest);
+                let of = |shape| held.iter().filter(move |job| width(job) == shape);
+                let rows = |shape| of(shape).map(|job| job.job.rows).sum::<u32>();
+                let most = (1..4).map(rows).max();
+                let rows_of = [0, rows(1), rows(2), rows(3)];
+                let batch = take(&mut held, limit, in_order).unwrap();
+                let first = &batch.deliveries[0];
+                if in_order {
+                    prop_assert_eq!(first.job.id, oldest);
+                } else {
+                    prop_assert_eq!(Some(rows_of[usize::try_from(width(first)).unwrap()]), most);
+                }
                 prop_assert_eq!(batch.rows, batch.rows_of_each().iter().sum::<u32>());
                 prop_assert!(batch.rows <= limit || batch.deliveries.len() == 1);
                 let shape = width(&batch.deliveries[0]);
@@ -191,14 +231,32 @@ mod tests {
             (&[(1, 1), (1, 1)], 0, Release::Full),
         ] {
             let mut held = rows.iter().map(|&(rows, width)| delivery(0, rows, width)).collect();
-            assert_eq!(take(&mut held, limit).unwrap().release, release, "{rows:?}");
+            assert_eq!(take(&mut held, limit, true).unwrap().release, release, "{rows:?}");
         }
+    }
+
+    #[test]
+    fn most_rows_go_first_but_never_before_a_higher_class() {
+        let widths = |jobs: &[(u64, Priority)]| {
+            let job = |(index, &(width, priority)): (usize, &(u64, Priority))| {
+                let mut delivery = delivery(index, 1, width);
+                delivery.job.priority = priority;
+                delivery
+            };
+            let mut held: VecDeque<_> = jobs.iter().enumerate().map(job).collect();
+            width(&take(&mut held, 8, false).unwrap().deliveries[0])
+        };
+        let [critical, default, _] = Priority::ALL;
+        assert_eq!(widths(&[(1, default), (2, default), (2, default)]), 2);
+        assert_eq!(widths(&[(1, default), (2, default)]), 1, "the oldest of equals");
+        assert_eq!(widths(&[(2, default), (2, default), (1, critical)]), 1);
+        assert_eq!(widths(&[(2, critical), (1, critical), (1, default)]), 1);
     }
 
     #[test]
     fn a_model_that_does_not_batch_gets_one_job_as_it_is() {
         let mut held: VecDeque<_> = (0..3).map(|index| delivery(index, 1, 5)).collect();
-        let batch = take(&mut held, 0).unwrap();
+        let batch = take(&mut held, 0, false).unwrap();
         assert_eq!((batch.deliveries.len(), held.len()), (1, 2));
         assert_eq!(batch.columns(false, 0)[0].shape, [1, 5]);
     }

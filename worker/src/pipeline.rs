@@ -31,6 +31,8 @@ use crate::{
 
 /// How long a batch that could leave waits at least for a claim that is to fill it.
 const TOP_UP: Duration = Duration::from_millis(2);
+/// So many batches may overtake a job of a rarer shape, while more of its shape gather.
+const MOST_OVERTAKEN: u32 = 3;
 /// A job that was there when so many workers died is answered, and runs no more.
 const MOST_DEATHS: u32 = 3;
 
@@ -67,6 +69,10 @@ pub(crate) struct Pipeline {
     tuner: SharedTuner,
     /// Claimed and checked, not yet run; oldest first.
     held: VecDeque<Delivery>,
+    /// How many batches in a row have overtaken the oldest job held.
+    overtaken: u32,
+    /// Of what is held, not all could have joined the last batch.
+    mixed: bool,
     /// The last batch was a suspect: now it is the others' turn.
     suspect_ran: bool,
 }
@@ -87,6 +93,8 @@ impl Pipeline {
             settler: Settler::new(Arc::clone(&consumer), metrics.clone()),
             tuner: SharedTuner::new(plan.policy, plan.cost.clone()),
             held: VecDeque::new(),
+            overtaken: 0,
+            mixed: false,
             suspect_ran: false,
             plan,
             engine,
@@ -144,7 +152,9 @@ impl Pipeline {
                 // ends beside a suspect's run would expose them to its fate.
                 let patience = self.rescue.wait().max(self.round_trip());
                 self.await_claim(patience).await?;
-            } else if self.held_rows() < limit {
+            } else if self.held_rows() < limit && !(self.mixed && self.is_next(limit)) {
+                // Else whatever came would most likely wait for the batch of the oldest job held,
+                // while another worker is free.
                 self.top_up(limit).await?;
             }
             let lingered = !self.plan.linger.is_zero() && self.linger(limit).await?;
@@ -152,7 +162,7 @@ impl Pipeline {
             self.held = self.weed(held).await;
             self.refuse_doomed().await;
             let limit = self.cut(limit);
-            if let Some(mut batch) = batch::take(&mut self.held, limit) {
+            if let Some(mut batch) = self.take(limit) {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
                 }
@@ -188,9 +198,11 @@ impl Pipeline {
         Some(true)
     }
 
-    /// Fills up with what waits at the broker right now.
+    /// Fills up with what waits at the broker right now. What could not join the last batch shall
+    /// not make the next one smaller.
     async fn top_up(&mut self, limit: u32) -> Option<()> {
-        self.intake.ask(limit.saturating_sub(self.held_rows()));
+        let held = if self.mixed { 0 } else { self.held_rows() };
+        self.intake.ask(limit.saturating_sub(held));
         self.await_claim(self.round_trip()).await
     }
 
@@ -269,6 +281,24 @@ impl Pipeline {
 
     fn is_vain(&self, delivery: &Delivery) -> bool {
         delivery.deadline <= Instant::now() || self.gateways.is_gone(delivery.job.gateway)
+    }
+
+    /// Takes the next batch out of what is held.
+    fn take(&mut self, limit: u32) -> Option<Batch> {
+        let oldest = self.held.front()?.entry;
+        let in_order = self.is_next(limit);
+        let batch = batch::take(&mut self.held, limit, in_order)?;
+        let is_overtaken = self.held.front().is_some_and(|front| front.entry == oldest);
+        self.overtaken = if is_overtaken { self.overtaken + 1 } else { 0 };
+        self.mixed = self.held.iter().any(|left| !batch.fits(&left.job));
+        Some(batch)
+    }
+
+    /// Whether the oldest job held is to be overtaken no more: it has been, or there is no time.
+    fn is_next(&self, limit: u32) -> bool {
+        let soon = Instant::now() + self.tuner.lock().expected(limit) * 2;
+        let in_haste = self.held.front().is_some_and(|front| front.deadline <= soon);
+        in_haste || self.overtaken >= MOST_OVERTAKEN
     }
 
     /// N just now; 0 for a model that does not batch.

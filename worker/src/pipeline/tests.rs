@@ -229,9 +229,40 @@ async fn shapes_that_differ_do_not_share_a_batch() {
         bench.submit(1, width, Duration::from_secs(30)).await;
     }
     bench.replies(6).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [1; 2]);
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 3]);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 2]);
     assert_eq!(bench.metrics.released(Release::Shape).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rare_shape_is_overtaken_three_times_and_then_runs_with_what_has_gathered() {
+    let mut bench = Bench::start(plan(4)).await;
+    let patience = Duration::from_secs(30);
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    // Claimed four by four.
+    for width in [5, 1, 1, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1, 1] {
+        bench.submit(1, width, patience).await;
+    }
+    let mut sizes = Vec::new();
+    for _ in 0..5 {
+        sizes.push(bench.ran.recv().await.unwrap().len());
+    }
+    assert_eq!(sizes, [3, 3, 4, 2, 3], "the fourth is of the rare shape");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_just_to_wait_for_a_rare_shape_nor_does_that_wait_in_vain() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    // No time to be overtaken.
+    bench.submit(1, 5, RUN * 5 / 2).await;
+    bench.submit_rows(&[1, 1, 1, 1]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+    sleep(RUN / 2).await;
+    assert_eq!(bench.backlog().await.depth(), 1);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
 }
 
 #[tokio::test(start_paused = true)]
