@@ -50,6 +50,9 @@ pub struct Delivery {
     pub claimed_at: Instant,
     /// When it expires, by this process's clock: nothing may start after it.
     pub deadline: Instant,
+    /// Whether its gateway listened when it was claimed, as far as is known. If not, the gateway is
+    /// gone, or will ask again as soon as it listens: to run it would be in vain.
+    pub awaited: bool,
 }
 
 /// Where a request's time went, and the batch it travelled in.
@@ -109,11 +112,14 @@ pub enum Failure {
     Expired = 3,
     /// It killed its worker too often.
     Poison = 4,
+    /// Nobody listened for its answer, so it did not run. A gateway that hears it sends it again.
+    Unawaited = 5,
 }
 
 impl Failure {
     /// Every failure, in the order of its wire code.
-    pub const ALL: [Self; 4] = [Self::BadInput, Self::Model, Self::Expired, Self::Poison];
+    pub const ALL: [Self; 5] =
+        [Self::BadInput, Self::Model, Self::Expired, Self::Poison, Self::Unawaited];
 
     /// The code on the wire.
     pub const fn code(self) -> u8 {

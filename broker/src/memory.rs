@@ -81,6 +81,14 @@ impl Shared {
         lock(&self.targets).entry(queue.clone()).or_default().clone()
     }
 
+    /// Notes whose replies would find their gateway.
+    fn ask_who_listens(&self, deliveries: &mut [Delivery]) {
+        let gateways = lock(&self.gateways);
+        for Delivery { job, awaited, .. } in deliveries {
+            *awaited = gateways.get(&job.gateway).is_some_and(|channel| !channel.is_closed());
+        }
+    }
+
     /// Hands a batch's replies to one gateway; how many of them found nobody.
     fn reply(&self, gateway: GatewayId, replies: Vec<Reply>) -> usize {
         let count = replies.len();
@@ -223,7 +231,8 @@ impl Consumer for MemoryConsumer {
         let until = Instant::now() + CLAIM_WAIT;
         loop {
             let filled = self.queue.filled.notified();
-            let deliveries = self.queue.claim(self.worker, limit);
+            let mut deliveries = self.queue.claim(self.worker, limit);
+            self.shared.ask_who_listens(&mut deliveries);
             if !deliveries.is_empty() || timeout_at(until, filled).await.is_err() {
                 return Ok(deliveries);
             }
@@ -234,7 +243,9 @@ impl Consumer for MemoryConsumer {
         let workers = lock(&self.shared.workers);
         let dead =
             |worker| worker != self.worker && !workers.get(&worker).is_some_and(Presence::live);
-        Ok(self.queue.reclaim(self.worker, limit, self.lease, dead))
+        let mut deliveries = self.queue.reclaim(self.worker, limit, self.lease, dead);
+        self.shared.ask_who_listens(&mut deliveries);
+        Ok(deliveries)
     }
 
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {

@@ -126,7 +126,7 @@ impl Dispatcher {
             Ok(Reply { outcome: Err(error), .. }) => match error.failure {
                 Failure::BadInput | Failure::Model => Outcome::ModelError,
                 Failure::Poison => Outcome::Poison,
-                Failure::Expired => Outcome::Expired,
+                Failure::Expired | Failure::Unawaited => Outcome::Expired,
             },
             Err(InferError::Deadline) => Outcome::Expired,
             Err(InferError::Misrouted) => Outcome::ModelError,
@@ -241,6 +241,11 @@ impl Dispatcher {
     pub(crate) fn resolve(&self, reply: Reply) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(now, Ordering::Relaxed);
+        if reply.outcome.as_ref().is_err_and(|error| error.failure == Failure::Unawaited) {
+            // The sweep sends it again.
+            self.ledger().unawaited(reply.id, reply.attempt, Instant::now());
+            return;
+        }
         let resolution = self.ledger().resolve(&reply);
         let delivered = match resolution {
             Resolution::Deliver(caller) => {

@@ -76,7 +76,7 @@ impl InferError {
             Self::Worker(error) => match error.failure {
                 Failure::BadInput => "bad_input",
                 Failure::Model => "model_error",
-                Failure::Expired => "deadline",
+                Failure::Expired | Failure::Unawaited => "deadline",
                 Failure::Poison => "poison_input",
             },
             Self::Misrouted => "internal",
@@ -109,7 +109,7 @@ impl InferError {
             Self::Worker(error) => match error.failure {
                 Failure::BadInput => StatusCode::BAD_REQUEST,
                 Failure::Model | Failure::Poison => StatusCode::INTERNAL_SERVER_ERROR,
-                Failure::Expired => StatusCode::GATEWAY_TIMEOUT,
+                Failure::Expired | Failure::Unawaited => StatusCode::GATEWAY_TIMEOUT,
             },
             Self::Misrouted => StatusCode::INTERNAL_SERVER_ERROR,
         }

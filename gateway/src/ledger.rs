@@ -77,7 +77,10 @@ impl<C> Ledger<C> {
     /// it should be withdrawn.
     pub(crate) fn sent(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
         let Some(owed) = self.owed.get_mut(&id) else { return false };
-        owed.whereabouts = Whereabouts::Queued { entry, seen: now };
+        // Unless it has come back meanwhile.
+        if owed.whereabouts == Whereabouts::Leaving {
+            owed.whereabouts = Whereabouts::Queued { entry, seen: now };
+        }
         true
     }
 
@@ -160,19 +163,39 @@ impl<C> Ledger<C> {
         let Some(owed) = owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) else {
             return false;
         };
-        let attempt = owed.job.attempt + 1;
-        if attempt == MOST_ATTEMPTS || owed.deadline <= now || !budget.spend(now) {
+        let again = owed.come_back(budget, now);
+        if !again {
             // Looked at again after another silence: the budget may have recovered.
             owed.whereabouts = Whereabouts::Queued { entry, seen: now };
-            return false;
         }
-        owed.job = Arc::new(Job { attempt, ..(*owed.job).clone() });
-        owed.whereabouts = Whereabouts::Here;
-        true
+        again
+    }
+
+    /// A worker has dropped this attempt, because nobody listened for its answer; it is to be sent
+    /// again. One that may not be is found lost after a silence.
+    pub(crate) fn unawaited(&mut self, id: RequestId, attempt: u8, now: Instant) {
+        let Self { owed, budget } = self;
+        let is_current = |owed: &&mut Owed<C>| {
+            owed.job.attempt == attempt && owed.whereabouts != Whereabouts::Here
+        };
+        if let Some(owed) = owed.get_mut(&id).filter(is_current) {
+            owed.come_back(budget, now);
+        }
     }
 }
 
 impl<C> Owed<C> {
+    /// Has it sent again, unless it is too late, or was sent too often. Returns whether it will be.
+    fn come_back(&mut self, budget: &mut Budget, now: Instant) -> bool {
+        let attempt = self.job.attempt + 1;
+        if attempt == MOST_ATTEMPTS || self.deadline <= now || !budget.spend(now) {
+            return false;
+        }
+        self.job = Arc::new(Job { attempt, ..(*self.job).clone() });
+        self.whereabouts = Whereabouts::Here;
+        true
+    }
+
     fn is_queued_at(&self, place: EntryId) -> bool {
         matches!(self.whereabouts, Whereabouts::Queued { entry, .. } if entry == place)
     }

@@ -175,6 +175,7 @@ mod tests {
             waited: Duration::ZERO,
             claimed_at: now,
             deadline: now,
+            awaited: true,
         }
     }
 

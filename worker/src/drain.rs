@@ -87,8 +87,9 @@ impl Drain {
 /// The deliveries once more: a try that fails keeps them.
 fn copies(held: &[Delivery]) -> Vec<Delivery> {
     let copy =
-        |&Delivery { entry, ref job, deliveries, waited, claimed_at, deadline }: &Delivery| {
-            Delivery { entry, job: job.clone(), deliveries, waited, claimed_at, deadline }
+        |&Delivery { entry, ref job, deliveries, waited, claimed_at, deadline, awaited }: &Delivery| {
+            let job = job.clone();
+            Delivery { entry, job, deliveries, waited, claimed_at, deadline, awaited }
         };
     held.iter().map(copy).collect()
 }

@@ -254,10 +254,10 @@ impl Pipeline {
             jobs = rest.into();
             let message = || "the deadline passed before its batch began".to_owned();
             let answer = |job: Delivery| {
-                if self.gateways.is_gone(job.job.gateway) {
-                    Answer::orphaned(job)
-                } else {
+                if self.is_awaited(&job) {
                     unrun(job, Failure::Expired, message())
+                } else {
+                    Answer::orphaned(job)
                 }
             };
             let answers = vain.into_iter().map(answer).collect();
@@ -280,7 +280,11 @@ impl Pipeline {
     }
 
     fn is_vain(&self, delivery: &Delivery) -> bool {
-        delivery.deadline <= Instant::now() || self.gateways.is_gone(delivery.job.gateway)
+        delivery.deadline <= Instant::now() || !self.is_awaited(delivery)
+    }
+
+    fn is_awaited(&self, delivery: &Delivery) -> bool {
+        delivery.awaited && !self.gateways.is_gone(delivery.job.gateway)
     }
 
     /// Takes the next batch out of what is held.

@@ -54,6 +54,7 @@ impl Answer {
             Failure::Expired => Outcome::Expired,
             Failure::Model => Outcome::Model,
             Failure::Poison => Outcome::Poison,
+            Failure::Unawaited => Outcome::Orphaned,
         };
         Self::new(delivery, timing, Err(ReplyError { failure, message }), outcome)
     }
@@ -61,7 +62,7 @@ impl Answer {
     /// What takes a job out of the queue that nobody waits for.
     pub(crate) fn orphaned(delivery: Delivery) -> Self {
         let message = "its gateway is gone".to_owned();
-        let nobody = ReplyError { failure: Failure::Expired, message };
+        let nobody = ReplyError { failure: Failure::Unawaited, message };
         Self::new(delivery, Timing::default(), Err(nobody), Outcome::Orphaned)
     }
 

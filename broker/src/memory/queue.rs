@@ -54,6 +54,7 @@ impl Held {
             waited: self.claimed_at - *since,
             claimed_at: self.claimed_at,
             deadline: *since + job.ttl,
+            awaited: true,
         }
     }
 }

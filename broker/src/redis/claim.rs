@@ -4,8 +4,17 @@
 //! takes what waits, with one read per class, and only where nothing waits at all it blocks on all
 //! streams together, with a count so small that no more than was asked for can come. While only one
 //! class is in use there is nothing to split and nothing to look up: a claim is one read.
+//!
+//! Each read also asks which gateways listen: the jobs of one that does not need not run.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    collections::{
+        HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
 
 use redis::{Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
@@ -16,7 +25,11 @@ use super::{
     entries::{Entry, entries},
     keys,
 };
-use crate::{BrokerError, Consumer, Delivery, Priority, roles::CLAIM_WAIT, share::share};
+use crate::{
+    BrokerError, Consumer, Delivery, GatewayId, Priority,
+    roles::{CLAIM_WAIT, LIVENESS},
+    share::share,
+};
 
 /// How long a blocking read may take before its connection counts as dead. Giving up a read that
 /// still runs makes strays of what Redis hands to it.
@@ -29,6 +42,9 @@ const IN_USE: Duration = Duration::from_secs(10);
 /// For how long strays are looked for before every claim once its connection was lost. Those
 /// that come even later are noticed by the next reclaim.
 const DOUBT: Duration = Duration::from_secs(2);
+
+/// For how long it is asked whether a gateway listens after a job of it was claimed.
+const ASKED: Duration = Duration::from_mins(1);
 
 /// Something for each class, highest first.
 type PerClass<T> = [T; Priority::ALL.len()];
@@ -45,6 +61,8 @@ pub(super) struct Reader {
     seen: PerClass<Option<Instant>>,
     /// Counts claims.
     turn: usize,
+    /// Whose jobs were claimed of late: the channels on which they listen, and when it was.
+    gateways: HashMap<GatewayId, (String, Instant)>,
 }
 
 impl Reader {
@@ -54,6 +72,31 @@ impl Reader {
             self.lost = Some(Instant::now());
         }
         self.lost.is_some_and(|lost| lost.elapsed() < DOUBT)
+    }
+
+    /// Notes that a job of this gateway was claimed.
+    fn met(&mut self, gateway: GatewayId) {
+        let now = Instant::now();
+        match self.gateways.entry(gateway) {
+            Occupied(mut known) => known.get_mut().1 = now,
+            Vacant(_) => {
+                self.gateways.retain(|_, (_, met)| now - *met < ASKED);
+                self.gateways.insert(gateway, (keys::replies(gateway), now));
+            }
+        }
+    }
+
+    /// The gateways that do not listen, by an answer to `PUBSUB NUMSUB`; none if it is an error.
+    fn deaf(&self, listeners: Value) -> Vec<GatewayId> {
+        let listeners = listeners.extract_error().and_then(|value| {
+            redis::from_redis_value::<Vec<(String, u64)>>(value).map_err(RedisError::from)
+        });
+        let unheard = listeners.unwrap_or_default().into_iter().filter(|(_, count)| *count == 0);
+        let whose = |(unheard, _)| {
+            let mut known = self.gateways.iter();
+            known.find(|(_, (channel, _))| *channel == unheard).map(|(gateway, _)| *gateway)
+        };
+        unheard.filter_map(whose).collect()
     }
 
     /// The only class in use; `None` also before anything was seen.
@@ -70,6 +113,8 @@ struct Claim {
     entries: Vec<Entry>,
     /// Redis's clock after the last read, in milliseconds.
     clock: u64,
+    /// Gateways that did not listen then.
+    deaf: Vec<GatewayId>,
 }
 
 /// What to read in one round trip.
@@ -94,7 +139,7 @@ impl RedisConsumer {
             Some(connection) => connection,
             None => self.open_reader().await?,
         };
-        let mut claim = Claim { connection, entries: Vec::new(), clock: 0 };
+        let mut claim = Claim { connection, entries: Vec::new(), clock: 0, deaf: Vec::new() };
         let filled = match self.fill(&mut claim, &mut reader, limit).await {
             Err(error) if lost_group(&error) => {
                 tracing::warn!(queue = %self.name, "the queue was gone and is made anew");
@@ -117,6 +162,12 @@ impl RedisConsumer {
         // Several reads may have contributed to one class.
         claim.entries.sort_unstable_by_key(|entry| entry.id);
         let mut deliveries = self.deliver(claim.entries, claim.clock).await;
+        // When the connections have just come back, gateways may still be about to listen again.
+        let is_known = self.shared.link.up_for() >= LIVENESS;
+        for Delivery { job, awaited, .. } in &mut deliveries {
+            *awaited = !(is_known && claim.deaf.contains(&job.gateway));
+            reader.met(job.gateway);
+        }
         if deliveries.len() > limit {
             // Several classes filled up between the look that found nothing and the wait, and
             // `limit` is too small to be split: the queue is as good as empty, its end is its front.
@@ -197,7 +248,11 @@ impl RedisConsumer {
             commands.cmd("XLEN").arg(key);
         }
         commands.cmd("TIME").ignore_errors();
+        // Here it costs no round trip.
+        let channels: Vec<&String> = reader.gateways.values().map(|(channel, _)| channel).collect();
+        commands.cmd("PUBSUB").arg("NUMSUB").arg(channels);
         let mut answers: Vec<Value> = commands.query_async(&mut claim.connection).await?;
+        claim.deaf = reader.deaf(answers.pop().unwrap_or(Value::Nil));
         let time = answers.pop().unwrap_or(Value::Nil).extract_error()?;
         claim.clock = milliseconds(redis::from_redis_value(time)?);
         let lengths = answers.split_off(answers.len().saturating_sub(self.streams.len()));

@@ -71,6 +71,7 @@ impl RedisConsumer {
                         waited,
                         claimed_at: now,
                         deadline: (now + job.ttl).checked_sub(waited).unwrap_or(now),
+                        awaited: true,
                         job,
                     });
                 }

@@ -104,7 +104,16 @@ impl RedisConsumer {
         for found in &mut overdue {
             found.deliveries += 1;
         }
-        self.take_over(&mut *connection, &overdue, &mut *self.held.lock().await).await
+        let mut deliveries =
+            self.take_over(&mut *connection, &overdue, &mut *self.held.lock().await).await?;
+        let keys = deliveries.iter().map(|delivery| keys::gateway(delivery.job.gateway)).collect();
+        // What is taken over is owed, whether that is known or not.
+        if let Ok(Some(alive)) = self.alive(&mut *connection, keys).await {
+            for (delivery, alive) in deliveries.iter_mut().zip(alive) {
+                delivery.awaited = alive;
+            }
+        }
+        Ok(deliveries)
     }
 
     /// Which of these keys of living things exist; `None` while their absence means nothing.

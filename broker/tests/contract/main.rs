@@ -75,6 +75,7 @@ on_both_brokers! {
         a_job_that_was_just_claimed_is_not_reclaimed
         it_is_told_which_jobs_still_stand
         a_gateway_lives_until_it_is_gone
+        a_claim_tells_whose_gateway_listens_no_more
         poison_is_answered_like_any_failure
         a_ready_broker_says_so
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Broker, Consumer, Delivery, Failure, GatewayId, Priority, QueueName, ReplyError,
+    Announcement, Broker, Consumer, Delivery, Failure, GatewayId, Job, Priority, QueueName, ReplyError,
     WorkerId,
 };
 use tokio::time::{Instant, sleep};
@@ -163,6 +163,33 @@ pub(crate) async fn a_gateway_lives_until_it_is_gone(broker: &dyn Broker) {
         sleep(Duration::from_millis(20)).await;
     }
     assert!(worker.gateways_alive(&[]).await.unwrap().is_empty());
+}
+
+pub(crate) async fn a_claim_tells_whose_gateway_listens_no_more(broker: &dyn Broker) {
+    let worker = worker(broker).await;
+    let (here, gone) = (Gateway::new(broker).await, Gateway::new(broker).await);
+    // Whether each of the two is awaited, when jobs of both are claimed.
+    let ids = [here.id, gone.id];
+    let (producer, job) = (here.producer.clone(), here.job(0));
+    let claimed = async || {
+        for gateway in ids {
+            producer.submit(&queue(), &Job { gateway, ..job.clone() }).await.unwrap();
+        }
+        let batch = worker.claim(2).await.unwrap();
+        let of = |id| batch.iter().find(|delivery| delivery.job.gateway == id).unwrap().awaited;
+        let awaited = ids.map(of);
+        worker.settle(echoes(batch)).await.unwrap();
+        awaited
+    };
+    assert_eq!(claimed().await, [true, true]);
+    assert_eq!(claimed().await, [true, true]);
+    drop(gone);
+    let left = Instant::now();
+    // A worker that has just come is in doubt for a while.
+    while claimed().await != [true, false] {
+        assert!(left.elapsed() < Duration::from_secs(6), "still believed to listen");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 pub(crate) async fn poison_is_answered_like_any_failure(broker: &dyn Broker) {

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
-use batchfleet_broker::{Announcement, BrokerError, Inbound, Timing, Traffic, WorkerId};
+use batchfleet_broker::{
+    Announcement, BrokerError, Inbound, ReplyError, Timing, Traffic, WorkerId,
+};
 use bytes::Bytes;
 use prometheus::Registry;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -172,6 +174,7 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
         if world.chance(0.02) {
             continue; // Lost: the subscription broke, or nobody knows why.
         }
+        let reply = if world.chance(0.02) { dropped(reply) } else { reply };
         let copies = if world.chance(0.05) { 2 } else { 1 };
         for _ in 0..copies {
             let delay = if world.chance(0.05) { world.millis(8000) } else { world.millis(2) };
@@ -182,6 +185,12 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
             });
         }
     }
+}
+
+/// The answer to a job that did not run, because its gateway did not listen when it was claimed.
+fn dropped(reply: Reply) -> Reply {
+    let nobody = ReplyError { failure: Failure::Unawaited, message: String::new() };
+    Reply { outcome: Err(nobody), ..reply }
 }
 
 /// Task: outages and amnesia, until the trouble is over.

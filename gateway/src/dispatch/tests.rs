@@ -239,3 +239,18 @@ async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised
     let refused = fixture.ask(8).await.unwrap();
     assert!(matches!(refused, Err(InferError::NoWorkers(_))), "{refused:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_worker_dropped_is_asked_again_and_its_caller_does_not_know() {
+    let fleet = Fixture::with_seats(10).await;
+    tokio::spawn(crate::sweep::run(fleet.dispatcher.clone(), Arc::default()));
+    let asked = fleet.ask(1);
+    let delivery = fleet.claim().await;
+    let nobody = ReplyError { failure: Failure::Unawaited, message: String::new() };
+    fleet.answer(delivery, Err(nobody)).await;
+    let delivery = fleet.claim().await;
+    assert_eq!(delivery.job.attempt, 1);
+    fleet.answer(delivery, Ok(vec![tensor(1)])).await;
+    assert!(asked.await.unwrap().unwrap().outcome.is_ok());
+    assert_eq!(fleet.metric("batchfleet_gateway_resubmissions_total", ""), 1);
+}

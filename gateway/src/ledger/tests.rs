@@ -95,6 +95,23 @@ fn what_the_queue_lost_is_sent_again_under_the_same_id() {
 }
 
 #[test]
+fn what_a_worker_dropped_is_sent_again_but_only_that_attempt() {
+    let (mut ledger, now) = ledger_of_one();
+    ledger.sent(ONE, entry(1), now);
+    ledger.unawaited(ONE, 0, now);
+    assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 1);
+    ledger.unawaited(ONE, 0, now);
+    assert!(ledger.take_unsent(now).is_empty(), "the attempt before");
+    // The news may be faster than that of its arrival.
+    ledger.unawaited(ONE, 1, now);
+    assert!(ledger.sent(ONE, entry(2), now), "somebody still waits for it");
+    assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 2);
+    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
+    ledger.unawaited(ONE, 2, now);
+    assert!(ledger.is_empty());
+}
+
+#[test]
 fn no_request_is_sent_for_ever() {
     let (mut ledger, now) = ledger_of_one();
     let mut times = 1;
