@@ -3,6 +3,7 @@
 mod answer;
 mod infer;
 mod metadata;
+mod paced;
 mod server;
 mod unread;
 

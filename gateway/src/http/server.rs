@@ -10,7 +10,7 @@ use std::{
 
 use actix_http::{HttpService, Request};
 use actix_server::Server;
-use actix_service::{fn_service, map_config};
+use actix_service::{ServiceFactoryExt, fn_service, map_config};
 use actix_web::{
     App,
     dev::{AppConfig, Service},
@@ -18,10 +18,10 @@ use actix_web::{
     web::Data,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::time::Duration;
+use tokio::{net::TcpStream, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, routes};
+use super::{Api, paced::Paced, routes};
 use crate::settings::GatewaySettings;
 
 /// Connections that may wait to be accepted; the kernel's own limit may be lower.
@@ -68,7 +68,7 @@ pub(crate) fn listen(
                     Ok(response)
                 }
             });
-        HttpService::build()
+        let http = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let draining = draining.clone();
                 async move { draining.notified().await }
@@ -82,8 +82,12 @@ pub(crate) fn listen(
                 let checked = expect(&gate, request);
                 async { checked }
             }))
-            .h1(map_config(app, |()| AppConfig::default()))
-            .tcp()
+            .h1(map_config(app, |()| AppConfig::default()));
+        fn_service(async |stream: TcpStream| {
+            let peer = stream.peer_addr().ok();
+            Ok((Paced::new(stream), peer))
+        })
+        .and_then(http)
     })?;
     Ok((server.run(), address))
 }
