@@ -19,6 +19,8 @@ LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
 SEEDS ?= 100000
+# The oldest commit whose programs must work together with today's (ARCHITECTURE.md, Versions).
+PREVIOUS ?= d90a2de
 
 ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
 export ORT_DYLIB_PATH
@@ -76,7 +78,8 @@ simulate-delivery: ## the delivery of answers in SEEDS simulated worlds, each wi
 chaos: build ## play every fault under load; ONLY=F01,F14 SECONDS_EACH=60 for some, or shorter
 	@scripts/prerequisites.sh redis-server faketime
 	target/release/batchfleet-chaos $(if $(ONLY),--only $(ONLY)) \
-		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
+		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) \
+		$(if $(findstring F35,$(or $(ONLY),F35)),--previous "$$(scripts/previous.sh $(PREVIOUS))")
 
 bench: build $(LIBRARY) models $(CONV) ## measure costs and gains; ONLY=origin,echo,bare,sweep SECONDS_EACH=2
 	@scripts/prerequisites.sh redis-server

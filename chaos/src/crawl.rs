@@ -72,7 +72,8 @@ where
 {
     let connecting = Arc::new(Semaphore::new(CONNECTING));
     let mut opening = JoinSet::new();
-    for gateway in fleet.gateways.iter().cycle().take(crowd.clients) {
+    let running = fleet.gateways.iter().filter(|gateway| gateway.is_started());
+    for gateway in running.cycle().take(crowd.clients) {
         let (address, connecting) = (gateway.address.parse()?, Arc::clone(&connecting));
         opening.spawn(async move {
             sleep(crowd.spread.mul_f64(rand::random())).await;

@@ -8,6 +8,7 @@ mod overload;
 mod redis;
 mod redis_ill;
 mod slow;
+mod upgrade;
 mod workers;
 
 use crate::stage::{Playing, Scale};
@@ -43,7 +44,7 @@ macro_rules! fault {
 }
 
 /// All faults that one machine can run. F05 and F06 stand in for a device; F30 to F32 need a
-/// cluster; F35 needs a second version of the wire format, of which there is one; F36 takes a night.
+/// cluster; F36 takes a night.
 #[rustfmt::skip]
 pub(crate) const FAULTS: &[Fault] = &[
     fault!("F01", true, "kill -9 a random worker every 2 s, back 1 s later", "L1",
@@ -67,7 +68,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault!("F10", false, "SIGTERM with less grace than a batch takes, then SIGKILL", "L2",
         "all 200; gone when its grace ends", workers::too_little_grace),
     fault!("F11", false, "kill -9 one gateway every 5 s", "L2",
-        "the other gateway's clients all 200", gateways::killed),
+        "the other gateway's clients all 200; ≥ 90 % of its orphans never run", gateways::killed),
     fault!("F12", true, "rollout of all gateways, endpoints 5 s behind", "L2",
         "all 200; no connection refused", gateways::rollout),
     fault!("F13", false, "5000 clients send 4 MiB at once", "-",
@@ -108,4 +109,6 @@ pub(crate) const FAULTS: &[Fault] = &[
         "all 200; expiry within 100 ms", gateways::wrong_clocks),
     fault!("F34", false, "half the workers get SIGTERM, SIGKILL 15 s later", "L1",
         "all 200", workers::half_leave),
+    fault!("F35", false, "upgrade from an older version: workers, gateways; workers back and again", "L2",
+        "all 200; no connection refused", upgrade::two_versions),
 ];

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     /// Parameters of the echo.
     pub(crate) parameters: Vec<(&'static str, String)>,
     pub(crate) redis_options: Vec<&'static str>,
+    /// Where the programs are; `None` for ours.
+    pub(crate) programs: Option<PathBuf>,
     /// Whether each program reaches Redis through a proxy of its own.
     pub(crate) links: bool,
 }
@@ -37,6 +39,8 @@ pub(crate) struct Member {
     name: &'static str,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Where the program of its next start is; `None` for ours.
+    pub(crate) programs: Option<PathBuf>,
     program: Option<Program>,
     /// Its way to Redis, if the plan wanted links.
     pub(crate) link: Option<CuttingProxy>,
@@ -74,12 +78,14 @@ impl Fleet {
         for _ in 0..plan.workers {
             let mut flags = plan.worker_flags.clone();
             flags.extend(["--model-repository".to_owned(), text(&self.path("models"))?]);
-            let worker = self.member("batchfleet-worker", flags, plan.links).await?;
+            let mut worker = self.member("batchfleet-worker", flags, plan.links).await?;
+            worker.programs.clone_from(&plan.programs);
             self.workers.push(worker);
         }
         for _ in 0..plan.gateways {
-            let gateway =
+            let mut gateway =
                 self.member("batchfleet-gateway", plan.gateway_flags.clone(), plan.links).await?;
+            gateway.programs.clone_from(&plan.programs);
             self.gateways.push(gateway);
         }
         for index in 0..plan.workers {
@@ -100,6 +106,7 @@ impl Fleet {
             name,
             flags,
             environment: Vec::new(),
+            programs: None,
             program: None,
             link,
             admin: String::new(),
@@ -216,7 +223,11 @@ impl Member {
             bail!("{} runs already", self.name);
         }
         let redis = self.link.as_ref().map_or(redis, CuttingProxy::address);
-        let mut builder = Program::named(self.name)?
+        let path = match &self.programs {
+            Some(folder) => folder.join(self.name),
+            None => Program::path(self.name)?,
+        };
+        let mut builder = Program::at(path)
             .args(["--redis-url", &format!("redis://{redis}"), "--admin-listen", "127.0.0.1:0"])
             .args(self.flags.iter().map(String::as_str))
             .args(more.iter().copied());

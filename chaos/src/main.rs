@@ -15,7 +15,7 @@ mod runs;
 mod seen;
 mod stage;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use tokio::{
@@ -47,6 +47,10 @@ struct Settings {
     /// What random choices follow from [default: any]
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+
+    /// Where F35 finds the programs of an older version
+    #[arg(long, value_name = "FOLDER")]
+    previous: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -72,6 +76,9 @@ async fn play(settings: &Settings) -> bool {
     let lasts =
         Duration::from_secs(settings.seconds.unwrap_or(if settings.short { 10 } else { 60 }));
     let scale = if settings.short { Scale::short(lasts, seed) } else { Scale::whole(lasts, seed) };
+    // Faults copy the scale; it stays for as long as the program runs.
+    let previous = settings.previous.clone().map(|folder| &*Box::leak(folder.into_boxed_path()));
+    let scale = Scale { previous, ..scale };
     let is_named = |fault: &Fault| settings.only.iter().any(|id| id.eq_ignore_ascii_case(fault.id));
     let belongs = |fault: &Fault| settings.only.is_empty() && (fault.short || !settings.short);
     let wanted = |fault: &&Fault| is_named(fault) || belongs(fault);

@@ -81,11 +81,19 @@ pub struct Program {
 }
 
 impl Program {
-    /// Our binary of this name, beside the running test in the target directory.
+    /// Our binary of this name.
     ///
     /// # Errors
     /// If the running test does not know where it is.
     pub fn named(name: &str) -> Result<ProgramBuilder> {
+        Ok(Self::at(Self::path(name)?))
+    }
+
+    /// Where our binary of this name is: beside the running test in the target directory.
+    ///
+    /// # Errors
+    /// If the running test does not know where it is.
+    pub fn path(name: &str) -> Result<PathBuf> {
         let test = std::env::current_exe().context("where is this test?")?;
         // A test is in `deps`, an example in `examples`, a binary where we look for its siblings.
         let directory = test
@@ -93,7 +101,7 @@ impl Program {
             .skip(1)
             .find(|folder| !folder.ends_with("deps") && !folder.ends_with("examples"))
             .context("this test is nowhere")?;
-        Ok(Self::at(directory.join(name)))
+        Ok(directory.join(name))
     }
 
     /// The program at this path.
