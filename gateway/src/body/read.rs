@@ -15,8 +15,9 @@ const BYTES_A_SECOND: u32 = 1 << 20;
 
 /// How long a body may take to be a fast one, and a second more for each mebibyte that came.
 const FAST: Duration = Duration::from_secs(1);
-/// The room that a body is given ahead of its first byte.
-const HEAD_START: usize = 256 << 10;
+/// The room that a body is given ahead of its first byte. With less, many more would be read at
+/// once, most of them to be refused in the end, and whoever asks for little would wait for them all.
+const HEAD_START: usize = 1 << 20;
 
 /// What every body is held to.
 #[derive(Clone, Copy, Debug)]

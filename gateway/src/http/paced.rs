@@ -12,7 +12,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How much is read from a connection before it is another's turn.
-const TURN: usize = 16 << 10;
+const TURN: usize = 8 << 10;
 
 /// A connection that is read in turns.
 #[derive(Debug)]
