@@ -169,12 +169,11 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
             attempt: job.attempt,
             digest: job.digest,
             timing: Timing::default(),
-            outcome: Ok(job.inputs),
+            outcome: if world.chance(0.02) { Err(unawaited()) } else { Ok(job.inputs) },
         };
         if world.chance(0.02) {
             continue; // Lost: the subscription broke, or nobody knows why.
         }
-        let reply = if world.chance(0.02) { dropped(reply) } else { reply };
         let copies = if world.chance(0.05) { 2 } else { 1 };
         for _ in 0..copies {
             let delay = if world.chance(0.05) { world.millis(8000) } else { world.millis(2) };
@@ -187,10 +186,9 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
     }
 }
 
-/// The answer to a job that did not run, because its gateway did not listen when it was claimed.
-fn dropped(reply: Reply) -> Reply {
-    let nobody = ReplyError { failure: Failure::Unawaited, message: String::new() };
-    Reply { outcome: Err(nobody), ..reply }
+/// What is said of a job that did not run, because its gateway did not listen when it was claimed.
+fn unawaited() -> ReplyError {
+    ReplyError { failure: Failure::Unawaited, message: String::new() }
 }
 
 /// Task: outages and amnesia, until the trouble is over.
