@@ -2,6 +2,9 @@
 //!
 //! What one `MULTI` touches shares a hash tag (the part in braces), so that it lives on one node of
 //! a Redis Cluster.
+//!
+//! All begin with `bf`, which stands for version 2 of the wire format. Programs that could not read
+//! each other's bytes must not meet: whoever changes the version changes that beginning too.
 
 use crate::{GatewayId, Priority, QueueName};
 
@@ -66,4 +69,16 @@ pub(super) fn gateway(gateway: GatewayId) -> String {
 /// The key that exists while a worker lives.
 pub(super) fn live(worker: &str) -> String {
     format!("bf:{{fleet}}:live:{worker}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    #[test]
+    fn names_change_with_the_version_of_the_wire_format() {
+        let [_, stream, _] = queue(&QueueName::new("m", 1));
+        assert_eq!((wire::VERSION, stream.as_str()), (2, "bf:{m:1}:q:default"));
+    }
 }
