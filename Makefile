@@ -20,7 +20,7 @@ ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
 SEEDS ?= 100000
 # The oldest commit whose programs must work together with today's (ARCHITECTURE.md, Versions).
-PREVIOUS ?= d90a2de
+PREVIOUS ?= 55f033a
 
 ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
 export ORT_DYLIB_PATH

@@ -3,7 +3,7 @@
 //! What one `MULTI` touches shares a hash tag (the part in braces), so that it lives on one node of
 //! a Redis Cluster.
 //!
-//! All begin with `bf`, which stands for version 2 of the wire format. Programs that could not read
+//! All begin with `bf`, which stands for version 3 of the wire format. Programs that could not read
 //! each other's bytes must not meet: whoever changes the version changes that beginning too.
 
 use crate::{GatewayId, Priority, QueueName};
@@ -79,6 +79,6 @@ mod tests {
     #[test]
     fn names_change_with_the_version_of_the_wire_format() {
         let [_, stream, _] = queue(&QueueName::new("m", 1));
-        assert_eq!((wire::VERSION, stream.as_str()), (2, "bf:{m:1}:q:default"));
+        assert_eq!((wire::VERSION, stream.as_str()), (3, "bf:{m:1}:q:default"));
     }
 }
