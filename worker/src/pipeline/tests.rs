@@ -339,7 +339,9 @@ async fn replies_tell_where_the_time_went() {
     bench.ran.recv().await.unwrap();
     let id = bench.submit(3, 1, Duration::from_secs(30)).await;
     let timing = bench.replies(2).await[&id].timing;
-    let expected = Timing { queue: RUN, compute_infer: RUN, batch_rows: 3, ..Timing::default() };
+    let release = Some(Release::Drained);
+    let (queue, compute_infer) = (RUN, RUN);
+    let expected = Timing { queue, compute_infer, batch_rows: 3, release, ..Timing::default() };
     assert_eq!(timing, expected);
 }
 
