@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor};
+use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor, wire};
 
 /// One accepted request as it stands in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +23,20 @@ pub struct Job {
     /// How many rows of the batch it takes: the first dimension of its inputs, or 1 for a model
     /// that does not batch.
     pub rows: u32,
-    /// [`wire::digest`](crate::wire::digest) of the inputs; the worker sends it back, so that the
+    /// [`wire::digest`] of the inputs; the worker sends it back, so that the
     /// gateway can prove that an answer belongs to the very input it holds.
     pub digest: u64,
     /// Inputs, in the model's order.
     pub inputs: Vec<Tensor>,
     /// Names of the wanted outputs; empty means all of them.
     pub outputs: Vec<String>,
+}
+
+impl Job {
+    /// About how many bytes it takes in the queue.
+    pub fn size(&self) -> usize {
+        wire::job_size_hint(self)
+    }
 }
 
 /// A claimed job: held by one worker, which owes it a [`Settlement`](crate::Settlement).

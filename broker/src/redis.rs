@@ -37,7 +37,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use deadpool_redis::Pool;
-use redis::Client;
+use redis::{Client, Pipeline, Value};
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -67,6 +67,14 @@ struct Shared {
     pool: Pool,
     /// For everything that happens per request or per batch.
     link: Link,
+}
+
+impl Shared {
+    /// Runs commands on the shared link; the answers of those that are not ignored.
+    async fn run(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
+        let mut connection = self.link.connection().await?;
+        commands.query_async(&mut connection).await.map_err(broker_error)
+    }
 }
 
 impl RedisBroker {

@@ -17,7 +17,7 @@ use crate::{
     body::{Bounds, Budget},
     catalog::Catalog,
     clients::{Clients, KeysError},
-    dispatch::Dispatcher,
+    dispatch::{Dispatcher, hand_over},
     http::{self, Api},
     live::{self, Live, Play},
     metrics::GatewayMetrics,
@@ -103,6 +103,7 @@ impl Gateway {
         api.catalog.update(observer.announcements().await?);
         let mut tasks = JoinSet::new();
         let interrupted = Arc::new(Notify::new());
+        tasks.spawn(hand_over(dispatcher.clone()));
         tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));

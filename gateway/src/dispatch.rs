@@ -15,7 +15,7 @@ use batchfleet_broker::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc},
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -24,12 +24,16 @@ use tracing::{debug, error};
 use crate::{
     error::InferError,
     ledger::{Ledger, Resolution},
+    mailbox::{Address, Mailbox},
     metrics::{GatewayMetrics, Outcome},
     model::Model,
 };
 
 /// How many withdrawals may wait; beyond that a job nobody waits for runs for nobody.
 const WITHDRAWALS: usize = 4096;
+/// Jobs of so many bytes together are sent at once. One that is larger is sent alone, and nobody
+/// waits behind it.
+const TOGETHER: usize = 256 << 10;
 /// How long an answer proves that the queue is, or will soon be, in reach.
 const JUST_NOW: Duration = Duration::from_secs(1);
 /// Refused clients are told different times, or all would come back at once.
@@ -61,6 +65,8 @@ pub(crate) struct Dispatcher {
     seats: Semaphore,
     draining: CancellationToken,
     ledger: Mutex<Ledger<Caller>>,
+    /// Told that somebody stands in the ledger's line.
+    lined_up: Notify,
     withdrawals: mpsc::Sender<(QueueName, EntryId)>,
     queue_full: AtomicBool,
     /// Whose tasks keep the way to the queue: not that of the threads that serve HTTP.
@@ -75,7 +81,7 @@ pub(crate) struct Dispatcher {
 pub(crate) struct Caller {
     pub(crate) model: Arc<Model>,
     rows: u32,
-    reply: oneshot::Sender<Result<Reply, InferError>>,
+    address: Address,
 }
 
 impl Dispatcher {
@@ -97,6 +103,7 @@ impl Dispatcher {
             seats: Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS)),
             draining,
             ledger: Mutex::new(Ledger::new(max_in_flight, Instant::now())),
+            lined_up: Notify::new(),
             withdrawals,
             queue_full: AtomicBool::new(false),
             runtime: Handle::current(),
@@ -106,7 +113,8 @@ impl Dispatcher {
         }
     }
 
-    /// One question in, its own answer out. Dropping the future gives the request up.
+    /// One question in, its own answer out, by way of the `mailbox` of this thread. Dropping the
+    /// future gives the request up.
     ///
     /// # Errors
     ///
@@ -115,12 +123,13 @@ impl Dispatcher {
         self: &Arc<Self>,
         model: &Arc<Model>,
         question: Question,
+        mailbox: &Mailbox,
     ) -> Result<Reply, InferError> {
         let _seat = self
             .admit(model, &question)
             .inspect_err(|error| model.metrics.refused(error.code()))?;
         let mut accepted = Accepted::new(self, model, question.arrived);
-        let outcome = self.ask(&accepted, question).await;
+        let outcome = self.ask(&accepted, question, mailbox).await;
         accepted.outcome = match &outcome {
             Ok(Reply { outcome: Ok(_), .. }) => Outcome::Ok,
             Ok(Reply { outcome: Err(error), .. }) => match error.failure {
@@ -172,6 +181,7 @@ impl Dispatcher {
         self: &Arc<Self>,
         accepted: &Accepted<'_>,
         question: Question,
+        mailbox: &Mailbox,
     ) -> Result<Reply, InferError> {
         let job = Arc::new(Job {
             id: accepted.id,
@@ -184,14 +194,9 @@ impl Dispatcher {
             inputs: question.inputs,
             outputs: question.outputs,
         });
-        let (reply, answer) = oneshot::channel();
-        let model = accepted.model.clone();
-        let caller = Caller { model: model.clone(), rows: job.rows, reply };
-        self.ledger().accept(job.clone(), question.deadline, caller);
-        // Beside the connection to the queue, whose confirmation then wakes no thread that serves
-        // HTTP: the answer alone does.
-        let sending = self.clone().hand_over(model, job);
-        let _sending = AbortOnDropHandle::new(self.runtime.spawn(sending));
+        let (address, answer) = mailbox.address();
+        let caller = Caller { model: accepted.model.clone(), rows: job.rows, address };
+        let _sending = self.leave(job, question.deadline, caller);
         match timeout_at(question.deadline, answer).await {
             Ok(answer) => answer.unwrap_or(Err(InferError::Misrouted)),
             // A request that never reached the queue was not slow: the queue was away.
@@ -200,21 +205,67 @@ impl Dispatcher {
         }
     }
 
-    /// Sends a new job; what its queue refuses is its answer.
-    async fn hand_over(self: Arc<Self>, model: Arc<Model>, job: Arc<Job>) {
-        if let Err(error) = self.send(&model, &job).await
-            && let Some(caller) = self.ledger().release(job.id)
-        {
-            // A caller that has left needs no answer.
-            drop(caller.reply.send(Err(error)));
+    /// Takes on a request and has its job sent by the tasks beside the connection to the queue, whose
+    /// confirmation then wakes no thread that serves HTTP. To be held until it is answered.
+    fn leave(
+        self: &Arc<Self>,
+        job: Arc<Job>,
+        deadline: Instant,
+        caller: Caller,
+    ) -> Option<AbortOnDropHandle<()>> {
+        let mut ledger = self.ledger();
+        if job.size() > TOGETHER {
+            let (dispatcher, model) = (self.clone(), caller.model.clone());
+            ledger.accept(job.clone(), deadline, caller);
+            let sending = async move {
+                let sent = dispatcher.send(&model, &job).await;
+                dispatcher.refuse(&job, sent);
+            };
+            return Some(AbortOnDropHandle::new(self.runtime.spawn(sending)));
         }
+        ledger.line_up(job.id);
+        ledger.accept(job, deadline, caller);
+        drop(ledger);
+        self.lined_up.notify_one();
+        None
     }
 
     /// Sends a job to its queue. One that may not have arrived is kept, to be sent again when the
     /// queue is back: the caller need not know.
     pub(crate) async fn send(&self, model: &Model, job: &Job) -> Result<(), InferError> {
+        self.note(model, job, self.producer.submit(&model.spec.queue, job).await)
+    }
+
+    /// The next jobs to be sent together; waits for the first.
+    async fn next_in_line(&self) -> Vec<(Arc<Model>, Arc<Job>)> {
+        loop {
+            let with_model = |(job, caller): (_, &Caller)| (caller.model.clone(), job);
+            let next: Vec<_> =
+                self.ledger().next_in_line(TOGETHER).into_iter().map(with_model).collect();
+            if !next.is_empty() {
+                return next;
+            }
+            self.lined_up.notified().await;
+        }
+    }
+
+    /// Tells the caller of a new job if its queue refused it.
+    fn refuse(&self, job: &Job, sent: Result<(), InferError>) {
+        if let Err(error) = sent
+            && let Some(caller) = self.ledger().release(job.id)
+        {
+            caller.address.send(Err(error));
+        }
+    }
+
+    /// Takes note of what became of a job that was submitted.
+    fn note(
+        &self,
+        model: &Model,
+        job: &Job,
+        submitted: Result<EntryId, BrokerError>,
+    ) -> Result<(), InferError> {
         let queue = &model.spec.queue;
-        let submitted = self.producer.submit(queue, job).await;
         if let Err(error) = &submitted {
             self.metrics.broker_failed(error);
         }
@@ -250,7 +301,7 @@ impl Dispatcher {
         let delivered = match resolution {
             Resolution::Deliver(caller) => {
                 caller.model.watch.ran(caller.rows, &reply.timing);
-                caller.reply.send(Ok(reply)).is_ok()
+                caller.address.send(Ok(reply))
             }
             Resolution::Unclaimed => false,
             // Dropping the caller's channel tells the caller.
@@ -316,6 +367,18 @@ const fn share(priority: Priority) -> f64 {
         Priority::Critical => 1.0,
         Priority::Default => 0.75,
         Priority::Sheddable => 0.25,
+    }
+}
+
+/// Task: sends small jobs to their queues, together with all that came while the last were sent.
+pub(crate) async fn hand_over(dispatcher: Arc<Dispatcher>) {
+    loop {
+        let leaving = dispatcher.next_in_line().await;
+        let jobs: Vec<_> = leaving.iter().map(|(model, job)| (&model.spec.queue, &**job)).collect();
+        let submitted = dispatcher.producer.submit_all(&jobs).await;
+        for ((model, job), submitted) in leaving.iter().zip(submitted) {
+            dispatcher.refuse(job, dispatcher.note(model, job, submitted));
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! once more under the same id. Whichever answer comes first is delivered, the others are dropped.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +28,8 @@ const EARNED_PER_SECOND: f64 = 10.0;
 #[derive(Debug)]
 pub(crate) struct Ledger<C> {
     owed: HashMap<RequestId, Owed<C>>,
+    /// Those that leave with others, oldest first; who was given up meanwhile is still in line.
+    line: VecDeque<RequestId>,
     budget: Budget,
 }
 
@@ -63,7 +65,7 @@ pub(crate) enum Resolution<C> {
 impl<C> Ledger<C> {
     /// An empty ledger that never holds more than `seats` requests.
     pub(crate) fn new(seats: usize, now: Instant) -> Self {
-        Self { owed: HashMap::new(), budget: Budget::new(seats, now) }
+        Self { owed: HashMap::new(), line: VecDeque::new(), budget: Budget::new(seats, now) }
     }
 
     /// Takes on a request, which is leaving.
@@ -71,6 +73,27 @@ impl<C> Ledger<C> {
         self.budget.earn(EARNED_PER_REQUEST);
         let whereabouts = Whereabouts::Leaving;
         self.owed.insert(job.id, Owed { caller, job, deadline, whereabouts });
+    }
+
+    /// Lets a request that is leaving wait for others to leave with.
+    pub(crate) fn line_up(&mut self, id: RequestId) {
+        self.line.push_back(id);
+    }
+
+    /// The next in line, as many as have at most `size` bytes together, or one.
+    pub(crate) fn next_in_line(&mut self, size: usize) -> Vec<(Arc<Job>, &C)> {
+        let (mut next, mut together) = (Vec::new(), 0);
+        while let Some(id) = self.line.front() {
+            if let Some(owed) = self.owed.get(id) {
+                together += owed.job.size();
+                if together > size && !next.is_empty() {
+                    break;
+                }
+                next.push((owed.job.clone(), &owed.caller));
+            }
+            self.line.pop_front();
+        }
+        next
     }
 
     /// A request that was leaving has reached the queue. `false`: nobody waits for it any more, so
@@ -159,7 +182,7 @@ impl<C> Ledger<C> {
     /// A suspect stands in the queue no more, and time enough for its answer to arrive has passed.
     /// Returns whether it will be sent again; one that may not be ends at its deadline.
     pub(crate) fn lost(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
-        let Self { owed, budget } = self;
+        let Self { owed, budget, .. } = self;
         let Some(owed) = owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) else {
             return false;
         };
@@ -174,7 +197,7 @@ impl<C> Ledger<C> {
     /// A worker has dropped this attempt, because nobody listened for its answer; it is to be sent
     /// again. One that may not be is found lost after a silence.
     pub(crate) fn unawaited(&mut self, id: RequestId, attempt: u8, now: Instant) {
-        let Self { owed, budget } = self;
+        let Self { owed, budget, .. } = self;
         let is_current = |owed: &&mut Owed<C>| {
             owed.job.attempt == attempt && owed.whereabouts != Whereabouts::Here
         };

@@ -14,6 +14,7 @@ pub mod explain;
 mod http;
 mod ledger;
 mod live;
+mod mailbox;
 mod metrics;
 mod model;
 mod offload;

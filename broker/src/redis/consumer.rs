@@ -115,12 +115,6 @@ impl RedisConsumer {
         }
     }
 
-    /// Runs commands; the answers of those that are not ignored.
-    pub(super) async fn run(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
-        let mut connection = self.shared.link.connection().await?;
-        commands.query_async(&mut connection).await.map_err(broker_error)
-    }
-
     /// Notes that these are held no longer.
     async fn let_go(&self, entries: &[EntryId]) {
         let mut held = self.held.lock().await;
@@ -217,13 +211,13 @@ impl Consumer for RedisConsumer {
         let entries: Vec<_> = settlements.iter().map(|settlement| settlement.entry).collect();
         let mut commands = self.publish(&settlements, false);
         self.remove(&mut commands, &entries);
-        let answers = match self.run(commands.atomic()).await {
+        let answers = match self.shared.run(commands.atomic()).await {
             Err(BrokerError::Full) => {
                 // A full Redis refuses whatever comes in a `MULTI`, even what makes room. Replies go
                 // first then, so that in the worst case one is sent twice, and nothing is stored.
                 let mut commands = self.publish(&settlements, true);
                 self.remove(&mut commands, &entries);
-                self.run(&commands).await?
+                self.shared.run(&commands).await?
             }
             answers => answers?,
         };
@@ -250,7 +244,7 @@ impl Consumer for RedisConsumer {
             entries.push(entry);
         }
         self.remove(&mut commands, &entries);
-        self.run(commands.atomic()).await?;
+        self.shared.run(commands.atomic()).await?;
         self.let_go(&entries).await;
         Ok(())
     }

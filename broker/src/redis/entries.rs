@@ -88,7 +88,7 @@ impl RedisConsumer {
         if !unreadable.is_empty() {
             let mut removal = Pipeline::new();
             self.remove(&mut removal, &unreadable);
-            if let Err(error) = self.run(&removal).await {
+            if let Err(error) = self.shared.run(&removal).await {
                 tracing::warn!(%error, "could not remove unreadable jobs");
             }
         }

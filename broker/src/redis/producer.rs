@@ -94,25 +94,35 @@ async fn stand(
     }
 }
 
-/// Adds a job to the stream of its class.
-async fn add(shared: &Shared, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
-    let size = wire::job_size_hint(job);
+/// The command that adds a job to the stream of its class.
+fn add_command(queue: &QueueName, job: &Job) -> Cmd {
+    let size = job.size();
     let mut add = Cmd::with_capacity(5, size + 128);
     add.arg("XADD").arg(keys::stream(queue, job.priority)).arg("*").arg(keys::JOB);
     // Straight into the command: the tensors are copied once.
     wire::write_job(&mut add.bufmut_for_next_arg(size), job);
+    add
+}
+
+/// Where a job stands that was added, by the answer to that.
+fn added(answer: Value, job: &Job) -> Result<EntryId, BrokerError> {
+    let entry = answer.extract_error().map_err(broker_error)?;
+    entry_id(&entry, job.priority).ok_or_else(|| nonsense("XADD"))
+}
+
+async fn add(shared: &Shared, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
+    let add = add_command(queue, job);
     let mut connection = shared.link.connection().await?;
-    let entry = connection.send_packed_command(&add).await.and_then(Value::extract_error);
-    entry_id(&entry.map_err(broker_error)?, job.priority).ok_or_else(|| nonsense("XADD"))
+    added(connection.send_packed_command(&add).await.map_err(broker_error)?, job)
 }
 
 #[async_trait]
 impl Producer for RedisProducer {
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
-        if wire::job_size_hint(job) <= LARGE {
+        if job.size() <= LARGE {
             return add(&self.shared, queue, job).await;
         }
-        let permits = wire::job_size_hint(job).min(LEAVING) / PERMIT;
+        let permits = job.size().min(LEAVING) / PERMIT;
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let gone = |error: &dyn Error| BrokerError::Unreachable(error.to_string());
         let turn = self.leaving.clone().acquire_many_owned(permits).await.map_err(|e| gone(&e))?;
@@ -123,6 +133,19 @@ impl Producer for RedisProducer {
             add(&shared, &queue, &job).await
         };
         AbortOnDropHandle::new(self.runtime.spawn(adding)).await.map_err(|e| gone(&e))?
+    }
+
+    async fn submit_all(&self, jobs: &[(&QueueName, &Job)]) -> Vec<Result<EntryId, BrokerError>> {
+        let mut adds = Pipeline::with_capacity(jobs.len());
+        for (queue, job) in jobs {
+            adds.add_command(add_command(queue, job));
+        }
+        match self.shared.run(adds.ignore_errors()).await {
+            Ok(answers) => {
+                answers.into_iter().zip(jobs).map(|(a, (_, job))| added(a, job)).collect()
+            }
+            Err(error) => vec![Err(error); jobs.len()],
+        }
     }
 
     /// Deletes it claimed or not: whoever holds it does not look into the stream again, and

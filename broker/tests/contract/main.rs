@@ -41,6 +41,7 @@ macro_rules! on_both_brokers {
 on_both_brokers! {
     promises {
         jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_asked
+        jobs_submitted_together_stand_in_order_each_in_its_class
         a_batch_joins_jobs_of_many_gateways_and_each_hears_its_own_answers
         a_job_and_its_reply_arrive_as_they_were_sent
         settling_empties_the_queue_and_the_backlog_tells_every_step

@@ -24,6 +24,26 @@ pub(crate) async fn jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_a
     assert!(worker.claim(0).await.unwrap().is_empty());
 }
 
+pub(crate) async fn jobs_submitted_together_stand_in_order_each_in_its_class(broker: &dyn Broker) {
+    let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
+    let classes = Priority::ALL.into_iter().cycle();
+    let jobs: Vec<_> =
+        (0..30).zip(classes).map(|(n, priority)| Job { priority, ..gateway.job(n) }).collect();
+    let queue = queue();
+    let together: Vec<_> = jobs.iter().map(|job| (&queue, job)).collect();
+    let submitted = gateway.producer.submit_all(&together).await;
+    let entries: Vec<_> = submitted.into_iter().map(Result::unwrap).collect();
+    let batch = worker.claim(30).await.unwrap();
+    let by_class = |class: usize| (0..10).map(move |n| 3 * n + class);
+    let expected: Vec<_> = (0..3).flat_map(by_class).collect();
+    let marks = markers(&batch).into_iter().map(|mark| usize::try_from(mark).unwrap());
+    assert_eq!(marks.collect::<Vec<_>>(), expected);
+    for (delivery, n) in batch.iter().zip(expected) {
+        assert_eq!(delivery.entry, entries[n]);
+    }
+    assert!(gateway.producer.submit_all(&[]).await.is_empty());
+}
+
 pub(crate) async fn a_batch_joins_jobs_of_many_gateways_and_each_hears_its_own_answers(
     broker: &dyn Broker,
 ) {

@@ -50,6 +50,8 @@ async fn full_memory_is_told_as_full_and_the_queue_still_drains() {
         assert!(accepted < 1000, "never full");
     };
     assert!(matches!(error, BrokerError::Full), "{error}");
+    let together = pair.producer.submit_all(&[(&queue(), &job)]).await;
+    assert!(matches!(together[..], [Err(BrokerError::Full)]), "{together:?}");
     let mut batch = pair.consumer.claim(accepted).await.unwrap();
     assert_eq!(batch.len(), accepted);
     let one = batch.split_off(accepted - 1);

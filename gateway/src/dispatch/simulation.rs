@@ -218,7 +218,13 @@ async fn trouble(broker: Arc<SimProducer>) {
 }
 
 /// One caller: how patient it is, and whether it walks away first.
-async fn call(dispatcher: Arc<Dispatcher>, broker: Arc<SimProducer>, number: u32, seed: u64) {
+async fn call(
+    dispatcher: Arc<Dispatcher>,
+    mailbox: Mailbox,
+    broker: Arc<SimProducer>,
+    number: u32,
+    seed: u64,
+) {
     let model = broker.model.clone();
     let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(number) << 32));
     let arrival = rng.random_range(0..60_000);
@@ -230,7 +236,7 @@ async fn call(dispatcher: Arc<Dispatcher>, broker: Arc<SimProducer>, number: u32
     let mut asked = question(number);
     asked.deadline = Instant::now() + patience;
     let (deadline, leaves) = (asked.deadline, number % 10 == 1);
-    let answer = dispatcher.infer(&model, asked);
+    let answer = dispatcher.infer(&model, asked, &mailbox);
     if leaves {
         let stay = Duration::from_millis(rng.random_range(0..100));
         drop(tokio::time::timeout(stay, answer).await);
@@ -276,14 +282,18 @@ async fn simulate(seed: u64) {
         Arc::new(Dispatcher::new(GatewayId(7), broker.clone(), 10_000, draining, metrics));
     let interrupted = Arc::new(Notify::new());
     let mut background = JoinSet::new();
+    let (mailbox, emptied) = Mailbox::open();
+    background.spawn(emptied);
+    background.spawn(hand_over(dispatcher.clone()));
     background.spawn(receive(dispatcher.clone(), interrupted.clone()));
     background.spawn(sweep::run(dispatcher.clone(), interrupted));
     background.spawn(trouble(broker.clone()));
     for _ in 0..WORKERS {
         background.spawn(work(broker.clone()));
     }
-    let mut callers: JoinSet<_> =
-        (0..CALLERS).map(|number| call(dispatcher.clone(), broker.clone(), number, seed)).collect();
+    let mut callers: JoinSet<_> = (0..CALLERS)
+        .map(|number| call(dispatcher.clone(), mailbox.clone(), broker.clone(), number, seed))
+        .collect();
     while let Some(called) = callers.join_next().await {
         called.unwrap();
     }

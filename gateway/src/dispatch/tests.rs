@@ -15,6 +15,7 @@ struct Fixture {
     model: Arc<Model>,
     worker: Arc<dyn Consumer>,
     observer: Arc<dyn Observer>,
+    mailbox: Mailbox,
     draining: CancellationToken,
     registry: Registry,
 }
@@ -38,16 +39,20 @@ impl Fixture {
             draining.clone(),
             metrics,
         ));
+        tokio::spawn(hand_over(dispatcher.clone()));
         tokio::spawn(receive(dispatcher.clone(), Arc::default()));
+        let (mailbox, emptied) = Mailbox::open();
+        tokio::spawn(emptied);
         let model = catalog.find("m", None, |_| true).unwrap();
         let observer = broker.observer().await.unwrap();
-        Self { dispatcher, model, worker, observer, draining, registry }
+        Self { dispatcher, model, worker, observer, mailbox, draining, registry }
     }
 
     /// Sends a request with this number as its input.
     fn ask(&self, number: u32) -> tokio::task::JoinHandle<Result<Reply, InferError>> {
         let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
-        tokio::spawn(async move { dispatcher.infer(&model, question(number)).await })
+        let mailbox = self.mailbox.clone();
+        tokio::spawn(async move { dispatcher.infer(&model, question(number), &mailbox).await })
     }
 
     async fn answer(&self, delivery: Delivery, outcome: Result<Vec<Tensor>, ReplyError>) -> Reply {

@@ -17,6 +17,7 @@ use crate::{
     clients,
     dispatch::Question,
     error::InferError,
+    mailbox::Mailbox,
     model::Model,
     oip::{
         self, Problem,
@@ -39,8 +40,9 @@ pub(super) async fn infer(
     request: HttpRequest,
     mut payload: Payload,
     api: Data<Api>,
+    mailbox: Data<Mailbox>,
 ) -> HttpResponse {
-    match serve(&request, &mut payload, &api).await {
+    match serve(&request, &mut payload, &api, &mailbox).await {
         Ok(answer) => answer,
         Err(error) => refuse(&error, content_length(request.headers()), payload).await,
     }
@@ -50,6 +52,7 @@ async fn serve(
     request: &HttpRequest,
     payload: &mut Payload,
     api: &Api,
+    mailbox: &Mailbox,
 ) -> Result<HttpResponse, InferError> {
     let arrived = Instant::now();
     let (client, model) =
@@ -69,7 +72,7 @@ async fn serve(
         deadline: arrived + timeout,
         arrived,
     };
-    let reply = api.dispatcher.infer(&model, question).await;
+    let reply = api.dispatcher.infer(&model, question, mailbox).await;
     match &reply {
         Ok(Reply { outcome: Ok(_), timing, .. }) => {
             model.tally().success(parsed.rows, timing, arrived.elapsed());

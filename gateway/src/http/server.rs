@@ -22,7 +22,7 @@ use tokio::{net::TcpStream, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, paced::Paced, routes};
-use crate::settings::GatewaySettings;
+use crate::{mailbox::Mailbox, settings::GatewaySettings};
 
 /// Connections that may wait to be accepted; the kernel's own limit may be lower.
 const ACCEPT_BACKLOG: u32 = 8192;
@@ -55,8 +55,13 @@ pub(crate) fn listen(
     let draining = builder.graceful_shutdown_signal();
     let server = builder.listen("http", listener, move || {
         let (shutdown, draining, gate) = (shutdown.clone(), draining.clone(), api.clone());
-        let app =
-            App::new().app_data(api.clone()).configure(routes).wrap_fn(move |request, service| {
+        let (mailbox, emptied) = Mailbox::open();
+        actix_web::rt::spawn(emptied);
+        let app = App::new()
+            .app_data(api.clone())
+            .app_data(Data::new(mailbox))
+            .configure(routes)
+            .wrap_fn(move |request, service| {
                 let last = shutdown.is_cancelled();
                 let answered = service.call(request);
                 async move {

@@ -54,6 +54,24 @@ fn an_answer_may_overtake_the_news_that_its_job_was_queued() {
 }
 
 #[test]
+fn those_in_line_leave_together_oldest_first_unless_they_are_too_large_or_were_given_up() {
+    let now = Instant::now();
+    let mut ledger = Ledger::new(10, now);
+    for number in 1..=5 {
+        ledger.accept(job(number), now + PATIENCE, "caller");
+        ledger.line_up(RequestId(number));
+    }
+    ledger.forget(RequestId(2));
+    let mut next =
+        |size| ledger.next_in_line(size).iter().map(|(job, _)| job.id.0).collect::<Vec<_>>();
+    let size = job(1).size();
+    assert_eq!(next(2 * size), [1, 3]);
+    assert_eq!(next(size - 1), [4], "one leaves, however large");
+    assert_eq!(next(2 * size), [5]);
+    assert!(next(2 * size).is_empty());
+}
+
+#[test]
 fn an_answer_to_another_input_is_not_delivered() {
     let (mut ledger, _) = ledger_of_one();
     assert_eq!(ledger.resolve(&reply(1, 43)), Resolution::Misrouted("caller"));
