@@ -27,8 +27,8 @@ pub struct Process {
     pub pages: AdminPages,
 }
 
-/// Runs `program` until it returns or a signal ends it: logs, a multi-threaded runtime, the admin
-/// port, signals.
+/// Runs `program` until it returns or a signal ends it: logs, a runtime of one thread beside this
+/// one, the admin port, signals.
 ///
 /// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has the drain timeout
 /// to return. A second signal, or the timeout, ends it at once with status 1. Settings it finds
@@ -40,7 +40,10 @@ where
 {
     let outcome = logs::init(settings).map_err(anyhow::Error::from).and_then(|()| {
         raise_file_limit();
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        // What runs here only waits and passes on: more threads would mostly wake each other. What
+        // computes or serves HTTP has threads of its own.
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build()?;
         let outcome = runtime.block_on(supervise(settings, program));
         // Not waited for: a blocking thread may hang, and what matters has been finished.
         runtime.shutdown_background();
