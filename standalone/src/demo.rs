@@ -18,7 +18,7 @@ use batchfleet_loadgen::{
 };
 use batchfleet_policy::BatchMode;
 use batchfleet_service::{AdminPages, Process, ProcessSettings, Readiness, settings};
-use batchfleet_worker::ModelSettings;
+use batchfleet_worker::{ModelSettings, Wanted};
 use clap::Args;
 use prometheus::Registry;
 
@@ -119,7 +119,8 @@ async fn serve(
         live_page: LivePage::Off,
         clients: ClientSettings::default(),
     };
-    let models = ModelSettings { batch, models: vec![MODEL.to_owned()], ..demo.models.clone() };
+    let digits = Wanted { name: MODEL.to_owned(), version: None, digest: None };
+    let models = ModelSettings { batch, models: vec![digits], ..demo.models.clone() };
     let process = Process {
         registry: Registry::new(),
         readiness: Readiness::default(),

@@ -36,7 +36,12 @@ impl Loaded {
     ) -> Result<Self, WorkerError> {
         settings.validate()?;
         let metrics = WorkerMetrics::register(registry)?;
-        let sources = repository::scan(&settings.model_repository, &settings.models)?;
+        let (wanted, store) = (&settings.models, settings.store());
+        let fetching = settings.model_repository.fetch(wanted, &store);
+        let Some(folder) = shutdown.run_until_cancelled(fetching).await.transpose()? else {
+            return Ok(Self { models: Vec::new(), metrics });
+        };
+        let sources = repository::scan(&folder, wanted)?;
         let runtime = runtime(settings, &sources)?;
         // All are timed before any of them computes for somebody else.
         let mut models = Vec::new();

@@ -38,6 +38,6 @@ pub use error::WorkerError;
 pub use golden::Mismatch;
 pub use metrics::describe_metrics;
 pub use pbtxt::SyntaxError;
-pub use repository::RepositoryError;
+pub use repository::{Digest, Location, RepositoryError, Wanted};
 pub use settings::{ExecutionProvider, ModelSettings, WorkerSettings};
 pub use watchdog::{EXIT_DEVICE, EXIT_HUNG, leave};

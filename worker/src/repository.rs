@@ -1,13 +1,25 @@
 //! The model repository: Triton's layout, `<repository>/<model>/<version>/model.onnx`, with an
 //! optional `config.pbtxt` beside the versions.
 
+mod location;
+mod wanted;
+
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use batchfleet_broker::QueueName;
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+pub(crate) use self::location::StoreSettings;
+pub use self::{
+    location::Location,
+    wanted::{Digest, Wanted},
+};
 
 use crate::{
     config::{Backend, ModelConfig, VersionPolicy},
@@ -51,6 +63,24 @@ pub enum RepositoryError {
         /// The models that are there.
         present: String,
     },
+    /// An object store does not give what it should.
+    #[error("cannot read {url}: {error}")]
+    Store {
+        /// Which.
+        url: Box<Url>,
+        /// Why.
+        error: Box<object_store::Error>,
+    },
+    /// A model's file is not the one that was asked for.
+    #[error("{path} is not the file that was asked for: it has {found}, not {wanted}")]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        wanted: Digest,
+        /// What it has.
+        found: Digest,
+    },
     /// There is nothing to serve.
     #[error("no model in {0}: expected <model>/<version>/model.onnx")]
     Empty(PathBuf),
@@ -74,29 +104,69 @@ impl ModelSource {
     }
 }
 
-/// Finds the models `wanted`, or all if that is empty, and of each the versions its policy names;
-/// by name, then version.
-pub(crate) fn scan(root: &Path, wanted: &[String]) -> Result<Vec<ModelSource>, RepositoryError> {
+/// Finds the models `wanted`, or all if that is empty, and of each the versions that are wanted, or
+/// else those its policy names; by name, then version.
+pub(crate) fn scan(root: &Path, wanted: &[Wanted]) -> Result<Vec<ModelSource>, RepositoryError> {
     let mut present: Vec<String> =
         folders(root)?.into_iter().filter(|name| is_model_name(name)).collect();
     present.sort();
-    for model in wanted {
-        if !present.contains(model) {
-            return Err(RepositoryError::UnknownModel {
-                model: model.clone(),
-                repository: root.to_owned(),
-                present: present.join(", "),
-            });
-        }
+    if let Some(missing) = wanted.iter().find(|model| !present.contains(&model.name)) {
+        return Err(RepositoryError::UnknownModel {
+            model: missing.name.clone(),
+            repository: root.to_owned(),
+            present: present.join(", "),
+        });
     }
+    let is_wanted = |name: &String| wanted.iter().any(|model| model.name == *name);
     let mut sources = Vec::new();
-    for model in present.iter().filter(|model| wanted.is_empty() || wanted.contains(model)) {
-        sources.extend(versions_of(root, model)?);
+    for model in present.iter().filter(|name| wanted.is_empty() || is_wanted(name)) {
+        sources.extend(versions_of(root, model, wanted_versions(model, wanted))?);
+    }
+    for model in wanted {
+        check_digest(model, &sources)?;
     }
     if sources.is_empty() { Err(RepositoryError::Empty(root.to_owned())) } else { Ok(sources) }
 }
 
-fn versions_of(root: &Path, model: &str) -> Result<Vec<ModelSource>, RepositoryError> {
+/// The versions of a model that are wanted by number; `None` if its policy shall choose.
+fn wanted_versions(model: &str, wanted: &[Wanted]) -> Option<Vec<u64>> {
+    let of_model = wanted.iter().filter(|wanted| wanted.name == model);
+    let versions: Option<Vec<u64>> = of_model.map(|wanted| wanted.version).collect();
+    versions.filter(|versions| !versions.is_empty())
+}
+
+/// Refuses another file than the one whose digest was given.
+fn check_digest(model: &Wanted, sources: &[ModelSource]) -> Result<(), RepositoryError> {
+    let Some(wanted) = model.digest else { return Ok(()) };
+    let is_meant = |source: &&ModelSource| {
+        source.queue.model == model.name && Some(source.queue.version) == model.version
+    };
+    for ModelSource { file: path, .. } in sources.iter().filter(is_meant) {
+        let found = digest(path)
+            .map_err(|error| RepositoryError::Unreadable { path: path.clone(), error })?;
+        if found != wanted {
+            return Err(RepositoryError::Digest { path: path.clone(), wanted, found });
+        }
+    }
+    Ok(())
+}
+
+fn digest(path: &Path) -> io::Result<Digest> {
+    let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(Digest(hasher.finalize().into())),
+            read => hasher.update(&piece[..read]),
+        }
+    }
+}
+
+fn versions_of(
+    root: &Path,
+    model: &str,
+    wanted: Option<Vec<u64>>,
+) -> Result<Vec<ModelSource>, RepositoryError> {
     let folder = root.join(model);
     let contradiction =
         |problem| RepositoryError::Contradiction { model: model.to_owned(), problem };
@@ -109,8 +179,12 @@ fn versions_of(root: &Path, model: &str) -> Result<Vec<ModelSource>, RepositoryE
     if versions.is_empty() && config.backend == Backend::Echo {
         versions.push(1);
     }
-    let versions = select(versions, &config.versions).map_err(|version| {
-        contradiction(format!("its version_policy asks for version {version}, which is not there"))
+    let (policy, asks) = match wanted {
+        Some(wanted) => (VersionPolicy::Specific(wanted), "--model"),
+        None => (config.versions.clone(), "its version_policy"),
+    };
+    let versions = select(versions, &policy).map_err(|version| {
+        contradiction(format!("{asks} asks for version {version}, which is not there"))
     })?;
     if versions.is_empty() {
         return Err(contradiction("it has no version: expected a folder such as 1".to_owned()));
@@ -192,7 +266,7 @@ mod tests {
     }
 
     fn names(root: &Path, wanted: &[&str]) -> Vec<String> {
-        let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        let wanted: Vec<Wanted> = wanted.iter().map(|model| model.parse().unwrap()).collect();
         scan(root, &wanted).unwrap().iter().map(|source| source.queue.to_string()).collect()
     }
 
@@ -227,6 +301,26 @@ mod tests {
     }
 
     #[test]
+    fn serves_the_versions_that_are_asked_for_whatever_the_policy() {
+        let root = repository(&TWO_MODELS);
+        assert_eq!(names(root.path(), &["digits:2"]), ["digits:2"]);
+        assert_eq!(names(root.path(), &["digits:10", "digits:1"]), ["digits:1", "digits:10"]);
+        let third = scan(root.path(), &["digits:3".parse().unwrap()]).unwrap_err().to_string();
+        assert_eq!(third, "model digits: --model asks for version 3, which is not there");
+    }
+
+    #[test]
+    fn serves_no_other_file_than_the_one_with_the_digest() {
+        let root = repository(&TWO_MODELS);
+        let of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let wanted = [format!("digits:2@sha256:{of_nothing}").parse().unwrap()];
+        assert_eq!(scan(root.path(), &wanted).unwrap().len(), 1);
+        fs::write(root.path().join("digits/2/model.onnx"), "another").unwrap();
+        let error = scan(root.path(), &wanted).unwrap_err().to_string();
+        assert!(error.contains("not the file that was asked for: it has sha256:"), "{error}");
+    }
+
+    #[test]
     fn an_echo_needs_no_version_folder() {
         let root = repository(&[("echo/config.pbtxt", "backend: \"batchfleet_echo\"")]);
         assert_eq!(names(root.path(), &[]), ["echo:1"]);
@@ -236,7 +330,7 @@ mod tests {
     fn says_what_is_wrong_with_a_repository() {
         let root = repository(&TWO_MODELS);
         fs::write(root.path().join("magika/config.pbtxt"), "name: \"magic\"").unwrap();
-        let complaint = |wanted: &str| scan(root.path(), &[wanted.to_owned()]).unwrap_err();
+        let complaint = |wanted: &str| scan(root.path(), &[wanted.parse().unwrap()]).unwrap_err();
         assert_eq!(
             complaint("magika").to_string(),
             "model magika: its config.pbtxt names it \"magic\""

@@ -11,6 +11,8 @@ use batchfleet_policy::BatchMode;
 use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings, settings::duration};
 use clap::{Args, Parser, ValueEnum};
 
+use crate::repository::{Location, StoreSettings, Wanted};
+
 /// A watchdog that barks earlier would take a busy machine for a hung device.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
@@ -38,13 +40,24 @@ pub struct WorkerSettings {
 /// Which models are served, and how.
 #[derive(Args, Clone, Debug)]
 pub struct ModelSettings {
-    /// Folder of models in Triton's layout: `<model>/<version>/model.onnx`, `<model>/config.pbtxt`
-    #[arg(long, env = "BATCHFLEET_MODEL_REPOSITORY", value_name = "DIR")]
-    pub model_repository: PathBuf,
+    /// Models in Triton's layout: `<model>/<version>/model.onnx`, `<model>/config.pbtxt`; in a
+    /// folder, or in an object store: `s3://`, `gs://`, `az://`, or `https://` with `WebDAV`
+    #[arg(long, env = "BATCHFLEET_MODEL_REPOSITORY", value_name = "DIR|URL")]
+    pub model_repository: Location,
 
-    /// Serve only these models; repeatable, or separated by commas [default: all]
+    /// Where models of an object store are kept [default: a folder for temporary files]
+    #[arg(long, env = "BATCHFLEET_MODEL_CACHE", value_name = "DIR")]
+    pub model_cache: Option<PathBuf>,
+
+    /// Folder with one file for each option of the object store, such as `aws_access_key_id`; the
+    /// environment's (`AWS_REGION`, `GOOGLE_SERVICE_ACCOUNT`, ...) count as well
+    #[arg(long, env = "BATCHFLEET_MODEL_REPOSITORY_OPTIONS", value_name = "DIR")]
+    pub model_repository_options: Option<PathBuf>,
+
+    /// Serve only these models, `NAME`, `NAME:VERSION` or `NAME:VERSION@sha256:DIGEST` (of the
+    /// model's file); repeatable, or separated by commas [default: all]
     #[arg(long = "model", env = "BATCHFLEET_MODEL", value_name = "NAME", value_delimiter = ',')]
-    pub models: Vec<String>,
+    pub models: Vec<Wanted>,
 
     /// What this machine or pod is called, for whoever starts and ends workers
     #[arg(long, env = "HOSTNAME", default_value = "", value_name = "NAME")]
@@ -168,6 +181,15 @@ impl ModelSettings {
         Ok(())
     }
 
+    /// How an object store is read.
+    pub(crate) fn store(&self) -> StoreSettings {
+        let cache = self.model_cache.clone();
+        StoreSettings {
+            cache: cache.unwrap_or_else(|| std::env::temp_dir().join("batchfleet-models")),
+            options: self.model_repository_options.clone(),
+        }
+    }
+
     /// Threads per session. The runtime's own default counts the host's cores, whatever share of
     /// them this process was given.
     pub(crate) fn threads(&self) -> usize {
@@ -228,7 +250,8 @@ mod tests {
     #[test]
     fn models_are_repeated_or_separated_by_commas() {
         let settings = settings(&["--model", "a,b", "--model", "c"]);
-        assert_eq!(settings.models, ["a", "b", "c"]);
+        let names: Vec<_> = settings.models.iter().map(|model| model.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
     }
 
     #[test]
