@@ -14,8 +14,8 @@ mod tests;
 
 pub use self::{
     pod::{
-        Amount, EmptyDirSource, ExecutionProvider, Gpu, ImageSource, ModelSource, PodOverrides,
-        Resources, VolumeClaimSource, Worker,
+        Amount, EmptyDirSource, ExecutionProvider, Gpu, ImageSource, ModelSource,
+        ObjectStoreSource, PodOverrides, Resources, VolumeClaimSource, Worker,
     },
     schema::{definition, yaml},
     status::ModelFleetStatus,
@@ -87,18 +87,25 @@ pub struct ModelFleetSpec {
 }
 
 /// The model of a fleet.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.sha256) || has(self.version)")
+    .message("model.sha256 is that of one version: set model.version"))]
 pub struct Model {
     /// Its folder in the repository, and its name in requests. Without it: the fleet's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,128}$"))]
     pub name: Option<String>,
-    /// The version whose load decides about the fleet's size. Without it: the newest that workers
-    /// serve.
+    /// The version that workers serve, and whose load decides about the fleet's size. Without it:
+    /// those that the model's `version_policy` names, and the newest that workers serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub version: Option<u32>,
+    /// The SHA-256 that the version's model file must have, in hexadecimal digits: workers refuse
+    /// any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
+    pub sha256: Option<String>,
     /// Where the model repository comes from: `<name>/<version>/model.onnx`, as Triton has it.
     pub source: ModelSource,
 }

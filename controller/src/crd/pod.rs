@@ -16,6 +16,8 @@ pub enum ModelSource {
     /// An image that holds it, mounted as a volume (needs Kubernetes 1.35, or the feature gate
     /// `ImageVolume`).
     Image(ImageSource),
+    /// An object store, from which the worker fetches the model when it starts.
+    ObjectStore(ObjectStoreSource),
     /// An empty folder that a container fills before the worker starts.
     EmptyDir(EmptyDirSource),
 }
@@ -43,6 +45,24 @@ pub struct ImageSource {
     /// The repository's folder in the image. Without it: the whole image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub_path: Option<String>,
+}
+
+/// A model repository in an object store.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStoreSource {
+    /// Where the repository begins: `s3://bucket/path`, `gs://`, `az://`, or `https://` with
+    /// `WebDAV`.
+    #[schemars(regex(pattern = r"^(s3|s3a|gs|az|adl|azure|abfss?|https?)://[^ ]+$"))]
+    pub url: String,
+    /// A secret with a key for each option of the store, such as `aws_access_key_id`,
+    /// `aws_secret_access_key`, `aws_region` or `aws_endpoint`. Mounted as files. Without it: what
+    /// the service account of the pod may read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options_secret: Option<String>,
+    /// How much of the node's disk the model may take, such as `10Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_limit: Option<IntOrString>,
 }
 
 /// An empty folder, and what fills it.

@@ -56,6 +56,10 @@ fn contradictions_are_refused_and_say_what_to_change() {
             "batch.rows must not be more than batch.max",
         ),
         (json!({"batch": {"sizes": [1, 128]}}), "no size in batch.sizes may be more"),
+        (
+            json!({"model": {"sha256": "0f".repeat(32), "source": {"image": {"reference": "m:1"}}}}),
+            "model.sha256 is that of one version: set model.version",
+        ),
         (json!({"replicas": 11}), "replicas must not be more than scaling.max"),
         (json!({"worker": {"executionProvider": "cuda"}}), "cuda and tensorrt need worker.gpu"),
         (json!({"worker": {"gpu": {}}}), "worker.gpu means nothing with worker.executionProvider"),

@@ -1,23 +1,23 @@
 //! A worker's pod: under the restricted pod security standard, with no right to do anything.
 
+mod model;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
-        ImageVolumeSource, KeyToPath, LocalObjectReference, PersistentVolumeClaimVolumeSource,
-        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-        SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, KeyToPath,
+        LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        TopologySpreadConstraint, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 use kube::api::ObjectMeta;
 
 use super::{RedisAddress, WorkerDefaults, labels, pods};
-use crate::crd::{Amount, Batch, BatchMode, ModelFleet, ModelSource};
+use crate::crd::{Amount, Batch, BatchMode, ModelFleet};
 
-const MODELS: &str = "models";
-const MODELS_PATH: &str = "/models";
 const SCRATCH: &str = "scratch";
 const REDIS: &str = "redis";
 const REDIS_PATH: &str = "/etc/batchfleet/redis";
@@ -50,7 +50,7 @@ fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
     let secret = |name: &String| LocalObjectReference { name: name.clone() };
     PodSpec {
         containers: vec![worker(fleet, defaults)],
-        init_containers: filler(fleet).map(|filler| vec![filler]),
+        init_containers: model::filler(fleet).map(|filler| vec![filler]),
         volumes: Some(volumes(fleet, &defaults.redis)),
         // Nothing is routed to a worker, so it can stop claiming at the first signal: no preStop.
         termination_grace_period_seconds: Some(i64::from(drain(&fleet.spec.batch) + SPARE_SECONDS)),
@@ -120,8 +120,6 @@ fn settings(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<String> {
             RedisAddress::Url(url) => format!("--redis-url={url}"),
             RedisAddress::Secret { .. } => format!("--redis-url-file={REDIS_PATH}/url"),
         },
-        format!("--model-repository={MODELS_PATH}"),
-        format!("--model={}", fleet.model_name()),
         format!("--execution-provider={}", fleet.spec.worker.execution_provider.name()),
         format!("--slo-p99={}ms", fleet.spec.slo.p99_ms),
         format!("--batch={rows}"),
@@ -131,6 +129,7 @@ fn settings(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<String> {
         format!("--drain-timeout={}s", drain(batch)),
         format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
     ];
+    settings.extend(model::settings(fleet));
     if !batch.sizes.is_empty() {
         let sizes: Vec<String> = batch.sizes.iter().map(u32::to_string).collect();
         settings.push(format!("--batch-sizes={}", sizes.join(",")));
@@ -146,13 +145,14 @@ const fn drain(batch: &Batch) -> u32 {
 
 fn volumes(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<Volume> {
     let mut volumes = vec![
-        models(&fleet.spec.model.source),
+        model::volume(&fleet.spec.model.source),
         Volume {
             name: SCRATCH.to_owned(),
             empty_dir: Some(EmptyDirVolumeSource::default()),
             ..Volume::default()
         },
     ];
+    volumes.extend(model::options_volume(fleet));
     if let RedisAddress::Secret { name, key } = redis {
         let url = KeyToPath { key: key.clone(), path: "url".to_owned(), mode: None };
         volumes.push(Volume {
@@ -169,74 +169,22 @@ fn volumes(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<Volume> {
     volumes
 }
 
-fn mounts(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<VolumeMount> {
-    let at = |name: &str, path: &str, read_only| VolumeMount {
+fn at(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
+    VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
         read_only,
         ..VolumeMount::default()
-    };
-    let mut mounts = vec![mount(fleet, true), at(SCRATCH, "/tmp", None)];
+    }
+}
+
+fn mounts(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<VolumeMount> {
+    let mut mounts = vec![model::mount(fleet), at(SCRATCH, "/tmp", None)];
+    mounts.extend(model::options_mount(fleet));
     if matches!(redis, RedisAddress::Secret { .. }) {
         mounts.push(at(REDIS, REDIS_PATH, Some(true)));
     }
     mounts
-}
-
-fn models(source: &ModelSource) -> Volume {
-    let volume = Volume { name: MODELS.to_owned(), ..Volume::default() };
-    match source {
-        ModelSource::PersistentVolumeClaim(claim) => Volume {
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: claim.claim_name.clone(),
-                read_only: Some(true),
-            }),
-            ..volume
-        },
-        ModelSource::Image(image) => Volume {
-            image: Some(ImageVolumeSource {
-                reference: Some(image.reference.clone()),
-                pull_policy: image.pull_policy.clone(),
-            }),
-            ..volume
-        },
-        ModelSource::EmptyDir(folder) => Volume {
-            empty_dir: Some(EmptyDirVolumeSource {
-                size_limit: folder.size_limit.as_ref().map(quantity),
-                medium: None,
-            }),
-            ..volume
-        },
-    }
-}
-
-fn mount(fleet: &ModelFleet, read_only: bool) -> VolumeMount {
-    let sub_path = match &fleet.spec.model.source {
-        ModelSource::PersistentVolumeClaim(claim) => claim.sub_path.clone(),
-        ModelSource::Image(image) => image.sub_path.clone(),
-        ModelSource::EmptyDir(_) => None,
-    };
-    VolumeMount {
-        name: MODELS.to_owned(),
-        mount_path: MODELS_PATH.to_owned(),
-        read_only: Some(read_only),
-        sub_path,
-        ..VolumeMount::default()
-    }
-}
-
-/// What fills an empty folder before the worker starts.
-fn filler(fleet: &ModelFleet) -> Option<Container> {
-    let ModelSource::EmptyDir(folder) = &fleet.spec.model.source else { return None };
-    Some(Container {
-        name: "fill".to_owned(),
-        image: Some(folder.image.clone()),
-        command: some(folder.command.clone(), Vec::is_empty),
-        args: some(folder.args.clone(), Vec::is_empty),
-        security_context: Some(security()),
-        volume_mounts: Some(vec![mount(fleet, false)]),
-        ..Container::default()
-    })
 }
 
 fn resources(fleet: &ModelFleet) -> ResourceRequirements {

@@ -141,8 +141,6 @@ fn the_spec_becomes_the_workers_settings() {
         worker(&changes)["args"],
         json!([
             "--redis-url=redis://redis:6379/0",
-            "--model-repository=/models",
-            "--model=digits",
             "--execution-provider=cuda",
             "--slo-p99=50ms",
             "--batch=16",
@@ -151,6 +149,8 @@ fn the_spec_becomes_the_workers_settings() {
             "--linger=2ms",
             "--drain-timeout=35s",
             "--admin-listen=0.0.0.0:9090",
+            "--model=digits",
+            "--model-repository=/models",
             "--batch-sizes=8,16,32",
         ])
     );
@@ -208,6 +208,33 @@ fn models_come_from_a_claim_an_image_or_a_folder_that_is_filled() {
         assert_eq!(pod["volumes"][0], expected);
         let mount = &pod["containers"][0]["volumeMounts"][0];
         assert_eq!((&mount["readOnly"], &mount["subPath"]), (&json!(true), &sub_path));
+    }
+}
+
+#[test]
+fn a_model_is_fetched_from_an_object_store_with_options_that_stay_in_their_secret() {
+    let pod = pod(&json!({"model": {
+        "version": 3,
+        "sha256": "0f".repeat(32),
+        "source": {"objectStore": {
+            "url": "s3://models/vision", "optionsSecret": "store", "sizeLimit": "10Gi",
+        }},
+    }}));
+    assert_eq!(pod["volumes"][0], json!({"name": "models", "emptyDir": {"sizeLimit": "10Gi"}}));
+    let secret = json!({"secretName": "store", "defaultMode": 0o440});
+    assert_eq!(pod["volumes"][2], json!({"name": "store-options", "secret": secret}));
+    let worker = &pod["containers"][0];
+    let mounts = &worker["volumeMounts"];
+    assert_eq!(mounts[0], json!({"name": "models", "mountPath": "/models", "readOnly": false}));
+    assert_eq!(mounts[2]["mountPath"], "/etc/batchfleet/store");
+    let args = worker["args"].as_array().unwrap();
+    for setting in [
+        format!("--model=digits:3@sha256:{}", "0f".repeat(32)),
+        "--model-repository=s3://models/vision".to_owned(),
+        "--model-cache=/models".to_owned(),
+        "--model-repository-options=/etc/batchfleet/store".to_owned(),
+    ] {
+        assert!(args.contains(&json!(setting)), "{setting} is not in {args:?}");
     }
 }
 

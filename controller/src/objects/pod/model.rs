@@ -1,0 +1,111 @@
+//! How a worker's pod comes to its model: which one, from where, and where it lies in the pod.
+
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
+    SecretVolumeSource, Volume, VolumeMount,
+};
+
+use super::{SECRET_MODE, at, quantity, security, some};
+use crate::crd::{ModelFleet, ModelSource};
+
+const MODELS: &str = "models";
+const MODELS_PATH: &str = "/models";
+const OPTIONS: &str = "store-options";
+const OPTIONS_PATH: &str = "/etc/batchfleet/store";
+
+/// The worker's settings about its model.
+pub(super) fn settings(fleet: &ModelFleet) -> Vec<String> {
+    let model = &fleet.spec.model;
+    let version = model.version.map_or_else(String::new, |version| format!(":{version}"));
+    let digest = model.sha256.as_ref().map_or_else(String::new, |hex| format!("@sha256:{hex}"));
+    let mut settings = vec![format!("--model={}{version}{digest}", fleet.model_name())];
+    let ModelSource::ObjectStore(store) = &model.source else {
+        settings.push(format!("--model-repository={MODELS_PATH}"));
+        return settings;
+    };
+    settings.push(format!("--model-repository={}", store.url));
+    settings.push(format!("--model-cache={MODELS_PATH}"));
+    if store.options_secret.is_some() {
+        settings.push(format!("--model-repository-options={OPTIONS_PATH}"));
+    }
+    settings
+}
+
+/// The volume of the model repository, or of what is fetched from one.
+pub(super) fn volume(source: &ModelSource) -> Volume {
+    let volume = Volume { name: MODELS.to_owned(), ..Volume::default() };
+    let empty = |size_limit| EmptyDirVolumeSource { size_limit, medium: None };
+    match source {
+        ModelSource::PersistentVolumeClaim(claim) => Volume {
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.claim_name.clone(),
+                read_only: Some(true),
+            }),
+            ..volume
+        },
+        ModelSource::Image(image) => Volume {
+            image: Some(ImageVolumeSource {
+                reference: Some(image.reference.clone()),
+                pull_policy: image.pull_policy.clone(),
+            }),
+            ..volume
+        },
+        ModelSource::EmptyDir(folder) => {
+            Volume { empty_dir: Some(empty(folder.size_limit.as_ref().map(quantity))), ..volume }
+        }
+        ModelSource::ObjectStore(store) => {
+            Volume { empty_dir: Some(empty(store.size_limit.as_ref().map(quantity))), ..volume }
+        }
+    }
+}
+
+/// Where the worker finds that volume. It writes only what it fetches.
+pub(super) fn mount(fleet: &ModelFleet) -> VolumeMount {
+    let source = &fleet.spec.model.source;
+    let sub_path = match source {
+        ModelSource::PersistentVolumeClaim(claim) => claim.sub_path.clone(),
+        ModelSource::Image(image) => image.sub_path.clone(),
+        ModelSource::EmptyDir(_) | ModelSource::ObjectStore(_) => None,
+    };
+    let read_only = !matches!(source, ModelSource::ObjectStore(_));
+    VolumeMount { sub_path, ..at(MODELS, MODELS_PATH, Some(read_only)) }
+}
+
+/// The secret with the object store's options, as files.
+pub(super) fn options_volume(fleet: &ModelFleet) -> Option<Volume> {
+    Some(Volume {
+        name: OPTIONS.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(options_secret(fleet)?.to_owned()),
+            default_mode: Some(SECRET_MODE),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    })
+}
+
+/// Where the worker finds them.
+pub(super) fn options_mount(fleet: &ModelFleet) -> Option<VolumeMount> {
+    options_secret(fleet).map(|_| at(OPTIONS, OPTIONS_PATH, Some(true)))
+}
+
+fn options_secret(fleet: &ModelFleet) -> Option<&str> {
+    match &fleet.spec.model.source {
+        ModelSource::ObjectStore(store) => store.options_secret.as_deref(),
+        _ => None,
+    }
+}
+
+/// What fills an empty folder before the worker starts.
+pub(super) fn filler(fleet: &ModelFleet) -> Option<Container> {
+    let ModelSource::EmptyDir(folder) = &fleet.spec.model.source else { return None };
+    Some(Container {
+        name: "fill".to_owned(),
+        image: Some(folder.image.clone()),
+        command: some(folder.command.clone(), Vec::is_empty),
+        args: some(folder.args.clone(), Vec::is_empty),
+        security_context: Some(security()),
+        volume_mounts: Some(vec![at(MODELS, MODELS_PATH, Some(false))]),
+        ..Container::default()
+    })
+}
