@@ -126,6 +126,8 @@ impl Memory {
             // Silence is no load of zero: nobody goes for lack of data.
             _ if seen.reading.is_none() => (held, Reason::Scaled(ScaleBound::Stale)),
             (None, None) => (held, Reason::NoSpeed),
+            // Nobody has asked for as long as it takes: none is held for a load that was.
+            (None, Some(_)) if policy.min == 0 => (0, Reason::Scaled(ScaleBound::Load)),
             (None, Some(_)) => (scaled.replicas, Reason::Scaled(scaled.bound)),
         };
         let live = seen.words.iter().filter(|word| word.live).count();

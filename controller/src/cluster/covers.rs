@@ -6,16 +6,16 @@ use serde_json::Value;
 const AMOUNTS: [&str; 4] = ["averageValue", "limits", "requests", "sizeLimit"];
 
 /// Whether all that is `wanted` stands; the API server and others may have added more. Lists must
-/// be as long, and of the same things in the same order.
+/// be as long, and of the same things in the same order. What is `false` may be left out, as the API
+/// server does, which fills in every field that would mean something else without a value.
 pub(super) fn covers(stands: &Value, wanted: &Value) -> bool {
     match (stands, wanted) {
         (Value::Object(stands), Value::Object(wanted)) => wanted.iter().all(|(name, wanted)| {
-            stands.get(name).is_some_and(|stands| {
-                if AMOUNTS.contains(&name.as_str()) {
-                    return covers(&in_numbers(stands), &in_numbers(wanted));
-                }
-                covers(stands, wanted)
-            })
+            let Some(stands) = stands.get(name) else { return *wanted == Value::Bool(false) };
+            if AMOUNTS.contains(&name.as_str()) {
+                return covers(&in_numbers(stands), &in_numbers(wanted));
+            }
+            covers(stands, wanted)
         }),
         (Value::Array(stands), Value::Array(wanted)) => {
             stands.len() == wanted.len() && stands.iter().zip(wanted).all(|(s, w)| covers(s, w))
@@ -79,6 +79,15 @@ mod tests {
         ] {
             assert_eq!(covers(&stands, &wanted), is_covered, "{stands}");
         }
+    }
+
+    #[test]
+    fn what_is_false_may_be_left_out_but_not_what_is_true() {
+        let mount = |read_only| json!({"mountPath": "/models", "readOnly": read_only});
+        let stands = json!({"mountPath": "/models"});
+        assert!(covers(&stands, &mount(false)));
+        assert!(!covers(&stands, &mount(true)));
+        assert!(!covers(&mount(true), &mount(false)));
     }
 
     #[test]

@@ -155,6 +155,20 @@ fn the_last_worker_goes_when_nobody_has_asked_for_long_and_comes_when_somebody_d
 }
 
 #[test]
+fn the_last_worker_goes_in_time_however_long_others_are_held() {
+    let scaling =
+        json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60, "holdSeconds": 3600}});
+    let mut fleet = Fleet::new(&scaling, 1);
+    assert_eq!(fleet.under(2000, 12).plan.floor, 6);
+    assert_eq!(fleet.under(0, 11).plan.floor, 6);
+    let empty = fleet.under(0, 2);
+    assert_eq!(
+        (empty.plan.floor, empty.explanation.as_str()),
+        (0, "0 workers: nobody asks for it")
+    );
+}
+
+#[test]
 fn a_controller_that_starts_does_not_wake_a_fleet_that_sleeps() {
     let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 600}});
     let mut fleet = Fleet::new(&scaling, 0);
