@@ -4,8 +4,9 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test pictures live-pictures figures goals lint simulate-delivery chaos bench fuzz build \
-	onnxruntime models chart images test-images up down clean prerequisites
+	onnxruntime models chart images test-images test-cluster up down clean prerequisites
 
+COMMA := ,
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
 LIBRARY := $(CACHE)/onnxruntime/libonnxruntime.so
@@ -94,6 +95,9 @@ build: prerequisites ## build the release binaries
 onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 
 models: $(DIGITS) $(MAGIKA) ## make and fetch the demo models
+
+test-cluster: build ## play what must hold on the cluster of KUBECONFIG; ONLY=step,scale_in for some
+	@python3 deploy/cluster/test.py $(subst $(COMMA), ,$(ONLY))
 
 chart: ## write what the chart has from elsewhere: its schema, and the custom resource
 	cargo run --locked --quiet -p batchfleet-schema

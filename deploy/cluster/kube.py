@@ -1,0 +1,99 @@
+"""The cluster under test: kubectl and helm, and a recorder of what changes in it."""
+
+import json
+import subprocess
+import threading
+import time
+
+
+def run(*command, stdin=None, timeout=300):
+    """What a program prints, or an error with what it complained about."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:6])}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+class Namespace:
+    """A namespace of the cluster, and what is done in it."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def kubectl(self, *command, **options):
+        return run("kubectl", "--namespace", self.name, *command, **options)
+
+    def helm(self, *command, **options):
+        return run("helm", "--namespace", self.name, *command, **options)
+
+    def get(self, *what):
+        return json.loads(self.kubectl("get", *what, "--output", "json"))
+
+    def apply(self, *objects):
+        every = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self.kubectl("apply", "--filename", "-", stdin=json.dumps(every))
+
+    def pods(self, selector):
+        return self.get("pods", "--selector", selector)["items"]
+
+    def metrics(self, selector):
+        """All samples of the pods' admin ports: `name{labels}` to the sum over the pods."""
+        sums = {}
+        for pod in self.pods(selector):
+            if pod["status"].get("phase") != "Running":
+                continue
+            path = f"/api/v1/namespaces/{self.name}/pods/{pod['metadata']['name']}:9090/proxy/metrics"
+            for line in self.kubectl("get", "--raw", path).splitlines():
+                if line and not line.startswith("#"):
+                    name, value = line.rsplit(" ", 1)
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        return sums
+
+
+def await_(what, condition, seconds=120, every=0.5):
+    """The first value of `condition` that holds."""
+    end = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > end:
+            raise RuntimeError(f"not within {seconds} s: {what}")
+        # Kubernetes tells when objects change, but not when a condition of ours holds.
+        time.sleep(every)
+
+
+class Recorder:
+    """Every change of some objects, with its time, while the block runs."""
+
+    def __init__(self, namespace, *what):
+        self.command = ["kubectl", "--namespace", namespace.name, "get", *what, "--output", "json",
+                        "--watch", "--output-watch-events"]
+        self.changes = []
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.thread.join()
+        self.process.wait()
+
+    def _read(self):
+        decoder, text = json.JSONDecoder(), ""
+        while piece := self.process.stdout.readline():
+            text += piece
+            # An object ends with a brace in the first column.
+            if piece.startswith("}"):
+                event, _ = decoder.raw_decode(text)
+                self.changes.append((time.time(), event["type"], event["object"]))
+                text = ""
+
+    def first(self, holds, since=0.0):
+        """When the first object was as wanted; None if none was."""
+        return next((at for at, _, thing in self.changes if at >= since and holds(thing)), None)
+
+    def values(self, of):
+        return [of(thing) for _, _, thing in self.changes]

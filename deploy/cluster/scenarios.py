@@ -1,0 +1,241 @@
+"""What must hold on a real cluster. Each scenario says what it saw, and what of that is not as
+promised."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import tempfile
+import time
+
+from fleets import fleet, is_ready, ready, workers
+from kube import Recorder, await_, run
+from load import Load, pod, settle, troubles
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CHART = "helm/batchfleet"
+GATEWAYS = "app.kubernetes.io/component=gateway"
+
+
+class Stage:
+    """An installation, and what scenarios share."""
+
+    def __init__(self, namespace, images):
+        self.namespace, self.images = namespace, images
+        self.loads = 0
+
+    def install(self, chart):
+        registry, tag = self.images["gateway"].rsplit(":", 1)
+        del registry
+        return ["batchfleet", str(chart), "--values", str(ROOT / "deploy/cluster/values.yaml"),
+                "--set", f"images.tag={tag}", "--set", f"images.redis={self.images['redis']}"]
+
+    def load(self, model, rate, seconds):
+        self.loads += 1
+        return Load(self.namespace, self.images, f"load-{self.loads}").start(model, rate, seconds)
+
+    def fleet(self, name, scaling, **more):
+        """Applies a fleet and waits until its fewest workers are ready."""
+        self.namespace.apply(fleet(self.images, name, scaling, **more))
+        least = scaling["min"]
+        await_(f"{least} workers of {name}", lambda: ready(self.namespace, name, least))
+
+    def drop(self, name):
+        self.namespace.kubectl("delete", "modelfleet", name)
+        await_(f"no worker of {name}", lambda: not self.namespace.pods(workers(name)))
+
+    def ran_again(self):
+        """Requests that were sent or run more than once."""
+        again = re.compile(r"batchfleet_(gateway_resubmissions|worker_reclaimed\w*)_total")
+        found = {**self.namespace.metrics(GATEWAYS),
+                 **self.namespace.metrics("app.kubernetes.io/component=worker")}
+        return sum(value for name, value in found.items() if again.match(name))
+
+    def floor(self, name):
+        return self.namespace.get("hpa", name)["spec"]["minReplicas"]
+
+
+def install(stage):
+    """`helm install` to the first right answer over the Service, with nothing done by hand."""
+    ask = ("until batchfleet load --url http://batchfleet --model echo --users 1 --duration 0.2s"
+           " --warm-up 0s >/tmp/log 2>&1; do sleep 0.2; done; date +%s.%N")
+    stage.namespace.apply(pod(stage.images, "first", ask))
+    start = time.time()
+    stage.namespace.helm("install", *stage.install(ROOT / CHART))
+    done = lambda: stage.namespace.get("pod", "first")["status"].get("phase") == "Succeeded"
+    await_("a right answer", done, seconds=300)
+    took = float(stage.namespace.kubectl("logs", "first")) - start
+    stage.namespace.kubectl("delete", "pod", "first", "--wait=false")
+    tested = stage.namespace.helm("test", "batchfleet")
+    wrong = [] if re.search(r"Phase:\s+Succeeded", tested) else ["helm test failed"]
+    return f"first right answer after {took:.0f} s", wrong
+
+
+def step(stage):
+    """Ten times the load at once: floor <= 6 s, pods <= 21 s, late as simulated within 2 times."""
+    low, high, before, after = 30, 300, 60, 180
+    stage.fleet("step", {"min": 1, "max": 8, "holdSeconds": 60, "coldStartSeconds": 10})
+    steady = stage.load("step", low, before + after)
+    settle(before)
+    with Recorder(stage.namespace, "hpa", "step") as autoscalers, \
+            Recorder(stage.namespace, "pods", "--selector", workers("step")) as pods:
+        more = stage.load("step", high - low, after)
+        reports = [steady.report(), more.report()]
+    at = reports[1]["start"]
+    first = min(autoscalers.values(lambda hpa: hpa["spec"]["minReplicas"]))
+    wanted = max(autoscalers.values(lambda hpa: hpa["spec"]["minReplicas"]))
+    floor = autoscalers.first(lambda hpa: hpa["spec"]["minReplicas"] > first, at)
+    names = lambda until: {p["metadata"]["name"] for t, _, p in pods.changes if t <= until}
+    created = pods.first(lambda p: p["metadata"]["name"] not in names(at), at)
+    started = pods.first(lambda p: p["metadata"]["name"] not in names(at) and is_ready(p), at)
+    sent = sum(report["sent"] for report in reports)
+    late = sum(report["late"] + report["sent"] - report["right"] for report in reports) / sent
+    if floor is None or created is None or started is None:
+        return f"floor {first} to {wanted}", ["the fleet did not grow"]
+    expected = simulated([(0, low), (before, high)], before + after, started - created)
+    said = (f"floor patched after {floor - at:.1f} s, pods after {created - at:.1f} s, ready after"
+            f" {started - at:.1f} s; up to {wanted} workers; late {late:.2%}, simulated"
+            f" {expected:.2%}")
+    wrong = [trouble for report in reports for trouble in troubles(report)]
+    wrong += ["floor later than 6 s"] if floor - at > 6 else []
+    wrong += ["pods later than 21 s"] if created - at > 21 else []
+    wrong += ["more than twice as many late as simulated"] if late > 2 * expected else []
+    return said, wrong
+
+
+def simulated(rates, seconds, cold_start):
+    """The share of late requests that `batchfleet simulate` predicts for the fleet `step`."""
+    with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+        file.writelines(f"{at},{rate}\n" for at, rate in rates)
+        file.flush()
+        said = run(str(ROOT / "target/release/batchfleet"), "simulate", "--curve", "20+5b",
+                   "--arrivals", file.name, "--duration", f"{seconds}s", "--max-workers", "8",
+                   "--deadline", "10s", "--cold-start", f"{max(cold_start, 1):.0f}s")
+    row = next(line for line in said.splitlines() if line.startswith("as the load needs"))
+    return float(re.search(r"([\d.]+) %", row).group(1)) / 100
+
+
+def scale_in(stage):
+    """The load goes away: the fleet shrinks, with no request failed and none run twice."""
+    before, again = len(stage.namespace.pods(workers("step"))), stage.ran_again()
+    report = stage.load("step", 30, 540).report()
+    left = len(stage.namespace.pods(workers("step")))
+    again = stage.ran_again() - again
+    said = f"{before} to {left} workers; {report['right']} of {report['sent']} right; {again:.0f} again"
+    wrong = troubles(report) + ([f"{again:.0f} ran again"] if again else [])
+    stage.drop("step")
+    return said, wrong + ([] if left < before else ["the fleet did not shrink"])
+
+
+def worker_kills(stage):
+    """Worker pods are killed under load: every request is answered."""
+    stage.fleet("killed", {"min": 3, "max": 3}, row_ms=1)
+    load = stage.load("killed", 100, 40)
+    kills = 0
+    for _ in range(5):
+        settle(5)
+        victim = stage.namespace.pods(workers("killed"))[0]["metadata"]["name"]
+        stage.namespace.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+        kills += 1
+    report = load.report()
+    stage.drop("killed")
+    return (f"{kills} kills; {report['right']} of {report['sent']} right, longest"
+            f" {report['latency_ms']['max']:.0f} ms"), troubles(report)
+
+
+def rollout(stage):
+    """Gateways, controllers and workers are exchanged under load: every request is answered."""
+    least = {"min": 2, "max": 2}
+    stage.fleet("rolled", least, row_ms=1)
+    load = stage.load("rolled", 100, 60)
+    labels = ["--set", "gateway.podLabels.exchanged=yes,controller.podLabels.exchanged=yes"]
+    stage.namespace.helm("upgrade", *stage.install(ROOT / CHART), *labels, "--wait")
+    other = {"exchanged": "yes"}
+    stage.namespace.apply(fleet(stage.images, "rolled", least, row_ms=1, labels=other))
+    pods = lambda: stage.namespace.pods(workers("rolled"))
+    is_other = lambda pod: "exchanged" in pod["metadata"]["labels"] and is_ready(pod)
+    await_("other workers", lambda: [is_other(pod) for pod in pods()] == [True, True])
+    report = load.report()
+    stage.drop("rolled")
+    return f"{report['right']} of {report['sent']} right", troubles(report)
+
+
+def upgrade(stage):
+    """From the chart before to this one, which starts Redis anew where its users changed: requests
+    are refused with 503 meanwhile, for 5 s at most, and none is lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage.namespace.helm("upgrade", *stage.install(previous_chart(folder)), "--wait")
+    stage.fleet("upgraded", {"min": 2, "max": 2}, row_ms=1)
+    load = stage.load("upgraded", 100, 60)
+    stage.namespace.helm("upgrade", *stage.install(ROOT / CHART), "--wait")
+    report = load.report()
+    stage.drop("upgraded")
+    refused = sum(report["refused"].values())
+    wrong = [f"{count} x {why}" for why, count in report["refused"].items() if "503" not in why]
+    wrong += [f"{report[key]} {key}" for key in ("wrong", "failed") if report[key]]
+    wrong += ["refused for more than 5 s"] if refused / 100 > 5 else []
+    return f"{report['right']} of {report['sent']} right, {refused} refused", wrong
+
+
+def previous_chart(folder):
+    """The chart as it was first committed, until there is a release before this one."""
+    log = ["git", "-C", str(ROOT), "log", "--format=%H", "--diff-filter=A", "--", f"{CHART}/Chart.yaml"]
+    first = run(*log).split()[-1]
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", first, CHART],
+                             capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+    return pathlib.Path(folder) / CHART
+
+
+def controller_gone(stage):
+    """No controller for five minutes of changing load: served as before, and nobody goes."""
+    stage.fleet("alone", {"min": 2, "max": 4, "holdSeconds": 60}, row_ms=1)
+    stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=0")
+    await_("no controller", lambda: not stage.namespace.pods("app.kubernetes.io/component=controller"))
+    with Recorder(stage.namespace, "deployment", "alone") as workers_seen:
+        reports = [stage.load("alone", rate, 75).report() for rate in (100, 200, 50, 150)]
+    stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=2")
+    seen = workers_seen.values(lambda d: d["spec"]["replicas"])
+    fell = any(after < before for before, after in zip(seen, seen[1:]))
+    right, sent = (sum(report[key] for report in reports) for key in ("right", "sent"))
+    late = sum(report["late"] for report in reports) / sent
+    stage.drop("alone")
+    return (f"{right} of {sent} right, {late:.2%} late; workers {min(seen)} to {max(seen)}",
+            [t for report in reports for t in troubles(report)] + (["workers went"] if fell else []))
+
+
+def api_frozen(stage):
+    """The API server answers nobody for a minute: served as before."""
+    server = os.environ.get("APISERVER_PID")
+    if not server:
+        raise RuntimeError("APISERVER_PID must name the API server's process, to be frozen")
+    stage.fleet("frozen", {"min": 2, "max": 4}, row_ms=1)
+    load = stage.load("frozen", 100, 75)
+    os.kill(int(server), signal.SIGSTOP)
+    try:
+        settle(60)
+    finally:
+        os.kill(int(server), signal.SIGCONT)
+    report = load.report()
+    # The controller must find its way back.
+    stage.namespace.apply(fleet(stage.images, "frozen", {"min": 3, "max": 4}, row_ms=1))
+    await_("a third worker", lambda: ready(stage.namespace, "frozen", 3), seconds=180)
+    stage.drop("frozen")
+    return f"{report['right']} of {report['sent']} right; in charge again after it", troubles(report)
+
+
+def to_zero(stage):
+    """Nobody asks, and the last worker goes; the request that wakes the fleet is answered."""
+    stage.fleet("idle", {"min": 1, "max": 2}, row_ms=1)
+    asked = stage.load("idle", 5, 5).report()
+    scaling = {"min": 0, "max": 2, "scaleToZeroAfterSeconds": 60, "coldStartSeconds": 5}
+    stage.namespace.apply(fleet(stage.images, "idle", scaling, row_ms=1))
+    await_("no worker", lambda: not stage.namespace.pods(workers("idle")), seconds=240)
+    woken = stage.load("idle", 2, 20).report()
+    stage.drop("idle")
+    return (f"woken, the longest of {woken['sent']} requests took"
+            f" {woken['latency_ms']['max'] / 1e3:.1f} s"), troubles(asked) + troubles(woken)
+
+
+ALL = [install, worker_kills, rollout, upgrade, to_zero, controller_gone, api_frozen, step, scale_in]

@@ -1,0 +1,60 @@
+"""Plays what must hold on a real Kubernetes cluster, and prints what was seen.
+
+Needs KUBECONFIG, kubectl and helm, and a cluster that has the images (`make images`): of the tag
+TAG, and a Redis named by REDIS_IMAGE.
+"""
+
+import os
+import sys
+import time
+
+import scenarios
+from kube import Namespace, run
+
+NAMESPACE = "batchfleet-test"
+
+
+def main(names):
+    if not os.environ.get("KUBECONFIG"):
+        print("KUBECONFIG names no cluster: nothing was tested", file=sys.stderr)
+        return 2
+    tag = os.environ.get("TAG", "dev")
+    images = {name: f"batchfleet/{name}:{tag}" for name in ("gateway", "controller", "worker")}
+    images["redis"] = os.environ.get("REDIS_IMAGE", "docker.io/library/redis:7.2")
+    unknown = set(names) - {scenario.__name__ for scenario in scenarios.ALL}
+    if unknown:
+        print(f"no such scenario: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    run("kubectl", "create", "namespace", NAMESPACE)
+    run("kubectl", "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    stage = scenarios.Stage(Namespace(NAMESPACE), images)
+    failed = 0
+    try:
+        for scenario in scenarios.ALL:
+            # Without an installation there is nothing to test.
+            if not names or scenario.__name__ in names or scenario is scenarios.install:
+                failed += not play(scenario, stage)
+    finally:
+        stage.namespace.helm("uninstall", "batchfleet", "--ignore-not-found")
+        run("kubectl", "delete", "namespace", NAMESPACE, timeout=600)
+    played = len(names or scenarios.ALL)
+    print(f"{played - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def play(scenario, stage):
+    """Whether all was as promised."""
+    start = time.monotonic()
+    try:
+        said, wrong = scenario(stage)
+    except Exception as error:  # A scenario that breaks fails; the others go on.
+        said, wrong = "broken off", [str(error)]
+    took = time.monotonic() - start
+    print(f"{'FAILED' if wrong else 'passed':7}{scenario.__name__:16}{took:5.0f} s  {said}", flush=True)
+    for trouble in wrong:
+        print(f"       {trouble}", flush=True)
+    return not wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
