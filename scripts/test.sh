@@ -51,12 +51,9 @@ suite "build" cargo build --locked --workspace --bins
 suite "tests" tests
 suite "documentation's examples" cargo test --locked --workspace --doc --no-fail-fast
 suite "conformance of real clients" conformance/run.sh
-<<<<<<< HEAD
 suite "the chart" helm/tests/run.sh
 suite "boards and alerts" dashboards/check.py
-=======
 suite "live page in a browser" browser/run.sh
->>>>>>> 16db671 (Test the live page in a real browser)
 suite "faults, the short tier" target/debug/batchfleet-chaos --short
 
 echo "$passed passed, $failed failed"
