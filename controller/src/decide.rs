@@ -148,16 +148,17 @@ impl Memory {
             trust: scaled.trust,
             p99: seen.reading.as_ref().and_then(|said| said.p99),
             is_infeasible: speed.is_some_and(|known| known.is_infeasible(live)),
-            promises: self.promises(spec, now, seen),
+            promises: self.promises(spec, now, seen, floor),
             explanation: String::new(),
         };
         decision.explanation = explain::size(spec, &decision, each, scaled.wanted);
         decision
     }
 
-    /// Whether callers may wait for a worker. Not for ever: one that has not come after three times
-    /// what it should take may never come, and whoever asks is better told at once.
-    fn promises(&mut self, spec: &ModelFleetSpec, now: Duration, seen: &Seen) -> bool {
+    /// Whether callers may wait for a worker: from before the last one goes until the next has come.
+    /// Not for ever: one that has not come after three times what it should take may never come, and
+    /// whoever asks is better told at once.
+    fn promises(&mut self, spec: &ModelFleetSpec, now: Duration, seen: &Seen, floor: u32) -> bool {
         if seen.ordered == 0 {
             self.empty = Some(now);
         }
@@ -166,7 +167,7 @@ impl Memory {
             scaling.min == 0 && spec.replicas.is_none() && scaling.mode != ScalingMode::External;
         let patience = LATE_STARTS * cold_start(spec, seen).max(SHORT_START);
         let starts = self.empty.is_some_and(|empty| now.saturating_sub(empty) < patience);
-        wakes && starts && !seen.words.iter().any(|word| word.live)
+        wakes && (floor == 0 || starts && !seen.words.iter().any(|word| word.live))
     }
 
     /// The bounds of the fleet's size. Down to nothing it goes only after nobody has asked for as

@@ -240,6 +240,10 @@ fn callers_may_wait_for_a_worker_while_one_will_start_or_should_have_started() {
     fleet.seen.ready = 0;
     assert!(fleet.under(2, 16).promises);
     assert!(!fleet.under(2, 3).promises);
+    // The last worker still lives, but will go.
+    let mut fleet = Fleet::new(&scaling, 1);
+    assert!(!fleet.under(0, 119).promises);
+    assert!(fleet.under(0, 2).promises);
     // Of a fleet that is there nothing is promised, whether its workers live or not.
     let mut fleet = Fleet::new(&scaling, 2);
     assert!(!fleet.under(2, 3).promises);
