@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import tempfile
 import time
 
@@ -161,33 +160,6 @@ def rollout(stage):
     return f"{report['right']} of {report['sent']} right", troubles(report)
 
 
-def upgrade(stage):
-    """From the chart before to this one, which starts Redis anew where its users changed: requests
-    are refused with 503 meanwhile, for 5 s at most, and none is lost."""
-    with tempfile.TemporaryDirectory() as folder:
-        stage.namespace.helm("upgrade", *stage.install(previous_chart(folder)), "--wait")
-    stage.fleet("upgraded", {"min": 2, "max": 2}, row_ms=1)
-    load = stage.load("upgraded", 100, 60)
-    stage.namespace.helm("upgrade", *stage.install(ROOT / CHART), "--wait")
-    report = load.report()
-    stage.drop("upgraded")
-    refused = sum(report["refused"].values())
-    wrong = [f"{count} x {why}" for why, count in report["refused"].items() if "503" not in why]
-    wrong += [f"{report[key]} {key}" for key in ("wrong", "failed") if report[key]]
-    wrong += ["refused for more than 5 s"] if refused / 100 > 5 else []
-    return f"{report['right']} of {report['sent']} right, {refused} refused", wrong
-
-
-def previous_chart(folder):
-    """The chart as it was first committed, until there is a release before this one."""
-    log = ["git", "-C", str(ROOT), "log", "--format=%H", "--diff-filter=A", "--", f"{CHART}/Chart.yaml"]
-    first = run(*log).split()[-1]
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", first, CHART],
-                             capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
-    return pathlib.Path(folder) / CHART
-
-
 def controller_gone(stage):
     """No controller for five minutes of changing load: served as before, and nobody goes."""
     stage.fleet("alone", {"min": 2, "max": 4, "holdSeconds": 60}, row_ms=1)
@@ -238,4 +210,4 @@ def to_zero(stage):
             f" {woken['latency_ms']['max'] / 1e3:.1f} s"), troubles(asked) + troubles(woken)
 
 
-ALL = [install, worker_kills, rollout, upgrade, to_zero, controller_gone, api_frozen, step, scale_in]
+ALL = [install, worker_kills, rollout, to_zero, controller_gone, api_frozen, step, scale_in]
