@@ -82,14 +82,9 @@ class Recorder:
         self.process.wait()
 
     def _read(self):
-        decoder, text = json.JSONDecoder(), ""
-        while piece := self.process.stdout.readline():
-            text += piece
-            # An object ends with a brace in the first column.
-            if piece.startswith("}"):
-                event, _ = decoder.raw_decode(text)
-                self.changes.append((time.time(), event["type"], event["object"]))
-                text = ""
+        for line in self.process.stdout:
+            event = json.loads(line)
+            self.changes.append((time.time(), event["type"], event["object"]))
 
     def first(self, holds, since=0.0):
         """When the first object was as wanted; None if none was."""

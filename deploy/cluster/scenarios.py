@@ -210,4 +210,4 @@ def to_zero(stage):
             f" {woken['latency_ms']['max'] / 1e3:.1f} s"), troubles(asked) + troubles(woken)
 
 
-ALL = [install, worker_kills, rollout, to_zero, controller_gone, api_frozen, step, scale_in]
+ALL = [install, step, scale_in, worker_kills, rollout, to_zero, controller_gone, api_frozen]
