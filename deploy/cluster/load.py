@@ -14,10 +14,11 @@ class Load:
 
     def start(self, model, rate, seconds, slo_ms=100):
         """Begins to ask for `model`, so many times a second; returns once the pod runs."""
-        tool = (f"batchfleet load --url http://batchfleet --model {model} --rate {rate} --users {max(20, 2 * rate)}"
+        tool = (f"batchfleet load --url http://batchfleet --model {model} --rate {rate} --users {2 * rate}"
                 f" --duration {seconds}s --warm-up 0s --slo-p99 {slo_ms}ms --json /tmp/report.json")
         # Its status says whether any answer was wrong, which stands in the report as well.
-        script = f"date +%s.%N; {tool} >/tmp/log 2>&1; cat /tmp/report.json || cat /tmp/log"
+        script = (f"date +%s.%N; {tool} >/tmp/log 2>&1; date +%s.%N;"
+                  " cat /tmp/report.json || cat /tmp/log")
         self.seconds = seconds
         self.namespace.apply(pod(self.images, self.name, script))
         phase = lambda: self._pod()["status"].get("phase") in ("Running", "Succeeded")
@@ -28,15 +29,16 @@ class Load:
         return self.namespace.get("pod", self.name)
 
     def report(self):
-        """What came of it, once it has ended: the report of `batchfleet load`, and its `start`."""
+        """What came of it, once it has ended: the report of `batchfleet load`, its `start`, and how
+        long it `took`, with what the tool asks before it measures."""
         ended = lambda: self._pod()["status"].get("phase") in ("Succeeded", "Failed")
         await_(f"load pod {self.name} ends", ended, seconds=self.seconds + 120)
         log = self.namespace.kubectl("logs", self.name)
         self.namespace.kubectl("delete", "pod", self.name, "--wait=false")
-        start, _, rest = log.partition("\n")
+        start, end, rest = log.split("\n", 2)
         if not rest.lstrip().startswith("{"):
             raise RuntimeError(f"load {self.name} did not run: {rest[-1000:]}")
-        return {"start": float(start), **json.loads(rest)}
+        return {"start": float(start), "took": float(end) - float(start), **json.loads(rest)}
 
 
 def pod(images, name, script):
