@@ -25,8 +25,7 @@ class Stage:
         self.loads = 0
 
     def install(self, chart):
-        registry, tag = self.images["gateway"].rsplit(":", 1)
-        del registry
+        tag = self.images["gateway"].rsplit(":", 1)[1]
         return ["batchfleet", str(chart), "--values", str(ROOT / "deploy/cluster/values.yaml"),
                 "--set", f"images.tag={tag}", "--set", f"images.redis={self.images['redis']}"]
 
