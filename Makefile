@@ -45,10 +45,10 @@ pictures: ## play four stories on a fleet of real programs, and draw the boards 
 	cargo build --locked --workspace --bins
 	dashboards/pictures.py
 
-figures: ## print the figures of a fleet of real programs: batches, 5,000 clients, memory
+figures: ## print the figures of a fleet of real programs: batches, 5,000 clients, memory, N
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --workspace --bins
-	cargo test --locked -p batchfleet-testkit --test fleet -- --nocapture --test-threads 1
+	cargo test --locked -p batchfleet-testkit --test fleet --test tuning -- --nocapture --test-threads 1
 
 live-pictures: build $(LIBRARY) models ## take the pictures of the live page; takes a minute
 	@scripts/prerequisites.sh chromium

@@ -88,9 +88,9 @@ impl Engine for Echo {
             }
         } else {
             self.faults.witness(&inputs, rows)?;
-            let slowness = self.per_batch + self.per_row * rows;
-            if !slowness.is_zero() {
-                thread::sleep(slowness);
+            let takes = (self.per_batch + self.per_row * rows) * self.faults.slowness();
+            if !takes.is_zero() {
+                thread::sleep(takes);
             }
             self.faults.strike(&inputs, rows)?;
         }

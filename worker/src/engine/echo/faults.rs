@@ -1,6 +1,6 @@
 //! What can go wrong inside a run, on order: tests choose the victims by what requests carry.
 //!
-//! Parameters of the echo's `config.pbtxt`, each a text sought in the bytes of the inputs:
+//! Parameters of the echo's `config.pbtxt`; markers are texts sought in the bytes of the inputs:
 //!
 //! - `fail_marker`: a batch with it fails, as when a model rejects a value of one row.
 //! - `abort_marker`: a batch with it kills the process, as a crash in native code does.
@@ -9,6 +9,8 @@
 //!   later run returns at once, without an error, and its outputs are zeros.
 //! - `oom_rows`: batches of more rows find no memory. With `oom_marker`, only from the first batch
 //!   with that marker on, as when a neighbour takes the memory of a device.
+//! - `slow_while`: no text but a file: while there is one of this name, batches take twice as long, as
+//!   when a neighbour takes half of a device.
 //! - `run_log`: no fault but a witness: a folder where each process writes, into a file named by
 //!   its id, 32 bytes for each row it begins to run: the milliseconds since 1970 (64 bits, little
 //!   endian) and the first 24 bytes of the row.
@@ -18,6 +20,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
+    path::PathBuf,
     process, thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -58,6 +61,7 @@ pub(super) struct Faults {
     fatal: Option<String>,
     oom: Option<String>,
     oom_rows: Option<u32>,
+    slow_while: Option<PathBuf>,
     run_log: Option<File>,
     /// Memory is scarce from now on.
     scarce: bool,
@@ -83,6 +87,7 @@ impl Faults {
             hang: marker("hang_marker"),
             fatal: marker("fatal_marker"),
             oom_rows: oom_rows.transpose()?,
+            slow_while: parameters.get("slow_while").map(PathBuf::from),
             run_log: run_log.transpose()?,
             scarce: oom.is_none(),
             oom,
@@ -93,6 +98,11 @@ impl Faults {
     /// Whether the device is lost.
     pub(super) fn device_is_lost(&self) -> bool {
         self.lost
+    }
+
+    /// How many times as long as it should a batch takes that begins now.
+    pub(super) fn slowness(&self) -> u32 {
+        if self.slow_while.as_ref().is_some_and(|file| file.exists()) { 2 } else { 1 }
     }
 
     /// Writes down which rows begin to run.
@@ -203,6 +213,21 @@ mod tests {
         assert!(run(&mut echo, &[b"good", b"good"]).is_ok());
         assert!(run(&mut echo, &[b"full"]).is_ok(), "one row still fits");
         assert!(run(&mut echo, &[b"good", b"good"]).unwrap_err().contains("Failed to allocate"));
+    }
+
+    #[test]
+    fn batches_take_twice_as_long_while_the_file_is_there() {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("slow");
+        let mut echo = echo(&[("batch_ms", "20"), ("slow_while", file.to_str().unwrap())]);
+        let mut takes = || {
+            let began = tokio::time::Instant::now();
+            run(&mut echo, &[b"good"]).unwrap();
+            began.elapsed().as_millis()
+        };
+        assert!(takes() >= 20);
+        std::fs::write(&file, "").unwrap();
+        assert!(takes() >= 40);
     }
 
     #[test]
