@@ -222,6 +222,7 @@ async fn look_once(
         let backlog = observer.backlog(&model.spec.queue).await?;
         api.catalog.report(&model, api.started.elapsed(), backlog);
     }
+    api.catalog.elect(api.started.elapsed());
     let asked = Instant::now();
     let memory = observer.memory().await?;
     api.metrics.broker_seconds.observe(asked.elapsed().as_secs_f64());

@@ -7,6 +7,7 @@ use std::{
 };
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, QueueName};
+use batchfleet_policy::{Version, carrier};
 
 use crate::{
     explain::{Explanation, Seen},
@@ -32,7 +33,7 @@ impl Catalog {
     }
 
     /// The model a path names, as if there were only those that the caller may use. Without a
-    /// version: the newest that has workers, else the newest that will, else the newest.
+    /// version, the greatest by [`rank`](Model::rank).
     pub(crate) fn find(
         &self,
         model: &str,
@@ -42,13 +43,13 @@ impl Catalog {
         let name = oip::names::model(model)?;
         let version = version.map(oip::names::version).transpose()?;
         let models = self.snapshot();
-        let found =
-            match version {
-                Some(version) => models.get(&QueueName::new(name, version)),
-                None => models.values().filter(|model| model.spec.queue.model == name).max_by_key(
-                    |model| (model.is_ready(), model.is_wakeful(), model.spec.queue.version),
-                ),
-            };
+        let found = match version {
+            Some(version) => models.get(&QueueName::new(name, version)),
+            None => models
+                .values()
+                .filter(|model| model.spec.queue.model == name)
+                .max_by_key(|model| model.rank()),
+        };
         found.filter(|_| may_use(name)).cloned().ok_or_else(|| {
             let version = version.map_or_else(String::new, |version| format!(" version {version}"));
             Problem::model_not_found(format!("no model {name:?}{version} is known here"))
@@ -125,6 +126,28 @@ impl Catalog {
         metrics.triton.looked(queue, &backlog, model.metrics.load.in_flight());
     }
 
+    /// Decides which version of each model carries the requests that name none; `at` the clock of the
+    /// looks.
+    pub(crate) fn elect(&self, at: Duration) {
+        for versions in self.all().chunk_by(|a, b| a.spec.queue.model == b.spec.queue.model) {
+            let standing = versions.iter().map(|model| model.standing(at));
+            let rate = standing.clone().map(|(_, open)| open).sum();
+            let living = standing.zip(versions).filter(|(_, model)| model.is_ready());
+            let living: Vec<Version> = living.map(|((version, _), _)| version).collect();
+            let current = versions.iter().find(|model| model.carries());
+            let current = current.map(|model| model.spec.queue.version);
+            let chosen = carrier(&living, current, rate);
+            for model in versions {
+                let QueueName { model: name, version } = &model.spec.queue;
+                let carries = chosen == Some(*version);
+                if carries && current.is_some_and(|current| current != *version) {
+                    tracing::info!(model = name, version, "answers who names no version now");
+                }
+                model.carry(carries);
+            }
+        }
+    }
+
     /// Why batches of a model are as large as they are, and what its load wants.
     pub(crate) fn explain(&self, model: &Model) -> Explanation {
         let queue = &model.spec.queue;
@@ -145,5 +168,98 @@ impl Catalog {
 
     fn snapshot(&self) -> Arc<Models> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_broker::WorkerId;
+    use prometheus::Registry;
+
+    use super::*;
+
+    const LOOK: Duration = Duration::from_millis(200);
+
+    /// What so many workers of this version announce, each good for 100 rows per second.
+    fn words(version: u64, workers: u128) -> Vec<Announcement> {
+        let spec = ModelSpec {
+            queue: QueueName::new("m", version),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: 8,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        let first = u128::from(version) * 100;
+        let word = |worker| Announcement::new(WorkerId(first + worker), spec.clone());
+        (0..workers).map(|worker| Announcement { capacity: 100.0, ..word(worker) }).collect()
+    }
+
+    /// A catalogue whose gateway gets every request, and puts those without a version where they go.
+    struct Bench {
+        catalog: Catalog,
+        looks: u32,
+        added: HashMap<u64, u64>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let metrics = GatewayMetrics::register(&Registry::new()).unwrap();
+            Self { catalog: Catalog::new(metrics), looks: 0, added: HashMap::new() }
+        }
+
+        fn carrier(&self) -> u64 {
+            self.catalog.find("m", None, |_| true).unwrap().spec.queue.version
+        }
+
+        /// A minute in which so many workers of versions 1 and 2 live, and so many requests come five
+        /// times a second; the versions they went to, without repetitions.
+        fn pass(&mut self, workers: [u128; 2], requests: u64) -> Vec<u64> {
+            let words = || [words(1, workers[0]), words(2, workers[1])].concat();
+            let mut carriers = Vec::new();
+            for _ in 0..300 {
+                self.catalog.update(words());
+                let carrier = self.catalog.find("m", None, |_| true).unwrap();
+                for _ in 0..requests {
+                    carrier.asked(false);
+                    carrier.accepted();
+                }
+                carriers.push(self.carrier());
+                *self.added.entry(self.carrier()).or_default() += requests;
+                let at = LOOK * self.looks;
+                for model in self.catalog.all() {
+                    let added = self.added.get(&model.spec.queue.version).copied();
+                    let added = added.unwrap_or_default();
+                    self.catalog.report(&model, at, Backlog { added, ..Backlog::default() });
+                }
+                self.catalog.elect(at);
+                self.looks += 1;
+            }
+            carriers.dedup();
+            carriers
+        }
+    }
+
+    #[test]
+    fn a_new_version_gets_the_load_when_it_can_carry_it_and_never_twice() {
+        let mut bench = Bench::new();
+        // 210 rows per second: 70 % of what three workers do.
+        assert_eq!(bench.pass([3, 0], 42), [1]);
+        assert_eq!(bench.pass([3, 1], 42), [1]);
+        assert_eq!(bench.pass([3, 2], 42), [1]);
+        assert_eq!(bench.pass([3, 3], 42), [1, 2]);
+        assert_eq!(bench.pass([0, 3], 42), [2]);
+        // One that cannot carry it is all there is.
+        assert_eq!(bench.pass([0, 1], 42), [2]);
+        assert_eq!(bench.pass([3, 1], 42), [2, 1]);
+    }
+
+    #[test]
+    fn the_newest_version_answers_when_nothing_was_asked_and_when_the_others_are_gone() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.pass([1, 1], 0), [2]);
+        assert_eq!(bench.pass([1, 0], 1), [1]);
+        assert_eq!(bench.pass([0, 1], 90), [2]);
+        assert_eq!(bench.pass([0, 0], 0), [2], "it was the last to be there, or the newest");
     }
 }

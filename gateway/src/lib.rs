@@ -8,6 +8,7 @@ mod app;
 mod body;
 mod catalog;
 mod clients;
+mod demand;
 mod dispatch;
 mod error;
 pub mod explain;

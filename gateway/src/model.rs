@@ -10,9 +10,10 @@ use std::{
 };
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, Traffic};
-use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look, Speed};
+use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look, Speed, Version};
 
 use crate::{
+    demand::Demand,
     explain::speed,
     live::watch::{Moment, Watch},
     metrics::{ModelMetrics, Outcome},
@@ -32,6 +33,8 @@ pub(crate) struct Model {
     load: Mutex<Load>,
     live_workers: AtomicUsize,
     promised: AtomicBool,
+    /// Requests that name no version come here.
+    carries: AtomicBool,
     /// Requests that came here since the queue was last looked at, less those that have ended.
     since_look: AtomicI64,
 }
@@ -42,6 +45,7 @@ struct Load {
     backlog: Backlog,
     drain: DrainRate,
     arrivals: ArrivalRate,
+    demand: Demand,
     /// Rows per second that the living workers say they can do together.
     capacity: f64,
     /// The slowest of them, and its N under load.
@@ -75,6 +79,7 @@ impl Model {
             load: Mutex::default(),
             live_workers: AtomicUsize::new(0),
             promised: AtomicBool::new(false),
+            carries: AtomicBool::new(false),
             since_look: AtomicI64::new(0),
         }
     }
@@ -94,9 +99,41 @@ impl Model {
         self.is_ready() || self.promised.load(Ordering::Relaxed)
     }
 
+    /// Whether requests that name no version come here.
+    pub(crate) fn carries(&self) -> bool {
+        self.carries.load(Ordering::Relaxed)
+    }
+
+    /// The greatest of a model's versions answers requests that name none: the one that carries them,
+    /// else the newest that has workers, else the newest that will, else the newest.
+    pub(crate) fn rank(&self) -> impl Ord + use<> {
+        (self.is_ready(), self.carries(), self.is_wakeful(), self.spec.queue.version)
+    }
+
+    /// Decides whether they do.
+    pub(crate) fn carry(&self, carries: bool) {
+        self.carries.store(carries, Ordering::Relaxed);
+    }
+
+    /// What matters of it when one of several versions is to carry the requests that name none, and
+    /// the rows per second of those that come here; `at` the clock of the looks.
+    pub(crate) fn standing(&self, at: Duration) -> (Version, f64) {
+        let rows_per_request = self.tally().rows_per_request();
+        let load = self.load();
+        let asked = load.demand.asked(at);
+        let (number, capacity) = (self.spec.queue.version, load.capacity);
+        let named = asked.named * rows_per_request;
+        (Version { number, capacity, named }, asked.open * rows_per_request)
+    }
+
     /// What `/stats` tells: the requests that passed this gateway.
     pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request came for it, and named this version or none.
+    pub(crate) fn asked(&self, by_version: bool) {
+        self.metrics.load.asked(by_version);
     }
 
     /// A request was let in.
@@ -160,6 +197,7 @@ impl Model {
         self.since_look.store(0, Ordering::Relaxed);
         (load.backlog, load.rows_per_request) = (backlog, rows_per_request);
         load.arrivals.observe(at, backlog.added);
+        load.demand.observe(at, self.metrics.load.counts(backlog.added));
         if !self.is_ready() {
             // Whoever comes will have a rate of their own.
             load.drain = DrainRate::default();

@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use batchfleet_broker::{QueueName, Traffic};
 
-use crate::metrics::{Outcome, SECONDS};
+use crate::{
+    demand::Counts,
+    metrics::{Outcome, SECONDS},
+};
 
 /// Why requests are refused that more workers would have answered.
 pub(crate) const FOR_WANT_OF_ROOM: [&str; 5] =
@@ -15,12 +18,22 @@ pub(crate) const FOR_WANT_OF_ROOM: [&str; 5] =
 pub(crate) struct Load {
     accepted: AtomicU64,
     refused: AtomicU64,
+    /// Requests that came for it, and those of them that named the version.
+    asked: AtomicU64,
+    named: AtomicU64,
     cancelled: AtomicU64,
     /// By how long they took; the last are those beyond all bounds.
     answered: [AtomicU64; SECONDS.len() + 1],
 }
 
 impl Load {
+    pub(crate) fn asked(&self, by_version: bool) {
+        self.asked.fetch_add(1, Relaxed);
+        if by_version {
+            self.named.fetch_add(1, Relaxed);
+        }
+    }
+
     pub(crate) fn accepted(&self) {
         self.accepted.fetch_add(1, Relaxed);
     }
@@ -47,7 +60,18 @@ impl Load {
         self.accepted.load(Relaxed).saturating_sub(ended)
     }
 
-    /// The counts as they are now.
+    /// The counts as they are now, and what is `queued` by all gateways.
+    pub(crate) fn counts(&self, queued: u64) -> Counts {
+        Counts {
+            queued,
+            accepted: self.accepted.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            asked: self.asked.load(Relaxed),
+            named: self.named.load(Relaxed),
+        }
+    }
+
+    /// What is told of them to others.
     pub(crate) fn traffic(&self, queue: &QueueName, rows_per_request: f64) -> Traffic {
         // Read from the end of a request's way to its beginning, so that none has ended that was
         // not offered.

@@ -57,6 +57,7 @@ async fn serve(
     let arrived = Instant::now();
     let (client, model) =
         model(api, request).inspect_err(|error| api.metrics.unknown_model(error.code()))?;
+    model.asked(request.match_info().get("version").is_some());
     let arrival = Arrival::new(&model);
     let _seat = arrival.check(api.clients.admit(&client, arrived))?;
     let Read { parsed, digest, share } =
