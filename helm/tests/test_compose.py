@@ -1,5 +1,6 @@
 """The compose file names what is there, and runs programs as the chart does."""
 
+import re
 import tomllib
 from pathlib import PurePath
 
@@ -51,10 +52,29 @@ def test_prometheus_loads_the_rules_that_are_mounted():
     assert set(settings["rule_files"]) < set(mounted)
 
 
-def test_the_sources_of_every_crate_reach_the_build_of_images():
+def members():
+    return tomllib.loads((chart.ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+
+
+def reaches_the_build(path):
+    """Whether .dockerignore lets a file through."""
     lines = (chart.ROOT / ".dockerignore").read_text().splitlines()
     sent = [line.removeprefix("!") for line in lines if line.startswith("!")]
-    members = tomllib.loads((chart.ROOT / "Cargo.toml").read_text())["workspace"]["members"]
-    for path in [f"{member}/{part}" for member in members for part in ("Cargo.toml", "src")]:
-        # `match` compares from the right, and a `*` stands for one part.
-        assert any(PurePath(f"/{path}").match(f"/{pattern}") for pattern in sent), path
+    # `match` compares from the right, and a `*` stands for one part.
+    return any(PurePath(f"/{part}").match(f"/{pattern}")
+               for part in [path, *path.parents] for pattern in sent)
+
+
+def test_the_sources_of_every_crate_reach_the_build_of_images():
+    for path in [PurePath(member, part) for member in members() for part in ("Cargo.toml", "src")]:
+        assert reaches_the_build(path), path
+
+
+def test_what_programs_have_within_them_reaches_the_build_of_images():
+    found = [(source, name) for member in members()
+             for source in (chart.ROOT / member / "src").rglob("*.rs")
+             for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"', source.read_text())]
+    assert found
+    for source, name in found:
+        path = (source.parent / name).resolve().relative_to(chart.ROOT)
+        assert reaches_the_build(path), path
