@@ -97,6 +97,7 @@ onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 models: $(DIGITS) $(MAGIKA) ## make and fetch the demo models
 
 test-cluster: build ## play what must hold on the cluster of KUBECONFIG; ONLY=step,scale_in for some
+	@scripts/prerequisites.sh prometheus openssl
 	@python3 deploy/cluster/test.py $(subst $(COMMA), ,$(ONLY))
 
 chart: ## write what the chart has from elsewhere: its schema, and the custom resource

@@ -8,9 +8,11 @@ import signal
 import tempfile
 import time
 
+from adapter import Adapter
 from fleets import fleet, is_ready, ready, workers
 from kube import Recorder, await_, run
 from load import Load, pod, settle, troubles
+from prometheus import Prometheus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = "helm/batchfleet"
@@ -20,14 +22,19 @@ GATEWAYS = "app.kubernetes.io/component=gateway"
 class Stage:
     """An installation, and what scenarios share."""
 
-    def __init__(self, namespace, images):
+    def __init__(self, namespace, images, outage_seconds):
         self.namespace, self.images = namespace, images
+        self.outage_seconds = outage_seconds
         self.loads = 0
 
     def install(self, chart):
         tag = self.images["gateway"].rsplit(":", 1)[1]
         return ["batchfleet", str(chart), "--values", str(ROOT / "deploy/cluster/values.yaml"),
                 "--set", f"images.tag={tag}", "--set", f"images.redis={self.images['redis']}"]
+
+    def upgrade(self, *settings):
+        """Changes the installation, and waits until that is done."""
+        self.namespace.helm("upgrade", *self.install(ROOT / CHART), *settings, "--wait")
 
     def load(self, model, rate, seconds):
         self.loads += 1
@@ -50,8 +57,14 @@ class Stage:
                  **self.namespace.metrics("app.kubernetes.io/component=worker")}
         return sum(value for name, value in found.items() if again.match(name))
 
-    def floor(self, name):
-        return self.namespace.get("hpa", name)["spec"]["minReplicas"]
+    def reads(self, name):
+        """Whether the autoscaler of a fleet gets its metric."""
+        return is_active(self.namespace.get("hpa", name))
+
+
+def is_active(autoscaler):
+    conditions = autoscaler.get("status", {}).get("conditions", [])
+    return any(c["type"] == "ScalingActive" and c["status"] == "True" for c in conditions)
 
 
 def install(stage):
@@ -147,8 +160,7 @@ def rollout(stage):
     least = {"min": 2, "max": 2}
     stage.fleet("rolled", least, row_ms=1)
     load = stage.load("rolled", 100, 60)
-    labels = ["--set", "gateway.podLabels.exchanged=yes,controller.podLabels.exchanged=yes"]
-    stage.namespace.helm("upgrade", *stage.install(ROOT / CHART), *labels, "--wait")
+    stage.upgrade("--set", "gateway.podLabels.exchanged=yes,controller.podLabels.exchanged=yes")
     other = {"exchanged": "yes"}
     stage.namespace.apply(fleet(stage.images, "rolled", least, row_ms=1, labels=other))
     pods = lambda: stage.namespace.pods(workers("rolled"))
@@ -159,21 +171,54 @@ def rollout(stage):
     return f"{report['right']} of {report['sent']} right", troubles(report)
 
 
-def controller_gone(stage):
-    """No controller for five minutes of changing load: served as before, and nobody goes."""
-    stage.fleet("alone", {"min": 2, "max": 4, "holdSeconds": 60}, row_ms=1)
-    stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=0")
-    await_("no controller", lambda: not stage.namespace.pods("app.kubernetes.io/component=controller"))
-    with Recorder(stage.namespace, "deployment", "alone") as workers_seen:
-        reports = [stage.load("alone", rate, 75).report() for rate in (100, 200, 50, 150)]
-    stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=2")
-    seen = workers_seen.values(lambda d: d["spec"]["replicas"])
+def outage(stage, name):
+    """Changing load on a fleet for as long as an outage lasts, during which its autoscaler must get no
+    metric. What was seen, what of it was wrong, and by how many workers the fleet grew."""
+    with Recorder(stage.namespace, "deployment", name) as deployments, \
+            Recorder(stage.namespace, "hpa", name) as autoscalers:
+        reports = [stage.load(name, rate, stage.outage_seconds // 4).report()
+                   for rate in (100, 200, 50, 150)]
+    seen = deployments.values(lambda deployment: deployment["spec"]["replicas"])
     fell = any(after < before for before, after in zip(seen, seen[1:]))
     right, sent = (sum(report[key] for report in reports) for key in ("right", "sent"))
     late = sum(report["late"] for report in reports) / sent
+    wrong = [trouble for report in reports for trouble in troubles(report)]
+    wrong += ["workers went"] if fell else []
+    wrong += ["the autoscaler got its metric"] if any(autoscalers.values(is_active)) else []
+    said = f"{right} of {sent} right, {late:.2%} late; workers {seen[0]} to {max(seen)}"
+    return said, wrong, max(seen) - seen[0]
+
+
+def controller_gone(stage):
+    """No controller for five minutes of changing load, and so no metric for the autoscaler either:
+    served as before, and nobody goes."""
+    stage.fleet("alone", {"min": 2, "max": 4, "holdSeconds": 60}, row_ms=1)
+    await_("the autoscaler reads", lambda: stage.reads("alone"))
+    stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=0")
+    await_("no controller", lambda: not stage.namespace.pods("app.kubernetes.io/component=controller"))
+    await_("the autoscaler reads nothing", lambda: not stage.reads("alone"))
+    said, wrong, _ = outage(stage, "alone")
+    stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=2")
+    await_("the autoscaler reads again", lambda: stage.reads("alone"))
     stage.drop("alone")
-    return (f"{right} of {sent} right, {late:.2%} late; workers {min(seen)} to {max(seen)}",
-            [t for report in reports for t in troubles(report)] + (["workers went"] if fell else []))
+    return said, wrong
+
+
+def prometheus_gone(stage):
+    """Autoscalers read what Prometheus has, and it is killed for five minutes of changing load:
+    served as before, nobody goes, and the fleet still grows, for its floor comes from elsewhere."""
+    stage.upgrade("--set", "externalMetrics.enabled=false")
+    stage.fleet("unwatched", {"min": 1, "max": 4, "holdSeconds": 60, "coldStartSeconds": 10})
+    with Prometheus(stage.namespace) as prometheus, Adapter(stage.namespace, prometheus):
+        await_("the autoscaler reads", lambda: stage.reads("unwatched"))
+        prometheus.kill()
+        await_("the autoscaler reads nothing", lambda: not stage.reads("unwatched"))
+        said, wrong, more = outage(stage, "unwatched")
+        prometheus.start()
+        await_("the autoscaler reads again", lambda: stage.reads("unwatched"))
+    stage.drop("unwatched")
+    stage.upgrade()
+    return said, wrong + ([] if more > 0 else ["the fleet did not grow"])
 
 
 def api_frozen(stage):
@@ -211,4 +256,5 @@ def to_zero(stage):
             f" {woken['sent']} right"), troubles(asked) + troubles(woken)
 
 
-ALL = [install, step, scale_in, worker_kills, rollout, to_zero, controller_gone, api_frozen]
+ALL = [install, step, scale_in, worker_kills, rollout, to_zero, controller_gone,
+       prometheus_gone, api_frozen]

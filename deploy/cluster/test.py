@@ -1,7 +1,7 @@
 """Plays what must hold on a real Kubernetes cluster, and prints what was seen.
 
 Needs KUBECONFIG, kubectl and helm, and a cluster that has the images (`make images`): of the tag
-TAG, and a Redis named by REDIS_IMAGE.
+TAG, and a Redis named by REDIS_IMAGE. OUTAGE_SECONDS is how long a controller or Prometheus is gone.
 """
 
 import os
@@ -27,7 +27,8 @@ def main(names):
         return 2
     run("kubectl", "create", "namespace", NAMESPACE)
     run("kubectl", "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    stage = scenarios.Stage(Namespace(NAMESPACE), images)
+    outage_seconds = int(os.environ.get("OUTAGE_SECONDS", "300"))
+    stage = scenarios.Stage(Namespace(NAMESPACE), images, outage_seconds)
     failed = 0
     try:
         for scenario in scenarios.ALL:
