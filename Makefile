@@ -104,7 +104,7 @@ chart: ## write what the chart has from elsewhere: its schema, and the custom re
 	cargo run --locked --quiet -p batchfleet-schema
 	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/crds/modelfleets.yaml
 
-images: build $(LIBRARY) ## make the container images; TO=folder to write them there as archives
+images: build $(LIBRARY) ## make the container images; TO=folder for archives, CUDA=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
 
 test-images: images models ## run a fleet from the images, kill a worker, check every answer

@@ -23,7 +23,7 @@ check() {
     else
         echo "FAILED   $1"
         tail -n 5 "$output"
-        "${docker[@]}" ps --all --quiet --filter "name=$RUN-" | xargs -n 1 "${docker[@]}" logs --tail 3
+        "${docker[@]}" ps --all --quiet --filter "name=$RUN-" | xargs -r -n 1 "${docker[@]}" logs --tail 3
         failed=$((failed + 1))
     fi
 }
@@ -63,6 +63,20 @@ not_root() {
     [ "$("${docker[@]}" image inspect --format '{{.Config.User}}' "$1")" = 65532:65532 ]
 }
 
+layers() {
+    "${docker[@]}" image inspect --format '{{.RootFS.Layers}}' "batchfleet/$1"
+}
+
+# Whether the same programs, built again from nothing, make the same layers.
+is_repeatable() {
+    local image
+    TAG=$RUN deploy/images/images.sh build --no-cache || return 1
+    for image in gateway controller worker; do
+        echo "$image: $(layers "$image:$TAG"), then $(layers "$image:$RUN")"
+        [ "$(layers "$image:$TAG")" = "$(layers "$image:$RUN")" ] || return 1
+    done
+}
+
 is_read_only() {
     ! "${docker[@]}" exec "$RUN-gateway" touch /usr/local/written
 }
@@ -88,6 +102,7 @@ clean_up() {
     mapfile -t containers < <("${docker[@]}" ps --all --quiet --filter "name=$RUN-")
     [ ${#containers[@]} = 0 ] || "${docker[@]}" rm --force --volumes "${containers[@]}"
     "${docker[@]}" network rm "$RUN"
+    "${docker[@]}" image rm "batchfleet/"{gateway,controller,worker}":$RUN"
     rm -f "$output" "$output.load"
     [ -z "${DAEMON:-}" ] || end_daemon
 } >/dev/null 2>&1
@@ -101,6 +116,7 @@ redis=$(redis_image)
 for image in gateway controller worker; do
     check "the image of the $image runs as nobody" not_root "batchfleet/$image:$TAG"
 done
+check "the same programs make the same images" is_repeatable
 start redis 256m "$redis" redis-server --save "" --protected-mode no \
     --maxmemory 128mb --maxmemory-policy noeviction
 start gateway 256m "batchfleet/gateway:$TAG" --redis-url redis://redis:6379 --lame-duck 1s
