@@ -10,6 +10,7 @@ COMMA := ,
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
 LIBRARY := $(CACHE)/onnxruntime/libonnxruntime.so
+CERTIFICATES := $(CACHE)/certificates/ca-certificates.crt
 MODELS := $(CACHE)/models
 DIGITS := $(MODELS)/digits_wide/1/model.onnx
 MAGIKA := $(MODELS)/magika/1/model.onnx
@@ -104,7 +105,7 @@ chart: ## write what the chart has from elsewhere: its schema, and the custom re
 	cargo run --locked --quiet -p batchfleet-schema
 	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/crds/modelfleets.yaml
 
-images: build $(LIBRARY) ## make the container images; TO=folder for archives, CUDA=1 for GPUs
+images: build $(LIBRARY) $(CERTIFICATES) ## make the container images; TO=folder for archives, CUDA=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
 
 test-images: images models ## run a fleet from the images, kill a worker, check every answer
@@ -134,6 +135,9 @@ $(CACHE)/venv/ready: models/requirements.txt | $(PYTHON)
 
 $(LIBRARY): scripts/onnxruntime.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) scripts/onnxruntime.py $@
+
+$(CERTIFICATES): scripts/certificates.py scripts/wheel.py | $(PYTHON)
+	$(PYTHON) scripts/certificates.py $@
 
 $(DIGITS): models/digits_wide.py scripts/wheel.py $(CACHE)/venv/ready
 	$(PYTHON) models/digits_wide.py $(MODELS) $(DIGITS_TEST)

@@ -40,9 +40,10 @@ epoch() {
 # What the Dockerfile's `prebuilt` stages copy.
 lay_out() {
     rm -rf "$LAID_OUT"
-    mkdir -p "$LAID_OUT/programs" "$LAID_OUT/lib"
+    mkdir -p "$LAID_OUT/programs" "$LAID_OUT/lib" "$LAID_OUT/certificates"
     cp target/release/batchfleet{,-gateway,-worker,-controller} "$LAID_OUT/programs"
     cp "${ORT_DYLIB_PATH:-.cache/onnxruntime/libonnxruntime.so}" "$LAID_OUT/lib/libonnxruntime.so"
+    cp .cache/certificates/ca-certificates.crt "$LAID_OUT/certificates"
 }
 
 save() {

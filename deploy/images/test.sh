@@ -77,6 +77,14 @@ is_repeatable() {
     done
 }
 
+# A worker that has no certificates fails before it asks. Nobody is there to answer.
+asks_an_object_store() {
+    "${docker[@]}" run --rm --network none "${restricted[@]}" "batchfleet/worker:$TAG" \
+        --redis-url redis://127.0.0.1:1 --model-repository https://127.0.0.1:1/models \
+        --model-cache /tmp/models >"$output.load" 2>&1
+    grep -F "PROPFIND https://127.0.0.1:1/models" "$output.load"
+}
+
 is_read_only() {
     ! "${docker[@]}" exec "$RUN-gateway" touch /usr/local/written
 }
@@ -117,6 +125,7 @@ for image in gateway controller worker; do
     check "the image of the $image runs as nobody" not_root "batchfleet/$image:$TAG"
 done
 check "the same programs make the same images" is_repeatable
+check "a worker asks object stores for its models" asks_an_object_store
 start redis 256m "$redis" redis-server --save "" --protected-mode no \
     --maxmemory 128mb --maxmemory-policy noeviction
 start gateway 256m "batchfleet/gateway:$TAG" --redis-url redis://redis:6379 --lame-duck 1s
