@@ -13,7 +13,7 @@ CHART = ROOT / "helm/batchfleet"
 PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", ROOT / "target/debug"))
 KUBERNETES = "1.36"
 # Examples that are not values of this chart, but things beside it.
-BESIDE = ["keda.yaml", "prometheus-adapter.yaml"]
+BESIDE = ["keda.yaml", "model-volume.yaml", "prometheus-adapter.yaml"]
 EXAMPLES = [p for p in sorted((CHART / "examples").glob("*.yaml")) if p.name not in BESIDE]
 VALUES = [None, *EXAMPLES, *sorted((Path(__file__).parent / "values").glob("*.yaml"))]
 

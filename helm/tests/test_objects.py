@@ -7,6 +7,7 @@ import warnings
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
 import chart
 from restricted import violations
@@ -87,6 +88,14 @@ def test_the_number_of_workers_is_never_ours():
     for values in chart.VALUES:
         fleets = [each for each in chart.objects(values) if each["kind"] == "ModelFleet"]
         assert all("replicas" not in fleet["spec"] for fleet in fleets)
+
+
+def test_the_volume_for_models_is_valid_and_filled_by_a_restricted_pod():
+    text = (chart.CHART / "examples/model-volume.yaml").read_text()
+    claim, pod = yaml.safe_load_all(text)
+    for document in (claim, pod):
+        kubernetes_validate.validate(document, chart.KUBERNETES, strict=True)
+    assert violations(pod["spec"]) == []
 
 
 def test_the_restricted_standard_is_checked():
