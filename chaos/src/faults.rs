@@ -11,6 +11,8 @@ mod slow;
 mod upgrade;
 mod workers;
 
+use std::path::PathBuf;
+
 use crate::stage::{Playing, Scale};
 
 /// A fault as a row of the table.
@@ -26,7 +28,14 @@ pub(crate) struct Fault {
     /// Whether it belongs to the short tier.
     pub(crate) short: bool,
     /// Plays it.
-    pub(crate) play: fn(Scale) -> Playing,
+    pub(crate) play: fn(&Order) -> Playing,
+}
+
+/// What a fault is played with.
+pub(crate) struct Order {
+    pub(crate) scale: Scale,
+    /// Where programs of an older version are, if there are any.
+    pub(crate) previous: Option<PathBuf>,
 }
 
 /// A row for a function.
@@ -38,7 +47,7 @@ macro_rules! fault {
             load: $load,
             pass: $pass,
             short: $short,
-            play: |scale| Box::pin($play(scale)),
+            play: |order| Box::pin($play(order.scale)),
         }
     };
 }
@@ -109,6 +118,12 @@ pub(crate) const FAULTS: &[Fault] = &[
         "all 200; expiry within 100 ms", gateways::wrong_clocks),
     fault!("F34", false, "half the workers get SIGTERM, SIGKILL 15 s later", "L1",
         "all 200", workers::half_leave),
-    fault!("F35", false, "upgrade from an older version: workers, gateways; workers back and again", "L2",
-        "all 200; no connection refused", upgrade::two_versions),
+    Fault {
+        id: "F35",
+        what: "upgrade from an older version: workers, gateways; workers back and again",
+        load: "L2",
+        pass: "all 200; no connection refused",
+        short: false,
+        play: |order| Box::pin(upgrade::two_versions(order.scale, order.previous.clone())),
+    },
 ];

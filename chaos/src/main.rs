@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    faults::{FAULTS, Fault},
+    faults::{FAULTS, Fault, Order},
     findings::{Findings, time},
     stage::Scale,
 };
@@ -76,18 +76,16 @@ async fn play(settings: &Settings) -> bool {
     let lasts =
         Duration::from_secs(settings.seconds.unwrap_or(if settings.short { 10 } else { 60 }));
     let scale = if settings.short { Scale::short(lasts, seed) } else { Scale::whole(lasts, seed) };
-    // Faults copy the scale; it stays for as long as the program runs.
-    let previous = settings.previous.clone().map(|folder| &*Box::leak(folder.into_boxed_path()));
-    let scale = Scale { previous, ..scale };
     let is_named = |fault: &Fault| settings.only.iter().any(|id| id.eq_ignore_ascii_case(fault.id));
     let belongs = |fault: &Fault| settings.only.is_empty() && (fault.short || !settings.short);
     let wanted = |fault: &&Fault| is_named(fault) || belongs(fault);
     println!("{scale:?}");
+    let order = Order { scale, previous: settings.previous.clone() };
     println!("| | fault | load | promised | measured | |\n|---|---|---|---|---|---|");
     let (mut passed, mut failed) = (0, 0);
     for fault in FAULTS.iter().filter(wanted) {
         let began = Instant::now();
-        let findings = (fault.play)(scale).await.unwrap_or_else(|error| {
+        let findings = (fault.play)(&order).await.unwrap_or_else(|error| {
             let mut findings = Findings::default();
             findings.check(false, format!("could not be played: {error:#}"));
             findings

@@ -1,7 +1,6 @@
 //! Where a fault is played: a fleet, loads on it, and the oracle that judges every run alike.
 
 use std::{
-    path::Path,
     pin::Pin,
     time::{Duration, SystemTime},
 };
@@ -48,39 +47,19 @@ pub(crate) struct Scale {
     pub(crate) seed: u64,
     /// Whether the programs may be slow: a debug build, beside other work.
     pub(crate) slow: bool,
-    /// Where programs of an older version are, if there are any.
-    pub(crate) previous: Option<&'static Path>,
 }
 
 impl Scale {
     /// As the fault matrix has it.
     pub(crate) fn whole(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(5);
-        Self {
-            gateways: 2,
-            workers: 4,
-            clients: 1000,
-            warm_up,
-            lasts,
-            seed,
-            slow: false,
-            previous: None,
-        }
+        Self { gateways: 2, workers: 4, clients: 1000, warm_up, lasts, seed, slow: false }
     }
 
     /// Small enough for every change's tests, which run a debug build: speeds are noted, not judged.
     pub(crate) fn short(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(3);
-        Self {
-            gateways: 2,
-            workers: 2,
-            clients: 200,
-            warm_up,
-            lasts,
-            seed,
-            slow: true,
-            previous: None,
-        }
+        Self { gateways: 2, workers: 2, clients: 200, warm_up, lasts, seed, slow: true }
     }
 
     /// The usual fleet.

@@ -1,6 +1,10 @@
 //! Programs of two versions in one fleet.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use batchfleet_testkit::Program;
@@ -21,8 +25,8 @@ const LARGE: usize = 512 << 10;
 
 /// F35: the workers become new, then the gateways, then the workers are rolled back and become new
 /// again, so that every kind of gateway meets every kind of worker, and mixtures of them.
-pub(crate) async fn two_versions(scale: Scale) -> Result<Findings> {
-    let older = scale.previous.context("it needs --previous, as `make chaos` gives it")?;
+pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Result<Findings> {
+    let older = &*previous.context("it needs --previous, as `make chaos` gives it")?;
     ensure_different(older)
         .context("the programs of an older version, from scripts/previous.sh")?;
     let mut plan = scale.plan();
