@@ -36,12 +36,6 @@ impl FromStr for Location {
     }
 }
 
-impl From<PathBuf> for Location {
-    fn from(folder: PathBuf) -> Self {
-        Self::Folder(folder)
-    }
-}
-
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -103,6 +97,11 @@ impl Remote {
     async fn fetch(&self, wanted: &[Wanted], cache: &Path) -> Result<(), RepositoryError> {
         let objects: Vec<_> =
             self.store.list(Some(&self.prefix)).try_collect().await.map_err(|e| self.failed(e))?;
+        if objects.is_empty() {
+            // A store does not tell a wrong address from one where nothing lies.
+            let (path, source) = (self.prefix.to_string(), "nothing lies below it".into());
+            return Err(self.failed(object_store::Error::NotFound { path, source }));
+        }
         let files: Vec<Vec<String>> =
             objects.iter().filter_map(|object| self.relative(&object.location)).collect();
         let models: BTreeSet<&String> = files
