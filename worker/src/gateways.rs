@@ -1,4 +1,7 @@
 //! Which gateways are gone: nobody hears the answers to their jobs, so they need not run.
+//!
+//! A claim tells this as well, but only of gateways that this worker had met before, and only of the
+//! moment of the claim: jobs may be held for some batches after it.
 
 use std::{
     collections::{HashMap, VecDeque},
