@@ -20,6 +20,8 @@ mod observe;
 mod pods;
 mod reconcile;
 mod report;
+#[cfg(test)]
+mod sample;
 mod settings;
 mod tell;
 

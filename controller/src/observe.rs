@@ -81,20 +81,13 @@ fn queue(
 mod tests {
     use std::time::Duration;
 
-    use batchfleet_broker::{ModelSpec, Traffic, WorkerId};
+    use batchfleet_broker::Traffic;
 
     use super::*;
+    use crate::sample;
 
     fn word(version: u64, live: bool) -> Announcement {
-        let spec = ModelSpec {
-            queue: QueueName::new("m", version),
-            platform: String::new(),
-            backend: String::new(),
-            max_batch: 64,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
-        Announcement { live, ..Announcement::new(WorkerId(1), spec) }
+        Announcement { live, ..sample::word(1, QueueName::new("m", version)) }
     }
 
     fn report(version: u64) -> TrafficReport {

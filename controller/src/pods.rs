@@ -126,7 +126,10 @@ fn ready_after(pod: &Pod) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use batchfleet_broker::{QueueName, WorkerId};
+
     use super::*;
+    use crate::sample;
 
     fn pod(name: &str, ready_after: Option<u32>) -> Pod {
         let ready = ready_after.map(|seconds| {
@@ -219,21 +222,9 @@ mod tests {
 
     #[test]
     fn a_pods_jobs_are_those_of_the_living_worker_in_it() {
-        use batchfleet_broker::{ModelSpec, QueueName, WorkerId};
         let word = |worker, host: &str, live| {
-            let spec = ModelSpec {
-                queue: QueueName::new("m", 1),
-                platform: String::new(),
-                backend: String::new(),
-                max_batch: 64,
-                inputs: Vec::new(),
-                outputs: Vec::new(),
-            };
-            Announcement {
-                host: host.to_owned(),
-                live,
-                ..Announcement::new(WorkerId(worker), spec)
-            }
+            let word = sample::word(worker, QueueName::new("m", 1));
+            Announcement { host: host.to_owned(), live, ..word }
         };
         let words =
             [word(1, "a", true), word(2, "b", true), word(3, "c", false), word(4, "", true)];

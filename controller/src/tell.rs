@@ -30,21 +30,14 @@ pub(crate) fn is_due(
 
 #[cfg(test)]
 mod tests {
-    use batchfleet_broker::{BatchWish, Batching, ModelSpec, QueueName, WorkerId};
+    use batchfleet_broker::{BatchWish, Batching, QueueName};
 
     use super::*;
+    use crate::sample;
 
     fn at_epoch(epoch: u64) -> Announcement {
-        let spec = ModelSpec {
-            queue: QueueName::new("m", 1),
-            platform: String::new(),
-            backend: String::new(),
-            max_batch: 64,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
         let batching = Some(Batching { epoch, ..Batching::default() });
-        Announcement { batching, ..Announcement::new(WorkerId(1), spec) }
+        Announcement { batching, ..sample::word(1, QueueName::new("m", 1)) }
     }
 
     #[test]

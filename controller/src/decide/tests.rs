@@ -1,8 +1,8 @@
-use batchfleet_broker::{Batching, ModelSpec, QueueName, WorkerId};
+use batchfleet_broker::QueueName;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::meter::CountsAt;
+use crate::{meter::CountsAt, sample};
 
 /// A spec with these changes.
 fn spec(changes: &Value) -> ModelFleetSpec {
@@ -12,20 +12,8 @@ fn spec(changes: &Value) -> ModelFleetSpec {
     serde_json::from_value(spec).unwrap()
 }
 
-/// A worker with L(b) = 8 + 2 b milliseconds: of one, 421 rows a second at 17 rows a batch.
 fn word(worker: u128, slower: f64) -> Announcement {
-    let spec = ModelSpec {
-        queue: QueueName::new("m", 1),
-        platform: String::new(),
-        backend: String::new(),
-        max_batch: 64,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-    };
-    let curve = [1_u32, 8, 64].map(|rows| (rows, slower * (8.0 + 2.0 * f64::from(rows)))).to_vec();
-    let batching = Batching { slo_ms: 100.0, curve, bound: "slo".into(), ..Batching::default() };
-    let capacity = 400.0 / slower;
-    Announcement { capacity, batching: Some(batching), ..Announcement::new(WorkerId(worker), spec) }
+    sample::measured(worker, QueueName::new("m", 1), slower)
 }
 
 /// A fleet under a load, looked at every tick.

@@ -11,8 +11,7 @@ use actix_web::{
     test::{TestRequest, call_service, init_service},
 };
 use batchfleet_broker::{
-    Announcement, Broker, GatewayId, Job, ModelSpec, Priority, RequestId, WorkerId,
-    memory::MemoryBroker,
+    Broker, GatewayId, Job, Priority, RequestId, WorkerId, memory::MemoryBroker,
 };
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
@@ -25,6 +24,7 @@ use super::*;
 use crate::{
     crd::ModelFleet,
     objects::{Objects, Plan, RedisAddress, WorkerDefaults},
+    sample,
 };
 
 const ROOT: &str = "/apis/external.metrics.k8s.io/v1beta1";
@@ -38,17 +38,9 @@ async fn broker() -> MemoryBroker {
     let broker = MemoryBroker::new(10);
     let producer = broker.producer(GatewayId(1)).await.unwrap();
     for version in [1, 2] {
-        let spec = ModelSpec {
-            queue: queue(version),
-            platform: String::new(),
-            backend: String::new(),
-            max_batch: 64,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
-        let worker = WorkerId(version.into());
-        let consumer = broker.consumer(queue(version), worker).await.unwrap();
-        consumer.renew(&Announcement::new(worker, spec)).await.unwrap();
+        let word = sample::word(version.into(), queue(version));
+        let consumer = broker.consumer(queue(version), WorkerId(version.into())).await.unwrap();
+        consumer.renew(&word).await.unwrap();
     }
     for _ in 0..3 {
         let job = Job {

@@ -1,0 +1,79 @@
+//! What belongs to somebody else.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn another_autoscaler_for_the_same_workers_stops_ours_and_is_named() {
+    let mut world = World::new(&json!({})).await;
+    let path = "/apis/autoscaling/v2/namespaces/ml/horizontalpodautoscalers/theirs";
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "digits"});
+    world.server.add(
+        path,
+        json!({
+            "metadata": {"name": "theirs", "namespace": "ml"},
+            "spec": {"scaleTargetRef": target, "maxReplicas": 3},
+        }),
+    );
+    assert_eq!(world.tick(10).await.unwrap(), ["PATCH modelfleets/digits/status"]);
+    let why = world.why("ScalingConflict");
+    assert!(why.contains("\"True\"") && why.contains("HorizontalPodAutoscaler theirs"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn kedas_scaler_of_the_same_workers_stops_ours_while_keda_is_installed() {
+    let mut world = World::new(&json!({})).await;
+    let target = json!({"name": "digits"});
+    world.server.add(
+        "/apis/keda.sh/v1alpha1/namespaces/ml/scaledobjects/theirs",
+        json!({
+            "apiVersion": "keda.sh/v1alpha1",
+            "kind": "ScaledObject",
+            "metadata": {"name": "theirs", "namespace": "ml"},
+            "spec": {"scaleTargetRef": target},
+        }),
+    );
+    world.ticks(2, 10).await;
+    assert_eq!(world.condition("ScalingConflict"), "False");
+    world.server.add("/apis/keda.sh/v1alpha1", served("keda.sh/v1alpha1", "scaledobjects"));
+    world.ticks(13, 10).await;
+    assert_eq!(world.floor(), 1);
+    let why = world.why("ScalingConflict");
+    assert!(why.contains("\"True\"") && why.contains("KEDA's ScaledObject theirs"), "{why}");
+    // Who may not look cannot find it.
+    world.server.refuse("scaledobjects", 403);
+    world.tick(10).await.unwrap();
+    assert_eq!(world.condition("ScalingConflict"), "False");
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_elses_deployment_of_the_same_name_is_left_alone() {
+    let mut world = World::new(&json!({})).await;
+    let path = "/apis/apps/v1/namespaces/ml/deployments/digits";
+    let theirs = json!({"metadata": {"name": "digits"}, "spec": {"replicas": 3}});
+    world.server.add(path, theirs);
+    for _ in 0..3 {
+        assert!(!world.tick(10).await.unwrap().iter().any(|write| !write.contains("modelfleets")));
+    }
+    let why = world.why("Degraded");
+    assert!(why.contains("Deployment of the fleet's name is not this fleet's"), "{why}");
+    assert_eq!(world.condition("Ready"), "False");
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_elses_budget_and_autoscaler_are_left_alone_and_the_rest_is_made() {
+    let mut world = World::new(&json!({})).await;
+    let theirs = json!({"metadata": {"name": "digits"}, "spec": {"scaleTargetRef": {
+        "kind": "Deployment", "name": "other",
+    }, "maxReplicas": 2}});
+    let budget = "/apis/policy/v1/namespaces/ml/poddisruptionbudgets/digits";
+    world.server.add(budget, json!({"metadata": {"name": "digits"}}));
+    let autoscaler = "/apis/autoscaling/v2/namespaces/ml/horizontalpodautoscalers/digits";
+    world.server.add(autoscaler, theirs.clone());
+    let written = world.tick(10).await.unwrap();
+    assert_eq!(written, ["PATCH deployments/digits", "PATCH modelfleets/digits/status"]);
+    assert_eq!(world.server.get("horizontalpodautoscalers/digits"), theirs);
+    assert_eq!(
+        (world.condition("Degraded"), world.condition("ScalingConflict")),
+        (json!("True"), json!("True"))
+    );
+}

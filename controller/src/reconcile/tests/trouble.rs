@@ -1,0 +1,70 @@
+//! What happens when others fall silent or fail.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn gateways_that_fall_silent_lower_nothing() {
+    let mut world = World::new(&json!({"scaling": {"max": 24, "holdSeconds": 0}})).await;
+    world.ticks(8, 1_500).await;
+    assert_eq!(world.floor(), 4);
+    for _ in 0..100 {
+        advance(TICK).await;
+        world.turn().await.unwrap();
+        assert_eq!(world.floor(), 4);
+    }
+    assert_eq!(world.condition("MetricsStale"), "True");
+    let status = &world.server.get("modelfleets/digits")["status"];
+    assert_eq!(status["offeredRowsPerSecond"], Value::Null);
+    advance(TICK).await;
+    assert_eq!(world.turn().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_fails_is_asked_again_later_each_time_and_nothing_is_lowered() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(8, 1_500).await;
+    world.server.refuse("deployments", 503);
+    let fleet: Arc<ModelFleet> =
+        Arc::new(serde_json::from_value(world.server.get("modelfleets/digits")).unwrap());
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        let error = world.tick(10).await.unwrap_err();
+        pauses.push(after(&fleet, &error, &world.context));
+    }
+    let seconds = [5, 10, 20].map(|seconds| Action::requeue(Duration::from_secs(seconds)));
+    assert_eq!(pauses, seconds);
+    assert_eq!(world.floor(), 4);
+    world.server.refuse("deployments", 0);
+    world.tick(1_500).await.unwrap();
+    assert_eq!(
+        after(&fleet, &ControlError::Broker(BrokerError::Full), &world.context),
+        Action::requeue(TICK)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_conflicts_is_tried_again() {
+    let mut world = World::new(&json!({})).await;
+    world.server.refuse("horizontalpodautoscalers/digits", 409);
+    assert!(world.tick(10).await.is_err());
+    world.server.refuse("horizontalpodautoscalers/digits", 0);
+    let written = world.tick(10).await.unwrap();
+    assert!(written.contains(&"PATCH horizontalpodautoscalers/digits".to_owned()), "{written:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_lead_writes_nothing_but_knows_the_load_when_it_does() {
+    let mut world = World::new(&json!({})).await;
+    world.leads.send_replace(false);
+    for _ in 0..8 {
+        assert_eq!(world.tick(1_500).await.unwrap(), [""; 0]);
+    }
+    world.leads.send_replace(true);
+    world.tick(1_500).await.unwrap();
+    assert_eq!(world.floor(), 4);
+}
+
+#[test]
+fn pauses_grow_to_five_minutes() {
+    assert_eq!([1, 2, 3, 7, 99].map(|failures| pause(failures).as_secs()), [5, 10, 20, 300, 300]);
+}
