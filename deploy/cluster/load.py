@@ -29,8 +29,9 @@ class Load:
         return self.namespace.get("pod", self.name)
 
     def report(self):
-        """What came of it, once it has ended: the report of `batchfleet load`, its `start`, and how
-        long it `took`, with what the tool asks before it measures."""
+        """What came of it, once it has ended: the report of `batchfleet load`, how long it `took`, and
+        when the load `began`: what the tool asks and opens before it measures comes first, and takes
+        seconds."""
         ended = lambda: self._pod()["status"].get("phase") in ("Succeeded", "Failed")
         await_(f"load pod {self.name} ends", ended, seconds=self.seconds + 120)
         log = self.namespace.kubectl("logs", self.name)
@@ -38,7 +39,8 @@ class Load:
         start, end, rest = log.split("\n", 2)
         if not rest.lstrip().startswith("{"):
             raise RuntimeError(f"load {self.name} did not run: {rest[-1000:]}")
-        return {"start": float(start), "took": float(end) - float(start), **json.loads(rest)}
+        return {"took": float(end) - float(start), "began": float(end) - self.seconds,
+                **json.loads(rest)}
 
 
 def pod(images, name, script):

@@ -93,7 +93,7 @@ def step(stage):
             Recorder(stage.namespace, "pods", "--selector", workers("step")) as pods:
         more = stage.load("step", high - low, after)
         reports = [steady.report(), more.report()]
-    at = reports[1]["start"]
+    at = reports[1]["began"]
     first = min(autoscalers.values(lambda hpa: hpa["spec"]["minReplicas"]))
     wanted = max(autoscalers.values(lambda hpa: hpa["spec"]["minReplicas"]))
     floor = autoscalers.first(lambda hpa: hpa["spec"]["minReplicas"] > first, at)
