@@ -96,8 +96,9 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,128}$"))]
     pub name: Option<String>,
-    /// The version that workers serve, and whose load decides about the fleet's size. Without it:
-    /// those that the model's `version_policy` names, and the newest that workers serve.
+    /// The version that workers serve, and whose load decides about the fleet's size, as does that of
+    /// another which some of its workers still serve. Without it: those that the model's
+    /// `version_policy` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub version: Option<u32>,

@@ -53,13 +53,13 @@ impl From<CountsAt> for Counts {
 }
 
 impl Meter {
-    /// Takes in what gateways said of `queue`, looked at `now`; a request is late after `slo`.
-    /// `None` if no gateway has said anything of late.
+    /// Takes in what gateways said of these `queues` together, looked at `now`; a request is late
+    /// after `slo`. `None` if no gateway has said anything of late.
     pub(crate) fn read(
         &mut self,
         now: Duration,
         reports: &[TrafficReport],
-        queue: &QueueName,
+        queues: &[&QueueName],
         slo: Duration,
     ) -> Option<Reading> {
         let first = self.known.is_none();
@@ -68,9 +68,8 @@ impl Meter {
         let (mut ages, mut gateways) = (Duration::ZERO, 0_u32);
         let (mut rows, mut requests) = (0.0, 0.0);
         for report in reports {
-            let Some(said) = report.traffic.iter().find(|said| said.queue == *queue) else {
-                continue;
-            };
+            let said = report.traffic.iter().filter(|said| queues.contains(&&said.queue));
+            let Some(said) = &said.cloned().reduce(both) else { continue };
             let before = known.insert(report.gateway.clone(), said.clone());
             if report.age < SILENT {
                 ages += report.age;
@@ -126,6 +125,20 @@ impl Total {
     }
 }
 
+/// What a gateway said of two queues, as if it were one.
+fn both(mut one: Traffic, other: Traffic) -> Traffic {
+    let weigh = |said: &Traffic| count(said.offered) + 1.0;
+    let rows = one.rows_per_request * weigh(&one) + other.rows_per_request * weigh(&other);
+    one.rows_per_request = rows / (weigh(&one) + weigh(&other));
+    one.offered += other.offered;
+    one.refused += other.refused;
+    one.answered += other.answered;
+    for ((_, ended), (_, more)) in one.seconds.iter_mut().zip(other.seconds) {
+        *ended += more;
+    }
+    one
+}
+
 /// The bound under which 99 % of these times lie. The bits of positive numbers have their order.
 fn p99(times: &BTreeMap<u64, u64>) -> Option<f64> {
     let all: u64 = times.values().sum();
@@ -166,7 +179,7 @@ mod tests {
     }
 
     fn read(meter: &mut Meter, tick: u32, reports: &[TrafficReport]) -> Option<(u64, u64)> {
-        let reading = meter.read(TICK * tick, reports, &QueueName::new("m", 1), SLO)?;
+        let reading = meter.read(TICK * tick, reports, &[&QueueName::new("m", 1)], SLO)?;
         Some((reading.counts.offered, reading.counts.missed))
     }
 
@@ -200,7 +213,7 @@ mod tests {
     fn a_reading_is_as_old_as_what_it_was_read_from() {
         let mut meter = Meter::default();
         let queue = QueueName::new("m", 1);
-        let reading = meter.read(TICK, &[report("a", 0, 0, [0; 3])], &queue, SLO).unwrap();
+        let reading = meter.read(TICK, &[report("a", 0, 0, [0; 3])], &[&queue], SLO).unwrap();
         assert_eq!(reading.counts.at, Duration::from_millis(4600));
         assert!((reading.rows_per_request - 2.0).abs() < 1e-9);
     }
@@ -214,12 +227,32 @@ mod tests {
     }
 
     #[test]
+    fn versions_of_a_model_count_together_while_one_replaces_another() {
+        let queues = [1, 2].map(|version| QueueName::new("m", version));
+        let said = |[old, new]: [u64; 2]| {
+            let mut said = report("a", old, 1, [old, 0, 0]);
+            let mut of_new = report("a", new, 2, [new, 0, 0]).traffic.remove(0);
+            of_new.queue = queues[1].clone();
+            said.traffic.push(of_new);
+            said
+        };
+        let mut meter = Meter::default();
+        let mut read = |tick: u32, said| {
+            meter.read(TICK * tick, &[said], &[&queues[1], &queues[0]], SLO).unwrap()
+        };
+        read(1, said([100, 0]));
+        let reading = read(2, said([150, 7]));
+        assert_eq!((reading.counts.offered, reading.p99), (57, Some(0.05)));
+        assert!((reading.rows_per_request - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn the_99th_percentile_is_of_the_answers_since_the_last_look() {
         let mut meter = Meter::default();
         let queue = QueueName::new("m", 1);
         let mut p99 = |tick, seconds| {
             let reports = [report("a", 0, 0, seconds)];
-            meter.read(TICK * tick, &reports, &queue, SLO).unwrap().p99
+            meter.read(TICK * tick, &reports, &[&queue], SLO).unwrap().p99
         };
         assert_eq!(p99(1, [0, 0, 100]), None);
         assert_eq!(p99(2, [98, 1, 100]), Some(0.1));

@@ -1,6 +1,6 @@
 //! What Redis knows of a fleet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use batchfleet_broker::{Announcement, BrokerError, Observer, QueueName, TrafficReport};
 
@@ -11,21 +11,25 @@ use crate::crd::ModelFleet;
 pub(crate) struct Look {
     /// Its queue; `None` while neither a worker nor a gateway knows the model.
     pub(crate) queue: Option<QueueName>,
+    /// The queues of other versions that its workers serve: while one replaces another, requests may
+    /// still go there.
+    pub(crate) others: BTreeSet<QueueName>,
     /// What its workers announced, the dead ones included.
     pub(crate) words: Vec<Announcement>,
     /// What gateways have counted, of all models.
     pub(crate) reports: Vec<TrafficReport>,
-    /// Jobs that no worker has claimed.
+    /// Jobs in all these queues that no worker has claimed.
     pub(crate) waiting: u64,
-    /// Jobs that each worker holds.
+    /// Jobs of these queues that each worker holds.
     pub(crate) held: HashMap<String, u64>,
 }
 
-/// Looks at a fleet's queue, its workers and its gateways; `known` is what a worker said before,
-/// should Redis have forgotten all.
+/// Looks at a fleet's queues, its workers, which run on these `hosts`, and its gateways; `known` is
+/// what a worker said before, should Redis have forgotten all.
 pub(crate) async fn look(
     observer: &dyn Observer,
     fleet: &ModelFleet,
+    hosts: &HashSet<String>,
     known: Option<&Announcement>,
 ) -> Result<Look, BrokerError> {
     let mut words = observer.announcements().await?;
@@ -33,12 +37,14 @@ pub(crate) async fn look(
     let reports = observer.traffic().await?;
     let version = fleet.spec.model.version.map(u64::from);
     let queue = queue(&fleet.model_name(), version, &words, &reports);
+    let others = queue.as_ref().map(|queue| others(queue, &words, hosts)).unwrap_or_default();
     words.retain(|word| queue.as_ref() == Some(&word.model.queue));
-    let (waiting, held) = match &queue {
-        Some(queue) => (observer.backlog(queue).await?.depth(), observer.held(queue).await?),
-        None => (0, HashMap::new()),
-    };
-    Ok(Look { queue, words, reports, waiting, held })
+    let (mut waiting, mut held) = (0, HashMap::new());
+    for queue in queue.iter().chain(&others) {
+        waiting += observer.backlog(queue).await?.depth();
+        held.extend(observer.held(queue).await?);
+    }
+    Ok(Look { queue, others, words, reports, waiting, held })
 }
 
 impl Look {
@@ -77,6 +83,17 @@ fn queue(
     known.max_by_key(|(live, queue)| (*live, queue.version)).map(|(_, queue)| queue.clone())
 }
 
+/// The queues of the model's other versions that workers on these hosts serve.
+fn others(
+    queue: &QueueName,
+    words: &[Announcement],
+    hosts: &HashSet<String>,
+) -> BTreeSet<QueueName> {
+    let ours = words.iter().filter(|word| word.live && hosts.contains(&word.host));
+    let served = ours.map(|word| &word.model.queue);
+    served.filter(|other| other.model == queue.model && *other != queue).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -88,6 +105,20 @@ mod tests {
 
     fn word(version: u64, live: bool) -> Announcement {
         Announcement { live, ..sample::word(1, QueueName::new("m", version)) }
+    }
+
+    #[test]
+    fn other_versions_belong_to_a_fleet_as_long_as_its_own_workers_serve_them() {
+        let at = |host: &str, word| Announcement { host: host.to_owned(), ..word };
+        let words = [
+            at("ours", word(1, true)),
+            at("ours", word(2, true)),
+            at("ours", word(3, false)),
+            at("theirs", word(4, true)),
+            at("ours", sample::word(1, QueueName::new("other", 1))),
+        ];
+        let others = others(&QueueName::new("m", 2), &words, &HashSet::from(["ours".to_owned()]));
+        assert_eq!(others, BTreeSet::from([QueueName::new("m", 1)]));
     }
 
     fn report(version: u64) -> TrafficReport {

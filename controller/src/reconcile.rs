@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    iter,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -213,7 +214,8 @@ async fn decide(
         let seen = Seen { ready, ordered, ..seen.clone() };
         return (decision.clone(), seen, looked.clone());
     }
-    let looked = look(context.observer.as_ref(), fleet, state.word.as_ref()).await;
+    let hosts = standing.pods.iter().map(ResourceExt::name_any).collect();
+    let looked = look(context.observer.as_ref(), fleet, &hosts, state.word.as_ref()).await;
     let is_new = looked.as_ref().is_ok_and(|looked| looked.words.is_empty());
     let looked = looked.unwrap_or_else(|error| {
         warn!(fleet = fleet.name_any(), %error, "cannot look into Redis; nobody goes meanwhile");
@@ -222,10 +224,10 @@ async fn decide(
     if let Some(word) = looked.memorable() {
         state.word = Some(word.clone());
     }
-    let reading = looked
-        .queue
-        .as_ref()
-        .and_then(|queue| state.meter.read(now, &looked.reports, queue, slo(&fleet.spec)));
+    let reading = looked.queue.as_ref().and_then(|queue| {
+        let queues: Vec<_> = iter::once(queue).chain(&looked.others).collect();
+        state.meter.read(now, &looked.reports, &queues, slo(&fleet.spec))
+    });
     let (words, waiting) = (looked.words.clone(), looked.waiting);
     let last = fleet.status.as_ref().and_then(|status| status.cold_start_seconds);
     let last = last.map(|seconds| Duration::from_secs(seconds.into()));

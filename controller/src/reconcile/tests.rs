@@ -1,6 +1,7 @@
 //! Turns of a fleet against an API server that is scripted, and a broker in memory.
 
 mod others;
+mod rollout;
 mod sleep;
 mod trouble;
 
@@ -24,6 +25,9 @@ struct World {
     leads: watch::Sender<bool>,
     gateway: Arc<dyn Producer>,
     worker: Arc<dyn Consumer>,
+    /// One of the next version, for which nobody has asked, and its word.
+    newer: Option<(Arc<dyn Consumer>, Announcement)>,
+    broker: MemoryBroker,
     offered: u64,
 }
 
@@ -56,6 +60,8 @@ impl World {
             leads: leading,
             gateway: broker.producer(GatewayId(1)).await.unwrap(),
             worker: broker.consumer(queue(), WorkerId(1)).await.unwrap(),
+            newer: None,
+            broker,
             offered: 0,
         }
     }
@@ -64,8 +70,13 @@ impl World {
     async fn tick(&mut self, rate: u64) -> Result<Vec<String>, ControlError> {
         advance(TICK).await;
         self.offered += rate * TICK.as_secs();
-        self.gateway.report(&[traffic(self.offered)]).await.unwrap();
+        let mut said = vec![traffic(self.offered)];
         self.worker.renew(&word()).await.unwrap();
+        if let Some((worker, word)) = &self.newer {
+            worker.renew(word).await.unwrap();
+            said.push(Traffic { queue: word.model.queue.clone(), ..traffic(0) });
+        }
+        self.gateway.report(&said).await.unwrap();
         self.turn().await
     }
 
@@ -171,11 +182,16 @@ fn traffic(offered: u64) -> Traffic {
     }
 }
 
-fn word() -> Announcement {
-    let mut word = sample::measured(1, queue(), 1.0);
+/// What the worker of a version says.
+fn word_of(version: u64) -> Announcement {
+    let mut word = sample::measured(version.into(), QueueName::new("m", version), 1.0);
     word.host = "digits-1".to_owned();
     word.batching.as_mut().unwrap().epoch = u64::MAX;
     word
+}
+
+fn word() -> Announcement {
+    word_of(1)
 }
 
 #[tokio::test(start_paused = true)]
