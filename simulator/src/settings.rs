@@ -79,6 +79,10 @@ pub struct SimulateSettings {
     #[arg(long, value_name = "NUMBER", default_value_t = 24)]
     pub(crate) max_workers: u32,
 
+    /// Order workers for where a rising load will be once they have started
+    #[arg(long, conflicts_with = "workers")]
+    pub(crate) trend: bool,
+
     /// From the order of a worker to its first batch
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub(crate) cold_start: Duration,

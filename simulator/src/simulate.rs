@@ -59,6 +59,7 @@ fn lines(settings: &SimulateSettings, scenario: &Scenario, pilot: &Ours) -> Vec<
     let max = settings.max_workers.max(1);
     let scaled = |min: u32| {
         let rule = ScalePolicy::new(min, max, settings.slo);
+        let rule = ScalePolicy { trend: settings.trend, ..rule };
         let workers = at_start(scenario, pilot, rule);
         let scenario = Scenario { workers, ..scenario.clone() };
         scenario.run(&mut pilot.clone().scaling(rule, 1.0))

@@ -45,6 +45,19 @@ fn a_recorded_load_is_replayed_and_drawn() {
 }
 
 #[test]
+fn workers_ordered_for_a_trend_miss_less_of_a_load_that_rises() {
+    let ramp = ["--curve", "8+2b", "--load", "ramp", "--rate", "100", "--peak", "1500"];
+    let missed = |more: &[&str]| -> f64 {
+        let (_, said) = simulate(&[&ramp[..], &["--duration", "20m"], more].concat());
+        let line = said.lines().find(|line| line.starts_with("as the load needs them")).unwrap();
+        let (before, _) = line.split_once(" %").unwrap();
+        before.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let (late, early) = (missed(&[]), missed(&["--trend"]));
+    assert!(early < 0.75 * late, "{early} % and {late} %");
+}
+
+#[test]
 fn a_target_that_no_batch_can_meet_is_told_so() {
     let (status, said) =
         simulate(&["--curve", "60+10.7b", "--slo", "50ms", "--rate", "10", "--duration", "1m"]);
