@@ -17,6 +17,7 @@
 //! (jobs, replies), one per producer for its subscription, two per consumer for its blocking
 //! reads and its subscription, and a small pool for everything else. All of them come back by themselves.
 
+mod address;
 mod claim;
 mod connect;
 mod consumer;
@@ -25,10 +26,12 @@ mod keys;
 mod link;
 mod observer;
 mod parcel;
+mod place;
 mod producer;
 mod promise;
 mod pulse;
 mod reclaim;
+mod sentinel;
 mod strays;
 mod target;
 mod traffic;
@@ -36,14 +39,19 @@ mod traffic;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_redis::Pool;
-use redis::{Client, Pipeline, Value};
+use redis::{Pipeline, Value};
 use tokio::time::sleep;
 use tracing::warn;
 
+pub use self::address::RedisAddress;
 use self::{
-    connect::broker_error, consumer::RedisConsumer, link::Link, observer::RedisObserver,
-    producer::RedisProducer, target::RedisController,
+    connect::{Pool, broker_error},
+    consumer::RedisConsumer,
+    link::Link,
+    observer::RedisObserver,
+    place::Place,
+    producer::RedisProducer,
+    target::RedisController,
 };
 use crate::{
     Broker, BrokerError, Consumer, Controller, GatewayId, Observer, Producer, QueueName, WorkerId,
@@ -62,7 +70,7 @@ pub struct RedisBroker {
 
 /// What the roles of one process share.
 struct Shared {
-    client: Client,
+    place: Arc<Place>,
     /// For control calls, and to open the connections of blocking readers.
     pool: Pool,
     /// For everything that happens per request or per batch.
@@ -78,7 +86,8 @@ impl Shared {
 }
 
 impl RedisBroker {
-    /// Connects to the Redis at `url`, such as `redis://user:password@host:6379/0`.
+    /// Connects to the Redis at `address`: a URL such as `redis://user:password@host:6379/0`, or
+    /// more.
     ///
     /// Waits for as long as nobody answers there. Once connected, the broker finds back to Redis by
     /// itself, however long that takes; meanwhile its roles answer
@@ -86,15 +95,18 @@ impl RedisBroker {
     /// connections.
     ///
     /// # Errors
-    /// [`BrokerError::Misconfigured`] if `url` is none, or if Redis would throw jobs away when its
-    /// memory is full.
-    pub async fn connect(url: &str) -> Result<Self, BrokerError> {
-        let client = connect::client(url)?;
+    /// [`BrokerError::Misconfigured`] if `address` is none, if one side does not trust the other's
+    /// certificate, or if Redis is a cluster, or would throw jobs away when its memory is full.
+    pub async fn connect(address: impl Into<RedisAddress>) -> Result<Self, BrokerError> {
+        let place = Arc::new(Place::new(address.into())?);
         let mut told = false;
         loop {
-            match Self::try_connect(client.clone()).await {
+            match Self::try_connect(&place).await {
                 Err(BrokerError::Unreachable(reason)) => {
                     if !told {
+                        for door in place.doors() {
+                            connect::refuse_mistaken(door).await?;
+                        }
                         warn!(reason, "Redis does not answer; waiting for it");
                         told = true;
                     }
@@ -105,12 +117,12 @@ impl RedisBroker {
         }
     }
 
-    /// Whether `url` is one that [`RedisBroker::connect`] can use; tries nothing.
+    /// Whether `address` is one that [`RedisBroker::connect`] can use; tries nothing.
     ///
     /// # Errors
     /// [`BrokerError::Misconfigured`] if not.
-    pub fn check(url: &str) -> Result<(), BrokerError> {
-        connect::client(url).map(drop)
+    pub fn check(address: impl Into<RedisAddress>) -> Result<(), BrokerError> {
+        Place::new(address.into()).map(drop)
     }
 
     /// The same broker, whose consumers reclaim what was held for longer than `lease` instead of
@@ -120,11 +132,12 @@ impl RedisBroker {
         Self { lease, ..self }
     }
 
-    async fn try_connect(client: Client) -> Result<Self, BrokerError> {
-        let pool = connect::pool(&client)?;
-        let link = Link::open(client.clone()).await.map_err(broker_error)?;
-        connect::refuse_eviction(&mut link.connection().await?).await?;
-        Ok(Self { shared: Arc::new(Shared { client, pool, link }), lease: LEASE })
+    async fn try_connect(place: &Arc<Place>) -> Result<Self, BrokerError> {
+        let pool = connect::pool(Arc::clone(place))?;
+        let link = Link::open(Arc::clone(place)).await.map_err(broker_error)?;
+        connect::refuse_unfit(&mut link.connection().await?).await?;
+        let place = Arc::clone(place);
+        Ok(Self { shared: Arc::new(Shared { place, pool, link }), lease: LEASE })
     }
 }
 

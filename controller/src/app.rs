@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use batchfleet_broker::{Broker, BrokerError, redis::RedisBroker};
-use batchfleet_service::{InvalidSettings, Process};
+use batchfleet_broker::Broker;
+use batchfleet_service::Process;
 use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -37,13 +37,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     let client = Client::try_default().await?;
     let namespace =
         settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let redis = settings.redis.url()?;
-    let connecting = RedisBroker::connect(&redis);
-    let broker = match process.shutdown.run_until_cancelled(connecting).await {
-        None => return Ok(()),
-        Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),
-        Some(broker) => broker?,
-    };
+    let Some(broker) = settings.redis.connect(&process.shutdown).await? else { return Ok(()) };
     // A process that starts anew under the same name is another one.
     let me = format!("{}-{}", settings.identity, Timestamp::now().as_millisecond());
     let (leading, leads) = watch::channel(false);

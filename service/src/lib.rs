@@ -7,9 +7,11 @@ mod logs;
 pub mod metrics;
 mod process;
 mod readiness;
+mod redis;
 pub mod settings;
 
 pub use admin::AdminPages;
 pub use process::{Process, run};
 pub use readiness::Readiness;
-pub use settings::{InvalidSettings, ProcessSettings, RedisSettings};
+pub use redis::RedisSettings;
+pub use settings::{InvalidSettings, ProcessSettings};

@@ -1,11 +1,6 @@
 //! Settings every process shares, and how a wrong one is reported.
 
-use std::{
-    fmt, fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum, error::ErrorKind};
 
@@ -44,48 +39,6 @@ pub struct ProcessSettings {
         value_parser = duration
     )]
     pub drain_timeout: Duration,
-}
-
-/// Where Redis is: on the command line, or in a file where a password is in it.
-#[derive(Args, Clone, Debug)]
-pub struct RedisSettings {
-    /// The Redis with the queues, such as `redis://user:password@host:6379/0`
-    #[arg(
-        long,
-        env = "BATCHFLEET_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        hide_env_values = true,
-        conflicts_with = "redis_url_file",
-        value_name = "URL"
-    )]
-    pub redis_url: String,
-
-    /// A file that holds the URL and nothing else, so that no password stands in the environment
-    #[arg(long, env = "BATCHFLEET_REDIS_URL_FILE", value_name = "FILE")]
-    pub redis_url_file: Option<PathBuf>,
-}
-
-impl RedisSettings {
-    /// The URL, wherever it stands.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read. What is in it is never told.
-    pub fn url(&self) -> Result<String, InvalidSettings> {
-        let Some(path) = &self.redis_url_file else { return Ok(self.redis_url.clone()) };
-        read_line(path).map_err(|error| {
-            InvalidSettings::new(format_args!("--redis-url-file {}: {error}", path.display()))
-        })
-    }
-}
-
-fn read_line(path: &Path) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    match text.trim() {
-        "" => Err("it is empty".to_owned()),
-        line if line.contains(char::is_whitespace) => Err("it holds more than a URL".to_owned()),
-        line => Ok(line.to_owned()),
-    }
 }
 
 /// How log lines look.
@@ -167,8 +120,6 @@ mod tests {
     struct Settings {
         #[command(flatten)]
         process: ProcessSettings,
-        #[command(flatten)]
-        redis: RedisSettings,
     }
 
     fn complaint(arguments: &[&str]) -> String {
@@ -205,29 +156,5 @@ mod tests {
         let settings = Settings::try_parse_from(["x", "--drain-timeout", "250ms"]).unwrap();
         assert_eq!(settings.process.drain_timeout, Duration::from_millis(250));
         assert!(complaint(&["x", "--drain-timeout", "250"]).contains("such as 250ms"));
-    }
-
-    #[test]
-    fn the_redis_url_comes_from_a_file_without_the_line_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("url");
-        let url = || {
-            let file = path.to_str().unwrap();
-            let settings = Settings::try_parse_from(["x", "--redis-url-file", file]).unwrap();
-            settings.redis.url().map_err(|error| error.to_string())
-        };
-        assert!(url().unwrap_err().starts_with("--redis-url-file /"));
-        fs::write(&path, "redis://worker:secret@redis:6379/0\n").unwrap();
-        assert_eq!(url().unwrap(), "redis://worker:secret@redis:6379/0");
-        for wrong in ["\n", "redis://a:secret@b:1\nredis://a:secret@b:2"] {
-            fs::write(&path, wrong).unwrap();
-            assert!(!url().unwrap_err().contains("secret"));
-        }
-    }
-
-    #[test]
-    fn a_redis_url_and_a_file_with_one_are_one_too_many() {
-        let line = complaint(&["x", "--redis-url", "redis://a:1", "--redis-url-file", "/b"]);
-        assert!(line.contains("cannot be used with"), "{line}");
     }
 }

@@ -56,7 +56,7 @@ fn batch_wish(text: &str) -> Result<BatchWish, String> {
 
 /// Publishes, waits and reports; status 1 if a worker has not said in time that it goes by it.
 pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
-    let broker = RedisBroker::connect(&settings.redis.url()?).await?;
+    let broker = RedisBroker::connect(settings.redis.address()?).await?;
     let observer = broker.observer().await?;
     let words = observer.announcements().await?;
     let living = words.iter().filter(|word| word.live && word.model.queue.model == settings.model);

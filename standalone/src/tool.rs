@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use batchfleet_broker::BrokerError;
 use batchfleet_loadgen::LoadError;
-use batchfleet_service::settings::EXIT_USAGE;
+use batchfleet_service::{InvalidSettings, settings::EXIT_USAGE};
 use batchfleet_simulator::SimulateError;
 
 /// Exit status for a server that cannot be used: `EX_UNAVAILABLE` of sysexits.h.
@@ -35,7 +35,9 @@ fn status(error: &anyhow::Error) -> ExitCode {
             _ => ExitCode::from(EXIT_UNAVAILABLE),
         };
     }
-    if error.downcast_ref().is_some_and(SimulateError::is_of_settings) {
+    if error.is::<InvalidSettings>()
+        || error.downcast_ref().is_some_and(SimulateError::is_of_settings)
+    {
         return ExitCode::from(EXIT_USAGE);
     }
     match error.downcast_ref() {

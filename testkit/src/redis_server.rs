@@ -1,6 +1,7 @@
-//! A real redis-server of one's own.
+//! A real redis-server of one's own, or a sentinel that watches one.
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
@@ -32,6 +33,9 @@ const GUARD: &str = r#"
     kill $watch
     exit $status"#;
 
+/// The file with its settings, in its folder; what it learns is added to it.
+const SETTINGS: &str = "redis.conf";
+
 /// How the guard says that there is no redis-server.
 const MISSING: i32 = 127;
 
@@ -58,14 +62,41 @@ impl RedisServer {
     /// If there is no redis-server, or it does not start.
     #[expect(clippy::panic, reason = "a test cannot go on without its server")]
     pub async fn start_with(options: &[&str]) -> Self {
-        match Self::try_start(options).await {
+        match Self::try_start("", options).await {
             Ok(server) => server,
             Err(error) => panic!("no redis-server for this test: {error:#}"),
         }
     }
 
-    async fn try_start(options: &[&str]) -> Result<Self> {
+    /// Starts a sentinel that watches the master at this address, calls it `main`, believes it dead
+    /// after half a second of silence and needs nobody's consent.
+    ///
+    /// # Panics
+    /// If there is no redis-server, or it does not start.
+    #[expect(clippy::panic, reason = "a test cannot go on without its server")]
+    pub async fn start_sentinel(master: SocketAddr, options: &[&str]) -> Self {
+        let settings = format!(
+            "sentinel monitor main {} {} 1\n\
+             sentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 2000\n",
+            master.ip(),
+            master.port(),
+        );
+        let start = async {
+            let sentinel = Self::try_start(&settings, &[&["--sentinel"], options].concat()).await?;
+            // It would look at a healthy replica every ten seconds, and promotes none unseen.
+            sentinel.ask("SENTINEL DEBUG INFO-PERIOD 100").await?;
+            Ok::<_, anyhow::Error>(sentinel)
+        };
+        match start.await {
+            Ok(sentinel) => sentinel,
+            Err(error) => panic!("no sentinel for this test: {error:#}"),
+        }
+    }
+
+    async fn try_start(settings: &str, options: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("redis-")?;
+        fs::write(directory.path().join(SETTINGS), settings)?;
         let options: Vec<_> = options.iter().copied().map(String::from).collect();
         let mut last = None;
         for _ in 0..PORTS_TO_TRY {
@@ -93,10 +124,15 @@ impl RedisServer {
     /// # Errors
     /// If it does not answer, or has no such number.
     pub async fn info(&self, field: &str) -> Result<u64> {
-        let info = ask(self.address, "INFO").await?;
-        let mut values =
-            info.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        Ok(values.next().with_context(|| format!("no {field} in INFO"))?.parse()?)
+        Ok(field_of(&self.ask("INFO").await?, field)?.parse()?)
+    }
+
+    /// What it answers to a command, as it sends that.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn ask(&self, command: &str) -> Result<String> {
+        ask(self.address, command).await
     }
 
     /// Kills it, as `kill -9` does; everything in it is gone.
@@ -124,7 +160,8 @@ impl Drop for RedisServer {
     }
 }
 
-async fn free_address() -> Result<SocketAddr> {
+/// An address that nobody else has at the moment.
+pub(crate) async fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
 }
 
@@ -132,6 +169,7 @@ async fn free_address() -> Result<SocketAddr> {
 async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) -> Result<Child> {
     let mut child = Command::new("sh")
         .args(["-c", GUARD, "redis-server"])
+        .arg(directory.path().join(SETTINGS))
         .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--logfile", "redis.log", "--dir"])
         .arg(directory.path())
@@ -163,7 +201,7 @@ async fn wait_until_it_answers(
     address: SocketAddr,
     directory: &TempDir,
 ) -> Result<()> {
-    let ours = directory.path().canonicalize()?;
+    let ours = directory.path().join(SETTINGS);
     let until = Instant::now() + START_LIMIT;
     loop {
         match guard.try_wait()? {
@@ -173,9 +211,9 @@ async fn wait_until_it_answers(
             }
             Some(status) => bail!("it exited with {status}"),
         }
-        // The port may belong to another server that was faster: ours is known by its directory.
-        if let Ok(Ok(theirs)) = timeout(Duration::from_secs(1), ask_directory(address)).await
-            && Path::new(&theirs) == ours
+        // The port may belong to another server that was faster: ours is known by its settings.
+        if let Ok(Ok(info)) = timeout(Duration::from_secs(1), ask(address, "INFO")).await
+            && field_of(&info, "config_file").is_ok_and(|theirs| Path::new(theirs) == ours)
         {
             return Ok(());
         }
@@ -184,16 +222,18 @@ async fn wait_until_it_answers(
     }
 }
 
-async fn ask_directory(address: SocketAddr) -> Result<String> {
-    let answer = ask(address, "CONFIG GET dir").await?;
-    // +PONG, *2, $3, dir, $length, the directory, +OK
-    Ok(answer.lines().nth(5).context("no directory")?.to_owned())
+/// A field of an answer to `INFO`.
+fn field_of<'a>(info: &'a str, field: &str) -> Result<&'a str> {
+    let mut values = info.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    values.next().with_context(|| format!("no {field} in INFO"))
 }
 
-/// What it answers to a command, between its answers to `PING` and `QUIT`.
+/// What it answers to a command, behind its answer to `PING`.
 async fn ask(address: SocketAddr, command: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("PING\r\n{command}\r\nQUIT\r\n").as_bytes()).await?;
+    stream.write_all(format!("PING\r\n{command}\r\n").as_bytes()).await?;
+    // It answers before it closes. A sentinel knows no `QUIT`.
+    stream.shutdown().await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     ensure!(answer.starts_with("+PONG"), "not ready yet");

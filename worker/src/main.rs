@@ -2,8 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use batchfleet_broker::{BrokerError, redis::RedisBroker};
-use batchfleet_service::{InvalidSettings, Process, run, settings::parse};
+use batchfleet_service::{Process, run, settings::parse};
 use batchfleet_worker::{EXIT_DEVICE, Loaded, WorkerError, WorkerSettings, leave};
 use tracing::error;
 
@@ -17,17 +16,11 @@ fn main() -> ExitCode {
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let Process { registry, readiness, shutdown, .. } = process;
     // Loading models may take minutes: a wrong address is better known before.
-    let redis = settings.redis.url()?;
-    RedisBroker::check(&redis).map_err(InvalidSettings::new)?;
+    settings.redis.address()?;
     let loaded = Loaded::load(&settings.models, &registry, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;
-    let connecting = RedisBroker::connect(&redis);
-    let broker = match shutdown.run_until_cancelled(connecting).await {
-        None => return Ok(()),
-        Some(Err(BrokerError::Misconfigured(what))) => return Err(InvalidSettings(what).into()),
-        Some(broker) => Arc::new(broker?),
-    };
-    let worker = loaded.serve(broker, shutdown, settings.process.drain_timeout).await;
+    let Some(broker) = settings.redis.connect(&shutdown).await? else { return Ok(()) };
+    let worker = loaded.serve(Arc::new(broker), shutdown, settings.process.drain_timeout).await;
     if worker.ready() {
         readiness.ready();
     }

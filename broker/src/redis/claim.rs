@@ -20,7 +20,7 @@ use redis::{Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
 use super::{
-    connect::{broker_error, milliseconds, pool_error},
+    connect::{Connection, broker_error, milliseconds, pool_error},
     consumer::{RedisConsumer, lost_group},
     entries::{Entry, entries},
     keys,
@@ -55,6 +55,8 @@ pub(super) struct Reader {
     /// The connection of blocking reads: a read holds up everything behind it. `None` before the
     /// first read and after a failed one.
     connection: Option<MultiplexedConnection>,
+    /// When it was opened.
+    opened: Option<Instant>,
     /// When there last was none.
     lost: Option<Instant>,
     /// When jobs were last seen in each class.
@@ -128,6 +130,9 @@ enum Ask {
 impl RedisConsumer {
     pub(super) async fn claim_up_to(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         let mut reader = self.reader.lock().await;
+        if reader.opened.is_some_and(|opened| self.shared.place.is_elsewhere_since(opened)) {
+            reader.connection = None;
+        }
         if reader.doubts() || self.strays.load(Relaxed) {
             let strays = self.take_strays(limit).await?;
             if !strays.is_empty() {
@@ -137,7 +142,7 @@ impl RedisConsumer {
         // Taken out: a claim that fails or is dropped takes its connection along.
         let connection = match reader.connection.take() {
             Some(connection) => connection,
-            None => self.open_reader().await?,
+            None => self.open_reader(&mut reader).await?,
         };
         let mut claim = Claim { connection, entries: Vec::new(), clock: 0, deaf: Vec::new() };
         let filled = match self.fill(&mut claim, &mut reader, limit).await {
@@ -182,10 +187,11 @@ impl RedisConsumer {
     }
 
     /// A connection of its own, never given back to the pool.
-    async fn open_reader(&self) -> Result<MultiplexedConnection, BrokerError> {
+    async fn open_reader(&self, reader: &mut Reader) -> Result<MultiplexedConnection, BrokerError> {
         let connection = self.shared.pool.get().await.map_err(pool_error)?;
-        let mut connection = deadpool_redis::Connection::take(connection);
+        let mut connection = Connection::take(connection);
         connection.set_response_timeout(READ_PATIENCE);
+        reader.opened = Some(Instant::now());
         Ok(connection)
     }
 

@@ -1,14 +1,24 @@
 //! How connections are opened, how long they may take, and what their errors mean.
 
-use std::time::Duration;
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use deadpool_redis::{Manager, Pool, PoolError, Runtime};
+use deadpool::{
+    Runtime,
+    managed::{self, Metrics, PoolError, RecycleError, RecycleResult},
+};
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
+    RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
+use super::place::Place;
 use crate::BrokerError;
 
 /// How long to wait for a connection, and for the answer to a command that does not block.
@@ -17,17 +27,33 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Control calls are few; the pool only keeps them off the busy connections.
 const POOL_SIZE: usize = 8;
 
-/// The client for `url`. Speaks RESP3, in which a connection tells that it broke.
-pub(super) fn client(url: &str) -> Result<Client, BrokerError> {
-    let refused = |error: RedisError| {
-        let reason = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-        BrokerError::Misconfigured(format!(
-            "not a Redis URL such as redis://user:password@host:6379/0: {reason}"
-        ))
-    };
-    let info = Client::open(url).map_err(refused)?.get_connection_info().clone();
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.set_redis_settings(settings)).map_err(refused)
+/// Connections for control calls.
+pub(super) type Pool = managed::Pool<Manager>;
+
+/// One of them; given back when it is dropped.
+pub(super) type Connection = managed::Object<Manager>;
+
+/// Opens connections for the pool, and looks at each before it is used again.
+pub(super) struct Manager(Arc<Place>);
+
+impl managed::Manager for Manager {
+    type Type = MultiplexedConnection;
+    type Error = RedisError;
+
+    async fn create(&self) -> RedisResult<MultiplexedConnection> {
+        self.0.open(&connection_config()).await
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut MultiplexedConnection,
+        metrics: &Metrics,
+    ) -> RecycleResult<RedisError> {
+        if self.0.is_elsewhere_since(Instant::from_std(metrics.created)) {
+            return Err(RecycleError::message("Redis went elsewhere"));
+        }
+        Ok(self.0.check(connection).await?)
+    }
 }
 
 /// Settings of every connection; redis-rs would wait for an answer no longer than 500 ms.
@@ -38,11 +64,8 @@ pub(super) fn connection_config() -> AsyncConnectionConfig {
 }
 
 /// The pool for control calls.
-pub(super) fn pool(client: &Client) -> Result<Pool, BrokerError> {
-    let manager =
-        Manager::new_with_config(client.get_connection_info().clone(), connection_config())
-            .map_err(broker_error)?;
-    Pool::builder(manager)
+pub(super) fn pool(place: Arc<Place>) -> Result<Pool, BrokerError> {
+    Pool::builder(Manager(place))
         .max_size(POOL_SIZE)
         .wait_timeout(Some(PATIENCE))
         .create_timeout(Some(PATIENCE))
@@ -53,7 +76,7 @@ pub(super) fn pool(client: &Client) -> Result<Pool, BrokerError> {
 }
 
 /// What a failed check-out means.
-pub(super) fn pool_error(error: PoolError) -> BrokerError {
+pub(super) fn pool_error(error: PoolError<RedisError>) -> BrokerError {
     match error {
         PoolError::Backend(error) => broker_error(error),
         other => BrokerError::Unreachable(other.to_string()),
@@ -82,11 +105,19 @@ impl Info {
     }
 }
 
-/// Refuses a Redis that makes room by deleting: it would delete whole queues.
-pub(super) async fn refuse_eviction(
+/// Refuses a Redis that makes room by deleting, which would delete whole queues; and one that is part
+/// of a cluster, where a queue and those who wait for its answers are on different nodes.
+pub(super) async fn refuse_unfit(
     connection: &mut MultiplexedConnection,
 ) -> Result<(), BrokerError> {
-    let Some(info) = info(connection, &["memory"]).await? else { return Ok(()) };
+    let Some(info) = info(connection, &["memory", "cluster"]).await? else { return Ok(()) };
+    if info.field("cluster_enabled") == Some("1") {
+        return Err(BrokerError::Misconfigured(
+            "Redis runs as a cluster (cluster-enabled yes), over which a queue cannot be spread; \
+             use one that does not, alone or with replicas and sentinels"
+                .to_owned(),
+        ));
+    }
     match info.field("maxmemory_policy") {
         Some(policy) if policy != "noeviction" && info.field("maxmemory") != Some("0") => {
             Err(BrokerError::Misconfigured(format!(
@@ -101,6 +132,9 @@ pub(super) async fn refuse_eviction(
 /// What an error of Redis or of the way to it means to this crate's users.
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
+    if let Some(fault) = tls_fault(&error) {
+        return BrokerError::Misconfigured(fault);
+    }
     match server_code(&error).as_deref() {
         // No memory, or no room on the disk of its append-only file.
         Some("OOM" | "MISCONF") => BrokerError::Full,
@@ -109,7 +143,81 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
             | "UNBLOCKED",
         ) => BrokerError::Unreachable(error.to_string()),
         None if error.is_io_error() => BrokerError::Unreachable(error.to_string()),
+        None if matches!(
+            error.kind(),
+            ErrorKind::InvalidClientConfig | ErrorKind::MasterNameNotFoundBySentinel
+        ) =>
+        {
+            BrokerError::Misconfigured(error.to_string())
+        }
         _ => BrokerError::Refused(error.to_string()),
+    }
+}
+
+/// The error of TLS in it, which redis-rs wraps into one of I/O, and that into a shared one.
+fn rustls_error(error: &RedisError) -> Option<&rustls::Error> {
+    let shared: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
+    shared.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
+}
+
+/// What is wrong with certificates or their absence, if that is what an error says.
+fn tls_fault(error: &RedisError) -> Option<String> {
+    let fault = rustls_error(error)?;
+    Some(match fault {
+        rustls::Error::InvalidCertificate(_) => format!(
+            "the certificate of Redis is not trusted: {fault}; --redis-ca names the file of those \
+             who vouch for it"
+        ),
+        rustls::Error::AlertReceived(_) => format!(
+            "Redis does not trust us: {fault}; --redis-cert and --redis-key name the files of our \
+             certificate and its key"
+        ),
+        _ => format!("no TLS with Redis: {fault}"),
+    })
+}
+
+/// Fails if what answers at an address for TLS speaks none, or the other way round. Redis itself does
+/// not say: it waits for the end of a line for ever, or hangs up.
+pub(super) async fn refuse_mistaken(server: &ConnectionInfo) -> Result<(), BrokerError> {
+    let (host, port, mistaken) = match server.addr() {
+        ConnectionAddr::TcpTls { host, port, .. } => {
+            (host, port, speaks_plainly(host, *port).await)
+        }
+        ConnectionAddr::Tcp(host, port) => (host, port, speaks_tls(host, *port).await),
+        _ => return Ok(()),
+    };
+    let (speaks, scheme) = match server.addr() {
+        ConnectionAddr::Tcp(..) => ("TLS", "rediss"),
+        _ => ("no TLS", "redis"),
+    };
+    if !mistaken {
+        return Ok(());
+    }
+    Err(BrokerError::Misconfigured(format!(
+        "Redis at {host}:{port} speaks {speaks}: its URL begins with {scheme}"
+    )))
+}
+
+async fn speaks_plainly(host: &str, port: u16) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(b"PING\r\n").await?;
+        stream.read_u8().await
+    };
+    matches!(timeout(PATIENCE, ask).await, Ok(Ok(b'+' | b'-')))
+}
+
+async fn speaks_tls(host: &str, port: u16) -> bool {
+    let host = host.to_owned();
+    let tls = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
+    let Ok(client) = Client::open(tls) else { return false };
+    match client.get_multiplexed_async_connection_with_config(&connection_config()).await {
+        Ok(_) => true,
+        // Whether it is trusted does not matter, nor whether we are.
+        Err(error) => {
+            let fault = rustls_error(&error);
+            fault.is_some_and(|fault| !matches!(fault, rustls::Error::InvalidMessage(_)))
+        }
     }
 }
 

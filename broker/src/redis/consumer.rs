@@ -251,7 +251,7 @@ impl Consumer for RedisConsumer {
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
-        let time = redis::cmd("TIME").query_async(&mut connection).await.map_err(broker_error)?;
+        let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
         let renewal = Renewal { announcement: announcement.clone(), seen: milliseconds(time) };
         let renewal = serde_json::to_string(&renewal)
             .map_err(|error| BrokerError::Refused(error.to_string()))?;
@@ -260,7 +260,7 @@ impl Consumer for RedisConsumer {
             .atomic()
             .hset(keys::WORKERS, &self.worker, renewal)
             .pset_ex(&live, 1, life)
-            .exec_async(&mut connection)
+            .exec_async(&mut *connection)
             .await
             .map_err(broker_error);
         if !matches!(renewed, Err(BrokerError::Full)) {
@@ -270,7 +270,7 @@ impl Consumer for RedisConsumer {
         // just when the queue is full.
         let mut prolong = redis::cmd("PEXPIRE");
         prolong.arg(live).arg(life);
-        let prolonged = prolong.query_async(&mut connection).await.map_err(broker_error)?;
+        let prolonged = prolong.query_async(&mut *connection).await.map_err(broker_error)?;
         if prolonged { Ok(()) } else { renewed }
     }
 
@@ -282,7 +282,7 @@ impl Consumer for RedisConsumer {
         let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
         redis::cmd("DEL")
             .arg(keys::live(&self.worker))
-            .exec_async(&mut connection)
+            .exec_async(&mut *connection)
             .await
             .map_err(broker_error)
     }

@@ -1,15 +1,18 @@
 //! Connections that notice when they break, and the one that everybody shares.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use redis::{Client, PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
+use redis::{PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::connect::{PATIENCE, connection_config};
+use super::{
+    connect::{PATIENCE, connection_config},
+    place::Place,
+};
 use crate::BrokerError;
 
 /// Silence after which a connection is asked whether it lives.
@@ -24,31 +27,41 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_millis(500);
 
 /// A connection that says when it broke: at once when the peer closes it, after a few seconds when
-/// the peer is gone without a word.
+/// the peer is gone without a word, or is not where Redis is any more.
 pub(super) struct Line {
+    place: Arc<Place>,
+    opened: Instant,
     pub(super) connection: MultiplexedConnection,
     pushes: mpsc::UnboundedReceiver<PushInfo>,
 }
 
 impl Line {
     /// Tries once to connect, and to subscribe to `channel`, which is being received then.
-    pub(super) async fn open(client: &Client, channel: Option<&str>) -> RedisResult<Self> {
+    pub(super) async fn open(place: &Arc<Place>, channel: Option<&str>) -> RedisResult<Self> {
         let (sender, pushes) = mpsc::unbounded_channel();
         let config = connection_config().set_push_sender(sender);
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = place.open(&config).await?;
+        let opened = Instant::now();
         if let Some(channel) = channel {
             connection.subscribe(channel).await?;
         }
-        Ok(Self { connection, pushes })
+        Ok(Self { place: Arc::clone(place), opened, connection, pushes })
     }
 
     /// The same, trying for ever.
-    pub(super) async fn reopen(client: &Client, channel: Option<&str>) -> Self {
+    pub(super) async fn reopen(place: &Arc<Place>, channel: Option<&str>) -> Self {
         let mut delay = FIRST_RETRY;
+        let mut told = String::new();
         loop {
-            match Self::open(client, channel).await {
+            match Self::open(place, channel).await {
                 Ok(line) => return line,
-                Err(error) => tracing::debug!(%error, "Redis is still out of reach"),
+                Err(error) => {
+                    let why = error.to_string();
+                    if why != told {
+                        tracing::warn!(why, "Redis is still out of reach");
+                        told = why;
+                    }
+                }
             }
             sleep(delay.mul_f32(rand::random_range(0.5..1.0))).await;
             delay = LAST_RETRY.min(delay * 2);
@@ -59,6 +72,9 @@ impl Line {
     /// cancelled.
     pub(super) async fn next(&mut self) -> Result<PushInfo, String> {
         loop {
+            if self.place.is_elsewhere_since(self.opened) {
+                return Err("Redis went elsewhere".to_owned());
+            }
             match timeout(QUIET, self.pushes.recv()).await {
                 Ok(Some(push)) if push.kind != PushKind::Disconnection => return Ok(push),
                 Ok(_) => return Err("the connection was closed".to_owned()),
@@ -74,7 +90,8 @@ impl Line {
     async fn ping(&self) -> Result<(), String> {
         let mut connection = self.connection.clone();
         connection.set_response_timeout(DEAF);
-        redis::cmd("PING").exec_async(&mut connection).await.map_err(|error| error.to_string())
+        let (lives, ()) = tokio::join!(self.place.check(&mut connection), self.place.look());
+        lives.map_err(|error| error.to_string())
     }
 }
 
@@ -92,10 +109,10 @@ enum State {
 
 impl Link {
     /// Connects; tries once.
-    pub(super) async fn open(client: Client) -> RedisResult<Self> {
-        let line = Line::open(&client, None).await?;
+    pub(super) async fn open(place: Arc<Place>) -> RedisResult<Self> {
+        let line = Line::open(&place, None).await?;
         let (sender, state) = watch::channel(line.up());
-        Ok(Self { state, keeper: tokio::spawn(keep(client, line, sender)) })
+        Ok(Self { state, keeper: tokio::spawn(keep(place, line, sender)) })
     }
 
     /// The connection. While it is down callers wait for it until it has been down for
@@ -138,7 +155,7 @@ impl Drop for Link {
 }
 
 /// Replaces the connection whenever it breaks, until it is aborted.
-async fn keep(client: Client, mut line: Line, state: watch::Sender<State>) {
+async fn keep(place: Arc<Place>, mut line: Line, state: watch::Sender<State>) {
     loop {
         let why = loop {
             if let Err(why) = line.next().await {
@@ -148,7 +165,7 @@ async fn keep(client: Client, mut line: Line, state: watch::Sender<State>) {
         tracing::warn!(why, "lost Redis");
         let since = Instant::now();
         state.send_replace(State::Down { since, why });
-        line = Line::reopen(&client, None).await;
+        line = Line::reopen(&place, None).await;
         tracing::info!(seconds = since.elapsed().as_secs_f64(), "found Redis again");
         state.send_replace(line.up());
     }

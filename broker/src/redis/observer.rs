@@ -11,7 +11,7 @@ use redis::{
 
 use super::{
     Shared,
-    connect::{broker_error, info, milliseconds, no_such_key, pool_error},
+    connect::{Connection, broker_error, info, milliseconds, no_such_key, pool_error},
     consumer::Renewal,
     entries::parse_id,
     keys, promise, traffic,
@@ -33,7 +33,7 @@ impl RedisObserver {
         Self { shared }
     }
 
-    async fn connection(&self) -> Result<deadpool_redis::Connection, BrokerError> {
+    async fn connection(&self) -> Result<Connection, BrokerError> {
         self.shared.pool.get().await.map_err(pool_error)
     }
 }
@@ -47,7 +47,7 @@ impl Observer for RedisObserver {
             .hgetall(keys::PROMISES)
             .cmd("TIME")
             .get(keys::EPOCH)
-            .query_async(&mut connection)
+            .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
         let now = milliseconds(time);
@@ -57,7 +57,7 @@ impl Observer for RedisObserver {
             redis::cmd("HDEL")
                 .arg(keys::WORKERS)
                 .arg(forgotten)
-                .exec_async(&mut connection)
+                .exec_async(&mut *connection)
                 .await
                 .map_err(broker_error)?;
         }
@@ -67,7 +67,7 @@ impl Observer for RedisObserver {
         let mut live: Vec<Option<String>> = redis::cmd("MGET")
             .arg(known.iter().map(|(worker, _)| keys::live(worker)).collect::<Vec<_>>())
             .arg(keys::EPOCH)
-            .query_async(&mut connection)
+            .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
         if live.pop().flatten() != epoch {

@@ -7,12 +7,11 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use deadpool_redis::Pool;
 use redis::{Cmd, RedisWrite, Value};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    connect::{broker_error, into_bytes, nonsense, pool_error},
+    connect::{Pool, broker_error, into_bytes, nonsense, pool_error},
     keys,
 };
 use crate::{BrokerError, QueueName, Reply, wire};
@@ -75,7 +74,7 @@ impl Parcel {
             let (from, to) = (bytes.len(), bytes.len() + PIECE - 1);
             let mut get = redis::cmd("GETRANGE");
             get.arg(&self.key).arg(from).arg(to);
-            let piece: Value = get.query_async(&mut connection).await.map_err(broker_error)?;
+            let piece: Value = get.query_async(&mut *connection).await.map_err(broker_error)?;
             let piece = into_bytes(piece).ok_or_else(|| nonsense("GETRANGE"))?;
             bytes.extend_from_slice(&piece);
             if piece.len() < PIECE {
@@ -85,7 +84,7 @@ impl Parcel {
         if bytes.is_empty() {
             return Err(BrokerError::Refused("replies were gone before they were fetched".into()));
         }
-        if let Err(error) = redis::cmd("UNLINK").arg(&self.key).exec_async(&mut connection).await {
+        if let Err(error) = redis::cmd("UNLINK").arg(&self.key).exec_async(&mut *connection).await {
             tracing::debug!(%error, "a parcel waits for its end");
         }
         Ok(bytes.freeze())

@@ -57,7 +57,7 @@ struct Incoming {
 impl RedisProducer {
     pub(super) async fn new(shared: Arc<Shared>, gateway: GatewayId) -> Result<Self, BrokerError> {
         let channel = keys::replies(gateway);
-        let line = Line::open(&shared.client, Some(&channel)).await.map_err(broker_error)?;
+        let line = Line::open(&shared.place, Some(&channel)).await.map_err(broker_error)?;
         // Felt once the subscription stands: what is lost from now on is noticed.
         let pulse = Pulse::start(Arc::clone(&shared), gateway).await?;
         let parcels = Parcels::new(shared.pool.clone());
@@ -192,7 +192,7 @@ impl Producer for RedisProducer {
         let Incoming { subscription, parcels } = &mut *self.incoming.lock().await;
         loop {
             let Some(line) = subscription.as_mut() else {
-                let line = Line::reopen(&self.shared.client, Some(&self.channel)).await;
+                let line = Line::reopen(&self.shared.place, Some(&self.channel)).await;
                 *subscription = Some(line);
                 tracing::info!("receiving replies again");
                 // One gap, told once, even if Redis lost its data as well.

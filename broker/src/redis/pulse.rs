@@ -129,13 +129,13 @@ impl Felt {
             .cmd("PEXPIRE")
             .arg(&self.gateway)
             .arg(LIVENESS.as_secs() * 1000)
-            .query_async(&mut connection)
+            .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
         self.state().owed_since = None;
         let epoch = match epoch {
             Some(epoch) if alive => epoch,
-            _ => self.begin(&mut connection).await?,
+            _ => self.begin(&mut *connection).await?,
         };
         let server = info(&mut *connection, &["server", "replication"]).await?;
         let field = |name| Some(server.as_ref()?.field(name)?.to_owned());

@@ -31,7 +31,7 @@ impl RedisConsumer {
         let Some(line) = ear.as_mut() else {
             let channel = keys::target(&self.name);
             *ear =
-                Some(Line::open(&self.shared.client, Some(&channel)).await.map_err(broker_error)?);
+                Some(Line::open(&self.shared.place, Some(&channel)).await.map_err(broker_error)?);
             // Whatever was published before was not heard.
             return Ok(());
         };
@@ -55,7 +55,7 @@ impl RedisConsumer {
             .arg(&self.streams[Priority::Default as usize])
             .arg(keys::GROUP)
             .ignore_errors()
-            .query_async(&mut connection)
+            .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
         let [target, consumers] = answers.try_into().map_err(|_| nonsense("GET"))?;
@@ -92,7 +92,7 @@ impl Controller for RedisController {
         let mut connection = self.0.pool.get().await.map_err(pool_error)?;
         // Rises however often Redis loses what it knew, and whoever publishes.
         let (seconds, microseconds): (u64, u64) =
-            redis::cmd("TIME").query_async(&mut connection).await.map_err(broker_error)?;
+            redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
         let epoch = seconds * 1_000_000 + microseconds;
         let target = serde_json::to_string(&Target { epoch, wish })
             .map_err(|error| BrokerError::Refused(error.to_string()))?;
@@ -101,7 +101,7 @@ impl Controller for RedisController {
             .atomic()
             .set(&key, target)
             .publish(&key, epoch)
-            .exec_async(&mut connection)
+            .exec_async(&mut *connection)
             .await
             .map_err(broker_error)?;
         Ok(epoch)

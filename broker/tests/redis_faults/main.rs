@@ -6,14 +6,16 @@
 mod contents;
 mod large;
 mod outages;
+mod sentinels;
 mod strays;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
     Broker, BrokerError, Consumer, Datatype, Delivery, GatewayId, Inbound, Job, ModelSpec,
     Priority, Producer, QueueName, Reply, RequestId, Settlement, Tensor, Timing, WorkerId,
-    redis::RedisBroker,
+    redis::{RedisAddress, RedisBroker},
 };
 use batchfleet_testkit::RedisServer;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,8 +30,8 @@ struct Pair {
 }
 
 impl Pair {
-    async fn new(url: &str) -> Self {
-        let broker = RedisBroker::connect(url).await.unwrap();
+    async fn new(address: impl Into<RedisAddress>) -> Self {
+        let broker = RedisBroker::connect(address).await.unwrap();
         let gateway = GatewayId::random();
         let producer = broker.producer(gateway).await.unwrap();
         let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
@@ -131,8 +133,8 @@ async fn administrator(server: &RedisServer) -> redis::aio::MultiplexedConnectio
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-async fn refused(url: &str) -> String {
-    match RedisBroker::connect(url).await {
+async fn refused(address: impl Into<RedisAddress>) -> String {
+    match RedisBroker::connect(address).await {
         Err(BrokerError::Misconfigured(text)) => text,
         other => panic!("not refused: {:?}", other.err()),
     }

@@ -111,7 +111,7 @@ async fn a_redis_that_evicts_is_refused_but_only_if_its_memory_is_limited() {
 
 #[tokio::test]
 async fn a_url_that_is_none_is_named_without_its_password() {
-    for url in ["http://secret@host", "secret", "redis://:secret@host:port", "rediss://:secret@h"] {
+    for url in ["http://secret@host", "secret", "redis://:secret@host:port"] {
         let error = refused(url).await;
         assert!(error.contains("redis://user:password@host:6379/0"), "{error}");
         assert!(!error.contains("secret"), "{error}");

@@ -1,0 +1,227 @@
+//! Where Redis is, as its user says it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, RedisError, RedisResult, TlsCertificates,
+};
+
+use crate::BrokerError;
+
+/// The port of sentinels that name none.
+const SENTINEL_PORT: u16 = 26379;
+
+/// Where Redis is, and what it takes to be let in.
+#[derive(Clone, Default)]
+pub struct RedisAddress {
+    /// `redis://user:password@host:6379/0`, or `rediss://` for TLS. Where sentinels tell who the
+    /// master is: `redis+sentinel://user:password@host1:26379,host2:26379/master/0`, or
+    /// `rediss+sentinel://`; user and password are Redis's, and those of the sentinels follow as
+    /// `?sentinel_username=user&sentinel_password=password`.
+    pub url: String,
+    /// The file (PEM) with the certificates of those that may vouch for Redis's own; without it,
+    /// those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// The files (PEM) with the certificate that Redis asks for, and with its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl From<&str> for RedisAddress {
+    fn from(url: &str) -> Self {
+        Self { url: url.to_owned(), ..Self::default() }
+    }
+}
+
+impl From<&RedisAddress> for RedisAddress {
+    fn from(address: &RedisAddress) -> Self {
+        address.clone()
+    }
+}
+
+impl From<&String> for RedisAddress {
+    fn from(url: &String) -> Self {
+        url.as_str().into()
+    }
+}
+
+/// What a URL says.
+pub(super) struct Parsed {
+    /// The server; with sentinels, everything about it but where it is.
+    pub(super) server: ConnectionInfo,
+    /// The sentinels, and what they call the master.
+    pub(super) sentinels: Option<(Vec<ConnectionInfo>, String)>,
+}
+
+impl RedisAddress {
+    /// What the URL says, if it makes sense and the files that go with it can be used.
+    pub(super) fn parse(&self) -> Result<Parsed, BrokerError> {
+        let parsed = match self.url.split_once("+sentinel://") {
+            Some((scheme, rest)) => parse_sentinels(scheme, rest),
+            None => parse_server(&self.url).map(|server| Parsed { server, sentinels: None }),
+        };
+        let parsed = parsed.map_err(|reason| {
+            BrokerError::Misconfigured(format!(
+                "not a Redis URL such as redis://user:password@host:6379/0: {reason}"
+            ))
+        })?;
+        let unused = self.ca.is_some() || self.identity.is_some();
+        if unused && !is_tls(&parsed.server) {
+            return Err(BrokerError::Misconfigured(
+                "certificates are given for Redis, but its URL does not begin with rediss"
+                    .to_owned(),
+            ));
+        }
+        self.client(parsed.server.clone()).map_err(super::connect::broker_error)?;
+        Ok(parsed)
+    }
+
+    /// The client for a server or a sentinel. Reads the files anew: certificates are renewed while
+    /// programs run.
+    pub(super) fn client(&self, server: ConnectionInfo) -> RedisResult<Client> {
+        if !is_tls(&server) {
+            return Client::open(server);
+        }
+        let root_cert = self.ca.as_deref().map(|ca| read("--redis-ca", ca, "CERTIFICATE"));
+        let identity = self.identity.as_ref().map(|(certificate, key)| {
+            Ok::<_, RedisError>(ClientTlsConfig {
+                client_cert: read("--redis-cert", certificate, "CERTIFICATE")?,
+                client_key: read("--redis-key", key, "PRIVATE KEY")?,
+            })
+        });
+        let certificates = TlsCertificates {
+            client_tls: identity.transpose()?,
+            root_cert: root_cert.transpose()?,
+        };
+        Client::build_with_tls(server, certificates).map_err(|error| unusable(error.to_string()))
+    }
+}
+
+fn is_tls(server: &ConnectionInfo) -> bool {
+    matches!(server.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+/// A file with what is called so in PEM.
+fn read(flag: &str, path: &Path, what: &str) -> RedisResult<Vec<u8>> {
+    let refuse = |why: &str| unusable(format!("{flag} {}: {why}", path.display()));
+    let pem = fs::read(path).map_err(|error| refuse(&error.to_string()))?;
+    // What is no PEM would be read as no certificate at all.
+    if String::from_utf8_lossy(&pem).contains(&format!("{what}-----")) {
+        Ok(pem)
+    } else {
+        Err(refuse(&format!("no {what} in it, as PEM")))
+    }
+}
+
+fn unusable(why: String) -> RedisError {
+    (ErrorKind::InvalidClientConfig, "unusable certificates", why).into()
+}
+
+/// Speaks RESP3, in which a connection tells that it broke.
+fn parse_server(url: &str) -> Result<ConnectionInfo, String> {
+    let server = parse_host(url)?;
+    let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    Ok(server.set_redis_settings(settings))
+}
+
+fn parse_host(url: &str) -> Result<ConnectionInfo, String> {
+    // Never with the URL, in which a password may be.
+    url.into_connection_info()
+        .map_err(|error| error.detail().map_or_else(|| error.to_string(), str::to_owned))
+}
+
+/// Each of the hosts is put into a URL of its own.
+fn parse_sentinels(scheme: &str, rest: &str) -> Result<Parsed, String> {
+    if !matches!(scheme, "redis" | "rediss") {
+        return Err("sentinels are found by redis+sentinel:// or rediss+sentinel://".to_owned());
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (name, database) = path.split_once('/').unwrap_or((path, ""));
+    if name.is_empty() {
+        return Err("what the sentinels call the master must follow their hosts".to_owned());
+    }
+    let (mut username, mut password) = ("", "");
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some(("sentinel_username", value)) => username = value,
+            Some(("sentinel_password", value)) => password = value,
+            other => {
+                let key = other.map_or(parameter, |(key, _)| key);
+                return Err(format!("sentinels have no parameter {key}"));
+            }
+        }
+    }
+    let mut sentinels = Vec::new();
+    for host in hosts.split(',') {
+        // The last colon of an IPv6 address stands before its bracket.
+        let port = if host.rsplit(']').next().is_some_and(|tail| tail.contains(':')) {
+            String::new()
+        } else {
+            format!(":{SENTINEL_PORT}")
+        };
+        sentinels.push(parse_host(&format!("{scheme}://{username}:{password}@{host}{port}"))?);
+    }
+    let server = parse_server(&format!("{scheme}://{user}@redis/{database}"))?;
+    Ok(Parsed { server, sentinels: Some((sentinels, name.to_owned())) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Parsed, String> {
+        RedisAddress::from(url).parse().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sentinels_are_read_with_their_ports_their_master_and_both_passwords() {
+        let url = "rediss+sentinel://worker:s%40fe@a,b:2,[::1],[::2]:3/main/4\
+                   ?sentinel_username=looker&sentinel_password=s%2Fame";
+        let Parsed { server, sentinels } = parse(url).unwrap();
+        let settings = server.redis_settings();
+        assert_eq!((settings.username(), settings.password()), (Some("worker"), Some("s@fe")));
+        assert_eq!(settings.db(), 4);
+        let (sentinels, name) = sentinels.unwrap();
+        assert_eq!(name, "main");
+        let hosts: Vec<String> =
+            sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
+        assert_eq!(hosts, ["a:26379", "b:2", "::1:26379", "::2:3"]);
+        assert!(sentinels.iter().all(is_tls) && is_tls(&server));
+        let settings = sentinels[0].redis_settings();
+        assert_eq!((settings.username(), settings.password()), (Some("looker"), Some("s/ame")));
+    }
+
+    #[test]
+    fn sentinels_without_passwords_are_asked_without() {
+        let (sentinels, _) = parse("redis+sentinel://a/main").unwrap().sentinels.unwrap();
+        let settings = sentinels[0].redis_settings();
+        assert_eq!((settings.username(), settings.password()), (None, None));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_without_its_password() {
+        for (url, why) in [
+            ("redis+sentinel://:secret@a:1,b", "what the sentinels call the master"),
+            ("redis+sentinel://:secret@a:1,b/", "what the sentinels call the master"),
+            ("http+sentinel://:secret@a/main", "redis+sentinel://"),
+            ("redis+sentinel://a/main?sentinel_pasword=secret", "no parameter sentinel_pasword"),
+            ("redis+sentinel://:secret@a:b/main", "not a Redis URL"),
+            ("redis+sentinel://:secret@a/main/x", "database"),
+        ] {
+            let error = parse(url).err().unwrap();
+            assert!(error.contains(why) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn certificates_without_tls_are_a_contradiction() {
+        let ca = Some("/ca.pem".into());
+        let address = RedisAddress { ca, ..RedisAddress::from("redis://host") };
+        assert!(address.parse().err().unwrap().to_string().contains("rediss"));
+    }
+}

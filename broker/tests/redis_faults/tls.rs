@@ -1,0 +1,95 @@
+//! TLS: whom we trust, who trusts us, and what is said when it is not so.
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+use batchfleet_broker::redis::RedisAddress;
+use batchfleet_testkit::{Certificates, RedisServer};
+
+use tokio::time::timeout;
+
+use super::{PATIENCE, Pair, refused};
+
+/// A Redis there, whose certificate `of` vouches for, and to which it is shown.
+fn address(at: SocketAddr, of: &Certificates) -> RedisAddress {
+    RedisAddress { identity: Some((of.certificate(), of.key())), ..trusting(at, of.ca()) }
+}
+
+fn trusting(at: SocketAddr, ca: PathBuf) -> RedisAddress {
+    RedisAddress { ca: Some(ca), ..RedisAddress::from(&format!("rediss://{at}")) }
+}
+
+#[tokio::test]
+async fn jobs_and_replies_go_over_tls() {
+    let certificates = Certificates::new().unwrap();
+    let (_server, at) = certificates.start_redis(false).await.unwrap();
+    Pair::new(trusting(at, certificates.ca())).await.serves().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_asks_for_a_certificate_is_shown_one() {
+    let certificates = Certificates::new().unwrap();
+    let (_server, at) = certificates.start_redis(true).await.unwrap();
+    Pair::new(address(at, &certificates)).await.serves().await;
+    let error = refused(trusting(at, certificates.ca())).await;
+    assert!(error.contains("--redis-cert"), "{error}");
+}
+
+#[tokio::test]
+async fn certificates_that_were_renewed_are_used_after_a_break() {
+    let certificates = Certificates::new().unwrap();
+    let (mut server, at) = certificates.start_redis(true).await.unwrap();
+    let pair = Pair::new(address(at, &certificates)).await;
+    pair.serves().await;
+    server.kill();
+    certificates.renew().unwrap();
+    server.restart().await;
+    let id = pair.submit_at_last().await;
+    assert_eq!(pair.claim_at_last().await[0].job.id, id);
+}
+
+#[tokio::test]
+async fn a_certificate_for_which_nobody_trusted_vouches_is_refused_at_once() {
+    let (certificates, stranger) = (Certificates::new().unwrap(), Certificates::new().unwrap());
+    let (_server, at) = certificates.start_redis(false).await.unwrap();
+    for address in [RedisAddress::from(&format!("rediss://{at}")), trusting(at, stranger.ca())] {
+        let error = refused(address).await;
+        assert!(error.contains("not trusted") && error.contains("--redis-ca"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_stranger_is_refused_by_redis_and_we_say_so() {
+    let (certificates, stranger) = (Certificates::new().unwrap(), Certificates::new().unwrap());
+    let (_server, at) = certificates.start_redis(true).await.unwrap();
+    let error =
+        refused(RedisAddress { ca: Some(certificates.ca()), ..address(at, &stranger) }).await;
+    assert!(error.contains("--redis-cert"), "{error}");
+}
+
+#[tokio::test]
+async fn with_and_without_tls_are_not_mistaken_for_each_other() {
+    let certificates = Certificates::new().unwrap();
+    let plain = RedisServer::start().await;
+    let error =
+        timeout(PATIENCE, refused(trusting(plain.address(), certificates.ca()))).await.unwrap();
+    assert!(error.contains("speaks no TLS"), "{error}");
+    let (_server, at) = certificates.start_redis(false).await.unwrap();
+    let error = timeout(PATIENCE, refused(&format!("redis://{at}"))).await.unwrap();
+    assert!(error.contains("begins with rediss"), "{error}");
+}
+
+#[tokio::test]
+async fn files_that_are_missing_or_hold_something_else_are_named() {
+    let (certificates, other) = (Certificates::new().unwrap(), Certificates::new().unwrap());
+    let (_server, at) = certificates.start_redis(false).await.unwrap();
+    let missing = refused(trusting(at, "/nowhere/ca.pem".into())).await;
+    assert!(missing.contains("--redis-ca /nowhere/ca.pem: No such file"), "{missing}");
+    let mixed_up = refused(trusting(at, certificates.key())).await;
+    assert!(mixed_up.contains("key.pem: no CERTIFICATE in it, as PEM"), "{mixed_up}");
+    fs::write(other.ca(), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").unwrap();
+    let broken = refused(trusting(at, other.ca())).await;
+    assert!(broken.contains("PEM"), "{broken}");
+    let identity = Some((certificates.certificate(), other.key()));
+    let foreign = RedisAddress { identity, ..address(at, &certificates) };
+    assert!(refused(foreign).await.contains("KeyMismatch"));
+}

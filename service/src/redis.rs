@@ -1,0 +1,141 @@
+//! Where a process finds Redis.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use batchfleet_broker::{
+    BrokerError,
+    redis::{RedisAddress, RedisBroker},
+};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use crate::InvalidSettings;
+
+/// Where Redis is: on the command line, or in a file where a password is in it.
+#[derive(Args, Clone, Debug)]
+pub struct RedisSettings {
+    /// The Redis with the queues, such as `redis://user:password@host:6379/0`; `rediss://` for TLS;
+    /// `redis+sentinel://user:password@host:26379,host:26379/master` where sentinels know the master
+    #[arg(
+        long,
+        env = "BATCHFLEET_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379/0",
+        hide_env_values = true,
+        conflicts_with = "redis_url_file",
+        value_name = "URL"
+    )]
+    pub redis_url: String,
+
+    /// A file that holds the URL and nothing else, so that no password stands in the environment
+    #[arg(long, env = "BATCHFLEET_REDIS_URL_FILE", value_name = "FILE")]
+    pub redis_url_file: Option<PathBuf>,
+
+    /// Who may vouch for the certificate of a Redis with TLS, as PEM [default: whom the system trusts]
+    #[arg(long, env = "BATCHFLEET_REDIS_CA", value_name = "FILE")]
+    pub redis_ca: Option<PathBuf>,
+
+    /// The certificate to show to a Redis that asks for one, as PEM
+    #[arg(long, env = "BATCHFLEET_REDIS_CERT", requires = "redis_key", value_name = "FILE")]
+    pub redis_cert: Option<PathBuf>,
+
+    /// That certificate's key, as PEM
+    #[arg(long, env = "BATCHFLEET_REDIS_KEY", requires = "redis_cert", value_name = "FILE")]
+    pub redis_key: Option<PathBuf>,
+}
+
+impl RedisSettings {
+    /// Where it is, wherever that stands.
+    ///
+    /// # Errors
+    ///
+    /// If the file with the URL cannot be read, or all of it makes no sense. No password is told.
+    pub fn address(&self) -> Result<RedisAddress, InvalidSettings> {
+        let identity = self.redis_cert.clone().zip(self.redis_key.clone());
+        let address = RedisAddress { url: self.url()?, ca: self.redis_ca.clone(), identity };
+        RedisBroker::check(&address).map_err(InvalidSettings::new)?;
+        Ok(address)
+    }
+
+    /// Connects, however long that takes; `None` if the shutdown came first.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSettings`] if waiting would not help, and what Redis refuses.
+    pub async fn connect(
+        &self,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<RedisBroker>> {
+        let connecting = RedisBroker::connect(self.address()?);
+        match shutdown.run_until_cancelled(connecting).await {
+            None => Ok(None),
+            Some(Err(BrokerError::Misconfigured(what))) => Err(InvalidSettings(what).into()),
+            Some(broker) => Ok(Some(broker?)),
+        }
+    }
+
+    /// The URL, wherever it stands.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read. What is in it is never told.
+    pub fn url(&self) -> Result<String, InvalidSettings> {
+        let Some(path) = &self.redis_url_file else { return Ok(self.redis_url.clone()) };
+        read_line(path).map_err(|error| {
+            InvalidSettings::new(format_args!("--redis-url-file {}: {error}", path.display()))
+        })
+    }
+}
+
+fn read_line(path: &Path) -> Result<String, String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    match text.trim() {
+        "" => Err("it is empty".to_owned()),
+        line if line.contains(char::is_whitespace) => Err("it holds more than a URL".to_owned()),
+        line => Ok(line.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Settings {
+        #[command(flatten)]
+        redis: RedisSettings,
+    }
+
+    fn complaint(flags: &[&str]) -> String {
+        let error = Settings::try_parse_from(["x"].iter().chain(flags)).unwrap_err();
+        error.render().to_string()
+    }
+
+    #[test]
+    fn the_redis_url_comes_from_a_file_without_the_line_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("url");
+        let url = || {
+            let file = path.to_str().unwrap();
+            let settings = Settings::try_parse_from(["x", "--redis-url-file", file]).unwrap();
+            settings.redis.url().map_err(|error| error.to_string())
+        };
+        assert!(url().unwrap_err().starts_with("--redis-url-file /"));
+        fs::write(&path, "redis://worker:secret@redis:6379/0\n").unwrap();
+        assert_eq!(url().unwrap(), "redis://worker:secret@redis:6379/0");
+        for wrong in ["\n", "redis://a:secret@b:1\nredis://a:secret@b:2"] {
+            fs::write(&path, wrong).unwrap();
+            assert!(!url().unwrap_err().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_redis_url_and_a_file_with_one_are_one_too_many() {
+        let line = complaint(&["x", "--redis-url", "redis://a:1", "--redis-url-file", "/b"]);
+        assert!(line.contains("cannot be used with"), "{line}");
+    }
+}
