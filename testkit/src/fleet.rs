@@ -31,6 +31,8 @@ pub struct FleetPlan<'a> {
     /// What they serve instead of the echo: a model repository, and the model in it that every
     /// gateway must know.
     pub serving: Option<(&'a Path, &'a str)>,
+    /// Where the queues are, if not in a Redis of the fleet's own.
+    pub redis_url: Option<&'a str>,
 }
 
 impl Default for FleetPlan<'_> {
@@ -42,6 +44,7 @@ impl Default for FleetPlan<'_> {
             worker_flags: &[],
             batch_ms: 0,
             serving: None,
+            redis_url: None,
         }
     }
 }
@@ -49,13 +52,14 @@ impl Default for FleetPlan<'_> {
 /// Gateways and workers over one Redis; all of them end with it. Unless the plan says otherwise,
 /// they serve the model `echo`, whose input `INPUT0`, `UINT8` of shape `[-1, -1]`, is answered as `OUTPUT0`.
 pub struct Fleet {
-    /// Where the queues are.
+    /// Where the queues are, unless the plan says otherwise.
     pub redis: RedisServer,
     /// The gateways; client address: [`Fleet::targets`].
     pub gateways: Vec<Program>,
     /// The workers.
     pub workers: Vec<Program>,
     targets: Vec<String>,
+    redis_url: String,
     repository: PathBuf,
     model: String,
     _folder: TempDir,
@@ -74,8 +78,10 @@ impl Fleet {
             echo_model(&repository, &[("batch_ms", &plan.batch_ms.to_string())])?;
         }
         let redis = RedisServer::start().await;
+        let redis_url = plan.redis_url.map_or_else(|| redis.url(), str::to_owned);
         let mut fleet = Self {
             redis,
+            redis_url,
             gateways: Vec::new(),
             workers: Vec::new(),
             targets: Vec::new(),
@@ -130,8 +136,7 @@ impl Fleet {
     }
 
     fn program(&self, name: &str, needed: &[&str], flags: &[&str]) -> Result<Program> {
-        let redis = self.redis.url();
-        let common = ["--redis-url", &redis, "--admin-listen", "127.0.0.1:0"];
+        let common = ["--redis-url", &self.redis_url, "--admin-listen", "127.0.0.1:0"];
         let flags = common.iter().chain(needed).chain(flags).copied();
         Program::named(name)?.args(flags).spawn()
     }

@@ -7,9 +7,11 @@ mod fleet;
 mod program;
 mod proxy;
 mod redis_server;
+mod watched;
 
 pub use certificates::Certificates;
 pub use fleet::{Fleet, FleetPlan, echo_model, get, metric};
 pub use program::{Program, ProgramBuilder};
 pub use proxy::{CuttingProxy, Weather};
 pub use redis_server::RedisServer;
+pub use watched::WatchedRedis;

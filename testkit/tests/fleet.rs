@@ -144,6 +144,13 @@ async fn wrong_settings_end_a_program_with_status_64_and_one_line() {
         ("batchfleet-gateway", &["--batch-size", "3"][..], "unexpected argument '--batch-size'"),
         ("batchfleet-gateway", &["--deadline", "5m"], "--deadline must not exceed --max-deadline"),
         ("batchfleet-gateway", &["--redis-url", "http://x"], "not a Redis URL"),
+        ("batchfleet-gateway", &["--redis-ca", "x"], "does not begin with rediss"),
+        ("batchfleet-gateway", &["--redis-cert", "x"], "--redis-key"),
+        (
+            "batchfleet-worker",
+            &["--model-repository", ".", "--redis-url", "rediss://x", "--redis-ca", "/nowhere"],
+            "--redis-ca /nowhere: No such file",
+        ),
         ("batchfleet-worker", &["--model-repository", ".", "--batch", "0"], "--batch"),
         ("batchfleet-worker", &[], "--model-repository"),
         ("batchfleet", &["serve", "--model-repository", "/nowhere"], "/nowhere"),

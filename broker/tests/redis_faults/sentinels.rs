@@ -3,40 +3,10 @@
 use std::time::Duration;
 
 use batchfleet_broker::{Inbound, redis::RedisAddress};
-use batchfleet_testkit::{Certificates, RedisServer};
+use batchfleet_testkit::{Certificates, RedisServer, WatchedRedis};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{PATIENCE, Pair, administrator, refused};
-
-/// A master, its replica and a sentinel of both.
-struct Watched {
-    master: RedisServer,
-    replica: RedisServer,
-    sentinel: RedisServer,
-}
-
-impl Watched {
-    async fn start() -> Self {
-        let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
-        let port = master.address().port().to_string();
-        let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
-        until("a synchronous replica", async || {
-            replica.ask("INFO").await.unwrap().contains("master_link_status:up")
-        })
-        .await;
-        let sentinel = RedisServer::start_sentinel(master.address(), &[]).await;
-        let knows_both = async || {
-            sentinel.ask("SENTINEL MASTER main").await.unwrap().contains("num-slaves\r\n$1\r\n1")
-        };
-        until("a sentinel of both", knows_both).await;
-        Self { master, replica, sentinel }
-    }
-
-    fn url(&self) -> String {
-        // One that is not there must not matter.
-        format!("redis+sentinel://127.0.0.1:1,{}/main", self.sentinel.address())
-    }
-}
 
 async fn until(what: &str, mut true_at_last: impl AsyncFnMut() -> bool) {
     let since = Instant::now();
@@ -67,8 +37,10 @@ async fn serves_again(pair: &Pair) {
 
 #[tokio::test]
 async fn a_master_that_dies_is_followed_by_the_replica() {
-    let mut watched = Watched::start().await;
-    let pair = Pair::new(&watched.url()).await;
+    let mut watched = WatchedRedis::start().await.unwrap();
+    // A sentinel that is not there does not matter.
+    let url = watched.url().replace("//", "//127.0.0.1:1,");
+    let pair = Pair::new(&url).await;
     pair.serves().await;
     watched.master.kill();
     serves_again(&pair).await;
@@ -77,20 +49,18 @@ async fn a_master_that_dies_is_followed_by_the_replica() {
 
 #[tokio::test]
 async fn a_planned_failover_moves_everybody() {
-    let watched = Watched::start().await;
+    let watched = WatchedRedis::start().await.unwrap();
     let pair = Pair::new(&watched.url()).await;
     pair.serves().await;
-    // It must have asked the replica first how it is.
-    until("a failover", async || {
-        watched.sentinel.ask("SENTINEL FAILOVER main").await.unwrap().contains("+OK")
-    })
-    .await;
-    let demoted = async || watched.master.ask("ROLE").await.unwrap().contains("slave");
-    until("the old master a replica", demoted).await;
-    serves_again(&pair).await;
-    let (old, new) = (&watched.master, &watched.replica);
+    watched.fail_over().await.unwrap();
+    moves(&pair, &watched.master, &watched.replica).await;
+}
+
+/// Serves, until who listens listens there and no longer here.
+async fn moves(pair: &Pair, here: &RedisServer, there: &RedisServer) {
     until("all subscribed to the new one", async || {
-        (channels(old).await, channels(new).await) == (0, 1)
+        serves_again(pair).await;
+        (channels(here).await, channels(there).await) == (0, 1)
     })
     .await;
 }
@@ -113,11 +83,7 @@ async fn connections_that_did_not_break_leave_a_master_that_is_one_no_longer() {
     sentinel.ask("SENTINEL REMOVE main").await.unwrap();
     let port = new.address().port();
     sentinel.ask(&format!("SENTINEL MONITOR main 127.0.0.1 {port} 1")).await.unwrap();
-    serves_again(&pair).await;
-    until("all subscribed to the new one", async || {
-        (channels(&old).await, channels(&new).await) == (0, 1)
-    })
-    .await;
+    moves(&pair, &old, &new).await;
     let served = old.info("total_commands_processed").await.unwrap();
     serves_again(&pair).await;
     serves_again(&pair).await;
