@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn complaint(flags: &[&str]) -> String {
-        let error = Settings::try_parse_from(["x"].iter().chain(flags)).unwrap_err();
+        let error = Settings::try_parse_from(flags).unwrap_err();
         error.render().to_string()
     }
 
