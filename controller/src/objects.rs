@@ -38,6 +38,8 @@ pub struct WorkerDefaults {
     pub image: String,
     /// Where workers find Redis.
     pub redis: RedisAddress,
+    /// What they need for TLS with it, beyond what their image trusts.
+    pub redis_tls: Option<RedisTls>,
     /// Labels by which a Prometheus operator chooses what it scrapes.
     pub monitor_labels: BTreeMap<String, String>,
 }
@@ -54,6 +56,30 @@ pub enum RedisAddress {
         /// The key under which the URL stands.
         key: String,
     },
+}
+
+/// A secret with certificates for Redis; `true` for what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisTls {
+    /// The secret's name.
+    pub secret: String,
+    /// `ca.crt`: who vouches for the certificate of Redis.
+    pub ca: bool,
+    /// `tls.crt` and `tls.key`: the certificate that Redis asks for, and its key.
+    pub identity: bool,
+}
+
+impl RedisTls {
+    /// The workers' flags for what is in it, and under which key that stands.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let (ca, identity) = (self.ca, self.identity);
+        let files = [
+            (ca, "redis-ca", "ca.crt"),
+            (identity, "redis-cert", "tls.crt"),
+            (identity, "redis-key", "tls.key"),
+        ];
+        files.into_iter().filter(|(there, ..)| *there).map(|(_, flag, key)| (flag, key))
+    }
 }
 
 /// What was decided about a fleet.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings};
 use clap::{Args, Parser, Subcommand};
 
-use crate::objects::{RedisAddress, WorkerDefaults};
+use crate::objects::{RedisAddress, RedisTls, WorkerDefaults};
 
 /// Settings of the controller process.
 #[derive(Parser, Clone, Debug)]
@@ -44,6 +44,11 @@ pub struct ControllerSettings {
         value_name = "KEY"
     )]
     pub worker_redis_secret_key: String,
+
+    /// The secret in which workers find what --redis-ca, --redis-cert and --redis-key name here, as
+    /// `ca.crt`, `tls.crt` and `tls.key`
+    #[arg(long, env = "BATCHFLEET_WORKER_REDIS_TLS_SECRET", value_name = "NAME")]
+    pub worker_redis_tls_secret: Option<String>,
 
     /// A label of each fleet's `PodMonitor`, by which a Prometheus operator chooses; repeatable
     #[arg(
@@ -115,7 +120,7 @@ impl ControllerSettings {
     /// What all workers have in common.
     ///
     /// # Errors
-    /// If a password would stand in every worker's pod.
+    /// If a password would stand in every worker's pod, or workers would lack certificates.
     pub fn workers(&self) -> Result<WorkerDefaults, InvalidSettings> {
         let redis = match &self.worker_redis_secret {
             Some(name) => RedisAddress::Secret {
@@ -123,7 +128,7 @@ impl ControllerSettings {
                 key: self.worker_redis_secret_key.clone(),
             },
             None => match self.redis.url()? {
-                url if url.contains('@') => {
+                url if url.contains('@') || url.contains("sentinel_password") => {
                     return Err(InvalidSettings::new(
                         "the URL of Redis has a password, which everybody who sees a pod would \
                          see: name the secret that workers take it from with --worker-redis-secret",
@@ -132,8 +137,18 @@ impl ControllerSettings {
                 url => RedisAddress::Url(url),
             },
         };
+        let (ca, identity) = (self.redis.redis_ca.is_some(), self.redis.redis_cert.is_some());
+        let redis_tls = match &self.worker_redis_tls_secret {
+            None if ca || identity => {
+                return Err(InvalidSettings::new(
+                    "workers need certificates for Redis as well: name the secret that has them with \
+                     --worker-redis-tls-secret",
+                ));
+            }
+            secret => secret.clone().map(|secret| RedisTls { secret, ca, identity }),
+        };
         let monitor_labels = self.pod_monitor_labels.iter().cloned().collect();
-        Ok(WorkerDefaults { image: self.worker_image.clone(), redis, monitor_labels })
+        Ok(WorkerDefaults { image: self.worker_image.clone(), redis, redis_tls, monitor_labels })
     }
 }
 
@@ -170,9 +185,21 @@ mod tests {
         let url = ["--redis-url", "redis://worker:secret@redis:6379/0"];
         let refused = workers(&url).unwrap_err().to_string();
         assert!(refused.contains("--worker-redis-secret") && !refused.contains("worker:secret"));
+        let sentinels = ["--redis-url", "redis+sentinel://redis/main?sentinel_password=secret"];
+        assert!(workers(&sentinels).unwrap_err().to_string().contains("--worker-redis-secret"));
         let named = [url.as_slice(), &["--worker-redis-secret", "redis"]].concat();
         let address = workers(&named).unwrap().redis;
         let expected = RedisAddress::Secret { name: "redis".to_owned(), key: "url".to_owned() };
         assert_eq!(address, expected);
+    }
+
+    #[test]
+    fn workers_are_not_left_without_the_certificates_that_the_controller_needs() {
+        let ca = ["--redis-url", "rediss://redis", "--redis-ca", "/ca.crt"];
+        let refused = workers(&ca).unwrap_err().to_string();
+        assert!(refused.contains("--worker-redis-tls-secret"), "{refused}");
+        let named = [ca.as_slice(), &["--worker-redis-tls-secret", "tls"]].concat();
+        let expected = RedisTls { secret: "tls".to_owned(), ca: true, identity: false };
+        assert_eq!(workers(&named).unwrap().redis_tls, Some(expected));
     }
 }

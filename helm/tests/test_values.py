@@ -10,6 +10,8 @@ import chart
 from chart import kinds, refusal, the
 
 EVERYTHING = chart.ROOT / "helm/tests/values/everything.yaml"
+EXTERNAL = ["redis.bundled=false"]
+EXTERNAL += [f"redis.external.{who}Secret=my-{who}" for who in ("gateway", "worker", "controller")]
 
 
 def container(document: dict) -> dict:
@@ -62,6 +64,10 @@ def test_a_wrong_value_is_refused_with_its_place(setting, place):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
+        (
+            [*EXTERNAL, "redis.external.tls.clientCertificate=true"],
+            "needs redis.external.tls.secret",
+        ),
         (["redis.bundled=false"], "redis.external.gatewaySecret must name the secret"),
         (["gateway.autoscaling.min=5", "gateway.autoscaling.max=2"], "min must not be more than"),
         (["gateway.httpRoute.enabled=true"], "needs gateway.httpRoute.parentRefs"),
@@ -160,10 +166,37 @@ def test_passwords_are_long_and_differ():
 
 
 def test_an_external_redis_replaces_the_bundled_one():
-    settings = ["redis.bundled=false"]
-    settings += [f"redis.external.{who}Secret=my-{who}" for who in ("gateway", "worker", "controller")]
-    assert "StatefulSet" not in kinds(*settings)
-    assert "--worker-redis-secret=my-worker" in container(controller(*settings))["args"]
+    assert "StatefulSet" not in kinds(*EXTERNAL)
+    assert "--worker-redis-secret=my-worker" in container(controller(*EXTERNAL))["args"]
+
+
+def test_certificates_for_redis_are_files_and_never_in_an_environment():
+    settings = [*EXTERNAL, "redis.external.tls.secret=redis-tls"]
+    both = [*settings, "redis.external.tls.clientCertificate=true"]
+    files = {"--redis-cert": "tls.crt", "--redis-key": "tls.key"}
+    for name in ("-gateway", "-controller"):
+        assert "redis-tls" not in str(the("Deployment", name, *EXTERNAL))
+        trusting, shown = (container(the("Deployment", name, *each)) for each in (settings, both))
+        for each in (trusting, shown):
+            assert "--redis-ca=/etc/batchfleet/redis-tls/ca.crt" in each["args"]
+            assert "/etc/batchfleet/redis-tls" in [mount["mountPath"] for mount in each["volumeMounts"]]
+            assert "secret" not in str(each.get("env"))
+        for flag, file in files.items():
+            argument = f"{flag}=/etc/batchfleet/redis-tls/{file}"
+            assert argument in shown["args"] and argument not in trusting["args"]
+        volumes = chart.pod_of(the("Deployment", name, *both))["volumes"]
+        assert {"secretName": "redis-tls", "defaultMode": 0o440} in [each.get("secret") for each in volumes]
+    assert "--worker-redis-tls-secret=redis-tls" in container(controller(*settings))["args"]
+
+
+def test_sentinels_are_reached_as_well_as_redis():
+    def ports(*settings):
+        rules = the("NetworkPolicy", "-gateway", *EXTERNAL, *settings)["spec"]["egress"]
+        return [port["port"] for rule in rules for port in rule["ports"]]
+
+    assert ports() == [53, 53, 6379]
+    more = ports("redis.external.port=6380", "redis.external.sentinelPort=26379")
+    assert more == [53, 53, 6380, 26379]
 
 
 def test_the_admin_port_is_in_no_ingress_and_in_no_service_for_clients():

@@ -15,12 +15,14 @@ use k8s_openapi::{
 };
 use kube::api::ObjectMeta;
 
-use super::{RedisAddress, WorkerDefaults, labels, pods};
+use super::{RedisAddress, RedisTls, WorkerDefaults, labels, pods};
 use crate::crd::{Amount, Batch, BatchMode, ModelFleet};
 
 const SCRATCH: &str = "scratch";
 const REDIS: &str = "redis";
 const REDIS_PATH: &str = "/etc/batchfleet/redis";
+const REDIS_TLS: &str = "redis-tls";
+const REDIS_TLS_PATH: &str = "/etc/batchfleet/redis-tls";
 /// Readable by the pod's group, which is the worker's.
 const SECRET_MODE: i32 = 0o440;
 /// The port of metrics and health, by name.
@@ -51,7 +53,7 @@ fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
     PodSpec {
         containers: vec![worker(fleet, defaults)],
         init_containers: model::filler(fleet).map(|filler| vec![filler]),
-        volumes: Some(volumes(fleet, &defaults.redis)),
+        volumes: Some(volumes(fleet, defaults)),
         // Nothing is routed to a worker, so it can stop claiming at the first signal: no preStop.
         termination_grace_period_seconds: Some(i64::from(drain(&fleet.spec.batch) + SPARE_SECONDS)),
         automount_service_account_token: Some(false),
@@ -92,7 +94,7 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
     Container {
         name: "worker".to_owned(),
         image: Some(worker.image.clone().unwrap_or_else(|| defaults.image.clone())),
-        args: Some(settings(fleet, &defaults.redis)),
+        args: Some(settings(fleet, defaults)),
         ports: Some(vec![ContainerPort {
             name: Some(ADMIN.to_owned()),
             container_port: ADMIN_PORT,
@@ -103,20 +105,20 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
         readiness_probe: Some(probe("/readyz", 2, 2)),
         resources: Some(resources(fleet)),
         security_context: Some(security()),
-        volume_mounts: Some(mounts(fleet, &defaults.redis)),
+        volume_mounts: Some(mounts(fleet, defaults)),
         ..Container::default()
     }
 }
 
 /// The fleet's spec, as the worker's settings.
-fn settings(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<String> {
+fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     let batch = &fleet.spec.batch;
     let rows = match (batch.mode, batch.rows) {
         (BatchMode::Fixed, Some(rows)) => rows.to_string(),
         _ => "auto".to_owned(),
     };
     let mut settings = vec![
-        match redis {
+        match &defaults.redis {
             RedisAddress::Url(url) => format!("--redis-url={url}"),
             RedisAddress::Secret { .. } => format!("--redis-url-file={REDIS_PATH}/url"),
         },
@@ -129,6 +131,8 @@ fn settings(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<String> {
         format!("--drain-timeout={}s", drain(batch)),
         format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
     ];
+    let tls = defaults.redis_tls.iter().flat_map(RedisTls::files);
+    settings.extend(tls.map(|(flag, file)| format!("--{flag}={REDIS_TLS_PATH}/{file}")));
     settings.extend(model::settings(fleet));
     if !batch.sizes.is_empty() {
         let sizes: Vec<String> = batch.sizes.iter().map(u32::to_string).collect();
@@ -143,7 +147,7 @@ const fn drain(batch: &Batch) -> u32 {
     3 * batch.max_seconds + 5
 }
 
-fn volumes(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<Volume> {
+fn volumes(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<Volume> {
     let mut volumes = vec![
         model::volume(&fleet.spec.model.source),
         Volume {
@@ -153,20 +157,34 @@ fn volumes(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<Volume> {
         },
     ];
     volumes.extend(model::options_volume(fleet));
-    if let RedisAddress::Secret { name, key } = redis {
-        let url = KeyToPath { key: key.clone(), path: "url".to_owned(), mode: None };
-        volumes.push(Volume {
-            name: REDIS.to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(name.clone()),
-                items: Some(vec![url]),
-                default_mode: Some(SECRET_MODE),
-                optional: None,
-            }),
-            ..Volume::default()
-        });
+    if let RedisAddress::Secret { name, key } = &defaults.redis {
+        volumes.push(secret(REDIS, name, [(key.as_str(), "url")]));
+    }
+    if let Some(tls) = &defaults.redis_tls {
+        let files = tls.files().map(|(_, key)| (key, key));
+        volumes.push(secret(REDIS_TLS, &tls.secret, files));
     }
     volumes
+}
+
+/// A volume with some keys of a secret, each as a file of its own.
+fn secret<'a>(
+    volume: &str,
+    name: &str,
+    files: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Volume {
+    let file =
+        |(key, path): (&str, &str)| KeyToPath { key: key.into(), path: path.into(), mode: None };
+    Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(name.to_owned()),
+            items: Some(files.into_iter().map(file).collect()),
+            default_mode: Some(SECRET_MODE),
+            optional: None,
+        }),
+        ..Volume::default()
+    }
 }
 
 fn at(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
@@ -178,11 +196,14 @@ fn at(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
     }
 }
 
-fn mounts(fleet: &ModelFleet, redis: &RedisAddress) -> Vec<VolumeMount> {
+fn mounts(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<VolumeMount> {
     let mut mounts = vec![model::mount(fleet), at(SCRATCH, "/tmp", None)];
     mounts.extend(model::options_mount(fleet));
-    if matches!(redis, RedisAddress::Secret { .. }) {
+    if matches!(defaults.redis, RedisAddress::Secret { .. }) {
         mounts.push(at(REDIS, REDIS_PATH, Some(true)));
+    }
+    if defaults.redis_tls.is_some() {
+        mounts.push(at(REDIS_TLS, REDIS_TLS_PATH, Some(true)));
     }
     mounts
 }

@@ -20,7 +20,7 @@ fn fleet(changes: &Value) -> ModelFleet {
 
 fn defaults(redis: RedisAddress) -> WorkerDefaults {
     let monitor_labels = BTreeMap::from([("release".to_owned(), "prometheus".to_owned())]);
-    WorkerDefaults { image: "worker:1".to_owned(), redis, monitor_labels }
+    WorkerDefaults { image: "worker:1".to_owned(), redis, redis_tls: None, monitor_labels }
 }
 
 fn objects(changes: &Value) -> Objects {
@@ -265,6 +265,28 @@ fn a_password_for_redis_stays_in_its_secret() {
         pod["volumes"][2],
         json!({"name": "redis", "secret": {
             "secretName": "redis", "items": items, "defaultMode": 0o440,
+        }})
+    );
+}
+
+#[test]
+fn certificates_for_redis_are_files_of_their_secret() {
+    let tls = RedisTls { secret: "redis-tls".to_owned(), ca: true, identity: true };
+    let redis = RedisAddress::Url("rediss://redis:6380/0".to_owned());
+    let defaults = WorkerDefaults { redis_tls: Some(tls), ..defaults(redis) };
+    let deployment = Objects::of(&fleet(&json!({})), PLAN, &defaults).deployment;
+    let pod = serde_json::to_value(deployment).unwrap()["spec"]["template"]["spec"].clone();
+    let flags = pod["containers"][0]["args"].as_array().unwrap();
+    for (flag, file) in [("ca", "ca.crt"), ("cert", "tls.crt"), ("key", "tls.key")] {
+        let flag = json!(format!("--redis-{flag}=/etc/batchfleet/redis-tls/{file}"));
+        assert!(flags.contains(&flag), "{flag}: {flags:?}");
+    }
+    let keys: Vec<_> =
+        ["ca.crt", "tls.crt", "tls.key"].map(|key| json!({"key": key, "path": key})).into();
+    assert_eq!(
+        pod["volumes"][2],
+        json!({"name": "redis-tls", "secret": {
+            "secretName": "redis-tls", "items": keys, "defaultMode": 0o440,
         }})
     );
 }

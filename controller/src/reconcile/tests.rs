@@ -45,6 +45,7 @@ impl World {
             defaults: WorkerDefaults {
                 image: "worker:1".to_owned(),
                 redis,
+                redis_tls: None,
                 monitor_labels: std::collections::BTreeMap::new(),
             },
             recorder: Recorder::new(server.client(), Reporter::from("test")),

@@ -131,6 +131,38 @@ priorityClassName: {{ . | quote }}
 {{- end -}}
 {{- end -}}
 
+{{/* What a program needs for TLS with a Redis of one's own: flags, and the files that they name. */}}
+
+{{- define "batchfleet.redisTls" -}}
+{{- if and (not .Values.redis.bundled) .Values.redis.external.tls.secret }}yes{{ end -}}
+{{- if and .Values.redis.external.tls.clientCertificate (not .Values.redis.external.tls.secret) -}}
+{{- fail "redis.external.tls.clientCertificate needs redis.external.tls.secret, which holds it" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "batchfleet.redisTlsFlags" -}}
+{{- if include "batchfleet.redisTls" . }}
+- --redis-ca=/etc/batchfleet/redis-tls/ca.crt
+{{- if .Values.redis.external.tls.clientCertificate }}
+- --redis-cert=/etc/batchfleet/redis-tls/tls.crt
+- --redis-key=/etc/batchfleet/redis-tls/tls.key
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "batchfleet.redisTlsMount" -}}
+{{- if include "batchfleet.redisTls" . }}
+- {name: redis-tls, mountPath: /etc/batchfleet/redis-tls, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "batchfleet.redisTlsVolume" -}}
+{{- if include "batchfleet.redisTls" . }}
+- name: redis-tls
+  secret: {secretName: {{ .Values.redis.external.tls.secret | quote }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
 {{/* Whom network policies let talk to whom. */}}
 
 {{- define "batchfleet.dns" -}}
@@ -143,7 +175,11 @@ priorityClassName: {{ . | quote }}
   ports: [{port: redis}]
 {{- else -}}
 # Wherever it is.
-- ports: [{port: {{ .Values.redis.external.port }}}]
+- ports:
+    - {port: {{ .Values.redis.external.port }}}
+    {{- with .Values.redis.external.sentinelPort }}
+    - {port: {{ . }}}
+    {{- end }}
 {{- end -}}
 {{- end }}
 

@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use serde_json::{Map, Value, json};
 
 /// Flags that the chart sets, of both programs.
-const OF_THE_CHART: [&str; 15] = [
+const OF_THE_CHART: [&str; 19] = [
     "admin-listen",
     "api-keys",
     "drain-timeout",
@@ -20,10 +20,14 @@ const OF_THE_CHART: [&str; 15] = [
     "listen",
     "namespace",
     "pod-monitor-label",
+    "redis-ca",
+    "redis-cert",
+    "redis-key",
     "redis-url",
     "redis-url-file",
     "worker-image",
     "worker-redis-secret",
+    "worker-redis-tls-secret",
 ];
 
 /// The settings of `gateway` or `controller`.
