@@ -1,6 +1,6 @@
 //! Connections that notice when they break, and the one that everybody shares.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use redis::{PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
 use tokio::{
@@ -51,15 +51,14 @@ impl Line {
     /// The same, trying for ever.
     pub(super) async fn reopen(place: &Arc<Place>, channel: Option<&str>) -> Self {
         let mut delay = FIRST_RETRY;
-        let mut told = String::new();
+        let mut told = HashSet::new();
         loop {
             match Self::open(place, channel).await {
                 Ok(line) => return line,
                 Err(error) => {
                     let why = error.to_string();
-                    if why != told {
+                    if told.insert(why.clone()) {
                         tracing::warn!(why, "Redis is still out of reach");
-                        told = why;
                     }
                 }
             }
