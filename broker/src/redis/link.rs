@@ -164,6 +164,8 @@ async fn keep(place: Arc<Place>, mut line: Line, state: watch::Sender<State>) {
         tracing::warn!(why, "lost Redis");
         let since = Instant::now();
         state.send_replace(State::Down { since, why });
+        // It may still be open.
+        drop(line);
         line = Line::reopen(&place, None).await;
         tracing::info!(seconds = since.elapsed().as_secs_f64(), "found Redis again");
         state.send_replace(line.up());

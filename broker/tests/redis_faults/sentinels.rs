@@ -1,6 +1,6 @@
 //! Who the master is changes: everything goes there, whether connections broke or not.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{Inbound, redis::RedisAddress};
 use batchfleet_testkit::{Certificates, RedisServer, WatchedRedis};
@@ -93,13 +93,26 @@ async fn connections_that_did_not_break_leave_a_master_that_is_one_no_longer() {
     assert!(since <= 3, "{since} commands were sent to the old one");
 }
 
+/// The ids of its connections.
+async fn clients(server: &RedisServer) -> HashSet<String> {
+    let list = server.ask("CLIENT LIST").await.unwrap();
+    list.split_whitespace().filter(|word| word.starts_with("id=")).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn a_redis_that_becomes_a_replica_and_a_master_again_is_found_again() {
     let (redis, other) = (RedisServer::start().await, RedisServer::start().await);
     let pair = Pair::new(&redis.url()).await;
     pair.serves().await;
+    let before = clients(&redis).await;
     redis.ask(&format!("REPLICAOF 127.0.0.1 {}", other.address().port())).await.unwrap();
-    until("no more requests", async || pair.submit().await.is_err()).await;
+    // A name may lead elsewhere now, but to no one who keeps a connection.
+    until("all connections left", async || {
+        pair.consumer.claim(1).await.ok();
+        timeout(Duration::from_millis(1500), pair.producer.receive()).await.ok();
+        clients(&redis).await.is_disjoint(&before)
+    })
+    .await;
     redis.ask("REPLICAOF NO ONE").await.unwrap();
     serves_again(&pair).await;
 }
