@@ -115,6 +115,7 @@ impl Gateway {
                 digest: wire::digest(&self.inputs),
                 inputs: self.inputs.clone(),
                 outputs: Vec::new(),
+                trace: None,
             };
             self.producer.submit(&self.queue, &job).await?;
             let reply = timeout_at(until + Duration::from_secs(10), reply).await??;

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor, wire};
+use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor, TraceContext, wire};
 
 /// One accepted request as it stands in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Job {
     pub inputs: Vec<Tensor>,
     /// Names of the wanted outputs; empty means all of them.
     pub outputs: Vec<String>,
+    /// The gateway's span of it, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 impl Job {

@@ -17,6 +17,7 @@ pub mod roles;
 mod share;
 pub mod target;
 pub mod tensor;
+pub mod trace;
 pub mod traffic;
 pub mod wire;
 
@@ -29,4 +30,5 @@ pub use roles::{
 };
 pub use target::{BatchWish, Guidance, Target, Wish};
 pub use tensor::{Datatype, Tensor};
+pub use trace::{TraceContext, TraceParent};
 pub use traffic::{Traffic, TrafficReport};

@@ -60,6 +60,9 @@ pub struct Announcement {
     /// not say.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
+    /// Whether it records traces, and so reads what trace a job belongs to.
+    #[serde(default)]
+    pub tracing: bool,
     /// Whether the worker still lives: its latest renewal is younger than the liveness period. A
     /// model whose every worker is gone stays known, so that callers hear "no worker", not "no
     /// such model".
@@ -82,6 +85,7 @@ impl Announcement {
             batch_limit: 0,
             batching: None,
             host: String::new(),
+            tracing: false,
             live: true,
             promised: false,
         }

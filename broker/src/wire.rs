@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! job      version u8 · id u128 · gateway u128 · attempt u8 · priority u8 · ttl u32 (ms) · rows u32
-//!          · digest u64 · inputs [tensor] · outputs [text]
+//!          · digest u64 · inputs [tensor] · outputs [text]   and, for workers that trace,
+//!          trace u128 · span u64
 //! replies  version u8 · [reply]
 //! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
 //!          compute_output varint (ns) · batch_rows, padded_rows varint · release u8, 0 for none
@@ -22,7 +23,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId, Tensor,
-    Timing,
+    Timing, TraceContext,
 };
 
 /// The version this program writes, and the only one it reads.
@@ -74,7 +75,7 @@ pub fn encode_job(job: &Job) -> Bytes {
 
 /// About how many bytes a job takes; enough to reserve room once.
 pub(crate) fn job_size_hint(job: &Job) -> usize {
-    64 + tensors_size_hint(&job.inputs) + job.outputs.iter().map(|o| o.len() + 4).sum::<usize>()
+    88 + tensors_size_hint(&job.inputs) + job.outputs.iter().map(|o| o.len() + 4).sum::<usize>()
 }
 
 /// Appends a job's bytes.
@@ -92,6 +93,10 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
     for output in &job.outputs {
         put_text(out, output);
     }
+    if let Some(TraceContext { trace, span }) = job.trace {
+        out.put_u128_le(trace);
+        out.put_u64_le(span);
+    }
 }
 
 /// The job these bytes hold, sharing their memory.
@@ -107,6 +112,7 @@ pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
         digest: input.u64()?,
         inputs: input.list(Reader::tensor)?,
         outputs: input.list(Reader::text)?,
+        trace: input.trace()?,
     };
     input.end()?;
     Ok(job)
@@ -332,6 +338,14 @@ impl Reader {
     fn priority(&mut self) -> Result<Priority, WireError> {
         let code = self.u8()?;
         Priority::from_code(code).ok_or(WireError::Priority(code))
+    }
+
+    /// At the end of a job, if it is traced.
+    fn trace(&mut self) -> Result<Option<TraceContext>, WireError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(TraceContext { trace: self.u128()?, span: self.u64()? }))
     }
 
     fn duration(&mut self) -> Result<Duration, WireError> {

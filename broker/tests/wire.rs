@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use batchfleet_broker::{
     Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId, Tensor,
-    Timing,
+    Timing, TraceContext,
     wire::{WireError, decode_job, decode_replies, digest, encode_job, encode_replies},
 };
 use bytes::Bytes;
@@ -30,6 +30,7 @@ fn job() -> Job {
         digest: 0x1122_3344_5566_7788,
         inputs: vec![tensor("x", Datatype::Fp32, &[1, 300], b"\x01\x02\x03")],
         outputs: vec!["y".to_owned(), String::new()],
+        trace: None,
     }
 }
 
@@ -113,6 +114,16 @@ fn a_job_is_written_as_documented() {
 }
 
 #[test]
+fn a_trace_stands_behind_all_else() {
+    let job = Job { trace: Some(TraceContext { trace: 3, span: 2 }), ..job() };
+    let mut expected = JOB.to_vec();
+    expected.extend([3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([2, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(encode_job(&job), expected);
+    assert_eq!(decode_job(expected.into()).unwrap(), job);
+}
+
+#[test]
 fn replies_are_written_as_documented() {
     assert_eq!(encode_replies(&replies()), REPLIES);
     assert_eq!(decode_replies(Bytes::from_static(REPLIES)).unwrap(), replies());
@@ -146,7 +157,9 @@ fn every_kind_of_damage_is_told_apart() {
     assert_eq!(job(name, 0xff), WireError::NotText);
     assert_eq!(job(datatype, 99), WireError::Datatype(99));
     let longer = [JOB, &[0, 0]].concat();
-    assert_eq!(decode_job(longer.into()).unwrap_err(), WireError::Trailing(2));
+    assert_eq!(decode_job(longer.into()).unwrap_err(), WireError::Truncated);
+    let longest = [JOB, &[1; 26]].concat();
+    assert_eq!(decode_job(longest.into()).unwrap_err(), WireError::Trailing(2));
     let mut failure = REPLIES.to_vec();
     failure[REPLIES.len() - 6] = 50;
     assert_eq!(decode_replies(failure.into()).unwrap_err(), WireError::Failure(50));
@@ -229,11 +242,13 @@ prop_compose! {
         priority in 0..Priority::ALL.len(),
         inputs in tensors(),
         outputs in vec(".{0,8}", 0..4),
+        trace in proptest::option::of(any::<(u128, u64)>()),
     ) -> Job {
         let (id, gateway) = (RequestId(id), GatewayId(gateway));
         let ttl = Duration::from_millis(ttl.into());
         let priority = Priority::ALL[priority];
-        Job { id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs }
+        let trace = trace.map(|(trace, span)| TraceContext { trace, span });
+        Job { id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs, trace }
     }
 }
 

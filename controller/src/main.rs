@@ -12,7 +12,9 @@ fn main() -> ExitCode {
     match parse::<ControllerSettings>() {
         Ok(settings) => match settings.command {
             Some(Command::Crd) => print_crd(),
-            None => run(&settings.process, |process| control(&settings, process)),
+            None => run(env!("CARGO_BIN_NAME"), &settings.process, |process| {
+                control(&settings, process)
+            }),
         },
         Err(status) => ExitCode::from(status),
     }

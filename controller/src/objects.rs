@@ -40,6 +40,8 @@ pub struct WorkerDefaults {
     pub redis: RedisAddress,
     /// What they need for TLS with it, beyond what their image trusts.
     pub redis_tls: Option<RedisTls>,
+    /// The collector that they send traces to.
+    pub trace_endpoint: Option<String>,
     /// Labels by which a Prometheus operator chooses what it scrapes.
     pub monitor_labels: BTreeMap<String, String>,
 }

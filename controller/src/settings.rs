@@ -148,7 +148,9 @@ impl ControllerSettings {
             secret => secret.clone().map(|secret| RedisTls { secret, ca, identity }),
         };
         let monitor_labels = self.pod_monitor_labels.iter().cloned().collect();
-        Ok(WorkerDefaults { image: self.worker_image.clone(), redis, redis_tls, monitor_labels })
+        let trace_endpoint = self.process.trace.trace_endpoint.as_ref().map(ToString::to_string);
+        let image = self.worker_image.clone();
+        Ok(WorkerDefaults { image, redis, redis_tls, trace_endpoint, monitor_labels })
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     roster::Roster,
     settings::GatewaySettings,
     sweep,
+    trace::Traces,
 };
 
 /// How often workers and queues are looked at.
@@ -98,6 +99,7 @@ impl Gateway {
             readiness: process.readiness.clone(),
             started: Instant::now(),
             live: Live::new(settings.live_page, id),
+            traces: Traces::new(process.tracer.clone(), settings.trace_sample),
         });
         // The first look comes before the first request, so that no known model is a 404.
         api.catalog.update(observer.announcements().await?);

@@ -11,7 +11,7 @@ use std::{
 
 use batchfleet_broker::{
     BrokerError, EntryId, Failure, GatewayId, Job, Priority, Producer, QueueName, Reply, RequestId,
-    Tensor,
+    Tensor, TraceContext,
 };
 use tokio::{
     runtime::Handle,
@@ -52,6 +52,8 @@ pub(crate) struct Question {
     pub(crate) outputs: Vec<String>,
     /// Which class it waits in.
     pub(crate) priority: Priority,
+    /// Its span, if it is traced.
+    pub(crate) trace: Option<TraceContext>,
     /// When the request arrived.
     pub(crate) arrived: Instant,
     /// When its answer is worth nothing any more.
@@ -128,7 +130,7 @@ impl Dispatcher {
         let _seat = self
             .admit(model, &question)
             .inspect_err(|error| model.metrics.refused(error.code()))?;
-        let mut accepted = Accepted::new(self, model, question.arrived);
+        let mut accepted = Accepted::new(self, model, &question);
         let outcome = self.ask(&accepted, question, mailbox).await;
         accepted.outcome = match &outcome {
             Ok(Reply { outcome: Ok(_), .. }) => Outcome::Ok,
@@ -193,6 +195,7 @@ impl Dispatcher {
             digest: question.digest,
             inputs: question.inputs,
             outputs: question.outputs,
+            trace: question.trace.filter(|_| accepted.model.is_traced()),
         });
         let (address, answer) = mailbox.address();
         let caller = Caller { model: accepted.model.clone(), rows: job.rows, address };
@@ -342,21 +345,26 @@ struct Accepted<'a> {
     dispatcher: &'a Dispatcher,
     model: &'a Arc<Model>,
     id: RequestId,
+    trace: Option<TraceContext>,
     arrived: Instant,
     outcome: Outcome,
 }
 
 impl<'a> Accepted<'a> {
-    fn new(dispatcher: &'a Dispatcher, model: &'a Arc<Model>, arrived: Instant) -> Self {
+    fn new(dispatcher: &'a Dispatcher, model: &'a Arc<Model>, question: &Question) -> Self {
         model.accepted();
-        let id = RequestId::random();
-        Self { dispatcher, model, id, arrived, outcome: Outcome::Cancelled }
+        let (id, &Question { trace, arrived, .. }) = (RequestId::random(), question);
+        Self { dispatcher, model, id, trace, arrived, outcome: Outcome::Cancelled }
     }
 }
 
 impl Drop for Accepted<'_> {
     fn drop(&mut self) {
-        self.model.answered(self.outcome, self.arrived.elapsed());
+        let took = self.arrived.elapsed();
+        let (model, outcome) = (&self.model.spec.queue, self.outcome.label());
+        let trace = self.trace.map(tracing::field::display);
+        debug!(%model, request = %self.id, trace, outcome, ?took, "answered");
+        self.model.answered(self.outcome, took);
         self.dispatcher.give_up(self.model, self.id);
     }
 }

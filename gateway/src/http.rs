@@ -32,6 +32,7 @@ use crate::{
     model::Model,
     offload::Offload,
     oip::{Problem, infer::Limits},
+    trace::Traces,
 };
 
 /// What every handler reads.
@@ -49,6 +50,7 @@ pub(crate) struct Api {
     pub(crate) readiness: batchfleet_service::Readiness,
     pub(crate) started: Instant,
     pub(crate) live: Live,
+    pub(crate) traces: Traces,
 }
 
 impl Api {

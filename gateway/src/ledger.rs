@@ -214,7 +214,8 @@ impl<C> Owed<C> {
         if attempt == MOST_ATTEMPTS || self.deadline <= now || !budget.spend(now) {
             return false;
         }
-        self.job = Arc::new(Job { attempt, ..(*self.job).clone() });
+        // Should a worker have removed it because it cannot read of traces, it shall not do so again.
+        self.job = Arc::new(Job { attempt, trace: None, ..(*self.job).clone() });
         self.whereabouts = Whereabouts::Here;
         true
     }

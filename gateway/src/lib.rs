@@ -24,6 +24,7 @@ mod roster;
 mod settings;
 mod sweep;
 mod tally;
+mod trace;
 mod traffic;
 
 pub use app::{Gateway, StartError};

@@ -7,7 +7,9 @@ use batchfleet_service::{Process, run, settings::parse};
 
 fn main() -> ExitCode {
     match parse::<Settings>() {
-        Ok(settings) => run(&settings.process, |process| serve(&settings, process)),
+        Ok(settings) => {
+            run(env!("CARGO_BIN_NAME"), &settings.process, |process| serve(&settings, process))
+        }
         Err(status) => ExitCode::from(status),
     }
 }

@@ -61,7 +61,8 @@ impl Outcome {
         Self::Cancelled,
     ];
 
-    const fn label(self) -> &'static str {
+    /// As the metrics call it.
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::ModelError => "model_error",

@@ -35,6 +35,7 @@ pub(crate) struct Model {
     promised: AtomicBool,
     /// Requests that name no version come here.
     carries: AtomicBool,
+    traced: AtomicBool,
     /// Requests that came here since the queue was last looked at, less those that have ended.
     since_look: AtomicI64,
 }
@@ -80,6 +81,7 @@ impl Model {
             live_workers: AtomicUsize::new(0),
             promised: AtomicBool::new(false),
             carries: AtomicBool::new(false),
+            traced: AtomicBool::new(false),
             since_look: AtomicI64::new(0),
         }
     }
@@ -126,6 +128,11 @@ impl Model {
         (Version { number, capacity, named }, asked.open * rows_per_request)
     }
 
+    /// Whether each of its workers records traces: others cannot read a job that names its own.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.traced.load(Ordering::Relaxed)
+    }
+
     /// What `/stats` tells: the requests that passed this gateway.
     pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
@@ -167,6 +174,7 @@ impl Model {
     /// Takes in what is said about it.
     pub(crate) fn hear<'a>(&self, words: impl Iterator<Item = &'a Announcement>) {
         let (mut living, mut capacity, mut promised) = (0, 0.0, false);
+        let mut traced = true;
         let mut slowest: Option<&Announcement> = None;
         for worker in words {
             promised |= worker.promised;
@@ -175,12 +183,14 @@ impl Model {
             }
             living += 1;
             capacity += worker.capacity;
+            traced &= worker.tracing;
             if slowest.is_none_or(|slowest| worker.capacity < slowest.capacity) {
                 slowest = Some(worker);
             }
         }
         self.live_workers.store(living, Ordering::Relaxed);
         self.promised.store(promised, Ordering::Relaxed);
+        self.traced.store(traced && living > 0, Ordering::Relaxed);
         let said = slowest.and_then(|worker| worker.batching.as_ref());
         if let Some(said) = said {
             self.metrics.aim(said.slo());

@@ -121,9 +121,25 @@ pub struct GatewaySettings {
     #[arg(long, env = "BATCHFLEET_LIVE_PAGE", default_value = "admin", value_name = "WHERE")]
     pub live_page: LivePage,
 
+    /// The share of requests that are traced, 0 to 1, of those whose callers do not say with a
+    /// `traceparent` header whether they are; of none without --trace-endpoint
+    #[arg(
+        long,
+        env = "BATCHFLEET_TRACE_SAMPLE",
+        default_value_t = 0.01,
+        value_name = "SHARE",
+        value_parser = share
+    )]
+    pub trace_sample: f64,
+
     /// Who may ask, and how much.
     #[command(flatten)]
     pub clients: ClientSettings,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.01".to_owned())
 }
 
 impl GatewaySettings {

@@ -9,6 +9,7 @@ mod process;
 mod readiness;
 mod redis;
 pub mod settings;
+pub mod trace;
 
 pub use admin::AdminPages;
 pub use process::{Process, run};

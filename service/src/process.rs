@@ -12,10 +12,11 @@ use crate::{
     AdminPages, InvalidSettings, ProcessSettings, Readiness, admin, logs,
     metrics::{Families, register_build},
     settings::{EXIT_USAGE, complain},
+    trace::Tracer,
 };
 
 /// What a process hands to its parts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Process {
     /// Every metric of the process; served at /metrics.
     pub registry: Registry,
@@ -25,28 +26,32 @@ pub struct Process {
     pub shutdown: CancellationToken,
     /// What the admin port shows beside metrics and health.
     pub pages: AdminPages,
+    /// Where traces go.
+    pub tracer: Tracer,
 }
 
-/// Runs `program` until it returns or a signal ends it: logs, a runtime of one thread beside this
-/// one, the admin port, signals.
+/// Runs `program`, which others know as `name`, until it returns or a signal ends it: logs, a runtime of one thread beside this
+/// one, the admin port, traces, signals.
 ///
 /// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has the drain timeout
 /// to return. A second signal, or the timeout, ends it at once with status 1. Settings it finds
 /// wrong ([`InvalidSettings`]) end it with status 64 and one line.
-pub fn run<P, F>(settings: &ProcessSettings, program: P) -> ExitCode
+pub fn run<P, F>(name: &str, settings: &ProcessSettings, program: P) -> ExitCode
 where
     P: FnOnce(Process) -> F,
     F: Future<Output = anyhow::Result<()>>,
 {
     let outcome = logs::init(settings).map_err(anyhow::Error::from).and_then(|()| {
         raise_file_limit();
+        let tracer = Tracer::start(&settings.trace, name)?;
         // What runs here only waits and passes on: more threads would mostly wake each other. What
         // computes or serves HTTP has threads of its own.
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build()?;
-        let outcome = runtime.block_on(supervise(settings, program));
+        let outcome = runtime.block_on(supervise(settings, tracer.clone(), program));
         // Not waited for: a blocking thread may hang, and what matters has been finished.
         runtime.shutdown_background();
+        tracer.end();
         outcome
     });
     match outcome {
@@ -69,7 +74,11 @@ fn raise_file_limit() {
     }
 }
 
-async fn supervise<P, F>(settings: &ProcessSettings, program: P) -> anyhow::Result<()>
+async fn supervise<P, F>(
+    settings: &ProcessSettings,
+    tracer: Tracer,
+    program: P,
+) -> anyhow::Result<()>
 where
     P: FnOnce(Process) -> F,
     F: Future<Output = anyhow::Result<()>>,
@@ -79,6 +88,7 @@ where
         readiness: Readiness::default(),
         shutdown: CancellationToken::new(),
         pages: AdminPages::default(),
+        tracer,
     };
     let signals = Signals::listen()?;
     let Process { registry, readiness, pages, .. } = process.clone();

@@ -4,6 +4,8 @@ use std::{fmt, net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum, error::ErrorKind};
 
+use crate::trace::TraceSettings;
+
 /// Longer durations are mistakes.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
 
@@ -39,6 +41,10 @@ pub struct ProcessSettings {
         value_parser = duration
     )]
     pub drain_timeout: Duration,
+
+    /// Where traces go.
+    #[command(flatten)]
+    pub trace: TraceSettings,
 }
 
 /// How log lines look.

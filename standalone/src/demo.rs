@@ -17,7 +17,7 @@ use batchfleet_loadgen::{
     run,
 };
 use batchfleet_policy::BatchMode;
-use batchfleet_service::{AdminPages, Process, ProcessSettings, Readiness, settings};
+use batchfleet_service::{Process, ProcessSettings, settings, trace::TraceSettings};
 use batchfleet_worker::{ModelSettings, Wanted};
 use clap::Args;
 use prometheus::Registry;
@@ -62,6 +62,7 @@ impl DemoSettings {
             log: self.log.clone(),
             log_format: settings::LogFormat::Text,
             drain_timeout: Duration::from_secs(10),
+            trace: TraceSettings::default(),
         }
     }
 }
@@ -117,16 +118,12 @@ async fn serve(
         body_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(30),
         live_page: LivePage::Off,
+        trace_sample: 0.0,
         clients: ClientSettings::default(),
     };
     let digits = Wanted { name: MODEL.to_owned(), version: None, digest: None };
     let models = ModelSettings { batch, models: vec![digits], ..demo.models.clone() };
-    let process = Process {
-        registry: Registry::new(),
-        readiness: Readiness::default(),
-        shutdown: process.shutdown.child_token(),
-        pages: AdminPages::default(),
-    };
+    let process = Process { shutdown: process.shutdown.child_token(), ..Process::default() };
     let fleet = Fleet::start(&gateway, &models, &process).await?;
     let target: Target = format!("http://{}", fleet.address()).parse()?;
     let serving = tokio::spawn(fleet.run());

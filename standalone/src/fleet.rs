@@ -31,10 +31,9 @@ impl Fleet {
         // Every job has a seat at the one gateway, so its seats bound the queue.
         let broker = Arc::new(MemoryBroker::new(gateway.max_in_flight));
         let worker_shutdown = CancellationToken::new();
-        let worker =
-            Worker::start(models, broker.clone(), &process.registry, worker_shutdown.clone())
-                .await
-                .map_err(WorkerError::report)?;
+        let worker = Worker::start(models, broker.clone(), process, worker_shutdown.clone())
+            .await
+            .map_err(WorkerError::report)?;
         // Callers from here would need a key.
         let plays = gateway.live_page == LivePage::Everywhere && gateway.clients.api_keys.is_none();
         let gateway = Gateway::start(gateway, broker.as_ref(), process).await?;

@@ -18,6 +18,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::fleet::Fleet;
 
+/// How others know it.
+const NAME: &str = "batchfleet";
+
 /// Batched inference over HTTP: many clients, one queue, batches of N, each caller its own answer
 #[derive(Parser)]
 #[command(name = "batchfleet", version)]
@@ -68,12 +71,12 @@ fn main() -> ExitCode {
     };
     match settings.command {
         Command::Serve(settings) => {
-            batchfleet_service::run(&settings.process.clone(), async move |process| {
+            batchfleet_service::run(NAME, &settings.process.clone(), async move |process| {
                 Fleet::start(&settings.gateway, &settings.models, &process).await?.run().await
             })
         }
         Command::Demo(settings) => {
-            batchfleet_service::run(&settings.process(), async move |process| {
+            batchfleet_service::run(NAME, &settings.process(), async move |process| {
                 demo::show(&settings, &process).await
             })
         }

@@ -78,6 +78,7 @@ impl Bench {
             digest: 0,
             inputs: vec![input],
             outputs: Vec::new(),
+            trace: None,
         };
         self.producer.submit(&queue(), &job).await.unwrap();
         job.id

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Broker, Consumer};
-use prometheus::Registry;
+use batchfleet_service::{Process, trace::Tracer};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,7 @@ use crate::{
 pub struct Loaded {
     models: Vec<Model>,
     metrics: WorkerMetrics,
+    tracer: Tracer,
 }
 
 impl Loaded {
@@ -31,15 +32,16 @@ impl Loaded {
     /// is left out. Needs no broker: a missing device is found out even if that is away.
     pub async fn load(
         settings: &ModelSettings,
-        registry: &Registry,
+        process: &Process,
         shutdown: &CancellationToken,
     ) -> Result<Self, WorkerError> {
         settings.validate()?;
-        let metrics = WorkerMetrics::register(registry)?;
+        let metrics = WorkerMetrics::register(&process.registry)?;
+        let tracer = process.tracer.clone();
         let (wanted, store) = (&settings.models, settings.store());
         let fetching = settings.model_repository.fetch(wanted, &store);
         let Some(folder) = shutdown.run_until_cancelled(fetching).await.transpose()? else {
-            return Ok(Self { models: Vec::new(), metrics });
+            return Ok(Self { models: Vec::new(), metrics, tracer });
         };
         let sources = repository::scan(&folder, wanted)?;
         let runtime = runtime(settings, &sources)?;
@@ -51,7 +53,7 @@ impl Loaded {
             }
             models.push(Model::load(settings, source, runtime.clone()).await?);
         }
-        Ok(Self { models, metrics })
+        Ok(Self { models, metrics, tracer })
     }
 
     /// Serves the models. Returns once all are announced, or when `shutdown` is cancelled before
@@ -75,6 +77,7 @@ impl Loaded {
             let told = CancellationToken::new();
             announced.push(told.clone());
             let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
+            let model = model.traced(self.tracer.clone());
             worker.models.spawn(model.serve(consumer, metrics, told, drain.clone()));
         }
         for announced in announced {
@@ -103,10 +106,10 @@ impl Worker {
     pub async fn start(
         settings: &ModelSettings,
         broker: Arc<dyn Broker>,
-        registry: &Registry,
+        process: &Process,
         shutdown: CancellationToken,
     ) -> Result<Self, WorkerError> {
-        let loaded = Loaded::load(settings, registry, &shutdown).await?;
+        let loaded = Loaded::load(settings, process, &shutdown).await?;
         Ok(loaded.serve(broker, shutdown, Duration::MAX).await)
     }
 

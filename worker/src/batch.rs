@@ -164,6 +164,7 @@ mod tests {
             digest: 0,
             inputs: vec![input],
             outputs: Vec::new(),
+            trace: None,
         };
         let priority = Priority::Default;
         let entry = EntryId { priority, milliseconds: 0, sequence: index as u64 };

@@ -69,6 +69,8 @@ pub(crate) struct Work {
 pub(crate) struct Ran {
     /// The outputs of each request.
     pub(crate) outputs: Result<Vec<Vec<Tensor>>, EngineError>,
+    /// When it began.
+    pub(crate) began: Instant,
     /// Time spent joining inputs.
     pub(crate) input: Duration,
     /// Time spent running the model.
@@ -147,5 +149,6 @@ pub(crate) fn run(engine: &mut dyn Engine, columns: Vec<Column>, rows: &[u32]) -
         outputs.and_then(
             |outputs| if batches { tensors::split(outputs, rows) } else { Ok(vec![outputs]) },
         );
-    Ran { outputs, input: joined - began, infer: inferred - joined, output: inferred.elapsed() }
+    let (input, infer, output) = (joined - began, inferred - joined, inferred.elapsed());
+    Ran { outputs, began, input, infer, output }
 }

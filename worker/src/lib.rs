@@ -27,6 +27,7 @@ mod retry;
 mod settings;
 mod settle;
 mod tensors;
+mod trace;
 mod tuner;
 mod warmup;
 mod watchdog;

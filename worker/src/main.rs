@@ -8,21 +8,23 @@ use tracing::error;
 
 fn main() -> ExitCode {
     match parse::<WorkerSettings>() {
-        Ok(settings) => run(&settings.process, |process| serve(&settings, process)),
+        Ok(settings) => {
+            run(env!("CARGO_BIN_NAME"), &settings.process, |process| serve(&settings, process))
+        }
         Err(status) => ExitCode::from(status),
     }
 }
 
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
-    let Process { registry, readiness, shutdown, .. } = process;
+    let shutdown = process.shutdown.clone();
     // Loading models may take minutes: a wrong address is better known before.
     settings.redis.address()?;
-    let loaded = Loaded::load(&settings.models, &registry, &shutdown).await;
+    let loaded = Loaded::load(&settings.models, &process, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;
     let Some(broker) = settings.redis.connect(&shutdown).await? else { return Ok(()) };
     let worker = loaded.serve(Arc::new(broker), shutdown, settings.process.drain_timeout).await;
     if worker.ready() {
-        readiness.ready();
+        process.readiness.ready();
     }
     match worker.join().await {
         Err(error) if error.is_device() => {

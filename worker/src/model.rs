@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use batchfleet_broker::{Announcement, Consumer, ModelSpec, QueueName, WorkerId};
 use batchfleet_policy::{BatchMode, BatchPolicy, Demand};
-use batchfleet_service::InvalidSettings;
+use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -42,6 +42,7 @@ pub(crate) struct Model {
     /// How it will be served.
     pub(crate) plan: Plan,
     engine: EngineHandle,
+    tracer: Tracer,
 }
 
 impl Model {
@@ -59,7 +60,12 @@ impl Model {
             Ok::<_, WorkerError>((engine, plan))
         };
         let (engine, plan) = engine::start(name, load).await?;
-        Ok(Self { worker: WorkerId::random(), host, plan, engine })
+        Ok(Self { worker: WorkerId::random(), host, plan, engine, tracer: Tracer::default() })
+    }
+
+    /// With a way for traces of its batches.
+    pub(crate) fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// The queue it serves.
@@ -80,9 +86,14 @@ impl Model {
         let pulse = self.engine.pulse().clone();
         watchdog::guard(self.queue().clone(), &pulse, max_batch_time)?;
         let spec = ModelSpec::clone(&self.plan.spec);
-        let announcement = Announcement { host: self.host, ..Announcement::new(self.worker, spec) };
+        let announcement = Announcement {
+            host: self.host,
+            tracing: self.tracer.is_on(),
+            ..Announcement::new(self.worker, spec)
+        };
         let pipeline =
-            Pipeline::new(self.plan, self.engine, consumer.clone(), metrics.clone(), drain.clone());
+            Pipeline::new(self.plan, self.engine, consumer.clone(), metrics.clone(), drain.clone())
+                .traced(self.tracer);
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
         let guided = tokio::spawn(guide(consumer.clone(), tuner.clone()));
         let announcer = Announcer { consumer, announcement, tuner, metrics, pulse, max_batch_time };

@@ -13,6 +13,7 @@ use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Consumer, Delivery, Failure, ModelSpec, Release, Timing};
 use batchfleet_policy::{BatchPolicy, CostModel};
+use batchfleet_service::trace::Tracer;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     metrics::ModelMetrics,
     rescue::Rescue,
     settle::{Answer, Settler},
+    trace,
     tuner::SharedTuner,
 };
 
@@ -67,6 +69,7 @@ pub(crate) struct Pipeline {
     gateways: Gateways,
     settler: Settler,
     tuner: SharedTuner,
+    tracer: Tracer,
     /// Claimed and checked, not yet run; oldest first.
     held: VecDeque<Delivery>,
     /// How many batches in a row have overtaken the oldest job held.
@@ -92,6 +95,7 @@ impl Pipeline {
             gateways: Gateways::new(Arc::clone(&consumer)),
             settler: Settler::new(Arc::clone(&consumer), metrics.clone()),
             tuner: SharedTuner::new(plan.policy, plan.cost.clone()),
+            tracer: Tracer::default(),
             held: VecDeque::new(),
             overtaken: 0,
             mixed: false,
@@ -102,6 +106,11 @@ impl Pipeline {
             metrics,
             drain,
         }
+    }
+
+    /// With a way for traces of its batches.
+    pub(crate) fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// What chooses its N.
@@ -233,10 +242,10 @@ impl Pipeline {
             self.metrics.queue_wait.observe(delivery.waited.as_secs_f64());
             if delivery.deliveries > MOST_DEATHS {
                 let message = format!("{MOST_DEATHS} workers died while they ran this request");
-                refused.push(unrun(delivery, Failure::Poison, message));
+                refused.push(unrun(&self.tracer, delivery, Failure::Poison, message));
             } else if let Err(problem) = check(&self.plan.spec, self.plan.text_only, &delivery.job)
             {
-                refused.push(unrun(delivery, Failure::BadInput, problem));
+                refused.push(unrun(&self.tracer, delivery, Failure::BadInput, problem));
             } else {
                 admitted.push_back(delivery);
             }
@@ -255,7 +264,7 @@ impl Pipeline {
             let message = || "the deadline passed before its batch began".to_owned();
             let answer = |job: Delivery| {
                 if self.is_awaited(&job) {
-                    unrun(job, Failure::Expired, message())
+                    unrun(&self.tracer, job, Failure::Expired, message())
                 } else {
                     Answer::orphaned(job)
                 }
@@ -273,7 +282,8 @@ impl Pipeline {
         let doomed = self.tuner.lock().doomed(self.held_rows(), left);
         if doomed > 0 {
             let message = || "its batch would have ended after the deadline".to_owned();
-            let answer = |job| unrun(job, Failure::Expired, message());
+            let tracer = &self.tracer;
+            let answer = |job| unrun(tracer, job, Failure::Expired, message());
             let answers = self.held.drain(..doomed).map(answer).collect();
             self.settler.settle(answers).await;
         }
@@ -328,7 +338,8 @@ impl Pipeline {
 }
 
 /// The answer to a job that never ran.
-fn unrun(delivery: Delivery, failure: Failure, message: String) -> Answer {
+fn unrun(tracer: &Tracer, delivery: Delivery, failure: Failure, message: String) -> Answer {
+    trace::unrun(tracer, &delivery, &message);
     let timing = Timing {
         queue: delivery.waited,
         batch_wait: delivery.claimed_at.elapsed(),

@@ -123,6 +123,7 @@ impl Gateway {
             digest: wire::digest(&inputs),
             inputs,
             outputs: Vec::new(),
+            trace: None,
         }
     }
 

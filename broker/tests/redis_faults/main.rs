@@ -51,6 +51,7 @@ impl Pair {
             digest: 0,
             inputs: vec![Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data }],
             outputs: Vec::new(),
+            trace: None,
         }
     }
 

@@ -53,6 +53,7 @@ async fn broker() -> MemoryBroker {
             digest: 0,
             inputs: Vec::new(),
             outputs: Vec::new(),
+            trace: None,
         };
         producer.submit(&queue(1), &job).await.unwrap();
     }
@@ -121,7 +122,8 @@ async fn the_autoscaler_of_a_fleet_asks_for_what_is_served() {
         .unwrap();
         let redis = RedisAddress::Url(String::new());
         let (image, monitor_labels) = (String::new(), std::collections::BTreeMap::new());
-        let defaults = WorkerDefaults { image, redis, redis_tls: None, monitor_labels };
+        let defaults =
+            WorkerDefaults { image, redis, redis_tls: None, trace_endpoint: None, monitor_labels };
         let plan = Plan { floor: 1, depth_per_worker: 128 };
         let autoscaler = Objects::of(&fleet, plan, &defaults).autoscaler.unwrap();
         let metric = &autoscaler.spec.unwrap().metrics.unwrap()[0];

@@ -134,6 +134,7 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     let tls = defaults.redis_tls.iter().flat_map(RedisTls::files);
     settings.extend(tls.map(|(flag, file)| format!("--{flag}={REDIS_TLS_PATH}/{file}")));
     settings.extend(model::settings(fleet));
+    settings.extend(defaults.trace_endpoint.iter().map(|url| format!("--trace-endpoint={url}")));
     if !batch.sizes.is_empty() {
         let sizes: Vec<String> = batch.sizes.iter().map(u32::to_string).collect();
         settings.push(format!("--batch-sizes={}", sizes.join(",")));

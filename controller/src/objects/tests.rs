@@ -20,7 +20,13 @@ fn fleet(changes: &Value) -> ModelFleet {
 
 fn defaults(redis: RedisAddress) -> WorkerDefaults {
     let monitor_labels = BTreeMap::from([("release".to_owned(), "prometheus".to_owned())]);
-    WorkerDefaults { image: "worker:1".to_owned(), redis, redis_tls: None, monitor_labels }
+    WorkerDefaults {
+        image: "worker:1".to_owned(),
+        redis,
+        redis_tls: None,
+        trace_endpoint: Some("http://collector:4318/".to_owned()),
+        monitor_labels,
+    }
 }
 
 fn objects(changes: &Value) -> Objects {
@@ -151,6 +157,7 @@ fn the_spec_becomes_the_workers_settings() {
             "--admin-listen=0.0.0.0:9090",
             "--model=digits",
             "--model-repository=/models",
+            "--trace-endpoint=http://collector:4318/",
             "--batch-sizes=8,16,32",
         ])
     );

@@ -46,6 +46,7 @@ impl World {
                 image: "worker:1".to_owned(),
                 redis,
                 redis_tls: None,
+                trace_endpoint: None,
                 monitor_labels: std::collections::BTreeMap::new(),
             },
             recorder: Recorder::new(server.client(), Reporter::from("test")),
@@ -168,6 +169,7 @@ fn job() -> Job {
         digest: 0,
         inputs: Vec::new(),
         outputs: Vec::new(),
+        trace: None,
     }
 }
 

@@ -124,6 +124,7 @@ pub(super) fn question(number: u32) -> Question {
         priority: Priority::Default,
         rows: 1,
         outputs: Vec::new(),
+        trace: None,
         arrived: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(5),
     }

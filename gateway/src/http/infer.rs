@@ -23,6 +23,7 @@ use crate::{
         self, Problem,
         infer::{HeaderLength, InferRequest, Limits, WantedOutput},
     },
+    trace::Trace,
 };
 
 /// Says how many bytes of a body are its JSON head; what follows are binary tensors.
@@ -42,10 +43,16 @@ pub(super) async fn infer(
     api: Data<Api>,
     mailbox: Data<Mailbox>,
 ) -> HttpResponse {
-    match serve(&request, &mut payload, &api, &mailbox).await {
+    let mut trace = api.traces.begin(&request);
+    let answer = match serve(&request, &mut payload, &api, &mailbox, &mut trace).await {
         Ok(answer) => answer,
-        Err(error) => refuse(&error, content_length(request.headers()), payload).await,
-    }
+        Err(error) => {
+            trace.failed(&error);
+            refuse(&error, content_length(request.headers()), payload).await
+        }
+    };
+    trace.answered(answer.status());
+    answer
 }
 
 async fn serve(
@@ -53,6 +60,7 @@ async fn serve(
     payload: &mut Payload,
     api: &Api,
     mailbox: &Mailbox,
+    trace: &mut Trace,
 ) -> Result<HttpResponse, InferError> {
     let arrived = Instant::now();
     let (client, model) =
@@ -63,6 +71,7 @@ async fn serve(
     let Read { parsed, digest, share } =
         arrival.check(read(api, &model, request, payload).await)?;
     arrival.hand_on();
+    trace.read(&model, &parsed);
     let timeout = parsed.timeout.map_or(api.deadline, |wish| wish.min(api.max_deadline));
     let question = Question {
         outputs: names(&parsed.outputs, &model),
@@ -70,6 +79,7 @@ async fn serve(
         digest,
         rows: parsed.rows,
         priority: client.class(parsed.priority),
+        trace: trace.context(),
         deadline: arrived + timeout,
         arrived,
     };

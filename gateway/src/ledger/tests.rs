@@ -23,6 +23,7 @@ fn job(number: u128) -> Arc<Job> {
         digest: 42,
         inputs: Vec::new(),
         outputs: Vec::new(),
+        trace: None,
     })
 }
 

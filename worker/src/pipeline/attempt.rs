@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use batchfleet_broker::{Delivery, Failure, Release, Timing};
+use batchfleet_broker::{Delivery, Failure, Job, Release, Timing};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -13,6 +13,7 @@ use crate::{
     error::WorkerError,
     fault::Fault,
     settle::Answer,
+    trace,
 };
 
 /// A batch is claimed while another runs if the run is shorter than so many round trips.
@@ -130,10 +131,16 @@ impl Pipeline {
                 let fault = self.note(error, batch.rows + padding)?;
                 match batch.halves_if(true) {
                     Ok(halves) => return Ok(Tried::Failed(halves, fault)),
-                    Err(single) => (single, Tried::GaveUp),
+                    Err(single) => {
+                        let Job { id, trace, .. } = &single.deliveries[0].job;
+                        let trace = trace.map(tracing::field::display);
+                        debug!(request = %id, trace, %error, "a request failed");
+                        (single, Tried::GaveUp)
+                    }
                 }
             }
         };
+        trace::ran(&self.tracer, &self.plan, (&batch, padding), &ran);
         self.settler.settle(answers(batch, padding, started, ran)).await;
         Ok(tried)
     }

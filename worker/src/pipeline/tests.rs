@@ -126,6 +126,7 @@ impl Bench {
             digest: 0,
             inputs: vec![input],
             outputs: Vec::new(),
+            trace: None,
         };
         self.producer.submit(&queue(), &job).await.unwrap();
         job.id
@@ -171,7 +172,8 @@ async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec
             tensors::split(tensors::join(columns), &rows)
         };
         let (input, infer, output) = (Duration::ZERO, RUN, Duration::ZERO);
-        drop(done.send(Ran { outputs, input, infer, output }));
+        let began = Instant::now();
+        drop(done.send(Ran { outputs, began, input, infer, output }));
     }
 }
 

@@ -8,6 +8,7 @@ use batchfleet_broker::{
     Broker, Datatype, GatewayId, Inbound, Job, Priority, Producer, QueueName, Reply, RequestId,
     Tensor, memory::MemoryBroker,
 };
+use batchfleet_service::Process;
 use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerSettings};
 use clap::Parser;
 use prometheus::Registry;
@@ -61,7 +62,8 @@ impl Fleet {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let settings = settings(repository, flags);
         let shared = Arc::new(broker.clone());
-        let worker = Worker::start(&settings, shared, &registry, shutdown.clone()).await?;
+        let process = Process { registry: registry.clone(), ..Process::default() };
+        let worker = Worker::start(&settings, shared, &process, shutdown.clone()).await?;
         assert!(worker.ready());
         Ok(Self { broker, registry, shutdown, worker })
     }
@@ -104,6 +106,7 @@ impl Caller {
             digest: 7,
             inputs,
             outputs: Vec::new(),
+            trace: None,
         };
         self.producer.submit(queue, &job).await.unwrap();
         job.id

@@ -1,0 +1,101 @@
+//! Whose trace a request belongs to, as [W3C Trace Context](https://www.w3.org/TR/trace-context/)
+//! names it.
+
+use std::fmt;
+
+/// A span of a trace that is recorded: what is done for a request is recorded as its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace; not 0.
+    pub trace: u128,
+    /// The span in it; not 0.
+    pub span: u64,
+}
+
+/// What a caller says of its trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceParent {
+    /// The caller's own span.
+    pub context: TraceContext,
+    /// Whether the caller records it.
+    pub sampled: bool,
+}
+
+impl TraceParent {
+    /// The value of a `traceparent` header; `None` if it is not what the recommendation demands,
+    /// which then is to be taken for none. Of a later version what version 0 has is read.
+    pub fn parse(value: &str) -> Option<Self> {
+        let mut fields = value.split('-');
+        let version: u8 = hexadecimal(fields.next()?, 2)?.try_into().ok()?;
+        let trace = hexadecimal(fields.next()?, 32)?;
+        let span = hexadecimal(fields.next()?, 16)?.try_into().ok()?;
+        let flags = hexadecimal(fields.next()?, 2)?;
+        let too_much = version == 0 && fields.next().is_some();
+        if version == 0xff || too_much || trace == 0 || span == 0 {
+            return None;
+        }
+        Some(Self { context: TraceContext { trace, span }, sampled: flags & 1 == 1 })
+    }
+}
+
+/// The trace's id, as logs and trace viewers write it.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.trace)
+    }
+}
+
+/// So many digits in lower case.
+fn hexadecimal(field: &str, digits: usize) -> Option<u128> {
+    let fits = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let is_exact = field.len() == digits && field.bytes().all(fits);
+    is_exact.then(|| u128::from_str_radix(field, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    #[test]
+    fn a_caller_names_its_span_and_whether_it_records_it() {
+        for (flags, sampled) in [("01", true), ("00", false), ("03", true), ("fe", false)] {
+            let parent = TraceParent::parse(&format!("00-{TRACE}-b7ad6b7169203331-{flags}"));
+            let context = TraceContext {
+                trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
+                span: 0xb7ad_6b71_6920_3331,
+            };
+            assert_eq!(parent, Some(TraceParent { context, sampled }), "{flags}");
+            assert_eq!(context.to_string(), TRACE);
+        }
+    }
+
+    #[test]
+    fn a_later_version_may_say_more() {
+        let more = TraceParent::parse(&format!("01-{TRACE}-b7ad6b7169203331-01-what-ever"));
+        assert!(more.is_some_and(|parent| parent.sampled));
+    }
+
+    #[test]
+    fn what_is_not_well_formed_counts_as_none() {
+        let nothing = "0".repeat(32);
+        for wrong in [
+            String::new(),
+            "00".to_owned(),
+            "x".repeat(64 << 10),
+            format!("00-{TRACE}-b7ad6b7169203331"),
+            format!("00-{TRACE}-b7ad6b7169203331-01-more"),
+            format!("ff-{TRACE}-b7ad6b7169203331-01"),
+            format!("00-{}-b7ad6b7169203331-01", TRACE.to_uppercase()),
+            format!("00-{nothing}-b7ad6b7169203331-01"),
+            format!("00-{TRACE}-0000000000000000-01"),
+            format!("00-{TRACE}-b7ad6b716920333-01"),
+            format!("00-{TRACE}-+7ad6b7169203331-01"),
+            format!("0-{TRACE}-b7ad6b7169203331-01"),
+            format!("00-{TRACE}-b7ad6b7169203331-1"),
+        ] {
+            assert_eq!(TraceParent::parse(&wrong), None, "{wrong:.80}");
+        }
+    }
+}

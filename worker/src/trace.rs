@@ -1,0 +1,78 @@
+//! What is recorded of traced requests: how long each waited, and the batch it travelled in. A batch
+//! is a span of its own, linked to those of all traced requests in it.
+
+use batchfleet_broker::{Delivery, TraceContext};
+use batchfleet_service::trace::{KeyValue, Span, SpanKind, Tracer};
+
+use crate::{batch::Batch, engine::Ran, pipeline::Plan};
+
+/// Records a batch that ran, with so many rows of padding.
+pub(crate) fn ran(tracer: &Tracer, plan: &Plan, (batch, padding): (&Batch, u32), ran: &Ran) {
+    let traced: Vec<(&Delivery, TraceContext)> = batch
+        .deliveries
+        .iter()
+        .filter_map(|delivery| Some((delivery, delivery.job.trace?)))
+        .collect();
+    if !tracer.is_on() || traced.is_empty() {
+        return;
+    }
+    let joined = ran.began + ran.input;
+    let inferred = joined + ran.infer;
+    let split = inferred + ran.output;
+    let error = ran.outputs.as_ref().err().map(ToString::to_string);
+    let attributes = attributes(plan, batch, padding);
+    let own = Span {
+        attributes: attributes.clone(),
+        links: traced.iter().map(|(_, context)| (context.trace, context.span)).collect(),
+        error: error.clone(),
+        ..Span::new(rand::random_range(1..=u128::MAX), None, "batch", [ran.began, split])
+    };
+    let of_request = |(delivery, TraceContext { trace, span }): &(&Delivery, _)| {
+        let travelled = Span {
+            kind: SpanKind::Consumer,
+            attributes: attributes.clone(),
+            links: vec![(own.trace, own.id)],
+            error: error.clone(),
+            ..Span::new(*trace, Some(*span), "batch", [delivery.claimed_at, split])
+        };
+        let computed = Span::new(*trace, Some(travelled.id), "compute", [joined, inferred]);
+        [queued(delivery, *trace, *span), travelled, computed]
+    };
+    let spans: Vec<_> = traced.iter().flat_map(of_request).collect();
+    tracer.record(spans.into_iter().chain([own]));
+}
+
+/// Records a job that was answered without a run, and why.
+pub(crate) fn unrun(tracer: &Tracer, delivery: &Delivery, why: &str) {
+    if let Some(TraceContext { trace, span }) = delivery.job.trace {
+        let error = Some(why.to_owned());
+        tracer.record([Span { error, ..queued(delivery, trace, span) }]);
+    }
+}
+
+/// The wait for a worker.
+fn queued(delivery: &Delivery, trace: u128, parent: u64) -> Span {
+    let claimed = delivery.claimed_at;
+    let added = claimed.checked_sub(delivery.waited).unwrap_or(claimed);
+    Span {
+        kind: SpanKind::Consumer,
+        attributes: vec![
+            KeyValue::new("batchfleet.request", delivery.job.id.to_string()),
+            KeyValue::new("batchfleet.attempt", i64::from(delivery.job.attempt)),
+            KeyValue::new("batchfleet.deliveries", i64::from(delivery.deliveries)),
+        ],
+        ..Span::new(trace, Some(parent), "queue", [added, claimed])
+    }
+}
+
+fn attributes(plan: &Plan, batch: &Batch, padding: u32) -> Vec<KeyValue> {
+    let requests = i64::try_from(batch.deliveries.len()).unwrap_or(i64::MAX);
+    vec![
+        KeyValue::new("batchfleet.model", plan.spec.queue.to_string()),
+        KeyValue::new("batchfleet.provider", plan.provider),
+        KeyValue::new("batchfleet.batch.requests", requests),
+        KeyValue::new("batchfleet.batch.rows", i64::from(batch.rows)),
+        KeyValue::new("batchfleet.batch.padding", i64::from(padding)),
+        KeyValue::new("batchfleet.batch.release", batch.release.name()),
+    ]
+}
