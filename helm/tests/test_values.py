@@ -217,6 +217,21 @@ def test_only_listed_clients_reach_gateways_where_a_list_is_given():
     assert listed[0] == {"podSelector": {"matchLabels": {"app": "client"}}}
 
 
+def test_all_programs_that_have_spans_know_the_collector_and_reach_it():
+    endpoint = "tracing.endpoint=https://collector.tracing"
+    flag = "--trace-endpoint=https://collector.tracing"
+    serves = container(gateway(endpoint, "tracing.oneIn=200"))["args"]
+    assert flag in serves and "--trace-sample=0.005" in serves
+    assert "--trace-sample=0" in container(gateway(endpoint, "tracing.oneIn=0"))["args"]
+    # Which tells the workers.
+    assert flag in container(controller(endpoint))["args"]
+    for url, port in [("https://a", 443), ("http://a", 80), ("http://a.b:4318", 4318)]:
+        for who in ["-gateway", "-worker"]:
+            egress = the("NetworkPolicy", who, f"tracing.endpoint={url}")["spec"]["egress"]
+            assert [{"port": port}] in [rule["ports"] for rule in egress]
+    assert not any("trace" in flag for flag in container(gateway())["args"])
+
+
 def test_monitors_of_workers_have_the_same_labels():
     setting = "monitoring.podMonitors.labels.release=prometheus"
     assert "--pod-monitor-label=release=prometheus" in container(controller(setting))["args"]

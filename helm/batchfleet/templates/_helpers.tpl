@@ -183,6 +183,14 @@ priorityClassName: {{ . | quote }}
 {{- end -}}
 {{- end }}
 
+{{- define "batchfleet.toCollector" -}}
+{{- with .Values.tracing.endpoint -}}
+{{- $usual := eq (urlParse .).scheme "https" | ternary 443 80 -}}
+# The collector, wherever it is.
+- ports: [{port: {{ regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" | default $usual }}}]
+{{- end -}}
+{{- end }}
+
 {{- define "batchfleet.fromPrometheus" -}}
 - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Values.networkPolicy.prometheusNamespace | quote }}}}}]
   ports: [{port: admin}]

@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use serde_json::{Map, Value, json};
 
 /// Flags that the chart sets, of both programs.
-const OF_THE_CHART: [&str; 19] = [
+const OF_THE_CHART: [&str; 21] = [
     "admin-listen",
     "api-keys",
     "drain-timeout",
@@ -25,6 +25,8 @@ const OF_THE_CHART: [&str; 19] = [
     "redis-key",
     "redis-url",
     "redis-url-file",
+    "trace-endpoint",
+    "trace-sample",
     "worker-image",
     "worker-redis-secret",
     "worker-redis-tls-secret",
