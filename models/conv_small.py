@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from wheel import write  # noqa: E402
 
 SEED = 20261122
-CHANNELS = [3, 16, 32, 64]
+CHANNELS = [3, 32, 64, 128]
 CLASSES = 10
 
 

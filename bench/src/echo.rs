@@ -28,9 +28,7 @@ const CONFIG: &str = "backend: \"batchfleet_echo\"\nmax_batch_size: 256\n\
 
 /// Prints the costs of the way.
 pub(crate) async fn bench(lasts: Duration) -> Result<()> {
-    let folder = TempDir::new()?;
-    fs::create_dir_all(folder.path().join("echo/1"))?;
-    fs::write(folder.path().join("echo/config.pbtxt"), CONFIG)?;
+    let folder = repository()?;
     let serving = Some((folder.path(), "echo"));
     let rig = Rig::start("echo", FleetPlan { serving, ..FleetPlan::default() }).await?;
     let load = |size, users| -> Result<Load> {
@@ -74,15 +72,23 @@ pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     Ok(())
 }
 
+/// A model repository with the echo.
+pub(crate) fn repository() -> Result<TempDir> {
+    let folder = TempDir::new()?;
+    fs::create_dir_all(folder.path().join("echo/1"))?;
+    fs::write(folder.path().join("echo/config.pbtxt"), CONFIG)?;
+    Ok(folder)
+}
+
 /// Requests of a size, each with a mark of its own that must come back.
-struct Marked {
+pub(crate) struct Marked {
     call: Call,
     filling: Bytes,
     run: u64,
 }
 
 impl Marked {
-    fn new(size: usize) -> Result<Self, LoadError> {
+    pub(crate) fn new(size: usize) -> Result<Self, LoadError> {
         let filling = Bytes::from(vec![b'.'; size - ANSWER]);
         let input = |name: &str, size: usize| Input {
             name: name.to_owned(),

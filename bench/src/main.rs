@@ -8,6 +8,7 @@ mod origin;
 mod rig;
 mod sweep;
 mod table;
+mod traces;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -64,6 +65,8 @@ enum Part {
     Bare,
     /// Goodput of auto against every fixed N
     Sweep,
+    /// CPU per request with and without traces
+    Traces,
 }
 
 #[tokio::main]
@@ -95,6 +98,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Echo => echo::bench(lasts).await,
             Part::Bare => bare::bench(&settings.files, lasts).await,
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
+            Part::Traces => traces::bench(lasts).await,
         };
         if let Err(error) = done {
             eprintln!("error: {part:?}: {error:#}");
