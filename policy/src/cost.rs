@@ -26,7 +26,10 @@ const TINY: f64 = 1e-9;
 /// three until the median believes it, 0.8¹⁷ of the way missing after the others. One gain is
 /// always identifiable; fitting a and c of a + c·b online is not, because sizes hardly vary in a
 /// steady state and the covariance winds up. Where sizes do vary, what one of them deviates from
-/// the common gain corrects its entry of the table: T(b) ← T(b) · (1 + 0.02 · (clamp(x / m) − 1)).
+/// the others corrects its entry of the table: T(b) ← T(b) · (1 + 0.02 · (clamp(x / m') − 1)), with m'
+/// the median of those of the last five x that other entries gave, if these are two at least. To
+/// compare a size with itself would be worse than nothing: times have a long tail, so x is above its
+/// own median on average, and the one size that runs would seem to become slower than all others.
 #[derive(Clone, Debug)]
 pub struct CostModel {
     /// (rows, seconds), rows rising, as measured and corrected.
@@ -35,8 +38,17 @@ pub struct CostModel {
     table: Vec<(u32, f64)>,
     only_these_sizes: bool,
     gain: f64,
-    /// The last x, oldest first.
-    witnesses: [f64; WITNESSES],
+    /// The last batches, oldest first.
+    witnesses: [Witness; WITNESSES],
+}
+
+/// What a batch says of the gain.
+#[derive(Clone, Copy, Debug)]
+struct Witness {
+    /// The entry of the table that it ran by; `None` if it is only assumed.
+    entry: Option<usize>,
+    /// Its x.
+    x: f64,
 }
 
 impl CostModel {
@@ -54,7 +66,7 @@ impl CostModel {
             return None;
         }
         let table = monotone(&measured);
-        let witnesses = [1.0; WITNESSES];
+        let witnesses = [Witness { entry: None, x: 1.0 }; WITNESSES];
         Some(Self { measured, table, only_these_sizes: false, gain: 1.0, witnesses })
     }
 
@@ -139,16 +151,19 @@ impl CostModel {
     /// Corrects the model by one batch: `rows` took `took`.
     pub fn observe(&mut self, rows: u32, took: Duration) {
         let x = took.as_secs_f64() / self.interpolate(rows);
+        let entry = self.at_or_above(rows).min(self.table.len() - 1);
         self.witnesses.rotate_left(1);
-        self.witnesses[WITNESSES - 1] = x;
-        let mut sorted = self.witnesses;
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted[WITNESSES / 2].max(TINY);
-        self.gain = toward(self.gain, median / self.gain, LARGEST_STEP, GAIN_RATE);
-        let nearest = self.at_or_above(rows).min(self.table.len() - 1);
-        let size = &mut self.measured[nearest].1;
-        *size = toward(*size, x / median, LARGEST_DEVIATION, SIZE_RATE);
-        self.table = monotone(&self.measured);
+        self.witnesses[WITNESSES - 1] = Witness { entry: Some(entry), x };
+        let all = median(self.witnesses.iter().map(|witness| witness.x).collect());
+        self.gain = toward(self.gain, all / self.gain, LARGEST_STEP, GAIN_RATE);
+        let is_other = |witness: &&Witness| witness.entry.is_some_and(|other| other != entry);
+        let others: Vec<f64> =
+            self.witnesses.iter().filter(is_other).map(|witness| witness.x).collect();
+        if others.len() > 1 {
+            let size = &mut self.measured[entry].1;
+            *size = toward(*size, x / median(others), LARGEST_DEVIATION, SIZE_RATE);
+            self.table = monotone(&self.measured);
+        }
     }
 
     /// The largest size that was measured.
@@ -189,6 +204,12 @@ impl CostModel {
 /// `value` after a `share` of the way to `ratio` times itself, the ratio kept within bounds.
 fn toward(value: f64, ratio: f64, (least, most): (f64, f64), share: f64) -> f64 {
     (value * (1.0 + share * (ratio.clamp(least, most) - 1.0))).max(TINY)
+}
+
+/// The middle of some values, the lower of two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get((values.len().max(1) - 1) / 2).map_or(TINY, |value| value.max(TINY))
 }
 
 /// The least table above this one whose seconds never fall.

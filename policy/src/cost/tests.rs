@@ -92,6 +92,20 @@ fn learns_the_size_that_was_measured_wrong_from_what_the_others_take() {
     assert!((0.0235..0.0255).contains(&known), "{known}");
 }
 
+#[test]
+fn a_size_that_runs_alone_does_not_seem_to_become_slower_than_the_others() {
+    let mut model = affine();
+    let before = model.rate(64) / model.rate(32);
+    // Every fourth batch takes a fifth more, as beside busy neighbours.
+    (0..10_000).for_each(|batch| {
+        let slower = if batch % 4 == 0 { 1.2 } else { 1.0 };
+        model.observe(50, affine().latency(50).mul_f64(slower));
+    });
+    let after = model.rate(64) / model.rate(32);
+    assert!((after / before - 1.0).abs() < 0.01, "{before} and {after}");
+    assert!((0.99..1.02).contains(&model.gain()), "{}", model.gain());
+}
+
 proptest! {
     #[test]
     fn stays_monotone_and_finite_whatever_is_observed(
