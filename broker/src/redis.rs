@@ -27,6 +27,7 @@ mod link;
 mod observer;
 mod parcel;
 mod place;
+mod pool;
 mod producer;
 mod promise;
 mod pulse;
@@ -45,13 +46,8 @@ use tracing::warn;
 
 pub use self::address::RedisAddress;
 use self::{
-    connect::{Pool, broker_error},
-    consumer::RedisConsumer,
-    link::Link,
-    observer::RedisObserver,
-    place::Place,
-    producer::RedisProducer,
-    target::RedisController,
+    connect::broker_error, consumer::RedisConsumer, link::Link, observer::RedisObserver,
+    place::Place, pool::Pool, producer::RedisProducer, target::RedisController,
 };
 use crate::{
     Broker, BrokerError, Consumer, Controller, GatewayId, Observer, Producer, QueueName, WorkerId,
@@ -133,7 +129,7 @@ impl RedisBroker {
     }
 
     async fn try_connect(place: &Arc<Place>) -> Result<Self, BrokerError> {
-        let pool = connect::pool(Arc::clone(place))?;
+        let pool = Pool::new(Arc::clone(place));
         let link = Link::open(Arc::clone(place)).await.map_err(broker_error)?;
         connect::refuse_unfit(&mut link.connection().await?).await?;
         let place = Arc::clone(place);

@@ -16,11 +16,12 @@ use std::{
     time::Duration,
 };
 
+use deadpool_redis::Connection;
 use redis::{Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
 use super::{
-    connect::{Connection, broker_error, milliseconds, pool_error},
+    connect::{broker_error, milliseconds},
     consumer::{RedisConsumer, lost_group},
     entries::{Entry, entries},
     keys,
@@ -188,7 +189,7 @@ impl RedisConsumer {
 
     /// A connection of its own, never given back to the pool.
     async fn open_reader(&self, reader: &mut Reader) -> Result<MultiplexedConnection, BrokerError> {
-        let connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let connection = self.shared.pool.get().await?;
         let mut connection = Connection::take(connection);
         connection.set_response_timeout(READ_PATIENCE);
         reader.opened = Some(Instant::now());

@@ -3,84 +3,27 @@
 use std::{error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use deadpool::{
-    Runtime,
-    managed::{self, Metrics, PoolError, RecycleError, RecycleResult},
-};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
-    RedisResult, ServerErrorKind, Value,
+    ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
-use super::place::Place;
 use crate::BrokerError;
 
 /// How long to wait for a connection, and for the answer to a command that does not block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Control calls are few; the pool only keeps them off the busy connections.
-const POOL_SIZE: usize = 8;
-
-/// Connections for control calls.
-pub(super) type Pool = managed::Pool<Manager>;
-
-/// One of them; given back when it is dropped.
-pub(super) type Connection = managed::Object<Manager>;
-
-/// Opens connections for the pool, and looks at each before it is used again.
-pub(super) struct Manager(Arc<Place>);
-
-impl managed::Manager for Manager {
-    type Type = MultiplexedConnection;
-    type Error = RedisError;
-
-    async fn create(&self) -> RedisResult<MultiplexedConnection> {
-        self.0.open(&connection_config()).await
-    }
-
-    async fn recycle(
-        &self,
-        connection: &mut MultiplexedConnection,
-        metrics: &Metrics,
-    ) -> RecycleResult<RedisError> {
-        if self.0.is_elsewhere_since(Instant::from_std(metrics.created)) {
-            return Err(RecycleError::message("Redis went elsewhere"));
-        }
-        Ok(self.0.check(connection).await?)
-    }
-}
 
 /// Settings of every connection; redis-rs would wait for an answer no longer than 500 ms.
 pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE))
-}
-
-/// The pool for control calls.
-pub(super) fn pool(place: Arc<Place>) -> Result<Pool, BrokerError> {
-    Pool::builder(Manager(place))
-        .max_size(POOL_SIZE)
-        .wait_timeout(Some(PATIENCE))
-        .create_timeout(Some(PATIENCE))
-        .recycle_timeout(Some(PATIENCE))
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| BrokerError::Refused(error.to_string()))
-}
-
-/// What a failed check-out means.
-pub(super) fn pool_error(error: PoolError<RedisError>) -> BrokerError {
-    match error {
-        PoolError::Backend(error) => broker_error(error),
-        other => BrokerError::Unreachable(other.to_string()),
-    }
 }
 
 /// What Redis says about itself in these sections; `None` if we may not ask: a user without the

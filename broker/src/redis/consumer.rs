@@ -14,7 +14,7 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{
     Shared,
     claim::Reader,
-    connect::{broker_error, milliseconds, pool_error, server_code},
+    connect::{broker_error, milliseconds, server_code},
     entries::id_text,
     keys,
     parcel::{LARGE, Parcel},
@@ -250,7 +250,7 @@ impl Consumer for RedisConsumer {
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
         let renewal = Renewal { announcement: announcement.clone(), seen: milliseconds(time) };
         let renewal = serde_json::to_string(&renewal)
@@ -279,7 +279,7 @@ impl Consumer for RedisConsumer {
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         redis::cmd("DEL")
             .arg(keys::live(&self.worker))
             .exec_async(&mut *connection)

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use deadpool_redis::Connection;
 use redis::{
     FromRedisValue, Pipeline, RedisError, Value,
     aio::ConnectionLike,
@@ -11,7 +12,7 @@ use redis::{
 
 use super::{
     Shared,
-    connect::{Connection, broker_error, info, milliseconds, no_such_key, pool_error},
+    connect::{broker_error, info, milliseconds, no_such_key},
     consumer::Renewal,
     entries::parse_id,
     keys, promise, traffic,
@@ -34,7 +35,7 @@ impl RedisObserver {
     }
 
     async fn connection(&self) -> Result<Connection, BrokerError> {
-        self.shared.pool.get().await.map_err(pool_error)
+        self.shared.pool.get().await
     }
 }
 

@@ -11,8 +11,9 @@ use redis::{Cmd, RedisWrite, Value};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    connect::{Pool, broker_error, into_bytes, nonsense, pool_error},
+    connect::{broker_error, into_bytes, nonsense},
     keys,
+    pool::Pool,
 };
 use crate::{BrokerError, QueueName, Reply, wire};
 
@@ -68,7 +69,7 @@ impl Parcel {
     }
 
     async fn fetch(self, pool: Pool) -> Result<Bytes, BrokerError> {
-        let mut connection = pool.get().await.map_err(pool_error)?;
+        let mut connection = pool.get().await?;
         let mut bytes = BytesMut::with_capacity(self.size);
         loop {
             let (from, to) = (bytes.len(), bytes.len() + PIECE - 1);

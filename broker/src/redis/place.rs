@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult,
-    Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
+    RedisResult, Value, aio::MultiplexedConnection,
 };
 use tokio::time::Instant;
 
@@ -37,17 +37,22 @@ impl Place {
         &self,
         config: &AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
-        let server = match &self.sentinels {
-            None => self.server.clone(),
-            Some(sentinels) => at(&self.server, sentinels.master().await?),
-        };
+        let client = self.client().await?;
         let found = Instant::now();
-        let client = self.address.client(server)?;
         let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
         match self.check(&mut connection).await {
             Ok(()) if self.is_elsewhere_since(found) => Err(gone("Redis went elsewhere")),
             checked => checked.map(|()| connection),
         }
+    }
+
+    /// What opens connections to where it is now.
+    pub(super) async fn client(&self) -> RedisResult<Client> {
+        let server = match &self.sentinels {
+            None => self.server.clone(),
+            Some(sentinels) => at(&self.server, sentinels.master().await?),
+        };
+        self.address.client(server)
     }
 
     /// Whether a connection lives, and does not lead to a replica, which takes no jobs: a server that

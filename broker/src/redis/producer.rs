@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Shared,
-    connect::{broker_error, into_bytes, nonsense, pool_error, server_code},
+    connect::{broker_error, into_bytes, nonsense, server_code},
     consumer::create_census,
     entries::{entry_id, id_text, parse_id},
     keys,
@@ -165,7 +165,7 @@ impl Producer for RedisProducer {
         queue: &QueueName,
         entries: &[EntryId],
     ) -> Result<Vec<bool>, BrokerError> {
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         let mut standing = HashSet::with_capacity(entries.len());
         for class in Priority::ALL {
             let of_class = entries.iter().filter(|entry| entry.priority == class);
@@ -180,7 +180,7 @@ impl Producer for RedisProducer {
     }
 
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         traffic::say(&mut *connection, self.gateway, traffic).await
     }
 

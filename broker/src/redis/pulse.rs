@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Shared,
-    connect::{broker_error, info, pool_error},
+    connect::{broker_error, info},
     keys,
 };
 use crate::{BrokerError, GatewayId, roles::LIVENESS};
@@ -122,7 +122,7 @@ impl Felt {
 
     /// One beat.
     async fn beat(&self) -> Result<(), BrokerError> {
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         // What a full Redis does as well: look, and prolong.
         let (epoch, alive): (Option<String>, bool) = Pipeline::new()
             .get(keys::EPOCH)

@@ -14,7 +14,7 @@ use redis::{
 use tokio::time::Instant;
 
 use super::{
-    connect::{broker_error, milliseconds, no_such_key, nonsense, pool_error},
+    connect::{broker_error, milliseconds, no_such_key, nonsense},
     consumer::{RedisConsumer, lost_group},
     entries::{entries, id_text, parse_id},
     keys,
@@ -77,7 +77,7 @@ pub(super) struct Found {
 
 impl RedisConsumer {
     pub(super) async fn reclaim_up_to(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         let holders = match self.holders(&mut *connection).await {
             // The queue is gone, and made anew by the next claim.
             Err(error) if lost_queue(&error) => return Ok(Vec::new()),

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
-    connect::{broker_error, pool_error},
+    connect::broker_error,
     consumer::RedisConsumer,
     reclaim::{Found, Search, lost_queue, search},
 };
@@ -18,7 +18,7 @@ impl RedisConsumer {
     ///
     /// Only between reads: what one under way brings looks like strays until it is here.
     pub(super) async fn take_strays(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         let mut held = self.held.lock().await;
         let searches = Priority::ALL.into_iter().zip(&self.streams).map(|(class, stream)| {
             let (until, holder) = ("+".to_owned(), Some(self.worker.as_str()));

@@ -9,7 +9,7 @@ use tokio::{sync::Mutex, time::sleep};
 
 use super::{
     Shared,
-    connect::{broker_error, nonsense, pool_error},
+    connect::{broker_error, nonsense},
     consumer::RedisConsumer,
     keys,
     link::Line,
@@ -47,7 +47,7 @@ impl RedisConsumer {
 
     pub(super) async fn be_guided(&self) -> Result<Guidance, BrokerError> {
         self.hear().await?;
-        let mut connection = self.shared.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.shared.pool.get().await?;
         let answers: Vec<Value> = Pipeline::new()
             .get(keys::target(&self.name))
             .cmd("XINFO")
@@ -89,7 +89,7 @@ pub(super) struct RedisController(pub(super) Arc<Shared>);
 #[async_trait]
 impl Controller for RedisController {
     async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
-        let mut connection = self.0.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.0.pool.get().await?;
         // Rises however often Redis loses what it knew, and whoever publishes.
         let (seconds, microseconds): (u64, u64) =
             redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
@@ -108,11 +108,11 @@ impl Controller for RedisController {
     }
 
     async fn promise(&self, word: &Announcement) -> Result<(), BrokerError> {
-        promise::make(&mut *self.0.pool.get().await.map_err(pool_error)?, word).await
+        promise::make(&mut *self.0.pool.get().await?, word).await
     }
 
     async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {
-        let mut connection = self.0.pool.get().await.map_err(pool_error)?;
+        let mut connection = self.0.pool.get().await?;
         promise::forget(&mut *connection, queue, silent).await
     }
 }
