@@ -148,10 +148,10 @@ function story({ batches: { last } }, n, trouble) {
   }
   const rows = last.reduce((sum, batch) => sum + batch.rows, 0) / last.length;
   const full = last.filter(({ release }) => release === "full").length / last.length;
-  const size = round(rows);
-  if (full > 0.6) return lead(`${size} requests a batch: N allows no more.`);
-  if (rows < 1.5) return lead("One request a batch: nobody else waits.");
-  return lead(`${size} requests a batch: all that waited.`);
+  const single = rows < 1.5;
+  const size = single ? "One request" : `${round(rows)} requests`;
+  if (full > 0.6) return lead(`${size} a batch: N allows no more.`);
+  return lead(`${size} a batch: ${single ? "nobody else waits" : "all that waited"}.`);
 }
 
 function lead(words) {
