@@ -3,7 +3,15 @@
 //! Spans are recorded when they are over, with the times at which things happened: whoever is traced
 //! pays for it after the answer, and nobody else does.
 
-use std::{borrow::Cow, fs, process, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    borrow::Cow,
+    fs, process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 use opentelemetry::{
@@ -14,6 +22,7 @@ pub use opentelemetry::{KeyValue, trace::SpanKind};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
+    error::OTelSdkResult,
     trace::{
         BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter as _, SpanLinks,
         SpanProcessor,
@@ -21,6 +30,7 @@ use opentelemetry_sdk::{
 };
 use reqwest::{Url, blocking::Client};
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::InvalidSettings;
 
@@ -113,6 +123,7 @@ impl Tracer {
             .with_max_queue_size(WAITING)
             .with_scheduled_delay(EVERY)
             .build();
+        let exporter = Exporter { exporter, is_broken: AtomicBool::new(false) };
         let processor = BatchSpanProcessor::new(exporter, config);
         let scope = InstrumentationScope::builder("batchfleet")
             .with_version(env!("CARGO_PKG_VERSION"))
@@ -156,8 +167,33 @@ impl Tracer {
         if let Some(recorder) = &self.0
             && let Err(error) = recorder.processor.shutdown_with_timeout(PATIENCE)
         {
-            tracing::warn!(%error, "the last traces were not sent");
+            warn!(%error, "the last traces were not sent");
         }
+    }
+}
+
+/// Says once that the collector is away, and once that it is back.
+#[derive(Debug)]
+struct Exporter {
+    exporter: SpanExporter,
+    is_broken: AtomicBool,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Exporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exported = self.exporter.export(batch).await;
+        match (&exported, self.is_broken.swap(exported.is_err(), Ordering::Relaxed)) {
+            (Err(error), false) => {
+                warn!(%error, "traces do not reach the collector: dropping them");
+            }
+            (Ok(()), true) => info!("traces reach the collector again"),
+            _ => {}
+        }
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
     }
 }
 

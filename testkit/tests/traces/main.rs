@@ -7,6 +7,7 @@ mod collector;
 use std::{collections::HashMap, time::Duration};
 
 use batchfleet_testkit::{Fleet, FleetPlan, metric};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -189,8 +190,18 @@ async fn a_collector_that_is_away_harms_nobody() {
     for _ in 0..20 {
         assert_eq!(ask(&fleet, "").await.0, 200);
     }
+    let complains = |line: &Value| {
+        line["message"].as_str().is_some_and(|text| text.contains("do not reach the collector"))
+    };
+    fleet.gateways[0].wait_for_log(complains).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(ask(&fleet, "").await.0, 200);
+    }
     let stopping = fleet.gateways[0].terminate();
     assert!(timeout(Duration::from_secs(20), stopping).await.unwrap().unwrap().success());
+    let log = fleet.gateways[0].log();
+    assert_eq!(log.iter().filter(|line| complains(line)).count(), 1, "{log:#?}");
+    assert!(!log.iter().any(|line| line["target"].as_str().unwrap().contains("opentelemetry")));
 }
 
 #[tokio::test]
