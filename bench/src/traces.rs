@@ -12,45 +12,42 @@ use tokio::{
 
 use crate::{
     echo::{Marked, repository},
-    rig::{Load, Measured, Rig},
+    rig::{Load, Rig},
     table::{goal, heading, line, median},
 };
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 9;
 /// What traces may cost, of the CPU time of all programs.
 const MOST: f64 = 0.03;
 
-/// Prints what traces cost.
+/// Prints what traces cost. Each round starts its programs anew, in another order: of the same program
+/// one process may cost some percent more than the next, for as long as it lives.
 pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     let collector = collector().await?;
     let folder = repository()?;
-    let mut rigs = Vec::new();
-    for (name, share) in [("no traces", None), ("1 % traced", Some("0.01")), ("all", Some("1"))] {
-        let endpoint = ["--trace-endpoint", &collector];
-        let gateway_flags: Vec<_> = share
-            .iter()
-            .flat_map(|share| [endpoint[0], endpoint[1], "--trace-sample", *share])
-            .collect();
-        let plan = FleetPlan {
-            serving: Some((folder.path(), "echo")),
-            gateway_flags: &gateway_flags,
-            worker_flags: if share.is_some() { &endpoint } else { &[] },
-            ..FleetPlan::default()
-        };
-        rigs.push((Rig::start(name, plan).await?, Vec::<Measured>::new()));
-    }
     heading("echo, 256 B binary, 100 users");
     let (workload, pace) = (Arc::new(Marked::new(256)?), Pace::Closed);
     let load = Load { workload, users: 100, pace, lasts };
-    for _ in 0..ROUNDS {
-        for (rig, runs) in &mut rigs {
-            let measured = rig.measure(&load).await?;
-            line(&rig.name, &measured);
-            runs.push(measured);
+    let cases = [("no traces", None), ("1 % traced", Some("0.01")), ("all", Some("1"))];
+    let mut costs: [Vec<f64>; 3] = Default::default();
+    for round in 0..ROUNDS {
+        for turn in 0..cases.len() {
+            let case = (round + turn) % cases.len();
+            let (name, share) = cases[case];
+            let flags =
+                share.map(|share| ["--trace-endpoint", &collector, "--trace-sample", share]);
+            let plan = FleetPlan {
+                serving: Some((folder.path(), "echo")),
+                gateway_flags: flags.as_ref().map_or(&[], |flags| &flags[..]),
+                worker_flags: flags.as_ref().map_or(&[], |flags| &flags[..2]),
+                ..FleetPlan::default()
+            };
+            let measured = Rig::start(name, plan).await?.measure(&load).await?;
+            line(name, &measured);
+            costs[case].push(measured.cpu.sum());
         }
     }
-    let cost = |runs: &[Measured]| median(runs.iter().map(|run| run.cpu.sum()).collect());
-    let [without, few, all] = [0, 1, 2].map(|rig| cost(&rigs[rig].1));
+    let [without, few, all] = costs.map(median);
     let more = |with: f64| format!("{:+.1} %", (with / without - 1.0) * 100.0);
     println!();
     let kept = few <= without * (1.0 + MOST);
