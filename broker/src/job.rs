@@ -64,6 +64,13 @@ pub struct Delivery {
     pub awaited: bool,
 }
 
+impl Delivery {
+    /// How long ago it was added to the queue.
+    pub fn age(&self) -> Duration {
+        self.waited + self.claimed_at.elapsed()
+    }
+}
+
 /// Where a request's time went, and the batch it travelled in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{Consumer, Delivery, GatewayId};
+use batchfleet_broker::{Consumer, Delivery, GatewayId, roles::LIVENESS};
 use tokio::time::Instant;
 
 use crate::retry::Outage;
@@ -68,8 +68,48 @@ impl Gateways {
         self.ask_at = Instant::now() + EVERY;
     }
 
-    /// Whether nobody waits for answers to this gateway's jobs.
-    pub(crate) fn is_gone(&self, gateway: GatewayId) -> bool {
-        self.known.get(&gateway).is_some_and(|known| !known.alive)
+    /// Whether nobody waits for the answer to this job. One that was added a moment ago proves that
+    /// its gateway lived, whatever else was heard of it.
+    pub(crate) fn is_gone(&self, delivery: &Delivery) -> bool {
+        delivery.age() >= LIVENESS
+            && self.known.get(&delivery.job.gateway).is_some_and(|known| !known.alive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_broker::{
+        Broker, Job, Priority, QueueName, RequestId, WorkerId, memory::MemoryBroker,
+    };
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_added_a_moment_ago_speaks_for_its_gateway() {
+        let (broker, queue) = (MemoryBroker::new(10), QueueName::new("m", 1));
+        let consumer = broker.consumer(queue.clone(), WorkerId::random()).await.unwrap();
+        let job = Job {
+            id: RequestId::random(),
+            gateway: GatewayId::random(),
+            attempt: 0,
+            priority: Priority::Default,
+            ttl: Duration::from_secs(30),
+            rows: 1,
+            digest: 0,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            trace: None,
+        };
+        let producer = broker.producer(job.gateway).await.unwrap();
+        producer.submit(&queue, &job).await.unwrap();
+        drop(producer);
+        let mut jobs = VecDeque::from(consumer.claim(1).await.unwrap());
+        let mut gateways = Gateways::new(consumer);
+        gateways.look(&jobs).await;
+        let [job] = jobs.make_contiguous() else { panic!("not claimed") };
+        assert!(!gateways.is_gone(job));
+        sleep(LIVENESS).await;
+        assert!(gateways.is_gone(job));
     }
 }

@@ -294,7 +294,7 @@ impl Pipeline {
     }
 
     fn is_awaited(&self, delivery: &Delivery) -> bool {
-        delivery.awaited && !self.gateways.is_gone(delivery.job.gateway)
+        delivery.awaited && !self.gateways.is_gone(delivery)
     }
 
     /// Takes the next batch out of what is held.

@@ -18,7 +18,7 @@ use super::{
     entries::id_text,
     keys,
     parcel::{LARGE, Parcel},
-    reclaim::Epoch,
+    reclaim::Doubt,
     target::Ear,
 };
 use crate::{
@@ -37,7 +37,7 @@ pub(super) struct RedisConsumer {
     pub(super) worker: String,
     pub(super) lease: Duration,
     pub(super) reader: Mutex<Reader>,
-    pub(super) epoch: std::sync::Mutex<Epoch>,
+    pub(super) doubt: std::sync::Mutex<Doubt>,
     /// What was handed out, and neither settled nor handed back. Locked while entries are taken
     /// over, so that none of these can look like a stray.
     pub(super) held: Mutex<HashSet<EntryId>>,
@@ -69,7 +69,7 @@ impl RedisConsumer {
             worker: worker.to_string(),
             lease,
             reader: Mutex::default(),
-            epoch: std::sync::Mutex::default(),
+            doubt: std::sync::Mutex::default(),
             held: Mutex::default(),
             strays: AtomicBool::default(),
             ear: Ear::default(),
@@ -121,6 +121,32 @@ impl RedisConsumer {
         for entry in entries {
             held.remove(entry);
         }
+    }
+
+    /// Announces this worker anew, and that it lives.
+    async fn show_life(&self, announcement: &Announcement) -> Result<(), BrokerError> {
+        let mut connection = self.shared.pool.get().await?;
+        let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
+        let renewal = Renewal { announcement: announcement.clone(), seen: milliseconds(time) };
+        let renewal = serde_json::to_string(&renewal)
+            .map_err(|error| BrokerError::Refused(error.to_string()))?;
+        let (live, life) = (keys::live(&self.worker), LIVENESS.as_secs() * 1000);
+        let renewed = Pipeline::new()
+            .atomic()
+            .hset(keys::WORKERS, &self.worker, renewal)
+            .pset_ex(&live, 1, life)
+            .exec_async(&mut *connection)
+            .await
+            .map_err(broker_error);
+        if !matches!(renewed, Err(BrokerError::Full)) {
+            return renewed;
+        }
+        // A full Redis stores nothing, but lets what it has live on: this worker must not seem dead
+        // just when the queue is full.
+        let mut prolong = redis::cmd("PEXPIRE");
+        prolong.arg(live).arg(life);
+        let prolonged = prolong.query_async(&mut *connection).await.map_err(broker_error)?;
+        if prolonged { Ok(()) } else { renewed }
     }
 
     /// Publishes replies, which are sorted by gateway. Unless Redis has `no_room`, large ones are
@@ -250,28 +276,11 @@ impl Consumer for RedisConsumer {
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
-        let mut connection = self.shared.pool.get().await?;
-        let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
-        let renewal = Renewal { announcement: announcement.clone(), seen: milliseconds(time) };
-        let renewal = serde_json::to_string(&renewal)
-            .map_err(|error| BrokerError::Refused(error.to_string()))?;
-        let (live, life) = (keys::live(&self.worker), LIVENESS.as_secs() * 1000);
-        let renewed = Pipeline::new()
-            .atomic()
-            .hset(keys::WORKERS, &self.worker, renewal)
-            .pset_ex(&live, 1, life)
-            .exec_async(&mut *connection)
-            .await
-            .map_err(broker_error);
-        if !matches!(renewed, Err(BrokerError::Full)) {
-            return renewed;
+        let renewed = self.show_life(announcement).await;
+        if renewed.is_err() {
+            self.doubt().renew();
         }
-        // A full Redis stores nothing, but lets what it has live on: this worker must not seem dead
-        // just when the queue is full.
-        let mut prolong = redis::cmd("PEXPIRE");
-        prolong.arg(live).arg(life);
-        let prolonged = prolong.query_async(&mut *connection).await.map_err(broker_error)?;
-        if prolonged { Ok(()) } else { renewed }
+        renewed
     }
 
     async fn guidance(&self) -> Result<Guidance, BrokerError> {

@@ -80,18 +80,18 @@ async fn stand(
     census.arg(0).arg(ids).arg("FORCE").arg("JUSTID");
     census.cmd("XACK").arg(stream).arg(keys::CENSUS).arg(ids).ignore();
     match census.query_async(connection).await {
-        Ok((standing,)) => Ok(standing),
-        Err(error) if server_code(&error).as_deref() == Some("NOGROUP") => {
-            match create_census(stream).exec_async(connection).await {
-                Err(error) if server_code(&error).as_deref() != Some("BUSYGROUP") => {
-                    // There is no such stream, so nothing stands in it.
-                    if error.is_io_error() { Err(error) } else { Ok(Vec::new()) }
-                }
-                _ => census.query_async(connection).await.map(|(standing,)| standing),
-            }
-        }
-        Err(error) => Err(error),
+        Err(error) if server_code(&error).as_deref() == Some("NOGROUP") => {}
+        answer => return answer.map(|(standing,)| standing),
     }
+    if let Err(error) = create_census(stream).exec_async(connection).await {
+        match server_code(&error).as_deref() {
+            Some("BUSYGROUP") => {}
+            // There is no such stream, so nothing stands in it.
+            Some("ERR") => return Ok(Vec::new()),
+            _ => return Err(error),
+        }
+    }
+    census.query_async(connection).await.map(|(standing,)| standing)
 }
 
 /// The command that adds a job to the stream of its class.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{PoisonError, atomic::Ordering::Relaxed},
+    sync::{MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -24,23 +24,29 @@ use crate::{
     roles::{LIVENESS, RECLAIM_AFTER},
 };
 
-/// What a consumer saw of Redis's epoch last. Who does not live is only believed dead once the
-/// epoch has stood for [`LIVENESS`]: before, the living may not have had time to say so.
+/// Why the absence of a sign of life may mean nothing: Redis lost it, or does not take any. Who
+/// shows none is only believed dead [`LIVENESS`] after that, when the living have had time to.
 #[derive(Default)]
-pub(super) struct Epoch {
-    seen: Option<String>,
-    changed: Option<Instant>,
+pub(super) struct Doubt {
+    /// The epoch of Redis's data that was seen last.
+    epoch: Option<String>,
+    since: Option<Instant>,
 }
 
-impl Epoch {
-    /// Notes the current epoch; whether it has stood for long enough. The first one counts as old:
-    /// the age of the connection speaks for it.
-    fn settled(&mut self, now: Option<String>) -> bool {
-        if self.seen.is_some() && self.seen != now {
-            self.changed = Some(Instant::now());
+impl Doubt {
+    /// To be called when this worker's own sign of life was not taken: nobody's may have been.
+    pub(super) fn renew(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// Notes the current epoch; whether no doubt is left. The first one counts as old: the age of
+    /// the connection speaks for it.
+    fn is_over(&mut self, epoch: Option<String>) -> bool {
+        if self.epoch.is_some() && self.epoch != epoch {
+            self.renew();
         }
-        self.seen = now;
-        self.changed.is_none_or(|changed| changed.elapsed() >= LIVENESS)
+        self.epoch = epoch;
+        self.since.is_none_or(|since| since.elapsed() >= LIVENESS)
     }
 }
 
@@ -126,9 +132,13 @@ impl RedisConsumer {
         let mut values: Vec<Option<String>> =
             redis::cmd("MGET").arg(keys).query_async(connection).await.map_err(broker_error)?;
         let epoch = values.pop().flatten();
-        let settled = self.epoch.lock().unwrap_or_else(PoisonError::into_inner).settled(epoch);
+        let certain = self.doubt().is_over(epoch);
         let connected = self.shared.link.up_for() >= LIVENESS;
-        Ok((settled && connected).then(|| values.iter().map(Option::is_some).collect()))
+        Ok((certain && connected).then(|| values.iter().map(Option::is_some).collect()))
+    }
+
+    pub(super) fn doubt(&self) -> MutexGuard<'_, Doubt> {
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn holders(&self, connection: &mut impl ConnectionLike) -> Result<Holders, RedisError> {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::{Broker, GatewayId, Inbound, WorkerId, redis::RedisBroker};
+use batchfleet_broker::{Announcement, Broker, GatewayId, Inbound, WorkerId, redis::RedisBroker};
 use batchfleet_testkit::{CuttingProxy, RedisServer};
 use redis::AsyncTypedCommands;
 use tokio::time::{Instant, sleep};
 
-use crate::{PATIENCE, Pair, administrator, queue, refused};
+use crate::{PATIENCE, Pair, administrator, model, queue, refused};
 #[tokio::test]
 async fn everything_heals_after_redis_was_killed_and_came_back_empty() {
     let mut server = RedisServer::start().await;
@@ -179,10 +179,10 @@ async fn nobody_is_believed_dead_just_after_a_break_or_a_loss() {
         }
     };
     // This pair's worker never says that it lives, so it is dead as soon as absence means that.
-    for _ in 0..3 {
+    for _ in 0..4 {
         pair.submit().await.unwrap();
     }
-    assert_eq!(pair.claim_at_last().await.len(), 3);
+    assert_eq!(pair.claim_at_last().await.len(), 4);
     assert_eq!(other.gateways_alive(&nobody).await.unwrap(), [true], "in doubt");
     let took = doubted_for().await;
     assert!(took > 2.5, "{took} s after it connected");
@@ -192,4 +192,16 @@ async fn nobody_is_believed_dead_just_after_a_break_or_a_loss() {
     redis.set("bf:{fleet}:epoch", "another").await.unwrap();
     let took = doubted_for().await;
     assert!((2.9..4.5).contains(&took), "{took} s after the loss");
+    // A Redis that takes no writes takes no signs of life either.
+    let announcement = Announcement::new(WorkerId::random(), model());
+    let writes_need = async |replicas: &str| {
+        let mut redis = administrator(&server).await;
+        let set = redis::cmd("CONFIG").arg(&["SET", "min-replicas-to-write", replicas]).to_owned();
+        set.exec_async(&mut redis).await.unwrap();
+    };
+    writes_need("1").await;
+    other.renew(&announcement).await.unwrap_err();
+    writes_need("0").await;
+    let took = doubted_for().await;
+    assert!((2.9..4.5).contains(&took), "{took} s after it took no writes");
 }
