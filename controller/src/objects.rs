@@ -44,6 +44,8 @@ pub struct WorkerDefaults {
     pub trace_endpoint: Option<String>,
     /// Labels by which a Prometheus operator chooses what it scrapes.
     pub monitor_labels: BTreeMap<String, String>,
+    /// How often it scrapes them, as Prometheus writes durations; its own habit if `None`.
+    pub monitor_interval: Option<String>,
 }
 
 /// Where workers find Redis.

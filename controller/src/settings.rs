@@ -60,6 +60,11 @@ pub struct ControllerSettings {
     )]
     pub pod_monitor_labels: Vec<(String, String)>,
 
+    /// How often each fleet's `PodMonitor` has its workers scraped, such as 15s [default: as often as
+    /// Prometheus scrapes others]
+    #[arg(long, env = "BATCHFLEET_POD_MONITOR_INTERVAL", value_name = "DURATION")]
+    pub pod_monitor_interval: Option<String>,
+
     /// The namespace whose fleets are controlled [default: the one this runs in]
     #[arg(long, env = "BATCHFLEET_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
@@ -150,7 +155,15 @@ impl ControllerSettings {
         let monitor_labels = self.pod_monitor_labels.iter().cloned().collect();
         let trace_endpoint = self.process.trace.trace_endpoint.as_ref().map(ToString::to_string);
         let image = self.worker_image.clone();
-        Ok(WorkerDefaults { image, redis, redis_tls, trace_endpoint, monitor_labels })
+        let monitor_interval = self.pod_monitor_interval.clone();
+        Ok(WorkerDefaults {
+            image,
+            redis,
+            redis_tls,
+            trace_endpoint,
+            monitor_labels,
+            monitor_interval,
+        })
     }
 }
 

@@ -232,9 +232,11 @@ def test_all_programs_that_have_spans_know_the_collector_and_reach_it():
     assert not any("trace" in flag for flag in container(gateway())["args"])
 
 
-def test_monitors_of_workers_have_the_same_labels():
-    setting = "monitoring.podMonitors.labels.release=prometheus"
-    assert "--pod-monitor-label=release=prometheus" in container(controller(setting))["args"]
+def test_monitors_of_workers_are_like_the_others():
+    settings = ["monitoring.podMonitors.labels.release=prometheus", "monitoring.podMonitors.interval=5s"]
+    arguments = container(controller(*settings))["args"]
+    assert "--pod-monitor-label=release=prometheus" in arguments
+    assert "--pod-monitor-interval=5s" in arguments
 
 
 def test_the_demo_needs_no_volume():

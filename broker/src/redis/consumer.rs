@@ -278,7 +278,7 @@ impl Consumer for RedisConsumer {
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let renewed = self.show_life(announcement).await;
         if renewed.is_err() {
-            self.doubt().renew();
+            self.doubt().raise();
         }
         renewed
     }

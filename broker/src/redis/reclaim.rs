@@ -35,7 +35,7 @@ pub(super) struct Doubt {
 
 impl Doubt {
     /// To be called when this worker's own sign of life was not taken: nobody's may have been.
-    pub(super) fn renew(&mut self) {
+    pub(super) fn raise(&mut self) {
         self.since = Some(Instant::now());
     }
 
@@ -43,7 +43,7 @@ impl Doubt {
     /// the connection speaks for it.
     fn is_over(&mut self, epoch: Option<String>) -> bool {
         if self.epoch.is_some() && self.epoch != epoch {
-            self.renew();
+            self.raise();
         }
         self.epoch = epoch;
         self.since.is_none_or(|since| since.elapsed() >= LIVENESS)

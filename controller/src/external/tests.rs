@@ -121,9 +121,14 @@ async fn the_autoscaler_of_a_fleet_asks_for_what_is_served() {
         }))
         .unwrap();
         let redis = RedisAddress::Url(String::new());
-        let (image, monitor_labels) = (String::new(), std::collections::BTreeMap::new());
-        let defaults =
-            WorkerDefaults { image, redis, redis_tls: None, trace_endpoint: None, monitor_labels };
+        let defaults = WorkerDefaults {
+            image: String::new(),
+            redis,
+            redis_tls: None,
+            trace_endpoint: None,
+            monitor_labels: std::collections::BTreeMap::new(),
+            monitor_interval: None,
+        };
         let plan = Plan { floor: 1, depth_per_worker: 128 };
         let autoscaler = Objects::of(&fleet, plan, &defaults).autoscaler.unwrap();
         let metric = &autoscaler.spec.unwrap().metrics.unwrap()[0];

@@ -26,6 +26,7 @@ fn defaults(redis: RedisAddress) -> WorkerDefaults {
         redis_tls: None,
         trace_endpoint: Some("http://collector:4318/".to_owned()),
         monitor_labels,
+        monitor_interval: Some("15s".to_owned()),
     }
 }
 
@@ -335,7 +336,7 @@ fn the_workers_of_a_fleet_are_scraped_at_their_admin_port() {
         serde_json::to_value(monitor).unwrap()["spec"],
         json!({
             "selector": {"matchLabels": {"batchfleet.dev/fleet": "digits"}},
-            "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
+            "podMetricsEndpoints": [{"port": "admin", "path": "/metrics", "interval": "15s"}],
         })
     );
 }

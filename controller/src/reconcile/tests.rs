@@ -48,6 +48,7 @@ impl World {
                 redis_tls: None,
                 trace_endpoint: None,
                 monitor_labels: std::collections::BTreeMap::new(),
+                monitor_interval: None,
             },
             recorder: Recorder::new(server.client(), Reporter::from("test")),
             metrics: ControllerMetrics::register(&prometheus::Registry::new()).unwrap(),
