@@ -2,8 +2,8 @@
 //!
 //! A batch is claimed when the engine is free and leaves with whatever was waiting: an idle worker
 //! never waits to fill one, unless `linger` says so. While it runs, nothing is claimed, because
-//! another worker may be free sooner; except where a run is so short that the way to the broker
-//! would dominate.
+//! another worker may be free sooner; only just before its end, if more seems to wait, so that the
+//! engine does not stand idle for the way to the broker.
 //!
 //! Jobs whose worker died are taken over one by one and run alone, in turn with batches.
 
@@ -60,7 +60,7 @@ pub(crate) struct Plan {
 /// The loop of one model.
 pub(crate) struct Pipeline {
     plan: Plan,
-    engine: EngineHandle,
+    engine: Arc<EngineHandle>,
     consumer: Arc<dyn Consumer>,
     metrics: ModelMetrics,
     drain: Drain,
@@ -78,6 +78,8 @@ pub(crate) struct Pipeline {
     mixed: bool,
     /// The last batch was a suspect: now it is the others' turn.
     suspect_ran: bool,
+    /// The last claim brought all it asked for.
+    more_waits: bool,
 }
 
 impl Pipeline {
@@ -100,8 +102,9 @@ impl Pipeline {
             overtaken: 0,
             mixed: false,
             suspect_ran: false,
+            more_waits: false,
             plan,
-            engine,
+            engine: Arc::new(engine),
             consumer,
             metrics,
             drain,
@@ -229,6 +232,7 @@ impl Pipeline {
             () = self.drain.begun() => return None,
         };
         let Claim { deliveries, full } = claimed;
+        self.more_waits = full;
         self.tuner.lock().claimed(&deliveries, full);
         let admitted = self.admit(deliveries).await;
         self.held.extend(admitted);

@@ -1,9 +1,9 @@
 //! Runs a batch; what fails runs again in halves, until only what fails by itself is left.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Delivery, Failure, Job, Release, Timing};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::Pipeline;
@@ -16,8 +16,10 @@ use crate::{
     trace,
 };
 
-/// A batch is claimed while another runs if the run is shorter than so many round trips.
+/// A run shorter than so many round trips to the broker is the time to claim the next batch.
 const CLAIM_AHEAD_BELOW: u32 = 5;
+/// How exact timers are.
+const TICK: Duration = Duration::from_millis(1);
 
 /// A batch, or what is left of one that failed.
 struct Part {
@@ -46,7 +48,6 @@ impl Pipeline {
     /// one bad job among N takes 1.5 log2 N more runs on average, 2 log2 N at most.
     pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), WorkerError> {
         self.metrics.released(batch.release).inc();
-        self.claim_ahead(&batch);
         let mut parts = VecDeque::from([Part { batch, first: false, guilty: false }]);
         while let Some(Part { batch, first, guilty }) = parts.pop_front() {
             // The run before took its time, and nothing starts after its deadline.
@@ -57,7 +58,7 @@ impl Pipeline {
             let batch = Batch::new(jobs.into(), batch.release);
             let tried = match batch.halves_if(guilty) {
                 Ok(halves) => Ok(Tried::Failed(halves, Fault::Model)),
-                Err(batch) => self.attempt(batch).await,
+                Err(batch) => self.attempt(batch, parts.is_empty()).await,
             };
             match tried {
                 Ok(Tried::Failed(halves, fault)) => {
@@ -84,19 +85,24 @@ impl Pipeline {
         Ok(())
     }
 
-    /// A run so short that the way to the broker would dominate is the time to claim more. Not
-    /// beside a suspect: it may take along whatever this worker holds.
-    fn claim_ahead(&mut self, batch: &Batch) {
-        let run_takes = self.tuner.lock().expected(batch.rows);
-        let is_short = run_takes < self.settler.round_trip() * CLAIM_AHEAD_BELOW;
-        if is_short && self.held.is_empty() && batch.release != Release::Suspect {
-            let limit = self.limit();
-            self.intake.ask(limit.max(1));
+    /// When to claim the next batch while this one runs: so that it is here when the run ends, but
+    /// hardly earlier, because another worker may be free before. Not beside a suspect: it may take
+    /// along whatever this worker holds.
+    fn claim_ahead(&self, batch: &Batch, started: Instant) -> Option<Instant> {
+        if !self.held.is_empty() || batch.release == Release::Suspect {
+            return None;
         }
+        let run_takes = self.tuner.lock().expected(batch.rows);
+        let round_trip = self.settler.round_trip();
+        if run_takes < round_trip * CLAIM_AHEAD_BELOW {
+            return Some(started);
+        }
+        let early = round_trip * 2 + TICK;
+        self.more_waits.then(|| started + run_takes.saturating_sub(early))
     }
 
-    /// Runs a batch once.
-    async fn attempt(&mut self, batch: Batch) -> Result<Tried, WorkerError> {
+    /// Runs a batch once; the `last` part of what was claimed together, or one before it.
+    async fn attempt(&mut self, batch: Batch, last: bool) -> Result<Tried, WorkerError> {
         let started = Instant::now();
         for delivery in &batch.deliveries {
             self.metrics.batch_wait.observe((started - delivery.claimed_at).as_secs_f64());
@@ -106,14 +112,24 @@ impl Pipeline {
         // To the engine, one more request.
         rows.extend((padding > 0).then_some(padding));
         let columns = batch.columns(self.plan.spec.batches(), padding);
-        let ran = tokio::select! {
-            biased;
-            () = self.drain.over() => {
-                warn!(jobs = batch.deliveries.len(), "no time to finish a batch: handing it back");
-                self.held.extend(batch.deliveries);
-                return Ok(Tried::GaveUp);
+        let engine = Arc::clone(&self.engine);
+        let mut running = pin!(async move { engine.run(columns, rows).await });
+        let mut claim_at = if last { self.claim_ahead(&batch, started) } else { None };
+        let ran = loop {
+            tokio::select! {
+                biased;
+                () = self.drain.over() => {
+                    warn!(jobs = batch.deliveries.len(), "no time to finish a batch: handing it back");
+                    self.held.extend(batch.deliveries);
+                    return Ok(Tried::GaveUp);
+                }
+                ran = &mut running => break ran,
+                () = sleep_until(claim_at.unwrap_or(started)), if claim_at.is_some() => {
+                    claim_at = None;
+                    let limit = self.limit();
+                    self.intake.ask(limit.max(1));
+                }
             }
-            ran = self.engine.run(columns, rows) => ran,
         };
         let Some(ran) = ran else {
             // They may be the cause: they wait to be reclaimed, and tried alone.
