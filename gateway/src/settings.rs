@@ -116,6 +116,17 @@ pub struct GatewaySettings {
     )]
     pub stall_timeout: Duration,
 
+    /// How long a connection may wait for its next request. To be longer than any balancer in front
+    /// keeps an idle one, which else sends a request into the close (AWS: 60s, Google Cloud: 600s)
+    #[arg(
+        long,
+        env = "BATCHFLEET_KEEP_ALIVE",
+        default_value = "75s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub keep_alive: Duration,
+
     /// Where a page shows batches as they leave: on the admin port only, or at `/` of the clients'
     /// port as well, where one may also try the models
     #[arg(long, env = "BATCHFLEET_LIVE_PAGE", default_value = "admin", value_name = "WHERE")]

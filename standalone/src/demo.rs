@@ -117,6 +117,7 @@ async fn serve(
         max_body_bytes_in_flight: 256 << 20,
         body_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(30),
+        keep_alive: Duration::from_secs(75),
         live_page: LivePage::Off,
         trace_sample: 0.0,
         clients: ClientSettings::default(),

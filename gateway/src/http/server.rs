@@ -28,8 +28,6 @@ use crate::{mailbox::Mailbox, settings::GatewaySettings};
 const ACCEPT_BACKLOG: u32 = 8192;
 /// A connection's first request head must be complete by then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may wait for its next request.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Binds, and begins to serve: from `shutdown` on each connection is closed after its next answer,
 /// at `going` the listener is; requests that were accepted are answered after it.
@@ -52,7 +50,7 @@ pub(crate) fn listen(
     if let Some(threads) = settings.http_threads {
         builder = builder.workers(threads);
     }
-    let draining = builder.graceful_shutdown_signal();
+    let (draining, keep_alive) = (builder.graceful_shutdown_signal(), settings.keep_alive);
     let server = builder.listen("http", listener, move || {
         let (shutdown, draining, gate) = (shutdown.clone(), draining.clone(), api.clone());
         let (mailbox, emptied) = Mailbox::open();
@@ -80,7 +78,7 @@ pub(crate) fn listen(
             })
             .local_addr(address)
             .client_request_timeout(HEAD_TIMEOUT)
-            .keep_alive(IDLE_TIMEOUT)
+            .keep_alive(keep_alive)
             .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
             .tcp_nodelay(true)
             .expect(fn_service(move |request| {

@@ -124,3 +124,15 @@ async fn b14_a_head_that_does_not_end_is_cut_off() {
     assert_eq!(connection.answer().await.status, 408);
     connection.is_closed().await;
 }
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_as_long_as_was_set() {
+    let server = Server::start(&["--keep-alive", "2s"]).await;
+    let mut connection = server.connect().await;
+    connection.send(post("", echo(&[1]))).await;
+    assert_eq!(connection.answer().await.outputs(), [1]);
+    let idle = Instant::now();
+    connection.is_closed().await;
+    let kept = idle.elapsed().as_secs_f64();
+    assert!((1.0..5.0).contains(&kept), "{kept} s");
+}
