@@ -41,6 +41,8 @@ def take(folder: Path, address: str, browser) -> None:
         visit.until("document.getElementById('answer').textContent === '3'")
         visit.page.wait_for_timeout(1500)
         visit.picture(folder / f"{name}.png")
+    # A server goes on for some seconds after its page is gone.
+    first.choose("callers", 0)
     for _, visit in visits:
         visit.close()
 
@@ -50,8 +52,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as place,
-        running(Path(place), "standalone", write=models) as fleet,
+        # The first to start: the other times its model then.
         chromium.running() as browser,
+        running(Path(place), "standalone", write=models) as fleet,
     ):
         take(folder, fleet.http, browser)
 
