@@ -126,8 +126,11 @@ impl Pipeline {
                 ran = &mut running => break ran,
                 () = sleep_until(claim_at.unwrap_or(started)), if claim_at.is_some() => {
                     claim_at = None;
-                    let limit = self.limit();
-                    self.intake.ask(limit.max(1));
+                    // A suspect may be next.
+                    if !self.rescue.is_due() {
+                        let limit = self.limit();
+                        self.intake.ask(limit.max(1));
+                    }
                 }
             }
         };
