@@ -1,5 +1,6 @@
 //! The loop on the memory broker with a paused clock, and a task for an engine.
 
+mod claims;
 mod faults;
 mod shaky;
 
@@ -376,42 +377,4 @@ async fn batches_are_padded_to_a_size_the_engine_runs_and_nobody_notices() {
         assert_eq!(reply.timing.release, Some(Release::Drained));
     }
     assert_eq!(bench.metrics.padded_rows.get(), 5);
-}
-
-#[tokio::test(start_paused = true)]
-async fn more_is_claimed_just_before_the_expected_end_of_a_batch_if_more_waits() {
-    // It will take longer, so that there is time to look.
-    let expected = RUN / 2;
-    let cost = CostModel::from_profile(&[(1, expected), (64, expected)]).unwrap();
-    let mut bench = Bench::start(Plan { cost, ..plan(4) }).await;
-    let observer = bench.broker.observer().await.unwrap();
-    let waiting = async || observer.backlog(&queue()).await.unwrap().depth();
-    bench.submit_rows(&[1; 8]).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
-    sleep(expected * 9 / 10).await;
-    assert_eq!(waiting().await, 4, "others may be free sooner");
-    sleep(expected / 10).await;
-    assert_eq!(waiting().await, 0);
-    // A claim that finds less than it asks for shows that nothing waits.
-    assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
-    bench.submit_rows(&[1; 2]).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [1; 2]);
-    bench.submit_rows(&[1]).await;
-    sleep(RUN * 9 / 10).await;
-    assert_eq!(waiting().await, 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_published_holds_from_the_next_claim_on() {
-    let broker = MemoryBroker::new(1000);
-    let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
-    let mut bench = Bench::with(plan(4), broker, consumer.clone(), DRAIN).await;
-    bench.submit_rows(&[1; 14]).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
-    let wish = Wish { batch: BatchWish::Rows(6), slo_ms: None };
-    bench.broker.controller().await.unwrap().publish(&queue(), wish).await.unwrap();
-    let guidance = consumer.guidance().await.unwrap();
-    bench.tuner.lock().hear(guidance);
-    assert_eq!(bench.ran.recv().await.unwrap(), [1; 6]);
-    assert_eq!(bench.metrics.batch_limit.get(), 6);
 }
