@@ -53,9 +53,9 @@ figures: ## print the figures of a fleet of real programs: batches, 5,000 client
 
 live-pictures: build $(LIBRARY) models ## take the pictures of the live page; takes a minute
 	@scripts/prerequisites.sh chromium
-	@scripts/venv.sh browser '>=3.11,<3.15' browser/requirements.txt
-	PYTHONPATH=conformance BATCHFLEET_PROGRAMS=target/release \
-		$(CACHE)/venv-browser/bin/python browser/pictures.py docs/pictures
+	@scripts/venv.sh browser '>=3.11,<3.15' verify/browser/requirements.txt
+	PYTHONPATH=verify/conformance BATCHFLEET_PROGRAMS=target/release \
+		$(CACHE)/venv-browser/bin/python verify/browser/pictures.py docs/pictures
 
 goals: build ## print what the choice of N and of workers must reach in simulation, and reaches
 	target/release/batchfleet simulate --goals
@@ -69,7 +69,7 @@ fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS f
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 	@for target in infer_json infer_binary wire config settings; do \
 		echo "=== $$target"; \
-		(cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../$(CACHE)/fuzz \
+		(cd verify/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../../$(CACHE)/fuzz \
 			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \
 	done
 

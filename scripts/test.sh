@@ -50,10 +50,10 @@ suite "lints" make --no-print-directory lint
 suite "build" cargo build --locked --workspace --bins
 suite "tests" tests
 suite "documentation's examples" cargo test --locked --workspace --doc --no-fail-fast
-suite "conformance of real clients" conformance/run.sh
+suite "conformance of real clients" verify/conformance/run.sh
 suite "the chart" helm/tests/run.sh
 suite "boards and alerts" dashboards/check.py
-suite "live page in a browser" browser/run.sh
+suite "live page in a browser" verify/browser/run.sh
 suite "faults, the short tier" target/debug/batchfleet-chaos --short
 
 echo "$passed passed, $failed failed"

@@ -2,7 +2,7 @@
 # Brings .cache/venv-NAME to exactly the pinned versions of a requirements file. Where no such Python
 # is installed, uv fetches one. Silent when nothing is to be done.
 #
-# Usage: venv.sh NAME PYTHON REQUIREMENTS     such as: venv.sh browser '>=3.11' browser/requirements.txt
+# Usage: venv.sh NAME PYTHON REQUIREMENTS     such as: venv.sh browser '>=3.11' verify/browser/requirements.txt
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -52,7 +52,7 @@ def test_magika_tells_what_kind_of_file_it_is(address):
         model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
     )
     (tensor,), (scores,) = session.get_inputs(), session.get_outputs()
-    script = repository.ROOT / "conformance" / "run.sh"
+    script = repository.ROOT / "verify/conformance/run.sh"
     values = np.array([features(script)], dtype=np.int32)
     (expected,) = session.run(None, {tensor.name: values})
 

@@ -37,7 +37,7 @@ fn the_table_of_metrics_is_what_programs_register() {
         .iter()
         .map(|(program, described)| format!("\n## {program}\n\n{}", table(described)));
     let page: String = [PREFACE.to_owned()].into_iter().chain(sections).collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let committed = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap_or_default();
     if committed != page {
         let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.md");

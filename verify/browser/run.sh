@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Tests the live page in a real browser, against real programs.
 #
-# Usage: browser/run.sh [PYTEST-ARGUMENT]...
+# Usage: verify/browser/run.sh [PYTEST-ARGUMENT]...
 #
 # Needs the programs (cargo build), the models (make models), redis-server and chromium. Installs
 # what drives the browser into .cache/venv-browser the first time and after its versions change.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
-scripts/venv.sh browser '>=3.11,<3.15' browser/requirements.txt
+scripts/venv.sh browser '>=3.11,<3.15' verify/browser/requirements.txt
 
-exec .cache/venv-browser/bin/python -m pytest -c browser/pytest.ini browser "$@"
+exec .cache/venv-browser/bin/python -m pytest -c verify/browser/pytest.ini verify/browser "$@"
