@@ -14,7 +14,9 @@ pub(crate) use self::{
     inflate::Encoding,
     read::{Bounds, read},
 };
-use crate::{error::InferError, oip::Problem};
+use batchfleet_oip::Problem;
+
+use crate::error::InferError;
 
 /// The bytes of bodies that this process may hold, and holds.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use crate::{
     explain::{Explanation, Seen},
     metrics::GatewayMetrics,
     model::Model,
-    oip::{self, Problem},
 };
+use batchfleet_oip::{Problem, names};
 
 type Models = HashMap<QueueName, Arc<Model>>;
 
@@ -40,8 +40,8 @@ impl Catalog {
         version: Option<&str>,
         may_use: impl Fn(&str) -> bool,
     ) -> Result<Arc<Model>, Problem> {
-        let name = oip::names::model(model)?;
-        let version = version.map(oip::names::version).transpose()?;
+        let name = names::model(model)?;
+        let version = version.map(names::version).transpose()?;
         let models = self.snapshot();
         let found = match version {
             Some(version) => models.get(&QueueName::new(name, version)),

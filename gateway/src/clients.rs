@@ -30,7 +30,9 @@ use self::{
     fairness::{Allowance, Excess, Fairness, Who},
     keys::{Grant, Keys},
 };
-use crate::{error::InferError, oip::Problem};
+use batchfleet_oip::Problem;
+
+use crate::error::InferError;
 
 /// How often the file of keys is looked at.
 const RELOAD: Duration = Duration::from_secs(5);

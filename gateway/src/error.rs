@@ -9,7 +9,7 @@ use actix_web::{
 use batchfleet_broker::{BrokerError, Failure, ReplyError};
 use serde_json::json;
 
-use crate::oip::Problem;
+use batchfleet_oip::Problem;
 
 /// The header that carries an error's code.
 pub(crate) const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");

@@ -7,6 +7,9 @@ mod paced;
 mod server;
 mod unread;
 
+#[cfg(test)]
+mod openapi;
+
 use std::sync::Arc;
 
 use actix_web::{
@@ -31,16 +34,15 @@ use crate::{
     metrics::GatewayMetrics,
     model::Model,
     offload::Offload,
-    oip::{Problem, infer::Limits},
     trace::Traces,
 };
+use batchfleet_oip::Problem;
 
 /// What every handler reads.
 pub(crate) struct Api {
     pub(crate) catalog: Catalog,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) metrics: GatewayMetrics,
-    pub(crate) limits: Limits,
     pub(crate) clients: Arc<Clients>,
     pub(crate) body: Bounds,
     pub(crate) budget: Arc<Budget>,

@@ -1,7 +1,7 @@
 //! The gateway: Open Inference Protocol v2 over HTTP in, jobs onto the queue of their model, and
 //! each answer back to the one caller that asked.
 //!
-//! A request goes `http` (reads and checks it, with [`oip`]) → `dispatch` (seat, id, queue, wait)
+//! A request goes `http` (reads and checks it, with [`batchfleet_oip`]) → `dispatch` (seat, id, queue, wait)
 //! and comes back the same way; `catalog` knows the models, learnt from their workers.
 
 mod app;
@@ -19,7 +19,6 @@ mod mailbox;
 mod metrics;
 mod model;
 mod offload;
-pub mod oip;
 mod roster;
 mod settings;
 mod sweep;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_web::web;
 use tokio::sync::Semaphore;
 
-use crate::oip::Problem;
+use batchfleet_oip::Problem;
 
 /// Work on more bytes than these leaves the thread that serves connections.
 const INLINE: usize = 64 << 10;

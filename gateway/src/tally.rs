@@ -7,7 +7,7 @@ use std::{
 
 use batchfleet_broker::Timing;
 
-use crate::oip::statistics::{BatchStatistics, InferStatistics, ModelStatistics, Total};
+use batchfleet_oip::statistics::{BatchStatistics, InferStatistics, ModelStatistics, Total};
 
 /// Running totals of one model version.
 ///

@@ -9,7 +9,9 @@ use batchfleet_broker::{TraceContext, TraceParent};
 use batchfleet_service::trace::{KeyValue, Span, SpanKind, Tracer};
 use tokio::time::Instant;
 
-use crate::{error::InferError, model::Model, oip::infer::InferRequest};
+use batchfleet_oip::infer::InferRequest;
+
+use crate::{error::InferError, model::Model};
 
 const PARENT: &str = "traceparent";
 const ROUTE: &str = "/v2/models/{model}/infer";

@@ -93,7 +93,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{error::InferError, oip::Problem};
+    use batchfleet_oip::Problem;
+
+    use crate::error::InferError;
 
     #[test]
     fn the_fleets_load_is_what_it_took_and_what_it_had_no_room_for() {

@@ -5,7 +5,9 @@ use std::io::{self, Read};
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 
 use super::{Body, too_large};
-use crate::{error::InferError, oip::Problem};
+use batchfleet_oip::Problem;
+
+use crate::error::InferError;
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

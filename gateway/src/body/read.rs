@@ -8,7 +8,9 @@ use futures_core::Stream;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Body, Share, too_large};
-use crate::{error::InferError, oip::Problem};
+use batchfleet_oip::Problem;
+
+use crate::error::InferError;
 
 /// What a body must have sent of itself for each second more than its time.
 const BYTES_A_SECOND: u32 = 1 << 20;

@@ -19,11 +19,11 @@ use crate::{
     error::InferError,
     mailbox::Mailbox,
     model::Model,
-    oip::{
-        self, Problem,
-        infer::{HeaderLength, InferRequest, Limits, WantedOutput},
-    },
     trace::Trace,
+};
+use batchfleet_oip::{
+    self, Problem,
+    infer::{HeaderLength, InferRequest, WantedOutput},
 };
 
 /// Says how many bytes of a body are its JSON head; what follows are binary tensors.
@@ -181,13 +181,13 @@ async fn read(
     let body = body::read(payload, announced, api.body, api.budget.share()).await?;
     // Few compressed bytes may be many.
     let work = if encoding.is_some() { usize::MAX } else { body.bytes.len() };
-    let (model, limits, most) = (model.clone(), api.limits, api.body.bytes);
+    let (model, most) = (model.clone(), api.body.bytes);
     let read = api.offload.run(work, move || {
         let body = match encoding {
             Some(encoding) => encoding.inflate(body, most)?,
             None => body,
         };
-        parse(body, header_length, &model.spec, limits)
+        parse(body, header_length, &model.spec)
     });
     let mut read = read.await??;
     read.parsed.timeout = read.parsed.timeout.into_iter().chain(timeout).min();
@@ -196,14 +196,9 @@ async fn read(
 }
 
 /// Parses a body, which is let go: tensors either are slices of it, or were written anew.
-fn parse(
-    body: Body,
-    header_length: HeaderLength,
-    model: &ModelSpec,
-    limits: Limits,
-) -> Result<Read, InferError> {
+fn parse(body: Body, header_length: HeaderLength, model: &ModelSpec) -> Result<Read, InferError> {
     let Body { bytes, mut share } = body;
-    let parsed = oip::infer::parse(&bytes, header_length, model, &limits)?;
+    let parsed = batchfleet_oip::infer::parse(&bytes, header_length, model)?;
     if header_length == HeaderLength::Absent {
         share.resize(parsed.inputs.iter().map(|input| input.data.len()).sum())?;
     }
@@ -270,7 +265,12 @@ async fn answer(
     let written = outputs.iter().filter(|output| is_written(&output.name));
     let work = written.map(|output| output.data.len()).sum();
     let encoded = api.offload.run(work, move || {
-        oip::response::encode(&model.spec, wanted.id.as_deref(), &wanted.outputs, &outputs)
+        batchfleet_oip::response::encode(
+            &model.spec,
+            wanted.id.as_deref(),
+            &wanted.outputs,
+            &outputs,
+        )
     });
     let encoded = encoded.await??;
     share.force(encoded.body.iter().map(Bytes::len).sum());

@@ -14,10 +14,10 @@ use crate::{
     body::{self, Bounds},
     error::{InferError, say},
     model::Model,
-    oip::{
-        metadata::{self as describe, IndexRequest},
-        statistics,
-    },
+};
+use batchfleet_oip::{
+    metadata::{self as describe, IndexRequest},
+    statistics,
 };
 
 /// The largest body of a request for the repository's index.

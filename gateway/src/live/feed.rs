@@ -15,8 +15,8 @@ use crate::{
     explain::{Explanation, Seen},
     http::Api,
     model::Model,
-    oip::Problem,
 };
+use batchfleet_oip::Problem;
 
 /// What a page asks for.
 #[derive(Debug, Deserialize)]

@@ -21,7 +21,9 @@ use tokio::{
 };
 
 use super::{Door, milliseconds, refuse};
-use crate::{error::InferError, http::Api, oip::Problem};
+use batchfleet_oip::Problem;
+
+use crate::{error::InferError, http::Api};
 
 /// The most callers a page may ask for.
 const MOST_CALLERS: usize = 256;

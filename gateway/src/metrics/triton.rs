@@ -13,7 +13,7 @@ use batchfleet_service::metrics::{Families, family};
 use prometheus::{IntCounterVec, IntGaugeVec, Result};
 
 use super::{Outcome, fleet::labels};
-use crate::oip::statistics::{ModelStatistics, Total};
+use batchfleet_oip::statistics::{ModelStatistics, Total};
 
 const MODEL: [&str; 2] = ["model", "version"];
 

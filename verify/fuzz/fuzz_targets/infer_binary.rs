@@ -4,7 +4,7 @@
 
 use batchfleet_broker::Datatype;
 use batchfleet_fuzz::{check, model};
-use batchfleet_gateway::oip::infer::HeaderLength;
+use batchfleet_oip::infer::HeaderLength;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,8 +1,8 @@
 //! What the targets share: a model that takes everything, and what must hold of a request to it.
 
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
-use batchfleet_gateway::oip::{
-    infer::{HeaderLength, InferRequest, Limits, parse},
+use batchfleet_oip::{
+    infer::{HeaderLength, InferRequest, parse},
     response::encode,
 };
 use bytes::Bytes;
@@ -31,7 +31,7 @@ pub fn model(datatypes: &[Datatype]) -> ModelSpec {
 
 /// Reads a request; one that is accepted must be whole, and its echo must read back as it was.
 pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
-    let Ok(request) = parse(&body, header, model, &Limits::default()) else { return };
+    let Ok(request) = parse(&body, header, model) else { return };
     for tensor in &request.inputs {
         let elements: u64 = tensor.shape.iter().product();
         if let Some(size) = tensor.datatype.size() {
@@ -55,6 +55,6 @@ pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
     let mut again = head.clone().into_bytes();
     again.extend_from_slice(&body[text.len()..]);
     let header = HeaderLength::Json(head.len());
-    let back = parse(&again.into(), header, model, &Limits::default()).expect("an echo reads back");
+    let back = parse(&again.into(), header, model).expect("an echo reads back");
     assert_eq!(back.inputs, inputs);
 }

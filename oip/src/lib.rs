@@ -24,8 +24,6 @@ mod bad_inputs;
 #[cfg(test)]
 mod bad_tensors;
 #[cfg(test)]
-mod openapi;
-#[cfg(test)]
 mod round_trips;
 #[cfg(test)]
 mod samples;
@@ -45,27 +43,27 @@ pub struct Problem {
 
 impl Problem {
     /// The client's mistake: status 400.
-    pub(crate) fn bad(code: &'static str, message: impl Into<String>) -> Self {
+    pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
         Self { status: 400, code, message: message.into() }
     }
 
     /// A part of the protocol, or of its extensions, that is not offered here.
-    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+    pub fn unsupported(message: impl Into<String>) -> Self {
         Self::bad("unsupported", message)
     }
 
     /// No such model or version: status 404.
-    pub(crate) fn model_not_found(message: impl Into<String>) -> Self {
+    pub fn model_not_found(message: impl Into<String>) -> Self {
         Self { status: 404, code: "model_not_found", message: message.into() }
     }
 
     /// Our own mistake, or the model's: status 500.
-    pub(crate) fn internal(message: impl Into<String>) -> Self {
+    pub fn internal(message: impl Into<String>) -> Self {
         Self { status: 500, code: "internal", message: message.into() }
     }
 
     /// The same problem, said to be at `place`.
-    pub(crate) fn within(self, place: impl std::fmt::Display) -> Self {
+    pub fn within(self, place: impl std::fmt::Display) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
     }
 }
@@ -74,7 +72,7 @@ impl Problem {
 const QUOTED: usize = 64;
 
 /// A client's own words as they may stand in a message: quoted, escaped and cut short.
-pub(crate) fn quote(words: &str) -> String {
+pub fn quote(words: &str) -> String {
     match words.char_indices().nth(QUOTED) {
         Some((end, _)) => format!("{:?}...", &words[..end]),
         None => format!("{words:?}"),

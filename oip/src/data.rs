@@ -11,6 +11,9 @@ use super::{
     quote, shape,
 };
 
+/// The most bytes of one BYTES element that is written as JSON.
+const MAX_ELEMENT_BYTES: usize = 16 << 20;
+
 /// Reads the `data` of a tensor: a flat array of its elements in row-major order, or arrays nested
 /// as its shape says. Returns them as little-endian bytes.
 ///
@@ -19,7 +22,6 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     datatype: Datatype,
     shape: &[u64],
-    element_bytes: usize,
 ) -> Result<Vec<u8>, Problem> {
     match datatype {
         Datatype::Bool => values(reader, shape, |reader| {
@@ -38,7 +40,7 @@ pub(super) fn read(
         Datatype::Int64 => values(reader, shape, |r| integer(r, datatype).map(i64::to_le_bytes)),
         Datatype::Fp32 => values(reader, shape, |r| single(r).map(f32::to_le_bytes)),
         Datatype::Fp64 => values(reader, shape, |r| double(r).map(f64::to_le_bytes)),
-        Datatype::Bytes => strings(reader, shape, element_bytes),
+        Datatype::Bytes => strings(reader, shape),
         Datatype::Fp16 | Datatype::Bf16 => Err(Problem::unsupported(format!(
             "{datatype} cannot be written as JSON; send it as binary data"
         ))),
@@ -59,20 +61,16 @@ fn values<'a, const N: usize>(
     Ok(out)
 }
 
-fn strings(
-    reader: &mut Reader<'_>,
-    shape: &[u64],
-    element_bytes: usize,
-) -> Result<Vec<u8>, Problem> {
+fn strings(reader: &mut Reader<'_>, shape: &[u64]) -> Result<Vec<u8>, Problem> {
     let mut out = Vec::new();
     tensor(reader, shape, &mut |reader| {
         if reader.kind()? != Kind::Text {
             return Err(mismatch(reader, Datatype::Bytes));
         }
         let element = reader.text()?;
-        if element.len() > element_bytes {
+        if element.len() > MAX_ELEMENT_BYTES {
             return Err(bad(format!(
-                "a BYTES element has {} bytes, more than the {element_bytes} allowed",
+                "a BYTES element has {} bytes, more than the {MAX_ELEMENT_BYTES} allowed",
                 element.len()
             )));
         }

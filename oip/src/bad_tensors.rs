@@ -5,7 +5,7 @@ use batchfleet_broker::{Datatype, ModelSpec};
 use bytes::Bytes;
 
 use super::{
-    infer::{HeaderLength, Limits, parse},
+    infer::{HeaderLength, parse},
     samples::{binary, model, parsed, request, simple, tensor, verdict},
 };
 
@@ -16,7 +16,7 @@ fn json(datatype: Datatype, shape: &str, data: &str) -> &'static str {
 
 /// What becomes of a body whose JSON has this length.
 fn cut(model: &ModelSpec, header: HeaderLength, body: impl Into<Bytes>) -> &'static str {
-    verdict(parse(&body.into(), header, model, &Limits::default()))
+    verdict(parse(&body.into(), header, model))
 }
 
 /// What becomes of an input sent as binary data.
@@ -148,9 +148,8 @@ fn b48_bytes_may_be_any_in_binary_and_long_ones_are_refused_in_json() {
     assert_eq!(sent(Datatype::Bytes, "[1,1]", &hostile), "ok");
     let long = [&(1u32 << 20).to_le_bytes()[..], &vec![0; 1 << 20]].concat();
     assert_eq!(sent(Datatype::Bytes, "[1,1]", &long), "ok");
-    let text = request(Datatype::Bytes, "[1,1]", &format!(r#"["{}"]"#, "a".repeat(65)));
-    let limits = Limits { element_bytes: 64 };
-    let found = parse(&text.into(), HeaderLength::Absent, &simple(Datatype::Bytes), &limits);
+    let text = request(Datatype::Bytes, "[1,1]", &format!(r#"["{}"]"#, "a".repeat((16 << 20) + 1)));
+    let found = parse(&text.into(), HeaderLength::Absent, &simple(Datatype::Bytes));
     assert_eq!(verdict(found), "bad_data");
 }
 
@@ -170,14 +169,14 @@ fn b49_and_b50_the_json_ends_where_the_header_says() {
 fn b51_a_raw_body_is_the_one_input_of_a_model_that_has_one() {
     let one = simple(Datatype::Int16);
     let raw = Bytes::from_static(&[1, 0, 2, 0]);
-    let request = parse(&raw, HeaderLength::Raw, &one, &Limits::default()).unwrap();
+    let request = parse(&raw, HeaderLength::Raw, &one).unwrap();
     assert_eq!((request.inputs[0].shape.as_slice(), request.rows), (&[1, 2][..], 1));
     assert_eq!(request.inputs[0].data.as_ptr(), raw.as_ptr());
     assert!(request.outputs[0].binary);
     assert_eq!(cut(&one, HeaderLength::Raw, vec![1, 0, 2]), "bad_binary");
 
     let text = model(vec![tensor("x", Datatype::Bytes, &[-1, 1])], vec![]);
-    let request = parse(&raw, HeaderLength::Raw, &text, &Limits::default()).unwrap();
+    let request = parse(&raw, HeaderLength::Raw, &text).unwrap();
     assert_eq!(request.inputs[0].data.as_ref(), [4, 0, 0, 0, 1, 0, 2, 0]);
 
     let input = |name| tensor(name, Datatype::Int16, &[-1, 1]);
@@ -237,7 +236,7 @@ fn b58_tensors_may_begin_at_any_offset() {
         let body = Bytes::from([json.as_bytes(), &1.5f64.to_le_bytes()].concat());
         let header = HeaderLength::Json(json.len());
         let model = simple(Datatype::Fp64);
-        let request = parse(&body, header, &model, &Limits::default()).unwrap();
+        let request = parse(&body, header, &model).unwrap();
         assert_eq!(request.inputs[0].data.as_ref(), 1.5f64.to_le_bytes());
     }
 }

@@ -6,7 +6,6 @@ use batchfleet_broker::{Datatype, ModelSpec};
 
 use super::{
     Problem, data,
-    infer::Limits,
     json::{Kind, Reader},
     outputs::Asked,
     parameters::{self, RequestParameters},
@@ -43,7 +42,7 @@ pub(super) enum Source {
 
 impl<'a> Document<'a> {
     /// Reads the JSON of a request to `model`.
-    pub(super) fn read(json: &'a [u8], model: &ModelSpec, limits: Limits) -> Result<Self, Problem> {
+    pub(super) fn read(json: &'a [u8], model: &ModelSpec) -> Result<Self, Problem> {
         let mut reader = Reader::new(json)?;
         if reader.kind()? != Kind::Object {
             reader.skip()?;
@@ -55,7 +54,7 @@ impl<'a> Document<'a> {
             match key {
                 "id" => document.id = id(reader)?,
                 "parameters" => document.parameters = RequestParameters::read(reader)?,
-                "inputs" => document.inputs = inputs(reader, model, limits)?,
+                "inputs" => document.inputs = inputs(reader, model)?,
                 "outputs" => document.outputs = Asked::read(reader, model)?,
                 _ => reader.skip()?,
             }
@@ -80,11 +79,7 @@ fn id(reader: &mut Reader<'_>) -> Result<Option<String>, Problem> {
     Ok(Some(id.into_owned()))
 }
 
-fn inputs<'a>(
-    reader: &mut Reader<'a>,
-    model: &ModelSpec,
-    limits: Limits,
-) -> Result<Vec<Input<'a>>, Problem> {
+fn inputs<'a>(reader: &mut Reader<'a>, model: &ModelSpec) -> Result<Vec<Input<'a>>, Problem> {
     if reader.kind()? != Kind::Array {
         return Err(Problem::bad("bad_inputs", "inputs should be an array"));
     }
@@ -94,7 +89,7 @@ fn inputs<'a>(
         if at == model.inputs.len() {
             return Err(Problem::bad("bad_inputs", format!("the model has {at} inputs, no more")));
         }
-        let input = Draft::read(reader, limits).and_then(Draft::finish);
+        let input = Draft::read(reader).and_then(Draft::finish);
         inputs.push(input.map_err(|problem| problem.within(format_args!("inputs[{at}]")))?);
         Ok(())
     })?;
@@ -112,7 +107,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn read(reader: &mut Reader<'a>, limits: Limits) -> Result<Self, Problem> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, Problem> {
         if reader.kind()? != Kind::Object {
             return Err(Problem::bad("bad_inputs", "an input should be an object"));
         }
@@ -134,7 +129,7 @@ impl<'a> Draft<'a> {
                 "data" if reader.kind()? == Kind::Null => reader.skip()?,
                 // Usually datatype and shape are known by now; else the data must be read twice.
                 "data" if draft.datatype.is_some() && draft.shape.is_some() => {
-                    draft.read_data(reader, limits)?;
+                    draft.read_data(reader)?;
                 }
                 "data" => {
                     early = Some(reader.clone());
@@ -145,14 +140,14 @@ impl<'a> Draft<'a> {
             Ok(())
         })?;
         if let Some(mut early) = early {
-            draft.read_data(&mut early, limits)?;
+            draft.read_data(&mut early)?;
         }
         Ok(draft)
     }
 
-    fn read_data(&mut self, reader: &mut Reader<'_>, limits: Limits) -> Result<(), Problem> {
+    fn read_data(&mut self, reader: &mut Reader<'_>) -> Result<(), Problem> {
         if let (Some(datatype), Some(shape)) = (self.datatype, &self.shape) {
-            self.data = Some(data::read(reader, datatype, shape, limits.element_bytes)?);
+            self.data = Some(data::read(reader, datatype, shape)?);
         }
         Ok(())
     }

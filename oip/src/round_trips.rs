@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use super::{
-    infer::{HeaderLength, Limits, WantedOutput, parse},
+    infer::{HeaderLength, WantedOutput, parse},
     response::{Encoded, encode},
     samples::{binary, model, parsed, request, simple, tensor},
 };
@@ -55,7 +55,7 @@ proptest! {
             prop_assert_eq!(data, &tensor.data);
             let (body, header) = binary(datatype, &shape, data);
             let model = simple(datatype);
-            let back = parse(&body, header, &model, &Limits::default()).unwrap();
+            let back = parse(&body, header, &model).unwrap();
             prop_assert_eq!(&back.inputs[0].data, &tensor.data);
 
             // Out as JSON, and in again.
@@ -93,7 +93,7 @@ proptest! {
             }
             let body = Bytes::from(body);
             for header in [header, HeaderLength::Absent, HeaderLength::Raw, HeaderLength::Json(length)] {
-                if let Err(problem) = parse(&body, header, &simple(datatype), &Limits::default()) {
+                if let Err(problem) = parse(&body, header, &simple(datatype)) {
                     prop_assert_eq!(problem.status, 400);
                 }
             }

@@ -2,17 +2,33 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use batchfleet_broker::{Announcement, Batching, Datatype, RecentBatch, Tensor, WorkerId};
+use batchfleet_broker::{
+    Announcement, Batching, Datatype, ModelSpec, QueueName, RecentBatch, Tensor, TensorSpec,
+    WorkerId,
+};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
+use crate::explain::{Explanation, Seen};
+use batchfleet_oip::{
     infer::WantedOutput,
     metadata, response,
-    samples::simple,
     statistics::{BatchStatistics, ModelStatistics, report},
 };
-use crate::explain::{Explanation, Seen};
+
+/// A model with one input and one output, each with one open dimension after the batch's.
+fn simple(datatype: Datatype) -> ModelSpec {
+    let tensor =
+        |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1, -1] };
+    ModelSpec {
+        queue: QueueName::new("sample", 7),
+        platform: "onnxruntime_onnx".into(),
+        backend: "onnxruntime".into(),
+        max_batch: 4,
+        inputs: vec![tensor("x", datatype)],
+        outputs: vec![tensor("y", Datatype::Fp32)],
+    }
+}
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../openapi.json")).unwrap()

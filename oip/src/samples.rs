@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{
     Problem,
-    infer::{HeaderLength, InferRequest, Limits, parse},
+    infer::{HeaderLength, InferRequest, parse},
 };
 
 /// A tensor's place in a model.
@@ -50,7 +50,7 @@ pub(super) fn binary(datatype: Datatype, shape: &str, data: &[u8]) -> (Bytes, He
 /// Parses a body that is all JSON.
 pub(super) fn parsed(model: &ModelSpec, body: impl AsRef<[u8]>) -> Result<InferRequest, Problem> {
     let body = Bytes::copy_from_slice(body.as_ref());
-    parse(&body, HeaderLength::Absent, model, &Limits::default())
+    parse(&body, HeaderLength::Absent, model)
 }
 
 /// `ok`, or the code of the refusal, whose status must be 400 and whose message short.

@@ -13,19 +13,6 @@ use super::{
 };
 pub use super::{binary::HeaderLength, outputs::WantedOutput};
 
-/// What a request may not exceed; the length of its body is held where it is received.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The most bytes of one BYTES element that is written as JSON.
-    pub element_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { element_bytes: 16 << 20 }
-    }
-}
-
 /// A request that fits its model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InferRequest {
@@ -51,7 +38,6 @@ pub fn parse(
     body: &Bytes,
     header: HeaderLength,
     model: &ModelSpec,
-    limits: &Limits,
 ) -> Result<InferRequest, Problem> {
     let json_length = match header {
         HeaderLength::Raw => return raw(body, model),
@@ -59,7 +45,7 @@ pub fn parse(
         HeaderLength::Json(length) => Some(length),
     };
     let (json, tensors) = binary::split(body, json_length)?;
-    let document = Document::read(&json, model, *limits)?;
+    let document = Document::read(&json, model)?;
     let inputs = in_order(attach(document.inputs, tensors)?, model)?;
     Ok(InferRequest {
         rows: shape::rows(&inputs, model)?,
