@@ -1,10 +1,10 @@
-{{/* Names, labels and what all pods have in common. */}}
+{{/* Names, labels and parts that pods share. */}}
 
 {{- define "batchfleet.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The start of all names: short enough for what follows. */}}
+{{/* Prefix of all object names: at most 40 of 63 characters, to leave room for suffixes. */}}
 {{- define "batchfleet.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Labels by which pods are chosen. Takes (list $ COMPONENT). */}}
+{{/* Selector labels of a component's pods. Takes (list $ COMPONENT). */}}
 {{- define "batchfleet.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "batchfleet.name" $root }}
@@ -23,7 +23,7 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* The labels of an object. Takes (list $ COMPONENT). */}}
+{{/* Labels of an object. Takes (list $ COMPONENT). */}}
 {{- define "batchfleet.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "batchfleet.selector" . }}
@@ -33,20 +33,20 @@ app.kubernetes.io/part-of: batchfleet
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* The labels of a pod: none that changes with the chart, which would start it anew. Takes
-     (list $ COMPONENT). */}}
+{{/* Labels of a pod. Without the chart's version, which would restart pods at every chart upgrade.
+     Takes (list $ COMPONENT). */}}
 {{- define "batchfleet.podLabels" -}}
 {{ include "batchfleet.selector" . }}
 app.kubernetes.io/part-of: batchfleet
 {{- end -}}
 
-{{/* The labels by which the controller's workers are chosen. */}}
+{{/* Selector labels of the workers, which the controller creates. */}}
 {{- define "batchfleet.workers" -}}
 app.kubernetes.io/name: batchfleet-worker
 app.kubernetes.io/component: worker
 {{- end -}}
 
-{{/* One of our images. Takes (list $ NAME). */}}
+{{/* Image of a Batchfleet program. Takes (list $ NAME). */}}
 {{- define "batchfleet.image" -}}
 {{- $root := index . 0 -}}
 {{- $images := $root.Values.images -}}
@@ -54,7 +54,7 @@ app.kubernetes.io/component: worker
 {{- get $images (index . 1) }}:{{ $images.tag | default $root.Chart.AppVersion -}}
 {{- end -}}
 
-{{/* What every pod is under the restricted pod security standard. */}}
+{{/* Security contexts that satisfy the restricted pod security standard. */}}
 {{- define "batchfleet.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -78,7 +78,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Where a component's pods may run. Takes its values. */}}
+{{/* Scheduling constraints of a component's pods. Takes the component's values. */}}
 {{- define "batchfleet.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -94,7 +94,7 @@ priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* Pods far from each other, if that can be. Takes (list $ COMPONENT). */}}
+{{/* Spreads pods over nodes and zones where possible. Takes (list $ COMPONENT). */}}
 {{- define "batchfleet.spread" -}}
 {{- $pods := include "batchfleet.selector" . -}}
 {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
@@ -106,7 +106,7 @@ priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* Settings in camel case as flags. JSON, because a template prints 1000000 as 1e+06. */}}
+{{/* Converts settings in camel case to flags. `toJson`, because a template prints 1000000 as 1e+06. */}}
 {{- define "batchfleet.flags" -}}
 {{- range $name, $value := . }}
 {{- if kindIs "slice" $value }}
@@ -119,7 +119,7 @@ priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* The secret under whose key `url` a program finds Redis. Takes (list $ PROGRAM). */}}
+{{/* Name of the secret that holds a program's Redis URL. Takes (list $ PROGRAM). */}}
 {{- define "batchfleet.redisSecret" -}}
 {{- $root := index . 0 -}}
 {{- $program := index . 1 -}}
@@ -127,16 +127,16 @@ priorityClassName: {{ . | quote }}
 {{- include "batchfleet.fullname" $root }}-redis-{{ $program }}
 {{- else -}}
 {{- get $root.Values.redis.external (printf "%sSecret" $program)
-    | required (printf "redis.bundled is false, so redis.external.%sSecret must name the secret that holds Redis's url" $program) -}}
+    | required (printf "redis.bundled is false, so redis.external.%sSecret must name the secret that holds the Redis URL" $program) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* What a program needs for TLS with a Redis of one's own: flags, and the files that they name. */}}
+{{/* TLS to an existing Redis: the flags of a program, and the files that the flags name. */}}
 
 {{- define "batchfleet.redisTls" -}}
 {{- if and (not .Values.redis.bundled) .Values.redis.external.tls.secret }}yes{{ end -}}
 {{- if and .Values.redis.external.tls.clientCertificate (not .Values.redis.external.tls.secret) -}}
-{{- fail "redis.external.tls.clientCertificate needs redis.external.tls.secret, which holds it" -}}
+{{- fail "redis.external.tls.clientCertificate needs redis.external.tls.secret, the secret with the certificate and its key" -}}
 {{- end -}}
 {{- end -}}
 
@@ -163,7 +163,7 @@ priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* Whom network policies let talk to whom. */}}
+{{/* Rules of the network policies. */}}
 
 {{- define "batchfleet.dns" -}}
 - ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
@@ -174,7 +174,7 @@ priorityClassName: {{ . | quote }}
 - to: [{podSelector: {matchLabels: {{ include "batchfleet.selector" (list . "redis") | fromYaml | toJson }}}}]
   ports: [{port: redis}]
 {{- else -}}
-# Wherever it is.
+# An existing Redis has no selector.
 - ports:
     - {port: {{ .Values.redis.external.port }}}
     {{- with .Values.redis.external.sentinelPort }}
@@ -186,7 +186,7 @@ priorityClassName: {{ . | quote }}
 {{- define "batchfleet.toCollector" -}}
 {{- with .Values.tracing.endpoint -}}
 {{- $usual := eq (urlParse .).scheme "https" | ternary 443 80 -}}
-# The collector, wherever it is.
+# The OpenTelemetry collector. No selector: it may be outside the cluster.
 - ports: [{port: {{ regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" | default $usual }}}]
 {{- end -}}
 {{- end }}
