@@ -1,5 +1,5 @@
-"""As much of prometheus-adapter as an autoscaler of a fleet needs: it asks a real Prometheus what the
-chart's example has the adapter ask. An answer that cannot be had is an error, as the adapter's is.
+"""The part of prometheus-adapter that a fleet's autoscaler needs. Runs the query of the chart's example
+against a real Prometheus. If Prometheus fails, the answer is an error, as with the real adapter.
 """
 
 import http.server
@@ -20,7 +20,7 @@ API = "external.metrics.k8s.io/v1beta1"
 
 
 class Adapter:
-    """Serves `external.metrics.k8s.io` from a Prometheus, while the block runs."""
+    """Serves `external.metrics.k8s.io` from a Prometheus inside a `with` block."""
 
     def __init__(self, namespace, prometheus):
         self.namespace, self.prometheus = namespace, prometheus
@@ -45,7 +45,7 @@ class Adapter:
             def log_message(self, *_):
                 pass
 
-        address = seen_by_the_cluster(self.namespace)
+        address = cluster_facing_address(self.namespace)
         self.server = http.server.ThreadingHTTPServer((address, 0), Handler)
         self.server.daemon_threads = True
         self.server.socket = tls().wrap_socket(self.server.socket, server_side=True,
@@ -56,7 +56,7 @@ class Adapter:
         return self
 
     def __exit__(self, *_):
-        # First the API: while nobody serves it, no namespace can be deleted.
+        # Removes the API first: Kubernetes deletes no namespace while a registered API is unavailable.
         for thing in reversed(self.objects):
             self.namespace.kubectl("delete", "--filename", "-", stdin=json.dumps(thing))
         self.server.shutdown()
@@ -94,7 +94,7 @@ def stamp(seconds):
 
 
 def tls():
-    """A certificate that nobody vouches for: the registration says not to ask."""
+    """A self-signed certificate; the registration sets `insecureSkipTLSVerify`."""
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = f"{folder}/certificate", f"{folder}/key"
         run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
@@ -104,18 +104,18 @@ def tls():
         return context
 
 
-def seen_by_the_cluster(namespace):
-    """This machine's address on the way to the API server, which must find its way back."""
+def cluster_facing_address(namespace):
+    """This machine's address on the route to the API server, which must be able to connect back."""
     slices = namespace.get("endpointslices", "--namespace", "default",
                            "--selector", "kubernetes.io/service-name=kubernetes")
     server = slices["items"][0]["endpoints"][0]["addresses"][0]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((server, 443))  # Sends nothing: finds the route.
+        probe.connect((server, 443))  # Sends nothing: only selects the route.
         return probe.getsockname()[0]
 
 
 def registration(namespace, address, port):
-    """What makes the API server ask at an address for external metrics, and lets autoscalers ask."""
+    """Registers an address as the provider of external metrics and lets autoscalers read them."""
     name = "prometheus-adapter"
     rights = f"{namespace}-{name}"
     group, version = API.split("/")

@@ -1,4 +1,4 @@
-"""The fleets under test: echoes, whose batches take as long as they are told to."""
+"""The fleets under test: echo models whose batch time is configured."""
 
 FILL = """mkdir -p /models/{name}/1 && cat >/models/{name}/config.pbtxt <<'END'
 backend: "batchfleet_echo"
@@ -37,6 +37,6 @@ def is_ready(pod):
 
 
 def ready(namespace, name, count):
-    """Whether exactly so many workers are ready, and no other is there."""
+    """Whether the fleet has exactly `count` workers and all of them are ready."""
     pods = namespace.pods(workers(name))
     return len(pods) == count and all(is_ready(pod) for pod in pods)

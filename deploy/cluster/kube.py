@@ -1,4 +1,4 @@
-"""The cluster under test: kubectl and helm, and a recorder of what changes in it."""
+"""The cluster under test: kubectl, helm, and a recorder of changes."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 
 def run(*command, stdin=None, timeout=300):
-    """What a program prints, or an error with what it complained about."""
+    """The output of a program; raises an error with the end of its stderr if it fails."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:6])}: {done.stderr.strip()[-2000:]}")
@@ -15,7 +15,7 @@ def run(*command, stdin=None, timeout=300):
 
 
 class Namespace:
-    """A namespace of the cluster, and what is done in it."""
+    """A namespace of the cluster and the commands for it."""
 
     def __init__(self, name):
         self.name = name
@@ -37,7 +37,7 @@ class Namespace:
         return self.get("pods", "--selector", selector)["items"]
 
     def metrics(self, selector):
-        """All samples of the pods' admin ports: `name{labels}` to the sum over the pods."""
+        """Metrics of the pods' admin ports: maps `name{labels}` to the sum over the pods."""
         sums = {}
         for pod in self.pods(selector):
             if pod["status"].get("phase") != "Running":
@@ -51,19 +51,19 @@ class Namespace:
 
 
 def await_(what, condition, seconds=120, every=0.5):
-    """The first value of `condition` that holds."""
+    """Waits for the first truthy value of `condition` and returns it."""
     end = time.monotonic() + seconds
     while True:
         if value := condition():
             return value
         if time.monotonic() > end:
             raise RuntimeError(f"not within {seconds} s: {what}")
-        # Kubernetes tells when objects change, but not when a condition of ours holds.
+        # Polls, because conditions cover more than one object.
         time.sleep(every)
 
 
 class Recorder:
-    """Every change of some objects, with its time, while the block runs."""
+    """Records every change of the given objects with its time, inside a `with` block."""
 
     def __init__(self, namespace, *what):
         self.command = ["kubectl", "--namespace", namespace.name, "get", *what, "--output", "json",
@@ -87,7 +87,7 @@ class Recorder:
             self.changes.append((time.time(), event["type"], event["object"]))
 
     def first(self, holds, since=0.0):
-        """When the first object was as wanted; None if none was."""
+        """Time of the first change for which `holds` is true; None if there is none."""
         return next((at for at, _, thing in self.changes if at >= since and holds(thing)), None)
 
     def values(self, of):

@@ -1,4 +1,4 @@
-"""Load from within the cluster: pods with the gateway's image, whose tools ask the Service."""
+"""Load from inside the cluster: pods with the gateway's image run `batchfleet load` on the Service."""
 
 import json
 import time
@@ -7,16 +7,16 @@ from kube import await_
 
 
 class Load:
-    """A load that runs in a pod of its own from `start` on."""
+    """A load that runs in its own pod."""
 
     def __init__(self, namespace, images, name):
         self.namespace, self.images, self.name = namespace, images, name
 
     def start(self, model, rate, seconds, slo_ms=100):
-        """Begins to ask for `model`, so many times a second; returns once the pod runs."""
+        """Starts a load of `rate` requests per second on `model`; returns once the pod runs."""
         tool = (f"batchfleet load --url http://batchfleet --model {model} --rate {rate} --users {2 * rate}"
                 f" --duration {seconds}s --warm-up 0s --slo-p99 {slo_ms}ms --json /tmp/report.json")
-        # Its status says whether any answer was wrong, which stands in the report as well.
+        # The tool's exit status is ignored: the report has the number of wrong answers.
         script = (f"date +%s.%N; {tool} >/tmp/log 2>&1; date +%s.%N;"
                   " cat /tmp/report.json || cat /tmp/log")
         self.seconds = seconds
@@ -29,9 +29,9 @@ class Load:
         return self.namespace.get("pod", self.name)
 
     def report(self):
-        """What came of it, once it has ended: the report of `batchfleet load`, how long it `took`, and
-        when the load `began`: what the tool asks and opens before it measures comes first, and takes
-        seconds."""
+        """Waits for the end and returns the report of `batchfleet load`, with two more fields: how long
+        the tool `took`, and when the load `began`. The tool spends the first seconds on metadata and
+        connections."""
         ended = lambda: self._pod()["status"].get("phase") in ("Succeeded", "Failed")
         await_(f"load pod {self.name} ends", ended, seconds=self.seconds + 120)
         log = self.namespace.kubectl("logs", self.name)
@@ -44,7 +44,7 @@ class Load:
 
 
 def pod(images, name, script):
-    """A pod that runs a script in the gateway's image, as restricted as all others."""
+    """A pod that runs a script in the gateway's image, under the restricted pod security standard."""
     return {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "labels": {"app.kubernetes.io/component": "load"}},
@@ -57,7 +57,7 @@ def pod(images, name, script):
             "containers": [{
                 "name": "load", "image": images["gateway"], "imagePullPolicy": "IfNotPresent",
                 "command": ["/bin/sh", "-c", script],
-                # Not the last to run: a load that starves measures itself.
+                # Enough CPU: a starved load generator would measure its own delays.
                 "resources": {"requests": {"cpu": "500m", "memory": "64Mi"}},
                 "securityContext": {"allowPrivilegeEscalation": False,
                                     "readOnlyRootFilesystem": True,
@@ -70,12 +70,12 @@ def pod(images, name, script):
 
 
 def troubles(report):
-    """Everything that did not go well, in words; empty if all did."""
+    """The failures in a report, as text; empty if there are none."""
     found = [f"{report[key]} {key}" for key in ("wrong", "failed", "dropped_connections")
              if report[key]]
     return found + [f"{count} x {reason}" for reason, count in report["refused"].items()]
 
 
 def settle(seconds):
-    """Lets time pass that is part of a scenario: how long a load lasts, or an outage."""
+    """Waits for a duration that belongs to the scenario, of a load or an outage."""
     time.sleep(seconds)

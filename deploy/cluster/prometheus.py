@@ -13,8 +13,8 @@ from kube import await_
 
 
 class Prometheus:
-    """Asks the pods of a namespace for their metrics, through the API server; it can be killed and
-    started again while the block runs."""
+    """Scrapes the pods of a namespace through the API server. Can be killed and restarted inside the
+    `with` block."""
 
     def __init__(self, namespace):
         self.namespace = namespace
@@ -41,7 +41,7 @@ class Prometheus:
         self.folder.cleanup()
 
     def _targets(self, through):
-        """The pods that are there now, with the labels that a Prometheus of the cluster gives them."""
+        """The current pods, with the labels that a Prometheus in the cluster sets."""
         name = self.namespace.name
         path = f"/api/v1/namespaces/{name}/pods/{{}}:9090/proxy/metrics"
         pods = self.namespace.pods("app.kubernetes.io/component in (gateway, controller, worker)")
@@ -52,7 +52,7 @@ class Prometheus:
             for pod in stay]
 
     def start(self):
-        """Returns once all targets have been asked, and have answered."""
+        """Starts Prometheus and waits until all targets have been scraped."""
         self.process = subprocess.Popen(
             ["prometheus", f"--config.file={self.config}", f"--web.listen-address={self.address}",
              f"--storage.tsdb.path={self.folder.name}/data"],
@@ -71,7 +71,7 @@ class Prometheus:
         self.process.wait()
 
     def ask(self, query):
-        """What a query gives now, series by series."""
+        """The current result of a query: a list of series."""
         return self._get("query", query=query)["result"]
 
     def _get(self, what, **parameters):

@@ -1,5 +1,4 @@
-"""What must hold on a real cluster. Each scenario says what it saw, and what of that is not as
-promised."""
+"""Scenarios for a real cluster. Each returns a summary and the list of broken promises."""
 
 import os
 import pathlib
@@ -20,7 +19,7 @@ GATEWAYS = "app.kubernetes.io/component=gateway"
 
 
 class Stage:
-    """An installation, and what scenarios share."""
+    """The installation and helpers that scenarios share."""
 
     def __init__(self, namespace, images, outage_seconds):
         self.namespace, self.images = namespace, images
@@ -33,7 +32,7 @@ class Stage:
                 "--set", f"images.tag={tag}", "--set", f"images.redis={self.images['redis']}"]
 
     def upgrade(self, *settings):
-        """Changes the installation, and waits until that is done."""
+        """Upgrades the installation and waits until all pods are ready."""
         self.namespace.helm("upgrade", *self.install(ROOT / CHART), *settings, "--wait")
 
     def load(self, model, rate, seconds):
@@ -41,7 +40,7 @@ class Stage:
         return Load(self.namespace, self.images, f"load-{self.loads}").start(model, rate, seconds)
 
     def fleet(self, name, scaling, **more):
-        """Applies a fleet and waits until its fewest workers are ready."""
+        """Applies a fleet and waits until its minimum of workers is ready."""
         self.namespace.apply(fleet(self.images, name, scaling, **more))
         least = scaling["min"]
         await_(f"{least} workers of {name}", lambda: ready(self.namespace, name, least))
@@ -68,7 +67,7 @@ def is_active(autoscaler):
 
 
 def install(stage):
-    """`helm install` to the first right answer over the Service, with nothing done by hand."""
+    """Measures from `helm install` to the first right answer through the Service."""
     ask = ("until batchfleet load --url http://batchfleet --model echo --users 1 --duration 0.2s"
            " --warm-up 0s >/tmp/log 2>&1; do sleep 0.2; done; date +%s.%N")
     stage.namespace.apply(pod(stage.images, "first", ask))
@@ -84,7 +83,8 @@ def install(stage):
 
 
 def step(stage):
-    """Ten times the load at once: floor <= 6 s, pods <= 21 s, late as simulated within 2 times."""
+    """A step to ten times the load: floor within 6 s, pods within 21 s, at most twice as many late
+    requests as simulated."""
     low, high, before, after = 30, 300, 60, 180
     stage.fleet("step", {"min": 1, "max": 8, "holdSeconds": 60, "coldStartSeconds": 10})
     steady = stage.load("step", low, before + after)
@@ -105,14 +105,14 @@ def step(stage):
     if floor is None or created is None or started is None:
         return f"floor {first} to {wanted}", ["the fleet did not grow"]
     expected = simulated([(0, low), (before, high)], before + after, started - created)
-    said = (f"floor patched after {floor - at:.1f} s, pods after {created - at:.1f} s, ready after"
+    summary = (f"floor patched after {floor - at:.1f} s, pods after {created - at:.1f} s, ready after"
             f" {started - at:.1f} s; up to {wanted} workers; late {late:.2%}, simulated"
             f" {expected:.2%}")
     wrong = [trouble for report in reports for trouble in troubles(report)]
     wrong += ["floor later than 6 s"] if floor - at > 6 else []
     wrong += ["pods later than 21 s"] if created - at > 21 else []
     wrong += ["more than twice as many late as simulated"] if late > 2 * expected else []
-    return said, wrong
+    return summary, wrong
 
 
 def simulated(rates, seconds, cold_start):
@@ -120,27 +120,27 @@ def simulated(rates, seconds, cold_start):
     with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
         file.writelines(f"{at},{rate}\n" for at, rate in rates)
         file.flush()
-        said = run(str(ROOT / "target/release/batchfleet"), "simulate", "--curve", "20+5b",
+        output = run(str(ROOT / "target/release/batchfleet"), "simulate", "--curve", "20+5b",
                    "--arrivals", file.name, "--duration", f"{seconds}s", "--max-workers", "8",
                    "--deadline", "10s", "--cold-start", f"{max(cold_start, 1):.0f}s")
-    row = next(line for line in said.splitlines() if line.startswith("as the load needs"))
+    row = next(line for line in output.splitlines() if line.startswith("as the load needs"))
     return float(re.search(r"([\d.]+) %", row).group(1)) / 100
 
 
 def scale_in(stage):
-    """The load goes away: the fleet shrinks, with no request failed and none run twice."""
+    """The load drops: the fleet shrinks, no request fails and none runs twice."""
     before, again = len(stage.namespace.pods(workers("step"))), stage.ran_again()
     report = stage.load("step", 30, 540).report()
     left = len(stage.namespace.pods(workers("step")))
     again = stage.ran_again() - again
-    said = f"{before} to {left} workers; {report['right']} of {report['sent']} right; {again:.0f} again"
-    wrong = troubles(report) + ([f"{again:.0f} ran again"] if again else [])
+    summary = f"{before} to {left} workers; {report['right']} of {report['sent']} right; {again:.0f} rerun"
+    wrong = troubles(report) + ([f"{again:.0f} requests ran again"] if again else [])
     stage.drop("step")
-    return said, wrong + ([] if left < before else ["the fleet did not shrink"])
+    return summary, wrong + ([] if left < before else ["the fleet did not shrink"])
 
 
 def worker_kills(stage):
-    """Worker pods are killed under load: every request is answered."""
+    """Worker pods are killed under load: every request gets a right answer."""
     stage.fleet("killed", {"min": 3, "max": 3}, row_ms=1)
     load = stage.load("killed", 100, 40)
     kills = 0
@@ -156,7 +156,7 @@ def worker_kills(stage):
 
 
 def rollout(stage):
-    """Gateways, controllers and workers are exchanged under load: every request is answered."""
+    """Gateways, controllers and workers are replaced under load: every request gets a right answer."""
     least = {"min": 2, "max": 2}
     stage.fleet("rolled", least, row_ms=1)
     load = stage.load("rolled", 100, 60)
@@ -172,8 +172,8 @@ def rollout(stage):
 
 
 def outage(stage, name):
-    """Changing load on a fleet for as long as an outage lasts, during which its autoscaler must get no
-    metric. What was seen, what of it was wrong, and by how many workers the fleet grew."""
+    """Varies the load during an outage in which the autoscaler must get no metric. Returns the summary,
+    the broken promises, and the number of added workers."""
     with Recorder(stage.namespace, "deployment", name) as deployments, \
             Recorder(stage.namespace, "hpa", name) as autoscalers:
         reports = [stage.load(name, rate, stage.outage_seconds // 4).report()
@@ -183,49 +183,50 @@ def outage(stage, name):
     right, sent = (sum(report[key] for report in reports) for key in ("right", "sent"))
     late = sum(report["late"] for report in reports) / sent
     wrong = [trouble for report in reports for trouble in troubles(report)]
-    wrong += ["workers went"] if fell else []
+    wrong += ["the number of workers fell"] if fell else []
     wrong += ["the autoscaler got its metric"] if any(autoscalers.values(is_active)) else []
-    said = f"{right} of {sent} right, {late:.2%} late; workers {seen[0]} to {max(seen)}"
-    return said, wrong, max(seen) - seen[0]
+    summary = f"{right} of {sent} right, {late:.2%} late; workers {seen[0]} to {max(seen)}"
+    return summary, wrong, max(seen) - seen[0]
 
 
 def controller_gone(stage):
-    """No controller for five minutes of changing load, and so no metric for the autoscaler either:
-    served as before, and nobody goes."""
+    """No controller, and so no metric for the autoscaler, for five minutes of varying load: every request
+    gets a right answer and no worker is removed."""
     stage.fleet("alone", {"min": 2, "max": 4, "holdSeconds": 60}, row_ms=1)
     await_("the autoscaler reads", lambda: stage.reads("alone"))
     stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=0")
     await_("no controller", lambda: not stage.namespace.pods("app.kubernetes.io/component=controller"))
     await_("the autoscaler reads nothing", lambda: not stage.reads("alone"))
-    said, wrong, _ = outage(stage, "alone")
+    summary, wrong, _ = outage(stage, "alone")
     stage.namespace.kubectl("scale", "deployment/batchfleet-controller", "--replicas=2")
     await_("the autoscaler reads again", lambda: stage.reads("alone"))
     stage.drop("alone")
-    return said, wrong
+    return summary, wrong
 
 
 def prometheus_gone(stage):
-    """Autoscalers read what Prometheus has, and it is killed for five minutes of changing load:
-    served as before, nobody goes, and the fleet still grows, for its floor comes from elsewhere."""
+    """Autoscalers read from Prometheus, which is killed for five minutes of varying load: every request
+    gets a right answer, no worker is removed, and the fleet still grows, because the controller sets
+    its floor without Prometheus."""
     stage.upgrade("--set", "externalMetrics.enabled=false")
     stage.fleet("unwatched", {"min": 1, "max": 4, "holdSeconds": 60, "coldStartSeconds": 10})
     with Prometheus(stage.namespace) as prometheus, Adapter(stage.namespace, prometheus):
         await_("the autoscaler reads", lambda: stage.reads("unwatched"))
         prometheus.kill()
         await_("the autoscaler reads nothing", lambda: not stage.reads("unwatched"))
-        said, wrong, more = outage(stage, "unwatched")
+        summary, wrong, more = outage(stage, "unwatched")
         prometheus.start()
         await_("the autoscaler reads again", lambda: stage.reads("unwatched"))
     stage.drop("unwatched")
     stage.upgrade()
-    return said, wrong + ([] if more > 0 else ["the fleet did not grow"])
+    return summary, wrong + ([] if more > 0 else ["the fleet did not grow"])
 
 
 def api_frozen(stage):
-    """The API server answers nobody for a minute: served as before."""
+    """The API server is frozen for a minute: every request gets a right answer."""
     server = os.environ.get("APISERVER_PID")
     if not server:
-        raise RuntimeError("APISERVER_PID must name the API server's process, to be frozen")
+        raise RuntimeError("APISERVER_PID must be the process id of the API server")
     stage.fleet("frozen", {"min": 2, "max": 4}, row_ms=1)
     load = stage.load("frozen", 100, 75)
     os.kill(int(server), signal.SIGSTOP)
@@ -234,26 +235,26 @@ def api_frozen(stage):
     finally:
         os.kill(int(server), signal.SIGCONT)
     report = load.report()
-    # The controller must find its way back.
+    # The controller must recover.
     stage.namespace.apply(fleet(stage.images, "frozen", {"min": 3, "max": 4}, row_ms=1))
     await_("a third worker", lambda: ready(stage.namespace, "frozen", 3), seconds=180)
     stage.drop("frozen")
-    return f"{report['right']} of {report['sent']} right; in charge again after it", troubles(report)
+    return f"{report['right']} of {report['sent']} right; the controller recovered", troubles(report)
 
 
 def to_zero(stage):
-    """Nobody asks, and the last worker goes; the request that wakes the fleet is answered."""
+    """Without requests the fleet scales to zero; the next request starts a worker and is answered."""
     stage.fleet("idle", {"min": 1, "max": 2}, row_ms=1)
-    asked = stage.load("idle", 5, 5).report()
+    before = stage.load("idle", 5, 5).report()
     scaling = {"min": 0, "max": 2, "scaleToZeroAfterSeconds": 60, "coldStartSeconds": 5}
     stage.namespace.apply(fleet(stage.images, "idle", scaling, row_ms=1))
     await_("no worker", lambda: not stage.namespace.pods(workers("idle")), seconds=240)
-    # Whoever asks first waits for the worker: the tool asks once before it measures.
+    # The tool sends one request before it measures, and that request waits for the worker.
     woken = stage.load("idle", 5, 10).report()
     stage.drop("idle")
     waited = woken["took"] - 10
     return (f"woken: {waited:.1f} s until the first answers, then {woken['right']} of"
-            f" {woken['sent']} right"), troubles(asked) + troubles(woken)
+            f" {woken['sent']} right"), troubles(before) + troubles(woken)
 
 
 ALL = [install, step, scale_in, worker_kills, rollout, to_zero, controller_gone,

@@ -1,7 +1,7 @@
-"""Plays what must hold on a real Kubernetes cluster, and prints what was seen.
+"""Runs the scenarios on a real Kubernetes cluster and prints their results.
 
-Needs KUBECONFIG, kubectl and helm, and a cluster that has the images (`make images`): of the tag
-TAG, and a Redis named by REDIS_IMAGE. OUTAGE_SECONDS is how long a controller or Prometheus is gone.
+Needs KUBECONFIG, kubectl, helm, and a cluster that has the images of `make images` with the tag TAG
+and the Redis image REDIS_IMAGE. OUTAGE_SECONDS is the length of controller and Prometheus outages.
 """
 
 import os
@@ -16,7 +16,7 @@ NAMESPACE = "batchfleet-test"
 
 def main(names):
     if not os.environ.get("KUBECONFIG"):
-        print("KUBECONFIG names no cluster: nothing was tested", file=sys.stderr)
+        print("KUBECONFIG is not set: nothing was tested", file=sys.stderr)
         return 2
     tag = os.environ.get("TAG", "dev")
     images = {name: f"batchfleet/{name}:{tag}" for name in ("gateway", "controller", "worker")}
@@ -32,26 +32,26 @@ def main(names):
     failed = 0
     try:
         for scenario in scenarios.ALL:
-            # Without an installation there is nothing to test.
+            # All other scenarios need the installation.
             if not names or scenario.__name__ in names or scenario is scenarios.install:
-                failed += not play(scenario, stage)
+                failed += not passes(scenario, stage)
     finally:
         stage.namespace.helm("uninstall", "batchfleet", "--ignore-not-found")
         run("kubectl", "delete", "namespace", NAMESPACE, timeout=600)
-    played = len(names or scenarios.ALL)
-    print(f"{played - failed} passed, {failed} failed")
+    total = len(names or scenarios.ALL)
+    print(f"{total - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 
-def play(scenario, stage):
-    """Whether all was as promised."""
+def passes(scenario, stage):
+    """Runs a scenario and prints its result; returns whether it passed."""
     start = time.monotonic()
     try:
-        said, wrong = scenario(stage)
-    except Exception as error:  # A scenario that breaks fails; the others go on.
-        said, wrong = "broken off", [str(error)]
+        summary, wrong = scenario(stage)
+    except Exception as error:  # A scenario that raises has failed; the next ones still run.
+        summary, wrong = "aborted", [str(error)]
     took = time.monotonic() - start
-    print(f"{'FAILED' if wrong else 'passed':7}{scenario.__name__:16}{took:5.0f} s  {said}", flush=True)
+    print(f"{'FAILED' if wrong else 'passed':7}{scenario.__name__:16}{took:5.0f} s  {summary}", flush=True)
     for trouble in wrong:
         print(f"       {trouble}", flush=True)
     return not wrong

@@ -1,15 +1,14 @@
 # shellcheck shell=bash
-# Where images are built and run; sourced. Sets `docker`, a command and its first arguments, and
-# makes sure that the base image is there.
+# Finds or starts Docker; for sourcing. Sets `docker` (a command and its first arguments) and provides
+# the base image.
 #
-# A running Docker is used as it is. Where none answers, a daemon is started for as long as the
-# script runs, with all it keeps in .cache/docker; where no registry can be reached, the base image
-# is made by debootstrap.
+# A running Docker is used unchanged. Otherwise a daemon is started for the duration of the script,
+# with its state in .cache/docker. Where no registry can be reached, debootstrap makes the base image.
 
 BASE=debian:bookworm-slim
 STATE=.cache/docker
 
-# A client that builds with BuildKit: Docker's own without its plugin cannot.
+# Prints the path of a docker client with BuildKit, which is a plugin of Docker's own client.
 client() {
     local candidate
     while read -r candidate; do
@@ -34,16 +33,16 @@ engine() {
     "${docker[@]}" pull --quiet "$BASE" 2>/dev/null || debootstrapped
 }
 
-# No rule of the machine's firewall is touched: containers reach each other, and nothing else.
+# Starts a daemon that changes no firewall rule, so containers reach only each other.
 daemon() {
     command -v dockerd >/dev/null || scripts/prerequisites.sh docker.io
     mkdir -p "$STATE"
     local state left=300
     state=$(cd "$STATE" && pwd -P)
     docker+=(--host "unix://$state/socket")
-    # Another run's, still there.
+    # A daemon of another run may be up already.
     "${docker[@]}" info >/dev/null 2>&1 && return
-    echo "no Docker answers: starting a daemon in $STATE"
+    echo "no Docker found: starting a daemon in $STATE"
     setsid dockerd --host "unix://$state/socket" --data-root "$state/data" \
         --exec-root "$state/exec" --pidfile "$state/pid" --iptables=false --ip6tables=false \
         >"$state/log" 2>&1 </dev/null &
@@ -64,7 +63,7 @@ end_daemon() {
 
 debootstrapped() {
     local root=$STATE/base
-    echo "no registry answers: making $BASE with debootstrap"
+    echo "no registry reachable: making $BASE with debootstrap"
     scripts/prerequisites.sh debootstrap
     rm -rf "$root"
     debootstrap --variant=minbase bookworm "$root" >"$STATE/debootstrap.log"
@@ -74,8 +73,8 @@ debootstrapped() {
     rm -rf "$root"
 }
 
-# A Redis image: the usual one, or where no registry answers one of Debian's redis-server. Prints its
-# name.
+# Prints the name of a Redis image: the official one, or one made from Debian's redis-server where no
+# registry can be reached.
 redis_image() {
     local usual=docker.io/library/redis:7.2 made=batchfleet/redis:dev folder=target/images-redis
     if "${docker[@]}" image inspect "$usual" >/dev/null 2>&1 ||
@@ -87,7 +86,7 @@ redis_image() {
     rm -rf "$folder"
     mkdir -p "$folder/lib"
     cp "$(command -v redis-server)" "$folder/"
-    # The libraries that it names, less those of the base.
+    # Its shared libraries, except those of the base image.
     ldd "$folder/redis-server" | awk '/=> \// && !/lib(c|m)\.so/ { print $3 }' |
         xargs cp --dereference --target-directory "$folder/lib"
     cat >"$folder/Dockerfile" <<END

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes the images from programs that were built outside, which is faster than the Dockerfile's own
-# way; the result is the same.
+# Makes the images from programs of target/release. The Dockerfile alone can build the programs as well,
+# more slowly and with the same result.
 #
-# Usage: images.sh build [OPTION...]   batchfleet/gateway:dev, batchfleet/controller:dev,
-#                                 batchfleet/worker:dev; options are those of `docker build`
-#        images.sh save FOLDER    builds them, and writes FOLDER/gateway.tar and so on, and redis.tar,
-#                                 as `docker load`, `ctr images import` and buildah read them
+# Usage: images.sh build [OPTION...]   builds batchfleet/gateway:dev, batchfleet/controller:dev and
+#                                      batchfleet/worker:dev; options are those of `docker build`
+#        images.sh save FOLDER         also writes FOLDER/gateway.tar etc. and redis.tar, for
+#                                      `docker load`, `ctr images import` and buildah
 #
-# With CUDA=1 in the environment batchfleet/worker-cuda:dev as well: 1.5 GB are fetched from PyPI.
+# CUDA=1 also builds batchfleet/worker-cuda:dev, which downloads 1.5 GB from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/images/engine.sh
@@ -32,12 +32,12 @@ build() {
     done
 }
 
-# The time of the commit.
+# Prints the time of the commit, in seconds since 1970.
 epoch() {
     echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
 }
 
-# What the Dockerfile's `prebuilt` stages copy.
+# Lays out the files that the Dockerfile's `prebuilt` stages copy.
 lay_out() {
     rm -rf "$LAID_OUT"
     mkdir -p "$LAID_OUT/programs" "$LAID_OUT/lib" "$LAID_OUT/certificates"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a fleet from the images as Kubernetes would run it: nobody is root, nothing can be written but
-# /tmp, no capability, limited memory. Every answer is checked, also while a worker is killed.
+# Runs a fleet from the images with Kubernetes' restrictions: not root, writable only in /tmp, no
+# capabilities, limited memory. Every answer is checked, also while a worker is killed.
 #
 # Usage: test.sh      (after images.sh build)
 set -euo pipefail
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 MODELS=$(cd .cache/models && pwd -P)
 DIGITS=$(cd .cache && pwd -P)/digits_test.csv
 TAG=${TAG:-dev}
-# Its own names: two runs do not meet.
+# Container names of this run, so that concurrent runs do not collide.
 RUN=batchfleet-test-$$
 passed=0
 failed=0
@@ -41,7 +41,7 @@ worker() {
         --redis-url redis://redis:6379 --model-repository /models --model digits_wide
 }
 
-# load [ARGUMENT]...: from a container as well; fails when an answer is wrong, or is none.
+# load [ARGUMENT]...: runs load in a container; fails if an answer is wrong or missing.
 load() {
     "${docker[@]}" run --rm --network "$RUN" "${restricted[@]}" --memory 256m \
         --volume "$DIGITS:/digits.csv:ro" --entrypoint /usr/local/bin/batchfleet \
@@ -49,7 +49,7 @@ load() {
         --digits /digits.csv --users 20 "$@"
 }
 
-# Until a command succeeds, for half a minute.
+# Repeats a command until it succeeds, for 30 s.
 eventually() {
     local left=60
     until "$@"; do
@@ -58,7 +58,7 @@ eventually() {
     done
 }
 
-# Whether an image says by number who runs it: Kubernetes cannot tell whether a name is root.
+# Whether the image's user is the expected number: for a name Kubernetes cannot verify `runAsNonRoot`.
 not_root() {
     [ "$("${docker[@]}" image inspect --format '{{.Config.User}}' "$1")" = 65532:65532 ]
 }
@@ -67,7 +67,7 @@ layers() {
     "${docker[@]}" image inspect --format '{{.RootFS.Layers}}' "batchfleet/$1"
 }
 
-# Whether the same programs, built again from nothing, make the same layers.
+# Whether a second build without cache gives the same layers.
 is_repeatable() {
     local image
     TAG=$RUN deploy/images/images.sh build --no-cache || return 1
@@ -77,7 +77,8 @@ is_repeatable() {
     done
 }
 
-# A worker that has no certificates fails before it asks. Nobody is there to answer.
+# A worker without certificate authorities fails before its first request. The address has no server,
+# so the log must show the failed request.
 asks_an_object_store() {
     "${docker[@]}" run --rm --network none "${restricted[@]}" "batchfleet/worker:$TAG" \
         --redis-url redis://127.0.0.1:1 --model-repository https://127.0.0.1:1/models \
@@ -89,7 +90,7 @@ is_read_only() {
     ! "${docker[@]}" exec "$RUN-gateway" touch /usr/local/written
 }
 
-# One of two workers is killed in the middle of it: every request is answered, and right.
+# Kills one of two workers under load: every request must get a right answer.
 load_while_a_worker_is_killed() {
     local loading
     load --duration 6s >"$output.load" 2>&1 &
@@ -99,7 +100,7 @@ load_while_a_worker_is_killed() {
     wait "$loading" || { cat "$output.load"; return 1; }
 }
 
-# SIGTERM, and the end that follows.
+# Whether the program exits with 0 after SIGTERM.
 ends_well() {
     "${docker[@]}" stop --time 60 "$RUN-$1" &&
         [ "$("${docker[@]}" inspect --format '{{.State.ExitCode}}' "$RUN-$1")" = 0 ]
@@ -122,21 +123,21 @@ redis=$(redis_image)
 "${docker[@]}" network create "$RUN" >/dev/null
 
 for image in gateway controller worker; do
-    check "the image of the $image runs as nobody" not_root "batchfleet/$image:$TAG"
+    check "the image of the $image does not run as root" not_root "batchfleet/$image:$TAG"
 done
-check "the same programs make the same images" is_repeatable
-check "a worker asks object stores for its models" asks_an_object_store
+check "equal programs give equal images" is_repeatable
+check "a worker sends requests to an object store" asks_an_object_store
 start redis 256m "$redis" redis-server --save "" --protected-mode no \
     --maxmemory 128mb --maxmemory-policy noeviction
 start gateway 256m "batchfleet/gateway:$TAG" --redis-url redis://redis:6379 --lame-duck 1s
 worker worker0
 worker worker1
-check "a fleet of containers answers, and answers right" eventually load --duration 1s --warm-up 0s
+check "a fleet of containers gives right answers" eventually load --duration 1s --warm-up 0s
 check "nothing can be written outside /tmp" is_read_only
 check "every request is answered while a worker is killed" load_while_a_worker_is_killed
-check "the other worker serves on" load --duration 1s
-check "a gateway ends well when it is asked to" ends_well gateway
-check "a worker ends well when it is asked to" ends_well worker0
+check "the other worker keeps serving" load --duration 1s
+check "a gateway exits with 0 after SIGTERM" ends_well gateway
+check "a worker exits with 0 after SIGTERM" ends_well worker0
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A whole fleet on this machine: Redis, two gateways, two workers, as background processes.
+# A fleet on this machine: Redis, two gateways and two workers as background processes.
 #
 # Usage: fleet.sh up|down
 #
-# Process ids and logs are in .cache/run. Ports may be changed by the variables below.
+# Process ids and logs are in .cache/run. The variables below change the ports.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -21,10 +21,10 @@ up() {
     local pids
     mkdir -p "$RUN"
     if pids=$(ls "$RUN"/*.pid 2>/dev/null); then
-        echo "a fleet is up already (${pids//$'\n'/ }): \`make down\` stops it" >&2
+        echo "a fleet is already running (${pids//$'\n'/ }): \`make down\` stops it" >&2
         exit 1
     fi
-    trap 'echo "giving up; the logs are in $RUN" >&2; down' ERR
+    trap 'echo "start failed; the logs are in $RUN" >&2; down' ERR
 
     launch redis redis-server deploy/local/redis.conf --port "$REDIS_PORT" --dir "$PWD/$RUN"
     await redis redis-cli -p "$REDIS_PORT" ping
@@ -53,7 +53,7 @@ up() {
     echo "stop       make down"
 }
 
-# Gateways first, so that workers still answer what was accepted; Redis last.
+# Stops gateways first, so that workers still answer accepted requests, and Redis last.
 down() {
     local pid_file
     for pid_file in "$RUN"/gateway*.pid "$RUN"/worker*.pid "$RUN"/redis.pid; do
@@ -62,7 +62,7 @@ down() {
     return 0
 }
 
-# launch NAME COMMAND...: in a session of its own, so that Ctrl-C here does not reach it.
+# launch NAME COMMAND...: starts a process in its own session, so that Ctrl-C here does not reach it.
 launch() {
     local name=$1
     shift
@@ -71,13 +71,13 @@ launch() {
     echo "started $name (process $!)"
 }
 
-# await NAME COMMAND...: until the command succeeds; fails when the process ends before.
+# await NAME COMMAND...: waits until the command succeeds; fails if the process ends first.
 await() {
     local name=$1 left=$((READY_SECONDS * 10))
     shift
     until "$@" >/dev/null 2>&1; do
         if ! kill -0 "$(cat "$RUN/$name.pid")" 2>/dev/null || [ $((left -= 1)) -le 0 ]; then
-            echo "$name is not ready; the last it said:" >&2
+            echo "$name is not ready; the end of its log:" >&2
             tail -n 5 "$RUN/$name.log" >&2
             return 1
         fi
@@ -107,7 +107,7 @@ stop() {
     rm "$1"
 }
 
-# Whether the process of a pid file lives, and is one of ours: numbers are used again.
+# Whether the process of a pid file is alive and one of this fleet, because process ids are reused.
 alive() {
     local command
     read -rd '' command <"/proc/$(cat "$1")/cmdline" || [ -n "${command:-}" ] || return 1

@@ -1,4 +1,4 @@
-"""Renders the chart with helm itself."""
+"""Renders the chart with the real helm."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/batchfleet"
 PROGRAMS = Path(os.environ.get("BATCHFLEET_PROGRAMS", ROOT / "target/debug"))
 KUBERNETES = "1.36"
-# Examples that are not values of this chart, but things beside it.
+# Examples that are no values of this chart: Kubernetes objects, or values of another chart.
 BESIDE = ["keda.yaml", "model-volume.yaml", "prometheus-adapter.yaml"]
 EXAMPLES = [p for p in sorted((CHART / "examples").glob("*.yaml")) if p.name not in BESIDE]
 VALUES = [None, *EXAMPLES, *sorted((Path(__file__).parent / "values").glob("*.yaml"))]
@@ -23,14 +23,14 @@ def helm(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def template(*arguments: str) -> subprocess.CompletedProcess:
-    """Rendered as for a cluster of the version that is validated against."""
+    """Renders for the Kubernetes version whose schemas the tests use."""
     versions = ["--kube-version", f"v{KUBERNETES}.0"]
     return helm("template", "rel", str(CHART), "--namespace", "ns", *versions, *arguments)
 
 
 @functools.cache
 def objects(values: Path | None = None, *settings: str) -> list[dict]:
-    """What is rendered from a file of values and `KEY=VALUE`s."""
+    """The objects rendered from a values file and `KEY=VALUE` settings."""
     arguments = ["--values", str(values)] if values else []
     for setting in settings:
         arguments += ["--set", setting]
@@ -40,7 +40,7 @@ def objects(values: Path | None = None, *settings: str) -> list[dict]:
 
 
 def the(kind: str, name: str, *settings: str, values: Path | None = None) -> dict:
-    """The one object of a kind whose name ends so."""
+    """The only object of a kind whose name ends with `name`."""
     found = [
         each
         for each in objects(values, *settings)
@@ -55,7 +55,7 @@ def kinds(*settings: str) -> list[str]:
 
 
 def refusal(*settings: str) -> str:
-    """What helm says when it refuses these `KEY=VALUE`s."""
+    """The error of helm, which must refuse these `KEY=VALUE` settings."""
     arguments = [part for setting in settings for part in ("--set", setting)]
     rendered = template(*arguments)
     assert rendered.returncode != 0, "helm accepted it"
@@ -63,7 +63,7 @@ def refusal(*settings: str) -> str:
 
 
 def pod_of(document: dict) -> dict | None:
-    """The pod that an object makes, if it makes any: its spec."""
+    """The pod spec of an object that is or creates pods; None for other objects."""
     if document["kind"] == "Pod":
         return document["spec"]
     return document.get("spec", {}).get("template", {}).get("spec") if isinstance(

@@ -1,4 +1,4 @@
-"""As much of an API server as helm asks when it renders for a cluster: what objects stand there."""
+"""A minimal API server for helm's server-side dry run: API discovery and existing objects."""
 
 import contextlib
 import http.server
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import chart
 
-OF_THE_CLUSTER = ["APIService", "ClusterRole", "ClusterRoleBinding"]
+CLUSTER_SCOPED = ["APIService", "ClusterRole", "ClusterRoleBinding"]
 
 
 def plural(kind: str) -> str:
@@ -17,7 +17,7 @@ def plural(kind: str) -> str:
 
 
 def discovery(path: str) -> dict | None:
-    """What the server says of the kinds that it has: those of the chart."""
+    """The discovery document at a path. The server knows the kinds of the chart."""
     kinds: dict[str, set[str]] = {}
     for document in chart.objects(None, "externalMetrics.enabled=true"):
         kinds.setdefault(document["apiVersion"], set()).add(document["kind"])
@@ -32,7 +32,7 @@ def discovery(path: str) -> dict | None:
     resources = [
         {
             "name": plural(kind), "singularName": "", "kind": kind, "verbs": ["get"],
-            "namespaced": kind not in OF_THE_CLUSTER,
+            "namespaced": kind not in CLUSTER_SCOPED,
         }
         for kind in kinds.get(version, ())
     ]
@@ -45,13 +45,13 @@ def group(version: str) -> dict:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, standing: dict[str, dict]):
-    """A cluster in which objects stand, by their paths; yields helm's arguments to render for it."""
+def cluster(folder: Path, existing: dict[str, dict]):
+    """Serves existing objects by path; yields the arguments that make helm use this API server."""
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             path = self.path.split("?")[0]
-            body = discovery(path) or standing.get(path)
+            body = discovery(path) or existing.get(path)
             status = 200 if body else 404
             body = body or {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
             self.send_response(status)
@@ -74,7 +74,7 @@ def cluster(folder: Path, standing: dict[str, dict]):
         "users": [{"name": "test", "user": {}}],
     }))
     try:
-        # Schemas are not what is tested here.
+        # The fake server has no OpenAPI schemas.
         yield ["--dry-run=server", "--disable-openapi-validation", "--kubeconfig", str(config)]
     finally:
         server.shutdown()

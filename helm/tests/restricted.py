@@ -1,4 +1,4 @@
-"""The restricted pod security standard, as far as it says anything about the fields of a pod.
+"""The restricted pod security standard: the rules about fields of a pod.
 
 https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """
@@ -11,7 +11,7 @@ SECCOMP = ("RuntimeDefault", "Localhost")
 
 
 def violations(pod: dict) -> list[str]:
-    """What of a pod's spec the standard forbids."""
+    """Violations of the standard in a pod spec."""
     found = [f"{field} is set" for field in ("hostNetwork", "hostPID", "hostIPC") if pod.get(field)]
     for volume in pod.get("volumes", []):
         found += [f"volume of type {kind}" for kind in set(volume) - {"name"} - VOLUMES]

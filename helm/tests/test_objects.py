@@ -1,4 +1,4 @@
-"""What is rendered is what Kubernetes takes, for every file of values."""
+"""Kubernetes accepts the rendered objects, for every values file."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import yaml
 import chart
 from restricted import violations
 
-# No package has their schemas.
+# Their schemas are in no package.
 OTHERS = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 
 every_values = pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_every_container_is_read_only_and_bounded(values):
 
 
 @every_values
-def test_no_secret_stands_in_an_environment(values):
+def test_no_container_has_environment_variables(values):
     for document in chart.objects(values):
         for container in (chart.pod_of(document) or {}).get("containers", []):
             assert "env" not in container and "envFrom" not in container
 
 
 @every_values
-def test_names_of_objects_are_unique(values):
+def test_object_names_are_unique(values):
     names = [(each["kind"], each["metadata"]["name"]) for each in chart.objects(values)]
     assert len(names) == len(set(names))
 
@@ -69,7 +69,7 @@ def test_lint_finds_nothing(values):
 
 
 @every_values
-def test_programs_take_the_flags_that_they_are_given(values):
+def test_programs_accept_their_flags(values):
     containers = [
         container
         for document in chart.objects(values)
@@ -78,13 +78,13 @@ def test_programs_take_the_flags_that_they_are_given(values):
     ]
     assert {each["name"] for each in containers} == {"gateway", "controller"}
     for container in containers:
-        # A wrong flag or value before it is an error all the same.
+        # `--help` comes last: clap still reports a wrong flag or value before it.
         program = [chart.PROGRAMS / f"batchfleet-{container['name']}", *container["args"], "--help"]
         taken = subprocess.run(program, capture_output=True, text=True)
         assert taken.returncode == 0, taken.stderr
 
 
-def test_the_number_of_workers_is_never_ours():
+def test_the_chart_never_sets_the_number_of_workers():
     for values in chart.VALUES:
         fleets = [each for each in chart.objects(values) if each["kind"] == "ModelFleet"]
         assert all("replicas" not in fleet["spec"] for fleet in fleets)

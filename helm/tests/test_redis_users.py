@@ -1,4 +1,4 @@
-"""The users of the bundled Redis have the rights that the programs use, and no others."""
+"""The users of the bundled Redis have exactly the rights that the programs use."""
 
 import contextlib
 import socket
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A Redis with the chart's users, and one more who may look."""
+    """A Redis with the chart's users and a user `test` with all rights."""
 
     def __init__(self, folder: Path):
         users = chart.the("Secret", "-redis-users")["stringData"]["users.acl"]
@@ -75,7 +75,8 @@ def server(tmp_path):
 
 @pytest.fixture
 def fleet(server, tmp_path):
-    """A gateway and two workers that find Redis as in a cluster; the gateway's port."""
+    """A gateway and two workers with the Redis URL in a file, as in a cluster. Yields the gateway's
+    port and the processes."""
     (tmp_path / "models/echo/1").mkdir(parents=True)
     (tmp_path / "models/echo/config.pbtxt").write_text(ECHO)
     for user in ("gateway", "worker"):
@@ -98,16 +99,16 @@ def fleet(server, tmp_path):
 
 
 def load(port: int, *arguments: str) -> subprocess.CompletedProcess:
-    """Fails when an answer is wrong, or is none."""
+    """Runs load; the exit status is 1 if an answer is wrong or missing."""
     command = [chart.PROGRAMS / "batchfleet", "load", "--url", f"http://127.0.0.1:{port}"]
     command += ["--model", "echo", "--warm-up", "0s", "--users", "4", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
-def test_the_programs_get_by_with_their_rights(server, fleet):
+def test_the_rights_are_enough_for_the_programs(server, fleet):
     port, (gateway, worker, other) = fleet
     eventually(lambda: load(port, "--duration", "200ms").returncode == 0, "the fleet answers")
-    # Replies too large for a message, a worker's death, a new N, and a Redis that lost everything.
+    # Large replies, the death of a worker, a new N, and a Redis that lost all data.
     large = load(port, "--duration", "1s", "--free", "100000", "--inputs", "2")
     worker.kill()
     after_death = load(port, "--duration", "5s")
@@ -130,14 +131,14 @@ def test_the_programs_get_by_with_their_rights(server, fleet):
     ["FLUSHALL", "KEYS *", "CONFIG GET dir", "EVAL return 0", "SHUTDOWN", "ACL LIST", "MONITOR",
      "SET mine 1", "GET other:key", "SUBSCRIBE other", "XTRIM bf:{m:1}:q:default MAXLEN 0"],
 )
-def test_nobody_may_do_more(server, user, command):
+def test_other_commands_and_keys_are_denied(server, user, command):
     client = server.as_user(user, password(user))
     with pytest.raises(redis.exceptions.NoPermissionError):
         client.execute_command(*command.split())
     client.close()
 
 
-def test_a_worker_cannot_read_answers(server):
+def test_a_worker_cannot_read_replies(server):
     client = server.as_user("worker", password("worker"))
     with pytest.raises(redis.exceptions.NoPermissionError):
         client.get("bf:{m:1}:parcel:1")

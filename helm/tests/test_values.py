@@ -1,4 +1,4 @@
-"""Each value does what its comment says, and what is no value is refused by name."""
+"""Each value does what its comment says; unknown values are refused by name."""
 
 import base64
 import re
@@ -75,7 +75,7 @@ def test_a_wrong_value_is_refused_with_its_place(setting, place):
         (["demo.enabled=true", "models.echo.model.source.image.reference=x"], "named echo"),
     ],
 )
-def test_what_does_not_go_together_is_refused_and_says_what_to_do(settings, complaint):
+def test_contradictory_values_are_refused_with_a_remedy(settings, complaint):
     assert complaint in refusal(*settings)
 
 
@@ -89,7 +89,7 @@ def test_a_large_number_is_written_out():
     assert "--trusted-proxies=10.0.0.0/8,10.1.2.3" in arguments
 
 
-def test_redis_is_found_in_a_file():
+def test_programs_read_the_redis_url_from_a_file():
     for deployment in (gateway(), controller()):
         assert "--redis-url-file=/etc/batchfleet/redis/url" in container(deployment)["args"]
 
@@ -100,7 +100,7 @@ def test_the_grace_period_outlasts_the_drain():
     assert pod["terminationGracePeriodSeconds"] == 95
 
 
-def test_an_autoscaled_deployment_names_no_number():
+def test_an_autoscaled_deployment_sets_no_replicas():
     assert "replicas" not in gateway()["spec"]
     assert gateway("gateway.autoscaling.enabled=false")["spec"]["replicas"] == 2
 
@@ -110,7 +110,7 @@ def test_gateways_are_spread_over_nodes_and_zones():
     assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
 
 
-def test_requests_in_flight_are_looked_at_only_when_asked_for():
+def test_requests_in_flight_scale_gateways_only_when_enabled():
     metrics = the("HorizontalPodAutoscaler", "-gateway")["spec"]["metrics"]
     assert [each["type"] for each in metrics] == ["Resource"]
     more = the("HorizontalPodAutoscaler", "-gateway", "gateway.autoscaling.inFlight=200")
@@ -128,21 +128,21 @@ def test_fleets_pull_with_the_same_secrets_unless_they_name_their_own():
     assert fleet["spec"]["pod"]["imagePullSecrets"] == ["registry"]
 
 
-def test_the_controller_may_do_nothing_outside_its_namespace():
+def test_the_controller_has_no_rights_outside_its_namespace():
     assert not {"ClusterRole", "ClusterRoleBinding"} & set(kinds())
     rules = the("Role", "-controller")["rules"]
     assert all("*" not in rule["verbs"] + rule["resources"] for rule in rules)
     assert all("secrets" not in rule["resources"] for rule in rules)
 
 
-def test_only_the_controller_talks_to_kubernetes():
+def test_only_the_controller_has_a_kubernetes_token():
     accounts = [each for each in chart.objects() if each["kind"] == "ServiceAccount"]
     silent = {a["metadata"]["name"] for a in accounts if a.get("automountServiceAccountToken") is False}
     assert silent == {"rel-batchfleet-gateway", "rel-batchfleet-redis"}
     assert chart.pod_of(gateway())["automountServiceAccountToken"] is False
 
 
-def test_queue_depths_are_served_to_autoscalers_when_asked_for():
+def test_queue_depths_are_served_to_autoscalers_when_enabled():
     assert "APIService" not in kinds()
     setting = "externalMetrics.enabled=true"
     api = the("APIService", "v1beta1.external.metrics.k8s.io", setting)["spec"]
@@ -152,7 +152,7 @@ def test_queue_depths_are_served_to_autoscalers_when_asked_for():
     assert "--external-metrics-listen=0.0.0.0:6443" in container(controller(setting))["args"]
 
 
-def test_a_bundled_redis_forgets_on_purpose_and_never_evicts():
+def test_the_bundled_redis_has_no_persistence_and_never_evicts():
     settings = the("ConfigMap", "-redis")["data"]["redis.conf"].splitlines()
     assert {'save ""', "appendonly no", "maxmemory 1gb", "maxmemory-policy noeviction"} <= set(settings)
 
@@ -189,7 +189,7 @@ def test_certificates_for_redis_are_files_and_never_in_an_environment():
     assert "--worker-redis-tls-secret=redis-tls" in container(controller(*settings))["args"]
 
 
-def test_sentinels_are_reached_as_well_as_redis():
+def test_the_network_policy_allows_sentinels_as_well_as_redis():
     def ports(*settings):
         rules = the("NetworkPolicy", "-gateway", *EXTERNAL, *settings)["spec"]["egress"]
         return [port["port"] for rule in rules for port in rule["ports"]]
@@ -206,7 +206,7 @@ def test_the_admin_port_is_in_no_ingress_and_in_no_service_for_clients():
     assert backend["service"] == {"name": "rel-batchfleet", "port": {"name": "http"}}
 
 
-def test_nobody_asks_a_worker_anything_but_its_metrics():
+def test_workers_accept_connections_only_for_metrics():
     ingress = the("NetworkPolicy", "-worker")["spec"]["ingress"]
     assert [port["port"] for rule in ingress for port in rule["ports"]] == ["admin"]
 
@@ -217,13 +217,13 @@ def test_only_listed_clients_reach_gateways_where_a_list_is_given():
     assert listed[0] == {"podSelector": {"matchLabels": {"app": "client"}}}
 
 
-def test_all_programs_that_have_spans_know_the_collector_and_reach_it():
+def test_all_programs_with_traces_know_and_reach_the_collector():
     endpoint = "tracing.endpoint=https://collector.tracing"
     flag = "--trace-endpoint=https://collector.tracing"
     serves = container(gateway(endpoint, "tracing.oneIn=200"))["args"]
     assert flag in serves and "--trace-sample=0.005" in serves
     assert "--trace-sample=0" in container(gateway(endpoint, "tracing.oneIn=0"))["args"]
-    # Which tells the workers.
+    # The controller passes the endpoint on to the workers.
     assert flag in container(controller(endpoint))["args"]
     for url, port in [("https://a", 443), ("http://a", 80), ("http://a.b:4318", 4318)]:
         for who in ["-gateway", "-worker"]:
@@ -232,7 +232,7 @@ def test_all_programs_that_have_spans_know_the_collector_and_reach_it():
     assert not any("trace" in flag for flag in container(gateway())["args"])
 
 
-def test_monitors_of_workers_are_like_the_others():
+def test_pod_monitors_of_workers_get_the_same_labels_and_interval():
     settings = ["monitoring.podMonitors.labels.release=prometheus", "monitoring.podMonitors.interval=5s"]
     arguments = container(controller(*settings))["args"]
     assert "--pod-monitor-label=release=prometheus" in arguments
@@ -244,11 +244,11 @@ def test_the_demo_needs_no_volume():
     assert list(source) == ["emptyDir"]
 
 
-def test_helm_test_asks_every_model_and_only_where_it_may():
+def test_helm_test_covers_every_model_unless_keys_are_required():
     assert "Pod" not in kinds()
     pod = the("Pod", "-test", "demo.enabled=true", "models.m.model.source.image.reference=x")
-    asked = [each["args"][2] for each in pod["spec"]["containers"]]
-    assert asked == ["--model=m", "--model=echo"]
+    models = [each["args"][2] for each in pod["spec"]["containers"]]
+    assert models == ["--model=m", "--model=echo"]
     assert "Pod" not in kinds("demo.enabled=true", "gateway.apiKeysSecret=keys")
 
 
@@ -258,7 +258,7 @@ def test_pods_have_no_label_that_changes_with_the_chart():
         assert "helm.sh/chart" not in labels
 
 
-def test_the_notes_end_in_a_request_to_what_was_installed():
+def test_the_notes_end_with_a_request_to_the_installed_model():
     notes = chart.helm(
         "install", "rel", str(chart.CHART), "--dry-run=client", "--set", "demo.enabled=true"
     ).stdout.split("NOTES:")[1]
