@@ -9,6 +9,7 @@
 COMMA := ,
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
+DENY := $(CACHE)/bin/cargo-deny
 LIBRARY := $(CACHE)/onnxruntime/libonnxruntime.so
 CERTIFICATES := $(CACHE)/certificates/ca-certificates.crt
 MODELS := $(CACHE)/models
@@ -60,10 +61,11 @@ live-pictures: build $(LIBRARY) models ## take the pictures of the live page; ta
 goals: build ## print what the choice of N and of workers must reach in simulation, and reaches
 	target/release/batchfleet simulate --goals
 
-lint: ## formatting, lints and documentation, warnings denied
+lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings denied
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
+	scripts/deny.sh $(DENY)
 
 fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS for each reader
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
@@ -132,6 +134,9 @@ $(PYTHON): | prerequisites
 $(CACHE)/venv/ready: models/requirements.txt | $(PYTHON)
 	$(PYTHON) -m pip --disable-pip-version-check install --requirement $<
 	touch $@
+
+$(CACHE)/bin/%: scripts/cargo_tool.py scripts/wheel.py | $(PYTHON)
+	$(PYTHON) scripts/cargo_tool.py $* $@
 
 $(LIBRARY): scripts/onnxruntime.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) scripts/onnxruntime.py $@
