@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The boards, and the Grafana JSON that is made of them.
+"""Defines the Grafana boards and generates their JSON.
 
 Usage: boards.py [--check]
 
-Writes overview.json and internals.json beside this file; with --check only says whether they are
-what would be written. Each panel says what it shows, in which unit, and what to do about it.
+Writes overview.json and internals.json beside this file. With --check, writes nothing and fails if
+either file is out of date. The description of a panel says what it shows, its unit and how to react.
 """
 
 import json
@@ -13,39 +13,39 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-# What the reader chose. Where targets have no namespace, `.*` matches that too.
+# The namespace and model selected on the board. `.*` also matches targets without a namespace label.
 CHOSEN = 'namespace=~"$namespace",model=~"$model"'
 PLACE = 'namespace=~"$namespace"'
 RATE = "$__rate_interval"
-# Requests that the fleet should have answered and did not take.
-ROOM = "body_bytes|broker_full|broker_unready|draining|inflight|no_workers|queue_wait"
+# Reasons of refusals that are the fleet's fault, not the client's.
+FLEET_REFUSALS = "body_bytes|broker_full|broker_unready|draining|inflight|no_workers|queue_wait"
 
 
 def rate(metric, more="", by="", chosen=CHOSEN):
-    """Per second, summed over processes, or by some labels."""
+    """Rate per second, summed over all processes, or by the labels `by`."""
     labels = ",".join(part for part in (chosen, more) if part)
     by = f" by ({by})" if by else ""
     return f"sum{by} (rate({metric}{{{labels}}}[{RATE}]))"
 
 
 def quantile(q, metric, by="", chosen=CHOSEN):
-    """A quantile over all processes together, or by some labels."""
+    """Quantile of a histogram over all processes, or by the labels `by`."""
     by = ", ".join(part for part in ("le", by) if part)
     return f"histogram_quantile({q}, sum by ({by}) (rate({metric}_bucket{{{chosen}}}[{RATE}])))"
 
 
 def mean(metric, by=""):
-    """The mean of what a histogram observed."""
+    """Mean of a histogram's observations."""
     return f"{rate(metric + '_sum', by=by)} / {rate(metric + '_count', by=by)}"
 
 
-def fact(metric, by="model, version"):
-    """A fact of the fleet, which every gateway tells."""
+def shared(metric, by="model, version"):
+    """A metric of the whole fleet that every gateway exports: the maximum, not the sum."""
     return f"max by ({by}) ({metric}{{{CHOSEN}}})"
 
 
 def panel(title, unit, description, *queries, kind="timeseries", width=8, stack=False, steps=None):
-    """A panel of `queries`: (expression, legend). `steps`: colours from values on."""
+    """A panel. `queries` are pairs (expression, legend); `steps` are pairs (colour, lowest value)."""
     steps = steps or [("green", None)]
     custom = {"fillOpacity": 25 if stack else 8, "lineWidth": 1, "showPoints": "never"}
     if unit == "percentunit":
@@ -99,142 +99,144 @@ def row(title):
 
 
 KEPT = rate("batchfleet_gateway_answered_total", 'outcome!="cancelled"')
-REFUSED = rate("batchfleet_gateway_refused_total", f'reason=~"{ROOM}"')
+REFUSED = rate("batchfleet_gateway_refused_total", f'reason=~"{FLEET_REFUSALS}"')
 OWED = f"({KEPT} + {REFUSED})"
 ANSWERED = rate("batchfleet_gateway_answered_total", 'outcome="ok"')
 BUSY = rate("batchfleet_worker_batch_seconds_sum")
-LIVE = f"sum ({fact('batchfleet_gateway_workers')})"
+LIVE = f"sum ({shared('batchfleet_gateway_workers')})"
 ROWS = rate("batchfleet_worker_batch_size_sum")
 PADDED = rate("batchfleet_worker_padded_rows_total")
 
 OVERVIEW = [
-    row("Is it healthy?"),
+    row("Is the fleet healthy?"),
     panel(
         "Answered in time", "percentunit",
-        "Of the requests that were the fleet's to answer, the share answered with outputs within "
-        "the latency target. Refused, late and failed requests count against it.",
+        "Share of requests that got their outputs within the latency target. Requests that the fleet "
+        "refused, answered late or failed count as missed; refusals that are the client's fault and "
+        "cancelled requests do not count at all.",
         (f"{rate('batchfleet_gateway_within_slo_total')} / {OWED}", "in time"),
         kind="stat", width=4, steps=[("red", None), ("orange", 0.95), ("green", 0.99)],
     ),
     panel(
-        "Requests", "reqps", "Offered to all gateways, refused or not.",
+        "Requests", "reqps", "Requests per second at all gateways, refused ones included.",
         (rate("batchfleet_gateway_offered_total"), "offered"), kind="stat", width=4,
     ),
     panel(
         "p99", "s",
-        "99 % of the accepted requests ended within this time, from the first byte read.",
+        "99 % of the accepted requests ended within this time, measured from the first byte read.",
         (quantile(0.99, "batchfleet_gateway_request_seconds"), "p99"), kind="stat", width=4,
     ),
     panel(
-        "Workers", "short", "Live workers, as gateways see them. Red: none.",
+        "Workers", "short", "Live workers, as counted by gateways. Red: none.",
         (LIVE, "live"), kind="stat", width=4, steps=[("red", None), ("green", 1)],
     ),
     panel(
-        "Time to an answer", "s",
-        "What a request that came now would wait, as admission predicts it, for the model that is "
-        "worst off.",
-        (f"max ({fact('batchfleet_backlog_seconds')})", "backlog"), kind="stat", width=4,
+        "Predicted wait", "s",
+        "Wait that admission control predicts for a new request. With several models: the longest.",
+        (f"max ({shared('batchfleet_backlog_seconds')})", "backlog"), kind="stat", width=4,
     ),
     panel(
         "Misrouted", "short",
-        "Answers that were computed from another request's input, and not delivered. Must be 0: "
-        "see the runbook.",
+        "Replies that were computed from another request's input and therefore not delivered. Must "
+        "be 0: see the runbook.",
         (f"sum (batchfleet_gateway_misrouted_total{{{PLACE}}})", "misrouted"),
         kind="stat", width=4, steps=[("green", None), ("red", 1)],
     ),
-    row("Is the target held?"),
+    row("Is the latency target met?"),
     panel(
         "Latency", "s",
-        "Of accepted requests, over all gateways, and the target. Buckets are shared by all "
-        "processes, so these are true quantiles of the whole fleet.",
+        "Latency of accepted requests at all gateways, and the latency target. All processes use the "
+        "same buckets, so these are quantiles of the whole fleet.",
         (quantile(0.99, "batchfleet_gateway_request_seconds"), "p99"),
         (quantile(0.95, "batchfleet_gateway_request_seconds"), "p95"),
         (quantile(0.5, "batchfleet_gateway_request_seconds"), "p50"),
-        (f"min ({fact('batchfleet_slo_seconds')})", "target"),
+        (f"min ({shared('batchfleet_slo_seconds')})", "target"),
     ),
     panel(
         "Answered in time", "percentunit",
-        "As above, over time. What is missing to 100 % is in the panel to the right.",
+        "The same share over time. The panel to the right shows what happened to the other requests.",
         (f"{rate('batchfleet_gateway_within_slo_total')} / {OWED}", "in time"),
     ),
     panel(
-        "What became of requests", "reqps",
-        "Ends of accepted requests, and refusals by reason. `queue_wait`: the fleet cannot make the "
-        "deadline. `no_workers`: nobody serves the model.",
+        "Request outcomes", "reqps",
+        "Accepted requests by outcome, and refused requests by reason. `queue_wait`: the predicted "
+        "wait exceeds the deadline. `no_workers`: no worker serves the model.",
         (rate("batchfleet_gateway_answered_total", by="outcome"), "{{outcome}}"),
         (rate("batchfleet_gateway_refused_total", by="reason"), "refused: {{reason}}"),
         stack=True,
     ),
-    row("What limits it?"),
+    row("What limits the fleet?"),
     panel(
         "Queue", "short",
-        "Jobs that wait for a worker, and jobs that workers hold. Waiting that grows while workers "
-        "are busy: too few workers. Waiting that grows while they idle: look at Internals.",
-        (f"sum ({fact('batchfleet_queue_depth')})", "waiting"),
-        (f"sum ({fact('batchfleet_queue_in_flight')})", "with workers"),
+        "Jobs in the queue, and jobs held by workers. A growing queue with busy workers: too few "
+        "workers. A growing queue with idle workers: see the board Internals.",
+        (f"sum ({shared('batchfleet_queue_depth')})", "waiting"),
+        (f"sum ({shared('batchfleet_queue_in_flight')})", "with workers"),
         width=6, stack=True,
     ),
     panel(
-        "Waiting", "s",
-        "The age of the oldest job that no worker has, and what admission predicts for the next.",
-        (f"max ({fact('batchfleet_queue_oldest_age_seconds')})", "oldest"),
-        (f"max ({fact('batchfleet_backlog_seconds')})", "predicted"), width=6,
+        "Queue wait", "s",
+        "Age of the oldest job in the queue, and the wait that admission control predicts for the "
+        "next request.",
+        (f"max ({shared('batchfleet_queue_oldest_age_seconds')})", "oldest"),
+        (f"max ({shared('batchfleet_backlog_seconds')})", "predicted"), width=6,
     ),
     panel(
-        "Load against capacity", "short",
-        "Rows per second that arrive, and that all living workers can do within the target. Load "
-        "above capacity is late or refused.",
-        (f"sum ({fact('batchfleet_load_rows_per_second')})", "load, rows/s"),
-        (f"sum ({fact('batchfleet_capacity_rows_per_second')})", "capacity, rows/s"), width=6,
+        "Load and capacity", "short",
+        "Arriving rows per second, and rows per second that all live workers can run within the "
+        "latency target. Requests beyond the capacity are late or refused.",
+        (f"sum ({shared('batchfleet_load_rows_per_second')})", "load, rows/s"),
+        (f"sum ({shared('batchfleet_capacity_rows_per_second')})", "capacity, rows/s"), width=6,
     ),
     panel(
         "Workers", "short",
-        "Living workers, and how many the load of now wants, each busy for 88 %.",
-        (LIVE, "live"), (f"sum ({fact('batchfleet_wanted_workers')})", "wanted"), width=6,
+        "Live workers, and the number needed to run the current load at 88 % utilization.",
+        (LIVE, "live"), (f"sum ({shared('batchfleet_wanted_workers')})", "wanted"), width=6,
     ),
     panel(
         "Batches", "short",
-        "Rows of a batch on average, and N: the most that run together. Batches below N mean that "
-        "nobody else was waiting.",
-        (mean("batchfleet_worker_batch_size"), "rows of a batch"),
+        "Mean rows per batch, and N, the maximum rows per batch. Batches smaller than N mean that no "
+        "more jobs were waiting.",
+        (mean("batchfleet_worker_batch_size"), "rows per batch"),
         (f"max (batchfleet_worker_batch_limit{{{CHOSEN}}})", "N, largest"),
         (f"min (batchfleet_worker_batch_limit{{{CHOSEN}}})", "N, smallest"), width=6,
     ),
     panel(
-        "Compute", "percentunit",
-        "The share of their time that workers run batches: 100 % is all they have.",
+        "Worker utilization", "percentunit",
+        "Share of time in which workers run batches, averaged over workers. At 100 % all workers are "
+        "busy all the time.",
         (BUSY.replace("sum", "avg", 1), "busy"), width=6,
     ),
     panel(
-        "How slow batches are", "short",
-        "How many times as long as at start batches take now: above 1.5 something slows the "
-        "device down, or the model got other inputs.",
+        "Batch slowdown", "short",
+        "Current batch time divided by the batch time measured at start. Above 1.5, something slows "
+        "down the device, or the inputs have changed.",
         (f"max by (instance) (batchfleet_worker_slowdown_ratio{{{CHOSEN}}})", "{{instance}}"),
         width=6,
     ),
     panel(
-        "Where the time goes", "s",
-        "The mean request, in parts: waiting in the queue, waiting for its batch, the run of the "
-        "model. What is missing to the whole is HTTP, Redis and the way.",
+        "Mean latency by stage", "s",
+        "Mean time in the queue, of waiting for the batch to start, and of the model's run. The rest "
+        "of a request's latency is HTTP, Redis and network.",
         (mean("batchfleet_worker_queue_wait_seconds"), "queue"),
         (mean("batchfleet_worker_batch_wait_seconds"), "batch"),
         (mean("batchfleet_worker_batch_seconds"), "model"), width=6, stack=True,
     ),
-    row("What does it cost?"),
+    row("What does the fleet cost?"),
     panel(
         "Rows per busy second", "short",
-        "What a worker computes while it computes. Larger batches raise it.",
+        "Rows per second of batch time. Larger batches raise this value.",
         (f"{ROWS} / {BUSY}", "rows per busy second"),
     ),
     panel(
-        "Worker seconds for 1,000 requests", "s",
-        "What 1,000 answers cost in time of workers, idle ones included: times the price of a "
-        "worker's second, the bill.",
+        "Worker seconds per 1,000 answers", "s",
+        "Worker time per 1,000 answers, idle time included. Multiply by the price of a worker second "
+        "to get the cost.",
         (f"1000 * {LIVE} / {ANSWERED}", "worker seconds"),
     ),
     panel(
         "Padding", "percentunit",
-        "The share of the rows run that were padding, to reach a size that the engine runs.",
+        "Share of padding in all rows. Batches are padded to the sizes in --batch-sizes.",
         (f"{PADDED} / ({ROWS} + {PADDED})", "padding"),
     ),
 ]
@@ -243,41 +245,44 @@ INTERNALS = [
     row("Gateways"),
     panel(
         "Requests by gateway", "reqps",
-        "Uneven is fine: batches form across gateways. One at 0 gets no traffic.",
+        "Requests per second. Differences are normal, because batches form across gateways. A gateway "
+        "at 0 gets no traffic.",
         (rate("batchfleet_gateway_offered_total", by="instance"), "{{instance}}"), width=6,
     ),
     panel(
-        "In flight by gateway", "short", "Accepted and not ended; bounded by --max-in-flight.",
+        "In flight by gateway", "short",
+        "Requests that are accepted and not yet answered. The limit is --max-in-flight.",
         (f"sum by (instance) (batchfleet_gateway_in_flight{{{CHOSEN}}})", "{{instance}}"), width=6,
     ),
     panel(
-        "Bodies held", "bytes",
-        "Bytes of requests and answers in memory; bounded by --max-body-bytes-in-flight.",
+        "Body memory", "bytes",
+        "Bytes of request and response bodies in memory. The limit is --max-body-bytes-in-flight.",
         (f"batchfleet_gateway_body_bytes{{{PLACE}}}", "{{instance}}"), width=6,
     ),
     panel(
-        "What was lost and mended", "short",
-        "Per second: requests sent again because the queue lost them, interruptions of the queue, "
-        "answers that found nobody waiting (duplicates, or given up), replies without a gateway.",
-        (rate("batchfleet_gateway_resubmissions_total", chosen=PLACE), "sent again"),
+        "Losses and repairs", "short",
+        "Per second: requests resubmitted because the queue lost them, interruptions of the queue, "
+        "unclaimed replies (duplicates, or the request had ended), and replies to gateways that are "
+        "gone.",
+        (rate("batchfleet_gateway_resubmissions_total", chosen=PLACE), "resubmitted"),
         (rate("batchfleet_gateway_interruptions_total", chosen=PLACE), "interruptions"),
-        (rate("batchfleet_gateway_unclaimed_replies_total", chosen=PLACE), "answers to nobody"),
+        (rate("batchfleet_gateway_unclaimed_replies_total", chosen=PLACE), "unclaimed replies"),
         (rate("batchfleet_worker_undeliverable_replies_total"), "replies without a gateway"), width=6,
     ),
-    row("Hop by hop"),
+    row("Latency by stage"),
     panel(
-        "p99 of each hop", "s",
-        "Where a slow request spends its time. Queue: too few workers. Batch: batches too long, or "
-        "--linger. Model: the device. Redis: the broker.",
-        (quantile(0.99, "batchfleet_gateway_request_seconds"), "whole"),
+        "p99 by stage", "s",
+        "Causes of a slow stage. Queue: too few workers. Batch: long batches, or --linger. Model: the "
+        "device. Redis: the Redis server.",
+        (quantile(0.99, "batchfleet_gateway_request_seconds"), "request"),
         (quantile(0.99, "batchfleet_worker_queue_wait_seconds"), "queue"),
         (quantile(0.99, "batchfleet_worker_batch_wait_seconds"), "batch"),
         (quantile(0.99, "batchfleet_worker_batch_seconds"), "model"),
-        (quantile(0.99, "batchfleet_worker_broker_seconds"), "Redis, answers"), width=12,
+        (quantile(0.99, "batchfleet_worker_broker_seconds"), "Redis, replies"), width=12,
     ),
     panel(
-        "The mean request, under Triton's names", "µs",
-        "From nv_inference_*: the same as Triton's dashboards show.",
+        "Mean request in Triton's metrics", "µs",
+        "Mean durations from the nv_inference_* metrics, as in Triton's dashboards.",
         *(
             (f"{rate(f'nv_inference_{part}_duration_us')} / {rate('nv_inference_request_success')}", part)
             for part in ("request", "queue", "compute_input", "compute_infer", "compute_output")
@@ -286,135 +291,141 @@ INTERNALS = [
     ),
     row("Workers"),
     panel(
-        "Rows by worker", "short", "Rows per second that each worker runs.",
+        "Rows by worker", "short", "Rows per second of each worker.",
         (rate("batchfleet_worker_batch_size_sum", by="instance"), "{{instance}}"), width=6,
     ),
     panel(
-        "Busy by worker", "percentunit", "The share of its time that each worker runs batches.",
+        "Utilization by worker", "percentunit", "Share of time in which each worker runs batches.",
         (rate("batchfleet_worker_batch_seconds_sum", by="instance"), "{{instance}}"), width=6,
     ),
     panel(
         "N by worker", "short",
-        "The most rows each worker runs together, and the interval N is chosen from: enough to keep "
-        "up with the load, and the most that keep the target and bring more than latency.",
+        "N, the maximum rows per batch, and the interval from which N is chosen: from the least that "
+        "keeps up with the load to the most that meets the latency target and still raises "
+        "throughput.",
         (f"max by (instance) (batchfleet_worker_batch_limit{{{CHOSEN}}})", "{{instance}}"),
         (f"min (batchfleet_worker_batch_limit_least{{{CHOSEN}}})", "least"),
         (f"max (batchfleet_worker_batch_limit_most{{{CHOSEN}}})", "most"), width=6,
     ),
     panel(
-        "What decides about N", "short",
-        "Workers by what bounds their N. `slo`: the target. `rate_matched`: the load is small. "
-        "`max_batch`: the model's limit. `memory`: larger batches ran out of it.",
+        "What limits N", "short",
+        "Number of workers by the bound of their N. `slo`: the latency target. `rate_matched`: the "
+        "load. `max_batch`: --max-batch or the model. `memory`: larger batches ran out of memory.",
         (f"sum by (bound) (batchfleet_worker_batch_limit_bound{{{CHOSEN}}})", "{{bound}}"), width=6, stack=True,
     ),
     panel(
-        "Why batches left", "short",
-        "Batches per second. `full`: N rows. `drained`: nobody else waited. `linger`: they had waited "
-        "long enough. `suspect`: a request that was there when a worker died, alone.",
+        "Batch release reasons", "short",
+        "Batches per second by reason. `full`: N rows. `drained`: no more jobs waited. `linger`: "
+        "--linger had passed. `suspect`: a single job that was in the batch of a worker that died.",
         (rate("batchfleet_worker_released_total", by="reason"), "{{reason}}"), width=6, stack=True,
     ),
     panel(
-        "Batch size", "short", "Rows: the median, the p95 and the mean of batches that ran.",
+        "Batch size", "short", "Rows per batch: median, p95 and mean.",
         (quantile(0.5, "batchfleet_worker_batch_size"), "p50"),
         (quantile(0.95, "batchfleet_worker_batch_size"), "p95"),
         (mean("batchfleet_worker_batch_size"), "mean"), width=6,
     ),
     panel(
         "L(b)", "s",
-        "What a batch of so many rows takes, as the slowest worker believes it now.",
+        "Expected time of a batch by number of rows, of the slowest worker.",
         (f"max by (rows) (batchfleet_worker_expected_batch_seconds{{{CHOSEN}}})", "{{rows}}"),
         kind="bargauge", width=6,
     ),
     panel(
         "Capacity by worker", "short",
-        "Rows per second that each can do within the target; 0 while it drains.",
+        "Rows per second that each worker can run within the latency target; 0 while the worker drains.",
         (f"sum by (instance) (batchfleet_worker_capacity_rows_per_second{{{CHOSEN}}})", "{{instance}}"), width=6,
     ),
     panel(
-        "What became of jobs", "short",
-        "Jobs per second by outcome. `handed_back`: a worker left. `poison`: several workers died of "
-        "it. `orphaned`: its gateway was gone.",
+        "Job outcomes", "short",
+        "Jobs per second by outcome. `handed_back`: returned to the queue by a stopping worker. "
+        "`poison`: crashed several workers. `orphaned`: the gateway of the job is gone.",
         (rate("batchfleet_worker_jobs_total", by="outcome"), "{{outcome}}"), width=6, stack=True,
     ),
     panel(
-        "What went wrong", "short",
-        "Per second: jobs taken over from dead workers, batches halved, runs that failed.",
-        (rate("batchfleet_worker_reclaimed_total"), "taken over"),
+        "Failures and recoveries", "short",
+        "Per second: jobs reclaimed from dead workers, failed batches that were halved, and failed "
+        "runs by error class.",
+        (rate("batchfleet_worker_reclaimed_total"), "reclaimed"),
         (rate("batchfleet_worker_bisections_total"), "halved"),
         (rate("batchfleet_worker_engine_errors_total", by="class"), "failed: {{class}}"), width=6,
     ),
     panel(
-        "Where models run", "short", "Workers by model and execution provider.",
+        "Execution providers", "short", "Number of workers by model and execution provider.",
         (f"count by (model, version, provider) (batchfleet_worker_execution_provider{{{CHOSEN}}})",
          "{{model}} {{version}}: {{provider}}"), kind="bargauge", width=6,
     ),
     panel(
         "Versions", "short",
-        "Processes by version of Batchfleet, and workers whose model differs from what gateways go by.",
+        "Number of processes by version of Batchfleet, and of workers whose model differs from the one "
+        "by which gateways check requests.",
         (f"count by (version) (batchfleet_build_info{{{PLACE}}})", "Batchfleet {{version}}"),
-        (f"sum ({fact('batchfleet_gateway_mismatched_workers')})", "workers with another model"),
+        (f"sum ({shared('batchfleet_gateway_mismatched_workers')})", "workers with another model"),
         kind="bargauge", width=6,
     ),
     row("Redis"),
     panel(
         "Round trips", "s",
-        "p99 and median of a small question (gateways), and of sending a batch's answers (workers).",
-        (quantile(0.99, "batchfleet_gateway_broker_seconds", chosen=PLACE), "question, p99"),
-        (quantile(0.5, "batchfleet_gateway_broker_seconds", chosen=PLACE), "question, p50"),
-        (quantile(0.99, "batchfleet_worker_broker_seconds"), "answers, p99"),
-        (quantile(0.5, "batchfleet_worker_broker_seconds"), "answers, p50"),
+        "p99 and median of a small command (gateways), and of sending the replies of a batch (workers).",
+        (quantile(0.99, "batchfleet_gateway_broker_seconds", chosen=PLACE), "command, p99"),
+        (quantile(0.5, "batchfleet_gateway_broker_seconds", chosen=PLACE), "command, p50"),
+        (quantile(0.99, "batchfleet_worker_broker_seconds"), "replies, p99"),
+        (quantile(0.5, "batchfleet_worker_broker_seconds"), "replies, p50"),
     ),
     panel(
-        "Calls that failed", "short", "Per second, by why. Callers do not notice short outages.",
+        "Failed Redis calls", "short",
+        "Failed calls per second by error. During short outages clients only see higher latency.",
         (rate("batchfleet_gateway_broker_errors_total", by="code", chosen=PLACE), "gateways: {{code}}"),
         (rate("batchfleet_worker_broker_errors_total", by="code"), "workers: {{code}}"),
     ),
     panel(
-        "Memory", "percentunit",
-        "How full Redis is, of its maxmemory. From 80 % on gateways refuse. 0 where it has no limit.",
+        "Redis memory", "percentunit",
+        "Used share of Redis' maxmemory. At 80 % gateways refuse requests. 0 if Redis has no limit.",
         (f"max (batchfleet_broker_memory_ratio{{{PLACE}}})", "used"),
     ),
     row("Controller"),
     panel(
-        "Wanted workers", "short", "What the controller decided, by fleet: the autoscaler's floor.",
+        "Wanted workers", "short",
+        "Number of workers that the controller chose, by fleet. It is the minimum of the autoscaler.",
         (f"max by (fleet) (batchfleet_controller_wanted_workers{{{PLACE}}})", "{{fleet}}"), width=6,
     ),
     panel(
-        "What decides", "short",
-        "The reason for the number of workers, by fleet. `max`: more are needed than there may be. "
-        "`stale`: nothing was heard from gateways.",
+        "Scaling reasons", "short",
+        "Reason for the number of workers, by fleet. `max`: the load needs more workers than "
+        "scaling.max. `stale`: no recent traffic reports of gateways.",
         (f"max by (fleet, reason) (batchfleet_controller_reason{{{PLACE}}}) > 0", "{{fleet}}: {{reason}}"), width=6,
     ),
     panel(
-        "Load and capacity", "short",
-        "Rows per second offered, and that the workers can do; both by fleet.",
+        "Load and capacity by fleet", "short",
+        "Offered rows per second, and rows per second that the workers can run, by fleet.",
         (f"max by (fleet) (batchfleet_controller_offered_rows_per_second{{{PLACE}}})", "{{fleet}}: offered"),
         (f"max by (fleet) (batchfleet_controller_capacity_rows_per_second{{{PLACE}}})", "{{fleet}}: capacity"), width=6,
     ),
     panel(
-        "Trust in what was measured", "percentunit",
-        "Kappa: the share of the measured capacity that the fleet has shown to have.",
+        "Capacity trust", "percentunit",
+        "Kappa: share of the measured capacity that the fleet has proved under load.",
         (f"min by (fleet) (batchfleet_controller_trust_ratio{{{PLACE}}})", "{{fleet}}"), width=6,
     ),
     panel(
-        "Turns", "short", "Turns per second, by how they ended.",
+        "Controller turns", "short", "Reconciliations per second, by outcome.",
         (rate("batchfleet_controller_turns_total", by="outcome", chosen=PLACE), "{{outcome}}"), width=6,
     ),
     panel(
-        "Who leads", "short", "1 for the process that writes. All at 0: nobody does.",
+        "Leader", "short", "1 for the controller that is the leader. All at 0: there is no leader.",
         (f"batchfleet_controller_leading{{{PLACE}}}", "{{instance}}"), width=6,
     ),
     panel(
-        "Conditions", "short", "What holds of each fleet now, as `kubectl describe modelfleet` says.",
+        "Conditions", "short",
+        "Conditions of each fleet (1: true), as in `kubectl describe modelfleet`.",
         (f"max by (fleet, condition) (batchfleet_controller_condition{{{PLACE}}})", "{{fleet}}: {{condition}}"), width=6,
     ),
     panel(
-        "Latency as the controller sees it", "s", "The p99 of late, by fleet; 0 while unknown.",
+        "Latency seen by the controller", "s", "Recent p99 by fleet; 0 while unknown.",
         (f"max by (fleet) (batchfleet_controller_p99_seconds{{{PLACE}}})", "{{fleet}}"), width=6,
     ),
     row("Processes"),
     panel(
-        "CPU", "percentunit", "Cores that each process uses.",
+        "CPU", "percentunit", "CPU time per second of each process; 100 % is one core.",
         (f"rate(process_cpu_seconds_total{{{PLACE}}}[{RATE}])", "{{instance}}"),
     ),
     panel(
@@ -422,14 +433,14 @@ INTERNALS = [
         (f"process_resident_memory_bytes{{{PLACE}}}", "{{instance}}"),
     ),
     panel(
-        "Open files", "short", "Of each process: about one per connection.",
+        "Open files", "short", "Open files of each process: about one per connection.",
         (f"process_open_fds{{{PLACE}}}", "{{instance}}"),
     ),
 ]
 
 
 def variables():
-    """The data source first: the others ask it."""
+    """The variables of a board. The data source comes first, because the others query it."""
     def choice(name, label, query):
         return {
             "name": name, "label": label, "type": "query", "datasource": SOURCE,
@@ -444,14 +455,14 @@ def variables():
         choice("model", "Model", f"label_values(batchfleet_queue_depth{{{PLACE}}}, model)"),
         {
             "name": "runbooks", "label": "Runbooks", "type": "constant", "hide": 2,
-            "description": "Where docs/runbooks.md of Batchfleet is served",
+            "description": "URL of docs/runbooks.md of Batchfleet",
             "query": "/docs/runbooks.md",
         },
     ]
 
 
 def board(uid, title, description, other, panels):
-    """A board as Grafana reads it: panels from left to right, row by row."""
+    """The JSON of a board, with panels placed from left to right, row by row."""
     x = y = height = 0
     for number, each in enumerate(panels, 1):
         place = each["gridPos"]
@@ -484,15 +495,15 @@ def board(uid, title, description, other, panels):
 
 
 def boards():
-    """The files, and what belongs in them."""
+    """File names and their contents."""
     names = [("batchfleet-overview", "Batchfleet: Overview"),
              ("batchfleet-internals", "Batchfleet: Internals")]
     made = {
         "overview.json": board(
-            *names[0], "Is it healthy, is the target held, what limits it, what does it cost?",
+            *names[0], "Health, latency target, limits and cost of the fleet.",
             names[1], OVERVIEW),
         "internals.json": board(
-            *names[1], "Each hop, each worker, Redis, and what the controller decides.",
+            *names[1], "Gateways, latency by stage, workers, Redis and the controller's decisions.",
             names[0], INTERNALS),
     }
     return {name: json.dumps(made[name], indent=1, ensure_ascii=False) + "\n" for name in made}
@@ -507,7 +518,7 @@ def main():
         elif not file.exists() or file.read_text() != text:
             wrong.append(name)
     if wrong:
-        sys.exit(f"not what boards.py says: {', '.join(wrong)}; run dashboards/boards.py")
+        sys.exit(f"out of date: {', '.join(wrong)}; run dashboards/boards.py")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Checks the boards, rules and alerts; ends with one line, "N passed, N failed".
 
-The boards are what boards.py says, each panel says what it shows, each metric named anywhere is one
-that programs register; rules and alerts are valid and do what tests/alerts.yaml says. Then a real
-fleet is put under load before a real Prometheus, and each query of each panel, variable, rule and
-alert is asked: none may fail, and none may be empty.
+Without a fleet: the boards are up to date with boards.py, each panel is described, each metric exists,
+and rules and alerts are valid and pass tests/alerts.yaml. Then a real fleet runs under load, a real
+Prometheus scrapes it, and every query of every panel, variable, rule and alert must give a result.
 
 Needs prometheus, promtool, redis-server, node and npm, and the programs (cargo build).
 """
@@ -23,7 +22,7 @@ from live import Live
 
 HERE = Path(__file__).parent
 LOAD_SECONDS = 20
-# What a query may name beside our own metrics.
+# Names of metrics and of recorded rules in a query.
 NAME = re.compile(r"\b((?:batchfleet|nv_inference|process)_[a-z0-9_]+|batchfleet:[a-z0-9_:]+)")
 SELECTOR = re.compile(NAME.pattern + r"(?:\{[^}]*\})?")
 VALUES = re.compile(r"label_values\((.*), (\w+)\)$")
@@ -45,15 +44,15 @@ def filled(query):
 
 
 def rules():
-    """The names of all rules; those that record have a colon in it."""
+    """Names of all rules. Those of recording rules contain a colon."""
     return re.findall(r"- (?:alert|record): (\S+)", (HERE / "alerts.yaml").read_text())
 
 
-def the_boards_are_what_boards_py_says():
+def the_boards_are_up_to_date_with_boards_py():
     subprocess.run([sys.executable, HERE / "boards.py", "--check"], check=True)
 
 
-def every_panel_says_what_it_shows_and_in_which_unit():
+def every_panel_has_a_title_a_unit_and_a_description():
     for name, board in files().items():
         for panel in panels(board):
             unit = panel["fieldConfig"]["defaults"]["unit"]
@@ -82,14 +81,14 @@ def boards_link_to_each_other_and_to_the_runbooks():
         assert "${runbooks}" in urls, name
 
 
-def every_metric_named_is_one_that_programs_register():
+def every_metric_in_a_query_exists():
     documented = set(re.findall(r"^\| `(\w+)`", (HERE.parent / "docs/metrics.md").read_text(), re.M))
     recorded = {name for name in rules() if ":" in name}
     texts = [(HERE / name).read_text() for name in ("overview.json", "internals.json", "alerts.yaml")]
     for name in {name for text in texts for name in NAME.findall(text)}:
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         known = {name, base} & (documented | recorded)
-        assert known or name.startswith("process_"), f"{name} is no metric"
+        assert known or name.startswith("process_"), f"no program registers {name}"
 
 
 def every_alert_has_a_runbook_and_both_cases():
@@ -102,7 +101,7 @@ def every_alert_has_a_runbook_and_both_cases():
             assert f"{name} fires:" in cases and f"{name} is silent:" in cases, f"{name} is not tested"
 
 
-def boards_are_what_grafana_says_boards_are():
+def boards_match_the_types_of_grafana():
     packages = HERE.parent / ".cache" / "dashboards"
     wanted, installed = (HERE / "schema" / "package.json").read_text(), packages / "installed.json"
     if not installed.exists() or installed.read_text() != wanted:
@@ -123,19 +122,19 @@ def alerts_fire_and_are_silent_when_they_should():
     subprocess.run(["promtool", "test", "rules", "tests/alerts.yaml"], cwd=HERE, check=True)
 
 
-def asked(live, query):
-    """The answer to a query; fails where it is empty, or nothing but NaN."""
+def result(live, query):
+    """The result of a query; fails if the result is empty or only NaN."""
     answer = live.instant(filled(query))
-    assert answer, f"empty: {query}"
-    assert any(series["value"][1] != "NaN" for series in answer), f"no number: {query}"
+    assert answer, f"no result: {query}"
+    assert any(series["value"][1] != "NaN" for series in answer), f"only NaN: {query}"
     return answer
 
 
-def every_query_of_every_panel_is_answered(live):
+def every_query_of_every_panel_has_a_result(live):
     for board in files().values():
         for panel in panels(board):
             for target in panel["targets"]:
-                asked(live, target["expr"])
+                result(live, target["expr"])
 
 
 def every_variable_has_values(live):
@@ -147,16 +146,16 @@ def every_variable_has_values(live):
                 assert values, f"${variable['name']} has no values"
 
 
-def every_rule_and_every_metric_it_names_is_answered(live):
+def every_rule_and_every_metric_in_it_has_a_result(live):
     known = [rule for group in live.ask("rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in known} == set(rules())
     for rule in known:
         assert rule["health"] == "ok", (rule["name"], rule.get("lastError"))
         if rule["type"] == "recording":
-            asked(live, rule["name"])
-        # An alert that is silent is empty; what it looks at must not be.
+            result(live, rule["name"])
+        # The result of a silent alert is empty, but the metrics in its query must exist.
         for match in SELECTOR.finditer(rule["query"]):
-            asked(live, match[0])
+            result(live, match[0])
 
 
 def a_healthy_fleet_raises_no_page(live):
@@ -164,27 +163,27 @@ def a_healthy_fleet_raises_no_page(live):
     assert not firing, firing
 
 
-STILL = [
-    the_boards_are_what_boards_py_says,
-    every_panel_says_what_it_shows_and_in_which_unit,
+STATIC = [
+    the_boards_are_up_to_date_with_boards_py,
+    every_panel_has_a_title_a_unit_and_a_description,
     no_two_panels_overlap,
     boards_link_to_each_other_and_to_the_runbooks,
-    every_metric_named_is_one_that_programs_register,
+    every_metric_in_a_query_exists,
     every_alert_has_a_runbook_and_both_cases,
-    boards_are_what_grafana_says_boards_are,
+    boards_match_the_types_of_grafana,
     rules_and_alerts_are_valid,
     alerts_fire_and_are_silent_when_they_should,
 ]
 LIVE = [
-    every_query_of_every_panel_is_answered,
+    every_query_of_every_panel_has_a_result,
     every_variable_has_values,
-    every_rule_and_every_metric_it_names_is_answered,
+    every_rule_and_every_metric_in_it_has_a_result,
     a_healthy_fleet_raises_no_page,
 ]
 
 
 def passes(check, *arguments):
-    """Runs one check and says what came of it."""
+    """Runs one check and prints its result."""
     title = check.__name__.replace("_", " ")
     try:
         check(*arguments)
@@ -196,7 +195,7 @@ def passes(check, *arguments):
 
 
 def main():
-    outcomes = [passes(check) for check in STILL]
+    outcomes = [passes(check) for check in STATIC]
     with tempfile.TemporaryDirectory() as folder:
         live = Live(Path(folder))
         try:

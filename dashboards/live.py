@@ -1,8 +1,7 @@
-"""A whole fleet of real programs on this machine, under load, watched by a real Prometheus.
+"""A fleet of real programs on this machine, under load and scraped by a real Prometheus.
 
-Redis, gateways, workers that serve an echo, the controller against an API server that only keeps
-objects (`apiserver.py`), and Prometheus with the alerts beside this file. All on free
-ports of 127.0.0.1, all ended with `stop`.
+Redis, gateways, workers with an echo model, the controller with a fake API server (`apiserver.py`),
+and Prometheus with the alerts of this folder. All listen on free ports of 127.0.0.1; `stop` ends them.
 """
 
 import json
@@ -37,7 +36,7 @@ def free_port():
 
 
 def until(what, condition):
-    """Waits until `condition` gives something, and returns that."""
+    """Waits for a truthy value of `condition` and returns it."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
@@ -46,7 +45,7 @@ def until(what, condition):
         except OSError:
             pass
         time.sleep(0.1)
-    raise TimeoutError(f"waited {PATIENCE} s in vain until {what}")
+    raise TimeoutError(f"not within {PATIENCE} s: {what}")
 
 
 def get(url):
@@ -55,7 +54,7 @@ def get(url):
 
 
 class Live:
-    """The running fleet. `programs` are its processes by name, `admin` where each tells metrics."""
+    """The running fleet. `programs` maps names to processes, `admin` maps names to admin addresses."""
 
     def __init__(self, folder: Path, gateways=2, workers=2):
         self.folder = folder
@@ -87,7 +86,7 @@ class Live:
 
     def start(self, name, *command, environment=None):
         with (self.folder / f"{name}.log").open("wb") as log:
-            # Even if this process is killed, they end with it.
+            # setpriv ends the programs with this process, even if it is killed.
             self.programs[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *command], stdout=log, stderr=log,
                 cwd=self.folder, env={**os.environ, **(environment or {})})
@@ -104,7 +103,7 @@ class Live:
         until(f"{name} is ready", lambda: get(f"http://{self.admin[name]}/readyz"))
 
     def address(self, name, port):
-        """Where a program listens, from its log."""
+        """The address of a port of a program, from the program's log."""
         log = self.folder / f"{name}.log"
 
         def listening():
@@ -112,14 +111,14 @@ class Live:
                 raise RuntimeError(f"{name} ended:\n{log.read_text()[-2000:]}")
             for line in log.read_text().splitlines():
                 if line.startswith("{") and '"listening"' in line:
-                    said = json.loads(line)
-                    if said["port_name"] == port:
-                        return said["address"]
+                    entry = json.loads(line)
+                    if entry["port_name"] == port:
+                        return entry["address"]
 
         return until(f"{name} listens", listening)
 
     def watch(self):
-        """Starts Prometheus, told of each program by a file that may change meanwhile."""
+        """Starts Prometheus with its targets in a file, which `write_targets` updates."""
         port = free_port()
         self.prometheus = f"http://127.0.0.1:{port}"
         config = self.folder / "prometheus.yaml"
@@ -131,14 +130,14 @@ class Live:
                 "file_sd_configs": [{"files": [str(self.folder / "targets.json")], "refresh_interval": "1s"}],
             }],
         }))
-        self.tell()
+        self.write_targets()
         self.start("prometheus", "prometheus", f"--config.file={config}",
                    f"--storage.tsdb.path={self.folder / 'tsdb'}",
                    f"--web.listen-address=127.0.0.1:{port}")
         until("Prometheus is ready", lambda: get(f"{self.prometheus}/-/ready"))
 
-    def tell(self):
-        """Writes down whom to scrape. Instances bear names, so that people can read the boards."""
+    def write_targets(self):
+        """Writes the scrape targets. Instances are the program's names, so that the boards are readable."""
         targets = [
             {"targets": [address],
              "labels": {"namespace": apiserver.NAMESPACE, "instance": name}}
@@ -147,7 +146,7 @@ class Live:
         (self.folder / "targets.json").write_text(json.dumps(targets))
 
     def load(self, seconds, *flags):
-        """Load for so long; returns the process, whose report is at `report`."""
+        """Starts a load of `seconds` and returns its process."""
         urls = ",".join(f"http://{url}" for url in self.urls)
         report = self.folder / "report.json"
         command = [str(PROGRAMS / "batchfleet"), "load", "--model", "echo", "--url", urls,
@@ -155,7 +154,7 @@ class Live:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(self, path, **parameters):
-        """Asks Prometheus; an error raises what it says."""
+        """Calls the API of Prometheus; raises its error text on failure."""
         url = f"{self.prometheus}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             return json.loads(get(url))["data"]
@@ -166,11 +165,11 @@ class Live:
         return self.ask("query", query=query)["result"]
 
     def kill(self, name):
-        """As a crash would. Prometheus is told no more of it, as if its pod were gone."""
+        """Kills a program and removes it from the scrape targets, as if its pod had crashed."""
         self.programs[name].kill()
         self.programs[name].wait()
         del self.admin[name]
-        self.tell()
+        self.write_targets()
 
     def stop(self):
         for program in reversed(self.programs.values()):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Plays stories on a real fleet and draws the boards as they were then, into docs/pictures.
+"""Runs stories on a real fleet and draws the boards during each story, into docs/pictures.
 
-Usage: pictures.py [STORY]...     quiet, worker-kill, overload, slow-model; without any, all of them
+Usage: pictures.py [STORY]...     quiet, worker-kill, overload, slow-model; default: all of them
 
-What is drawn is what a real Prometheus answers to the boards' own queries, by Grafana's own chart
-components in headless Chromium. Needs what check.py needs, chromium and pngquant.
+The data are a real Prometheus' results of the boards' queries, drawn by Grafana's chart components in
+headless Chromium. Needs chromium and pngquant in addition to the programs that check.py needs.
 """
 
 import http.server
@@ -26,7 +26,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="boar
 <div id="root"></div>
 <script>window.board = {}</script><script src="board.js"></script>"""
 SECONDS = 90
-TROUBLE = (30, 60)  # from when to when
+TROUBLE = (30, 60)  # start and end, seconds
 CELL, WIDTH = 34, 1600  # as in board.jsx
 CALM = ["--rate", "100", "--users", "400"]
 
@@ -36,25 +36,25 @@ def quiet(live):
 
 
 def worker_kill(live):
-    """One of two workers dies; a new one comes half a minute later."""
+    """One of two workers is killed; a new worker starts 30 s later."""
     time.sleep(TROUBLE[0])
     live.kill("worker-1")
     time.sleep(TROUBLE[1] - TROUBLE[0])
     live.add_worker()
-    live.tell()
+    live.write_targets()
     time.sleep(SECONDS - TROUBLE[1])
 
 
 def overload(live):
-    """For half a minute six times as much is asked."""
+    """Six times the load for 30 s."""
     time.sleep(TROUBLE[0])
-    crowd = live.load(TROUBLE[1] - TROUBLE[0], "--rate", "500", "--users", "400")
-    crowd.wait()
+    burst = live.load(TROUBLE[1] - TROUBLE[0], "--rate", "500", "--users", "400")
+    burst.wait()
     time.sleep(SECONDS - TROUBLE[1])
 
 
 def slow_model(live):
-    """For half a minute workers get a fifth of their time, as on a device that is shared."""
+    """Workers get a fifth of the CPU time for 30 s, as on a shared device."""
     time.sleep(TROUBLE[0])
     workers = [program for name, program in live.programs.items() if name.startswith("worker")]
     began = time.monotonic()
@@ -68,8 +68,8 @@ def slow_model(live):
 STORIES = {"quiet": quiet, "worker-kill": worker_kill, "overload": overload, "slow-model": slow_model}
 
 
-def answered(live, board, since, until):
-    """The board with what Prometheus answers to each of its queries."""
+def with_results(live, board, since, until):
+    """The board with Prometheus' results of its queries."""
     for panel in board["panels"]:
         panel["series"] = []
         for target in panel.get("targets", []):
@@ -89,7 +89,7 @@ def answered(live, board, since, until):
 
 
 def draw(board, picture):
-    """Draws a board with what was answered."""
+    """Draws a board that has results."""
     (PAGES / "index.html").write_text(PAGE.format(json.dumps(board).replace("<", "\\u003c")))
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=PAGES))
@@ -106,7 +106,7 @@ def draw(board, picture):
 
 
 def bundle():
-    """Puts our page and Grafana's components into one script."""
+    """Bundles board.jsx and Grafana's components into one script."""
     PAGES.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "board.jsx"):
         (PAGES / name).write_text((HERE / "render" / name).read_text())
@@ -120,16 +120,16 @@ def bundle():
         cwd=PAGES, check=True)
 
 
-def play(story):
+def run(story):
     with tempfile.TemporaryDirectory() as folder:
         live = Live(Path(folder))
         try:
             load = live.load(SECONDS + 25, *CALM)
-            time.sleep(12)  # until rates and N have settled
+            time.sleep(12)  # rates and N have settled by then
             since = int(time.time())
             STORIES[story](live)
             until = int(time.time())
-            boards = {name: answered(live, board, since, until) for name, board in files().items()}
+            boards = {name: with_results(live, board, since, until) for name, board in files().items()}
             load.wait()
         finally:
             live.stop()
@@ -142,7 +142,7 @@ def play(story):
 def main():
     bundle()
     for story in sys.argv[1:] or STORIES:
-        play(story)
+        run(story)
 
 
 if __name__ == "__main__":

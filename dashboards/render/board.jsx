@@ -1,6 +1,5 @@
-// Draws a board with Grafana's own chart components: what pictures.py has asked of Prometheus is in
-// `window.board`. It is Grafana's drawing, not Grafana: variables, transformations and its layout
-// engine are not here.
+// Draws a board with Grafana's own chart components. `window.board` has the board and the query results
+// of pictures.py. Grafana's variables, transformations and layout engine are not part of this drawing.
 
 import { createTheme, dateTime, FieldType, getDisplayProcessor, ThemeContext, toDataFrame } from "@grafana/data";
 import { BarGauge, BigValue, LegendDisplayMode, PanelChrome, TimeSeries, TooltipDisplayMode } from "@grafana/ui";
@@ -11,7 +10,7 @@ const theme = createTheme({ colors: { mode: "dark" } });
 const { title, panels, from, to } = window.board;
 const timeRange = { from: dateTime(from), to: dateTime(to), raw: { from: dateTime(from), to: dateTime(to) } };
 
-/** The series of a panel as frames that know their units and colours. Of many, those that are not 0. */
+/** The series of a panel as frames with units and colours. If there are many, only those that are not 0. */
 function frames(panel) {
   const moves = ({ values }) => values.some((value) => value);
   const shown = panel.series.length > 5 && panel.series.some(moves) ? panel.series.filter(moves) : panel.series;

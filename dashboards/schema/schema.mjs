@@ -1,8 +1,8 @@
-// Holds the boards to what Grafana itself says a board is: to the types of @grafana/schema, where an
-// unknown key or value is a compile error, and to the units of @grafana/data, where a wrong one would
-// be shown as a suffix.
+// Checks the boards against Grafana's own definitions: the types of @grafana/schema, where an unknown
+// key or value is a compile error, and the units of @grafana/data, where Grafana would show an unknown
+// unit as a suffix.
 //
-// Usage: node schema.mjs FOLDER     a folder with node_modules, made from package.json
+// Usage: node schema.mjs FOLDER     FOLDER has the node_modules of package.json
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 const boardsAt = join(dirname(fileURLToPath(import.meta.url)), "..");
 const folder = resolve(process.argv[2]);
 const require = createRequire(join(folder, "package.json"));
-// It was written for browsers; newer Nodes have a navigator of their own that cannot be assigned.
+// Grafana's packages expect a browser. Newer versions of Node have a read-only `navigator`.
 Object.defineProperty(globalThis, "navigator", { value: { userAgent: "node", platform: "", languages: ["en"] } });
 const ts = require("typescript");
 const { getValueFormats } = require("@grafana/data");
@@ -20,7 +20,7 @@ const { getValueFormats } = require("@grafana/data");
 const BOARDS = ["overview.json", "internals.json"];
 const PANELS = { bargauge: "BarGauge", stat: "Stat", timeseries: "TimeSeries" };
 
-/** What is wrong with the units of a board. */
+/** Panels of a board with unknown units. */
 function wrongUnits(name, board) {
   const known = new Set(getValueFormats().flatMap((group) => group.submenu).map(({ value }) => value));
   return board.panels
@@ -28,7 +28,7 @@ function wrongUnits(name, board) {
     .map((panel) => `${name}: "${panel.title}": no unit ${panel.fieldConfig.defaults.unit}`);
 }
 
-/** The boards as a program that compiles if they are as Grafana's types say. */
+/** The boards as a TypeScript program that compiles only if they match Grafana's types. */
 function program(boards) {
   const imports = Object.entries(PANELS).map(([type, name]) =>
     `import type * as ${type} from "@grafana/schema/dist/esm/raw/composable/${type}/panelcfg/x/${name}PanelCfg_types.gen";`,
@@ -45,7 +45,7 @@ function program(boards) {
   return [
     `import type { Dashboard } from "@grafana/schema";`,
     ...imports,
-    // JSON has the values of enums, not their names.
+    // In JSON, enums appear as their values.
     "type Plain<T> = T extends string ? `${T}` : T extends (infer U)[] ? Plain<U>[]",
     "  : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;",
     ...literals,
@@ -53,7 +53,7 @@ function program(boards) {
   ].join("\n");
 }
 
-/** What the compiler says of it. */
+/** Errors of the TypeScript compiler. */
 function compiled(text) {
   const file = join(folder, "boards.ts");
   writeFileSync(file, text);
@@ -70,10 +70,10 @@ function compiled(text) {
 const boards = Object.fromEntries(BOARDS.map((name) => [name, JSON.parse(readFileSync(join(boardsAt, name)))]));
 const wrong = [...Object.entries(boards).flatMap(([name, board]) => wrongUnits(name, board)), ...compiled(program(boards))];
 wrong.forEach((each) => console.error(each));
-// A check that finds nothing wrong with nonsense would find nothing at all.
+// The check itself must find errors in an invalid board.
 const nonsense = { ...boards["overview.json"], titel: "?" };
 if (compiled(program({ nonsense })).length === 0 || wrongUnits("", { panels: [{ fieldConfig: { defaults: { unit: "?" } } }] }).length === 0) {
-  console.error("the check is blind");
+  console.error("the check accepts an invalid board");
   process.exit(1);
 }
 process.exit(wrong.length === 0 ? 0 : 1);
