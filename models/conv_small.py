@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes `conv_small`: a small convolutional network with random weights, for the benchmark.
+"""Generates `conv_small`: a small convolutional network with random weights, for the benchmark.
 
-A convolution reuses its few weights for every pixel, so a CPU gains next to nothing from batching
-it: the opposite of `digits_wide`, and what most image models are like.
+A convolution reuses its few weights for every pixel, so a CPU gains almost nothing from batches. Most
+image models are like this; `digits_wide` is the opposite.
 
 Usage: conv_small.py [REPOSITORY]    (default .cache/bench-models)
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def model() -> onnx.ModelProto:
-    """Three strided convolutions, the mean over what is left, and a readout."""
+    """Three strided convolutions, a global mean and a linear readout."""
     random = np.random.default_rng(SEED)
     nodes, weights, value = [], [], "image"
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes `digits_wide`: a classifier of handwritten digits that is hungry for batches.
+"""Generates `digits_wide`: a classifier of handwritten digits that gains much from batches.
 
-Two wide layers of fixed random weights and a readout fitted by ridge regression. A single image
-costs a CPU about as much as eight, because the time goes into reading 68 MB of weights; a batch
-reads them once. The digits are the 8x8 images inside the scikit-learn package.
+Two wide layers of fixed random weights and a readout fitted by ridge regression. On a CPU one image
+takes about as long as eight, because most of the time goes into reading 68 MB of weights, which a
+batch reads once. The digits are the 8x8 images of the scikit-learn package.
 
 Usage: digits_wide.py [REPOSITORY [TEST_CSV]]    (default .cache/models .cache/digits_test.csv)
 
@@ -34,7 +34,7 @@ HELD_OUT = 397
 RIDGE = 3e-3  # relative to the mean square of the features
 SHARPNESS = 7.0  # of the softmax: confident, yet no two images get the same answer
 LEAST_ACCURACY = 0.985
-LEAST_DISTANCE = 1e-4  # between any two answers, so that a test sees one caller get another's
+LEAST_DISTANCE = 1e-4  # between any two answers, so that tests detect an answer sent to the wrong client
 
 
 def main() -> None:
@@ -54,9 +54,9 @@ def main() -> None:
     accuracy = np.mean(probabilities.argmax(axis=1) == labels[held_out])
     print(f"digits_wide is right on {accuracy:.1%} of {HELD_OUT} held-out digits", flush=True)
     if accuracy < LEAST_ACCURACY:
-        sys.exit(f"that is less than {LEAST_ACCURACY:.1%}: not worth serving")
+        sys.exit(f"the accuracy is below the required {LEAST_ACCURACY:.1%}")
     if closest(probabilities) < LEAST_DISTANCE:
-        sys.exit("two held-out digits have the same answer: a mix-up of callers would go unseen")
+        sys.exit("two held-out digits have nearly the same answer, so tests could not detect a swap")
 
     write(test_csv, csv(labels[held_out], pixels[held_out], probabilities).encode())
     write(repository / "digits_wide" / "1" / "model.onnx", model(layers).SerializeToString())

@@ -30,7 +30,7 @@ def main() -> None:
     onnx, labels = model / "1" / "model.onnx", model / "labels.txt"
     if labels.exists() and onnx.exists() and sha256(onnx) == MODEL_SHA256:
         onnx.touch()
-        print(f"{onnx}: magika is there")
+        print(f"{onnx}: already there")
         return
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.json")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Asks a Batchfleet server what type files are, one request a file, all at once.
+"""Prints the types of files, as classified by the model `magika` on a Batchfleet server.
 
 Usage: whatfile.py [--server URL] [--labels FILE] FILE...
 
-Needs nothing but Python. The features are magika's: the first and the last 1024 bytes, stripped of
-white space, padded with 256.
+Sends one request per file, all of them concurrently, and needs only Python. The features are those of
+magika: the first and the last 1024 bytes, without surrounding white space, padded with 256.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 SIDE = 1024  # bytes looked at on either end of the file
 BLOCK = 4096  # bytes read on either end, before stripping
 PADDING = 256
-LEAST_BYTES = 8  # fewer say nothing
+LEAST_BYTES = 8  # shorter files cannot be classified
 
 
 def main() -> int:
@@ -39,11 +39,11 @@ def main() -> int:
 
 
 def describe(server: str, labels: list[str], file: Path) -> tuple[str, bool]:
-    """What to print for a file, and whether it is an answer."""
+    """The text to print for a file, and whether the request succeeded."""
     try:
         tokens = features(file)
         if tokens is None:
-            return "too short to tell", True
+            return "too short to classify", True
         scores = infer(server, tokens)
     except urllib.error.HTTPError as error:
         return f"the server answered {error.code}: {error.read().decode(errors='replace')}", False

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts Mozilla's certificate authorities where images are made, taken from certifi's wheel on PyPI.
+"""Extracts Mozilla's certificate authorities, for the images, from certifi's wheel on PyPI.
 
 Usage: certificates.py [FILE]      (default .cache/certificates/ca-certificates.crt)
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts ONNX Runtime's library where Batchfleet looks for it, taken from its wheel on PyPI.
+"""Extracts ONNX Runtime's library from its wheel on PyPI.
 
 Usage: onnxruntime.py [FILE]      (default .cache/onnxruntime/libonnxruntime.so)
 """
@@ -14,7 +14,7 @@ from wheel import Wheel
 VERSION = "1.31.1"
 MEMBER = f"onnxruntime/capi/libonnxruntime.so.{VERSION}"
 
-# By machine: the wheel's SHA-256 and the library's.
+# By machine: SHA-256 of the wheel and of the library.
 KNOWN = {
     "x86_64": (
         "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f",
@@ -30,18 +30,18 @@ KNOWN = {
 def main() -> None:
     machine = platform.machine()
     if platform.system() != "Linux" or machine not in KNOWN:
-        sys.exit(f"no ONNX Runtime is known here for {platform.system()} {machine}; "
+        sys.exit(f"no ONNX Runtime is listed for {platform.system()} {machine}: "
                  "set ORT_DYLIB_PATH to a libonnxruntime of version 1.24 or later")
     wheel_hash, library_hash = KNOWN[machine]
     library = Path(sys.argv[1] if len(sys.argv) > 1 else ".cache/onnxruntime/libonnxruntime.so")
     if sha256(library) == library_hash:
         library.touch()
-        print(f"{library}: ONNX Runtime {VERSION} is there")
+        print(f"{library}: ONNX Runtime {VERSION} is already there")
         return
     Wheel(f"onnxruntime=={VERSION}", f"manylinux_2_28_{machine}", wheel_hash).take({MEMBER: library})
     if sha256(library) != library_hash:
         library.unlink()
-        sys.exit(f"{MEMBER} is not the library it should be")
+        sys.exit(f"{MEMBER} has an unexpected SHA-256")
 
 
 def sha256(path: Path) -> str | None:

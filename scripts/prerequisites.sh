@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs what is missing of the commands and packages named, on Debian and its like; elsewhere
-# says what to install. Silent when nothing is missing.
+# Installs missing commands and packages on Debian and its derivatives. On other systems, prints what to
+# install and fails. Silent when nothing is missing.
 #
-# Usage: prerequisites.sh NAME...     such as: prerequisites.sh cc python3-venv redis-server
+# Usage: prerequisites.sh NAME...     for example: prerequisites.sh cc python3-venv redis-server
 set -euo pipefail
 
-# Whether what a name stands for is there.
+# Whether a command or package is installed.
 present() {
     case $1 in
         python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null ;;
@@ -13,7 +13,7 @@ present() {
     esac
 }
 
-# The Debian package of a name.
+# Prints the Debian packages of a name.
 package() {
     case $1 in
         cc) echo gcc libc6-dev ;;
@@ -27,7 +27,7 @@ for name in "$@"; do
     if present "$name"; then
         continue
     elif [ "$name" = cargo ]; then
-        echo "Rust is missing: install it from https://rustup.rs, then try again" >&2
+        echo "Rust is missing: install it from https://rustup.rs and try again" >&2
         exit 1
     fi
     read -ra more <<<"$(package "$name")"
@@ -36,7 +36,7 @@ done
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "please install what Debian calls: ${packages[*]}" >&2
+    echo "apt-get is missing: please install ${packages[*]} (names of Debian packages)" >&2
     exit 1
 fi
 as_root=()

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the gateway and the worker of an older commit, and prints the folder they are in.
+# Builds the gateway and the worker of an older commit and prints their folder.
 #
 # Usage: previous.sh COMMIT
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 commit=$(git rev-parse --verify --quiet "$1^{commit}") || {
-    echo "there is no commit $1 here: fetch the history, or name one with PREVIOUS=COMMIT" >&2
+    echo "commit $1 not found: fetch the history, or choose a commit with PREVIOUS=COMMIT" >&2
     exit 1
 }
 folder=$PWD/.cache/previous/$commit

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks and tests everything, goes on after a failure, and ends with one line for all suites:
+# Runs all checks and tests, also after failures, and ends with one line for all suites:
 # "N passed, N failed".
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -9,8 +9,8 @@ failed=0
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
-# Reads a test runner's output, prints how many tests passed and failed: the sum of what cargo's
-# runners say, else the last line that counts.
+# Prints the numbers of passed and failed tests in a test runner's output: the sum over the summary lines
+# of cargo's runners, else the last line with counts.
 count() {
     sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
         function number(word,   at) {
@@ -22,8 +22,8 @@ count() {
         END { print (sum ? passed : p) + 0, (sum ? failed : f) + 0 }'
 }
 
-# suite NAME COMMAND...: runs tests and adds up their counts. A command that fails without naming
-# a failed test counts as one.
+# suite NAME COMMAND...: runs tests and adds up their counts. A command that fails without a failed test
+# counts as one failure.
 suite() {
     local p f status
     echo "=== $1"

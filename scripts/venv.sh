@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Brings .cache/venv-NAME to exactly the pinned versions of a requirements file. Where no such Python
-# is installed, uv fetches one. Silent when nothing is to be done.
+# Installs exactly the pinned versions of a requirements file into .cache/venv-NAME. If no matching Python
+# is installed, uv fetches one. Silent when the environment is up to date.
 #
-# Usage: venv.sh NAME PYTHON REQUIREMENTS     such as: venv.sh browser '>=3.11' verify/browser/requirements.txt
+# Usage: venv.sh NAME PYTHON REQUIREMENTS     for example: venv.sh browser '>=3.11' verify/browser/requirements.txt
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ if cmp --silent "$requirements" "$venv/requirements.txt"; then
   exit
 fi
 if ! "$uv" --version 2>/dev/null | grep -qF "uv $UV_VERSION "; then
-  echo "installing uv $UV_VERSION, which installs Python's packages"
+  echo "installing uv $UV_VERSION, which installs the Python packages"
   python3 -m venv .cache/venv-uv
   .cache/venv-uv/bin/pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 fi

