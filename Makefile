@@ -1,5 +1,5 @@
-# Everything a developer or a new user types. Nothing made here is committed: it goes to target/
-# (Rust) and .cache/ (all else).
+# All commands for users and developers. Build results go to target/ (Rust) and .cache/ (everything else);
+# none of them are committed.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,37 +28,37 @@ PREVIOUS ?= 55f033a
 ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
 export ORT_DYLIB_PATH
 
-help: ## list these targets
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build $(LIBRARY) $(DIGITS) ## show what batching does, on handwritten digits
+demo: build $(LIBRARY) $(DIGITS) ## measure the gain of batching on handwritten digits
 	target/release/batchfleet demo --model-repository $(MODELS) --digits $(DIGITS_TEST)
 
 serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=address:port
 	target/release/batchfleet serve --listen $(LISTEN) --admin-listen $(ADMIN_LISTEN) \
 		--model-repository $(MODELS) --log-format text
 
-test: $(LIBRARY) models ## check and test everything
+test: $(LIBRARY) models ## run all checks and tests
 	@scripts/prerequisites.sh redis-server curl prometheus node npm chromium
 	@scripts/test.sh
 
-pictures: ## play four stories on a fleet of real programs, and draw the boards of each; takes 10 minutes
+pictures: ## draw the boards during four incidents on a real fleet; takes 10 minutes
 	@scripts/prerequisites.sh redis-server prometheus node npm chromium pngquant
 	cargo build --locked --workspace --bins
 	dashboards/pictures.py
 
-figures: ## print the figures of a fleet of real programs: batches, 5,000 clients, memory, N
+figures: ## measure a real fleet: batch sizes, 5,000 clients, memory, N
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --workspace --bins
 	cargo test --locked -p batchfleet-testkit --test fleet --test tuning -- --nocapture --test-threads 1
 
-live-pictures: build $(LIBRARY) models ## take the pictures of the live page; takes a minute
+live-pictures: build $(LIBRARY) models ## take screenshots of the live page; takes a minute
 	@scripts/prerequisites.sh chromium
 	@scripts/venv.sh browser '>=3.11,<3.15' verify/browser/requirements.txt
 	PYTHONPATH=verify/conformance BATCHFLEET_PROGRAMS=target/release \
 		$(CACHE)/venv-browser/bin/python verify/browser/pictures.py docs/pictures
 
-goals: build ## print what the choice of N and of workers must reach in simulation, and reaches
+goals: build ## simulate the choice of N and of workers, and compare with the goals
 	target/release/batchfleet simulate --goals
 
 lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings denied
@@ -67,7 +67,7 @@ lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings den
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
 	scripts/deny.sh $(DENY)
 
-fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS for each reader
+fuzz: prerequisites ## fuzz the parsers for FUZZ_SECONDS each
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 	@for target in infer_json infer_binary wire config settings; do \
 		echo "=== $$target"; \
@@ -75,11 +75,11 @@ fuzz: prerequisites ## look for bytes that break what reads them; FUZZ_SECONDS f
 			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \
 	done
 
-simulate-delivery: ## the delivery of answers in SEEDS simulated worlds, each with its own faults
+simulate-delivery: ## simulate the delivery of answers with random faults, for SEEDS seeds
 	SIMULATION_SEEDS=$(SEEDS) cargo test --locked --release -p batchfleet-gateway --lib \
 		dispatch::simulation
 
-chaos: build ## play every fault under load; ONLY=F01,F14 SECONDS_EACH=60 for some, or shorter
+chaos: build ## inject every fault under load; ONLY=F01,F14 selects, SECONDS_EACH=60
 	@scripts/prerequisites.sh redis-server faketime
 	target/release/batchfleet-chaos $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) \
@@ -97,36 +97,36 @@ build: prerequisites ## build the release binaries
 
 onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 
-models: $(DIGITS) $(MAGIKA) ## make and fetch the demo models
+models: $(DIGITS) $(MAGIKA) ## generate and fetch the demo models
 
-test-cluster: build ## play what must hold on the cluster of KUBECONFIG; ONLY=step,scale_in for some
+test-cluster: build ## run the scenarios on the cluster of KUBECONFIG; ONLY=step,scale_in selects
 	@scripts/prerequisites.sh prometheus openssl
 	@python3 deploy/cluster/test.py $(subst $(COMMA), ,$(ONLY))
 
-chart: ## write what the chart has from elsewhere: its schema, and the custom resource
+chart: ## generate the chart's schema of values and its custom resource definition
 	cargo run --locked --quiet -p batchfleet-schema
 	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/crds/modelfleets.yaml
 
-images: build $(LIBRARY) $(CERTIFICATES) ## make the container images; TO=folder for archives, CUDA=1 for GPUs
+images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; TO=folder for archives, CUDA=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
 
-test-images: images models ## run a fleet from the images, kill a worker, check every answer
+test-images: images models ## test a fleet of containers from the images
 	@deploy/images/test.sh
 
 up: build $(LIBRARY) models ## start Redis, two gateways and two workers in the background
 	@scripts/prerequisites.sh redis-server curl
 	@deploy/local/fleet.sh up
 
-down: ## stop what `make up` started
+down: ## stop the fleet of `make up`
 	@deploy/local/fleet.sh down
 
-clean: down ## remove everything that was made
+clean: down ## remove all build results
 	rm -rf target $(CACHE)
 
 prerequisites:
 	@scripts/prerequisites.sh cargo cc python3 python3-venv
 
-# How the files above are made. A Python environment first: it brings pip, which fetches.
+# How the files above are made. The Python environment comes first, because pip fetches the others.
 
 $(PYTHON): | prerequisites
 	python3 -m venv $(CACHE)/venv

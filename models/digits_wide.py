@@ -73,7 +73,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def hidden_layers(random: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Random weights and biases; the first also brings pixels from 0..16 to about -1..1."""
+    """Random weights and biases. The first layer also scales pixels from 0..16 to about -1..1."""
     first = random.standard_normal((64, WIDTH)) / np.sqrt(64)
     second = random.standard_normal((WIDTH, WIDTH)) * np.sqrt(2 / WIDTH)
     first_bias = random.uniform(-0.5, 0.5, WIDTH) - first.sum(axis=0)
@@ -109,14 +109,14 @@ def predict(pixels: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> 
 
 
 def closest(answers: np.ndarray) -> float:
-    """The least distance between two rows, by their most different element."""
+    """Smallest distance between two rows, by the element in which they differ most."""
     distances = np.abs(answers[:, None] - answers[None]).max(axis=2)
     np.fill_diagonal(distances, np.inf)
     return distances.min()
 
 
 def model(layers: list[tuple[np.ndarray, np.ndarray]]) -> onnx.ModelProto:
-    """The same sums as `predict`, as a graph of any batch size."""
+    """The computation of `predict` as an ONNX graph for any batch size."""
     nodes, weights, value = [], [], "pixels"
     for number, (weight, bias) in enumerate(layers):
         weights += [
