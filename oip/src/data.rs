@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     fn of(datatype: Datatype, shape: &[u64], text: &str) -> Result<Vec<u8>, Problem> {
-        read(&mut Reader::new(text.as_bytes()).unwrap(), datatype, shape, 16)
+        read(&mut Reader::new(text.as_bytes()).unwrap(), datatype, shape)
     }
 
     #[test]
@@ -210,10 +210,8 @@ mod tests {
             of(Datatype::Bytes, &[2], r#"["", "é\u0000"]"#).unwrap(),
             b"\0\0\0\0\x03\0\0\0\xc3\xa9\0"
         );
-        assert_eq!(
-            of(Datatype::Bytes, &[1], r#"["12345678901234567"]"#).unwrap_err().code,
-            "bad_data"
-        );
+        let long = format!(r#"["{}"]"#, "a".repeat(MAX_ELEMENT_BYTES + 1));
+        assert_eq!(of(Datatype::Bytes, &[1], &long).unwrap_err().code, "bad_data");
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Problem {
     }
 
     /// The same problem, said to be at `place`.
+    #[must_use]
     pub fn within(self, place: impl std::fmt::Display) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
     }
