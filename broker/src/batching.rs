@@ -1,6 +1,6 @@
 //! How a worker chooses N and what came of it, for whoever wants to understand it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Batching {
     /// N: the most rows it claims and runs together.
     pub n: u32,
-    /// What decided about N, such as `slo`, `no_gain`, `rate_matched` or `fixed`.
-    pub bound: String,
+    /// What decided N.
+    pub bound: BatchBound,
     /// What N was chosen from: rows enough to keep up with the load, and the most that keep the
     /// latency target and bring more than latency.
     pub interval: (u32, u32),
@@ -62,7 +62,60 @@ impl Batching {
 
     /// N, where it does not follow from the load.
     pub fn by_hand(&self) -> Option<u32> {
-        matches!(self.bound.as_str(), "fixed" | "published" | "memory").then_some(self.n)
+        matches!(self.bound, BatchBound::Fixed | BatchBound::Published | BatchBound::Memory)
+            .then_some(self.n)
+    }
+}
+
+/// What decided N.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchBound {
+    /// The latency target: larger batches would exceed it.
+    #[default]
+    Slo,
+    /// The most rows that the model may run.
+    MaxBatch,
+    /// Larger batches would keep the target, but bring no throughput.
+    NoGain,
+    /// The load: larger batches would keep requests waiting while another worker is free.
+    RateMatched,
+    /// Requests already wait longer than the target: throughput goes first.
+    Backlog,
+    /// Not even one row keeps the target: throughput goes first.
+    SloInfeasible,
+    /// The worker was started with a fixed N.
+    Fixed,
+    /// A fixed N was published for the queue.
+    Published,
+    /// Larger batches ran out of memory.
+    Memory,
+    /// A reason that only a newer worker knows, as announced.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl BatchBound {
+    /// The text in announcements and explanations.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Slo => "slo",
+            Self::MaxBatch => "max_batch",
+            Self::NoGain => "no_gain",
+            Self::RateMatched => "rate_matched",
+            Self::Backlog => "backlog",
+            Self::SloInfeasible => "slo_infeasible",
+            Self::Fixed => "fixed",
+            Self::Published => "published",
+            Self::Memory => "memory",
+            Self::Other(code) => code,
+        }
+    }
+}
+
+impl fmt::Display for BatchBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
     }
 }
 
@@ -128,5 +181,36 @@ impl Release {
     /// The reason with this wire code.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|release| release.code() == code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_is_its_code_in_json_and_an_unknown_one_survives() {
+        use BatchBound::{
+            Backlog, Fixed, MaxBatch, Memory, NoGain, Other, Published, RateMatched, Slo,
+            SloInfeasible,
+        };
+        let known = [
+            (Slo, "slo"),
+            (MaxBatch, "max_batch"),
+            (NoGain, "no_gain"),
+            (RateMatched, "rate_matched"),
+            (Backlog, "backlog"),
+            (SloInfeasible, "slo_infeasible"),
+            (Fixed, "fixed"),
+            (Published, "published"),
+            (Memory, "memory"),
+            (Other("of_the_future".into()), "of_the_future"),
+        ];
+        for (bound, code) in known {
+            let json = serde_json::to_string(&bound).unwrap();
+            assert_eq!(json, format!("{code:?}"));
+            assert_eq!(bound.code(), code);
+            assert_eq!(serde_json::from_str::<BatchBound>(&json).unwrap(), bound);
+        }
     }
 }

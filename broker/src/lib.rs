@@ -21,7 +21,7 @@ pub mod trace;
 pub mod traffic;
 pub mod wire;
 
-pub use batching::{Batching, RecentBatch, Release};
+pub use batching::{BatchBound, Batching, RecentBatch, Release};
 pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{Announcement, ModelSpec, TensorSpec};

@@ -1,5 +1,7 @@
 //! What workers tell about the models they serve; gateways learn models and shapes from it.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Batching, Datatype, QueueName, WorkerId};
@@ -24,9 +26,10 @@ pub struct ModelSpec {
     pub platform: String,
     /// Triton's backend name, such as `onnxruntime`.
     pub backend: String,
-    /// The most rows one request may have. 0: the model has no batch dimension, requests are
-    /// never joined, and shapes are taken as they are.
-    pub max_batch: u32,
+    /// The most rows of one request. `None` (in JSON 0): the model has no batch dimension, so
+    /// requests are never joined and shapes are taken as they are.
+    #[serde(with = "zero_for_none")]
+    pub max_batch: Option<NonZeroU32>,
     /// Inputs, in the model's order.
     pub inputs: Vec<TensorSpec>,
     /// Outputs, in the model's order.
@@ -36,7 +39,33 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// Whether requests are joined along their first dimension.
     pub const fn batches(&self) -> bool {
-        self.max_batch > 0
+        self.max_batch.is_some()
+    }
+
+    /// The most rows that the model runs for one request: 1 if it does not batch.
+    pub fn max_rows(&self) -> u32 {
+        self.max_batch.map_or(1, NonZeroU32::get)
+    }
+}
+
+/// `None` as the number 0.
+mod zero_for_none {
+    use std::num::NonZeroU32;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(
+        number: &Option<NonZeroU32>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(number.map_or(0, NonZeroU32::get))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<NonZeroU32>, D::Error> {
+        u32::deserialize(deserializer).map(NonZeroU32::new)
     }
 }
 
@@ -88,6 +117,29 @@ impl Announcement {
             tracing: false,
             live: true,
             promised: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_batch_limit_is_a_number_in_json_and_0_where_there_is_none() {
+        for (max_batch, number) in [(None, 0), (NonZeroU32::new(8), 8)] {
+            let spec = ModelSpec {
+                queue: QueueName::new("m", 1),
+                platform: String::new(),
+                backend: String::new(),
+                max_batch,
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+            };
+            let json = serde_json::to_value(&spec).unwrap();
+            assert_eq!(json["max_batch"], number);
+            assert_eq!(serde_json::from_value::<ModelSpec>(json).unwrap(), spec);
+            assert_eq!((spec.batches(), spec.max_rows()), (number > 0, number.max(1)));
         }
     }
 }

@@ -8,7 +8,7 @@ pub(crate) fn word(worker: u128, queue: QueueName) -> Announcement {
         queue,
         platform: String::new(),
         backend: String::new(),
-        max_batch: 64,
+        max_batch: std::num::NonZeroU32::new(64),
         inputs: Vec::new(),
         outputs: Vec::new(),
     };
@@ -19,7 +19,7 @@ pub(crate) fn word(worker: u128, queue: QueueName) -> Announcement {
 /// 17 rows a batch within its target of 100 ms.
 pub(crate) fn measured(worker: u128, queue: QueueName, slower: f64) -> Announcement {
     let curve = [1_u32, 8, 64].map(|rows| (rows, slower * (8.0 + 2.0 * f64::from(rows)))).to_vec();
-    let batching = Batching { slo_ms: 100.0, curve, bound: "slo".into(), ..Batching::default() };
+    let batching = Batching { slo_ms: 100.0, curve, ..Batching::default() };
     let capacity = 400.0 / slower;
     Announcement { capacity, batching: Some(batching), ..word(worker, queue) }
 }

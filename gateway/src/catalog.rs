@@ -186,7 +186,7 @@ mod tests {
             queue: QueueName::new("m", version),
             platform: String::new(),
             backend: String::new(),
-            max_batch: 8,
+            max_batch: std::num::NonZeroU32::new(8),
             inputs: Vec::new(),
             outputs: Vec::new(),
         };

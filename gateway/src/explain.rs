@@ -1,7 +1,7 @@
 //! Why batches are as large as they are, how many workers the load wants, and what more of it would
 //! change: the answer to `GET /v2/models/{model}/batching`. Pure.
 
-use batchfleet_broker::{Announcement, Batching, QueueName};
+use batchfleet_broker::{Announcement, BatchBound, Batching, QueueName};
 use batchfleet_policy::{Speed, UTILIZATION, fewest};
 use serde::{Deserialize, Serialize};
 
@@ -133,8 +133,8 @@ pub(crate) fn speed(said: &Batching) -> Option<Speed> {
 fn why(said: &Batching) -> String {
     let Batching { n, slo_ms, workers, .. } = *said;
     let rows = |rows: u32| if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
-    let reason = match said.bound.as_str() {
-        "slo" => {
+    let reason = match &said.bound {
+        BatchBound::Slo => {
             let most = rows(said.slo_n.unwrap_or(n));
             format!(
                 "{most} are the most that keep the latency target of {slo_ms:.0} ms, because a \
@@ -142,27 +142,27 @@ fn why(said: &Batching) -> String {
                  cost throughput"
             )
         }
-        "no_gain" if n == 1 => "larger batches take as much longer as they hold more".to_owned(),
-        "no_gain" => format!("more than {} a batch would hardly be faster per row", rows(n)),
-        "max_batch" => {
+        BatchBound::NoGain if n == 1 => "larger batches take as much longer as they hold more".to_owned(),
+        BatchBound::NoGain => format!("more than {} a batch would hardly be faster per row", rows(n)),
+        BatchBound::MaxBatch => {
             let most = said.curve.last().map_or(n, |&(rows, _)| rows);
             format!("the model may run {most} at once, and fewer than {n} would cost throughput")
         }
-        "rate_matched" => format!(
+        BatchBound::RateMatched => format!(
             "{workers} workers share {:.0} rows per second; whoever claimed more would keep them \
              waiting while another worker is free",
             said.rows_per_second.unwrap_or_default()
         ),
-        "backlog" => format!(
+        BatchBound::Backlog => format!(
             "requests already wait for longer than {slo_ms:.0} ms, so throughput goes first"
         ),
-        "slo_infeasible" => format!(
+        BatchBound::SloInfeasible => format!(
             "not even one row keeps the latency target of {slo_ms:.0} ms, so throughput goes first"
         ),
-        "fixed" => "the worker was started with it".to_owned(),
-        "published" => "it was published for all workers".to_owned(),
-        "memory" => "larger batches ran out of the memory there is".to_owned(),
-        other => other.to_owned(),
+        BatchBound::Fixed => "the worker was started with it".to_owned(),
+        BatchBound::Published => "it was published for all workers".to_owned(),
+        BatchBound::Memory => "larger batches ran out of the memory there is".to_owned(),
+        BatchBound::Other(code) => code.clone(),
     };
     format!("N = {n}: {reason}")
 }
@@ -174,19 +174,19 @@ mod tests {
     use super::*;
 
     /// L(b) = 8 + 2 b milliseconds.
-    fn word(worker: u128, n: u32, bound: &str, capacity: f64) -> Announcement {
+    fn word(worker: u128, n: u32, bound: BatchBound, capacity: f64) -> Announcement {
         let spec = ModelSpec {
             queue: QueueName::new("m", 3),
             platform: String::new(),
             backend: String::new(),
-            max_batch: 64,
+            max_batch: std::num::NonZeroU32::new(64),
             inputs: Vec::new(),
             outputs: Vec::new(),
         };
         let curve = [1_u32, 8, 64].map(|rows| (rows, 8.0 + 2.0 * f64::from(rows))).to_vec();
         let batching = Batching {
             n,
-            bound: bound.to_owned(),
+            bound,
             slo_ms: 100.0,
             curve,
             full_load_n: 17,
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn says_how_many_workers_a_load_wants_and_what_twice_as_much_would_change() {
-        let words = [word(1, 2, "rate_matched", 400.0), word(2, 3, "rate_matched", 390.0)];
+        let words = [word(1, 2, BatchBound::RateMatched, 400.0), word(2, 3, BatchBound::RateMatched, 390.0)];
         let fleet = explain(&words, Some(300.0));
         assert!((fleet.capacity - 790.0).abs() < 1e-9);
         assert_eq!(
@@ -229,24 +229,24 @@ mod tests {
     #[test]
     fn every_reason_is_a_sentence() {
         for bound in [
-            "slo",
-            "no_gain",
-            "max_batch",
-            "rate_matched",
-            "backlog",
-            "slo_infeasible",
-            "fixed",
-            "published",
-            "memory",
+            BatchBound::Slo,
+            BatchBound::NoGain,
+            BatchBound::MaxBatch,
+            BatchBound::RateMatched,
+            BatchBound::Backlog,
+            BatchBound::SloInfeasible,
+            BatchBound::Fixed,
+            BatchBound::Published,
+            BatchBound::Memory,
         ] {
-            let why = explain(&[word(1, 4, bound, 400.0)], None).why;
-            assert!(why.starts_with("N = 4: ") && !why.ends_with(bound), "{why}");
+            let why = explain(&[word(1, 4, bound.clone(), 400.0)], None).why;
+            assert!(why.starts_with("N = 4: ") && !why.ends_with(bound.code()), "{why}");
         }
     }
 
     #[test]
     fn survives_the_way_to_whoever_asked() {
-        let fleet = explain(&[word(1, 4, "slo", 400.0)], Some(1.0));
+        let fleet = explain(&[word(1, 4, BatchBound::Slo, 400.0)], Some(1.0));
         let text = serde_json::to_string(&fleet).unwrap();
         assert_eq!(serde_json::from_str::<Explanation>(&text).unwrap(), fleet);
     }

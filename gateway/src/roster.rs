@@ -41,7 +41,7 @@ mod tests {
             queue: QueueName::new("m", 1),
             platform: String::new(),
             backend: String::new(),
-            max_batch: 1,
+            max_batch: std::num::NonZeroU32::new(1),
             inputs: Vec::new(),
             outputs: Vec::new(),
         };

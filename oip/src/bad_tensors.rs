@@ -88,7 +88,7 @@ fn b42_rows_agree_and_are_no_more_than_the_model_takes() {
     assert_eq!(rows(4, 4).unwrap().rows, 4);
     assert_eq!(verdict(rows(5, 5)), "batch_too_large");
     assert_eq!(verdict(rows(2, 3)), "bad_shape");
-    let single = ModelSpec { max_batch: 0, ..simple(Datatype::Int8) };
+    let single = ModelSpec { max_batch: None, ..simple(Datatype::Int8) };
     let request = parsed(&single, request(Datatype::Int8, "[9,1]", "[1,2,3,4,5,6,7,8,9]")).unwrap();
     assert_eq!(request.rows, 1);
 }

@@ -1,5 +1,7 @@
 //! What a server says about itself and its models.
 
+use std::num::NonZeroU32;
+
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 use serde::{Deserialize, Serialize};
 
@@ -120,7 +122,7 @@ pub fn config(model: &ModelSpec) -> ModelConfig<'_> {
         platform: &model.platform,
         backend: &model.backend,
         version_policy: VersionPolicy { all: Nothing {} },
-        max_batch_size: model.max_batch,
+        max_batch_size: model.max_batch.map_or(0, NonZeroU32::get),
         input: input.collect(),
         output: output.collect(),
         dynamic_batching: model.batches().then_some(DynamicBatching {
@@ -208,7 +210,7 @@ mod tests {
             queue: QueueName::new("digits", 3),
             platform: "onnxruntime_onnx".into(),
             backend: "onnxruntime".into(),
-            max_batch,
+            max_batch: NonZeroU32::new(max_batch),
             inputs: vec![tensor("x", Datatype::Fp32, &[-1, 64])],
             outputs: vec![tensor("label", Datatype::Bytes, &[-1, 1])],
         }

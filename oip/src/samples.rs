@@ -19,7 +19,7 @@ pub(super) fn model(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> ModelS
         queue: QueueName::new("sample", 7),
         platform: "onnxruntime_onnx".into(),
         backend: "onnxruntime".into(),
-        max_batch: 4,
+        max_batch: std::num::NonZeroU32::new(4),
         inputs,
         outputs,
     }

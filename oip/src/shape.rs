@@ -73,9 +73,7 @@ pub(super) fn fit(shape: &[u64], spec: &TensorSpec, batches: bool) -> Result<(),
 /// How many rows a request with these inputs takes: their common first dimension, or 1 for a model
 /// that does not batch.
 pub(super) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem> {
-    if !model.batches() {
-        return Ok(1);
-    }
+    let Some(most) = model.max_batch else { return Ok(1) };
     let mut sizes = inputs.iter().filter_map(|input| input.shape.first());
     let rows = sizes.next().copied().unwrap_or(1);
     if sizes.any(|other| *other != rows) {
@@ -84,13 +82,10 @@ pub(super) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem>
     if rows == 0 {
         return Err(bad("the batch dimension, the first of the shape, is 0"));
     }
-    u32::try_from(rows).ok().filter(|rows| *rows <= model.max_batch).ok_or_else(|| {
+    u32::try_from(rows).ok().filter(|rows| *rows <= most.get()).ok_or_else(|| {
         Problem::bad(
             "batch_too_large",
-            format!(
-                "a request may have {} rows for this model, this one has {rows}",
-                model.max_batch
-            ),
+            format!("a request may have {most} rows for this model, this one has {rows}"),
         )
     })
 }

@@ -81,7 +81,7 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use batchfleet_broker::{
-        BatchWish, Broker, Guidance, ModelSpec, Observer, QueueName, Target, Wish, WorkerId,
+        BatchBound, BatchWish, Broker, Guidance, ModelSpec, Observer, QueueName, Target, Wish, WorkerId,
         memory::MemoryBroker,
     };
     use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
@@ -111,7 +111,7 @@ mod tests {
                 queue,
                 platform: String::new(),
                 backend: String::new(),
-                max_batch: 8,
+                max_batch: std::num::NonZeroU32::new(8),
                 inputs: Vec::new(),
                 outputs: Vec::new(),
             };
@@ -161,7 +161,7 @@ mod tests {
         bench.tuner.lock().limit(Duration::ZERO);
         sleep(EVERY).await;
         assert_eq!(bench.pace().await, (400, 4, true));
-        assert_eq!(bench.announced().await.batching.unwrap().bound, "published");
+        assert_eq!(bench.announced().await.batching.unwrap().bound, BatchBound::Published);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,11 +24,11 @@ pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), 
 
 /// All inputs have the job's rows, and not more than a request may have.
 fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
-    if !spec.batches() {
+    let Some(most) = spec.max_batch else {
         return if job.rows == 1 { Ok(()) } else { Err("this model does not batch".to_owned()) };
-    }
-    if !(1..=spec.max_batch).contains(&job.rows) {
-        return Err(format!("expected 1 to {} rows, got {}", spec.max_batch, job.rows));
+    };
+    if !(1..=most.get()).contains(&job.rows) {
+        return Err(format!("expected 1 to {most} rows, got {}", job.rows));
     }
     let fits = |tensor: &Tensor| tensor.shape.first() == Some(&u64::from(job.rows));
     if job.inputs.iter().all(fits) {

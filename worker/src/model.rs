@@ -1,6 +1,6 @@
 //! One model of a worker: loaded and warmed on the thread that will run it, then served.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use batchfleet_broker::{Announcement, Consumer, ModelSpec, QueueName, WorkerId};
 use batchfleet_policy::{BatchMode, BatchPolicy, Demand};
@@ -169,7 +169,8 @@ fn plan(
     info!(%model, provider, limit, "loaded and warmed up");
     let mut spec = engine.spec().clone();
     if cost.has_fixed_sizes() {
-        spec.max_batch = spec.max_batch.min(cost.largest());
+        let largest = NonZeroU32::new(cost.largest());
+        spec.max_batch = spec.max_batch.min(largest);
     }
     let plan = Plan {
         spec: Arc::new(spec),
@@ -196,7 +197,7 @@ fn check_watchdog(plan: &Plan, limit: u32) -> Result<(), InvalidSettings> {
         )));
     }
     // One request may be larger than N.
-    let largest = plan.spec.max_batch.max(1);
+    let largest = plan.spec.max_rows();
     let longest = plan.cost.latency(largest);
     if longest * WATCHDOG_MARGIN > max_batch_time {
         warn!(

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{BatchWish, Batching, Delivery, Guidance, RecentBatch, Release};
-use batchfleet_policy::{ArrivalRate, BatchMode, BatchPolicy, Choice, CostModel, Demand, doomed};
+use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch, Release};
+use batchfleet_policy::{ArrivalRate, BatchMode, BatchPolicy, Bound, Choice, CostModel, Demand, doomed};
 use tokio::time::Instant;
 
 use crate::ceiling::Ceiling;
@@ -207,7 +207,7 @@ impl Tuner {
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         Batching {
             n: self.n(),
-            bound: if is_memory { "memory" } else { bound.code() }.to_owned(),
+            bound: if is_memory { BatchBound::Memory } else { announced(bound) },
             interval,
             full_load_n: self.full_load_n(),
             slo_n: n_star,
@@ -233,6 +233,20 @@ impl Tuner {
     /// Rows that arrive for all workers: the broker gives each about as many.
     fn rows_per_second(&self) -> Option<f64> {
         Some(self.arrivals.per_second()? * f64::from(self.workers))
+    }
+}
+
+/// The bound as announcements name it.
+const fn announced(bound: Bound) -> BatchBound {
+    match bound {
+        Bound::Slo => BatchBound::Slo,
+        Bound::MaxBatch => BatchBound::MaxBatch,
+        Bound::NoGain => BatchBound::NoGain,
+        Bound::RateMatched => BatchBound::RateMatched,
+        Bound::Backlog => BatchBound::Backlog,
+        Bound::SloInfeasible => BatchBound::SloInfeasible,
+        Bound::Fixed => BatchBound::Fixed,
+        Bound::Published => BatchBound::Published,
     }
 }
 
@@ -267,15 +281,14 @@ mod tests {
             tuner.hear(target(epoch, batch, slo_ms));
             (tuner.limit(Duration::ZERO), tuner.report().bound)
         };
-        let says = |n, bound: &str| (n, bound.to_owned());
         let alone = told(5, BatchWish::Auto, None);
-        assert!((17..=19).contains(&alone.0) && alone.1 == "slo", "{alone:?}");
-        assert_eq!(told(6, BatchWish::Rows(7), None), says(7, "published"));
-        assert_eq!(told(6, BatchWish::Rows(9), None), says(7, "published"), "an old word");
-        assert_eq!(told(7, BatchWish::Rows(9999), None), says(128, "published"));
+        assert!((17..=19).contains(&alone.0) && alone.1 == BatchBound::Slo, "{alone:?}");
+        assert_eq!(told(6, BatchWish::Rows(7), None), (7, BatchBound::Published));
+        assert_eq!(told(6, BatchWish::Rows(9), None), (7, BatchBound::Published), "an old word");
+        assert_eq!(told(7, BatchWish::Rows(9999), None), (128, BatchBound::Published));
         let hurried = told(8, BatchWish::Auto, Some(50.0));
         assert!(hurried.0 < alone.0 / 2, "{hurried:?}");
-        assert_eq!(told(9, BatchWish::Own, None), says(32, "fixed"));
+        assert_eq!(told(9, BatchWish::Own, None), (32, BatchBound::Fixed));
     }
 
     #[tokio::test(start_paused = true)]
@@ -291,7 +304,7 @@ mod tests {
         }
         // 400 rows a second for four workers: each has one every 10 ms, and takes 10 ms for it.
         let report = tuner.report();
-        assert!(report.n < full_load / 2 && report.bound == "rate_matched", "{report:?}");
+        assert!(report.n < full_load / 2 && report.bound == BatchBound::RateMatched, "{report:?}");
         assert!((390.0..410.0).contains(&report.rows_per_second.unwrap()), "{report:?}");
         assert!((1..=2).contains(&report.interval.0), "{report:?}");
         assert_eq!(report.full_load_n, full_load);
@@ -333,7 +346,7 @@ mod tests {
     async fn memory_goes_before_everything() {
         let mut tuner = tuner(BatchMode::Fixed(64));
         assert_eq!(tuner.out_of_memory(64), 32);
-        assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound.as_str()), (32, "memory"));
+        assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (32, BatchBound::Memory));
         assert_eq!(tuner.report().full_load_n, 32);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
     time::Duration,
 };
 
@@ -65,7 +66,8 @@ pub(crate) fn warm_up(
     let model = engine.spec().queue.to_string();
     let (mut times, mut usable) = (Vec::new(), 1);
     let (mut golden, mut mismatch) = (None, None);
-    for rows in sizes(&climb.sizes, climb.up_to, engine.spec().max_batch) {
+    let max_batch = engine.spec().max_batch;
+    for rows in sizes(&climb.sizes, climb.up_to, max_batch) {
         let Measured { took, outputs } = match measure(engine, shapes, rows) {
             Ok(measured) => measured,
             Err(error) if times.is_empty() => return Err(error),
@@ -83,8 +85,8 @@ pub(crate) fn warm_up(
         }
         usable = rows;
     }
-    let max_batch = engine.spec().max_batch;
-    let nothing = || EngineError::Failed(format!("all sizes are above its {max_batch} rows"));
+    let most = engine.spec().max_rows();
+    let nothing = || EngineError::Failed(format!("all sizes are above its {most} rows"));
     let cost = CostModel::from_profile(&times).ok_or_else(nothing)?;
     let cost = if climb.sizes.is_empty() { cost } else { cost.with_fixed_sizes() };
     Ok(Profile { cost, usable, mismatch })
@@ -92,8 +94,9 @@ pub(crate) fn warm_up(
 
 /// 1, 2, 4, ... and the largest itself; only 1 for a model that does not batch. If `only` some are
 /// allowed, those the model can run, up to the first that holds `up_to` rows.
-fn sizes(only: &[u32], up_to: u32, max_batch: u32) -> Vec<u32> {
-    if !only.is_empty() && max_batch > 0 {
+fn sizes(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32> {
+    let Some(max_batch) = max_batch.map(NonZeroU32::get) else { return vec![1] };
+    if !only.is_empty() {
         let only: BTreeSet<u32> = only.iter().copied().filter(|&rows| rows <= max_batch).collect();
         let enough = only.range(up_to..).next().copied().unwrap_or(max_batch);
         return only.into_iter().take_while(|&rows| rows <= enough).collect();
@@ -174,7 +177,7 @@ mod tests {
             queue: QueueName::new("m", 1),
             platform: String::new(),
             backend: String::new(),
-            max_batch,
+            max_batch: NonZeroU32::new(max_batch),
             inputs: vec![input],
             outputs: Vec::new(),
         };
@@ -218,9 +221,10 @@ mod tests {
         for (max_batch, expected) in
             [(0, vec![1]), (1, vec![1]), (8, vec![1, 2, 4, 8]), (6, vec![1, 2, 4, 6])]
         {
-            assert_eq!(sizes(&[], u32::MAX, max_batch), expected, "{max_batch}");
+            let limit = NonZeroU32::new(max_batch);
+            assert_eq!(sizes(&[], u32::MAX, limit), expected, "{max_batch}");
         }
-        assert_eq!(sizes(&[], 5, 64), [1, 2, 4, 5]);
+        assert_eq!(sizes(&[], 5, NonZeroU32::new(64)), [1, 2, 4, 5]);
     }
 
     #[test]
@@ -233,7 +237,8 @@ mod tests {
             (99, 0, vec![1]),
             (99, 3, vec![]),
         ] {
-            assert_eq!(sizes(&[16, 4, 32, 16], up_to, max_batch), expected, "{up_to} {max_batch}");
+            let limit = NonZeroU32::new(max_batch);
+            assert_eq!(sizes(&[16, 4, 32, 16], up_to, limit), expected, "{up_to} {max_batch}");
         }
     }
 

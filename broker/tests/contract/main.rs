@@ -188,7 +188,7 @@ fn spec() -> ModelSpec {
         queue: queue(),
         platform: "onnxruntime_onnx".into(),
         backend: "onnxruntime".into(),
-        max_batch: 8,
+        max_batch: std::num::NonZeroU32::new(8),
         inputs: vec![tensor.clone()],
         outputs: vec![tensor],
     }

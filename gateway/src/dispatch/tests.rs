@@ -105,7 +105,7 @@ pub(super) fn spec() -> ModelSpec {
         queue: QueueName::new("m", 1),
         platform: "test".to_owned(),
         backend: "test".to_owned(),
-        max_batch: 8,
+        max_batch: std::num::NonZeroU32::new(8),
         inputs: vec![tensor("in")],
         outputs: vec![tensor("out")],
     }

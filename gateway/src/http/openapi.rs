@@ -24,7 +24,7 @@ fn simple(datatype: Datatype) -> ModelSpec {
         queue: QueueName::new("sample", 7),
         platform: "onnxruntime_onnx".into(),
         backend: "onnxruntime".into(),
-        max_batch: 4,
+        max_batch: std::num::NonZeroU32::new(4),
         inputs: vec![tensor("x", datatype)],
         outputs: vec![tensor("y", Datatype::Fp32)],
     }

@@ -23,7 +23,7 @@ pub fn model(datatypes: &[Datatype]) -> ModelSpec {
         queue: QueueName::new("m", 1),
         platform: "fuzz".to_owned(),
         backend: "fuzz".to_owned(),
-        max_batch: 64,
+        max_batch: std::num::NonZeroU32::new(64),
         inputs: tensors("I"),
         outputs: tensors("I"),
     }

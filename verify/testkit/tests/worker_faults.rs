@@ -109,7 +109,7 @@ async fn live(consumer: Arc<dyn Consumer>, worker: WorkerId) {
         queue: queue(),
         platform: String::new(),
         backend: String::new(),
-        max_batch: 64,
+        max_batch: std::num::NonZeroU32::new(64),
         inputs: Vec::new(),
         outputs: Vec::new(),
     };

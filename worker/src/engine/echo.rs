@@ -7,7 +7,7 @@
 
 mod faults;
 
-use std::{thread, time::Duration};
+use std::{num::NonZeroU32, thread, time::Duration};
 
 use batchfleet_broker::{ModelSpec, Tensor, TensorSpec};
 
@@ -34,10 +34,10 @@ impl Echo {
                 source.contradiction("an echo needs inputs, and as many outputs of the same types")
             );
         }
-        let max_batch = config.max_batch.unwrap_or(max_batch);
+        let max_batch = NonZeroU32::new(config.max_batch.unwrap_or(max_batch));
         let with_batch = |spec: &TensorSpec| {
             let mut spec = spec.clone();
-            if max_batch > 0 {
+            if max_batch.is_some() {
                 spec.shape.insert(0, -1);
             }
             spec

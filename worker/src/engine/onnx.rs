@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     fmt::Debug,
+    num::NonZeroU32,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -193,7 +194,7 @@ impl Onnx {
             queue: source.queue.clone(),
             platform: "onnxruntime_onnx".to_owned(),
             backend: "onnxruntime".to_owned(),
-            max_batch,
+            max_batch: NonZeroU32::new(max_batch),
             inputs,
             outputs,
         };

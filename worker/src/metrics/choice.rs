@@ -153,7 +153,7 @@ impl Choice {
         self.overloaded.set(batching.overloaded.into());
         self.epoch.set(i64::try_from(batching.epoch).unwrap_or(i64::MAX));
         for (code, gauge) in &self.bounds {
-            gauge.set((*code == batching.bound).into());
+            gauge.set((*code == batching.bound.code()).into());
         }
         let [model, version] = &self.labels;
         for (rows, ms) in &batching.curve {

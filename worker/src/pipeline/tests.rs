@@ -49,7 +49,7 @@ fn plan(limit: u32) -> Plan {
             queue: queue(),
             platform: String::new(),
             backend: String::new(),
-            max_batch: 64,
+            max_batch: std::num::NonZeroU32::new(64),
             inputs: vec![spec("X")],
             outputs: vec![spec("X")],
         }),
