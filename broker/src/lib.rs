@@ -24,7 +24,7 @@ pub mod wire;
 pub use batching::{BatchBound, Batching, RecentBatch, Release};
 pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
-pub use model::{Announcement, ModelSpec, TensorSpec};
+pub use model::{Announcement, FleetSnapshot, ModelSpec, ObservedWorker, Promise, TensorSpec};
 pub use roles::{
     Backlog, Broker, BrokerError, Consumer, Controller, Inbound, Observer, Producer, Settlement,
 };

@@ -17,9 +17,9 @@ use tokio::{
 
 use self::queue::Queue;
 use crate::{
-    Announcement, Backlog, Broker, BrokerError, Consumer, Controller, Delivery, EntryId, GatewayId,
-    Guidance, Inbound, Job, Observer, Producer, QueueName, Reply, Settlement, Target, Traffic,
-    TrafficReport, Wish, WorkerId,
+    Announcement, Backlog, Broker, BrokerError, Consumer, Controller, Delivery, EntryId,
+    FleetSnapshot, GatewayId, Guidance, Inbound, Job, ObservedWorker, Observer, Producer, Promise,
+    QueueName, Reply, Settlement, Target, Traffic, TrafficReport, Wish, WorkerId,
     roles::{CLAIM_WAIT, COUNTED, GUIDANCE_WAIT, LEASE, LIVENESS, PROMISED, REMEMBERED},
 };
 
@@ -296,21 +296,23 @@ struct MemoryObserver(Arc<Shared>);
 
 #[async_trait]
 impl Observer for MemoryObserver {
-    async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError> {
+    async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
         let mut workers = lock(&self.0.workers);
         workers.retain(|_, presence| presence.seen.elapsed() < REMEMBERED);
-        let announce = |presence: &Presence| Announcement {
+        let observe = |presence: &Presence| ObservedWorker {
+            announcement: presence.announcement.clone(),
             live: presence.live(),
-            ..presence.announcement.clone()
         };
         let mut promises = lock(&self.0.promises);
         promises.retain(|_, (made, _)| made.elapsed() < REMEMBERED);
-        let promised = |(made, word): &(Instant, Announcement)| Announcement {
-            live: false,
-            promised: made.elapsed() < PROMISED,
-            ..word.clone()
+        let promise = |(made, expected): &(Instant, Announcement)| Promise {
+            expected: expected.clone(),
+            holds: made.elapsed() < PROMISED,
         };
-        Ok(promises.values().map(promised).chain(workers.values().map(announce)).collect())
+        Ok(FleetSnapshot {
+            workers: workers.values().map(observe).collect(),
+            promises: promises.values().map(promise).collect(),
+        })
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
@@ -353,9 +355,9 @@ impl Controller for MemoryController {
         Ok(epoch)
     }
 
-    async fn promise(&self, word: &Announcement) -> Result<(), BrokerError> {
-        let promise = (Instant::now(), word.clone());
-        lock(&self.0.promises).insert(word.model.queue.clone(), promise);
+    async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
+        let promise = (Instant::now(), expected.clone());
+        lock(&self.0.promises).insert(expected.model.queue.clone(), promise);
         Ok(())
     }
 

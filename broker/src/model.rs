@@ -54,7 +54,7 @@ mod zero_for_none {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
     pub(super) fn serialize<S: Serializer>(
         number: &Option<NonZeroU32>,
         serializer: S,
@@ -69,42 +69,79 @@ mod zero_for_none {
     }
 }
 
-/// A worker's word that it is ready to serve a model; renewed while it lives.
+/// What a worker that is ready to serve a model announces, renewed while the worker lives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// Who serves, as [`WorkerId`] prints.
+    /// The worker, as [`WorkerId`] prints.
     pub worker: String,
-    /// What is served.
+    /// The model it serves.
     pub model: ModelSpec,
-    /// Rows per second it can do within its latency target, as it measured; 0 before it has.
+    /// Rows per second within the latency target, as measured; 0 before the first measurement.
     #[serde(default)]
     pub capacity: f64,
-    /// The most rows it runs together: its N; 0 before it knows.
+    /// N, the most rows in a batch; 0 before the worker has chosen it.
     #[serde(default)]
     pub batch_limit: u32,
-    /// How it chooses N; `None` from those that do not say.
+    /// How the worker chooses N; `None` from programs that do not announce it.
     #[serde(default)]
     pub batching: Option<Batching>,
-    /// The machine or pod it runs on, for whoever starts and ends workers; empty from those that do
-    /// not say.
+    /// The machine or pod of the worker, by which the controller finds it; empty from programs that
+    /// do not announce it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
-    /// Whether it records traces, and so reads what trace a job belongs to.
+    /// Whether the worker records traces, and so can read a job that names its trace.
     #[serde(default)]
     pub tracing: bool,
-    /// Whether the worker still lives: its latest renewal is younger than the liveness period. A
-    /// model whose every worker is gone stays known, so that callers hear "no worker", not "no
-    /// such model".
-    #[serde(skip)]
+}
+
+/// A worker as an observer sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObservedWorker {
+    /// Its last announcement.
+    pub announcement: Announcement,
+    /// Whether the last renewal is younger than [`LIVENESS`](crate::roles::LIVENESS). A dead worker
+    /// stays known for an hour, so that its model gets the answer "no worker" and not "no such
+    /// model".
     pub live: bool,
-    /// Not a worker's word but a controller's: nobody serves the model now, and somebody will as
-    /// soon as it is asked for.
-    #[serde(skip)]
-    pub promised: bool,
+}
+
+impl ObservedWorker {
+    /// A worker that lives.
+    pub const fn live(announcement: Announcement) -> Self {
+        Self { announcement, live: true }
+    }
+
+    /// A worker that is dead.
+    pub const fn dead(announcement: Announcement) -> Self {
+        Self { announcement, live: false }
+    }
+
+    /// Whether the worker lives and serves `queue`.
+    pub fn serves(&self, queue: &QueueName) -> bool {
+        self.live && self.announcement.model.queue == *queue
+    }
+}
+
+/// A controller's promise: no worker serves the model, but one starts when a request arrives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Promise {
+    /// What that worker is expected to announce; `worker` names the controller.
+    pub expected: Announcement,
+    /// Whether the promise was renewed within [`PROMISED`](crate::roles::PROMISED).
+    pub holds: bool,
+}
+
+/// All workers and promises of the last hour, read at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FleetSnapshot {
+    /// Live workers, and those that died within the hour.
+    pub workers: Vec<ObservedWorker>,
+    /// Promises, one per queue at most.
+    pub promises: Vec<Promise>,
 }
 
 impl Announcement {
-    /// `worker` serves `model`; how fast, it has yet to say.
+    /// `worker` serves `model` and has measured nothing yet.
     pub fn new(worker: WorkerId, model: ModelSpec) -> Self {
         let worker = worker.to_string();
         Self {
@@ -115,8 +152,6 @@ impl Announcement {
             batching: None,
             host: String::new(),
             tracing: false,
-            live: true,
-            promised: false,
         }
     }
 }

@@ -98,12 +98,12 @@ impl RedisBroker {
         let mut told = false;
         loop {
             match Self::try_connect(&place).await {
-                Err(BrokerError::Unreachable(reason)) => {
+                Err(BrokerError::Unreachable(cause)) => {
                     if !told {
                         for door in place.doors() {
                             connect::refuse_mistaken(door).await?;
                         }
-                        warn!(reason, "Redis does not answer; waiting for it");
+                        warn!(reason = %cause, "Redis does not answer; waiting for it");
                         told = true;
                     }
                     sleep(RETRY).await;

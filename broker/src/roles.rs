@@ -1,37 +1,55 @@
 //! The roles programs play: [`Producer`] (gateway), [`Consumer`] (worker), [`Observer`] (whoever
 //! looks), [`Controller`] (whoever decides), and the [`Broker`] that hands them out.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
-    Announcement, Delivery, EntryId, GatewayId, Guidance, Job, Priority, QueueName, Reply, Traffic,
-    TrafficReport, Wish, WorkerId,
+    Announcement, Delivery, EntryId, FleetSnapshot, GatewayId, Guidance, Job, Priority, QueueName,
+    Reply, Traffic, TrafficReport, Wish, WorkerId,
 };
 
-/// Why the broker could not do what it was asked.
+/// The error below a [`BrokerError`]; shared, because that one is cloned.
+pub type Cause = Arc<dyn Error + Send + Sync>;
+
+/// Why a call to the broker failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// It cannot be reached, or did not answer in time. The command may or may not have been
-    /// carried out.
+    /// The broker cannot be reached or did not answer in time. The command may have been carried
+    /// out all the same.
     #[error("the broker is unreachable: {0}")]
-    Unreachable(String),
-    /// It has no room for more.
+    Unreachable(#[source] Cause),
+    /// The broker has no room for more.
     #[error("the broker is full")]
     Full,
-    /// Its address is none, or it is set up so that it would lose jobs: somebody must change a
-    /// setting.
+    /// The address is invalid, or the broker is set up so that it would lose jobs: a setting must
+    /// change.
     #[error("{0}")]
-    Misconfigured(String),
-    /// It refused, or answered with something that makes no sense.
+    Misconfigured(#[source] Cause),
+    /// The broker refused the command, or its answer cannot be read.
     #[error("the broker refused: {0}")]
-    Refused(String),
+    Refused(#[source] Cause),
 }
 
 impl BrokerError {
     /// Every [`code`](Self::code).
     pub const CODES: [&'static str; 4] = ["unreachable", "full", "misconfigured", "refused"];
+
+    /// [`Unreachable`](Self::Unreachable), for this cause.
+    pub fn unreachable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unreachable(cause.into().into())
+    }
+
+    /// [`Misconfigured`](Self::Misconfigured), for this cause.
+    pub fn misconfigured(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Misconfigured(cause.into().into())
+    }
+
+    /// [`Refused`](Self::Refused), for this cause.
+    pub fn refused(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Refused(cause.into().into())
+    }
 
     /// A bounded name for metrics and logs.
     pub const fn code(&self) -> &'static str {
@@ -201,9 +219,8 @@ impl Backlog {
 /// Looks at queues and workers without touching them.
 #[async_trait]
 pub trait Observer: Send + Sync {
-    /// Everyone who announced a model, living or gone for less than an hour; and what was
-    /// [promised](Controller::promise), for as long.
-    async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError>;
+    /// All workers and [promises](Controller::promise) of the last hour.
+    async fn fleet(&self) -> Result<FleetSnapshot, BrokerError>;
 
     /// What stands in a queue.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
@@ -226,10 +243,10 @@ pub trait Controller: Send + Sync {
     /// find it as well. Returns its epoch, by which one can tell who goes by it.
     async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError>;
 
-    /// Says that a model which nobody serves will be served, as `word` has it, as soon as it is
-    /// asked for: gateways let requests wait for that. Good for [`PROMISED`], so to be said again
-    /// while it is true.
-    async fn promise(&self, word: &Announcement) -> Result<(), BrokerError>;
+    /// Promises that a worker will start and announce about what is `expected` when a request for
+    /// its model arrives, so that gateways let the request wait. Holds for [`PROMISED`]: to be
+    /// renewed while it is true.
+    async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError>;
 
     /// Forgets the names of workers that have held nothing and claimed nothing for so long; returns
     /// how many. Only those who are gone are so silent.

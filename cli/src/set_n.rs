@@ -58,9 +58,10 @@ fn batch_wish(text: &str) -> Result<BatchWish, String> {
 pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
     let broker = RedisBroker::connect(settings.redis.address()?).await?;
     let observer = broker.observer().await?;
-    let words = observer.announcements().await?;
-    let living = words.iter().filter(|word| word.live && word.model.queue.model == settings.model);
-    let version = settings.version.or_else(|| living.map(|word| word.model.queue.version).max());
+    let known = observer.fleet().await?.workers;
+    let queues = known.iter().filter(|worker| worker.live).map(|w| &w.announcement.model.queue);
+    let versions = queues.filter(|queue| queue.model == settings.model).map(|queue| queue.version);
+    let version = settings.version.or_else(|| versions.max());
     let Some(version) = version else {
         bail!(
             "no living worker serves {:?}; with --version N it is told to who comes",
@@ -85,9 +86,9 @@ pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
 
 /// Who lives and serves a queue.
 async fn workers(observer: &dyn Observer, queue: &QueueName) -> anyhow::Result<Vec<Announcement>> {
-    let mut words = observer.announcements().await?;
-    words.retain(|word| word.live && word.model.queue == *queue);
-    Ok(words)
+    let workers = observer.fleet().await?.workers.into_iter();
+    let serving = workers.filter(|worker| worker.serves(queue));
+    Ok(serving.map(|worker| worker.announcement).collect())
 }
 
 /// The epoch of what a worker goes by.

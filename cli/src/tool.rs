@@ -24,7 +24,7 @@ pub(crate) fn end(ended: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
 
 #[expect(clippy::needless_pass_by_value, reason = "it ends here")]
 fn complain(error: anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", batchfleet_service::sentence(&error));
     status(&error)
 }
 

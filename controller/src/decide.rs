@@ -6,7 +6,7 @@ mod tests;
 
 use std::time::Duration;
 
-use batchfleet_broker::{Announcement, BatchWish, Wish};
+use batchfleet_broker::{BatchWish, ObservedWorker, Wish};
 use batchfleet_policy::{Observation, ScaleBound, ScalePolicy, Scaler, Speed};
 
 use crate::{
@@ -34,8 +34,8 @@ pub(crate) struct Seen {
     pub(crate) reading: Option<Reading>,
     /// Jobs that no worker has claimed.
     pub(crate) waiting: u64,
-    /// What its workers announced, the dead ones included.
-    pub(crate) words: Vec<Announcement>,
+    /// Its workers, the dead ones included.
+    pub(crate) words: Vec<ObservedWorker>,
     /// Workers that are ready.
     pub(crate) ready: u32,
     /// Workers that were ordered.
@@ -224,9 +224,9 @@ fn wish(spec: &ModelFleetSpec) -> Wish {
 }
 
 /// How fast the slowest worker is, of those that live, or of those that did if none does.
-fn slowest(words: &[Announcement]) -> Option<Speed> {
+fn slowest(words: &[ObservedWorker]) -> Option<Speed> {
     let any = words.iter().any(|word| word.live);
-    let counted = words.iter().filter(|word| word.live || !any);
+    let counted = words.iter().filter(|word| word.live || !any).map(|word| &word.announcement);
     let slowest = counted
         .filter(|word| word.batching.is_some() && word.capacity > 0.0)
         .min_by(|a, b| a.capacity.total_cmp(&b.capacity))?;

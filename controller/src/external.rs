@@ -117,9 +117,10 @@ fn refuse(status: StatusCode, message: &str) -> HttpResponse {
 impl Source {
     /// How many jobs wait in each queue with these labels that a worker or a gateway knows.
     async fn depths(&self, labels: &Labels) -> Result<Vec<(QueueName, u64)>, BrokerError> {
-        let (words, reports) =
-            (self.observer.announcements().await?, self.observer.traffic().await?);
-        let served = words.into_iter().map(|word| word.model.queue);
+        let (fleet, reports) = (self.observer.fleet().await?, self.observer.traffic().await?);
+        let observed = fleet.workers.into_iter().map(|worker| worker.announcement);
+        let expected = fleet.promises.into_iter().map(|promise| promise.expected);
+        let served = observed.chain(expected).map(|announcement| announcement.model.queue);
         let asked = reports.into_iter().flat_map(|report| report.traffic).map(|said| said.queue);
         let queues: BTreeSet<_> = served.chain(asked).filter(|queue| labels.fit(queue)).collect();
         let mut depths = Vec::with_capacity(queues.len());

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use batchfleet_broker::{Announcement, BrokerError, Observer, QueueName, TrafficReport};
+use batchfleet_broker::{
+    Announcement, BrokerError, FleetSnapshot, ObservedWorker, Observer, Promise, QueueName,
+    TrafficReport,
+};
 
 use crate::crd::ModelFleet;
 
@@ -14,8 +17,10 @@ pub(crate) struct Look {
     /// The queues of other versions that its workers serve: while one replaces another, requests may
     /// still go there.
     pub(crate) others: BTreeSet<QueueName>,
-    /// What its workers announced, the dead ones included.
-    pub(crate) words: Vec<Announcement>,
+    /// Its workers, the dead ones included; and as dead ones those that are promised.
+    pub(crate) words: Vec<ObservedWorker>,
+    /// What was promised of it.
+    promises: Vec<Promise>,
     /// What gateways have counted, of all models.
     pub(crate) reports: Vec<TrafficReport>,
     /// Jobs in all these queues that no worker has claimed.
@@ -32,26 +37,35 @@ pub(crate) async fn look(
     hosts: &HashSet<String>,
     known: Option<&Announcement>,
 ) -> Result<Look, BrokerError> {
-    let mut words = observer.announcements().await?;
-    words.extend(known.map(|word| Announcement { live: false, promised: false, ..word.clone() }));
+    let FleetSnapshot { workers, mut promises } = observer.fleet().await?;
+    let expected = promises.iter().map(|promise| ObservedWorker::dead(promise.expected.clone()));
+    let mut words: Vec<_> = expected.chain(workers).collect();
+    words.extend(known.cloned().map(ObservedWorker::dead));
     let reports = observer.traffic().await?;
     let version = fleet.spec.model.version.map(u64::from);
     let queue = queue(&fleet.model_name(), version, &words, &reports);
     let others = queue.as_ref().map(|queue| others(queue, &words, hosts)).unwrap_or_default();
-    words.retain(|word| queue.as_ref() == Some(&word.model.queue));
+    words.retain(|word| queue.as_ref() == Some(&word.announcement.model.queue));
+    promises.retain(|promise| queue.as_ref() == Some(&promise.expected.model.queue));
     let (mut waiting, mut held) = (0, HashMap::new());
     for queue in queue.iter().chain(&others) {
         waiting += observer.backlog(queue).await?.depth();
         held.extend(observer.held(queue).await?);
     }
-    Ok(Look { queue, others, words, reports, waiting, held })
+    Ok(Look { queue, others, words, promises, reports, waiting, held })
 }
 
 impl Look {
     /// What is worth remembering of a fleet that has no workers: the word of one that served, and
     /// not the last one of a worker that left, which says that nobody shall count on it.
     pub(crate) fn memorable(&self) -> Option<&Announcement> {
-        self.words.iter().max_by_key(|word| (word.capacity > 0.0, word.live, word.promised))
+        let is_promised = |announcement: &Announcement| {
+            self.promises.iter().any(|promise| promise.holds && promise.expected == *announcement)
+        };
+        let worth = |word: &&ObservedWorker| {
+            (word.announcement.capacity > 0.0, word.live, is_promised(&word.announcement))
+        };
+        self.words.iter().max_by_key(worth).map(|word| &word.announcement)
     }
 
     /// Whether somebody has asked for the fleet since this look.
@@ -71,13 +85,13 @@ impl Look {
 fn queue(
     model: &str,
     version: Option<u64>,
-    words: &[Announcement],
+    words: &[ObservedWorker],
     reports: &[TrafficReport],
 ) -> Option<QueueName> {
     if let Some(version) = version {
         return Some(QueueName::new(model, version));
     }
-    let served = words.iter().map(|word| (word.live, &word.model.queue));
+    let served = words.iter().map(|word| (word.live, &word.announcement.model.queue));
     let asked = reports.iter().flat_map(|report| &report.traffic).map(|said| (false, &said.queue));
     let known = served.chain(asked).filter(|(_, queue)| queue.model == model);
     known.max_by_key(|(live, queue)| (*live, queue.version)).map(|(_, queue)| queue.clone())
@@ -86,11 +100,11 @@ fn queue(
 /// The queues of the model's other versions that workers on these hosts serve.
 fn others(
     queue: &QueueName,
-    words: &[Announcement],
+    words: &[ObservedWorker],
     hosts: &HashSet<String>,
 ) -> BTreeSet<QueueName> {
-    let ours = words.iter().filter(|word| word.live && hosts.contains(&word.host));
-    let served = ours.map(|word| &word.model.queue);
+    let ours = words.iter().filter(|word| word.live && hosts.contains(&word.announcement.host));
+    let served = ours.map(|word| &word.announcement.model.queue);
     served.filter(|other| other.model == queue.model && *other != queue).cloned().collect()
 }
 
@@ -103,19 +117,22 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    fn word(version: u64, live: bool) -> Announcement {
-        Announcement { live, ..sample::word(1, QueueName::new("m", version)) }
+    fn word(version: u64, live: bool) -> ObservedWorker {
+        ObservedWorker { announcement: sample::word(1, QueueName::new("m", version)), live }
     }
 
     #[test]
     fn other_versions_belong_to_a_fleet_as_long_as_its_own_workers_serve_them() {
-        let at = |host: &str, word| Announcement { host: host.to_owned(), ..word };
+        let at = |host: &str, mut word: ObservedWorker| {
+            word.announcement.host = host.to_owned();
+            word
+        };
         let words = [
             at("ours", word(1, true)),
             at("ours", word(2, true)),
             at("ours", word(3, false)),
             at("theirs", word(4, true)),
-            at("ours", sample::word(1, QueueName::new("other", 1))),
+            at("ours", ObservedWorker::live(sample::word(1, QueueName::new("other", 1)))),
         ];
         let others = others(&QueueName::new("m", 2), &words, &HashSet::from(["ours".to_owned()]));
         assert_eq!(others, BTreeSet::from([QueueName::new("m", 1)]));

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::Announcement;
+use batchfleet_broker::ObservedWorker;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -101,11 +101,12 @@ impl Pods {
 
 /// How many jobs the workers of each host hold.
 pub(crate) fn jobs_by_host(
-    words: &[Announcement],
+    words: &[ObservedWorker],
     held: &HashMap<String, u64>,
 ) -> HashMap<String, u64> {
     let mut jobs = HashMap::new();
-    for word in words.iter().filter(|word| word.live && !word.host.is_empty()) {
+    let living = words.iter().filter(|word| word.live).map(|word| &word.announcement);
+    for word in living.filter(|word| !word.host.is_empty()) {
         *jobs.entry(word.host.clone()).or_default() += held.get(&word.worker).unwrap_or(&0);
     }
     jobs
@@ -126,7 +127,7 @@ fn ready_after(pod: &Pod) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use batchfleet_broker::{QueueName, WorkerId};
+    use batchfleet_broker::{Announcement, QueueName, WorkerId};
 
     use super::*;
     use crate::sample;
@@ -224,7 +225,8 @@ mod tests {
     fn a_pods_jobs_are_those_of_the_living_worker_in_it() {
         let word = |worker, host: &str, live| {
             let word = sample::word(worker, QueueName::new("m", 1));
-            Announcement { host: host.to_owned(), live, ..word }
+            let announcement = Announcement { host: host.to_owned(), ..word };
+            ObservedWorker { announcement, live }
         };
         let words =
             [word(1, "a", true), word(2, "b", true), word(3, "c", false), word(4, "", true)];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::{Announcement, Wish};
+use batchfleet_broker::{ObservedWorker, Wish};
 
 /// Workers that go by something older for so long never heard of it: Redis lost it.
 const FORGOTTEN: Duration = Duration::from_secs(15);
@@ -19,25 +19,27 @@ pub(crate) struct Told {
 pub(crate) fn is_due(
     told: Option<Told>,
     wish: Wish,
-    words: &[Announcement],
+    words: &[ObservedWorker],
     now: Duration,
 ) -> bool {
     let Some(told) = told else { return true };
-    let epochs = words.iter().filter(|word| word.live).filter_map(|word| word.batching.as_ref());
+    let living = words.iter().filter(|word| word.live);
+    let epochs = living.filter_map(|word| word.announcement.batching.as_ref());
     let behind = epochs.map(|said| said.epoch).any(|epoch| epoch < told.epoch);
     told.wish != wish || behind && now.saturating_sub(told.at) >= FORGOTTEN
 }
 
 #[cfg(test)]
 mod tests {
-    use batchfleet_broker::{BatchWish, Batching, QueueName};
+    use batchfleet_broker::{Announcement, BatchWish, Batching, QueueName};
 
     use super::*;
     use crate::sample;
 
-    fn at_epoch(epoch: u64) -> Announcement {
+    fn at_epoch(epoch: u64) -> ObservedWorker {
         let batching = Some(Batching { epoch, ..Batching::default() });
-        Announcement { batching, ..sample::word(1, QueueName::new("m", 1)) }
+        let announcement = sample::word(1, QueueName::new("m", 1));
+        ObservedWorker::live(Announcement { batching, ..announcement })
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Gateway {
             traces: Traces::new(process.tracer.clone(), settings.trace_sample),
         });
         // The first look comes before the first request, so that no known model is a 404.
-        api.catalog.update(observer.announcements().await?);
+        api.catalog.update(observer.fleet().await?);
         let mut tasks = JoinSet::new();
         let interrupted = Arc::new(Notify::new());
         tasks.spawn(hand_over(dispatcher.clone()));
@@ -216,8 +216,8 @@ async fn look_once(
     roster: &mut Roster,
     api: &Api,
 ) -> Result<(), BrokerError> {
-    let words = observer.announcements().await?;
-    api.catalog.update(roster.hear(words, Instant::now()));
+    let snapshot = observer.fleet().await?;
+    api.catalog.update(roster.complete(snapshot, Instant::now()));
     for model in api.catalog.all() {
         let backlog = observer.backlog(&model.spec.queue).await?;
         api.catalog.report(&model, api.started.elapsed(), backlog);

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, QueueName};
+use batchfleet_broker::{
+    Backlog, FleetSnapshot, ModelSpec, ObservedWorker, Priority, Promise, QueueName,
+};
 use batchfleet_policy::{Version, carrier};
 
 use crate::{
@@ -22,14 +24,14 @@ type Models = HashMap<QueueName, Arc<Model>>;
 #[derive(Debug)]
 pub(crate) struct Catalog {
     models: RwLock<Arc<Models>>,
-    /// What was announced last.
-    words: RwLock<Arc<[Announcement]>>,
+    /// The workers of the last snapshot.
+    workers: RwLock<Arc<[ObservedWorker]>>,
     metrics: GatewayMetrics,
 }
 
 impl Catalog {
     pub(crate) fn new(metrics: GatewayMetrics) -> Self {
-        Self { models: RwLock::default(), words: RwLock::default(), metrics }
+        Self { models: RwLock::default(), workers: RwLock::default(), metrics }
     }
 
     /// The model a path names, as if there were only those that the caller may use. Without a
@@ -74,35 +76,42 @@ impl Catalog {
 
     /// Takes in what workers announce. A model that lost its last worker, or whose announcement is
     /// gone (an emptied Redis), stays known.
-    pub(crate) fn update(&self, announcements: Vec<Announcement>) {
-        self.learn(&announcements);
+    pub(crate) fn update(&self, fleet: FleetSnapshot) {
+        self.learn(&fleet);
         for (queue, model) in self.snapshot().iter() {
-            let words = || announcements.iter().filter(|word| word.model.queue == *queue);
-            model.hear(words());
-            self.metrics.fleet.heard(&model.spec, words().filter(|word| word.live));
+            let living = || fleet.workers.iter().filter(|worker| worker.serves(queue));
+            let promised =
+                |promise: &Promise| promise.holds && promise.expected.model.queue == *queue;
+            model.hear(
+                living().map(|worker| &worker.announcement),
+                fleet.promises.iter().any(promised),
+            );
+            self.metrics.fleet.heard(&model.spec, living().map(|worker| &worker.announcement));
         }
-        *self.words.write().unwrap_or_else(PoisonError::into_inner) = announcements.into();
+        *self.workers.write().unwrap_or_else(PoisonError::into_inner) = fleet.workers.into();
     }
 
-    /// What everybody announced last.
-    pub(crate) fn words(&self) -> Arc<[Announcement]> {
-        self.words.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The workers of the last snapshot.
+    pub(crate) fn workers(&self) -> Arc<[ObservedWorker]> {
+        self.workers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Adds models that are new, or new under their name. A living worker's word goes before a dead
-    /// one's.
-    fn learn(&self, announcements: &[Announcement]) {
-        let mut specs = HashMap::<&QueueName, &Announcement>::new();
-        for word in announcements {
-            let known = specs.entry(&word.model.queue).or_insert(word);
-            if word.live && !known.live {
-                *known = word;
+    /// Adds models that are new, or new under their name. The announcement of a living worker goes
+    /// before a promise, and a promise before the announcement of a dead worker.
+    fn learn(&self, fleet: &FleetSnapshot) {
+        let promised = fleet.promises.iter().map(|promise| (&promise.expected.model, false));
+        let served = fleet.workers.iter().map(|worker| (&worker.announcement.model, worker.live));
+        let mut specs = HashMap::<&QueueName, (&ModelSpec, bool)>::new();
+        for (spec, live) in promised.chain(served) {
+            let known = specs.entry(&spec.queue).or_insert((spec, live));
+            if live && !known.1 {
+                *known = (spec, live);
             }
         }
         let known = self.snapshot();
         let news: Vec<&ModelSpec> = specs
             .into_values()
-            .map(|word| &word.model)
+            .map(|(spec, _)| spec)
             .filter(|spec| known.get(&spec.queue).is_none_or(|model| model.spec != **spec))
             .collect();
         if news.is_empty() {
@@ -153,9 +162,9 @@ impl Catalog {
         let queue = &model.spec.queue;
         let seen =
             Seen { queue_depth: model.queue_depth(), rows_per_second: model.rows_per_second() };
-        let words = self.words();
-        let living = words.iter().filter(|word| word.live && word.model.queue == *queue);
-        Explanation::of(queue, seen, living)
+        let workers = self.workers();
+        let living = workers.iter().filter(|worker| worker.serves(queue));
+        Explanation::of(queue, seen, living.map(|worker| &worker.announcement))
     }
 
     /// Publishes what follows from the looks so far.
@@ -173,7 +182,7 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
-    use batchfleet_broker::WorkerId;
+    use batchfleet_broker::{Announcement, WorkerId};
     use prometheus::Registry;
 
     use super::*;
@@ -181,7 +190,7 @@ mod tests {
     const LOOK: Duration = Duration::from_millis(200);
 
     /// What so many workers of this version announce, each good for 100 rows per second.
-    fn words(version: u64, workers: u128) -> Vec<Announcement> {
+    fn workers(version: u64, workers: u128) -> Vec<ObservedWorker> {
         let spec = ModelSpec {
             queue: QueueName::new("m", version),
             platform: String::new(),
@@ -192,7 +201,9 @@ mod tests {
         };
         let first = u128::from(version) * 100;
         let word = |worker| Announcement::new(WorkerId(first + worker), spec.clone());
-        (0..workers).map(|worker| Announcement { capacity: 100.0, ..word(worker) }).collect()
+        let observed =
+            |worker| ObservedWorker::live(Announcement { capacity: 100.0, ..word(worker) });
+        (0..workers).map(observed).collect()
     }
 
     /// A catalogue whose gateway gets every request, and puts those without a version where they go.
@@ -215,10 +226,13 @@ mod tests {
         /// A minute in which so many workers of versions 1 and 2 live, and so many requests come five
         /// times a second; the versions they went to, without repetitions.
         fn pass(&mut self, workers: [u128; 2], requests: u64) -> Vec<u64> {
-            let words = || [words(1, workers[0]), words(2, workers[1])].concat();
+            let snapshot = || FleetSnapshot {
+                workers: [self::workers(1, workers[0]), self::workers(2, workers[1])].concat(),
+                promises: Vec::new(),
+            };
             let mut carriers = Vec::new();
             for _ in 0..300 {
-                self.catalog.update(words());
+                self.catalog.update(snapshot());
                 let carrier = self.catalog.find("m", None, |_| true).unwrap();
                 for _ in 0..requests {
                     carrier.asked(false);

@@ -142,8 +142,12 @@ fn why(said: &Batching) -> String {
                  cost throughput"
             )
         }
-        BatchBound::NoGain if n == 1 => "larger batches take as much longer as they hold more".to_owned(),
-        BatchBound::NoGain => format!("more than {} a batch would hardly be faster per row", rows(n)),
+        BatchBound::NoGain if n == 1 => {
+            "larger batches take as much longer as they hold more".to_owned()
+        }
+        BatchBound::NoGain => {
+            format!("more than {} a batch would hardly be faster per row", rows(n))
+        }
         BatchBound::MaxBatch => {
             let most = said.curve.last().map_or(n, |&(rows, _)| rows);
             format!("the model may run {most} at once, and fewer than {n} would cost throughput")
@@ -212,7 +216,10 @@ mod tests {
 
     #[test]
     fn says_how_many_workers_a_load_wants_and_what_twice_as_much_would_change() {
-        let words = [word(1, 2, BatchBound::RateMatched, 400.0), word(2, 3, BatchBound::RateMatched, 390.0)];
+        let words = [
+            word(1, 2, BatchBound::RateMatched, 400.0),
+            word(2, 3, BatchBound::RateMatched, 390.0),
+        ];
         let fleet = explain(&words, Some(300.0));
         assert!((fleet.capacity - 790.0).abs() < 1e-9);
         assert_eq!(

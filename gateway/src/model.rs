@@ -171,16 +171,16 @@ impl Model {
         Ahead { jobs, rate: load.drain.rate(), batch }
     }
 
-    /// Takes in what is said about it.
-    pub(crate) fn hear<'a>(&self, words: impl Iterator<Item = &'a Announcement>) {
-        let (mut living, mut capacity, mut promised) = (0, 0.0, false);
+    /// Takes in what its living workers announce, and whether one more is `promised`.
+    pub(crate) fn hear<'a>(
+        &self,
+        announcements: impl Iterator<Item = &'a Announcement>,
+        promised: bool,
+    ) {
+        let (mut living, mut capacity) = (0, 0.0);
         let mut traced = true;
         let mut slowest: Option<&Announcement> = None;
-        for worker in words {
-            promised |= worker.promised;
-            if !worker.live {
-                continue;
-            }
+        for worker in announcements {
             living += 1;
             capacity += worker.capacity;
             traced &= worker.tracing;

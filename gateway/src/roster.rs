@@ -5,26 +5,28 @@
 
 use std::collections::{HashMap, HashSet};
 
-use batchfleet_broker::{Announcement, roles::LIVENESS};
+use batchfleet_broker::{FleetSnapshot, ObservedWorker, roles::LIVENESS};
 use tokio::time::Instant;
 
 /// The workers that were alive when last heard of.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
-    living: HashMap<String, (Announcement, Instant)>,
+    living: HashMap<String, (ObservedWorker, Instant)>,
 }
 
 impl Roster {
-    /// Takes in every word that stands in the queue's keeping now; returns those to go by: the same,
-    /// and the last words of workers that have not been silent for long enough to be dead.
-    pub(crate) fn hear(&mut self, mut words: Vec<Announcement>, now: Instant) -> Vec<Announcement> {
-        let heard: HashSet<_> = words.iter().map(|word| word.worker.clone()).collect();
-        self.living.retain(|worker, (_, last)| !heard.contains(worker) && now - *last < LIVENESS);
-        words.extend(self.living.values().map(|(word, _)| word.clone()));
-        for word in words.iter().filter(|word| word.live && heard.contains(&word.worker)) {
-            self.living.insert(word.worker.clone(), (word.clone(), now));
+    /// Adds to a snapshot the workers that are missing from it, but not for long enough to be dead.
+    pub(crate) fn complete(&mut self, mut snapshot: FleetSnapshot, now: Instant) -> FleetSnapshot {
+        let workers = &mut snapshot.workers;
+        let name = |worker: &ObservedWorker| worker.announcement.worker.clone();
+        let read: HashSet<_> = workers.iter().map(name).collect();
+        self.living.retain(|worker, (_, last)| !read.contains(worker) && now - *last < LIVENESS);
+        let missing: Vec<_> = self.living.values().map(|(worker, _)| worker.clone()).collect();
+        for worker in workers.iter().filter(|worker| worker.live) {
+            self.living.insert(name(worker), (worker.clone(), now));
         }
-        words
+        workers.extend(missing);
+        snapshot
     }
 }
 
@@ -32,11 +34,11 @@ impl Roster {
 mod tests {
     use std::time::Duration;
 
-    use batchfleet_broker::{ModelSpec, QueueName, WorkerId};
+    use batchfleet_broker::{Announcement, ModelSpec, QueueName, WorkerId};
 
     use super::*;
 
-    fn word(worker: u128, live: bool) -> Announcement {
+    fn worker(number: u128, live: bool) -> ObservedWorker {
         let spec = ModelSpec {
             queue: QueueName::new("m", 1),
             platform: String::new(),
@@ -45,24 +47,32 @@ mod tests {
             inputs: Vec::new(),
             outputs: Vec::new(),
         };
-        Announcement { live, ..Announcement::new(WorkerId(worker), spec) }
+        ObservedWorker { announcement: Announcement::new(WorkerId(number), spec), live }
+    }
+
+    fn complete(
+        roster: &mut Roster,
+        workers: Vec<ObservedWorker>,
+        now: Instant,
+    ) -> Vec<ObservedWorker> {
+        roster.complete(FleetSnapshot { workers, promises: Vec::new() }, now).workers
     }
 
     #[test]
     fn a_worker_whose_word_is_gone_lives_until_it_must_have_been_heard_again() {
         let (mut roster, start) = (Roster::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(roster.hear(vec![word(1, true)], at(0)).len(), 1);
-        assert_eq!(roster.hear(Vec::new(), at(2900)), [word(1, true)]);
-        assert_eq!(roster.hear(Vec::new(), at(3000)), []);
+        assert_eq!(complete(&mut roster, vec![worker(1, true)], at(0)).len(), 1);
+        assert_eq!(complete(&mut roster, Vec::new(), at(2900)), [worker(1, true)]);
+        assert_eq!(complete(&mut roster, Vec::new(), at(3000)), []);
     }
 
     #[test]
     fn a_worker_that_is_known_to_be_dead_is_dead() {
         let (mut roster, now) = (Roster::default(), Instant::now());
-        roster.hear(vec![word(1, true), word(2, true)], now);
-        let words = roster.hear(vec![word(1, false), word(2, true)], now);
-        assert_eq!(words, [word(1, false), word(2, true)]);
-        assert_eq!(roster.hear(Vec::new(), now), [word(2, true)]);
+        complete(&mut roster, vec![worker(1, true), worker(2, true)], now);
+        let workers = complete(&mut roster, vec![worker(1, false), worker(2, true)], now);
+        assert_eq!(workers, [worker(1, false), worker(2, true)]);
+        assert_eq!(complete(&mut roster, Vec::new(), now), [worker(2, true)]);
     }
 }

@@ -12,7 +12,7 @@ pub mod settings;
 pub mod trace;
 
 pub use admin::AdminPages;
-pub use process::{Process, run};
+pub use process::{Process, run, sentence};
 pub use readiness::Readiness;
 pub use redis::RedisSettings;
 pub use settings::{InvalidSettings, ProcessSettings};

@@ -61,10 +61,23 @@ where
             ExitCode::from(EXIT_USAGE)
         }
         Err(error) => {
-            error!(error = format!("{error:#}"), "ended by an error");
+            error!(error = sentence(&error), "ended by an error");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The text of an error and of its sources, each said once: some errors already include the text of
+/// their source.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = error.to_string();
+    for source in error.chain().skip(1).map(ToString::to_string) {
+        if !sentence.contains(&source) {
+            sentence.push_str(": ");
+            sentence.push_str(&source);
+        }
+    }
+    sentence
 }
 
 /// Each connection is an open file, and the usual soft limit of 1,024 is no limit to plan with.
@@ -151,5 +164,19 @@ impl Signals {
                 anyhow::anyhow!("the drain took longer than {timeout:?}")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_source_that_the_error_already_includes_is_not_repeated() {
+        let refused = std::io::Error::other("refused");
+        let error = Err::<(), _>(refused).context("no broker (refused)").context("no gateway");
+        assert_eq!(sentence(&error.unwrap_err()), "no gateway: no broker (refused)");
     }
 }

@@ -71,7 +71,9 @@ impl RedisSettings {
         let connecting = RedisBroker::connect(self.address()?);
         match shutdown.run_until_cancelled(connecting).await {
             None => Ok(None),
-            Some(Err(BrokerError::Misconfigured(what))) => Err(InvalidSettings(what).into()),
+            Some(Err(error @ BrokerError::Misconfigured(_))) => {
+                Err(InvalidSettings::new(error).into())
+            }
             Some(broker) => Ok(Some(broker?)),
         }
     }

@@ -81,8 +81,8 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use batchfleet_broker::{
-        BatchBound, BatchWish, Broker, Guidance, ModelSpec, Observer, QueueName, Target, Wish, WorkerId,
-        memory::MemoryBroker,
+        BatchBound, BatchWish, Broker, Guidance, ModelSpec, ObservedWorker, Observer, QueueName,
+        Target, Wish, WorkerId, memory::MemoryBroker,
     };
     use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
     use prometheus::Registry;
@@ -137,14 +137,15 @@ mod tests {
         }
 
         /// The announcement, a little later.
-        async fn announced(&self) -> Announcement {
+        async fn announced(&self) -> ObservedWorker {
             sleep(Duration::from_millis(1)).await;
-            self.observer.announcements().await.unwrap().remove(0)
+            self.observer.fleet().await.unwrap().workers.remove(0)
         }
 
         /// Rows per second, N, and whether it lives.
         async fn pace(&self) -> (i64, u32, bool) {
-            let Announcement { capacity, batch_limit, live, .. } = self.announced().await;
+            let ObservedWorker { announcement, live } = self.announced().await;
+            let Announcement { capacity, batch_limit, .. } = announcement;
             #[expect(clippy::cast_possible_truncation, reason = "a few hundred rows")]
             let capacity = capacity.round() as i64;
             (capacity, batch_limit, live)
@@ -161,7 +162,10 @@ mod tests {
         bench.tuner.lock().limit(Duration::ZERO);
         sleep(EVERY).await;
         assert_eq!(bench.pace().await, (400, 4, true));
-        assert_eq!(bench.announced().await.batching.unwrap().bound, BatchBound::Published);
+        assert_eq!(
+            bench.announced().await.announcement.batching.unwrap().bound,
+            BatchBound::Published
+        );
     }
 
     #[tokio::test(start_paused = true)]

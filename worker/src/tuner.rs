@@ -7,8 +7,12 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch, Release};
-use batchfleet_policy::{ArrivalRate, BatchMode, BatchPolicy, Bound, Choice, CostModel, Demand, doomed};
+use batchfleet_broker::{
+    BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch, Release,
+};
+use batchfleet_policy::{
+    ArrivalRate, BatchMode, BatchPolicy, Bound, Choice, CostModel, Demand, doomed,
+};
 use tokio::time::Instant;
 
 use crate::ceiling::Ceiling;

@@ -64,15 +64,14 @@ impl RedisAddress {
             None => parse_server(&self.url).map(|server| Parsed { server, sentinels: None }),
         };
         let parsed = parsed.map_err(|reason| {
-            BrokerError::Misconfigured(format!(
+            BrokerError::misconfigured(format!(
                 "not a Redis URL such as redis://user:password@host:6379/0: {reason}"
             ))
         })?;
         let unused = self.ca.is_some() || self.identity.is_some();
         if unused && !is_tls(&parsed.server) {
-            return Err(BrokerError::Misconfigured(
-                "certificates are given for Redis, but its URL does not begin with rediss"
-                    .to_owned(),
+            return Err(BrokerError::misconfigured(
+                "certificates are given for Redis, but its URL does not begin with rediss",
             ));
         }
         self.client(parsed.server.clone()).map_err(super::connect::broker_error)?;

@@ -55,15 +55,14 @@ pub(super) async fn refuse_unfit(
 ) -> Result<(), BrokerError> {
     let Some(info) = info(connection, &["memory", "cluster"]).await? else { return Ok(()) };
     if info.field("cluster_enabled") == Some("1") {
-        return Err(BrokerError::Misconfigured(
+        return Err(BrokerError::misconfigured(
             "Redis runs as a cluster (cluster-enabled yes), over which a queue cannot be spread; \
-             use one that does not, alone or with replicas and sentinels"
-                .to_owned(),
+             use one that does not, alone or with replicas and sentinels",
         ));
     }
     match info.field("maxmemory_policy") {
         Some(policy) if policy != "noeviction" && info.field("maxmemory") != Some("0") => {
-            Err(BrokerError::Misconfigured(format!(
+            Err(BrokerError::misconfigured(format!(
                 "Redis has maxmemory-policy {policy} and would delete queued requests when its \
                  memory is full; set maxmemory-policy to noeviction"
             )))
@@ -73,10 +72,9 @@ pub(super) async fn refuse_unfit(
 }
 
 /// What an error of Redis or of the way to it means to this crate's users.
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
-    if let Some(fault) = tls_fault(&error) {
-        return BrokerError::Misconfigured(fault);
+    if let Some(advice) = tls_fault(&error) {
+        return BrokerError::misconfigured(TlsError { advice, source: error });
     }
     match server_code(&error).as_deref() {
         // No memory, or no room on the disk of its append-only file.
@@ -84,17 +82,25 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
         Some(
             "READONLY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
             | "UNBLOCKED",
-        ) => BrokerError::Unreachable(error.to_string()),
-        None if error.is_io_error() => BrokerError::Unreachable(error.to_string()),
+        ) => BrokerError::unreachable(error),
+        None if error.is_io_error() => BrokerError::unreachable(error),
         None if matches!(
             error.kind(),
             ErrorKind::InvalidClientConfig | ErrorKind::MasterNameNotFoundBySentinel
         ) =>
         {
-            BrokerError::Misconfigured(error.to_string())
+            BrokerError::misconfigured(error)
         }
-        _ => BrokerError::Refused(error.to_string()),
+        _ => BrokerError::refused(error),
     }
+}
+
+/// TLS with Redis failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{advice}")]
+struct TlsError {
+    advice: String,
+    source: RedisError,
 }
 
 /// The error of TLS in it, which redis-rs wraps into one of I/O, and that into a shared one.
@@ -136,7 +142,7 @@ pub(super) async fn refuse_mistaken(server: &ConnectionInfo) -> Result<(), Broke
     if !mistaken {
         return Ok(());
     }
-    Err(BrokerError::Misconfigured(format!(
+    Err(BrokerError::misconfigured(format!(
         "Redis at {host}:{port} speaks {speaks}: its URL begins with {scheme}"
     )))
 }
@@ -179,7 +185,7 @@ pub(super) fn no_such_key(error: &RedisError) -> bool {
 
 /// An answer that makes no sense.
 pub(super) fn nonsense(command: &str) -> BrokerError {
-    BrokerError::Refused(format!("Redis gave an answer to {command} that makes no sense"))
+    BrokerError::refused(format!("Redis gave an answer to {command} that makes no sense"))
 }
 
 /// Redis's clock in milliseconds, from an answer to `TIME`.

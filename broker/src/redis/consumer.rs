@@ -128,8 +128,7 @@ impl RedisConsumer {
         let mut connection = self.shared.pool.get().await?;
         let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
         let renewal = Renewal { announcement: announcement.clone(), seen: milliseconds(time) };
-        let renewal = serde_json::to_string(&renewal)
-            .map_err(|error| BrokerError::Refused(error.to_string()))?;
+        let renewal = serde_json::to_string(&renewal).map_err(BrokerError::refused)?;
         let (live, life) = (keys::live(&self.worker), LIVENESS.as_secs() * 1000);
         let renewed = Pipeline::new()
             .atomic()

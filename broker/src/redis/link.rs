@@ -1,6 +1,6 @@
 //! Connections that notice when they break, and the one that everybody shares.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 
 use redis::{PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
 use tokio::{
@@ -13,7 +13,7 @@ use super::{
     connect::{PATIENCE, connection_config},
     place::Place,
 };
-use crate::BrokerError;
+use crate::{BrokerError, roles::Cause};
 
 /// Silence after which a connection is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(1);
@@ -69,14 +69,14 @@ impl Line {
 
     /// What Redis sends next of its own accord; `Err` tells how the connection broke. May be
     /// cancelled.
-    pub(super) async fn next(&mut self) -> Result<PushInfo, String> {
+    pub(super) async fn next(&mut self) -> Result<PushInfo, Cause> {
         loop {
             if self.place.is_elsewhere_since(self.opened) {
-                return Err("Redis went elsewhere".to_owned());
+                return Err(cause("Redis went elsewhere"));
             }
             match timeout(QUIET, self.pushes.recv()).await {
                 Ok(Some(push)) if push.kind != PushKind::Disconnection => return Ok(push),
-                Ok(_) => return Err("the connection was closed".to_owned()),
+                Ok(_) => return Err(cause("the connection was closed")),
                 Err(_quiet) => self.ping().await?,
             }
         }
@@ -86,12 +86,16 @@ impl Line {
         State::Up { since: Instant::now(), connection: self.connection.clone() }
     }
 
-    async fn ping(&self) -> Result<(), String> {
+    async fn ping(&self) -> Result<(), Cause> {
         let mut connection = self.connection.clone();
         connection.set_response_timeout(DEAF);
         let (lives, ()) = tokio::join!(self.place.check(&mut connection), self.place.look());
-        lives.map_err(|error| error.to_string())
+        lives.map_err(|error| Arc::new(error) as Cause)
     }
+}
+
+fn cause(text: &str) -> Cause {
+    Box::<dyn Error + Send + Sync>::from(text).into()
 }
 
 /// One connection for everybody, replaced when it breaks. A task on the runtime that opened it
@@ -103,7 +107,7 @@ pub(super) struct Link {
 
 enum State {
     Up { since: Instant, connection: MultiplexedConnection },
-    Down { since: Instant, why: String },
+    Down { since: Instant, why: Cause },
 }
 
 impl Link {
@@ -126,7 +130,7 @@ impl Link {
         drop(timeout_at(give_up, state.wait_for(|state| matches!(state, State::Up { .. }))).await);
         match &*self.state.borrow() {
             State::Up { connection, .. } => Ok(connection.clone()),
-            State::Down { why, .. } => Err(BrokerError::Unreachable(why.clone())),
+            State::Down { why, .. } => Err(BrokerError::Unreachable(Arc::clone(why))),
         }
     }
 
@@ -161,7 +165,7 @@ async fn keep(place: Arc<Place>, mut line: Line, state: watch::Sender<State>) {
                 break why;
             }
         };
-        tracing::warn!(why, "lost Redis");
+        tracing::warn!(%why, "lost Redis");
         let since = Instant::now();
         state.send_replace(State::Down { since, why });
         // It may still be open.

@@ -18,8 +18,8 @@ use super::{
     keys, promise, traffic,
 };
 use crate::{
-    Announcement, Backlog, BrokerError, Observer, Priority, QueueName, TrafficReport,
-    roles::REMEMBERED,
+    Announcement, Backlog, BrokerError, FleetSnapshot, ObservedWorker, Observer, Priority,
+    QueueName, TrafficReport, roles::REMEMBERED,
 };
 
 /// What somebody said, by who said it or of what.
@@ -41,7 +41,7 @@ impl RedisObserver {
 
 #[async_trait]
 impl Observer for RedisObserver {
-    async fn announcements(&self) -> Result<Vec<Announcement>, BrokerError> {
+    async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
         let mut connection = self.connection().await?;
         let (workers, promises, time, epoch): (Words, Words, _, Option<String>) = Pipeline::new()
             .hgetall(keys::WORKERS)
@@ -52,7 +52,7 @@ impl Observer for RedisObserver {
             .await
             .map_err(broker_error)?;
         let now = milliseconds(time);
-        let mut words = promise::read(&promises, now);
+        let promises = promise::read(&promises, now);
         let (known, forgotten) = sort_out(&workers, now);
         if !forgotten.is_empty() {
             redis::cmd("HDEL")
@@ -63,7 +63,7 @@ impl Observer for RedisObserver {
                 .map_err(broker_error)?;
         }
         if known.is_empty() {
-            return Ok(words);
+            return Ok(FleetSnapshot { workers: Vec::new(), promises });
         }
         let mut live: Vec<Option<String>> = redis::cmd("MGET")
             .arg(known.iter().map(|(worker, _)| keys::live(worker)).collect::<Vec<_>>())
@@ -73,14 +73,13 @@ impl Observer for RedisObserver {
             .map_err(broker_error)?;
         if live.pop().flatten() != epoch {
             // Emptied between the two questions, it makes every worker look dead.
-            return Err(BrokerError::Unreachable("Redis has just lost its data".to_owned()));
+            return Err(BrokerError::unreachable("Redis has just lost its data"));
         }
-        let announce = |((_, announcement), live): ((_, _), Option<_>)| Announcement {
+        let observe = |((_, announcement), live): ((_, _), Option<_>)| ObservedWorker {
+            announcement,
             live: live.is_some(),
-            ..announcement
         };
-        words.extend(known.into_iter().zip(live).map(announce));
-        Ok(words)
+        Ok(FleetSnapshot { workers: known.into_iter().zip(live).map(observe).collect(), promises })
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {

@@ -83,7 +83,7 @@ impl Parcel {
             }
         }
         if bytes.is_empty() {
-            return Err(BrokerError::Refused("replies were gone before they were fetched".into()));
+            return Err(BrokerError::refused("replies were gone before they were fetched"));
         }
         if let Err(error) = redis::cmd("UNLINK").arg(&self.key).exec_async(&mut *connection).await {
             tracing::debug!(%error, "a parcel waits for its end");
@@ -118,7 +118,7 @@ impl Parcels {
     pub(super) async fn next(&mut self) -> Result<Bytes, BrokerError> {
         match self.fetching.join_next().await {
             Some(Ok(fetched)) => fetched,
-            Some(Err(error)) => Err(BrokerError::Refused(error.to_string())),
+            Some(Err(error)) => Err(BrokerError::refused(error)),
             None => std::future::pending().await,
         }
     }

@@ -62,7 +62,7 @@ impl Pool {
             .runtime(Runtime::Tokio1)
             .post_create(leads_to_a_master(Arc::clone(&self.place)))
             .build()
-            .map_err(|error| BrokerError::Refused(error.to_string()))?;
+            .map_err(BrokerError::refused)?;
         *self.filled() = Some(Filled { since, connections: connections.clone() });
         Ok(connections)
     }
@@ -78,7 +78,7 @@ fn broken(error: PoolError) -> BrokerError {
         PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
             broker_error(error)
         }
-        other => BrokerError::Unreachable(other.to_string()),
+        other => BrokerError::unreachable(other),
     }
 }
 

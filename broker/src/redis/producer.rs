@@ -1,6 +1,6 @@
 //! A gateway's side: jobs out, replies in.
 
-use std::{collections::HashSet, error::Error, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -124,15 +124,16 @@ impl Producer for RedisProducer {
         }
         let permits = job.size().min(LEAVING) / PERMIT;
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        let gone = |error: &dyn Error| BrokerError::Unreachable(error.to_string());
-        let turn = self.leaving.clone().acquire_many_owned(permits).await.map_err(|e| gone(&e))?;
+        let turn = self.leaving.clone().acquire_many_owned(permits).await;
+        let turn = turn.map_err(BrokerError::unreachable)?;
         let (shared, queue, job) = (self.shared.clone(), queue.clone(), job.clone());
         // Copying that much would hold up whoever else is served by the caller's thread.
         let adding = async move {
             let _turn = turn;
             add(&shared, &queue, &job).await
         };
-        AbortOnDropHandle::new(self.runtime.spawn(adding)).await.map_err(|e| gone(&e))?
+        let added = AbortOnDropHandle::new(self.runtime.spawn(adding)).await;
+        added.map_err(BrokerError::unreachable)?
     }
 
     async fn submit_all(&self, jobs: &[(&QueueName, &Job)]) -> Vec<Result<EntryId, BrokerError>> {
@@ -210,7 +211,7 @@ impl Producer for RedisProducer {
                         }
                     },
                     Err(why) => {
-                        tracing::warn!(why, "lost the subscription to replies");
+                        tracing::warn!(%why, "lost the subscription to replies");
                         *subscription = None;
                         continue;
                     }

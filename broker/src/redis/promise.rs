@@ -19,33 +19,31 @@ use super::{
     reclaim::lost_queue,
 };
 use crate::{
-    Announcement, BrokerError, QueueName,
+    Announcement, BrokerError, Promise, QueueName,
     roles::{PROMISED, REMEMBERED},
 };
 
 pub(super) async fn make(
     connection: &mut impl ConnectionLike,
-    word: &Announcement,
+    expected: &Announcement,
 ) -> Result<(), BrokerError> {
     let time = redis::cmd("TIME").query_async(connection).await.map_err(broker_error)?;
-    let said = Renewal { announcement: word.clone(), seen: milliseconds(time) };
-    let said =
-        serde_json::to_string(&said).map_err(|error| BrokerError::Refused(error.to_string()))?;
+    let said = Renewal { announcement: expected.clone(), seen: milliseconds(time) };
+    let said = serde_json::to_string(&said).map_err(BrokerError::refused)?;
     let mut set = redis::cmd("HSET");
-    set.arg(keys::PROMISES).arg(word.model.queue.to_string()).arg(said);
+    set.arg(keys::PROMISES).arg(expected.model.queue.to_string()).arg(said);
     set.exec_async(connection).await.map_err(broker_error)
 }
 
-/// What was promised of late, as words of workers that do not live; one that is too old to hold is
-/// still known.
-pub(super) fn read(promises: &HashMap<String, String>, now: u64) -> Vec<Announcement> {
-    let word = |promise: &String| {
+/// The promises of the last hour; an old one no longer holds, but its model stays known.
+pub(super) fn read(promises: &HashMap<String, String>, now: u64) -> Vec<Promise> {
+    let parse = |promise: &String| {
         let Renewal { announcement, seen } = serde_json::from_str(promise).ok()?;
         let age = Duration::from_millis(now.saturating_sub(seen));
-        let promised = age < PROMISED;
-        (age < REMEMBERED).then_some(Announcement { live: false, promised, ..announcement })
+        let promise = Promise { expected: announcement, holds: age < PROMISED };
+        (age < REMEMBERED).then_some(promise)
     };
-    promises.values().filter_map(word).collect()
+    promises.values().filter_map(parse).collect()
 }
 
 /// The consumers of each of these streams; none where there is no stream.

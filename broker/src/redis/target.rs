@@ -94,8 +94,8 @@ impl Controller for RedisController {
         let (seconds, microseconds): (u64, u64) =
             redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
         let epoch = seconds * 1_000_000 + microseconds;
-        let target = serde_json::to_string(&Target { epoch, wish })
-            .map_err(|error| BrokerError::Refused(error.to_string()))?;
+        let target =
+            serde_json::to_string(&Target { epoch, wish }).map_err(BrokerError::refused)?;
         let key = keys::target(queue);
         Pipeline::new()
             .atomic()
@@ -107,8 +107,8 @@ impl Controller for RedisController {
         Ok(epoch)
     }
 
-    async fn promise(&self, word: &Announcement) -> Result<(), BrokerError> {
-        promise::make(&mut *self.0.pool.get().await?, word).await
+    async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
+        promise::make(&mut *self.0.pool.get().await?, expected).await
     }
 
     async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {

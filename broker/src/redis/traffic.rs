@@ -26,8 +26,7 @@ pub(super) async fn say(
 ) -> Result<(), BrokerError> {
     let time = redis::cmd("TIME").query_async(connection).await.map_err(broker_error)?;
     let said = Said { at: milliseconds(time), traffic: traffic.to_vec() };
-    let said =
-        serde_json::to_string(&said).map_err(|error| BrokerError::Refused(error.to_string()))?;
+    let said = serde_json::to_string(&said).map_err(BrokerError::refused)?;
     let mut set = redis::cmd("HSET");
     set.arg(keys::TRAFFIC).arg(gateway.to_string()).arg(said);
     set.exec_async(connection).await.map_err(broker_error)

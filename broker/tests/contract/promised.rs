@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::{Announcement, Broker, WorkerId};
+use batchfleet_broker::{
+    Announcement, Broker, FleetSnapshot, ObservedWorker, Promise, WorkerId,
+};
 
 use crate::{Gateway, observer, queue, spec, worker};
 
@@ -10,17 +12,15 @@ pub(crate) async fn what_is_promised_is_known_and_no_workers_word(broker: &dyn B
     let (controller, observer) = (broker.controller().await.unwrap(), observer(broker).await);
     let word = Announcement { capacity: 400.0, ..Announcement::new(WorkerId(1), spec()) };
     controller.promise(&word).await.unwrap();
-    let promised = Announcement { live: false, promised: true, ..word };
-    let words = observer.announcements().await.unwrap();
-    assert_eq!(words, std::slice::from_ref(&promised));
+    let promises = vec![Promise { expected: word, holds: true }];
+    let snapshot = observer.fleet().await.unwrap();
+    assert_eq!(snapshot, FleetSnapshot { workers: Vec::new(), promises: promises.clone() });
 
     let host = "pod-1".to_owned();
     let living = Announcement { host, ..Announcement::new(WorkerId(2), spec()) };
     worker(broker).await.renew(&living).await.unwrap();
-    let words = observer.announcements().await.unwrap();
-    let by = |live| words.iter().find(move |word| word.live == live).unwrap();
-    assert_eq!(by(false), &promised);
-    assert_eq!((by(true).promised, by(true).host.as_str()), (false, "pod-1"));
+    let workers = vec![ObservedWorker { announcement: living, live: true }];
+    assert_eq!(observer.fleet().await.unwrap(), FleetSnapshot { workers, promises });
 }
 
 pub(crate) async fn each_worker_and_what_it_holds_is_told(broker: &dyn Broker) {

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Backlog, Broker, Consumer, Datatype, Failure, Job, Priority, QueueName, Release,
+    Announcement, Backlog, Broker, Consumer, Datatype, Failure, Job, ObservedWorker, Priority, QueueName, Release,
     Reply, ReplyError, RequestId, Settlement, Tensor, Timing, WorkerId, wire,
 };
 use tokio::time::{Instant, sleep};
@@ -256,17 +256,18 @@ pub(crate) async fn an_expired_job_is_delivered_as_expired(broker: &dyn Broker) 
 
 pub(crate) async fn an_announced_worker_lives_until_it_retires(broker: &dyn Broker) {
     let observer = observer(broker).await;
-    assert_eq!(observer.announcements().await.unwrap(), []);
+    let workers = async || observer.fleet().await.unwrap().workers;
+    assert_eq!(workers().await, []);
     let id = WorkerId::random();
     let worker = broker.consumer(queue(), id).await.unwrap();
     let announcement =
         Announcement { capacity: 1234.5, batch_limit: 32, ..Announcement::new(id, spec()) };
     worker.renew(&announcement).await.unwrap();
     worker.renew(&announcement).await.unwrap();
-    assert_eq!(observer.announcements().await.unwrap(), std::slice::from_ref(&announcement));
+    let living = ObservedWorker { announcement, live: true };
+    assert_eq!(workers().await, std::slice::from_ref(&living));
     worker.retire().await.unwrap();
-    let retired = Announcement { live: false, ..announcement };
-    assert_eq!(observer.announcements().await.unwrap(), [retired]);
+    assert_eq!(workers().await, [ObservedWorker { live: false, ..living }]);
 }
 
 pub(crate) async fn a_worker_that_falls_silent_is_known_but_not_live(broker: &dyn Broker) {
@@ -276,9 +277,9 @@ pub(crate) async fn a_worker_that_falls_silent_is_known_but_not_live(broker: &dy
     worker.renew(&Announcement::new(id, spec())).await.unwrap();
     let renewed = Instant::now();
     let silent = loop {
-        let announcements = observer.announcements().await.unwrap();
-        assert_eq!(announcements.len(), 1);
-        if !announcements[0].live || renewed.elapsed() > Duration::from_secs(10) {
+        let workers = observer.fleet().await.unwrap().workers;
+        assert_eq!(workers.len(), 1);
+        if !workers[0].live || renewed.elapsed() > Duration::from_secs(10) {
             break renewed.elapsed();
         }
         sleep(Duration::from_millis(20)).await;

@@ -100,9 +100,9 @@ async fn workers_unheard_of_for_an_hour_are_forgotten() {
         redis.hset("bf:{fleet}:workers", worker, renewal).await.unwrap();
     }
     redis.hset("bf:{fleet}:workers", "odd", "no JSON").await.unwrap();
-    let announcements = broker.observer().await.unwrap().announcements().await.unwrap();
-    assert_eq!(announcements.len(), 1);
-    assert_eq!((announcements[0].worker.as_str(), announcements[0].live), ("young", false));
+    let workers = broker.observer().await.unwrap().fleet().await.unwrap().workers;
+    assert_eq!(workers.len(), 1);
+    assert_eq!((workers[0].announcement.worker.as_str(), workers[0].live), ("young", false));
     let mut left = redis.hkeys("bf:{fleet}:workers").await.unwrap();
     left.sort();
     assert_eq!(left, ["odd", "young"]);
@@ -227,7 +227,7 @@ async fn a_full_redis_still_hears_who_lives_and_lets_newcomers_drain_it() {
         worker.renew(&announcement).await.unwrap();
         sleep(Duration::from_millis(500)).await;
     }
-    assert!(observer.announcements().await.unwrap()[0].live);
+    assert!(observer.fleet().await.unwrap().workers[0].live);
     let gateways = [pair.gateway, GatewayId::random()];
     assert_eq!(worker.gateways_alive(&gateways).await.unwrap(), [true, false]);
     assert!(pair.producer.is_ready());
@@ -289,14 +289,14 @@ async fn a_flush_between_two_questions_makes_no_worker_look_dead() {
         consumer.renew(&Announcement::new(worker, model())).await.unwrap();
         redis.clone().set("bf:{fleet}:epoch", round).await.unwrap();
         let mut redis = redis.clone();
-        let (seen, ()) = tokio::join!(observer.announcements(), async {
+        let (seen, ()) = tokio::join!(observer.fleet(), async {
             // Hits another moment each time.
             for _ in 0..round % 8 {
                 redis.ping().await.unwrap();
             }
             redis.flushall().await.unwrap();
         });
-        let dead = seen.iter().flatten().any(|word| !word.live);
+        let dead = seen.iter().flat_map(|seen| &seen.workers).any(|worker| !worker.live);
         assert!(!dead, "round {round}: {seen:?}");
     }
 }

@@ -122,7 +122,7 @@ fn model() -> ModelSpec {
         queue: queue(),
         platform: "p".into(),
         backend: "b".into(),
-        max_batch: 1,
+        max_batch: std::num::NonZeroU32::new(1),
         inputs: Vec::new(),
         outputs: Vec::new(),
     }
@@ -136,7 +136,7 @@ async fn administrator(server: &RedisServer) -> redis::aio::MultiplexedConnectio
 
 async fn refused(address: impl Into<RedisAddress>) -> String {
     match RedisBroker::connect(address).await {
-        Err(BrokerError::Misconfigured(text)) => text,
+        Err(BrokerError::Misconfigured(cause)) => cause.to_string(),
         other => panic!("not refused: {:?}", other.err()),
     }
 }

@@ -12,8 +12,8 @@ fn spec(changes: &Value) -> ModelFleetSpec {
     serde_json::from_value(spec).unwrap()
 }
 
-fn word(worker: u128, slower: f64) -> Announcement {
-    sample::measured(worker, QueueName::new("m", 1), slower)
+fn word(worker: u128, slower: f64) -> ObservedWorker {
+    ObservedWorker::live(sample::measured(worker, QueueName::new("m", 1), slower))
 }
 
 /// A fleet under a load, looked at every tick.
@@ -169,7 +169,7 @@ fn a_controller_that_starts_does_not_wake_a_fleet_that_sleeps() {
 fn capacity_is_planned_by_the_slowest_that_lives() {
     let mut fleet = Fleet::new(&json!({}), 2);
     fleet.seen.words =
-        vec![word(1, 1.0), word(2, 2.0), Announcement { live: false, ..word(3, 4.0) }];
+        vec![word(1, 1.0), word(2, 2.0), ObservedWorker { live: false, ..word(3, 4.0) }];
     let mut alone = Fleet::new(&json!({}), 2);
     alone.seen.words = vec![word(1, 2.0), word(2, 2.0)];
     assert_eq!(fleet.under(10, 3).capacity, alone.under(10, 3).capacity);

@@ -115,8 +115,8 @@ impl World {
 
     /// Whether gateways may let callers wait for a worker.
     async fn is_promised(&self) -> bool {
-        let words = self.context.observer.announcements().await.unwrap();
-        words.iter().any(|word| word.promised)
+        let fleet = self.context.observer.fleet().await.unwrap();
+        fleet.promises.iter().any(|promise| promise.holds)
     }
 
     /// A condition, and why.

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, BrokerError, Inbound, ReplyError, Timing, Traffic, WorkerId,
+    Announcement, BrokerError, FleetSnapshot, Inbound, ObservedWorker, ReplyError, Timing, Traffic,
+    WorkerId,
 };
 use bytes::Bytes;
 use prometheus::Registry;
@@ -85,7 +86,7 @@ impl SimProducer {
     }
 
     fn lost() -> BrokerError {
-        BrokerError::Unreachable("simulated".to_owned())
+        BrokerError::unreachable("simulated")
     }
 }
 
@@ -260,7 +261,8 @@ async fn simulate(seed: u64) {
     let registry = Registry::new();
     let metrics = GatewayMetrics::register(&registry).unwrap();
     let catalog = Catalog::new(metrics.clone());
-    catalog.update(vec![Announcement::new(WorkerId(1), spec())]);
+    let workers = vec![ObservedWorker::live(Announcement::new(WorkerId(1), spec()))];
+    catalog.update(FleetSnapshot { workers, promises: Vec::new() });
     let model = catalog.find("m", None, |_| true).unwrap();
     let (inbound, outbound) = mpsc::unbounded_channel();
     let broker = Arc::new(SimProducer {

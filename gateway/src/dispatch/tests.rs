@@ -1,8 +1,8 @@
 //! A dispatcher on the memory broker, with the test as its worker.
 
 use batchfleet_broker::{
-    Announcement, Broker, Consumer, Datatype, Delivery, ModelSpec, Observer, ReplyError,
-    Settlement, TensorSpec, Timing, WorkerId, memory::MemoryBroker, wire,
+    Announcement, Broker, Consumer, Datatype, Delivery, FleetSnapshot, ModelSpec, ObservedWorker,
+    Observer, ReplyError, Settlement, TensorSpec, Timing, WorkerId, memory::MemoryBroker, wire,
 };
 use bytes::Bytes;
 use prometheus::{Registry, proto::Metric};
@@ -28,7 +28,8 @@ impl Fixture {
         let catalog = Catalog::new(metrics.clone());
         let spec = spec();
         let id = WorkerId::random();
-        catalog.update(vec![Announcement::new(id, spec.clone())]);
+        let workers = vec![ObservedWorker::live(Announcement::new(id, spec.clone()))];
+        catalog.update(FleetSnapshot { workers, promises: Vec::new() });
         let worker = broker.consumer(spec.queue.clone(), id).await.unwrap();
         let producer = broker.producer(GatewayId(7)).await.unwrap();
         let draining = CancellationToken::new();
@@ -232,16 +233,14 @@ async fn a_model_that_fails_is_an_answer_too() {
 #[tokio::test(start_paused = true)]
 async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised() {
     let fixture = Fixture::with_seats(10).await;
-    let word = Announcement::new(WorkerId(1), spec());
-    let promise = Announcement { live: false, promised: true, ..word.clone() };
-    fixture.model.hear([promise].iter());
+    fixture.model.hear([].iter(), true);
     assert!(!fixture.model.is_ready());
     let asked = fixture.ask(7);
     let delivery = fixture.worker.claim(1).await.unwrap().remove(0);
     let expected = fixture.answer(delivery, Ok(Vec::new())).await;
     assert_eq!(asked.await.unwrap().unwrap(), expected);
 
-    fixture.model.hear([Announcement { live: false, ..word }].iter());
+    fixture.model.hear([].iter(), false);
     let refused = fixture.ask(8).await.unwrap();
     assert!(matches!(refused, Err(InferError::NoWorkers(_))), "{refused:?}");
 }

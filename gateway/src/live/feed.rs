@@ -121,16 +121,16 @@ impl Wanted {
 
 impl Shown {
     fn of(catalog: &Catalog, model: &Model, wanted: &Wanted) -> Self {
-        let words = catalog.words();
+        let workers = catalog.workers();
         let queue = &model.spec.queue;
-        let workers = words.iter().filter(|word| word.live && word.model.queue == *queue);
+        let living = workers.iter().filter(|worker| worker.serves(queue));
         let seen =
             Seen { queue_depth: model.queue_depth(), rows_per_second: model.rows_per_second() };
         let (batches, samples) = model.watch.look(wanted.batches, wanted.samples);
         Self {
             inputs: model.spec.inputs.clone(),
             in_flight: model.metrics.in_flight(),
-            batching: Explanation::of(queue, seen, workers),
+            batching: Explanation::of(queue, seen, living.map(|worker| &worker.announcement)),
             batches,
             samples,
         }

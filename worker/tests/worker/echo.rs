@@ -89,8 +89,9 @@ async fn serves_several_models_and_versions_at_once() {
         let queue = QueueName::new(model, version);
         assert!(caller.ask(&queue, vec![numbers(0, 1)], 1).await.outcome.is_ok());
     }
-    let announced = fleet.broker.observer().await.unwrap().announcements().await.unwrap();
-    let mut names: Vec<_> = announced.iter().map(|a| a.model.queue.to_string()).collect();
+    let workers = fleet.broker.observer().await.unwrap().fleet().await.unwrap().workers;
+    let mut names: Vec<_> =
+        workers.iter().map(|worker| worker.announcement.model.queue.to_string()).collect();
     names.sort();
     assert_eq!(names, ["a:1", "a:2", "b:1"]);
     fleet.stop().await;
@@ -148,7 +149,7 @@ async fn leaves_nothing_claimed_and_is_no_longer_announced() {
     let backlog = observer.backlog(&queue("m")).await.unwrap();
     assert_eq!(backlog.in_flight, 0);
     assert!(backlog.depth() > 0, "shutdown came too late to tell");
-    assert!(observer.announcements().await.unwrap().iter().all(|announced| !announced.live));
+    assert!(observer.fleet().await.unwrap().workers.iter().all(|worker| !worker.live));
 }
 
 #[tokio::test(flavor = "multi_thread")]

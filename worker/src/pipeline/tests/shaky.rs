@@ -14,7 +14,7 @@ impl Shaky {
     fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
         let left =
             failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map_or(Ok(()), |_| Err(BrokerError::Unreachable("gone".to_owned())))
+        left.map_or(Ok(()), |_| Err(BrokerError::unreachable("gone")))
     }
 }
 
