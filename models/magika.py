@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches `magika`, which tells what type a file is, from its wheel on PyPI.
+"""Extracts `magika`, a model that classifies files by type, from its wheel on PyPI.
 
 Usage: magika.py [REPOSITORY]    (default .cache/models)
 
