@@ -14,8 +14,9 @@ use std::{
 };
 
 use batchfleet_broker::{
-    Broker, BrokerError, Consumer, Datatype, Delivery, GatewayId, Inbound, Job, Priority, Producer,
-    QueueName, Reply, RequestId, Settlement, Tensor, Timing, WorkerId, redis::RedisBroker, wire,
+    Broker, BrokerError, Datatype, Delivery, GatewayId, GatewayRoles, Inbound, Job, Priority,
+    Producer, QueueName, Replies, Reply, RequestId, Settlement, Tensor, Timing, WorkerId,
+    WorkerRoles, redis::RedisBroker, wire,
 };
 use batchfleet_testkit::RedisServer;
 use bytes::Bytes;
@@ -46,13 +47,13 @@ async fn measure(payload: usize, in_flight: usize, length: Duration) -> Result<(
     let broker = RedisBroker::connect(&server.url()).await?;
     let queue = QueueName::new("model", 1);
     let gateway = Arc::new(Gateway::new(&broker, queue.clone(), payload).await?);
-    let consumer = broker.consumer(queue, WorkerId::random()).await?;
+    let worker = broker.worker(queue, WorkerId::random()).await?;
     let admin = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
 
     let (client, redis) = (client_cpu()?, redis_cpu(admin.clone()).await?);
     let started = Instant::now();
     let until = started + length;
-    let work = tokio::spawn(work(consumer, until));
+    let work = tokio::spawn(work(worker, until));
     let inbox = tokio::spawn(Arc::clone(&gateway).inbox());
     let mut callers = JoinSet::new();
     for _ in 0..in_flight {
@@ -83,6 +84,7 @@ struct Gateway {
     queue: QueueName,
     inputs: Vec<Tensor>,
     producer: Arc<dyn Producer>,
+    replies: tokio::sync::Mutex<Box<dyn Replies>>,
     waiting: Mutex<HashMap<RequestId, oneshot::Sender<Reply>>>,
 }
 
@@ -93,9 +95,10 @@ impl Gateway {
         payload: usize,
     ) -> Result<Self, BrokerError> {
         let id = GatewayId::random();
-        let producer = broker.producer(id).await?;
+        let GatewayRoles { producer, replies } = broker.gateway(id).await?;
+        let replies = tokio::sync::Mutex::new(replies);
         let inputs = vec![tensor(vec![1; payload].into())];
-        Ok(Self { id, queue, inputs, producer, waiting: Mutex::default() })
+        Ok(Self { id, queue, inputs, producer, replies, waiting: Mutex::default() })
     }
 
     /// Calls again and again; how often it was answered.
@@ -128,8 +131,9 @@ impl Gateway {
     }
 
     async fn inbox(self: Arc<Self>) {
+        let mut inbox = self.replies.lock().await;
         loop {
-            if let Inbound::Replies(replies) = self.producer.receive().await {
+            if let Inbound::Replies(replies) = inbox.receive().await {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 for reply in replies {
                     if let Some(caller) = waiting.remove(&reply.id) {
@@ -148,7 +152,7 @@ fn tensor(data: Bytes) -> Tensor {
 }
 
 /// Claims and settles until all callers have gone; how many batches it had.
-async fn work(consumer: Arc<dyn Consumer>, until: Instant) -> Result<u32, BrokerError> {
+async fn work(worker: WorkerRoles, until: Instant) -> Result<u32, BrokerError> {
     let outputs = vec![tensor(vec![0; 64].into())];
     let answer = |Delivery { entry, job, .. }| Settlement {
         entry,
@@ -161,9 +165,10 @@ async fn work(consumer: Arc<dyn Consumer>, until: Instant) -> Result<u32, Broker
             outcome: Ok(outputs.clone()),
         },
     };
+    let WorkerRoles { mut claims, consumer, .. } = worker;
     let mut batches = 0;
     loop {
-        let batch = consumer.claim(BATCH).await?;
+        let batch = claims.claim(BATCH).await?;
         if batch.is_empty() && Instant::now() > until {
             return Ok(batches);
         }

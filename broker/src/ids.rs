@@ -44,6 +44,11 @@ macro_rules! random_id {
 }
 random_id!(RequestId, GatewayId, WorkerId);
 
+/// One of the brokers over which a fleet's queues are spread; each has its own queues, reply
+/// channels and signs of life. There is one so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u16);
+
 /// How a request ranks among those that wait. Workers fill their batches from all classes, most
 /// from the highest; within a class the oldest comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

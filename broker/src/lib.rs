@@ -1,11 +1,10 @@
 //! What travels between gateways and workers, and how.
 //!
-//! A gateway is a [`Producer`]: it submits [`Job`]s to the queue of a model and receives
-//! [`Reply`]s. A worker is a [`Consumer`] of one queue: it claims batches of [`Delivery`]s and
-//! settles each with a reply. Whoever only looks (metrics, the model catalogue, the controller) is
-//! an [`Observer`], and whoever tells workers what N to
-//! use is a [`Controller`]. The roles exist twice, over Redis ([`redis`]) and inside one process
-//! ([`memory`]); one contract suite holds both to the same promises.
+//! A gateway submits [`Job`]s to the queue of a model ([`Producer`]) and receives [`Reply`]s
+//! ([`Replies`]). A worker of a queue claims batches of [`Delivery`]s ([`Claims`]) and settles each
+//! with a reply ([`Consumer`]). Metrics, the model catalogue and the controller read ([`Observer`]),
+//! and the controller publishes N ([`Controller`]). The roles exist twice, over Redis ([`redis`])
+//! and inside one process ([`memory`]); one contract suite runs on both.
 
 pub mod batching;
 pub mod ids;
@@ -22,11 +21,12 @@ pub mod traffic;
 pub mod wire;
 
 pub use batching::{BatchBound, Batching, RecentBatch, Release};
-pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, WorkerId};
+pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, ShardId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{Announcement, FleetSnapshot, ModelSpec, ObservedWorker, Promise, TensorSpec};
 pub use roles::{
-    Backlog, Broker, BrokerError, Consumer, Controller, Inbound, Observer, Producer, Settlement,
+    Backlog, Broker, BrokerError, Claims, Consumer, Controller, GatewayRoles, Inbound, Observer,
+    Producer, Replies, Settlement, ShardMemory, TargetSubscription, WorkerRoles,
 };
 pub use target::{BatchWish, Guidance, Target, Wish};
 pub use tensor::{Datatype, Tensor};

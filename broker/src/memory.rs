@@ -17,9 +17,10 @@ use tokio::{
 
 use self::queue::Queue;
 use crate::{
-    Announcement, Backlog, Broker, BrokerError, Consumer, Controller, Delivery, EntryId,
-    FleetSnapshot, GatewayId, Guidance, Inbound, Job, ObservedWorker, Observer, Producer, Promise,
-    QueueName, Reply, Settlement, Target, Traffic, TrafficReport, Wish, WorkerId,
+    Announcement, Backlog, Broker, BrokerError, Claims, Consumer, Controller, Delivery, EntryId,
+    FleetSnapshot, GatewayId, GatewayRoles, Guidance, Inbound, Job, ObservedWorker, Observer,
+    Producer, Promise, QueueName, Replies, Reply, Settlement, ShardMemory, Target,
+    TargetSubscription, Traffic, TrafficReport, Wish, WorkerId, WorkerRoles,
     roles::{CLAIM_WAIT, COUNTED, GUIDANCE_WAIT, LEASE, LIVENESS, PROMISED, REMEMBERED},
 };
 
@@ -123,29 +124,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn producer(&self, gateway: GatewayId) -> Result<Arc<dyn Producer>, BrokerError> {
+    async fn gateway(&self, gateway: GatewayId) -> Result<GatewayRoles, BrokerError> {
         let (sender, replies) = mpsc::unbounded_channel();
         lock(&self.shared.gateways).insert(gateway, sender);
-        let replies = tokio::sync::Mutex::new(replies);
-        Ok(Arc::new(MemoryProducer { shared: Arc::clone(&self.shared), gateway, replies }))
+        let shared = || Arc::clone(&self.shared);
+        Ok(GatewayRoles {
+            producer: Arc::new(MemoryProducer { shared: shared(), gateway }),
+            replies: Box::new(MemoryReplies { shared: shared(), gateway, replies }),
+        })
     }
 
-    async fn consumer(
-        &self,
-        queue: QueueName,
-        worker: WorkerId,
-    ) -> Result<Arc<dyn Consumer>, BrokerError> {
+    async fn worker(&self, queue: QueueName, worker: WorkerId) -> Result<WorkerRoles, BrokerError> {
         let mut target = self.shared.target(&queue).subscribe();
-        // What was published before is news to it.
+        // A target that was published before is new to this worker.
         target.mark_changed();
-        Ok(Arc::new(MemoryConsumer {
-            shared: Arc::clone(&self.shared),
-            queue: self.shared.queue(&queue),
-            name: queue,
-            worker,
-            lease: self.lease,
-            target: tokio::sync::Mutex::new(target),
-        }))
+        let (shared, lease) = (|| Arc::clone(&self.shared), self.lease);
+        let jobs = self.shared.queue(&queue);
+        let claims = MemoryClaims { shared: shared(), queue: Arc::clone(&jobs), worker };
+        Ok(WorkerRoles {
+            claims: Box::new(claims),
+            consumer: Arc::new(MemoryConsumer { shared: shared(), queue: jobs, worker, lease }),
+            target: Box::new(MemoryTarget { shared: shared(), queue, target }),
+        })
     }
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
@@ -160,8 +160,6 @@ impl Broker for MemoryBroker {
 struct MemoryProducer {
     shared: Arc<Shared>,
     gateway: GatewayId,
-    /// As many replies as jobs in flight at most, so the channel needs no bound of its own.
-    replies: tokio::sync::Mutex<mpsc::UnboundedReceiver<Vec<Reply>>>,
 }
 
 #[async_trait]
@@ -176,12 +174,12 @@ impl Producer for MemoryProducer {
         Ok(())
     }
 
-    async fn standing(
+    async fn outstanding(
         &self,
         queue: &QueueName,
         entries: &[EntryId],
     ) -> Result<Vec<bool>, BrokerError> {
-        Ok(self.shared.queue(queue).standing(entries))
+        Ok(self.shared.queue(queue).outstanding(entries))
     }
 
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
@@ -193,38 +191,45 @@ impl Producer for MemoryProducer {
     fn is_ready(&self) -> bool {
         true
     }
+}
 
-    async fn receive(&self) -> Inbound {
-        match self.replies.lock().await.recv().await {
+struct MemoryReplies {
+    shared: Arc<Shared>,
+    gateway: GatewayId,
+    /// As many replies as jobs in flight at most, so the channel needs no bound of its own.
+    replies: mpsc::UnboundedReceiver<Vec<Reply>>,
+}
+
+#[async_trait]
+impl Replies for MemoryReplies {
+    async fn receive(&mut self) -> Inbound {
+        match self.replies.recv().await {
             Some(replies) => Inbound::Replies(replies),
-            // Another producer took over this gateway's id: nothing will ever come here again.
+            // Another role took over this gateway's id: no reply will come here any more.
             None => std::future::pending().await,
         }
     }
 }
 
-impl Drop for MemoryProducer {
+impl Drop for MemoryReplies {
     fn drop(&mut self) {
         let mut gateways = lock(&self.shared.gateways);
-        self.replies.get_mut().close();
+        self.replies.close();
         if gateways.get(&self.gateway).is_some_and(mpsc::UnboundedSender::is_closed) {
             gateways.remove(&self.gateway);
         }
     }
 }
 
-struct MemoryConsumer {
+struct MemoryClaims {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
-    name: QueueName,
     worker: WorkerId,
-    lease: Duration,
-    target: tokio::sync::Mutex<watch::Receiver<Option<Target>>>,
 }
 
 #[async_trait]
-impl Consumer for MemoryConsumer {
-    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+impl Claims for MemoryClaims {
+    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         if limit == 0 {
             return Ok(Vec::new());
         }
@@ -238,7 +243,17 @@ impl Consumer for MemoryConsumer {
             }
         }
     }
+}
 
+struct MemoryConsumer {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    worker: WorkerId,
+    lease: Duration,
+}
+
+#[async_trait]
+impl Consumer for MemoryConsumer {
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         let workers = lock(&self.shared.workers);
         let dead =
@@ -274,21 +289,29 @@ impl Consumer for MemoryConsumer {
         Ok(())
     }
 
-    async fn guidance(&self) -> Result<Guidance, BrokerError> {
-        let mut target = self.target.lock().await;
-        // The sender lives as long as the broker; a second without news is no failure.
-        drop(timeout(GUIDANCE_WAIT, target.changed()).await);
-        let target = *target.borrow_and_update();
-        let serves = |presence: &&Presence| presence.live() && presence.serves(&self.name);
-        let workers = lock(&self.shared.workers).values().filter(serves).count();
-        Ok(Guidance { workers: Some(workers), target })
-    }
-
     async fn retire(&self) -> Result<(), BrokerError> {
         if let Some(presence) = lock(&self.shared.workers).get_mut(&self.worker) {
             presence.retired = true;
         }
         Ok(())
+    }
+}
+
+struct MemoryTarget {
+    shared: Arc<Shared>,
+    queue: QueueName,
+    target: watch::Receiver<Option<Target>>,
+}
+
+#[async_trait]
+impl TargetSubscription for MemoryTarget {
+    async fn guidance(&mut self) -> Result<Guidance, BrokerError> {
+        // The sender lives as long as the broker; a second without news is no failure.
+        drop(timeout(GUIDANCE_WAIT, self.target.changed()).await);
+        let target = *self.target.borrow_and_update();
+        let serves = |presence: &&Presence| presence.live() && presence.serves(&self.queue);
+        let workers = lock(&self.shared.workers).values().filter(serves).count();
+        Ok(Guidance { workers: Some(workers), target })
     }
 }
 
@@ -336,8 +359,8 @@ impl Observer for MemoryObserver {
         Ok(reports.iter().map(report).collect())
     }
 
-    async fn memory(&self) -> Result<Option<f64>, BrokerError> {
-        Ok(None)
+    async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError> {
+        Ok(Vec::new())
     }
 }
 

@@ -46,12 +46,18 @@ use tracing::warn;
 
 pub use self::address::RedisAddress;
 use self::{
-    connect::broker_error, consumer::RedisConsumer, link::Link, observer::RedisObserver,
-    place::Place, pool::Pool, producer::RedisProducer, target::RedisController,
+    claim::RedisClaims,
+    connect::broker_error,
+    consumer::RedisConsumer,
+    link::Link,
+    observer::RedisObserver,
+    place::Place,
+    pool::Pool,
+    target::{RedisController, RedisTarget},
 };
 use crate::{
-    Broker, BrokerError, Consumer, Controller, GatewayId, Observer, Producer, QueueName, WorkerId,
-    roles::LEASE,
+    Broker, BrokerError, Controller, GatewayId, GatewayRoles, Observer, QueueName, WorkerId,
+    WorkerRoles, roles::LEASE,
 };
 
 /// How long to wait between two attempts to connect for the first time.
@@ -139,17 +145,18 @@ impl RedisBroker {
 
 #[async_trait]
 impl Broker for RedisBroker {
-    async fn producer(&self, gateway: GatewayId) -> Result<Arc<dyn Producer>, BrokerError> {
-        Ok(Arc::new(RedisProducer::new(Arc::clone(&self.shared), gateway).await?))
+    async fn gateway(&self, gateway: GatewayId) -> Result<GatewayRoles, BrokerError> {
+        producer::open(Arc::clone(&self.shared), gateway).await
     }
 
-    async fn consumer(
-        &self,
-        queue: QueueName,
-        worker: WorkerId,
-    ) -> Result<Arc<dyn Consumer>, BrokerError> {
+    async fn worker(&self, queue: QueueName, worker: WorkerId) -> Result<WorkerRoles, BrokerError> {
         let shared = Arc::clone(&self.shared);
-        Ok(Arc::new(RedisConsumer::new(shared, queue, worker, self.lease).await?))
+        let consumer = Arc::new(RedisConsumer::new(shared, queue, worker, self.lease).await?);
+        Ok(WorkerRoles {
+            claims: Box::new(RedisClaims::new(Arc::clone(&consumer))),
+            target: Box::new(RedisTarget::new(Arc::clone(&consumer))),
+            consumer,
+        })
     }
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {

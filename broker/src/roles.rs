@@ -1,5 +1,8 @@
-//! The roles programs play: [`Producer`] (gateway), [`Consumer`] (worker), [`Observer`] (whoever
-//! looks), [`Controller`] (whoever decides), and the [`Broker`] that hands them out.
+//! The roles of programs, and the [`Broker`] that hands them out: [`Producer`] and [`Replies`] of a
+//! gateway; [`Claims`], [`Consumer`] and [`TargetSubscription`] of a worker; [`Observer`];
+//! [`Controller`].
+//!
+//! What one task alone may do takes `&mut self`; the rest is shared.
 
 use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
@@ -7,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::{
     Announcement, Delivery, EntryId, FleetSnapshot, GatewayId, Guidance, Job, Priority, QueueName,
-    Reply, Traffic, TrafficReport, Wish, WorkerId,
+    Reply, ShardId, Traffic, TrafficReport, Wish, WorkerId,
 };
 
 /// The error below a [`BrokerError`]; shared, because that one is cloned.
@@ -65,24 +68,38 @@ impl BrokerError {
 /// Hands out the roles. One per process.
 #[async_trait]
 pub trait Broker: Send + Sync {
-    /// The role of one gateway boot. Its replies are being received when this returns.
-    async fn producer(&self, gateway: GatewayId) -> Result<Arc<dyn Producer>, BrokerError>;
+    /// The roles of one gateway boot. Replies are received from the moment this returns.
+    async fn gateway(&self, gateway: GatewayId) -> Result<GatewayRoles, BrokerError>;
 
-    /// The role of one worker on one queue.
-    async fn consumer(
-        &self,
-        queue: QueueName,
-        worker: WorkerId,
-    ) -> Result<Arc<dyn Consumer>, BrokerError>;
+    /// The roles of one worker on one queue.
+    async fn worker(&self, queue: QueueName, worker: WorkerId) -> Result<WorkerRoles, BrokerError>;
 
-    /// The role of one that only looks.
+    /// The role of a program that only reads.
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError>;
 
-    /// The role of one that decides.
+    /// The role of the controller.
     async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError>;
 }
 
-/// A gateway's side of the queues.
+/// The roles of one gateway boot.
+pub struct GatewayRoles {
+    /// Submits jobs.
+    pub producer: Arc<dyn Producer>,
+    /// Receives their replies. While it lives, workers count on this gateway to listen.
+    pub replies: Box<dyn Replies>,
+}
+
+/// The roles of one worker on one queue.
+pub struct WorkerRoles {
+    /// Claims jobs.
+    pub claims: Box<dyn Claims>,
+    /// Settles claimed jobs, takes over those of dead workers, and announces this one.
+    pub consumer: Arc<dyn Consumer>,
+    /// Follows the target that is published for the queue.
+    pub target: Box<dyn TargetSubscription>,
+}
+
+/// A gateway's way into the queues.
 #[async_trait]
 pub trait Producer: Send + Sync {
     /// Adds a job to the end of a queue.
@@ -103,9 +120,9 @@ pub trait Producer: Send + Sync {
     /// Takes a job that nobody waits for out of its queue, if no worker has claimed it yet.
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError>;
 
-    /// Which of these still stand in the queue, claimed or not; the others were answered, were
+    /// Which of these jobs are still in the queue, claimed or not; the others were answered or
     /// withdrawn, or the broker lost them.
-    async fn standing(
+    async fn outstanding(
         &self,
         queue: &QueueName,
         entries: &[EntryId],
@@ -115,13 +132,16 @@ pub trait Producer: Send + Sync {
     /// second.
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError>;
 
-    /// Whether jobs may be submitted with hope: false once the broker has been out of reach for a
-    /// second or two, true again as soon as it answers. Costs nothing to ask.
+    /// Whether at least one shard takes jobs: false once all have been out of reach for a second or
+    /// two, true again as soon as one answers. Costs nothing.
     fn is_ready(&self) -> bool;
+}
 
-    /// Waits for replies to this gateway's jobs. One task calls it, again and again; it heals a
-    /// broken subscription by itself and reports the gap.
-    async fn receive(&self) -> Inbound;
+/// Replies to the jobs of one gateway.
+#[async_trait]
+pub trait Replies: Send {
+    /// Waits for replies. Opens a broken subscription anew by itself, and reports the gap.
+    async fn receive(&mut self) -> Inbound;
 }
 
 /// What reaches a gateway.
@@ -129,14 +149,14 @@ pub trait Producer: Send + Sync {
 pub enum Inbound {
     /// Answers, at most one batch's worth.
     Replies(Vec<Reply>),
-    /// Jobs or answers may be lost: the subscription was broken and stands again, or the broker
-    /// lost its data, or is another one now.
-    Interrupted,
+    /// Jobs of this shard, or answers to them, may be lost: the subscription was broken and is open
+    /// again, or the shard lost its data, or another server took its place.
+    Interrupted(ShardId),
 }
 
-/// A worker's side of one queue.
+/// Claims the jobs of one queue.
 #[async_trait]
-pub trait Consumer: Send + Sync {
+pub trait Claims: Send {
     /// Claims `limit` jobs or however many there are; waits up to a second for the first, and
     /// returns nothing when none came.
     ///
@@ -144,10 +164,13 @@ pub trait Consumer: Send + Sync {
     /// least one place if there are enough, and what one leaves free goes to the others. The
     /// highest class comes first, within a class the oldest.
     ///
-    /// One task calls it. It must be polled to its end: a claim that is dropped halfway may leave
-    /// jobs claimed by nobody.
-    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
+    /// Not cancel safe: jobs that a dropped claim took are held until a later claim finds them.
+    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
+}
 
+/// What a worker does with claimed jobs, and how it shows that it lives.
+#[async_trait]
+pub trait Consumer: Send + Sync {
     /// Claims up to `limit` jobs that a dead worker holds, or that anybody has held unsettled for
     /// longer than the [lease](LEASE); the oldest first, none that is held for less than half a
     /// second. Returns at once; called about once a second.
@@ -175,13 +198,16 @@ pub trait Consumer: Send + Sync {
     /// period, so called about once a second.
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError>;
 
-    /// Waits until something is published for this queue, a second at most, and tells what a worker
-    /// goes by now; the first time at once. One task calls it, again and again; it may be dropped
-    /// halfway.
-    async fn guidance(&self) -> Result<Guidance, BrokerError>;
-
     /// Says that this worker claims no more, so that nobody counts on it.
     async fn retire(&self) -> Result<(), BrokerError>;
+}
+
+/// A worker's subscription to the target of its queue.
+#[async_trait]
+pub trait TargetSubscription: Send {
+    /// Waits until a target is published, at most a second, and returns what holds now; returns at
+    /// once the first time. Cancel safe.
+    async fn guidance(&mut self) -> Result<Guidance, BrokerError>;
 }
 
 /// A job's reply, and where it goes.
@@ -216,6 +242,15 @@ impl Backlog {
     }
 }
 
+/// How full the memory of a shard is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShardMemory {
+    /// The shard.
+    pub shard: ShardId,
+    /// The part of its limit that is in use, 0 to 1.
+    pub used: f64,
+}
+
 /// Looks at queues and workers without touching them.
 #[async_trait]
 pub trait Observer: Send + Sync {
@@ -232,8 +267,8 @@ pub trait Observer: Send + Sync {
     /// What gateways have counted, those that fell silent a while ago included.
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError>;
 
-    /// How full the broker's memory is, 0 to 1; `None` if it has no limit, or does not tell.
-    async fn memory(&self) -> Result<Option<f64>, BrokerError>;
+    /// How full the memory of each shard is; without those that have no limit, or may not be asked.
+    async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError>;
 }
 
 /// Tells workers what to go by.

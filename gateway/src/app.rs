@@ -3,7 +3,9 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use actix_web::{dev::Server, web::Data};
-use batchfleet_broker::{Broker, BrokerError, GatewayId, Inbound, Observer, Producer};
+use batchfleet_broker::{
+    Broker, BrokerError, GatewayId, GatewayRoles, Inbound, Observer, Producer, Replies,
+};
 use batchfleet_service::Process;
 use tokio::{
     sync::{Notify, watch},
@@ -73,7 +75,7 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         let id = GatewayId::random();
         let metrics = GatewayMetrics::register(&process.registry)?;
-        let producer = broker.producer(id).await?;
+        let GatewayRoles { producer, replies } = broker.gateway(id).await?;
         let observer = broker.observer().await?;
         let reporter = producer.clone();
         let draining = CancellationToken::new();
@@ -104,7 +106,7 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         let interrupted = Arc::new(Notify::new());
         tasks.spawn(hand_over(dispatcher.clone()));
-        tasks.spawn(receive(dispatcher.clone(), interrupted.clone()));
+        tasks.spawn(receive(replies, dispatcher.clone(), interrupted.clone()));
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
         let (plays, page) = (api.clone(), api.clone());
@@ -153,15 +155,19 @@ async fn going(lame_duck: Duration, shutdown: CancellationToken, draining: Cance
 }
 
 /// Task: replies from the broker to the requests they belong to.
-pub(crate) async fn receive(dispatcher: Arc<Dispatcher>, interrupted: Arc<Notify>) {
+pub(crate) async fn receive(
+    mut inbox: Box<dyn Replies>,
+    dispatcher: Arc<Dispatcher>,
+    interrupted: Arc<Notify>,
+) {
     loop {
-        match dispatcher.producer.receive().await {
+        match inbox.receive().await {
             Inbound::Replies(replies) => {
                 for reply in replies {
                     dispatcher.resolve(reply);
                 }
             }
-            Inbound::Interrupted => {
+            Inbound::Interrupted(_) => {
                 warn!("the queue was interrupted; looking for what it may have lost");
                 dispatcher.metrics.interruptions.inc();
                 interrupted.notify_one();
@@ -226,7 +232,8 @@ async fn look_once(
     let asked = Instant::now();
     let memory = observer.memory().await?;
     api.metrics.broker_seconds.observe(asked.elapsed().as_secs_f64());
-    api.metrics.fleet.broker_memory.set(memory.unwrap_or(0.0));
-    api.dispatcher.set_queue_full(memory.is_some_and(|share| share >= FULL));
+    let fullest = memory.iter().map(|shard| shard.used).fold(0.0, f64::max);
+    api.metrics.fleet.broker_memory.set(fullest);
+    api.dispatcher.set_queue_full(fullest >= FULL);
     Ok(())
 }

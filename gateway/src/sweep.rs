@@ -59,10 +59,10 @@ async fn search(dispatcher: &Dispatcher, before: Instant) -> Result<(), BrokerEr
     let mut lost = Vec::new();
     for (queue, suspects) in by_queue(dispatcher, before) {
         let entries: Vec<_> = suspects.iter().map(|&(_, entry)| entry).collect();
-        let standing = dispatcher.producer.standing(&queue, &entries).await?;
+        let outstanding = dispatcher.producer.outstanding(&queue, &entries).await?;
         let now = Instant::now();
-        for ((id, entry), stands) in suspects.into_iter().zip(standing) {
-            if stands {
+        for ((id, entry), is_outstanding) in suspects.into_iter().zip(outstanding) {
+            if is_outstanding {
                 dispatcher.ledger().stands(id, entry, now);
             } else {
                 lost.push((id, entry));

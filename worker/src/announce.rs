@@ -106,7 +106,7 @@ mod tests {
         async fn start() -> Self {
             let broker = MemoryBroker::new(10);
             let (worker, queue) = (WorkerId::random(), QueueName::new("m", 1));
-            let consumer = broker.consumer(queue.clone(), worker).await.unwrap();
+            let consumer = broker.worker(queue.clone(), worker).await.unwrap().consumer;
             let model = ModelSpec {
                 queue,
                 platform: String::new(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use batchfleet_broker::{Broker, Consumer};
+use batchfleet_broker::{Broker, WorkerRoles};
 use batchfleet_service::{Process, trace::Tracer};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -71,14 +71,14 @@ impl Loaded {
         let mut worker = Worker { models: JoinSet::new(), shutdown, ready: false };
         let mut announced = Vec::new();
         for model in self.models {
-            let Some(consumer) = connect(broker.as_ref(), &model, &worker.shutdown).await else {
+            let Some(roles) = connect(broker.as_ref(), &model, &worker.shutdown).await else {
                 return worker;
             };
             let told = CancellationToken::new();
             announced.push(told.clone());
             let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
             let model = model.traced(self.tracer.clone());
-            worker.models.spawn(model.serve(consumer, metrics, told, drain.clone()));
+            worker.models.spawn(model.serve(roles, metrics, told, drain.clone()));
         }
         for announced in announced {
             tokio::select! {
@@ -149,18 +149,18 @@ fn runtime(
     Ok(Some(Arc::new(runtime)))
 }
 
-/// The role on the model's queue, however long the broker is away; `None` on shutdown.
+/// The roles on the model's queue, however long the broker is away; `None` on shutdown.
 async fn connect(
     broker: &dyn Broker,
     model: &Model,
     shutdown: &CancellationToken,
-) -> Option<Arc<dyn Consumer>> {
+) -> Option<WorkerRoles> {
     let mut outage = Outage::new("reach the broker");
     loop {
-        match broker.consumer(model.queue().clone(), model.worker).await {
-            Ok(consumer) => {
+        match broker.worker(model.queue().clone(), model.worker).await {
+            Ok(roles) => {
                 outage.over();
-                return Some(consumer);
+                return Some(roles);
             }
             Err(error) => outage.failed(&error),
         }

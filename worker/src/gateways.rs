@@ -79,7 +79,7 @@ impl Gateways {
 #[cfg(test)]
 mod tests {
     use batchfleet_broker::{
-        Broker, Job, Priority, QueueName, RequestId, WorkerId, memory::MemoryBroker,
+        Broker, Job, Priority, QueueName, RequestId, WorkerId, WorkerRoles, memory::MemoryBroker,
     };
     use tokio::time::sleep;
 
@@ -88,7 +88,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_job_added_a_moment_ago_speaks_for_its_gateway() {
         let (broker, queue) = (MemoryBroker::new(10), QueueName::new("m", 1));
-        let consumer = broker.consumer(queue.clone(), WorkerId::random()).await.unwrap();
+        let worker = broker.worker(queue.clone(), WorkerId::random()).await.unwrap();
+        let WorkerRoles { mut claims, consumer, .. } = worker;
         let job = Job {
             id: RequestId::random(),
             gateway: GatewayId::random(),
@@ -101,10 +102,10 @@ mod tests {
             outputs: Vec::new(),
             trace: None,
         };
-        let producer = broker.producer(job.gateway).await.unwrap();
-        producer.submit(&queue, &job).await.unwrap();
-        drop(producer);
-        let mut jobs = VecDeque::from(consumer.claim(1).await.unwrap());
+        let gateway = broker.gateway(job.gateway).await.unwrap();
+        gateway.producer.submit(&queue, &job).await.unwrap();
+        drop(gateway);
+        let mut jobs = VecDeque::from(claims.claim(1).await.unwrap());
         let mut gateways = Gateways::new(consumer);
         gateways.look(&jobs).await;
         let [job] = jobs.make_contiguous() else { panic!("not claimed") };

@@ -1,11 +1,9 @@
 //! Claims jobs when the pipeline asks for them.
 //!
-//! A claim must be polled to its end, and waits up to a second for the first job. So one task does
+//! A claim is not cancel safe, and waits up to a second for the first job. So one task does
 //! nothing but claim, and the pipeline may stop waiting for it: what arrives later is next batch's.
 
-use std::sync::Arc;
-
-use batchfleet_broker::{Consumer, Delivery};
+use batchfleet_broker::{Claims, Delivery};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle},
@@ -38,10 +36,10 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Starts the task. Once the drain begins it no longer tries again what failed.
-    pub(crate) fn start(consumer: Arc<dyn Consumer>, drain: Drain) -> Self {
+    pub(crate) fn start(source: Box<dyn Claims>, drain: Drain) -> Self {
         let (asks, asked) = mpsc::channel(1);
         let (sender, claims) = mpsc::channel(1);
-        let task = tokio::spawn(claim_when_asked(consumer, asked, sender, drain));
+        let task = tokio::spawn(claim_when_asked(source, asked, sender, drain));
         Self { asks, claims, task, under_way: None, rows_per_job: 1.0 }
     }
 
@@ -76,7 +74,7 @@ impl Intake {
 }
 
 async fn claim_when_asked(
-    consumer: Arc<dyn Consumer>,
+    mut source: Box<dyn Claims>,
     mut asked: mpsc::Receiver<usize>,
     claims: mpsc::Sender<Vec<Delivery>>,
     drain: Drain,
@@ -84,7 +82,7 @@ async fn claim_when_asked(
     let mut outage = Outage::new("claim jobs");
     while let Some(jobs) = asked.recv().await {
         let deliveries = loop {
-            match consumer.claim(jobs).await {
+            match source.claim(jobs).await {
                 Ok(deliveries) => {
                     outage.over();
                     break deliveries;

@@ -2,7 +2,9 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use batchfleet_broker::{Announcement, Consumer, ModelSpec, QueueName, WorkerId};
+use batchfleet_broker::{
+    Announcement, ModelSpec, QueueName, TargetSubscription, WorkerId, WorkerRoles,
+};
 use batchfleet_policy::{BatchMode, BatchPolicy, Demand};
 use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ use crate::{
     },
     error::WorkerError,
     metrics::ModelMetrics,
-    pipeline::{Pipeline, Plan},
+    pipeline::{Jobs, Pipeline, Plan},
     repository::ModelSource,
     retry::Outage,
     settings::ModelSettings,
@@ -77,7 +79,7 @@ impl Model {
     /// that goes well for the first time.
     pub(crate) async fn serve(
         self,
-        consumer: Arc<dyn Consumer>,
+        roles: WorkerRoles,
         metrics: ModelMetrics,
         announced: CancellationToken,
         drain: Drain,
@@ -91,11 +93,12 @@ impl Model {
             tracing: self.tracer.is_on(),
             ..Announcement::new(self.worker, spec)
         };
-        let pipeline =
-            Pipeline::new(self.plan, self.engine, consumer.clone(), metrics.clone(), drain.clone())
-                .traced(self.tracer);
+        let WorkerRoles { claims, consumer, target } = roles;
+        let jobs = Jobs { claims, consumer: consumer.clone() };
+        let pipeline = Pipeline::new(self.plan, self.engine, jobs, metrics.clone(), drain.clone())
+            .traced(self.tracer);
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
-        let guided = tokio::spawn(guide(consumer.clone(), tuner.clone()));
+        let guided = tokio::spawn(guide(target, tuner.clone()));
         let announcer = Announcer { consumer, announcement, tuner, metrics, pulse, max_batch_time };
         let announcing =
             tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
@@ -113,10 +116,10 @@ impl Model {
 }
 
 /// Tells `tuner` all that others know, for as long as it is not aborted.
-async fn guide(consumer: Arc<dyn Consumer>, tuner: SharedTuner) {
+async fn guide(mut target: Box<dyn TargetSubscription>, tuner: SharedTuner) {
     let mut outage = Outage::new("hear what N to use");
     loop {
-        match consumer.guidance().await {
+        match target.guidance().await {
             Ok(guidance) => {
                 outage.over();
                 tuner.lock().hear(guidance);

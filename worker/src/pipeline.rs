@@ -11,7 +11,7 @@ mod attempt;
 
 use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
-use batchfleet_broker::{Consumer, Delivery, Failure, ModelSpec, Release, Timing};
+use batchfleet_broker::{Claims, Consumer, Delivery, Failure, ModelSpec, Release, Timing};
 use batchfleet_policy::{BatchPolicy, CostModel};
 use batchfleet_service::trace::Tracer;
 use tokio::time::{Instant, sleep};
@@ -82,17 +82,26 @@ pub(crate) struct Pipeline {
     more_waits: bool,
 }
 
+/// The queue of a pipeline.
+pub(crate) struct Jobs {
+    /// Claims from the queue.
+    pub(crate) claims: Box<dyn Claims>,
+    /// Settles, hands back and takes over.
+    pub(crate) consumer: Arc<dyn Consumer>,
+}
+
 impl Pipeline {
     /// Sets up the loop; it claims nothing before [`Pipeline::run`].
     pub(crate) fn new(
         plan: Plan,
         engine: EngineHandle,
-        consumer: Arc<dyn Consumer>,
+        jobs: Jobs,
         metrics: ModelMetrics,
         drain: Drain,
     ) -> Self {
+        let Jobs { claims, consumer } = jobs;
         Self {
-            intake: Intake::start(Arc::clone(&consumer), drain.clone()),
+            intake: Intake::start(claims, drain.clone()),
             rescue: Rescue::new(Arc::clone(&consumer)),
             gateways: Gateways::new(Arc::clone(&consumer)),
             settler: Settler::new(Arc::clone(&consumer), metrics.clone()),

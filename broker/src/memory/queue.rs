@@ -83,7 +83,7 @@ impl Queue {
     }
 
     /// Which of these wait or are held.
-    pub(super) fn standing(&self, entries: &[EntryId]) -> Vec<bool> {
+    pub(super) fn outstanding(&self, entries: &[EntryId]) -> Vec<bool> {
         let state = lock(&self.state);
         let stands = |entry: &EntryId| {
             state.held.contains_key(entry)

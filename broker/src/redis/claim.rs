@@ -12,10 +12,11 @@ use std::{
         HashMap,
         hash_map::Entry::{Occupied, Vacant},
     },
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use deadpool_redis::Connection;
 use redis::{Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ use super::{
     keys,
 };
 use crate::{
-    BrokerError, Consumer, Delivery, GatewayId, Priority,
+    BrokerError, Claims, Consumer, Delivery, GatewayId, Priority,
     roles::{CLAIM_WAIT, LIVENESS},
     share::share,
 };
@@ -52,7 +53,7 @@ type PerClass<T> = [T; Priority::ALL.len()];
 
 /// What is kept from one claim to the next.
 #[derive(Default)]
-pub(super) struct Reader {
+struct Reader {
     /// The connection of blocking reads: a read holds up everything behind it. `None` before the
     /// first read and after a failed one.
     connection: Option<MultiplexedConnection>,
@@ -128,9 +129,35 @@ enum Ask {
     Wait(usize),
 }
 
+/// The claims of one worker.
+pub(super) struct RedisClaims {
+    consumer: Arc<RedisConsumer>,
+    reader: Reader,
+}
+
+impl RedisClaims {
+    pub(super) fn new(consumer: Arc<RedisConsumer>) -> Self {
+        Self { consumer, reader: Reader::default() }
+    }
+}
+
+#[async_trait]
+impl Claims for RedisClaims {
+    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        // To Redis, no limit at all.
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.consumer.claim_up_to(&mut self.reader, limit).await
+    }
+}
+
 impl RedisConsumer {
-    pub(super) async fn claim_up_to(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let mut reader = self.reader.lock().await;
+    async fn claim_up_to(
+        &self,
+        reader: &mut Reader,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         if reader.opened.is_some_and(|opened| self.shared.place.is_elsewhere_since(opened)) {
             reader.connection = None;
         }
@@ -143,10 +170,10 @@ impl RedisConsumer {
         // Taken out: a claim that fails or is dropped takes its connection along.
         let connection = match reader.connection.take() {
             Some(connection) => connection,
-            None => self.open_reader(&mut reader).await?,
+            None => self.open_reader(reader).await?,
         };
         let mut claim = Claim { connection, entries: Vec::new(), clock: 0, deaf: Vec::new() };
-        let filled = match self.fill(&mut claim, &mut reader, limit).await {
+        let filled = match self.fill(&mut claim, reader, limit).await {
             Err(error) if lost_group(&error) => {
                 tracing::warn!(queue = %self.name, "the queue was gone and is made anew");
                 reader.connection = Some(claim.connection);

@@ -13,16 +13,14 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     Shared,
-    claim::Reader,
     connect::{broker_error, milliseconds, server_code},
     entries::id_text,
     keys,
     parcel::{LARGE, Parcel},
     reclaim::Doubt,
-    target::Ear,
 };
 use crate::{
-    Announcement, BrokerError, Consumer, Delivery, EntryId, Failure, GatewayId, Guidance, Priority,
+    Announcement, BrokerError, Consumer, Delivery, EntryId, Failure, GatewayId, Priority,
     QueueName, Reply, Settlement, WorkerId, roles::LIVENESS, wire,
 };
 
@@ -36,14 +34,12 @@ pub(super) struct RedisConsumer {
     pub(super) streams: [String; Priority::ALL.len()],
     pub(super) worker: String,
     pub(super) lease: Duration,
-    pub(super) reader: Mutex<Reader>,
     pub(super) doubt: std::sync::Mutex<Doubt>,
     /// What was handed out, and neither settled nor handed back. Locked while entries are taken
     /// over, so that none of these can look like a stray.
     pub(super) held: Mutex<HashSet<EntryId>>,
     /// Whether there may be strays.
     pub(super) strays: AtomicBool,
-    pub(super) ear: Ear,
 }
 
 /// What stands in Redis about a worker.
@@ -68,11 +64,9 @@ impl RedisConsumer {
             name,
             worker: worker.to_string(),
             lease,
-            reader: Mutex::default(),
             doubt: std::sync::Mutex::default(),
             held: Mutex::default(),
             strays: AtomicBool::default(),
-            ear: Ear::default(),
         };
         match consumer.create_groups().await {
             // It refuses even what exists already. Who comes to drain a full queue is welcome; if
@@ -212,11 +206,6 @@ pub(super) fn create_census(stream: &str) -> Cmd {
 
 #[async_trait]
 impl Consumer for RedisConsumer {
-    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        // To Redis, no limit at all.
-        if limit == 0 { Ok(Vec::new()) } else { self.claim_up_to(limit).await }
-    }
-
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         if limit == 0 { Ok(Vec::new()) } else { self.reclaim_up_to(limit).await }
     }
@@ -280,10 +269,6 @@ impl Consumer for RedisConsumer {
             self.doubt().raise();
         }
         renewed
-    }
-
-    async fn guidance(&self) -> Result<Guidance, BrokerError> {
-        self.be_guided().await
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {

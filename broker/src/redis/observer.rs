@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Announcement, Backlog, BrokerError, FleetSnapshot, ObservedWorker, Observer, Priority,
-    QueueName, TrafficReport, roles::REMEMBERED,
+    QueueName, ShardId, ShardMemory, TrafficReport, roles::REMEMBERED,
 };
 
 /// What somebody said, by who said it or of what.
@@ -112,13 +112,14 @@ impl Observer for RedisObserver {
         traffic::hear(&mut *self.connection().await?).await
     }
 
-    async fn memory(&self) -> Result<Option<f64>, BrokerError> {
+    async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError> {
         let Some(info) = info(&mut *self.connection().await?, &["memory"]).await? else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let field = |name| info.field(name)?.parse::<f64>().ok();
         let limited = field("used_memory").zip(field("maxmemory")).filter(|(_, most)| *most > 0.0);
-        Ok(limited.map(|(used, most)| used / most))
+        let shard = |(used, most)| ShardMemory { shard: ShardId::default(), used: used / most };
+        Ok(limited.map(shard).into_iter().collect())
     }
 }
 

@@ -7,10 +7,7 @@ use bytes::Bytes;
 use redis::{
     Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisWrite, Value, aio::ConnectionLike,
 };
-use tokio::{
-    runtime::Handle,
-    sync::{Mutex, Semaphore},
-};
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -25,7 +22,8 @@ use super::{
     traffic,
 };
 use crate::{
-    BrokerError, EntryId, GatewayId, Inbound, Job, Priority, Producer, QueueName, Traffic, wire,
+    BrokerError, EntryId, GatewayId, GatewayRoles, Inbound, Job, Priority, Producer, QueueName,
+    Replies, ShardId, Traffic, wire,
 };
 
 /// How many entries are looked up at a time: Redis does nothing else meanwhile.
@@ -36,36 +34,44 @@ const LEAVING: usize = 8 << 20;
 /// The bytes of one permit of these.
 const PERMIT: usize = 1 << 10;
 
-pub(super) struct RedisProducer {
+struct RedisProducer {
     shared: Arc<Shared>,
     gateway: GatewayId,
-    channel: String,
-    incoming: Mutex<Incoming>,
     leaving: Arc<Semaphore>,
     /// Whose tasks keep the connections.
     runtime: Handle,
-    pulse: Pulse,
+    pulse: Arc<Pulse>,
 }
 
 /// Replies on their way in.
-struct Incoming {
+struct RedisReplies {
+    shared: Arc<Shared>,
+    channel: String,
     /// `None` between the loss of one subscription and the next.
     subscription: Option<Line>,
     parcels: Parcels,
+    pulse: Arc<Pulse>,
 }
 
-impl RedisProducer {
-    pub(super) async fn new(shared: Arc<Shared>, gateway: GatewayId) -> Result<Self, BrokerError> {
-        let channel = keys::replies(gateway);
-        let line = Line::open(&shared.place, Some(&channel)).await.map_err(broker_error)?;
-        // Felt once the subscription stands: what is lost from now on is noticed.
-        let pulse = Pulse::start(Arc::clone(&shared), gateway).await?;
-        let parcels = Parcels::new(shared.pool.clone());
-        let incoming = Mutex::new(Incoming { subscription: Some(line), parcels });
-        let leaving = Arc::new(Semaphore::new(LEAVING / PERMIT));
-        let runtime = Handle::current();
-        Ok(Self { shared, gateway, channel, incoming, leaving, runtime, pulse })
-    }
+/// Opens both ways of a gateway.
+pub(super) async fn open(
+    shared: Arc<Shared>,
+    gateway: GatewayId,
+) -> Result<GatewayRoles, BrokerError> {
+    let channel = keys::replies(gateway);
+    let line = Line::open(&shared.place, Some(&channel)).await.map_err(broker_error)?;
+    // Begun once the subscription is open: whatever is lost from now on is noticed.
+    let pulse = Arc::new(Pulse::start(Arc::clone(&shared), gateway).await?);
+    let replies = RedisReplies {
+        shared: Arc::clone(&shared),
+        channel,
+        subscription: Some(line),
+        parcels: Parcels::new(shared.pool.clone()),
+        pulse: Arc::clone(&pulse),
+    };
+    let leaving = Arc::new(Semaphore::new(LEAVING / PERMIT));
+    let producer = RedisProducer { shared, gateway, leaving, runtime: Handle::current(), pulse };
+    Ok(GatewayRoles { producer: Arc::new(producer), replies: Box::new(replies) })
 }
 
 /// Which of these entries stand in the stream, without reading them: Redis tells by letting the
@@ -161,7 +167,7 @@ impl Producer for RedisProducer {
             .map_err(broker_error)
     }
 
-    async fn standing(
+    async fn outstanding(
         &self,
         queue: &QueueName,
         entries: &[EntryId],
@@ -188,9 +194,12 @@ impl Producer for RedisProducer {
     fn is_ready(&self) -> bool {
         self.pulse.is_steady() && self.shared.link.is_hopeful()
     }
+}
 
-    async fn receive(&self) -> Inbound {
-        let Incoming { subscription, parcels } = &mut *self.incoming.lock().await;
+#[async_trait]
+impl Replies for RedisReplies {
+    async fn receive(&mut self) -> Inbound {
+        let Self { subscription, parcels, .. } = self;
         loop {
             let Some(line) = subscription.as_mut() else {
                 let line = Line::reopen(&self.shared.place, Some(&self.channel)).await;
@@ -198,7 +207,7 @@ impl Producer for RedisProducer {
                 tracing::info!("receiving replies again");
                 // One gap, told once, even if Redis lost its data as well.
                 self.pulse.catch_up().await;
-                return Inbound::Interrupted;
+                return Inbound::Interrupted(ShardId::default());
             };
             let come = tokio::select! {
                 pushed = line.next() => match pushed.map(message) {
@@ -217,7 +226,7 @@ impl Producer for RedisProducer {
                     }
                 },
                 fetched = parcels.next() => fetched,
-                () = self.pulse.changed() => return Inbound::Interrupted,
+                () = self.pulse.changed() => return Inbound::Interrupted(ShardId::default()),
             };
             return come.map_or_else(|error| lost(&error), read);
         }
@@ -239,5 +248,5 @@ fn read(replies: Bytes) -> Inbound {
 /// Answers are lost with what cannot be read, as if the subscription had been broken.
 fn lost(error: &dyn std::error::Error) -> Inbound {
     tracing::error!(%error, "lost replies");
-    Inbound::Interrupted
+    Inbound::Interrupted(ShardId::default())
 }

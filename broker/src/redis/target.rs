@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{Pipeline, Value, streams::StreamInfoConsumersReply as Consumers};
-use tokio::{sync::Mutex, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Shared,
@@ -17,36 +17,52 @@ use super::{
     reclaim::lost_queue,
 };
 use crate::{
-    Announcement, BrokerError, Controller, Guidance, Priority, QueueName, Target, Wish,
-    roles::GUIDANCE_WAIT,
+    Announcement, BrokerError, Controller, Guidance, Priority, QueueName, Target,
+    TargetSubscription, Wish, roles::GUIDANCE_WAIT,
 };
 
-/// A worker's subscription to the channel of its queue; `None` while it is broken.
-pub(super) type Ear = Mutex<Option<Line>>;
+/// A worker's subscription to the target of its queue.
+pub(super) struct RedisTarget {
+    consumer: Arc<RedisConsumer>,
+    /// The subscription; `None` before the first and while it is broken.
+    line: Option<Line>,
+}
 
-impl RedisConsumer {
-    /// Waits until there may be something new.
-    async fn hear(&self) -> Result<(), BrokerError> {
-        let mut ear = self.ear.lock().await;
-        let Some(line) = ear.as_mut() else {
-            let channel = keys::target(&self.name);
-            *ear =
-                Some(Line::open(&self.shared.place, Some(&channel)).await.map_err(broker_error)?);
-            // Whatever was published before was not heard.
+impl RedisTarget {
+    pub(super) fn new(consumer: Arc<RedisConsumer>) -> Self {
+        Self { consumer, line: None }
+    }
+
+    /// Waits until there may be a new target.
+    async fn wait(&mut self) -> Result<(), BrokerError> {
+        let Some(line) = self.line.as_mut() else {
+            let RedisConsumer { shared, name, .. } = &*self.consumer;
+            let line = Line::open(&shared.place, Some(&keys::target(name))).await;
+            self.line = Some(line.map_err(broker_error)?);
+            // A target may have been published before the subscription.
             return Ok(());
         };
-        let heard = tokio::select! {
-            heard = line.next() => heard,
+        let pushed = tokio::select! {
+            pushed = line.next() => pushed,
             () = sleep(GUIDANCE_WAIT) => return Ok(()),
         };
-        if heard.is_err() {
-            *ear = None;
+        if pushed.is_err() {
+            self.line = None;
         }
         Ok(())
     }
+}
 
-    pub(super) async fn be_guided(&self) -> Result<Guidance, BrokerError> {
-        self.hear().await?;
+#[async_trait]
+impl TargetSubscription for RedisTarget {
+    async fn guidance(&mut self) -> Result<Guidance, BrokerError> {
+        self.wait().await?;
+        self.consumer.read_guidance().await
+    }
+}
+
+impl RedisConsumer {
+    async fn read_guidance(&self) -> Result<Guidance, BrokerError> {
         let mut connection = self.shared.pool.get().await?;
         let answers: Vec<Value> = Pipeline::new()
             .get(keys::target(&self.name))

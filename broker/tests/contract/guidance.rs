@@ -7,7 +7,7 @@ use batchfleet_broker::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::{queue, spec, worker};
+use crate::{Worker, queue, spec, worker};
 
 /// Longer than it takes until a worker looks again unasked.
 const SOON: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ pub(crate) async fn a_worker_knows_how_many_serve_its_queue(broker: &dyn Broker)
     let mut workers = Vec::new();
     for _ in 0..3 {
         let id = WorkerId::random();
-        workers.push((id, broker.consumer(queue(), id).await.unwrap()));
+        workers.push((id, Worker::new(broker, id).await));
     }
     for living in [3, 2] {
         let known = async {

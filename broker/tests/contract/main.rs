@@ -2,15 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside a #[test]")]
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Broker, Consumer, Datatype, Delivery, EntryId, GatewayId, Inbound, Job, ModelSpec, Observer,
-    Priority, Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing,
-    WorkerId, memory::MemoryBroker, redis::RedisBroker, wire,
+    Broker, BrokerError, Claims, Consumer, Datatype, Delivery, EntryId, GatewayId, GatewayRoles,
+    Guidance, Inbound, Job, ModelSpec, Observer, Priority, Producer, QueueName, Replies, Reply,
+    RequestId, Settlement, TargetSubscription, Tensor, TensorSpec, Timing, WorkerId, WorkerRoles,
+    memory::MemoryBroker, redis::RedisBroker, wire,
 };
 use batchfleet_testkit::RedisServer;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
 /// How long a worker of these tests may hold a job.
 const LEASE: Duration = Duration::from_secs(4);
@@ -74,7 +75,7 @@ on_both_brokers! {
         the_jobs_of_a_living_worker_are_safe_until_the_lease_ends
         two_reclaimers_never_share_a_job
         a_job_that_was_just_claimed_is_not_reclaimed
-        it_is_told_which_jobs_still_stand
+        the_jobs_that_are_still_in_the_queue_are_known
         a_gateway_lives_until_it_is_gone
         a_claim_tells_whose_gateway_listens_no_more
         poison_is_answered_like_any_failure
@@ -101,12 +102,14 @@ on_both_brokers! {
 struct Gateway {
     id: GatewayId,
     producer: Arc<dyn Producer>,
+    replies: Mutex<Box<dyn Replies>>,
 }
 
 impl Gateway {
     async fn new(broker: &dyn Broker) -> Self {
         let id = GatewayId::random();
-        Self { id, producer: broker.producer(id).await.unwrap() }
+        let GatewayRoles { producer, replies } = broker.gateway(id).await.unwrap();
+        Self { id, producer, replies: Mutex::new(replies) }
     }
 
     fn job(&self, marker: u64) -> Job {
@@ -143,10 +146,41 @@ impl Gateway {
     }
 
     async fn receive(&self) -> Vec<Reply> {
-        match timeout(Duration::from_secs(10), self.producer.receive()).await.unwrap() {
+        let mut replies = self.replies.lock().await;
+        match timeout(Duration::from_secs(10), replies.receive()).await.unwrap() {
             Inbound::Replies(replies) => replies,
-            Inbound::Interrupted => Vec::new(),
+            Inbound::Interrupted(_) => Vec::new(),
         }
+    }
+}
+
+/// The roles of a worker, at hand wherever a test needs them.
+struct Worker {
+    claims: Mutex<Box<dyn Claims>>,
+    consumer: Arc<dyn Consumer>,
+    target: Mutex<Box<dyn TargetSubscription>>,
+}
+
+impl Worker {
+    async fn new(broker: &dyn Broker, id: WorkerId) -> Self {
+        let WorkerRoles { claims, consumer, target } = broker.worker(queue(), id).await.unwrap();
+        Self { claims: Mutex::new(claims), consumer, target: Mutex::new(target) }
+    }
+
+    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        self.claims.lock().await.claim(limit).await
+    }
+
+    async fn guidance(&self) -> Result<Guidance, BrokerError> {
+        self.target.lock().await.guidance().await
+    }
+}
+
+impl Deref for Worker {
+    type Target = dyn Consumer;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.consumer
     }
 }
 
@@ -154,8 +188,8 @@ fn queue() -> QueueName {
     QueueName::new("model", 1)
 }
 
-async fn worker(broker: &dyn Broker) -> Arc<dyn Consumer> {
-    broker.consumer(queue(), WorkerId::random()).await.unwrap()
+async fn worker(broker: &dyn Broker) -> Worker {
+    Worker::new(broker, WorkerId::random()).await
 }
 
 async fn observer(broker: &dyn Broker) -> Arc<dyn Observer> {

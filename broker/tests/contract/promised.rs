@@ -6,7 +6,7 @@ use batchfleet_broker::{
     Announcement, Broker, FleetSnapshot, ObservedWorker, Promise, WorkerId,
 };
 
-use crate::{Gateway, observer, queue, spec, worker};
+use crate::{Gateway, Worker, observer, queue, spec, worker};
 
 pub(crate) async fn what_is_promised_is_known_and_no_workers_word(broker: &dyn Broker) {
     let (controller, observer) = (broker.controller().await.unwrap(), observer(broker).await);
@@ -27,8 +27,8 @@ pub(crate) async fn each_worker_and_what_it_holds_is_told(broker: &dyn Broker) {
     let (observer, gateway) = (observer(broker).await, Gateway::new(broker).await);
     assert!(observer.held(&queue()).await.unwrap().is_empty());
     let (one, two) = (WorkerId(1), WorkerId(2));
-    let first = broker.consumer(queue(), one).await.unwrap();
-    let second = broker.consumer(queue(), two).await.unwrap();
+    let first = Worker::new(broker, one).await;
+    let second = Worker::new(broker, two).await;
     gateway.submit(3).await;
     first.claim(2).await.unwrap();
     let taken = second.claim(1).await.unwrap();

@@ -3,12 +3,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Backlog, Broker, Consumer, Datatype, Failure, Job, ObservedWorker, Priority, QueueName, Release,
+    Announcement, Backlog, Broker, Datatype, Failure, Job, ObservedWorker, Priority, QueueName, Release,
     Reply, ReplyError, RequestId, Settlement, Tensor, Timing, WorkerId, wire,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::{Gateway, echoes, markers, observer, queue, spec, worker};
+use crate::{Gateway, Worker, echoes, markers, observer, queue, spec, worker};
 
 pub(crate) async fn jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_asked(
     broker: &dyn Broker,
@@ -259,7 +259,7 @@ pub(crate) async fn an_announced_worker_lives_until_it_retires(broker: &dyn Brok
     let workers = async || observer.fleet().await.unwrap().workers;
     assert_eq!(workers().await, []);
     let id = WorkerId::random();
-    let worker = broker.consumer(queue(), id).await.unwrap();
+    let worker = Worker::new(broker, id).await;
     let announcement =
         Announcement { capacity: 1234.5, batch_limit: 32, ..Announcement::new(id, spec()) };
     worker.renew(&announcement).await.unwrap();
@@ -273,7 +273,7 @@ pub(crate) async fn an_announced_worker_lives_until_it_retires(broker: &dyn Brok
 pub(crate) async fn a_worker_that_falls_silent_is_known_but_not_live(broker: &dyn Broker) {
     let observer = observer(broker).await;
     let id = WorkerId::random();
-    let worker = broker.consumer(queue(), id).await.unwrap();
+    let worker = Worker::new(broker, id).await;
     worker.renew(&Announcement::new(id, spec())).await.unwrap();
     let renewed = Instant::now();
     let silent = loop {
@@ -311,7 +311,7 @@ pub(crate) async fn a_waiting_claim_wakes_as_soon_as_a_job_comes(broker: &dyn Br
 pub(crate) async fn two_consumers_never_share_a_job(broker: &dyn Broker) {
     let (gateway, one, other) =
         (Gateway::new(broker).await, worker(broker).await, worker(broker).await);
-    let claim = async |worker: &dyn Consumer| {
+    let claim = async |worker: &Worker| {
         let mut claimed = Vec::new();
         loop {
             let batch = worker.claim(3).await.unwrap();
@@ -322,7 +322,7 @@ pub(crate) async fn two_consumers_never_share_a_job(broker: &dyn Broker) {
             tokio::task::yield_now().await;
         }
     };
-    let (_, one, other) = tokio::join!(gateway.submit(100), claim(&*one), claim(&*other));
+    let (_, one, other) = tokio::join!(gateway.submit(100), claim(&one), claim(&other));
     let all: HashSet<_> = one.iter().chain(&other).copied().collect();
     assert_eq!((one.len() + other.len(), all.len()), (100, 100));
 }

@@ -8,7 +8,7 @@ use batchfleet_broker::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::{Gateway, LEASE, echoes, markers, observer, queue, spec, worker};
+use crate::{Gateway, LEASE, Worker, echoes, markers, observer, queue, spec, worker};
 
 /// Reclaims until something comes, for a while.
 async fn reclaim_at_last(worker: &dyn Consumer, limit: usize) -> Vec<Delivery> {
@@ -31,7 +31,7 @@ pub(crate) async fn the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted(
 ) {
     let gateway = Gateway::new(broker).await;
     let (id, second, third) = (WorkerId::random(), worker(broker).await, worker(broker).await);
-    let first = broker.consumer(queue(), id).await.unwrap();
+    let first = Worker::new(broker, id).await;
     first.renew(&Announcement::new(id, spec())).await.unwrap();
     gateway.submit(2).await;
     sleep(Duration::from_millis(2)).await;
@@ -64,7 +64,7 @@ pub(crate) async fn the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted(
 pub(crate) async fn the_jobs_of_a_living_worker_are_safe_until_the_lease_ends(broker: &dyn Broker) {
     let (gateway, other) = (Gateway::new(broker).await, worker(broker).await);
     let id = WorkerId::random();
-    let slow = broker.consumer(queue(), id).await.unwrap();
+    let slow = Worker::new(broker, id).await;
     let announcement = Announcement::new(id, spec());
     slow.renew(&announcement).await.unwrap();
     gateway.submit(2).await;
@@ -127,27 +127,27 @@ pub(crate) async fn a_job_that_was_just_claimed_is_not_reclaimed(broker: &dyn Br
     assert!(other.reclaim(0).await.unwrap().is_empty());
 }
 
-pub(crate) async fn it_is_told_which_jobs_still_stand(broker: &dyn Broker) {
+pub(crate) async fn the_jobs_that_are_still_in_the_queue_are_known(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let (queue, producer) = (queue(), &gateway.producer);
     let mut entries = gateway.submit(300).await;
     entries.extend(gateway.submit_as(Priority::Sheddable, 3).await);
-    let standing = async || {
-        let standing = producer.standing(&queue, &entries).await.unwrap();
-        entries.iter().zip(standing).filter(|(_, stands)| *stands).count()
+    let outstanding = async || {
+        let outstanding = producer.outstanding(&queue, &entries).await.unwrap();
+        outstanding.into_iter().filter(|outstanding| *outstanding).count()
     };
-    assert_eq!(standing().await, 303);
+    assert_eq!(outstanding().await, 303);
     let batch = worker.claim(100).await.unwrap();
-    assert_eq!(standing().await, 303);
+    assert_eq!(outstanding().await, 303);
     worker.settle(echoes(batch)).await.unwrap();
-    assert_eq!(standing().await, 203);
+    assert_eq!(outstanding().await, 203);
     producer.withdraw(&queue, entries[299]).await.unwrap();
-    let stands = producer.standing(&queue, &entries[298..300]).await.unwrap();
-    assert_eq!(stands, [true, false]);
+    let left = producer.outstanding(&queue, &entries[298..300]).await.unwrap();
+    assert_eq!(left, [true, false]);
     assert_eq!(worker.claim(300).await.unwrap().len(), 202, "asking claims nothing");
     let elsewhere = QueueName::new("elsewhere", 1);
-    assert_eq!(producer.standing(&elsewhere, &entries[300..]).await.unwrap(), [false; 3]);
-    assert!(producer.standing(&queue, &[]).await.unwrap().is_empty());
+    assert_eq!(producer.outstanding(&elsewhere, &entries[300..]).await.unwrap(), [false; 3]);
+    assert!(producer.outstanding(&queue, &[]).await.unwrap().is_empty());
 }
 
 pub(crate) async fn a_gateway_lives_until_it_is_gone(broker: &dyn Broker) {
@@ -206,5 +206,5 @@ pub(crate) async fn poison_is_answered_like_any_failure(broker: &dyn Broker) {
 
 pub(crate) async fn a_ready_broker_says_so(broker: &dyn Broker) {
     assert!(Gateway::new(broker).await.producer.is_ready());
-    assert_eq!(observer(broker).await.memory().await.unwrap(), None);
+    assert_eq!(observer(broker).await.memory().await.unwrap(), []);
 }

@@ -17,12 +17,12 @@ async fn a_flush_under_a_blocked_claim_leaves_a_working_queue() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
-    let (claimed, ()) = tokio::join!(pair.consumer.claim(1), async {
+    let (claimed, ()) = tokio::join!(pair.claim(1), async {
         sleep(Duration::from_millis(100)).await;
         redis.flushall().await.unwrap();
     });
     assert!(claimed.unwrap().is_empty());
-    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
     pair.serves().await;
 }
 
@@ -32,7 +32,7 @@ async fn a_queue_deleted_between_claims_is_made_anew() {
     let pair = Pair::new(&server.url()).await;
     pair.serves().await;
     administrator(&server).await.flushall().await.unwrap();
-    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
     pair.serves().await;
 }
 
@@ -52,7 +52,7 @@ async fn full_memory_is_told_as_full_and_the_queue_still_drains() {
     assert!(matches!(error, BrokerError::Full), "{error}");
     let together = pair.producer.submit_all(&[(&queue(), &job)]).await;
     assert!(matches!(together[..], [Err(BrokerError::Full)]), "{together:?}");
-    let mut batch = pair.consumer.claim(accepted).await.unwrap();
+    let mut batch = pair.claim(accepted).await.unwrap();
     assert_eq!(batch.len(), accepted);
     let one = batch.split_off(accepted - 1);
     assert!(matches!(pair.consumer.hand_back(one).await.unwrap_err(), BrokerError::Full));
@@ -72,7 +72,7 @@ async fn an_entry_that_is_no_job_is_removed_and_the_next_one_served() {
         redis.xadd(key, "*", fields).await.unwrap();
     }
     let id = pair.submit().await.unwrap();
-    let batch = pair.consumer.claim(10).await.unwrap();
+    let batch = pair.claim(10).await.unwrap();
     assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<Vec<_>>(), [id]);
     assert_eq!(redis.xlen(key).await.unwrap(), 1);
 }
@@ -83,7 +83,7 @@ async fn unreadable_replies_are_told_as_a_gap() {
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
     redis.publish(format!("bf:reply:{}", pair.gateway), "garbage").await.unwrap();
-    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
     pair.serves().await;
 }
 
@@ -113,16 +113,16 @@ async fn lost_data_is_told_once_within_a_second_though_no_connection_broke() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let entry = pair.producer.submit(&queue(), &pair.job(1)).await.unwrap();
-    assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [true]);
+    assert_eq!(pair.producer.outstanding(&queue(), &[entry]).await.unwrap(), [true]);
     let mut redis = administrator(&server).await;
     for _ in 0..2 {
         redis.flushall().await.unwrap();
         let flushed = Instant::now();
-        assert!(matches!(pair.receive().await, Inbound::Interrupted));
+        assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
         assert!(flushed.elapsed() < Duration::from_secs(1), "{:?}", flushed.elapsed());
-        assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [false]);
+        assert_eq!(pair.producer.outstanding(&queue(), &[entry]).await.unwrap(), [false]);
     }
-    assert!(timeout(Duration::from_millis(1200), pair.producer.receive()).await.is_err());
+    assert!(timeout(Duration::from_millis(1200), pair.inbound()).await.is_err());
     pair.serves().await;
 }
 
@@ -142,7 +142,7 @@ async fn another_server_behind_the_same_connection_is_told() {
         sleep(Duration::from_millis(20)).await;
     }
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut redis).await.unwrap();
-    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
 }
 
 #[tokio::test]
@@ -150,13 +150,13 @@ async fn what_a_dead_worker_held_in_vain_is_forgotten() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
-    let other = broker.consumer(queue(), WorkerId::random()).await.unwrap();
+    let other = broker.worker(queue(), WorkerId::random()).await.unwrap().consumer;
     let observer = broker.observer().await.unwrap();
     let mut redis = administrator(&server).await;
     // One was withdrawn after it was claimed, one is no job at all.
     let withdrawn = pair.producer.submit(&queue(), &pair.job(1)).await.unwrap();
     let id = pair.submit().await.unwrap();
-    assert_eq!(pair.consumer.claim(10).await.unwrap().len(), 2);
+    assert_eq!(pair.claim(10).await.unwrap().len(), 2);
     pair.producer.withdraw(&queue(), withdrawn).await.unwrap();
     let key = "bf:{model:1}:q:default";
     redis.xadd(key, "*", &[("j", "garbage")]).await.unwrap();
@@ -183,8 +183,7 @@ async fn poison_leaves_a_dead_letter_without_its_body() {
     let pair = Pair::new(&server.url()).await;
     let id = pair.submit().await.unwrap();
     pair.submit().await.unwrap();
-    let mut settlements: Vec<_> =
-        pair.consumer.claim(2).await.unwrap().into_iter().map(answer).collect();
+    let mut settlements: Vec<_> = pair.claim(2).await.unwrap().into_iter().map(answer).collect();
     let message = "it kills".to_owned();
     settlements[0].reply.outcome = Err(ReplyError { failure: Failure::Poison, message });
     settlements[0].reply.digest = 0xabc;
@@ -214,13 +213,13 @@ async fn a_full_redis_still_hears_who_lives_and_lets_newcomers_drain_it() {
     let observer = RedisBroker::connect(&server.url()).await.unwrap().observer().await.unwrap();
     let id = WorkerId::random();
     let worker = RedisBroker::connect(&server.url()).await.unwrap();
-    let worker = worker.consumer(queue(), id).await.unwrap();
+    let worker = worker.worker(queue(), id).await.unwrap().consumer;
     let announcement = Announcement::new(id, model());
     worker.renew(&announcement).await.unwrap();
     let job = pair.job(400_000);
     let entry = pair.producer.submit(&queue(), &job).await.unwrap();
     while pair.producer.submit(&queue(), &job).await.is_ok() {}
-    assert!(observer.memory().await.unwrap().unwrap() > 0.95);
+    assert!(observer.memory().await.unwrap()[0].used > 0.95);
 
     let filled = Instant::now();
     while filled.elapsed() < Duration::from_secs(4) {
@@ -231,14 +230,14 @@ async fn a_full_redis_still_hears_who_lives_and_lets_newcomers_drain_it() {
     let gateways = [pair.gateway, GatewayId::random()];
     assert_eq!(worker.gateways_alive(&gateways).await.unwrap(), [true, false]);
     assert!(pair.producer.is_ready());
-    assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [true]);
+    assert_eq!(pair.producer.outstanding(&queue(), &[entry]).await.unwrap(), [true]);
     let newcomer = RedisBroker::connect(&server.url()).await.unwrap();
-    let newcomer = newcomer.consumer(queue(), WorkerId::random()).await.unwrap();
-    let mut poison = answer(newcomer.claim(1).await.unwrap().remove(0));
+    let mut newcomer = newcomer.worker(queue(), WorkerId::random()).await.unwrap();
+    let mut poison = answer(newcomer.claims.claim(1).await.unwrap().remove(0));
     let message = "it kills".to_owned();
     poison.reply.outcome = Err(ReplyError { failure: Failure::Poison, message });
-    assert_eq!(newcomer.settle(vec![poison]).await.unwrap(), 0);
-    assert_eq!(pair.producer.standing(&queue(), &[entry]).await.unwrap(), [false]);
+    assert_eq!(newcomer.consumer.settle(vec![poison]).await.unwrap(), 0);
+    assert_eq!(pair.producer.outstanding(&queue(), &[entry]).await.unwrap(), [false]);
 }
 
 #[tokio::test]
@@ -254,13 +253,13 @@ async fn a_class_that_was_deleted_does_not_take_the_others_along() {
     for priority in [Priority::Critical, Priority::Default] {
         submit(priority).await;
     }
-    assert_eq!(pair.consumer.claim(10).await.unwrap().len(), 2);
+    assert_eq!(pair.claim(10).await.unwrap().len(), 2);
     redis.del("bf:{model:1}:q:critical").await.unwrap();
     submit(Priority::Critical).await;
     submit(Priority::Default).await;
-    let mut classes: Vec<_> = pair.consumer.claim(10).await.unwrap();
+    let mut classes: Vec<_> = pair.claim(10).await.unwrap();
     assert_eq!(classes[0].entry.priority, Priority::Default);
-    classes = pair.consumer.claim(10).await.unwrap();
+    classes = pair.claim(10).await.unwrap();
     assert_eq!(classes[0].entry.priority, Priority::Critical);
 }
 
@@ -272,7 +271,7 @@ async fn jobs_stand_also_where_no_worker_has_ever_been() {
     let elsewhere = QueueName::new("elsewhere", 2);
     let entry = pair.producer.submit(&elsewhere, &pair.job(1)).await.unwrap();
     let later = EntryId { sequence: entry.sequence + 1, ..entry };
-    let standing = pair.producer.standing(&elsewhere, &[later, entry]).await.unwrap();
+    let standing = pair.producer.outstanding(&elsewhere, &[later, entry]).await.unwrap();
     assert_eq!(standing, [false, true]);
     let backlog = broker.observer().await.unwrap().backlog(&elsewhere).await.unwrap();
     assert_eq!((backlog.waiting, backlog.added), ([0, 1, 0], 1));
@@ -283,7 +282,7 @@ async fn a_flush_between_two_questions_makes_no_worker_look_dead() {
     let server = RedisServer::start().await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let (worker, redis) = (WorkerId::random(), administrator(&server).await);
-    let consumer = broker.consumer(queue(), worker).await.unwrap();
+    let consumer = broker.worker(queue(), worker).await.unwrap().consumer;
     let observer = broker.observer().await.unwrap();
     for round in 0..500 {
         consumer.renew(&Announcement::new(worker, model())).await.unwrap();

@@ -21,7 +21,7 @@ async fn a_batch_of_large_replies_does_not_cost_a_gateway_its_subscription() {
         pair.producer.submit(&queue(), &job).await.unwrap();
         owed.insert(id);
     }
-    let batch = pair.consumer.claim(8).await.unwrap();
+    let batch = pair.claim(8).await.unwrap();
     let settlements = batch.into_iter().map(answer).collect();
     assert_eq!(pair.consumer.settle(settlements).await.unwrap(), 0);
     while !owed.is_empty() {
@@ -32,7 +32,7 @@ async fn a_batch_of_large_replies_does_not_cost_a_gateway_its_subscription() {
                     assert!(owed.remove(&reply.id), "answered twice");
                 }
             }
-            Inbound::Interrupted => panic!("the subscription was cut, {} are owed", owed.len()),
+            Inbound::Interrupted(_) => panic!("the subscription was cut, {} are owed", owed.len()),
         }
     }
     let left = administrator(&server).await.keys("*parcel*").await.unwrap();
@@ -46,6 +46,6 @@ async fn replies_that_are_gone_before_they_are_fetched_are_told_as_an_interrupti
     let note = [&[0; 9], &b"bf:{model:1}:parcel:gone"[..]].concat();
     let channel = format!("bf:reply:{}", pair.gateway);
     assert_eq!(administrator(&server).await.publish(channel, note).await.unwrap(), 1);
-    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
     pair.serves().await;
 }

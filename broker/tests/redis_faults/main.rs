@@ -13,12 +13,16 @@ mod tls;
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Broker, BrokerError, Consumer, Datatype, Delivery, GatewayId, Inbound, Job, ModelSpec,
-    Priority, Producer, QueueName, Reply, RequestId, Settlement, Tensor, Timing, WorkerId,
+    Broker, BrokerError, Claims, Consumer, Datatype, Delivery, GatewayId, GatewayRoles, Inbound,
+    Job, ModelSpec, Priority, Producer, QueueName, Replies, Reply, RequestId, Settlement, Tensor,
+    Timing, WorkerId, WorkerRoles,
     redis::{RedisAddress, RedisBroker},
 };
 use batchfleet_testkit::RedisServer;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -26,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 struct Pair {
     gateway: GatewayId,
     producer: Arc<dyn Producer>,
+    replies: Mutex<Box<dyn Replies>>,
+    claims: Mutex<Box<dyn Claims>>,
     consumer: Arc<dyn Consumer>,
 }
 
@@ -33,9 +39,11 @@ impl Pair {
     async fn new(address: impl Into<RedisAddress>) -> Self {
         let broker = RedisBroker::connect(address).await.unwrap();
         let gateway = GatewayId::random();
-        let producer = broker.producer(gateway).await.unwrap();
-        let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
-        Self { gateway, producer, consumer }
+        let GatewayRoles { producer, replies } = broker.gateway(gateway).await.unwrap();
+        let worker = broker.worker(queue(), WorkerId::random()).await.unwrap();
+        let WorkerRoles { claims, consumer, .. } = worker;
+        let (replies, claims) = (Mutex::new(replies), Mutex::new(claims));
+        Self { gateway, producer, replies, claims, consumer }
     }
 
     fn job(&self, bytes: usize) -> Job {
@@ -79,7 +87,7 @@ impl Pair {
     async fn claim_at_last(&self) -> Vec<Delivery> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match self.consumer.claim(10).await {
+            match self.claim(10).await {
                 Ok(batch) if !batch.is_empty() => return batch,
                 Ok(_) => {}
                 Err(error) => assert_eq!(error.code(), "unreachable", "{error}"),
@@ -89,8 +97,16 @@ impl Pair {
         }
     }
 
+    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        self.claims.lock().await.claim(limit).await
+    }
+
+    async fn inbound(&self) -> Inbound {
+        self.replies.lock().await.receive().await
+    }
+
     async fn receive(&self) -> Inbound {
-        timeout(PATIENCE, self.producer.receive()).await.unwrap()
+        timeout(PATIENCE, self.inbound()).await.unwrap()
     }
 
     /// One request all the way and back.
@@ -102,7 +118,7 @@ impl Pair {
         assert_eq!(unheard, 0);
         match self.receive().await {
             Inbound::Replies(replies) => assert_eq!(replies[0].id, id),
-            Inbound::Interrupted => panic!("interrupted without a reason"),
+            Inbound::Interrupted(_) => panic!("interrupted without a reason"),
         }
     }
 }

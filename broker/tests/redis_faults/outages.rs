@@ -16,10 +16,10 @@ async fn everything_heals_after_redis_was_killed_and_came_back_empty() {
 
     server.kill();
     assert_eq!(pair.submit().await.unwrap_err().code(), "unreachable");
-    assert_eq!(pair.consumer.claim(1).await.unwrap_err().code(), "unreachable");
+    assert_eq!(pair.claim(1).await.unwrap_err().code(), "unreachable");
     server.restart().await;
     let back = Instant::now();
-    assert!(matches!(pair.receive().await, Inbound::Interrupted));
+    assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
     pair.serves().await;
     assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
 }
@@ -45,7 +45,7 @@ async fn cut_connections_come_back_and_the_gap_is_reported_once() {
     for _ in 0..3 {
         pair.serves().await;
         proxy.cut();
-        assert!(matches!(pair.receive().await, Inbound::Interrupted));
+        assert!(matches!(pair.receive().await, Inbound::Interrupted(_)));
     }
     pair.serves().await;
 }
@@ -62,14 +62,14 @@ async fn a_connection_that_died_without_a_word_is_replaced() {
     assert!(asked.elapsed() < Duration::from_millis(1500), "{:?}", asked.elapsed());
     // The subscription finds out by itself, and the claim gives up.
     let (interrupted, claimed) = tokio::join!(pair.receive(), async {
-        let claimed = pair.consumer.claim(1).await;
+        let claimed = pair.claim(1).await;
         proxy.refuse();
         sleep(Duration::from_millis(200)).await;
         proxy.resume();
         claimed
     });
     assert_eq!(claimed.unwrap_err().code(), "unreachable");
-    assert!(matches!(interrupted, Inbound::Interrupted));
+    assert!(matches!(interrupted, Inbound::Interrupted(_)));
     pair.submit_at_last().await;
     assert!(!pair.claim_at_last().await.is_empty());
 }
@@ -79,7 +79,7 @@ async fn a_claim_outlives_the_response_timeout_of_other_commands() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     for _ in 0..3 {
-        assert!(pair.consumer.claim(1).await.unwrap().is_empty());
+        assert!(pair.claim(1).await.unwrap().is_empty());
     }
     pair.serves().await;
 }
@@ -90,7 +90,7 @@ async fn a_replica_is_not_a_place_to_submit_to() {
     let pair = Pair::new(&server.url()).await;
     let other = RedisServer::start().await;
     let mut redis = administrator(&server).await;
-    let (claimed, ()) = tokio::join!(pair.consumer.claim(1), async {
+    let (claimed, ()) = tokio::join!(pair.claim(1), async {
         sleep(Duration::from_millis(100)).await;
         let port = other.address().port();
         redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).exec_async(&mut redis).await.unwrap();
@@ -164,7 +164,7 @@ async fn nobody_is_believed_dead_just_after_a_break_or_a_loss() {
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
     let other = RedisBroker::connect(&format!("redis://{}", proxy.address())).await.unwrap();
-    let other = other.consumer(queue(), WorkerId::random()).await.unwrap();
+    let other = other.worker(queue(), WorkerId::random()).await.unwrap().consumer;
     let mut redis = administrator(&server).await;
     let nobody = [GatewayId::random()];
     let doubted_for = async || {

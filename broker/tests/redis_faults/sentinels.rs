@@ -23,11 +23,11 @@ async fn serves_again(pair: &Pair) {
         assert!(since.elapsed() < PATIENCE, "no answer any more");
         let id = pair.submit_at_last().await;
         // None if it was submitted to a master that is one no longer.
-        let batch = pair.consumer.claim(10).await.unwrap_or_default();
+        let batch = pair.claim(10).await.unwrap_or_default();
         // Fails when the master goes just now.
         pair.consumer.settle(batch.into_iter().map(super::answer).collect()).await.ok();
         // Whoever does not receive does not subscribe again.
-        while let Ok(inbound) = timeout(Duration::from_secs(1), pair.producer.receive()).await {
+        while let Ok(inbound) = timeout(Duration::from_secs(1), pair.inbound()).await {
             if matches!(inbound, Inbound::Replies(replies) if replies.iter().any(|it| it.id == id))
             {
                 return;
@@ -108,8 +108,8 @@ async fn a_redis_that_becomes_a_replica_and_a_master_again_is_found_again() {
     redis.ask(&format!("REPLICAOF 127.0.0.1 {}", other.address().port())).await.unwrap();
     // A name may lead elsewhere now, but to no one who keeps a connection.
     until("all connections left", async || {
-        pair.consumer.claim(1).await.ok();
-        timeout(Duration::from_millis(1500), pair.producer.receive()).await.ok();
+        pair.claim(1).await.ok();
+        timeout(Duration::from_millis(1500), pair.inbound()).await.ok();
         clients(&redis).await.is_disjoint(&before)
     })
     .await;

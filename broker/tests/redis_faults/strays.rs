@@ -3,7 +3,8 @@
 use std::{collections::HashSet, process::Command, time::Duration};
 
 use batchfleet_broker::{
-    Broker, Consumer, Delivery, GatewayId, Job, Priority, RequestId, WorkerId, redis::RedisBroker,
+    Broker, Delivery, GatewayId, Job, Priority, RequestId, WorkerId, WorkerRoles,
+    redis::RedisBroker,
 };
 use batchfleet_testkit::{CuttingProxy, RedisServer};
 use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
@@ -22,22 +23,22 @@ const STREAM: &str = "bf:{model:1}:q:default";
 /// Submits jobs past whatever troubles the worker.
 async fn submit_directly(server: &RedisServer, pair: &Pair, jobs: usize) -> HashSet<RequestId> {
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
-    let producer = broker.producer(GatewayId::random()).await.unwrap();
+    let gateway = broker.gateway(GatewayId::random()).await.unwrap();
     let mut ids = HashSet::new();
     for _ in 0..jobs {
         let job = pair.job(1);
-        producer.submit(&queue(), &job).await.unwrap();
+        gateway.producer.submit(&queue(), &job).await.unwrap();
         ids.insert(job.id);
     }
     ids
 }
 
 /// What comes within [`SOON`], tried to the end of it: nothing may come twice.
-async fn claim_for_a_while(consumer: &dyn Consumer) -> Vec<Delivery> {
+async fn claim_for_a_while(pair: &Pair) -> Vec<Delivery> {
     let since = Instant::now();
     let mut all = Vec::new();
     while since.elapsed() < SOON {
-        match consumer.claim(10).await {
+        match pair.claim(10).await {
             Ok(batch) => all.extend(batch),
             Err(error) => {
                 assert_eq!(error.code(), "unreachable", "{error}");
@@ -54,7 +55,7 @@ async fn assert_exactly(pair: &Pair, batch: Vec<Delivery>, ids: &HashSet<Request
     assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<HashSet<_>>(), *ids);
     assert!(batch.iter().all(|delivery| delivery.deliveries == 1));
     pair.consumer.settle(batch.into_iter().map(answer).collect()).await.unwrap();
-    assert!(pair.consumer.claim(10).await.unwrap().is_empty());
+    assert!(pair.claim(10).await.unwrap().is_empty());
 }
 
 async fn assert_empty(redis: &mut MultiplexedConnection) {
@@ -85,7 +86,7 @@ async fn what_a_silenced_connection_was_given_reaches_its_worker_soon_and_once()
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
     let mut redis = administrator(&server).await;
-    let (claimed, ids) = tokio::join!(pair.consumer.claim(10), async {
+    let (claimed, ids) = tokio::join!(pair.claim(10), async {
         wait_for_a_blocked_read(&mut redis).await;
         proxy.stall();
         submit_directly(&server, &pair, 3).await
@@ -93,7 +94,7 @@ async fn what_a_silenced_connection_was_given_reaches_its_worker_soon_and_once()
     assert_eq!(claimed.unwrap_err().code(), "unreachable");
     assert_eq!(held(&mut redis).await, 1, "the first went to the blocked read");
     proxy.resume();
-    let batch = claim_for_a_while(&*pair.consumer).await;
+    let batch = claim_for_a_while(&pair).await;
     assert_exactly(&pair, batch, &ids).await;
     assert_empty(&mut redis).await;
 }
@@ -112,19 +113,19 @@ async fn what_a_stopped_redis_gave_to_a_dead_read_reaches_its_worker_soon_and_on
     pair.serves().await;
     let since = Instant::now();
     while since.elapsed() < DOUBT {
-        assert!(pair.consumer.claim(10).await.unwrap().is_empty());
+        assert!(pair.claim(10).await.unwrap().is_empty());
     }
     let ids = submit_directly(&server, &pair, 3).await;
     signal("-STOP");
     let stopped = Instant::now();
-    assert_eq!(pair.consumer.claim(10).await.unwrap_err().code(), "unreachable");
+    assert_eq!(pair.claim(10).await.unwrap_err().code(), "unreachable");
     sleep_until(stopped + Duration::from_secs(6)).await;
     signal("-CONT");
     let woken = Instant::now();
     while held(&mut redis).await != ids.len() {
         assert!(woken.elapsed() < SOON, "the read was not carried out");
     }
-    let batch = claim_for_a_while(&*pair.consumer).await;
+    let batch = claim_for_a_while(&pair).await;
     assert_exactly(&pair, batch, &ids).await;
     assert_empty(&mut redis).await;
 }
@@ -135,7 +136,7 @@ async fn what_a_worker_holds_or_has_settled_is_no_stray() {
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
-    let dead = broker.consumer(queue(), WorkerId::random()).await.unwrap();
+    let mut dead = broker.worker(queue(), WorkerId::random()).await.unwrap().claims;
     submit_directly(&server, &pair, 1).await;
     assert_eq!(dead.claim(10).await.unwrap().len(), 1);
     let until = Instant::now() + PATIENCE;
@@ -148,19 +149,19 @@ async fn what_a_worker_holds_or_has_settled_is_no_stray() {
         sleep(Duration::from_millis(20)).await;
     };
     submit_directly(&server, &pair, 4).await;
-    own.extend(pair.consumer.claim(10).await.unwrap());
+    own.extend(pair.claim(10).await.unwrap());
     assert_eq!(own.len(), 5);
     pair.consumer.settle(vec![answer(own.remove(0))]).await.unwrap();
     for _ in 0..2 {
         proxy.cut();
-        assert!(claim_for_a_while(&*pair.consumer).await.is_empty());
+        assert!(claim_for_a_while(&pair).await.is_empty());
         assert!(pair.consumer.reclaim(10).await.unwrap().is_empty());
     }
     let back = own.pop().unwrap();
     let id = back.job.id;
     pair.consumer.hand_back(vec![back]).await.unwrap();
     proxy.cut();
-    let batch = claim_for_a_while(&*pair.consumer).await;
+    let batch = claim_for_a_while(&pair).await;
     assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<Vec<_>>(), [id]);
 }
 
@@ -181,7 +182,7 @@ async fn looking_for_strays_all_the_time_finds_none_in_a_busy_worker() {
         let mut ids = Vec::new();
         let mut held = Vec::new();
         loop {
-            let batch = pair.consumer.claim(8).await.unwrap();
+            let batch = pair.claim(8).await.unwrap();
             if batch.is_empty() && !busy() {
                 return ids;
             }
@@ -210,10 +211,10 @@ async fn strays_of_any_class_are_noticed_without_a_broken_connection_and_come_in
     let pair = Pair::new(&server.url()).await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let worker = WorkerId::random();
-    let consumer = broker.consumer(queue(), worker).await.unwrap();
+    let WorkerRoles { mut claims, consumer, .. } = broker.worker(queue(), worker).await.unwrap();
     let since = Instant::now();
     while since.elapsed() < DOUBT {
-        assert!(consumer.claim(10).await.unwrap().is_empty());
+        assert!(claims.claim(10).await.unwrap().is_empty());
     }
     let mut ids = Vec::new();
     for priority in [Priority::Sheddable, Priority::Default, Priority::Critical] {
@@ -224,7 +225,7 @@ async fn strays_of_any_class_are_noticed_without_a_broken_connection_and_come_in
             sleep(Duration::from_millis(2)).await;
         }
     }
-    let held = consumer.claim(1).await.unwrap();
+    let held = claims.claim(1).await.unwrap();
     ids.retain(|id| *id != held[0].job.id);
     let mut redis = administrator(&server).await;
     let worker = worker.to_string();
@@ -237,11 +238,11 @@ async fn strays_of_any_class_are_noticed_without_a_broken_connection_and_come_in
     assert!(consumer.reclaim(10).await.unwrap().is_empty());
     let mut found = Vec::new();
     for portion in [2, 2, 1] {
-        let batch = consumer.claim(2).await.unwrap();
+        let batch = claims.claim(2).await.unwrap();
         assert_eq!(batch.len(), portion);
         assert!(batch.iter().all(|delivery| delivery.deliveries == 1));
         found.extend(batch.iter().map(|delivery| delivery.job.id));
     }
     assert_eq!(found, ids, "the oldest first");
-    assert!(consumer.claim(2).await.unwrap().is_empty());
+    assert!(claims.claim(2).await.unwrap().is_empty());
 }

@@ -36,11 +36,11 @@ fn queue(version: u64) -> QueueName {
 /// A broker with two versions of a model, 3 jobs waiting for the first and none for the second.
 async fn broker() -> MemoryBroker {
     let broker = MemoryBroker::new(10);
-    let producer = broker.producer(GatewayId(1)).await.unwrap();
+    let producer = broker.gateway(GatewayId(1)).await.unwrap().producer;
     for version in [1, 2] {
         let word = sample::word(version.into(), queue(version));
-        let consumer = broker.consumer(queue(version), WorkerId(version.into())).await.unwrap();
-        consumer.renew(&word).await.unwrap();
+        let worker = broker.worker(queue(version), WorkerId(version.into())).await.unwrap();
+        worker.consumer.renew(&word).await.unwrap();
     }
     for _ in 0..3 {
         let job = Job {

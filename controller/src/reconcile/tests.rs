@@ -6,8 +6,8 @@ mod sleep;
 mod trouble;
 
 use batchfleet_broker::{
-    Announcement, BatchWish, Broker, BrokerError, Consumer, GatewayId, Job, Priority, Producer,
-    QueueName, RequestId, Traffic, WorkerId, memory::MemoryBroker,
+    Announcement, BatchWish, Broker, BrokerError, GatewayId, GatewayRoles, Job, Priority,
+    QueueName, RequestId, Traffic, WorkerId, WorkerRoles, memory::MemoryBroker,
 };
 use kube::runtime::events::Reporter;
 use serde_json::{Value, json};
@@ -23,10 +23,10 @@ struct World {
     server: FakeApi,
     context: Arc<Context>,
     leads: watch::Sender<bool>,
-    gateway: Arc<dyn Producer>,
-    worker: Arc<dyn Consumer>,
+    gateway: GatewayRoles,
+    worker: WorkerRoles,
     /// One of the next version, for which nobody has asked, and its word.
-    newer: Option<(Arc<dyn Consumer>, Announcement)>,
+    newer: Option<(WorkerRoles, Announcement)>,
     broker: MemoryBroker,
     offered: u64,
 }
@@ -61,8 +61,8 @@ impl World {
             server,
             context,
             leads: leading,
-            gateway: broker.producer(GatewayId(1)).await.unwrap(),
-            worker: broker.consumer(queue(), WorkerId(1)).await.unwrap(),
+            gateway: broker.gateway(GatewayId(1)).await.unwrap(),
+            worker: broker.worker(queue(), WorkerId(1)).await.unwrap(),
             newer: None,
             broker,
             offered: 0,
@@ -74,12 +74,12 @@ impl World {
         advance(TICK).await;
         self.offered += rate * TICK.as_secs();
         let mut said = vec![traffic(self.offered)];
-        self.worker.renew(&word()).await.unwrap();
+        self.worker.consumer.renew(&word()).await.unwrap();
         if let Some((worker, word)) = &self.newer {
-            worker.renew(word).await.unwrap();
+            worker.consumer.renew(word).await.unwrap();
             said.push(Traffic { queue: word.model.queue.clone(), ..traffic(0) });
         }
-        self.gateway.report(&said).await.unwrap();
+        self.gateway.producer.report(&said).await.unwrap();
         self.turn().await
     }
 
@@ -300,8 +300,8 @@ async fn a_pods_start_is_measured_and_a_busy_one_holds_its_node() {
         let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}]);
         pod["status"] = json!({"conditions": ready});
     });
-    world.gateway.submit(&queue(), &job()).await.unwrap();
-    world.worker.claim(1).await.unwrap();
+    world.gateway.producer.submit(&queue(), &job()).await.unwrap();
+    world.worker.claims.claim(1).await.unwrap();
     let written = world.tick(10).await.unwrap();
     assert!(written.contains(&"PATCH pods/digits-1".to_owned()), "{written:?}");
     assert_eq!(world.server.get("modelfleets/digits")["status"]["coldStartSeconds"], 42);
@@ -315,15 +315,15 @@ async fn a_pods_start_is_measured_and_a_busy_one_holds_its_node() {
 async fn workers_are_told_the_target_once_and_again_when_it_changes() {
     let mut world = World::new(&json!({})).await;
     world.ticks(3, 10).await;
-    let told = world.worker.guidance().await.unwrap().target.unwrap();
+    let told = world.worker.target.guidance().await.unwrap().target.unwrap();
     assert_eq!((told.wish.batch, told.wish.slo_ms), (BatchWish::Auto, Some(100.0)));
     world.ticks(3, 10).await;
-    assert_eq!(world.worker.guidance().await.unwrap().target, Some(told));
+    assert_eq!(world.worker.target.guidance().await.unwrap().target, Some(told));
     world.server.edit("modelfleets/digits", |fleet| {
         fleet["spec"]["batch"] = json!({"mode": "fixed", "rows": 8});
         fleet["metadata"]["generation"] = json!(2);
     });
     world.tick(10).await.unwrap();
-    let again = world.worker.guidance().await.unwrap().target.unwrap();
+    let again = world.worker.target.guidance().await.unwrap().target.unwrap();
     assert!(again.epoch > told.epoch && again.wish.batch == BatchWish::Rows(8));
 }

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, BrokerError, FleetSnapshot, Inbound, ObservedWorker, ReplyError, Timing, Traffic,
-    WorkerId,
+    Announcement, BrokerError, FleetSnapshot, Inbound, ObservedWorker, Replies, ReplyError,
+    ShardId, Timing, Traffic, WorkerId,
 };
 use bytes::Bytes;
 use prometheus::Registry;
@@ -73,7 +73,6 @@ struct SimProducer {
     model: Arc<Model>,
     world: Mutex<World>,
     inbound: mpsc::UnboundedSender<Inbound>,
-    outbound: tokio::sync::Mutex<mpsc::UnboundedReceiver<Inbound>>,
 }
 
 impl SimProducer {
@@ -82,7 +81,7 @@ impl SimProducer {
     }
 
     fn interrupt(&self) {
-        self.inbound.send(Inbound::Interrupted).unwrap();
+        self.inbound.send(Inbound::Interrupted(ShardId::default())).unwrap();
     }
 
     fn lost() -> BrokerError {
@@ -109,7 +108,7 @@ impl Producer for SimProducer {
         Ok(())
     }
 
-    async fn standing(&self, _: &QueueName, all: &[EntryId]) -> Result<Vec<bool>, BrokerError> {
+    async fn outstanding(&self, _: &QueueName, all: &[EntryId]) -> Result<Vec<bool>, BrokerError> {
         sleep(Duration::from_millis(1)).await;
         let world = self.world();
         if world.down_since.is_some() {
@@ -126,9 +125,14 @@ impl Producer for SimProducer {
     fn is_ready(&self) -> bool {
         self.world().down_since.is_none_or(|since| since.elapsed() < Duration::from_secs(1))
     }
+}
 
-    async fn receive(&self) -> Inbound {
-        self.outbound.lock().await.recv().await.unwrap()
+struct SimReplies(mpsc::UnboundedReceiver<Inbound>);
+
+#[async_trait]
+impl Replies for SimReplies {
+    async fn receive(&mut self) -> Inbound {
+        self.0.recv().await.unwrap()
     }
 }
 
@@ -277,7 +281,6 @@ async fn simulate(seed: u64) {
             attempts: HashMap::new(),
         }),
         inbound,
-        outbound: tokio::sync::Mutex::new(outbound),
     });
     let draining = CancellationToken::new();
     let dispatcher =
@@ -287,7 +290,8 @@ async fn simulate(seed: u64) {
     let (mailbox, emptied) = Mailbox::open();
     background.spawn(emptied);
     background.spawn(hand_over(dispatcher.clone()));
-    background.spawn(receive(dispatcher.clone(), interrupted.clone()));
+    let replies = Box::new(SimReplies(outbound));
+    background.spawn(receive(replies, dispatcher.clone(), interrupted.clone()));
     background.spawn(sweep::run(dispatcher.clone(), interrupted));
     background.spawn(trouble(broker.clone()));
     for _ in 0..WORKERS {

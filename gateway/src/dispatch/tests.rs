@@ -1,8 +1,9 @@
 //! A dispatcher on the memory broker, with the test as its worker.
 
 use batchfleet_broker::{
-    Announcement, Broker, Consumer, Datatype, Delivery, FleetSnapshot, ModelSpec, ObservedWorker,
-    Observer, ReplyError, Settlement, TensorSpec, Timing, WorkerId, memory::MemoryBroker, wire,
+    Announcement, Broker, Claims, Consumer, Datatype, Delivery, FleetSnapshot, GatewayRoles,
+    ModelSpec, ObservedWorker, Observer, ReplyError, Settlement, TensorSpec, Timing, WorkerId,
+    WorkerRoles, memory::MemoryBroker, wire,
 };
 use bytes::Bytes;
 use prometheus::{Registry, proto::Metric};
@@ -13,6 +14,7 @@ use crate::{app::receive, catalog::Catalog};
 struct Fixture {
     dispatcher: Arc<Dispatcher>,
     model: Arc<Model>,
+    claims: tokio::sync::Mutex<Box<dyn Claims>>,
     worker: Arc<dyn Consumer>,
     observer: Arc<dyn Observer>,
     mailbox: Mailbox,
@@ -30,8 +32,10 @@ impl Fixture {
         let id = WorkerId::random();
         let workers = vec![ObservedWorker::live(Announcement::new(id, spec.clone()))];
         catalog.update(FleetSnapshot { workers, promises: Vec::new() });
-        let worker = broker.consumer(spec.queue.clone(), id).await.unwrap();
-        let producer = broker.producer(GatewayId(7)).await.unwrap();
+        let roles = broker.worker(spec.queue.clone(), id).await.unwrap();
+        let WorkerRoles { claims, consumer: worker, .. } = roles;
+        let claims = tokio::sync::Mutex::new(claims);
+        let GatewayRoles { producer, replies } = broker.gateway(GatewayId(7)).await.unwrap();
         let draining = CancellationToken::new();
         let dispatcher = Arc::new(Dispatcher::new(
             GatewayId(7),
@@ -41,12 +45,12 @@ impl Fixture {
             metrics,
         ));
         tokio::spawn(hand_over(dispatcher.clone()));
-        tokio::spawn(receive(dispatcher.clone(), Arc::default()));
+        tokio::spawn(receive(replies, dispatcher.clone(), Arc::default()));
         let (mailbox, emptied) = Mailbox::open();
         tokio::spawn(emptied);
         let model = catalog.find("m", None, |_| true).unwrap();
         let observer = broker.observer().await.unwrap();
-        Self { dispatcher, model, worker, observer, mailbox, draining, registry }
+        Self { dispatcher, model, claims, worker, observer, mailbox, draining, registry }
     }
 
     /// Sends a request with this number as its input.
@@ -76,7 +80,8 @@ impl Fixture {
 
     /// The one job that waits.
     async fn claim(&self) -> Delivery {
-        self.worker.claim(1).await.unwrap().pop().expect("a job within a second")
+        let claimed = self.claims.lock().await.claim(1).await.unwrap().pop();
+        claimed.expect("a job within a second")
     }
 
     fn metric(&self, name: &str, label: &str) -> i64 {
@@ -236,7 +241,7 @@ async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised
     fixture.model.hear([].iter(), true);
     assert!(!fixture.model.is_ready());
     let asked = fixture.ask(7);
-    let delivery = fixture.worker.claim(1).await.unwrap().remove(0);
+    let delivery = fixture.claim().await;
     let expected = fixture.answer(delivery, Ok(Vec::new())).await;
     assert_eq!(asked.await.unwrap().unwrap(), expected);
 

@@ -6,12 +6,16 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Broker, Consumer, Datatype, Failure, GatewayId, Inbound, Job, ModelSpec,
-    Priority, Producer, QueueName, Reply, RequestId, Tensor, WorkerId, redis::RedisBroker,
+    Announcement, Broker, Consumer, Datatype, Failure, GatewayId, GatewayRoles, Inbound, Job,
+    ModelSpec, Priority, Producer, QueueName, Replies, Reply, RequestId, Tensor, WorkerId,
+    WorkerRoles, redis::RedisBroker,
 };
 use batchfleet_testkit::{Program, RedisServer, echo_model, get};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -23,6 +27,7 @@ fn queue() -> QueueName {
 struct Bench {
     broker: RedisBroker,
     producer: Arc<dyn Producer>,
+    inbox: Mutex<Box<dyn Replies>>,
     gateway: GatewayId,
     redis: RedisServer,
     repository: TempDir,
@@ -35,8 +40,8 @@ impl Bench {
         let redis = RedisServer::start().await;
         let broker = RedisBroker::connect(&redis.url()).await.unwrap();
         let gateway = GatewayId::random();
-        let producer = broker.producer(gateway).await.unwrap();
-        Self { broker, producer, gateway, redis, repository }
+        let GatewayRoles { producer, replies } = broker.gateway(gateway).await.unwrap();
+        Self { broker, producer, inbox: Mutex::new(replies), gateway, redis, repository }
     }
 
     /// So many more workers, ready.
@@ -86,9 +91,10 @@ impl Bench {
 
     /// Waits for so many answers; each with when it came.
     async fn replies(&self, count: usize) -> HashMap<RequestId, (Reply, Instant)> {
+        let mut inbox = self.inbox.lock().await;
         let mut all = HashMap::new();
         while all.len() < count {
-            let inbound = timeout(PATIENCE, self.producer.receive()).await.unwrap();
+            let inbound = timeout(PATIENCE, inbox.receive()).await.unwrap();
             let Inbound::Replies(replies) = inbound else { panic!("the replies were interrupted") };
             all.extend(replies.into_iter().map(|reply| (reply.id, (reply, Instant::now()))));
         }
@@ -98,8 +104,9 @@ impl Bench {
     /// A worker that has claimed `count` jobs and says that it lives, until it is told to die.
     async fn doomed(&self, count: usize) -> tokio::task::JoinHandle<()> {
         let worker = WorkerId::random();
-        let consumer = self.broker.consumer(queue(), worker).await.unwrap();
-        assert_eq!(consumer.claim(count).await.unwrap().len(), count);
+        let roles = self.broker.worker(queue(), worker).await.unwrap();
+        let WorkerRoles { mut claims, consumer, .. } = roles;
+        assert_eq!(claims.claim(count).await.unwrap().len(), count);
         tokio::spawn(live(consumer, worker))
     }
 }

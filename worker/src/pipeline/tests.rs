@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, Backlog, BatchWish, Broker, BrokerError, Datatype, GatewayId, Guidance, Inbound,
-    Job, Priority, Producer, QueueName, Reply, RequestId, Settlement, Tensor, TensorSpec, Wish,
-    WorkerId, memory::MemoryBroker,
+    Announcement, Backlog, BatchWish, Broker, BrokerError, Datatype, GatewayId, GatewayRoles,
+    Inbound, Job, Priority, Producer, QueueName, Replies, Reply, RequestId, Settlement, Tensor,
+    TensorSpec, Wish, WorkerId, WorkerRoles, memory::MemoryBroker,
 };
 use batchfleet_policy::BatchMode;
 use prometheus::Registry;
@@ -62,9 +62,16 @@ fn plan(limit: u32) -> Plan {
     }
 }
 
+/// A worker's hold on the queue.
+async fn jobs(broker: &MemoryBroker) -> Jobs {
+    let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();
+    Jobs { claims: roles.claims, consumer: roles.consumer }
+}
+
 /// A pipeline at work, its gateway, and what its engine ran.
 struct Bench {
     producer: Arc<dyn Producer>,
+    inbox: tokio::sync::Mutex<Box<dyn Replies>>,
     gateway: GatewayId,
     broker: MemoryBroker,
     metrics: ModelMetrics,
@@ -83,29 +90,25 @@ const KILLER: u8 = 99;
 impl Bench {
     async fn start(plan: Plan) -> Self {
         let broker = MemoryBroker::new(1000);
-        let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
-        Self::with(plan, broker, consumer, DRAIN).await
+        let jobs = jobs(&broker).await;
+        Self::with(plan, broker, jobs, DRAIN).await
     }
 
-    async fn with(
-        plan: Plan,
-        broker: MemoryBroker,
-        consumer: Arc<dyn Consumer>,
-        drain_timeout: Duration,
-    ) -> Self {
+    async fn with(plan: Plan, broker: MemoryBroker, jobs: Jobs, drain_timeout: Duration) -> Self {
         let metrics = WorkerMetrics::register(&Registry::new()).unwrap();
         let metrics = metrics.of_model(&queue(), "cpu");
         let gateway = GatewayId::random();
-        let producer = broker.producer(gateway).await.unwrap();
+        let GatewayRoles { producer, replies } = broker.gateway(gateway).await.unwrap();
+        let inbox = tokio::sync::Mutex::new(replies);
         let (engine, work) = EngineHandle::channel();
         let (running, ran) = mpsc::unbounded_channel();
         tokio::spawn(echo(work, running));
         let shutdown = CancellationToken::new();
         let drain = Drain::new(shutdown.clone(), drain_timeout);
-        let pipeline = Pipeline::new(plan, engine, consumer, metrics.clone(), drain);
+        let pipeline = Pipeline::new(plan, engine, jobs, metrics.clone(), drain);
         let tuner = pipeline.tuner();
         let pipeline = tokio::spawn(pipeline.run());
-        Self { producer, gateway, broker, metrics, tuner, shutdown, pipeline, ran }
+        Self { producer, inbox, gateway, broker, metrics, tuner, shutdown, pipeline, ran }
     }
 
     async fn submit(&self, rows: u32, width: u64, ttl: Duration) -> RequestId {
@@ -140,9 +143,10 @@ impl Bench {
     }
 
     async fn replies(&self, count: usize) -> HashMap<RequestId, Reply> {
+        let mut inbox = self.inbox.lock().await;
         let mut all = HashMap::new();
         while all.len() < count {
-            let Inbound::Replies(replies) = self.producer.receive().await else { continue };
+            let Inbound::Replies(replies) = inbox.receive().await else { continue };
             all.extend(replies.into_iter().map(|reply| (reply.id, reply)));
         }
         all

@@ -5,15 +5,15 @@
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Broker, Datatype, GatewayId, Inbound, Job, Priority, Producer, QueueName, Reply, RequestId,
-    Tensor, memory::MemoryBroker,
+    Broker, Datatype, GatewayId, GatewayRoles, Inbound, Job, Priority, Producer, QueueName,
+    Replies, Reply, RequestId, Tensor, memory::MemoryBroker,
 };
 use batchfleet_service::Process;
 use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerSettings};
 use clap::Parser;
 use prometheus::Registry;
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes on a busy machine.
@@ -71,7 +71,8 @@ impl Fleet {
     /// A gateway of its own.
     pub(crate) async fn caller(&self) -> Caller {
         let gateway = GatewayId::random();
-        Caller { gateway, producer: self.broker.producer(gateway).await.unwrap() }
+        let GatewayRoles { producer, replies } = self.broker.gateway(gateway).await.unwrap();
+        Caller { gateway, producer, inbox: Arc::new(Mutex::new(replies)) }
     }
 
     /// Shuts down and waits for the end.
@@ -86,6 +87,7 @@ impl Fleet {
 pub(crate) struct Caller {
     pub(crate) gateway: GatewayId,
     pub(crate) producer: Arc<dyn Producer>,
+    inbox: Arc<Mutex<Box<dyn Replies>>>,
 }
 
 impl Caller {
@@ -120,13 +122,14 @@ impl Caller {
 
     /// Waits for so many replies.
     pub(crate) async fn replies(&self, count: usize) -> HashMap<RequestId, Reply> {
+        let mut inbox = self.inbox.lock().await;
         let mut all = HashMap::new();
         while all.len() < count {
-            match timeout(PATIENCE, self.producer.receive()).await.unwrap() {
+            match timeout(PATIENCE, inbox.receive()).await.unwrap() {
                 Inbound::Replies(replies) => {
                     all.extend(replies.into_iter().map(|reply| (reply.id, reply)));
                 }
-                Inbound::Interrupted => panic!("the memory broker is never interrupted"),
+                Inbound::Interrupted(_) => panic!("the memory broker is never interrupted"),
             }
         }
         all

@@ -10,7 +10,7 @@ async fn the_load_of_a_version_counts_while_workers_of_the_fleet_serve_it() {
     world.ticks(8, 1_500).await;
     assert_eq!(world.floor(), 4);
     // A worker of version 2, which cannot carry the load yet: requests go to version 1.
-    let worker = world.broker.consumer(QueueName::new("m", 2), WorkerId(2)).await.unwrap();
+    let worker = world.broker.worker(QueueName::new("m", 2), WorkerId(2)).await.unwrap();
     world.newer = Some((worker, word_of(2)));
     world.ticks(100, 1_500).await;
     assert_eq!(world.floor(), 4);

@@ -20,13 +20,13 @@ async fn a_fleet_that_sleeps_lets_callers_wait_and_wakes_within_a_second() {
     world.ticks(8, 10).await;
     assert!(!world.is_promised().await);
     world.ticks(80, 0).await;
-    world.worker.retire().await.unwrap();
+    world.worker.consumer.retire().await.unwrap();
     advance(TICK).await;
     world.turn().await.unwrap();
     assert!(world.is_promised().await);
     advance(BLINK).await;
     assert_eq!(world.turn().await.unwrap(), [""; 0]);
-    world.gateway.submit(&queue(), &job()).await.unwrap();
+    world.gateway.producer.submit(&queue(), &job()).await.unwrap();
     advance(BLINK).await;
     let written = world.turn().await.unwrap();
     assert!(written.contains(&"PATCH deployments/digits/scale".to_owned()), "{written:?}");

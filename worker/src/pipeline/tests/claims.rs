@@ -28,13 +28,14 @@ async fn more_is_claimed_just_before_the_expected_end_of_a_batch_if_more_waits()
 #[tokio::test(start_paused = true)]
 async fn what_is_published_holds_from_the_next_claim_on() {
     let broker = MemoryBroker::new(1000);
-    let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
-    let mut bench = Bench::with(plan(4), broker, consumer.clone(), DRAIN).await;
+    let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();
+    let WorkerRoles { claims, consumer, mut target } = roles;
+    let mut bench = Bench::with(plan(4), broker, Jobs { claims, consumer }, DRAIN).await;
     bench.submit_rows(&[1; 14]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
     let wish = Wish { batch: BatchWish::Rows(6), slo_ms: None };
     bench.broker.controller().await.unwrap().publish(&queue(), wish).await.unwrap();
-    let guidance = consumer.guidance().await.unwrap();
+    let guidance = target.guidance().await.unwrap();
     bench.tuner.lock().hear(guidance);
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 6]);
     assert_eq!(bench.metrics.batch_limit.get(), 6);

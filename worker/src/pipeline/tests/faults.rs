@@ -7,14 +7,14 @@ const LONG: Duration = Duration::from_secs(30);
 
 impl Bench {
     /// Another worker on the same queue, which never says that it lives.
-    async fn stranger(&self) -> Arc<dyn Consumer> {
-        self.broker.consumer(queue(), WorkerId::random()).await.unwrap()
+    async fn stranger(&self) -> Jobs {
+        jobs(&self.broker).await
     }
 
     /// Lets a worker claim `jobs` of one row each, and die.
     async fn abandon(&self, jobs: usize) -> Vec<RequestId> {
         self.submit_rows(&vec![1; jobs]).await;
-        let claimed = self.stranger().await.claim(jobs).await.unwrap();
+        let claimed = self.stranger().await.claims.claim(jobs).await.unwrap();
         assert_eq!(claimed.len(), jobs);
         claimed.into_iter().map(|delivery| delivery.job.id).collect()
     }
@@ -121,7 +121,7 @@ async fn an_engine_that_is_gone_ends_the_pipeline_and_its_batch_is_reclaimed() {
     let backlog = bench.broker.observer().await.unwrap().backlog(&queue()).await.unwrap();
     assert_eq!((backlog.depth(), backlog.in_flight), (1, 1));
     sleep(LONG / 30).await;
-    let suspects = stranger.reclaim(9).await.unwrap();
+    let suspects = stranger.consumer.reclaim(9).await.unwrap();
     let suspects: Vec<_> = suspects.iter().map(|s| (s.job.id, s.deliveries)).collect();
     assert_eq!(suspects, [(killer, 2)]);
 }
@@ -156,11 +156,11 @@ async fn a_worker_that_dies_over_a_suspect_charges_nobody_else() {
     let bench = Bench::start(plan(8)).await;
     let killer = bench.submit_of(KILLER, 1, 1, LONG).await;
     bench.submit_rows(&[1; 4]).await;
-    let stranger = bench.stranger().await;
-    assert_eq!(stranger.claim(5).await.unwrap().len(), 5);
+    let mut stranger = bench.stranger().await;
+    assert_eq!(stranger.claims.claim(5).await.unwrap().len(), 5);
     assert!(bench.pipeline.await.unwrap().is_err());
     sleep(Duration::from_millis(500)).await;
-    for delivery in stranger.reclaim(5).await.unwrap() {
+    for delivery in stranger.consumer.reclaim(5).await.unwrap() {
         let expected = if delivery.job.id == killer { 3 } else { 2 };
         assert_eq!(delivery.deliveries, expected);
     }
@@ -170,10 +170,10 @@ async fn a_worker_that_dies_over_a_suspect_charges_nobody_else() {
 async fn a_job_that_was_there_at_three_deaths_is_answered_and_never_runs() {
     let mut bench = busy_bench(8).await;
     let killer = bench.submit_of(KILLER, 1, 1, LONG).await;
-    assert_eq!(bench.stranger().await.claim(1).await.unwrap().len(), 1);
+    assert_eq!(bench.stranger().await.claims.claim(1).await.unwrap().len(), 1);
     for deliveries in [2, 3] {
         sleep(Duration::from_millis(500)).await;
-        let taken = bench.stranger().await.reclaim(1).await.unwrap();
+        let taken = bench.stranger().await.consumer.reclaim(1).await.unwrap();
         assert_eq!(taken[0].deliveries, deliveries);
     }
     let replies = bench.replies(2).await;
@@ -186,7 +186,7 @@ async fn a_job_that_was_there_at_three_deaths_is_answered_and_never_runs() {
 async fn a_suspect_past_its_deadline_is_answered_and_never_runs() {
     let mut bench = busy_bench(8).await;
     let late = bench.submit(1, 1, Duration::from_millis(300)).await;
-    assert_eq!(bench.stranger().await.claim(1).await.unwrap().len(), 1);
+    assert_eq!(bench.stranger().await.claims.claim(1).await.unwrap().len(), 1);
     let replies = bench.replies(2).await;
     assert_eq!(failure(&replies[&late]), Some(Failure::Expired));
     assert_eq!(bench.batches(), [] as [usize; 0]);
@@ -196,13 +196,13 @@ async fn a_suspect_past_its_deadline_is_answered_and_never_runs() {
 async fn nothing_runs_for_a_gateway_that_is_gone() {
     let mut bench = busy_bench(4).await;
     let gone = GatewayId::random();
-    let producer = bench.broker.producer(gone).await.unwrap();
+    let roles = bench.broker.gateway(gone).await.unwrap();
     let mine = mem::replace(&mut bench.gateway, gone);
     bench.submit_rows(&[1; 7]).await;
     // Claimed while its gateway listened, by a worker that dies.
-    let dead = bench.broker.consumer(queue(), WorkerId::random()).await.unwrap();
-    assert_eq!(dead.claim(1).await.unwrap().len(), 1);
-    drop(producer);
+    let mut dead = jobs(&bench.broker).await;
+    assert_eq!(dead.claims.claim(1).await.unwrap().len(), 1);
+    drop(roles);
     bench.gateway = mine;
     bench.submit_rows(&[1]).await;
     bench.replies(2).await;
@@ -216,8 +216,8 @@ async fn nothing_runs_for_a_gateway_that_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_finished_in_time_is_given_back() {
     let broker = MemoryBroker::new(1000);
-    let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
-    let mut bench = Bench::with(plan(4), broker, consumer, RUN).await;
+    let jobs = jobs(&broker).await;
+    let mut bench = Bench::with(plan(4), broker, jobs, RUN).await;
     bench.submit_rows(&[1, 1]).await;
     bench.ran.recv().await.unwrap();
     bench.shutdown.cancel();

@@ -2,31 +2,38 @@
 
 use super::*;
 
-/// A consumer whose first so many claims, settlements and returns fail.
+/// Fails as often as is left.
+fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
+    let left =
+        failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    left.map_or(Ok(()), |_| Err(BrokerError::unreachable("gone")))
+}
+
+/// Claims of which the first so many fail.
+struct ShakyClaims {
+    claims: Box<dyn Claims>,
+    failures: AtomicUsize,
+}
+
+#[async_trait]
+impl Claims for ShakyClaims {
+    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        shake(&self.failures)?;
+        self.claims.claim(limit).await
+    }
+}
+
+/// A consumer whose first so many settlements and returns fail.
 struct Shaky {
     consumer: Arc<dyn Consumer>,
-    claims: AtomicUsize,
     settlements: AtomicUsize,
     returns: AtomicUsize,
 }
 
-impl Shaky {
-    fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
-        let left =
-            failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map_or(Ok(()), |_| Err(BrokerError::unreachable("gone")))
-    }
-}
-
 #[async_trait]
 impl Consumer for Shaky {
-    async fn claim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        Self::shake(&self.claims)?;
-        self.consumer.claim(limit).await
-    }
-
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
-        Self::shake(&self.settlements)?;
+        shake(&self.settlements)?;
         self.consumer.settle(settlements).await
     }
 
@@ -39,16 +46,12 @@ impl Consumer for Shaky {
     }
 
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
-        Self::shake(&self.returns)?;
+        shake(&self.returns)?;
         self.consumer.hand_back(deliveries).await
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         self.consumer.renew(announcement).await
-    }
-
-    async fn guidance(&self) -> Result<Guidance, BrokerError> {
-        self.consumer.guidance().await
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {
@@ -58,10 +61,11 @@ impl Consumer for Shaky {
 
 async fn shaky_bench(claims: usize, settlements: usize, returns: usize) -> Bench {
     let broker = MemoryBroker::new(1000);
-    let consumer = broker.consumer(queue(), WorkerId::random()).await.unwrap();
-    let [claims, settlements, returns] = [claims, settlements, returns].map(AtomicUsize::new);
-    let consumer = Arc::new(Shaky { consumer, claims, settlements, returns });
-    Bench::with(plan(4), broker, consumer, DRAIN).await
+    let Jobs { claims: steady, consumer } = jobs(&broker).await;
+    let [failures, settlements, returns] = [claims, settlements, returns].map(AtomicUsize::new);
+    let claims = Box::new(ShakyClaims { claims: steady, failures });
+    let consumer = Arc::new(Shaky { consumer, settlements, returns });
+    Bench::with(plan(4), broker, Jobs { claims, consumer }, DRAIN).await
 }
 
 #[tokio::test(start_paused = true)]
