@@ -1,4 +1,4 @@
-//! A load balancer as a cluster has it: new connections go to the gateways it lists, in turn.
+//! A load balancer like a Kubernetes service: sends each new connection to the next listed gateway.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,7 +15,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// A balancer; ends with all its connections when dropped.
+/// A load balancer. Dropping it closes all its connections.
 pub(crate) struct Balancer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -30,7 +30,7 @@ struct Shared {
 }
 
 impl Balancer {
-    /// A balancer over these addresses.
+    /// Starts a balancer over these addresses.
     pub(crate) async fn start(listed: Vec<String>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -39,22 +39,22 @@ impl Balancer {
         Ok(Self { address, shared, listener })
     }
 
-    /// Where clients connect.
+    /// The URL at which clients connect.
     pub(crate) fn target(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Sends new connections here as well.
+    /// Adds an address to the list.
     pub(crate) fn list(&self, address: &str) {
         self.shared.listed().push(address.to_owned());
     }
 
-    /// Sends no new connections here.
+    /// Removes an address from the list; connections already open stay open.
     pub(crate) fn unlist(&self, address: &str) {
         self.shared.listed().retain(|listed| listed != address);
     }
 
-    /// How many connections a listed gateway refused.
+    /// Connections that a listed gateway refused.
     pub(crate) fn refused(&self) -> u64 {
         self.shared.refused.load(Relaxed)
     }
@@ -90,7 +90,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 return;
             };
             drop((client.set_nodelay(true), gateway.set_nodelay(true)));
-            // However it ends, both sides are closed.
+            // Dropping the streams closes both sides.
             drop(copy_bidirectional(&mut client, &mut gateway).await);
         });
     }

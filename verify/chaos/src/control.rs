@@ -1,4 +1,4 @@
-//! Asking Redis itself, beside the fleet.
+//! Commands to Redis, sent by the trial rather than by the fleet.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result};
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-/// How long Redis may take to answer; one that was stopped never does.
+/// How long Redis may take to answer a command; a stopped Redis never answers.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A Redis to be asked; each question takes a new connection, so that faults do not matter.
+/// A client of the fleet's Redis. Each command opens a new connection, because faults cut old ones.
 #[derive(Clone)]
 pub(crate) struct Control {
     url: String,
 }
 
-/// What is left in all queues.
+/// Totals of all request streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queues {
     pub(crate) entries: u64,
@@ -27,7 +27,7 @@ impl Control {
         Self { url: url.to_owned() }
     }
 
-    /// Runs a command given as words.
+    /// Runs a command, given as its words.
     pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T> {
         let asked = async {
             let mut connection = self.connection().await?;
@@ -41,13 +41,13 @@ impl Control {
         asked.with_context(|| words.join(" "))
     }
 
-    /// A connection to keep.
+    /// Opens a connection for several commands.
     pub(crate) async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
         let client = redis::Client::open(self.url.as_str())?;
         client.get_multiplexed_async_connection().await
     }
 
-    /// A field of INFO.
+    /// The value of a field of `INFO`.
     pub(crate) async fn info(&self, field: &str) -> Result<String> {
         let info: String = self.ask(&["INFO"]).await?;
         let lines = info.lines().filter_map(|line| line.split_once(':'));
@@ -55,7 +55,7 @@ impl Control {
         Ok(found.next().with_context(|| format!("no {field} in INFO"))?.1.to_owned())
     }
 
-    /// The streams that workers read from.
+    /// The request streams: those with a consumer group.
     pub(crate) async fn streams(&self) -> Result<Vec<String>> {
         let scan = ["SCAN", "0", "MATCH", "bf:*", "COUNT", "100000", "TYPE", "stream"];
         let (_, keys): (Value, Vec<String>) = self.ask(&scan).await?;
@@ -69,7 +69,7 @@ impl Control {
         Ok(streams)
     }
 
-    /// What stands in them.
+    /// The entries and pending entries of all request streams.
     pub(crate) async fn queues(&self) -> Result<Queues> {
         let mut queues = Queues::default();
         for stream in self.streams().await? {

@@ -1,5 +1,5 @@
-//! Clients that speak HTTP by hand, because they do what no library does: crawl, or send what is
-//! too much all at once.
+//! Clients that misbehave as no HTTP library does: read or send one piece a second, or send large
+//! bodies all at once.
 
 use std::{
     io::{self, Read, Write},
@@ -20,18 +20,18 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::fleet::Fleet;
+use crate::fleet::ChaosFleet;
 
-/// No client waits longer than this for anything.
+/// The longest that a client waits for anything.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Connections being opened at one moment; servers queue only so many.
+/// Connections that are opened at the same time: the servers' accept queues are bounded.
 const CONNECTING: usize = 256;
-/// Bytes a client's system holds for it: its own pace is what the server shall meet.
+/// Bytes of a client's socket buffers: small, so that the server meets the client's own pace.
 const BUFFER: u32 = 8 * 1024;
-/// How long a probe rests between two questions.
+/// The pause between two requests of a probe.
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
 
-/// An inference request of one row of so many bytes, head and all.
+/// The bytes of an inference request with one row of `bytes` bytes, head included.
 pub(crate) fn request(bytes: usize) -> Vec<u8> {
     let json = format!(
         "{{\"inputs\":[{{\"name\":\"INPUT0\",\"datatype\":\"UINT8\",\"shape\":[1,{bytes}],\
@@ -50,7 +50,7 @@ pub(crate) fn request(bytes: usize) -> Vec<u8> {
     request
 }
 
-/// Who comes, and over which time, at random.
+/// How many clients connect, and over which time, at random.
 #[derive(Clone, Copy)]
 pub(crate) struct Crowd {
     pub(crate) clients: usize,
@@ -58,14 +58,18 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// So many clients at once.
+    /// Clients that all connect at once.
     pub(crate) fn at_once(clients: usize) -> Self {
         Self { clients, spread: Duration::ZERO }
     }
 }
 
-/// Runs one task per client, clients spread over the gateways; their results in any order.
-async fn each<T, F>(fleet: &Fleet, crowd: Crowd, client: impl Fn(TcpStream) -> F) -> Result<Vec<T>>
+/// Runs `client` once per client, spread over the gateways. Returns the results in any order.
+async fn each<T, F>(
+    fleet: &ChaosFleet,
+    crowd: Crowd,
+    client: impl Fn(TcpStream) -> F,
+) -> Result<Vec<T>>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
@@ -91,9 +95,9 @@ where
     Ok(clients.join_all().await)
 }
 
-/// So many clients send this at once; the status each was told, 0 for none.
+/// Sends `request` from all clients at once. Returns the status of each answer, 0 for none.
 pub(crate) async fn at_once(
-    fleet: &Fleet,
+    fleet: &ChaosFleet,
     clients: usize,
     request: &Arc<[u8]>,
 ) -> Result<Vec<u16>> {
@@ -104,22 +108,22 @@ pub(crate) async fn at_once(
     .await
 }
 
-/// Sends a request while listening: the answer may come, and end it, before all is sent.
+/// Sends a request while reading the answer: the server may refuse before all bytes are sent.
 async fn ask(stream: TcpStream, request: &[u8]) -> u16 {
     let (mut from, mut to) = stream.into_split();
     let sending = async {
-        // A server that has refused reads no more.
+        // Fails when the server has refused the request and stopped reading.
         drop(to.write_all(request).await);
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        status = told(&mut from) => status,
+        status = read_status(&mut from) => status,
         () = sending => 0,
     }
 }
 
-/// The status of an answer; 0 if there is none.
-async fn told(from: &mut (impl AsyncReadExt + Unpin)) -> u16 {
+/// Reads the status of an answer; 0 if there is none.
+async fn read_status(from: &mut (impl AsyncReadExt + Unpin)) -> u16 {
     let mut head = [0; 12];
     match from.read_exact(&mut head).await {
         Ok(_) => String::from_utf8_lossy(&head[9..]).parse().unwrap_or(0),
@@ -127,10 +131,10 @@ async fn told(from: &mut (impl AsyncReadExt + Unpin)) -> u16 {
     }
 }
 
-/// Each asks once for so many bytes, and takes 1 KiB a second until `until`; the status each was
-/// told.
+/// Each client asks once for an answer of `bytes` bytes, and reads 1 KiB of it a second until
+/// `until`. Returns the status of each answer, 0 for none.
 pub(crate) async fn slow_readers(
-    fleet: &Fleet,
+    fleet: &ChaosFleet,
     crowd: Crowd,
     bytes: usize,
     until: Instant,
@@ -142,9 +146,9 @@ pub(crate) async fn slow_readers(
             if stream.write_all(&request).await.is_err() {
                 return 0;
             }
-            let status = timeout(PATIENCE, told(&mut stream)).await.unwrap_or(0);
-            let mut taken = [0; 1024];
-            while Instant::now() < until && matches!(stream.read(&mut taken).await, Ok(1..)) {
+            let status = timeout(PATIENCE, read_status(&mut stream)).await.unwrap_or(0);
+            let mut piece = [0; 1024];
+            while Instant::now() < until && matches!(stream.read(&mut piece).await, Ok(1..)) {
                 sleep(Duration::from_secs(1)).await;
             }
             status
@@ -153,10 +157,10 @@ pub(crate) async fn slow_readers(
     .await
 }
 
-/// So many clients send this request from byte `from` on one byte a second; how long each was
-/// suffered.
+/// Each client sends `request`, from byte `from` on one byte a second. Returns how long the server
+/// kept each connection open.
 pub(crate) async fn slow_senders(
-    fleet: &Fleet,
+    fleet: &ChaosFleet,
     clients: usize,
     request: &Arc<[u8]>,
     from: usize,
@@ -173,29 +177,29 @@ pub(crate) async fn slow_senders(
                     drop(to.write_all(byte).await);
                 }
             };
-            // Whatever it is told, the end of the connection is what counts.
+            // The answer does not matter, only when the connection ends.
             let ended = async { drop(incoming.read_to_end(&mut Vec::new()).await) };
-            let suffered = async {
+            let open = async {
                 tokio::select! { () = sending => {}, () = ended => {} }
             };
-            drop(timeout(PATIENCE, suffered).await);
+            drop(timeout(PATIENCE, open).await);
             began.elapsed()
         }
     })
     .await
 }
 
-/// Asks a program whether it lives, over and over.
+/// Requests a health endpoint over and over, and times the answers.
 ///
-/// On a thread of its own: the clients here keep the runtime busy, and how long a probe waited for
-/// its turn among them says nothing about the program that it asked.
+/// Runs on a thread of its own: the clients keep the runtime busy, and the probe would measure its
+/// own wait for the runtime.
 pub(crate) struct Probe {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Vec<Duration>>,
 }
 
 impl Probe {
-    /// Starts to ask for this path at this address.
+    /// Starts to request `path` at `address`.
     pub(crate) fn start(address: &str, path: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (address, stopped) = (address.to_owned(), Arc::clone(&stop));
@@ -212,14 +216,14 @@ impl Probe {
         Self { stop, thread: thread::spawn(probe) }
     }
 
-    /// Stops; how long it took to be told, each time.
+    /// Stops the probe. Returns how long each answer took; a failed request counts as one minute.
     pub(crate) fn stop(self) -> Result<Vec<Duration>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("a probe panicked"))
     }
 }
 
-/// Whether the answer is 200.
+/// Requests `path`; whether the answer is 200.
 fn ask_health(address: &str, path: &str) -> io::Result<bool> {
     let mut stream = std::net::TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,4 +1,4 @@
-//! The faults. Each is a function that plays one on a stage and says what was measured.
+//! The faults. Each is a function that runs one trial and returns its findings.
 
 mod clients;
 mod gateways;
@@ -13,47 +13,47 @@ mod workers;
 
 use std::path::PathBuf;
 
-use crate::stage::{Playing, Scale};
+use crate::trial::{RunningTrial, Scale};
 
-/// A fault as a row of the table.
+/// A fault: one row of the table.
 pub(crate) struct Fault {
-    /// As in the fault matrix.
+    /// `F01` to `F36`; a number is never used for another fault.
     pub(crate) id: &'static str,
-    /// What happens.
+    /// What fails, and how.
     pub(crate) what: &'static str,
-    /// Under which load.
+    /// The load: L1 is a closed loop, L2 an open loop below capacity, L3 an overload.
     pub(crate) load: &'static str,
-    /// What must hold, besides what must always hold.
+    /// What must hold, besides what `Trial::finish` checks after every fault.
     pub(crate) pass: &'static str,
-    /// Whether it belongs to the short tier.
+    /// Whether the fault belongs to the short tier.
     pub(crate) short: bool,
-    /// Plays it.
-    pub(crate) play: fn(&Order) -> Playing,
+    /// Runs the trial.
+    pub(crate) run: fn(&TrialOptions) -> RunningTrial,
 }
 
-/// What a fault is played with.
-pub(crate) struct Order {
+/// The options of a trial.
+pub(crate) struct TrialOptions {
     pub(crate) scale: Scale,
-    /// Where programs of an older version are, if there are any.
+    /// Folder with the programs of an older version.
     pub(crate) previous: Option<PathBuf>,
 }
 
-/// A row for a function.
+/// The row of a fault whose function takes only the scale.
 macro_rules! fault {
-    ($id:literal, $short:literal, $what:literal, $load:literal, $pass:literal, $play:path) => {
+    ($id:literal, $short:literal, $what:literal, $load:literal, $pass:literal, $run:path) => {
         Fault {
             id: $id,
             what: $what,
             load: $load,
             pass: $pass,
             short: $short,
-            play: |order| Box::pin($play(order.scale)),
+            run: |options| Box::pin($run(options.scale)),
         }
     };
 }
 
-/// All faults that one machine can run. F05 and F06 stand in for a device; F30 to F32 need a
-/// cluster; F36 takes a night.
+/// All faults that one machine can produce. F05 and F06 use an echo in place of a broken device;
+/// F30 to F32 need a cluster; F36 takes a night.
 #[rustfmt::skip]
 pub(crate) const FAULTS: &[Fault] = &[
     fault!("F01", true, "kill -9 a random worker every 2 s, back 1 s later", "L1",
@@ -61,29 +61,29 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault!("F02", false, "kill -9 all workers, back after 10 s", "L1",
         "only 200 and 503 no_workers; every held request done ≤ 15 s after the return", workers::all_killed),
     fault!("F03", true, "SIGSTOP a worker for 20 s in the middle of a batch, SIGCONT", "L1",
-        "all 200; its batch runs again ≤ 5 s; its late answers dropped", workers::stopped),
+        "all 200; the batch runs again ≤ 5 s; late answers dropped", workers::stopped),
     fault!("F04", false, "a worker's link to Redis goes dark", "L2",
         "all 200; ≤ 2N requests stranded; max ≤ 8 s", network::worker_blackholed),
     fault!("F05", false, "a run that never returns", "L2",
         "all others 200; process gone ≤ 11 s; max ≤ 16 s", model::hung_run),
-    fault!("F06", false, "a fatal device error, garbage ever after", "L2",
+    fault!("F06", false, "a fatal device error, then garbage from every run", "L2",
         "all others 200; process gone ≤ 1 s; no answer from it", model::lost_device),
     fault!("F07", false, "inputs that abort the process, 1 in 5000", "L2",
-        "≤ 3 crashes each; its sender 500 ≤ 15 s; neighbours all 200", model::killing_inputs),
+        "≤ 3 crashes each; answered 500 ≤ 15 s; all others 200", model::killing_inputs),
     fault!("F08", false, "rows that fail; then no memory for N > 16", "L2",
-        "only those rows fail; others ≤ 2 batches more; N ≤ 16 in 10 s", model::failing_rows),
+        "only those rows fail; others ≤ 2 batches later; N ≤ 16 in 10 s", model::failing_rows),
     fault!("F09", true, "rolling restart of all workers by SIGTERM", "L2",
         "all 200; nothing runs twice; p99 ≤ 1.5x", workers::rolling_restart),
     fault!("F10", false, "SIGTERM with less grace than a batch takes, then SIGKILL", "L2",
-        "all 200; gone when its grace ends", workers::too_little_grace),
+        "all 200; the process is gone when its grace ends", workers::too_little_grace),
     fault!("F11", false, "kill -9 one gateway every 5 s", "L2",
-        "the other gateway's clients all 200; ≥ 90 % of its orphans never run", gateways::killed),
+        "the other gateway's clients all 200; ≥ 90 % of the killed one's waiting requests never run", gateways::killed),
     fault!("F12", true, "rollout of all gateways, endpoints 5 s behind", "L2",
         "all 200; no connection refused", gateways::rollout),
     fault!("F13", false, "5000 clients send 4 MiB at once", "-",
-        "only 200, 413, 503; memory ≤ 80 % of 1 GiB; alive ≤ 100 ms", slow::heavy_bodies),
+        "only 200, 413, 503; memory ≤ 80 % of 1 GiB; health checks ≤ 100 ms", slow::heavy_bodies),
     fault!("F14", true, "kill -9 Redis with AOF, back after 2 s, again and again", "L1",
-        "all 200; answers again ≤ 3 s after it accepts", redis::killed_with_aof),
+        "all 200; answers again ≤ 3 s after Redis is back", redis::killed_with_aof),
     fault!("F15", true, "kill -9 Redis, back empty after 2 s, again and again", "L1",
         "as F14; no more repeated runs than requests in flight + 1 %", redis::killed_and_empty),
     fault!("F16", true, "FLUSHALL; DEL of the request streams; also at 50 µs a batch", "L1",
@@ -93,27 +93,27 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault!("F18", false, "a gateway and the old primary cut off from the rest for 20 s", "L2",
         "the others all 200; isolated only 200, 503, 504; normal ≤ 5 s after", network::partition),
     fault!("F19", false, "SIGSTOP Redis for 1, 5, 20 s", "L2",
-        "1 s: no error; else new ones 503 ≤ 1.1 s, held ones 200", redis_ill::frozen),
+        "1 s: no error; 5 and 20 s: new requests 503 ≤ 1.1 s, held requests 200", redis_ill::frozen),
     fault!("F20", false, "Redis: no memory; no disk; no clients; new password", "L2",
-        "refusals ≤ 50 ms; no program ends; well ≤ 5 s after", redis_ill::refusing),
-    fault!("F21", false, "links to Redis: 0 to 100 ms more each way, stalls, cuts; N = 64", "L2",
+        "refusals ≤ 50 ms; no program ends; all 200 again ≤ 5 s after", redis_ill::refusing),
+    fault!("F21", false, "links to Redis: 0 to 100 ms of delay each way, stalls, cuts; N = 64", "L2",
         "all 200; throughput ≥ 70 %", network::bad_weather),
     fault!("F22", true, "reply connections killed every 500 ms", "L2",
         "all 200; p99 ≤ baseline + 1 s", redis::replies_cut),
     fault!("F23", false, "1000 clients read 1 KiB a second", "L2",
-        "others' p99 ≤ 1.2x; memory bounded", slow::slow_readers),
-    fault!("F24", false, "5000 slow heads and slow bodies", "L2",
-        "others ≥ 99.9 %; slow ones ended ≤ 15 s", slow::slow_senders),
-    fault!("F25", true, "ten times what the fleet can do", "L3",
-        "goodput ≥ 90 % of peak; refusal p99 ≤ 10 ms; admitted in time ≥ 99 %", overload::ten_times),
-    fault!("F26", false, "ten times, by clients that ask thrice; then 80 %", "L3",
+        "other requests' p99 ≤ 1.2x; memory bounded", slow::slow_readers),
+    fault!("F24", false, "5000 clients send their head or body one byte a second", "L2",
+        "other requests ≥ 99.9 % right; slow connections closed ≤ 15 s", slow::slow_senders),
+    fault!("F25", true, "ten times the fleet's capacity", "L3",
+        "goodput ≥ 90 % of peak; refusal p99 ≤ 10 ms; ≥ 99 % of the admitted in time", overload::ten_times),
+    fault!("F26", false, "ten times the capacity, from clients that try three times; then 80 %", "L3",
         "≥ 95 % right 10 s after the drop", overload::retrying_clients),
     fault!("F27", false, "one tenant at 100x its quota", "L2",
-        "others ≥ 99.9 %, p99 ≤ 1.3x; 429 only to it", clients::noisy_tenant),
+        "other tenants ≥ 99.9 % right, p99 ≤ 1.3x; 429 only to the noisy one", clients::noisy_tenant),
     fault!("F28", true, "deadlines of 0.2 to 30 s, at 70 % and at 130 %", "L2",
         "no run starts after its deadline; wasted runs ≤ 1 %", clients::mixed_deadlines),
     fault!("F29", false, "half the clients hang up at random", "L1",
-        "≤ 10 % of those left are inferred after that", clients::hanging_up),
+        "≤ 10 % of the abandoned requests run afterwards", clients::hanging_up),
     fault!("F33", false, "clocks an hour off, a gateway's and a worker's", "L2",
         "all 200; expiry within 100 ms", gateways::wrong_clocks),
     fault!("F34", false, "half the workers get SIGTERM, SIGKILL 15 s later", "L1",
@@ -124,6 +124,6 @@ pub(crate) const FAULTS: &[Fault] = &[
         load: "L2",
         pass: "all 200; no connection refused",
         short: false,
-        play: |order| Box::pin(upgrade::two_versions(order.scale, order.previous.clone())),
+        run: |options| Box::pin(upgrade::two_versions(options.scale, options.previous.clone())),
     },
 ];

@@ -1,39 +1,39 @@
-//! What a fault's run was measured to be, and whether that passes.
+//! The measurements of a trial, and whether they keep the promises.
 
 use std::{fmt::Display, time::Duration};
 
-/// The measurements of one run, in the order in which they were made.
+/// The measurements of one trial, in the order in which they were made.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     measured: Vec<String>,
     failures: Vec<String>,
-    /// Whether speeds are only noted: a debug build on a busy machine promises none.
+    /// Whether speeds are only noted: a debug build on a busy machine has no speed to promise.
     slow: bool,
 }
 
 impl Findings {
-    /// Findings that judge what was answered, but not how fast.
+    /// Findings that judge the answers, but not their speed.
     pub(crate) fn of_a_slow_machine() -> Self {
         Self { slow: true, ..Self::default() }
     }
 
-    /// A promise about speed.
+    /// Records a promise about speed.
     pub(crate) fn speed(&mut self, kept: bool, text: impl Display) {
         self.check(kept || self.slow, text);
     }
 
-    /// A promise that something takes no longer than a limit.
+    /// Records a promise about speed: `measured` must not exceed `limit`.
     pub(crate) fn as_fast_as(&mut self, what: &str, measured: Duration, limit: Duration) {
         let text = format!("{what} {} (≤ {})", time(measured), time(limit));
         self.speed(measured <= limit, text);
     }
 
-    /// Something worth knowing that cannot fail.
+    /// Records a measurement that is not judged.
     pub(crate) fn note(&mut self, text: impl Display) {
         self.measured.push(text.to_string());
     }
 
-    /// A promise: `text` says what was measured.
+    /// Records a promise; `text` is the measurement.
     pub(crate) fn check(&mut self, kept: bool, text: impl Display) {
         let text = text.to_string();
         if !kept {
@@ -42,42 +42,42 @@ impl Findings {
         self.measured.push(text);
     }
 
-    /// A count that must be 0; worth a word only if it is not.
+    /// Records a count that must be 0, unless it is 0.
     pub(crate) fn none(&mut self, what: &str, count: u64) {
         if count > 0 {
             self.check(false, format!("{what} {count}"));
         }
     }
 
-    /// A time that must not exceed a limit.
+    /// Records a time that must not exceed `limit`.
     pub(crate) fn within(&mut self, what: &str, measured: Duration, limit: Duration) {
         let kept = measured <= limit;
         self.check(kept, format!("{what} {} (≤ {})", time(measured), time(limit)));
     }
 
-    /// A number that must not exceed a limit.
+    /// Records a number that must not exceed `limit`.
     pub(crate) fn at_most(&mut self, what: &str, measured: f64, limit: f64) {
         self.check(measured <= limit, format!("{what} {} (≤ {})", plain(measured), plain(limit)));
     }
 
-    /// A number that must reach a limit.
+    /// Records a number that must reach `limit`.
     pub(crate) fn at_least(&mut self, what: &str, measured: f64, limit: f64) {
         self.check(measured >= limit, format!("{what} {} (≥ {})", plain(measured), plain(limit)));
     }
 
-    /// These and those of another part of the same fault.
+    /// These findings and those of another part of the same fault.
     pub(crate) fn and(mut self, mut other: Self) -> Self {
         self.measured.append(&mut other.measured);
         self.failures.append(&mut other.failures);
         self
     }
 
-    /// Whether everything was as promised.
+    /// Whether every promise was kept.
     pub(crate) fn passed(&self) -> bool {
         self.failures.is_empty()
     }
 
-    /// All measurements, in one line.
+    /// All measurements in one line.
     pub(crate) fn line(&self) -> String {
         self.measured.join("; ")
     }
@@ -88,7 +88,7 @@ impl Findings {
     }
 }
 
-/// A time as people read it.
+/// A time with its unit, rounded for reading.
 pub(crate) fn time(time: Duration) -> String {
     match time.as_secs_f64() {
         seconds if seconds >= 10.0 => format!("{seconds:.0} s"),
@@ -98,7 +98,7 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// A share of a whole, in percent; nothing of nothing is 0.
+/// `part` of `whole` in percent; 0 if `whole` is 0.
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
 pub(crate) fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }

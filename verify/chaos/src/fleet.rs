@@ -1,5 +1,5 @@
-//! The fleet under test: real programs on a real Redis, each of which can be killed, stopped,
-//! drained, cut off and started again.
+//! The fleet under test: real programs on a real Redis. Each program can be killed, paused, drained,
+//! cut off from Redis and started again.
 
 use std::{
     fs,
@@ -15,54 +15,54 @@ use tokio::time::{sleep, timeout};
 
 use crate::control::Control;
 
-/// How long a program may take to be ready.
+/// How long a program may take to become ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the fleet is made of.
+/// The programs of a fleet, and their settings.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
+pub(crate) struct ChaosPlan {
     pub(crate) gateways: usize,
     pub(crate) gateway_flags: Vec<String>,
     pub(crate) workers: usize,
     pub(crate) worker_flags: Vec<String>,
-    /// Parameters of the echo.
+    /// Parameters of the echo model.
     pub(crate) parameters: Vec<(&'static str, String)>,
     pub(crate) redis_options: Vec<&'static str>,
-    /// Where the programs are; `None` for ours.
+    /// Folder of the programs; `None` for those of this build.
     pub(crate) programs: Option<PathBuf>,
     /// Whether each program reaches Redis through a proxy of its own.
     pub(crate) links: bool,
 }
 
-/// One program of the fleet, alive or not.
+/// One program of the fleet, running or not.
 pub(crate) struct Member {
     name: &'static str,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
-    /// Where the program of its next start is; `None` for ours.
+    /// Folder of the program from its next start on; `None` for this build's.
     pub(crate) programs: Option<PathBuf>,
     program: Option<Program>,
-    /// Its way to Redis, if the plan wanted links.
+    /// The proxy between the program and Redis, if the plan wants links.
     pub(crate) link: Option<CuttingProxy>,
-    /// Where its metrics are, as of its last start.
+    /// Address of the admin port, as of the last start.
     pub(crate) admin: String,
-    /// Where clients connect: a gateway's, the same for all its starts.
+    /// Address of a gateway's HTTP port, the same for all its starts.
     pub(crate) address: String,
 }
 
-/// The fleet.
-pub(crate) struct Fleet {
+/// A Redis with gateways and workers. Dropping the fleet stops them all.
+pub(crate) struct ChaosFleet {
     pub(crate) redis: RedisServer,
     pub(crate) workers: Vec<Member>,
     pub(crate) gateways: Vec<Member>,
-    /// Logs of the programs that have ended.
+    /// Programs that have ended, kept for their logs.
     ended: Vec<(String, Program)>,
     folder: TempDir,
 }
 
-impl Fleet {
-    /// Starts everything; each gateway knows the model when this returns.
-    pub(crate) async fn start(plan: &Plan) -> Result<Self> {
+impl ChaosFleet {
+    /// Starts all programs, and waits until each gateway knows the model.
+    pub(crate) async fn start(plan: &ChaosPlan) -> Result<Self> {
         let folder = TempDir::new()?;
         fs::create_dir_all(folder.path().join("runs"))?;
         let redis = RedisServer::start_with(&plan.redis_options).await;
@@ -74,7 +74,7 @@ impl Fleet {
         fleet.fill(plan).await
     }
 
-    async fn fill(mut self, plan: &Plan) -> Result<Self> {
+    async fn fill(mut self, plan: &ChaosPlan) -> Result<Self> {
         for _ in 0..plan.workers {
             let mut flags = plan.worker_flags.clone();
             flags.extend(["--model-repository".to_owned(), text(&self.path("models"))?]);
@@ -114,17 +114,17 @@ impl Fleet {
         })
     }
 
-    /// A file of this fleet.
+    /// The path of a file in the fleet's temporary folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Where the echoes write down which rows they begin to run.
+    /// The folder in which each worker's echo logs the rows it begins to run.
     pub(crate) fn run_log(&self) -> PathBuf {
         self.path("runs")
     }
 
-    /// Starts a worker that does not run, and waits until it is ready.
+    /// Starts a worker that is not running, and waits until it is ready.
     pub(crate) async fn start_worker(&mut self, index: usize) -> Result<()> {
         let redis = self.redis.address();
         let worker = &mut self.workers[index];
@@ -132,14 +132,14 @@ impl Fleet {
         until_200(worker, &worker.admin, "/readyz").await
     }
 
-    /// Starts a worker that does not run, without waiting.
+    /// Starts a worker that is not running, without waiting until it is ready.
     pub(crate) async fn spawn_worker(&mut self, index: usize) -> Result<()> {
         let redis = self.redis.address();
         self.workers[index].spawn(redis, &[]).await
     }
 
-    /// Starts a gateway that does not run, on its old port if it had one, and waits until it is
-    /// ready.
+    /// Starts a gateway that is not running, and waits until it is ready. A gateway keeps the port
+    /// of its first start.
     pub(crate) async fn start_gateway(&mut self, index: usize) -> Result<()> {
         let redis = self.redis.address();
         let gateway = &mut self.gateways[index];
@@ -163,25 +163,25 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until a worker that was told to has ended; says how.
+    /// Waits until a worker that was signalled has ended. Returns its exit status.
     pub(crate) async fn worker_ended(&mut self, index: usize) -> Result<std::process::ExitStatus> {
         let worker = &mut self.workers[index];
-        let mut program = worker.program.take().context("this worker does not run")?;
+        let mut program = worker.program.take().context("this worker is not running")?;
         let status = program.wait().await;
         self.ended.push((worker.name.to_owned(), program));
         status
     }
 
-    /// Waits until a gateway that was told to has ended; says how.
+    /// Waits until a gateway that was signalled has ended. Returns its exit status.
     pub(crate) async fn gateway_ended(&mut self, index: usize) -> Result<std::process::ExitStatus> {
         let gateway = &mut self.gateways[index];
-        let mut program = gateway.program.take().context("this gateway does not run")?;
+        let mut program = gateway.program.take().context("this gateway is not running")?;
         let status = program.wait().await;
         self.ended.push((gateway.name.to_owned(), program));
         status
     }
 
-    /// Adds a gateway beside the others, and waits until it knows the model.
+    /// Adds a gateway beside the others, and waits until it knows the model. Returns its index.
     pub(crate) async fn add_gateway(&mut self, flags: Vec<String>) -> Result<usize> {
         let gateway = self.member("batchfleet-gateway", flags, false).await?;
         self.gateways.push(gateway);
@@ -195,12 +195,12 @@ impl Fleet {
         self.gateways.iter().map(|gateway| format!("http://{}", gateway.address)).collect()
     }
 
-    /// A way to ask Redis itself.
+    /// A client of the fleet's Redis.
     pub(crate) fn control(&self) -> Control {
         Control::new(&self.redis.url())
     }
 
-    /// Lines in which any program ever started panicked.
+    /// Log lines about panics, of all programs that were ever started.
     pub(crate) fn panics(&self) -> Vec<String> {
         let members = self.workers.iter().chain(&self.gateways);
         let running = members.filter_map(|member| Some((member.name, member.program.as_ref()?)));
@@ -220,7 +220,7 @@ impl Fleet {
 impl Member {
     async fn spawn(&mut self, redis: SocketAddr, more: &[&str]) -> Result<()> {
         if self.program.is_some() {
-            bail!("{} runs already", self.name);
+            bail!("{} is already running", self.name);
         }
         let redis = self.link.as_ref().map_or(redis, CuttingProxy::address);
         let path = match &self.programs {
@@ -248,20 +248,21 @@ impl Member {
 
     /// The running program.
     pub(crate) fn program(&self) -> Result<&Program> {
-        self.program.as_ref().with_context(|| format!("a {} does not run", self.name))
+        self.program.as_ref().with_context(|| format!("a {} is not running", self.name))
     }
 
-    /// Whether it was started and not killed since; it may have ended by itself.
+    /// Whether the program was started, and neither killed nor awaited since. It may have ended by
+    /// itself.
     pub(crate) fn is_started(&self) -> bool {
         self.program.is_some()
     }
 
-    /// Its process id, if it runs.
+    /// The process id, if the program was started.
     pub(crate) fn id(&self) -> Option<u32> {
         self.program.as_ref()?.id()
     }
 
-    /// Whether its process has ended by itself, or was never started.
+    /// Whether the process has ended by itself, or was never started.
     pub(crate) fn is_gone(&self) -> bool {
         self.id().is_none_or(|id| {
             let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
@@ -270,7 +271,7 @@ impl Member {
         })
     }
 
-    /// Environment from its next start on.
+    /// Sets an environment variable from the next start on.
     pub(crate) fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
@@ -285,18 +286,18 @@ pub(crate) fn resident(id: u32) -> Option<u64> {
 
 async fn until_200(member: &Member, address: &str, path: &str) -> Result<()> {
     let asked = timeout(START_LIMIT, async {
-        // Not ready, or not listening yet; a program that ended never will be.
+        // An error means that the program does not listen yet. A program that has ended never will.
         while !member.is_gone() {
             if get(address, path).await.is_ok_and(|(status, _)| status == 200) {
                 return Ok(());
             }
             sleep(Duration::from_millis(20)).await;
         }
-        bail!("it ended")
+        bail!("the program ended")
     });
-    asked.await.unwrap_or_else(|_| bail!("it is not ready within {START_LIMIT:?}")).with_context(
-        || format!("{}{path}: {:?}", member.name, member.program.as_ref().map(Program::log)),
-    )
+    asked.await.unwrap_or_else(|_| bail!("not ready within {START_LIMIT:?}")).with_context(|| {
+        format!("{}{path}: {:?}", member.name, member.program.as_ref().map(Program::log))
+    })
 }
 
 fn text(path: &Path) -> Result<String> {

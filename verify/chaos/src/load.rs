@@ -1,4 +1,4 @@
-//! The loads: who asks, how often, and what is special about some of the requests.
+//! The loads: how many users, how often they send, and what is special about some requests.
 
 use std::{
     sync::Arc,
@@ -13,21 +13,21 @@ use batchfleet_loadgen::{
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::task::JoinHandle;
 
-use crate::seen::Seen;
+use crate::journal::LoadJournal;
 
-/// Longer than any deadline: who is not answered by then is lost.
+/// How long users wait for an answer: longer than any deadline, so a request without one is lost.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// Longer than any fault: loads are stopped.
+/// Longer than any fault: a trial stops its loads.
 const LONGEST: Duration = Duration::from_hours(24);
 /// Bytes of a request's one row.
 const ROW: u64 = 64;
 
-/// Something that depends on the number of a request.
+/// A property of a request, by the request's number.
 pub(crate) type Of<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
 
-/// A load that can be started.
+/// The properties of a load.
 #[derive(Clone)]
-pub(crate) struct Shape {
+pub(crate) struct LoadShape {
     pace: Pace,
     users: usize,
     length: Length,
@@ -39,8 +39,8 @@ pub(crate) struct Shape {
     key: Option<Of<&'static str>>,
 }
 
-impl Shape {
-    /// Each user asks again as soon as it has its answer.
+impl LoadShape {
+    /// A closed loop: each user sends the next request once the last is answered.
     pub(crate) fn closed(users: usize) -> Self {
         Self {
             pace: Pace::Closed,
@@ -55,27 +55,27 @@ impl Shape {
         }
     }
 
-    /// Requests fall due at random, `per_second` on average, with at most `users` at a time.
+    /// An open loop: requests fall due at random, `per_second` on average; at most `users` at once.
     pub(crate) fn open(per_second: f64, users: usize) -> Self {
         Self { pace: Pace::Open { per_second }, ..Self::closed(users) }
     }
 
-    /// Only to these gateways; else to all.
+    /// Sends to these gateways instead of all.
     pub(crate) fn to(self, targets: Vec<String>) -> Self {
         Self { targets: Some(targets), ..self }
     }
 
-    /// No more than so many requests.
+    /// Ends after so many requests.
     pub(crate) fn only(self, requests: u64) -> Self {
         Self { length: Length::Requests(requests), ..self }
     }
 
-    /// Users ask up to so many times.
+    /// Users send a refused request up to `tries` times.
     pub(crate) fn tries(self, tries: u32) -> Self {
         Self { tries, ..self }
     }
 
-    /// Chosen requests carry a marker that the echo looks for.
+    /// Chosen requests carry a marker that the echo model looks for.
     pub(crate) fn marked(
         self,
         mark: &'static str,
@@ -84,12 +84,12 @@ impl Shape {
         Self { mark: Some((mark, Arc::new(chosen))), ..self }
     }
 
-    /// Each request asks for this deadline.
+    /// Each request has this deadline.
     pub(crate) fn deadline(self, of: impl Fn(u64) -> Duration + Send + Sync + 'static) -> Self {
         Self { deadline: Some(Arc::new(of)), ..self }
     }
 
-    /// Users hang up after this time.
+    /// Users close the connection after this time.
     pub(crate) fn hang_up(
         self,
         of: impl Fn(u64) -> Option<Duration> + Send + Sync + 'static,
@@ -102,8 +102,8 @@ impl Shape {
         Self { key: Some(Arc::new(of)), ..self }
     }
 
-    /// Starts it, on `targets` unless it has its own.
-    pub(crate) fn start(self, targets: Vec<String>) -> Result<Load> {
+    /// Starts the load, on `targets` unless the load has its own.
+    pub(crate) fn start(self, targets: Vec<String>) -> Result<RunningLoad> {
         let targets = self.targets.clone().unwrap_or(targets);
         let targets: Vec<Target> =
             targets.iter().map(|target| target.parse()).collect::<Result<_, LoadError>>()?;
@@ -125,35 +125,35 @@ impl Shape {
             stop: stop.clone(),
             ..Plan::new(first, Arc::new(Users { echo, shape: self }), 0)
         };
-        Ok(Load { nonce, stop, running: tokio::spawn(run(plan)) })
+        Ok(RunningLoad { nonce, stop, running: tokio::spawn(run(plan)) })
     }
 }
 
 /// A running load.
-pub(crate) struct Load {
+pub(crate) struct RunningLoad {
     nonce: u128,
     stop: Stop,
     running: JoinHandle<Result<Report, LoadError>>,
 }
 
-impl Load {
-    /// Lets no more requests fall due; what is under way goes on.
+impl RunningLoad {
+    /// Lets no more requests fall due; requests in flight go on.
     pub(crate) fn end(&self) {
         self.stop.now();
     }
 
-    /// Ends it; what is under way is awaited.
-    pub(crate) async fn stop(self) -> Result<Seen> {
+    /// Ends the load, and waits for the requests in flight.
+    pub(crate) async fn stop(self) -> Result<LoadJournal> {
         self.end();
         let stopped = SystemTime::now();
-        Ok(Seen::new(self.running.await??, self.nonce, stopped))
+        Ok(LoadJournal::new(self.running.await??, self.nonce, stopped))
     }
 }
 
-/// The requests of a shape.
+/// The requests of a load.
 struct Users {
     echo: Echo,
-    shape: Shape,
+    shape: LoadShape,
 }
 
 impl Workload for Users {

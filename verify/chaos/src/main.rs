@@ -1,6 +1,6 @@
-//! Plays faults on a fleet of real programs and a real Redis, under load that checks every answer,
-//! and prints for each what was promised and what was measured.
-#![expect(clippy::print_stdout, reason = "its output is a table")]
+//! Injects faults into a fleet of real programs and a real Redis, under load that checks every
+//! answer. Prints for each fault what was promised and what was measured.
+#![expect(clippy::print_stdout, reason = "the program prints a table")]
 
 mod balancer;
 mod control;
@@ -8,12 +8,12 @@ mod crawl;
 mod faults;
 mod findings;
 mod fleet;
+mod journal;
 mod load;
 mod memory;
 mod metrics;
 mod runs;
-mod seen;
-mod stage;
+mod trial;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -24,15 +24,15 @@ use tokio::{
 };
 
 use crate::{
-    faults::{FAULTS, Fault, Order},
+    faults::{FAULTS, Fault, TrialOptions},
     findings::{Findings, time},
-    stage::Scale,
+    trial::Scale,
 };
 
-/// Plays the faults of the matrix that one machine can run; exit status 1 if any promise is broken
+/// Injects the faults that one machine can produce; exits with 1 if any promise is broken
 #[derive(Parser)]
 struct Settings {
-    /// Only these, such as F01,F14
+    /// Run only these faults, such as F01,F14
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     only: Vec<String>,
 
@@ -40,15 +40,15 @@ struct Settings {
     #[arg(long)]
     short: bool,
 
-    /// How long each fault is kept up [default: 60, or 10 in the short tier]
+    /// How long each fault lasts [default: 60, or 10 in the short tier]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
 
-    /// What random choices follow from [default: any]
+    /// Seed of all random choices [default: a random one]
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
 
-    /// Where F35 finds the programs of an older version
+    /// Folder with the programs of an older version, for F35
     #[arg(long, value_name = "FOLDER")]
     previous: Option<PathBuf>,
 }
@@ -56,22 +56,23 @@ struct Settings {
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
-    // Dropped, it takes the fleet with it.
+    // Dropping the run stops every program of its fleet.
     tokio::select! {
-        all_passed = play(&settings) => if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE },
-        () = told_to_end() => ExitCode::FAILURE,
+        all_passed = run(&settings) => if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        () = terminated() => ExitCode::FAILURE,
     }
 }
 
-async fn told_to_end() {
+/// Waits for SIGTERM.
+async fn terminated() {
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => drop(terminate.recv().await),
         Err(_) => std::future::pending().await,
     }
 }
 
-/// Plays what was asked for; whether all of it passed, and anything did.
-async fn play(settings: &Settings) -> bool {
+/// Runs the selected faults. Returns whether at least one ran, and all passed.
+async fn run(settings: &Settings) -> bool {
     let seed = settings.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let lasts =
         Duration::from_secs(settings.seconds.unwrap_or(if settings.short { 10 } else { 60 }));
@@ -80,14 +81,14 @@ async fn play(settings: &Settings) -> bool {
     let belongs = |fault: &Fault| settings.only.is_empty() && (fault.short || !settings.short);
     let wanted = |fault: &&Fault| is_named(fault) || belongs(fault);
     println!("{scale:?}");
-    let order = Order { scale, previous: settings.previous.clone() };
+    let options = TrialOptions { scale, previous: settings.previous.clone() };
     println!("| | fault | load | promised | measured | |\n|---|---|---|---|---|---|");
     let (mut passed, mut failed) = (0, 0);
     for fault in FAULTS.iter().filter(wanted) {
         let began = Instant::now();
-        let findings = (fault.play)(&order).await.unwrap_or_else(|error| {
+        let findings = (fault.run)(&options).await.unwrap_or_else(|error| {
             let mut findings = Findings::default();
-            findings.check(false, format!("could not be played: {error:#}"));
+            findings.check(false, format!("could not be run: {error:#}"));
             findings
         });
         print(fault, &findings, began.elapsed());

@@ -1,4 +1,4 @@
-//! How much memory the gateways and Redis take while a fault lasts.
+//! The memory of the gateways and of Redis while a fault lasts.
 
 use std::time::Duration;
 
@@ -7,48 +7,48 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use crate::{
     findings::Findings,
-    fleet::{Fleet, resident},
+    fleet::{ChaosFleet, resident},
 };
 
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often memory is sampled.
+const INTERVAL: Duration = Duration::from_millis(100);
 /// The share of its limit that a gateway may use, in percent.
 const SHARE: u64 = 80;
 
-/// A watch over the gateways and the Redis of a fleet.
-pub(crate) struct Memory {
+/// Samples the memory of a fleet's gateways and Redis.
+pub(crate) struct MemoryWatch {
     stop: watch::Sender<bool>,
-    task: JoinHandle<Peaks>,
+    task: JoinHandle<MemoryPeaks>,
 }
 
-/// The most resident memory, in bytes.
+/// The most resident memory that was sampled, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Peaks {
+struct MemoryPeaks {
     gateway: u64,
     redis: u64,
 }
 
-impl Memory {
-    /// Watches the processes that run now.
-    pub(crate) async fn watch(fleet: &Fleet) -> Result<Self> {
+impl MemoryWatch {
+    /// Starts to sample the processes that run now.
+    pub(crate) async fn watch(fleet: &ChaosFleet) -> Result<Self> {
         let redis = fleet.control().process_id().await?;
         let gateways: Vec<u32> =
             fleet.gateways.iter().filter_map(crate::fleet::Member::id).collect();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let mut peaks = Peaks::default();
+            let mut peaks = MemoryPeaks::default();
             while !*stopped.borrow() {
                 let gateway = gateways.iter().filter_map(|id| resident(*id)).max();
                 peaks.gateway = peaks.gateway.max(gateway.unwrap_or_default());
                 peaks.redis = peaks.redis.max(resident(redis).unwrap_or_default());
-                sleep(LOOK).await;
+                sleep(INTERVAL).await;
             }
             peaks
         });
         Ok(Self { stop, task })
     }
 
-    /// Promises that no gateway came near the limit of its container, in bytes.
+    /// Records the promise that no gateway used more than 80 % of its container's `limit` in bytes.
     pub(crate) async fn judge(self, findings: &mut Findings, limit: u64) -> Result<()> {
         self.stop.send_replace(true);
         let peaks = self.task.await?;

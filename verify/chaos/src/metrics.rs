@@ -1,15 +1,15 @@
-//! What a program tells of itself on its admin port.
+//! The metrics that a program serves on its admin port.
 
 use anyhow::{Result, ensure};
 use batchfleet_testkit::get;
 
-/// All samples of one scrape.
+/// The samples of one scrape.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scrape {
     samples: Vec<(String, f64)>,
 }
 
-/// A gateway's books: every request it was offered, and what became of it.
+/// A gateway's counts of requests, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Books {
     pub(crate) offered: f64,
@@ -20,7 +20,7 @@ pub(crate) struct Books {
 }
 
 impl Scrape {
-    /// Asks the program whose admin port is at `address`.
+    /// Scrapes the program whose admin port is at `address`.
     pub(crate) async fn of(address: &str) -> Result<Self> {
         let (status, text) = get(address, "/metrics").await?;
         ensure!(status == 200, "/metrics answered {status}");
@@ -45,7 +45,7 @@ impl Scrape {
         samples.filter(|(name, _)| name.contains(label)).map(|(_, value)| value).sum()
     }
 
-    /// The books of a gateway.
+    /// The counts of a gateway.
     pub(crate) fn books(&self) -> Books {
         Books {
             offered: self.sum("batchfleet_gateway_offered_total", ""),
@@ -58,7 +58,7 @@ impl Scrape {
 }
 
 impl Books {
-    /// Whether nothing was counted twice, and nothing not at all.
+    /// Whether every offered request is counted exactly once among the others.
     pub(crate) fn balance(&self) -> bool {
         let equal = |a: f64, b: f64| (a - b).abs() < 0.5;
         equal(self.accepted, self.answered + self.in_flight)
@@ -79,7 +79,7 @@ mod tests {
         batchfleet_gateway_in_flight{model=\"echo\"} 1\n";
 
     #[test]
-    fn books_balance_when_every_request_is_somewhere() {
+    fn books_balance_when_every_request_is_counted_once() {
         let scrape = Scrape::parse(TEXT);
         assert!(scrape.books().balance(), "{:?}", scrape.books());
         assert!(!Books { in_flight: 0.0, ..scrape.books() }.balance());

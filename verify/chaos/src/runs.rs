@@ -1,4 +1,5 @@
-//! What the echoes really ran: the witness against which late and repeated work is counted.
+//! The run log, in which each worker's echo writes every request that it begins to run. Late and
+//! repeated runs are counted from it.
 
 use std::{
     collections::HashMap,
@@ -9,13 +10,13 @@ use std::{
 
 use anyhow::Result;
 
-/// When each request of a load began to run; more than once if it was delivered again.
+/// When each request of a load began to run: several times if it was delivered again.
 pub(crate) struct Runs {
     starts: HashMap<u64, Vec<SystemTime>>,
 }
 
 impl Runs {
-    /// Reads what the echoes wrote in `folder` about the load with this nonce.
+    /// Reads the runs of the load with this nonce from the run log in `folder`.
     pub(crate) fn read(folder: &Path, nonce: u128) -> Result<Self> {
         let mut starts = HashMap::<u64, Vec<SystemTime>>::new();
         for file in fs::read_dir(folder)? {
@@ -31,17 +32,17 @@ impl Runs {
         Ok(Self { starts })
     }
 
-    /// How often this request began to run.
+    /// The number of runs of a request.
     pub(crate) fn of(&self, index: u64) -> usize {
         self.starts.get(&index).map_or(0, Vec::len)
     }
 
-    /// When it began to run.
+    /// When the runs of a request began.
     pub(crate) fn starts(&self, index: u64) -> impl Iterator<Item = &SystemTime> {
         self.starts.get(&index).into_iter().flatten()
     }
 
-    /// Each run: the request's number, and when.
+    /// Each run: the number of the request, and when the run began.
     pub(crate) fn all(&self) -> impl Iterator<Item = (u64, SystemTime)> {
         let runs = self.starts.iter();
         runs.flat_map(|(index, starts)| starts.iter().map(move |start| (*index, *start)))
@@ -55,12 +56,12 @@ impl Runs {
             .filter(move |(index, start)| first(*index) < Some(*start) || !seen.insert(*index))
     }
 
-    /// How many runs were of requests that had run before.
+    /// The number of runs of requests that had run before.
     pub(crate) fn repeated(&self) -> usize {
         self.starts.values().map(|starts| starts.len() - 1).sum()
     }
 
-    /// All runs.
+    /// The number of all runs.
     pub(crate) fn count(&self) -> usize {
         self.starts.values().map(Vec::len).sum()
     }
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_runs_of_this_load_count_and_later_ones_are_repeats() {
+    fn only_runs_of_this_load_count_and_all_but_the_first_are_repeats() {
         let folder = tempfile::TempDir::new().unwrap();
         let entry = |began: u64, nonce: u128, index: u64| {
             [&began.to_le_bytes()[..], &nonce.to_le_bytes(), &index.to_le_bytes()].concat()

@@ -1,4 +1,4 @@
-//! Models and devices that fail: hung runs, lost devices, inputs that kill, no memory.
+//! Models and devices that fail: hung runs, lost devices, inputs that crash a worker, no memory.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     findings::{Findings, time},
-    fleet::Plan,
-    load::Shape,
+    fleet::ChaosPlan,
+    journal::{Ending, Entry, LoadJournal, latency, quantile, status},
+    load::LoadShape,
     metrics::Scrape,
-    seen::{Ending, Entry, Seen, latency, quantile, status},
-    stage::{BATCH_MS, POLL, ROW_MS, Scale, Stage},
+    trial::{BATCH_MS, POLL, ROW_MS, Scale, Trial},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What the echo looks for in a request.
+/// The marker that the echo model looks for in a request.
 const MARK: &str = "(!)";
 
-fn plan(scale: Scale, marker: &'static str) -> Plan {
+fn plan(scale: Scale, marker: &'static str) -> ChaosPlan {
     let mut plan = scale.plan();
     plan.parameters.push((marker, MARK.to_owned()));
     plan
 }
 
-/// One request that carries the mark. It has no time to be delivered twice: what it does to a
-/// device is not its own fault.
-fn one_marked() -> Shape {
-    Shape::closed(1).marked(MARK, |_| true).deadline(|_| 2 * SECOND).only(1)
+/// A single request with the marker. Its deadline leaves no time for a second delivery, so that it
+/// takes down one worker only.
+fn one_marked() -> LoadShape {
+    LoadShape::closed(1).marked(MARK, |_| true).deadline(|_| 2 * SECOND).only(1)
 }
 
 /// F05
@@ -41,75 +41,76 @@ pub(crate) async fn lost_device(scale: Scale) -> Result<Findings> {
 }
 
 async fn lost_worker(scale: Scale, marker: &'static str, exits: Duration) -> Result<Findings> {
-    let mut stage = Stage::start(scale, &plan(scale, marker)).await?;
-    let load = stage.load(scale.open()).await?;
-    let victim = one_marked().start(stage.fleet.targets())?;
+    let mut trial = Trial::start(scale, &plan(scale, marker)).await?;
+    let load = trial.load(scale.open()).await?;
+    let victim = one_marked().start(trial.fleet.targets())?;
     let struck = Instant::now();
     let gone = loop {
-        let gone = (0..scale.workers).find(|index| stage.fleet.workers[*index].is_gone());
+        let gone = (0..scale.workers).find(|index| trial.fleet.workers[*index].is_gone());
         if gone.is_some() || struck.elapsed() > exits + 5 * SECOND {
             break gone;
         }
         sleep(POLL).await;
     };
-    stage.findings.within("its process gone after", struck.elapsed(), exits);
+    trial.findings.within("process gone after", struck.elapsed(), exits);
     if let Some(index) = gone {
-        stage.fleet.kill_worker(index).await?;
-        stage.fleet.start_worker(index).await?;
+        trial.fleet.kill_worker(index).await?;
+        trial.fleet.start_worker(index).await?;
     }
     sleep(5 * SECOND).await;
     let victim = victim.stop().await?;
-    stage.findings.note(format!("its request: {:?}", victim.report.refused.keys()));
-    let seen = stage.stop(load).await?;
-    stage.all_right(&seen);
-    stage.findings.within("max", seen.longest(), exits + 5 * SECOND);
-    stage.finish().await
+    trial.findings.note(format!("the marked request: {:?}", victim.report.refused.keys()));
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
+    trial.findings.within("max", journal.longest(), exits + 5 * SECOND);
+    trial.finish().await
 }
 
 /// F07
 pub(crate) async fn killing_inputs(scale: Scale) -> Result<Findings> {
-    // A fleet of fewer workers than the three that an input may kill would be gone at times.
+    // Rare enough that three crashes of one input do not overlap with those of another and take down
+    // all workers.
     const EVERY: u64 = 5000;
-    // None of them near the end: all must have had their three victims while workers come back.
+    // No marked request near the end: each must crash its three workers while these are restarted.
     let marked = scale.warm_up + scale.lasts;
     let last = 0.7 * Scale::capacity(scale.workers) * marked.as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
     let is_victim = move |index: u64| index % EVERY == EVERY - 1 && (index as f64) < last;
-    let mut stage = Stage::start(scale, &plan(scale, "abort_marker")).await?;
-    let load = stage.load(scale.open().marked(MARK, is_victim)).await?;
-    let crashes = supervise(&mut stage).await?;
-    let seen = stage.stop(load).await?;
-    let victims: Vec<&Entry> = seen.journal().iter().filter(|e| is_victim(e.index)).collect();
-    stage.findings.note(format!("{} such inputs, {crashes} crashes", victims.len()));
-    let others = seen.count(|e| !is_victim(e.index) && e.ending != Ending::Right);
-    stage.findings.none("neighbours not answered 200:", others);
-    let told = |entry: &&&Entry| matches!(&entry.ending, Ending::Refused(r) if r.status == 500);
-    let untold = victims.len() - victims.iter().filter(told).count();
-    stage.findings.none("senders not told 500:", untold as u64);
+    let mut trial = Trial::start(scale, &plan(scale, "abort_marker")).await?;
+    let load = trial.load(scale.open().marked(MARK, is_victim)).await?;
+    let crashes = supervise(&mut trial).await?;
+    let journal = trial.stop(load).await?;
+    let victims: Vec<&Entry> = journal.entries().iter().filter(|e| is_victim(e.index)).collect();
+    trial.findings.note(format!("{} marked inputs, {crashes} crashes", victims.len()));
+    let others = journal.count(|e| !is_victim(e.index) && e.ending != Ending::Right);
+    trial.findings.none("unmarked requests not answered 200:", others);
+    let is_500 = |entry: &&&Entry| matches!(&entry.ending, Ending::Refused(r) if r.status == 500);
+    let others = victims.len() - victims.iter().filter(is_500).count();
+    trial.findings.none("marked requests not answered 500:", others as u64);
     let slowest = victims.iter().map(|entry| latency(entry)).max().unwrap_or_default();
-    stage.findings.within("told after", slowest, 15 * SECOND);
-    let runs = stage.runs(&seen)?;
+    trial.findings.within("answered 500 after", slowest, 15 * SECOND);
+    let runs = trial.runs(&journal)?;
     let most = victims.iter().map(|entry| runs.of(entry.index)).max().unwrap_or_default();
-    stage.findings.check(most <= 3, format!("crashes of one input {most} (≤ 3)"));
-    stage.findings.check(!victims.is_empty(), "played");
-    stage.finish().await
+    trial.findings.check(most <= 3, format!("crashes of one input {most} (≤ 3)"));
+    trial.findings.check(!victims.is_empty(), "marked inputs were sent");
+    trial.finish().await
 }
 
-/// Starts every worker that has ended by itself again, a second later, for as long as a fault lasts
-/// and what follows from it; says how many did.
-async fn supervise(stage: &mut Stage) -> Result<u64> {
-    let (until, mut crashes) = (stage.until() + 15 * SECOND, 0);
-    let mut due = vec![None; stage.fleet.workers.len()];
+/// Restarts every worker that ends by itself, a second later, while the fault lasts and for 15 s
+/// more. Returns the number of crashes.
+async fn supervise(trial: &mut Trial) -> Result<u64> {
+    let (until, mut crashes) = (trial.until() + 15 * SECOND, 0);
+    let mut due = vec![None; trial.fleet.workers.len()];
     while Instant::now() < until {
         for (index, due) in due.iter_mut().enumerate() {
             match *due {
-                None if stage.fleet.workers[index].is_gone() => {
+                None if trial.fleet.workers[index].is_gone() => {
                     crashes += 1;
                     *due = Some(Instant::now() + SECOND);
                 }
                 Some(at) if at <= Instant::now() => {
-                    stage.fleet.kill_worker(index).await?;
-                    stage.fleet.spawn_worker(index).await?;
+                    trial.fleet.kill_worker(index).await?;
+                    trial.fleet.spawn_worker(index).await?;
                     *due = None;
                 }
                 _ => {}
@@ -120,25 +121,25 @@ async fn supervise(stage: &mut Stage) -> Result<u64> {
     Ok(crashes)
 }
 
-/// F08: rows that fail, then a device without memory for more than 16 rows.
+/// F08: rows that fail, then a device with too little memory for more than 16 rows.
 pub(crate) async fn failing_rows(scale: Scale) -> Result<Findings> {
     const EVERY: u64 = 100;
     let is_victim = |index: u64| index % EVERY == EVERY - 1;
-    let mut stage = Stage::start(scale, &plan(scale, "fail_marker")).await?;
-    let load = stage.load(scale.open_at(0.6)).await?;
-    let marked = scale.open_at(0.1).marked(MARK, is_victim).start(stage.fleet.targets())?;
+    let mut trial = Trial::start(scale, &plan(scale, "fail_marker")).await?;
+    let load = trial.load(scale.open_at(0.6)).await?;
+    let marked = scale.open_at(0.1).marked(MARK, is_victim).start(trial.fleet.targets())?;
     sleep(scale.lasts / 2).await;
-    let marked = stage.stop(marked).await?;
-    let seen = stage.stop(load).await?;
-    stage.all_right(&seen);
+    let marked = trial.stop(marked).await?;
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
     let is_500 = |entry: &Entry| status(entry) == Some(500);
     let wrong_verdict = marked.count(|e| is_victim(e.index) != is_500(e));
-    stage.findings.none("rows with the wrong verdict:", wrong_verdict);
-    stage.findings.note(format!("{} rows failed", marked.count(is_500)));
-    let (baseline, p99) = (stage.baseline(&seen), stage.p99(&seen));
+    trial.findings.none("rows with the wrong verdict:", wrong_verdict);
+    trial.findings.note(format!("{} rows failed", marked.count(is_500)));
+    let (baseline, p99) = (trial.baseline(&journal), trial.p99(&journal));
     let two_batches = 2 * Duration::from_secs_f64((BATCH_MS + ROW_MS * 8.0) / 1e3);
-    stage.findings.within("p99", p99, baseline + two_batches);
-    let findings = stage.finish().await?;
+    trial.findings.within("p99", p99, baseline + two_batches);
+    let findings = trial.finish().await?;
     Ok(findings.and(no_memory(scale).await?))
 }
 
@@ -147,27 +148,27 @@ async fn no_memory(scale: Scale) -> Result<Findings> {
     plan.parameters.push(("oom_marker", MARK.to_owned()));
     plan.parameters.push(("oom_rows", "16".to_owned()));
     plan.worker_flags = ["--batch".to_owned(), "32".to_owned()].into();
-    let mut stage = Stage::start(scale, &plan).await?;
-    let load = stage.load(scale.closed()).await?;
-    // Every worker meets the mark, sooner or later.
-    let marked = Shape::closed(1).marked(MARK, |_| true).start(stage.fleet.targets())?;
+    let mut trial = Trial::start(scale, &plan).await?;
+    let load = trial.load(scale.closed()).await?;
+    // The marked load runs long enough for every worker to get the marker.
+    let marked = LoadShape::closed(1).marked(MARK, |_| true).start(trial.fleet.targets())?;
     sleep(10 * SECOND).await;
-    let marked = stage.stop(marked).await?;
+    let marked = trial.stop(marked).await?;
     let mut limits = Vec::new();
-    for worker in &stage.fleet.workers {
+    for worker in &trial.fleet.workers {
         let scrape = Scrape::of(&worker.admin).await?;
         limits.push(scrape.sum("batchfleet_worker_batch_limit", ""));
     }
     let settled = limits.iter().all(|limit| (1.0..=16.0).contains(limit));
-    stage.findings.check(settled, format!("N after 10 s {limits:?} (≤ 16)"));
-    let seen = stage.stop(load).await?;
-    for seen in [&marked, &seen] {
-        stage.all_right(seen);
+    trial.findings.check(settled, format!("N after 10 s {limits:?} (≤ 16)"));
+    let journal = trial.stop(load).await?;
+    for journal in [&marked, &journal] {
+        trial.all_right(journal);
     }
-    stage.findings.note(format!("p99 {}", time(p99(&seen))));
-    stage.finish().await
+    trial.findings.note(format!("p99 {}", time(p99(&journal))));
+    trial.finish().await
 }
 
-fn p99(seen: &Seen) -> Duration {
-    quantile(seen.journal().iter().map(latency), 0.99)
+fn p99(journal: &LoadJournal) -> Duration {
+    quantile(journal.entries().iter().map(latency), 0.99)
 }

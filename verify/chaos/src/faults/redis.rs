@@ -1,4 +1,4 @@
-//! Redis dies, forgets, hangs up.
+//! Redis that is killed, loses its data, or closes connections.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,9 +7,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     findings::{Findings, time},
-    fleet::Plan,
-    seen::Seen,
-    stage::{Scale, Stage, now},
+    fleet::ChaosPlan,
+    journal::LoadJournal,
+    trial::{Scale, Trial, now},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,60 +18,60 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) async fn killed_with_aof(scale: Scale) -> Result<Findings> {
     let mut plan = scale.plan();
     plan.redis_options = ["--appendonly", "yes"].into();
-    killed(Stage::start(scale, &plan).await?).await
+    killed(Trial::start(scale, &plan).await?).await
 }
 
 /// F15
 pub(crate) async fn killed_and_empty(scale: Scale) -> Result<Findings> {
-    killed(Stage::usual(scale).await?).await
+    killed(Trial::usual(scale).await?).await
 }
 
-async fn killed(mut stage: Stage) -> Result<Findings> {
-    let load = stage.load(stage.scale.closed()).await?;
+async fn killed(mut trial: Trial) -> Result<Findings> {
+    let load = trial.load(trial.scale.closed()).await?;
     let mut returns = Vec::new();
-    let times = (stage.scale.lasts.as_secs() / 10).clamp(1, 6);
+    let times = (trial.scale.lasts.as_secs() / 10).clamp(1, 6);
     for _ in 0..times {
-        stage.fleet.redis.kill();
+        trial.fleet.redis.kill();
         sleep(2 * SECOND).await;
-        stage.fleet.redis.restart().await;
+        trial.fleet.redis.restart().await;
         returns.push(now());
         sleep(6 * SECOND).await;
     }
-    let seen = stage.stop(load).await?;
-    stage.all_right(&seen);
-    stage.findings.note(format!("{times} times"));
-    resumed(&mut stage, &seen, &returns);
-    let runs = stage.runs(&seen)?;
-    let most = stage.scale.clients * returns.len() + runs.count() / 100;
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
+    trial.findings.note(format!("{times} times"));
+    resumed(&mut trial, &journal, &returns);
+    let runs = trial.runs(&journal)?;
+    let most = trial.scale.clients * returns.len() + runs.count() / 100;
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 runs")]
-    stage.findings.at_most("ran again", runs.repeated() as f64, most as f64);
-    stage.findings.note(format!("max {}", time(seen.longest())));
-    stage.finish().await
+    trial.findings.at_most("ran again", runs.repeated() as f64, most as f64);
+    trial.findings.note(format!("max {}", time(journal.longest())));
+    trial.finish().await
 }
 
-/// Promises that answers came again within 3 s of each return.
-fn resumed(stage: &mut Stage, seen: &Seen, returns: &[SystemTime]) {
-    let after = |moment: &SystemTime| seen.first_right_after(seen.at(*moment));
+/// Records the promise that answers resumed within 3 s of each return of Redis.
+fn resumed(trial: &mut Trial, journal: &LoadJournal, returns: &[SystemTime]) {
+    let after = |moment: &SystemTime| journal.first_right_after(journal.at(*moment));
     let slowest = returns.iter().map(|moment| after(moment).unwrap_or(Duration::MAX)).max();
-    stage.findings.within("answers again after", slowest.unwrap_or_default(), 3 * SECOND);
+    trial.findings.within("answers again after", slowest.unwrap_or_default(), 3 * SECOND);
 }
 
 /// F16
 pub(crate) async fn emptied(scale: Scale) -> Result<Findings> {
     let scale = Scale { lasts: scale.lasts / 2, ..scale };
     let findings = emptied_with(scale, scale.plan()).await?;
-    // So fast that an answer may come before the gateway knows that the request was queued.
+    // So fast that a reply may arrive before the gateway knows that the request was queued.
     let mut plan = scale.plan();
     plan.parameters = [("batch_ms", "0.05".to_owned())].into();
     Ok(findings.and(emptied_with(scale, plan).await?))
 }
 
-async fn emptied_with(scale: Scale, plan: Plan) -> Result<Findings> {
-    let mut stage = Stage::start(scale, &plan).await?;
-    let load = stage.load(scale.closed()).await?;
-    let (until, mut times) = (stage.until(), 0);
+async fn emptied_with(scale: Scale, plan: ChaosPlan) -> Result<Findings> {
+    let mut trial = Trial::start(scale, &plan).await?;
+    let load = trial.load(scale.closed()).await?;
+    let (until, mut times) = (trial.until(), 0);
     while Instant::now() < until {
-        let control = stage.fleet.control();
+        let control = trial.fleet.control();
         if times % 2 == 0 {
             control.ask::<()>(&["FLUSHALL"]).await?;
         } else {
@@ -82,28 +82,28 @@ async fn emptied_with(scale: Scale, plan: Plan) -> Result<Findings> {
         times += 1;
         sleep(5 * SECOND).await;
     }
-    let seen = stage.stop(load).await?;
-    stage.all_right(&seen);
-    stage.findings.note(format!("{times} times"));
-    stage.findings.within("max", seen.longest(), 9 * SECOND);
-    stage.finish().await
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
+    trial.findings.note(format!("{times} times"));
+    trial.findings.within("max", journal.longest(), 9 * SECOND);
+    trial.finish().await
 }
 
 /// F22
 pub(crate) async fn replies_cut(scale: Scale) -> Result<Findings> {
-    let mut stage = Stage::usual(scale).await?;
-    let load = stage.load(scale.open()).await?;
-    let (until, mut cuts) = (stage.until(), 0_u64);
+    let mut trial = Trial::usual(scale).await?;
+    let load = trial.load(scale.open()).await?;
+    let (until, mut cuts) = (trial.until(), 0_u64);
     while Instant::now() < until {
         let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
-        cuts += stage.fleet.control().ask::<u64>(&kill).await?;
+        cuts += trial.fleet.control().ask::<u64>(&kill).await?;
         sleep(SECOND / 2).await;
     }
-    let seen = stage.stop(load).await?;
-    stage.all_right(&seen);
-    stage.findings.check(cuts > 0, format!("{cuts} cuts"));
-    let (baseline, p99) = (stage.baseline(&seen), stage.p99(&seen));
-    stage.findings.within("p99", p99, baseline + SECOND);
-    stage.findings.note(format!("max {}", time(seen.longest())));
-    stage.finish().await
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
+    trial.findings.check(cuts > 0, format!("{cuts} cuts"));
+    let (baseline, p99) = (trial.baseline(&journal), trial.p99(&journal));
+    trial.findings.within("p99", p99, baseline + SECOND);
+    trial.findings.note(format!("max {}", time(journal.longest())));
+    trial.finish().await
 }

@@ -1,4 +1,4 @@
-//! Clients whose bodies are heavy, or who crawl.
+//! Clients with large bodies, and clients that read or send slowly.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -8,85 +8,85 @@ use tokio::time::{Instant, sleep};
 use crate::{
     crawl::{self, Crowd, Probe},
     findings::{Findings, percent, time},
-    memory::Memory,
-    seen::quantile,
-    stage::{Scale, Stage},
+    journal::quantile,
+    memory::MemoryWatch,
+    trial::{Scale, Trial},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What a gateway's container may use, as our chart has it.
+/// Memory limit of a gateway's container in the chart, in bytes.
 const MEMORY_LIMIT: u64 = 1 << 30;
 
 /// F13
 pub(crate) async fn heavy_bodies(scale: Scale) -> Result<Findings> {
-    let mut stage = Stage::usual(scale).await?;
+    let mut trial = Trial::usual(scale).await?;
     let clients = 5 * scale.clients;
-    let memory = Memory::watch(&stage.fleet).await?;
-    let gateway = &stage.fleet.gateways[0];
+    let memory = MemoryWatch::watch(&trial.fleet).await?;
+    let gateway = &trial.fleet.gateways[0];
     let lives = Probe::start(&gateway.admin, "/livez");
     let serves = Probe::start(&gateway.address, "/v2/health/live");
     let request: Arc<[u8]> = crawl::request(4 << 20).into();
-    let mut told = BTreeMap::<u16, u64>::new();
-    for status in crawl::at_once(&stage.fleet, clients, &request).await? {
-        *told.entry(status).or_default() += 1;
+    let mut statuses = BTreeMap::<u16, u64>::new();
+    for status in crawl::at_once(&trial.fleet, clients, &request).await? {
+        *statuses.entry(status).or_default() += 1;
     }
     let (lives, serves) = (lives.stop()?, serves.stop()?);
-    stage.findings.note(format!("{clients} x 4 MiB: {told:?}"));
-    let odd = told.iter().filter(|(status, _)| !matches!(status, 200 | 413 | 503));
-    stage.findings.none("neither 200, 413 nor 503:", odd.map(|(_, count)| count).sum());
-    memory.judge(&mut stage.findings, MEMORY_LIMIT).await?;
+    trial.findings.note(format!("{clients} x 4 MiB: {statuses:?}"));
+    let odd = statuses.iter().filter(|(status, _)| !matches!(status, 200 | 413 | 503));
+    trial.findings.none("neither 200, 413 nor 503:", odd.map(|(_, count)| count).sum());
+    memory.judge(&mut trial.findings, MEMORY_LIMIT).await?;
     for (path, waits) in [("/livez", lives), ("/v2/health/live", serves)] {
         let slowest = waits.iter().max().copied().unwrap_or_default();
         let p99 = quantile(waits.iter().copied(), 0.99);
-        stage.findings.note(format!("{path} {} times, p99 {}", waits.len(), time(p99)));
-        stage.findings.within(&format!("slowest {path}"), slowest, Duration::from_millis(100));
+        trial.findings.note(format!("{path} {} times, p99 {}", waits.len(), time(p99)));
+        trial.findings.within(&format!("slowest {path}"), slowest, Duration::from_millis(100));
     }
     for metric in ["interruptions_total", "resubmissions_total"] {
-        let count = stage.gateways(&format!("batchfleet_gateway_{metric}"), "").await?;
-        stage.findings.note(format!("{metric} {count}"));
+        let count = trial.gateways(&format!("batchfleet_gateway_{metric}"), "").await?;
+        trial.findings.note(format!("{metric} {count}"));
     }
-    stage.finish().await
+    trial.finish().await
 }
 
 /// F23
 pub(crate) async fn slow_readers(scale: Scale) -> Result<Findings> {
     const BYTES: usize = 128 << 10;
-    let mut stage = Stage::usual(scale).await?;
-    let memory = Memory::watch(&stage.fleet).await?;
-    let load = stage.load(scale.open()).await?;
+    let mut trial = Trial::usual(scale).await?;
+    let memory = MemoryWatch::watch(&trial.fleet).await?;
+    let load = trial.load(scale.open()).await?;
     let crowd = Crowd { clients: scale.clients, spread: scale.lasts / 2 };
     let until = Instant::now() + scale.lasts;
-    let told = crawl::slow_readers(&stage.fleet, crowd, BYTES, until).await?;
-    let seen = stage.stop(load).await?;
-    let served = told.iter().filter(|status| **status == 200).count();
-    stage.findings.note(format!("{served} of {} readers served", told.len()));
-    stage.all_right(&seen);
-    let (baseline, p99) = (stage.baseline(&seen), stage.p99(&seen));
-    stage.findings.within("others' p99", p99, baseline.mul_f64(1.2));
-    memory.judge(&mut stage.findings, MEMORY_LIMIT).await?;
-    stage.finish().await
+    let statuses = crawl::slow_readers(&trial.fleet, crowd, BYTES, until).await?;
+    let journal = trial.stop(load).await?;
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    trial.findings.note(format!("{served} of {} slow readers served", statuses.len()));
+    trial.all_right(&journal);
+    let (baseline, p99) = (trial.baseline(&journal), trial.p99(&journal));
+    trial.findings.within("other requests' p99", p99, baseline.mul_f64(1.2));
+    memory.judge(&mut trial.findings, MEMORY_LIMIT).await?;
+    trial.finish().await
 }
 
 /// F24
 pub(crate) async fn slow_senders(scale: Scale) -> Result<Findings> {
-    let mut stage = Stage::usual(scale).await?;
-    let memory = Memory::watch(&stage.fleet).await?;
-    let load = stage.load(scale.open()).await?;
+    let mut trial = Trial::usual(scale).await?;
+    let memory = MemoryWatch::watch(&trial.fleet).await?;
+    let load = trial.load(scale.open()).await?;
     let clients = 5 * scale.clients / 2;
     let request: Arc<[u8]> = crawl::request(4096).into();
     let head = request.windows(4).position(|end| end == b"\r\n\r\n").unwrap_or_default() + 4;
     let (heads, bodies) = tokio::join!(
-        crawl::slow_senders(&stage.fleet, clients, &request, 1),
-        crawl::slow_senders(&stage.fleet, clients, &request, head),
+        crawl::slow_senders(&trial.fleet, clients, &request, 1),
+        crawl::slow_senders(&trial.fleet, clients, &request, head),
     );
     let (heads, bodies) = (heads?, bodies?);
-    let seen = stage.stop(load).await?;
-    let longest = |suffered: &[Duration]| suffered.iter().max().copied().unwrap_or_default();
-    stage.findings.within("slow heads ended after", longest(&heads), 15 * SECOND);
-    stage.findings.within("slow bodies ended after", longest(&bodies), 15 * SECOND);
-    let good = percent(seen.report.right, seen.report.sent);
-    stage.findings.at_least("others answered, %", good, 99.9);
-    memory.judge(&mut stage.findings, MEMORY_LIMIT).await?;
+    let journal = trial.stop(load).await?;
+    let longest = |open: &[Duration]| open.iter().max().copied().unwrap_or_default();
+    trial.findings.within("slow heads closed after", longest(&heads), 15 * SECOND);
+    trial.findings.within("slow bodies closed after", longest(&bodies), 15 * SECOND);
+    let good = percent(journal.report.right, journal.report.sent);
+    trial.findings.at_least("other requests right, %", good, 99.9);
+    memory.judge(&mut trial.findings, MEMORY_LIMIT).await?;
     sleep(SECOND).await;
-    stage.finish().await
+    trial.finish().await
 }

@@ -1,4 +1,4 @@
-//! Programs of two versions in one fleet.
+//! A fleet with programs of two versions.
 
 use std::{
     fs,
@@ -14,89 +14,91 @@ use crate::{
     balancer::Balancer,
     crawl,
     findings::{Findings, time},
-    stage::{Scale, Stage},
+    trial::{Scale, Trial},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a cluster takes to stop sending connections to what leaves.
+/// How long a cluster goes on sending connections to a gateway that shuts down.
 const ENDPOINT_LAG: Duration = Duration::from_secs(5);
-/// An answer of so many bytes is too large for a message.
+/// Bytes of an answer that is too large for a pub/sub message.
 const LARGE: usize = 512 << 10;
 
-/// F35: the workers become new, then the gateways, then the workers are rolled back and become new
-/// again, so that every kind of gateway meets every kind of worker, and mixtures of them.
+/// F35: the workers are upgraded, then the gateways; then the workers are rolled back, and upgraded
+/// again. So every version of the gateway works with every version of the worker, and with both.
 pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Result<Findings> {
-    let older = &*previous.context("it needs --previous, as `make chaos` gives it")?;
+    let older = &*previous.context("F35 needs --previous, which `make chaos` passes")?;
     ensure_different(older)
-        .context("the programs of an older version, from scripts/previous.sh")?;
+        .context("--previous needs programs of an older version, from scripts/previous.sh")?;
     let mut plan = scale.plan();
     plan.programs = Some(older.to_owned());
-    // A second more than the endpoints lag: who is still listed must still be there.
+    // A second more than the endpoints lag: a gateway must serve as long as it is listed.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
-    let mut stage = Stage::start(scale, &plan).await?;
-    let addresses = stage.fleet.gateways.iter().map(|gateway| gateway.address.clone());
+    let mut trial = Trial::start(scale, &plan).await?;
+    let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.address.clone());
     let balancer = Balancer::start(addresses.collect()).await?;
-    let load = stage.load(scale.open().to([balancer.target()].into())).await?;
-    ask_for_much(&mut stage, "old workers, old gateways").await?;
-    roll_workers(&mut stage, None).await?;
-    ask_for_much(&mut stage, "new workers, old gateways").await?;
-    roll_gateways(&mut stage, &balancer, plan.gateway_flags).await?;
-    ask_for_much(&mut stage, "new workers, new gateways").await?;
-    roll_workers(&mut stage, Some(older)).await?;
-    ask_for_much(&mut stage, "old workers, new gateways").await?;
-    roll_workers(&mut stage, None).await?;
-    let seen = stage.stop(load).await?;
-    stage.all_right(&seen);
-    stage.findings.none("refused connections", balancer.refused());
-    stage.findings.note(format!("max {}", time(seen.longest())));
-    stage.finish().await
+    let load = trial.load(scale.open().to([balancer.target()].into())).await?;
+    request_large_answers(&mut trial, "old workers, old gateways").await?;
+    roll_workers(&mut trial, None).await?;
+    request_large_answers(&mut trial, "new workers, old gateways").await?;
+    roll_gateways(&mut trial, &balancer, plan.gateway_flags).await?;
+    request_large_answers(&mut trial, "new workers, new gateways").await?;
+    roll_workers(&mut trial, Some(older)).await?;
+    request_large_answers(&mut trial, "old workers, new gateways").await?;
+    roll_workers(&mut trial, None).await?;
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
+    trial.findings.none("refused connections", balancer.refused());
+    trial.findings.note(format!("max {}", time(journal.longest())));
+    trial.finish().await
 }
 
-/// Whether there are programs, and none of them is ours.
+/// Ensures that the older programs exist, and differ from those of this build.
 fn ensure_different(older: &Path) -> Result<()> {
     for name in ["batchfleet-gateway", "batchfleet-worker"] {
         let theirs = older.join(name);
         let read = fs::read(&theirs).with_context(|| format!("{} is missing", theirs.display()))?;
-        ensure!(read != fs::read(Program::path(name)?)?, "{} is no older", theirs.display());
+        let same = read == fs::read(Program::path(name)?)?;
+        ensure!(!same, "{} is the program of this build", theirs.display());
     }
     Ok(())
 }
 
-async fn roll_workers(stage: &mut Stage, programs: Option<&Path>) -> Result<()> {
-    for index in 0..stage.scale.workers {
-        stage.fleet.workers[index].program()?.signal("TERM").await?;
-        let status = stage.fleet.worker_ended(index).await?;
+async fn roll_workers(trial: &mut Trial, programs: Option<&Path>) -> Result<()> {
+    for index in 0..trial.scale.workers {
+        trial.fleet.workers[index].program()?.signal("TERM").await?;
+        let status = trial.fleet.worker_ended(index).await?;
         if !status.success() {
-            stage.findings.check(false, format!("a worker ended with {status}"));
+            trial.findings.check(false, format!("a worker ended with {status}"));
         }
-        stage.fleet.workers[index].programs = programs.map(Path::to_owned);
-        stage.fleet.start_worker(index).await?;
+        trial.fleet.workers[index].programs = programs.map(Path::to_owned);
+        trial.fleet.start_worker(index).await?;
         sleep(SECOND).await;
     }
     Ok(())
 }
 
-async fn roll_gateways(stage: &mut Stage, balancer: &Balancer, flags: Vec<String>) -> Result<()> {
-    for old in 0..stage.scale.gateways {
-        let new = stage.fleet.add_gateway(flags.clone()).await?;
-        balancer.list(&stage.fleet.gateways[new].address);
-        stage.fleet.gateways[old].program()?.signal("TERM").await?;
+async fn roll_gateways(trial: &mut Trial, balancer: &Balancer, flags: Vec<String>) -> Result<()> {
+    for old in 0..trial.scale.gateways {
+        let new = trial.fleet.add_gateway(flags.clone()).await?;
+        balancer.list(&trial.fleet.gateways[new].address);
+        trial.fleet.gateways[old].program()?.signal("TERM").await?;
         sleep(ENDPOINT_LAG).await;
-        balancer.unlist(&stage.fleet.gateways[old].address);
-        let status = stage.fleet.gateway_ended(old).await?;
+        balancer.unlist(&trial.fleet.gateways[old].address);
+        let status = trial.fleet.gateway_ended(old).await?;
         if !status.success() {
-            stage.findings.check(false, format!("a gateway ended with {status}"));
+            trial.findings.check(false, format!("a gateway ended with {status}"));
         }
     }
     Ok(())
 }
 
-/// Some answers that travel another way than small ones, all of which must come.
-async fn ask_for_much(stage: &mut Stage, who: &str) -> Result<()> {
-    const ASKED: usize = 10;
+/// Requests some large answers, which take another way than small ones. All must arrive.
+async fn request_large_answers(trial: &mut Trial, versions: &str) -> Result<()> {
+    const REQUESTS: usize = 10;
     let request = crawl::request(LARGE).into();
-    let told = crawl::at_once(&stage.fleet, ASKED, &request).await?;
-    let served = told.iter().filter(|status| **status == 200).count();
-    stage.findings.check(served == ASKED, format!("{who}: {served} of {ASKED} large answers"));
+    let statuses = crawl::at_once(&trial.fleet, REQUESTS, &request).await?;
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    let text = format!("{versions}: {served} of {REQUESTS} large answers");
+    trial.findings.check(served == REQUESTS, text);
     Ok(())
 }

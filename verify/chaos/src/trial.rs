@@ -1,4 +1,4 @@
-//! Where a fault is played: a fleet, loads on it, and the oracle that judges every run alike.
+//! A trial of one fault: a fleet, the loads on it, and the checks that every trial must pass.
 
 use std::{
     pin::Pin,
@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep};
 use crate::{
     control::Queues,
     findings::Findings,
-    fleet::{Fleet, Plan},
-    load::{Load, Shape},
+    fleet::{ChaosFleet, ChaosPlan},
+    journal::{self, LoadJournal, latency, quantile},
+    load::{LoadShape, RunningLoad},
     metrics::Scrape,
     runs::Runs,
-    seen::{self, Seen, latency, quantile},
 };
 
 /// N of every worker.
@@ -25,109 +25,109 @@ pub(crate) const BATCH: u32 = 8;
 pub(crate) const BATCH_MS: f64 = 20.0;
 /// The part of a batch's time that each row adds.
 pub(crate) const ROW_MS: f64 = 0.5;
-/// How often something that shall happen soon is looked for.
+/// How often a trial polls for an event that it expects soon.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
-/// How soon after the last answer nothing may be left of any request.
+/// How soon after the last answer the queues must be empty and no request in flight.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
-/// Requests this young are no baseline: connections were still being opened.
+/// The baseline leaves out requests due before this: connections were still being opened.
 const UNSETTLED: Duration = Duration::from_millis(500);
 
-/// How large the fleet and the loads are, and how long faults last.
+/// The size of the fleet and the loads, and how long faults last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     pub(crate) gateways: usize,
     pub(crate) workers: usize,
     /// Users of the closed loop.
     pub(crate) clients: usize,
-    /// How long a load runs before its fault.
+    /// How long a load runs before the fault.
     pub(crate) warm_up: Duration,
-    /// How long a fault is kept up, where it is one that can be.
+    /// How long a fault lasts, unless its row gives a time.
     pub(crate) lasts: Duration,
-    /// Everything random follows from it.
+    /// Seed of all random choices.
     pub(crate) seed: u64,
-    /// Whether the programs may be slow: a debug build, beside other work.
+    /// Whether the programs may be slow: a debug build on a busy machine.
     pub(crate) slow: bool,
 }
 
 impl Scale {
-    /// As the fault matrix has it.
+    /// The full tier, which `make chaos` runs.
     pub(crate) fn whole(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(5);
         Self { gateways: 2, workers: 4, clients: 1000, warm_up, lasts, seed, slow: false }
     }
 
-    /// Small enough for every change's tests, which run a debug build: speeds are noted, not judged.
+    /// The short tier, which `make test` runs on a debug build: speeds are noted, not judged.
     pub(crate) fn short(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(3);
         Self { gateways: 2, workers: 2, clients: 200, warm_up, lasts, seed, slow: true }
     }
 
-    /// The usual fleet.
-    pub(crate) fn plan(&self) -> Plan {
-        Plan {
+    /// The fleet of most faults.
+    pub(crate) fn plan(&self) -> ChaosPlan {
+        ChaosPlan {
             gateways: self.gateways,
             workers: self.workers,
             worker_flags: ["--batch".to_owned(), BATCH.to_string()].into(),
             parameters: [("batch_ms", BATCH_MS.to_string()), ("row_ms", ROW_MS.to_string())].into(),
-            ..Plan::default()
+            ..ChaosPlan::default()
         }
     }
 
-    /// Requests per second that this many workers can answer at most.
+    /// Requests per second that `workers` can answer at most.
     pub(crate) fn capacity(workers: usize) -> f64 {
         Self::capacity_of(workers, BATCH_MS + ROW_MS * f64::from(BATCH))
     }
 
-    /// The same, if a full batch takes so many milliseconds.
+    /// Requests per second that `workers` can answer at most, if a full batch takes `batch_ms`.
     pub(crate) fn capacity_of(workers: usize, batch_ms: f64) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a handful")]
+        #[expect(clippy::cast_precision_loss, reason = "a few workers")]
         let workers = workers as f64;
         workers * f64::from(BATCH) / batch_ms * 1e3
     }
 
     /// L1: a closed loop.
-    pub(crate) fn closed(&self) -> Shape {
-        Shape::closed(self.clients)
+    pub(crate) fn closed(&self) -> LoadShape {
+        LoadShape::closed(self.clients)
     }
 
-    /// L2: an open loop at 70 % of what the workers can do.
-    pub(crate) fn open(&self) -> Shape {
+    /// L2: an open loop at 70 % of the workers' capacity.
+    pub(crate) fn open(&self) -> LoadShape {
         self.open_at(0.7)
     }
 
-    /// An open loop at this share of what the workers can do.
-    pub(crate) fn open_at(&self, share: f64) -> Shape {
-        Shape::open(share * Self::capacity(self.workers), 2 * self.clients)
+    /// An open loop at this share of the workers' capacity.
+    pub(crate) fn open_at(&self, share: f64) -> LoadShape {
+        LoadShape::open(share * Self::capacity(self.workers), 2 * self.clients)
     }
 }
 
-/// A run of a fault, on its way.
-pub(crate) type Playing = Pin<Box<dyn Future<Output = Result<Findings>>>>;
+/// A trial that runs.
+pub(crate) type RunningTrial = Pin<Box<dyn Future<Output = Result<Findings>>>>;
 
-/// One fleet, and what was found out about it.
-pub(crate) struct Stage {
+/// One fleet, and the findings about it.
+pub(crate) struct Trial {
     pub(crate) scale: Scale,
-    pub(crate) fleet: Fleet,
+    pub(crate) fleet: ChaosFleet,
     pub(crate) random: StdRng,
     pub(crate) findings: Findings,
 }
 
-impl Stage {
+impl Trial {
     /// Starts a fleet.
-    pub(crate) async fn start(scale: Scale, plan: &Plan) -> Result<Self> {
-        let fleet = Fleet::start(plan).await?;
+    pub(crate) async fn start(scale: Scale, plan: &ChaosPlan) -> Result<Self> {
+        let fleet = ChaosFleet::start(plan).await?;
         let random = StdRng::seed_from_u64(scale.seed);
         let findings = if scale.slow { Findings::of_a_slow_machine() } else { Findings::default() };
         Ok(Self { scale, fleet, random, findings })
     }
 
-    /// Starts a fleet as usual.
+    /// Starts the fleet of most faults.
     pub(crate) async fn usual(scale: Scale) -> Result<Self> {
         Self::start(scale, &scale.plan()).await
     }
 
-    /// Starts a load on all gateways and lets it run for the time before a fault.
-    pub(crate) async fn load(&self, shape: Shape) -> Result<Load> {
+    /// Starts a load on all gateways, and waits for the warm-up.
+    pub(crate) async fn load(&self, shape: LoadShape) -> Result<RunningLoad> {
         let load = shape.start(self.fleet.targets())?;
         sleep(self.scale.warm_up).await;
         Ok(load)
@@ -138,54 +138,54 @@ impl Stage {
         Instant::now() + self.scale.lasts
     }
 
-    /// Ends a load, every request of which must have been answered, and none with another's answer.
-    pub(crate) async fn stop(&mut self, load: Load) -> Result<Seen> {
-        let seen = self.stop_mortal(load).await?;
-        self.findings.none("lost", seen.report.failed);
-        let troubles = seen.report.troubles.iter().filter(|text| text.starts_with("failed"));
+    /// Ends a load. Every request must have been answered, and none with the answer to another.
+    pub(crate) async fn stop(&mut self, load: RunningLoad) -> Result<LoadJournal> {
+        let journal = self.stop_cut(load).await?;
+        self.findings.none("lost", journal.report.failed);
+        let troubles = journal.report.troubles.iter().filter(|text| text.starts_with("failed"));
         for trouble in troubles.take(1) {
             self.findings.note(trouble);
         }
-        Ok(seen)
+        Ok(journal)
     }
 
-    /// Ends a load, some of whose connections were cut by the fault itself.
-    pub(crate) async fn stop_mortal(&mut self, load: Load) -> Result<Seen> {
-        let seen = load.stop().await?;
-        self.findings.note(format!("{} sent", seen.report.sent));
-        for (refusal, count) in seen.refusals() {
+    /// Ends a load whose connections may have been cut by the fault itself.
+    pub(crate) async fn stop_cut(&mut self, load: RunningLoad) -> Result<LoadJournal> {
+        let journal = load.stop().await?;
+        self.findings.note(format!("{} sent", journal.report.sent));
+        for (refusal, count) in journal.refusals() {
             self.findings.note(format!("{count} x {refusal}"));
         }
-        self.findings.none("wrong", seen.report.wrong);
-        self.findings.check(seen.report.right > 0, format!("{} right", seen.report.right));
-        Ok(seen)
+        self.findings.none("wrong", journal.report.wrong);
+        self.findings.check(journal.report.right > 0, format!("{} right", journal.report.right));
+        Ok(journal)
     }
 
-    /// Promises that every request was answered 200.
-    pub(crate) fn all_right(&mut self, seen: &Seen) {
-        self.findings.none("not answered 200:", seen.report.refusals());
+    /// Records the promise that every request was answered 200.
+    pub(crate) fn all_right(&mut self, journal: &LoadJournal) {
+        self.findings.none("not answered 200:", journal.report.refusals());
     }
 
-    /// The p99 before the fault began.
-    pub(crate) fn baseline(&mut self, seen: &Seen) -> Duration {
-        let before = seen.due_in(UNSETTLED..self.scale.warm_up);
-        let p99 = quantile(before.filter(|e| seen::is_right(e)).map(latency), 0.99);
+    /// The p99 latency before the fault began.
+    pub(crate) fn baseline(&mut self, journal: &LoadJournal) -> Duration {
+        let before = journal.due_in(UNSETTLED..self.scale.warm_up);
+        let p99 = quantile(before.filter(|e| journal::is_right(e)).map(latency), 0.99);
         self.findings.note(format!("baseline p99 {}", crate::findings::time(p99)));
         p99
     }
 
-    /// The p99 of all right answers to requests due since the fault began.
-    pub(crate) fn p99(&self, seen: &Seen) -> Duration {
-        let since = seen.due_in(self.scale.warm_up..Duration::MAX);
-        quantile(since.filter(|e| seen::is_right(e)).map(latency), 0.99)
+    /// The p99 latency of right answers to requests due since the fault began.
+    pub(crate) fn p99(&self, journal: &LoadJournal) -> Duration {
+        let since = journal.due_in(self.scale.warm_up..Duration::MAX);
+        quantile(since.filter(|e| journal::is_right(e)).map(latency), 0.99)
     }
 
-    /// What the echoes ran of a load.
-    pub(crate) fn runs(&self, seen: &Seen) -> Result<Runs> {
-        Runs::read(&self.fleet.run_log(), seen.nonce)
+    /// The runs of a load's requests, as the workers' echoes logged them.
+    pub(crate) fn runs(&self, journal: &LoadJournal) -> Result<Runs> {
+        Runs::read(&self.fleet.run_log(), journal.nonce)
     }
 
-    /// The sum of a metric over all gateways.
+    /// The sum of a metric over all running gateways.
     pub(crate) async fn gateways(&self, metric: &str, label: &str) -> Result<f64> {
         let mut sum = 0.0;
         for gateway in self.fleet.gateways.iter().filter(|gateway| gateway.is_started()) {
@@ -194,7 +194,8 @@ impl Stage {
         Ok(sum)
     }
 
-    /// Asks what must hold after every fault, whatever it was; all loads have ended.
+    /// Checks what must hold after every fault, once all loads have ended: no request is left, the
+    /// gateways' counts balance, no reply was misrouted, no program panicked.
     pub(crate) async fn finish(mut self) -> Result<Findings> {
         self.idle().await?;
         for gateway in self.fleet.gateways.iter().filter(|gateway| gateway.is_started()) {
@@ -214,7 +215,7 @@ impl Stage {
         Ok(self.findings)
     }
 
-    /// Waits until nothing is left of any request.
+    /// Waits until the queues are empty and no request is in flight.
     async fn idle(&mut self) -> Result<()> {
         let since = Instant::now();
         loop {
@@ -233,7 +234,7 @@ impl Stage {
     }
 }
 
-/// Now, by the clock that the run log uses.
+/// The time now, by the clock of the run log.
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -1,4 +1,4 @@
-//! What the users of a load saw, request by request.
+//! The journal of a load: when each request was due, sent and answered, and how.
 
 use std::{
     collections::BTreeMap,
@@ -8,43 +8,43 @@ use std::{
 pub(crate) use batchfleet_loadgen::{Ending, Entry};
 use batchfleet_loadgen::{Refusal, Report};
 
-/// The journal of a load.
-pub(crate) struct Seen {
+/// All requests of a load that has ended.
+pub(crate) struct LoadJournal {
     pub(crate) report: Report,
-    /// What its requests begin with.
+    /// The number that identifies this load in the run log.
     pub(crate) nonce: u128,
-    /// How long it lasted, until no more requests fell due.
+    /// How long requests fell due.
     pub(crate) lasted: Duration,
 }
 
-/// A stretch of a run, in time since its start.
-pub(crate) type Window = std::ops::Range<Duration>;
+/// A part of a load, in time since its start.
+pub(crate) type TimeWindow = std::ops::Range<Duration>;
 
-impl Seen {
+impl LoadJournal {
     pub(crate) fn new(report: Report, nonce: u128, stopped: SystemTime) -> Self {
         let lasted = stopped.duration_since(report.began).unwrap_or_default();
         Self { report, nonce, lasted }
     }
 
     /// All requests.
-    pub(crate) fn journal(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Entry] {
         &self.report.journal
     }
 
-    /// A moment, as time since the start of this run.
+    /// Converts a moment to the time since the start of the load.
     pub(crate) fn at(&self, moment: SystemTime) -> Duration {
         moment.duration_since(self.report.began).unwrap_or_default()
     }
 
     /// Requests that fell due in this window.
-    pub(crate) fn due_in(&self, window: Window) -> impl Iterator<Item = &Entry> {
-        self.journal().iter().filter(move |entry| window.contains(&entry.due))
+    pub(crate) fn due_in(&self, window: TimeWindow) -> impl Iterator<Item = &Entry> {
+        self.entries().iter().filter(move |entry| window.contains(&entry.due))
     }
 
-    /// How many requests were refused, by status and code.
+    /// Counts of refused requests, by status and code.
     pub(crate) fn refusals(&self) -> BTreeMap<String, u64> {
         let mut refusals = BTreeMap::new();
-        for entry in self.journal() {
+        for entry in self.entries() {
             if let Ending::Refused(Refusal { status, code, .. }) = &entry.ending {
                 *refusals.entry(format!("{status} {code}")).or_default() += 1;
             }
@@ -52,26 +52,26 @@ impl Seen {
         refusals
     }
 
-    /// How many requests are so.
+    /// The number of requests for which `is` holds.
     pub(crate) fn count(&self, is: impl Fn(&Entry) -> bool) -> u64 {
-        self.journal().iter().filter(|entry| is(entry)).count() as u64
+        self.entries().iter().filter(|entry| is(entry)).count() as u64
     }
 
-    /// The longest wait for a right answer.
+    /// The longest latency of a right answer.
     pub(crate) fn longest(&self) -> Duration {
-        let right = self.journal().iter().filter(|entry| entry.ending == Ending::Right);
+        let right = self.entries().iter().filter(|entry| entry.ending == Ending::Right);
         right.map(latency).max().unwrap_or_default()
     }
 
-    /// When the first right answer came after a moment: how long after it.
+    /// The time from a moment to the first right answer after it.
     pub(crate) fn first_right_after(&self, moment: Duration) -> Option<Duration> {
-        let right = self.journal().iter().filter(|entry| entry.ending == Ending::Right);
+        let right = self.entries().iter().filter(|entry| entry.ending == Ending::Right);
         let later = right.map(|entry| entry.done).filter(|done| *done > moment).min()?;
         Some(later.saturating_sub(moment))
     }
 
-    /// Right answers per second of those that ended in this window.
-    pub(crate) fn goodput(&self, window: Window) -> f64 {
+    /// Right answers per second that arrived in this window.
+    pub(crate) fn goodput(&self, window: TimeWindow) -> f64 {
         let right = self.count(|e| e.ending == Ending::Right && window.contains(&e.done));
         let seconds = window.end.saturating_sub(window.start).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 answers")]
@@ -79,22 +79,22 @@ impl Seen {
     }
 }
 
-/// How long a request took, from when it was due.
+/// The time from when a request was due to its end.
 pub(crate) fn latency(entry: &Entry) -> Duration {
     entry.done.saturating_sub(entry.due)
 }
 
-/// How long it took from when it was sent.
+/// The time from when a request was sent to its end.
 pub(crate) fn wait(entry: &Entry) -> Duration {
     entry.done.saturating_sub(entry.sent)
 }
 
-/// Whether it was answered right.
+/// Whether the request got its right answer.
 pub(crate) fn is_right(entry: &Entry) -> bool {
     entry.ending == Ending::Right
 }
 
-/// Its status, if it was answered otherwise than with 200.
+/// The status of the answer, if it is not 200.
 pub(crate) fn status(entry: &Entry) -> Option<u16> {
     match &entry.ending {
         Ending::Refused(refusal) => Some(refusal.status),
@@ -102,7 +102,7 @@ pub(crate) fn status(entry: &Entry) -> Option<u16> {
     }
 }
 
-/// The duration that this share of them does not exceed; nothing if there are none.
+/// The duration that `share` of the durations do not exceed; 0 if there are none.
 pub(crate) fn quantile(durations: impl Iterator<Item = Duration>, share: f64) -> Duration {
     let mut sorted: Vec<_> = durations.collect();
     sorted.sort_unstable();
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_what_the_share_does_not_exceed() {
+    fn a_quantile_is_the_duration_that_its_share_does_not_exceed() {
         let upto = |n: u64| (1..=n).map(Duration::from_millis);
         assert_eq!(quantile(upto(100), 0.99), Duration::from_millis(99));
         assert_eq!(quantile(upto(100), 0.5), Duration::from_millis(50));
