@@ -1,4 +1,5 @@
-//! What a batched answer costs over the model alone, and what it gains over one by one.
+//! The CPU cost of a batched answer compared with the model alone, and the throughput of batching
+//! compared with one request at a time.
 
 use std::{process::Command, time::Duration};
 
@@ -7,17 +8,17 @@ use batchfleet_loadgen::Pace;
 use batchfleet_testkit::FleetPlan;
 
 use crate::{
-    Files,
+    files::Files,
     origin::{MODEL, workload},
-    rig::{Load, Measured, Rig},
+    rig::{BenchLoad, Measurement, Rig},
     table::{goal, heading, line, median},
 };
 
 const ROUNDS: usize = 3;
-/// How long the model is run alone, each time.
+/// How long the model runs alone in each round.
 const ALONE: Duration = Duration::from_secs(2);
 
-/// Prints cost and gain for 100 and 1,000 clients.
+/// Prints the cost and the gain for 100 and 1,000 clients.
 pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     let workload = workload(files)?;
     let plan = FleetPlan { serving: Some((&files.models, MODEL)), ..FleetPlan::default() };
@@ -27,7 +28,7 @@ pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     heading("digits_wide through Redis");
     let mut verdicts = Vec::new();
     for users in [100, 1000] {
-        let load = Load { workload: workload.clone(), users, pace: Pace::Closed, lasts };
+        let load = BenchLoad { workload: workload.clone(), users, pace: Pace::Closed, lasts };
         let (mut costs, mut gains) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let [one, auto] = [measure(&one, &load).await?, measure(&auto, &load).await?];
@@ -51,13 +52,13 @@ pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-async fn measure(rig: &Rig, load: &Load) -> Result<Measured> {
+async fn measure(rig: &Rig, load: &BenchLoad) -> Result<Measurement> {
     let measured = rig.measure(load).await?;
     line(&format!("{} users, {}", load.users, rig.name), &measured);
     Ok(measured)
 }
 
-/// CPU microseconds per row of the model run alone, in batches of so many rows.
+/// CPU microseconds per row of the model alone, in batches of `rows` rows.
 fn alone(files: &Files, rows: f64) -> Result<f64> {
     let program = std::env::current_exe()?.with_file_name("examples").join("bare");
     ensure!(
@@ -68,7 +69,10 @@ fn alone(files: &Files, rows: f64) -> Result<f64> {
     let model = files.models.join(MODEL).join("1/model.onnx");
     let (rows, seconds) = (format!("{rows:.0}"), ALONE.as_secs().to_string());
     let mut command = Command::new(program);
-    let ran = command.arg(&files.onnxruntime).arg(model).args([rows, seconds]).output()?;
-    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-    said.trim().parse().with_context(|| format!("bare: {}", String::from_utf8_lossy(&ran.stderr)))
+    let run = command.arg(&files.onnxruntime).arg(model).args([rows, seconds]).output()?;
+    let printed = String::from_utf8_lossy(&run.stdout).into_owned();
+    printed
+        .trim()
+        .parse()
+        .with_context(|| format!("bare: {}", String::from_utf8_lossy(&run.stderr)))
 }

@@ -1,4 +1,4 @@
-//! What the way costs where the model costs nothing: small tensors and 12 KiB through an echo.
+//! The cost of a request apart from its model: 256 B and 12 KiB through an echo.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -12,31 +12,31 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tempfile::TempDir;
 
 use crate::{
-    rig::{Load, Measured, Rig, latency_ms},
+    rig::{BenchLoad, Measurement, Rig, latency_ms},
     table::{goal, heading, line, median},
 };
 
 const ROUNDS: usize = 3;
-/// Bytes that come back: as many as ten floats.
+/// Bytes of an answer: as many as ten floats.
 const ANSWER: usize = 40;
-/// Two inputs, of which only the second is wanted back.
+/// An echo with two inputs. Requests ask for the second output only.
 const CONFIG: &str = "backend: \"batchfleet_echo\"\nmax_batch_size: 256\n\
     input [{ name: \"IN\" data_type: TYPE_UINT8 dims: [ -1 ] }]\n\
     input [{ name: \"MARK\" data_type: TYPE_UINT8 dims: [ 40 ] }]\n\
     output [{ name: \"OUT\" data_type: TYPE_UINT8 dims: [ -1 ] }]\n\
     output [{ name: \"MARKED\" data_type: TYPE_UINT8 dims: [ 40 ] }]\n";
 
-/// Prints the costs of the way.
+/// Prints CPU and latency per request.
 pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     let folder = repository()?;
     let serving = Some((folder.path(), "echo"));
     let rig = Rig::start("echo", FleetPlan { serving, ..FleetPlan::default() }).await?;
-    let load = |size, users| -> Result<Load> {
+    let load = |size, users| -> Result<BenchLoad> {
         let workload = Arc::new(Marked::new(size)?);
-        Ok(Load { workload, users, pace: Pace::Closed, lasts })
+        Ok(BenchLoad { workload, users, pace: Pace::Closed, lasts })
     };
     heading("echo, binary, 40 B back");
-    let mut all: [Vec<Measured>; 3] = Default::default();
+    let mut all: [Vec<Measurement>; 3] = Default::default();
     let cases =
         [("256 B, 1 client", 256, 1), ("256 B, 100", 256, 100), ("12 KiB, 100", 12288, 100)];
     for _ in 0..ROUNDS {
@@ -47,8 +47,9 @@ pub(crate) async fn bench(lasts: Duration) -> Result<()> {
         }
     }
     let [alone, small, large] = &all;
-    let of =
-        |runs: &[Measured], figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
+    let of = |runs: &[Measurement], figure: fn(&Measurement) -> f64| {
+        median(runs.iter().map(figure).collect())
+    };
     println!();
     for (what, runs, most) in [("256 B", small, 45.0), ("12 KiB", large, 70.0)] {
         let cost = of(runs, |run| run.cpu.sum());
@@ -60,7 +61,7 @@ pub(crate) async fn bench(lasts: Duration) -> Result<()> {
             &format!("<= {most} µs"),
         );
     }
-    let p50 = |run: &Measured| latency_ms(&run.report, 0.5);
+    let p50 = |run: &Measurement| latency_ms(&run.report, 0.5);
     let (unloaded, loaded) = (of(alone, p50), of(small, p50));
     goal(
         "added latency at one client, p50",
@@ -72,7 +73,7 @@ pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-/// A model repository with the echo.
+/// Writes a model repository with the echo.
 pub(crate) fn repository() -> Result<TempDir> {
     let folder = TempDir::new()?;
     fs::create_dir_all(folder.path().join("echo/1"))?;
@@ -80,7 +81,7 @@ pub(crate) fn repository() -> Result<TempDir> {
     Ok(folder)
 }
 
-/// Requests of a size, each with a mark of its own that must come back.
+/// Requests of one size. Each has a unique mark, which its answer must contain.
 pub(crate) struct Marked {
     call: Call,
     filling: Bytes,
@@ -116,6 +117,10 @@ impl Workload for Marked {
     fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
         let outputs = outputs(answer)?;
         let output = outputs.first().ok_or("no output")?;
-        if output.u8s()? == self.mark(index) { Ok(()) } else { Err("another's mark".to_owned()) }
+        if output.u8s()? == self.mark(index) {
+            Ok(())
+        } else {
+            Err("the mark of another request".to_owned())
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! The table that this project began with: one by one, N = 32, N = 64 and a chosen N, for few users
-//! and for many, side by side.
+//! Batching against no batching: one by one, N = 32, N = 64 and a chosen N, for 100 and 5,000 users.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,14 +7,14 @@ use batchfleet_loadgen::{Digits, Pace, digits, infer::Encoding};
 use batchfleet_testkit::FleetPlan;
 
 use crate::{
-    Files,
-    rig::{Load, Rig},
+    files::Files,
+    rig::{BenchLoad, Rig},
     table::{heading, line},
 };
 
-/// Users, and how often each mode meets them.
+/// Users, and how often each mode is measured with them.
 const USERS: [(usize, usize); 2] = [(100, 2), (5000, 1)];
-/// Longer than the queue of 5,000 users takes one by one, so that nobody is refused.
+/// Deadlines longer than the wait of 5,000 users one by one, so that no request is refused.
 const PATIENT: [&str; 4] = ["--deadline", "1m", "--max-deadline", "1m"];
 const MODES: [(&str, &str); 4] =
     [("one by one", "1"), ("N = 32", "32"), ("N = 64", "64"), ("auto", "auto")];
@@ -40,7 +39,8 @@ pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     for (users, rounds) in USERS {
         for _ in 0..rounds {
             for rig in &rigs {
-                let load = Load { workload: workload.clone(), users, pace: Pace::Closed, lasts };
+                let load =
+                    BenchLoad { workload: workload.clone(), users, pace: Pace::Closed, lasts };
                 let measured = rig.measure(&load).await?;
                 line(&format!("{users} users, {}", rig.name), &measured);
             }
@@ -49,7 +49,7 @@ pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Real digits, whose answers are known.
+/// Requests of real digits, whose labels are known.
 pub(crate) fn workload(files: &Files) -> Result<Arc<Digits>> {
     Ok(Arc::new(Digits::new(MODEL, digits::read(&files.digits)?.into(), Encoding::Binary)?))
 }

@@ -1,4 +1,4 @@
-//! A fleet under measurement: what a run of load came to, and what it cost whom.
+//! A fleet under measurement: the throughput of a load, and its CPU cost by program.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result};
 use batchfleet_loadgen::{Length, LoadError, Pace, Plan, Report, Target, Workload, run};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
 
-/// Before a run counts: connections, caches and batch sizes settle.
+/// Time before a measurement, in which connections, caches and batch sizes settle.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Longer than any deadline of a gateway.
+/// How long users wait for an answer: longer than any deadline of a gateway.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Clock ticks of a second in /proc; the same on every Linux of note.
+/// Clock ticks per second in /proc: 100 on every common Linux.
 const TICKS: f64 = 100.0;
 
 /// A fleet of one gateway, one Redis and one worker.
 pub(crate) struct Rig {
-    /// What is different about it.
+    /// The setting by which the rig differs from others.
     pub(crate) name: String,
     fleet: Fleet,
     redis: u32,
@@ -23,19 +23,19 @@ pub(crate) struct Rig {
 
 /// A load.
 #[derive(Clone)]
-pub(crate) struct Load {
+pub(crate) struct BenchLoad {
     pub(crate) workload: Arc<dyn Workload>,
     pub(crate) users: usize,
     pub(crate) pace: Pace,
     pub(crate) lasts: Duration,
 }
 
-/// What a run came to.
-pub(crate) struct Measured {
+/// The results of one load.
+pub(crate) struct Measurement {
     pub(crate) report: Report,
     /// Mean rows of a batch.
     pub(crate) batch: f64,
-    /// CPU per right answer, connections and warming up included.
+    /// CPU per right answer, including connections and warm-up.
     pub(crate) cpu: Cpu,
     /// Redis commands per right answer.
     pub(crate) commands: f64,
@@ -49,7 +49,7 @@ pub(crate) struct Cpu {
     pub(crate) worker: f64,
 }
 
-/// What has been used up so far.
+/// Totals since the start of the rig.
 struct Usage {
     cpu: Cpu,
     rows: f64,
@@ -58,20 +58,20 @@ struct Usage {
 }
 
 impl Rig {
-    /// Starts it.
+    /// Starts the fleet.
     pub(crate) async fn start(name: &str, plan: FleetPlan<'_>) -> Result<Self> {
         let fleet = Fleet::start(plan).await.with_context(|| format!("starting {name}"))?;
         let redis = u32::try_from(fleet.redis.info("process_id").await?)?;
         Ok(Self { name: name.to_owned(), fleet, redis })
     }
 
-    /// Its gateway.
+    /// The gateway's address.
     pub(crate) fn target(&self) -> Result<Target, LoadError> {
         self.fleet.targets()[0].parse()
     }
 
-    /// Carries out a load and tells what it came to.
-    pub(crate) async fn measure(&self, load: &Load) -> Result<Measured> {
+    /// Runs a load.
+    pub(crate) async fn measure(&self, load: &BenchLoad) -> Result<Measurement> {
         let plan = Plan {
             users: load.users,
             pace: load.pace,
@@ -84,7 +84,7 @@ impl Rig {
         let report = run(plan).await?;
         let after = self.usage().await?;
         let per_answer = |used: f64| used / count(report.right.max(1));
-        Ok(Measured {
+        Ok(Measurement {
             batch: (after.rows - before.rows) / (after.batches - before.batches).max(1.0),
             cpu: Cpu {
                 gateway: per_answer(after.cpu.gateway - before.cpu.gateway),
@@ -111,15 +111,15 @@ impl Rig {
     }
 }
 
-impl Measured {
-    /// Requests that did not get their right answer.
+impl Measurement {
+    /// The number of requests without a right answer.
     pub(crate) fn errors(&self) -> u64 {
         self.report.sent - self.report.right
     }
 }
 
 impl Cpu {
-    /// Of all programs.
+    /// CPU time of all programs.
     pub(crate) fn sum(self) -> f64 {
         self.gateway + self.redis + self.worker
     }
@@ -132,15 +132,16 @@ fn id(program: &Program) -> Result<u32> {
 /// CPU time of a process so far, in microseconds.
 fn cpu(id: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // Its second field is a name in brackets, which may hold anything; user and system time are
-    // the twelfth and thirteenth behind it.
+    // The second field is the program's name in brackets, which may contain anything. User and
+    // system time are the twelfth and thirteenth fields after the brackets.
     let behind = stat.rsplit(')').next().unwrap_or_default();
     let times = behind.split_ascii_whitespace().skip(11).take(2).map(str::parse::<f64>);
-    let ticks = times.sum::<Result<f64, _>>().context("an odd /proc/PID/stat")?;
+    let ticks = times.sum::<Result<f64, _>>().context("cannot parse /proc/PID/stat")?;
     Ok(ticks / TICKS * 1e6)
 }
 
-/// The machine's load over the last minute: how far wall-clock figures can be trusted.
+/// The machine's load average over the last minute. The higher it is, the less reliable are
+/// wall-clock figures.
 pub(crate) fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()

@@ -1,5 +1,5 @@
-//! Whether the N that is chosen is as good as the best that can be set by hand: goodput at the SLO
-//! of `--batch auto` against a sweep of fixed N, at four loads, for models of different kinds.
+//! Compares the chosen N with the best fixed N: goodput at the SLO of `--batch auto` and of a sweep
+//! of fixed N, at four loads, for models of different kinds.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -12,23 +12,24 @@ use batchfleet_loadgen::{
 use batchfleet_testkit::FleetPlan;
 
 use crate::{
-    Files, origin,
-    rig::{Load, Rig, load_average},
+    files::Files,
+    origin,
+    rig::{BenchLoad, Rig, load_average},
 };
 
 const FIXED: [&str; 8] = ["1", "2", "4", "8", "16", "32", "64", "128"];
-/// Loads, as shares of what the best fixed N can serve.
+/// Loads, as shares of the throughput of the best fixed N.
 const LEVELS: [f64; 4] = [0.3, 0.6, 0.9, 1.2];
-/// The target, of the workers as of the goodput.
+/// The latency target of the workers, and the limit of goodput.
 const SLO: Duration = Duration::from_millis(100);
-/// Users of an open loop.
+/// The most concurrent users of an open loop.
 const MOST: usize = 2000;
-/// How far a sampled answer may be from that of its input alone.
+/// How far the answer in a batch may differ from the answer to the same input alone.
 const TOLERANCE: f64 = 0.02;
 
-/// Prints goodput by N for each model, and how auto compares.
+/// Prints the goodput by N for each model, and the ratio of auto to the best.
 pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
-    // Beside each model, how many users find out what can be served, all of them in time.
+    // The last column is the number of users that measure the capacity within the SLO.
     for (models, model, users) in [
         (&files.models, origin::MODEL, 64),
         (&files.bench_models, "conv_small", 64),
@@ -36,7 +37,7 @@ pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     ] {
         let rigs = rigs(models, model).await?;
         let workload = workload(files, model, &rigs[0]).await?;
-        sweep(model, &rigs, Load { workload, users, pace: Pace::Closed, lasts }).await?;
+        sweep(model, &rigs, BenchLoad { workload, users, pace: Pace::Closed, lasts }).await?;
     }
     Ok(())
 }
@@ -69,7 +70,7 @@ async fn workload(files: &Files, model: &str, rig: &Rig) -> Result<Arc<dyn Workl
     Ok(Arc::new(sampled))
 }
 
-/// The same requests, of no use after the target: whoever cannot make it need not try.
+/// The same requests with the SLO as their deadline, so that late requests are refused or dropped.
 struct Hurried(Arc<dyn Workload>);
 
 impl Workload for Hurried {
@@ -85,7 +86,7 @@ impl Workload for Hurried {
     }
 }
 
-async fn sweep(model: &str, rigs: &[Rig], closed: Load) -> Result<()> {
+async fn sweep(model: &str, rigs: &[Rig], closed: BenchLoad) -> Result<()> {
     let mut capacity = 0.0_f64;
     for rig in rigs {
         let measured = rig.measure(&closed).await?;
@@ -101,7 +102,7 @@ async fn sweep(model: &str, rigs: &[Rig], closed: Load) -> Result<()> {
         let per_second = capacity * level;
         let workload = Arc::new(Hurried(closed.workload.clone()));
         let pace = Pace::Open { per_second };
-        let load = Load { workload, users: MOST, pace, ..closed };
+        let load = BenchLoad { workload, users: MOST, pace, ..closed };
         let (mut goodputs, mut batch, mut wrong) = (Vec::new(), 0.0, 0);
         for rig in rigs {
             let measured = rig.measure(&load).await?;

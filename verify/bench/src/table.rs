@@ -1,8 +1,8 @@
-//! Lines of the tables.
+//! The lines of the printed tables.
 
-use crate::rig::{Measured, latency_ms, load_average};
+use crate::rig::{Measurement, latency_ms, load_average};
 
-/// The heading over the lines.
+/// Prints the heading of a table.
 pub(crate) fn heading(what: &str) {
     println!(
         "\n| {what} | req/s | p50 ms | p99 ms | errors | mean batch | CPU µs/req: gateway | Redis | \
@@ -10,9 +10,9 @@ pub(crate) fn heading(what: &str) {
     );
 }
 
-/// What a run came to.
-pub(crate) fn line(name: &str, measured: &Measured) {
-    let Measured { report, batch, cpu, commands } = measured;
+/// Prints a measurement.
+pub(crate) fn line(name: &str, measured: &Measurement) {
+    let Measurement { report, batch, cpu, commands } = measured;
     println!(
         "| {name} | {:.0} | {:.2} | {:.2} | {} | {batch:.1} | {:.1} | {:.1} | {:.1} | {:.1} | \
          {commands:.2} | {} |",
@@ -28,13 +28,13 @@ pub(crate) fn line(name: &str, measured: &Measured) {
     );
 }
 
-/// A figure and the goal it is compared with.
+/// Prints a figure, its goal, and whether the goal is met.
 pub(crate) fn goal(what: &str, figure: &str, kept: bool, goal: &str) {
     let verdict = if kept { "met" } else { "NOT met" };
     println!("{what}: {figure} (goal {goal}): {verdict}");
 }
 
-/// The middle of some figures; 0 of none.
+/// The median; 0 if there are no figures.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or_default()

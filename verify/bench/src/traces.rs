@@ -1,4 +1,4 @@
-//! What traces cost: the same echo without them, with one request in a hundred traced, and with all.
+//! The cost of traces: an echo with no requests traced, with 1 % traced, and with all traced.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,22 +12,22 @@ use tokio::{
 
 use crate::{
     echo::{Marked, repository},
-    rig::{Load, Rig},
+    rig::{BenchLoad, Rig},
     table::{goal, heading, line, median},
 };
 
 const ROUNDS: usize = 9;
-/// What traces may cost, of the CPU time of all programs.
+/// The most that tracing 1 % may add to the CPU time of all programs.
 const MOST: f64 = 0.03;
 
-/// Prints what traces cost. Each round starts its programs anew, in another order: of the same program
-/// one process may cost some percent more than the next, for as long as it lives.
+/// Prints the cost of traces. Each round starts new programs, in another order, because processes of
+/// the same program differ in cost by some percent for all their life.
 pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     let collector = collector().await?;
     let folder = repository()?;
     heading("echo, 256 B binary, 100 users");
     let (workload, pace) = (Arc::new(Marked::new(256)?), Pace::Closed);
-    let load = Load { workload, users: 100, pace, lasts };
+    let load = BenchLoad { workload, users: 100, pace, lasts };
     let cases = [("no traces", None), ("1 % traced", Some("0.01")), ("all", Some("1"))];
     let mut costs: [Vec<f64>; 3] = Default::default();
     for round in 0..ROUNDS {
@@ -56,21 +56,21 @@ pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Starts something that takes whatever is sent to it; returns where.
+/// Starts a collector that discards all spans. Returns its URL.
 async fn collector() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // Whoever breaks off has nothing more to send.
-            tokio::spawn(async { take(stream).await.ok() });
+            // An error means that the exporter has closed the connection.
+            tokio::spawn(async { discard(stream).await.ok() });
         }
     });
     Ok(url)
 }
 
-/// Answers requests until there are no more.
-async fn take(stream: TcpStream) -> Result<()> {
+/// Answers requests with 200 until the connection ends.
+async fn discard(stream: TcpStream) -> Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut length, mut line) = (0, String::new());
@@ -79,9 +79,9 @@ async fn take(stream: TcpStream) -> Result<()> {
             stream.read_line(&mut line).await?;
             let (name, value) = line.split_once(':').unwrap_or((&line, ""));
             if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().context("an odd length")?;
+                length = value.trim().parse().context("content-length is not a number")?;
             }
-            anyhow::ensure!(!line.is_empty(), "the end");
+            anyhow::ensure!(!line.is_empty(), "the connection ended");
         }
         stream.read_exact(&mut vec![0; length]).await?;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;

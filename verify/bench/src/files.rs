@@ -1,0 +1,28 @@
+//! The files of a benchmark.
+
+use std::path::PathBuf;
+
+/// The models that are served, and the requests that are sent.
+#[derive(clap::Args)]
+pub(crate) struct Files {
+    /// Folder of the demo models
+    #[arg(long, value_name = "DIR", default_value = ".cache/models")]
+    pub(crate) models: PathBuf,
+
+    /// Folder of the models made for benchmarks
+    #[arg(long, value_name = "DIR", default_value = ".cache/bench-models")]
+    pub(crate) bench_models: PathBuf,
+
+    /// ONNX Runtime's library
+    #[arg(
+        long,
+        env = "ORT_DYLIB_PATH",
+        value_name = "FILE",
+        default_value = ".cache/onnxruntime/libonnxruntime.so"
+    )]
+    pub(crate) onnxruntime: PathBuf,
+
+    /// Handwritten digits with their labels, as CSV
+    #[arg(long, value_name = "FILE", default_value = ".cache/digits_test.csv")]
+    pub(crate) digits: PathBuf,
+}
