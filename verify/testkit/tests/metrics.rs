@@ -47,9 +47,9 @@ fn the_table_of_metrics_is_what_programs_register() {
 }
 
 /// The samples of some programs at one moment, summed over the programs and over labels.
-struct Scrape(BTreeMap<String, f64>);
+struct Samples(BTreeMap<String, f64>);
 
-impl Scrape {
+impl Samples {
     async fn of(programs: &[Program]) -> Self {
         let mut sums = BTreeMap::new();
         for program in programs {
@@ -90,13 +90,13 @@ async fn load(fleet: &Fleet, requests: u64) -> Report {
 }
 
 /// Some of it is told a moment after the answer, some once a second: waits until it is.
-async fn once(programs: &[Program], told: impl Fn(&Scrape) -> bool) -> Scrape {
+async fn once(programs: &[Program], told: impl Fn(&Samples) -> bool) -> Samples {
     let all = async {
         loop {
-            let scrape = Scrape::of(programs).await;
-            if told(&scrape) {
+            let samples = Samples::of(programs).await;
+            if told(&samples) {
                 // The first may have come in the middle of the telling.
-                return Scrape::of(programs).await;
+                return Samples::of(programs).await;
             }
             tokio::task::yield_now().await;
         }
@@ -118,12 +118,12 @@ async fn what_is_counted_is_what_the_load_tool_counted() {
     assert!(report.is_flawless(), "{report}");
     let sent = report.sent;
     // Once a second, and when the queue is looked at next.
-    let all_told = |scrape: &Scrape| {
-        scrape.all("nv_inference_request_success") >= sent
-            && scrape.all("nv_inference_pending_request_count") == 0
+    let all_told = |samples: &Samples| {
+        samples.all("nv_inference_request_success") >= sent
+            && samples.all("nv_inference_pending_request_count") == 0
     };
     let gateways = once(&fleet.gateways, all_told).await;
-    let all_settled = |scrape: &Scrape| scrape.all("batchfleet_worker_jobs_total") >= sent;
+    let all_settled = |samples: &Samples| samples.all("batchfleet_worker_jobs_total") >= sent;
     let workers = once(&fleet.workers, all_settled).await;
 
     // The gateways' books.
@@ -183,16 +183,17 @@ async fn what_is_refused_and_what_is_late_is_counted_as_such() {
     let mut fleet = Fleet::start(plan).await.unwrap();
     let report = load(&fleet, 60).await;
     assert!(report.is_flawless(), "{report}");
-    let all_told = |scrape: &Scrape| scrape.all("nv_inference_request_success") == 60;
+    let all_told = |samples: &Samples| samples.all("nv_inference_request_success") == 60;
     let late = once(&fleet.gateways, all_told).await;
     assert_eq!(late.all("batchfleet_gateway_answered_total"), 60);
     assert_eq!(late.all("batchfleet_gateway_within_slo_total"), 0);
 
     fleet.workers.remove(0).terminate().await.unwrap();
-    once(&fleet.gateways, |scrape| scrape.all("batchfleet_gateway_workers") == 0).await;
+    once(&fleet.gateways, |samples| samples.all("batchfleet_gateway_workers") == 0).await;
     let report = load(&fleet, 40).await;
     assert_eq!(report.reasons.values().sum::<u64>(), 40, "{report}");
-    let rejected = |scrape: &Scrape| scrape.sum("nv_inference_request_failure", "REJECTED") == 40;
+    let rejected =
+        |samples: &Samples| samples.sum("nv_inference_request_failure", "REJECTED") == 40;
     let refused = once(&fleet.gateways, rejected).await;
     assert_eq!(refused.sum("batchfleet_gateway_refused_total", "no_workers"), 40);
     assert_eq!(refused.all("batchfleet_gateway_refused_total"), 40);

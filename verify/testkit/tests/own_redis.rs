@@ -9,12 +9,12 @@ use batchfleet_testkit::{Certificates, Fleet, FleetPlan, Program, WatchedRedis, 
 use tokio::{task::JoinHandle, time::sleep};
 
 /// A load on the echo, whose users ask again after a refusal.
-struct Load {
+struct SteadyLoad {
     stop: Stop,
     running: JoinHandle<Report>,
 }
 
-impl Load {
+impl SteadyLoad {
     fn start(fleet: &Fleet) -> Self {
         let targets: Vec<Target> =
             fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
@@ -64,7 +64,7 @@ async fn accepted(fleet: &Fleet) -> f64 {
 async fn a_master_killed_under_load_costs_no_accepted_request() {
     let mut watched = WatchedRedis::start().await.unwrap();
     let fleet = fleet(&watched.url()).await;
-    let load = Load::start(&fleet);
+    let load = SteadyLoad::start(&fleet);
     load.goes_on(&fleet, 500.0).await;
     watched.master.kill();
     load.goes_on(&fleet, 1000.0).await;
@@ -76,7 +76,7 @@ async fn a_master_killed_under_load_costs_no_accepted_request() {
 async fn a_planned_failover_under_load_costs_no_accepted_request() {
     let watched = WatchedRedis::start().await.unwrap();
     let fleet = fleet(&watched.url()).await;
-    let load = Load::start(&fleet);
+    let load = SteadyLoad::start(&fleet);
     load.goes_on(&fleet, 500.0).await;
     watched.fail_over().await.unwrap();
     load.goes_on(&fleet, 3000.0).await;
@@ -101,7 +101,7 @@ async fn a_fleet_and_its_tools_find_redis_over_tls() {
         ..FleetPlan::default()
     };
     let fleet = Fleet::start(plan).await.unwrap();
-    let load = Load::start(&fleet);
+    let load = SteadyLoad::start(&fleet);
     load.goes_on(&fleet, 500.0).await;
     load.end_flawless(&fleet).await;
     let tool = Program::named("batchfleet").unwrap().args(["set-n", "echo", "4"]);

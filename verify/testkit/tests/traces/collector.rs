@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A span that was received. The id of a parent is 0 if there is none.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedSpan {
     pub(crate) service: String,
     pub(crate) name: String,
     pub(crate) trace: u128,
@@ -31,7 +31,7 @@ pub(crate) struct Seen {
     pub(crate) failed: bool,
 }
 
-impl Seen {
+impl ReceivedSpan {
     pub(crate) fn milliseconds(&self) -> f64 {
         Duration::from_nanos(self.ended - self.began).as_secs_f64() * 1e3
     }
@@ -39,16 +39,16 @@ impl Seen {
 
 pub(crate) struct Collector {
     url: String,
-    spans: watch::Receiver<Vec<Seen>>,
+    spans: watch::Receiver<Vec<ReceivedSpan>>,
     server: ServerHandle,
 }
 
 impl Collector {
     pub(crate) fn start() -> Self {
-        let (seen, spans) = watch::channel(Vec::new());
+        let (received, spans) = watch::channel(Vec::new());
         let take = move |body: web::Bytes| {
             let sent = ExportTraceServiceRequest::decode(body).unwrap();
-            seen.send_modify(|all: &mut Vec<Seen>| all.extend(unpack(sent)));
+            received.send_modify(|all: &mut Vec<ReceivedSpan>| all.extend(unpack(sent)));
             async { HttpResponse::Ok().content_type("application/x-protobuf").finish() }
         };
         let server = HttpServer::new(move || {
@@ -69,14 +69,14 @@ impl Collector {
     }
 
     /// All that was received, as soon as it is `enough`.
-    pub(crate) async fn wait(&self, enough: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
+    pub(crate) async fn wait(&self, enough: impl Fn(&[ReceivedSpan]) -> bool) -> Vec<ReceivedSpan> {
         let mut spans = self.spans.clone();
         let waited = timeout(PATIENCE, spans.wait_for(|spans| enough(spans))).await;
-        waited.unwrap_or_else(|_| panic!("only {:#?}", self.seen())).unwrap().clone()
+        waited.unwrap_or_else(|_| panic!("only {:#?}", self.received())).unwrap().clone()
     }
 
     /// All that was received.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn received(&self) -> Vec<ReceivedSpan> {
         self.spans.borrow().clone()
     }
 }
@@ -87,18 +87,18 @@ impl Drop for Collector {
     }
 }
 
-fn unpack(sent: ExportTraceServiceRequest) -> Vec<Seen> {
+fn unpack(sent: ExportTraceServiceRequest) -> Vec<ReceivedSpan> {
     let mut all = Vec::new();
     for of_service in sent.resource_spans {
         let resource = attributes(of_service.resource.unwrap().attributes);
         let spans = of_service.scope_spans.into_iter().flat_map(|scope| scope.spans);
-        all.extend(spans.map(|span| seen(&resource["service.name"], span)));
+        all.extend(spans.map(|span| received(&resource["service.name"], span)));
     }
     all
 }
 
-fn seen(service: &str, span: Span) -> Seen {
-    Seen {
+fn received(service: &str, span: Span) -> ReceivedSpan {
+    ReceivedSpan {
         service: service.to_owned(),
         name: span.name,
         trace: trace(&span.trace_id),

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use collector::{Collector, Seen};
+use collector::{Collector, ReceivedSpan};
 
 /// What two clocks that are read one after the other may differ by: queues are timed by Redis, in
 /// whole milliseconds.
@@ -75,7 +75,7 @@ fn told(headers: &HashMap<String, String>, what: &str) -> f64 {
     told.unwrap().strip_prefix('=').unwrap().parse().unwrap()
 }
 
-fn of<'a>(spans: &'a [Seen], trace: u128, name: &str) -> &'a Seen {
+fn of<'a>(spans: &'a [ReceivedSpan], trace: u128, name: &str) -> &'a ReceivedSpan {
     let mut found = spans.iter().filter(|span| span.trace == trace && span.name.starts_with(name));
     match (found.next(), found.next()) {
         (Some(span), None) => span,
@@ -163,7 +163,7 @@ async fn callers_decide_for_their_own_traces_and_the_share_for_all_others() {
     // What waits is sent before a program ends.
     assert!(fleet.gateways[0].terminate().await.unwrap().success());
     let roots: Vec<_> =
-        collector.seen().into_iter().filter(|span| span.name.starts_with("POST")).collect();
+        collector.received().into_iter().filter(|span| span.name.starts_with("POST")).collect();
     assert_eq!(roots.len(), 3, "{roots:#?}");
     assert!(roots.iter().all(|root| root.parent == 0 && root.trace != trace(7)));
 }
@@ -177,7 +177,7 @@ async fn a_trace_tells_why_a_request_failed() {
     let ((first, _), (second, _)) = tokio::join!(ask(&fleet, &patient), ask(&fleet, &hasty));
     assert_eq!(first, 200);
     assert!(second == 504 || second == 503, "{second}");
-    let is_failed = |span: &Seen| span.trace == trace(2) && span.name.starts_with("POST");
+    let is_failed = |span: &ReceivedSpan| span.trace == trace(2) && span.name.starts_with("POST");
     let spans = collector.wait(|spans| spans.iter().any(is_failed)).await;
     let failed = of(&spans, trace(2), "POST");
     assert!(failed.failed && failed.attributes.contains_key("error.type"), "{failed:?}");
@@ -217,7 +217,7 @@ async fn workers_that_do_not_trace_are_told_of_no_trace() {
     }
     assert!(fleet.gateways[0].terminate().await.unwrap().success());
     assert!(fleet.workers[0].terminate().await.unwrap().success());
-    let seen = collector.seen();
-    assert_eq!(seen.iter().filter(|span| span.name.starts_with("POST")).count(), 10);
-    assert!(seen.iter().all(|span| span.service == "batchfleet-gateway"), "{seen:#?}");
+    let received = collector.received();
+    assert_eq!(received.iter().filter(|span| span.name.starts_with("POST")).count(), 10);
+    assert!(received.iter().all(|span| span.service == "batchfleet-gateway"), "{received:#?}");
 }
