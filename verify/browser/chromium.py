@@ -1,4 +1,4 @@
-"""Opens the live page in Chromium, with nothing else of the world in reach."""
+"""Opens the live page in a Chromium that can reach this machine only."""
 
 import contextlib
 import shutil
@@ -18,7 +18,7 @@ def running():
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         raise FileNotFoundError("no Chromium: `scripts/prerequisites.sh chromium` installs it")
-    # Root has no user namespaces of its own to put the browser into.
+    # Chromium's sandbox does not work for root.
     arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
@@ -27,11 +27,11 @@ def running():
 
 
 class Visit:
-    """A visit to a page, and what went wrong on it."""
+    """An open page. Collects its errors and warnings, and the hosts that it requests."""
 
     def __init__(self, browser: Browser, url: str, viewport: dict, scheme: str, scale: int = 1):
         self.problems: list[str] = []
-        self.asked: set[str] = set()
+        self.hosts: set[str] = set()
         self.context = browser.new_context(
             viewport=viewport,
             color_scheme=scheme,
@@ -39,12 +39,12 @@ class Visit:
             has_touch=viewport is PHONE,
         )
         self.page: Page = self.context.new_page()
-        self.page.on("console", self.heard)
+        self.page.on("console", self.on_console)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda request: self.asked.add(request.url.split("/")[2]))
+        self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
         self.page.goto(url)
 
-    def heard(self, message) -> None:
+    def on_console(self, message) -> None:
         if message.type in ("error", "warning"):
             self.problems.append(f"{message.text} at {message.location}")
 
@@ -52,7 +52,7 @@ class Visit:
         return self.page.locator(selector).inner_text()
 
     def choose(self, knob: str, value: object) -> None:
-        """Presses one of a row of choices."""
+        """Selects one of a row of choices."""
         self.page.locator(f'#{knob} input[value="{value}"]').check(force=True)
 
     def until(self, condition: str, seconds: float = 20) -> None:
@@ -64,7 +64,7 @@ class Visit:
             self.page.wait_for_timeout(50)
 
     def draw(self, strokes: list[list[tuple[float, float]]]) -> None:
-        """Draws on the pad; points are from 0 to 1."""
+        """Draws strokes on the pad; coordinates run from 0 to 1."""
         pad = self.page.locator("#pad")
         pad.scroll_into_view_if_needed()
         box = pad.bounding_box()

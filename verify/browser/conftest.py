@@ -1,4 +1,4 @@
-"""One server with the demo models and an echo whose batches take known times, and one browser."""
+"""One server with a demo model and an echo whose batches take known times, and one browser."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, serving):
-    """Opens a page; it must have no complaint, and ask nobody but its own server."""
+    """Opens a page. The page must log no problem, and request its own server only."""
     visits = []
 
     def open_(path="/", viewport=chromium.DESKTOP, scheme="light", address=None):
@@ -44,4 +44,4 @@ def visit(browser, serving):
     for visit, address in visits:
         visit.close()
         assert visit.problems == []
-        assert visit.asked == {address}
+        assert visit.hosts == {address}

@@ -1,4 +1,4 @@
-"""Takes the pictures of the live page that the documents show: `make live-pictures`.
+"""Takes the documentation's pictures of the live page: `make live-pictures`.
 
 Usage: pictures.py FOLDER
 """
@@ -11,7 +11,7 @@ import chromium
 import repository
 from fleet import running
 
-STEP = 12_000  # milliseconds of each number of callers, so that the charts have a story
+STEP = 12_000  # milliseconds of load with each number of callers
 PICTURES = [
     ("live-light", chromium.DESKTOP, "light", 1),
     ("live-dark", chromium.DESKTOP, "dark", 1),
@@ -25,7 +25,7 @@ def models(folder: Path) -> list[str]:
 
 
 def take(folder: Path, address: str, browser) -> None:
-    """All pictures of one load, which grows while they look."""
+    """Takes all pictures during one load, whose number of callers grows."""
     visits = [
         (name, chromium.Visit(browser, f"http://{address}/", viewport, scheme, scale))
         for name, viewport, scheme, scale in PICTURES
@@ -41,7 +41,7 @@ def take(folder: Path, address: str, browser) -> None:
         visit.until("document.getElementById('answer').textContent === '3'")
         visit.page.wait_for_timeout(1500)
         visit.picture(folder / f"{name}.png")
-    # A server goes on for some seconds after its page is gone.
+    # The server would continue the load for some seconds after its page has closed.
     first.choose("callers", 0)
     for _, visit in visits:
         visit.close()
@@ -52,7 +52,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as place,
-        # The first to start: the other times its model then.
+        # The browser starts first: the server measures batch times at its start, undisturbed.
         chromium.running() as browser,
         running(Path(place), "standalone", write=models) as fleet,
     ):

@@ -1,4 +1,4 @@
-"""The live page, as somebody sees and uses it."""
+"""The live page, as a user sees and uses it."""
 
 import hashlib
 import math
@@ -49,7 +49,7 @@ def test_a_drawn_digit_is_read_and_the_page_names_the_batch_it_travelled_in(visi
     assert visit.text("#answer") == "?"
 
 
-def test_without_a_pen_a_digit_is_chosen_by_keyboard(visit):
+def test_a_digit_can_be_chosen_by_keyboard(visit):
     visit = visit()
     for digit in (3, 8):
         visit.page.get_by_role("button", name=f"a {digit} that somebody drew").focus()
@@ -83,7 +83,7 @@ def test_the_load_ends_when_its_page_is_gone(browser, serving):
     visit.choose("callers", 8)
     visit.until(ANSWERED)
     visit.close()
-    eventually(lambda: not serving.left_over(), "nobody asks any more", serving.left_over)
+    eventually(lambda: not serving.left_over(), "the page's load has ended", serving.left_over)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -109,7 +109,7 @@ def test_every_control_and_picture_has_a_name(visit):
     assert visit.page.evaluate(NAMELESS) == []
 
 
-def test_on_the_admin_port_it_watches_only(visit, serving):
+def test_on_the_admin_port_the_page_has_no_controls(visit, serving):
     visit = visit(address=serving.admin)
     visit.until("/^[0-9]+$/.test(document.getElementById('n').textContent)")
     assert visit.page.locator("#play").is_hidden() and visit.page.locator("#digit").is_hidden()
@@ -118,14 +118,14 @@ def test_on_the_admin_port_it_watches_only(visit, serving):
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """A gateway, a worker and Redis, all of which a test may end."""
+    """A gateway, a worker and Redis, each of which a test may kill."""
     folder = tmp_path_factory.mktemp("fleet")
     fleet = Fleet(folder, "redis", settings=("--live-page", "everywhere"), write=models)
     yield fleet
     fleet.kill()
 
 
-def test_what_is_wrong_is_said_in_words(visit, fleet):
+def test_the_page_shows_which_component_has_failed(visit, fleet):
     watching = visit(address=fleet.http)
     says = "document.getElementById('state').textContent.includes('{}')"
     watching.until(says.format("serving"))
@@ -135,10 +135,10 @@ def test_what_is_wrong_is_said_in_words(visit, fleet):
     watching.until(says.format("Redis is out of reach"))
     fleet.programs[0].kill()
     watching.until(says.format("no answer; asking again"))
-    watching.problems.clear()  # The browser itself complains of the connection.
+    watching.problems.clear()  # The browser logs the failed connection.
 
 
-def test_a_server_that_asks_for_keys_asks_for_one_here(browser, tmp_path):
+def test_the_page_asks_for_an_api_key_if_the_server_needs_one(browser, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()} me\n")
     with running(tmp_path, "standalone", settings=("--api-keys", str(keys)), write=models) as fleet:

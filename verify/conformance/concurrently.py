@@ -1,4 +1,4 @@
-"""Many callers at once."""
+"""Many requests at the same time."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ def infer_all(
     output_name: str = "OUTPUT0",
     request_id: str = "",
 ) -> list[np.ndarray]:
-    """Sends each request on a connection of its own, all at the same time; answers in order."""
+    """Sends all requests at once, each on its own connection. Returns the answers in order."""
 
     async def program() -> list[np.ndarray]:
         limit = len(requests)

@@ -14,14 +14,14 @@ from fleet import KINDS, running
 
 @pytest.fixture(scope="session", params=KINDS)
 def fleet(request, tmp_path_factory):
-    """Running servers, all models ready."""
+    """Running servers on which all models are ready."""
     with running(tmp_path_factory.mktemp(request.param), request.param) as fleet:
         yield fleet
 
 
 @pytest.fixture(scope="session")
 def address(fleet) -> str:
-    """HOST:PORT of the protocol."""
+    """HOST:PORT of the HTTP port."""
     return fleet.http
 
 
@@ -43,7 +43,7 @@ def digits() -> Digits:
 
 @pytest.fixture(scope="session")
 def expected_digits(digits) -> np.ndarray:
-    """What ONNX Runtime itself answers to the held-out digits, in this process: [n, 10]."""
+    """The answers of ONNX Runtime in this process to the held-out digits: [n, 10]."""
     model = repository.MODELS / "digits_wide" / "1" / "model.onnx"
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return session.run(None, {"pixels": digits.pixels})[0]

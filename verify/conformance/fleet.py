@@ -1,4 +1,4 @@
-"""Starts the programs as a user would, each on free ports, and tells where they listen."""
+"""Starts the programs as a user would, each on free ports."""
 
 import contextlib
 import json
@@ -18,12 +18,12 @@ KINDS = ["standalone", "redis"]  # one process; a gateway, a worker and Redis
 START = 60  # seconds a debug build may take to load and warm up every model
 STOP = 15
 ANY_PORT = "127.0.0.1:0"
-FORGET_PEAK = "5"  # what to write into clear_refs so that VmHWM begins anew
-DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # even if this process is killed
+RESET_PEAK = "5"  # written into clear_refs, resets VmHWM
+DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # also if this process is killed
 
 
 class Program:
-    """One running program; its log is kept in a file."""
+    """A running program, whose log goes to a file."""
 
     def __init__(self, folder: Path, name: str, *arguments: str):
         path = PROGRAMS / name
@@ -36,12 +36,12 @@ class Program:
             self.process = subprocess.Popen(command, cwd=repository.ROOT, stdout=log, stderr=log)
 
     def records(self) -> list[dict]:
-        """What it has logged; each line must be one JSON object."""
+        """The log so far; each line must be one JSON object."""
         lines = self.log.read_bytes().split(b"\n")[:-1]  # the last may be half written
         return [json.loads(line) for line in lines]
 
     def address(self, port_name: str) -> str:
-        """Where it listens, once it does."""
+        """The address of a port, once the program listens on it."""
 
         def find() -> str | None:
             self.check_alive()
@@ -50,7 +50,7 @@ class Program:
             ]
             return next((r["address"] for r in listening if r["port_name"] == port_name), None)
 
-        return eventually(find, f"{self.name} logs where it listens ({port_name})", self.tail)
+        return eventually(find, f"{self.name} logs the address of its port {port_name}", self.tail)
 
     def check_alive(self) -> None:
         if self.process.poll() is not None:
@@ -60,27 +60,27 @@ class Program:
         return self.log.read_text(errors="replace")[-4000:]
 
     def memory(self, field: str) -> int:
-        """A line of its status that tells of memory, in bytes."""
+        """A memory field of /proc/PID/status, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
         return int(line.split()[1]) * 1024
 
     @contextlib.contextmanager
     def growth_within(self, limit: int):
-        """Fails if meanwhile it ever holds `limit` bytes of memory more than at the beginning."""
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text(FORGET_PEAK)
+        """Fails if meanwhile the program's memory ever grows by more than `limit` bytes."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text(RESET_PEAK)
         before = self.memory("VmRSS")
         yield
         growth = self.memory("VmHWM") - before
         assert growth <= limit, f"{self.name} grew by {growth} bytes"
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """Kills the program, as a crash would."""
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """Asks it to drain; it must obey and end well."""
+        """Sends SIGTERM; the program must drain and exit with status 0."""
         self.process.terminate()
         try:
             status = self.process.wait(STOP)
@@ -91,7 +91,7 @@ class Program:
 
 
 class Redis:
-    """A redis-server of our own."""
+    """A redis-server of the fleet's own."""
 
     def __init__(self, folder: Path):
         with socket.socket() as free:
@@ -112,14 +112,14 @@ class Redis:
             return False
 
     def left_over(self) -> dict[str, int]:
-        """Queues that still hold or owe something: how many jobs."""
+        """The number of jobs left, by queue, of queues that are not empty."""
         queues = list(self.client.scan_iter("bf:*:q:*"))
         assert queues, "Redis should hold the models' queues"
-        owed = {}
+        left = {}
         for queue in queues:
             pending = sum(group["pending"] for group in self.client.xinfo_groups(queue))
-            owed[queue] = self.client.xlen(queue) + pending
-        return {queue: count for queue, count in owed.items() if count}
+            left[queue] = self.client.xlen(queue) + pending
+        return {queue: count for queue, count in left.items() if count}
 
     def stop(self) -> None:
         self.client.close()
@@ -128,7 +128,7 @@ class Redis:
 
 
 class Fleet:
-    """Servers with every model of the suite ready behind one address."""
+    """Servers with every model of the suite, behind one address."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class Fleet:
         self.wait_for(*self.models)
 
     def start_front(self, *settings: str) -> Program:
-        """What clients connect to."""
+        """Starts the program that clients connect to: a gateway, or `batchfleet serve`."""
         settings = ("--listen", ANY_PORT, "--lame-duck", "0s", *settings)
         if self.redis:
             return self.run("batchfleet-gateway", *settings, "--redis-url", self.redis.url)
@@ -174,7 +174,7 @@ class Fleet:
         return program
 
     def serve(self, models: Path) -> Program:
-        """One more worker, for the models of a repository."""
+        """Starts another worker, for the models of a repository."""
         where = ("--redis-url", self.redis.url, "--model-repository", str(models))
         return self.run("batchfleet-worker", *where)
 
@@ -188,20 +188,20 @@ class Fleet:
         eventually(ready, "every model is ready", self.programs[-1].tail)
 
     def metrics(self, name: str) -> dict[str, float]:
-        """The samples whose names begin so: values by name and labels."""
+        """The samples whose names begin with `name`: values by name and labels."""
         lines = ask(self.admin, "GET", "/metrics").body.decode().splitlines()
         samples = (line.rsplit(" ", 1) for line in lines if line.startswith(name))
         return {sample: float(value) for sample, value in samples}
 
     def left_over(self) -> dict[str, float]:
-        """What is unfinished: jobs by queue, requests in flight by model."""
+        """Unfinished work: jobs by queue, requests in flight by model."""
         in_flight = self.metrics("batchfleet_gateway_in_flight")
         assert in_flight, "the metric batchfleet_gateway_in_flight should be there"
         jobs = self.redis.left_over() if self.redis else {}
         return {name: count for name, count in {**jobs, **in_flight}.items() if count}
 
     def stop(self) -> None:
-        """Ends everything, the gateway before its workers; every program must end well."""
+        """Stops all programs, the gateway before its workers; each must exit with status 0."""
         try:
             while self.programs:
                 self.programs.pop(0).stop()
@@ -217,7 +217,7 @@ class Fleet:
 
 @contextlib.contextmanager
 def running(folder: Path, kind: str, **options):
-    """A fleet; a request that it never finishes is an error."""
+    """A running fleet. Fails if a request is unfinished at the end."""
     fleet = Fleet(folder, kind, **options)
     try:
         yield fleet
@@ -229,7 +229,7 @@ def running(folder: Path, kind: str, **options):
 
 
 def eventually(condition, what: str, details=lambda: "", seconds: float = START):
-    """Asks again and again until `condition` gives something true, and returns that."""
+    """Polls `condition` until its result is true, and returns the result."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > end:

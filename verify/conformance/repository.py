@@ -1,4 +1,4 @@
-"""The models the suite asks for: echoes, and the real ones that `make models` made."""
+"""The models of the suite: echoes, and the real models of `make models`."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ Tensors = list[tuple[str, str]]  # datatype and dimensions of each
 
 
 def write(repository: Path) -> list[str]:
-    """Fills a model repository; returns the names of its models."""
+    """Fills a model repository. Returns the names of its models."""
     write_echoes(repository)
     for real in ("digits_wide", "magika"):
         if not (MODELS / real).is_dir() or not DIGITS.is_file():
@@ -39,7 +39,7 @@ def write(repository: Path) -> list[str]:
 
 
 def write_echoes(repository: Path) -> list[str]:
-    """Fills a model repository with what needs no ONNX Runtime."""
+    """Fills a model repository with echoes, which need no ONNX Runtime."""
     for datatype in DATATYPES:
         echo(repository / f"echo_{datatype.lower()}", [(datatype, "-1")])
     echo(repository / "two_inputs", [("FP32", "-1"), ("INT32", "-1")])
@@ -59,7 +59,7 @@ def names(repository: Path) -> list[str]:
 
 
 def echo(model: Path, tensors: Tensors, max_batch: int = MAX_BATCH, more: str = "") -> Path:
-    """Writes the config of a model that answers its inputs unchanged."""
+    """Writes the config of a model that returns its inputs unchanged."""
     model.mkdir()
     config = f'backend: "batchfleet_echo"\nmax_batch_size: {max_batch}\n{more}'
     for at, (datatype, dims) in enumerate(tensors):

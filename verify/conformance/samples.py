@@ -1,4 +1,4 @@
-"""One row of values for every datatype, with the extremes that must survive the way."""
+"""One row of values for every datatype, with the extremes that must come back unchanged."""
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +26,7 @@ def row(datatype: str) -> np.ndarray:
 
 
 def same(left: np.ndarray, right: np.ndarray) -> bool:
-    """Equal to the last bit."""
+    """Whether the arrays are equal bit by bit."""
     if left.dtype == object:
         return left.shape == right.shape and left.tolist() == right.tolist()
     return (left.shape, left.dtype, left.tobytes()) == (right.shape, right.dtype, right.tobytes())

@@ -1,4 +1,4 @@
-"""tritonclient's tensors, written short."""
+"""Short ways to make tritonclient's tensors."""
 
 import numpy as np
 from tritonclient.http import InferInput, InferRequestedOutput

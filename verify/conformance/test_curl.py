@@ -12,7 +12,7 @@ REQUEST = json.dumps(
 
 
 def curl(*arguments: str, body: bytes = b"") -> tuple[int, bytes]:
-    """Status and body."""
+    """The status and the body of the answer."""
     command = [
         "curl",
         "--silent",
@@ -48,7 +48,7 @@ def test_json_in_json_out(address, how):
     ]
 
 
-@pytest.mark.parametrize("count", [3, 2_000_000])  # curl asks before it sends a large body
+@pytest.mark.parametrize("count", [3, 2_000_000])  # large: `Expect: 100-continue`
 def test_raw_bytes_in_raw_bytes_out(address, count):
     values = np.arange(count, dtype="<f4").tobytes()
     status, body = curl(

@@ -1,4 +1,4 @@
-"""A real model over HTTP: right, and the same as without us."""
+"""Real models over HTTP answer the same as ONNX Runtime without Batchfleet."""
 
 import numpy as np
 import onnxruntime
@@ -34,7 +34,7 @@ def test_a_request_of_many_digits_is_answered_row_by_row(address, digits, expect
     assert np.abs(received - expected_digits[:rows]).max() < 1e-4
 
 
-def test_b57_numbers_that_are_none_do_not_change_the_neighbours_in_the_batch(
+def test_b57_nan_in_one_row_does_not_change_other_rows_of_the_batch(
     address, digits, expected_digits
 ):
     rows = [pixels[None].copy() for pixels in digits.pixels[:64]]
@@ -46,7 +46,7 @@ def test_b57_numbers_that_are_none_do_not_change_the_neighbours_in_the_batch(
 
 
 def test_magika_tells_what_kind_of_file_it_is(address):
-    """The second real model: another datatype, wide rows, many outputs."""
+    """A second real model, with another datatype, wide rows and many outputs."""
     model = repository.MODELS / "magika"
     session = onnxruntime.InferenceSession(
         model / "1" / "model.onnx", providers=["CPUExecutionProvider"]

@@ -13,7 +13,7 @@ VALUES = np.array([[1.5, -2.0, 3.25]], dtype=np.float32)
 
 @pytest.fixture
 def use(address):
-    """Runs what takes a client and the server's URL."""
+    """Runs a coroutine function of a client and the server's URL."""
 
     def run(program):
         async def connected():
@@ -56,7 +56,7 @@ def test_infers_with_either_form_in_and_out(use, binary_in, binary_out):
         request = ask(VALUES, "FP32", binary_in, request_id="42", parameters=parameters)
         headers = {}
         answer = await client.infer(url, request, "echo_fp32", response_headers=headers)
-        # The client drops the version that the answer gives.
+        # The client discards the version in the answer.
         assert (answer.model_name, answer.id) == ("echo_fp32", "42")
         assert ("inference-header-content-length" in headers) == binary_out
         assert np.array_equal(output(answer).as_numpy(), VALUES)

@@ -195,7 +195,7 @@ def test_a_model_without_a_batch_takes_shapes_as_they_are(client):
     assert samples.same(client.infer("unbatched", [given(values)]).as_numpy("OUTPUT0"), values)
 
 
-def test_priority_timeout_and_parameters_of_ones_own_are_accepted(client):
+def test_priority_timeout_and_unknown_parameters_are_accepted(client):
     answer = client.infer(
         "echo_fp32",
         [given(VALUES)],
@@ -208,9 +208,9 @@ def test_priority_timeout_and_parameters_of_ones_own_are_accepted(client):
     assert samples.same(answer.as_numpy("OUTPUT0"), VALUES)
 
 
-def test_a_timeout_that_is_too_short_is_told_as_such(client):
+def test_a_timeout_that_is_too_short_is_an_error_about_the_deadline(client):
     error = error_of(client.infer, "slow", [given(VALUES)], timeout=50_000)
-    assert error.status() in ("503", "504")  # foreseen, or not
+    assert error.status() in ("503", "504")  # refused at once, or expired
     assert "deadline" in error.message()
 
 
@@ -236,14 +236,14 @@ def test_a_compressed_request_is_answered_as_a_plain_one(client, algorithm, bina
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_who_asks_for_a_compressed_answer_can_read_it(client, algorithm):
+def test_a_client_that_asks_for_a_compressed_answer_can_read_it(client, algorithm):
     inputs, options = [given(VALUES)], {"response_compression_algorithm": algorithm}
     answer = client.infer("echo_fp32", inputs, **options)
     assert samples.same(answer.as_numpy("OUTPUT0"), VALUES)
     assert "cats" in error_of(client.infer, "cats", inputs, **options).message()
 
 
-def test_an_unknown_model_or_version_is_told_by_name(client):
+def test_an_error_names_the_unknown_model_or_version(client):
     for call in (
         client.get_model_metadata,
         client.get_model_config,
@@ -256,32 +256,32 @@ def test_an_unknown_model_or_version_is_told_by_name(client):
     assert (error.status(), "9" in error.message()) == ("404", True)
 
 
-def test_a_wrong_shape_is_told_with_the_right_one(client):
+def test_an_error_about_a_shape_gives_the_right_shape(client):
     error = error_of(client.infer, "fixed", [given(VALUES)])
     assert error.status() == "400"
     assert "[1, 3]" in error.message() and "[-1, 4]" in error.message()
 
 
-def test_a_wrong_datatype_is_told_with_the_right_one(client):
+def test_an_error_about_a_datatype_gives_the_right_datatype(client):
     error = error_of(client.infer, "echo_fp32", [given(VALUES.astype(np.int64))])
     assert error.status() == "400"
     assert "INT64" in error.message() and "FP32" in error.message()
 
 
-def test_wrong_names_are_told(client):
+def test_errors_give_the_wrong_name(client):
     error = error_of(client.infer, "echo_fp32", [given(VALUES, "cat")])
     assert "cat" in error.message()
     error = error_of(client.infer, "echo_fp32", [given(VALUES)], outputs=[wanted("dog")])
     assert "dog" in error.message()
 
 
-def test_too_many_rows_are_told_with_the_most_there_may_be(client):
+def test_an_error_about_too_many_rows_gives_the_limit(client):
     error = error_of(client.infer, "fixed", [given(np.zeros([5, 4], dtype=np.float32))])
     assert error.status() == "400"
     assert "batch_too_large" in error.message() and "4" in error.message()
 
 
-def test_half_precision_in_json_is_refused_with_the_way_out(client):
+def test_half_precision_in_json_is_refused_with_a_hint_at_the_binary_form(client):
     half = samples.row("FP16")
     for inputs, outputs in (
         ([given(half, binary=False)], [wanted()]),
@@ -292,7 +292,7 @@ def test_half_precision_in_json_is_refused_with_the_way_out(client):
         assert "binary" in error.message()
 
 
-def test_a_body_over_the_limit_is_told_as_such(client):
+def test_a_body_over_the_limit_is_refused_and_the_client_goes_on_working(client):
     too_large = np.zeros([1, (64 << 20) // 4], dtype=np.float32)
     error = error_of(client.infer, "echo_fp32", [given(too_large)])
     assert error.status() == "413"
@@ -305,7 +305,7 @@ def test_a_large_tensor_survives(client):
     assert samples.same(client.infer("echo_fp32", [given(values)]).as_numpy("OUTPUT0"), values)
 
 
-def test_what_is_not_offered_is_refused_readably(client):
+def test_unsupported_extensions_are_refused_with_404(client):
     for call, arguments in (
         (client.load_model, ["echo_fp32"]),
         (client.unload_model, ["echo_fp32"]),

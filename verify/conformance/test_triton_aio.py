@@ -1,5 +1,5 @@
-"""tritonclient[http] on asyncio. It is another client than the sync one: aiohttp beneath it sends
-a content type and asks for brotli by itself, which it cannot read."""
+"""tritonclient[http] on asyncio, which differs from the sync client: aiohttp below sends a content
+type, and accepts brotli although it cannot decode it."""
 
 import asyncio
 import inspect
@@ -18,7 +18,7 @@ VALUES = np.array([[1.5, -2.0, 3.25]], dtype=np.float32)
 
 @pytest.fixture
 def use(address):
-    """Runs what takes a client."""
+    """Runs a coroutine function of a client."""
 
     def run(program):
         assert inspect.iscoroutinefunction(program)

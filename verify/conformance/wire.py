@@ -1,4 +1,4 @@
-"""HTTP by hand, for what no client would send and for looking at bare answers."""
+"""HTTP without a client library: to send what no client sends, and to read answers unprocessed."""
 
 import contextlib
 import http.client
@@ -8,8 +8,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
-TIMEOUT = 20  # seconds: far beyond any good answer
-KEY = "a key for everything"  # heard only where keys are asked for
+TIMEOUT = 20  # seconds: much longer than any right answer takes
+KEY = "a key for everything"  # ignored by servers without keys
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Connection:
-    """A connection on which anything may be sent."""
+    """A connection on which any bytes can be sent."""
 
     def __init__(self, address: str):
         host, port = address.rsplit(":", 1)
@@ -45,25 +45,25 @@ class Connection:
         self.close()
 
     def send(self, data: bytes) -> None:
-        # The server may have answered and closed before it has read all.
+        # The server may answer and close the connection before it has read all bytes.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
 
     def has_something(self, within: float) -> bool:
-        """Whether something comes, or the end does, within so many seconds."""
+        """Whether bytes arrive, or the connection ends, within so many seconds."""
         return bool(select.select([self.socket], [], [], within)[0])
 
     def answer(self) -> Answer:
         """The next answer."""
         status = self.received.readline()
         if not status:
-            raise ConnectionError("the server closed the connection and said nothing")
+            raise ConnectionError("the server closed the connection without an answer")
         headers = http.client.parse_headers(self.received)
         body = self.received.read(int(headers.get("content-length", 0)))
         return Answer(int(status.split(b" ")[1]), headers, body)
 
     def rest(self) -> bytes:
-        """What still comes until the server closes the connection, which it must."""
+        """All bytes until the server closes the connection; fails if the server does not."""
         try:
             return self.received.read()
         except ConnectionResetError:
@@ -74,7 +74,7 @@ class Connection:
         self.socket.close()
 
     def reset(self) -> None:
-        """Ends it as a machine that crashed would."""
+        """Resets the connection, as after a crash of the client's machine."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
@@ -87,8 +87,8 @@ def ask(
     headers: dict[str, str | None] | None = None,
     announce: int | None = None,
 ) -> Answer:
-    """Sends one request on a new connection. `announce` overrides the Content-Length; a header
-    that is None is left out."""
+    """Sends one request on a new connection. `announce` overrides the Content-Length; headers
+    that are None are left out."""
     fields = {"host": address, "connection": "close", "x-api-key": KEY, **(headers or {})}
     fields["content-length"] = str(len(body) if announce is None else announce)
     head = f"{method} {path} HTTP/1.1\r\n"

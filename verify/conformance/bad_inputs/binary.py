@@ -12,12 +12,12 @@ BACK = {"parameters": {"binary_data_output": True}}
 
 
 def sized(name: str, size: object, tail: bytes = PAIR, **fields) -> Case:
-    """A request whose one tensor says it has `size` bytes."""
+    """A request whose tensor claims `size` bytes."""
     return bad(name, **binary(request(binary_tensor(size, **fields)), tail))
 
 
 def back(name: str, data: bytes, model: str = "echo_fp32", **fields) -> Case:
-    """A tensor that must come back bit by bit."""
+    """A tensor that must come back unchanged, bit by bit."""
     head = request(binary_tensor(len(data), **fields), **BACK)
     holds = lambda answer: answer.body.endswith(data)  # noqa: E731
     return good(name, **binary(head, data), model=model, holds=holds)
@@ -104,7 +104,7 @@ BOOLS = [
 
 
 def elements(name: str, data: bytes, shape: list[int]) -> Case:
-    """Strings in binary that are not what their shape says."""
+    """Strings in binary that do not match their shape."""
     head = request(binary_tensor(len(data), datatype="BYTES", shape=shape))
     return bad(name, **binary(head, data), model="echo_bytes")
 
@@ -130,7 +130,7 @@ NON_FINITE = [
     for number in (math.nan, math.inf, -math.inf)
 ]
 
-# The JSON's length moves the tensor to every offset that eight bytes can have.
+# The length of the JSON moves the tensor to every offset modulo 8.
 OFFSETS = [
     good(
         f"B58-{kind}-at-offset-{offset}",

@@ -1,4 +1,4 @@
-"""B13, B18 and B19: bodies larger than they may be. B20 and B21: compressed ones."""
+"""B13, B18 and B19: bodies over the limit. B20 and B21: compressed bodies."""
 
 import gzip
 import zlib
@@ -46,11 +46,11 @@ def compressed(name: str, body: bytes, encoding: str = "gzip", make=bad, **more)
 GZIP = gzip.compress(GOOD)
 ZLIB = zlib.compress(GOOD)
 LONG = gzip.compress(GOOD + b" " * (1 << 20))
-DEFLATE = zlib.compress(GOOD, wbits=-15)  # without zlib's head and tail
+DEFLATE = zlib.compress(GOOD, wbits=-15)  # without zlib's header and checksum
 
 
 def flipped(body: bytes, at: int) -> bytes:
-    """With one byte changed."""
+    """The body with one byte changed."""
     at %= len(body)
     return body[:at] + bytes([body[at] ^ 0x55]) + body[at + 1 :]
 

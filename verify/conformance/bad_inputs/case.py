@@ -1,4 +1,4 @@
-"""One wrong (or only odd) request, and what must come of it."""
+"""One wrong, or only odd, request, and the answer that it must get."""
 
 import json
 import struct
@@ -10,18 +10,18 @@ from wire import Answer, ask
 
 @dataclass(frozen=True)
 class Case:
-    """A request and its answer. Names begin with the number of the family of inputs."""
+    """A request and its answer. The name begins with the number of the family of inputs."""
 
     name: str
     status: int
-    code: str | None = None  # of the header x-error-code; None: any
+    code: str | None = None  # x-error-code; None: any
     body: bytes = b""
     model: str = "echo_fp32"
-    path: str = ""  # instead of the model's infer
+    path: str = ""  # "": the path of the model's inference
     method: str = "POST"
     headers: dict[str, str | None] = field(default_factory=dict)
-    announced: int | None = None  # a Content-Length that is not the body's
-    holds: Callable[[Answer], bool] = lambda answer: True  # what else the answer must be
+    announced: int | None = None  # a Content-Length other than that of the body
+    holds: Callable[[Answer], bool] = lambda answer: True  # a further check of the answer
 
     def ask(self, address: str) -> Answer:
         path = self.path or f"/v2/models/{self.model}/infer"
@@ -29,12 +29,12 @@ class Case:
 
 
 def bad(name: str, body: object, code: str | None = None, **more) -> Case:
-    """A request that gets 400."""
+    """A request that must be answered 400."""
     return Case(name, 400, code, encode(body), **more)
 
 
 def good(name: str, body: object, **more) -> Case:
-    """A request that looks wrong and is not."""
+    """A request that looks wrong, but must be answered 200."""
     return Case(name, 200, body=encode(body), **more)
 
 
@@ -45,13 +45,13 @@ def encode(body: object) -> bytes:
 
 
 def tensor(**fields) -> dict:
-    """An input of two numbers, some fields replaced; a field that is `...` is left out."""
+    """An input of two numbers. `fields` replace its fields; `...` leaves a field out."""
     whole = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]} | fields
     return {key: value for key, value in whole.items() if value is not ...}
 
 
 def request(*inputs: dict, **more) -> dict:
-    """A request with these inputs, or the plain one."""
+    """A request with these inputs, or with one input of two numbers."""
     return {"inputs": list(inputs) or [tensor()], **more}
 
 
@@ -73,7 +73,7 @@ def binary(head: object, tail: bytes, length: object = None) -> dict:
 
 
 def binary_tensor(size: object, **fields) -> dict:
-    """An input of two numbers that says its elements follow the JSON."""
+    """An input of two numbers whose elements follow the JSON."""
     return tensor(data=..., parameters={"binary_data_size": size}, **fields)
 
 

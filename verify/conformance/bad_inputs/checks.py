@@ -1,8 +1,8 @@
-"""What must be true of every answer, and after every case."""
+"""Checks of every answer, and of the servers after every case."""
 
 from wire import infer, one_input
 
-UNPARSED = "refused by the HTTP parser"  # in the place of a code
+UNPARSED = "refused by the HTTP parser"  # instead of a code: these answers have none
 
 
 def check_answer(answer, status: int, code: str | None) -> None:
@@ -24,7 +24,7 @@ def check_error(answer, status: int, code: str | None) -> None:
 
 
 def check_still_good(fleet) -> None:
-    """A new connection gets its answer, and nothing of any request is left."""
+    """Checks that a new connection is served, and that no request is left unfinished."""
     answer = infer(fleet.http, "echo_fp32", one_input([4.0, 5.5]))
     assert (answer.status, answer.outputs()) == (200, {"OUTPUT0": [4.0, 5.5]})
     assert fleet.left_over() == {}

@@ -1,4 +1,4 @@
-"""B63 to B67: who asks, for whom, and how much."""
+"""B63 to B67: keys, models and classes of clients, and headers about the client."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQAD\n-----END PU
 CLAIMS = {"sub": "all", "aud": "batchfleet", "exp": 4_000_000_000}
 HS256 = {"alg": "HS256", "typ": "JWT"}
 
-# Tokens are nobody's keys, so none is believed, whatever it says and however it is signed.
+# Servers know keys only, no tokens: every token is refused, whatever its claims and signature.
 TOKENS = {
     "expired": token(HS256, CLAIMS | {"exp": 1}, b"secret"),
     "algorithm-none": token({"alg": "none", "typ": "JWT"}, CLAIMS, None),

@@ -1,4 +1,4 @@
-"""Servers for bad inputs whose limits are small enough to be met."""
+"""Servers with limits small enough for tests to reach."""
 
 import pytest
 
@@ -12,13 +12,13 @@ from .clients import key_file
 
 @pytest.fixture(scope="session", params=KINDS)
 def guarded(request, tmp_path_factory):
-    """Servers that take small bodies, wait for them a second, and ask for keys; echoes only."""
+    """Servers of echoes that accept small bodies only, wait a second for them, and need keys."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
     keys = folder / "keys"
     keys.write_text(key_file())
     settings = ("--body-timeout", "1s", "--api-keys", str(keys))
     options = {"write": repository.write_echoes, "max_body": LIMIT}
     with running(folder, request.param, settings=settings, **options) as fleet:
-        for _ in range(50):  # Every thread gets its stack and its buffers.
+        for _ in range(50):  # Every thread allocates its stack and its buffers.
             assert infer(fleet.http, "echo_fp32", one_input([1.0] * 20_000)).status == 200
         yield fleet

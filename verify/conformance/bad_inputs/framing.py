@@ -1,11 +1,11 @@
-"""B01 to B08: what is not HTTP, or not one request."""
+"""B01 to B08: bytes that are not HTTP, or whose framing is ambiguous."""
 
 import random
 
 from .raw import CHUNKED, GOOD, HEALTH, INFER, Raw, chunked, chunks, head, post, taken, unparsed
 
 LENGTH = len(GOOD)
-# Were one of these bodies taken for shorter than it is, this would be answered too.
+# Bodies that end in a second request. A server that takes the body for shorter answers it too.
 SMUGGLED = chunked(GOOD) + head(line=HEALTH)
 BODY = GOOD + head(line=HEALTH)
 

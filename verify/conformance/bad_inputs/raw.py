@@ -1,4 +1,4 @@
-"""Bytes as they go over a connection, and what must come of them."""
+"""Bytes sent over a connection, and the answer that they must get."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,31 +21,31 @@ def head(*fields: str, line: str = INFER, key: str | None = KEY, host: bool = Tr
 
 
 def post(*fields: str, body: bytes = GOOD, **more) -> bytes:
-    """A request with a body, and how long it is."""
+    """A request with a body and its Content-Length."""
     return head(f"content-length: {len(body)}", *fields, **more) + body
 
 
 def chunks(body: bytes, size: int) -> bytes:
-    """A body in chunks; its end is missing."""
+    """A body in chunks, without the last chunk."""
     pieces = (body[at : at + size] for at in range(0, len(body), size))
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
 
 def chunked(body: bytes, size: int = 1 << 16) -> bytes:
-    """A body in chunks."""
+    """A whole body in chunks."""
     return chunks(body, size) + b"0\r\n\r\n"
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What is sent on a connection, its first answer, and what becomes of the connection."""
+    """The bytes sent on a connection, the first answer, and whether the connection stays open."""
 
     name: str
     sent: bytes
     status: int
     code: str | None = None
-    open: bool = False  # whether the connection serves on
-    holds: Callable[[Answer], bool] = lambda answer: True  # what else the answer must be
+    open: bool = False  # whether the connection must serve another request
+    holds: Callable[[Answer], bool] = lambda answer: True  # a further check of the answer
 
     def ask(self, address: str) -> Answer:
         with Connection(address) as connection:
@@ -55,16 +55,16 @@ class Raw:
                 connection.send(post())
                 assert connection.answer().status == 200
             else:
-                assert connection.rest() == b"", "what follows is not another request"
+                assert connection.rest() == b"", "the server must not answer a second request"
             return answer
 
 
 def unparsed(name: str, sent: bytes, status: int = 400) -> Raw:
-    """What the HTTP parser refuses."""
+    """Bytes that the HTTP parser must refuse."""
     return Raw(name, sent, status, UNPARSED)
 
 
 def taken(name: str, sent: bytes) -> Raw:
-    """The plain request, sent in a way that looks wrong and is not."""
+    """The plain request, sent in a way that looks wrong, but must be answered 200."""
     answered = lambda answer: answer.outputs() == {"OUTPUT0": [1.0, 2.0]}  # noqa: E731
     return Raw(name, sent, 200, open=True, holds=answered)

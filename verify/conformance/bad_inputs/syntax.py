@@ -1,4 +1,4 @@
-"""B23 to B31: JSON that is none, or not a request."""
+"""B23 to B31: bodies that are not JSON, or not a request."""
 
 from .case import Case, bad, encode, good, literal, request, tensor
 
@@ -7,7 +7,7 @@ TEXT = GOOD.decode()
 
 
 def nested(depth: int) -> str:
-    """The plain request with an unknown field in which arrays are nested, `depth` levels in all."""
+    """The plain request with an unknown field of nested arrays: `depth` levels in all."""
     return TEXT[:-1] + ', "more": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
 
 

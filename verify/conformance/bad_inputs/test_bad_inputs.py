@@ -1,4 +1,5 @@
-"""Whatever a client sends: the right status, a sentence, little memory, and nothing left behind."""
+"""Whatever a client sends, servers answer with the right status and a sentence, use little memory,
+and leave nothing behind."""
 
 import pytest
 
@@ -20,7 +21,7 @@ CASES = [
 GUARDED_CASES = [*framing.CASES, *bodies.RAW, *clients.CASES]
 FAMILIES = sorted({case.name[:3] for case in CASES})
 PROMISES = [case for case in CASES if case.name[:3] in ("B25", "B39", "B40", "B52")]
-LARGEST_GROWTH = 1 << 30  # of address space, in bytes; the cases promise far more
+LARGEST_GROWTH = 1 << 30  # of address space, in bytes; the sizes in the cases are far larger
 
 
 def check(fleet, case) -> None:
@@ -32,7 +33,7 @@ def check(fleet, case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_gets_what_is_promised_and_leaves_nothing(fleet, case):
+def test_a_bad_input_gets_its_answer_and_leaves_nothing(fleet, case):
     check(fleet, case)
 
 
@@ -51,7 +52,7 @@ def test_takes_no_more_memory_than_two_small_bodies(guarded, family):
 
 
 @pytest.mark.parametrize("case", PROMISES, ids=[case.name for case in PROMISES])
-def test_promises_take_no_memory(fleet, case):
+def test_sizes_are_not_allocated_before_their_bytes_arrive(fleet, case):
     before = fleet.front.memory("VmPeak")
     case.ask(fleet.http)
     assert fleet.front.memory("VmPeak") - before < LARGEST_GROWTH
@@ -71,7 +72,7 @@ def test_b12_a_model_whose_workers_are_gone_is_known_but_unavailable(fleet, tmp_
         answer = infer(fleet.http, "short_lived", one_input([1.0], parameters={"timeout": 500_000}))
         return answer if answer.code not in ("deadline", "queue_wait") else None
 
-    check_error(eventually(refusal, "the death is noticed"), 503, "no_workers")
+    check_error(eventually(refusal, "the gateway notices that the worker is gone"), 503, "no_workers")
     check_error(ask(fleet.http, "GET", "/v2/models/short_lived/ready"), 503, "no_workers")
     assert ask(fleet.http, "GET", "/v2/models/short_lived").status == 200
 
@@ -80,4 +81,4 @@ def test_b31_an_id_never_breaks_a_line_of_the_log(fleet):
     for case in syntax.IDS:
         case.ask(fleet.http)
     for program in fleet.programs:
-        assert program.records(), "every line is one JSON object, or this raises"
+        assert program.records(), "`records` raises unless every line is one JSON object"

@@ -1,4 +1,4 @@
-"""What one request and its answer do not show: waiting, breaking off, many at once."""
+"""Connections that wait, break off, or send many requests at once."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ from .raw import CHUNKED, GOOD, INFER, head, post
 UNKNOWN = INFER.replace("echo_fp32", "cats")
 
 
-def test_b13_who_asks_first_is_told_to_go_on(guarded):
+def test_b13_a_client_that_expects_100_continue_gets_it(guarded):
     with Connection(guarded.http) as connection:
         connection.send(head(f"content-length: {len(GOOD)}", "expect: 100-continue"))
         assert connection.answer().status == 100
@@ -28,7 +28,7 @@ def test_b13_who_asks_first_is_told_to_go_on(guarded):
 
 HEAD_TIME, BODY_TIME = 5, 1  # seconds
 
-# What is sent at once, and then byte by byte; the code, and when it should come.
+# The bytes sent at once, the bytes sent one by one, the code, and the time of the answer.
 SLOW = {
     "nothing": (b"", b"", UNPARSED, HEAD_TIME),
     "half a head": (head()[:-10], b"", UNPARSED, HEAD_TIME),
@@ -47,7 +47,7 @@ SLOW = {
 
 
 def trickle(address: str, at_once: bytes, piecemeal: bytes) -> tuple[Answer, float]:
-    """The answer, and after how many seconds it came."""
+    """Sends `piecemeal` one byte every 0.1 s. Returns the answer, and its time in seconds."""
     started = time.monotonic()
     with Connection(address) as connection:
         connection.send(at_once)
@@ -61,7 +61,7 @@ def trickle(address: str, at_once: bytes, piecemeal: bytes) -> tuple[Answer, flo
     return answer, took
 
 
-def test_b14_who_is_slow_is_cut_off_in_time(guarded):
+def test_b14_slow_clients_are_cut_off_in_time(guarded):
     with guarded.front.growth_within(2 * guarded.max_body), ThreadPoolExecutor(len(SLOW)) as pool:
         slow = {
             name: pool.submit(trickle, guarded.http, at_once, piecemeal)
@@ -86,19 +86,19 @@ def test_b15_a_body_that_breaks_off_is_counted_and_nothing_is_inferred(guarded, 
     before, accepted = cancelled(), count("accepted_total", '"echo_fp32"')
     with Connection(guarded.http) as connection:
         connection.send(post()[:-1])
-        eventually(lambda: count("body_bytes") > 0, "the body is waited for", seconds=5)
+        eventually(lambda: count("body_bytes") > 0, "the gateway waits for the body", seconds=5)
         if end == "reset":
             connection.reset()
         else:
             connection.socket.shutdown(socket.SHUT_WR)
             check_error(connection.answer(), 400, "cancelled")
             assert connection.rest() == b""
-    eventually(lambda: cancelled() == before + 1, "it is counted", seconds=5)
+    eventually(lambda: cancelled() == before + 1, "the request is counted as cancelled", seconds=5)
     assert count("accepted_total", '"echo_fp32"') == accepted
     check_still_good(guarded)
 
 
-def test_b16_a_hundred_requests_sent_ahead_get_their_own_answers_in_order(guarded):
+def test_b16_a_hundred_pipelined_requests_get_their_own_answers_in_order(guarded):
     bodies = [encode(values(n, -n)) for n in range(100)]
     with guarded.front.growth_within(2 * guarded.max_body), Connection(guarded.http) as connection:
         connection.send(b"".join(post(body=body) for body in bodies))

@@ -1,4 +1,4 @@
-//! Certificates for servers and clients on this machine.
+//! TLS certificates for servers and clients on this machine.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -8,13 +8,13 @@ use tempfile::TempDir;
 
 use crate::{RedisServer, redis_server::free_address};
 
-/// A certificate for `127.0.0.1` and its key, and who vouches for it, in files of PEM.
+/// A certificate for `127.0.0.1`, its key, and the authority that signed it, as PEM files.
 pub struct Certificates {
     folder: TempDir,
 }
 
 impl Certificates {
-    /// Makes them; nobody else vouches for them.
+    /// Generates an authority, a key and a certificate.
     ///
     /// # Errors
     /// If the files cannot be written.
@@ -24,13 +24,13 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// Makes all of them anew, in the same files.
+    /// Generates all of them again, in the same files.
     ///
     /// # Errors
     /// If the files cannot be written.
     pub fn renew(&self) -> Result<()> {
         let mut authority = CertificateParams::new(Vec::new())?;
-        // Not the name of who is vouched for, which would look as if it vouched for itself.
+        // The issuer's name must differ from the subject's, or the certificate looks self-signed.
         authority.distinguished_name.push(DnType::CommonName, "authority of a test");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
@@ -43,37 +43,38 @@ impl Certificates {
         Ok(())
     }
 
-    /// Who vouches.
+    /// The file of the authority's certificate.
     pub fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    /// The certificate.
+    /// The file of the certificate.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("certificate.pem")
     }
 
-    /// Its key.
+    /// The file of the certificate's key.
     pub fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
     }
 
-    /// Starts a redis-server that speaks TLS as well: where it does. `asks`: whether it wants to see
-    /// a certificate of its clients.
+    /// Starts a redis-server with a TLS port beside its plain one. Returns the address of the TLS
+    /// port. With `require_client` it accepts only clients with a certificate.
     ///
     /// # Errors
-    /// If there is no port for it.
+    /// If no port is free.
     ///
     /// # Panics
-    /// If there is no redis-server, or it does not start.
-    pub async fn start_redis(&self, asks: bool) -> Result<(RedisServer, SocketAddr)> {
+    /// If redis-server is not installed, or does not start.
+    pub async fn start_redis(&self, require_client: bool) -> Result<(RedisServer, SocketAddr)> {
         let address = free_address().await?;
-        let options = self.options(address, asks)?;
+        let options = self.options(address, require_client)?;
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         Ok((RedisServer::start_with(&options).await, address))
     }
 
-    /// Starts a sentinel that speaks TLS as well, and to its master: where it does.
+    /// Starts a sentinel with a TLS port beside its plain one; it connects to its master over TLS.
+    /// Returns the address of the TLS port.
     ///
     /// # Errors
     /// As [`Certificates::start_redis`].
@@ -87,19 +88,20 @@ impl Certificates {
         Ok((RedisServer::start_sentinel(master, &options).await, address))
     }
 
-    fn options(&self, address: SocketAddr, asks: bool) -> Result<Vec<String>> {
+    fn options(&self, address: SocketAddr, require_client: bool) -> Result<Vec<String>> {
         let port = address.port().to_string();
-        let file =
-            |path: PathBuf| path.into_os_string().into_string().ok().context("an odd folder");
+        let file = |path: PathBuf| {
+            path.into_os_string().into_string().ok().context("the temporary folder is not UTF-8")
+        };
         let (ca, certificate, key) =
             (file(self.ca())?, file(self.certificate())?, file(self.key())?);
-        let asks = if asks { "yes" } else { "no" };
+        let clients = if require_client { "yes" } else { "no" };
         let options = [
             ("tls-port", port.as_str()),
             ("tls-ca-cert-file", &ca),
             ("tls-cert-file", &certificate),
             ("tls-key-file", &key),
-            ("tls-auth-clients", asks),
+            ("tls-auth-clients", clients),
             ("tls-replication", "yes"),
         ];
         let options = options.map(|(option, value)| [format!("--{option}"), value.to_owned()]);

@@ -1,4 +1,4 @@
-//! A whole fleet of our own programs on a Redis of its own, serving an echo.
+//! A fleet of this build's programs on its own Redis, serving an echo model.
 
 use std::{
     fmt::Write as _,
@@ -15,23 +15,23 @@ use tokio::{
 
 use crate::{Program, RedisServer};
 
-/// What a fleet is made of.
+/// The programs of a fleet, and their settings.
 #[derive(Clone, Debug)]
 pub struct FleetPlan<'a> {
-    /// How many gateways.
+    /// Number of gateways.
     pub gateways: usize,
-    /// More flags for each gateway.
+    /// Additional flags of each gateway.
     pub gateway_flags: &'a [&'a str],
-    /// How many workers.
+    /// Number of workers.
     pub workers: usize,
-    /// More flags for each worker.
+    /// Additional flags of each worker.
     pub worker_flags: &'a [&'a str],
-    /// The fixed part of a batch's time, in milliseconds.
+    /// Fixed part of the echo's batch time, in milliseconds.
     pub batch_ms: u32,
-    /// What they serve instead of the echo: a model repository, and the model in it that every
-    /// gateway must know.
+    /// A model repository to serve instead of the echo, and the model in it that every gateway must
+    /// know before the fleet counts as started.
     pub serving: Option<(&'a Path, &'a str)>,
-    /// Where the queues are, if not in a Redis of the fleet's own.
+    /// URL of the Redis to use instead of the fleet's own.
     pub redis_url: Option<&'a str>,
 }
 
@@ -49,12 +49,14 @@ impl Default for FleetPlan<'_> {
     }
 }
 
-/// Gateways and workers over one Redis; all of them end with it. Unless the plan says otherwise,
-/// they serve the model `echo`, whose input `INPUT0`, `UINT8` of shape `[-1, -1]`, is answered as `OUTPUT0`.
+/// Gateways and workers on one Redis. Dropping the fleet stops them all.
+///
+/// Unless the plan names another model, they serve `echo`, which returns its input `INPUT0`, `UINT8`
+/// of shape `[-1, -1]`, as `OUTPUT0`.
 pub struct Fleet {
-    /// Where the queues are, unless the plan says otherwise.
+    /// The fleet's own Redis, unused if the plan names another.
     pub redis: RedisServer,
-    /// The gateways; client address: [`Fleet::targets`].
+    /// The gateways, in the order of [`Fleet::targets`].
     pub gateways: Vec<Program>,
     /// The workers.
     pub workers: Vec<Program>,
@@ -66,7 +68,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts everything and waits until each gateway knows the model.
+    /// Starts all programs, and waits until each gateway knows the model.
     ///
     /// # Errors
     /// If a program is missing or does not start; the error shows its log.
@@ -98,12 +100,12 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Starts one more worker and waits until it is ready.
+    /// Starts another worker, and waits until it is ready.
     ///
     /// # Errors
     /// As [`Fleet::start`].
     pub async fn add_worker(&mut self, flags: &[&str]) -> Result<()> {
-        let repository = self.repository.to_str().context("an odd folder")?;
+        let repository = self.repository.to_str().context("the repository's path is not UTF-8")?;
         let serve = ["--model-repository", repository, "--model", &self.model];
         let worker = self.program("batchfleet-worker", &serve, flags)?;
         let admin = worker.address("admin").await?;
@@ -114,7 +116,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Starts one more gateway and waits until it knows the model.
+    /// Starts another gateway, and waits until it knows the model.
     ///
     /// # Errors
     /// As [`Fleet::start`].
@@ -142,7 +144,7 @@ impl Fleet {
     }
 }
 
-/// Writes the model `echo` as a model repository has it, with these parameters.
+/// Writes the model `echo`, with these parameters, into a model repository.
 ///
 /// # Errors
 /// If the repository cannot be written.
@@ -159,10 +161,10 @@ pub fn echo_model(repository: &Path, parameters: &[(&str, &str)]) -> Result<()> 
     Ok(())
 }
 
-/// The sum of a metric over its labels, as a program's admin port tells it now.
+/// The sum of a metric over its labels, read from a program's admin port.
 ///
 /// # Errors
-/// If the program cannot be asked.
+/// If the admin port does not answer.
 pub async fn metric(program: &Program, name: &str) -> Result<f64> {
     let (status, text) = get(&program.address("admin").await?, "/metrics").await?;
     if status != 200 {
@@ -178,10 +180,10 @@ pub async fn metric(program: &Program, name: &str) -> Result<f64> {
     Ok(samples.sum())
 }
 
-/// GETs a path from `host:port`: the status and the body.
+/// GETs a path from `host:port`. Returns the status and the body.
 ///
 /// # Errors
-/// If nobody answers, or not in HTTP.
+/// If the connection fails, or the answer is not HTTP.
 pub async fn get(address: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");

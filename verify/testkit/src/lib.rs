@@ -1,6 +1,7 @@
 //! Real servers and real processes for tests: started on free ports, stopped on drop.
 //!
-//! Nothing here links our own crates, so that every crate may use it; it runs our programs.
+//! The library depends on no other crate of the workspace, so that every crate can use it in tests.
+//! It runs this build's programs as processes.
 
 mod certificates;
 mod fleet;

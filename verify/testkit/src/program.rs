@@ -1,4 +1,4 @@
-//! Our own programs as real processes, watched through their logs.
+//! This build's programs as real processes, whose logs tests can read.
 
 use std::{
     ffi::OsString,
@@ -16,10 +16,10 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a program may take to log what is waited for, or to exit.
+/// How long a program may take to log an awaited line, or to exit.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A program to be spawned.
+/// A program that can be spawned.
 #[must_use = "nothing runs before `spawn`"]
 pub struct ProgramBuilder {
     path: PathBuf,
@@ -40,11 +40,11 @@ impl ProgramBuilder {
         self
     }
 
-    /// Starts it. `BATCHFLEET_*` of our own environment is kept from it; its standard output is
-    /// ours.
+    /// Starts the program, without the test's `BATCHFLEET_*` variables. The program inherits the
+    /// standard output of the test.
     ///
     /// # Errors
-    /// If there is no such program, with what to do about it.
+    /// If the program is missing; the error says how to build it.
     pub fn spawn(self) -> Result<Program> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         ensure!(
@@ -73,7 +73,7 @@ impl ProgramBuilder {
     }
 }
 
-/// A running program of ours; killed on drop.
+/// A running program; killed on drop.
 pub struct Program {
     name: String,
     child: Child,
@@ -81,26 +81,26 @@ pub struct Program {
 }
 
 impl Program {
-    /// Our binary of this name.
+    /// A program of this build, by name.
     ///
     /// # Errors
-    /// If the running test does not know where it is.
+    /// As [`Program::path`].
     pub fn named(name: &str) -> Result<ProgramBuilder> {
         Ok(Self::at(Self::path(name)?))
     }
 
-    /// Where our binary of this name is: beside the running test in the target directory.
+    /// The path of a program of this build: beside the running test in the target folder.
     ///
     /// # Errors
-    /// If the running test does not know where it is.
+    /// If the path of the running test is unknown.
     pub fn path(name: &str) -> Result<PathBuf> {
-        let test = std::env::current_exe().context("where is this test?")?;
-        // A test is in `deps`, an example in `examples`, a binary where we look for its siblings.
+        let test = std::env::current_exe().context("the path of this test is unknown")?;
+        // A test is in `deps`, an example in `examples`, a program in their parent folder.
         let directory = test
             .ancestors()
             .skip(1)
             .find(|folder| !folder.ends_with("deps") && !folder.ends_with("examples"))
-            .context("this test is nowhere")?;
+            .context("the test is not in a target folder")?;
         Ok(directory.join(name))
     }
 
@@ -113,31 +113,30 @@ impl Program {
         }
     }
 
-    /// Everything it has logged so far: an object a line, or a string where a line is no JSON (a
-    /// panic).
+    /// The lines logged so far: JSON objects, or strings where a line is not JSON (a panic).
     pub fn log(&self) -> Vec<Value> {
         self.log.borrow().clone()
     }
 
-    /// Waits for a line of its log, from the first on, that satisfies `predicate`.
+    /// Waits for a line of the log, from the first on, that satisfies `predicate`.
     ///
     /// # Errors
-    /// If it ends or half a minute passes without one; the error shows its log.
+    /// If the program ends, or half a minute passes, without such a line; the error shows the log.
     pub async fn wait_for_log(&self, predicate: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut log = self.log.clone();
         let found = |lines: &Vec<Value>| lines.iter().any(&predicate);
         let waited = match timeout(LIMIT, log.wait_for(found)).await {
             Ok(Ok(lines)) => Ok(lines.iter().find(|line| predicate(line)).cloned()),
             Ok(Err(_)) => Err("ended"),
-            Err(_) => Err("was waited for in vain"),
+            Err(_) => Err("did not log the awaited line"),
         };
         match waited {
-            Ok(line) => line.context("the line vanished"),
+            Ok(line) => line.context("no line satisfies the predicate any more"),
             Err(why) => bail!("{} {why}; its log:\n{}", self.name, self.print_log()),
         }
     }
 
-    /// The address it listens on, from its line
+    /// The address of one of the program's ports, from its log line
     /// `{"message":"listening","port_name":…,"address":…}`.
     ///
     /// # Errors
@@ -146,10 +145,10 @@ impl Program {
         let line = self
             .wait_for_log(|line| line["message"] == "listening" && line["port_name"] == port_name)
             .await?;
-        Ok(line["address"].as_str().context("the address is no text")?.to_owned())
+        Ok(line["address"].as_str().context("the address is not a string")?.to_owned())
     }
 
-    /// Its process id, while it has not been waited for.
+    /// The process id, unless the program has been waited for.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
     }
@@ -157,7 +156,7 @@ impl Program {
     /// Sends a signal by name: `TERM`, `INT`, `STOP`, `CONT`.
     ///
     /// # Errors
-    /// If it has been waited for, or the signal could not be sent.
+    /// If the program has been waited for, or the signal could not be sent.
     pub async fn signal(&self, name: &str) -> Result<()> {
         let id = self.id().with_context(|| format!("{} has ended", self.name))?;
         let kill = format!("kill -{name} {id}");
@@ -166,10 +165,10 @@ impl Program {
         Ok(())
     }
 
-    /// Waits until it exits by itself; its log is complete then.
+    /// Waits until the program exits by itself. Afterwards the log is complete.
     ///
     /// # Errors
-    /// If it has not within half a minute; the error shows its log.
+    /// If the program does not exit within half a minute; the error shows the log.
     pub async fn wait(&mut self) -> Result<ExitStatus> {
         let ended = async {
             while self.log.changed().await.is_ok() {}
@@ -181,7 +180,7 @@ impl Program {
         }
     }
 
-    /// Asks it to stop (`SIGTERM`) and waits until it has.
+    /// Sends `SIGTERM`, and waits until the program has exited.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -190,10 +189,10 @@ impl Program {
         self.wait().await
     }
 
-    /// Kills it (`SIGKILL`).
+    /// Kills the program (`SIGKILL`).
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the signal cannot be sent.
     pub async fn kill(&mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }
@@ -203,7 +202,7 @@ impl Program {
     }
 }
 
-/// Gathers a program's standard error until it closes.
+/// Collects the lines of a program's standard error until the program closes it.
 async fn collect(stderr: ChildStderr, log: watch::Sender<Vec<Value>>) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {

@@ -18,14 +18,14 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// The most bytes passed on at once.
+/// The most bytes forwarded at once.
 const PIECE: usize = 64 * 1024;
-/// The same, in bad weather.
+/// The most bytes forwarded at once in bad weather.
 const SMALL_PIECE: usize = 4 * 1024;
-/// Pieces that may be on their way at once.
+/// The most pieces that are delayed at once, in each direction of a connection.
 const UNDER_WAY: usize = 256;
 
-/// Passes bytes between its own port and one address, until told otherwise. Stops on drop.
+/// Forwards connections from its own port to one address. Stops on drop.
 pub struct CuttingProxy {
     address: SocketAddr,
     state: watch::Sender<State>,
@@ -47,16 +47,16 @@ enum Mode {
     Stalling,
 }
 
-/// How a bad network treats what passes it, in pieces of at most 4 KiB.
+/// The faults of a bad network. Bytes pass in pieces of at most 4 KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
-    /// Each piece takes a random time of up to so much longer.
+    /// The most by which a piece is delayed; the delay is random.
     pub delay: Duration,
-    /// The share of pieces that take as much longer again as [`Weather::stall`].
+    /// The share of pieces that are also delayed by [`Weather::stall`].
     pub stalled: f64,
-    /// How long a stalled piece stalls.
+    /// The additional delay of a stalled piece.
     pub stall: Duration,
-    /// How likely a connection is to be cut in any one second.
+    /// The probability, per second, that a connection is cut.
     pub cuts_per_second: f64,
 }
 
@@ -64,7 +64,7 @@ impl CuttingProxy {
     /// Starts a proxy to `upstream`.
     ///
     /// # Errors
-    /// If no port can be had.
+    /// If no port is free.
     pub async fn start(upstream: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -75,41 +75,41 @@ impl CuttingProxy {
         Ok(Self { address, state, connections, listener })
     }
 
-    /// Where clients find it.
+    /// The address of the proxy.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes every connection; new ones are served as before.
+    /// Closes every connection; new ones are forwarded as before.
     pub fn cut(&self) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.abort_all();
     }
 
-    /// Closes every connection, and every new one at once.
+    /// Closes every connection, and every new one as soon as it is accepted.
     pub fn refuse(&self) {
         self.state.send_modify(|state| state.mode = Mode::Refusing);
         self.cut();
     }
 
-    /// Passes nothing on but keeps every connection open, as a network does when it lost the other
-    /// side without a word.
+    /// Forwards nothing, but keeps every connection open, as if the network had lost the other side
+    /// without closing the connection.
     pub fn stall(&self) {
         self.state.send_modify(|state| state.mode = Mode::Stalling);
     }
 
-    /// Works again. What was held back while stalling is passed on.
+    /// Forwards again, first the bytes held back by [`CuttingProxy::stall`].
     pub fn resume(&self) {
         self.state.send_modify(|state| state.mode = Mode::Passing);
     }
 
-    /// Closes every connection and leads new ones to another address.
+    /// Closes every connection, and forwards new ones to another address.
     pub fn redirect(&self, upstream: SocketAddr) {
         self.state.send_modify(|state| state.upstream = upstream);
         self.cut();
     }
 
-    /// Treats what passes as a bad network does; `None` for a good one.
+    /// Sets the faults of the network; `None` for none.
     pub fn set_weather(&self, weather: Option<Weather>) {
         self.state.send_modify(|state| state.weather = weather);
     }
@@ -137,11 +137,11 @@ async fn accept(
     }
 }
 
-/// One connection; ends, and closes both sides, as soon as one side is closed.
+/// Forwards one connection. Closes both sides as soon as one is closed.
 async fn serve(client: TcpStream, state: watch::Receiver<State>) {
     let upstream = state.borrow().upstream;
     let Ok(server) = TcpStream::connect(upstream).await else { return };
-    // Two hops must not wait for each other's acknowledgements; a socket that refuses is as good.
+    // Without TCP_NODELAY the two hops wait for each other's acknowledgements. An error does no harm.
     drop((client.set_nodelay(true), server.set_nodelay(true)));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
@@ -152,7 +152,7 @@ async fn serve(client: TcpStream, state: watch::Receiver<State>) {
     }
 }
 
-/// Ends when the weather cuts the connection.
+/// Returns when the weather cuts the connection.
 async fn cut_at_random(state: watch::Receiver<State>) {
     loop {
         sleep(Duration::from_secs(1)).await;
@@ -163,8 +163,8 @@ async fn cut_at_random(state: watch::Receiver<State>) {
     }
 }
 
-/// One direction of a connection, until it is closed. Pieces arrive in order, each as late as it
-/// should; those under way do not hold up the reading of more.
+/// Forwards one direction of a connection, until it is closed. Pieces arrive in order, each with its
+/// delay; delayed pieces do not hold up the reading of more.
 async fn pass(from: OwnedReadHalf, to: OwnedWriteHalf, state: watch::Receiver<State>) {
     let (pieces, under_way) = mpsc::channel(UNDER_WAY);
     tokio::join!(take(from, pieces, state.clone()), deliver(under_way, to, state));
@@ -184,7 +184,7 @@ async fn take(
             () = pieces.closed() => return,
         };
         let Ok(length @ 1..) = length else { return };
-        let due = Instant::now() + weather.map_or(Duration::ZERO, Weather::delays);
+        let due = Instant::now() + weather.map_or(Duration::ZERO, Weather::random_delay);
         if pieces.send((due, buffer[..length].to_vec())).await.is_err() {
             return;
         }
@@ -209,8 +209,8 @@ async fn deliver(
 }
 
 impl Weather {
-    /// How much longer one piece takes.
-    fn delays(self) -> Duration {
+    /// The random delay of one piece.
+    fn random_delay(self) -> Duration {
         let mut random = rand::rng();
         let stall = if random.random_bool(self.stalled) { self.stall } else { Duration::ZERO };
         self.delay.mul_f64(random.random()) + stall

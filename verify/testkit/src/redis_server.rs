@@ -1,4 +1,4 @@
-//! A real redis-server of one's own, or a sentinel that watches one.
+//! A real redis-server for one test, or a sentinel that watches one.
 
 use std::{
     fs,
@@ -16,14 +16,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long a server may take to answer; a busy machine is slow, a broken one is not waited for.
+/// How long a server may take to start: long enough for a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// Others may take a port between our finding it and the server's binding it.
+/// Ports to try: another process may bind a free port before the server does.
 const PORTS_TO_TRY: usize = 5;
 
-/// Runs redis-server beside a watch on the standard input, which closes when we drop it, but also
-/// when a killed test never gets to: no server outlives its test.
+/// Runs redis-server, and kills it when the standard input closes. The test holds the other end,
+/// which closes even if the test itself is killed, so that no server outlives its test.
 const GUARD: &str = r#"
     command -v "$0" >/dev/null || exit 127
     exec 3<&0
@@ -33,10 +33,10 @@ const GUARD: &str = r#"
     kill $watch
     exit $status"#;
 
-/// The file with its settings, in its folder; what it learns is added to it.
+/// The server's configuration file, in its folder. A sentinel rewrites the file.
 const SETTINGS: &str = "redis.conf";
 
-/// How the guard says that there is no redis-server.
+/// The guard's exit status if redis-server is not installed.
 const MISSING: i32 = 127;
 
 /// A redis-server without persistence on a free port, killed on drop.
@@ -48,18 +48,18 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one; it answers when this returns.
+    /// Starts a server, and waits until it answers.
     ///
     /// # Panics
-    /// If there is no redis-server, or it does not start.
+    /// If redis-server is not installed, or does not start.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Starts one with more options, such as `["--maxmemory", "2mb"]`.
+    /// Starts a server with additional options, such as `["--maxmemory", "2mb"]`.
     ///
     /// # Panics
-    /// If there is no redis-server, or it does not start.
+    /// If redis-server is not installed, or does not start.
     #[expect(clippy::panic, reason = "a test cannot go on without its server")]
     pub async fn start_with(options: &[&str]) -> Self {
         match Self::try_start("", options).await {
@@ -68,11 +68,12 @@ impl RedisServer {
         }
     }
 
-    /// Starts a sentinel that watches the master at this address, calls it `main`, believes it dead
-    /// after half a second of silence and needs nobody's consent.
+    /// Starts a sentinel that watches the master at this address under the name `main`. The sentinel
+    /// takes the master for dead after half a second without an answer, and needs no other sentinel
+    /// to agree.
     ///
     /// # Panics
-    /// If there is no redis-server, or it does not start.
+    /// If redis-server is not installed, or does not start.
     #[expect(clippy::panic, reason = "a test cannot go on without its server")]
     pub async fn start_sentinel(master: SocketAddr, options: &[&str]) -> Self {
         let settings = format!(
@@ -84,7 +85,8 @@ impl RedisServer {
         );
         let start = async {
             let sentinel = Self::try_start(&settings, &[&["--sentinel"], options].concat()).await?;
-            // It would look at a healthy replica every ten seconds, and promotes none unseen.
+            // By default a sentinel reads a healthy replica's state every 10 s, and promotes only
+            // replicas whose state it has read.
             sentinel.ask("SENTINEL DEBUG INFO-PERIOD 100").await?;
             Ok::<_, anyhow::Error>(sentinel)
         };
@@ -109,41 +111,41 @@ impl RedisServer {
         Err(last.context("no port tried")?)
     }
 
-    /// Where clients find it.
+    /// The URL of the server.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 
-    /// Its address.
+    /// The address of the plain port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A number that it tells of itself in `INFO`, such as `process_id`.
+    /// A number from the server's `INFO`, such as `process_id`.
     ///
     /// # Errors
-    /// If it does not answer, or has no such number.
+    /// If the server does not answer, or `INFO` has no such number.
     pub async fn info(&self, field: &str) -> Result<u64> {
         Ok(field_of(&self.ask("INFO").await?, field)?.parse()?)
     }
 
-    /// What it answers to a command, as it sends that.
+    /// Sends a command. Returns the answer as the server encodes it.
     ///
     /// # Errors
-    /// If it does not answer.
+    /// If the server does not answer.
     pub async fn ask(&self, command: &str) -> Result<String> {
         ask(self.address, command).await
     }
 
-    /// Kills it, as `kill -9` does; everything in it is gone.
+    /// Kills the server, as `kill -9` does. All data is lost.
     pub fn kill(&mut self) {
         end(&mut self.child);
     }
 
-    /// Kills it if it still lives, and starts it again, empty, on the same port.
+    /// Kills the server if it still runs, and starts it again, empty, on the same port.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the server does not start.
     #[expect(clippy::panic, reason = "a test cannot go on without its server")]
     pub async fn restart(&mut self) {
         self.kill();
@@ -160,12 +162,12 @@ impl Drop for RedisServer {
     }
 }
 
-/// An address that nobody else has at the moment.
+/// An address on which no process listens now.
 pub(crate) async fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
 }
 
-/// Starts a server and waits until it, and no other process, answers at `address`.
+/// Starts a server, and waits until this server, and no other process, answers at `address`.
 async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) -> Result<Child> {
     let mut child = Command::new("sh")
         .args(["-c", GUARD, "redis-server"])
@@ -190,9 +192,9 @@ async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) ->
     })
 }
 
-/// Makes the guard kill its server, and waits for both.
+/// Makes the guard kill its server, and waits until both have ended.
 fn end(guard: &mut Child) {
-    // Waiting closes the guard's input first. It fails only for one that has been waited for.
+    // `wait` closes the guard's standard input first. It fails only if the guard was already awaited.
     drop(guard.wait());
 }
 
@@ -207,17 +209,17 @@ async fn wait_until_it_answers(
         match guard.try_wait()? {
             None => {}
             Some(status) if status.code() == Some(MISSING) => {
-                bail!("it is not installed: apt-get install redis-server")
+                bail!("redis-server is not installed: apt-get install redis-server")
             }
-            Some(status) => bail!("it exited with {status}"),
+            Some(status) => bail!("redis-server exited with {status}"),
         }
-        // The port may belong to another server that was faster: ours is known by its settings.
+        // Another server may have bound the port first: the configuration file tells them apart.
         if let Ok(Ok(info)) = timeout(Duration::from_secs(1), ask(address, "INFO")).await
             && field_of(&info, "config_file").is_ok_and(|theirs| Path::new(theirs) == ours)
         {
             return Ok(());
         }
-        ensure!(Instant::now() < until, "it did not answer within {START_LIMIT:?}");
+        ensure!(Instant::now() < until, "redis-server did not answer within {START_LIMIT:?}");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -228,11 +230,11 @@ fn field_of<'a>(info: &'a str, field: &str) -> Result<&'a str> {
     values.next().with_context(|| format!("no {field} in INFO"))
 }
 
-/// What it answers to a command, behind its answer to `PING`.
+/// Sends `PING` and a command. Returns both answers.
 async fn ask(address: SocketAddr, command: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("PING\r\n{command}\r\n").as_bytes()).await?;
-    // It answers before it closes. A sentinel knows no `QUIT`.
+    // The server answers, then closes its side too. `QUIT` is unknown to a sentinel.
     stream.shutdown().await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -1,4 +1,4 @@
-//! A Redis with a replica, and a sentinel that promotes it when need be.
+//! A Redis with a replica, and a sentinel that promotes the replica when the master fails.
 
 use std::time::Duration;
 
@@ -7,61 +7,61 @@ use tokio::time::{sleep, timeout};
 
 use crate::RedisServer;
 
-/// How long it may take until each knows the others.
+/// How long the servers may take to discover each other, or to fail over.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// A master, its replica and a sentinel of both.
+/// A master, its replica and a sentinel that watches both.
 pub struct WatchedRedis {
-    /// The master at first.
+    /// The first master.
     pub master: RedisServer,
-    /// Its replica, in step with it.
+    /// The first master's replica.
     pub replica: RedisServer,
-    /// The sentinel, to which the master is `main`.
+    /// The sentinel, which calls the master `main`.
     pub sentinel: RedisServer,
 }
 
 impl WatchedRedis {
-    /// Starts all three; the replica can be promoted when this returns.
+    /// Starts all three, and waits until the sentinel could promote the replica.
     ///
     /// # Errors
-    /// If they do not find each other.
+    /// If the servers do not discover each other.
     ///
     /// # Panics
-    /// If there is no redis-server, or one does not start.
+    /// If redis-server is not installed, or a server does not start.
     pub async fn start() -> Result<Self> {
         let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
         let port = master.address().port().to_string();
         let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
-        says(&replica, "INFO", "master_link_status:up").await?;
+        until_answer(&replica, "INFO", "master_link_status:up").await?;
         let sentinel = RedisServer::start_sentinel(master.address(), &[]).await;
-        says(&sentinel, "SENTINEL REPLICAS main", "role-reported\r\n$5\r\nslave").await?;
-        says(&sentinel, "SENTINEL REPLICAS main", "master-link-status\r\n$2\r\nok").await?;
+        until_answer(&sentinel, "SENTINEL REPLICAS main", "role-reported\r\n$5\r\nslave").await?;
+        until_answer(&sentinel, "SENTINEL REPLICAS main", "master-link-status\r\n$2\r\nok").await?;
         Ok(Self { master, replica, sentinel })
     }
 
-    /// Where clients find it.
+    /// The URL by which clients find the master.
     pub fn url(&self) -> String {
         format!("redis+sentinel://{}/main", self.sentinel.address())
     }
 
-    /// Makes the replica the master, while both live. The old master learns of it seconds later, and
-    /// serves on until then.
+    /// Makes the replica the master while both run. The old master is demoted seconds later, and
+    /// accepts writes until then.
     ///
     /// # Errors
-    /// If it does not happen.
+    /// If the replica does not become the master.
     pub async fn fail_over(&self) -> Result<()> {
-        says(&self.sentinel, "SENTINEL FAILOVER main", "+OK").await?;
-        says(&self.replica, "ROLE", "master").await
+        until_answer(&self.sentinel, "SENTINEL FAILOVER main", "+OK").await?;
+        until_answer(&self.replica, "ROLE", "master").await
     }
 }
 
-/// Asks until the answer has this in it.
-async fn says(server: &RedisServer, command: &str, what: &str) -> Result<()> {
-    let said = async {
-        while !server.ask(command).await?.contains(what) {
+/// Repeats a command until the answer contains `text`.
+async fn until_answer(server: &RedisServer, command: &str, text: &str) -> Result<()> {
+    let answered = async {
+        while !server.ask(command).await?.contains(text) {
             sleep(Duration::from_millis(10)).await;
         }
         anyhow::Ok(())
     };
-    timeout(START_LIMIT, said).await.with_context(|| format!("{command}: never {what:?}"))?
+    timeout(START_LIMIT, answered).await.with_context(|| format!("{command}: never {text:?}"))?
 }

@@ -1,7 +1,7 @@
-//! Our real programs over a real Redis, under load that checks every answer.
+//! This build's programs on a real Redis, under load that checks every answer.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-#![expect(clippy::print_stdout, reason = "the figures it measures")]
+#![expect(clippy::print_stdout, reason = "the tests print their figures")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Closed-loop users on the echo, spread over the gateways, one row each.
+/// A closed loop of users on the echo, spread over the gateways, with one row per request.
 fn plan(fleet: &Fleet, users: usize, length: Length) -> Plan {
     let targets: Vec<Target> =
         fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
@@ -30,7 +30,7 @@ fn assert_flawless(report: &Report) {
 
 #[tokio::test]
 async fn one_batch_is_made_of_requests_to_many_gateways() {
-    // Four users at a gateway: batches formed inside a gateway could never exceed 4 of 16 rows.
+    // Four users per gateway: a batch formed inside one gateway could not exceed 4 of 16 rows.
     let fleet = Fleet::start(FleetPlan {
         gateways: 8,
         worker_flags: &["--batch", "16"],
@@ -48,24 +48,24 @@ async fn one_batch_is_made_of_requests_to_many_gateways() {
 }
 
 #[tokio::test]
-async fn what_gateways_say_was_asked_is_what_was_sent() {
+async fn gateways_report_as_many_requests_as_were_sent() {
     let fleet = Fleet::start(FleetPlan { gateways: 2, batch_ms: 5, ..FleetPlan::default() });
     let fleet = fleet.await.unwrap();
     let report = run(plan(&fleet, 8, Length::Requests(400))).await.unwrap();
     assert_flawless(&report);
     let broker = RedisBroker::connect(&fleet.redis.url()).await.unwrap();
     let observer = broker.observer().await.unwrap();
-    let all_said = async {
+    let all_reported = async {
         loop {
             let reports = observer.traffic().await.unwrap();
-            let said: Vec<_> = reports.iter().flat_map(|report| &report.traffic).collect();
-            if said.iter().map(|said| said.answered).sum::<u64>() == report.sent {
-                break (reports.len(), said.iter().map(|said| said.offered).sum::<u64>());
+            let models: Vec<_> = reports.iter().flat_map(|report| &report.traffic).collect();
+            if models.iter().map(|model| model.answered).sum::<u64>() == report.sent {
+                break (reports.len(), models.iter().map(|model| model.offered).sum::<u64>());
             }
         }
     };
-    // They say it once a second.
-    let (gateways, offered) = timeout(Duration::from_secs(20), all_said).await.unwrap();
+    // Gateways publish traffic reports once a second.
+    let (gateways, offered) = timeout(Duration::from_secs(20), all_reported).await.unwrap();
     assert_eq!((gateways, offered), (2, report.sent));
 }
 
@@ -98,7 +98,7 @@ async fn five_thousand_users_each_get_their_own_answer() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_asked_to_stop_costs_no_request() {
+async fn a_worker_that_is_stopped_costs_no_request() {
     let mut fleet = Fleet::start(FleetPlan {
         workers: 2,
         worker_flags: &["--batch", "8"],
@@ -108,18 +108,18 @@ async fn a_worker_that_is_asked_to_stop_costs_no_request() {
     .await
     .unwrap();
     let load = tokio::spawn(run(plan(&fleet, 40, Length::Requests(4000))));
-    let mut leaving = fleet.workers.remove(0);
-    while metric(&leaving, "batchfleet_worker_batch_size_count").await.unwrap() < 10.0 {
+    let mut stopping = fleet.workers.remove(0);
+    while metric(&stopping, "batchfleet_worker_batch_size_count").await.unwrap() < 10.0 {
         tokio::task::yield_now().await;
     }
-    let status = leaving.terminate().await.unwrap();
+    let status = stopping.terminate().await.unwrap();
     assert!(status.success(), "{status}");
     assert_flawless(&load.await.unwrap().unwrap());
     assert_empty(&fleet).await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_asked_to_stop_answers_what_it_accepted() {
+async fn a_gateway_that_is_stopped_answers_the_requests_it_accepted() {
     let mut fleet = Fleet::start(FleetPlan {
         gateway_flags: &["--lame-duck", "0s"],
         batch_ms: 200,
@@ -166,7 +166,7 @@ async fn wrong_settings_end_a_program_with_status_64_and_one_line() {
     }
 }
 
-/// Nothing is left in the queue of the echo.
+/// Asserts that no job is left in the echo's queue.
 async fn assert_empty(fleet: &Fleet) {
     let broker = RedisBroker::connect(&fleet.redis.url()).await.unwrap();
     let queue = QueueName::new("echo", 1);
@@ -174,7 +174,7 @@ async fn assert_empty(fleet: &Fleet) {
     assert_eq!((backlog.depth(), backlog.in_flight), (0, 0));
 }
 
-/// Keep-alive connections that have each been answered once, and now wait.
+/// Opens keep-alive connections, each of which has been answered once and is idle.
 async fn idle_connections(target: &str, count: u32) -> Vec<TcpStream> {
     let address = target.strip_prefix("http://").unwrap();
     let mut idle = Vec::new();

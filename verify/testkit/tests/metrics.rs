@@ -1,4 +1,4 @@
-//! What programs count is what is documented, and what happened: the load tool counts it as well.
+//! Metrics are documented, and agree with the counts of the load tool.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -12,19 +12,19 @@ use tokio::time::timeout;
 const PREFACE: &str = "# Metrics
 
 Every program serves these at `/metrics` of its admin port, in Prometheus' text format, beside the
-`process_*` metrics of its libraries. A counter and a gauge that nothing has moved is written as 0.
+`process_*` metrics of its libraries. Counters and gauges that have not changed yet are exported as 0.
 Histograms have the same bounds in every process, so they add up over processes:
 `histogram_quantile(0.99, sum by (le) (rate(batchfleet_gateway_request_seconds_bucket[5m])))`.
 
-Names without a program (`batchfleet_queue_depth`) are facts of the fleet, which every gateway tells:
-take their maximum, not their sum. The values of `nv_inference_*` are those of one gateway: sum them.
-`batchfleet serve` has the metrics of a gateway and of a worker.
+Metrics without a program in their name (`batchfleet_queue_depth`) describe the whole fleet, and every
+gateway exports them: take their maximum, not their sum. `nv_inference_*` metrics count one gateway's
+requests: sum them. `batchfleet serve` has the metrics of a gateway and of a worker.
 
-This page is written by `cargo test -p batchfleet-testkit --test metrics`, from the programs.
+`cargo test -p batchfleet-testkit --test metrics` generates this page from the programs.
 ";
 
 #[test]
-fn the_table_of_metrics_is_what_programs_register() {
+fn the_documented_metrics_are_those_that_programs_register() {
     let mut every = Families::default();
     register_build(&mut every).unwrap();
     let programs = [
@@ -42,11 +42,11 @@ fn the_table_of_metrics_is_what_programs_register() {
     if committed != page {
         let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.md");
         std::fs::write(&fresh, page).unwrap();
-        panic!("docs/metrics.md is not what the programs say: `cp {} docs/`", fresh.display());
+        panic!("docs/metrics.md is out of date: `cp {} docs/`", fresh.display());
     }
 }
 
-/// The samples of some programs at one moment, summed over the programs and over labels.
+/// One scrape of several programs: each series, summed over the programs.
 struct Samples(BTreeMap<String, f64>);
 
 impl Samples {
@@ -80,7 +80,7 @@ impl Samples {
     }
 }
 
-/// Requests of three rows each, to all gateways.
+/// Sends requests of three rows each to all gateways.
 async fn load(fleet: &Fleet, requests: u64) -> Report {
     let targets: Vec<Target> =
         fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
@@ -89,13 +89,13 @@ async fn load(fleet: &Fleet, requests: u64) -> Report {
     run(Plan { targets, users: 24, length: Length::Requests(requests), ..one }).await.unwrap()
 }
 
-/// Some of it is told a moment after the answer, some once a second: waits until it is.
-async fn once(programs: &[Program], told: impl Fn(&Samples) -> bool) -> Samples {
+/// Scrapes until `condition` holds: some metrics change after the answer, some once a second.
+async fn once(programs: &[Program], condition: impl Fn(&Samples) -> bool) -> Samples {
     let all = async {
         loop {
             let samples = Samples::of(programs).await;
-            if told(&samples) {
-                // The first may have come in the middle of the telling.
+            if condition(&samples) {
+                // The scrape may have run while the programs updated their metrics.
                 return Samples::of(programs).await;
             }
             tokio::task::yield_now().await;
@@ -105,7 +105,7 @@ async fn once(programs: &[Program], told: impl Fn(&Samples) -> bool) -> Samples 
 }
 
 #[tokio::test]
-async fn what_is_counted_is_what_the_load_tool_counted() {
+async fn programs_and_the_load_tool_count_the_same() {
     let plan = FleetPlan {
         gateways: 2,
         workers: 2,
@@ -117,16 +117,16 @@ async fn what_is_counted_is_what_the_load_tool_counted() {
     let report = load(&fleet, 900).await;
     assert!(report.is_flawless(), "{report}");
     let sent = report.sent;
-    // Once a second, and when the queue is looked at next.
-    let all_told = |samples: &Samples| {
+    // The first changes once a second, the second when the gateway reads the queue depth again.
+    let all_counted = |samples: &Samples| {
         samples.all("nv_inference_request_success") >= sent
             && samples.all("nv_inference_pending_request_count") == 0
     };
-    let gateways = once(&fleet.gateways, all_told).await;
+    let gateways = once(&fleet.gateways, all_counted).await;
     let all_settled = |samples: &Samples| samples.all("batchfleet_worker_jobs_total") >= sent;
     let workers = once(&fleet.workers, all_settled).await;
 
-    // The gateways' books.
+    // The gateways count each request once.
     for name in ["offered_total", "accepted_total", "answered_total", "within_slo_total"] {
         assert_eq!(gateways.all(&format!("batchfleet_gateway_{name}")), sent, "{name}");
     }
@@ -145,7 +145,7 @@ async fn what_is_counted_is_what_the_load_tool_counted() {
         assert_eq!(gateways.all(name), 0, "{name}");
     }
 
-    // The workers': each row once, each batch for one reason, padded to what it may be.
+    // The workers count each row once, and each batch for one reason, padded to an allowed size.
     let (rows, batches) = (
         workers.all("batchfleet_worker_batch_size_sum"),
         workers.all("batchfleet_worker_batch_size_count"),
@@ -159,13 +159,13 @@ async fn what_is_counted_is_what_the_load_tool_counted() {
         assert_eq!(workers.all(&format!("batchfleet_worker_{name}")), batches, "{name}");
     }
     assert_eq!((rows + workers.all("batchfleet_worker_padded_rows_total")) % 4, 0);
-    // One bound decides about N at each worker, one provider runs the model.
+    // Each worker has one bound of N, and one provider.
     assert_eq!(workers.sum("batchfleet_worker_batch_limit_bound", "bound=\"fixed\""), 2);
     assert_eq!(workers.all("batchfleet_worker_batch_limit_bound"), 2);
     assert_eq!(workers.all("batchfleet_worker_execution_provider"), 2);
     assert_eq!(workers.all("batchfleet_worker_batch_limit"), 2 * 12);
 
-    // Both sides agree, and so do the aliases.
+    // Gateways, workers and Triton's aliases agree.
     assert_eq!(gateways.all("nv_inference_request_success"), sent);
     assert_eq!(gateways.all("nv_inference_count"), rows);
     // Each gateway rounds its share of the batches.
@@ -177,14 +177,14 @@ async fn what_is_counted_is_what_the_load_tool_counted() {
 }
 
 #[tokio::test]
-async fn what_is_refused_and_what_is_late_is_counted_as_such() {
+async fn refused_and_late_requests_are_counted_as_such() {
     let plan =
         FleetPlan { worker_flags: &["--slo-p99", "1ms"], batch_ms: 20, ..FleetPlan::default() };
     let mut fleet = Fleet::start(plan).await.unwrap();
     let report = load(&fleet, 60).await;
     assert!(report.is_flawless(), "{report}");
-    let all_told = |samples: &Samples| samples.all("nv_inference_request_success") == 60;
-    let late = once(&fleet.gateways, all_told).await;
+    let all_counted = |samples: &Samples| samples.all("nv_inference_request_success") == 60;
+    let late = once(&fleet.gateways, all_counted).await;
     assert_eq!(late.all("batchfleet_gateway_answered_total"), 60);
     assert_eq!(late.all("batchfleet_gateway_within_slo_total"), 0);
 

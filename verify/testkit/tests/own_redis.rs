@@ -1,4 +1,4 @@
-//! Our real programs on the Redis of somebody who has one: behind sentinels, over TLS.
+//! This build's programs on a Redis that the user provides: behind sentinels, and over TLS.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -8,7 +8,7 @@ use batchfleet_loadgen::{Echo, Length, Plan, Report, Stop, Target, infer::Encodi
 use batchfleet_testkit::{Certificates, Fleet, FleetPlan, Program, WatchedRedis, metric};
 use tokio::{task::JoinHandle, time::sleep};
 
-/// A load on the echo, whose users ask again after a refusal.
+/// A load on the echo, whose users try again after a refusal.
 struct SteadyLoad {
     stop: Stop,
     running: JoinHandle<Report>,
@@ -26,15 +26,15 @@ impl SteadyLoad {
         Self { stop, running: tokio::spawn(async move { run(plan).await.unwrap() }) }
     }
 
-    /// Waits until so many more requests were accepted.
-    async fn goes_on(&self, fleet: &Fleet, requests: f64) {
+    /// Waits until the gateways have accepted `requests` more requests.
+    async fn until_accepted(&self, fleet: &Fleet, requests: f64) {
         let enough = accepted(fleet).await + requests;
         while accepted(fleet).await < enough {
             sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Ends it. Each request that was accepted must have got its one right answer, and none another.
+    /// Ends the load. Each accepted request must have got one answer, its own.
     async fn end_flawless(self, fleet: &Fleet) {
         self.stop.now();
         let report = self.running.await.unwrap();
@@ -44,7 +44,7 @@ impl SteadyLoad {
     }
 }
 
-/// Over this Redis.
+/// Starts a fleet on this Redis.
 async fn fleet(url: &str) -> Fleet {
     let (gateways, workers) = (2, 2);
     let plan =
@@ -65,9 +65,9 @@ async fn a_master_killed_under_load_costs_no_accepted_request() {
     let mut watched = WatchedRedis::start().await.unwrap();
     let fleet = fleet(&watched.url()).await;
     let load = SteadyLoad::start(&fleet);
-    load.goes_on(&fleet, 500.0).await;
+    load.until_accepted(&fleet, 500.0).await;
     watched.master.kill();
-    load.goes_on(&fleet, 1000.0).await;
+    load.until_accepted(&fleet, 1000.0).await;
     load.end_flawless(&fleet).await;
     assert!(watched.replica.ask("ROLE").await.unwrap().contains("master"));
 }
@@ -77,16 +77,16 @@ async fn a_planned_failover_under_load_costs_no_accepted_request() {
     let watched = WatchedRedis::start().await.unwrap();
     let fleet = fleet(&watched.url()).await;
     let load = SteadyLoad::start(&fleet);
-    load.goes_on(&fleet, 500.0).await;
+    load.until_accepted(&fleet, 500.0).await;
     watched.fail_over().await.unwrap();
-    load.goes_on(&fleet, 3000.0).await;
+    load.until_accepted(&fleet, 3000.0).await;
     load.end_flawless(&fleet).await;
     let moved = watched.replica.info("total_commands_processed").await.unwrap();
     assert!(moved > 1000, "only {moved} commands were sent to the new master");
 }
 
 #[tokio::test]
-async fn a_fleet_and_its_tools_find_redis_over_tls() {
+async fn a_fleet_and_its_tools_reach_redis_over_tls() {
     let certificates = Certificates::new().unwrap();
     let (_redis, at) = certificates.start_redis(true).await.unwrap();
     let path = |path: PathBuf| path.into_os_string().into_string().unwrap();
@@ -102,7 +102,7 @@ async fn a_fleet_and_its_tools_find_redis_over_tls() {
     };
     let fleet = Fleet::start(plan).await.unwrap();
     let load = SteadyLoad::start(&fleet);
-    load.goes_on(&fleet, 500.0).await;
+    load.until_accepted(&fleet, 500.0).await;
     load.end_flawless(&fleet).await;
     let tool = Program::named("batchfleet").unwrap().args(["set-n", "echo", "4"]);
     let status =

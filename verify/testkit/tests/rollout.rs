@@ -1,7 +1,7 @@
-//! A new version of a model takes over from the old one under load, as people replace one.
+//! A new version of a model takes over from the old one under load.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-#![expect(clippy::print_stdout, reason = "the figures it measures")]
+#![expect(clippy::print_stdout, reason = "the tests print their figures")]
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -10,15 +10,15 @@ use batchfleet_testkit::{Fleet, FleetPlan, Program, echo_model, metric};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
-/// A worker does four rows in 100 ms: 40 a second.
+/// A worker runs four rows in 100 ms, 40 rows a second.
 const BATCH_MS: &str = "100";
 const WORKER: &[&str] = &["--batch", "4"];
-/// 70 % of what three can do.
+/// 70 % of the capacity of three workers.
 const PER_SECOND: f64 = 84.0;
-/// How many requests must go the same way before it counts.
+/// Rows after which a version counts as serving the load, or as not serving it.
 const PROOF: f64 = 200.0;
 
-/// Rows that these workers have run.
+/// The number of rows that these workers have run.
 async fn rows(workers: &[Program]) -> f64 {
     let mut sum = 0.0;
     for worker in workers {
@@ -27,7 +27,7 @@ async fn rows(workers: &[Program]) -> f64 {
     sum
 }
 
-/// Waits until these workers have run so many rows more.
+/// Waits until these workers have run `more` rows.
 async fn ran(workers: &[Program], more: f64) {
     let start = rows(workers).await;
     let more = async { while rows(workers).await < start + more {} };
@@ -35,10 +35,10 @@ async fn ran(workers: &[Program], more: f64) {
 }
 
 #[tokio::test]
-async fn a_new_version_gets_the_load_once_it_can_carry_it_and_no_request_is_refused() {
+async fn a_new_version_gets_the_load_once_it_has_the_capacity_and_no_request_is_refused() {
     let folder = TempDir::new().unwrap();
     echo_model(folder.path(), &[("batch_ms", BATCH_MS)]).unwrap();
-    // One worker alone would soon make requests wait for longer than that.
+    // With one worker alone, requests would soon wait longer than this deadline.
     let plan = FleetPlan {
         gateways: 2,
         gateway_flags: &["--deadline", "2s"],
@@ -62,7 +62,7 @@ async fn a_new_version_gets_the_load_once_it_can_carry_it_and_no_request_is_refu
     }));
     ran(&fleet.workers, PROOF).await;
 
-    // From now on, workers that start serve version 2.
+    // Workers that start from now on serve version 2.
     fs::create_dir(folder.path().join("echo/2")).unwrap();
     let mut old: Vec<_> = fleet.workers.drain(..).collect();
     for workers in 1..=2 {

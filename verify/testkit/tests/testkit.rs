@@ -1,4 +1,4 @@
-//! The tools that tests rely on do what they say.
+//! Tests of the tools that other tests use.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -53,12 +53,12 @@ async fn a_stalled_proxy_holds_bytes_back_until_it_resumes() {
     proxy.stall();
     tokio::join!(
         async { assert_eq!(ping(&mut stream).await.unwrap(), "+PONG\r\n") },
-        // Runs only when the ping waits for its answer.
+        // Runs once the ping waits for its answer.
         async { proxy.resume() },
     );
 }
 
-/// A program that logs its address, then a line that is no JSON, and waits for a signal.
+/// A program that logs its address, then a line that is not JSON, and waits for a signal.
 fn program() -> anyhow::Result<Program> {
     let script = r#"
         trap 'exit 3' TERM
@@ -69,7 +69,7 @@ fn program() -> anyhow::Result<Program> {
 }
 
 #[tokio::test]
-async fn a_program_is_read_and_terminated() {
+async fn the_log_of_a_program_is_read_and_the_program_terminated() {
     let mut program = program().unwrap();
     assert_eq!(program.address("http").await.unwrap(), "127.0.0.1:7");
     program.wait_for_log(|line| line == "a panic").await.unwrap();

@@ -1,6 +1,6 @@
 //! N of a running worker whose model becomes slower, and fast again.
 
-#![expect(clippy::print_stdout, reason = "the figures it measures")]
+#![expect(clippy::print_stdout, reason = "the test prints its figures")]
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -9,23 +9,24 @@ use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, Demand};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, echo_model, metric};
 use tempfile::TempDir;
 
-/// What a batch of so many rows takes: `BATCH_MS + ROW_MS * rows`, times how slow the model is.
+/// A batch takes `BATCH_MS + ROW_MS * rows` milliseconds, times the slowness of the model.
 const BATCH_MS: u32 = 8;
 const ROW_MS: u32 = 1;
 const SLO: Duration = Duration::from_millis(150);
 const MAX_BATCH: u32 = 64;
-/// Fewer than N rows: where requests queue for longer than the target, N goes by that instead.
+/// Fewer users than N: otherwise requests queue longer than the target, and N follows the queue.
 const USERS: usize = 16;
-/// N must be back within so many batches, and stay for as many more.
+/// N must be right within so many batches, and stay right for as many more.
 const WITHIN: u64 = 20;
 
-/// What is true of the model while it is so many times as slow as its config says.
-struct Truth {
+/// The right N for a model of known cost.
+struct RightN {
     cost: CostModel,
     policy: BatchPolicy,
 }
 
-impl Truth {
+impl RightN {
+    /// For a model that is `slowness` times as slow as its config says.
     fn new(slowness: u32) -> Option<Self> {
         let took = |rows| Duration::from_millis(u64::from(slowness * (BATCH_MS + ROW_MS * rows)));
         let sizes = (0..=MAX_BATCH.ilog2()).map(|power| 1 << power);
@@ -34,24 +35,24 @@ impl Truth {
         Some(Self { cost, policy: BatchPolicy::new(BatchMode::Auto, MAX_BATCH, SLO) })
     }
 
-    /// N as it should be.
+    /// The right N.
     fn n(&self) -> u32 {
         self.policy.choose(&self.cost, &Demand::unknown(1)).n
     }
 
-    /// Rows per second in batches of `n`; none if a request that just missed one would be late.
+    /// Rows per second in batches of `n`; 0 if a request that just missed a batch would be late.
     fn goodput(&self, n: u32) -> f64 {
         if self.cost.latency(n) * 2 > SLO { 0.0 } else { self.cost.rate(n) }
     }
 
-    /// Whether `n` is worth 95 % of what it should be.
+    /// Whether `n` reaches 95 % of the goodput of the right N.
     fn is_met_by(&self, n: u32) -> bool {
         self.goodput(n) >= 0.95 * self.goodput(self.n())
     }
 }
 
-/// The batches that a worker has run, and the N it goes by.
-async fn look(worker: &Program) -> anyhow::Result<(u64, u32)> {
+/// The number of batches that a worker has run, and its N.
+async fn batches_and_n(worker: &Program) -> anyhow::Result<(u64, u32)> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts")]
     async fn count(worker: &Program, name: &str) -> anyhow::Result<u32> {
         Ok(metric(worker, name).await? as u32)
@@ -60,15 +61,15 @@ async fn look(worker: &Program) -> anyhow::Result<(u64, u32)> {
     Ok((batches.into(), count(worker, "batchfleet_worker_batch_limit").await?))
 }
 
-/// After how many batches from now on N is right, and stays so; and what it is in the end.
-async fn batches_until_right(worker: &Program, truth: &Truth) -> anyhow::Result<(u64, u32)> {
-    let (start, mut n) = look(worker).await?;
+/// The number of batches from now until N is right and stays right, and the last N.
+async fn batches_until_right(worker: &Program, right: &RightN) -> anyhow::Result<(u64, u32)> {
+    let (start, mut n) = batches_and_n(worker).await?;
     let (mut ran, mut back) = (0, 0);
     while ran < 2 * WITHIN {
-        // Of several looks after the same batch the last counts: N may be chosen a little later.
-        let (batches, later) = look(worker).await?;
+        // Of several readings after the same batch the last counts: N may change a little later.
+        let (batches, later) = batches_and_n(worker).await?;
         let batches = batches - start;
-        if batches > ran && !truth.is_met_by(n) {
+        if batches > ran && !right.is_met_by(n) {
             back = batches;
         }
         (ran, n) = (batches, later);
@@ -97,7 +98,7 @@ async fn n_is_right_again_within_20_batches_of_a_model_that_becomes_twice_as_slo
     let load = tokio::spawn(run(Plan { users: USERS, length, stop: stop.clone(), ..one }));
 
     let worker = &fleet.workers[0];
-    let (fast, slower) = (Truth::new(1).unwrap(), Truth::new(2).unwrap());
+    let (fast, slower) = (RightN::new(1).unwrap(), RightN::new(2).unwrap());
     let (_, n) = batches_until_right(worker, &fast).await.unwrap();
     println!("fast: N = {n}, right is {}", fast.n());
     assert!(fast.is_met_by(n) && !slower.is_met_by(n), "{n}");

@@ -1,7 +1,7 @@
-//! Worker processes that die over their jobs, and what becomes of these.
+//! Worker processes that die while they hold jobs: the jobs are answered all the same.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-#![expect(clippy::print_stdout, reason = "the figures it measures")]
+#![expect(clippy::print_stdout, reason = "the tests print their figures")]
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ fn queue() -> QueueName {
     QueueName::new("echo", 1)
 }
 
-/// Workers of one echo over one Redis, asked without a gateway.
+/// Workers of one echo on one Redis, to which the test submits jobs without a gateway.
 struct Bench {
     broker: RedisBroker,
     producer: Arc<dyn Producer>,
@@ -44,7 +44,7 @@ impl Bench {
         Self { broker, producer, inbox: Mutex::new(replies), gateway, redis, repository }
     }
 
-    /// So many more workers, ready.
+    /// Starts `COUNT` workers, and waits until they are ready.
     async fn workers<const COUNT: usize>(&self, flags: &[&str]) -> [Program; COUNT] {
         let (redis, repository) = (self.redis.url(), self.repository.path().to_str().unwrap());
         let common = ["--redis-url", &redis, "--model-repository", repository];
@@ -65,7 +65,7 @@ impl Bench {
         workers
     }
 
-    /// Submits a request of one row.
+    /// Submits a job of one row.
     async fn submit(&self, row: &str) -> RequestId {
         let input = Tensor {
             name: "INPUT0".to_owned(),
@@ -89,7 +89,7 @@ impl Bench {
         job.id
     }
 
-    /// Waits for so many answers; each with when it came.
+    /// Waits for `count` replies. Returns each with the time of its arrival.
     async fn replies(&self, count: usize) -> HashMap<RequestId, (Reply, Instant)> {
         let mut inbox = self.inbox.lock().await;
         let mut all = HashMap::new();
@@ -101,7 +101,7 @@ impl Bench {
         all
     }
 
-    /// A worker that has claimed `count` jobs and says that it lives, until it is told to die.
+    /// Starts a worker that has claimed `count` jobs and renews its liveness key until aborted.
     async fn doomed(&self, count: usize) -> tokio::task::JoinHandle<()> {
         let worker = WorkerId::random();
         let roles = self.broker.worker(queue(), worker).await.unwrap();
@@ -131,8 +131,8 @@ fn failure(reply: &Reply) -> Option<Failure> {
     reply.outcome.as_ref().err().map(|error| error.failure)
 }
 
-/// Kills a worker that holds 64 jobs beside three others, and measures until they are answered.
-/// `load` more jobs wait in the queue all the while.
+/// Kills one of four workers, which holds 64 jobs, and measures the time until these are answered.
+/// `load` more jobs wait in the queue meanwhile.
 async fn recover_64(load: usize) {
     let bench = Bench::start(&[("batch_ms", "20"), ("row_ms", "0.5")]).await;
     let mut victims = Vec::new();
@@ -151,7 +151,7 @@ async fn recover_64(load: usize) {
     let mut after: Vec<_> = victims.iter().map(|id| replies[id].1 - killed).collect();
     after.sort_unstable();
     println!(
-        "64 jobs of a killed worker, 3 others, {load} jobs waiting: answered from {:.1?} to {:.1?} after its death",
+        "64 jobs of a killed worker, 3 others, {load} jobs waiting: answered {:.1?} to {:.1?} after the kill",
         after[0], after[63]
     );
     assert!(after[0] <= Duration::from_secs(5), "{:?}", after[0]);
@@ -165,7 +165,7 @@ async fn a_killed_workers_batch_is_answered_by_the_others_within_seconds() {
 
 #[tokio::test]
 async fn a_killed_workers_batch_is_answered_however_much_else_waits() {
-    // Ten seconds' worth for three workers.
+    // Ten seconds of work for three workers.
     recover_64(35_000).await;
 }
 
@@ -187,11 +187,11 @@ async fn an_input_that_kills_three_workers_is_answered_by_the_fourth() {
             left += 1;
         }
     }
-    assert_eq!(left, 1, "three were to die");
+    assert_eq!(left, 1, "three of four workers should have died");
 }
 
 #[tokio::test]
-async fn a_run_that_hangs_ends_its_worker_and_everybody_else_is_answered() {
+async fn a_run_that_hangs_ends_its_worker_and_all_other_jobs_are_answered() {
     let bench = Bench::start(&[("hang_marker", "trap"), ("batch_ms", "100")]).await;
     let [mut first] = bench.workers(&["--max-batch-time", "2s"]).await;
     for _ in 0..10 {
@@ -210,7 +210,7 @@ async fn a_run_that_hangs_ends_its_worker_and_everybody_else_is_answered() {
 }
 
 #[tokio::test]
-async fn a_lost_device_ends_its_worker_at_once_and_nothing_is_answered_by_it() {
+async fn a_lost_device_ends_its_worker_at_once_without_answering() {
     let bench = Bench::start(&[("fatal_marker", "bang")]).await;
     let [mut first] = bench.workers(&[]).await;
     bench.submit("bang").await;
@@ -225,7 +225,7 @@ async fn a_lost_device_ends_its_worker_at_once_and_nothing_is_answered_by_it() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_a_wrong_setting() {
+async fn a_redis_url_of_another_scheme_is_a_wrong_setting() {
     let repository = TempDir::new().unwrap();
     echo_model(repository.path(), &[]).unwrap();
     let mut worker = Program::named("batchfleet-worker")
@@ -241,7 +241,7 @@ async fn an_address_that_is_none_is_a_wrong_setting() {
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_be_loaded_shows_although_redis_is_away() {
+async fn a_model_that_cannot_be_loaded_is_reported_even_without_redis() {
     let mut worker = Program::named("batchfleet-worker")
         .unwrap()
         .args(["--redis-url", "redis://127.0.0.1:1", "--model-repository", "/nowhere"])

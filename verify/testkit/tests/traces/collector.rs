@@ -1,4 +1,4 @@
-//! A collector of traces, as OTLP/HTTP has it.
+//! A collector of traces over OTLP/HTTP.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,10 +11,10 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::{sync::watch, time::timeout};
 
-/// Longer than spans wait to be sent.
+/// How long to wait for spans: longer than programs keep them before sending.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A span that was received. The id of a parent is 0 if there is none.
+/// A received span. `parent` is 0 for a root.
 #[derive(Clone, Debug)]
 pub(crate) struct ReceivedSpan {
     pub(crate) service: String,
@@ -26,7 +26,7 @@ pub(crate) struct ReceivedSpan {
     pub(crate) began: u64,
     pub(crate) ended: u64,
     pub(crate) attributes: HashMap<String, String>,
-    /// Traces and spans.
+    /// The trace and span ids of the linked spans.
     pub(crate) links: Vec<(u128, u64)>,
     pub(crate) failed: bool,
 }
@@ -68,14 +68,14 @@ impl Collector {
         &self.url
     }
 
-    /// All that was received, as soon as it is `enough`.
+    /// Waits until the received spans are `enough`, and returns them.
     pub(crate) async fn wait(&self, enough: impl Fn(&[ReceivedSpan]) -> bool) -> Vec<ReceivedSpan> {
         let mut spans = self.spans.clone();
         let waited = timeout(PATIENCE, spans.wait_for(|spans| enough(spans))).await;
         waited.unwrap_or_else(|_| panic!("only {:#?}", self.received())).unwrap().clone()
     }
 
-    /// All that was received.
+    /// All spans received so far.
     pub(crate) fn received(&self) -> Vec<ReceivedSpan> {
         self.spans.borrow().clone()
     }

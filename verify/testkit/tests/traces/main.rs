@@ -1,4 +1,4 @@
-//! What our programs tell a collector of traces about requests and their batches.
+//! The spans of requests and batches that programs send to a collector.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
@@ -16,14 +16,14 @@ use tokio::{
 
 use collector::{Collector, ReceivedSpan};
 
-/// What two clocks that are read one after the other may differ by: queues are timed by Redis, in
-/// whole milliseconds.
+/// Tolerance between clocks: the time in the queue is measured by Redis, in whole milliseconds.
 const CLOCKS: Duration = Duration::from_millis(2);
 const BATCH_MS: u32 = 60;
-/// The caller's own span.
+/// The id of the caller's own span.
 const CALLER: u64 = 0xb7ad_6b71_6920_3331;
 
-/// A gateway and a worker that tell `collector`; the gateway traces this share by itself.
+/// A gateway and a worker that send spans to `collector`. `share` is the part of requests that the
+/// gateway traces if the caller does not decide.
 async fn fleet(collector: &str, share: &str, worker_flags: &[&str]) -> Fleet {
     let worker_flags = [&["--trace-endpoint", collector], worker_flags].concat();
     Fleet::start(FleetPlan {
@@ -36,17 +36,17 @@ async fn fleet(collector: &str, share: &str, worker_flags: &[&str]) -> Fleet {
     .unwrap()
 }
 
-/// The nth trace.
+/// The id of the nth trace.
 fn trace(number: u128) -> u128 {
     (0x0af7_6519 << 96) + number
 }
 
-/// A caller that says whether it records the nth trace.
+/// The header of the nth trace; `flags` says whether the caller records it.
 fn caller(number: u128, flags: &str) -> String {
     format!("traceparent: 00-{:032x}-{CALLER:016x}-{flags}\r\n", trace(number))
 }
 
-/// One request with more headers; its status, and its headers by name.
+/// Sends a request with additional headers. Returns the status and the headers of the answer.
 async fn ask(fleet: &Fleet, headers: &str) -> (u16, HashMap<String, String>) {
     let address = fleet.targets()[0].strip_prefix("http://").unwrap();
     let input =
@@ -69,10 +69,10 @@ async fn ask(fleet: &Fleet, headers: &str) -> (u16, HashMap<String, String>) {
     (status.split(' ').nth(1).unwrap().parse().unwrap(), headers.lines().map(pair).collect())
 }
 
-/// What an answer tells of its batch.
-fn told(headers: &HashMap<String, String>, what: &str) -> f64 {
-    let told = headers["x-batch"].split(", ").find_map(|part| part.strip_prefix(what));
-    told.unwrap().strip_prefix('=').unwrap().parse().unwrap()
+/// A field of the answer's `x-batch` header.
+fn batch_field(headers: &HashMap<String, String>, name: &str) -> f64 {
+    let field = headers["x-batch"].split(", ").find_map(|part| part.strip_prefix(name));
+    field.unwrap().strip_prefix('=').unwrap().parse().unwrap()
 }
 
 fn of<'a>(spans: &'a [ReceivedSpan], trace: u128, name: &str) -> &'a ReceivedSpan {
@@ -88,7 +88,7 @@ async fn a_trace_shows_gateway_queue_batch_and_compute_as_long_as_they_took() {
     let collector = Collector::start();
     let fleet = fleet(collector.url(), "0", &["--batch", "1"]).await;
     let (headers, other) = (caller(1, "01"), caller(2, "01"));
-    // One waits while the other runs.
+    // One request waits while the other runs.
     let ((status, answer), (_, other)) = tokio::join!(ask(&fleet, &headers), ask(&fleet, &other));
     assert_eq!(status, 200);
     let spans = collector.wait(|spans| spans.len() == 2 * 6).await;
@@ -107,11 +107,12 @@ async fn a_trace_shows_gateway_queue_batch_and_compute_as_long_as_they_took() {
         }
         assert_eq!(whole.attributes["http.response.status_code"], "200");
         assert_eq!(batch.attributes["batchfleet.batch.rows"], "1");
-        // As long as the answer itself says.
-        assert!((compute.milliseconds() - told(&answer, "run-ms")).abs() < 0.01, "{compute:?}");
-        assert!((queue.milliseconds() - told(&answer, "queue-ms")).abs() < 0.01, "{queue:?}");
+        // The spans are as long as the `x-batch` header of the answer says.
+        let (run, wait) = (batch_field(&answer, "run-ms"), batch_field(&answer, "queue-ms"));
+        assert!((compute.milliseconds() - run).abs() < 0.01, "{compute:?}");
+        assert!((queue.milliseconds() - wait).abs() < 0.01, "{queue:?}");
         assert!(compute.milliseconds() >= f64::from(BATCH_MS), "{compute:?}");
-        // One after the other, and all within the whole.
+        // The spans follow one another within the whole.
         let parts = read.milliseconds() + queue.milliseconds() + batch.milliseconds();
         let clocks = CLOCKS.as_secs_f64() * 1e3;
         assert!(parts <= whole.milliseconds() + clocks, "{spans:#?}");
@@ -123,7 +124,7 @@ async fn a_trace_shows_gateway_queue_batch_and_compute_as_long_as_they_took() {
         }
         assert!(batch.began <= compute.began && compute.ended <= batch.ended);
     }
-    // The one that came later waited for the other's run.
+    // The later request waited for the run of the other.
     let waits = [1, 2].map(|number| of(&spans, trace(number), "queue").milliseconds());
     assert!(waits[0].max(waits[1]) >= f64::from(BATCH_MS) / 2.0, "{waits:?}");
 }
@@ -131,13 +132,13 @@ async fn a_trace_shows_gateway_queue_batch_and_compute_as_long_as_they_took() {
 #[tokio::test]
 async fn a_batch_is_linked_to_every_traced_request_in_it() {
     let collector = Collector::start();
-    // It waits long enough for all of them.
+    // The batch lingers long enough for all requests.
     let fleet = fleet(collector.url(), "0", &["--batch", "8", "--linger", "1s"]).await;
     let traced = [caller(1, "01"), caller(2, "01"), caller(3, "01")];
-    let (not, none) = (caller(4, "00"), String::new());
+    let (unrecorded, none) = (caller(4, "00"), String::new());
     let [a, b, c] = traced.each_ref().map(|headers| ask(&fleet, headers));
-    let asked = tokio::join!(a, b, c, ask(&fleet, &not), ask(&fleet, &none));
-    assert_eq!([asked.0.0, asked.1.0, asked.2.0, asked.3.0, asked.4.0], [200; 5]);
+    let all = tokio::join!(a, b, c, ask(&fleet, &unrecorded), ask(&fleet, &none));
+    assert_eq!([all.0.0, all.1.0, all.2.0, all.3.0, all.4.0], [200; 5]);
     let spans = collector.wait(|spans| spans.len() == 3 * 5 + 1).await;
     let batch = spans.iter().find(|span| span.links.len() == 3).unwrap();
     assert_eq!((batch.name.as_str(), batch.parent), ("batch", 0));
@@ -160,7 +161,7 @@ async fn callers_decide_for_their_own_traces_and_the_share_for_all_others() {
     for headers in [&caller(7, "00"), "", malformed, &twice] {
         assert_eq!(ask(&fleet, headers).await.0, 200);
     }
-    // What waits is sent before a program ends.
+    // A program sends all its spans before it ends.
     assert!(fleet.gateways[0].terminate().await.unwrap().success());
     let roots: Vec<_> =
         collector.received().into_iter().filter(|span| span.name.starts_with("POST")).collect();
@@ -169,7 +170,7 @@ async fn callers_decide_for_their_own_traces_and_the_share_for_all_others() {
 }
 
 #[tokio::test]
-async fn a_trace_tells_why_a_request_failed() {
+async fn the_trace_of_a_failed_request_has_the_error() {
     let collector = Collector::start();
     let fleet = fleet(collector.url(), "0", &["--batch", "1"]).await;
     let patient = caller(1, "01");
@@ -185,7 +186,7 @@ async fn a_trace_tells_why_a_request_failed() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_harms_nobody() {
+async fn requests_are_served_while_the_collector_is_unreachable() {
     let mut fleet = fleet("http://127.0.0.1:1", "1", &[]).await;
     for _ in 0..20 {
         assert_eq!(ask(&fleet, "").await.0, 200);
@@ -205,7 +206,7 @@ async fn a_collector_that_is_away_harms_nobody() {
 }
 
 #[tokio::test]
-async fn workers_that_do_not_trace_are_told_of_no_trace() {
+async fn jobs_carry_no_trace_unless_every_worker_traces() {
     let collector = Collector::start();
     let mut fleet = fleet(collector.url(), "0", &[]).await;
     fleet.add_worker(&[]).await.unwrap();
