@@ -3,13 +3,14 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test pictures live-pictures figures goals lint simulate-delivery chaos bench fuzz build \
+.PHONY: help demo serve test pictures live-pictures figures goals lint coverage simulate-delivery chaos bench fuzz build \
 	onnxruntime models chart images test-images test-cluster up down clean prerequisites
 
 COMMA := ,
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
 DENY := $(CACHE)/bin/cargo-deny
+LLVM_COV_TOOL := $(CACHE)/bin/cargo-llvm-cov
 LIBRARY := $(CACHE)/onnxruntime/libonnxruntime.so
 CERTIFICATES := $(CACHE)/certificates/ca-certificates.crt
 MODELS := $(CACHE)/models
@@ -22,8 +23,9 @@ LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
 SEEDS ?= 100000
-# The oldest commit whose programs must work together with today's (ARCHITECTURE.md, Versions).
-PREVIOUS ?= 55f033a
+# The commit whose programs F35 exchanges for today's: the last before the folders were rearranged. Today's
+# programs must work with those of every commit since 55f033a (ARCHITECTURE.md, Versions).
+PREVIOUS ?= 44f6410
 
 ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
 export ORT_DYLIB_PATH
@@ -66,6 +68,10 @@ lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings den
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
 	scripts/deny.sh $(DENY)
+
+coverage: $(LLVM_COV_TOOL) $(LIBRARY) models ## measure which lines the Rust tests run, in a target folder of its own
+	@scripts/prerequisites.sh redis-server
+	scripts/coverage.sh $(LLVM_COV_TOOL)
 
 fuzz: prerequisites ## fuzz the parsers for FUZZ_SECONDS each
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
