@@ -1,4 +1,4 @@
-//! A model's `config.pbtxt`, any text.
+//! Reads any text as a model's `config.pbtxt`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A request with binary tensors: where it is cut, and what stands on both sides.
+//! Reads any bytes as a request with binary tensors, cut at any offset between JSON and tensors.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The body of a JSON request, any bytes.
+//! Reads any bytes as the body of a JSON request.
 
 #![no_main]
 

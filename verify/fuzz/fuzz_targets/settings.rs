@@ -1,4 +1,4 @@
-//! The command line of a gateway, one argument a line.
+//! Reads any text as the command line of a gateway, one argument per line.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use batchfleet_gateway::Settings;
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 
-/// Settings as a program takes them: whatever passes must be safe to reckon with.
+/// Parses and checks settings as the gateway does. Sums of accepted times must not overflow.
 fn check(text: &str) {
     let arguments = std::iter::once("gateway").chain(text.lines());
     let Ok(Settings { gateway, .. }) = Settings::try_parse_from(arguments) else { return };

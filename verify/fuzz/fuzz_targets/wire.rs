@@ -1,4 +1,4 @@
-//! What a worker or a gateway may find in Redis: any bytes.
+//! Reads any bytes as a job and as replies from Redis.
 
 #![no_main]
 
@@ -9,10 +9,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let bytes = Bytes::copy_from_slice(data);
     if let Ok(job) = decode_job(bytes.clone()) {
-        assert_eq!(decode_job(encode_job(&job)).expect("what was written reads back"), job);
+        assert_eq!(decode_job(encode_job(&job)).expect("an encoded job decodes"), job);
     }
     if let Ok(replies) = decode_replies(bytes) {
-        let again = decode_replies(encode_replies(&replies)).expect("what was written reads back");
+        let again = decode_replies(encode_replies(&replies)).expect("encoded replies decode");
         assert_eq!(again, replies);
     }
 });

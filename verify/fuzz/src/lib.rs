@@ -1,4 +1,4 @@
-//! What the targets share: a model that takes everything, and what must hold of a request to it.
+//! Shared by the fuzz targets: a model of any datatypes, and the checks of a request to it.
 
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 use batchfleet_oip::{
@@ -7,7 +7,7 @@ use batchfleet_oip::{
 };
 use bytes::Bytes;
 
-/// A model with an input of every datatype, or with only one: raw requests want that.
+/// A model with one input and one output of each datatype. Raw requests need a model with one input.
 pub fn model(datatypes: &[Datatype]) -> ModelSpec {
     let tensors = |prefix: &str| {
         datatypes
@@ -29,7 +29,8 @@ pub fn model(datatypes: &[Datatype]) -> ModelSpec {
     }
 }
 
-/// Reads a request; one that is accepted must be whole, and its echo must read back as it was.
+/// Parses a request. An accepted request must be consistent, and its echo must parse to the same
+/// inputs.
 pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
     let Ok(request) = parse(&body, header, model) else { return };
     for tensor in &request.inputs {
@@ -47,7 +48,7 @@ pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
         return;
     }
     let echo = encode(model, id.as_deref(), &outputs, &inputs).expect("an echo can be written");
-    // An answer is a request, but for a few words.
+    // Turns the answer into a request, by renaming the outputs to inputs.
     let body = echo.body.concat();
     let text = String::from_utf8_lossy(&body[..echo.json_length.unwrap_or(body.len())]);
     let inputs_here = "\"parameters\":{\"binary_data_output\":true},\"inputs\":";
