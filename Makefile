@@ -23,8 +23,8 @@ LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
 SEEDS ?= 100000
-# The commit whose programs F35 exchanges for today's: the last before the folders were rearranged. Today's
-# programs must work with those of every commit since 55f033a (ARCHITECTURE.md, Versions).
+# The commit whose programs F35 replaces by the current ones: the last before the folders were rearranged. The
+# current programs must work with those of every commit since 55f033a (ARCHITECTURE.md, Versions).
 PREVIOUS ?= 44f6410
 
 ORT_DYLIB_PATH ?= $(CURDIR)/$(LIBRARY)
@@ -69,7 +69,7 @@ lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings den
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
 	scripts/deny.sh $(DENY)
 
-coverage: $(LLVM_COV_TOOL) $(LIBRARY) models ## measure which lines the Rust tests run, in a target folder of its own
+coverage: $(LLVM_COV_TOOL) $(LIBRARY) models ## measure the line coverage of the Rust tests
 	@scripts/prerequisites.sh redis-server
 	scripts/coverage.sh $(LLVM_COV_TOOL)
 

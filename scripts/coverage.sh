@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures which lines of the product the Rust tests run, in the tests and in the programs that they
-# start. Prints the share of each file, lowest first, and writes target/coverage/html/index.html.
-# A program that a test kills counts nothing.
+# Measures which lines of the product the Rust tests run, in the test binaries and in the programs that
+# tests start. Prints the share of covered lines per file, lowest first, and writes
+# target/coverage/html/index.html. A program that is killed with SIGKILL records no coverage.
 #
 # Usage: coverage.sh CARGO_LLVM_COV      the path of the program
 set -euo pipefail
