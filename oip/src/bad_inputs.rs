@@ -1,29 +1,29 @@
-//! Requests that are wrong, and some that only look so: their JSON, ids, parameters and outputs.
-//! B numbers are those of the list that every interface of ours is held to.
+//! Malformed requests, and correct ones that look malformed: JSON, ids, parameters and outputs.
+//! The B numbers are those of the list of bad inputs that every interface is tested with.
 
 use std::time::Duration;
 
 use batchfleet_broker::{Datatype, Priority};
 
-use super::{
+use crate::{
     infer::WantedOutput,
     samples::{model, parsed, request, simple, tensor, verdict},
 };
 
 const INPUTS: &str = r#""inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}]"#;
 
-/// What becomes of a good request with these fields in front.
+/// The verdict on a good request with these fields before its inputs.
 fn with(fields: &str) -> &'static str {
     verdict(parsed(&simple(Datatype::Fp32), format!("{{{fields},{INPUTS}}}")))
 }
 
-/// What becomes of this body.
+/// The verdict on this body.
 fn body(text: impl AsRef<[u8]>) -> &'static str {
     verdict(parsed(&simple(Datatype::Fp32), text))
 }
 
 #[test]
-fn b23_to_b27_what_is_not_a_json_object_is_refused() {
+fn b23_to_b27_a_body_that_is_not_a_json_object_is_refused() {
     let good = format!("{{{INPUTS}}}");
     assert_eq!(body(format!(" \n{good}\t\r\n")), "ok");
     for (case, text) in [
@@ -39,7 +39,7 @@ fn b23_to_b27_what_is_not_a_json_object_is_refused() {
         ("B24 overlong", [b"{\"a\":\"\xc0\xaf\",", &good.as_bytes()[1..]].concat()),
         ("B24 lone surrogate", format!(r#"{{"a":"\ud800",{INPUTS}}}"#).into()),
         (
-            "B25 in what is ignored",
+            "B25 in an unknown field",
             format!(r#"{{"a":{}{},{INPUTS}}}"#, "[".repeat(129), "]".repeat(129)).into(),
         ),
         ("B25 open arrays", "[".repeat(100_000).into()),
@@ -94,7 +94,7 @@ fn b28_repeated_keys_are_refused_and_b29_unknown_ones_ignored() {
 }
 
 #[test]
-fn b30_an_id_is_a_short_string_and_b31_comes_back_as_it_was() {
+fn b30_an_id_is_a_short_string_and_b31_is_kept_unchanged() {
     assert_eq!(with(&format!(r#""id":"{}""#, "i".repeat(255))), "ok");
     for id in [&format!(r#""{}""#, "i".repeat(256)), "7", "[]", "true", "{}"] {
         assert_eq!(with(&format!(r#""id":{id}"#)), "bad_id", "B30");
@@ -106,7 +106,7 @@ fn b30_an_id_is_a_short_string_and_b31_comes_back_as_it_was() {
 }
 
 #[test]
-fn b33_and_b34_inputs_are_the_models_each_once() {
+fn b33_and_b34_every_input_of_the_model_is_given_once() {
     let one =
         |name: &str| format!(r#"{{"name":{name},"datatype":"FP32","shape":[1,1],"data":[1]}}"#);
     let (x, z) = (one(r#""x""#), one(r#""z""#));
@@ -136,7 +136,7 @@ fn b33_and_b34_inputs_are_the_models_each_once() {
 }
 
 #[test]
-fn b59_outputs_are_the_models_each_once_and_all_when_none_are_named() {
+fn b59_outputs_are_the_models_each_once_and_all_if_none_are_named() {
     for (case, outputs, expected) in [
         ("unknown", r#"[{"name":"z"}]"#, "bad_outputs"),
         ("twice", r#"[{"name":"y"},{"name":"y"}]"#, "bad_outputs"),
@@ -163,7 +163,7 @@ fn b59_outputs_are_the_models_each_once_and_all_when_none_are_named() {
 }
 
 #[test]
-fn an_outputs_own_form_goes_before_the_requests() {
+fn an_outputs_own_form_overrides_the_requests() {
     let fp32 = |name| tensor(name, Datatype::Fp32, &[-1, -1]);
     let model = model(vec![fp32("x")], vec![fp32("y"), fp32("z")]);
     let wanted = |fields: &str| {
@@ -193,7 +193,7 @@ fn half_precision_outputs_are_refused_as_json_before_the_model_runs() {
 }
 
 #[test]
-fn b61_parameters_are_scalars_that_make_sense() {
+fn b61_parameters_are_scalars_in_range() {
     let many: Vec<_> = (0..10_000).map(|at| format!(r#""k{at}":1"#)).collect();
     for (parameters, expected) in [
         ("[]", "bad_parameter"),
@@ -247,7 +247,7 @@ fn timeout_is_read_as_microseconds_and_priority_as_a_class() {
 }
 
 #[test]
-fn b62_data_that_would_be_elsewhere_is_unsupported() {
+fn b62_data_outside_the_body_is_unsupported() {
     for name in
         ["shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "file", "url"]
     {

@@ -1,25 +1,25 @@
-//! Tensors that are wrong, and some that only look so: datatypes, shapes, data, binary data.
-//! B numbers are those of the list that every interface of ours is held to.
+//! Malformed tensors, and correct ones that look malformed: datatypes, shapes, data, binary data.
+//! The B numbers are those of the list of bad inputs that every interface is tested with.
 
 use batchfleet_broker::{Datatype, ModelSpec};
 use bytes::Bytes;
 
-use super::{
+use crate::{
     infer::{HeaderLength, parse},
     samples::{binary, model, parsed, request, simple, tensor, verdict},
 };
 
-/// What becomes of an input written as JSON.
+/// The verdict on an input written as JSON.
 fn json(datatype: Datatype, shape: &str, data: &str) -> &'static str {
     verdict(parsed(&simple(datatype), request(datatype, shape, data)))
 }
 
-/// What becomes of a body whose JSON has this length.
+/// The verdict on a body with this header.
 fn cut(model: &ModelSpec, header: HeaderLength, body: impl Into<Bytes>) -> &'static str {
     verdict(parse(&body.into(), header, model))
 }
 
-/// What becomes of an input sent as binary data.
+/// The verdict on an input sent as binary data.
 fn sent(datatype: Datatype, shape: &str, data: &[u8]) -> &'static str {
     let (body, header) = binary(datatype, shape, data);
     cut(&simple(datatype), header, body)
@@ -94,7 +94,7 @@ fn b42_rows_agree_and_are_no_more_than_the_model_takes() {
 }
 
 #[test]
-fn b43_to_b45_data_is_what_datatype_and_shape_say() {
+fn b43_to_b45_data_matches_datatype_and_shape() {
     for (case, datatype, shape, data) in [
         ("B43 too few", Datatype::Fp32, "[1,3]", "[1,2]"),
         ("B43 too many", Datatype::Fp32, "[1,3]", "[1,2,3,4]"),
@@ -143,7 +143,7 @@ fn b46_and_b47_numbers_are_exact() {
 }
 
 #[test]
-fn b48_bytes_may_be_any_in_binary_and_long_ones_are_refused_in_json() {
+fn b48_binary_elements_may_have_any_bytes_and_long_ones_are_refused_in_json() {
     let hostile = [&4u32.to_le_bytes()[..], b"\xff\0\xfe\n"].concat();
     assert_eq!(sent(Datatype::Bytes, "[1,1]", &hostile), "ok");
     let long = [&(1u32 << 20).to_le_bytes()[..], &vec![0; 1 << 20]].concat();

@@ -1,24 +1,27 @@
-//! The binary tensor data extension: the header that says where the JSON ends, and the tensors that
-//! follow it as plain little-endian bytes.
+//! The binary tensor data extension: a header with the length of the JSON, and tensors after the
+//! JSON as plain little-endian bytes.
 
 use batchfleet_broker::Datatype;
 use bytes::Bytes;
 
-use super::{Problem, quote, shape};
+use crate::{
+    problem::{Problem, quote},
+    shape,
+};
 
-/// What the header `Inference-Header-Content-Length` says about a body.
+/// How a body is divided, according to the header `Inference-Header-Content-Length`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderLength {
     /// No such header: the whole body is JSON.
     Absent,
-    /// 0: no JSON at all, the body is the model's one input.
+    /// 0: the body has no JSON and is the model's only input.
     Raw,
-    /// So many bytes of JSON, then tensors.
+    /// This many bytes of JSON, then tensors.
     Json(usize),
 }
 
 impl HeaderLength {
-    /// Reads the header's value; anything but a plain decimal number is a `bad_header`.
+    /// Reads the header's value. Anything but a plain decimal number is a `bad_header`.
     pub fn parse(value: &[u8]) -> Result<Self, Problem> {
         let text = String::from_utf8_lossy(value);
         let plain = value.iter().all(u8::is_ascii_digit);
@@ -36,8 +39,8 @@ impl HeaderLength {
     }
 }
 
-/// Cuts a body into its JSON and, where the header gave the JSON's length, the tensors behind it.
-pub(super) fn split(
+/// Splits a body into its JSON and, if the header gave the JSON's length, the tensors after it.
+pub(crate) fn split(
     body: &Bytes,
     json_length: Option<usize>,
 ) -> Result<(Bytes, Option<Tensors>), Problem> {
@@ -52,12 +55,12 @@ pub(super) fn split(
     Ok((body.slice(..length), Some(Tensors(body.slice(length..)))))
 }
 
-/// The part of a body after its JSON, taken tensor by tensor without copying.
-pub(super) struct Tensors(Bytes);
+/// The part of a body after its JSON, split off tensor by tensor without copying.
+pub(crate) struct Tensors(Bytes);
 
 impl Tensors {
-    /// The next tensor's bytes.
-    pub(super) fn take(&mut self, size: u64) -> Result<Bytes, Problem> {
+    /// The bytes of the next tensor.
+    pub(crate) fn take(&mut self, size: u64) -> Result<Bytes, Problem> {
         match usize::try_from(size) {
             Ok(size) if size <= self.0.len() => Ok(self.0.split_to(size)),
             _ => Err(bad(format!(
@@ -67,8 +70,8 @@ impl Tensors {
         }
     }
 
-    /// Nothing may be left over.
-    pub(super) fn end(self) -> Result<(), Problem> {
+    /// Checks that no bytes follow the last tensor.
+    pub(crate) fn end(self) -> Result<(), Problem> {
         match self.0.len() {
             0 => Ok(()),
             left => Err(bad(format!("{left} bytes are left over after the last tensor"))),
@@ -76,39 +79,39 @@ impl Tensors {
     }
 }
 
-/// Bytes that a client sent for a tensor must be one: as long as its shape says, booleans 0 or 1,
-/// BYTES elements whole and as many as its shape says.
-pub(super) fn check(data: &[u8], datatype: Datatype, shape: &[u64]) -> Result<(), Problem> {
+/// Checks that `data` is a tensor of this datatype and shape: the right length, every BOOL 0 or 1,
+/// BYTES elements complete and as many as the shape has.
+pub(crate) fn check(data: &[u8], datatype: Datatype, shape: &[u64]) -> Result<(), Problem> {
     if let Some(wanted) = shape::bytes(shape, datatype)?
         && data.len() != wanted
     {
         return Err(bad(format!(
-            "{datatype} of shape {shape:?} takes {wanted} bytes, there are {}",
+            "{datatype} of shape {shape:?} takes {wanted} bytes, but there are {}",
             data.len()
         )));
     }
     match datatype {
         Datatype::Bool if data.iter().any(|byte| *byte > 1) => {
-            Err(bad("a BOOL is a byte of 0 or 1"))
+            Err(bad("a BOOL should be a byte of 0 or 1"))
         }
         Datatype::Bytes => {
             let wanted = shape::elements(shape)?;
             let mut count = 0;
             for element in elements(data) {
-                element.ok_or_else(|| bad("a BYTES element ends after the end of the data"))?;
+                element.ok_or_else(|| bad("a BYTES element extends past the end of the data"))?;
                 count += 1;
             }
             if count == wanted {
                 return Ok(());
             }
-            Err(bad(format!("there are {count} BYTES elements where the shape says {wanted}")))
+            Err(bad(format!("there are {count} BYTES elements, but the shape has {wanted}")))
         }
         _ => Ok(()),
     }
 }
 
-/// The elements of a BYTES tensor; the last is `None` where the data ends amid one.
-pub(super) fn elements(mut data: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+/// The elements of a BYTES tensor; the last is `None` if the data ends inside an element.
+pub(crate) fn elements(mut data: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     std::iter::from_fn(move || {
         if data.is_empty() {
             return None;
@@ -122,9 +125,9 @@ pub(super) fn elements(mut data: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
 }
 
 /// Appends one element to a BYTES tensor.
-pub(super) fn push_element(out: &mut Vec<u8>, element: &[u8]) -> Result<(), Problem> {
+pub(crate) fn push_element(out: &mut Vec<u8>, element: &[u8]) -> Result<(), Problem> {
     let length = u32::try_from(element.len())
-        .map_err(|_| Problem::bad("bad_data", "a BYTES element has 4 GiB or more"))?;
+        .map_err(|_| Problem::bad("bad_data", "a BYTES element is 4 GiB or larger"))?;
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(element);
     Ok(())
@@ -139,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_is_a_plain_number_or_bad() {
+    fn the_header_must_be_a_plain_number() {
         assert_eq!(HeaderLength::parse(b"0"), Ok(HeaderLength::Raw));
         assert_eq!(HeaderLength::parse(b"123"), Ok(HeaderLength::Json(123)));
         for value in ["", "-1", "+5", "1.5", "0x10", "5,5", " 5", "99999999999999999999", "abc"] {
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_of_bytes_end_where_the_data_does() {
+    fn elements_of_bytes_end_with_the_data() {
         let whole: Vec<_> = elements(b"\x01\0\0\0a\0\0\0\0").collect();
         assert_eq!(whole, [Some(&b"a"[..]), Some(b"")]);
         let cut: Vec<_> = elements(b"\0\0\0\0\x02\0\0\0a").collect();

@@ -1,24 +1,27 @@
-//! A tensor written as JSON, turned into its bytes.
+//! Converts a tensor written as JSON to its bytes.
 
 use std::str::FromStr;
 
 use batchfleet_broker::Datatype;
 
-use super::{
-    Problem, binary,
+use crate::{
+    binary,
     json::{Kind, Reader},
     number::Number,
-    quote, shape,
+    problem::{Problem, quote},
+    shape,
 };
 
-/// The most bytes of one BYTES element that is written as JSON.
+/// The most bytes of one BYTES element written as JSON.
 const MAX_ELEMENT_BYTES: usize = 16 << 20;
 
+const NESTING: &str = "the nesting of data differs from its shape";
+
 /// Reads the `data` of a tensor: a flat array of its elements in row-major order, or arrays nested
-/// as its shape says. Returns them as little-endian bytes.
+/// according to its shape. Returns the elements as little-endian bytes.
 ///
-/// Nothing is converted silently: an integer may stand for a float, and that is all.
-pub(super) fn read(
+/// The only conversion between types is that an integer may be written for a float.
+pub(crate) fn read(
     reader: &mut Reader<'_>,
     datatype: Datatype,
     shape: &[u64],
@@ -101,13 +104,13 @@ fn double(reader: &mut Reader<'_>) -> Result<f64, Problem> {
 fn out_of_range(number: &Number<'_>, datatype: Datatype) -> Problem {
     let text = quote(number.text);
     match number.to_f64() {
-        Some(_) => bad(format!("{text} is no {datatype}")),
-        // Larger than any double: readers at large take it for malformed.
+        Some(_) => bad(format!("{text} is not a valid {datatype}")),
+        // Out of range for any double: JSON parsers in general call such a number malformed.
         None => Problem::bad("bad_json", format!("the JSON is malformed: {text} is out of range")),
     }
 }
 
-/// What comes next is no element of this type; what is no JSON at all hears that instead.
+/// The problem of a value that is not an element of this datatype; malformed JSON is reported as such.
 #[cold]
 fn mismatch(reader: &mut Reader<'_>, datatype: Datatype) -> Problem {
     let kind = match reader.kind() {
@@ -116,12 +119,12 @@ fn mismatch(reader: &mut Reader<'_>, datatype: Datatype) -> Problem {
     };
     match (reader.skip(), kind) {
         (Err(problem), _) => problem,
-        (Ok(()), Kind::Array) => bad("data is nested otherwise than its shape says"),
-        (Ok(()), _) => bad(format!("{kind} is no {datatype}")),
+        (Ok(()), Kind::Array) => bad(NESTING),
+        (Ok(()), _) => bad(format!("{kind} is not a valid {datatype}")),
     }
 }
 
-/// Reads the arrays of a tensor down to its elements, each of which `element` reads.
+/// Reads the arrays of a tensor down to its elements; `element` reads one element.
 fn tensor<'a>(
     reader: &mut Reader<'a>,
     shape: &[u64],
@@ -143,30 +146,30 @@ fn level<'a>(
 ) -> Result<(), Problem> {
     let Some((&size, inner)) = shape.split_first() else { return element(reader) };
     if reader.kind()? != Kind::Array {
-        return Err(bad("data is nested otherwise than its shape says"));
+        return Err(bad(NESTING));
     }
     let mut count = 0;
     reader.array(|reader| {
         count += 1;
         if count > size {
             reader.skip()?;
-            return Err(bad(format!("data has more than the {size} values its shape says")));
+            return Err(bad(format!("data has more than the {size} values of its shape")));
         }
         level(reader, inner, element)
     })?;
     if count < size {
-        return Err(bad(format!("data has {count} values where its shape says {size}")));
+        return Err(bad(format!("data has {count} values, but its shape has {size}")));
     }
     Ok(())
 }
 
-/// The elements that the shape promises; refused when the rest of the text is too short for them,
-/// so that no promise alone makes us reserve memory.
+/// How many elements the shape has; an error if the rest of the text is too short for them. So no
+/// shape alone makes this function's callers allocate memory.
 fn count(reader: &Reader<'_>, shape: &[u64]) -> Result<usize, Problem> {
     let count = shape::elements(shape)?;
-    // An element takes a byte at least, and so does what follows it.
+    // An element takes at least 1 byte, and so does the comma or bracket after it.
     if count > reader.remaining() / 2 {
-        return Err(bad(format!("data has fewer than the {count} values its shape says")));
+        return Err(bad(format!("data has fewer than the {count} values of its shape")));
     }
     Ok(count)
 }
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_and_flat_say_the_same() {
+    fn nested_and_flat_arrays_give_the_same_bytes() {
         let flat = of(Datatype::Int16, &[2, 1, 2], "[1, 2, -3, 4]").unwrap();
         assert_eq!(flat, [1, 0, 2, 0, 253, 255, 4, 0]);
         assert_eq!(of(Datatype::Int16, &[2, 1, 2], "[[[1,2]],[[-3,4]]]").unwrap(), flat);
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn other_nesting_than_the_shape_is_refused() {
+    fn nesting_that_differs_from_the_shape_is_refused() {
         for text in
             ["[[1,2],[3]]", "[[1,2],3,4]", "[1,2,[3,4]]", "[[1,2,3,4]]", "[[[1,2]],[[3,4]]]", "1"]
         {
@@ -205,13 +208,15 @@ mod tests {
     }
 
     #[test]
-    fn strings_become_length_and_bytes() {
+    fn strings_become_length_and_bytes_up_to_16_mib() {
         assert_eq!(
             of(Datatype::Bytes, &[2], r#"["", "é\u0000"]"#).unwrap(),
             b"\0\0\0\0\x03\0\0\0\xc3\xa9\0"
         );
-        let long = format!(r#"["{}"]"#, "a".repeat(MAX_ELEMENT_BYTES + 1));
-        assert_eq!(of(Datatype::Bytes, &[1], &long).unwrap_err().code, "bad_data");
+        let string = |length| format!("[\"{}\"]", "x".repeat(length));
+        assert!(of(Datatype::Bytes, &[1], &string(MAX_ELEMENT_BYTES)).is_ok());
+        let too_long = of(Datatype::Bytes, &[1], &string(MAX_ELEMENT_BYTES + 1));
+        assert_eq!(too_long.unwrap_err().code, "bad_data");
     }
 
     #[test]

@@ -1,15 +1,17 @@
-//! The JSON of an inference request: what the client wrote, not yet held against a model.
+//! The JSON of an inference request as the client wrote it, not yet checked against the model.
 
 use std::borrow::Cow;
 
 use batchfleet_broker::{Datatype, ModelSpec};
 
-use super::{
-    Problem, data,
+use crate::{
+    data,
     json::{Kind, Reader},
-    outputs::Asked,
+    names,
+    outputs::RequestedOutput,
     parameters::{self, RequestParameters},
-    quote, shape,
+    problem::{Problem, quote},
+    shape,
 };
 
 /// The longest `id`, in bytes.
@@ -17,32 +19,32 @@ const MAX_ID: usize = 255;
 
 /// A request as written.
 #[derive(Default)]
-pub(super) struct Document<'a> {
-    pub(super) id: Option<String>,
-    pub(super) parameters: RequestParameters,
-    pub(super) inputs: Vec<Input<'a>>,
-    pub(super) outputs: Vec<Asked<'a>>,
+pub(crate) struct Document<'a> {
+    pub(crate) id: Option<String>,
+    pub(crate) parameters: RequestParameters,
+    pub(crate) inputs: Vec<Input<'a>>,
+    pub(crate) outputs: Vec<RequestedOutput<'a>>,
 }
 
-/// One of its inputs.
-pub(super) struct Input<'a> {
-    pub(super) name: Cow<'a, str>,
-    pub(super) datatype: Datatype,
-    pub(super) shape: Vec<u64>,
-    pub(super) source: Source,
+/// An input as written.
+pub(crate) struct Input<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) datatype: Datatype,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) source: Source,
 }
 
-/// Where an input's elements are.
-pub(super) enum Source {
-    /// They stood in the JSON.
+/// Where the elements of an input are.
+pub(crate) enum Source {
+    /// In the JSON; these are their bytes.
     Json(Vec<u8>),
-    /// So many bytes after the JSON.
+    /// After the JSON, as this many bytes.
     Binary(u64),
 }
 
 impl<'a> Document<'a> {
     /// Reads the JSON of a request to `model`.
-    pub(super) fn read(json: &'a [u8], model: &ModelSpec) -> Result<Self, Problem> {
+    pub(crate) fn read(json: &'a [u8], model: &ModelSpec) -> Result<Self, Problem> {
         let mut reader = Reader::new(json)?;
         if reader.kind()? != Kind::Object {
             reader.skip()?;
@@ -55,7 +57,7 @@ impl<'a> Document<'a> {
                 "id" => document.id = id(reader)?,
                 "parameters" => document.parameters = RequestParameters::read(reader)?,
                 "inputs" => document.inputs = inputs(reader, model)?,
-                "outputs" => document.outputs = Asked::read(reader, model)?,
+                "outputs" => document.outputs = RequestedOutput::read(reader, model)?,
                 _ => reader.skip()?,
             }
             Ok(())
@@ -87,7 +89,8 @@ fn inputs<'a>(reader: &mut Reader<'a>, model: &ModelSpec) -> Result<Vec<Input<'a
     reader.array(|reader| {
         let at = inputs.len();
         if at == model.inputs.len() {
-            return Err(Problem::bad("bad_inputs", format!("the model has {at} inputs, no more")));
+            let message = format!("there are more inputs than the {at} of the model");
+            return Err(Problem::bad("bad_inputs", message));
         }
         let input = Draft::read(reader).and_then(Draft::finish);
         inputs.push(input.map_err(|problem| problem.within(format_args!("inputs[{at}]")))?);
@@ -96,7 +99,7 @@ fn inputs<'a>(reader: &mut Reader<'a>, model: &ModelSpec) -> Result<Vec<Input<'a
     Ok(inputs)
 }
 
-/// An input while its fields come in, in any order.
+/// An input whose fields are being read, in any order.
 #[derive(Default)]
 struct Draft<'a> {
     name: Option<Cow<'a, str>>,
@@ -115,7 +118,7 @@ impl<'a> Draft<'a> {
         let mut early = None;
         reader.object(|reader, key| {
             match key {
-                "name" => draft.name = Some(name(reader, "bad_inputs")?),
+                "name" => draft.name = Some(names::tensor(reader, "bad_inputs")?),
                 "datatype" => draft.datatype = Some(datatype(reader)?),
                 "shape" => draft.shape = Some(shape::read(reader)?),
                 "parameters" => parameters::read(reader, |name, value| {
@@ -127,7 +130,7 @@ impl<'a> Draft<'a> {
                     Ok(())
                 })?,
                 "data" if reader.kind()? == Kind::Null => reader.skip()?,
-                // Usually datatype and shape are known by now; else the data must be read twice.
+                // Clients usually write datatype and shape first; otherwise the data is read twice.
                 "data" if draft.datatype.is_some() && draft.shape.is_some() => {
                     draft.read_data(reader)?;
                 }
@@ -167,17 +170,6 @@ impl<'a> Draft<'a> {
             (None, None) => return Err(missing("data (or binary_data_size)", "bad_data")),
         };
         Ok(Input { name, datatype, shape, source })
-    }
-}
-
-/// Reads the name of an input or output.
-pub(super) fn name<'a>(
-    reader: &mut Reader<'a>,
-    code: &'static str,
-) -> Result<Cow<'a, str>, Problem> {
-    match reader.kind()? {
-        Kind::Text => reader.text(),
-        kind => Err(Problem::bad(code, format!("name should be a string, not {kind}"))),
     }
 }
 

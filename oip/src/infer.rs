@@ -1,39 +1,41 @@
-//! An inference request: from the bytes of its body to tensors that fit the model.
+//! Reads an inference request: from the bytes of its body to tensors that fit the model.
 
 use std::time::Duration;
 
 use batchfleet_broker::{Datatype, ModelSpec, Priority, Tensor};
 use bytes::Bytes;
 
-use super::{
-    Problem,
+pub use crate::{binary::HeaderLength, outputs::WantedOutput};
+use crate::{
     binary::{self, Tensors},
     document::{Document, Input, Source},
-    outputs, quote, shape,
+    outputs,
+    problem::{Problem, quote},
+    shape,
 };
-pub use super::{binary::HeaderLength, outputs::WantedOutput};
 
-/// A request that fits its model.
+/// A request whose inputs and outputs fit the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InferRequest {
-    /// The client's own id, to be echoed; nothing else may rely on it.
+    /// The client's own id, only to be echoed: clients may repeat ids.
     pub id: Option<String>,
     /// The inputs, in the model's order.
     pub inputs: Vec<Tensor>,
     /// The outputs to send, in the model's order.
     pub outputs: Vec<WantedOutput>,
-    /// How many rows of a batch it takes.
+    /// How many rows of a batch the request takes.
     pub rows: u32,
-    /// How long the client will wait, if it says so; may be longer than is allowed.
+    /// How long the client is willing to wait, if the request says so. Not yet limited to the longest
+    /// deadline that the gateway allows.
     pub timeout: Option<Duration>,
-    /// The class it wants to wait in.
+    /// The priority class that the request asks for. Not yet limited to what the client may have.
     pub priority: Priority,
 }
 
 /// Reads the body of a request to `model`.
 ///
-/// Tensors sent as binary data are slices of `body`. Memory is taken only for what is there, never
-/// for what a shape promises.
+/// Binary tensors are slices of `body`. Memory is allocated for data that is present, never for the
+/// size that a shape claims.
 pub fn parse(
     body: &Bytes,
     header: HeaderLength,
@@ -57,7 +59,7 @@ pub fn parse(
     })
 }
 
-/// Gives each input its bytes, binary ones in the order in which they are listed.
+/// Gives each input its bytes. Binary tensors follow the JSON in the order of the inputs.
 fn attach(inputs: Vec<Input<'_>>, mut tensors: Option<Tensors>) -> Result<Vec<Tensor>, Problem> {
     let mut attached = Vec::with_capacity(inputs.len());
     for (at, Input { name, datatype, shape, source }) in inputs.into_iter().enumerate() {
@@ -79,39 +81,40 @@ fn attach(inputs: Vec<Input<'_>>, mut tensors: Option<Tensors>) -> Result<Vec<Te
     Ok(attached)
 }
 
-/// Puts the inputs in the model's order; each must be there once and fit.
+/// Puts the inputs in the model's order. Every input of the model must be present once, with the
+/// model's datatype and a shape that fits.
 fn in_order(inputs: Vec<Tensor>, model: &ModelSpec) -> Result<Vec<Tensor>, Problem> {
-    let mut places: Vec<Option<Tensor>> = vec![None; model.inputs.len()];
+    let mut ordered: Vec<Option<Tensor>> = vec![None; model.inputs.len()];
     for input in inputs {
         let name = quote(&input.name);
         let bad = |code, what: String| Problem::bad(code, format!("input {name} {what}"));
         let Some(at) = model.inputs.iter().position(|spec| spec.name == input.name) else {
-            return Err(bad("bad_inputs", "is none of the model's".into()));
+            return Err(bad("bad_inputs", "is not an input of the model".into()));
         };
         let spec = &model.inputs[at];
         if input.datatype != spec.datatype {
-            let what = format!("is {}, the model wants {}", input.datatype, spec.datatype);
+            let what = format!("is {}, but the model expects {}", input.datatype, spec.datatype);
             return Err(bad("bad_datatype", what));
         }
         shape::fit(&input.shape, spec, model.batches())
             .map_err(|problem| problem.within(format_args!("input {name}")))?;
-        if places[at].replace(input).is_some() {
-            return Err(bad("bad_inputs", "stands twice".into()));
+        if ordered[at].replace(input).is_some() {
+            return Err(bad("bad_inputs", "is given twice".into()));
         }
     }
     let missing = |at: usize| {
         let name = quote(&model.inputs[at].name);
         Problem::bad("bad_inputs", format!("input {name} is missing"))
     };
-    places.into_iter().enumerate().map(|(at, input)| input.ok_or_else(|| missing(at))).collect()
+    ordered.into_iter().enumerate().map(|(at, input)| input.ok_or_else(|| missing(at))).collect()
 }
 
-/// A body without JSON: the bytes of the model's one input, a batch of one row. Every output is
-/// sent as binary data.
+/// Reads a body without JSON: the bytes of the model's only input, as a batch of one row. Every
+/// output is sent as binary data.
 fn raw(body: &Bytes, model: &ModelSpec) -> Result<InferRequest, Problem> {
     let [spec] = model.inputs.as_slice() else {
         let inputs = model.inputs.len();
-        let message = format!("a body without JSON is one input, this model has {inputs}");
+        let message = format!("a body without JSON is one input, but the model has {inputs}");
         return Err(Problem::bad("bad_inputs", message));
     };
     let shape = shape::resolve(spec, model.batches(), body.len())?;

@@ -1,23 +1,23 @@
-//! A strict JSON reader that goes over the text once.
+//! A strict JSON reader that passes over the text once.
 //!
-//! `serde_json` reads a body into types or keeps parts of it for later, but cannot do three things
-//! the protocol needs at once: refuse a key that stands twice, at any depth; turn a tensor's
-//! numbers into bytes exactly and without a first pass that only looks for their end; and say, with
-//! the right code, what is wrong where. Escaped strings are still left to it.
+//! The protocol needs three things at once that `serde_json` does not offer together: refuse a
+//! repeated key at any depth; convert a tensor's numbers to bytes exactly, without a first pass that
+//! only finds their end; and report each mistake with its own error code and position. Strings with
+//! escapes are left to `serde_json`.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
-use super::{Problem, number::Number};
+use crate::{number::Number, problem::Problem};
 
-/// How deeply arrays and objects may be nested.
+/// The deepest nesting of arrays and objects.
 const MAX_DEPTH: usize = 128;
 
-/// The most keys of one object; they are remembered to find one that is repeated.
+/// The most keys of one object: the reader keeps them in memory to find repeated ones.
 const MAX_KEYS: usize = 1024;
 
-/// What kind of value comes next.
+/// The kind of a JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Object,
     Array,
     Text,
@@ -39,29 +39,29 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Reads one JSON text from front to back.
+/// Reads one JSON text from beginning to end.
 #[derive(Clone)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader at the front of `text`, which must be UTF-8.
-    pub(super) fn new(text: &'a [u8]) -> Result<Self, Problem> {
+    /// A reader at the beginning of `text`, which must be UTF-8.
+    pub(crate) fn new(text: &'a [u8]) -> Result<Self, Problem> {
         let text = std::str::from_utf8(text)
             .map_err(|error| malformed(error.valid_up_to(), "is not UTF-8"))?;
         Ok(Self { text, at: 0, depth: 0 })
     }
 
-    /// How many bytes are still unread.
-    pub(super) fn remaining(&self) -> usize {
+    /// The number of unread bytes.
+    pub(crate) fn remaining(&self) -> usize {
         self.text.len() - self.at
     }
 
     /// The kind of the next value.
-    pub(super) fn kind(&mut self) -> Result<Kind, Problem> {
+    pub(crate) fn kind(&mut self) -> Result<Kind, Problem> {
         match self.peek() {
             Some(b'{') => Ok(Kind::Object),
             Some(b'[') => Ok(Kind::Array),
@@ -70,18 +70,18 @@ impl<'a> Reader<'a> {
             Some(b't' | b'f') => Ok(Kind::Bool),
             Some(b'n') => Ok(Kind::Null),
             Some(_) => Err(self.malformed("should be a value")),
-            None => Err(self.malformed("is the end of the text, where a value should be")),
+            None => Err(self.malformed("is the end of the text, but should be a value")),
         }
     }
 
-    /// Whether the next value is an array whose first member is an array again.
-    pub(super) fn at_nested_array(&self) -> bool {
+    /// Whether the next value is an array whose first member is an array.
+    pub(crate) fn at_nested_array(&self) -> bool {
         let mut ahead = self.clone();
         ahead.expect(b'[', "").is_ok() && ahead.peek() == Some(b'[')
     }
 
-    /// Reads an object, calling `field` at the value of each key; `field` must read it.
-    pub(super) fn object(
+    /// Reads an object. Calls `field` for each key; `field` must read its value.
+    pub(crate) fn object(
         &mut self,
         mut field: impl FnMut(&mut Self, &str) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
@@ -95,14 +95,14 @@ impl<'a> Reader<'a> {
                 return Err(malformed(start, "repeats a key of the same object"));
             }
             if keys.len() > MAX_KEYS {
-                return Err(malformed(start, "begins one key too many for one object"));
+                return Err(malformed(start, "begins one key more than an object may have"));
             }
             Ok(())
         })
     }
 
-    /// Reads an array, calling `element` at each of its values; `element` must read it.
-    pub(super) fn array(
+    /// Reads an array. Calls `element` for each value; `element` must read it.
+    pub(crate) fn array(
         &mut self,
         element: impl FnMut(&mut Self) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string.
-    pub(super) fn text(&mut self) -> Result<Cow<'a, str>, Problem> {
+    pub(crate) fn text(&mut self) -> Result<Cow<'a, str>, Problem> {
         self.expect(b'"', "should be a string")?;
         let start = self.at;
         let mut escaped = false;
@@ -119,11 +119,11 @@ impl<'a> Reader<'a> {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     escaped = true;
-                    self.at += 2; // whatever is escaped does not end the string
+                    self.at += 2; // an escaped character does not end the string
                 }
-                Some(0..=0x1f) => return Err(self.malformed("is a bare control character")),
+                Some(0..=0x1f) => return Err(self.malformed("is an unescaped control character")),
                 Some(_) => self.at += 1,
-                None => return Err(malformed(start, "begins a string that has no end")),
+                None => return Err(malformed(start, "begins an unterminated string")),
             }
         }
         let end = self.at;
@@ -136,10 +136,10 @@ impl<'a> Reader<'a> {
             .map_err(|_| malformed(start, "begins a string with a malformed escape"))
     }
 
-    /// Reads a number; `None` where none comes next.
+    /// Reads a number; `None` if the next value is not one.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "once per element; a call would double its time")]
-    pub(super) fn number(&mut self) -> Option<Number<'a>> {
+    pub(crate) fn number(&mut self) -> Option<Number<'a>> {
         self.peek();
         let number = Number::scan(&self.text[self.at..])?;
         self.at += number.text.len();
@@ -147,14 +147,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads `true` or `false`.
-    pub(super) fn bool(&mut self) -> Result<bool, Problem> {
+    pub(crate) fn bool(&mut self) -> Result<bool, Problem> {
         let value = self.peek() == Some(b't');
         self.word(if value { "true" } else { "false" })?;
         Ok(value)
     }
 
-    /// Reads `null` if it comes next, and says whether it did.
-    pub(super) fn null(&mut self) -> Result<bool, Problem> {
+    /// Reads `null` if that is the next value; returns whether it was.
+    pub(crate) fn null(&mut self) -> Result<bool, Problem> {
         let null = self.kind()? == Kind::Null;
         if null {
             self.word("null")?;
@@ -162,8 +162,8 @@ impl<'a> Reader<'a> {
         Ok(null)
     }
 
-    /// Reads a value of any kind, as strictly as one that is wanted.
-    pub(super) fn skip(&mut self) -> Result<(), Problem> {
+    /// Reads a value of any kind and discards it, as strictly as any other.
+    pub(crate) fn skip(&mut self) -> Result<(), Problem> {
         match self.kind()? {
             Kind::Object => self.object(|reader, _| reader.skip()),
             Kind::Array => self.array(Self::skip),
@@ -177,15 +177,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Nothing but white space may be left.
-    pub(super) fn end(&mut self) -> Result<(), Problem> {
+    /// Checks that only white space is left.
+    pub(crate) fn end(&mut self) -> Result<(), Problem> {
         match self.peek() {
             Some(_) => Err(self.malformed("follows the end of the JSON value")),
             None => Ok(()),
         }
     }
 
-    /// The next byte that is not white space, unread.
+    /// The next byte that is not white space, without reading it.
     #[inline]
     fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads what stands between two brackets, separated by commas.
+    /// Reads the comma-separated members between two brackets.
     #[inline]
     fn members(
         &mut self,
@@ -220,7 +220,7 @@ impl<'a> Reader<'a> {
             member(self)?;
             while self.peek() == Some(b',') {
                 self.at += 1;
-                member(self)?; // which a closing bracket is not
+                member(self)?; // a closing bracket after a comma is no member
             }
         }
         self.depth -= 1;
@@ -260,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn a_string_keeps_what_it_says_through_escapes() {
+    fn escapes_in_a_string_are_decoded() {
         let mut reader = Reader::new(br#" "a\"\\\u00e9\ud83d\ude00" "#).unwrap();
         assert_eq!(reader.text().unwrap(), "a\"\\é😀");
         reader.end().unwrap();
     }
 
     #[test]
-    fn a_key_that_stands_twice_is_refused_at_any_depth_even_when_one_is_escaped() {
+    fn a_repeated_key_is_refused_at_any_depth_even_if_escaped() {
         for text in [r#"{"a":1,"a":2}"#, r#"[{"b":{"a":1,"\u0061":2}}]"#] {
             assert!(!accepts(text.as_bytes()), "{text}");
         }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_of_endless_keys_is_refused() {
+    fn the_number_of_keys_of_an_object_is_limited() {
         let object = |keys: usize| {
             let keys: Vec<_> = (0..keys).map(|key| format!("\"{key}\":0")).collect();
             format!("{{{}}}", keys.join(","))
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_ends_at_the_limit() {
+    fn nesting_is_limited() {
         let nested = |depth: usize| ["[".repeat(depth), "]".repeat(depth)].concat();
         assert!(accepts(nested(128).as_bytes()));
         assert!(!accepts(nested(129).as_bytes()));
@@ -294,10 +294,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn accepts_what_serde_json_accepts(
+        fn accepts_the_same_texts_as_serde_json_except_repeated_keys(
             text in r#"([\[\]{},: "a1]|\\|\\u00|-|0|1\.5|1e3|e|\.|true|false|null|"k":|\\n){0,24}"#
         ) {
-            // Repeated keys are the one thing only we refuse.
+            // Only this reader refuses repeated keys.
             let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok();
             prop_assert!(theirs || !accepts(text.as_bytes()), "{}", text);
             if text.matches("\"k\"").count() < 2 && text.matches("\"a").count() < 2

@@ -1,16 +1,16 @@
-//! What a server says about itself and its models.
+//! The metadata of the server and its models, in the protocol's form.
 
 use std::num::NonZeroU32;
 
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, quote};
+use crate::problem::{Problem, quote};
 
-/// The extensions of the protocol that work here, in full; clients probe for them.
+/// The extensions of the protocol that this server implements fully; clients probe for them.
 const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
 
-/// The answer to `GET /v2`.
+/// The response to `GET /v2`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServerMetadata {
     name: &'static str,
@@ -27,7 +27,7 @@ pub const fn server() -> ServerMetadata {
     }
 }
 
-/// The answer to `GET /v2/models/{model}`.
+/// The response to `GET /v2/models/{model}`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelMetadata<'a> {
     name: &'a str,
@@ -37,7 +37,7 @@ pub struct ModelMetadata<'a> {
     outputs: &'a [TensorSpec],
 }
 
-/// Describes a model, whose known `versions` are these.
+/// Describes a model; `versions` are all its known versions.
 pub fn model<'a>(model: &'a ModelSpec, versions: &[u64]) -> ModelMetadata<'a> {
     ModelMetadata {
         name: &model.queue.model,
@@ -48,8 +48,8 @@ pub fn model<'a>(model: &'a ModelSpec, versions: &[u64]) -> ModelMetadata<'a> {
     }
 }
 
-/// The answer to `GET /v2/models/{model}/config`: the part of Triton's `ModelConfig` that is true
-/// here. Clients read `max_batch_size` from it, and whether requests are joined.
+/// The response to `GET /v2/models/{model}/config`: the part of Triton's `ModelConfig` that applies
+/// to this server. Clients read `max_batch_size`, and whether requests are batched.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelConfig<'a> {
     name: &'a str,
@@ -68,7 +68,7 @@ struct VersionPolicy {
     all: Nothing,
 }
 
-/// Written `{}`.
+/// An object without fields: `{}`.
 #[derive(Clone, Debug, Serialize)]
 struct Nothing {}
 
@@ -98,7 +98,7 @@ struct ConfigOutput<'a> {
     is_shape_tensor: bool,
 }
 
-/// Describes how a model is run.
+/// Describes how a model runs.
 pub fn config(model: &ModelSpec) -> ModelConfig<'_> {
     let dims = |tensor| without_batch(tensor, model.batches());
     let input = model.inputs.iter().map(|tensor| ConfigInput {
@@ -158,7 +158,7 @@ const fn config_type(datatype: Datatype) -> &'static str {
     }
 }
 
-/// One entry of the answer to `POST /v2/repository/index`.
+/// One entry of the response to `POST /v2/repository/index`.
 #[derive(Clone, Debug, Serialize)]
 pub struct IndexEntry<'a> {
     name: &'a str,
@@ -167,7 +167,7 @@ pub struct IndexEntry<'a> {
     reason: &'static str,
 }
 
-/// Describes a model's standing: whether a worker is there to serve it.
+/// Describes whether a worker is ready to serve a model.
 pub fn index_entry(queue: &QueueName, ready: bool) -> IndexEntry<'_> {
     let (state, reason) = if ready { ("READY", "") } else { ("UNAVAILABLE", "no worker is ready") };
     IndexEntry { name: &queue.model, version: queue.version.to_string(), state, reason }
@@ -176,13 +176,13 @@ pub fn index_entry(queue: &QueueName, ready: bool) -> IndexEntry<'_> {
 /// The body of `POST /v2/repository/index`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct IndexRequest {
-    /// List only what is ready.
+    /// List only models that are ready.
     #[serde(default)]
     pub ready: bool,
 }
 
 impl IndexRequest {
-    /// Reads the body, which clients may leave empty.
+    /// Reads the body, which may be empty.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
         if body.trim_ascii().is_empty() {
             return Ok(Self::default());
@@ -221,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn the_server_lists_only_extensions_that_work() {
+    fn the_server_lists_its_extensions() {
         let server = value(server());
         assert_eq!(server["name"], "batchfleet");
         assert!(server["extensions"].as_array().unwrap().contains(&json!("statistics")));
     }
 
     #[test]
-    fn metadata_shows_shapes_with_their_batch_dimension() {
+    fn metadata_shows_shapes_with_the_batch_dimension() {
         assert_eq!(
             value(model(&spec(8), &[1, 3])),
             json!({
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn config_leaves_the_batch_dimension_out_of_a_model_that_batches() {
+    fn config_omits_the_batch_dimension_of_a_model_that_batches() {
         let batching = value(config(&spec(8)));
         assert_eq!(batching["max_batch_size"], 8);
         assert_eq!(batching["input"][0]["dims"], json!([64]));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_may_be_asked_for_with_an_empty_body() {
+    fn the_body_of_an_index_request_may_be_empty() {
         assert!(!IndexRequest::parse(b"").unwrap().ready);
         assert!(IndexRequest::parse(br#"{"ready": true}"#).unwrap().ready);
         assert_eq!(IndexRequest::parse(b"{").unwrap_err().code, "bad_json");

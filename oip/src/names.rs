@@ -1,6 +1,13 @@
-//! Names in a path: models and versions. What is no name is no model, so a caller hears 404.
+//! The names of models and versions in a path, and of tensors in a request.
+//!
+//! A malformed name of a model or version is the name of no model: 404 `model_not_found`.
 
-use super::{Problem, quote};
+use std::borrow::Cow;
+
+use crate::{
+    json::{Kind, Reader},
+    problem::{Problem, quote},
+};
 
 /// Reads the (percent-decoded) name of a model: 1 to 128 of `[A-Za-z0-9._-]`, not `.` or `..`.
 pub fn model(name: &str) -> Result<&str, Problem> {
@@ -12,7 +19,7 @@ pub fn model(name: &str) -> Result<&str, Problem> {
     Err(Problem::model_not_found(format!("there is no model {}", quote(name))))
 }
 
-/// Reads a version: a decimal number from 1 on, without leading zeros.
+/// Reads a version: a decimal number of at least 1, without leading zeros.
 pub fn version(text: &str) -> Result<u64, Problem> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     text.parse()
@@ -21,12 +28,23 @@ pub fn version(text: &str) -> Result<u64, Problem> {
         .ok_or_else(|| Problem::model_not_found(format!("there is no version {}", quote(text))))
 }
 
+/// Reads the name of an input or output; `code` is the error code of any other JSON value.
+pub(crate) fn tensor<'a>(
+    reader: &mut Reader<'a>,
+    code: &'static str,
+) -> Result<Cow<'a, str>, Problem> {
+    match reader.kind()? {
+        Kind::Text => reader.text(),
+        kind => Err(Problem::bad(code, format!("name should be a string, not {kind}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn b10_what_is_no_model_name_is_not_found() {
+    fn b10_a_malformed_model_name_is_not_found() {
         let long = "a".repeat(129);
         for name in [
             "",
@@ -50,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn b11_what_is_no_version_is_not_found() {
+    fn b11_a_malformed_version_is_not_found() {
         for text in ["", "0", "01", "0x1", "-1", "+1", "1.0", " 1", "99999999999999999999", "١"] {
             let problem = version(text).unwrap_err();
             assert_eq!((problem.status, problem.code), (404, "model_not_found"), "{text:?}");

@@ -1,29 +1,28 @@
-//! JSON numbers, exactly: an integer stays one, and a float is the nearest to the decimal written.
+//! Exact JSON numbers: integers are never rounded, and a float is the nearest one to the decimal.
 
 use std::str::FromStr;
 
-/// A number as it stands in the text.
-pub(super) struct Number<'a> {
-    /// Its digits, grammar checked.
-    pub(super) text: &'a str,
-    /// All its digits read as one integer, if they are 19 or fewer; else anything.
+/// A number in the text. Its value is `mantissa` x 10^`scale`, negated if `text` begins with `-`.
+pub(crate) struct Number<'a> {
+    /// The number as written, checked against the grammar.
+    pub(crate) text: &'a str,
+    /// All digits read as one integer; meaningless with more than 19 digits.
     mantissa: u64,
     digits: usize,
-    /// The power of ten the mantissa is to be multiplied with.
     scale: i64,
 }
 
-/// Powers of ten that a double holds exactly.
+/// The powers of ten that a double represents exactly.
 const TENS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
     1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
 
 impl<'a> Number<'a> {
-    /// Reads the number at the front of `text`; `None` when there is none.
+    /// Reads the number at the beginning of `text`; `None` if `text` does not begin with one.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "once per element; a call would double its time")]
-    pub(super) fn scan(text: &'a str) -> Option<Self> {
+    pub(crate) fn scan(text: &'a str) -> Option<Self> {
         let bytes = text.as_bytes();
         let start = usize::from(bytes.first() == Some(&b'-'));
         let (mut mantissa, mut at) = match bytes.get(start)? {
@@ -55,44 +54,44 @@ impl<'a> Number<'a> {
         Some(Self { text: &text[..at], mantissa, digits: count, scale })
     }
 
-    /// As an integer type; `None` where it does not fit or has a fraction or an exponent.
-    pub(super) fn to_integer<T: FromStr>(&self) -> Option<T> {
+    /// The value as an integer; `None` if out of range, or written with a fraction or an exponent.
+    pub(crate) fn to_integer<T: FromStr>(&self) -> Option<T> {
         self.text.parse().ok()
     }
 
-    /// The nearest double; `None` where it is too large for one.
+    /// The nearest double; `None` if the number is out of range.
     #[inline]
-    pub(super) fn to_f64(&self) -> Option<f64> {
+    pub(crate) fn to_f64(&self) -> Option<f64> {
         let exact = self.mantissa <= 1 << f64::MANTISSA_DIGITS;
         let quick = self.quick().filter(|_| exact);
         let value = quick.map_or_else(|| self.text.parse().ok(), Some)?;
         value.is_finite().then_some(value)
     }
 
-    /// The nearest single; `None` where it is too large for one.
+    /// The nearest single; `None` if the number is out of range.
     #[inline]
-    pub(super) fn to_f32(&self) -> Option<f32> {
+    pub(crate) fn to_f32(&self) -> Option<f32> {
         let quick = self.quick().and_then(narrow);
         let value = quick.map_or_else(|| self.text.parse().ok(), Some)?;
         value.is_finite().then_some(value)
     }
 
-    /// Mantissa times power of ten, where the power is exact as a double: rounded once if the
-    /// mantissa is exact too, else twice and so at most two units off in the last place.
+    /// The product of mantissa and power of ten as a double; `None` where the power is not exact.
+    /// Rounded once if the mantissa is exact too, else twice: at most 2 units off in the last place.
     #[inline]
     fn quick(&self) -> Option<f64> {
         if self.digits > 19 {
             return None;
         }
         let power = TENS.get(usize::try_from(self.scale.unsigned_abs()).ok()?)?;
-        #[expect(clippy::cast_precision_loss, reason = "the callers reckon with it")]
+        #[expect(clippy::cast_precision_loss, reason = "the callers allow for the rounding")]
         let mantissa = self.mantissa as f64;
         let size = if self.scale < 0 { mantissa / power } else { mantissa * power };
         Some(if self.text.starts_with('-') { -size } else { size })
     }
 }
 
-/// Appends the digits from `at` on to `value`; returns where they end.
+/// Appends the decimal digits from `at` on to `value`; returns the new value and the end position.
 #[inline]
 fn digits(bytes: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
     while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
@@ -102,8 +101,8 @@ fn digits(bytes: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
     (value, at)
 }
 
-/// Rounds an almost exact double to a single, where that cannot differ from rounding the exact
-/// number: it is not too close to halfway between two singles, and the single is a normal one.
+/// Rounds a double, at most 2 units off, to a single; `None` where rounding the exact number could
+/// give another single: close to halfway between two singles, or outside the normal range.
 #[inline]
 fn narrow(value: f64) -> Option<f32> {
     const DROPPED: u64 = (1 << 29) - 1;
@@ -112,7 +111,7 @@ fn narrow(value: f64) -> Option<f32> {
     let zero = size == 0.0;
     let normal = size > f64::from(f32::MIN_POSITIVE) && size < f64::from(f32::MAX);
     let clear = (value.to_bits() & DROPPED).abs_diff(HALFWAY) > 4;
-    #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest single")]
     let single = value as f32;
     (zero || normal && clear).then_some(single)
 }
@@ -124,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_json_number_is_not_read() {
+    fn only_json_numbers_are_read() {
         for text in ["", "-", "+1", ".5", "1.", "1.e3", "1e", "1e+", "NaN", "-Infinity", "e1"] {
             assert!(Number::scan(text).is_none(), "{text}");
         }
@@ -135,7 +134,7 @@ mod tests {
 
     #[test]
     fn halfway_between_two_singles_rounds_once() {
-        // A double in between would round to the halfway point, and then to the even neighbour.
+        // Via a double these would round to the halfway point, and then to the even neighbour.
         for text in ["1.00000005960464477540", "1.0000000596046448", "16777217.0000000001"] {
             assert_eq!(Number::scan(text).unwrap().to_f32(), text.parse().ok(), "{text}");
         }
@@ -155,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn floats_are_the_nearest_to_what_is_written(
+        fn floats_are_the_nearest_to_the_decimal(
             text in "-?(0|[1-9][0-9]{0,22})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,2})?"
         ) {
             let number = Number::scan(&text).unwrap();
@@ -167,10 +166,10 @@ mod tests {
         }
 
         #[test]
-        fn singles_come_back_from_every_way_to_write_them(bits in any::<u32>(), next in -1i64..=1) {
+        fn singles_survive_every_way_to_write_them(bits in any::<u32>(), next in -1i64..=1) {
             let single = f32::from_bits(bits);
             prop_assume!(single.is_finite());
-            // Exactly halfway to the next single, and as close beside that as a double gets.
+            // Exactly halfway to the next single, and the doubles next to that.
             let halfway = f64::from(single).to_bits() + (1 << 28);
             let halfway = f64::from_bits(halfway.wrapping_add_signed(next));
             for text in [format!("{single:?}"), format!("{:?}", f64::from(single)), format!("{halfway:?}")] {

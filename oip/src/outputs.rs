@@ -1,33 +1,33 @@
-//! Which outputs a request wants, and in which form.
+//! Which outputs a request asks for, and in which form.
 
 use std::borrow::Cow;
 
 use batchfleet_broker::{Datatype, ModelSpec};
 
-use super::{
-    Problem, document,
+use crate::{
     json::{Kind, Reader},
-    parameters, quote,
+    names, parameters,
+    problem::{Problem, quote},
 };
 
-/// An output to be sent, and how.
+/// An output to send, and its form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedOutput {
-    /// Its name in the model.
+    /// The name of the output in the model.
     pub name: String,
-    /// As bytes after the JSON, instead of numbers within.
+    /// Whether to send it as bytes after the JSON instead of as JSON.
     pub binary: bool,
 }
 
-/// An output as a request asks for it.
-pub(super) struct Asked<'a> {
+/// An output as the request names it.
+pub(crate) struct RequestedOutput<'a> {
     name: Cow<'a, str>,
     binary: Option<bool>,
 }
 
-impl<'a> Asked<'a> {
-    /// Reads the `outputs` of a request; `null` is none.
-    pub(super) fn read(reader: &mut Reader<'a>, model: &ModelSpec) -> Result<Vec<Self>, Problem> {
+impl<'a> RequestedOutput<'a> {
+    /// Reads the `outputs` of a request; `null` is an empty list.
+    pub(crate) fn read(reader: &mut Reader<'a>, model: &ModelSpec) -> Result<Vec<Self>, Problem> {
         match reader.kind()? {
             Kind::Null => return reader.null().map(|_| Vec::new()),
             Kind::Array => {}
@@ -37,7 +37,7 @@ impl<'a> Asked<'a> {
         reader.array(|reader| {
             let at = all.len();
             if at == model.outputs.len() {
-                return Err(bad(format!("the model has {at} outputs, no more")));
+                return Err(bad(format!("there are more outputs than the {at} of the model")));
             }
             let one = Self::read_one(reader);
             all.push(one.map_err(|problem| problem.within(format_args!("outputs[{at}]")))?);
@@ -53,7 +53,7 @@ impl<'a> Asked<'a> {
         let (mut name, mut binary) = (None, None);
         reader.object(|reader, key| match key {
             "name" => {
-                name = Some(document::name(reader, "bad_outputs")?);
+                name = Some(names::tensor(reader, "bad_outputs")?);
                 Ok(())
             }
             "parameters" => parameters::read(reader, |name, value| {
@@ -73,27 +73,28 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The outputs to send, in the model's order: those asked for, or all when none are named.
-pub(super) fn resolve(
-    asked: &[Asked<'_>],
+/// The outputs to send, in the model's order: the `requested` ones, or all if that list is empty.
+/// `binary` is the form of every output that does not choose one.
+pub(crate) fn resolve(
+    requested: &[RequestedOutput<'_>],
     binary: bool,
     model: &ModelSpec,
 ) -> Result<Vec<WantedOutput>, Problem> {
-    for (at, one) in asked.iter().enumerate() {
-        if !model.outputs.iter().any(|output| output.name == one.name) {
-            return Err(bad(format!("the model has no output {}", quote(&one.name))));
+    for (at, RequestedOutput { name, .. }) in requested.iter().enumerate() {
+        if !model.outputs.iter().any(|output| output.name == *name) {
+            return Err(bad(format!("the model has no output {}", quote(name))));
         }
-        if asked[..at].iter().any(|other| other.name == one.name) {
-            return Err(bad(format!("output {} is asked for twice", quote(&one.name))));
+        if requested[..at].iter().any(|other| other.name == *name) {
+            return Err(bad(format!("output {} is requested twice", quote(name))));
         }
     }
     let mut wanted = Vec::with_capacity(model.outputs.len());
     for output in &model.outputs {
-        let named = asked.iter().find(|one| one.name == output.name);
-        if named.is_none() && !asked.is_empty() {
+        let named = requested.iter().find(|requested| requested.name == output.name);
+        if named.is_none() && !requested.is_empty() {
             continue;
         }
-        let binary = named.and_then(|one| one.binary).unwrap_or(binary);
+        let binary = named.and_then(|named| named.binary).unwrap_or(binary);
         if !binary {
             has_json_form(&output.name, output.datatype)?;
         }
@@ -102,8 +103,9 @@ pub(super) fn resolve(
     Ok(wanted)
 }
 
-/// Half precision has none in the protocol: refused before the model runs for nothing.
-pub(super) fn has_json_form(name: &str, datatype: Datatype) -> Result<(), Problem> {
+/// Refuses an output that the protocol cannot write as JSON, which is half precision, before the
+/// model runs for it.
+pub(crate) fn has_json_form(name: &str, datatype: Datatype) -> Result<(), Problem> {
     if matches!(datatype, Datatype::Fp16 | Datatype::Bf16) {
         return Err(Problem::unsupported(format!(
             "output {} is {datatype}, which cannot be written as JSON; ask for binary_data",

@@ -1,28 +1,27 @@
-//! The `parameters` objects of requests, inputs and outputs: scalars by name.
+//! The `parameters` objects of requests, inputs and outputs: named scalars.
 
 use std::{borrow::Cow, time::Duration};
 
 use batchfleet_broker::Priority;
 
-use super::{
-    Problem,
+use crate::{
     json::{Kind, Reader},
     number::Number,
-    quote,
+    problem::{Problem, quote},
 };
 
 /// The most parameters one object may have.
 const MAX_PARAMETERS: usize = 64;
 
 /// The value of a parameter.
-pub(super) enum Scalar<'a> {
+pub(crate) enum Scalar<'a> {
     Bool(bool),
     Number(Number<'a>),
     Text(Cow<'a, str>),
 }
 
 impl<'a> Scalar<'a> {
-    /// Reads a value; `None` where it is of another kind.
+    /// Reads a value; `None` if it is not a scalar.
     fn read(reader: &mut Reader<'a>) -> Result<Option<Self>, Problem> {
         if let Some(number) = reader.number() {
             return Ok(Some(Self::Number(number)));
@@ -37,16 +36,16 @@ impl<'a> Scalar<'a> {
         })
     }
 
-    /// As a whole number from 0 on.
-    pub(super) fn to_u64(&self) -> Option<u64> {
+    /// The value of a whole number of at least 0.
+    pub(crate) fn to_u64(&self) -> Option<u64> {
         match self {
             Self::Number(number) => number.to_integer(),
             Self::Bool(_) | Self::Text(_) => None,
         }
     }
 
-    /// As true or false.
-    pub(super) fn to_bool(&self) -> Option<bool> {
+    /// The value of a boolean.
+    pub(crate) fn to_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
             Self::Number(_) | Self::Text(_) => None,
@@ -54,9 +53,10 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// Reads a `parameters` object, or `null` for none, calling `parameter` for each; names it does not
-/// know it should ignore. Parameters that say to take or leave data elsewhere are refused here.
-pub(super) fn read(
+/// Reads a `parameters` object, or `null` for an empty one, and calls `parameter` for each member.
+/// `parameter` should ignore unknown names. Parameters that point to data outside the body are
+/// refused here.
+pub(crate) fn read(
     reader: &mut Reader<'_>,
     mut parameter: impl FnMut(&str, Scalar<'_>) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
@@ -81,27 +81,27 @@ pub(super) fn read(
 
 fn refuse(name: &str) -> Result<(), Problem> {
     if name.starts_with("triton_") {
-        return Err(bad(format!("{}: names that start with triton_ are reserved", quote(name))));
+        return Err(bad(format!("{}: names that begin with triton_ are reserved", quote(name))));
     }
     if name.starts_with("shared_memory") || ["file", "url", "uri"].contains(&name) {
         return Err(Problem::unsupported(format!(
-            "parameter {}: tensors travel in the body only",
+            "parameter {}: tensors are sent in the body only",
             quote(name)
         )));
     }
     Ok(())
 }
 
-/// What the parameters of a request may say.
+/// The parameters of a request that this server understands.
 #[derive(Default)]
-pub(super) struct RequestParameters {
-    pub(super) timeout: Option<Duration>,
-    pub(super) priority: Priority,
-    pub(super) binary_outputs: bool,
+pub(crate) struct RequestParameters {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) priority: Priority,
+    pub(crate) binary_outputs: bool,
 }
 
 impl RequestParameters {
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Problem> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Problem> {
         let mut all = Self::default();
         read(reader, |name, value| {
             match name {
@@ -118,10 +118,10 @@ impl RequestParameters {
                 }
                 "binary_data_output" => all.binary_outputs = boolean(name, &value)?,
                 "sequence_id" if !no_sequence(&value) => {
-                    return Err(Problem::unsupported("sequence_id: models are stateless here"));
+                    return Err(Problem::unsupported("sequence_id: models are stateless"));
                 }
                 "sequence_start" | "sequence_end" if boolean(name, &value)? => {
-                    return Err(Problem::unsupported(format!("{name}: models are stateless here")));
+                    return Err(Problem::unsupported(format!("{name}: models are stateless")));
                 }
                 _ => {}
             }
@@ -131,8 +131,8 @@ impl RequestParameters {
     }
 }
 
-/// A boolean parameter.
-pub(super) fn boolean(name: &str, value: &Scalar<'_>) -> Result<bool, Problem> {
+/// The value of a boolean parameter.
+pub(crate) fn boolean(name: &str, value: &Scalar<'_>) -> Result<bool, Problem> {
     value.to_bool().ok_or_else(|| bad(format!("{name} should be true or false")))
 }
 
@@ -144,7 +144,7 @@ fn timeout(value: &Scalar<'_>) -> Result<Duration, Problem> {
         .ok_or_else(|| bad("timeout should be a whole number of microseconds, 1 or more"))
 }
 
-/// Clients that know sequences write 0 or "" for none.
+/// Whether a `sequence_id` means "no sequence": clients that support sequences write 0 or "".
 fn no_sequence(id: &Scalar<'_>) -> bool {
     matches!(id, Scalar::Text(text) if text.is_empty()) || id.to_u64() == Some(0)
 }

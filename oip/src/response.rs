@@ -1,4 +1,4 @@
-//! The answer to an inference request: JSON, or JSON and tensors behind it.
+//! Writes the response to an inference request: JSON, or JSON followed by binary tensors.
 
 use std::mem;
 
@@ -6,33 +6,42 @@ use batchfleet_broker::{Datatype, ModelSpec, Tensor};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Problem, binary, infer::WantedOutput, outputs::has_json_form, quote};
+use crate::{
+    binary,
+    outputs::{WantedOutput, has_json_form},
+    problem::{Problem, quote},
+};
 
-/// Binary tensors from this size on are shared, not copied. Smaller ones may have come with others
-/// in one message, which a shared one would keep in memory for as long as its caller reads.
+/// Binary tensors of at least this many bytes are shared, not copied. Smaller ones may be slices of a
+/// message with many replies, and sharing one would keep the whole message in memory for as long as
+/// the client reads.
 const SHARED: usize = 256 << 10;
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     /// How many bytes of the body are JSON, for the header `Inference-Header-Content-Length`; the
-    /// content type is then `application/octet-stream`. `None`: all of it is, and neither is needed.
+    /// content type is then `application/octet-stream`. `None`: the whole body is JSON, and the
+    /// response does not need that header.
     pub json_length: Option<usize>,
-    /// The body, in pieces: large tensors are not copied.
+    /// The body in pieces, so that large tensors are not copied.
     pub body: Vec<Bytes>,
 }
 
-/// Writes the `wanted` outputs, in that order, out of what the model returned. `id` is the client's.
+/// Writes the `wanted` outputs, in that order. `outputs` is what the model returned, `id` the
+/// client's own.
 ///
-/// Fails with status 400 where an output has no JSON form (ask for binary data), and with 500 where
-/// the model did not return what it should.
+/// # Errors
+///
+/// Status 400: an output has no JSON form, and the client should request binary data. Status 500:
+/// the model returned a malformed output, or omitted one.
 pub fn encode(
     model: &ModelSpec,
     id: Option<&str>,
     wanted: &[WantedOutput],
     outputs: &[Tensor],
 ) -> Result<Encoded, Problem> {
-    // Fits binary outputs and short JSON ones; long ones grow it.
+    // Enough for binary outputs and short JSON ones; long JSON outputs grow it.
     let bytes: usize = outputs.iter().map(|output| output.data.len().min(SHARED)).sum();
     let mut body = Vec::with_capacity(256 + bytes);
     let mut binary = Vec::new();
@@ -63,7 +72,7 @@ pub fn encode(
     Ok(Encoded { json_length, body: joined(body, &binary) })
 }
 
-/// JSON and what follows it, in pieces.
+/// The pieces of a body: the JSON, then the binary tensors.
 fn joined(json: Vec<u8>, binary: &[&Bytes]) -> Vec<Bytes> {
     let (mut pieces, mut copied) = (Vec::with_capacity(1), json);
     for data in binary {
@@ -91,7 +100,7 @@ fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(),
         return Ok(());
     }
     has_json_form(&tensor.name, tensor.datatype)?;
-    // A worker's tensor is checked like a client's: a wrong one must not become a wrong answer.
+    // A worker's tensor is checked like a client's: a malformed one must not become a wrong response.
     binary::check(&tensor.data, tensor.datatype, &tensor.shape)
         .map_err(|problem| Problem::internal(problem.message).within(&tensor.name))?;
     body.extend_from_slice(b",\"data\":[");
@@ -106,7 +115,8 @@ fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(),
     Ok(())
 }
 
-/// Writes the elements; NaN and infinities, which JSON lacks, as `null`. Returns how many those are.
+/// Writes the elements. JSON has no NaN and no infinities: they are written as `null`. Returns how
+/// many there are.
 fn write_elements(body: &mut Vec<u8>, tensor: &Tensor) -> Result<usize, Problem> {
     let data = tensor.data.as_ref();
     match tensor.datatype {
@@ -132,7 +142,7 @@ fn write_elements(body: &mut Vec<u8>, tensor: &Tensor) -> Result<usize, Problem>
                 binary::elements(data).map(|element| std::str::from_utf8(element?).ok()).collect();
             write_all(body, texts.ok_or_else(|| not_text(&tensor.name))?)?;
         }
-        // Refused by `has_json_form`.
+        // `has_json_form` has refused these.
         Datatype::Fp16 | Datatype::Bf16 => {}
     }
     Ok(0)

@@ -1,18 +1,18 @@
-//! What goes in comes out: JSON and binary data mean the same tensor, answers say what the model
-//! did, and no body at all makes the parser panic.
+//! Round trips: a tensor is the same as JSON and as binary data, responses contain what the model
+//! returned, and no body makes the parser panic.
 
 use batchfleet_broker::{Datatype, Tensor};
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
-use super::{
+use crate::{
     infer::{HeaderLength, WantedOutput, parse},
     response::{Encoded, encode},
     samples::{binary, model, parsed, request, simple, tensor},
 };
 
-/// The form of the output: JSON or binary data.
+/// The response with this output, as JSON or as binary data.
 fn answer(tensor: &Tensor, binary: bool) -> Encoded {
     let wanted = [WantedOutput { name: tensor.name.clone(), binary }];
     encode(&simple(tensor.datatype), Some("id"), &wanted, std::slice::from_ref(tensor)).unwrap()
@@ -23,7 +23,7 @@ fn output(datatype: Datatype, data: &[u8]) -> Tensor {
     Tensor { name: "y".into(), datatype, shape: vec![1, count], data: data.to_vec().into() }
 }
 
-/// Bytes that are a tensor of this type: finite numbers, 0 or 1, or one UTF-8 element.
+/// Makes the bytes a valid tensor of this datatype: finite floats, BOOL 0 or 1, one UTF-8 element.
 fn valid(datatype: Datatype, mut bytes: Vec<u8>, text: &str) -> Vec<u8> {
     match datatype {
         Datatype::Bool => bytes.iter_mut().for_each(|byte| *byte &= 1),
@@ -48,7 +48,7 @@ proptest! {
             let tensor = output(datatype, &valid(datatype, bytes, &text));
             let shape = serde_json::to_string(&tensor.shape).unwrap();
 
-            // Out as binary data, and in again.
+            // Written as binary data, and read back.
             let Encoded { json_length, body } = answer(&tensor, true);
             let body = body.concat();
             let data = &body[json_length.unwrap_or(body.len())..];
@@ -58,7 +58,7 @@ proptest! {
             let back = parse(&body, header, &model).unwrap();
             prop_assert_eq!(&back.inputs[0].data, &tensor.data);
 
-            // Out as JSON, and in again.
+            // Written as JSON, and read back.
             if !matches!(datatype, Datatype::Fp16 | Datatype::Bf16) {
                 let text: Value = serde_json::from_slice(&answer(&tensor, false).body.concat()).unwrap();
                 let body = answer(&tensor, false).body.concat();
@@ -102,7 +102,7 @@ proptest! {
 }
 
 #[test]
-fn an_answer_names_model_version_id_and_flat_outputs() {
+fn a_response_has_model_version_id_and_flat_outputs() {
     let tensor = output(Datatype::Fp32, &[0.1f32, -0.0].map(f32::to_le_bytes).concat());
     let Encoded { json_length, body } = answer(&tensor, false);
     assert_eq!(json_length, None);
@@ -113,7 +113,7 @@ fn an_answer_names_model_version_id_and_flat_outputs() {
 }
 
 #[test]
-fn binary_outputs_follow_the_json_in_its_order() {
+fn binary_outputs_follow_the_json_in_the_same_order() {
     let outputs = ["y", "z", "w"].map(|name| Tensor {
         name: name.into(),
         datatype: Datatype::Uint8,
@@ -161,7 +161,7 @@ fn empty_binary_outputs_need_no_header() {
 }
 
 #[test]
-fn b60_numbers_json_lacks_are_null_and_counted() {
+fn b60_nan_and_infinities_are_null_and_counted() {
     let data = [1.5f32, f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(f32::to_le_bytes).concat();
     let body = answer(&output(Datatype::Fp32, &data), false).body.concat();
     let json: Value = serde_json::from_slice(&body).unwrap();
@@ -170,7 +170,7 @@ fn b60_numbers_json_lacks_are_null_and_counted() {
 }
 
 #[test]
-fn what_has_no_json_form_is_the_callers_to_ask_for_as_binary_data() {
+fn an_output_without_json_form_is_refused_with_a_hint_at_binary_data() {
     let wanted = [WantedOutput { name: "y".into(), binary: false }];
     for (datatype, data) in [(Datatype::Bytes, &b"\x01\0\0\0\xff"[..]), (Datatype::Fp16, &[0, 0])] {
         let tensor = output(datatype, data);
@@ -181,7 +181,7 @@ fn what_has_no_json_form_is_the_callers_to_ask_for_as_binary_data() {
 }
 
 #[test]
-fn an_output_the_model_got_wrong_is_our_problem() {
+fn a_malformed_output_of_the_model_is_a_server_error() {
     let wanted = [WantedOutput { name: "y".into(), binary: false }];
     let short = Tensor { data: Bytes::from_static(b"abc"), ..output(Datatype::Fp32, &[0; 8]) };
     let model = simple(Datatype::Fp32);

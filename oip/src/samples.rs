@@ -3,18 +3,18 @@
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 use bytes::Bytes;
 
-use super::{
-    Problem,
+use crate::{
     infer::{HeaderLength, InferRequest, parse},
+    problem::Problem,
 };
 
-/// A tensor's place in a model.
-pub(super) fn tensor(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
+/// An input or output of a model.
+pub(crate) fn tensor(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
     TensorSpec { name: name.into(), datatype, shape: shape.to_vec() }
 }
 
 /// A model that takes batches of up to 4 rows.
-pub(super) fn model(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> ModelSpec {
+pub(crate) fn model(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> ModelSpec {
     ModelSpec {
         queue: QueueName::new("sample", 7),
         platform: "onnxruntime_onnx".into(),
@@ -25,20 +25,21 @@ pub(super) fn model(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> ModelS
     }
 }
 
-/// One input `x` of this type and one output `y`, each with one open dimension after the batch's.
-pub(super) fn simple(datatype: Datatype) -> ModelSpec {
+/// A model with an input `x` of this datatype and an output `y`, each with one open dimension after
+/// the batch dimension.
+pub(crate) fn simple(datatype: Datatype) -> ModelSpec {
     model(vec![tensor("x", datatype, &[-1, -1])], vec![tensor("y", Datatype::Fp32, &[-1, -1])])
 }
 
 /// A request with one input `x`.
-pub(super) fn request(datatype: Datatype, shape: &str, data: &str) -> String {
+pub(crate) fn request(datatype: Datatype, shape: &str, data: &str) -> String {
     format!(
         r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"data":{data}}}]}}"#
     )
 }
 
 /// A request whose one input `x` is sent as binary data, and the length of its JSON.
-pub(super) fn binary(datatype: Datatype, shape: &str, data: &[u8]) -> (Bytes, HeaderLength) {
+pub(crate) fn binary(datatype: Datatype, shape: &str, data: &[u8]) -> (Bytes, HeaderLength) {
     let json = format!(
         r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"parameters":{{"binary_data_size":{}}}}}]}}"#,
         data.len()
@@ -48,13 +49,13 @@ pub(super) fn binary(datatype: Datatype, shape: &str, data: &[u8]) -> (Bytes, He
 }
 
 /// Parses a body that is all JSON.
-pub(super) fn parsed(model: &ModelSpec, body: impl AsRef<[u8]>) -> Result<InferRequest, Problem> {
+pub(crate) fn parsed(model: &ModelSpec, body: impl AsRef<[u8]>) -> Result<InferRequest, Problem> {
     let body = Bytes::copy_from_slice(body.as_ref());
     parse(&body, HeaderLength::Absent, model)
 }
 
-/// `ok`, or the code of the refusal, whose status must be 400 and whose message short.
-pub(super) fn verdict<T>(result: Result<T, Problem>) -> &'static str {
+/// `ok`, or the code of the problem. Asserts that its status is 400 and its message is short.
+pub(crate) fn verdict<T>(result: Result<T, Problem>) -> &'static str {
     match result {
         Ok(_) => "ok",
         Err(problem) => {

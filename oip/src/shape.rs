@@ -1,18 +1,17 @@
-//! Shapes: read, multiplied out without overflow, and held against the model's.
+//! Shapes: read, multiplied without overflow, and checked against the model's.
 
 use batchfleet_broker::{Datatype, ModelSpec, Tensor, TensorSpec};
 
-use super::{
-    Problem,
+use crate::{
     json::{Kind, Reader},
-    quote,
+    problem::{Problem, quote},
 };
 
-/// More dimensions than any model has.
+/// The most dimensions of a shape, more than any model has.
 const MAX_RANK: usize = 32;
 
 /// Reads a JSON array of dimensions.
-pub(super) fn read(reader: &mut Reader<'_>) -> Result<Vec<u64>, Problem> {
+pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Vec<u64>, Problem> {
     if reader.kind()? != Kind::Array {
         return Err(bad("shape should be an array of dimensions"));
     }
@@ -24,10 +23,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Vec<u64>, Problem> {
         };
         let dimension = number.to_integer::<i64>().and_then(|size| u64::try_from(size).ok());
         shape.push(dimension.ok_or_else(|| {
-            bad(format!("{} is no dimension: it should be a whole number", quote(number.text)))
+            bad(format!("dimension {} should be a whole number", quote(number.text)))
         })?);
         if shape.len() > MAX_RANK {
-            return Err(bad(format!("a shape has at most {MAX_RANK} dimensions")));
+            return Err(bad(format!("a shape may have at most {MAX_RANK} dimensions")));
         }
         Ok(())
     })?;
@@ -35,8 +34,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Vec<u64>, Problem> {
 }
 
 /// How many elements a tensor of this shape has.
-pub(super) fn elements(shape: &[u64]) -> Result<usize, Problem> {
-    // A zero makes the product 0 however large the rest is.
+pub(crate) fn elements(shape: &[u64]) -> Result<usize, Problem> {
+    // With a 0 the product is 0, even where the other dimensions would overflow.
     if shape.contains(&0) {
         return Ok(0);
     }
@@ -47,8 +46,8 @@ pub(super) fn elements(shape: &[u64]) -> Result<usize, Problem> {
         .ok_or_else(|| bad(format!("shape {shape:?} has more elements than can be counted")))
 }
 
-/// How many bytes a tensor takes; `None` for BYTES, where only the elements can tell.
-pub(super) fn bytes(shape: &[u64], datatype: Datatype) -> Result<Option<usize>, Problem> {
+/// How many bytes a tensor takes; `None` for BYTES, whose elements differ in size.
+pub(crate) fn bytes(shape: &[u64], datatype: Datatype) -> Result<Option<usize>, Problem> {
     let elements = elements(shape)?;
     let Some(size) = datatype.size() else { return Ok(None) };
     let bytes = elements
@@ -57,22 +56,22 @@ pub(super) fn bytes(shape: &[u64], datatype: Datatype) -> Result<Option<usize>, 
     Ok(Some(bytes))
 }
 
-/// Holds the shape of one input against the model's: same rank, and same size wherever the model
-/// fixes one. The batch dimension is left to [`rows`].
-pub(super) fn fit(shape: &[u64], spec: &TensorSpec, batches: bool) -> Result<(), Problem> {
+/// Checks the shape of one input against the model's: the same rank, and the same size in every
+/// dimension that the model fixes. [`rows`] checks the batch dimension.
+pub(crate) fn fit(shape: &[u64], spec: &TensorSpec, batches: bool) -> Result<(), Problem> {
     let fits = |(at, (size, wanted)): (usize, (&u64, &i64))| {
         batches && at == 0 || u64::try_from(*wanted).map_or(true, |wanted| wanted == *size)
     };
     let same_rank = shape.len() == spec.shape.len();
     if !same_rank || !shape.iter().zip(&spec.shape).enumerate().all(fits) {
-        return Err(bad(format!("shape is {shape:?}, the model wants {:?}", spec.shape)));
+        return Err(bad(format!("shape is {shape:?}, but the model expects {:?}", spec.shape)));
     }
     Ok(())
 }
 
-/// How many rows a request with these inputs takes: their common first dimension, or 1 for a model
-/// that does not batch.
-pub(super) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem> {
+/// How many rows a request with these inputs takes: the first dimension, which all inputs must
+/// share, or 1 for a model that does not batch.
+pub(crate) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem> {
     let Some(most) = model.max_batch else { return Ok(1) };
     let mut sizes = inputs.iter().filter_map(|input| input.shape.first());
     let rows = sizes.next().copied().unwrap_or(1);
@@ -85,14 +84,14 @@ pub(super) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem>
     u32::try_from(rows).ok().filter(|rows| *rows <= most.get()).ok_or_else(|| {
         Problem::bad(
             "batch_too_large",
-            format!("a request may have {most} rows for this model, this one has {rows}"),
+            format!("a request to this model may have at most {most} rows, this one has {rows}"),
         )
     })
 }
 
-/// The shape of a tensor of `bytes` bytes that comes without one: a batch of one row, and the one
-/// dimension the model leaves open, if any, as large as the bytes say.
-pub(super) fn resolve(spec: &TensorSpec, batches: bool, bytes: usize) -> Result<Vec<u64>, Problem> {
+/// The shape of a tensor of `bytes` bytes that is sent without a shape: a batch of one row. The size
+/// of the one dimension that the model leaves open, if any, follows from the number of bytes.
+pub(crate) fn resolve(spec: &TensorSpec, batches: bool, bytes: usize) -> Result<Vec<u64>, Problem> {
     let mut shape: Vec<Option<u64>> =
         spec.shape.iter().map(|size| u64::try_from(*size).ok()).collect();
     if let (true, Some(batch)) = (batches, shape.first_mut()) {
@@ -100,9 +99,9 @@ pub(super) fn resolve(spec: &TensorSpec, batches: bool, bytes: usize) -> Result<
     }
     let known: Vec<u64> = shape.iter().copied().flatten().collect();
     if shape.len() - known.len() > 1 {
-        return Err(bad("a raw request cannot tell the model's several open dimensions"));
+        return Err(bad("a body without JSON needs a model with at most one open dimension"));
     }
-    // One BYTES element is the whole body; elsewhere elements have a size.
+    // For BYTES the whole body is one element; elements of other datatypes have a fixed size.
     let count = spec.datatype.size().map_or(1, |size| bytes / size);
     let open = count.checked_div(elements(&known)?).unwrap_or(0) as u64;
     Ok(shape.into_iter().map(|size| size.unwrap_or(open)).collect())
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn products_that_overflow_are_refused_and_zero_stays_zero() {
+    fn products_that_overflow_are_refused_unless_a_dimension_is_0() {
         assert!(elements(&[1 << 32, 1 << 32, 2]).is_err());
         assert!(bytes(&[1 << 62], Datatype::Fp64).is_err());
         assert_eq!(elements(&[1 << 40, 0, 1 << 40]).unwrap(), 0);
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_body_tells_the_one_open_dimension() {
+    fn the_length_of_a_raw_body_gives_the_one_open_dimension() {
         assert_eq!(resolve(&spec(&[-1, -1, 3]), true, 24).unwrap(), [1, 2, 3]);
         assert_eq!(resolve(&spec(&[-1, 3]), true, 12).unwrap(), [1, 3]);
         assert_eq!(resolve(&spec(&[-1, 0]), false, 12).unwrap(), [0, 0]);

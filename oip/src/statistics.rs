@@ -1,16 +1,16 @@
-//! The statistics extension: counts and durations of a model, in Triton's form.
+//! The statistics extension: counts and durations of each model, in Triton's form.
 //!
-//! `perf_analyzer` reads every field that stands here and fails where one is missing.
+//! Triton's `perf_analyzer` reads every field of this form and fails if one is missing.
 
 use std::time::Duration;
 
 use batchfleet_broker::QueueName;
 use serde::{Serialize, Serializer};
 
-/// How often something happened, and how long it took in all.
+/// How often something happened, and the total time it took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Total {
-    /// How often.
+    /// The number of times.
     pub count: u64,
     /// The sum of the durations.
     #[serde(rename = "ns", serialize_with = "nanoseconds")]
@@ -18,63 +18,63 @@ pub struct Total {
 }
 
 impl Total {
-    /// Counts one more, which took `time`.
+    /// Counts one more time, which took `time`.
     pub fn add(&mut self, time: Duration) {
         self.count += 1;
         self.time = self.time.saturating_add(time);
     }
 }
 
-/// Where the time of a model's requests went.
+/// Where the requests to a model spent their time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InferStatistics {
-    /// Requests answered with outputs, from end to end.
+    /// Requests answered with outputs, end to end.
     pub success: Total,
-    /// Requests answered with an error, from end to end.
+    /// Requests answered with an error, end to end.
     pub fail: Total,
-    /// Waiting in the queue and for the batch to begin.
+    /// Time in the queue and until the batch began.
     pub queue: Total,
-    /// Joining the inputs of the batch.
+    /// Time to join the inputs of the batch.
     pub compute_input: Total,
-    /// The run of the model.
+    /// Time to run the model.
     pub compute_infer: Total,
-    /// Splitting the outputs of the batch.
+    /// Time to split the outputs of the batch.
     pub compute_output: Total,
-    /// Answers from a cache.
+    /// Responses from a cache; always 0, there is no cache.
     pub cache_hit: Total,
-    /// Look-ups that a cache could not answer.
+    /// Lookups that missed the cache; always 0.
     pub cache_miss: Total,
 }
 
-/// What batches of one size took.
+/// The durations of batches of one size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BatchStatistics {
     /// The size, in rows.
     pub batch_size: u64,
-    /// Joining the inputs.
+    /// Time to join the inputs.
     pub compute_input: Total,
-    /// The run of the model.
+    /// Time to run the model.
     pub compute_infer: Total,
-    /// Splitting the outputs.
+    /// Time to split the outputs.
     pub compute_output: Total,
 }
 
-/// Everything counted about one model.
+/// All counts and durations of one model version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelStatistics {
-    /// When it last answered, in milliseconds since 1970; 0 for never.
+    /// When a request was last answered with outputs, in milliseconds since 1970; 0 for never.
     pub last_inference: u64,
     /// Rows answered with outputs.
     pub inference_count: u64,
-    /// Batches run for them.
+    /// Batches that ran for these rows.
     pub execution_count: u64,
-    /// Requests, and where their time went.
+    /// Requests, and where they spent their time.
     pub inference: InferStatistics,
     /// Batches, by size.
     pub batches: Vec<BatchStatistics>,
 }
 
-/// The answer to `GET /v2/models/stats` and `GET /v2/models/{model}/stats`.
+/// The response to `GET /v2/models/stats` and `GET /v2/models/{model}/stats`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Statistics<'a> {
     model_stats: Vec<Entry<'a>>,
@@ -91,7 +91,7 @@ struct Entry<'a> {
     batch_stats: &'a [BatchStatistics],
 }
 
-/// Writes down the statistics of some models.
+/// The statistics of some models, ready to be serialized.
 pub fn report<'a>(
     models: impl IntoIterator<Item = (&'a QueueName, &'a ModelStatistics)>,
 ) -> Statistics<'a> {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_perf_analyzer_reads_is_there() {
+    fn every_field_that_perf_analyzer_reads_is_present() {
         let mut model =
             ModelStatistics { inference_count: 5, execution_count: 2, ..Default::default() };
         model.inference.success.add(Duration::from_micros(3));
