@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    body::{Bounds, Budget},
+    body::{BodyBudget, Bounds},
     catalog::Catalog,
     clients::{Clients, KeysError},
     dispatch::{Dispatcher, hand_over},
@@ -92,7 +92,7 @@ impl Gateway {
             metrics: metrics.clone(),
             clients: Clients::new(&settings.clients)?,
             body: Bounds { bytes: settings.max_body, time: settings.body_timeout },
-            budget: Budget::new(settings.max_body_bytes_in_flight, metrics.body_bytes.clone()),
+            budget: BodyBudget::new(settings.max_body_bytes_in_flight, metrics.body_bytes.clone()),
             offload: Offload::new(),
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,

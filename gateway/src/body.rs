@@ -1,4 +1,4 @@
-//! The bodies of requests and answers: bounded in size, in time and in what they hold together.
+//! The bodies of requests and responses: bounded in size, in time, and in their total memory.
 
 mod inflate;
 mod read;
@@ -10,47 +10,47 @@ use std::sync::{
 
 use prometheus::IntGauge;
 
+use batchfleet_oip::Problem;
+
 pub(crate) use self::{
     inflate::Encoding,
     read::{Bounds, read},
 };
-use batchfleet_oip::Problem;
-
 use crate::error::InferError;
 
-/// The bytes of bodies that this process may hold, and holds.
+/// The memory for bodies: how many bytes this process may hold, and how many it holds.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct BodyBudget {
     most: usize,
     held: AtomicUsize,
     gauge: IntGauge,
 }
 
-impl Budget {
-    /// `gauge` shows what is held.
+impl BodyBudget {
+    /// A budget of `most` bytes; `gauge` shows how many are held.
     pub(crate) fn new(most: usize, gauge: IntGauge) -> Arc<Self> {
         Arc::new(Self { most, held: AtomicUsize::new(0), gauge })
     }
 
-    /// A share of nothing yet.
-    pub(crate) fn share(self: &Arc<Self>) -> Share {
-        Share { budget: self.clone(), bytes: 0 }
+    /// A share of 0 bytes.
+    pub(crate) fn share(self: &Arc<Self>) -> BodyShare {
+        BodyShare { budget: self.clone(), bytes: 0 }
     }
 }
 
-/// What one request holds of the budget; given back on drop.
+/// The part of the budget that one request holds; released on drop.
 #[derive(Debug)]
-pub(crate) struct Share {
-    budget: Arc<Budget>,
+pub(crate) struct BodyShare {
+    budget: Arc<BodyBudget>,
     bytes: usize,
 }
 
-impl Share {
-    /// Makes it `bytes` large.
+impl BodyShare {
+    /// Changes the share to `bytes`.
     ///
     /// # Errors
     ///
-    /// [`InferError::BodyBytes`]: the others leave no room; the share stays as it was.
+    /// [`InferError::BodyBytes`]: the budget has no room; the share stays as it was.
     pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), InferError> {
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 {
@@ -66,8 +66,8 @@ impl Share {
         Ok(())
     }
 
-    /// Makes it `bytes` large whether there is room or not: nothing that was computed is thrown
-    /// away, but no new body comes in until there is room again.
+    /// Changes the share to `bytes` even if the budget has no room. For responses, which are never
+    /// discarded: they may exceed the budget, and new bodies are refused until there is room again.
     pub(crate) fn force(&mut self, bytes: usize) {
         if self.resize(bytes).is_err() {
             self.budget.held.fetch_add(bytes - self.bytes, Ordering::Relaxed);
@@ -82,20 +82,20 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BodyShare {
     fn drop(&mut self) {
         self.force(0);
     }
 }
 
-/// A body, and its share of the budget.
+/// A request body, and its share of the budget.
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) bytes: bytes::Bytes,
-    pub(crate) share: Share,
+    pub(crate) share: BodyShare,
 }
 
-/// The body is larger than is taken.
+/// The problem of a body larger than `limit` bytes: status 413.
 pub(crate) fn too_large(limit: usize) -> Problem {
     let message = format!("the body is larger than {limit} bytes");
     Problem { status: 413, code: "too_large", message }
@@ -105,12 +105,12 @@ pub(crate) fn too_large(limit: usize) -> Problem {
 mod tests {
     use super::*;
 
-    fn budget(most: usize) -> Arc<Budget> {
-        Budget::new(most, IntGauge::new("held", "for tests").unwrap())
+    fn budget(most: usize) -> Arc<BodyBudget> {
+        BodyBudget::new(most, IntGauge::new("held", "for tests").unwrap())
     }
 
     #[test]
-    fn shares_together_never_grow_beyond_the_budget_and_give_back_what_they_held() {
+    fn shares_never_exceed_the_budget_and_release_their_bytes() {
         let budget = budget(10);
         let (mut one, mut other) = (budget.share(), budget.share());
         one.resize(6).unwrap();
@@ -125,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_held_even_beyond_the_budget_and_keeps_new_bodies_out() {
+    fn a_response_may_exceed_the_budget_and_new_bodies_are_refused_meanwhile() {
         let budget = budget(10);
-        let (mut answer, mut new) = (budget.share(), budget.share());
-        answer.force(25);
+        let (mut response, mut new) = (budget.share(), budget.share());
+        response.force(25);
         assert_eq!(budget.gauge.get(), 25);
         assert!(new.resize(1).is_err());
-        drop(answer);
+        drop(response);
         new.resize(1).unwrap();
         assert_eq!(budget.gauge.get(), 1);
     }

@@ -1,6 +1,5 @@
 //! The HTTP side: routes, and what a request must look like before its body is read.
 
-mod answer;
 mod infer;
 mod metadata;
 mod paced;
@@ -25,7 +24,7 @@ use tokio::time::{Duration, Instant};
 
 pub(crate) use self::server::listen;
 use crate::{
-    body::{self, Bounds, Budget},
+    body::{self, BodyBudget, Bounds},
     catalog::Catalog,
     clients::{Client, Clients},
     dispatch::Dispatcher,
@@ -45,7 +44,7 @@ pub(crate) struct Api {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) clients: Arc<Clients>,
     pub(crate) body: Bounds,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) budget: Arc<BodyBudget>,
     pub(crate) offload: Offload,
     pub(crate) deadline: Duration,
     pub(crate) max_deadline: Duration,

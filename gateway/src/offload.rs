@@ -1,29 +1,29 @@
-//! Work that takes long, done where it holds nobody up.
+//! Runs long work off the threads that serve connections.
 
 use std::sync::Arc;
 
-use actix_web::web;
-use tokio::sync::Semaphore;
-
 use batchfleet_oip::Problem;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// Work on more bytes than these leaves the thread that serves connections.
+/// Work on more bytes than this leaves the thread that serves the connection.
 const INLINE: usize = 64 << 10;
 
-/// Threads for long work: one less at a time than there are cores, so that serving others goes on.
+/// Limits how many threads do long work at a time: one fewer than there are cores, so that one core
+/// is left to serve connections.
 #[derive(Debug)]
 pub(crate) struct Offload {
     turns: Arc<Semaphore>,
 }
 
 impl Offload {
-    /// Leaves a core of this machine to others, if it has several.
+    /// Limits long work to all cores of this machine but one, and to at least one.
     pub(crate) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self { turns: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))) }
     }
 
-    /// Does `work`, which goes over `bytes` bytes; here and now if they are few.
+    /// Runs `work`, which processes `bytes` bytes: inline if they are few, else on a thread of the
+    /// current runtime's blocking pool, once a turn is free.
     ///
     /// # Errors
     ///
@@ -41,10 +41,10 @@ impl Offload {
         }
         let failed = || Problem::internal("an internal task failed");
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| failed())?;
-        let turned = move || {
-            let _turn = turn; // Kept by the work itself: its caller may leave before it ends.
+        let work_in_turn = move || {
+            let _turn = turn; // Held by the work itself, because the request may be cancelled earlier.
             work()
         };
-        web::block(turned).await.map_err(|_| failed())
+        spawn_blocking(work_in_turn).await.map_err(|_| failed())
     }
 }

@@ -1,12 +1,12 @@
-//! Compressed bodies, inflated within the same bounds as any other.
+//! Inflates compressed bodies, within the same bounds as any other body.
 
 use std::io::{self, Read};
 
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 
-use super::{Body, too_large};
 use batchfleet_oip::Problem;
 
+use super::{Body, too_large};
 use crate::error::InferError;
 
 /// How a body is compressed.
@@ -14,16 +14,16 @@ use crate::error::InferError;
 pub(crate) enum Encoding {
     /// RFC 1952, one member.
     Gzip,
-    /// RFC 1950: "deflate" is what zlib writes.
+    /// The zlib format, RFC 1950, which HTTP calls "deflate".
     Deflate,
 }
 
 impl Encoding {
-    /// Reads the values of `Content-Encoding`; `None` for a body that comes as it is.
+    /// Reads the values of `Content-Encoding`; `None` if the body is not compressed.
     ///
     /// # Errors
     ///
-    /// 415: another encoding, or several.
+    /// 415: an unknown encoding, or several encodings.
     pub(crate) fn parse<'a>(
         mut values: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Option<Self>, Problem> {
@@ -44,8 +44,8 @@ impl Encoding {
     ///
     /// # Errors
     ///
-    /// 413 `too_large`; 503 `body_bytes`; 400 `bad_encoding`: compressed in another way, cut short,
-    /// damaged, or with more behind its end.
+    /// 413 `too_large`; 503 `body_bytes`; 400 `bad_encoding`: another format, truncated, damaged, or
+    /// followed by more bytes.
     pub(crate) fn inflate(self, body: Body, limit: usize) -> Result<Body, InferError> {
         let Body { bytes: compressed, mut share } = body;
         let length = self.measure(&compressed, limit)?;
@@ -56,8 +56,8 @@ impl Encoding {
         Ok(Body { bytes: inflated.into(), share })
     }
 
-    /// How many bytes come out, found by throwing them away: inflating twice is what it takes for
-    /// bombs to have no memory, however many there are.
+    /// The inflated length, found by inflating once and discarding the output. So a compression bomb
+    /// never takes memory, at the price of inflating every good body twice.
     fn measure(self, compressed: &[u8], limit: usize) -> Result<usize, InferError> {
         let mut rest = compressed;
         let mut inflated = self.decoder(&mut rest).take((limit as u64).saturating_add(1));
@@ -95,7 +95,7 @@ mod tests {
     use prometheus::IntGauge;
 
     use super::*;
-    use crate::body::Budget;
+    use crate::body::BodyBudget;
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -114,14 +114,14 @@ mod tests {
         inflate_beside(encoding, compressed, 1 << 20)
     }
 
-    /// Inflates within 1 MiB, with so much room beside what is compressed.
+    /// Inflates within 1 MiB, with a budget of the compressed length plus `room`.
     fn inflate_beside(
         encoding: Encoding,
         compressed: &[u8],
         room: usize,
     ) -> Result<Bytes, &'static str> {
         let most = compressed.len() + room;
-        let budget = Budget::new(most, IntGauge::new("held", "for tests").unwrap());
+        let budget = BodyBudget::new(most, IntGauge::new("held", "for tests").unwrap());
         let mut share = budget.share();
         share.resize(compressed.len()).unwrap();
         let body = Body { bytes: Bytes::copy_from_slice(compressed), share };
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_comes_out_whole() {
+    fn a_compressed_body_is_inflated_whole() {
         for length in [0, 1, 8191, 8192, 8193, 1 << 20] {
             let plain: Vec<u8> = (0..=250).cycle().take(length).collect();
             assert_eq!(inflate(Encoding::Gzip, &gzip(&plain)).unwrap(), plain);
@@ -140,21 +140,21 @@ mod tests {
     }
 
     #[test]
-    fn b19_a_bomb_is_stopped_at_the_limit_and_needs_no_room() {
+    fn b19_a_bomb_is_stopped_at_the_limit_and_takes_no_memory() {
         let bomb = vec![0; 64 << 20];
         assert_eq!(inflate_beside(Encoding::Gzip, &gzip(&bomb), 0), Err("too_large"));
         assert_eq!(inflate_beside(Encoding::Deflate, &zlib(&bomb), 0), Err("too_large"));
     }
 
     #[test]
-    fn what_has_no_room_is_not_inflated() {
+    fn a_body_without_room_is_not_inflated() {
         let plain = gzip(&[7; 1000]);
         assert_eq!(inflate_beside(Encoding::Gzip, &plain, 999), Err("body_bytes"));
         assert_eq!(inflate_beside(Encoding::Gzip, &plain, 1000).unwrap(), vec![7; 1000]);
     }
 
     #[test]
-    fn b20_data_that_is_cut_damaged_or_followed_by_more_is_refused() {
+    fn b20_truncated_damaged_or_trailing_data_is_refused() {
         let plain: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         for (encoding, whole) in [(Encoding::Gzip, gzip(&plain)), (Encoding::Deflate, zlib(&plain))]
         {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn b21_one_known_encoding_is_taken_and_nothing_else() {
+    fn b21_only_one_known_encoding_is_accepted() {
         let parse = |values: &[&'static str]| {
             Encoding::parse(values.iter().map(|value| value.as_bytes())).map_err(|e| e.status)
         };

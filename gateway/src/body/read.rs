@@ -1,55 +1,54 @@
-//! Reads a body as it arrives.
+//! Reads a request body as it arrives.
 
-use std::{future::poll_fn, pin::Pin, time::Duration};
+use std::{fmt::Display, future::poll_fn, pin::Pin, time::Duration};
 
-use actix_web::error::PayloadError;
+use batchfleet_oip::Problem;
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, Share, too_large};
-use batchfleet_oip::Problem;
-
+use super::{Body, BodyShare, too_large};
 use crate::error::InferError;
 
-/// What a body must have sent of itself for each second more than its time.
+/// Every time limit of a body grows by 1 s for each this many bytes received.
 const BYTES_A_SECOND: u32 = 1 << 20;
 
-/// How long a body may take to be a fast one, and a second more for each mebibyte that came.
+/// How long a body counts as fast, plus 1 s for each MiB received.
 const FAST: Duration = Duration::from_secs(1);
-/// The room that a body is given ahead of its first byte. With less, many more would be read at
-/// once, most of them to be refused in the end, and whoever asks for little would wait for them all.
+/// The most memory reserved for a body before its first byte. With less, the gateway would read many
+/// more large bodies at once, refuse most of them in the end, and small requests would wait meanwhile.
 const HEAD_START: usize = 1 << 20;
 
-/// What every body is held to.
+/// The limits of every body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// The most bytes, as sent and as inflated.
     pub(crate) bytes: usize,
-    /// How long it may take, and a second more for each mebibyte that came.
+    /// The time to receive the body, plus 1 s for each MiB received.
     pub(crate) time: Duration,
 }
 
-/// Reads a whole body of `announced` bytes, or of as many as come.
+/// Reads a whole body: `announced` is its length, if known in advance.
 ///
-/// Where it is known how much will come, there must be room for all of it, and some is kept free
-/// ahead of what comes, so that of many large bodies some are refused early and the others get
-/// through. But no more is kept than twice what has come, nor for a body that comes slowly: a few
-/// who announce much and send little could keep everyone else out.
+/// The budget must have room for all of an announced body at the start. Then the share runs ahead of
+/// the received bytes, so that of many large bodies some are refused early and the others complete.
+/// The lead is limited: at most twice the received bytes plus 1 MiB, and none for a slow body.
+/// Otherwise a few clients that announce much and send little could hold the whole budget.
 ///
 /// # Errors
 ///
-/// 413 `too_large`: more bytes than it may have, announced or sent. 408 `body_timeout`: it came too
-/// slowly. 503 `body_bytes`: there is no room. 400 `cancelled`: the sender broke off, or its chunks
-/// are malformed, which the server does not tell apart.
-pub(crate) async fn read<S>(
+/// 413 `too_large`: the announced or received length exceeds the limit. 408 `body_timeout`: the body
+/// arrived too slowly. 503 `body_bytes`: the budget has no room. 400 `cancelled`: the client aborted
+/// the body, or its chunks are malformed; the server reports both alike.
+pub(crate) async fn read<S, E>(
     stream: &mut S,
     announced: Option<u64>,
     bounds: Bounds,
-    mut share: Share,
+    mut share: BodyShare,
 ) -> Result<Body, InferError>
 where
-    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Display,
 {
     let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     if announced.is_some_and(|length| length > bounds.bytes) {
@@ -72,7 +71,7 @@ where
             }
             Err(_) => return Err(too_slow(body.len())),
             Ok(None) => break,
-            Ok(Some(chunk)) => chunk.map_err(|error| broken_off(&error))?,
+            Ok(Some(chunk)) => chunk.map_err(aborted)?,
         };
         let length = body.len() + chunk.len();
         if length > bounds.bytes {
@@ -81,7 +80,7 @@ where
         let is_fast = Instant::now() <= fast_until;
         share.resize(if is_fast { ahead(announced, length) } else { length })?;
         if length > body.capacity() {
-            // At first what it may send soon, then all at once: growing would copy it.
+            // Allocate the head start first, then the whole length at once: growing would copy.
             let room = announced.unwrap_or(0);
             let room = if length > HEAD_START { room } else { room.min(HEAD_START) };
             body.reserve(room.max(length) - body.len());
@@ -92,23 +91,23 @@ where
     Ok(Body { bytes: body.freeze(), share })
 }
 
-/// How much room a body is given of which so many bytes have come.
+/// The share of a fast body: the received bytes, and the lead ahead of them.
 fn ahead(announced: Option<usize>, received: usize) -> usize {
     announced.unwrap_or(0).min(2 * received + HEAD_START).max(received)
 }
 
-/// How much longer a body may take because so many bytes have come.
+/// How much longer a body may take after `received` bytes.
 fn more_time(received: usize) -> Duration {
     Duration::from_secs(1) * u32::try_from(received).unwrap_or(u32::MAX) / BYTES_A_SECOND
 }
 
 fn too_slow(received: usize) -> InferError {
-    let message = format!("the body came too slowly: {received} bytes in time");
+    let message = format!("the body arrived too slowly: {received} bytes in time");
     Problem { status: 408, code: "body_timeout", message }.into()
 }
 
-fn broken_off(error: &PayloadError) -> InferError {
-    Problem::bad("cancelled", format!("the body broke off or is malformed: {error}")).into()
+fn aborted(error: impl Display) -> InferError {
+    Problem::bad("cancelled", format!("the body was aborted or is malformed: {error}")).into()
 }
 
 #[cfg(test)]
@@ -122,12 +121,14 @@ mod tests {
     use tokio::{sync::mpsc, time::sleep};
 
     use super::*;
-    use crate::body::Budget;
+    use crate::body::BodyBudget;
 
-    struct Sent(mpsc::UnboundedReceiver<Result<Bytes, PayloadError>>);
+    type Chunk = Result<Bytes, &'static str>;
+
+    struct Sent(mpsc::UnboundedReceiver<Chunk>);
 
     impl Stream for Sent {
-        type Item = Result<Bytes, PayloadError>;
+        type Item = Chunk;
 
         fn poll_next(
             mut self: Pin<&mut Self>,
@@ -137,9 +138,7 @@ mod tests {
         }
     }
 
-    type Sender = mpsc::UnboundedSender<Result<Bytes, PayloadError>>;
-
-    fn stream() -> (Sender, Sent) {
+    fn stream() -> (mpsc::UnboundedSender<Chunk>, Sent) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (sender, Sent(receiver))
     }
@@ -148,12 +147,12 @@ mod tests {
         Bounds { bytes, time: Duration::from_secs(10) }
     }
 
-    fn budget() -> Arc<Budget> {
-        Budget::new(1 << 30, IntGauge::new("held", "for tests").unwrap())
+    fn budget() -> Arc<BodyBudget> {
+        BodyBudget::new(1 << 30, IntGauge::new("held", "for tests").unwrap())
     }
 
-    /// The code of what comes of a body of which `piece` bytes come each `pause`, `pieces` times,
-    /// and how long that took.
+    /// Reads a body of which `piece` bytes arrive after each `pause`, `pieces` times. Returns the
+    /// error code or `read`, and the time it took.
     async fn trickle(piece: usize, pause: Duration, pieces: usize) -> (&'static str, Duration) {
         let (sender, mut stream) = stream();
         tokio::spawn(async move {
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_stalls_or_trickles_is_given_up_after_ten_seconds() {
+    async fn a_body_that_stalls_or_trickles_is_refused_after_ten_seconds() {
         let second = Duration::from_secs(1);
         assert_eq!(trickle(1, 60 * second, 1).await, ("body_timeout", 10 * second));
         let (code, took) = trickle(1000, second / 10, 10_000).await;
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_body_may_take_a_second_more_for_each_mebibyte_that_came() {
+    async fn a_large_body_may_take_one_more_second_for_each_mebibyte_received() {
         let second = Duration::from_secs(1);
         assert_eq!(trickle(1 << 20, second, 64).await, ("read", 64 * second));
         let (code, took) = trickle(1 << 19, second, 64).await;
@@ -202,20 +201,20 @@ mod tests {
         assert_eq!(body.bytes, "1234567890");
     }
 
-    /// How much room a body has that announced so much, once so much has come and time has passed.
+    /// The share of a body with this announced length, this many received bytes, after this time.
     async fn room(announced: usize, received: usize, wait: Duration) -> i64 {
         let gauge = IntGauge::new("held", "for tests").unwrap();
-        let budget = Budget::new(1 << 30, gauge.clone());
+        let budget = BodyBudget::new(1 << 30, gauge.clone());
         let (sender, mut stream) = stream();
         sender.send(Ok(vec![0; received].into())).unwrap();
         let body = read(&mut stream, Some(announced as u64), bounds(1 << 30), budget.share());
         tokio::pin!(body);
-        assert!(tokio::time::timeout(wait, &mut body).await.is_err(), "it waits for the rest");
+        assert!(tokio::time::timeout(wait, &mut body).await.is_err(), "the rest is missing");
         gauge.get()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn room_is_kept_ahead_of_a_fast_body_and_of_no_slow_one() {
+    async fn the_share_runs_ahead_of_a_fast_body_and_not_of_a_slow_one() {
         let (soon, late) = (Duration::from_millis(900), Duration::from_millis(1100));
         let gauged = |bytes: usize| i64::try_from(bytes).unwrap();
         for (announced, received, wait, held) in [
@@ -232,8 +231,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_for_which_there_is_no_room_is_refused_before_anything_comes() {
-        let budget = Budget::new(100, IntGauge::new("held", "for tests").unwrap());
+    async fn a_body_without_room_is_refused_before_its_first_byte() {
+        let budget = BodyBudget::new(100, IntGauge::new("held", "for tests").unwrap());
         let mut others = budget.share();
         others.resize(40).unwrap();
         for (announced, code) in [(61, "body_bytes"), (101, "too_large")] {
@@ -244,9 +243,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sender_that_breaks_off_is_told_apart() {
+    async fn an_aborted_body_is_cancelled() {
         let (sender, mut stream) = stream();
-        sender.send(Err(PayloadError::Incomplete(None))).unwrap();
+        sender.send(Err("incomplete")).unwrap();
         let error = read(&mut stream, Some(5), bounds(10), budget().share()).await.unwrap_err();
         assert_eq!(error.code(), "cancelled");
     }

@@ -11,9 +11,11 @@ use batchfleet_broker::{ModelSpec, Priority, Release, Reply, Tensor, Timing, wir
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
-use super::{Api, answer::Answer, content_length, model, single_header, unread::refuse};
+use super::{
+    Api, content_length, model, response_body::ResponseBody, single_header, unread::refuse,
+};
 use crate::{
-    body::{self, Body, Encoding, Share},
+    body::{self, Body, BodyShare, Encoding},
     clients,
     dispatch::Question,
     error::InferError,
@@ -161,7 +163,7 @@ struct Read {
     parsed: InferRequest,
     /// Of its inputs.
     digest: u64,
-    share: Share,
+    share: BodyShare,
 }
 
 /// Reads and checks the whole request.
@@ -257,7 +259,7 @@ async fn answer(
     model: Arc<Model>,
     wanted: Wanted,
     outputs: Vec<Tensor>,
-    mut share: Share,
+    mut share: BodyShare,
 ) -> Result<HttpResponse, InferError> {
     // Held from now on, also while others are being written.
     share.force(outputs.iter().map(|output| output.data.len()).sum());
@@ -281,5 +283,5 @@ async fn answer(
             .insert_header((HeaderName::from_static(HEADER_LENGTH), length)),
         None => response.insert_header(ContentType::json()),
     };
-    Ok(response.body(Answer::new(encoded.body, share)))
+    Ok(response.body(ResponseBody::new(encoded.body, share)))
 }

@@ -1,4 +1,4 @@
-//! The body of an answer, on its way out.
+//! The body of an inference response on its way to the client.
 
 use std::{
     collections::VecDeque,
@@ -12,32 +12,32 @@ use actix_web::{
     web::Bytes,
 };
 
-use crate::body::Share;
+use crate::body::BodyShare;
 
-/// How much is handed to the connection at a time.
+/// The most bytes handed to the server at a time.
 const PIECE: usize = 64 << 10;
 
-/// An answer that is handed out piece by piece.
+/// A response body that is handed to the server piece by piece.
 ///
-/// The server copies what it is given into its own buffer and keeps it for as long as the caller
-/// does not take it. So it is given little at a time, and the answer's share of the budget is held
-/// until the last piece: callers that read slowly cannot fill the memory.
+/// The server copies each piece to its own buffer, where it stays until the client has read it.
+/// Small pieces keep that buffer small, and the body keeps its share of the budget until the last
+/// piece is handed over: clients that read slowly cannot fill the memory.
 #[derive(Debug)]
-pub(super) struct Answer {
-    /// Not empty, unless nothing is left.
+pub(super) struct ResponseBody {
+    /// The bytes still to hand over; no piece is empty.
     pieces: VecDeque<Bytes>,
-    _share: Share,
+    _share: BodyShare,
 }
 
-impl Answer {
-    /// An answer of these pieces, which holds so much of the budget.
-    pub(super) fn new(pieces: Vec<Bytes>, share: Share) -> Self {
+impl ResponseBody {
+    /// A body of these pieces, which holds `share` of the budget.
+    pub(super) fn new(pieces: Vec<Bytes>, share: BodyShare) -> Self {
         let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         Self { pieces, _share: share }
     }
 }
 
-impl MessageBody for Answer {
+impl MessageBody for ResponseBody {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
