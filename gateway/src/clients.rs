@@ -1,56 +1,45 @@
-//! Who asks, and how much they may: API keys, shares of clients, classes.
+//! Access control: which client sent a request, what the client may do, and how much.
 
 mod address;
 mod fairness;
+mod grant;
+mod key_file;
+mod key_lines;
+mod key_toml;
 mod keys;
 mod settings;
 
-use std::{
-    fs, io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-};
+use std::{net::IpAddr, sync::Arc};
 
-use actix_web::{
-    dev::RequestHead,
-    http::header::{self, HeaderMap},
-};
 use batchfleet_broker::Priority;
-use tokio::{
-    task::spawn_blocking,
-    time::{Duration, Instant, interval},
-};
-use tracing::{error, info};
+use batchfleet_oip::Problem;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::info;
 
-pub(crate) use self::keys::class;
-pub use self::settings::ClientSettings;
+pub(crate) use self::grant::class;
 use self::{
     address::Network,
-    fairness::{Allowance, Excess, Fairness, Who},
-    keys::{Grant, Keys},
+    fairness::{Allowance, ClientId, Excess, Fairness},
+    grant::Grant,
+    key_file::KeyFile,
 };
-use batchfleet_oip::Problem;
-
+pub use self::{key_file::KeysError, settings::ClientSettings};
 use crate::error::InferError;
 
-/// How often the file of keys is looked at.
-const RELOAD: Duration = Duration::from_secs(5);
-/// The most clients that are told apart at a time; the rest share what one may have.
+/// The most clients with a share of their own at a time; the rest have one share together.
 const MOST_CLIENTS: usize = 100_000;
 
-/// Why the keys cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// The file is not there, or not for us.
-    #[error("cannot read --api-keys {}: {}", .0.display(), .1)]
-    Unreadable(PathBuf, #[source] io::Error),
-    /// A line of it is wrong.
-    #[error("--api-keys {}, {}", .0.display(), .1)]
-    Malformed(PathBuf, String),
+/// The sender of a request, as its connection and its headers identify it.
+pub(crate) trait Sender {
+    /// The address at the other end of the connection.
+    fn peer(&self) -> Option<IpAddr>;
+
+    /// The values of a header, in the order in which they were sent. `name` is in lower case.
+    fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]>;
 }
 
-/// Everyone who may ask, and what each has asked for lately.
+/// Access control for all clients.
 #[derive(Debug)]
 pub(crate) struct Clients {
     keys: Option<KeyFile>,
@@ -59,67 +48,50 @@ pub(crate) struct Clients {
     fairness: Mutex<Fairness>,
 }
 
-/// Keys, and the file they follow.
-#[derive(Debug)]
-struct KeyFile {
-    path: PathBuf,
-    keys: RwLock<Arc<Keys>>,
-}
-
-impl KeyFile {
-    fn open(path: PathBuf) -> Result<Self, KeysError> {
-        let keys = RwLock::new(Arc::new(read(&path)?));
-        Ok(Self { path, keys })
-    }
-}
-
-/// One who asks.
+/// An identified client.
 #[derive(Debug)]
 pub(crate) struct Client {
-    who: Who,
-    /// What its key allows; without keys, everything.
+    id: ClientId,
+    /// What the API key allows; without keys, everything.
     grant: Option<Arc<Grant>>,
 }
 
 impl Client {
-    /// Whether this model is there for it.
+    /// Whether the client may use this model.
     pub(crate) fn may_use(&self, model: &str) -> bool {
         let models = self.grant.as_ref().and_then(|grant| grant.models.as_ref());
         models.is_none_or(|models| models.iter().any(|name| name == model))
     }
 
-    /// The class it gets when it wants this one: never higher than its key allows.
+    /// The priority class of a request that asks for `wanted`: not higher than the key allows.
     pub(crate) fn class(&self, wanted: Priority) -> Priority {
         self.grant.as_ref().map_or(wanted, |grant| wanted.max(grant.class))
     }
 }
 
-/// A request that counts as in flight for its client until this is dropped.
+/// Counts one request as in flight for its client until dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct ClientSeat {
     clients: Arc<Clients>,
-    who: Who,
+    id: ClientId,
 }
 
-impl Drop for Seat {
+impl Drop for ClientSeat {
     fn drop(&mut self) {
-        self.clients.fairness().leave(&self.who);
+        self.clients.fairness.lock().leave(&self.id);
     }
 }
 
 impl Clients {
-    /// Reads the keys, if there are to be any.
+    /// Reads the API keys, if the settings name a file.
     ///
     /// # Errors
     ///
     /// [`KeysError`]
     pub(crate) fn new(settings: &ClientSettings) -> Result<Arc<Self>, KeysError> {
-        let keys = match &settings.api_keys {
-            Some(path) => Some(KeyFile::open(path.clone())?),
-            None => None,
-        };
+        let keys = settings.api_keys.clone().map(KeyFile::open).transpose()?;
         if keys.is_none() {
-            info!("anyone may ask: no --api-keys");
+            info!("requests need no API key: --api-keys is not set");
         }
         let (rate, in_flight) = (settings.client_rate, settings.client_in_flight);
         Ok(Arc::new(Self {
@@ -130,33 +102,30 @@ impl Clients {
         }))
     }
 
-    /// Tells who sent a request: by its key where keys are asked for, else by its address.
+    /// Identifies the client that sent a request: by API key if keys are required, else by address.
     ///
     /// # Errors
     ///
-    /// 401 `unauthorized`: no key, or none of ours.
-    pub(crate) fn identify(&self, head: &RequestHead) -> Result<Client, InferError> {
+    /// 401 `unauthorized`: the request has no API key, or an unknown one.
+    pub(crate) fn identify(&self, sender: &impl Sender) -> Result<Client, InferError> {
         let Some(file) = &self.keys else {
-            return Ok(Client { who: self.address(head), grant: None });
+            return Ok(Client { id: self.address(sender), grant: None });
         };
-        let keys = file.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let grant = presented(head.headers()).and_then(|key| keys.find(key)).cloned();
-        let grant = grant.ok_or_else(|| Problem {
+        let grant = presented(sender).and_then(|key| file.find(key)).ok_or_else(|| Problem {
             status: 401,
             code: "unauthorized",
             message: "send a valid key as x-api-key, or as authorization: Bearer".to_owned(),
         })?;
-        Ok(Client { who: Who::Key(grant.name.clone()), grant: Some(grant) })
+        Ok(Client { id: ClientId::Key(grant.name.clone()), grant: Some(grant) })
     }
 
-    fn address(&self, head: &RequestHead) -> Who {
-        let peer = head.peer_addr.map_or(IpAddr::from([0; 4]), |peer| peer.ip());
-        let forwarded = head.headers().get_all(header::X_FORWARDED_FOR);
-        let forwarded: Vec<_> = forwarded.map(|value| value.to_str().unwrap_or("?")).collect();
-        Who::Address(address::network_of(address::behind(peer, &forwarded, &self.proxies)))
+    fn address(&self, sender: &impl Sender) -> ClientId {
+        let peer = sender.peer().unwrap_or(IpAddr::from([0; 4]));
+        let forwarded: Vec<_> = sender.header("x-forwarded-for").map(ascii).collect();
+        ClientId::Address(address::network_of(address::behind(peer, &forwarded, &self.proxies)))
     }
 
-    /// Lets a request of `client` in, if that is within its share.
+    /// Admits a request of `client` if it is within the client's share.
     ///
     /// # Errors
     ///
@@ -165,7 +134,7 @@ impl Clients {
         self: &Arc<Self>,
         client: &Client,
         now: Instant,
-    ) -> Result<Option<Seat>, InferError> {
+    ) -> Result<Option<ClientSeat>, InferError> {
         let grant = client.grant.as_deref();
         let allowance = Allowance {
             rate: grant.and_then(|grant| grant.rate).unwrap_or(self.allowance.rate),
@@ -174,56 +143,32 @@ impl Clients {
         if allowance.is_unlimited() {
             return Ok(None);
         }
-        match self.fairness().admit(&client.who, allowance, now) {
-            Ok(who) => Ok(Some(Seat { clients: self.clone(), who })),
+        match self.fairness.lock().admit(&client.id, allowance, now) {
+            Ok(id) => Ok(Some(ClientSeat { clients: self.clone(), id })),
             Err(Excess::Rate(wait)) => Err(InferError::Quota(wait)),
             Err(Excess::InFlight) => Err(InferError::Concurrency),
         }
     }
 
-    fn fairness(&self) -> MutexGuard<'_, Fairness> {
-        self.fairness.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Task: takes over what changes in the file of keys. One that cannot be used changes nothing.
+    /// Task: adopts changes of the file of API keys.
     pub(crate) async fn follow(self: Arc<Self>) {
-        let Some(KeyFile { path, keys }) = &self.keys else { return };
-        let mut ticks = interval(RELOAD);
-        let mut failed = false;
-        loop {
-            ticks.tick().await;
-            let path = path.clone();
-            match spawn_blocking(move || read(&path)).await {
-                Ok(Ok(new)) => {
-                    let mut keys = keys.write().unwrap_or_else(PoisonError::into_inner);
-                    if **keys != new {
-                        info!(keys = new.len(), "the API keys have changed");
-                        *keys = Arc::new(new);
-                    }
-                    failed = false;
-                }
-                Ok(Err(error)) if !failed => {
-                    error!(%error, "the API keys stay as they were");
-                    failed = true;
-                }
-                _ => {}
-            }
+        if let Some(file) = &self.keys {
+            file.follow().await;
         }
     }
 }
 
-/// The key that a request shows.
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(key) = headers.get("x-api-key") {
-        return Some(key.as_bytes());
+/// The API key that a request presents.
+fn presented(sender: &impl Sender) -> Option<&[u8]> {
+    if let Some(key) = sender.header("x-api-key").next() {
+        return Some(key);
     }
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let value = sender.header("authorization").next()?;
     let (scheme, key) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
 }
 
-fn read(path: &Path) -> Result<Keys, KeysError> {
-    let text =
-        fs::read_to_string(path).map_err(|error| KeysError::Unreadable(path.to_owned(), error))?;
-    Keys::parse(&text).map_err(|line| KeysError::Malformed(path.to_owned(), line))
+/// The text of a header value; `?`, which is no address, if the value is not ASCII.
+fn ascii(value: &[u8]) -> &str {
+    str::from_utf8(value).ok().filter(|text| text.is_ascii()).unwrap_or("?")
 }

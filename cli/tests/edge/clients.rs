@@ -139,11 +139,13 @@ async fn a_changed_file_of_keys_is_taken_over_and_a_broken_one_is_not() {
     let (server, folder) = with_keys(&format!("{SECRET} alice\n")).await;
     let file = folder.path().join("keys");
     fs::write(&file, "broken").unwrap();
-    let kept = |line: &serde_json::Value| line["message"] == "the API keys stay as they were";
+    let kept = |line: &serde_json::Value| {
+        line["message"] == "failed to reload API keys, keeping the previous ones"
+    };
     server.program.wait_for_log(kept).await.unwrap();
     assert_eq!(server.ask(post("x-api-key: secret\r\n", echo(&[1]))).await.outputs(), [1]);
     fs::write(&file, format!("{OTHER} bob\n")).unwrap();
-    let changed = |line: &serde_json::Value| line["message"] == "the API keys have changed";
+    let changed = |line: &serde_json::Value| line["message"] == "reloaded API keys";
     server.program.wait_for_log(changed).await.unwrap();
     assert_eq!(server.ask(post("x-api-key: secret\r\n", echo(&[1]))).await.status, 401);
     assert_eq!(server.ask(post("x-api-key: other\r\n", echo(&[1]))).await.outputs(), [1]);

@@ -1,11 +1,11 @@
-//! Clients by their address.
+//! Finds the address of a client, also behind proxies.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
-/// Addresses that begin alike, such as 10.0.0.0/8; or a single one.
+/// An IP network such as 10.0.0.0/8, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -16,7 +16,7 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no address or network such as 10.0.0.0/8");
+        let wrong = || format!("{text:?} is not an address, or a network such as 10.0.0.0/8");
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix.parse().map_err(|_| wrong())?)),
             None => (text, None),
@@ -46,8 +46,8 @@ impl Network {
     }
 }
 
-/// Where a request comes from: the last address before our own proxies, as they tell it. What
-/// stands before that anyone may have written.
+/// The address of the client behind `proxies`: the last address in `forwarded` (the values of
+/// X-Forwarded-For) that is not a trusted proxy. The client may have forged any address before that.
 pub(super) fn behind(peer: IpAddr, forwarded: &[&str], proxies: &[Network]) -> IpAddr {
     let trusted = |address: IpAddr| proxies.iter().any(|proxy| proxy.contains(address));
     let mut client = peer.to_canonical();
@@ -63,12 +63,13 @@ pub(super) fn behind(peer: IpAddr, forwarded: &[&str], proxies: &[Network]) -> I
     client
 }
 
-/// Some proxies add the port.
+/// Reads an address, with or without a port, which some proxies add.
 fn parse(hop: &str) -> Option<IpAddr> {
     hop.parse().ok().or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// What counts as one client: an IPv4 address, or the IPv6 network that one subscriber gets.
+/// The addresses that count as one client: a single IPv4 address, or an IPv6 /64 network, which
+/// belongs to one subscriber.
 pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_contain_what_begins_like_them() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("10.1.2.3", "10.1.2.3", "10.1.2.2"),
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn b67_only_our_own_proxies_are_believed() {
+    fn b67_only_trusted_proxies_may_report_an_address() {
         let proxies = &["10.0.0.0/8", "192.168.0.1"];
         assert_eq!(client("1.2.3.4", &["5.6.7.8"], proxies), "1.2.3.4", "spoofed");
         assert_eq!(client("10.0.0.1", &["5.6.7.8"], proxies), "5.6.7.8");

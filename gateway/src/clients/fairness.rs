@@ -1,28 +1,27 @@
-//! What each client has taken of its share.
+//! How much of its share each client has used.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// Clients that have nothing in flight are forgotten no more often than this.
+/// How often, at most, idle clients are removed from memory.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Whose share a request takes from.
+/// The client whose share a request uses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Who {
-    /// The one that shows a key of this name.
+pub(super) enum ClientId {
+    /// The client with an API key of this name.
     Key(Arc<str>),
-    /// The one at this address.
+    /// The client at this address.
     Address(IpAddr),
-    /// All for whom there was no place of their own.
+    /// All clients beyond the most that have a share of their own.
     Others,
 }
 
-/// What one client may have; 0 for as much as it likes.
+/// The limits of one client; 0 for no limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
-    /// Requests a second, a second's worth of them at once.
-    pub(super) rate: f64,
+    /// Requests per second; a burst of one second's requests is allowed.
     /// Requests in flight.
     pub(super) in_flight: usize,
 }
@@ -33,79 +32,79 @@ impl Allowance {
     }
 }
 
-/// How a client asks for more than its share.
+/// The limit that a request exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// Too often: how long until it may again.
+    /// Requests per second; the time until the next request is admitted.
     Rate(Duration),
-    /// Too much at a time.
+    /// Requests in flight.
     InFlight,
 }
 
-/// What all clients have taken.
+/// How much of its share every client has used.
 #[derive(Debug)]
 pub(super) struct Fairness {
-    clients: HashMap<Who, Taken>,
+    clients: HashMap<ClientId, Used>,
     most: usize,
     swept: Instant,
 }
 
-/// What one client has taken.
-///
-/// Its bucket of tokens is kept as the time at which it will be full again.
+/// How much of its share one client has used.
 #[derive(Debug)]
-struct Taken {
+struct Used {
+    /// When the client's token bucket will be full again.
     full: Instant,
     in_flight: usize,
 }
 
 impl Fairness {
-    /// Tells at most so many clients apart.
+    /// Keeps a share for each of at most `most` clients.
     pub(super) fn new(most: usize, now: Instant) -> Self {
         Self { clients: HashMap::new(), most, swept: now }
     }
 
-    /// Takes one request from a client's share. Returns whose share it was, to be told to
+    /// Admits one request. Returns the client whose share the request uses, for
     /// [`leave`](Self::leave).
     pub(super) fn admit(
         &mut self,
-        who: &Who,
+        id: &ClientId,
         allowance: Allowance,
         now: Instant,
-    ) -> Result<Who, Excess> {
-        let who = if self.has_place(who, now) { who.clone() } else { Who::Others };
-        let taken =
-            self.clients.entry(who.clone()).or_insert_with(|| Taken { full: now, in_flight: 0 });
-        if allowance.in_flight > 0 && taken.in_flight >= allowance.in_flight {
+    ) -> Result<ClientId, Excess> {
+        let id = if self.has_share(id, now) { id.clone() } else { ClientId::Others };
+        let used =
+            self.clients.entry(id.clone()).or_insert_with(|| Used { full: now, in_flight: 0 });
+        if allowance.in_flight > 0 && used.in_flight >= allowance.in_flight {
             return Err(Excess::InFlight);
         }
         if allowance.rate > 0.0 {
             let token = Duration::from_secs_f64((1.0 / allowance.rate).min(86_400.0));
             let burst = Duration::from_secs(1).max(token);
-            let ahead = taken.full.saturating_duration_since(now) + token;
+            let ahead = used.full.saturating_duration_since(now) + token;
             if ahead > burst {
                 return Err(Excess::Rate(ahead.saturating_sub(burst)));
             }
-            taken.full = now + ahead;
+            used.full = now + ahead;
         }
-        taken.in_flight += 1;
-        Ok(who)
+        used.in_flight += 1;
+        Ok(id)
     }
 
-    /// One of its requests has ended.
-    pub(super) fn leave(&mut self, who: &Who) {
-        if let Some(taken) = self.clients.get_mut(who) {
-            taken.in_flight = taken.in_flight.saturating_sub(1);
+    /// Records that one request of the client has ended.
+    pub(super) fn leave(&mut self, id: &ClientId) {
+        if let Some(used) = self.clients.get_mut(id) {
+            used.in_flight = used.in_flight.saturating_sub(1);
         }
     }
 
-    /// Whether a client is known, or can be. Those whose share is whole again need not be.
-    fn has_place(&mut self, who: &Who, now: Instant) -> bool {
+    /// Whether the client has a share of its own, or there is room for one. Makes room by removing
+    /// clients that use nothing of their share.
+    fn has_share(&mut self, id: &ClientId, now: Instant) -> bool {
         if self.clients.len() >= self.most && now >= self.swept + SWEEP {
-            self.clients.retain(|_, taken| taken.in_flight > 0 || taken.full > now);
+            self.clients.retain(|_, used| used.in_flight > 0 || used.full > now);
             self.swept = now;
         }
-        self.clients.len() < self.most || self.clients.contains_key(who)
+        self.clients.len() < self.most || self.clients.contains_key(id)
     }
 }
 
@@ -115,78 +114,78 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn who(last: u8) -> Who {
-        Who::Address([10, 0, 0, last].into())
+    fn client(last: u8) -> ClientId {
+        ClientId::Address([10, 0, 0, last].into())
     }
 
     fn rate(rate: f64) -> Allowance {
         Allowance { rate, in_flight: 0 }
     }
 
-    /// How many of 1,000 requests at once get in.
-    fn burst(fairness: &mut Fairness, who: &Who, allowance: Allowance, now: Instant) -> usize {
-        (0..1000).filter(|_| fairness.admit(who, allowance, now).is_ok()).count()
+    /// How many of 1,000 simultaneous requests are admitted.
+    fn burst(fairness: &mut Fairness, id: &ClientId, allowance: Allowance, now: Instant) -> usize {
+        (0..1000).filter(|_| fairness.admit(id, allowance, now).is_ok()).count()
     }
 
     #[test]
-    fn a_second_of_requests_may_come_at_once_and_then_one_each_token() {
+    fn a_burst_of_one_second_is_admitted_and_then_one_request_per_token() {
         let now = Instant::now();
         let mut fairness = Fairness::new(10, now);
-        assert_eq!(burst(&mut fairness, &who(1), rate(10.0), now), 10);
-        let excess = fairness.admit(&who(1), rate(10.0), now).unwrap_err();
+        assert_eq!(burst(&mut fairness, &client(1), rate(10.0), now), 10);
+        let excess = fairness.admit(&client(1), rate(10.0), now).unwrap_err();
         assert_eq!(excess, Excess::Rate(SECOND / 10));
-        assert_eq!(burst(&mut fairness, &who(1), rate(10.0), now + SECOND / 10), 1);
-        assert_eq!(burst(&mut fairness, &who(1), rate(10.0), now + 100 * SECOND), 10);
-        assert_eq!(burst(&mut fairness, &who(2), rate(10.0), now), 10, "a share of its own");
+        assert_eq!(burst(&mut fairness, &client(1), rate(10.0), now + SECOND / 10), 1);
+        assert_eq!(burst(&mut fairness, &client(1), rate(10.0), now + 100 * SECOND), 10);
+        assert_eq!(burst(&mut fairness, &client(2), rate(10.0), now), 10, "a share of its own");
     }
 
     #[test]
-    fn less_than_one_a_second_is_one_at_a_time() {
+    fn a_rate_below_one_per_second_admits_one_request_at_a_time() {
         let now = Instant::now();
         let mut fairness = Fairness::new(10, now);
-        assert_eq!(burst(&mut fairness, &who(1), rate(0.25), now), 1);
-        let excess = fairness.admit(&who(1), rate(0.25), now + SECOND).unwrap_err();
+        assert_eq!(burst(&mut fairness, &client(1), rate(0.25), now), 1);
+        let excess = fairness.admit(&client(1), rate(0.25), now + SECOND).unwrap_err();
         assert_eq!(excess, Excess::Rate(3 * SECOND));
-        assert_eq!(burst(&mut fairness, &who(1), rate(0.25), now + 4 * SECOND), 1);
+        assert_eq!(burst(&mut fairness, &client(1), rate(0.25), now + 4 * SECOND), 1);
     }
 
     #[test]
-    fn what_is_in_flight_is_bounded_until_it_ends_and_costs_no_token_when_refused() {
+    fn requests_in_flight_are_bounded_and_a_refused_one_costs_no_token() {
         let now = Instant::now();
         let mut fairness = Fairness::new(10, now);
         let allowance = Allowance { rate: 3.0, in_flight: 2 };
-        assert_eq!(burst(&mut fairness, &who(1), allowance, now), 2);
-        assert_eq!(fairness.admit(&who(1), allowance, now), Err(Excess::InFlight));
-        fairness.leave(&who(1));
-        assert_eq!(fairness.admit(&who(1), allowance, now), Ok(who(1)));
-        fairness.leave(&who(1));
-        assert!(matches!(fairness.admit(&who(1), allowance, now), Err(Excess::Rate(_))));
+        assert_eq!(burst(&mut fairness, &client(1), allowance, now), 2);
+        assert_eq!(fairness.admit(&client(1), allowance, now), Err(Excess::InFlight));
+        fairness.leave(&client(1));
+        assert_eq!(fairness.admit(&client(1), allowance, now), Ok(client(1)));
+        fairness.leave(&client(1));
+        assert!(matches!(fairness.admit(&client(1), allowance, now), Err(Excess::Rate(_))));
     }
 
     #[test]
-    fn a_client_gets_what_it_may_and_no_more_however_it_spreads_its_requests() {
+    fn a_client_gets_exactly_its_rate_however_it_spreads_its_requests() {
         let now = Instant::now();
         let mut fairness = Fairness::new(10, now);
         let attempts = (0..10_000_u32).map(|n| now + SECOND * n / 1000);
         let admitted =
-            attempts.filter(|at| fairness.admit(&who(1), rate(50.0), *at).is_ok()).count();
+            attempts.filter(|at| fairness.admit(&client(1), rate(50.0), *at).is_ok()).count();
         assert!((549..=551).contains(&admitted), "10 s at 50/s and a burst: {admitted}");
     }
 
     #[test]
-    fn clients_beyond_the_most_share_one_place_until_others_are_forgotten() {
+    fn clients_beyond_the_most_use_one_share_until_others_are_removed() {
         let now = Instant::now();
         let mut fairness = Fairness::new(2, now);
         let one = rate(1.0);
-        assert_eq!(fairness.admit(&who(1), one, now), Ok(who(1)));
-        assert_eq!(fairness.admit(&who(2), one, now), Ok(who(2)));
-        assert_eq!(fairness.admit(&who(3), one, now), Ok(Who::Others));
-        assert!(matches!(fairness.admit(&who(4), one, now), Err(Excess::Rate(_))));
-        assert!(matches!(fairness.admit(&who(1), one, now), Err(Excess::Rate(_))));
-        fairness.leave(&who(1));
-        fairness.leave(&Who::Others);
+        assert_eq!(fairness.admit(&client(1), one, now), Ok(client(1)));
+        assert_eq!(fairness.admit(&client(2), one, now), Ok(client(2)));
+        assert_eq!(fairness.admit(&client(3), one, now), Ok(ClientId::Others));
+        assert!(matches!(fairness.admit(&client(4), one, now), Err(Excess::Rate(_))));
+        assert!(matches!(fairness.admit(&client(1), one, now), Err(Excess::Rate(_))));
+        fairness.leave(&client(1));
+        fairness.leave(&ClientId::Others);
         let later = now + SECOND;
-        assert_eq!(fairness.admit(&who(4), one, later), Ok(who(4)), "1 is forgotten");
+        assert_eq!(fairness.admit(&client(4), one, later), Ok(client(4)), "1 was removed");
         assert_eq!(fairness.clients.len(), 2, "2 is in flight");
     }
 }

@@ -1,56 +1,39 @@
-//! API keys, as a file lists them.
+//! API keys.
 
 use std::sync::Arc;
 
-use batchfleet_broker::Priority;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::settings::rate;
+use super::{
+    grant::{Grant, KeyHash},
+    key_lines, key_toml,
+};
 
-/// What a key allows.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Grant {
-    /// Whose key it is; several keys of one name are one client.
-    pub(super) name: Arc<str>,
-    /// The highest class it may ask for.
-    pub(super) class: Priority,
-    /// Requests a second, 0 for no limit; the common one if not given.
-    pub(super) rate: Option<f64>,
-    /// Requests in flight, 0 for no limit; the common one if not given.
-    pub(super) in_flight: Option<usize>,
-    /// The only models there are for it; all if not given.
-    pub(super) models: Option<Vec<String>>,
-}
-
-/// The keys, by their SHA-256: who reads the file learns no key.
+/// The keys by their SHA-256, so that neither the file nor this process contains a usable key.
 #[derive(Debug, PartialEq)]
-pub(super) struct Keys(Vec<([u8; 32], Arc<Grant>)>);
+pub(super) struct Keys(Vec<(KeyHash, Arc<Grant>)>);
 
 impl Keys {
-    /// Reads a file's lines; blank ones and those that begin with `#` say nothing.
+    /// Reads the keys of a file: TOML, or a line for each key.
     ///
     /// # Errors
     ///
-    /// Which line is wrong, and how.
+    /// The line that is wrong, and how.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let mut keys: Vec<([u8; 32], Arc<Grant>)> = Vec::new();
-        for (at, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let wrong = |what| format!("line {}: {what}", at + 1);
-            let (hash, grant) = entry(line).map_err(wrong)?;
+        let entries =
+            if key_toml::is_toml(text) { key_toml::parse(text) } else { key_lines::parse(text) };
+        let mut keys: Vec<(KeyHash, Arc<Grant>)> = Vec::new();
+        for (line, hash, grant) in entries? {
             if keys.iter().any(|(known, _)| *known == hash) {
-                return Err(wrong("the key stands twice".to_owned()));
+                return Err(format!("line {line}: the key is listed twice"));
             }
             keys.push((hash, Arc::new(grant)));
         }
         Ok(Self(keys))
     }
 
-    /// What a key allows, if it is one of ours. Takes as long whichever it is.
+    /// What `key` allows; `None` if it is not in the file. The time taken is the same for every key.
     pub(super) fn find(&self, key: &[u8]) -> Option<&Arc<Grant>> {
         let presented = Sha256::digest(key);
         let mut found = None;
@@ -62,62 +45,16 @@ impl Keys {
         found
     }
 
-    /// How many there are.
+    /// The number of keys.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-fn entry(line: &str) -> Result<([u8; 32], Grant), String> {
-    let mut words = line.split_whitespace();
-    let hash = words.next().and_then(hash).ok_or("expected a SHA-256 of 64 hex digits first")?;
-    let name = words.next().filter(|name| !name.contains('=')).ok_or("expected a name second")?;
-    let mut grant = Grant {
-        name: name.into(),
-        class: Priority::Default,
-        rate: None,
-        in_flight: None,
-        models: None,
-    };
-    for word in words {
-        let wrong = |what: &str| format!("{word:?}: expected {what}");
-        match word.split_once('=') {
-            Some(("class", name)) => {
-                grant.class = class(name).ok_or_else(|| wrong("critical, default or sheddable"))?;
-            }
-            Some(("rate", text)) => grant.rate = Some(rate(text).map_err(|_| wrong("a number"))?),
-            Some(("in-flight", text)) => {
-                grant.in_flight = Some(text.parse().map_err(|_| wrong("a whole number"))?);
-            }
-            Some(("models", names)) => {
-                grant.models = Some(names.split(',').map(str::to_owned).collect());
-            }
-            _ => return Err(wrong("class=, rate=, in-flight= or models=")),
-        }
-    }
-    Ok((hash, grant))
-}
-
-fn hash(hex: &str) -> Option<[u8; 32]> {
-    let mut hash = [0; 32];
-    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else { return None };
-    if pairs.len() != hash.len() {
-        return None;
-    }
-    for (byte, pair) in hash.iter_mut().zip(pairs) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
-    }
-    Some(hash)
-}
-
-/// The class of this name.
-pub(crate) fn class(name: &str) -> Option<Priority> {
-    Priority::ALL.into_iter().find(|class| class.name().eq_ignore_ascii_case(name))
-}
-
 #[cfg(test)]
 mod tests {
+    use batchfleet_broker::Priority;
+
     use super::*;
 
     /// SHA-256 of "secret" and of "other".
@@ -125,31 +62,54 @@ mod tests {
     const OTHER: &str = "D9298A10D1B0735837DC4BD85DAC641B0F3CEF27A47E5D53A54F2F3F5B2FCFFA";
 
     #[test]
-    fn a_key_is_known_by_its_hash_and_nothing_else_is() {
-        let keys = Keys::parse(&format!("# ours\n\n{SECRET} alice\n  {OTHER}   bob  \n")).unwrap();
-        assert_eq!(&*keys.find(b"secret").unwrap().name, "alice");
-        assert_eq!(&*keys.find(b"other").unwrap().name, "bob");
-        for wrong in [&b""[..], b"Secret", b"secret ", SECRET.as_bytes()] {
-            assert!(keys.find(wrong).is_none());
+    fn a_key_is_found_by_its_hash_only() {
+        let lines = format!("# ours\n\n{SECRET} alice\n  {OTHER}   bob  \n");
+        let tables = format!(
+            "# ours\n\n[[keys]]\nsha256 = '{SECRET}'\nname = 'alice'\n\
+             [[keys]]\nsha256 = '{OTHER}'\nname = 'bob'\n"
+        );
+        for text in [lines, tables] {
+            let keys = Keys::parse(&text).unwrap();
+            assert_eq!(keys.len(), 2);
+            assert_eq!(&*keys.find(b"secret").unwrap().name, "alice");
+            assert_eq!(&*keys.find(b"other").unwrap().name, "bob");
+            for wrong in [&b""[..], b"Secret", b"secret ", SECRET.as_bytes()] {
+                assert!(keys.find(wrong).is_none());
+            }
         }
     }
 
     #[test]
-    fn a_line_says_what_differs_for_its_client() {
+    fn a_file_without_keys_is_valid_in_both_formats() {
+        for text in ["", "\n# none yet\n", "keys = []"] {
+            assert_eq!(Keys::parse(text).unwrap().len(), 0, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn both_formats_have_the_same_fields() {
         let line = format!("{SECRET} alice class=critical rate=2.5 in-flight=8 models=a,b");
-        let keys = Keys::parse(&line).unwrap();
-        let wanted = Grant {
+        let table = format!(
+            "[[keys]]\nsha256 = '{SECRET}'\nname = 'alice'\nclass = 'Critical'\nrate = 2.5\n\
+             in_flight = 8\nmodels = ['a', 'b']"
+        );
+        let all = Grant {
             name: "alice".into(),
             class: Priority::Critical,
             rate: Some(2.5),
             in_flight: Some(8),
             models: Some(vec!["a".to_owned(), "b".to_owned()]),
         };
-        assert_eq!(**keys.find(b"secret").unwrap(), wanted);
+        for text in [line, table] {
+            assert_eq!(**Keys::parse(&text).unwrap().find(b"secret").unwrap(), all, "{text}");
+        }
+        let line = format!("{SECRET} alice rate=2");
+        let table = format!("keys = [{{ sha256 = '{SECRET}', name = 'alice', rate = 2 }}]");
+        assert_eq!(Keys::parse(&line), Keys::parse(&table));
     }
 
     #[test]
-    fn a_wrong_line_is_told_with_its_number_and_without_the_key() {
+    fn an_error_names_the_line_and_never_the_key() {
         for wrong in [
             "secret alice".to_owned(),
             SECRET.to_owned(),
@@ -166,6 +126,33 @@ mod tests {
             let error = Keys::parse(&format!("\n{wrong}")).unwrap_err();
             let line = if wrong.contains("bob") { "line 3: " } else { "line 2: " };
             assert!(error.starts_with(line), "{error}");
+            assert!(!error.contains(SECRET), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_toml_names_the_line_and_the_field() {
+        let hash = format!("sha256 = '{SECRET}'");
+        for (line, field, fields) in [
+            (2, "name", format!("{hash}")),
+            (2, "sha256", "name = 'alice'".to_owned()),
+            (3, "sha256", "sha256 = 'secret'\nname = 'alice'".to_owned()),
+            (3, "sha256", format!("sha256 = '{}g'\nname = 'alice'", &SECRET[1..])),
+            (4, "name", format!("{hash}\nname = 7")),
+            (5, "class", format!("{hash}\nname = 'alice'\nclass = 'top'")),
+            (5, "rate", format!("{hash}\nname = 'alice'\nrate = 'fast'")),
+            (5, "rate", format!("{hash}\nname = 'alice'\nrate = -1")),
+            (5, "rate", format!("{hash}\nname = 'alice'\nrate = inf")),
+            (5, "in_flight", format!("{hash}\nname = 'alice'\nin_flight = 1.5")),
+            (5, "in_flight", format!("{hash}\nname = 'alice'\nin_flight = -1")),
+            (5, "models", format!("{hash}\nname = 'alice'\nmodels = 'a'")),
+            (5, "quota", format!("{hash}\nname = 'alice'\nquota = 1")),
+            (5, "", format!("{hash}\nname = 'alice'\nrate")),
+            (5, "", format!("{hash}\nname = 'alice'\n[[keys]]\n{hash}\nname = 'bob'")),
+        ] {
+            let error = Keys::parse(&format!("\n[[keys]]\n{fields}")).unwrap_err();
+            assert!(error.starts_with(&format!("line {line}: ")), "{fields}: {error}");
+            assert!(error.contains(field) && !error.contains('\n'), "{fields}: {error}");
             assert!(!error.contains(SECRET), "{error}");
         }
     }

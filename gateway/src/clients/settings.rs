@@ -1,25 +1,28 @@
-//! Settings about clients.
+//! Settings of access control: API keys and the share of each client.
 
 use std::path::PathBuf;
 
 use batchfleet_service::InvalidSettings;
 use clap::Args;
 
-use super::{address::Network, read};
+use super::{address::Network, grant, key_file};
 
-/// Who may ask, and how much.
+/// Which clients may send requests, and how many.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ClientSettings {
-    /// A file of API keys; requests without one of them are refused. A line of it is
-    /// `SHA256 NAME [class=CLASS] [rate=N] [in-flight=N] [models=A,B]`: the key's SHA-256 in hex,
-    /// the client's name, and what differs for it: the highest class it may ask for (critical,
-    /// default or sheddable) [default: default], its own --client-rate and --client-in-flight, the
-    /// only models there are for it. Changes are taken over within seconds
+    /// A file of API keys; requests without one of them are refused with 401. The file is TOML with a
+    /// table `[[keys]]` for each key: `sha256` is the SHA-256 of the key in hex, `name` the name of the
+    /// client. Optional fields: `class`, the highest priority class of its requests (critical, default
+    /// or sheddable) [default: default]; `rate` and `in_flight`, in place of --client-rate and
+    /// --client-in-flight; `models`, a list of the only models it may use. Alternatively, the file has
+    /// a line `SHA256 NAME [class=CLASS] [rate=N] [in-flight=N] [models=A,B]` for each key. Changes
+    /// take effect within 5 seconds, without a restart
     #[arg(long, env = "BATCHFLEET_API_KEYS", value_name = "FILE")]
     pub api_keys: Option<PathBuf>,
 
-    /// The most requests a second of one client (a key's name, else an address), a second's worth
-    /// at once; more are refused with 429. 0 for no limit
+    /// The most requests per second of one client; more are refused with 429. A burst of one second's
+    /// requests is allowed. A client is the name of an API key or, without --api-keys, an address. 0
+    /// for no limit
     #[arg(
         long,
         env = "BATCHFLEET_CLIENT_RATE",
@@ -34,22 +37,21 @@ pub struct ClientSettings {
     #[arg(long, env = "BATCHFLEET_CLIENT_IN_FLIGHT", default_value_t = 0, value_name = "N")]
     pub client_in_flight: usize,
 
-    /// Proxies whose word about a client's address (X-Forwarded-For) is taken: addresses or
-    /// networks such as 10.0.0.0/8, with commas between
+    /// Proxies that are trusted to report the address of a client in X-Forwarded-For: addresses or
+    /// networks such as 10.0.0.0/8, separated by commas
     #[arg(long, env = "BATCHFLEET_TRUSTED_PROXIES", value_name = "ADDRS", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
 }
 
 impl ClientSettings {
-    /// Whether the keys can be used.
+    /// Checks that the file of API keys can be used.
     pub(crate) fn check(&self) -> Result<(), InvalidSettings> {
         let Some(path) = &self.api_keys else { return Ok(()) };
-        read(path).map(drop).map_err(InvalidSettings::new)
+        key_file::read(path).map(drop).map_err(InvalidSettings::new)
     }
 }
 
-/// A rate: a number from 0 on.
-pub(super) fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.0);
-    rate.ok_or_else(|| "expected a number from 0 on".to_owned())
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().and_then(grant::rate);
+    rate.ok_or_else(|| "expected a number of at least 0".to_owned())
 }

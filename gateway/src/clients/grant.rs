@@ -1,0 +1,47 @@
+//! What an API key allows, and how its fields are written in a file of keys.
+
+use std::sync::Arc;
+
+use batchfleet_broker::Priority;
+
+/// The SHA-256 of an API key.
+pub(super) type KeyHash = [u8; 32];
+
+/// What an API key allows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Grant {
+    /// The client that owns the key; keys of the same name belong to the same client.
+    pub(super) name: Arc<str>,
+    /// The highest priority class of its requests.
+    pub(super) class: Priority,
+    /// Requests per second, 0 for no limit; `None` for `--client-rate`.
+    pub(super) rate: Option<f64>,
+    /// Requests in flight, 0 for no limit; `None` for `--client-in-flight`.
+    pub(super) in_flight: Option<usize>,
+    /// The only models the client may use; `None` for all.
+    pub(super) models: Option<Vec<String>>,
+}
+
+/// Reads a SHA-256 of 64 hexadecimal digits.
+pub(super) fn key_hash(hex: &str) -> Option<KeyHash> {
+    let mut hash = [0; 32];
+    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else { return None };
+    if pairs.len() != hash.len() {
+        return None;
+    }
+    for (byte, pair) in hash.iter_mut().zip(pairs) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+    }
+    Some(hash)
+}
+
+/// Reads the name of a priority class, in upper or lower case.
+pub(crate) fn class(name: &str) -> Option<Priority> {
+    Priority::ALL.into_iter().find(|class| class.name().eq_ignore_ascii_case(name))
+}
+
+/// Checks a rate: a finite number of at least 0.
+pub(super) fn rate(rate: f64) -> Option<f64> {
+    Some(rate).filter(|rate| rate.is_finite() && *rate >= 0.0)
+}

@@ -1,0 +1,17 @@
+//! Identifies the sender of a request by the head that actix received.
+
+use std::net::IpAddr;
+
+use actix_web::{dev::RequestHead, http::header::HeaderValue};
+
+use crate::clients::Sender;
+
+impl Sender for RequestHead {
+    fn peer(&self) -> Option<IpAddr> {
+        self.peer_addr.map(|peer| peer.ip())
+    }
+
+    fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        self.headers().get_all(name).map(HeaderValue::as_bytes)
+    }
+}
