@@ -38,7 +38,7 @@ impl Fleet {
         let plays = gateway.live_page == LivePage::Everywhere && gateway.clients.api_keys.is_none();
         let gateway = Gateway::start(gateway, broker.as_ref(), process).await?;
         let play = if plays {
-            let (wishes, controller) = (gateway.plays(), broker.controller().await?);
+            let (wishes, controller) = (gateway.live_controls(), broker.controller().await?);
             let playing = play::follow(wishes, gateway.address(), controller);
             let playing = process.shutdown.clone().run_until_cancelled_owned(playing);
             Some(AbortOnDropHandle::new(tokio::spawn(async { playing.await.unwrap_or_default() })))

@@ -8,7 +8,7 @@ use std::{
 };
 
 use batchfleet_broker::{BatchWish, Controller, QueueName, Wish};
-use batchfleet_gateway::Play;
+use batchfleet_gateway::LiveControls;
 use batchfleet_loadgen::{
     Length, LoadError, Plan, Sampled, Stop, Target,
     infer::Encoding,
@@ -38,11 +38,11 @@ impl Drop for Callers {
 
 /// Does what the page wants, until nobody can want anything any more.
 pub(crate) async fn follow(
-    mut wishes: Receiver<Play>,
+    mut wishes: Receiver<LiveControls>,
     server: SocketAddr,
     controller: Arc<dyn Controller>,
 ) {
-    let mut now = Play::default();
+    let mut now = LiveControls::default();
     let mut at_work: Option<Callers> = None;
     while wishes.changed().await.is_ok() {
         let wish = wishes.borrow_and_update().clone();

@@ -21,7 +21,7 @@ use crate::{
     clients::{Clients, KeysError},
     dispatch::{Dispatcher, hand_over},
     http::{self, Api},
-    live::{self, Live, Play},
+    live::{self, Live, LiveControls},
     metrics::GatewayMetrics,
     offload::Offload,
     roster::Roster,
@@ -110,7 +110,7 @@ impl Gateway {
         tasks.spawn(sweep::run(dispatcher, interrupted));
         tasks.spawn(look(observer, api.clone()));
         let (plays, page) = (api.clone(), api.clone());
-        process.pages.show(move |request| live::answer(&page, live::Door::Admin, request));
+        process.pages.show(move |request| live::answer(&page, live::Port::Admin, request));
         tasks.spawn(report(reporter, api.clone()));
         tasks.spawn(api.clients.clone().follow());
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
@@ -127,10 +127,10 @@ impl Gateway {
         self.address
     }
 
-    /// What people who try things out on the live page want; only while somebody follows it does the
-    /// page offer that, and only to browsers on this machine.
-    pub fn plays(&self) -> watch::Receiver<Play> {
-        self.api.live.plays()
+    /// The live controls. The live page offers them only while a receiver exists, and only to
+    /// browsers on this machine.
+    pub fn live_controls(&self) -> watch::Receiver<LiveControls> {
+        self.api.live.controls()
     }
 
     /// Serves until shutdown; accepted requests are answered before it returns.

@@ -3,6 +3,8 @@
 mod infer;
 mod metadata;
 mod paced;
+mod response_body;
+mod sender;
 mod server;
 mod unread;
 
@@ -107,7 +109,7 @@ where
 }
 
 async fn other(request: HttpRequest, api: Data<Api>) -> HttpResponse {
-    live::answer(&api, live::Door::Clients, &request).unwrap_or_else(|| {
+    live::answer(&api, live::Port::Clients, &request).unwrap_or_else(|| {
         say(HttpResponse::NotFound(), "not_found", "no such path; see /openapi.json")
     })
 }

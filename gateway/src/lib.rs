@@ -28,6 +28,6 @@ mod traffic;
 
 pub use app::{Gateway, StartError};
 pub use clients::{ClientSettings, KeysError};
-pub use live::Play;
+pub use live::LiveControls;
 pub use metrics::describe_metrics;
 pub use settings::{GatewaySettings, LivePage, Settings};

@@ -1,53 +1,55 @@
-//! What the page shows, as JSON: one model at a time, and what is new about it.
+//! The data of the live page, as JSON: one model at a time, and only what the page does not have yet.
 
 use actix_web::{HttpRequest, HttpResponse, web::Query};
 use batchfleet_broker::TensorSpec;
+use batchfleet_oip::Problem;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Door, client, fresh,
-    play::Offer,
+    controls::Offer,
+    local::is_local,
+    response::fresh,
+    state::Port,
     watch::{Ran, Sample, Series},
 };
 use crate::{
     catalog::Catalog,
+    clients::Client,
     error::InferError,
     explain::{Explanation, Seen},
     http::Api,
     model::Model,
 };
-use batchfleet_oip::Problem;
 
-/// What a page asks for.
+/// The parameters of a request for the feed.
 #[derive(Debug, Deserialize)]
-struct Wanted {
-    /// The model it shows; without one, the first there is.
+struct Parameters {
+    /// The model to show; the first in the catalogue if absent.
     model: Option<String>,
     version: Option<u64>,
-    /// The last batch it has seen.
+    /// The number of the last batch that the page has.
     #[serde(default)]
     batches: u64,
-    /// The last sample it has seen.
+    /// The number of the last sample that the page has.
     #[serde(default)]
     samples: u64,
 }
 
-/// What a page shows.
 #[derive(Serialize)]
 struct Feed {
-    /// Another one, and all numbers begin anew.
+    /// Identifies this run of the gateway: batches and samples are numbered anew in each run.
     boot: String,
-    /// What there is to choose from.
+    /// The models that the page may show.
     models: Vec<Name>,
-    /// What is wrong, if anything is.
     trouble: Option<Trouble>,
-    /// Whether requests may be sent from where this was asked.
+    /// Whether the page may send inference requests to the server it was loaded from.
     may_ask: bool,
-    /// The clients' port, if there is a page that may.
+    /// The port with a page that may send requests, if there is one.
     clients_port: Option<u16>,
-    /// What may be tried out, and is.
-    play: Option<Offer>,
-    /// The model asked for.
+    /// The live controls, if this page may set them.
+    #[serde(rename = "play")]
+    controls: Option<Offer>,
+    /// The model to show.
     shown: Option<Shown>,
 }
 
@@ -57,19 +59,19 @@ struct Name {
     version: u64,
 }
 
-/// A state in which requests are not answered as they should be.
+/// Why requests are not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Trouble {
-    /// No worker has announced any model.
+    /// No worker has announced a model.
     NoModels,
-    /// The model asked for is not known.
+    /// The requested model is unknown.
     NoSuchModel,
-    /// No worker serves it now.
+    /// No worker serves the model now.
     NoWorkers,
-    /// The queue is out of reach.
+    /// The gateway cannot reach Redis.
     QueueAway,
-    /// This gateway is about to end.
+    /// The gateway is shutting down.
     Draining,
 }
 
@@ -82,20 +84,20 @@ struct Shown {
     samples: Series<Sample>,
 }
 
-/// `GET /page/feed?model=NAME&version=N&batches=N&samples=N`
+/// Handles `GET /page/feed?model=NAME&version=N&batches=N&samples=N`.
 pub(super) fn answer(
     api: &Api,
-    door: Door,
+    port: Port,
     request: &HttpRequest,
 ) -> Result<HttpResponse, InferError> {
-    let wanted = Query::<Wanted>::from_query(request.query_string())
+    let wanted = Query::<Parameters>::from_query(request.query_string())
         .map_err(|error| Problem::bad("bad_parameter", error.to_string()))?;
-    let client = client(api, door, request)?;
+    let client = client(api, port, request)?;
     let mut models = api.catalog.all();
     models.retain(|model| {
         client.as_ref().is_none_or(|client| client.may_use(&model.spec.queue.model))
     });
-    let model = models.iter().find(|model| wanted.is(model));
+    let model = models.iter().find(|model| wanted.is_for(model));
     Ok(fresh(Feed {
         boot: api.live.boot.to_string(),
         models: models
@@ -104,15 +106,24 @@ pub(super) fn answer(
             .map(|queue| Name { model: queue.model.clone(), version: queue.version })
             .collect(),
         trouble: trouble(api, models.is_empty(), model.map(AsRef::as_ref)),
-        may_ask: door == Door::Clients,
+        may_ask: port == Port::Clients,
         clients_port: api.live.clients_port(),
-        play: api.live.desk.offer(door, request),
+        controls: api.live.controls.offer().filter(|_| port == Port::Clients && is_local(request)),
         shown: model.map(|model| Shown::of(&api.catalog, model, &wanted)),
     }))
 }
 
-impl Wanted {
-    fn is(&self, model: &Model) -> bool {
+/// The client that asks; `None` on the admin port, where every model may be shown: the metrics on
+/// that port name every model, too.
+fn client(api: &Api, port: Port, request: &HttpRequest) -> Result<Option<Client>, InferError> {
+    match port {
+        Port::Admin => Ok(None),
+        Port::Clients => api.clients.identify(request.head()).map(Some),
+    }
+}
+
+impl Parameters {
+    fn is_for(&self, model: &Model) -> bool {
         let queue = &model.spec.queue;
         self.model.as_ref().is_none_or(|name| *name == queue.model)
             && self.version.is_none_or(|version| version == queue.version)
@@ -120,7 +131,7 @@ impl Wanted {
 }
 
 impl Shown {
-    fn of(catalog: &Catalog, model: &Model, wanted: &Wanted) -> Self {
+    fn of(catalog: &Catalog, model: &Model, wanted: &Parameters) -> Self {
         let workers = catalog.workers();
         let queue = &model.spec.queue;
         let living = workers.iter().filter(|worker| worker.serves(queue));
@@ -137,7 +148,7 @@ impl Shown {
     }
 }
 
-/// What is wrong, the worst first.
+/// Why requests are not served, the worst reason first.
 fn trouble(api: &Api, no_models: bool, model: Option<&Model>) -> Option<Trouble> {
     if api.readiness.get().is_err() {
         Some(Trouble::Draining)

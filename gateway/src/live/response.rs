@@ -1,0 +1,25 @@
+//! Responses of the live page other than its files.
+
+use actix_web::{
+    HttpResponse,
+    http::{
+        StatusCode,
+        header::{self, ContentType},
+    },
+};
+use serde::Serialize;
+
+use crate::error::say;
+
+/// JSON that must not be cached.
+pub(super) fn fresh(body: impl Serialize) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header(ContentType::json())
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(body)
+}
+
+/// An error that only the page has.
+pub(super) fn refuse(status: StatusCode, code: &'static str, text: &str) -> HttpResponse {
+    say(HttpResponse::build(status), code, text)
+}

@@ -1,0 +1,65 @@
+//! What a gateway keeps for the live page.
+
+use std::sync::OnceLock;
+
+use batchfleet_broker::GatewayId;
+use tokio::sync::watch::Receiver;
+
+use super::controls::{ControlPanel, LiveControls};
+use crate::settings::LivePage;
+
+/// The port on which a request arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// The admin port.
+    Admin,
+    /// The port for clients.
+    Clients,
+}
+
+/// What a gateway keeps for the live page.
+#[derive(Debug)]
+pub(crate) struct Live {
+    place: LivePage,
+    /// Lets pages notice that the gateway has restarted.
+    pub(super) boot: GatewayId,
+    pub(super) controls: ControlPanel,
+    /// The number of the port for clients, once the port is open.
+    clients_port: OnceLock<u16>,
+}
+
+impl Live {
+    /// Serves the page in `place`.
+    pub(crate) fn new(place: LivePage, boot: GatewayId) -> Self {
+        Self { place, boot, controls: ControlPanel::default(), clients_port: OnceLock::new() }
+    }
+
+    /// The live controls, as pages change them.
+    pub(crate) fn controls(&self) -> Receiver<LiveControls> {
+        self.controls.follow()
+    }
+
+    /// Records that the port for clients is open.
+    pub(crate) fn opened(&self, port: u16) {
+        self.clients_port.get_or_init(|| port);
+    }
+
+    /// The number of the port for clients, if it is open and serves the page.
+    pub(super) fn clients_port(&self) -> Option<u16> {
+        self.clients_port.get().copied().filter(|_| self.is_at(Port::Clients))
+    }
+
+    /// Resets controls whose page is closed. To be called a few times per second.
+    pub(crate) fn tick(&self) {
+        self.controls.tick();
+    }
+
+    /// Whether `port` serves the page.
+    pub(super) fn is_at(&self, port: Port) -> bool {
+        match self.place {
+            LivePage::Off => false,
+            LivePage::Admin => port == Port::Admin,
+            LivePage::Everywhere => true,
+        }
+    }
+}
