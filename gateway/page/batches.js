@@ -1,29 +1,29 @@
-// The last batches as they left: a column each, a brick for every request in it, and N above them.
+// Draws the last batches: a column for each batch, a brick for each request, and a line at N.
 
-const PITCH = 15; // from column to column, in pixels
-const BRICK = 11; // its width
-const TALLEST = 13; // and its height at most
-const TOP = 26; // room for N's label
-const QUEUE = 64; // room for those that wait
-const AT_A_TIME = 2; // columns that enter between two looks; more could not be followed
-const ENTER = 420; // milliseconds from the queue into the column
-const SHIFT = 240; // until the columns before have made room
-const KEPT = 120;
-const RECENT = 512;
+const PITCH = 15; // distance between columns, in pixels
+const BRICK = 11; // width of a brick, in pixels
+const TALLEST = 13; // greatest height of a brick, in pixels
+const TOP = 26; // space for the label of N, in pixels
+const QUEUE = 64; // width of the queue of waiting requests, in pixels
+const AT_A_TIME = 2; // most new columns per update: the eye cannot follow more
+const ENTER = 420; // milliseconds in which bricks move from the queue into their column
+const SHIFT = 240; // milliseconds in which the older columns move aside
+const KEPT = 120; // most columns
+const RECENT = 512; // most batches in which the visitor's own batch is searched
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Batches {
   #canvas;
-  #columns = []; // latest first
-  #next = []; // known, but not drawn yet
-  #recent = []; // all that came of late, latest last
+  #columns = []; // drawn batches, latest first
+  #next = []; // batches to draw next
+  #recent = []; // recent batches, latest last
   #mine = null; // the batch to mark, until it is found
   #colours;
   #n = null;
-  #scale = 8; // rows that fit
+  #scale = 8; // rows that fit into the height
   #waiting = 0;
-  #moved = 0; // when the columns last began to move
+  #moved = 0; // when the columns last started to move
   #painting = false;
 
   constructor(canvas) {
@@ -37,7 +37,7 @@ export class Batches {
     repaint();
   }
 
-  /** Forgets everything: another model. */
+  /** Removes all batches, because the page shows another model now. */
   clear() {
     this.#columns = [];
     this.#next = [];
@@ -47,7 +47,7 @@ export class Batches {
     this.#paint();
   }
 
-  /** Takes in batches that left, N, and how many wait. Returns how many of them it shows. */
+  /** Adds new batches, and updates N and the number of waiting requests. Returns how many it draws. */
   add(batches, n, waiting) {
     this.#n = n;
     this.#waiting = waiting;
@@ -61,14 +61,14 @@ export class Batches {
     return shown.length;
   }
 
-  /** Marks the batch of so many rows that ran so long: a request of this page travelled in it. */
+  /** Marks the batch with this number of rows and this run time: it had a request of this page. */
   mark(batch) {
     this.#mine = batch;
     this.#find();
     this.#start();
   }
 
-  /** Finds the batch to mark, which may not have come here yet, and draws it at all events. */
+  /** Finds the batch to mark, which may not have arrived yet, and makes sure that it is drawn. */
   #find() {
     const same = ({ rows, run_ms }) => rows === this.#mine?.rows && Math.abs(run_ms - this.#mine.run) < 0.001;
     const found = this.#recent.find(same);
@@ -95,7 +95,7 @@ export class Batches {
     if (this.#painting) requestAnimationFrame((later) => this.#frame(later));
   }
 
-  /** Draws; returns whether anything still moves. */
+  /** Draws one frame; returns whether anything still moves. */
   #paint(now = performance.now()) {
     const { width, height, draw } = sized(this.#canvas);
     if (width === 0) return false;
@@ -134,7 +134,7 @@ export class Batches {
     if (yours) this.#pointer(draw, x + BRICK / 2, floor - rows * unit - 5);
   }
 
-  /** A mark above the batch that holds a request of this page. */
+  /** Draws a mark above the batch with a request of this page. */
   #pointer(draw, x, y) {
     draw.fillStyle = this.#colours.yours;
     draw.beginPath();
@@ -144,7 +144,7 @@ export class Batches {
     draw.fill();
   }
 
-  /** Those that wait, as outlines. */
+  /** Draws the waiting requests as pale bricks. */
   #queue({ draw, unit, floor, right, height, width }) {
     const rows = Math.min(this.#waiting, Math.floor((height - TOP) / unit));
     const gap = unit > 3.2 ? Math.min(2, unit * 0.28) : 0;
@@ -160,7 +160,7 @@ export class Batches {
     draw.fillText("waiting", width, TOP - 14);
   }
 
-  /** N over time, as it was when each batch was seen. */
+  /** Draws N over time: the value when each batch was received. */
   #limit({ draw, unit, floor, right }, shift) {
     if (this.#n === null) return;
     const y = (n) => Math.round(floor - n * unit) - 0.5;
@@ -182,7 +182,7 @@ export class Batches {
   }
 }
 
-/** At most so many of a list, evenly spread, the last among them. */
+/** At most `most` members of a list, evenly spread, including the last. */
 function spread(list, most) {
   if (list.length <= most) return list;
   return Array.from({ length: most }, (_, at) => list[Math.floor(((at + 1) * list.length) / most) - 1]);
@@ -207,7 +207,7 @@ function line(draw, colour, thickness, points) {
   draw.stroke();
 }
 
-/** A canvas's size in CSS pixels, and a context that draws in them, sharp on any screen. */
+/** The size of a canvas in CSS pixels, and a context that draws in these units, sharp on any screen. */
 export function sized(canvas) {
   const ratio = devicePixelRatio || 1;
   const { clientWidth: width, clientHeight: height } = canvas;
@@ -218,7 +218,7 @@ export function sized(canvas) {
   return { width, height, draw };
 }
 
-/** The page's colours, as they are in its light or its dark. */
+/** The colours of the page in the current light or dark scheme. */
 export function colours() {
   const style = getComputedStyle(document.documentElement);
   const names = ["ink", "soft", "hair", "full", "drained", "other", "yours", "paper"];

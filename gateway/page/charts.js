@@ -1,10 +1,10 @@
-// Three small charts, as SVG: L(b) with N on it, and the last minute's queue and latency.
+// Three small SVG charts: the batch time L(b) with N, and the queue and latency of the last minute.
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 14, right: 58, bottom: 20, left: 6 };
-const MINUTE = 300; // samples, five a second
+const MINUTE = 300; // samples, five per second
 
-/** L(b), the N on it, the interval N comes from, and where batches become too slow. */
+/** Draws L(b), N, the interval from which N is chosen, and the sizes that miss the latency target. */
 export function curve(svg, worker) {
   const { width, height } = begin(svg);
   if (!worker?.curve?.length) return;
@@ -39,7 +39,7 @@ export function curve(svg, worker) {
   label(svg, x(worker.n) + (right ? -10 : 10), at - 9, text, right ? "end" : "start", "strong");
 }
 
-/** What L(b) says of so many rows, between the sizes that were measured. */
+/** L(b) for this number of rows, interpolated between the measured sizes. */
 function time(points, rows) {
   const next = points.findIndex(([size]) => size >= rows);
   if (next <= 0) return points.at(next)[1];
@@ -47,21 +47,21 @@ function time(points, rows) {
   return t0 + ((t1 - t0) * (rows - b0)) / (b1 - b0);
 }
 
-/** Requests in flight and waiting. */
+/** Draws the requests in flight and waiting. */
 export function queue(svg, samples) {
   const of = (name) => samples.map((sample) => sample[name]);
   const [flying, waiting] = [of("in_flight"), of("waiting")];
   minute(svg, [{ values: flying, filled: true }, { values: waiting, kind: "second" }], "", 4);
 }
 
-/** How long requests took; `target` is what 99 of 100 should stay below. */
+/** Draws the latency of requests; `target` is the target for p99. */
 export function latency(svg, samples, target) {
   const of = (name) => samples.map((sample) => sample[name]);
   const [p99, p50] = [of("p99_ms"), of("p50_ms")];
   minute(svg, [{ values: p99, filled: true }, { values: p50, kind: "second" }], " ms", 10, target);
 }
 
-/** Lines over the last minute, now at the right. */
+/** Draws lines over the last minute; the right edge is now. */
 function minute(svg, lines, unit, least, target) {
   const { width, height } = begin(svg);
   const known = lines.flatMap(({ values }) => values).filter((value) => value !== null);
@@ -89,7 +89,7 @@ function minute(svg, lines, unit, least, target) {
   }
 }
 
-/** The stretches of a list that are known, with their places. */
+/** The runs of known values in a list, each value with its index. */
 function runs(values) {
   const found = [];
   let run = null;
@@ -127,18 +127,18 @@ function path(points) {
   return points.map(([x, y], at) => `${at === 0 ? "M" : "L"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 }
 
-/** The next of 1, 2, 3, 5 or 8 times a power of ten. */
+/** Rounds up to 1, 2, 3, 5 or 8 times a power of ten. */
 function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * ([1, 2, 3, 5, 8, 10].find((step) => step * power >= value) ?? 10);
 }
 
-/** Halves and the whole of an axis. */
+/** The labelled values of an axis: half and all of it. */
 function ticks(most) {
   return [most / 2, most];
 }
 
-/** A number as short as it is still useful. */
+/** Formats a number: the larger it is, the fewer decimals. */
 export function round(value) {
   if (value === 0) return "0";
   const digits = value >= 10 ? 0 : value >= 1 ? 1 : 2;

@@ -1,14 +1,14 @@
-// A pad to draw a digit on, for the model that reads handwritten digits of eight by eight pixels.
+// A pad to draw a digit, for the model that recognizes handwritten digits of eight by eight pixels.
 
-import { ask } from "./feed.js";
+import { send } from "./feed.js";
 import { round } from "./charts.js";
 import { colours } from "./batches.js";
 
-const SIDE = 32; // dots of the pad; a pixel counts four by four of them, as in the training data
-const PEN = 1.7; // its radius, in dots
-const AFTER = 450; // milliseconds after the pen was lifted
+const SIDE = 32; // dots per side of the pad; a pixel counts four by four dots, as in the training data
+const PEN = 1.7; // radius of the pen, in dots
+const AFTER = 450; // milliseconds from lifting the pen to sending the digit
 
-// Digits of people the model has not learnt from, a character a pixel, 0 to g for 0 to 16.
+// Digits from the test data, not the training data. One character per pixel, 0 to g for 0 to 16.
 const READY = [
   "008fgb0002ga4e4006g208800ac00b6009b00f6008c07f1002f7f90000agc100",
   "00006a000000ef00000agg00007ggf0003f7fa000000db000000f90000008f00",
@@ -24,31 +24,31 @@ const READY = [
 
 const RELEASES = {
   full: "it was full",
-  drained: "nobody else was waiting",
-  linger: "it had lingered long enough",
-  shape: "the others had another shape",
-  oversize: "this request alone filled it",
-  suspect: "this request had seen a worker die",
+  drained: "no more requests were waiting",
+  linger: "its linger time was over",
+  shape: "the next requests had another shape",
+  oversize: "this request alone exceeds N",
+  suspect: "a worker died with this request before",
 };
 
 const part = (id) => document.getElementById(id);
 
-/** Whether a model takes digits as this pad draws them. */
+/** Whether the input of a model is a digit as this pad draws it. */
 export function takesDigits(inputs) {
   const [{ name, datatype, shape } = {}] = inputs;
   return inputs.length === 1 && name === "pixels" && datatype === "FP32" && String(shape) === "-1,64";
 }
 
-/** The pad. `told(batch)` hears in which batch a digit travelled. */
+/** The pad. It calls `answered(batch)` with the batch in which a digit ran. */
 export class Pad {
   model = "";
-  #told;
+  #answered;
   #strokes = [];
   #pixels = null;
   #due;
 
-  constructor(told) {
-    this.#told = told;
+  constructor(answered) {
+    this.#answered = answered;
     part("probabilities").replaceChildren(...READY.map((_, digit) => bar(digit)));
     document.querySelector(".ready").replaceChildren(...READY.map((text, digit) => this.#ready(text, digit)));
     part("clear").addEventListener("click", () => this.#clear());
@@ -61,7 +61,7 @@ export class Pad {
   #ready(text, digit) {
     const button = document.createElement("button");
     button.type = "button";
-    button.setAttribute("aria-label", `a ${digit} that somebody drew`);
+    button.setAttribute("aria-label", `sample digit ${digit}`);
     const canvas = button.appendChild(document.createElement("canvas"));
     const pixels = [...text].map((character) => parseInt(character, 17));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pixelate(canvas, pixels));
@@ -103,7 +103,7 @@ export class Pad {
     this.#strokes = [];
     this.#pixels = null;
     part("answer").textContent = "?";
-    part("trip").textContent = "Drawn digits are asked for as soon as the pen is lifted.";
+    part("trip").textContent = "The digit is sent when you lift the pen.";
     show(READY.map(() => 0));
     this.#paint();
   }
@@ -113,8 +113,8 @@ export class Pad {
     const draw = pad.getContext("2d");
     draw.clearRect(0, 0, pad.width, pad.height);
     part("again").disabled = this.#pixels === null;
-    part("seen").hidden = this.#strokes.length === 0;
-    pixelate(part("seen"), this.#pixels ?? Array(64).fill(0));
+    part("pixels").hidden = this.#strokes.length === 0;
+    pixelate(part("pixels"), this.#pixels ?? Array(64).fill(0));
     if (this.#strokes.length === 0 && this.#pixels) return blow(draw, this.#pixels);
     draw.lineWidth = (2 * PEN * pad.width) / SIDE;
     draw.lineCap = draw.lineJoin = "round";
@@ -130,33 +130,33 @@ export class Pad {
     if (!this.#pixels) return;
     const input = { name: "pixels", datatype: "FP32", shape: [1, 64], data: this.#pixels };
     const began = performance.now();
-    let answer;
+    let response;
     try {
-      answer = await ask(`v2/models/${encodeURIComponent(this.model)}/infer`, {
+      response = await send(`v2/models/${encodeURIComponent(this.model)}/infer`, {
         method: "POST",
-        patience: 30000,
+        timeout: 30000,
         headers: { "content-type": "application/json", "x-batch": "tell" },
         body: JSON.stringify({ inputs: [input] }),
       });
     } catch {
-      part("trip").textContent = "No answer came: the server cannot be reached.";
+      part("trip").textContent = "No response: the server cannot be reached.";
       return;
     }
     const took = performance.now() - began;
-    const body = await answer.json();
-    if (!answer.ok) {
-      part("trip").textContent = `Not answered: ${body.error}`;
+    const body = await response.json();
+    if (!response.ok) {
+      part("trip").textContent = `The request failed: ${body.error}`;
       return;
     }
     const probabilities = body.outputs[0].data;
     part("answer").textContent = show(probabilities);
-    const batch = read(answer.headers.get("x-batch") ?? "");
+    const batch = read(response.headers.get("x-batch") ?? "");
     part("trip").textContent = trip(batch, took);
-    this.#told(batch);
+    this.#answered(batch);
   }
 }
 
-/** `rows=17, release=full, run-ms=6.2` */
+/** Reads a header such as `rows=17, release=full, run-ms=6.2`. */
 function read(header) {
   const fields = Object.fromEntries(header.split(", ").map((field) => field.split("=")));
   const number = (name) => Number(fields[name]);
@@ -167,11 +167,11 @@ function read(header) {
 function trip({ rows, release, waited, run }, took) {
   const others = rows === 1 ? "alone" : `with ${rows - 1} other${rows === 2 ? "" : "s"}`;
   const why = RELEASES[release] ?? release;
-  return `It travelled ${others} in a batch that left because ${why}: waited ${round(waited)} ms, ` +
-    `ran ${round(run)} ms; ${round(took)} ms there and back.`;
+  return `The digit ran ${others} in a batch that left because ${why}: waited ${round(waited)} ms, ` +
+    `ran ${round(run)} ms, round trip ${round(took)} ms.`;
 }
 
-/** Shows how probable each digit is; returns the most probable. */
+/** Shows the probability of each digit; returns the most probable digit. */
 function show(probabilities) {
   const best = probabilities.indexOf(Math.max(...probabilities));
   [...part("probabilities").children].forEach((item, digit) => {
@@ -189,7 +189,7 @@ function bar(digit) {
   return item;
 }
 
-/** Strokes as the model knows digits: as large as the pad allows, and so many dots a pixel. */
+/** Converts strokes to pixels like the training data: scaled to the pad, inked dots per pixel. */
 function counted(strokes) {
   const points = strokes.flat();
   const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
@@ -216,7 +216,7 @@ function isInked(dot, strokes) {
   return strokes.some(near);
 }
 
-/** From a point to a stretch. */
+/** The distance from a point to a line segment. */
 function distance([x, y], [x0, y0], [x1, y1]) {
   const [dx, dy] = [x1 - x0, y1 - y0];
   const along = ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy || 1);

@@ -1,34 +1,34 @@
-// Asks the server what is new, four times a second, while the page is seen.
+// Polls the server for new data four times per second while the page is visible.
 
-const EVERY = 250; // milliseconds
-const PATIENCE = 3000;
+const EVERY = 250; // milliseconds between polls
+const TIMEOUT = 3000; // milliseconds
 
 let key = "";
 let unlock = () => {};
 let boot;
 let seen = { model: null, version: null, batches: 0, samples: 0, isNew: true };
 
-/** The key that is sent along, for servers that ask for one. */
+/** Sets the API key to send with every request, for servers that require one. */
 export function useKey(text) {
   key = text;
   unlock();
 }
 
-/** Shows another model from now on; without one, the first there is. */
+/** Follows another model from now on. */
 export function choose(model, version) {
   seen = { model, version, batches: 0, samples: 0, isNew: true };
 }
 
-/** Asks the server, with the key. */
-export async function ask(path, options = {}) {
+/** Sends a request to the server, with the API key. */
+export async function send(path, options = {}) {
   const headers = { ...options.headers, ...(key && { "x-api-key": key }) };
-  const signal = AbortSignal.timeout(options.patience ?? PATIENCE);
+  const signal = AbortSignal.timeout(options.timeout ?? TIMEOUT);
   return fetch(path, { cache: "no-store", ...options, headers, signal });
 }
 
 /**
- * Tells `listener` what comes: `news(feed, isNew)`, where `isNew` says that all numbers begin anew;
- * `locked()`, when a key is wanted; and `lost()`, when there is no answer.
+ * Polls forever and calls `listener`: `news(feed, isNew)` for new data, where `isNew` means that all
+ * numbering starts again; `locked()` if the server requires a key; `lost()` if it does not respond.
  */
 export async function follow(listener) {
   for (;;) {
@@ -36,32 +36,32 @@ export async function follow(listener) {
       await new Promise((seen) => document.addEventListener("visibilitychange", seen, { once: true }));
     }
     const began = performance.now();
-    await look(listener);
+    await poll(listener);
     const left = EVERY - (performance.now() - began);
     await new Promise((due) => setTimeout(due, Math.max(left, EVERY / 4)));
   }
 }
 
-async function look(listener) {
-  const asked = seen;
-  const query = new URLSearchParams({ batches: asked.batches, samples: asked.samples });
-  if (asked.model !== null) {
-    query.set("model", asked.model);
-    query.set("version", asked.version);
+async function poll(listener) {
+  const polled = seen;
+  const query = new URLSearchParams({ batches: polled.batches, samples: polled.samples });
+  if (polled.model !== null) {
+    query.set("model", polled.model);
+    query.set("version", polled.version);
   }
   let feed;
   try {
-    const answer = await ask(`page/feed?${query}`);
-    if (answer.status === 401) {
+    const response = await send(`page/feed?${query}`);
+    if (response.status === 401) {
       listener.locked();
       return new Promise((unlocked) => { unlock = unlocked; });
     }
-    if (!answer.ok) return listener.lost();
-    feed = await answer.json();
+    if (!response.ok) return listener.lost();
+    feed = await response.json();
   } catch {
     return listener.lost();
   }
-  if (asked !== seen) return; // Another model was chosen meanwhile.
+  if (polled !== seen) return; // The visitor has chosen another model meanwhile.
   const isNew = feed.boot !== boot || seen.isNew;
   boot = feed.boot;
   seen.isNew = false;

@@ -1,28 +1,28 @@
-// The live page: what the feed tells goes to the words, the batches and the charts; what people
-// choose goes back.
+// The live page: shows the data of the feed as texts, batches and charts, and sends the visitor's
+// choices to the server.
 
 import { Batches } from "./batches.js";
 import { curve, latency, queue, round } from "./charts.js";
 import { Pad, takesDigits } from "./digit.js";
-import { ask, choose, follow, useKey } from "./feed.js";
+import { choose, follow, send, useKey } from "./feed.js";
 
 const CALLERS = [0, 1, 8, 32, 128];
 const TARGETS = [null, 10, 25, 50, 100, 250];
-const RENEW = 2000; // milliseconds after which the server hears again what is wanted
+const RENEW = 2000; // milliseconds between renewals of the controls; the server resets them after 6 s
 const SECOND = 5; // samples
 
 const TROUBLE = {
   no_models: "no worker has announced a model yet",
-  no_such_model: "no such model is known here",
+  no_such_model: "this gateway knows no such model",
   no_workers: "no worker serves this model: requests are refused",
-  queue_away: "Redis is out of reach: what was accepted is kept, what is new is refused",
-  draining: "this gateway is about to end",
+  queue_away: "Redis cannot be reached: accepted requests are kept, new ones are refused",
+  draining: "this gateway is shutting down",
 };
 const OTHER = {
-  linger: "had lingered for others",
-  shape: "the others had another shape",
+  linger: "linger time over",
+  shape: "next requests had another shape",
   oversize: "one request larger than N",
-  suspect: "one request that saw a worker die",
+  suspect: "one request that may have killed a worker",
 };
 
 const part = (id) => document.getElementById(id);
@@ -30,8 +30,8 @@ const batches = new Batches(part("batches"));
 let model = null; // { model, version }
 let samples = [];
 let seen = { batches: 0, shown: 0 };
-const wish = { callers: 0, slo: null, isMine: false };
-let play = null;
+const chosen = { callers: 0, slo: null, isMine: false };
+let controls = null;
 
 const pad = new Pad((batch) => {
   batches.mark(batch);
@@ -50,17 +50,17 @@ follow({
     if (feed.shown) show(feed);
   },
   locked() {
-    state("bad", "a key is wanted");
+    state("bad", "API key required");
     part("key").hidden = false;
   },
   lost() {
     document.body.classList.add("lost");
-    state("bad", "no answer; asking again");
+    state("bad", "no response; retrying");
   },
 });
 
 setInterval(() => {
-  if (wish.isMine && !document.hidden) say();
+  if (chosen.isMine && !document.hidden) control();
 }, RENEW);
 
 part("key").addEventListener("submit", (event) => {
@@ -72,7 +72,7 @@ part("model").addEventListener("change", ({ target }) => {
   model = JSON.parse(target.value);
   choose(model.model, model.version);
   forget();
-  if (wish.isMine) say();
+  if (chosen.isMine) control();
 });
 
 function forget() {
@@ -81,14 +81,14 @@ function forget() {
   batches.clear();
 }
 
-function state(tone, words) {
+function state(tone, text) {
   const place = part("state");
-  if (place.textContent === words && place.dataset.tone === tone) return;
+  if (place.textContent === text && place.dataset.tone === tone) return;
   place.dataset.tone = tone;
-  place.textContent = words;
+  place.textContent = text;
 }
 
-/** What there is to choose from; one that is gone stays chosen, and the state says so. */
+/** Lists the models. A chosen model that has disappeared stays chosen; the state shows the trouble. */
 function choices({ models }) {
   const list = part("model");
   const values = models.map((name) => JSON.stringify(name));
@@ -138,24 +138,24 @@ function numbers(shown, { queue_depth }) {
   part("p99").textContent = late.length > 0 ? `${round(Math.max(...late))} ms` : "–";
 }
 
-/** What is to be seen, in a sentence. */
+/** Describes the last batches in a sentence. */
 function story({ batches: { last } }, n, trouble) {
-  if (trouble === "no_workers" || n === null) return lead("Nobody runs this model just now.");
+  if (trouble === "no_workers" || n === null) return lead("No worker runs this model now.");
   if (last.length === 0) {
     const wasBusy = samples.slice(-SECOND).some(({ answered }) => answered > 0);
-    if (!wasBusy) lead(`Idle. A batch may hold ${n} request${n === 1 ? "" : "s"}.`);
+    if (!wasBusy) lead(`Idle. A batch may have up to ${n} request${n === 1 ? "" : "s"}.`);
     return;
   }
   const rows = last.reduce((sum, batch) => sum + batch.rows, 0) / last.length;
   const full = last.filter(({ release }) => release === "full").length / last.length;
   const single = rows < 1.5;
   const size = single ? "One request" : `${round(rows)} requests`;
-  if (full > 0.6) return lead(`${size} a batch: N allows no more.`);
-  return lead(`${size} a batch: ${single ? "nobody else waits" : "all that waited"}.`);
+  if (full > 0.6) return lead(`${size} per batch: N allows no more.`);
+  return lead(`${size} per batch: ${single ? "no others are waiting" : "all that were waiting"}.`);
 }
 
-function lead(words) {
-  if (part("story-lead").textContent !== words) part("story-lead").textContent = words;
+function lead(text) {
+  if (part("story-lead").textContent !== text) part("story-lead").textContent = text;
 }
 
 function legend({ batches: { count, last } }, added) {
@@ -173,33 +173,34 @@ function legend({ batches: { count, last } }, added) {
 }
 
 function workers({ workers: { live, wanted }, capacity }) {
-  const who = live === 1 ? "1 worker" : `${live} workers`;
-  const wants = wanted === null ? "" : `; the load wants ${wanted}`;
-  return `${who}, good for ${round(capacity)} rows/s within the target${wants}.`;
+  const count = live === 1 ? "1 worker" : `${live} workers`;
+  const needed = wanted === null ? "" : `; the load needs ${wanted}`;
+  return `${count}, capacity ${round(capacity)} rows/s within the latency target${needed}.`;
 }
 
-/** The knobs, where the server offers them; else the words for where they are. */
+/** Shows the controls if this page may set them; otherwise shows where to find them. */
 function offer(feed) {
-  const isNew = play === null && feed.play !== null;
-  play = feed.play;
-  part("play").hidden = play === null;
+  const isNew = controls === null && feed.play !== null;
+  controls = feed.play;
+  part("controls").hidden = controls === null;
   if (isNew) {
-    knob("callers", CALLERS.filter((count) => count <= play.most_callers), (count) => `${count || "none"}`, (count) => {
-      wish.callers = count;
+    const counts = CALLERS.filter((count) => count <= controls.most_callers);
+    knob("callers", counts, (count) => `${count || "none"}`, (count) => {
+      chosen.callers = count;
     });
-    knob("target", TARGETS, (ms) => (ms === null ? "its own" : `${ms}`), (ms) => {
-      wish.slo = ms;
+    knob("target", TARGETS, (ms) => (ms === null ? "default" : `${ms}`), (ms) => {
+      chosen.slo = ms;
     });
   }
-  if (play) {
-    if (!wish.isMine) [wish.callers, wish.slo] = [play.callers, play.slo_ms];
-    press("callers", wish.callers);
-    press("target", wish.slo);
+  if (controls) {
+    if (!chosen.isMine) [chosen.callers, chosen.slo] = [controls.callers, controls.slo_ms];
+    press("callers", chosen.callers);
+    press("target", chosen.slo);
   }
   elsewhere(feed);
 }
 
-function knob(name, values, text, chosen) {
+function knob(name, values, text, apply) {
   const choices = document.createElement("div");
   choices.className = "choices";
   for (const value of values) {
@@ -208,9 +209,9 @@ function knob(name, values, text, chosen) {
     Object.assign(input, { type: "radio", name, value: `${value}` });
     label.appendChild(document.createElement("span")).textContent = text(value);
     input.addEventListener("change", () => {
-      chosen(value);
-      wish.isMine = true;
-      say();
+      apply(value);
+      chosen.isMine = true;
+      control();
     });
   }
   part(name).querySelector(".choices")?.remove();
@@ -221,30 +222,31 @@ function press(name, value) {
   for (const input of part(name).querySelectorAll("input")) input.checked = input.value === `${value}`;
 }
 
-/** Tells the server what is wanted; it forgets when it is not told again. */
-async function say() {
-  const query = new URLSearchParams({ model: model.model, version: model.version, callers: wish.callers });
-  if (wish.slo !== null) query.set("slo_ms", wish.slo);
+/** Sets or renews the controls on the server, which resets them if no page renews them. */
+async function control() {
+  const query = new URLSearchParams({ model: model.model, version: model.version, callers: chosen.callers });
+  if (chosen.slo !== null) query.set("slo_ms", chosen.slo);
   try {
-    await ask(`page/play?${query}`, { method: "POST", headers: { "x-live-page": "1" } });
+    await send(`page/play?${query}`, { method: "POST", headers: { "x-live-page": "1" } });
   } catch {
-    // The feed says that there is no answer.
+    // The feed shows that the server does not respond.
   }
-  if (wish.callers === 0 && wish.slo === null) wish.isMine = false;
+  if (chosen.callers === 0 && chosen.slo === null) chosen.isMine = false;
 }
 
-function elsewhere({ play, may_ask, clients_port, shown }) {
+/** Shows where requests can be sent, on a page that cannot set the controls. */
+function elsewhere({ may_ask, clients_port, shown }) {
   const place = part("elsewhere");
-  place.hidden = play !== null || !shown;
+  place.hidden = controls !== null || !shown;
   if (place.hidden || place.childElementCount > 0) return;
   const code = document.createElement("code");
   if (!may_ask && clients_port !== null) {
     const link = document.createElement("a");
     link.href = `http://${location.hostname}:${clients_port}/`;
     link.textContent = link.href;
-    place.append("This is the admin port, for watching only. Try the models at ", link, ".");
+    place.append("The admin port only shows data. Try the models at ", link, ".");
     return;
   }
   code.textContent = `batchfleet load --model ${model.model} --users 100`;
-  place.append("To see it under load: ", code);
+  place.append("To see the model under load: ", code);
 }

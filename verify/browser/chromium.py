@@ -1,4 +1,4 @@
-"""Opens the live page in a Chromium that can reach this machine only."""
+"""Opens the live page in Chromium, which can reach nothing but this machine."""
 
 import contextlib
 import shutil
@@ -18,7 +18,7 @@ def running():
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         raise FileNotFoundError("no Chromium: `scripts/prerequisites.sh chromium` installs it")
-    # Chromium's sandbox does not work for root.
+    # As root, Chromium's sandbox has no user namespace to run in.
     arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
@@ -27,7 +27,7 @@ def running():
 
 
 class Visit:
-    """An open page. Collects its errors and warnings, and the hosts that it requests."""
+    """An open page, and the problems it reported."""
 
     def __init__(self, browser: Browser, url: str, viewport: dict, scheme: str, scale: int = 1):
         self.problems: list[str] = []
@@ -39,12 +39,12 @@ class Visit:
             has_touch=viewport is PHONE,
         )
         self.page: Page = self.context.new_page()
-        self.page.on("console", self.on_console)
+        self.page.on("console", self.logged)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
         self.page.goto(url)
 
-    def on_console(self, message) -> None:
+    def logged(self, message) -> None:
         if message.type in ("error", "warning"):
             self.problems.append(f"{message.text} at {message.location}")
 
@@ -52,19 +52,19 @@ class Visit:
         return self.page.locator(selector).inner_text()
 
     def choose(self, knob: str, value: object) -> None:
-        """Selects one of a row of choices."""
+        """Selects one of the choices of a control."""
         self.page.locator(f'#{knob} input[value="{value}"]').check(force=True)
 
     def until(self, condition: str, seconds: float = 20) -> None:
-        """Waits until an expression of the page is true."""
+        """Waits until a JavaScript expression is true on the page."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(condition):
             if time.monotonic() > end:
-                raise TimeoutError(f"after {seconds} s not yet: {condition}\n{self.text('body')}")
+                raise TimeoutError(f"not true after {seconds} s: {condition}\n{self.text('body')}")
             self.page.wait_for_timeout(50)
 
     def draw(self, strokes: list[list[tuple[float, float]]]) -> None:
-        """Draws strokes on the pad; coordinates run from 0 to 1."""
+        """Draws on the pad; coordinates range from 0 to 1."""
         pad = self.page.locator("#pad")
         pad.scroll_into_view_if_needed()
         box = pad.bounding_box()

@@ -1,4 +1,4 @@
-"""One server with a demo model and an echo whose batches take known times, and one browser."""
+"""One server with a demo model and an echo model whose batches take known times, and one browser."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, serving):
-    """Opens a page. The page must log no problem, and request its own server only."""
+    """Opens a page, which must report no problem and connect only to its own server."""
     visits = []
 
     def open_(path="/", viewport=chromium.DESKTOP, scheme="light", address=None):

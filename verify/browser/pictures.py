@@ -1,4 +1,4 @@
-"""Takes the documentation's pictures of the live page: `make live-pictures`.
+"""Takes the pictures of the live page for the documentation: `make live-pictures`.
 
 Usage: pictures.py FOLDER
 """
@@ -11,7 +11,7 @@ import chromium
 import repository
 from fleet import running
 
-STEP = 12_000  # milliseconds of load with each number of callers
+STEP = 12_000  # milliseconds for each number of callers, so that the charts show the changes
 PICTURES = [
     ("live-light", chromium.DESKTOP, "light", 1),
     ("live-dark", chromium.DESKTOP, "dark", 1),
@@ -25,7 +25,7 @@ def models(folder: Path) -> list[str]:
 
 
 def take(folder: Path, address: str, browser) -> None:
-    """Takes all pictures during one load, whose number of callers grows."""
+    """Takes all pictures of one load that grows while the pages are open."""
     visits = [
         (name, chromium.Visit(browser, f"http://{address}/", viewport, scheme, scale))
         for name, viewport, scheme, scale in PICTURES
@@ -37,11 +37,11 @@ def take(folder: Path, address: str, browser) -> None:
         first.choose("callers", callers)
         first.page.wait_for_timeout(STEP)
     for name, visit in visits:
-        visit.page.get_by_role("button", name="a 3 that somebody drew").click()
+        visit.page.get_by_role("button", name="sample digit 3").click()
         visit.until("document.getElementById('answer').textContent === '3'")
         visit.page.wait_for_timeout(1500)
         visit.picture(folder / f"{name}.png")
-    # The server would continue the load for some seconds after its page has closed.
+    # Otherwise the server continues the load for 6 s after the page is closed.
     first.choose("callers", 0)
     for _, visit in visits:
         visit.close()
@@ -52,7 +52,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as place,
-        # The browser starts first: the server measures batch times at its start, undisturbed.
+        # The browser starts first, so that it does not disturb the worker while it times its model.
         chromium.running() as browser,
         running(Path(place), "standalone", write=models) as fleet,
     ):

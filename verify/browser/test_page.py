@@ -1,4 +1,4 @@
-"""The live page, as a user sees and uses it."""
+"""The live page as a visitor sees and uses it."""
 
 import hashlib
 import math
@@ -36,23 +36,23 @@ NAMELESS = """() => [...document.querySelectorAll("button, input, select, canvas
   .map((part) => part.outerHTML)"""
 
 
-def test_a_drawn_digit_is_read_and_the_page_names_the_batch_it_travelled_in(visit):
+def test_a_drawn_digit_is_recognized_and_the_page_describes_its_batch(visit):
     visit = visit()
     visit.page.locator("#digit").wait_for()
     visit.draw(ZERO)
     visit.until("document.getElementById('answer').textContent !== '?'")
     assert visit.text("#answer") == "0"
     trip = visit.text("#trip")
-    assert re.search(r"travelled alone in a batch that left because .+: waited .+ ms, ran", trip)
+    assert re.search(r"ran alone in a batch that left because .+: waited .+ ms, ran", trip)
     visit.page.locator("#legend-yours").wait_for()
     visit.page.get_by_role("button", name="Clear").click()
     assert visit.text("#answer") == "?"
 
 
-def test_a_digit_can_be_chosen_by_keyboard(visit):
+def test_a_sample_digit_can_be_chosen_by_keyboard(visit):
     visit = visit()
     for digit in (3, 8):
-        visit.page.get_by_role("button", name=f"a {digit} that somebody drew").focus()
+        visit.page.get_by_role("button", name=f"sample digit {digit}").focus()
         visit.page.keyboard.press("Enter")
         visit.until(f"document.getElementById('answer').textContent === '{digit}'")
 
@@ -65,7 +65,7 @@ def test_batches_grow_with_callers_and_n_moves_with_the_latency_target(visit):
     visit.choose("callers", 8)
     visit.until(ANSWERED)
     says = "document.getElementById('story-lead').textContent.includes('{}')"
-    visit.until(says.format("all that waited"))
+    visit.until(says.format("all that were waiting"))
     visit.choose("callers", 128)
     visit.until(says.format("N allows no more"))
     assert int(visit.text("#in-flight")) > 64
@@ -74,16 +74,16 @@ def test_batches_grow_with_callers_and_n_moves_with_the_latency_target(visit):
     visit.choose("callers", 1)
     visit.choose("target", 25)
     visit.until("parseInt(document.getElementById('n').textContent) < 8")
-    visit.until(says.format("One request a batch"))
+    visit.until(says.format("One request per batch"))
 
 
-def test_the_load_ends_when_its_page_is_gone(browser, serving):
+def test_the_load_ends_when_its_page_is_closed(browser, serving):
     visit = chromium.Visit(browser, f"http://{serving.http}/", chromium.DESKTOP, "light")
     visit.until("document.querySelectorAll('#callers input').length > 0")
     visit.choose("callers", 8)
     visit.until(ANSWERED)
     visit.close()
-    eventually(lambda: not serving.left_over(), "the page's load has ended", serving.left_over)
+    eventually(lambda: not serving.left_over(), "no request is in flight", serving.left_over)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -109,42 +109,42 @@ def test_every_control_and_picture_has_a_name(visit):
     assert visit.page.evaluate(NAMELESS) == []
 
 
-def test_on_the_admin_port_the_page_has_no_controls(visit, serving):
+def test_on_the_admin_port_it_only_shows_data(visit, serving):
     visit = visit(address=serving.admin)
     visit.until("/^[0-9]+$/.test(document.getElementById('n').textContent)")
-    assert visit.page.locator("#play").is_hidden() and visit.page.locator("#digit").is_hidden()
+    assert visit.page.locator("#controls").is_hidden() and visit.page.locator("#digit").is_hidden()
     assert f":{serving.http.split(':')[1]}/" in visit.text("#elsewhere")
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """A gateway, a worker and Redis, each of which a test may kill."""
+    """A gateway, a worker and Redis, which a test may stop."""
     folder = tmp_path_factory.mktemp("fleet")
     fleet = Fleet(folder, "redis", settings=("--live-page", "everywhere"), write=models)
     yield fleet
     fleet.kill()
 
 
-def test_the_page_shows_which_component_has_failed(visit, fleet):
+def test_the_state_explains_every_trouble(visit, fleet):
     watching = visit(address=fleet.http)
     says = "document.getElementById('state').textContent.includes('{}')"
     watching.until(says.format("serving"))
     fleet.programs[-1].kill()
     watching.until(says.format("no worker serves this model"))
     fleet.redis.stop()
-    watching.until(says.format("Redis is out of reach"))
+    watching.until(says.format("Redis cannot be reached"))
     fleet.programs[0].kill()
-    watching.until(says.format("no answer; asking again"))
-    watching.problems.clear()  # The browser logs the failed connection.
+    watching.until(says.format("no response; retrying"))
+    watching.problems.clear()  # The browser itself reports the lost connection.
 
 
-def test_the_page_asks_for_an_api_key_if_the_server_needs_one(browser, tmp_path):
+def test_the_page_asks_for_an_api_key_if_the_server_requires_one(browser, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()} me\n")
     with running(tmp_path, "standalone", settings=("--api-keys", str(keys)), write=models) as fleet:
         visit = chromium.Visit(browser, f"http://{fleet.http}/", chromium.DESKTOP, "light")
         visit.page.get_by_label("API key").fill(KEY)
-        visit.page.get_by_role("button", name="Use it").click()
+        visit.page.get_by_role("button", name="Use key").click()
         visit.page.locator("#digit").wait_for()
-        assert visit.page.locator("#play").is_hidden()
+        assert visit.page.locator("#controls").is_hidden()
         visit.close()
