@@ -7,8 +7,8 @@ use clap::{Args, Parser, ValueEnum};
 
 use crate::clients::ClientSettings;
 
-/// Serves models over the Open Inference Protocol: requests in over HTTP, onto the queue, and each
-/// answer back to the caller that asked
+/// Serves models over the Open Inference Protocol: takes requests over HTTP, puts them into the
+/// model's queue in Redis, and returns to each caller the response to its own request
 #[derive(Parser, Clone, Debug)]
 #[command(name = "batchfleet-gateway", version)]
 pub struct Settings {
@@ -16,38 +16,38 @@ pub struct Settings {
     #[command(flatten)]
     pub gateway: GatewaySettings,
 
-    /// Where Redis is.
+    /// The connection to Redis.
     #[command(flatten)]
     pub redis: RedisSettings,
 
-    /// Settings of the process.
+    /// Settings that every process has.
     #[command(flatten)]
     pub process: ProcessSettings,
 }
 
-/// Where the live page is.
+/// Where the live page is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LivePage {
     /// Nowhere.
     Off,
-    /// On the admin port, to watch.
+    /// On the admin port, which only shows data.
     Admin,
-    /// There, and on the clients' port, to try the models.
+    /// On the admin port, and on the port for clients, where the page can also send requests.
     Everywhere,
 }
 
-/// Settings of a gateway, wherever it runs.
+/// Settings of a gateway, in a process of its own or in `batchfleet serve`.
 #[derive(Args, Clone, Debug)]
 pub struct GatewaySettings {
-    /// Where clients connect; port 0 takes any free one
+    /// The address for clients; port 0 picks any free port
     #[arg(long, env = "BATCHFLEET_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDR")]
     pub listen: SocketAddr,
 
-    /// Threads that serve HTTP [default: one a core]
+    /// Threads that serve HTTP [default: one per core]
     #[arg(long, env = "BATCHFLEET_HTTP_THREADS", value_name = "N")]
     pub http_threads: Option<usize>,
 
-    /// How long a request may take from arrival to answer, unless it asks for less
+    /// How long a request may take from arrival to response, unless it sets its own deadline
     #[arg(
         long,
         env = "BATCHFLEET_DEADLINE",
@@ -57,7 +57,7 @@ pub struct GatewaySettings {
     )]
     pub deadline: Duration,
 
-    /// The longest deadline a request may ask for
+    /// The longest deadline that a request may set
     #[arg(
         long,
         env = "BATCHFLEET_MAX_DEADLINE",
@@ -67,8 +67,8 @@ pub struct GatewaySettings {
     )]
     pub max_deadline: Duration,
 
-    /// How long new requests are still served after the signal to stop, while load balancers learn
-    /// that this gateway is going
+    /// How long the gateway keeps accepting requests after SIGTERM, so that load balancers can remove
+    /// it from rotation
     #[arg(
         long,
         env = "BATCHFLEET_LAME_DUCK",
@@ -78,7 +78,7 @@ pub struct GatewaySettings {
     )]
     pub lame_duck: Duration,
 
-    /// The most requests that may be in flight; more are refused with 503
+    /// The most requests in flight; more are refused with 503
     #[arg(long, env = "BATCHFLEET_MAX_IN_FLIGHT", default_value_t = 16_384, value_name = "N")]
     pub max_in_flight: usize,
 
@@ -86,8 +86,8 @@ pub struct GatewaySettings {
     #[arg(long, env = "BATCHFLEET_MAX_BODY", default_value_t = 64 << 20, value_name = "BYTES")]
     pub max_body: usize,
 
-    /// The most bytes of request and answer bodies held at a time, those being read included; a
-    /// request for which there is no room is refused with 503
+    /// The most bytes of request and response bodies in memory at a time, including bodies being
+    /// read; a request whose body does not fit is refused with 503
     #[arg(
         long,
         env = "BATCHFLEET_MAX_BODY_BYTES_IN_FLIGHT",
@@ -96,7 +96,7 @@ pub struct GatewaySettings {
     )]
     pub max_body_bytes_in_flight: usize,
 
-    /// How long a body may take to arrive, and a second more for each MiB of it that has
+    /// How long a request body may take to arrive, plus 1 second for each MiB received
     #[arg(
         long,
         env = "BATCHFLEET_BODY_TIMEOUT",
@@ -106,7 +106,8 @@ pub struct GatewaySettings {
     )]
     pub body_timeout: Duration,
 
-    /// How long a client may take nothing of its answer before it is cut off (on Linux)
+    /// How long a client may read nothing of its response before the connection is closed (Linux
+    /// only)
     #[arg(
         long,
         env = "BATCHFLEET_STALL_TIMEOUT",
@@ -116,8 +117,9 @@ pub struct GatewaySettings {
     )]
     pub stall_timeout: Duration,
 
-    /// How long a connection may wait for its next request. To be longer than any balancer in front
-    /// keeps an idle one, which else sends a request into the close (AWS: 60s, Google Cloud: 600s)
+    /// How long an idle connection is kept open. Set it longer than the idle timeout of every load
+    /// balancer in front (AWS: 60s, Google Cloud: 600s), which otherwise may send a request just as
+    /// the gateway closes the connection
     #[arg(
         long,
         env = "BATCHFLEET_KEEP_ALIVE",
@@ -127,38 +129,38 @@ pub struct GatewaySettings {
     )]
     pub keep_alive: Duration,
 
-    /// Where a page shows batches as they leave: on the admin port only, or at `/` of the clients'
-    /// port as well, where one may also try the models
+    /// Where the live page, which shows batches as they leave, is served: on the admin port, or also
+    /// at `/` of the port for clients, where the page can send requests
     #[arg(long, env = "BATCHFLEET_LIVE_PAGE", default_value = "admin", value_name = "WHERE")]
     pub live_page: LivePage,
 
-    /// The share of requests that are traced, 0 to 1, of those whose callers do not say with a
-    /// `traceparent` header whether they are; of none without --trace-endpoint
+    /// The fraction of requests to trace, 0 to 1. Applies to requests without a `traceparent` header,
+    /// which decides by itself. Has no effect without --trace-endpoint
     #[arg(
         long,
         env = "BATCHFLEET_TRACE_SAMPLE",
         default_value_t = 0.01,
         value_name = "SHARE",
-        value_parser = share
+        value_parser = fraction
     )]
     pub trace_sample: f64,
 
-    /// Who may ask, and how much.
+    /// Which clients may send requests, and how many.
     #[command(flatten)]
     pub clients: ClientSettings,
 }
 
-fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.01".to_owned())
+fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse().ok().filter(|fraction| (0.0..=1.0).contains(fraction));
+    fraction.ok_or_else(|| "expected a fraction from 0 to 1, such as 0.01".to_owned())
 }
 
 impl GatewaySettings {
-    /// Checks what clap cannot: settings against each other.
+    /// Checks settings against each other, and the file of API keys.
     ///
     /// # Errors
     ///
-    /// What to change.
+    /// The setting to change.
     pub fn check(&self) -> Result<(), InvalidSettings> {
         let problem = if self.deadline.is_zero() {
             "--deadline must be longer than 0"

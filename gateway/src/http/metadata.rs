@@ -1,4 +1,4 @@
-//! What the server and its models are, and how they fare.
+//! Metadata, health, batching and statistics of the server and its models.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ use batchfleet_oip::{
     statistics,
 };
 
-/// The largest body of a request for the repository's index.
+/// The largest body of a request for the repository index, in bytes.
 const MAX_INDEX_REQUEST: usize = 64 << 10;
 
-/// `GET /v2/health/live`: 200 as long as the server answers at all.
+/// `GET /v2/health/live`: 200 whenever the server responds.
 pub(super) async fn live() -> HttpResponse {
     json(object!({ "live": true }))
 }
 
-/// `GET /v2/health/ready`: whether requests should be sent here.
+/// `GET /v2/health/ready`: whether this gateway should get requests.
 pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
     match api.readiness.get() {
         Ok(()) => json(object!({ "ready": true, "live": true })),
@@ -51,7 +51,7 @@ pub(super) async fn model(
     Ok(json(describe::model(&model.spec, &versions)))
 }
 
-/// `GET .../ready`: 200 when a worker serves the model.
+/// `GET .../ready`: 200 if a worker serves the model.
 pub(super) async fn model_ready(
     request: HttpRequest,
     api: Data<Api>,
@@ -72,7 +72,7 @@ pub(super) async fn model_config(
     Ok(json(describe::config(&model.spec)))
 }
 
-/// `GET .../batching`: how N is chosen, and what it leads to.
+/// `GET .../batching`: how N is chosen, and its effects.
 pub(super) async fn batching(
     request: HttpRequest,
     api: Data<Api>,
@@ -101,7 +101,7 @@ pub(super) async fn all_statistics(
     Ok(json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals))))
 }
 
-/// Every model that the caller may use.
+/// Every model that the client may use.
 fn usable(request: &HttpRequest, api: &Api) -> Result<Vec<Arc<Model>>, InferError> {
     let client = api.clients.identify(request.head())?;
     let mut models = api.catalog.all();
@@ -130,8 +130,8 @@ async fn index(
     let bounds = Bounds { bytes: MAX_INDEX_REQUEST, ..api.body };
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, bounds, api.budget.share()).await?;
-    let asked = IndexRequest::parse(&body.bytes)?;
-    let entries = models.iter().filter(|model| model.is_ready() || !asked.ready);
+    let wanted = IndexRequest::parse(&body.bytes)?;
+    let entries = models.iter().filter(|model| model.is_ready() || !wanted.ready);
     let entries = entries.map(|model| describe::index_entry(&model.spec.queue, model.is_ready()));
     Ok(json(entries.collect::<Vec<_>>()))
 }

@@ -1,4 +1,4 @@
-//! `openapi.json` says what the code does.
+//! Tests that `openapi.json` describes the responses of this program.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -16,7 +16,7 @@ use batchfleet_oip::{
     statistics::{BatchStatistics, ModelStatistics, report},
 };
 
-/// A model with one input and one output, each with one open dimension after the batch's.
+/// A model with one input and one output, each with one open dimension after the batch dimension.
 fn simple(datatype: Datatype) -> ModelSpec {
     let tensor =
         |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1, -1] };
@@ -34,12 +34,12 @@ fn document() -> Value {
     serde_json::from_str(include_str!("../../openapi.json")).unwrap()
 }
 
-/// The place a `$ref` names, or the value itself.
+/// The target of a `$ref`, or the value itself.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value.get("$ref").and_then(Value::as_str) {
         Some(name) => {
-            let place = document.pointer(name.strip_prefix('#').unwrap());
-            place.unwrap_or_else(|| panic!("{name} is not in the document"))
+            let target = document.pointer(name.strip_prefix('#').unwrap());
+            target.unwrap_or_else(|| panic!("{name} is not in the document"))
         }
         None => value,
     }
@@ -57,7 +57,7 @@ fn objects<'a>(value: &'a Value, visit: &mut impl FnMut(&'a Value)) {
     }
 }
 
-/// Asserts that a value has the fields its schema requires, and none it does not know.
+/// Asserts that a value has all fields that its schema requires, and no unknown ones.
 fn conforms(document: &Value, value: &Value, schema: &Value) {
     let schema = resolve(document, schema);
     match value {
@@ -87,7 +87,7 @@ fn check(schema: &str, value: impl Serialize) {
 }
 
 #[test]
-fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
+fn every_reference_resolves_and_every_operation_has_its_own_name() {
     let document = document();
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
@@ -129,7 +129,7 @@ fn batching() -> Explanation {
 }
 
 #[test]
-fn what_is_answered_is_described() {
+fn every_response_conforms_to_its_schema() {
     let model = simple(Datatype::Fp32);
     let mut counted = ModelStatistics::default();
     counted.inference.success.add(Duration::from_millis(1));

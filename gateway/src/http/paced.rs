@@ -1,7 +1,7 @@
-//! Connections that take turns.
+//! Fair reading: connections take turns.
 //!
-//! actix reads from a connection for as long as something comes, up to 128 KiB at a time: where
-//! thousands send much at once, whoever asks for little waits behind all of them.
+//! actix keeps reading from a connection while data arrives, up to 128 KiB at a time. When thousands
+//! of clients send large bodies at once, a small request would wait behind all of them.
 
 use std::{
     io,
@@ -11,14 +11,14 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much is read from a connection before it is another's turn.
+/// The most bytes read from a connection in one turn.
 const TURN: usize = 8 << 10;
 
 /// A connection that is read in turns.
 #[derive(Debug)]
 pub(super) struct Paced<S> {
     stream: S,
-    /// What may still be read in this turn.
+    /// The bytes that may still be read in this turn.
     left: usize,
 }
 
@@ -36,7 +36,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<io::Result<()>> {
         if self.left == 0 {
             self.left = TURN;
-            // There may be more: the next turn is behind everyone who waits for theirs.
+            // More data may be ready: wake up again, behind all other tasks that are ready.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_asks_for_little_does_not_wait_for_who_sends_much() {
+    async fn other_tasks_run_while_a_connection_sends_much() {
         const MUCH: usize = 20 * TURN;
         let turns = std::cell::Cell::new(0);
         let sender = async {

@@ -1,7 +1,7 @@
-//! The listening socket and the HTTP/1.1 server behind it.
+//! The listening socket and the HTTP/1.1 server.
 //!
-//! actix-web's own `HttpServer` does the same, but always says `100 Continue` before a handler may
-//! object, and leaves the socket's options alone.
+//! actix-web's own `HttpServer` does the same, but it always sends `100 Continue` before a handler
+//! can refuse the request, and it sets no socket options.
 
 use std::{
     io,
@@ -24,17 +24,17 @@ use tokio_util::sync::CancellationToken;
 use super::{Api, paced::Paced, routes};
 use crate::{mailbox::Mailbox, settings::GatewaySettings};
 
-/// Connections that may wait to be accepted; the kernel's own limit may be lower.
+/// The most connections that wait to be accepted; the kernel's own limit may be lower.
 const ACCEPT_BACKLOG: u32 = 8192;
-/// A connection's first request head must be complete by then.
+/// How long a new connection may take to send its first complete request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Binds, and begins to serve: from `shutdown` on each connection is closed after its next answer,
-/// at `going` the listener is; requests that were accepted are answered after it.
+/// Binds, and starts to serve. After `shutdown` the server closes each connection after its next
+/// response. At the end of `going` it closes the listener; it still answers all accepted requests.
 ///
 /// # Errors
 ///
-/// The address is taken, or not ours.
+/// The address is in use, or does not belong to this machine.
 pub(crate) fn listen(
     settings: &GatewaySettings,
     api: Data<Api>,
@@ -79,7 +79,7 @@ pub(crate) fn listen(
             .local_addr(address)
             .client_request_timeout(HEAD_TIMEOUT)
             .keep_alive(keep_alive)
-            .h1_allow_half_closed(false) // A caller that hung up is noticed while its request waits.
+            .h1_allow_half_closed(false) // Notices a client that disconnects while its request waits.
             .tcp_nodelay(true)
             .expect(fn_service(move |request| {
                 let checked = expect(&gate, request);
@@ -95,7 +95,7 @@ pub(crate) fn listen(
     Ok((server.run(), address))
 }
 
-/// A caller that asks before it sends its body hears of what is certain to be refused.
+/// Answers `Expect: 100-continue`: refuses a request before its body is sent, if the head suffices.
 fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
     match api.check_head(request.head()) {
         Ok(()) => Ok(request),
@@ -110,7 +110,7 @@ fn bind(settings: &GatewaySettings) -> io::Result<TcpListener> {
     let address = settings.listen;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit it. Nothing in the server itself watches a write that stalls.
+    // Accepted connections inherit this option. The server itself has no timeout for stalled writes.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(settings.stall_timeout))?;
     socket.bind(&address.into())?;

@@ -1,4 +1,4 @@
-//! Answers to requests whose bodies were not read, or not to their end.
+//! Error responses to requests whose bodies were not read, or not to the end.
 
 use std::{
     future::poll_fn,
@@ -17,22 +17,22 @@ use tokio::time::timeout;
 
 use crate::error::InferError;
 
-/// What is left of a body up to this size is read away, so that its connection stays usable.
+/// The rest of a body up to this size is read and discarded, to keep the connection usable.
 const SMALL: u64 = 64 << 10;
-/// How long that may take: most often it has already arrived.
-const MOMENT: Duration = Duration::from_millis(100);
+/// How long reading the rest may take; usually it has already arrived.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Answers with `error`. A connection whose body is still coming after that is closed.
+/// Responds with `error`. If the body has not arrived by then, the server closes the connection.
 pub(super) async fn refuse(
     error: &InferError,
     announced: Option<u64>,
     mut payload: Payload,
 ) -> HttpResponse {
-    // Of a body that has broken nothing more comes; one that was too slow had its time.
+    // Nothing more arrives of an aborted body, and a slow one has used up its time.
     let over = matches!(error.code(), "cancelled" | "body_timeout");
     if announced.is_none_or(|length| length <= SMALL) && !over {
-        // Whether it came to its end or not is for the server to see.
-        drop(timeout(MOMENT, discard(&mut payload)).await);
+        // The server itself notices whether the body is complete.
+        drop(timeout(DISCARD_TIMEOUT, discard(&mut payload)).await);
     }
     error.error_response().map_body(|_, text| BoxBody::new(Unread { text, _payload: payload }))
 }
@@ -48,10 +48,10 @@ async fn discard(payload: &mut Payload) {
     }
 }
 
-/// An answer's text, and the body that it does not wait for.
+/// The text of an error response, and the unread request body.
 ///
-/// The server closes a connection when it has sent an answer while the request's body is still in
-/// someone's hands. Were the body dropped, it would go on reading chunks for as long as they come.
+/// The server closes the connection after a response if the request's payload still exists then. If
+/// the payload were dropped earlier, the server would read and discard chunks as long as they arrive.
 struct Unread {
     text: BoxBody,
     _payload: Payload,
