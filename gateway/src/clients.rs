@@ -30,8 +30,8 @@ use crate::error::InferError;
 /// The most clients with a share of their own at a time; the rest have one share together.
 const MOST_CLIENTS: usize = 100_000;
 
-/// The sender of a request, as its connection and its headers identify it.
-pub(crate) trait Sender {
+/// The origin of a request, as its connection and its headers identify it.
+pub(crate) trait RequestOrigin {
     /// The address at the other end of the connection.
     fn peer(&self) -> Option<IpAddr>;
 
@@ -107,11 +107,11 @@ impl Clients {
     /// # Errors
     ///
     /// 401 `unauthorized`: the request has no API key, or an unknown one.
-    pub(crate) fn identify(&self, sender: &impl Sender) -> Result<Client, InferError> {
+    pub(crate) fn identify(&self, origin: &impl RequestOrigin) -> Result<Client, InferError> {
         let Some(file) = &self.keys else {
-            return Ok(Client { id: self.address(sender), grant: None });
+            return Ok(Client { id: self.address(origin), grant: None });
         };
-        let grant = presented(sender).and_then(|key| file.find(key)).ok_or_else(|| Problem {
+        let grant = presented(origin).and_then(|key| file.find(key)).ok_or_else(|| Problem {
             status: 401,
             code: "unauthorized",
             message: "send a valid key as x-api-key, or as authorization: Bearer".to_owned(),
@@ -119,9 +119,9 @@ impl Clients {
         Ok(Client { id: ClientId::Key(grant.name.clone()), grant: Some(grant) })
     }
 
-    fn address(&self, sender: &impl Sender) -> ClientId {
-        let peer = sender.peer().unwrap_or(IpAddr::from([0; 4]));
-        let forwarded: Vec<_> = sender.header("x-forwarded-for").map(ascii).collect();
+    fn address(&self, origin: &impl RequestOrigin) -> ClientId {
+        let peer = origin.peer().unwrap_or(IpAddr::from([0; 4]));
+        let forwarded: Vec<_> = origin.header("x-forwarded-for").map(ascii).collect();
         ClientId::Address(address::network_of(address::behind(peer, &forwarded, &self.proxies)))
     }
 
@@ -159,11 +159,11 @@ impl Clients {
 }
 
 /// The API key that a request presents.
-fn presented(sender: &impl Sender) -> Option<&[u8]> {
-    if let Some(key) = sender.header("x-api-key").next() {
+fn presented(origin: &impl RequestOrigin) -> Option<&[u8]> {
+    if let Some(key) = origin.header("x-api-key").next() {
         return Some(key);
     }
-    let value = sender.header("authorization").next()?;
+    let value = origin.header("authorization").next()?;
     let (scheme, key) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
 }

@@ -2,9 +2,9 @@
 
 mod infer;
 mod metadata;
+mod origin;
 mod paced;
 mod response_body;
-mod sender;
 mod server;
 mod unread;
 

@@ -22,6 +22,7 @@ pub(super) enum ClientId {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     /// Requests per second; a burst of one second's requests is allowed.
+    pub(super) rate: f64,
     /// Requests in flight.
     pub(super) in_flight: usize,
 }

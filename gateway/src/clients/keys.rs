@@ -134,7 +134,7 @@ mod tests {
     fn an_error_in_toml_names_the_line_and_the_field() {
         let hash = format!("sha256 = '{SECRET}'");
         for (line, field, fields) in [
-            (2, "name", format!("{hash}")),
+            (2, "name", hash.clone()),
             (2, "sha256", "name = 'alice'".to_owned()),
             (3, "sha256", "sha256 = 'secret'\nname = 'alice'".to_owned()),
             (3, "sha256", format!("sha256 = '{}g'\nname = 'alice'", &SECRET[1..])),

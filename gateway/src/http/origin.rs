@@ -1,12 +1,12 @@
-//! Identifies the sender of a request by the head that actix received.
+//! Identifies the origin of a request by the head that actix received.
 
 use std::net::IpAddr;
 
 use actix_web::{dev::RequestHead, http::header::HeaderValue};
 
-use crate::clients::Sender;
+use crate::clients::RequestOrigin;
 
-impl Sender for RequestHead {
+impl RequestOrigin for RequestHead {
     fn peer(&self) -> Option<IpAddr> {
         self.peer_addr.map(|peer| peer.ip())
     }
