@@ -11,6 +11,8 @@ use serde_json::json;
 
 use batchfleet_oip::Problem;
 
+use crate::refusal::Refusal;
+
 /// The header that carries an error's code.
 pub(crate) const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");
 
@@ -59,19 +61,26 @@ pub(crate) enum InferError {
 }
 
 impl InferError {
+    /// The refusal that this error is, if the request was correct and was not accepted.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Quota(_) => Some(Refusal::Quota),
+            Self::Concurrency => Some(Refusal::Concurrency),
+            Self::BodyBytes => Some(Refusal::BodyBytes),
+            Self::QueueWait(_) => Some(Refusal::QueueWait),
+            Self::InFlight => Some(Refusal::InFlight),
+            Self::NoWorkers(_) => Some(Refusal::NoWorkers),
+            Self::Draining => Some(Refusal::Draining),
+            Self::QueueFull => Some(Refusal::BrokerFull),
+            Self::QueueUnreachable => Some(Refusal::BrokerUnready),
+            Self::Problem(_) | Self::Deadline | Self::Worker(_) | Self::Misrouted => None,
+        }
+    }
+
     /// The name of the error: `x-error-code`, metric label, log field.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Problem(problem) => problem.code,
-            Self::Quota(_) => "quota",
-            Self::Concurrency => "concurrency",
-            Self::BodyBytes => "body_bytes",
-            Self::QueueWait(_) => "queue_wait",
-            Self::InFlight => "inflight",
-            Self::NoWorkers(_) => "no_workers",
-            Self::Draining => "draining",
-            Self::QueueFull => "broker_full",
-            Self::QueueUnreachable => "broker_unready",
             Self::Deadline => "deadline",
             Self::Worker(error) => match error.failure {
                 Failure::BadInput => "bad_input",
@@ -79,7 +88,7 @@ impl InferError {
                 Failure::Expired | Failure::Unawaited => "deadline",
                 Failure::Poison => "poison_input",
             },
-            Self::Misrouted => "internal",
+            refused => refused.refusal().map_or("internal", Refusal::code),
         }
     }
 

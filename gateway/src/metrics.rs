@@ -19,7 +19,9 @@ use self::{
     fleet::FleetMetrics,
     triton::{Told, Triton},
 };
-use crate::traffic::{FOR_WANT_OF_ROOM, Load};
+use strum::IntoEnumIterator;
+
+use crate::{refusal::Refusal, traffic::Load};
 
 /// Upper bounds for times from half a millisecond to half a minute, in seconds.
 pub(crate) const SECONDS: [f64; 20] = [
@@ -29,10 +31,6 @@ pub(crate) const SECONDS: [f64; 20] = [
 
 /// The label for requests to models nobody knows: no model can have this name.
 const UNKNOWN_MODEL: &str = "(unknown)";
-
-/// The other reasons to refuse that are no mistake in the request. Those that are appear as they
-/// come.
-const NO_MISTAKE: [&str; 5] = ["broker_unready", "cancelled", "concurrency", "draining", "quota"];
 
 /// How an accepted request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,10 +250,11 @@ impl GatewayMetrics {
         self.broker_errors.with_label_values(&[error.code()]).inc();
     }
 
-    /// The counters of one model, looked up once. Every outcome is written as 0 from the start.
+    /// The counters of one model, looked up once. Every outcome and every refusal of a correct
+    /// request is written as 0 from the start.
     pub(crate) fn for_model(&self, model: &str) -> ModelMetrics {
-        for reason in FOR_WANT_OF_ROOM.iter().chain(&NO_MISTAKE) {
-            self.refused.with_label_values(&[model, reason]);
+        for refusal in Refusal::iter() {
+            self.refused.with_label_values(&[model, refusal.code()]);
         }
         ModelMetrics {
             model: model.to_owned(),

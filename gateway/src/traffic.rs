@@ -3,15 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use batchfleet_broker::{QueueName, Traffic};
+use strum::IntoEnumIterator;
 
 use crate::{
     demand::Counts,
     metrics::{Outcome, SECONDS},
+    refusal::{Blame, Refusal},
 };
-
-/// Why requests are refused that more workers would have answered.
-pub(crate) const FOR_WANT_OF_ROOM: [&str; 5] =
-    ["body_bytes", "broker_full", "inflight", "no_workers", "queue_wait"];
 
 /// Running counts of one version of a model.
 #[derive(Debug, Default)]
@@ -39,7 +37,8 @@ impl Load {
     }
 
     pub(crate) fn refused(&self, reason: &str) {
-        if FOR_WANT_OF_ROOM.contains(&reason) {
+        let is_capacity = |refusal: Refusal| refusal.blame() == Blame::Capacity;
+        if Refusal::iter().any(|refusal| refusal.code() == reason && is_capacity(refusal)) {
             self.refused.fetch_add(1, Relaxed);
         }
     }

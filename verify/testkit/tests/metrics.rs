@@ -46,6 +46,24 @@ fn the_documented_metrics_are_those_that_programs_register() {
     }
 }
 
+/// The rate of missed requests is wrong where a refusal of the fleet is left out.
+#[test]
+fn boards_and_alerts_count_exactly_the_refusals_that_gateways_put_on_the_fleet() {
+    let codes = batchfleet_gateway::fleet_refusal_codes();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dashboards");
+    for file in ["boards.py", "alerts.yaml"] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        // Each list is a regular expression in quotes: its codes, sorted, with `|` between them.
+        let lists =
+            text.split('"').filter(|part| part.split('|').any(|part| codes.contains(&part)));
+        let lists: Vec<_> = lists.filter(|part| part.contains('|')).collect();
+        assert!(!lists.is_empty(), "{file} lists no refusals");
+        for list in lists {
+            assert_eq!(list, codes.join("|"), "in {file}");
+        }
+    }
+}
+
 /// One scrape of several programs: each series, summed over the programs.
 struct Samples(BTreeMap<String, f64>);
 

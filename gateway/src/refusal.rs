@@ -1,0 +1,79 @@
+//! The reasons for which a gateway refuses a correct request, and what each reason points to.
+
+use strum::IntoEnumIterator;
+
+/// Why a gateway did not accept a request although the request itself is correct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
+pub(crate) enum Refusal {
+    /// The request bodies held in this gateway's memory leave no room for one more.
+    BodyBytes,
+    /// Redis is almost out of memory.
+    BrokerFull,
+    /// Redis cannot be reached.
+    BrokerUnready,
+    /// The caller left before the request was accepted.
+    Cancelled,
+    /// The client has as many requests in flight as its share allows.
+    Concurrency,
+    /// This gateway is shutting down.
+    Draining,
+    /// This gateway has as many requests in flight as `--max-in-flight` allows.
+    InFlight,
+    /// No worker serves the model, and no controller promises to start one.
+    NoWorkers,
+    /// The predicted wait in the queue is longer than the request's deadline allows.
+    QueueWait,
+    /// The client sends more requests per second than its share allows.
+    Quota,
+}
+
+/// What has to change before a refused request can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The client: it exceeds its share, or it left.
+    Client,
+    /// The size of the fleet: more workers would have answered the request.
+    Capacity,
+    /// The state of the fleet: Redis or this gateway is not available.
+    Outage,
+}
+
+impl Refusal {
+    /// The bounded name: `x-error-code`, and the `reason` label of metrics.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::BodyBytes => "body_bytes",
+            Self::BrokerFull => "broker_full",
+            Self::BrokerUnready => "broker_unready",
+            Self::Cancelled => "cancelled",
+            Self::Concurrency => "concurrency",
+            Self::Draining => "draining",
+            Self::InFlight => "inflight",
+            Self::NoWorkers => "no_workers",
+            Self::QueueWait => "queue_wait",
+            Self::Quota => "quota",
+        }
+    }
+
+    /// What has to change before such a request can be answered.
+    pub(crate) const fn blame(self) -> Blame {
+        match self {
+            Self::Cancelled | Self::Concurrency | Self::Quota => Blame::Client,
+            Self::BodyBytes
+            | Self::BrokerFull
+            | Self::InFlight
+            | Self::NoWorkers
+            | Self::QueueWait => Blame::Capacity,
+            Self::BrokerUnready | Self::Draining => Blame::Outage,
+        }
+    }
+}
+
+/// The codes of all refusals that count against the fleet, sorted: [`Blame::Capacity`] and
+/// [`Blame::Outage`]. Dashboards and alerts count exactly these as missed.
+pub fn fleet_refusal_codes() -> Vec<&'static str> {
+    let is_fleets = |refusal: &Refusal| refusal.blame() != Blame::Client;
+    let mut codes: Vec<_> = Refusal::iter().filter(is_fleets).map(Refusal::code).collect();
+    codes.sort_unstable();
+    codes
+}
