@@ -2,40 +2,31 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use actix_web::{dev::Server, web::Data};
-use batchfleet_broker::{
-    Broker, BrokerError, GatewayId, GatewayRoles, Inbound, Observer, Producer, Replies,
-};
+use batchfleet_broker::{Broker, BrokerError, GatewayId};
 use batchfleet_service::Process;
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::JoinSet,
-    time::{Duration, Instant, MissedTickBehavior, interval, sleep},
+    time::{Duration, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::info;
 
 use crate::{
+    api::Api,
+    ask::Core,
     body::{BodyBudget, Bounds},
     catalog::Catalog,
     clients::{Clients, KeysError},
-    dispatch::{Dispatcher, hand_over},
-    http::{self, Api},
-    live::{self, Live, LiveControls},
+    dispatch::Dispatcher,
+    http::{self, HttpServer},
+    live::{self, Live, LiveControls, Port},
     metrics::GatewayMetrics,
+    observe,
     offload::Offload,
-    roster::Roster,
     settings::GatewaySettings,
-    sweep,
     trace::Traces,
 };
-
-/// How often workers and queues are looked at.
-const LOOK: Duration = Duration::from_millis(200);
-/// A queue this full, as a share of its memory, takes no more: what is left is for answers.
-const FULL: f64 = 0.8;
-/// How often it is said what was asked.
-const REPORT: Duration = Duration::from_secs(1);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +47,10 @@ pub enum StartError {
 
 /// A gateway that accepts connections.
 pub struct Gateway {
-    server: Server,
+    server: HttpServer,
     address: SocketAddr,
     tasks: JoinSet<()>,
-    api: Data<Api>,
+    api: Arc<Api>,
 }
 
 impl Gateway {
@@ -75,51 +66,36 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         let id = GatewayId::random();
         let metrics = GatewayMetrics::register(&process.registry)?;
-        let GatewayRoles { producer, replies } = broker.gateway(id).await?;
+        let roles = broker.gateway(id).await?;
+        let producer = roles.producer.clone();
         let observer = broker.observer().await?;
-        let reporter = producer.clone();
         let draining = CancellationToken::new();
-        let dispatcher = Arc::new(Dispatcher::new(
-            id,
-            producer,
-            settings.max_in_flight,
-            draining.clone(),
-            metrics.clone(),
-        ));
-        let api = Data::new(Api {
+        let (seats, stop) = (settings.max_in_flight, draining.clone());
+        let (dispatcher, mut tasks) = Dispatcher::start(id, roles, seats, stop, &metrics);
+        let core = Arc::new(Core {
             catalog: Catalog::new(metrics.clone()),
-            dispatcher: dispatcher.clone(),
-            metrics: metrics.clone(),
             clients: Clients::new(&settings.clients)?,
-            body: Bounds { bytes: settings.max_body, time: settings.body_timeout },
-            budget: BodyBudget::new(settings.max_body_bytes_in_flight, metrics.body_bytes.clone()),
-            offload: Offload::new(),
+            dispatcher,
+            metrics,
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,
-            readiness: process.readiness.clone(),
-            started: Instant::now(),
-            live: Live::new(settings.live_page, id),
-            traces: Traces::new(process.tracer.clone(), settings.trace_sample),
         });
-        // The first look comes before the first request, so that no known model is a 404.
-        api.catalog.update(observer.fleet().await?);
-        let mut tasks = JoinSet::new();
-        let interrupted = Arc::new(Notify::new());
-        tasks.spawn(hand_over(dispatcher.clone()));
-        tasks.spawn(receive(replies, dispatcher.clone(), interrupted.clone()));
-        tasks.spawn(sweep::run(dispatcher, interrupted));
-        tasks.spawn(look(observer, api.clone()));
-        let (plays, page) = (api.clone(), api.clone());
-        process.pages.show(move |request| live::answer(&page, live::Port::Admin, request));
-        tasks.spawn(report(reporter, api.clone()));
-        tasks.spawn(api.clients.clone().follow());
+        // Known models are read before the port is bound: no request for one of them gets 404.
+        core.catalog.update(observer.fleet().await?);
+        let api = Arc::new(api(settings, core.clone(), id, process));
+        let (page, ticking) = (api.clone(), api.clone());
+        process.pages.show(move |request| live::answer(&page, Port::Admin, request));
+        tasks.spawn(observe::look(observer, core.clone(), move || ticking.live.tick()));
+        tasks.spawn(observe::report(producer, core.clone()));
+        tasks.spawn(core.clients.clone().follow());
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
-        let (server, address) = http::listen(settings, api, process.shutdown.clone(), going)
-            .map_err(|error| StartError::Listen(settings.listen, error))?;
-        plays.live.opened(address.port());
+        let (server, address) =
+            http::listen(settings, api.clone(), process.shutdown.clone(), going)
+                .map_err(|error| StartError::Listen(settings.listen, error))?;
+        api.live.opened(address.port());
         info!(%address, port_name = "http", gateway = %id, "listening");
         process.readiness.ready();
-        Ok(Self { server, address, tasks, api: plays })
+        Ok(Self { server, address, tasks, api })
     }
 
     /// The bound address; tells the port when the settings asked for any.
@@ -145,95 +121,25 @@ impl Gateway {
     }
 }
 
-/// Ends when the listener should close: some time after the signal to stop. Until then this gateway
-/// serves as before, but is not ready, and closes each connection after its next answer, so that
-/// clients and load balancers move on without an error.
+/// What the HTTP handlers share.
+fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Process) -> Api {
+    let body_bytes = core.metrics.body_bytes.clone();
+    Api {
+        body: Bounds { bytes: settings.max_body, time: settings.body_timeout },
+        budget: BodyBudget::new(settings.max_body_bytes_in_flight, body_bytes),
+        offload: Offload::new(),
+        readiness: process.readiness.clone(),
+        live: Live::new(settings.live_page, id),
+        traces: Traces::new(process.tracer.clone(), settings.trace_sample),
+        core,
+    }
+}
+
+/// Ends when the listener should close, which is `lame_duck` after the signal to stop. Until then
+/// this gateway serves as before, but is not ready, and closes each connection after its next
+/// answer: clients and load balancers move on without an error.
 async fn going(lame_duck: Duration, shutdown: CancellationToken, draining: CancellationToken) {
     shutdown.cancelled().await;
     sleep(lame_duck).await;
     draining.cancel();
-}
-
-/// Task: replies from the broker to the requests they belong to.
-pub(crate) async fn receive(
-    mut inbox: Box<dyn Replies>,
-    dispatcher: Arc<Dispatcher>,
-    interrupted: Arc<Notify>,
-) {
-    loop {
-        match inbox.receive().await {
-            Inbound::Replies(replies) => {
-                for reply in replies {
-                    dispatcher.resolve(reply);
-                }
-            }
-            Inbound::Interrupted(_) => {
-                warn!("the queue was interrupted; looking for what it may have lost");
-                dispatcher.metrics.interruptions.inc();
-                interrupted.notify_one();
-            }
-        }
-    }
-}
-
-/// Task: looks at workers and queues; the catalogue, admission and the queue metrics follow.
-async fn look(observer: Arc<dyn Observer>, api: Data<Api>) {
-    let mut ticks = interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut roster = Roster::default();
-    let mut was_reachable = true;
-    loop {
-        ticks.tick().await;
-        let looked = look_once(observer.as_ref(), &mut roster, &api).await;
-        if let Err(error) = &looked {
-            api.metrics.broker_failed(error);
-        }
-        match &looked {
-            Err(error) if was_reachable => warn!(%error, "cannot look at the queues"),
-            Ok(()) if !was_reachable => info!("can look at the queues again"),
-            _ => {}
-        }
-        was_reachable = looked.is_ok();
-        api.catalog.all().iter().for_each(|model| model.tick());
-        api.live.tick();
-    }
-}
-
-/// Task: says what was asked of the fleet here, for whoever decides how large it should be.
-async fn report(producer: Arc<dyn Producer>, api: Data<Api>) {
-    let mut ticks = interval(REPORT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let models = api.catalog.all();
-        for model in &models {
-            api.catalog.publish(model);
-        }
-        let traffic: Vec<_> = models.iter().map(|model| model.traffic()).collect();
-        if let Err(error) = producer.report(&traffic).await {
-            // The task that looks tells when the queues are out of reach.
-            debug!(%error, "not said what was asked");
-        }
-    }
-}
-
-async fn look_once(
-    observer: &dyn Observer,
-    roster: &mut Roster,
-    api: &Api,
-) -> Result<(), BrokerError> {
-    let snapshot = observer.fleet().await?;
-    api.catalog.update(roster.complete(snapshot, Instant::now()));
-    for model in api.catalog.all() {
-        let backlog = observer.backlog(&model.spec.queue).await?;
-        api.catalog.report(&model, api.started.elapsed(), backlog);
-    }
-    api.catalog.elect(api.started.elapsed());
-    let asked = Instant::now();
-    let memory = observer.memory().await?;
-    api.metrics.broker_seconds.observe(asked.elapsed().as_secs_f64());
-    let fullest = memory.iter().map(|shard| shard.used).fold(0.0, f64::max);
-    api.metrics.fleet.broker_memory.set(fullest);
-    api.dispatcher.set_queue_full(fullest >= FULL);
-    Ok(())
 }

@@ -1,18 +1,16 @@
-//! The models this gateway knows: learnt from the workers that announce themselves.
+//! The catalogue: the models that workers have announced.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
     Backlog, FleetSnapshot, ModelSpec, ObservedWorker, Priority, Promise, QueueName,
 };
 use batchfleet_policy::{Version, carrier};
+use parking_lot::RwLock;
 
 use crate::{
-    explain::{Explanation, Seen},
+    books::Books,
+    explain::{Explanation, ObservedQueue},
     metrics::GatewayMetrics,
     model::Model,
 };
@@ -20,7 +18,8 @@ use batchfleet_oip::{Problem, names};
 
 type Models = HashMap<QueueName, Arc<Model>>;
 
-/// Every model this gateway has heard of. Read by each request, rewritten when workers come and go.
+/// Every model that was ever announced to this gateway. Each request reads the catalogue; it is
+/// rewritten when models are new or change.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     models: RwLock<Arc<Models>>,
@@ -34,8 +33,8 @@ impl Catalog {
         Self { models: RwLock::default(), workers: RwLock::default(), metrics }
     }
 
-    /// The model a path names, as if there were only those that the caller may use. Without a
-    /// version, the greatest by [`rank`](Model::rank).
+    /// The model of this name and version; without a version, the greatest by
+    /// [`rank`](Model::rank). A model that the caller may not use is reported as unknown.
     pub(crate) fn find(
         &self,
         model: &str,
@@ -67,38 +66,40 @@ impl Catalog {
         versions
     }
 
-    /// Every version of every model, by name.
+    /// Every version of every model, sorted by name and version.
     pub(crate) fn all(&self) -> Vec<Arc<Model>> {
         let mut models: Vec<_> = self.snapshot().values().cloned().collect();
         models.sort_by(|a, b| a.spec.queue.cmp(&b.spec.queue));
         models
     }
 
-    /// Takes in what workers announce. A model that lost its last worker, or whose announcement is
-    /// gone (an emptied Redis), stays known.
+    /// Applies what workers and controllers have announced. A model without workers stays known, also
+    /// when its announcement is gone because Redis was emptied.
     pub(crate) fn update(&self, fleet: FleetSnapshot) {
-        self.learn(&fleet);
+        self.add_new(&fleet);
         for (queue, model) in self.snapshot().iter() {
             let living = || fleet.workers.iter().filter(|worker| worker.serves(queue));
             let promised =
                 |promise: &Promise| promise.holds && promise.expected.model.queue == *queue;
-            model.hear(
+            model.update(
                 living().map(|worker| &worker.announcement),
                 fleet.promises.iter().any(promised),
             );
-            self.metrics.fleet.heard(&model.spec, living().map(|worker| &worker.announcement));
+            self.metrics
+                .fleet
+                .set_workers(&model.spec, living().map(|worker| &worker.announcement));
         }
-        *self.workers.write().unwrap_or_else(PoisonError::into_inner) = fleet.workers.into();
+        *self.workers.write() = fleet.workers.into();
     }
 
     /// The workers of the last snapshot.
     pub(crate) fn workers(&self) -> Arc<[ObservedWorker]> {
-        self.workers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.workers.read().clone()
     }
 
-    /// Adds models that are new, or new under their name. The announcement of a living worker goes
-    /// before a promise, and a promise before the announcement of a dead worker.
-    fn learn(&self, fleet: &FleetSnapshot) {
+    /// Adds models that are new, and replaces those whose spec has changed. The announcement of a
+    /// living worker goes before a promise, a promise before the announcement of a dead worker.
+    fn add_new(&self, fleet: &FleetSnapshot) {
         let promised = fleet.promises.iter().map(|promise| (&promise.expected.model, false));
         let served = fleet.workers.iter().map(|worker| (&worker.announcement.model, worker.live));
         let mut specs = HashMap::<&QueueName, (&ModelSpec, bool)>::new();
@@ -120,76 +121,83 @@ impl Catalog {
         let mut models = (*known).clone();
         for spec in news {
             let queue = &spec.queue;
-            tracing::info!(model = queue.model, version = queue.version, "model learnt");
-            let model = Model::new(spec.clone(), self.metrics.for_model(&queue.model));
-            models.insert(queue.clone(), Arc::new(model));
+            tracing::info!(
+                model = queue.model,
+                version = queue.version,
+                "model added to catalogue"
+            );
+            let books = Books::new(queue.clone(), self.metrics.for_model(queue));
+            models.insert(queue.clone(), Arc::new(Model::new(spec.clone(), books)));
         }
-        *self.models.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(models);
+        *self.models.write() = Arc::new(models);
     }
 
-    /// Takes in a look at a model's queue, and publishes it.
-    pub(crate) fn report(&self, model: &Model, at: Duration, backlog: Backlog) {
+    /// Applies a look at a model's queue, and updates its metrics. `at` is the time since the looks
+    /// began.
+    pub(crate) fn observe(&self, model: &Model, at: Duration, backlog: Backlog) {
         model.observe(at, backlog);
-        let (queue, metrics) = (&model.spec.queue, &self.metrics);
-        metrics.fleet.looked(queue, &backlog, model.ahead(Priority::Sheddable).wait());
-        metrics.triton.looked(queue, &backlog, model.metrics.load.in_flight());
+        model.books.observe(&backlog);
+        let wait = model.ahead(Priority::Sheddable).wait();
+        self.metrics.fleet.set_queue(&model.spec.queue, &backlog, wait);
     }
 
-    /// Decides which version of each model carries the requests that name none; `at` the clock of the
-    /// looks.
-    pub(crate) fn elect(&self, at: Duration) {
+    /// Chooses the default version of each model, which gets the requests that name no version. `at`
+    /// is the time since the looks began.
+    pub(crate) fn choose_default_versions(&self, at: Duration) {
         for versions in self.all().chunk_by(|a, b| a.spec.queue.model == b.spec.queue.model) {
-            let standing = versions.iter().map(|model| model.standing(at));
-            let rate = standing.clone().map(|(_, open)| open).sum();
-            let living = standing.zip(versions).filter(|(_, model)| model.is_ready());
+            let loads = versions.iter().map(|model| model.version_load(at));
+            let rate = loads.clone().map(|(_, unnamed)| unnamed).sum();
+            let living = loads.zip(versions).filter(|(_, model)| model.is_ready());
             let living: Vec<Version> = living.map(|((version, _), _)| version).collect();
-            let current = versions.iter().find(|model| model.carries());
+            let current = versions.iter().find(|model| model.is_default());
             let current = current.map(|model| model.spec.queue.version);
             let chosen = carrier(&living, current, rate);
             for model in versions {
                 let QueueName { model: name, version } = &model.spec.queue;
-                let carries = chosen == Some(*version);
-                if carries && current.is_some_and(|current| current != *version) {
-                    tracing::info!(model = name, version, "answers who names no version now");
+                let is_default = chosen == Some(*version);
+                if is_default && current.is_some_and(|current| current != *version) {
+                    tracing::info!(model = name, version, "default version changed");
                 }
-                model.carry(carries);
+                model.set_default(is_default);
             }
         }
     }
 
-    /// Why batches of a model are as large as they are, and what its load wants.
+    /// Why batches of a model are as large as they are, and how many workers its load needs.
     pub(crate) fn explain(&self, model: &Model) -> Explanation {
         let queue = &model.spec.queue;
-        let seen =
-            Seen { queue_depth: model.queue_depth(), rows_per_second: model.rows_per_second() };
+        let observed = ObservedQueue {
+            queue_depth: model.queue_depth(),
+            rows_per_second: model.rows_per_second(),
+        };
         let workers = self.workers();
         let living = workers.iter().filter(|worker| worker.serves(queue));
-        Explanation::of(queue, seen, living.map(|worker| &worker.announcement))
+        Explanation::of(queue, observed, living.map(|worker| &worker.announcement))
     }
 
-    /// Publishes what follows from the looks so far.
+    /// Updates the metrics that follow from the looks so far.
     pub(crate) fn publish(&self, model: &Model) {
-        let queue = &model.spec.queue;
-        self.metrics.fleet.explained(queue, &self.explain(model));
-        let statistics = model.tally().statistics();
-        self.metrics.triton.follow(queue, &model.metrics.told, &statistics);
+        self.metrics.fleet.set_explanation(&model.spec.queue, &self.explain(model));
+        model.books.publish();
     }
 
     fn snapshot(&self) -> Arc<Models> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.models.read().clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use batchfleet_broker::{Announcement, WorkerId};
+    use batchfleet_broker::{Announcement, RequestId, WorkerId};
     use prometheus::Registry;
+    use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::{books::Record, trace::Trace};
 
     const LOOK: Duration = Duration::from_millis(200);
 
-    /// What so many workers of this version announce, each good for 100 rows per second.
+    /// Living workers of this version, each with a capacity of 100 rows per second.
     fn workers(version: u64, workers: u128) -> Vec<ObservedWorker> {
         let spec = ModelSpec {
             queue: QueueName::new("m", version),
@@ -200,13 +208,13 @@ mod tests {
             outputs: Vec::new(),
         };
         let first = u128::from(version) * 100;
-        let word = |worker| Announcement::new(WorkerId(first + worker), spec.clone());
+        let announced = |worker| Announcement::new(WorkerId(first + worker), spec.clone());
         let observed =
-            |worker| ObservedWorker::live(Announcement { capacity: 100.0, ..word(worker) });
+            |worker| ObservedWorker::live(Announcement { capacity: 100.0, ..announced(worker) });
         (0..workers).map(observed).collect()
     }
 
-    /// A catalogue whose gateway gets every request, and puts those without a version where they go.
+    /// A catalogue, and the jobs added to the queue of each version by its one gateway.
     struct Bench {
         catalog: Catalog,
         looks: u32,
@@ -219,61 +227,69 @@ mod tests {
             Self { catalog: Catalog::new(metrics), looks: 0, added: HashMap::new() }
         }
 
-        fn carrier(&self) -> u64 {
+        /// A request that names no version is accepted, and given up at once.
+        fn accept(&self, model: &Model) {
+            let mut record = Record::arrive(&self.catalog.metrics, Trace::off());
+            record.offered(&model.books, false);
+            let seat = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            record.accepted(RequestId::random(), seat);
+        }
+
+        /// The version that a request without a version gets.
+        fn default_version(&self) -> u64 {
             self.catalog.find("m", None, |_| true).unwrap().spec.queue.version
         }
 
-        /// A minute in which so many workers of versions 1 and 2 live, and so many requests come five
-        /// times a second; the versions they went to, without repetitions.
-        fn pass(&mut self, workers: [u128; 2], requests: u64) -> Vec<u64> {
+        /// A minute with this many living workers of versions 1 and 2, and this many requests at each
+        /// of five looks per second. Returns the default versions in order, without repetitions.
+        fn minute(&mut self, workers: [u128; 2], requests: u64) -> Vec<u64> {
             let snapshot = || FleetSnapshot {
                 workers: [self::workers(1, workers[0]), self::workers(2, workers[1])].concat(),
                 promises: Vec::new(),
             };
-            let mut carriers = Vec::new();
+            let mut defaults = Vec::new();
             for _ in 0..300 {
                 self.catalog.update(snapshot());
-                let carrier = self.catalog.find("m", None, |_| true).unwrap();
+                let model = self.catalog.find("m", None, |_| true).unwrap();
                 for _ in 0..requests {
-                    carrier.asked(false);
-                    carrier.accepted();
+                    self.accept(&model);
                 }
-                carriers.push(self.carrier());
-                *self.added.entry(self.carrier()).or_default() += requests;
+                defaults.push(self.default_version());
+                *self.added.entry(self.default_version()).or_default() += requests;
                 let at = LOOK * self.looks;
                 for model in self.catalog.all() {
                     let added = self.added.get(&model.spec.queue.version).copied();
                     let added = added.unwrap_or_default();
-                    self.catalog.report(&model, at, Backlog { added, ..Backlog::default() });
+                    self.catalog.observe(&model, at, Backlog { added, ..Backlog::default() });
                 }
-                self.catalog.elect(at);
+                self.catalog.choose_default_versions(at);
                 self.looks += 1;
             }
-            carriers.dedup();
-            carriers
+            defaults.dedup();
+            defaults
         }
     }
 
     #[test]
-    fn a_new_version_gets_the_load_when_it_can_carry_it_and_never_twice() {
+    fn the_default_version_changes_once_when_the_new_version_has_the_capacity() {
         let mut bench = Bench::new();
-        // 210 rows per second: 70 % of what three workers do.
-        assert_eq!(bench.pass([3, 0], 42), [1]);
-        assert_eq!(bench.pass([3, 1], 42), [1]);
-        assert_eq!(bench.pass([3, 2], 42), [1]);
-        assert_eq!(bench.pass([3, 3], 42), [1, 2]);
-        assert_eq!(bench.pass([0, 3], 42), [2]);
-        // One that cannot carry it is all there is.
-        assert_eq!(bench.pass([0, 1], 42), [2]);
-        assert_eq!(bench.pass([3, 1], 42), [2, 1]);
+        // 210 rows per second: 70 % of the capacity of three workers.
+        assert_eq!(bench.minute([3, 0], 42), [1]);
+        assert_eq!(bench.minute([3, 1], 42), [1]);
+        assert_eq!(bench.minute([3, 2], 42), [1]);
+        assert_eq!(bench.minute([3, 3], 42), [1, 2]);
+        assert_eq!(bench.minute([0, 3], 42), [2]);
+        // The only version with workers is the default, even if its capacity is too small.
+        assert_eq!(bench.minute([0, 1], 42), [2]);
+        assert_eq!(bench.minute([3, 1], 42), [2, 1]);
     }
 
     #[test]
-    fn the_newest_version_answers_when_nothing_was_asked_and_when_the_others_are_gone() {
+    fn the_newest_version_is_the_default_without_load_or_without_others() {
         let mut bench = Bench::new();
-        assert_eq!(bench.pass([1, 1], 0), [2]);
-        assert_eq!(bench.pass([1, 0], 1), [1]);
-        assert_eq!(bench.pass([0, 1], 90), [2]);
-        assert_eq!(bench.pass([0, 0], 0), [2], "it was the last to be there, or the newest");
+        assert_eq!(bench.minute([1, 1], 0), [2]);
+        assert_eq!(bench.minute([1, 0], 1), [1]);
+        assert_eq!(bench.minute([0, 1], 90), [2]);
+        assert_eq!(bench.minute([0, 0], 0), [2], "the last with workers, or the newest");
     }
 }

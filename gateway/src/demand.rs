@@ -1,91 +1,90 @@
-//! What is asked of a version of a model, by those who name it and by those who leave the choice to
-//! the gateway: what that choice follows from.
+//! The demand for one model version: requests per second that name the version, and that name none.
+//! The default version is chosen from the demand.
 
 use std::time::Duration;
 
-/// Time constant of the moving averages, in seconds: longer than what chance does to an arrival
-/// rate, shorter than a worker takes to start.
+/// Time constant of the moving averages, in seconds: long enough to smooth random arrivals, shorter
+/// than the start of a worker.
 const SMOOTHING: f64 = 5.0;
 
 /// Running counts of one version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Jobs that all gateways put into its queue.
+pub(crate) struct DemandCounts {
+    /// Jobs that all gateways have put into the queue.
     pub(crate) queued: u64,
-    /// Requests that this gateway let in.
+    /// Requests that this gateway accepted.
     pub(crate) accepted: u64,
-    /// Requests that this gateway refused for want of room.
+    /// Requests that this gateway refused because the fleet is too small.
     pub(crate) refused: u64,
-    /// Requests that came here, whatever became of them.
-    pub(crate) asked: u64,
+    /// All requests for this version at this gateway.
+    pub(crate) offered: u64,
     /// Those of them that named the version.
     pub(crate) named: u64,
 }
 
-/// The same, per second: moving averages, each a share of what it would be had it been looked at
-/// for ever.
+/// Moving averages of the counts, per second. They start at 0, so they are too low by the factor
+/// 1 - exp(-t / SMOOTHING).
 #[derive(Clone, Copy, Debug, Default)]
-struct Rates {
+struct Averages {
     queued: f64,
     accepted: f64,
     refused: f64,
-    asked: f64,
+    offered: f64,
     named: f64,
 }
 
-/// Requests per second.
+/// Requests per second at all gateways.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Asked {
-    /// That name the version.
+pub(crate) struct DemandRates {
+    /// Requests that name the version.
     pub(crate) named: f64,
-    /// That name none, and went to this one.
-    pub(crate) open: f64,
+    /// Requests that name no version and got this one.
+    pub(crate) unnamed: f64,
 }
 
-/// What is asked of one version by all gateways together, as this one knows it: what went into the
-/// queue, and of what it does not see elsewhere, which is who was refused and who named the version,
-/// as large a part as here.
+/// The demand for one version at all gateways, estimated. Jobs in the queue are counted for all
+/// gateways; refusals and named versions only here, so this gateway's ratios are assumed for all.
 #[derive(Debug, Default)]
-pub(crate) struct Demand {
-    last: Option<(Duration, Counts)>,
-    rates: Rates,
+pub(crate) struct VersionDemand {
+    last: Option<(Duration, DemandCounts)>,
+    averages: Averages,
 }
 
-impl Demand {
-    /// Takes in the counts as they are `at` so long after this gateway started to look.
-    pub(crate) fn observe(&mut self, at: Duration, now: Counts) {
+impl VersionDemand {
+    /// Follows the counts; `at` is the time since the looks began.
+    pub(crate) fn observe(&mut self, at: Duration, now: DemandCounts) {
         let Some((then, before)) = self.last.replace((at, now)) else { return };
         let seconds = at.saturating_sub(then).as_secs_f64();
         if seconds <= 0.0 {
             return;
         }
         let kept = (-seconds / SMOOTHING).exp();
-        let follow = |rate: &mut f64, of: fn(&Counts) -> u64| {
-            // A count that went back began anew.
+        let follow = |rate: &mut f64, of: fn(&DemandCounts) -> u64| {
+            // A count that fell was reset: Redis lost its data.
             #[expect(clippy::cast_precision_loss, reason = "requests between two looks")]
             let since = of(&now).saturating_sub(of(&before)) as f64;
             *rate = kept * *rate + (1.0 - kept) * since / seconds;
         };
-        follow(&mut self.rates.queued, |counts| counts.queued);
-        follow(&mut self.rates.accepted, |counts| counts.accepted);
-        follow(&mut self.rates.refused, |counts| counts.refused);
-        follow(&mut self.rates.asked, |counts| counts.asked);
-        follow(&mut self.rates.named, |counts| counts.named);
+        follow(&mut self.averages.queued, |counts| counts.queued);
+        follow(&mut self.averages.accepted, |counts| counts.accepted);
+        follow(&mut self.averages.refused, |counts| counts.refused);
+        follow(&mut self.averages.offered, |counts| counts.offered);
+        follow(&mut self.averages.named, |counts| counts.named);
     }
 
-    /// What is asked `at` so long after this gateway started to look: at a version that it learnt
-    /// of later, nothing was before. So what versions are asked adds up while requests move from one
-    /// to another.
-    pub(crate) fn asked(&self, at: Duration) -> Asked {
-        let Rates { queued, accepted, refused, asked, named } = self.rates;
+    /// The rates now; `at` is the time since the looks began, also for a version added later, whose
+    /// demand was 0 before. So the rates of all versions add up while requests move between versions.
+    pub(crate) fn rates(&self, at: Duration) -> DemandRates {
+        let Averages { queued, accepted, refused, offered, named } = self.averages;
+        // Corrects for averages that start at 0.
         let weight = -(-at.as_secs_f64() / SMOOTHING).exp_m1();
-        let offered = queued / weight.max(f64::EPSILON) * (1.0 + ratio(refused, accepted));
-        let named = ratio(named, asked);
-        Asked { named: offered * named, open: offered * (1.0 - named) }
+        let demand = queued / weight.max(f64::EPSILON) * (1.0 + ratio(refused, accepted));
+        let named = ratio(named, offered);
+        DemandRates { named: demand * named, unnamed: demand * (1.0 - named) }
     }
 }
 
-/// `part` of `whole`; 0 of nothing.
+/// `part / whole`; 0 if `whole` is 0.
 fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
@@ -94,20 +93,24 @@ fn ratio(part: f64, whole: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// What is asked after looks five times a second, at each of which the counts grew by `each`.
-    fn after(demand: &mut Demand, looks: std::ops::Range<u32>, each: Counts) -> Asked {
+    /// The rates after five looks per second; between two looks the counts grow by `each`.
+    fn after(
+        demand: &mut VersionDemand,
+        looks: std::ops::Range<u32>,
+        each: DemandCounts,
+    ) -> DemandRates {
         let mut now = demand.last.map(|(_, counts)| counts).unwrap_or_default();
         for look in looks.clone() {
             demand.observe(Duration::from_millis(200) * look, now);
             now.queued += each.queued;
             now.accepted += each.accepted;
             now.refused += each.refused;
-            now.asked += each.asked;
+            now.offered += each.offered;
             now.named += each.named;
         }
         let end = Duration::from_millis(200) * looks.end;
         demand.observe(end, now);
-        demand.asked(end)
+        demand.rates(end)
     }
 
     fn is_near(value: f64, expected: f64) {
@@ -115,29 +118,31 @@ mod tests {
     }
 
     #[test]
-    fn is_right_from_the_second_look_on() {
-        let each = Counts { queued: 20, accepted: 10, asked: 10, ..Counts::default() };
-        let asked = after(&mut Demand::default(), 0..1, each);
-        is_near(asked.open, 100.0);
-        is_near(after(&mut Demand::default(), 0..100, each).open, 100.0);
+    fn the_rates_are_right_from_the_second_look_on() {
+        let each =
+            DemandCounts { queued: 20, accepted: 10, offered: 10, ..DemandCounts::default() };
+        let rates = after(&mut VersionDemand::default(), 0..1, each);
+        is_near(rates.unnamed, 100.0);
+        is_near(after(&mut VersionDemand::default(), 0..100, each).unnamed, 100.0);
     }
 
     #[test]
-    fn counts_the_refused_and_tells_those_apart_who_name_the_version() {
-        let each = Counts { queued: 20, accepted: 10, refused: 20, asked: 40, named: 10 };
-        let Asked { named, open } = after(&mut Demand::default(), 0..100, each);
+    fn refused_requests_count_and_named_versions_are_separate() {
+        let each = DemandCounts { queued: 20, accepted: 10, refused: 20, offered: 40, named: 10 };
+        let DemandRates { named, unnamed } = after(&mut VersionDemand::default(), 0..100, each);
         is_near(named, 75.0);
-        is_near(open, 225.0);
+        is_near(unnamed, 225.0);
     }
 
     #[test]
-    fn what_moves_from_one_version_to_another_stays_as_much() {
-        let each = Counts { queued: 20, accepted: 10, asked: 10, ..Counts::default() };
-        let (mut old, mut new) = (Demand::default(), Demand::default());
+    fn the_sum_of_two_versions_stays_while_requests_move_between_them() {
+        let each =
+            DemandCounts { queued: 20, accepted: 10, offered: 10, ..DemandCounts::default() };
+        let (mut old, mut new) = (VersionDemand::default(), VersionDemand::default());
         after(&mut old, 0..20, each);
         for look in 20..60 {
-            let later = after(&mut old, look..look + 1, Counts::default()).open
-                + after(&mut new, look..look + 1, each).open;
+            let later = after(&mut old, look..look + 1, DemandCounts::default()).unnamed
+                + after(&mut new, look..look + 1, each).unnamed;
             is_near(later, 100.0);
         }
     }

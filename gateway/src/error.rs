@@ -1,20 +1,14 @@
-//! Why a request got no prediction: one name for the HTTP answer, the metric and the log.
+//! Why a request got no prediction: one name for the answer, the metric and the log.
 
 use std::time::Duration;
 
-use actix_web::{
-    HttpResponse, HttpResponseBuilder, ResponseError,
-    http::{StatusCode, header},
-};
-use batchfleet_broker::{BrokerError, Failure, ReplyError};
-use serde_json::json;
-
+use batchfleet_broker::{Failure, Reply, ReplyError};
 use batchfleet_oip::Problem;
 
 use crate::refusal::Refusal;
 
-/// The header that carries an error's code.
-pub(crate) const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");
+/// What the caller of one request gets: the reply to its job, or the reason why there is none.
+pub(crate) type InferResult = Result<Reply, InferError>;
 
 /// Why a request got no prediction.
 #[derive(Debug, thiserror::Error)]
@@ -22,22 +16,22 @@ pub(crate) enum InferError {
     /// The request itself is wrong.
     #[error("{}", .0.message)]
     Problem(#[from] Problem),
-    /// This client asks more often than it may; when it may again.
+    /// The client exceeds its share of requests per second; how long until the next is allowed.
     #[error("this client sends more requests than its share")]
     Quota(Duration),
-    /// This client has as many requests in flight as it may.
+    /// The client has as many requests in flight as its share allows.
     #[error("this client has too many requests in flight")]
     Concurrency,
-    /// The bodies being read and answered take all the memory they may.
+    /// The bodies of requests and answers take all the memory that is set aside for them.
     #[error("the bodies of other requests fill this gateway's memory")]
     BodyBytes,
-    /// The queue is too long for the request's deadline; when it may be short enough.
+    /// The queue is too long for the request's deadline; how long until it may be short enough.
     #[error("the queue is too long for an answer before the deadline")]
     QueueWait(Duration),
-    /// As many requests as allowed are already waiting.
+    /// This gateway has as many requests in flight as it allows.
     #[error("too many requests are in flight at this gateway")]
     InFlight,
-    /// The model is known, but no worker serves it, and none is promised.
+    /// The model is known, but no worker serves it, and no controller promises to start one.
     #[error("no worker serves model {0:?} now")]
     NoWorkers(String),
     /// This gateway is shutting down.
@@ -46,22 +40,22 @@ pub(crate) enum InferError {
     /// The queue has no room.
     #[error("the queue is full")]
     QueueFull,
-    /// The queue could not be reached.
+    /// The queue cannot be reached.
     #[error("the queue cannot be reached")]
     QueueUnreachable,
-    /// The answer did not come in time.
+    /// The deadline passed before the answer came.
     #[error("the deadline passed before the answer came")]
     Deadline,
-    /// The worker has an error for it.
+    /// A worker answered with an error.
     #[error("{0}")]
     Worker(ReplyError),
-    /// An answer came that was not computed from this request's input. Must never happen.
+    /// The reply was computed from the input of another request. Must never happen.
     #[error("an internal check failed; nothing was answered")]
     Misrouted,
 }
 
 impl InferError {
-    /// The refusal that this error is, if the request was correct and was not accepted.
+    /// The refusal that this error is, if the request is correct and was not accepted.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Quota(_) => Some(Refusal::Quota),
@@ -92,80 +86,11 @@ impl InferError {
         }
     }
 
-    /// When asking again is worth while, where that can be said.
+    /// How long the client should wait before the next attempt, if another attempt may succeed.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Quota(wait) | Self::QueueWait(wait) => Some(*wait),
-            _ if matches!(self.status().as_u16(), 429 | 503) => Some(Duration::from_secs(1)),
-            _ => None,
+            _ => self.refusal().map(|_| Duration::from_secs(1)),
         }
     }
-
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Problem(problem) => {
-                StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST)
-            }
-            Self::Quota(_) | Self::Concurrency => StatusCode::TOO_MANY_REQUESTS,
-            Self::BodyBytes
-            | Self::QueueWait(_)
-            | Self::InFlight
-            | Self::NoWorkers(_)
-            | Self::Draining
-            | Self::QueueFull
-            | Self::QueueUnreachable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Self::Worker(error) => match error.failure {
-                Failure::BadInput => StatusCode::BAD_REQUEST,
-                Failure::Model | Failure::Poison => StatusCode::INTERNAL_SERVER_ERROR,
-                Failure::Expired | Failure::Unawaited => StatusCode::GATEWAY_TIMEOUT,
-            },
-            Self::Misrouted => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
-
-impl From<BrokerError> for InferError {
-    fn from(error: BrokerError) -> Self {
-        match error {
-            BrokerError::Full => Self::QueueFull,
-            _ => Self::QueueUnreachable,
-        }
-    }
-}
-
-impl ResponseError for InferError {
-    fn status_code(&self) -> StatusCode {
-        self.status()
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status());
-        match self.status() {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                response.insert_header((header::ACCEPT_ENCODING, "gzip, deflate"));
-            }
-            StatusCode::UNAUTHORIZED => {
-                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
-            }
-            _ => {}
-        }
-        if let Some(wait) = self.retry_after() {
-            // Whole seconds, and never sooner than it is worth while.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            response.insert_header((header::RETRY_AFTER, seconds.max(1)));
-        }
-        say(response, self.code(), &self.to_string())
-    }
-}
-
-/// The body every error on every path has: `{"error": "<code>: <text>"}`.
-///
-/// Clients of the protocol show `error` to their user, and nothing else of the answer.
-pub(crate) fn say(
-    mut response: HttpResponseBuilder,
-    code: &'static str,
-    text: &str,
-) -> HttpResponse {
-    response.insert_header((ERROR_CODE, code)).json(json!({ "error": format!("{code}: {text}") }))
 }

@@ -1,19 +1,19 @@
-//! Why batches are as large as they are, how many workers the load wants, and what more of it would
-//! change: the answer to `GET /v2/models/{model}/batching`. Pure.
+//! Why batches are as large as they are, how many workers the load needs, and what twice the load
+//! would change: the answer to `GET /v2/models/{model}/batching`. Pure.
 
 use batchfleet_broker::{Announcement, BatchBound, Batching, QueueName};
 use batchfleet_policy::{Speed, UTILIZATION, fewest};
 use serde::{Deserialize, Serialize};
 
-/// More workers than anybody has.
+/// The most workers that are considered.
 const MOST_WORKERS: u32 = 10_000;
 
-/// What the gateway sees of a queue.
+/// The state of a queue, as a gateway observes it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
+pub struct ObservedQueue {
     /// Jobs that no worker has claimed.
     pub queue_depth: u64,
-    /// Rows that all gateways put into it per second; `None` while unknown.
+    /// Rows per second that all gateways put into the queue; `None` while unknown.
     pub rows_per_second: Option<f64>,
 }
 
@@ -24,71 +24,71 @@ pub struct Explanation {
     pub model: String,
     /// Its version.
     pub version: String,
-    /// The reason for N, in words.
+    /// The reason for N, as a sentence.
     pub why: String,
-    /// Requests that wait.
+    /// Requests that wait for a worker.
     pub queue_depth: u64,
-    /// Rows accepted per second, by all gateways.
+    /// Rows per second that all gateways accept.
     pub rows_per_second: Option<f64>,
-    /// Rows per second that all workers can do within the latency target.
+    /// Rows per second that all workers together can run within the latency target.
     pub capacity: f64,
-    /// How many workers there are, and how many the load wants.
+    /// The number of workers, and how many the load needs.
     pub workers: Workers,
-    /// N now, and what it would be.
+    /// N now, and N under other loads.
     pub n: Sizes,
-    /// What each living worker knows and does.
+    /// The batching of each living worker.
     pub by_worker: Vec<Member>,
 }
 
-/// Numbers of workers. Those wanted are `None` while the load or the workers' speed is unknown.
+/// Numbers of workers. The wanted numbers are `None` while the load or the workers' speed is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workers {
-    /// That live.
+    /// Living workers.
     pub live: usize,
-    /// That the load of now wants, each busy for 88 % of what it can do.
+    /// Workers that the present load needs, each used to 88 % of its capacity.
     pub wanted: Option<u32>,
-    /// That twice the load would want.
+    /// Workers that twice the load would need.
     pub wanted_at_twice_the_load: Option<u32>,
 }
 
-/// Ns. `None` while the load or the workers' speed is unknown.
+/// Values of N. `None` while the load or the workers' speed is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sizes {
-    /// The smallest among the workers.
+    /// The smallest N of a worker.
     pub least: Option<u32>,
-    /// The largest.
+    /// The largest N of a worker.
     pub most: Option<u32>,
-    /// With the same workers under twice the load.
+    /// N of the same workers under twice the load.
     pub at_twice_the_load: Option<u32>,
-    /// With all the load there could be.
+    /// N while every worker is busy all the time.
     pub at_full_load: Option<u32>,
 }
 
-/// One worker.
+/// The batching of one worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
-    /// Its name.
+    /// The worker's name.
     pub worker: String,
-    /// Rows per second it can do within the latency target.
+    /// Rows per second that the worker can run within the latency target.
     pub capacity: f64,
-    /// What it knows, chose and ran.
+    /// What the worker has measured, chosen and run.
     #[serde(flatten)]
     pub batching: Batching,
 }
 
 impl Explanation {
-    /// Explains what the living `workers` of a queue say, from what the gateway sees.
+    /// Explains the batching of a queue from the announcements of its living `workers`.
     pub fn of<'a>(
         queue: &QueueName,
-        seen: Seen,
+        queue_state: ObservedQueue,
         workers: impl Iterator<Item = &'a Announcement>,
     ) -> Self {
         let mut by_worker: Vec<Member> = workers.filter_map(Member::of).collect();
         by_worker.sort_by(|a, b| a.worker.cmp(&b.worker));
-        // Capacity is planned by whoever can do least.
+        // The number of workers is planned with the speed of the slowest.
         let slowest = by_worker.iter().min_by(|a, b| a.capacity.total_cmp(&b.capacity));
         let model = slowest.and_then(|member| speed(&member.batching));
-        let rate = seen.rows_per_second;
+        let rate = queue_state.rows_per_second;
         let wanted = |times: f64| {
             let model = model.as_ref()?;
             fewest(rate? * times, UTILIZATION, MOST_WORKERS, |workers| model.capacity(workers))
@@ -101,7 +101,7 @@ impl Explanation {
             model: queue.model.clone(),
             version: queue.version.to_string(),
             why: slowest.map_or_else(|| "no worker serves it".to_owned(), |one| why(&one.batching)),
-            queue_depth: seen.queue_depth,
+            queue_depth: queue_state.queue_depth,
             rows_per_second: rate,
             capacity: by_worker.iter().map(|member| member.capacity).sum(),
             workers: Workers { live, wanted: wanted(1.0), wanted_at_twice_the_load: wanted(2.0) },
@@ -117,25 +117,25 @@ impl Explanation {
 }
 
 impl Member {
-    fn of(word: &Announcement) -> Option<Self> {
-        let (worker, capacity) = (word.worker.clone(), word.capacity);
-        Some(Self { worker, capacity, batching: word.batching.clone()? })
+    fn of(worker: &Announcement) -> Option<Self> {
+        let (name, capacity) = (worker.worker.clone(), worker.capacity);
+        Some(Self { worker: name, capacity, batching: worker.batching.clone()? })
     }
 }
 
-/// How fast a worker is, rebuilt from what it says.
-pub(crate) fn speed(said: &Batching) -> Option<Speed> {
-    let by_hand = said.by_hand();
-    Speed::new(&said.profile(), said.fixed_sizes, by_hand, said.slo(), said.overhead())
+/// The speed of a worker, computed from the batching that it announces.
+pub(crate) fn speed(batching: &Batching) -> Option<Speed> {
+    let (fixed_sizes, by_hand) = (batching.fixed_sizes, batching.by_hand());
+    Speed::new(&batching.profile(), fixed_sizes, by_hand, batching.slo(), batching.overhead())
 }
 
-/// The reason for N, in words.
-fn why(said: &Batching) -> String {
-    let Batching { n, slo_ms, workers, .. } = *said;
+/// The reason for N, as a sentence.
+fn why(batching: &Batching) -> String {
+    let Batching { n, slo_ms, workers, .. } = *batching;
     let rows = |rows: u32| if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
-    let reason = match &said.bound {
+    let reason = match &batching.bound {
         BatchBound::Slo => {
-            let most = rows(said.slo_n.unwrap_or(n));
+            let most = rows(batching.slo_n.unwrap_or(n));
             format!(
                 "{most} are the most that keep the latency target of {slo_ms:.0} ms, because a \
                  request may have to wait for one batch before its own, and fewer than {n} would \
@@ -149,13 +149,13 @@ fn why(said: &Batching) -> String {
             format!("more than {} a batch would hardly be faster per row", rows(n))
         }
         BatchBound::MaxBatch => {
-            let most = said.curve.last().map_or(n, |&(rows, _)| rows);
+            let most = batching.curve.last().map_or(n, |&(rows, _)| rows);
             format!("the model may run {most} at once, and fewer than {n} would cost throughput")
         }
         BatchBound::RateMatched => format!(
-            "{workers} workers share {:.0} rows per second; whoever claimed more would keep them \
-             waiting while another worker is free",
-            said.rows_per_second.unwrap_or_default()
+            "{workers} workers share {:.0} rows per second; a worker that claimed more would keep \
+             them waiting while another worker is free",
+            batching.rows_per_second.unwrap_or_default()
         ),
         BatchBound::Backlog => format!(
             "requests already wait for longer than {slo_ms:.0} ms, so throughput goes first"
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     /// L(b) = 8 + 2 b milliseconds.
-    fn word(worker: u128, n: u32, bound: BatchBound, capacity: f64) -> Announcement {
+    fn worker(number: u128, n: u32, bound: BatchBound, capacity: f64) -> Announcement {
         let spec = ModelSpec {
             queue: QueueName::new("m", 3),
             platform: String::new(),
@@ -198,38 +198,38 @@ mod tests {
             workers: 2,
             ..Batching::default()
         };
-        let announcement = Announcement::new(WorkerId(worker), spec);
+        let announcement = Announcement::new(WorkerId(number), spec);
         Announcement { capacity, batch_limit: n, batching: Some(batching), ..announcement }
     }
 
-    fn explain(words: &[Announcement], rate: Option<f64>) -> Explanation {
-        let seen = Seen { queue_depth: 5, rows_per_second: rate };
-        Explanation::of(&QueueName::new("m", 3), seen, words.iter())
+    fn explain(workers: &[Announcement], rate: Option<f64>) -> Explanation {
+        let observed = ObservedQueue { queue_depth: 5, rows_per_second: rate };
+        Explanation::of(&QueueName::new("m", 3), observed, workers.iter())
     }
 
     #[test]
-    fn nobody_serving_is_an_answer_too() {
-        let nobody = explain(&[], Some(10.0));
-        assert_eq!(nobody.why, "no worker serves it");
-        assert_eq!((nobody.workers.live, nobody.workers.wanted), (0, None));
+    fn a_model_without_workers_is_explained_too() {
+        let idle = explain(&[], Some(10.0));
+        assert_eq!(idle.why, "no worker serves it");
+        assert_eq!((idle.workers.live, idle.workers.wanted), (0, None));
     }
 
     #[test]
-    fn says_how_many_workers_a_load_wants_and_what_twice_as_much_would_change() {
-        let words = [
-            word(1, 2, BatchBound::RateMatched, 400.0),
-            word(2, 3, BatchBound::RateMatched, 390.0),
+    fn tells_how_many_workers_the_load_needs_and_what_twice_the_load_would_change() {
+        let workers = [
+            worker(1, 2, BatchBound::RateMatched, 400.0),
+            worker(2, 3, BatchBound::RateMatched, 390.0),
         ];
-        let fleet = explain(&words, Some(300.0));
+        let fleet = explain(&workers, Some(300.0));
         assert!((fleet.capacity - 790.0).abs() < 1e-9);
         assert_eq!(
             (fleet.n.least, fleet.n.most, fleet.n.at_full_load),
             (Some(2), Some(3), Some(17))
         );
-        // One does 17 rows in 42 ms: 405 a second, of which 88 % are 356.
+        // One worker runs 17 rows in 42 ms: 405 per second, of which 88 % are 356.
         let Workers { live, wanted, wanted_at_twice_the_load } = fleet.workers;
         assert_eq!((live, wanted, wanted_at_twice_the_load), (2, Some(1), Some(2)));
-        // Two workers, 600 rows a second: 300 · 8 / (1 − 300 · 0.002) ms = 6 rows, times 1.9.
+        // Two workers, 600 rows per second: 300 · 8 / (1 − 300 · 0.002) ms = 6 rows, times 1.9.
         assert_eq!(fleet.n.at_twice_the_load, Some(12));
     }
 
@@ -246,14 +246,14 @@ mod tests {
             BatchBound::Published,
             BatchBound::Memory,
         ] {
-            let why = explain(&[word(1, 4, bound.clone(), 400.0)], None).why;
+            let why = explain(&[worker(1, 4, bound.clone(), 400.0)], None).why;
             assert!(why.starts_with("N = 4: ") && !why.ends_with(bound.code()), "{why}");
         }
     }
 
     #[test]
-    fn survives_the_way_to_whoever_asked() {
-        let fleet = explain(&[word(1, 4, BatchBound::Slo, 400.0)], Some(1.0));
+    fn survives_serialization() {
+        let fleet = explain(&[worker(1, 4, BatchBound::Slo, 400.0)], Some(1.0));
         let text = serde_json::to_string(&fleet).unwrap();
         assert_eq!(serde_json::from_str::<Explanation>(&text).unwrap(), fleet);
     }

@@ -1,10 +1,12 @@
-//! Who is owed an answer, and what to do when one may be lost: a state machine without clock or
-//! I/O. The gateway is the durable owner of a request; the queue may lose anything.
+//! The ledger of requests that are owed an answer, and what to do when an answer may be lost: a state
+//! machine without clock or I/O. The gateway is the durable owner of a request; the queue may lose
+//! anything.
 //!
-//! A request is *here* (to be sent when the queue can be reached), *leaving* (being sent), or
-//! *queued*. One that has been queued in silence, or from before the queue was interrupted, is a
-//! suspect: if it stands in the queue no more and no answer has come, it is here again, to be sent
-//! once more under the same id. Whichever answer comes first is delivered, the others are dropped.
+//! A request is *unsent* (to be sent when the queue can be reached), *leaving* (being sent), or
+//! *queued*. A queued request is presumed lost after a long silence, or when the queue was
+//! interrupted since the request was last seen there. If its job is no longer in the queue and no
+//! answer has come, the request is unsent again, and its job is sent once more under the same id. The
+//! first answer is delivered, later ones are dropped.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -15,22 +17,22 @@ use std::{
 use batchfleet_broker::{EntryId, Job, Reply, RequestId};
 use tokio::time::Instant;
 
-/// How often one request is sent at most.
+/// The most times that one request is sent.
 pub(crate) const MOST_ATTEMPTS: u8 = 4;
-/// Silence after which a queued request becomes a suspect without any other sign.
+/// How long a queued request may be without an answer before it is presumed lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(6);
-/// What an accepted request adds to the budget for sending again, and what a second adds. A fleet
-/// that loses more than that has a fault that sending again makes worse.
+/// What each accepted request, and each second, adds to the budget for resubmissions. A fleet that
+/// loses more than that has a fault that resubmissions make worse.
 const EARNED_PER_REQUEST: f64 = 0.2;
 const EARNED_PER_SECOND: f64 = 10.0;
 
-/// Every request this gateway owes an answer. `C` is whatever reaches its caller.
+/// Every request that this gateway owes an answer. `C` is the way to its caller.
 #[derive(Debug)]
 pub(crate) struct Ledger<C> {
     owed: HashMap<RequestId, Owed<C>>,
-    /// Those that leave with others, oldest first; who was given up meanwhile is still in line.
+    /// Requests to be sent together with others, oldest first. May contain requests that have ended.
     line: VecDeque<RequestId>,
-    budget: Budget,
+    budget: ResubmissionBudget,
 }
 
 #[derive(Debug)]
@@ -44,43 +46,47 @@ struct Owed<C> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whereabouts {
     /// To be sent.
-    Here,
+    Unsent,
     /// Being sent.
     Leaving,
-    /// In the queue when last seen.
+    /// In the queue at `seen`.
     Queued { entry: EntryId, seen: Instant },
 }
 
-/// What an answer means.
+/// What becomes of a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Resolution<C> {
-    /// It belongs to this caller.
+    /// The reply belongs to this caller.
     Deliver(C),
-    /// Nobody waits for it: answered before, given up, or from a former life.
+    /// No request waits for the reply: the request was answered or given up.
     Unclaimed,
-    /// It was computed from another input than this caller's.
+    /// The reply was computed from another input than this caller's.
     Misrouted(C),
 }
 
 impl<C> Ledger<C> {
     /// An empty ledger that never holds more than `seats` requests.
     pub(crate) fn new(seats: usize, now: Instant) -> Self {
-        Self { owed: HashMap::new(), line: VecDeque::new(), budget: Budget::new(seats, now) }
+        Self {
+            owed: HashMap::new(),
+            line: VecDeque::new(),
+            budget: ResubmissionBudget::new(seats, now),
+        }
     }
 
-    /// Takes on a request, which is leaving.
+    /// Adds a request, which is leaving.
     pub(crate) fn accept(&mut self, job: Arc<Job>, deadline: Instant, caller: C) {
         self.budget.earn(EARNED_PER_REQUEST);
         let whereabouts = Whereabouts::Leaving;
         self.owed.insert(job.id, Owed { caller, job, deadline, whereabouts });
     }
 
-    /// Lets a request that is leaving wait for others to leave with.
+    /// Puts a leaving request in line, to be sent together with others.
     pub(crate) fn line_up(&mut self, id: RequestId) {
         self.line.push_back(id);
     }
 
-    /// The next in line, as many as have at most `size` bytes together, or one.
+    /// Takes the next requests from the line: at most `size` bytes of jobs, or one job.
     pub(crate) fn next_in_line(&mut self, size: usize) -> Vec<(Arc<Job>, &C)> {
         let (mut next, mut together) = (Vec::new(), 0);
         while let Some(id) = self.line.front() {
@@ -96,38 +102,38 @@ impl<C> Ledger<C> {
         next
     }
 
-    /// A request that was leaving has reached the queue. `false`: nobody waits for it any more, so
-    /// it should be withdrawn.
+    /// Notes that a leaving request has reached the queue. `false` if the request has ended, so that
+    /// its job should be withdrawn.
     pub(crate) fn sent(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
         let Some(owed) = self.owed.get_mut(&id) else { return false };
-        // Unless it has come back meanwhile.
+        // A worker may have dropped the job already, so that the request is unsent again.
         if owed.whereabouts == Whereabouts::Leaving {
             owed.whereabouts = Whereabouts::Queued { entry, seen: now };
         }
         true
     }
 
-    /// A request that was leaving may not have reached the queue.
+    /// Notes that a leaving request may not have reached the queue.
     pub(crate) fn unsent(&mut self, id: RequestId) {
         if let Some(owed) = self.owed.get_mut(&id) {
-            owed.whereabouts = Whereabouts::Here;
+            owed.whereabouts = Whereabouts::Unsent;
         }
     }
 
-    /// Ends a request without an answer; returns its place in the queue, if it has one.
+    /// Ends a request without an answer; returns its entry in the queue, if it has one.
     pub(crate) fn forget(&mut self, id: RequestId) -> Option<EntryId> {
         match self.owed.remove(&id)?.whereabouts {
             Whereabouts::Queued { entry, .. } => Some(entry),
-            Whereabouts::Here | Whereabouts::Leaving => None,
+            Whereabouts::Unsent | Whereabouts::Leaving => None,
         }
     }
 
-    /// Ends a request that its queue refused; returns whoever is to be told.
+    /// Ends a request that its queue refused; returns the caller.
     pub(crate) fn release(&mut self, id: RequestId) -> Option<C> {
         Some(self.owed.remove(&id)?.caller)
     }
 
-    /// Ends a request by an answer to it.
+    /// Ends a request with a reply.
     pub(crate) fn resolve(&mut self, reply: &Reply) -> Resolution<C> {
         match self.owed.entry(reply.id) {
             Entry::Vacant(_) => Resolution::Unclaimed,
@@ -142,17 +148,17 @@ impl<C> Ledger<C> {
         }
     }
 
-    /// Whether nobody is owed anything.
+    /// Whether no request is owed an answer.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.owed.is_empty()
     }
 
-    /// The requests that are here and can still be answered in time. They are leaving now.
+    /// Takes the unsent requests that can still be answered in time; they are leaving now.
     pub(crate) fn take_unsent(&mut self, now: Instant) -> Vec<(Arc<Job>, &C)> {
         let mut leaving = Vec::new();
         for owed in self.owed.values_mut() {
-            if owed.whereabouts == Whereabouts::Here && owed.deadline > now {
+            if owed.whereabouts == Whereabouts::Unsent && owed.deadline > now {
                 owed.whereabouts = Whereabouts::Leaving;
                 let ttl = owed.deadline - now;
                 owed.job = Arc::new(Job { ttl, ..(*owed.job).clone() });
@@ -162,79 +168,80 @@ impl<C> Ledger<C> {
         leaving
     }
 
-    /// The queued requests last seen before `before`, with their places.
-    pub(crate) fn suspects(&self, before: Instant) -> Vec<(RequestId, EntryId, &C)> {
-        let suspect = |(&id, owed): (_, &'_ Owed<C>)| match owed.whereabouts {
+    /// The requests presumed lost: queued, and last seen before `before`. With their entries.
+    pub(crate) fn presumed_lost(&self, before: Instant) -> Vec<(RequestId, EntryId, &C)> {
+        let entry = |(&id, owed): (_, &'_ Owed<C>)| match owed.whereabouts {
             Whereabouts::Queued { entry, seen } if seen < before => Some((id, entry)),
             _ => None,
         };
-        let with_caller = |(id, owed)| suspect((id, owed)).map(|(id, at)| (id, at, &owed.caller));
+        let with_caller = |(id, owed)| entry((id, owed)).map(|(id, at)| (id, at, &owed.caller));
         self.owed.iter().filter_map(with_caller).collect()
     }
 
-    /// A suspect stands in the queue, so its answer is still to come.
-    pub(crate) fn stands(&mut self, id: RequestId, entry: EntryId, now: Instant) {
+    /// Notes that a request presumed lost is still in the queue, so that its answer is to come.
+    pub(crate) fn found(&mut self, id: RequestId, entry: EntryId, now: Instant) {
         if let Some(owed) = self.owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) {
             owed.whereabouts = Whereabouts::Queued { entry, seen: now };
         }
     }
 
-    /// A suspect stands in the queue no more, and time enough for its answer to arrive has passed.
-    /// Returns whether it will be sent again; one that may not be ends at its deadline.
+    /// Notes that a request is lost: it is no longer in the queue, and its answer had time to arrive.
+    /// Returns whether the request will be sent again; if not, it ends at its deadline.
     pub(crate) fn lost(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
         let Self { owed, budget, .. } = self;
         let Some(owed) = owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) else {
             return false;
         };
-        let again = owed.come_back(budget, now);
+        let again = owed.resubmit(budget, now);
         if !again {
-            // Looked at again after another silence: the budget may have recovered.
+            // Presumed lost again after another silence: the budget may have recovered by then.
             owed.whereabouts = Whereabouts::Queued { entry, seen: now };
         }
         again
     }
 
-    /// A worker has dropped this attempt, because nobody listened for its answer; it is to be sent
-    /// again. One that may not be is found lost after a silence.
+    /// Notes that a worker dropped this attempt, because this gateway had no subscription at that
+    /// moment; the request is sent again. If it may not be, it is presumed lost after a silence.
     pub(crate) fn unawaited(&mut self, id: RequestId, attempt: u8, now: Instant) {
         let Self { owed, budget, .. } = self;
         let is_current = |owed: &&mut Owed<C>| {
-            owed.job.attempt == attempt && owed.whereabouts != Whereabouts::Here
+            owed.job.attempt == attempt && owed.whereabouts != Whereabouts::Unsent
         };
         if let Some(owed) = owed.get_mut(&id).filter(is_current) {
-            owed.come_back(budget, now);
+            owed.resubmit(budget, now);
         }
     }
 }
 
 impl<C> Owed<C> {
-    /// Has it sent again, unless it is too late, or was sent too often. Returns whether it will be.
-    fn come_back(&mut self, budget: &mut Budget, now: Instant) -> bool {
+    /// Marks the request as unsent, unless it is too late or was sent too often. Returns whether it
+    /// did.
+    fn resubmit(&mut self, budget: &mut ResubmissionBudget, now: Instant) -> bool {
         let attempt = self.job.attempt + 1;
         if attempt == MOST_ATTEMPTS || self.deadline <= now || !budget.spend(now) {
             return false;
         }
-        // Should a worker have removed it because it cannot read of traces, it shall not do so again.
+        // Without the trace: a worker that cannot read jobs with a trace may have removed the job.
         self.job = Arc::new(Job { attempt, trace: None, ..(*self.job).clone() });
-        self.whereabouts = Whereabouts::Here;
+        self.whereabouts = Whereabouts::Unsent;
         true
     }
 
-    fn is_queued_at(&self, place: EntryId) -> bool {
-        matches!(self.whereabouts, Whereabouts::Queued { entry, .. } if entry == place)
+    fn is_queued_at(&self, at: EntryId) -> bool {
+        matches!(self.whereabouts, Whereabouts::Queued { entry, .. } if entry == at)
     }
 }
 
-/// How many requests may be sent again: a bucket that accepted requests and time fill, large enough
-/// to send everything once after the queue was emptied.
+/// How many requests may be sent again: a token bucket, filled by accepted requests and by time. It
+/// is large enough to send every request once more after the queue was emptied.
 #[derive(Debug)]
-struct Budget {
+struct ResubmissionBudget {
     tokens: f64,
     most: f64,
     filled: Instant,
 }
 
-impl Budget {
+impl ResubmissionBudget {
     #[expect(clippy::cast_precision_loss, reason = "a number of requests held in memory")]
     fn new(seats: usize, now: Instant) -> Self {
         let most = seats as f64;

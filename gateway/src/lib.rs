@@ -4,8 +4,11 @@
 //! A request goes `http` (reads and checks it, with [`batchfleet_oip`]) → `dispatch` (seat, id, queue, wait)
 //! and comes back the same way; `catalog` knows the models, learnt from their workers.
 
+mod api;
 mod app;
+mod ask;
 mod body;
+mod books;
 mod catalog;
 mod clients;
 mod demand;
@@ -18,14 +21,16 @@ mod live;
 mod mailbox;
 mod metrics;
 mod model;
+mod observe;
 mod offload;
+mod outcome;
 mod refusal;
 mod roster;
 mod settings;
-mod sweep;
 mod tally;
 mod trace;
 mod traffic;
+mod watch;
 
 pub use app::{Gateway, StartError};
 pub use clients::{ClientSettings, KeysError};

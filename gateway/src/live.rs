@@ -11,15 +11,12 @@ mod local;
 mod response;
 mod set_controls;
 mod state;
-pub(crate) mod watch;
-
-use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, http::Method};
 
 pub use self::controls::LiveControls;
 pub(crate) use self::state::{Live, Port};
-use crate::http::Api;
+use crate::api::Api;
 
 /// The page's response to a request that arrived on `port`; `None` if the page is not served there,
 /// or the path is not one of the page's. Never waits.
@@ -36,8 +33,4 @@ pub(crate) fn answer(api: &Api, port: Port, request: &HttpRequest) -> Option<Htt
         _ => return None,
     };
     Some(answered.unwrap_or_else(HttpResponse::from_error))
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -4,73 +4,25 @@
 mod fleet;
 mod triton;
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
-use batchfleet_broker::BrokerError;
+use batchfleet_broker::{Backlog, BrokerError, QueueName};
+use batchfleet_oip::statistics::ModelStatistics;
 use batchfleet_service::metrics::{Described, Families, family};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
+use strum::{IntoEnumIterator, VariantArray};
+
 use self::{
     fleet::FleetMetrics,
-    triton::{Told, Triton},
+    triton::{ModelTriton, Triton},
 };
-use strum::IntoEnumIterator;
-
-use crate::{refusal::Refusal, traffic::Load};
-
-/// Upper bounds for times from half a millisecond to half a minute, in seconds.
-pub(crate) const SECONDS: [f64; 20] = [
-    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
-    1.0, 2.5, 5.0, 10.0, 30.0,
-];
+use crate::{outcome::RequestOutcome, refusal::Refusal, traffic::SECONDS};
 
 /// The label for requests to models nobody knows: no model can have this name.
 const UNKNOWN_MODEL: &str = "(unknown)";
-
-/// How an accepted request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// With its outputs.
-    Ok,
-    /// The model failed on it, or rejected its input.
-    ModelError,
-    /// It killed its worker too often.
-    Poison,
-    /// Its deadline passed.
-    Expired,
-    /// The queue could not take it.
-    Unavailable,
-    /// Its caller left.
-    Cancelled,
-}
-
-impl Outcome {
-    const ALL: [Self; 6] = [
-        Self::Ok,
-        Self::ModelError,
-        Self::Poison,
-        Self::Expired,
-        Self::Unavailable,
-        Self::Cancelled,
-    ];
-
-    /// As the metrics call it.
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::ModelError => "model_error",
-            Self::Poison => "poison",
-            Self::Expired => "expired",
-            Self::Unavailable => "unavailable",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
 
 /// Every metric of a gateway.
 #[derive(Clone, Debug)]
@@ -92,7 +44,7 @@ pub(crate) struct GatewayMetrics {
     /// Facts of the fleet.
     pub(crate) fleet: FleetMetrics,
     /// The aliases.
-    pub(crate) triton: Triton,
+    triton: Triton,
     /// Moved at each look at Redis.
     pub(crate) broker_seconds: Histogram,
     broker_errors: IntCounterVec,
@@ -250,90 +202,82 @@ impl GatewayMetrics {
         self.broker_errors.with_label_values(&[error.code()]).inc();
     }
 
-    /// The counters of one model, looked up once. Every outcome and every refusal of a correct
-    /// request is written as 0 from the start.
-    pub(crate) fn for_model(&self, model: &str) -> ModelMetrics {
+    /// The metrics of one model version, looked up once. Every outcome and every refusal of a
+    /// correct request is written as 0 from the start.
+    pub(crate) fn for_model(&self, queue: &QueueName) -> ModelMetrics {
+        let model = queue.model.as_str();
         for refusal in Refusal::iter() {
             self.refused.with_label_values(&[model, refusal.code()]);
         }
+        let answered =
+            |outcome: &RequestOutcome| self.answered.with_label_values(&[model, outcome.label()]);
         ModelMetrics {
             model: model.to_owned(),
             offered: self.offered.with_label_values(&[model]),
             accepted: self.accepted.with_label_values(&[model]),
             refused: self.refused.clone(),
-            answered: Outcome::ALL
-                .map(|outcome| self.answered.with_label_values(&[model, outcome.label()])),
+            answered: RequestOutcome::VARIANTS.iter().map(answered).collect(),
             within_slo: self.within_slo.with_label_values(&[model]),
-            slo: AtomicU64::new(0),
             in_flight: self.in_flight.with_label_values(&[model]),
             request_seconds: self.request_seconds.with_label_values(&[model]),
-            load: Load::default(),
-            told: Told::default(),
+            triton: self.triton.for_model(queue),
         }
     }
 }
 
-/// The metrics of one model.
+/// The metrics of the requests for one model version. Written only.
 #[derive(Debug)]
 pub(crate) struct ModelMetrics {
     model: String,
     offered: IntCounter,
     accepted: IntCounter,
     refused: IntCounterVec,
-    answered: [IntCounter; Outcome::ALL.len()],
+    /// In the order of [`RequestOutcome`].
+    answered: Vec<IntCounter>,
     within_slo: IntCounter,
-    /// The latency target in seconds, as the bits of an `f64`.
-    slo: AtomicU64,
     in_flight: IntGauge,
     request_seconds: Histogram,
-    /// The same, of this version of the model, as the fleet's size follows from it.
-    pub(crate) load: Load,
-    /// The same, under Triton's names.
-    pub(crate) told: Told,
+    /// The same counts under Triton's names.
+    triton: ModelTriton,
 }
 
 impl ModelMetrics {
-    /// A request arrived.
+    /// Counts a request that arrived.
     pub(crate) fn offered(&self) {
         self.offered.inc();
     }
 
-    /// It was turned away.
-    pub(crate) fn refused(&self, reason: &'static str) {
-        self.refused.with_label_values(&[self.model.as_str(), reason]).inc();
-        self.load.refused(reason);
-        self.told.refused(reason);
+    /// Counts a request that was refused with this error code.
+    pub(crate) fn refused(&self, code: &'static str) {
+        self.refused.with_label_values(&[self.model.as_str(), code]).inc();
+        self.triton.refused(code);
     }
 
-    /// The latency target is so long.
-    pub(crate) fn aim(&self, slo: Duration) {
-        self.slo.store(slo.as_secs_f64().to_bits(), Relaxed);
-    }
-
-    /// It was let in.
+    /// Counts a request that was let in.
     pub(crate) fn accepted(&self) {
         self.accepted.inc();
         self.in_flight.inc();
-        self.load.accepted();
     }
 
-    /// Requests of all versions that were let in and have not ended.
-    pub(crate) fn in_flight(&self) -> i64 {
-        self.in_flight.get()
-    }
-
-    /// It ended, `seconds` after it arrived.
-    pub(crate) fn answered(&self, outcome: Outcome, seconds: f64) {
+    /// Counts the end of an accepted request that `took` so long, within the latency target if
+    /// `in_time`.
+    pub(crate) fn ended(&self, outcome: RequestOutcome, took: Duration, in_time: bool) {
         self.answered[outcome as usize].inc();
         self.in_flight.dec();
-        self.request_seconds.observe(seconds);
-        match outcome {
-            Outcome::Ok if seconds <= f64::from_bits(self.slo.load(Relaxed)) => {
-                self.within_slo.inc();
-            }
-            Outcome::Ok => {}
-            failed => self.told.ended(failed),
+        self.request_seconds.observe(took.as_secs_f64());
+        if outcome == RequestOutcome::Ok && in_time {
+            self.within_slo.inc();
         }
-        self.load.ended(outcome, seconds);
+        self.triton.ended(outcome);
+    }
+
+    /// Updates the gauges after a look at the queue; `in_flight` requests of this gateway are.
+    pub(crate) fn observe(&self, backlog: &Backlog, in_flight: u64) {
+        self.triton.observe(backlog, in_flight);
+    }
+
+    /// Updates the counters that follow the totals of `/stats`.
+    pub(crate) fn publish(&self, statistics: &ModelStatistics) {
+        self.triton.publish(statistics);
     }
 }

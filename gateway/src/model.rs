@@ -1,62 +1,53 @@
-//! One version of a model, as this gateway sees it: what requests are checked against, what is
-//! counted, and how long its queue is.
+//! One model version, as this gateway sees it: its spec, the counts of its requests, its workers
+//! and its queue.
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, Traffic};
+use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority};
 use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look, Speed, Version};
+use parking_lot::Mutex;
 
-use crate::{
-    demand::Demand,
-    explain::speed,
-    live::watch::{Moment, Watch},
-    metrics::{ModelMetrics, Outcome},
-    tally::Tally,
-};
+use crate::{books::Books, demand::VersionDemand, explain::speed};
 
-/// One version of a model.
+/// One model version.
 #[derive(Debug)]
 pub(crate) struct Model {
     /// What requests are checked against.
     pub(crate) spec: ModelSpec,
-    /// What is counted about it.
-    pub(crate) metrics: ModelMetrics,
-    /// What happens to it just now, while somebody looks.
-    pub(crate) watch: Watch,
-    tally: Mutex<Tally>,
-    load: Mutex<Load>,
+    /// The counts of its requests.
+    pub(crate) books: Arc<Books>,
+    queue: Mutex<QueueView>,
     live_workers: AtomicUsize,
     promised: AtomicBool,
-    /// Requests that name no version come here.
-    carries: AtomicBool,
+    default: AtomicBool,
     traced: AtomicBool,
-    /// Requests that came here since the queue was last looked at, less those that have ended.
-    since_look: AtomicI64,
 }
 
-/// What is known of a queue from looking at it.
+/// The queue of a model version at the last look, and its rates.
 #[derive(Debug, Default)]
-struct Load {
+struct QueueView {
     backlog: Backlog,
+    /// Requests of this gateway that were in flight at the last look.
+    in_flight: i64,
     drain: DrainRate,
     arrivals: ArrivalRate,
-    demand: Demand,
-    /// Rows per second that the living workers say they can do together.
+    demand: VersionDemand,
+    /// Rows per second that all living workers announce together.
     capacity: f64,
-    /// The slowest of them, and its N under load.
+    /// The speed of the slowest living worker, and its N at full load.
     slowest: Option<(Speed, u32)>,
-    /// Rows of a request, on average.
+    /// The mean rows of a request.
     rows_per_request: f64,
 }
 
-impl Load {
-    /// How long the batch takes that a request would travel in with so many before it, or the one
+impl QueueView {
+    /// The duration of the batch that a request would be in behind `jobs` others, or of the batch
     /// that runs now, if that is larger.
     fn batch(&self, jobs: u64, workers: usize) -> Duration {
         let Some((speed, most)) = &self.slowest else { return Duration::ZERO };
@@ -70,97 +61,73 @@ impl Load {
 }
 
 impl Model {
-    /// A model nothing is known of but what it is.
-    pub(crate) fn new(spec: ModelSpec, metrics: ModelMetrics) -> Self {
+    /// A model version of which only the spec is known.
+    pub(crate) fn new(spec: ModelSpec, books: Books) -> Self {
         Self {
             spec,
-            metrics,
-            watch: Watch::default(),
-            tally: Mutex::default(),
-            load: Mutex::default(),
+            books: Arc::new(books),
+            queue: Mutex::default(),
             live_workers: AtomicUsize::new(0),
             promised: AtomicBool::new(false),
-            carries: AtomicBool::new(false),
+            default: AtomicBool::new(false),
             traced: AtomicBool::new(false),
-            since_look: AtomicI64::new(0),
         }
     }
 
-    /// Workers that serve it now.
+    /// Workers that serve this version now.
     pub(crate) fn workers(&self) -> usize {
         self.live_workers.load(Ordering::Relaxed)
     }
 
-    /// Whether any worker serves it now.
+    /// Whether any worker serves this version now.
     pub(crate) fn is_ready(&self) -> bool {
         self.workers() > 0
     }
 
-    /// Whether a request may hope for an answer: a worker serves it, or will as soon as one asks.
-    pub(crate) fn is_wakeful(&self) -> bool {
+    /// Whether a request can expect an answer: a worker serves this version, or a controller
+    /// promises to start one on demand.
+    pub(crate) fn is_available(&self) -> bool {
         self.is_ready() || self.promised.load(Ordering::Relaxed)
     }
 
-    /// Whether requests that name no version come here.
-    pub(crate) fn carries(&self) -> bool {
-        self.carries.load(Ordering::Relaxed)
+    /// Whether this is the default version: the one that gets requests which name no version.
+    pub(crate) fn is_default(&self) -> bool {
+        self.default.load(Ordering::Relaxed)
     }
 
-    /// The greatest of a model's versions answers requests that name none: the one that carries them,
-    /// else the newest that has workers, else the newest that will, else the newest.
+    /// Makes this the default version, or no longer.
+    pub(crate) fn set_default(&self, default: bool) {
+        self.default.store(default, Ordering::Relaxed);
+    }
+
+    /// Orders the versions of a model for requests that name no version; the greatest gets them. A
+    /// version with workers is greater than one without, then the default version is greatest, then
+    /// one for which workers are promised, then the newest.
     pub(crate) fn rank(&self) -> impl Ord + use<> {
-        (self.is_ready(), self.carries(), self.is_wakeful(), self.spec.queue.version)
+        (self.is_ready(), self.is_default(), self.is_available(), self.spec.queue.version)
     }
 
-    /// Decides whether they do.
-    pub(crate) fn carry(&self, carries: bool) {
-        self.carries.store(carries, Ordering::Relaxed);
-    }
-
-    /// What matters of it when one of several versions is to carry the requests that name none, and
-    /// the rows per second of those that come here; `at` the clock of the looks.
-    pub(crate) fn standing(&self, at: Duration) -> (Version, f64) {
-        let rows_per_request = self.tally().rows_per_request();
-        let load = self.load();
-        let asked = load.demand.asked(at);
+    /// The capacity and load of this version, for the choice of the default version, and the rows
+    /// per second of its requests that name no version. `at` is the time since the looks began.
+    pub(crate) fn version_load(&self, at: Duration) -> (Version, f64) {
+        let rows_per_request = self.books.rows_per_request();
+        let load = self.queue.lock();
+        let rates = load.demand.rates(at);
         let (number, capacity) = (self.spec.queue.version, load.capacity);
-        let named = asked.named * rows_per_request;
-        (Version { number, capacity, named }, asked.open * rows_per_request)
+        let named = rates.named * rows_per_request;
+        (Version { number, capacity, named }, rates.unnamed * rows_per_request)
     }
 
-    /// Whether each of its workers records traces: others cannot read a job that names its own.
+    /// Whether every living worker records traces. Workers that do not cannot read a job with a trace.
     pub(crate) fn is_traced(&self) -> bool {
         self.traced.load(Ordering::Relaxed)
     }
 
-    /// What `/stats` tells: the requests that passed this gateway.
-    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A request came for it, and named this version or none.
-    pub(crate) fn asked(&self, by_version: bool) {
-        self.metrics.load.asked(by_version);
-    }
-
-    /// A request was let in.
-    pub(crate) fn accepted(&self) {
-        self.since_look.fetch_add(1, Ordering::Relaxed);
-        self.metrics.accepted();
-    }
-
-    /// A request that was let in has ended, `after` its arrival.
-    pub(crate) fn answered(&self, outcome: Outcome, after: Duration) {
-        self.since_look.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.answered(outcome, after.as_secs_f64());
-        self.watch.answered(after);
-    }
-
-    /// What a request of this class would wait behind: what was seen at the last look, and what came
-    /// and went here since.
+    /// What a request of this class would wait behind: the queue at the last look, corrected by the
+    /// requests that this gateway has accepted and ended since.
     pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
-        let load = self.load();
-        let since = self.since_look.load(Ordering::Relaxed);
+        let load = self.queue.lock();
+        let since = self.books.in_flight() - load.in_flight;
         let now = |seen: u64| seen.saturating_add_signed(since);
         let classes = usize::from(priority.code()) + 1;
         let jobs = now(load.backlog.waiting[..classes].iter().sum());
@@ -171,8 +138,9 @@ impl Model {
         Ahead { jobs, rate: load.drain.rate(), batch }
     }
 
-    /// Takes in what its living workers announce, and whether one more is `promised`.
-    pub(crate) fn hear<'a>(
+    /// Applies the announcements of the living workers, and whether a controller has `promised` to
+    /// start one.
+    pub(crate) fn update<'a>(
         &self,
         announcements: impl Iterator<Item = &'a Announcement>,
         promised: bool,
@@ -191,25 +159,25 @@ impl Model {
         self.live_workers.store(living, Ordering::Relaxed);
         self.promised.store(promised, Ordering::Relaxed);
         self.traced.store(traced && living > 0, Ordering::Relaxed);
-        let said = slowest.and_then(|worker| worker.batching.as_ref());
-        if let Some(said) = said {
-            self.metrics.aim(said.slo());
+        let batching = slowest.and_then(|worker| worker.batching.as_ref());
+        if let Some(batching) = batching {
+            self.books.set_latency_target(batching.slo());
         }
-        let slowest = said.and_then(|said| Some((speed(said)?, said.full_load_n)));
-        let mut load = self.load();
+        let slowest = batching.and_then(|known| Some((speed(known)?, known.full_load_n)));
+        let mut load = self.queue.lock();
         (load.capacity, load.slowest) = (capacity, slowest);
     }
 
-    /// Takes in a look at the queue, `at` any clock that only goes forward.
+    /// Applies a look at the queue; `at` is the time since the looks began.
     pub(crate) fn observe(&self, at: Duration, backlog: Backlog) {
-        let rows_per_request = self.tally().rows_per_request();
-        let mut load = self.load();
-        self.since_look.store(0, Ordering::Relaxed);
+        let rows_per_request = self.books.rows_per_request();
+        let mut load = self.queue.lock();
+        load.in_flight = self.books.in_flight();
         (load.backlog, load.rows_per_request) = (backlog, rows_per_request);
         load.arrivals.observe(at, backlog.added);
-        load.demand.observe(at, self.metrics.load.counts(backlog.added));
+        load.demand.observe(at, self.books.counts(backlog.added));
         if !self.is_ready() {
-            // Whoever comes will have a rate of their own.
+            // The next workers may be faster or slower than the last.
             load.drain = DrainRate::default();
             return;
         }
@@ -218,32 +186,19 @@ impl Model {
         load.drain.observe(Look { at, settled, waiting: backlog.depth(), capacity });
     }
 
-    /// What was asked of it here since this gateway started.
-    pub(crate) fn traffic(&self) -> Traffic {
-        self.metrics.load.traffic(&self.spec.queue, self.tally().rows_per_request())
+    /// Takes a sample for the live page, if one is open.
+    pub(crate) fn sample(&self) {
+        self.books.sample(self.queue_depth());
     }
 
-    /// Takes note of the moment, if somebody looks.
-    pub(crate) fn tick(&self) {
-        self.watch.tick(|| Moment {
-            waiting: self.queue_depth(),
-            in_flight: self.metrics.in_flight(),
-            refused: self.traffic().refused,
-        });
-    }
-
-    /// Jobs that no worker has claimed, as last seen.
+    /// Jobs that no worker had claimed at the last look.
     pub(crate) fn queue_depth(&self) -> u64 {
-        self.load().backlog.depth()
+        self.queue.lock().backlog.depth()
     }
 
-    /// Rows that all gateways put into its queue per second; `None` before two looks.
+    /// Rows per second that all gateways put into the queue; `None` before the second look.
     pub(crate) fn rows_per_second(&self) -> Option<f64> {
-        let rows_per_request = self.tally().rows_per_request();
-        Some(self.load().arrivals.per_second()? * rows_per_request)
-    }
-
-    fn load(&self) -> MutexGuard<'_, Load> {
-        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+        let rows_per_request = self.books.rows_per_request();
+        Some(self.queue.lock().arrivals.per_second()? * rows_per_request)
     }
 }

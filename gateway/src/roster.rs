@@ -1,14 +1,15 @@
-//! Which workers live, as far as one can know.
+//! Which workers are alive, as far as a gateway can know.
 //!
-//! A queue that lost its data lost the workers' words as well; they will say them again within a
-//! second. Until the time in which a living worker must be heard has passed, silence means nothing.
+//! When Redis loses its data, it loses the announcements of workers too; living workers announce
+//! themselves again within a second. So a worker whose announcement is missing counts as alive until
+//! the liveness period has passed.
 
 use std::collections::{HashMap, HashSet};
 
 use batchfleet_broker::{FleetSnapshot, ObservedWorker, roles::LIVENESS};
 use tokio::time::Instant;
 
-/// The workers that were alive when last heard of.
+/// The workers that were alive when their announcements were last read.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     living: HashMap<String, (ObservedWorker, Instant)>,
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_whose_word_is_gone_lives_until_it_must_have_been_heard_again() {
+    fn a_worker_whose_announcement_is_gone_lives_until_the_liveness_period_has_passed() {
         let (mut roster, start) = (Roster::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!(complete(&mut roster, vec![worker(1, true)], at(0)).len(), 1);
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_known_to_be_dead_is_dead() {
+    fn a_worker_that_is_announced_as_dead_is_dead() {
         let (mut roster, now) = (Roster::default(), Instant::now());
         complete(&mut roster, vec![worker(1, true), worker(2, true)], now);
         let workers = complete(&mut roster, vec![worker(1, false), worker(2, true)], now);

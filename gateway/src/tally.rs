@@ -1,4 +1,4 @@
-//! What `/stats` tells of a model: the requests that passed this gateway.
+//! The totals that `/stats` shows of a model version at this gateway.
 
 use std::{
     collections::BTreeMap,
@@ -11,20 +11,19 @@ use batchfleet_oip::statistics::{BatchStatistics, InferStatistics, ModelStatisti
 
 /// Running totals of one model version.
 ///
-/// A batch is shared by requests of several gateways, so each request counts the share of it that
-/// it filled: rows / rows of the batch. Summed over the requests of a batch, wherever they came
-/// from, that is one.
+/// A batch may hold requests of several gateways. So each request counts as its share of the batch,
+/// its rows / rows of the batch. Over all requests of a batch, at all gateways, the sum is 1.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     last_inference: u64,
     rows: u64,
     inference: InferStatistics,
-    batches: BTreeMap<u32, Share>,
+    batches: BTreeMap<u32, BatchShare>,
 }
 
-/// This gateway's share in the batches of one size.
+/// This gateway's share of the batches of one size.
 #[derive(Debug, Default)]
-struct Share {
+struct BatchShare {
     count: f64,
     compute_input: Duration,
     compute_infer: Duration,
@@ -32,7 +31,7 @@ struct Share {
 }
 
 impl Tally {
-    /// A request of `rows` was answered with outputs, `took` after it arrived.
+    /// Counts a request of `rows` that got its outputs, `took` after it arrived.
     pub(crate) fn success(&mut self, rows: u32, timing: &Timing, took: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_inference = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -50,12 +49,12 @@ impl Tally {
         share.compute_output += timing.compute_output.mul_f64(filled);
     }
 
-    /// A request was answered with an error, `took` after it arrived.
+    /// Counts a request that got an error, `took` after it arrived.
     pub(crate) fn failure(&mut self, took: Duration) {
         self.inference.fail.add(took);
     }
 
-    /// Rows a request has, on average; 1 while there were none.
+    /// The mean rows of a request; 1 before the first.
     #[expect(clippy::cast_precision_loss, reason = "counts of rows and requests")]
     pub(crate) fn rows_per_request(&self) -> f64 {
         match self.inference.success.count {
@@ -64,7 +63,7 @@ impl Tally {
         }
     }
 
-    /// The totals in the protocol's form, whole batches only.
+    /// The totals in the protocol's form; batches are rounded to whole ones.
     pub(crate) fn statistics(&self) -> ModelStatistics {
         ModelStatistics {
             last_inference: self.last_inference,
@@ -76,7 +75,7 @@ impl Tally {
     }
 }
 
-impl Share {
+impl BatchShare {
     fn statistics(&self, rows: u32) -> BatchStatistics {
         let total = |time| Total { count: whole(self.count), time };
         BatchStatistics {
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_requests_of_one_batch_add_up_to_one_batch() {
+    fn the_requests_of_a_batch_count_as_one_batch_together() {
         let timing =
             Timing { batch_rows: 3, compute_infer: Duration::from_millis(6), ..Timing::default() };
         let mut tally = Tally::default();

@@ -1,26 +1,16 @@
-//! Which requests are traced, and what is recorded of them here. Workers record the rest: the wait
-//! in the queue, the batch, the run.
+//! Which requests are traced, and what this gateway records of them. Workers record the rest: the
+//! wait in the queue, the batch, the run.
 
-use actix_web::{
-    HttpRequest,
-    http::{StatusCode, header::HeaderMap},
-};
-use batchfleet_broker::{TraceContext, TraceParent};
+use batchfleet_broker::{QueueName, TraceContext, TraceParent};
 use batchfleet_service::trace::{KeyValue, Span, SpanKind, Tracer};
 use tokio::time::Instant;
 
-use batchfleet_oip::infer::InferRequest;
-
-use crate::{error::InferError, model::Model};
-
-const PARENT: &str = "traceparent";
-const ROUTE: &str = "/v2/models/{model}/infer";
-const VERSION_ROUTE: &str = "/v2/models/{model}/versions/{version}/infer";
+use crate::error::InferError;
 
 /// Decides which requests are traced.
 pub(crate) struct Traces {
     tracer: Tracer,
-    /// The share of requests whose callers leave it to us.
+    /// The share of requests to trace among those whose callers leave the choice to the gateway.
     share: f64,
 }
 
@@ -29,83 +19,78 @@ impl Traces {
         Self { tracer, share }
     }
 
-    /// A request begins. A caller that names its trace also says whether it is recorded.
-    pub(crate) fn begin(&self, request: &HttpRequest) -> Trace {
-        if !self.tracer.is_on() {
-            return Trace(None);
-        }
-        let parent = parent(request.headers());
-        let sampled = parent.map(|parent| parent.sampled);
-        if !sampled.unwrap_or_else(|| rand::random_bool(self.share)) {
-            return Trace(None);
+    /// A request begins. A caller that sends a `parent` also says whether the request is traced.
+    /// `describe` gives the span's name and attributes; it runs only for a traced request.
+    pub(crate) fn begin(
+        &self,
+        parent: Option<TraceParent>,
+        describe: impl FnOnce() -> (String, Vec<KeyValue>),
+    ) -> Trace {
+        let sampled =
+            || parent.map_or_else(|| rand::random_bool(self.share), |parent| parent.sampled);
+        if !self.tracer.is_on() || !sampled() {
+            return Trace::off();
         }
         let trace = parent.map(|parent| parent.context.trace);
         let trace = trace.unwrap_or_else(|| rand::random_range(1..=u128::MAX));
         let parent = parent.map(|parent| parent.context.span);
-        let versioned = request.match_info().get("version").is_some();
-        let route = if versioned { VERSION_ROUTE } else { ROUTE };
         let now = Instant::now();
+        let (name, attributes) = describe();
         let span = Span {
             kind: SpanKind::Server,
-            attributes: vec![
-                KeyValue::new("http.request.method", "POST"),
-                KeyValue::new("http.route", route),
-                KeyValue::new("url.path", request.path().to_owned()),
-            ],
-            ..Span::new(trace, parent, format!("POST {route}"), [now, now])
+            attributes,
+            ..Span::new(trace, parent, name, [now, now])
         };
         Trace(Some(Box::new(Recording { tracer: self.tracer.clone(), span, read: None })))
     }
 }
 
-/// The caller's span; one that is not well-formed, or not the only one, is none.
-fn parent(headers: &HeaderMap) -> Option<TraceParent> {
-    let mut values = headers.get_all(PARENT);
-    let (first, None) = (values.next()?, values.next()) else { return None };
-    TraceParent::parse(first.to_str().ok()?.trim())
-}
-
-/// A request as far as it is traced. Recorded when dropped, however it ended.
+/// The trace of one request, if the request is traced. Recorded when dropped.
 pub(crate) struct Trace(Option<Box<Recording>>);
 
 struct Recording {
     tracer: Tracer,
     /// The whole request.
     span: Span,
-    /// When it had been read and checked.
+    /// When the request had been read and checked.
     read: Option<Instant>,
 }
 
 impl Trace {
-    /// What is done for the request is to be recorded as part of this.
+    /// The trace of a request that is not traced.
+    pub(crate) fn off() -> Self {
+        Self(None)
+    }
+
+    /// The span of the request, which spans of workers belong to.
     pub(crate) fn context(&self) -> Option<TraceContext> {
         self.0
             .as_deref()
             .map(|Recording { span, .. }| TraceContext { trace: span.trace, span: span.id })
     }
 
-    /// The request has been read: it asks `model` this.
-    pub(crate) fn read(&mut self, model: &Model, asked: &InferRequest) {
+    /// Adds an attribute to the span of the request.
+    pub(crate) fn attribute(&mut self, attribute: KeyValue) {
+        if let Some(Recording { span, .. }) = self.0.as_deref_mut() {
+            span.attributes.push(attribute);
+        }
+    }
+
+    /// The request has been read: it is for this model version, and has this many rows.
+    pub(crate) fn read(&mut self, queue: &QueueName, rows: u32) {
         let Some(Recording { span, read, .. }) = self.0.as_deref_mut() else { return };
         *read = Some(Instant::now());
         span.attributes.extend([
-            KeyValue::new("batchfleet.model", model.spec.queue.to_string()),
-            KeyValue::new("batchfleet.rows", i64::from(asked.rows)),
+            KeyValue::new("batchfleet.model", queue.to_string()),
+            KeyValue::new("batchfleet.rows", i64::from(rows)),
         ]);
     }
 
-    /// It ends with an error.
+    /// The request ends with this error.
     pub(crate) fn failed(&mut self, error: &InferError) {
         let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
         span.attributes.push(KeyValue::new("error.type", error.code()));
         span.error = Some(error.to_string());
-    }
-
-    /// Its answer is ready.
-    pub(crate) fn answered(mut self, status: StatusCode) {
-        let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
-        let status = i64::from(status.as_u16());
-        span.attributes.push(KeyValue::new("http.response.status_code", status));
     }
 }
 

@@ -1,79 +1,87 @@
-//! What is asked of the fleet at this gateway: what the controller reckons its size from.
+//! Traffic of one model version at this gateway: the controller sizes the fleet by these counts.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use batchfleet_broker::{QueueName, Traffic};
-use strum::IntoEnumIterator;
 
 use crate::{
-    demand::Counts,
-    metrics::{Outcome, SECONDS},
+    demand::DemandCounts,
+    outcome::RequestOutcome,
     refusal::{Blame, Refusal},
 };
 
-/// Running counts of one version of a model.
+/// Upper bounds of latency buckets, from half a millisecond to half a minute, in seconds.
+pub(crate) const SECONDS: [f64; 20] = [
+    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
+    1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Running counts of the requests for one model version.
 #[derive(Debug, Default)]
-pub(crate) struct Load {
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    /// Requests that came for it, and those of them that named the version.
-    asked: AtomicU64,
+pub(crate) struct TrafficCounts {
+    /// Requests that found this version, whatever became of them.
+    offered: AtomicU64,
+    /// Those of them that named the version.
     named: AtomicU64,
-    cancelled: AtomicU64,
-    /// By how long they took; the last are those beyond all bounds.
+    accepted: AtomicU64,
+    /// Requests refused because the fleet is too small.
+    refused: AtomicU64,
+    /// Requests accepted and not ended.
+    in_flight: AtomicI64,
+    /// Requests that ended, cancelled ones excepted, by latency; the last bucket has no upper bound.
     answered: [AtomicU64; SECONDS.len() + 1],
 }
 
-impl Load {
-    pub(crate) fn asked(&self, by_version: bool) {
-        self.asked.fetch_add(1, Relaxed);
-        if by_version {
+impl TrafficCounts {
+    /// Counts a request that found this version; `named` if the request named the version.
+    pub(crate) fn offered(&self, named: bool) {
+        self.offered.fetch_add(1, Relaxed);
+        if named {
             self.named.fetch_add(1, Relaxed);
         }
     }
 
     pub(crate) fn accepted(&self) {
         self.accepted.fetch_add(1, Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn refused(&self, reason: &str) {
-        let is_capacity = |refusal: Refusal| refusal.blame() == Blame::Capacity;
-        if Refusal::iter().any(|refusal| refusal.code() == reason && is_capacity(refusal)) {
+    /// Counts a refusal if more workers would have answered the request.
+    pub(crate) fn refused(&self, refusal: Option<Refusal>) {
+        if refusal.map(Refusal::blame) == Some(Blame::Capacity) {
             self.refused.fetch_add(1, Relaxed);
         }
     }
 
-    pub(crate) fn ended(&self, outcome: Outcome, seconds: f64) {
-        if outcome == Outcome::Cancelled {
-            self.cancelled.fetch_add(1, Relaxed);
-            return;
+    /// Counts the end of an accepted request, `seconds` after its arrival.
+    pub(crate) fn ended(&self, outcome: RequestOutcome, seconds: f64) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        if outcome != RequestOutcome::Cancelled {
+            let bucket = SECONDS.partition_point(|&bound| bound < seconds);
+            self.answered[bucket].fetch_add(1, Relaxed);
         }
-        let bucket = SECONDS.partition_point(|&bound| bound < seconds);
-        self.answered[bucket].fetch_add(1, Relaxed);
     }
 
-    /// Accepted and not ended.
-    pub(crate) fn in_flight(&self) -> u64 {
-        let answered: u64 = self.answered.iter().map(|count| count.load(Relaxed)).sum();
-        let ended = answered + self.cancelled.load(Relaxed);
-        self.accepted.load(Relaxed).saturating_sub(ended)
+    /// Requests accepted and not ended.
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.in_flight.load(Relaxed)
     }
 
-    /// The counts as they are now, and what is `queued` by all gateways.
-    pub(crate) fn counts(&self, queued: u64) -> Counts {
-        Counts {
+    /// The counts now, beside `queued`: the jobs that all gateways have put into the queue.
+    pub(crate) fn counts(&self, queued: u64) -> DemandCounts {
+        DemandCounts {
             queued,
             accepted: self.accepted.load(Relaxed),
             refused: self.refused.load(Relaxed),
-            asked: self.asked.load(Relaxed),
+            offered: self.offered.load(Relaxed),
             named: self.named.load(Relaxed),
         }
     }
 
-    /// What is told of them to others.
-    pub(crate) fn traffic(&self, queue: &QueueName, rows_per_request: f64) -> Traffic {
-        // Read from the end of a request's way to its beginning, so that none has ended that was
-        // not offered.
+    /// The counts as this gateway publishes them.
+    pub(crate) fn report(&self, queue: &QueueName, rows_per_request: f64) -> Traffic {
+        // The counts of later steps are read first, so that no report has more answered than
+        // offered requests.
         let answered = self.answered.each_ref().map(|count| count.load(Relaxed));
         let refused = self.refused.load(Relaxed);
         Traffic {
@@ -91,15 +99,15 @@ impl Load {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
     use batchfleet_oip::Problem;
 
+    use super::*;
     use crate::error::InferError;
 
     #[test]
-    fn the_fleets_load_is_what_it_took_and_what_it_had_no_room_for() {
-        let load = Load::default();
-        load.accepted();
+    fn offered_traffic_is_what_was_accepted_and_what_more_workers_would_have_answered() {
+        let traffic = TrafficCounts::default();
+        traffic.accepted();
         for error in [
             InferError::QueueWait(Duration::ZERO),
             InferError::NoWorkers(String::new()),
@@ -107,7 +115,7 @@ mod tests {
             InferError::QueueFull,
             InferError::BodyBytes,
         ] {
-            load.refused(error.code());
+            traffic.refused(error.refusal());
         }
         for error in [
             InferError::Quota(Duration::ZERO),
@@ -115,20 +123,20 @@ mod tests {
             InferError::QueueUnreachable,
             InferError::Problem(Problem::model_not_found(String::new())),
         ] {
-            load.refused(error.code());
+            traffic.refused(error.refusal());
         }
-        let traffic = load.traffic(&QueueName::new("m", 1), 1.0);
+        let traffic = traffic.report(&QueueName::new("m", 1), 1.0);
         assert_eq!((traffic.offered, traffic.refused), (6, 5));
     }
 
     #[test]
-    fn answers_are_counted_by_how_long_they_took() {
-        let load = Load::default();
+    fn answers_are_counted_by_their_latency() {
+        let traffic = TrafficCounts::default();
         for seconds in [0.05, 0.051, 31.0] {
-            load.ended(Outcome::Ok, seconds);
+            traffic.ended(RequestOutcome::Ok, seconds);
         }
-        load.ended(Outcome::Cancelled, 0.05);
-        let traffic = load.traffic(&QueueName::new("m", 1), 1.0);
+        traffic.ended(RequestOutcome::Cancelled, 0.05);
+        let traffic = traffic.report(&QueueName::new("m", 1), 1.0);
         assert_eq!(traffic.answered, 3);
         let counted: Vec<_> = traffic.seconds.into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [(0.05, 1), (0.075, 1)]);

@@ -5,23 +5,28 @@
 //! to its own question or an error; a caller with patience is answered right, unless it was lost as often as a
 //! request is sent; the books balance and nothing is left behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, BrokerError, FleetSnapshot, Inbound, ObservedWorker, Replies, ReplyError,
-    ShardId, Timing, Traffic, WorkerId,
+    Announcement, BrokerError, EntryId, Failure, FleetSnapshot, GatewayRoles, Inbound, Job,
+    ObservedWorker, Producer, QueueName, Replies, Reply, ReplyError, ShardId, Timing, Traffic,
+    WorkerId,
 };
 use bytes::Bytes;
+use parking_lot::MutexGuard;
 use prometheus::Registry;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{sync::Notify, task::JoinSet, time::sleep};
+use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    tests::{metric, question, spec, tensor},
+    tests::{answer_to, metric, question, spec, tensor},
     *,
 };
-use crate::{app::receive, catalog::Catalog, ledger::MOST_ATTEMPTS, sweep};
+use crate::{catalog::Catalog, ledger::MOST_ATTEMPTS};
 
 /// How many worlds, unless the environment says otherwise.
 const SEEDS: u64 = 500;
@@ -77,7 +82,7 @@ struct SimProducer {
 
 impl SimProducer {
     fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
+        self.world.lock()
     }
 
     fn interrupt(&self) {
@@ -224,12 +229,13 @@ async fn trouble(broker: Arc<SimProducer>) {
 
 /// One caller: how patient it is, and whether it walks away first.
 async fn call(
-    dispatcher: Arc<Dispatcher>,
+    gateway: Arc<(Dispatcher, GatewayMetrics)>,
     mailbox: Mailbox,
     broker: Arc<SimProducer>,
     number: u32,
     seed: u64,
 ) {
+    let (dispatcher, metrics) = &*gateway;
     let model = broker.model.clone();
     let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(number) << 32));
     let arrival = rng.random_range(0..60_000);
@@ -241,7 +247,7 @@ async fn call(
     let mut asked = question(number);
     asked.deadline = Instant::now() + patience;
     let (deadline, leaves) = (asked.deadline, number % 10 == 1);
-    let answer = dispatcher.infer(&model, asked, &mailbox);
+    let answer = answer_to(dispatcher, metrics, &model, asked, &mailbox);
     if leaves {
         let stay = Duration::from_millis(rng.random_range(0..100));
         drop(tokio::time::timeout(stay, answer).await);
@@ -283,22 +289,18 @@ async fn simulate(seed: u64) {
         inbound,
     });
     let draining = CancellationToken::new();
-    let dispatcher =
-        Arc::new(Dispatcher::new(GatewayId(7), broker.clone(), 10_000, draining, metrics));
-    let interrupted = Arc::new(Notify::new());
-    let mut background = JoinSet::new();
+    let roles = GatewayRoles { producer: broker.clone(), replies: Box::new(SimReplies(outbound)) };
+    let (dispatcher, mut background) =
+        Dispatcher::start(GatewayId(7), roles, 10_000, draining, &metrics);
+    let gateway = Arc::new((dispatcher, metrics));
     let (mailbox, emptied) = Mailbox::open();
     background.spawn(emptied);
-    background.spawn(hand_over(dispatcher.clone()));
-    let replies = Box::new(SimReplies(outbound));
-    background.spawn(receive(replies, dispatcher.clone(), interrupted.clone()));
-    background.spawn(sweep::run(dispatcher.clone(), interrupted));
     background.spawn(trouble(broker.clone()));
     for _ in 0..WORKERS {
         background.spawn(work(broker.clone()));
     }
     let mut callers: JoinSet<_> = (0..CALLERS)
-        .map(|number| call(dispatcher.clone(), mailbox.clone(), broker.clone(), number, seed))
+        .map(|number| call(gateway.clone(), mailbox.clone(), broker.clone(), number, seed))
         .collect();
     while let Some(called) = callers.join_next().await {
         called.unwrap();
@@ -308,7 +310,7 @@ async fn simulate(seed: u64) {
     assert_eq!(accepted, count("batchfleet_gateway_answered_total"), "the books do not balance");
     assert_eq!(count("batchfleet_gateway_in_flight"), 0);
     assert_eq!(metric(&registry, "batchfleet_gateway_misrouted_total", ""), 0);
-    assert!(dispatcher.ledger().is_empty(), "requests are left in the ledger");
+    assert!(gateway.0.line.ledger().is_empty(), "requests are left in the ledger");
 }
 
 /// How many worlds: more by night.

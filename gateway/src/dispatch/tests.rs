@@ -1,15 +1,17 @@
 //! A dispatcher on the memory broker, with the test as its worker.
 
+use std::time::Duration;
+
 use batchfleet_broker::{
-    Announcement, Broker, Claims, Consumer, Datatype, Delivery, FleetSnapshot, GatewayRoles,
-    ModelSpec, ObservedWorker, Observer, ReplyError, Settlement, TensorSpec, Timing, WorkerId,
-    WorkerRoles, memory::MemoryBroker, wire,
+    Announcement, Broker, Claims, Consumer, Datatype, Delivery, Failure, FleetSnapshot, ModelSpec,
+    ObservedWorker, Observer, Priority, QueueName, Reply, ReplyError, RequestId, Settlement,
+    Tensor, TensorSpec, Timing, WorkerId, WorkerRoles, memory::MemoryBroker, wire,
 };
 use bytes::Bytes;
 use prometheus::{Registry, proto::Metric};
 
 use super::*;
-use crate::{app::receive, catalog::Catalog};
+use crate::{ask::put, books::Record, catalog::Catalog, trace::Trace};
 
 struct Fixture {
     dispatcher: Arc<Dispatcher>,
@@ -20,6 +22,8 @@ struct Fixture {
     mailbox: Mailbox,
     draining: CancellationToken,
     registry: Registry,
+    metrics: GatewayMetrics,
+    _tasks: JoinSet<()>,
 }
 
 impl Fixture {
@@ -35,29 +39,37 @@ impl Fixture {
         let roles = broker.worker(spec.queue.clone(), id).await.unwrap();
         let WorkerRoles { claims, consumer: worker, .. } = roles;
         let claims = tokio::sync::Mutex::new(claims);
-        let GatewayRoles { producer, replies } = broker.gateway(GatewayId(7)).await.unwrap();
+        let gateway = broker.gateway(GatewayId(7)).await.unwrap();
         let draining = CancellationToken::new();
-        let dispatcher = Arc::new(Dispatcher::new(
-            GatewayId(7),
-            producer.clone(),
-            seats,
-            draining.clone(),
-            metrics,
-        ));
-        tokio::spawn(hand_over(dispatcher.clone()));
-        tokio::spawn(receive(replies, dispatcher.clone(), Arc::default()));
+        let (dispatcher, tasks) =
+            Dispatcher::start(GatewayId(7), gateway, seats, draining.clone(), &metrics);
+        let dispatcher = Arc::new(dispatcher);
         let (mailbox, emptied) = Mailbox::open();
         tokio::spawn(emptied);
         let model = catalog.find("m", None, |_| true).unwrap();
         let observer = broker.observer().await.unwrap();
-        Self { dispatcher, model, claims, worker, observer, mailbox, draining, registry }
+        Self {
+            dispatcher,
+            model,
+            claims,
+            worker,
+            observer,
+            mailbox,
+            draining,
+            registry,
+            metrics,
+            _tasks: tasks,
+        }
     }
 
     /// Sends a request with this number as its input.
     fn ask(&self, number: u32) -> tokio::task::JoinHandle<Result<Reply, InferError>> {
         let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
         let mailbox = self.mailbox.clone();
-        tokio::spawn(async move { dispatcher.infer(&model, question(number), &mailbox).await })
+        let metrics = self.metrics.clone();
+        tokio::spawn(async move {
+            answer_to(&dispatcher, &metrics, &model, question(number), &mailbox).await
+        })
     }
 
     async fn answer(&self, delivery: Delivery, outcome: Result<Vec<Tensor>, ReplyError>) -> Reply {
@@ -87,6 +99,21 @@ impl Fixture {
     fn metric(&self, name: &str, label: &str) -> i64 {
         metric(&self.registry, name, label)
     }
+}
+
+/// The result of a question, and its record in the books.
+pub(super) async fn answer_to(
+    dispatcher: &Dispatcher,
+    metrics: &GatewayMetrics,
+    model: &Arc<Model>,
+    question: Question,
+    mailbox: &Mailbox,
+) -> InferResult {
+    let mut record = Record::arrive(metrics, Trace::off());
+    record.offered(&model.books, false);
+    record.read(question.rows);
+    let result = put(dispatcher, &mut record, model, question, mailbox).await;
+    result.inspect_err(|error| record.failed(error))
 }
 
 /// The sum of a counter or gauge over the label values that have this one, or all if it is "".
@@ -125,13 +152,13 @@ pub(super) fn tensor(number: u32) -> Tensor {
 pub(super) fn question(number: u32) -> Question {
     let inputs = vec![tensor(number)];
     Question {
+        id: RequestId::random(),
         digest: wire::digest(&inputs),
         inputs,
         priority: Priority::Default,
         rows: 1,
         outputs: Vec::new(),
         trace: None,
-        arrived: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(5),
     }
 }
@@ -180,7 +207,7 @@ async fn a_second_answer_is_counted_and_dropped() {
     let delivery = fleet.claim().await;
     let reply = fleet.answer(delivery, Ok(vec![tensor(1)])).await;
     assert!(asked.await.unwrap().is_ok());
-    fleet.dispatcher.resolve(reply);
+    fleet.dispatcher.resolver.resolve(reply);
     assert_eq!(fleet.metric("batchfleet_gateway_unclaimed_replies_total", ""), 1);
 }
 
@@ -238,14 +265,14 @@ async fn a_model_that_fails_is_an_answer_too() {
 #[tokio::test(start_paused = true)]
 async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised() {
     let fixture = Fixture::with_seats(10).await;
-    fixture.model.hear([].iter(), true);
+    fixture.model.update([].iter(), true);
     assert!(!fixture.model.is_ready());
     let asked = fixture.ask(7);
     let delivery = fixture.claim().await;
     let expected = fixture.answer(delivery, Ok(Vec::new())).await;
     assert_eq!(asked.await.unwrap().unwrap(), expected);
 
-    fixture.model.hear([].iter(), false);
+    fixture.model.update([].iter(), false);
     let refused = fixture.ask(8).await.unwrap();
     assert!(matches!(refused, Err(InferError::NoWorkers(_))), "{refused:?}");
 }
@@ -253,7 +280,6 @@ async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised
 #[tokio::test(start_paused = true)]
 async fn what_a_worker_dropped_is_asked_again_and_its_caller_does_not_know() {
     let fleet = Fixture::with_seats(10).await;
-    tokio::spawn(crate::sweep::run(fleet.dispatcher.clone(), Arc::default()));
     let asked = fleet.ask(1);
     let delivery = fleet.claim().await;
     let nobody = ReplyError { failure: Failure::Unawaited, message: String::new() };

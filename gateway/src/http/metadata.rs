@@ -9,10 +9,15 @@ use actix_web::{
 };
 use serde_json::json as object;
 
-use super::{Api, content_length, json, unread::refuse};
+use super::{
+    failure::error_body,
+    head::{self, content_length},
+    unread::refuse,
+};
 use crate::{
+    api::Api,
     body::{self, Bounds},
-    error::{InferError, say},
+    error::InferError,
     model::Model,
 };
 use batchfleet_oip::{
@@ -32,7 +37,7 @@ pub(super) async fn live() -> HttpResponse {
 pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
     match api.readiness.get() {
         Ok(()) => json(object!({ "ready": true, "live": true })),
-        Err(reason) => say(HttpResponse::ServiceUnavailable(), "not_ready", reason),
+        Err(reason) => error_body(HttpResponse::ServiceUnavailable(), "not_ready", reason),
     }
 }
 
@@ -46,8 +51,8 @@ pub(super) async fn model(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let (_, model) = super::model(&api, &request)?;
-    let versions = api.catalog.versions(&model.spec.queue.model);
+    let model = head::model(&api, &request)?;
+    let versions = api.core.catalog.versions(&model.spec.queue.model);
     Ok(json(describe::model(&model.spec, &versions)))
 }
 
@@ -56,7 +61,7 @@ pub(super) async fn model_ready(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let (_, model) = super::model(&api, &request)?;
+    let model = head::model(&api, &request)?;
     if !model.is_ready() {
         return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
     }
@@ -68,7 +73,7 @@ pub(super) async fn model_config(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let (_, model) = super::model(&api, &request)?;
+    let model = head::model(&api, &request)?;
     Ok(json(describe::config(&model.spec)))
 }
 
@@ -77,8 +82,8 @@ pub(super) async fn batching(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let (_, model) = super::model(&api, &request)?;
-    Ok(json(api.catalog.explain(&model)))
+    let model = head::model(&api, &request)?;
+    Ok(json(api.core.catalog.explain(&model)))
 }
 
 /// `GET .../stats`
@@ -86,8 +91,8 @@ pub(super) async fn model_statistics(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let (_, model) = super::model(&api, &request)?;
-    let totals = model.tally().statistics();
+    let model = head::model(&api, &request)?;
+    let totals = model.books.statistics();
     Ok(json(statistics::report([(&model.spec.queue, &totals)])))
 }
 
@@ -97,14 +102,14 @@ pub(super) async fn all_statistics(
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let models = usable(&request, &api)?;
-    let totals: Vec<_> = models.iter().map(|model| model.tally().statistics()).collect();
+    let totals: Vec<_> = models.iter().map(|model| model.books.statistics()).collect();
     Ok(json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals))))
 }
 
 /// Every model that the client may use.
 fn usable(request: &HttpRequest, api: &Api) -> Result<Vec<Arc<Model>>, InferError> {
-    let client = api.clients.identify(request.head())?;
-    let mut models = api.catalog.all();
+    let client = api.core.clients.identify(request.head())?;
+    let mut models = api.core.catalog.all();
     models.retain(|model| client.may_use(&model.spec.queue.model));
     Ok(models)
 }
@@ -139,4 +144,8 @@ async fn index(
 /// `GET /openapi.json`
 pub(super) async fn openapi() -> HttpResponse {
     HttpResponse::Ok().insert_header(ContentType::json()).body(include_str!("../../openapi.json"))
+}
+
+fn json(body: impl serde::Serialize) -> HttpResponse {
+    HttpResponse::Ok().insert_header(ContentType::json()).json(body)
 }

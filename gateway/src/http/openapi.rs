@@ -9,7 +9,7 @@ use batchfleet_broker::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::explain::{Explanation, Seen};
+use crate::explain::{Explanation, ObservedQueue};
 use batchfleet_oip::{
     infer::WantedOutput,
     metadata, response,
@@ -125,7 +125,7 @@ fn batching() -> Explanation {
         }),
         ..Announcement::new(WorkerId(1), simple(Datatype::Fp32))
     };
-    Explanation::of(&worker.model.queue.clone(), Seen::default(), [&worker].into_iter())
+    Explanation::of(&worker.model.queue.clone(), ObservedQueue::default(), [&worker].into_iter())
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
 };
 
 use actix_http::{HttpService, Request};
@@ -13,7 +14,7 @@ use actix_server::Server;
 use actix_service::{ServiceFactoryExt, fn_service, map_config};
 use actix_web::{
     App,
-    dev::{AppConfig, Service},
+    dev::{AppConfig, RequestHead, Service},
     http::ConnectionType,
     web::Data,
 };
@@ -21,13 +22,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpStream, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, paced::Paced, routes};
-use crate::{mailbox::Mailbox, settings::GatewaySettings};
+use super::{head::content_length, paced::Paced, routes::routes};
+use crate::{
+    api::Api, body, error::InferError, mailbox::Mailbox, settings::GatewaySettings, trace::Trace,
+};
 
 /// The most connections that wait to be accepted; the kernel's own limit may be lower.
 const ACCEPT_BACKLOG: u32 = 8192;
 /// How long a new connection may take to send its first complete request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The running server: a future that ends when the server has stopped.
+pub(crate) type HttpServer = Server;
 
 /// Binds, and starts to serve. After `shutdown` the server closes each connection after its next
 /// response. At the end of `going` it closes the listener; it still answers all accepted requests.
@@ -37,10 +43,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The address is in use, or does not belong to this machine.
 pub(crate) fn listen(
     settings: &GatewaySettings,
-    api: Data<Api>,
+    api: Arc<Api>,
     shutdown: CancellationToken,
     going: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<(Server, SocketAddr)> {
+) -> io::Result<(HttpServer, SocketAddr)> {
+    let api = Data::from(api);
     let listener = bind(settings)?;
     let address = listener.local_addr()?;
     let mut builder = Server::build()
@@ -97,13 +104,23 @@ pub(crate) fn listen(
 
 /// Answers `Expect: 100-continue`: refuses a request before its body is sent, if the head suffices.
 fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
-    match api.check_head(request.head()) {
+    match check_head(api, request.head()) {
         Ok(()) => Ok(request),
         Err(error) => {
-            api.metrics.unknown_model(error.code());
+            api.core.arrive(Trace::off()).failed(&error);
             Err(error.into())
         }
     }
+}
+
+/// Refuses a request whose head alone shows that it will be refused.
+fn check_head(api: &Api, head: &RequestHead) -> Result<(), InferError> {
+    api.core.clients.identify(head)?;
+    let announced = content_length(head.headers()).unwrap_or(0);
+    if usize::try_from(announced).is_ok_and(|length| length <= api.body.bytes) {
+        return Ok(());
+    }
+    Err(body::too_large(api.body.bytes).into())
 }
 
 fn bind(settings: &GatewaySettings) -> io::Result<TcpListener> {

@@ -4,7 +4,7 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A ledger with one request, numbered 1, that is leaving; and the time.
+/// A ledger with one leaving request, number 1; and the time.
 fn ledger_of_one() -> (Ledger<&'static str>, Instant) {
     let now = Instant::now();
     let mut ledger = Ledger::new(10, now);
@@ -39,7 +39,7 @@ fn reply(number: u128, digest: u64) -> Reply {
 const ONE: RequestId = RequestId(1);
 
 #[test]
-fn the_first_answer_is_delivered_and_every_other_is_nobodys() {
+fn the_first_answer_is_delivered_and_later_ones_are_unclaimed() {
     let (mut ledger, now) = ledger_of_one();
     assert!(ledger.sent(ONE, entry(1), now));
     assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
@@ -48,14 +48,14 @@ fn the_first_answer_is_delivered_and_every_other_is_nobodys() {
 }
 
 #[test]
-fn an_answer_may_overtake_the_news_that_its_job_was_queued() {
+fn an_answer_may_come_before_the_confirmation_of_its_job() {
     let (mut ledger, now) = ledger_of_one();
     assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
-    assert!(!ledger.sent(ONE, entry(1), now), "nobody waits for it any more");
+    assert!(!ledger.sent(ONE, entry(1), now), "the request has ended");
 }
 
 #[test]
-fn those_in_line_leave_together_oldest_first_unless_they_are_too_large_or_were_given_up() {
+fn the_line_is_sent_oldest_first_up_to_a_size_and_without_ended_requests() {
     let now = Instant::now();
     let mut ledger = Ledger::new(10, now);
     for number in 1..=5 {
@@ -67,63 +67,63 @@ fn those_in_line_leave_together_oldest_first_unless_they_are_too_large_or_were_g
         |size| ledger.next_in_line(size).iter().map(|(job, _)| job.id.0).collect::<Vec<_>>();
     let size = job(1).size();
     assert_eq!(next(2 * size), [1, 3]);
-    assert_eq!(next(size - 1), [4], "one leaves, however large");
+    assert_eq!(next(size - 1), [4], "one job, however large");
     assert_eq!(next(2 * size), [5]);
     assert!(next(2 * size).is_empty());
 }
 
 #[test]
-fn an_answer_to_another_input_is_not_delivered() {
+fn an_answer_computed_from_another_input_is_not_delivered() {
     let (mut ledger, _) = ledger_of_one();
     assert_eq!(ledger.resolve(&reply(1, 43)), Resolution::Misrouted("caller"));
 }
 
 #[test]
-fn what_did_not_reach_the_queue_is_sent_again_as_it_was() {
+fn a_job_that_did_not_reach_the_queue_is_sent_again_as_the_same_attempt() {
     let (mut ledger, now) = ledger_of_one();
     ledger.unsent(ONE);
     let later = now + Duration::from_secs(10);
     let (job, caller) = ledger.take_unsent(later).pop().unwrap();
     assert_eq!((job.attempt, job.ttl, *caller), (0, Duration::from_secs(20), "caller"));
-    assert!(ledger.take_unsent(later).is_empty(), "it is leaving already");
+    assert!(ledger.take_unsent(later).is_empty(), "the request is leaving already");
     ledger.unsent(ONE);
-    assert!(ledger.take_unsent(now + PATIENCE).is_empty(), "it is too late");
+    assert!(ledger.take_unsent(now + PATIENCE).is_empty(), "the deadline has passed");
 }
 
 #[test]
-fn only_what_was_last_seen_before_the_interruption_is_suspect() {
+fn only_jobs_last_seen_before_the_interruption_are_presumed_lost() {
     let (mut ledger, now) = ledger_of_one();
     ledger.sent(ONE, entry(1), now);
-    assert!(ledger.suspects(now).is_empty());
+    assert!(ledger.presumed_lost(now).is_empty());
     let later = now + SILENCE;
-    assert_eq!(ledger.suspects(later), [(ONE, entry(1), &"caller")]);
-    ledger.stands(ONE, entry(1), later);
-    assert!(ledger.suspects(later).is_empty());
+    assert_eq!(ledger.presumed_lost(later), [(ONE, entry(1), &"caller")]);
+    ledger.found(ONE, entry(1), later);
+    assert!(ledger.presumed_lost(later).is_empty());
 }
 
 #[test]
-fn what_the_queue_lost_is_sent_again_under_the_same_id() {
+fn a_lost_job_is_sent_again_under_the_same_id() {
     let (mut ledger, now) = ledger_of_one();
     ledger.sent(ONE, entry(1), now);
     assert!(ledger.lost(ONE, entry(1), now));
     let (job, _) = ledger.take_unsent(now).pop().unwrap();
     assert_eq!((job.id, job.attempt), (ONE, 1));
     ledger.sent(ONE, entry(2), now);
-    assert!(!ledger.lost(ONE, entry(1), now), "that is its former place");
+    assert!(!ledger.lost(ONE, entry(1), now), "its former entry");
     assert_eq!(ledger.forget(ONE), Some(entry(2)));
 }
 
 #[test]
-fn what_a_worker_dropped_is_sent_again_but_only_that_attempt() {
+fn a_job_that_a_worker_dropped_is_sent_again_unless_the_drop_is_of_a_former_attempt() {
     let (mut ledger, now) = ledger_of_one();
     ledger.sent(ONE, entry(1), now);
     ledger.unawaited(ONE, 0, now);
     assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 1);
     ledger.unawaited(ONE, 0, now);
-    assert!(ledger.take_unsent(now).is_empty(), "the attempt before");
-    // The news may be faster than that of its arrival.
+    assert!(ledger.take_unsent(now).is_empty(), "a former attempt");
+    // The drop may be known before the confirmation that the job was queued.
     ledger.unawaited(ONE, 1, now);
-    assert!(ledger.sent(ONE, entry(2), now), "somebody still waits for it");
+    assert!(ledger.sent(ONE, entry(2), now), "the request has not ended");
     assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 2);
     assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
     ledger.unawaited(ONE, 2, now);
@@ -131,7 +131,7 @@ fn what_a_worker_dropped_is_sent_again_but_only_that_attempt() {
 }
 
 #[test]
-fn no_request_is_sent_for_ever() {
+fn a_request_is_sent_four_times_at_most() {
     let (mut ledger, now) = ledger_of_one();
     let mut times = 1;
     ledger.sent(ONE, entry(times), now);
@@ -144,7 +144,7 @@ fn no_request_is_sent_for_ever() {
 }
 
 #[test]
-fn a_storm_of_losses_exhausts_the_budget_and_time_restores_it() {
+fn many_losses_exhaust_the_budget_and_time_restores_it() {
     let now = Instant::now();
     let mut ledger = Ledger::new(2, now);
     for number in 1..=3 {
@@ -157,7 +157,7 @@ fn a_storm_of_losses_exhausts_the_budget_and_time_restores_it() {
 }
 
 #[test]
-fn who_gives_up_takes_back_what_was_queued() {
+fn a_request_that_is_given_up_returns_its_entry() {
     let (mut ledger, now) = ledger_of_one();
     ledger.sent(ONE, entry(5), now);
     assert_eq!(ledger.forget(ONE), Some(entry(5)));

@@ -5,20 +5,15 @@ use batchfleet_broker::TensorSpec;
 use batchfleet_oip::Problem;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    controls::Offer,
-    local::is_local,
-    response::fresh,
-    state::Port,
-    watch::{Ran, Sample, Series},
-};
+use super::{controls::Offer, local::is_local, response::fresh, state::Port};
 use crate::{
+    api::Api,
     catalog::Catalog,
     clients::Client,
     error::InferError,
-    explain::{Explanation, Seen},
-    http::Api,
+    explain::Explanation,
     model::Model,
+    watch::{Ran, Sample, Series},
 };
 
 /// The parameters of a request for the feed.
@@ -93,7 +88,7 @@ pub(super) fn answer(
     let wanted = Query::<Parameters>::from_query(request.query_string())
         .map_err(|error| Problem::bad("bad_parameter", error.to_string()))?;
     let client = client(api, port, request)?;
-    let mut models = api.catalog.all();
+    let mut models = api.core.catalog.all();
     models.retain(|model| {
         client.as_ref().is_none_or(|client| client.may_use(&model.spec.queue.model))
     });
@@ -109,7 +104,7 @@ pub(super) fn answer(
         may_ask: port == Port::Clients,
         clients_port: api.live.clients_port(),
         controls: api.live.controls.offer().filter(|_| port == Port::Clients && is_local(request)),
-        shown: model.map(|model| Shown::of(&api.catalog, model, &wanted)),
+        shown: model.map(|model| Shown::of(&api.core.catalog, model, &wanted)),
     }))
 }
 
@@ -118,7 +113,7 @@ pub(super) fn answer(
 fn client(api: &Api, port: Port, request: &HttpRequest) -> Result<Option<Client>, InferError> {
     match port {
         Port::Admin => Ok(None),
-        Port::Clients => api.clients.identify(request.head()).map(Some),
+        Port::Clients => api.core.clients.identify(request.head()).map(Some),
     }
 }
 
@@ -132,16 +127,11 @@ impl Parameters {
 
 impl Shown {
     fn of(catalog: &Catalog, model: &Model, wanted: &Parameters) -> Self {
-        let workers = catalog.workers();
-        let queue = &model.spec.queue;
-        let living = workers.iter().filter(|worker| worker.serves(queue));
-        let seen =
-            Seen { queue_depth: model.queue_depth(), rows_per_second: model.rows_per_second() };
-        let (batches, samples) = model.watch.look(wanted.batches, wanted.samples);
+        let (batches, samples) = model.books.look(wanted.batches, wanted.samples);
         Self {
             inputs: model.spec.inputs.clone(),
-            in_flight: model.metrics.in_flight(),
-            batching: Explanation::of(queue, seen, living.map(|worker| &worker.announcement)),
+            in_flight: model.books.in_flight(),
+            batching: catalog.explain(model),
             batches,
             samples,
         }
@@ -152,7 +142,7 @@ impl Shown {
 fn trouble(api: &Api, no_models: bool, model: Option<&Model>) -> Option<Trouble> {
     if api.readiness.get().is_err() {
         Some(Trouble::Draining)
-    } else if !api.dispatcher.is_reachable() {
+    } else if !api.core.dispatcher.is_reachable() {
         Some(Trouble::QueueAway)
     } else if no_models {
         Some(Trouble::NoModels)

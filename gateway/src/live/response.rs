@@ -9,7 +9,7 @@ use actix_web::{
 };
 use serde::Serialize;
 
-use crate::error::say;
+use crate::http::error_body;
 
 /// JSON that must not be cached.
 pub(super) fn fresh(body: impl Serialize) -> HttpResponse {
@@ -21,5 +21,5 @@ pub(super) fn fresh(body: impl Serialize) -> HttpResponse {
 
 /// An error that only the page has.
 pub(super) fn refuse(status: StatusCode, code: &'static str, text: &str) -> HttpResponse {
-    say(HttpResponse::build(status), code, text)
+    error_body(HttpResponse::build(status), code, text)
 }

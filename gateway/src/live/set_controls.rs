@@ -16,7 +16,7 @@ use super::{
     local::is_local,
     response::refuse,
 };
-use crate::{error::InferError, http::Api};
+use crate::{api::Api, error::InferError};
 
 /// The latency targets that a page may set, in milliseconds.
 const TARGETS: RangeInclusive<f64> = 1.0..=1000.0;
@@ -33,7 +33,7 @@ struct Parameters {
 
 /// Handles a request to set the controls.
 pub(super) fn answer(api: &Api, request: &HttpRequest) -> Result<HttpResponse, InferError> {
-    let client = api.clients.identify(request.head())?;
+    let client = api.core.clients.identify(request.head())?;
     let is_own = request.headers().contains_key(OWN_PAGE) && is_local(request);
     if !is_own || api.live.controls.offer().is_none() {
         let text =
@@ -51,7 +51,7 @@ pub(super) fn answer(api: &Api, request: &HttpRequest) -> Result<HttpResponse, I
         return Err(bad(text).into());
     }
     let text = version.to_string();
-    let model = api.catalog.find(&model, Some(&text), |name| client.may_use(name))?;
+    let model = api.core.catalog.find(&model, Some(&text), |name| client.may_use(name))?;
     let queue = Some(model.spec.queue.clone());
     let slo = slo_ms.map(|ms| Duration::from_secs_f64(ms / 1e3));
     api.live.controls.set(LiveControls { queue, callers, slo });

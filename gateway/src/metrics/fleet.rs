@@ -102,7 +102,7 @@ impl FleetMetrics {
     }
 
     /// A look at a queue; `wait` is what a request that came now would wait.
-    pub(crate) fn looked(&self, queue: &QueueName, backlog: &Backlog, wait: Duration) {
+    pub(crate) fn set_queue(&self, queue: &QueueName, backlog: &Backlog, wait: Duration) {
         let labels = labels(queue);
         let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.queue_depth.with_label_values(&labels).set(count(backlog.depth()));
@@ -112,7 +112,7 @@ impl FleetMetrics {
     }
 
     /// What the living workers of a model say.
-    pub(crate) fn heard<'a>(
+    pub(crate) fn set_workers<'a>(
         &self,
         spec: &ModelSpec,
         living: impl Iterator<Item = &'a Announcement>,
@@ -128,7 +128,7 @@ impl FleetMetrics {
     }
 
     /// What follows from both.
-    pub(crate) fn explained(&self, queue: &QueueName, explanation: &Explanation) {
+    pub(crate) fn set_explanation(&self, queue: &QueueName, explanation: &Explanation) {
         let labels = labels(queue);
         let slowest = explanation.by_worker.iter().min_by(|a, b| a.capacity.total_cmp(&b.capacity));
         let slo = slowest.map_or(0.0, |member| member.batching.slo().as_secs_f64());

@@ -3,76 +3,21 @@
 //!
 //! <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html>
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::mem;
 
 use batchfleet_broker::{Backlog, QueueName};
-use batchfleet_service::metrics::{Families, family};
-use prometheus::{IntCounterVec, IntGaugeVec, Result};
-
-use super::{Outcome, fleet::labels};
 use batchfleet_oip::statistics::{ModelStatistics, Total};
+use batchfleet_service::metrics::{Families, family};
+use parking_lot::Mutex;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Result};
+
+use super::fleet::labels;
+use crate::{outcome::RequestOutcome, refusal::Refusal};
 
 const MODEL: [&str; 2] = ["model", "version"];
 
 /// Triton's reasons for failure.
 const REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
-
-/// Requests of one version of a model that failed, by [`REASONS`], and what has been told of all.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    failures: [AtomicU64; REASONS.len()],
-    last: Mutex<Totals>,
-}
-
-/// What has been counted, in the order of [`Triton`]'s counters.
-type Totals = ([u64; 8], [u64; REASONS.len()]);
-
-impl Told {
-    /// It was turned away; `reason` is ours.
-    pub(super) fn refused(&self, reason: &str) {
-        self.failures[usize::from(reason == "cancelled")].fetch_add(1, Relaxed);
-    }
-
-    /// It was accepted, and ended like this.
-    pub(super) fn ended(&self, outcome: Outcome) {
-        let reason = match outcome {
-            Outcome::Ok => return,
-            Outcome::Cancelled => 1,
-            Outcome::ModelError | Outcome::Poison => 2,
-            Outcome::Expired | Outcome::Unavailable => 3,
-        };
-        self.failures[reason].fetch_add(1, Relaxed);
-    }
-
-    /// What is to be added to what was told before.
-    fn news(&self, statistics: &ModelStatistics) -> Totals {
-        let inference = &statistics.inference;
-        let micros = |total: &Total| u64::try_from(total.time.as_micros()).unwrap_or(u64::MAX);
-        let now: Totals = (
-            [
-                inference.success.count,
-                statistics.inference_count,
-                statistics.execution_count,
-                micros(&inference.success),
-                micros(&inference.queue),
-                micros(&inference.compute_input),
-                micros(&inference.compute_infer),
-                micros(&inference.compute_output),
-            ],
-            self.failures.each_ref().map(|count| count.load(Relaxed)),
-        );
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *last, now);
-        (less(now.0, before.0), less(now.1, before.1))
-    }
-}
-
-fn less<const N: usize>(now: [u64; N], before: [u64; N]) -> [u64; N] {
-    std::array::from_fn(|n| now[n].saturating_sub(before[n]))
-}
 
 /// Triton's metrics.
 #[derive(Clone, Debug)]
@@ -142,22 +87,71 @@ impl Triton {
         })
     }
 
-    /// Follows what was counted of one version of a model.
-    pub(crate) fn follow(&self, queue: &QueueName, told: &Told, statistics: &ModelStatistics) {
+    /// The metrics of one model version.
+    pub(super) fn for_model(&self, queue: &QueueName) -> ModelTriton {
         let labels = labels(queue);
-        let (counts, failures) = told.news(statistics);
-        for (counter, more) in self.counters.iter().zip(counts) {
-            counter.with_label_values(&labels).inc_by(more);
-        }
         let [model, version] = &labels;
-        for (reason, more) in REASONS.into_iter().zip(failures) {
-            self.failures.with_label_values(&[model, version, reason]).inc_by(more);
+        ModelTriton {
+            counters: self.counters.each_ref().map(|family| family.with_label_values(&labels)),
+            failures: REASONS
+                .map(|reason| self.failures.with_label_values(&[model, version, reason])),
+            pending: self.pending.with_label_values(&labels),
+            published: Mutex::default(),
+        }
+    }
+}
+
+/// Triton's metrics of one model version.
+#[derive(Debug)]
+pub(super) struct ModelTriton {
+    counters: [IntCounter; 8],
+    /// In the order of [`REASONS`].
+    failures: [IntCounter; REASONS.len()],
+    pending: IntGauge,
+    /// The totals that `counters` show.
+    published: Mutex<[u64; 8]>,
+}
+
+impl ModelTriton {
+    /// Counts a request that was refused with this error code.
+    pub(super) fn refused(&self, code: &'static str) {
+        self.failures[usize::from(code == Refusal::Cancelled.code())].inc();
+    }
+
+    /// Counts the end of an accepted request, if it failed.
+    pub(super) fn ended(&self, outcome: RequestOutcome) {
+        let reason = match outcome {
+            RequestOutcome::Ok => return,
+            RequestOutcome::Cancelled => 1,
+            RequestOutcome::ModelError | RequestOutcome::Poison => 2,
+            RequestOutcome::Expired | RequestOutcome::Unavailable => 3,
+        };
+        self.failures[reason].inc();
+    }
+
+    /// Adds to the counters what the totals have grown by since the last call.
+    pub(super) fn publish(&self, statistics: &ModelStatistics) {
+        let inference = &statistics.inference;
+        let micros = |total: &Total| u64::try_from(total.time.as_micros()).unwrap_or(u64::MAX);
+        let now = [
+            inference.success.count,
+            statistics.inference_count,
+            statistics.execution_count,
+            micros(&inference.success),
+            micros(&inference.queue),
+            micros(&inference.compute_input),
+            micros(&inference.compute_infer),
+            micros(&inference.compute_output),
+        ];
+        let before = mem::replace(&mut *self.published.lock(), now);
+        for ((counter, now), before) in self.counters.iter().zip(now).zip(before) {
+            counter.inc_by(now.saturating_sub(before));
         }
     }
 
-    /// Follows a look at its queue, with so many of its requests in flight here.
-    pub(crate) fn looked(&self, queue: &QueueName, backlog: &Backlog, here: u64) {
-        self.pending.with_label_values(&labels(queue)).set(pending(backlog, here));
+    /// Sets the gauge after a look at the queue; `in_flight` requests of this gateway are.
+    pub(super) fn observe(&self, backlog: &Backlog, in_flight: u64) {
+        self.pending.set(pending(backlog, in_flight));
     }
 }
 
@@ -181,14 +175,25 @@ mod tests {
     }
 
     #[test]
-    fn each_count_is_told_once() {
+    fn each_count_is_published_once() {
         let mut statistics = ModelStatistics { inference_count: 5, ..ModelStatistics::default() };
-        let told = Told::default();
-        told.refused("queue_wait");
-        told.ended(Outcome::Ok);
-        told.ended(Outcome::Poison);
-        assert_eq!(told.news(&statistics), ([0, 5, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0]));
+        let triton = Triton::make(&mut Families::default()).unwrap();
+        let model = triton.for_model(&QueueName::new("m", 1));
+        let counts = || {
+            (
+                model.counters.each_ref().map(IntCounter::get),
+                model.failures.each_ref().map(IntCounter::get),
+            )
+        };
+        model.refused("queue_wait");
+        model.ended(RequestOutcome::Ok);
+        model.ended(RequestOutcome::Poison);
+        model.publish(&statistics);
+        assert_eq!(counts(), ([0, 5, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0]));
+        model.publish(&statistics);
+        assert_eq!(counts(), ([0, 5, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0]));
         statistics.inference_count = 7;
-        assert_eq!(told.news(&statistics), ([0, 2, 0, 0, 0, 0, 0, 0], [0; 4]));
+        model.publish(&statistics);
+        assert_eq!(counts(), ([0, 7, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0]));
     }
 }

@@ -1,47 +1,43 @@
-//! What happens to the requests of one model just now, for whoever looks.
+//! Recent batches, latencies and counts of one model version, for the live page.
 //!
-//! While nobody does, a request pays for reading a flag twice, and nothing is kept.
+//! While no page is open, nothing is recorded, and a request costs two reads of a flag.
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use batchfleet_broker::{Release, Timing};
+use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::milliseconds;
-
-/// Ticks, five a second, for which one look is remembered: three seconds.
+/// Ticks after a look for which recording goes on: 3 seconds, at five ticks per second.
 const ATTENTION: u32 = 15;
-/// Ticks that are kept: a minute.
+/// Samples that are kept, one per tick: a minute.
 const MINUTE: usize = 300;
-/// Batches that are kept; of more between two looks the oldest are only counted.
+/// Batches that are kept. If there are more between two looks, the oldest are only counted.
 const BATCHES: usize = 128;
-/// Latencies that are kept for the next tick; of more only the first count.
+/// Latencies that are kept for the next sample. If there are more, only the first count.
 const LATENCIES: usize = 8192;
 
-/// Keeps an eye on one model.
+/// Records one model version while a page is open.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    /// Ticks until nobody is believed to look any more.
+    /// Ticks until recording stops.
     attention: AtomicU32,
-    seen: Mutex<Seen>,
+    recorded: Mutex<Recorded>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Recorded {
     batches: Series<Ran>,
-    /// A batch whose answers are still coming, or go to other gateways.
+    /// A batch whose answers are still arriving here, or go to other gateways.
     open: Option<Ran>,
-    /// It was there at the last tick already.
+    /// Whether `open` was open at the last tick already.
     is_old: bool,
     samples: Series<Sample>,
-    /// Of the requests that ended since the last tick, in milliseconds.
+    /// Latencies of the requests that ended since the last tick, in milliseconds.
     latencies: Vec<f64>,
     /// Refused requests at the last tick.
     refused: Option<u64>,
@@ -50,9 +46,9 @@ struct Seen {
 /// The end of a series whose members are numbered from 1.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Series<T> {
-    /// The number of the last.
+    /// The number of the last member.
     pub(crate) count: u64,
-    /// Those that are kept, oldest first.
+    /// The members that are kept, oldest first.
     pub(crate) last: VecDeque<T>,
 }
 
@@ -71,7 +67,7 @@ impl<T: Clone> Series<T> {
         self.last.push_back(member);
     }
 
-    /// Those that came after the one of this number, which may be from another life.
+    /// The members after this number, or all if the number is from a former run of the gateway.
     fn after(&self, number: u64) -> Self {
         let new = self.count.checked_sub(number).unwrap_or(self.count);
         let new = usize::try_from(new).unwrap_or(usize::MAX).min(self.last.len());
@@ -82,89 +78,89 @@ impl<T: Clone> Series<T> {
     }
 }
 
-/// A batch that requests of this gateway travelled in.
+/// A batch with requests of this gateway.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Ran {
-    /// Rows of requests in it, those of other gateways included.
+    /// Rows of all requests in the batch, those of other gateways included.
     rows: u32,
-    /// Rows added to reach a size that the engine runs.
+    /// Rows of padding, added to reach a size that the engine runs.
     padding: u32,
-    /// Why it left when it did.
+    /// Why the worker released the batch.
     release: &'static str,
     /// How long the model ran.
     run_ms: f64,
-    /// How long the first of this gateway's requests had waited for it.
+    /// The longest wait of this gateway's requests in the batch.
     wait_ms: f64,
     /// Rows of this gateway's requests.
     own_rows: u32,
-    /// Tells it from others: two runs do not take the same time to the nanosecond.
+    /// Identifies the batch: no two runs take the same time to the nanosecond.
     #[serde(skip)]
     took: (Duration, Duration),
 }
 
-/// A fifth of a second.
+/// The state at one tick, and what happened since the tick before.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Sample {
-    /// Requests that no worker had claimed at its end.
+    /// Requests that no worker had claimed.
     waiting: u64,
-    /// Requests at this gateway that were not answered at its end.
+    /// Requests in flight at this gateway.
     in_flight: i64,
-    /// Requests that ended in it here.
+    /// Requests that ended here since the tick before.
     answered: usize,
-    /// Requests that were refused in it here for want of room.
+    /// Requests refused here since the tick before because the fleet is too small.
     refused: u64,
-    /// Of those that ended, how long half of them took at most; `None` if none ended.
+    /// Median latency of the requests that ended; `None` if none did.
     p50_ms: Option<f64>,
-    /// The same for 99 in 100.
+    /// The 99th percentile.
     p99_ms: Option<f64>,
 }
 
-/// What a tick takes note of.
+/// The state at a tick.
 pub(crate) struct Moment {
     /// Requests that no worker has claimed.
     pub(crate) waiting: u64,
-    /// Requests at this gateway that are not answered.
+    /// Requests in flight at this gateway.
     pub(crate) in_flight: i64,
-    /// Requests refused here so far for want of room.
+    /// Requests refused here so far because the fleet is too small.
     pub(crate) refused: u64,
 }
 
 impl Watch {
-    /// What came after these numbers. From now on, for a while, what happens is kept.
+    /// The batches and samples after these numbers. Recording goes on for 3 seconds from now.
     pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<Sample>) {
         self.attention.store(ATTENTION, Ordering::Relaxed);
-        let seen = self.seen();
-        (seen.batches.after(batches), seen.samples.after(samples))
+        let recorded = self.recorded.lock();
+        (recorded.batches.after(batches), recorded.samples.after(samples))
     }
 
-    /// A request of this gateway came back from a batch.
+    /// Records the reply to a request of this gateway that was in a batch.
     pub(crate) fn ran(&self, rows: u32, timing: &Timing) {
         if self.is_on()
             && let Some(release) = timing.release
         {
-            self.seen().ran(rows, timing, release);
+            self.recorded.lock().ran(rows, timing, release);
         }
     }
 
-    /// A request ended.
+    /// Records the latency of a request that ended.
     pub(crate) fn answered(&self, after: Duration) {
         if self.is_on() {
-            let mut seen = self.seen();
-            if seen.latencies.len() < LATENCIES {
-                seen.latencies.push(milliseconds(after));
+            let mut recorded = self.recorded.lock();
+            if recorded.latencies.len() < LATENCIES {
+                recorded.latencies.push(milliseconds(after));
             }
         }
     }
 
-    /// A fifth of a second has passed.
+    /// Takes a sample, if a page is open. To be called five times per second.
     pub(crate) fn tick(&self, now: impl FnOnce() -> Moment) {
         let less = |attention: u32| attention.checked_sub(1);
         match self.attention.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
             Err(_) => {}
-            Ok(1) => self.seen().forget(),
+            Ok(1) => self.recorded.lock().forget(),
             Ok(_) => {
                 let now = now();
-                self.seen().tick(&now);
+                self.recorded.lock().tick(&now);
             }
         }
     }
@@ -172,17 +168,13 @@ impl Watch {
     fn is_on(&self) -> bool {
         self.attention.load(Ordering::Relaxed) > 0
     }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl Seen {
+impl Recorded {
     fn ran(&mut self, rows: u32, timing: &Timing, release: Release) {
         let took = (timing.compute_input, timing.compute_infer);
         let wait_ms = milliseconds(timing.queue + timing.batch_wait);
-        // The answers of one batch come one after the other.
+        // The answers of one batch arrive one after the other.
         if self.open.as_ref().is_some_and(|open| open.took != took) {
             self.close();
         }
@@ -202,7 +194,7 @@ impl Seen {
         }
     }
 
-    /// No more answers of the open batch will come.
+    /// Ends the open batch: no more answers of it will arrive.
     fn close(&mut self) {
         if let Some(ran) = self.open.take() {
             self.batches.push(ran, BATCHES);
@@ -211,7 +203,7 @@ impl Seen {
     }
 
     fn tick(&mut self, now: &Moment) {
-        // One that has just begun may be in the middle of its answers.
+        // More answers of a batch that was opened since the last tick may arrive.
         if self.is_old {
             self.close();
         } else {
@@ -235,12 +227,16 @@ impl Seen {
         self.samples.push(sample, MINUTE);
     }
 
-    /// Lets go of all but the counts.
+    /// Drops all but the counts.
     fn forget(&mut self) {
         let (batches, samples) = (self.batches.count, self.samples.count);
         *self = Self::default();
         (self.batches.count, self.samples.count) = (batches, samples);
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 #[cfg(test)]
@@ -262,34 +258,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_while_nobody_looks() {
+    fn nothing_is_recorded_while_no_page_is_open() {
         let watch = Watch::default();
         watch.ran(1, &timing(2, 9));
         watch.answered(Duration::from_millis(1));
-        watch.tick(|| unreachable!("nobody looks"));
+        watch.tick(|| unreachable!("no page is open"));
         let (batches, samples) = watch.look(0, 0);
         assert_eq!((batches.count, samples.count), (0, 0));
     }
 
     #[test]
-    fn the_answers_of_one_batch_are_one_batch() {
+    fn the_answers_of_one_batch_are_recorded_as_one_batch() {
         let watch = Watch::default();
         watch.look(0, 0);
         for (rows, timing) in [(1, timing(3, 9)), (2, timing(3, 9)), (3, timing(7, 10))] {
             watch.ran(rows, &timing);
         }
         watch.ran(1, &Timing::default());
-        assert_eq!(watch.look(0, 0).0.count, 1, "others of the second may still come");
+        assert_eq!(watch.look(0, 0).0.count, 1, "more answers of the second batch may arrive");
         (0..2).for_each(|_| watch.tick(|| moment(0)));
         let (batches, _) = watch.look(0, 0);
         let own: Vec<_> = batches.last.iter().map(|ran| (ran.rows, ran.own_rows)).collect();
         assert_eq!(own, [(3, 3), (7, 3)]);
         assert_eq!(watch.look(1, 0).0.last, [batches.last[1].clone()]);
-        assert_eq!(watch.look(99, 0).0.last.len(), 2, "a number of another life");
+        assert_eq!(watch.look(99, 0).0.last.len(), 2, "a number from a former run");
     }
 
     #[test]
-    fn a_tick_says_how_long_requests_took_and_how_many_were_refused() {
+    fn a_sample_has_latency_percentiles_and_the_number_of_refused_requests() {
         let watch = Watch::default();
         watch.look(0, 0);
         watch.tick(|| moment(40));
@@ -308,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_given_back_when_the_last_has_gone() {
+    fn memory_is_bounded_and_freed_when_the_last_page_is_closed() {
         let watch = Watch::default();
         watch.look(0, 0);
         (0..1000).for_each(|run| watch.ran(1, &timing(1, run)));

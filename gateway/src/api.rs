@@ -1,0 +1,24 @@
+//! What the HTTP handlers share.
+
+use std::sync::Arc;
+
+use batchfleet_service::Readiness;
+
+use crate::{
+    ask::Core,
+    body::{BodyBudget, Bounds},
+    live::Live,
+    offload::Offload,
+    trace::Traces,
+};
+
+/// What every HTTP handler reads.
+pub(crate) struct Api {
+    pub(crate) core: Arc<Core>,
+    pub(crate) body: Bounds,
+    pub(crate) budget: Arc<BodyBudget>,
+    pub(crate) offload: Offload,
+    pub(crate) readiness: Readiness,
+    pub(crate) live: Live,
+    pub(crate) traces: Traces,
+}

@@ -1,0 +1,138 @@
+//! One request, from the model it names to the outputs, whatever protocol it came by.
+//!
+//! A front (such as `http`) identifies the client, reads the request between [`Core::begin`] and
+//! [`Core::infer`], and writes the answer. The request's [`Record`] follows it.
+
+use std::{sync::Arc, time::Duration};
+
+use batchfleet_broker::{Reply, RequestId, Tensor, Timing};
+use batchfleet_oip::infer::{InferRequest, WantedOutput};
+
+use crate::{
+    books::Record,
+    catalog::Catalog,
+    clients::{Client, ClientSeat, Clients},
+    dispatch::{Dispatcher, Question},
+    error::{InferError, InferResult},
+    mailbox::Mailbox,
+    metrics::GatewayMetrics,
+    model::Model,
+    trace::Trace,
+};
+
+/// What all fronts of a gateway share.
+pub(crate) struct Core {
+    pub(crate) catalog: Catalog,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) metrics: GatewayMetrics,
+    /// The time a request may take that asks for none.
+    pub(crate) deadline: Duration,
+    /// The longest time a request may ask for.
+    pub(crate) max_deadline: Duration,
+}
+
+/// A request for a known model, from a client within its share. Not read yet.
+pub(crate) struct Asked {
+    pub(crate) model: Arc<Model>,
+    client: Client,
+    /// Counts the request as in flight for its client.
+    _seat: Option<ClientSeat>,
+}
+
+/// A request that a front has read.
+pub(crate) struct Parsed {
+    pub(crate) request: InferRequest,
+    /// The [`digest`](batchfleet_broker::wire::digest) of the inputs.
+    pub(crate) digest: u64,
+}
+
+/// The outputs of a request, and how the caller wants them.
+pub(crate) struct Prediction {
+    pub(crate) outputs: Vec<Tensor>,
+    /// The batch that computed them.
+    pub(crate) timing: Timing,
+    /// The client's own id, to be echoed.
+    pub(crate) id: Option<String>,
+    pub(crate) wanted: Vec<WantedOutput>,
+}
+
+impl Core {
+    /// A request arrives.
+    pub(crate) fn arrive(&self, trace: Trace) -> Record<'_> {
+        Record::arrive(&self.metrics, trace)
+    }
+
+    /// Finds the model and takes a seat of the client's share.
+    ///
+    /// # Errors
+    ///
+    /// The model is unknown, or the client exceeds its share.
+    pub(crate) fn begin(
+        &self,
+        record: &mut Record<'_>,
+        client: Client,
+        model: &str,
+        version: Option<&str>,
+    ) -> Result<Asked, InferError> {
+        let model = self.catalog.find(model, version, |name| client.may_use(name))?;
+        record.offered(&model.books, version.is_some());
+        let seat = self.clients.admit(&client, record.arrived())?;
+        Ok(Asked { model, client, _seat: seat })
+    }
+
+    /// Sends a request that has been read to the model, and waits for the outputs. Dropping the
+    /// future gives the request up.
+    ///
+    /// # Errors
+    ///
+    /// Why there are no outputs.
+    pub(crate) async fn infer(
+        &self,
+        record: &mut Record<'_>,
+        asked: &Asked,
+        parsed: Parsed,
+        mailbox: &Mailbox,
+    ) -> Result<Prediction, InferError> {
+        let Parsed { request, digest } = parsed;
+        record.read(request.rows);
+        let time = request.timeout.map_or(self.deadline, |wish| wish.min(self.max_deadline));
+        let question = Question {
+            id: RequestId::random(),
+            outputs: output_names(&request.outputs, &asked.model),
+            inputs: request.inputs,
+            digest,
+            rows: request.rows,
+            priority: asked.client.class(request.priority),
+            trace: record.trace(),
+            deadline: record.arrived() + time,
+        };
+        let result = put(&self.dispatcher, record, &asked.model, question, mailbox).await;
+        let Reply { outcome, timing, .. } = result?;
+        let outputs = outcome.map_err(InferError::Worker)?;
+        Ok(Prediction { outputs, timing, id: request.id, wanted: request.outputs })
+    }
+}
+
+/// Lets a question in and waits for its result; the record follows.
+pub(crate) async fn put(
+    dispatcher: &Dispatcher,
+    record: &mut Record<'_>,
+    model: &Arc<Model>,
+    question: Question,
+    mailbox: &Mailbox,
+) -> InferResult {
+    let seat = dispatcher.admit(model, &question)?;
+    record.accepted(question.id, seat);
+    let result = dispatcher.infer(model, question, mailbox).await;
+    record.ended(&result);
+    result
+}
+
+/// The wanted outputs as a job names them; none when all are wanted.
+fn output_names(wanted: &[WantedOutput], model: &Model) -> Vec<String> {
+    if wanted.len() == model.spec.outputs.len() {
+        return Vec::new();
+    }
+    wanted.iter().map(|output| output.name.clone()).collect()
+}

@@ -1,0 +1,266 @@
+//! The books of a model version: every count of its requests. And the record of one request, the
+//! only writer of these counts.
+//!
+//! A request is offered, then refused or accepted; an accepted request is in flight until it ends.
+//! At every moment, offered = accepted + refused + being read, and accepted = ended + in flight.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use batchfleet_broker::{Backlog, QueueName, RequestId, Timing, TraceContext, Traffic};
+use batchfleet_oip::statistics::ModelStatistics;
+use batchfleet_service::trace::KeyValue;
+use parking_lot::Mutex;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tracing::debug;
+
+use crate::{
+    demand::DemandCounts,
+    error::{InferError, InferResult},
+    metrics::{GatewayMetrics, ModelMetrics},
+    outcome::RequestOutcome,
+    refusal::Refusal,
+    tally::Tally,
+    trace::Trace,
+    traffic::TrafficCounts,
+    watch::{Moment, Ran, Sample, Series, Watch},
+};
+
+/// All counts of the requests for one model version at this gateway.
+#[derive(Debug)]
+pub(crate) struct Books {
+    queue: QueueName,
+    /// For Prometheus. Written only: no decision reads them.
+    metrics: ModelMetrics,
+    /// For the controller, and for admission.
+    traffic: TrafficCounts,
+    /// For `/stats`.
+    tally: Mutex<Tally>,
+    /// For the live page.
+    watch: Watch,
+    /// The latency target in nanoseconds; 0 while unknown.
+    latency_target: AtomicU64,
+}
+
+impl Books {
+    /// Empty books.
+    pub(crate) fn new(queue: QueueName, metrics: ModelMetrics) -> Self {
+        Self {
+            queue,
+            metrics,
+            traffic: TrafficCounts::default(),
+            tally: Mutex::default(),
+            watch: Watch::default(),
+            latency_target: AtomicU64::new(0),
+        }
+    }
+
+    /// Requests accepted and not ended.
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.traffic.in_flight()
+    }
+
+    /// The counts now, beside `queued`: the jobs that all gateways have put into the queue.
+    pub(crate) fn counts(&self, queued: u64) -> DemandCounts {
+        self.traffic.counts(queued)
+    }
+
+    /// The counts since this gateway started, as it publishes them.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.traffic.report(&self.queue, self.rows_per_request())
+    }
+
+    /// The mean rows of a request; 1 before the first answer.
+    pub(crate) fn rows_per_request(&self) -> f64 {
+        self.tally.lock().rows_per_request()
+    }
+
+    /// The totals that `/stats` shows.
+    pub(crate) fn statistics(&self) -> ModelStatistics {
+        self.tally.lock().statistics()
+    }
+
+    /// What the live page has not seen yet: batches and samples after these numbers.
+    pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<Sample>) {
+        self.watch.look(batches, samples)
+    }
+
+    /// Sets the latency within which an answer counts as in time.
+    pub(crate) fn set_latency_target(&self, target: Duration) {
+        let nanoseconds = u64::try_from(target.as_nanos()).unwrap_or(u64::MAX);
+        self.latency_target.store(nanoseconds, Relaxed);
+    }
+
+    /// A reply of a batch arrived, for a request of this many rows. The one task that receives
+    /// replies calls this: the replies of one batch must come one after the other.
+    pub(crate) fn ran(&self, rows: u32, timing: &Timing) {
+        self.watch.ran(rows, timing);
+    }
+
+    /// Takes a sample for the live page, if one is open; `waiting` jobs are in the queue.
+    pub(crate) fn sample(&self, waiting: u64) {
+        self.watch.tick(|| Moment {
+            waiting,
+            in_flight: self.in_flight(),
+            refused: self.traffic.counts(0).refused,
+        });
+    }
+
+    /// Updates Triton's gauge of pending requests after a look at the queue.
+    pub(crate) fn observe(&self, backlog: &Backlog) {
+        self.metrics.observe(backlog, u64::try_from(self.in_flight()).unwrap_or(0));
+    }
+
+    /// Updates Triton's counters, which follow the totals of `/stats`.
+    pub(crate) fn publish(&self) {
+        self.metrics.publish(&self.statistics());
+    }
+
+    fn offered(&self, names_version: bool) {
+        self.traffic.offered(names_version);
+        self.metrics.offered();
+    }
+
+    fn refused(&self, code: &'static str, refusal: Option<Refusal>) {
+        self.metrics.refused(code);
+        self.traffic.refused(refusal);
+    }
+
+    fn accepted(&self) {
+        self.metrics.accepted();
+        self.traffic.accepted();
+    }
+
+    fn ended(&self, outcome: RequestOutcome, took: Duration) {
+        let in_time = took.as_nanos() <= u128::from(self.latency_target.load(Relaxed));
+        self.metrics.ended(outcome, took, in_time);
+        self.traffic.ended(outcome, took.as_secs_f64());
+        self.watch.answered(took);
+    }
+}
+
+/// The record of one request, from its arrival until its answer is ready.
+///
+/// Dropping a record of a request that has not ended means that its caller left.
+pub(crate) struct Record<'a> {
+    metrics: &'a GatewayMetrics,
+    trace: Trace,
+    arrived: Instant,
+    stage: Stage,
+}
+
+/// How far a request has come.
+enum Stage {
+    /// It has named no known model yet.
+    Arrived,
+    /// Its model is known. Its rows are known once it has been read.
+    Offered { books: Arc<Books>, rows: Option<u32> },
+    /// It waits for its answer. Its seat is free again only when the books are closed.
+    Accepted { books: Arc<Books>, rows: u32, id: RequestId, _seat: OwnedSemaphorePermit },
+    /// It was refused, answered or given up.
+    Ended,
+}
+
+impl<'a> Record<'a> {
+    /// A request arrives now.
+    pub(crate) fn arrive(metrics: &'a GatewayMetrics, trace: Trace) -> Self {
+        Self { metrics, trace, arrived: Instant::now(), stage: Stage::Arrived }
+    }
+
+    /// When the request arrived.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// The span that what is done for the request belongs to, if the request is traced.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        self.trace.context()
+    }
+
+    /// Adds an attribute to the request's span.
+    pub(crate) fn attribute(&mut self, attribute: KeyValue) {
+        self.trace.attribute(attribute);
+    }
+
+    /// The request's model is known; `names_version` if the request chose the version.
+    pub(crate) fn offered(&mut self, books: &Arc<Books>, names_version: bool) {
+        books.offered(names_version);
+        self.stage = Stage::Offered { books: books.clone(), rows: None };
+    }
+
+    /// The request has been read and is correct.
+    pub(crate) fn read(&mut self, rows: u32) {
+        if let Stage::Offered { books, rows: known } = &mut self.stage {
+            self.trace.read(&books.queue, rows);
+            *known = Some(rows);
+        }
+    }
+
+    /// The request is let in. The record keeps its seat until the request has ended.
+    pub(crate) fn accepted(&mut self, id: RequestId, seat: OwnedSemaphorePermit) {
+        self.stage = match mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Offered { books, rows } => {
+                books.accepted();
+                Stage::Accepted { books, rows: rows.unwrap_or(0), id, _seat: seat }
+            }
+            stage => stage,
+        };
+    }
+
+    /// The accepted request has ended with this result.
+    pub(crate) fn ended(&mut self, result: &InferResult) {
+        let took = self.arrived.elapsed();
+        if let Stage::Accepted { books, rows, .. } = &self.stage {
+            let mut tally = books.tally.lock();
+            match result {
+                Ok(reply) if reply.outcome.is_ok() => tally.success(*rows, &reply.timing, took),
+                _ => tally.failure(took),
+            }
+        }
+        self.close(RequestOutcome::of(result), took);
+    }
+
+    /// The caller gets this error as the answer. A request that was not accepted is refused by it.
+    pub(crate) fn failed(&mut self, error: &InferError) {
+        self.trace.failed(error);
+        let took = self.arrived.elapsed();
+        match &self.stage {
+            Stage::Arrived => self.metrics.unknown_model(error.code()),
+            Stage::Offered { books, rows } => {
+                books.refused(error.code(), error.refusal());
+                if rows.is_some() {
+                    books.tally.lock().failure(took);
+                }
+            }
+            Stage::Accepted { .. } => self.close(RequestOutcome::of_error(error), took),
+            Stage::Ended => {}
+        }
+        self.stage = Stage::Ended;
+    }
+
+    /// Closes the books of an accepted request, then gives its seat back.
+    fn close(&mut self, outcome: RequestOutcome, took: Duration) {
+        if let Stage::Accepted { books, id, .. } = &self.stage {
+            let (model, outcome_label) = (&books.queue, outcome.label());
+            let trace = self.trace.context().map(tracing::field::display);
+            debug!(%model, request = %id, trace, outcome = outcome_label, ?took, "answered");
+            books.ended(outcome, took);
+        }
+        self.stage = Stage::Ended;
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        if let Stage::Offered { books, .. } = &self.stage {
+            books.refused(Refusal::Cancelled.code(), Some(Refusal::Cancelled));
+        }
+        self.close(RequestOutcome::Cancelled, self.arrived.elapsed());
+    }
+}

@@ -1,0 +1,135 @@
+//! Admission: which requests are let in now.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use batchfleet_broker::Priority;
+use batchfleet_policy::Ahead;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{error::InferError, model::Model};
+
+/// Factors for the `Retry-After` of refused clients, which spread their next attempts over time.
+const JITTER: Range<f64> = 0.8..1.2;
+
+/// Lets requests in, as many at a time as there are seats.
+pub(super) struct Admission {
+    seats: Arc<Semaphore>,
+    draining: CancellationToken,
+    queue_full: AtomicBool,
+}
+
+/// What admission decides from.
+struct Conditions {
+    draining: bool,
+    /// A worker serves the model, or a controller promises to start one.
+    served: bool,
+    queue: QueueState,
+    /// What the request would wait behind.
+    ahead: Ahead,
+    /// Time until the request's deadline.
+    remaining: Duration,
+    priority: Priority,
+}
+
+/// Whether the queue takes jobs.
+#[derive(Clone, Copy)]
+enum QueueState {
+    Open,
+    /// Redis is almost out of memory.
+    Full,
+    Unreachable,
+}
+
+/// Why a request is not let in.
+#[derive(Debug, PartialEq)]
+enum Obstacle {
+    Draining,
+    NoWorkers,
+    Unreachable,
+    Full,
+    /// The queue is too long, for at least this time.
+    Wait(Duration),
+}
+
+impl Admission {
+    pub(super) fn new(seats: usize, draining: CancellationToken) -> Self {
+        Self {
+            seats: Arc::new(Semaphore::new(seats.min(Semaphore::MAX_PERMITS))),
+            draining,
+            queue_full: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets a request in and gives it a seat, which is free again when the permit is dropped.
+    pub(super) fn admit(
+        &self,
+        model: &Model,
+        priority: Priority,
+        deadline: Instant,
+        reachable: bool,
+    ) -> Result<OwnedSemaphorePermit, InferError> {
+        let conditions = Conditions {
+            draining: self.draining.is_cancelled(),
+            served: model.is_available(),
+            queue: match (reachable, self.queue_full.load(Relaxed)) {
+                (false, _) => QueueState::Unreachable,
+                (true, true) => QueueState::Full,
+                (true, false) => QueueState::Open,
+            },
+            ahead: model.ahead(priority),
+            remaining: deadline.saturating_duration_since(Instant::now()),
+            priority,
+        };
+        conditions.decide().map_err(|obstacle| match obstacle {
+            Obstacle::Draining => InferError::Draining,
+            Obstacle::NoWorkers => InferError::NoWorkers(model.spec.queue.model.clone()),
+            Obstacle::Unreachable => InferError::QueueUnreachable,
+            Obstacle::Full => InferError::QueueFull,
+            Obstacle::Wait(time) => InferError::QueueWait(time.mul_f64(rand::random_range(JITTER))),
+        })?;
+        self.seats.clone().try_acquire_owned().map_err(|_| InferError::InFlight)
+    }
+
+    pub(super) fn set_queue_full(&self, full: bool) {
+        self.queue_full.store(full, Relaxed);
+    }
+}
+
+impl Conditions {
+    fn decide(&self) -> Result<(), Obstacle> {
+        if self.draining {
+            return Err(Obstacle::Draining);
+        }
+        if !self.served {
+            return Err(Obstacle::NoWorkers);
+        }
+        match self.queue {
+            QueueState::Open => {}
+            QueueState::Full => return Err(Obstacle::Full),
+            QueueState::Unreachable => return Err(Obstacle::Unreachable),
+        }
+        batchfleet_policy::admit(&self.ahead, self.remaining, waiting_share(self.priority))
+            .map_err(Obstacle::Wait)
+    }
+}
+
+/// The share of its deadline that a request may spend waiting: under overload, sheddable requests
+/// are refused first.
+const fn waiting_share(priority: Priority) -> f64 {
+    match priority {
+        Priority::Critical => 1.0,
+        Priority::Default => 0.75,
+        Priority::Sheddable => 0.25,
+    }
+}

@@ -1,0 +1,93 @@
+//! The way of replies back to the requests they belong to.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use batchfleet_broker::{Failure, Inbound, Producer, Replies, Reply};
+use tokio::{sync::Notify, time::Instant};
+use tracing::{error, warn};
+
+use super::caller::SharedLedger;
+use crate::{ledger::Resolution, metrics::GatewayMetrics};
+
+/// How long after a reply the queue counts as reachable. After an outage, replies may arrive before
+/// jobs can be submitted again, and their callers send the next request at once.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// Gives replies to the requests that wait for them.
+pub(super) struct Resolver {
+    producer: Arc<dyn Producer>,
+    ledger: SharedLedger,
+    metrics: GatewayMetrics,
+    started: Instant,
+    /// When the last reply came, in milliseconds since `started`.
+    last: AtomicU64,
+}
+
+impl Resolver {
+    pub(super) fn new(
+        producer: Arc<dyn Producer>,
+        ledger: SharedLedger,
+        metrics: GatewayMetrics,
+    ) -> Self {
+        Self { producer, ledger, metrics, started: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    /// Whether jobs can be submitted, or a reply came within the last second.
+    pub(super) fn is_reachable(&self) -> bool {
+        let last = || Duration::from_millis(self.last.load(Relaxed));
+        self.producer.is_ready() || self.started.elapsed() < last() + RECENT
+    }
+
+    /// Gives a reply to the caller of its request.
+    pub(super) fn resolve(&self, reply: Reply) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Relaxed);
+        if reply.outcome.as_ref().is_err_and(|error| error.failure == Failure::Unawaited) {
+            // The job did not run; the sweep sends it again.
+            self.ledger.lock().unawaited(reply.id, reply.attempt, Instant::now());
+            return;
+        }
+        let resolution = self.ledger.lock().resolve(&reply);
+        let delivered = match resolution {
+            Resolution::Deliver(caller) => {
+                caller.model.books.ran(caller.rows, &reply.timing);
+                caller.address.send(Ok(reply))
+            }
+            Resolution::Unclaimed => false,
+            // Dropping the caller's address ends the caller's wait.
+            Resolution::Misrouted(_) => {
+                error!(request = %reply.id, "dropped reply: computed from another input");
+                self.metrics.misrouted.inc();
+                true
+            }
+        };
+        if !delivered {
+            self.metrics.unclaimed_replies.inc();
+        }
+    }
+}
+
+/// Task: gives replies from the broker to the requests they belong to. `interrupted` is notified
+/// when the queue may have lost jobs or replies.
+pub(super) async fn receive(
+    mut inbox: Box<dyn Replies>,
+    resolver: Arc<Resolver>,
+    interrupted: Arc<Notify>,
+) {
+    loop {
+        match inbox.receive().await {
+            Inbound::Replies(batch) => batch.into_iter().for_each(|reply| resolver.resolve(reply)),
+            Inbound::Interrupted(_) => {
+                warn!("queue interrupted; looking for jobs that it may have lost");
+                resolver.metrics.interruptions.inc();
+                interrupted.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The way of jobs to their queues.
+//!
+//! Small jobs stand in line: one task sends all that have gathered as one pipeline. The task runs
+//! beside the connection to Redis, so that a confirmation wakes no thread that serves HTTP.
+
+use std::{sync::Arc, time::Duration};
+
+use batchfleet_broker::{
+    BrokerError, EntryId, GatewayId, Job, Priority, Producer, QueueName, RequestId, Tensor,
+    TraceContext,
+};
+use parking_lot::MutexGuard;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+    time::{Instant, sleep},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, error};
+
+use super::caller::{Caller, SharedLedger};
+use crate::{
+    error::InferError, ledger::Ledger, mailbox::Address, metrics::GatewayMetrics, model::Model,
+};
+
+/// Withdrawals that may wait. A job whose withdrawal finds no room runs although its caller left.
+const WITHDRAWALS: usize = 4096;
+/// Pause after a failed withdrawal. The queue drops the expired job by itself.
+const WITHDRAWAL_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of jobs that are sent together. A larger job is sent alone, past the line.
+const PIPELINE_BYTES: usize = 256 << 10;
+
+/// A request as the queue needs it.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// The request's own id, drawn at random.
+    pub(crate) id: RequestId,
+    /// Inputs, checked against the model.
+    pub(crate) inputs: Vec<Tensor>,
+    /// The [`digest`](batchfleet_broker::wire::digest) of the inputs.
+    pub(crate) digest: u64,
+    /// Rows the request takes in a batch.
+    pub(crate) rows: u32,
+    /// Wanted outputs; empty for all.
+    pub(crate) outputs: Vec<String>,
+    /// The class the request waits in.
+    pub(crate) priority: Priority,
+    /// The request's span, if the request is traced.
+    pub(crate) trace: Option<TraceContext>,
+    /// When the caller stops waiting.
+    pub(crate) deadline: Instant,
+}
+
+/// Sends jobs to their queues, and takes them back.
+pub(super) struct Line {
+    gateway: GatewayId,
+    producer: Arc<dyn Producer>,
+    ledger: SharedLedger,
+    /// Notified when a job joins the line.
+    joined: Notify,
+    withdrawals: mpsc::Sender<(QueueName, EntryId)>,
+    /// The runtime of the connection to Redis.
+    runtime: Handle,
+    metrics: GatewayMetrics,
+}
+
+/// A question that was put in line. Dropping it takes the question back, if there is no answer yet.
+pub(super) struct InLine<'a> {
+    line: &'a Line,
+    queue: &'a QueueName,
+    id: RequestId,
+    /// Sends a job that is too large for the line.
+    sending: Option<AbortOnDropHandle<()>>,
+}
+
+impl Line {
+    /// A line without jobs. Spawns the task that withdraws jobs; it ends with the line.
+    pub(super) fn open(
+        gateway: GatewayId,
+        producer: Arc<dyn Producer>,
+        ledger: SharedLedger,
+        metrics: GatewayMetrics,
+    ) -> Self {
+        let (withdrawals, given_up) = mpsc::channel(WITHDRAWALS);
+        tokio::spawn(withdraw_all(producer.clone(), given_up));
+        let (joined, runtime) = (Notify::new(), Handle::current());
+        Self { gateway, producer, ledger, joined, withdrawals, runtime, metrics }
+    }
+
+    /// Enters a question in the ledger and has its job sent.
+    pub(super) fn put<'a>(
+        self: &'a Arc<Self>,
+        model: &'a Arc<Model>,
+        question: Question,
+        address: Address,
+    ) -> InLine<'a> {
+        let (id, deadline) = (question.id, question.deadline);
+        let job = Arc::new(self.job(model, question));
+        let caller = Caller { model: model.clone(), rows: job.rows, address };
+        let mut ledger = self.ledger.lock();
+        let sending = if job.size() > PIPELINE_BYTES {
+            ledger.accept(job.clone(), deadline, caller);
+            drop(ledger);
+            let (line, model) = (self.clone(), model.clone());
+            let send = async move {
+                let sent = line.send(&model, &job).await;
+                line.refuse(&job, sent);
+            };
+            Some(AbortOnDropHandle::new(self.runtime.spawn(send)))
+        } else {
+            ledger.line_up(id);
+            ledger.accept(job, deadline, caller);
+            drop(ledger);
+            self.joined.notify_one();
+            None
+        };
+        InLine { line: self, queue: &model.spec.queue, id, sending }
+    }
+
+    fn job(&self, model: &Model, question: Question) -> Job {
+        Job {
+            id: question.id,
+            gateway: self.gateway,
+            attempt: 0,
+            priority: question.priority,
+            ttl: question.deadline.saturating_duration_since(Instant::now()),
+            rows: question.rows,
+            digest: question.digest,
+            inputs: question.inputs,
+            outputs: question.outputs,
+            trace: question.trace.filter(|_| model.is_traced()),
+        }
+    }
+
+    /// The next jobs to be sent together; waits for the first.
+    async fn next(&self) -> Vec<(Arc<Model>, Arc<Job>)> {
+        loop {
+            let with_model = |(job, caller): (_, &Caller)| (caller.model.clone(), job);
+            let next: Vec<_> = self
+                .ledger
+                .lock()
+                .next_in_line(PIPELINE_BYTES)
+                .into_iter()
+                .map(with_model)
+                .collect();
+            if !next.is_empty() {
+                return next;
+            }
+            self.joined.notified().await;
+        }
+    }
+
+    /// Sends a job to its queue. A job that may not have arrived stays in the ledger, to be sent
+    /// again when the queue can be reached.
+    ///
+    /// # Errors
+    ///
+    /// The queue refused the job.
+    pub(super) async fn send(&self, model: &Model, job: &Job) -> Result<(), InferError> {
+        self.note(model, job, self.producer.submit(&model.spec.queue, job).await)
+    }
+
+    /// Notes in the ledger what became of a job that was submitted.
+    fn note(
+        &self,
+        model: &Model,
+        job: &Job,
+        submitted: Result<EntryId, BrokerError>,
+    ) -> Result<(), InferError> {
+        let queue = &model.spec.queue;
+        if let Err(error) = &submitted {
+            self.metrics.broker_failed(error);
+        }
+        match submitted {
+            Ok(entry) => {
+                if !self.ledger.lock().sent(job.id, entry, Instant::now()) {
+                    self.withdraw(queue, entry);
+                }
+                Ok(())
+            }
+            Err(BrokerError::Unreachable(_)) => {
+                self.ledger.lock().unsent(job.id);
+                Ok(())
+            }
+            Err(BrokerError::Full) => Err(InferError::QueueFull),
+            Err(error) => {
+                error!(%queue, %error, "failed to submit job");
+                Err(InferError::QueueUnreachable)
+            }
+        }
+    }
+
+    /// Answers the caller of a new job that the queue refused.
+    fn refuse(&self, job: &Job, sent: Result<(), InferError>) {
+        if let Err(error) = sent
+            && let Some(caller) = self.ledger.lock().release(job.id)
+        {
+            caller.address.send(Err(error));
+        }
+    }
+
+    fn withdraw(&self, queue: &QueueName, entry: EntryId) {
+        if self.withdrawals.try_send((queue.clone(), entry)).is_err() {
+            debug!(%queue, %entry, "job not withdrawn: too many withdrawals are waiting");
+        }
+    }
+
+    /// The broker that jobs are sent to.
+    pub(super) fn producer(&self) -> &dyn Producer {
+        self.producer.as_ref()
+    }
+
+    /// The requests that are owed an answer.
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger<Caller>> {
+        self.ledger.lock()
+    }
+
+    /// Counts a job that is sent once more.
+    pub(super) fn count_resubmission(&self) {
+        self.metrics.resubmissions.inc();
+    }
+}
+
+impl InLine<'_> {
+    /// Ends the request without an answer. Returns whether its job was in the queue.
+    pub(super) fn give_up(&self) -> bool {
+        let entry = self.line.ledger.lock().forget(self.id);
+        if let Some(entry) = entry {
+            self.line.withdraw(self.queue, entry);
+        }
+        entry.is_some()
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        drop(self.sending.take());
+        self.give_up();
+    }
+}
+
+/// Task: sends small jobs to their queues, each time all that came while the last were sent.
+pub(super) async fn send_all(line: Arc<Line>) {
+    loop {
+        let leaving = line.next().await;
+        let jobs: Vec<_> = leaving.iter().map(|(model, job)| (&model.spec.queue, &**job)).collect();
+        let submitted = line.producer.submit_all(&jobs).await;
+        for ((model, job), submitted) in leaving.iter().zip(submitted) {
+            line.refuse(job, line.note(model, job, submitted));
+        }
+    }
+}
+
+/// Task: takes jobs whose callers left out of their queues.
+async fn withdraw_all(
+    producer: Arc<dyn Producer>,
+    mut given_up: mpsc::Receiver<(QueueName, EntryId)>,
+) {
+    while let Some((queue, entry)) = given_up.recv().await {
+        if let Err(error) = producer.withdraw(&queue, entry).await {
+            debug!(%queue, %entry, %error, "failed to withdraw job");
+            if matches!(error, BrokerError::Unreachable(_)) {
+                sleep(WITHDRAWAL_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Sends again what the queue has lost, so that no accepted request is lost.
+//!
+//! The sweep looks for a request's job in its queue after the queue was interrupted, and after a
+//! long silence. A job that is no longer there was answered, and the reply is about to arrive, or
+//! was lost together with its reply.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use batchfleet_broker::{BrokerError, EntryId, QueueName, RequestId};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tracing::{debug, info};
+
+use super::line::Line;
+use crate::ledger::SILENCE;
+
+/// Interval between attempts to send unsent requests.
+const RETRY: Duration = Duration::from_millis(100);
+/// Interval between searches for silent requests.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a reply may be on its way after its job has left the queue.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// Task: looks for jobs presumed lost, and sends lost ones again. `interrupted` is notified when the
+/// queue may have lost any.
+pub(super) async fn run(line: Arc<Line>, interrupted: Arc<Notify>) {
+    let mut retry = interval(RETRY);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = Instant::now();
+    // Jobs last seen in the queue before this moment are presumed lost.
+    let mut interruption: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            _ = retry.tick() => {}
+            () = interrupted.notified() => interruption = Some(Instant::now()),
+        }
+        if !line.producer().is_ready() {
+            continue;
+        }
+        if let Some(before) = interruption {
+            if search(&line, before).await.is_ok() {
+                interruption = None;
+            }
+        } else if looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            let Some(silent) = looked.checked_sub(SILENCE) else { continue };
+            if let Err(error) = search(&line, silent).await {
+                debug!(%error, "failed to look for silent requests");
+            }
+        }
+        send_unsent(&line).await;
+    }
+}
+
+/// Looks for every job last seen in its queue before `before`.
+async fn search(line: &Line, before: Instant) -> Result<(), BrokerError> {
+    let mut lost = Vec::new();
+    for (queue, jobs) in by_queue(line, before) {
+        let entries: Vec<_> = jobs.iter().map(|&(_, entry)| entry).collect();
+        let found = line.producer().outstanding(&queue, &entries).await?;
+        let now = Instant::now();
+        for ((id, entry), is_found) in jobs.into_iter().zip(found) {
+            if is_found {
+                line.ledger().found(id, entry, now);
+            } else {
+                lost.push((id, entry));
+            }
+        }
+    }
+    if lost.is_empty() {
+        return Ok(());
+    }
+    sleep(GRACE).await;
+    let now = Instant::now();
+    let mut ledger = line.ledger();
+    let again = lost.iter().filter(|&&(id, entry)| ledger.lost(id, entry, now)).count();
+    drop(ledger);
+    if again > 0 {
+        info!(requests = again, "resubmitting jobs that the queue has lost");
+    }
+    Ok(())
+}
+
+fn by_queue(line: &Line, before: Instant) -> HashMap<QueueName, Vec<(RequestId, EntryId)>> {
+    let mut queues = HashMap::<QueueName, Vec<_>>::new();
+    for (id, entry, caller) in line.ledger().presumed_lost(before) {
+        let queue = &caller.model.spec.queue;
+        match queues.get_mut(queue) {
+            Some(jobs) => jobs.push((id, entry)),
+            None => drop(queues.insert(queue.clone(), vec![(id, entry)])),
+        }
+    }
+    queues
+}
+
+/// Sends every request that is not in its queue.
+async fn send_unsent(line: &Arc<Line>) {
+    let mut sending = JoinSet::new();
+    for (job, caller) in line.ledger().take_unsent(Instant::now()) {
+        let (line, model) = (line.clone(), caller.model.clone());
+        line.count_resubmission();
+        sending.spawn(async move {
+            if line.send(&model, &job).await.is_err() {
+                // The queue has no room now. It may have room again before the deadline.
+                line.ledger().unsent(job.id);
+            }
+        });
+    }
+    while sending.join_next().await.is_some() {}
+}

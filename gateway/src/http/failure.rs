@@ -1,0 +1,68 @@
+//! Errors as HTTP answers.
+
+use actix_web::{
+    HttpResponse, HttpResponseBuilder, ResponseError,
+    http::{StatusCode, header},
+};
+use batchfleet_broker::Failure;
+use serde_json::json;
+
+use crate::error::InferError;
+
+/// The header that carries an error's code.
+const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");
+
+impl ResponseError for InferError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Problem(problem) => {
+                StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST)
+            }
+            Self::Quota(_) | Self::Concurrency => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodyBytes
+            | Self::QueueWait(_)
+            | Self::InFlight
+            | Self::NoWorkers(_)
+            | Self::Draining
+            | Self::QueueFull
+            | Self::QueueUnreachable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::Worker(error) => match error.failure {
+                Failure::BadInput => StatusCode::BAD_REQUEST,
+                Failure::Model | Failure::Poison => StatusCode::INTERNAL_SERVER_ERROR,
+                Failure::Expired | Failure::Unawaited => StatusCode::GATEWAY_TIMEOUT,
+            },
+            Self::Misrouted => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        match self.status_code() {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                response.insert_header((header::ACCEPT_ENCODING, "gzip, deflate"));
+            }
+            StatusCode::UNAUTHORIZED => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+            }
+            _ => {}
+        }
+        if let Some(wait) = self.retry_after() {
+            // Rounded up to whole seconds: an earlier attempt would be refused again.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.insert_header((header::RETRY_AFTER, seconds.max(1)));
+        }
+        error_body(response, self.code(), &self.to_string())
+    }
+}
+
+/// The body of every error on every path: `{"error": "<code>: <text>"}`.
+///
+/// Clients of the protocol show `error` to their user, and no other part of the answer.
+pub(crate) fn error_body(
+    mut response: HttpResponseBuilder,
+    code: &'static str,
+    text: &str,
+) -> HttpResponse {
+    response.insert_header((ERROR_CODE, code)).json(json!({ "error": format!("{code}: {text}") }))
+}

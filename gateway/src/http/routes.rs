@@ -1,0 +1,60 @@
+//! The routes of the Open Inference Protocol.
+
+use actix_web::{
+    HttpRequest, HttpResponse, Resource, Responder,
+    http::{Method, header},
+    web::{self, Data, ServiceConfig},
+};
+
+use super::{failure::error_body, infer, metadata};
+use crate::{
+    api::Api,
+    live::{self, Port},
+};
+
+/// The routes of the Open Inference Protocol, and those of the live page.
+pub(super) fn routes(config: &mut ServiceConfig) {
+    config
+        .service(resource("/v2/health/live", Method::GET, metadata::live))
+        .service(resource("/v2/health/ready", Method::GET, metadata::ready))
+        .service(resource("/v2/models/stats", Method::GET, metadata::all_statistics))
+        .service(resource("/v2/repository/index", Method::POST, metadata::repository_index))
+        .service(resource("/openapi.json", Method::GET, metadata::openapi));
+    for server in ["/v2", "/v2/"] {
+        config.service(resource(server, Method::GET, metadata::server));
+    }
+    // An empty model name is routed too, so that the caller gets 404 `model_not_found`.
+    for model in ["/v2/models/{model:[^/]*}", "/v2/models/{model:[^/]*}/versions/{version}"] {
+        config
+            .service(resource(&format!("{model}/infer"), Method::POST, infer::infer))
+            .service(resource(&format!("{model}/ready"), Method::GET, metadata::model_ready))
+            .service(resource(&format!("{model}/config"), Method::GET, metadata::model_config))
+            .service(resource(&format!("{model}/batching"), Method::GET, metadata::batching))
+            .service(resource(&format!("{model}/stats"), Method::GET, metadata::model_statistics))
+            .service(resource(model, Method::GET, metadata::model));
+    }
+    config.default_service(web::to(other));
+}
+
+/// A path with the one method it takes; other methods get 405.
+fn resource<F, Args>(path: &str, method: Method, handler: F) -> Resource
+where
+    F: actix_web::Handler<Args>,
+    Args: actix_web::FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let allowed = method.to_string();
+    web::resource(path).route(web::method(method).to(handler)).default_service(web::to(move || {
+        let mut response = HttpResponse::MethodNotAllowed();
+        response.insert_header((header::ALLOW, allowed.clone()));
+        let text = format!("this path takes {allowed}");
+        let response = error_body(response, "method_not_allowed", &text);
+        async { response }
+    }))
+}
+
+async fn other(request: HttpRequest, api: Data<Api>) -> HttpResponse {
+    live::answer(&api, Port::Clients, &request).unwrap_or_else(|| {
+        error_body(HttpResponse::NotFound(), "not_found", "no such path; see /openapi.json")
+    })
+}

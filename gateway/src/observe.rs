@@ -1,0 +1,82 @@
+//! Tasks that follow the fleet: they read announcements and queue depths, and publish this
+//! gateway's traffic.
+
+use std::sync::Arc;
+
+use batchfleet_broker::{BrokerError, Observer, Producer};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use crate::{ask::Core, roster::Roster};
+
+/// Interval between looks at announcements and queues.
+const LOOK: Duration = Duration::from_millis(200);
+/// Above this share of its memory, Redis takes no new jobs: the rest is for replies.
+const FULL: f64 = 0.8;
+/// Interval between traffic reports.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// Task: looks at announcements and queues, then calls `after`. The catalogue, admission and the
+/// queue metrics follow.
+pub(crate) async fn look(observer: Arc<dyn Observer>, core: Arc<Core>, after: impl Fn()) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let started = Instant::now();
+    let mut roster = Roster::default();
+    let mut was_reachable = true;
+    loop {
+        ticks.tick().await;
+        let looked = look_once(observer.as_ref(), &mut roster, &core, started).await;
+        if let Err(error) = &looked {
+            core.metrics.broker_failed(error);
+        }
+        match &looked {
+            Err(error) if was_reachable => warn!(%error, "failed to read the queues"),
+            Ok(()) if !was_reachable => info!("queues can be read again"),
+            _ => {}
+        }
+        was_reachable = looked.is_ok();
+        core.catalog.all().iter().for_each(|model| model.sample());
+        after();
+    }
+}
+
+async fn look_once(
+    observer: &dyn Observer,
+    roster: &mut Roster,
+    core: &Core,
+    started: Instant,
+) -> Result<(), BrokerError> {
+    let snapshot = observer.fleet().await?;
+    core.catalog.update(roster.complete(snapshot, Instant::now()));
+    for model in core.catalog.all() {
+        let backlog = observer.backlog(&model.spec.queue).await?;
+        core.catalog.observe(&model, started.elapsed(), backlog);
+    }
+    core.catalog.choose_default_versions(started.elapsed());
+    let asked = Instant::now();
+    let memory = observer.memory().await?;
+    core.metrics.broker_seconds.observe(asked.elapsed().as_secs_f64());
+    let fullest = memory.iter().map(|shard| shard.used).fold(0.0, f64::max);
+    core.metrics.fleet.broker_memory.set(fullest);
+    core.dispatcher.set_queue_full(fullest >= FULL);
+    Ok(())
+}
+
+/// Task: publishes the traffic of this gateway, from which the controller sizes the fleet.
+pub(crate) async fn report(producer: Arc<dyn Producer>, core: Arc<Core>) {
+    let mut ticks = interval(REPORT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let models = core.catalog.all();
+        for model in &models {
+            core.catalog.publish(model);
+        }
+        let traffic: Vec<_> = models.iter().map(|model| model.books.traffic()).collect();
+        if let Err(error) = producer.report(&traffic).await {
+            // An outage is already in the log of `look`.
+            debug!(%error, "failed to publish traffic report");
+        }
+    }
+}
