@@ -17,7 +17,7 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 CHOSEN = 'namespace=~"$namespace",model=~"$model"'
 PLACE = 'namespace=~"$namespace"'
 RATE = "$__rate_interval"
-# Reasons of refusals that are the fleet's fault, not the client's.
+# Reasons of refusals that are the fleet's fault, not the client's: `gateway/src/refusal.rs`, sorted.
 FLEET_REFUSALS = "body_bytes|broker_full|broker_unready|draining|inflight|no_workers|queue_wait"
 
 
