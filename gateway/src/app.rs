@@ -31,16 +31,16 @@ use crate::{
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The queues are out of reach.
+    /// Redis cannot be reached, or is configured so that it would lose jobs.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// The address is taken, or not ours.
+    /// The address is in use, or does not belong to this machine.
     #[error("cannot listen on --listen {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
-    /// The clients' keys cannot be read.
+    /// The API keys cannot be read.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// Two parts of the process use one metric name.
+    /// Two parts of the process use the same metric name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
 }
@@ -54,7 +54,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Connects, starts the tasks that learn models and receive replies, and binds.
+    /// Connects to the broker, starts the gateway's tasks, and opens the port for clients.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Gateway {
         Ok(Self { server, address, tasks, api })
     }
 
-    /// The bound address; tells the port when the settings asked for any.
+    /// The bound address, with the port that was chosen if the settings ask for port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -113,7 +113,7 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// What broke the listener.
+    /// Why the listener failed.
     pub async fn run(mut self) -> io::Result<()> {
         let served = self.server.await;
         self.tasks.shutdown().await;

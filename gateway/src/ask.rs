@@ -1,7 +1,7 @@
-//! One request, from the model it names to the outputs, whatever protocol it came by.
+//! One request, from the name of a model to the outputs, independent of the protocol.
 //!
-//! A front (such as `http`) identifies the client, reads the request between [`Core::begin`] and
-//! [`Core::infer`], and writes the answer. The request's [`Record`] follows it.
+//! A front (such as `http`) identifies the client, calls [`Core::begin`], reads the request, calls
+//! [`Core::infer`] and writes the answer. The request's [`Record`] is updated at each step.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,9 +26,9 @@ pub(crate) struct Core {
     pub(crate) clients: Arc<Clients>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) metrics: GatewayMetrics,
-    /// The time a request may take that asks for none.
+    /// Time from arrival to answer of a request that does not set a deadline.
     pub(crate) deadline: Duration,
-    /// The longest time a request may ask for.
+    /// The longest deadline that a request may set.
     pub(crate) max_deadline: Duration,
 }
 
@@ -58,12 +58,12 @@ pub(crate) struct Prediction {
 }
 
 impl Core {
-    /// A request arrives.
+    /// Begins the record of a request that arrives now.
     pub(crate) fn arrive(&self, trace: Trace) -> Record<'_> {
         Record::arrive(&self.metrics, trace)
     }
 
-    /// Finds the model and takes a seat of the client's share.
+    /// Finds the model of a request, and takes a seat of the client's share.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Core {
     }
 }
 
-/// Lets a question in and waits for its result; the record follows.
+/// Admits a question, waits for its result, and records both.
 pub(crate) async fn put(
     dispatcher: &Dispatcher,
     record: &mut Record<'_>,
@@ -129,7 +129,7 @@ pub(crate) async fn put(
     result
 }
 
-/// The wanted outputs as a job names them; none when all are wanted.
+/// The names of the wanted outputs for the job; empty if all outputs are wanted.
 fn output_names(wanted: &[WantedOutput], model: &Model) -> Vec<String> {
     if wanted.len() == model.spec.outputs.len() {
         return Vec::new();

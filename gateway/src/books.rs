@@ -1,5 +1,5 @@
-//! The books of a model version: every count of its requests. And the record of one request, the
-//! only writer of these counts.
+//! The books of a model version, which hold every count of its requests, and the record of one
+//! request, which is the only writer of these counts.
 //!
 //! A request is offered, then refused or accepted; an accepted request is in flight until it ends.
 //! At every moment, offered = accepted + refused + being read, and accepted = ended + in flight.
@@ -36,13 +36,13 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Books {
     queue: QueueName,
-    /// For Prometheus. Written only: no decision reads them.
+    /// Counts for Prometheus. Written only: no decision reads them.
     metrics: ModelMetrics,
-    /// For the controller, and for admission.
+    /// Counts for the controller and for admission.
     traffic: TrafficCounts,
-    /// For `/stats`.
+    /// Totals for `/stats`.
     tally: Mutex<Tally>,
-    /// For the live page.
+    /// Recent batches and latencies for the live page.
     watch: Watch,
     /// The latency target in nanoseconds; 0 while unknown.
     latency_target: AtomicU64,
@@ -66,12 +66,12 @@ impl Books {
         self.traffic.in_flight()
     }
 
-    /// The counts now, beside `queued`: the jobs that all gateways have put into the queue.
+    /// The counts now; `queued` is the number of jobs that all gateways have put into the queue.
     pub(crate) fn counts(&self, queued: u64) -> DemandCounts {
         self.traffic.counts(queued)
     }
 
-    /// The counts since this gateway started, as it publishes them.
+    /// The traffic since this gateway started, for its traffic report.
     pub(crate) fn traffic(&self) -> Traffic {
         self.traffic.report(&self.queue, self.rows_per_request())
     }
@@ -86,7 +86,7 @@ impl Books {
         self.tally.lock().statistics()
     }
 
-    /// What the live page has not seen yet: batches and samples after these numbers.
+    /// The batches and samples after these numbers, for the live page.
     pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<Sample>) {
         self.watch.look(batches, samples)
     }
@@ -97,8 +97,8 @@ impl Books {
         self.latency_target.store(nanoseconds, Relaxed);
     }
 
-    /// A reply of a batch arrived, for a request of this many rows. The one task that receives
-    /// replies calls this: the replies of one batch must come one after the other.
+    /// Records the reply to a request of this many rows for the live page. Only the task that receives
+    /// replies may call this, because the replies of one batch must follow each other.
     pub(crate) fn ran(&self, rows: u32, timing: &Timing) {
         self.watch.ran(rows, timing);
     }
@@ -145,9 +145,9 @@ impl Books {
     }
 }
 
-/// The record of one request, from its arrival until its answer is ready.
+/// The record of one request, from the arrival until the answer is ready.
 ///
-/// Dropping a record of a request that has not ended means that its caller left.
+/// If a record is dropped before its request has ended, the caller has left.
 pub(crate) struct Record<'a> {
     metrics: &'a GatewayMetrics,
     trace: Trace,
@@ -155,20 +155,20 @@ pub(crate) struct Record<'a> {
     stage: Stage,
 }
 
-/// How far a request has come.
+/// The stage of a request.
 enum Stage {
-    /// It has named no known model yet.
+    /// The model is not known yet.
     Arrived,
-    /// Its model is known. Its rows are known once it has been read.
+    /// The model is known; the rows are known once the request has been read.
     Offered { books: Arc<Books>, rows: Option<u32> },
-    /// It waits for its answer. Its seat is free again only when the books are closed.
+    /// The request waits for the answer. The seat is released after the books are closed.
     Accepted { books: Arc<Books>, rows: u32, id: RequestId, _seat: OwnedSemaphorePermit },
-    /// It was refused, answered or given up.
+    /// The request was refused, answered or given up.
     Ended,
 }
 
 impl<'a> Record<'a> {
-    /// A request arrives now.
+    /// Begins the record of a request that arrives now.
     pub(crate) fn arrive(metrics: &'a GatewayMetrics, trace: Trace) -> Self {
         Self { metrics, trace, arrived: Instant::now(), stage: Stage::Arrived }
     }
@@ -178,7 +178,7 @@ impl<'a> Record<'a> {
         self.arrived
     }
 
-    /// The span that what is done for the request belongs to, if the request is traced.
+    /// The span of the request, if the request is traced.
     pub(crate) fn trace(&self) -> Option<TraceContext> {
         self.trace.context()
     }
@@ -188,13 +188,13 @@ impl<'a> Record<'a> {
         self.trace.attribute(attribute);
     }
 
-    /// The request's model is known; `names_version` if the request chose the version.
+    /// Records that the model is known; `names_version` if the request named the version.
     pub(crate) fn offered(&mut self, books: &Arc<Books>, names_version: bool) {
         books.offered(names_version);
         self.stage = Stage::Offered { books: books.clone(), rows: None };
     }
 
-    /// The request has been read and is correct.
+    /// Records that the request has been read and is correct.
     pub(crate) fn read(&mut self, rows: u32) {
         if let Stage::Offered { books, rows: known } = &mut self.stage {
             self.trace.read(&books.queue, rows);
@@ -202,7 +202,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The request is let in. The record keeps its seat until the request has ended.
+    /// Records that the request is accepted. The record holds the seat until the request has ended.
     pub(crate) fn accepted(&mut self, id: RequestId, seat: OwnedSemaphorePermit) {
         self.stage = match mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Offered { books, rows } => {
@@ -213,7 +213,7 @@ impl<'a> Record<'a> {
         };
     }
 
-    /// The accepted request has ended with this result.
+    /// Records the result of an accepted request, which ends it.
     pub(crate) fn ended(&mut self, result: &InferResult) {
         let took = self.arrived.elapsed();
         if let Stage::Accepted { books, rows, .. } = &self.stage {
@@ -226,7 +226,7 @@ impl<'a> Record<'a> {
         self.close(RequestOutcome::of(result), took);
     }
 
-    /// The caller gets this error as the answer. A request that was not accepted is refused by it.
+    /// Records that the answer is this error. If the request was not accepted, the error refuses it.
     pub(crate) fn failed(&mut self, error: &InferError) {
         self.trace.failed(error);
         let took = self.arrived.elapsed();
@@ -244,7 +244,7 @@ impl<'a> Record<'a> {
         self.stage = Stage::Ended;
     }
 
-    /// Closes the books of an accepted request, then gives its seat back.
+    /// Closes the books of an accepted request, then releases the seat.
     fn close(&mut self, outcome: RequestOutcome, took: Duration) {
         if let Stage::Accepted { books, id, .. } = &self.stage {
             let (model, outcome_label) = (&books.queue, outcome.label());

@@ -1,5 +1,5 @@
-//! From a question to its answer, by way of the model's queue: admission, the line of jobs, and the
-//! replies. Sends again what the queue has lost.
+//! The way of a question through the queue of its model and back: admission, the line of jobs, the
+//! replies, and the sweep for lost jobs.
 
 mod admit;
 mod answer;
@@ -59,7 +59,7 @@ impl Dispatcher {
         (Self { admission, line, resolver }, tasks)
     }
 
-    /// Lets a question for `model` in; the permit is its seat.
+    /// Admits a question for `model`; the permit is its seat.
     ///
     /// # Errors
     ///
@@ -73,12 +73,12 @@ impl Dispatcher {
         self.admission.admit(model, priority, deadline, self.is_reachable())
     }
 
-    /// Puts an admitted question in line and waits for its answer, which comes by way of the
-    /// `mailbox` of this thread. Dropping the future gives the question up.
+    /// Puts an admitted question in line and waits for the result, which arrives in the `mailbox` of
+    /// this thread. Dropping the future gives the question up.
     ///
     /// # Errors
     ///
-    /// How the question ended instead.
+    /// Why there is no reply.
     pub(crate) async fn infer(
         &self,
         model: &Arc<Model>,
@@ -89,10 +89,10 @@ impl Dispatcher {
         let (address, answer) = mailbox.address();
         let in_line = self.line.put(model, question, address);
         match timeout_at(deadline, answer).await {
-            // A reply that was computed from another input is dropped together with the address.
+            // The resolver drops the address if the reply was computed from another input.
             Ok(answer) => answer.unwrap_or(Err(InferError::Misrouted)),
             Err(_) if in_line.give_up() => Err(InferError::Deadline),
-            // The job never reached the queue: Redis was away, the fleet was not slow.
+            // The job never reached the queue: Redis was unreachable, not the fleet slow.
             Err(_) => Err(InferError::QueueUnreachable),
         }
     }
@@ -102,7 +102,7 @@ impl Dispatcher {
         self.resolver.is_reachable()
     }
 
-    /// Whether Redis is so full that new requests must be refused.
+    /// Sets whether new requests are refused because Redis is almost out of memory.
     pub(crate) fn set_queue_full(&self, full: bool) {
         self.admission.set_queue_full(full);
     }

@@ -7,7 +7,7 @@ use batchfleet_oip::Problem;
 
 use crate::refusal::Refusal;
 
-/// What the caller of one request gets: the reply to its job, or the reason why there is none.
+/// The result of a request: the reply to its job, or why there is no reply.
 pub(crate) type InferResult = Result<Reply, InferError>;
 
 /// Why a request got no prediction.
@@ -55,7 +55,7 @@ pub(crate) enum InferError {
 }
 
 impl InferError {
-    /// The refusal that this error is, if the request is correct and was not accepted.
+    /// The kind of refusal, if this error refuses a correct request before it is accepted.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Quota(_) => Some(Refusal::Quota),

@@ -1,4 +1,4 @@
-//! The reasons for which a gateway refuses a correct request, and what each reason points to.
+//! Why a gateway refuses correct requests, and what has to change before it accepts them.
 
 use strum::IntoEnumIterator;
 

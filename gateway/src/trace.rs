@@ -19,8 +19,8 @@ impl Traces {
         Self { tracer, share }
     }
 
-    /// A request begins. A caller that sends a `parent` also says whether the request is traced.
-    /// `describe` gives the span's name and attributes; it runs only for a traced request.
+    /// Begins the trace of a request. A `parent` span, sent by the caller, determines whether the
+    /// request is traced. `describe` returns the span's name and attributes, if the request is traced.
     pub(crate) fn begin(
         &self,
         parent: Option<TraceParent>,
@@ -76,7 +76,7 @@ impl Trace {
         }
     }
 
-    /// The request has been read: it is for this model version, and has this many rows.
+    /// Records that the request has been read, its model version and its rows.
     pub(crate) fn read(&mut self, queue: &QueueName, rows: u32) {
         let Some(Recording { span, read, .. }) = self.0.as_deref_mut() else { return };
         *read = Some(Instant::now());
@@ -86,7 +86,7 @@ impl Trace {
         ]);
     }
 
-    /// The request ends with this error.
+    /// Records the error that the request ends with.
     pub(crate) fn failed(&mut self, error: &InferError) {
         let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
         span.attributes.push(KeyValue::new("error.type", error.code()));

@@ -19,7 +19,7 @@ pub(crate) const SECONDS: [f64; 20] = [
 /// Running counts of the requests for one model version.
 #[derive(Debug, Default)]
 pub(crate) struct TrafficCounts {
-    /// Requests that found this version, whatever became of them.
+    /// Requests that got this version, refused ones included.
     offered: AtomicU64,
     /// Those of them that named the version.
     named: AtomicU64,
@@ -33,7 +33,7 @@ pub(crate) struct TrafficCounts {
 }
 
 impl TrafficCounts {
-    /// Counts a request that found this version; `named` if the request named the version.
+    /// Counts a request that got this version; `named` if the request named the version.
     pub(crate) fn offered(&self, named: bool) {
         self.offered.fetch_add(1, Relaxed);
         if named {
@@ -67,7 +67,7 @@ impl TrafficCounts {
         self.in_flight.load(Relaxed)
     }
 
-    /// The counts now, beside `queued`: the jobs that all gateways have put into the queue.
+    /// The counts now; `queued` is the number of jobs that all gateways have put into the queue.
     pub(crate) fn counts(&self, queued: u64) -> DemandCounts {
         DemandCounts {
             queued,
@@ -78,7 +78,7 @@ impl TrafficCounts {
         }
     }
 
-    /// The counts as this gateway publishes them.
+    /// The counts as this gateway publishes them, in a traffic report.
     pub(crate) fn report(&self, queue: &QueueName, rows_per_request: f64) -> Traffic {
         // The counts of later steps are read first, so that no report has more answered than
         // offered requests.

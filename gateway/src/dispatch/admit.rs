@@ -1,4 +1,4 @@
-//! Admission: which requests are let in now.
+//! Admission: decides which requests the gateway accepts.
 
 use std::{
     ops::Range,
@@ -22,7 +22,7 @@ use crate::{error::InferError, model::Model};
 /// Factors for the `Retry-After` of refused clients, which spread their next attempts over time.
 const JITTER: Range<f64> = 0.8..1.2;
 
-/// Lets requests in, as many at a time as there are seats.
+/// Admits requests, at most as many at a time as there are seats.
 pub(super) struct Admission {
     seats: Arc<Semaphore>,
     draining: CancellationToken,
@@ -51,7 +51,7 @@ enum QueueState {
     Unreachable,
 }
 
-/// Why a request is not let in.
+/// Why a request is not admitted.
 #[derive(Debug, PartialEq)]
 enum Obstacle {
     Draining,
@@ -71,7 +71,7 @@ impl Admission {
         }
     }
 
-    /// Lets a request in and gives it a seat, which is free again when the permit is dropped.
+    /// Admits a request and returns its seat, which is free again when the permit is dropped.
     pub(super) fn admit(
         &self,
         model: &Model,

@@ -1,4 +1,4 @@
-//! The way of replies back to the requests they belong to.
+//! Matches replies with the requests that wait for them.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use crate::{ledger::Resolution, metrics::GatewayMetrics};
 /// jobs can be submitted again, and their callers send the next request at once.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// Gives replies to the requests that wait for them.
+/// Matches replies with the requests in the ledger.
 pub(super) struct Resolver {
     producer: Arc<dyn Producer>,
     ledger: SharedLedger,
@@ -44,7 +44,7 @@ impl Resolver {
         self.producer.is_ready() || self.started.elapsed() < last() + RECENT
     }
 
-    /// Gives a reply to the caller of its request.
+    /// Sends a reply to the caller of its request.
     pub(super) fn resolve(&self, reply: Reply) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Relaxed);
@@ -73,8 +73,8 @@ impl Resolver {
     }
 }
 
-/// Task: gives replies from the broker to the requests they belong to. `interrupted` is notified
-/// when the queue may have lost jobs or replies.
+/// Task: receives replies and resolves their requests. `interrupted` is notified when the queue may
+/// have lost jobs or replies.
 pub(super) async fn receive(
     mut inbox: Box<dyn Replies>,
     resolver: Arc<Resolver>,

@@ -1,7 +1,7 @@
-//! The way of jobs to their queues.
+//! Sends jobs to their queues.
 //!
-//! Small jobs stand in line: one task sends all that have gathered as one pipeline. The task runs
-//! beside the connection to Redis, so that a confirmation wakes no thread that serves HTTP.
+//! Small jobs wait in a line, and one task sends the whole line as one pipeline of commands. The task
+//! runs on the runtime of the connection to Redis, so that a confirmation wakes no HTTP thread.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,14 +23,14 @@ use crate::{
     error::InferError, ledger::Ledger, mailbox::Address, metrics::GatewayMetrics, model::Model,
 };
 
-/// Withdrawals that may wait. A job whose withdrawal finds no room runs although its caller left.
+/// The most withdrawals that wait. Beyond, the job of a caller that left is not withdrawn but runs.
 const WITHDRAWALS: usize = 4096;
 /// Pause after a failed withdrawal. The queue drops the expired job by itself.
 const WITHDRAWAL_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of jobs that are sent together. A larger job is sent alone, past the line.
+/// The most bytes of jobs that are sent together. A larger job is sent alone, past the line.
 const PIPELINE_BYTES: usize = 256 << 10;
 
-/// A request as the queue needs it.
+/// A request in the form that the queue needs.
 #[derive(Debug)]
 pub(crate) struct Question {
     /// The request's own id, drawn at random.
@@ -51,7 +51,7 @@ pub(crate) struct Question {
     pub(crate) deadline: Instant,
 }
 
-/// Sends jobs to their queues, and takes them back.
+/// Sends jobs to their queues, and withdraws jobs of callers that left.
 pub(super) struct Line {
     gateway: GatewayId,
     producer: Arc<dyn Producer>,
@@ -64,17 +64,17 @@ pub(super) struct Line {
     metrics: GatewayMetrics,
 }
 
-/// A question that was put in line. Dropping it takes the question back, if there is no answer yet.
+/// A question in line or in its queue. Dropping it withdraws the job, if there is no answer yet.
 pub(super) struct InLine<'a> {
     line: &'a Line,
     queue: &'a QueueName,
     id: RequestId,
-    /// Sends a job that is too large for the line.
+    /// The task that sends a job too large for the line.
     sending: Option<AbortOnDropHandle<()>>,
 }
 
 impl Line {
-    /// A line without jobs. Spawns the task that withdraws jobs; it ends with the line.
+    /// Opens an empty line. Spawns the task that withdraws jobs, which ends with the line.
     pub(super) fn open(
         gateway: GatewayId,
         producer: Arc<dyn Producer>,
@@ -160,7 +160,7 @@ impl Line {
         self.note(model, job, self.producer.submit(&model.spec.queue, job).await)
     }
 
-    /// Notes in the ledger what became of a job that was submitted.
+    /// Updates the ledger after an attempt to submit a job.
     fn note(
         &self,
         model: &Model,
@@ -239,7 +239,7 @@ impl Drop for InLine<'_> {
     }
 }
 
-/// Task: sends small jobs to their queues, each time all that came while the last were sent.
+/// Task: sends small jobs to their queues; jobs that arrive meanwhile are the next pipeline.
 pub(super) async fn send_all(line: Arc<Line>) {
     loop {
         let leaving = line.next().await;
@@ -251,7 +251,7 @@ pub(super) async fn send_all(line: Arc<Line>) {
     }
 }
 
-/// Task: takes jobs whose callers left out of their queues.
+/// Task: withdraws the jobs of callers that left from their queues.
 async fn withdraw_all(
     producer: Arc<dyn Producer>,
     mut given_up: mpsc::Receiver<(QueueName, EntryId)>,

@@ -1,9 +1,9 @@
-//! The dispatcher and its sweep against a queue that crashes, forgets, repeats, reorders and
-//! stalls: the production code on a paused clock, many seeds, one world each.
+//! The dispatcher and its sweep against a queue that crashes, loses data, duplicates, reorders and
+//! stalls: the production code on a paused clock, in one simulated world for each of many seeds.
 //!
-//! What must hold whatever happens: each caller is answered once, by its deadline, with the answer
-//! to its own question or an error; a caller with patience is answered right, unless it was lost as often as a
-//! request is sent; the books balance and nothing is left behind.
+//! In every world, each caller gets one result by its deadline: the answer to its own question, or an
+//! error. A caller with a long deadline gets its answer, unless its job was lost as often as a request
+//! may be sent. The books balance, and the ledger is empty at the end.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,18 +28,18 @@ use super::{
 };
 use crate::{catalog::Catalog, ledger::MOST_ATTEMPTS};
 
-/// How many worlds, unless the environment says otherwise.
+/// The number of worlds, unless `SIMULATION_SEEDS` is set.
 const SEEDS: u64 = 500;
 const CALLERS: u32 = 300;
 const WORKERS: usize = 4;
-/// Faults happen within this time; then the world heals.
+/// Faults happen within this time.
 const TROUBLE: Duration = Duration::from_secs(40);
-/// Patience enough to outlast any sequence of faults here.
+/// The time that most callers wait: longer than any sequence of faults here.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How late an answer may be after its deadline.
+/// How late a result may be after its deadline.
 const SLACK: Duration = Duration::from_millis(250);
 
-/// A queue with a will of its own.
+/// A queue with faults.
 struct World {
     rng: StdRng,
     down_since: Option<Instant>,
@@ -47,7 +47,7 @@ struct World {
     claimed: BTreeMap<EntryId, Job>,
     sequence: u64,
     troubled: bool,
-    /// The last attempt at each question.
+    /// The last attempt of each question, by its input.
     attempts: HashMap<Bytes, u8>,
 }
 
@@ -104,7 +104,7 @@ impl Producer for SimProducer {
             return Err(Self::lost());
         }
         let entry = world.add(job.clone());
-        // The job arrived, but nobody heard so.
+        // The job arrived, but its confirmation is lost.
         if world.chance(0.02) { Err(Self::lost()) } else { Ok(entry) }
     }
 
@@ -141,7 +141,7 @@ impl Replies for SimReplies {
     }
 }
 
-/// Task: claims a few jobs, runs them, and answers; or does not.
+/// Task: claims a few jobs, runs them and answers, or crashes.
 async fn work(broker: Arc<SimProducer>) {
     loop {
         let batch: Vec<_> = {
@@ -152,7 +152,7 @@ async fn work(broker: Arc<SimProducer>) {
         broker.world().claimed.extend(batch.clone());
         sleep(Duration::from_millis(20)).await;
         if broker.world().chance(0.05) {
-            // Dies; some seconds later another worker has its jobs.
+            // A crash: after the liveness period another worker reclaims the jobs.
             sleep(Duration::from_secs(4)).await;
             let mut world = broker.world();
             for (entry, job) in batch {
@@ -169,7 +169,7 @@ async fn work(broker: Arc<SimProducer>) {
     }
 }
 
-/// Settles a batch: its jobs leave the queue, its answers may go astray.
+/// Settles a batch: its jobs leave the queue, its replies may be lost, delayed or duplicated.
 fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
     let mut world = broker.world();
     for (entry, job) in batch {
@@ -182,7 +182,7 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
             outcome: if world.chance(0.02) { Err(unawaited()) } else { Ok(job.inputs) },
         };
         if world.chance(0.02) {
-            continue; // Lost: the subscription broke, or nobody knows why.
+            continue; // The reply is lost.
         }
         let copies = if world.chance(0.05) { 2 } else { 1 };
         for _ in 0..copies {
@@ -196,12 +196,12 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
     }
 }
 
-/// What is said of a job that did not run, because its gateway did not listen when it was claimed.
+/// The error of a job that did not run, because its gateway had no subscription when it was claimed.
 fn unawaited() -> ReplyError {
     ReplyError { failure: Failure::Unawaited, message: String::new() }
 }
 
-/// Task: outages and amnesia, until the trouble is over.
+/// Task: outages and losses of all data, for a while.
 async fn trouble(broker: Arc<SimProducer>) {
     let end = Instant::now() + TROUBLE;
     while Instant::now() < end {
@@ -227,7 +227,7 @@ async fn trouble(broker: Arc<SimProducer>) {
     broker.world().troubled = false;
 }
 
-/// One caller: how patient it is, and whether it walks away first.
+/// One caller: most wait long, some have a short deadline, and some leave early.
 async fn call(
     gateway: Arc<(Dispatcher, GatewayMetrics)>,
     mailbox: Mailbox,
@@ -254,15 +254,15 @@ async fn call(
         return;
     }
     let outcome = answer.await;
-    assert!(Instant::now() <= deadline + SLACK, "caller {number} was answered late");
+    assert!(Instant::now() <= deadline + SLACK, "caller {number} got its result late");
     match outcome {
         Ok(reply) => assert_eq!(reply.outcome.unwrap(), [tensor(number)], "caller {number}"),
-        // Refused at once, because the queue was away: nothing was accepted.
+        // Refused at once, because the queue could not be reached: nothing was accepted.
         Err(InferError::QueueUnreachable) if Instant::now() < deadline => {}
         Err(error) => {
             let attempts = broker.world().attempts.get(&tensor(number).data).map_or(0, |n| n + 1);
             let unlucky = attempts == MOST_ATTEMPTS;
-            assert!(patience < PATIENCE || unlucky, "caller {number} was let down: {error}");
+            assert!(patience < PATIENCE || unlucky, "caller {number} got no answer: {error}");
         }
     }
 }
@@ -313,14 +313,14 @@ async fn simulate(seed: u64) {
     assert!(gateway.0.line.ledger().is_empty(), "requests are left in the ledger");
 }
 
-/// How many worlds: more by night.
-#[expect(clippy::disallowed_methods, reason = "a test has no main that could pass it on")]
+/// The number of worlds.
+#[expect(clippy::disallowed_methods, reason = "a test has no `main` that could pass the setting")]
 fn seeds() -> u64 {
     std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap())
 }
 
 #[test]
-fn whatever_the_queue_does_every_caller_hears_its_own_answer_in_time() {
+fn whatever_the_queue_does_every_caller_gets_its_own_answer_in_time() {
     for seed in 0..seeds() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

@@ -1,4 +1,4 @@
-//! Sends again what the queue has lost, so that no accepted request is lost.
+//! Resubmits jobs that the queue has lost, so that no accepted request is lost.
 //!
 //! The sweep looks for a request's job in its queue after the queue was interrupted, and after a
 //! long silence. A job that is no longer there was answered, and the reply is about to arrive, or
@@ -24,8 +24,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a reply may be on its way after its job has left the queue.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Task: looks for jobs presumed lost, and sends lost ones again. `interrupted` is notified when the
-/// queue may have lost any.
+/// Task: looks for jobs presumed lost, and resubmits lost ones. `interrupted` is notified when the
+/// queue may have lost jobs.
 pub(super) async fn run(line: Arc<Line>, interrupted: Arc<Notify>) {
     let mut retry = interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);

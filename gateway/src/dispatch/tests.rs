@@ -90,7 +90,7 @@ impl Fixture {
         self.worker.settle(vec![settlement]).await.unwrap();
     }
 
-    /// The one job that waits.
+    /// Claims the one job in the queue.
     async fn claim(&self) -> Delivery {
         let claimed = self.claims.lock().await.claim(1).await.unwrap().pop();
         claimed.expect("a job within a second")
@@ -116,7 +116,7 @@ pub(super) async fn answer_to(
     result.inspect_err(|error| record.failed(error))
 }
 
-/// The sum of a counter or gauge over the label values that have this one, or all if it is "".
+/// The sum of a counter or gauge over the series with this label value; over all series if "".
 pub(super) fn metric(registry: &Registry, name: &str, label: &str) -> i64 {
     let families = registry.gather();
     let family = families.iter().find(|family| family.name() == name).unwrap();
@@ -201,7 +201,7 @@ async fn an_answer_computed_from_another_input_is_never_delivered() {
 }
 
 #[tokio::test]
-async fn a_second_answer_is_counted_and_dropped() {
+async fn a_duplicate_answer_is_counted_and_dropped() {
     let fleet = Fixture::with_seats(10).await;
     let asked = fleet.ask(1);
     let delivery = fleet.claim().await;
@@ -212,7 +212,7 @@ async fn a_second_answer_is_counted_and_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_nobody_answers_ends_at_its_deadline_and_leaves_the_queue() {
+async fn a_request_without_an_answer_ends_at_its_deadline_and_leaves_the_queue() {
     let fleet = Fixture::with_seats(10).await;
     let asked = Instant::now();
     assert!(matches!(fleet.ask(1).await.unwrap(), Err(InferError::Deadline)));
@@ -224,7 +224,7 @@ async fn a_request_nobody_answers_ends_at_its_deadline_and_leaves_the_queue() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_takes_his_job_out_of_the_queue() {
+async fn the_job_of_a_caller_that_leaves_is_withdrawn() {
     let fleet = Fixture::with_seats(10).await;
     let asked = fleet.ask(1);
     while fleet.observer.backlog(&spec().queue).await.unwrap().depth() == 0 {
@@ -239,7 +239,7 @@ async fn a_caller_who_leaves_takes_his_job_out_of_the_queue() {
 }
 
 #[tokio::test]
-async fn no_more_are_let_in_than_there_are_seats_and_none_while_draining() {
+async fn no_more_requests_are_admitted_than_there_are_seats_and_none_while_draining() {
     let fleet = Fixture::with_seats(1).await;
     let first = fleet.ask(1);
     let delivery = fleet.claim().await;
@@ -252,7 +252,7 @@ async fn no_more_are_let_in_than_there_are_seats_and_none_while_draining() {
 }
 
 #[tokio::test]
-async fn a_model_that_fails_is_an_answer_too() {
+async fn the_error_of_a_model_is_an_answer() {
     let fleet = Fixture::with_seats(10).await;
     let asked = fleet.ask(1);
     let delivery = fleet.claim().await;
@@ -263,7 +263,7 @@ async fn a_model_that_fails_is_an_answer_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised() {
+async fn a_request_for_a_model_without_workers_waits_for_a_promised_worker() {
     let fixture = Fixture::with_seats(10).await;
     fixture.model.update([].iter(), true);
     assert!(!fixture.model.is_ready());
@@ -278,12 +278,12 @@ async fn a_request_for_a_model_that_sleeps_waits_for_the_worker_that_is_promised
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_worker_dropped_is_asked_again_and_its_caller_does_not_know() {
+async fn a_job_that_a_worker_dropped_is_sent_again_unnoticed_by_its_caller() {
     let fleet = Fixture::with_seats(10).await;
     let asked = fleet.ask(1);
     let delivery = fleet.claim().await;
-    let nobody = ReplyError { failure: Failure::Unawaited, message: String::new() };
-    fleet.answer(delivery, Err(nobody)).await;
+    let unawaited = ReplyError { failure: Failure::Unawaited, message: String::new() };
+    fleet.answer(delivery, Err(unawaited)).await;
     let delivery = fleet.claim().await;
     assert_eq!(delivery.job.attempt, 1);
     fleet.answer(delivery, Ok(vec![tensor(1)])).await;
