@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    drain::Drain, metrics::ModelMetrics, retry::Outage, tuner::SharedTuner, watchdog::Pulse,
+    drain::Drain, metrics::ModelMetrics, retry::Outage, tuner::SharedTuner, watchdog::RunClock,
 };
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub(crate) struct Announcer {
     /// Where the same is told to Prometheus.
     pub(crate) metrics: ModelMetrics,
     /// Proves that the model computes.
-    pub(crate) pulse: Pulse,
+    pub(crate) clock: RunClock,
     /// A run that takes longer is no sign of life.
     pub(crate) max_batch_time: Duration,
 }
@@ -49,7 +49,7 @@ impl Announcer {
                 () = drain.begun(), if !leaving => leaving = true,
                 () = drained.cancelled() => break,
             }
-            if self.pulse.busy_for() > self.max_batch_time {
+            if self.clock.busy_for() > self.max_batch_time {
                 continue;
             }
             let word = self.word(leaving);
@@ -96,7 +96,7 @@ mod tests {
     /// An announcer at work, and what tells and shows its word.
     struct Bench {
         tuner: SharedTuner,
-        pulse: Pulse,
+        clock: RunClock,
         shutdown: CancellationToken,
         drained: CancellationToken,
         observer: Arc<dyn Observer>,
@@ -118,7 +118,7 @@ mod tests {
             let ten = Duration::from_millis(10);
             let cost = CostModel::from_profile(&[(1, ten), (8, ten)]).unwrap();
             let tuner = SharedTuner::new(BatchPolicy::new(BatchMode::Fixed(8), 8, LIMIT), cost);
-            let (pulse, shutdown) = (Pulse::default(), CancellationToken::new());
+            let (clock, shutdown) = (RunClock::default(), CancellationToken::new());
             let metrics = WorkerMetrics::register(&Registry::new()).unwrap();
             let metrics = metrics.of_model(&model.queue, "cpu");
             let announcer = Announcer {
@@ -126,14 +126,14 @@ mod tests {
                 announcement: Announcement::new(worker, model),
                 tuner: tuner.clone(),
                 metrics,
-                pulse: pulse.clone(),
+                clock: clock.clone(),
                 max_batch_time: LIMIT,
             };
             let drained = CancellationToken::new();
             let drain = Drain::new(shutdown.clone(), LIMIT);
             tokio::spawn(announcer.run(CancellationToken::new(), drain, drained.clone()));
             let observer = broker.observer().await.unwrap();
-            Self { tuner, pulse, shutdown, drained, observer }
+            Self { tuner, clock, shutdown, drained, observer }
         }
 
         /// The announcement, a little later.
@@ -171,7 +171,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_run_that_does_not_end_is_no_sign_of_life() {
         let bench = Bench::start().await;
-        let running = bench.pulse.begin();
+        let running = bench.clock.begin();
         sleep(EVERY * 9).await;
         assert!(bench.announced().await.live);
         sleep(EVERY * 5).await;

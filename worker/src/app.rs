@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Broker, WorkerRoles};
-use batchfleet_service::{Process, trace::Tracer};
+use batchfleet_service::Process;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,6 @@ use crate::{
 pub struct Loaded {
     models: Vec<Model>,
     metrics: WorkerMetrics,
-    tracer: Tracer,
 }
 
 impl Loaded {
@@ -37,11 +36,11 @@ impl Loaded {
     ) -> Result<Self, WorkerError> {
         settings.validate()?;
         let metrics = WorkerMetrics::register(&process.registry)?;
-        let tracer = process.tracer.clone();
+        let tracer = &process.tracer;
         let (wanted, store) = (&settings.models, settings.store());
         let fetching = settings.model_repository.fetch(wanted, &store);
         let Some(folder) = shutdown.run_until_cancelled(fetching).await.transpose()? else {
-            return Ok(Self { models: Vec::new(), metrics, tracer });
+            return Ok(Self { models: Vec::new(), metrics });
         };
         let sources = repository::scan(&folder, wanted)?;
         let runtime = runtime(settings, &sources)?;
@@ -51,9 +50,10 @@ impl Loaded {
             if shutdown.is_cancelled() {
                 break;
             }
-            models.push(Model::load(settings, source, runtime.clone()).await?);
+            let model = Model::load(settings, source, runtime.clone(), tracer.clone());
+            models.push(model.await?);
         }
-        Ok(Self { models, metrics, tracer })
+        Ok(Self { models, metrics })
     }
 
     /// Serves the models. Returns once all are announced, or when `shutdown` is cancelled before
@@ -77,7 +77,6 @@ impl Loaded {
             let told = CancellationToken::new();
             announced.push(told.clone());
             let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
-            let model = model.traced(self.tracer.clone());
             worker.models.spawn(model.serve(roles, metrics, told, drain.clone()));
         }
         for announced in announced {

@@ -3,7 +3,7 @@
 
 use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 
-use crate::tensors;
+use crate::{layout::Layout, tensors};
 
 /// Checks names, types, shapes, sizes, and that `text_only` models get text. The error is for the
 /// caller.
@@ -30,8 +30,8 @@ fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
     if !(1..=most.get()).contains(&job.rows) {
         return Err(format!("expected 1 to {most} rows, got {}", job.rows));
     }
-    let fits = |tensor: &Tensor| tensor.shape.first() == Some(&u64::from(job.rows));
-    if job.inputs.iter().all(fits) {
+    let layout = Layout::of(spec.max_batch);
+    if job.inputs.iter().all(|tensor| layout.holds(tensor, job.rows)) {
         Ok(())
     } else {
         Err("inputs differ in their first dimension, the rows".to_owned())

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    metrics::{ModelMetrics, Outcome},
+    metrics::{JobOutcome, ModelMetrics},
     retry::Outage,
 };
 
@@ -67,7 +67,7 @@ impl Drain {
         loop {
             match consumer.hand_back(copies(&held)).await {
                 Ok(()) => {
-                    metrics.jobs(Outcome::HandedBack).inc_by(jobs as u64);
+                    metrics.jobs(JobOutcome::HandedBack).inc_by(jobs as u64);
                     return;
                 }
                 Err(error) => outage.failed(&error),

@@ -6,7 +6,7 @@
 pub(crate) mod echo;
 pub(crate) mod onnx;
 
-use std::{thread, time::Duration};
+use std::{error::Error, sync::Arc, thread, time::Duration};
 
 use batchfleet_broker::{ModelSpec, Tensor};
 use tokio::{
@@ -15,61 +15,89 @@ use tokio::{
 };
 
 use crate::{
-    tensors::{self, Column},
-    watchdog::Pulse,
+    layout::{BatchInputs, UnevenOutput},
+    watchdog::RunClock,
 };
 
 /// A loaded model. It runs one batch at a time.
 pub(crate) trait Engine {
-    /// What the model takes and gives.
+    /// The model's inputs and outputs.
     fn spec(&self) -> &ModelSpec;
 
-    /// Where it runs: the name of an execution provider.
+    /// The name of the execution provider that runs the model.
     fn provider(&self) -> &'static str;
 
-    /// Whether its strings must be text: UTF-8 without NUL.
+    /// Whether strings must be text: UTF-8 without NUL.
     fn text_only(&self) -> bool;
 
-    /// Runs the model on a whole batch of `rows`. `inputs` fit the spec, in its order; so do the
-    /// outputs.
+    /// Runs the model on a whole batch of `rows`. Inputs and outputs fit the spec, in its order.
     fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError>;
 }
 
 /// Why a run gave no outputs.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The model failed.
+    /// The runtime reported an error.
     #[error("the model failed: {0}")]
-    Failed(String),
-    /// It gave something that cannot be told apart by request.
-    #[error("output {name:?} of shape {shape:?} does not hold {rows} rows")]
-    Rows {
-        /// The output.
-        name: String,
-        /// Its shape.
-        shape: Vec<u64>,
-        /// Rows of the batch.
-        rows: u32,
-    },
+    Failed(#[source] RunError),
+    /// An output cannot be split among the requests of its batch.
+    #[error(transparent)]
+    Uneven(#[from] UnevenOutput),
+}
+
+impl EngineError {
+    /// The runtime reported `source`, without a code.
+    pub(crate) fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(RunError::new(RunErrorCode::Unspecific, source))
+    }
+}
+
+/// What a runtime reported about a failed run.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct RunError {
+    code: RunErrorCode,
+    source: Arc<dyn Error + Send + Sync>,
+}
+
+impl RunError {
+    /// The runtime reported `source`, classified as `code`.
+    pub(crate) fn new(code: RunErrorCode, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { code, source: Arc::from(source.into()) }
+    }
+
+    /// What the runtime's own code says about the cause.
+    pub(crate) const fn code(&self) -> RunErrorCode {
+        self.code
+    }
+}
+
+/// The causes that a runtime tells apart by code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunErrorCode {
+    /// The model cannot take these inputs.
+    InvalidInput,
+    /// The device was reset under the process.
+    DeviceReset,
+    /// The code says nothing about the cause.
+    Unspecific,
 }
 
 /// A batch for the engine.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// Its inputs, one column each, in the order of the spec.
-    pub(crate) columns: Vec<Column>,
-    /// Rows of each request in it.
-    pub(crate) rows: Vec<u32>,
-    /// Where the result goes.
-    pub(crate) done: oneshot::Sender<Ran>,
+    /// The inputs of its requests.
+    pub(crate) inputs: BatchInputs,
+    /// Takes the result.
+    pub(crate) done: oneshot::Sender<EngineRun>,
 }
 
 /// What became of a batch.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct EngineRun {
     /// The outputs of each request.
     pub(crate) outputs: Result<Vec<Vec<Tensor>>, EngineError>,
-    /// When it began.
+    /// When the engine began with the batch.
     pub(crate) began: Instant,
     /// Time spent joining inputs.
     pub(crate) input: Duration,
@@ -83,32 +111,32 @@ pub(crate) struct Ran {
 #[derive(Debug)]
 pub(crate) struct EngineHandle {
     work: mpsc::Sender<Work>,
-    pulse: Pulse,
+    clock: RunClock,
 }
 
 impl EngineHandle {
-    /// A handle, and what must serve it.
+    /// A handle, and the channel that an engine must serve.
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Work>) {
         let (sender, receiver) = mpsc::channel(1);
-        (Self { work: sender, pulse: Pulse::default() }, receiver)
+        (Self { work: sender, clock: RunClock::default() }, receiver)
     }
 
-    /// Tells how long a result has been owed.
-    pub(crate) fn pulse(&self) -> &Pulse {
-        &self.pulse
+    /// Measures how long the current run has taken.
+    pub(crate) fn clock(&self) -> &RunClock {
+        &self.clock
     }
 
     /// Runs a batch; `None` if the engine's thread is gone.
-    pub(crate) async fn run(&self, columns: Vec<Column>, rows: Vec<u32>) -> Option<Ran> {
-        let (done, ran) = oneshot::channel();
-        let _running = self.pulse.begin();
-        self.work.send(Work { columns, rows, done }).await.ok()?;
-        ran.await.ok()
+    pub(crate) async fn run(&self, inputs: BatchInputs) -> Option<EngineRun> {
+        let (done, run) = oneshot::channel();
+        let _running = self.clock.begin();
+        self.work.send(Work { inputs, done }).await.ok()?;
+        run.await.ok()
     }
 }
 
-/// Starts a thread named `name` that builds an engine with `load`, tells what `load` learnt of it,
-/// and then serves the handle.
+/// Starts a thread named `name` that builds an engine with `load` and then serves the handle.
+/// Returns what `load` returned beside the engine.
 pub(crate) async fn start<T, E, L>(name: String, load: L) -> Result<(EngineHandle, T), E>
 where
     T: Send + 'static,
@@ -116,39 +144,36 @@ where
     L: FnOnce() -> Result<(Box<dyn Engine>, T), E> + Send + 'static,
 {
     let (handle, mut work) = EngineHandle::channel();
-    let (loaded, learnt) = oneshot::channel();
+    let (loaded, on_load) = oneshot::channel();
     thread::Builder::new().name(name).spawn(move || match load() {
-        Ok((mut engine, learnt)) => {
-            if loaded.send(Ok(learnt)).is_ok() {
+        Ok((mut engine, result)) => {
+            if loaded.send(Ok(result)).is_ok() {
                 serve(engine.as_mut(), &mut work);
             }
         }
-        // Nobody who asked is left to tell.
+        // The receiver may be gone.
         Err(error) => drop(loaded.send(Err(error))),
     })?;
-    let learnt = learnt.await.map_err(|_| std::io::Error::other("the engine's thread panicked"))?;
-    Ok((handle, learnt?))
+    let result = on_load.await;
+    let result = result.map_err(|_| std::io::Error::other("the engine's thread panicked"))?;
+    Ok((handle, result?))
 }
 
 fn serve(engine: &mut dyn Engine, work: &mut mpsc::Receiver<Work>) {
-    while let Some(Work { columns, rows, done }) = work.blocking_recv() {
-        // A pipeline that is gone wants no result.
-        drop(done.send(run(engine, columns, &rows)));
+    while let Some(Work { inputs, done }) = work.blocking_recv() {
+        // The pipeline may have stopped waiting.
+        drop(done.send(run(engine, inputs)));
     }
 }
 
-/// Joins, runs, splits.
-pub(crate) fn run(engine: &mut dyn Engine, columns: Vec<Column>, rows: &[u32]) -> Ran {
-    let batches = engine.spec().batches();
+/// Joins the inputs, runs the model, splits the outputs.
+fn run(engine: &mut dyn Engine, inputs: BatchInputs) -> EngineRun {
     let began = Instant::now();
-    let inputs = tensors::join(columns);
+    let (inputs, slots) = inputs.join();
     let joined = Instant::now();
-    let outputs = engine.run(inputs, rows.iter().sum());
+    let outputs = engine.run(inputs, slots.rows());
     let inferred = Instant::now();
-    let outputs =
-        outputs.and_then(
-            |outputs| if batches { tensors::split(outputs, rows) } else { Ok(vec![outputs]) },
-        );
+    let outputs = outputs.and_then(|outputs| Ok(slots.split(outputs)?));
     let (input, infer, output) = (joined - began, inferred - joined, inferred.elapsed());
-    Ran { outputs, began, input, infer, output }
+    EngineRun { outputs, began, input, infer, output }
 }

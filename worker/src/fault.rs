@@ -1,24 +1,24 @@
-//! What an error of a run means for the worker that met it.
+//! What the error of a run means for the worker.
 //!
-//! ONNX Runtime tells causes apart by text only, so this is a table of texts. Those of CUDA's
-//! libraries are made in its `cuda_call.cc`: `CUDA failure 700: an illegal memory access was
-//! encountered ; GPU=0 ; ...`, with `CUBLAS`, `CUDNN` and others in the place of `CUDA`; those of
-//! memory in `bfc_arena.cc`.
+//! ONNX Runtime gives most errors of a run one of two general codes, so where the code says nothing,
+//! a table of texts decides. The texts of CUDA's libraries are made in ONNX Runtime's
+//! `cuda_call.cc`: `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`, with
+//! `CUBLAS`, `CUDNN` and others in the place of `CUDA`; those about memory in `bfc_arena.cc`.
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, RunError, RunErrorCode};
 
-/// What an error means.
+/// What the error of a run means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum RunFault {
     /// The model rejects something in the batch; a batch without it will run.
     Model,
     /// The batch needs more memory than there is; a smaller one will run.
     OutOfMemory,
-    /// The device is lost to this process. Whatever it computes from now on may be garbage.
+    /// The process has lost the device. All later outputs may be garbage.
     Device,
 }
 
-impl Fault {
+impl RunFault {
     /// Every fault.
     pub(crate) const ALL: [Self; 3] = [Self::Model, Self::OutOfMemory, Self::Device];
 
@@ -31,59 +31,67 @@ impl Fault {
         }
     }
 
-    /// What `error` means; what nobody knows is the model's.
+    /// What `error` means; an unknown error counts as the model's.
     pub(crate) fn of(error: &EngineError) -> Self {
         match error {
-            EngineError::Failed(text) => Self::of_text(text),
-            EngineError::Rows { .. } => Self::Model,
+            EngineError::Failed(source) => Self::of_run(source),
+            EngineError::Uneven(_) => Self::Model,
         }
     }
 
-    fn of_text(text: &str) -> Self {
-        let known = TEXTS.iter().find(|(part, _)| text.contains(part));
-        known.map_or(Self::Model, |&(_, fault)| fault)
+    fn of_run(error: &RunError) -> Self {
+        match error.code() {
+            RunErrorCode::InvalidInput => Self::Model,
+            RunErrorCode::DeviceReset => Self::Device,
+            RunErrorCode::Unspecific => {
+                let text = error.to_string();
+                let known = TEXTS.iter().find(|(part, _)| text.contains(part));
+                known.map_or(Self::Model, |&(_, fault)| fault)
+            }
+        }
     }
 }
 
-/// Parts of texts and what they mean; the first that occurs decides.
-const TEXTS: [(&str, Fault); 29] = [
-    // The arena: no more of the device's memory, or above the limit it was given.
-    ("Failed to allocate memory for requested buffer", Fault::OutOfMemory),
-    ("is smaller than requested bytes of", Fault::OutOfMemory),
-    ("bad_alloc", Fault::OutOfMemory),
-    ("bad allocation", Fault::OutOfMemory),
-    ("CUDA failure 2:", Fault::OutOfMemory),
-    ("CUDA error 2:", Fault::OutOfMemory),
-    ("cudaErrorMemoryAllocation", Fault::OutOfMemory),
-    ("CUBLAS_STATUS_ALLOC_FAILED", Fault::OutOfMemory),
-    ("CUDNN_STATUS_ALLOC_FAILED", Fault::OutOfMemory),
-    ("ALLOCATION_FAILED", Fault::OutOfMemory),
-    ("CUFFT_ALLOC_FAILED", Fault::OutOfMemory),
-    ("out of memory", Fault::OutOfMemory),
-    // Calls refused before anything ran: the arguments follow from the input's shape.
-    ("CUDA failure 1:", Fault::Model),
-    ("CUDA failure 9:", Fault::Model),
-    // After all other errors of CUDA the process cannot use the device again.
-    ("CUDA failure ", Fault::Device),
-    ("CUDA error ", Fault::Device),
-    ("illegal memory access", Fault::Device),
-    ("device-side assert", Fault::Device),
-    ("uncorrectable ECC", Fault::Device),
-    ("unspecified launch failure", Fault::Device),
-    ("misaligned address", Fault::Device),
-    ("launch timed out", Fault::Device),
-    ("GPU is lost", Fault::Device),
-    ("device lost", Fault::Device),
-    ("_STATUS_EXECUTION_FAILED", Fault::Device),
-    ("CUBLAS_STATUS_INTERNAL_ERROR", Fault::Device),
-    ("CUBLAS_STATUS_NOT_INITIALIZED", Fault::Device),
-    ("CUDNN_STATUS_INTERNAL_ERROR", Fault::Device),
-    ("CUDNN_STATUS_MAPPING_ERROR", Fault::Device),
+/// Parts of error texts and the faults they mean; the first entry that occurs in a text decides.
+const TEXTS: [(&str, RunFault); 29] = [
+    // The arena is out of device memory, or at its configured limit.
+    ("Failed to allocate memory for requested buffer", RunFault::OutOfMemory),
+    ("is smaller than requested bytes of", RunFault::OutOfMemory),
+    ("bad_alloc", RunFault::OutOfMemory),
+    ("bad allocation", RunFault::OutOfMemory),
+    ("CUDA failure 2:", RunFault::OutOfMemory),
+    ("CUDA error 2:", RunFault::OutOfMemory),
+    ("cudaErrorMemoryAllocation", RunFault::OutOfMemory),
+    ("CUBLAS_STATUS_ALLOC_FAILED", RunFault::OutOfMemory),
+    ("CUDNN_STATUS_ALLOC_FAILED", RunFault::OutOfMemory),
+    ("ALLOCATION_FAILED", RunFault::OutOfMemory),
+    ("CUFFT_ALLOC_FAILED", RunFault::OutOfMemory),
+    ("out of memory", RunFault::OutOfMemory),
+    // CUDA refused the call before anything ran: its arguments follow from the input's shape.
+    ("CUDA failure 1:", RunFault::Model),
+    ("CUDA failure 9:", RunFault::Model),
+    // After any other CUDA error the process cannot use the device again.
+    ("CUDA failure ", RunFault::Device),
+    ("CUDA error ", RunFault::Device),
+    ("illegal memory access", RunFault::Device),
+    ("device-side assert", RunFault::Device),
+    ("uncorrectable ECC", RunFault::Device),
+    ("unspecified launch failure", RunFault::Device),
+    ("misaligned address", RunFault::Device),
+    ("launch timed out", RunFault::Device),
+    ("GPU is lost", RunFault::Device),
+    ("device lost", RunFault::Device),
+    ("_STATUS_EXECUTION_FAILED", RunFault::Device),
+    ("CUBLAS_STATUS_INTERNAL_ERROR", RunFault::Device),
+    ("CUBLAS_STATUS_NOT_INITIALIZED", RunFault::Device),
+    ("CUDNN_STATUS_INTERNAL_ERROR", RunFault::Device),
+    ("CUDNN_STATUS_MAPPING_ERROR", RunFault::Device),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::UnevenOutput;
 
     #[test]
     fn texts_of_onnx_runtime_are_told_apart() {
@@ -91,52 +99,65 @@ mod tests {
             (
                 "Non-zero status code returned while running Gather node. Name:'g' Status Message: \
                  indices element out of data bounds, idx=300 must be within the inclusive range",
-                Fault::Model,
+                RunFault::Model,
             ),
-            ("Got invalid dimensions for input: X for the following indices", Fault::Model),
+            ("Got invalid dimensions for input: X for the following indices", RunFault::Model),
             (
                 "bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, \
                  Stream*) Failed to allocate memory for requested buffer of size 1073741824",
-                Fault::OutOfMemory,
+                RunFault::OutOfMemory,
             ),
             (
                 "Available memory of 1024 is smaller than requested bytes of 4096",
-                Fault::OutOfMemory,
+                RunFault::OutOfMemory,
             ),
             (
                 "CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; expr=cudaMalloc((void**)&p, \
                  size);",
-                Fault::OutOfMemory,
+                RunFault::OutOfMemory,
             ),
             (
                 "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0 ; hostname=h ; \
                  expr=cublasCreate(&cublas_handle_);",
-                Fault::OutOfMemory,
+                RunFault::OutOfMemory,
             ),
-            ("CUDNN failure 2002: CUDNN_STATUS_ALLOC_FAILED ; GPU=0", Fault::OutOfMemory),
+            ("CUDNN failure 2002: CUDNN_STATUS_ALLOC_FAILED ; GPU=0", RunFault::OutOfMemory),
             (
                 "CUDNN failure 5003: CUDNN_STATUS_EXECUTION_FAILED_CUDART ; GPU=0 ; hostname=h",
-                Fault::Device,
+                RunFault::Device,
             ),
             (
                 "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=h ; \
                  expr=cudaStreamSynchronize(stream);",
-                Fault::Device,
+                RunFault::Device,
             ),
-            ("CUDA failure 214: uncorrectable ECC error encountered ; GPU=0", Fault::Device),
-            ("CUDA failure 710: device-side assert triggered ; GPU=0", Fault::Device),
-            ("CUDA error cudaErrorIllegalAddress:an illegal memory access", Fault::Device),
-            ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", Fault::Device),
-            ("CUDA failure 9: invalid configuration argument ; GPU=0", Fault::Model),
-            ("CUDNN failure 3000: CUDNN_STATUS_NOT_SUPPORTED ; GPU=0", Fault::Model),
+            ("CUDA failure 214: uncorrectable ECC error encountered ; GPU=0", RunFault::Device),
+            ("CUDA failure 710: device-side assert triggered ; GPU=0", RunFault::Device),
+            ("CUDA error cudaErrorIllegalAddress:an illegal memory access", RunFault::Device),
+            ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", RunFault::Device),
+            ("CUDA failure 9: invalid configuration argument ; GPU=0", RunFault::Model),
+            ("CUDNN failure 3000: CUDNN_STATUS_NOT_SUPPORTED ; GPU=0", RunFault::Model),
         ] {
-            assert_eq!(Fault::of(&EngineError::Failed(text.to_owned())), fault, "{text}");
+            assert_eq!(RunFault::of(&EngineError::failed(text)), fault, "{text}");
         }
     }
 
     #[test]
-    fn outputs_that_cannot_be_told_apart_are_the_models_fault() {
-        let error = EngineError::Rows { name: "Y".to_owned(), shape: vec![3], rows: 4 };
-        assert_eq!(Fault::of(&error), Fault::Model);
+    fn a_code_goes_before_the_text() {
+        let text = "Got invalid dimensions for input: 'out of memory'";
+        for (code, fault) in [
+            (RunErrorCode::InvalidInput, RunFault::Model),
+            (RunErrorCode::DeviceReset, RunFault::Device),
+            (RunErrorCode::Unspecific, RunFault::OutOfMemory),
+        ] {
+            let error = EngineError::Failed(RunError::new(code, text));
+            assert_eq!(RunFault::of(&error), fault, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn outputs_that_cannot_be_split_are_the_models_fault() {
+        let error = UnevenOutput { name: "Y".to_owned(), shape: vec![3], rows: 4 };
+        assert_eq!(RunFault::of(&error.into()), RunFault::Model);
     }
 }

@@ -3,11 +3,7 @@
 //! A claim tells this as well, but only of gateways that this worker had met before, and only of the
 //! moment of the claim: jobs may be held for some batches after it.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Consumer, Delivery, GatewayId, roles::LIVENESS};
 use tokio::time::Instant;
@@ -41,7 +37,7 @@ impl Gateways {
     }
 
     /// Notes who asked for `jobs`; once a second, finds out who of them still lives.
-    pub(crate) async fn look(&mut self, jobs: &VecDeque<Delivery>) {
+    pub(crate) async fn look(&mut self, jobs: &[Delivery]) {
         let now = Instant::now();
         for delivery in jobs {
             let known = self.known.entry(delivery.job.gateway);
@@ -105,10 +101,10 @@ mod tests {
         let gateway = broker.gateway(job.gateway).await.unwrap();
         gateway.producer.submit(&queue, &job).await.unwrap();
         drop(gateway);
-        let mut jobs = VecDeque::from(claims.claim(1).await.unwrap());
+        let jobs = claims.claim(1).await.unwrap();
         let mut gateways = Gateways::new(consumer);
         gateways.look(&jobs).await;
-        let [job] = jobs.make_contiguous() else { panic!("not claimed") };
+        let [job] = &jobs[..] else { panic!("not claimed") };
         assert!(!gateways.is_gone(job));
         sleep(LIVENESS).await;
         assert!(gateways.is_gone(job));

@@ -16,7 +16,7 @@ const SMOOTHING: f64 = 0.2;
 
 /// What came of a claim.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct ClaimedJobs {
     /// The jobs; none if the broker had nothing for a second.
     pub(crate) deliveries: Vec<Delivery>,
     /// Whether they are as many as were asked for, so that more may wait.
@@ -53,14 +53,14 @@ impl Intake {
     }
 
     /// Waits for the claim under way. May be given up at any time. `None`: the task has ended.
-    pub(crate) async fn claimed(&mut self) -> Option<Claim> {
+    pub(crate) async fn claimed(&mut self) -> Option<ClaimedJobs> {
         let deliveries = self.claims.recv().await?;
         let full = self.under_way.take().is_some_and(|asked| deliveries.len() >= asked);
         for delivery in &deliveries {
             let surprise = f64::from(delivery.job.rows.max(1)) - self.rows_per_job;
             self.rows_per_job += surprise * SMOOTHING;
         }
-        Some(Claim { deliveries, full })
+        Some(ClaimedJobs { deliveries, full })
     }
 
     /// Ends the task; what it claimed last comes back, unless it had crashed.

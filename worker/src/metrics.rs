@@ -12,13 +12,13 @@ use prometheus::{
 };
 
 use self::choice::{Choice, Choices};
-use crate::fault::Fault;
+use crate::fault::RunFault;
 
 const MODEL: [&str; 2] = ["model", "version"];
 
 /// What became of a job, as the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Outcome {
+pub(crate) enum JobOutcome {
     /// Its outputs were sent.
     Ok,
     /// It did not fit the model.
@@ -37,7 +37,7 @@ pub(crate) enum Outcome {
     Orphaned,
 }
 
-impl Outcome {
+impl JobOutcome {
     const ALL: [(Self, &'static str); 8] = [
         (Self::Ok, "ok"),
         (Self::BadInput, "bad_input"),
@@ -217,13 +217,13 @@ impl WorkerMetrics {
             broker_seconds: self.broker_seconds.with_label_values(&labels),
             broker_errors: BrokerError::CODES.map(|code| labelled(&self.broker_errors, code)),
             released: Release::ALL.map(|reason| labelled(&self.released, reason.name())),
-            jobs: Outcome::ALL.map(|(_, name)| labelled(&self.jobs, name)),
+            jobs: JobOutcome::ALL.map(|(_, name)| labelled(&self.jobs, name)),
             batch_limit: self.batch_limit.with_label_values(&labels),
             padded_rows: self.padded_rows.with_label_values(&labels),
             undeliverable_replies: self.undeliverable_replies.with_label_values(&labels),
             reclaimed: self.reclaimed.with_label_values(&labels),
             bisections: self.bisections.with_label_values(&labels),
-            engine_errors: Fault::ALL.map(|fault| labelled(&self.engine_errors, fault.name())),
+            engine_errors: RunFault::ALL.map(|fault| labelled(&self.engine_errors, fault.name())),
             choice: Arc::new(self.choices.of_model(labels)),
         }
     }
@@ -267,7 +267,7 @@ impl ModelMetrics {
     }
 
     /// Moved once per job, when its reply has left or it was given up.
-    pub(crate) fn jobs(&self, outcome: Outcome) -> &IntCounter {
+    pub(crate) fn jobs(&self, outcome: JobOutcome) -> &IntCounter {
         &self.jobs[outcome as usize]
     }
 
@@ -278,7 +278,7 @@ impl ModelMetrics {
     }
 
     /// Moved when a run failed.
-    pub(crate) fn engine_errors(&self, fault: Fault) -> &IntCounter {
+    pub(crate) fn engine_errors(&self, fault: RunFault) -> &IntCounter {
         &self.engine_errors[fault as usize]
     }
 }

@@ -21,7 +21,8 @@ use crate::{
     },
     error::WorkerError,
     metrics::ModelMetrics,
-    pipeline::{Jobs, Pipeline, Plan},
+    pipeline::{Jobs, Pipeline},
+    plan::ServingPlan,
     repository::ModelSource,
     retry::Outage,
     settings::ModelSettings,
@@ -42,9 +43,8 @@ pub(crate) struct Model {
     /// Where it runs.
     host: String,
     /// How it will be served.
-    pub(crate) plan: Plan,
+    pub(crate) plan: ServingPlan,
     engine: EngineHandle,
-    tracer: Tracer,
 }
 
 impl Model {
@@ -53,21 +53,18 @@ impl Model {
         settings: &ModelSettings,
         source: ModelSource,
         runtime: Option<Arc<onnx::Runtime>>,
+        tracer: Tracer,
     ) -> Result<Self, WorkerError> {
         let (settings, host) = (settings.clone(), settings.host_name.clone());
         let name = source.queue.to_string();
         let load = move || {
             let mut engine = engine(&settings, &source, runtime.as_deref())?;
             let plan = plan(&settings, &source, engine.as_mut())?;
+            let plan = ServingPlan { tracer, ..plan };
             Ok::<_, WorkerError>((engine, plan))
         };
         let (engine, plan) = engine::start(name, load).await?;
-        Ok(Self { worker: WorkerId::random(), host, plan, engine, tracer: Tracer::default() })
-    }
-
-    /// With a way for traces of its batches.
-    pub(crate) fn traced(self, tracer: Tracer) -> Self {
-        Self { tracer, ..self }
+        Ok(Self { worker: WorkerId::random(), host, plan, engine })
     }
 
     /// The queue it serves.
@@ -85,21 +82,20 @@ impl Model {
         drain: Drain,
     ) -> Result<(), WorkerError> {
         let max_batch_time = self.plan.max_batch_time;
-        let pulse = self.engine.pulse().clone();
-        watchdog::guard(self.queue().clone(), &pulse, max_batch_time)?;
+        let clock = self.engine.clock().clone();
+        watchdog::guard(self.queue().clone(), &clock, max_batch_time)?;
         let spec = ModelSpec::clone(&self.plan.spec);
         let announcement = Announcement {
             host: self.host,
-            tracing: self.tracer.is_on(),
+            tracing: self.plan.tracer.is_on(),
             ..Announcement::new(self.worker, spec)
         };
         let WorkerRoles { claims, consumer, target } = roles;
         let jobs = Jobs { claims, consumer: consumer.clone() };
-        let pipeline = Pipeline::new(self.plan, self.engine, jobs, metrics.clone(), drain.clone())
-            .traced(self.tracer);
+        let pipeline = Pipeline::new(self.plan, self.engine, jobs, metrics.clone(), drain.clone());
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
         let guided = tokio::spawn(guide(target, tuner.clone()));
-        let announcer = Announcer { consumer, announcement, tuner, metrics, pulse, max_batch_time };
+        let announcer = Announcer { consumer, announcement, tuner, metrics, clock, max_batch_time };
         let announcing =
             tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
         // Whoever holds jobs and is not known to live is taken for dead.
@@ -152,7 +148,7 @@ fn plan(
     settings: &ModelSettings,
     source: &ModelSource,
     engine: &mut dyn Engine,
-) -> Result<Plan, WorkerError> {
+) -> Result<ServingPlan, WorkerError> {
     let sizes = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
     let climb = match settings.batch {
         BatchMode::Auto => Climb { sizes, up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) },
@@ -175,7 +171,7 @@ fn plan(
         let largest = NonZeroU32::new(cost.largest());
         spec.max_batch = spec.max_batch.min(largest);
     }
-    let plan = Plan {
+    let plan = ServingPlan {
         spec: Arc::new(spec),
         provider,
         text_only: engine.text_only(),
@@ -183,13 +179,14 @@ fn plan(
         policy,
         linger: settings.linger,
         max_batch_time: settings.max_batch_time,
+        tracer: Tracer::default(),
     };
     check_watchdog(&plan, limit)?;
     Ok(plan)
 }
 
 /// A watchdog must not take an honest batch for one that hangs.
-fn check_watchdog(plan: &Plan, limit: u32) -> Result<(), InvalidSettings> {
+fn check_watchdog(plan: &ServingPlan, limit: u32) -> Result<(), InvalidSettings> {
     let (model, max_batch_time) = (&plan.spec.queue, plan.max_batch_time);
     let takes = plan.cost.latency(limit);
     if takes >= max_batch_time {

@@ -1,4 +1,4 @@
-//! Sends answers, beside whatever the worker does next.
+//! Sends replies, while the worker goes on with the next batch.
 
 use std::{
     sync::{
@@ -14,24 +14,24 @@ use batchfleet_broker::{
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    metrics::{ModelMetrics, Outcome},
+    metrics::{JobOutcome, ModelMetrics},
     retry::Outage,
 };
 
-/// Settlements that may be under way at once. More means that the broker is slow or away, and the
-/// worker stops rather than claim what it cannot answer.
+/// Settlements that may be under way at once. At this bound the broker is slow or unreachable, and
+/// the worker waits rather than claim jobs that it cannot answer.
 const UNDER_WAY: usize = 4;
 
-/// An answer, and until when it is worth sending.
+/// The reply to a job, and until when it is worth sending.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct JobReply {
     settlement: Settlement,
     deadline: Instant,
-    outcome: Outcome,
+    outcome: JobOutcome,
 }
 
-impl Answer {
-    /// The outputs a job asked for.
+impl JobReply {
+    /// The outputs that the job asked for.
     pub(crate) fn outputs(delivery: Delivery, timing: Timing, outputs: Vec<Tensor>) -> Self {
         let wanted = &delivery.job.outputs;
         let outputs = if wanted.is_empty() {
@@ -39,7 +39,7 @@ impl Answer {
         } else {
             outputs.into_iter().filter(|tensor| wanted.contains(&tensor.name)).collect()
         };
-        Self::new(delivery, timing, Ok(outputs), Outcome::Ok)
+        Self::new(delivery, timing, Ok(outputs), JobOutcome::Ok)
     }
 
     /// Why there are no outputs.
@@ -50,27 +50,27 @@ impl Answer {
         message: String,
     ) -> Self {
         let outcome = match failure {
-            Failure::BadInput => Outcome::BadInput,
-            Failure::Expired => Outcome::Expired,
-            Failure::Model => Outcome::Model,
-            Failure::Poison => Outcome::Poison,
-            Failure::Unawaited => Outcome::Orphaned,
+            Failure::BadInput => JobOutcome::BadInput,
+            Failure::Expired => JobOutcome::Expired,
+            Failure::Model => JobOutcome::Model,
+            Failure::Poison => JobOutcome::Poison,
+            Failure::Unawaited => JobOutcome::Orphaned,
         };
         Self::new(delivery, timing, Err(ReplyError { failure, message }), outcome)
     }
 
-    /// What takes a job out of the queue that nobody waits for.
+    /// Takes a job out of the queue whose gateway no longer listens.
     pub(crate) fn orphaned(delivery: Delivery) -> Self {
         let message = "its gateway is gone".to_owned();
-        let nobody = ReplyError { failure: Failure::Unawaited, message };
-        Self::new(delivery, Timing::default(), Err(nobody), Outcome::Orphaned)
+        let orphaned = ReplyError { failure: Failure::Unawaited, message };
+        Self::new(delivery, Timing::default(), Err(orphaned), JobOutcome::Orphaned)
     }
 
     fn new(
         Delivery { entry, job, deadline, .. }: Delivery,
         timing: Timing,
         outputs: Result<Vec<Tensor>, ReplyError>,
-        outcome: Outcome,
+        outcome: JobOutcome,
     ) -> Self {
         let reply = Reply {
             id: job.id,
@@ -83,31 +83,31 @@ impl Answer {
         Self { settlement, deadline, outcome }
     }
 
-    /// The settlement once more: a try that fails keeps it.
+    /// A copy for one try, which may fail.
     fn settlement(&self) -> Settlement {
         let Settlement { entry, gateway, ref reply } = self.settlement;
         Settlement { entry, gateway, reply: reply.clone() }
     }
 }
 
-/// Settles answers in the background.
+/// Sends replies in the background.
 pub(crate) struct Settler {
     consumer: Arc<dyn Consumer>,
     metrics: ModelMetrics,
     under_way: JoinSet<()>,
-    round_trip: Arc<RoundTrip>,
+    round_trip: RoundTrip,
 }
 
 impl Settler {
     /// For one queue.
     pub(crate) fn new(consumer: Arc<dyn Consumer>, metrics: ModelMetrics) -> Self {
-        let (under_way, round_trip) = (JoinSet::new(), Arc::default());
+        let (under_way, round_trip) = (JoinSet::new(), RoundTrip::default());
         Self { consumer, metrics, under_way, round_trip }
     }
 
-    /// Begins to send `answers`; waits only while too much is under way.
-    pub(crate) async fn settle(&mut self, answers: Vec<Answer>) {
-        if answers.is_empty() {
+    /// Begins to send `replies`; waits only while too many settlements are under way.
+    pub(crate) async fn settle(&mut self, replies: Vec<JobReply>) {
+        if replies.is_empty() {
             return;
         }
         while self.under_way.try_join_next().is_some() {}
@@ -115,40 +115,40 @@ impl Settler {
             self.under_way.join_next().await;
         }
         let (consumer, metrics) = (Arc::clone(&self.consumer), self.metrics.clone());
-        let round_trip = Arc::clone(&self.round_trip);
-        self.under_way.spawn(settle(consumer, metrics, round_trip, answers));
+        let round_trip = self.round_trip.clone();
+        self.under_way.spawn(settle(consumer, metrics, round_trip, replies));
     }
 
-    /// How long the broker takes to answer, on average.
-    pub(crate) fn round_trip(&self) -> Duration {
-        self.round_trip.get()
+    /// The average time of a settlement.
+    pub(crate) fn round_trip(&self) -> RoundTrip {
+        self.round_trip.clone()
     }
 
-    /// Waits until every answer was sent or given up.
+    /// Waits until every reply is sent or given up.
     pub(crate) async fn finish(mut self) {
         while self.under_way.join_next().await.is_some() {}
     }
 }
 
-/// Tries until it goes well or nobody waits any more.
+/// Tries until the broker takes the replies, or the deadlines of all have passed.
 async fn settle(
     consumer: Arc<dyn Consumer>,
     metrics: ModelMetrics,
-    round_trip: Arc<RoundTrip>,
-    answers: Vec<Answer>,
+    round_trip: RoundTrip,
+    replies: Vec<JobReply>,
 ) {
     let mut outage = Outage::new("send answers");
     loop {
         let began = Instant::now();
-        match consumer.settle(answers.iter().map(Answer::settlement).collect()).await {
+        match consumer.settle(replies.iter().map(JobReply::settlement).collect()).await {
             Ok(undeliverable) => {
                 outage.over();
                 let took = began.elapsed();
                 round_trip.observe(took);
                 metrics.broker_seconds.observe(took.as_secs_f64());
                 metrics.undeliverable_replies.inc_by(undeliverable as u64);
-                for answer in &answers {
-                    metrics.jobs(answer.outcome).inc();
+                for reply in &replies {
+                    metrics.jobs(reply.outcome).inc();
                 }
                 return;
             }
@@ -158,23 +158,24 @@ async fn settle(
             }
         }
         outage.pause().await;
-        if answers.iter().all(|answer| answer.deadline <= Instant::now()) {
-            metrics.jobs(Outcome::Unanswered).inc_by(answers.len() as u64);
+        if replies.iter().all(|reply| reply.deadline <= Instant::now()) {
+            metrics.jobs(JobOutcome::Unanswered).inc_by(replies.len() as u64);
             return;
         }
     }
 }
 
-/// A smoothed duration; 0 before the first.
-#[derive(Debug, Default)]
-struct RoundTrip(AtomicU64);
+/// How long the broker takes to answer: a moving average, 0 before the first measurement.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RoundTrip(Arc<AtomicU64>);
 
 impl RoundTrip {
-    fn get(&self) -> Duration {
+    /// The average.
+    pub(crate) fn get(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 
-    /// Two settlements may end at once and one be lost here; it is an average.
+    /// If two settlements end at once, one measurement may be lost, which an average can bear.
     fn observe(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let before = self.0.load(Ordering::Relaxed);

@@ -1,31 +1,31 @@
-//! What is recorded of traced requests: how long each waited, and the batch it travelled in. A batch
-//! is a span of its own, linked to those of all traced requests in it.
+//! The spans of traced requests: each request's wait and its batch. A batch is a span of its own,
+//! linked to the spans of all traced requests in it.
 
 use batchfleet_broker::{Delivery, TraceContext};
 use batchfleet_service::trace::{KeyValue, Span, SpanKind, Tracer};
 
-use crate::{batch::Batch, engine::Ran, pipeline::Plan};
+use crate::{batch::Batch, engine::EngineRun, plan::ServingPlan};
 
-/// Records a batch that ran, with so many rows of padding.
-pub(crate) fn ran(tracer: &Tracer, plan: &Plan, (batch, padding): (&Batch, u32), ran: &Ran) {
+/// Records a batch that ran with `padding` rows added.
+pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &EngineRun) {
     let traced: Vec<(&Delivery, TraceContext)> = batch
         .deliveries
         .iter()
         .filter_map(|delivery| Some((delivery, delivery.job.trace?)))
         .collect();
-    if !tracer.is_on() || traced.is_empty() {
+    if !plan.tracer.is_on() || traced.is_empty() {
         return;
     }
-    let joined = ran.began + ran.input;
-    let inferred = joined + ran.infer;
-    let split = inferred + ran.output;
-    let error = ran.outputs.as_ref().err().map(ToString::to_string);
+    let joined = run.began + run.input;
+    let inferred = joined + run.infer;
+    let split = inferred + run.output;
+    let error = run.outputs.as_ref().err().map(ToString::to_string);
     let attributes = attributes(plan, batch, padding);
     let own = Span {
         attributes: attributes.clone(),
         links: traced.iter().map(|(_, context)| (context.trace, context.span)).collect(),
         error: error.clone(),
-        ..Span::new(rand::random_range(1..=u128::MAX), None, "batch", [ran.began, split])
+        ..Span::new(rand::random_range(1..=u128::MAX), None, "batch", [run.began, split])
     };
     let of_request = |(delivery, TraceContext { trace, span }): &(&Delivery, _)| {
         let travelled = Span {
@@ -39,11 +39,11 @@ pub(crate) fn ran(tracer: &Tracer, plan: &Plan, (batch, padding): (&Batch, u32),
         [queued(delivery, *trace, *span), travelled, computed]
     };
     let spans: Vec<_> = traced.iter().flat_map(of_request).collect();
-    tracer.record(spans.into_iter().chain([own]));
+    plan.tracer.record(spans.into_iter().chain([own]));
 }
 
 /// Records a job that was answered without a run, and why.
-pub(crate) fn unrun(tracer: &Tracer, delivery: &Delivery, why: &str) {
+pub(crate) fn not_run(tracer: &Tracer, delivery: &Delivery, why: &str) {
     if let Some(TraceContext { trace, span }) = delivery.job.trace {
         let error = Some(why.to_owned());
         tracer.record([Span { error, ..queued(delivery, trace, span) }]);
@@ -65,7 +65,7 @@ fn queued(delivery: &Delivery, trace: u128, parent: u64) -> Span {
     }
 }
 
-fn attributes(plan: &Plan, batch: &Batch, padding: u32) -> Vec<KeyValue> {
+fn attributes(plan: &ServingPlan, batch: &Batch, padding: u32) -> Vec<KeyValue> {
     let requests = i64::try_from(batch.deliveries.len()).unwrap_or(i64::MAX);
     vec![
         KeyValue::new("batchfleet.model", plan.spec.queue.to_string()),

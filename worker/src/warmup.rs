@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::{
     engine::{Engine, EngineError},
     golden::{self, Mismatch},
-    tensors,
+    layout::Layout,
 };
 
 /// Runs per size; the median counts.
@@ -86,7 +86,7 @@ pub(crate) fn warm_up(
         usable = rows;
     }
     let most = engine.spec().max_rows();
-    let nothing = || EngineError::Failed(format!("all sizes are above its {most} rows"));
+    let nothing = || EngineError::failed(format!("all sizes are above its {most} rows"));
     let cost = CostModel::from_profile(&times).ok_or_else(nothing)?;
     let cost = if climb.sizes.is_empty() { cost } else { cost.with_fixed_sizes() };
     Ok(Profile { cost, usable, mismatch })
@@ -114,13 +114,10 @@ fn measure(
     shapes: &BTreeMap<String, Vec<u64>>,
     rows: u32,
 ) -> Result<Measured, EngineError> {
-    let batches = engine.spec().batches();
-    let zeros: Vec<Tensor> = engine
-        .spec()
-        .inputs
-        .iter()
-        .map(|spec| zeros(spec, batches.then_some(rows), shapes.get(&spec.name)))
-        .collect();
+    let layout = Layout::of(engine.spec().max_batch);
+    let dims = |name: &str| shapes.get(name).map(Vec::as_slice).unwrap_or_default();
+    let zeros = |spec: &TensorSpec| layout.zeros(spec, rows, dims(&spec.name));
+    let zeros: Vec<Tensor> = engine.spec().inputs.iter().map(zeros).collect();
     let mut times = [Duration::ZERO; RUNS];
     let mut outputs = Vec::new();
     for time in &mut times {
@@ -129,25 +126,9 @@ fn measure(
         *time = began.elapsed();
     }
     times.sort_unstable();
-    let outputs = if batches {
-        // A model may promise a batch and not keep it: better known now.
-        tensors::split(outputs, &vec![1; rows as usize])?
-    } else {
-        vec![outputs]
-    };
+    // Fails if the model does not keep the rows of its batch.
+    let outputs = layout.single_rows(rows).split(outputs)?;
     Ok(Measured { took: times[RUNS / 2], outputs })
-}
-
-/// An input of zeros, or of empty strings.
-fn zeros(spec: &TensorSpec, rows: Option<u32>, wanted: Option<&Vec<u64>>) -> Tensor {
-    let of_one = &spec.shape[usize::from(rows.is_some()).min(spec.shape.len())..];
-    let wanted = wanted.map(Vec::as_slice).unwrap_or_default();
-    let dims = of_one.iter().enumerate().map(|(index, &dim)| {
-        u64::try_from(dim).unwrap_or_else(|_| wanted.get(index).copied().unwrap_or(1))
-    });
-    let shape: Vec<u64> = rows.map(u64::from).into_iter().chain(dims).collect();
-    let data = tensors::zeros(spec.datatype, shape.iter().product());
-    Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data }
 }
 
 #[cfg(test)]
@@ -200,7 +181,7 @@ mod tests {
         fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
             self.ran.push(inputs[0].shape.clone());
             if rows >= self.fails_from {
-                return Err(EngineError::Failed("out of memory".to_owned()));
+                return Err(EngineError::failed("out of memory"));
             }
             if rows >= self.slow_from {
                 sleep(SLOW);

@@ -28,10 +28,10 @@ const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Which run an engine is at, and since when.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pulse(Arc<Mutex<Beat>>);
+pub(crate) struct RunClock(Arc<Mutex<CurrentRun>>);
 
 #[derive(Debug, Default)]
-struct Beat {
+struct CurrentRun {
     /// Runs ever begun: the name of the latest.
     runs: u64,
     since: Option<Instant>,
@@ -39,14 +39,14 @@ struct Beat {
 
 /// A run under way; ends when dropped.
 #[derive(Debug)]
-pub(crate) struct Running<'a>(&'a Pulse);
+pub(crate) struct Running<'a>(&'a RunClock);
 
-impl Pulse {
+impl RunClock {
     /// A run begins.
     pub(crate) fn begin(&self) -> Running<'_> {
-        let mut beat = lock(&self.0);
-        beat.runs += 1;
-        beat.since = Some(Instant::now());
+        let mut current = lock(&self.0);
+        current.runs += 1;
+        current.since = Some(Instant::now());
         Running(self)
     }
 
@@ -62,23 +62,23 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A panic elsewhere leaves a beat whole.
-fn lock(beat: &Mutex<Beat>) -> MutexGuard<'_, Beat> {
-    beat.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic elsewhere leaves a current whole.
+fn lock(current: &Mutex<CurrentRun>) -> MutexGuard<'_, CurrentRun> {
+    current.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the process when a run takes longer than `limit`. Watches from a thread of its own, which
 /// needs no runtime, until `pulse` is dropped.
-pub(crate) fn guard(model: QueueName, pulse: &Pulse, limit: Duration) -> io::Result<()> {
-    let beat = Arc::downgrade(&pulse.0);
+pub(crate) fn guard(model: QueueName, pulse: &RunClock, limit: Duration) -> io::Result<()> {
+    let current = Arc::downgrade(&pulse.0);
     let watch = move || {
         let (mut watch, mut looked) = (Watch::default(), Instant::now());
-        while let Some(beat) = beat.upgrade() {
+        while let Some(current) = current.upgrade() {
             let run = {
-                let beat = lock(&beat);
-                beat.since.map(|_| beat.runs)
+                let current = lock(&current);
+                current.since.map(|_| current.runs)
             };
-            drop(beat);
+            drop(current);
             if watch.look(run, looked.elapsed()) > limit {
                 error!(%model, ?limit, "a run does not end: leaving, for others to take over");
                 leave(EXIT_HUNG);
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pulse_tells_how_long_the_run_has_taken() {
-        let pulse = Pulse::default();
+        let pulse = RunClock::default();
         let running = pulse.begin();
         tokio::time::advance(TICK).await;
         assert_eq!(pulse.busy_for(), TICK);

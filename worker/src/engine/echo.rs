@@ -13,7 +13,10 @@ use batchfleet_broker::{ModelSpec, Tensor, TensorSpec};
 
 use self::faults::Faults;
 use super::{Engine, EngineError};
-use crate::repository::{ModelSource, RepositoryError};
+use crate::{
+    layout::Layout,
+    repository::{ModelSource, RepositoryError},
+};
 
 /// The echo. Its "model" is its config.
 #[derive(Debug)]
@@ -35,12 +38,10 @@ impl Echo {
             );
         }
         let max_batch = NonZeroU32::new(config.max_batch.unwrap_or(max_batch));
-        let with_batch = |spec: &TensorSpec| {
-            let mut spec = spec.clone();
-            if max_batch.is_some() {
-                spec.shape.insert(0, -1);
-            }
-            spec
+        let layout = Layout::of(max_batch);
+        let with_rows = |spec: &TensorSpec| TensorSpec {
+            shape: layout.spec_shape(spec.shape.clone()),
+            ..spec.clone()
         };
         Ok(Self {
             spec: ModelSpec {
@@ -48,8 +49,8 @@ impl Echo {
                 platform: "batchfleet_echo".to_owned(),
                 backend: "batchfleet_echo".to_owned(),
                 max_batch,
-                inputs: config.inputs.iter().map(with_batch).collect(),
-                outputs: config.outputs.iter().map(with_batch).collect(),
+                inputs: config.inputs.iter().map(with_rows).collect(),
+                outputs: config.outputs.iter().map(with_rows).collect(),
             },
             per_batch: milliseconds(source, "batch_ms")?,
             per_row: milliseconds(source, "row_ms")?,

@@ -17,6 +17,7 @@ use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
 use ort::{
+    ErrorCode,
     environment::Environment,
     ep::{
         ArenaExtendStrategy, CUDA, ExecutionProviderDispatch, TensorRT, cuda::ConvAlgorithmSearch,
@@ -29,8 +30,8 @@ use ort::{
     },
 };
 
-use super::{Engine, EngineError};
-use crate::{repository::ModelSource, settings::ExecutionProvider, tensors};
+use super::{Engine, EngineError, RunError, RunErrorCode};
+use crate::{layout::Layout, repository::ModelSource, settings::ExecutionProvider, tensors};
 
 // Tensors travel as little-endian bytes and are handed to the library as they are.
 const _: () = assert!(cfg!(target_endian = "little"), "only little-endian machines are supported");
@@ -177,8 +178,7 @@ impl Onnx {
             |outlets: &[Outlet]| outlets.iter().map(tensor_spec).collect::<Result<Vec<_>, _>>();
         let inputs = specs(session.inputs()).map_err(model)?;
         let outputs = specs(session.outputs()).map_err(model)?;
-        let free = |spec: &TensorSpec| spec.shape.first() == Some(&-1);
-        let can_batch = !inputs.is_empty() && inputs.iter().chain(&outputs).all(free);
+        let can_batch = Layout::can_batch(&inputs, &outputs);
         let max_batch = match source.config.max_batch {
             Some(rows) if rows > 0 && !can_batch => {
                 return Err(model(format!(
@@ -217,7 +217,6 @@ impl Engine for Onnx {
 
     fn run(&mut self, inputs: Vec<Tensor>, _rows: u32) -> Result<Vec<Tensor>, EngineError> {
         let Self { session, spec, .. } = self;
-        let failed = |error: ort::Error| EngineError::Failed(error.to_string());
         let values = inputs
             .iter()
             .map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_ort(tensor)?)))
@@ -234,6 +233,16 @@ impl Engine for Onnx {
             .collect::<ort::Result<_>>()
             .map_err(failed)
     }
+}
+
+/// A failed run, with what ONNX Runtime's code says about the cause.
+fn failed(error: ort::Error) -> EngineError {
+    let code = match error.code() {
+        ErrorCode::InvalidArgument => RunErrorCode::InvalidInput,
+        ErrorCode::DeviceReset => RunErrorCode::DeviceReset,
+        _ => RunErrorCode::Unspecific,
+    };
+    EngineError::Failed(RunError::new(code, error))
 }
 
 fn tensor_spec(outlet: &Outlet) -> Result<TensorSpec, String> {

@@ -6,25 +6,28 @@ mod shaky;
 
 use std::{
     collections::HashMap,
+    mem,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, Backlog, BatchWish, Broker, BrokerError, Datatype, GatewayId, GatewayRoles,
-    Inbound, Job, Priority, Producer, QueueName, Replies, Reply, RequestId, Settlement, Tensor,
-    TensorSpec, Wish, WorkerId, WorkerRoles, memory::MemoryBroker,
+    Announcement, Backlog, BatchWish, Broker, BrokerError, Claims, Datatype, Delivery, Failure,
+    GatewayId, GatewayRoles, Inbound, Job, ModelSpec, Priority, Producer, QueueName, Release,
+    Replies, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, Wish, WorkerId, WorkerRoles,
+    memory::MemoryBroker,
 };
-use batchfleet_policy::BatchMode;
+use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
+use batchfleet_service::trace::Tracer;
 use prometheus::Registry;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{source::TOP_UP, *};
 use crate::{
-    engine::{EngineError, Ran, Work},
-    metrics::{Outcome, WorkerMetrics},
-    tensors,
+    engine::{EngineError, EngineRun, Work},
+    metrics::{JobOutcome, WorkerMetrics},
 };
 
 const RUN: Duration = Duration::from_millis(100);
@@ -38,13 +41,13 @@ fn queue() -> QueueName {
 }
 
 /// N rows at most, of any number of bytes each.
-fn plan(limit: u32) -> Plan {
+fn plan(limit: u32) -> ServingPlan {
     let spec = |name: &str| TensorSpec {
         name: name.to_owned(),
         datatype: Datatype::Uint8,
         shape: vec![-1, -1],
     };
-    Plan {
+    ServingPlan {
         spec: Arc::new(ModelSpec {
             queue: queue(),
             platform: String::new(),
@@ -59,6 +62,7 @@ fn plan(limit: u32) -> Plan {
         policy: BatchPolicy::new(BatchMode::Fixed(limit), 64, RUN),
         linger: Duration::ZERO,
         max_batch_time: Duration::from_secs(10),
+        tracer: Tracer::default(),
     }
 }
 
@@ -78,7 +82,7 @@ struct Bench {
     tuner: SharedTuner,
     shutdown: CancellationToken,
     pipeline: JoinHandle<Result<(), WorkerError>>,
-    /// Rows of each request of each batch.
+    /// Rows of each request of each batch, then those of its padding.
     ran: mpsc::UnboundedReceiver<Vec<u32>>,
 }
 
@@ -88,13 +92,18 @@ const FATAL: u8 = 66;
 const KILLER: u8 = 99;
 
 impl Bench {
-    async fn start(plan: Plan) -> Self {
+    async fn start(plan: ServingPlan) -> Self {
         let broker = MemoryBroker::new(1000);
         let jobs = jobs(&broker).await;
         Self::with(plan, broker, jobs, DRAIN).await
     }
 
-    async fn with(plan: Plan, broker: MemoryBroker, jobs: Jobs, drain_timeout: Duration) -> Self {
+    async fn with(
+        plan: ServingPlan,
+        broker: MemoryBroker,
+        jobs: Jobs,
+        drain_timeout: Duration,
+    ) -> Self {
         let metrics = WorkerMetrics::register(&Registry::new()).unwrap();
         let metrics = metrics.of_model(&queue(), "cpu");
         let gateway = GatewayId::random();
@@ -160,25 +169,29 @@ impl Bench {
 /// Answers its input after [`RUN`], unless a row says otherwise; rows wider than [`WIDE`] do not fit
 /// the memory by more than four.
 async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec<u32>>) {
-    while let Some(Work { columns, rows, done }) = work.recv().await {
-        drop(running.send(rows.clone()));
+    while let Some(Work { inputs, done }) = work.recv().await {
+        let (inputs, slots) = inputs.join();
+        let requests = slots.of_requests();
+        let padding = slots.rows() - requests.iter().sum::<u32>();
+        let padding = (padding > 0).then_some(padding);
+        drop(running.send(requests.iter().copied().chain(padding).collect()));
         sleep(RUN).await;
-        let has = |byte| columns[0].parts.iter().any(|part| part.contains(&byte));
-        let failed = |text: &str| Err(EngineError::Failed(text.to_owned()));
+        let has = |byte| inputs[0].data.contains(&byte);
+        let failed = |text: &str| Err(EngineError::failed(text));
         let outputs = if has(KILLER) {
             return;
         } else if has(FATAL) {
             failed("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
-        } else if columns[0].shape[1] > WIDE && rows.iter().sum::<u32>() > 4 {
+        } else if inputs[0].shape[1] > WIDE && slots.rows() > 4 {
             failed("Failed to allocate memory for requested buffer of size 1024")
         } else if has(UNLUCKY) {
             failed("unlucky")
         } else {
-            tensors::split(tensors::join(columns), &rows)
+            slots.split(inputs).map_err(EngineError::from)
         };
         let (input, infer, output) = (Duration::ZERO, RUN, Duration::ZERO);
         let began = Instant::now();
-        drop(done.send(Ran { outputs, began, input, infer, output }));
+        drop(done.send(EngineRun { outputs, began, input, infer, output }));
     }
 }
 
@@ -287,7 +300,7 @@ async fn a_request_larger_than_n_runs_alone() {
 #[tokio::test(start_paused = true)]
 async fn linger_waits_once_for_others_to_come() {
     let linger = Duration::from_millis(30);
-    let mut bench = Bench::start(Plan { linger, ..plan(8) }).await;
+    let mut bench = Bench::start(ServingPlan { linger, ..plan(8) }).await;
     let began = Instant::now();
     bench.submit_rows(&[1]).await;
     sleep(linger / 2).await;
@@ -301,7 +314,7 @@ async fn linger_waits_once_for_others_to_come() {
 #[tokio::test(start_paused = true)]
 async fn linger_does_not_hold_up_a_full_batch_nor_wait_for_nobody_for_long() {
     let linger = Duration::from_millis(30);
-    let mut bench = Bench::start(Plan { linger, ..plan(2) }).await;
+    let mut bench = Bench::start(ServingPlan { linger, ..plan(2) }).await;
     let began = Instant::now();
     bench.submit_rows(&[2]).await;
     bench.replies(1).await;
@@ -324,7 +337,7 @@ async fn an_expired_job_is_answered_and_never_run() {
     assert_eq!(error.failure, Failure::Expired);
     assert!(replies[&timely].outcome.is_ok());
     assert_eq!(bench.ran.recv().await.unwrap(), [1]);
-    assert_eq!(bench.metrics.jobs(Outcome::Expired).get(), 1);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Expired).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,8 +374,8 @@ async fn shutdown_answers_the_running_batch_and_leaves_the_rest_to_others() {
     bench.shutdown.cancel();
     bench.pipeline.await.unwrap().unwrap();
     assert_eq!(bench.ran.recv().await, None);
-    assert_eq!(bench.metrics.jobs(Outcome::Ok).get(), 1);
-    assert_eq!(bench.metrics.jobs(Outcome::HandedBack).get(), 1);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Ok).get(), 1);
+    assert_eq!(bench.metrics.jobs(JobOutcome::HandedBack).get(), 1);
     let backlog = bench.broker.observer().await.unwrap().backlog(&queue()).await.unwrap();
     assert_eq!((backlog.depth(), backlog.in_flight), (3, 0));
 }
@@ -370,7 +383,7 @@ async fn shutdown_answers_the_running_batch_and_leaves_the_rest_to_others() {
 #[tokio::test(start_paused = true)]
 async fn batches_are_padded_to_a_size_the_engine_runs_and_nobody_notices() {
     let cost = CostModel::from_profile(&[(2, RUN), (8, RUN * 2)]).unwrap().with_fixed_sizes();
-    let mut bench = Bench::start(Plan { cost, ..plan(8) }).await;
+    let mut bench = Bench::start(ServingPlan { cost, ..plan(8) }).await;
     bench.submit_rows(&[1, 2]).await;
     let replies = bench.replies(2).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1, 2, 5]);

@@ -119,7 +119,7 @@ impl Faults {
             entries.extend_from_slice(&now);
             entries.extend_from_slice(&witnessed);
         }
-        log.write_all(&entries).map_err(|error| EngineError::Failed(format!("run_log: {error}")))
+        log.write_all(&entries).map_err(|error| EngineError::failed(format!("run_log: {error}")))
     }
 
     /// Lets what these inputs ask for happen.
@@ -135,14 +135,14 @@ impl Faults {
         }
         if carried(&self.fatal) {
             self.lost = true;
-            return Err(EngineError::Failed(DEVICE_LOST.to_owned()));
+            return Err(EngineError::failed(DEVICE_LOST));
         }
         self.scarce |= carried(&self.oom);
         if self.scarce && self.oom_rows.is_some_and(|most| rows > most) {
-            return Err(EngineError::Failed(NO_MEMORY.to_owned()));
+            return Err(EngineError::failed(NO_MEMORY));
         }
         if carried(&self.fail) {
-            return Err(EngineError::Failed(BAD_ROW.to_owned()));
+            return Err(EngineError::failed(BAD_ROW));
         }
         Ok(())
     }

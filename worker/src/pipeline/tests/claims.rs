@@ -7,7 +7,7 @@ async fn more_is_claimed_just_before_the_expected_end_of_a_batch_if_more_waits()
     // It will take longer, so that there is time to look.
     let expected = RUN / 2;
     let cost = CostModel::from_profile(&[(1, expected), (64, expected)]).unwrap();
-    let mut bench = Bench::start(Plan { cost, ..plan(4) }).await;
+    let mut bench = Bench::start(ServingPlan { cost, ..plan(4) }).await;
     let observer = bench.broker.observer().await.unwrap();
     let waiting = async || observer.backlog(&queue()).await.unwrap().depth();
     bench.submit_rows(&[1; 8]).await;

@@ -1,7 +1,6 @@
 //! What the loop does when models, devices, workers and gateways fail.
 
 use super::*;
-use crate::fault::Fault;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -56,7 +55,7 @@ async fn only_the_job_that_makes_the_model_fail_is_told_so() {
     // The good halves first. The second two must hold it when the first went well.
     assert_eq!(bench.batches(), [8, 4, 4, 2, 1, 1]);
     assert_eq!(bench.metrics.bisections.get(), 3);
-    assert_eq!(bench.metrics.engine_errors(Fault::Model).get(), 3);
+    assert_eq!(bench.metrics.engine_errors(RunFault::Model).get(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +95,7 @@ async fn a_batch_that_finds_no_memory_runs_in_halves_and_the_next_are_smaller() 
     assert!(bench.replies(33).await.values().all(|reply| failure(reply).is_none()));
     assert_eq!(bench.batches(), [16, 8, 8, 4, 4, 4, 4, 4, 4, 4, 4]);
     assert_eq!(bench.metrics.batch_limit.get(), 4);
-    assert_eq!(bench.metrics.engine_errors(Fault::OutOfMemory).get(), 3);
+    assert_eq!(bench.metrics.engine_errors(RunFault::OutOfMemory).get(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +178,7 @@ async fn a_job_that_was_there_at_three_deaths_is_answered_and_never_runs() {
     let replies = bench.replies(2).await;
     assert_eq!(failure(&replies[&killer]), Some(Failure::Poison));
     assert_eq!(bench.batches(), [] as [usize; 0]);
-    assert_eq!(bench.metrics.jobs(Outcome::Poison).get(), 1);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Poison).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,10 +206,10 @@ async fn nothing_runs_for_a_gateway_that_is_gone() {
     bench.submit_rows(&[1]).await;
     bench.replies(2).await;
     assert_eq!(bench.batches(), [1]);
-    assert_eq!(bench.metrics.jobs(Outcome::Orphaned).get(), 6);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Orphaned).get(), 6);
     sleep(Duration::from_secs(5)).await;
     assert_eq!(bench.batches(), [] as [usize; 0]);
-    assert_eq!(bench.metrics.jobs(Outcome::Orphaned).get(), 7);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Orphaned).get(), 7);
 }
 
 #[tokio::test(start_paused = true)]

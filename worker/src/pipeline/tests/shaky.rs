@@ -73,7 +73,7 @@ async fn an_answer_is_sent_again_until_the_broker_takes_it() {
     let bench = shaky_bench(0, 5, 0).await;
     bench.submit_rows(&[1]).await;
     bench.replies(1).await;
-    assert_eq!(bench.metrics.jobs(Outcome::Ok).get(), 1);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Ok).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,9 +81,9 @@ async fn an_answer_is_given_up_when_nobody_waits_any_more() {
     let bench = shaky_bench(0, usize::MAX, 0).await;
     bench.submit(1, 1, Duration::from_secs(20)).await;
     sleep(Duration::from_secs(19)).await;
-    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 0);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Unanswered).get(), 0);
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(bench.metrics.jobs(Outcome::Unanswered).get(), 1);
+    assert_eq!(bench.metrics.jobs(JobOutcome::Unanswered).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,5 +108,5 @@ async fn what_has_not_run_is_handed_back_until_the_broker_takes_it() {
     assert_eq!(bench.ran.recv().await.unwrap(), [3]);
     bench.shutdown.cancel();
     bench.pipeline.await.unwrap().unwrap();
-    assert_eq!(bench.metrics.jobs(Outcome::HandedBack).get(), 1);
+    assert_eq!(bench.metrics.jobs(JobOutcome::HandedBack).get(), 1);
 }

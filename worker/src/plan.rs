@@ -1,0 +1,37 @@
+//! How a loaded model is served.
+
+use std::{sync::Arc, time::Duration};
+
+use batchfleet_broker::ModelSpec;
+use batchfleet_policy::{BatchPolicy, CostModel};
+use batchfleet_service::trace::Tracer;
+
+use crate::layout::Layout;
+
+/// Everything that does not change while a model is served.
+#[derive(Clone, Debug)]
+pub(crate) struct ServingPlan {
+    /// The model.
+    pub(crate) spec: Arc<ModelSpec>,
+    /// The name of the execution provider that runs the model.
+    pub(crate) provider: &'static str,
+    /// Whether strings must be text.
+    pub(crate) text_only: bool,
+    /// Batch times as measured by the warm-up.
+    pub(crate) cost: CostModel,
+    /// What bounds N.
+    pub(crate) policy: BatchPolicy,
+    /// How long a batch that is not full waits for more jobs.
+    pub(crate) linger: Duration,
+    /// A run that takes longer counts as hung.
+    pub(crate) max_batch_time: Duration,
+    /// Records the traces of its batches.
+    pub(crate) tracer: Tracer,
+}
+
+impl ServingPlan {
+    /// How the model's tensors hold the rows of a batch.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::of(self.spec.max_batch)
+    }
+}
