@@ -1,5 +1,5 @@
-//! Says every second that a worker lives, what it serves and how fast. It stops only after the
-//! worker has drained: until then its jobs are in good hands.
+//! Announces every second that a worker lives, which model it serves and how fast. The announcement
+//! ends only after the worker has drained: until then, no other worker may reclaim its jobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,25 +14,25 @@ use crate::{
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What is announced, and what tells whether it is true.
+/// Announces one model.
 pub(crate) struct Announcer {
-    /// Where.
+    /// The broker.
     pub(crate) consumer: Arc<dyn Consumer>,
-    /// What is served.
+    /// The constant part of the announcement.
     pub(crate) announcement: Announcement,
-    /// How fast, and why.
+    /// Capacity and N, and why N is so.
     pub(crate) tuner: SharedTuner,
-    /// Where the same is told to Prometheus.
+    /// Shows the same values to Prometheus.
     pub(crate) metrics: ModelMetrics,
-    /// Proves that the model computes.
+    /// Measures the current run.
     pub(crate) clock: RunClock,
-    /// A run that takes longer is no sign of life.
+    /// During a run that takes longer, nothing is announced.
     pub(crate) max_batch_time: Duration,
 }
 
 impl Announcer {
-    /// Renews the announcement until `drained`, then takes leave. Cancels `announced` once others know
-    /// of it. Once `drain` begins, nobody shall count on this worker: its capacity is 0.
+    /// Renews the announcement until `drained`, then withdraws it. Cancels `announced` after the
+    /// first renewal. Once `drain` begins, the announced capacity is 0.
     pub(crate) async fn run(
         self,
         announced: CancellationToken,
@@ -52,9 +52,9 @@ impl Announcer {
             if self.clock.busy_for() > self.max_batch_time {
                 continue;
             }
-            let word = self.word(leaving);
-            self.metrics.choice.tell(&word);
-            match self.consumer.renew(&word).await {
+            let announcement = self.current(leaving);
+            self.metrics.choice.set(&announcement);
+            match self.consumer.renew(&announcement).await {
                 Ok(()) => {
                     outage.over();
                     announced.cancel();
@@ -66,11 +66,12 @@ impl Announcer {
             }
         }
         if let Err(error) = self.consumer.retire().await {
-            warn!(%error, "cannot take leave: the announcement runs out by itself");
+            warn!(%error, "failed to withdraw announcement: it expires by itself");
         }
     }
 
-    fn word(&self, leaving: bool) -> Announcement {
+    /// The announcement to make now.
+    fn current(&self, leaving: bool) -> Announcement {
         let tuner = self.tuner.lock();
         let capacity = if leaving { 0.0 } else { tuner.capacity() };
         let (batch_limit, batching) = (tuner.n(), Some(tuner.report()));
@@ -93,7 +94,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// An announcer at work, and what tells and shows its word.
+    /// A running announcer, its inputs, and an observer of its announcements.
     struct Bench {
         tuner: SharedTuner,
         clock: RunClock,
@@ -153,12 +154,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tells_every_second_how_fast_the_model_is() {
+    async fn announces_every_second_how_fast_the_model_is() {
         let bench = Bench::start().await;
         assert_eq!(bench.pace().await, (800, 8, true));
         let wish = Wish { batch: BatchWish::Rows(4), slo_ms: None };
         let target = Some(Target { epoch: 1, wish });
-        bench.tuner.lock().hear(Guidance { workers: None, target });
+        bench.tuner.lock().adopt(Guidance { workers: None, target });
         bench.tuner.lock().limit(Duration::ZERO);
         sleep(EVERY).await;
         assert_eq!(bench.pace().await, (400, 4, true));
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_run_that_does_not_end_is_no_sign_of_life() {
+    async fn a_hung_run_is_not_announced_as_alive() {
         let bench = Bench::start().await;
         let running = bench.clock.begin();
         sleep(EVERY * 9).await;
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_counts_on_a_worker_that_leaves_but_its_jobs_are_its_own_until_it_has_left() {
+    async fn a_draining_worker_has_no_capacity_but_lives_until_it_has_drained() {
         let bench = Bench::start().await;
         bench.announced().await;
         bench.shutdown.cancel();

@@ -1,4 +1,4 @@
-//! A worker from its settings to its end: find models, load, warm and check each, serve, drain.
+//! The life of a worker: find the models, load, warm and check each, serve, drain.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     settings::ModelSettings,
 };
 
-/// Models in memory, warmed and checked; nothing of them is served yet.
+/// Models in memory, warmed and checked, not served yet.
 #[derive(Debug)]
 pub struct Loaded {
     models: Vec<Model>,
@@ -27,8 +27,9 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads, warms and checks every model of a repository; the first that `shutdown` comes before
-    /// is left out. Needs no broker: a missing device is found out even if that is away.
+    /// Loads, warms and checks every model of a repository, and stops at the next model once
+    /// `shutdown` is cancelled. Needs no broker, so that a missing device is reported even while the
+    /// broker is unreachable.
     pub async fn load(
         settings: &ModelSettings,
         process: &Process,
@@ -44,7 +45,7 @@ impl Loaded {
         };
         let sources = repository::scan(&folder, wanted)?;
         let runtime = runtime(settings, &sources)?;
-        // All are timed before any of them computes for somebody else.
+        // All models are timed before any of them serves, so that no run disturbs a measurement.
         let mut models = Vec::new();
         for source in sources {
             if shutdown.is_cancelled() {
@@ -56,16 +57,16 @@ impl Loaded {
         Ok(Self { models, metrics })
     }
 
-    /// Serves the models. Returns once all are announced, or when `shutdown` is cancelled before
-    /// that; then [`Worker::join`]. `drain_timeout` is the time between `shutdown` and the end of
-    /// the process: what cannot be finished in it is given back.
+    /// Serves the models. Returns once all are announced, or `shutdown` is cancelled; to be followed
+    /// by [`Worker::join`]. Jobs that cannot be finished within `drain_timeout` after `shutdown` are
+    /// handed back.
     pub async fn serve(
         self,
         broker: Arc<dyn Broker>,
         shutdown: CancellationToken,
         drain_timeout: Duration,
     ) -> Worker {
-        // A failing model ends this worker only, never those that share the token.
+        // A model that fails ends this worker, but no other holder of the token.
         let shutdown = shutdown.child_token();
         let drain = Drain::new(shutdown.clone(), drain_timeout);
         let mut worker = Worker { models: JoinSet::new(), shutdown, ready: false };
@@ -74,10 +75,10 @@ impl Loaded {
             let Some(roles) = connect(broker.as_ref(), &model, &worker.shutdown).await else {
                 return worker;
             };
-            let told = CancellationToken::new();
-            announced.push(told.clone());
+            let is_announced = CancellationToken::new();
+            announced.push(is_announced.clone());
             let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
-            worker.models.spawn(model.serve(roles, metrics, told, drain.clone()));
+            worker.models.spawn(model.serve(roles, metrics, is_announced, drain.clone()));
         }
         for announced in announced {
             tokio::select! {
@@ -93,15 +94,14 @@ impl Loaded {
 /// A worker that serves every model of its settings.
 #[derive(Debug)]
 pub struct Worker {
-    /// One task per model: its pipeline, then its leave.
+    /// One task per model: serves it, then withdraws its announcement.
     models: JoinSet<Result<(), WorkerError>>,
     shutdown: CancellationToken,
     ready: bool,
 }
 
 impl Worker {
-    /// [`Loaded::load`] and [`Loaded::serve`], for a process that waits for its drain however long
-    /// it takes.
+    /// [`Loaded::load`] and [`Loaded::serve`], with unlimited time to drain.
     pub async fn start(
         settings: &ModelSettings,
         broker: Arc<dyn Broker>,
@@ -112,14 +112,14 @@ impl Worker {
         Ok(loaded.serve(broker, shutdown, Duration::MAX).await)
     }
 
-    /// Whether every model is announced and claims jobs, rather than shutdown came first.
+    /// Whether every model is announced and claims jobs, and no shutdown has begun.
     pub fn ready(&self) -> bool {
         self.ready && !self.shutdown.is_cancelled()
     }
 
-    /// Waits for the end: after shutdown, running batches are finished and answered, and what was
-    /// claimed but not run is handed back. One model that fails drains all; one that loses its
-    /// device ends all at once, because nobody can trust what the device computes.
+    /// Waits for the end. After shutdown, running batches are finished and answered, and claimed jobs
+    /// that have not run are handed back. If one model fails, all drain. If one loses its device,
+    /// this returns at once, because no output of the device can be trusted.
     pub async fn join(mut self) -> Result<(), WorkerError> {
         let mut outcome = Ok(());
         while let Some(ended) = self.models.join_next().await {
@@ -134,7 +134,7 @@ impl Worker {
     }
 }
 
-/// ONNX Runtime, if any model needs it.
+/// ONNX Runtime, if a model needs it.
 fn runtime(
     settings: &ModelSettings,
     sources: &[ModelSource],
@@ -148,7 +148,7 @@ fn runtime(
     Ok(Some(Arc::new(runtime)))
 }
 
-/// The roles on the model's queue, however long the broker is away; `None` on shutdown.
+/// The roles on the model's queue. Retries while the broker is unreachable; `None` on shutdown.
 async fn connect(
     broker: &dyn Broker,
     model: &Model,

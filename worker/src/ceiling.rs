@@ -1,10 +1,10 @@
-//! How many rows fit the device's memory, learnt by running out of it.
+//! How many rows fit the device's memory, learnt from batches that ran out of it.
 //!
-//! Half of what did not fit is the new ceiling, at once. It rises again by one row after so many
-//! batches that filled it: memory that a neighbour took may come back. A step that fails is taken
-//! back, and the next is tried after twice as many batches.
+//! A batch that does not fit halves the ceiling at once. The ceiling rises by one row after
+//! [`PATIENCE`] full batches, because other processes may have freed memory meanwhile. A rise that
+//! fails is undone, and the next one takes twice as many batches.
 
-/// Batches that must fill the ceiling before it rises by a row, at first and at most.
+/// How many batches must fill the ceiling before it rises by a row, at first and at most.
 const PATIENCE: u32 = 50;
 const LONGEST_PATIENCE: u32 = 3200;
 
@@ -12,27 +12,27 @@ const LONGEST_PATIENCE: u32 = 3200;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ceiling {
     rows: u32,
-    /// The largest size that filled the ceiling and went well, since it fell.
+    /// The largest ceiling that a batch has filled and run well since the last fall; 0 for none.
     proven: u32,
-    /// Batches that filled it and went well, since it moved.
+    /// Batches that have filled the ceiling and run well since it last moved.
     filled: u32,
     patience: u32,
 }
 
 impl Default for Ceiling {
-    /// None, as long as memory has never run out.
+    /// No ceiling before memory has run out.
     fn default() -> Self {
         Self { rows: u32::MAX, proven: 0, filled: 0, patience: PATIENCE }
     }
 }
 
 impl Ceiling {
-    /// The most rows to run together; at least one.
+    /// The most rows to run together; at least 1.
     pub(crate) const fn rows(self) -> u32 {
         self.rows
     }
 
-    /// A batch went well.
+    /// A batch of `rows` ran well.
     pub(crate) fn ran(&mut self, rows: u32) {
         if rows < self.rows {
             return;
@@ -45,7 +45,7 @@ impl Ceiling {
         }
     }
 
-    /// A batch found no memory.
+    /// A batch of `rows` ran out of memory.
     pub(crate) fn out_of_memory(&mut self, rows: u32) {
         self.filled = 0;
         if rows == self.rows && rows == self.proven + 1 && rows > 1 {
@@ -63,8 +63,8 @@ impl Ceiling {
 mod tests {
     use super::*;
 
-    /// Runs full batches of at most 64 rows on a device that has room for `room`; the sizes that
-    /// failed.
+    /// Runs full batches of at most 64 rows on a device with memory for `room` rows; returns the sizes
+    /// that failed.
     fn run(ceiling: &mut Ceiling, room: u32, batches: u32) -> Vec<u32> {
         let mut failed = Vec::new();
         for _ in 0..batches {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn rises_row_by_row_and_tries_what_failed_ever_more_rarely() {
+    fn rises_row_by_row_and_retries_failed_sizes_ever_more_rarely() {
         let mut ceiling = Ceiling::default();
         run(&mut ceiling, 20, 10_000);
         assert_eq!(ceiling.rows(), 20);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_back_to_full_batches_when_memory_comes_back() {
+    fn returns_to_full_batches_when_memory_is_free_again() {
         let mut ceiling = Ceiling::default();
         run(&mut ceiling, 20, 100);
         run(&mut ceiling, 64, 50 * PATIENCE);

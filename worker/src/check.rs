@@ -1,12 +1,12 @@
-//! Whether a job fits its model. Gateways check too; a worker relies on nobody, because one bad
-//! input would fail its whole batch.
+//! Whether a job fits its model. Gateways check this too, but a worker does not rely on it, because
+//! one bad input would fail a whole batch.
 
 use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 
 use crate::{layout::Layout, tensors};
 
-/// Checks names, types, shapes, sizes, and that `text_only` models get text. The error is for the
-/// caller.
+/// Checks names, types, shapes, sizes, and that `text_only` models get text. The error is a message
+/// for the caller.
 pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), String> {
     if job.inputs.len() != spec.inputs.len() {
         return Err(format!("expected {} inputs, got {}", spec.inputs.len(), job.inputs.len()));
@@ -22,7 +22,7 @@ pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), 
     }
 }
 
-/// All inputs have the job's rows, and not more than a request may have.
+/// Checks that all inputs have the job's rows, and no more than a request may have.
 fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
     let Some(most) = spec.max_batch else {
         return if job.rows == 1 { Ok(()) } else { Err("this model does not batch".to_owned()) };
@@ -56,7 +56,7 @@ fn check_tensor(tensor: &Tensor, expected: &TensorSpec, text_only: bool) -> Resu
     check_size(tensor, elements, text_only)
 }
 
-/// The data holds exactly `elements`.
+/// Checks that the data holds exactly `elements`.
 fn check_size(tensor: &Tensor, elements: usize, text_only: bool) -> Result<(), String> {
     let found = match tensor.datatype.size() {
         Some(size) if elements.checked_mul(size) == Some(tensor.data.len()) => return Ok(()),

@@ -1,4 +1,4 @@
-//! What a model's optional `config.pbtxt` says, in Triton's words.
+//! A model's optional `config.pbtxt`, with the fields that Triton defines.
 
 use std::collections::BTreeMap;
 
@@ -6,46 +6,46 @@ use batchfleet_broker::{Datatype, TensorSpec};
 
 use crate::pbtxt::{self, Field, Message, SyntaxError};
 
-/// How a model is to be served. The default is that of a model without a file.
+/// How to serve a model. The default is that of a model without a `config.pbtxt`.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelConfig {
-    /// The name the file gives; must be that of the model's folder.
+    /// The name in the file; must be that of the model's folder.
     pub(crate) name: Option<String>,
-    /// What runs it.
+    /// The engine that runs it.
     pub(crate) backend: Backend,
-    /// The most rows of one batch; 0 switches batching off. `None`: as the settings say.
+    /// The most rows of one batch; 0 switches batching off, `None` leaves the bound to the settings.
     pub(crate) max_batch: Option<u32>,
     /// Which of the versions in the repository are served.
     pub(crate) versions: VersionPolicy,
     /// The model's file inside a version's folder.
     pub(crate) file: String,
-    /// Inputs, their dimensions without that of the batch.
+    /// Inputs, their shapes without the batch dimension.
     pub(crate) inputs: Vec<TensorSpec>,
-    /// Outputs, their dimensions without that of the batch.
+    /// Outputs, their shapes without the batch dimension.
     pub(crate) outputs: Vec<TensorSpec>,
-    /// Free-form settings of the backend.
+    /// Settings of the backend.
     pub(crate) parameters: BTreeMap<String, String>,
-    /// Dimensions of the inputs to warm up with, without that of the batch, by input.
+    /// Shapes of the inputs for the warm-up, without the batch dimension, by input.
     pub(crate) warmup: BTreeMap<String, Vec<u64>>,
 }
 
-/// What runs a model.
+/// The engine that runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// ONNX Runtime.
     OnnxRuntime,
-    /// Answers its inputs; for tests.
+    /// Answers with its inputs; for tests.
     Echo,
 }
 
 /// Which versions of a model are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VersionPolicy {
-    /// The highest so many.
+    /// The highest versions, this many.
     Latest(usize),
-    /// All.
+    /// All versions.
     All,
-    /// These.
+    /// These versions.
     Specific(Vec<u64>),
 }
 
@@ -66,7 +66,7 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads a `config.pbtxt`; fields it does not know are ignored.
+    /// Reads a `config.pbtxt`; unknown fields are ignored.
     pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
         let message = pbtxt::parse(text)?;
         let default = Self::default();
@@ -87,11 +87,11 @@ impl ModelConfig {
     }
 }
 
-/// Whether this is a `config.pbtxt` that can be read.
+/// Checks whether `text` is a valid `config.pbtxt`.
 ///
 /// # Errors
 ///
-/// What is wrong with it, and in which line.
+/// The problem and its line.
 pub fn check(text: &str) -> Result<(), SyntaxError> {
     ModelConfig::parse(text).map(drop)
 }
@@ -149,7 +149,7 @@ fn parameter(field: &Field) -> Result<(String, String), SyntaxError> {
     Ok((key.to_owned(), value.text()?.to_owned()))
 }
 
-/// The dimensions of the first `model_warmup` sample.
+/// The shapes of the first `model_warmup` sample.
 fn warmup(message: &Message) -> Result<BTreeMap<String, Vec<u64>>, SyntaxError> {
     let Some(sample) = message.all("model_warmup").next() else {
         return Ok(BTreeMap::new());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_is_refused_with_its_line() {
+    fn unsupported_fields_are_refused_with_their_line() {
         for (text, problem) in [
             ("\nbackend: \"tensorflow\"", "line 2: backend \"tensorflow\" is not supported"),
             ("max_batch_size: -1", "line 1: max_batch_size is not a number"),

@@ -1,5 +1,5 @@
-//! How a worker ends: it stops claiming, finishes what runs, and gives back what it cannot finish
-//! in the time it has.
+//! The drain of a worker: it stops claiming, finishes the running batch, and hands back the jobs that
+//! it cannot finish in time.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::{
     retry::Outage,
 };
 
-/// Time kept for giving back what is not finished.
+/// Time reserved for handing back jobs.
 const LAST: Duration = Duration::from_secs(1);
 
-/// When a worker shall end, and when it must.
+/// When a worker begins to drain, and when it must end.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
     begun: CancellationToken,
@@ -23,8 +23,8 @@ pub(crate) struct Drain {
 }
 
 impl Drain {
-    /// Begins when `shutdown` is cancelled and may take `timeout` in all. Lives on a task of the
-    /// current runtime.
+    /// Begins when `shutdown` is cancelled and may take `timeout` in all. Spawns a task on the current
+    /// runtime.
     pub(crate) fn new(shutdown: CancellationToken, timeout: Duration) -> Self {
         let over = CancellationToken::new();
         let drain = Self { begun: shutdown.clone(), over: over.clone() };
@@ -37,22 +37,22 @@ impl Drain {
         drain
     }
 
-    /// Whether nothing more shall be begun.
+    /// Whether the drain has begun, so that no batch may begin.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun.is_cancelled()
     }
 
-    /// Waits until nothing more shall be begun.
+    /// Waits until the drain begins.
     pub(crate) async fn begun(&self) {
         self.begun.cancelled().await;
     }
 
-    /// Waits until there is no time left but to give back what is not finished.
+    /// Waits until the time is over, except for [`LAST`] to hand back jobs.
     pub(crate) async fn over(&self) {
         self.over.cancelled().await;
     }
 
-    /// Gives jobs back for another worker; tries again while there is time.
+    /// Hands jobs back to the queue for other workers; retries while there is time.
     pub(crate) async fn hand_back(
         &self,
         consumer: &dyn Consumer,
@@ -63,7 +63,7 @@ impl Drain {
         if jobs == 0 {
             return;
         }
-        let mut outage = Outage::new("hand jobs back");
+        let mut outage = Outage::new("hand back jobs");
         loop {
             match consumer.hand_back(copies(&held)).await {
                 Ok(()) => {
@@ -73,7 +73,7 @@ impl Drain {
                 Err(error) => outage.failed(&error),
             }
             if self.over.is_cancelled() {
-                warn!(jobs, "jobs could not be handed back: they wait to be reclaimed");
+                warn!(jobs, "failed to hand back jobs: they wait to be reclaimed");
                 return;
             }
             tokio::select! {
@@ -84,7 +84,7 @@ impl Drain {
     }
 }
 
-/// The deliveries once more: a try that fails keeps them.
+/// Copies for one try, which may fail.
 fn copies(held: &[Delivery]) -> Vec<Delivery> {
     let copy =
         |&Delivery { entry, ref job, deliveries, waited, claimed_at, deadline, awaited }: &Delivery| {

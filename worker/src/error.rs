@@ -12,7 +12,7 @@ use crate::{
 /// Why a worker cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// Settings contradict each other or the machine.
+    /// Settings contradict each other, or the machine lacks something.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
     /// The model repository cannot be served.
@@ -21,39 +21,39 @@ pub enum WorkerError {
     /// A model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A model fails on a batch of one row of zeros.
+    /// A model fails on one row of zeros.
     #[error(
         "model {model} cannot be warmed up: {error}; model_warmup in its config.pbtxt gives \
          dimensions it can run with"
     )]
     WarmUp {
-        /// Which.
+        /// The model.
         model: QueueName,
-        /// How it fails.
+        /// The error of the run.
         error: EngineError,
     },
-    /// A model's outputs for the input of its warm-up depend on the size of the batch.
+    /// A model's outputs for the same input depend on the size of the batch.
     #[error(
-        "model {model} does not compute what it should: {mismatch}; either the device is broken, or \
-         the model mixes its rows or draws random numbers, which the parameter golden_check \"off\" \
-         in its config.pbtxt allows"
+        "model {model} fails the golden check: {mismatch}; either the device is broken, or the model \
+         mixes its rows or draws random numbers, which the parameter golden_check \"off\" in its \
+         config.pbtxt allows"
     )]
     Golden {
-        /// Which.
+        /// The model.
         model: QueueName,
-        /// What differs.
+        /// The first difference.
         mismatch: Mismatch,
     },
-    /// The device is lost to this process: it must end at once, with
+    /// The process has lost the device, and must end at once with
     /// [`EXIT_DEVICE`](crate::EXIT_DEVICE).
     #[error("the device of model {model} is lost: {error}")]
     Device {
-        /// Which model ran.
+        /// The model that ran.
         model: QueueName,
-        /// How it failed.
+        /// The error of the run.
         error: EngineError,
     },
-    /// The metrics cannot be registered: two workers share one registry.
+    /// The metrics cannot be registered, because two workers share one registry.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
     /// A thread cannot be started.
@@ -68,7 +68,7 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
-    /// Whether the cure is to change the settings or the repository; trying again is none.
+    /// Whether the settings or the repository must change, so that a restart would not help.
     pub fn is_settings(&self) -> bool {
         matches!(
             self,
@@ -78,13 +78,13 @@ impl WorkerError {
         )
     }
 
-    /// Whether the process must end at once, because its device may compute garbage from now on.
+    /// Whether the process must end at once, because all later outputs of its device may be garbage.
     pub const fn is_device(&self) -> bool {
         matches!(self, Self::Device { .. })
     }
 
-    /// The error as [`batchfleet_service::run`] takes it: wrong settings end a process with status
-    /// 64, all else with 1.
+    /// The error as [`batchfleet_service::run`] takes it: wrong settings end the process with status
+    /// 64, all other errors with 1.
     pub fn report(self) -> anyhow::Error {
         if self.is_settings() { InvalidSettings::new(self).into() } else { self.into() }
     }

@@ -53,7 +53,7 @@ impl RunFault {
 }
 
 /// Parts of error texts and the faults they mean; the first entry that occurs in a text decides.
-const TEXTS: [(&str, RunFault); 29] = [
+const TEXTS: &[(&str, RunFault)] = &[
     // The arena is out of device memory, or at its configured limit.
     ("Failed to allocate memory for requested buffer", RunFault::OutOfMemory),
     ("is smaller than requested bytes of", RunFault::OutOfMemory),

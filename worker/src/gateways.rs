@@ -1,7 +1,7 @@
-//! Which gateways are gone: nobody hears the answers to their jobs, so they need not run.
+//! Which gateways are gone: no reply would reach the callers of their jobs, so these need not run.
 //!
-//! A claim tells this as well, but only of gateways that this worker had met before, and only of the
-//! moment of the claim: jobs may be held for some batches after it.
+//! A claim reports this as well, but only about gateways that this worker has met before, and only
+//! at the time of the claim: jobs may be held for some batches after it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::retry::Outage;
 
-/// How often the broker is asked.
+/// How often to ask the broker.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a gateway is asked for after its last job was seen here.
+/// How long to keep asking about a gateway after its last job.
 const REMEMBERED: Duration = Duration::from_mins(1);
 
-/// The gateways whose jobs this worker has held of late.
+/// The gateways whose jobs this worker has held lately.
 pub(crate) struct Gateways {
     consumer: Arc<dyn Consumer>,
     known: HashMap<GatewayId, Known>,
@@ -24,19 +24,19 @@ pub(crate) struct Gateways {
 }
 
 struct Known {
-    /// By the last answer; until there is one, it lives.
+    /// As last reported by the broker; true before the first report.
     alive: bool,
     seen: Instant,
 }
 
 impl Gateways {
-    /// Knows none so far.
+    /// No gateway is known yet.
     pub(crate) fn new(consumer: Arc<dyn Consumer>) -> Self {
-        let outage = Outage::new("ask for gateways");
+        let outage = Outage::new("check which gateways live");
         Self { consumer, known: HashMap::new(), ask_at: Instant::now(), outage }
     }
 
-    /// Notes who asked for `jobs`; once a second, finds out who of them still lives.
+    /// Notes the gateways of `jobs`; once a second, asks the broker which gateways still live.
     pub(crate) async fn look(&mut self, jobs: &[Delivery]) {
         let now = Instant::now();
         for delivery in jobs {
@@ -55,7 +55,7 @@ impl Gateways {
                     self.known.entry(*gateway).and_modify(|known| known.alive = alive);
                 }
             }
-            // Their work is done in vain at worst.
+            // At worst, jobs run in vain.
             Err(error) => {
                 self.outage.failed(&error);
                 self.known.clear();
@@ -64,8 +64,8 @@ impl Gateways {
         self.ask_at = Instant::now() + EVERY;
     }
 
-    /// Whether nobody waits for the answer to this job. One that was added a moment ago proves that
-    /// its gateway lived, whatever else was heard of it.
+    /// Whether the gateway of this job is gone. A job younger than the liveness period proves that
+    /// its gateway lived, whatever the broker reports.
     pub(crate) fn is_gone(&self, delivery: &Delivery) -> bool {
         delivery.age() >= LIVENESS
             && self.known.get(&delivery.job.gateway).is_some_and(|known| !known.alive)
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_added_a_moment_ago_speaks_for_its_gateway() {
+    async fn a_job_added_a_moment_ago_proves_that_its_gateway_lives() {
         let (broker, queue) = (MemoryBroker::new(10), QueueName::new("m", 1));
         let worker = broker.worker(queue.clone(), WorkerId::random()).await.unwrap();
         let WorkerRoles { mut claims, consumer, .. } = worker;

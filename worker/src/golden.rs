@@ -1,6 +1,5 @@
-//! Whether a device computes what it should: the outputs of one row must come out again, row for
-//! row, when many such rows run together. A device that computes garbage, or a model that mixes
-//! its rows, does not pass.
+//! The golden check: when a batch holds the same row many times, each row's outputs must equal those
+//! of the row alone. A device that computes garbage and a model that mixes its rows do not pass.
 
 use std::fmt;
 
@@ -9,14 +8,14 @@ use half::{bf16, f16};
 
 use crate::tensors;
 
-/// How far a number may be off, as a share of the largest of its tensor: kernels differ by batch
-/// size and sum in another order, with as little as 8 bits of precision.
+/// How far a number may be off, relative to the largest of its tensor: kernels differ by batch size,
+/// and sum in another order with as little as 8 bits of precision.
 const TOLERANCE: f64 = 0.02;
-/// How far it may be off in any case: a whole step of integers, nearly nothing of other numbers.
+/// How far a number may be off in any case: 1 for integers, nearly 0 for floats.
 const INTEGER_STEP: f64 = 1.0;
 const FLOAT_STEP: f64 = 1e-3;
 
-/// An output that did not come out again.
+/// An output that differs from that of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
     output: String,
@@ -65,7 +64,7 @@ fn compare_tensor(expected: &Tensor, got: &Tensor) -> Result<(), String> {
     let finite = |number: &f64| number.is_finite();
     let largest = expected.iter().copied().filter(finite).map(f64::abs).fold(0.0, f64::max);
     let tolerance = TOLERANCE * largest + step;
-    // What is not finite for one row may be anything for many: a model may divide zeros by zeros.
+    // A number that is not finite for one row may be anything for many: a model may divide 0 by 0.
     let off = |&(expected, got): &(f64, f64)| {
         expected.is_finite() && (!got.is_finite() || (got - expected).abs() > tolerance)
     };
@@ -76,7 +75,7 @@ fn compare_tensor(expected: &Tensor, got: &Tensor) -> Result<(), String> {
 }
 
 /// The elements of a tensor of numbers.
-#[expect(clippy::cast_precision_loss, reason = "they are compared with a tolerance")]
+#[expect(clippy::cast_precision_loss, reason = "numbers are compared with a tolerance")]
 fn numbers(tensor: &Tensor) -> Vec<f64> {
     let data = &tensor.data;
     match tensor.datatype {
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn small_differences_are_the_way_of_floats() {
+    fn small_differences_of_floats_are_tolerated() {
         let one = floats(&[10.0, 0.0, -0.5]);
         let many = [one.clone(), floats(&[10.1, 0.1, -0.6]), floats(&[9.9, 0.0, -0.5])];
         assert_eq!(compare(&one, &many), Ok(()));
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_for_one_row_proves_nothing() {
+    fn numbers_that_are_not_finite_for_one_row_are_not_compared() {
         assert_eq!(compare(&floats(&[f32::NAN, 1.0]), &[floats(&[5.0, 1.0])]), Ok(()));
     }
 

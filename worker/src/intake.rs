@@ -1,7 +1,8 @@
 //! Claims jobs when the pipeline asks for them.
 //!
 //! A claim is not cancel safe, and waits up to a second for the first job. So one task does
-//! nothing but claim, and the pipeline may stop waiting for it: what arrives later is next batch's.
+//! nothing but claim, and the pipeline may stop waiting for it: jobs that arrive later belong to the
+//! next batch.
 
 use batchfleet_broker::{Claims, Delivery};
 use tokio::{
@@ -14,12 +15,12 @@ use crate::{drain::Drain, retry::Outage};
 /// How much one claim moves the estimate of rows per job.
 const SMOOTHING: f64 = 0.2;
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Debug)]
 pub(crate) struct ClaimedJobs {
-    /// The jobs; none if the broker had nothing for a second.
+    /// The jobs; none if the queue was empty for a second.
     pub(crate) deliveries: Vec<Delivery>,
-    /// Whether they are as many as were asked for, so that more may wait.
+    /// Whether the claim got all jobs that it asked for, so that more may wait.
     pub(crate) full: bool,
 }
 
@@ -29,13 +30,13 @@ pub(crate) struct Intake {
     asks: mpsc::Sender<usize>,
     claims: mpsc::Receiver<Vec<Delivery>>,
     task: JoinHandle<()>,
-    /// How many jobs the claim under way asks for.
+    /// How many jobs the claim under way asks for; `None` without a claim.
     under_way: Option<usize>,
     rows_per_job: f64,
 }
 
 impl Intake {
-    /// Starts the task. Once the drain begins it no longer tries again what failed.
+    /// Starts the task, which retries failed claims until the drain begins.
     pub(crate) fn start(source: Box<dyn Claims>, drain: Drain) -> Self {
         let (asks, asked) = mpsc::channel(1);
         let (sender, claims) = mpsc::channel(1);
@@ -43,16 +44,16 @@ impl Intake {
         Self { asks, claims, task, under_way: None, rows_per_job: 1.0 }
     }
 
-    /// Begins to claim as many jobs as about `rows` rows take, unless a claim is under way already.
+    /// Begins to claim about `rows` rows, unless a claim is under way already.
     pub(crate) fn ask(&mut self, rows: u32) {
         if self.under_way.is_none() {
             let jobs = jobs_for(rows, self.rows_per_job);
-            // There is room: an ask is only sent when the last was answered.
+            // The channel has room: an ask is sent only after the last was answered.
             self.under_way = self.asks.try_send(jobs).is_ok().then_some(jobs);
         }
     }
 
-    /// Waits for the claim under way. May be given up at any time. `None`: the task has ended.
+    /// Waits for the claim under way; cancel-safe. `None` if the task has ended.
     pub(crate) async fn claimed(&mut self) -> Option<ClaimedJobs> {
         let deliveries = self.claims.recv().await?;
         let full = self.under_way.take().is_some_and(|asked| deliveries.len() >= asked);
@@ -63,7 +64,7 @@ impl Intake {
         Some(ClaimedJobs { deliveries, full })
     }
 
-    /// Ends the task; what it claimed last comes back, unless it had crashed.
+    /// Ends the task; returns its last jobs, or an error if it has crashed.
     pub(crate) async fn stop(self) -> Result<Vec<Delivery>, JoinError> {
         let Self { asks, mut claims, task, .. } = self;
         drop(asks);
@@ -100,7 +101,7 @@ async fn claim_when_asked(
     }
 }
 
-/// How many jobs to claim for about `rows` rows; at least one.
+/// How many jobs to claim for about `rows` rows; at least 1.
 fn jobs_for(rows: u32, rows_per_job: f64) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to u32::MAX")]
     let jobs = (f64::from(rows) / rows_per_job.max(1.0)).ceil().max(1.0) as usize;

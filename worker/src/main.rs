@@ -17,7 +17,7 @@ fn main() -> ExitCode {
 
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let shutdown = process.shutdown.clone();
-    // Loading models may take minutes: a wrong address is better known before.
+    // Checked first, because loading models may take minutes.
     settings.redis.address()?;
     let loaded = Loaded::load(&settings.models, &process, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;
@@ -28,7 +28,7 @@ async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()
     }
     match worker.join().await {
         Err(error) if error.is_device() => {
-            error!(%error, "leaving at once, for other workers to take over");
+            error!(%error, "device lost: exiting, for other workers to take over");
             leave(EXIT_DEVICE)
         }
         outcome => Ok(outcome?),

@@ -1,4 +1,4 @@
-//! One model of a worker: loaded and warmed on the thread that will run it, then served.
+//! One model of a worker: loaded and warmed up on the thread of its engine, then served.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -31,24 +31,24 @@ use crate::{
     watchdog,
 };
 
-/// How many times the longest batch must fit into `--max-batch-time`: batches take longer on a busy
-/// machine.
+/// How many times the longest batch must fit into `--max-batch-time`, because batches take longer on
+/// a busy machine.
 const WATCHDOG_MARGIN: u32 = 3;
 
-/// A loaded and warmed model.
+/// A loaded and warmed-up model.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// Under which name its queue is read.
+    /// The name that reads its queue.
     pub(crate) worker: WorkerId,
-    /// Where it runs.
+    /// The name of the machine or pod.
     host: String,
-    /// How it will be served.
+    /// How to serve it.
     pub(crate) plan: ServingPlan,
     engine: EngineHandle,
 }
 
 impl Model {
-    /// Loads and warms it.
+    /// Loads and warms up the model in `source`.
     pub(crate) async fn load(
         settings: &ModelSettings,
         source: ModelSource,
@@ -67,13 +67,13 @@ impl Model {
         Ok(Self { worker: WorkerId::random(), host, plan, engine })
     }
 
-    /// The queue it serves.
+    /// The queue that it serves.
     pub(crate) fn queue(&self) -> &QueueName {
         &self.plan.spec.queue
     }
 
-    /// Claims, runs and answers until the drain; announces it all the while. Cancels `announced` when
-    /// that goes well for the first time.
+    /// Serves the queue until the drain, and announces the model meanwhile. Cancels `announced` after
+    /// the first announcement.
     pub(crate) async fn serve(
         self,
         roles: WorkerRoles,
@@ -98,7 +98,7 @@ impl Model {
         let announcer = Announcer { consumer, announcement, tuner, metrics, clock, max_batch_time };
         let announcing =
             tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
-        // Whoever holds jobs and is not known to live is taken for dead.
+        // A worker that claims before its announcement would be taken for dead.
         tokio::select! {
             () = announced.cancelled() => {}
             () = drain.begun() => {}
@@ -111,16 +111,16 @@ impl Model {
     }
 }
 
-/// Tells `tuner` all that others know, for as long as it is not aborted.
+/// Passes all guidance of the queue to `tuner`, until aborted.
 async fn guide(mut target: Box<dyn TargetSubscription>, tuner: SharedTuner) {
-    let mut outage = Outage::new("hear what N to use");
+    let mut outage = Outage::new("read the batch target");
     loop {
         match target.guidance().await {
             Ok(guidance) => {
                 outage.over();
-                tuner.lock().hear(guidance);
+                tuner.lock().adopt(guidance);
             }
-            // It goes by what it heard last.
+            // The last target stays in effect.
             Err(error) => {
                 outage.failed(&error);
                 outage.pause().await;
@@ -143,7 +143,7 @@ fn engine(
     })
 }
 
-/// Warms the engine up: its times make the plan.
+/// Warms up the engine, and makes the plan from the measured batch times.
 fn plan(
     settings: &ModelSettings,
     source: &ModelSource,
@@ -152,7 +152,7 @@ fn plan(
     let sizes = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
     let climb = match settings.batch {
         BatchMode::Auto => Climb { sizes, up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) },
-        // Whoever sets N by hand has decided about latency too.
+        // An N set by hand takes precedence over latency.
         BatchMode::Fixed(rows) => Climb { sizes, up_to: rows, patience: None },
     };
     let model = source.queue.clone();
@@ -165,7 +165,7 @@ fn plan(
     let policy = BatchPolicy::new(settings.batch, usable, settings.slo_p99);
     let limit = policy.choose(&cost, &Demand::unknown(1)).n;
     let provider = engine.provider();
-    info!(%model, provider, limit, "loaded and warmed up");
+    info!(%model, provider, limit, "model loaded and warmed up");
     let mut spec = engine.spec().clone();
     if cost.has_fixed_sizes() {
         let largest = NonZeroU32::new(cost.largest());
@@ -185,7 +185,7 @@ fn plan(
     Ok(plan)
 }
 
-/// A watchdog must not take an honest batch for one that hangs.
+/// Refuses settings with which the watchdog would take a slow batch for a hang.
 fn check_watchdog(plan: &ServingPlan, limit: u32) -> Result<(), InvalidSettings> {
     let (model, max_batch_time) = (&plan.spec.queue, plan.max_batch_time);
     let takes = plan.cost.latency(limit);
@@ -196,13 +196,13 @@ fn check_watchdog(plan: &ServingPlan, limit: u32) -> Result<(), InvalidSettings>
             takes * WATCHDOG_MARGIN
         )));
     }
-    // One request may be larger than N.
+    // A single request may have more rows than N.
     let largest = plan.spec.max_rows();
     let longest = plan.cost.latency(largest);
     if longest * WATCHDOG_MARGIN > max_batch_time {
         warn!(
             %model, largest, ?longest, ?max_batch_time,
-            "the largest request may take so long that --max-batch-time takes it for a hang"
+            "--max-batch-time may take the largest request for a hang"
         );
     }
     Ok(())

@@ -1,24 +1,24 @@
 //! Reads protobuf's text format without a schema, as far as `config.pbtxt` files use it.
 //!
-//! A repeated field may be written one by one or as a list; both read the same: one [`Field`] per
-//! element. What a field means is its reader's business, and fields nobody asks for are ignored.
+//! The elements of a repeated field may be written one by one or as a list; either way, each element
+//! becomes a [`Field`]. Only the reader of a field gives it a meaning, so unknown fields are ignored.
 
 use std::{iter::Peekable, str::Chars, str::FromStr};
 
-/// What is wrong with a text, and where.
+/// A syntax error and its line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct SyntaxError {
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// What was found or expected there.
+    /// What the parser found or expected there.
     pub problem: String,
 }
 
-/// How deep messages may be nested, as in protobuf itself: each level takes some of the stack.
+/// How deep messages may be nested, as in protobuf itself: each level takes up some of the stack.
 const DEEPEST: usize = 100;
 
-/// Fields in the order they were written.
+/// The fields of a message, in the order they were written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Message(Vec<Field>);
 
@@ -45,7 +45,7 @@ impl Message {
         self.0.iter().filter(move |field| field.name == name)
     }
 
-    /// A field that may be given once; the last one counts, as protobuf has it.
+    /// A field that is not repeated; the last one counts, as in protobuf.
     pub(crate) fn one(&self, name: &str) -> Option<&Field> {
         self.0.iter().rfind(|field| field.name == name)
     }
@@ -104,7 +104,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// Fields up to a closing bracket or the end, which is left for the caller.
+    /// Fields up to a closing bracket or the end, which the caller reads.
     fn message(&mut self) -> Result<Message, SyntaxError> {
         let mut fields = Vec::new();
         while let Some(next) = self.peek() {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn says_on_which_line_the_problem_is() {
+    fn an_error_names_its_line() {
         for (text, line) in [
             ("a: 1\nb 2", 2),
             ("a {\n b: 1\n", 3),
@@ -287,7 +287,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_makes_it_panic_or_hang(text in "[a-c:{}\\[\\]<>\"'#,;\n\\\\ 1-]{0,64}") {
+        fn no_text_makes_the_parser_panic_or_hang(text in "[a-c:{}\\[\\]<>\"'#,;\n\\\\ 1-]{0,64}") {
             drop(parse(&text));
         }
     }

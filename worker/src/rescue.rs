@@ -1,8 +1,8 @@
-//! Takes over jobs whose worker died over them.
+//! Takes over the jobs of dead workers.
 //!
-//! Each is a suspect: it may be what killed the worker. And a claim is a charge, because the broker
-//! counts them and a job that is there at too many deaths is convicted. So suspects are claimed one
-//! by one, each right before it runs alone: a worker that dies meanwhile charges nobody else.
+//! Each such job is quarantined, because it may have killed its worker. The broker counts the claims of
+//! each job, and each claim counts towards the poison limit. So quarantined jobs are reclaimed one at
+//! a time, right before each runs alone: if the worker dies of it, no other job is counted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,17 +11,17 @@ use tokio::time::Instant;
 
 use crate::retry::Outage;
 
-/// How often to look where nothing was found.
+/// How often to look while nothing is found.
 const EVERY: Duration = Duration::from_secs(1);
-/// When to look again after the last suspect: two workers may want the same one, and the one who
-/// misses it finds others.
+/// How soon to look again after the last job found: two workers may reach for the same job, and the
+/// one that misses it finds others.
 const SOON: Duration = Duration::from_millis(100);
 
 /// Looks for jobs of dead workers.
 pub(crate) struct Rescue {
     consumer: Arc<dyn Consumer>,
     look_at: Instant,
-    /// How long to pause when nothing is found.
+    /// How long to pause if nothing is found.
     pause: Duration,
     outage: Outage,
 }
@@ -43,7 +43,7 @@ impl Rescue {
         self.look_at.saturating_duration_since(Instant::now())
     }
 
-    /// Takes over one job, if there is any. After one, the next may be looked for at once.
+    /// Takes over one job, if there is one. After a find, the next look is due at once.
     pub(crate) async fn next(&mut self) -> Option<Delivery> {
         let found = match self.consumer.reclaim(1).await {
             Ok(found) => {
@@ -65,7 +65,7 @@ impl Rescue {
     }
 }
 
-/// A little more or less, so that workers do not all look at once.
+/// 20 % more or less, so that workers do not all look at once.
 fn after(pause: Duration) -> Instant {
     Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2))
 }

@@ -1,4 +1,4 @@
-//! What to do while the broker is away: say so once, and try again ever more slowly.
+//! Retries calls to an unreachable broker: logs the outage once, and backs off.
 
 use std::time::Duration;
 
@@ -8,36 +8,36 @@ use tracing::{info, warn};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// One kind of call to the broker, and whether it fails just now.
+/// One kind of call to the broker, and whether it currently fails.
 #[derive(Debug)]
 pub(crate) struct Outage {
     action: &'static str,
-    /// How long to pause next; `None` while all is well.
+    /// How long to pause next; `None` while calls succeed.
     pause: Option<Duration>,
 }
 
 impl Outage {
-    /// For calls that `action`, as in "cannot ...".
+    /// For calls that do `action`, as in "failed to ...".
     pub(crate) fn new(action: &'static str) -> Self {
         Self { action, pause: None }
     }
 
-    /// The call failed: logged if it is the first failure in a row.
+    /// A call failed; logged if it is the first failure in a row.
     pub(crate) fn failed(&mut self, error: &BrokerError) {
         if self.pause.is_none() {
-            warn!(%error, "cannot {}: trying again", self.action);
+            warn!(%error, "failed to {}: retrying", self.action);
         }
         self.pause = Some(self.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE)));
     }
 
-    /// The call went well: logged if it had failed.
+    /// A call succeeded; logged if the last had failed.
     pub(crate) fn over(&mut self) {
         if self.pause.take().is_some() {
-            info!("can {} again", self.action);
+            info!("recovered: can {} again", self.action);
         }
     }
 
-    /// Waits before the next try: a little more or less, so that workers do not all come at once.
+    /// Waits before the next try, 20 % more or less, so that workers do not all retry at once.
     pub(crate) async fn pause(&self) {
         let pause = self.pause.unwrap_or_default();
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;

@@ -13,7 +13,7 @@ use clap::{Args, Parser, ValueEnum};
 
 use crate::repository::{Location, StoreSettings, Wanted};
 
-/// A watchdog that barks earlier would take a busy machine for a hung device.
+/// A shorter --max-batch-time would take a busy machine for a hung device.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// Settings of the worker process.
@@ -45,12 +45,12 @@ pub struct ModelSettings {
     #[arg(long, env = "BATCHFLEET_MODEL_REPOSITORY", value_name = "DIR|URL")]
     pub model_repository: Location,
 
-    /// Where models of an object store are kept [default: a folder for temporary files]
+    /// Folder for models fetched from an object store [default: among the temporary files]
     #[arg(long, env = "BATCHFLEET_MODEL_CACHE", value_name = "DIR")]
     pub model_cache: Option<PathBuf>,
 
-    /// Folder with one file for each option of the object store, such as `aws_access_key_id`; the
-    /// environment's (`AWS_REGION`, `GOOGLE_SERVICE_ACCOUNT`, ...) count as well
+    /// Folder with one file for each option of the object store, such as `aws_access_key_id`; added
+    /// to the options in the environment (`AWS_REGION`, `GOOGLE_SERVICE_ACCOUNT`, ...)
     #[arg(long, env = "BATCHFLEET_MODEL_REPOSITORY_OPTIONS", value_name = "DIR")]
     pub model_repository_options: Option<PathBuf>,
 
@@ -59,24 +59,24 @@ pub struct ModelSettings {
     #[arg(long = "model", env = "BATCHFLEET_MODEL", value_name = "NAME", value_delimiter = ',')]
     pub models: Vec<Wanted>,
 
-    /// What this machine or pod is called, for whoever starts and ends workers
+    /// Name of this machine or pod; announced, so that a controller can match workers with pods
     #[arg(long, env = "HOSTNAME", default_value = "", value_name = "NAME")]
     pub host_name: String,
 
-    /// What computes; the worker refuses to start if it is not there
+    /// Execution provider that runs the models; the worker refuses to start if it is missing
     #[arg(long, env = "BATCHFLEET_EXECUTION_PROVIDER", default_value = "cpu", value_name = "NAME")]
     pub execution_provider: ExecutionProvider,
 
-    /// Which device of the execution provider [default: 0]
+    /// Number of the execution provider's device [default: 0]
     #[arg(long, env = "BATCHFLEET_DEVICE", value_name = "NUMBER")]
     pub device: Option<u16>,
 
-    /// Threads that compute one batch of one model [default: the cores this process may use, less
-    /// one for everything else]
+    /// Threads that compute one batch of one model [default: the cores this process may use, minus
+    /// one for all other work]
     #[arg(long, env = "BATCHFLEET_INTRA_OP_THREADS", value_name = "NUMBER")]
     pub intra_op_threads: Option<NonZeroUsize>,
 
-    /// The most rows of one batch, where a model's config.pbtxt says nothing else
+    /// The most rows of one batch, unless a model's config.pbtxt sets max_batch_size
     #[arg(long, env = "BATCHFLEET_MAX_BATCH", default_value = "64", value_name = "ROWS")]
     pub max_batch: NonZeroU32,
 
@@ -110,8 +110,8 @@ pub struct ModelSettings {
     )]
     pub linger: Duration,
 
-    /// A run of a model that takes longer than this hangs: the process ends, and other workers take
-    /// over what it held
+    /// Longest run of a model: a longer one counts as hung, the process exits, and other workers take
+    /// over its jobs
     #[arg(
         long,
         env = "BATCHFLEET_MAX_BATCH_TIME",
@@ -125,24 +125,25 @@ pub struct ModelSettings {
     #[arg(long, env = "BATCHFLEET_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
 
-    /// The name by which others know the setting above; a flag only because settings are.
+    /// The variable by which other programs find the library; a hidden flag, because every setting is
+    /// a flag.
     #[arg(long, env = "ORT_DYLIB_PATH", hide = true, value_name = "FILE")]
     pub ort_dylib_path: Option<PathBuf>,
 }
 
-/// What computes.
+/// An execution provider of ONNX Runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExecutionProvider {
     /// The processor.
     Cpu,
     /// An NVIDIA GPU.
     Cuda,
-    /// An NVIDIA GPU through TensorRT; CUDA runs what that leaves.
+    /// An NVIDIA GPU through TensorRT; CUDA runs the operators that TensorRT lacks.
     Tensorrt,
 }
 
 impl ExecutionProvider {
-    /// As in the settings.
+    /// The name in settings and metrics.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -156,7 +157,7 @@ impl ModelSettings {
     /// Refuses settings that contradict each other.
     ///
     /// # Errors
-    /// What to change.
+    /// Names the settings to change.
     pub fn validate(&self) -> Result<(), InvalidSettings> {
         if let BatchMode::Fixed(rows) = self.batch
             && rows > self.max_batch.get()
@@ -181,7 +182,7 @@ impl ModelSettings {
         Ok(())
     }
 
-    /// How an object store is read.
+    /// How to read an object store.
     pub(crate) fn store(&self) -> StoreSettings {
         let cache = self.model_cache.clone();
         StoreSettings {
@@ -190,8 +191,8 @@ impl ModelSettings {
         }
     }
 
-    /// Threads per session. The runtime's own default counts the host's cores, whatever share of
-    /// them this process was given.
+    /// Threads per session. ONNX Runtime's own default would be the host's cores, even if this process
+    /// may use only some of them.
     pub(crate) fn threads(&self) -> usize {
         self.intra_op_threads.map_or_else(
             || thread::available_parallelism().map_or(1, |cores| cores.get().max(2) - 1),
@@ -199,7 +200,7 @@ impl ModelSettings {
         )
     }
 
-    /// The library's file: the one that was named, or the first that is there.
+    /// The library's file: the one in the settings, or the first of the usual places that exists.
     pub(crate) fn library(&self) -> Result<PathBuf, InvalidSettings> {
         let program = std::env::current_exe().ok();
         let beside = program.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_refused_and_say_what_to_change() {
+    fn contradictions_are_refused_with_the_settings_to_change() {
         for (flags, complaint) in [
             (&["--batch", "65"][..], "--batch 65 is more than --max-batch 64"),
             (&["--device", "1"][..], "--device 1 means nothing with --execution-provider cpu"),
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_library_says_where_it_was_sought_and_how_to_get_it() {
+    fn a_missing_library_names_the_searched_files_and_how_to_get_it() {
         let missing = [PathBuf::from("/nowhere/a.so"), PathBuf::from("/nowhere/b.so")];
         let error = find_library(None, &missing).unwrap_err().to_string();
         assert!(error.contains("not at /nowhere/a.so or /nowhere/b.so: run `make onnxruntime`"));

@@ -137,7 +137,7 @@ async fn settle(
     round_trip: RoundTrip,
     replies: Vec<JobReply>,
 ) {
-    let mut outage = Outage::new("send answers");
+    let mut outage = Outage::new("settle replies");
     loop {
         let began = Instant::now();
         match consumer.settle(replies.iter().map(JobReply::settlement).collect()).await {

@@ -1,85 +1,63 @@
-//! N: what this worker knows (batch times, load, memory, what is published), put before the policy
-//! whenever it is about to claim.
+//! N: before each claim, the policy chooses it from what this worker knows: batch times, load, memory
+//! and the published target.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod load;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
     BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch, Release,
 };
-use batchfleet_policy::{
-    ArrivalRate, BatchMode, BatchPolicy, Bound, Choice, CostModel, Demand, doomed,
-};
+use batchfleet_policy::{BatchMode, BatchPolicy, Bound, Choice, CostModel, Demand, doomed};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
+use tracing::info;
 
+use self::load::LoadEstimate;
 use crate::ceiling::Ceiling;
 
-/// After so long without a batch, what is believed of their time is in doubt.
+/// Without a batch for this long, the measured batch times may be out of date.
 const BLIND: Duration = Duration::from_secs(1);
-/// How many batches are remembered for whoever asks.
+/// How many batches the announcement lists.
 const RECENT: usize = 8;
 
-/// One model's tuner: its pipeline asks it for N, others tell it what they know, or ask what it
-/// knows.
+/// One model's tuner, shared by its pipeline, which asks for N, and by the tasks that feed it or
+/// announce its choices.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedTuner(Arc<Mutex<Tuner>>);
 
 impl SharedTuner {
-    /// Knows the measured costs, and nothing of the load.
+    /// Knows the measured costs, and nothing about the load.
     pub(crate) fn new(policy: BatchPolicy, cost: CostModel) -> Self {
         Self(Arc::new(Mutex::new(Tuner::new(policy, cost))))
     }
 
-    /// Never held across anything that waits.
+    /// Access to the tuner; never held across an await.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Tuner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
 /// Chooses N.
 #[derive(Debug)]
 pub(crate) struct Tuner {
-    /// As it was started.
+    /// The policy of the settings.
     own: BatchPolicy,
-    /// The same, with what was published since.
+    /// The same, with the published target applied.
     policy: BatchPolicy,
+    /// The published target that applies; 0 for none.
     epoch: u64,
     cost: CostModel,
     ceiling: Ceiling,
-    /// That share the queue, this one included.
-    workers: u32,
-    started: Instant,
-    /// Of the rows that came here; the other workers get as many.
-    arrivals: ArrivalRate,
-    arrived: u64,
-    queue: QueueSeen,
+    load: LoadEstimate,
     choice: Choice,
     last_ran: Option<Instant>,
     /// Latest first.
     recent: VecDeque<RecentBatch>,
 }
 
-/// What the last claim told about the queue it left behind.
-#[derive(Clone, Copy, Debug)]
-struct QueueSeen {
-    at: Instant,
-    /// How long its head had waited then; `None` if nothing was left.
-    head: Option<Duration>,
-}
-
-impl QueueSeen {
-    /// How long the head has waited by now.
-    fn oldest(&self, now: Instant) -> Duration {
-        self.head.map_or(Duration::ZERO, |waited| waited + (now - self.at))
-    }
-}
-
 impl Tuner {
     fn new(policy: BatchPolicy, cost: CostModel) -> Self {
-        let now = Instant::now();
         let choice = policy.choose(&cost, &Demand::unknown(1));
         Self {
             own: policy,
@@ -87,21 +65,18 @@ impl Tuner {
             epoch: 0,
             cost,
             ceiling: Ceiling::default(),
-            workers: 1,
-            started: now,
-            arrivals: ArrivalRate::default(),
-            arrived: 0,
-            queue: QueueSeen { at: now, head: None },
+            load: LoadEstimate::new(),
             choice,
             last_ran: None,
             recent: VecDeque::with_capacity(RECENT),
         }
     }
 
-    /// Takes in what others tell. An older word than the last one says nothing.
-    pub(crate) fn hear(&mut self, guidance: Guidance) {
+    /// Adopts the number of workers and the published target. A target older than the current one
+    /// is ignored.
+    pub(crate) fn adopt(&mut self, guidance: Guidance) {
         if let Some(workers) = guidance.workers {
-            self.workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+            self.load.set_workers(workers);
         }
         let Some(target) = guidance.target.filter(|target| target.epoch > self.epoch) else {
             return;
@@ -116,51 +91,38 @@ impl Tuner {
         self.policy = BatchPolicy { mode, published, slo, ..self.own };
         let (batch, slo_ms) = (target.wish.batch, target.wish.slo_ms);
         self.limit(self.policy.overhead);
-        tracing::info!(epoch = self.epoch, ?batch, slo_ms, "goes by a new target");
+        info!(epoch = self.epoch, ?batch, slo_ms, "adopted batch target");
     }
 
-    /// Takes in a claim of at most as many jobs as were asked for; `full` if it got that many.
+    /// Takes in the jobs of a claim; `full` if the claim got as many as it asked for.
     pub(crate) fn claimed(&mut self, deliveries: &[Delivery], full: bool) {
-        self.arrived += deliveries.iter().map(|job| u64::from(job.job.rows)).sum::<u64>();
-        // Within a class the youngest of the claimed is about as old as who comes next.
-        let head = deliveries.iter().map(|job| job.waited).min().filter(|_| full);
-        self.queue = QueueSeen { at: Instant::now(), head };
+        self.load.claimed(deliveries, full);
     }
 
-    /// N for the next batch. `overhead` is what of the latency target goes to the broker.
+    /// Chooses N for the next batch. `overhead` is the broker's part of the latency target.
     pub(crate) fn limit(&mut self, overhead: Duration) -> u32 {
-        let now = Instant::now();
-        self.arrivals.observe(now - self.started, self.arrived);
         self.policy.overhead = overhead;
-        let oldest = self.queue.oldest(now);
-        let rate = self.rows_per_second();
-        // Little's law: whoever waits has arrived since the oldest did.
-        let waiting = rate.unwrap_or(0.0) * oldest.as_secs_f64();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-        let waiting = waiting as u32;
-        let demand = Demand { workers: self.workers, rate, waiting, oldest };
-        self.choice = self.policy.choose(&self.cost, &demand);
+        self.choice = self.policy.choose(&self.cost, &self.load.demand());
         self.n()
     }
 
-    /// N, as it was last chosen.
+    /// N as last chosen.
     pub(crate) fn n(&self) -> u32 {
         self.choice.n.min(self.ceiling.rows())
     }
 
-    /// How many of `held` rows to run now; all up to N, unless fewer fill a size the engine runs
-    /// and more would be padded. `oldest` is the longest wait among them.
+    /// How many of `held` rows to run now: all up to N, unless fewer rows fill a size that the engine
+    /// runs and more would be padded. `oldest` is the longest wait among them.
     pub(crate) fn take(&self, held: u32, oldest: Duration) -> u32 {
         let n = self.n();
         let rows = self.policy.take(&self.cost, n, held, oldest);
         if rows < held.min(n) { rows } else { n }
     }
 
-    /// How many of the jobs held, so many rows, cannot be in time any more, oldest first; `left` is
-    /// the time that each has until its deadline.
+    /// How many of the held jobs, of `rows` in all, can no longer be in time. `left` is the time that
+    /// each has until its deadline, oldest job first.
     ///
-    /// Not all of them where no batch has run for a while: only batches that run correct what is
-    /// believed of L(b).
+    /// If no batch has run for a while, at least one job is spared: only a run corrects L(b).
     pub(crate) fn doomed(&self, rows: u32, left: impl ExactSizeIterator<Item = Duration>) -> usize {
         let jobs = left.len();
         let doomed = usize::try_from(doomed(&self.cost, self.n(), rows, left)).unwrap_or(jobs);
@@ -178,7 +140,7 @@ impl Tuner {
         self.cost.latency(rows)
     }
 
-    /// A batch ran well.
+    /// Takes in a batch that ran well.
     pub(crate) fn ran(&mut self, rows: u32, padding: u32, took: Duration, release: Release) {
         self.cost.observe(rows + padding, took);
         self.ceiling.ran(rows + padding);
@@ -193,18 +155,18 @@ impl Tuner {
         });
     }
 
-    /// A batch found no memory; the most rows that are tried now.
+    /// Takes in that a batch ran out of memory; returns the most rows to run from now on.
     pub(crate) fn out_of_memory(&mut self, rows: u32) -> u32 {
         self.ceiling.out_of_memory(rows);
         self.ceiling.rows()
     }
 
-    /// Rows per second in batches as large as they would be with all the load there can be.
+    /// Rows per second under full load.
     pub(crate) fn capacity(&self) -> f64 {
         self.cost.rate(self.full_load_n())
     }
 
-    /// Everything, for whoever wants to understand it.
+    /// N and everything it was chosen from, for the announcement.
     pub(crate) fn report(&self) -> Batching {
         let Choice { n_star, b_eq, overloaded, interval, bound, .. } = self.choice;
         let is_memory = self.ceiling.rows() < self.choice.n;
@@ -219,8 +181,8 @@ impl Tuner {
             overloaded,
             slo_ms: ms(self.policy.slo),
             overhead_ms: ms(self.policy.overhead),
-            workers: self.workers,
-            rows_per_second: self.rows_per_second(),
+            workers: self.load.workers(),
+            rows_per_second: self.load.rows_per_second(),
             epoch: self.epoch,
             curve: self.cost.sizes().map(|(rows, took)| (rows, ms(took))).collect(),
             fixed_sizes: self.cost.has_fixed_sizes(),
@@ -230,13 +192,8 @@ impl Tuner {
     }
 
     fn full_load_n(&self) -> u32 {
-        let full_load = self.policy.choose(&self.cost, &Demand::unknown(self.workers));
+        let full_load = self.policy.choose(&self.cost, &Demand::unknown(self.load.workers()));
         full_load.n.min(self.ceiling.rows())
-    }
-
-    /// Rows that arrive for all workers: the broker gives each about as many.
-    fn rows_per_second(&self) -> Option<f64> {
-        Some(self.arrivals.per_second()? * f64::from(self.workers))
     }
 }
 
@@ -278,35 +235,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn goes_by_the_latest_word_and_back_to_its_own_setting() {
+    async fn adopts_the_latest_target_and_returns_to_its_own_setting() {
         let mut tuner = tuner(BatchMode::Fixed(32));
         assert_eq!(tuner.limit(Duration::ZERO), 32);
-        let mut told = |epoch, batch, slo_ms| {
-            tuner.hear(target(epoch, batch, slo_ms));
+        let mut published = |epoch, batch, slo_ms| {
+            tuner.adopt(target(epoch, batch, slo_ms));
             (tuner.limit(Duration::ZERO), tuner.report().bound)
         };
-        let alone = told(5, BatchWish::Auto, None);
+        let alone = published(5, BatchWish::Auto, None);
         assert!((17..=19).contains(&alone.0) && alone.1 == BatchBound::Slo, "{alone:?}");
-        assert_eq!(told(6, BatchWish::Rows(7), None), (7, BatchBound::Published));
-        assert_eq!(told(6, BatchWish::Rows(9), None), (7, BatchBound::Published), "an old word");
-        assert_eq!(told(7, BatchWish::Rows(9999), None), (128, BatchBound::Published));
-        let hurried = told(8, BatchWish::Auto, Some(50.0));
+        assert_eq!(published(6, BatchWish::Rows(7), None), (7, BatchBound::Published));
+        assert_eq!(
+            published(6, BatchWish::Rows(9), None),
+            (7, BatchBound::Published),
+            "an older target"
+        );
+        assert_eq!(published(7, BatchWish::Rows(9999), None), (128, BatchBound::Published));
+        let hurried = published(8, BatchWish::Auto, Some(50.0));
         assert!(hurried.0 < alone.0 / 2, "{hurried:?}");
-        assert_eq!(told(9, BatchWish::Own, None), (32, BatchBound::Fixed));
+        assert_eq!(published(9, BatchWish::Own, None), (32, BatchBound::Fixed));
     }
 
     #[tokio::test(start_paused = true)]
     async fn shares_a_light_load_with_other_workers() {
         let mut tuner = tuner(BatchMode::Auto);
-        tuner.hear(Guidance { workers: Some(4), target: None });
+        tuner.adopt(Guidance { workers: Some(4), target: None });
         let full_load = tuner.limit(Duration::ZERO);
         assert!((23..=28).contains(&full_load), "{full_load}");
         for _ in 0..100 {
             tokio::time::advance(Duration::from_millis(10)).await;
-            tuner.arrived += 1;
+            tuner.load.add_rows(1);
             tuner.limit(Duration::ZERO);
         }
-        // 400 rows a second for four workers: each has one every 10 ms, and takes 10 ms for it.
+        // 400 rows a second for four workers: each gets one every 10 ms, and needs 10 ms for it.
         let report = tuner.report();
         assert!(report.n < full_load / 2 && report.bound == BatchBound::RateMatched, "{report:?}");
         assert!((390.0..410.0).contains(&report.rows_per_second.unwrap()), "{report:?}");
@@ -331,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refuses_what_cannot_be_in_time_but_never_so_that_nothing_is_learnt_any_more() {
+    async fn refuses_jobs_that_cannot_be_in_time_but_spares_one_if_nothing_ran_lately() {
         let mut tuner = tuner(BatchMode::Auto);
         tuner.limit(Duration::ZERO);
         // Four rows take 16 ms, three 14, two 12, one 10.
@@ -339,7 +300,7 @@ mod tests {
         let doomed = |tuner: &Tuner, millis| tuner.doomed(4, left(millis));
         assert_eq!(doomed(&tuner, [15, 13, 30, 30]), 2);
         assert_eq!(doomed(&tuner, [17, 13, 30, 30]), 0);
-        assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3, "one must run: nothing is known yet");
+        assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3, "one must run: L(b) was never corrected");
         tuner.ran(4, 0, Duration::from_millis(16), Release::Full);
         assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 4);
         tokio::time::advance(BLIND).await;
@@ -347,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_goes_before_everything() {
+    async fn memory_bounds_n_before_all_else() {
         let mut tuner = tuner(BatchMode::Fixed(64));
         assert_eq!(tuner.out_of_memory(64), 32);
         assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (32, BatchBound::Memory));

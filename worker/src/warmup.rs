@@ -1,5 +1,5 @@
-//! Runs a fresh model at growing sizes before any caller meets it: the first run of a size is slow,
-//! and L(b), from which N follows, must be known before N is needed.
+//! Runs a freshly loaded model at growing batch sizes before it serves: the first run of a size is slow,
+//! and L(b) must be known before N is chosen from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,46 +18,45 @@ use crate::{
     layout::Layout,
 };
 
-/// Runs per size; the median counts.
+/// Runs per size; L(b) is their median.
 const RUNS: usize = 3;
 
-/// How far a warm-up goes.
+/// The batch sizes of a warm-up.
 #[derive(Clone, Debug)]
 pub(crate) struct Climb {
-    /// The only sizes the engine shall run; empty for any.
+    /// The only sizes that the engine may run; empty for any.
     pub(crate) sizes: Vec<u32>,
     /// The most rows to try.
     pub(crate) up_to: u32,
-    /// The longest run that is of any use; the climb ends with the first that takes longer. Of a
-    /// model so slow that one row takes it, runs up to twice that of one row are: else it would
-    /// never batch, and be slower still.
+    /// The climb ends with the first size that takes longer than this, and longer than two runs of
+    /// one row. The second bound lets models batch whose single rows already exceed the first.
     pub(crate) patience: Option<Duration>,
 }
 
-/// What a warm-up found.
+/// The result of a warm-up.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
     /// L(b), as measured.
     pub(crate) cost: CostModel,
-    /// The largest size worth running: up to here all went well, and within the patience.
+    /// The largest size that ran without an error and within the patience.
     pub(crate) usable: u32,
-    /// The first output that one row and many did not agree about.
+    /// The first output that differed between one row and many.
     pub(crate) mismatch: Option<Mismatch>,
 }
 
 /// A size that was run.
-struct Measured {
+struct MeasuredSize {
     /// The median of its runs.
     took: Duration,
     /// The outputs of the last run, by row.
     outputs: Vec<Vec<Tensor>>,
 }
 
-/// Times `engine` at 1, 2, 4, ... rows, or at the only sizes it shall run; three runs each.
+/// Times `engine` at 1, 2, 4, ... rows, or at the only sizes that it may run; three runs each.
 ///
-/// A size that fails although smaller ones did not (memory) ends the climb like one that takes too
-/// long: the size before is the largest that is used. `shapes` gives the inputs' dimensions without
-/// that of the batch where the model leaves them open; else they are 1.
+/// A size that fails although smaller ones ran, usually because memory ran out, ends the climb like one that takes
+/// too long: the size before is the largest that is used. `shapes` has the dimensions of inputs,
+/// without that of the batch, for the dimensions that the model leaves open; the others are 1.
 pub(crate) fn warm_up(
     engine: &mut dyn Engine,
     shapes: &BTreeMap<String, Vec<u64>>,
@@ -68,15 +67,15 @@ pub(crate) fn warm_up(
     let (mut golden, mut mismatch) = (None, None);
     let max_batch = engine.spec().max_batch;
     for rows in sizes(&climb.sizes, climb.up_to, max_batch) {
-        let Measured { took, outputs } = match measure(engine, shapes, rows) {
+        let MeasuredSize { took, outputs } = match measure(engine, shapes, rows) {
             Ok(measured) => measured,
             Err(error) if times.is_empty() => return Err(error),
             Err(error) => {
-                warn!(model, rows, %error, "this size fails: staying below it");
+                warn!(model, rows, %error, "warm-up run failed: limiting batch size");
                 break;
             }
         };
-        info!(model, rows, ?took, "warmed up");
+        info!(model, rows, ?took, "batch size warmed up");
         times.push((rows, took));
         let golden = golden.get_or_insert_with(|| outputs[0].clone());
         mismatch = mismatch.or_else(|| golden::compare(golden, &outputs).err());
@@ -92,8 +91,8 @@ pub(crate) fn warm_up(
     Ok(Profile { cost, usable, mismatch })
 }
 
-/// 1, 2, 4, ... and the largest itself; only 1 for a model that does not batch. If `only` some are
-/// allowed, those the model can run, up to the first that holds `up_to` rows.
+/// 1, 2, 4, ... and the largest size itself; only 1 for a model that does not batch. If only some
+/// sizes are allowed, those that the model can run, up to the first that holds `up_to` rows.
 fn sizes(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32> {
     let Some(max_batch) = max_batch.map(NonZeroU32::get) else { return vec![1] };
     if !only.is_empty() {
@@ -113,7 +112,7 @@ fn measure(
     engine: &mut dyn Engine,
     shapes: &BTreeMap<String, Vec<u64>>,
     rows: u32,
-) -> Result<Measured, EngineError> {
+) -> Result<MeasuredSize, EngineError> {
     let layout = Layout::of(engine.spec().max_batch);
     let dims = |name: &str| shapes.get(name).map(Vec::as_slice).unwrap_or_default();
     let zeros = |spec: &TensorSpec| layout.zeros(spec, rows, dims(&spec.name));
@@ -128,7 +127,7 @@ fn measure(
     times.sort_unstable();
     // Fails if the model does not keep the rows of its batch.
     let outputs = layout.single_rows(rows).split(outputs)?;
-    Ok(Measured { took: times[RUNS / 2], outputs })
+    Ok(MeasuredSize { took: times[RUNS / 2], outputs })
 }
 
 #[cfg(test)]
@@ -139,12 +138,12 @@ mod tests {
 
     use super::*;
 
-    /// Slow from some size on, failing from another, and telling what it was run with.
+    /// Slow from one size on, failing from another; records the shapes of its inputs.
     struct Fake {
         spec: ModelSpec,
         slow_from: u32,
         fails_from: u32,
-        /// Computes garbage from this size on.
+        /// Gives garbage from this size on.
         garbage_from: u32,
         ran: Vec<Vec<u64>>,
     }
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn stays_with_the_only_sizes_that_are_allowed() {
+    fn runs_only_the_sizes_that_are_allowed() {
         for (up_to, max_batch, expected) in [
             (u32::MAX, 64, vec![4, 16, 32]),
             (u32::MAX, 20, vec![4, 16]),
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_computes_garbage_is_found_out() {
+    fn a_size_that_gives_garbage_is_found() {
         for (garbage_from, found) in [(99, false), (8, true), (2, true)] {
             let mut engine = Fake { garbage_from, ..fake(8, 99, 99) };
             let profile = warm_up(&mut engine, &BTreeMap::new(), &climb(8, None)).unwrap();
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn open_dimensions_are_one_unless_the_config_says_more() {
+    fn open_dimensions_are_one_unless_the_config_gives_them() {
         for (shapes, expected) in
             [(BTreeMap::new(), [1, 1, 3]), (BTreeMap::from([("X".to_owned(), vec![7])]), [1, 7, 3])]
         {

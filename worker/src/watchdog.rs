@@ -1,86 +1,77 @@
-//! Ends the process when a run of a model does not end.
+//! Ends the process when a run of a model hangs.
 //!
-//! A call into a driver that hangs can be neither cancelled nor survived: only a new process gets
-//! the device back. Meanwhile other workers take over what this one held.
+//! A hung call into a driver can be neither cancelled nor survived: only a new process gets the
+//! device back. Meanwhile other workers take over the jobs of this one.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use batchfleet_broker::QueueName;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::error;
 
-/// Exit status after a run that did not end: `EX_SOFTWARE` of sysexits.h.
+/// Exit status after a run hung: `EX_SOFTWARE` of sysexits.h.
 pub const EXIT_HUNG: u8 = 70;
-/// Exit status after a device was lost: `EX_OSERR` of sysexits.h.
+/// Exit status after the device was lost: `EX_OSERR` of sysexits.h.
 pub const EXIT_DEVICE: u8 = 71;
 
-/// How often it looks.
+/// How often the watchdog looks.
 const TICK: Duration = Duration::from_millis(100);
-/// The most that may have passed between two looks: more, and the process itself was stopped.
+/// The most time between two looks that counts: after more, the process itself was stopped.
 const LONGEST_TICK: Duration = Duration::from_millis(300);
-/// How long the exit may take: handlers of a driver that hangs may hang as well.
+/// How long the exit may take: the exit handlers of a hung driver may hang as well.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Which run an engine is at, and since when.
+/// Measures how long the current run of an engine has taken.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunClock(Arc<Mutex<CurrentRun>>);
 
 #[derive(Debug, Default)]
 struct CurrentRun {
-    /// Runs ever begun: the name of the latest.
+    /// Runs begun so far: the number of the latest.
     runs: u64,
     since: Option<Instant>,
 }
 
-/// A run under way; ends when dropped.
+/// A run under way, until dropped.
 #[derive(Debug)]
 pub(crate) struct Running<'a>(&'a RunClock);
 
 impl RunClock {
     /// A run begins.
     pub(crate) fn begin(&self) -> Running<'_> {
-        let mut current = lock(&self.0);
+        let mut current = self.0.lock();
         current.runs += 1;
         current.since = Some(Instant::now());
         Running(self)
     }
 
-    /// How long the run under way has taken so far; nothing if there is none.
+    /// How long the run under way has taken so far; 0 if there is none.
     pub(crate) fn busy_for(&self) -> Duration {
-        lock(&self.0).since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.0.lock().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        lock(&self.0.0).since = None;
+        self.0.0.lock().since = None;
     }
 }
 
-/// A panic elsewhere leaves a current whole.
-fn lock(current: &Mutex<CurrentRun>) -> MutexGuard<'_, CurrentRun> {
-    current.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Ends the process when a run takes longer than `limit`. Watches from a thread of its own, which
-/// needs no runtime, until `pulse` is dropped.
-pub(crate) fn guard(model: QueueName, pulse: &RunClock, limit: Duration) -> io::Result<()> {
-    let current = Arc::downgrade(&pulse.0);
+/// needs no runtime, until `clock` is dropped.
+pub(crate) fn guard(model: QueueName, clock: &RunClock, limit: Duration) -> io::Result<()> {
+    let clock = Arc::downgrade(&clock.0);
     let watch = move || {
-        let (mut watch, mut looked) = (Watch::default(), Instant::now());
-        while let Some(current) = current.upgrade() {
+        let (mut detector, mut looked) = (HangDetector::default(), Instant::now());
+        while let Some(clock) = clock.upgrade() {
             let run = {
-                let current = lock(&current);
+                let current = clock.lock();
                 current.since.map(|_| current.runs)
             };
-            drop(current);
-            if watch.look(run, looked.elapsed()) > limit {
-                error!(%model, ?limit, "a run does not end: leaving, for others to take over");
+            drop(clock);
+            if detector.look(run, looked.elapsed()) > limit {
+                error!(%model, ?limit, "run hung: exiting, for other workers to take over");
                 leave(EXIT_HUNG);
             }
             looked = Instant::now();
@@ -90,16 +81,16 @@ pub(crate) fn guard(model: QueueName, pulse: &RunClock, limit: Duration) -> io::
     thread::Builder::new().name("watchdog".to_owned()).spawn(watch).map(drop)
 }
 
-/// For how long the same run was seen. Only time in which somebody looked counts: a process that
-/// was stopped and continues is not to blame for the time between.
+/// Measures how long the same run was seen. Time during which the process itself was stopped does not
+/// count: its looks are then further apart than [`LONGEST_TICK`].
 #[derive(Debug, Default)]
-struct Watch {
+struct HangDetector {
     run: Option<u64>,
     seen_for: Duration,
 }
 
-impl Watch {
-    /// It is at `run`, a while after the last look.
+impl HangDetector {
+    /// The engine is at `run`, `passed` after the last look; returns how long that run was seen.
     fn look(&mut self, run: Option<u64>, passed: Duration) -> Duration {
         if run.is_some() && run == self.run {
             self.seen_for += passed.min(LONGEST_TICK);
@@ -110,13 +101,13 @@ impl Watch {
     }
 }
 
-/// Ends the process at once, whatever its threads are doing. What it holds is reclaimed by others.
+/// Ends the process at once, whatever its threads are doing. Other workers reclaim its jobs.
 pub fn leave(status: u8) -> ! {
     let abort_if_it_hangs = || {
         thread::sleep(EXIT_PATIENCE);
         std::process::abort();
     };
-    // If there can be no such thread, the exit has to do without.
+    // Without the thread, the exit may hang; there is no better way to leave.
     drop(thread::Builder::new().spawn(abort_if_it_hangs));
     std::process::exit(i32::from(status))
 }
@@ -126,31 +117,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_run_that_goes_on_and_on_adds_up() {
-        let mut watch = Watch::default();
+    fn only_a_run_that_continues_adds_up() {
+        let mut detector = HangDetector::default();
         for _ in 0..100 {
-            assert_eq!(watch.look(None, TICK), Duration::ZERO);
+            assert_eq!(detector.look(None, TICK), Duration::ZERO);
         }
         for run in 1..100 {
-            assert_eq!(watch.look(Some(run), TICK), Duration::ZERO);
+            assert_eq!(detector.look(Some(run), TICK), Duration::ZERO);
         }
-        assert_eq!((0..50).map(|_| watch.look(Some(99), TICK)).max(), Some(TICK * 50));
+        assert_eq!((0..50).map(|_| detector.look(Some(99), TICK)).max(), Some(TICK * 50));
     }
 
     #[test]
     fn time_in_which_the_process_was_stopped_does_not_count() {
-        let mut watch = Watch::default();
-        watch.look(Some(1), TICK);
-        assert_eq!(watch.look(Some(1), Duration::from_secs(20)), LONGEST_TICK);
+        let mut detector = HangDetector::default();
+        detector.look(Some(1), TICK);
+        assert_eq!(detector.look(Some(1), Duration::from_secs(20)), LONGEST_TICK);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pulse_tells_how_long_the_run_has_taken() {
-        let pulse = RunClock::default();
-        let running = pulse.begin();
+    async fn a_clock_measures_how_long_the_run_has_taken() {
+        let clock = RunClock::default();
+        let running = clock.begin();
         tokio::time::advance(TICK).await;
-        assert_eq!(pulse.busy_for(), TICK);
+        assert_eq!(clock.busy_for(), TICK);
         drop(running);
-        assert_eq!(pulse.busy_for(), Duration::ZERO);
+        assert_eq!(clock.busy_for(), Duration::ZERO);
     }
 }

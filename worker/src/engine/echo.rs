@@ -1,9 +1,9 @@
-//! An engine that answers its inputs, for tests of everything around a model: any datatype, any
-//! number of inputs, and as slow as wanted.
+//! An engine whose outputs are its inputs, for tests of everything around a model: any datatype, any
+//! number of inputs, and any speed.
 //!
 //! `config.pbtxt` gives `backend: "batchfleet_echo"`, inputs and as many outputs of the same
-//! types; the first input becomes the first output, and so on. A batch of b rows takes the
-//! parameters `batch_ms` + b · `row_ms` milliseconds. `faults` lists what else can be asked of it.
+//! types; the first input becomes the first output, and so on. A batch of b rows takes
+//! `batch_ms` + b · `row_ms` milliseconds, both parameters. [`faults`] lists all other parameters.
 
 mod faults;
 
@@ -18,7 +18,7 @@ use crate::{
     repository::{ModelSource, RepositoryError},
 };
 
-/// The echo. Its "model" is its config.
+/// An echo, defined by its config alone.
 #[derive(Debug)]
 pub(crate) struct Echo {
     spec: ModelSpec,
@@ -63,10 +63,9 @@ fn milliseconds(source: &ModelSource, parameter: &str) -> Result<Duration, Repos
     let Some(text) = source.config.parameters.get(parameter) else {
         return Ok(Duration::ZERO);
     };
-    text.parse()
-        .ok()
-        .and_then(|ms: f64| Duration::try_from_secs_f64(ms / 1000.0).ok())
-        .ok_or_else(|| source.contradiction(format!("{parameter} {text:?} is no milliseconds")))
+    text.parse().ok().and_then(|ms: f64| Duration::try_from_secs_f64(ms / 1000.0).ok()).ok_or_else(
+        || source.contradiction(format!("{parameter} {text:?} is not a number of milliseconds")),
+    )
 }
 
 impl Engine for Echo {
@@ -88,12 +87,12 @@ impl Engine for Echo {
                 input.data = vec![0; input.data.len()].into();
             }
         } else {
-            self.faults.witness(&inputs, rows)?;
-            let takes = (self.per_batch + self.per_row * rows) * self.faults.slowness();
+            self.faults.record(&inputs, rows)?;
+            let takes = (self.per_batch + self.per_row * rows) * self.faults.slowdown();
             if !takes.is_zero() {
                 thread::sleep(takes);
             }
-            self.faults.strike(&inputs, rows)?;
+            self.faults.inject(&inputs, rows)?;
         }
         for (tensor, output) in inputs.iter_mut().zip(&self.spec.outputs) {
             tensor.name.clone_from(&output.name);

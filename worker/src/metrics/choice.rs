@@ -139,10 +139,10 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// Sets them all to what is announced.
-    pub(crate) fn tell(&self, word: &Announcement) {
-        self.capacity.set(word.capacity);
-        let Some(batching) = &word.batching else { return };
+    /// Sets all to the announced values.
+    pub(crate) fn set(&self, announcement: &Announcement) {
+        self.capacity.set(announcement.capacity);
+        let Some(batching) = &announcement.batching else { return };
         let Batching { gain, slo_ms, rows_per_second, interval, full_load_n, .. } = *batching;
         self.slowdown.set(gain);
         self.slo.set(slo_ms / 1e3);

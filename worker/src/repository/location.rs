@@ -1,5 +1,5 @@
-//! Where a model repository lies: in a folder, or in an object store, from which the models that are
-//! wanted are fetched before they are loaded.
+//! The location of a model repository: a folder, or an object store from which the requested models
+//! are fetched before they are loaded.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,13 @@ use tokio::io::AsyncWriteExt;
 use tracing::info;
 use url::Url;
 
-use super::{RepositoryError, Wanted, is_model_name, read_config, select, version_number};
+use super::{
+    error::RepositoryError,
+    names::{is_model_name, version_number},
+    scan::read_config,
+    versions::{select, wanted_versions},
+    wanted::Wanted,
+};
 
 /// A folder, or a URL of an object store: `s3://`, `gs://`, `az://`, `https://` (`WebDAV`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,18 +51,18 @@ impl fmt::Display for Location {
     }
 }
 
-/// Settings of an object store.
+/// How to read an object store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StoreSettings {
-    /// Where fetched models are kept.
+    /// The folder for fetched models.
     pub(crate) cache: PathBuf,
-    /// A folder with a file for each option of the store, beside those in the environment.
+    /// A folder with one file for each option of the store, which override the environment.
     pub(crate) options: Option<PathBuf>,
 }
 
 impl Location {
-    /// The folder with the models: this one, or `settings.cache` once all `wanted` models of the
-    /// store lie there.
+    /// The folder with the models: the location itself, or `settings.cache` with all `wanted` models
+    /// of the store.
     pub(crate) async fn fetch(
         &self,
         wanted: &[Wanted],
@@ -81,9 +87,9 @@ struct Remote {
 
 impl Remote {
     fn open(url: &Url, settings: &StoreSettings) -> Result<Self, RepositoryError> {
-        // Another part of the program may have chosen its TLS before; one is as good as the other.
+        // Fails if the process has installed a TLS provider before, which serves as well.
         rustls::crypto::ring::default_provider().install_default().ok();
-        // The stores' own conventions: `AWS_REGION`, `GOOGLE_SERVICE_ACCOUNT` and their kin.
+        // The stores' own variables: `AWS_REGION`, `GOOGLE_SERVICE_ACCOUNT` and so on.
         let mut options: Vec<(String, String)> = env::vars().collect();
         if let Some(folder) = &settings.options {
             options.extend(options_in(folder)?);
@@ -92,13 +98,13 @@ impl Remote {
         Ok(Self { url: url.clone(), store, prefix })
     }
 
-    /// Fetches every file of the models that are wanted into `cache`, other versions left out. What
-    /// `cache` had of these models goes: it may be older.
+    /// Fetches the `wanted` models into `cache`, without the versions that are not served. Older
+    /// files of these models in `cache` are removed.
     async fn fetch(&self, wanted: &[Wanted], cache: &Path) -> Result<(), RepositoryError> {
         let objects: Vec<_> =
             self.store.list(Some(&self.prefix)).try_collect().await.map_err(|e| self.failed(e))?;
         if objects.is_empty() {
-            // A store does not tell a wrong address from one where nothing lies.
+            // To a store, a wrong prefix is an empty one.
             let (path, source) = (self.prefix.to_string(), "nothing lies below it".into());
             return Err(self.failed(object_store::Error::NotFound { path, source }));
         }
@@ -131,9 +137,9 @@ impl Remote {
         let Some(model) = files.first().map(|file| &file[0]) else { return Ok(()) };
         let config = read_config(&cache.join(model).join("config.pbtxt"))?;
         let present: BTreeSet<u64> = files.iter().filter_map(|file| version(file)).collect();
-        let versions = super::wanted_versions(model, wanted)
+        let versions = wanted_versions(model, wanted)
             .or_else(|| select(present.into_iter().collect(), &config.versions).ok());
-        // What cannot be chosen from is found out, and said, by whoever reads the folder.
+        // If a version is missing, all are fetched, and `scan` reports the missing one.
         let is_needed = |file: &Vec<String>| {
             !is_config(file)
                 && version(file).is_none_or(|number| {
@@ -154,7 +160,7 @@ impl Remote {
         }
         let location = self.prefix.parts().chain(file.iter().map(|part| part.as_str().into()));
         let found = self.store.get(&location.collect()).await.map_err(|e| self.failed(e))?;
-        info!(file = file.join("/"), bytes = found.meta.size, "fetching from the model repository");
+        info!(file = file.join("/"), bytes = found.meta.size, "fetching model file");
         if let GetResultPayload::File(_, source) = &found.payload {
             fs::copy(source, &target).map_err(unwritable)?;
             return Ok(());
@@ -167,8 +173,8 @@ impl Remote {
         written.flush().await.map_err(unwritable)
     }
 
-    /// The parts of an object's path below the prefix; `None` for what would not be a file's path
-    /// on this machine.
+    /// The parts of an object's path below the prefix; `None` if they are not a file's path on this
+    /// machine.
     fn relative(&self, location: &path::Path) -> Option<Vec<String>> {
         let parts = location.prefix_match(&self.prefix)?;
         let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
@@ -185,12 +191,12 @@ fn failed(url: &Url, error: object_store::Error) -> RepositoryError {
     RepositoryError::Store { url: Box::new(url.clone()), error: Box::new(error) }
 }
 
-/// The version to which a file belongs, if to any.
+/// The version to which a file belongs; `None` for a file of the model.
 fn version(file: &[String]) -> Option<u64> {
     (file.len() > 2).then(|| version_number(&file[1])).flatten()
 }
 
-/// An option for each file of a folder, as Kubernetes mounts a Secret.
+/// One option for each file of a folder, as Kubernetes mounts a Secret.
 fn options_in(folder: &Path) -> Result<Vec<(String, String)>, RepositoryError> {
     let unreadable = |error| RepositoryError::Unreadable { path: folder.to_owned(), error };
     let mut options = Vec::new();

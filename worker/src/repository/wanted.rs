@@ -1,13 +1,23 @@
-//! Which models a worker is asked to serve: `NAME`, `NAME:VERSION` or `NAME:VERSION@sha256:DIGEST`.
+//! Which models a worker is to serve: `NAME`, `NAME:VERSION` or `NAME:VERSION@sha256:DIGEST`.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    str::FromStr,
+};
 
-/// A model that shall be served.
+use sha2::{Digest as _, Sha256};
+
+use super::names::{is_model_name, version_number};
+
+/// A model to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its folder in the repository.
+    /// The model's folder in the repository.
     pub name: String,
-    /// The only version to serve; without it, those that the model's `version_policy` names.
+    /// The only version to serve; `None` leaves the choice to the model's `version_policy`.
     pub version: Option<u64>,
     /// The SHA-256 that the version's model file must have.
     pub digest: Option<Digest>,
@@ -15,7 +25,21 @@ pub struct Wanted {
 
 /// The SHA-256 of a model's file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest(pub(super) [u8; 32]);
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of a file's content.
+    pub(super) fn of_file(path: &Path) -> io::Result<Self> {
+        let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
+        let mut piece = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(Self(hasher.finalize().into())),
+                read => hasher.update(&piece[..read]),
+            }
+        }
+    }
+}
 
 impl FromStr for Wanted {
     type Err = String;
@@ -26,14 +50,14 @@ impl FromStr for Wanted {
             None => (text, None),
         };
         let (name, version) = match text.split_once(':') {
-            Some((name, version)) => (name, Some(super::version_number(version))),
+            Some((name, version)) => (name, Some(version_number(version))),
             None => (text, None),
         };
         let version = match version {
             Some(None) => return Err("a version is a whole number from 1".to_owned()),
             version => version.flatten(),
         };
-        if !super::is_model_name(name) {
+        if !is_model_name(name) {
             return Err("expected NAME, NAME:VERSION or NAME:VERSION@sha256:DIGEST".to_owned());
         }
         if digest.is_some() && version.is_none() {

@@ -1,21 +1,22 @@
-//! What can go wrong inside a run, on order: tests choose the victims by what requests carry.
+//! Faults inside a run, which tests inject by the bytes of a request.
 //!
-//! Parameters of the echo's `config.pbtxt`; markers are texts sought in the bytes of the inputs:
+//! These are parameters of the echo's `config.pbtxt`. A batch has a marker if the marker's text occurs
+//! in the bytes of its inputs.
 //!
-//! - `fail_marker`: a batch with it fails, as when a model rejects a value of one row.
-//! - `abort_marker`: a batch with it kills the process, as a crash in native code does.
-//! - `hang_marker`: a batch with it never returns.
-//! - `fatal_marker`: a batch with it meets a device error after which the device is lost: every
+//! - `fail_marker`: a batch with the marker fails, as if the model rejects a value of one row.
+//! - `abort_marker`: a batch with the marker kills the process, as a crash in native code does.
+//! - `hang_marker`: a batch with the marker never returns.
+//! - `fatal_marker`: a batch with the marker fails with a device error, and the device is lost: every
 //!   later run returns at once, without an error, and its outputs are zeros.
-//! - `oom_rows`: batches of more rows find no memory. With `oom_marker`, only from the first batch
-//!   with that marker on, as when a neighbour takes the memory of a device.
-//! - `slow_while`: no text but a file: while there is one of this name, batches take twice as long, as
-//!   when a neighbour takes half of a device.
-//! - `run_log`: no fault but a witness: a folder where each process writes, into a file named by
-//!   its id, 32 bytes for each row it begins to run: the milliseconds since 1970 (64 bits, little
+//! - `oom_rows`: batches of more rows run out of memory. With `oom_marker`, only from the first batch
+//!   with that marker on, as if another process takes the device's memory.
+//! - `slow_while`: the path of a file; while it exists, batches take twice as long, as if another
+//!   process takes half of the device.
+//! - `run_log`: a folder; injects no fault. Each process writes into a file named by its process id,
+//!   32 bytes for each row that it begins to run: the milliseconds since 1970 (64 bits, little
 //!   endian) and the first 24 bytes of the row.
 //!
-//! The errors read as those of ONNX Runtime, whose texts are all it tells of a cause.
+//! The texts of the errors are those of ONNX Runtime, by which `fault` tells them apart.
 
 use std::{
     fs::{File, OpenOptions},
@@ -32,27 +33,27 @@ use crate::{
     repository::{ModelSource, RepositoryError},
 };
 
-/// Bytes of a row that its witness keeps.
-const WITNESSED: usize = 24;
+/// Bytes of a row that the run log records.
+const RECORDED: usize = 24;
 
-/// What ONNX Runtime says of a row it cannot compute.
+/// ONNX Runtime's error for a row that it cannot compute.
 const BAD_ROW: &str = "Non-zero status code returned while running Gather node. Name:'gather' \
     Status Message: indices element out of data bounds, idx=300 must be within the inclusive range \
     [-256,255]";
 
-/// What it says of a device that is lost.
+/// ONNX Runtime's error for a lost device.
 const DEVICE_LOST: &str = "Non-zero status code returned while running Conv node. Name:'conv' \
     Status Message: CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; \
     hostname=echo ; file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc ; line=121 ; \
     expr=cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)); ";
 
-/// What it says when it finds no memory.
+/// ONNX Runtime's error for a lack of memory.
 const NO_MEMORY: &str = "Non-zero status code returned while running MatMul node. Name:'matmul' \
     Status Message: /onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:376 void* \
     onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed to \
     allocate memory for requested buffer of size 1073741824";
 
-/// The faults one echo was given.
+/// The faults of one echo.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     fail: Option<String>,
@@ -63,19 +64,20 @@ pub(super) struct Faults {
     oom_rows: Option<u32>,
     slow_while: Option<PathBuf>,
     run_log: Option<File>,
-    /// Memory is scarce from now on.
+    /// Batches of more than `oom_rows` run out of memory from now on.
     scarce: bool,
-    /// The device is lost; whatever it computes is garbage.
+    /// The device is lost, and its outputs are garbage.
     lost: bool,
 }
 
 impl Faults {
-    /// The faults that `source` asks for; none unless it does.
+    /// The faults in the config of `source`.
     pub(super) fn load(source: &ModelSource) -> Result<Self, RepositoryError> {
         let parameters = &source.config.parameters;
         let marker = |name: &str| parameters.get(name).filter(|text| !text.is_empty()).cloned();
         let oom_rows = parameters.get("oom_rows").map(|rows| {
-            rows.parse().map_err(|_| source.contradiction(format!("oom_rows {rows:?} is no count")))
+            rows.parse()
+                .map_err(|_| source.contradiction(format!("oom_rows {rows:?} is not a number")))
         });
         let run_log = parameters.get("run_log").map(|folder| {
             open_log(folder).map_err(|e| source.contradiction(format!("run_log {folder:?}: {e}")))
@@ -100,48 +102,48 @@ impl Faults {
         self.lost
     }
 
-    /// How many times as long as it should a batch takes that begins now.
-    pub(super) fn slowness(&self) -> u32 {
+    /// The factor on the time of a batch that begins now.
+    pub(super) fn slowdown(&self) -> u32 {
         if self.slow_while.as_ref().is_some_and(|file| file.exists()) { 2 } else { 1 }
     }
 
-    /// Writes down which rows begin to run.
-    pub(super) fn witness(&mut self, inputs: &[Tensor], rows: u32) -> Result<(), EngineError> {
+    /// Records the rows that begin to run.
+    pub(super) fn record(&mut self, inputs: &[Tensor], rows: u32) -> Result<(), EngineError> {
         let (Some(log), Some(input)) = (&mut self.run_log, inputs.first()) else { return Ok(()) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).to_le_bytes();
         let size = input.data.len() / usize::try_from(rows.max(1)).unwrap_or(usize::MAX);
         let mut entries = Vec::new();
         for row in input.data.chunks(size.max(1)) {
-            let mut witnessed = [0; WITNESSED];
-            let kept = row.len().min(WITNESSED);
-            witnessed[..kept].copy_from_slice(&row[..kept]);
+            let mut recorded = [0; RECORDED];
+            let kept = row.len().min(RECORDED);
+            recorded[..kept].copy_from_slice(&row[..kept]);
             entries.extend_from_slice(&now);
-            entries.extend_from_slice(&witnessed);
+            entries.extend_from_slice(&recorded);
         }
         log.write_all(&entries).map_err(|error| EngineError::failed(format!("run_log: {error}")))
     }
 
-    /// Lets what these inputs ask for happen.
-    pub(super) fn strike(&mut self, inputs: &[Tensor], rows: u32) -> Result<(), EngineError> {
-        let carried = |marker: &Option<String>| {
-            marker.as_ref().is_some_and(|marker| carries(inputs, marker.as_bytes()))
+    /// Injects the faults whose markers are in the inputs.
+    pub(super) fn inject(&mut self, inputs: &[Tensor], rows: u32) -> Result<(), EngineError> {
+        let has = |marker: &Option<String>| {
+            marker.as_ref().is_some_and(|marker| contains(inputs, marker.as_bytes()))
         };
-        if carried(&self.abort) {
+        if has(&self.abort) {
             process::abort();
         }
-        while carried(&self.hang) {
+        while has(&self.hang) {
             thread::park();
         }
-        if carried(&self.fatal) {
+        if has(&self.fatal) {
             self.lost = true;
             return Err(EngineError::failed(DEVICE_LOST));
         }
-        self.scarce |= carried(&self.oom);
+        self.scarce |= has(&self.oom);
         if self.scarce && self.oom_rows.is_some_and(|most| rows > most) {
             return Err(EngineError::failed(NO_MEMORY));
         }
-        if carried(&self.fail) {
+        if has(&self.fail) {
             return Err(EngineError::failed(BAD_ROW));
         }
         Ok(())
@@ -153,7 +155,7 @@ fn open_log(folder: &str) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn carries(inputs: &[Tensor], marker: &[u8]) -> bool {
+fn contains(inputs: &[Tensor], marker: &[u8]) -> bool {
     inputs.iter().any(|input| input.data.windows(marker.len()).any(|bytes| bytes == marker))
 }
 
@@ -170,7 +172,7 @@ mod tests {
         engine::{Engine, echo::Echo},
     };
 
-    /// An echo with one parameter and another.
+    /// An echo with these parameters.
     fn echo(parameters: &[(&str, &str)]) -> Echo {
         let tensor = "[{ name: \"x\" data_type: TYPE_UINT8 dims: [ 4 ] }]";
         let mut config = format!("backend: \"batchfleet_echo\"\ninput {tensor}\noutput {tensor}\n");
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_that_begins_to_run_is_witnessed() {
+    fn every_row_that_begins_to_run_is_recorded() {
         let folder = TempDir::new().unwrap();
         let mut echo = echo(&[("run_log", folder.path().to_str().unwrap())]);
         run(&mut echo, &[b"row1", b"row2"]).unwrap();

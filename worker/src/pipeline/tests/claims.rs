@@ -36,7 +36,7 @@ async fn what_is_published_holds_from_the_next_claim_on() {
     let wish = Wish { batch: BatchWish::Rows(6), slo_ms: None };
     bench.broker.controller().await.unwrap().publish(&queue(), wish).await.unwrap();
     let guidance = target.guidance().await.unwrap();
-    bench.tuner.lock().hear(guidance);
+    bench.tuner.lock().adopt(guidance);
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 6]);
     assert_eq!(bench.metrics.batch_limit.get(), 6);
 }

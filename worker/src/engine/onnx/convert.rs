@@ -1,0 +1,137 @@
+//! Tensors to values of ONNX Runtime, and back.
+
+use std::fmt::Debug;
+
+use batchfleet_broker::{Datatype, Tensor, TensorSpec};
+use bytemuck::Pod;
+use bytes::Bytes;
+use half::{bf16, f16};
+use ort::{
+    session::SessionInputValue,
+    value::{
+        DynValue, Outlet, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType,
+        TensorRef,
+    },
+};
+
+use crate::tensors;
+
+// Tensors travel as little-endian bytes, which the library gets as they are.
+const _: () = assert!(cfg!(target_endian = "little"), "only little-endian machines are supported");
+
+/// The spec of an input or output; the error says why it has none.
+pub(super) fn tensor_spec(outlet: &Outlet) -> Result<TensorSpec, String> {
+    let name = outlet.name().to_owned();
+    let (Some(kind), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape())
+    else {
+        return Err(format!("{name:?} is not a tensor"));
+    };
+    let datatype =
+        datatype(kind).ok_or_else(|| format!("{name:?} is of {kind}, which the protocol lacks"))?;
+    Ok(TensorSpec { name, datatype, shape: shape.to_vec() })
+}
+
+fn datatype(kind: TensorElementType) -> Option<Datatype> {
+    Some(match kind {
+        TensorElementType::Bool => Datatype::Bool,
+        TensorElementType::Uint8 => Datatype::Uint8,
+        TensorElementType::Uint16 => Datatype::Uint16,
+        TensorElementType::Uint32 => Datatype::Uint32,
+        TensorElementType::Uint64 => Datatype::Uint64,
+        TensorElementType::Int8 => Datatype::Int8,
+        TensorElementType::Int16 => Datatype::Int16,
+        TensorElementType::Int32 => Datatype::Int32,
+        TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float16 => Datatype::Fp16,
+        TensorElementType::Float32 => Datatype::Fp32,
+        TensorElementType::Float64 => Datatype::Fp64,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
+        TensorElementType::String => Datatype::Bytes,
+        _ => return None,
+    })
+}
+
+/// An input for a run.
+pub(super) fn to_ort(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    match tensor.datatype {
+        Datatype::Bool => {
+            let flags: Vec<bool> = tensor.data.iter().map(|&byte| byte != 0).collect();
+            Ok(OrtTensor::from_array((dims(tensor)?, flags))?.into())
+        }
+        Datatype::Uint8 => numbers::<u8>(tensor),
+        Datatype::Uint16 => numbers::<u16>(tensor),
+        Datatype::Uint32 => numbers::<u32>(tensor),
+        Datatype::Uint64 => numbers::<u64>(tensor),
+        Datatype::Int8 => numbers::<i8>(tensor),
+        Datatype::Int16 => numbers::<i16>(tensor),
+        Datatype::Int32 => numbers::<i32>(tensor),
+        Datatype::Int64 => numbers::<i64>(tensor),
+        Datatype::Fp16 => numbers::<f16>(tensor),
+        Datatype::Fp32 => numbers::<f32>(tensor),
+        Datatype::Fp64 => numbers::<f64>(tensor),
+        Datatype::Bf16 => numbers::<bf16>(tensor),
+        Datatype::Bytes => {
+            let text = |string: Result<_, _>| {
+                string.ok().and_then(|bytes| str::from_utf8(bytes).ok().map(str::to_owned))
+            };
+            let strings: Option<Vec<String>> = tensors::strings(&tensor.data).map(text).collect();
+            let strings = strings.ok_or_else(|| ort::Error::new("a string is not text"))?;
+            Ok(OrtTensor::from_string_array((dims(tensor)?, strings.as_slice()))?.into())
+        }
+    }
+}
+
+/// The library reads the bytes in place; only misaligned bytes are copied.
+fn numbers<T>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>>
+where
+    T: PrimitiveTensorElementType + Pod + Debug,
+{
+    let dims = dims(tensor)?;
+    Ok(if let Ok(elements) = bytemuck::try_cast_slice::<u8, T>(&tensor.data) {
+        TensorRef::from_array_view((dims, elements))?.into()
+    } else {
+        let elements: Vec<T> = bytemuck::pod_collect_to_vec(&tensor.data);
+        OrtTensor::from_array((dims, elements))?.into()
+    })
+}
+
+fn dims(tensor: &Tensor) -> ort::Result<Vec<i64>> {
+    let too_large = |_| ort::Error::new("a dimension is too large");
+    tensor.shape.iter().map(|&dim| i64::try_from(dim).map_err(too_large)).collect()
+}
+
+/// An output of a run.
+pub(super) fn from_ort(spec: &TensorSpec, value: &DynValue) -> ort::Result<Tensor> {
+    let (shape, data) = match spec.datatype {
+        Datatype::Bool => {
+            let (shape, flags) = value.try_extract_tensor::<bool>()?;
+            (shape, Bytes::copy_from_slice(bytemuck::cast_slice(flags)))
+        }
+        Datatype::Uint8 => elements::<u8>(value)?,
+        Datatype::Uint16 => elements::<u16>(value)?,
+        Datatype::Uint32 => elements::<u32>(value)?,
+        Datatype::Uint64 => elements::<u64>(value)?,
+        Datatype::Int8 => elements::<i8>(value)?,
+        Datatype::Int16 => elements::<i16>(value)?,
+        Datatype::Int32 => elements::<i32>(value)?,
+        Datatype::Int64 => elements::<i64>(value)?,
+        Datatype::Fp16 => elements::<f16>(value)?,
+        Datatype::Fp32 => elements::<f32>(value)?,
+        Datatype::Fp64 => elements::<f64>(value)?,
+        Datatype::Bf16 => elements::<bf16>(value)?,
+        Datatype::Bytes => {
+            let (shape, strings) = value.try_extract_strings()?;
+            (shape, tensors::encode_strings(&strings))
+        }
+    };
+    let shape = shape.iter().map(|&dim| dim.unsigned_abs()).collect();
+    Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data })
+}
+
+fn elements<T>(value: &DynValue) -> ort::Result<(&ort::value::Shape, Bytes)>
+where
+    T: PrimitiveTensorElementType + Pod,
+{
+    let (shape, elements) = value.try_extract_tensor::<T>()?;
+    Ok((shape, Bytes::copy_from_slice(bytemuck::cast_slice(elements))))
+}

@@ -1,0 +1,68 @@
+//! Why a model repository cannot be served.
+
+use std::{io, path::PathBuf};
+
+use url::Url;
+
+use super::wanted::Digest;
+use crate::pbtxt::SyntaxError;
+
+/// Why a repository cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// A folder or file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Unreadable {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A `config.pbtxt` cannot be parsed.
+    #[error("{path}, {error}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        error: SyntaxError,
+    },
+    /// A `config.pbtxt` contradicts the model.
+    #[error("model {model}: {problem}")]
+    Contradiction {
+        /// The model, with its version if the problem concerns one version.
+        model: String,
+        /// The contradiction.
+        problem: String,
+    },
+    /// A requested model is missing.
+    #[error("no model {model:?} in {repository}; there is: {present}")]
+    UnknownModel {
+        /// The requested name.
+        model: String,
+        /// The folder that was searched.
+        repository: PathBuf,
+        /// The models that the folder has.
+        present: String,
+    },
+    /// An object store cannot be read.
+    #[error("cannot read {url}: {error}")]
+    Store {
+        /// The store's address.
+        url: Box<Url>,
+        /// Why.
+        error: Box<object_store::Error>,
+    },
+    /// A model's file does not have the requested digest.
+    #[error("{path} is not the file that was asked for: it has {found}, not {wanted}")]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The requested digest.
+        wanted: Digest,
+        /// The file's digest.
+        found: Digest,
+    },
+    /// The repository has no model.
+    #[error("no model in {0}: expected <model>/<version>/model.onnx")]
+    Empty(PathBuf),
+}

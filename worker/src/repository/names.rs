@@ -1,0 +1,28 @@
+//! What models and versions may be called.
+
+/// Whether a folder can be a model: its name fits a URL and a Redis key, and is not hidden, as `.git`
+/// and `..data` are.
+pub(super) fn is_model_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=128).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
+}
+
+/// The version in a folder of this name: a positive number without leading zeros, as in Triton.
+pub(super) fn version_number(name: &str) -> Option<u64> {
+    let digits = !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| name.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_are_no_versions_are_ignored() {
+        for (name, version) in
+            [("1", Some(1)), ("0", None), ("01", None), ("v1", None), ("", None), ("12", Some(12))]
+        {
+            assert_eq!(version_number(name), version, "{name:?}");
+        }
+    }
+}
