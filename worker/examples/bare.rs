@@ -1,8 +1,8 @@
-//! What a model costs by itself: runs one over and over with nothing around it, and prints the CPU
-//! microseconds per row. The benchmark compares the fleet with this.
+//! The cost of a model alone: runs it in a loop and prints the CPU microseconds per row, to which the
+//! benchmark compares the fleet.
 //!
-//! Usage: bare LIBRARY MODEL ROWS SECONDS, where LIBRARY is ONNX Runtime's
-#![expect(clippy::print_stdout, reason = "its output is a number")]
+//! Usage: bare LIBRARY MODEL ROWS SECONDS, where LIBRARY is that of ONNX Runtime
+#![expect(clippy::print_stdout, reason = "the program prints a number")]
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ fn main() -> Result<()> {
         .with_intra_threads(1)
         .map_err(|error| anyhow::anyhow!("{error}"))?
         .commit_from_file(model)?;
-    let input = session.inputs().first().context("a model without inputs")?;
-    let shape = input.dtype().tensor_shape().context("an input that is no tensor")?;
+    let input = session.inputs().first().context("the model has no inputs")?;
+    let shape = input.dtype().tensor_shape().context("the first input is not a tensor")?;
     let name = input.name().to_owned();
     let columns: usize =
         shape.iter().skip(1).map(|&size| usize::try_from(size).unwrap_or(1)).product();
@@ -44,9 +44,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// CPU time of this thread, which does all the work.
+/// CPU time of this thread, which runs the model.
 fn cpu() -> Result<Duration> {
     let times = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds = times.split(' ').next().context("an odd schedstat")?;
+    let nanoseconds = times.split(' ').next().context("schedstat is empty")?;
     Ok(Duration::from_nanos(nanoseconds.parse()?))
 }

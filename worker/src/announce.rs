@@ -20,7 +20,7 @@ pub(crate) struct Announcer {
     pub(crate) consumer: Arc<dyn Consumer>,
     /// The constant part of the announcement.
     pub(crate) announcement: Announcement,
-    /// Capacity and N, and why N is so.
+    /// The source of capacity, N and its reasons.
     pub(crate) tuner: SharedTuner,
     /// Shows the same values to Prometheus.
     pub(crate) metrics: ModelMetrics,

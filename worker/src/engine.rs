@@ -1,4 +1,4 @@
-//! What runs a model, and the thread that owns it.
+//! Engines, which run models, and the threads that own them.
 //!
 //! A run blocks for as long as the model computes, so it never happens on an async thread: each
 //! engine lives on a thread of its own and takes batches over a channel, one at a time.

@@ -1,7 +1,7 @@
 //! One model's way from the queue through the engine and back: claim, run, settle.
 //!
-//! A batch is claimed when the engine is free and leaves with whatever was waiting: an idle worker
-//! never waits to fill a batch, unless `linger` says so. While a batch runs, nothing is claimed,
+//! A batch is claimed when the engine is free, and leaves with the jobs that wait: an idle worker
+//! never waits to fill a batch, unless `linger` is set. While a batch runs, nothing is claimed,
 //! because another worker may be free sooner; only just before the end of the run, if more jobs seem
 //! to wait, so that the engine does not idle for a round trip to the broker.
 //!

@@ -1,4 +1,4 @@
-//! The loop on the memory broker with a paused clock, and a task for an engine.
+//! The loop on the memory broker with a paused clock, and a task in the place of an engine.
 
 mod claims;
 mod faults;
@@ -13,10 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Announcement, Backlog, BatchWish, Broker, BrokerError, Claims, Datatype, Delivery, Failure,
-    GatewayId, GatewayRoles, Inbound, Job, ModelSpec, Priority, Producer, QueueName, Release,
-    Replies, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, Wish, WorkerId, WorkerRoles,
-    memory::MemoryBroker,
+    Announcement, Backlog, BatchWish, Broker, BrokerError, Claims, Consumer, Datatype, Delivery,
+    Failure, GatewayId, GatewayRoles, Inbound, Job, ModelSpec, Priority, Producer, QueueName,
+    Release, Replies, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, Wish, WorkerId,
+    WorkerRoles, memory::MemoryBroker,
 };
 use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
 use batchfleet_service::trace::Tracer;
@@ -31,16 +31,16 @@ use crate::{
 };
 
 const RUN: Duration = Duration::from_millis(100);
-/// From the signal to the end of the process.
+/// Time from the signal to the end of the process.
 const DRAIN: Duration = Duration::from_secs(45);
-/// Wider rows find no memory in batches of more than four.
+/// Batches of more than four wider rows run out of memory.
 const WIDE: u64 = 20;
 
 fn queue() -> QueueName {
     QueueName::new("m", 1)
 }
 
-/// N rows at most, of any number of bytes each.
+/// A plan with N = `limit`, for rows of any number of bytes.
 fn plan(limit: u32) -> ServingPlan {
     let spec = |name: &str| TensorSpec {
         name: name.to_owned(),
@@ -66,13 +66,13 @@ fn plan(limit: u32) -> ServingPlan {
     }
 }
 
-/// A worker's hold on the queue.
+/// The queue, for a new worker.
 async fn jobs(broker: &MemoryBroker) -> Jobs {
     let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();
     Jobs { claims: roles.claims, consumer: roles.consumer }
 }
 
-/// A pipeline at work, its gateway, and what its engine ran.
+/// A running pipeline, its gateway, and a record of its batches.
 struct Bench {
     producer: Arc<dyn Producer>,
     inbox: tokio::sync::Mutex<Box<dyn Replies>>,
@@ -86,7 +86,7 @@ struct Bench {
     ran: mpsc::UnboundedReceiver<Vec<u32>>,
 }
 
-/// A row of these bytes makes the model fail, takes the device along, or kills its thread.
+/// A row of these bytes makes the model fail, the device fail, or the engine's thread end.
 const UNLUCKY: u8 = 13;
 const FATAL: u8 = 66;
 const KILLER: u8 = 99;
@@ -166,8 +166,8 @@ impl Bench {
     }
 }
 
-/// Answers its input after [`RUN`], unless a row says otherwise; rows wider than [`WIDE`] do not fit
-/// the memory by more than four.
+/// Answers with its input after [`RUN`], unless a row injects a fault; batches of more than four rows
+/// wider than [`WIDE`] run out of memory.
 async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec<u32>>) {
     while let Some(Work { inputs, done }) = work.recv().await {
         let (inputs, slots) = inputs.join();
@@ -206,7 +206,7 @@ async fn an_idle_worker_does_not_wait_to_fill_a_batch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_during_a_run_leaves_together_and_never_more_than_n_rows() {
+async fn jobs_that_waited_during_a_run_leave_together_but_never_more_than_n_rows() {
     let mut bench = Bench::start(plan(4)).await;
     bench.submit_rows(&[1]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1]);
@@ -255,12 +255,12 @@ async fn shapes_that_differ_do_not_share_a_batch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rare_shape_is_overtaken_three_times_and_then_runs_with_what_has_gathered() {
+async fn a_rare_shape_is_overtaken_three_times_and_then_runs_with_all_of_its_shape() {
     let mut bench = Bench::start(plan(4)).await;
     let patience = Duration::from_secs(30);
     bench.submit_rows(&[1]).await;
     bench.ran.recv().await.unwrap();
-    // Claimed four by four.
+    // Claimed in fours.
     for width in [5, 1, 1, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1, 1] {
         bench.submit(1, width, patience).await;
     }
@@ -272,11 +272,11 @@ async fn a_rare_shape_is_overtaken_three_times_and_then_runs_with_what_has_gathe
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_claimed_just_to_wait_for_a_rare_shape_nor_does_that_wait_in_vain() {
+async fn nothing_is_claimed_before_the_batch_of_an_urgent_rare_shape() {
     let mut bench = Bench::start(plan(4)).await;
     bench.submit_rows(&[1]).await;
     bench.ran.recv().await.unwrap();
-    // No time to be overtaken.
+    // The deadline is too near for the job to be overtaken.
     bench.submit(1, 5, RUN * 5 / 2).await;
     bench.submit_rows(&[1, 1, 1, 1]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1]);
@@ -298,7 +298,7 @@ async fn a_request_larger_than_n_runs_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn linger_waits_once_for_others_to_come() {
+async fn linger_waits_once_for_more_jobs() {
     let linger = Duration::from_millis(30);
     let mut bench = Bench::start(ServingPlan { linger, ..plan(8) }).await;
     let began = Instant::now();
@@ -312,7 +312,7 @@ async fn linger_waits_once_for_others_to_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn linger_does_not_hold_up_a_full_batch_nor_wait_for_nobody_for_long() {
+async fn linger_does_not_hold_up_a_full_batch_and_ends_without_more_jobs() {
     let linger = Duration::from_millis(30);
     let mut bench = Bench::start(ServingPlan { linger, ..plan(2) }).await;
     let began = Instant::now();
@@ -353,7 +353,7 @@ async fn a_job_that_does_not_fit_the_model_is_refused_and_its_neighbours_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_tell_where_the_time_went() {
+async fn replies_report_where_the_time_went() {
     let mut bench = Bench::start(plan(4)).await;
     bench.submit_rows(&[1]).await;
     bench.ran.recv().await.unwrap();
@@ -366,7 +366,7 @@ async fn replies_tell_where_the_time_went() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_answers_the_running_batch_and_leaves_the_rest_to_others() {
+async fn shutdown_answers_the_running_batch_and_hands_back_the_rest() {
     let mut bench = Bench::start(plan(4)).await;
     bench.submit_rows(&[3, 3]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [3]);
@@ -381,7 +381,7 @@ async fn shutdown_answers_the_running_batch_and_leaves_the_rest_to_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn batches_are_padded_to_a_size_the_engine_runs_and_nobody_notices() {
+async fn batches_are_padded_to_a_size_the_engine_runs_and_callers_get_their_own_rows() {
     let cost = CostModel::from_profile(&[(2, RUN), (8, RUN * 2)]).unwrap().with_fixed_sizes();
     let mut bench = Bench::start(ServingPlan { cost, ..plan(8) }).await;
     bench.submit_rows(&[1, 2]).await;

@@ -45,7 +45,7 @@ async fn every_caller_gets_its_own_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_inputs_of_any_datatype_keep_their_places() {
+async fn several_inputs_of_any_datatype_keep_their_order() {
     let config = r#"backend: "batchfleet_echo"
         input [ { name: "A" data_type: TYPE_STRING dims: [ 2 ] },
                 { name: "B" data_type: TYPE_BF16 dims: [ -1 ] } ]
@@ -97,7 +97,7 @@ async fn serves_several_models_and_versions_at_once() {
     fleet.stop().await;
 }
 
-/// Asks one request at a time, so many; returns the rows of the batches they travelled in.
+/// Sends `count` requests, each after the reply to the last; returns the rows of their batches.
 async fn ask_in_turn(caller: Caller, count: u32) -> Vec<u32> {
     let mut batches = Vec::new();
     for n in 0..count {
@@ -115,7 +115,7 @@ async fn one_batch_is_filled_by_many_callers() {
     }
     let batches = callers.join_all().await.concat();
     assert!(batches.iter().all(|&rows| rows <= 16));
-    // Every request counts its batch: one of 16 rows counts 16 times.
+    // Each batch of n rows is counted n times, once by each of its requests.
     let runs: f64 = batches.iter().map(|&rows| 1.0 / f64::from(rows)).sum();
     let mean = 640.0 / runs;
     assert!(mean >= 14.0, "mean batch {mean}");
@@ -123,7 +123,7 @@ async fn one_batch_is_filled_by_many_callers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_too_slow_for_its_target_batches_all_the_more() {
+async fn a_model_too_slow_for_its_target_still_batches() {
     let flags = ["--slo-p99", "10ms", "--max-batch", "16"];
     let fleet = Fleet::start(&[("m/config.pbtxt", echo(30))], &flags).await;
     let caller = fleet.caller().await;
@@ -136,7 +136,7 @@ async fn a_model_too_slow_for_its_target_batches_all_the_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leaves_nothing_claimed_and_is_no_longer_announced() {
+async fn a_stopped_worker_leaves_nothing_claimed_and_is_not_live() {
     let fleet = Fleet::start(&[("m/config.pbtxt", echo(50))], &["--batch", "4"]).await;
     let caller = fleet.caller().await;
     for n in 0..40 {
@@ -148,7 +148,7 @@ async fn leaves_nothing_claimed_and_is_no_longer_announced() {
     let observer = broker.observer().await.unwrap();
     let backlog = observer.backlog(&queue("m")).await.unwrap();
     assert_eq!(backlog.in_flight, 0);
-    assert!(backlog.depth() > 0, "shutdown came too late to tell");
+    assert!(backlog.depth() > 0, "the shutdown was too late: no job is left");
     assert!(observer.fleet().await.unwrap().workers.iter().all(|worker| !worker.live));
 }
 
@@ -179,7 +179,7 @@ async fn every_metric_is_there_before_the_first_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repository_that_cannot_be_served_is_a_matter_of_settings() {
+async fn a_repository_that_cannot_be_served_is_an_error_of_settings() {
     for (files, flags, complaint) in [
         (vec![], &[][..], "no model in "),
         (vec![("m/config.pbtxt", echo(0))], &["--model", "n"], "no model \"n\" in "),

@@ -1,4 +1,4 @@
-//! A worker on the memory broker, and a caller who checks what comes back.
+//! A worker on the memory broker, and a caller of it.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
 
@@ -56,7 +56,7 @@ impl Fleet {
         Self::try_start(repository(files).path(), flags).await.unwrap()
     }
 
-    /// Starts a worker, or says why not.
+    /// Starts a worker; an error says why it cannot.
     pub(crate) async fn try_start(repository: &Path, flags: &[&str]) -> Result<Self, WorkerError> {
         let broker = MemoryBroker::new(100_000);
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
@@ -68,7 +68,7 @@ impl Fleet {
         Ok(Self { broker, registry, shutdown, worker })
     }
 
-    /// A gateway of its own.
+    /// A new gateway.
     pub(crate) async fn caller(&self) -> Caller {
         let gateway = GatewayId::random();
         let GatewayRoles { producer, replies } = self.broker.gateway(gateway).await.unwrap();
@@ -82,7 +82,7 @@ impl Fleet {
     }
 }
 
-/// One gateway's side.
+/// A gateway.
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) gateway: GatewayId,
@@ -91,7 +91,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Submits a job that has a minute.
+    /// Submits a job with a minute to live.
     pub(crate) async fn submit(
         &self,
         queue: &QueueName,
@@ -114,13 +114,13 @@ impl Caller {
         job.id
     }
 
-    /// Submits a job and waits for its reply, the only one there is.
+    /// Submits a job and waits for its reply, while no other job is outstanding.
     pub(crate) async fn ask(&self, queue: &QueueName, inputs: Vec<Tensor>, rows: u32) -> Reply {
         let id = self.submit(queue, inputs, rows).await;
         self.replies(1).await.remove(&id).unwrap()
     }
 
-    /// Waits for so many replies.
+    /// Waits for `count` replies.
     pub(crate) async fn replies(&self, count: usize) -> HashMap<RequestId, Reply> {
         let mut inbox = self.inbox.lock().await;
         let mut all = HashMap::new();
@@ -136,7 +136,7 @@ impl Caller {
     }
 }
 
-/// A tensor of the data's own bytes.
+/// A tensor with the bytes of `data`.
 pub(crate) fn tensor(name: &str, datatype: Datatype, shape: &[u64], data: Vec<u8>) -> Tensor {
     Tensor { name: name.to_owned(), datatype, shape: shape.to_vec(), data: data.into() }
 }

@@ -1,4 +1,4 @@
-//! The worker over its public face, on the memory broker.
+//! The worker through its public interface, on the memory broker.
 
 mod echo;
 mod fleet;

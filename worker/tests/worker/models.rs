@@ -1,4 +1,4 @@
-//! Small ONNX models, written byte by byte: a few fields of a few protobuf messages.
+//! Small ONNX models, encoded here: a few fields of a few protobuf messages.
 
 /// A tensor type of a graph's input or output: element type (as `onnx.TensorProto.DataType` counts
 /// them) and dimensions, `None` where any size will do.

@@ -54,7 +54,7 @@ async fn every_caller_gets_the_outputs_of_its_own_rows() {
         assert_eq!(replies[&id].outcome, Ok(vec![expected]));
         shared += u32::from(replies[&id].timing.batch_rows > 4);
     }
-    assert!(shared > 200, "only {shared} of 300 travelled in company");
+    assert!(shared > 200, "only {shared} of 300 shared a batch");
     fleet.stop().await;
 }
 
@@ -105,7 +105,7 @@ async fn every_datatype_goes_through_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_lie_badly_in_memory_are_read_all_the_same() {
+async fn misaligned_bytes_are_read_all_the_same() {
     let fleet = Fleet::start(&[("m/1/model.onnx", matmul(None))], &[]).await;
     let caller = fleet.caller().await;
     for shift in 0..4 {
@@ -157,7 +157,7 @@ async fn input_that_does_not_fit_the_model_is_the_callers_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strings_that_are_no_text_are_the_callers_fault() {
+async fn strings_that_are_not_text_are_the_callers_fault() {
     const STRING: u64 = 8;
     let kind = Type(STRING, &[None]);
     let model =
@@ -173,7 +173,8 @@ async fn strings_that_are_no_text_are_the_callers_fault() {
     fleet.stop().await;
 }
 
-/// Indices of the numbers that are not zero: as many rows as there are such, whatever it promises.
+/// The indices of all numbers that are not zero. The output has one row for each such number, although
+/// the model declares one row for each row of the batch.
 fn fickle() -> Vec<u8> {
     const INT64: u64 = 7;
     Graph::default()
@@ -185,7 +186,7 @@ fn fickle() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_does_not_keep_its_rows_is_found_out_before_it_serves() {
+async fn a_model_that_does_not_keep_its_rows_is_refused_before_it_serves() {
     let files = repository(&[("m/1/model.onnx", fickle())]);
     let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
     assert!(error.to_string().contains("output \"Y\" of shape [0, 2] does not hold 1 rows"));
@@ -200,7 +201,7 @@ async fn a_model_that_does_not_keep_its_rows_is_found_out_before_it_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_no_model_is_refused() {
+async fn a_file_that_is_not_a_model_is_refused() {
     let files = repository(&[("m/1/model.onnx", b"not a model")]);
     let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
     assert!(error.to_string().starts_with("model m:1: "), "{error}");
@@ -216,7 +217,7 @@ async fn a_config_that_contradicts_its_model_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_provider_that_is_not_there_is_refused() {
+async fn a_missing_execution_provider_is_refused() {
     for provider in ["cuda", "tensorrt"] {
         let files = repository(&[("m/1/model.onnx", matmul(None))]);
         let Err(error) = Fleet::try_start(files.path(), &["--execution-provider", provider]).await

@@ -1,10 +1,10 @@
-//! When the next batch is claimed, and how much.
+//! When the next batch is claimed, and how many jobs.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn more_is_claimed_just_before_the_expected_end_of_a_batch_if_more_waits() {
-    // It will take longer, so that there is time to look.
+async fn the_next_batch_is_claimed_just_before_the_expected_end_of_a_run_if_jobs_wait() {
+    // The run takes longer than expected, so that the test has time to look.
     let expected = RUN / 2;
     let cost = CostModel::from_profile(&[(1, expected), (64, expected)]).unwrap();
     let mut bench = Bench::start(ServingPlan { cost, ..plan(4) }).await;
@@ -13,10 +13,10 @@ async fn more_is_claimed_just_before_the_expected_end_of_a_batch_if_more_waits()
     bench.submit_rows(&[1; 8]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
     sleep(expected * 9 / 10).await;
-    assert_eq!(waiting().await, 4, "others may be free sooner");
+    assert_eq!(waiting().await, 4, "another worker may be free sooner");
     sleep(expected / 10).await;
     assert_eq!(waiting().await, 0);
-    // A claim that finds less than it asks for shows that nothing waits.
+    // A claim that gets fewer jobs than it asks for shows that no more wait.
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
     bench.submit_rows(&[1; 2]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 2]);
@@ -26,7 +26,7 @@ async fn more_is_claimed_just_before_the_expected_end_of_a_batch_if_more_waits()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_published_holds_from_the_next_claim_on() {
+async fn a_published_target_applies_from_the_next_claim_on() {
     let broker = MemoryBroker::new(1000);
     let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();
     let WorkerRoles { claims, consumer, mut target } = roles;

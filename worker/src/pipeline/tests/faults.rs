@@ -1,16 +1,16 @@
-//! What the loop does when models, devices, workers and gateways fail.
+//! The loop when models, devices, workers and gateways fail.
 
 use super::*;
 
 const LONG: Duration = Duration::from_secs(30);
 
 impl Bench {
-    /// Another worker on the same queue, which never says that it lives.
+    /// Another worker on the same queue, which never announces itself.
     async fn stranger(&self) -> Jobs {
         jobs(&self.broker).await
     }
 
-    /// Lets a worker claim `jobs` of one row each, and die.
+    /// Lets another worker claim `jobs` of one row each, and die.
     async fn abandon(&self, jobs: usize) -> Vec<RequestId> {
         self.submit_rows(&vec![1; jobs]).await;
         let claimed = self.stranger().await.claims.claim(jobs).await.unwrap();
@@ -18,7 +18,7 @@ impl Bench {
         claimed.into_iter().map(|delivery| delivery.job.id).collect()
     }
 
-    /// The requests per batch of everything that ran so far.
+    /// How many requests each batch had that ran so far.
     fn batches(&mut self) -> Vec<usize> {
         std::iter::from_fn(|| self.ran.try_recv().ok()).map(|rows| rows.len()).collect()
     }
@@ -28,7 +28,7 @@ fn failure(reply: &Reply) -> Option<Failure> {
     reply.outcome.as_ref().err().map(|error| error.failure)
 }
 
-/// A bench whose pipeline is held up by a batch while a test makes its arrangements.
+/// A bench whose pipeline is busy with a batch, while the test sets up more jobs.
 async fn busy_bench(limit: u32) -> Bench {
     let mut bench = Bench::start(plan(limit)).await;
     bench.submit_rows(&[1]).await;
@@ -37,7 +37,7 @@ async fn busy_bench(limit: u32) -> Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_job_that_makes_the_model_fail_is_told_so() {
+async fn only_the_job_that_makes_the_model_fail_gets_the_error() {
     let mut bench = busy_bench(8).await;
     let mut jobs = Vec::new();
     for n in 0..8 {
@@ -52,14 +52,14 @@ async fn only_the_job_that_makes_the_model_fail_is_told_so() {
         (error.failure, error.message.as_str()),
         (Failure::Model, "the model failed: unlucky")
     );
-    // The good halves first. The second two must hold it when the first went well.
+    // After the first two of four ran well, the second two must hold the bad job.
     assert_eq!(bench.batches(), [8, 4, 4, 2, 1, 1]);
     assert_eq!(bench.metrics.bisections.get(), 3);
     assert_eq!(bench.metrics.engine_errors(RunFault::Model).get(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_job_that_makes_the_model_fail_is_told_so_and_no_other() {
+async fn every_job_that_makes_the_model_fail_gets_the_error_and_no_other() {
     let bench = busy_bench(16).await;
     let mut jobs = Vec::new();
     for n in 0..16 {
@@ -87,7 +87,7 @@ async fn halves_do_not_run_after_their_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_finds_no_memory_runs_in_halves_and_the_next_are_smaller() {
+async fn a_batch_that_runs_out_of_memory_runs_in_halves_and_the_next_are_smaller() {
     let mut bench = busy_bench(16).await;
     for _ in 0..32 {
         bench.submit(1, WIDE + 1, LONG).await;
@@ -99,7 +99,7 @@ async fn a_batch_that_finds_no_memory_runs_in_halves_and_the_next_are_smaller() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_device_is_lost_nothing_is_answered_and_nothing_given_back() {
+async fn after_a_device_is_lost_nothing_is_answered_and_nothing_handed_back() {
     let bench = Bench::start(plan(4)).await;
     bench.submit_of(FATAL, 1, 1, LONG).await;
     let broker = bench.broker.clone();
@@ -120,9 +120,9 @@ async fn an_engine_that_is_gone_ends_the_pipeline_and_its_batch_is_reclaimed() {
     let backlog = bench.broker.observer().await.unwrap().backlog(&queue()).await.unwrap();
     assert_eq!((backlog.depth(), backlog.in_flight), (1, 1));
     sleep(LONG / 30).await;
-    let suspects = stranger.consumer.reclaim(9).await.unwrap();
-    let suspects: Vec<_> = suspects.iter().map(|s| (s.job.id, s.deliveries)).collect();
-    assert_eq!(suspects, [(killer, 2)]);
+    let reclaimed = stranger.consumer.reclaim(9).await.unwrap();
+    let reclaimed: Vec<_> = reclaimed.iter().map(|d| (d.job.id, d.deliveries)).collect();
+    assert_eq!(reclaimed, [(killer, 2)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,20 +138,20 @@ async fn jobs_of_a_dead_worker_run_alone_within_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn suspects_and_batches_take_turns_however_much_waits() {
+async fn quarantined_jobs_and_batches_take_turns_however_many_jobs_wait() {
     let mut bench = Bench::start(plan(4)).await;
     bench.abandon(4).await;
     bench.submit_rows(&[1; 100]).await;
     bench.replies(104).await;
     let batches = bench.batches();
     let first = batches.iter().position(|&size| size == 1).unwrap();
-    // It looks after 1.2 s at the latest, although batches run back to back.
+    // The worker looks for jobs of dead workers after at most 1.2 s, even between full batches.
     assert!(first <= 12, "{batches:?}");
     assert_eq!(batches[first..first + 7], [1, 4, 1, 4, 1, 4, 1], "{batches:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_dies_over_a_suspect_charges_nobody_else() {
+async fn if_a_worker_dies_of_a_quarantined_job_no_other_job_is_counted() {
     let bench = Bench::start(plan(8)).await;
     let killer = bench.submit_of(KILLER, 1, 1, LONG).await;
     bench.submit_rows(&[1; 4]).await;
@@ -166,7 +166,7 @@ async fn a_worker_that_dies_over_a_suspect_charges_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_was_there_at_three_deaths_is_answered_and_never_runs() {
+async fn a_job_that_three_workers_died_with_is_answered_and_never_runs() {
     let mut bench = busy_bench(8).await;
     let killer = bench.submit_of(KILLER, 1, 1, LONG).await;
     assert_eq!(bench.stranger().await.claims.claim(1).await.unwrap().len(), 1);
@@ -182,7 +182,7 @@ async fn a_job_that_was_there_at_three_deaths_is_answered_and_never_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspect_past_its_deadline_is_answered_and_never_runs() {
+async fn a_quarantined_job_past_its_deadline_is_answered_and_never_runs() {
     let mut bench = busy_bench(8).await;
     let late = bench.submit(1, 1, Duration::from_millis(300)).await;
     assert_eq!(bench.stranger().await.claims.claim(1).await.unwrap().len(), 1);
@@ -198,7 +198,7 @@ async fn nothing_runs_for_a_gateway_that_is_gone() {
     let roles = bench.broker.gateway(gone).await.unwrap();
     let mine = mem::replace(&mut bench.gateway, gone);
     bench.submit_rows(&[1; 7]).await;
-    // Claimed while its gateway listened, by a worker that dies.
+    // One job is claimed while its gateway listens, by a worker that dies.
     let mut dead = jobs(&bench.broker).await;
     assert_eq!(dead.claims.claim(1).await.unwrap().len(), 1);
     drop(roles);
@@ -213,7 +213,7 @@ async fn nothing_runs_for_a_gateway_that_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_cannot_be_finished_in_time_is_given_back() {
+async fn a_batch_that_cannot_be_finished_in_time_is_handed_back() {
     let broker = MemoryBroker::new(1000);
     let jobs = jobs(&broker).await;
     let mut bench = Bench::with(plan(4), broker, jobs, RUN).await;

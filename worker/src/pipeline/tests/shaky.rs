@@ -1,15 +1,15 @@
-//! A broker that fails for a while.
+//! A broker whose first calls fail.
 
 use super::*;
 
-/// Fails as often as is left.
+/// Fails while `failures` is not 0, and counts it down.
 fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
     let left =
         failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
     left.map_or(Ok(()), |_| Err(BrokerError::unreachable("gone")))
 }
 
-/// Claims of which the first so many fail.
+/// Claims that fail the first times, as many as given.
 struct ShakyClaims {
     claims: Box<dyn Claims>,
     failures: AtomicUsize,
@@ -23,7 +23,7 @@ impl Claims for ShakyClaims {
     }
 }
 
-/// A consumer whose first so many settlements and returns fail.
+/// A consumer whose first settlements and returns fail, as many as given.
 struct Shaky {
     consumer: Arc<dyn Consumer>,
     settlements: AtomicUsize,
@@ -69,7 +69,7 @@ async fn shaky_bench(claims: usize, settlements: usize, returns: usize) -> Bench
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_sent_again_until_the_broker_takes_it() {
+async fn a_reply_is_sent_again_until_the_broker_takes_it() {
     let bench = shaky_bench(0, 5, 0).await;
     bench.submit_rows(&[1]).await;
     bench.replies(1).await;
@@ -77,7 +77,7 @@ async fn an_answer_is_sent_again_until_the_broker_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_given_up_when_nobody_waits_any_more() {
+async fn a_reply_is_given_up_after_its_deadline() {
     let bench = shaky_bench(0, usize::MAX, 0).await;
     bench.submit(1, 1, Duration::from_secs(20)).await;
     sleep(Duration::from_secs(19)).await;
@@ -87,14 +87,14 @@ async fn an_answer_is_given_up_when_nobody_waits_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn claiming_goes_on_when_the_broker_is_back() {
+async fn claims_are_retried_until_the_broker_is_back() {
     let bench = shaky_bench(5, 0, 0).await;
     bench.submit_rows(&[1]).await;
     bench.replies(1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_does_not_wait_for_a_broker_that_is_away() {
+async fn shutdown_does_not_wait_for_an_unreachable_broker() {
     let bench = shaky_bench(usize::MAX, 0, 0).await;
     sleep(RUN).await;
     bench.shutdown.cancel();
@@ -102,7 +102,7 @@ async fn shutdown_does_not_wait_for_a_broker_that_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_not_run_is_handed_back_until_the_broker_takes_it() {
+async fn handing_back_is_retried_until_the_broker_takes_the_jobs() {
     let mut bench = shaky_bench(0, 0, 5).await;
     bench.submit_rows(&[3, 3]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [3]);

@@ -1,4 +1,4 @@
-//! Fetching from a store: one of files, and one that speaks the protocol of S3.
+//! Fetches from a store of files and from a store with the protocol of S3.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ fn files_in(folder: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// What lies in the cache after `wanted` was fetched from `url`.
+/// The content of the cache after fetching `wanted` from `url`.
 async fn fetched(url: &str, wanted: &[&str], settings: &StoreSettings) -> BTreeMap<String, String> {
     let wanted: Vec<Wanted> = wanted.iter().map(|model| model.parse().unwrap()).collect();
     let location: Location = url.parse().unwrap();
@@ -65,7 +65,7 @@ fn store_of_files() -> (TempDir, String) {
 }
 
 #[tokio::test]
-async fn fetches_the_models_and_versions_that_are_wanted_and_nothing_else() {
+async fn fetches_the_requested_models_and_versions_and_nothing_else() {
     let (_store, url) = store_of_files();
     for (wanted, expected) in [
         (&["digits"][..], &["digits/2/model.onnx", "digits/config.pbtxt"][..]),
@@ -79,7 +79,7 @@ async fn fetches_the_models_and_versions_that_are_wanted_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_was_fetched_before_does_not_stay() {
+async fn files_fetched_before_are_removed() {
     let (store, url) = store_of_files();
     let (_folder, settings) = cache();
     fetched(&url, &["digits"], &settings).await;
@@ -99,7 +99,7 @@ async fn a_model_that_is_not_in_the_store_is_reported_as_from_a_folder() {
     assert!(error.ends_with("there is: digits"), "{error}");
 }
 
-/// Answers `GET` as S3 does, to whoever signs with the key.
+/// Answers `GET` as S3 does, if the request is signed with the key.
 async fn answer_as_s3(connection: TcpStream) {
     let mut connection = BufReader::new(connection);
     loop {
@@ -142,7 +142,7 @@ fn listing() -> String {
 }
 
 #[tokio::test]
-async fn fetches_from_s3_with_a_key_that_stands_in_a_file() {
+async fn fetches_from_s3_with_a_key_from_a_file() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
