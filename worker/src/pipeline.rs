@@ -10,6 +10,7 @@
 mod attempt;
 mod bisect;
 mod held;
+mod pace;
 mod screen;
 mod source;
 
@@ -22,6 +23,7 @@ pub(crate) use self::source::Jobs;
 use self::{
     attempt::{Attempted, Runner},
     bisect::{Bisection, Part},
+    pace::Pace,
     source::BatchSource,
 };
 use crate::{
@@ -51,9 +53,8 @@ impl Pipeline {
         let plan = Arc::new(plan);
         let tuner = SharedTuner::new(plan.policy, plan.cost.clone());
         let settler = Settler::new(Arc::clone(&jobs.consumer), metrics.clone());
-        let knowledge = (tuner.clone(), settler.round_trip());
-        let source =
-            BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), knowledge);
+        let pace = Pace::new(tuner.clone(), settler.round_trip());
+        let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace);
         let runner = Runner::new(plan, engine, metrics.clone(), tuner.clone());
         Self { source, runner, settler, metrics, drain, tuner }
     }

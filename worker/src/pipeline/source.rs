@@ -5,7 +5,7 @@ use std::{mem, sync::Arc, time::Duration};
 use batchfleet_broker::{Claims, Consumer, Delivery, Release};
 use tokio::time::{Instant, sleep};
 
-use super::{held::HeldJobs, screen::Screen};
+use super::{held::HeldJobs, pace::Pace, screen::Screen};
 use crate::{
     batch::Batch,
     drain::Drain,
@@ -14,16 +14,8 @@ use crate::{
     metrics::ModelMetrics,
     plan::ServingPlan,
     rescue::Rescue,
-    settle::{RoundTrip, Settler},
-    tuner::SharedTuner,
+    settle::Settler,
 };
-
-/// How long a batch that could leave waits at least for a claim that is to fill it.
-pub(super) const TOP_UP: Duration = Duration::from_millis(2);
-/// While a batch runs for less than this many round trips to the broker, the next is claimed at once.
-const CLAIM_AHEAD_BELOW: u32 = 5;
-/// How exact timers are.
-const TICK: Duration = Duration::from_millis(1);
 
 /// The queue of a pipeline.
 pub(crate) struct Jobs {
@@ -39,8 +31,7 @@ pub(super) struct BatchSource {
     consumer: Arc<dyn Consumer>,
     metrics: ModelMetrics,
     drain: Drain,
-    tuner: SharedTuner,
-    round_trip: RoundTrip,
+    pace: Pace,
     intake: Intake,
     rescue: Rescue,
     screen: Screen,
@@ -58,7 +49,7 @@ impl BatchSource {
         Jobs { claims, consumer }: Jobs,
         metrics: ModelMetrics,
         drain: Drain,
-        (tuner, round_trip): (SharedTuner, RoundTrip),
+        pace: Pace,
     ) -> Self {
         Self {
             intake: Intake::start(claims, drain.clone()),
@@ -71,8 +62,7 @@ impl BatchSource {
             consumer,
             metrics,
             drain,
-            tuner,
-            round_trip,
+            pace,
         }
     }
 
@@ -93,10 +83,10 @@ impl BatchSource {
                 self.intake.ask(limit);
                 // Jobs that wait go before a look for jobs of dead workers: a claim that ends while
                 // a quarantined job runs would expose the claimed jobs to its fate.
-                let patience = self.rescue.wait().max(self.claim_patience());
+                let patience = self.rescue.wait().max(self.pace.claim_patience());
                 self.await_claim(patience, settler).await?;
             } else if self.held.rows() < limit
-                && !(self.held.is_mixed() && self.held.oldest_is_next(self.soon(limit)))
+                && !(self.held.is_mixed() && self.held.oldest_is_next(self.pace.soon(limit)))
             {
                 // Otherwise the claimed jobs would most likely wait for the batch of the oldest job
                 // held, while another worker is free.
@@ -105,10 +95,10 @@ impl BatchSource {
             let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;
             let held = self.held.take_all();
             self.held.extend(self.screen.drop_expired(held, settler).await);
-            let doomed = self.doomed();
+            let doomed = self.pace.doomed(&self.held);
             self.screen.refuse_doomed(&mut self.held, doomed, settler).await;
-            let limit = self.rows_now();
-            if let Some(mut batch) = self.held.take_batch(limit, self.soon(limit)) {
+            let limit = self.pace.rows_now(&self.held);
+            if let Some(mut batch) = self.held.take_batch(limit, self.pace.soon(limit)) {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
                 }
@@ -149,12 +139,7 @@ impl BatchSource {
     async fn top_up(&mut self, limit: u32, settler: &mut Settler) -> Option<()> {
         let held = if self.held.is_mixed() { 0 } else { self.held.rows() };
         self.intake.ask(limit.saturating_sub(held));
-        self.await_claim(self.claim_patience(), settler).await
-    }
-
-    /// Time for the broker to answer a claim, if it has jobs.
-    fn claim_patience(&self) -> Duration {
-        TOP_UP.max(self.round_trip.get() * 2)
+        self.await_claim(self.pace.claim_patience(), settler).await
     }
 
     /// Waits up to `patience` for the claim under way. `None` once the drain begins.
@@ -167,7 +152,7 @@ impl BatchSource {
         };
         let ClaimedJobs { deliveries, full } = claimed;
         self.more_waits = full;
-        self.tuner.lock().claimed(&deliveries, full);
+        self.pace.claimed(&deliveries, full);
         self.held.extend(self.screen.admit(deliveries, settler).await);
         Some(())
     }
@@ -181,20 +166,13 @@ impl BatchSource {
         self.screen.drop_expired(jobs, settler).await
     }
 
-    /// When to claim the next batch while `batch` runs: so that the jobs are here when the run ends,
-    /// but hardly earlier, because another worker may be free before. `None` beside a quarantined
-    /// job, which may take along whatever this worker holds.
+    /// When to claim the next batch during a run of `batch`. Never beside a quarantined job, which may
+    /// take down the worker with all jobs it holds.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
         if !self.held.is_empty() || batch.release == Release::Suspect {
             return None;
         }
-        let run_takes = self.tuner.lock().expected(batch.rows);
-        let round_trip = self.round_trip.get();
-        if run_takes < round_trip * CLAIM_AHEAD_BELOW {
-            return Some(started);
-        }
-        let early = round_trip * 2 + TICK;
-        self.more_waits.then(|| started + run_takes.saturating_sub(early))
+        Some(started + self.pace.claim_ahead(batch.rows, self.more_waits)?)
     }
 
     /// Begins to claim the next batch, unless a quarantined job may be next.
@@ -221,28 +199,9 @@ impl BatchSource {
     }
 
     /// N just now: 1 for a model that does not batch.
-    fn limit(&mut self) -> u32 {
-        let limit = self.tuner.lock().limit(self.round_trip.get());
+    fn limit(&self) -> u32 {
+        let limit = self.pace.limit();
         self.metrics.batch_limit.set(i64::from(limit));
         limit
-    }
-
-    /// A deadline until then leaves no time for other batches of `limit` rows before.
-    fn soon(&self, limit: u32) -> Instant {
-        Instant::now() + self.tuner.lock().expected(limit) * 2
-    }
-
-    /// How many of the oldest jobs held can no longer be in time.
-    fn doomed(&self) -> usize {
-        let now = Instant::now();
-        let left = self.held.iter().map(|job| job.deadline.saturating_duration_since(now));
-        self.tuner.lock().doomed(self.held.rows(), left)
-    }
-
-    /// How many rows of the jobs held to run now, at most N.
-    fn rows_now(&self) -> u32 {
-        let waits = self.held.iter().map(|job| job.waited + job.claimed_at.elapsed());
-        let oldest = waits.max().unwrap_or_default();
-        self.tuner.lock().take(self.held.rows(), oldest)
     }
 }

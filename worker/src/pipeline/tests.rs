@@ -24,7 +24,7 @@ use prometheus::Registry;
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{source::TOP_UP, *};
+use super::{pace::TOP_UP, *};
 use crate::{
     engine::{EngineError, EngineRun, Work},
     metrics::{JobOutcome, WorkerMetrics},
