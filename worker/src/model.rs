@@ -165,7 +165,7 @@ fn plan(
     let policy = BatchPolicy::new(settings.batch, usable, settings.slo_p99);
     let limit = policy.choose(&cost, &Demand::unknown(1)).n;
     let provider = engine.provider();
-    info!(%model, provider, limit, "model loaded and warmed up");
+    info!(%model, provider, limit, "loaded and warmed up");
     let mut spec = engine.spec().clone();
     if cost.has_fixed_sizes() {
         let largest = NonZeroU32::new(cost.largest());

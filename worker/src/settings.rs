@@ -76,7 +76,7 @@ pub struct ModelSettings {
     #[arg(long, env = "BATCHFLEET_INTRA_OP_THREADS", value_name = "NUMBER")]
     pub intra_op_threads: Option<NonZeroUsize>,
 
-    /// The most rows of one batch, unless a model's config.pbtxt sets max_batch_size
+    /// The most rows of one batch, unless a model's `config.pbtxt` sets `max_batch_size`
     #[arg(long, env = "BATCHFLEET_MAX_BATCH", default_value = "64", value_name = "ROWS")]
     pub max_batch: NonZeroU32,
 
