@@ -3,12 +3,13 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use anyhow::Result;
+use parking_lot::Mutex;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -46,12 +47,12 @@ impl Balancer {
 
     /// Adds an address to the list.
     pub(crate) fn list(&self, address: &str) {
-        self.shared.listed().push(address.to_owned());
+        self.shared.listed.lock().push(address.to_owned());
     }
 
     /// Removes an address from the list; connections already open stay open.
     pub(crate) fn unlist(&self, address: &str) {
-        self.shared.listed().retain(|listed| listed != address);
+        self.shared.listed.lock().retain(|listed| listed != address);
     }
 
     /// Connections that a listed gateway refused.
@@ -67,12 +68,8 @@ impl Drop for Balancer {
 }
 
 impl Shared {
-    fn listed(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn next(&self) -> Option<String> {
-        let listed = self.listed();
+        let listed = self.listed.lock();
         let turn = self.turn.fetch_add(1, Relaxed);
         listed.get(turn % listed.len().max(1)).cloned()
     }

@@ -2,10 +2,11 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -82,7 +83,7 @@ impl CuttingProxy {
 
     /// Closes every connection; new ones are forwarded as before.
     pub fn cut(&self) {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connections = self.connections.lock();
         connections.abort_all();
     }
 
@@ -131,7 +132,7 @@ async fn accept(
         if state.borrow().mode == Mode::Refusing {
             continue;
         }
-        let mut connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connections = connections.lock();
         while connections.try_join_next().is_some() {}
         connections.spawn(serve(client, state.clone()));
     }
