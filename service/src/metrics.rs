@@ -1,44 +1,112 @@
-//! Families of metrics: made, registered and remembered with their meaning in one step, so that what
-//! is documented is what is served.
+//! Metrics of a process, defined once: the [`metrics!`](crate::metrics!) macro turns a struct into
+//! registered metrics and into the descriptions that docs/metrics.md is generated from.
 
+mod macros;
+
+pub use prometheus::Result;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, Result,
-    core::Collector,
+    Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
-/// What a family is called and what it tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The definition of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
-    /// Its whole name.
+    /// The full name.
     pub name: &'static str,
     /// What is counted or measured: `requests`, `seconds`.
     pub unit: &'static str,
-    /// The names of its labels, each with few values.
-    pub labels: Vec<&'static str>,
-    /// What moves it.
+    /// The names of the labels, each with few values.
+    pub labels: &'static [&'static str],
+    /// What the value means.
     pub help: &'static str,
 }
 
-/// A [`Family`].
-pub fn family(
-    name: &'static str,
-    unit: &'static str,
-    labels: &[&'static str],
-    help: &'static str,
-) -> Family {
-    Family { name, unit, labels: labels.to_vec(), help }
-}
-
-/// A family that is served, and its type.
+/// A metric and its type, for the documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// The family.
+    /// The definition.
     pub family: Family,
 }
 
-/// Makes families, registers them and remembers what they mean.
+/// A struct of metrics, written with the [`metrics!`](crate::metrics!) macro.
+pub trait MetricGroup: Sized {
+    /// Makes and registers each metric of the group.
+    ///
+    /// # Errors
+    ///
+    /// If a name is taken, or a definition contradicts its type.
+    fn make(families: &mut Families) -> Result<Self>;
+
+    /// Registers the group with `registry`.
+    ///
+    /// # Errors
+    ///
+    /// As [`make`](Self::make).
+    fn register(registry: &Registry) -> Result<Self> {
+        Self::make(&mut Families::new(registry))
+    }
+
+    /// The definitions of all metrics of the group, nested groups included.
+    ///
+    /// # Errors
+    ///
+    /// As [`make`](Self::make).
+    fn describe() -> Result<Vec<Described>> {
+        let mut families = Families::default();
+        Self::make(&mut families)?;
+        Ok(families.described())
+    }
+}
+
+/// A metric type of the `prometheus` crate.
+pub trait Metric: Collector + Clone + 'static {
+    /// Its name in Prometheus' text format: `counter`, `gauge` or `histogram`.
+    const KIND: &'static str;
+
+    /// Makes a metric. `options` holds the buckets of a histogram.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not valid in Prometheus.
+    fn with(options: HistogramOpts, labels: &[&str]) -> Result<Self>;
+}
+
+/// Implements [`Metric`] for a type with one series and for its `Vec`.
+macro_rules! metric_types {
+    ($($kind:literal $Single:ident $Vec:ident $(. $common:ident)?;)+) => {$(
+        impl Metric for $Single {
+            const KIND: &'static str = $kind;
+
+            fn with(options: HistogramOpts, labels: &[&str]) -> Result<Self> {
+                if !labels.is_empty() {
+                    let name = options.common_opts.name;
+                    return Err(Error::Msg(format!("{name} has labels: its type must be a Vec")));
+                }
+                Self::with_opts(options $(.$common)?)
+            }
+        }
+
+        impl Metric for $Vec {
+            const KIND: &'static str = $kind;
+
+            fn with(options: HistogramOpts, labels: &[&str]) -> Result<Self> {
+                Self::new(options $(.$common)?, labels)
+            }
+        }
+    )+};
+}
+
+metric_types! {
+    "counter" IntCounter IntCounterVec .common_opts;
+    "gauge" IntGauge IntGaugeVec .common_opts;
+    "gauge" Gauge GaugeVec .common_opts;
+    "histogram" Histogram HistogramVec;
+}
+
+/// Makes metrics, registers them, and collects their definitions.
 #[derive(Debug, Default)]
 pub struct Families {
     registry: Registry,
@@ -46,85 +114,118 @@ pub struct Families {
 }
 
 impl Families {
-    /// Into this registry.
+    /// Registers with `registry`.
     pub fn new(registry: &Registry) -> Self {
         Self { registry: registry.clone(), described: Vec::new() }
     }
 
-    /// Everything made so far.
+    /// The definitions of the metrics made so far.
     pub fn described(self) -> Vec<Described> {
         self.described
     }
 
-    /// A number that only rises.
+    /// Makes and registers a metric; `buckets` are the upper bounds of a histogram, else empty.
     ///
     /// # Errors
-    /// If the name is taken, as below.
-    pub fn counter(&mut self, family: Family) -> Result<IntCounterVec> {
-        let metric = IntCounterVec::new(options(&family), &family.labels)?;
-        self.register("counter", family, metric)
-    }
-
-    /// A whole number that rises and falls.
     ///
-    /// # Errors
-    /// If the name is taken.
-    pub fn gauge(&mut self, family: Family) -> Result<IntGaugeVec> {
-        let metric = IntGaugeVec::new(options(&family), &family.labels)?;
-        self.register("gauge", family, metric)
-    }
-
-    /// A number that rises and falls.
-    ///
-    /// # Errors
-    /// If the name is taken.
-    pub fn measure(&mut self, family: Family) -> Result<GaugeVec> {
-        let metric = GaugeVec::new(options(&family), &family.labels)?;
-        self.register("gauge", family, metric)
-    }
-
-    /// How many of what is observed are at most how large.
-    ///
-    /// # Errors
-    /// If the name is taken.
-    pub fn histogram(&mut self, family: Family, bounds: &[f64]) -> Result<HistogramVec> {
-        let options = HistogramOpts::from(options(&family)).buckets(bounds.to_vec());
-        let metric = HistogramVec::new(options, &family.labels)?;
-        self.register("histogram", family, metric)
-    }
-
-    fn register<M: Collector + Clone + 'static>(
-        &mut self,
-        kind: &'static str,
-        family: Family,
-        metric: M,
-    ) -> Result<M> {
+    /// If the name is taken, or the definition contradicts the type.
+    pub fn add<M: Metric>(&mut self, family: Family, buckets: &[f64]) -> Result<M> {
+        if buckets.is_empty() == (M::KIND == "histogram") {
+            return Err(Error::Msg(format!(
+                "{}: histograms have buckets, others not",
+                family.name
+            )));
+        }
+        let options = HistogramOpts::from(Opts::new(family.name, family.help));
+        let metric = M::with(options.buckets(buckets.to_vec()), family.labels)?;
         self.registry.register(Box::new(metric.clone()))?;
-        self.described.push(Described { kind, family });
+        self.described.push(Described { kind: M::KIND, family });
         Ok(metric)
     }
+
+    /// A counter. To be replaced by [`metrics!`](crate::metrics!).
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn counter(&mut self, family: Family) -> Result<IntCounterVec> {
+        self.add(family, &[])
+    }
+
+    /// A gauge of whole numbers. To be replaced by [`metrics!`](crate::metrics!).
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn gauge(&mut self, family: Family) -> Result<IntGaugeVec> {
+        self.add(family, &[])
+    }
+
+    /// A gauge of any numbers. To be replaced by [`metrics!`](crate::metrics!).
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn measure(&mut self, family: Family) -> Result<GaugeVec> {
+        self.add(family, &[])
+    }
+
+    /// A histogram. To be replaced by [`metrics!`](crate::metrics!).
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn histogram(&mut self, family: Family, bounds: &[f64]) -> Result<HistogramVec> {
+        self.add(family, bounds)
+    }
 }
 
-fn options(family: &Family) -> Opts {
-    Opts::new(family.name, family.help)
+/// A [`Family`]. To be replaced by [`metrics!`](crate::metrics!).
+pub const fn family(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
+    Family { name, unit, labels, help }
 }
 
-/// What every process says of itself, beside the `process_*` metrics of Prometheus' own libraries.
-///
-/// # Errors
-/// If the name is taken.
-pub fn register_build(make: &mut Families) -> Result<()> {
-    let build = make.gauge(family(
-        "batchfleet_build_info",
-        "1",
-        &["version"],
-        "1, for the version that runs",
-    ))?;
-    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    Ok(())
+/// The help text in the doc comment of a field of [`metrics!`](crate::metrics!).
+#[doc(hidden)]
+pub fn help(doc: &'static str) -> &'static str {
+    let text = doc.trim();
+    text.strip_suffix('.').unwrap_or(text)
 }
 
-/// Says in Markdown what the metrics of a program mean, by name.
+/// Upper bounds of histogram buckets: `first` and its doubles.
+pub const fn doubling<const BUCKETS: usize>(first: f64) -> [f64; BUCKETS] {
+    let mut bounds = [first; BUCKETS];
+    let mut n = 1;
+    while n < BUCKETS {
+        bounds[n] = 2.0 * bounds[n - 1];
+        n += 1;
+    }
+    bounds
+}
+
+crate::metrics! {
+    /// Metrics of every process, beside the `process_*` metrics of Prometheus' own library.
+    #[derive(Debug)]
+    pub struct ProcessMetrics {
+        /// 1, for the version that runs.
+        #[metric("batchfleet_build_info", unit = "1", labels = ["version"])]
+        build: IntGaugeVec,
+    }
+}
+
+impl ProcessMetrics {
+    /// Reports the version of this process.
+    pub(crate) fn set_version(&self) {
+        self.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    }
+}
+
+/// A Markdown table of metrics, sorted by name.
 pub fn table(described: &[Described]) -> String {
     let row = |Described { kind, family: Family { name, unit, labels, help } }: &Described| {
         let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
@@ -139,15 +240,53 @@ pub fn table(described: &[Described]) -> String {
 mod tests {
     use super::*;
 
+    crate::metrics! {
+        /// A group with one metric of each kind.
+        struct TestMetrics {
+            /// Rows of a batch,
+            /// without padding.
+            #[metric("test_rows", unit = "rows", labels = ["model"], buckets = doubling::<3>(1.0))]
+            rows: HistogramVec,
+            /// Replies sent.
+            #[metric("test_replies_total", unit = "replies")]
+            replies: IntCounter,
+            /// The version.
+            process: ProcessMetrics,
+        }
+    }
+
     #[test]
-    fn what_is_made_is_described_and_registered_once() {
+    fn a_field_is_registered_and_described_once() {
         let registry = Registry::new();
-        let mut make = Families::new(&registry);
-        register_build(&mut make).unwrap();
-        assert!(register_build(&mut make).is_err());
-        assert_eq!(registry.gather()[0].name(), "batchfleet_build_info");
-        let described = make.described();
-        assert_eq!(described.len(), 1);
-        assert_eq!((described[0].kind, described[0].family.unit), ("gauge", "1"));
+        let metrics = TestMetrics::register(&registry).unwrap();
+        assert!(TestMetrics::register(&registry).is_err());
+        metrics.rows.with_label_values(&["echo"]).observe(3.0);
+        metrics.replies.inc();
+        metrics.process.set_version();
+        let names: Vec<_> =
+            registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        assert_eq!(names, ["batchfleet_build_info", "test_replies_total", "test_rows"]);
+
+        let described = TestMetrics::describe().unwrap();
+        let kinds: Vec<_> = described.iter().map(|metric| metric.kind).collect();
+        assert_eq!(kinds, ["histogram", "counter", "gauge"]);
+        let Family { name, unit, labels, help } = described[0].family;
+        assert_eq!((name, unit, help), ("test_rows", "rows", "Rows of a batch, without padding"));
+        assert_eq!(labels, ["model"]);
+    }
+
+    #[test]
+    fn a_definition_that_contradicts_its_type_is_an_error() {
+        let family = |labels| Family { name: "test", unit: "1", labels, help: "Nothing" };
+        let mut families = Families::default();
+        assert!(families.add::<IntCounter>(family(&["model"]), &[]).is_err());
+        assert!(families.add::<IntCounterVec>(family(&["model"]), &[1.0]).is_err());
+        assert!(families.add::<HistogramVec>(family(&["model"]), &[]).is_err());
+        assert!(families.described().is_empty());
+    }
+
+    #[test]
+    fn bounds_double() {
+        assert_eq!(doubling::<4>(0.25).map(f64::to_bits), [0.25, 0.5, 1.0, 2.0].map(f64::to_bits));
     }
 }

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     AdminPages, InvalidSettings, ProcessSettings, Readiness, admin, logs,
-    metrics::{Families, register_build},
+    metrics::{MetricGroup, ProcessMetrics},
     settings::{EXIT_USAGE, complain},
     trace::Tracer,
 };
@@ -120,7 +120,7 @@ where
 fn registry() -> anyhow::Result<Registry> {
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self()))?;
-    register_build(&mut Families::new(&registry))?;
+    ProcessMetrics::register(&registry)?.set_version();
     Ok(registry)
 }
 

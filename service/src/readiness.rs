@@ -1,6 +1,8 @@
 //! Whether this process should be sent work.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 /// Shared by the parts of a process: some set it, the admin port tells it. Starts as not ready.
 #[derive(Clone, Debug)]
@@ -29,10 +31,10 @@ impl Readiness {
     ///
     /// Why not.
     pub fn get(&self) -> Result<(), &'static str> {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        *self.0.read()
     }
 
     fn set(&self, state: Result<(), &'static str>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.0.write() = state;
     }
 }

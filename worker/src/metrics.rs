@@ -5,7 +5,7 @@ mod choice;
 use std::sync::Arc;
 
 use batchfleet_broker::{BrokerError, QueueName, Release};
-use batchfleet_service::metrics::{Described, Families, family};
+use batchfleet_service::metrics::{Described, Families, MetricGroup, family};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     exponential_buckets,

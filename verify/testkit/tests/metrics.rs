@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use batchfleet_loadgen::{Echo, Length, Plan, Report, Target, infer::Encoding, run};
-use batchfleet_service::metrics::{Families, register_build, table};
+use batchfleet_service::metrics::{MetricGroup, ProcessMetrics, table};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, get};
 use tokio::time::timeout;
 
@@ -25,10 +25,8 @@ requests: sum them. `batchfleet serve` has the metrics of a gateway and of a wor
 
 #[test]
 fn the_documented_metrics_are_those_that_programs_register() {
-    let mut every = Families::default();
-    register_build(&mut every).unwrap();
     let programs = [
-        ("Every program", every.described()),
+        ("Every program", ProcessMetrics::describe().unwrap()),
         ("Gateway", batchfleet_gateway::describe_metrics().unwrap()),
         ("Worker", batchfleet_worker::describe_metrics().unwrap()),
         ("Controller", batchfleet_controller::describe_metrics().unwrap()),

@@ -2,106 +2,72 @@
 
 use batchfleet_broker::{Announcement, Batching};
 use batchfleet_policy::Bound;
-use batchfleet_service::metrics::{Families, family};
-use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Result};
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use super::MODEL;
 
 /// What bounds N where a batch found no memory.
 const MEMORY: &str = "memory";
 
-/// The choices of all models of a worker.
-#[derive(Clone, Debug)]
-pub(super) struct Choices {
-    expected: GaugeVec,
-    slowdown: GaugeVec,
-    capacity: GaugeVec,
-    slo: GaugeVec,
-    arrivals: GaugeVec,
-    least: IntGaugeVec,
-    most: IntGaugeVec,
-    full_load: IntGaugeVec,
-    bound: IntGaugeVec,
-    overloaded: IntGaugeVec,
-    epoch: IntGaugeVec,
+batchfleet_service::metrics! {
+    /// The choices of all models of a worker.
+    #[derive(Clone, Debug)]
+    pub(super) struct Choices {
+        /// L(b): what a batch of so many rows takes, as believed now, at the measured sizes.
+        #[metric(
+            "batchfleet_worker_expected_batch_seconds",
+            unit = "seconds",
+            labels = ["model", "version", "rows"]
+        )]
+        expected: GaugeVec,
+        /// How many times as long as at start batches take now.
+        #[metric("batchfleet_worker_slowdown_ratio", unit = "ratio", labels = MODEL)]
+        slowdown: GaugeVec,
+        /// What this worker can do within the latency target; 0 once it drains.
+        #[metric(
+            "batchfleet_worker_capacity_rows_per_second",
+            unit = "rows per second",
+            labels = MODEL
+        )]
+        capacity: GaugeVec,
+        /// The latency target from which N follows.
+        #[metric("batchfleet_worker_slo_seconds", unit = "seconds", labels = MODEL)]
+        slo: GaugeVec,
+        /// The load of all workers as this one sees it; 0 while unknown.
+        #[metric(
+            "batchfleet_worker_arriving_rows_per_second",
+            unit = "rows per second",
+            labels = MODEL
+        )]
+        arrivals: GaugeVec,
+        /// The rows that batches must have to keep up with the load: N is not less.
+        #[metric("batchfleet_worker_batch_limit_least", unit = "rows", labels = MODEL)]
+        least: IntGaugeVec,
+        /// The most rows that keep the latency target and bring more than latency.
+        #[metric("batchfleet_worker_batch_limit_most", unit = "rows", labels = MODEL)]
+        most: IntGaugeVec,
+        /// What N would be with all the load there can be.
+        #[metric("batchfleet_worker_batch_limit_full_load", unit = "rows", labels = MODEL)]
+        full_load: IntGaugeVec,
+        /// 1 for what decides about N, 0 for the others.
+        #[metric(
+            "batchfleet_worker_batch_limit_bound",
+            unit = "1",
+            labels = ["model", "version", "bound"]
+        )]
+        bound: IntGaugeVec,
+        /// 1 while the load is more than all workers can do within the latency target.
+        #[metric("batchfleet_worker_overloaded", unit = "1", labels = MODEL)]
+        overloaded: IntGaugeVec,
+        /// The published target it goes by; 0 for none.
+        #[metric("batchfleet_worker_target_epoch", unit = "epoch", labels = MODEL)]
+        epoch: IntGaugeVec,
+    }
 }
 
 impl Choices {
-    #[expect(clippy::too_many_lines, reason = "a list of what there is")]
-    pub(super) fn make(make: &mut Families) -> Result<Self> {
-        let model = &MODEL;
-        Ok(Self {
-            expected: make.measure(family(
-                "batchfleet_worker_expected_batch_seconds",
-                "seconds",
-                &["model", "version", "rows"],
-                "L(b): what a batch of so many rows takes, as believed now, at the measured sizes",
-            ))?,
-            slowdown: make.measure(family(
-                "batchfleet_worker_slowdown_ratio",
-                "ratio",
-                model,
-                "How many times as long as at start batches take now",
-            ))?,
-            capacity: make.measure(family(
-                "batchfleet_worker_capacity_rows_per_second",
-                "rows per second",
-                model,
-                "What this worker can do within the latency target; 0 once it drains",
-            ))?,
-            slo: make.measure(family(
-                "batchfleet_worker_slo_seconds",
-                "seconds",
-                model,
-                "The latency target from which N follows",
-            ))?,
-            arrivals: make.measure(family(
-                "batchfleet_worker_arriving_rows_per_second",
-                "rows per second",
-                model,
-                "The load of all workers as this one sees it; 0 while unknown",
-            ))?,
-            least: make.gauge(family(
-                "batchfleet_worker_batch_limit_least",
-                "rows",
-                model,
-                "The rows that batches must have to keep up with the load: N is not less",
-            ))?,
-            most: make.gauge(family(
-                "batchfleet_worker_batch_limit_most",
-                "rows",
-                model,
-                "The most rows that keep the latency target and bring more than latency",
-            ))?,
-            full_load: make.gauge(family(
-                "batchfleet_worker_batch_limit_full_load",
-                "rows",
-                model,
-                "What N would be with all the load there can be",
-            ))?,
-            bound: make.gauge(family(
-                "batchfleet_worker_batch_limit_bound",
-                "1",
-                &["model", "version", "bound"],
-                "1 for what decides about N, 0 for the others",
-            ))?,
-            overloaded: make.gauge(family(
-                "batchfleet_worker_overloaded",
-                "1",
-                model,
-                "1 while the load is more than all workers can do within the latency target",
-            ))?,
-            epoch: make.gauge(family(
-                "batchfleet_worker_target_epoch",
-                "epoch",
-                model,
-                "The published target it goes by; 0 for none",
-            ))?,
-        })
-    }
-
     pub(super) fn of_model(&self, labels: [&str; 2]) -> Choice {
-        let bounds = Bound::ALL.into_iter().map(Bound::code).chain([MEMORY]);
+        let bounds = Bound::ALL.iter().map(|bound| bound.code()).chain([MEMORY]);
         Choice {
             labels: labels.map(str::to_owned),
             expected: self.expected.clone(),
