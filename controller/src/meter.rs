@@ -6,7 +6,7 @@ use std::{
 };
 
 use batchfleet_broker::{QueueName, Traffic, TrafficReport};
-use batchfleet_policy::Counts;
+use batchfleet_policy::RequestCounts;
 
 /// A gateway that said nothing for so long has no part in what is asked now.
 const SILENT: Duration = Duration::from_secs(15);
@@ -38,7 +38,7 @@ pub(crate) struct Reading {
     pub(crate) p99: Option<f64>,
 }
 
-/// [`Counts`], comparable.
+/// [`RequestCounts`], comparable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CountsAt {
     pub(crate) at: Duration,
@@ -46,7 +46,7 @@ pub(crate) struct CountsAt {
     pub(crate) missed: u64,
 }
 
-impl From<CountsAt> for Counts {
+impl From<CountsAt> for RequestCounts {
     fn from(CountsAt { at, offered, missed }: CountsAt) -> Self {
         Self { at, offered, missed }
     }

@@ -175,7 +175,7 @@ impl Reason {
     ];
 
     /// The bounded label.
-    const fn code(self) -> &'static str {
+    fn code(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",
             Self::NoSpeed => "no_speed",

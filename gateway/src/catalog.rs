@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use batchfleet_broker::{
     Backlog, FleetSnapshot, ModelSpec, ObservedWorker, Priority, Promise, QueueName,
 };
-use batchfleet_policy::{Version, carrier};
+use batchfleet_policy::{VersionLoad, default_version};
 use parking_lot::RwLock;
 
 use crate::{
@@ -148,10 +148,10 @@ impl Catalog {
             let loads = versions.iter().map(|model| model.version_load(at));
             let rate = loads.clone().map(|(_, unnamed)| unnamed).sum();
             let living = loads.zip(versions).filter(|(_, model)| model.is_ready());
-            let living: Vec<Version> = living.map(|((version, _), _)| version).collect();
+            let living: Vec<VersionLoad> = living.map(|((version, _), _)| version).collect();
             let current = versions.iter().find(|model| model.is_default());
             let current = current.map(|model| model.spec.queue.version);
-            let chosen = carrier(&living, current, rate);
+            let chosen = default_version(&living, current, rate);
             for model in versions {
                 let QueueName { model: name, version } = &model.spec.queue;
                 let is_default = chosen == Some(*version);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority};
-use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, Look, Speed, Version};
+use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, DrainSample, Speed, VersionLoad};
 use parking_lot::Mutex;
 
 use crate::{books::Books, demand::VersionDemand, explain::speed};
@@ -109,13 +109,13 @@ impl Model {
 
     /// The capacity and load of this version, for the choice of the default version, and the rows
     /// per second of its requests that name no version. `at` is the time since the looks began.
-    pub(crate) fn version_load(&self, at: Duration) -> (Version, f64) {
+    pub(crate) fn version_load(&self, at: Duration) -> (VersionLoad, f64) {
         let rows_per_request = self.books.rows_per_request();
         let load = self.queue.lock();
         let rates = load.demand.rates(at);
         let (number, capacity) = (self.spec.queue.version, load.capacity);
         let named = rates.named * rows_per_request;
-        (Version { number, capacity, named }, rates.unnamed * rows_per_request)
+        (VersionLoad { number, capacity, named }, rates.unnamed * rows_per_request)
     }
 
     /// Whether every living worker records traces. Workers that do not cannot read a job with a trace.
@@ -183,7 +183,7 @@ impl Model {
         }
         let settled = backlog.added.saturating_sub(backlog.depth() + backlog.in_flight);
         let capacity = load.capacity / rows_per_request;
-        load.drain.observe(Look { at, settled, waiting: backlog.depth(), capacity });
+        load.drain.observe(DrainSample { at, settled, waiting: backlog.depth(), capacity });
     }
 
     /// Takes a sample for the live page, if one is open.

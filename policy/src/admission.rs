@@ -1,62 +1,66 @@
-//! Whether a request can be answered in time, and if not, when to come back.
+//! Admission: whether a request can be answered before its deadline, and if not, when to retry.
 //!
-//! A queue longer than its requests' deadlines only produces late answers: at 86 answers per second
-//! and 30 s of patience, 2,580 requests is all a queue may hold (Little's law), and the 2,581st is
-//! better told so at once.
+//! By Little's law, waiting time = queue length / drain rate. At 86 answers per second and
+//! deadlines of 30 s, request 2,581 in the queue would be late, so the gateway refuses it on
+//! arrival.
 
 use std::time::Duration;
 
 use crate::CostModel;
 
-/// Predictions err; a wait that is a fifth longer than predicted must still be in time.
+/// Safety factor on predicted waits: a request is still on time if it waits 20 % longer than
+/// predicted.
 const CAUTION: f64 = 1.2;
-/// Time for everything that is not waiting or computing: at most this, and at most a tenth of what
-/// remains.
+/// Time reserved for everything but waiting and computing. Also at most a tenth of the time until
+/// the deadline.
 const MARGIN: Duration = Duration::from_millis(50);
-/// What a refused client is told at least and at most.
+/// Bounds of the retry delay that [`admit`] returns.
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(30);
 
-/// What a request would wait behind.
+/// The queue ahead of a new request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ahead {
-    /// Jobs that would be claimed before it.
+    /// Jobs that workers will claim first.
     pub jobs: f64,
-    /// Jobs the fleet settles per second; infinite while nothing is known.
+    /// Jobs the fleet settles per second; infinite while unknown.
     pub rate: f64,
-    /// How long the batch takes that it would travel in, L(N).
+    /// Duration of the request's own batch, L(N).
     pub batch: Duration,
 }
 
 impl Ahead {
-    /// The predicted time from now until its answer.
+    /// Predicted time from now until the answer: `jobs / rate + batch`.
     pub fn wait(&self) -> Duration {
         let seconds = if self.jobs > 0.0 { self.jobs / self.rate } else { 0.0 };
-        // No worker at all, or far beyond any deadline.
+        // Not representable: the rate is 0, or the wait exceeds any deadline.
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_add(self.batch)
     }
 }
 
-/// Whether to let a request in that may take `remaining` and may use `share` of it for waiting (1
-/// for the most important class, less for those that are shed first).
+/// Admits a request if its predicted wait fits into its deadline.
+///
+/// `remaining` is the time until the deadline. `share` is the part of it that the request's class
+/// may spend waiting: 1 for the most important class, less for classes that are shed earlier.
 ///
 /// # Errors
 ///
-/// How long to stay away: until the queue, if nobody else came, would be short enough; between one
-/// second and thirty. To be jittered, or all come back at once.
+/// The delay after which to retry: until the queue would be short enough if no more requests
+/// arrived, between 1 s and 30 s. The caller should add jitter, so that refused clients do not
+/// return all at once.
 pub fn admit(ahead: &Ahead, remaining: Duration, share: f64) -> Result<(), Duration> {
     let usable = remaining.saturating_sub(MARGIN.min(remaining / 10)).mul_f64(share / CAUTION);
     let excess = ahead.wait().saturating_sub(usable);
     if excess.is_zero() { Ok(()) } else { Err(excess.clamp(SOONEST, LATEST)) }
 }
 
-/// How many of the waiting requests, oldest first, cannot be in time any more: to be refused before
-/// a batch of up to `n` of the `waiting` rows is taken, not run in vain. `left` is the time that each
-/// has until its deadline.
+/// The number of waiting requests, oldest first, that can no longer be answered before their
+/// deadline. The worker refuses them before it claims a batch of up to `n` of the `waiting` rows.
 ///
-/// While the oldest has less left than its batch takes, L(min(n, waiting)), it is one. Refusing only
-/// what has expired already is of no use under overload: every batch then is full of requests that
-/// expire while it runs.
+/// `left` is the time until each request's deadline, oldest first. The oldest request is doomed
+/// while it has less time left than the next batch takes, L(min(n, waiting)). This is the early
+/// drop of Nexus (Shen et al., SOSP 2019). Dropping only expired requests does not help under
+/// overload: every batch would then hold requests that expire while the batch runs.
 pub fn doomed(
     cost: &CostModel,
     n: u32,
@@ -73,72 +77,73 @@ pub fn doomed(
     refused
 }
 
-/// How many jobs a second the fleet settles, from looks at a growing count.
+/// Jobs per second that the fleet settles, estimated from samples of a counter.
 ///
-/// While jobs wait, the fleet works at its limit and the rate is measured (a moving average over
-/// about a second). While none do, the rate of arrivals is all one sees, and what the workers say
-/// they can do counts instead.
+/// While jobs wait, the fleet works at its limit, so the settled count per second is the drain rate
+/// (an exponential moving average with a time constant of 1 s). While no jobs wait, the settled
+/// count only shows the arrival rate, so the announced capacity of the workers is used instead.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DrainRate {
-    last: Option<Look>,
+    last: Option<DrainSample>,
     measured: Option<f64>,
     capacity: f64,
 }
 
-/// What was seen, and when.
+/// A sample of a queue for [`DrainRate`].
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
-    /// By any clock that only goes forward.
+pub struct DrainSample {
+    /// Time of the sample, by any monotonic clock.
     pub at: Duration,
-    /// Jobs settled since ever.
+    /// Jobs settled so far; a counter.
     pub settled: u64,
     /// Jobs waiting.
     pub waiting: u64,
-    /// Jobs per second that the living workers say they can do; 0 if they do not say.
+    /// Capacity announced by the live workers, in jobs per second; 0 if unknown.
     pub capacity: f64,
 }
 
-impl Look {
-    /// Time and jobs settled from this look to a later one; `None` if time stood still, or either
-    /// went back.
+impl DrainSample {
+    /// Time and jobs settled between this sample and a later one; `None` if no time passed, or time
+    /// or counter went back.
     fn until(&self, later: &Self) -> Option<(Duration, f64)> {
         let time = later.at.checked_sub(self.at).filter(|time| !time.is_zero())?;
         let settled = later.settled.checked_sub(self.settled)?;
-        #[expect(clippy::cast_precision_loss, reason = "a count of jobs between two looks")]
+        #[expect(clippy::cast_precision_loss, reason = "a count of jobs between two samples")]
         Some((time, settled as f64))
     }
 }
 
 /// Time constant of the moving average, in seconds.
 const SMOOTHING: f64 = 1.0;
-/// A queue that stands still for less than this may have lost its workers, and that is for others
-/// to find out: until then it is no slow queue.
+/// A queue without progress for less than this keeps its rate. The workers may have died, which the
+/// liveness check finds out (3 s); until then the queue does not count as slow.
 const STANDSTILL: Duration = Duration::from_secs(4);
 
 impl DrainRate {
-    /// Takes in one look.
-    pub fn observe(&mut self, look: Look) {
-        self.capacity = look.capacity;
-        let busy = look.waiting > 0 && self.last.is_some_and(|last| last.waiting > 0);
-        let Some((time, settled)) = self.last.filter(|_| busy).and_then(|last| last.until(&look))
+    /// Adds a sample.
+    pub fn observe(&mut self, sample: DrainSample) {
+        self.capacity = sample.capacity;
+        let busy = sample.waiting > 0 && self.last.is_some_and(|last| last.waiting > 0);
+        let Some((time, settled)) = self.last.filter(|_| busy).and_then(|last| last.until(&sample))
         else {
-            // Idle, the first look, or a count that began anew: nothing measured holds.
-            (self.last, self.measured) = (Some(look), None);
+            // Idle, first sample, or counter reset: the measured rate is void.
+            (self.last, self.measured) = (Some(sample), None);
             return;
         };
         if settled == 0.0 && time < STANDSTILL {
-            // A batch is on its way: whoever looks once it is settled counts from the last one on.
+            // A batch is running. Keep the last sample, so that the batch is averaged over its
+            // whole duration once it is settled.
             return;
         }
-        self.last = Some(look);
+        self.last = Some(sample);
         let seconds = time.as_secs_f64();
         let rate = settled / seconds;
         let before =
-            self.measured.unwrap_or(if look.capacity > 0.0 { look.capacity } else { rate });
+            self.measured.unwrap_or(if sample.capacity > 0.0 { sample.capacity } else { rate });
         self.measured = Some(before + (rate - before) * (1.0 - (-seconds / SMOOTHING).exp()));
     }
 
-    /// Jobs per second; infinite while nothing is known.
+    /// Jobs per second; infinite while unknown.
     pub fn rate(&self) -> f64 {
         match self.measured {
             Some(rate) => rate,
@@ -159,22 +164,23 @@ mod tests {
     const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
     #[test]
-    fn lets_in_what_can_be_answered_in_time_and_no_more() {
-        // 30 s less 50 ms, a fifth in reserve: 24.96 s, of which 372 ms are the batch.
+    fn admits_a_request_only_if_its_wait_and_its_batch_fit_into_the_deadline() {
+        // (30 s - 50 ms) / 1.2 = 24.96 s, of which the batch takes 372 ms.
         let most = (29.95 / 1.2 - 0.372) * 86.0;
         assert_eq!(admit(&ahead(most - 1.0, 86.0, 372), HALF_A_MINUTE, 1.0), Ok(()));
         assert!(admit(&ahead(most + 1.0, 86.0, 372), HALF_A_MINUTE, 1.0).is_err());
     }
 
     #[test]
-    fn an_idle_fleet_takes_even_the_impatient() {
+    fn an_idle_fleet_admits_requests_with_short_deadlines() {
         assert_eq!(admit(&ahead(0.0, 86.0, 0), Duration::from_millis(5), 0.25), Ok(()));
         assert_eq!(admit(&ahead(5.0, f64::INFINITY, 0), Duration::from_millis(5), 0.25), Ok(()));
     }
 
     #[test]
-    fn says_when_the_queue_will_be_short_enough() {
-        // 5,000 waiting at 100 a second: 50 s; half a minute's request may wait 24.96 s.
+    fn a_refusal_carries_the_time_until_the_queue_is_short_enough() {
+        // 5,000 jobs at 100 per second take 50 s; with a deadline of 30 s a request may wait 24.96
+        // s.
         let away = admit(&ahead(5000.0, 100.0, 0), HALF_A_MINUTE, 1.0).unwrap_err();
         assert!((25.0..25.1).contains(&away.as_secs_f64()), "{away:?}");
         let soon = admit(&ahead(2500.0, 100.0, 0), HALF_A_MINUTE, 1.0).unwrap_err();
@@ -183,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn the_less_important_are_turned_away_first() {
+    fn less_important_classes_are_refused_earlier() {
         let queue = ahead(1000.0, 100.0, 0);
         let shares = [1.0, 0.75, 0.25].map(|share| admit(&queue, HALF_A_MINUTE, share).is_ok());
         assert_eq!(shares, [true, true, false]);
     }
 
     #[test]
-    fn refuses_from_the_head_until_the_oldest_can_be_in_time() {
+    fn drops_the_oldest_until_the_next_one_can_be_on_time() {
         let profile = [(1, Duration::from_millis(10)), (8, Duration::from_millis(24))];
         let cost = CostModel::from_profile(&profile).unwrap();
         let doomed = |n, left: &[u64]| {
@@ -201,38 +207,39 @@ mod tests {
         assert_eq!(doomed(8, &[16, 16, 16, 16]), 0);
         assert_eq!(doomed(8, &[15, 14, 30, 1]), 1);
         assert_eq!(doomed(8, &[9, 9, 9, 9]), 4);
-        // A batch of one is short enough for the oldest; the second will be looked at then.
+        // A batch of one row is fast enough for the oldest; the second is judged before its own
+        // batch.
         assert_eq!(doomed(1, &[11, 9]), 0);
         assert_eq!(doomed(8, &[]), 0);
     }
 
-    fn look(at_ms: u64, settled: u64, waiting: u64) -> Look {
-        Look { at: Duration::from_millis(at_ms), settled, waiting, capacity: 400.0 }
+    fn sample(at_ms: u64, settled: u64, waiting: u64) -> DrainSample {
+        DrainSample { at: Duration::from_millis(at_ms), settled, waiting, capacity: 400.0 }
     }
 
     #[test]
-    fn measures_while_jobs_wait_and_believes_the_workers_while_none_do() {
+    fn the_rate_is_measured_while_jobs_wait_and_the_announced_capacity_otherwise() {
         let mut drain = DrainRate::default();
         assert!(drain.rate().is_infinite());
-        // Ten a second come and go: that is not what the fleet could do.
+        // Ten jobs per second arrive and are settled: the arrival rate, not the capacity.
         for tick in 0..10 {
-            drain.observe(look(tick * 200, tick * 2, 0));
+            drain.observe(sample(tick * 200, tick * 2, 0));
         }
         assert!((drain.rate() - 400.0).abs() < 1.0, "{}", drain.rate());
-        // Now there is a queue, and half of what was promised is settled.
+        // Now jobs wait, and the fleet settles half of the announced capacity.
         for tick in 10..50 {
-            drain.observe(look(tick * 200, tick * 40, 1000));
+            drain.observe(sample(tick * 200, tick * 40, 1000));
         }
         assert!((drain.rate() - 200.0).abs() < 5.0, "{}", drain.rate());
     }
 
     #[test]
-    fn large_batches_are_one_rate_and_not_bursts_between_standstills() {
-        // 64 rows settle together every 800 ms; looks come four times as often.
+    fn large_batches_give_a_steady_rate() {
+        // 64 rows settle together every 800 ms; samples are taken every 200 ms.
         let mut drain = DrainRate::default();
         let mut rates = Vec::new();
         for tick in 0..100 {
-            drain.observe(look(tick * 200, tick / 4 * 64, 1000));
+            drain.observe(sample(tick * 200, tick / 4 * 64, 1000));
             rates.push(drain.rate());
         }
         let settled = &rates[50..];
@@ -240,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_stands_still_keeps_its_rate_until_its_workers_would_be_known_to_be_dead() {
+    fn a_queue_without_progress_keeps_its_rate_for_four_seconds() {
         let mut drain = DrainRate::default();
         for tick in 0..50 {
-            drain.observe(look(tick * 200, tick * 40, 1000));
+            drain.observe(sample(tick * 200, tick * 40, 1000));
         }
         let still = |drain: &mut DrainRate, after_ms: u64| {
-            drain.observe(look(49 * 200 + after_ms, 49 * 40, 1000));
+            drain.observe(sample(49 * 200 + after_ms, 49 * 40, 1000));
             drain.rate()
         };
         assert!((still(&mut drain, 3900) - 200.0).abs() < 5.0);
@@ -254,10 +261,10 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_begins_anew_is_no_rate() {
+    fn a_counter_reset_is_not_a_rate() {
         let mut drain = DrainRate::default();
-        drain.observe(look(0, 1_000_000, 10));
-        drain.observe(look(200, 3, 10));
+        drain.observe(sample(0, 1_000_000, 10));
+        drain.observe(sample(200, 3, 10));
         assert!((drain.rate() - 400.0).abs() < 1.0, "{}", drain.rate());
     }
 }

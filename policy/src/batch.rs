@@ -1,19 +1,27 @@
-//! N: the most rows a worker claims and runs together, and why so many.
+//! Chooses N, the largest number of rows that a worker claims and runs as one batch.
+//!
+//! Notation: b rows of a batch, L(b) its duration ([`CostModel`]), W workers that share the queue,
+//! λ the rate of arriving rows, SLO the latency target. The rules (model-based N, a batch size
+//! matched to the load, early drop) were compared in the simulator with fixed sizes, batching
+//! delays and AIMD (Crankshaw et al., "Clipper", NSDI 2017); `batchfleet simulate --goals` repeats
+//! the figures.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use crate::CostModel;
 
-/// Share of the latency target that one worker may spend on the batch a request waits for and the
-/// batch it travels in; the rest is for jitter. Several workers get less, because their batches
-/// do not begin together.
+/// η: the share of the latency target for the two batches that a request sees, the one that it
+/// waits for and its own; the rest is for jitter. Lower with several workers, because their batches
+/// do not start together.
 const HEADROOM_ALONE: f64 = 0.95;
 const HEADROOM: f64 = 0.8;
-/// More rows must bring more than this share of the best rate, or they only bring latency.
+/// The smallest size with this share of the best rate is large enough: more rows add latency, but
+/// hardly any throughput.
 const WORTH: f64 = 0.97;
-/// A target that no size can meet is answered with throughput: this share of the best.
+/// Share of the best rate that N aims for while the latency target cannot be met.
 const NEARLY_BEST: f64 = 0.9;
-/// Running fewer rows than wait, in a smaller fixed size that they fill, must be so much faster.
+/// A smaller, full fixed size is preferred to a padded one only if its rate is higher by this
+/// factor.
 const FULLER: f64 = 1.05;
 
 /// How N is chosen.
@@ -21,7 +29,7 @@ const FULLER: f64 = 1.05;
 pub enum BatchMode {
     /// From measured batch times and the latency target.
     Auto,
-    /// By hand.
+    /// Set by the user.
     Fixed(u32),
 }
 
@@ -48,160 +56,151 @@ impl fmt::Display for BatchMode {
     }
 }
 
-/// What bounds N.
+/// Settings that N follows from.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchPolicy {
-    /// Automatic or by hand.
+    /// Automatic, or set by the user.
     pub mode: BatchMode,
-    /// What was published for the whole fleet; it goes before `mode`.
+    /// N published for the whole fleet; overrides `mode`.
     pub published: Option<u32>,
-    /// The most rows the model may run at once.
+    /// The most rows that the model can run at once.
     pub max_batch: u32,
-    /// The latency target: the 99th percentile of a request, queue and batch together.
+    /// SLO: the latency target for the 99th percentile of requests, from queue to reply.
     pub slo: Duration,
-    /// What of it goes to neither waiting nor computing: network and broker.
+    /// The part of `slo` spent on neither waiting nor computing: network and broker.
     pub overhead: Duration,
 }
 
-/// What is known of the load when a worker is about to claim.
+/// State of the queue when a worker is about to claim.
 #[derive(Clone, Copy, Debug)]
-pub struct Demand {
-    /// Workers that share the queue.
+pub struct QueueLoad {
+    /// W: workers that share the queue.
     pub workers: u32,
-    /// Rows per second that arrive for all of them; `None` while unknown.
+    /// λ: rows per second that arrive for all workers; `None` while unknown.
     pub rate: Option<f64>,
     /// Rows that wait; 0 if unknown.
     pub waiting: u32,
-    /// How long the oldest has waited; 0 if unknown.
+    /// How long the oldest row has waited; 0 if unknown.
     pub oldest: Duration,
 }
 
-impl Demand {
-    /// All that `workers` know who know nothing of the queue.
+impl QueueLoad {
+    /// `workers` workers, and nothing known about the queue.
     pub const fn unknown(workers: u32) -> Self {
         Self { workers, rate: None, waiting: 0, oldest: Duration::ZERO }
     }
 }
 
-/// N, and where it comes from.
+/// N and how it was derived.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
+pub struct BatchChoice {
     /// N: the most rows to claim and run together.
     pub n: u32,
-    /// N*: the most rows that keep the latency target; `None` if not even one row does.
+    /// N*: the most rows that keep the latency target; `None` if even one row misses it.
     pub n_star: Option<u32>,
-    /// The rows a batch must have for the fleet to keep up with the load, below one if it idles in
-    /// between; `None` while the load is unknown.
+    /// The rows per batch at which the fleet keeps up with the load; below 1 if workers idle
+    /// between batches, `None` while the load is unknown or too high.
     pub b_eq: Option<f64>,
-    /// Whether the load is more than the fleet can do with any size that keeps the target. Then
-    /// requests must be refused, or wait longer than they should.
+    /// Whether the load exceeds what the fleet can do at sizes that keep the target. Requests are
+    /// then refused or late.
     pub overloaded: bool,
-    /// What N was chosen from: enough rows to keep up, but no more than keep the target and bring
-    /// more than latency.
+    /// The rows that N was chosen from: at least `b_eq`, at most the size beyond which throughput
+    /// hardly rises or the target is missed.
     pub interval: (u32, u32),
-    /// What bound it.
+    /// The limit that determined N.
     pub bound: Bound,
 }
 
-/// What decided about N.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The limit that determined N.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Bound {
     /// The latency target: larger batches would take too long.
     Slo,
-    /// The most rows the model may run.
+    /// The most rows that the model can run.
     MaxBatch,
-    /// Larger batches would keep the target, but be no faster.
+    /// Throughput: larger batches would keep the target, but hardly raise the rate.
     NoGain,
-    /// The load: larger batches would keep requests waiting behind a busy worker.
+    /// The load: larger batches would hold requests behind a busy worker while another is idle.
     RateMatched,
-    /// Requests wait for longer than the target: throughput goes first.
+    /// A backlog older than the target: throughput takes precedence over latency.
     Backlog,
-    /// Not even one row meets the target: throughput goes first.
+    /// A target that even one row misses: throughput takes precedence over latency.
     SloInfeasible,
-    /// Set by hand.
+    /// Set by the user.
     Fixed,
     /// Published for the whole fleet.
     Published,
 }
 
 impl Bound {
-    /// Every bound.
-    pub const ALL: [Self; 8] = [
-        Self::Slo,
-        Self::MaxBatch,
-        Self::NoGain,
-        Self::RateMatched,
-        Self::Backlog,
-        Self::SloInfeasible,
-        Self::Fixed,
-        Self::Published,
-    ];
+    /// All variants.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The bounded label of metrics, and what `explain` says.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Slo => "slo",
-            Self::MaxBatch => "max_batch",
-            Self::NoGain => "no_gain",
-            Self::RateMatched => "rate_matched",
-            Self::Backlog => "backlog",
-            Self::SloInfeasible => "slo_infeasible",
-            Self::Fixed => "fixed",
-            Self::Published => "published",
-        }
+    /// The variant's name in snake case: a metric label, and the `bound` of announcements.
+    pub fn code(self) -> &'static str {
+        self.into()
     }
 }
 
 impl BatchPolicy {
-    /// Nothing published, and no overhead.
+    /// A policy without published N and without overhead.
     pub const fn new(mode: BatchMode, max_batch: u32, slo: Duration) -> Self {
         Self { mode, published: None, max_batch, slo, overhead: Duration::ZERO }
     }
 
-    /// N for a model of this cost under this load.
+    /// Chooses N for a model of this cost under this load.
     ///
     /// - N* = max b ≤ `max_batch` : L(b) ≤ η · (SLO − overhead) · W/(W+1). A request that arrives
-    ///   just after a batch left waits for it (about L(N)/W until some worker is free) and then for
-    ///   its own, L(N).
+    ///   just after a batch started waits about L(N)/W until a worker is free, and then L(N) for
+    ///   its own batch.
     /// - The upper end of the interval is the smallest b whose rate b / L(b) is within 3 % of the
-    ///   best up to N*: rows that bring less bring only latency. It is 1 where batching gains nothing.
-    /// - The lower end is `b_eq`, the rows that the fleet must run together to keep up: b = λ/W · L(b).
-    /// - With several workers, N = max((1.3 + 1.2/W) · `b_eq`, waiting/W) within 1 and the upper
-    ///   end: whoever claims more keeps requests behind a busy worker while another is free. One
-    ///   worker takes the upper end.
-    /// - Where even one row misses the target, or requests already wait for longer than it, N
-    ///   reaches for 90 % of the best rate of all sizes.
-    pub fn choose(&self, cost: &CostModel, demand: &Demand) -> Choice {
+    ///   best rate up to N*. It is 1 where batching gains nothing.
+    /// - The lower end is `b_eq`, the size at which the fleet keeps up: the solution of b = λ/W ·
+    ///   L(b).
+    /// - With several workers, N = max((1.3 + 1.2/W) · `b_eq`, waiting/W), clamped to 1 and the
+    ///   upper end. A worker that claims more holds requests while another worker is idle. The
+    ///   factor covers the variation of Poisson arrivals; it was fitted in the simulator. A single
+    ///   worker uses the upper end.
+    /// - Where even one row misses the target, or the oldest request would exceed it anyway, N aims
+    ///   for 90 % of the best rate of all sizes.
+    pub fn choose(&self, cost: &CostModel, load: &QueueLoad) -> BatchChoice {
         let max_batch = self.max_batch.max(1);
-        let n_star = self.n_star(cost, demand.workers);
+        let n_star = self.n_star(cost, load.workers);
         let (upper, why) = match n_star {
             Some(n_star) => worthwhile(cost, n_star, max_batch),
             None => (enough(cost, NEARLY_BEST, max_batch), Bound::SloInfeasible),
         };
-        let workers = f64::from(demand.workers.max(1));
-        let share = demand.rate.map(|rate| rate.max(0.0) / workers);
+        let workers = f64::from(load.workers.max(1));
+        let share = load.rate.map(|rate| rate.max(0.0) / workers);
         let b_eq = share.and_then(|share| cost.keeping_up(share, upper));
         let overloaded = share.is_some() && b_eq.is_none();
         let lower = b_eq.map_or(upper, round_up).min(upper);
-        let mut choice =
-            Choice { n: upper, n_star, b_eq, overloaded, interval: (lower, upper), bound: why };
+        let mut choice = BatchChoice {
+            n: upper,
+            n_star,
+            b_eq,
+            overloaded,
+            interval: (lower, upper),
+            bound: why,
+        };
         if let Some(by_hand) = self.by_hand() {
             choice.n = by_hand.0.clamp(1, max_batch);
             choice.bound = by_hand.1;
             return choice;
         }
-        if demand.workers > 1
+        if load.workers > 1
             && let Some(b_eq) = b_eq
         {
-            let matched = ((1.3 + 1.2 / workers) * b_eq).max(f64::from(demand.waiting) / workers);
+            let matched = ((1.3 + 1.2 / workers) * b_eq).max(f64::from(load.waiting) / workers);
             let matched = cost.padded(round_up(matched));
             if matched < upper {
                 choice.n = matched;
                 choice.bound = Bound::RateMatched;
             }
         }
-        if n_star.is_some() && demand.oldest + cost.latency(choice.n) > self.slo {
-            let waiting = demand.waiting.div_ceil(demand.workers.max(1));
+        if n_star.is_some() && load.oldest + cost.latency(choice.n) > self.slo {
+            let waiting = load.waiting.div_ceil(load.workers.max(1));
             let catching_up = enough(cost, NEARLY_BEST, max_batch).min(waiting);
             if catching_up > choice.n {
                 choice.n = catching_up;
@@ -211,11 +210,11 @@ impl BatchPolicy {
         choice
     }
 
-    /// How many of `waiting` rows to run now, with this N: all of them, at most N.
+    /// The number of the `waiting` rows to run now: all of them, at most N.
     ///
-    /// Of an engine with fixed sizes, a smaller size that they fill is better than a larger one
-    /// padded, if it is 5 % faster per row and whoever is left over is still in time. `oldest` is
-    /// the longest wait among them.
+    /// For an engine with fixed sizes, a smaller size that the rows fill is preferred to a larger,
+    /// padded one, if its rate is 5 % higher and the remaining rows can still be on time. `oldest`
+    /// is the longest wait among the rows.
     pub fn take(&self, cost: &CostModel, n: u32, waiting: u32, oldest: Duration) -> u32 {
         let all = waiting.min(n);
         let padded = cost.padded(all);
@@ -232,11 +231,11 @@ impl BatchPolicy {
     }
 
     /// μ(W): rows per second that one of `workers` workers can do within the latency target, in
-    /// batches of the best size that keeps it, or of the size set by hand.
+    /// batches of the best size up to N*, or of the N set by the user or published.
     pub fn capacity(&self, cost: &CostModel, workers: u32) -> f64 {
         match self.n_star(cost, workers) {
             Some(n_star) if self.by_hand().is_none() => cost.best_rate(n_star),
-            _ => cost.rate(self.choose(cost, &Demand::unknown(workers)).n),
+            _ => cost.rate(self.choose(cost, &QueueLoad::unknown(workers)).n),
         }
     }
 
@@ -248,7 +247,7 @@ impl BatchPolicy {
         }
     }
 
-    /// N*. One row, if it keeps the target without any headroom at least.
+    /// N*. If no size fits with headroom: one row, if that fits without.
     fn n_star(&self, cost: &CostModel, workers: u32) -> Option<u32> {
         let share = {
             let workers = f64::from(workers.max(1));
@@ -261,8 +260,7 @@ impl BatchPolicy {
     }
 }
 
-/// The largest size whose batch takes at most `seconds`; L is monotone, so a binary search finds
-/// it.
+/// The largest size whose batch takes at most `seconds`. Binary search: L never falls.
 fn largest_within(cost: &CostModel, seconds: f64, max_batch: u32) -> Option<u32> {
     let (mut fits, mut too_large) = (0, max_batch.saturating_add(1));
     while too_large - fits > 1 {
@@ -276,10 +274,10 @@ fn largest_within(cost: &CostModel, seconds: f64, max_batch: u32) -> Option<u32>
     (fits > 0).then_some(fits)
 }
 
-/// The smallest size up to N* whose rate is worth having, and what keeps it from being larger.
+/// The smallest size with nearly the best rate of sizes up to N*, and the limit that determined it.
 fn worthwhile(cost: &CostModel, n_star: u32, max_batch: u32) -> (u32, Bound) {
     let rows = enough(cost, WORTH, n_star);
-    // Were the limit higher, more rows would be worthwhile.
+    // The same size with a limit twice as high: N* was not the limit.
     let bound = if enough(cost, WORTH, n_star.saturating_mul(2)) == rows {
         Bound::NoGain
     } else if n_star == max_batch {
@@ -290,13 +288,13 @@ fn worthwhile(cost: &CostModel, n_star: u32, max_batch: u32) -> (u32, Bound) {
     (rows, bound)
 }
 
-/// The smallest size that has this share of the best rate among sizes up to `most`.
+/// The smallest size with this `share` of the best rate of sizes up to `most`.
 fn enough(cost: &CostModel, share: f64, most: u32) -> u32 {
     let rows = cost.keeping_up(share * cost.best_rate(most), most).map_or(most, round_up);
     cost.padded(rows).min(most)
 }
 
-/// The next whole number of rows, at least one.
+/// Rounds up to whole rows, at least 1.
 fn round_up(rows: f64) -> u32 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     let whole = rows.ceil() as u32;

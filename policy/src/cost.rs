@@ -1,60 +1,69 @@
-//! L(b): how long a batch of b rows takes, measured at start and corrected while running.
+//! L(b): the duration of a batch of b rows, measured at start-up and corrected while running.
 
 use std::time::Duration;
 
-/// A change counts once most of so many batches show it: a stall or two change nothing.
-const WITNESSES: usize = 5;
-/// Share of the way from the gain to what the witnesses say that one batch goes.
+/// Recent batches whose median corrects the gain: one or two stalled batches do not move it.
+const RECENT: usize = 5;
+/// Learning rate of the gain per batch.
 const GAIN_RATE: f64 = 0.2;
-/// What the witnesses say counts as at most this much slower or faster.
+/// Bounds of the ratio between the median and the gain.
 const LARGEST_STEP: (f64, f64) = (0.5, 2.0);
-/// Share of a size's own deviation that one batch corrects, and the largest that counts.
+/// Learning rate of one size per batch, and bounds of the ratio between the size and the others.
 const SIZE_RATE: f64 = 0.02;
 const LARGEST_DEVIATION: (f64, f64) = (0.8, 1.25);
-/// No time and no gain is less: a clock that stands still must not divide by zero.
+/// Lower bound of times and gain, against division by zero.
 const TINY: f64 = 1e-9;
 
-/// The cost of a batch by its rows: L(b) = gain · T(b), in seconds.
+/// The duration of a batch by its rows: L(b) = gain · T(b), in seconds.
 ///
-/// T is a table of times measured at start. Of an engine that runs any size it is interpolated
-/// between its sizes and extended along its last slope; of one that runs only fixed sizes it is a
-/// step function, because a batch is padded to the next of them.
+/// **T** is the table of times measured at start-up. For an engine that runs any size, T is
+/// interpolated between the measured sizes and extended along the last slope. For an engine with
+/// fixed sizes, T is a step function, because a batch is padded to the next size.
 ///
-/// The gain follows the running system. With xᵢ = tᵢ / T(bᵢ) for batch i, and m the median of the
-/// last five x, each batch moves it by gain ← gain · (1 + 0.2 · (clamp(m / gain, ½, 2) − 1)). So one
-/// stall moves nothing, and a model that became twice as slow is known to 3 % after 20 batches:
-/// three until the median believes it, 0.8¹⁷ of the way missing after the others. One gain is
-/// always identifiable; fitting a and c of a + c·b online is not, because sizes hardly vary in a
-/// steady state and the covariance winds up. Where sizes do vary, what one of them deviates from
-/// the others corrects its entry of the table: T(b) ← T(b) · (1 + 0.02 · (clamp(x / m') − 1)), with m'
-/// the median of those of the last five x that other entries gave, if these are two at least. To
-/// compare a size with itself would be worse than nothing: times have a long tail, so x is above its
-/// own median on average, and the one size that runs would seem to become slower than all others.
+/// **The gain** follows the running system. With x = t / T(b) for a batch of b rows that took t,
+/// and m the median of the last five x, each batch updates
+///
+/// gain ← gain · (1 + 0.2 · (clamp(m / gain, ½, 2) − 1)).
+///
+/// A single stall does not move the median. After the model became twice as slow, the error is 3 %
+/// after 20 batches: three batches until the median changes, then 0.8¹⁷ of the step is left. A
+/// single factor is always identifiable. Fitting a and c of L(b) = a + c·b by recursive least
+/// squares is not: sizes hardly vary in a steady state, and the covariance winds up.
+///
+/// **The table** is corrected where sizes vary, by comparing a size with the other sizes:
+///
+/// T(b) ← T(b) · (1 + 0.02 · (clamp(x / m′, 0.8, 1.25) − 1)),
+///
+/// with m′ the median of those of the last five x that belong to other entries, if at least two. A
+/// size must not be compared with itself: times have a long tail, so the mean of x is above its
+/// median, and the only size in use would seem to become slower than all others.
 #[derive(Clone, Debug)]
 pub struct CostModel {
-    /// (rows, seconds), rows rising, as measured and corrected.
+    /// (rows, seconds) as measured and corrected; rows rise.
     measured: Vec<(u32, f64)>,
-    /// The same, seconds never falling: what is computed with.
+    /// T: `measured` with seconds that never fall.
     table: Vec<(u32, f64)>,
-    only_these_sizes: bool,
+    fixed_sizes: bool,
     gain: f64,
-    /// The last batches, oldest first.
-    witnesses: [Witness; WITNESSES],
+    /// The latest batches, oldest first.
+    recent: [RecentBatch; RECENT],
 }
 
-/// What a batch says of the gain.
+/// A batch that has run.
 #[derive(Clone, Copy, Debug)]
-struct Witness {
-    /// The entry of the table that it ran by; `None` if it is only assumed.
+struct RecentBatch {
+    /// Its entry in the table; `None` for the placeholders of a new model.
     entry: Option<usize>,
-    /// Its x.
+    /// Measured over tabulated time, t / T(b).
     x: f64,
 }
 
 impl CostModel {
-    /// Takes the times measured at start, one per size, in any order; `None` without any.
+    /// Builds the model from the times measured at start-up: (rows, time), one per size, in any
+    /// order. `None` if the profile is empty.
     ///
-    /// A larger size measured faster than a smaller one is noise: it counts like the smaller one.
+    /// A larger size measured faster than a smaller one is noise, and counts as slow as the
+    /// smaller.
     pub fn from_profile(profile: &[(u32, Duration)]) -> Option<Self> {
         let mut measured: Vec<(u32, f64)> = profile
             .iter()
@@ -66,31 +75,31 @@ impl CostModel {
             return None;
         }
         let table = monotone(&measured);
-        let witnesses = [Witness { entry: None, x: 1.0 }; WITNESSES];
-        Some(Self { measured, table, only_these_sizes: false, gain: 1.0, witnesses })
+        let recent = [RecentBatch { entry: None, x: 1.0 }; RECENT];
+        Some(Self { measured, table, fixed_sizes: false, gain: 1.0, recent })
     }
 
-    /// The same of an engine that runs no other sizes than those measured: batches are padded.
+    /// The model of an engine that runs the measured sizes only, and pads batches to them.
     #[must_use]
     pub fn with_fixed_sizes(self) -> Self {
-        Self { only_these_sizes: true, ..self }
+        Self { fixed_sizes: true, ..self }
     }
 
     /// Whether batches are padded to the next measured size.
     pub fn has_fixed_sizes(&self) -> bool {
-        self.only_these_sizes
+        self.fixed_sizes
     }
 
-    /// The rows that the engine runs for a batch of `rows`: the next fixed size, if there are such.
-    /// Beyond the largest size there is none, and it is `rows`.
+    /// The rows that the engine runs for a batch of `rows`: the next fixed size, or `rows` without
+    /// fixed sizes and beyond the largest.
     pub fn padded(&self, rows: u32) -> u32 {
-        if !self.only_these_sizes {
+        if !self.fixed_sizes {
             return rows;
         }
         self.table[self.at_or_above(rows)..].first().map_or(rows, |&(size, _)| size)
     }
 
-    /// L(b): the expected time of a batch of `rows`.
+    /// L(b): the expected duration of a batch of `rows`.
     pub fn latency(&self, rows: u32) -> Duration {
         Duration::try_from_secs_f64(self.seconds(rows)).unwrap_or(Duration::MAX)
     }
@@ -105,12 +114,13 @@ impl CostModel {
         f64::from(rows) / self.seconds(rows)
     }
 
-    /// The smallest b ≤ `most` whose rate b / L(b) is at least `rate` rows per second: with fewer
-    /// rows a batch, a queue that grows at that rate never ends. Below one row it is the share of
-    /// time that single rows take. `None` if no size keeps up.
+    /// `b_eq`: the smallest b ≤ `most` with b / L(b) ≥ `rate` rows per second. With smaller batches
+    /// the queue grows without bound. A value below 1 is the share of time that single rows keep
+    /// the worker busy. `None` if no size keeps up.
     ///
-    /// The fixed point of b = rate · L(b), piece by piece of the table: exact for each, where
-    /// iterating converges slowly near saturation. For L = a + c·b, it is rate · a / (1 − rate · c).
+    /// This is the fixed point of b = rate · L(b), solved exactly on each linear piece of the
+    /// table; iterating would converge slowly near saturation. For L(b) = a + c·b it is rate · a /
+    /// (1 − rate · c).
     pub fn keeping_up(&self, rate: f64, most: u32) -> Option<f64> {
         let one = rate * self.seconds(1);
         if one <= 1.0 {
@@ -129,11 +139,11 @@ impl CostModel {
         None
     }
 
-    /// Where b = rate · L(b) on one piece of the table, from a size that does not keep up to one
-    /// that does.
+    /// The solution of b = rate · L(b) on one piece of the table, between a size that does not keep
+    /// up and one that does.
     fn crossing(&self, rate: f64, from: u32, to: u32) -> f64 {
         let (short, enough) = (f64::from(from), f64::from(to));
-        if self.only_these_sizes && to <= self.largest() {
+        if self.fixed_sizes && to <= self.largest() {
             return (rate * self.seconds(to)).clamp(short, enough);
         }
         let (missing, spare) =
@@ -141,24 +151,23 @@ impl CostModel {
         short + (enough - short) * missing / (missing + spare)
     }
 
-    /// The most rows per second in batches of up to `most`: at a measured size or the largest,
-    /// since between two sizes b / L(b) only rises or only falls.
+    /// The highest rate of sizes up to `most`, in rows per second. It is at a measured size or at
+    /// `most`: between two measured sizes b / L(b) is monotone.
     pub fn best_rate(&self, most: u32) -> f64 {
         let sizes = self.table.iter().map(|&(size, _)| size).take_while(|&size| size < most);
         sizes.chain([most.max(1)]).map(|rows| self.rate(rows)).fold(0.0, f64::max)
     }
 
-    /// Corrects the model by one batch: `rows` took `took`.
+    /// Corrects the model by one batch of `rows` that took `took`.
     pub fn observe(&mut self, rows: u32, took: Duration) {
         let x = took.as_secs_f64() / self.interpolate(rows);
         let entry = self.at_or_above(rows).min(self.table.len() - 1);
-        self.witnesses.rotate_left(1);
-        self.witnesses[WITNESSES - 1] = Witness { entry: Some(entry), x };
-        let all = median(self.witnesses.iter().map(|witness| witness.x).collect());
+        self.recent.rotate_left(1);
+        self.recent[RECENT - 1] = RecentBatch { entry: Some(entry), x };
+        let all = median(self.recent.iter().map(|batch| batch.x).collect());
         self.gain = toward(self.gain, all / self.gain, LARGEST_STEP, GAIN_RATE);
-        let is_other = |witness: &&Witness| witness.entry.is_some_and(|other| other != entry);
-        let others: Vec<f64> =
-            self.witnesses.iter().filter(is_other).map(|witness| witness.x).collect();
+        let is_other = |batch: &&RecentBatch| batch.entry.is_some_and(|other| other != entry);
+        let others: Vec<f64> = self.recent.iter().filter(is_other).map(|batch| batch.x).collect();
         if others.len() > 1 {
             let size = &mut self.measured[entry].1;
             *size = toward(*size, x / median(others), LARGEST_DEVIATION, SIZE_RATE);
@@ -166,17 +175,17 @@ impl CostModel {
         }
     }
 
-    /// The largest size that was measured.
+    /// The largest measured size.
     pub fn largest(&self) -> u32 {
         self.table[self.table.len() - 1].0
     }
 
-    /// How much slower than at start batches are just now.
+    /// The current duration of batches relative to start-up; 2 is twice as slow.
     pub fn gain(&self) -> f64 {
         self.gain
     }
 
-    /// L(b) at the measured sizes, as it is believed now; rows rising.
+    /// The current L(b) at the measured sizes; rows rise.
     pub fn sizes(&self) -> impl Iterator<Item = (u32, Duration)> {
         self.table.iter().map(|&(rows, _)| (rows, self.latency(rows)))
     }
@@ -186,12 +195,12 @@ impl CostModel {
         self.table.partition_point(|&(size, _)| size < rows)
     }
 
-    /// T(b): seconds for `rows` before the gain. Below the first size, that size's.
+    /// T(b) in seconds, without the gain. Below the first size, the time of the first size.
     fn interpolate(&self, rows: u32) -> f64 {
         let above = self.at_or_above(rows);
         match (above.checked_sub(1), self.table.get(above)) {
             (None, first) => first.map_or(0.0, |&(_, seconds)| seconds),
-            (Some(_), Some(&(_, seconds))) if self.only_these_sizes => seconds,
+            (Some(_), Some(&(_, seconds))) if self.fixed_sizes => seconds,
             (Some(below), Some(&next)) => line(self.table[below], next, rows),
             (Some(last), None) => {
                 let before = last.checked_sub(1).map_or((0, 0.0), |index| self.table[index]);
@@ -201,18 +210,18 @@ impl CostModel {
     }
 }
 
-/// `value` after a `share` of the way to `ratio` times itself, the ratio kept within bounds.
-fn toward(value: f64, ratio: f64, (least, most): (f64, f64), share: f64) -> f64 {
-    (value * (1.0 + share * (ratio.clamp(least, most) - 1.0))).max(TINY)
+/// Moves `value` towards `ratio` times itself by the share `rate`, with `ratio` clamped.
+fn toward(value: f64, ratio: f64, (least, most): (f64, f64), rate: f64) -> f64 {
+    (value * (1.0 + rate * (ratio.clamp(least, most) - 1.0))).max(TINY)
 }
 
-/// The middle of some values, the lower of two.
+/// The median; of an even number of values the lower of the two in the middle.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get((values.len().max(1) - 1) / 2).map_or(TINY, |value| value.max(TINY))
 }
 
-/// The least table above this one whose seconds never fall.
+/// The smallest table at or above `measured` whose seconds never fall.
 fn monotone(measured: &[(u32, f64)]) -> Vec<(u32, f64)> {
     let mut floor = 0.0_f64;
     let lift = |&(rows, seconds): &(u32, f64)| {
@@ -222,7 +231,7 @@ fn monotone(measured: &[(u32, f64)]) -> Vec<(u32, f64)> {
     measured.iter().map(lift).collect()
 }
 
-/// The line through two measured sizes, at `rows`.
+/// The line through two (rows, seconds) points, at `rows`.
 fn line((b0, t0): (u32, f64), (b1, t1): (u32, f64), rows: u32) -> f64 {
     t0 + (t1 - t0) * (f64::from(rows) - f64::from(b0)) / (f64::from(b1) - f64::from(b0))
 }

@@ -1,62 +1,65 @@
-//! Which version of a model answers the requests that name none, while one version replaces another.
+//! The default version of a model: the version that serves requests which do not name one.
 
 use crate::UTILIZATION;
 
-/// A version takes the load over if that keeps it no busier than workers are planned to be.
-const TAKES: f64 = UTILIZATION;
-/// And keeps it until it is this busy: the gap to [`TAKES`] is wider than what a rate is in doubt by.
-const BEARS: f64 = 1.1;
+/// A version becomes the default up to this utilization, the one that fleets are planned for.
+const TAKE: f64 = UTILIZATION;
+/// The default version stays the default up to this utilization. The gap to [`TAKE`] is a
+/// hysteresis, wider than the error of the measured rate.
+const KEEP: f64 = 1.1;
 
-/// A version of a model that has living workers.
+/// Capacity and load of a version that has live workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Version {
-    /// Which.
+pub struct VersionLoad {
+    /// The version.
     pub number: u64,
-    /// Rows per second that its workers can do together; 0 while they have yet to say, or leave.
+    /// Rows per second that its workers can do together; 0 while unknown, or if all of them drain.
     pub capacity: f64,
-    /// Rows per second of the requests that name it.
+    /// Rows per second of requests that name this version.
     pub named: f64,
 }
 
-impl Version {
-    /// Whether `rate` rows per second and those that name it keep it busy for at most `share`.
-    fn fits(&self, rate: f64, share: f64) -> bool {
-        self.capacity > 0.0 && self.named + rate <= share * self.capacity
+impl VersionLoad {
+    /// Whether the utilization is at most `limit` with `rate` more rows per second.
+    fn fits(&self, rate: f64, limit: f64) -> bool {
+        self.capacity > 0.0 && self.named + rate <= limit * self.capacity
     }
 
-    /// Rows per second that it could do of the requests that name none.
-    fn room(&self) -> f64 {
+    /// Rows per second left for requests that name no version.
+    fn spare(&self) -> f64 {
         (self.capacity - self.named).max(0.0)
     }
 }
 
-/// The version to which requests that name none go, `rate` rows per second of them, where they went
-/// to `current` so far; `None` without any version.
+/// Chooses the default version; `None` without versions.
 ///
-/// The newest that can carry them: it takes them over if it will be busy for at most 88 %, and
-/// keeps them until that is 110 %, so a rate that is known to 10 % moves nothing back and forth.
-/// Where none can, the one that can carry the most, and of two that can as much the newer; for an
-/// older one it must be 10 % more. An idle model is answered by its newest version.
-pub fn carrier(versions: &[Version], current: Option<u64>, rate: f64) -> Option<u64> {
-    let newest_that_takes = |from: u64| {
-        let taking = versions.iter().filter(|version| version.fits(rate, TAKES));
-        taking.map(|version| version.number).filter(|&number| number >= from).max()
+/// `rate` is the rows per second of requests that name no version, `current` the default so far.
+///
+/// The newest version with enough capacity is chosen. A version becomes the default if its
+/// utilization will be at most 88 %, and stays the default up to 110 %, so a rate that is known to
+/// 10 % does not move the default back and forth. If no version has enough capacity, the version
+/// with the most spare capacity is chosen, the newer one of equals; an older version than the
+/// current one must have 10 % more. The default of an idle model is its newest version.
+pub fn default_version(versions: &[VersionLoad], current: Option<u64>, rate: f64) -> Option<u64> {
+    let newest_with_capacity = |from: u64| {
+        let able = versions.iter().filter(|version| version.fits(rate, TAKE));
+        able.map(|version| version.number).filter(|&number| number >= from).max()
     };
-    let held = versions.iter().find(|version| Some(version.number) == current);
-    if let Some(held) = held.filter(|held| held.fits(rate, BEARS)) {
-        return newest_that_takes(held.number).or(Some(held.number));
+    let current = versions.iter().find(|version| Some(version.number) == current);
+    if let Some(current) = current.filter(|current| current.fits(rate, KEEP)) {
+        return newest_with_capacity(current.number).or(Some(current.number));
     }
-    let worth = |version: &Version| {
-        let is_older = held.is_some_and(|held| version.number < held.number);
-        if is_older { version.room() / BEARS } else { version.room() }
+    let weight = |version: &VersionLoad| {
+        let is_older = current.is_some_and(|current| version.number < current.number);
+        if is_older { version.spare() / KEEP } else { version.spare() }
     };
-    let roomiest = || {
-        let order = |a: &&Version, b: &&Version| {
-            worth(a).total_cmp(&worth(b)).then(a.number.cmp(&b.number))
+    let most_spare = || {
+        let order = |a: &&VersionLoad, b: &&VersionLoad| {
+            weight(a).total_cmp(&weight(b)).then(a.number.cmp(&b.number))
         };
         versions.iter().max_by(order).map(|version| version.number)
     };
-    newest_that_takes(0).or_else(roomiest)
+    newest_with_capacity(0).or_else(most_spare)
 }
 
 #[cfg(test)]
@@ -65,46 +68,50 @@ mod tests {
 
     use super::*;
 
-    /// Versions 1, 2 … of so many rows per second, which nobody names.
-    fn versions(capacities: &[f64]) -> Vec<Version> {
+    /// Versions 1, 2 … with these capacities and no requests that name them.
+    fn versions(capacities: &[f64]) -> Vec<VersionLoad> {
         let numbers = 1..;
-        let version = |(number, &capacity)| Version { number, capacity, named: 0.0 };
+        let version = |(number, &capacity)| VersionLoad { number, capacity, named: 0.0 };
         numbers.zip(capacities).map(version).collect()
     }
 
     #[test]
-    fn a_version_takes_over_when_it_can_carry_the_load_and_not_before() {
+    fn a_new_version_becomes_the_default_once_it_has_the_capacity() {
         // Three workers of version 1 at 70 %, and one, two, three of version 2.
-        for (newer, carries) in [(100.0, 1), (200.0, 1), (300.0, 2)] {
-            assert_eq!(carrier(&versions(&[300.0, newer]), Some(1), 210.0), Some(carries));
+        for (newer, chosen) in [(100.0, 1), (200.0, 1), (300.0, 2)] {
+            assert_eq!(default_version(&versions(&[300.0, newer]), Some(1), 210.0), Some(chosen));
         }
-        // The old ones leave.
-        assert_eq!(carrier(&versions(&[0.0, 300.0]), Some(2), 210.0), Some(2));
-        assert_eq!(carrier(&versions(&[0.0, 100.0]), Some(1), 210.0), Some(2));
-        assert_eq!(carrier(&[], Some(2), 210.0), None);
+        // The workers of version 1 drain.
+        assert_eq!(default_version(&versions(&[0.0, 300.0]), Some(2), 210.0), Some(2));
+        assert_eq!(default_version(&versions(&[0.0, 100.0]), Some(1), 210.0), Some(2));
+        assert_eq!(default_version(&[], Some(2), 210.0), None);
     }
 
     #[test]
-    fn an_idle_model_is_answered_by_its_newest_version() {
+    fn the_default_of_an_idle_model_is_its_newest_version() {
         for current in [None, Some(1), Some(2)] {
-            assert_eq!(carrier(&versions(&[300.0, 1.0]), current, 0.0), Some(2));
-            assert_eq!(carrier(&versions(&[0.0, 0.0]), current, 0.0), Some(2), "as yet unknown");
+            assert_eq!(default_version(&versions(&[300.0, 1.0]), current, 0.0), Some(2));
+            assert_eq!(
+                default_version(&versions(&[0.0, 0.0]), current, 0.0),
+                Some(2),
+                "capacity unknown"
+            );
         }
-        assert_eq!(carrier(&versions(&[300.0, 0.0]), Some(1), 0.0), Some(1), "the newest leaves");
+        assert_eq!(default_version(&versions(&[300.0, 0.0]), Some(1), 0.0), Some(1), "2 drains");
     }
 
     #[test]
-    fn a_version_that_took_over_goes_back_only_to_one_that_can_do_what_it_cannot() {
+    fn the_default_goes_back_to_an_older_version_only_beyond_110_percent() {
         let both = versions(&[300.0, 100.0]);
-        assert_eq!(carrier(&both, Some(2), 109.0), Some(2));
-        assert_eq!(carrier(&both, Some(2), 111.0), Some(1));
-        assert_eq!(carrier(&both, Some(1), 89.0), Some(1));
-        assert_eq!(carrier(&both, Some(1), 87.0), Some(2));
+        assert_eq!(default_version(&both, Some(2), 109.0), Some(2));
+        assert_eq!(default_version(&both, Some(2), 111.0), Some(1));
+        assert_eq!(default_version(&both, Some(1), 89.0), Some(1));
+        assert_eq!(default_version(&both, Some(1), 87.0), Some(2));
     }
 
     #[test]
-    fn where_none_can_carry_the_load_the_one_that_can_do_most_does() {
-        for (capacities, current, carries) in [
+    fn without_enough_capacity_the_version_with_the_most_is_the_default() {
+        for (capacities, current, chosen) in [
             ([300.0, 200.0], 1, 1),
             ([200.0, 200.0], 1, 2),
             ([200.0, 300.0], 1, 2),
@@ -112,58 +119,59 @@ mod tests {
             ([230.0, 200.0], 2, 1),
         ] {
             let versions = versions(&capacities);
-            assert_eq!(carrier(&versions, Some(current), 900.0), Some(carries), "{capacities:?}");
+            let default = default_version(&versions, Some(current), 900.0);
+            assert_eq!(default, Some(chosen), "{capacities:?}");
         }
     }
 
     #[test]
-    fn requests_that_name_a_version_leave_less_room_in_it() {
+    fn requests_that_name_a_version_take_part_of_its_capacity() {
         let mut both = versions(&[300.0, 300.0]);
         both[1].named = 100.0;
-        assert_eq!(carrier(&both, Some(1), 210.0), Some(1));
-        assert_eq!(carrier(&both, Some(1), 160.0), Some(2));
+        assert_eq!(default_version(&both, Some(1), 210.0), Some(1));
+        assert_eq!(default_version(&both, Some(1), 160.0), Some(2));
     }
 
     prop_compose! {
         fn any_versions()(
             versions in prop::collection::vec((0.0..100.0_f64, 0.0..50.0_f64), 1..5),
-        ) -> Vec<Version> {
-            let version = |(number, (capacity, named))| Version { number, capacity, named };
+        ) -> Vec<VersionLoad> {
+            let version = |(number, (capacity, named))| VersionLoad { number, capacity, named };
             (1..).zip(versions).map(version).collect()
         }
     }
 
     proptest! {
         #[test]
-        fn whoever_can_carry_the_load_is_not_passed_over_for_one_that_cannot(
+        fn a_version_with_enough_capacity_is_preferred_to_one_without(
             versions in any_versions(),
             current in 0_u64..6,
             rate in 0.0..200.0_f64,
         ) {
-            let chosen = carrier(&versions, Some(current), rate).unwrap();
+            let chosen = default_version(&versions, Some(current), rate).unwrap();
             let chosen = versions.iter().find(|version| version.number == chosen).unwrap();
-            let could = |version: &Version| version.fits(rate, TAKES);
-            prop_assert!(chosen.fits(rate, BEARS) || !versions.iter().any(could));
+            let could = |version: &VersionLoad| version.fits(rate, TAKE);
+            prop_assert!(chosen.fits(rate, KEEP) || !versions.iter().any(could));
         }
 
         #[test]
-        fn a_load_that_is_known_to_a_tenth_never_brings_back_a_version_that_was_left(
+        fn ten_percent_of_noise_in_the_rate_never_brings_back_an_earlier_default(
             versions in any_versions(),
             current in 0_u64..6,
             rate in 0.0..200.0_f64,
             noise in prop::collection::vec(0.9..1.1_f64, 2..20),
         ) {
             let mut current = Some(current);
-            let mut carriers = Vec::new();
+            let mut defaults = Vec::new();
             for noise in noise {
-                current = carrier(&versions, current, rate * noise);
-                carriers.extend(current);
+                current = default_version(&versions, current, rate * noise);
+                defaults.extend(current);
             }
-            carriers.dedup();
-            let mut different = carriers.clone();
+            defaults.dedup();
+            let mut different = defaults.clone();
             different.sort_unstable();
             different.dedup();
-            prop_assert_eq!(carriers.len(), different.len(), "{:?}", carriers);
+            prop_assert_eq!(defaults.len(), different.len(), "{:?}", defaults);
         }
     }
 }

@@ -1,15 +1,15 @@
-//! How many rows arrive per second, from looks at a count that only grows.
+//! The arrival rate, estimated from samples of a counter.
 
 use std::time::Duration;
 
-/// Time constant of the moving average, in seconds: long enough to see more than one batch, short
-/// enough to follow a burst.
+/// τ in seconds: long enough to span several batches, short enough to follow a burst.
 const SMOOTHING: f64 = 0.5;
 
-/// Arrivals per second: a moving average with a time constant of half a second.
+/// Rows per second that arrive: an exponential moving average with time constant τ = 0.5 s.
 ///
-/// r ← r + (Δn/Δt − r) · (1 − e^(−Δt/τ)), divided by the weight of what has been seen so far, so that
-/// it is right from the first interval on and not only after a few τ.
+/// r ← r + (n/t − r) · (1 − e^(−t/τ)) for n rows in the interval t. An average that starts at zero
+/// is biased low by 1 − e^(−t/τ); dividing by the accumulated weight makes the rate correct from
+/// the first interval on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ArrivalRate {
     last: Option<(Duration, u64)>,
@@ -18,9 +18,9 @@ pub struct ArrivalRate {
 }
 
 impl ArrivalRate {
-    /// Takes in one look: `total` rows had arrived by `at`, by any clock that only goes forward.
+    /// Adds a sample: `total` rows had arrived by `at`, by any monotonic clock.
     ///
-    /// A count that went back began anew: what was known stays.
+    /// After a counter reset the estimate stays as it was.
     pub fn observe(&mut self, at: Duration, total: u64) {
         let Some((then, before)) = self.last else {
             self.last = Some((at, total));
@@ -33,13 +33,13 @@ impl ArrivalRate {
         self.last = Some((at, total));
         let Some(arrived) = total.checked_sub(before) else { return };
         let kept = (-seconds / SMOOTHING).exp();
-        #[expect(clippy::cast_precision_loss, reason = "rows between two looks")]
+        #[expect(clippy::cast_precision_loss, reason = "rows between two samples")]
         let rate = arrived as f64 / seconds;
         self.sum = kept * self.sum + (1.0 - kept) * rate;
         self.weight = kept * self.weight + (1.0 - kept);
     }
 
-    /// Rows per second; `None` before two looks.
+    /// Rows per second; `None` before the second sample.
     pub fn per_second(&self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_before_two_looks() {
+    fn the_rate_is_unknown_before_two_samples() {
         let mut rate = ArrivalRate::default();
         rate.observe(ms(10), 1000);
         rate.observe(ms(10), 1001);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn is_right_from_the_first_interval_on() {
+    fn the_rate_is_unbiased_from_the_first_interval_on() {
         let mut rate = ArrivalRate::default();
         for (at, total) in [(0, 7), (20, 17), (21, 17)] {
             rate.observe(ms(at), total);
@@ -72,17 +72,17 @@ mod tests {
     }
 
     #[test]
-    fn follows_a_change_to_63_percent_in_half_a_second() {
+    fn the_rate_follows_a_step_by_63_percent_in_half_a_second() {
         let mut rate = ArrivalRate::default();
         (0..=1000).for_each(|tick| rate.observe(ms(tick * 10), tick));
         (1..=50).for_each(|tick| rate.observe(ms(10_000 + tick * 10), 1000 + tick * 11));
         let known = rate.per_second().unwrap();
-        // From 100 to 1,100 per second: 100 + 1,000 · (1 − 1/e).
+        // A step from 100 to 1,100 per second: 100 + 1,000 · (1 − 1/e).
         assert!((known - 732.1).abs() < 1.0, "{known}");
     }
 
     #[test]
-    fn a_count_that_begins_anew_is_no_rate() {
+    fn a_counter_reset_is_not_a_rate() {
         let mut rate = ArrivalRate::default();
         for (at, total) in [(0, 1000), (1000, 1100), (2000, 0), (3000, 100)] {
             rate.observe(ms(at), total);

@@ -1,9 +1,10 @@
-//! How many workers a fleet needs, and why.
+//! Decides how many workers a fleet needs.
 //!
-//! From the *offered* rate and the measured capacity at the latency target. Not from what waits or
-//! is in flight: for a server that batches, both fall faster than 1/W, so that a rule W' = I(W) /
-//! target has the slope −ρ/(1−ρ) at its fixed point, and swings from end to end once workers are
-//! busy for more than half of their best rate.
+//! The number follows from the *offered* rate (refused requests included) and the measured capacity
+//! at the latency target, not from queue depth or requests in flight. For a server that batches,
+//! the number in flight I(W) falls faster than 1/W: a rule W′ = I(W) / target has the slope
+//! −ρ/(1−ρ) at its fixed point, so it oscillates between its bounds once the utilization ρ exceeds
+//! ½.
 
 mod history;
 
@@ -11,136 +12,132 @@ use std::time::Duration;
 
 use history::{History, Peaks};
 
-pub use history::Counts;
+pub use history::RequestCounts;
 
-/// ρ, unless somebody wants another: the share of its capacity that a worker is to be busy with.
+/// ρ: the default utilization that fleets are planned for, as a share of a worker's capacity.
 pub const UTILIZATION: f64 = 0.88;
-/// Windows of the offered rate.
+/// Windows of the offered rates `fast` and `slow`.
 const FAST: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
-/// A backlog is to be gone after so long, or after a cold start if that takes longer. The trend
-/// looks no farther ahead either.
+/// Time to drain a backlog, or a cold start if that takes longer. Also the farthest that a trend is
+/// extrapolated.
 const DRAIN: Duration = Duration::from_secs(20);
-/// How long, beyond a cold start, workers are kept that were ordered for a backlog.
+/// Time, beyond a cold start, to keep workers that were ordered for a backlog.
 const BACKLOG_HOLD: Duration = Duration::from_secs(10);
-/// A fleet that has not changed for so long shows what it can do.
+/// κ is adjusted only after the fleet was complete and of one size for this long.
 const SETTLED: Duration = Duration::from_secs(15);
-/// What is older than so many ticks is not acted on.
+/// An observation older than this is stale.
 const STALE_TICKS: u32 = 3;
-/// Trust falls to this share where more than `MANY` of the requests are missed, not below `LEAST`;
-/// it rises by so much a tick where fewer than `FEW` are.
+/// κ is multiplied by `DISTRUST`, down to `LEAST_TRUST`, in each tick in which more than `MANY` of
+/// the requests are missed; it rises by `TRUST` in each tick in which fewer than `FEW` are.
 const DISTRUST: f64 = 0.95;
 const LEAST_TRUST: f64 = 0.6;
 const TRUST: f64 = 0.0003;
 const MANY: f64 = 0.01;
 const FEW: f64 = 0.002;
-/// Seconds between the middles of the two windows.
+/// Seconds between the centres of the two windows.
 const APART: f64 = 12.5;
-/// A trend is followed up to so many times the rate of now.
+/// Upper bound of a trend, as a multiple of the current rate.
 const STEEPEST: f64 = 2.5;
-/// Standard deviations that are no chance.
+/// Standard deviations beyond which a difference is significant.
 const SURELY: f64 = 3.0;
 
-/// What bounds the number of workers.
+/// Settings of the scaling of one fleet.
 #[derive(Clone, Copy, Debug)]
 pub struct ScalePolicy {
     /// The fewest workers.
     pub min: u32,
-    /// The most.
+    /// The most workers.
     pub max: u32,
     /// The latency target.
     pub slo: Duration,
-    /// ρ: the share of its capacity that a worker is to be busy with.
+    /// ρ: the utilization to plan for.
     pub utilization: f64,
-    /// How long a number of workers is kept that was needed.
+    /// How long to keep workers after they were last needed.
     pub hold: Duration,
-    /// How often it is decided.
+    /// Time between decisions.
     pub tick: Duration,
-    /// Whether to order for where a rising rate will be after a cold start. Pays where requests
-    /// queue instead of being refused.
+    /// Whether to order workers for the rate that a rising load will have after a cold start.
+    /// Useful where requests queue instead of being refused.
     pub trend: bool,
 }
 
 impl ScalePolicy {
-    /// Decided every 5 s, workers busy for 88 % of the time, kept for 5 minutes.
+    /// A decision every 5 s, a utilization of 88 %, a hold of 5 minutes, no trend.
     pub const fn new(min: u32, max: u32, slo: Duration) -> Self {
         let (hold, tick) = (Duration::from_mins(5), Duration::from_secs(5));
         Self { min, max, slo, utilization: UTILIZATION, hold, tick, trend: false }
     }
 }
 
-/// A look at a fleet.
+/// State of a fleet at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
-    /// What was counted since ever, and when.
-    pub counts: Counts,
+    /// Request counters, and the time of the observation.
+    pub counts: RequestCounts,
     /// Requests that wait.
     pub waiting: u64,
     /// Workers that serve.
     pub ready: u32,
-    /// Workers that were ordered: those that serve, and those that are on their way.
+    /// Workers that serve or are starting.
     pub ordered: u32,
-    /// From the order of a worker to its first batch.
+    /// Time from the order of a worker to its first batch.
     pub cold_start: Duration,
 }
 
-/// How many workers there should be.
+/// The number of workers that a fleet should have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScaleDecision {
-    /// That many.
+    /// The number, within the bounds of the policy.
     pub replicas: u32,
-    /// What the load of now alone would need, whatever the bounds.
+    /// The number that the current load needs, without hold and bounds.
     pub wanted: u32,
-    /// The offered rate that was reckoned with, per second; `None` while unknown.
+    /// λ: the offered rate used, per second; `None` while unknown.
     pub offered: Option<f64>,
-    /// κ: the share of the measured capacity that the fleet has shown to have.
+    /// κ: the confirmed share of the measured capacity.
     pub trust: f64,
-    /// What decided.
+    /// The reason for `replicas`.
     pub bound: ScaleBound,
 }
 
-/// What decided about the number of workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The reason for a number of workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum ScaleBound {
     /// The offered rate.
     Load,
-    /// What waits, on top of it.
+    /// The backlog in addition to the offered rate.
     Backlog,
-    /// Workers were needed not long ago.
+    /// The hold: more workers were needed recently.
     Hold,
-    /// The fewest there may be.
+    /// The minimum of the policy.
     Min,
-    /// The most there may be: requests will be late or refused.
+    /// The maximum of the policy: requests will be late or refused.
     Max,
-    /// No rate is known yet.
+    /// No rate is known yet: the number stays.
     Unknown,
-    /// What was seen is too old to act on.
+    /// The observation is too old: the number stays.
     Stale,
 }
 
 impl ScaleBound {
-    /// The bounded label of metrics and conditions.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Backlog => "backlog",
-            Self::Hold => "hold",
-            Self::Min => "min",
-            Self::Max => "max",
-            Self::Unknown => "unknown",
-            Self::Stale => "stale",
-        }
+    /// The variant's name in snake case: a metric label, and the reason of a condition.
+    pub fn code(self) -> &'static str {
+        self.into()
     }
 }
 
-/// What must be remembered from decision to decision.
+/// Decides how many workers a fleet needs, and keeps the state between decisions.
 #[derive(Clone, Debug)]
 pub struct Scaler {
     history: History,
+    /// `W_base` over the hold.
     base: Peaks,
+    /// `W_full` over a cold start + 10 s.
     full: Peaks,
+    /// κ.
     trust: f64,
-    /// The fleet's size, and since when it has been all there.
+    /// The size of the fleet, and the time since which all of its workers serve.
     settled: Option<(u32, Duration)>,
 }
 
@@ -152,21 +149,25 @@ impl Default for Scaler {
 }
 
 impl Scaler {
-    /// How many workers there should be at `now`, given the latest look; `capacity(W)` is what one
-    /// of W workers can do within the latency target, μ(W) in requests per second.
+    /// The number of workers that the fleet should have at `now`, from the latest observation.
+    /// `capacity(W)` is μ(W), the requests per second that one of W workers can do within the
+    /// latency target.
     ///
-    /// With λ the offered rate (over 30 s, or over 5 s less one standard deviation if that is more),
-    /// Q what waits beyond λ · SLO/2, and `T_drain` the longer of 20 s and a cold start:
+    /// With λ the offered rate (over 30 s, or over 5 s less one standard deviation, whichever is
+    /// higher), Q the waiting requests beyond λ · SLO/2, and `T_drain` = max(20 s, cold start):
     ///
     /// - `W_base` = min W : ρ · κ · W · μ(W) ≥ λ
     /// - `W_full` = min W : ρ · κ · W · μ(W) ≥ λ + Q / `T_drain`
-    /// - W = max(`W_full`, min(W now, max(`W_base` over the hold, `W_full` over a cold start + 10 s)))
+    /// - W = max(`W_full`, min(ordered, max(peak of `W_base`, peak of `W_full`))), within the
+    ///   bounds of the policy. The peak of `W_base` is taken over the hold, that of `W_full` over a
+    ///   cold start + 10 s.
     ///
-    /// within its bounds. κ falls by 5 % a tick, to 0.6 at least, while a settled fleet under a
-    /// steady rate misses more than 1 % of the requests, and recovers by 0.0003 a tick below 0.2 %.
+    /// κ corrects a capacity that was measured too high. It falls by 5 % per tick, down to 0.6,
+    /// while a fleet of constant size under a steady rate misses more than 1 % of the requests, and
+    /// rises by 0.0003 per tick while fewer than 0.2 % are missed.
     ///
-    /// Workers on their way count as present. Before two looks, and when the latest is older than
-    /// three ticks, the number stays as it is.
+    /// Starting workers count as present. Before the second observation, and while the latest is
+    /// older than three ticks, the number stays.
     pub fn decide(
         &mut self,
         policy: &ScalePolicy,
@@ -185,7 +186,7 @@ impl Scaler {
         };
         let limited = seen.ordered >= policy.max;
         self.judge(now, seen, is_steady(fast, slow) && !limited);
-        let rate = reckoned(fast, slow, seen.cold_start, policy.trend);
+        let rate = planned_rate(fast, slow, seen.cold_start, policy.trend);
         let needed = |load: f64| {
             fewest(load, policy.utilization * self.trust, policy.max, &capacity)
                 .unwrap_or(policy.max.saturating_add(1))
@@ -206,13 +207,14 @@ impl Scaler {
         ScaleDecision { replicas, wanted: full, offered: Some(rate), trust: self.trust, bound }
     }
 
+    /// Leaves the number of workers as it is, within the bounds of the policy.
     fn keep(&self, policy: &ScalePolicy, seen: &Observation, bound: ScaleBound) -> ScaleDecision {
         let replicas = seen.ordered.clamp(policy.min, policy.max.max(policy.min));
         let wanted = seen.ordered;
         ScaleDecision { replicas, wanted, offered: None, trust: self.trust, bound }
     }
 
-    /// Corrects κ by what a settled fleet misses.
+    /// Adjusts κ by the share of requests that a settled fleet misses.
     fn judge(&mut self, now: Duration, seen: &Observation, is_steady: bool) {
         let complete = (seen.ready == seen.ordered).then_some(seen.ready);
         let same = self.settled.filter(|&(workers, _)| Some(workers) == complete);
@@ -229,9 +231,8 @@ impl Scaler {
     }
 }
 
-/// The fewest workers, `most` at most, that cope with a load while each is busy for a `share` of
-/// what it can do: min W : share · W · μ(W) ≥ load, with `capacity` μ(W). `None` if not even `most`
-/// do. Of load and capacity the unit must be the same.
+/// The fewest workers for a load at a utilization of `share`: min W : share · W · μ(W) ≥ load, with
+/// `capacity(W)` = μ(W) in the unit of `load`. `None` if that is more than `most`.
 pub fn fewest(load: f64, share: f64, most: u32, capacity: impl Fn(u32) -> f64) -> Option<u32> {
     let copes = |&workers: &u32| {
         workers == 0 && load <= 0.0
@@ -240,7 +241,7 @@ pub fn fewest(load: f64, share: f64, most: u32, capacity: impl Fn(u32) -> f64) -
     (0..=most).find(copes)
 }
 
-/// The standard deviation of a rate counted over the fast window: arrivals come by chance.
+/// The standard deviation of a rate counted over the fast window, for Poisson arrivals.
 fn deviation(rate: f64) -> f64 {
     (rate / FAST.as_secs_f64()).sqrt()
 }
@@ -249,8 +250,8 @@ fn is_steady(fast: f64, slow: f64) -> bool {
     (fast - slow).abs() <= SURELY * deviation(slow)
 }
 
-/// λ: what is to be reckoned with, from the rates of the two windows.
-fn reckoned(fast: f64, slow: f64, cold_start: Duration, trend: bool) -> f64 {
+/// λ, from the rates of the two windows.
+fn planned_rate(fast: f64, slow: f64, cold_start: Duration, trend: bool) -> f64 {
     if trend && fast - slow > SURELY * deviation(slow) {
         let ahead = cold_start.min(DRAIN).as_secs_f64();
         return (fast + (fast - slow) / APART * ahead).min(STEEPEST * fast);
@@ -258,14 +259,14 @@ fn reckoned(fast: f64, slow: f64, cold_start: Duration, trend: bool) -> f64 {
     slow.max(fast - deviation(fast))
 }
 
-/// Requests that wait beyond those that wait anyway.
+/// Q: waiting requests beyond those that always wait for a batch.
 fn excess(waiting: u64, rate: f64, slo: Duration) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
     let waiting = waiting as f64;
     (waiting - rate * slo.as_secs_f64() / 2.0).max(0.0)
 }
 
-/// Seconds in which a backlog is to be gone.
+/// `T_drain` in seconds.
 fn drain(cold_start: Duration) -> f64 {
     cold_start.max(DRAIN).as_secs_f64()
 }

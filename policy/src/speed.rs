@@ -1,10 +1,10 @@
-//! What a worker can do, as others know it from what it says.
+//! The speed of a worker, derived from its announcement.
 
 use std::time::Duration;
 
-use crate::{BatchMode, BatchPolicy, CostModel, Demand};
+use crate::{BatchMode, BatchPolicy, CostModel, QueueLoad};
 
-/// A worker's cost model, and how it chooses N from that.
+/// A worker's cost model and the policy by which the worker chooses N.
 #[derive(Clone, Debug)]
 pub struct Speed {
     cost: CostModel,
@@ -12,9 +12,10 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// Of a worker that measured this `profile`, runs only those sizes if they are `fixed`, has N
-    /// set `by_hand` if at all, and goes by a latency target of which `overhead` goes to neither
-    /// waiting nor computing. `None` without a profile.
+    /// The speed of a worker that measured `profile` (rows, time) and has the latency target `slo`.
+    /// `fixed`: the engine runs the measured sizes only. `by_hand`: N, if the user set it.
+    /// `overhead`: the part of `slo` spent on neither waiting nor computing. `None` if the profile
+    /// is empty.
     pub fn new(
         profile: &[(u32, Duration)],
         fixed: bool,
@@ -29,24 +30,24 @@ impl Speed {
         Some(Self { cost, policy })
     }
 
-    /// L(b): how long a batch of so many rows takes.
+    /// L(b): the duration of a batch of `rows`.
     pub fn latency(&self, rows: u32) -> Duration {
         self.cost.latency(rows)
     }
 
-    /// μ(W): rows per second that one of so many workers can do within the latency target.
+    /// μ(W): rows per second that one of W workers can do within the latency target.
     pub fn capacity(&self, workers: u32) -> f64 {
         self.policy.capacity(&self.cost, workers)
     }
 
-    /// N of so many workers under a load of `rate` rows per second.
+    /// N of each of `workers` workers under a total load of `rate` rows per second.
     pub fn n(&self, workers: u32, rate: f64) -> u32 {
-        let demand = Demand { rate: Some(rate), ..Demand::unknown(workers) };
-        self.policy.choose(&self.cost, &demand).n
+        let load = QueueLoad { rate: Some(rate), ..QueueLoad::unknown(workers) };
+        self.policy.choose(&self.cost, &load).n
     }
 
-    /// Whether not even one row meets the latency target.
+    /// Whether even one row misses the latency target.
     pub fn is_infeasible(&self, workers: u32) -> bool {
-        self.policy.choose(&self.cost, &Demand::unknown(workers)).n_star.is_none()
+        self.policy.choose(&self.cost, &QueueLoad::unknown(workers)).n_star.is_none()
     }
 }

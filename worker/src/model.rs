@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, sync::Arc};
 use batchfleet_broker::{
     Announcement, ModelSpec, QueueName, TargetSubscription, WorkerId, WorkerRoles,
 };
-use batchfleet_policy::{BatchMode, BatchPolicy, Demand};
+use batchfleet_policy::{BatchMode, BatchPolicy, QueueLoad};
 use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -163,7 +163,7 @@ fn plan(
         return Err(WorkerError::Golden { model, mismatch });
     }
     let policy = BatchPolicy::new(settings.batch, usable, settings.slo_p99);
-    let limit = policy.choose(&cost, &Demand::unknown(1)).n;
+    let limit = policy.choose(&cost, &QueueLoad::unknown(1)).n;
     let provider = engine.provider();
     info!(%model, provider, limit, "loaded and warmed up");
     let mut spec = engine.spec().clone();

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use batchfleet_broker::{
     BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch, Release,
 };
-use batchfleet_policy::{BatchMode, BatchPolicy, Bound, Choice, CostModel, Demand, doomed};
+use batchfleet_policy::{BatchChoice, BatchMode, BatchPolicy, Bound, CostModel, QueueLoad, doomed};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::info;
@@ -50,7 +50,7 @@ pub(crate) struct Tuner {
     cost: CostModel,
     ceiling: Ceiling,
     load: LoadEstimate,
-    choice: Choice,
+    choice: BatchChoice,
     last_ran: Option<Instant>,
     /// Latest first.
     recent: VecDeque<RecentBatch>,
@@ -58,7 +58,7 @@ pub(crate) struct Tuner {
 
 impl Tuner {
     fn new(policy: BatchPolicy, cost: CostModel) -> Self {
-        let choice = policy.choose(&cost, &Demand::unknown(1));
+        let choice = policy.choose(&cost, &QueueLoad::unknown(1));
         Self {
             own: policy,
             policy,
@@ -168,7 +168,7 @@ impl Tuner {
 
     /// N and everything it was chosen from, for the announcement.
     pub(crate) fn report(&self) -> Batching {
-        let Choice { n_star, b_eq, overloaded, interval, bound, .. } = self.choice;
+        let BatchChoice { n_star, b_eq, overloaded, interval, bound, .. } = self.choice;
         let is_memory = self.ceiling.rows() < self.choice.n;
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         Batching {
@@ -192,7 +192,7 @@ impl Tuner {
     }
 
     fn full_load_n(&self) -> u32 {
-        let full_load = self.policy.choose(&self.cost, &Demand::unknown(self.load.workers()));
+        let full_load = self.policy.choose(&self.cost, &QueueLoad::unknown(self.load.workers()));
         full_load.n.min(self.ceiling.rows())
     }
 }

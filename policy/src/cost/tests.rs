@@ -8,13 +8,13 @@ fn millis(pairs: &[(u32, u64)]) -> CostModel {
     CostModel::from_profile(&profile).unwrap()
 }
 
-/// 8 + 2b milliseconds.
+/// L(b) = 8 + 2b milliseconds.
 fn affine() -> CostModel {
     millis(&[(1, 10), (2, 12), (4, 16), (8, 24), (16, 40), (32, 72), (64, 136)])
 }
 
 #[test]
-fn nothing_measured_is_no_model() {
+fn an_empty_profile_gives_no_model() {
     assert!(CostModel::from_profile(&[]).is_none());
 }
 
@@ -27,7 +27,7 @@ fn interpolates_between_sizes_and_extends_the_last_slope() {
 }
 
 #[test]
-fn fixed_sizes_are_padded_to() {
+fn batches_are_padded_to_fixed_sizes() {
     let model = millis(&[(1, 10), (4, 16), (8, 24)]).with_fixed_sizes();
     for (rows, padded, ms) in [(1, 1, 10), (2, 4, 16), (4, 4, 16), (5, 8, 24), (8, 8, 24)] {
         assert_eq!(model.padded(rows), padded, "{rows} rows");
@@ -36,25 +36,25 @@ fn fixed_sizes_are_padded_to() {
 }
 
 #[test]
-fn a_larger_size_is_never_cheaper() {
+fn a_larger_size_is_never_faster() {
     assert_eq!(millis(&[(1, 10), (2, 7), (4, 20)]).latency(2), Duration::from_millis(10));
 }
 
 #[test]
-fn the_size_that_keeps_up_is_that_of_the_closed_form() {
-    // rate · a / (1 − rate · c), a = 8 ms, c = 2 ms; at 50 a second one row takes half the time.
+fn the_size_that_keeps_up_agrees_with_the_closed_form() {
+    // rate · a / (1 − rate · c), a = 8 ms, c = 2 ms; at 50 rows per second the worker is half idle.
     for (rate, rows) in [(50.0, Some(0.5)), (250.0, Some(4.0)), (400.0, Some(16.0)), (480.0, None)]
     {
         let found = affine().keeping_up(rate, 64);
-        assert_eq!(found.is_some(), rows.is_some(), "{rate} a second: {found:?}");
+        assert_eq!(found.is_some(), rows.is_some(), "{rate} per second: {found:?}");
         let (found, rows) = (found.unwrap_or_default(), rows.unwrap_or_default());
-        assert!((found - rows).abs() < 1e-9, "{rate} a second: {found}");
+        assert!((found - rows).abs() < 1e-9, "{rate} per second: {found}");
     }
 }
 
 #[test]
 fn a_fixed_size_keeps_up_as_soon_as_it_is_full_enough() {
-    // 16 ms for up to four rows: at 200 a second 3.2 arrive meanwhile.
+    // Up to four rows take 16 ms: at 200 rows per second 3.2 arrive meanwhile.
     let model = millis(&[(1, 10), (4, 16), (8, 24)]).with_fixed_sizes();
     assert!((model.keeping_up(200.0, 8).unwrap() - 3.2).abs() < 1e-9);
     assert!((model.keeping_up(260.0, 8).unwrap() - 6.24).abs() < 1e-9);
@@ -62,7 +62,7 @@ fn a_fixed_size_keeps_up_as_soon_as_it_is_full_enough() {
 }
 
 #[test]
-fn a_model_that_became_twice_as_slow_is_known_after_20_batches() {
+fn the_gain_follows_a_model_that_became_twice_as_slow_within_20_batches() {
     let mut model = affine();
     (0..20).for_each(|_| model.observe(8, Duration::from_millis(48)));
     for (rows, ms) in [(1, 20.0), (8, 48.0), (64, 272.0)] {
@@ -72,7 +72,7 @@ fn a_model_that_became_twice_as_slow_is_known_after_20_batches() {
 }
 
 #[test]
-fn one_stall_hardly_moves_it() {
+fn one_stalled_batch_hardly_moves_the_model() {
     let mut model = affine();
     (0..8).for_each(|_| model.observe(8, Duration::from_millis(24)));
     model.observe(8, Duration::from_mins(1));
@@ -82,7 +82,7 @@ fn one_stall_hardly_moves_it() {
 }
 
 #[test]
-fn learns_the_size_that_was_measured_wrong_from_what_the_others_take() {
+fn a_size_that_was_measured_wrong_is_corrected_by_comparison_with_the_others() {
     let mut model = millis(&[(1, 10), (2, 12), (4, 16), (8, 48), (16, 50)]);
     (0..1000).for_each(|batch| {
         let rows = [2, 8, 4][batch % 3];
@@ -93,10 +93,10 @@ fn learns_the_size_that_was_measured_wrong_from_what_the_others_take() {
 }
 
 #[test]
-fn a_size_that_runs_alone_does_not_seem_to_become_slower_than_the_others() {
+fn the_only_size_in_use_keeps_its_ratio_to_the_others() {
     let mut model = affine();
     let before = model.rate(64) / model.rate(32);
-    // Every fourth batch takes a fifth more, as beside busy neighbours.
+    // Every fourth batch takes 20 % longer, as on a shared machine.
     (0..10_000).for_each(|batch| {
         let slower = if batch % 4 == 0 { 1.2 } else { 1.0 };
         model.observe(50, affine().latency(50).mul_f64(slower));
@@ -108,7 +108,7 @@ fn a_size_that_runs_alone_does_not_seem_to_become_slower_than_the_others() {
 
 proptest! {
     #[test]
-    fn stays_monotone_and_finite_whatever_is_observed(
+    fn the_model_stays_monotone_and_finite_for_any_observations(
         profile in prop::collection::vec((1_u32..512, 0_u64..100_000), 1..10),
         seen in prop::collection::vec((1_u32..2000, 0_u64..10_000_000), 0..200),
         fixed in any::<bool>(),
@@ -129,7 +129,7 @@ proptest! {
     }
 
     #[test]
-    fn a_lasting_change_is_known_within_5_percent_after_20_noisy_batches(
+    fn the_model_is_within_5_percent_20_noisy_batches_after_a_lasting_change(
         factor in 0.4_f64..2.5,
         sizes in prop::collection::vec(1_u32..64, 20),
         noise in prop::collection::vec(-0.03_f64..0.03, 20),
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stall_of_one_batch_moves_nothing_by_more_than_a_percent(
+    fn one_stalled_batch_moves_no_size_by_more_than_one_percent(
         sizes in prop::collection::vec(1_u32..64, 12),
         at in 0_usize..12,
         stall in 1.0_f64..10_000.0,
@@ -163,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn the_size_that_keeps_up_does_and_a_smaller_one_does_not(
+    fn the_size_that_keeps_up_is_the_smallest_that_does(
         steps in prop::collection::vec(0_u64..50_000, 1..8),
         rate in 1.0_f64..2000.0,
         most in 1_u32..300,

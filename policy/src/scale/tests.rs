@@ -4,10 +4,10 @@ use super::*;
 
 const SLO: Duration = Duration::from_millis(100);
 const COLD: Duration = Duration::from_mins(1);
-/// Requests per second of one worker.
+/// μ: requests per second of one worker.
 const MU: f64 = 100.0;
 
-/// A fleet that is looked at every five seconds; what is ordered is there at once.
+/// A fleet observed every five seconds, whose workers start at once.
 struct Fleet {
     policy: ScalePolicy,
     scaler: Scaler,
@@ -16,7 +16,7 @@ struct Fleet {
 
 impl Fleet {
     fn new(workers: u32) -> Self {
-        let counts = Counts::default();
+        let counts = RequestCounts::default();
         let seen =
             Observation { counts, waiting: 0, ready: workers, ordered: workers, cold_start: COLD };
         let policy = ScalePolicy::new(1, 24, SLO);
@@ -32,7 +32,7 @@ impl Fleet {
         decision
     }
 
-    /// So many ticks at so many requests a second, of which so many are missed.
+    /// Runs `ticks` decisions at `rate` requests per second, of which `missed` are missed.
     fn run(&mut self, ticks: u32, rate: u64, missed: u64) -> ScaleDecision {
         let mut last = None;
         for _ in 0..ticks {
@@ -46,15 +46,15 @@ impl Fleet {
 }
 
 #[test]
-fn orders_what_the_offered_rate_needs() {
-    // 1,000 a second less nothing: 1000 / (0.88 · 100) is 11.4.
+fn the_offered_rate_determines_the_number_of_workers() {
+    // 1000 / (0.88 · 100) = 11.4.
     let decision = Fleet::new(1).run(10, 1000, 0);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Load));
     assert_eq!(decision.offered, Some(1000.0));
 }
 
 #[test]
-fn a_jump_counts_at_once_less_a_standard_deviation() {
+fn a_step_of_the_rate_counts_at_once_less_one_standard_deviation() {
     let mut fleet = Fleet::new(2);
     fleet.run(20, 100, 0);
     let decision = fleet.run(1, 1000, 0);
@@ -64,21 +64,21 @@ fn a_jump_counts_at_once_less_a_standard_deviation() {
 }
 
 #[test]
-fn what_waits_is_to_be_gone_after_a_cold_start() {
+fn a_backlog_is_drained_within_a_cold_start() {
     let mut fleet = Fleet::new(12);
     fleet.run(20, 1000, 0);
-    // 50 wait anyway; 12,000 more in 60 s are 200 a second: 1200 / 88 is 13.6.
+    // 50 always wait for a batch; 12,000 more in 60 s are 200 per second: 1200 / 88 = 13.6.
     fleet.seen.waiting = 12_050;
     let decision = fleet.run(1, 1000, 0);
     assert_eq!((decision.replicas, decision.bound), (14, ScaleBound::Backlog));
-    // Kept for 70 s after it has gone.
+    // The workers are kept for 70 s after the backlog is gone.
     fleet.seen.waiting = 0;
     assert_eq!(fleet.run(14, 1000, 0).bound, ScaleBound::Hold);
     assert_eq!(fleet.run(1, 1000, 0).replicas, 12);
 }
 
 #[test]
-fn keeps_for_five_minutes_what_was_needed() {
+fn workers_are_kept_for_five_minutes_after_they_were_needed() {
     let mut fleet = Fleet::new(12);
     fleet.run(60, 1000, 0);
     let decision = fleet.run(60, 100, 0);
@@ -87,13 +87,13 @@ fn keeps_for_five_minutes_what_was_needed() {
 }
 
 #[test]
-fn a_controller_that_has_just_started_takes_nobody_away() {
+fn a_controller_that_has_just_started_removes_no_workers() {
     let decision = Fleet::new(12).run(59, 100, 0);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Hold));
 }
 
 #[test]
-fn stays_within_its_bounds_and_says_so() {
+fn the_number_stays_within_its_bounds_and_reports_them() {
     let decision = Fleet::new(1).run(10, 1_000_000, 0);
     assert_eq!((decision.replicas, decision.bound), (24, ScaleBound::Max));
     let mut fleet = Fleet::new(3);
@@ -102,7 +102,7 @@ fn stays_within_its_bounds_and_says_so() {
 }
 
 #[test]
-fn nothing_at_all_needs_no_worker_if_none_may_be_left_and_anything_needs_one() {
+fn a_minimum_of_zero_allows_no_workers_without_load_and_one_with_any() {
     let mut fleet = Fleet::new(1);
     fleet.policy.min = 0;
     assert_eq!(fleet.run(100, 0, 0).replicas, 0);
@@ -110,20 +110,20 @@ fn nothing_at_all_needs_no_worker_if_none_may_be_left_and_anything_needs_one() {
 }
 
 #[test]
-fn old_news_move_nothing() {
+fn stale_observations_change_nothing() {
     let mut fleet = Fleet::new(12);
     fleet.run(60, 1000, 0);
     let later = fleet.seen.counts.at + Duration::from_mins(15);
     let decision = fleet.decide(later);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Stale));
-    // The first look afterwards tells no rate yet: what came in between is unknown.
+    // The first observation afterwards gives no rate: the requests in between are unknown.
     fleet.seen.counts.at = later;
     assert_eq!(fleet.decide(later).bound, ScaleBound::Unknown);
     assert_eq!(fleet.run(1, 2000, 0).replicas, 23);
 }
 
 #[test]
-fn a_count_that_begins_anew_is_no_rate() {
+fn a_counter_reset_is_not_a_rate() {
     let mut fleet = Fleet::new(12);
     fleet.run(60, 1000, 0);
     fleet.seen.counts.offered = 0;
@@ -131,7 +131,7 @@ fn a_count_that_begins_anew_is_no_rate() {
 }
 
 #[test]
-fn a_fleet_that_misses_requests_is_trusted_less_until_it_does_not() {
+fn trust_falls_while_a_fleet_misses_requests_and_recovers_afterwards() {
     let mut fleet = Fleet::new(12);
     fleet.run(20, 1000, 0);
     let decision = fleet.run(4, 1000, 50);
@@ -143,18 +143,18 @@ fn a_fleet_that_misses_requests_is_trusted_less_until_it_does_not() {
 }
 
 #[test]
-fn a_trend_is_ordered_for_where_it_leads() {
+fn workers_are_ordered_for_the_rate_that_a_trend_leads_to() {
     let mut fleet = Fleet::new(5);
     fleet.policy.trend = true;
     fleet.run(20, 400, 0);
-    // Over 30 s: 450. 700 + 250 / 12.5 · 20 s = 1100.
+    // The rate over 30 s is 450: 700 + 250 / 12.5 · 20 s = 1100.
     let decision = fleet.run(1, 700, 0);
     assert!((decision.offered.unwrap() - 1100.0).abs() < 1e-6, "{decision:?}");
 }
 
 proptest! {
     #[test]
-    fn stays_within_its_bounds_and_copes_with_the_load_whatever_comes(
+    fn the_number_is_within_its_bounds_and_covers_the_load_for_any_load(
         rates in prop::collection::vec(0_u64..4000, 1..100),
         missed in 0_u64..100,
         waiting in 0_u64..100_000,

@@ -5,7 +5,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use batchfleet_loadgen::{Echo, Length, Plan, Stop, infer::Encoding, run};
-use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, Demand};
+use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, QueueLoad};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, echo_model, metric};
 use tempfile::TempDir;
 
@@ -37,7 +37,7 @@ impl RightN {
 
     /// The right N.
     fn n(&self) -> u32 {
-        self.policy.choose(&self.cost, &Demand::unknown(1)).n
+        self.policy.choose(&self.cost, &QueueLoad::unknown(1)).n
     }
 
     /// Rows per second in batches of `n`; 0 if a request that just missed a batch would be late.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use batchfleet_broker::Delivery;
-use batchfleet_policy::{ArrivalRate, Demand};
+use batchfleet_policy::{ArrivalRate, QueueLoad};
 use tokio::time::Instant;
 
 /// An estimate of the load that all workers of the queue share.
@@ -58,7 +58,7 @@ impl LoadEstimate {
     }
 
     /// The load now.
-    pub(super) fn demand(&mut self) -> Demand {
+    pub(super) fn demand(&mut self) -> QueueLoad {
         let now = Instant::now();
         self.arrivals.observe(now - self.started, self.arrived);
         let oldest = self.head.map_or(Duration::ZERO, |waited| waited + (now - self.claimed_at));
@@ -67,7 +67,7 @@ impl LoadEstimate {
         let waiting = rate.unwrap_or(0.0) * oldest.as_secs_f64();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
         let waiting = waiting as u32;
-        Demand { workers: self.workers, rate, waiting, oldest }
+        QueueLoad { workers: self.workers, rate, waiting, oldest }
     }
 
     /// Rows that arrive per second for all workers: the broker gives each about as many.
