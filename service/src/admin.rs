@@ -1,4 +1,4 @@
-//! The admin port: metrics and health. Its own listener, so that it can be kept from clients.
+//! The admin port: metrics and health, on a listener separate from that of clients.
 
 use std::{
     fmt, io,
@@ -17,16 +17,16 @@ use tracing::info;
 
 use crate::Readiness;
 
-type Answer = dyn Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync;
+type PageHandler = dyn Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync;
 
-/// What the admin port shows beside metrics and health: nothing, until a part of the process has
-/// something to show.
+/// Additional pages of the admin port, beside metrics and health. Empty until a part of the process
+/// sets a handler.
 #[derive(Clone, Default)]
-pub struct AdminPages(Arc<OnceLock<Box<Answer>>>);
+pub struct AdminPages(Arc<OnceLock<Box<PageHandler>>>);
 
 impl AdminPages {
-    /// From now on `pages` answers the paths that the admin port itself does not know; `None` is a
-    /// 404. It must not wait for anything. The first to show something keeps the place.
+    /// Sets the handler for paths that the admin port does not serve itself; `None` is a 404. The
+    /// handler must not block. Later calls have no effect.
     pub fn show(
         &self,
         pages: impl Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync + 'static,
@@ -76,7 +76,7 @@ pub(crate) fn start(
     Ok(handle)
 }
 
-/// Everything registered, in Prometheus' text format.
+/// All registered metrics, in Prometheus' text format.
 async fn metrics(registry: Data<Registry>) -> HttpResponse {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&registry.gather(), &mut text) {
@@ -85,8 +85,8 @@ async fn metrics(registry: Data<Registry>) -> HttpResponse {
     }
 }
 
-/// Alive: the admin port itself answers. Depends on nothing else, so that no outage of another
-/// part makes Kubernetes restart this one.
+/// Liveness: always ok while the admin port answers. Depends on nothing else, so that an outage of
+/// Redis, for example, does not make Kubernetes restart this process.
 async fn live() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::json()).body(r#"{"live":true}"#)
 }

@@ -1,8 +1,10 @@
-//! What every Batchfleet process has: settings, logs, metrics, an admin port, signals and drain.
+//! The parts common to all Batchfleet processes: settings, logs, metrics, traces, admin port,
+//! signals and drain.
 //!
-//! A `main` parses its settings and hands over to [`run`]; all else receives values.
+//! Each `main` parses its settings and calls [`run`]. No other code reads flags or environment.
 
 mod admin;
+mod error;
 mod logs;
 pub mod metrics;
 mod process;
@@ -12,7 +14,8 @@ pub mod settings;
 pub mod trace;
 
 pub use admin::AdminPages;
+pub use error::InvalidSettings;
 pub use process::{Process, run, sentence};
 pub use readiness::Readiness;
 pub use redis::RedisSettings;
-pub use settings::{InvalidSettings, ProcessSettings};
+pub use settings::ProcessSettings;

@@ -1,4 +1,4 @@
-//! Log lines on standard error: JSON for machines, text for people.
+//! Logs on standard error, as JSON or text.
 
 use std::io::IsTerminal;
 
@@ -6,9 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{InvalidSettings, LogFormat, ProcessSettings};
 
-/// Starts logging. Called once per process.
+/// Starts logging. To be called once per process.
 pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
-    // What the HTTP server says of its own starts and stops is said here in our words.
+    // This crate logs the start and stop of servers itself.
     let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))
         .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
     let lines = tracing_subscriber::fmt()

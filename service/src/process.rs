@@ -1,4 +1,4 @@
-//! The life of a process: start, serve, drain, exit.
+//! The life cycle of a process: start, serve, drain, exit.
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
@@ -15,27 +15,27 @@ use crate::{
     trace::Tracer,
 };
 
-/// What a process hands to its parts.
+/// Handles that a process passes to its parts.
 #[derive(Clone, Debug, Default)]
 pub struct Process {
-    /// Every metric of the process; served at /metrics.
+    /// All metrics of the process; served at /metrics.
     pub registry: Registry,
-    /// Whether work may come; served at /readyz.
+    /// Whether the process accepts work; served at /readyz.
     pub readiness: Readiness,
-    /// Cancelled by the first signal: finish what was begun, then return.
+    /// Cancelled by the first signal: finish the work in progress, then return.
     pub shutdown: CancellationToken,
-    /// What the admin port shows beside metrics and health.
+    /// Additional pages of the admin port.
     pub pages: AdminPages,
-    /// Where traces go.
+    /// Sends traces to the collector.
     pub tracer: Tracer,
 }
 
-/// Runs `program`, which others know as `name`, until it returns or a signal ends it: logs, a runtime of one thread beside this
-/// one, the admin port, traces, signals.
+/// Runs `program` until it returns or a signal ends it, with logs, a runtime with one worker
+/// thread, admin port, traces and signal handling. `name` is the service name in traces.
 ///
 /// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has the drain timeout
-/// to return. A second signal, or the timeout, ends it at once with status 1. Settings it finds
-/// wrong ([`InvalidSettings`]) end it with status 64 and one line.
+/// to return. After a second signal or the timeout the process ends at once, with status 1. For
+/// [`InvalidSettings`] the process prints one line and ends with status 64.
 pub fn run<P, F>(name: &str, settings: &ProcessSettings, program: P) -> ExitCode
 where
     P: FnOnce(Process) -> F,
@@ -44,14 +44,14 @@ where
     let outcome = logs::init(settings).map_err(anyhow::Error::from).and_then(|()| {
         raise_file_limit();
         let tracer = Tracer::start(&settings.trace, name)?;
-        // What runs here only waits and passes on: more threads would mostly wake each other. What
-        // computes or serves HTTP has threads of its own.
+        // Tasks on this runtime wait and pass messages on: with more threads they would mostly wake
+        // each other. Inference and HTTP servers have their own threads.
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build()?;
         let outcome = runtime.block_on(supervise(settings, tracer.clone(), program));
-        // Not waited for: a blocking thread may hang, and what matters has been finished.
+        // Without waiting: a blocking thread may hang, and the program has already returned.
         runtime.shutdown_background();
-        tracer.end();
+        tracer.flush();
         outcome
     });
     match outcome {
@@ -61,14 +61,13 @@ where
             ExitCode::from(EXIT_USAGE)
         }
         Err(error) => {
-            error!(error = sentence(&error), "ended by an error");
+            error!(error = sentence(&error), "process failed");
             ExitCode::FAILURE
         }
     }
 }
 
-/// The text of an error and of its sources, each said once: some errors already include the text of
-/// their source.
+/// The text of an error and its sources. A source whose text is already included is left out.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut sentence = error.to_string();
     for source in error.chain().skip(1).map(ToString::to_string) {
@@ -80,10 +79,11 @@ pub fn sentence(error: &anyhow::Error) -> String {
     sentence
 }
 
-/// Each connection is an open file, and the usual soft limit of 1,024 is no limit to plan with.
+/// Raises the soft limit of open files to the hard limit. Each connection is an open file, and the
+/// usual soft limit is 1,024.
 fn raise_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        warn!(%error, "cannot raise the limit of open files");
+        warn!(%error, "failed to raise the limit of open files");
     }
 }
 
@@ -124,6 +124,7 @@ fn registry() -> anyhow::Result<Registry> {
     Ok(registry)
 }
 
+/// SIGTERM and SIGINT.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -144,7 +145,8 @@ impl Signals {
         }
     }
 
-    /// Begins the drain at the first signal; returns only when the drain must be cut off.
+    /// Starts the drain at the first signal. Returns at the second signal or after the drain
+    /// timeout, when the drain must be aborted.
     async fn drain(
         mut self,
         readiness: Readiness,
@@ -152,16 +154,16 @@ impl Signals {
         timeout: Duration,
     ) -> anyhow::Error {
         self.next().await;
-        info!("draining: finishing what was begun");
+        info!(drain_timeout = ?timeout, "draining: finishing work in progress");
         readiness.not_ready("draining");
         shutdown.cancel();
         tokio::select! {
             () = self.next() => {
-                warn!("second signal: leaving at once");
-                anyhow::anyhow!("cut off by a second signal")
+                warn!("received a second signal: aborting the drain");
+                anyhow::anyhow!("drain aborted by a second signal")
             }
             () = tokio::time::sleep(timeout) => {
-                anyhow::anyhow!("the drain took longer than {timeout:?}")
+                anyhow::anyhow!("drain aborted after the drain timeout of {timeout:?}")
             }
         }
     }

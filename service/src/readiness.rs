@@ -1,10 +1,11 @@
-//! Whether this process should be sent work.
+//! Readiness: whether a process accepts work.
 
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-/// Shared by the parts of a process: some set it, the admin port tells it. Starts as not ready.
+/// The readiness of a process. Clones share one state, which is reported at /readyz. Initially not
+/// ready.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<RwLock<Result<(), &'static str>>>);
 
@@ -15,21 +16,21 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Work may come.
+    /// Marks the process as ready.
     pub fn ready(&self) {
         self.set(Ok(()));
     }
 
-    /// Work must go elsewhere, and why.
+    /// Marks the process as not ready, for a reason.
     pub fn not_ready(&self, reason: &'static str) {
         self.set(Err(reason));
     }
 
-    /// Whether work may come.
+    /// Whether the process is ready.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// The reason why the process is not ready.
     pub fn get(&self) -> Result<(), &'static str> {
         *self.0.read()
     }

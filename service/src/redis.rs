@@ -1,4 +1,4 @@
-//! Where a process finds Redis.
+//! Settings of the connection to Redis.
 
 use std::{
     fs,
@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::InvalidSettings;
 
-/// Where Redis is: on the command line, or in a file where a password is in it.
+/// The address of Redis, as a flag or in a file.
 #[derive(Args, Clone, Debug)]
 pub struct RedisSettings {
-    /// The Redis with the queues, such as `redis://user:password@host:6379/0`; `rediss://` for TLS;
-    /// `redis+sentinel://user:password@host:26379,host:26379/master` where sentinels know the master
+    /// URL of the Redis with the queues, such as `redis://user:password@host:6379/0`; `rediss://`
+    /// for TLS; `redis+sentinel://user:password@host:26379,host:26379/master` to find the master
+    /// through sentinels
     #[arg(
         long,
         env = "BATCHFLEET_REDIS_URL",
@@ -29,29 +30,31 @@ pub struct RedisSettings {
     )]
     pub redis_url: String,
 
-    /// A file that holds the URL and nothing else, so that no password stands in the environment
+    /// A file that contains only the URL, to keep the password out of the environment
     #[arg(long, env = "BATCHFLEET_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
 
-    /// Who may vouch for the certificate of a Redis with TLS, as PEM [default: whom the system trusts]
+    /// PEM file with the CA certificates that Redis' certificate is verified with [default: the
+    /// system's]
     #[arg(long, env = "BATCHFLEET_REDIS_CA", value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
-    /// The certificate to show to a Redis that asks for one, as PEM
+    /// PEM file with the client certificate, for a Redis that requires one
     #[arg(long, env = "BATCHFLEET_REDIS_CERT", requires = "redis_key", value_name = "FILE")]
     pub redis_cert: Option<PathBuf>,
 
-    /// That certificate's key, as PEM
+    /// PEM file with the key of the client certificate
     #[arg(long, env = "BATCHFLEET_REDIS_KEY", requires = "redis_cert", value_name = "FILE")]
     pub redis_key: Option<PathBuf>,
 }
 
 impl RedisSettings {
-    /// Where it is, wherever that stands.
+    /// The address of Redis, from flag or file.
     ///
     /// # Errors
     ///
-    /// If the file with the URL cannot be read, or all of it makes no sense. No password is told.
+    /// If the file cannot be read, or an address or certificate is invalid. Errors contain no
+    /// password.
     pub fn address(&self) -> Result<RedisAddress, InvalidSettings> {
         let identity = self.redis_cert.clone().zip(self.redis_key.clone());
         let address = RedisAddress { url: self.url()?, ca: self.redis_ca.clone(), identity };
@@ -59,11 +62,11 @@ impl RedisSettings {
         Ok(address)
     }
 
-    /// Connects, however long that takes; `None` if the shutdown came first.
+    /// Connects, and retries until Redis is reachable; `None` if the shutdown begins first.
     ///
     /// # Errors
     ///
-    /// [`InvalidSettings`] if waiting would not help, and what Redis refuses.
+    /// [`InvalidSettings`] if a retry cannot help, and errors that Redis answers.
     pub async fn connect(
         &self,
         shutdown: &CancellationToken,
@@ -78,11 +81,11 @@ impl RedisSettings {
         }
     }
 
-    /// The URL, wherever it stands.
+    /// The URL, from flag or file.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read. What is in it is never told.
+    /// If the file cannot be read. Errors do not contain the content of the file.
     pub fn url(&self) -> Result<String, InvalidSettings> {
         let Some(path) = &self.redis_url_file else { return Ok(self.redis_url.clone()) };
         read_line(path).map_err(|error| {
@@ -94,8 +97,10 @@ impl RedisSettings {
 fn read_line(path: &Path) -> Result<String, String> {
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
     match text.trim() {
-        "" => Err("it is empty".to_owned()),
-        line if line.contains(char::is_whitespace) => Err("it holds more than a URL".to_owned()),
+        "" => Err("the file is empty".to_owned()),
+        line if line.contains(char::is_whitespace) => {
+            Err("the file contains more than a URL".to_owned())
+        }
         line => Ok(line.to_owned()),
     }
 }
@@ -118,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_redis_url_comes_from_a_file_without_the_line_end() {
+    fn the_redis_url_is_read_from_a_file_without_the_newline() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("url");
         let url = || {
@@ -136,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_url_and_a_file_with_one_are_one_too_many() {
+    fn a_redis_url_and_a_file_with_one_are_rejected() {
         let line = complaint(&["x", "--redis-url", "redis://a:1", "--redis-url-file", "/b"]);
         assert!(line.contains("cannot be used with"), "{line}");
     }

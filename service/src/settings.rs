@@ -1,21 +1,21 @@
-//! Settings every process shares, and how a wrong one is reported.
+//! Settings common to all processes, and the report of wrong ones.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum, error::ErrorKind};
 
 use crate::trace::TraceSettings;
 
-/// Longer durations are mistakes.
+/// Upper bound of durations in settings: adding one to a time cannot overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
 
-/// Exit status for unknown or contradictory settings: `EX_USAGE` of sysexits.h.
+/// Exit status for wrong settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
 
-/// Settings of the process itself.
+/// Settings of a process.
 #[derive(Args, Clone, Debug)]
 pub struct ProcessSettings {
-    /// Where /metrics, /livez and /readyz are served; port 0 takes any free one
+    /// Address of the admin port, with /metrics, /livez and /readyz; port 0 is any free port
     #[arg(
         long,
         env = "BATCHFLEET_ADMIN_LISTEN",
@@ -24,15 +24,15 @@ pub struct ProcessSettings {
     )]
     pub admin_listen: SocketAddr,
 
-    /// What is logged: error, warn, info, debug or trace, or a filter such as `info,actix_web=debug`
+    /// Log level (error, warn, info, debug or trace), or a filter such as `info,actix_web=debug`
     #[arg(long, env = "BATCHFLEET_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 
-    /// How it is logged
+    /// Format of log lines
     #[arg(long, env = "BATCHFLEET_LOG_FORMAT", default_value = "json", value_name = "FORMAT")]
     pub log_format: LogFormat,
 
-    /// How long a drain may take after the first signal; what is not finished then is cut off
+    /// Time to finish the work in progress after the first signal; the rest is aborted
     #[arg(
         long,
         env = "BATCHFLEET_DRAIN_TIMEOUT",
@@ -42,42 +42,30 @@ pub struct ProcessSettings {
     )]
     pub drain_timeout: Duration,
 
-    /// Where traces go.
+    /// Settings of traces.
     #[command(flatten)]
     pub trace: TraceSettings,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Plain text.
     Text,
 }
 
-/// Settings that contradict each other or the machine: the process must not start.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidSettings(pub String);
-
-impl InvalidSettings {
-    /// `what` says what to change, in one line.
-    pub fn new(what: impl fmt::Display) -> Self {
-        Self(what.to_string())
-    }
-}
-
-/// Reads the settings from flags and environment.
+/// Parses the settings from flags and environment.
 ///
 /// # Errors
 ///
-/// The exit status, once it has been told on the terminal: 0 after `--help` and `--version`,
-/// [`EXIT_USAGE`] and one line saying what to change after anything else.
+/// The exit status, after printing: 0 for `--help` and `--version`, [`EXIT_USAGE`] and one line
+/// that says what to change for anything else.
 pub fn parse<S: Parser>() -> Result<S, u8> {
     S::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Without a terminal to tell there is nobody to tell about that either.
+            // An error of the terminal cannot be reported on it.
             error.print().ok();
             0
         }
@@ -88,24 +76,23 @@ pub fn parse<S: Parser>() -> Result<S, u8> {
     })
 }
 
-/// A duration with its unit, such as `250ms`, `30s` or `2m`.
+/// Parses a duration with its unit, such as `250ms`, `30s` or `2m`.
 ///
 /// # Errors
 ///
-/// What was expected, when the text is none.
+/// The expected format, if `text` is not a duration or more than a year.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|_| "expected a duration such as 250ms or 30s".to_owned())?;
-    // Any moment can be moved by so much.
-    if duration <= LONGEST { Ok(duration) } else { Err("expected a year at most".to_owned()) }
+    if duration <= LONGEST { Ok(duration) } else { Err("expected at most a year".to_owned()) }
 }
 
-/// Prints one line about settings, before there is a log.
+/// Prints one line about settings; logs may not have started.
 pub(crate) fn complain(line: &str) {
     eprintln!("{line}");
 }
 
-/// The first paragraph of clap's report, joined: what is wrong and which values are possible.
+/// The first paragraph of clap's report in one line: the problem and the possible values.
 fn one_line(report: &str) -> String {
     report
         .split("\n\nUsage:")
@@ -134,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_a_year_at_most() {
+    fn a_duration_is_at_most_a_year() {
         assert_eq!(duration("365days"), Ok(Duration::from_hours(8760)));
         for wrong in ["366days", "584542046years", "99999999999999999999s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
@@ -142,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_reported_in_one_line_that_says_what_is_possible() {
+    fn a_wrong_value_is_reported_in_one_line_with_the_possible_values() {
         let line = complaint(&["x", "--log-format", "xml"]);
         assert_eq!(
             line,
@@ -158,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_carry_their_unit() {
+    fn durations_need_a_unit() {
         let settings = Settings::try_parse_from(["x", "--drain-timeout", "250ms"]).unwrap();
         assert_eq!(settings.process.drain_timeout, Duration::from_millis(250));
         assert!(complaint(&["x", "--drain-timeout", "250"]).contains("such as 250ms"));

@@ -1,7 +1,7 @@
-//! Spans to an OpenTelemetry collector, over OTLP/HTTP. The only file that knows OpenTelemetry.
+//! Sends spans to an OpenTelemetry collector over OTLP/HTTP. Only this file uses OpenTelemetry.
 //!
-//! Spans are recorded when they are over, with the times at which things happened: whoever is traced
-//! pays for it after the answer, and nobody else does.
+//! A span is recorded after its end, with the measured times. Tracing thus delays no answer, and
+//! requests that are not traced have no cost.
 
 use std::{
     borrow::Cow,
@@ -34,51 +34,51 @@ use tracing::{info, warn};
 
 use crate::InvalidSettings;
 
-/// Where a collector takes spans, below its address.
+/// The path of the collector for spans.
 const PATH: &str = "v1/traces";
-/// How long a collector may take for what it is sent.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Spans that may wait to be sent; more are dropped.
-const WAITING: usize = 8192;
-/// How long they wait at most.
-const EVERY: Duration = Duration::from_secs(1);
+/// Timeout of a request to the collector.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Capacity of the queue of spans to send; further spans are dropped.
+const QUEUE: usize = 8192;
+/// Longest time that a span waits in the queue.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where traces go.
+/// Settings of traces.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TraceSettings {
-    /// The OpenTelemetry collector that traces are sent to, over OTLP/HTTP, such as
-    /// `http://collector:4318` [default: none are made]
+    /// URL of the OpenTelemetry collector that traces are sent to, over OTLP/HTTP, such as
+    /// `http://collector:4318` [default: no traces]
     #[arg(long, env = "BATCHFLEET_TRACE_ENDPOINT", value_name = "URL")]
     pub trace_endpoint: Option<Url>,
 }
 
-/// A span that is over. Ids are never 0.
+/// A span that has ended. Ids are never 0.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// The trace it belongs to.
+    /// Id of the trace.
     pub trace: u128,
-    /// Itself.
+    /// Id of the span.
     pub id: u64,
-    /// The span it is part of.
+    /// Id of the parent span.
     pub parent: Option<u64>,
-    /// What it is.
+    /// The operation.
     pub name: Cow<'static, str>,
-    /// How it stands to its parent.
+    /// The relation to the parent span.
     pub kind: SpanKind,
-    /// When it began.
+    /// Start time.
     pub began: Instant,
-    /// When it ended.
+    /// End time.
     pub ended: Instant,
-    /// What else is known of it.
+    /// Attributes.
     pub attributes: Vec<KeyValue>,
-    /// Spans that it has to do with, without being part of them: their traces and themselves.
+    /// Related spans that are not the parent: ids of trace and span.
     pub links: Vec<(u128, u64)>,
-    /// Why it failed, if it did.
+    /// The error, if the operation failed.
     pub error: Option<String>,
 }
 
 impl Span {
-    /// Part of a trace, and nothing else known of it.
+    /// An internal span with a random id, without attributes, links and error.
     pub fn new(
         trace: u128,
         parent: Option<u64>,
@@ -100,8 +100,8 @@ impl Span {
     }
 }
 
-/// Takes spans to the collector, if there is one; clones share the way. What it cannot take in time
-/// is dropped: nobody waits for a trace.
+/// Sends spans to the collector, if the settings name one. Clones share one queue. Spans are
+/// dropped while the queue is full; recording never blocks.
 #[derive(Clone, Debug, Default)]
 pub struct Tracer(Option<Arc<Recorder>>);
 
@@ -112,16 +112,16 @@ struct Recorder {
 }
 
 impl Tracer {
-    /// A way to the collector for spans of `service`; none if the settings name no collector. The
-    /// collector need not be there yet.
+    /// A tracer for spans of `service`; off if the settings name no collector. The collector need
+    /// not be reachable yet.
     pub(crate) fn start(settings: &TraceSettings, service: &str) -> Result<Self, InvalidSettings> {
         let Some(endpoint) = &settings.trace_endpoint else { return Ok(Self(None)) };
         let exporter = exporter(endpoint, service).map_err(|error| {
             InvalidSettings::new(format_args!("--trace-endpoint {endpoint}: {error}"))
         })?;
         let config = BatchConfigBuilder::default()
-            .with_max_queue_size(WAITING)
-            .with_scheduled_delay(EVERY)
+            .with_max_queue_size(QUEUE)
+            .with_scheduled_delay(INTERVAL)
             .build();
         let exporter = Exporter { exporter, is_broken: AtomicBool::new(false) };
         let processor = BatchSpanProcessor::new(exporter, config);
@@ -131,12 +131,13 @@ impl Tracer {
         Ok(Self(Some(Arc::new(Recorder { processor, scope }))))
     }
 
-    /// Whether spans go anywhere.
+    /// Whether spans are sent.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Takes spans that have to do with each other, so that their times must fit together.
+    /// Records related spans. Their monotonic times are converted with one reading of the clock, so
+    /// that they stay consistent.
     pub fn record(&self, spans: impl IntoIterator<Item = Span>) {
         let Some(Recorder { processor, scope }) = self.0.as_deref() else { return };
         let (now, time) = (Instant::now(), SystemTime::now());
@@ -162,17 +163,18 @@ impl Tracer {
         }
     }
 
-    /// Sends what waits, and no more. Blocks until the collector has it, or its time is over.
-    pub(crate) fn end(&self) {
+    /// Sends the queued spans and stops. Blocks until the collector has received them, or the
+    /// timeout.
+    pub(crate) fn flush(&self) {
         if let Some(recorder) = &self.0
-            && let Err(error) = recorder.processor.shutdown_with_timeout(PATIENCE)
+            && let Err(error) = recorder.processor.shutdown_with_timeout(TIMEOUT)
         {
-            warn!(%error, "the last traces were not sent");
+            warn!(%error, "failed to send the last traces");
         }
     }
 }
 
-/// Says once that the collector is away, and once that it is back.
+/// Logs when the collector becomes unreachable and when it is reachable again.
 #[derive(Debug)]
 struct Exporter {
     exporter: SpanExporter,
@@ -184,9 +186,9 @@ impl opentelemetry_sdk::trace::SpanExporter for Exporter {
         let exported = self.exporter.export(batch).await;
         match (&exported, self.is_broken.swap(exported.is_err(), Ordering::Relaxed)) {
             (Err(error), false) => {
-                warn!(%error, "traces do not reach the collector: dropping them");
+                warn!(%error, "failed to send traces: dropping them");
             }
-            (Ok(()), true) => info!("traces reach the collector again"),
+            (Ok(()), true) => info!("sending traces again"),
             _ => {}
         }
         exported
@@ -205,28 +207,28 @@ fn exporter(endpoint: &Url, service: &str) -> Result<SpanExporter, Box<dyn std::
         .with_http_client(client)
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(format!("{base}/{PATH}"))
-        .with_timeout(PATIENCE)
+        .with_timeout(TIMEOUT)
         .build()?;
     exporter.set_resource(&resource(service));
     Ok(exporter)
 }
 
-/// It blocks, and must be made where that does no harm: it is used on a thread of its own.
+/// A blocking client; the span processor uses it on its own thread.
 fn client(endpoint: &Url) -> Result<Client, Box<dyn std::error::Error>> {
-    let mut client = Client::builder().timeout(PATIENCE).no_proxy();
+    let mut client = Client::builder().timeout(TIMEOUT).no_proxy();
     match endpoint.scheme() {
-        // Not even the system's certificates are looked for.
+        // No certificates are needed, so do not load those of the system.
         "http" => client = client.tls_certs_only([]),
         "https" => {}
         _ => return Err("expected an http:// or https:// URL".into()),
     }
-    // Without the features that bring a second implementation of TLS, it must be told which one. It
-    // is no error if it was told before.
+    // reqwest is built without a TLS provider of its own. Fails if one is installed already, which
+    // is fine.
     rustls::crypto::ring::default_provider().install_default().ok();
     Ok(client.build()?)
 }
 
-/// Who makes the spans; `OTEL_RESOURCE_ATTRIBUTES` may say more.
+/// The resource that spans are attributed to. `OTEL_RESOURCE_ATTRIBUTES` may add attributes.
 fn resource(service: &str) -> Resource {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim().to_owned();
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_is_spoken_to_over_http_or_https() {
+    fn a_collector_has_an_http_or_https_url() {
         let settings = |url: &str| TraceSettings { trace_endpoint: Some(url.parse().unwrap()) };
         let refused = Tracer::start(&settings("grpc://collector:4317"), "test").unwrap_err();
         let expected =

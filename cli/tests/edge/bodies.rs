@@ -1,4 +1,4 @@
-//! Bodies that are too large, too slow, too many, or break off.
+//! Bodies that are too large, too slow, too many, or incomplete.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::server::{Server, chunked, echo, head, post};
 
 #[tokio::test]
-async fn b13_who_asks_before_sending_hears_of_a_refusal_instead_of_being_told_to_go_on() {
+async fn b13_a_client_that_expects_100_continue_is_refused_before_it_sends_the_body() {
     let server = Server::start(&["--max-body", "1000"]).await;
     let mut connection = server.connect().await;
     connection.send(head("expect: 100-continue\r\ncontent-length: 1001\r\n")).await;
@@ -24,7 +24,7 @@ async fn b13_who_asks_before_sending_hears_of_a_refusal_instead_of_being_told_to
 }
 
 #[tokio::test]
-async fn b14_a_body_that_stalls_or_trickles_is_answered_408_and_holds_nothing() {
+async fn b14_a_body_that_stalls_or_trickles_is_answered_408_and_releases_its_memory() {
     let server = Server::start(&["--body-timeout", "1s"]).await;
     for framing in ["content-length: 50000000\r\n", "transfer-encoding: chunked\r\n"] {
         let mut stalled = server.connect().await;
@@ -40,7 +40,7 @@ async fn b14_a_body_that_stalls_or_trickles_is_answered_408_and_holds_nothing() 
         };
         let answer = tokio::select! {
             answer = stalled.answer() => answer,
-            () = trickle => unreachable!("it never ends"),
+            () = trickle => unreachable!("endless loop"),
         };
         assert_eq!((answer.status, answer.code()), (408, "body_timeout"));
         assert_eq!(answer.headers["connection"], "close");
@@ -54,7 +54,7 @@ async fn b14_a_body_that_stalls_or_trickles_is_answered_408_and_holds_nothing() 
 }
 
 #[tokio::test]
-async fn b15_a_body_that_breaks_off_is_counted_and_nothing_is_inferred() {
+async fn b15_an_incomplete_body_is_counted_and_not_inferred() {
     let server = Server::start(&[]).await;
     for reset in [false, true] {
         let mut connection = server.connect().await;
@@ -74,7 +74,7 @@ async fn b15_a_body_that_breaks_off_is_counted_and_nothing_is_inferred() {
 }
 
 #[tokio::test]
-async fn b17_a_body_announced_beyond_the_limit_is_refused_before_it_is_read() {
+async fn b17_a_content_length_above_the_limit_is_refused_before_the_body_is_read() {
     let server = Server::start(&[]).await;
     for length in [(64 << 20) + 1, u64::MAX] {
         let mut connection = server.connect().await;
@@ -90,12 +90,12 @@ async fn b17_a_body_announced_beyond_the_limit_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn b18_a_chunked_body_is_refused_when_it_grows_beyond_the_limit() {
+async fn b18_a_chunked_body_is_refused_once_it_exceeds_the_limit() {
     let server = Server::start(&["--max-body", "100000"]).await;
     let mut connection = server.connect().await;
     connection.send(head("transfer-encoding: chunked\r\n")).await;
     connection.send(&chunked(&vec![b' '; 100_001], 1000)[..100_000 / 1000 * 1007]).await;
-    connection.send("1\r\n \r\n").await; // One more than the limit, and no end in sight.
+    connection.send("1\r\n \r\n").await; // One byte above the limit, and no last chunk.
     let answer = connection.answer().await;
     assert_eq!((answer.status, answer.code()), (413, "too_large"));
     connection.is_closed().await;
@@ -104,7 +104,7 @@ async fn b18_a_chunked_body_is_refused_when_it_grows_beyond_the_limit() {
 }
 
 #[tokio::test]
-async fn a_body_for_which_there_is_no_room_is_refused_and_told_when_to_come_again() {
+async fn a_body_above_the_memory_limit_is_refused_with_retry_after() {
     let flags = ["--max-body", "1000", "--max-body-bytes-in-flight", "1000"];
     let server = Server::start(&flags).await;
     let mut holder = server.connect().await;

@@ -1,11 +1,11 @@
-//! Keys, shares and classes of clients.
+//! API keys, limits and classes of clients.
 
 use std::{fs, path::Path, time::Duration};
 
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::server::{Answer, Server, echo, head, post};
+use crate::server::{RawAnswer, Server, echo, head, post};
 
 /// The SHA-256 of "secret" and of "other".
 const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
@@ -22,12 +22,12 @@ fn path(file: &Path) -> &str {
     file.to_str().unwrap()
 }
 
-async fn get(server: &Server, path: &str, headers: &str) -> Answer {
+async fn get(server: &Server, path: &str, headers: &str) -> RawAnswer {
     server.ask(format!("GET {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n")).await
 }
 
 #[tokio::test]
-async fn b63_without_a_valid_key_nothing_of_the_models_is_told() {
+async fn b63_without_a_valid_key_nothing_about_models_is_revealed() {
     let (server, _folder) = with_keys(&format!("{SECRET} alice\n")).await;
     for headers in [
         "",
@@ -59,14 +59,14 @@ async fn b63_without_a_valid_key_nothing_of_the_models_is_told() {
 }
 
 #[tokio::test]
-async fn b13_who_has_no_key_is_not_told_to_send_its_body() {
+async fn b13_a_client_without_a_key_is_refused_before_it_sends_the_body() {
     let (server, _folder) = with_keys(&format!("{SECRET} alice\n")).await;
     let answer = server.ask(head("expect: 100-continue\r\ncontent-length: 10\r\n")).await;
     assert_eq!((answer.status, answer.code()), (401, "unauthorized"));
 }
 
 #[tokio::test]
-async fn b64_a_model_that_is_not_for_a_key_does_not_exist_for_it() {
+async fn b64_a_model_outside_the_scope_of_a_key_looks_unknown() {
     let (server, _folder) =
         with_keys(&format!("{SECRET} alice models=cats,dogs\n{OTHER} bob models=echo\n")).await;
     let alice = "x-api-key: secret\r\n";
@@ -83,7 +83,7 @@ async fn b64_a_model_that_is_not_for_a_key_does_not_exist_for_it() {
 }
 
 #[tokio::test]
-async fn b65_over_its_rate_a_client_is_told_when_to_come_again_and_others_are_served() {
+async fn b65_a_client_above_its_rate_gets_retry_after_and_others_are_served() {
     let (server, _folder) = with_keys(&format!("{SECRET} alice rate=0.1\n{OTHER} bob\n")).await;
     let mut connection = server.connect().await;
     let request = post("x-api-key: secret\r\n", echo(&[1]));
@@ -102,7 +102,7 @@ async fn b65_over_its_rate_a_client_is_told_when_to_come_again_and_others_are_se
 }
 
 #[tokio::test]
-async fn b65_a_client_has_only_so_many_requests_in_flight() {
+async fn b65_requests_in_flight_of_a_client_are_limited() {
     let server = Server::start(&["--client-in-flight", "2"]).await;
     let mut waiting = Vec::new();
     for _ in 0..2 {
@@ -121,7 +121,7 @@ async fn b65_a_client_has_only_so_many_requests_in_flight() {
 }
 
 #[tokio::test]
-async fn b67_an_address_is_what_a_trusted_proxy_says_and_nothing_else() {
+async fn b67_only_trusted_proxies_can_set_the_client_address() {
     let spoofed = Server::start(&["--client-rate", "0.01"]).await;
     let behind_a_proxy =
         Server::start(&["--client-rate", "0.01", "--trusted-proxies", "127.0.0.0/8"]).await;
@@ -135,7 +135,7 @@ async fn b67_an_address_is_what_a_trusted_proxy_says_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_changed_file_of_keys_is_taken_over_and_a_broken_one_is_not() {
+async fn a_changed_key_file_is_reloaded_and_a_malformed_one_is_ignored() {
     let (server, folder) = with_keys(&format!("{SECRET} alice\n")).await;
     let file = folder.path().join("keys");
     fs::write(&file, "broken").unwrap();

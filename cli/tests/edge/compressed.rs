@@ -22,7 +22,7 @@ fn zlib(plain: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn compressed_json_and_tensors_are_answered_as_plain_ones_are() {
+async fn compressed_json_and_tensors_get_the_same_answers_as_plain_ones() {
     let server = Server::start(&[]).await;
     let json = echo(&[1, 2, 3]);
     let binary = r#"{"inputs":[{"name":"INPUT0","datatype":"UINT8","shape":[1,3],"parameters":{"binary_data_size":3}}]}"#;
@@ -34,13 +34,13 @@ async fn compressed_json_and_tensors_are_answered_as_plain_ones_are() {
         assert_eq!(answer.outputs(), [1, 2, 3]);
         assert!(!answer.headers.contains_key("content-encoding"));
         let answer = server.ask(post(&(header + &length), encode(binary.clone()))).await;
-        assert_eq!(answer.outputs(), [4, 5, 6], "the length is that of the inflated JSON");
+        assert_eq!(answer.outputs(), [4, 5, 6], "the header holds the length of the inflated JSON");
     }
     server.balances().await;
 }
 
 #[tokio::test]
-async fn b20_a_body_that_is_not_what_its_header_says_is_refused() {
+async fn b20_a_body_that_contradicts_its_content_encoding_is_refused() {
     let server = Server::start(&[]).await;
     let whole = gzip(echo(&[1]));
     for wrong in [
@@ -59,7 +59,7 @@ async fn b20_a_body_that_is_not_what_its_header_says_is_refused() {
 }
 
 #[tokio::test]
-async fn b21_any_other_encoding_is_refused_with_those_that_are_taken() {
+async fn b21_other_encodings_are_refused_with_the_supported_ones() {
     let server = Server::start(&[]).await;
     for encoding in ["zstd", "br", "foo", "gzip, gzip", "gzip\r\ncontent-encoding: gzip"] {
         let header = format!("content-encoding: {encoding}\r\n");

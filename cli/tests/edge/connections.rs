@@ -1,4 +1,4 @@
-//! What connections may do besides asking one thing.
+//! Pipelining, keep-alive, slow readers and headers.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::server::{Server, echo, head, post};
 
 #[tokio::test]
-async fn b16_requests_sent_ahead_are_answered_each_with_its_own_and_in_order() {
+async fn b16_pipelined_requests_are_answered_in_order() {
     let server = Server::start(&[]).await;
     let mut connection = server.connect().await;
     let requests: Vec<u8> = (0..100).flat_map(|n| post("", echo(&[n]))).collect();
@@ -19,7 +19,7 @@ async fn b16_requests_sent_ahead_are_answered_each_with_its_own_and_in_order() {
 }
 
 #[tokio::test]
-async fn b16_a_request_after_a_refusal_is_answered_on_the_same_connection() {
+async fn b16_a_connection_stays_usable_after_a_refusal() {
     let server = Server::start(&[]).await;
     let mut connection = server.connect().await;
     let body = echo(&[5]);
@@ -36,7 +36,7 @@ async fn b16_a_request_after_a_refusal_is_answered_on_the_same_connection() {
 }
 
 #[tokio::test]
-async fn a_caller_that_does_not_take_its_answer_is_cut_off_and_frees_what_it_holds() {
+async fn a_client_that_does_not_read_its_answer_is_disconnected_and_its_memory_released() {
     let server = Server::start(&["--stall-timeout", "1s"]).await;
     let mut stalled = server.connect().await;
     let (json, tensor) = (
@@ -51,7 +51,10 @@ async fn a_caller_that_does_not_take_its_answer_is_cut_off_and_frees_what_it_hol
     stalled.send(post(&length, [json.as_bytes(), &tensor].concat())).await;
     let sent = Instant::now();
     server.metric_becomes("batchfleet_gateway_answered_total", "ok", 1.0).await;
-    assert!(server.metric("batchfleet_gateway_body_bytes", "").await > 1e6, "it is being sent");
+    assert!(
+        server.metric("batchfleet_gateway_body_bytes", "").await > 1e6,
+        "the answer is being sent"
+    );
     server.serves().await;
     server.metric_becomes("batchfleet_gateway_body_bytes", "", 0.0).await;
     assert!(sent.elapsed() < Duration::from_secs(20), "{:?}", sent.elapsed());
@@ -59,30 +62,30 @@ async fn a_caller_that_does_not_take_its_answer_is_cut_off_and_frees_what_it_hol
 }
 
 #[tokio::test]
-async fn a_caller_that_takes_its_answer_slowly_gets_all_of_it() {
+async fn a_client_that_reads_slowly_gets_its_complete_answer() {
     let server = Server::start(&["--stall-timeout", "1s"]).await;
     let mut slow = server.connect().await;
     slow.send(post("", echo(&vec![7; 1 << 20]))).await;
-    sleep(Duration::from_millis(500)).await; // Slower than it could, faster than it must.
+    sleep(Duration::from_millis(500)).await; // Below the stall timeout.
     assert_eq!(slow.answer().await.outputs().len(), 1 << 20);
     server.balances().await;
 }
 
 #[tokio::test]
-async fn b67_headers_nobody_reads_may_hold_anything() {
+async fn b67_malformed_optional_headers_are_ignored() {
     let server = Server::start(&[]).await;
     let long = "0".repeat(64 << 10);
     for value in ["00-zz-1-1", "\u{7f}", "ü", &long] {
         let header = format!("traceparent: {value}\r\nx-forwarded-for: {value:.9}\r\n");
         let answer = server.ask(post(&header, echo(&[1]))).await;
-        // A control character is no header at all.
+        // A control character makes the header itself invalid.
         assert!(answer.status == 200 || value == "\u{7f}", "{}", answer.status);
     }
     server.serves().await;
 }
 
 #[tokio::test]
-async fn b68_what_is_for_operators_is_not_on_the_public_port() {
+async fn b68_the_public_port_serves_no_admin_paths() {
     let server = Server::start(&[]).await;
     for path in ["/metrics", "/livez", "/readyz", "/debug", "/debug/pprof", "/admin", "/"] {
         let answer = server.ask(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await;
@@ -91,7 +94,7 @@ async fn b68_what_is_for_operators_is_not_on_the_public_port() {
 }
 
 #[tokio::test]
-async fn b66_deadlines_are_whole_numbers_from_1_on_and_classes_have_names() {
+async fn b66_timeouts_are_integers_from_1_on_and_priorities_are_names() {
     let server = Server::start(&["--max-deadline", "31s"]).await;
     for header in [
         "x-request-timeout-ms: 0",
@@ -117,7 +120,7 @@ async fn b66_deadlines_are_whole_numbers_from_1_on_and_classes_have_names() {
 }
 
 #[tokio::test]
-async fn b14_a_head_that_does_not_end_is_cut_off() {
+async fn b14_an_incomplete_head_is_answered_408() {
     let server = Server::start(&[]).await;
     let mut connection = server.connect().await;
     connection.send(head("").trim_end()).await;
@@ -126,7 +129,7 @@ async fn b14_a_head_that_does_not_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_kept_for_as_long_as_was_set() {
+async fn an_idle_connection_is_closed_after_the_keep_alive_time() {
     let server = Server::start(&["--keep-alive", "2s"]).await;
     let mut connection = server.connect().await;
     connection.send(post("", echo(&[1]))).await;

@@ -1,9 +1,9 @@
-//! A device that is lost while it serves.
+//! Loss of the device while serving.
 
 use crate::server::{Server, echo, post};
 
 #[tokio::test]
-async fn a_lost_device_ends_the_process_with_a_status_of_its_own() {
+async fn the_process_exits_with_status_71_when_its_device_is_lost() {
     let parameters = r#"parameters { key: "fatal_marker" value { string_value: "bang" } }"#;
     let mut server = Server::with_parameters(parameters, &[]).await;
     server.serves().await;

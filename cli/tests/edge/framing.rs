@@ -1,9 +1,10 @@
-//! Requests whose framing or head is wrong: whoever reads them differently than we do could be made
-//! to see requests that nobody sent.
+//! Requests with malformed framing or head. A proxy that parsed them in another way than the
+//! gateway would allow request smuggling.
 
 use crate::server::{ECHO, Server, echo, post};
 
-/// What comes of these bytes on a connection: an error without a body from the parser, and the end.
+/// Sends bytes and expects an error without a body, with one of `statuses`, and a closed
+/// connection.
 async fn refused(server: &Server, bytes: impl AsRef<[u8]>, statuses: &[u16]) {
     let shown = String::from_utf8_lossy(bytes.as_ref()).chars().take(200).collect::<String>();
     let mut connection = server.connect().await;
@@ -13,14 +14,14 @@ async fn refused(server: &Server, bytes: impl AsRef<[u8]>, statuses: &[u16]) {
     connection.is_closed().await;
 }
 
-/// A head with these lines, and after it what would be a request of its own.
+/// A head with these lines, followed by a complete smuggled request.
 fn smuggled(lines: &str) -> String {
     let inner = String::from_utf8(post("", echo(&[1]))).unwrap();
     format!("POST {ECHO} HTTP/1.1\r\nhost: test\r\n{lines}\r\n\r\n0\r\n\r\n{inner}")
 }
 
 #[tokio::test]
-async fn b01_b02_a_body_has_one_length() {
+async fn b01_b02_contradictory_body_lengths_are_refused() {
     let server = Server::start(&[]).await;
     for lines in [
         "content-length: 5\r\ntransfer-encoding: chunked",
@@ -46,7 +47,7 @@ async fn b01_b02_a_body_has_one_length() {
 }
 
 #[tokio::test]
-async fn b03_chunks_say_their_size() {
+async fn b03_malformed_chunk_sizes_are_refused() {
     let server = Server::start(&[]).await;
     for chunks in ["ffffffffffffffff1\r\n", "zz\r\n{}\r\n", "-1\r\n", "2\r\n{}5\r\n"] {
         let lines = format!("transfer-encoding: chunked\r\n\r\n{chunks}");
@@ -57,7 +58,7 @@ async fn b03_chunks_say_their_size() {
 }
 
 #[tokio::test]
-async fn b05_headers_are_lines_of_a_name_and_a_value() {
+async fn b05_malformed_header_lines_are_refused() {
     let server = Server::start(&[]).await;
     for lines in
         ["x-a : 1", "x-a: 1\r\n folded", "x-a: 1\u{0}2", "x-a: 1\r2", "host: other", "\u{e9}: 1"]
@@ -69,7 +70,7 @@ async fn b05_headers_are_lines_of_a_name_and_a_value() {
 }
 
 #[tokio::test]
-async fn b06_a_head_is_bounded() {
+async fn b06_the_size_of_a_head_is_limited() {
     let server = Server::start(&[]).await;
     let many = "x-a: 1\r\n".repeat(97);
     let long = format!("x-a: {}", "1".repeat(200 << 10));
@@ -82,7 +83,7 @@ async fn b06_a_head_is_bounded() {
 }
 
 #[tokio::test]
-async fn b07_the_json_length_is_one_header_of_exactly_its_name() {
+async fn b07_the_json_length_header_must_be_unique_and_exactly_named() {
     let server = Server::start(&[]).await;
     let with = |header: &str| post(&header.replace(';', "\r\n"), echo(&[1]));
     assert_eq!(server.ask(with("inference_header_content_length: 1;")).await.outputs(), [1]);
@@ -93,7 +94,7 @@ async fn b07_the_json_length_is_one_header_of_exactly_its_name() {
 }
 
 #[tokio::test]
-async fn b08_another_protocol_is_refused() {
+async fn b08_other_protocols_are_refused() {
     let server = Server::start(&[]).await;
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on\r\n\r\n";
     refused(&server, hello, &[400]).await;

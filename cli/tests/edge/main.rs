@@ -1,14 +1,15 @@
-//! The edge of a real server: what it does with what no good client sends. B numbers are those of
-//! the list of bad inputs; the cases that one request and its answer decide stand in `conformance/`.
+//! The reaction of `batchfleet serve` to input that correct clients do not send. The numbers B01 to
+//! B68 are those of the list of bad inputs; cases of a single request are in `verify/conformance/`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-#![expect(clippy::print_stdout, reason = "the figures they measure")]
+#![expect(clippy::print_stdout, reason = "prints the measured figures")]
 
 mod bodies;
 mod clients;
 mod compressed;
 mod connections;
 mod device;
+mod drain;
 mod framing;
 mod memory;
 mod server;

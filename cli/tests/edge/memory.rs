@@ -1,17 +1,17 @@
-//! How much memory bad requests take. A server's peak is read from the system: each test has a
-//! server of its own.
+//! Memory used by bad requests. The peak is read from the operating system, so each test has its
+//! own server.
 
 use std::{io::Write, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::server::{Answer, Connection, Server, chunked, echo, head, post};
+use crate::server::{Connection, RawAnswer, Server, chunked, echo, head, post};
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// Sends these at once, and returns what becomes of each.
-async fn all_at_once(server: &Server, requests: Vec<Vec<u8>>) -> Vec<Answer> {
+/// Sends requests at the same time, and returns their answers.
+async fn all_at_once(server: &Server, requests: Vec<Vec<u8>>) -> Vec<RawAnswer> {
     let mut asking = JoinSet::new();
     for request in requests {
         let mut connection = server.connect().await;
@@ -24,7 +24,7 @@ async fn all_at_once(server: &Server, requests: Vec<Vec<u8>>) -> Vec<Answer> {
 }
 
 #[tokio::test]
-async fn b04_two_hundred_thousand_chunks_of_a_byte_are_a_request_like_any_other() {
+async fn b04_two_hundred_thousand_chunks_of_one_byte_are_served_with_little_memory() {
     let server = Server::start(&[]).await;
     server.serves().await;
     let before = server.peak();
@@ -36,13 +36,13 @@ async fn b04_two_hundred_thousand_chunks_of_a_byte_are_a_request_like_any_other(
     assert_eq!(server.ask(request).await.outputs().len(), data.len());
     let growth = server.peak() - before;
     println!("grew by {growth} bytes");
-    // Four times the body would be 0.8 MB; threads and buffers that any request needs come with it.
+    // Four times the body is 0.8 MB; the rest is for threads and buffers of any request.
     assert!(growth < 8 * MEBIBYTE, "grew by {growth} bytes");
     server.balances().await;
 }
 
 #[tokio::test]
-async fn b19_thirty_bombs_at_once_take_no_more_memory_than_bodies_may() {
+async fn b19_thirty_zip_bombs_stay_within_the_memory_limit_of_bodies() {
     let limit = 64 * MEBIBYTE;
     let all = (2 * limit).to_string();
     let server = Server::start(&["--max-body-bytes-in-flight", &all]).await;
@@ -61,14 +61,14 @@ async fn b19_thirty_bombs_at_once_take_no_more_memory_than_bodies_may() {
     }
     let growth = server.peak() - before;
     println!("grew by {growth} bytes");
-    // Each connection has a buffer of its own.
+    // Plus a buffer per connection.
     assert!(growth < 2 * limit + 16 * MEBIBYTE, "grew by {growth} bytes");
     server.serves().await;
     server.balances().await;
 }
 
 #[tokio::test]
-async fn many_large_bodies_at_once_stay_within_their_memory_and_hold_up_nobody() {
+async fn many_large_bodies_stay_within_the_memory_limit_and_do_not_delay_others() {
     let all = 32 * MEBIBYTE;
     let (body, budget) = ((8 * MEBIBYTE).to_string(), all.to_string());
     let server = Server::start(&["--max-body", &body, "--max-body-bytes-in-flight", &budget]).await;

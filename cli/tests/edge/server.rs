@@ -1,4 +1,4 @@
-//! A server of our own, and connections on which anything can be said.
+//! A server for tests, and raw connections to it.
 
 use std::{collections::HashMap, fs, time::Duration};
 
@@ -10,10 +10,10 @@ use tokio::{
     time::timeout,
 };
 
-/// Far longer than anything here takes.
+/// Timeout of all waits.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// The path of the model that answers what it is asked: `INPUT0`, `UINT8` of shape `[-1, -1]`.
+/// The path of the model that returns its input: `INPUT0`, `UINT8` of shape `[-1, -1]`.
 pub(crate) const ECHO: &str = "/v2/models/echo/infer";
 
 const CONFIG: &str = r#"
@@ -23,7 +23,7 @@ input [{ name: "INPUT0" data_type: TYPE_UINT8 dims: [ -1 ] }]
 output [{ name: "OUTPUT0" data_type: TYPE_UINT8 dims: [ -1 ] }]
 "#;
 
-/// `batchfleet serve` with the model `echo`; ends with this.
+/// `batchfleet serve` with the model `echo`; killed on drop.
 pub(crate) struct Server {
     pub(crate) program: Program,
     pub(crate) address: String,
@@ -35,7 +35,7 @@ impl Server {
         Self::with_parameters("", flags).await
     }
 
-    /// Its model has these parameters, as config.pbtxt writes them.
+    /// Starts a server whose model has these parameters, in the syntax of config.pbtxt.
     pub(crate) async fn with_parameters(parameters: &str, flags: &[&str]) -> Self {
         let repository = TempDir::new().unwrap();
         fs::create_dir_all(repository.path().join("echo/1")).unwrap();
@@ -56,19 +56,19 @@ impl Server {
         Connection(BufReader::new(TcpStream::connect(&self.address).await.unwrap()))
     }
 
-    /// One request on a connection of its own.
-    pub(crate) async fn ask(&self, request: impl AsRef<[u8]>) -> Answer {
+    /// Sends a request on a new connection.
+    pub(crate) async fn ask(&self, request: impl AsRef<[u8]>) -> RawAnswer {
         let mut connection = self.connect().await;
         connection.send(request).await;
         connection.answer().await
     }
 
-    /// A good request is answered.
+    /// Checks that a correct request is answered.
     pub(crate) async fn serves(&self) {
         assert_eq!(self.ask(post("", echo(&[1, 2, 3]))).await.outputs(), [1, 2, 3]);
     }
 
-    /// The samples of a metric whose line contains `label`, added up.
+    /// The sum of a metric over its series that contain `label`.
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         let admin = self.program.address("admin").await.unwrap();
         let (_, text) = get(&admin, "/metrics").await.unwrap();
@@ -87,7 +87,7 @@ impl Server {
         assert!(reached.is_ok(), "{name} stays at {}", self.metric(name, label).await);
     }
 
-    /// Every request that was offered was accepted or refused, and nothing is held any more.
+    /// Checks that offered = accepted + refused, and that nothing is in flight or held.
     pub(crate) async fn balances(&self) {
         let gateway = |what: &str| format!("batchfleet_gateway_{what}");
         self.metric_becomes(&gateway("body_bytes"), "", 0.0).await;
@@ -98,7 +98,7 @@ impl Server {
         assert!((offered - accepted - refused).abs() < 0.5, "{offered} {accepted} {refused}");
     }
 
-    /// The most memory it ever had, in bytes.
+    /// The peak memory of the process in bytes.
     pub(crate) fn peak(&self) -> usize {
         let status = format!("/proc/{}/status", self.program.id().unwrap());
         let status = fs::read_to_string(status).unwrap();
@@ -111,22 +111,25 @@ impl Server {
 pub(crate) struct Connection(pub(crate) BufReader<TcpStream>);
 
 impl Connection {
-    /// Sends what the server may or may not take.
+    /// Sends bytes; ignores errors.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // It may have answered and closed already.
+        // The server may already have answered and closed the connection.
         drop(self.0.write_all(bytes.as_ref()).await);
     }
 
-    /// The next answer, whole.
-    pub(crate) async fn answer(&mut self) -> Answer {
+    /// Reads the next answer.
+    pub(crate) async fn answer(&mut self) -> RawAnswer {
         timeout(LIMIT, self.read()).await.unwrap()
     }
 
-    async fn read(&mut self) -> Answer {
+    async fn read(&mut self) -> RawAnswer {
         let first = self.line().await;
         let status = first.split(' ').nth(1).unwrap_or(&first);
-        let mut answer =
-            Answer { status: status.parse().unwrap(), headers: HashMap::new(), body: Vec::new() };
+        let mut answer = RawAnswer {
+            status: status.parse().unwrap(),
+            headers: HashMap::new(),
+            body: Vec::new(),
+        };
         loop {
             let line = self.line().await;
             let Some((name, value)) = line.split_once(": ") else { break };
@@ -144,7 +147,7 @@ impl Connection {
         line.trim_end().to_owned()
     }
 
-    /// Waits until the server closes it.
+    /// Waits until the server closes the connection.
     pub(crate) async fn is_closed(&mut self) {
         let mut rest = Vec::new();
         let closed = timeout(LIMIT, self.0.read_to_end(&mut rest)).await;
@@ -153,16 +156,16 @@ impl Connection {
     }
 }
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct RawAnswer {
     pub(crate) status: u16,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
 
-impl Answer {
-    /// The name of the error it is.
+impl RawAnswer {
+    /// The error code.
     pub(crate) fn code(&self) -> &str {
         let code = self.headers.get("x-error-code").map_or("", String::as_str);
         let text = String::from_utf8_lossy(&self.body);
@@ -170,7 +173,7 @@ impl Answer {
         code
     }
 
-    /// What the model answered in JSON.
+    /// The JSON output of the model.
     pub(crate) fn outputs(&self) -> Vec<u64> {
         let text = String::from_utf8_lossy(&self.body);
         assert_eq!(self.status, 200, "{text}");
@@ -180,7 +183,7 @@ impl Answer {
     }
 }
 
-/// The JSON of a request to `echo`.
+/// The JSON body of a request to `echo`.
 pub(crate) fn echo(data: &[u8]) -> String {
     let shape = data.len();
     format!(
@@ -188,18 +191,18 @@ pub(crate) fn echo(data: &[u8]) -> String {
     )
 }
 
-/// A request to `echo` with a length; `headers` end in CRLF each.
+/// A request to `echo` with a content length; each of `headers` ends in CRLF.
 pub(crate) fn post(headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     [head(&format!("{headers}content-length: {}\r\n", body.len())).as_bytes(), body].concat()
 }
 
-/// The head of a request to `echo`; `headers` end in CRLF each.
+/// The head of a request to `echo`; each of `headers` ends in CRLF.
 pub(crate) fn head(headers: &str) -> String {
     format!("POST {ECHO} HTTP/1.1\r\nhost: test\r\n{headers}\r\n")
 }
 
-/// A body cut into chunks of this size.
+/// A body in chunks of `size` bytes.
 pub(crate) fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     let chunk =
         |chunk: &[u8]| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();

@@ -5,12 +5,13 @@
 /// Each field is one metric. Its whole doc comment is the help text that `/metrics` and
 /// docs/metrics.md show, less the final period; remarks for developers are plain comments. The
 /// `#[metric]` attribute holds the full name and the unit, then `labels` (an array of names) if the
-/// type ends in `Vec`, then `buckets` (a constant array of upper bounds) if the type is a histogram.
-/// A field without the attribute is a nested [`MetricGroup`](crate::metrics::MetricGroup).
+/// type ends in `Vec`, then `buckets` (a constant array of upper bounds) if the type is a
+/// histogram. A field without the attribute is a nested
+/// [`MetricGroup`](crate::metrics::MetricGroup).
 ///
 /// The types are those of the `prometheus` crate: `IntCounter` only rises, `IntGauge` is a whole
-/// number that rises and falls, `Gauge` any number; a type that ends in `Vec` has one series for each
-/// combination of label values, the others have one series, written as 0 from the start.
+/// number that rises and falls, `Gauge` any number; a type that ends in `Vec` has one series for
+/// each combination of label values, the others have one series, written as 0 from the start.
 ///
 /// ```
 /// use batchfleet_service::metrics::{MetricGroup, doubling};

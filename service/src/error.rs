@@ -1,0 +1,15 @@
+//! The error for wrong settings.
+
+use std::fmt;
+
+/// Settings that contradict each other or do not fit the machine: the process must not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidSettings(pub String);
+
+impl InvalidSettings {
+    /// `problem` is one line that says what to change.
+    pub fn new(problem: impl fmt::Display) -> Self {
+        Self(problem.to_string())
+    }
+}
