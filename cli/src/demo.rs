@@ -1,17 +1,13 @@
-//! Shows what batching does: handwritten digits from many clients, one digit a request, served one
-//! by one and then in batches.
+//! `batchfleet demo`: throughput and latency of handwritten digits from many clients, first one
+//! request at a time, then in batches.
 
 mod picture;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use batchfleet_gateway::{ClientSettings, GatewaySettings, LivePage};
 use batchfleet_loadgen::{
-    Answer, Digits, Length, Plan, Prepared, Report, Target, Workload,
+    Digits, HttpAnswer, Length, LoadPlan, Prepared, Report, Target, Workload,
     digits::{self, Digit},
     infer::Encoding,
     run,
@@ -20,17 +16,18 @@ use batchfleet_policy::BatchMode;
 use batchfleet_service::{Process, ProcessSettings, settings, trace::TraceSettings};
 use batchfleet_worker::{ModelSettings, Wanted};
 use clap::Args;
+use parking_lot::Mutex;
 use prometheus::Registry;
 
-use crate::fleet::Fleet;
+use crate::one_process::OneProcess;
 
 /// The model of the demo.
 const MODEL: &str = "digits_wide";
-/// Digits drawn in the terminal.
+/// The number of digits drawn in the terminal.
 const PICTURES: usize = 8;
-/// Time for caches, connections and the batch size to settle before a run counts.
+/// Time for caches, connections and N to settle before the measurement.
 const WARM_UP: Duration = Duration::from_millis(500);
-const NO_BATCHES: &str = "the worker counted no batches";
+const NO_BATCHES: &str = "the worker ran no batches";
 
 /// Settings of the demo.
 #[derive(Args, Clone)]
@@ -38,19 +35,19 @@ pub(crate) struct DemoSettings {
     #[command(flatten)]
     models: ModelSettings,
 
-    /// Handwritten digits with their labels, as `models/digits_wide.py` writes them
+    /// File with handwritten digits and their labels, written by `models/digits_wide.py`
     #[arg(long, value_name = "FILE", default_value = ".cache/digits_test.csv")]
     digits: PathBuf,
 
-    /// Clients, each sending its next digit when it has heard about its last
+    /// Number of clients; each sends its next digit after the answer to its last
     #[arg(long, value_name = "N", default_value_t = 100)]
     users: usize,
 
-    /// How long each of the two runs is measured
+    /// Measured time of each of the two runs
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = settings::duration)]
     duration: Duration,
 
-    /// What is logged beside the demo's own words
+    /// Log level or filter
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     log: String,
 }
@@ -71,7 +68,7 @@ impl DemoSettings {
 pub(crate) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Result<()> {
     let digits: Arc<[Digit]> = digits::read(&demo.digits)?.into();
     say(&format!(
-        "{} clients send handwritten digits to {MODEL}, one digit a request, and check each answer.\n",
+        "{} clients send handwritten digits to {MODEL}, one per request, and check each answer.\n",
         demo.users
     ));
     let one_by_one = serve(demo, BatchMode::Fixed(1), process, async |target| {
@@ -86,20 +83,20 @@ pub(crate) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Resu
     say(&table(&one_by_one, &batched));
     anyhow::ensure!(
         one_by_one.report.is_flawless() && batched.report.is_flawless(),
-        "not every request was answered right:\n{}\n{}",
+        "not all answers were right:\n{}\n{}",
         one_by_one.report,
         batched.report
     );
     Ok(())
 }
 
-/// A timed run, and the mean number of rows its batches had.
+/// The report of a run, and the mean rows per batch.
 struct Measured {
     report: Report,
     mean_batch: f64,
 }
 
-/// Serves the models in this process while `visit` talks to them over HTTP.
+/// Serves the model in this process while `visit` sends requests over HTTP.
 async fn serve(
     demo: &DemoSettings,
     batch: BatchMode,
@@ -125,7 +122,7 @@ async fn serve(
     let digits = Wanted { name: MODEL.to_owned(), version: None, digest: None };
     let models = ModelSettings { batch, models: vec![digits], ..demo.models.clone() };
     let process = Process { shutdown: process.shutdown.child_token(), ..Process::default() };
-    let fleet = Fleet::start(&gateway, &models, &process).await?;
+    let fleet = OneProcess::start(&gateway, &models, &process).await?;
     let target: Target = format!("http://{}", fleet.address()).parse()?;
     let serving = tokio::spawn(fleet.run());
     let visited = visit(target).await;
@@ -135,7 +132,7 @@ async fn serve(
     Ok(Measured { report: visited?, mean_batch })
 }
 
-/// Sends every digit once and draws the first few with what came back.
+/// Sends each digit once and draws the first few with their answers.
 async fn recognise(
     demo: &DemoSettings,
     target: Target,
@@ -143,32 +140,32 @@ async fn recognise(
 ) -> anyhow::Result<()> {
     let album = Arc::new(Album::new(digits)?);
     let users = demo.users.min(digits.len());
-    let all = Plan { users, ..Plan::new(target, album.clone(), digits.len() as u64) };
+    let all = LoadPlan { users, ..LoadPlan::new(target, album.clone(), digits.len() as u64) };
     let report = run(all).await?;
-    anyhow::ensure!(report.is_flawless(), "not every digit was answered: {report}");
+    anyhow::ensure!(report.is_flawless(), "not all answers were right: {report}");
     say(&picture::row(&album.pictures()));
     let accuracy = album.digits.accuracy().unwrap_or_default();
     say(&format!("{:.1} % of {} held-out digits recognised.\n", 100.0 * accuracy, digits.len()));
     Ok(())
 }
 
-/// All users, as fast as they are answered.
+/// A closed loop with all clients.
 async fn timed(
     demo: &DemoSettings,
     target: Target,
     digits: &Arc<[Digit]>,
 ) -> anyhow::Result<Report> {
     let workload = Arc::new(Digits::new(MODEL, digits.clone(), Encoding::Binary)?);
-    let plan = Plan {
+    let plan = LoadPlan {
         users: demo.users,
         warm_up: WARM_UP,
         length: Length::Time(demo.duration),
-        ..Plan::new(target, workload, 0)
+        ..LoadPlan::new(target, workload, 0)
     };
     Ok(run(plan).await?)
 }
 
-/// The digits workload, keeping the first answers to draw them.
+/// The digits workload; keeps the first answers for drawing.
 struct Album {
     digits: Digits,
     answers: Mutex<Vec<(u64, usize)>>,
@@ -180,9 +177,9 @@ impl Album {
         Ok(Self { digits, answers: Mutex::default() })
     }
 
-    /// Digits, and what the model took them for.
+    /// Digits and the classes that the model answered.
     fn pictures(&self) -> Vec<(Digit, usize)> {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut answers = self.answers.lock().clone();
         answers.sort_unstable();
         let pictures = answers.iter().take(PICTURES);
         pictures.map(|&(index, class)| (self.digits.digit(index).clone(), class)).collect()
@@ -194,10 +191,10 @@ impl Workload for Album {
         self.digits.request(index)
     }
 
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {
         let class = digits::most_probable(&Digits::probabilities(answer)?);
         if let Some(class) = class.filter(|_| index < PICTURES as u64) {
-            self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((index, class));
+            self.answers.lock().push((index, class));
         }
         self.digits.check(index, answer)
     }
@@ -218,7 +215,7 @@ fn table(one_by_one: &Measured, batched: &Measured) -> String {
     table + &format!("\nBatched is {gain:.1} times as fast, on the same machine, in this run.")
 }
 
-/// Rows per batch, from the worker's own metrics.
+/// Mean rows per batch, from the metrics of the worker.
 fn mean_batch(registry: &Registry) -> Option<f64> {
     let families = registry.gather();
     let sizes = families.iter().find(|family| family.name() == "batchfleet_worker_batch_size")?;
@@ -233,7 +230,7 @@ fn mean_batch(registry: &Registry) -> Option<f64> {
     (batches > 0.0).then(|| rows / batches)
 }
 
-#[expect(clippy::print_stdout, reason = "the demo's words are its output")]
-fn say(words: &str) {
-    println!("{words}");
+#[expect(clippy::print_stdout, reason = "the output of the demo")]
+fn say(text: &str) {
+    println!("{text}");
 }

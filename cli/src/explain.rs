@@ -1,4 +1,4 @@
-//! `batchfleet explain`: how a model's requests are batched, in words.
+//! `batchfleet explain`: how a model's requests are batched, and why.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -12,45 +12,49 @@ use clap::Args;
 
 use crate::tool::say;
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of the request.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Settings of an explanation.
+/// Settings of `batchfleet explain`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExplainSettings {
     /// The model
     model: String,
 
-    /// A gateway, or whatever stands before several
+    /// URL of a gateway, or of a load balancer
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
 
-    /// Sent as x-api-key
+    /// API key, sent as x-api-key
     #[arg(long, env = "BATCHFLEET_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
 }
 
-/// Asks and tells.
+/// Requests the explanation and prints it.
 pub(crate) async fn main(settings: &ExplainSettings) -> anyhow::Result<ExitCode> {
     let target: Target = settings.url.parse()?;
     let target = match settings.api_key.as_deref() {
         Some(key) => target.with_key(key)?,
         None => target,
     };
-    let explanation = ask_about(&target, &settings.model, "/batching", PATIENCE).await?;
-    say(&Told(&explanation).to_string());
+    let explanation = ask_about(&target, &settings.model, "/batching", TIMEOUT).await?;
+    say(&ExplanationText(&explanation).to_string());
     Ok(ExitCode::SUCCESS)
 }
 
-/// An explanation, for people.
-struct Told<'a>(&'a Explanation);
+/// An explanation as text.
+struct ExplanationText<'a>(&'a Explanation);
 
-impl Display for Told<'_> {
+impl Display for ExplanationText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Explanation { model, version, why, queue_depth, capacity, workers, n, .. } = self.0;
         writeln!(f, "{model} version {version}\n\n{why}\n")?;
         let rate = self.0.rows_per_second;
-        writeln!(f, "load      {} rows/s accepted, {queue_depth} requests wait", known(rate, 0))?;
+        writeln!(
+            f,
+            "load      {} rows/s accepted, {queue_depth} requests waiting",
+            known(rate, 0)
+        )?;
         writeln!(f, "capacity  {capacity:.0} rows/s within the latency target")?;
         let (wanted, twice) = (workers.wanted, workers.wanted_at_twice_the_load);
         let count = |wanted: Option<u32>| known(wanted.map(f64::from), 0);
@@ -69,25 +73,25 @@ impl Display for Told<'_> {
             count(n.at_twice_the_load),
             count(n.at_full_load)
         )?;
-        self.0.by_worker.iter().try_for_each(|member| tell(f, member))
+        self.0.by_worker.iter().try_for_each(|member| write_worker(f, member))
     }
 }
 
-/// What one worker knows and did.
-fn tell(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
+/// The cost model of one worker and its last batches.
+fn write_worker(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
     let Member { worker, capacity, batching } = member;
     writeln!(f, "\nworker {worker}  {capacity:.0} rows/s")?;
     let (low, high) = batching.interval;
     writeln!(
         f,
-        "  N = {} ({}), from {low} (to keep up) to {high} (worth having within {:.0} ms)",
+        "  N = {} ({}), between {low} (keeps up with the load) and {high} (limit within {:.0} ms)",
         batching.n, batching.bound, batching.slo_ms
     )?;
     if batching.overloaded {
-        writeln!(f, "  the load is more than all workers can do within the latency target")?;
+        writeln!(f, "  overloaded: the load exceeds the capacity within the latency target")?;
     }
-    let fixed = if batching.fixed_sizes { ", these sizes only" } else { "" };
-    writeln!(f, "  L(b), {:.2} times what it was at start{fixed}:", batching.gain)?;
+    let fixed = if batching.fixed_sizes { ", fixed sizes" } else { "" };
+    writeln!(f, "  L(b), {:.2} times that at start-up{fixed}:", batching.gain)?;
     for (rows, ms) in &batching.curve {
         writeln!(f, "  {rows:>6} rows {ms:>10.3} ms {:>10.0} rows/s", f64::from(*rows) / ms * 1e3)?;
     }
@@ -97,7 +101,7 @@ fn tell(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
     for batch in &batching.recent {
         writeln!(
             f,
-            "  {:>6} rows {:>10.3} ms, padded by {}, N = {}, left because: {}",
+            "  {:>6} rows {:>10.3} ms, padded by {}, N = {}, released because: {}",
             batch.rows, batch.ms, batch.padding, batch.limit, batch.release
         )?;
     }
@@ -105,5 +109,5 @@ fn tell(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
 }
 
 fn known(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| "an unknown number of".to_owned(), |value| format!("{value:.digits$}"))
+    value.map_or_else(|| "unknown".to_owned(), |value| format!("{value:.digits$}"))
 }

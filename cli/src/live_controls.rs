@@ -1,5 +1,5 @@
-//! What people try out on the live page of `batchfleet serve`: callers that load a model over real
-//! connections, and another latency target.
+//! The controls of the live page of `batchfleet serve`: callers that load a model over HTTP, and
+//! the latency target.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -10,24 +10,24 @@ use std::{
 use batchfleet_broker::{BatchWish, Controller, QueueName, Wish};
 use batchfleet_gateway::LiveControls;
 use batchfleet_loadgen::{
-    Length, LoadError, Plan, Sampled, Stop, Target,
+    Length, LoadError, LoadPlan, Sampled, Stop, Target,
     infer::Encoding,
-    model::{Choice, Metadata},
+    model::{Metadata, SampleShape},
     run,
 };
 use tokio::sync::watch::Receiver;
 use tracing::warn;
 
-/// How long this process is given to describe a model to itself.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Longer than anybody looks at a page.
+/// Timeout of the request for the metadata of a model.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Upper bound of the time that callers run.
 const LENGTH: Duration = Duration::from_hours(24);
-/// How many different inputs callers send.
+/// The number of different inputs.
 const INPUTS: usize = 64;
-/// One row, moderate sizes where a model leaves them open, and small whole numbers.
-const CHOICE: Choice = Choice { rows: 1, free: 64, most: 100 };
+/// One row, moderate sizes of open dimensions, and small integers.
+const SHAPE: SampleShape = SampleShape { rows: 1, free: 64, most: 100 };
 
-/// Callers at work; they stop when this is dropped, and hear what they have asked.
+/// Running callers. On drop they stop sending, and await the answers to requests in flight.
 struct Callers(Stop);
 
 impl Drop for Callers {
@@ -36,14 +36,14 @@ impl Drop for Callers {
     }
 }
 
-/// Does what the page wants, until nobody can want anything any more.
+/// Applies the settings of the page, until the page's end of the channel is dropped.
 pub(crate) async fn follow(
     mut wishes: Receiver<LiveControls>,
     server: SocketAddr,
     controller: Arc<dyn Controller>,
 ) {
     let mut now = LiveControls::default();
-    let mut at_work: Option<Callers> = None;
+    let mut running: Option<Callers> = None;
     while wishes.changed().await.is_ok() {
         let wish = wishes.borrow_and_update().clone();
         let moved = wish.queue != now.queue;
@@ -54,37 +54,37 @@ pub(crate) async fn follow(
             publish(controller.as_ref(), queue, wish.slo).await;
         }
         if moved || wish.callers != now.callers {
-            drop(at_work.take());
+            drop(running.take());
             if let Some(queue) = wish.queue.as_ref().filter(|_| wish.callers > 0) {
-                at_work = Some(callers(server, queue.clone(), wish.callers));
+                running = Some(callers(server, queue.clone(), wish.callers));
             }
         }
         now = wish;
     }
 }
 
-/// Tells the worker which latency target to go by; its own, if it is none.
+/// Publishes a latency target for the workers of a queue; with `None` each uses its own.
 async fn publish(controller: &dyn Controller, queue: &QueueName, slo: Option<Duration>) {
     let slo_ms = slo.map(|slo| slo.as_secs_f64() * 1e3);
     let wish = Wish { batch: BatchWish::Own, slo_ms };
     if let Err(error) = controller.publish(queue, wish).await {
-        warn!(%queue, %error, "the live page's latency target was not published");
+        warn!(%queue, %error, "failed to publish the latency target of the live page");
     }
 }
 
-/// Sets callers to work.
+/// Starts callers.
 fn callers(server: SocketAddr, queue: QueueName, users: usize) -> Callers {
     let stop = Stop::default();
     let (until, asked) = (stop.clone(), queue.to_string());
     tokio::spawn(async move {
         if let Err(error) = load(server, &queue, users, until).await {
-            warn!(queue = asked, %error, "the live page's callers have stopped");
+            warn!(queue = asked, %error, "callers of the live page failed");
         }
     });
     Callers(stop)
 }
 
-/// So many users, each asking again when it has been answered, until `stop`.
+/// Runs a closed loop of `users`, until `stop`.
 async fn load(
     server: SocketAddr,
     queue: &QueueName,
@@ -93,9 +93,9 @@ async fn load(
 ) -> Result<(), LoadError> {
     let ip = if server.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { server.ip() };
     let target: Target = format!("http://{}", SocketAddr::new(ip, server.port())).parse()?;
-    let metadata = Metadata::of(&target, &queue.model, PATIENCE).await?;
-    let workload = Sampled::draw(&metadata, Encoding::Binary, INPUTS, CHOICE)?;
+    let metadata = Metadata::of(&target, &queue.model, TIMEOUT).await?;
+    let workload = Sampled::draw(&metadata, Encoding::Binary, INPUTS, SHAPE)?;
     let length = Length::Time(LENGTH);
-    let plan = Plan::new(target, Arc::new(workload), 0);
-    run(Plan { users, length, honour_retry_after: true, stop, ..plan }).await.map(drop)
+    let plan = LoadPlan::new(target, Arc::new(workload), 0);
+    run(LoadPlan { users, length, honour_retry_after: true, stop, ..plan }).await.map(drop)
 }

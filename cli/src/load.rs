@@ -1,4 +1,4 @@
-//! `batchfleet load`: load on any server of the protocol, every answer checked, and a report.
+//! `batchfleet load`: sends load to any server of the protocol, checks every answer, and reports.
 
 use std::{
     fs,
@@ -11,10 +11,10 @@ use std::{
 
 use anyhow::Context;
 use batchfleet_loadgen::{
-    Digits, Echo, Length, LoadError, Pace, Plan, Report, Sampled, Second, Stop, Summary, Target,
-    Workload, digits,
+    Digits, Echo, Length, LoadError, LoadPlan, Pace, Report, Sampled, Second, Stop, Summary,
+    Target, Workload, digits,
     infer::Encoding,
-    model::{Choice, Metadata},
+    model::{Metadata, SampleShape},
     page, run,
 };
 use batchfleet_service::settings::duration;
@@ -23,15 +23,15 @@ use tokio::signal::ctrl_c;
 
 use crate::tool;
 
-/// The model whose right answers a file holds.
+/// The model with expected answers in a file.
 const DIGITS: &str = "digits_wide";
-/// The platform of a model that answers its input.
+/// The platform of models that return their input.
 const ECHO: &str = "batchfleet_echo";
 
-/// Settings of a load.
+/// Settings of `batchfleet load`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadSettings {
-    /// Servers; users are spread over them
+    /// URLs of the servers; users are assigned round-robin
     #[arg(
         long,
         value_name = "URL",
@@ -40,12 +40,12 @@ pub(crate) struct LoadSettings {
     )]
     url: Vec<String>,
 
-    /// The model to ask
+    /// The model
     #[arg(long, value_name = "NAME")]
     model: String,
 
-    /// Users, each with one connection and at most one request on it [default: 100, or 1000 with
-    /// --rate]
+    /// Number of users, each with one connection and at most one request in flight [default: 100,
+    /// or 1000 with --rate]
     #[arg(
         long,
         value_name = "N",
@@ -55,21 +55,21 @@ pub(crate) struct LoadSettings {
     )]
     users: usize,
 
-    /// Open loop: requests fall due at random, so many a second, however slow the answers are;
-    /// latency counts from when a request was due. Without it, each user asks again as soon as it
-    /// has been answered
+    /// Requests per second of an open loop: requests are due at random times, regardless of the
+    /// answers, and latency counts from the due time. Without it the loop is closed: each user
+    /// sends its next request after the answer to its last
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
 
-    /// How long rates and latencies are measured
+    /// Measured time
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     duration: Duration,
 
-    /// How long before that they are not
+    /// Time before the measurement
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     warm_up: Duration,
 
-    /// How long a user waits for an answer
+    /// Timeout of a request
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     timeout: Duration,
 
@@ -77,39 +77,39 @@ pub(crate) struct LoadSettings {
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     slo_p99: Duration,
 
-    /// How tensors travel
+    /// Encoding of tensors
     #[arg(long, value_name = "FORMAT", default_value = "binary")]
     format: Format,
 
-    /// Sent as x-api-key
+    /// API key, sent as x-api-key
     #[arg(long, env = "BATCHFLEET_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
 
-    /// Let a user that is refused wait as long as Retry-After says
+    /// Let refused users pause for the time in Retry-After
     #[arg(long)]
     honour_retry_after: bool,
 
     #[command(flatten)]
     inputs: InputSettings,
 
-    /// Write the report as a page with charts
+    /// Write the report as an HTML page with charts
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 
-    /// Write the report for programs
+    /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// What is sent, and what must come back.
+/// Settings of the inputs and the check of answers.
 #[derive(Args, Clone, Debug)]
 struct InputSettings {
-    /// Digits with their answers, for the model `digits_wide`; without the file it gets random
-    /// inputs, as other models do
+    /// File with digits and expected answers for the model `digits_wide`; other models, and a
+    /// missing file, get random inputs
     #[arg(long, value_name = "FILE", default_value = ".cache/digits_test.csv")]
     digits: PathBuf,
 
-    /// How many different random inputs
+    /// Number of different random inputs
     #[arg(long, value_name = "N", default_value_t = 64)]
     inputs: usize,
 
@@ -117,16 +117,15 @@ struct InputSettings {
     #[arg(long, value_name = "N", default_value_t = 1)]
     rows: u64,
 
-    /// The size of other dimensions that the model leaves open
+    /// Size of the other open dimensions of random inputs
     #[arg(long, value_name = "N", default_value_t = 64)]
     free: u64,
 
-    /// Whole numbers of random inputs go from 0 to this: lower it where they are indices and the
-    /// model has fewer
+    /// Largest integer in random inputs; lower it for models that use integers as indices
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u8).range(..=127))]
     integers: u8,
 
-    /// Ask for each random input once, alone, and take only answers like that one for right
+    /// Learn the answer to each random input from a single request before the run, and compare
     #[arg(
         long,
         value_name = "BOOL",
@@ -138,22 +137,22 @@ struct InputSettings {
     )]
     verify: bool,
 
-    /// How far a number may be from that answer, as a share of the output's largest: what rows
-    /// compute depends a little on how many run together
+    /// Tolerance of the comparison, as a share of the largest number of an output. Floating-point
+    /// results depend slightly on the batch size
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     tolerance: f64,
 }
 
-/// How tensors travel.
+/// Encoding of tensors.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// As JSON numbers.
+    /// JSON numbers.
     Json,
-    /// As raw bytes.
+    /// Raw bytes.
     Binary,
 }
 
-/// Runs the load and reports; status 1 unless every answer that came was right, and any came.
+/// Runs the load and prints the report. Status 1 if an answer was wrong, or none was right.
 pub(crate) async fn main(settings: &LoadSettings) -> anyhow::Result<ExitCode> {
     let report = load(settings).await?;
     let all_right = report.wrong == 0 && report.right > 0;
@@ -165,7 +164,7 @@ async fn load(settings: &LoadSettings) -> anyhow::Result<Report> {
     let target = targets.first().context("no --url")?.clone();
     let workload = workload(settings, &target).await?;
     let stop = Stop::default();
-    let plan = Plan {
+    let plan = LoadPlan {
         targets,
         users: settings.users,
         pace: settings.rate.map_or(Pace::Closed, |per_second| Pace::Open { per_second }),
@@ -173,9 +172,9 @@ async fn load(settings: &LoadSettings) -> anyhow::Result<Report> {
         length: Length::Time(settings.duration),
         timeout: settings.timeout,
         honour_retry_after: settings.honour_retry_after,
-        watch: io::stderr().is_terminal().then(|| Arc::new(tell) as _),
+        watch: io::stderr().is_terminal().then(|| Arc::new(print_second) as _),
         stop: stop.clone(),
-        ..Plan::new(target, workload, 0)
+        ..LoadPlan::new(target, workload, 0)
     };
     let mut running = std::pin::pin!(run(plan));
     let report = tokio::select! {
@@ -204,7 +203,8 @@ fn targets(settings: &LoadSettings) -> Result<Vec<Target>, LoadError> {
     targets.collect()
 }
 
-/// What to send: where the right answers are known, those; else whatever the model takes.
+/// The workload: digits or echo, whose answers are known, for the models that support them; else
+/// random inputs.
 async fn workload(
     settings: &LoadSettings,
     target: &Target,
@@ -223,13 +223,13 @@ async fn workload(
     {
         return Ok(Arc::new(Echo::new(model, &input.name, inputs.rows, inputs.free, encoding)?));
     }
-    let choice = Choice { rows: inputs.rows, free: inputs.free, most: inputs.integers };
-    let mut sampled = Sampled::draw(&metadata, encoding, inputs.inputs, choice)?;
+    let sizes = SampleShape { rows: inputs.rows, free: inputs.free, most: inputs.integers };
+    let mut sampled = Sampled::draw(&metadata, encoding, inputs.inputs, sizes)?;
     if inputs.verify {
         let twins = sampled.learn(target, settings.timeout, inputs.tolerance).await?;
         if twins > 0 {
             eprintln!(
-                "{twins} of {} inputs have the answer of another: a mix-up of those would go unseen",
+                "{twins} of {} inputs have the same answer as another: a mix-up of these is not detected",
                 inputs.inputs
             );
         }
@@ -237,8 +237,8 @@ async fn workload(
     Ok(Arc::new(sampled))
 }
 
-/// One line a second, while somebody watches.
-fn tell(second: &Second) {
+/// Prints one line per second.
+fn print_second(second: &Second) {
     let Second { number, right, wrong, refused, failed, p50_ms, p99_ms, .. } = second;
     eprintln!(
         "{number:>5} s {right:>8} right {refused:>6} refused {failed:>6} failed {wrong:>4} wrong \

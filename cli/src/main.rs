@@ -1,10 +1,10 @@
-//! `batchfleet`: everything in one process, and the tools.
+//! The program `batchfleet`: serves models from one process, and holds the tools.
 
 mod demo;
 mod explain;
-mod fleet;
+mod live_controls;
 mod load;
-mod play;
+mod one_process;
 mod set_n;
 mod tool;
 
@@ -16,9 +16,9 @@ use batchfleet_simulator::{SimulateSettings, stdio::StdioSettings};
 use batchfleet_worker::ModelSettings;
 use clap::{Args, Parser, Subcommand};
 
-use crate::fleet::Fleet;
+use crate::one_process::OneProcess;
 
-/// How others know it.
+/// The service name in traces.
 const NAME: &str = "batchfleet";
 
 /// Batched inference over HTTP: many clients, one queue, batches of N, each caller its own answer
@@ -31,25 +31,25 @@ struct Settings {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve models: gateway and worker in this process, the queue in its memory
-    // Nothing balances load over one process, so nobody needs time to learn that it goes.
-    // And whoever starts it wants to see something.
+    /// Serve models with gateway and worker in one process and the queue in memory
+    // No load balancer needs time to deregister the process, and the live page is useful on a
+    // laptop.
     #[command(
         mut_arg("lame_duck", |arg| arg.default_value("0s")),
         mut_arg("live_page", |arg| arg.default_value("everywhere"))
     )]
     Serve(Box<ServeSettings>),
-    /// Show what batching does: real digits from many clients, one by one against batched
+    /// Compare serving one by one with batches, on handwritten digits from many clients
     Demo(Box<demo::DemoSettings>),
-    /// Say how many workers a load needs, before there are any
+    /// Calculate how many workers a load needs, by simulation
     Simulate(Box<SimulateSettings>),
-    /// Lend the decisions to another simulator: JSON lines in, JSON lines out
+    /// Serve the decisions to another simulator, as JSON lines
     Policy(StdioSettings),
-    /// Send requests to any server of the protocol, check every answer and report
+    /// Send load to any server of the protocol, check every answer, and report
     Load(Box<load::LoadSettings>),
-    /// Say how a model's requests are batched, why, and what more load would change
+    /// Explain how a model's requests are batched, why, and what more load would change
     Explain(explain::ExplainSettings),
-    /// Publish N, or the latency target it follows from, to all workers of a model
+    /// Publish N or the latency target to all workers of a model
     #[command(name = "set-n")]
     SetN(set_n::SetNSettings),
 }
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     match settings.command {
         Command::Serve(settings) => {
             batchfleet_service::run(NAME, &settings.process.clone(), async move |process| {
-                Fleet::start(&settings.gateway, &settings.models, &process).await?.run().await
+                OneProcess::start(&settings.gateway, &settings.models, &process).await?.run().await
             })
         }
         Command::Demo(settings) => {

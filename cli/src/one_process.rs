@@ -1,4 +1,4 @@
-//! A gateway and a worker in one process, with the queue in its memory.
+//! A gateway and a worker in one process, with the queue in memory: `batchfleet serve`.
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
@@ -9,73 +9,75 @@ use batchfleet_worker::{EXIT_DEVICE, ModelSettings, Worker, WorkerError, leave};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::error;
 
-use crate::play;
+use crate::live_controls;
 
-/// A serving gateway and the worker behind it.
-pub(crate) struct Fleet {
+/// A running gateway and its worker.
+pub(crate) struct OneProcess {
     gateway: Gateway,
     worker: Worker,
     worker_shutdown: CancellationToken,
-    /// What is tried out on the live page; ends with this.
-    _play: Option<AbortOnDropHandle<()>>,
+    /// The task behind the controls of the live page; aborted on drop.
+    _live_controls: Option<AbortOnDropHandle<()>>,
 }
 
-impl Fleet {
-    /// Loads the models, then opens the door.
+impl OneProcess {
+    /// Loads the models, then starts to listen.
     pub(crate) async fn start(
         gateway: &GatewaySettings,
         models: &ModelSettings,
         process: &Process,
     ) -> anyhow::Result<Self> {
         gateway.check()?;
-        // Every job has a seat at the one gateway, so its seats bound the queue.
+        // Each job occupies one of the gateway's `max_in_flight` seats, which bounds the queue.
         let broker = Arc::new(MemoryBroker::new(gateway.max_in_flight));
         let worker_shutdown = CancellationToken::new();
         let worker = Worker::start(models, broker.clone(), process, worker_shutdown.clone())
             .await
             .map_err(WorkerError::report)?;
-        // Callers from here would need a key.
-        let plays = gateway.live_page == LivePage::Everywhere && gateway.clients.api_keys.is_none();
+        // The callers of the live page have no API key.
+        let has_controls =
+            gateway.live_page == LivePage::Everywhere && gateway.clients.api_keys.is_none();
         let gateway = Gateway::start(gateway, broker.as_ref(), process).await?;
-        let play = if plays {
+        let live_controls = if has_controls {
             let (wishes, controller) = (gateway.live_controls(), broker.controller().await?);
-            let playing = play::follow(wishes, gateway.address(), controller);
-            let playing = process.shutdown.clone().run_until_cancelled_owned(playing);
-            Some(AbortOnDropHandle::new(tokio::spawn(async { playing.await.unwrap_or_default() })))
+            let following = live_controls::follow(wishes, gateway.address(), controller);
+            let following = process.shutdown.clone().run_until_cancelled_owned(following);
+            let task = tokio::spawn(async { following.await.unwrap_or_default() });
+            Some(AbortOnDropHandle::new(task))
         } else {
             None
         };
-        Ok(Self { gateway, worker, worker_shutdown, _play: play })
+        Ok(Self { gateway, worker, worker_shutdown, _live_controls: live_controls })
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub(crate) fn address(&self) -> SocketAddr {
         self.gateway.address()
     }
 
-    /// Serves until the process shuts down. The worker stops last: what the gateway accepted is
-    /// still answered. A worker that ends by itself has failed, and takes the process along: whoever
-    /// supervises it starts a new one.
+    /// Serves until the shutdown. The worker stops after the gateway, so that accepted requests are
+    /// answered. A worker that ends by itself has failed and ends the process, for its supervisor
+    /// to restart.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let Self { gateway, worker, worker_shutdown, _play } = self;
+        let Self { gateway, worker, worker_shutdown, _live_controls } = self;
         let mut worker = pin!(worker.join());
         let served = tokio::select! {
             served = gateway.run() => served,
-            failed = &mut worker => return Ok(settle(failed)?),
+            failed = &mut worker => return Ok(ended(failed)?),
         };
         worker_shutdown.cancel();
-        settle(worker.await)?;
+        ended(worker.await)?;
         Ok(served?)
     }
 }
 
-/// How a worker ended; after the loss of its device the process does at once.
-fn settle(ended: Result<(), WorkerError>) -> Result<(), WorkerError> {
-    match ended {
+/// Handles the end of the worker. After the loss of a device the process exits at once.
+fn ended(result: Result<(), WorkerError>) -> Result<(), WorkerError> {
+    match result {
         Err(error) if error.is_device() => {
-            error!(%error, "leaving at once: the device is lost to this process");
+            error!(%error, "device lost: exiting at once");
             leave(EXIT_DEVICE)
         }
-        ended => ended,
+        result => result,
     }
 }

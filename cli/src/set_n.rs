@@ -1,4 +1,5 @@
-//! `batchfleet set-n`: tells all workers of a model which N to use, and waits until they do.
+//! `batchfleet set-n`: publishes N for all workers of a model, and waits until they have adopted
+//! it.
 
 use std::{fmt::Write, process::ExitCode, time::Duration};
 
@@ -12,33 +13,33 @@ use tokio::time::{Instant, sleep};
 
 use crate::tool::say;
 
-/// How often the workers' word is read.
+/// How often announcements are read.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Settings of a word to workers.
+/// Settings of `batchfleet set-n`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SetNSettings {
     /// The model
     model: String,
 
-    /// N: a number of rows, `auto` (from measured batch times and the latency target), or `own` (as
-    /// each worker was started)
+    /// N: a number of rows, `auto` (from measured batch times and the latency target), or `own`
+    /// (the settings of each worker)
     #[arg(value_parser = batch_wish)]
     n: BatchWish,
 
-    /// Its version [default: the newest that has workers]
+    /// Version of the model [default: the newest with live workers]
     #[arg(long, value_name = "NUMBER")]
     version: Option<u64>,
 
-    /// The latency target from which N follows [default: each worker's own]
+    /// The latency target (p99) [default: each worker's own]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     slo_p99: Option<Duration>,
 
-    /// Where Redis is.
+    /// The address of Redis.
     #[command(flatten)]
     redis: RedisSettings,
 
-    /// How long to wait for the workers to say that they go by it
+    /// How long to wait until all workers have adopted it
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     wait: Duration,
 }
@@ -54,17 +55,18 @@ fn batch_wish(text: &str) -> Result<BatchWish, String> {
     }
 }
 
-/// Publishes, waits and reports; status 1 if a worker has not said in time that it goes by it.
+/// Publishes, waits and reports. Status 1 if a worker has not adopted the target in time.
 pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
     let broker = RedisBroker::connect(settings.redis.address()?).await?;
     let observer = broker.observer().await?;
     let known = observer.fleet().await?.workers;
-    let queues = known.iter().filter(|worker| worker.live).map(|w| &w.announcement.model.queue);
+    let live = known.iter().filter(|worker| worker.live);
+    let queues = live.map(|worker| &worker.announcement.model.queue);
     let versions = queues.filter(|queue| queue.model == settings.model).map(|queue| queue.version);
     let version = settings.version.or_else(|| versions.max());
     let Some(version) = version else {
         bail!(
-            "no living worker serves {:?}; with --version N it is told to who comes",
+            "no live worker serves {:?}; use --version to publish for workers that start later",
             settings.model
         )
     };
@@ -75,7 +77,7 @@ pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + settings.wait;
     loop {
         let workers = workers(observer.as_ref(), &queue).await?;
-        let late = workers.iter().filter(|word| followed(word) < epoch).count();
+        let late = workers.iter().filter(|worker| adopted(worker) < epoch).count();
         if late == 0 || Instant::now() >= until {
             say(&report(&queue, &workers, epoch));
             return Ok(if late == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -84,32 +86,32 @@ pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Who lives and serves a queue.
+/// The live workers of a queue.
 async fn workers(observer: &dyn Observer, queue: &QueueName) -> anyhow::Result<Vec<Announcement>> {
     let workers = observer.fleet().await?.workers.into_iter();
     let serving = workers.filter(|worker| worker.serves(queue));
     Ok(serving.map(|worker| worker.announcement).collect())
 }
 
-/// The epoch of what a worker goes by.
-fn followed(word: &Announcement) -> u64 {
-    word.batching.as_ref().map_or(0, |batching| batching.epoch)
+/// The epoch of the target that a worker has adopted; 0 for none.
+fn adopted(worker: &Announcement) -> u64 {
+    worker.batching.as_ref().map_or(0, |batching| batching.epoch)
 }
 
 fn report(queue: &QueueName, workers: &[Announcement], epoch: u64) -> String {
     let mut text = format!("published for {queue}, epoch {epoch}\n");
     if workers.is_empty() {
-        text.push_str("no worker lives: it is told to who comes\n");
+        text.push_str("no live workers; workers that start later will adopt it\n");
     }
-    for word in workers {
-        let Some(batching) = &word.batching else { continue };
-        let says = if batching.epoch >= epoch {
+    for worker in workers {
+        let Some(batching) = &worker.batching else { continue };
+        let state = if batching.epoch >= epoch {
             format!("N = {} ({})", batching.n, batching.bound)
         } else {
-            "has not heard of it yet".to_owned()
+            "not adopted yet".to_owned()
         };
-        // Writing to a string cannot fail.
-        writeln!(text, "{}  {says}", word.worker).ok();
+        // Writing to a String cannot fail.
+        writeln!(text, "{}  {state}", worker.worker).ok();
     }
     text
 }

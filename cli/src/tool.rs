@@ -1,4 +1,4 @@
-//! What the tools share: they run, say something and end with a status.
+//! Common parts of the tools: runtime, exit status and output.
 
 use std::process::ExitCode;
 
@@ -7,22 +7,22 @@ use batchfleet_loadgen::LoadError;
 use batchfleet_service::{InvalidSettings, settings::EXIT_USAGE};
 use batchfleet_simulator::SimulateError;
 
-/// Exit status for a server that cannot be used: `EX_UNAVAILABLE` of sysexits.h.
+/// Exit status for an unreachable or failing server: `EX_UNAVAILABLE` of sysexits.h.
 const EXIT_UNAVAILABLE: u8 = 69;
 
-/// Runs a tool to its end.
+/// Runs an async tool.
 pub(crate) fn run(tool: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(tool));
     ended.unwrap_or_else(complain)
 }
 
-/// Ends a tool that does not wait for anything.
+/// The exit code of a synchronous tool.
 pub(crate) fn end(ended: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
     ended.map_or_else(|error| complain(error.into()), |()| ExitCode::SUCCESS)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it ends here")]
+#[expect(clippy::needless_pass_by_value, reason = "the end of the error")]
 fn complain(error: anyhow::Error) -> ExitCode {
     eprintln!("error: {}", batchfleet_service::sentence(&error));
     status(&error)
@@ -49,8 +49,8 @@ fn status(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Prints what a tool has to say.
-#[expect(clippy::print_stdout, reason = "it is the tool's output")]
-pub(crate) fn say(words: &str) {
-    print!("{words}");
+/// Prints the output of a tool.
+#[expect(clippy::print_stdout, reason = "the output of a tool")]
+pub(crate) fn say(text: &str) {
+    print!("{text}");
 }

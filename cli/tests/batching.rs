@@ -1,10 +1,10 @@
-//! N is explained, and set by hand while a fleet is under load.
+//! `batchfleet explain`, and `batchfleet set-n` on a fleet under load.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::{process::Output, sync::Arc};
 
-use batchfleet_loadgen::{Echo, Length, Plan, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, infer::Encoding, run};
 use batchfleet_testkit::{Fleet, FleetPlan, metric};
 use tokio::process::Command;
 
@@ -17,15 +17,15 @@ async fn tool(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn n_set_by_hand_reaches_every_worker_under_load_and_is_explained() {
+async fn a_published_n_is_adopted_by_all_workers_under_load_and_explained() {
     let plan = FleetPlan { workers: 2, batch_ms: 10, ..FleetPlan::default() };
     let fleet = Fleet::start(plan).await.unwrap();
     let (url, redis) = (fleet.targets()[0].as_str(), fleet.redis.url());
     let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
-    let plan = Plan {
+    let plan = LoadPlan {
         users: 16,
         length: Length::Requests(4000),
-        ..Plan::new(url.parse().unwrap(), Arc::new(echo), 0)
+        ..LoadPlan::new(url.parse().unwrap(), Arc::new(echo), 0)
     };
     let load = tokio::spawn(run(plan));
 
@@ -36,7 +36,7 @@ async fn n_set_by_hand_reaches_every_worker_under_load_and_is_explained() {
         let n = metric(worker, "batchfleet_worker_batch_limit").await.unwrap();
         assert!((n - 3.0).abs() < 0.5, "{n}");
     }
-    // The gateway reads the workers' words a few times a second.
+    // The gateway reads announcements a few times per second.
     let explained = loop {
         let (status, said) = tool(&["explain", "echo", "--url", url]).await;
         assert_eq!(status, Some(0), "{said}");
@@ -44,7 +44,7 @@ async fn n_set_by_hand_reaches_every_worker_under_load_and_is_explained() {
             break said;
         }
     };
-    for part in ["2 live", "L(b)", "last batches, latest first:", "N = 3, left because: "] {
+    for part in ["2 live", "L(b)", "last batches, latest first:", "N = 3, released because: "] {
         assert!(explained.contains(part), "{part} in {explained}");
     }
 
@@ -54,7 +54,7 @@ async fn n_set_by_hand_reaches_every_worker_under_load_and_is_explained() {
 }
 
 #[tokio::test]
-async fn a_model_that_nobody_serves_is_said_to_be_none() {
+async fn a_model_without_workers_is_an_error() {
     let fleet = Fleet::start(FleetPlan::default()).await.unwrap();
     let (url, redis) = (fleet.targets()[0].as_str(), fleet.redis.url());
     let (status, said) = tool(&["explain", "nope", "--url", url]).await;
@@ -62,7 +62,7 @@ async fn a_model_that_nobody_serves_is_said_to_be_none() {
     assert!(said.contains("no model \"nope\""), "{said}");
     let (status, said) = tool(&["set-n", "nope", "3", "--redis-url", &redis]).await;
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("no living worker serves \"nope\""), "{said}");
+    assert!(said.contains("no live worker serves \"nope\""), "{said}");
     let (status, said) = tool(&["set-n", "echo", "none"]).await;
     assert_eq!(status, Some(64), "{said}");
     assert!(said.contains("auto, own or a number of rows from 1"), "{said}");

@@ -1,4 +1,4 @@
-//! `batchfleet load` against `batchfleet serve`, as people run them.
+//! `batchfleet load` against `batchfleet serve`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::{fs, path::Path};
@@ -19,7 +19,7 @@ async fn serve(folder: &Path) -> (Program, String) {
     (program, format!("http://{address}"))
 }
 
-/// The exit status of a load, and what it complained of.
+/// Exit status and standard error of a load.
 async fn load(flags: &[&str]) -> (Option<i32>, Vec<String>) {
     let mut program =
         Program::named("batchfleet").unwrap().args(["load"]).args(flags.to_vec()).spawn().unwrap();
@@ -48,7 +48,7 @@ async fn a_load_checks_every_answer_and_writes_its_reports() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_loaded_is_said_in_one_line() {
+async fn errors_are_reported_in_one_line() {
     let folder = TempDir::new().unwrap();
     let (mut server, url) = serve(&folder.path().join("models")).await;
     let (status, complaints) = load(&["--url", &url, "--model", "nobody"]).await;

@@ -1,48 +1,67 @@
 //! Line charts as SVG.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, iter};
 
 const WIDTH: f64 = 860.0;
+/// Height of one chart.
 const HEIGHT: f64 = 260.0;
-/// Room for what is written left of and below the lines.
+/// Margins around the plot area, for axes, title and legend.
 const LEFT: f64 = 70.0;
-/// Room right of them, for the last mark.
 const RIGHT: f64 = 25.0;
 const BELOW: f64 = 40.0;
 const ABOVE: f64 = 30.0;
+/// Width of a legend entry.
+const LEGEND: f64 = 110.0;
 const COLOURS: [&str; 4] = ["#1f77b4", "#d62728", "#2ca02c", "#7f7f7f"];
+const STYLE: &str = "svg{font:12px sans-serif}.title{font-size:14px;font-weight:bold}\
+    .grid{stroke:#ddd}.x{text-anchor:middle}.y{text-anchor:end}.line{fill:none;stroke-width:1.5}";
 
-/// A line of a chart.
-pub(crate) struct Line {
-    pub(crate) name: &'static str,
-    /// Where it goes, from left to right.
-    pub(crate) points: Vec<(f64, f64)>,
+/// A named line of a chart.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// The name in the legend.
+    pub name: &'static str,
+    /// The points (x, y), from left to right.
+    pub points: Vec<(f64, f64)>,
 }
 
-/// A chart; its y axis begins at 0.
-pub(crate) struct Chart {
-    pub(crate) title: &'static str,
-    /// What is written along the x axis: where, and what.
-    pub(crate) x_marks: Vec<(f64, String)>,
-    pub(crate) lines: Vec<Line>,
+/// A line chart. Both axes start at 0.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    /// The title.
+    pub title: &'static str,
+    /// Labels of the x axis: position and text.
+    pub x_marks: Vec<(f64, String)>,
+    /// The lines.
+    pub series: Vec<Series>,
+}
+
+/// Draws charts below each other, as a self-contained SVG image.
+pub fn svg(charts: &[Chart]) -> String {
+    let tops = iter::successors(Some(0.0), |top| Some(top + HEIGHT));
+    let drawn: String = tops.zip(charts).map(|(top, chart)| chart.draw(top)).collect();
+    let height = charts.iter().fold(0.0, |height, _| height + HEIGHT);
+    format!(
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" xmlns=\"http://www.w3.org/2000/svg\">\n\
+         <style>{STYLE}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         {drawn}</svg>\n"
+    )
 }
 
 impl Chart {
-    /// Draws it.
-    pub(crate) fn svg(&self) -> String {
-        let points = || self.lines.iter().flat_map(|line| &line.points);
+    /// Draws the chart with its upper edge at `top`.
+    fn draw(&self, top: f64) -> String {
+        let points = || self.series.iter().flat_map(|series| &series.points);
         let x_most = points().map(|point| point.0).fold(f64::MIN_POSITIVE, f64::max);
         let y_step = step(points().map(|point| point.1).fold(f64::MIN_POSITIVE, f64::max));
         let y_most = 4.0 * y_step;
+        let bottom = HEIGHT - BELOW;
         let x = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * value / x_most;
-        let y = |value: f64| HEIGHT - BELOW - (HEIGHT - BELOW - ABOVE) * value / y_most;
+        let y = |value: f64| bottom - (bottom - ABOVE) * value / y_most;
 
-        let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\">\n\
-             <text x=\"{LEFT}\" y=\"18\" class=\"title\">{}</text>\n",
-            self.title
-        );
+        let mut svg = format!("<g transform=\"translate(0 {top})\">\n");
         let mut draw = |element: String| svg += &(element + "\n");
+        draw(format!("<text x=\"{LEFT}\" y=\"18\" class=\"title\">{}</text>", self.title));
         for mark in 0..=4 {
             let (value, right) = (f64::from(mark) * y_step, WIDTH - RIGHT);
             let (at, value) = (y(value), (value * 1e6).round() / 1e6);
@@ -51,31 +70,26 @@ impl Chart {
             draw(format!("<text x=\"{left}\" y=\"{below:.1}\" class=\"y\">{value}</text>"));
         }
         for (value, text) in &self.x_marks {
-            let (at, below) = (x(*value), HEIGHT - BELOW + 16.0);
+            let (at, below) = (x(*value), bottom + 16.0);
             draw(format!("<text x=\"{at:.1}\" y=\"{below}\" class=\"x\">{text}</text>"));
         }
-        let mut legend = LEFT;
-        for (line, colour) in self.lines.iter().zip(COLOURS.into_iter().cycle()) {
+        let legend = iter::successors(Some(LEFT), |left| Some(left + LEGEND));
+        for ((series, colour), left) in self.series.iter().zip(COLOURS.iter().cycle()).zip(legend) {
             let mut path = String::new();
-            for (point, letter) in
-                line.points.iter().zip(std::iter::once('M').chain(['L'].into_iter().cycle()))
-            {
-                // Writing to a string cannot fail.
+            for (letter, point) in iter::once('M').chain(iter::repeat('L')).zip(&series.points) {
+                // Writing to a String cannot fail.
                 write!(path, "{letter}{:.1} {:.1}", x(point.0), y(point.1)).ok();
             }
             draw(format!("<path d=\"{path}\" stroke=\"{colour}\" class=\"line\"/>"));
-            let below = HEIGHT - 6.0;
-            draw(format!(
-                "<text x=\"{legend}\" y=\"{below}\" fill=\"{colour}\">{}</text>",
-                line.name
-            ));
-            legend += 110.0;
+            let (name, below) = (series.name, HEIGHT - 6.0);
+            draw(format!("<text x=\"{left}\" y=\"{below}\" fill=\"{colour}\">{name}</text>"));
         }
-        svg + "</svg>\n"
+        svg + "</g>\n"
     }
 }
 
-/// The distance of four marks that reach `most`: 1, 2, 2.5 or 5 times a power of ten.
+/// The distance of the y marks, so that four of them reach `most`: 1, 2, 2.5 or 5 times a power of
+/// 10.
 fn step(most: f64) -> f64 {
     let least = most / 4.0;
     let power = 10_f64.powf(least.log10().floor());
@@ -88,18 +102,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_are_round_and_reach_the_most() {
+    fn the_marks_are_round_numbers_and_cover_the_values() {
         for (most, wanted) in [(4.0, 1.0), (7.9, 2.0), (100.0, 25.0), (101.0, 50.0), (0.3, 0.1)] {
             assert!((step(most) - wanted).abs() < 1e-9, "{most}: {}", step(most));
         }
     }
 
     #[test]
-    fn a_line_is_one_path_within_the_picture() {
-        let line = Line { name: "a", points: vec![(0.0, 0.0), (1.0, 4.0)] };
-        let chart = Chart { title: "t", x_marks: vec![(1.0, "1".to_owned())], lines: vec![line] };
-        assert!(chart.svg().contains("M70.0 220.0L835.0 30.0"), "{}", chart.svg());
-        let nothing = Chart { title: "t", x_marks: vec![], lines: vec![] };
-        assert!(!nothing.svg().contains("NaN"));
+    fn a_series_is_a_path_within_the_plot_area() {
+        let series = vec![Series { name: "a", points: vec![(0.0, 0.0), (1.0, 4.0)] }];
+        let chart = Chart { title: "t", x_marks: vec![(1.0, "1".to_owned())], series };
+        let drawn = svg(&[chart]);
+        assert!(drawn.contains("M70.0 220.0L835.0 30.0"), "{drawn}");
+        let empty = Chart { title: "t", x_marks: vec![], series: vec![] };
+        assert!(!svg(&[empty.clone(), empty]).contains("NaN"));
     }
 }

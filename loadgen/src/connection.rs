@@ -1,4 +1,4 @@
-//! One user's keep-alive connection, reopened when it is lost.
+//! The keep-alive connection of one user, reopened when lost.
 
 use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
@@ -12,16 +12,19 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 
-use crate::{Answer, LoadError, Prepared};
+use crate::{
+    error::LoadError,
+    workload::{HttpAnswer, Prepared},
+};
 
-/// Connections being opened at one moment. Servers queue only so many; a thousand at once would
-/// measure the system's retransmission timers.
+/// Connections opened at the same time. More would overflow the server's listen backlog, and the
+/// load would measure TCP retransmission timers.
 const CONNECTING: usize = 128;
 
-/// The header that carries a key.
+/// The header with the API key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A gateway: `http://host:port`, and the key to it if it wants one.
+/// A server (`http://host:port`), with an API key if needed.
 #[derive(Clone, Debug)]
 pub struct Target {
     address: Arc<str>,
@@ -30,20 +33,20 @@ pub struct Target {
 }
 
 impl Target {
-    /// The same, with `key` sent as `x-api-key` in each request.
+    /// Adds an API key, sent as `x-api-key` in each request.
     pub fn with_key(self, key: &str) -> Result<Self, LoadError> {
         let mut key = HeaderValue::from_str(key)
-            .map_err(|_| LoadError::Plan("an API key is printable ASCII".to_owned()))?;
+            .map_err(|_| LoadError::Plan("an API key must be printable ASCII".to_owned()))?;
         key.set_sensitive(true);
         Ok(Self { key: Some(key), ..self })
     }
 
-    /// One request on a connection of its own: the status and the answer.
+    /// Sends one request on a new connection; returns status and answer.
     pub(crate) async fn ask(
         &self,
         request: Prepared,
         patience: Duration,
-    ) -> Result<(StatusCode, Answer), LoadError> {
+    ) -> Result<(StatusCode, HttpAnswer), LoadError> {
         let mut connection = Connection::new(self.clone(), patience, connecting());
         connection.ask(request).await.map_err(|lost| LoadError::Unreachable {
             target: self.to_string(),
@@ -75,34 +78,34 @@ impl fmt::Display for Target {
     }
 }
 
-/// Why a request got no answer.
+/// The reason why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
     /// No connection could be opened.
     #[error("connect: {0}")]
     Connect(#[from] io::Error),
-    /// The connection broke before the answer was whole.
+    /// The connection broke before the answer was complete.
     #[error("connection lost: {0}")]
     Connection(#[from] hyper::Error),
-    /// The user's patience ended.
+    /// The timeout expired.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// The user hung up, as it was meant to.
+    /// The user hung up on purpose.
     #[error("hung up")]
     HungUp,
 }
 
-/// One user's way to its target.
+/// The connection of one user to its target.
 pub(crate) struct Connection {
     target: Target,
     patience: Duration,
     connecting: Arc<Semaphore>,
     open: Option<SendRequest<Full<Bytes>>>,
-    /// How often an open connection went away without a word.
+    /// The number of times that the connection was closed without `connection: close`.
     pub(crate) dropped: u64,
 }
 
-/// Bounds how many connections are opened at one moment; shared by all users.
+/// Limits the connections opened at the same time; shared by all users.
 pub(crate) fn connecting() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(CONNECTING))
 }
@@ -112,15 +115,18 @@ impl Connection {
         Self { target, patience, connecting, open: None, dropped: 0 }
     }
 
-    /// Opens the connection, if it is not.
+    /// Opens the connection, if closed.
     pub(crate) async fn open(&mut self) -> Result<(), Lost> {
         let patience = self.patience;
         timeout(patience, self.sender()).await.map_err(|_| Lost::Timeout(patience))??;
         Ok(())
     }
 
-    /// Sends one request and waits for the whole answer.
-    pub(crate) async fn ask(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
+    /// Sends a request and waits for the complete answer.
+    pub(crate) async fn ask(
+        &mut self,
+        request: Prepared,
+    ) -> Result<(StatusCode, HttpAnswer), Lost> {
         let (patience, impatient) = match request.hang_up {
             Some(hang_up) if hang_up < self.patience => (hang_up, Lost::HungUp),
             _ => (self.patience, Lost::Timeout(self.patience)),
@@ -133,9 +139,12 @@ impl Connection {
         asked
     }
 
-    /// Sends it on another connection if the server closed the idle one before the request was on
-    /// its way, as it may at any time and every client must expect.
-    async fn exchange_on_some(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
+    /// Sends the request on a new connection if the server closed the idle one before the request
+    /// was written. A server may close idle connections at any time.
+    async fn exchange_on_some(
+        &mut self,
+        request: Prepared,
+    ) -> Result<(StatusCode, HttpAnswer), Lost> {
         match self.exchange(request.clone()).await {
             Err(Lost::Connection(unsent)) if unsent.is_canceled() => {
                 self.open = None;
@@ -145,7 +154,7 @@ impl Connection {
         }
     }
 
-    async fn exchange(&mut self, request: Prepared) -> Result<(StatusCode, Answer), Lost> {
+    async fn exchange(&mut self, request: Prepared) -> Result<(StatusCode, HttpAnswer), Lost> {
         let mut message = Request::new(Full::new(request.body));
         *message.method_mut() = request.method;
         *message.uri_mut() = request.uri;
@@ -162,10 +171,10 @@ impl Connection {
         };
         let answered = answered.await;
         let (head, body) = answered.inspect_err(|_| self.dropped += 1)?;
-        if says_goodbye(&head.headers) {
+        if is_last(&head.headers) {
             self.open = None;
         }
-        Ok((head.status, Answer { headers: head.headers, body }))
+        Ok((head.status, HttpAnswer { headers: head.headers, body }))
     }
 
     /// The open connection, or a new one.
@@ -190,13 +199,14 @@ impl Connection {
         let stream = TcpStream::connect(&*self.target.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends when the sender is dropped; its error reaches the sender as well.
+        // The task ends when the sender is dropped. The sender receives its errors.
         tokio::spawn(connection);
         Ok(sender)
     }
 }
 
-fn says_goodbye(headers: &HeaderMap) -> bool {
+/// Whether the server announced to close the connection after this answer.
+fn is_last(headers: &HeaderMap) -> bool {
     headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 

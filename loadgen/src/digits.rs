@@ -1,4 +1,4 @@
-//! Load on `digits_wide`: real handwritten digits, whose answers are known.
+//! Load on the model `digits_wide`: handwritten digits with known answers.
 
 use std::{
     fs,
@@ -12,38 +12,39 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    Answer, LoadError, Prepared, Workload,
+    HttpAnswer, LoadError, Prepared, Workload,
     infer::{Call, Encoding, Input, outputs},
 };
 
-/// Pixels of an image, 8 rows of 8.
+/// Pixels per image: 8 × 8.
 pub const PIXELS: usize = 64;
 /// The digits 0 to 9.
 pub const CLASSES: usize = 10;
-/// How far a probability may be from the one expected: well above what the order of floating-point
-/// sums changes (about 1e-6), well below how far any two digits of the test data lie apart (1e-4).
+/// Largest deviation from an expected probability: well above the effect of the order of
+/// floating-point sums (about 1e-6), well below the distance between any two digits of the test
+/// data (1e-4).
 const TOLERANCE: f32 = 5e-5;
 
-/// One handwritten digit that the model has not seen in training.
+/// A handwritten digit of the test data, not used in training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Digit {
-    /// What the writer meant.
+    /// The written digit, 0 to 9.
     pub label: usize,
-    /// Ink from 0 to 16, row by row.
+    /// Grey values from 0 to 16, row by row.
     pub pixels: [f32; PIXELS],
-    /// The probabilities that the model must answer.
+    /// The expected output of the model: a probability per class.
     pub expected: [f32; CLASSES],
 }
 
-/// Reads what `models/digits_wide.py` wrote: a heading, then label, pixels and expected
-/// probabilities of one digit a line.
+/// Reads a file written by `models/digits_wide.py`: a header line, then one digit per line with
+/// label, pixels and expected probabilities.
 pub fn read(file: &Path) -> Result<Vec<Digit>, LoadError> {
     let wrong = |reason: String| LoadError::Data { file: file.display().to_string(), reason };
     let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     let digits: Option<Vec<Digit>> = text.lines().skip(1).map(parse).collect();
-    digits
-        .filter(|digits| !digits.is_empty())
-        .ok_or_else(|| wrong("not one label, 64 pixels and 10 probabilities a line".to_owned()))
+    digits.filter(|digits| !digits.is_empty()).ok_or_else(|| {
+        wrong("expected a label, 64 pixels and 10 probabilities per line".to_owned())
+    })
 }
 
 fn parse(line: &str) -> Option<Digit> {
@@ -55,14 +56,14 @@ fn parse(line: &str) -> Option<Digit> {
     Some(Digit { label, pixels: pixels.try_into().ok()?, expected: expected.try_into().ok()? })
 }
 
-/// The most probable class; `None` if there is none.
+/// The most probable class; `None` for an empty slice.
 pub fn most_probable(probabilities: &[f32]) -> Option<usize> {
     let (class, _) = probabilities.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
     Some(class)
 }
 
-/// Sends one digit per request, over and over. Right is an answer whose every probability is the
-/// expected one; no two digits' answers are that alike.
+/// Sends one digit per request, repeating the test data. An answer is right if all probabilities
+/// are the expected ones; no two digits have the same answer within the tolerance.
 pub struct Digits {
     samples: Arc<[Digit]>,
     requests: Vec<Prepared>,
@@ -71,7 +72,7 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// Load on `model`, with at least one digit.
+    /// Load on `model`. At least one digit is needed.
     pub fn new(model: &str, digits: Arc<[Digit]>, encoding: Encoding) -> Result<Self, LoadError> {
         if digits.is_empty() {
             return Err(LoadError::Plan("no digits to send".to_owned()));
@@ -88,20 +89,20 @@ impl Digits {
         Ok(Self { samples: digits, requests, asked, recognised })
     }
 
-    /// The digit that the request with this number carries.
+    /// The digit in the request with this number.
     pub fn digit(&self, index: u64) -> &Digit {
         &self.samples[self.position(index)]
     }
 
     /// The probabilities in an answer.
-    pub fn probabilities(answer: &Answer) -> Result<Vec<f32>, String> {
+    pub fn probabilities(answer: &HttpAnswer) -> Result<Vec<f32>, String> {
         let outputs = outputs(answer)?;
         let output = outputs.iter().find(|output| output.name == "probabilities");
         output.ok_or("no output \"probabilities\"")?.f32s()
     }
 
-    /// The share of answers so far whose most probable digit was the one the writer meant: how good
-    /// the model is, not the server. `None` before the first.
+    /// The share of answers whose most probable class is the label. Measures the model, not the
+    /// server. `None` before the first answer.
     pub fn accuracy(&self) -> Option<f64> {
         let (asked, recognised) = (self.asked.load(Relaxed), self.recognised.load(Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "a count of answers is far below 2^52")]
@@ -118,7 +119,7 @@ impl Workload for Digits {
         self.requests[self.position(index)].clone()
     }
 
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {
         let got = Self::probabilities(answer)?;
         let digit = self.digit(index);
         self.asked.fetch_add(1, Relaxed);
@@ -149,14 +150,14 @@ mod tests {
         Digit { label, pixels: [7.0; PIXELS], expected: [probability; CLASSES] }
     }
 
-    fn answer(probabilities: &[f32]) -> Answer {
+    fn answer(probabilities: &[f32]) -> HttpAnswer {
         let data = json!({ "name": "probabilities", "datatype": "FP32", "shape": [1, 10], "data": probabilities });
         let body = json!({ "outputs": [data] }).to_string();
-        Answer { headers: HeaderMap::new(), body: body.into() }
+        HttpAnswer { headers: HeaderMap::new(), body: body.into() }
     }
 
     #[test]
-    fn digits_are_read_from_their_file() {
+    fn digits_are_read_from_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("digits.csv");
         fs::write(&file, format!("label,...\n{}\n{}\n", line(3, "0.1"), line(9, "0.25"))).unwrap();
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn another_digits_answer_is_wrong_even_when_it_names_the_same_class() {
+    fn the_answer_to_another_digit_is_wrong_even_with_the_same_class() {
         let mut one = digit(9, 0.0);
         one.expected[9] = 0.9;
         let mut other = one.clone();
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn accuracy_is_the_share_of_labels_met() {
+    fn accuracy_is_the_share_of_recognised_labels() {
         let mut unlucky = digit(4, 0.0);
         unlucky.expected[9] = 1.0;
         let mut lucky = unlucky.clone();

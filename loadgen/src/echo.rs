@@ -1,18 +1,18 @@
-//! Load on a model that answers its own input: an answer meant for another caller cannot pass.
+//! Load on a model that returns its input, so that an answer to another request is detected.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::json;
 
 use crate::{
-    Answer, LoadError, Prepared, Workload,
+    HttpAnswer, LoadError, Prepared, Workload,
     infer::{Call, Encoding, Input, outputs},
 };
 
-/// Bytes of a request that no other request has.
+/// Bytes that identify a request: the nonce of the run and the number of the request.
 const NONCE: usize = 24;
 
-/// Every request carries a nonce of its run and its own number, in an input of bytes; the model
-/// must answer exactly that.
+/// Sends an input that starts with a random nonce of the run and the number of the request. The
+/// answer must be equal to the input.
 pub struct Echo {
     call: Call,
     encoding: Encoding,
@@ -21,12 +21,12 @@ pub struct Echo {
     mark: Option<(Bytes, Chosen)>,
 }
 
-/// Which requests, by their numbers.
+/// Selects requests by number.
 type Chosen = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 impl Echo {
-    /// Load on `model`, whose input is `input` of type `UINT8` and [rows, `row_size`], at least 24
-    /// bytes in all.
+    /// Load on `model` with the input `input` of type `UINT8` and shape [rows, `row_size`], at
+    /// least 24 bytes in total.
     pub fn new(
         model: &str,
         input: &str,
@@ -37,7 +37,7 @@ impl Echo {
         let size = usize::try_from(rows * row_size).unwrap_or(usize::MAX);
         if size < NONCE {
             return Err(LoadError::Plan(format!(
-                "an echo of {size} bytes has no room for a nonce"
+                "an echo of {size} bytes is too short for the nonce of {NONCE} bytes"
             )));
         }
         let shape = vec![rows, row_size];
@@ -51,8 +51,8 @@ impl Echo {
         })
     }
 
-    /// The same, but requests whose number is `chosen` carry `mark` behind their nonce, as far as it
-    /// fits: what is served may treat them in another way.
+    /// Adds `mark` after the nonce of requests whose number is `chosen`, cut to the input's size. A
+    /// test model can react to the mark.
     #[must_use]
     pub fn marked(
         self,
@@ -62,8 +62,8 @@ impl Echo {
         Self { mark: Some((mark.into(), Box::new(chosen))), ..self }
     }
 
-    /// What the input of every request of this run begins with, little endian; the number of the
-    /// request, of 64 bits, follows.
+    /// The nonce at the start of every input of this run, little-endian. The number of the request
+    /// follows, with 64 bits.
     pub fn nonce(&self) -> u128 {
         self.nonce
     }
@@ -91,7 +91,7 @@ impl Workload for Echo {
         }
     }
 
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {
         let outputs = outputs(answer)?;
         let output = outputs.first().ok_or("no output")?;
         let (got, sent) = (output.u8s()?, self.data(index));
@@ -115,14 +115,14 @@ mod tests {
 
     use super::*;
 
-    fn answer(data: &[u8]) -> Answer {
+    fn answer(data: &[u8]) -> HttpAnswer {
         let output = json!({ "name": "y", "datatype": "UINT8", "shape": [1, 32], "data": data });
         let body = json!({ "model_name": "echo", "outputs": [output] }).to_string();
-        Answer { headers: HeaderMap::new(), body: body.into() }
+        HttpAnswer { headers: HeaderMap::new(), body: body.into() }
     }
 
     #[test]
-    fn only_its_own_input_is_the_right_answer() {
+    fn only_the_input_of_the_request_is_a_right_answer() {
         let echo = Echo::new("echo", "x", 1, 32, Encoding::Json).unwrap();
         let other_run = Echo::new("echo", "x", 1, 32, Encoding::Json).unwrap();
         assert_eq!(echo.check(7, &answer(&echo.data(7))), Ok(()));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_without_room_for_its_nonce_is_refused() {
+    fn an_echo_shorter_than_its_nonce_is_an_error() {
         assert!(Echo::new("echo", "x", 1, 23, Encoding::Binary).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The Open Inference Protocol, seen from a client: requests and their answers.
+//! A client of the Open Inference Protocol: makes requests and parses answers.
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -9,31 +9,31 @@ use hyper::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{Answer, LoadError, Prepared};
+use crate::{HttpAnswer, LoadError, Prepared};
 
 const HEAD_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// How tensors travel.
+/// The encoding of tensors, in requests and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// As raw little-endian bytes behind a JSON head (binary tensor extension), both ways.
+    /// Raw little-endian bytes after a JSON head (binary tensor extension).
     Binary,
-    /// As JSON numbers, both ways.
+    /// JSON numbers.
     Json,
 }
 
 /// An input of a request.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// Its name in the model.
+    /// The name.
     pub name: String,
-    /// Its element type, such as `FP32`.
+    /// The element type, such as `FP32`.
     pub datatype: String,
-    /// Its dimensions, rows first.
+    /// The dimensions, rows first.
     pub shape: Vec<u64>,
 }
 
-/// Calls of one model.
+/// Makes requests for one model.
 #[derive(Clone, Debug)]
 pub struct Call {
     uri: Uri,
@@ -42,18 +42,18 @@ pub struct Call {
 }
 
 impl Call {
-    /// Calls of `model`, in whichever version the server chooses.
+    /// Requests for the default version of `model`.
     pub fn new(model: &str, inputs: Vec<Input>) -> Result<Self, LoadError> {
         Ok(Self { uri: uri(&format!("/v2/models/{model}/infer"))?, inputs, wanted: Vec::new() })
     }
 
-    /// The same, asking for these outputs only.
+    /// Restricts the requested outputs.
     #[must_use]
     pub fn wanting(self, outputs: &[&str]) -> Self {
         Self { wanted: outputs.iter().map(|&name| name.to_owned()).collect(), ..self }
     }
 
-    /// A request that sends the data of each input as raw bytes and asks for binary outputs.
+    /// A request with binary inputs (the bytes of each) that asks for binary outputs.
     pub fn binary(&self, data: &[&[u8]]) -> Prepared {
         let sizes =
             data.iter().map(|data| ("parameters", json!({ "binary_data_size": data.len() })));
@@ -68,7 +68,7 @@ impl Call {
         self.prepared(headers, body)
     }
 
-    /// A request that sends the data of each input as JSON and is answered in JSON.
+    /// A request with JSON inputs (the data of each) and JSON outputs.
     pub fn json(&self, data: impl IntoIterator<Item = Value>) -> Prepared {
         let body = self.head(data.into_iter().map(|data| ("data", data))).to_string();
         let json = HeaderValue::from_static("application/json");
@@ -80,7 +80,7 @@ impl Call {
         Prepared { method: Method::POST, uri, headers, body: body.into(), hang_up: None }
     }
 
-    /// The JSON of a request, with one more field for each of its inputs.
+    /// The JSON of a request, with one additional field per input.
     fn head(&self, more: impl Iterator<Item = (&'static str, Value)>) -> Value {
         let inputs = self.inputs.iter().zip(more).map(|(input, (field, value))| {
             let Input { name, datatype, shape } = input;
@@ -96,19 +96,19 @@ impl Call {
     }
 }
 
-/// A path on a server.
+/// Parses a path on a server.
 pub(crate) fn uri(path: &str) -> Result<Uri, LoadError> {
-    path.parse().map_err(|_| LoadError::Plan(format!("{path:?} is no path")))
+    path.parse().map_err(|_| LoadError::Plan(format!("{path:?} is not a path")))
 }
 
-/// One output of an answer.
+/// An output of an answer.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Its name in the model.
+    /// The name.
     pub name: String,
-    /// Its element type, such as `FP32`.
+    /// The element type, such as `FP32`.
     pub datatype: String,
-    /// Its dimensions, rows first.
+    /// The dimensions, rows first.
     pub shape: Vec<u64>,
     data: Data,
 }
@@ -120,7 +120,11 @@ enum Data {
 }
 
 impl Output {
-    /// Its elements as FP32 numbers; an error says what they are instead.
+    /// The elements as FP32 numbers.
+    ///
+    /// # Errors
+    ///
+    /// If the output has another type.
     pub fn f32s(&self) -> Result<Vec<f32>, String> {
         match &self.data {
             Data::Json(text) => parse(text),
@@ -128,16 +132,16 @@ impl Output {
             Data::Binary(bytes) => {
                 let (elements, rest) = bytes.as_chunks();
                 if !rest.is_empty() {
-                    return Err(format!("{} bytes are no FP32 tensor", bytes.len()));
+                    return Err(format!("{} bytes are not an FP32 tensor", bytes.len()));
                 }
                 Ok(elements.iter().map(|element| f32::from_le_bytes(*element)).collect())
             }
         }
     }
 
-    /// Whether another answer says the same: equal name, type and shape, and no number further from
-    /// its counterpart than `tolerance` times the largest of this output; anything but numbers must
-    /// be equal.
+    /// Whether two outputs are equal within a tolerance: equal name, type and shape, and numbers
+    /// that differ by at most `tolerance` times the largest number of this output. Other elements
+    /// must be equal.
     pub fn is_alike(&self, other: &Self, tolerance: f64) -> bool {
         let kind =
             |output: &Self| (output.name.clone(), output.datatype.clone(), output.shape.clone());
@@ -159,7 +163,7 @@ impl Output {
         }
     }
 
-    /// Its elements, if they are numbers.
+    /// The elements, if they are numbers.
     #[expect(clippy::cast_precision_loss, reason = "compared with a tolerance")]
     fn numbers(&self) -> Option<Vec<f64>> {
         let bytes = match &self.data {
@@ -177,7 +181,11 @@ impl Output {
         })
     }
 
-    /// Its elements as bytes: as sent in binary, or JSON numbers of 0 to 255.
+    /// The elements as bytes: the binary data, or JSON numbers from 0 to 255.
+    ///
+    /// # Errors
+    ///
+    /// If the JSON data are not such numbers.
     pub fn u8s(&self) -> Result<Bytes, String> {
         match &self.data {
             Data::Json(text) => parse::<Vec<u8>>(text).map(Bytes::from),
@@ -194,8 +202,12 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a RawValue) -> Result<T, String> {
     serde_json::from_str(text.get()).map_err(|error| format!("output data: {error}"))
 }
 
-/// The outputs of an answer, binary and JSON ones alike; an error says what makes no sense.
-pub fn outputs(answer: &Answer) -> Result<Vec<Output>, String> {
+/// Parses the outputs of an answer, binary and JSON.
+///
+/// # Errors
+///
+/// A description of what is malformed.
+pub fn outputs(answer: &HttpAnswer) -> Result<Vec<Output>, String> {
     let head_length = match answer.headers.get(HEAD_LENGTH) {
         None => answer.body.len(),
         Some(length) => length
@@ -210,7 +222,7 @@ pub fn outputs(answer: &Answer) -> Result<Vec<Output>, String> {
     let head: Response = serde_json::from_slice(&head).map_err(|e| format!("answer: {e}"))?;
     let outputs = head.outputs.into_iter().map(|output| output.read(&mut binary)).collect();
     if !binary.is_empty() {
-        return Err(format!("{} bytes behind the last output", binary.len()));
+        return Err(format!("{} bytes after the last output", binary.len()));
     }
     outputs
 }
@@ -236,7 +248,7 @@ struct ResponseParameters {
 }
 
 impl ResponseOutput {
-    /// Takes the output's bytes, if it is binary, from the front of what is left of the body.
+    /// Splits the data of a binary output off the front of the remaining body.
     fn read(self, binary: &mut Bytes) -> Result<Output, String> {
         let data = match (self.data, self.parameters.binary_data_size) {
             (Some(text), None) => Data::Json(text),
@@ -256,14 +268,14 @@ mod tests {
         Call::new("digits_wide", vec![input]).unwrap()
     }
 
-    fn answer(head: &str, tail: &[u8]) -> Answer {
+    fn answer(head: &str, tail: &[u8]) -> HttpAnswer {
         let length = HeaderValue::from(head.len());
         let headers = HeaderMap::from_iter([(HEAD_LENGTH, length)]);
-        Answer { headers, body: [head.as_bytes(), tail].concat().into() }
+        HttpAnswer { headers, body: [head.as_bytes(), tail].concat().into() }
     }
 
     #[test]
-    fn a_binary_request_is_a_json_head_and_the_bytes() {
+    fn a_binary_request_is_a_json_head_followed_by_the_bytes() {
         let request = call().binary(&[&[1, 2, 3, 4, 5, 6, 7, 8]]);
         assert_eq!(request.uri, "/v2/models/digits_wide/infer");
         let head = r#"{"inputs":[{"datatype":"FP32","name":"x","parameters":{"binary_data_size":8},"shape":[1,2]}],"parameters":{"binary_data_output":true}}"#;
@@ -272,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_request_carries_its_numbers() {
+    fn a_json_request_contains_its_numbers() {
         let request = call().json([json!([0.5, 16.0])]);
         let body = r#"{"inputs":[{"data":[0.5,16.0],"datatype":"FP32","name":"x","shape":[1,2]}]}"#;
         assert_eq!(request.body, body);
@@ -280,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn several_inputs_follow_each_other_and_outputs_are_chosen() {
+    fn the_bytes_of_several_inputs_follow_each_other_and_outputs_are_restricted() {
         let input =
             |name: &str| Input { name: name.into(), datatype: "UINT8".into(), shape: vec![1] };
         let call = Call::new("m", vec![input("a"), input("b")]).unwrap().wanting(&["y"]);
@@ -291,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_and_json_outputs_are_read_in_order() {
+    fn binary_and_json_outputs_are_parsed_in_order() {
         let head = r#"{"model_name":"m","outputs":[
             {"name":"a","datatype":"FP32","shape":[1,1],"parameters":{"binary_data_size":4}},
             {"name":"b","datatype":"FP32","shape":[1,2],"data":[1,2.5]},
@@ -305,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_make_no_sense_are_errors() {
+    fn malformed_answers_are_errors() {
         let binary = r#"{"outputs":[{"name":"a","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":4}}]}"#;
         assert!(outputs(&answer(binary, &[0; 4])).is_ok());
         assert!(outputs(&answer(binary, &[0; 3])).is_err(), "too short");

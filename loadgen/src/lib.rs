@@ -1,19 +1,22 @@
 //! Closed- and open-loop load that checks every answer.
 //!
-//! A [`Plan`] says where to, how many users, at which [`Pace`] and how long; its [`Workload`] makes
-//! the requests and knows what the answer to each must be. [`run`] carries it out on a thread of
-//! its own, one keep-alive connection per user, and returns a [`Report`] in which every request is
-//! accounted for: `sent = right + wrong + refused + failed + hung up`.
+//! A [`LoadPlan`] holds the targets, the number of users, their [`Pace`] and the length of a run;
+//! its [`Workload`] makes the requests and checks the answers. [`run`] executes the plan on a
+//! thread of its own, with one keep-alive connection per user, and returns a [`Report`] that
+//! accounts for every request: `sent = right + wrong + refused + failed + hung up`.
 //!
-//! [`Digits`] and [`Echo`] are ready workloads that know their answers; [`Sampled`] makes inputs for
-//! any model and learns the answers first. [`infer`] has what others need to speak the Open Inference
-//! Protocol.
+//! [`Digits`] and [`Echo`] are workloads whose answers are known in advance; [`Sampled`] makes
+//! inputs for any model and learns the answers before the run. [`infer`] is a client of the Open
+//! Inference Protocol for other workloads.
 
-mod chart;
+pub mod chart;
 mod connection;
 pub mod digits;
 mod echo;
+mod ending;
+mod error;
 pub mod infer;
+mod latency;
 pub mod model;
 pub mod page;
 mod plan;
@@ -28,10 +31,12 @@ mod workload;
 pub use connection::Target;
 pub use digits::Digits;
 pub use echo::Echo;
-pub use plan::{Length, LoadError, Pace, Plan, Stop, Watch};
-pub use report::{Ending, Entry, Refusal, Report};
+pub use ending::{Ending, Entry, Refusal};
+pub use error::LoadError;
+pub use plan::{Length, LoadPlan, Pace, Stop, Watch};
+pub use report::Report;
 pub use run::run;
 pub use sampled::Sampled;
 pub use summary::Summary;
 pub use timeline::Second;
-pub use workload::{Answer, Prepared, Workload};
+pub use workload::{HttpAnswer, Prepared, Workload};

@@ -1,4 +1,4 @@
-//! What a server says of a model, and inputs made from it.
+//! The metadata of a model, and random inputs that fit it.
 
 use std::time::Duration;
 
@@ -14,43 +14,45 @@ use crate::{
     infer::{Input, uri},
 };
 
-/// Elements are drawn in so many steps, floats from 0 to 1: each is exact in every float type.
+/// Random elements are multiples of 1/128 of their range, which every float type represents
+/// exactly.
 const STEPS: u8 = 128;
+
 /// The answer to `GET /v2/models/{model}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Metadata {
     /// The model's name.
     pub name: String,
-    /// What runs it.
+    /// The platform that runs the model.
     #[serde(default)]
     pub platform: String,
-    /// Its inputs.
+    /// The inputs.
     pub inputs: Vec<TensorMetadata>,
 }
 
-/// One input as the model wants it.
+/// An input of a model.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TensorMetadata {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its element type, such as `FP32`.
+    /// The element type, such as `FP32`.
     pub datatype: String,
-    /// Its dimensions; -1 is any size.
+    /// The dimensions; -1 is any size.
     pub shape: Vec<i64>,
 }
 
-/// What metadata leaves open.
+/// Sizes and range of random inputs where the metadata leaves them open.
 #[derive(Clone, Copy, Debug)]
-pub struct Choice {
-    /// The size of a first dimension that is free: rows.
+pub struct SampleShape {
+    /// The first dimension: rows.
     pub rows: u64,
-    /// The size of any other that is.
+    /// All other dimensions.
     pub free: u64,
-    /// Whole numbers are drawn from 0 to this, at most 127: more may be no index of the model.
+    /// Upper bound of integers, at most 127. Larger ones may be invalid as indices.
     pub most: u8,
 }
 
-/// An input with its data, in both encodings.
+/// A random input in both encodings.
 pub(crate) struct Sample {
     pub(crate) input: Input,
     pub(crate) bytes: Vec<u8>,
@@ -58,13 +60,13 @@ pub(crate) struct Sample {
 }
 
 impl Metadata {
-    /// Asks a server about a model.
+    /// Requests the metadata of a model.
     pub async fn of(target: &Target, model: &str, patience: Duration) -> Result<Self, LoadError> {
         ask_about(target, model, "", patience).await
     }
 }
 
-/// What a server answers to `GET /v2/models/{model}{aspect}`.
+/// Requests `GET /v2/models/{model}{aspect}` and parses the JSON answer.
 pub async fn ask_about<T: DeserializeOwned>(
     target: &Target,
     model: &str,
@@ -84,32 +86,37 @@ pub async fn ask_about<T: DeserializeOwned>(
     match status {
         StatusCode::OK => serde_json::from_str(&body).map_err(|error| LoadError::Unanswered {
             target,
-            said: format!("describes {model:?} otherwise than expected: {error}"),
+            problem: format!("sent an invalid description of {model:?}: {error}"),
         }),
         StatusCode::NOT_FOUND => {
-            Err(LoadError::NoModel { target, model: model.to_owned(), said: body.into_owned() })
+            Err(LoadError::NoModel { target, model: model.to_owned(), body: body.into_owned() })
         }
         _ => Err(LoadError::Unanswered {
             target,
-            said: format!("answers {status} when asked about {model:?}: {body}"),
+            problem: format!("answered {status} to a request for {model:?}: {body}"),
         }),
     }
 }
 
 impl TensorMetadata {
-    /// Draws data for it: elements from a part of their range that is drawn as well, or the means
-    /// of any two inputs would be alike, and often their answers.
-    pub(crate) fn draw(&self, choice: Choice, random: &mut impl Rng) -> Result<Sample, LoadError> {
-        let open = |position| if position == 0 { choice.rows } else { choice.free };
-        let sizes = self.shape.iter().enumerate();
+    /// Draws random data for this input. The elements come from a random part of their range;
+    /// otherwise all inputs would have nearly the same mean, and often the same answer.
+    pub(crate) fn draw(
+        &self,
+        sizes: SampleShape,
+        random: &mut impl Rng,
+    ) -> Result<Sample, LoadError> {
+        let open = |position| if position == 0 { sizes.rows } else { sizes.free };
+        let dimensions = self.shape.iter().enumerate();
         let shape: Vec<u64> =
-            sizes.map(|(at, &size)| u64::try_from(size).unwrap_or(open(at))).collect();
+            dimensions.map(|(at, &size)| u64::try_from(size).unwrap_or(open(at))).collect();
         let (one, other) = (random.random_range(0..=STEPS), random.random_range(0..=STEPS));
         let (mut bytes, mut values) = (Vec::new(), Vec::new());
         for _ in 0..shape.iter().product() {
             let step = random.random_range(one.min(other)..=one.max(other));
-            let (data, value) = element(&self.datatype, step, choice.most).ok_or_else(|| {
-                LoadError::Plan(format!("input {:?} is of {:?}", self.name, self.datatype))
+            let (data, value) = element(&self.datatype, step, sizes.most).ok_or_else(|| {
+                let Self { name, datatype, .. } = self;
+                LoadError::Plan(format!("input {name:?} has the unknown datatype {datatype:?}"))
             })?;
             bytes.extend(data);
             values.push(value);
@@ -119,7 +126,7 @@ impl TensorMetadata {
     }
 }
 
-/// An element this many steps into its range, as bytes and as JSON; `None` for an unknown type.
+/// The element at `step` of [`STEPS`] in its range, as bytes and as JSON; `None` for unknown types.
 fn element(datatype: &str, step: u8, most: u8) -> Option<(Vec<u8>, Value)> {
     let fraction = f32::from(step) / f32::from(STEPS);
     let number = u64::from(step) * u64::from(most) / u64::from(STEPS);
@@ -150,9 +157,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_is_drawn_for_every_type_of_the_protocol() {
+    fn every_datatype_of_the_protocol_has_random_data() {
         let mut random = StdRng::seed_from_u64(0);
-        let choice = Choice { rows: 2, free: 3, most: 100 };
+        let sizes = SampleShape { rows: 2, free: 3, most: 100 };
         for (datatype, size) in [
             ("BOOL", 1),
             ("UINT8", 1),
@@ -171,21 +178,21 @@ mod tests {
                 datatype: datatype.to_owned(),
                 shape: vec![-1, 5, -1],
             };
-            let sample = input.draw(choice, &mut random).unwrap();
+            let sample = input.draw(sizes, &mut random).unwrap();
             assert_eq!(sample.input.shape, [2, 5, 3]);
             assert_eq!(sample.bytes.len(), 30 * size, "{datatype}");
             assert_eq!(sample.json.as_array().map(Vec::len), Some(30), "{datatype}");
         }
         let odd = TensorMetadata { name: "x".into(), datatype: "FP8".into(), shape: vec![1] };
-        assert!(odd.draw(choice, &mut random).is_err());
+        assert!(odd.draw(sizes, &mut random).is_err());
     }
 
     #[test]
-    fn bytes_and_json_say_the_same() {
+    fn both_encodings_hold_the_same_values() {
         let mut random = StdRng::seed_from_u64(0);
-        let choice = Choice { rows: 1, free: 1, most: 1 };
+        let sizes = SampleShape { rows: 1, free: 1, most: 1 };
         let input = TensorMetadata { name: "x".into(), datatype: "FP32".into(), shape: vec![9] };
-        let sample = input.draw(choice, &mut random).unwrap();
+        let sample = input.draw(sizes, &mut random).unwrap();
         let floats: Vec<f32> =
             sample.bytes.as_chunks().0.iter().map(|element| f32::from_le_bytes(*element)).collect();
         assert_eq!(sample.json, json!(floats));

@@ -1,4 +1,4 @@
-//! What a run shall do.
+//! The plan of a run.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -9,41 +9,39 @@ use tokio::time::Instant;
 
 use crate::{Second, Target, Workload};
 
-/// A whole run.
+/// A plan for a run.
 #[derive(Clone)]
-pub struct Plan {
-    /// The gateways; users are spread over them in turn.
+pub struct LoadPlan {
+    /// The servers; users are assigned round-robin.
     pub targets: Vec<Target>,
-    /// What is sent, and what must come back.
+    /// Makes the requests and checks the answers.
     pub workload: Arc<dyn Workload>,
-    /// How many users; each has one keep-alive connection and at most one request on it.
+    /// The number of users. Each has one keep-alive connection with at most one request in flight.
     pub users: usize,
     /// When users send.
     pub pace: Pace,
-    /// How long before rates and latencies count. Answers are checked from the first on.
+    /// Time before rates and latencies are measured. All answers are checked, also during warm-up.
     pub warm_up: Duration,
-    /// How much after warming up.
+    /// Length of the run after the warm-up.
     pub length: Length,
-    /// How long a user waits for one answer before it gives up and opens a new connection.
+    /// Time after which a user gives up a request and opens a new connection.
     pub timeout: Duration,
-    /// How often a user asks before it takes a refusal or a failure for an answer, at least once.
-    /// Before it asks again it pauses a random time, of up to 100 ms at first, then 200 ms, and so
-    /// on.
+    /// Attempts per request, at least one: a refused or failed request is retried after a random
+    /// pause of up to 100 ms, then 200 ms, 400 ms, and so on.
     pub tries: u32,
-    /// Whether a user that is told when to come back (`Retry-After`) waits that long before it asks
-    /// again.
+    /// Whether a refused user pauses for the time in `Retry-After`.
     pub honour_retry_after: bool,
-    /// Told about each second of the run when it is over.
+    /// Called at the end of each second of the run.
     pub watch: Option<Watch>,
-    /// Whether the report keeps what became of each single request.
+    /// Whether the report keeps an entry for each request.
     pub journal: bool,
-    /// Ends the run earlier than planned.
+    /// Ends the run early.
     pub stop: Stop,
 }
 
-impl Plan {
-    /// One user sending `requests` requests to `target`, one after the other, without warm-up, with
-    /// 30 s of patience for each.
+impl LoadPlan {
+    /// One user that sends `requests` requests to `target`, one after the other, without warm-up
+    /// and with a timeout of 30 s.
     pub fn new(target: Target, workload: Arc<dyn Workload>, requests: u64) -> Self {
         Self {
             targets: vec![target],
@@ -62,15 +60,15 @@ impl Plan {
     }
 }
 
-/// Whoever follows a run; called on the load's own thread.
+/// A callback for each second of a run. It runs on the thread of the load.
 pub type Watch = Arc<dyn Fn(&Second) + Send + Sync>;
 
-/// Ends a run at a moment nobody knew when it began; clones end the same run.
+/// Ends a run early; clones end the same run.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<OnceLock<Instant>>);
 
 impl Stop {
-    /// No request falls due from now on. What is under way is still awaited.
+    /// Ends the run: no more requests are due. Answers to requests in flight are still awaited.
     pub fn now(&self) {
         self.0.get_or_init(Instant::now);
     }
@@ -83,76 +81,24 @@ impl Stop {
 /// When users send.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// Each user sends its next request as soon as it has heard the answer to its last.
+    /// Closed loop: each user sends its next request once the last one has ended.
     Closed,
-    /// Requests fall due at random (Poisson) moments, whatever the server does, and the first idle
-    /// user sends them. Latency counts from when a request was due, even where every user was still
-    /// waiting, so a stall is seen by all who would have met it. Timers are good to 1 ms.
+    /// Open loop: requests are due at random (Poisson) times, regardless of the server, and the
+    /// first idle user sends them. Latency counts from the due time, also while all users were
+    /// busy, so a stall affects all requests that were due meanwhile (no coordinated omission).
+    /// Timers are accurate to 1 ms.
     Open {
         /// Mean requests per second, over all users.
         per_second: f64,
     },
 }
 
-/// How much to send after warming up.
+/// Length of a run after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// So many requests.
+    /// A number of requests.
     Requests(u64),
-    /// For so long; what is under way at the end is still awaited: its latency counts, but not in
-    /// the rate.
+    /// A time. Requests in flight at the end are still awaited: they count in the latency, but not
+    /// in the rate.
     Time(Duration),
-}
-
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The plan makes no sense.
-    #[error("{0}")]
-    Plan(String),
-    /// Not one connection could be opened.
-    #[error("cannot connect to {target}: {reason}")]
-    Unreachable {
-        /// Where to, as `host:port`.
-        target: String,
-        /// What the system said.
-        reason: String,
-    },
-    /// The server does not have the model.
-    #[error("{target} has no model {model:?}: {said}")]
-    NoModel {
-        /// The server, as `host:port`.
-        target: String,
-        /// The model asked for.
-        model: String,
-        /// What it said.
-        said: String,
-    },
-    /// The server did not answer a question that must be answered before a run.
-    #[error("{target} {said}")]
-    Unanswered {
-        /// The server, as `host:port`.
-        target: String,
-        /// What it said instead.
-        said: String,
-    },
-    /// The process may not open as many connections.
-    #[error("{users} users need more open files than the {limit} allowed; raise `ulimit -n`")]
-    Files {
-        /// The users asked for.
-        users: usize,
-        /// The hard limit.
-        limit: u64,
-    },
-    /// Test data could not be read.
-    #[error("{file}: {reason}")]
-    Data {
-        /// The file.
-        file: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The thread that carries out the run could not start, or died.
-    #[error("the load's own thread: {0}")]
-    Thread(String),
 }

@@ -1,4 +1,4 @@
-//! What came of a run.
+//! The report of a run.
 
 use std::{
     collections::BTreeMap,
@@ -6,97 +6,56 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hdrhistogram::Histogram;
+use crate::{
+    ending::{Ending, Entry},
+    latency::Latencies,
+    timeline::{Clock, Second},
+};
 
-use crate::timeline::{Clock, Second};
-
-/// How many texts of each kind of trouble a report keeps.
+/// The number of texts per kind of trouble that a report keeps.
 const SAMPLES: usize = 5;
-/// Significant digits of latencies.
-pub(crate) const DIGITS: u8 = 3;
-/// The longest latency told apart from longer ones: an hour, in microseconds.
-pub(crate) const LONGEST: u64 = 3_600_000_000;
 
-/// What came of a run. Counts cover every request sent, rates the right answers that came in the
-/// measured time, and latencies those to requests that were due in it: however slow a server is, it
-/// looks neither faster nor slower than it was.
+/// The result of a run.
+///
+/// Counts cover all requests. Rates cover right answers received in the measured time. Latencies
+/// cover right answers to requests due in the measured time, whenever they were received, so a slow
+/// server looks neither faster nor slower than it is.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Requests sent.
     pub sent: u64,
-    /// Answered 200, as expected.
+    /// Requests with status 200 and the expected answer.
     pub right: u64,
-    /// Answered 200, otherwise than expected.
+    /// Requests with status 200 and another answer.
     pub wrong: u64,
-    /// Answered with another status: how many of each.
+    /// Requests with another status, by status.
     pub refused: BTreeMap<u16, u64>,
-    /// The same by reason: status and `x-error-code`.
+    /// Requests with another status, by status and `x-error-code`.
     pub reasons: BTreeMap<String, u64>,
-    /// Not answered: no connection, a lost one, or too late.
+    /// Requests without answer: no connection, a lost connection, or a timeout.
     pub failed: u64,
-    /// Not answered before their users hung up on purpose.
+    /// Requests whose users hung up on purpose.
     pub hung_up: u64,
-    /// Due in an open loop, but every user was still waiting when time was up.
+    /// Requests of an open loop that were due before the end but found no idle user.
     pub unsent: u64,
-    /// Open connections that the server, or the way to it, closed without announcing it.
+    /// Connections that the server or the network closed without `connection: close`.
     pub dropped_connections: u64,
-    /// What was wrong, refused or failed: the first few texts of each.
+    /// Descriptions of the first few wrong answers, refusals and failures.
     pub troubles: Vec<String>,
-    /// Right answers that came in the measured time.
+    /// Right answers received in the measured time.
     pub measured: u64,
-    /// The measured time: from the end of warming up to the end of the plan, or to the last answer
-    /// where a number of requests ends it.
+    /// The measured time: from the end of the warm-up to the end of the plan, or to the last answer
+    /// if a number of requests ends the run.
     pub window: Duration,
-    /// When the first request could be sent.
+    /// Start of the run.
     pub began: SystemTime,
-    /// CPU time of the load's own thread, warming up included, where the system tells.
+    /// CPU time of the load's thread, warm-up included, where the system provides it.
     pub cpu: Option<Duration>,
-    /// Each whole second of the run, warming up included.
+    /// Each full second of the run, warm-up included.
     pub timeline: Vec<Second>,
-    /// What became of each request, in the order in which they ended, if the plan asked for it.
+    /// All requests in the order in which they ended, if the plan has `journal` set.
     pub journal: Vec<Entry>,
-    latencies: Histogram<u64>,
-}
-
-/// What became of one request. Times count from the start of the run.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Its number.
-    pub index: u64,
-    /// When it should have been sent.
-    pub due: Duration,
-    /// When its user was free to send it: the first time, if it asked more than once.
-    pub sent: Duration,
-    /// When it ended.
-    pub done: Duration,
-    /// How.
-    pub ending: Ending,
-}
-
-/// How a request ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Answered 200, as expected.
-    Right,
-    /// Answered 200, otherwise than expected.
-    Wrong,
-    /// Answered with another status.
-    Refused(Refusal),
-    /// Not answered: no connection, a lost one, or too late.
-    Failed,
-    /// Its user hung up on purpose.
-    HungUp,
-}
-
-/// An answer with another status than 200.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The status.
-    pub status: u16,
-    /// Its `x-error-code`; empty where there is none.
-    pub code: Box<str>,
-    /// Its `Retry-After`, in seconds.
-    pub retry_after: Option<u32>,
+    latencies: Latencies,
 }
 
 impl Report {
@@ -114,18 +73,18 @@ impl Report {
         count / self.window.as_secs_f64()
     }
 
-    /// The latency that this share of the right answers to requests due in the measured time did not
-    /// exceed: 0.99 is the p99. Good to three digits.
+    /// A quantile (0.99 is the p99) of the latency of right answers to requests due in the measured
+    /// time, to three significant digits.
     pub fn latency(&self, quantile: f64) -> Duration {
-        Duration::from_micros(self.latencies.value_at_quantile(quantile))
+        self.latencies.quantile(quantile)
     }
 
     /// Right answers to requests due in the measured time that took longer than `limit`.
     pub fn later_than(&self, limit: Duration) -> u64 {
-        self.latencies.count_between(micros(limit).saturating_add(1), u64::MAX)
+        self.latencies.above(limit)
     }
 
-    /// Requests due per second of the measured time that were answered right within `limit`.
+    /// Requests per second, by due time, that were answered right within `limit`.
     pub fn goodput(&self, limit: Duration) -> f64 {
         self.per_second(self.latencies.len() - self.later_than(limit))
     }
@@ -135,7 +94,7 @@ impl Report {
         self.refused.values().sum()
     }
 
-    /// Whether every request was answered, and right, on a connection that held.
+    /// Whether every request was answered right and no connection was dropped.
     pub fn is_flawless(&self) -> bool {
         self.sent == self.right && self.unsent == 0 && self.dropped_connections == 0
     }
@@ -162,23 +121,16 @@ impl fmt::Display for Report {
     }
 }
 
-/// How one request ended, and what was wrong if anything was.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) ending: Ending,
-    pub(crate) trouble: String,
-}
-
-/// Which ends of a request lie in the measured time.
+/// Whether a request was due, and whether it ended, in the measured time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    /// It was due then: its latency counts, whenever the answer came.
+    /// The request was due in the measured time: it counts in the latency.
     pub(crate) due: bool,
-    /// It ended then: it counts in the rate, whenever it was due.
+    /// The request ended in the measured time: it counts in the rate.
     pub(crate) done: bool,
 }
 
-/// A report in the making.
+/// Collects a report during a run.
 pub(crate) struct Recorder {
     report: Report,
     journal: bool,
@@ -206,22 +158,22 @@ impl Recorder {
             cpu: None,
             timeline: Vec::new(),
             journal: Vec::new(),
-            latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS)?,
+            latencies: Latencies::new()?,
         };
         Ok(Self { report, journal, clock: Clock::new()?, samples: BTreeMap::new() })
     }
 
-    /// Counts one request.
+    /// Counts one request; `trouble` describes what was wrong with it.
     pub(crate) fn record(&mut self, entry: Entry, trouble: &str, window: Window) {
         self.report.sent += 1;
         match &entry.ending {
             Ending::Right => {
-                let latency = micros(entry.done.saturating_sub(entry.due));
+                let latency = entry.done.saturating_sub(entry.due);
                 self.report.right += 1;
-                self.clock.answered(latency);
+                self.clock.right(latency);
                 self.report.measured += u64::from(window.done);
                 if window.due {
-                    self.report.latencies.saturating_record(latency);
+                    self.report.latencies.record(latency);
                 }
             }
             Ending::Wrong => {
@@ -240,7 +192,7 @@ impl Recorder {
             }
             Ending::HungUp => self.report.hung_up += 1,
         }
-        self.clock.unanswered(&entry.ending);
+        self.clock.ended(&entry.ending);
         if self.journal {
             self.report.journal.push(entry);
         }
@@ -253,12 +205,12 @@ impl Recorder {
         second
     }
 
-    /// Counts connections that went away by themselves.
+    /// Counts dropped connections.
     pub(crate) fn dropped(&mut self, connections: u64) {
         self.report.dropped_connections += connections;
     }
 
-    /// The report, once nobody records any more.
+    /// Completes the report at the end of the run.
     pub(crate) fn finish(self, window: Duration, unsent: u64, cpu: Option<Duration>) -> Report {
         Report { unsent, window, cpu, ..self.report }
     }
@@ -270,8 +222,4 @@ impl Recorder {
             self.report.troubles.push(format!("{kind}: {text}"));
         }
     }
-}
-
-fn micros(latency: Duration) -> u64 {
-    u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,12 +1,9 @@
-//! Carrying out a plan.
+//! Executes a plan.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use hyper::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::{
     runtime,
@@ -16,29 +13,30 @@ use tokio::{
 };
 
 use crate::{
-    LoadError, Plan, Report, Target, Workload,
+    LoadError, LoadPlan, Report, Target, Workload,
     connection::{Connection, Lost, connecting},
-    report::{Ending, Entry, Outcome, Recorder, Refusal, Window},
+    ending::{Ending, Entry, Refusal},
+    report::{Recorder, Window},
     schedule::{Schedule, Turn},
 };
 
-/// How long a user waits after a failure, so that a dead server is not asked in a tight loop.
+/// Pause of a user after a failure, so that a dead server is not retried in a tight loop.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a user that asks again waits at most before the second try; doubled for each later one.
+/// Upper bound of the pause before the first retry; doubled for each further one.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
-/// Open files a process needs beside its users' connections.
+/// Open files of the process other than users' connections.
 const OTHER_FILES: u64 = 64;
-/// The header in which a server names its reason.
+/// The header with the reason of a refusal.
 const ERROR_CODE: &str = "x-error-code";
 /// Bytes of a refusal's body that a report quotes.
 const QUOTED: usize = 200;
 
-/// Carries out a plan and reports. Dropping the future ends the run.
+/// Executes a plan and returns its report. Dropping the future ends the run.
 ///
-/// The load has a thread and a runtime of its own, so that it neither waits for a server in the
-/// same process nor makes it wait, and its CPU time can be told apart.
-pub async fn run(plan: Plan) -> Result<Report, LoadError> {
+/// The load has its own thread and runtime: it does not share a runtime with a server in the same
+/// process, and its CPU time can be measured.
+pub async fn run(plan: LoadPlan) -> Result<Report, LoadError> {
     check(&plan)?;
     let (report, reported) = oneshot::channel();
     thread::Builder::new()
@@ -48,16 +46,18 @@ pub async fn run(plan: Plan) -> Result<Report, LoadError> {
     reported.await.map_err(|_| LoadError::Thread("it ended without a report".to_owned()))?
 }
 
-fn check(plan: &Plan) -> Result<(), LoadError> {
+fn check(plan: &LoadPlan) -> Result<(), LoadError> {
     if plan.users == 0 || plan.targets.is_empty() {
         return Err(LoadError::Plan("a run needs at least one user and one target".to_owned()));
     }
     if let crate::Pace::Open { per_second } = plan.pace
         && !(per_second.is_finite() && per_second > 0.0)
     {
-        return Err(LoadError::Plan(format!("{per_second} requests per second is no rate")));
+        return Err(LoadError::Plan(format!(
+            "{per_second} is not a number of requests per second"
+        )));
     }
-    // A limit that cannot be read is met when a connection fails.
+    // Without a known limit, a connection fails at the actual one.
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(u64::MAX);
     let users = plan.users;
     if users as u64 + OTHER_FILES > limit {
@@ -66,12 +66,12 @@ fn check(plan: &Plan) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The load's thread.
-fn report_to(mut report: oneshot::Sender<Result<Report, LoadError>>, plan: Plan) {
+/// The main function of the load's thread.
+fn report_to(mut report: oneshot::Sender<Result<Report, LoadError>>, plan: LoadPlan) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            // Whoever asked has gone if it cannot be told.
+            // Fails only if the caller dropped the run.
             report.send(Err(LoadError::Thread(error.to_string()))).ok();
             return;
         }
@@ -85,7 +85,7 @@ fn report_to(mut report: oneshot::Sender<Result<Report, LoadError>>, plan: Plan)
     });
 }
 
-async fn drive(plan: Plan) -> Result<Report, LoadError> {
+async fn drive(plan: LoadPlan) -> Result<Report, LoadError> {
     let cpu_before = thread_cpu();
     let connections = connect(&plan).await?;
     let recorder =
@@ -107,7 +107,7 @@ async fn drive(plan: Plan) -> Result<Report, LoadError> {
         tokio::select! {
             ended = users.join_next() => if ended.is_none() { break },
             _ = seconds.tick() => {
-                let second = run.recorder().tick();
+                let second = run.recorder.lock().tick();
                 if let Some(watch) = &plan.watch {
                     watch(&second);
                 }
@@ -116,16 +116,16 @@ async fn drive(plan: Plan) -> Result<Report, LoadError> {
     }
     drop(users);
 
-    let run = Arc::into_inner(run).ok_or_else(|| LoadError::Thread("a user is left".to_owned()))?;
+    let run =
+        Arc::into_inner(run).ok_or_else(|| LoadError::Thread("a user has not ended".to_owned()))?;
     let end = run.schedule.end().unwrap_or_else(Instant::now);
     let window = end.saturating_duration_since(run.schedule.measured_from);
     let cpu = cpu_before.zip(thread_cpu()).map(|(before, after)| after.saturating_sub(before));
-    let recorder = run.recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(recorder.finish(window, run.schedule.unsent(), cpu))
+    Ok(run.recorder.into_inner().finish(window, run.schedule.unsent(), cpu))
 }
 
-/// Every user's connection, open where that was possible.
-async fn connect(plan: &Plan) -> Result<Vec<Connection>, LoadError> {
+/// Opens a connection per user. Fails only if no connection could be opened.
+async fn connect(plan: &LoadPlan) -> Result<Vec<Connection>, LoadError> {
     let connecting = connecting();
     let targets = plan.targets.iter().cycle().take(plan.users);
     let mut opening: JoinSet<_> = targets
@@ -146,7 +146,7 @@ async fn connect(plan: &Plan) -> Result<Vec<Connection>, LoadError> {
     }
 }
 
-/// A connection, and why it is not open yet, if it is not. It is tried again with each request.
+/// A connection, and the error if it could not be opened. Each request tries again.
 async fn opened(
     target: Target,
     patience: Duration,
@@ -162,7 +162,7 @@ async fn opened(
     (connection, trouble)
 }
 
-/// What users share.
+/// Shared state of the users.
 struct Run {
     workload: Arc<dyn Workload>,
     tries: u32,
@@ -173,7 +173,7 @@ struct Run {
 }
 
 impl Run {
-    fn record(&self, turn: Turn, sent: Instant, outcome: Outcome, dropped: u64) {
+    fn record(&self, turn: Turn, sent: Instant, outcome: RequestOutcome, dropped: u64) {
         let now = Instant::now();
         let measured_from = self.schedule.measured_from;
         let window = Window {
@@ -188,16 +188,12 @@ impl Run {
             done: since_start(now),
             ending: outcome.ending,
         };
-        let mut recorder = self.recorder();
+        let mut recorder = self.recorder.lock();
         recorder.record(entry, &outcome.trouble, window);
         recorder.dropped(dropped);
     }
 
-    fn recorder(&self) -> MutexGuard<'_, Recorder> {
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long a user waits after such an ending before it asks again.
+    /// The pause of a user after a request that ended in this way.
     fn pause(&self, ending: &Ending) -> Option<Duration> {
         match ending {
             Ending::Failed => Some(PAUSE),
@@ -209,7 +205,7 @@ impl Run {
     }
 }
 
-/// One user, from its first turn to the last.
+/// Runs one user until the schedule ends.
 async fn user(run: Arc<Run>, mut connection: Connection) {
     while let Some(turn) = run.schedule.take(Instant::now()) {
         if turn.due > Instant::now() {
@@ -226,8 +222,14 @@ async fn user(run: Arc<Run>, mut connection: Connection) {
     }
 }
 
-/// Asks as often as the plan allows.
-async fn ask(run: &Run, index: u64, connection: &mut Connection) -> Outcome {
+/// The result of a request; `trouble` describes what was wrong with it, empty if nothing was.
+struct RequestOutcome {
+    ending: Ending,
+    trouble: String,
+}
+
+/// Sends a request, with the retries of the plan.
+async fn ask(run: &Run, index: u64, connection: &mut Connection) -> RequestOutcome {
     for again in 1..run.tries {
         let outcome = ask_once(&*run.workload, index, connection).await;
         if !matches!(outcome.ending, Ending::Refused(_) | Ending::Failed) {
@@ -240,7 +242,11 @@ async fn ask(run: &Run, index: u64, connection: &mut Connection) -> Outcome {
     ask_once(&*run.workload, index, connection).await
 }
 
-async fn ask_once(workload: &dyn Workload, index: u64, connection: &mut Connection) -> Outcome {
+async fn ask_once(
+    workload: &dyn Workload,
+    index: u64,
+    connection: &mut Connection,
+) -> RequestOutcome {
     let (ending, trouble) = match connection.ask(workload.request(index)).await {
         Ok((StatusCode::OK, answer)) => match workload.check(index, &answer) {
             Ok(()) => (Ending::Right, String::new()),
@@ -254,7 +260,7 @@ async fn ask_once(workload: &dyn Workload, index: u64, connection: &mut Connecti
         Err(Lost::HungUp) => (Ending::HungUp, String::new()),
         Err(lost) => (Ending::Failed, lost.to_string()),
     };
-    Outcome { ending, trouble }
+    RequestOutcome { ending, trouble }
 }
 
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
@@ -266,7 +272,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
     }
 }
 
-/// CPU time of this thread so far.
+/// CPU time used by this thread.
 fn thread_cpu() -> Option<Duration> {
     let times = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanoseconds = times.split_ascii_whitespace().next()?.parse().ok()?;

@@ -1,5 +1,5 @@
-//! Load on any model: inputs made from what the server says of it, answers learnt from the server
-//! itself, one by one, before the run.
+//! Load on any model: random inputs made from the metadata, and answers learnt from the server
+//! before the run.
 
 use std::time::Duration;
 
@@ -8,44 +8,47 @@ use hyper::StatusCode;
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
-    Answer, LoadError, Prepared, Target, Workload,
+    HttpAnswer, LoadError, Prepared, Target, Workload,
     infer::{Call, Encoding, Output, outputs},
-    model::{Choice, Metadata, Sample},
+    model::{Metadata, Sample, SampleShape},
 };
 
-/// Seeds the inputs: equal runs send equal ones.
+/// Seed of the inputs, so that equal runs send equal inputs.
 const SEED: u64 = 1;
 
-/// Sends a few inputs over and over. Right is an answer like the one that the same input got when
-/// nothing else was under way, so that an answer to somebody else's input is seen: this tells
-/// whether answers are mixed up or depend on their batch, not whether the model is any good.
+/// Sends random inputs, repeating them. An answer is right if it equals, within a tolerance, the
+/// answer that the same input got alone before the run. This detects answers that are mixed up or
+/// depend on the batch; it does not measure the quality of the model.
 pub struct Sampled {
     requests: Vec<Prepared>,
     learnt: Vec<Learnt>,
     tolerance: f64,
 }
 
-/// The answer that an input must get.
+/// The expected answer to an input.
 struct Learnt {
     body: Bytes,
     outputs: Vec<Output>,
 }
 
 impl Sampled {
-    /// Load with `count` different inputs. Until [`learn`](Self::learn) has run, any answer of the
-    /// protocol is taken for right.
+    /// Makes a load with `count` different inputs. Before [`learn`](Self::learn) any well-formed
+    /// answer is right.
     pub fn draw(
         model: &Metadata,
         encoding: Encoding,
         count: usize,
-        choice: Choice,
+        sizes: SampleShape,
     ) -> Result<Self, LoadError> {
         if count == 0 || model.inputs.is_empty() {
-            return Err(LoadError::Plan(format!("no input to send to {:?}", model.name)));
+            return Err(LoadError::Plan(format!(
+                "{:?} has no input, or no inputs are wanted",
+                model.name
+            )));
         }
         let mut random = StdRng::seed_from_u64(SEED);
         let mut request = || {
-            let inputs = model.inputs.iter().map(|input| input.draw(choice, &mut random));
+            let inputs = model.inputs.iter().map(|input| input.draw(sizes, &mut random));
             let samples = inputs.collect::<Result<Vec<Sample>, _>>()?;
             let inputs = samples.iter().map(|sample| sample.input.clone()).collect();
             let call = Call::new(&model.name, inputs)?;
@@ -60,11 +63,11 @@ impl Sampled {
         Ok(Self { requests, learnt: Vec::new(), tolerance: 0.0 })
     }
 
-    /// Asks for each input once, one after the other. From now on no number of an answer may be
-    /// further from the learnt one than `tolerance` times the largest of its output.
+    /// Sends each input once, one after the other, and keeps the answers. Numbers of later answers
+    /// may differ by at most `tolerance` times the largest number of their output.
     ///
-    /// Returns how many inputs have an answer so like another's that a mix-up of the two would go
-    /// unseen.
+    /// Returns the number of inputs whose answer equals that of another input within the tolerance:
+    /// a mix-up of the two would not be detected.
     pub async fn learn(
         &mut self,
         target: &Target,
@@ -73,24 +76,25 @@ impl Sampled {
     ) -> Result<usize, LoadError> {
         self.tolerance = tolerance;
         for request in &self.requests {
-            let unanswered = |said| LoadError::Unanswered { target: target.to_string(), said };
+            let unanswered =
+                |problem| LoadError::Unanswered { target: target.to_string(), problem };
             let (status, answer) = target.ask(request.clone(), patience).await?;
             if status != StatusCode::OK {
                 let body = String::from_utf8_lossy(&answer.body);
-                return Err(unanswered(format!("answers {status} to a request alone: {body}")));
+                return Err(unanswered(format!("answered {status} to a single request: {body}")));
             }
             let outputs = outputs(&answer)
-                .map_err(|error| unanswered(format!("answers no tensors: {error}")))?;
+                .map_err(|error| unanswered(format!("answered without valid tensors: {error}")))?;
             self.learnt.push(Learnt { body: answer.body, outputs });
         }
-        let has_twin = |(place, learnt): &(usize, &Learnt)| {
-            let others = self.learnt.iter().enumerate().filter(|(other, _)| other != place);
+        let has_twin = |(position, learnt): &(usize, &Learnt)| {
+            let others = self.learnt.iter().enumerate().filter(|(other, _)| other != position);
             others.into_iter().any(|(_, other)| learnt.is_like(&other.outputs, tolerance))
         };
         Ok(self.learnt.iter().enumerate().filter(has_twin).count())
     }
 
-    fn place(&self, index: u64) -> usize {
+    fn position(&self, index: u64) -> usize {
         usize::try_from(index % self.requests.len() as u64).unwrap_or_default()
     }
 }
@@ -104,11 +108,11 @@ impl Learnt {
 
 impl Workload for Sampled {
     fn request(&self, index: u64) -> Prepared {
-        self.requests[self.place(index)].clone()
+        self.requests[self.position(index)].clone()
     }
 
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
-        let Some(learnt) = self.learnt.get(self.place(index)) else {
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {
+        let Some(learnt) = self.learnt.get(self.position(index)) else {
             return outputs(answer).map(drop);
         };
         if learnt.body == answer.body || learnt.is_like(&outputs(answer)?, self.tolerance) {
@@ -116,8 +120,10 @@ impl Workload for Sampled {
         }
         let owner = self.learnt.iter().position(|other| other.body == answer.body);
         Err(match owner {
-            Some(owner) => format!("got the answer to input {owner}, not {}", self.place(index)),
-            None => format!("got another answer than input {} had alone", self.place(index)),
+            Some(owner) => format!("got the answer to input {owner}, not {}", self.position(index)),
+            None => {
+                format!("answer differs from the one that input {} got alone", self.position(index))
+            }
         })
     }
 }

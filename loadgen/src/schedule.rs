@@ -1,33 +1,31 @@
-//! Which request is next, and when it is due.
+//! The schedule of a run: which request is next, and when it is due.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
 use crate::{Length, Pace, Stop};
 
-/// Seeds the arrivals of an open loop: equal plans meet equal bursts.
+/// Seed of the arrivals of an open loop, so that equal plans have equal bursts.
 const ARRIVALS_SEED: u64 = 1;
 
-/// One request's turn.
+/// The turn of one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Turn {
-    /// Its number.
+    /// The number of the request.
     pub(crate) index: u64,
-    /// When it is due; never in the future in a closed loop.
+    /// When the request is due; never in the future in a closed loop.
     pub(crate) due: Instant,
 }
 
-/// Hands out turns to whichever user asks.
+/// Hands out turns to idle users.
 pub(crate) struct Schedule {
     pace: Pace,
-    /// When rates and latencies begin to count.
+    /// The end of the warm-up.
     pub(crate) measured_from: Instant,
-    /// When users stop, if time ends the run.
+    /// The end of the run, if the plan has a time.
     ends: Option<Instant>,
     stop: Stop,
     state: Mutex<State>,
@@ -35,7 +33,7 @@ pub(crate) struct Schedule {
 
 struct State {
     next_index: u64,
-    /// Turns left after warming up, if their number ends the run.
+    /// Turns left after the warm-up, if the plan has a number of requests.
     left: Option<u64>,
     last_due: Instant,
     arrivals: StdRng,
@@ -54,12 +52,12 @@ impl Schedule {
         Self { pace, measured_from, ends, stop: Stop::default(), state: Mutex::new(state) }
     }
 
-    /// The same, ended early by `stop`.
+    /// Adds a way to end the run early.
     pub(crate) fn ended_by(self, stop: Stop) -> Self {
         Self { stop, ..self }
     }
 
-    /// When no more requests fall due, as far as is known by now.
+    /// The time after which no requests are due, if already known.
     pub(crate) fn end(&self) -> Option<Instant> {
         self.ends.into_iter().chain(self.stop.at()).min()
     }
@@ -72,8 +70,8 @@ impl Schedule {
         self.next(now)
     }
 
-    /// How many requests of an open loop were due before the end, and found no idle user. Asked
-    /// once, when the run is over.
+    /// The requests of an open loop that were due before the end but found no idle user. To be
+    /// called once, at the end of the run.
     pub(crate) fn unsent(&self) -> u64 {
         let mut unsent = 0;
         while self.pace != Pace::Closed && self.next(self.measured_from).is_some() {
@@ -83,7 +81,7 @@ impl Schedule {
     }
 
     fn next(&self, now: Instant) -> Option<Turn> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let due = match self.pace {
             Pace::Closed => now,
             Pace::Open { per_second } => {
@@ -114,7 +112,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_closed_loop_is_due_at_once_until_its_requests_are_used_up() {
+    fn turns_of_a_closed_loop_are_due_at_once_until_none_are_left() {
         let start = Instant::now();
         let schedule = Schedule::new(Pace::Closed, Duration::ZERO, Length::Requests(2), start);
         assert_eq!(schedule.take(start), Some(Turn { index: 0, due: start }));
@@ -124,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn warming_up_does_not_use_up_requests() {
+    fn the_warm_up_does_not_count_towards_the_number_of_requests() {
         let start = Instant::now();
         let schedule = Schedule::new(Pace::Closed, SECOND, Length::Requests(1), start);
         assert!(schedule.take(start).is_some());
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn time_ends_a_run() {
+    fn a_run_ends_after_its_time() {
         let start = Instant::now();
         let schedule = Schedule::new(Pace::Closed, SECOND, Length::Time(SECOND), start);
         assert!(schedule.take(start + 2 * SECOND - Duration::from_nanos(1)).is_some());
@@ -142,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_loop_keeps_its_rate_whenever_it_is_asked() {
+    fn the_rate_of_an_open_loop_does_not_depend_on_when_turns_are_taken() {
         let start = Instant::now();
         let pace = Pace::Open { per_second: 1000.0 };
         let schedule = Schedule::new(pace, Duration::ZERO, Length::Time(10 * SECOND), start);
@@ -153,11 +151,11 @@ mod tests {
             last = turn.due;
             turns += 1;
         }
-        assert!((9_500..10_500).contains(&turns), "{turns} arrivals in 10 s at 1000 a second");
+        assert!((9_500..10_500).contains(&turns), "{turns} arrivals in 10 s at 1000 per second");
     }
 
     #[test]
-    fn whoever_stops_a_run_ends_it() {
+    fn a_stop_ends_a_run_early() {
         let start = Instant::now();
         let (pace, stop) = (Pace::Open { per_second: 1000.0 }, Stop::default());
         let schedule =
@@ -165,11 +163,11 @@ mod tests {
         assert!(schedule.take(start).is_some());
         stop.now();
         assert_eq!(schedule.take(Instant::now()), None);
-        assert!(schedule.unsent() < 900, "what falls due later is not missed");
+        assert!(schedule.unsent() < 900, "requests due after the stop do not count");
     }
 
     #[test]
-    fn an_open_loop_that_fell_behind_stops_at_the_end_and_tells_what_it_did_not_send() {
+    fn an_open_loop_reports_the_requests_that_found_no_idle_user() {
         let start = Instant::now();
         let pace = Pace::Open { per_second: 1000.0 };
         let schedule = Schedule::new(pace, Duration::ZERO, Length::Time(SECOND), start);

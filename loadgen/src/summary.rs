@@ -1,4 +1,4 @@
-//! A report in a few numbers, for people and for programs.
+//! The summary of a report, for terminals and as JSON.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -6,43 +6,44 @@ use serde::Serialize;
 
 use crate::{Report, Second};
 
-/// Shares of the answers whose latency is told.
+/// The quantiles of latency in a summary.
 const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
-/// What a run came to.
+/// The main figures of a report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     /// Right answers per second of the measured time.
     pub rate: f64,
     /// The measured time, in seconds.
     pub seconds: f64,
-    /// Latencies of the right answers to what was due in the measured time, in milliseconds.
+    /// Quantiles of the latency of right answers to requests due in the measured time, in
+    /// milliseconds.
     pub latency_ms: BTreeMap<&'static str, f64>,
-    /// Requests sent, warming up included, as all counts but `late`.
+    /// Requests sent. This and all other counts but `late` include the warm-up.
     pub sent: u64,
-    /// Answered as expected.
+    /// Right answers.
     pub right: u64,
-    /// Answered otherwise than expected.
+    /// Wrong answers.
     pub wrong: u64,
-    /// Answered with another status than 200, by status and reason.
+    /// Answers with another status than 200, by status and `x-error-code`.
     pub refused: BTreeMap<String, u64>,
-    /// Not answered.
+    /// Requests without answer.
     pub failed: u64,
-    /// Due in an open loop, and never sent.
+    /// Requests of an open loop that were due, but not sent.
     pub unsent: u64,
-    /// Connections that the server closed without announcing it.
+    /// Connections that the server or the network closed without `connection: close`.
     pub dropped_connections: u64,
-    /// Of those, the ones that took longer than the limit, if one was set.
+    /// Right answers to requests due in the measured time that took longer than the limit, if set.
     pub late: Option<u64>,
-    /// What was wrong, refused or failed: the first few.
+    /// Descriptions of the first few wrong answers, refusals and failures.
     pub troubles: Vec<String>,
-    /// Second by second.
+    /// Each second of the run.
     pub timeline: Vec<Second>,
 }
 
 impl Summary {
-    /// Sums a report up; answers that took longer than `limit` are late.
+    /// Summarizes a report; answers that took longer than `limit` are late.
     pub fn new(report: &Report, limit: Option<Duration>) -> Self {
         let milliseconds = |quantile| report.latency(quantile).as_secs_f64() * 1e3;
         Self {
@@ -62,7 +63,7 @@ impl Summary {
         }
     }
 
-    /// What it says, line by line: a name and a value each.
+    /// The lines of the summary: name and value.
     pub fn lines(&self) -> Vec<(String, String)> {
         let mut lines = vec![
             ("req/s".to_owned(), format!("{:.0}, over {:.1} s", self.rate, self.seconds)),

@@ -1,55 +1,52 @@
-//! A run, second by second.
+//! The timeline of a run: counts and latencies of each second.
 
 use std::time::Duration;
 
-use hdrhistogram::{CreationError, Histogram};
+use hdrhistogram::CreationError;
 use serde::Serialize;
 
-use crate::report::{DIGITS, Ending, LONGEST};
+use crate::{ending::Ending, latency::Latencies};
 
-/// What happened in one second.
+/// Requests that ended in one second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Second {
-    /// Its number, from 1.
+    /// The number of the second, from 1.
     pub number: u64,
-    /// Requests answered right.
+    /// Right answers.
     pub right: u64,
-    /// Requests answered wrong.
+    /// Wrong answers.
     pub wrong: u64,
-    /// Requests answered with another status than 200.
+    /// Answers with another status than 200.
     pub refused: u64,
-    /// Requests not answered, other than by intent.
+    /// Requests without answer, other than those whose users hung up on purpose.
     pub failed: u64,
-    /// The latency of half of the right answers, in milliseconds; 0 where there are none.
+    /// Median latency of right answers in milliseconds; 0 if there are none.
     pub p50_ms: f64,
-    /// The latency that 99 % of them did not exceed, in milliseconds.
+    /// 99th percentile of the latency of right answers in milliseconds.
     pub p99_ms: f64,
-    /// The longest of them, in milliseconds.
+    /// Highest latency of right answers in milliseconds.
     pub max_ms: f64,
 }
 
-/// The second that is not over yet.
+/// Counts for the current second.
 pub(crate) struct Clock {
     now: Second,
-    latencies: Histogram<u64>,
+    latencies: Latencies,
 }
 
 impl Clock {
     pub(crate) fn new() -> Result<Self, CreationError> {
-        Ok(Self {
-            now: Second::default(),
-            latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS)?,
-        })
+        Ok(Self { now: Second::default(), latencies: Latencies::new()? })
     }
 
-    /// Counts a right answer and its latency in microseconds.
-    pub(crate) fn answered(&mut self, latency: u64) {
+    /// Counts a right answer.
+    pub(crate) fn right(&mut self, latency: Duration) {
         self.now.right += 1;
-        self.latencies.saturating_record(latency);
+        self.latencies.record(latency);
     }
 
-    /// Counts a request that ended otherwise.
-    pub(crate) fn unanswered(&mut self, ending: &Ending) {
+    /// Counts a request that ended in another way; right answers are ignored.
+    pub(crate) fn ended(&mut self, ending: &Ending) {
         match ending {
             Ending::Right | Ending::HungUp => {}
             Ending::Wrong => self.now.wrong += 1,
@@ -58,12 +55,9 @@ impl Clock {
         }
     }
 
-    /// Ends this second, and begins the next.
+    /// Ends the current second and starts the next.
     pub(crate) fn tick(&mut self) -> Second {
-        let at = |quantile| {
-            let latency = Duration::from_micros(self.latencies.value_at_quantile(quantile));
-            latency.as_secs_f64() * 1e3
-        };
+        let at = |quantile| self.latencies.quantile(quantile).as_secs_f64() * 1e3;
         let number = self.now.number + 1;
         let [p50_ms, p99_ms, max_ms] = [0.5, 0.99, 1.0].map(at);
         self.latencies.reset();
@@ -77,11 +71,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_second_begins_anew() {
+    fn each_second_starts_at_zero() {
         let mut clock = Clock::new().unwrap();
-        clock.answered(1000);
-        clock.answered(3000);
-        clock.unanswered(&Ending::Failed);
+        clock.right(Duration::from_millis(1));
+        clock.right(Duration::from_millis(3));
+        clock.ended(&Ending::Failed);
         let first = clock.tick();
         assert_eq!((first.number, first.right, first.failed), (1, 2, 1));
         assert!((0.9..1.1).contains(&first.p50_ms) && (2.9..3.1).contains(&first.max_ms));

@@ -1,40 +1,44 @@
-//! What users send, and what they must hear.
+//! The requests that users send, and the check of their answers.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{HeaderMap, Method, Uri};
 
-/// Makes numbered requests and judges the answers to them. Called from one thread, on which every
-/// microsecond spent is one the server under test may be waiting for.
+/// Makes numbered requests and checks their answers. All calls come from the thread of the load, so
+/// they should be fast: a slow call delays other users.
 pub trait Workload: Send + Sync {
-    /// The request with this number; numbers count from 0 and are never repeated within a run.
+    /// The request with this number. Numbers count from 0 and are unique within a run.
     fn request(&self, index: u64) -> Prepared;
 
-    /// Whether a 200 is the answer to the request with this number; if not, what is wrong with it.
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String>;
+    /// Checks an answer with status 200 to the request with this number.
+    ///
+    /// # Errors
+    ///
+    /// A description of what is wrong with the answer.
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String>;
 }
 
-/// One HTTP request, ready to be sent to any target. Cloning shares the body.
+/// An HTTP request for any target. Clones share the body.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// How: inference is a POST.
+    /// The method: POST for inference.
     pub method: Method,
     /// Path and query.
     pub uri: Uri,
-    /// All headers but `host` and `content-length`.
+    /// The headers without `host` and `content-length`.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The body.
     pub body: Bytes,
-    /// When the user hangs up on purpose, if there is no answer by then.
+    /// Time without answer after which the user hangs up on purpose.
     pub hang_up: Option<Duration>,
 }
 
-/// What came back.
+/// Headers and body of an HTTP response.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// Its headers.
+pub struct HttpAnswer {
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its whole body.
+    /// The body.
     pub body: Bytes,
 }

@@ -1,4 +1,4 @@
-//! Runs against a server that behaves, and against ones that do not.
+//! Runs against a stub server that behaves well or badly.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod stub;
@@ -6,10 +6,10 @@ mod stub;
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use batchfleet_loadgen::{
-    Digits, Echo, Length, LoadError, Pace, Plan, Sampled, Summary, Workload,
+    Digits, Echo, Length, LoadError, LoadPlan, Pace, Sampled, Summary, Workload,
     digits::Digit,
     infer::Encoding,
-    model::{Choice, Metadata},
+    model::{Metadata, SampleShape},
     page, run,
 };
 
@@ -21,15 +21,15 @@ fn echo(encoding: Encoding) -> Arc<dyn Workload> {
     Arc::new(Echo::new("echo", "x", 1, 64, encoding).unwrap())
 }
 
-fn plan(stub: &Stub, users: usize, requests: u64) -> Plan {
-    Plan { users, ..Plan::new(stub.target(), echo(Encoding::Binary), requests) }
+fn plan(stub: &Stub, users: usize, requests: u64) -> LoadPlan {
+    LoadPlan { users, ..LoadPlan::new(stub.target(), echo(Encoding::Binary), requests) }
 }
 
 #[tokio::test]
-async fn every_answer_of_a_server_that_behaves_is_right() {
+async fn all_answers_of_a_correct_server_are_right() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     for encoding in [Encoding::Binary, Encoding::Json] {
-        let plan = Plan { workload: echo(encoding), ..plan(&stub, 7, 500) };
+        let plan = LoadPlan { workload: echo(encoding), ..plan(&stub, 7, 500) };
         let report = run(plan).await.unwrap();
         assert!(report.is_flawless(), "{report}");
         assert_eq!((report.sent, report.measured), (500, 500));
@@ -42,13 +42,13 @@ async fn every_answer_of_a_server_that_behaves_is_right() {
 async fn users_are_spread_over_the_targets() {
     let (one, two) = (Stub::start(|_| Reaction::Echo).await, Stub::start(|_| Reaction::Echo).await);
     let targets = vec![one.target(), two.target()];
-    let report = run(Plan { targets, ..plan(&one, 6, 100) }).await.unwrap();
+    let report = run(LoadPlan { targets, ..plan(&one, 6, 100) }).await.unwrap();
     assert!(report.is_flawless(), "{report}");
     assert_eq!((one.connections(), two.connections()), (3, 3));
 }
 
 #[tokio::test]
-async fn an_answer_to_somebody_else_is_wrong() {
+async fn an_answer_to_another_request_is_wrong() {
     let stub = Stub::start(|n| if n == 5 { Reaction::EchoOfLast } else { Reaction::Echo }).await;
     let report = run(plan(&stub, 1, 10)).await.unwrap();
     assert_eq!((report.sent, report.right, report.wrong), (10, 9, 1), "{report}");
@@ -80,7 +80,7 @@ async fn a_connection_cut_while_waiting_is_a_failure_and_a_drop() {
 }
 
 #[tokio::test]
-async fn a_connection_closed_as_announced_is_no_drop() {
+async fn a_connection_closed_as_announced_is_not_dropped() {
     let stub = Stub::start(|n| if n == 3 { Reaction::Goodbye } else { Reaction::Echo }).await;
     let report = run(plan(&stub, 1, 10)).await.unwrap();
     assert!(report.is_flawless(), "{report}");
@@ -88,88 +88,90 @@ async fn a_connection_closed_as_announced_is_no_drop() {
 }
 
 #[tokio::test]
-async fn silence_is_a_failure_once_patience_ends() {
+async fn a_request_without_answer_fails_after_the_timeout() {
     let stub = Stub::start(|n| if n == 0 { Reaction::Silence } else { Reaction::Echo }).await;
     let patience = Duration::from_millis(50);
-    let report = run(Plan { timeout: patience, ..plan(&stub, 1, 3) }).await.unwrap();
+    let report = run(LoadPlan { timeout: patience, ..plan(&stub, 1, 3) }).await.unwrap();
     assert_eq!((report.right, report.failed, report.dropped_connections), (2, 1, 0), "{report}");
     assert!(report.troubles[0].contains("no answer within 50ms"), "{report}");
 }
 
 #[tokio::test]
-async fn time_ends_a_run_and_warming_up_counts_in_no_rate() {
+async fn a_run_ends_after_its_time_and_rates_exclude_the_warm_up() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     let length = Length::Time(Duration::from_millis(200));
     let warm_up = Duration::from_millis(200);
-    let report = run(Plan { length, warm_up, ..plan(&stub, 2, 0) }).await.unwrap();
+    let report = run(LoadPlan { length, warm_up, ..plan(&stub, 2, 0) }).await.unwrap();
     assert!(report.is_flawless(), "{report}");
     assert_eq!(report.window, Duration::from_millis(200));
     assert!(0 < report.measured && report.measured < report.right, "{report}");
 }
 
 #[tokio::test]
-async fn a_slow_server_is_neither_faster_nor_slower_than_it_was() {
-    // Two users, an answer each every 600 ms. From 200 ms to 1 s one answer each comes, to what was
-    // asked before, and one is asked for that comes later, and counts with all its latency.
+async fn a_slow_server_is_measured_neither_too_fast_nor_too_slow() {
+    // Two users with answers every 600 ms. Between 200 ms and 1 s each user receives one answer, to
+    // a request sent earlier, and sends one request, whose later answer counts with its full
+    // latency.
     let slow = Duration::from_millis(600);
     let stub = Stub::start(move |_| Reaction::Stall(slow)).await;
     let (warm_up, length) = (Duration::from_millis(200), Length::Time(Duration::from_millis(800)));
-    let report = run(Plan { warm_up, length, ..plan(&stub, 2, 0) }).await.unwrap();
+    let report = run(LoadPlan { warm_up, length, ..plan(&stub, 2, 0) }).await.unwrap();
     assert_eq!((report.right, report.measured), (4, 2), "{report}");
     assert!(report.latency(0.0) >= slow && report.later_than(slow / 2) == 2, "{report}");
 }
 
 #[tokio::test]
-async fn an_open_loop_sees_a_stall_in_every_request_that_was_due_in_it() {
+async fn an_open_loop_measures_a_stall_in_all_requests_due_meanwhile() {
     let stall = Duration::from_millis(400);
     let stub = Stub::start(move |n| if n == 20 { Reaction::Stall(stall) } else { Reaction::Echo });
     let stub = stub.await;
     let pace = Pace::Open { per_second: 200.0 };
     let report =
-        run(Plan { pace, length: Length::Time(SECOND), ..plan(&stub, 1, 0) }).await.unwrap();
+        run(LoadPlan { pace, length: Length::Time(SECOND), ..plan(&stub, 1, 0) }).await.unwrap();
     assert_eq!((report.right, report.wrong), (report.sent, 0), "{report}");
-    // A closed loop would have seen one slow request of 200; due in the stall were about 80.
+    // About 80 of 200 requests were due during the stall; a closed loop would have measured one.
     assert!(report.latency(0.8) > stall / 4, "{report}");
 }
 
 #[tokio::test]
-async fn an_open_loop_tells_what_it_had_nobody_to_send() {
+async fn an_open_loop_reports_requests_without_an_idle_user() {
     let stub = Stub::start(|_| Reaction::Stall(Duration::from_millis(600))).await;
     let pace = Pace::Open { per_second: 100.0 };
     let report =
-        run(Plan { pace, length: Length::Time(SECOND), ..plan(&stub, 1, 0) }).await.unwrap();
+        run(LoadPlan { pace, length: Length::Time(SECOND), ..plan(&stub, 1, 0) }).await.unwrap();
     assert!(report.sent <= 2 && report.unsent > 50, "{report}");
 }
 
 #[tokio::test]
-async fn nobody_listening_is_an_error_not_a_report() {
-    // A port that was ours a moment ago, and listens no more.
+async fn a_closed_port_is_an_error() {
+    // A free port: the listener is dropped at once.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let target = format!("http://{address}").parse().unwrap();
-    let error = run(Plan { users: 3, ..Plan::new(target, echo(Encoding::Binary), 1) }).await;
+    let error =
+        run(LoadPlan { users: 3, ..LoadPlan::new(target, echo(Encoding::Binary), 1) }).await;
     let error = error.unwrap_err();
     assert!(matches!(error, LoadError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_plan_without_users_or_rate_is_refused() {
+async fn a_plan_without_users_or_rate_is_an_error() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     let none = run(plan(&stub, 0, 1)).await.unwrap_err();
     assert!(matches!(none, LoadError::Plan(_)), "{none}");
     let pace = Pace::Open { per_second: 0.0 };
-    let never = run(Plan { pace, ..plan(&stub, 1, 1) }).await.unwrap_err();
+    let never = run(LoadPlan { pace, ..plan(&stub, 1, 1) }).await.unwrap_err();
     assert!(matches!(never, LoadError::Plan(_)), "{never}");
 }
 
 #[tokio::test]
-async fn more_users_than_files_is_said_before_the_run() {
+async fn more_users_than_open_files_is_an_error_before_the_run() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     let error = run(plan(&stub, usize::MAX / 2, 1)).await.unwrap_err();
     assert!(matches!(error, LoadError::Files { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn digits_are_judged_by_their_expected_probabilities() {
+async fn digits_are_checked_by_their_expected_probabilities() {
     let digit = |ink: f32| {
         let mut expected = [0.0; 10];
         expected[3] = ink / 16.0;
@@ -179,45 +181,45 @@ async fn digits_are_judged_by_their_expected_probabilities() {
     let stub = Stub::start(|_| Reaction::Classify).await;
     for encoding in [Encoding::Binary, Encoding::Json] {
         let load = Arc::new(Digits::new("digits_wide", Arc::clone(&digits), encoding).unwrap());
-        let report = run(Plan::new(stub.target(), Arc::clone(&load) as _, 10)).await.unwrap();
+        let report = run(LoadPlan::new(stub.target(), Arc::clone(&load) as _, 10)).await.unwrap();
         assert!(report.is_flawless(), "{report}");
         assert_eq!(load.accuracy(), Some(1.0));
     }
 }
 
 #[tokio::test]
-async fn two_thousand_connections_lose_nothing() {
+async fn two_thousand_connections_lose_no_request() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     let report = run(plan(&stub, 2000, 10_000)).await.unwrap();
     assert!(report.is_flawless(), "{report}");
     assert_eq!(stub.connections(), 2000);
 }
 
-/// Load on the stub's own model, whose answers were learnt while it behaved.
+/// Load on the stub's model, with answers learnt from the stub.
 async fn sampled(stub: &Stub, encoding: Encoding) -> (Sampled, usize) {
     let model = Metadata::of(&stub.target(), "stub", SECOND).await.unwrap();
-    let choice = Choice { rows: 1, free: 1, most: 1 };
+    let choice = SampleShape { rows: 1, free: 1, most: 1 };
     let mut sampled = Sampled::draw(&model, encoding, 10, choice).unwrap();
     let twins = sampled.learn(&stub.target(), SECOND, 1e-4).await.unwrap();
     (sampled, twins)
 }
 
 #[tokio::test]
-async fn answers_learnt_from_any_model_tell_its_callers_apart() {
+async fn learnt_answers_detect_a_mix_up() {
     for encoding in [Encoding::Binary, Encoding::Json] {
-        // Ten answers are learnt; of the twenty requests behind them, one gets another's.
+        // Requests 0 to 9 learn the answers; one of the next twenty gets the answer to another.
         let stub =
             Stub::start(|n| if n == 15 { Reaction::EchoOfLast } else { Reaction::Echo }).await;
         let (sampled, twins) = sampled(&stub, encoding).await;
         assert_eq!(twins, 0);
-        let report = run(Plan::new(stub.target(), Arc::new(sampled), 20)).await.unwrap();
+        let report = run(LoadPlan::new(stub.target(), Arc::new(sampled), 20)).await.unwrap();
         assert_eq!((report.right, report.wrong), (19, 1), "{report}");
         assert!(report.troubles[0].contains("answer to input 4, not 5"), "{report}");
     }
 }
 
 #[tokio::test]
-async fn an_unknown_model_is_an_error_that_names_it() {
+async fn an_unknown_model_is_an_error_with_its_name() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     let error = Metadata::of(&stub.target(), "other", SECOND).await.unwrap_err();
     assert!(matches!(error, LoadError::NoModel { .. }), "{error}");
@@ -225,33 +227,33 @@ async fn an_unknown_model_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_model_that_fails_alone_is_an_error_before_the_run() {
+async fn a_model_that_fails_single_requests_is_an_error_before_the_run() {
     let stub = Stub::start(|_| Reaction::Refuse(500)).await;
     let model = Metadata::of(&stub.target(), "stub", SECOND).await.unwrap();
-    let choice = Choice { rows: 1, free: 1, most: 1 };
+    let choice = SampleShape { rows: 1, free: 1, most: 1 };
     let mut sampled = Sampled::draw(&model, Encoding::Binary, 3, choice).unwrap();
     let error = sampled.learn(&stub.target(), SECOND, 1e-4).await.unwrap_err();
     assert!(error.to_string().contains("500"), "{error}");
 }
 
 #[tokio::test]
-async fn a_user_told_to_come_back_later_does() {
+async fn a_refused_user_pauses_for_retry_after() {
     let stub = Stub::start(|n| if n == 0 { Reaction::Refuse(503) } else { Reaction::Echo }).await;
-    let plan = Plan { honour_retry_after: true, journal: true, ..plan(&stub, 1, 2) };
+    let plan = LoadPlan { honour_retry_after: true, journal: true, ..plan(&stub, 1, 2) };
     let report = run(plan).await.unwrap();
     let [refused, next] = &report.journal[..] else { panic!("{report}") };
     assert!(next.sent >= refused.done + SECOND, "{:?}", report.journal);
 }
 
 #[tokio::test]
-async fn a_report_tells_each_second_and_draws_it() {
+async fn a_report_has_a_timeline_and_a_page_with_charts() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     let length = Length::Time(Duration::from_millis(1500));
-    let report = run(Plan { length, ..plan(&stub, 2, 0) }).await.unwrap();
+    let report = run(LoadPlan { length, ..plan(&stub, 2, 0) }).await.unwrap();
     assert_eq!(report.timeline.len(), 1);
     assert!(report.timeline[0].right > 0 && report.timeline[0].right < report.right);
     let summary = Summary::new(&report, Some(Duration::ZERO));
-    assert_eq!(summary.late, Some(report.right), "any time at all is more than none");
+    assert_eq!(summary.late, Some(report.right), "every answer takes more than 0 s");
     assert!(report.goodput(Duration::ZERO) < 0.1 && report.goodput(SECOND) > 0.1);
     let page = page::html("echo & <all>", &report, &summary);
     assert!(page.contains("<title>echo &amp; &lt;all&gt;</title>"), "{page}");
@@ -260,7 +262,7 @@ async fn a_report_tells_each_second_and_draws_it() {
 }
 
 #[tokio::test]
-async fn a_key_is_sent_only_where_one_was_given() {
+async fn an_api_key_is_printable_ascii() {
     let target = Stub::start(|_| Reaction::Echo).await.target();
     assert!(target.clone().with_key("secret").is_ok());
     assert!(target.with_key("line\nbreak").is_err());

@@ -1,15 +1,15 @@
-//! Digits as pictures for a terminal.
+//! Draws digits in a terminal.
 
 use batchfleet_loadgen::digits::Digit;
 
-/// Pixels of one line, and lines.
+/// Width and height of a digit in pixels.
 const SIDE: usize = 8;
-/// Pictures beside each other: four fit 80 columns.
+/// Pictures per row: four fit into 80 columns.
 const ACROSS: usize = 4;
-/// From white to black; pixels go from 0 to 16.
+/// Shades from white (0) to black (16).
 const SHADES: [&str; 5] = ["  ", "░░", "▒▒", "▓▓", "██"];
 
-/// Draws digits, each over what it was taken for.
+/// Draws digits, each above the class that the model answered.
 pub(super) fn row(pictures: &[(Digit, usize)]) -> String {
     pictures.chunks(ACROSS).map(strip).collect()
 }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_each_digit_over_what_it_was_taken_for() {
+    fn a_digit_is_drawn_above_its_class() {
         let mut pixels = [0.0; 64];
         pixels[0] = 16.0;
         let digit = Digit { label: 7, pixels, expected: [0.1; 10] };

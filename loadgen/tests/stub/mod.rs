@@ -1,4 +1,4 @@
-//! An HTTP server that reacts to its n-th request as the test says.
+//! An HTTP server whose reaction to each request is set by the test.
 
 use std::{
     future::pending,
@@ -30,20 +30,20 @@ use tokio::{
 
 const HEAD_LENGTH: &str = "inference-header-content-length";
 
-/// What the server does with a request.
+/// The reaction to a request.
 #[derive(Clone, Copy)]
 pub(crate) enum Reaction {
     /// Answers with the input.
     Echo,
-    /// Answers with the input of the request before.
+    /// Answers with the input of the previous request.
     EchoOfLast,
-    /// Answers 3 with a certainty of the first pixel's ink.
+    /// Answers class 3 with a probability of the first pixel's grey value / 16.
     Classify,
-    /// Answers with the input, this much later.
+    /// Answers with the input after a delay.
     Stall(Duration),
-    /// Answers with the input and closes, saying so.
+    /// Answers with the input and `connection: close`.
     Goodbye,
-    /// Answers this status.
+    /// Answers with this status.
     Refuse(u16),
     /// Closes the connection instead of answering.
     Cut,
@@ -83,7 +83,7 @@ impl Stub {
         format!("http://127.0.0.1:{}", self.port).parse().unwrap()
     }
 
-    /// How many connections were ever accepted.
+    /// The number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
     }
@@ -103,7 +103,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
             let service = service_fn(move |request| serve(Arc::clone(&shared), request));
-            // A connection cut on purpose ends with the error that cuts it.
+            // A connection that is cut ends with an error.
             http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
         });
     }
@@ -114,7 +114,7 @@ async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, io::Error> {
     if request.method() == Method::GET {
-        return Ok(described(request.uri().path()));
+        return Ok(metadata(request.uri().path()));
     }
     let number = shared.requests.fetch_add(1, SeqCst);
     let (head, body) = request.into_parts();
@@ -140,8 +140,8 @@ async fn serve(
     })
 }
 
-/// What the stub says of its only model, `stub`.
-fn described(path: &str) -> Response<Full<Bytes>> {
+/// The metadata of the only model, `stub`.
+fn metadata(path: &str) -> Response<Full<Bytes>> {
     if path != "/v2/models/stub" {
         return refusal(404);
     }
@@ -176,7 +176,7 @@ fn classify(request: &(HeaderMap, Bytes)) -> Response<Full<Bytes>> {
     answer(&output, &[])
 }
 
-/// The request's only input, and its bytes if it is binary.
+/// The only input of a request, and its bytes if binary.
 fn input((headers, body): &(HeaderMap, Bytes)) -> (Value, Bytes) {
     let head_length = headers.get(HEAD_LENGTH).map(|length| length.to_str().unwrap());
     let head_length = head_length.map_or(body.len(), |length| length.parse().unwrap());

@@ -4,7 +4,7 @@ use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use batchfleet_loadgen::{
-    Answer, LoadError, Pace, Prepared, Workload,
+    HttpAnswer, LoadError, Pace, Prepared, Workload,
     infer::{Call, Input, outputs},
 };
 use batchfleet_testkit::FleetPlan;
@@ -114,7 +114,7 @@ impl Workload for Marked {
         self.call.binary(&[&self.filling, &self.mark(index)])
     }
 
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {
         let outputs = outputs(answer)?;
         let output = outputs.first().ok_or("no output")?;
         if output.u8s()? == self.mark(index) {

@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use batchfleet_loadgen::{Length, LoadError, Pace, Plan, Report, Target, Workload, run};
+use batchfleet_loadgen::{Length, LoadError, LoadPlan, Pace, Report, Target, Workload, run};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
 
 /// Time before a measurement, in which connections, caches and batch sizes settle.
@@ -72,13 +72,13 @@ impl Rig {
 
     /// Runs a load.
     pub(crate) async fn measure(&self, load: &BenchLoad) -> Result<Measurement> {
-        let plan = Plan {
+        let plan = LoadPlan {
             users: load.users,
             pace: load.pace,
             warm_up: WARM_UP,
             length: Length::Time(load.lasts),
             timeout: PATIENCE,
-            ..Plan::new(self.target()?, load.workload.clone(), 0)
+            ..LoadPlan::new(self.target()?, load.workload.clone(), 0)
         };
         let before = self.usage().await?;
         let report = run(plan).await?;

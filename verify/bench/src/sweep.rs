@@ -5,9 +5,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use batchfleet_loadgen::{
-    Answer, Digits, Pace, Prepared, Sampled, Target, Workload,
+    Digits, HttpAnswer, Pace, Prepared, Sampled, Target, Workload,
     infer::Encoding,
-    model::{Choice, Metadata},
+    model::{Metadata, SampleShape},
 };
 use batchfleet_testkit::FleetPlan;
 
@@ -64,7 +64,7 @@ async fn workload(files: &Files, model: &str, rig: &Rig) -> Result<Arc<dyn Workl
     let target: Target = rig.target()?;
     let patience = Duration::from_secs(10);
     let metadata = Metadata::of(&target, model, patience).await?;
-    let choice = Choice { rows: 1, free: 64, most: 100 };
+    let choice = SampleShape { rows: 1, free: 64, most: 100 };
     let mut sampled = Sampled::draw(&metadata, Encoding::Binary, 64, choice)?;
     sampled.learn(&target, patience, TOLERANCE).await?;
     Ok(Arc::new(sampled))
@@ -81,7 +81,7 @@ impl Workload for Hurried {
         request
     }
 
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {
         self.0.check(index, answer)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use batchfleet_loadgen::{
-    Answer, Echo, Length, LoadError, Pace, Plan, Prepared, Report, Stop, Target, Workload,
+    Echo, HttpAnswer, Length, LoadError, LoadPlan, Pace, Prepared, Report, Stop, Target, Workload,
     infer::Encoding, run,
 };
 use hyper::header::{HeaderName, HeaderValue};
@@ -114,7 +114,7 @@ impl LoadShape {
         let (nonce, stop) = (echo.nonce(), Stop::default());
         let (pace, users, length, tries) = (self.pace, self.users, self.length, self.tries);
         let first = targets.first().context("a load needs a target")?.clone();
-        let plan = Plan {
+        let plan = LoadPlan {
             targets,
             users,
             pace,
@@ -123,7 +123,7 @@ impl LoadShape {
             tries,
             journal: true,
             stop: stop.clone(),
-            ..Plan::new(first, Arc::new(Users { echo, shape: self }), 0)
+            ..LoadPlan::new(first, Arc::new(Users { echo, shape: self }), 0)
         };
         Ok(RunningLoad { nonce, stop, running: tokio::spawn(run(plan)) })
     }
@@ -173,7 +173,7 @@ impl Workload for Users {
         request
     }
 
-    fn check(&self, index: u64, answer: &Answer) -> Result<(), String> {
+    fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {
         self.echo.check(index, answer)
     }
 }

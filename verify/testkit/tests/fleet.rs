@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Broker, QueueName, redis::RedisBroker};
-use batchfleet_loadgen::{Echo, Length, Plan, Report, Target, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, Report, Target, infer::Encoding, run};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,12 +15,12 @@ use tokio::{
 };
 
 /// A closed loop of users on the echo, spread over the gateways, with one row per request.
-fn plan(fleet: &Fleet, users: usize, length: Length) -> Plan {
+fn plan(fleet: &Fleet, users: usize, length: Length) -> LoadPlan {
     let targets: Vec<Target> =
         fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
     let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
-    let one = Plan::new(targets[0].clone(), Arc::new(echo), 0);
-    Plan { targets, users, length, ..one }
+    let one = LoadPlan::new(targets[0].clone(), Arc::new(echo), 0);
+    LoadPlan { targets, users, length, ..one }
 }
 
 fn assert_flawless(report: &Report) {
@@ -87,7 +87,7 @@ async fn five_thousand_users_each_get_their_own_answer() {
     println!("an idle keep-alive connection costs the gateway {per_connection} bytes");
 
     let users = plan(&fleet, USERS as usize, Length::Requests(4 * u64::from(USERS)));
-    let report = run(Plan { timeout: Duration::from_mins(1), ..users }).await.unwrap();
+    let report = run(LoadPlan { timeout: Duration::from_mins(1), ..users }).await.unwrap();
     println!("{USERS} users: {report}");
     assert_flawless(&report);
     for balance in ["accepted", "offered"] {

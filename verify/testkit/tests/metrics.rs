@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use batchfleet_loadgen::{Echo, Length, Plan, Report, Target, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, Report, Target, infer::Encoding, run};
 use batchfleet_service::metrics::{MetricGroup, ProcessMetrics, table};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, get};
 use tokio::time::timeout;
@@ -101,8 +101,8 @@ async fn load(fleet: &Fleet, requests: u64) -> Report {
     let targets: Vec<Target> =
         fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
     let echo = Echo::new("echo", "INPUT0", 3, 32, Encoding::Binary).unwrap();
-    let one = Plan::new(targets[0].clone(), Arc::new(echo), 0);
-    run(Plan { targets, users: 24, length: Length::Requests(requests), ..one }).await.unwrap()
+    let one = LoadPlan::new(targets[0].clone(), Arc::new(echo), 0);
+    run(LoadPlan { targets, users: 24, length: Length::Requests(requests), ..one }).await.unwrap()
 }
 
 /// Scrapes until `condition` holds: some metrics change after the answer, some once a second.

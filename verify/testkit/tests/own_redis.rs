@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use batchfleet_loadgen::{Echo, Length, Plan, Report, Stop, Target, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, Report, Stop, Target, infer::Encoding, run};
 use batchfleet_testkit::{Certificates, Fleet, FleetPlan, Program, WatchedRedis, metric};
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -19,9 +19,9 @@ impl SteadyLoad {
         let targets: Vec<Target> =
             fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
         let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
-        let one = Plan::new(targets[0].clone(), Arc::new(echo), 0);
+        let one = LoadPlan::new(targets[0].clone(), Arc::new(echo), 0);
         let length = Length::Time(Duration::from_mins(1));
-        let plan = Plan { targets, users: 24, length, tries: 1000, ..one };
+        let plan = LoadPlan { targets, users: 24, length, tries: 1000, ..one };
         let stop = plan.stop.clone();
         Self { stop, running: tokio::spawn(async move { run(plan).await.unwrap() }) }
     }

@@ -5,7 +5,7 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use batchfleet_loadgen::{Echo, Length, Pace, Plan, Stop, Target, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, Pace, Stop, Target, infer::Encoding, run};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, echo_model, metric};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
@@ -50,9 +50,9 @@ async fn a_new_version_gets_the_load_once_it_has_the_capacity_and_no_request_is_
     let mut fleet = Fleet::start(plan).await.unwrap();
     let targets: Vec<Target> = fleet.targets().iter().map(|one| one.parse().unwrap()).collect();
     let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
-    let one = Plan::new(targets[0].clone(), Arc::new(echo), 0);
+    let one = LoadPlan::new(targets[0].clone(), Arc::new(echo), 0);
     let stop = Stop::default();
-    let load = tokio::spawn(run(Plan {
+    let load = tokio::spawn(run(LoadPlan {
         targets,
         users: 400,
         pace: Pace::Open { per_second: PER_SECOND },

@@ -4,7 +4,7 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use batchfleet_loadgen::{Echo, Length, Plan, Stop, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, Stop, infer::Encoding, run};
 use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, QueueLoad};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, echo_model, metric};
 use tempfile::TempDir;
@@ -92,10 +92,10 @@ async fn n_is_right_again_within_20_batches_of_a_model_that_becomes_twice_as_slo
     };
     let fleet = Fleet::start(plan).await.unwrap();
     let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
-    let one = Plan::new(fleet.targets()[0].parse().unwrap(), Arc::new(echo), 0);
+    let one = LoadPlan::new(fleet.targets()[0].parse().unwrap(), Arc::new(echo), 0);
     let stop = Stop::default();
     let length = Length::Time(Duration::from_mins(5));
-    let load = tokio::spawn(run(Plan { users: USERS, length, stop: stop.clone(), ..one }));
+    let load = tokio::spawn(run(LoadPlan { users: USERS, length, stop: stop.clone(), ..one }));
 
     let worker = &fleet.workers[0];
     let (fast, slower) = (RightN::new(1).unwrap(), RightN::new(2).unwrap());
