@@ -1,5 +1,5 @@
-//! Our decisions, asked for from outside: `batchfleet policy --stdio` behind a pipe reaches what
-//! they reach in process.
+//! `batchfleet policy --stdio` reaches the same goals through a pipe as the decisions do in
+//! process.
 #![expect(clippy::unwrap_used, reason = "a test driver")]
 
 use std::{
@@ -10,15 +10,15 @@ use std::{
 
 use batchfleet_policy::{Observation, ScalePolicy};
 use batchfleet_simulator::{
-    Curve, Order, Ours, Pilot, Pull,
+    Curve, Order, Pilot, PolicyPilot, Pull,
     goals::{Candidate, Goal, InProcess, MAX_BATCH, SLO, batches, capacity, fleet},
 };
 use serde_json::{Value, json};
 
-/// The program, asked a line at a time.
+/// The program behind a pipe.
 struct Program {
     child: Child,
-    questions: ChildStdin,
+    queries: ChildStdin,
     decisions: BufReader<ChildStdout>,
 }
 
@@ -30,13 +30,13 @@ impl Program {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let questions = child.stdin.take().unwrap();
+        let queries = child.stdin.take().unwrap();
         let decisions = BufReader::new(child.stdout.take().unwrap());
-        Self { child, questions, decisions }
+        Self { child, queries, decisions }
     }
 
-    fn ask(&mut self, question: &Value) -> Value {
-        writeln!(self.questions, "{question}").unwrap();
+    fn ask(&mut self, query: &Value) -> Value {
+        writeln!(self.queries, "{query}").unwrap();
         let mut decision = String::new();
         self.decisions.read_line(&mut decision).unwrap();
         serde_json::from_str(&decision).unwrap()
@@ -54,12 +54,12 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Asks the program about batches.
+/// A pilot whose decisions about batches come from the program.
 struct Batches {
     program: Program,
-    /// The only sizes that the model runs, if there are such.
+    /// Fixed sizes of the model; empty if any size runs.
     sizes: Vec<u32>,
-    /// What has run and the program has not been told: rows and milliseconds.
+    /// Batches to report with the next query: rows and milliseconds.
     done: Vec<(u32, f64)>,
 }
 
@@ -93,15 +93,16 @@ impl Pilot for Batches {
     }
 }
 
-/// Asks the program about workers; batches are as ever.
-struct Fleet {
+/// A pilot whose decisions about the number of workers come from the program; those about batches
+/// are made in process.
+struct PipedScaling {
     program: Program,
-    batches: Ours,
+    batches: PolicyPilot,
     rule: ScalePolicy,
     error: f64,
 }
 
-impl Pilot for Fleet {
+impl Pilot for PipedScaling {
     fn pull(&mut self, pull: &Pull<'_>) -> Order {
         self.batches.pull(pull)
     }
@@ -123,7 +124,7 @@ impl Pilot for Fleet {
     }
 }
 
-/// The program at the other end of the pipe.
+/// Makes pilots that ask the program.
 struct Piped;
 
 impl Candidate for Piped {
@@ -133,7 +134,7 @@ impl Candidate for Piped {
 
     fn fleet(&self, curve: &Curve, rule: ScalePolicy, error: f64) -> Option<Box<dyn Pilot>> {
         let batches = InProcess::pilot(curve)?.refusing(SLO);
-        Some(Box::new(Fleet { program: Program::start(), batches, rule, error }))
+        Some(Box::new(PipedScaling { program: Program::start(), batches, rule, error }))
     }
 }
 
@@ -145,17 +146,17 @@ fn all_reached(goals: &[Goal]) -> bool {
 }
 
 #[test]
-fn n_and_refusals_through_a_pipe_reach_their_goals_under_too_much_load() {
+fn n_and_refusals_through_a_pipe_reach_their_goals_under_overload() {
     assert!(all_reached(&batches::on_time(&Piped)));
 }
 
 #[test]
-fn n_through_a_pipe_reaches_its_goals_below_it() {
+fn n_through_a_pipe_reaches_its_goals_below_capacity() {
     assert!(all_reached(&batches::latency(&Piped)));
 }
 
 #[test]
-fn n_through_a_pipe_keeps_the_target_nearly_as_long_as_the_best_fixed_size() {
+fn n_through_a_pipe_has_nearly_the_capacity_of_the_best_fixed_n() {
     let few = |case: &capacity::Case| {
         ["8 + 2b ms, 4 workers", "powers of two, 4 workers"].contains(&case.name)
     };
@@ -172,12 +173,12 @@ fn workers_through_a_pipe_follow_a_flash_crowd() {
 }
 
 #[test]
-fn workers_through_a_pipe_stay_as_they_are_under_a_steady_load() {
+fn workers_through_a_pipe_are_constant_under_a_steady_load() {
     assert!(all_reached(&fleet::steadiness(&Piped)));
 }
 
 #[test]
-fn a_line_that_is_no_question_is_answered_with_what_is_wrong_and_the_next_is_answered() {
+fn a_malformed_line_returns_an_error_and_the_next_is_served() {
     let mut program = Program::start();
     assert!(program.ask(&json!({ "kind": "weather" }))["error"].is_string());
     let mut batches =

@@ -1,10 +1,10 @@
-//! What a user asks before there is a fleet.
+//! `batchfleet simulate`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::{fs, process::Command};
 
-/// The exit status of `batchfleet simulate`, and all it says.
+/// Exit status and output of `batchfleet simulate`.
 fn simulate(arguments: &[&str]) -> (Option<i32>, String) {
     let program = env!("CARGO_BIN_EXE_batchfleet");
     let output = Command::new(program).arg("simulate").args(arguments).output().unwrap();
@@ -13,8 +13,9 @@ fn simulate(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_load_is_answered_with_the_workers_that_it_needs() {
-    // 8 + 2b ms: one worker does 413 a second in time, of which it is to do 88 %; two do 851.
+fn the_report_ends_with_the_number_of_workers() {
+    // 8 + 2b ms: one worker does 413 rows per second within the target, two do 851; utilization 88
+    // %.
     for (rate, answer) in [("300", "You need 1.\n"), ("500", "You need 2.\n")] {
         let (status, said) = simulate(&[
             "--curve",
@@ -32,7 +33,7 @@ fn a_load_is_answered_with_the_workers_that_it_needs() {
 }
 
 #[test]
-fn a_recorded_load_is_replayed_and_drawn() {
+fn a_recorded_load_is_simulated_and_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let (load, drawing) = (folder.path().join("load.csv"), folder.path().join("load.svg"));
     fs::write(&load, "# seconds, requests per second\n0,100\n60,1000\n120,100\n").unwrap();
@@ -45,11 +46,11 @@ fn a_recorded_load_is_replayed_and_drawn() {
 }
 
 #[test]
-fn workers_ordered_for_a_trend_miss_less_of_a_load_that_rises() {
+fn scaling_with_a_trend_misses_fewer_requests_of_a_rising_load() {
     let ramp = ["--curve", "8+2b", "--load", "ramp", "--rate", "100", "--peak", "1500"];
     let missed = |more: &[&str]| -> f64 {
         let (_, said) = simulate(&[&ramp[..], &["--duration", "20m"], more].concat());
-        let line = said.lines().find(|line| line.starts_with("as the load needs them")).unwrap();
+        let line = said.lines().find(|line| line.starts_with("scaled to the load")).unwrap();
         let (before, _) = line.split_once(" %").unwrap();
         before.rsplit(' ').next().unwrap().parse().unwrap()
     };
@@ -58,7 +59,7 @@ fn workers_ordered_for_a_trend_miss_less_of_a_load_that_rises() {
 }
 
 #[test]
-fn a_target_that_no_batch_can_meet_is_told_so() {
+fn an_infeasible_target_is_reported() {
     let (status, said) =
         simulate(&["--curve", "60+10.7b", "--slo", "50ms", "--rate", "10", "--duration", "1m"]);
     assert_eq!(status, Some(0), "{said}");
@@ -66,7 +67,7 @@ fn a_target_that_no_batch_can_meet_is_told_so() {
 }
 
 #[test]
-fn what_cannot_be_simulated_is_refused_in_one_line() {
+fn errors_are_reported_in_one_line() {
     let (status, said) = simulate(&["--curve", "fast"]);
     assert_eq!(status, Some(64), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");

@@ -1,14 +1,14 @@
-//! L(b) as a user writes it down: `8+2b`, or a table of what was measured.
+//! L(b), the duration of a batch, as a formula (`8+2b`) or a table of measured times.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use batchfleet_policy::CostModel;
 
-/// How long the simulated model takes for a batch of b rows.
+/// L(b): the duration of a batch of b rows of the simulated model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     shape: Shape,
-    /// The only sizes that it runs; batches are padded to the next of them.
+    /// The fixed sizes of the engine, rising; batches are padded to the next one. `None`: any size.
     sizes: Option<Vec<u32>>,
 }
 
@@ -16,7 +16,7 @@ pub struct Curve {
 enum Shape {
     /// a + c·b milliseconds.
     Affine { a: f64, c: f64 },
-    /// (rows, milliseconds), straight lines between.
+    /// (rows, milliseconds), interpolated linearly.
     Table(Vec<(u32, f64)>),
 }
 
@@ -26,13 +26,13 @@ impl Curve {
         Self { shape: Shape::Affine { a, c }, sizes: None }
     }
 
-    /// The same model if it ran only these sizes, rising.
+    /// The same curve for an engine with these fixed sizes, rising.
     #[must_use]
     pub fn with_sizes(self, sizes: Vec<u32>) -> Self {
         Self { sizes: Some(sizes), ..self }
     }
 
-    /// The only sizes that it runs; none if it runs any.
+    /// The fixed sizes; empty if the engine runs any size.
     pub fn sizes(&self) -> &[u32] {
         self.sizes.as_deref().unwrap_or_default()
     }
@@ -47,7 +47,8 @@ impl Curve {
         }
     }
 
-    /// What a worker's warm-up would find: the times of its sizes, or of 1, 2, 4, ... `max_batch`.
+    /// The profile that a worker would measure at start-up: the times of the fixed sizes, or of 1,
+    /// 2, 4 … `max_batch`.
     pub fn profile(&self, max_batch: u32) -> Vec<(u32, Duration)> {
         let powers = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2));
         let mut sizes: Vec<u32> = match &self.sizes {
@@ -58,15 +59,15 @@ impl Curve {
         sizes.into_iter().map(|rows| (rows, Duration::from_secs_f64(self.seconds(rows)))).collect()
     }
 
-    /// What a worker knows after its warm-up.
+    /// The cost model of a worker after its warm-up.
     pub fn cost(&self, max_batch: u32) -> Option<CostModel> {
         let cost = CostModel::from_profile(&self.profile(max_batch))?;
         Some(if self.sizes.is_some() { cost.with_fixed_sizes() } else { cost })
     }
 }
 
-/// Between two points on the line through them, beyond the last on the last line, before the first
-/// as the first.
+/// Linear interpolation. Beyond the last point the last line is extended; before the first point
+/// the first value holds.
 fn interpolate(points: &[(u32, f64)], rows: f64) -> f64 {
     let above = points.partition_point(|&(size, _)| f64::from(size) < rows);
     let line = |(b0, t0): (u32, f64), (b1, t1): (u32, f64)| {
@@ -135,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_a_formula_or_a_table_and_nothing_else() {
+    fn parses_a_formula_or_a_table_and_rejects_anything_else() {
         let formula: Curve = "8+2b".parse().unwrap();
         assert_eq!(formula, Curve::affine(8.0, 2.0));
         assert!((formula.seconds(16) - 0.040).abs() < 1e-12);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn fixed_sizes_take_as_long_as_the_next_of_them() {
+    fn a_batch_takes_as_long_as_the_next_fixed_size() {
         let curve = Curve::affine(8.0, 2.0).with_sizes(vec![1, 4, 8]);
         assert!((curve.seconds(2) - 0.016).abs() < 1e-12);
         let cost = curve.cost(8).unwrap();

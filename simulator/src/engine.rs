@@ -1,74 +1,75 @@
-//! A fleet in simulated time: one queue, workers that take batches from it, and what becomes of the
-//! requests. Whatever is decided, a [`Pilot`] decides.
+//! A discrete-event simulation of a fleet: one queue, workers that claim batches from it, and the
+//! outcome of the requests. A [`Pilot`] makes all decisions.
 
 mod workers;
 
 use std::{sync::Arc, time::Duration};
 
-use batchfleet_policy::{Counts, Observation};
+use batchfleet_policy::{Observation, RequestCounts};
 
-use crate::{curve::Curve, outcome::Outcome};
+use crate::{curve::Curve, outcome::SimulationOutcome};
 use workers::{Event, Workers};
 
-/// Decides for a simulated fleet.
+/// Makes the decisions of a simulated fleet.
 pub trait Pilot {
-    /// What an idle worker does with what waits.
+    /// Decides what an idle worker claims while requests wait.
     fn pull(&mut self, pull: &Pull<'_>) -> Order;
 
-    /// What it is told of each batch that has run.
+    /// Called after each batch, with its worker, rows and duration.
     fn ran(&mut self, worker: usize, rows: u32, took: Duration);
 
-    /// How many workers there should be from now on; `None` to leave it.
+    /// Decides the number of workers, once per tick; `None` keeps it.
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32>;
 }
 
-/// An idle worker in front of a queue.
+/// An idle worker and the queue.
 #[derive(Debug)]
 pub struct Pull<'a> {
     /// Seconds since the start.
     pub now: f64,
-    /// Which worker.
+    /// The number of the idle worker.
     pub worker: usize,
     /// Workers that serve.
     pub workers: u32,
-    /// When those that wait arrived, oldest first; never empty.
+    /// Arrival times of the waiting requests, oldest first; never empty.
     pub waiting: &'a [f64],
     /// Requests that have arrived since the start.
     pub arrived: u64,
 }
 
-/// What it is to do.
+/// What an idle worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Refuse so many of the oldest.
+    /// The number of oldest requests to refuse first.
     pub refuse: u32,
-    /// Then run so many.
+    /// The number of rows to run then.
     pub rows: u32,
 }
 
-/// What is simulated.
+/// A fleet and its load.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// What the model really costs.
+    /// The true duration of batches.
     pub curve: Curve,
-    /// From when on, in seconds, it takes so many times as long.
+    /// A slowdown: the time of its start in seconds, and the factor on the duration of batches.
     pub slower: Option<(f64, f64)>,
-    /// When requests arrive, in seconds, rising.
+    /// Arrival times of the requests in seconds, rising.
     pub arrivals: Arc<[f64]>,
-    /// How long, in seconds. What waits at the end is served nevertheless.
+    /// Length of the simulation in seconds. Requests that wait at the end are still served.
     pub duration: f64,
-    /// A request that takes longer is late.
+    /// The latency beyond which a request is late.
     pub slo: Duration,
     /// Workers at the start.
     pub workers: u32,
-    /// From the order of a worker to its first batch.
+    /// Time from the order of a worker to its first batch.
     pub cold_start: Duration,
-    /// How often the number of workers is decided.
+    /// Time between decisions about the number of workers.
     pub tick: Duration,
 }
 
 impl Scenario {
-    /// So many workers, all there from the start, for the load's whole duration.
+    /// A fleet of `workers` that serve from the start; an SLO of 100 ms, ticks of 5 s, no cold
+    /// start.
     pub fn new(curve: Curve, arrivals: Vec<f64>, duration: f64, workers: u32) -> Self {
         Self {
             curve,
@@ -82,12 +83,12 @@ impl Scenario {
         }
     }
 
-    /// Plays it.
-    pub fn run(&self, pilot: &mut dyn Pilot) -> Outcome {
+    /// Runs the simulation.
+    pub fn run(&self, pilot: &mut dyn Pilot) -> SimulationOutcome {
         let mut run = Run {
             scenario: self,
             workers: Workers::new(self.workers),
-            outcome: Outcome::new(self.duration, self.slo, self.workers),
+            outcome: SimulationOutcome::new(self.duration, self.slo, self.workers),
             head: 0,
             arrived: 0,
             next_tick: 0.0,
@@ -99,11 +100,11 @@ impl Scenario {
     }
 }
 
-/// A scenario being played. What waits are the arrivals from `head` up to `arrived`.
+/// A running simulation. The waiting requests are the arrivals from `head` up to `arrived`.
 struct Run<'a> {
     scenario: &'a Scenario,
     workers: Workers,
-    outcome: Outcome,
+    outcome: SimulationOutcome,
     head: usize,
     arrived: usize,
     next_tick: f64,
@@ -111,7 +112,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Goes to the next thing that happens; false if nothing will.
+    /// Advances to the next event; false if there is none.
     fn step(&mut self, pilot: &mut dyn Pilot) -> bool {
         let arrivals = &self.scenario.arrivals;
         let arrival = arrivals.get(self.head).filter(|_| self.workers.has_idle());
@@ -147,7 +148,7 @@ impl Run<'_> {
         true
     }
 
-    /// Lets an idle worker refuse and take what its pilot says, but at least one row.
+    /// Carries out the pilot's order for an idle worker, which runs at least one row.
     fn pull(&mut self, worker: usize, pilot: &mut dyn Pilot) {
         let waiting = &self.scenario.arrivals[self.head..self.arrived];
         let order = pilot.pull(&Pull {
@@ -176,7 +177,7 @@ impl Run<'_> {
 
     fn scale(&mut self, pilot: &mut dyn Pilot) {
         let seen = Observation {
-            counts: Counts {
+            counts: RequestCounts {
                 at: Duration::from_secs_f64(self.now),
                 offered: self.arrived as u64,
                 missed: self.outcome.missed(),
@@ -199,54 +200,54 @@ mod tests {
     use batchfleet_policy::BatchMode;
 
     use super::*;
-    use crate::pilot::Ours;
+    use crate::pilot::PolicyPilot;
 
     const SLO: Duration = Duration::from_millis(100);
 
-    /// Alone 20 ms, two together 30 ms.
+    /// One row takes 20 ms, two take 30 ms.
     fn curve() -> Curve {
         Curve::affine(10.0, 10.0)
     }
 
-    fn pairs() -> Ours {
-        Ours::new(curve().cost(8).unwrap(), 8, SLO).with_batch(BatchMode::Fixed(2))
+    fn pairs() -> PolicyPilot {
+        PolicyPilot::new(curve().cost(8).unwrap(), 8, SLO).with_batch(BatchMode::Fixed(2))
     }
 
     #[test]
-    fn batches_run_one_after_the_other_and_each_request_waits_for_its_own() {
+    fn a_request_waits_for_the_batches_before_it_and_for_its_own() {
         let arrivals = vec![0.0, 0.0, 0.0, 0.1];
         let outcome = Scenario::new(curve(), arrivals, 1.0, 1).run(&mut pairs());
         assert_eq!((outcome.batches, outcome.rows, outcome.late), (3, 4, 0));
-        // 30 ms twice, 50 ms for the third, 20 ms for the last.
+        // 30 ms for the first two, 50 ms for the third, 20 ms for the last.
         assert!((outcome.latency(1.0) - 0.050).abs() < 1e-4);
         assert!((outcome.latency(0.5) - 0.030).abs() < 1e-4);
         assert!((outcome.worker_seconds - 1.0).abs() < 1e-9);
     }
 
     #[test]
-    fn two_workers_share_what_waits() {
+    fn two_workers_share_the_queue() {
         let outcome = Scenario::new(curve(), vec![0.0; 4], 1.0, 2).run(&mut pairs());
         assert!((outcome.latency(1.0) - 0.030).abs() < 1e-4);
         assert!((outcome.worker_seconds - 2.0).abs() < 1e-9);
     }
 
     #[test]
-    fn whoever_cannot_be_in_time_is_refused_before_anything_runs_in_vain() {
+    fn requests_that_cannot_be_on_time_are_refused_before_they_run() {
         let mut pilot = pairs().refusing(Duration::from_millis(50));
         let outcome = Scenario::new(curve(), vec![0.0; 6], 1.0, 1).run(&mut pilot);
-        // Two run until 30 ms. Another pair would end at 60, one alone ends at 50: three must go.
+        // Two run until 30 ms. Two more would end at 60 ms, one alone ends at 50 ms.
         assert_eq!((outcome.rows, outcome.refused, outcome.late), (3, 3, 0));
     }
 
     #[test]
-    fn a_worker_costs_from_its_order_and_serves_from_the_end_of_its_cold_start() {
+    fn a_worker_costs_from_its_order_on_and_serves_after_its_cold_start() {
         let arrivals = vec![1.0; 4];
         let fleet = Scenario {
             cold_start: Duration::from_secs(10),
             ..Scenario::new(curve(), arrivals, 20.0, 0)
         };
         let outcome = fleet.run(&mut pairs().following(vec![0, 1, 1, 0]));
-        // Ordered at 5 s, there at 15 s, when the plan wants nobody any more.
+        // Ordered at 5 s, ready at 15 s, when the plan removes the worker again.
         assert_eq!(outcome.changes, [(0.0, 0), (5.0, 1), (15.0, 0)]);
         assert!((outcome.worker_seconds - 10.0).abs() < 0.1, "{}", outcome.worker_seconds);
     }

@@ -1,50 +1,50 @@
-//! Why there is no simulation.
+//! Errors of `batchfleet simulate`.
 
 use std::{io, path::PathBuf};
 
-/// What to change.
+/// The reason why a simulation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
-    /// Nothing is known of the model.
-    #[error("--curve is missing: what does a batch of b rows take?")]
+    /// `--curve` is missing.
+    #[error("--curve is missing: how long does a batch of b rows take?")]
     NoCurve,
-    /// The sizes of batches make no sense.
+    /// `--sizes` is not a rising list.
     #[error("--sizes must rise, from 1 or more")]
     Sizes,
-    /// There is no time to simulate.
+    /// The load lasts 0 s.
     #[error("the load has no duration: set --duration")]
     NoTime,
-    /// A file can't be read.
+    /// A file cannot be read.
     #[error("cannot read {}: {error}", file.display())]
     Read {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The cause.
         error: io::Error,
     },
-    /// A file has something else in it.
+    /// A line of a recorded load is malformed.
     #[error("{} line {line}: expected a time in seconds, or `seconds,rate`, rising", file.display())]
     Recorded {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Where, from 1.
+        /// The line, from 1.
         line: usize,
     },
-    /// The drawing or the result can't be written.
+    /// The chart or the result cannot be written.
     #[error("cannot write {what}: {error}")]
     Write {
-        /// Which.
+        /// The file, or `the result`.
         what: String,
-        /// Why not.
+        /// The cause.
         error: io::Error,
     },
-    /// The decisions do not reach what they must.
+    /// The decisions miss a goal of `--goals`.
     #[error("not all goals are reached")]
     Goals,
 }
 
 impl SimulateError {
-    /// Whether other settings would help.
+    /// Whether the settings are wrong, as opposed to a file or the result.
     pub const fn is_of_settings(&self) -> bool {
         matches!(self, Self::NoCurve | Self::Sizes | Self::NoTime)
     }

@@ -1,11 +1,13 @@
-//! Replays loads through the very functions that decide in production, in simulated time.
+//! Simulates a fleet under load with the decision functions that run in production.
 //!
-//! [`Load`] says when requests arrive, [`Curve`] what a batch costs; a [`Scenario`] plays both on a
-//! fleet whose every decision a [`Pilot`] takes, and tells the [`Outcome`]. [`Ours`] is the pilot that
-//! asks `batchfleet_policy`. [`goals`] says what it must reach. [`stdio`] lends the same decisions to
-//! other simulators.
+//! [`ArrivalPattern`] gives the arrival times of requests, [`Curve`] the duration of a batch. A
+//! [`Scenario`] runs both on a fleet in simulated time; a [`Pilot`] makes all decisions, and
+//! [`SimulationOutcome`] holds the result. [`PolicyPilot`] decides by `batchfleet_policy`;
+//! [`goals`] lists what its decisions must achieve. [`stdio`] serves the same decisions to other
+//! simulators.
 
 mod curve;
+mod drawing;
 mod engine;
 mod error;
 pub mod goals;
@@ -17,14 +19,13 @@ mod report;
 mod settings;
 mod simulate;
 pub mod stdio;
-mod svg;
 mod trace;
 
 pub use curve::Curve;
 pub use engine::{Order, Pilot, Pull, Scenario};
 pub use error::SimulateError;
-pub use outcome::{Outcome, Part};
-pub use pilot::Ours;
+pub use outcome::{Interval, SimulationOutcome};
+pub use pilot::PolicyPilot;
 pub use settings::SimulateSettings;
 pub use simulate::simulate;
-pub use trace::{Load, Step};
+pub use trace::{ArrivalPattern, Step};

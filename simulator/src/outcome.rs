@@ -1,52 +1,53 @@
-//! What became of the requests of a simulated load, and what it cost.
+//! The outcome of a simulation: requests, latencies, and worker time.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Parts of the time that are told apart.
-const PARTS: u32 = 600;
-/// The longest latency told apart from longer ones: an hour, in microseconds.
+/// The number of equal intervals that a simulation is divided into.
+const INTERVALS: u32 = 600;
+/// Upper bound of recorded latencies: an hour, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
 
-/// What came of it.
+/// Result of a simulation.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Requests that came.
+pub struct SimulationOutcome {
+    /// Requests that arrived.
     pub offered: u64,
     /// Answered, but later than the latency target.
     pub late: u64,
-    /// Refused, because they would have been.
+    /// Refused, because the answer would have been late.
     pub refused: u64,
-    /// Batches.
+    /// Batches that ran.
     pub batches: u64,
-    /// Rows in them.
+    /// Rows in these batches.
     pub rows: u64,
-    /// Seconds of all workers, from order to end.
+    /// Paid time of all workers in seconds, from order to end.
     pub worker_seconds: f64,
-    /// Each change of the number of workers: when, and how many then.
+    /// Changes of the number of workers: (seconds, new number).
     pub changes: Vec<(f64, u32)>,
-    /// The same over time, in equal parts.
-    pub parts: Vec<Part>,
+    /// Counts over time, in equal intervals.
+    pub intervals: Vec<Interval>,
     slo: f64,
-    part: f64,
+    /// Length of an interval in seconds.
+    interval: f64,
     latencies: Option<Histogram<u64>>,
-    /// Since when so many workers are paid.
+    /// Paid workers, and the time since which their number holds.
     paid: (f64, u32),
 }
 
-/// A part of the time.
+/// Counts of an interval of simulated time.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Part {
-    /// Requests that came in it.
+pub struct Interval {
+    /// Requests that arrived.
     pub offered: u32,
-    /// Those of them that were late or refused.
+    /// Of these requests, the ones that were late or refused.
     pub missed: u32,
-    /// Workers that were paid at its end.
+    /// Paid workers at the end of the interval.
     pub workers: u32,
 }
 
-impl Outcome {
+impl SimulationOutcome {
     pub(crate) fn new(duration: f64, slo: Duration, workers: u32) -> Self {
         Self {
             offered: 0,
@@ -56,9 +57,9 @@ impl Outcome {
             rows: 0,
             worker_seconds: 0.0,
             changes: vec![(0.0, workers)],
-            parts: vec![Part { workers, ..Part::default() }; PARTS as usize],
+            intervals: vec![Interval { workers, ..Interval::default() }; INTERVALS as usize],
             slo: slo.as_secs_f64(),
-            part: duration / f64::from(PARTS),
+            interval: duration / f64::from(INTERVALS),
             latencies: Histogram::new_with_bounds(1, LONGEST, 3).ok(),
             paid: (0.0, workers),
         }
@@ -66,20 +67,20 @@ impl Outcome {
 
     pub(crate) fn offered(&mut self, at: f64) {
         self.offered += 1;
-        self.part(at).offered += 1;
+        self.interval(at).offered += 1;
     }
 
     pub(crate) fn refused(&mut self, arrived: f64) {
         self.refused += 1;
-        self.part(arrived).missed += 1;
+        self.interval(arrived).missed += 1;
     }
 
     pub(crate) fn answered(&mut self, arrived: f64, at: f64) {
         let took = at - arrived;
-        // A nanosecond late is rounding.
+        // One nanosecond of tolerance for rounding.
         if took > self.slo + 1e-9 {
             self.late += 1;
-            self.part(arrived).missed += 1;
+            self.interval(arrived).missed += 1;
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds")]
         let microseconds = (took * 1e6) as u64;
@@ -100,7 +101,7 @@ impl Outcome {
             self.changes.push((now, ordered));
         }
         let from = self.index(now);
-        self.parts[from..].iter_mut().for_each(|part| part.workers = paid);
+        self.intervals[from..].iter_mut().for_each(|interval| interval.workers = paid);
     }
 
     pub(crate) fn end(&mut self, duration: f64) {
@@ -113,27 +114,27 @@ impl Outcome {
         self.late + self.refused
     }
 
-    /// Their share of all.
+    /// The share of requests that were late or refused.
     pub fn missed_share(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "requests of a simulation")]
         let (missed, offered) = (self.missed() as f64, self.offered.max(1) as f64);
         missed / offered
     }
 
-    /// Seconds that this share of the answers took at most.
+    /// A quantile of the latency of answered requests, in seconds.
     pub fn latency(&self, quantile: f64) -> f64 {
         let micros = self.latencies.as_ref().map_or(0, |all| all.value_at_quantile(quantile));
         Duration::from_micros(micros).as_secs_f64()
     }
 
-    /// Rows of the average batch.
+    /// Mean rows per batch.
     pub fn mean_batch(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "rows of a simulation")]
         let (rows, batches) = (self.rows as f64, self.batches.max(1) as f64);
         rows / batches
     }
 
-    /// The fewest and the most workers that were ordered.
+    /// The smallest and the largest number of workers ordered.
     pub fn extremes(&self) -> (u32, u32) {
         let numbers = || self.changes.iter().map(|&(_, workers)| workers);
         (numbers().min().unwrap_or(0), numbers().max().unwrap_or(0))
@@ -141,12 +142,12 @@ impl Outcome {
 
     fn index(&self, at: f64) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-        let index = (at / self.part) as usize;
-        index.min(self.parts.len() - 1)
+        let index = (at / self.interval) as usize;
+        index.min(self.intervals.len() - 1)
     }
 
-    fn part(&mut self, at: f64) -> &mut Part {
+    fn interval(&mut self, at: f64) -> &mut Interval {
         let index = self.index(at);
-        &mut self.parts[index]
+        &mut self.intervals[index]
     }
 }

@@ -1,102 +1,103 @@
-//! Our pilot: the functions that decide in production, asked as production asks them.
+//! The pilot that decides by `batchfleet_policy`, with the same calls as worker and controller.
 
 use std::time::Duration;
 
 use batchfleet_policy::{
-    ArrivalRate, BatchMode, BatchPolicy, CostModel, Demand, Observation, ScalePolicy, Scaler,
+    ArrivalRate, BatchMode, BatchPolicy, CostModel, Observation, QueueLoad, ScalePolicy, Scaler,
     doomed,
 };
 
 use crate::engine::{Order, Pilot, Pull};
 
-/// Each simulated worker decides by what itself has measured and seen, like a real one.
+/// Decides by `batchfleet_policy`. Each simulated worker decides from its own measurements, as real
+/// workers do.
 #[derive(Clone, Debug)]
-pub struct Ours {
+pub struct PolicyPilot {
     policy: BatchPolicy,
-    /// How long a request may take before it is refused; `None` lets all wait.
+    /// Requests that cannot be answered within this time are refused; `None` refuses none.
     deadline: Option<Duration>,
-    /// What a fresh worker knows from its warm-up.
+    /// The cost model of a worker after its warm-up.
     fresh: CostModel,
-    workers: Vec<Mind>,
+    workers: Vec<WorkerState>,
     /// The worker whose batch ended last.
     last: usize,
     scaling: Scaling,
 }
 
-/// What one worker knows.
+/// The measurements of one worker.
 #[derive(Clone, Debug)]
-struct Mind {
+struct WorkerState {
     cost: CostModel,
     rate: ArrivalRate,
 }
 
-/// Who decides about the number of workers.
+/// How the number of workers is decided.
 #[derive(Clone, Debug)]
 enum Scaling {
-    /// Nobody.
+    /// The number stays.
     Fixed,
-    /// Our rule, which believes workers to be so many times as fast as they are.
+    /// By the policy; the factor multiplies the capacity of workers that the policy sees.
     Rule(ScalePolicy, Box<Scaler>, f64),
-    /// Whoever knew the future: the workers from each tick on.
+    /// By a plan with one number per tick.
     Plan(std::vec::IntoIter<u32>),
 }
 
-impl Ours {
-    /// N automatic up to `max_batch`, nobody refused, as many workers as there are.
+impl PolicyPilot {
+    /// A pilot with automatic N up to `max_batch`, without refusals, and with a fixed number of
+    /// workers.
     pub fn new(fresh: CostModel, max_batch: u32, slo: Duration) -> Self {
         let policy = BatchPolicy::new(BatchMode::Auto, max_batch, slo);
         let (workers, scaling) = (Vec::new(), Scaling::Fixed);
         Self { policy, deadline: None, fresh, workers, last: 0, scaling }
     }
 
-    /// N as asked for.
+    /// Sets the mode of N.
     #[must_use]
     pub fn with_batch(mut self, mode: BatchMode) -> Self {
         self.policy.mode = mode;
         self
     }
 
-    /// Whoever cannot be answered within `deadline` is refused.
+    /// Refuses requests that cannot be answered within `deadline`.
     #[must_use]
     pub fn refusing(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Nobody is refused.
+    /// Refuses no requests.
     #[must_use]
     pub fn queueing(mut self) -> Self {
         self.deadline = None;
         self
     }
 
-    /// Workers come and go by our rule; `error` is how many times faster than they are it takes
-    /// workers to be.
+    /// Scales by the policy, which sees the capacity of workers multiplied by `error`.
     #[must_use]
     pub fn scaling(mut self, policy: ScalePolicy, error: f64) -> Self {
         self.scaling = Scaling::Rule(policy, Box::default(), error);
         self
     }
 
-    /// Workers come and go by this plan, one number a tick.
+    /// Scales by a plan with one number of workers per tick.
     #[must_use]
     pub fn following(mut self, plan: Vec<u32>) -> Self {
         self.scaling = Scaling::Plan(plan.into_iter());
         self
     }
 
-    /// Requests per second of one of so many fresh workers within the latency target.
+    /// μ(W): requests per second that one of W fresh workers can do within the latency target.
     pub fn capacity(&self, workers: u32) -> f64 {
         self.policy.capacity(&self.fresh, workers)
     }
 
-    /// What a worker has learnt about the cost of batches; a fresh one, what its warm-up found.
+    /// The cost model of a worker; that of a fresh worker if `worker` has not run.
     pub fn cost(&self, worker: usize) -> &CostModel {
-        self.workers.get(worker).map_or(&self.fresh, |mind| &mind.cost)
+        self.workers.get(worker).map_or(&self.fresh, |state| &state.cost)
     }
 
-    fn mind(&mut self, worker: usize) -> &mut Mind {
-        let fresh = || Mind { cost: self.fresh.clone(), rate: ArrivalRate::default() };
+    fn state(&mut self, worker: usize) -> &mut WorkerState {
+        let fresh = || WorkerState { cost: self.fresh.clone(), rate: ArrivalRate::default() };
         if worker >= self.workers.len() {
             self.workers.resize_with(worker + 1, fresh);
         }
@@ -104,22 +105,23 @@ impl Ours {
     }
 }
 
-impl Pilot for Ours {
+impl Pilot for PolicyPilot {
     fn pull(&mut self, pull: &Pull<'_>) -> Order {
         let (policy, deadline) = (self.policy, self.deadline);
-        let Mind { cost, rate } = self.mind(pull.worker);
+        let WorkerState { cost, rate } = self.state(pull.worker);
         rate.observe(Duration::from_secs_f64(pull.now), pull.arrived);
         let age = |&arrived: &f64| Duration::from_secs_f64(pull.now - arrived);
         let oldest = pull.waiting.first().map(age).unwrap_or_default();
         let waiting = u32::try_from(pull.waiting.len()).unwrap_or(u32::MAX);
-        // Those that would be late are refused: nobody waits for longer than the target.
+        // With a deadline below the target, late requests are refused, and no backlog is older than
+        // the target.
         let oldest = if deadline.is_some_and(|deadline| deadline <= policy.slo) {
             Duration::ZERO
         } else {
             oldest
         };
-        let demand = Demand { workers: pull.workers, rate: rate.per_second(), waiting, oldest };
-        let n = policy.choose(cost, &demand).n;
+        let load = QueueLoad { workers: pull.workers, rate: rate.per_second(), waiting, oldest };
+        let n = policy.choose(cost, &load).n;
         let refuse = deadline.map_or(0, |deadline| {
             let left = pull.waiting.iter().map(|arrived| deadline.saturating_sub(age(arrived)));
             doomed(cost, n, waiting, left)
@@ -130,12 +132,12 @@ impl Pilot for Ours {
 
     fn ran(&mut self, worker: usize, rows: u32, took: Duration) {
         self.last = worker;
-        self.mind(worker).cost.observe(rows, took);
+        self.state(worker).cost.observe(rows, took);
     }
 
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32> {
         let policy = self.policy;
-        let cost = self.workers.get(self.last).map_or(&self.fresh, |mind| &mind.cost);
+        let cost = self.workers.get(self.last).map_or(&self.fresh, |state| &state.cost);
         match &mut self.scaling {
             Scaling::Fixed => None,
             Scaling::Rule(rule, scaler, error) => {

@@ -1,18 +1,22 @@
-//! What the number of workers is compared with: the plan of one who knows every arrival, and the
-//! fewest workers that would do if they were there all the time.
+//! Baselines for the number of workers: the plan of a clairvoyant operator that knows all arrivals,
+//! and the smallest constant number.
 
-use crate::{engine::Scenario, outcome::Outcome, pilot::Ours};
+use crate::{engine::Scenario, outcome::SimulationOutcome, pilot::PolicyPilot};
 
-/// The share of late requests that a plan may cost.
+/// The share of missed requests that a plan may cause.
 const LATE: f64 = 0.01;
-/// Head room that plans are tried with, and how fine.
+/// Bounds of the headroom that plans are tried with, and the number of bisections.
 const HEADROOM: (f64, f64) = (0.8, 1.4);
 const TRIALS: u32 = 4;
 
-/// The cheapest plan by which at most 1 % of the requests are late, without refusing any: workers
-/// are ordered one cold start before they are needed and end when they are not, with the least head
-/// room over the true rate that does. `None` if even the largest head room does not.
-pub fn clairvoyant(scenario: &Scenario, pilot: &Ours, max: u32) -> Option<Outcome> {
+/// The cheapest plan with at most 1 % of late requests, without refusals: workers are ordered one
+/// cold start before they are needed and end once they are not, with the smallest sufficient
+/// headroom over the true rate. `None` if even the largest headroom does not suffice.
+pub fn clairvoyant(
+    scenario: &Scenario,
+    pilot: &PolicyPilot,
+    max: u32,
+) -> Option<SimulationOutcome> {
     let try_with = |headroom: f64| {
         let plan = plan(scenario, pilot, max, headroom);
         let scenario = Scenario { workers: plan.first().copied().unwrap_or(1), ..scenario.clone() };
@@ -31,9 +35,9 @@ pub fn clairvoyant(scenario: &Scenario, pilot: &Ours, max: u32) -> Option<Outcom
     best
 }
 
-/// Workers ordered at each tick: the most that any moment up to a cold start later needs. So one
-/// that is needed again before another could have come is kept.
-fn plan(scenario: &Scenario, pilot: &Ours, max: u32, headroom: f64) -> Vec<u32> {
+/// The number of workers at each tick: the maximum needed from then until a cold start later. A
+/// worker that is needed again sooner than a new one could start is kept.
+fn plan(scenario: &Scenario, pilot: &PolicyPilot, max: u32, headroom: f64) -> Vec<u32> {
     let tick = scenario.tick.as_secs_f64();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ticks")]
     let ticks = |seconds: f64| (seconds / tick).ceil() as usize;
@@ -53,9 +57,12 @@ fn plan(scenario: &Scenario, pilot: &Ours, max: u32, headroom: f64) -> Vec<u32> 
     (0..needed.len()).map(|from| most(from).unwrap_or(max)).collect()
 }
 
-/// The fewest workers, there all the time, with which at most 1 % of the requests are late or
-/// refused.
-pub fn fewest(scenario: &Scenario, pilot: &Ours, max: u32) -> Option<(u32, Outcome)> {
+/// The smallest constant number of workers with at most 1 % of the requests late or refused.
+pub fn fewest(
+    scenario: &Scenario,
+    pilot: &PolicyPilot,
+    max: u32,
+) -> Option<(u32, SimulationOutcome)> {
     let try_with = |workers: u32| {
         let scenario = Scenario { workers, ..scenario.clone() };
         let outcome = scenario.run(&mut pilot.clone());

@@ -1,22 +1,25 @@
-//! Loads from files.
+//! Reads recorded loads from files.
 
 use std::{fs, path::Path};
 
 use crate::{
     error::SimulateError,
-    trace::{Load, Step},
+    trace::{ArrivalPattern, Step},
 };
 
-/// A recorded load, and how many seconds it lasts: a time per line, or a time and the rate from then
-/// on. Empty lines and what follows a `#` mean nothing. Times count from the first.
-pub(crate) fn read(file: &Path) -> Result<(Load, f64), SimulateError> {
+/// Reads a recorded load; returns it and its length in seconds.
+///
+/// Each line holds the time of a request in seconds, or `seconds,rate`: a time and the rate from
+/// then on. Times must not fall, and count from the first one. Empty lines and comments (`#` to the
+/// end of the line) are ignored.
+pub(crate) fn read(file: &Path) -> Result<(ArrivalPattern, f64), SimulateError> {
     let text = fs::read_to_string(file)
         .map_err(|error| SimulateError::Read { file: file.to_owned(), error })?;
     parse(&text).map_err(|line| SimulateError::Recorded { file: file.to_owned(), line })
 }
 
-/// As above; an error is the number of the line.
-fn parse(text: &str) -> Result<(Load, f64), usize> {
+/// Parses the text of a recorded load; an error is the number of the malformed line.
+fn parse(text: &str) -> Result<(ArrivalPattern, f64), usize> {
     let (mut times, mut steps, mut last) = (Vec::new(), Vec::<Step>::new(), 0.0);
     for (line, text) in (1..).zip(text.lines()) {
         let text = text.split('#').next().unwrap_or_default().trim();
@@ -40,20 +43,20 @@ fn parse(text: &str) -> Result<(Load, f64), usize> {
         for at in &mut times {
             *at -= first;
         }
-        // The last request counts too.
+        // 1 ms, so that the last request is before the end.
         let length = times.last().map_or(0.0, |last| last + 0.001);
-        return Ok((Load::Recorded(times), length));
+        return Ok((ArrivalPattern::Recorded(times), length));
     }
     let first = steps[0].from;
     for step in &mut steps {
         step.from -= first;
     }
-    // The last rate holds as long as the one before.
+    // The last rate holds for as long as the one before.
     let length = match &steps[..] {
         [.., before, last] => 2.0 * last.from - before.from,
         _ => 0.0,
     };
-    Ok((Load::Steps(steps), length))
+    Ok((ArrivalPattern::Steps(steps), length))
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -65,17 +68,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_times_or_rates_from_the_first_on() {
+    fn times_and_rates_count_from_the_first_line() {
         let (load, length) = parse("# a comment\n100.5\n\n101\n101 # the same\n").unwrap();
-        assert_eq!(load, Load::Recorded(vec![0.0, 0.5, 0.5]));
+        assert_eq!(load, ArrivalPattern::Recorded(vec![0.0, 0.5, 0.5]));
         assert!((length - 0.501).abs() < 1e-9);
         let (load, length) = parse("10, 5\n20,50").unwrap();
         let steps = [Step { from: 0.0, rate: 5.0 }, Step { from: 10.0, rate: 50.0 }];
-        assert_eq!((load, length), (Load::Steps(steps.into()), 20.0));
+        assert_eq!((load, length), (ArrivalPattern::Steps(steps.into()), 20.0));
     }
 
     #[test]
-    fn names_the_line_that_is_wrong() {
+    fn an_error_names_the_malformed_line() {
         for (text, line) in [("1\nx", 2), ("1\n2\n1", 3), ("1,2\n3", 2), ("2,1\n1,3", 2), ("-1", 1)]
         {
             assert_eq!(parse(text).unwrap_err(), line, "{text}");

@@ -1,62 +1,64 @@
-//! A simulation in words and figures.
+//! The printed report of a simulation.
 
 use std::{fmt, time::Duration};
 
-use batchfleet_policy::{BatchPolicy, Demand};
+use batchfleet_policy::{BatchPolicy, QueueLoad};
 
-use crate::{engine::Scenario, outcome::Outcome, pilot::Ours, settings::SimulateSettings};
+use crate::{
+    engine::Scenario, outcome::SimulationOutcome, pilot::PolicyPilot, settings::SimulateSettings,
+};
 
-/// What is told.
-pub(crate) struct Report<'a> {
-    /// What was asked.
+/// A report.
+pub(crate) struct SimulationReport<'a> {
+    /// The settings of the user.
     pub(crate) settings: &'a SimulateSettings,
-    /// What was played.
+    /// The load and the model.
     pub(crate) scenario: &'a Scenario,
-    /// Who decided.
-    pub(crate) pilot: &'a Ours,
-    /// What came of it, ours first.
-    pub(crate) lines: Vec<Line>,
+    /// The decisions.
+    pub(crate) pilot: &'a PolicyPilot,
+    /// Outcomes for different numbers of workers; the policy, or `--workers`, first.
+    pub(crate) rows: Vec<ReportRow>,
 }
 
-/// The share of missed requests that is few enough.
+/// The largest acceptable share of missed requests.
 pub(crate) const FEW: f64 = 0.01;
 
-/// What came of the load with so many workers.
-pub(crate) struct Line {
-    /// How many.
+/// The outcome for one choice of the number of workers.
+pub(crate) struct ReportRow {
+    /// How the number of workers was chosen.
     pub(crate) workers: Workers,
-    /// What came of it.
-    pub(crate) outcome: Outcome,
+    /// The outcome.
+    pub(crate) outcome: SimulationOutcome,
 }
 
-/// How many workers there are.
+/// How the number of workers is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Workers {
-    /// As many as the user said.
+    /// Constant, as given by `--workers`.
     Given,
-    /// As our rule says.
-    Needed,
-    /// As our rule says, but so many at least.
+    /// By the policy.
+    Scaled,
+    /// By the policy, with this minimum.
     AtLeast(u32),
-    /// The fewest that do all the time.
-    Always(u32),
-    /// As whoever knew the future would have it.
-    Foreseen,
+    /// The smallest sufficient constant number.
+    Constant(u32),
+    /// By the clairvoyant plan.
+    Clairvoyant,
 }
 
 impl fmt::Display for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given => f.pad("as many as you said"),
-            Self::Needed => f.pad("as the load needs them"),
-            Self::AtLeast(workers) => f.pad(&format!("the same, at least {workers}")),
-            Self::Always(workers) => f.pad(&format!("always {workers}")),
-            Self::Foreseen => f.pad("knowing the future"),
+            Self::Given => f.pad("as given by --workers"),
+            Self::Scaled => f.pad("scaled to the load"),
+            Self::AtLeast(workers) => f.pad(&format!("scaled, at least {workers}")),
+            Self::Constant(workers) => f.pad(&format!("constant {workers}")),
+            Self::Clairvoyant => f.pad("clairvoyant"),
         }
     }
 }
 
-impl fmt::Display for Report<'_> {
+impl fmt::Display for SimulationReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { settings, scenario, .. } = self;
         let time = |duration: Duration| humantime::format_duration(duration).to_string();
@@ -64,14 +66,14 @@ impl fmt::Display for Report<'_> {
         writeln!(
             f,
             "Load:   {}; {} requests in {}",
-            settings.load_in_words(),
+            settings.describe_load(),
             scenario.arrivals.len(),
             time(length)
         )?;
         writeln!(f, "Model:  {}; at most {} rows", scenario.curve, settings.max_batch)?;
         writeln!(
             f,
-            "Target: p99 within {}; what cannot be answered within {} is refused",
+            "Target: p99 within {}; requests that cannot be answered within {} are refused",
             time(settings.slo),
             time(settings.deadline())
         )?;
@@ -82,14 +84,14 @@ impl fmt::Display for Report<'_> {
             "{:<26}{:>9}{:>9}{:>10}{:>10}{:>10}{:>8}",
             "workers", "number", "hours", "missed", "p50", "p99", "batch"
         )?;
-        self.lines.iter().try_for_each(|line| line.fmt(f))?;
+        self.rows.iter().try_for_each(|row| row.fmt(f))?;
         writeln!(f)?;
-        self.answer(f)
+        self.conclusion(f)
     }
 }
 
-impl Report<'_> {
-    /// What workers can do, and with which N.
+impl SimulationReport<'_> {
+    /// The capacity and N of one worker, and of the largest number of workers.
     fn capacity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let most = self.most();
         let mut numbers = vec![1, most];
@@ -97,7 +99,7 @@ impl Report<'_> {
         for workers in numbers {
             let policy =
                 BatchPolicy::new(self.settings.batch, self.settings.max_batch, self.settings.slo);
-            let choice = policy.choose(self.pilot.cost(usize::MAX), &Demand::unknown(workers));
+            let choice = policy.choose(self.pilot.cost(usize::MAX), &QueueLoad::unknown(workers));
             let all = f64::from(workers) * self.pilot.capacity(workers);
             writeln!(
                 f,
@@ -111,48 +113,49 @@ impl Report<'_> {
     }
 
     fn most(&self) -> u32 {
-        self.lines.first().map_or(1, |line| line.outcome.extremes().1).max(1)
+        self.rows.first().map_or(1, |row| row.outcome.extremes().1).max(1)
     }
 
-    fn answer(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(ours) = self.lines.first() else { return Ok(()) };
-        let missed = ours.outcome.missed_share();
+    /// How many workers the load needs.
+    fn conclusion(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(scaled) = self.rows.first() else { return Ok(()) };
+        let missed = scaled.outcome.missed_share();
         let one = Duration::from_secs_f64(self.scenario.curve.seconds(1));
         if one > self.settings.deadline() {
             let one = humantime::format_duration(one);
             return writeln!(f, "One request alone takes {one}: raise --slo, or --deadline.");
         }
         if self.settings.workers.is_some() {
-            return writeln!(f, "They miss {}.", percent(missed));
+            return writeln!(f, "Missed: {}.", percent(missed));
         }
         let cold = humantime::format_duration(self.settings.cold_start);
-        match ours.outcome.extremes() {
+        match scaled.outcome.extremes() {
             (fewest, most) if fewest == most => writeln!(f, "You need {most}.")?,
             (_, most) if missed > FEW && most >= self.settings.max_workers => {
                 writeln!(f, "You need more than {most} (--max-workers).")?;
             }
             (fewest, most) if missed > FEW => writeln!(
                 f,
-                "You need {fewest} to {most}. Most of what is missed comes while workers start \
+                "You need {fewest} to {most}. Most missed requests arrive while workers start \
                  ({cold})."
             )?,
             (fewest, most) => writeln!(f, "You need {fewest} to {most}.")?,
         }
-        let hours = |line: &&Line| line.outcome.worker_seconds;
+        let hours = |row: &&ReportRow| row.outcome.worker_seconds;
         let good = self
-            .lines
+            .rows
             .iter()
-            .filter(|line| line.workers != Workers::Foreseen && line.outcome.missed_share() <= FEW);
+            .filter(|row| row.workers != Workers::Clairvoyant && row.outcome.missed_share() <= FEW);
         match good.min_by(|a, b| hours(a).total_cmp(&hours(b))) {
-            Some(line) if line.workers != Workers::Needed => {
-                writeln!(f, "The cheapest that misses less than 1 %: {}.", line.workers)
+            Some(row) if row.workers != Workers::Scaled => {
+                writeln!(f, "The cheapest with less than 1 % missed: {}.", row.workers)
             }
             _ => Ok(()),
         }
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for ReportRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = &self.outcome;
         let number = match outcome.extremes() {

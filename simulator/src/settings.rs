@@ -6,7 +6,7 @@ use batchfleet_policy::BatchMode;
 use batchfleet_service::settings::duration;
 use clap::{Args, ValueEnum};
 
-use crate::{curve::Curve, error::SimulateError, recorded, trace::Load};
+use crate::{curve::Curve, error::SimulateError, recorded, trace::ArrivalPattern};
 
 /// Settings of the simulation.
 #[derive(Args, Clone, Debug)]
@@ -15,26 +15,26 @@ use crate::{curve::Curve, error::SimulateError, recorded, trace::Load};
   batchfleet simulate --curve 1=5.2,8=11,32=30,64=57 --load diurnal --rate 50 --peak 900 --svg day.svg
   batchfleet simulate --curve 60+10.7b --slo 1s --arrivals requests.csv --workers 4
 
-A worker logs the times of its batch sizes when it warms up, and /metrics has them as it runs:
-batchfleet_worker_batch_seconds.")]
+A worker logs the times of its batch sizes after its warm-up, and reports them while it runs as the
+metric batchfleet_worker_batch_seconds.")]
 pub struct SimulateSettings {
-    /// What a batch of b rows takes, in milliseconds: `8+2b`, or measured times `1=8.1,8=24,64=136`
+    /// Milliseconds that a batch of b rows takes: `8+2b`, or measured times `1=8.1,8=24,64=136`
     #[arg(long, value_name = "CURVE", required_unless_present = "goals")]
     curve: Option<Curve>,
 
-    /// The only batch sizes that the engine runs; smaller batches are padded [default: any]
+    /// Fixed batch sizes of the engine; batches are padded to the next size [default: any size]
     #[arg(long, value_name = "ROWS", value_delimiter = ',')]
     sizes: Vec<u32>,
 
-    /// The most rows of one batch
+    /// The most rows per batch
     #[arg(long, value_name = "ROWS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) max_batch: u32,
 
-    /// N: `auto`, or a number
+    /// N: `auto`, or a number of rows
     #[arg(long, value_name = "ROWS", default_value = "auto")]
     pub(crate) batch: BatchMode,
 
-    /// The latency target
+    /// The latency target (p99)
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub(crate) slo: Duration,
 
@@ -42,32 +42,32 @@ pub struct SimulateSettings {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     deadline: Option<Duration>,
 
-    /// How requests come
+    /// The arrival pattern
     #[arg(long, value_name = "NAME", default_value = "steady", conflicts_with = "arrivals")]
     load: Shape,
 
-    /// Requests per second; where the load changes, the low rate
+    /// Requests per second; in a pattern that changes, the low rate
     #[arg(long, value_name = "NUMBER", default_value_t = 100.0, value_parser = rate)]
     rate: f64,
 
-    /// Requests per second where the load is high [default: ten times --rate]
+    /// Requests per second at the high rate [default: 10 times --rate]
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     peak: Option<f64>,
 
-    /// Requests of one bulk
+    /// Requests per bulk
     #[arg(long, value_name = "NUMBER", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     bulk: u32,
 
-    /// A recorded load instead: a line per request with its time in seconds, or lines
-    /// `seconds,requests per second`, each until the next
+    /// A recorded load instead of a pattern: one line per request with its time in seconds, or
+    /// lines `seconds,requests per second`, each valid until the next
     #[arg(long, value_name = "FILE")]
     arrivals: Option<PathBuf>,
 
-    /// How long [default: 1h, or what was recorded]
+    /// Simulated time [default: 1h, or the length of the recorded load]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     duration: Option<Duration>,
 
-    /// So many workers all the time [default: as many as the load needs]
+    /// A constant number of workers [default: scaled to the load]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) workers: Option<u32>,
 
@@ -79,39 +79,39 @@ pub struct SimulateSettings {
     #[arg(long, value_name = "NUMBER", default_value_t = 24)]
     pub(crate) max_workers: u32,
 
-    /// Order workers for where a rising load will be once they have started
+    /// Order workers for the rate that a rising load will have once they have started
     #[arg(long, conflicts_with = "workers")]
     pub(crate) trend: bool,
 
-    /// From the order of a worker to its first batch
+    /// Time from the order of a worker to its first batch
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub(crate) cold_start: Duration,
 
-    /// Another number is another day with the same load
+    /// Seed of the random arrivals
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// Draw the load, the workers and what was missed into this file
+    /// Write a chart of load, missed requests and workers to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 
-    /// Check what the decisions must reach, on loads and models of their own
+    /// Measure the decisions on built-in loads and models; fail if a goal is missed
     #[arg(long)]
     pub(crate) goals: bool,
 }
 
-/// How requests come.
+/// An arrival pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Shape {
-    /// The same rate all the time.
+    /// A constant rate.
     Steady,
-    /// Low and high by chance, for 1/60 and 1/120 of the time on average.
+    /// Low and high rate at random, for 1/60 and 1/120 of the time on average.
     Bursts,
-    /// A day: low at night, high at noon.
+    /// A day: low at midnight, high at noon.
     Diurnal,
-    /// Low, then from low to high within 1/12 of the time, and it stays.
+    /// Low, rising to high within 1/12 of the time, then high.
     Ramp,
-    /// Low, but high for 1/6 of the time in the middle.
+    /// Low, with 1/6 of the time high in the middle.
     Flash,
     /// Low and high in turn, each for 1/12 of the time.
     OnOff,
@@ -120,7 +120,7 @@ enum Shape {
 }
 
 impl SimulateSettings {
-    /// The model.
+    /// The duration of batches.
     pub(crate) fn curve(&self) -> Result<Curve, SimulateError> {
         let curve = self.curve.clone().ok_or(SimulateError::NoCurve)?;
         if self.sizes.is_empty() {
@@ -132,13 +132,13 @@ impl SimulateSettings {
         Ok(curve.with_sizes(self.sizes.clone()))
     }
 
-    /// How long a request may take before it is refused.
+    /// Requests that cannot be answered within this time are refused.
     pub(crate) fn deadline(&self) -> Duration {
         self.deadline.unwrap_or(self.slo)
     }
 
-    /// The load, and how long it is.
-    pub(crate) fn load(&self) -> Result<(Load, f64), SimulateError> {
+    /// The load, and its length in seconds.
+    pub(crate) fn load(&self) -> Result<(ArrivalPattern, f64), SimulateError> {
         let recorded = self.arrivals.as_deref().map(recorded::read).transpose()?;
         let length = recorded.as_ref().map_or(3600.0, |&(_, length)| length);
         let length = self.duration.map_or(length, |duration| duration.as_secs_f64());
@@ -149,30 +149,35 @@ impl SimulateSettings {
         Ok((load, length))
     }
 
-    fn named(&self, length: f64) -> Load {
+    fn named(&self, length: f64) -> ArrivalPattern {
         let (low, peak) = (self.rate, self.peak());
         match self.load {
-            Shape::Steady => Load::steady(low),
-            Shape::Bursts => {
-                Load::bursts((low, length / 60.0), (peak, length / 120.0), length, self.seed)
+            Shape::Steady => ArrivalPattern::steady(low),
+            Shape::Bursts => ArrivalPattern::bursts(
+                (low, length / 60.0),
+                (peak, length / 120.0),
+                length,
+                self.seed,
+            ),
+            Shape::Diurnal => ArrivalPattern::diurnal(low, peak, length, length),
+            Shape::Ramp => ArrivalPattern::ramp(low, peak, length / 3.0, length * 5.0 / 12.0),
+            Shape::Flash => {
+                ArrivalPattern::flash(low, peak, length * 5.0 / 12.0, length * 7.0 / 12.0)
             }
-            Shape::Diurnal => Load::diurnal(low, peak, length, length),
-            Shape::Ramp => Load::ramp(low, peak, length / 3.0, length * 5.0 / 12.0),
-            Shape::Flash => Load::flash(low, peak, length * 5.0 / 12.0, length * 7.0 / 12.0),
-            Shape::OnOff => Load::on_off(low, peak, length / 12.0, length),
-            Shape::Bulk => Load::Bulks { rate: low, size: self.bulk },
+            Shape::OnOff => ArrivalPattern::on_off(low, peak, length / 12.0, length),
+            Shape::Bulk => ArrivalPattern::Bulks { rate: low, size: self.bulk },
         }
     }
 
-    /// The load in words.
-    pub(crate) fn load_in_words(&self) -> String {
+    /// A description of the load.
+    pub(crate) fn describe_load(&self) -> String {
         let (low, peak) = (self.rate, self.peak());
         if let Some(file) = &self.arrivals {
             return format!("recorded in {}", file.display());
         }
         match self.load {
-            Shape::Steady => format!("{low}/s all the time"),
-            Shape::Bursts => format!("bursts: {low}/s and {peak}/s by chance"),
+            Shape::Steady => format!("constant {low}/s"),
+            Shape::Bursts => format!("bursts: {low}/s and {peak}/s at random"),
             Shape::Diurnal => format!("a day: {low}/s to {peak}/s"),
             Shape::Ramp => format!("a ramp from {low}/s to {peak}/s"),
             Shape::Flash => format!("a flash crowd: {low}/s, then {peak}/s"),

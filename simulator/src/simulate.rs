@@ -1,4 +1,4 @@
-//! `batchfleet simulate`: how many workers a load needs, and what it gets from them.
+//! `batchfleet simulate`: the number of workers that a load needs, and the resulting latency.
 
 use std::{
     fs,
@@ -9,23 +9,23 @@ use std::{
 use batchfleet_policy::ScalePolicy;
 
 use crate::{
+    drawing,
     engine::Scenario,
     error::SimulateError,
     goals,
-    outcome::Outcome,
-    pilot::Ours,
+    outcome::SimulationOutcome,
+    pilot::PolicyPilot,
     plan,
-    report::{FEW, Line, Report, Workers},
+    report::{FEW, ReportRow, SimulationReport, Workers},
     settings::SimulateSettings,
-    svg,
 };
 
-/// Simulates what the settings say, and prints what came of it.
+/// Simulates a load and prints the report.
 ///
 /// # Errors
 ///
-/// What is wrong with the settings or the files; [`SimulateError::Goals`] if goals were asked for
-/// and one is missed.
+/// If settings or files are wrong; [`SimulateError::Goals`] if `--goals` is set and a goal is
+/// missed.
 pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
     if settings.goals {
         return check_goals();
@@ -33,7 +33,7 @@ pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
     let curve = settings.curve()?;
     let (load, length) = settings.load()?;
     let fresh = curve.cost(settings.max_batch).ok_or(SimulateError::NoCurve)?;
-    let pilot = Ours::new(fresh, settings.max_batch, settings.slo)
+    let pilot = PolicyPilot::new(fresh, settings.max_batch, settings.slo)
         .with_batch(settings.batch)
         .refusing(settings.deadline());
     let scenario = Scenario {
@@ -41,20 +41,20 @@ pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
         cold_start: settings.cold_start,
         ..Scenario::new(curve, load.arrivals(length, settings.seed), length, 1)
     };
-    let lines = lines(settings, &scenario, &pilot);
-    if let (Some(file), Some(line)) = (&settings.svg, lines.first()) {
-        write_svg(file, &scenario, &line.outcome)?;
+    let rows = rows(settings, &scenario, &pilot);
+    if let (Some(file), Some(row)) = (&settings.svg, rows.first()) {
+        write_svg(file, &scenario, &row.outcome)?;
     }
-    print(&Report { settings, scenario: &scenario, pilot: &pilot, lines }.to_string())
+    print(&SimulationReport { settings, scenario: &scenario, pilot: &pilot, rows }.to_string())
 }
 
-/// Plays the load on as many workers as are fixed, or as our rule orders, and on what that is
-/// compared with.
-fn lines(settings: &SimulateSettings, scenario: &Scenario, pilot: &Ours) -> Vec<Line> {
-    let line = |workers, outcome| Line { workers, outcome };
+/// Runs the load on the given number of workers; else on the number that the policy orders, and on
+/// the baselines.
+fn rows(settings: &SimulateSettings, scenario: &Scenario, pilot: &PolicyPilot) -> Vec<ReportRow> {
+    let row = |workers, outcome| ReportRow { workers, outcome };
     if let Some(workers) = settings.workers {
         let outcome = Scenario { workers, ..scenario.clone() }.run(&mut pilot.clone());
-        return vec![line(Workers::Given, outcome)];
+        return vec![row(Workers::Given, outcome)];
     }
     let max = settings.max_workers.max(1);
     let scaled = |min: u32| {
@@ -65,22 +65,22 @@ fn lines(settings: &SimulateSettings, scenario: &Scenario, pilot: &Ours) -> Vec<
         scenario.run(&mut pilot.clone().scaling(rule, 1.0))
     };
     let min = settings.min_workers.min(max);
-    let mut lines = vec![line(Workers::Needed, scaled(min))];
-    let few_enough = |outcome: &Outcome| outcome.missed_share() <= FEW;
-    if !few_enough(&lines[0].outcome) {
+    let mut rows = vec![row(Workers::Scaled, scaled(min))];
+    let few_enough = |outcome: &SimulationOutcome| outcome.missed_share() <= FEW;
+    if !few_enough(&rows[0].outcome) {
         let more = (min + 1..=max).map(|min| (min, scaled(min)));
         let kept = more.into_iter().find(|(_, outcome)| few_enough(outcome));
-        lines.extend(kept.map(|(min, outcome)| line(Workers::AtLeast(min), outcome)));
+        rows.extend(kept.map(|(min, outcome)| row(Workers::AtLeast(min), outcome)));
     }
     let fewest = plan::fewest(scenario, pilot, max);
-    lines.extend(fewest.map(|(workers, outcome)| line(Workers::Always(workers), outcome)));
-    let foreseen = plan::clairvoyant(scenario, pilot, max);
-    lines.extend(foreseen.map(|outcome| line(Workers::Foreseen, outcome)));
-    lines
+    rows.extend(fewest.map(|(workers, outcome)| row(Workers::Constant(workers), outcome)));
+    let clairvoyant = plan::clairvoyant(scenario, pilot, max);
+    rows.extend(clairvoyant.map(|outcome| row(Workers::Clairvoyant, outcome)));
+    rows
 }
 
-/// What the load of the first minute needs: a fleet that has run for long.
-fn at_start(scenario: &Scenario, pilot: &Ours, rule: ScalePolicy) -> u32 {
+/// The workers that the load of the first minute needs, as if the fleet had run before.
+fn at_start(scenario: &Scenario, pilot: &PolicyPilot, rule: ScalePolicy) -> u32 {
     let window = scenario.duration.min(60.0);
     let count = scenario.arrivals.partition_point(|&at| at < window);
     #[expect(clippy::cast_precision_loss, reason = "requests of a minute")]
@@ -103,8 +103,12 @@ fn check_goals() -> Result<(), SimulateError> {
     }
 }
 
-fn write_svg(file: &Path, scenario: &Scenario, outcome: &Outcome) -> Result<(), SimulateError> {
-    fs::write(file, svg::draw(scenario, outcome))
+fn write_svg(
+    file: &Path,
+    scenario: &Scenario,
+    outcome: &SimulationOutcome,
+) -> Result<(), SimulateError> {
+    fs::write(file, drawing::draw(scenario, outcome))
         .map_err(|error| SimulateError::Write { what: file.display().to_string(), error })
 }
 

@@ -1,8 +1,8 @@
-//! When requests arrive: loads with a name, and recorded ones.
+//! Arrival patterns: synthetic loads and recorded ones.
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-/// A time from which a rate holds, until the next.
+/// A rate, and the time from which it holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Seconds from the start.
@@ -11,30 +11,29 @@ pub struct Step {
     pub rate: f64,
 }
 
-/// How a load comes, in requests per second and seconds.
+/// When requests arrive.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Load {
-    /// Rates that hold until the next: independent callers, so Poisson arrivals at each rate.
+pub enum ArrivalPattern {
+    /// Poisson arrivals (independent callers) with a rate that changes in steps.
     Steps(Vec<Step>),
-    /// So many requests at one instant, at random instants.
+    /// `size` requests at one instant, at Poisson instants.
     Bulks {
         /// Requests per second.
         rate: f64,
-        /// Requests of one bulk.
+        /// Requests per bulk.
         size: u32,
     },
-    /// Recorded: each request's time, rising.
+    /// Recorded arrival times in seconds, rising.
     Recorded(Vec<f64>),
 }
 
-impl Load {
-    /// Always the same rate.
+impl ArrivalPattern {
+    /// A constant rate.
     pub fn steady(rate: f64) -> Self {
         Self::Steps(vec![Step { from: 0.0, rate }])
     }
 
-    /// A day of 24 hours squeezed into `period` seconds: a cosine from `low` at midnight to `peak` at
-    /// noon.
+    /// A day compressed to `period` seconds: a cosine from `low` at midnight to `peak` at noon.
     pub fn diurnal(low: f64, peak: f64, period: f64, duration: f64) -> Self {
         const STEPS: u32 = 720;
         let rate = |step: u32| {
@@ -45,7 +44,7 @@ impl Load {
         Self::repeat(&day.collect::<Vec<_>>(), period, duration)
     }
 
-    /// From `low` to `peak` in a straight line between two times, and there it stays.
+    /// `low` until `from`, rising linearly to `peak` at `to`, then `peak`.
     pub fn ramp(low: f64, peak: f64, from: f64, to: f64) -> Self {
         const STEPS: u32 = 300;
         let rise = (0..=STEPS).map(|step| {
@@ -55,7 +54,7 @@ impl Load {
         Self::Steps(std::iter::once(Step { from: 0.0, rate: low }).chain(rise).collect())
     }
 
-    /// `low`, but `peak` between two times.
+    /// `low`, and `peak` between `from` and `to`.
     pub fn flash(low: f64, peak: f64, from: f64, to: f64) -> Self {
         let step = |from, rate| Step { from, rate };
         Self::Steps(vec![step(0.0, low), step(from, peak), step(to, low)])
@@ -66,8 +65,8 @@ impl Load {
         Self::repeat(&[(0.0, low), (time, peak)], 2.0 * time, duration)
     }
 
-    /// `low` and `peak` in turn, for times by chance (a Markov-modulated Poisson process) of these
-    /// means in seconds.
+    /// A Markov-modulated Poisson process: `low` and `peak` (requests per second, mean length in
+    /// seconds) in turn, with exponentially distributed lengths.
     pub fn bursts(low: (f64, f64), peak: (f64, f64), duration: f64, seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5bd1_e995);
         let (mut steps, mut from, mut is_low) = (Vec::new(), 0.0, true);
@@ -90,7 +89,7 @@ impl Load {
         Self::Steps(steps)
     }
 
-    /// The times of all requests up to `duration`, rising.
+    /// The arrival times up to `duration` seconds, rising. Equal seeds give equal times.
     pub fn arrivals(&self, duration: f64, seed: u64) -> Vec<f64> {
         let mut random = Random::new(seed);
         match self {
@@ -115,7 +114,7 @@ impl Load {
     }
 }
 
-/// Chance that is the same for the same seed.
+/// A seeded random number generator.
 struct Random(Xoshiro256PlusPlus);
 
 impl Random {
@@ -123,13 +122,13 @@ impl Random {
         Self(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
-    /// Exponentially distributed, of mean 1.
+    /// An exponentially distributed number with mean 1.
     fn exponential(&mut self) -> f64 {
         -(1.0 - self.0.random::<f64>()).ln()
     }
 
-    /// A Poisson process of this rate, within these times. What is left of a gap at the end needs no
-    /// memory: the exponential distribution has none.
+    /// Appends the arrivals of a Poisson process within `times`. The gap at the end may be cut off,
+    /// because the exponential distribution is memoryless.
     fn poisson(&mut self, rate: f64, times: std::ops::Range<f64>, arrivals: &mut Vec<f64>) {
         if rate <= 0.0 {
             return;
@@ -152,7 +151,7 @@ mod tests {
 
     #[test]
     fn arrivals_rise_and_have_the_rates_of_their_steps() {
-        let arrivals = Load::flash(100.0, 1000.0, 100.0, 200.0).arrivals(300.0, 1);
+        let arrivals = ArrivalPattern::flash(100.0, 1000.0, 100.0, 200.0).arrivals(300.0, 1);
         assert!(arrivals.is_sorted());
         for (from, expected) in [(0.0, 10_000.0), (100.0, 100_000.0), (200.0, 10_000.0)] {
             let counted = f64::from(u32::try_from(between(&arrivals, from, from + 100.0)).unwrap());
@@ -162,22 +161,25 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_is_the_same_load() {
-        let load = || Load::bursts((10.0, 6.0), (100.0, 3.0), 60.0, 7).arrivals(60.0, 7);
+    fn equal_seeds_give_equal_arrivals() {
+        let load = || ArrivalPattern::bursts((10.0, 6.0), (100.0, 3.0), 60.0, 7).arrivals(60.0, 7);
         assert_eq!(load(), load());
-        assert_ne!(load(), Load::bursts((10.0, 6.0), (100.0, 3.0), 60.0, 8).arrivals(60.0, 8));
+        assert_ne!(
+            load(),
+            ArrivalPattern::bursts((10.0, 6.0), (100.0, 3.0), 60.0, 8).arrivals(60.0, 8)
+        );
     }
 
     #[test]
     fn a_day_is_low_at_both_ends_and_high_at_noon() {
-        let arrivals = Load::diurnal(10.0, 1000.0, 600.0, 600.0).arrivals(600.0, 1);
+        let arrivals = ArrivalPattern::diurnal(10.0, 1000.0, 600.0, 600.0).arrivals(600.0, 1);
         let ends = between(&arrivals, 0.0, 30.0) + between(&arrivals, 570.0, 600.0);
         assert!(between(&arrivals, 270.0, 330.0) > 20 * ends);
     }
 
     #[test]
-    fn a_bulk_comes_at_once() {
-        let arrivals = Load::Bulks { rate: 640.0, size: 64 }.arrivals(100.0, 1);
+    fn the_requests_of_a_bulk_arrive_at_one_instant() {
+        let arrivals = ArrivalPattern::Bulks { rate: 640.0, size: 64 }.arrivals(100.0, 1);
         assert_eq!(arrivals.len() % 64, 0);
         assert!(arrivals.chunks(64).all(|bulk| bulk[0].total_cmp(&bulk[63]).is_eq()));
     }

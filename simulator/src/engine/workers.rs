@@ -1,11 +1,11 @@
-//! The workers of a simulated fleet: on their way, idle, busy, or about to leave.
+//! The workers of a simulated fleet: starting, idle, busy, or draining.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
 };
 
-/// A time in seconds that can be ordered.
+/// A time in seconds with a total order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Time(f64);
 
@@ -23,7 +23,7 @@ impl Ord for Time {
     }
 }
 
-/// A batch under way, in the order in which it ends.
+/// A running batch; ordered by the time at which it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Batch {
     ends: Time,
@@ -33,25 +33,25 @@ struct Batch {
     began: Time,
 }
 
-/// What has happened to a worker.
+/// An event of a worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
-    /// It has come.
+    /// A worker has started.
     Ready,
-    /// Its batch has run: `rows` arrivals from number `first` on.
+    /// A batch has run: `rows` arrivals from number `first` on.
     Ran { worker: usize, rows: u32, first: usize, began: f64, ended: f64 },
 }
 
-/// All of them.
+/// All workers of a fleet.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
-    /// When each that is on its way will be there, rising.
-    coming: VecDeque<f64>,
+    /// The times at which the starting workers will be ready, rising.
+    starting: VecDeque<f64>,
     idle: VecDeque<usize>,
     busy: BinaryHeap<Reverse<Batch>>,
-    /// How many of the busy are to leave when they have finished.
-    leaving: usize,
-    /// The number of the next to come.
+    /// The number of busy workers that end after their batch.
+    draining: usize,
+    /// The number of the next worker to start.
     next: usize,
 }
 
@@ -65,27 +65,27 @@ impl Workers {
         !self.idle.is_empty()
     }
 
-    /// The worker that has been idle for longest.
+    /// The worker that has been idle for the longest time.
     pub(super) fn idle(&self) -> Option<usize> {
         self.idle.front().copied()
     }
 
-    /// Those that serve.
+    /// Workers that serve.
     pub(super) fn ready(&self) -> u32 {
-        count(self.idle.len() + self.busy.len() - self.leaving)
+        count(self.idle.len() + self.busy.len() - self.draining)
     }
 
-    /// Those that serve or will.
+    /// Workers that serve or are starting.
     pub(super) fn ordered(&self) -> u32 {
-        self.ready() + count(self.coming.len())
+        self.ready() + count(self.starting.len())
     }
 
-    /// Those that cost money.
+    /// Workers that cost money: `ordered` and the draining ones.
     pub(super) fn paid(&self) -> u32 {
-        self.ordered() + count(self.leaving)
+        self.ordered() + count(self.draining)
     }
 
-    /// Lets an idle worker run `rows` arrivals from number `first` on.
+    /// Starts a batch of `rows` arrivals from number `first` on, on an idle worker.
     pub(super) fn run(
         &mut self,
         worker: usize,
@@ -103,43 +103,43 @@ impl Workers {
         }));
     }
 
-    /// When something will happen by itself.
+    /// The time of the next event.
     pub(super) fn next_event(&self) -> Option<f64> {
         let ends = self.busy.peek().map(|Reverse(batch)| batch.ends.0);
-        ends.into_iter().chain(self.coming.front().copied()).min_by(f64::total_cmp)
+        ends.into_iter().chain(self.starting.front().copied()).min_by(f64::total_cmp)
     }
 
-    /// What has happened by `now`, one by one.
+    /// Takes the next event up to `now`.
     pub(super) fn due(&mut self, now: f64) -> Option<Event> {
-        if self.coming.front().is_some_and(|&at| at <= now) {
-            self.coming.pop_front();
+        if self.starting.front().is_some_and(|&at| at <= now) {
+            self.starting.pop_front();
             self.idle.push_back(self.next);
             self.next += 1;
             return Some(Event::Ready);
         }
         self.busy.peek().filter(|Reverse(batch)| batch.ends.0 <= now)?;
         let Reverse(Batch { ends, worker, rows, first, began }) = self.busy.pop()?;
-        if self.leaving > 0 {
-            self.leaving -= 1;
+        if self.draining > 0 {
+            self.draining -= 1;
         } else {
             self.idle.push_back(worker);
         }
         Some(Event::Ran { worker, rows, first, began: began.0, ended: ends.0 })
     }
 
-    /// Makes them `wanted`: new ones are there at `ready_at`; of too many, the last ordered go first,
-    /// then idle ones, then busy ones when they have finished.
+    /// Changes the number of workers to `wanted`. New workers are ready at `ready_at`. Surplus
+    /// workers end in this order: the last ordered, idle ones, busy ones after their batch.
     pub(super) fn scale(&mut self, wanted: u32, ready_at: f64) {
         while self.ordered() < wanted {
-            if self.leaving > 0 {
-                self.leaving -= 1;
+            if self.draining > 0 {
+                self.draining -= 1;
             } else {
-                self.coming.push_back(ready_at);
+                self.starting.push_back(ready_at);
             }
         }
         while self.ordered() > wanted {
-            if self.coming.pop_back().is_none() && self.idle.pop_back().is_none() {
-                self.leaving += 1;
+            if self.starting.pop_back().is_none() && self.idle.pop_back().is_none() {
+                self.draining += 1;
             }
         }
     }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_on_their_way_go_first_then_the_idle_and_the_busy_finish() {
+    fn starting_workers_end_first_then_idle_ones_and_busy_ones_after_their_batch() {
         let mut workers = Workers::new(3);
         workers.run(0, 0, 8, (0.0, 1.0));
         workers.scale(5, 60.0);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_to_leave_and_is_still_there_stays_if_wanted() {
+    fn a_draining_worker_stays_if_more_workers_are_wanted_again() {
         let mut workers = Workers::new(1);
         workers.run(0, 0, 8, (0.0, 1.0));
         workers.scale(0, 60.0);

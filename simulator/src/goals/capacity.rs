@@ -1,26 +1,26 @@
-//! Goals of N: the largest load at which the latency target is kept.
+//! Goals of N: the highest load at which the latency target is kept.
 
 use super::{
-    Candidate, Goal, MAX_BATCH,
-    batches::{cpu, fixed, mid, play},
+    batches::{cpu, fixed, mid, simulate},
+    goal::{Candidate, Goal, MAX_BATCH},
 };
-use crate::{curve::Curve, engine::Pilot, trace::Load};
+use crate::{curve::Curve, engine::Pilot, trace::ArrivalPattern};
 
-/// Fixed sizes that are tried against it.
+/// Values of a fixed N to compare with.
 const CAPS: [u32; 15] = [1, 8, 12, 16, 20, 24, 28, 32, 48, 64, 128, 256, 320, 384, 512];
-/// The best of them may be better by so little.
+/// Lower bound of the capacity, as a share of that of the best fixed N.
 const OF_BEST: f64 = 0.95;
 
-/// A model and its workers.
+/// A model and a number of workers.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// In a few words.
+    /// A short description.
     pub name: &'static str,
     curve: Curve,
     workers: u32,
 }
 
-/// Models that gain much, some and little from batches, and some that pad them.
+/// Models that gain much, some and little from batches, and models with fixed sizes.
 pub fn cases() -> [Case; 9] {
     let gpu = || Curve::affine(8.0, 0.15);
     let tiles = || gpu().with_sizes((1..=16).map(|tiles| 32 * tiles).collect());
@@ -40,15 +40,15 @@ pub fn cases() -> [Case; 9] {
 }
 
 impl Case {
-    /// The largest rate at which the target is kept, over that of the best fixed N of many, found in
-    /// hindsight.
+    /// The highest rate at which the target is kept, over that of the best fixed N in hindsight.
     pub fn goal(&self, candidate: &dyn Candidate) -> Goal {
         let Self { name, curve, workers } = self;
         let (curve, workers) = (curve, *workers);
-        let ours = Fleet { curve, workers, pilot: &|| candidate.batches(curve, false) }.most(1.0);
+        let ours =
+            FixedFleet { curve, workers, pilot: &|| candidate.batches(curve, false) }.most(1.0);
         let mut best = ours * 0.5;
         for n in CAPS {
-            let capped = Fleet { curve, workers, pilot: &|| fixed(curve, n) };
+            let capped = FixedFleet { curve, workers, pilot: &|| fixed(curve, n) };
             if capped.keeps(best * 1.01) {
                 best = capped.most(best * 1.01);
             }
@@ -57,24 +57,26 @@ impl Case {
     }
 }
 
-/// A model, its workers, and who decides.
-struct Fleet<'a> {
+/// A model, a constant number of workers, and the pilot.
+struct FixedFleet<'a> {
     curve: &'a Curve,
     workers: u32,
     pilot: &'a dyn Fn() -> Option<Box<dyn Pilot>>,
 }
 
-impl Fleet<'_> {
+impl FixedFleet<'_> {
     /// Whether 99 % of the requests are on time at this rate.
     fn keeps(&self, rate: f64) -> bool {
         let seconds = (100_000.0 / rate).clamp(10.0, 60.0);
         (self.pilot)().is_some_and(|mut pilot| {
-            let load = Load::steady(rate);
-            play(self.curve, &load, seconds, self.workers, pilot.as_mut()).missed_share() <= 0.01
+            let load = ArrivalPattern::steady(rate);
+            simulate(self.curve, &load, seconds, self.workers, pilot.as_mut()).missed_share()
+                <= 0.01
         })
     }
 
-    /// The largest Poisson rate at which they are, to 1 %, above a rate known to be small enough.
+    /// The highest Poisson rate at which 99 % are on time, to 1 %; `from` is a rate at which they
+    /// are.
     fn most(&self, from: f64) -> f64 {
         let rates = (1..=MAX_BATCH).map(|rows| f64::from(rows) / self.curve.seconds(rows));
         let (mut low, mut high) = (from, f64::from(self.workers) * rates.fold(0.0, f64::max));

@@ -1,12 +1,15 @@
-//! Goals of the number of workers: one hour of a model of 8 + 2b ms, up to 24 workers, requests
-//! refused where they would be late.
+//! Goals of the number of workers: one hour with a model of 8 + 2b ms, up to 24 workers, and
+//! requests refused if they would be late.
 
 use std::time::Duration;
 
 use batchfleet_policy::ScalePolicy;
 
-use super::{Candidate, Goal, InProcess, SLO};
-use crate::{curve::Curve, engine::Scenario, outcome::Outcome, pilot::Ours, plan, trace::Load};
+use super::goal::{Candidate, Goal, InProcess, SLO};
+use crate::{
+    curve::Curve, engine::Scenario, outcome::SimulationOutcome, pilot::PolicyPilot, plan,
+    trace::ArrivalPattern,
+};
 
 const COLD_START: Duration = Duration::from_mins(1);
 const HOUR: f64 = 3600.0;
@@ -17,30 +20,48 @@ const LOW: f64 = 300.0;
 const PEAK: f64 = 3000.0;
 const STEADY: f64 = 1500.0;
 
-/// A load, and what it may cost.
+/// A load and its bounds.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// In a few words.
+    /// A short description.
     pub name: &'static str,
-    load: Load,
-    /// At the start.
+    load: ArrivalPattern,
+    /// Requests per second at the start.
     rate: f64,
-    /// The most that may be missed, in percent.
+    /// Upper bound of missed requests, in percent.
     missed: f64,
-    /// The most worker-hours over those of the clairvoyant plan.
+    /// Upper bound of worker-hours, as a multiple of those of the clairvoyant plan.
     hours: f64,
 }
 
 /// The loads.
 pub fn cases() -> [Case; 5] {
     let case = |name, load, rate, missed, hours| Case { name, load, rate, missed, hours };
-    let low = Load::flash(LOW, PEAK, 1500.0, 2100.0);
+    let low = ArrivalPattern::flash(LOW, PEAK, 1500.0, 2100.0);
     [
-        case("steady 1500/s", Load::steady(STEADY), STEADY, 0.5, 1.15),
-        case("a day of 300 to 3000/s", Load::diurnal(LOW, PEAK, HOUR, HOUR), LOW, 0.5, 1.35),
-        case("ramp to ten times in 5 min", Load::ramp(LOW, PEAK, 1200.0, 1500.0), LOW, 2.0, 1.35),
+        case("steady 1500/s", ArrivalPattern::steady(STEADY), STEADY, 0.5, 1.15),
+        case(
+            "a day of 300 to 3000/s",
+            ArrivalPattern::diurnal(LOW, PEAK, HOUR, HOUR),
+            LOW,
+            0.5,
+            1.35,
+        ),
+        case(
+            "ramp to ten times in 5 min",
+            ArrivalPattern::ramp(LOW, PEAK, 1200.0, 1500.0),
+            LOW,
+            2.0,
+            1.35,
+        ),
         case("flash crowd of ten times for 10 min", low, LOW, 7.5, 1.5),
-        case("on and off every 5 min", Load::on_off(LOW, PEAK, 300.0, HOUR), LOW, 4.0, 1.8),
+        case(
+            "on and off every 5 min",
+            ArrivalPattern::on_off(LOW, PEAK, 300.0, HOUR),
+            LOW,
+            4.0,
+            1.8,
+        ),
     ]
 }
 
@@ -48,8 +69,8 @@ fn model() -> Curve {
     Curve::affine(8.0, 2.0)
 }
 
-/// A fleet that starts with what the load needs at first.
-fn scenario(load: &Load, rate: f64, known: &Ours) -> Scenario {
+/// A fleet that starts with the workers that the initial rate needs.
+fn scenario(load: &ArrivalPattern, rate: f64, known: &PolicyPilot) -> Scenario {
     let copes = |&workers: &u32| 0.88 * f64::from(workers) * known.capacity(workers) >= rate;
     let workers = (1..MOST).find(copes).unwrap_or(MOST);
     let fleet = Scenario::new(model(), load.arrivals(HOUR, SEED), HOUR, workers);
@@ -57,7 +78,7 @@ fn scenario(load: &Load, rate: f64, known: &Ours) -> Scenario {
 }
 
 impl Case {
-    /// What is missed, and the worker-hours over those of whoever knew the future.
+    /// The missed requests, and the worker-hours over those of the clairvoyant plan.
     pub fn goals(&self, candidate: &dyn Candidate) -> Vec<Goal> {
         self.judged(candidate).unwrap_or_default()
     }
@@ -77,7 +98,7 @@ impl Case {
         ];
         if name.starts_with("flash") {
             goals.push(Goal::at_most(
-                "% missed over what a cold start alone costs, flash crowd",
+                "% missed over the lower bound given by a cold start, flash crowd",
                 1.2,
                 missed / floor(&outcome, &scenario, &known),
             ));
@@ -86,9 +107,10 @@ impl Case {
     }
 }
 
-/// The least percentage that anybody without spare workers misses in the flash crowd: what comes
-/// above the capacity of before, until the crowd has been seen and workers have started.
-fn floor(outcome: &Outcome, scenario: &Scenario, known: &Ours) -> f64 {
+/// A lower bound of missed requests in the flash crowd, in percent, for any controller without
+/// spare workers: the requests above the initial capacity until the next tick and a cold start have
+/// passed.
+fn floor(outcome: &SimulationOutcome, scenario: &Scenario, known: &PolicyPilot) -> f64 {
     let before = f64::from(scenario.workers) * known.capacity(scenario.workers);
     let blind = (scenario.cold_start + scenario.tick).as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "requests of a simulation")]
@@ -96,13 +118,13 @@ fn floor(outcome: &Outcome, scenario: &Scenario, known: &Ours) -> f64 {
     100.0 * (PEAK - before) * blind / offered
 }
 
-/// A steady load moves nothing, and a wrong capacity is found out.
+/// A steady load keeps the number of workers, and a capacity measured too high is corrected.
 pub fn steadiness(candidate: &dyn Candidate) -> Vec<Goal> {
     steady(candidate).map_or_else(Vec::new, Vec::from)
 }
 
 fn steady(candidate: &dyn Candidate) -> Option<[Goal; 3]> {
-    let scenario = scenario(&Load::steady(STEADY), STEADY, &InProcess::pilot(&model())?);
+    let scenario = scenario(&ArrivalPattern::steady(STEADY), STEADY, &InProcess::pilot(&model())?);
     let rule = ScalePolicy::new(1, MOST, SLO);
     let steady = scenario.run(candidate.fleet(&model(), rule, 1.0)?.as_mut());
     let wrong = scenario.run(candidate.fleet(&model(), rule, 1.4)?.as_mut());
@@ -112,7 +134,7 @@ fn steady(candidate: &dyn Candidate) -> Option<[Goal; 3]> {
         Goal::at_most("changes of the number of workers, steady, 1 h", 4.0, f64::from(events)),
         Goal::at_most("fewest to most workers, steady, 1 h", 2.0, f64::from(most - fewest)),
         Goal::at_most(
-            "% missed with the capacity taken for 1.4 times what it is",
+            "% missed with the capacity overestimated by 40 %",
             2.0,
             100.0 * wrong.missed_share(),
         ),
