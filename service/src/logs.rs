@@ -4,7 +4,10 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::settings::{InvalidSettings, LogFormat, ProcessSettings};
+use crate::{
+    InvalidSettings,
+    settings::{LogFormat, ProcessSettings},
+};
 
 /// Starts logging. To be called once per process.
 pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {

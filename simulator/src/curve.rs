@@ -117,7 +117,7 @@ impl FromStr for Curve {
 impl fmt::Display for Curve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.shape {
-            Shape::Affine { a, c } => write!(f, "{a} ms + {c} ms a row")?,
+            Shape::Affine { a, c } => write!(f, "{a} ms + {c} ms per row")?,
             Shape::Table(points) => {
                 let points: Vec<_> =
                     points.iter().map(|(rows, ms)| format!("{rows}: {ms} ms")).collect();

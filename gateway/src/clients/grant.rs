@@ -23,16 +23,9 @@ pub(super) struct Grant {
 }
 
 /// Reads a SHA-256 of 64 hexadecimal digits.
-pub(super) fn key_hash(hex: &str) -> Option<KeyHash> {
+pub(super) fn key_hash(text: &str) -> Option<KeyHash> {
     let mut hash = [0; 32];
-    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else { return None };
-    if pairs.len() != hash.len() {
-        return None;
-    }
-    for (byte, pair) in hash.iter_mut().zip(pairs) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
-    }
+    hex::decode_to_slice(text, &mut hash).ok()?;
     Some(hash)
 }
 

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use batchfleet_loadgen::{Echo, Length, Plan, Report, Target, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, Report, Target, infer::Encoding, run};
 use batchfleet_testkit::{Fleet, FleetPlan, metric};
 use tokio::time::timeout;
 
@@ -16,8 +16,8 @@ const FILLER: usize = 56 << 20;
 async fn load(fleet: &Fleet, requests: u64) -> Report {
     let target: Target = fleet.targets()[0].parse().unwrap();
     let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
-    let one = Plan::new(target, Arc::new(echo), 0);
-    run(Plan { users: 4, length: Length::Requests(requests), ..one }).await.unwrap()
+    let one = LoadPlan::new(target, Arc::new(echo), 0);
+    run(LoadPlan { users: 4, length: Length::Requests(requests), ..one }).await.unwrap()
 }
 
 /// Sends single requests until the gateway refuses one as `broker_full`, or no longer does.
