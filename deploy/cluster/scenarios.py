@@ -123,7 +123,7 @@ def simulated(rates, seconds, cold_start):
         output = run(str(ROOT / "target/release/batchfleet"), "simulate", "--curve", "20+5b",
                    "--arrivals", file.name, "--duration", f"{seconds}s", "--max-workers", "8",
                    "--deadline", "10s", "--cold-start", f"{max(cold_start, 1):.0f}s")
-    row = next(line for line in output.splitlines() if line.startswith("as the load needs"))
+    row = next(line for line in output.splitlines() if line.startswith("scaled to the load"))
     return float(re.search(r"([\d.]+) %", row).group(1)) / 100
 
 
