@@ -7,7 +7,7 @@ use batchfleet_service::Readiness;
 use crate::{
     ask::Core,
     body::{BodyBudget, Bounds},
-    live::Live,
+    live::state::Live,
     offload::Offload,
     trace::Traces,
 };

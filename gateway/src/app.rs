@@ -20,7 +20,10 @@ use crate::{
     clients::{Clients, KeysError},
     dispatch::Dispatcher,
     http::{self, HttpServer},
-    live::{self, Live, LiveControls, Port},
+    live::{
+        self, LiveControls,
+        state::{Live, Port},
+    },
     metrics::GatewayMetrics,
     observe,
     offload::Offload,

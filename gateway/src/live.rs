@@ -10,12 +10,12 @@ mod files;
 mod local;
 mod response;
 mod set_controls;
-mod state;
+pub(crate) mod state;
 
 use actix_web::{HttpRequest, HttpResponse, http::Method};
 
 pub use self::controls::LiveControls;
-pub(crate) use self::state::{Live, Port};
+use self::state::Port;
 use crate::api::Api;
 
 /// The page's response to a request that arrived on `port`; `None` if the page is not served there,

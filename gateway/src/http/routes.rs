@@ -9,7 +9,7 @@ use actix_web::{
 use super::{failure::error_body, infer, metadata};
 use crate::{
     api::Api,
-    live::{self, Port},
+    live::{self, state::Port},
 };
 
 /// The routes of the Open Inference Protocol, and those of the live page.
