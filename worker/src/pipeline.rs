@@ -22,7 +22,7 @@ use tracing::warn;
 pub(crate) use self::source::Jobs;
 use self::{
     attempt::{Attempted, Runner},
-    bisect::{Bisection, Part},
+    bisect::{BatchPart, Bisection},
     pace::Pace,
     source::BatchSource,
 };
@@ -86,7 +86,7 @@ impl Pipeline {
     async fn run_batch(&mut self, batch: Batch) -> Result<(), WorkerError> {
         self.metrics.released(batch.release).inc();
         let mut bisection = Bisection::new(batch);
-        while let Some(Part { batch, is_first_half, is_guilty }) = bisection.next() {
+        while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {
             // The part before took its time, and nothing starts after its deadline.
             let jobs = self.source.drop_expired(batch.deliveries, &mut self.settler).await;
             if jobs.is_empty() {

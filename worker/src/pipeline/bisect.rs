@@ -13,11 +13,11 @@ use crate::{batch::Batch, fault::RunFault};
 /// half of a part runs well, the second must hold what failed, and is split without another run: one
 /// bad job among N takes 1.5 log2 N more runs on average, 2 log2 N at most.
 #[derive(Debug)]
-pub(super) struct Bisection(VecDeque<Part>);
+pub(super) struct Bisection(VecDeque<BatchPart>);
 
 /// A batch, or a part of one that failed.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct BatchPart {
     /// The jobs.
     pub(super) batch: Batch,
     /// The first of two halves; the second is next in the queue.
@@ -29,11 +29,11 @@ pub(super) struct Part {
 impl Bisection {
     /// The whole batch is still to run.
     pub(super) fn new(batch: Batch) -> Self {
-        Self(VecDeque::from([Part { batch, is_first_half: false, is_guilty: false }]))
+        Self(VecDeque::from([BatchPart { batch, is_first_half: false, is_guilty: false }]))
     }
 
     /// Takes the next part.
-    pub(super) fn next(&mut self) -> Option<Part> {
+    pub(super) fn next(&mut self) -> Option<BatchPart> {
         self.0.pop_front()
     }
 
@@ -53,12 +53,68 @@ impl Bisection {
     /// fail again, whatever becomes of the other.
     pub(super) fn failed(&mut self, [first, second]: [Batch; 2], fault: RunFault) {
         let is_first_half = fault == RunFault::Model;
-        self.0.push_back(Part { batch: first, is_first_half, is_guilty: false });
-        self.0.push_back(Part { batch: second, is_first_half: false, is_guilty: false });
+        self.0.push_back(BatchPart { batch: first, is_first_half, is_guilty: false });
+        self.0.push_back(BatchPart { batch: second, is_first_half: false, is_guilty: false });
     }
 
     /// The jobs that have not run.
     pub(super) fn into_jobs(self) -> impl Iterator<Item = Delivery> {
         self.0.into_iter().flat_map(|part| part.batch.deliveries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use batchfleet_broker::Release;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::batch::examples::delivery;
+
+    /// Bisects a batch of `jobs` jobs, in which those in `bad` make every part fail that holds them.
+    /// Returns the jobs that failed alone, and the number of runs.
+    fn bisect(jobs: usize, bad: &BTreeSet<u128>) -> (BTreeSet<u128>, usize) {
+        let jobs = (0..jobs).map(|index| delivery(index, 1, 1)).collect();
+        let mut bisection = Bisection::new(Batch::new(jobs, Release::Full));
+        let (mut failed, mut runs) = (BTreeSet::new(), 0);
+        while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {
+            let batch = match if is_guilty { batch.halves() } else { Err(batch) } {
+                Ok(halves) => {
+                    bisection.failed(halves, RunFault::Model);
+                    continue;
+                }
+                Err(batch) => batch,
+            };
+            runs += 1;
+            let ids: Vec<u128> = batch.deliveries.iter().map(|job| job.job.id.0).collect();
+            if ids.iter().any(|id| bad.contains(id)) {
+                match batch.halves() {
+                    Ok(halves) => bisection.failed(halves, RunFault::Model),
+                    Err(_) => failed.extend(ids),
+                }
+            } else if is_first_half {
+                bisection.first_half_ran();
+            }
+        }
+        (failed, runs)
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_bad_jobs_fail(
+            jobs in 1_usize..40,
+            bad in prop::collection::btree_set(0_u128..40, 0..6),
+        ) {
+            let bad: BTreeSet<u128> = bad.into_iter().filter(|&id| id < jobs as u128).collect();
+            prop_assert_eq!(bisect(jobs, &bad).0, bad);
+        }
+    }
+
+    #[test]
+    fn one_bad_job_among_64_takes_at_most_twelve_more_runs() {
+        let runs = (0..64).map(|bad| bisect(64, &BTreeSet::from([bad])).1);
+        assert!(runs.max() <= Some(1 + 12));
     }
 }

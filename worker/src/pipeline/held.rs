@@ -152,47 +152,11 @@ fn first_of_most(held: &VecDeque<Delivery>, layout: Layout) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use batchfleet_broker::{Datatype, EntryId, GatewayId, RequestId, Tensor};
+    use batchfleet_broker::RequestId;
     use proptest::prelude::*;
 
     use super::*;
-
-    /// A job of `rows` rows of `width` bytes.
-    fn delivery(index: usize, rows: u32, width: u64) -> Delivery {
-        let data = vec![0; usize::try_from(u64::from(rows) * width).unwrap()];
-        let input = Tensor {
-            name: "X".to_owned(),
-            datatype: Datatype::Uint8,
-            shape: vec![u64::from(rows), width],
-            data: data.into(),
-        };
-        let job = Job {
-            id: RequestId(index as u128),
-            gateway: GatewayId(0),
-            attempt: 0,
-            priority: Priority::Default,
-            ttl: Duration::from_secs(1),
-            rows,
-            digest: 0,
-            inputs: vec![input],
-            outputs: Vec::new(),
-            trace: None,
-        };
-        let priority = Priority::Default;
-        let entry = EntryId { priority, milliseconds: 0, sequence: index as u64 };
-        let now = Instant::now();
-        Delivery {
-            entry,
-            job,
-            deliveries: 1,
-            waited: Duration::ZERO,
-            claimed_at: now,
-            deadline: now,
-            awaited: true,
-        }
-    }
+    use crate::batch::examples::delivery;
 
     fn width(delivery: &Delivery) -> u64 {
         delivery.job.inputs[0].shape[1]
