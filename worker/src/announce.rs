@@ -53,7 +53,7 @@ impl Announcer {
                 continue;
             }
             let announcement = self.current(leaving);
-            self.metrics.choice.set(&announcement);
+            self.metrics.batching.set(&announcement);
             match self.consumer.renew(&announcement).await {
                 Ok(()) => {
                     outage.over();
@@ -86,6 +86,7 @@ mod tests {
         Target, Wish, WorkerId, memory::MemoryBroker,
     };
     use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
+    use batchfleet_service::metrics::MetricGroup;
     use prometheus::Registry;
     use tokio::time::sleep;
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Broker, WorkerRoles};
-use batchfleet_service::Process;
+use batchfleet_service::{Process, metrics::MetricGroup};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

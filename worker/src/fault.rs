@@ -5,10 +5,13 @@
 //! `cuda_call.cc`: `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`, with
 //! `CUBLAS`, `CUDNN` and others in the place of `CUDA`; those about memory in `bfc_arena.cc`.
 
+use strum::{IntoStaticStr, VariantArray};
+
 use crate::engine::{EngineError, RunError, RunErrorCode};
 
-/// What the error of a run means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the error of a run means. Its name is the label `class`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum RunFault {
     /// The model rejects something in the batch; a batch without it will run.
     Model,
@@ -19,18 +22,6 @@ pub(crate) enum RunFault {
 }
 
 impl RunFault {
-    /// Every fault.
-    pub(crate) const ALL: [Self; 3] = [Self::Model, Self::OutOfMemory, Self::Device];
-
-    /// The bounded `class` label.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::OutOfMemory => "out_of_memory",
-            Self::Device => "device",
-        }
-    }
-
     /// What `error` means; an unknown error counts as the model's.
     pub(crate) fn of(error: &EngineError) -> Self {
         match error {

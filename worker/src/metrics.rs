@@ -1,207 +1,153 @@
-//! What a worker counts. Every metric carries the labels `model` and `version`.
+//! The metrics of a worker. Every metric has the labels `model` and `version`.
 
-mod choice;
+mod batching;
+mod labels;
 
 use std::sync::Arc;
 
 use batchfleet_broker::{BrokerError, QueueName, Release};
-use batchfleet_service::metrics::{Described, Families, MetricGroup, family};
-use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    exponential_buckets,
-};
+use batchfleet_service::metrics::{Described, MetricGroup, doubling};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use strum::{IntoStaticStr, VariantArray};
 
-use self::choice::{Choice, Choices};
+use self::{
+    batching::{BatchingFamilies, BatchingMetrics},
+    labels::MODEL,
+};
 use crate::fault::RunFault;
 
-const MODEL: [&str; 2] = ["model", "version"];
+/// 1 to 512 rows.
+const ROWS: [f64; 10] = doubling(1.0);
+/// 0.25 ms to 65 s: one row of a small model up to a queue at its longest deadline.
+const SECONDS: [f64; 19] = doubling(0.000_25);
 
-/// What became of a job, as the label `outcome`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What became of a job. Its name is the label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum JobOutcome {
-    /// Its outputs were sent.
+    /// The outputs were sent.
     Ok,
-    /// It did not fit the model.
+    /// The inputs do not fit the model.
     BadInput,
-    /// The model failed on its batch.
+    /// The model failed on the job's batch.
     Model,
-    /// Its deadline had passed.
+    /// The deadline had passed.
     Expired,
-    /// It was claimed and given back unanswered.
+    /// The job was claimed and handed back.
     HandedBack,
-    /// Its answer could not be sent before its deadline.
+    /// The reply could not be sent before the deadline.
     Unanswered,
-    /// It was there when several workers died.
+    /// Several workers died while they ran the job.
     Poison,
-    /// Its gateway was gone: it did not run.
+    /// The gateway was gone, so the job did not run.
     Orphaned,
 }
 
-impl JobOutcome {
-    const ALL: [(Self, &'static str); 8] = [
-        (Self::Ok, "ok"),
-        (Self::BadInput, "bad_input"),
-        (Self::Model, "model"),
-        (Self::Expired, "expired"),
-        (Self::HandedBack, "handed_back"),
-        (Self::Unanswered, "unanswered"),
-        (Self::Poison, "poison"),
-        (Self::Orphaned, "orphaned"),
-    ];
+batchfleet_service::metrics! {
+    /// The metrics of a worker process, over all its models.
+    #[derive(Clone, Debug)]
+    pub(crate) struct WorkerMetrics {
+        /// Rows of a batch that ran, without padding.
+        #[metric("batchfleet_worker_batch_size", unit = "rows", labels = MODEL, buckets = ROWS)]
+        batch_size: HistogramVec,
+        /// Time of the model's run on a batch.
+        #[metric(
+            "batchfleet_worker_batch_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SECONDS
+        )]
+        batch_seconds: HistogramVec,
+        /// Time from a job's submission until its claim, by the broker's clock.
+        #[metric(
+            "batchfleet_worker_queue_wait_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SECONDS
+        )]
+        queue_wait: HistogramVec,
+        /// Time from a job's claim until its batch begins.
+        #[metric(
+            "batchfleet_worker_batch_wait_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SECONDS
+        )]
+        batch_wait: HistogramVec,
+        /// Round trip to Redis that sends and settles the replies of a batch.
+        #[metric(
+            "batchfleet_worker_broker_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SECONDS
+        )]
+        broker_seconds: HistogramVec,
+        /// Failed calls to Redis that settle replies or renew the announcement, by error code.
+        #[metric(
+            "batchfleet_worker_broker_errors_total",
+            unit = "calls",
+            labels = ["model", "version", "code"]
+        )]
+        broker_errors: IntCounterVec,
+        /// Rows added to batches to reach a size that the engine runs.
+        #[metric("batchfleet_worker_padded_rows_total", unit = "rows", labels = MODEL)]
+        padded_rows: IntCounterVec,
+        /// Batches by the reason why they left: full, drained, linger, shape, oversize or suspect
+        /// (a job of a dead worker, run alone).
+        #[metric(
+            "batchfleet_worker_released_total",
+            unit = "batches",
+            labels = ["model", "version", "reason"]
+        )]
+        released: IntCounterVec,
+        /// Claimed jobs by what became of them.
+        #[metric(
+            "batchfleet_worker_jobs_total",
+            unit = "jobs",
+            labels = ["model", "version", "outcome"]
+        )]
+        jobs: IntCounterVec,
+        /// N: the most rows run together.
+        #[metric("batchfleet_worker_batch_limit", unit = "rows", labels = MODEL)]
+        batch_limit: IntGaugeVec,
+        /// 1, for the execution provider that runs the model: cpu, cuda or tensorrt.
+        #[metric(
+            "batchfleet_worker_execution_provider",
+            unit = "1",
+            labels = ["model", "version", "provider"]
+        )]
+        execution_provider: IntGaugeVec,
+        /// Replies whose gateway no longer listened.
+        #[metric("batchfleet_worker_undeliverable_replies_total", unit = "replies", labels = MODEL)]
+        undeliverable_replies: IntCounterVec,
+        /// Jobs taken over from dead workers.
+        #[metric("batchfleet_worker_reclaimed_total", unit = "jobs", labels = MODEL)]
+        reclaimed: IntCounterVec,
+        /// Batches that failed and ran again in halves.
+        #[metric("batchfleet_worker_bisections_total", unit = "batches", labels = MODEL)]
+        bisections: IntCounterVec,
+        /// Runs that failed, by the kind of error: model, out_of_memory or device.
+        #[metric(
+            "batchfleet_worker_engine_errors_total",
+            unit = "runs",
+            labels = ["model", "version", "class"]
+        )]
+        engine_errors: IntCounterVec,
+        /// N and what it was chosen from.
+        batching: BatchingFamilies,
+    }
 }
 
-/// The metrics of a worker process, over all its models.
-#[derive(Clone, Debug)]
-pub(crate) struct WorkerMetrics {
-    batch_size: HistogramVec,
-    batch_seconds: HistogramVec,
-    queue_wait: HistogramVec,
-    batch_wait: HistogramVec,
-    broker_seconds: HistogramVec,
-    broker_errors: IntCounterVec,
-    padded_rows: IntCounterVec,
-    released: IntCounterVec,
-    jobs: IntCounterVec,
-    batch_limit: IntGaugeVec,
-    execution_provider: IntGaugeVec,
-    undeliverable_replies: IntCounterVec,
-    reclaimed: IntCounterVec,
-    bisections: IntCounterVec,
-    engine_errors: IntCounterVec,
-    choices: Choices,
-}
-
-/// What a worker counts, and what it means.
+/// The definitions of all metrics of a worker.
 ///
 /// # Errors
+///
 /// If two metrics share a name.
 pub fn describe_metrics() -> prometheus::Result<Vec<Described>> {
-    let mut make = Families::default();
-    WorkerMetrics::make(&mut make)?;
-    Ok(make.described())
+    WorkerMetrics::describe()
 }
 
 impl WorkerMetrics {
-    /// Registers them; fails if they are registered already.
-    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        Self::make(&mut Families::new(registry))
-    }
-
-    #[expect(clippy::too_many_lines, reason = "a list of what there is")]
-    fn make(make: &mut Families) -> prometheus::Result<Self> {
-        let rows = exponential_buckets(1.0, 2.0, 10)?;
-        // 0.25 ms to 65 s: one row of a small model up to a queue at its longest deadline.
-        let seconds = exponential_buckets(0.000_25, 2.0, 19)?;
-        Ok(Self {
-            batch_size: make.histogram(
-                family(
-                    "batchfleet_worker_batch_size",
-                    "rows",
-                    &MODEL,
-                    "Rows of a batch that ran, padding not counted",
-                ),
-                &rows,
-            )?,
-            batch_seconds: make.histogram(
-                family(
-                    "batchfleet_worker_batch_seconds",
-                    "seconds",
-                    &MODEL,
-                    "Run of the model on a batch",
-                ),
-                &seconds,
-            )?,
-            queue_wait: make.histogram(
-                family(
-                    "batchfleet_worker_queue_wait_seconds",
-                    "seconds",
-                    &MODEL,
-                    "From a job's submission until its claim, by the broker's clock",
-                ),
-                &seconds,
-            )?,
-            batch_wait: make.histogram(
-                family(
-                    "batchfleet_worker_batch_wait_seconds",
-                    "seconds",
-                    &MODEL,
-                    "From a job's claim until its batch began",
-                ),
-                &seconds,
-            )?,
-            broker_seconds: make.histogram(
-                family(
-                    "batchfleet_worker_broker_seconds",
-                    "seconds",
-                    &MODEL,
-                    "Round trip to Redis that sends and settles the answers of a batch",
-                ),
-                &seconds,
-            )?,
-            broker_errors: make.counter(family(
-                "batchfleet_worker_broker_errors_total",
-                "calls",
-                &["model", "version", "code"],
-                "Answers and announcements that Redis did not take at once, by why",
-            ))?,
-            padded_rows: make.counter(family(
-                "batchfleet_worker_padded_rows_total",
-                "rows",
-                &MODEL,
-                "Rows added to batches to reach a size that the engine runs",
-            ))?,
-            released: make.counter(family(
-                "batchfleet_worker_released_total",
-                "batches",
-                &["model", "version", "reason"],
-                "Batches by why they left: full, drained, linger, shape, oversize or suspect",
-            ))?,
-            jobs: make.counter(family(
-                "batchfleet_worker_jobs_total",
-                "jobs",
-                &["model", "version", "outcome"],
-                "Claimed jobs by what became of them",
-            ))?,
-            batch_limit: make.gauge(family(
-                "batchfleet_worker_batch_limit",
-                "rows",
-                &MODEL,
-                "N: the most rows run together",
-            ))?,
-            execution_provider: make.gauge(family(
-                "batchfleet_worker_execution_provider",
-                "1",
-                &["model", "version", "provider"],
-                "1, for where the model runs: cpu, cuda or tensorrt",
-            ))?,
-            undeliverable_replies: make.counter(family(
-                "batchfleet_worker_undeliverable_replies_total",
-                "replies",
-                &MODEL,
-                "Replies that found no gateway listening",
-            ))?,
-            reclaimed: make.counter(family(
-                "batchfleet_worker_reclaimed_total",
-                "jobs",
-                &MODEL,
-                "Jobs taken over from dead workers",
-            ))?,
-            bisections: make.counter(family(
-                "batchfleet_worker_bisections_total",
-                "batches",
-                &MODEL,
-                "Batches that failed and ran again in halves",
-            ))?,
-            engine_errors: make.counter(family(
-                "batchfleet_worker_engine_errors_total",
-                "runs",
-                &["model", "version", "class"],
-                "Runs that failed, by what it means: model, out_of_memory or device",
-            ))?,
-            choices: Choices::make(make)?,
-        })
-    }
-
     /// The metrics of one model, with every label value present from the start.
     pub(crate) fn of_model(&self, queue: &QueueName, provider: &str) -> ModelMetrics {
         let version = queue.version.to_string();
@@ -217,67 +163,74 @@ impl WorkerMetrics {
             broker_seconds: self.broker_seconds.with_label_values(&labels),
             broker_errors: BrokerError::CODES.map(|code| labelled(&self.broker_errors, code)),
             released: Release::ALL.map(|reason| labelled(&self.released, reason.name())),
-            jobs: JobOutcome::ALL.map(|(_, name)| labelled(&self.jobs, name)),
+            jobs: each_variant(|outcome: JobOutcome| labelled(&self.jobs, outcome.into())),
             batch_limit: self.batch_limit.with_label_values(&labels),
             padded_rows: self.padded_rows.with_label_values(&labels),
             undeliverable_replies: self.undeliverable_replies.with_label_values(&labels),
             reclaimed: self.reclaimed.with_label_values(&labels),
             bisections: self.bisections.with_label_values(&labels),
-            engine_errors: RunFault::ALL.map(|fault| labelled(&self.engine_errors, fault.name())),
-            choice: Arc::new(self.choices.of_model(labels)),
+            engine_errors: each_variant(|fault: RunFault| {
+                labelled(&self.engine_errors, fault.into())
+            }),
+            batching: Arc::new(self.batching.of_model(labels)),
         }
     }
+}
+
+/// A counter for each variant, in their order.
+fn each_variant<V: VariantArray + Copy>(counter: impl Fn(V) -> IntCounter) -> Arc<[IntCounter]> {
+    V::VARIANTS.iter().copied().map(counter).collect()
 }
 
 /// The metrics of one model, looked up once.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelMetrics {
-    /// Moved once per batch, when it has run.
+    /// Observed once per batch, after its run.
     pub(crate) batch_size: Histogram,
-    /// Moved once per batch, when it has run.
+    /// Observed once per batch, after its run.
     pub(crate) batch_seconds: Histogram,
-    /// Moved once per job, when it is claimed.
+    /// Observed once per job, when it is claimed.
     pub(crate) queue_wait: Histogram,
-    /// Moved once per job, when its batch begins.
+    /// Observed once per job, when its batch begins.
     pub(crate) batch_wait: Histogram,
-    /// Moved once per batch, when its answers were sent.
+    /// Observed once per batch, after its replies are sent.
     pub(crate) broker_seconds: Histogram,
-    /// Set when N changes.
+    /// Set whenever N is chosen.
     pub(crate) batch_limit: IntGauge,
-    /// Moved once per batch, when it has run.
+    /// Added to once per batch, after its run.
     pub(crate) padded_rows: IntCounter,
-    /// Moved when replies were sent.
+    /// Added to after replies are sent.
     pub(crate) undeliverable_replies: IntCounter,
-    /// Moved once per job that is taken over.
+    /// Incremented for each job that is taken over.
     pub(crate) reclaimed: IntCounter,
-    /// Moved when a batch is split.
+    /// Incremented when a batch is split.
     pub(crate) bisections: IntCounter,
-    /// Told once a second.
-    pub(crate) choice: Arc<Choice>,
+    /// Set once a second.
+    pub(crate) batching: Arc<BatchingMetrics>,
     broker_errors: [IntCounter; BrokerError::CODES.len()],
-    released: [IntCounter; 6],
-    jobs: [IntCounter; 8],
-    engine_errors: [IntCounter; 3],
+    released: [IntCounter; Release::ALL.len()],
+    jobs: Arc<[IntCounter]>,
+    engine_errors: Arc<[IntCounter]>,
 }
 
 impl ModelMetrics {
-    /// Moved once per batch, when it begins.
+    /// Incremented once per batch, when it begins.
     pub(crate) fn released(&self, reason: Release) -> &IntCounter {
         &self.released[usize::from(reason.code() - 1)]
     }
 
-    /// Moved once per job, when its reply has left or it was given up.
+    /// Incremented once per job, when its reply is sent or given up.
     pub(crate) fn jobs(&self, outcome: JobOutcome) -> &IntCounter {
         &self.jobs[outcome as usize]
     }
 
-    /// Moved when the broker did not take an answer or an announcement.
+    /// Counts a failed settlement or renewal.
     pub(crate) fn broker_failed(&self, error: &BrokerError) {
         let errors = BrokerError::CODES.iter().zip(&self.broker_errors);
         errors.filter(|(code, _)| **code == error.code()).for_each(|(_, counter)| counter.inc());
     }
 
-    /// Moved when a run failed.
+    /// Incremented once per run that failed.
     pub(crate) fn engine_errors(&self, fault: RunFault) -> &IntCounter {
         &self.engine_errors[fault as usize]
     }

@@ -19,7 +19,7 @@ use batchfleet_broker::{
     WorkerRoles, memory::MemoryBroker,
 };
 use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
-use batchfleet_service::trace::Tracer;
+use batchfleet_service::{metrics::MetricGroup, trace::Tracer};
 use prometheus::Registry;
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;

@@ -1,29 +1,29 @@
-//! What a worker knows and chose: L(b), N and what bounds it, as it announces them.
+//! How a worker batches, as it announces it: L(b), N and what bounds N.
 
 use batchfleet_broker::{Announcement, Batching};
 use batchfleet_policy::Bound;
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
-use super::MODEL;
+use super::labels::MODEL;
 
-/// What bounds N where a batch found no memory.
+/// The bound of N after a batch ran out of memory.
 const MEMORY: &str = "memory";
 
 batchfleet_service::metrics! {
-    /// The choices of all models of a worker.
+    /// How the models of a worker are batched.
     #[derive(Clone, Debug)]
-    pub(super) struct Choices {
-        /// L(b): what a batch of so many rows takes, as believed now, at the measured sizes.
+    pub(super) struct BatchingFamilies {
+        /// L(b): the expected time of a batch of this many rows, at the measured sizes.
         #[metric(
             "batchfleet_worker_expected_batch_seconds",
             unit = "seconds",
             labels = ["model", "version", "rows"]
         )]
         expected: GaugeVec,
-        /// How many times as long as at start batches take now.
+        /// Time of batches now, relative to the warm-up.
         #[metric("batchfleet_worker_slowdown_ratio", unit = "ratio", labels = MODEL)]
         slowdown: GaugeVec,
-        /// What this worker can do within the latency target; 0 once it drains.
+        /// Rows per second that this worker can run within the latency target; 0 once it drains.
         #[metric(
             "batchfleet_worker_capacity_rows_per_second",
             unit = "rows per second",
@@ -33,42 +33,43 @@ batchfleet_service::metrics! {
         /// The latency target from which N follows.
         #[metric("batchfleet_worker_slo_seconds", unit = "seconds", labels = MODEL)]
         slo: GaugeVec,
-        /// The load of all workers as this one sees it; 0 while unknown.
+        /// The load of all workers as estimated by this one; 0 while unknown.
         #[metric(
             "batchfleet_worker_arriving_rows_per_second",
             unit = "rows per second",
             labels = MODEL
         )]
         arrivals: GaugeVec,
-        /// The rows that batches must have to keep up with the load: N is not less.
+        /// The least N: rows that batches must have to keep up with the load.
         #[metric("batchfleet_worker_batch_limit_least", unit = "rows", labels = MODEL)]
         least: IntGaugeVec,
-        /// The most rows that keep the latency target and bring more than latency.
+        /// The greatest N: the most rows that keep the latency target and still add throughput.
         #[metric("batchfleet_worker_batch_limit_most", unit = "rows", labels = MODEL)]
         most: IntGaugeVec,
-        /// What N would be with all the load there can be.
+        /// N under full load.
         #[metric("batchfleet_worker_batch_limit_full_load", unit = "rows", labels = MODEL)]
         full_load: IntGaugeVec,
-        /// 1 for what decides about N, 0 for the others.
+        /// 1 for the reason that decides N, 0 for the others.
         #[metric(
             "batchfleet_worker_batch_limit_bound",
             unit = "1",
             labels = ["model", "version", "bound"]
         )]
         bound: IntGaugeVec,
-        /// 1 while the load is more than all workers can do within the latency target.
+        /// 1 while the load exceeds what all workers can run within the latency target.
         #[metric("batchfleet_worker_overloaded", unit = "1", labels = MODEL)]
         overloaded: IntGaugeVec,
-        /// The published target it goes by; 0 for none.
+        /// The epoch of the published target that the worker follows; 0 for none.
         #[metric("batchfleet_worker_target_epoch", unit = "epoch", labels = MODEL)]
         epoch: IntGaugeVec,
     }
 }
 
-impl Choices {
-    pub(super) fn of_model(&self, labels: [&str; 2]) -> Choice {
+impl BatchingFamilies {
+    /// The metrics of one model.
+    pub(super) fn of_model(&self, labels: [&str; 2]) -> BatchingMetrics {
         let bounds = Bound::ALL.iter().map(|bound| bound.code()).chain([MEMORY]);
-        Choice {
+        BatchingMetrics {
             labels: labels.map(str::to_owned),
             expected: self.expected.clone(),
             slowdown: self.slowdown.with_label_values(&labels),
@@ -87,9 +88,9 @@ impl Choices {
     }
 }
 
-/// The choice of one model.
+/// How one model is batched.
 #[derive(Debug)]
-pub(crate) struct Choice {
+pub(crate) struct BatchingMetrics {
     labels: [String; 2],
     expected: GaugeVec,
     slowdown: Gauge,
@@ -104,7 +105,7 @@ pub(crate) struct Choice {
     epoch: IntGauge,
 }
 
-impl Choice {
+impl BatchingMetrics {
     /// Sets all to the announced values.
     pub(crate) fn set(&self, announcement: &Announcement) {
         self.capacity.set(announcement.capacity);
