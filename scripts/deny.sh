@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the dependencies against deny.toml. Advisories are checked where the advisory database can
-# be fetched, which is from GitHub; elsewhere their check is skipped, and a warning says so.
+# Checks the dependencies against deny.toml. The advisory database is on GitHub: where it cannot be fetched, the
+# check of advisories is skipped with a warning.
 #
 # Usage: deny.sh CARGO_DENY      the path of the program
 set -euo pipefail

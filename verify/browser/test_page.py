@@ -64,17 +64,17 @@ def test_batches_grow_with_callers_and_n_moves_with_the_latency_target(visit):
     visit.until("parseInt(document.getElementById('n').textContent) > 10")
     visit.choose("callers", 8)
     visit.until(ANSWERED)
-    says = "document.getElementById('story-lead').textContent.includes('{}')"
-    visit.until(says.format("all that were waiting"))
+    shows = "document.getElementById('story-lead').textContent.includes('{}')"
+    visit.until(shows.format("all that were waiting"))
     visit.choose("callers", 128)
-    visit.until(says.format("N allows no more"))
+    visit.until(shows.format("N allows no more"))
     assert int(visit.text("#in-flight")) > 64
     visit.choose("target", 250)
     visit.until("parseInt(document.getElementById('n').textContent) > 25")
     visit.choose("callers", 1)
     visit.choose("target", 25)
     visit.until("parseInt(document.getElementById('n').textContent) < 8")
-    visit.until(says.format("One request per batch"))
+    visit.until(shows.format("One request per batch"))
 
 
 def test_the_load_ends_when_its_page_is_closed(browser, serving):
@@ -127,14 +127,14 @@ def fleet(tmp_path_factory):
 
 def test_the_state_explains_every_trouble(visit, fleet):
     watching = visit(address=fleet.http)
-    says = "document.getElementById('state').textContent.includes('{}')"
-    watching.until(says.format("serving"))
+    shows = "document.getElementById('state').textContent.includes('{}')"
+    watching.until(shows.format("serving"))
     fleet.programs[-1].kill()
-    watching.until(says.format("no worker serves this model"))
+    watching.until(shows.format("no worker serves this model"))
     fleet.redis.stop()
-    watching.until(says.format("Redis cannot be reached"))
+    watching.until(shows.format("Redis cannot be reached"))
     fleet.programs[0].kill()
-    watching.until(says.format("no response; retrying"))
+    watching.until(shows.format("no response; retrying"))
     watching.problems.clear()  # The browser itself reports the lost connection.
 
 

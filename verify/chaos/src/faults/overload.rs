@@ -87,11 +87,12 @@ fn judge_retry_after(trial: &mut Trial, journal: &LoadJournal) {
     while from < journal.lasted {
         let window = from..from + SECOND / 2;
         let waits = journal.due_in(window.clone()).filter(|e| is_right(e) && !is_hurried(e.index));
-        let truth = quantile(waits.map(latency), 0.5).saturating_sub(deadline(scale, 0));
-        let told = journal.due_in(window).filter(|e| is_hurried(e.index)).filter_map(retry_after);
+        let needed = quantile(waits.map(latency), 0.5).saturating_sub(deadline(scale, 0));
+        let headers =
+            journal.due_in(window).filter(|e| is_hurried(e.index)).filter_map(retry_after);
         // The header has whole seconds, and is at least 1.
-        if truth >= SECOND {
-            ratios.extend(told.map(|told| SECOND.mul_f64(told / truth.as_secs_f64())));
+        if needed >= SECOND {
+            ratios.extend(headers.map(|header| SECOND.mul_f64(header / needed.as_secs_f64())));
         }
         from += SECOND / 2;
     }
