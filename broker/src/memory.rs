@@ -3,13 +3,10 @@
 
 mod queue;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout, timeout_at},
@@ -69,7 +66,7 @@ struct Shared {
 
 impl Shared {
     fn queue(&self, name: &QueueName) -> Arc<Queue> {
-        let mut queues = lock(&self.queues);
+        let mut queues = self.queues.lock();
         // No `entry`: it would clone the name for every job.
         if let Some(queue) = queues.get(name) {
             return Arc::clone(queue);
@@ -79,12 +76,12 @@ impl Shared {
 
     /// What is published for a queue.
     fn target(&self, queue: &QueueName) -> watch::Sender<Option<Target>> {
-        lock(&self.targets).entry(queue.clone()).or_default().clone()
+        self.targets.lock().entry(queue.clone()).or_default().clone()
     }
 
     /// Notes whose replies would find their gateway.
     fn ask_who_listens(&self, deliveries: &mut [Delivery]) {
-        let gateways = lock(&self.gateways);
+        let gateways = self.gateways.lock();
         for Delivery { job, awaited, .. } in deliveries {
             *awaited = gateways.get(&job.gateway).is_some_and(|channel| !channel.is_closed());
         }
@@ -93,7 +90,7 @@ impl Shared {
     /// Hands a batch's replies to one gateway; how many of them found nobody.
     fn reply(&self, gateway: GatewayId, replies: Vec<Reply>) -> usize {
         let count = replies.len();
-        match lock(&self.gateways).get(&gateway) {
+        match self.gateways.lock().get(&gateway) {
             Some(channel) if channel.send(replies).is_ok() => 0,
             _ => count,
         }
@@ -117,16 +114,11 @@ impl Presence {
     }
 }
 
-/// A panic elsewhere leaves these maps whole: every change under a lock is a single call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[async_trait]
 impl Broker for MemoryBroker {
     async fn gateway(&self, gateway: GatewayId) -> Result<GatewayRoles, BrokerError> {
         let (sender, replies) = mpsc::unbounded_channel();
-        lock(&self.shared.gateways).insert(gateway, sender);
+        self.shared.gateways.lock().insert(gateway, sender);
         let shared = || Arc::clone(&self.shared);
         Ok(GatewayRoles {
             producer: Arc::new(MemoryProducer { shared: shared(), gateway }),
@@ -184,7 +176,7 @@ impl Producer for MemoryProducer {
 
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
         let said = (Instant::now(), traffic.to_vec());
-        lock(&self.shared.traffic).insert(self.gateway, said);
+        self.shared.traffic.lock().insert(self.gateway, said);
         Ok(())
     }
 
@@ -213,7 +205,7 @@ impl Replies for MemoryReplies {
 
 impl Drop for MemoryReplies {
     fn drop(&mut self) {
-        let mut gateways = lock(&self.shared.gateways);
+        let mut gateways = self.shared.gateways.lock();
         self.replies.close();
         if gateways.get(&self.gateway).is_some_and(mpsc::UnboundedSender::is_closed) {
             gateways.remove(&self.gateway);
@@ -255,7 +247,7 @@ struct MemoryConsumer {
 #[async_trait]
 impl Consumer for MemoryConsumer {
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let workers = lock(&self.shared.workers);
+        let workers = self.shared.workers.lock();
         let dead =
             |worker| worker != self.worker && !workers.get(&worker).is_some_and(Presence::live);
         let mut deliveries = self.queue.reclaim(self.worker, limit, self.lease, dead);
@@ -264,7 +256,7 @@ impl Consumer for MemoryConsumer {
     }
 
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
-        let known = lock(&self.shared.gateways);
+        let known = self.shared.gateways.lock();
         Ok(gateways.iter().map(|gateway| known.contains_key(gateway)).collect())
     }
 
@@ -285,12 +277,12 @@ impl Consumer for MemoryConsumer {
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let announcement = announcement.clone();
         let presence = Presence { announcement, seen: Instant::now(), retired: false };
-        lock(&self.shared.workers).insert(self.worker, presence);
+        self.shared.workers.lock().insert(self.worker, presence);
         Ok(())
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {
-        if let Some(presence) = lock(&self.shared.workers).get_mut(&self.worker) {
+        if let Some(presence) = self.shared.workers.lock().get_mut(&self.worker) {
             presence.retired = true;
         }
         Ok(())
@@ -310,7 +302,7 @@ impl TargetSubscription for MemoryTarget {
         drop(timeout(GUIDANCE_WAIT, self.target.changed()).await);
         let target = *self.target.borrow_and_update();
         let serves = |presence: &&Presence| presence.live() && presence.serves(&self.queue);
-        let workers = lock(&self.shared.workers).values().filter(serves).count();
+        let workers = self.shared.workers.lock().values().filter(serves).count();
         Ok(Guidance { workers: Some(workers), target })
     }
 }
@@ -320,13 +312,13 @@ struct MemoryObserver(Arc<Shared>);
 #[async_trait]
 impl Observer for MemoryObserver {
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
-        let mut workers = lock(&self.0.workers);
+        let mut workers = self.0.workers.lock();
         workers.retain(|_, presence| presence.seen.elapsed() < REMEMBERED);
         let observe = |presence: &Presence| ObservedWorker {
             announcement: presence.announcement.clone(),
             live: presence.live(),
         };
-        let mut promises = lock(&self.0.promises);
+        let mut promises = self.0.promises.lock();
         promises.retain(|_, (made, _)| made.elapsed() < REMEMBERED);
         let promise = |(made, expected): &(Instant, Announcement)| Promise {
             expected: expected.clone(),
@@ -340,17 +332,17 @@ impl Observer for MemoryObserver {
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
         // Looking must not make a queue: names come from outside.
-        let queue = lock(&self.0.queues).get(queue).cloned();
+        let queue = self.0.queues.lock().get(queue).cloned();
         Ok(queue.map_or_else(Backlog::default, |queue| queue.backlog()))
     }
 
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
-        let queue = lock(&self.0.queues).get(queue).cloned();
+        let queue = self.0.queues.lock().get(queue).cloned();
         Ok(queue.map_or_else(HashMap::new, |queue| queue.held()))
     }
 
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {
-        let mut reports = lock(&self.0.traffic);
+        let mut reports = self.0.traffic.lock();
         reports.retain(|_, (said, _)| said.elapsed() < COUNTED);
         let report = |(gateway, (said, traffic)): (&GatewayId, &(Instant, Vec<Traffic>))| {
             let (gateway, traffic) = (gateway.to_string(), traffic.clone());
@@ -380,7 +372,7 @@ impl Controller for MemoryController {
 
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
         let promise = (Instant::now(), expected.clone());
-        lock(&self.0.promises).insert(expected.model.queue.clone(), promise);
+        self.0.promises.lock().insert(expected.model.queue.clone(), promise);
         Ok(())
     }
 

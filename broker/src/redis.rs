@@ -3,57 +3,67 @@
 //! Jobs: one stream per model version with the consumer group `workers`; claiming is one
 //! `XREADGROUP`, and what is settled is deleted, so the stream holds unanswered jobs only.
 //! Replies: pub/sub, one channel per gateway boot; all of a batch's replies for one gateway are one
-//! message, sent in the same `MULTI` as the acknowledgements. Large ones are left under a key, and
-//! the message tells where.
+//! message, sent in the same `MULTI` as the acknowledgements. Large replies are stored under a key,
+//! and the message is a note with that key.
 //!
-//! Who lives renews a key that expires after three seconds. A random text, the epoch, tells whether
-//! Redis still has its data: gateways look after it, and nobody is believed dead just after it
-//! changed.
+//! Liveness: each gateway and worker renews a key that expires after three seconds. The epoch, a
+//! random text that gateways set, tells whether Redis still has its data: just after it changed, no
+//! program counts as dead.
 //!
-//! Redis may carry out a read that its worker has given up. So a worker knows what it holds, and
-//! takes what else stands under its name.
+//! Strays: Redis may carry out a read that its worker has given up. So a worker knows which entries
+//! it holds, and takes the others that are held in its name.
 //!
-//! Connections of one process: one link that everybody shares and that pipelines by itself
-//! (jobs, replies), one per producer for its subscription, two per consumer for its blocking
-//! reads and its subscription, and a small pool for everything else. All of them come back by themselves.
+//! Connections of one process: one link that all roles share and that pipelines by itself (jobs,
+//! replies), one per gateway for its subscription, two per worker and queue for blocking reads and
+//! the target subscription, and a small pool for everything else. All reconnect by themselves.
 
 mod address;
+mod announcement;
+mod census;
 mod claim;
+mod classes;
 mod connect;
+mod connections;
 mod consumer;
+mod consumers;
+mod controller;
 mod entries;
+mod errors;
+mod heartbeat;
+mod held;
 mod keys;
+mod large_reply;
 mod link;
+mod listeners;
+mod locator;
 mod observer;
-mod parcel;
-mod place;
+mod pending;
 mod pool;
+mod presence;
 mod producer;
 mod promise;
-mod pulse;
+mod queue;
+mod reader;
 mod reclaim;
+mod replies;
 mod sentinel;
+mod settle;
 mod strays;
 mod target;
 mod traffic;
+mod values;
+mod watched;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use redis::{Pipeline, Value};
 use tokio::time::sleep;
 use tracing::warn;
 
 pub use self::address::RedisAddress;
 use self::{
-    claim::RedisClaims,
-    connect::broker_error,
-    consumer::RedisConsumer,
-    link::Link,
+    connections::Connections, controller::RedisController, locator::Locator,
     observer::RedisObserver,
-    place::Place,
-    pool::Pool,
-    target::{RedisController, RedisTarget},
 };
 use crate::{
     Broker, BrokerError, Controller, GatewayId, GatewayRoles, Observer, QueueName, WorkerId,
@@ -66,51 +76,33 @@ const RETRY: Duration = Duration::from_millis(250);
 /// A broker that lives in Redis. Clones share its connections.
 #[derive(Clone)]
 pub struct RedisBroker {
-    shared: Arc<Shared>,
+    connections: Arc<Connections>,
     lease: Duration,
-}
-
-/// What the roles of one process share.
-struct Shared {
-    place: Arc<Place>,
-    /// For control calls, and to open the connections of blocking readers.
-    pool: Pool,
-    /// For everything that happens per request or per batch.
-    link: Link,
-}
-
-impl Shared {
-    /// Runs commands on the shared link; the answers of those that are not ignored.
-    async fn run(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
-        let mut connection = self.link.connection().await?;
-        commands.query_async(&mut connection).await.map_err(broker_error)
-    }
 }
 
 impl RedisBroker {
     /// Connects to the Redis at `address`: a URL such as `redis://user:password@host:6379/0`, or
     /// more.
     ///
-    /// Waits for as long as nobody answers there. Once connected, the broker finds back to Redis by
-    /// itself, however long that takes; meanwhile its roles answer
-    /// [`BrokerError::Unreachable`]. Call it on the process's main runtime, whose tasks keep the
-    /// connections.
+    /// Waits until Redis answers. Once connected, the broker reconnects by itself, however long that
+    /// takes; meanwhile its roles return [`BrokerError::Unreachable`]. Call it on the process's main
+    /// runtime, whose tasks keep the connections.
     ///
     /// # Errors
-    /// [`BrokerError::Misconfigured`] if `address` is none, if one side does not trust the other's
-    /// certificate, or if Redis is a cluster, or would throw jobs away when its memory is full.
+    /// [`BrokerError::Misconfigured`] if `address` is invalid, if one side does not trust the other's
+    /// certificate, if Redis is a cluster, or if it would evict jobs when its memory is full.
     pub async fn connect(address: impl Into<RedisAddress>) -> Result<Self, BrokerError> {
-        let place = Arc::new(Place::new(address.into())?);
-        let mut told = false;
+        let locator = Arc::new(Locator::new(address.into())?);
+        let mut warned = false;
         loop {
-            match Self::try_connect(&place).await {
+            match Self::try_connect(&locator).await {
                 Err(BrokerError::Unreachable(cause)) => {
-                    if !told {
-                        for door in place.doors() {
-                            connect::refuse_mistaken(door).await?;
+                    if !warned {
+                        for host in locator.first_hosts() {
+                            connect::refuse_mistaken(host).await?;
                         }
-                        warn!(reason = %cause, "Redis does not answer; waiting for it");
-                        told = true;
+                        warn!(reason = %cause, "waiting for Redis, which does not answer");
+                        warned = true;
                     }
                     sleep(RETRY).await;
                 }
@@ -119,51 +111,42 @@ impl RedisBroker {
         }
     }
 
-    /// Whether `address` is one that [`RedisBroker::connect`] can use; tries nothing.
+    /// Checks whether [`RedisBroker::connect`] can use `address`; connects to nothing.
     ///
     /// # Errors
     /// [`BrokerError::Misconfigured`] if not.
     pub fn check(address: impl Into<RedisAddress>) -> Result<(), BrokerError> {
-        Place::new(address.into()).map(drop)
+        Locator::new(address.into()).map(drop)
     }
 
-    /// The same broker, whose consumers reclaim what was held for longer than `lease` instead of
-    /// [`LEASE`].
+    /// The same broker with another lease than [`LEASE`].
     #[must_use]
     pub fn with_lease(self, lease: Duration) -> Self {
         Self { lease, ..self }
     }
 
-    async fn try_connect(place: &Arc<Place>) -> Result<Self, BrokerError> {
-        let pool = Pool::new(Arc::clone(place));
-        let link = Link::open(Arc::clone(place)).await.map_err(broker_error)?;
-        connect::refuse_unfit(&mut link.connection().await?).await?;
-        let place = Arc::clone(place);
-        Ok(Self { shared: Arc::new(Shared { place, pool, link }), lease: LEASE })
+    async fn try_connect(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
+        let connections = Connections::open(locator).await?;
+        connect::refuse_unfit(&mut connections.link.connection().await?).await?;
+        Ok(Self { connections: Arc::new(connections), lease: LEASE })
     }
 }
 
 #[async_trait]
 impl Broker for RedisBroker {
     async fn gateway(&self, gateway: GatewayId) -> Result<GatewayRoles, BrokerError> {
-        producer::open(Arc::clone(&self.shared), gateway).await
+        producer::open(Arc::clone(&self.connections), gateway).await
     }
 
     async fn worker(&self, queue: QueueName, worker: WorkerId) -> Result<WorkerRoles, BrokerError> {
-        let shared = Arc::clone(&self.shared);
-        let consumer = Arc::new(RedisConsumer::new(shared, queue, worker, self.lease).await?);
-        Ok(WorkerRoles {
-            claims: Box::new(RedisClaims::new(Arc::clone(&consumer))),
-            target: Box::new(RedisTarget::new(Arc::clone(&consumer))),
-            consumer,
-        })
+        consumer::open(Arc::clone(&self.connections), queue, worker, self.lease).await
     }
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
-        Ok(Arc::new(RedisObserver::new(Arc::clone(&self.shared))))
+        Ok(Arc::new(RedisObserver::new(Arc::clone(&self.connections))))
     }
 
     async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError> {
-        Ok(Arc::new(RedisController(Arc::clone(&self.shared))))
+        Ok(Arc::new(RedisController(Arc::clone(&self.connections))))
     }
 }

@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Mutex,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::lock;
 use crate::{
     Backlog, Delivery, EntryId, Job, Priority, WorkerId, roles::RECLAIM_AFTER, share::share,
 };
@@ -63,7 +62,7 @@ impl Queue {
     /// Adds a job, unless `max_waiting` wait already. Ids count milliseconds since `started`.
     pub(super) fn add(&self, job: Job, max_waiting: usize, started: Instant) -> Option<EntryId> {
         let since = Instant::now();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.waiting.iter().map(BTreeMap::len).sum::<usize>() >= max_waiting {
             return None;
         }
@@ -79,12 +78,12 @@ impl Queue {
 
     /// Removes a job that nobody has claimed.
     pub(super) fn withdraw(&self, entry: EntryId) {
-        lock(&self.state).waiting[entry.priority as usize].remove(&entry);
+        self.state.lock().waiting[entry.priority as usize].remove(&entry);
     }
 
     /// Which of these wait or are held.
     pub(super) fn outstanding(&self, entries: &[EntryId]) -> Vec<bool> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let stands = |entry: &EntryId| {
             state.held.contains_key(entry)
                 || state.waiting[entry.priority as usize].contains_key(entry)
@@ -95,7 +94,7 @@ impl Queue {
     /// Claims what waits, without waiting for it.
     pub(super) fn claim(&self, worker: WorkerId, limit: usize) -> Vec<Delivery> {
         let claimed_at = Instant::now();
-        let state = &mut *lock(&self.state);
+        let state = &mut *self.state.lock();
         let shares = share(limit, state.waiting.each_ref().map(BTreeMap::len), state.turn);
         state.turn = state.turn.wrapping_add(1);
         let mut deliveries = Vec::with_capacity(shares.iter().sum());
@@ -123,7 +122,7 @@ impl Queue {
         dead: impl Fn(WorkerId) -> bool,
     ) -> Vec<Delivery> {
         let claimed_at = Instant::now();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let overdue = |held: &Held| {
             let age = claimed_at - held.claimed_at;
             age >= lease || (age >= RECLAIM_AFTER && dead(held.worker))
@@ -142,7 +141,7 @@ impl Queue {
 
     /// Removes claimed jobs for good.
     pub(super) fn remove(&self, entries: impl Iterator<Item = EntryId>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for entry in entries {
             state.held.remove(&entry);
         }
@@ -150,7 +149,7 @@ impl Queue {
 
     /// Puts claimed jobs back where they stood, if they are still held.
     pub(super) fn hand_back(&self, deliveries: Vec<Delivery>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for Delivery { entry, .. } in deliveries {
             if let Some(Held { waiting, .. }) = state.held.remove(&entry) {
                 state.waiting[entry.priority as usize].insert(entry, waiting);
@@ -163,14 +162,14 @@ impl Queue {
     /// How many jobs each worker holds.
     pub(super) fn held(&self) -> HashMap<String, u64> {
         let mut held = HashMap::new();
-        for job in lock(&self.state).held.values() {
+        for job in self.state.lock().held.values() {
             *held.entry(job.worker.to_string()).or_default() += 1;
         }
         held
     }
 
     pub(super) fn backlog(&self) -> Backlog {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let oldest = state.waiting.iter().filter_map(BTreeMap::first_key_value);
         Backlog {
             waiting: state.waiting.each_ref().map(|waiting| waiting.len() as u64),

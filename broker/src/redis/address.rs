@@ -1,4 +1,4 @@
-//! Where Redis is, as its user says it.
+//! The address of Redis, as users write it.
 
 use std::{
     fs,
@@ -12,21 +12,20 @@ use redis::{
 
 use crate::BrokerError;
 
-/// The port of sentinels that name none.
+/// The port of sentinels without one.
 const SENTINEL_PORT: u16 = 26379;
 
-/// Where Redis is, and what it takes to be let in.
+/// The address of Redis, and the files that a connection needs.
 #[derive(Clone, Default)]
 pub struct RedisAddress {
-    /// `redis://user:password@host:6379/0`, or `rediss://` for TLS. Where sentinels tell who the
-    /// master is: `redis+sentinel://user:password@host1:26379,host2:26379/master/0`, or
-    /// `rediss+sentinel://`; user and password are Redis's, and those of the sentinels follow as
+    /// `redis://user:password@host:6379/0`, or `rediss://` for TLS. With sentinels
+    /// `redis+sentinel://user:password@host1:26379,host2:26379/master/0`, or `rediss+sentinel://`;
+    /// user and password are those of Redis, and those of the sentinels follow as
     /// `?sentinel_username=user&sentinel_password=password`.
     pub url: String,
-    /// The file (PEM) with the certificates of those that may vouch for Redis's own; without it,
-    /// those that the system trusts.
+    /// The file (PEM) of the certificate authorities to trust; `None` for those of the system.
     pub ca: Option<PathBuf>,
-    /// The files (PEM) with the certificate that Redis asks for, and with its key.
+    /// The files (PEM) of the client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -48,20 +47,20 @@ impl From<&String> for RedisAddress {
     }
 }
 
-/// What a URL says.
-pub(super) struct Parsed {
-    /// The server; with sentinels, everything about it but where it is.
+/// A URL that was parsed.
+pub(super) struct ParsedAddress {
+    /// The server; with sentinels, everything but its host and port.
     pub(super) server: ConnectionInfo,
-    /// The sentinels, and what they call the master.
+    /// The sentinels, and their name of the master.
     pub(super) sentinels: Option<(Vec<ConnectionInfo>, String)>,
 }
 
 impl RedisAddress {
-    /// What the URL says, if it makes sense and the files that go with it can be used.
-    pub(super) fn parse(&self) -> Result<Parsed, BrokerError> {
+    /// Parses the URL, and reads the files once to see that they can be used.
+    pub(super) fn parse(&self) -> Result<ParsedAddress, BrokerError> {
         let parsed = match self.url.split_once("+sentinel://") {
             Some((scheme, rest)) => parse_sentinels(scheme, rest),
-            None => parse_server(&self.url).map(|server| Parsed { server, sentinels: None }),
+            None => parse_server(&self.url).map(|server| ParsedAddress { server, sentinels: None }),
         };
         let parsed = parsed.map_err(|reason| {
             BrokerError::misconfigured(format!(
@@ -74,12 +73,12 @@ impl RedisAddress {
                 "certificates are given for Redis, but its URL does not begin with rediss",
             ));
         }
-        self.client(parsed.server.clone()).map_err(super::connect::broker_error)?;
+        self.client(parsed.server.clone()).map_err(super::errors::broker_error)?;
         Ok(parsed)
     }
 
-    /// The client for a server or a sentinel. Reads the files anew: certificates are renewed while
-    /// programs run.
+    /// The client for a server or a sentinel. Reads the files again, because certificates are renewed
+    /// while programs run.
     pub(super) fn client(&self, server: ConnectionInfo) -> RedisResult<Client> {
         if !is_tls(&server) {
             return Client::open(server);
@@ -103,11 +102,11 @@ fn is_tls(server: &ConnectionInfo) -> bool {
     matches!(server.addr(), ConnectionAddr::TcpTls { .. })
 }
 
-/// A file with what is called so in PEM.
+/// Reads a file with `what` in PEM.
 fn read(flag: &str, path: &Path, what: &str) -> RedisResult<Vec<u8>> {
     let refuse = |why: &str| unusable(format!("{flag} {}: {why}", path.display()));
     let pem = fs::read(path).map_err(|error| refuse(&error.to_string()))?;
-    // What is no PEM would be read as no certificate at all.
+    // A file that is not PEM would be read as no certificate at all.
     if String::from_utf8_lossy(&pem).contains(&format!("{what}-----")) {
         Ok(pem)
     } else {
@@ -119,7 +118,7 @@ fn unusable(why: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, "unusable certificates", why).into()
 }
 
-/// Speaks RESP3, in which a connection tells that it broke.
+/// With RESP3, in which redis-rs reports that a connection broke.
 fn parse_server(url: &str) -> Result<ConnectionInfo, String> {
     let server = parse_host(url)?;
     let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -127,13 +126,13 @@ fn parse_server(url: &str) -> Result<ConnectionInfo, String> {
 }
 
 fn parse_host(url: &str) -> Result<ConnectionInfo, String> {
-    // Never with the URL, in which a password may be.
+    // The error must not show the URL, which may hold a password.
     url.into_connection_info()
         .map_err(|error| error.detail().map_or_else(|| error.to_string(), str::to_owned))
 }
 
-/// Each of the hosts is put into a URL of its own.
-fn parse_sentinels(scheme: &str, rest: &str) -> Result<Parsed, String> {
+/// Parses each host as a URL of its own.
+fn parse_sentinels(scheme: &str, rest: &str) -> Result<ParsedAddress, String> {
     if !matches!(scheme, "redis" | "rediss") {
         return Err("sentinels are found by redis+sentinel:// or rediss+sentinel://".to_owned());
     }
@@ -166,14 +165,14 @@ fn parse_sentinels(scheme: &str, rest: &str) -> Result<Parsed, String> {
         sentinels.push(parse_host(&format!("{scheme}://{username}:{password}@{host}{port}"))?);
     }
     let server = parse_server(&format!("{scheme}://{user}@redis/{database}"))?;
-    Ok(Parsed { server, sentinels: Some((sentinels, name.to_owned())) })
+    Ok(ParsedAddress { server, sentinels: Some((sentinels, name.to_owned())) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(url: &str) -> Result<Parsed, String> {
+    fn parse(url: &str) -> Result<ParsedAddress, String> {
         RedisAddress::from(url).parse().map_err(|error| error.to_string())
     }
 
@@ -181,7 +180,7 @@ mod tests {
     fn sentinels_are_read_with_their_ports_their_master_and_both_passwords() {
         let url = "rediss+sentinel://worker:s%40fe@a,b:2,[::1],[::2]:3/main/4\
                    ?sentinel_username=looker&sentinel_password=s%2Fame";
-        let Parsed { server, sentinels } = parse(url).unwrap();
+        let ParsedAddress { server, sentinels } = parse(url).unwrap();
         let settings = server.redis_settings();
         assert_eq!((settings.username(), settings.password()), (Some("worker"), Some("s@fe")));
         assert_eq!(settings.db(), 4);
@@ -196,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn sentinels_without_passwords_are_asked_without() {
+    fn passwords_of_sentinels_are_optional() {
         let (sentinels, _) = parse("redis+sentinel://a/main").unwrap().sentinels.unwrap();
         let settings = sentinels[0].redis_settings();
         assert_eq!((settings.username(), settings.password()), (None, None));
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_its_password() {
+    fn an_error_about_a_url_does_not_show_its_password() {
         for (url, why) in [
             ("redis+sentinel://:secret@a:1,b", "what the sentinels call the master"),
             ("redis+sentinel://:secret@a:1,b/", "what the sentinels call the master"),

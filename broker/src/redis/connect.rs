@@ -1,11 +1,9 @@
-//! How connections are opened, how long they may take, and what their errors mean.
+//! Settings of connections, and which servers are refused.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, ServerErrorKind,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{
@@ -14,20 +12,20 @@ use tokio::{
     time::timeout,
 };
 
+use super::errors::{broker_error, rustls_error};
 use crate::BrokerError;
 
-/// How long to wait for a connection, and for the answer to a command that does not block.
+/// How long to wait for a connection, or for the answer to a command that does not block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Settings of every connection; redis-rs would wait for an answer no longer than 500 ms.
+/// Settings of every connection; the default of redis-rs is to wait 500 ms for an answer.
 pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE))
 }
 
-/// What Redis says about itself in these sections; `None` if we may not ask: a user without the
-/// right is a setting, not a fault.
+/// These sections of `INFO`; `None` if the Redis user may not run it, which is a setting and no fault.
 pub(super) async fn info(
     connection: &mut impl ConnectionLike,
     sections: &[&str],
@@ -48,8 +46,8 @@ impl Info {
     }
 }
 
-/// Refuses a Redis that makes room by deleting, which would delete whole queues; and one that is part
-/// of a cluster, where a queue and those who wait for its answers are on different nodes.
+/// Refuses a Redis that evicts keys, because it would delete whole queues; and a node of a cluster,
+/// where a queue and the reply channels of its gateways are on different nodes.
 pub(super) async fn refuse_unfit(
     connection: &mut MultiplexedConnection,
 ) -> Result<(), BrokerError> {
@@ -71,62 +69,8 @@ pub(super) async fn refuse_unfit(
     }
 }
 
-/// What an error of Redis or of the way to it means to this crate's users.
-pub(super) fn broker_error(error: RedisError) -> BrokerError {
-    if let Some(advice) = tls_fault(&error) {
-        return BrokerError::misconfigured(TlsError { advice, source: error });
-    }
-    match server_code(&error).as_deref() {
-        // No memory, or no room on the disk of its append-only file.
-        Some("OOM" | "MISCONF") => BrokerError::Full,
-        Some(
-            "READONLY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
-            | "UNBLOCKED",
-        ) => BrokerError::unreachable(error),
-        None if error.is_io_error() => BrokerError::unreachable(error),
-        None if matches!(
-            error.kind(),
-            ErrorKind::InvalidClientConfig | ErrorKind::MasterNameNotFoundBySentinel
-        ) =>
-        {
-            BrokerError::misconfigured(error)
-        }
-        _ => BrokerError::refused(error),
-    }
-}
-
-/// TLS with Redis failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{advice}")]
-struct TlsError {
-    advice: String,
-    source: RedisError,
-}
-
-/// The error of TLS in it, which redis-rs wraps into one of I/O, and that into a shared one.
-fn rustls_error(error: &RedisError) -> Option<&rustls::Error> {
-    let shared: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
-    shared.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
-}
-
-/// What is wrong with certificates or their absence, if that is what an error says.
-fn tls_fault(error: &RedisError) -> Option<String> {
-    let fault = rustls_error(error)?;
-    Some(match fault {
-        rustls::Error::InvalidCertificate(_) => format!(
-            "the certificate of Redis is not trusted: {fault}; --redis-ca names the file of those \
-             who vouch for it"
-        ),
-        rustls::Error::AlertReceived(_) => format!(
-            "Redis does not trust us: {fault}; --redis-cert and --redis-key name the files of our \
-             certificate and its key"
-        ),
-        _ => format!("no TLS with Redis: {fault}"),
-    })
-}
-
-/// Fails if what answers at an address for TLS speaks none, or the other way round. Redis itself does
-/// not say: it waits for the end of a line for ever, or hangs up.
+/// Fails if the server at an address for TLS speaks none, or the other way round. Redis does not
+/// report that: it waits for ever for the end of a line, or closes the connection.
 pub(super) async fn refuse_mistaken(server: &ConnectionInfo) -> Result<(), BrokerError> {
     let (host, port, mistaken) = match server.addr() {
         ConnectionAddr::TcpTls { host, port, .. } => {
@@ -162,41 +106,10 @@ async fn speaks_tls(host: &str, port: u16) -> bool {
     let Ok(client) = Client::open(tls) else { return false };
     match client.get_multiplexed_async_connection_with_config(&connection_config()).await {
         Ok(_) => true,
-        // Whether it is trusted does not matter, nor whether we are.
+        // Whether the certificates are trusted does not matter here.
         Err(error) => {
             let fault = rustls_error(&error);
             fault.is_some_and(|fault| !matches!(fault, rustls::Error::InvalidMessage(_)))
         }
-    }
-}
-
-/// The code of the first error that Redis itself answered, also inside a pipeline.
-pub(super) fn server_code(error: &RedisError) -> Option<String> {
-    let errors = error.clone().into_server_errors()?;
-    errors.first().map(|(_, error)| error.code().to_owned())
-}
-
-/// Whether it says that a key does not exist.
-pub(super) fn no_such_key(error: &RedisError) -> bool {
-    error.clone().into_server_errors().is_some_and(|errors| {
-        errors.iter().any(|(_, error)| error.details().is_some_and(|text| text == "no such key"))
-    })
-}
-
-/// An answer that makes no sense.
-pub(super) fn nonsense(command: &str) -> BrokerError {
-    BrokerError::refused(format!("Redis gave an answer to {command} that makes no sense"))
-}
-
-/// Redis's clock in milliseconds, from an answer to `TIME`.
-pub(super) fn milliseconds((seconds, microseconds): (u64, u64)) -> u64 {
-    seconds * 1000 + microseconds / 1000
-}
-
-/// The bytes of a bulk string, without copying them.
-pub(super) fn into_bytes(value: Value) -> Option<Bytes> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes.into()),
-        _ => None,
     }
 }

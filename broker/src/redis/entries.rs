@@ -1,23 +1,20 @@
-//! Entries of a queue's streams, and how they become deliveries.
-
-use std::time::Duration;
+//! Entries of a queue's streams, as Redis writes them.
 
 use bytes::Bytes;
-use redis::{Pipeline, Value};
-use tokio::time::Instant;
+use redis::Value;
 
-use super::{connect::into_bytes, consumer::RedisConsumer, keys};
-use crate::{Delivery, EntryId, Priority, wire};
+use super::{keys, values::into_bytes};
+use crate::{EntryId, Priority};
 
-/// An entry that was claimed, with the job's bytes if it has any.
+/// A claimed entry, with the bytes of its job if it has one.
 pub(super) struct Entry {
     pub(super) id: EntryId,
     pub(super) deliveries: u32,
-    job: Option<Bytes>,
+    pub(super) job: Option<Bytes>,
 }
 
-/// The entries in an answer about one stream, each claimed for the first time; `None` if the answer
-/// has another form.
+/// The entries in an answer about one stream, as first deliveries; `None` if the answer has another
+/// form.
 pub(super) fn entries(answer: Value, priority: Priority) -> Option<Vec<Entry>> {
     let Value::Array(entries) = answer else { return None };
     let entry = |entry| {
@@ -42,56 +39,14 @@ pub(super) fn entry_id(value: &Value, priority: Priority) -> Option<EntryId> {
     }
 }
 
-/// An entry's id from the text Redis writes.
+/// An entry's id from Redis's text.
 pub(super) fn parse_id(text: &str, priority: Priority) -> Option<EntryId> {
     let (milliseconds, sequence) = text.split_once('-')?;
     let (milliseconds, sequence) = (milliseconds.parse().ok()?, sequence.parse().ok()?);
     Some(EntryId { priority, milliseconds, sequence })
 }
 
-/// An entry's id as Redis writes it.
+/// An entry's id as Redis's text.
 pub(super) fn id_text(id: EntryId) -> String {
     format!("{}-{}", id.milliseconds, id.sequence)
-}
-
-impl RedisConsumer {
-    /// Turns what was claimed into deliveries; `clock` is Redis's. What cannot be read is removed,
-    /// or it would come back for ever.
-    pub(super) async fn deliver(&self, entries: Vec<Entry>, clock: u64) -> Vec<Delivery> {
-        let now = Instant::now();
-        let mut deliveries = Vec::with_capacity(entries.len());
-        let mut unreadable = Vec::new();
-        for Entry { id, deliveries: count, job } in entries {
-            match job.map(wire::decode_job) {
-                Some(Ok(job)) => {
-                    let waited = Duration::from_millis(clock.saturating_sub(id.milliseconds));
-                    deliveries.push(Delivery {
-                        entry: id,
-                        deliveries: count,
-                        waited,
-                        claimed_at: now,
-                        deadline: (now + job.ttl).checked_sub(waited).unwrap_or(now),
-                        awaited: true,
-                        job,
-                    });
-                }
-                Some(Err(error)) => {
-                    tracing::error!(queue = %self.name, entry = %id, %error, "removed an unreadable job");
-                    unreadable.push(id);
-                }
-                None => {
-                    tracing::error!(queue = %self.name, entry = %id, "removed an entry that is no job");
-                    unreadable.push(id);
-                }
-            }
-        }
-        if !unreadable.is_empty() {
-            let mut removal = Pipeline::new();
-            self.remove(&mut removal, &unreadable);
-            if let Err(error) = self.shared.run(&removal).await {
-                tracing::warn!(%error, "could not remove unreadable jobs");
-            }
-        }
-        deliveries
-    }
 }

@@ -3,31 +3,30 @@
 //! What one `MULTI` touches shares a hash tag (the part in braces), so that it lives on one node of
 //! a Redis Cluster.
 //!
-//! All begin with `bf`, which stands for version 3 of the wire format. Programs that could not read
-//! each other's bytes must not meet: whoever changes the version changes that beginning too.
+//! All begin with `bf`, which stands for version 3 of the wire format. Programs of different versions
+//! cannot read each other's bytes and must not meet: a new version changes that beginning too.
 
 use crate::{GatewayId, Priority, QueueName};
 
 /// The consumer group of every stream of jobs.
 pub(super) const GROUP: &str = "workers";
 
-/// A group that never reads, for questions that Redis answers only about groups: its lag counts
-/// what was ever added, and what it can claim still stands.
+/// The consumer group of the census, which never reads.
 pub(super) const CENSUS: &str = "census";
 
 /// The one field of a queue's entry: the job's bytes.
 pub(super) const JOB: &str = "j";
 
-/// Hash of what workers announced: worker to JSON.
+/// Hash of announcements: worker to JSON.
 pub(super) const WORKERS: &str = "bf:{fleet}:workers";
 
-/// Hash of what controllers promised: queue to JSON.
+/// Hash of promises: queue to JSON.
 pub(super) const PROMISES: &str = "bf:{fleet}:promises";
 
-/// Hash of what gateways counted: gateway to JSON.
+/// Hash of traffic reports: gateway to JSON.
 pub(super) const TRAFFIC: &str = "bf:{fleet}:traffic";
 
-/// Random text that stays as long as Redis keeps its data.
+/// A random text, the epoch: the same as long as Redis keeps its data.
 pub(super) const EPOCH: &str = "bf:{fleet}:epoch";
 
 /// The streams of jobs for one model version, one per class, highest first.
@@ -40,33 +39,32 @@ pub(super) fn stream(queue: &QueueName, priority: Priority) -> String {
     format!("bf:{{{queue}}}:q:{priority}")
 }
 
-/// The stream of what is known about jobs that killed their workers.
+/// The stream of dead letters: jobs that killed their workers.
 pub(super) fn dead(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:dead")
 }
 
-/// What is published for the workers of a queue, and the channel on which they hear that there is
-/// something new.
+/// The target of a queue, and the channel that announces a new one.
 pub(super) fn target(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:target")
 }
 
-/// Replies that are too large for a message.
-pub(super) fn parcel(queue: &QueueName, number: u128) -> String {
+/// Large replies.
+pub(super) fn large_reply(queue: &QueueName, number: u128) -> String {
     format!("bf:{{{queue}}}:parcel:{number:032x}")
 }
 
-/// The channel on which one boot of a gateway hears replies.
+/// The reply channel of one gateway boot.
 pub(super) fn replies(gateway: GatewayId) -> String {
     format!("bf:reply:{gateway}")
 }
 
-/// The key that exists while a gateway lives.
+/// The liveness key of a gateway, which exists while the gateway lives.
 pub(super) fn gateway(gateway: GatewayId) -> String {
     format!("bf:{{fleet}}:gateway:{gateway}")
 }
 
-/// The key that exists while a worker lives.
+/// The liveness key of a worker, which exists while the worker lives.
 pub(super) fn live(worker: &str) -> String {
     format!("bf:{{fleet}}:live:{worker}")
 }

@@ -1,41 +1,45 @@
-//! Looks at queues and at who serves them.
+//! The observer's role: reads queues, workers and traffic.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use deadpool_redis::Connection;
 use redis::{
-    FromRedisValue, Pipeline, RedisError, Value,
+    Pipeline, RedisError, Value,
     aio::ConnectionLike,
     streams::{StreamInfoGroup, StreamInfoGroupsReply},
 };
 
 use super::{
-    Shared,
-    connect::{broker_error, info, milliseconds, no_such_key},
-    consumer::Renewal,
+    announcement::StoredAnnouncement,
+    connect::info,
+    connections::Connections,
+    consumers,
     entries::parse_id,
+    errors::{broker_error, no_such_key},
     keys, promise, traffic,
+    values::{milliseconds, parse},
 };
 use crate::{
     Announcement, Backlog, BrokerError, FleetSnapshot, ObservedWorker, Observer, Priority,
     QueueName, ShardId, ShardMemory, TrafficReport, roles::REMEMBERED,
 };
 
-/// What somebody said, by who said it or of what.
-type Words = HashMap<String, String>;
+/// A hash in Redis.
+type Fields = HashMap<String, String>;
 
+/// The role of a program that only reads.
 pub(super) struct RedisObserver {
-    shared: Arc<Shared>,
+    connections: Arc<Connections>,
 }
 
 impl RedisObserver {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(super) fn new(connections: Arc<Connections>) -> Self {
+        Self { connections }
     }
 
     async fn connection(&self) -> Result<Connection, BrokerError> {
-        self.shared.pool.get().await
+        self.connections.pool.get().await
     }
 }
 
@@ -43,7 +47,7 @@ impl RedisObserver {
 impl Observer for RedisObserver {
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
         let mut connection = self.connection().await?;
-        let (workers, promises, time, epoch): (Words, Words, _, Option<String>) = Pipeline::new()
+        let (workers, promises, time, epoch): (Fields, Fields, _, Option<String>) = Pipeline::new()
             .hgetall(keys::WORKERS)
             .hgetall(keys::PROMISES)
             .cmd("TIME")
@@ -53,7 +57,7 @@ impl Observer for RedisObserver {
             .map_err(broker_error)?;
         let now = milliseconds(time);
         let promises = promise::read(&promises, now);
-        let (known, forgotten) = sort_out(&workers, now);
+        let (known, forgotten) = sort_by_age(&workers, now);
         if !forgotten.is_empty() {
             redis::cmd("HDEL")
                 .arg(keys::WORKERS)
@@ -72,7 +76,7 @@ impl Observer for RedisObserver {
             .await
             .map_err(broker_error)?;
         if live.pop().flatten() != epoch {
-            // Emptied between the two questions, it makes every worker look dead.
+            // Redis lost its data between the two questions: every worker would look dead.
             return Err(BrokerError::unreachable("Redis has just lost its data"));
         }
         let observe = |((_, announcement), live): ((_, _), Option<_>)| ObservedWorker {
@@ -85,12 +89,13 @@ impl Observer for RedisObserver {
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
         let streams = keys::queue(queue);
         let mut connection = self.connection().await?;
-        let (looks, now) = look(&mut *connection, &streams).await.map_err(broker_error)?;
-        let closer = look_closer(&mut *connection, &streams, &looks).await.map_err(broker_error)?;
+        let (states, now) = read_states(&mut *connection, &streams).await.map_err(broker_error)?;
+        let details = read_details(&mut *connection, &streams, &states).await;
+        let details = details.map_err(broker_error)?;
         let mut backlog = Backlog::default();
-        for (class, (look, (oldest, added))) in looks.iter().zip(closer).enumerate() {
-            backlog.waiting[class] = look.waiting();
-            backlog.in_flight += look.workers.pending as u64;
+        for (class, (state, (oldest, added))) in states.iter().zip(details).enumerate() {
+            backlog.waiting[class] = state.waiting();
+            backlog.in_flight += state.workers.pending as u64;
             let age = oldest.map_or(0, |oldest: u64| now.saturating_sub(oldest));
             backlog.oldest_age = backlog.oldest_age.max(Duration::from_millis(age));
             backlog.added += added;
@@ -100,7 +105,7 @@ impl Observer for RedisObserver {
 
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
         let mut connection = self.connection().await?;
-        let classes = promise::consumers(&mut *connection, &keys::queue(queue)).await?;
+        let classes = consumers::read(&mut *connection, &keys::queue(queue)).await?;
         let mut held = HashMap::new();
         for consumer in classes.into_iter().flatten() {
             *held.entry(consumer.name).or_default() += consumer.pending as u64;
@@ -109,7 +114,7 @@ impl Observer for RedisObserver {
     }
 
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {
-        traffic::hear(&mut *self.connection().await?).await
+        traffic::read(&mut *self.connection().await?).await
     }
 
     async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError> {
@@ -123,35 +128,35 @@ impl Observer for RedisObserver {
     }
 }
 
-/// The stream of one class, as it was; empty if there is none.
+/// The state of the stream of one class; empty if there is no stream.
 #[derive(Default)]
-struct Look {
+struct StreamState {
     length: u64,
     workers: StreamInfoGroup,
-    /// Entries ever added, if the census tells.
+    /// Entries ever added; `None` where the census does not count them.
     added: Option<u64>,
 }
 
-impl Look {
+impl StreamState {
     fn new(length: u64, groups: &[StreamInfoGroup]) -> Self {
         let group = |name| groups.iter().find(|group| group.name == name).cloned();
-        // From version 8 on, Redis says 0 of every empty stream.
+        // From version 8 on, Redis answers 0 for every empty stream.
         let added = group(keys::CENSUS).and_then(|group| group.lag).filter(|added| *added > 0);
         let workers = group(keys::GROUP).unwrap_or_default();
         Self { length, workers, added: added.map(|added| added as u64) }
     }
 
-    /// Never the group's own `lag`: Redis loses count as soon as a waiting entry is deleted.
+    /// Not the `lag` of the group: Redis loses count once a waiting entry is deleted.
     fn waiting(&self) -> u64 {
         self.length.saturating_sub(self.workers.pending as u64)
     }
 }
 
-/// Looks at streams; with Redis's clock in milliseconds.
-async fn look(
+/// Reads the states of streams, and Redis's clock in milliseconds.
+async fn read_states(
     connection: &mut impl ConnectionLike,
     streams: &[String],
-) -> Result<(Vec<Look>, u64), RedisError> {
+) -> Result<(Vec<StreamState>, u64), RedisError> {
     let mut commands = Pipeline::new();
     for stream in streams {
         commands.cmd("XLEN").arg(stream).cmd("XINFO").arg("GROUPS").arg(stream);
@@ -159,33 +164,34 @@ async fn look(
     commands.cmd("TIME").ignore_errors();
     let answers: Vec<Value> = commands.query_async(connection).await?;
     let mut answers = answers.into_iter();
-    let mut looks = Vec::with_capacity(streams.len());
+    let mut states = Vec::with_capacity(streams.len());
     for _ in streams {
         let length = parse(answers.next())?;
-        looks.push(match parse::<StreamInfoGroupsReply>(answers.next()) {
-            Err(error) if no_such_key(&error) => Look::default(),
-            groups => Look::new(length, &groups?.groups),
+        states.push(match parse::<StreamInfoGroupsReply>(answers.next()) {
+            Err(error) if no_such_key(&error) => StreamState::default(),
+            groups => StreamState::new(length, &groups?.groups),
         });
     }
-    Ok((looks, milliseconds(parse(answers.next())?)))
+    Ok((states, milliseconds(parse(answers.next())?)))
 }
 
-/// When the oldest waiting entry of each was added, in milliseconds, and how many ever were.
-async fn look_closer(
+/// When the oldest waiting entry of each stream was added, in milliseconds, and how many entries ever
+/// were.
+async fn read_details(
     connection: &mut impl ConnectionLike,
     streams: &[String],
-    looks: &[Look],
+    states: &[StreamState],
 ) -> Result<Vec<(Option<u64>, u64)>, RedisError> {
     let mut commands = Pipeline::new();
-    for (stream, look) in streams.iter().zip(looks) {
-        if look.waiting() > 0 {
-            let last = &look.workers.last_delivered_id;
+    for (stream, state) in streams.iter().zip(states) {
+        if state.waiting() > 0 {
+            let last = &state.workers.last_delivered_id;
             let after = if last.is_empty() { "0-0" } else { last };
             let range = commands.cmd("XRANGE").arg(stream).arg(format!("({after}"));
             range.arg("+").arg("COUNT").arg(1);
         }
-        if look.added.is_none() {
-            // Shows two entries along with it, so not what to ask every time.
+        if state.added.is_none() {
+            // Not asked every time: the answer includes two entries.
             commands.cmd("XINFO").arg("STREAM").arg(stream);
         }
     }
@@ -195,43 +201,44 @@ async fn look_closer(
         commands.ignore_errors().query_async(connection).await?
     };
     let mut answers = answers.into_iter();
-    let mut closer = Vec::with_capacity(looks.len());
-    for look in looks {
+    let mut details = Vec::with_capacity(states.len());
+    for state in states {
         let mut oldest = None;
-        if look.waiting() > 0 {
+        if state.waiting() > 0 {
             let entries: Vec<(String, Value)> = parse(answers.next())?;
             oldest = entries.first().and_then(|(id, _)| parse_id(id, Priority::Default));
         }
-        let added = match look.added {
+        let added = match state.added {
             Some(added) => added,
             None => match parse::<HashMap<String, Value>>(answers.next()) {
                 Err(error) if no_such_key(&error) => 0,
                 info => info?.remove("entries-added").map_or(Ok(0), |added| parse(Some(added)))?,
             },
         };
-        closer.push((oldest.map(|id| id.milliseconds), added));
+        details.push((oldest.map(|id| id.milliseconds), added));
     }
-    Ok(closer)
+    Ok(details)
 }
 
-fn parse<T: FromRedisValue>(answer: Option<Value>) -> Result<T, RedisError> {
-    Ok(redis::from_redis_value(answer.unwrap_or(Value::Nil).extract_error()?)?)
-}
-
-/// Who is still worth knowing, and who has been silent for too long.
-fn sort_out(workers: &HashMap<String, String>, now: u64) -> (Vec<(&str, Announcement)>, Vec<&str>) {
+/// The workers that renewed their announcement within the hour, and the names of the others.
+fn sort_by_age(
+    workers: &HashMap<String, String>,
+    now: u64,
+) -> (Vec<(&str, Announcement)>, Vec<&str>) {
     let mut known = Vec::with_capacity(workers.len());
     let mut forgotten = Vec::new();
-    for (worker, renewal) in workers {
-        match serde_json::from_str::<Renewal>(renewal) {
-            Ok(Renewal { seen, .. })
+    for (worker, stored) in workers {
+        match serde_json::from_str::<StoredAnnouncement>(stored) {
+            Ok(StoredAnnouncement { seen, .. })
                 if Duration::from_millis(now.saturating_sub(seen)) >= REMEMBERED =>
             {
                 forgotten.push(worker.as_str());
             }
-            Ok(Renewal { announcement, .. }) => known.push((worker.as_str(), announcement)),
-            // It may make sense to a newer program: leave it to that one.
-            Err(error) => tracing::warn!(worker, %error, "skipped an unreadable announcement"),
+            Ok(StoredAnnouncement { announcement, .. }) => {
+                known.push((worker.as_str(), announcement))
+            }
+            // Not forgotten: a newer program may be able to read it.
+            Err(error) => tracing::warn!(worker, %error, "skipped unreadable announcement"),
         }
     }
     (known, forgotten)

@@ -1,28 +1,30 @@
-//! Connections for control calls, which keep these off the busy ones.
+//! A pool of connections for control calls, which keeps these off the busy connections.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use deadpool_redis::{Connection, Hook, HookError, Manager, PoolError, Runtime};
+use parking_lot::Mutex;
 use redis::RedisError;
 use tokio::time::Instant;
 
 use super::{
-    connect::{PATIENCE, broker_error, connection_config},
-    place::Place,
+    connect::{PATIENCE, connection_config},
+    errors::broker_error,
+    locator::Locator,
 };
 use crate::BrokerError;
 
-/// Control calls are few.
+/// The most connections; control calls are few.
 const SIZE: usize = 8;
 
-/// Connections to where Redis is now. Clones share them.
+/// Connections to the master. Clones share them.
 #[derive(Clone)]
 pub(super) struct Pool {
-    place: Arc<Place>,
+    locator: Arc<Locator>,
     filled: Arc<Mutex<Option<Filled>>>,
 }
 
-/// Connections to where Redis was found.
+/// Connections to one server.
 #[derive(Clone)]
 struct Filled {
     since: Instant,
@@ -30,17 +32,18 @@ struct Filled {
 }
 
 impl Pool {
-    /// Opens none yet.
-    pub(super) fn new(place: Arc<Place>) -> Self {
-        Self { place, filled: Arc::default() }
+    /// Opens no connection yet.
+    pub(super) fn new(locator: Arc<Locator>) -> Self {
+        Self { locator, filled: Arc::default() }
     }
 
-    /// One of them; given back when it is dropped.
+    /// A connection; given back when it is dropped.
     pub(super) async fn get(&self) -> Result<Connection, BrokerError> {
-        let kept = self.filled().clone().filter(|kept| !self.place.is_elsewhere_since(kept.since));
+        let kept =
+            self.filled.lock().clone().filter(|kept| !self.locator.has_moved_since(kept.since));
         if let Some(kept) = kept {
             match kept.connections.get().await {
-                // Another certificate may be wanted by now.
+                // Certificates may have been renewed: read them again.
                 Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) => {}
                 got => return got.map_err(broken),
             }
@@ -48,10 +51,10 @@ impl Pool {
         self.fill().await?.get().await.map_err(broken)
     }
 
-    /// Begins anew where Redis is now.
+    /// Fills the pool anew.
     async fn fill(&self) -> Result<deadpool_redis::Pool, BrokerError> {
         let since = Instant::now();
-        let client = self.place.client().await.map_err(broker_error)?;
+        let client = self.locator.client().await.map_err(broker_error)?;
         let server = client.get_connection_info().clone();
         let manager = Manager::new_with_config(server, connection_config());
         let connections = deadpool_redis::Pool::builder(manager.map_err(broker_error)?)
@@ -60,16 +63,11 @@ impl Pool {
             .create_timeout(Some(PATIENCE))
             .recycle_timeout(Some(PATIENCE))
             .runtime(Runtime::Tokio1)
-            .post_create(leads_to_a_master(Arc::clone(&self.place)))
+            .post_create(leads_to_a_master(Arc::clone(&self.locator)))
             .build()
             .map_err(BrokerError::refused)?;
-        *self.filled() = Some(Filled { since, connections: connections.clone() });
+        *self.filled.lock() = Some(Filled { since, connections: connections.clone() });
         Ok(connections)
-    }
-
-    /// A panic elsewhere leaves it whole: every change is a single assignment.
-    fn filled(&self) -> MutexGuard<'_, Option<Filled>> {
-        self.filled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,11 +80,11 @@ fn broken(error: PoolError) -> BrokerError {
     }
 }
 
-fn leads_to_a_master(place: Arc<Place>) -> Hook {
+fn leads_to_a_master(locator: Arc<Locator>) -> Hook {
     Hook::async_fn(move |connection, _| {
-        let place = Arc::clone(&place);
+        let locator = Arc::clone(&locator);
         Box::pin(async move {
-            let checked: Result<(), RedisError> = place.check(connection).await;
+            let checked: Result<(), RedisError> = locator.check(connection).await;
             checked.map_err(HookError::Backend)
         })
     })

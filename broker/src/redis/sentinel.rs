@@ -1,11 +1,9 @@
-//! Redis Sentinel: servers that watch a master and its replicas, agree on who is the master, and tell
-//! whoever asks. The guide for clients is <https://redis.io/docs/latest/develop/reference/sentinel-clients/>.
+//! Redis Sentinel: servers that watch a master and its replicas, and agree which one is the master.
+//! The guide for clients is <https://redis.io/docs/latest/develop/reference/sentinel-clients/>.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use redis::{
     Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection,
 };
@@ -13,7 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{address::RedisAddress, connect::connection_config};
 
-/// For so long an answer is not asked for again just to look.
+/// How long an answer is good enough for [`Sentinels::refresh`].
 const FRESH: Duration = Duration::from_millis(500);
 
 /// Host and port.
@@ -23,17 +21,17 @@ pub(super) type Node = (String, u16);
 pub(super) struct Sentinels {
     address: Arc<RedisAddress>,
     hosts: Vec<ConnectionInfo>,
-    /// What they call the master.
+    /// The name of the master.
     name: String,
-    /// The one that answered last, and when it did.
-    spokesman: tokio::sync::Mutex<Option<(MultiplexedConnection, Instant)>>,
-    master: Mutex<Master>,
+    /// The sentinel that answered last, and when it did.
+    last: tokio::sync::Mutex<Option<(MultiplexedConnection, Instant)>>,
+    master: Mutex<KnownMaster>,
 }
 
 #[derive(Default)]
-struct Master {
+struct KnownMaster {
     node: Option<Node>,
-    /// When it was last heard that it is another one.
+    /// When a sentinel last named another node than before.
     moved: Option<Instant>,
 }
 
@@ -43,48 +41,44 @@ impl Sentinels {
         hosts: Vec<ConnectionInfo>,
         name: String,
     ) -> Self {
-        let (spokesman, master) = (tokio::sync::Mutex::default(), Mutex::default());
-        Self { address, hosts, name, spokesman, master }
+        let (last, master) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { address, hosts, name, last, master }
     }
 
     pub(super) fn hosts(&self) -> &[ConnectionInfo] {
         &self.hosts
     }
 
-    /// Asks where the master is: whoever answered last, or else all at once.
+    /// Asks for the master: the sentinel that answered last, or else all at once.
     pub(super) async fn master(&self) -> RedisResult<Node> {
-        let mut spokesman = self.spokesman.lock().await;
-        self.ask(&mut spokesman).await
+        let mut last = self.last.lock().await;
+        self.ask(&mut last).await
     }
 
-    /// Asks again, unless that was done just now. When no sentinel answers, the master stays the one
-    /// that is known.
-    pub(super) async fn look(&self) {
-        let mut spokesman = self.spokesman.lock().await;
-        if spokesman.as_ref().is_some_and(|(_, answered)| answered.elapsed() < FRESH) {
+    /// Asks again, unless the last answer is fresh. When no sentinel answers, the known master stays.
+    pub(super) async fn refresh(&self) {
+        let mut last = self.last.lock().await;
+        if last.as_ref().is_some_and(|(_, answered)| answered.elapsed() < FRESH) {
             return;
         }
-        if let Err(error) = self.ask(&mut spokesman).await {
-            tracing::debug!(%error, "no sentinel tells who the master is");
+        if let Err(error) = self.ask(&mut last).await {
+            tracing::debug!(%error, "no sentinel named the master");
         }
     }
 
-    /// What was answered last was wrong: next, all are asked.
-    pub(super) async fn doubt(&self) {
-        *self.spokesman.lock().await = None;
+    /// The last answer was wrong: the next question goes to all sentinels.
+    pub(super) async fn forget_last(&self) {
+        *self.last.lock().await = None;
     }
 
-    /// When it was last heard that another one is the master.
+    /// When the master was last found to have moved.
     pub(super) fn moved(&self) -> Option<Instant> {
-        self.known().moved
+        self.master.lock().moved
     }
 
-    async fn ask(
-        &self,
-        spokesman: &mut Option<(MultiplexedConnection, Instant)>,
-    ) -> RedisResult<Node> {
-        // Taken out: one that fails, or is waited for in vain, is not asked again.
-        let again = match spokesman.take() {
+    async fn ask(&self, last: &mut Option<(MultiplexedConnection, Instant)>) -> RedisResult<Node> {
+        // Taken out: a sentinel that fails or does not answer is not asked again.
+        let again = match last.take() {
             Some((connection, _)) => ask(connection, &self.name).await.ok(),
             None => None,
         };
@@ -92,12 +86,12 @@ impl Sentinels {
             Some(answer) => answer,
             None => self.ask_all().await?,
         };
-        *spokesman = Some((connection, Instant::now()));
-        let mut known = self.known();
+        *last = Some((connection, Instant::now()));
+        let mut known = self.master.lock();
         if known.node.as_ref() != Some(&node) {
             if known.node.is_some() {
                 known.moved = Some(Instant::now());
-                tracing::warn!(master = self.name, host = node.0, port = node.1, "Redis moved");
+                tracing::warn!(master = self.name, host = node.0, port = node.1, "master moved");
             }
             known.node = Some(node.clone());
         }
@@ -115,17 +109,12 @@ impl Sentinels {
         while let Some(answer) = asked.join_next().await {
             match answer.map_err(|error| RedisError::from(std::io::Error::other(error))).flatten() {
                 Ok(answer) => return Ok(answer),
-                // Who does not know the name says more than who says nothing.
+                // A sentinel that does not know the name tells more than one that does not answer.
                 Err(error) if why.as_ref().is_none_or(RedisError::is_io_error) => why = Some(error),
                 Err(_) => {}
             }
         }
         Err(why.unwrap_or_else(|| (ErrorKind::EmptySentinelList, "there are no sentinels").into()))
-    }
-
-    /// A panic elsewhere leaves it whole: every change is a single assignment.
-    fn known(&self) -> MutexGuard<'_, Master> {
-        self.master.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,49 +1,54 @@
-//! Finds strays: what Redis gave to a read whose answer never came.
+//! Finds strays: entries that Redis gave to a read whose answer never arrived.
 //!
-//! A read that was given up is carried out all the same if Redis gets to it: when it wakes up, or when
-//! the network remembers the bytes. What it takes is held in the name of a worker that knows nothing
-//! of it but lives, so nobody would touch it before the lease ends. Only that worker can tell.
+//! Redis carries out a read that its worker has given up, once Redis wakes up or the network
+//! delivers the bytes. The entries are then held in the name of a worker that lives but does not
+//! know of them, so no other worker would take them over before the lease ends. Only that worker can
+//! find them: it knows which entries it holds.
 
-use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use super::{
-    connect::broker_error,
-    consumer::RedisConsumer,
-    reclaim::{Found, Search, lost_queue, search},
+    errors::{broker_error, lost_queue},
+    held::HeldEntries,
+    pending::{self, PendingEntry, PendingSearch},
+    queue::WorkerQueue,
 };
-use crate::{BrokerError, Delivery, EntryId, Priority};
+use crate::{BrokerError, Delivery, EntryId};
 
-impl RedisConsumer {
-    /// Takes up to `limit` strays, the oldest first, for the delivery that failed: nobody ran them.
-    ///
-    /// Only between reads: what one under way brings looks like strays until it is here.
-    pub(super) async fn take_strays(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let mut connection = self.shared.pool.get().await?;
-        let mut held = self.held.lock().await;
-        let searches = Priority::ALL.into_iter().zip(&self.streams).map(|(class, stream)| {
-            let (until, holder) = ("+".to_owned(), Some(self.worker.as_str()));
-            Search { class, stream, until, idle: Duration::ZERO, holder }
-        });
-        // So many that the held cannot hide the strays.
-        let enough = held.len().saturating_add(limit);
-        let mut found = match search(&mut *connection, searches.collect(), enough).await {
-            // The queue is gone, and what was held of it.
-            Err(error) if lost_queue(&error) => return Ok(Vec::new()),
-            found => found.map_err(broker_error)?,
-        };
-        let all = found.len() < enough;
-        if all {
-            // Others may have taken over what was held for too long.
-            let found: HashSet<EntryId> = found.iter().map(|found| found.entry).collect();
-            held.retain(|entry| found.contains(entry));
-        }
-        found.retain(|Found { entry, .. }| !held.contains(entry));
-        found.truncate(limit);
-        let strays = self.take_over(&mut *connection, &found, &mut held).await?;
-        self.strays.store(!all, Relaxed);
-        if !strays.is_empty() {
-            tracing::warn!(queue = %self.name, jobs = strays.len(), "found jobs that never arrived");
-        }
-        Ok(strays)
+/// Takes up to `limit` strays, the oldest first. They keep their number of deliveries: the lost
+/// delivery ran nothing.
+///
+/// Must not run during a read: entries on their way to the worker look like strays.
+pub(super) async fn take(
+    queue: &WorkerQueue,
+    held_entries: &HeldEntries,
+    limit: usize,
+) -> Result<Vec<Delivery>, BrokerError> {
+    let mut connection = queue.connections().pool.get().await?;
+    let mut held = held_entries.lock().await;
+    let searches = queue.classes().map(|(class, stream)| {
+        let (until, holder) = ("+".to_owned(), Some(queue.worker()));
+        PendingSearch { class, stream, until, idle: Duration::ZERO, holder }
+    });
+    // `limit` strays remain even if every held entry comes first.
+    let enough = held.len().saturating_add(limit);
+    let mut found = match pending::search(&mut *connection, searches.collect(), enough).await {
+        // The queue is gone, and everything that was held of it.
+        Err(error) if lost_queue(&error) => return Ok(Vec::new()),
+        found => found.map_err(broker_error)?,
+    };
+    let all = found.len() < enough;
+    if all {
+        // Other workers may have taken over entries whose lease ended.
+        let found: HashSet<EntryId> = found.iter().map(|found| found.entry).collect();
+        held.retain(|entry| found.contains(entry));
     }
+    found.retain(|PendingEntry { entry, .. }| !held.contains(entry));
+    found.truncate(limit);
+    let strays = pending::take_over(queue, &mut *connection, &found, &mut held).await?;
+    held_entries.suspect_strays(!all);
+    if !strays.is_empty() {
+        tracing::warn!(queue = %queue.name(), jobs = strays.len(), "found jobs that never arrived");
+    }
+    Ok(strays)
 }

@@ -1,55 +1,74 @@
-//! What is published for a queue's workers: a key that is read again each second, and a channel on
-//! which whoever listens hears at once that there is something new.
+//! A worker's target subscription: a key that is read every second, and a channel that announces a
+//! new target at once.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use redis::{Pipeline, Value, streams::StreamInfoConsumersReply as Consumers};
+use redis::{Pipeline, Value};
 use tokio::time::sleep;
 
 use super::{
-    Shared,
-    connect::{broker_error, nonsense},
-    consumer::RedisConsumer,
+    consumers,
+    errors::{broker_error, unreadable},
     keys,
-    link::Line,
-    promise,
-    reclaim::lost_queue,
+    presence::WorkerPresence,
+    queue::WorkerQueue,
+    watched::WatchedConnection,
 };
-use crate::{
-    Announcement, BrokerError, Controller, Guidance, Priority, QueueName, Target,
-    TargetSubscription, Wish, roles::GUIDANCE_WAIT,
-};
+use crate::{BrokerError, Guidance, Priority, Target, TargetSubscription, roles::GUIDANCE_WAIT};
 
 /// A worker's subscription to the target of its queue.
 pub(super) struct RedisTarget {
-    consumer: Arc<RedisConsumer>,
-    /// The subscription; `None` before the first and while it is broken.
-    line: Option<Line>,
+    queue: Arc<WorkerQueue>,
+    presence: Arc<WorkerPresence>,
+    /// `None` before the first subscription and while it is broken.
+    subscription: Option<WatchedConnection>,
 }
 
 impl RedisTarget {
-    pub(super) fn new(consumer: Arc<RedisConsumer>) -> Self {
-        Self { consumer, line: None }
+    pub(super) fn new(queue: Arc<WorkerQueue>, presence: Arc<WorkerPresence>) -> Self {
+        Self { queue, presence, subscription: None }
     }
 
     /// Waits until there may be a new target.
     async fn wait(&mut self) -> Result<(), BrokerError> {
-        let Some(line) = self.line.as_mut() else {
-            let RedisConsumer { shared, name, .. } = &*self.consumer;
-            let line = Line::open(&shared.place, Some(&keys::target(name))).await;
-            self.line = Some(line.map_err(broker_error)?);
+        let Some(subscription) = self.subscription.as_mut() else {
+            let (locator, channel) =
+                (&self.queue.connections().locator, keys::target(self.queue.name()));
+            let subscribed = WatchedConnection::open(locator, Some(&channel)).await;
+            self.subscription = Some(subscribed.map_err(broker_error)?);
             // A target may have been published before the subscription.
             return Ok(());
         };
         let pushed = tokio::select! {
-            pushed = line.next() => pushed,
+            pushed = subscription.next() => pushed,
             () = sleep(GUIDANCE_WAIT) => return Ok(()),
         };
         if pushed.is_err() {
-            self.line = None;
+            self.subscription = None;
         }
         Ok(())
+    }
+
+    /// Reads the target, and counts the workers of the queue.
+    async fn read(&self) -> Result<Guidance, BrokerError> {
+        let mut connection = self.queue.connections().pool.get().await?;
+        let answers: Vec<Value> = Pipeline::new()
+            .get(keys::target(self.queue.name()))
+            .add_command(consumers::question(self.queue.stream(Priority::Default)))
+            .ignore_errors()
+            .query_async(&mut *connection)
+            .await
+            .map_err(broker_error)?;
+        let [target, consumers] = answers.try_into().map_err(|_| unreadable("GET"))?;
+        let target = target.extract_error().map_err(broker_error)?;
+        let target: Option<String> =
+            redis::from_redis_value(target).map_err(|_| unreadable("GET"))?;
+        let consumers = consumers::parse(consumers)?;
+        let names = consumers.iter().map(|consumer| keys::live(&consumer.name)).collect();
+        let live = self.presence.alive(&mut *connection, names).await?;
+        let workers = live.map(|live| live.into_iter().filter(|live| *live).count());
+        Ok(Guidance { workers, target: target.and_then(|target| parse(&target)) })
     }
 }
 
@@ -57,78 +76,13 @@ impl RedisTarget {
 impl TargetSubscription for RedisTarget {
     async fn guidance(&mut self) -> Result<Guidance, BrokerError> {
         self.wait().await?;
-        self.consumer.read_guidance().await
+        self.read().await
     }
 }
 
-impl RedisConsumer {
-    async fn read_guidance(&self) -> Result<Guidance, BrokerError> {
-        let mut connection = self.shared.pool.get().await?;
-        let answers: Vec<Value> = Pipeline::new()
-            .get(keys::target(&self.name))
-            .cmd("XINFO")
-            .arg("CONSUMERS")
-            .arg(&self.streams[Priority::Default as usize])
-            .arg(keys::GROUP)
-            .ignore_errors()
-            .query_async(&mut *connection)
-            .await
-            .map_err(broker_error)?;
-        let [target, consumers] = answers.try_into().map_err(|_| nonsense("GET"))?;
-        let target = target.extract_error().map_err(broker_error)?;
-        let target: Option<String> =
-            redis::from_redis_value(target).map_err(|_| nonsense("GET"))?;
-        let consumers = consumers.extract_error().and_then(|value| {
-            redis::from_redis_value::<Consumers>(value).map_err(redis::RedisError::from)
-        });
-        let consumers = match consumers {
-            // The queue is gone, and made anew by the next claim.
-            Err(error) if lost_queue(&error) => Vec::new(),
-            consumers => consumers.map_err(broker_error)?.consumers,
-        };
-        let names = consumers.iter().map(|consumer| keys::live(&consumer.name)).collect();
-        let live = self.alive(&mut *connection, names).await?;
-        let workers = live.map(|live| live.into_iter().filter(|live| *live).count());
-        Ok(Guidance { workers, target: target.and_then(|target| parse(&target)) })
-    }
-}
-
-/// Skips what makes no sense: a worker can do without.
+/// Skips a target that cannot be read: a worker can do without.
 fn parse(target: &str) -> Option<Target> {
     serde_json::from_str(target)
-        .inspect_err(|error| tracing::warn!(target, %error, "skipped an unreadable target"))
+        .inspect_err(|error| tracing::warn!(target, %error, "skipped unreadable target"))
         .ok()
-}
-
-pub(super) struct RedisController(pub(super) Arc<Shared>);
-
-#[async_trait]
-impl Controller for RedisController {
-    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
-        let mut connection = self.0.pool.get().await?;
-        // Rises however often Redis loses what it knew, and whoever publishes.
-        let (seconds, microseconds): (u64, u64) =
-            redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
-        let epoch = seconds * 1_000_000 + microseconds;
-        let target =
-            serde_json::to_string(&Target { epoch, wish }).map_err(BrokerError::refused)?;
-        let key = keys::target(queue);
-        Pipeline::new()
-            .atomic()
-            .set(&key, target)
-            .publish(&key, epoch)
-            .exec_async(&mut *connection)
-            .await
-            .map_err(broker_error)?;
-        Ok(epoch)
-    }
-
-    async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
-        promise::make(&mut *self.0.pool.get().await?, expected).await
-    }
-
-    async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {
-        let mut connection = self.0.pool.get().await?;
-        promise::forget(&mut *connection, queue, silent).await
-    }
 }

@@ -1,52 +1,50 @@
-//! What gateways count of the load: one hash, a field per boot of a gateway.
+//! Traffic reports of gateways: one hash, a field per boot of a gateway.
 
 use std::{collections::HashMap, time::Duration};
 
 use redis::{Pipeline, aio::ConnectionLike};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    connect::{broker_error, milliseconds},
-    keys,
-};
+use super::{errors::broker_error, keys, values::milliseconds};
 use crate::{BrokerError, GatewayId, Traffic, TrafficReport, roles::COUNTED};
 
-/// What stands in Redis about a gateway.
+/// A report as Redis stores it.
 #[derive(Serialize, Deserialize)]
-struct Said {
-    /// When: Redis's clock, in milliseconds.
+struct StoredReport {
+    /// Redis's clock at the report, in milliseconds.
     at: u64,
     traffic: Vec<Traffic>,
 }
 
-pub(super) async fn say(
+/// Replaces the report of a gateway.
+pub(super) async fn publish(
     connection: &mut impl ConnectionLike,
     gateway: GatewayId,
     traffic: &[Traffic],
 ) -> Result<(), BrokerError> {
     let time = redis::cmd("TIME").query_async(connection).await.map_err(broker_error)?;
-    let said = Said { at: milliseconds(time), traffic: traffic.to_vec() };
-    let said = serde_json::to_string(&said).map_err(BrokerError::refused)?;
+    let report = StoredReport { at: milliseconds(time), traffic: traffic.to_vec() };
+    let report = serde_json::to_string(&report).map_err(BrokerError::refused)?;
     let mut set = redis::cmd("HSET");
-    set.arg(keys::TRAFFIC).arg(gateway.to_string()).arg(said);
+    set.arg(keys::TRAFFIC).arg(gateway.to_string()).arg(report);
     set.exec_async(connection).await.map_err(broker_error)
 }
 
-/// What was said of late; forgets the rest.
-pub(super) async fn hear(
+/// Reads the latest reports; deletes those that are older than [`COUNTED`].
+pub(super) async fn read(
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<TrafficReport>, BrokerError> {
-    let (said, time): (HashMap<String, String>, _) = Pipeline::new()
+    let (stored, time): (HashMap<String, String>, _) = Pipeline::new()
         .hgetall(keys::TRAFFIC)
         .cmd("TIME")
         .query_async(connection)
         .await
         .map_err(broker_error)?;
     let now = milliseconds(time);
-    let (mut reports, mut forgotten) = (Vec::with_capacity(said.len()), Vec::new());
-    for (gateway, said) in said {
-        match serde_json::from_str::<Said>(&said) {
-            Ok(Said { at, traffic }) => {
+    let (mut reports, mut forgotten) = (Vec::with_capacity(stored.len()), Vec::new());
+    for (gateway, report) in stored {
+        match serde_json::from_str::<StoredReport>(&report) {
+            Ok(StoredReport { at, traffic }) => {
                 let age = Duration::from_millis(now.saturating_sub(at));
                 if age < COUNTED {
                     reports.push(TrafficReport { gateway, age, traffic });
@@ -54,8 +52,8 @@ pub(super) async fn hear(
                     forgotten.push(gateway);
                 }
             }
-            // It may make sense to a newer program: leave it to that one.
-            Err(error) => tracing::warn!(gateway, %error, "skipped an unreadable report"),
+            // Not deleted: a newer program may be able to read it.
+            Err(error) => tracing::warn!(gateway, %error, "skipped unreadable report"),
         }
     }
     if !forgotten.is_empty() {

@@ -1,4 +1,4 @@
-//! Where Redis is now: the only place where connections to it are opened.
+//! Where the master is now. The only file that opens connections to Redis.
 
 use std::sync::Arc;
 
@@ -9,30 +9,30 @@ use redis::{
 use tokio::time::Instant;
 
 use super::{
-    address::{Parsed, RedisAddress},
+    address::{ParsedAddress, RedisAddress},
     sentinel::{Node, Sentinels},
 };
 use crate::BrokerError;
 
-/// Where Redis is.
-pub(super) struct Place {
+/// Finds the master and opens connections to it.
+pub(super) struct Locator {
     address: Arc<RedisAddress>,
     server: ConnectionInfo,
-    /// They know where it is; else it is where it is said to be.
+    /// With sentinels, these know the host; without, `server` has it.
     sentinels: Option<Sentinels>,
 }
 
-impl Place {
-    /// Where `address` says, if it makes sense.
+impl Locator {
+    /// Checks `address`; connects to nothing.
     pub(super) fn new(address: RedisAddress) -> Result<Self, BrokerError> {
-        let Parsed { server, sentinels } = address.parse()?;
+        let ParsedAddress { server, sentinels } = address.parse()?;
         let address = Arc::new(address);
         let sentinels =
             sentinels.map(|(hosts, name)| Sentinels::new(Arc::clone(&address), hosts, name));
         Ok(Self { address, server, sentinels })
     }
 
-    /// Opens a connection to where it is now; tries once.
+    /// Opens a connection to the master; tries once.
     pub(super) async fn open(
         &self,
         config: &AsyncConnectionConfig,
@@ -41,12 +41,12 @@ impl Place {
         let found = Instant::now();
         let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
         match self.check(&mut connection).await {
-            Ok(()) if self.is_elsewhere_since(found) => Err(gone("Redis went elsewhere")),
+            Ok(()) if self.has_moved_since(found) => Err(gone("the master moved")),
             checked => checked.map(|()| connection),
         }
     }
 
-    /// What opens connections to where it is now.
+    /// The client for the master.
     pub(super) async fn client(&self) -> RedisResult<Client> {
         let server = match &self.sentinels {
             None => self.server.clone(),
@@ -55,47 +55,47 @@ impl Place {
         self.address.client(server)
     }
 
-    /// Whether a connection lives, and does not lead to a replica, which takes no jobs: a server that
-    /// was demoted may keep its connections.
+    /// Fails if a connection is broken or leads to a replica, which takes no jobs: a demoted server
+    /// may keep its connections.
     pub(super) async fn check(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         match redis::cmd("ROLE").query_async::<Vec<Value>>(connection).await {
             Ok(role) => match role.first() {
                 Some(Value::BulkString(role)) if role.as_slice() == b"slave" => {
                     if let Some(sentinels) = &self.sentinels {
-                        sentinels.doubt().await;
+                        sentinels.forget_last().await;
                     }
-                    Err(gone("Redis is a replica there, which takes no requests"))
+                    Err(gone("the server is a replica, which takes no requests"))
                 }
                 _ => Ok(()),
             },
-            // Whoever may not ask can still tell that it lives.
+            // A user who may not run the command still sees that the server answers.
             Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Finds out whether it is elsewhere now, if somebody knows.
-    pub(super) async fn look(&self) {
+    /// Asks the sentinels, if there are any, whether the master has moved.
+    pub(super) async fn refresh(&self) {
         if let Some(sentinels) = &self.sentinels {
-            sentinels.look().await;
+            sentinels.refresh().await;
         }
     }
 
-    /// Whether a connection opened at this moment leads to where it is no longer.
-    pub(super) fn is_elsewhere_since(&self, opened: Instant) -> bool {
+    /// Whether the master has moved since a connection was opened.
+    pub(super) fn has_moved_since(&self, opened: Instant) -> bool {
         let moved = self.sentinels.as_ref().and_then(Sentinels::moved);
         moved.is_some_and(|moved| moved > opened)
     }
 
-    /// The hosts that are asked first: sentinels, or the server itself.
-    pub(super) fn doors(&self) -> &[ConnectionInfo] {
+    /// The hosts that are connected to first: the sentinels, or the server.
+    pub(super) fn first_hosts(&self) -> &[ConnectionInfo] {
         self.sentinels.as_ref().map_or(std::slice::from_ref(&self.server), Sentinels::hosts)
     }
 }
 
-/// The same server in another place.
+/// The same server at another host and port.
 fn at(server: &ConnectionInfo, (host, port): Node) -> ConnectionInfo {
-    let place = match server.addr() {
+    let address = match server.addr() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
             host,
             port,
@@ -104,7 +104,7 @@ fn at(server: &ConnectionInfo, (host, port): Node) -> ConnectionInfo {
         },
         _ => ConnectionAddr::Tcp(host, port),
     };
-    server.clone().set_addr(place)
+    server.clone().set_addr(address)
 }
 
 fn gone(why: &'static str) -> RedisError {

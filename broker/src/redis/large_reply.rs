@@ -1,8 +1,8 @@
-//! Replies that are too large for a message.
+//! Large replies: too large for a pub/sub message.
 //!
-//! Redis cuts off a subscriber that has 32 MB before it, and a client holds a whole message in its
-//! memory several times. So these are left under a key of their own, and the message only says
-//! where: the gateway fetches them piece by piece, a few at a time.
+//! Redis disconnects a subscriber with 32 MB of unsent messages, and a client holds a whole message
+//! in memory several times. So large replies are stored under a key, and the message is a note with
+//! that key: the gateway fetches the replies piece by piece, a few at a time.
 
 use std::sync::Arc;
 
@@ -11,39 +11,40 @@ use redis::{Cmd, RedisWrite, Value};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    connect::{broker_error, into_bytes, nonsense},
+    errors::{broker_error, unreadable},
     keys,
     pool::Pool,
+    values::into_bytes,
 };
 use crate::{BrokerError, QueueName, Reply, wire};
 
-/// The most bytes of replies that are a message.
+/// The most bytes of replies in a message.
 pub(super) const LARGE: usize = 256 << 10;
-/// How long a parcel waits to be fetched, in milliseconds.
+/// How long large replies are kept to be fetched, in milliseconds.
 const LIFE: u64 = 30_000;
-/// How much of a parcel is fetched at a time.
+/// How many bytes are fetched at a time.
 const PIECE: usize = 1 << 20;
-/// How many parcels are fetched at a time.
+/// How many large replies are fetched at a time.
 const FETCHED_AT_ONCE: usize = 2;
-/// The first byte of a note; replies begin with the version of their format, which is never 0.
+/// The first byte of a note. Replies begin with the version of their format, which is never 0.
 const NOTE: u8 = 0;
 
-/// Where replies were left.
+/// The key of large replies.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Parcel {
+pub(super) struct LargeReply {
     key: String,
-    /// Room enough for its bytes.
+    /// An upper bound of their bytes.
     size: usize,
 }
 
-impl Parcel {
-    /// A place for replies of about so many bytes.
+impl LargeReply {
+    /// A new key for replies of about `size` bytes.
     pub(super) fn new(queue: &QueueName, size: usize) -> Self {
-        Self { key: keys::parcel(queue, rand::random()), size }
+        Self { key: keys::large_reply(queue, rand::random()), size }
     }
 
-    /// The command that leaves replies there.
-    pub(super) fn leave<'a>(&self, replies: impl ExactSizeIterator<Item = &'a Reply>) -> Cmd {
+    /// The command that stores the replies.
+    pub(super) fn store<'a>(&self, replies: impl ExactSizeIterator<Item = &'a Reply>) -> Cmd {
         let mut set = Cmd::with_capacity(5, self.size + 128);
         set.arg("SET").arg(&self.key);
         wire::write_replies(&mut set.bufmut_for_next_arg(self.size), replies);
@@ -51,7 +52,7 @@ impl Parcel {
         set
     }
 
-    /// The message that says where.
+    /// The message with the key.
     pub(super) fn note(&self) -> Vec<u8> {
         let mut note = vec![NOTE];
         note.put_u64_le(self.size as u64);
@@ -59,8 +60,8 @@ impl Parcel {
         note
     }
 
-    /// The parcel that a message tells of; `None` if it holds replies itself.
-    pub(super) fn noted(mut message: &[u8]) -> Option<Self> {
+    /// The key in a message; `None` if the message is replies itself.
+    pub(super) fn from_note(mut message: &[u8]) -> Option<Self> {
         if message.try_get_u8() != Ok(NOTE) {
             return None;
         }
@@ -76,45 +77,45 @@ impl Parcel {
             let mut get = redis::cmd("GETRANGE");
             get.arg(&self.key).arg(from).arg(to);
             let piece: Value = get.query_async(&mut *connection).await.map_err(broker_error)?;
-            let piece = into_bytes(piece).ok_or_else(|| nonsense("GETRANGE"))?;
+            let piece = into_bytes(piece).ok_or_else(|| unreadable("GETRANGE"))?;
             bytes.extend_from_slice(&piece);
             if piece.len() < PIECE {
                 break;
             }
         }
         if bytes.is_empty() {
-            return Err(BrokerError::refused("replies were gone before they were fetched"));
+            return Err(BrokerError::refused("large replies expired before they were fetched"));
         }
         if let Err(error) = redis::cmd("UNLINK").arg(&self.key).exec_async(&mut *connection).await {
-            tracing::debug!(%error, "a parcel waits for its end");
+            tracing::debug!(%error, "failed to delete large reply, which expires");
         }
         Ok(bytes.freeze())
     }
 }
 
-/// The parcels being fetched. They go on whether anybody waits or not.
-pub(super) struct Parcels {
+/// Fetches large replies in tasks of their own.
+pub(super) struct LargeReplies {
     pool: Pool,
     turns: Arc<Semaphore>,
     fetching: JoinSet<Result<Bytes, BrokerError>>,
 }
 
-impl Parcels {
+impl LargeReplies {
     pub(super) fn new(pool: Pool) -> Self {
         let turns = Arc::new(Semaphore::new(FETCHED_AT_ONCE));
         Self { pool, turns, fetching: JoinSet::new() }
     }
 
     /// Begins to fetch.
-    pub(super) fn fetch(&mut self, parcel: Parcel) {
+    pub(super) fn fetch(&mut self, large: LargeReply) {
         let (pool, turns) = (self.pool.clone(), self.turns.clone());
         self.fetching.spawn(async move {
             let _turn = turns.acquire().await;
-            parcel.fetch(pool).await
+            large.fetch(pool).await
         });
     }
 
-    /// The next that has come; waits for ever if there is none. May be cancelled.
+    /// The next replies that arrive; waits for ever if none are being fetched. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Bytes, BrokerError> {
         match self.fetching.join_next().await {
             Some(Ok(fetched)) => fetched,
@@ -129,12 +130,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_is_read_as_what_was_noted_and_replies_are_no_note() {
-        let parcel = Parcel::new(&QueueName::new("m", 3), 70_000);
-        assert!(parcel.key.starts_with("bf:{m:3}:"), "on the node of its queue: {}", parcel.key);
-        assert_eq!(Parcel::noted(&parcel.note()), Some(parcel));
-        assert_eq!(Parcel::noted(&wire::encode_replies([])), None);
-        assert_eq!(Parcel::noted(&[]), None);
-        assert_eq!(Parcel::noted(&[NOTE, 1, 2]), None);
+    fn a_note_is_read_back_and_replies_are_no_note() {
+        let large = LargeReply::new(&QueueName::new("m", 3), 70_000);
+        assert!(large.key.starts_with("bf:{m:3}:"), "on the node of its queue: {}", large.key);
+        assert_eq!(LargeReply::from_note(&large.note()), Some(large));
+        assert_eq!(LargeReply::from_note(&wire::encode_replies([])), None);
+        assert_eq!(LargeReply::from_note(&[]), None);
+        assert_eq!(LargeReply::from_note(&[NOTE, 1, 2]), None);
     }
 }

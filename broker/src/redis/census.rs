@@ -1,0 +1,40 @@
+//! The census: a consumer group that never reads, for questions that Redis answers about groups
+//! only. Its lag counts the entries ever added; the entries that it can claim are in the stream.
+
+use redis::{Cmd, Pipeline, RedisError, aio::ConnectionLike};
+
+use super::{errors::server_code, keys};
+
+/// Creates the census of a stream, behind every id there will ever be.
+pub(super) fn create(stream: &str) -> Cmd {
+    let mut create = redis::cmd("XGROUP");
+    create.arg("CREATE").arg(stream).arg(keys::CENSUS);
+    create.arg(format!("{0}-{0}", u64::MAX)).arg("ENTRIESREAD").arg(0);
+    create
+}
+
+/// Which of these entries are in the stream, claimed or not. Reads none of them: the census claims
+/// them and forgets them at once.
+pub(super) async fn outstanding(
+    connection: &mut impl ConnectionLike,
+    stream: &str,
+    ids: &[String],
+) -> Result<Vec<String>, RedisError> {
+    let mut claim = Pipeline::new();
+    claim.cmd("XCLAIM").arg(stream).arg(keys::CENSUS).arg(keys::CENSUS);
+    claim.arg(0).arg(ids).arg("FORCE").arg("JUSTID");
+    claim.cmd("XACK").arg(stream).arg(keys::CENSUS).arg(ids).ignore();
+    match claim.query_async(connection).await {
+        Err(error) if server_code(&error).as_deref() == Some("NOGROUP") => {}
+        answer => return answer.map(|(outstanding,)| outstanding),
+    }
+    if let Err(error) = create(stream).exec_async(connection).await {
+        match server_code(&error).as_deref() {
+            Some("BUSYGROUP") => {}
+            // There is no such stream, so it has no entries.
+            Some("ERR") => return Ok(Vec::new()),
+            _ => return Err(error),
+        }
+    }
+    claim.query_async(connection).await.map(|(outstanding,)| outstanding)
+}

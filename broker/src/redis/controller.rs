@@ -1,0 +1,75 @@
+//! The controller's role: publishes targets, makes promises, forgets workers that are gone.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use redis::{Pipeline, aio::ConnectionLike, streams::StreamInfoConsumer};
+
+use super::{connections::Connections, consumers, errors::broker_error, keys, promise};
+use crate::{Announcement, BrokerError, Controller, QueueName, Target, Wish};
+
+/// The role of the controller.
+pub(super) struct RedisController(pub(super) Arc<Connections>);
+
+#[async_trait]
+impl Controller for RedisController {
+    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
+        let mut connection = self.0.pool.get().await?;
+        // Redis's clock rises, even if Redis loses its data or several programs publish.
+        let (seconds, microseconds): (u64, u64) =
+            redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
+        let epoch = seconds * 1_000_000 + microseconds;
+        let target =
+            serde_json::to_string(&Target { epoch, wish }).map_err(BrokerError::refused)?;
+        let key = keys::target(queue);
+        Pipeline::new()
+            .atomic()
+            .set(&key, target)
+            .publish(&key, epoch)
+            .exec_async(&mut *connection)
+            .await
+            .map_err(broker_error)?;
+        Ok(epoch)
+    }
+
+    async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
+        promise::make(&mut *self.0.pool.get().await?, expected).await
+    }
+
+    async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {
+        let mut connection = self.0.pool.get().await?;
+        forget(&mut *connection, queue, silent).await
+    }
+}
+
+/// Deletes from a queue's groups the workers that hold nothing and have claimed nothing for `silent`;
+/// how many. A living worker claims every second, and would be created anew.
+async fn forget(
+    connection: &mut impl ConnectionLike,
+    queue: &QueueName,
+    silent: Duration,
+) -> Result<usize, BrokerError> {
+    let streams = keys::queue(queue);
+    let classes = consumers::read(connection, &streams).await?;
+    let gone = |consumer: &&StreamInfoConsumer| {
+        consumer.pending == 0 && Duration::from_millis(consumer.idle as u64) >= silent
+    };
+    // In every class, or in none.
+    let kept: HashSet<&str> = classes.iter().flatten().filter(|c| !gone(c)).map(name).collect();
+    let (mut forget, mut forgotten) = (Pipeline::new(), HashSet::new());
+    for (stream, consumers) in streams.iter().zip(&classes) {
+        for consumer in consumers.iter().map(name).filter(|name| !kept.contains(name)) {
+            let command = forget.cmd("XGROUP").arg("DELCONSUMER").arg(stream);
+            command.arg(keys::GROUP).arg(consumer).ignore();
+            forgotten.insert(consumer);
+        }
+    }
+    if !forgotten.is_empty() {
+        forget.exec_async(connection).await.map_err(broker_error)?;
+    }
+    Ok(forgotten.len())
+}
+
+fn name(consumer: &StreamInfoConsumer) -> &str {
+    &consumer.name
+}

@@ -1,0 +1,159 @@
+//! A gateway's heartbeat: prolongs its liveness key, and notices when Redis stops answering or loses
+//! its data.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use redis::{Pipeline, aio::ConnectionLike};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::{connect::info, connections::Connections, errors::broker_error, keys};
+use crate::{BrokerError, GatewayId, roles::LIVENESS};
+
+/// Time between two beats.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// The same while Redis does not answer.
+const EVERY_WHILE_AWAY: Duration = Duration::from_millis(100);
+
+/// How long an answer may take. Longer than 1 s, so that a short Redis stall does not make the
+/// gateway refuse requests.
+const STALL: Duration = Duration::from_millis(1500);
+
+/// The heartbeat of one gateway boot, in a task of its own until it is dropped.
+pub(super) struct Heartbeat {
+    beats: Arc<Beats>,
+    task: JoinHandle<()>,
+}
+
+struct Beats {
+    connections: Arc<Connections>,
+    /// The liveness key of the gateway.
+    gateway: String,
+    state: Mutex<HeartbeatState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct HeartbeatState {
+    /// Which data was there at the last beat, and on which server.
+    data: Option<DataIdentity>,
+    /// When the beat began that Redis has not answered.
+    unanswered_since: Option<Instant>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct DataIdentity {
+    epoch: String,
+    server: Option<(String, String)>,
+}
+
+impl Heartbeat {
+    /// Beats once, and then goes on in a task.
+    pub(super) async fn start(
+        connections: Arc<Connections>,
+        gateway: GatewayId,
+    ) -> Result<Self, BrokerError> {
+        let gateway = keys::gateway(gateway);
+        let beats = Beats { connections, gateway, state: Mutex::default(), changed: Notify::new() };
+        match beats.beat().await {
+            // A full Redis does not take the liveness key yet, but no jobs either.
+            Err(BrokerError::Full) => {}
+            beat => beat?,
+        }
+        let beats = Arc::new(beats);
+        let task = tokio::spawn(Arc::clone(&beats).keep_beating());
+        Ok(Self { beats, task })
+    }
+
+    /// Whether Redis answers.
+    pub(super) fn is_steady(&self) -> bool {
+        let unanswered_since = self.beats.state.lock().unanswered_since;
+        unanswered_since.is_none_or(|since| since.elapsed() < STALL)
+    }
+
+    /// Waits until Redis lost its data, or another server took its place. Cancel safe.
+    pub(super) async fn changed(&self) {
+        self.beats.changed.notified().await;
+    }
+
+    /// Beats once and drops the notice of every change until now, which is known already.
+    pub(super) async fn catch_up(&self) {
+        if let Err(error) = self.beats.beat().await {
+            tracing::debug!(%error, "heartbeat failed");
+        }
+        // Uses up the notice.
+        pin!(self.beats.changed.notified()).enable();
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Beats {
+    async fn keep_beating(self: Arc<Self>) {
+        let mut pause = EVERY;
+        loop {
+            sleep(pause).await;
+            self.state.lock().unanswered_since.get_or_insert_with(Instant::now);
+            pause = match self.beat().await {
+                Ok(()) => EVERY,
+                Err(error) => {
+                    tracing::debug!(%error, "heartbeat failed");
+                    EVERY_WHILE_AWAY
+                }
+            };
+        }
+    }
+
+    /// Reads the epoch, prolongs the liveness key, and compares the server with the last one.
+    async fn beat(&self) -> Result<(), BrokerError> {
+        let mut connection = self.connections.pool.get().await?;
+        // Commands that a full Redis carries out as well.
+        let (epoch, alive): (Option<String>, bool) = Pipeline::new()
+            .get(keys::EPOCH)
+            .cmd("PEXPIRE")
+            .arg(&self.gateway)
+            .arg(LIVENESS.as_secs() * 1000)
+            .query_async(&mut *connection)
+            .await
+            .map_err(broker_error)?;
+        self.state.lock().unanswered_since = None;
+        let epoch = match epoch {
+            Some(epoch) if alive => epoch,
+            _ => self.begin(&mut *connection).await?,
+        };
+        let server = info(&mut *connection, &["server", "replication"]).await?;
+        let field = |name| Some(server.as_ref()?.field(name)?.to_owned());
+        let server = field("run_id").zip(field("master_replid"));
+        let data = DataIdentity { epoch, server };
+        let before = self.state.lock().data.replace(data.clone());
+        if before.is_some_and(|before| before != data) {
+            tracing::warn!("Redis lost its data, or another server took its place");
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Sets the liveness key, and the epoch where there is none; returns the epoch.
+    async fn begin(&self, connection: &mut impl ConnectionLike) -> Result<String, BrokerError> {
+        let (epoch,) = Pipeline::new()
+            .atomic()
+            .pset_ex(&self.gateway, 1, LIVENESS.as_secs() * 1000)
+            .ignore()
+            .set_nx(keys::EPOCH, format!("{:032x}", rand::random::<u128>()))
+            .ignore()
+            .get(keys::EPOCH)
+            .query_async(connection)
+            .await
+            .map_err(broker_error)?;
+        Ok(epoch)
+    }
+}

@@ -1,0 +1,48 @@
+//! The entries that a worker holds: handed out, and neither settled nor handed back.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{Delivery, EntryId};
+
+/// The entries that a worker holds.
+#[derive(Default)]
+pub(super) struct HeldEntries {
+    entries: Mutex<HashSet<EntryId>>,
+    strays: AtomicBool,
+}
+
+impl HeldEntries {
+    /// Locks the entries. Kept locked while entries are taken over, so that none of these looks like
+    /// a stray.
+    pub(super) async fn lock(&self) -> MutexGuard<'_, HashSet<EntryId>> {
+        self.entries.lock().await
+    }
+
+    /// Adds the entries of new deliveries.
+    pub(super) async fn add(&self, deliveries: &[Delivery]) {
+        self.lock().await.extend(deliveries.iter().map(|delivery| delivery.entry));
+    }
+
+    /// Removes entries that were settled or handed back.
+    pub(super) async fn release(&self, entries: &[EntryId]) {
+        let mut held = self.lock().await;
+        for entry in entries {
+            held.remove(entry);
+        }
+    }
+
+    /// Whether Redis may count entries as held by this worker that are not among these.
+    pub(super) fn may_have_strays(&self) -> bool {
+        self.strays.load(Relaxed)
+    }
+
+    /// Sets what [`may_have_strays`](Self::may_have_strays) returns.
+    pub(super) fn suspect_strays(&self, strays: bool) {
+        self.strays.store(strays, Relaxed);
+    }
+}

@@ -1,0 +1,143 @@
+//! One queue as a worker uses it: the streams of its classes, and the consumer group on each.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{Pipeline, RedisError, Value};
+use tokio::time::Instant;
+
+use super::{
+    census,
+    connections::Connections,
+    entries::{Entry, id_text},
+    errors::{broker_error, server_code},
+    keys,
+};
+use crate::{BrokerError, Delivery, EntryId, Priority, QueueName, WorkerId, wire};
+
+/// A queue, and one worker's name in its groups.
+pub(super) struct WorkerQueue {
+    connections: Arc<Connections>,
+    name: QueueName,
+    /// The keys of the streams, highest class first.
+    streams: [String; Priority::ALL.len()],
+    worker: String,
+}
+
+impl WorkerQueue {
+    /// Opens a queue, and creates it where it is missing.
+    pub(super) async fn open(
+        connections: Arc<Connections>,
+        name: QueueName,
+        worker: WorkerId,
+    ) -> Result<Self, BrokerError> {
+        let (streams, worker) = (keys::queue(&name), worker.to_string());
+        let queue = Self { connections, name, streams, worker };
+        match queue.create_groups().await {
+            // A full Redis refuses to create even what exists. A worker that comes to drain it is
+            // welcome; if the groups are missing, its first claim creates them.
+            Err(BrokerError::Full) => {}
+            created => created?,
+        }
+        Ok(queue)
+    }
+
+    pub(super) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    pub(super) fn name(&self) -> &QueueName {
+        &self.name
+    }
+
+    pub(super) fn worker(&self) -> &str {
+        &self.worker
+    }
+
+    /// The keys of the streams, highest class first.
+    pub(super) fn streams(&self) -> &[String; Priority::ALL.len()] {
+        &self.streams
+    }
+
+    /// The key of the stream of one class.
+    pub(super) fn stream(&self, class: Priority) -> &str {
+        &self.streams[class as usize]
+    }
+
+    /// The classes and the keys of their streams.
+    pub(super) fn classes(&self) -> impl Iterator<Item = (Priority, &String)> {
+        Priority::ALL.into_iter().zip(&self.streams)
+    }
+
+    /// Creates streams and groups where they are missing, and this worker's name in them, by which
+    /// others count it. Groups begin at id 0: earlier jobs are for them too.
+    pub(super) async fn create_groups(&self) -> Result<(), BrokerError> {
+        let mut create = Pipeline::new();
+        for stream in &self.streams {
+            let group = create.cmd("XGROUP").arg("CREATE").arg(stream).arg(keys::GROUP);
+            group.arg("0").arg("MKSTREAM").add_command(census::create(stream));
+            let consumer = create.cmd("XGROUP").arg("CREATECONSUMER").arg(stream);
+            consumer.arg(keys::GROUP).arg(&self.worker);
+        }
+        let mut connection = self.connections.link.connection().await?;
+        let created: Vec<Result<Value, RedisError>> =
+            create.ignore_errors().query_async(&mut connection).await.map_err(broker_error)?;
+        let mut errors = created.into_iter().filter_map(Result::err);
+        match errors.find(|error| server_code(error).as_deref() != Some("BUSYGROUP")) {
+            Some(error) => Err(broker_error(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the commands that remove entries. Deleted before they are acknowledged: an entry that
+    /// was only acknowledged would stay for ever.
+    pub(super) fn remove(&self, commands: &mut Pipeline, entries: &[EntryId]) {
+        for (class, stream) in self.classes() {
+            let of_class = entries.iter().filter(|entry| entry.priority == class);
+            let ids: Vec<_> = of_class.copied().map(id_text).collect();
+            if !ids.is_empty() {
+                commands.cmd("XDEL").arg(stream).arg(&ids).ignore();
+                commands.cmd("XACK").arg(stream).arg(keys::GROUP).arg(&ids).ignore();
+            }
+        }
+    }
+
+    /// Turns claimed entries into deliveries; `clock` is Redis's, in milliseconds. Removes entries
+    /// that cannot be read, because they would come back for ever.
+    pub(super) async fn deliver(&self, entries: Vec<Entry>, clock: u64) -> Vec<Delivery> {
+        let now = Instant::now();
+        let mut deliveries = Vec::with_capacity(entries.len());
+        let mut unreadable = Vec::new();
+        for Entry { id, deliveries: count, job } in entries {
+            match job.map(wire::decode_job) {
+                Some(Ok(job)) => {
+                    let waited = Duration::from_millis(clock.saturating_sub(id.milliseconds));
+                    deliveries.push(Delivery {
+                        entry: id,
+                        deliveries: count,
+                        waited,
+                        claimed_at: now,
+                        deadline: (now + job.ttl).checked_sub(waited).unwrap_or(now),
+                        awaited: true,
+                        job,
+                    });
+                }
+                Some(Err(error)) => {
+                    tracing::error!(queue = %self.name, entry = %id, %error, "removed unreadable job");
+                    unreadable.push(id);
+                }
+                None => {
+                    tracing::error!(queue = %self.name, entry = %id, "removed entry without a job");
+                    unreadable.push(id);
+                }
+            }
+        }
+        if !unreadable.is_empty() {
+            let mut removal = Pipeline::new();
+            self.remove(&mut removal, &unreadable);
+            if let Err(error) = self.connections.run(&removal).await {
+                tracing::warn!(%error, "failed to remove unreadable jobs");
+            }
+        }
+        deliveries
+    }
+}

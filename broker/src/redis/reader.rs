@@ -1,0 +1,191 @@
+//! The connection of a worker's blocking reads, and one round trip on it.
+
+use std::time::Duration;
+
+use deadpool_redis::Connection;
+use redis::{ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use tokio::time::Instant;
+
+use super::{
+    classes::PerClass,
+    connections::Connections,
+    entries::{Entry, entries},
+    keys,
+    listeners::Listeners,
+    queue::WorkerQueue,
+    values::milliseconds,
+};
+use crate::{BrokerError, GatewayId, Priority, roles::CLAIM_WAIT};
+
+/// How long a blocking read may take before its connection counts as dead. Giving up a read that is
+/// still running makes strays of the entries that Redis gives it.
+const READ_PATIENCE: Duration = Duration::from_secs(CLAIM_WAIT.as_secs() + 4);
+
+/// For how long after the loss of the connection strays are searched before every claim. Those that
+/// appear later are noticed by the next reclaim.
+const SEARCH_STRAYS: Duration = Duration::from_secs(2);
+
+/// The connection of blocking reads: one of its own, because a read holds up every command behind it.
+#[derive(Default)]
+pub(super) struct Reader {
+    /// `None` before the first read and after a failed one.
+    connection: Option<MultiplexedConnection>,
+    opened: Option<Instant>,
+    /// When there last was no connection.
+    lost: Option<Instant>,
+}
+
+impl Reader {
+    /// Drops a connection to a server that is no longer the master; whether a read may have been
+    /// given up a moment ago, so that there may be strays.
+    pub(super) fn check(&mut self, connections: &Connections) -> bool {
+        if self.opened.is_some_and(|opened| connections.locator.has_moved_since(opened)) {
+            self.connection = None;
+        }
+        if self.connection.is_none() {
+            self.lost = Some(Instant::now());
+        }
+        self.lost.is_some_and(|lost| lost.elapsed() < SEARCH_STRAYS)
+    }
+
+    /// Takes the connection out, or opens one: a claim that fails or is dropped takes it along.
+    pub(super) async fn take(
+        &mut self,
+        connections: &Connections,
+    ) -> Result<MultiplexedConnection, BrokerError> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        // Never given back to the pool.
+        let mut connection = Connection::take(connections.pool.get().await?);
+        connection.set_response_timeout(READ_PATIENCE);
+        self.opened = Some(Instant::now());
+        Ok(connection)
+    }
+
+    /// Puts the connection back.
+    pub(super) fn put_back(&mut self, connection: MultiplexedConnection) {
+        self.connection = Some(connection);
+    }
+}
+
+/// What a claim has read so far.
+pub(super) struct OpenClaim {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) entries: Vec<Entry>,
+    /// Redis's clock after the last read, in milliseconds.
+    pub(super) clock: u64,
+    /// The gateways that were unsubscribed at the last read.
+    pub(super) unsubscribed: Vec<GatewayId>,
+}
+
+/// What to read in one round trip.
+pub(super) enum ReadCounts {
+    /// At most this many of each class, without waiting.
+    Now(PerClass<usize>),
+    /// At most this many of each class, once any is there.
+    Wait(usize),
+}
+
+/// What one round trip found.
+#[derive(Default)]
+pub(super) struct ReadResult {
+    /// Entries read, by class.
+    pub(super) read: PerClass<usize>,
+    /// Entries that are left in the stream of each class, claimed or not.
+    pub(super) left: PerClass<usize>,
+}
+
+impl OpenClaim {
+    pub(super) fn new(connection: MultiplexedConnection) -> Self {
+        Self { connection, entries: Vec::new(), clock: 0, unsubscribed: Vec::new() }
+    }
+
+    /// One round trip. An error of one class does not hide the entries of another.
+    pub(super) async fn read(
+        &mut self,
+        queue: &WorkerQueue,
+        listeners: &Listeners,
+        counts: ReadCounts,
+    ) -> Result<ReadResult, RedisError> {
+        let commands = commands(queue, listeners, counts);
+        let mut answers: Vec<Value> = commands.query_async(&mut self.connection).await?;
+        self.unsubscribed = listeners.unsubscribed(answers.pop().unwrap_or(Value::Nil));
+        let time = answers.pop().unwrap_or(Value::Nil).extract_error()?;
+        self.clock = milliseconds(redis::from_redis_value(time)?);
+        let lengths = answers.split_off(answers.len().saturating_sub(queue.streams().len()));
+
+        let mut found = ReadResult::default();
+        let mut failure = Ok(());
+        for answer in answers {
+            match answer.extract_error() {
+                Ok(answer) => self.take(queue, answer, &mut found.read)?,
+                Err(error) => failure = failure.and(Err(error)),
+            }
+        }
+        failure?;
+        for (left, length) in found.left.iter_mut().zip(lengths) {
+            *left = redis::from_redis_value(length.extract_error()?)?;
+        }
+        Ok(found)
+    }
+
+    /// Takes the entries out of an answer to `XREADGROUP`.
+    fn take(
+        &mut self,
+        queue: &WorkerQueue,
+        answer: Value,
+        read: &mut PerClass<usize>,
+    ) -> Result<(), RedisError> {
+        let unreadable = || {
+            let kind = ErrorKind::UnexpectedReturnType;
+            RedisError::from((kind, "an answer to XREADGROUP that makes no sense"))
+        };
+        let streams = match answer {
+            Value::Nil => return Ok(()),
+            Value::Map(streams) => streams,
+            _ => return Err(unreadable()),
+        };
+        for (name, answer) in streams {
+            let known =
+                |key: &String| matches!(&name, Value::BulkString(name) if *name == key.as_bytes());
+            let class = queue.streams().iter().position(known).ok_or_else(unreadable)?;
+            let entries = entries(answer, Priority::ALL[class]).ok_or_else(unreadable)?;
+            read[class] += entries.len();
+            self.entries.extend(entries);
+        }
+        Ok(())
+    }
+}
+
+fn commands(queue: &WorkerQueue, listeners: &Listeners, counts: ReadCounts) -> Pipeline {
+    let mut commands = Pipeline::with_capacity(7);
+    match counts {
+        ReadCounts::Now(counts) => {
+            for (key, count) in queue.streams().iter().zip(counts).filter(|(_, count)| *count > 0) {
+                read_group(&mut commands, queue, count).arg("STREAMS").arg(key).arg(">");
+            }
+        }
+        ReadCounts::Wait(count) => {
+            let wait = CLAIM_WAIT.as_secs() * 1000;
+            let read = read_group(&mut commands, queue, count).arg("BLOCK").arg(wait);
+            read.arg("STREAMS").arg(queue.streams()).arg(&[">"; Priority::ALL.len()]);
+        }
+    }
+    for key in queue.streams() {
+        commands.cmd("XLEN").arg(key);
+    }
+    commands.cmd("TIME").ignore_errors();
+    // Here the question costs no round trip.
+    listeners.ask(&mut commands);
+    commands
+}
+
+fn read_group<'a>(
+    commands: &'a mut Pipeline,
+    queue: &WorkerQueue,
+    count: usize,
+) -> &'a mut Pipeline {
+    let read = commands.cmd("XREADGROUP").arg("GROUP").arg(keys::GROUP).arg(queue.worker());
+    read.arg("COUNT").arg(count)
+}

@@ -1,0 +1,105 @@
+//! A gateway's role of receiving replies.
+
+use std::{error::Error, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::{PushInfo, PushKind};
+
+use super::{
+    connections::Connections,
+    errors::broker_error,
+    heartbeat::Heartbeat,
+    keys,
+    large_reply::{LargeReplies, LargeReply},
+    locator::Locator,
+    values::into_bytes,
+    watched::WatchedConnection,
+};
+use crate::{BrokerError, GatewayId, Inbound, Replies, ShardId, wire};
+
+/// The replies to one gateway boot.
+pub(super) struct RedisReplies {
+    locator: Arc<Locator>,
+    channel: String,
+    /// `None` between the loss of one subscription and the next.
+    subscription: Option<WatchedConnection>,
+    large: LargeReplies,
+    heartbeat: Arc<Heartbeat>,
+}
+
+impl RedisReplies {
+    /// Subscribes, and begins the heartbeat; tries once.
+    pub(super) async fn open(
+        connections: &Arc<Connections>,
+        gateway: GatewayId,
+    ) -> Result<Self, BrokerError> {
+        let (locator, channel) = (Arc::clone(&connections.locator), keys::replies(gateway));
+        let subscription = WatchedConnection::open(&locator, Some(&channel)).await;
+        let subscription = Some(subscription.map_err(broker_error)?);
+        let large = LargeReplies::new(connections.pool.clone());
+        // Begun after the subscription: whatever is lost from now on is noticed.
+        let heartbeat = Arc::new(Heartbeat::start(Arc::clone(connections), gateway).await?);
+        Ok(Self { locator, channel, subscription, large, heartbeat })
+    }
+
+    /// The heartbeat that notices when Redis loses replies.
+    pub(super) fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.heartbeat)
+    }
+}
+
+#[async_trait]
+impl Replies for RedisReplies {
+    async fn receive(&mut self) -> Inbound {
+        let Self { subscription, large, .. } = self;
+        loop {
+            let Some(watched) = subscription.as_mut() else {
+                let again = WatchedConnection::reopen(&self.locator, Some(&self.channel)).await;
+                *subscription = Some(again);
+                tracing::info!("subscribed to replies again");
+                // One interruption, even if Redis lost its data as well.
+                self.heartbeat.catch_up().await;
+                return Inbound::Interrupted(ShardId::default());
+            };
+            let received = tokio::select! {
+                pushed = watched.next() => match pushed.map(message) {
+                    Ok(None) => continue,
+                    Ok(Some(message)) => match LargeReply::from_note(&message) {
+                        None => Ok(message),
+                        Some(reply) => {
+                            large.fetch(reply);
+                            continue;
+                        }
+                    },
+                    Err(why) => {
+                        tracing::warn!(%why, "subscription to replies lost");
+                        *subscription = None;
+                        continue;
+                    }
+                },
+                fetched = large.next() => fetched,
+                () = self.heartbeat.changed() => return Inbound::Interrupted(ShardId::default()),
+            };
+            return received.map_or_else(|error| lost(&error), decode);
+        }
+    }
+}
+
+/// The bytes of a message; `None` for other pushes, such as the confirmation of a subscription.
+fn message(push: PushInfo) -> Option<Bytes> {
+    if push.kind != PushKind::Message {
+        return None;
+    }
+    push.data.into_iter().nth(1).and_then(into_bytes)
+}
+
+fn decode(replies: Bytes) -> Inbound {
+    wire::decode_replies(replies).map_or_else(|error| lost(&error), Inbound::Replies)
+}
+
+/// Replies that cannot be read are lost, as if the subscription had been broken.
+fn lost(error: &dyn Error) -> Inbound {
+    tracing::error!(%error, "replies lost");
+    Inbound::Interrupted(ShardId::default())
+}

@@ -1,0 +1,138 @@
+//! How claimed jobs leave the queue: settled with a reply, or handed back.
+
+use redis::{Cmd, Pipeline, RedisWrite, Value};
+use tokio::time::Instant;
+
+use super::{
+    held::HeldEntries,
+    keys,
+    large_reply::{LARGE, LargeReply},
+    queue::WorkerQueue,
+};
+use crate::{BrokerError, Delivery, Failure, Reply, Settlement, wire};
+
+/// About how many dead letters are kept.
+const DEAD_LETTERS: usize = 1000;
+
+/// Publishes replies and removes their jobs in one `MULTI`; how many replies reached no gateway.
+pub(super) async fn settle(
+    queue: &WorkerQueue,
+    held: &HeldEntries,
+    mut settlements: Vec<Settlement>,
+) -> Result<usize, BrokerError> {
+    if settlements.is_empty() {
+        return Ok(0);
+    }
+    settlements.sort_by_key(|settlement| settlement.gateway);
+    let entries: Vec<_> = settlements.iter().map(|settlement| settlement.entry).collect();
+    let mut commands = publish(queue, &settlements, Storage::Available);
+    queue.remove(&mut commands, &entries);
+    let answers = match queue.connections().run(commands.atomic()).await {
+        Err(BrokerError::Full) => {
+            // A full Redis refuses a whole `MULTI`, even one that frees memory. Outside of it nothing
+            // is stored, and replies go before the removal: at worst one is sent twice.
+            let mut commands = publish(queue, &settlements, Storage::Full);
+            queue.remove(&mut commands, &entries);
+            queue.connections().run(&commands).await?
+        }
+        answers => answers?,
+    };
+    held.release(&entries).await;
+    let undelivered = |(message, listeners): (&[Settlement], _)| match listeners {
+        Value::Int(0) => message.len(),
+        _ => 0,
+    };
+    Ok(messages(&settlements).zip(answers).map(undelivered).sum())
+}
+
+/// Adds copies of the jobs to the end of the queue, with what is left of their time to live, and
+/// removes the originals.
+pub(super) async fn hand_back(
+    queue: &WorkerQueue,
+    held: &HeldEntries,
+    deliveries: Vec<Delivery>,
+) -> Result<(), BrokerError> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let now = Instant::now();
+    let mut commands = Pipeline::new();
+    let mut entries = Vec::with_capacity(deliveries.len());
+    for Delivery { entry, mut job, deadline, .. } in deliveries {
+        job.ttl = deadline.saturating_duration_since(now);
+        let add = commands.cmd("XADD").arg(queue.stream(entry.priority)).arg("*");
+        add.arg(keys::JOB).arg(&wire::encode_job(&job)[..]);
+        entries.push(entry);
+    }
+    queue.remove(&mut commands, &entries);
+    queue.connections().run(commands.atomic()).await?;
+    held.release(&entries).await;
+    Ok(())
+}
+
+/// Whether Redis can store anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Storage {
+    Available,
+    Full,
+}
+
+/// The commands that publish replies, which are sorted by gateway. Where storage is available, large
+/// replies are stored for their gateway to fetch, and poison jobs are recorded as dead letters.
+fn publish(queue: &WorkerQueue, settlements: &[Settlement], storage: Storage) -> Pipeline {
+    let mut commands = Pipeline::new();
+    for message in messages(settlements) {
+        let replies = message.iter().map(|settlement| &settlement.reply);
+        let size = wire::replies_size_hint(replies.clone());
+        let channel = keys::replies(message[0].gateway);
+        if size > LARGE && storage == Storage::Available {
+            let large = LargeReply::new(queue.name(), size);
+            commands.add_command(large.store(replies)).ignore();
+            commands.publish(channel, large.note());
+            continue;
+        }
+        let mut publish = Cmd::with_capacity(3, size + 64);
+        publish.arg("PUBLISH").arg(channel);
+        wire::write_replies(&mut publish.bufmut_for_next_arg(size), replies);
+        commands.add_command(publish);
+    }
+    for settlement in settlements.iter().filter(|_| storage == Storage::Available) {
+        if let Some(message) = poison(&settlement.reply) {
+            commands.add_command(dead_letter(queue, settlement, message)).ignore();
+        }
+    }
+    commands
+}
+
+/// The command that records a job that killed its workers.
+fn dead_letter(queue: &WorkerQueue, settlement: &Settlement, message: &str) -> Cmd {
+    let Settlement { entry, gateway, reply } = settlement;
+    let mut add = redis::cmd("XADD");
+    add.arg(keys::dead(queue.name())).arg("MAXLEN").arg("~").arg(DEAD_LETTERS).arg("*");
+    add.arg("request").arg(reply.id.to_string());
+    add.arg("gateway").arg(gateway.to_string());
+    add.arg("attempt").arg(reply.attempt);
+    add.arg("digest").arg(format!("{:016x}", reply.digest));
+    add.arg("entry").arg(entry.to_string());
+    add.arg("message").arg(message);
+    add
+}
+
+/// The replies of a batch by message: each to one gateway and no larger than [`LARGE`], or a single
+/// larger reply.
+fn messages(settlements: &[Settlement]) -> impl Iterator<Item = &[Settlement]> {
+    let size = |settlement: &Settlement| wire::replies_size_hint([&settlement.reply].into_iter());
+    let mut before = 0;
+    settlements.chunk_by(move |one, next| {
+        before += size(one);
+        let together = one.gateway == next.gateway && before + size(next) <= LARGE;
+        before = if together { before } else { 0 };
+        together
+    })
+}
+
+/// The message of a reply to a job that killed its workers.
+fn poison(reply: &Reply) -> Option<&str> {
+    let error = reply.outcome.as_ref().err()?;
+    (error.failure == Failure::Poison).then_some(&error.message)
+}
