@@ -1,8 +1,8 @@
-//! What a request costs on its way through Redis and back, without HTTP and without a model.
+//! Measures the cost of a request through Redis and back, without HTTP and without a model.
 //!
 //! `cargo run --release -p batchfleet-broker --example throughput [seconds]`
 //!
-//! Closed loop: as many callers as are in flight, each submits and waits for its own answer; one
+//! Closed loop: each of the callers in flight submits a request and waits for its own reply; one
 //! worker claims batches of 32 and settles them with 64-byte results.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -78,7 +78,7 @@ async fn measure(payload: usize, in_flight: usize, length: Duration) -> Result<(
     Ok(())
 }
 
-/// The least a gateway needs: who waits for which answer.
+/// A minimal gateway: the callers by the request that they wait for.
 struct Gateway {
     id: GatewayId,
     queue: QueueName,
@@ -101,7 +101,7 @@ impl Gateway {
         Ok(Self { id, queue, inputs, producer, replies, waiting: Mutex::default() })
     }
 
-    /// Calls again and again; how often it was answered.
+    /// Submits one request after another; how many were answered.
     async fn call(self: Arc<Self>, until: Instant) -> Result<u32, Failed> {
         let mut answered = 0;
         while Instant::now() < until {
@@ -123,7 +123,7 @@ impl Gateway {
             self.producer.submit(&self.queue, &job).await?;
             let reply = timeout_at(until + Duration::from_secs(10), reply).await??;
             if reply.digest != job.digest {
-                return Err("an answer to another input".into());
+                return Err("a reply to another input".into());
             }
             answered += 1;
         }
@@ -151,7 +151,7 @@ fn tensor(data: Bytes) -> Tensor {
     Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data }
 }
 
-/// Claims and settles until all callers have gone; how many batches it had.
+/// Claims and settles until all callers have ended; how many batches it ran.
 async fn work(worker: WorkerRoles, until: Instant) -> Result<u32, BrokerError> {
     let outputs = vec![tensor(vec![0; 64].into())];
     let answer = |Delivery { entry, job, .. }| Settlement {
@@ -177,7 +177,7 @@ async fn work(worker: WorkerRoles, until: Instant) -> Result<u32, BrokerError> {
     }
 }
 
-/// Processor time of this process so far.
+/// CPU time of this process so far.
 fn client_cpu() -> Result<Duration, Failed> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let after_name = stat.rsplit(')').next().unwrap_or_default();
@@ -186,7 +186,7 @@ fn client_cpu() -> Result<Duration, Failed> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// Processor time of Redis so far.
+/// CPU time of Redis so far.
 async fn redis_cpu(mut admin: redis::aio::MultiplexedConnection) -> Result<Duration, Failed> {
     let info: String = redis::cmd("INFO").arg("cpu").query_async(&mut admin).await?;
     let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0").parse();

@@ -1,66 +1,66 @@
-//! How a worker chooses N and what came of it, for whoever wants to understand it.
+//! How a worker chooses N and which batches it ran, as it announces them.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What a worker knows, what it chose from that, and what it ran of late.
+/// What a worker measured, the N it chose from that, and its last batches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Batching {
-    /// N: the most rows it claims and runs together.
+    /// N, the most rows of a batch.
     pub n: u32,
     /// What decided N.
     pub bound: BatchBound,
-    /// What N was chosen from: rows enough to keep up with the load, and the most that keep the
-    /// latency target and bring more than latency.
+    /// The interval that N was chosen from: the fewest rows that keep up with the load, and the
+    /// most that keep the latency target and still bring throughput.
     pub interval: (u32, u32),
-    /// N if there were all the load it could take; [`capacity`](crate::Announcement::capacity) is of
-    /// batches of this size.
+    /// N under full load; [`capacity`](crate::Announcement::capacity) assumes batches of this size.
     pub full_load_n: u32,
-    /// The most rows that keep the latency target; `None` if not even one does.
+    /// The most rows that keep the latency target; `None` if a single row misses it.
     pub slo_n: Option<u32>,
-    /// Rows that batches must have to keep up with the load; below one if the fleet idles in
-    /// between, `None` while the load is unknown.
+    /// Rows per batch that keep up with the load; below 1 if the fleet is idle between batches,
+    /// `None` while the load is unknown.
     pub keep_up_rows: Option<f64>,
-    /// Whether the load is more than all workers can do within the latency target.
+    /// Whether the load exceeds the capacity of all workers within the latency target.
     pub overloaded: bool,
-    /// The latency target it goes by, in milliseconds.
+    /// The latency target, in milliseconds.
     pub slo_ms: f64,
-    /// What of that goes to neither waiting nor computing, in milliseconds.
+    /// The part of the latency target that is neither waiting nor computing, in milliseconds.
     pub overhead_ms: f64,
-    /// Workers on its queue, as it sees it.
+    /// Workers on the queue, as this worker knows.
     pub workers: u32,
-    /// Rows per second that arrive for all of them, as it sees it.
+    /// Rows per second that arrive in the queue, as this worker estimates.
     pub rows_per_second: Option<f64>,
-    /// The [epoch](crate::Target::epoch) of the published target it goes by; 0 for none.
+    /// The [epoch](crate::Target::epoch) of the published target that the worker follows; 0 for
+    /// none.
     pub epoch: u64,
-    /// L(b) as it is believed now: rows, and milliseconds, at the sizes that were measured.
+    /// L(b) as estimated now: rows and milliseconds, at the measured sizes.
     pub curve: Vec<(u32, f64)>,
-    /// Whether it runs only those sizes, and pads.
+    /// Whether the worker runs these sizes only, and pads.
     pub fixed_sizes: bool,
-    /// How much slower than at start batches are just now.
+    /// How much slower batches are now than at the start: a factor.
     pub gain: f64,
     /// The last batches, latest first.
     pub recent: Vec<RecentBatch>,
 }
 
 impl Batching {
-    /// L(b) as it is believed now: rows, and how long they take.
+    /// L(b) as estimated now: rows and time.
     pub fn profile(&self) -> Vec<(u32, Duration)> {
         self.curve.iter().map(|&(rows, ms)| (rows, milliseconds(ms))).collect()
     }
 
-    /// The latency target it goes by.
+    /// The latency target.
     pub fn slo(&self) -> Duration {
         milliseconds(self.slo_ms)
     }
 
-    /// What of that goes to neither waiting nor computing.
+    /// The part of the latency target that is neither waiting nor computing.
     pub fn overhead(&self) -> Duration {
         milliseconds(self.overhead_ms)
     }
 
-    /// N, where it does not follow from the load.
+    /// N, if it is fixed and does not follow the load.
     pub fn by_hand(&self) -> Option<u32> {
         matches!(self.bound, BatchBound::Fixed | BatchBound::Published | BatchBound::Memory)
             .then_some(self.n)
@@ -128,31 +128,31 @@ fn milliseconds(ms: f64) -> Duration {
 pub struct RecentBatch {
     /// Rows of requests in it.
     pub rows: u32,
-    /// Rows added to reach a size that the engine runs.
+    /// Rows of padding, added to reach a size that the engine runs.
     pub padding: u32,
-    /// N when it was formed.
+    /// N when the batch was formed.
     pub limit: u32,
     /// How long the model ran, in milliseconds.
     pub ms: f64,
-    /// Why it left when it did.
+    /// Why the batch was released: the [name](Release::name) of a [`Release`].
     pub release: String,
 }
 
-/// Why a batch left when it did.
+/// Why a batch was released to the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Release {
     /// No more rows fit.
     Full = 1,
-    /// Nobody else was waiting.
+    /// No other request was waiting.
     Drained = 2,
-    /// It had waited as long as it may for others.
+    /// It had waited for other requests as long as the linger setting allows.
     Linger = 3,
-    /// The others that were waiting are of another shape.
+    /// The other waiting requests have another shape.
     Shape = 4,
-    /// One request larger than N; it runs alone.
+    /// One request with more rows than N, which runs alone.
     Oversize = 5,
-    /// One request that was there when a worker died; it runs alone.
+    /// One request that was in the batch of a worker that died, which runs alone.
     Suspect = 6,
 }
 
@@ -161,7 +161,7 @@ impl Release {
     pub const ALL: [Self; 6] =
         [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Suspect];
 
-    /// The bounded `reason` label, and what people are told.
+    /// The bounded `reason` label of metrics, and the text in explanations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",

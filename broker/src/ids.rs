@@ -1,22 +1,23 @@
-//! Names of the things that travel.
+//! Ids of requests, programs, queues and entries.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Identifies one accepted request inside the fleet: 128 random bits, drawn by its gateway.
+/// One accepted request inside the fleet: 128 random bits, drawn by the gateway and never reused.
 ///
-/// The `id` a client sends is only echoed to it; clients repeat theirs, this one is never reused.
+/// The `id` that a client sends is only echoed, because clients may repeat it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u128);
 
 /// One boot of one gateway process: 128 random bits, which also name its reply channel.
 ///
-/// A restarted gateway gets a new one, so answers to its former life reach nobody.
+/// A restarted gateway gets a new id, so it does not receive replies to requests of its former
+/// boot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GatewayId(pub u128);
 
-/// One consumer: one boot of one worker process reading one queue; 128 random bits.
+/// One boot of one worker process on one queue: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub u128);
 
@@ -49,14 +50,14 @@ random_id!(RequestId, GatewayId, WorkerId);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
-/// How a request ranks among those that wait. Workers fill their batches from all classes, most
-/// from the highest; within a class the oldest comes first.
+/// The class of a request. Workers fill their batches from all classes, mostly from the highest;
+/// within a class the oldest request comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Priority {
     /// Refused last, served first.
     Critical = 0,
-    /// What a request is that says nothing.
+    /// The class of a request that names none.
     #[default]
     Default = 1,
     /// Refused first, served last, but served.
@@ -67,7 +68,7 @@ impl Priority {
     /// Every class, highest first, in the order of its wire code.
     pub const ALL: [Self; 3] = [Self::Critical, Self::Default, Self::Sheddable];
 
-    /// Its name, in keys, headers and metrics.
+    /// The name in keys, headers and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Critical => "critical",
@@ -76,7 +77,7 @@ impl Priority {
         }
     }
 
-    /// The code on the wire, and the place in an array by class.
+    /// The code on the wire, and the index in an array by class.
     pub const fn code(self) -> u8 {
         self as u8
     }
@@ -93,15 +94,15 @@ impl fmt::Display for Priority {
     }
 }
 
-/// The place of a job in its queue: which of the queue's streams, and the id in it,
-/// `milliseconds-sequence` of the broker's clock at submission.
+/// A job's entry in its queue: the class, which has a stream of its own, and the id in that stream,
+/// `milliseconds-sequence`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId {
-    /// The job's class; each has a stream of its own.
+    /// The job's class.
     pub priority: Priority,
     /// The broker's clock when the job was added, in milliseconds.
     pub milliseconds: u64,
-    /// Tells apart what was added in the same millisecond.
+    /// Distinguishes entries of the same millisecond.
     pub sequence: u64,
 }
 
@@ -111,7 +112,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// A model and its version: what one queue serves. Written `model:version`.
+/// The queue of one version of a model. Written `model:version`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct QueueName {
     /// The model's name: 1 to 128 characters of `[A-Za-z0-9._-]`.

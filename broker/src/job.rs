@@ -1,109 +1,102 @@
-//! A request on its way through the queue, and its answer on the way back.
+//! Jobs in the queue, and replies to them.
 
 use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor, TraceContext, wire};
+use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor, TraceContext};
 
-/// One accepted request as it stands in the queue.
+/// One accepted request, as it is in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// The fleet's own id of the request.
+    /// The id of the request inside the fleet.
     pub id: RequestId,
-    /// The gateway boot that owns the request and wants the answer.
+    /// The gateway boot that owns the request and receives the reply.
     pub gateway: GatewayId,
-    /// How often the gateway has submitted it before: 0 the first time.
+    /// How often the gateway has submitted the request before; 0 the first time.
     pub attempt: u8,
-    /// Its class, which decides the stream it stands in.
+    /// The class, which decides the stream.
     pub priority: Priority,
-    /// Time to live, counted by the broker's clock from the moment it is added. Millisecond
-    /// precision on the wire.
+    /// Time to live, by the broker's clock from the moment the job is added. In milliseconds on the
+    /// wire.
     pub ttl: Duration,
-    /// How many rows of the batch it takes: the first dimension of its inputs, or 1 for a model
-    /// that does not batch.
+    /// Rows of the batch: the first dimension of the inputs, or 1 for a model that does not batch.
     pub rows: u32,
-    /// [`wire::digest`] of the inputs; the worker sends it back, so that the
-    /// gateway can prove that an answer belongs to the very input it holds.
+    /// [`wire::digest`](crate::wire::digest) of the inputs. The worker returns it, so that the
+    /// gateway can check that a reply was computed from the inputs it holds.
     pub digest: u64,
     /// Inputs, in the model's order.
     pub inputs: Vec<Tensor>,
-    /// Names of the wanted outputs; empty means all of them.
+    /// Names of the wanted outputs; empty for all.
     pub outputs: Vec<String>,
-    /// The gateway's span of it, if it is traced.
+    /// The gateway's span, if the request is traced.
     pub trace: Option<TraceContext>,
 }
 
-impl Job {
-    /// About how many bytes it takes in the queue.
-    pub fn size(&self) -> usize {
-        wire::job_size_hint(self)
-    }
-}
-
-/// A claimed job: held by one worker, which owes it a [`Settlement`](crate::Settlement).
+/// A claimed job: held by one worker, which must [settle](crate::Settlement) it or hand it back.
 ///
-/// Not `Clone`: what is owed exists once.
+/// Not `Clone`, so that each is settled once.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Its place in the queue, which settling removes.
+    /// The entry in the queue, which settling removes.
     pub entry: EntryId,
-    /// The request.
+    /// The job.
     pub job: Job,
-    /// How often it was claimed, this time included: 1 unless a worker died over it, or held it for
-    /// too long.
+    /// How often the job was claimed, this time included: 1 unless a worker died while it held the
+    /// job, or exceeded the lease.
     pub deliveries: u32,
-    /// How long it stood in the queue, by the broker's clock.
+    /// How long the job waited in the queue, by the broker's clock.
     pub waited: Duration,
-    /// When it was claimed, by this process's clock.
+    /// When the job was claimed, by this process's clock.
     pub claimed_at: Instant,
-    /// When it expires, by this process's clock: nothing may start after it.
+    /// When the job expires, by this process's clock: it may not start later.
     pub deadline: Instant,
-    /// Whether its gateway listened when it was claimed, as far as is known. If not, the gateway is
-    /// gone, or will ask again as soon as it listens: to run it would be in vain.
+    /// Whether the gateway was subscribed to its reply channel at the claim, as far as is known. An
+    /// unsubscribed gateway is gone, or submits the job again once it is subscribed, so the job
+    /// need not run.
     pub awaited: bool,
 }
 
 impl Delivery {
-    /// How long ago it was added to the queue.
+    /// The time since the job was added to the queue.
     pub fn age(&self) -> Duration {
         self.waited + self.claimed_at.elapsed()
     }
 }
 
-/// Where a request's time went, and the batch it travelled in.
+/// Where the time of a request went, and its batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// From being added to the queue until a worker claimed it.
+    /// From the queue to the claim.
     pub queue: Duration,
-    /// From being claimed until its batch began.
+    /// From the claim to the start of the batch.
     pub batch_wait: Duration,
-    /// Joining the batch's inputs.
+    /// Joining the inputs of the batch.
     pub compute_input: Duration,
-    /// The run of the model.
+    /// Running the model.
     pub compute_infer: Duration,
-    /// Splitting the batch's outputs.
+    /// Splitting the outputs of the batch.
     pub compute_output: Duration,
-    /// Rows of the batch it travelled in, padding not counted.
+    /// Rows of the batch without padding.
     pub batch_rows: u32,
-    /// Rows added to the batch to reach a warmed size.
+    /// Rows of padding in the batch.
     pub padded_rows: u32,
-    /// Why the batch left when it did; `None` if the request never ran.
+    /// Why the batch was released; `None` if the request never ran.
     pub release: Option<Release>,
 }
 
-/// The answer to one job.
+/// The reply to one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The request it answers.
+    /// The request.
     pub id: RequestId,
-    /// The attempt it answers.
+    /// The attempt.
     pub attempt: u8,
-    /// The digest of the inputs it was computed from.
+    /// The digest of the inputs from which it was computed.
     pub digest: u64,
-    /// Where the time went.
+    /// Where the time of the request went.
     pub timing: Timing,
-    /// The outputs asked for, in the model's order, or why there are none.
+    /// The wanted outputs in the model's order, or why there are none.
     pub outcome: Result<Vec<Tensor>, ReplyError>,
 }
 
@@ -112,7 +105,7 @@ pub struct Reply {
 pub struct ReplyError {
     /// The kind of failure.
     pub failure: Failure,
-    /// What the caller may read; no paths, no addresses.
+    /// The text for the caller, without paths and addresses.
     pub message: String,
 }
 
@@ -120,15 +113,16 @@ pub struct ReplyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Failure {
-    /// The input does not fit the model; only the model could tell.
+    /// The input does not fit the model, which only the model could find out.
     BadInput = 1,
-    /// The model failed on it.
+    /// The model failed.
     Model = 2,
-    /// It was claimed after its deadline.
+    /// The job was claimed after its deadline.
     Expired = 3,
-    /// It killed its worker too often.
+    /// The job killed too many workers.
     Poison = 4,
-    /// Nobody listened for its answer, so it did not run. A gateway that hears it sends it again.
+    /// The gateway was unsubscribed, so the job did not run. A gateway that receives this submits
+    /// the job again.
     Unawaited = 5,
 }
 

@@ -1,10 +1,10 @@
-//! What travels between gateways and workers, and how.
+//! The jobs and replies between gateways and workers, and the brokers that transport them.
 //!
 //! A gateway submits [`Job`]s to the queue of a model ([`Producer`]) and receives [`Reply`]s
 //! ([`Replies`]). A worker of a queue claims batches of [`Delivery`]s ([`Claims`]) and settles each
-//! with a reply ([`Consumer`]). Metrics, the model catalogue and the controller read ([`Observer`]),
-//! and the controller publishes N ([`Controller`]). The roles exist twice, over Redis ([`redis`])
-//! and inside one process ([`memory`]); one contract suite runs on both.
+//! with a reply ([`Consumer`]). Metrics, the model catalogue and the controller read
+//! ([`Observer`]), and the controller publishes N ([`Controller`]). The roles exist twice, over
+//! Redis ([`redis`]) and inside one process ([`memory`]); one contract suite runs on both.
 
 pub mod batching;
 pub mod ids;

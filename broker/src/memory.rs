@@ -1,5 +1,5 @@
-//! The roles inside one process: for the standalone program, and for tests of everything that
-//! stands on a broker. Jobs and replies are handed over as they are; nothing is encoded.
+//! The roles inside one process: for the program `batchfleet`, and for tests of everything that
+//! uses a broker. Jobs and replies are moved, not encoded.
 
 mod queue;
 
@@ -29,7 +29,7 @@ pub struct MemoryBroker {
 }
 
 impl MemoryBroker {
-    /// A broker each of whose queues refuses more than `max_waiting` unclaimed jobs.
+    /// A broker whose queues hold at most `max_waiting` unclaimed jobs each.
     pub fn new(max_waiting: usize) -> Self {
         let shared = Arc::new(Shared {
             max_waiting,
@@ -44,8 +44,7 @@ impl MemoryBroker {
         Self { shared, lease: LEASE }
     }
 
-    /// The same broker, whose consumers reclaim what was held for longer than `lease` instead of
-    /// [`LEASE`].
+    /// The same broker with another lease than [`LEASE`].
     #[must_use]
     pub fn with_lease(self, lease: Duration) -> Self {
         Self { lease, ..self }
@@ -54,11 +53,11 @@ impl MemoryBroker {
 
 struct Shared {
     max_waiting: usize,
-    /// Zero of the clock that entry ids count.
+    /// When the clock of entry ids began.
     started: Instant,
     queues: Mutex<HashMap<QueueName, Arc<Queue>>>,
     gateways: Mutex<HashMap<GatewayId, mpsc::UnboundedSender<Vec<Reply>>>>,
-    workers: Mutex<HashMap<WorkerId, Presence>>,
+    workers: Mutex<HashMap<WorkerId, LastRenewal>>,
     targets: Mutex<HashMap<QueueName, watch::Sender<Option<Target>>>>,
     traffic: Mutex<HashMap<GatewayId, (Instant, Vec<Traffic>)>>,
     promises: Mutex<HashMap<QueueName, (Instant, Announcement)>>,
@@ -67,27 +66,27 @@ struct Shared {
 impl Shared {
     fn queue(&self, name: &QueueName) -> Arc<Queue> {
         let mut queues = self.queues.lock();
-        // No `entry`: it would clone the name for every job.
+        // Not `entry`, which would clone the name for every job.
         if let Some(queue) = queues.get(name) {
             return Arc::clone(queue);
         }
         Arc::clone(queues.entry(name.clone()).or_default())
     }
 
-    /// What is published for a queue.
+    /// The target of a queue.
     fn target(&self, queue: &QueueName) -> watch::Sender<Option<Target>> {
         self.targets.lock().entry(queue.clone()).or_default().clone()
     }
 
-    /// Notes whose replies would find their gateway.
-    fn ask_who_listens(&self, deliveries: &mut [Delivery]) {
+    /// Sets for each delivery whether its gateway receives replies.
+    fn set_awaited(&self, deliveries: &mut [Delivery]) {
         let gateways = self.gateways.lock();
         for Delivery { job, awaited, .. } in deliveries {
             *awaited = gateways.get(&job.gateway).is_some_and(|channel| !channel.is_closed());
         }
     }
 
-    /// Hands a batch's replies to one gateway; how many of them found nobody.
+    /// Sends replies to one gateway; how many of them it did not receive.
     fn reply(&self, gateway: GatewayId, replies: Vec<Reply>) -> usize {
         let count = replies.len();
         match self.gateways.lock().get(&gateway) {
@@ -97,14 +96,14 @@ impl Shared {
     }
 }
 
-/// What a worker last said, and when. `retired`: it said goodbye.
-struct Presence {
+/// The last announcement of a worker, when it was, and whether the worker retired.
+struct LastRenewal {
     announcement: Announcement,
     seen: Instant,
     retired: bool,
 }
 
-impl Presence {
+impl LastRenewal {
     fn live(&self) -> bool {
         !self.retired && self.seen.elapsed() < LIVENESS
     }
@@ -229,7 +228,7 @@ impl Claims for MemoryClaims {
         loop {
             let filled = self.queue.filled.notified();
             let mut deliveries = self.queue.claim(self.worker, limit);
-            self.shared.ask_who_listens(&mut deliveries);
+            self.shared.set_awaited(&mut deliveries);
             if !deliveries.is_empty() || timeout_at(until, filled).await.is_err() {
                 return Ok(deliveries);
             }
@@ -249,9 +248,9 @@ impl Consumer for MemoryConsumer {
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         let workers = self.shared.workers.lock();
         let dead =
-            |worker| worker != self.worker && !workers.get(&worker).is_some_and(Presence::live);
+            |worker| worker != self.worker && !workers.get(&worker).is_some_and(LastRenewal::live);
         let mut deliveries = self.queue.reclaim(self.worker, limit, self.lease, dead);
-        self.shared.ask_who_listens(&mut deliveries);
+        self.shared.set_awaited(&mut deliveries);
         Ok(deliveries)
     }
 
@@ -276,14 +275,14 @@ impl Consumer for MemoryConsumer {
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let announcement = announcement.clone();
-        let presence = Presence { announcement, seen: Instant::now(), retired: false };
-        self.shared.workers.lock().insert(self.worker, presence);
+        let renewal = LastRenewal { announcement, seen: Instant::now(), retired: false };
+        self.shared.workers.lock().insert(self.worker, renewal);
         Ok(())
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {
-        if let Some(presence) = self.shared.workers.lock().get_mut(&self.worker) {
-            presence.retired = true;
+        if let Some(renewal) = self.shared.workers.lock().get_mut(&self.worker) {
+            renewal.retired = true;
         }
         Ok(())
     }
@@ -298,10 +297,10 @@ struct MemoryTarget {
 #[async_trait]
 impl TargetSubscription for MemoryTarget {
     async fn guidance(&mut self) -> Result<Guidance, BrokerError> {
-        // The sender lives as long as the broker; a second without news is no failure.
+        // The sender lives as long as the broker, and a second without a new target is no failure.
         drop(timeout(GUIDANCE_WAIT, self.target.changed()).await);
         let target = *self.target.borrow_and_update();
-        let serves = |presence: &&Presence| presence.live() && presence.serves(&self.queue);
+        let serves = |renewal: &&LastRenewal| renewal.live() && renewal.serves(&self.queue);
         let workers = self.shared.workers.lock().values().filter(serves).count();
         Ok(Guidance { workers: Some(workers), target })
     }
@@ -313,10 +312,10 @@ struct MemoryObserver(Arc<Shared>);
 impl Observer for MemoryObserver {
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
         let mut workers = self.0.workers.lock();
-        workers.retain(|_, presence| presence.seen.elapsed() < REMEMBERED);
-        let observe = |presence: &Presence| ObservedWorker {
-            announcement: presence.announcement.clone(),
-            live: presence.live(),
+        workers.retain(|_, renewal| renewal.seen.elapsed() < REMEMBERED);
+        let observe = |renewal: &LastRenewal| ObservedWorker {
+            announcement: renewal.announcement.clone(),
+            live: renewal.live(),
         };
         let mut promises = self.0.promises.lock();
         promises.retain(|_, (made, _)| made.elapsed() < REMEMBERED);
@@ -331,7 +330,7 @@ impl Observer for MemoryObserver {
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
-        // Looking must not make a queue: names come from outside.
+        // Must not create a queue: names come from outside.
         let queue = self.0.queues.lock().get(queue).cloned();
         Ok(queue.map_or_else(Backlog::default, |queue| queue.backlog()))
     }
@@ -377,7 +376,7 @@ impl Controller for MemoryController {
     }
 
     async fn forget(&self, _: &QueueName, _: Duration) -> Result<usize, BrokerError> {
-        // Nothing is noted of those who hold nothing.
+        // This broker keeps no names of workers that hold nothing.
         Ok(0)
     }
 }

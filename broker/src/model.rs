@@ -1,4 +1,4 @@
-//! What workers tell about the models they serve; gateways learn models and shapes from it.
+//! Models, and what workers announce about them; gateways learn models and shapes from it.
 
 use std::num::NonZeroU32;
 
@@ -9,15 +9,15 @@ use crate::{Batching, Datatype, QueueName, WorkerId};
 /// One input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorSpec {
-    /// Its name in the model.
+    /// The name in the model.
     pub name: String,
-    /// Its element type.
+    /// The element type.
     pub datatype: Datatype,
-    /// Its dimensions, the batch dimension included; -1 where any size will do.
+    /// The dimensions with the batch dimension; -1 where the model takes any size.
     pub shape: Vec<i64>,
 }
 
-/// One version of a model: what a gateway must know to check a request against it.
+/// One version of a model, as a gateway needs it to check requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSpec {
     /// Model and version.

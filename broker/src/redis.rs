@@ -84,13 +84,14 @@ impl RedisBroker {
     /// Connects to the Redis at `address`: a URL such as `redis://user:password@host:6379/0`, or
     /// more.
     ///
-    /// Waits until Redis answers. Once connected, the broker reconnects by itself, however long that
-    /// takes; meanwhile its roles return [`BrokerError::Unreachable`]. Call it on the process's main
-    /// runtime, whose tasks keep the connections.
+    /// Waits until Redis answers. Once connected, the broker reconnects by itself, however long
+    /// that takes; meanwhile its roles return [`BrokerError::Unreachable`]. Call it on the
+    /// process's main runtime, whose tasks keep the connections.
     ///
     /// # Errors
-    /// [`BrokerError::Misconfigured`] if `address` is invalid, if one side does not trust the other's
-    /// certificate, if Redis is a cluster, or if it would evict jobs when its memory is full.
+    /// [`BrokerError::Misconfigured`] if `address` is invalid, if one side does not trust the
+    /// certificate of the other, if Redis is a cluster, or if it would evict jobs when its memory
+    /// is full.
     pub async fn connect(address: impl Into<RedisAddress>) -> Result<Self, BrokerError> {
         let locator = Arc::new(Locator::new(address.into())?);
         let mut warned = false;

@@ -85,7 +85,7 @@ pub trait Broker: Send + Sync {
 pub struct GatewayRoles {
     /// Submits jobs.
     pub producer: Arc<dyn Producer>,
-    /// Receives their replies. While it lives, workers count on this gateway to listen.
+    /// Receives their replies. Workers run jobs of this gateway as long as this is not dropped.
     pub replies: Box<dyn Replies>,
 }
 
@@ -104,11 +104,11 @@ pub struct WorkerRoles {
 pub trait Producer: Send + Sync {
     /// Adds a job to the end of a queue.
     ///
-    /// After [`BrokerError::Unreachable`] the job may stand in the queue all the same.
+    /// After [`BrokerError::Unreachable`] the job may be in the queue all the same.
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError>;
 
-    /// Adds several jobs in this order, cheaper than one by one; tells of each what
-    /// [`Producer::submit`] would.
+    /// Adds several jobs in this order, in one round trip; returns for each the result of
+    /// [`Producer::submit`].
     async fn submit_all(&self, jobs: &[(&QueueName, &Job)]) -> Vec<Result<EntryId, BrokerError>> {
         let mut outcomes = Vec::with_capacity(jobs.len());
         for (queue, job) in jobs {
@@ -117,7 +117,7 @@ pub trait Producer: Send + Sync {
         outcomes
     }
 
-    /// Takes a job that nobody waits for out of its queue, if no worker has claimed it yet.
+    /// Removes a job from its queue if no worker has claimed it yet; for a caller that gave up.
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError>;
 
     /// Which of these jobs are still in the queue, claimed or not; the others were answered or
@@ -128,7 +128,7 @@ pub trait Producer: Send + Sync {
         entries: &[EntryId],
     ) -> Result<Vec<bool>, BrokerError>;
 
-    /// Says what this gateway has counted, in place of what it said last; called about once a
+    /// Publishes the traffic of this gateway in place of its last report; called about once a
     /// second.
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError>;
 
@@ -144,12 +144,12 @@ pub trait Replies: Send {
     async fn receive(&mut self) -> Inbound;
 }
 
-/// What reaches a gateway.
+/// What a gateway receives.
 #[derive(Debug)]
 pub enum Inbound {
-    /// Answers, at most one batch's worth.
+    /// Replies, at most those of one batch.
     Replies(Vec<Reply>),
-    /// Jobs of this shard, or answers to them, may be lost: the subscription was broken and is open
+    /// Jobs of this shard, or replies to them, may be lost: the subscription was broken and is open
     /// again, or the shard lost its data, or another server took its place.
     Interrupted(ShardId),
 }
@@ -157,12 +157,12 @@ pub enum Inbound {
 /// Claims the jobs of one queue.
 #[async_trait]
 pub trait Claims: Send {
-    /// Claims `limit` jobs or however many there are; waits up to a second for the first, and
-    /// returns nothing when none came.
+    /// Claims up to `limit` jobs. If no job waits, waits up to a second for the first, and returns
+    /// none after that.
     ///
-    /// Where several classes wait, they share `limit` by their weights, 8 : 4 : 1, each gets at
-    /// least one place if there are enough, and what one leaves free goes to the others. The
-    /// highest class comes first, within a class the oldest.
+    /// Where jobs of several classes wait, the classes share `limit` by their weights, 8 : 4 : 1;
+    /// each gets at least one place if there are enough, and places that a class leaves free go to
+    /// the others. The highest class comes first, within a class the oldest job.
     ///
     /// Not cancel safe: jobs that a dropped claim took are held until a later claim finds them.
     async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
@@ -171,34 +171,33 @@ pub trait Claims: Send {
 /// What a worker does with claimed jobs, and how it shows that it lives.
 #[async_trait]
 pub trait Consumer: Send + Sync {
-    /// Claims up to `limit` jobs that a dead worker holds, or that anybody has held unsettled for
-    /// longer than the [lease](LEASE); the oldest first, none that is held for less than half a
-    /// second. Returns at once; called about once a second.
+    /// Claims up to `limit` jobs that a dead worker holds, or that any worker has held unsettled
+    /// for longer than the [lease](LEASE); the oldest first, and no job that was claimed less than
+    /// half a second ago. Returns at once; called about once a second.
     ///
-    /// Returns nothing for a few seconds after the broker came back or lost its data: living
-    /// workers may not have said yet that they live.
+    /// Returns none during the liveness grace period: for [`LIVENESS`] after the broker came back
+    /// or lost its data, living workers may not have renewed their announcements yet.
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
 
-    /// Which of these gateways live and wait for answers. In doubt they do: when the broker came
-    /// back or lost its data a moment ago.
+    /// Which of these gateways live; all of them during the liveness grace period.
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError>;
 
-    /// Sends replies and removes their jobs from the queue, all or nothing; only a full broker may
-    /// have heard a reply that comes once more after an error. Returns how many
-    /// replies found no gateway listening. A reply that says [`Failure::Poison`] is also recorded
-    /// where the broker can keep it.
+    /// Publishes replies and removes their jobs from the queue. Atomic, except when the broker is
+    /// out of memory: a retry may then deliver a reply twice. Returns the number of replies whose
+    /// gateway was not subscribed. A reply with [`Failure::Poison`] is also recorded as a dead
+    /// letter, where the broker can store it.
     ///
     /// [`Failure::Poison`]: crate::Failure::Poison
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError>;
 
-    /// Gives claimed jobs back, unanswered, for another worker.
+    /// Returns claimed jobs to the queue, for another worker.
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError>;
 
-    /// Says that this worker is alive and serves `announcement.model`; good for the liveness
-    /// period, so called about once a second.
+    /// Renews the announcement of this worker, and that it lives, for [`LIVENESS`]; called about
+    /// once a second.
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError>;
 
-    /// Says that this worker claims no more, so that nobody counts on it.
+    /// Marks this worker as dead: it claims no more.
     async fn retire(&self) -> Result<(), BrokerError>;
 }
 
@@ -210,18 +209,18 @@ pub trait TargetSubscription: Send {
     async fn guidance(&mut self) -> Result<Guidance, BrokerError>;
 }
 
-/// A job's reply, and where it goes.
+/// A job's reply and its destination.
 #[derive(Debug)]
 pub struct Settlement {
-    /// The job's place in the queue.
+    /// The job's entry in the queue.
     pub entry: EntryId,
-    /// The gateway that asked.
+    /// The gateway that submitted the job.
     pub gateway: GatewayId,
-    /// The answer.
+    /// The reply.
     pub reply: Reply,
 }
 
-/// What stands in one queue.
+/// The state of one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Jobs that no worker has claimed, by class, highest first.
@@ -230,8 +229,8 @@ pub struct Backlog {
     pub in_flight: u64,
     /// How long the oldest waiting job has waited.
     pub oldest_age: Duration,
-    /// Jobs ever added, those handed back once more; starts anew when the broker lost its data. What
-    /// left the queue is `added - depth() - in_flight`.
+    /// Jobs ever added, those handed back once more; starts anew when the broker lost its data.
+    /// What left the queue is `added - depth() - in_flight`.
     pub added: u64,
 }
 
@@ -251,31 +250,31 @@ pub struct ShardMemory {
     pub used: f64,
 }
 
-/// Looks at queues and workers without touching them.
+/// Reads the state of queues and workers.
 #[async_trait]
 pub trait Observer: Send + Sync {
     /// All workers and [promises](Controller::promise) of the last hour.
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError>;
 
-    /// What stands in a queue.
+    /// The state of a queue; empty if there is no such queue.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
 
-    /// How many jobs each worker of a queue has claimed and not settled, by its name; those that
-    /// hold none are there as well, or not.
+    /// How many jobs each worker of a queue holds: claimed and not settled. Workers that hold none
+    /// may be missing.
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError>;
 
-    /// What gateways have counted, those that fell silent a while ago included.
+    /// The traffic reports of the last minute, those of gateways that are gone included.
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError>;
 
-    /// How full the memory of each shard is; without those that have no limit, or may not be asked.
+    /// How full the memory of each shard is; without shards that have no limit or do not report it.
     async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError>;
 }
 
-/// Tells workers what to go by.
+/// What a controller publishes.
 #[async_trait]
 pub trait Controller: Send + Sync {
-    /// Publishes a wish for all workers of a queue, in place of the last one; those that come later
-    /// find it as well. Returns its epoch, by which one can tell who goes by it.
+    /// Publishes a target for all workers of a queue, present and future, in place of the last one.
+    /// Returns its epoch, which workers announce once they follow it.
     async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError>;
 
     /// Promises that a worker will start and announce about what is `expected` when a request for
@@ -283,13 +282,13 @@ pub trait Controller: Send + Sync {
     /// renewed while it is true.
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError>;
 
-    /// Forgets the names of workers that have held nothing and claimed nothing for so long; returns
-    /// how many. Only those who are gone are so silent.
+    /// Deletes the names of workers that have held nothing and claimed nothing for `silent`;
+    /// returns how many. A living worker claims every second.
     async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError>;
 }
 
 /// How long a worker counts as alive after it renewed its announcement, and a gateway after its
-/// last sign of life.
+/// last heartbeat.
 pub const LIVENESS: Duration = Duration::from_secs(3);
 
 /// How long a [promise](Controller::promise) holds.
@@ -298,18 +297,18 @@ pub const PROMISED: Duration = Duration::from_secs(15);
 /// How long a worker may hold a job before others may reclaim it, alive or not.
 pub const LEASE: Duration = Duration::from_secs(30);
 
-/// How long a job is left alone after it was claimed, even if its worker seems dead.
+/// How long after its claim a job may not be reclaimed, even if its worker seems dead.
 pub(crate) const RECLAIM_AFTER: Duration = Duration::from_millis(500);
 
-/// How long a claim waits for its first job. Redis hands what comes meanwhile to whoever waits,
-/// frozen or not, so the wait is short.
+/// How long a claim waits for its first job. Short, because Redis also gives jobs to the blocked
+/// read of a worker that hangs.
 pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a worker goes by what it was told, unless it hears that there is something new.
+/// How often a worker reads its target when no new one is announced.
 pub(crate) const GUIDANCE_WAIT: Duration = Duration::from_secs(1);
 
-/// How long what a gateway counted is remembered after it said so for the last time.
+/// How long a traffic report is kept.
 pub(crate) const COUNTED: Duration = Duration::from_mins(1);
 
-/// How long a worker's announcement is remembered after its last renewal.
+/// How long a worker's announcement is kept after its last renewal.
 pub const REMEMBERED: Duration = Duration::from_hours(1);

@@ -1,15 +1,15 @@
-//! How the classes of a queue share one claim.
+//! How the classes of a queue share the places of one claim.
 
 use crate::Priority;
 
-/// Places per class of every 13 where all classes wait.
+/// Places of each class out of 13, if jobs wait in all of them.
 const WEIGHTS: [usize; Priority::ALL.len()] = [8, 4, 1];
 
 /// How many of `limit` places each class gets, by the number of jobs that wait in each.
 ///
-/// By weight, but at least one where something waits, and never more than waits: what a class
-/// leaves free goes to the others. Where there are not enough places for one each, `turn`, which
-/// counts claims, decides whose is first, by weight as well: nobody starves.
+/// By weight, but at least one where jobs wait, and never more than wait: places that a class
+/// leaves free go to the others. Where there are too few places for one each, `turn`, which counts
+/// claims, decides which class comes first, by weight as well, so that no class starves.
 pub(crate) fn share(
     limit: usize,
     waiting: [usize; Priority::ALL.len()],
@@ -23,7 +23,7 @@ pub(crate) fn share(
             left -= 1;
         }
     }
-    // Place by place to the class that is furthest below its weight; the highest wins a draw.
+    // Each place goes to the class that is furthest below its weight; in a tie to the highest.
     for _ in 0..left {
         let hungry = (0..WEIGHTS.len()).filter(|&class| shares[class] < waiting[class]);
         let next = hungry.reduce(|best, class| {
@@ -36,7 +36,7 @@ pub(crate) fn share(
     shares
 }
 
-/// The class whose turn it is: each comes as often as it weighs, well mixed.
+/// The class of this turn: each comes as often as its weight, evenly spread.
 fn first(turn: usize) -> usize {
     match (turn % 13) * 5 % 13 {
         0..8 => 0,
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_share_by_weight_and_none_is_left_out() {
+    fn classes_share_by_weight_and_each_gets_a_place() {
         const MANY: usize = 1000;
         for (limit, waiting, shares) in [
             (13, [MANY; 3], [8, 4, 1]),
@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_place_is_wasted_and_nobody_gets_more_than_waits(
+        fn no_place_is_wasted_and_no_class_gets_more_than_wait(
             limit in 0_usize..100,
             waiting: [u8; 3],
             turn: usize,

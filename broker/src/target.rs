@@ -1,43 +1,43 @@
-//! What workers are told about N from outside.
+//! The target that a controller publishes: how workers choose N.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What is published for the workers of one queue. Each clamps it to what it has measured.
+/// The published target of one queue. Each worker clamps it to the sizes it has measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
-    /// When it was published, in microseconds of the broker's clock: of two, the higher one holds,
-    /// also after the broker lost its data.
+    /// When it was published, in microseconds of the broker's clock. The higher epoch holds, also
+    /// after the broker lost its data.
     pub epoch: u64,
-    /// What is wanted.
+    /// The target itself.
     #[serde(flatten)]
     pub wish: Wish,
 }
 
-/// What somebody wants of the workers of one queue.
+/// How the workers of one queue shall choose N.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wish {
-    /// How N is chosen.
+    /// N, or how it is chosen.
     pub batch: BatchWish,
-    /// The latency target from which N follows, in milliseconds; `None` for each worker's own.
+    /// The latency target in milliseconds; `None` for the setting of each worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo_ms: Option<f64>,
 }
 
 impl Wish {
-    /// The latency target, if it is one.
+    /// The latency target, if it is valid.
     pub fn slo(&self) -> Option<Duration> {
         let seconds = self.slo_ms.filter(|ms| *ms > 0.0)? / 1e3;
         Duration::try_from_secs_f64(seconds).ok()
     }
 }
 
-/// How somebody wants N to be chosen.
+/// How N shall be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchWish {
-    /// As each worker was started.
+    /// By the setting of each worker.
     #[default]
     Own,
     /// From measured batch times and the latency target.
@@ -46,11 +46,11 @@ pub enum BatchWish {
     Rows(u32),
 }
 
-/// What a worker goes by when it chooses N, beside what it measures itself.
+/// What a worker reads about its queue to choose N.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Guidance {
-    /// How many workers live on its queue, itself included; `None` while nobody can tell.
+    /// Living workers of the queue, this one included; `None` during the liveness grace period.
     pub workers: Option<usize>,
-    /// What was published for them, if anything was.
+    /// The published target, if there is one.
     pub target: Option<Target>,
 }

@@ -1,4 +1,4 @@
-//! A tensor as it travels: bytes exactly as the client sent them, never re-encoded.
+//! Tensors: the bytes exactly as the client sent them, never re-encoded.
 
 use std::{fmt, str::FromStr};
 
@@ -107,7 +107,7 @@ impl fmt::Display for Datatype {
     }
 }
 
-/// A name that is no datatype of the protocol.
+/// The name is no datatype of the protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown datatype {0:?}")]
 pub struct UnknownDatatype(pub String);
@@ -126,7 +126,7 @@ impl FromStr for Datatype {
 /// One named input or output: little-endian, row-major bytes. Cloning shares the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// The model's name for it.
+    /// The name in the model.
     pub name: String,
     /// Element type.
     pub datatype: Datatype,

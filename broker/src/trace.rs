@@ -1,29 +1,28 @@
-//! Whose trace a request belongs to, as [W3C Trace Context](https://www.w3.org/TR/trace-context/)
-//! names it.
+//! The trace of a request, as in [W3C Trace Context](https://www.w3.org/TR/trace-context/).
 
 use std::fmt;
 
-/// A span of a trace that is recorded: what is done for a request is recorded as its children.
+/// A span of a recorded trace; the work for a request is recorded as its children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     /// The trace; not 0.
     pub trace: u128,
-    /// The span in it; not 0.
+    /// The span in the trace; not 0.
     pub span: u64,
 }
 
-/// What a caller says of its trace.
+/// The `traceparent` of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     /// The caller's own span.
     pub context: TraceContext,
-    /// Whether the caller records it.
+    /// Whether the caller records the trace.
     pub sampled: bool,
 }
 
 impl TraceParent {
-    /// The value of a `traceparent` header; `None` if it is not what the recommendation demands,
-    /// which then is to be taken for none. Of a later version what version 0 has is read.
+    /// Parses a `traceparent` header; `None` if it does not follow the recommendation, by which an
+    /// invalid header counts as none. Of a later version the fields of version 0 are read.
     pub fn parse(value: &str) -> Option<Self> {
         let mut fields = value.split('-');
         let version: u8 = hexadecimal(fields.next()?, 2)?.try_into().ok()?;
@@ -45,7 +44,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// So many digits in lower case.
+/// Exactly `digits` digits in lower case.
 fn hexadecimal(field: &str, digits: usize) -> Option<u128> {
     let fits = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let is_exact = field.len() == digits && field.bytes().all(fits);
@@ -59,7 +58,7 @@ mod tests {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
     #[test]
-    fn a_caller_names_its_span_and_whether_it_records_it() {
+    fn a_header_has_the_span_of_the_caller_and_whether_it_is_sampled() {
         for (flags, sampled) in [("01", true), ("00", false), ("03", true), ("fe", false)] {
             let parent = TraceParent::parse(&format!("00-{TRACE}-b7ad6b7169203331-{flags}"));
             let context = TraceContext {
@@ -72,13 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_may_say_more() {
+    fn a_later_version_may_have_more_fields() {
         let more = TraceParent::parse(&format!("01-{TRACE}-b7ad6b7169203331-01-what-ever"));
         assert!(more.is_some_and(|parent| parent.sampled));
     }
 
     #[test]
-    fn what_is_not_well_formed_counts_as_none() {
+    fn an_invalid_header_counts_as_none() {
         let nothing = "0".repeat(32);
         for wrong in [
             String::new(),

@@ -1,4 +1,4 @@
-//! What gateways count of the load, for whoever decides how many workers there should be.
+//! Traffic reports of gateways, from which the controller decides on the number of workers.
 
 use std::time::Duration;
 
@@ -6,32 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::QueueName;
 
-/// What one boot of a gateway has counted of one queue since it started.
+/// The requests for one queue that one gateway boot has counted since its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// The queue.
     pub queue: QueueName,
-    /// Requests that were the fleet's to answer: those accepted, and those refused for lack of
-    /// room. Not those that were wrong, or more than their client's share.
+    /// Requests that were accepted, and those that were refused because the fleet was full. Invalid
+    /// requests, and those beyond a client's share, do not count.
     pub offered: u64,
-    /// Those of them that were refused.
+    /// Requests of `offered` that were refused.
     pub refused: u64,
-    /// Rows a request has, on average.
+    /// Rows per request, on average.
     pub rows_per_request: f64,
-    /// Those that ended, whatever became of them, and were not given up by their caller.
+    /// Requests that ended with any outcome, except those that their caller gave up.
     pub answered: u64,
-    /// How long they took: upper bounds in seconds, rising, and how many took so long but longer
-    /// than the bound before. Those that took longer than the last are in none.
+    /// Histogram of their duration: rising upper bounds in seconds, each with the number of
+    /// requests up to it and above the bound before. Requests above the last bound are not in it.
     pub seconds: Vec<(f64, u64)>,
 }
 
-/// What one boot of a gateway said last.
+/// The last report of one gateway boot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrafficReport {
-    /// Who, as [`GatewayId`](crate::GatewayId) prints.
+    /// The gateway, as [`GatewayId`](crate::GatewayId) prints.
     pub gateway: String,
-    /// How long ago.
+    /// The age of the report.
     pub age: Duration,
-    /// What it has counted, by queue.
+    /// Its counts, one per queue.
     pub traffic: Vec<Traffic>,
 }

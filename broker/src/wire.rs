@@ -11,7 +11,7 @@
 //! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
 //!          compute_output varint (ns) · batch_rows, padded_rows varint · release u8, 0 for none
 //!          · 0 u8 · outputs [tensor]   or   failure u8 · message text
-//! tensor   name text · datatype u8 · shape [varint] · data: varint length, bytes as they came
+//! tensor   name text · datatype u8 · shape [varint] · data: varint length, bytes as received
 //! ```
 //!
 //! Decoding slices tensor data out of the received buffer; nothing is copied or re-encoded.
@@ -26,27 +26,27 @@ use crate::{
     Timing, TraceContext,
 };
 
-/// The version this program writes, and the only one it reads.
+/// The version that this program writes, and the only one that it reads.
 pub const VERSION: u8 = 3;
 
-/// Marks a reply that carries outputs; every other value is a [`Failure`]'s code.
+/// Marks a reply with outputs; every other value is the code of a [`Failure`].
 const OUTPUTS: u8 = 0;
-/// Stands for no [`Release`].
+/// The code for no [`Release`].
 const NEVER_RAN: u8 = 0;
 
-/// Why bytes are not what they should be.
+/// Why bytes cannot be decoded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Written by a program that speaks another version.
+    /// Written by a program with another version of the wire format.
     #[error("wire version {0} is not known here, only version {VERSION} is")]
     Version(u8),
-    /// They end before what they announce.
+    /// The bytes end before a length or count is reached.
     #[error("the bytes end too early")]
     Truncated,
-    /// Something follows the end.
+    /// Bytes follow the end.
     #[error("{0} bytes too many")]
     Trailing(usize),
-    /// A number does not fit where it belongs.
+    /// A number does not fit its field.
     #[error("a number is too large")]
     TooLarge,
     /// A name or message is not UTF-8.
@@ -58,7 +58,7 @@ pub enum WireError {
     /// No class has this code.
     #[error("unknown priority code {0}")]
     Priority(u8),
-    /// No reason for a batch to leave has this code.
+    /// No reason for the release of a batch has this code.
     #[error("unknown release code {0}")]
     Release(u8),
     /// No failure has this code.
@@ -73,8 +73,15 @@ pub fn encode_job(job: &Job) -> Bytes {
     out.freeze()
 }
 
-/// About how many bytes a job takes; enough to reserve room once.
-pub(crate) fn job_size_hint(job: &Job) -> usize {
+impl Job {
+    /// About how many bytes the job takes in the queue.
+    pub fn size(&self) -> usize {
+        job_size_hint(self)
+    }
+}
+
+/// About how many bytes a job takes; an upper bound, to reserve memory once.
+fn job_size_hint(job: &Job) -> usize {
     88 + tensors_size_hint(&job.inputs) + job.outputs.iter().map(|o| o.len() + 4).sum::<usize>()
 }
 
@@ -99,9 +106,9 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
     }
 }
 
-/// The job these bytes hold, sharing their memory.
+/// Decodes a job, which shares the memory of the bytes.
 pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
-    let mut input = Reader::new(bytes)?;
+    let mut input = WireReader::new(bytes)?;
     let job = Job {
         id: RequestId(input.u128()?),
         gateway: GatewayId(input.u128()?),
@@ -110,8 +117,8 @@ pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
         ttl: Duration::from_millis(input.u32()?.into()),
         rows: input.u32()?,
         digest: input.u64()?,
-        inputs: input.list(Reader::tensor)?,
-        outputs: input.list(Reader::text)?,
+        inputs: input.list(WireReader::tensor)?,
+        outputs: input.list(WireReader::text)?,
         trace: input.trace()?,
     };
     input.end()?;
@@ -129,7 +136,7 @@ where
     out.freeze()
 }
 
-/// About how many bytes replies take; enough to reserve room once.
+/// About how many bytes replies take; an upper bound, to reserve memory once.
 pub(crate) fn replies_size_hint<'a>(replies: impl Iterator<Item = &'a Reply>) -> usize {
     let size = |reply: &Reply| match &reply.outcome {
         Ok(outputs) => 80 + tensors_size_hint(outputs),
@@ -163,9 +170,9 @@ pub(crate) fn write_replies<'a>(
     }
 }
 
-/// The replies these bytes hold, sharing their memory.
+/// Decodes replies, which share the memory of the bytes.
 pub fn decode_replies(bytes: Bytes) -> Result<Vec<Reply>, WireError> {
-    let mut input = Reader::new(bytes)?;
+    let mut input = WireReader::new(bytes)?;
     let replies = input.list(|input| {
         Ok(Reply {
             id: RequestId(input.u128()?),
@@ -181,8 +188,8 @@ pub fn decode_replies(bytes: Bytes) -> Result<Vec<Reply>, WireError> {
 
 /// A fingerprint of inputs: name, datatype, shape and data of each, in order.
 ///
-/// Every part is preceded by its length, so that moving a byte from one part to the next gives
-/// another fingerprint.
+/// The length of each part precedes it, so that moving a byte from one part to the next changes the
+/// fingerprint.
 pub fn digest(inputs: &[Tensor]) -> u64 {
     let mut hasher = Xxh3::new();
     let frame = |hasher: &mut Xxh3, value: u64| hasher.update(&value.to_le_bytes());
@@ -244,11 +251,11 @@ fn put_varint(out: &mut impl BufMut, mut value: u64) {
     out.put_u8(value.to_le_bytes()[0]);
 }
 
-/// Takes values off the front of untrusted bytes.
-struct Reader(Bytes);
+/// Reads values from the front of untrusted bytes.
+struct WireReader(Bytes);
 
-impl Reader {
-    /// Reads the version first: nothing behind an unknown one means anything.
+impl WireReader {
+    /// Reads the version first: the bytes behind an unknown version have no meaning.
     fn new(bytes: Bytes) -> Result<Self, WireError> {
         let mut input = Self(bytes);
         match input.u8()? {
@@ -297,8 +304,8 @@ impl Reader {
         u32::try_from(self.varint()?).map_err(|_| WireError::TooLarge)
     }
 
-    /// A length or count, never more than the bytes that are left: what is announced must be
-    /// there, so garbage cannot ask for memory.
+    /// A length or count, at most the number of bytes left, so that invalid bytes cannot make this
+    /// program reserve memory.
     fn length(&mut self) -> Result<usize, WireError> {
         match usize::try_from(self.varint()?) {
             Ok(length) if length <= self.0.len() => Ok(length),
@@ -311,7 +318,7 @@ impl Reader {
         mut item: impl FnMut(&mut Self) -> Result<T, WireError>,
     ) -> Result<Vec<T>, WireError> {
         let count = self.length()?;
-        // Items are larger in memory than on the wire: reserve for a few and grow with proof.
+        // Items are larger in memory than on the wire: reserve memory for a few, and grow.
         let mut items = Vec::with_capacity(count.min(64));
         for _ in 0..count {
             items.push(item(self)?);
@@ -340,7 +347,7 @@ impl Reader {
         Priority::from_code(code).ok_or(WireError::Priority(code))
     }
 
-    /// At the end of a job, if it is traced.
+    /// The trace at the end of a job that is traced.
     fn trace(&mut self) -> Result<Option<TraceContext>, WireError> {
         if self.0.is_empty() {
             return Ok(None);

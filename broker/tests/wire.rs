@@ -1,4 +1,4 @@
-//! The wire format is what its documentation says, byte for byte, and trusts nobody.
+//! The wire format: its documented bytes, and invalid input.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ fn a_job_is_written_as_documented() {
 }
 
 #[test]
-fn a_trace_stands_behind_all_else() {
+fn a_trace_is_at_the_end() {
     let job = Job { trace: Some(TraceContext { trace: 3, span: 2 }), ..job() };
     let mut expected = JOB.to_vec();
     expected.extend([3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -145,7 +145,7 @@ fn another_version_is_named() {
 }
 
 #[test]
-fn every_kind_of_damage_is_told_apart() {
+fn each_kind_of_damage_has_its_error() {
     let job = |at: usize, byte| {
         let mut bytes = JOB.to_vec();
         bytes[at] = byte;
@@ -171,13 +171,13 @@ fn every_kind_of_damage_is_told_apart() {
 }
 
 #[test]
-fn a_huge_count_asks_for_no_memory() {
+fn a_huge_count_reserves_no_memory() {
     let greedy = [&JOB[..51], &[0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
     assert_eq!(decode_job(greedy.into()).unwrap_err(), WireError::Truncated);
 }
 
 #[test]
-fn a_time_to_live_beyond_the_wire_is_cut_not_wrapped() {
+fn a_time_to_live_that_is_too_long_is_cut_not_wrapped() {
     let long = Job { ttl: Duration::MAX, ..job() };
     let read = decode_job(encode_job(&long)).unwrap();
     assert_eq!(read.ttl, Duration::from_millis(u32::MAX.into()));
@@ -206,7 +206,8 @@ fn any_difference_between_inputs_shows_in_the_digest() {
     }
 }
 
-/// Gateways and workers of different builds compare it: it may not change within a version.
+/// Gateways and workers of different builds compare digests, so a digest may not change within a
+/// version.
 #[test]
 fn the_digest_is_xxh3_of_framed_inputs() {
     #[rustfmt::skip]
@@ -278,12 +279,12 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn any_job_comes_back_as_it_went(job in jobs()) {
+    fn any_job_is_decoded_as_it_was(job in jobs()) {
         prop_assert_eq!(decode_job(encode_job(&job)).unwrap(), job);
     }
 
     #[test]
-    fn any_replies_come_back_as_they_went(replies in vec(any_reply(), 0..5)) {
+    fn any_replies_are_decoded_as_they_were(replies in vec(any_reply(), 0..5)) {
         prop_assert_eq!(decode_replies(encode_replies(&replies)).unwrap(), replies);
     }
 
@@ -292,7 +293,7 @@ proptest! {
         let bytes = encode_job(&job);
         let at = at.index(bytes.len());
         let cut = decode_job(bytes.slice(..at));
-        // Only its end is no loss: that is the same job, untraced.
+        // A cut before the trace leaves the same job without a trace.
         let untraced = Job { trace: None, ..job };
         if at == encode_job(&untraced).len() {
             prop_assert_eq!(cut.unwrap(), untraced);
@@ -311,8 +312,8 @@ proptest! {
         prop_assert!(decode_replies(bytes.slice(..at)).is_err());
     }
 
-    /// Whatever a damaged job reads as, it is no panic, and writing that and reading it again gives
-    /// the same.
+    /// Decoding a damaged job does not panic; a job decoded from it is encoded and decoded
+    /// unchanged.
     #[test]
     fn a_damaged_job_never_panics(
         job in jobs(),
@@ -346,7 +347,7 @@ proptest! {
     #[test]
     fn noise_never_panics(mut noise in vec(any::<u8>(), 1..300)) {
         noise[0] = 3;
-        // Errors and lucky readings are both fine.
+        // Both an error and a decoded value are right.
         drop(decode_job(noise.clone().into()));
         drop(decode_replies(noise.into()));
     }

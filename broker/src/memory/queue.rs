@@ -12,40 +12,40 @@ use crate::{
     Backlog, Delivery, EntryId, Job, Priority, WorkerId, roles::RECLAIM_AFTER, share::share,
 };
 
-/// One queue. In each class jobs stand in the order of their ids, which is the order they came in,
-/// so that a job handed back takes its old place.
+/// One queue. The jobs of each class are in the order of their ids, which is the order of
+/// submission, so that a job handed back takes its old place.
 #[derive(Default)]
 pub(super) struct Queue {
-    state: Mutex<State>,
-    /// Told when jobs wait.
+    state: Mutex<QueueState>,
+    /// Notified when jobs wait.
     pub(super) filled: Notify,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: [BTreeMap<EntryId, Waiting>; Priority::ALL.len()],
-    held: HashMap<EntryId, Held>,
+struct QueueState {
+    waiting: [BTreeMap<EntryId, WaitingJob>; Priority::ALL.len()],
+    held: HashMap<EntryId, HeldJob>,
     added: u64,
     /// Counts claims.
     turn: usize,
 }
 
-struct Waiting {
+struct WaitingJob {
     job: Job,
     since: Instant,
 }
 
 /// A claimed job, kept in case its worker dies.
-struct Held {
-    waiting: Waiting,
+struct HeldJob {
+    waiting: WaitingJob,
     worker: WorkerId,
     claimed_at: Instant,
     deliveries: u32,
 }
 
-impl Held {
+impl HeldJob {
     fn delivery(&self, entry: EntryId) -> Delivery {
-        let Waiting { job, since } = &self.waiting;
+        let WaitingJob { job, since } = &self.waiting;
         Delivery {
             entry,
             job: job.clone(),
@@ -59,7 +59,7 @@ impl Held {
 }
 
 impl Queue {
-    /// Adds a job, unless `max_waiting` wait already. Ids count milliseconds since `started`.
+    /// Adds a job; `None` if `max_waiting` jobs wait. Ids count milliseconds since `started`.
     pub(super) fn add(&self, job: Job, max_waiting: usize, started: Instant) -> Option<EntryId> {
         let since = Instant::now();
         let mut state = self.state.lock();
@@ -70,18 +70,18 @@ impl Queue {
         let milliseconds = u64::try_from((since - started).as_millis()).unwrap_or(u64::MAX);
         let entry = EntryId { priority, milliseconds, sequence: state.added };
         state.added += 1;
-        state.waiting[priority as usize].insert(entry, Waiting { job, since });
+        state.waiting[priority as usize].insert(entry, WaitingJob { job, since });
         drop(state);
         self.filled.notify_one();
         Some(entry)
     }
 
-    /// Removes a job that nobody has claimed.
+    /// Removes a job that no worker has claimed.
     pub(super) fn withdraw(&self, entry: EntryId) {
         self.state.lock().waiting[entry.priority as usize].remove(&entry);
     }
 
-    /// Which of these wait or are held.
+    /// Which of these jobs wait or are held.
     pub(super) fn outstanding(&self, entries: &[EntryId]) -> Vec<bool> {
         let state = self.state.lock();
         let stands = |entry: &EntryId| {
@@ -91,7 +91,7 @@ impl Queue {
         entries.iter().map(stands).collect()
     }
 
-    /// Claims what waits, without waiting for it.
+    /// Claims waiting jobs; returns at once.
     pub(super) fn claim(&self, worker: WorkerId, limit: usize) -> Vec<Delivery> {
         let claimed_at = Instant::now();
         let state = &mut *self.state.lock();
@@ -101,19 +101,19 @@ impl Queue {
         for (waiting, share) in state.waiting.iter_mut().zip(shares) {
             for _ in 0..share {
                 let Some((entry, waiting)) = waiting.pop_first() else { break };
-                let held = Held { waiting, worker, claimed_at, deliveries: 1 };
+                let held = HeldJob { waiting, worker, claimed_at, deliveries: 1 };
                 deliveries.push(held.delivery(entry));
                 state.held.insert(entry, held);
             }
         }
         if state.waiting.iter().any(|waiting| !waiting.is_empty()) {
-            // One wake-up may stand for many jobs: pass it on.
+            // One notification may be for many jobs: pass it on.
             self.filled.notify_one();
         }
         deliveries
     }
 
-    /// Claims what `dead` workers hold, or anybody for longer than `lease`, oldest first.
+    /// Claims jobs that `dead` workers hold, or any worker for longer than `lease`, oldest first.
     pub(super) fn reclaim(
         &self,
         worker: WorkerId,
@@ -123,14 +123,14 @@ impl Queue {
     ) -> Vec<Delivery> {
         let claimed_at = Instant::now();
         let mut state = self.state.lock();
-        let overdue = |held: &Held| {
+        let overdue = |held: &HeldJob| {
             let age = claimed_at - held.claimed_at;
             age >= lease || (age >= RECLAIM_AFTER && dead(held.worker))
         };
         let mut overdue: Vec<_> = state.held.iter_mut().filter(|(_, held)| overdue(held)).collect();
         overdue.sort_by_key(|(entry, _)| (entry.milliseconds, entry.sequence));
         overdue.truncate(limit);
-        let reclaim = |(&entry, held): (&EntryId, &mut Held)| {
+        let reclaim = |(&entry, held): (&EntryId, &mut HeldJob)| {
             held.worker = worker;
             held.claimed_at = claimed_at;
             held.deliveries += 1;
@@ -147,11 +147,11 @@ impl Queue {
         }
     }
 
-    /// Puts claimed jobs back where they stood, if they are still held.
+    /// Puts jobs that are still held back in their old place.
     pub(super) fn hand_back(&self, deliveries: Vec<Delivery>) {
         let mut state = self.state.lock();
         for Delivery { entry, .. } in deliveries {
-            if let Some(Held { waiting, .. }) = state.held.remove(&entry) {
+            if let Some(HeldJob { waiting, .. }) = state.held.remove(&entry) {
                 state.waiting[entry.priority as usize].insert(entry, waiting);
             }
         }

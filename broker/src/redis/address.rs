@@ -77,8 +77,8 @@ impl RedisAddress {
         Ok(parsed)
     }
 
-    /// The client for a server or a sentinel. Reads the files again, because certificates are renewed
-    /// while programs run.
+    /// The client for a server or a sentinel. Reads the files again, because certificates are
+    /// renewed while programs run.
     pub(super) fn client(&self, server: ConnectionInfo) -> RedisResult<Client> {
         if !is_tls(&server) {
             return Client::open(server);

@@ -1,9 +1,9 @@
 //! Fills a claim from the streams of all classes.
 //!
-//! Redis cannot split one read by weight: a count holds for each stream of the read. So a claim first
-//! takes what waits, with one read per class, and blocks on all streams together only where no job
-//! waits, with a count so small that no more than `limit` can come. While only one class is in use, a
-//! claim is one read.
+//! Redis cannot split one read by weight: a count holds for each stream of the read. So a claim
+//! first takes what waits, with one read per class, and blocks on all streams together only where
+//! no job waits, with a count so small that no more than `limit` can come. While only one class is
+//! in use, a claim is one read.
 //!
 //! Each read also asks which gateways are subscribed: the jobs of an unsubscribed one need not run.
 
@@ -30,7 +30,7 @@ pub(super) struct RedisClaims {
     reader: Reader,
     listeners: Listeners,
     classes: ClassUse,
-    /// ReadCounts claims.
+    /// Counts claims.
     turn: usize,
 }
 
@@ -109,14 +109,15 @@ impl RedisClaims {
     }
 
     /// Hands back the jobs beyond `limit`: several classes filled up between the read that found
-    /// nothing and the wait, and `limit` is too small to be split. The queue is nearly empty, so its
-    /// end is its front.
+    /// nothing and the wait, and `limit` is too small to be split. The queue is nearly empty, so
+    /// its end is its front.
     async fn hand_back_excess(&self, deliveries: &mut Vec<Delivery>, limit: usize) {
         if deliveries.len() > limit {
             let excess = deliveries.split_off(limit);
             if let Err(error) = settle::hand_back(&self.queue, &self.held, excess).await {
                 // They are strays, unless they are back in the queue.
-                tracing::warn!(queue = %self.queue.name(), %error, "failed to hand back excess jobs");
+                let queue = self.queue.name();
+                tracing::warn!(%queue, %error, "failed to hand back excess jobs");
             }
         }
     }

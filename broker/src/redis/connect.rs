@@ -25,7 +25,8 @@ pub(super) fn connection_config() -> AsyncConnectionConfig {
         .set_response_timeout(Some(PATIENCE))
 }
 
-/// These sections of `INFO`; `None` if the Redis user may not run it, which is a setting and no fault.
+/// These sections of `INFO`; `None` if the Redis user may not run it, which is a setting and no
+/// fault.
 pub(super) async fn info(
     connection: &mut impl ConnectionLike,
     sections: &[&str],

@@ -42,8 +42,8 @@ impl Controller for RedisController {
     }
 }
 
-/// Deletes from a queue's groups the workers that hold nothing and have claimed nothing for `silent`;
-/// how many. A living worker claims every second, and would be created anew.
+/// Deletes from a queue's groups the workers that hold nothing and have claimed nothing for
+/// `silent`; how many. A living worker claims every second, and would be created anew.
 async fn forget(
     connection: &mut impl ConnectionLike,
     queue: &QueueName,

@@ -60,7 +60,8 @@ pub(super) fn lost_group(error: &RedisError) -> bool {
     })
 }
 
-/// Whether the stream or its consumer group does not exist, so that no worker holds any of its jobs.
+/// Whether the stream or its consumer group does not exist, so that no worker holds any of its
+/// jobs.
 pub(super) fn lost_queue(error: &RedisError) -> bool {
     lost_group(error) || no_such_key(error)
 }

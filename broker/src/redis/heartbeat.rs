@@ -1,5 +1,5 @@
-//! A gateway's heartbeat: prolongs its liveness key, and notices when Redis stops answering or loses
-//! its data.
+//! A gateway's heartbeat: prolongs its liveness key, and notices when Redis stops answering or
+//! loses its data.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 

@@ -17,8 +17,8 @@ pub(super) struct HeldEntries {
 }
 
 impl HeldEntries {
-    /// Locks the entries. Kept locked while entries are taken over, so that none of these looks like
-    /// a stray.
+    /// Locks the entries. Kept locked while entries are taken over, so that none of these looks
+    /// like a stray.
     pub(super) async fn lock(&self) -> MutexGuard<'_, HashSet<EntryId>> {
         self.entries.lock().await
     }

@@ -3,8 +3,9 @@
 //! What one `MULTI` touches shares a hash tag (the part in braces), so that it lives on one node of
 //! a Redis Cluster.
 //!
-//! All begin with `bf`, which stands for version 3 of the wire format. Programs of different versions
-//! cannot read each other's bytes and must not meet: a new version changes that beginning too.
+//! All begin with `bf`, which stands for version 3 of the wire format. Programs of different
+//! versions cannot read each other's bytes and must not meet: a new version changes that beginning
+//! too.
 
 use crate::{GatewayId, Priority, QueueName};
 

@@ -12,8 +12,8 @@ use tokio::{
 use super::{connect::PATIENCE, locator::Locator, watched::WatchedConnection};
 use crate::{BrokerError, roles::Cause};
 
-/// One connection, replaced when it breaks by a task on the runtime that opened it. Callers may be on
-/// any runtime.
+/// One connection, replaced when it breaks by a task on the runtime that opened it. Callers may be
+/// on any runtime.
 pub(super) struct Link {
     state: watch::Receiver<LinkState>,
     keeper: JoinHandle<()>,
@@ -32,8 +32,8 @@ impl Link {
         Ok(Self { state, keeper: tokio::spawn(keep(locator, watched, sender)) })
     }
 
-    /// The connection. Callers wait for it until it has been down for [`PATIENCE`]: they do not notice
-    /// a short break, and fail at once in a long one.
+    /// The connection. Callers wait for it until it has been down for [`PATIENCE`]: they do not
+    /// notice a short break, and fail at once in a long one.
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
         let mut state = self.state.clone();
         let give_up = match &*self.state.borrow() {

@@ -175,8 +175,8 @@ async fn read_states(
     Ok((states, milliseconds(parse(answers.next())?)))
 }
 
-/// When the oldest waiting entry of each stream was added, in milliseconds, and how many entries ever
-/// were.
+/// When the oldest waiting entry of each stream was added, in milliseconds, and how many entries
+/// ever were.
 async fn read_details(
     connection: &mut impl ConnectionLike,
     streams: &[String],
@@ -235,7 +235,7 @@ fn sort_by_age(
                 forgotten.push(worker.as_str());
             }
             Ok(StoredAnnouncement { announcement, .. }) => {
-                known.push((worker.as_str(), announcement))
+                known.push((worker.as_str(), announcement));
             }
             // Not forgotten: a newer program may be able to read it.
             Err(error) => tracing::warn!(worker, %error, "skipped unreadable announcement"),

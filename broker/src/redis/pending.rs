@@ -63,8 +63,8 @@ pub(super) async fn search(
 }
 
 /// Claims these entries with the number of deliveries that they are given, and adds them to `held`.
-/// Leaves out those that were settled, or claimed by another worker, since the search; Redis forgets
-/// those that no longer exist.
+/// Leaves out those that were settled, or claimed by another worker, since the search; Redis
+/// forgets those that no longer exist.
 pub(super) async fn take_over(
     queue: &WorkerQueue,
     connection: &mut impl ConnectionLike,

@@ -25,8 +25,8 @@ use crate::{
 
 /// How many entries are looked up at a time: Redis does nothing else meanwhile.
 const SLICE: usize = 200;
-/// How many bytes of large jobs may be sent at a time: each is copied twice, and the commands behind
-/// it wait.
+/// How many bytes of large jobs may be sent at a time: each is copied twice, and the commands
+/// behind it wait.
 const SENDING: usize = 8 << 20;
 /// The bytes of one permit of these.
 const PERMIT: usize = 1 << 10;
@@ -112,8 +112,8 @@ impl Producer for RedisProducer {
         }
     }
 
-    /// Deletes the entry, claimed or not: a worker that holds it does not read it again, and settles
-    /// it without an error.
+    /// Deletes the entry, claimed or not: a worker that holds it does not read it again, and
+    /// settles it without an error.
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError> {
         let mut connection = self.connections.link.connection().await?;
         redis::cmd("XDEL")

@@ -104,7 +104,7 @@ impl WorkerQueue {
     /// Turns claimed entries into deliveries; `clock` is Redis's, in milliseconds. Removes entries
     /// that cannot be read, because they would come back for ever.
     pub(super) async fn deliver(&self, entries: Vec<Entry>, clock: u64) -> Vec<Delivery> {
-        let now = Instant::now();
+        let (now, queue) = (Instant::now(), &self.name);
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut unreadable = Vec::new();
         for Entry { id, deliveries: count, job } in entries {
@@ -122,11 +122,11 @@ impl WorkerQueue {
                     });
                 }
                 Some(Err(error)) => {
-                    tracing::error!(queue = %self.name, entry = %id, %error, "removed unreadable job");
+                    tracing::error!(%queue, entry = %id, %error, "removed unreadable job");
                     unreadable.push(id);
                 }
                 None => {
-                    tracing::error!(queue = %self.name, entry = %id, "removed entry without a job");
+                    tracing::error!(%queue, entry = %id, "removed entry without a job");
                     unreadable.push(id);
                 }
             }

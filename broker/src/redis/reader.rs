@@ -25,7 +25,8 @@ const READ_PATIENCE: Duration = Duration::from_secs(CLAIM_WAIT.as_secs() + 4);
 /// appear later are noticed by the next reclaim.
 const SEARCH_STRAYS: Duration = Duration::from_secs(2);
 
-/// The connection of blocking reads: one of its own, because a read holds up every command behind it.
+/// The connection of blocking reads: one of its own, because a read holds up every command behind
+/// it.
 #[derive(Default)]
 pub(super) struct Reader {
     /// `None` before the first read and after a failed one.
@@ -80,6 +81,7 @@ pub(super) struct OpenClaim {
 }
 
 /// What to read in one round trip.
+#[derive(Clone, Copy)]
 pub(super) enum ReadCounts {
     /// At most this many of each class, without waiting.
     Now(PerClass<usize>),

@@ -55,7 +55,8 @@ impl Sentinels {
         self.ask(&mut last).await
     }
 
-    /// Asks again, unless the last answer is fresh. When no sentinel answers, the known master stays.
+    /// Asks again, unless the last answer is fresh. When no sentinel answers, the known master
+    /// stays.
     pub(super) async fn refresh(&self) {
         let mut last = self.last.lock().await;
         if last.as_ref().is_some_and(|(_, answered)| answered.elapsed() < FRESH) {

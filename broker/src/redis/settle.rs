@@ -29,8 +29,8 @@ pub(super) async fn settle(
     queue.remove(&mut commands, &entries);
     let answers = match queue.connections().run(commands.atomic()).await {
         Err(BrokerError::Full) => {
-            // A full Redis refuses a whole `MULTI`, even one that frees memory. Outside of it nothing
-            // is stored, and replies go before the removal: at worst one is sent twice.
+            // A full Redis refuses a whole `MULTI`, even one that frees memory. Outside of it
+            // nothing is stored, and replies go before the removal: at worst one is sent twice.
             let mut commands = publish(queue, &settlements, Storage::Full);
             queue.remove(&mut commands, &entries);
             queue.connections().run(&commands).await?
@@ -77,8 +77,9 @@ enum Storage {
     Full,
 }
 
-/// The commands that publish replies, which are sorted by gateway. Where storage is available, large
-/// replies are stored for their gateway to fetch, and poison jobs are recorded as dead letters.
+/// The commands that publish replies, which are sorted by gateway. Where storage is available,
+/// large replies are stored for their gateway to fetch, and poison jobs are recorded as dead
+/// letters.
 fn publish(queue: &WorkerQueue, settlements: &[Settlement], storage: Storage) -> Pipeline {
     let mut commands = Pipeline::new();
     for message in messages(settlements) {

@@ -2,8 +2,8 @@
 //!
 //! Redis carries out a read that its worker has given up, once Redis wakes up or the network
 //! delivers the bytes. The entries are then held in the name of a worker that lives but does not
-//! know of them, so no other worker would take them over before the lease ends. Only that worker can
-//! find them: it knows which entries it holds.
+//! know of them, so no other worker would take them over before the lease ends. Only that worker
+//! can find them: it knows which entries it holds.
 
 use std::{collections::HashSet, time::Duration};
 

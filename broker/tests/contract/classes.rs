@@ -7,7 +7,7 @@ use crate::{Gateway, echoes, markers, observer, queue, worker};
 
 const MANY: u64 = 30;
 
-/// How many of each class.
+/// The number of jobs of each class.
 fn classes(batch: &[Delivery]) -> [usize; 3] {
     Priority::ALL.map(|class| batch.iter().filter(|job| job.entry.priority == class).count())
 }
@@ -29,18 +29,18 @@ pub(crate) async fn classes_share_a_claim_by_weight_highest_and_oldest_first(bro
     assert_eq!((classes(&next), markers(&next)[0]), ([16, 8, 2], 8));
 }
 
-pub(crate) async fn what_a_class_leaves_free_goes_to_the_others(broker: &dyn Broker) {
+pub(crate) async fn places_that_a_class_leaves_free_go_to_the_others(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     gateway.submit_as(Priority::Critical, 2).await;
     gateway.submit_as(Priority::Sheddable, MANY).await;
     assert_eq!(classes(&worker.claim(10).await.unwrap()), [2, 0, 8]);
-    // The critical ones are still owed an answer, but wait no more.
+    // The critical jobs are claimed and not settled, but no longer wait.
     assert_eq!(classes(&worker.claim(10).await.unwrap()), [0, 0, 10]);
     gateway.submit(1).await;
     assert_eq!(classes(&worker.claim(100).await.unwrap()), [0, 1, 12]);
 }
 
-pub(crate) async fn claims_of_one_job_go_round_by_weight(broker: &dyn Broker) {
+pub(crate) async fn claims_of_one_job_alternate_between_classes_by_weight(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     submit_to_all(&gateway, MANY).await;
     let mut batch = Vec::new();
@@ -74,7 +74,9 @@ pub(crate) async fn a_claim_never_exceeds_its_limit_however_many_classes_wake_it
     }
 }
 
-pub(crate) async fn a_class_that_comes_up_is_served_within_two_full_batches(broker: &dyn Broker) {
+pub(crate) async fn a_class_that_comes_into_use_is_served_within_two_full_batches(
+    broker: &dyn Broker,
+) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     gateway.submit(MANY).await;
     worker.claim(1).await.unwrap();
@@ -85,12 +87,12 @@ pub(crate) async fn a_class_that_comes_up_is_served_within_two_full_batches(brok
         assert_eq!(classes(&batch)[class as usize], 1, "{class}");
         assert_eq!(batch.len(), 10);
     }
-    // It is known to be in use now.
+    // The class is known to be in use now.
     gateway.submit_as(Priority::Critical, 1).await;
     assert_eq!(classes(&worker.claim(5).await.unwrap()), [1, 4, 0]);
 }
 
-pub(crate) async fn the_backlog_tells_classes_apart(broker: &dyn Broker) {
+pub(crate) async fn the_backlog_counts_each_class(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let observer = observer(broker).await;
     gateway.submit_as(Priority::Sheddable, 4).await;

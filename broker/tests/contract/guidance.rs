@@ -1,33 +1,27 @@
-//! What workers are told, and how soon.
+//! Promises about targets, and how soon workers read them.
 
 use std::time::Duration;
 
-use batchfleet_broker::{
-    Announcement, BatchWish, Broker, Guidance, Target, Wish, WorkerId,
-};
+use batchfleet_broker::{Announcement, BatchWish, Broker, Guidance, Target, Wish, WorkerId};
 use tokio::time::{Instant, timeout};
 
 use crate::{Worker, queue, spec, worker};
 
-/// Longer than it takes until a worker looks again unasked.
+/// Longer than the time between two reads of the target.
 const SOON: Duration = Duration::from_secs(5);
 
 fn rows(rows: u32) -> Wish {
     Wish { batch: BatchWish::Rows(rows), slo_ms: None }
 }
 
-pub(crate) async fn a_worker_that_nothing_was_published_for_is_told_so_at_once(
-    broker: &dyn Broker,
-) {
+pub(crate) async fn the_first_guidance_comes_at_once_also_without_a_target(broker: &dyn Broker) {
     let worker = worker(broker).await;
     let asked = Instant::now();
     assert_eq!(worker.guidance().await.unwrap().target, None);
     assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
 }
 
-pub(crate) async fn what_is_published_is_heard_at_once_and_found_by_those_who_come_later(
-    broker: &dyn Broker,
-) {
+pub(crate) async fn a_target_reaches_workers_at_once_and_later_workers_too(broker: &dyn Broker) {
     let (early, controller) = (worker(broker).await, broker.controller().await.unwrap());
     early.guidance().await.unwrap();
     let heard = tokio::spawn(async move {
@@ -46,7 +40,7 @@ pub(crate) async fn what_is_published_is_heard_at_once_and_found_by_those_who_co
     assert_eq!(late.guidance().await.unwrap().target, Some(target));
 }
 
-pub(crate) async fn the_last_word_holds_and_its_epoch_is_higher(broker: &dyn Broker) {
+pub(crate) async fn the_last_target_holds_and_its_epoch_is_higher(broker: &dyn Broker) {
     let (worker, controller) = (worker(broker).await, broker.controller().await.unwrap());
     let slo = Wish { batch: BatchWish::Auto, slo_ms: Some(12.5) };
     let mut before = 0;
@@ -60,7 +54,7 @@ pub(crate) async fn the_last_word_holds_and_its_epoch_is_higher(broker: &dyn Bro
     assert_eq!(target.wish.slo(), Some(Duration::from_micros(12_500)));
 }
 
-pub(crate) async fn a_worker_knows_how_many_serve_its_queue(broker: &dyn Broker) {
+pub(crate) async fn guidance_counts_the_living_workers_of_the_queue(broker: &dyn Broker) {
     let mut workers = Vec::new();
     for _ in 0..3 {
         let id = WorkerId::random();

@@ -1,4 +1,4 @@
-//! One set of promises, kept by both brokers.
+//! The contract of a broker: one set of promises that both brokers keep.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside a #[test]")]
 
@@ -41,12 +41,12 @@ macro_rules! on_both_brokers {
 
 on_both_brokers! {
     promises {
-        jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_asked
-        jobs_submitted_together_stand_in_order_each_in_its_class
-        a_batch_joins_jobs_of_many_gateways_and_each_hears_its_own_answers
+        jobs_are_claimed_in_order_of_submission_up_to_the_limit
+        jobs_submitted_together_keep_their_order_in_each_class
+        a_batch_joins_jobs_of_many_gateways_and_each_receives_its_own_replies
         a_job_and_its_reply_arrive_as_they_were_sent
-        settling_empties_the_queue_and_the_backlog_tells_every_step
-        the_age_of_the_oldest_waiting_job_is_told
+        settling_empties_the_queue_and_the_backlog_follows
+        the_backlog_has_the_age_of_the_oldest_waiting_job
         an_unknown_queue_is_empty
         replies_to_a_gateway_that_is_gone_are_counted
         a_withdrawn_job_is_never_claimed
@@ -55,20 +55,20 @@ on_both_brokers! {
         a_job_handed_back_keeps_its_deadline
         a_delivery_knows_how_long_it_waited_and_when_it_expires
         an_expired_job_is_delivered_as_expired
-        an_announced_worker_lives_until_it_retires
-        a_worker_that_falls_silent_is_known_but_not_live
+        an_announced_worker_is_live_until_it_retires
+        a_worker_that_stops_renewing_is_known_but_not_live
         a_claim_waits_about_a_second_and_then_returns_nothing
         a_waiting_claim_wakes_as_soon_as_a_job_comes
         two_consumers_never_share_a_job
-        a_job_that_came_before_any_worker_is_claimed
+        a_job_submitted_before_any_worker_is_claimed
     }
     classes {
         classes_share_a_claim_by_weight_highest_and_oldest_first
-        what_a_class_leaves_free_goes_to_the_others
-        claims_of_one_job_go_round_by_weight
+        places_that_a_class_leaves_free_go_to_the_others
+        claims_of_one_job_alternate_between_classes_by_weight
         a_claim_never_exceeds_its_limit_however_many_classes_wake_it
-        a_class_that_comes_up_is_served_within_two_full_batches
-        the_backlog_tells_classes_apart
+        a_class_that_comes_into_use_is_served_within_two_full_batches
+        the_backlog_counts_each_class
     }
     recovery {
         the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted
@@ -76,24 +76,24 @@ on_both_brokers! {
         two_reclaimers_never_share_a_job
         a_job_that_was_just_claimed_is_not_reclaimed
         the_jobs_that_are_still_in_the_queue_are_known
-        a_gateway_lives_until_it_is_gone
-        a_claim_tells_whose_gateway_listens_no_more
+        a_gateway_is_alive_until_its_roles_are_dropped
+        a_claim_marks_jobs_of_unsubscribed_gateways
         poison_is_answered_like_any_failure
-        a_ready_broker_says_so
+        a_connected_broker_is_ready
     }
     traffic {
-        nothing_is_known_of_gateways_that_said_nothing
-        what_a_gateway_said_last_is_told_with_its_age
+        a_gateway_that_reported_nothing_has_no_traffic
+        the_last_report_of_a_gateway_is_read_with_its_age
     }
     guidance {
-        a_worker_that_nothing_was_published_for_is_told_so_at_once
-        what_is_published_is_heard_at_once_and_found_by_those_who_come_later
-        the_last_word_holds_and_its_epoch_is_higher
-        a_worker_knows_how_many_serve_its_queue
+        the_first_guidance_comes_at_once_also_without_a_target
+        a_target_reaches_workers_at_once_and_later_workers_too
+        the_last_target_holds_and_its_epoch_is_higher
+        guidance_counts_the_living_workers_of_the_queue
     }
     promised {
-        what_is_promised_is_known_and_no_workers_word
-        each_worker_and_what_it_holds_is_told
+        a_promise_is_read_apart_from_announcements
+        the_number_of_jobs_that_each_worker_holds_is_known
         a_worker_that_holds_a_job_is_never_forgotten
     }
 }
@@ -154,7 +154,7 @@ impl Gateway {
     }
 }
 
-/// The roles of a worker, at hand wherever a test needs them.
+/// The roles of a worker, shared so that tests need no `mut`.
 struct Worker {
     claims: Mutex<Box<dyn Claims>>,
     consumer: Arc<dyn Consumer>,
@@ -204,7 +204,7 @@ fn markers(deliveries: &[Delivery]) -> Vec<u64> {
     deliveries.iter().map(marker).collect()
 }
 
-/// The inputs come back as outputs.
+/// A settlement whose outputs are the inputs.
 fn echo(delivery: Delivery) -> Settlement {
     let Delivery { entry, job, waited, .. } = delivery;
     let Job { id, gateway, attempt, digest, inputs, .. } = job;
@@ -228,7 +228,7 @@ fn spec() -> ModelSpec {
     }
 }
 
-/// Only memory has a bound of its own; Redis has its memory limit.
+/// Only the memory broker has a bound; Redis has its memory limit.
 #[tokio::test]
 async fn memory_refuses_more_waiting_jobs_than_its_bound() {
     let broker = MemoryBroker::new(3);

@@ -1,14 +1,12 @@
-//! What a controller promises, and what it learns of workers.
+//! Promises about the controller: what it promises, reads and forgets.
 
 use std::time::Duration;
 
-use batchfleet_broker::{
-    Announcement, Broker, FleetSnapshot, ObservedWorker, Promise, WorkerId,
-};
+use batchfleet_broker::{Announcement, Broker, FleetSnapshot, ObservedWorker, Promise, WorkerId};
 
 use crate::{Gateway, Worker, observer, queue, spec, worker};
 
-pub(crate) async fn what_is_promised_is_known_and_no_workers_word(broker: &dyn Broker) {
+pub(crate) async fn a_promise_is_read_apart_from_announcements(broker: &dyn Broker) {
     let (controller, observer) = (broker.controller().await.unwrap(), observer(broker).await);
     let word = Announcement { capacity: 400.0, ..Announcement::new(WorkerId(1), spec()) };
     controller.promise(&word).await.unwrap();
@@ -23,7 +21,7 @@ pub(crate) async fn what_is_promised_is_known_and_no_workers_word(broker: &dyn B
     assert_eq!(observer.fleet().await.unwrap(), FleetSnapshot { workers, promises });
 }
 
-pub(crate) async fn each_worker_and_what_it_holds_is_told(broker: &dyn Broker) {
+pub(crate) async fn the_number_of_jobs_that_each_worker_holds_is_known(broker: &dyn Broker) {
     let (observer, gateway) = (observer(broker).await, Gateway::new(broker).await);
     assert!(observer.held(&queue()).await.unwrap().is_empty());
     let (one, two) = (WorkerId(1), WorkerId(2));
@@ -46,7 +44,7 @@ pub(crate) async fn a_worker_that_holds_a_job_is_never_forgotten(broker: &dyn Br
     gateway.submit(1).await;
     busy.claim(1).await.unwrap();
     assert_eq!(controller.forget(&queue(), Duration::from_hours(1)).await.unwrap(), 0);
-    // A broker that notes nothing of the idle has nothing to forget.
+    // The memory broker keeps no names of idle workers.
     assert!(controller.forget(&queue(), Duration::ZERO).await.unwrap() <= 1);
     let held = observer(broker).await.held(&queue()).await.unwrap();
     assert_eq!(held.values().sum::<u64>(), 1);

@@ -1,18 +1,16 @@
-//! The promises, each a sentence.
+//! Promises about jobs, replies and announcements.
 
 use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Backlog, Broker, Datatype, Failure, Job, ObservedWorker, Priority, QueueName, Release,
-    Reply, ReplyError, RequestId, Settlement, Tensor, Timing, WorkerId, wire,
+    Announcement, Backlog, Broker, Datatype, Failure, Job, ObservedWorker, Priority, QueueName,
+    Release, Reply, ReplyError, RequestId, Settlement, Tensor, Timing, WorkerId, wire,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::{Gateway, Worker, echoes, markers, observer, queue, spec, worker};
 
-pub(crate) async fn jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_asked(
-    broker: &dyn Broker,
-) {
+pub(crate) async fn jobs_are_claimed_in_order_of_submission_up_to_the_limit(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let entries = gateway.submit(7).await;
     assert!(entries.is_sorted());
@@ -24,7 +22,7 @@ pub(crate) async fn jobs_are_claimed_in_the_order_they_came_at_most_as_many_as_a
     assert!(worker.claim(0).await.unwrap().is_empty());
 }
 
-pub(crate) async fn jobs_submitted_together_stand_in_order_each_in_its_class(broker: &dyn Broker) {
+pub(crate) async fn jobs_submitted_together_keep_their_order_in_each_class(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let classes = Priority::ALL.into_iter().cycle();
     let jobs: Vec<_> =
@@ -44,7 +42,7 @@ pub(crate) async fn jobs_submitted_together_stand_in_order_each_in_its_class(bro
     assert!(gateway.producer.submit_all(&[]).await.is_empty());
 }
 
-pub(crate) async fn a_batch_joins_jobs_of_many_gateways_and_each_hears_its_own_answers(
+pub(crate) async fn a_batch_joins_jobs_of_many_gateways_and_each_receives_its_own_replies(
     broker: &dyn Broker,
 ) {
     let worker = worker(broker).await;
@@ -117,9 +115,7 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
     assert_eq!(gateway.receive().await, [large]);
 }
 
-pub(crate) async fn settling_empties_the_queue_and_the_backlog_tells_every_step(
-    broker: &dyn Broker,
-) {
+pub(crate) async fn settling_empties_the_queue_and_the_backlog_follows(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let observer = observer(broker).await;
     let backlog = async || {
@@ -139,7 +135,7 @@ pub(crate) async fn settling_empties_the_queue_and_the_backlog_tells_every_step(
     assert_eq!(observer.backlog(&queue()).await.unwrap(), empty);
 }
 
-pub(crate) async fn the_age_of_the_oldest_waiting_job_is_told(broker: &dyn Broker) {
+pub(crate) async fn the_backlog_has_the_age_of_the_oldest_waiting_job(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let observer = observer(broker).await;
     gateway.submit(1).await;
@@ -215,7 +211,7 @@ pub(crate) async fn jobs_handed_back_are_claimed_again_in_order(broker: &dyn Bro
     assert_eq!((backlog.depth(), backlog.in_flight), (4, 0));
     let again = other.claim(10).await.unwrap();
     assert_eq!(markers(&again), [0, 1, 2, 3]);
-    assert!(again.iter().all(|delivery| delivery.deliveries == 1), "given back, not lost");
+    assert!(again.iter().all(|delivery| delivery.deliveries == 1), "handed back, not lost");
 }
 
 pub(crate) async fn a_job_handed_back_keeps_its_deadline(broker: &dyn Broker) {
@@ -254,7 +250,7 @@ pub(crate) async fn an_expired_job_is_delivered_as_expired(broker: &dyn Broker) 
     assert!(delivery.deadline < delivery.claimed_at);
 }
 
-pub(crate) async fn an_announced_worker_lives_until_it_retires(broker: &dyn Broker) {
+pub(crate) async fn an_announced_worker_is_live_until_it_retires(broker: &dyn Broker) {
     let observer = observer(broker).await;
     let workers = async || observer.fleet().await.unwrap().workers;
     assert_eq!(workers().await, []);
@@ -270,7 +266,7 @@ pub(crate) async fn an_announced_worker_lives_until_it_retires(broker: &dyn Brok
     assert_eq!(workers().await, [ObservedWorker { live: false, ..living }]);
 }
 
-pub(crate) async fn a_worker_that_falls_silent_is_known_but_not_live(broker: &dyn Broker) {
+pub(crate) async fn a_worker_that_stops_renewing_is_known_but_not_live(broker: &dyn Broker) {
     let observer = observer(broker).await;
     let id = WorkerId::random();
     let worker = Worker::new(broker, id).await;
@@ -327,7 +323,7 @@ pub(crate) async fn two_consumers_never_share_a_job(broker: &dyn Broker) {
     assert_eq!((one.len() + other.len(), all.len()), (100, 100));
 }
 
-pub(crate) async fn a_job_that_came_before_any_worker_is_claimed(broker: &dyn Broker) {
+pub(crate) async fn a_job_submitted_before_any_worker_is_claimed(broker: &dyn Broker) {
     let gateway = Gateway::new(broker).await;
     gateway.submit(2).await;
     let backlog = observer(broker).await.backlog(&queue()).await.unwrap();

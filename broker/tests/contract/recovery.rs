@@ -3,14 +3,14 @@
 use std::{collections::HashSet, time::Duration};
 
 use batchfleet_broker::{
-    Announcement, Broker, Consumer, Delivery, Failure, GatewayId, Job, Priority, QueueName, ReplyError,
-    WorkerId,
+    Announcement, Broker, Consumer, Delivery, Failure, GatewayId, Job, Priority, QueueName,
+    ReplyError, WorkerId,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::{Gateway, LEASE, Worker, echoes, markers, observer, queue, spec, worker};
 
-/// Reclaims until something comes, for a while.
+/// Reclaims until a job comes, for ten seconds at most.
 async fn reclaim_at_last(worker: &dyn Consumer, limit: usize) -> Vec<Delivery> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
@@ -50,11 +50,11 @@ pub(crate) async fn the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted(
     assert_eq!(second.settle(echoes(batch)).await.unwrap(), 0);
     assert_eq!(gateway.receive().await.len(), 3);
 
-    // The second, which never said that it lives, dies over the last one.
+    // The second worker never announced itself, and dies while it holds the last job.
     assert_eq!(deliveries(&second.reclaim(10).await.unwrap()), [2]);
     let last = reclaim_at_last(&*third, 10).await;
     assert_eq!((deliveries(&last), markers(&last)), (vec![3], vec![1]));
-    // Whoever comes to it too late harms nobody.
+    // Settling too late does no harm.
     first.settle(echoes(lost)).await.unwrap();
     third.settle(echoes(last)).await.unwrap();
     let backlog = observer(broker).await.backlog(&queue()).await.unwrap();
@@ -85,8 +85,7 @@ pub(crate) async fn the_jobs_of_a_living_worker_are_safe_until_the_lease_ends(br
 
 pub(crate) async fn two_reclaimers_never_share_a_job(broker: &dyn Broker) {
     let gateway = Gateway::new(broker).await;
-    let (dead, one, other) =
-        (worker(broker).await, worker(broker).await, worker(broker).await);
+    let (dead, one, other) = (worker(broker).await, worker(broker).await, worker(broker).await);
     gateway.submit(100).await;
     assert_eq!(dead.claim(100).await.unwrap().len(), 100);
     let reclaim = async |worker: &dyn Consumer| {
@@ -94,7 +93,7 @@ pub(crate) async fn two_reclaimers_never_share_a_job(broker: &dyn Broker) {
         let mut claimed = Vec::new();
         let mut until = Instant::now() + Duration::from_secs(8);
         while Instant::now() < until {
-            // It lives, or the other would take over from it.
+            // Announced as alive, so that the other worker does not take over its jobs.
             worker.renew(&announcement).await.unwrap();
             let batch = worker.reclaim(7).await.unwrap();
             assert!(batch.len() <= 7);
@@ -116,7 +115,7 @@ pub(crate) async fn a_job_that_was_just_claimed_is_not_reclaimed(broker: &dyn Br
     let gateway = Gateway::new(broker).await;
     let (dead, other) = (worker(broker).await, worker(broker).await);
     assert!(other.reclaim(10).await.unwrap().is_empty());
-    // By now absence means death.
+    // The liveness grace period is over.
     sleep(Duration::from_millis(3100)).await;
     assert!(other.reclaim(10).await.unwrap().is_empty());
     gateway.submit(1).await;
@@ -150,7 +149,7 @@ pub(crate) async fn the_jobs_that_are_still_in_the_queue_are_known(broker: &dyn 
     assert!(producer.outstanding(&queue, &[]).await.unwrap().is_empty());
 }
 
-pub(crate) async fn a_gateway_lives_until_it_is_gone(broker: &dyn Broker) {
+pub(crate) async fn a_gateway_is_alive_until_its_roles_are_dropped(broker: &dyn Broker) {
     let worker = worker(broker).await;
     let (here, gone) = (Gateway::new(broker).await, Gateway::new(broker).await);
     let ids = [here.id, gone.id, GatewayId::random()];
@@ -159,13 +158,13 @@ pub(crate) async fn a_gateway_lives_until_it_is_gone(broker: &dyn Broker) {
     drop(gone);
     let left = Instant::now();
     while worker.gateways_alive(&ids).await.unwrap() != [true, false, false] {
-        assert!(left.elapsed() < Duration::from_secs(6), "still believed to live");
+        assert!(left.elapsed() < Duration::from_secs(6), "still counts as alive");
         sleep(Duration::from_millis(20)).await;
     }
     assert!(worker.gateways_alive(&[]).await.unwrap().is_empty());
 }
 
-pub(crate) async fn a_claim_tells_whose_gateway_listens_no_more(broker: &dyn Broker) {
+pub(crate) async fn a_claim_marks_jobs_of_unsubscribed_gateways(broker: &dyn Broker) {
     let worker = worker(broker).await;
     let (here, gone) = (Gateway::new(broker).await, Gateway::new(broker).await);
     // Whether each of the two is awaited, when jobs of both are claimed.
@@ -185,9 +184,9 @@ pub(crate) async fn a_claim_tells_whose_gateway_listens_no_more(broker: &dyn Bro
     assert_eq!(claimed().await, [true, true]);
     drop(gone);
     let left = Instant::now();
-    // A worker that has just come is in doubt for a while.
+    // A new worker is in the liveness grace period.
     while claimed().await != [true, false] {
-        assert!(left.elapsed() < Duration::from_secs(6), "still believed to listen");
+        assert!(left.elapsed() < Duration::from_secs(6), "still counts as subscribed");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -204,7 +203,7 @@ pub(crate) async fn poison_is_answered_like_any_failure(broker: &dyn Broker) {
     assert_eq!(replies[1].outcome, Err(poison));
 }
 
-pub(crate) async fn a_ready_broker_says_so(broker: &dyn Broker) {
+pub(crate) async fn a_connected_broker_is_ready(broker: &dyn Broker) {
     assert!(Gateway::new(broker).await.producer.is_ready());
     assert_eq!(observer(broker).await.memory().await.unwrap(), []);
 }

@@ -1,4 +1,4 @@
-//! What gateways have counted.
+//! Promises about traffic reports.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ fn offered(offered: u64) -> Traffic {
     }
 }
 
-pub(crate) async fn nothing_is_known_of_gateways_that_said_nothing(broker: &dyn Broker) {
+pub(crate) async fn a_gateway_that_reported_nothing_has_no_traffic(broker: &dyn Broker) {
     let _gateway = Gateway::new(broker).await;
     assert_eq!(observer(broker).await.traffic().await.unwrap(), []);
 }
 
-pub(crate) async fn what_a_gateway_said_last_is_told_with_its_age(broker: &dyn Broker) {
+pub(crate) async fn the_last_report_of_a_gateway_is_read_with_its_age(broker: &dyn Broker) {
     let (one, two) = (Gateway::new(broker).await, Gateway::new(broker).await);
     for (gateway, count) in [(&one, 10), (&one, 20), (&two, 30)] {
         gateway.producer.report(&[offered(count)]).await.unwrap();

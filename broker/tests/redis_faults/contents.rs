@@ -1,4 +1,4 @@
-//! What stands in Redis is lost, odd, or too much.
+//! The data in Redis is lost, unreadable, or too large.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn a_flush_under_a_blocked_claim_leaves_a_working_queue() {
 }
 
 #[tokio::test]
-async fn a_queue_deleted_between_claims_is_made_anew() {
+async fn a_queue_deleted_between_claims_is_created_again() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     pair.serves().await;
@@ -37,7 +37,7 @@ async fn a_queue_deleted_between_claims_is_made_anew() {
 }
 
 #[tokio::test]
-async fn full_memory_is_told_as_full_and_the_queue_still_drains() {
+async fn full_memory_is_reported_and_the_queue_still_drains() {
     let server = RedisServer::start_with(&["--maxmemory", "8mb"]).await;
     let pair = Pair::new(&server.url()).await;
     let job = pair.job(400_000);
@@ -63,7 +63,7 @@ async fn full_memory_is_told_as_full_and_the_queue_still_drains() {
 }
 
 #[tokio::test]
-async fn an_entry_that_is_no_job_is_removed_and_the_next_one_served() {
+async fn an_entry_without_a_job_is_removed_and_the_next_one_served() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
@@ -78,7 +78,7 @@ async fn an_entry_that_is_no_job_is_removed_and_the_next_one_served() {
 }
 
 #[tokio::test]
-async fn unreadable_replies_are_told_as_a_gap() {
+async fn unreadable_replies_are_an_interruption() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
@@ -88,7 +88,7 @@ async fn unreadable_replies_are_told_as_a_gap() {
 }
 
 #[tokio::test]
-async fn workers_unheard_of_for_an_hour_are_forgotten() {
+async fn announcements_older_than_an_hour_are_deleted() {
     let server = RedisServer::start().await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let mut redis = administrator(&server).await;
@@ -109,7 +109,7 @@ async fn workers_unheard_of_for_an_hour_are_forgotten() {
 }
 
 #[tokio::test]
-async fn lost_data_is_told_once_within_a_second_though_no_connection_broke() {
+async fn lost_data_is_one_interruption_within_a_second_even_if_no_connection_broke() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let entry = pair.producer.submit(&queue(), &pair.job(1)).await.unwrap();
@@ -127,11 +127,11 @@ async fn lost_data_is_told_once_within_a_second_though_no_connection_broke() {
 }
 
 #[tokio::test]
-async fn another_server_behind_the_same_connection_is_told() {
+async fn another_server_behind_the_same_connection_is_an_interruption() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
-    // What a replica does when it is promoted; a server without replicas only changes its id.
+    // Like a promoted replica; a server without replicas only changes its id.
     let info = async |redis: &mut redis::aio::MultiplexedConnection| -> String {
         redis::cmd("INFO").arg("replication").query_async(redis).await.unwrap()
     };
@@ -146,14 +146,14 @@ async fn another_server_behind_the_same_connection_is_told() {
 }
 
 #[tokio::test]
-async fn what_a_dead_worker_held_in_vain_is_forgotten() {
+async fn entries_without_a_job_that_a_dead_worker_held_are_removed() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let other = broker.worker(queue(), WorkerId::random()).await.unwrap().consumer;
     let observer = broker.observer().await.unwrap();
     let mut redis = administrator(&server).await;
-    // One was withdrawn after it was claimed, one is no job at all.
+    // One job was withdrawn after the claim, one entry has no job.
     let withdrawn = pair.producer.submit(&queue(), &pair.job(1)).await.unwrap();
     let id = pair.submit().await.unwrap();
     assert_eq!(pair.claim(10).await.unwrap().len(), 2);
@@ -207,7 +207,7 @@ async fn poison_leaves_a_dead_letter_without_its_body() {
 }
 
 #[tokio::test]
-async fn a_full_redis_still_hears_who_lives_and_lets_newcomers_drain_it() {
+async fn a_full_redis_prolongs_liveness_and_new_workers_can_drain_it() {
     let server = RedisServer::start_with(&["--maxmemory", "8mb"]).await;
     let pair = Pair::new(&server.url()).await;
     let observer = RedisBroker::connect(&server.url()).await.unwrap().observer().await.unwrap();
@@ -241,7 +241,7 @@ async fn a_full_redis_still_hears_who_lives_and_lets_newcomers_drain_it() {
 }
 
 #[tokio::test]
-async fn a_class_that_was_deleted_does_not_take_the_others_along() {
+async fn deleting_the_stream_of_one_class_does_not_harm_the_others() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
@@ -264,7 +264,7 @@ async fn a_class_that_was_deleted_does_not_take_the_others_along() {
 }
 
 #[tokio::test]
-async fn jobs_stand_also_where_no_worker_has_ever_been() {
+async fn jobs_are_outstanding_in_a_queue_without_workers() {
     let server = RedisServer::start().await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let pair = Pair::new(&server.url()).await;
@@ -278,7 +278,7 @@ async fn jobs_stand_also_where_no_worker_has_ever_been() {
 }
 
 #[tokio::test]
-async fn a_flush_between_two_questions_makes_no_worker_look_dead() {
+async fn a_flush_between_two_reads_makes_no_worker_look_dead() {
     let server = RedisServer::start().await;
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let (worker, redis) = (WorkerId::random(), administrator(&server).await);
@@ -289,7 +289,7 @@ async fn a_flush_between_two_questions_makes_no_worker_look_dead() {
         redis.clone().set("bf:{fleet}:epoch", round).await.unwrap();
         let mut redis = redis.clone();
         let (seen, ()) = tokio::join!(observer.fleet(), async {
-            // Hits another moment each time.
+            // The flush comes at another moment each time.
             for _ in 0..round % 8 {
                 redis.ping().await.unwrap();
             }

@@ -1,4 +1,4 @@
-//! Replies that are too large for a message.
+//! Large replies.
 
 use std::collections::HashSet;
 
@@ -40,7 +40,7 @@ async fn a_batch_of_large_replies_does_not_cost_a_gateway_its_subscription() {
 }
 
 #[tokio::test]
-async fn replies_that_are_gone_before_they_are_fetched_are_told_as_an_interruption() {
+async fn replies_that_expire_before_they_are_fetched_are_an_interruption() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let note = [&[0; 9], &b"bf:{model:1}:parcel:gone"[..]].concat();

@@ -1,5 +1,5 @@
-//! What the Redis broker does when Redis, or the way to it, fails: an established broker comes back
-//! by itself, and nothing is silent.
+//! The Redis broker when Redis, or the network to it, fails: it recovers by itself, and reports
+//! every loss.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests stand outside a #[test]")]
 
@@ -68,7 +68,7 @@ impl Pair {
         self.producer.submit(&queue(), &job).await.map(|_| job.id)
     }
 
-    /// Submits until it is accepted, for a while.
+    /// Submits until the job is accepted, for [`PATIENCE`] at most.
     async fn submit_at_last(&self) -> RequestId {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -83,7 +83,7 @@ impl Pair {
         }
     }
 
-    /// Claims until something comes, for a while.
+    /// Claims until a job comes, for [`PATIENCE`] at most.
     async fn claim_at_last(&self) -> Vec<Delivery> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -92,7 +92,7 @@ impl Pair {
                 Ok(_) => {}
                 Err(error) => assert_eq!(error.code(), "unreachable", "{error}"),
             }
-            assert!(Instant::now() < until, "nothing came");
+            assert!(Instant::now() < until, "no job came");
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -109,7 +109,7 @@ impl Pair {
         timeout(PATIENCE, self.inbound()).await.unwrap()
     }
 
-    /// One request all the way and back.
+    /// Serves one request.
     async fn serves(&self) {
         let id = self.submit_at_last().await;
         let batch = self.claim_at_last().await;

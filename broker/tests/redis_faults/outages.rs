@@ -1,4 +1,4 @@
-//! Redis, or the way to it, is gone for a while.
+//! Redis, or the network to it, fails for a while.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{PATIENCE, Pair, administrator, model, queue, refused};
 #[tokio::test]
-async fn everything_heals_after_redis_was_killed_and_came_back_empty() {
+async fn all_roles_recover_after_redis_was_killed_and_restarted_empty() {
     let mut server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     pair.serves().await;
@@ -25,11 +25,11 @@ async fn everything_heals_after_redis_was_killed_and_came_back_empty() {
 }
 
 #[tokio::test]
-async fn a_long_outage_is_told_at_once() {
+async fn calls_fail_at_once_in_a_long_outage() {
     let mut server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     server.kill();
-    // The first ones wait in the hope that it was short.
+    // The first calls wait, because the outage may be short.
     assert!(pair.submit().await.is_err());
     sleep(Duration::from_millis(1100)).await;
     let asked = Instant::now();
@@ -51,7 +51,7 @@ async fn cut_connections_come_back_and_the_gap_is_reported_once() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_without_a_word_is_replaced() {
+async fn a_stalled_connection_is_replaced() {
     let server = RedisServer::start().await;
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
@@ -60,7 +60,7 @@ async fn a_connection_that_died_without_a_word_is_replaced() {
     let asked = Instant::now();
     assert_eq!(pair.submit().await.unwrap_err().code(), "unreachable");
     assert!(asked.elapsed() < Duration::from_millis(1500), "{:?}", asked.elapsed());
-    // The subscription finds out by itself, and the claim gives up.
+    // The subscription notices by its check, and the claim by its timeout.
     let (interrupted, claimed) = tokio::join!(pair.receive(), async {
         let claimed = pair.claim(1).await;
         proxy.refuse();
@@ -85,7 +85,7 @@ async fn a_claim_outlives_the_response_timeout_of_other_commands() {
 }
 
 #[tokio::test]
-async fn a_replica_is_not_a_place_to_submit_to() {
+async fn submitting_to_a_replica_fails() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let other = RedisServer::start().await;
@@ -110,7 +110,7 @@ async fn a_redis_that_evicts_is_refused_but_only_if_its_memory_is_limited() {
 }
 
 #[tokio::test]
-async fn a_url_that_is_none_is_named_without_its_password() {
+async fn an_invalid_url_is_refused_without_showing_its_password() {
     for url in ["http://secret@host", "secret", "redis://:secret@host:port"] {
         let error = refused(url).await;
         assert!(error.contains("redis://user:password@host:6379/0"), "{error}");
@@ -119,7 +119,7 @@ async fn a_url_that_is_none_is_named_without_its_password() {
 }
 
 #[tokio::test]
-async fn connecting_waits_for_a_redis_that_is_not_there_yet() {
+async fn connecting_waits_until_redis_starts() {
     let mut server = RedisServer::start().await;
     server.kill();
     let url = server.url();
@@ -129,7 +129,7 @@ async fn connecting_waits_for_a_redis_that_is_not_there_yet() {
 }
 
 #[tokio::test]
-async fn a_broker_out_of_reach_is_soon_not_ready_and_ready_when_it_is_back() {
+async fn an_unreachable_broker_is_soon_not_ready_and_ready_again_when_it_is_back() {
     let mut server = RedisServer::start().await;
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
@@ -142,48 +142,48 @@ async fn a_broker_out_of_reach_is_soon_not_ready_and_ready_when_it_is_back() {
         asked.elapsed().as_secs_f64()
     };
     ready_within(true, 0.0).await;
-    // A connection that died without a word, and one that was closed.
+    // A stalled connection, and a closed one.
     proxy.stall();
-    // A beat half a second later finds out, and waits for a second and a half.
+    // The next heartbeat, at most half a second later, waits for an answer for 1.5 s.
     let took = ready_within(false, 2.3).await;
-    assert!(took >= 1.49, "a short break is no reason: {took} s");
+    assert!(took >= 1.49, "not ready after {took} s only");
     proxy.resume();
     proxy.cut();
     ready_within(true, 3.0).await;
     server.kill();
     let took = ready_within(false, 1.8).await;
-    assert!(took >= 0.99, "a short break is no reason: {took} s");
+    assert!(took >= 0.99, "not ready after {took} s only");
     server.restart().await;
     ready_within(true, 2.0).await;
     pair.submit_at_last().await;
 }
 
 #[tokio::test]
-async fn nobody_is_believed_dead_just_after_a_break_or_a_loss() {
+async fn no_worker_counts_as_dead_during_the_liveness_grace_period() {
     let server = RedisServer::start().await;
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
     let other = RedisBroker::connect(&format!("redis://{}", proxy.address())).await.unwrap();
     let other = other.worker(queue(), WorkerId::random()).await.unwrap().consumer;
     let mut redis = administrator(&server).await;
-    let nobody = [GatewayId::random()];
+    let unknown = [GatewayId::random()];
     let doubted_for = async || {
         let since = Instant::now();
         loop {
             if !other.reclaim(1).await.unwrap_or_default().is_empty() {
-                assert_eq!(other.gateways_alive(&nobody).await.unwrap(), [false]);
+                assert_eq!(other.gateways_alive(&unknown).await.unwrap(), [false]);
                 return since.elapsed().as_secs_f64();
             }
             assert!(since.elapsed() < PATIENCE, "never reclaimed");
             sleep(Duration::from_millis(20)).await;
         }
     };
-    // This pair's worker never says that it lives, so it is dead as soon as absence means that.
+    // The worker of this pair never announces itself, so it is dead once the grace period is over.
     for _ in 0..4 {
         pair.submit().await.unwrap();
     }
     assert_eq!(pair.claim_at_last().await.len(), 4);
-    assert_eq!(other.gateways_alive(&nobody).await.unwrap(), [true], "in doubt");
+    assert_eq!(other.gateways_alive(&unknown).await.unwrap(), [true], "grace period");
     let took = doubted_for().await;
     assert!(took > 2.5, "{took} s after it connected");
     proxy.cut();
@@ -192,7 +192,7 @@ async fn nobody_is_believed_dead_just_after_a_break_or_a_loss() {
     redis.set("bf:{fleet}:epoch", "another").await.unwrap();
     let took = doubted_for().await;
     assert!((2.9..4.5).contains(&took), "{took} s after the loss");
-    // A Redis that takes no writes takes no signs of life either.
+    // A Redis that takes no writes takes no renewals either.
     let announcement = Announcement::new(WorkerId::random(), model());
     let writes_need = async |replicas: &str| {
         let mut redis = administrator(&server).await;

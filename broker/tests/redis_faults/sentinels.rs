@@ -1,4 +1,4 @@
-//! Who the master is changes: everything goes there, whether connections broke or not.
+//! The master changes: all roles follow, whether their connections broke or not.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -16,17 +16,17 @@ async fn until(what: &str, mut true_at_last: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// One request all the way and back, however often its pieces are lost.
+/// Serves one request, however often the job or its reply is lost.
 async fn serves_again(pair: &Pair) {
     let since = Instant::now();
     loop {
-        assert!(since.elapsed() < PATIENCE, "no answer any more");
+        assert!(since.elapsed() < PATIENCE, "no reply");
         let id = pair.submit_at_last().await;
-        // None if it was submitted to a master that is one no longer.
+        // Empty if the job was submitted to the former master.
         let batch = pair.claim(10).await.unwrap_or_default();
-        // Fails when the master goes just now.
+        // Fails while the master changes.
         pair.consumer.settle(batch.into_iter().map(super::answer).collect()).await.ok();
-        // Whoever does not receive does not subscribe again.
+        // A gateway subscribes again only while it receives.
         while let Ok(inbound) = timeout(Duration::from_secs(1), pair.inbound()).await {
             if matches!(inbound, Inbound::Replies(replies) if replies.iter().any(|it| it.id == id))
             {
@@ -39,7 +39,7 @@ async fn serves_again(pair: &Pair) {
 #[tokio::test]
 async fn a_master_that_dies_is_followed_by_the_replica() {
     let mut watched = WatchedRedis::start().await.unwrap();
-    // A sentinel that is not there does not matter.
+    // The first sentinel does not exist, which must not matter.
     let url = watched.url().replace("//", "//127.0.0.1:1,");
     let pair = Pair::new(&url).await;
     pair.serves().await;
@@ -49,7 +49,7 @@ async fn a_master_that_dies_is_followed_by_the_replica() {
 }
 
 #[tokio::test]
-async fn a_planned_failover_moves_everybody() {
+async fn a_planned_failover_moves_all_roles() {
     let watched = WatchedRedis::start().await.unwrap();
     let pair = Pair::new(&watched.url()).await;
     pair.serves().await;
@@ -57,7 +57,7 @@ async fn a_planned_failover_moves_everybody() {
     moves(&pair, &watched.master, &watched.replica).await;
 }
 
-/// Serves, until who listens listens there and no longer here.
+/// Serves requests until all subscriptions are at the new master and none at the old one.
 async fn moves(pair: &Pair, here: &RedisServer, there: &RedisServer) {
     until("all subscribed to the new one", async || {
         serves_again(pair).await;
@@ -66,7 +66,7 @@ async fn moves(pair: &Pair, here: &RedisServer, there: &RedisServer) {
     .await;
 }
 
-/// On how many channels of ours somebody listens there.
+/// How many of our channels have subscribers at a server.
 async fn channels(server: &RedisServer) -> usize {
     let mut redis = administrator(server).await;
     let channels: Vec<String> =
@@ -75,12 +75,12 @@ async fn channels(server: &RedisServer) -> usize {
 }
 
 #[tokio::test]
-async fn connections_that_did_not_break_leave_a_master_that_is_one_no_longer() {
+async fn connections_to_a_former_master_are_left_even_if_they_work() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let sentinel = RedisServer::start_sentinel(old.address(), &[]).await;
     let pair = Pair::new(&format!("redis+sentinel://{}/main", sentinel.address())).await;
     pair.serves().await;
-    // The old one lives, answers and believes that it is the master.
+    // The old master still answers, and reports that it is the master.
     sentinel.ask("SENTINEL REMOVE main").await.unwrap();
     let port = new.address().port();
     sentinel.ask(&format!("SENTINEL MONITOR main 127.0.0.1 {port} 1")).await.unwrap();
@@ -89,11 +89,11 @@ async fn connections_that_did_not_break_leave_a_master_that_is_one_no_longer() {
     serves_again(&pair).await;
     serves_again(&pair).await;
     let since = old.info("total_commands_processed").await.unwrap() - served;
-    // Ours alone, which ask for this number.
+    // Only the commands of this test, which read this number.
     assert!(since <= 3, "{since} commands were sent to the old one");
 }
 
-/// The ids of its connections.
+/// The ids of the connections to a server.
 async fn clients(server: &RedisServer) -> HashSet<String> {
     let list = server.ask("CLIENT LIST").await.unwrap();
     list.split_whitespace().filter(|word| word.starts_with("id=")).map(str::to_owned).collect()
@@ -106,7 +106,7 @@ async fn a_redis_that_becomes_a_replica_and_a_master_again_is_found_again() {
     pair.serves().await;
     let before = clients(&redis).await;
     redis.ask(&format!("REPLICAOF 127.0.0.1 {}", other.address().port())).await.unwrap();
-    // A name may lead elsewhere now, but to no one who keeps a connection.
+    // The host name may lead to another server now, but open connections stay with the old one.
     until("all connections left", async || {
         pair.claim(1).await.ok();
         timeout(Duration::from_millis(1500), pair.inbound()).await.ok();
@@ -130,7 +130,7 @@ async fn sentinels_and_their_master_are_found_over_tls() {
 }
 
 #[tokio::test]
-async fn a_master_that_no_sentinel_knows_is_not_waited_for() {
+async fn an_unknown_name_of_the_master_is_an_error_at_once() {
     let redis = RedisServer::start().await;
     let sentinel = RedisServer::start_sentinel(redis.address(), &[]).await;
     let url = format!("redis+sentinel://127.0.0.1:1,{}/mian", sentinel.address());
@@ -139,7 +139,7 @@ async fn a_master_that_no_sentinel_knows_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_refused_with_what_to_use_instead() {
+async fn a_cluster_is_refused_with_advice() {
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
     let error = refused(&cluster.url()).await;
     assert!(error.contains("cluster") && error.contains("sentinels"), "{error}");

@@ -1,4 +1,4 @@
-//! Redis carries out a read whose reader has given it up.
+//! Strays: Redis carries out a read that its worker has given up.
 
 use std::{collections::HashSet, process::Command, time::Duration};
 
@@ -12,15 +12,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{PATIENCE, Pair, administrator, answer, queue};
 
-/// How soon what Redis gave to nobody must be found.
+/// How soon strays must be found.
 const SOON: Duration = Duration::from_secs(3);
 
-/// For how long a reader that lost its connection is full of doubt, and a little more.
-const DOUBT: Duration = Duration::from_millis(2100);
+/// A little longer than strays are searched before every claim once the connection was lost.
+const STRAY_SEARCH: Duration = Duration::from_millis(2100);
 
 const STREAM: &str = "bf:{model:1}:q:default";
 
-/// Submits jobs past whatever troubles the worker.
+/// Submits jobs over a connection of their own.
 async fn submit_directly(server: &RedisServer, pair: &Pair, jobs: usize) -> HashSet<RequestId> {
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let gateway = broker.gateway(GatewayId::random()).await.unwrap();
@@ -33,7 +33,7 @@ async fn submit_directly(server: &RedisServer, pair: &Pair, jobs: usize) -> Hash
     ids
 }
 
-/// What comes within [`SOON`], tried to the end of it: nothing may come twice.
+/// Claims all of [`SOON`] long: no job may come twice.
 async fn claim_for_a_while(pair: &Pair) -> Vec<Delivery> {
     let since = Instant::now();
     let mut all = Vec::new();
@@ -49,7 +49,8 @@ async fn claim_for_a_while(pair: &Pair) -> Vec<Delivery> {
     all
 }
 
-/// These jobs, each once and for the first time; after them the queue is empty.
+/// Asserts that the batch is these jobs, each as a first delivery, and that the queue is empty
+/// then.
 async fn assert_exactly(pair: &Pair, batch: Vec<Delivery>, ids: &HashSet<RequestId>) {
     assert_eq!(batch.len(), ids.len());
     assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<HashSet<_>>(), *ids);
@@ -63,7 +64,7 @@ async fn assert_empty(redis: &mut MultiplexedConnection) {
     assert_eq!(held(redis).await, 0);
 }
 
-/// How many entries are held by anybody.
+/// How many entries all workers hold.
 async fn held(redis: &mut MultiplexedConnection) -> usize {
     redis.xpending(STREAM, "workers").await.unwrap().count()
 }
@@ -75,13 +76,13 @@ async fn wait_for_a_blocked_read(redis: &mut MultiplexedConnection) {
         if info.contains("blocked_clients:1") {
             return;
         }
-        assert!(Instant::now() < until, "nobody waits for jobs");
+        assert!(Instant::now() < until, "no read is blocked");
         sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test]
-async fn what_a_silenced_connection_was_given_reaches_its_worker_soon_and_once() {
+async fn strays_of_a_stalled_connection_are_found_soon_and_once() {
     let server = RedisServer::start().await;
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
@@ -100,7 +101,7 @@ async fn what_a_silenced_connection_was_given_reaches_its_worker_soon_and_once()
 }
 
 #[tokio::test]
-async fn what_a_stopped_redis_gave_to_a_dead_read_reaches_its_worker_soon_and_once() {
+async fn strays_of_a_stopped_redis_are_found_soon_and_once() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
@@ -109,10 +110,10 @@ async fn what_a_stopped_redis_gave_to_a_dead_read_reaches_its_worker_soon_and_on
     let signal = |name| {
         assert!(Command::new("kill").args([name, process]).status().unwrap().success());
     };
-    // Only who is free of doubt, and knows the class in use, reads at once.
+    // After that the worker searches no strays, and reads the one class in use at once.
     pair.serves().await;
     let since = Instant::now();
-    while since.elapsed() < DOUBT {
+    while since.elapsed() < STRAY_SEARCH {
         assert!(pair.claim(10).await.unwrap().is_empty());
     }
     let ids = submit_directly(&server, &pair, 3).await;
@@ -131,7 +132,7 @@ async fn what_a_stopped_redis_gave_to_a_dead_read_reaches_its_worker_soon_and_on
 }
 
 #[tokio::test]
-async fn what_a_worker_holds_or_has_settled_is_no_stray() {
+async fn held_and_settled_entries_are_no_strays() {
     let server = RedisServer::start().await;
     let proxy = CuttingProxy::start(server.address()).await.unwrap();
     let pair = Pair::new(&format!("redis://{}", proxy.address())).await;
@@ -166,7 +167,7 @@ async fn what_a_worker_holds_or_has_settled_is_no_stray() {
 }
 
 #[tokio::test]
-async fn looking_for_strays_all_the_time_finds_none_in_a_busy_worker() {
+async fn searching_all_the_time_finds_no_strays_in_a_busy_worker() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let since = Instant::now();
@@ -187,7 +188,7 @@ async fn looking_for_strays_all_the_time_finds_none_in_a_busy_worker() {
                 return ids;
             }
             ids.extend(batch.iter().map(|delivery| delivery.job.id));
-            // Some are run for longer than others.
+            // Some jobs are held for longer than others.
             held.extend(batch.into_iter().map(answer));
             if held.len() > 100 {
                 pair.consumer.settle(held.split_off(20)).await.unwrap();
@@ -213,7 +214,7 @@ async fn strays_of_any_class_are_noticed_without_a_broken_connection_and_come_in
     let worker = WorkerId::random();
     let WorkerRoles { mut claims, consumer, .. } = broker.worker(queue(), worker).await.unwrap();
     let since = Instant::now();
-    while since.elapsed() < DOUBT {
+    while since.elapsed() < STRAY_SEARCH {
         assert!(claims.claim(10).await.unwrap().is_empty());
     }
     let mut ids = Vec::new();

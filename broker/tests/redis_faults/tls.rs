@@ -1,4 +1,4 @@
-//! TLS: whom we trust, who trusts us, and what is said when it is not so.
+//! TLS: certificates of both sides, and the errors about them.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{PATIENCE, Pair, refused};
 
-/// A Redis there, whose certificate `of` vouches for, and to which it is shown.
+/// The address of a Redis with TLS, with the authority and the client certificate of `of`.
 fn address(at: SocketAddr, of: &Certificates) -> RedisAddress {
     RedisAddress { identity: Some((of.certificate(), of.key())), ..trusting(at, of.ca()) }
 }
@@ -26,7 +26,7 @@ async fn jobs_and_replies_go_over_tls() {
 }
 
 #[tokio::test]
-async fn a_redis_that_asks_for_a_certificate_is_shown_one() {
+async fn a_client_certificate_is_used_where_redis_requires_one() {
     let certificates = Certificates::new().unwrap();
     let (_server, at) = certificates.start_redis(true).await.unwrap();
     Pair::new(address(at, &certificates)).await.serves().await;
@@ -35,7 +35,7 @@ async fn a_redis_that_asks_for_a_certificate_is_shown_one() {
 }
 
 #[tokio::test]
-async fn certificates_that_were_renewed_are_used_after_a_break() {
+async fn renewed_certificates_are_used_for_new_connections() {
     let certificates = Certificates::new().unwrap();
     let (mut server, at) = certificates.start_redis(true).await.unwrap();
     let pair = Pair::new(address(at, &certificates)).await;
@@ -48,7 +48,7 @@ async fn certificates_that_were_renewed_are_used_after_a_break() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_which_nobody_trusted_vouches_is_refused_at_once() {
+async fn a_certificate_of_an_untrusted_authority_is_refused_at_once() {
     let (certificates, stranger) = (Certificates::new().unwrap(), Certificates::new().unwrap());
     let (_server, at) = certificates.start_redis(false).await.unwrap();
     for address in [RedisAddress::from(&format!("rediss://{at}")), trusting(at, stranger.ca())] {
@@ -58,7 +58,7 @@ async fn a_certificate_for_which_nobody_trusted_vouches_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_a_stranger_is_refused_by_redis_and_we_say_so() {
+async fn a_client_certificate_that_redis_refuses_is_reported() {
     let (certificates, stranger) = (Certificates::new().unwrap(), Certificates::new().unwrap());
     let (_server, at) = certificates.start_redis(true).await.unwrap();
     let error =
@@ -67,7 +67,7 @@ async fn a_certificate_of_a_stranger_is_refused_by_redis_and_we_say_so() {
 }
 
 #[tokio::test]
-async fn with_and_without_tls_are_not_mistaken_for_each_other() {
+async fn tls_on_one_side_only_is_reported() {
     let certificates = Certificates::new().unwrap();
     let plain = RedisServer::start().await;
     let error =
@@ -79,7 +79,7 @@ async fn with_and_without_tls_are_not_mistaken_for_each_other() {
 }
 
 #[tokio::test]
-async fn files_that_are_missing_or_hold_something_else_are_named() {
+async fn missing_and_mixed_up_files_are_named() {
     let (certificates, other) = (Certificates::new().unwrap(), Certificates::new().unwrap());
     let (_server, at) = certificates.start_redis(false).await.unwrap();
     let missing = refused(trusting(at, "/nowhere/ca.pem".into())).await;
