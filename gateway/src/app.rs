@@ -68,7 +68,7 @@ impl Gateway {
         process: &Process,
     ) -> Result<Self, StartError> {
         let id = GatewayId::random();
-        let metrics = GatewayMetrics::register(&process.registry)?;
+        let metrics = GatewayMetrics::new(&process.registry)?;
         let roles = broker.gateway(id).await?;
         let producer = roles.producer.clone();
         let observer = broker.observer().await?;

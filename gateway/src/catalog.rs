@@ -223,7 +223,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let metrics = GatewayMetrics::register(&Registry::new()).unwrap();
+            let metrics = GatewayMetrics::new(&Registry::new()).unwrap();
             Self { catalog: Catalog::new(metrics), looks: 0, added: HashMap::new() }
         }
 

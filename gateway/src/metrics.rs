@@ -1,5 +1,5 @@
-//! What a gateway counts. The books balance at every scrape: offered = accepted + refused (+ the
-//! ones being admitted), accepted = the sum of answered over its outcomes + in flight.
+//! The metrics of a gateway. At every scrape, offered = accepted + refused + requests being read, and
+//! accepted = the sum of answered over its outcomes + in flight.
 
 mod fleet;
 mod triton;
@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use batchfleet_broker::{Backlog, BrokerError, QueueName};
 use batchfleet_oip::statistics::ModelStatistics;
-use batchfleet_service::metrics::{Described, Families, family};
+use batchfleet_service::metrics::{Described, MetricGroup};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
-
 use strum::{IntoEnumIterator, VariantArray};
 
 use self::{
@@ -21,60 +20,93 @@ use self::{
 };
 use crate::{outcome::RequestOutcome, refusal::Refusal, traffic::SECONDS};
 
-/// The label for requests to models nobody knows: no model can have this name.
+const MODEL: [&str; 1] = ["model"];
+
+/// The label of requests for unknown models. No model can have this name.
 const UNKNOWN_MODEL: &str = "(unknown)";
 
-/// Every metric of a gateway.
-#[derive(Clone, Debug)]
-pub(crate) struct GatewayMetrics {
-    /// Moved when a request for a model arrives, whatever becomes of it.
-    offered: IntCounterVec,
-    /// Moved when a request was read, checked and admitted.
-    accepted: IntCounterVec,
-    /// Moved when a request is turned away; `reason` is its error code.
-    refused: IntCounterVec,
-    /// Moved when an accepted request ends; `outcome` says how.
-    answered: IntCounterVec,
-    /// Moved when it ends with its outputs within the latency target.
-    within_slo: IntCounterVec,
-    /// Accepted and not yet ended.
-    in_flight: IntGaugeVec,
-    /// From the first byte of the request's head read until its answer is ready to send.
-    request_seconds: HistogramVec,
-    /// Facts of the fleet.
-    pub(crate) fleet: FleetMetrics,
-    /// The aliases.
-    triton: Triton,
-    /// Moved at each look at Redis.
-    pub(crate) broker_seconds: Histogram,
-    broker_errors: IntCounterVec,
-    /// Bytes of bodies held: of requests until they are answered, of answers until they are sent.
-    pub(crate) body_bytes: IntGauge,
-    /// Answers to requests that had already ended: given up, or answered before.
-    pub(crate) unclaimed_replies: IntCounter,
-    /// Answers computed from another input than their request's. Must stay 0.
-    pub(crate) misrouted: IntCounter,
-    /// Times the queue was interrupted: answers or jobs may have been lost.
-    pub(crate) interruptions: IntCounter,
-    /// Requests sent to the queue once more, under the same id.
-    pub(crate) resubmissions: IntCounter,
+batchfleet_service::metrics! {
+    /// Every metric of a gateway.
+    #[derive(Clone, Debug)]
+    pub(crate) struct GatewayMetrics {
+        /// Requests for a model, refused or not.
+        #[metric("batchfleet_gateway_offered_total", unit = "requests", labels = MODEL)]
+        offered: IntCounterVec,
+        /// Requests read, checked and admitted.
+        #[metric("batchfleet_gateway_accepted_total", unit = "requests", labels = MODEL)]
+        accepted: IntCounterVec,
+        /// Requests refused, by error code.
+        #[metric(
+            "batchfleet_gateway_refused_total",
+            unit = "requests",
+            labels = ["model", "reason"]
+        )]
+        refused: IntCounterVec,
+        /// Accepted requests ended, by outcome: `ok`, `model_error`, `poison`, `expired`, `unavailable` or
+        /// `cancelled`.
+        #[metric(
+            "batchfleet_gateway_answered_total",
+            unit = "requests",
+            labels = ["model", "outcome"]
+        )]
+        answered: IntCounterVec,
+        /// Requests answered with outputs within the latency target of the slowest worker.
+        #[metric("batchfleet_gateway_within_slo_total", unit = "requests", labels = MODEL)]
+        within_slo: IntCounterVec,
+        /// Requests accepted and not ended.
+        #[metric("batchfleet_gateway_in_flight", unit = "requests", labels = MODEL)]
+        in_flight: IntGaugeVec,
+        /// Time from the arrival of a request's head until its answer is ready, for accepted requests.
+        #[metric(
+            "batchfleet_gateway_request_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SECONDS
+        )]
+        request_seconds: HistogramVec,
+        /// Facts of the fleet.
+        pub(crate) fleet: FleetMetrics,
+        /// The same counts under Triton's names.
+        triton: Triton,
+        /// Round trip to Redis, measured five times per second.
+        #[metric("batchfleet_gateway_broker_seconds", unit = "seconds", buckets = SECONDS)]
+        pub(crate) broker_seconds: Histogram,
+        /// Calls that Redis did not accept or answer, by cause.
+        #[metric("batchfleet_gateway_broker_errors_total", unit = "calls", labels = ["code"])]
+        broker_errors: IntCounterVec,
+        /// Bytes held of the bodies of requests, until they are answered, and of answers, until they
+        /// are sent.
+        #[metric("batchfleet_gateway_body_bytes", unit = "bytes")]
+        pub(crate) body_bytes: IntGauge,
+        /// Replies whose request had already ended: given up, or answered before (duplicates).
+        #[metric("batchfleet_gateway_unclaimed_replies_total", unit = "replies")]
+        pub(crate) unclaimed_replies: IntCounter,
+        /// Replies computed from another input than their request's; must stay 0.
+        #[metric("batchfleet_gateway_misrouted_total", unit = "replies")]
+        pub(crate) misrouted: IntCounter,
+        /// Times the queue was interrupted: jobs or replies may have been lost.
+        #[metric("batchfleet_gateway_interruptions_total", unit = "interruptions")]
+        pub(crate) interruptions: IntCounter,
+        /// Requests sent to the queue once more, under the same id.
+        #[metric("batchfleet_gateway_resubmissions_total", unit = "requests")]
+        pub(crate) resubmissions: IntCounter,
+    }
 }
 
-/// What a gateway counts, and what it means.
+/// The definitions of a gateway's metrics.
 ///
 /// # Errors
+///
 /// If two metrics share a name.
 pub fn describe_metrics() -> prometheus::Result<Vec<Described>> {
-    let mut make = Families::default();
-    GatewayMetrics::make(&mut make)?;
-    Ok(make.described())
+    GatewayMetrics::describe()
 }
 
 impl GatewayMetrics {
-    /// Registers them all.
-    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self::make(&mut Families::new(registry))?;
-        // What names no known model, and what has not gone wrong: written as 0 from the start.
+    /// Registers all metrics. Series without a model, and those of errors, are written as 0 from the
+    /// start.
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self::register(registry)?;
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);
         for reason in ["model_not_found", "unauthorized"] {
             metrics.refused.with_label_values(&[UNKNOWN_MODEL, reason]);
@@ -85,119 +117,13 @@ impl GatewayMetrics {
         Ok(metrics)
     }
 
-    #[expect(clippy::too_many_lines, reason = "a list of what there is")]
-    fn make(make: &mut Families) -> prometheus::Result<Self> {
-        const NONE: &[&str] = &[];
-        let model = &["model"];
-        let mut alone = |name, unit, help| {
-            let counter = make.counter(family(name, unit, &[], help));
-            Ok::<_, prometheus::Error>(counter?.with_label_values(NONE))
-        };
-        let unclaimed_replies = alone(
-            "batchfleet_gateway_unclaimed_replies_total",
-            "replies",
-            "Answers to requests that had already ended: given up, or answered before (duplicates)",
-        )?;
-        let misrouted = alone(
-            "batchfleet_gateway_misrouted_total",
-            "replies",
-            "Answers computed from another input than their request's; must stay 0",
-        )?;
-        let interruptions = alone(
-            "batchfleet_gateway_interruptions_total",
-            "interruptions",
-            "Times the queue was interrupted: answers or jobs may have been lost",
-        )?;
-        let resubmissions = alone(
-            "batchfleet_gateway_resubmissions_total",
-            "requests",
-            "Requests sent to the queue once more, under the same id",
-        )?;
-        let body_bytes = make.gauge(family(
-            "batchfleet_gateway_body_bytes",
-            "bytes",
-            &[],
-            "Bytes held of bodies of requests and answers",
-        ))?;
-        let broker_seconds = make.histogram(
-            family(
-                "batchfleet_gateway_broker_seconds",
-                "seconds",
-                &[],
-                "Round trip to Redis of a question asked five times a second",
-            ),
-            &SECONDS,
-        )?;
-        Ok(Self {
-            offered: make.counter(family(
-                "batchfleet_gateway_offered_total",
-                "requests",
-                model,
-                "Requests for a model, refused or not",
-            ))?,
-            accepted: make.counter(family(
-                "batchfleet_gateway_accepted_total",
-                "requests",
-                model,
-                "Requests read, checked and admitted",
-            ))?,
-            refused: make.counter(family(
-                "batchfleet_gateway_refused_total",
-                "requests",
-                &["model", "reason"],
-                "Requests turned away, by error code",
-            ))?,
-            answered: make.counter(family(
-                "batchfleet_gateway_answered_total",
-                "requests",
-                &["model", "outcome"],
-                "Accepted requests ended: ok, model_error, poison, expired, unavailable or cancelled",
-            ))?,
-            within_slo: make.counter(family(
-                "batchfleet_gateway_within_slo_total",
-                "requests",
-                model,
-                "Requests answered with outputs within the latency target of the slowest worker",
-            ))?,
-            in_flight: make.gauge(family(
-                "batchfleet_gateway_in_flight",
-                "requests",
-                model,
-                "Requests accepted and not ended",
-            ))?,
-            request_seconds: make.histogram(
-                family(
-                    "batchfleet_gateway_request_seconds",
-                    "seconds",
-                    model,
-                    "From reading a request to its answer, whatever that is",
-                ),
-                &SECONDS,
-            )?,
-            fleet: FleetMetrics::make(make)?,
-            triton: Triton::make(make)?,
-            broker_errors: make.counter(family(
-                "batchfleet_gateway_broker_errors_total",
-                "calls",
-                &["code"],
-                "Jobs and looks that Redis did not take or answer, by why",
-            ))?,
-            broker_seconds: broker_seconds.with_label_values(NONE),
-            body_bytes: body_bytes.with_label_values(NONE),
-            unclaimed_replies,
-            misrouted,
-            interruptions,
-            resubmissions,
-        })
-    }
-
-    /// Counts a request to a model nobody knows.
-    pub(crate) fn unknown_model(&self, reason: &'static str) {
+    /// Counts a request for an unknown model, and its refusal with this error code.
+    pub(crate) fn unknown_model(&self, code: &'static str) {
         self.offered.with_label_values(&[UNKNOWN_MODEL]).inc();
-        self.refused.with_label_values(&[UNKNOWN_MODEL, reason]).inc();
+        self.refused.with_label_values(&[UNKNOWN_MODEL, code]).inc();
     }
 
-    /// Counts a call that the broker did not take or answer.
+    /// Counts a call that the broker did not accept or answer.
     pub(crate) fn broker_failed(&self, error: &BrokerError) {
         self.broker_errors.with_label_values(&[error.code()]).inc();
     }

@@ -269,7 +269,7 @@ async fn call(
 
 async fn simulate(seed: u64) {
     let registry = Registry::new();
-    let metrics = GatewayMetrics::register(&registry).unwrap();
+    let metrics = GatewayMetrics::new(&registry).unwrap();
     let catalog = Catalog::new(metrics.clone());
     let workers = vec![ObservedWorker::live(Announcement::new(WorkerId(1), spec()))];
     catalog.update(FleetSnapshot { workers, promises: Vec::new() });

@@ -30,7 +30,7 @@ impl Fixture {
     async fn with_seats(seats: usize) -> Self {
         let broker = MemoryBroker::new(100);
         let registry = Registry::new();
-        let metrics = GatewayMetrics::register(&registry).unwrap();
+        let metrics = GatewayMetrics::new(&registry).unwrap();
         let catalog = Catalog::new(metrics.clone());
         let spec = spec();
         let id = WorkerId::random();

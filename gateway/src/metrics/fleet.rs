@@ -1,107 +1,63 @@
-//! Facts of the whole fleet, as every gateway sees them: take the maximum over gateways, not the sum.
+//! Facts of the whole fleet, as every gateway observes them: over gateways, take the maximum and not
+//! the sum.
 
 use std::time::Duration;
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, QueueName};
-use batchfleet_service::metrics::{Families, family};
-use prometheus::{Gauge, GaugeVec, IntGaugeVec, Result};
+use prometheus::{Gauge, GaugeVec, IntGaugeVec};
 
 use crate::explain::Explanation;
 
-/// The facts.
-#[derive(Clone, Debug)]
-pub(crate) struct FleetMetrics {
-    queue_depth: IntGaugeVec,
-    queue_in_flight: IntGaugeVec,
-    queue_oldest_age: GaugeVec,
-    backlog_seconds: GaugeVec,
-    workers: IntGaugeVec,
-    mismatched: IntGaugeVec,
-    wanted: IntGaugeVec,
-    load: GaugeVec,
-    capacity: GaugeVec,
-    slo: GaugeVec,
-    /// Set at each look.
-    pub(crate) broker_memory: Gauge,
+/// The labels of a model version.
+pub(super) const VERSION: [&str; 2] = ["model", "version"];
+
+batchfleet_service::metrics! {
+    /// Facts of the fleet.
+    #[derive(Clone, Debug)]
+    pub(crate) struct FleetMetrics {
+        /// Jobs that no worker has claimed.
+        #[metric("batchfleet_queue_depth", unit = "jobs", labels = VERSION)]
+        queue_depth: IntGaugeVec,
+        /// Jobs claimed and not settled.
+        #[metric("batchfleet_queue_in_flight", unit = "jobs", labels = VERSION)]
+        queue_in_flight: IntGaugeVec,
+        /// Age of the oldest job that no worker has claimed.
+        #[metric("batchfleet_queue_oldest_age_seconds", unit = "seconds", labels = VERSION)]
+        queue_oldest_age: GaugeVec,
+        /// Predicted wait of a request that arrives now, as admission predicts it.
+        #[metric("batchfleet_backlog_seconds", unit = "seconds", labels = VERSION)]
+        backlog_seconds: GaugeVec,
+        /// Workers that serve the model now.
+        #[metric("batchfleet_gateway_workers", unit = "workers", labels = VERSION)]
+        workers: IntGaugeVec,
+        /// Workers whose model has other inputs, outputs or limits than the spec that gateways check
+        /// requests against.
+        #[metric("batchfleet_gateway_mismatched_workers", unit = "workers", labels = VERSION)]
+        mismatched: IntGaugeVec,
+        /// Workers that the present load needs, each used to 88 % of its capacity; 0 while unknown.
+        #[metric("batchfleet_wanted_workers", unit = "workers", labels = VERSION)]
+        wanted: IntGaugeVec,
+        /// Rows that all gateways put into the queue; 0 while unknown.
+        #[metric("batchfleet_load_rows_per_second", unit = "rows per second", labels = VERSION)]
+        load: GaugeVec,
+        /// Rows that all living workers can run within the latency target.
+        #[metric(
+            "batchfleet_capacity_rows_per_second",
+            unit = "rows per second",
+            labels = VERSION
+        )]
+        capacity: GaugeVec,
+        /// Latency target of the slowest worker; 0 while unknown.
+        #[metric("batchfleet_slo_seconds", unit = "seconds", labels = VERSION)]
+        slo: GaugeVec,
+        /// Used share of Redis' maxmemory; 0 if Redis has no limit.
+        #[metric("batchfleet_broker_memory_ratio", unit = "ratio")]
+        pub(crate) broker_memory: Gauge,
+    }
 }
 
 impl FleetMetrics {
-    #[expect(clippy::too_many_lines, reason = "a list of what there is")]
-    pub(super) fn make(make: &mut Families) -> Result<Self> {
-        let queue = &["model", "version"];
-        let memory = family(
-            "batchfleet_broker_memory_ratio",
-            "ratio",
-            &[],
-            "How full Redis' memory is, of its maxmemory; 0 where it has no limit",
-        );
-        Ok(Self {
-            queue_depth: make.gauge(family(
-                "batchfleet_queue_depth",
-                "jobs",
-                queue,
-                "Jobs that no worker has claimed",
-            ))?,
-            queue_in_flight: make.gauge(family(
-                "batchfleet_queue_in_flight",
-                "jobs",
-                queue,
-                "Jobs claimed and not settled",
-            ))?,
-            queue_oldest_age: make.measure(family(
-                "batchfleet_queue_oldest_age_seconds",
-                "seconds",
-                queue,
-                "Age of the oldest job that no worker has claimed",
-            ))?,
-            backlog_seconds: make.measure(family(
-                "batchfleet_backlog_seconds",
-                "seconds",
-                queue,
-                "How long a request that came now would wait, as admission predicts it",
-            ))?,
-            workers: make.gauge(family(
-                "batchfleet_gateway_workers",
-                "workers",
-                queue,
-                "Workers that serve the model now",
-            ))?,
-            mismatched: make.gauge(family(
-                "batchfleet_gateway_mismatched_workers",
-                "workers",
-                queue,
-                "Workers whose model has other inputs, outputs or limits than the one gateways check by",
-            ))?,
-            wanted: make.gauge(family(
-                "batchfleet_wanted_workers",
-                "workers",
-                queue,
-                "Workers that the load of now wants, each busy for 88 % of what it can do; 0 while \
-                 unknown",
-            ))?,
-            load: make.measure(family(
-                "batchfleet_load_rows_per_second",
-                "rows per second",
-                queue,
-                "Rows that all gateways put into the queue; 0 while unknown",
-            ))?,
-            capacity: make.measure(family(
-                "batchfleet_capacity_rows_per_second",
-                "rows per second",
-                queue,
-                "What all living workers can do within the latency target",
-            ))?,
-            slo: make.measure(family(
-                "batchfleet_slo_seconds",
-                "seconds",
-                queue,
-                "The latency target of the slowest worker; 0 while unknown",
-            ))?,
-            broker_memory: make.measure(memory)?.with_label_values::<&str>(&[]),
-        })
-    }
-
-    /// A look at a queue; `wait` is what a request that came now would wait.
+    /// Follows a look at a queue; `wait` is the predicted wait of a request that arrives now.
     pub(crate) fn set_queue(&self, queue: &QueueName, backlog: &Backlog, wait: Duration) {
         let labels = labels(queue);
         let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -111,23 +67,23 @@ impl FleetMetrics {
         self.backlog_seconds.with_label_values(&labels).set(wait.as_secs_f64());
     }
 
-    /// What the living workers of a model say.
+    /// Follows the announcements of the living workers of a model.
     pub(crate) fn set_workers<'a>(
         &self,
         spec: &ModelSpec,
         living: impl Iterator<Item = &'a Announcement>,
     ) {
         let (mut workers, mut mismatched) = (0, 0);
-        for word in living {
+        for worker in living {
             workers += 1;
-            mismatched += i64::from(word.model != *spec);
+            mismatched += i64::from(worker.model != *spec);
         }
         let labels = labels(&spec.queue);
         self.workers.with_label_values(&labels).set(workers);
         self.mismatched.with_label_values(&labels).set(mismatched);
     }
 
-    /// What follows from both.
+    /// Follows the explanation of a model's batching.
     pub(crate) fn set_explanation(&self, queue: &QueueName, explanation: &Explanation) {
         let labels = labels(queue);
         let slowest = explanation.by_worker.iter().min_by(|a, b| a.capacity.total_cmp(&b.capacity));
@@ -140,7 +96,7 @@ impl FleetMetrics {
     }
 }
 
-/// The labels of a version of a model.
+/// The label values of a model version.
 pub(super) fn labels(queue: &QueueName) -> [String; 2] {
     [queue.model.clone(), queue.version.to_string()]
 }

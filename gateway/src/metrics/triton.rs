@@ -1,5 +1,5 @@
-//! The same counts under the names that Triton gives them, so that dashboards and adapter rules made
-//! for it work unchanged. They are of this gateway: their sum over gateways is the fleet's.
+//! The same counts under the names that Triton gives them, so that dashboards and adapter rules for
+//! Triton work unchanged. The counts are those of this gateway: the sum over gateways is the fleet's.
 //!
 //! <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html>
 
@@ -7,92 +7,75 @@ use std::mem;
 
 use batchfleet_broker::{Backlog, QueueName};
 use batchfleet_oip::statistics::{ModelStatistics, Total};
-use batchfleet_service::metrics::{Families, family};
 use parking_lot::Mutex;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Result};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::fleet::labels;
+use super::fleet::{VERSION, labels};
 use crate::{outcome::RequestOutcome, refusal::Refusal};
-
-const MODEL: [&str; 2] = ["model", "version"];
 
 /// Triton's reasons for failure.
 const REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
 
-/// Triton's metrics.
-#[derive(Clone, Debug)]
-pub(crate) struct Triton {
-    counters: [IntCounterVec; 8],
-    failures: IntCounterVec,
-    pending: IntGaugeVec,
+batchfleet_service::metrics! {
+    /// Triton's metrics.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Triton {
+        /// Requests answered with outputs.
+        #[metric("nv_inference_request_success", unit = "requests", labels = VERSION)]
+        success: IntCounterVec,
+        /// Rows answered with outputs.
+        #[metric("nv_inference_count", unit = "rows", labels = VERSION)]
+        rows: IntCounterVec,
+        /// Batches run, as this gateway's share of them: over all gateways, a batch counts as one.
+        #[metric("nv_inference_exec_count", unit = "batches", labels = VERSION)]
+        batches: IntCounterVec,
+        /// Time of successful requests, end to end.
+        #[metric("nv_inference_request_duration_us", unit = "microseconds", labels = VERSION)]
+        request: IntCounterVec,
+        /// Part of the request time: waiting in the queue and for the batch to begin.
+        #[metric("nv_inference_queue_duration_us", unit = "microseconds", labels = VERSION)]
+        queue: IntCounterVec,
+        /// Part of the request time: joining the inputs of the batch.
+        #[metric("nv_inference_compute_input_duration_us", unit = "microseconds", labels = VERSION)]
+        input: IntCounterVec,
+        /// Part of the request time: running the model.
+        #[metric("nv_inference_compute_infer_duration_us", unit = "microseconds", labels = VERSION)]
+        infer: IntCounterVec,
+        /// Part of the request time: splitting the outputs of the batch.
+        #[metric("nv_inference_compute_output_duration_us", unit = "microseconds", labels = VERSION)]
+        output: IntCounterVec,
+        /// Requests that failed: REJECTED (not accepted), CANCELED (the caller left), BACKEND (the
+        /// model failed) or OTHER (too late, or the queue was unreachable).
+        #[metric(
+            "nv_inference_request_failure",
+            unit = "requests",
+            labels = ["model", "version", "reason"]
+        )]
+        failures: IntCounterVec,
+        /// Requests of this gateway that wait for a worker: those in flight here, times the share
+        /// of all requests in flight that wait.
+        #[metric("nv_inference_pending_request_count", unit = "requests", labels = VERSION)]
+        pending: IntGaugeVec,
+    }
 }
 
 impl Triton {
-    pub(super) fn make(make: &mut Families) -> Result<Self> {
-        let mut count =
-            |name, unit, help: &'static str| make.counter(family(name, unit, &MODEL, help));
-        Ok(Self {
-            counters: [
-                count(
-                    "nv_inference_request_success",
-                    "requests",
-                    "Requests answered with outputs",
-                )?,
-                count("nv_inference_count", "rows", "Rows answered with outputs")?,
-                count(
-                    "nv_inference_exec_count",
-                    "batches",
-                    "Batches run, each gateway its share; a batch of the fleet counts as one",
-                )?,
-                count(
-                    "nv_inference_request_duration_us",
-                    "microseconds",
-                    "Time of successful requests, from end to end",
-                )?,
-                count(
-                    "nv_inference_queue_duration_us",
-                    "microseconds",
-                    "Of that, waiting in the queue and for the batch to begin",
-                )?,
-                count(
-                    "nv_inference_compute_input_duration_us",
-                    "microseconds",
-                    "Of that, joining the inputs of the batch",
-                )?,
-                count(
-                    "nv_inference_compute_infer_duration_us",
-                    "microseconds",
-                    "Of that, the run of the model",
-                )?,
-                count(
-                    "nv_inference_compute_output_duration_us",
-                    "microseconds",
-                    "Of that, splitting the outputs of the batch",
-                )?,
-            ],
-            failures: make.counter(family(
-                "nv_inference_request_failure",
-                "requests",
-                &["model", "version", "reason"],
-                "Requests that failed: REJECTED (not let in), CANCELED (the caller left), BACKEND \
-                 (the model failed) or OTHER (too late, or the queue was away)",
-            ))?,
-            pending: make.gauge(family(
-                "nv_inference_pending_request_count",
-                "requests",
-                &MODEL,
-                "Requests of this gateway that wait for a worker: those in flight here, times the \
-                 share that waits of those in flight in the fleet",
-            ))?,
-        })
-    }
-
     /// The metrics of one model version.
     pub(super) fn for_model(&self, queue: &QueueName) -> ModelTriton {
         let labels = labels(queue);
         let [model, version] = &labels;
+        let counters = [
+            &self.success,
+            &self.rows,
+            &self.batches,
+            &self.request,
+            &self.queue,
+            &self.input,
+            &self.infer,
+            &self.output,
+        ];
         ModelTriton {
-            counters: self.counters.each_ref().map(|family| family.with_label_values(&labels)),
+            counters: counters.map(|family| family.with_label_values(&labels)),
             failures: REASONS
                 .map(|reason| self.failures.with_label_values(&[model, version, reason])),
             pending: self.pending.with_label_values(&labels),
@@ -104,6 +87,7 @@ impl Triton {
 /// Triton's metrics of one model version.
 #[derive(Debug)]
 pub(super) struct ModelTriton {
+    /// In the order of the totals in [`publish`](Self::publish).
     counters: [IntCounter; 8],
     /// In the order of [`REASONS`].
     failures: [IntCounter; REASONS.len()],
@@ -155,7 +139,7 @@ impl ModelTriton {
     }
 }
 
-/// How many of the requests in flight here wait, if they do as those of all gateways.
+/// The requests in flight here that wait, if their share is the same as at all gateways.
 fn pending(backlog: &Backlog, here: u64) -> i64 {
     let all = backlog.depth() + backlog.in_flight;
     let waiting = u128::from(here) * u128::from(backlog.depth());
@@ -165,10 +149,13 @@ fn pending(backlog: &Backlog, here: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use batchfleet_service::metrics::MetricGroup;
+    use prometheus::Registry;
+
     use super::*;
 
     #[test]
-    fn what_waits_here_adds_up_over_gateways_to_what_waits() {
+    fn the_pending_requests_of_all_gateways_add_up_to_the_queue_depth() {
         let backlog = Backlog { waiting: [10, 20, 0], in_flight: 10, ..Backlog::default() };
         assert_eq!([30, 10, 0].map(|here| pending(&backlog, here)), [23, 8, 0]);
         assert_eq!(pending(&Backlog::default(), 7), 0);
@@ -177,7 +164,7 @@ mod tests {
     #[test]
     fn each_count_is_published_once() {
         let mut statistics = ModelStatistics { inference_count: 5, ..ModelStatistics::default() };
-        let triton = Triton::make(&mut Families::default()).unwrap();
+        let triton = Triton::register(&Registry::new()).unwrap();
         let model = triton.for_model(&QueueName::new("m", 1));
         let counts = || {
             (
