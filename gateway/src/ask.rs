@@ -12,7 +12,7 @@ use crate::{
     books::Record,
     catalog::Catalog,
     clients::{Client, ClientSeat, Clients},
-    dispatch::{Dispatcher, Question},
+    dispatch::{Dispatcher, JobRequest},
     error::{InferError, InferResult},
     mailbox::Mailbox,
     metrics::GatewayMetrics,
@@ -41,7 +41,7 @@ pub(crate) struct Asked {
 }
 
 /// A request that a front has read.
-pub(crate) struct Parsed {
+pub(crate) struct ParsedRequest {
     pub(crate) request: InferRequest,
     /// The [`digest`](batchfleet_broker::wire::digest) of the inputs.
     pub(crate) digest: u64,
@@ -91,13 +91,13 @@ impl Core {
         &self,
         record: &mut Record<'_>,
         asked: &Asked,
-        parsed: Parsed,
+        parsed: ParsedRequest,
         mailbox: &Mailbox,
     ) -> Result<Prediction, InferError> {
-        let Parsed { request, digest } = parsed;
+        let ParsedRequest { request, digest } = parsed;
         record.read(request.rows);
         let time = request.timeout.map_or(self.deadline, |wish| wish.min(self.max_deadline));
-        let question = Question {
+        let job = JobRequest {
             id: RequestId::random(),
             outputs: output_names(&request.outputs, &asked.model),
             inputs: request.inputs,
@@ -107,24 +107,24 @@ impl Core {
             trace: record.trace(),
             deadline: record.arrived() + time,
         };
-        let result = put(&self.dispatcher, record, &asked.model, question, mailbox).await;
+        let result = put(&self.dispatcher, record, &asked.model, job, mailbox).await;
         let Reply { outcome, timing, .. } = result?;
         let outputs = outcome.map_err(InferError::Worker)?;
         Ok(Prediction { outputs, timing, id: request.id, wanted: request.outputs })
     }
 }
 
-/// Admits a question, waits for its result, and records both.
+/// Admits a request, waits for its result, and records both.
 pub(crate) async fn put(
     dispatcher: &Dispatcher,
     record: &mut Record<'_>,
     model: &Arc<Model>,
-    question: Question,
+    request: JobRequest,
     mailbox: &Mailbox,
 ) -> InferResult {
-    let seat = dispatcher.admit(model, &question)?;
-    record.accepted(question.id, seat);
-    let result = dispatcher.infer(model, question, mailbox).await;
+    let seat = dispatcher.admit(model, &request)?;
+    record.accepted(request.id, seat);
+    let result = dispatcher.infer(model, request, mailbox).await;
     record.ended(&result);
     result
 }

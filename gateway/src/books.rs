@@ -23,40 +23,40 @@ use tracing::debug;
 use crate::{
     demand::DemandCounts,
     error::{InferError, InferResult},
-    metrics::{GatewayMetrics, ModelMetrics},
+    metrics::{GatewayMetrics, RequestMetrics},
     outcome::RequestOutcome,
-    refusal::Refusal,
+    refusal::RefusalKind,
     tally::Tally,
     trace::Trace,
     traffic::TrafficCounts,
-    watch::{Moment, Ran, Sample, Series, Watch},
+    watch::{ModelWatch, Moment, Ran, Series, WatchSample},
 };
 
 /// All counts of the requests for one model version at this gateway.
 #[derive(Debug)]
-pub(crate) struct Books {
+pub(crate) struct ModelBooks {
     queue: QueueName,
     /// Counts for Prometheus. Written only: no decision reads them.
-    metrics: ModelMetrics,
+    metrics: RequestMetrics,
     /// Counts for the controller and for admission.
     traffic: TrafficCounts,
     /// Totals for `/stats`.
     tally: Mutex<Tally>,
     /// Recent batches and latencies for the live page.
-    watch: Watch,
+    watch: ModelWatch,
     /// The latency target in nanoseconds; 0 while unknown.
     latency_target: AtomicU64,
 }
 
-impl Books {
+impl ModelBooks {
     /// Empty books.
-    pub(crate) fn new(queue: QueueName, metrics: ModelMetrics) -> Self {
+    pub(crate) fn new(queue: QueueName, metrics: RequestMetrics) -> Self {
         Self {
             queue,
             metrics,
             traffic: TrafficCounts::default(),
             tally: Mutex::default(),
-            watch: Watch::default(),
+            watch: ModelWatch::default(),
             latency_target: AtomicU64::new(0),
         }
     }
@@ -87,7 +87,7 @@ impl Books {
     }
 
     /// The batches and samples after these numbers, for the live page.
-    pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<Sample>) {
+    pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<WatchSample>) {
         self.watch.look(batches, samples)
     }
 
@@ -127,7 +127,7 @@ impl Books {
         self.metrics.offered();
     }
 
-    fn refused(&self, code: &'static str, refusal: Option<Refusal>) {
+    fn refused(&self, code: &'static str, refusal: Option<RefusalKind>) {
         self.metrics.refused(code);
         self.traffic.refused(refusal);
     }
@@ -160,9 +160,9 @@ enum Stage {
     /// The model is not known yet.
     Arrived,
     /// The model is known; the rows are known once the request has been read.
-    Offered { books: Arc<Books>, rows: Option<u32> },
+    Offered { books: Arc<ModelBooks>, rows: Option<u32> },
     /// The request waits for the answer. The seat is released after the books are closed.
-    Accepted { books: Arc<Books>, rows: u32, id: RequestId, _seat: OwnedSemaphorePermit },
+    Accepted { books: Arc<ModelBooks>, rows: u32, id: RequestId, _seat: OwnedSemaphorePermit },
     /// The request was refused, answered or given up.
     Ended,
 }
@@ -189,7 +189,7 @@ impl<'a> Record<'a> {
     }
 
     /// Records that the model is known; `names_version` if the request named the version.
-    pub(crate) fn offered(&mut self, books: &Arc<Books>, names_version: bool) {
+    pub(crate) fn offered(&mut self, books: &Arc<ModelBooks>, names_version: bool) {
         books.offered(names_version);
         self.stage = Stage::Offered { books: books.clone(), rows: None };
     }
@@ -259,7 +259,7 @@ impl<'a> Record<'a> {
 impl Drop for Record<'_> {
     fn drop(&mut self) {
         if let Stage::Offered { books, .. } = &self.stage {
-            books.refused(Refusal::Cancelled.code(), Some(Refusal::Cancelled));
+            books.refused(RefusalKind::Cancelled.code(), Some(RefusalKind::Cancelled));
         }
         self.close(RequestOutcome::Cancelled, self.arrived.elapsed());
     }

@@ -9,7 +9,7 @@ use batchfleet_policy::{VersionLoad, default_version};
 use parking_lot::RwLock;
 
 use crate::{
-    books::Books,
+    books::ModelBooks,
     explain::{Explanation, ObservedQueue},
     metrics::GatewayMetrics,
     model::Model,
@@ -126,7 +126,7 @@ impl Catalog {
                 version = queue.version,
                 "model added to catalogue"
             );
-            let books = Books::new(queue.clone(), self.metrics.for_model(queue));
+            let books = ModelBooks::new(queue.clone(), self.metrics.for_model(queue));
             models.insert(queue.clone(), Arc::new(Model::new(spec.clone(), books)));
         }
         *self.models.write() = Arc::new(models);

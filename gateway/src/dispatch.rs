@@ -1,4 +1,4 @@
-//! The way of a question through the queue of its model and back: admission, the line of jobs, the
+//! The way of a request through the queue of its model and back: admission, the line of jobs, the
 //! replies, and the sweep for lost jobs.
 
 mod admit;
@@ -18,8 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::line::Question;
-use self::{admit::Admission, answer::Resolver, line::Line};
+pub(crate) use self::line::JobRequest;
+use self::{admit::Admission, answer::Resolver, line::JobLine};
 use crate::{
     error::{InferError, InferResult},
     ledger::Ledger,
@@ -31,7 +31,7 @@ use crate::{
 /// Owns every accepted request until it is answered.
 pub(crate) struct Dispatcher {
     admission: Admission,
-    line: Arc<Line>,
+    line: Arc<JobLine>,
     resolver: Arc<Resolver>,
 }
 
@@ -47,7 +47,7 @@ impl Dispatcher {
     ) -> (Self, JoinSet<()>) {
         let GatewayRoles { producer, replies: inbox } = roles;
         let ledger = Arc::new(Mutex::new(Ledger::new(max_in_flight, Instant::now())));
-        let line = Line::open(gateway, producer.clone(), ledger.clone(), metrics.clone());
+        let line = JobLine::open(gateway, producer.clone(), ledger.clone(), metrics.clone());
         let line = Arc::new(line);
         let resolver = Arc::new(Resolver::new(producer, ledger, metrics.clone()));
         let interrupted = Arc::new(Notify::new());
@@ -59,22 +59,22 @@ impl Dispatcher {
         (Self { admission, line, resolver }, tasks)
     }
 
-    /// Admits a question for `model`; the permit is its seat.
+    /// Admits a request for `model`; the permit is its seat.
     ///
     /// # Errors
     ///
-    /// The question cannot be answered now, or not in time.
+    /// The request cannot be answered now, or not in time.
     pub(crate) fn admit(
         &self,
         model: &Model,
-        question: &Question,
+        request: &JobRequest,
     ) -> Result<OwnedSemaphorePermit, InferError> {
-        let Question { priority, deadline, .. } = *question;
+        let JobRequest { priority, deadline, .. } = *request;
         self.admission.admit(model, priority, deadline, self.is_reachable())
     }
 
-    /// Puts an admitted question in line and waits for the result, which arrives in the `mailbox` of
-    /// this thread. Dropping the future gives the question up.
+    /// Puts an admitted request in line and waits for the result, which arrives in the `mailbox` of
+    /// this thread. Dropping the future gives the request up.
     ///
     /// # Errors
     ///
@@ -82,12 +82,12 @@ impl Dispatcher {
     pub(crate) async fn infer(
         &self,
         model: &Arc<Model>,
-        question: Question,
+        request: JobRequest,
         mailbox: &Mailbox,
     ) -> InferResult {
-        let deadline = question.deadline;
+        let deadline = request.deadline;
         let (address, answer) = mailbox.address();
-        let in_line = self.line.put(model, question, address);
+        let in_line = self.line.put(model, request, address);
         match timeout_at(deadline, answer).await {
             // The resolver drops the address if the reply was computed from another input.
             Ok(answer) => answer.unwrap_or(Err(InferError::Misrouted)),

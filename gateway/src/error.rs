@@ -5,7 +5,7 @@ use std::time::Duration;
 use batchfleet_broker::{Failure, Reply, ReplyError};
 use batchfleet_oip::Problem;
 
-use crate::refusal::Refusal;
+use crate::refusal::RefusalKind;
 
 /// The result of a request: the reply to its job, or why there is no reply.
 pub(crate) type InferResult = Result<Reply, InferError>;
@@ -56,17 +56,17 @@ pub(crate) enum InferError {
 
 impl InferError {
     /// The kind of refusal, if this error refuses a correct request before it is accepted.
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
+    pub(crate) fn refusal(&self) -> Option<RefusalKind> {
         match self {
-            Self::Quota(_) => Some(Refusal::Quota),
-            Self::Concurrency => Some(Refusal::Concurrency),
-            Self::BodyBytes => Some(Refusal::BodyBytes),
-            Self::QueueWait(_) => Some(Refusal::QueueWait),
-            Self::InFlight => Some(Refusal::InFlight),
-            Self::NoWorkers(_) => Some(Refusal::NoWorkers),
-            Self::Draining => Some(Refusal::Draining),
-            Self::QueueFull => Some(Refusal::BrokerFull),
-            Self::QueueUnreachable => Some(Refusal::BrokerUnready),
+            Self::Quota(_) => Some(RefusalKind::Quota),
+            Self::Concurrency => Some(RefusalKind::Concurrency),
+            Self::BodyBytes => Some(RefusalKind::BodyBytes),
+            Self::QueueWait(_) => Some(RefusalKind::QueueWait),
+            Self::InFlight => Some(RefusalKind::InFlight),
+            Self::NoWorkers(_) => Some(RefusalKind::NoWorkers),
+            Self::Draining => Some(RefusalKind::Draining),
+            Self::QueueFull => Some(RefusalKind::BrokerFull),
+            Self::QueueUnreachable => Some(RefusalKind::BrokerUnready),
             Self::Problem(_) | Self::Deadline | Self::Worker(_) | Self::Misrouted => None,
         }
     }
@@ -82,7 +82,7 @@ impl InferError {
                 Failure::Expired | Failure::Unawaited => "deadline",
                 Failure::Poison => "poison_input",
             },
-            refused => refused.refusal().map_or("internal", Refusal::code),
+            refused => refused.refusal().map_or("internal", RefusalKind::code),
         }
     }
 

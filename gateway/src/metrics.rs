@@ -18,7 +18,7 @@ use self::{
     fleet::FleetMetrics,
     triton::{ModelTriton, Triton},
 };
-use crate::{outcome::RequestOutcome, refusal::Refusal, traffic::SECONDS};
+use crate::{outcome::RequestOutcome, refusal::RefusalKind, traffic::SECONDS};
 
 const MODEL: [&str; 1] = ["model"];
 
@@ -130,14 +130,14 @@ impl GatewayMetrics {
 
     /// The metrics of one model version, looked up once. Every outcome and every refusal of a
     /// correct request is written as 0 from the start.
-    pub(crate) fn for_model(&self, queue: &QueueName) -> ModelMetrics {
+    pub(crate) fn for_model(&self, queue: &QueueName) -> RequestMetrics {
         let model = queue.model.as_str();
-        for refusal in Refusal::iter() {
+        for refusal in RefusalKind::iter() {
             self.refused.with_label_values(&[model, refusal.code()]);
         }
         let answered =
             |outcome: &RequestOutcome| self.answered.with_label_values(&[model, outcome.label()]);
-        ModelMetrics {
+        RequestMetrics {
             model: model.to_owned(),
             offered: self.offered.with_label_values(&[model]),
             accepted: self.accepted.with_label_values(&[model]),
@@ -153,7 +153,7 @@ impl GatewayMetrics {
 
 /// The metrics of the requests for one model version. Written only.
 #[derive(Debug)]
-pub(crate) struct ModelMetrics {
+pub(crate) struct RequestMetrics {
     model: String,
     offered: IntCounter,
     accepted: IntCounter,
@@ -167,7 +167,7 @@ pub(crate) struct ModelMetrics {
     triton: ModelTriton,
 }
 
-impl ModelMetrics {
+impl RequestMetrics {
     /// Counts a request that arrived.
     pub(crate) fn offered(&self) {
         self.offered.inc();

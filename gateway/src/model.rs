@@ -13,7 +13,7 @@ use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority};
 use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, DrainSample, Speed, VersionLoad};
 use parking_lot::Mutex;
 
-use crate::{books::Books, demand::VersionDemand, explain::speed};
+use crate::{books::ModelBooks, demand::VersionDemand, explain::speed};
 
 /// One model version.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Model {
     /// What requests are checked against.
     pub(crate) spec: ModelSpec,
     /// The counts of its requests.
-    pub(crate) books: Arc<Books>,
+    pub(crate) books: Arc<ModelBooks>,
     queue: Mutex<QueueView>,
     live_workers: AtomicUsize,
     promised: AtomicBool,
@@ -62,7 +62,7 @@ impl QueueView {
 
 impl Model {
     /// A model version of which only the spec is known.
-    pub(crate) fn new(spec: ModelSpec, books: Books) -> Self {
+    pub(crate) fn new(spec: ModelSpec, books: ModelBooks) -> Self {
         Self {
             spec,
             books: Arc::new(books),

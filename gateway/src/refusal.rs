@@ -4,7 +4,7 @@ use strum::IntoEnumIterator;
 
 /// Why a gateway did not accept a request although the request itself is correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
-pub(crate) enum Refusal {
+pub(crate) enum RefusalKind {
     /// The request bodies held in this gateway's memory leave no room for one more.
     BodyBytes,
     /// Redis is almost out of memory.
@@ -38,7 +38,7 @@ pub(crate) enum Blame {
     Outage,
 }
 
-impl Refusal {
+impl RefusalKind {
     /// The bounded name: `x-error-code`, and the `reason` label of metrics.
     pub(crate) const fn code(self) -> &'static str {
         match self {
@@ -72,8 +72,8 @@ impl Refusal {
 /// The codes of all refusals that count against the fleet, sorted: [`Blame::Capacity`] and
 /// [`Blame::Outage`]. Dashboards and alerts count exactly these as missed.
 pub fn fleet_refusal_codes() -> Vec<&'static str> {
-    let is_fleets = |refusal: &Refusal| refusal.blame() != Blame::Client;
-    let mut codes: Vec<_> = Refusal::iter().filter(is_fleets).map(Refusal::code).collect();
+    let is_fleets = |refusal: &RefusalKind| refusal.blame() != Blame::Client;
+    let mut codes: Vec<_> = RefusalKind::iter().filter(is_fleets).map(RefusalKind::code).collect();
     codes.sort_unstable();
     codes
 }

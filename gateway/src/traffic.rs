@@ -7,7 +7,7 @@ use batchfleet_broker::{QueueName, Traffic};
 use crate::{
     demand::DemandCounts,
     outcome::RequestOutcome,
-    refusal::{Blame, Refusal},
+    refusal::{Blame, RefusalKind},
 };
 
 /// Upper bounds of latency buckets, from half a millisecond to half a minute, in seconds.
@@ -47,8 +47,8 @@ impl TrafficCounts {
     }
 
     /// Counts a refusal if more workers would have answered the request.
-    pub(crate) fn refused(&self, refusal: Option<Refusal>) {
-        if refusal.map(Refusal::blame) == Some(Blame::Capacity) {
+    pub(crate) fn refused(&self, refusal: Option<RefusalKind>) {
+        if refusal.map(RefusalKind::blame) == Some(Blame::Capacity) {
             self.refused.fetch_add(1, Relaxed);
         }
     }

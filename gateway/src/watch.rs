@@ -23,7 +23,7 @@ const LATENCIES: usize = 8192;
 
 /// Records one model version while a page is open.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct ModelWatch {
     /// Ticks until recording stops.
     attention: AtomicU32,
     recorded: Mutex<Recorded>,
@@ -36,7 +36,7 @@ struct Recorded {
     open: Option<Ran>,
     /// Whether `open` was open at the last tick already.
     is_old: bool,
-    samples: Series<Sample>,
+    samples: Series<WatchSample>,
     /// Latencies of the requests that ended since the last tick, in milliseconds.
     latencies: Vec<f64>,
     /// Refused requests at the last tick.
@@ -100,7 +100,7 @@ pub(crate) struct Ran {
 
 /// The state at one tick, and what happened since the tick before.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Sample {
+pub(crate) struct WatchSample {
     /// Requests that no worker had claimed.
     waiting: u64,
     /// Requests in flight at this gateway.
@@ -125,9 +125,9 @@ pub(crate) struct Moment {
     pub(crate) refused: u64,
 }
 
-impl Watch {
+impl ModelWatch {
     /// The batches and samples after these numbers. Recording goes on for 3 seconds from now.
-    pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<Sample>) {
+    pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<WatchSample>) {
         self.attention.store(ATTENTION, Ordering::Relaxed);
         let recorded = self.recorded.lock();
         (recorded.batches.after(batches), recorded.samples.after(samples))
@@ -214,7 +214,7 @@ impl Recorded {
             let last = self.latencies.len().checked_sub(1)?;
             self.latencies.get(last * hundredths / 100).copied()
         };
-        let sample = Sample {
+        let sample = WatchSample {
             waiting: now.waiting,
             in_flight: now.in_flight,
             answered: self.latencies.len(),
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn nothing_is_recorded_while_no_page_is_open() {
-        let watch = Watch::default();
+        let watch = ModelWatch::default();
         watch.ran(1, &timing(2, 9));
         watch.answered(Duration::from_millis(1));
         watch.tick(|| unreachable!("no page is open"));
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_answers_of_one_batch_are_recorded_as_one_batch() {
-        let watch = Watch::default();
+        let watch = ModelWatch::default();
         watch.look(0, 0);
         for (rows, timing) in [(1, timing(3, 9)), (2, timing(3, 9)), (3, timing(7, 10))] {
             watch.ran(rows, &timing);
@@ -286,13 +286,13 @@ mod tests {
 
     #[test]
     fn a_sample_has_latency_percentiles_and_the_number_of_refused_requests() {
-        let watch = Watch::default();
+        let watch = ModelWatch::default();
         watch.look(0, 0);
         watch.tick(|| moment(40));
         (1..=101).for_each(|ms| watch.answered(Duration::from_millis(ms)));
         watch.tick(|| moment(42));
         let (_, samples) = watch.look(0, 1);
-        let sample = Sample {
+        let sample = WatchSample {
             waiting: 5,
             in_flight: 7,
             answered: 101,
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_freed_when_the_last_page_is_closed() {
-        let watch = Watch::default();
+        let watch = ModelWatch::default();
         watch.look(0, 0);
         (0..1000).for_each(|run| watch.ran(1, &timing(1, run)));
         let (batches, _) = watch.look(0, 0);

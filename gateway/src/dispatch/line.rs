@@ -32,7 +32,7 @@ const PIPELINE_BYTES: usize = 256 << 10;
 
 /// A request in the form that the queue needs.
 #[derive(Debug)]
-pub(crate) struct Question {
+pub(crate) struct JobRequest {
     /// The request's own id, drawn at random.
     pub(crate) id: RequestId,
     /// Inputs, checked against the model.
@@ -52,7 +52,7 @@ pub(crate) struct Question {
 }
 
 /// Sends jobs to their queues, and withdraws jobs of callers that left.
-pub(super) struct Line {
+pub(super) struct JobLine {
     gateway: GatewayId,
     producer: Arc<dyn Producer>,
     ledger: SharedLedger,
@@ -64,16 +64,16 @@ pub(super) struct Line {
     metrics: GatewayMetrics,
 }
 
-/// A question in line or in its queue. Dropping it withdraws the job, if there is no answer yet.
+/// A request in line or in its queue. Dropping it withdraws the job, if there is no answer yet.
 pub(super) struct InLine<'a> {
-    line: &'a Line,
+    line: &'a JobLine,
     queue: &'a QueueName,
     id: RequestId,
     /// The task that sends a job too large for the line.
     sending: Option<AbortOnDropHandle<()>>,
 }
 
-impl Line {
+impl JobLine {
     /// Opens an empty line. Spawns the task that withdraws jobs, which ends with the line.
     pub(super) fn open(
         gateway: GatewayId,
@@ -87,15 +87,15 @@ impl Line {
         Self { gateway, producer, ledger, joined, withdrawals, runtime, metrics }
     }
 
-    /// Enters a question in the ledger and has its job sent.
+    /// Enters a request in the ledger and has its job sent.
     pub(super) fn put<'a>(
         self: &'a Arc<Self>,
         model: &'a Arc<Model>,
-        question: Question,
+        request: JobRequest,
         address: Address,
     ) -> InLine<'a> {
-        let (id, deadline) = (question.id, question.deadline);
-        let job = Arc::new(self.job(model, question));
+        let (id, deadline) = (request.id, request.deadline);
+        let job = Arc::new(self.job(model, request));
         let caller = Caller { model: model.clone(), rows: job.rows, address };
         let mut ledger = self.ledger.lock();
         let sending = if job.size() > PIPELINE_BYTES {
@@ -117,18 +117,18 @@ impl Line {
         InLine { line: self, queue: &model.spec.queue, id, sending }
     }
 
-    fn job(&self, model: &Model, question: Question) -> Job {
+    fn job(&self, model: &Model, request: JobRequest) -> Job {
         Job {
-            id: question.id,
+            id: request.id,
             gateway: self.gateway,
             attempt: 0,
-            priority: question.priority,
-            ttl: question.deadline.saturating_duration_since(Instant::now()),
-            rows: question.rows,
-            digest: question.digest,
-            inputs: question.inputs,
-            outputs: question.outputs,
-            trace: question.trace.filter(|_| model.is_traced()),
+            priority: request.priority,
+            ttl: request.deadline.saturating_duration_since(Instant::now()),
+            rows: request.rows,
+            digest: request.digest,
+            inputs: request.inputs,
+            outputs: request.outputs,
+            trace: request.trace.filter(|_| model.is_traced()),
         }
     }
 
@@ -240,7 +240,7 @@ impl Drop for InLine<'_> {
 }
 
 /// Task: sends small jobs to their queues; jobs that arrive meanwhile are the next pipeline.
-pub(super) async fn send_all(line: Arc<Line>) {
+pub(super) async fn send_all(line: Arc<JobLine>) {
     loop {
         let leaving = line.next().await;
         let jobs: Vec<_> = leaving.iter().map(|(model, job)| (&model.spec.queue, &**job)).collect();

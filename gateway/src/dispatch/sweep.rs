@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::line::Line;
+use super::line::JobLine;
 use crate::ledger::SILENCE;
 
 /// Interval between attempts to send unsent requests.
@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// Task: looks for jobs presumed lost, and resubmits lost ones. `interrupted` is notified when the
 /// queue may have lost jobs.
-pub(super) async fn run(line: Arc<Line>, interrupted: Arc<Notify>) {
+pub(super) async fn run(line: Arc<JobLine>, interrupted: Arc<Notify>) {
     let mut retry = interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = Instant::now();
@@ -56,7 +56,7 @@ pub(super) async fn run(line: Arc<Line>, interrupted: Arc<Notify>) {
 }
 
 /// Looks for every job last seen in its queue before `before`.
-async fn search(line: &Line, before: Instant) -> Result<(), BrokerError> {
+async fn search(line: &JobLine, before: Instant) -> Result<(), BrokerError> {
     let mut lost = Vec::new();
     for (queue, jobs) in by_queue(line, before) {
         let entries: Vec<_> = jobs.iter().map(|&(_, entry)| entry).collect();
@@ -84,7 +84,7 @@ async fn search(line: &Line, before: Instant) -> Result<(), BrokerError> {
     Ok(())
 }
 
-fn by_queue(line: &Line, before: Instant) -> HashMap<QueueName, Vec<(RequestId, EntryId)>> {
+fn by_queue(line: &JobLine, before: Instant) -> HashMap<QueueName, Vec<(RequestId, EntryId)>> {
     let mut queues = HashMap::<QueueName, Vec<_>>::new();
     for (id, entry, caller) in line.ledger().presumed_lost(before) {
         let queue = &caller.model.spec.queue;
@@ -97,7 +97,7 @@ fn by_queue(line: &Line, before: Instant) -> HashMap<QueueName, Vec<(RequestId, 
 }
 
 /// Sends every request that is not in its queue.
-async fn send_unsent(line: &Arc<Line>) {
+async fn send_unsent(line: &Arc<JobLine>) {
     let mut sending = JoinSet::new();
     for (job, caller) in line.ledger().take_unsent(Instant::now()) {
         let (line, model) = (line.clone(), caller.model.clone());

@@ -106,7 +106,7 @@ pub(super) async fn answer_to(
     dispatcher: &Dispatcher,
     metrics: &GatewayMetrics,
     model: &Arc<Model>,
-    question: Question,
+    question: JobRequest,
     mailbox: &Mailbox,
 ) -> InferResult {
     let mut record = Record::arrive(metrics, Trace::off());
@@ -149,9 +149,9 @@ pub(super) fn tensor(number: u32) -> Tensor {
     Tensor { name: "in".to_owned(), datatype: Datatype::Uint32, shape: vec![1, 1], data }
 }
 
-pub(super) fn question(number: u32) -> Question {
+pub(super) fn question(number: u32) -> JobRequest {
     let inputs = vec![tensor(number)];
-    Question {
+    JobRequest {
         id: RequestId::random(),
         digest: wire::digest(&inputs),
         inputs,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::Api,
-    ask::{Parsed, Prediction},
+    ask::{ParsedRequest, Prediction},
     body::{self, Body, BodyShare, Encoding},
     books::Record,
     clients,
@@ -100,7 +100,7 @@ async fn read(
     model: &Arc<Model>,
     request: &HttpRequest,
     payload: &mut Payload,
-) -> Result<(Parsed, BodyShare), InferError> {
+) -> Result<(ParsedRequest, BodyShare), InferError> {
     let encodings = request.headers().get_all(header::CONTENT_ENCODING);
     let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
     let header_length = single_header(request, HEADER_LENGTH)?
@@ -132,13 +132,13 @@ fn parse(
     body: Body,
     header_length: HeaderLength,
     model: &ModelSpec,
-) -> Result<(Parsed, BodyShare), InferError> {
+) -> Result<(ParsedRequest, BodyShare), InferError> {
     let Body { bytes, mut share } = body;
     let request = batchfleet_oip::infer::parse(&bytes, header_length, model)?;
     if header_length == HeaderLength::Absent {
         share.resize(request.inputs.iter().map(|input| input.data.len()).sum())?;
     }
-    Ok((Parsed { digest: wire::digest(&request.inputs), request }, share))
+    Ok((ParsedRequest { digest: wire::digest(&request.inputs), request }, share))
 }
 
 /// Clients of the protocol send octet-stream, JSON or no content type at all, whatever the body

@@ -13,7 +13,7 @@ use crate::{
     error::InferError,
     explain::Explanation,
     model::Model,
-    watch::{Ran, Sample, Series},
+    watch::{Ran, Series, WatchSample},
 };
 
 /// The parameters of a request for the feed.
@@ -76,7 +76,7 @@ struct Shown {
     in_flight: i64,
     batching: Explanation,
     batches: Series<Ran>,
-    samples: Series<Sample>,
+    samples: Series<WatchSample>,
 }
 
 /// Handles `GET /page/feed?model=NAME&version=N&batches=N&samples=N`.

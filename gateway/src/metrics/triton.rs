@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::fleet::{VERSION, labels};
-use crate::{outcome::RequestOutcome, refusal::Refusal};
+use crate::{outcome::RequestOutcome, refusal::RefusalKind};
 
 /// Triton's reasons for failure.
 const REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
@@ -99,7 +99,7 @@ pub(super) struct ModelTriton {
 impl ModelTriton {
     /// Counts a request that was refused with this error code.
     pub(super) fn refused(&self, code: &'static str) {
-        self.failures[usize::from(code == Refusal::Cancelled.code())].inc();
+        self.failures[usize::from(code == RefusalKind::Cancelled.code())].inc();
     }
 
     /// Counts the end of an accepted request, if it failed.
