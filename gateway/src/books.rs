@@ -264,3 +264,6 @@ impl Drop for Record<'_> {
         self.close(RequestOutcome::Cancelled, self.arrived.elapsed());
     }
 }
+
+#[cfg(test)]
+mod tests;

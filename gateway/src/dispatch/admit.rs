@@ -133,3 +133,42 @@ const fn waiting_share(priority: Priority) -> f64 {
         Priority::Sheddable => 0.25,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request that can be admitted, with a deadline in 10 s.
+    fn fine() -> Conditions {
+        Conditions {
+            draining: false,
+            served: true,
+            queue: QueueState::Open,
+            ahead: Ahead { jobs: 0.0, rate: 100.0, batch: Duration::from_millis(10) },
+            remaining: Duration::from_secs(10),
+            priority: Priority::Default,
+        }
+    }
+
+    #[test]
+    fn each_obstacle_is_named() {
+        assert_eq!(fine().decide(), Ok(()));
+        let draining = Conditions { draining: true, served: false, ..fine() };
+        assert_eq!(draining.decide(), Err(Obstacle::Draining));
+        let unserved = Conditions { served: false, queue: QueueState::Unreachable, ..fine() };
+        assert_eq!(unserved.decide(), Err(Obstacle::NoWorkers));
+        let unreachable = Conditions { queue: QueueState::Unreachable, ..fine() };
+        assert_eq!(unreachable.decide(), Err(Obstacle::Unreachable));
+        let full = Conditions { queue: QueueState::Full, ..fine() };
+        assert_eq!(full.decide(), Err(Obstacle::Full));
+    }
+
+    #[test]
+    fn under_overload_lower_classes_are_refused_first() {
+        // 400 jobs at 100 per second: a wait of 4 s.
+        let ahead = Ahead { jobs: 400.0, ..fine().ahead };
+        let decide = |priority| Conditions { ahead, priority, ..fine() }.decide().is_ok();
+        let classes = [Priority::Critical, Priority::Default, Priority::Sheddable];
+        assert_eq!(classes.map(decide), [true, true, false]);
+    }
+}
