@@ -97,8 +97,8 @@ impl ModelBooks {
         self.latency_target.store(nanoseconds, Relaxed);
     }
 
-    /// Records the reply to a request of this many rows for the live page. Only the task that receives
-    /// replies may call this, because the replies of one batch must follow each other.
+    /// Records the reply to a request of this many rows for the live page. Only the task that
+    /// receives replies may call this, because the replies of one batch must follow each other.
     pub(crate) fn ran(&self, rows: u32, timing: &Timing) {
         self.watch.ran(rows, timing);
     }
@@ -226,7 +226,8 @@ impl<'a> Record<'a> {
         self.close(RequestOutcome::of(result), took);
     }
 
-    /// Records that the answer is this error. If the request was not accepted, the error refuses it.
+    /// Records that the answer is this error. If the request was not accepted, the error refuses
+    /// it.
     pub(crate) fn failed(&mut self, error: &InferError) {
         self.trace.failed(error);
         let took = self.arrived.elapsed();

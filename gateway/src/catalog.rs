@@ -73,8 +73,8 @@ impl Catalog {
         models
     }
 
-    /// Applies what workers and controllers have announced. A model without workers stays known, also
-    /// when its announcement is gone because Redis was emptied.
+    /// Applies what workers and controllers have announced. A model without workers stays known,
+    /// also when its announcement is gone because Redis was emptied.
     pub(crate) fn update(&self, fleet: FleetSnapshot) {
         self.add_new(&fleet);
         for (queue, model) in self.snapshot().iter() {
@@ -141,8 +141,8 @@ impl Catalog {
         self.metrics.fleet.set_queue(&model.spec.queue, &backlog, wait);
     }
 
-    /// Chooses the default version of each model, which gets the requests that name no version. `at`
-    /// is the time since the looks began.
+    /// Chooses the default version of each model, which gets the requests that name no version.
+    /// `at` is the time since the looks began.
     pub(crate) fn choose_default_versions(&self, at: Duration) {
         for versions in self.all().chunk_by(|a, b| a.spec.queue.model == b.spec.queue.model) {
             let loads = versions.iter().map(|model| model.version_load(at));
@@ -240,8 +240,9 @@ mod tests {
             self.catalog.find("m", None, |_| true).unwrap().spec.queue.version
         }
 
-        /// A minute with this many living workers of versions 1 and 2, and this many requests at each
-        /// of five looks per second. Returns the default versions in order, without repetitions.
+        /// A minute with this many living workers of versions 1 and 2, and this many requests at
+        /// each of five looks per second. Returns the default versions in order, without
+        /// repetitions.
         fn minute(&mut self, workers: [u128; 2], requests: u64) -> Vec<u64> {
             let snapshot = || FleetSnapshot {
                 workers: [self::workers(1, workers[0]), self::workers(2, workers[1])].concat(),

@@ -73,7 +73,8 @@ impl VersionDemand {
     }
 
     /// The rates now; `at` is the time since the looks began, also for a version added later, whose
-    /// demand was 0 before. So the rates of all versions add up while requests move between versions.
+    /// demand was 0 before. So the rates of all versions add up while requests move between
+    /// versions.
     pub(crate) fn rates(&self, at: Duration) -> DemandRates {
         let Averages { queued, accepted, refused, offered, named } = self.averages;
         // Corrects for averages that start at 0.

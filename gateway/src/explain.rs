@@ -40,7 +40,8 @@ pub struct Explanation {
     pub by_worker: Vec<Member>,
 }
 
-/// Numbers of workers. The wanted numbers are `None` while the load or the workers' speed is unknown.
+/// Numbers of workers. The wanted numbers are `None` while the load or the workers' speed is
+/// unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workers {
     /// Living workers.

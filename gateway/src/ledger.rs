@@ -1,12 +1,12 @@
-//! The ledger of requests that are owed an answer, and what to do when an answer may be lost: a state
-//! machine without clock or I/O. The gateway is the durable owner of a request; the queue may lose
-//! anything.
+//! The ledger of requests that are owed an answer, and what to do when an answer may be lost: a
+//! state machine without clock or I/O. The gateway is the durable owner of a request; the queue may
+//! lose anything.
 //!
 //! A request is *unsent* (to be sent when the queue can be reached), *leaving* (being sent), or
 //! *queued*. A queued request is presumed lost after a long silence, or when the queue was
 //! interrupted since the request was last seen there. If its job is no longer in the queue and no
-//! answer has come, the request is unsent again, and its job is sent once more under the same id. The
-//! first answer is delivered, later ones are dropped.
+//! answer has come, the request is unsent again, and its job is sent once more under the same id.
+//! The first answer is delivered, later ones are dropped.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -30,7 +30,8 @@ const EARNED_PER_SECOND: f64 = 10.0;
 #[derive(Debug)]
 pub(crate) struct Ledger<C> {
     owed: HashMap<RequestId, Owed<C>>,
-    /// Requests to be sent together with others, oldest first. May contain requests that have ended.
+    /// Requests to be sent together with others, oldest first. May contain requests that have
+    /// ended.
     line: VecDeque<RequestId>,
     budget: ResubmissionBudget,
 }
@@ -102,8 +103,8 @@ impl<C> Ledger<C> {
         next
     }
 
-    /// Notes that a leaving request has reached the queue. `false` if the request has ended, so that
-    /// its job should be withdrawn.
+    /// Notes that a leaving request has reached the queue. `false` if the request has ended, so
+    /// that its job should be withdrawn.
     pub(crate) fn sent(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
         let Some(owed) = self.owed.get_mut(&id) else { return false };
         // A worker may have dropped the job already, so that the request is unsent again.
@@ -185,8 +186,8 @@ impl<C> Ledger<C> {
         }
     }
 
-    /// Notes that a request is lost: it is no longer in the queue, and its answer had time to arrive.
-    /// Returns whether the request will be sent again; if not, it ends at its deadline.
+    /// Notes that a request is lost: it is no longer in the queue, and its answer had time to
+    /// arrive. Returns whether the request will be sent again; if not, it ends at its deadline.
     pub(crate) fn lost(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
         let Self { owed, budget, .. } = self;
         let Some(owed) = owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) else {

@@ -1,10 +1,10 @@
-//! The gateway: accepts requests of the Open Inference Protocol v2 over HTTP, submits them as jobs to
-//! the queue of their model, and returns each answer to the one caller that asked.
+//! The gateway: accepts requests of the Open Inference Protocol v2 over HTTP, submits them as jobs
+//! to the queue of their model, and returns each answer to the one caller that asked.
 //!
 //! A request goes from `http`, which reads and checks it with [`batchfleet_oip`], to `ask`, which
-//! finds the model and keeps the request's record in `books`, and to `dispatch`, which admits it, sends
-//! its job and waits for the reply. The answer returns the same way. `catalog` holds the models,
-//! which workers announce.
+//! finds the model and keeps the request's record in `books`, and to `dispatch`, which admits it,
+//! sends its job and waits for the reply. The answer returns the same way. `catalog` holds the
+//! models, which workers announce.
 
 mod api;
 mod app;

@@ -1,5 +1,5 @@
-//! The metrics of a gateway. At every scrape, offered = accepted + refused + requests being read, and
-//! accepted = the sum of answered over its outcomes + in flight.
+//! The metrics of a gateway. At every scrape, offered = accepted + refused + requests being read,
+//! and accepted = the sum of answered over its outcomes + in flight.
 
 mod fleet;
 mod triton;
@@ -42,8 +42,8 @@ batchfleet_service::metrics! {
             labels = ["model", "reason"]
         )]
         refused: IntCounterVec,
-        /// Accepted requests ended, by outcome: `ok`, `model_error`, `poison`, `expired`, `unavailable` or
-        /// `cancelled`.
+        /// Accepted requests ended, by outcome: `ok`, `model_error`, `poison`, `expired`,
+        /// `unavailable` or `cancelled`.
         #[metric(
             "batchfleet_gateway_answered_total",
             unit = "requests",
@@ -56,7 +56,8 @@ batchfleet_service::metrics! {
         /// Requests accepted and not ended.
         #[metric("batchfleet_gateway_in_flight", unit = "requests", labels = MODEL)]
         in_flight: IntGaugeVec,
-        /// Time from the arrival of a request's head until its answer is ready, for accepted requests.
+        /// Time from the arrival of a request's head until its answer is ready, for accepted
+        /// requests.
         #[metric(
             "batchfleet_gateway_request_seconds",
             unit = "seconds",
@@ -74,8 +75,8 @@ batchfleet_service::metrics! {
         /// Calls that Redis did not accept or answer, by cause.
         #[metric("batchfleet_gateway_broker_errors_total", unit = "calls", labels = ["code"])]
         broker_errors: IntCounterVec,
-        /// Bytes held of the bodies of requests, until they are answered, and of answers, until they
-        /// are sent.
+        /// Bytes held of the bodies of requests, until they are answered, and of answers, until
+        /// they are sent.
         #[metric("batchfleet_gateway_body_bytes", unit = "bytes")]
         pub(crate) body_bytes: IntGauge,
         /// Replies whose request had already ended: given up, or answered before (duplicates).
@@ -103,8 +104,8 @@ pub fn describe_metrics() -> prometheus::Result<Vec<Described>> {
 }
 
 impl GatewayMetrics {
-    /// Registers all metrics. Series without a model, and those of errors, are written as 0 from the
-    /// start.
+    /// Registers all metrics. Series without a model, and those of errors, are written as 0 from
+    /// the start.
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::register(registry)?;
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);

@@ -118,7 +118,8 @@ impl Model {
         (VersionLoad { number, capacity, named }, rates.unnamed * rows_per_request)
     }
 
-    /// Whether every living worker records traces. Workers that do not cannot read a job with a trace.
+    /// Whether every living worker records traces. Workers that do not cannot read a job with a
+    /// trace.
     pub(crate) fn is_traced(&self) -> bool {
         self.traced.load(Ordering::Relaxed)
     }

@@ -1,8 +1,8 @@
 //! Which workers are alive, as far as a gateway can know.
 //!
 //! When Redis loses its data, it loses the announcements of workers too; living workers announce
-//! themselves again within a second. So a worker whose announcement is missing counts as alive until
-//! the liveness period has passed.
+//! themselves again within a second. So a worker whose announcement is missing counts as alive
+//! until the liveness period has passed.
 
 use std::collections::{HashMap, HashSet};
 

@@ -20,7 +20,8 @@ impl Traces {
     }
 
     /// Begins the trace of a request. A `parent` span, sent by the caller, determines whether the
-    /// request is traced. `describe` returns the span's name and attributes, if the request is traced.
+    /// request is traced. `describe` returns the span's name and attributes, if the request is
+    /// traced.
     pub(crate) fn begin(
         &self,
         parent: Option<TraceParent>,

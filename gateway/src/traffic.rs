@@ -28,7 +28,8 @@ pub(crate) struct TrafficCounts {
     refused: AtomicU64,
     /// Requests accepted and not ended.
     in_flight: AtomicI64,
-    /// Requests that ended, cancelled ones excepted, by latency; the last bucket has no upper bound.
+    /// Requests that ended, cancelled ones excepted, by latency; the last bucket has no upper
+    /// bound.
     answered: [AtomicU64; SECONDS.len() + 1],
 }
 

@@ -1,7 +1,8 @@
 //! Sends jobs to their queues.
 //!
-//! Small jobs wait in a line, and one task sends the whole line as one pipeline of commands. The task
-//! runs on the runtime of the connection to Redis, so that a confirmation wakes no HTTP thread.
+//! Small jobs wait in a line, and one task sends the whole line as one pipeline of commands. The
+//! task runs on the runtime of the connection to Redis, so that a confirmation wakes no HTTP
+//! thread.
 
 use std::{sync::Arc, time::Duration};
 

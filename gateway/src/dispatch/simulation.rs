@@ -1,9 +1,9 @@
 //! The dispatcher and its sweep against a queue that crashes, loses data, duplicates, reorders and
 //! stalls: the production code on a paused clock, in one simulated world for each of many seeds.
 //!
-//! In every world, each caller gets one result by its deadline: the answer to its own question, or an
-//! error. A caller with a long deadline gets its answer, unless its job was lost as often as a request
-//! may be sent. The books balance, and the ledger is empty at the end.
+//! In every world, each caller gets one result by its deadline: the answer to its own question, or
+//! an error. A caller with a long deadline gets its answer, unless its job was lost as often as a
+//! request may be sent. The books balance, and the ledger is empty at the end.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -196,7 +196,8 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
     }
 }
 
-/// The error of a job that did not run, because its gateway had no subscription when it was claimed.
+/// The error of a job that did not run, because its gateway had no subscription when it was
+/// claimed.
 fn unawaited() -> ReplyError {
     ReplyError { failure: Failure::Unawaited, message: String::new() }
 }

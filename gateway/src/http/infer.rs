@@ -35,7 +35,8 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 const TIMEOUT: &str = "x-request-timeout-ms";
 /// The class that one request wants to wait in, by name.
 const PRIORITY: &str = "x-priority";
-/// In a request, asks for the header of the same name in the answer: which batch the request was in.
+/// In a request, asks for the header of the same name in the answer: which batch the request was
+/// in.
 const BATCH: &str = "x-batch";
 
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
@@ -77,9 +78,9 @@ async fn serve(
     Ok(answer)
 }
 
-/// Adds the header that describes the batch, as a dictionary of RFC 8941: rows of the batch, rows of
-/// padding, why the batch was released; how long this request waited for a worker and then for the
-/// batch to begin, and how long the model ran, in milliseconds.
+/// Adds the header that describes the batch, as a dictionary of RFC 8941: rows of the batch, rows
+/// of padding, why the batch was released; how long this request waited for a worker and then for
+/// the batch to begin, and how long the model ran, in milliseconds.
 fn describe_batch(answer: &mut HttpResponse, timing: &Timing) {
     let release = timing.release.map_or("none", Release::name);
     let [queue, wait, run] = [timing.queue, timing.batch_wait, timing.compute_infer]
@@ -126,8 +127,8 @@ async fn read(
     Ok((parsed, share))
 }
 
-/// Parses a body. The bytes of a JSON body are freed: its tensors are written anew. Binary tensors are
-/// slices of the body.
+/// Parses a body. The bytes of a JSON body are freed: its tensors are written anew. Binary tensors
+/// are slices of the body.
 fn parse(
     body: Body,
     header_length: HeaderLength,

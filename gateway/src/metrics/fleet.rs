@@ -1,5 +1,5 @@
-//! Facts of the whole fleet, as every gateway observes them: over gateways, take the maximum and not
-//! the sum.
+//! Facts of the whole fleet, as every gateway observes them: over gateways, take the maximum and
+//! not the sum.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ batchfleet_service::metrics! {
         /// Workers that serve the model now.
         #[metric("batchfleet_gateway_workers", unit = "workers", labels = VERSION)]
         workers: IntGaugeVec,
-        /// Workers whose model has other inputs, outputs or limits than the spec that gateways check
-        /// requests against.
+        /// Workers whose model has other inputs, outputs or limits than the spec that gateways
+        /// check requests against.
         #[metric("batchfleet_gateway_mismatched_workers", unit = "workers", labels = VERSION)]
         mismatched: IntGaugeVec,
         /// Workers that the present load needs, each used to 88 % of its capacity; 0 while unknown.

@@ -1,5 +1,6 @@
 //! The same counts under the names that Triton gives them, so that dashboards and adapter rules for
-//! Triton work unchanged. The counts are those of this gateway: the sum over gateways is the fleet's.
+//! Triton work unchanged. The counts are those of this gateway: the sum over gateways is the
+//! fleet's.
 //!
 //! <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html>
 
@@ -42,7 +43,11 @@ batchfleet_service::metrics! {
         #[metric("nv_inference_compute_infer_duration_us", unit = "microseconds", labels = VERSION)]
         infer: IntCounterVec,
         /// Part of the request time: splitting the outputs of the batch.
-        #[metric("nv_inference_compute_output_duration_us", unit = "microseconds", labels = VERSION)]
+        #[metric(
+            "nv_inference_compute_output_duration_us",
+            unit = "microseconds",
+            labels = VERSION
+        )]
         output: IntCounterVec,
         /// Requests that failed: REJECTED (not accepted), CANCELED (the caller left), BACKEND (the
         /// model failed) or OTHER (too late, or the queue was unreachable).
