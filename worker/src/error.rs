@@ -4,7 +4,7 @@ use batchfleet_broker::QueueName;
 use batchfleet_service::InvalidSettings;
 
 use crate::{
-    engine::{EngineError, onnx::LoadError},
+    engine::{EngineError, onnx::ModelLoadError},
     golden::Mismatch,
     repository::RepositoryError,
 };
@@ -20,7 +20,7 @@ pub enum WorkerError {
     Repository(#[from] RepositoryError),
     /// A model cannot be loaded.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(#[from] ModelLoadError),
     /// A model fails on one row of zeros.
     #[error(
         "model {model} cannot be warmed up: {error}; model_warmup in its config.pbtxt gives \
@@ -74,7 +74,7 @@ impl WorkerError {
             self,
             Self::Settings(_)
                 | Self::Repository(_)
-                | Self::Load(LoadError::Library { .. } | LoadError::Provider { .. })
+                | Self::Load(ModelLoadError::Library { .. } | ModelLoadError::Provider { .. })
         )
     }
 

@@ -36,7 +36,7 @@ mod watchdog;
 
 pub use app::{Loaded, Worker};
 pub use config::check as check_config;
-pub use engine::{EngineError, RunError, onnx::LoadError};
+pub use engine::{EngineError, RunError, onnx::ModelLoadError};
 pub use error::WorkerError;
 pub use golden::Mismatch;
 pub use layout::UnevenOutput;

@@ -23,7 +23,7 @@ pub(crate) use self::source::Jobs;
 use self::{
     attempt::{Attempted, Runner},
     bisect::{BatchPart, Bisection},
-    pace::Pace,
+    pace::BatchPace,
     source::BatchSource,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Pipeline {
         let plan = Arc::new(plan);
         let tuner = SharedTuner::new(plan.policy, plan.cost.clone());
         let settler = Settler::new(Arc::clone(&jobs.consumer), metrics.clone());
-        let pace = Pace::new(tuner.clone(), settler.round_trip());
+        let pace = BatchPace::new(tuner.clone(), settler.round_trip());
         let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace);
         let runner = Runner::new(plan, engine, metrics.clone(), tuner.clone());
         Self { source, runner, settler, metrics, drain, tuner }

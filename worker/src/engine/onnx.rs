@@ -13,7 +13,7 @@ use ort::{
 };
 
 use self::convert::{from_ort, tensor_spec, to_ort};
-pub use self::runtime::LoadError;
+pub use self::runtime::ModelLoadError;
 pub(crate) use self::runtime::Runtime;
 use super::{Engine, EngineError, RunError, RunErrorCode};
 use crate::{layout::Layout, repository::ModelSource};
@@ -34,9 +34,9 @@ impl Onnx {
         source: &ModelSource,
         runtime: &Runtime,
         max_batch: u32,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, ModelLoadError> {
         let session = runtime.session(source)?;
-        let model = |problem| LoadError::Model { model: source.queue.to_string(), problem };
+        let model = |problem| ModelLoadError::Model { model: source.queue.to_string(), problem };
         let specs =
             |outlets: &[Outlet]| outlets.iter().map(tensor_spec).collect::<Result<Vec<_>, _>>();
         let inputs = specs(session.inputs()).map_err(model)?;

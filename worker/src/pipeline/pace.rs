@@ -17,12 +17,12 @@ const CLAIM_AHEAD_BELOW: u32 = 5;
 const TICK: Duration = Duration::from_millis(1);
 
 /// The sizes and times of claims and batches.
-pub(super) struct Pace {
+pub(super) struct BatchPace {
     tuner: SharedTuner,
     round_trip: RoundTrip,
 }
 
-impl Pace {
+impl BatchPace {
     /// Decides by `tuner` and `round_trip`.
     pub(super) fn new(tuner: SharedTuner, round_trip: RoundTrip) -> Self {
         Self { tuner, round_trip }

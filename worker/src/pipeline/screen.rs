@@ -1,5 +1,5 @@
-//! Which jobs may run: those that fit the model, can be answered in time, and have a caller who
-//! still waits. All others are answered without a run.
+//! Which jobs may run: those that fit the model, can be answered in time, and whose gateway still
+//! listens. All others are answered without a run.
 
 use std::sync::Arc;
 
@@ -8,8 +8,12 @@ use tokio::time::Instant;
 
 use super::held::HeldJobs;
 use crate::{
-    check::check, gateways::Gateways, metrics::ModelMetrics, plan::ServingPlan, settle::JobReply,
-    settle::Settler, trace,
+    check::check,
+    gateways::Gateways,
+    metrics::ModelMetrics,
+    plan::ServingPlan,
+    settle::{JobReply, Settler},
+    trace,
 };
 
 /// A job that this many workers died with is poison, and runs no more.

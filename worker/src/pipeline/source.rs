@@ -5,7 +5,7 @@ use std::{mem, sync::Arc, time::Duration};
 use batchfleet_broker::{Claims, Consumer, Delivery, Release};
 use tokio::time::{Instant, sleep};
 
-use super::{held::HeldJobs, pace::Pace, screen::Screen};
+use super::{held::HeldJobs, pace::BatchPace, screen::Screen};
 use crate::{
     batch::Batch,
     drain::Drain,
@@ -31,7 +31,7 @@ pub(super) struct BatchSource {
     consumer: Arc<dyn Consumer>,
     metrics: ModelMetrics,
     drain: Drain,
-    pace: Pace,
+    pace: BatchPace,
     intake: Intake,
     rescue: Rescue,
     screen: Screen,
@@ -49,7 +49,7 @@ impl BatchSource {
         Jobs { claims, consumer }: Jobs,
         metrics: ModelMetrics,
         drain: Drain,
-        pace: Pace,
+        pace: BatchPace,
     ) -> Self {
         Self {
             intake: Intake::start(claims, drain.clone()),

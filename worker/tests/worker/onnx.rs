@@ -1,7 +1,7 @@
 //! Real runs of ONNX Runtime on small models.
 
 use batchfleet_broker::{Datatype, Failure, QueueName, Tensor};
-use batchfleet_worker::{LoadError, WorkerError};
+use batchfleet_worker::{ModelLoadError, WorkerError};
 
 use crate::{
     fleet::{Fleet, repository, tensor},
@@ -205,7 +205,7 @@ async fn a_file_that_is_not_a_model_is_refused() {
     let files = repository(&[("m/1/model.onnx", b"not a model")]);
     let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
     assert!(error.to_string().starts_with("model m:1: "), "{error}");
-    assert!(matches!(error, WorkerError::Load(LoadError::Model { .. })));
+    assert!(matches!(error, WorkerError::Load(ModelLoadError::Model { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,7 +30,7 @@ pub(crate) struct Runtime {
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub enum ModelLoadError {
     /// The library cannot be used.
     #[error("{path}: {problem}")]
     Library {
@@ -67,7 +67,7 @@ impl Runtime {
         provider: ExecutionProvider,
         device: i32,
         threads: usize,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, ModelLoadError> {
         static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
         let environment = ENVIRONMENT.get_or_init(|| {
             let builder = ort::init_from(library).map_err(|error| error.to_string())?;
@@ -77,7 +77,7 @@ impl Runtime {
             environment.set_log_level(LogLevel::Warning);
             Ok(environment)
         });
-        let problem = |problem: &String| LoadError::Library {
+        let problem = |problem: &String| ModelLoadError::Library {
             path: library.display().to_string(),
             problem: problem.clone(),
         };
@@ -110,8 +110,8 @@ impl Runtime {
     }
 
     /// Loads a model.
-    pub(super) fn session(&self, source: &ModelSource) -> Result<Session, LoadError> {
-        let model = |error: ort::Error| LoadError::Model {
+    pub(super) fn session(&self, source: &ModelSource) -> Result<Session, ModelLoadError> {
+        let model = |error: ort::Error| ModelLoadError::Model {
             model: source.queue.to_string(),
             problem: error.to_string(),
         };
@@ -123,7 +123,7 @@ impl Runtime {
         options()
             .map_err(model)?
             .with_execution_providers(self.providers())
-            .map_err(|error| LoadError::Provider {
+            .map_err(|error| ModelLoadError::Provider {
                 provider: self.provider.name(),
                 problem: error.to_string(),
             })?
