@@ -1,9 +1,9 @@
-//! The custom resource `ModelFleet`: what a person asks for. Its YAML is generated from these types,
-//! doc comments and all.
+//! The custom resource `ModelFleet`. Its YAML is generated from these types; their doc comments
+//! become the descriptions that `kubectl explain` shows.
 
 #![expect(
     unreachable_pub,
-    reason = "`KubeSchema` repeats each struct inside a function, visibility and all"
+    reason = "`KubeSchema` repeats each struct, with its visibility, inside a function"
 )]
 
 mod pod;
@@ -26,7 +26,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One fleet of workers, for one model.
+/// The desired fleet of workers for one model.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "batchfleet.dev",
@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "ModelFleetStatus",
     derive = "PartialEq",
-    doc = "A fleet of workers that serve one model, as large as its load needs.",
+    doc = "A fleet of workers that serves one model and is scaled to its load.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -57,65 +57,67 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "P99", type_ = "integer", json_path = ".status.p99Ms"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40")
-        .message("the name of a fleet may have 40 characters at most: its pods are named after it")
+        .message("the name of a fleet may have at most 40 characters, because the names of its pods begin with it")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.replicas) || self.replicas <= self.scaling.max")
     .message("replicas must not be more than scaling.max"))]
 pub struct ModelFleetSpec {
-    /// The model, and where it lies.
+    /// The model that the fleet serves, and its source.
     pub model: Model,
-    /// What is promised to those who ask.
+    /// The latency target.
     #[serde(default)]
     pub slo: Slo,
     /// How requests are batched.
     #[serde(default)]
     pub batch: Batch,
-    /// This many workers, whatever the load; `kubectl scale` sets it. Without it the fleet is as
-    /// large as its load needs.
+    /// A fixed number of workers, whatever the load; `kubectl scale` sets this field. If absent,
+    /// the number follows the load, within the bounds of `scaling`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
-    /// How large the fleet may be.
+    /// Bounds of the number of workers, and how the number follows the load.
     #[serde(default)]
     pub scaling: Scaling,
-    /// The program that serves the model, and what it computes with.
+    /// The worker container: its image, execution provider and resources.
     #[serde(default)]
     pub worker: Worker,
-    /// What the workers' pods have beside that.
+    /// Further settings of the workers' pods.
     #[serde(default)]
     pub pod: PodOverrides,
 }
 
-/// The model of a fleet.
+/// The model that a fleet serves.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.sha256) || has(self.version)")
-    .message("model.sha256 is that of one version: set model.version"))]
+    .message("model.sha256 applies to one version: set model.version"))]
 pub struct Model {
-    /// Its folder in the repository, and its name in requests. Without it: the fleet's name.
+    /// Folder of the model in the repository, and its name in requests. Defaults to the name of the
+    /// `ModelFleet`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,128}$"))]
     pub name: Option<String>,
-    /// The version that workers serve, and whose load decides about the fleet's size, as does that of
-    /// another which some of its workers still serve. Without it: those that the model's
-    /// `version_policy` names.
+    /// The version to serve. If absent, workers serve the versions of the model's `version_policy`.
+    /// The fleet is scaled to the load of this version, plus that of other versions which its
+    /// workers still serve during a rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub version: Option<u32>,
-    /// The SHA-256 that the version's model file must have, in hexadecimal digits: workers refuse
-    /// any other.
+    /// SHA-256 of the model file of `version`, in hexadecimal digits. Workers refuse to load a file
+    /// with another digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
     pub sha256: Option<String>,
-    /// Where the model repository comes from: `<name>/<version>/model.onnx`, as Triton has it.
+    /// Source of the model repository, which has Triton's layout: `<name>/<version>/model.onnx`.
     pub source: ModelSource,
 }
 
-/// What is promised to those who ask.
+/// The latency target of a model.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Slo {
-    /// The 99th percentile of a request's latency, queue and batch together, in milliseconds.
+    /// Target for the 99th percentile of the time from the arrival of a request until its reply, in
+    /// milliseconds.
     #[serde(default = "Slo::p99_ms")]
     #[schemars(range(min = 1, max = 600_000))]
     pub p99_ms: u32,
@@ -138,38 +140,38 @@ impl Default for Slo {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.mode != 'fixed' || has(self.rows)")
-        .message("batch.mode fixed needs batch.rows, the N to run"),
+        .message("batch.mode fixed needs batch.rows"),
     validation = Rule::new("self.mode == 'fixed' || !has(self.rows)")
-        .message("batch.rows means nothing with batch.mode auto: drop the one or change the other"),
+        .message("batch.rows has no effect with batch.mode auto: remove batch.rows or set batch.mode to fixed"),
     validation = Rule::new("!has(self.rows) || self.rows <= self.max")
         .message("batch.rows must not be more than batch.max"),
     validation = Rule::new("!has(self.sizes) || self.sizes.all(size, size <= self.max)")
         .message("no size in batch.sizes may be more than batch.max")
 )]
 pub struct Batch {
-    /// How N, the most rows that run together, is chosen.
+    /// How N, the largest number of rows in a batch, is chosen.
     #[serde(default)]
     pub mode: BatchMode,
-    /// N, where the mode is `fixed`.
+    /// N, for mode `fixed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub rows: Option<u32>,
-    /// The most rows N may reach.
+    /// Upper bound of N, in rows.
     #[serde(default = "Batch::max")]
     #[schemars(range(min = 1, max = 65_536))]
     pub max: u32,
-    /// How long a batch that is not full waits for more requests, in milliseconds: adds latency,
-    /// saves compute.
+    /// Time for which an idle worker waits for more requests before it runs a batch that is not
+    /// full, in milliseconds. Adds latency and makes batches larger.
     #[serde(default)]
     #[schemars(range(max = 60_000))]
     pub linger_ms: u32,
-    /// Run batches of these sizes only, padded: for engines that prepare each size, such as
-    /// TensorRT.
+    /// The only batch sizes to run, in rows. Smaller batches are padded. For engines that prepare
+    /// each size, such as TensorRT.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(range(min = 1)))]
     pub sizes: Vec<u32>,
-    /// A batch that takes longer hangs, and ends its worker, in seconds. What a worker is given to
-    /// finish when it must go follows from this.
+    /// A batch that runs longer than this counts as hung and ends its worker, in seconds. The pods'
+    /// termination grace period follows from it: three times this, plus 10 seconds.
     #[serde(default = "Batch::max_seconds")]
     #[schemars(range(min = 1, max = 3_600))]
     pub max_seconds: u32,
@@ -199,57 +201,58 @@ impl Default for Batch {
     }
 }
 
-/// How N is chosen: `auto`, from measured batch times and the latency target, or `fixed`.
+/// How N is chosen: `auto`, from measured batch times and the latency target, or `fixed`, as
+/// `rows`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchMode {
-    /// From measured batch times and the latency target.
+    /// Each worker chooses N from measured batch times and the latency target.
     #[default]
     Auto,
-    /// By hand.
+    /// N is `rows`.
     Fixed,
 }
 
-/// How large the fleet may be, and who sets its size.
+/// Bounds of the number of workers, and how the number follows the load.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.min <= self.max")
         .message("scaling.min must not be more than scaling.max"),
     validation = Rule::new("self.min > 0 || has(self.scaleToZeroAfterSeconds)")
-        .message("scaling.min 0 needs scaling.scaleToZeroAfterSeconds: after how long without a request the last worker goes"),
+        .message("scaling.min 0 needs scaling.scaleToZeroAfterSeconds, the time without a request after which the last worker stops"),
     validation = Rule::new("self.min == 0 || !has(self.scaleToZeroAfterSeconds)")
-        .message("scaling.scaleToZeroAfterSeconds means nothing unless scaling.min is 0")
+        .message("scaling.scaleToZeroAfterSeconds has no effect unless scaling.min is 0")
 )]
 pub struct Scaling {
-    /// Who sets the number of workers.
+    /// What sets the number of workers.
     #[serde(default)]
     pub mode: ScalingMode,
-    /// The fewest workers.
+    /// Smallest number of workers. 0 lets the fleet scale to zero after `scaleToZeroAfterSeconds`.
     #[serde(default = "Scaling::min")]
     pub min: u32,
-    /// The most workers.
+    /// Largest number of workers.
     #[serde(default = "Scaling::max")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max: u32,
-    /// After how long without a request the last worker goes, in seconds.
+    /// Time without a request after which the last worker stops, in seconds. Needs `min: 0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60))]
     pub scale_to_zero_after_seconds: Option<u32>,
-    /// How long a number of workers is kept that was needed, in seconds.
+    /// Time for which workers are kept after the load last needed them, in seconds.
     #[serde(default = "Scaling::hold_seconds")]
     #[schemars(range(max = 86_400))]
     pub hold_seconds: u32,
-    /// How busy workers are to be, in percent of what they can do within the latency target.
+    /// Target utilization of the workers, in percent of their capacity within the latency target.
     #[serde(default = "Scaling::utilization_percent")]
     #[schemars(range(min = 10, max = 100))]
     pub utilization_percent: u32,
-    /// Whether to order workers for where a rising load will be once they have started. Pays where
-    /// requests queue instead of being refused.
+    /// Whether to start workers for the load that a rising trend will reach after a cold start.
+    /// Useful where requests queue instead of being refused.
     #[serde(default)]
     pub trend: bool,
-    /// From the order of a worker to its first batch, in seconds: a guess, until starts were
-    /// measured.
+    /// Estimated cold start of a worker, from the creation of its pod until it is ready, in
+    /// seconds. Measured starts replace the estimate.
     #[serde(default = "Scaling::cold_start_seconds")]
     #[schemars(range(min = 1, max = 3_600))]
     pub cold_start_seconds: u32,
@@ -293,17 +296,17 @@ impl Default for Scaling {
     }
 }
 
-/// Who sets the number of workers: `hpa`, a `HorizontalPodAutoscaler` above a floor that the
-/// controller sets; `direct`, the controller alone; `external`, somebody else, by the number in the
-/// status.
+/// What sets the number of workers: `hpa`, a `HorizontalPodAutoscaler` above a floor that the
+/// controller sets; `direct`, the controller; `external`, another autoscaler, which can read
+/// `status.wantedReplicas`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ScalingMode {
-    /// An autoscaler, above a floor.
+    /// A `HorizontalPodAutoscaler`, above the controller's floor.
     #[default]
     Hpa,
     /// The controller.
     Direct,
-    /// Somebody else.
+    /// Another autoscaler.
     External,
 }

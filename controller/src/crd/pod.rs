@@ -1,4 +1,4 @@
-//! What a worker's pod is made of, as far as a person may say.
+//! The part of a fleet's spec that describes the workers' pods.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,18 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where a model repository comes from.
+/// The source of a model repository. Exactly one field is set.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub enum ModelSource {
-    /// A volume that holds it.
+    /// A volume that holds the repository.
     PersistentVolumeClaim(VolumeClaimSource),
-    /// An image that holds it, mounted as a volume (needs Kubernetes 1.35, or the feature gate
-    /// `ImageVolume`).
+    /// An image that holds the repository, mounted as a volume. Needs Kubernetes 1.35, or the
+    /// feature gate `ImageVolume`.
     Image(ImageSource),
     /// An object store, from which the worker fetches the model when it starts.
     ObjectStore(ObjectStoreSource),
-    /// An empty folder that a container fills before the worker starts.
+    /// An empty volume that an init container fills before the worker starts.
     EmptyDir(EmptyDirSource),
 }
 
@@ -26,9 +26,9 @@ pub enum ModelSource {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeClaimSource {
-    /// The claim's name. Workers only read it.
+    /// Name of the claim. Workers mount it read-only.
     pub claim_name: String,
-    /// The repository's folder in the volume. Without it: the whole volume.
+    /// Folder of the repository in the volume. Defaults to the root of the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub_path: Option<String>,
 }
@@ -37,12 +37,12 @@ pub struct VolumeClaimSource {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSource {
-    /// The image, by digest if it is not to change.
+    /// The image; by digest, if its content must not change.
     pub reference: String,
-    /// When it is pulled: `Always`, `IfNotPresent` or `Never`.
+    /// When the image is pulled: `Always`, `IfNotPresent` or `Never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<String>,
-    /// The repository's folder in the image. Without it: the whole image.
+    /// Folder of the repository in the image. Defaults to the root of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub_path: Option<String>,
 }
@@ -51,75 +51,74 @@ pub struct ImageSource {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStoreSource {
-    /// Where the repository begins: `s3://bucket/path`, `gs://`, `az://`, or `https://` with
-    /// `WebDAV`.
+    /// URL of the repository: `s3://bucket/path`, `gs://`, `az://`, or `https://` for `WebDAV`.
     #[schemars(regex(pattern = r"^(s3|s3a|gs|az|adl|azure|abfss?|https?)://[^ ]+$"))]
     pub url: String,
-    /// A secret with a key for each option of the store, such as `aws_access_key_id`,
-    /// `aws_secret_access_key`, `aws_region` or `aws_endpoint`. Mounted as files. Without it: what
-    /// the service account of the pod may read.
+    /// Name of a secret with a key for each option of the store, such as `aws_access_key_id`,
+    /// `aws_secret_access_key`, `aws_region` or `aws_endpoint`. Mounted as files. If absent, the
+    /// worker uses the identity of the pod's service account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options_secret: Option<String>,
-    /// How much of the node's disk the model may take, such as `10Gi`.
+    /// Largest size of the downloaded model on the node's disk, such as `10Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_limit: Option<IntOrString>,
 }
 
-/// An empty folder, and what fills it.
+/// An empty volume, and the init container that fills it.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct EmptyDirSource {
-    /// The image of the container that fills `/models` before the worker starts.
+    /// Image of the init container, which writes the repository to `/models`.
     pub image: String,
-    /// Its command.
+    /// Command of the init container. Defaults to the entry point of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// Its arguments.
+    /// Arguments of the init container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// How large the folder may grow, such as `10Gi`.
+    /// Largest size of the volume, such as `10Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_limit: Option<IntOrString>,
 }
 
-/// The program that serves the model, and what it computes with.
+/// The worker container: its image, execution provider and resources.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.executionProvider == 'cpu' || has(self.gpu)")
         .message("worker.executionProvider cuda and tensorrt need worker.gpu"),
     validation = Rule::new("self.executionProvider != 'cpu' || !has(self.gpu)")
-        .message("worker.gpu means nothing with worker.executionProvider cpu: drop the one or change the other")
+        .message("worker.gpu has no effect with worker.executionProvider cpu: remove worker.gpu or set another execution provider")
 )]
 pub struct Worker {
-    /// The workers' image. Without it: the controller's setting.
+    /// Image of the workers. Defaults to the controller's setting `--worker-image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What computes.
+    /// Execution provider of ONNX Runtime.
     #[serde(default)]
     pub execution_provider: ExecutionProvider,
-    /// What a worker asks for, such as `cpu: 2`.
+    /// Resources that each worker requests, such as `cpu: 2`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: Resources,
-    /// What a worker may use at most.
+    /// Resource limits of each worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: Resources,
-    /// The GPU of each worker.
+    /// GPUs of each worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
 }
 
-/// Amounts by the name of what they are of.
+/// Amounts by the name of the resource.
 pub type Resources = BTreeMap<String, Amount>;
 
 /// An amount: a number, or one with a unit such as `500m` or `2Gi`.
 pub type Amount = IntOrString;
 
-/// What computes: `cpu`, `cuda`, or `tensorrt`.
+/// The execution provider of ONNX Runtime: `cpu`, `cuda`, or `tensorrt`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecutionProvider {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
     /// An NVIDIA GPU.
@@ -129,7 +128,7 @@ pub enum ExecutionProvider {
 }
 
 impl ExecutionProvider {
-    /// As the worker's setting has it.
+    /// The value of the worker's flag.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -139,14 +138,15 @@ impl ExecutionProvider {
     }
 }
 
-/// The GPU of a worker.
+/// The GPUs of a worker.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
-    /// As the device plugin calls it, such as `nvidia.com/gpu` or `nvidia.com/mig-1g.5gb`.
+    /// Name of the resource of the device plugin, such as `nvidia.com/gpu` or
+    /// `nvidia.com/mig-1g.5gb`.
     #[serde(default = "Gpu::resource")]
     pub resource: String,
-    /// How many.
+    /// Number of GPUs.
     #[serde(default = "Gpu::count")]
     #[schemars(range(min = 1))]
     pub count: u32,
@@ -162,32 +162,33 @@ impl Gpu {
     }
 }
 
-/// What the workers' pods have beside what they must have.
+/// Further settings of the workers' pods.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PodOverrides {
-    /// More labels.
+    /// Additional labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// More annotations.
+    /// Additional annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Labels of the nodes that may run them.
+    /// Labels of the nodes on which the pods may run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints of nodes that they bear.
+    /// Taints of nodes that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
-    /// The container runtime, such as `nvidia`.
+    /// Runtime class of the pods, such as `nvidia`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime_class_name: Option<String>,
-    /// How they rank among other pods.
+    /// Priority class of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
-    /// Who they are to Kubernetes, whose API they never use.
+    /// Service account of the pods. Workers do not use the API of Kubernetes; object stores may
+    /// grant access to a service account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
-    /// Names of the secrets by which images are pulled.
+    /// Names of secrets for pulling images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<String>,
 }

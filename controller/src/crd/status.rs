@@ -1,50 +1,50 @@
-//! What a person is told about a fleet. What is not known any more is written as null, so that a merge
-//! takes it away.
+//! The status of a fleet. Unknown values are written as null, so that a merge patch removes them.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is known of a fleet, and what was decided about it. Rates are rounded, so that noise does
-/// not write.
+/// The observed state of a fleet, and the controller's last decision. Rates are rounded to two
+/// digits.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelFleetStatus {
-    /// The generation of the spec that this is about.
+    /// Generation of the spec that this status describes.
     #[serde(default)]
     pub observed_generation: Option<i64>,
-    /// Workers that were ordered.
+    /// Replicas of the fleet's Deployment.
     #[serde(default)]
     pub replicas: u32,
-    /// Workers that are ready.
+    /// Ready workers.
     #[serde(default)]
     pub ready_replicas: u32,
-    /// Workers that there should be; in mode `hpa` the floor below which it does not go.
+    /// Number of workers that the controller wants; in mode `hpa` the floor of the autoscaler.
     #[serde(default)]
     pub wanted_replicas: u32,
-    /// The workers' pods, as a label selector.
+    /// Label selector of the workers' pods.
     #[serde(default)]
     pub selector: String,
-    /// N: the most rows that run together.
+    /// N, the largest number of rows in a batch, for the current load and the slowest worker.
     #[serde(default)]
     pub n: Option<u32>,
-    /// What is asked of the fleet, refused requests included.
+    /// Rows per second offered to the fleet, refused requests included.
     #[serde(default)]
     pub offered_rows_per_second: Option<f64>,
-    /// What all its workers can do within the latency target.
+    /// Rows per second that all living workers together can serve within the latency target.
     #[serde(default)]
     pub capacity_rows_per_second: Option<f64>,
-    /// The 99th percentile of latency of late, in milliseconds.
+    /// 99th percentile of the latency of recent requests, in milliseconds.
     #[serde(default)]
     pub p99_ms: Option<u32>,
-    /// How long a worker takes to start, in seconds: what nine of the last ten kept to. Before any
-    /// was measured it is `scaling.coldStartSeconds` that is reckoned with.
+    /// Measured cold start of a worker, in seconds: the 90th percentile of the last ten starts.
+    /// Absent until a start has been measured; until then `scaling.coldStartSeconds` applies.
     #[serde(default)]
     pub cold_start_seconds: Option<u32>,
-    /// Why the fleet is as large as it is.
+    /// Why the controller wants this number of workers.
     #[serde(default)]
     pub explanation: Option<String>,
-    /// What holds of it now.
+    /// Conditions: `Ready`, `Progressing`, `MetricsStale`, `SLOInfeasible`, `ScalingLimited`,
+    /// `ScalingConflict` and `Degraded`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::{ModelFleet, schema};
 
-/// What the API server would say to a fleet of this name and spec.
+/// The errors with which the API server would refuse a fleet of this name and spec.
 fn refusals(name: &str, spec: &Value) -> Vec<String> {
     let definition = schema::definition().unwrap();
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
@@ -18,7 +18,7 @@ fn refusals(name: &str, spec: &Value) -> Vec<String> {
     }
 }
 
-/// The least that a fleet must say, and this.
+/// The smallest valid spec, extended by `more`.
 fn spec(more: &Value) -> Value {
     let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
     let mut spec = json!({"model": {"source": source}});
@@ -27,7 +27,7 @@ fn spec(more: &Value) -> Value {
 }
 
 #[test]
-fn a_model_and_where_it_lies_are_enough() {
+fn a_model_and_its_source_are_enough() {
     assert_eq!(refusals("digits", &spec(&json!({}))), [""; 0]);
     let fleet: ModelFleet = serde_json::from_value(json!({
         "metadata": {"name": "digits"},
@@ -41,16 +41,16 @@ fn a_model_and_where_it_lies_are_enough() {
 }
 
 #[test]
-fn contradictions_are_refused_and_say_what_to_change() {
+fn contradictions_are_refused_with_a_message_that_says_what_to_change() {
     for (more, complaint) in [
         (json!({"scaling": {"min": 5, "max": 4}}), "scaling.min must not be more than scaling.max"),
         (json!({"scaling": {"min": 0}}), "scaling.min 0 needs scaling.scaleToZeroAfterSeconds"),
         (
             json!({"scaling": {"scaleToZeroAfterSeconds": 600}}),
-            "scaling.scaleToZeroAfterSeconds means nothing unless scaling.min is 0",
+            "scaling.scaleToZeroAfterSeconds has no effect unless scaling.min is 0",
         ),
         (json!({"batch": {"mode": "fixed"}}), "batch.mode fixed needs batch.rows"),
-        (json!({"batch": {"rows": 8}}), "batch.rows means nothing with batch.mode auto"),
+        (json!({"batch": {"rows": 8}}), "batch.rows has no effect with batch.mode auto"),
         (
             json!({"batch": {"mode": "fixed", "rows": 65}}),
             "batch.rows must not be more than batch.max",
@@ -58,22 +58,22 @@ fn contradictions_are_refused_and_say_what_to_change() {
         (json!({"batch": {"sizes": [1, 128]}}), "no size in batch.sizes may be more"),
         (
             json!({"model": {"sha256": "0f".repeat(32), "source": {"image": {"reference": "m:1"}}}}),
-            "model.sha256 is that of one version: set model.version",
+            "model.sha256 applies to one version: set model.version",
         ),
         (json!({"replicas": 11}), "replicas must not be more than scaling.max"),
         (json!({"worker": {"executionProvider": "cuda"}}), "cuda and tensorrt need worker.gpu"),
-        (json!({"worker": {"gpu": {}}}), "worker.gpu means nothing with worker.executionProvider"),
+        (json!({"worker": {"gpu": {}}}), "worker.gpu has no effect with worker.executionProvider"),
     ] {
         let refusals = refusals("digits", &spec(&more));
         assert!(
             refusals.len() == 1 && refusals[0].contains(complaint),
-            "{more} is told {refusals:?}, not {complaint:?}"
+            "{more} is refused with {refusals:?}, not {complaint:?}"
         );
     }
 }
 
 #[test]
-fn what_makes_sense_is_let_through() {
+fn valid_combinations_are_accepted() {
     for more in [
         json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 600}}),
         json!({"scaling": {"min": 4, "max": 4, "mode": "direct"}}),
@@ -87,12 +87,12 @@ fn what_makes_sense_is_let_through() {
 }
 
 #[test]
-fn a_name_that_pods_cannot_bear_is_refused() {
+fn a_name_that_is_too_long_for_pods_is_refused() {
     let refusals = refusals(&"x".repeat(41), &spec(&json!({})));
     assert!(refusals.iter().any(|why| why.contains("40 characters")), "{refusals:?}");
 }
 
 #[test]
-fn numbers_have_no_format_that_kubernetes_warns_of() {
+fn numbers_have_no_format_that_kubernetes_warns_about() {
     assert!(!schema::yaml().unwrap().contains("format: uint"));
 }
