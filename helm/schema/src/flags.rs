@@ -1,4 +1,4 @@
-//! A program's flags as a schema: in camel case, and less those that the chart itself sets.
+//! The schema of a program's flags, in camel case, without the flags that the chart sets itself.
 
 use std::{any::TypeId, time::Duration};
 
@@ -7,7 +7,7 @@ use batchfleet_controller::ControllerSettings;
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use serde_json::{Map, Value, json};
 
-/// Flags that the chart sets, of both programs.
+/// Flags of either program that the chart sets itself.
 const OF_THE_CHART: [&str; 21] = [
     "admin-listen",
     "api-keys",
@@ -37,7 +37,7 @@ pub(crate) fn schema(program: &str) -> Result<Value> {
     let command = match program {
         "gateway" => batchfleet_gateway::Settings::command(),
         "controller" => ControllerSettings::command(),
-        other => bail!("no program is called {other}"),
+        other => bail!("unknown program: {other}"),
     };
     Ok(json!({
         "type": "object",
@@ -65,7 +65,9 @@ fn property(flag: &Arg) -> Result<Value> {
             json!({"type": "array", "items": one(flag)})
         }
         ArgAction::Set => one(flag),
-        other => bail!("the chart gives every flag a value, and this one takes none: {other:?}"),
+        other => {
+            bail!("the chart passes a value to every flag, but this one takes none: {other:?}")
+        }
     };
     let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
     let defaults: Vec<_> = flag.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_chart_sets_nobody_else_does() {
+    fn flags_that_the_chart_sets_are_no_settings() {
         for program in ["gateway", "controller"] {
             let settings = schema(program).unwrap();
             for flag in OF_THE_CHART {

@@ -1,4 +1,5 @@
-//! The `spec` of a `ModelFleet`, from its custom resource definition to plain JSON schema.
+//! The `spec` of a `ModelFleet`, converted from the schema of its custom resource definition to
+//! plain JSON schema.
 
 use anyhow::{Context, Result};
 use batchfleet_controller::crd;
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
 
-/// The schema of a fleet's spec, closed.
+/// The schema of a fleet's spec, without unknown fields.
 pub(crate) fn schema() -> Result<Value> {
     let definition = crd::definition()?;
     let mut spec = definition.pointer(SPEC).context("the definition has no spec")?.clone();
@@ -14,8 +15,8 @@ pub(crate) fn schema() -> Result<Value> {
     Ok(spec)
 }
 
-/// Says in JSON schema what Kubernetes says in its own words, forgets what only it can check, and
-/// closes objects, which the API server would prune.
+/// Converts Kubernetes' extensions to plain JSON schema, and removes those that only Kubernetes can
+/// check. Forbids unknown fields, which the API server would drop silently.
 fn plain(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fleet_in_the_values_is_closed_as_deep_as_it_goes() {
+    fn unknown_fields_of_a_fleet_are_forbidden_at_every_depth() {
         let spec = schema().unwrap();
         let source = "/properties/model/properties/source";
         for place in ["", "/properties/batch", source, "/properties/pod"] {
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_may_be_numbers_or_texts() {
+    fn amounts_may_be_numbers_or_strings() {
         let amounts = &schema().unwrap()["properties"]["worker"]["properties"]["limits"];
         assert_eq!(amounts["additionalProperties"]["type"], json!(["integer", "string"]));
     }

@@ -1,7 +1,8 @@
-//! `batchfleet-schema`: what may stand in the values of the Helm chart, as a closed JSON schema.
+//! `batchfleet-schema`: writes the JSON schema of the Helm chart's values, which forbids unknown
+//! keys.
 //!
-//! Three sources, each the only one: the comments of `values.yaml` ([`values`]), the programs' flags
-//! ([`flags`]) and the custom resource's schema ([`fleet`]).
+//! It has three sources: the comments of `values.yaml` ([`values`]), the programs' flags
+//! ([`flags`]) and the custom resource definition ([`fleet`]).
 
 use std::{fs, path::Path, process::ExitCode};
 
@@ -16,7 +17,7 @@ mod values;
 #[derive(Parser, Debug)]
 #[command(name = "batchfleet-schema", version)]
 struct Settings {
-    /// Write nothing; end with status 1 if the file is not what it should be
+    /// Write nothing; exit with status 1 if the file is out of date
     #[arg(long)]
     check: bool,
 }
@@ -26,9 +27,9 @@ fn main() -> Result<ExitCode> {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../batchfleet");
     let (schema, path) = (schema(&chart)?, chart.join("values.schema.json"));
     if settings.check {
-        let current = fs::read_to_string(&path).is_ok_and(|stands| stands == schema);
+        let current = fs::read_to_string(&path).is_ok_and(|committed| committed == schema);
         if !current {
-            eprintln!("values.schema.json is not current: run `make chart`");
+            eprintln!("values.schema.json is out of date: run `make chart`");
         }
         return Ok(if current { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
@@ -36,7 +37,7 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text of the schema of the chart in a folder.
+/// The schema of the chart in a folder, as text.
 fn schema(chart: &Path) -> Result<String> {
     let path = chart.join("values.yaml");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -49,9 +50,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_schema_is_what_its_sources_say() {
+    fn the_committed_schema_follows_from_its_sources() {
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../batchfleet");
-        let stands = fs::read_to_string(chart.join("values.schema.json")).unwrap();
-        assert!(stands == schema(&chart).unwrap(), "run `make chart`");
+        let committed = fs::read_to_string(chart.join("values.schema.json")).unwrap();
+        assert!(committed == schema(&chart).unwrap(), "run `make chart`");
     }
 }

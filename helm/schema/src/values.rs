@@ -1,7 +1,7 @@
-//! The comments of `values.yaml` as a schema.
+//! The schema that follows from `values.yaml` and its comments.
 //!
-//! Above each key stands what it does. Its type follows from its default; where it cannot, or where
-//! less than any value of the type is allowed, a mark says so behind the default: `# @minimum 1`.
+//! The comment above a key is its description, and the default gives its type. Where the default
+//! does not give the type, or restricts it too little, a mark follows the default: `# @minimum 1`.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -13,18 +13,18 @@ use crate::{flags, fleet};
 pub(crate) struct Key {
     name: String,
     comment: String,
-    /// The default as it is written; empty where keys follow.
+    /// The default as written; empty if the key has keys below it.
     default: String,
     mark: Option<String>,
     below: Vec<Key>,
 }
 
-/// The keys of a file of values.
+/// Parses the keys of a values file.
 ///
 /// # Errors
-/// A line that is none of comment, key and blank.
+/// A line that is neither a comment, nor a key, nor blank.
 pub(crate) fn parse(text: &str) -> Result<Vec<Key>> {
-    // One list for each depth that is open, from the file's own.
+    // One list of keys for each open depth; the first is that of the whole file.
     let mut open = vec![Vec::new()];
     let mut comment: Vec<&str> = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -38,7 +38,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Key>> {
             continue;
         }
         let depth = (line.len() - trimmed.len()) / 2;
-        ensure!(depth < open.len(), "line {}: too far to the right", number + 1);
+        ensure!(depth < open.len(), "line {}: indented too deep", number + 1);
         close(&mut open, depth);
         let mut key = key(trimmed).with_context(|| format!("line {}", number + 1))?;
         key.comment = std::mem::take(&mut comment).join("\n");
@@ -51,7 +51,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Key>> {
     Ok(open.pop().unwrap_or_default())
 }
 
-/// Gives the lists beyond a depth to the keys that they stand below.
+/// Closes the lists beyond a depth: each becomes the `below` of the last key above it.
 fn close(open: &mut Vec<Vec<Key>>, depth: usize) {
     while open.len() > depth + 1 {
         let below = open.pop().unwrap_or_default();
@@ -71,14 +71,14 @@ fn key(line: &str) -> Result<Key> {
     Ok(Key { name: name.to_owned(), default, mark, ..Key::default() })
 }
 
-/// The schema of these keys, closed.
+/// The schema of these keys, which forbids all others.
 ///
 /// # Errors
-/// A key without a comment, or whose type cannot be told.
+/// A key without a comment, or without a type.
 pub(crate) fn schema(keys: &[Key]) -> Result<Value> {
     let mut schema = object(keys)?;
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
-    // Helm puts what a chart shares with those it contains there.
+    // Helm merges the values that a parent chart shares with its subcharts into `global`.
     schema["properties"]["global"] = json!({"type": "object"});
     Ok(schema)
 }
@@ -87,7 +87,7 @@ fn object(keys: &[Key]) -> Result<Value> {
     let mut properties = Map::new();
     for key in keys {
         let mut property = property(key).with_context(|| key.name.clone())?;
-        ensure!(!key.comment.is_empty(), "{}: no comment says what it does", key.name);
+        ensure!(!key.comment.is_empty(), "{}: no comment describes the key", key.name);
         property["description"] = json!(key.comment);
         properties.insert(key.name.clone(), property);
     }
@@ -121,7 +121,7 @@ fn marked(mark: &str, key: &Key) -> Result<Value> {
     })
 }
 
-/// What a container asks for and may use.
+/// Requests and limits of a container.
 fn resources() -> Value {
     let amounts = json!({
         "type": "object",
@@ -138,7 +138,7 @@ fn resources() -> Value {
 fn scalar(default: &str) -> Result<&'static str> {
     Ok(match default {
         "true" | "false" => "boolean",
-        "{}" | "[]" => bail!("a mark must say what may stand in it"),
+        "{}" | "[]" => bail!("a mark must give the type of the content"),
         number if number.parse::<i64>().is_ok() => "integer",
         number if number.parse::<f64>().is_ok() => "number",
         _ => "string",
@@ -154,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_is_the_description_and_a_default_tells_the_type() {
+    fn a_comment_is_the_description_and_the_default_gives_the_type() {
         let properties = of("# How\n# many.\nreplicas: 2 # @minimum 1\n");
         let expected = json!({"type": "integer", "minimum": 1, "description": "How\nmany."});
         assert_eq!(properties["replicas"], expected);
     }
 
     #[test]
-    fn keys_below_a_key_are_a_closed_object() {
+    fn keys_below_a_key_are_an_object_without_other_keys() {
         let properties =
             of("# A.\na:\n  # B.\n  b:\n    # C.\n    c: x\n  # D.\n  d: true\n# E.\ne: 1.5\n");
         assert_eq!(properties["a"]["additionalProperties"], false);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_below_a_mark_are_defaults_and_not_keys() {
+    fn keys_below_a_mark_are_defaults_and_no_keys_of_the_schema() {
         let properties = of("# L.\nlabels: # @map string\n  made_up: \"1\"\n");
         assert_eq!(properties["labels"]["additionalProperties"], json!({"type": "string"}));
     }
@@ -180,9 +180,9 @@ mod tests {
     fn a_key_without_a_comment_or_a_type_is_refused() {
         for (text, complaint) in [
             ("a: 1\n", "a: no comment"),
-            ("# A.\na: {}\n", "a mark must say"),
+            ("# A.\na: {}\n", "a mark must give"),
             ("# A.\na: 1 # @atleast 1\n", "unknown mark @atleast"),
-            ("# A.\na: 1\n    b: 2\n", "too far to the right"),
+            ("# A.\na: 1\n    b: 2\n", "indented too deep"),
         ] {
             let error = parse(text).and_then(|keys| schema(&keys)).unwrap_err();
             assert!(format!("{error:#}").contains(complaint), "{error:#}");
