@@ -14,69 +14,78 @@ use kube::{
         watcher,
     },
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{select, sync::watch, time::Instant};
 use tracing::info;
 
 use crate::{
-    cluster::Others,
+    cluster::Cluster,
     crd::ModelFleet,
-    external::{self, Source},
-    lease::Candidate,
+    external::{self, DepthSource},
+    lease::LeaderCandidate,
     metrics::ControllerMetrics,
     objects::MANAGER,
-    reconcile::{Context, Fleets, after, reconcile},
+    reconcile::{Context, FleetStates, after, reconcile},
     settings::ControllerSettings,
+    snapshot::Snapshots,
 };
 
 /// Controls the fleets of a namespace until shutdown.
 ///
 /// # Errors
-/// Settings that make no sense, and a cluster or a Redis that cannot be found.
+/// Contradictory settings, or a cluster or Redis that cannot be reached.
 pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow::Result<()> {
     let defaults = settings.workers()?;
     let client = Client::try_default().await?;
     let namespace =
         settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let Some(broker) = settings.redis.connect(&process.shutdown).await? else { return Ok(()) };
-    // A process that starts anew under the same name is another one.
-    let me = format!("{}-{}", settings.identity, Timestamp::now().as_millisecond());
+    // With the start time: a process that restarts under the same name is another candidate.
+    let identity = format!("{}-{}", settings.identity, Timestamp::now().as_millisecond());
     let (leading, leads) = watch::channel(false);
-    let candidate =
-        Candidate::new(Api::namespaced(client.clone(), &namespace), MANAGER, me.clone());
-    let standing = tokio::spawn(candidate.stand(leading, process.shutdown.clone()));
-    let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(me) };
+    let leases = Api::namespaced(client.clone(), &namespace);
+    let candidate = LeaderCandidate::new(leases, MANAGER, identity.clone());
+    let election = tokio::spawn(candidate.run(leading, process.shutdown.clone()));
+    let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(identity) };
     let observer = broker.observer().await?;
+    let snapshots = Arc::new(Snapshots::new(observer.clone()));
     let metrics = &settings.external_metrics;
     let external = match metrics.listen {
         Some(listen) => {
-            let source = Source { observer: observer.clone(), namespace: namespace.clone() };
+            let (snapshots, observer) = (snapshots.clone(), observer.clone());
+            let source = DepthSource { snapshots, observer, namespace: namespace.clone() };
             Some(external::serve(listen, metrics, source)?.0)
         }
         None => None,
     };
+    let (cluster, watches) = Cluster::new(&client, &namespace);
     let context = Arc::new(Context {
+        cluster,
+        snapshots,
         observer,
         controller: broker.controller().await?,
         recorder: Recorder::new(client.clone(), reporter),
         defaults,
-        metrics: ControllerMetrics::register(&process.registry)?,
+        metrics: ControllerMetrics::registered(&process.registry)?,
         leads,
         started: Instant::now(),
-        fleets: Fleets::default(),
-        others: Others::default(),
-        client: client.clone(),
+        fleets: FleetStates::default(),
     });
-    info!(namespace, "controlling");
+    info!(namespace, "controlling fleets");
     process.readiness.ready();
-    // Each fleet is looked at every tick, whatever happens to its objects, so only fleets are
-    // watched.
-    Controller::new(Api::<ModelFleet>::namespaced(client, &namespace), watcher::Config::default())
-        .graceful_shutdown_on(process.shutdown.clone().cancelled_owned())
-        .run(reconcile, |fleet, error, context| after(&fleet, error, &context), context)
-        .for_each(|_| async {})
-        .await;
+    // Only fleets trigger turns: each fleet has a turn every tick, whatever changes in its objects.
+    let turns = Controller::new(
+        Api::<ModelFleet>::namespaced(client, &namespace),
+        watcher::Config::default(),
+    )
+    .graceful_shutdown_on(process.shutdown.clone().cancelled_owned())
+    .run(reconcile, |fleet, error, context| after(&fleet, error, &context), context)
+    .for_each(|_| async {});
+    select! {
+        () = turns => {}
+        () = watches => {}
+    }
     if let Some(external) = external {
         external.stop(false).await;
     }
-    Ok(standing.await?)
+    Ok(election.await?)
 }

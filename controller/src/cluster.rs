@@ -1,11 +1,14 @@
-//! A fleet's objects in the cluster: read, and applied where they differ from what they should be.
+//! The fleets' objects in the cluster: read from local copies, applied where they differ from what
+//! is desired.
 
 mod covers;
-mod others;
-mod pods;
+mod mirror;
+mod rivals;
+mod state;
 
-use std::fmt::Debug;
+use std::{fmt::Debug, hash::Hash, sync::Arc};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -15,210 +18,137 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    runtime::watcher,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
+use tracing::{debug, info};
 
-use self::covers::covers;
-pub(crate) use self::others::{Installed, Others, pod_monitor};
+pub(crate) use self::state::{ClusterState, Conflicts, Existing};
+use self::{
+    covers::covers,
+    mirror::{Mirror, Presence},
+    rivals::{is_rival, scaled_object, scales},
+};
 use crate::{
-    crd::{ModelFleet, ModelFleetStatus, ScalingMode},
+    crd::{ModelFleet, ModelFleetStatus},
     error::ControlError,
-    objects::{MANAGER, Objects},
+    objects::{FLEET, FleetObjects, MANAGER, pod_monitor},
 };
 
-/// What an object was made from: the program's version and the fleet's generation. What is in
-/// neither of two specs but was in an earlier one is found by this.
+/// The annotation that names the controller's version and the fleet's generation from which an
+/// object was made. A change of either applies the object again, which removes fields that an
+/// earlier version or generation had set.
 const MADE_FROM: &str = "batchfleet.dev/made-from";
 
-/// The cluster, as far as one fleet is concerned.
-pub(crate) struct Cluster<'a> {
-    pub(crate) client: &'a Client,
-    pub(crate) namespace: &'a str,
-    pub(crate) installed: Installed,
+/// The namespace, as far as fleets are concerned.
+pub(crate) struct Cluster {
+    fleets: Api<ModelFleet>,
+    deployments: Mirror<Deployment>,
+    autoscalers: Mirror<HorizontalPodAutoscaler>,
+    budgets: Mirror<PodDisruptionBudget>,
+    pods: Mirror<Pod>,
+    monitors: Mirror<DynamicObject>,
+    scalers: Mirror<DynamicObject>,
 }
 
-/// What stands where an object of a fleet belongs.
-#[derive(Debug)]
-pub(crate) enum Place<K> {
-    /// Nothing.
-    Free,
-    /// The fleet's own.
-    Ours(K),
-    /// Somebody else's, to be left alone.
-    Foreign,
-}
-
-impl<K: Resource> Place<K> {
-    fn of(fleet: &ModelFleet, found: Option<K>) -> Self {
-        match found {
-            None => Self::Free,
-            Some(found) if is_owned(fleet, &found) => Self::Ours(found),
-            Some(_) => Self::Foreign,
-        }
-    }
-}
-
-impl<K> Place<K> {
-    fn ours(&self) -> Option<&K> {
-        if let Self::Ours(object) = self { Some(object) } else { None }
-    }
-
-    fn is_foreign(&self) -> bool {
-        matches!(self, Self::Foreign)
-    }
-}
-
-fn is_owned(fleet: &ModelFleet, object: &impl Resource) -> bool {
-    let uid = fleet.uid();
-    object.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
-}
-
-/// A fleet's objects, as they stand.
-pub(crate) struct Standing {
-    pub(crate) deployment: Place<Deployment>,
-    pub(crate) autoscaler: Place<HorizontalPodAutoscaler>,
-    pub(crate) budget: Place<PodDisruptionBudget>,
-    pub(crate) monitor: Place<DynamicObject>,
-    /// The workers' pods, those that end included.
-    pub(crate) pods: Vec<Pod>,
-    /// Somebody else who sets the number of the same workers, by kind and name.
-    pub(crate) rival: Option<String>,
-}
-
-impl Standing {
-    /// Workers that were ordered; none if there is no Deployment.
-    pub(crate) fn ordered(&self) -> u32 {
-        let spec = self.deployment.ours().and_then(|deployment| deployment.spec.as_ref());
-        spec.map_or(0, |spec| count(spec.replicas.or(Some(1))))
-    }
-
-    /// Workers that are ready.
-    pub(crate) fn ready(&self) -> u32 {
-        let status = self.deployment.ours().and_then(|deployment| deployment.status.as_ref());
-        count(status.and_then(|status| status.ready_replicas))
-    }
-
-    /// What keeps a fleet that is scaled in this way from being what it should be.
-    pub(crate) fn trouble(&self, mode: ScalingMode) -> Trouble {
-        let is_hpa = mode == ScalingMode::Hpa;
-        let autoscaler = "the HorizontalPodAutoscaler of the fleet's name".to_owned();
-        let foreign = (is_hpa && self.autoscaler.is_foreign()).then_some(autoscaler);
-        let rival = self.rival.clone().filter(|_| mode != ScalingMode::External).or(foreign);
-        let kinds = [
-            ("Deployment", self.deployment.is_foreign()),
-            ("PodDisruptionBudget", self.budget.is_foreign()),
-            ("PodMonitor", self.monitor.is_foreign()),
-        ];
-        let kinds: Vec<_> = kinds.iter().filter(|(_, foreign)| *foreign).map(|(k, _)| *k).collect();
-        Trouble {
-            scaling: rival.map(|rival| {
-                format!(
-                    "{rival} is not this fleet's, and sets the number of workers or stands in the \
-                     way of what does: delete it, or choose scaling.mode external"
-                )
-            }),
-            foreign: (!kinds.is_empty()).then(|| {
-                format!(
-                    "{} of the fleet's name is not this fleet's, and is left alone: delete it, or \
-                     give the fleet another name",
-                    kinds.join(" and ")
-                )
-            }),
-            hands_off: self.deployment.is_foreign()
-                || self.rival.is_some() && mode != ScalingMode::External,
-        }
-    }
-}
-
-/// What keeps a fleet from being what it should be, in sentences.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Trouble {
-    /// Somebody else sets the number of workers.
-    pub(crate) scaling: Option<String>,
-    /// Objects of others stand where the fleet's belong.
-    pub(crate) foreign: Option<String>,
-    /// Whether nothing may be written but the status.
-    pub(crate) hands_off: bool,
-}
-
-impl Cluster<'_> {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), self.namespace)
-    }
-
-    fn monitors(&self) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), self.namespace, &others::pod_monitor())
-    }
-
-    /// The objects of a fleet, as they stand.
-    pub(crate) async fn look(&self, fleet: &ModelFleet) -> Result<Standing, ControlError> {
-        let name = fleet.name_any();
-        let autoscalers =
-            self.api::<HorizontalPodAutoscaler>().list(&ListParams::default()).await?.items;
-        let targets = |autoscaler: &&HorizontalPodAutoscaler| {
-            let target = autoscaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
-            let hits = target.is_some_and(|t| t.kind == "Deployment" && t.name == name);
-            hits && !is_owned(fleet, *autoscaler)
+impl Cluster {
+    /// The cluster, and the task that keeps its local copies current until dropped.
+    pub(crate) fn new(client: &Client, namespace: &str) -> (Self, BoxFuture<'static, ()>) {
+        let every = watcher::Config::default;
+        let workers = every().labels(FLEET);
+        let (deployments, first) = built_in(client, namespace, every());
+        let (autoscalers, second) = built_in(client, namespace, every());
+        let (budgets, third) = built_in(client, namespace, every());
+        let (pods, fourth) = built_in(client, namespace, workers);
+        let (monitors, fifth) = installed(client, namespace, pod_monitor());
+        let (scalers, sixth) = installed(client, namespace, scaled_object());
+        let fleets = Api::namespaced(client.clone(), namespace);
+        let cluster = Self { fleets, deployments, autoscalers, budgets, pods, monitors, scalers };
+        let watches = async move {
+            tokio::join!(first, second, third, fourth, fifth, sixth);
         };
-        let mut rival = autoscalers
-            .iter()
-            .find(targets)
-            .map(|rival| format!("the HorizontalPodAutoscaler {}", rival.name_any()));
-        if rival.is_none() && self.installed.scaled_objects {
-            let scaler = others::scaler(self.client, self.namespace, &name).await?;
-            rival = scaler.map(|scaler| format!("KEDA's ScaledObject {scaler}"));
+        (cluster, watches.boxed())
+    }
+
+    /// The objects of a fleet, from the local copies.
+    ///
+    /// # Errors
+    /// A watch has failed, so its copy may be out of date.
+    pub(crate) async fn state(&self, fleet: &ModelFleet) -> Result<ClusterState, ControlError> {
+        let name = fleet.name_any();
+        self.deployments.is_installed().await?;
+        self.autoscalers.is_installed().await?;
+        self.budgets.is_installed().await?;
+        self.pods.is_installed().await?;
+        let has_monitors = self.monitors.is_installed().await?;
+        let has_scalers = self.scalers.is_installed().await?;
+        let rivals = self.autoscalers.all(|autoscaler| is_rival(fleet, autoscaler));
+        let mut rival =
+            rivals.first().map(|rival| format!("the HorizontalPodAutoscaler {}", rival.name_any()));
+        if rival.is_none() && has_scalers {
+            let scalers = self.scalers.all(|scaler| scales(scaler, fleet));
+            rival = scalers.first().map(|it| format!("KEDA's ScaledObject {}", it.name_any()));
         }
-        let autoscaler = autoscalers.into_iter().find(|autoscaler| autoscaler.name_any() == name);
-        let monitor =
-            if self.installed.pod_monitors { self.monitors().get_opt(&name).await? } else { None };
-        Ok(Standing {
-            deployment: Place::of(fleet, self.api().get_opt(&name).await?),
-            autoscaler: Place::of(fleet, autoscaler),
-            budget: Place::of(fleet, self.api().get_opt(&name).await?),
-            monitor: Place::of(fleet, monitor),
-            pods: self.pods(fleet).await?,
+        Ok(ClusterState {
+            deployment: Existing::of(fleet, self.deployments.get(&name)),
+            autoscaler: Existing::of(fleet, self.autoscalers.get(&name)),
+            budget: Existing::of(fleet, self.budgets.get(&name)),
+            monitor: has_monitors.then(|| Existing::of(fleet, self.monitors.get(&name))),
+            pods: self.pods.all(|pod| pod.labels().get(FLEET) == Some(&name)),
             rival,
         })
     }
 
-    /// Makes what stands what it should be; what already is, or is somebody else's, is left alone.
+    /// Applies the desired objects. Objects that already fit or belong to others stay untouched.
     pub(crate) async fn apply(
         &self,
         fleet: &ModelFleet,
-        objects: Objects,
-        standing: &Standing,
+        objects: FleetObjects,
+        state: &ClusterState,
     ) -> Result<(), ControlError> {
-        let generation = fleet.metadata.generation.unwrap_or_default();
-        let made_from = format!("{}/{generation}", env!("CARGO_PKG_VERSION"));
-        let Objects { deployment, autoscaler, budget, monitor } = objects;
-        apply(self.api(), deployment, &standing.deployment, &made_from).await?;
-        apply(self.api(), budget, &standing.budget, &made_from).await?;
-        if self.installed.pod_monitors {
-            apply(self.monitors(), monitor, &standing.monitor, &made_from).await?;
+        let FleetObjects { deployment, autoscaler, budget, monitor } = objects;
+        apply(&self.deployments, fleet, deployment, &state.deployment).await?;
+        apply(&self.budgets, fleet, budget, &state.budget).await?;
+        if let Some(existing) = &state.monitor {
+            apply(&self.monitors, fleet, monitor, existing).await?;
         }
-        match (autoscaler, &standing.autoscaler) {
-            (Some(wanted), stands) => apply(self.api(), wanted, stands, &made_from).await,
-            (None, Place::Ours(ours)) => {
-                let api = self.api::<HorizontalPodAutoscaler>();
-                gone(api.delete(&ours.name_any(), &DeleteParams::default()).await)
+        match (autoscaler, &state.autoscaler) {
+            (Some(autoscaler), existing) => {
+                apply(&self.autoscalers, fleet, autoscaler, existing).await
             }
+            (None, Existing::Owned(ours)) => delete(&self.autoscalers, ours).await,
             (None, _) => Ok(()),
         }
     }
 
-    /// Sets the number of workers: from nothing and to nothing, which an autoscaler cannot.
+    /// Sets the replicas of a fleet's Deployment, from zero or to zero, which an autoscaler cannot.
     pub(crate) async fn scale(&self, name: &str, replicas: u32) -> Result<(), ControlError> {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        self.api::<Deployment>().patch_scale(name, &PatchParams::default(), &patch).await?;
+        let before = self.deployments.get(name);
+        self.deployments.api().patch_scale(name, &PatchParams::default(), &patch).await?;
+        let mut scaled = before.as_deref().cloned();
+        if let Some(spec) = scaled.as_mut().and_then(|deployment| deployment.spec.as_mut()) {
+            spec.replicas = i32::try_from(replicas).ok();
+        }
+        self.deployments.wrote(name, before.as_deref(), scaled);
         Ok(())
     }
 
-    /// Writes the status if it is news.
+    /// Annotates pods. A failure is harmless: the next turn tries again.
+    pub(crate) async fn annotate(&self, annotations: Vec<(String, Value)>) {
+        for (name, annotations) in annotations {
+            let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+            let before = self.pods.get(&name);
+            match self.pods.api().patch(&name, &PatchParams::default(), &patch).await {
+                Ok(pod) => self.pods.wrote(&name, before.as_deref(), Some(pod)),
+                Err(error) => debug!(pod = name, %error, "failed to annotate pod"),
+            }
+        }
+    }
+
+    /// Writes the status of a fleet if it has changed.
     pub(crate) async fn report(
         &self,
         fleet: &ModelFleet,
@@ -228,43 +158,88 @@ impl Cluster<'_> {
             return Ok(());
         }
         let patch = Patch::Merge(json!({"status": status}));
-        let api = self.api::<ModelFleet>();
-        api.patch_status(&fleet.name_any(), &PatchParams::default(), &patch).await?;
+        self.fleets.patch_status(&fleet.name_any(), &PatchParams::default(), &patch).await?;
         Ok(())
     }
 }
 
+fn built_in<K>(
+    client: &Client,
+    namespace: &str,
+    config: watcher::Config,
+) -> (Mirror<K>, impl Future<Output = ()> + Send + use<K>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    Mirror::new(Api::namespaced(client.clone(), namespace), (), Presence::Required, config)
+}
+
+fn installed(
+    client: &Client,
+    namespace: &str,
+    kind: ApiResource,
+) -> (Mirror<DynamicObject>, impl Future<Output = ()> + Send + use<>) {
+    let api = Api::namespaced_with(client.clone(), namespace, &kind);
+    Mirror::new(api, kind, Presence::Optional, watcher::Config::default())
+}
+
 async fn apply<K>(
-    api: Api<K>,
-    mut wanted: K,
-    stands: &Place<K>,
-    made_from: &str,
+    mirror: &Mirror<K>,
+    fleet: &ModelFleet,
+    mut desired: K,
+    existing: &Existing<K>,
 ) -> Result<(), ControlError>
 where
-    K: Resource + Clone + Debug + Serialize + DeserializeOwned,
+    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
 {
-    wanted.annotations_mut().insert(MADE_FROM.to_owned(), made_from.to_owned());
-    let patch = serde_json::to_value(&wanted)?;
-    match stands {
-        Place::Foreign => return Ok(()),
-        Place::Ours(stands) if covers(&serde_json::to_value(stands)?, &patch) => return Ok(()),
-        Place::Ours(_) | Place::Free => {}
+    let name = desired.name_any();
+    let generation = fleet.metadata.generation.unwrap_or_default();
+    let made_from = format!("{}/{generation}", env!("CARGO_PKG_VERSION"));
+    desired.annotations_mut().insert(MADE_FROM.to_owned(), made_from);
+    let existing = match existing {
+        // The copy may lag behind: an object that another client has just created must not
+        // be taken over.
+        Existing::Absent => Existing::of(fleet, mirror.api().get_opt(&name).await?.map(Arc::new)),
+        existing => existing.clone(),
+    };
+    // With its uid the patch fails if the object has been replaced by another of the same name.
+    desired.meta_mut().uid = existing.owned().and_then(ResourceExt::uid);
+    let patch = serde_json::to_value(&desired)?;
+    match &existing {
+        Existing::Foreign => return Ok(()),
+        Existing::Owned(object) if covers(&serde_json::to_value(&**object)?, &patch) => {
+            return Ok(());
+        }
+        Existing::Owned(_) | Existing::Absent => {}
     }
-    // Fields that others set by hand are taken back: the fleet says what they are.
-    let how = PatchParams::apply(MANAGER).force();
-    api.patch(&wanted.name_any(), &how, &Patch::Apply(&patch)).await?;
-    tracing::info!(kind = %patch["kind"], name = wanted.name_any(), "applied");
+    // Forced: the fleet decides about its fields, even if another client has set them.
+    let params = PatchParams::apply(MANAGER).force();
+    let applied = mirror.api().patch(&name, &params, &Patch::Apply(&patch)).await?;
+    mirror.wrote(&name, existing.owned(), Some(applied));
+    info!(kind = %patch["kind"], name, "applied object");
     Ok(())
 }
 
-/// What is to be gone may be gone already.
-fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), ControlError> {
-    match deleted {
-        Err(kube::Error::Api(refusal)) if refusal.code == 404 => Ok(()),
-        deleted => Ok(deleted.map(drop)?),
+/// Deletes an object, unless it has been deleted already or replaced by another of the same name.
+async fn delete<K>(mirror: &Mirror<K>, object: &K) -> Result<(), ControlError>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
+    let name = object.name_any();
+    let same = Preconditions { uid: object.uid(), resource_version: None };
+    let params = DeleteParams::default().preconditions(same);
+    match mirror.api().delete(&name, &params).await {
+        Err(kube::Error::Api(refusal)) if refusal.code == 404 => {}
+        deleted => drop(deleted?),
     }
-}
-
-fn count(number: Option<i32>) -> u32 {
-    number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
+    mirror.wrote(&name, Some(object), None);
+    Ok(())
 }

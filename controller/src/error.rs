@@ -1,31 +1,37 @@
-//! Why a fleet could not be brought to where it should be.
+//! Why a turn of a fleet failed.
+
+use std::sync::Arc;
 
 use batchfleet_broker::BrokerError;
+use kube::runtime::watcher;
 
-/// Why a fleet could not be brought to where it should be. All of it may pass by itself.
-#[derive(Debug, thiserror::Error)]
+/// Why a turn of a fleet failed. Each of these may pass by itself.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum ControlError {
-    /// The API server refused, or is out of reach.
+    /// The API server refused a request or cannot be reached.
     #[error("the API server: {0}")]
     Kubernetes(#[from] kube::Error),
-    /// N could not be published.
+    /// The watch of a kind has failed, so the local copy may be out of date.
+    #[error("the watch of {plural}: {source}")]
+    #[strum(serialize = "kubernetes")]
+    Watch {
+        /// The kind.
+        plural: String,
+        /// Why the watch failed.
+        source: Arc<watcher::Error>,
+    },
+    /// The batch target could not be published.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// An object has no form that Kubernetes understands.
-    #[error("an object cannot be written: {0}")]
+    /// An object cannot be written as JSON.
+    #[error("an object cannot be written as JSON: {0}")]
     Unwritable(#[from] serde_json::Error),
 }
 
 impl ControlError {
-    /// Every [`code`](Self::code).
-    pub(crate) const CODES: [&str; 3] = ["kubernetes", "broker", "unwritable"];
-
-    /// The bounded label of metrics, and the field of logs.
-    pub(crate) const fn code(&self) -> &'static str {
-        match self {
-            Self::Kubernetes(_) => "kubernetes",
-            Self::Broker(_) => "broker",
-            Self::Unwritable(_) => "unwritable",
-        }
+    /// The bounded `outcome` label of metrics, and the `code` field of logs.
+    pub(crate) fn code(&self) -> &'static str {
+        self.into()
     }
 }

@@ -1,9 +1,9 @@
-//! Queue depths for autoscalers, as `external.metrics.k8s.io/v1beta1`: an API that Kubernetes' own
-//! API server passes on, so that nothing else need be installed for autoscalers to see a queue.
+//! Serves queue depths to autoscalers as `external.metrics.k8s.io/v1beta1`. The API server of
+//! Kubernetes forwards this API to the controller, so that no metrics adapter need be installed.
 //!
-//! Every controller serves it, leading or not, by a look into Redis at each question: a number that
-//! cannot be had is an error, never a zero, and an autoscaler that gets an error leaves its fleet
-//! alone. Whoever reaches the port may ask; the same numbers stand at the gateways' `/metrics`.
+//! Every controller serves the API, leader or not, and reads Redis for each request. A depth that
+//! cannot be read is an error and never 0: an autoscaler that gets an error does not scale. The
+//! port needs no authorization; the gateways' `/metrics` has the same figures.
 
 mod certificate;
 mod documents;
@@ -26,27 +26,24 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use self::documents::Labels;
-use crate::settings::ExternalMetricsSettings;
+use crate::{objects::QUEUE_DEPTH, settings::ExternalMetricsSettings, snapshot::Snapshots};
 
-/// Jobs that no worker has claimed: what autoscalers go by. The gateways export it under this name
-/// as well, so that an adapter to Prometheus can serve it in place of the controller.
-pub(crate) const QUEUE_DEPTH: &str = "batchfleet_queue_depth";
-
-/// What is asked about.
-pub(crate) struct Source {
+/// Where the queue depths come from.
+pub(crate) struct DepthSource {
+    pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) observer: Arc<dyn Observer>,
-    /// The only one with queues that are known here.
+    /// The namespace of the fleets. All others have no queues.
     pub(crate) namespace: String,
 }
 
-/// Serves until the handle is told to stop.
+/// Serves until the handle is stopped.
 ///
 /// # Errors
-/// A certificate that is none, or an address that cannot be had.
+/// An invalid certificate, or an address that cannot be bound.
 pub(crate) fn serve(
     listen: SocketAddr,
     settings: &ExternalMetricsSettings,
-    source: Source,
+    source: DepthSource,
 ) -> Result<(ServerHandle, SocketAddr), InvalidSettings> {
     let wrong = |error: io::Error| {
         InvalidSettings::new(format_args!("--external-metrics-listen {listen}: {error}"))
@@ -72,30 +69,30 @@ fn routes(app: &mut ServiceConfig) {
     app.route(&root, web::get().to(async || HttpResponse::Ok().json(documents::group())))
         .route(&version, web::get().to(async || HttpResponse::Ok().json(documents::resources())))
         .route(&format!("{version}/namespaces/{{namespace}}/{{metric}}"), web::get().to(values))
-        .default_service(web::to(async || refuse(StatusCode::NOT_FOUND, "nothing is served here")));
+        .default_service(web::to(async || refuse(StatusCode::NOT_FOUND, "no such path")));
 }
 
-/// What is asked of the queues.
+/// The query string of a request for values.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Question {
+struct MetricQuery {
     #[serde(default)]
     label_selector: String,
 }
 
 async fn values(
     path: Path<(String, String)>,
-    question: Query<Question>,
-    source: Data<Source>,
+    query: Query<MetricQuery>,
+    source: Data<DepthSource>,
 ) -> HttpResponse {
     let (namespace, metric) = path.into_inner();
     if metric != QUEUE_DEPTH {
         let known = format!("the only metric is {QUEUE_DEPTH}");
         return refuse(StatusCode::NOT_FOUND, &known);
     }
-    let labels = match Labels::parse(&question.label_selector) {
+    let labels = match Labels::parse(&query.label_selector) {
         Ok(labels) => labels,
-        Err(what) => return refuse(StatusCode::BAD_REQUEST, &what),
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
     };
     if namespace != source.namespace {
         return HttpResponse::Ok().json(documents::values(&[], Timestamp::now()));
@@ -103,8 +100,8 @@ async fn values(
     match source.depths(&labels).await {
         Ok(depths) => HttpResponse::Ok().json(documents::values(&depths, Timestamp::now())),
         Err(error) => {
-            warn!(%error, "an autoscaler gets no queue depth");
-            refuse(StatusCode::SERVICE_UNAVAILABLE, "the queues cannot be looked at")
+            warn!(%error, "failed to read queue depths for an autoscaler");
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "failed to read the queue depths")
         }
     }
 }
@@ -114,19 +111,21 @@ fn refuse(status: StatusCode, message: &str) -> HttpResponse {
     HttpResponse::build(status).json(refusal)
 }
 
-impl Source {
-    /// How many jobs wait in each queue with these labels that a worker or a gateway knows.
+impl DepthSource {
+    /// The depth of each queue with these labels that a worker or a gateway knows.
     async fn depths(&self, labels: &Labels) -> Result<Vec<(QueueName, u64)>, BrokerError> {
-        let (fleet, reports) = (self.observer.fleet().await?, self.observer.traffic().await?);
-        let observed = fleet.workers.into_iter().map(|worker| worker.announcement);
-        let expected = fleet.promises.into_iter().map(|promise| promise.expected);
-        let served = observed.chain(expected).map(|announcement| announcement.model.queue);
-        let asked = reports.into_iter().flat_map(|report| report.traffic).map(|said| said.queue);
-        let queues: BTreeSet<_> = served.chain(asked).filter(|queue| labels.fit(queue)).collect();
+        let snapshot = self.snapshots.latest().await?;
+        let workers = snapshot.fleet.workers.iter().map(|worker| &worker.announcement);
+        let promised = snapshot.fleet.promises.iter().map(|promise| &promise.expected);
+        let served = workers.chain(promised).map(|announcement| &announcement.model.queue);
+        let traffic = snapshot.traffic.iter().flat_map(|report| &report.traffic);
+        let requested = traffic.map(|traffic| &traffic.queue);
+        let queues: BTreeSet<_> =
+            served.chain(requested).filter(|queue| labels.fit(queue)).collect();
         let mut depths = Vec::with_capacity(queues.len());
         for queue in queues {
-            let depth = self.observer.backlog(&queue).await?.depth();
-            depths.push((queue, depth));
+            let depth = self.observer.backlog(queue).await?.depth();
+            depths.push((queue.clone(), depth));
         }
         Ok(depths)
     }

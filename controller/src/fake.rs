@@ -1,5 +1,5 @@
-//! An API server for tests: it keeps objects, counts versions and generations, merges what is
-//! applied, and refuses what it is told to.
+//! A fake API server for tests. It stores objects, counts their versions, merges patches, sends
+//! watch events, and refuses the requests that a test chooses.
 
 use std::{
     collections::BTreeMap,
@@ -7,11 +7,21 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Clones are the same server.
+type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// API groups that are installed only if the test adds the path of the group.
+const OPTIONAL_GROUPS: [&str; 2] = ["/apis/keda.sh/v1alpha1", "/apis/monitoring.coreos.com/v1"];
+
+/// Clones share one server.
 #[derive(Clone, Default)]
 pub(crate) struct FakeApi(Arc<Mutex<State>>);
 
@@ -19,8 +29,19 @@ pub(crate) struct FakeApi(Arc<Mutex<State>>);
 struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
+    /// Every change: its version, the path of the object, and the event.
+    changes: Vec<(u64, String, Value)>,
+    watches: Vec<OpenWatch>,
+    /// Events held back from the watches, while a test holds them.
+    held: Option<Vec<(String, Value)>>,
+    requests: Vec<String>,
     writes: Vec<String>,
     refused: BTreeMap<String, u16>,
+}
+
+struct OpenWatch {
+    path: String,
+    events: UnboundedSender<Bytes>,
 }
 
 impl FakeApi {
@@ -37,14 +58,34 @@ impl FakeApi {
         self.0.lock().unwrap()
     }
 
-    /// Refuses every request whose path has this in it, until told otherwise by status 0.
+    /// Refuses every request whose path contains `part`, until called again with status 0. Ends the
+    /// open watches of such paths.
     pub(crate) fn refuse(&self, part: &str, status: u16) {
-        self.state().refused.insert(part.to_owned(), status);
+        let mut state = self.state();
+        state.refused.insert(part.to_owned(), status);
+        state.watches.retain(|watch| !watch.path.contains(part));
     }
 
-    /// What was written since it was asked last, as `PATCH deployments/digits`.
+    /// Holds back all watch events until `release_events`, as a slow network would.
+    pub(crate) fn hold_events(&self) {
+        self.state().held.get_or_insert_default();
+    }
+
+    pub(crate) fn release_events(&self) {
+        let mut state = self.state();
+        for (path, event) in state.held.take().unwrap_or_default() {
+            state.send(&path, &event);
+        }
+    }
+
+    /// The writes since the last call, such as `PATCH deployments/digits`.
     pub(crate) fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.state().writes)
+    }
+
+    /// All requests since the last call, such as `GET /api/v1/namespaces/ml/pods`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().requests)
     }
 
     /// The object whose path ends like this.
@@ -54,36 +95,75 @@ impl FakeApi {
         found.map_or(Value::Null, |(_, object)| object.clone())
     }
 
-    /// Changes an object, as others do.
+    /// Changes an object as another client.
     pub(crate) fn edit(&self, end: &str, edit: impl FnOnce(&mut Value)) {
         let mut state = self.state();
-        let found = state.objects.iter_mut().find(|(path, _)| path.ends_with(end));
-        edit(found.unwrap().1);
+        let found = state.objects.iter().find(|(path, _)| path.ends_with(end));
+        let (path, mut object) =
+            found.map(|(path, object)| (path.clone(), object.clone())).unwrap();
+        edit(&mut object);
+        if state.objects[&path] != object {
+            state.store(path, object);
+        }
     }
 
-    /// Adds an object under its path.
+    /// Adds an object under its path as another client.
     pub(crate) fn add(&self, path: &str, object: Value) {
-        self.state().objects.insert(path.to_owned(), object);
+        self.state().store(path.to_owned(), object);
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    async fn answer(&self, request: Request<Body>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let (status, answer) = self.state().answer(&head.method, head.uri.path(), body);
-        Response::builder()
-            .status(status)
-            .body(Body::from(serde_json::to_vec(&answer).unwrap()))
-            .unwrap()
+        let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
+        let mut state = self.state();
+        state.requests.push(format!("{} {path}", head.method));
+        if query.contains("watch=true")
+            && let Ok(events) = state.watch(path, query)
+        {
+            let body = stream::unfold(events, async |mut events| {
+                events.recv().await.map(|event| (Ok(Frame::data(event)), events))
+            });
+            return Response::new(StreamBody::new(body.boxed()).boxed_unsync());
+        }
+        let (status, answer) = state.answer(&head.method, path, body);
+        let body = Full::from(serde_json::to_vec(&answer).unwrap()).boxed_unsync();
+        Response::builder().status(status).body(body).unwrap()
     }
 }
 
 impl State {
-    fn answer(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+    /// Opens a watch, which begins with the changes after the version in the query.
+    fn watch(&mut self, path: &str, query: &str) -> Result<UnboundedReceiver<Bytes>, u16> {
+        self.allow(path)?;
+        let version = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion="));
+        let version: u64 = version.unwrap().parse().unwrap();
+        let watch_path = format!("{path}/");
+        let (events, receiver) = unbounded_channel();
+        let missed = self.changes.iter().filter(|(at, ..)| *at > version);
+        for (_, _, event) in missed.filter(|(_, at, _)| at.starts_with(&watch_path)) {
+            events.send(line(event)).unwrap();
+        }
+        self.watches.push(OpenWatch { path: watch_path, events });
+        Ok(receiver)
+    }
+
+    /// Whether the test refuses requests of this path, or has not installed its API group.
+    fn allow(&self, path: &str) -> Result<(), u16> {
         let refused =
             self.refused.iter().find(|(part, status)| path.contains(*part) && **status > 0);
         if let Some((_, status)) = refused {
-            return refusal(*status);
+            return Err(*status);
+        }
+        let group = OPTIONAL_GROUPS.iter().find(|group| path.starts_with(**group));
+        let is_installed = group.is_none_or(|group| self.objects.contains_key(*group));
+        if is_installed { Ok(()) } else { Err(404) }
+    }
+
+    fn answer(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+        if let Err(status) = self.allow(path) {
+            return refusal(status);
         }
         let (path, subresource) = match path.rsplit_once('/') {
             Some((object, last @ ("status" | "scale"))) => (object, Some(last)),
@@ -95,36 +175,36 @@ impl State {
         let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let path = if *method == Method::POST { format!("{path}/{name}") } else { path.to_owned() };
         let short: Vec<&str> = path.rsplit('/').take(2).collect();
-        let (standing, kind) = (self.objects.get(&path).cloned(), short[1]);
+        let (current, kind) = (self.objects.get(&path).cloned(), short[1]);
         if kind != "events" && kind != "leases" {
             let suffix = subresource.map_or_else(String::new, |last| format!("/{last}"));
             self.writes.push(format!("{method} {kind}/{}{suffix}", short[0]));
         }
-        match (method.as_str(), standing) {
+        if !is_same(current.as_ref(), &body) {
+            return refusal(409);
+        }
+        match (method.as_str(), current) {
             ("POST", Some(_)) => refusal(409),
             ("DELETE" | "PATCH", None) if *method == Method::DELETE || subresource.is_some() => {
                 refusal(404)
             }
-            ("DELETE", Some(object)) => {
-                self.objects.remove(&path);
-                (StatusCode::OK, object)
-            }
-            ("PUT", Some(standing))
-                if standing["metadata"]["resourceVersion"]
+            ("DELETE", Some(object)) => (StatusCode::OK, self.delete(&path, object)),
+            ("PUT", Some(current))
+                if current["metadata"]["resourceVersion"]
                     != body["metadata"]["resourceVersion"] =>
             {
                 refusal(409)
             }
             ("PATCH", Some(mut object)) => {
                 merge(&mut object, body);
-                let (status, mut stored) = self.store(path, object);
+                let mut stored = self.store(path, object);
                 if subresource == Some("scale") {
                     stored["apiVersion"] = json!("autoscaling/v1");
                     stored["kind"] = json!("Scale");
                 }
-                (status, stored)
+                (StatusCode::OK, stored)
             }
-            _ => self.store(path, body),
+            _ => (StatusCode::OK, self.store(path, body)),
         }
     }
 
@@ -132,24 +212,65 @@ impl State {
         if let Some(object) = self.objects.get(path) {
             return (StatusCode::OK, object.clone());
         }
-        if path
-            .rsplit('/')
-            .next()
-            .is_some_and(|last| last.ends_with('s') && path.ends_with(&format!("ml/{last}")))
-        {
+        let last = path.rsplit('/').next().unwrap_or_default();
+        if last.ends_with('s') && path.ends_with(&format!("ml/{last}")) {
             let inside = self.objects.iter().filter(|(at, _)| at.starts_with(&format!("{path}/")));
             let items: Vec<&Value> = inside.map(|(_, object)| object).collect();
-            return (StatusCode::OK, json!({"metadata": {}, "items": items}));
+            let metadata = json!({"resourceVersion": self.version.to_string()});
+            return (StatusCode::OK, json!({"metadata": metadata, "items": items}));
         }
         refusal(404)
     }
 
-    fn store(&mut self, path: String, mut object: Value) -> (StatusCode, Value) {
+    fn store(&mut self, path: String, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.objects.insert(path, object.clone());
-        (StatusCode::OK, object)
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = json!(format!("uid-{}", self.version));
+        }
+        let kind = if self.objects.contains_key(&path) { "MODIFIED" } else { "ADDED" };
+        self.objects.insert(path.clone(), object.clone());
+        self.announce(path, kind, &object);
+        object
     }
+
+    fn delete(&mut self, path: &str, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.objects.remove(path);
+        self.announce(path.to_owned(), "DELETED", &object);
+        object
+    }
+
+    fn announce(&mut self, path: String, kind: &str, object: &Value) {
+        let event = json!({"type": kind, "object": object});
+        if let Some(held) = &mut self.held {
+            held.push((path.clone(), event.clone()));
+        } else {
+            self.send(&path, &event);
+        }
+        self.changes.push((self.version, path, event));
+    }
+
+    fn send(&self, path: &str, event: &Value) {
+        for watch in self.watches.iter().filter(|watch| path.starts_with(&watch.path)) {
+            // The client may have closed the watch.
+            watch.events.send(line(event)).ok();
+        }
+    }
+}
+
+/// Whether the request names no uid, as a precondition or in a patch, or that of the current
+/// object.
+fn is_same(current: Option<&Value>, body: &Value) -> bool {
+    let named = [&body["preconditions"]["uid"], &body["metadata"]["uid"]];
+    let uid = current.map_or(&Value::Null, |current| &current["metadata"]["uid"]);
+    named.into_iter().all(|named| named.is_null() || named == uid)
+}
+
+/// An event as a line of a watch.
+fn line(event: &Value) -> Bytes {
+    Bytes::from(format!("{event}\n"))
 }
 
 fn merge(object: &mut Value, patch: Value) {
@@ -169,6 +290,7 @@ fn merge(object: &mut Value, patch: Value) {
 
 fn refusal(code: u16) -> (StatusCode, Value) {
     let reason = match code {
+        403 => "Forbidden",
         404 => "NotFound",
         409 => "Conflict",
         _ => "InternalError",

@@ -1,8 +1,13 @@
-//! Who of several controllers may write: whoever holds a Lease, as client-go's elections do it.
+//! Leader election among the controllers by a Lease, with the algorithm of client-go.
 //!
-//! A holder that has not renewed for the lease's duration has lost it. How long that is, everybody
-//! counts by its own clock, from when it saw the lease change for the last time: clocks of machines
-//! differ. A holder gives up before others may take over.
+//! A lease that has not been renewed for its duration has expired. Each candidate measures this
+//! with its own clock, from the last change of the lease that it observed, because the clocks of
+//! machines differ. A leader that cannot renew stops before other candidates may take over.
+//!
+//! Of the crates for this, `kube-lease-manager` 0.13 and `kubert` 0.25 compare the leader's
+//! `renewTime` with the local wall clock, so that two controllers lead at once if their clocks
+//! differ by more than the lease's duration; `kubert` also needs kube 1. `kube` itself has no
+//! leader election.
 
 use std::time::Duration;
 
@@ -19,95 +24,95 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// How long others wait for a holder.
+/// Other candidates may take over a lease that has not changed for this time.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long a holder believes that it is one, without renewing.
-const BELIEF: Duration = Duration::from_secs(10);
-/// How often it is renewed, or looked at.
-const EVERY: Duration = Duration::from_secs(2);
+/// A leader that has not renewed the lease for this time stops leading.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the leader renews the lease, and the other candidates read it.
+const PERIOD: Duration = Duration::from_secs(2);
 
-/// One candidate.
-pub(crate) struct Candidate {
+/// A controller that may become leader.
+pub(crate) struct LeaderCandidate {
     api: Api<Lease>,
     name: String,
-    /// Who this is; no other process has the same.
-    me: String,
-    /// The version of the lease that was seen last, and since when.
-    seen: Option<(String, Instant)>,
-    /// When it was renewed for the last time.
+    /// The identity of this process; no other process has the same.
+    identity: String,
+    /// The version of the lease that was read last, and when it was first read.
+    observed: Option<(String, Instant)>,
+    /// When this process last renewed the lease; `None` while it is not the leader.
     renewed: Option<Instant>,
 }
 
-impl Candidate {
-    pub(crate) fn new(api: Api<Lease>, name: &str, me: String) -> Self {
-        Self { api, name: name.to_owned(), me, seen: None, renewed: None }
+impl LeaderCandidate {
+    pub(crate) fn new(api: Api<Lease>, name: &str, identity: String) -> Self {
+        Self { api, name: name.to_owned(), identity, observed: None, renewed: None }
     }
 
-    /// Task: stands for election until shutdown, and tells whether it leads.
-    pub(crate) async fn stand(mut self, leads: watch::Sender<bool>, shutdown: CancellationToken) {
-        let mut ticks = interval(EVERY);
+    /// Task: takes part in the election until shutdown, and publishes whether this process leads.
+    pub(crate) async fn run(mut self, leads: watch::Sender<bool>, shutdown: CancellationToken) {
+        let mut ticks = interval(PERIOD);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            match timeout(EVERY, self.step()).await {
+            match timeout(PERIOD, self.step()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!(%error, "the lease cannot be had"),
-                Err(_) => warn!("the API server does not answer about the lease"),
+                Ok(Err(error)) => warn!(%error, "failed to renew or read the lease"),
+                Err(_) => warn!("failed to renew or read the lease: timed out"),
             }
             let leading = self.is_leading();
             if leads.send_replace(leading) != leading {
-                info!(leading, me = self.me, "who leads has changed");
+                info!(leading, identity = self.identity, "leadership changed");
             }
         }
         leads.send_replace(false);
-        if let Err(error) = timeout(EVERY, self.release()).await {
-            debug!(%error, "the lease was not given back; it runs out");
+        if let Err(error) = timeout(PERIOD, self.release()).await {
+            debug!(%error, "failed to release the lease, it will expire");
         }
     }
 
-    /// Whether nobody else can lead now.
+    /// Whether this process leads, so that no other can.
     pub(crate) fn is_leading(&self) -> bool {
-        self.renewed.is_some_and(|at| at.elapsed() < BELIEF)
+        self.renewed.is_some_and(|at| at.elapsed() < RENEW_DEADLINE)
     }
 
-    /// Renews or takes the lease, if it can be had.
+    /// Renews the lease, or takes it over if it is free.
     pub(crate) async fn step(&mut self) -> Result<(), kube::Error> {
-        // From before the question: the answer may be slow.
-        let asked = Instant::now();
-        let standing = self.api.get_opt(&self.name).await?;
-        let Some(next) = self.next(standing.as_ref(), asked) else {
+        // The time before the request: the response may be slow.
+        let started = Instant::now();
+        let lease = self.api.get_opt(&self.name).await?;
+        let Some(next) = self.next(lease.as_ref(), started) else {
             self.renewed = None;
             return Ok(());
         };
-        let written = match standing {
+        let written = match lease {
             None => self.api.create(&PostParams::default(), &next).await,
-            // With the version that was read: of two who take it, one is refused.
+            // With the version that was read: of two candidates at once, one is refused.
             Some(_) => self.api.replace(&self.name, &PostParams::default(), &next).await,
         };
         match written {
-            Ok(_) => self.renewed = Some(asked),
+            Ok(_) => self.renewed = Some(started),
             Err(kube::Error::Api(refusal)) if refusal.code == 409 => self.renewed = None,
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// The lease to write, if it is ours to write.
-    fn next(&mut self, standing: Option<&Lease>, now: Instant) -> Option<Lease> {
+    /// The lease to write; `None` while another candidate holds it.
+    fn next(&mut self, current: Option<&Lease>, now: Instant) -> Option<Lease> {
         let time = Some(MicroTime(Timestamp::now()));
-        let mut lease = standing.cloned().unwrap_or_default();
+        let mut lease = current.cloned().unwrap_or_default();
         lease.metadata.name = Some(self.name.clone());
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
         let holder = spec.holder_identity.clone().filter(|holder| !holder.is_empty());
-        if holder.as_deref() != Some(&self.me) {
+        if holder.as_deref() != Some(&self.identity) {
             let version = lease.metadata.resource_version.clone().unwrap_or_default();
-            let since = match &self.seen {
-                Some((seen, since)) if *seen == version => *since,
+            let since = match &self.observed {
+                Some((observed, since)) if *observed == version => *since,
                 _ => now,
             };
-            self.seen = Some((version, since));
+            self.observed = Some((version, since));
             if holder.is_some() && now - since < DURATION {
                 return None;
             }
-            spec.holder_identity = Some(self.me.clone());
+            spec.holder_identity = Some(self.identity.clone());
             spec.acquire_time.clone_from(&time);
             spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count + 1));
         }
@@ -116,14 +121,14 @@ impl Candidate {
         Some(lease)
     }
 
-    /// Lets the next one have it at once.
+    /// Frees the lease, so that another candidate need not wait until it expires.
     async fn release(&mut self) -> Result<(), kube::Error> {
         if !self.is_leading() {
             return Ok(());
         }
         let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
         if let Some(spec) = lease.spec.as_mut()
-            && spec.holder_identity.as_ref() == Some(&self.me)
+            && spec.holder_identity.as_ref() == Some(&self.identity)
         {
             spec.holder_identity = None;
             self.api.replace(&self.name, &PostParams::default(), &lease).await?;
@@ -137,25 +142,26 @@ mod tests {
     use super::*;
     use crate::fake::FakeApi;
 
-    fn candidate(server: &FakeApi, me: &str) -> Candidate {
-        Candidate::new(Api::namespaced(server.client(), "ml"), "batchfleet", me.to_owned())
+    fn candidate(server: &FakeApi, identity: &str) -> LeaderCandidate {
+        let api = Api::namespaced(server.client(), "ml");
+        LeaderCandidate::new(api, "batchfleet", identity.to_owned())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_two_only_one_leads_and_the_other_takes_over_when_it_falls_silent() {
+    async fn one_of_two_candidates_leads_and_the_other_takes_over_when_it_stops_renewing() {
         let server = FakeApi::default();
         let (mut one, mut two) = (candidate(&server, "one"), candidate(&server, "two"));
         one.step().await.unwrap();
         two.step().await.unwrap();
         assert_eq!((one.is_leading(), two.is_leading()), (true, false));
         for _ in 0..10 {
-            tokio::time::advance(EVERY).await;
+            tokio::time::advance(PERIOD).await;
             one.step().await.unwrap();
             two.step().await.unwrap();
             assert_eq!((one.is_leading(), two.is_leading()), (true, false));
         }
         while !two.is_leading() {
-            tokio::time::advance(EVERY).await;
+            tokio::time::advance(PERIOD).await;
             two.step().await.unwrap();
             assert!(!(one.is_leading() && two.is_leading()));
         }
@@ -164,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_two_who_take_it_at_once_one_is_refused() {
+    async fn of_two_candidates_that_take_the_lease_at_once_one_is_refused() {
         let server = FakeApi::default();
         let (mut one, mut two) = (candidate(&server, "one"), candidate(&server, "two"));
         let (first, second) = tokio::join!(one.step(), two.step());
@@ -173,22 +179,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_that_cannot_renew_stops_before_another_may_begin() {
+    async fn a_leader_that_cannot_renew_stops_before_another_may_start() {
         let server = FakeApi::default();
         let mut one = candidate(&server, "one");
         one.step().await.unwrap();
         server.refuse("leases", 500);
-        tokio::time::advance(BELIEF).await;
+        tokio::time::advance(RENEW_DEADLINE).await;
         assert!(one.step().await.is_err());
         assert!(!one.is_leading());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_told_to_stop_gives_it_back() {
+    async fn a_leader_releases_the_lease_at_shutdown() {
         let server = FakeApi::default();
-        let (told, leads) = watch::channel(false);
+        let (leading, leads) = watch::channel(false);
         let shutdown = CancellationToken::new();
-        let one = tokio::spawn(candidate(&server, "one").stand(told, shutdown.clone()));
+        let one = tokio::spawn(candidate(&server, "one").run(leading, shutdown.clone()));
         leads.clone().wait_for(|leads| *leads).await.unwrap();
         shutdown.cancel();
         one.await.unwrap();

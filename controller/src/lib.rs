@@ -1,8 +1,9 @@
-//! The controller: keeps one fleet of workers per `ModelFleet`, as large as its load needs.
+//! The controller: keeps the fleet of each `ModelFleet` as large as its load needs.
 //!
-//! [`crd`] is what a person asks for, [`objects`] what should stand in the cluster for it. Each tick
-//! a fleet has its turn (`reconcile`): `observe` what Redis knows, `meter` what gateways counted,
-//! `decide` (pure), apply what should stand (`cluster`), `tell` the workers, `report`.
+//! [`crd`] is the custom resource, [`objects`] the desired objects of a fleet. Each fleet has a
+//! turn every tick (`reconcile`): `observe` reads the fleet's part of a `snapshot` of Redis,
+//! `meter` sums up what gateways counted, `decide` is pure, `cluster` applies the objects, `report`
+//! makes the status, and `target` says when the batch target is published.
 
 mod app;
 mod cluster;
@@ -23,7 +24,8 @@ mod report;
 #[cfg(test)]
 mod sample;
 mod settings;
-mod tell;
+mod snapshot;
+mod target;
 
 pub use app::control;
 pub use metrics::describe_metrics;

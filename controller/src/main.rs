@@ -1,4 +1,4 @@
-//! `batchfleet-controller`: one controller for the fleets of a namespace.
+//! `batchfleet-controller`: controls the fleets of a namespace.
 
 use std::{
     io::{Write, stdout},

@@ -1,4 +1,4 @@
-//! What the gateways of a fleet have counted, as one running total that never goes back.
+//! Sums the traffic reports of all gateways into one total that never decreases. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,37 +8,38 @@ use std::{
 use batchfleet_broker::{QueueName, Traffic, TrafficReport};
 use batchfleet_policy::RequestCounts;
 
-/// A gateway that said nothing for so long has no part in what is asked now.
-const SILENT: Duration = Duration::from_secs(15);
+/// A report older than this does not describe the current load.
+const STALE: Duration = Duration::from_secs(15);
 
-/// The running total of one queue.
+/// The traffic total of a fleet's queues.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    /// What each boot of a gateway said last; `None` before the first look.
+    /// The last counts of each gateway boot; `None` before the first reading.
     known: Option<HashMap<String, Traffic>>,
-    total: Total,
+    total: TrafficTotal,
 }
 
 #[derive(Debug, Default)]
-struct Total {
+struct TrafficTotal {
     offered: u64,
-    /// Refused, or later than the target; a bucket of times counts by the share beyond that.
+    /// Requests refused or answered after the latency target. A histogram bucket that contains the
+    /// target counts by the share of its width beyond it.
     missed: f64,
 }
 
-/// What the gateways say of a queue.
+/// The traffic of a fleet's queues.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reading {
-    /// The total.
+    /// The totals.
     pub(crate) counts: CountsAt,
-    /// Rows a request has, on average.
+    /// Mean number of rows of a request.
     pub(crate) rows_per_request: f64,
-    /// Within how many seconds 99 % of those were answered that were since the last look; `None`
-    /// if none were, or if they took longer than is told apart.
+    /// Seconds within which 99 % of the requests since the last reading were answered; `None` if
+    /// there were none, or if they took longer than the largest bucket.
     pub(crate) p99: Option<f64>,
 }
 
-/// [`RequestCounts`], comparable.
+/// Totals at a time: [`RequestCounts`] with equality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CountsAt {
     pub(crate) at: Duration,
@@ -53,8 +54,8 @@ impl From<CountsAt> for RequestCounts {
 }
 
 impl Meter {
-    /// Takes in what gateways said of these `queues` together, looked at `now`; a request is late
-    /// after `slo`. `None` if no gateway has said anything of late.
+    /// Adds the reports, read at `now`, about these `queues` together. A request is late after
+    /// `slo`. `None` if every report is stale.
     pub(crate) fn read(
         &mut self,
         now: Duration,
@@ -68,20 +69,21 @@ impl Meter {
         let (mut ages, mut gateways) = (Duration::ZERO, 0_u32);
         let (mut rows, mut requests) = (0.0, 0.0);
         for report in reports {
-            let said = report.traffic.iter().filter(|said| queues.contains(&&said.queue));
-            let Some(said) = &said.cloned().reduce(both) else { continue };
-            let before = known.insert(report.gateway.clone(), said.clone());
-            if report.age < SILENT {
+            let traffic = report.traffic.iter();
+            let traffic = traffic.filter(|traffic| queues.contains(&&traffic.queue));
+            let Some(traffic) = &traffic.cloned().reduce(merge) else { continue };
+            let before = known.insert(report.gateway.clone(), traffic.clone());
+            if report.age < STALE {
                 ages += report.age;
                 gateways += 1;
-                let weight = count(said.offered) + 1.0;
-                rows += said.rows_per_request * weight;
+                let weight = float(traffic.offered) + 1.0;
+                rows += traffic.rows_per_request * weight;
                 requests += weight;
             }
-            // What was counted before anybody looked is no load of now; what a gateway counted
-            // before it was seen for the first time later on, is.
+            // Counts from before this meter's first reading are no current load. The counts of a
+            // gateway that appears later are.
             if before.is_some() || !first {
-                self.total.add(said, before.as_ref(), slo, &mut times);
+                self.total.add(traffic, before.as_ref(), slo, &mut times);
             }
         }
         if gateways == 0 {
@@ -98,8 +100,9 @@ impl Meter {
     }
 }
 
-impl Total {
-    /// Takes in what came between two words of a gateway; `times` as well, by their bounds.
+impl TrafficTotal {
+    /// Adds the counts between two reports of a gateway, and adds its response times to `times`, by
+    /// the bounds of the buckets.
     fn add(
         &mut self,
         now: &Traffic,
@@ -108,26 +111,27 @@ impl Total {
         times: &mut BTreeMap<u64, u64>,
     ) {
         let since = |of: fn(&Traffic) -> u64| of(now).saturating_sub(before.map_or(0, of));
-        self.offered += since(|said| said.offered);
-        self.missed += count(since(|said| said.refused));
+        self.offered += since(|traffic| traffic.offered);
+        self.missed += float(since(|traffic| traffic.refused));
         let (slo, mut lower, mut bounded) = (slo.as_secs_f64(), 0.0, 0);
         for (place, &(bound, ended)) in now.seconds.iter().enumerate() {
-            let earlier = before.and_then(|said| said.seconds.get(place)).map_or(0, |last| last.1);
+            let earlier =
+                before.and_then(|before| before.seconds.get(place)).map_or(0, |last| last.1);
             let ended = ended.saturating_sub(earlier);
             *times.entry(bound.to_bits()).or_default() += ended;
             let late = ((bound - slo) / (bound - lower)).clamp(0.0, 1.0);
-            self.missed += late * count(ended);
+            self.missed += late * float(ended);
             (lower, bounded) = (bound, bounded + ended);
         }
-        let beyond = since(|said| said.answered).saturating_sub(bounded);
+        let beyond = since(|traffic| traffic.answered).saturating_sub(bounded);
         *times.entry(f64::INFINITY.to_bits()).or_default() += beyond;
-        self.missed += count(beyond);
+        self.missed += float(beyond);
     }
 }
 
-/// What a gateway said of two queues, as if it were one.
-fn both(mut one: Traffic, other: Traffic) -> Traffic {
-    let weigh = |said: &Traffic| count(said.offered) + 1.0;
+/// The traffic of two queues together.
+fn merge(mut one: Traffic, other: Traffic) -> Traffic {
+    let weigh = |traffic: &Traffic| float(traffic.offered) + 1.0;
     let rows = one.rows_per_request * weigh(&one) + other.rows_per_request * weigh(&other);
     one.rows_per_request = rows / (weigh(&one) + weigh(&other));
     one.offered += other.offered;
@@ -139,7 +143,8 @@ fn both(mut one: Traffic, other: Traffic) -> Traffic {
     one
 }
 
-/// The bound under which 99 % of these times lie. The bits of positive numbers have their order.
+/// The bucket bound below which 99 % of these times lie. The bits of positive floats sort like the
+/// numbers.
 fn p99(times: &BTreeMap<u64, u64>) -> Option<f64> {
     let all: u64 = times.values().sum();
     let mut under = 0;
@@ -153,7 +158,7 @@ fn p99(times: &BTreeMap<u64, u64>) -> Option<f64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
-fn count(requests: u64) -> f64 {
+fn float(requests: u64) -> f64 {
     requests as f64
 }
 
@@ -184,25 +189,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_the_first_look_is_no_load() {
+    fn counts_from_before_the_first_reading_are_no_load() {
         let mut meter = Meter::default();
         assert_eq!(read(&mut meter, 1, &[report("a", 1000, 10, [900, 0, 0])]), Some((0, 0)));
         assert_eq!(read(&mut meter, 2, &[report("a", 1050, 13, [930, 0, 0])]), Some((50, 3)));
     }
 
     #[test]
-    fn a_gateway_that_comes_counts_from_its_start_and_one_that_goes_takes_nothing_along() {
+    fn a_new_gateway_counts_from_its_start_and_a_stopped_one_stays_in_the_total() {
         let mut meter = Meter::default();
         let (a, b) = (report("a", 100, 0, [0; 3]), report("b", 7, 0, [0; 3]));
         read(&mut meter, 1, std::slice::from_ref(&a));
         assert_eq!(read(&mut meter, 2, &[a.clone(), b.clone()]), Some((7, 0)));
         assert_eq!(read(&mut meter, 3, std::slice::from_ref(&b)), Some((7, 0)));
-        // It was only cut off.
+        // Gateway a had only lost its connection.
         assert_eq!(read(&mut meter, 4, &[report("a", 105, 0, [0; 3]), b]), Some((12, 0)));
     }
 
     #[test]
-    fn late_are_those_beyond_the_target_and_a_share_of_those_around_it() {
+    fn requests_beyond_the_target_are_late_and_a_share_of_the_bucket_around_it() {
         let mut meter = Meter::default();
         read(&mut meter, 1, &[report("a", 0, 0, [0; 3])]);
         // Half of the bucket from 50 to 100 ms is beyond 75 ms.
@@ -210,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_is_as_old_as_what_it_was_read_from() {
+    fn a_reading_is_as_old_as_its_reports() {
         let mut meter = Meter::default();
         let queue = QueueName::new("m", 1);
         let reading = meter.read(TICK, &[report("a", 0, 0, [0; 3])], &[&queue], SLO).unwrap();
@@ -219,35 +224,35 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_no_load_of_zero() {
+    fn stale_reports_do_not_mean_a_load_of_zero() {
         let mut meter = Meter::default();
         assert_eq!(read(&mut meter, 1, &[]), None);
-        let silent = TrafficReport { age: SILENT, ..report("a", 5, 0, [0; 3]) };
-        assert_eq!(read(&mut meter, 2, &[silent]), None);
+        let stale = TrafficReport { age: STALE, ..report("a", 5, 0, [0; 3]) };
+        assert_eq!(read(&mut meter, 2, &[stale]), None);
     }
 
     #[test]
     fn versions_of_a_model_count_together_while_one_replaces_another() {
         let queues = [1, 2].map(|version| QueueName::new("m", version));
-        let said = |[old, new]: [u64; 2]| {
-            let mut said = report("a", old, 1, [old, 0, 0]);
+        let reported = |[old, new]: [u64; 2]| {
+            let mut report_of_both = report("a", old, 1, [old, 0, 0]);
             let mut of_new = report("a", new, 2, [new, 0, 0]).traffic.remove(0);
             of_new.queue = queues[1].clone();
-            said.traffic.push(of_new);
-            said
+            report_of_both.traffic.push(of_new);
+            report_of_both
         };
         let mut meter = Meter::default();
-        let mut read = |tick: u32, said| {
-            meter.read(TICK * tick, &[said], &[&queues[1], &queues[0]], SLO).unwrap()
+        let mut read = |tick: u32, report| {
+            meter.read(TICK * tick, &[report], &[&queues[1], &queues[0]], SLO).unwrap()
         };
-        read(1, said([100, 0]));
-        let reading = read(2, said([150, 7]));
+        read(1, reported([100, 0]));
+        let reading = read(2, reported([150, 7]));
         assert_eq!((reading.counts.offered, reading.p99), (57, Some(0.05)));
         assert!((reading.rows_per_request - 2.0).abs() < 1e-9);
     }
 
     #[test]
-    fn the_99th_percentile_is_of_the_answers_since_the_last_look() {
+    fn the_99th_percentile_is_that_of_the_replies_since_the_last_reading() {
         let mut meter = Meter::default();
         let queue = QueueName::new("m", 1);
         let mut p99 = |tick, seconds| {

@@ -1,8 +1,9 @@
-//! A fleet's pods: how long new ones took to be ready, and what is written on them for those who
-//! choose which of them ends. Pure.
+//! The pods of a fleet: their cold starts, and the annotations by which Kubernetes chooses the pods
+//! and nodes to remove. Pure.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,79 +12,79 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-/// Of so many starts the slow ones are reckoned with.
+/// Number of recent starts from which the cold start is taken.
 const STARTS: usize = 10;
-/// A worker that held no job for so long is idle.
-const CALM: Duration = Duration::from_mins(1);
-/// A `ReplicaSet` that shrinks ends the pods with the lowest cost first.
+/// A worker is idle once it has held no job for this long.
+const IDLE: Duration = Duration::from_mins(1);
+/// A shrinking `ReplicaSet` deletes the pods of the lowest cost first.
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-/// What keeps a node from being given up under a pod, and the value that does: Karpenter's, and the
-/// cluster autoscaler's.
+/// Annotations, with their values, that keep Karpenter and the cluster autoscaler from removing the
+/// node of a pod.
 const HOLDS: [(&str, &str); 2] = [
     ("karpenter.sh/do-not-disrupt", "true"),
     ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"),
 ];
 
-/// What is remembered of a fleet's pods.
+/// What is remembered of the pods of a fleet.
 #[derive(Debug, Default)]
-pub(crate) struct Pods {
-    /// Those that were seen before they were ready, by uid.
-    young: HashSet<String>,
-    /// How long the last of them took, latest last.
+pub(crate) struct PodHistory {
+    /// Uids of pods that were seen before they were ready.
+    starting: HashSet<String>,
+    /// The last cold starts, oldest first.
     starts: VecDeque<Duration>,
-    /// When a pod was last seen to hold jobs.
+    /// When each pod was last seen to hold jobs.
     busy: HashMap<String, Duration>,
 }
 
-impl Pods {
-    /// Takes in a look at the pods. A start counts only if it was watched: one that is ready again
-    /// after a failure tells nothing about starts.
-    pub(crate) fn observe(&mut self, pods: &[Pod]) {
+impl PodHistory {
+    /// Takes in the pods. A start counts only if the pod was seen before it was ready: a pod that
+    /// is ready again after a failure has not just started.
+    pub(crate) fn observe(&mut self, pods: &[Arc<Pod>]) {
         for pod in pods {
             let uid = pod.uid().unwrap_or_default();
             match ready_after(pod) {
-                None => drop(self.young.insert(uid)),
-                Some(took) if self.young.remove(&uid) => self.starts.push_back(took),
+                None => drop(self.starting.insert(uid)),
+                Some(took) if self.starting.remove(&uid) => self.starts.push_back(took),
                 Some(_) => {}
             }
         }
         while self.starts.len() > STARTS {
             self.starts.pop_front();
         }
-        let standing: HashSet<_> = pods.iter().filter_map(ResourceExt::uid).collect();
-        self.young.retain(|uid| standing.contains(uid));
+        let present: HashSet<_> = pods.iter().filter_map(|pod| pod.uid()).collect();
+        self.starting.retain(|uid| present.contains(uid));
     }
 
-    /// From a pod's creation until its worker was ready: what nine of ten starts kept to, of the
-    /// last ten that were watched.
+    /// The time from the creation of a pod until it is ready: the 90th percentile of the last ten
+    /// starts.
     pub(crate) fn cold_start(&self) -> Option<Duration> {
         let mut starts: Vec<_> = self.starts.iter().copied().collect();
         starts.sort_unstable();
         starts.get((starts.len() * 9).div_ceil(10).checked_sub(1)?).copied()
     }
 
-    /// What must be written on which pod at `now`, as annotations.
+    /// The annotations to change at `now`, by pod; null removes one.
     ///
-    /// A pod whose worker held jobs within the last minute holds its node. What its end would cost
-    /// is written only while the fleet is to shrink, as a power of four of the jobs it holds: noise
-    /// writes nothing.
-    pub(crate) fn marks(
+    /// A pod whose worker held jobs within the last minute keeps its node. The deletion cost of a
+    /// pod is the number of jobs that it holds, rounded down to a power of four, and is written
+    /// only while the fleet is to shrink: noise must not write.
+    pub(crate) fn annotations(
         &mut self,
         now: Duration,
-        pods: &[Pod],
+        pods: &[Arc<Pod>],
         jobs: &HashMap<String, u64>,
         shrinks: bool,
     ) -> Vec<(String, Value)> {
-        let names: HashSet<_> = pods.iter().map(ResourceExt::name_any).collect();
+        let names: HashSet<_> = pods.iter().map(|pod| pod.name_any()).collect();
         self.busy.retain(|pod, _| names.contains(pod));
-        let stays = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        let marks = stays.filter_map(|pod| {
+        let remaining = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let changes = remaining.filter_map(|pod| {
             let name = pod.name_any();
             let jobs = *jobs.get(&name)?;
             if jobs > 0 {
                 self.busy.insert(name.clone(), now);
             }
-            let is_busy = self.busy.get(&name).is_some_and(|at| now.saturating_sub(*at) < CALM);
+            let is_busy = self.busy.get(&name).is_some_and(|at| now.saturating_sub(*at) < IDLE);
             let mut wanted: Vec<_> = HOLDS
                 .iter()
                 .map(|&(hold, value)| (hold, is_busy.then(|| value.to_owned())))
@@ -91,33 +92,34 @@ impl Pods {
             if shrinks {
                 wanted.push((COST, Some(cost(jobs).to_string())));
             }
-            wanted.retain(|(mark, value)| pod.annotations().get(*mark) != value.as_ref());
+            wanted.retain(|(key, value)| pod.annotations().get(*key) != value.as_ref());
             (!wanted.is_empty())
                 .then(|| (name, json!(wanted.into_iter().collect::<HashMap<_, _>>())))
         });
-        marks.collect()
+        changes.collect()
     }
 }
 
-/// How many jobs the workers of each host hold.
+/// Jobs held by the living workers of each host.
 pub(crate) fn jobs_by_host(
-    words: &[ObservedWorker],
+    workers: &[ObservedWorker],
     held: &HashMap<String, u64>,
 ) -> HashMap<String, u64> {
     let mut jobs = HashMap::new();
-    let living = words.iter().filter(|word| word.live).map(|word| &word.announcement);
-    for word in living.filter(|word| !word.host.is_empty()) {
-        *jobs.entry(word.host.clone()).or_default() += held.get(&word.worker).unwrap_or(&0);
+    let living = workers.iter().filter(|worker| worker.live).map(|worker| &worker.announcement);
+    for announcement in living.filter(|announcement| !announcement.host.is_empty()) {
+        let held = held.get(&announcement.worker).unwrap_or(&0);
+        *jobs.entry(announcement.host.clone()).or_default() += held;
     }
     jobs
 }
 
-/// 0 of none, else the power of four below.
+/// The number of jobs, rounded down to a power of four.
 fn cost(jobs: u64) -> u64 {
     jobs.checked_ilog2().map_or(0, |power| 1 << (power & !1))
 }
 
-/// How long after its creation a pod was ready, if it is.
+/// The time from the creation of a pod until it was ready; `None` while it is not.
 fn ready_after(pod: &Pod) -> Option<Duration> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions.iter().find(|it| it.type_ == "Ready" && it.status == "True")?;
@@ -132,32 +134,32 @@ mod tests {
     use super::*;
     use crate::sample;
 
-    fn pod(name: &str, ready_after: Option<u32>) -> Pod {
+    fn pod(name: &str, ready_after: Option<u32>) -> Arc<Pod> {
         let ready = ready_after.map(|seconds| {
             let at = format!("2026-01-01T00:{:02}:{:02}Z", seconds / 60, seconds % 60);
             json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}])
         });
-        serde_json::from_value(json!({
+        let pod = serde_json::from_value(json!({
             "metadata": {"name": name, "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
             "status": {"conditions": ready},
-        }))
-        .unwrap()
+        }));
+        Arc::new(pod.unwrap())
     }
 
-    fn annotated(name: &str, annotations: &Value) -> Pod {
-        let mut pod = pod(name, Some(1));
+    fn annotated(name: &str, annotations: &Value) -> Arc<Pod> {
+        let mut pod = Arc::unwrap_or_clone(pod(name, Some(1)));
         pod.metadata.annotations = serde_json::from_value(annotations.clone()).unwrap();
-        pod
+        Arc::new(pod)
     }
 
     #[test]
-    fn a_start_lasts_from_a_pods_creation_until_it_is_ready_if_that_was_watched() {
-        let mut pods = Pods::default();
+    fn a_start_counts_from_creation_to_readiness_if_the_pod_was_seen_before() {
+        let mut pods = PodHistory::default();
         pods.observe(&[pod("old", Some(900)), pod("new", None)]);
         assert_eq!(pods.cold_start(), None);
         pods.observe(&[pod("old", Some(900)), pod("new", Some(42))]);
         assert_eq!(pods.cold_start(), Some(Duration::from_secs(42)));
-        // It was ready again later on.
+        // Ready again later: not a start.
         pods.observe(&[pod("new", None)]);
         pods.observe(&[]);
         pods.observe(&[pod("new", Some(600))]);
@@ -165,8 +167,8 @@ mod tests {
     }
 
     #[test]
-    fn of_the_last_ten_starts_the_slowest_but_one_counts() {
-        let mut pods = Pods::default();
+    fn the_second_slowest_of_the_last_ten_starts_counts() {
+        let mut pods = PodHistory::default();
         for start in 1..=12 {
             let name = start.to_string();
             pods.observe(&[pod(&name, None)]);
@@ -176,31 +178,31 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_pod_holds_its_node_until_it_was_idle_for_a_minute() {
-        let (mut pods, at) = (Pods::default(), Duration::from_secs);
+    fn a_busy_pod_keeps_its_node_until_it_has_been_idle_for_a_minute() {
+        let (mut pods, at) = (PodHistory::default(), Duration::from_secs);
         let jobs = |jobs| HashMap::from([("a".to_owned(), jobs)]);
         let held = json!({
             "karpenter.sh/do-not-disrupt": "true",
             "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         });
-        let mut mark = |now, pod: &Pod, count| {
-            pods.marks(at(now), std::slice::from_ref(pod), &jobs(count), false)
+        let mut change = |now, pod: &Arc<Pod>, count| {
+            pods.annotations(at(now), std::slice::from_ref(pod), &jobs(count), false)
         };
         let (fresh, marked) = (annotated("a", &Value::Null), annotated("a", &held));
-        assert_eq!(mark(0, &fresh, 0), []);
-        assert_eq!(mark(5, &fresh, 3), [("a".to_owned(), held)]);
-        assert_eq!(mark(10, &marked, 70), []);
-        assert_eq!(mark(60, &marked, 0), []);
+        assert_eq!(change(0, &fresh, 0), []);
+        assert_eq!(change(5, &fresh, 3), [("a".to_owned(), held)]);
+        assert_eq!(change(10, &marked, 70), []);
+        assert_eq!(change(60, &marked, 0), []);
         let freed = json!({
             "karpenter.sh/do-not-disrupt": null,
             "cluster-autoscaler.kubernetes.io/safe-to-evict": null,
         });
-        assert_eq!(mark(70, &marked, 0), [("a".to_owned(), freed)]);
+        assert_eq!(change(70, &marked, 0), [("a".to_owned(), freed)]);
     }
 
     #[test]
-    fn what_an_end_costs_is_written_only_while_the_fleet_shrinks_and_coarsely() {
-        let mut pods = Pods::default();
+    fn the_deletion_cost_is_written_coarsely_and_only_while_the_fleet_shrinks() {
+        let mut pods = PodHistory::default();
         let jobs = HashMap::from([("a".to_owned(), 0), ("b".to_owned(), 37)]);
         let now = Duration::ZERO;
         let (a, b) = (
@@ -214,24 +216,28 @@ mod tests {
                 }),
             ),
         );
-        let look = [a, b, pod("unknown", Some(1))];
-        assert_eq!(pods.marks(now, &look, &jobs, false), []);
+        let present = [a, b, pod("unknown", Some(1))];
+        assert_eq!(pods.annotations(now, &present, &jobs, false), []);
         let free = json!({"controller.kubernetes.io/pod-deletion-cost": "0"});
-        assert_eq!(pods.marks(now, &look, &jobs, true), [("a".to_owned(), free)]);
+        assert_eq!(pods.annotations(now, &present, &jobs, true), [("a".to_owned(), free)]);
         assert_eq!([0, 1, 3, 4, 63, 64, 300].map(super::cost), [0, 1, 1, 4, 16, 64, 256]);
     }
 
     #[test]
     fn a_pods_jobs_are_those_of_the_living_worker_in_it() {
-        let word = |worker, host: &str, live| {
-            let word = sample::word(worker, QueueName::new("m", 1));
-            let announcement = Announcement { host: host.to_owned(), ..word };
+        let observed = |worker, host: &str, live| {
+            let announcement = sample::unmeasured(worker, QueueName::new("m", 1));
+            let announcement = Announcement { host: host.to_owned(), ..announcement };
             ObservedWorker { announcement, live }
         };
-        let words =
-            [word(1, "a", true), word(2, "b", true), word(3, "c", false), word(4, "", true)];
+        let workers = [
+            observed(1, "a", true),
+            observed(2, "b", true),
+            observed(3, "c", false),
+            observed(4, "", true),
+        ];
         let held = HashMap::from([(WorkerId(1).to_string(), 7), (WorkerId(3).to_string(), 9)]);
         let expected = HashMap::from([("a".to_owned(), 7), ("b".to_owned(), 0)]);
-        assert_eq!(jobs_by_host(&words, &held), expected);
+        assert_eq!(jobs_by_host(&workers, &held), expected);
     }
 }

@@ -1,5 +1,6 @@
-//! A fleet's status: what was seen and decided, in the words of the custom resource. Pure.
+//! The status and the events of a fleet. Pure.
 
+use batchfleet_policy::ScaleBound;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -10,26 +11,25 @@ use kube::{
 };
 
 use crate::{
-    cluster::Trouble,
+    cluster::Conflicts,
     crd::{ModelFleet, ModelFleetStatus},
-    decide::{Decision, Reason, Seen, rounded},
+    decide::{Decision, FleetInput, Reason, rounded},
     objects::FLEET,
 };
-use batchfleet_policy::ScaleBound;
 
-/// What people are warned of when it begins.
+/// Conditions that cause a warning event when they become true.
 const WARNINGS: [&str; 3] = ["ScalingConflict", "Degraded", "SLOInfeasible"];
 
 /// The status of a fleet at `now`.
 pub(crate) fn status(
     fleet: &ModelFleet,
-    seen: &Seen,
+    input: &FleetInput,
     decision: &Decision,
-    trouble: &Trouble,
+    conflicts: &Conflicts,
     now: Timestamp,
 ) -> ModelFleetStatus {
     let before = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let conditions = facts(seen, decision, trouble).map(|fact| {
+    let conditions = facts(input, decision, conflicts).map(|fact| {
         let status = if fact.holds { "True" } else { "False" };
         let last = before.iter().find(|last| last.type_ == fact.name && last.status == status);
         Condition {
@@ -45,21 +45,21 @@ pub(crate) fn status(
     let milliseconds = |seconds: f64| (seconds * 1e3).round() as u32;
     ModelFleetStatus {
         observed_generation: fleet.metadata.generation,
-        replicas: seen.ordered,
-        ready_replicas: seen.ready,
-        wanted_replicas: decision.plan.floor,
+        replicas: input.ordered,
+        ready_replicas: input.ready,
+        wanted_replicas: decision.size.floor,
         selector: format!("{FLEET}={}", fleet.name_any()),
         n: decision.n,
         offered_rows_per_second: decision.offered.map(rounded),
         capacity_rows_per_second: decision.capacity.map(rounded),
         p99_ms: decision.p99.map(milliseconds),
-        cold_start_seconds: seen.cold_start.and_then(|start| u32::try_from(start.as_secs()).ok()),
+        cold_start_seconds: input.cold_start.and_then(|start| u32::try_from(start.as_secs()).ok()),
         explanation: Some(decision.explanation.clone()),
         conditions: conditions.into(),
     }
 }
 
-/// Something that holds of a fleet or does not.
+/// A condition of the status.
 struct Fact {
     name: &'static str,
     holds: bool,
@@ -68,48 +68,48 @@ struct Fact {
 }
 
 impl Fact {
-    /// `reasons`: if it holds, and if it does not.
+    /// `reasons`: if the condition holds, and if it does not.
     fn new(name: &'static str, holds: bool, reasons: [&'static str; 2], message: &str) -> Self {
         let [yes, no] = reasons;
         Self { name, holds, reason: if holds { yes } else { no }, message: message.to_owned() }
     }
 }
 
-fn facts(seen: &Seen, decision: &Decision, trouble: &Trouble) -> [Fact; 7] {
+fn facts(input: &FleetInput, decision: &Decision, conflicts: &Conflicts) -> [Fact; 7] {
     let why = decision.explanation.as_str();
     let is = |bound| decision.reason == Reason::Scaled(bound);
-    let silent = seen.ready > 0 && !seen.words.iter().any(|word| word.live);
-    let progress = format!("{} of {} workers are ready", seen.ready, seen.ordered);
+    let silent = input.ready > 0 && !input.workers.iter().any(|worker| worker.live);
+    let progress = format!("{} of {} workers are ready", input.ready, input.ordered);
     [
-        Fact::new("Ready", seen.ready > 0, ["WorkersReady", "NoWorkers"], &progress),
-        Fact::new("Progressing", seen.ready != seen.ordered, ["Rolling", "Settled"], &progress),
-        Fact::new("MetricsStale", is(ScaleBound::Stale), ["NoWord", "Fresh"], why),
+        Fact::new("Ready", input.ready > 0, ["WorkersReady", "NoWorkers"], &progress),
+        Fact::new("Progressing", input.ready != input.ordered, ["Rolling", "Settled"], &progress),
+        Fact::new("MetricsStale", is(ScaleBound::Stale), ["NoReports", "Fresh"], why),
         Fact::new(
             "SLOInfeasible",
             decision.is_infeasible,
             ["TooSlow", "Feasible"],
-            "whether not even a batch of one row meets the latency target",
+            "whether even a batch of one row misses the latency target",
         ),
         Fact::new("ScalingLimited", is(ScaleBound::Max), ["AtMax", "WithinBounds"], why),
         Fact::new(
             "ScalingConflict",
-            trouble.scaling.is_some(),
-            ["OtherAutoscaler", "OneHand"],
-            trouble.scaling.as_deref().unwrap_or("nobody else sets the number of workers"),
+            conflicts.scaling.is_some(),
+            ["OtherAutoscaler", "NoConflict"],
+            conflicts.scaling.as_deref().unwrap_or("nothing else scales the workers"),
         ),
-        match &trouble.foreign {
-            Some(foreign) => Fact::new("Degraded", true, ["ForeignObject", "Whole"], foreign),
+        match &conflicts.foreign {
+            Some(foreign) => Fact::new("Degraded", true, ["ForeignObject", "AsDesired"], foreign),
             None => Fact::new(
                 "Degraded",
                 silent,
-                ["WorkersSilent", "Whole"],
-                "whether workers are ready, but none is heard through Redis",
+                ["WorkersSilent", "AsDesired"],
+                "whether workers are ready but none announces itself in Redis",
             ),
         },
     ]
 }
 
-/// What people should hear of: another size, and warnings that begin.
+/// Events for users: a change of the wanted number of workers, and conditions that became true.
 pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus) -> Vec<Event> {
     let event = |type_, reason: &str, note: &str| Event {
         type_,
@@ -141,7 +141,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::decide::Memory;
+    use crate::decide::ScaleMemory;
 
     const THEN: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -156,11 +156,11 @@ mod tests {
         .unwrap()
     }
 
-    fn seen(ready: u32) -> Seen {
-        Seen {
+    fn input(ready: u32) -> FleetInput {
+        FleetInput {
             reading: None,
             waiting: 0,
-            words: Vec::new(),
+            workers: Vec::new(),
             ready,
             ordered: 2,
             cold_start: None,
@@ -168,14 +168,14 @@ mod tests {
         }
     }
 
-    fn status_at(fleet: &ModelFleet, seen: &Seen, now: Timestamp) -> ModelFleetStatus {
-        let decision = Memory::default().decide(&fleet.spec, std::time::Duration::ZERO, seen);
-        status(fleet, seen, &decision, &Trouble::default(), now)
+    fn status_at(fleet: &ModelFleet, input: &FleetInput, now: Timestamp) -> ModelFleetStatus {
+        let decision = ScaleMemory::default().decide(&fleet.spec, std::time::Duration::ZERO, input);
+        status(fleet, input, &decision, &Conflicts::default(), now)
     }
 
     #[test]
-    fn what_holds_is_said_of_the_generation_it_was_seen_of() {
-        let status = status_at(&fleet(), &seen(1), THEN);
+    fn conditions_name_the_generation_that_they_describe() {
+        let status = status_at(&fleet(), &input(1), THEN);
         let held: Vec<_> = status
             .conditions
             .iter()
@@ -190,12 +190,12 @@ mod tests {
     }
 
     #[test]
-    fn time_moves_only_for_what_has_changed() {
+    fn only_a_condition_that_changed_gets_a_new_transition_time() {
         let mut fleet = fleet();
-        fleet.status = Some(status_at(&fleet, &seen(1), THEN));
+        fleet.status = Some(status_at(&fleet, &input(1), THEN));
         let later = Timestamp::from_second(60).unwrap();
-        assert_eq!(Some(status_at(&fleet, &seen(1), later)), fleet.status);
-        let moved = status_at(&fleet, &seen(2), later);
+        assert_eq!(Some(status_at(&fleet, &input(1), later)), fleet.status);
+        let moved = status_at(&fleet, &input(2), later);
         let changed: Vec<_> = moved
             .conditions
             .iter()
@@ -206,16 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn people_hear_of_another_size_and_once_of_what_begins_to_be_wrong() {
+    fn a_change_of_size_and_a_condition_that_became_true_are_each_one_event() {
         let fleet = fleet();
-        let heard = |last: Option<&ModelFleetStatus>, status: &ModelFleetStatus| {
+        let reasons = |last: Option<&ModelFleetStatus>, status: &ModelFleetStatus| {
             events(last, status).into_iter().map(|event| event.reason).collect::<Vec<_>>()
         };
-        // Ready, but not heard.
-        let first = status_at(&fleet, &seen(1), THEN);
-        assert_eq!(heard(None, &first), ["WorkersSilent", "Scaled"]);
-        assert_eq!(heard(Some(&first), &first), [""; 0]);
+        // Ready, but not announced in Redis.
+        let first = status_at(&fleet, &input(1), THEN);
+        assert_eq!(reasons(None, &first), ["WorkersSilent", "Scaled"]);
+        assert_eq!(reasons(Some(&first), &first), [""; 0]);
         let larger = ModelFleetStatus { wanted_replicas: 9, ..first.clone() };
-        assert_eq!(heard(Some(&first), &larger), ["Scaled"]);
+        assert_eq!(reasons(Some(&first), &larger), ["Scaled"]);
     }
 }

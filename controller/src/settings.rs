@@ -5,25 +5,25 @@ use std::{net::SocketAddr, path::PathBuf};
 use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings};
 use clap::{Args, Parser, Subcommand};
 
-use crate::objects::{RedisAddress, RedisTls, WorkerDefaults};
+use crate::objects::{RedisTls, WorkerDefaults, WorkerRedis};
 
 /// Settings of the controller process.
 #[derive(Parser, Clone, Debug)]
 #[command(
     name = "batchfleet-controller",
     version,
-    about = "Keeps each ModelFleet as large as its load needs, and tells its workers how to batch"
+    about = "Scales the fleet of each ModelFleet to its load, and publishes its batch target"
 )]
 pub struct ControllerSettings {
-    /// What to do instead of controlling.
+    /// A command to run instead of the controller.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Where Redis is.
+    /// The connection to Redis.
     #[command(flatten)]
     pub redis: RedisSettings,
 
-    /// The image of workers whose fleet names none
+    /// Image of the workers of fleets that do not set `worker.image`
     #[arg(
         long,
         env = "BATCHFLEET_WORKER_IMAGE",
@@ -32,11 +32,12 @@ pub struct ControllerSettings {
     )]
     pub worker_image: String,
 
-    /// The secret in which workers find the URL of Redis [default: what --redis-url says]
+    /// Secret that holds the URL of Redis for workers [default: none, workers get the value of
+    /// --redis-url]
     #[arg(long, env = "BATCHFLEET_WORKER_REDIS_SECRET", value_name = "NAME")]
     pub worker_redis_secret: Option<String>,
 
-    /// The key of that secret
+    /// Key of the URL in the secret of --worker-redis-secret
     #[arg(
         long,
         env = "BATCHFLEET_WORKER_REDIS_SECRET_KEY",
@@ -45,12 +46,12 @@ pub struct ControllerSettings {
     )]
     pub worker_redis_secret_key: String,
 
-    /// The secret in which workers find what --redis-ca, --redis-cert and --redis-key name here, as
-    /// `ca.crt`, `tls.crt` and `tls.key`
+    /// Secret that holds for workers the files of --redis-ca, --redis-cert and --redis-key, under
+    /// the keys `ca.crt`, `tls.crt` and `tls.key`
     #[arg(long, env = "BATCHFLEET_WORKER_REDIS_TLS_SECRET", value_name = "NAME")]
     pub worker_redis_tls_secret: Option<String>,
 
-    /// A label of each fleet's `PodMonitor`, by which a Prometheus operator chooses; repeatable
+    /// Label of each fleet's `PodMonitor`, by which a Prometheus operator selects it; repeatable
     #[arg(
         long = "pod-monitor-label",
         env = "BATCHFLEET_POD_MONITOR_LABEL",
@@ -60,33 +61,33 @@ pub struct ControllerSettings {
     )]
     pub pod_monitor_labels: Vec<(String, String)>,
 
-    /// How often each fleet's `PodMonitor` has its workers scraped, such as 15s [default: as often as
-    /// Prometheus scrapes others]
+    /// Scrape interval of each fleet's `PodMonitor`, such as 15s [default: the interval of
+    /// Prometheus]
     #[arg(long, env = "BATCHFLEET_POD_MONITOR_INTERVAL", value_name = "DURATION")]
     pub pod_monitor_interval: Option<String>,
 
-    /// The namespace whose fleets are controlled [default: the one this runs in]
+    /// Namespace whose fleets are controlled [default: the controller's own]
     #[arg(long, env = "BATCHFLEET_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
 
-    /// What this process is called among the controllers of which one leads
+    /// Name of this process in the leader election
     #[arg(long, env = "HOSTNAME", default_value = "controller", value_name = "NAME")]
     pub identity: String,
 
-    /// What autoscalers ask.
+    /// The external metrics API for autoscalers.
     #[command(flatten)]
     pub external_metrics: ExternalMetricsSettings,
 
-    /// The process.
+    /// Settings of every process.
     #[command(flatten)]
     pub process: ProcessSettings,
 }
 
-/// Where `external.metrics.k8s.io` is served, if it is.
+/// Whether and how `external.metrics.k8s.io` is served.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ExternalMetricsSettings {
-    /// Where queue depths are served to autoscalers, over HTTPS, as `external.metrics.k8s.io`; port
-    /// 0 takes any free one [default: nowhere]
+    /// Address on which queue depths are served to autoscalers over HTTPS, as
+    /// `external.metrics.k8s.io`; port 0 takes any free port [default: not served]
     #[arg(
         long = "external-metrics-listen",
         env = "BATCHFLEET_EXTERNAL_METRICS_LISTEN",
@@ -94,8 +95,8 @@ pub struct ExternalMetricsSettings {
     )]
     pub listen: Option<SocketAddr>,
 
-    /// The certificate for it, and those that vouch for it, as PEM [default: one made at start,
-    /// for which nobody vouches]
+    /// Certificate chain of --external-metrics-listen, as PEM [default: a self-signed certificate
+    /// made at start]
     #[arg(
         long = "external-metrics-certificate",
         env = "BATCHFLEET_EXTERNAL_METRICS_CERTIFICATE",
@@ -104,7 +105,7 @@ pub struct ExternalMetricsSettings {
     )]
     pub certificate: Option<PathBuf>,
 
-    /// The certificate's key, as PEM
+    /// Key of --external-metrics-certificate, as PEM
     #[arg(
         long = "external-metrics-key",
         env = "BATCHFLEET_EXTERNAL_METRICS_KEY",
@@ -114,7 +115,7 @@ pub struct ExternalMetricsSettings {
     pub key: Option<PathBuf>,
 }
 
-/// What the controller can do beside controlling.
+/// Commands beside the controller itself.
 #[derive(Subcommand, Clone, Copy, Debug)]
 pub enum Command {
     /// Print the custom resource definition of `ModelFleet`
@@ -122,32 +123,32 @@ pub enum Command {
 }
 
 impl ControllerSettings {
-    /// What all workers have in common.
+    /// The settings that the workers of all fleets share.
     ///
     /// # Errors
-    /// If a password would stand in every worker's pod, or workers would lack certificates.
+    /// If a password would be readable in every worker's pod, or workers would lack certificates.
     pub fn workers(&self) -> Result<WorkerDefaults, InvalidSettings> {
         let redis = match &self.worker_redis_secret {
-            Some(name) => RedisAddress::Secret {
+            Some(name) => WorkerRedis::Secret {
                 name: name.clone(),
                 key: self.worker_redis_secret_key.clone(),
             },
             None => match self.redis.url()? {
                 url if url.contains('@') || url.contains("sentinel_password") => {
                     return Err(InvalidSettings::new(
-                        "the URL of Redis has a password, which everybody who sees a pod would \
-                         see: name the secret that workers take it from with --worker-redis-secret",
+                        "the URL of Redis contains a password, which would be readable in every \
+                         worker's pod: set --worker-redis-secret to a secret that holds the URL",
                     ));
                 }
-                url => RedisAddress::Url(url),
+                url => WorkerRedis::Url(url),
             },
         };
         let (ca, identity) = (self.redis.redis_ca.is_some(), self.redis.redis_cert.is_some());
         let redis_tls = match &self.worker_redis_tls_secret {
             None if ca || identity => {
                 return Err(InvalidSettings::new(
-                    "workers need certificates for Redis as well: name the secret that has them with \
-                     --worker-redis-tls-secret",
+                    "workers need the certificates for Redis as well: set --worker-redis-tls-secret \
+                     to a secret that holds them",
                 ));
             }
             secret => secret.clone().map(|secret| RedisTls { secret, ca, identity }),
@@ -182,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn workers_find_redis_where_the_controller_does() {
+    fn workers_get_the_controllers_url_of_redis() {
         let address = workers(&["--redis-url", "redis://redis:6379/1"]).unwrap().redis;
-        assert!(matches!(address, RedisAddress::Url(url) if url == "redis://redis:6379/1"));
+        assert!(matches!(address, WorkerRedis::Url(url) if url == "redis://redis:6379/1"));
     }
 
     #[test]
-    fn monitors_are_labelled_as_a_prometheus_operator_wants_them() {
+    fn pod_monitors_get_the_labels_of_the_settings() {
         let labels = workers(&["--pod-monitor-label", "a=b,c=d"]).unwrap().monitor_labels;
         assert_eq!(labels.get("c").map(String::as_str), Some("d"));
         let wrong = ["batchfleet-controller", "--pod-monitor-label", "a"];
@@ -204,12 +205,12 @@ mod tests {
         assert!(workers(&sentinels).unwrap_err().to_string().contains("--worker-redis-secret"));
         let named = [url.as_slice(), &["--worker-redis-secret", "redis"]].concat();
         let address = workers(&named).unwrap().redis;
-        let expected = RedisAddress::Secret { name: "redis".to_owned(), key: "url".to_owned() };
+        let expected = WorkerRedis::Secret { name: "redis".to_owned(), key: "url".to_owned() };
         assert_eq!(address, expected);
     }
 
     #[test]
-    fn workers_are_not_left_without_the_certificates_that_the_controller_needs() {
+    fn certificates_for_the_controller_require_certificates_for_workers() {
         let ca = ["--redis-url", "rediss://redis", "--redis-ca", "/ca.crt"];
         let refused = workers(&ca).unwrap_err().to_string();
         assert!(refused.contains("--worker-redis-tls-secret"), "{refused}");

@@ -1,9 +1,9 @@
-//! The program's own word on the custom resource is what is committed.
+//! The committed custom resource definition is the one that the program prints.
 
 use std::{path::Path, process::Command};
 
 #[test]
-fn the_committed_definition_is_what_the_types_say() {
+fn the_committed_definition_follows_from_the_types() {
     let printed =
         Command::new(env!("CARGO_BIN_EXE_batchfleet-controller")).arg("crd").output().unwrap();
     assert!(printed.status.success(), "{printed:?}");

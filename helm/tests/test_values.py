@@ -135,6 +135,13 @@ def test_the_controller_has_no_rights_outside_its_namespace():
     assert all("secrets" not in rule["resources"] for rule in rules)
 
 
+def test_the_controller_may_list_and_watch_every_kind_of_which_it_keeps_a_copy():
+    verbs = {kind: set(rule["verbs"]) for rule in the("Role", "-controller")["rules"] for kind in rule["resources"]}
+    copied = ["modelfleets", "deployments", "horizontalpodautoscalers", "poddisruptionbudgets", "pods",
+              "scaledobjects", "podmonitors"]
+    assert [kind for kind in copied if not {"list", "watch"} <= verbs[kind]] == []
+
+
 def test_only_the_controller_has_a_kubernetes_token():
     accounts = [each for each in chart.objects() if each["kind"] == "ServiceAccount"]
     silent = {a["metadata"]["name"] for a in accounts if a.get("automountServiceAccountToken") is False}

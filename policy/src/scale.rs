@@ -101,7 +101,7 @@ pub struct ScaleDecision {
 }
 
 /// The reason for a number of workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum ScaleBound {
     /// The offered rate.
@@ -121,6 +121,9 @@ pub enum ScaleBound {
 }
 
 impl ScaleBound {
+    /// All variants.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+
     /// The variant's name in snake case: a metric label, and the reason of a condition.
     pub fn code(self) -> &'static str {
         self.into()

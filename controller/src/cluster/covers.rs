@@ -1,30 +1,36 @@
-//! Whether an object already is what it should be.
+//! Whether an existing object already has every desired field. Pure.
 
 use serde_json::Value;
 
-/// Fields of amounts, which the API server writes in its own way: `1000m` becomes `1`.
+/// Fields of amounts. The API server normalizes amounts: `1000m` becomes `1`.
 const AMOUNTS: [&str; 4] = ["averageValue", "limits", "requests", "sizeLimit"];
 
-/// Whether all that is `wanted` stands; the API server and others may have added more. Lists must
-/// be as long, and of the same things in the same order. What is `false` may be left out, as the API
-/// server does, which fills in every field that would mean something else without a value.
-pub(super) fn covers(stands: &Value, wanted: &Value) -> bool {
-    match (stands, wanted) {
-        (Value::Object(stands), Value::Object(wanted)) => wanted.iter().all(|(name, wanted)| {
-            let Some(stands) = stands.get(name) else { return *wanted == Value::Bool(false) };
-            if AMOUNTS.contains(&name.as_str()) {
-                return covers(&in_numbers(stands), &in_numbers(wanted));
-            }
-            covers(stands, wanted)
-        }),
-        (Value::Array(stands), Value::Array(wanted)) => {
-            stands.len() == wanted.len() && stands.iter().zip(wanted).all(|(s, w)| covers(s, w))
+/// Whether `existing` has every field of `desired`. Further fields of `existing` are ignored: the
+/// API server and other clients add some. Lists must have the same elements in the same order. A
+/// field that is `false` may be absent, because the API server leaves it out where `false` is the
+/// default.
+pub(super) fn covers(existing: &Value, desired: &Value) -> bool {
+    match (existing, desired) {
+        (Value::Object(existing), Value::Object(desired)) => {
+            desired.iter().all(|(name, desired)| {
+                let Some(existing) = existing.get(name) else {
+                    return *desired == Value::Bool(false);
+                };
+                if AMOUNTS.contains(&name.as_str()) {
+                    return covers(&in_numbers(existing), &in_numbers(desired));
+                }
+                covers(existing, desired)
+            })
         }
-        (stands, wanted) => stands == wanted,
+        (Value::Array(existing), Value::Array(desired)) => {
+            existing.len() == desired.len()
+                && existing.iter().zip(desired).all(|(existing, desired)| covers(existing, desired))
+        }
+        (existing, desired) => existing == desired,
     }
 }
 
-/// An amount, or amounts by name, as numbers.
+/// An amount, or amounts by name, with each amount as a number.
 fn in_numbers(amounts: &Value) -> Value {
     match amounts {
         Value::Object(amounts) => {
@@ -67,32 +73,32 @@ mod tests {
     use super::covers;
 
     #[test]
-    fn what_others_added_does_not_count_but_what_they_changed_or_removed_does() {
-        let wanted = json!({"spec": {"containers": [{"name": "worker", "args": ["--a"]}]}});
+    fn added_fields_are_ignored_but_changed_and_removed_ones_are_not() {
+        let desired = json!({"spec": {"containers": [{"name": "worker", "args": ["--a"]}]}});
         let spec = |container| json!({"spec": {"containers": [container], "replicas": 3}});
-        for (stands, is_covered) in [
+        for (existing, is_covered) in [
             (spec(json!({"name": "worker", "args": ["--a"], "tty": false})), true),
             (spec(json!({"name": "worker", "args": ["--b"]})), false),
             (spec(json!({"name": "worker", "args": ["--a", "--b"]})), false),
             (spec(json!({"name": "worker"})), false),
             (json!({}), false),
         ] {
-            assert_eq!(covers(&stands, &wanted), is_covered, "{stands}");
+            assert_eq!(covers(&existing, &desired), is_covered, "{existing}");
         }
     }
 
     #[test]
-    fn what_is_false_may_be_left_out_but_not_what_is_true() {
+    fn a_false_field_may_be_absent_but_not_a_true_one() {
         let mount = |read_only| json!({"mountPath": "/models", "readOnly": read_only});
-        let stands = json!({"mountPath": "/models"});
-        assert!(covers(&stands, &mount(false)));
-        assert!(!covers(&stands, &mount(true)));
+        let existing = json!({"mountPath": "/models"});
+        assert!(covers(&existing, &mount(false)));
+        assert!(!covers(&existing, &mount(true)));
         assert!(!covers(&mount(true), &mount(false)));
     }
 
     #[test]
-    fn an_amount_is_the_same_however_it_is_written() {
-        for (stands, wanted, is_covered) in [
+    fn amounts_are_compared_as_numbers() {
+        for (existing, desired, is_covered) in [
             ("1", "1000m", true),
             ("1", "1.0", true),
             ("2Gi", "2048Mi", true),
@@ -100,7 +106,11 @@ mod tests {
             ("2", "3", false),
         ] {
             let limits = |amount| json!({"limits": {"cpu": amount}});
-            assert_eq!(covers(&limits(stands), &limits(wanted)), is_covered, "{stands} {wanted}");
+            assert_eq!(
+                covers(&limits(existing), &limits(desired)),
+                is_covered,
+                "{existing} {desired}"
+            );
         }
         let args = |arg| json!({"args": [arg]});
         assert!(!covers(&args("1"), &args("1000m")));

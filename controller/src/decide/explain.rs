@@ -1,11 +1,12 @@
-//! Why a fleet is as large as it is, in a sentence.
+//! The size of a fleet, explained in a sentence.
 
 use batchfleet_policy::ScaleBound;
 
-use super::{Decision, Reason, TICK};
+use super::decision::{Decision, Reason, TICK};
 use crate::crd::ModelFleetSpec;
 
-/// The sentence; `each` is what a worker can do, `wanted` how many the load wants.
+/// The sentence. `each` is the capacity of one worker in rows per second, `wanted` the number of
+/// workers that the load alone needs.
 pub(super) fn size(
     spec: &ModelFleetSpec,
     decision: &Decision,
@@ -13,28 +14,28 @@ pub(super) fn size(
     wanted: u32,
 ) -> String {
     let scaling = &spec.scaling;
-    let floor = decision.plan.floor;
+    let floor = decision.size.floor;
     let load = load(spec, decision.offered, each);
     let reason = match decision.reason {
-        Reason::Pinned => "spec.replicas says so".to_owned(),
-        Reason::NoSpeed if floor == 0 => "nobody has asked for it yet".to_owned(),
-        Reason::NoSpeed => "no worker has said yet how fast it is".to_owned(),
+        Reason::Pinned => "set by spec.replicas".to_owned(),
+        Reason::NoSpeed if floor == 0 => "no request has come yet".to_owned(),
+        Reason::NoSpeed => "no worker has announced its batch times yet".to_owned(),
         Reason::Scaled(ScaleBound::Load | ScaleBound::Min) if floor == 0 => {
-            "nobody asks for it".to_owned()
+            "no requests".to_owned()
         }
         Reason::Scaled(ScaleBound::Load) => load,
-        Reason::Scaled(ScaleBound::Backlog) => format!("{load}, and requests wait"),
+        Reason::Scaled(ScaleBound::Backlog) => format!("{load}, and requests are waiting"),
         Reason::Scaled(ScaleBound::Hold) => format!(
-            "{load}, which wants {wanted}; more were needed within the last {} s",
+            "{load}, which needs {wanted}; more were needed within the last {} s",
             scaling.hold_seconds
         ),
-        Reason::Scaled(ScaleBound::Min) => format!("{load}, which wants fewer than may be"),
+        Reason::Scaled(ScaleBound::Min) => format!("{load}, which needs fewer than scaling.min"),
         Reason::Scaled(ScaleBound::Max) => {
-            format!("{load}, which wants more than scaling.max: requests are late or refused")
+            format!("{load}, which needs more than scaling.max: requests are late or refused")
         }
         Reason::Scaled(ScaleBound::Unknown) => "the load is not known yet".to_owned(),
         Reason::Scaled(ScaleBound::Stale) => format!(
-            "no gateway has said for {} s what is asked, so none goes",
+            "no gateway has reported traffic for {} s, so no worker is removed",
             (TICK * 3).as_secs()
         ),
     };
@@ -45,19 +46,19 @@ pub(super) fn size(
 fn load(spec: &ModelFleetSpec, offered: Option<f64>, each: Option<f64>) -> String {
     let (offered, each) = (rounded(offered.unwrap_or(0.0)), rounded(each.unwrap_or(0.0)));
     format!(
-        "{offered} rows a second are asked for, a worker can do {each} within {} ms, and is to be \
-         busy for {} % of that",
+        "{offered} rows per second are offered; a worker can serve {each} within {} ms and is to \
+         run at {} % of that",
         spec.slo.p99_ms, spec.scaling.utilization_percent
     )
 }
 
-/// To two digits: what is told changes only when something has changed.
+/// Rounds to two significant digits, so that noise does not change the status.
 pub(crate) fn rounded(number: f64) -> f64 {
     if number <= 0.0 || !number.is_finite() {
         return 0.0;
     }
     let unit = 10_f64.powf(number.log10().floor() - 1.0);
-    // Back through text: 0.1 times a whole number is no short number.
+    // Through text, because 0.1 times a whole number may not print as a short number.
     let digits = (number / unit).round() * unit;
     format!("{digits:.3}").parse().unwrap_or(digits)
 }

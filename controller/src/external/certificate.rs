@@ -1,4 +1,4 @@
-//! The certificate behind which metrics are served: one that is given, or one made at start.
+//! The certificate of the external metrics API: given by the settings, or made at start.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use rustls::{
 
 use crate::settings::ExternalMetricsSettings;
 
-/// The certificates from the server's own upwards, and the key to the first.
+/// The certificate chain, the server's own first, and the key of the server's certificate.
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// How connections are secured.
+/// The TLS configuration that follows from the settings.
 pub(super) fn settings(
     settings: &ExternalMetricsSettings,
 ) -> Result<ServerConfig, InvalidSettings> {
@@ -27,7 +27,9 @@ pub(super) fn settings(
     ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .and_then(|tls| tls.with_no_client_auth().with_single_cert(certificates, key))
-        .map_err(|error| InvalidSettings::new(format_args!("the certificate: {error}")))
+        .map_err(|error| {
+            InvalidSettings::new(format_args!("--external-metrics-certificate: {error}"))
+        })
 }
 
 fn given(certificate: &Path, key: &Path) -> Result<Identity, InvalidSettings> {
@@ -42,7 +44,7 @@ fn given(certificate: &Path, key: &Path) -> Result<Identity, InvalidSettings> {
     Ok((certificates, key))
 }
 
-/// Nobody vouches for it: whoever connects must not ask.
+/// A self-signed certificate: clients must skip its verification.
 fn made() -> Result<Identity, rcgen::Error> {
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(["batchfleet-controller".to_owned()])?;

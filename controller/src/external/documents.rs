@@ -1,15 +1,15 @@
-//! What autoscalers ask and are told: JSON in Kubernetes' forms. Pure.
+//! The requests and responses of the external metrics API. Pure.
 
 use batchfleet_broker::QueueName;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde_json::{Value, json};
 
-use super::QUEUE_DEPTH;
+use crate::objects::QUEUE_DEPTH;
 
 pub(super) const GROUP: &str = "external.metrics.k8s.io";
 pub(super) const VERSION: &str = "v1beta1";
 
-/// Which versions there are.
+/// The versions of the API.
 pub(super) fn group() -> Value {
     let version = json!({"groupVersion": format!("{GROUP}/{VERSION}"), "version": VERSION});
     json!({
@@ -21,8 +21,8 @@ pub(super) fn group() -> Value {
     })
 }
 
-/// Which metrics there are. The API server asks again and again, and takes whoever does not answer
-/// for down.
+/// The metrics of the API. The API server requests them periodically, and counts a server that does
+/// not respond as down.
 pub(super) fn resources() -> Value {
     let metric = json!({
         "name": QUEUE_DEPTH,
@@ -39,7 +39,7 @@ pub(super) fn resources() -> Value {
     })
 }
 
-/// How many jobs wait; an autoscaler adds them up.
+/// The depth of each queue. An autoscaler adds them up.
 pub(super) fn values(depths: &[(QueueName, u64)], now: Timestamp) -> Value {
     let item = |(queue, depth): &(QueueName, u64)| {
         json!({
@@ -57,7 +57,7 @@ pub(super) fn values(depths: &[(QueueName, u64)], now: Timestamp) -> Value {
     })
 }
 
-/// Why there is no answer.
+/// An error response.
 pub(super) fn refusal(code: u16, message: &str) -> Value {
     let reason = match code {
         400 => "BadRequest",
@@ -75,7 +75,7 @@ pub(super) fn refusal(code: u16, message: &str) -> Value {
     })
 }
 
-/// Labels that a queue must have or must not have.
+/// A label selector: labels that a queue must have or must not have.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Labels(Vec<Label>);
 
@@ -87,7 +87,7 @@ struct Label {
 }
 
 impl Labels {
-    /// Of a label selector such as `model=digits,version!=2`; sets are not understood.
+    /// Parses a label selector such as `model=digits,version!=2`, without set-based requirements.
     pub(super) fn parse(selector: &str) -> Result<Self, String> {
         let terms = selector.split(',').map(str::trim).filter(|term| !term.is_empty());
         terms.map(label).collect::<Result<_, _>>().map(Self)
@@ -108,7 +108,7 @@ impl Labels {
 fn label(term: &str) -> Result<Label, String> {
     let (left, value) = term
         .split_once('=')
-        .ok_or_else(|| format!("{term:?}: only label=value and label!=value are understood"))?;
+        .ok_or_else(|| format!("{term:?}: only label=value and label!=value are supported"))?;
     let name = left.strip_suffix('!').unwrap_or(left);
     Ok(Label {
         name: name.trim().to_owned(),

@@ -23,7 +23,8 @@ use tokio::task::spawn_blocking;
 use super::*;
 use crate::{
     crd::ModelFleet,
-    objects::{Objects, Plan, RedisAddress, WorkerDefaults},
+    decide::FleetSize,
+    objects::{FleetObjects, WorkerDefaults, WorkerRedis},
     sample,
 };
 
@@ -38,9 +39,9 @@ async fn broker() -> MemoryBroker {
     let broker = MemoryBroker::new(10);
     let producer = broker.gateway(GatewayId(1)).await.unwrap().producer;
     for version in [1, 2] {
-        let word = sample::word(version.into(), queue(version));
+        let announcement = sample::unmeasured(version.into(), queue(version));
         let worker = broker.worker(queue(version), WorkerId(version.into())).await.unwrap();
-        worker.consumer.renew(&word).await.unwrap();
+        worker.consumer.renew(&announcement).await.unwrap();
     }
     for _ in 0..3 {
         let job = Job {
@@ -60,9 +61,10 @@ async fn broker() -> MemoryBroker {
     broker
 }
 
-async fn source() -> Source {
+async fn source() -> DepthSource {
     let observer = broker().await.observer().await.unwrap();
-    Source { observer, namespace: "ml".to_owned() }
+    let snapshots = Arc::new(Snapshots::new(observer.clone()));
+    DepthSource { snapshots, observer, namespace: "ml".to_owned() }
 }
 
 async fn ask(path: &str) -> (u16, Value) {
@@ -74,7 +76,7 @@ async fn ask(path: &str) -> (u16, Value) {
     (status, serde_json::from_slice(&body).unwrap())
 }
 
-/// The values that an answer has, by version.
+/// The depths in a response, by version.
 fn depths(answer: &Value) -> Vec<(&str, &str)> {
     let items = answer["items"].as_array().unwrap().iter();
     items
@@ -99,7 +101,7 @@ async fn the_api_server_finds_the_group_its_version_and_the_metric() {
 }
 
 #[actix_web::test]
-async fn a_depth_has_the_form_that_autoscalers_read_and_zero_is_told() {
+async fn a_depth_has_the_form_that_autoscalers_read_and_zero_is_included() {
     let (status, answer) = ask(&format!("{ROOT}/namespaces/ml/batchfleet_queue_depth")).await;
     assert_eq!((status, &answer["kind"]), (200, &json!("ExternalMetricValueList")));
     assert_eq!(answer["apiVersion"], "external.metrics.k8s.io/v1beta1");
@@ -110,7 +112,7 @@ async fn a_depth_has_the_form_that_autoscalers_read_and_zero_is_told() {
 }
 
 #[actix_web::test]
-async fn the_autoscaler_of_a_fleet_asks_for_what_is_served() {
+async fn the_autoscaler_of_a_fleet_requests_a_metric_that_is_served() {
     for (version, expected) in [(None, vec![("1", "3"), ("2", "0")]), (Some(2), vec![("2", "0")])] {
         let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
         let fleet: ModelFleet = serde_json::from_value(json!({
@@ -120,7 +122,7 @@ async fn the_autoscaler_of_a_fleet_asks_for_what_is_served() {
             "spec": {"model": {"source": source, "version": version}},
         }))
         .unwrap();
-        let redis = RedisAddress::Url(String::new());
+        let redis = WorkerRedis::Url(String::new());
         let defaults = WorkerDefaults {
             image: String::new(),
             redis,
@@ -129,8 +131,8 @@ async fn the_autoscaler_of_a_fleet_asks_for_what_is_served() {
             monitor_labels: std::collections::BTreeMap::new(),
             monitor_interval: None,
         };
-        let plan = Plan { floor: 1, depth_per_worker: 128 };
-        let autoscaler = Objects::of(&fleet, plan, &defaults).autoscaler.unwrap();
+        let size = FleetSize { floor: 1, depth_per_worker: 128 };
+        let autoscaler = FleetObjects::of(&fleet, size, &defaults).autoscaler.unwrap();
         let metric = &autoscaler.spec.unwrap().metrics.unwrap()[0];
         let metric = metric.external.as_ref().unwrap().metric.clone();
         let labels = metric.selector.unwrap().match_labels.unwrap();
@@ -144,7 +146,7 @@ async fn the_autoscaler_of_a_fleet_asks_for_what_is_served() {
 }
 
 #[actix_web::test]
-async fn what_is_not_known_is_refused_and_what_lies_elsewhere_is_not_here() {
+async fn unknown_paths_and_selectors_are_refused_and_other_namespaces_have_no_queues() {
     for (path, expected) in [
         ("/apis".to_owned(), 404),
         (format!("{ROOT}/namespaces/ml/other"), 404),
@@ -161,7 +163,7 @@ async fn what_is_not_known_is_refused_and_what_lies_elsewhere_is_not_here() {
 }
 
 #[test]
-fn labels_are_wanted_or_unwanted() {
+fn a_label_selector_requires_or_excludes_labels() {
     for (selector, versions) in [
         ("", vec![1, 2]),
         ("model=digits", vec![1, 2]),
@@ -178,7 +180,7 @@ fn labels_are_wanted_or_unwanted() {
     }
 }
 
-/// What a client hears that trusts only this certificate.
+/// The response that a client gets that trusts only this certificate.
 fn over_tls(address: SocketAddr, trusted: CertificateDer<'static>) -> String {
     let mut roots = RootCertStore::empty();
     roots.add(trusted).unwrap();
@@ -193,7 +195,7 @@ fn over_tls(address: SocketAddr, trusted: CertificateDer<'static>) -> String {
     let request = format!("GET {ROOT} HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
-    // Who closes first may leave out the farewell.
+    // The server may close the connection without TLS close_notify.
     stream.read_to_end(&mut answer).ok();
     String::from_utf8(answer).unwrap()
 }
@@ -219,7 +221,7 @@ async fn a_client_that_trusts_the_given_certificate_is_served_over_tls() {
 }
 
 #[actix_web::test]
-async fn without_a_certificate_one_is_made_and_with_half_of_one_nothing_starts() {
+async fn without_a_certificate_one_is_made_and_a_missing_file_is_refused() {
     let any = "127.0.0.1:0".parse().unwrap();
     let (server, address) =
         serve(any, &ExternalMetricsSettings::default(), source().await).unwrap();

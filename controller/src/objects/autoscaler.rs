@@ -1,5 +1,5 @@
-//! The autoscaler of a fleet: it adds workers to the floor while jobs wait, and is the only one to
-//! set their number.
+//! The autoscaler of a fleet: the only writer of the number of workers in mode `hpa`. It adds
+//! workers to the floor while jobs wait.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,19 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::LabelSelector},
 };
 
-use super::{Plan, metadata, whole};
-use crate::{crd::ModelFleet, external::QUEUE_DEPTH};
+use super::identity::{metadata, signed};
+use crate::{crd::ModelFleet, decide::FleetSize};
 
-/// How often the autoscaler looks.
+/// The metric that autoscalers read: jobs in a queue that no worker has claimed. Gateways export it
+/// under the same name, so that an adapter to Prometheus can serve it in place of the controller.
+pub(crate) const QUEUE_DEPTH: &str = "batchfleet_queue_depth";
+
+/// How often the autoscaler reads its metrics.
 const SYNC_SECONDS: i32 = 15;
-/// Fewer workers only when fewer were enough for so long.
-const CALM_SECONDS: i32 = 300;
+/// The autoscaler removes workers only after fewer were enough for 300 s.
+const SCALE_DOWN_SECONDS: i32 = 300;
 
-pub(super) fn of(fleet: &ModelFleet, plan: Plan) -> HorizontalPodAutoscaler {
+pub(super) fn of(fleet: &ModelFleet, size: FleetSize) -> HorizontalPodAutoscaler {
     let most = fleet.spec.replicas.unwrap_or(fleet.spec.scaling.max).max(1);
     HorizontalPodAutoscaler {
         metadata: metadata(fleet),
@@ -30,17 +34,18 @@ pub(super) fn of(fleet: &ModelFleet, plan: Plan) -> HorizontalPodAutoscaler {
                 kind: "Deployment".to_owned(),
                 name: fleet.metadata.name.clone().unwrap_or_default(),
             },
-            // It knows no zero. It rests while there are no workers, and goes on when there is one.
-            min_replicas: Some(whole(plan.floor.clamp(1, most))),
-            max_replicas: whole(most),
-            metrics: Some(vec![queue_depth(fleet, plan)]),
+            // An autoscaler has no floor of zero. It is inactive while the Deployment has no
+            // replicas.
+            min_replicas: Some(signed(size.floor.clamp(1, most))),
+            max_replicas: signed(most),
+            metrics: Some(vec![queue_depth(fleet, size)]),
             behavior: Some(behavior(most)),
         }),
         ..HorizontalPodAutoscaler::default()
     }
 }
 
-fn queue_depth(fleet: &ModelFleet, plan: Plan) -> MetricSpec {
+fn queue_depth(fleet: &ModelFleet, size: FleetSize) -> MetricSpec {
     let mut labels = BTreeMap::from([("model".to_owned(), fleet.model_name())]);
     if let Some(version) = fleet.spec.model.version {
         labels.insert("version".to_owned(), version.to_string());
@@ -57,7 +62,7 @@ fn queue_depth(fleet: &ModelFleet, plan: Plan) -> MetricSpec {
             },
             target: MetricTarget {
                 type_: "AverageValue".to_owned(),
-                average_value: Some(Quantity(plan.depth_per_worker.max(1).to_string())),
+                average_value: Some(Quantity(size.depth_per_worker.max(1).to_string())),
                 ..MetricTarget::default()
             },
         }),
@@ -65,7 +70,7 @@ fn queue_depth(fleet: &ModelFleet, plan: Plan) -> MetricSpec {
     }
 }
 
-/// Up at once and as far as needed, down slowly.
+/// Scales up at once and as far as needed, down slowly.
 fn behavior(most: u32) -> HorizontalPodAutoscalerBehavior {
     HorizontalPodAutoscalerBehavior {
         scale_up: Some(HPAScalingRules {
@@ -73,13 +78,13 @@ fn behavior(most: u32) -> HorizontalPodAutoscalerBehavior {
             select_policy: Some("Max".to_owned()),
             policies: Some(vec![HPAScalingPolicy {
                 type_: "Pods".to_owned(),
-                value: whole(most),
+                value: signed(most),
                 period_seconds: SYNC_SECONDS,
             }]),
             ..HPAScalingRules::default()
         }),
         scale_down: Some(HPAScalingRules {
-            stabilization_window_seconds: Some(CALM_SECONDS),
+            stabilization_window_seconds: Some(SCALE_DOWN_SECONDS),
             ..HPAScalingRules::default()
         }),
     }

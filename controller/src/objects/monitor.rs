@@ -1,13 +1,23 @@
-//! How a Prometheus operator scrapes the workers of a fleet.
+//! The `PodMonitor` by which a Prometheus operator scrapes the workers of a fleet.
 
 use kube::{
     ResourceExt,
-    api::{DynamicObject, TypeMeta},
+    api::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta},
 };
 use serde_json::json;
 
-use super::{WorkerDefaults, metadata, pod::ADMIN, pods};
-use crate::{cluster::pod_monitor, crd::ModelFleet};
+use super::{
+    defaults::WorkerDefaults,
+    identity::{metadata, selector},
+    pod::ADMIN,
+};
+use crate::crd::ModelFleet;
+
+/// The Prometheus operator's `PodMonitor`.
+pub(crate) fn pod_monitor() -> ApiResource {
+    let kind = GroupVersionKind::gvk("monitoring.coreos.com", "v1", "PodMonitor");
+    ApiResource::from_gvk_with_plural(&kind, "podmonitors")
+}
 
 pub(super) fn of(fleet: &ModelFleet, defaults: &WorkerDefaults) -> DynamicObject {
     let kind = pod_monitor();
@@ -18,7 +28,7 @@ pub(super) fn of(fleet: &ModelFleet, defaults: &WorkerDefaults) -> DynamicObject
     let mut monitor = DynamicObject {
         types: Some(TypeMeta { api_version: kind.api_version, kind: kind.kind }),
         metadata: metadata(fleet),
-        data: json!({"spec": {"selector": pods(fleet), "podMetricsEndpoints": [endpoint]}}),
+        data: json!({"spec": {"selector": selector(fleet), "podMetricsEndpoints": [endpoint]}}),
     };
     monitor.labels_mut().extend(defaults.monitor_labels.clone());
     monitor

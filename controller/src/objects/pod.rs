@@ -1,36 +1,39 @@
-//! A worker's pod: under the restricted pod security standard, with no right to do anything.
+//! The pod of a worker, within the restricted pod security standard and without access to the API
+//! server.
 
 mod model;
+mod parts;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, KeyToPath,
-        LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, LocalObjectReference,
+        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
         TopologySpreadConstraint, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 use kube::api::ObjectMeta;
 
-use super::{RedisAddress, RedisTls, WorkerDefaults, labels, pods};
-use crate::crd::{Amount, Batch, BatchMode, ModelFleet};
+use self::parts::{mount, quantities, secret_files, security, some};
+use super::{
+    defaults::{RedisTls, WorkerDefaults, WorkerRedis},
+    identity::{labels, selector},
+};
+use crate::crd::{Batch, BatchMode, ModelFleet};
 
 const SCRATCH: &str = "scratch";
 const REDIS: &str = "redis";
 const REDIS_PATH: &str = "/etc/batchfleet/redis";
 const REDIS_TLS: &str = "redis-tls";
 const REDIS_TLS_PATH: &str = "/etc/batchfleet/redis-tls";
-/// Readable by the pod's group, which is the worker's.
-const SECRET_MODE: i32 = 0o440;
-/// The port of metrics and health, by name.
+/// The name of the port that serves metrics and health.
 pub(super) const ADMIN: &str = "admin";
 const ADMIN_PORT: i32 = 9090;
-/// Nobody, as in the images.
+/// The unprivileged user of the images.
 const USER: i64 = 65_532;
-/// What the kubelet waits beyond the worker's own drain.
+/// The grace period of a pod exceeds the worker's drain timeout by 5 s.
 const SPARE_SECONDS: u32 = 5;
 
 pub(super) fn template(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodTemplateSpec {
@@ -54,7 +57,7 @@ fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
         containers: vec![worker(fleet, defaults)],
         init_containers: model::filler(fleet).map(|filler| vec![filler]),
         volumes: Some(volumes(fleet, defaults)),
-        // Nothing is routed to a worker, so it can stop claiming at the first signal: no preStop.
+        // No preStop hook: no Service routes to a worker, so it can stop claiming at SIGTERM.
         termination_grace_period_seconds: Some(i64::from(drain(&fleet.spec.batch) + SPARE_SECONDS)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -82,7 +85,7 @@ fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
             max_skew: 1,
             topology_key: "kubernetes.io/hostname".to_owned(),
             when_unsatisfiable: "ScheduleAnyway".to_owned(),
-            label_selector: Some(pods(fleet)),
+            label_selector: Some(selector(fleet)),
             ..TopologySpreadConstraint::default()
         }]),
         ..PodSpec::default()
@@ -100,7 +103,7 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
             container_port: ADMIN_PORT,
             ..ContainerPort::default()
         }]),
-        // The admin port is open before the model is loaded, so no start-up probe is needed.
+        // No start-up probe: the admin port opens before the worker loads its model.
         liveness_probe: Some(probe("/livez", 10, 3)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
         resources: Some(resources(fleet)),
@@ -110,7 +113,7 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
     }
 }
 
-/// The fleet's spec, as the worker's settings.
+/// The worker's flags that follow from the spec of its fleet.
 fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     let batch = &fleet.spec.batch;
     let rows = match (batch.mode, batch.rows) {
@@ -119,8 +122,8 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     };
     let mut settings = vec![
         match &defaults.redis {
-            RedisAddress::Url(url) => format!("--redis-url={url}"),
-            RedisAddress::Secret { .. } => format!("--redis-url-file={REDIS_PATH}/url"),
+            WorkerRedis::Url(url) => format!("--redis-url={url}"),
+            WorkerRedis::Secret { .. } => format!("--redis-url-file={REDIS_PATH}/url"),
         },
         format!("--execution-provider={}", fleet.spec.worker.execution_provider.name()),
         format!("--slo-p99={}ms", fleet.spec.slo.p99_ms),
@@ -142,8 +145,8 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     settings
 }
 
-/// Seconds in which a worker finishes the batch that runs, the one that follows, and gives back the
-/// rest. From the spec, not from what was measured: each change starts all workers anew.
+/// Seconds in which a worker finishes its running batch and the next one, and hands back the rest.
+/// From the spec and not from measured batch times: each change of a flag restarts all workers.
 const fn drain(batch: &Batch) -> u32 {
     3 * batch.max_seconds + 5
 }
@@ -158,79 +161,38 @@ fn volumes(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<Volume> {
         },
     ];
     volumes.extend(model::options_volume(fleet));
-    if let RedisAddress::Secret { name, key } = &defaults.redis {
-        volumes.push(secret(REDIS, name, [(key.as_str(), "url")]));
+    if let WorkerRedis::Secret { name, key } = &defaults.redis {
+        volumes.push(secret_files(REDIS, name, [(key.as_str(), "url")]));
     }
     if let Some(tls) = &defaults.redis_tls {
         let files = tls.files().map(|(_, key)| (key, key));
-        volumes.push(secret(REDIS_TLS, &tls.secret, files));
+        volumes.push(secret_files(REDIS_TLS, &tls.secret, files));
     }
     volumes
 }
 
-/// A volume with some keys of a secret, each as a file of its own.
-fn secret<'a>(
-    volume: &str,
-    name: &str,
-    files: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Volume {
-    let file =
-        |(key, path): (&str, &str)| KeyToPath { key: key.into(), path: path.into(), mode: None };
-    Volume {
-        name: volume.to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(name.to_owned()),
-            items: Some(files.into_iter().map(file).collect()),
-            default_mode: Some(SECRET_MODE),
-            optional: None,
-        }),
-        ..Volume::default()
-    }
-}
-
-fn at(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only,
-        ..VolumeMount::default()
-    }
-}
-
 fn mounts(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<VolumeMount> {
-    let mut mounts = vec![model::mount(fleet), at(SCRATCH, "/tmp", None)];
+    let mut mounts = vec![model::mount(fleet), mount(SCRATCH, "/tmp", None)];
     mounts.extend(model::options_mount(fleet));
-    if matches!(defaults.redis, RedisAddress::Secret { .. }) {
-        mounts.push(at(REDIS, REDIS_PATH, Some(true)));
+    if matches!(defaults.redis, WorkerRedis::Secret { .. }) {
+        mounts.push(mount(REDIS, REDIS_PATH, Some(true)));
     }
     if defaults.redis_tls.is_some() {
-        mounts.push(at(REDIS_TLS, REDIS_TLS_PATH, Some(true)));
+        mounts.push(mount(REDIS_TLS, REDIS_TLS_PATH, Some(true)));
     }
     mounts
 }
 
 fn resources(fleet: &ModelFleet) -> ResourceRequirements {
     let worker = &fleet.spec.worker;
-    let amounts = |given: &BTreeMap<String, Amount>| {
-        given.iter().map(|(name, amount)| (name.clone(), quantity(amount))).collect()
-    };
-    let mut limits: BTreeMap<_, _> = amounts(&worker.limits);
+    let mut limits = quantities(&worker.limits);
     if let Some(gpu) = &worker.gpu {
         limits.insert(gpu.resource.clone(), Quantity(gpu.count.to_string()));
     }
     ResourceRequirements {
-        requests: some(amounts(&worker.requests), BTreeMap::is_empty),
+        requests: some(quantities(&worker.requests), BTreeMap::is_empty),
         limits: some(limits, BTreeMap::is_empty),
         ..ResourceRequirements::default()
-    }
-}
-
-fn security() -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(false),
-        read_only_root_filesystem: Some(true),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
-        ..SecurityContext::default()
     }
 }
 
@@ -246,17 +208,4 @@ fn probe(path: &str, period: i32, failures: i32) -> Probe {
         failure_threshold: Some(failures),
         ..Probe::default()
     }
-}
-
-fn quantity(amount: &Amount) -> Quantity {
-    Quantity(match amount {
-        Amount::Int(number) => number.to_string(),
-        Amount::String(text) => text.clone(),
-    })
-}
-
-/// Nothing instead of something empty: the API server leaves that out as well, and what it shows
-/// differs from what was sent otherwise.
-fn some<T>(value: T, is_empty: impl Fn(&T) -> bool) -> Option<T> {
-    (!is_empty(&value)).then_some(value)
 }

@@ -1,10 +1,13 @@
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::*;
 
-const PLAN: Plan = Plan { floor: 3, depth_per_worker: 128 };
+const SIZE: FleetSize = FleetSize { floor: 3, depth_per_worker: 128 };
 
-/// A fleet called `digits`, its spec with these changes.
+/// A fleet called `digits`, with the smallest valid spec extended by `changes`.
 fn fleet(changes: &Value) -> ModelFleet {
     let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
     let mut spec = json!({"model": {"source": source}});
@@ -18,7 +21,7 @@ fn fleet(changes: &Value) -> ModelFleet {
     .unwrap()
 }
 
-fn defaults(redis: RedisAddress) -> WorkerDefaults {
+fn defaults(redis: WorkerRedis) -> WorkerDefaults {
     let monitor_labels = BTreeMap::from([("release".to_owned(), "prometheus".to_owned())]);
     WorkerDefaults {
         image: "worker:1".to_owned(),
@@ -30,9 +33,9 @@ fn defaults(redis: RedisAddress) -> WorkerDefaults {
     }
 }
 
-fn objects(changes: &Value) -> Objects {
-    let redis = RedisAddress::Url("redis://redis:6379/0".to_owned());
-    Objects::of(&fleet(changes), PLAN, &defaults(redis))
+fn objects(changes: &Value) -> FleetObjects {
+    let redis = WorkerRedis::Url("redis://redis:6379/0".to_owned());
+    FleetObjects::of(&fleet(changes), SIZE, &defaults(redis))
 }
 
 fn deployment(changes: &Value) -> Value {
@@ -48,7 +51,7 @@ fn worker(changes: &Value) -> Value {
 }
 
 #[test]
-fn only_in_direct_mode_does_the_deployment_name_its_size() {
+fn the_deployment_has_replicas_only_in_direct_mode() {
     for (mode, replicas) in [("hpa", Value::Null), ("external", Value::Null), ("direct", json!(3))]
     {
         let deployment = deployment(&json!({"scaling": {"mode": mode}}));
@@ -57,7 +60,7 @@ fn only_in_direct_mode_does_the_deployment_name_its_size() {
 }
 
 #[test]
-fn only_in_hpa_mode_is_there_an_autoscaler() {
+fn there_is_an_autoscaler_only_in_hpa_mode() {
     for (mode, there) in [("hpa", true), ("external", false), ("direct", false)] {
         let objects = objects(&json!({"scaling": {"mode": mode}}));
         assert_eq!(objects.autoscaler.is_some(), there, "{mode}");
@@ -65,7 +68,7 @@ fn only_in_hpa_mode_is_there_an_autoscaler() {
 }
 
 #[test]
-fn the_autoscaler_adds_to_the_floor_while_jobs_wait() {
+fn the_autoscaler_adds_workers_to_the_floor_while_jobs_wait() {
     let changes = json!({"scaling": {"max": 24}, "model": {
         "name": "digits_wide", "version": 3, "source": {"image": {"reference": "models:1"}},
     }});
@@ -96,19 +99,19 @@ fn the_autoscaler_adds_to_the_floor_while_jobs_wait() {
 }
 
 #[test]
-fn the_autoscaler_never_hears_of_zero_and_a_fixed_size_leaves_it_no_room() {
-    let zero = Plan { floor: 0, ..PLAN };
+fn the_autoscaler_has_a_floor_of_at_least_one_and_no_range_at_a_fixed_size() {
+    let zero = FleetSize { floor: 0, ..SIZE };
     let floor = |plan, changes| {
         let spec = autoscaler::of(&fleet(&changes), plan).spec.unwrap();
         (spec.min_replicas, spec.max_replicas)
     };
     assert_eq!(floor(zero, json!({})), (Some(1), 10));
-    assert_eq!(floor(PLAN, json!({"replicas": 3})), (Some(3), 3));
+    assert_eq!(floor(SIZE, json!({"replicas": 3})), (Some(3), 3));
 }
 
 #[test]
-fn everything_goes_with_its_fleet() {
-    let Objects { deployment, autoscaler, budget, monitor } = objects(&json!({}));
+fn every_object_is_owned_by_its_fleet() {
+    let FleetObjects { deployment, autoscaler, budget, monitor } = objects(&json!({}));
     let autoscaler = autoscaler.unwrap();
     for metadata in [deployment.metadata, autoscaler.metadata, budget.metadata, monitor.metadata] {
         let owner = &metadata.owner_references.unwrap()[0];
@@ -138,7 +141,7 @@ fn a_pod_keeps_the_restricted_pod_security_standard() {
 }
 
 #[test]
-fn the_spec_becomes_the_workers_settings() {
+fn the_spec_becomes_the_workers_flags() {
     let changes = json!({
         "slo": {"p99Ms": 50},
         "batch": {"mode": "fixed", "rows": 16, "max": 32, "lingerMs": 2, "sizes": [8, 16, 32]},
@@ -165,7 +168,7 @@ fn the_spec_becomes_the_workers_settings() {
 }
 
 #[test]
-fn a_worker_that_must_go_has_time_for_three_of_its_longest_batches() {
+fn a_stopping_worker_has_time_for_three_of_its_longest_batches() {
     let pod = pod(&json!({"batch": {"maxSeconds": 20}}));
     assert!(pod["containers"][0]["args"].to_string().contains("--drain-timeout=65s"));
     assert_eq!(pod["terminationGracePeriodSeconds"], 70);
@@ -192,7 +195,7 @@ fn a_gpu_is_a_limit_and_leaves_no_room_to_surge() {
 }
 
 #[test]
-fn models_come_from_a_claim_an_image_or_a_folder_that_is_filled() {
+fn models_come_from_a_claim_an_image_or_a_filled_volume() {
     for (source, volume, sub_path) in [
         (
             json!({"persistentVolumeClaim": {"claimName": "models", "subPath": "onnx"}}),
@@ -220,7 +223,7 @@ fn models_come_from_a_claim_an_image_or_a_folder_that_is_filled() {
 }
 
 #[test]
-fn a_model_is_fetched_from_an_object_store_with_options_that_stay_in_their_secret() {
+fn a_model_is_downloaded_from_an_object_store_with_options_from_a_secret() {
     let pod = pod(&json!({"model": {
         "version": 3,
         "sha256": "0f".repeat(32),
@@ -247,7 +250,7 @@ fn a_model_is_fetched_from_an_object_store_with_options_that_stay_in_their_secre
 }
 
 #[test]
-fn a_folder_is_filled_before_the_worker_starts() {
+fn an_init_container_fills_the_volume_before_the_worker_starts() {
     let source = json!({"emptyDir": {"image": "fetch:1", "args": ["s3://models"]}});
     let filler = &pod(&json!({"model": {"source": source}}))["initContainers"][0];
     assert_eq!((&filler["image"], &filler["args"]), (&json!("fetch:1"), &json!(["s3://models"])));
@@ -257,8 +260,8 @@ fn a_folder_is_filled_before_the_worker_starts() {
 
 #[test]
 fn a_password_for_redis_stays_in_its_secret() {
-    let redis = RedisAddress::Secret { name: "redis".to_owned(), key: "worker".to_owned() };
-    let deployment = Objects::of(&fleet(&json!({})), PLAN, &defaults(redis)).deployment;
+    let redis = WorkerRedis::Secret { name: "redis".to_owned(), key: "worker".to_owned() };
+    let deployment = FleetObjects::of(&fleet(&json!({})), SIZE, &defaults(redis)).deployment;
     let deployment = serde_json::to_value(deployment).unwrap();
     let pod = &deployment["spec"]["template"]["spec"];
     let worker = &pod["containers"][0];
@@ -278,11 +281,11 @@ fn a_password_for_redis_stays_in_its_secret() {
 }
 
 #[test]
-fn certificates_for_redis_are_files_of_their_secret() {
+fn certificates_for_redis_are_mounted_from_their_secret() {
     let tls = RedisTls { secret: "redis-tls".to_owned(), ca: true, identity: true };
-    let redis = RedisAddress::Url("rediss://redis:6380/0".to_owned());
+    let redis = WorkerRedis::Url("rediss://redis:6380/0".to_owned());
     let defaults = WorkerDefaults { redis_tls: Some(tls), ..defaults(redis) };
-    let deployment = Objects::of(&fleet(&json!({})), PLAN, &defaults).deployment;
+    let deployment = FleetObjects::of(&fleet(&json!({})), SIZE, &defaults).deployment;
     let pod = serde_json::to_value(deployment).unwrap()["spec"]["template"]["spec"].clone();
     let flags = pod["containers"][0]["args"].as_array().unwrap();
     for (flag, file) in [("ca", "ca.crt"), ("cert", "tls.crt"), ("key", "tls.key")] {
@@ -300,7 +303,7 @@ fn certificates_for_redis_are_files_of_their_secret() {
 }
 
 #[test]
-fn overrides_reach_the_pod_but_never_the_labels_that_find_it() {
+fn overrides_reach_the_pod_but_not_the_labels_that_select_it() {
     let changes = json!({"pod": {
         "labels": {"team": "vision", "batchfleet.dev/fleet": "other"},
         "nodeSelector": {"gpu": "a10"},
@@ -316,7 +319,7 @@ fn overrides_reach_the_pod_but_never_the_labels_that_find_it() {
 }
 
 #[test]
-fn an_eviction_takes_a_quarter_of_the_fleet_at_most() {
+fn at_most_a_quarter_of_the_fleet_is_evicted_at_once() {
     let budget = serde_json::to_value(objects(&json!({})).budget.spec).unwrap();
     assert_eq!(
         budget,

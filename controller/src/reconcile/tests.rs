@@ -1,20 +1,22 @@
-//! Turns of a fleet against an API server that is scripted, and a broker in memory.
+//! Turns of a fleet against a fake API server and a broker in memory.
 
+mod copies;
+mod failures;
 mod others;
 mod rollout;
-mod sleep;
-mod trouble;
+mod zero;
 
 use batchfleet_broker::{
     Announcement, BatchWish, Broker, BrokerError, GatewayId, GatewayRoles, Job, Priority,
     QueueName, RequestId, Traffic, WorkerId, WorkerRoles, memory::MemoryBroker,
 };
+use futures_util::future::BoxFuture;
 use kube::runtime::events::Reporter;
 use serde_json::{Value, json};
-use tokio::time::advance;
+use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::{fake::FakeApi, objects::RedisAddress, sample};
+use crate::{fake::FakeApi, objects::WorkerRedis, sample};
 
 const FLEETS: &str = "/apis/batchfleet.dev/v1alpha1/namespaces/ml/modelfleets/digits";
 
@@ -25,8 +27,10 @@ struct World {
     leads: watch::Sender<bool>,
     gateway: GatewayRoles,
     worker: WorkerRoles,
-    /// One of the next version, for which nobody has asked, and its word.
+    /// A worker of the next version, which gets no requests, and its announcement.
     newer: Option<(WorkerRoles, Announcement)>,
+    /// The task of the watches, until the first turn starts it.
+    watches: Option<BoxFuture<'static, ()>>,
     broker: MemoryBroker,
     offered: u64,
 }
@@ -37,10 +41,13 @@ impl World {
         server.add(FLEETS, fleet(changes));
         let broker = MemoryBroker::new(1_000);
         let (leading, leads) = watch::channel(true);
-        let redis = RedisAddress::Url("redis://redis:6379/0".to_owned());
+        let redis = WorkerRedis::Url("redis://redis:6379/0".to_owned());
+        let (cluster, watches) = Cluster::new(&server.client(), "ml");
+        let observer = broker.observer().await.unwrap();
         let context = Arc::new(Context {
-            client: server.client(),
-            observer: broker.observer().await.unwrap(),
+            cluster,
+            snapshots: Arc::new(Snapshots::new(observer.clone())),
+            observer,
             controller: broker.controller().await.unwrap(),
             defaults: WorkerDefaults {
                 image: "worker:1".to_owned(),
@@ -51,11 +58,10 @@ impl World {
                 monitor_interval: None,
             },
             recorder: Recorder::new(server.client(), Reporter::from("test")),
-            metrics: ControllerMetrics::register(&prometheus::Registry::new()).unwrap(),
+            metrics: ControllerMetrics::registered(&prometheus::Registry::new()).unwrap(),
             leads,
             started: Instant::now(),
-            fleets: Fleets::default(),
-            others: Others::default(),
+            fleets: FleetStates::default(),
         });
         Self {
             server,
@@ -64,30 +70,31 @@ impl World {
             gateway: broker.gateway(GatewayId(1)).await.unwrap(),
             worker: broker.worker(queue(), WorkerId(1)).await.unwrap(),
             newer: None,
+            watches: Some(watches),
             broker,
             offered: 0,
         }
     }
 
-    /// A tick in which so many requests per second come, and then a turn; what was written.
+    /// A tick with `rate` requests per second, and then a turn. Returns the writes.
     async fn tick(&mut self, rate: u64) -> Result<Vec<String>, ControlError> {
         advance(TICK).await;
         self.offered += rate * TICK.as_secs();
-        let mut said = vec![traffic(self.offered)];
-        self.worker.consumer.renew(&word()).await.unwrap();
-        if let Some((worker, word)) = &self.newer {
-            worker.consumer.renew(word).await.unwrap();
-            said.push(Traffic { queue: word.model.queue.clone(), ..traffic(0) });
+        let mut reports = vec![traffic(self.offered)];
+        self.worker.consumer.renew(&announcement()).await.unwrap();
+        if let Some((worker, announcement)) = &self.newer {
+            worker.consumer.renew(announcement).await.unwrap();
+            reports.push(Traffic { queue: announcement.model.queue.clone(), ..traffic(0) });
         }
-        self.gateway.producer.report(&said).await.unwrap();
+        self.gateway.producer.report(&reports).await.unwrap();
         self.turn().await
     }
 
     async fn turn(&mut self) -> Result<Vec<String>, ControlError> {
-        let fleet =
-            Arc::new(serde_json::from_value(self.server.get("modelfleets/digits")).unwrap());
-        reconcile(fleet, self.context.clone()).await?;
-        // What an autoscaler and a Deployment's controller would do.
+        self.start_watches();
+        self.deliver_events().await;
+        reconcile(self.fleet(), self.context.clone()).await?;
+        // Act as the autoscaler and as the controller of Deployments.
         let floor =
             self.server.get("horizontalpodautoscalers/digits")["spec"]["minReplicas"].clone();
         if !self.server.get("deployments/digits").is_null() {
@@ -103,6 +110,22 @@ impl World {
         Ok(self.server.writes())
     }
 
+    fn fleet(&self) -> Arc<ModelFleet> {
+        Arc::new(serde_json::from_value(self.server.get("modelfleets/digits")).unwrap())
+    }
+
+    fn start_watches(&mut self) {
+        if let Some(watches) = self.watches.take() {
+            tokio::spawn(watches);
+        }
+    }
+
+    /// Waits until the watches have delivered all events: with the clock paused, a sleep ends only
+    /// once every task is idle.
+    async fn deliver_events(&self) {
+        sleep(Duration::from_millis(1)).await;
+    }
+
     async fn ticks(&mut self, count: u32, rate: u64) {
         for _ in 0..count {
             self.tick(rate).await.unwrap();
@@ -113,13 +136,13 @@ impl World {
         self.server.get("horizontalpodautoscalers/digits")["spec"]["minReplicas"].clone()
     }
 
-    /// Whether gateways may let callers wait for a worker.
+    /// Whether gateways may let requests wait for a worker.
     async fn is_promised(&self) -> bool {
         let fleet = self.context.observer.fleet().await.unwrap();
         fleet.promises.iter().any(|promise| promise.holds)
     }
 
-    /// A condition, and why.
+    /// Status and message of a condition.
     fn why(&self, name: &str) -> String {
         let fleet = self.server.get("modelfleets/digits");
         let conditions = fleet["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -147,7 +170,7 @@ fn fleet(changes: &Value) -> Value {
     })
 }
 
-/// What an API server says of an API that somebody has installed.
+/// The discovery document of an installed API.
 fn served(api: &str, plural: &str) -> Value {
     let resource = json!({
         "name": plural, "singularName": "", "namespaced": true, "kind": "Any", "verbs": ["list"],
@@ -186,20 +209,28 @@ fn traffic(offered: u64) -> Traffic {
     }
 }
 
-/// What the worker of a version says.
-fn word_of(version: u64) -> Announcement {
-    let mut word = sample::measured(version.into(), QueueName::new("m", version), 1.0);
-    word.host = "digits-1".to_owned();
-    word.batching.as_mut().unwrap().epoch = u64::MAX;
-    word
+/// The announcement of a worker of a version.
+fn announcement_of(version: u64) -> Announcement {
+    let mut announcement = sample::measured(version.into(), QueueName::new("m", version), 1.0);
+    announcement.host = "digits-1".to_owned();
+    announcement.batching.as_mut().unwrap().epoch = u64::MAX;
+    announcement
 }
 
-fn word() -> Announcement {
-    word_of(1)
+fn announcement() -> Announcement {
+    announcement_of(1)
+}
+
+/// A pod of the fleet that has just been created.
+fn pod() -> Value {
+    json!({"metadata": {
+        "name": "digits-1", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z",
+        "labels": {"batchfleet.dev/fleet": "digits"},
+    }})
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fleet_that_is_new_gets_its_objects_and_then_nothing_is_written() {
+async fn a_new_fleet_gets_its_objects_and_then_nothing_is_written() {
     let mut world = World::new(&json!({})).await;
     let written = world.tick(10).await.unwrap();
     assert_eq!(
@@ -220,7 +251,7 @@ async fn a_fleet_that_is_new_gets_its_objects_and_then_nothing_is_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_that_grows_raises_the_floor_and_never_the_deployment() {
+async fn a_growing_load_raises_the_floor_and_never_the_deployment() {
     let mut world = World::new(&json!({})).await;
     world.ticks(8, 10).await;
     let mut written = Vec::new();
@@ -238,7 +269,7 @@ async fn a_load_that_grows_raises_the_floor_and_never_the_deployment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_changed_is_set_back() {
+async fn a_change_by_another_client_is_set_back() {
     let mut world = World::new(&json!({})).await;
     world.ticks(8, 10).await;
     world.server.edit("deployments/digits", |deployment| {
@@ -262,7 +293,7 @@ async fn a_fleet_that_is_being_deleted_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_are_scraped_where_the_prometheus_operator_is() {
+async fn workers_are_scraped_where_the_prometheus_operator_is_installed() {
     let mut world = World::new(&json!({})).await;
     let api = "monitoring.coreos.com/v1";
     world.server.add(&format!("/apis/{api}"), served(api, "podmonitors"));
@@ -273,7 +304,7 @@ async fn workers_are_scraped_where_the_prometheus_operator_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_direct_mode_the_controller_sets_the_number_and_its_autoscaler_goes() {
+async fn in_direct_mode_the_controller_sets_the_replicas_and_deletes_its_autoscaler() {
     let mut world = World::new(&json!({})).await;
     world.ticks(2, 10).await;
     world.server.edit("modelfleets/digits", |fleet| {
@@ -287,13 +318,10 @@ async fn in_direct_mode_the_controller_sets_the_number_and_its_autoscaler_goes()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pods_start_is_measured_and_a_busy_one_holds_its_node() {
+async fn a_cold_start_is_measured_and_a_busy_pod_keeps_its_node() {
     let mut world = World::new(&json!({})).await;
     let path = "/api/v1/namespaces/ml/pods/digits-1";
-    let created = json!({
-        "name": "digits-1", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z",
-    });
-    world.server.add(path, json!({"metadata": created}));
+    world.server.add(path, pod());
     world.tick(10).await.unwrap();
     world.server.edit("pods/digits-1", |pod| {
         let at = "2026-01-01T00:00:42Z";
@@ -312,18 +340,18 @@ async fn a_pods_start_is_measured_and_a_busy_one_holds_its_node() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_are_told_the_target_once_and_again_when_it_changes() {
+async fn the_target_is_published_once_and_again_when_it_changes() {
     let mut world = World::new(&json!({})).await;
     world.ticks(3, 10).await;
-    let told = world.worker.target.guidance().await.unwrap().target.unwrap();
-    assert_eq!((told.wish.batch, told.wish.slo_ms), (BatchWish::Auto, Some(100.0)));
+    let published = world.worker.target.guidance().await.unwrap().target.unwrap();
+    assert_eq!((published.wish.batch, published.wish.slo_ms), (BatchWish::Auto, Some(100.0)));
     world.ticks(3, 10).await;
-    assert_eq!(world.worker.target.guidance().await.unwrap().target, Some(told));
+    assert_eq!(world.worker.target.guidance().await.unwrap().target, Some(published));
     world.server.edit("modelfleets/digits", |fleet| {
         fleet["spec"]["batch"] = json!({"mode": "fixed", "rows": 8});
         fleet["metadata"]["generation"] = json!(2);
     });
     world.tick(10).await.unwrap();
-    let again = world.worker.target.guidance().await.unwrap().target.unwrap();
-    assert!(again.epoch > told.epoch && again.wish.batch == BatchWish::Rows(8));
+    let changed = world.worker.target.guidance().await.unwrap().target.unwrap();
+    assert!(changed.epoch > published.epoch && changed.wish.batch == BatchWish::Rows(8));
 }

@@ -1,11 +1,11 @@
-//! How a worker's pod comes to its model: which one, from where, and where it lies in the pod.
+//! The model of a worker's pod: its name and version, its source, and its path in the pod.
 
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
-    SecretVolumeSource, Volume, VolumeMount,
+    Container, EmptyDirVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, Volume,
+    VolumeMount,
 };
 
-use super::{SECRET_MODE, at, quantity, security, some};
+use super::parts::{self, quantity, secret, security, some};
 use crate::crd::{ModelFleet, ModelSource};
 
 const MODELS: &str = "models";
@@ -13,7 +13,7 @@ const MODELS_PATH: &str = "/models";
 const OPTIONS: &str = "store-options";
 const OPTIONS_PATH: &str = "/etc/batchfleet/store";
 
-/// The worker's settings about its model.
+/// The worker's flags about its model.
 pub(super) fn settings(fleet: &ModelFleet) -> Vec<String> {
     let model = &fleet.spec.model;
     let version = model.version.map_or_else(String::new, |version| format!(":{version}"));
@@ -31,7 +31,7 @@ pub(super) fn settings(fleet: &ModelFleet) -> Vec<String> {
     settings
 }
 
-/// The volume of the model repository, or of what is fetched from one.
+/// The volume of the model repository, or of the cache of a model from an object store.
 pub(super) fn volume(source: &ModelSource) -> Volume {
     let volume = Volume { name: MODELS.to_owned(), ..Volume::default() };
     let empty = |size_limit| EmptyDirVolumeSource { size_limit, medium: None };
@@ -59,7 +59,7 @@ pub(super) fn volume(source: &ModelSource) -> Volume {
     }
 }
 
-/// Where the worker finds that volume. It writes only what it fetches.
+/// The worker's mount of that volume; writable only as a cache.
 pub(super) fn mount(fleet: &ModelFleet) -> VolumeMount {
     let source = &fleet.spec.model.source;
     let sub_path = match source {
@@ -68,25 +68,17 @@ pub(super) fn mount(fleet: &ModelFleet) -> VolumeMount {
         ModelSource::EmptyDir(_) | ModelSource::ObjectStore(_) => None,
     };
     let read_only = !matches!(source, ModelSource::ObjectStore(_));
-    VolumeMount { sub_path, ..at(MODELS, MODELS_PATH, Some(read_only)) }
+    VolumeMount { sub_path, ..parts::mount(MODELS, MODELS_PATH, Some(read_only)) }
 }
 
 /// The secret with the object store's options, as files.
 pub(super) fn options_volume(fleet: &ModelFleet) -> Option<Volume> {
-    Some(Volume {
-        name: OPTIONS.to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(options_secret(fleet)?.to_owned()),
-            default_mode: Some(SECRET_MODE),
-            ..SecretVolumeSource::default()
-        }),
-        ..Volume::default()
-    })
+    options_secret(fleet).map(|name| secret(OPTIONS, name))
 }
 
-/// Where the worker finds them.
+/// The worker's mount of these options.
 pub(super) fn options_mount(fleet: &ModelFleet) -> Option<VolumeMount> {
-    options_secret(fleet).map(|_| at(OPTIONS, OPTIONS_PATH, Some(true)))
+    options_secret(fleet).map(|_| parts::mount(OPTIONS, OPTIONS_PATH, Some(true)))
 }
 
 fn options_secret(fleet: &ModelFleet) -> Option<&str> {
@@ -96,7 +88,7 @@ fn options_secret(fleet: &ModelFleet) -> Option<&str> {
     }
 }
 
-/// What fills an empty folder before the worker starts.
+/// The init container that fills an `emptyDir` before the worker starts.
 pub(super) fn filler(fleet: &ModelFleet) -> Option<Container> {
     let ModelSource::EmptyDir(folder) = &fleet.spec.model.source else { return None };
     Some(Container {
@@ -105,7 +97,7 @@ pub(super) fn filler(fleet: &ModelFleet) -> Option<Container> {
         command: some(folder.command.clone(), Vec::is_empty),
         args: some(folder.args.clone(), Vec::is_empty),
         security_context: Some(security()),
-        volume_mounts: Some(vec![at(MODELS, MODELS_PATH, Some(false))]),
+        volume_mounts: Some(vec![parts::mount(MODELS, MODELS_PATH, Some(false))]),
         ..Container::default()
     })
 }

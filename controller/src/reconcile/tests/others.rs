@@ -1,9 +1,9 @@
-//! What belongs to somebody else.
+//! Objects that belong to others.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn another_autoscaler_for_the_same_workers_stops_ours_and_is_named() {
+async fn another_autoscaler_of_the_same_workers_blocks_ours_and_is_named() {
     let mut world = World::new(&json!({})).await;
     let path = "/apis/autoscaling/v2/namespaces/ml/horizontalpodautoscalers/theirs";
     let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "digits"});
@@ -20,7 +20,7 @@ async fn another_autoscaler_for_the_same_workers_stops_ours_and_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn kedas_scaler_of_the_same_workers_stops_ours_while_keda_is_installed() {
+async fn a_scaled_object_of_the_same_workers_blocks_our_autoscaler_while_keda_is_installed() {
     let mut world = World::new(&json!({})).await;
     let target = json!({"name": "digits"});
     world.server.add(
@@ -39,14 +39,14 @@ async fn kedas_scaler_of_the_same_workers_stops_ours_while_keda_is_installed() {
     assert_eq!(world.floor(), 1);
     let why = world.why("ScalingConflict");
     assert!(why.contains("\"True\"") && why.contains("KEDA's ScaledObject theirs"), "{why}");
-    // Who may not look cannot find it.
+    // Without the permission to list ScaledObjects the controller cannot find it.
     world.server.refuse("scaledobjects", 403);
     world.tick(10).await.unwrap();
     assert_eq!(world.condition("ScalingConflict"), "False");
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_elses_deployment_of_the_same_name_is_left_alone() {
+async fn a_foreign_deployment_of_the_same_name_is_not_changed() {
     let mut world = World::new(&json!({})).await;
     let path = "/apis/apps/v1/namespaces/ml/deployments/digits";
     let theirs = json!({"metadata": {"name": "digits"}, "spec": {"replicas": 3}});
@@ -55,12 +55,12 @@ async fn somebody_elses_deployment_of_the_same_name_is_left_alone() {
         assert!(!world.tick(10).await.unwrap().iter().any(|write| !write.contains("modelfleets")));
     }
     let why = world.why("Degraded");
-    assert!(why.contains("Deployment of the fleet's name is not this fleet's"), "{why}");
+    assert!(why.contains("Deployment of the fleet's name does not belong to this fleet"), "{why}");
     assert_eq!(world.condition("Ready"), "False");
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_elses_budget_and_autoscaler_are_left_alone_and_the_rest_is_made() {
+async fn a_foreign_budget_and_autoscaler_are_not_changed_and_the_rest_is_made() {
     let mut world = World::new(&json!({})).await;
     let theirs = json!({"metadata": {"name": "digits"}, "spec": {"scaleTargetRef": {
         "kind": "Deployment", "name": "other",
@@ -68,7 +68,8 @@ async fn somebody_elses_budget_and_autoscaler_are_left_alone_and_the_rest_is_mad
     let budget = "/apis/policy/v1/namespaces/ml/poddisruptionbudgets/digits";
     world.server.add(budget, json!({"metadata": {"name": "digits"}}));
     let autoscaler = "/apis/autoscaling/v2/namespaces/ml/horizontalpodautoscalers/digits";
-    world.server.add(autoscaler, theirs.clone());
+    world.server.add(autoscaler, theirs);
+    let theirs = world.server.get("horizontalpodautoscalers/digits");
     let written = world.tick(10).await.unwrap();
     assert_eq!(written, ["PATCH deployments/digits", "PATCH modelfleets/digits/status"]);
     assert_eq!(world.server.get("horizontalpodautoscalers/digits"), theirs);

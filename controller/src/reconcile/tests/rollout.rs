@@ -1,17 +1,16 @@
-//! A version that replaces another.
+//! Rollout of a new version.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn the_load_of_a_version_counts_while_workers_of_the_fleet_serve_it() {
     let mut world = World::new(&json!({"scaling": {"max": 24, "holdSeconds": 0}})).await;
-    let pod = json!({"name": "digits-1", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"});
-    world.server.add("/api/v1/namespaces/ml/pods/digits-1", json!({"metadata": pod}));
+    world.server.add("/api/v1/namespaces/ml/pods/digits-1", pod());
     world.ticks(8, 1_500).await;
     assert_eq!(world.floor(), 4);
-    // A worker of version 2, which cannot carry the load yet: requests go to version 1.
+    // A worker of version 2, which cannot serve the load alone: requests go to version 1.
     let worker = world.broker.worker(QueueName::new("m", 2), WorkerId(2)).await.unwrap();
-    world.newer = Some((worker, word_of(2)));
+    world.newer = Some((worker, announcement_of(2)));
     world.ticks(100, 1_500).await;
     assert_eq!(world.floor(), 4);
 }

@@ -1,9 +1,9 @@
-//! What happens when others fall silent or fail.
+//! Missing reports, failures, and a process that does not lead.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn gateways_that_fall_silent_lower_nothing() {
+async fn missing_reports_of_gateways_lower_nothing() {
     let mut world = World::new(&json!({"scaling": {"max": 24, "holdSeconds": 0}})).await;
     world.ticks(8, 1_500).await;
     assert_eq!(world.floor(), 4);
@@ -20,7 +20,7 @@ async fn gateways_that_fall_silent_lower_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_fails_is_asked_again_later_each_time_and_nothing_is_lowered() {
+async fn turns_that_fail_at_the_api_server_pause_longer_each_time_and_lower_nothing() {
     let mut world = World::new(&json!({})).await;
     world.ticks(8, 1_500).await;
     world.server.refuse("deployments", 503);
@@ -43,7 +43,7 @@ async fn an_api_server_that_fails_is_asked_again_later_each_time_and_nothing_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_conflicts_is_tried_again() {
+async fn a_conflicting_write_is_retried() {
     let mut world = World::new(&json!({})).await;
     world.server.refuse("horizontalpodautoscalers/digits", 409);
     assert!(world.tick(10).await.is_err());
@@ -53,7 +53,7 @@ async fn a_write_that_conflicts_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_lead_writes_nothing_but_knows_the_load_when_it_does() {
+async fn a_process_that_does_not_lead_writes_nothing_but_knows_the_load_once_it_leads() {
     let mut world = World::new(&json!({})).await;
     world.leads.send_replace(false);
     for _ in 0..8 {

@@ -1,9 +1,9 @@
-//! Fleets without workers.
+//! Fleets at zero workers.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_fleet_goes_to_zero_and_comes_back() {
+async fn a_fleet_scales_to_zero_and_back() {
     let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60}});
     let mut world = World::new(&scaling).await;
     world.ticks(8, 10).await;
@@ -14,7 +14,7 @@ async fn a_fleet_goes_to_zero_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fleet_that_sleeps_lets_callers_wait_and_wakes_within_a_second() {
+async fn a_fleet_at_zero_promises_a_worker_and_starts_one_within_a_second_of_a_request() {
     let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60}});
     let mut world = World::new(&scaling).await;
     world.ticks(8, 10).await;
@@ -24,21 +24,21 @@ async fn a_fleet_that_sleeps_lets_callers_wait_and_wakes_within_a_second() {
     advance(TICK).await;
     world.turn().await.unwrap();
     assert!(world.is_promised().await);
-    advance(BLINK).await;
+    advance(WAKE_CHECK).await;
     assert_eq!(world.turn().await.unwrap(), [""; 0]);
     world.gateway.producer.submit(&queue(), &job()).await.unwrap();
-    advance(BLINK).await;
+    advance(WAKE_CHECK).await;
     let written = world.turn().await.unwrap();
     assert!(written.contains(&"PATCH deployments/digits/scale".to_owned()), "{written:?}");
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 1);
-    // Until the worker is there, as well.
+    // The promise holds until the worker is alive.
     advance(TICK).await;
     world.turn().await.unwrap();
     assert!(world.is_promised().await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_controller_that_starts_anew_promises_what_the_last_one_did() {
+async fn a_restarted_controller_renews_the_promises_of_the_previous_one() {
     let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60}});
     let mut world = World::new(&scaling).await;
     world.server.add(
@@ -46,7 +46,7 @@ async fn a_controller_that_starts_anew_promises_what_the_last_one_did() {
         json!({"metadata": {"name": "digits", "ownerReferences": [{"uid": "1234"}]},
             "spec": {"replicas": 0}}),
     );
-    world.context.controller.promise(&word()).await.unwrap();
+    world.context.controller.promise(&announcement()).await.unwrap();
     advance(batchfleet_broker::roles::PROMISED).await;
     assert!(!world.is_promised().await);
     world.turn().await.unwrap();

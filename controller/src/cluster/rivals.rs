@@ -1,0 +1,31 @@
+//! Autoscalers that do not belong to a fleet but scale its Deployment. Pure.
+
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::{
+    ResourceExt,
+    api::{ApiResource, DynamicObject, GroupVersionKind},
+};
+
+use super::state::is_owned;
+use crate::crd::ModelFleet;
+
+/// KEDA's `ScaledObject`.
+pub(super) fn scaled_object() -> ApiResource {
+    let kind = GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject");
+    ApiResource::from_gvk_with_plural(&kind, "scaledobjects")
+}
+
+/// Whether this autoscaler scales the fleet's Deployment without belonging to the fleet.
+pub(super) fn is_rival(fleet: &ModelFleet, autoscaler: &HorizontalPodAutoscaler) -> bool {
+    let target = autoscaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
+    let name = fleet.name_any();
+    target.is_some_and(|target| target.kind == "Deployment" && target.name == name)
+        && !is_owned(fleet, autoscaler)
+}
+
+/// Whether this `ScaledObject` scales the fleet's Deployment.
+pub(super) fn scales(scaler: &DynamicObject, fleet: &ModelFleet) -> bool {
+    let target = &scaler.data["spec"]["scaleTargetRef"];
+    target["name"] == fleet.name_any()
+        && target["kind"].as_str().unwrap_or("Deployment") == "Deployment"
+}

@@ -1,0 +1,121 @@
+//! The objects of one fleet as they exist in the cluster, and what conflicts with them. Pure.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{Resource, ResourceExt, api::DynamicObject};
+
+use crate::crd::{ModelFleet, ScalingMode};
+
+/// The object that exists under the name of a fleet's object.
+#[derive(Clone, Debug)]
+pub(crate) enum Existing<K> {
+    /// None.
+    Absent,
+    /// The fleet's own.
+    Owned(Arc<K>),
+    /// One that the fleet does not own, which the controller never changes.
+    Foreign,
+}
+
+impl<K: Resource> Existing<K> {
+    pub(super) fn of(fleet: &ModelFleet, found: Option<Arc<K>>) -> Self {
+        match found {
+            None => Self::Absent,
+            Some(found) if is_owned(fleet, &*found) => Self::Owned(found),
+            Some(_) => Self::Foreign,
+        }
+    }
+}
+
+impl<K> Existing<K> {
+    pub(super) fn owned(&self) -> Option<&K> {
+        if let Self::Owned(object) = self { Some(object) } else { None }
+    }
+
+    fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign)
+    }
+}
+
+/// Whether a fleet owns an object.
+pub(super) fn is_owned(fleet: &ModelFleet, object: &impl Resource) -> bool {
+    let uid = fleet.uid();
+    object.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+}
+
+/// The objects of one fleet as they exist in the cluster.
+pub(crate) struct ClusterState {
+    pub(crate) deployment: Existing<Deployment>,
+    pub(crate) autoscaler: Existing<HorizontalPodAutoscaler>,
+    pub(crate) budget: Existing<PodDisruptionBudget>,
+    /// `None` if the Prometheus operator is not installed.
+    pub(crate) monitor: Option<Existing<DynamicObject>>,
+    /// The workers' pods, terminating ones included.
+    pub(crate) pods: Vec<Arc<Pod>>,
+    /// Another autoscaler of the same Deployment, by kind and name.
+    pub(crate) rival: Option<String>,
+}
+
+impl ClusterState {
+    /// Replicas of the Deployment; 0 if there is none.
+    pub(crate) fn ordered(&self) -> u32 {
+        let spec = self.deployment.owned().and_then(|deployment| deployment.spec.as_ref());
+        spec.map_or(0, |spec| count(spec.replicas.or(Some(1))))
+    }
+
+    /// Ready workers.
+    pub(crate) fn ready(&self) -> u32 {
+        let status = self.deployment.owned().and_then(|deployment| deployment.status.as_ref());
+        count(status.and_then(|status| status.ready_replicas))
+    }
+
+    /// What conflicts with a fleet in this scaling mode.
+    pub(crate) fn conflicts(&self, mode: ScalingMode) -> Conflicts {
+        let is_hpa = mode == ScalingMode::Hpa;
+        let autoscaler = "the HorizontalPodAutoscaler of the fleet's name".to_owned();
+        let foreign = (is_hpa && self.autoscaler.is_foreign()).then_some(autoscaler);
+        let rival = self.rival.clone().filter(|_| mode != ScalingMode::External).or(foreign);
+        let kinds = [
+            ("Deployment", self.deployment.is_foreign()),
+            ("PodDisruptionBudget", self.budget.is_foreign()),
+            ("PodMonitor", self.monitor.as_ref().is_some_and(Existing::is_foreign)),
+        ];
+        let kinds: Vec<_> = kinds.iter().filter(|(_, foreign)| *foreign).map(|(k, _)| *k).collect();
+        Conflicts {
+            scaling: rival.map(|rival| {
+                format!(
+                    "{rival} does not belong to this fleet, and scales its Deployment or takes the \
+                     name of its autoscaler: delete it, or set scaling.mode to external"
+                )
+            }),
+            foreign: (!kinds.is_empty()).then(|| {
+                format!(
+                    "{} of the fleet's name does not belong to this fleet and is not changed: \
+                     delete it, or rename the fleet",
+                    kinds.join(" and ")
+                )
+            }),
+            blocks_writes: self.deployment.is_foreign()
+                || self.rival.is_some() && mode != ScalingMode::External,
+        }
+    }
+}
+
+/// What conflicts with the objects of a fleet, in sentences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Conflicts {
+    /// Something else scales the fleet's Deployment.
+    pub(crate) scaling: Option<String>,
+    /// Objects of others have the names of the fleet's objects.
+    pub(crate) foreign: Option<String>,
+    /// Whether the controller may write nothing but the status.
+    pub(crate) blocks_writes: bool,
+}
+
+fn count(number: Option<i32>) -> u32 {
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
+}

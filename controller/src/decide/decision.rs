@@ -1,0 +1,95 @@
+//! What a decision is made from, and what it consists of.
+
+use std::{iter, time::Duration};
+
+use batchfleet_broker::{ObservedWorker, Wish};
+use batchfleet_policy::ScaleBound;
+
+use crate::meter::Reading;
+
+/// Period of the decisions about a fleet.
+pub(crate) const TICK: Duration = Duration::from_secs(5);
+
+/// What is known of a fleet at the time of a decision.
+#[derive(Clone, Debug)]
+pub(crate) struct FleetInput {
+    /// Traffic that gateways counted; `None` if no gateway has reported lately.
+    pub(crate) reading: Option<Reading>,
+    /// Jobs that no worker has claimed.
+    pub(crate) waiting: u64,
+    /// Workers of the fleet, dead ones included.
+    pub(crate) workers: Vec<ObservedWorker>,
+    /// Ready workers.
+    pub(crate) ready: u32,
+    /// Replicas of the Deployment.
+    pub(crate) ordered: u32,
+    /// Measured cold start of a worker.
+    pub(crate) cold_start: Option<Duration>,
+    /// Whether no worker has ever served the model, so that gateways do not know it.
+    pub(crate) is_new: bool,
+}
+
+/// The size of a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FleetSize {
+    /// The least number of workers.
+    pub(crate) floor: u32,
+    /// Jobs that may wait per worker before the autoscaler adds workers.
+    pub(crate) depth_per_worker: u32,
+}
+
+/// A decision about a fleet, and the figures behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Decision {
+    /// For the cluster.
+    pub(crate) size: FleetSize,
+    /// The batch target of the workers.
+    pub(crate) wish: Wish,
+    /// What decided the number of workers.
+    pub(crate) reason: Reason,
+    /// N; `None` while no worker has announced its batch times.
+    pub(crate) n: Option<u32>,
+    /// Offered rows per second; `None` while unknown.
+    pub(crate) offered: Option<f64>,
+    /// Rows per second that all living workers together serve within the latency target.
+    pub(crate) capacity: Option<f64>,
+    /// κ: the share of its measured capacity that the fleet has been seen to deliver.
+    pub(crate) trust: f64,
+    /// Seconds within which 99 % of recent requests were answered.
+    pub(crate) p99: Option<f64>,
+    /// Whether not even a batch of one row meets the latency target.
+    pub(crate) is_infeasible: bool,
+    /// Whether gateways may let requests wait for a worker: none is alive, but one is starting or
+    /// will start at the first request.
+    pub(crate) promises: bool,
+    /// The reason as a sentence.
+    pub(crate) explanation: String,
+}
+
+/// What decided the number of workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// `replicas` of the spec.
+    Pinned,
+    /// No worker has announced its batch times, so the number stays as it is.
+    NoSpeed,
+    /// The load, within the bounds of the spec.
+    Scaled(ScaleBound),
+}
+
+impl Reason {
+    /// Every reason.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let scaled = ScaleBound::ALL.iter().copied().map(Self::Scaled);
+        iter::once(Self::Pinned).chain([Self::NoSpeed]).chain(scaled)
+    }
+
+    /// The bounded label of metrics.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned",
+            Self::NoSpeed => "no_speed",
+            Self::Scaled(bound) => bound.code(),
+        }
+    }
+}
