@@ -18,7 +18,7 @@ const STYLE: &str = "svg{font:12px sans-serif}.title{font-size:14px;font-weight:
 
 /// A named line of a chart.
 #[derive(Clone, Debug)]
-pub struct Series {
+pub struct Polyline {
     /// The name in the legend.
     pub name: &'static str,
     /// The points (x, y), from left to right.
@@ -33,7 +33,7 @@ pub struct Chart {
     /// Labels of the x axis: position and text.
     pub x_marks: Vec<(f64, String)>,
     /// The lines.
-    pub series: Vec<Series>,
+    pub series: Vec<Polyline>,
 }
 
 /// Draws charts below each other, as a self-contained SVG image.
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_series_is_a_path_within_the_plot_area() {
-        let series = vec![Series { name: "a", points: vec![(0.0, 0.0), (1.0, 4.0)] }];
+        let series = vec![Polyline { name: "a", points: vec![(0.0, 0.0), (1.0, 4.0)] }];
         let chart = Chart { title: "t", x_marks: vec![(1.0, "1".to_owned())], series };
         let drawn = svg(&[chart]);
         assert!(drawn.contains("M70.0 220.0L835.0 30.0"), "{drawn}");

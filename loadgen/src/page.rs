@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     Report, Second, Summary,
-    chart::{self, Chart, Series},
+    chart::{self, Chart, Polyline},
 };
 
 const STYLE: &str = "body{font:15px sans-serif;max-width:900px;margin:2em auto;padding:0 1em}\
@@ -41,7 +41,7 @@ fn distribution(report: &Report) -> Chart {
     Chart {
         title: "latency by quantile, ms",
         x_marks: marks.map(|(text, nines)| (nines, text.to_owned())).into(),
-        series: vec![Series { name: "latency", points: nines.map(|n| (n, at(n))).collect() }],
+        series: vec![Polyline { name: "latency", points: nines.map(|n| (n, at(n))).collect() }],
     }
 }
 
@@ -74,16 +74,16 @@ fn latency(report: &Report) -> Chart {
     )
 }
 
-fn over_seconds(report: &Report, title: &'static str, series: Vec<Series>) -> Chart {
+fn over_seconds(report: &Report, title: &'static str, series: Vec<Polyline>) -> Chart {
     let numbers = report.timeline.iter().map(|second| second.number);
     let apart = (report.timeline.len() as u64 / TIME_MARKS).max(1);
     let marked = numbers.filter(|number| number % apart == 0);
     Chart { title, x_marks: marked.map(|n| (float(n), format!("{n} s"))).collect(), series }
 }
 
-fn series(report: &Report, name: &'static str, of: impl Fn(&Second) -> f64) -> Series {
+fn series(report: &Report, name: &'static str, of: impl Fn(&Second) -> f64) -> Polyline {
     let points = report.timeline.iter().map(|second| (float(second.number), of(second))).collect();
-    Series { name, points }
+    Polyline { name, points }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]

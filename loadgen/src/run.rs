@@ -173,7 +173,7 @@ struct Run {
 }
 
 impl Run {
-    fn record(&self, turn: Turn, sent: Instant, outcome: RequestOutcome, dropped: u64) {
+    fn record(&self, turn: Turn, sent: Instant, outcome: Verdict, dropped: u64) {
         let now = Instant::now();
         let measured_from = self.schedule.measured_from;
         let window = Window {
@@ -223,13 +223,13 @@ async fn user(run: Arc<Run>, mut connection: Connection) {
 }
 
 /// The result of a request; `trouble` describes what was wrong with it, empty if nothing was.
-struct RequestOutcome {
+struct Verdict {
     ending: Ending,
     trouble: String,
 }
 
 /// Sends a request, with the retries of the plan.
-async fn ask(run: &Run, index: u64, connection: &mut Connection) -> RequestOutcome {
+async fn ask(run: &Run, index: u64, connection: &mut Connection) -> Verdict {
     for again in 1..run.tries {
         let outcome = ask_once(&*run.workload, index, connection).await;
         if !matches!(outcome.ending, Ending::Refused(_) | Ending::Failed) {
@@ -242,11 +242,7 @@ async fn ask(run: &Run, index: u64, connection: &mut Connection) -> RequestOutco
     ask_once(&*run.workload, index, connection).await
 }
 
-async fn ask_once(
-    workload: &dyn Workload,
-    index: u64,
-    connection: &mut Connection,
-) -> RequestOutcome {
+async fn ask_once(workload: &dyn Workload, index: u64, connection: &mut Connection) -> Verdict {
     let (ending, trouble) = match connection.ask(workload.request(index)).await {
         Ok((StatusCode::OK, answer)) => match workload.check(index, &answer) {
             Ok(()) => (Ending::Right, String::new()),
@@ -260,7 +256,7 @@ async fn ask_once(
         Err(Lost::HungUp) => (Ending::HungUp, String::new()),
         Err(lost) => (Ending::Failed, lost.to_string()),
     };
-    RequestOutcome { ending, trouble }
+    Verdict { ending, trouble }
 }
 
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {

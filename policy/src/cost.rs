@@ -46,12 +46,12 @@ pub struct CostModel {
     fixed_sizes: bool,
     gain: f64,
     /// The latest batches, oldest first.
-    recent: [RecentBatch; RECENT],
+    recent: [BatchSample; RECENT],
 }
 
 /// A batch that has run.
 #[derive(Clone, Copy, Debug)]
-struct RecentBatch {
+struct BatchSample {
     /// Its entry in the table; `None` for the placeholders of a new model.
     entry: Option<usize>,
     /// Measured over tabulated time, t / T(b).
@@ -75,7 +75,7 @@ impl CostModel {
             return None;
         }
         let table = monotone(&measured);
-        let recent = [RecentBatch { entry: None, x: 1.0 }; RECENT];
+        let recent = [BatchSample { entry: None, x: 1.0 }; RECENT];
         Some(Self { measured, table, fixed_sizes: false, gain: 1.0, recent })
     }
 
@@ -163,10 +163,10 @@ impl CostModel {
         let x = took.as_secs_f64() / self.interpolate(rows);
         let entry = self.at_or_above(rows).min(self.table.len() - 1);
         self.recent.rotate_left(1);
-        self.recent[RECENT - 1] = RecentBatch { entry: Some(entry), x };
+        self.recent[RECENT - 1] = BatchSample { entry: Some(entry), x };
         let all = median(self.recent.iter().map(|batch| batch.x).collect());
         self.gain = toward(self.gain, all / self.gain, LARGEST_STEP, GAIN_RATE);
-        let is_other = |batch: &&RecentBatch| batch.entry.is_some_and(|other| other != entry);
+        let is_other = |batch: &&BatchSample| batch.entry.is_some_and(|other| other != entry);
         let others: Vec<f64> = self.recent.iter().filter(is_other).map(|batch| batch.x).collect();
         if others.len() > 1 {
             let size = &mut self.measured[entry].1;

@@ -1,6 +1,6 @@
 //! The chart of a simulation: offered and missed requests and the number of workers, over time.
 
-use batchfleet_loadgen::chart::{Chart, Series, svg};
+use batchfleet_loadgen::chart::{Chart, Polyline, svg};
 
 use crate::{
     engine::Scenario,
@@ -16,7 +16,7 @@ pub(crate) fn draw(scenario: &Scenario, outcome: &SimulationOutcome) -> String {
     let seconds = scenario.duration / outcome.intervals.len() as f64;
     let series = |name, value: &dyn Fn(&Interval) -> f64| {
         let starts = (0..).map(|n| f64::from(n) * seconds);
-        Series { name, points: starts.zip(outcome.intervals.iter().map(value)).collect() }
+        Polyline { name, points: starts.zip(outcome.intervals.iter().map(value)).collect() }
     };
     let offered = series("offered", &|interval| f64::from(interval.offered) / seconds);
     let missed = series("missed", &|interval| f64::from(interval.missed) / seconds);

@@ -21,7 +21,7 @@ pub struct PolicyPilot {
     workers: Vec<WorkerState>,
     /// The worker whose batch ended last.
     last: usize,
-    scaling: Scaling,
+    scaling: ScalingMode,
 }
 
 /// The measurements of one worker.
@@ -33,7 +33,7 @@ struct WorkerState {
 
 /// How the number of workers is decided.
 #[derive(Clone, Debug)]
-enum Scaling {
+enum ScalingMode {
     /// The number stays.
     Fixed,
     /// By the policy; the factor multiplies the capacity of workers that the policy sees.
@@ -47,7 +47,7 @@ impl PolicyPilot {
     /// workers.
     pub fn new(fresh: CostModel, max_batch: u32, slo: Duration) -> Self {
         let policy = BatchPolicy::new(BatchMode::Auto, max_batch, slo);
-        let (workers, scaling) = (Vec::new(), Scaling::Fixed);
+        let (workers, scaling) = (Vec::new(), ScalingMode::Fixed);
         Self { policy, deadline: None, fresh, workers, last: 0, scaling }
     }
 
@@ -75,14 +75,14 @@ impl PolicyPilot {
     /// Scales by the policy, which sees the capacity of workers multiplied by `error`.
     #[must_use]
     pub fn scaling(mut self, policy: ScalePolicy, error: f64) -> Self {
-        self.scaling = Scaling::Rule(policy, Box::default(), error);
+        self.scaling = ScalingMode::Rule(policy, Box::default(), error);
         self
     }
 
     /// Scales by a plan with one number of workers per tick.
     #[must_use]
     pub fn following(mut self, plan: Vec<u32>) -> Self {
-        self.scaling = Scaling::Plan(plan.into_iter());
+        self.scaling = ScalingMode::Plan(plan.into_iter());
         self
     }
 
@@ -139,12 +139,12 @@ impl Pilot for PolicyPilot {
         let policy = self.policy;
         let cost = self.workers.get(self.last).map_or(&self.fresh, |state| &state.cost);
         match &mut self.scaling {
-            Scaling::Fixed => None,
-            Scaling::Rule(rule, scaler, error) => {
+            ScalingMode::Fixed => None,
+            ScalingMode::Rule(rule, scaler, error) => {
                 let capacity = |workers| *error * policy.capacity(cost, workers);
                 Some(scaler.decide(rule, now, seen, capacity).replicas)
             }
-            Scaling::Plan(plan) => plan.next(),
+            ScalingMode::Plan(plan) => plan.next(),
         }
     }
 }

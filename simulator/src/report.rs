@@ -26,14 +26,14 @@ pub(crate) const FEW: f64 = 0.01;
 /// The outcome for one choice of the number of workers.
 pub(crate) struct ReportRow {
     /// How the number of workers was chosen.
-    pub(crate) workers: Workers,
+    pub(crate) workers: FleetSizing,
     /// The outcome.
     pub(crate) outcome: SimulationOutcome,
 }
 
 /// How the number of workers is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Workers {
+pub(crate) enum FleetSizing {
     /// Constant, as given by `--workers`.
     Given,
     /// By the policy.
@@ -46,7 +46,7 @@ pub(crate) enum Workers {
     Clairvoyant,
 }
 
-impl fmt::Display for Workers {
+impl fmt::Display for FleetSizing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Given => f.pad("as given by --workers"),
@@ -142,12 +142,11 @@ impl SimulationReport<'_> {
             (fewest, most) => writeln!(f, "You need {fewest} to {most}.")?,
         }
         let hours = |row: &&ReportRow| row.outcome.worker_seconds;
-        let good = self
-            .rows
-            .iter()
-            .filter(|row| row.workers != Workers::Clairvoyant && row.outcome.missed_share() <= FEW);
+        let good = self.rows.iter().filter(|row| {
+            row.workers != FleetSizing::Clairvoyant && row.outcome.missed_share() <= FEW
+        });
         match good.min_by(|a, b| hours(a).total_cmp(&hours(b))) {
-            Some(row) if row.workers != Workers::Scaled => {
+            Some(row) if row.workers != FleetSizing::Scaled => {
                 writeln!(f, "The cheapest with less than 1 % missed: {}.", row.workers)
             }
             _ => Ok(()),

@@ -16,7 +16,7 @@ use crate::{
     outcome::SimulationOutcome,
     pilot::PolicyPilot,
     plan,
-    report::{FEW, ReportRow, SimulationReport, Workers},
+    report::{FEW, FleetSizing, ReportRow, SimulationReport},
     settings::SimulateSettings,
 };
 
@@ -54,7 +54,7 @@ fn rows(settings: &SimulateSettings, scenario: &Scenario, pilot: &PolicyPilot) -
     let row = |workers, outcome| ReportRow { workers, outcome };
     if let Some(workers) = settings.workers {
         let outcome = Scenario { workers, ..scenario.clone() }.run(&mut pilot.clone());
-        return vec![row(Workers::Given, outcome)];
+        return vec![row(FleetSizing::Given, outcome)];
     }
     let max = settings.max_workers.max(1);
     let scaled = |min: u32| {
@@ -65,17 +65,17 @@ fn rows(settings: &SimulateSettings, scenario: &Scenario, pilot: &PolicyPilot) -
         scenario.run(&mut pilot.clone().scaling(rule, 1.0))
     };
     let min = settings.min_workers.min(max);
-    let mut rows = vec![row(Workers::Scaled, scaled(min))];
+    let mut rows = vec![row(FleetSizing::Scaled, scaled(min))];
     let few_enough = |outcome: &SimulationOutcome| outcome.missed_share() <= FEW;
     if !few_enough(&rows[0].outcome) {
         let more = (min + 1..=max).map(|min| (min, scaled(min)));
         let kept = more.into_iter().find(|(_, outcome)| few_enough(outcome));
-        rows.extend(kept.map(|(min, outcome)| row(Workers::AtLeast(min), outcome)));
+        rows.extend(kept.map(|(min, outcome)| row(FleetSizing::AtLeast(min), outcome)));
     }
     let fewest = plan::fewest(scenario, pilot, max);
-    rows.extend(fewest.map(|(workers, outcome)| row(Workers::Constant(workers), outcome)));
+    rows.extend(fewest.map(|(workers, outcome)| row(FleetSizing::Constant(workers), outcome)));
     let clairvoyant = plan::clairvoyant(scenario, pilot, max);
-    rows.extend(clairvoyant.map(|outcome| row(Workers::Clairvoyant, outcome)));
+    rows.extend(clairvoyant.map(|outcome| row(FleetSizing::Clairvoyant, outcome)));
     rows
 }
 
