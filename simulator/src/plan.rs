@@ -48,8 +48,8 @@ fn plan(scenario: &Scenario, pilot: &PolicyPilot, max: u32, headroom: f64) -> Ve
     }
     let needed = |count: &u32| {
         let rate = headroom * f64::from(*count) / tick;
-        let copes = |&workers: &u32| f64::from(workers) * pilot.capacity(workers) >= rate;
-        (1..=max).find(copes).unwrap_or(max)
+        let capacity = |workers| pilot.capacity(workers);
+        batchfleet_policy::fewest(rate, 1.0, max, capacity).unwrap_or(max).max(1)
     };
     let needed: Vec<u32> = counts.iter().map(needed).collect();
     let ahead = ticks(scenario.cold_start.as_secs_f64()) + 1;

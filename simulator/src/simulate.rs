@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use batchfleet_policy::ScalePolicy;
+use batchfleet_policy::{ScalePolicy, fewest};
 
 use crate::{
     drawing,
@@ -85,9 +85,9 @@ fn at_start(scenario: &Scenario, pilot: &PolicyPilot, rule: ScalePolicy) -> u32 
     let count = scenario.arrivals.partition_point(|&at| at < window);
     #[expect(clippy::cast_precision_loss, reason = "requests of a minute")]
     let rate = count as f64 / window;
-    let copes =
-        |&workers: &u32| rule.utilization * f64::from(workers) * pilot.capacity(workers) >= rate;
-    (rule.min.max(1)..rule.max).find(copes).unwrap_or(rule.max)
+    let capacity = |workers| pilot.capacity(workers);
+    let workers = fewest(rate, rule.utilization, rule.max, capacity).unwrap_or(rule.max);
+    workers.clamp(rule.min.max(1), rule.max)
 }
 
 fn check_goals() -> Result<(), SimulateError> {

@@ -1,4 +1,4 @@
-//! What the decisions must reach, in simulation. `batchfleet simulate --goals` prints the same.
+//! The goals of the decisions, measured in simulation; `batchfleet simulate --goals` prints the same.
 
 use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet};
 
@@ -10,17 +10,17 @@ fn all_reached(goals: &[Goal]) -> bool {
 }
 
 #[test]
-fn the_target_is_kept_at_95_percent_of_the_load_at_which_the_best_fixed_size_keeps_it() {
+fn the_capacity_is_at_least_95_percent_of_that_of_the_best_fixed_n() {
     assert!(all_reached(&capacity::cases().map(|case| case.goal(&InProcess))));
 }
 
 #[test]
-fn batching_costs_nothing_where_it_is_not_needed_and_less_than_taking_all_where_it_is() {
+fn latency_is_low_at_low_load_and_better_than_claiming_all_at_70_percent() {
     assert!(all_reached(&batches::latency(&InProcess)));
 }
 
 #[test]
-fn too_much_load_is_refused_nearly_as_well_as_if_the_future_were_known() {
+fn requests_on_time_under_overload_are_close_to_the_exact_optimum() {
     assert!(all_reached(&batches::on_time(&InProcess)));
 }
 
@@ -34,7 +34,7 @@ fn choosing_n_takes_less_than_10_microseconds() {
     assert!(all_reached(&batches::cost_of_a_decision()));
 }
 
-/// Workers follow this load at a cost near that of knowing the future, and few requests are missed.
+/// Whether scaling under this load reaches its goals for missed requests and worker-hours.
 fn follows(name: &str) -> bool {
     let case = fleet::cases().into_iter().find(|case| case.name.starts_with(name));
     case.is_some_and(|case| all_reached(&case.goals(&InProcess)))
@@ -61,11 +61,11 @@ fn workers_follow_a_flash_crowd_as_fast_as_a_cold_start_lets_them() {
 }
 
 #[test]
-fn workers_follow_a_load_that_goes_on_and_off() {
+fn workers_follow_an_on_off_load() {
     assert!(follows("on and off"));
 }
 
 #[test]
-fn a_steady_load_moves_nothing_and_a_wrong_capacity_is_found_out() {
+fn workers_are_constant_under_a_steady_load_and_a_wrong_capacity_is_corrected() {
     assert!(all_reached(&fleet::steadiness(&InProcess)));
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use batchfleet_policy::ScalePolicy;
+use batchfleet_policy::{ScalePolicy, UTILIZATION, fewest};
 
 use super::goal::{Candidate, Goal, InProcess, SLO};
 use crate::{
@@ -71,8 +71,8 @@ fn model() -> Curve {
 
 /// A fleet that starts with the workers that the initial rate needs.
 fn scenario(load: &ArrivalPattern, rate: f64, known: &PolicyPilot) -> Scenario {
-    let copes = |&workers: &u32| 0.88 * f64::from(workers) * known.capacity(workers) >= rate;
-    let workers = (1..MOST).find(copes).unwrap_or(MOST);
+    let capacity = |workers| known.capacity(workers);
+    let workers = fewest(rate, UTILIZATION, MOST, capacity).unwrap_or(MOST);
     let fleet = Scenario::new(model(), load.arrivals(HOUR, SEED), HOUR, workers);
     Scenario { cold_start: COLD_START, ..fleet }
 }
