@@ -7,11 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
     Broker, BrokerError, Datatype, Delivery, GatewayId, GatewayRoles, Inbound, Job, Priority,
@@ -20,6 +16,7 @@ use batchfleet_broker::{
 };
 use batchfleet_testkit::RedisServer;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
     task::JoinSet,
@@ -107,7 +104,7 @@ impl Gateway {
         while Instant::now() < until {
             let (sender, reply) = oneshot::channel();
             let id = RequestId::random();
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+            self.waiting.lock().insert(id, sender);
             let job = Job {
                 id,
                 gateway: self.id,
@@ -134,7 +131,7 @@ impl Gateway {
         let mut inbox = self.replies.lock().await;
         loop {
             if let Inbound::Replies(replies) = inbox.receive().await {
-                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut waiting = self.waiting.lock();
                 for reply in replies {
                     if let Some(caller) = waiting.remove(&reply.id) {
                         // The caller may have given up.

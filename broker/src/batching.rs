@@ -139,7 +139,7 @@ pub struct RecentBatch {
 }
 
 /// Why a batch was released to the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumCount, strum::FromRepr)]
 #[repr(u8)]
 pub enum Release {
     /// No more rows fit.
@@ -158,7 +158,7 @@ pub enum Release {
 
 impl Release {
     /// Every reason, in the order of its wire code.
-    pub const ALL: [Self; 6] =
+    pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] =
         [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Suspect];
 
     /// The bounded `reason` label of metrics, and the text in explanations.
@@ -179,8 +179,8 @@ impl Release {
     }
 
     /// The reason with this wire code.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|release| release.code() == code)
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Self::from_repr(code)
     }
 }
 

@@ -52,7 +52,19 @@ pub struct ShardId(pub u16);
 
 /// The class of a request. Workers fill their batches from all classes, mostly from the highest;
 /// within a class the oldest request comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumCount,
+    strum::FromRepr,
+)]
 #[repr(u8)]
 pub enum Priority {
     /// Refused last, served first.
@@ -66,7 +78,8 @@ pub enum Priority {
 
 impl Priority {
     /// Every class, highest first, in the order of its wire code.
-    pub const ALL: [Self; 3] = [Self::Critical, Self::Default, Self::Sheddable];
+    pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] =
+        [Self::Critical, Self::Default, Self::Sheddable];
 
     /// The name in keys, headers and metrics.
     pub const fn name(self) -> &'static str {
@@ -83,8 +96,8 @@ impl Priority {
     }
 
     /// The class with this wire code.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|priority| priority.code() == code)
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Self::from_repr(code)
     }
 }
 

@@ -110,7 +110,7 @@ pub struct ReplyError {
 }
 
 /// The kinds of failure a worker reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumCount, strum::FromRepr)]
 #[repr(u8)]
 pub enum Failure {
     /// The input does not fit the model, which only the model could find out.
@@ -128,7 +128,7 @@ pub enum Failure {
 
 impl Failure {
     /// Every failure, in the order of its wire code.
-    pub const ALL: [Self; 5] =
+    pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] =
         [Self::BadInput, Self::Model, Self::Expired, Self::Poison, Self::Unawaited];
 
     /// The code on the wire.
@@ -137,8 +137,8 @@ impl Failure {
     }
 
     /// The failure with this wire code.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|failure| failure.code() == code)
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Self::from_repr(code)
     }
 }
 

@@ -6,7 +6,18 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Element type of a tensor, by its Open Inference Protocol name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::EnumCount,
+    strum::FromRepr,
+)]
 #[serde(rename_all = "UPPERCASE")]
 #[repr(u8)]
 pub enum Datatype {
@@ -42,7 +53,7 @@ pub enum Datatype {
 
 impl Datatype {
     /// Every datatype, in the order of its wire code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] = [
         Self::Bool,
         Self::Uint8,
         Self::Uint16,
@@ -96,8 +107,8 @@ impl Datatype {
     }
 
     /// The datatype with this wire code.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|datatype| datatype.code() == code)
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Self::from_repr(code)
     }
 }
 
