@@ -18,7 +18,7 @@ pub(crate) use self::{
 };
 use crate::error::InferError;
 
-/// The memory for bodies: how many bytes this process may hold, and how many it holds.
+/// The memory budget for bodies: the most bytes that this process may hold, and those it holds now.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
     most: usize,

@@ -39,7 +39,7 @@ pub(crate) trait RequestOrigin {
     fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]>;
 }
 
-/// Access control for all clients.
+/// The access control of a gateway.
 #[derive(Debug)]
 pub(crate) struct Clients {
     keys: Option<KeyFile>,

@@ -14,7 +14,7 @@ pub(super) enum ClientId {
     Key(Arc<str>),
     /// The client at this address.
     Address(IpAddr),
-    /// All clients beyond the most that have a share of their own.
+    /// All clients without a share of their own, because too many others have one.
     Others,
 }
 

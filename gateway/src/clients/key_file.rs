@@ -24,7 +24,7 @@ pub enum KeysError {
     /// The file does not exist, or this process may not read it.
     #[error("cannot read --api-keys {}: {}", .0.display(), .1)]
     Unreadable(PathBuf, #[source] io::Error),
-    /// A line of the file is wrong.
+    /// A line of the file is malformed.
     #[error("--api-keys {}, {}", .0.display(), .1)]
     Malformed(PathBuf, String),
 }

@@ -19,7 +19,7 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// The line that is wrong, and how.
+    /// The number of the malformed line, and what is wrong with it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let entries =
             if key_toml::is_toml(text) { key_toml::parse(text) } else { key_lines::parse(text) };

@@ -1,6 +1,6 @@
 //! The live controls: callers that load a model, and another latency target for it.
 //!
-//! An open live page renews them every few seconds. They are reset once no page does.
+//! An open live page renews the controls every 2 s. The gateway resets them when no page does.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::{
 
 /// The most callers that a page may set.
 pub(super) const MOST_CALLERS: usize = 256;
-/// How long controls last after a page last renewed them; a page renews them every 2 s.
+/// How long the controls last without a renewal.
 const LIFETIME: Duration = Duration::from_secs(6);
 
 /// What live pages control. The default controls nothing.
@@ -22,9 +22,9 @@ const LIFETIME: Duration = Duration::from_secs(6);
 pub struct LiveControls {
     /// The model version under control; `None` if nothing is.
     pub queue: Option<QueueName>,
-    /// How many callers send requests to it, each the next one when the last one is answered.
+    /// The number of callers, each with one request at a time.
     pub callers: usize,
-    /// The latency target from which its N should follow; `None` for the worker's own target.
+    /// The latency target of the model version; `None` for the worker's own target.
     pub slo: Option<Duration>,
 }
 

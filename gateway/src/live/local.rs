@@ -1,11 +1,12 @@
-//! Whether a request was sent by a browser on this machine, to this machine by its own name.
+//! Recognizes requests of browsers on this machine.
 
 use std::net::IpAddr;
 
 use actix_web::{HttpRequest, http::header};
 
-/// Checks the peer address, that no proxy forwarded the request, and the `Host` header: a foreign
-/// name may have been made to resolve to this machine.
+/// Whether a browser on this machine sent the request. The peer address is a loopback address, no
+/// proxy has forwarded the request, and `Host` is this machine's own name: another site's name could
+/// resolve to this machine.
 pub(super) fn is_local(request: &HttpRequest) -> bool {
     let headers = request.headers();
     let peer = request.peer_addr().is_some_and(|peer| peer.ip().is_loopback());
