@@ -115,12 +115,12 @@ pub struct Families {
 
 impl Families {
     /// Registers with `registry`.
-    pub fn new(registry: &Registry) -> Self {
+    fn new(registry: &Registry) -> Self {
         Self { registry: registry.clone(), described: Vec::new() }
     }
 
     /// The definitions of the metrics made so far.
-    pub fn described(self) -> Vec<Described> {
+    fn described(self) -> Vec<Described> {
         self.described
     }
 
@@ -142,52 +142,6 @@ impl Families {
         self.described.push(Described { kind: M::KIND, family });
         Ok(metric)
     }
-
-    /// A counter. To be replaced by [`metrics!`](crate::metrics!).
-    ///
-    /// # Errors
-    ///
-    /// As [`add`](Self::add).
-    pub fn counter(&mut self, family: Family) -> Result<IntCounterVec> {
-        self.add(family, &[])
-    }
-
-    /// A gauge of whole numbers. To be replaced by [`metrics!`](crate::metrics!).
-    ///
-    /// # Errors
-    ///
-    /// As [`add`](Self::add).
-    pub fn gauge(&mut self, family: Family) -> Result<IntGaugeVec> {
-        self.add(family, &[])
-    }
-
-    /// A gauge of any numbers. To be replaced by [`metrics!`](crate::metrics!).
-    ///
-    /// # Errors
-    ///
-    /// As [`add`](Self::add).
-    pub fn measure(&mut self, family: Family) -> Result<GaugeVec> {
-        self.add(family, &[])
-    }
-
-    /// A histogram. To be replaced by [`metrics!`](crate::metrics!).
-    ///
-    /// # Errors
-    ///
-    /// As [`add`](Self::add).
-    pub fn histogram(&mut self, family: Family, bounds: &[f64]) -> Result<HistogramVec> {
-        self.add(family, bounds)
-    }
-}
-
-/// A [`Family`]. To be replaced by [`metrics!`](crate::metrics!).
-pub const fn family(
-    name: &'static str,
-    unit: &'static str,
-    labels: &'static [&'static str],
-    help: &'static str,
-) -> Family {
-    Family { name, unit, labels, help }
 }
 
 /// The help text in the doc comment of a field of [`metrics!`](crate::metrics!).
