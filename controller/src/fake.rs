@@ -23,10 +23,10 @@ const OPTIONAL_GROUPS: [&str; 2] = ["/apis/keda.sh/v1alpha1", "/apis/monitoring.
 
 /// Clones share one server.
 #[derive(Clone, Default)]
-pub(crate) struct FakeApi(Arc<Mutex<State>>);
+pub(crate) struct FakeApi(Arc<Mutex<FakeState>>);
 
 #[derive(Default)]
-struct State {
+struct FakeState {
     objects: BTreeMap<String, Value>,
     version: u64,
     /// Every change: its version, the path of the object, and the event.
@@ -54,7 +54,7 @@ impl FakeApi {
         Client::new(service, "ml")
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FakeState> {
         self.0.lock().unwrap()
     }
 
@@ -133,7 +133,7 @@ impl FakeApi {
     }
 }
 
-impl State {
+impl FakeState {
     /// Opens a watch, which begins with the changes after the version in the query.
     fn watch(&mut self, path: &str, query: &str) -> Result<UnboundedReceiver<Bytes>, u16> {
         self.allow(path)?;

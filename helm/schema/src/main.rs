@@ -16,14 +16,14 @@ mod values;
 /// Writes values.schema.json beside the chart's values.yaml
 #[derive(Parser, Debug)]
 #[command(name = "batchfleet-schema", version)]
-struct Settings {
+struct SchemaSettings {
     /// Write nothing; exit with status 1 if the file is out of date
     #[arg(long)]
     check: bool,
 }
 
 fn main() -> Result<ExitCode> {
-    let settings = Settings::parse();
+    let settings = SchemaSettings::parse();
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../batchfleet");
     let (schema, path) = (schema(&chart)?, chart.join("values.schema.json"));
     if settings.check {
