@@ -4,10 +4,9 @@
 //! with its own clock, from the last change of the lease that it observed, because the clocks of
 //! machines differ. A leader that cannot renew stops before other candidates may take over.
 //!
-//! Of the crates for this, `kube-lease-manager` 0.13 and `kubert` 0.25 compare the leader's
-//! `renewTime` with the local wall clock, so that two controllers lead at once if their clocks
-//! differ by more than the lease's duration; `kubert` also needs kube 1. `kube` itself has no
-//! leader election.
+//! The crate for this, `kube-lease-manager` 0.13, compares the leader's `renewTime` with the local
+//! wall clock, so two controllers lead at once if their clocks differ by more than the lease's
+//! duration. `kube` itself has no leader election.
 
 use std::time::Duration;
 
