@@ -192,7 +192,7 @@ async fn requests_are_served_while_the_collector_is_unreachable() {
         assert_eq!(ask(&fleet, "").await.0, 200);
     }
     let complains = |line: &Value| {
-        line["message"].as_str().is_some_and(|text| text.contains("do not reach the collector"))
+        line["message"].as_str().is_some_and(|text| text.contains("failed to send traces"))
     };
     fleet.gateways[0].wait_for_log(complains).await.unwrap();
     for _ in 0..20 {
