@@ -1,14 +1,24 @@
 //! The trace of a request, as in [W3C Trace Context](https://www.w3.org/TR/trace-context/).
 
-use std::fmt;
+use std::{
+    fmt,
+    num::{NonZeroU64, NonZeroU128},
+};
 
 /// A span of a recorded trace; the work for a request is recorded as its children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace; not 0.
-    pub trace: u128,
-    /// The span in the trace; not 0.
-    pub span: u64,
+    /// The trace.
+    pub trace: NonZeroU128,
+    /// The span in the trace.
+    pub span: NonZeroU64,
+}
+
+impl TraceContext {
+    /// A span of a trace; `None` if an id is 0, which is not an id of either.
+    pub fn new(trace: u128, span: u64) -> Option<Self> {
+        Some(Self { trace: NonZeroU128::new(trace)?, span: NonZeroU64::new(span)? })
+    }
 }
 
 /// The `traceparent` of a caller.
@@ -30,10 +40,10 @@ impl TraceParent {
         let span = hexadecimal(fields.next()?, 16)?.try_into().ok()?;
         let flags = hexadecimal(fields.next()?, 2)?;
         let too_much = version == 0 && fields.next().is_some();
-        if version == 0xff || too_much || trace == 0 || span == 0 {
+        if version == 0xff || too_much {
             return None;
         }
-        Some(Self { context: TraceContext { trace, span }, sampled: flags & 1 == 1 })
+        Some(Self { context: TraceContext::new(trace, span)?, sampled: flags & 1 == 1 })
     }
 }
 
@@ -61,10 +71,8 @@ mod tests {
     fn a_header_has_the_span_of_the_caller_and_whether_it_is_sampled() {
         for (flags, sampled) in [("01", true), ("00", false), ("03", true), ("fe", false)] {
             let parent = TraceParent::parse(&format!("00-{TRACE}-b7ad6b7169203331-{flags}"));
-            let context = TraceContext {
-                trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
-                span: 0xb7ad_6b71_6920_3331,
-            };
+            let trace = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
+            let context = TraceContext::new(trace, 0xb7ad_6b71_6920_3331).unwrap();
             assert_eq!(parent, Some(TraceParent { context, sampled }), "{flags}");
             assert_eq!(context.to_string(), TRACE);
         }

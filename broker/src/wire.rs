@@ -61,6 +61,9 @@ pub enum WireError {
     /// No reason for the release of a batch has this code.
     #[error("unknown release code {0}")]
     Release(u8),
+    /// The id of a trace or span is 0.
+    #[error("the id of a trace or span is 0")]
+    ZeroId,
     /// No failure has this code.
     #[error("unknown failure code {0}")]
     Failure(u8),
@@ -101,8 +104,8 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
         put_text(out, output);
     }
     if let Some(TraceContext { trace, span }) = job.trace {
-        out.put_u128_le(trace);
-        out.put_u64_le(span);
+        out.put_u128_le(trace.get());
+        out.put_u64_le(span.get());
     }
 }
 
@@ -352,7 +355,7 @@ impl WireReader {
         if self.0.is_empty() {
             return Ok(None);
         }
-        Ok(Some(TraceContext { trace: self.u128()?, span: self.u64()? }))
+        TraceContext::new(self.u128()?, self.u64()?).ok_or(WireError::ZeroId).map(Some)
     }
 
     fn duration(&mut self) -> Result<Duration, WireError> {

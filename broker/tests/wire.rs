@@ -115,12 +115,14 @@ fn a_job_is_written_as_documented() {
 
 #[test]
 fn a_trace_is_at_the_end() {
-    let job = Job { trace: Some(TraceContext { trace: 3, span: 2 }), ..job() };
+    let job = Job { trace: TraceContext::new(3, 2), ..job() };
     let mut expected = JOB.to_vec();
     expected.extend([3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     expected.extend([2, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encode_job(&job), expected);
-    assert_eq!(decode_job(expected.into()).unwrap(), job);
+    assert_eq!(decode_job(expected.clone().into()).unwrap(), job);
+    expected[JOB.len()] = 0;
+    assert_eq!(decode_job(expected.into()), Err(WireError::ZeroId));
 }
 
 #[test]
@@ -248,7 +250,7 @@ prop_compose! {
         let (id, gateway) = (RequestId(id), GatewayId(gateway));
         let ttl = Duration::from_millis(ttl.into());
         let priority = Priority::ALL[priority];
-        let trace = trace.map(|(trace, span)| TraceContext { trace, span });
+        let trace = trace.and_then(|(trace, span)| TraceContext::new(trace, span));
         Job { id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs, trace }
     }
 }

@@ -33,7 +33,7 @@ impl Traces {
             return Trace::off();
         }
         let trace = parent.map(|parent| parent.context.trace);
-        let trace = trace.unwrap_or_else(|| rand::random_range(1..=u128::MAX));
+        let trace = trace.unwrap_or_else(rand::random);
         let parent = parent.map(|parent| parent.context.span);
         let now = Instant::now();
         let (name, attributes) = describe();

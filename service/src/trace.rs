@@ -5,7 +5,9 @@
 
 use std::{
     borrow::Cow,
-    fs, process,
+    fs,
+    num::{NonZeroU64, NonZeroU128},
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -52,15 +54,15 @@ pub struct TraceSettings {
     pub trace_endpoint: Option<Url>,
 }
 
-/// A span that has ended. Ids are never 0.
+/// A span that has ended.
 #[derive(Clone, Debug)]
 pub struct Span {
     /// Id of the trace.
-    pub trace: u128,
+    pub trace: NonZeroU128,
     /// Id of the span.
-    pub id: u64,
+    pub id: NonZeroU64,
     /// Id of the parent span.
-    pub parent: Option<u64>,
+    pub parent: Option<NonZeroU64>,
     /// The operation.
     pub name: Cow<'static, str>,
     /// The relation to the parent span.
@@ -72,7 +74,7 @@ pub struct Span {
     /// Attributes.
     pub attributes: Vec<KeyValue>,
     /// Related spans that are not the parent: ids of trace and span.
-    pub links: Vec<(u128, u64)>,
+    pub links: Vec<(NonZeroU128, NonZeroU64)>,
     /// The error, if the operation failed.
     pub error: Option<String>,
 }
@@ -80,14 +82,14 @@ pub struct Span {
 impl Span {
     /// An internal span with a random id, without attributes, links and error.
     pub fn new(
-        trace: u128,
-        parent: Option<u64>,
+        trace: NonZeroU128,
+        parent: Option<NonZeroU64>,
         name: impl Into<Cow<'static, str>>,
         [began, ended]: [Instant; 2],
     ) -> Self {
         Self {
             trace,
-            id: rand::random_range(1..=u64::MAX),
+            id: rand::random(),
             parent,
             name: name.into(),
             kind: SpanKind::Internal,
@@ -147,7 +149,9 @@ impl Tracer {
             links.links = span.links.iter().map(|&(trace, id)| link(trace, id)).collect();
             processor.on_end(SpanData {
                 span_context: context(span.trace, span.id, false),
-                parent_span_id: SpanId::from_bytes(span.parent.unwrap_or(0).to_be_bytes()),
+                parent_span_id: SpanId::from_bytes(
+                    span.parent.map_or(0, NonZeroU64::get).to_be_bytes(),
+                ),
                 parent_span_is_remote: span.kind != SpanKind::Internal,
                 span_kind: span.kind,
                 name: span.name,
@@ -240,13 +244,12 @@ fn resource(service: &str) -> Resource {
         .build()
 }
 
-fn link(trace: u128, id: u64) -> Link {
+fn link(trace: NonZeroU128, id: NonZeroU64) -> Link {
     Link::with_context(context(trace, id, true))
 }
 
-fn context(trace: u128, id: u64, remote: bool) -> SpanContext {
-    let (trace, id) =
-        (TraceId::from_bytes(trace.to_be_bytes()), SpanId::from_bytes(id.to_be_bytes()));
+fn context(trace: NonZeroU128, id: NonZeroU64, remote: bool) -> SpanContext {
+    let (trace, id) = (TraceId::from(trace.get()), SpanId::from(id.get()));
     SpanContext::new(trace, id, TraceFlags::SAMPLED, remote, TraceState::default())
 }
 

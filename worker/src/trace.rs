@@ -1,6 +1,8 @@
 //! The spans of traced requests: each request's wait and its batch. A batch is a span of its own,
 //! linked to the spans of all traced requests in it.
 
+use std::num::{NonZeroU64, NonZeroU128};
+
 use batchfleet_broker::{Delivery, TraceContext};
 use batchfleet_service::trace::{KeyValue, Span, SpanKind, Tracer};
 
@@ -25,7 +27,7 @@ pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &Eng
         attributes: attributes.clone(),
         links: traced.iter().map(|(_, context)| (context.trace, context.span)).collect(),
         error: error.clone(),
-        ..Span::new(rand::random_range(1..=u128::MAX), None, "batch", [run.began, split])
+        ..Span::new(rand::random(), None, "batch", [run.began, split])
     };
     let of_request = |(delivery, TraceContext { trace, span }): &(&Delivery, _)| {
         let travelled = Span {
@@ -51,7 +53,7 @@ pub(crate) fn not_run(tracer: &Tracer, delivery: &Delivery, why: &str) {
 }
 
 /// The wait for a worker.
-fn queued(delivery: &Delivery, trace: u128, parent: u64) -> Span {
+fn queued(delivery: &Delivery, trace: NonZeroU128, parent: NonZeroU64) -> Span {
     let claimed = delivery.claimed_at;
     let added = claimed.checked_sub(delivery.waited).unwrap_or(claimed);
     Span {

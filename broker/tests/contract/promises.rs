@@ -83,7 +83,7 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
         digest: wire::digest(&inputs),
         inputs: inputs.to_vec(),
         outputs: vec!["a".into(), "ß".into()],
-        trace: Some(batchfleet_broker::TraceContext { trace: 5, span: 6 }),
+        trace: batchfleet_broker::TraceContext::new(5, 6),
         ..gateway.job(0)
     };
     gateway.producer.submit(&queue(), &sent).await.unwrap();
