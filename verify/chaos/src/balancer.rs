@@ -1,4 +1,5 @@
-//! A load balancer like a Kubernetes service: sends each new connection to the next listed gateway.
+//! A TCP load balancer in place of a Kubernetes service: assigns new connections to the listed
+//! gateways round-robin.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -16,7 +17,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// A load balancer. Dropping it closes all its connections.
+/// A running load balancer; closes all connections on drop.
 pub(crate) struct Balancer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -55,7 +56,7 @@ impl Balancer {
         self.shared.listed.lock().retain(|listed| listed != address);
     }
 
-    /// Connections that a listed gateway refused.
+    /// The number of connections that a listed gateway refused.
     pub(crate) fn refused(&self) -> u64 {
         self.shared.refused.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Commands to Redis, sent by the trial rather than by the fleet.
+//! Commands that the trial itself sends to Redis.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-/// How long Redis may take to answer a command; a stopped Redis never answers.
+/// Timeout of a command; a stopped Redis never answers.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// A client of the fleet's Redis. Each command opens a new connection, because faults cut old ones.
@@ -27,7 +27,7 @@ impl Control {
         Self { url: url.to_owned() }
     }
 
-    /// Runs a command, given as its words.
+    /// Runs a command; `words` are its name and arguments.
     pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T> {
         let asked = async {
             let mut connection = self.connection().await?;

@@ -1,5 +1,5 @@
-//! Clients that misbehave as no HTTP library does: read or send one piece a second, or send large
-//! bodies all at once.
+//! Misbehaving clients, which no HTTP library provides: slow readers, slow senders, and a crowd
+//! that sends large bodies at the same time.
 
 use std::{
     io::{self, Read, Write},
@@ -22,11 +22,12 @@ use tokio::{
 
 use crate::fleet::ChaosFleet;
 
-/// The longest that a client waits for anything.
+/// Timeout of every wait of a client.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Connections that are opened at the same time: the servers' accept queues are bounded.
+/// Connections opened at the same time. More would overflow the gateways' accept queues.
 const CONNECTING: usize = 256;
-/// Bytes of a client's socket buffers: small, so that the server meets the client's own pace.
+/// Bytes of a client's socket buffers: small, so that the kernel does not hide a slow client from
+/// the server.
 const BUFFER: u32 = 8 * 1024;
 /// The pause between two requests of a probe.
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
@@ -50,7 +51,7 @@ pub(crate) fn request(bytes: usize) -> Vec<u8> {
     request
 }
 
-/// How many clients connect, and over which time, at random.
+/// A number of clients, which connect at random times within `spread`.
 #[derive(Clone, Copy)]
 pub(crate) struct Crowd {
     pub(crate) clients: usize,
@@ -64,7 +65,8 @@ impl Crowd {
     }
 }
 
-/// Runs `client` once per client, spread over the gateways. Returns the results in any order.
+/// Connects all clients, spread over the gateways, and runs `client` on each connection. Returns
+/// the results in any order.
 async fn each<T, F>(
     fleet: &ChaosFleet,
     crowd: Crowd,
@@ -95,7 +97,8 @@ where
     Ok(clients.join_all().await)
 }
 
-/// Sends `request` from all clients at once. Returns the status of each answer, 0 for none.
+/// Sends `request` from all clients at once. Returns each client's HTTP status, 0 without an
+/// answer.
 pub(crate) async fn at_once(
     fleet: &ChaosFleet,
     clients: usize,
@@ -131,8 +134,8 @@ async fn read_status(from: &mut (impl AsyncReadExt + Unpin)) -> u16 {
     }
 }
 
-/// Each client asks once for an answer of `bytes` bytes, and reads 1 KiB of it a second until
-/// `until`. Returns the status of each answer, 0 for none.
+/// Each client sends a row of `bytes` bytes and reads the equally long answer at 1 KiB/s until
+/// `until`. Returns each client's HTTP status, 0 without an answer.
 pub(crate) async fn slow_readers(
     fleet: &ChaosFleet,
     crowd: Crowd,
@@ -157,8 +160,8 @@ pub(crate) async fn slow_readers(
     .await
 }
 
-/// Each client sends `request`, from byte `from` on one byte a second. Returns how long the server
-/// kept each connection open.
+/// Each client sends the first `from` bytes of `request` at once and the rest at one byte per
+/// second. Returns how long the server kept each connection open.
 pub(crate) async fn slow_senders(
     fleet: &ChaosFleet,
     clients: usize,
@@ -177,7 +180,7 @@ pub(crate) async fn slow_senders(
                     drop(to.write_all(byte).await);
                 }
             };
-            // The answer does not matter, only when the connection ends.
+            // The answer is discarded: only the end of the connection matters.
             let ended = async { drop(incoming.read_to_end(&mut Vec::new()).await) };
             let open = async {
                 tokio::select! { () = sending => {}, () = ended => {} }
@@ -189,17 +192,17 @@ pub(crate) async fn slow_senders(
     .await
 }
 
-/// Requests a health endpoint over and over, and times the answers.
+/// Polls a health endpoint and measures the latency of its answers.
 ///
-/// Runs on a thread of its own: the clients keep the runtime busy, and the probe would measure its
-/// own wait for the runtime.
+/// Runs on its own thread: on the runtime, which the clients keep busy, the latency would include
+/// the probe's wait to be scheduled.
 pub(crate) struct Probe {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Vec<Duration>>,
 }
 
 impl Probe {
-    /// Starts to request `path` at `address`.
+    /// Starts to poll `path` at `address`.
     pub(crate) fn start(address: &str, path: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (address, stopped) = (address.to_owned(), Arc::clone(&stop));
@@ -216,14 +219,14 @@ impl Probe {
         Self { stop, thread: thread::spawn(probe) }
     }
 
-    /// Stops the probe. Returns how long each answer took; a failed request counts as one minute.
+    /// Stops the probe. Returns the latency of each request; a failed request counts as one minute.
     pub(crate) fn stop(self) -> Result<Vec<Duration>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("a probe panicked"))
     }
 }
 
-/// Requests `path`; whether the answer is 200.
+/// Requests `path`, and returns whether the answer is 200.
 fn ask_health(address: &str, path: &str) -> io::Result<bool> {
     let mut stream = std::net::TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,4 +1,4 @@
-//! The faults. Each is a function that runs one trial and returns its findings.
+//! The table of faults. A fault is a function that runs one trial and returns the findings.
 
 mod clients;
 mod gateways;
@@ -15,17 +15,17 @@ use std::path::PathBuf;
 
 use crate::trial::{RunningTrial, Scale};
 
-/// A fault: one row of the table.
+/// A row of the table of faults.
 pub(crate) struct Fault {
-    /// `F01` to `F36`; a number is never used for another fault.
+    /// `F01` to `F36`. Ids are never reused.
     pub(crate) id: &'static str,
     /// What fails, and how.
     pub(crate) what: &'static str,
     /// The load: L1 is a closed loop, L2 an open loop below capacity, L3 an overload.
     pub(crate) load: &'static str,
-    /// What must hold, besides what `Trial::finish` checks after every fault.
+    /// The promises of this fault. `Trial::finish` checks further ones after every fault.
     pub(crate) pass: &'static str,
-    /// Whether the fault belongs to the short tier.
+    /// Whether the fault is part of the short tier.
     pub(crate) short: bool,
     /// Runs the trial.
     pub(crate) run: fn(&TrialOptions) -> RunningTrial,
@@ -34,11 +34,11 @@ pub(crate) struct Fault {
 /// The options of a trial.
 pub(crate) struct TrialOptions {
     pub(crate) scale: Scale,
-    /// Folder with the programs of an older version.
+    /// Folder with the programs of an older version, which F35 needs.
     pub(crate) previous: Option<PathBuf>,
 }
 
-/// The row of a fault whose function takes only the scale.
+/// Defines a fault whose function needs no option but the scale.
 macro_rules! fault {
     ($id:literal, $short:literal, $what:literal, $load:literal, $pass:literal, $run:path) => {
         Fault {
@@ -52,8 +52,8 @@ macro_rules! fault {
     };
 }
 
-/// All faults that one machine can produce. F05 and F06 use an echo in place of a broken device;
-/// F30 to F32 need a cluster; F36 takes a night.
+/// All faults that one machine can produce. In F05 and F06 the echo model simulates a broken
+/// device. F30 to F32 need a cluster, and F36 runs overnight.
 #[rustfmt::skip]
 pub(crate) const FAULTS: &[Fault] = &[
     fault!("F01", true, "kill -9 a random worker every 2 s, back 1 s later", "L1",

@@ -7,12 +7,12 @@ use std::{fmt::Display, time::Duration};
 pub(crate) struct Findings {
     measured: Vec<String>,
     failures: Vec<String>,
-    /// Whether speeds are only noted: a debug build on a busy machine has no speed to promise.
+    /// Whether speeds are recorded but not judged, as for a debug build on a busy machine.
     slow: bool,
 }
 
 impl Findings {
-    /// Findings that judge the answers, but not their speed.
+    /// Empty findings that will not judge speeds.
     pub(crate) fn of_a_slow_machine() -> Self {
         Self { slow: true, ..Self::default() }
     }
@@ -28,12 +28,12 @@ impl Findings {
         self.speed(measured <= limit, text);
     }
 
-    /// Records a measurement that is not judged.
+    /// Records a measurement without a promise.
     pub(crate) fn note(&mut self, text: impl Display) {
         self.measured.push(text.to_string());
     }
 
-    /// Records a promise; `text` is the measurement.
+    /// Records a promise with its measurement, `text`.
     pub(crate) fn check(&mut self, kept: bool, text: impl Display) {
         let text = text.to_string();
         if !kept {
@@ -42,7 +42,7 @@ impl Findings {
         self.measured.push(text);
     }
 
-    /// Records a count that must be 0, unless it is 0.
+    /// Records the promise that a count is 0; a count of 0 adds no text.
     pub(crate) fn none(&mut self, what: &str, count: u64) {
         if count > 0 {
             self.check(false, format!("{what} {count}"));
@@ -65,7 +65,7 @@ impl Findings {
         self.check(measured >= limit, format!("{what} {} (≥ {})", plain(measured), plain(limit)));
     }
 
-    /// These findings and those of another part of the same fault.
+    /// Adds the findings of another part of the same fault.
     pub(crate) fn and(mut self, mut other: Self) -> Self {
         self.measured.append(&mut other.measured);
         self.failures.append(&mut other.failures);

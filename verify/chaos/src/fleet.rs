@@ -1,5 +1,5 @@
-//! The fleet under test: real programs on a real Redis. Each program can be killed, paused, drained,
-//! cut off from Redis and started again.
+//! The fleet under test: real programs on a real Redis. A trial can kill, pause, drain and restart
+//! each program, and cut its link to Redis.
 
 use std::{
     fs,
@@ -34,17 +34,17 @@ pub(crate) struct ChaosPlan {
     pub(crate) links: bool,
 }
 
-/// One program of the fleet, running or not.
+/// A program of the fleet, running or not.
 pub(crate) struct Member {
     name: &'static str,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
-    /// Folder of the program from its next start on; `None` for this build's.
+    /// Folder of the program from its next start on; `None` for that of this build.
     pub(crate) programs: Option<PathBuf>,
     program: Option<Program>,
-    /// The proxy between the program and Redis, if the plan wants links.
+    /// The proxy between the program and Redis, if the plan has `links`.
     pub(crate) link: Option<CuttingProxy>,
-    /// Address of the admin port, as of the last start.
+    /// Address of the admin port since the last start.
     pub(crate) admin: String,
     /// Address of a gateway's HTTP port, the same for all its starts.
     pub(crate) address: String,
@@ -119,7 +119,8 @@ impl ChaosFleet {
         self.folder.path().join(name)
     }
 
-    /// The folder in which each worker's echo logs the rows it begins to run.
+    /// The folder of the run log, where the echo model of each worker logs every row that it begins
+    /// to run.
     pub(crate) fn run_log(&self) -> PathBuf {
         self.path("runs")
     }
@@ -138,8 +139,8 @@ impl ChaosFleet {
         self.workers[index].spawn(redis, &[]).await
     }
 
-    /// Starts a gateway that is not running, and waits until it is ready. A gateway keeps the port
-    /// of its first start.
+    /// Starts a gateway that is not running, on the port of its first start, and waits until it is
+    /// ready.
     pub(crate) async fn start_gateway(&mut self, index: usize) -> Result<()> {
         let redis = self.redis.address();
         let gateway = &mut self.gateways[index];
@@ -200,7 +201,7 @@ impl ChaosFleet {
         Control::new(&self.redis.url())
     }
 
-    /// Log lines about panics, of all programs that were ever started.
+    /// Log lines about panics, from all programs of the fleet, ended ones included.
     pub(crate) fn panics(&self) -> Vec<String> {
         let members = self.workers.iter().chain(&self.gateways);
         let running = members.filter_map(|member| Some((member.name, member.program.as_ref()?)));
@@ -251,8 +252,8 @@ impl Member {
         self.program.as_ref().with_context(|| format!("a {} is not running", self.name))
     }
 
-    /// Whether the program was started, and neither killed nor awaited since. It may have ended by
-    /// itself.
+    /// Whether the program was started, and neither killed nor awaited since. The process may have
+    /// ended by itself.
     pub(crate) fn is_started(&self) -> bool {
         self.program.is_some()
     }
@@ -286,7 +287,7 @@ pub(crate) fn resident(id: u32) -> Option<u64> {
 
 async fn until_200(member: &Member, address: &str, path: &str) -> Result<()> {
     let asked = timeout(START_LIMIT, async {
-        // An error means that the program does not listen yet. A program that has ended never will.
+        // An error means that the program does not listen yet, or has ended.
         while !member.is_gone() {
             if get(address, path).await.is_ok_and(|(status, _)| status == 200) {
                 return Ok(());

@@ -13,11 +13,11 @@ pub(crate) struct LoadJournal {
     pub(crate) report: Report,
     /// The number that identifies this load in the run log.
     pub(crate) nonce: u128,
-    /// How long requests fell due.
+    /// The time over which requests were due: from the start of the load until it was stopped.
     pub(crate) lasted: Duration,
 }
 
-/// A part of a load, in time since its start.
+/// A part of a load, as times since its start.
 pub(crate) type TimeWindow = std::ops::Range<Duration>;
 
 impl LoadJournal {
@@ -79,12 +79,12 @@ impl LoadJournal {
     }
 }
 
-/// The time from when a request was due to its end.
+/// The time from a request's due time to its end.
 pub(crate) fn latency(entry: &Entry) -> Duration {
     entry.done.saturating_sub(entry.due)
 }
 
-/// The time from when a request was sent to its end.
+/// The time from sending a request to its end.
 pub(crate) fn wait(entry: &Entry) -> Duration {
     entry.done.saturating_sub(entry.sent)
 }

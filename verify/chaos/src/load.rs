@@ -1,4 +1,4 @@
-//! The loads: how many users, how often they send, and what is special about some requests.
+//! The loads: number of users, pace, and properties of single requests.
 
 use std::{
     sync::Arc,
@@ -15,14 +15,14 @@ use tokio::task::JoinHandle;
 
 use crate::journal::LoadJournal;
 
-/// How long users wait for an answer: longer than any deadline, so a request without one is lost.
+/// Timeout of a request: longer than any deadline, so a request without an answer is lost.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// Longer than any fault: a trial stops its loads.
+/// Length of a load: longer than any fault, because the trial stops the load.
 const LONGEST: Duration = Duration::from_hours(24);
-/// Bytes of a request's one row.
+/// Bytes of a row; a request has one row.
 const ROW: u64 = 64;
 
-/// A property of a request, by the request's number.
+/// A property of each request, as a function of the request's number.
 pub(crate) type Of<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
 
 /// The properties of a load.
@@ -40,7 +40,7 @@ pub(crate) struct LoadShape {
 }
 
 impl LoadShape {
-    /// A closed loop: each user sends the next request once the last is answered.
+    /// A closed loop: each user sends the next request after the answer to the last.
     pub(crate) fn closed(users: usize) -> Self {
         Self {
             pace: Pace::Closed,
@@ -55,7 +55,8 @@ impl LoadShape {
         }
     }
 
-    /// An open loop: requests fall due at random, `per_second` on average; at most `users` at once.
+    /// An open loop: requests are due at random times, `per_second` on average, with at most
+    /// `users` in flight.
     pub(crate) fn open(per_second: f64, users: usize) -> Self {
         Self { pace: Pace::Open { per_second }, ..Self::closed(users) }
     }
@@ -65,17 +66,17 @@ impl LoadShape {
         Self { targets: Some(targets), ..self }
     }
 
-    /// Ends after so many requests.
+    /// Ends the load after `requests` requests.
     pub(crate) fn only(self, requests: u64) -> Self {
         Self { length: Length::Requests(requests), ..self }
     }
 
-    /// Users send a refused request up to `tries` times.
+    /// Users send a refused request again, up to `tries` times in all.
     pub(crate) fn tries(self, tries: u32) -> Self {
         Self { tries, ..self }
     }
 
-    /// Chosen requests carry a marker that the echo model looks for.
+    /// Puts a marker, which the echo model looks for, into chosen requests.
     pub(crate) fn marked(
         self,
         mark: &'static str,
@@ -84,12 +85,12 @@ impl LoadShape {
         Self { mark: Some((mark, Arc::new(chosen))), ..self }
     }
 
-    /// Each request has this deadline.
+    /// Sets the deadline of each request.
     pub(crate) fn deadline(self, of: impl Fn(u64) -> Duration + Send + Sync + 'static) -> Self {
         Self { deadline: Some(Arc::new(of)), ..self }
     }
 
-    /// Users close the connection after this time.
+    /// Users hang up after this time without an answer; `None` for users that wait.
     pub(crate) fn hang_up(
         self,
         of: impl Fn(u64) -> Option<Duration> + Send + Sync + 'static,
@@ -97,7 +98,7 @@ impl LoadShape {
         Self { hang_up: Some(Arc::new(of)), ..self }
     }
 
-    /// Each request carries this API key.
+    /// Sets the API key of each request.
     pub(crate) fn key(self, of: impl Fn(u64) -> &'static str + Send + Sync + 'static) -> Self {
         Self { key: Some(Arc::new(of)), ..self }
     }
@@ -137,12 +138,12 @@ pub(crate) struct RunningLoad {
 }
 
 impl RunningLoad {
-    /// Lets no more requests fall due; requests in flight go on.
+    /// Stops sending; requests in flight continue.
     pub(crate) fn end(&self) {
         self.stop.now();
     }
 
-    /// Ends the load, and waits for the requests in flight.
+    /// Stops sending, and waits for the answers to requests in flight.
     pub(crate) async fn stop(self) -> Result<LoadJournal> {
         self.end();
         let stopped = SystemTime::now();

@@ -1,5 +1,5 @@
 //! Injects faults into a fleet of real programs and a real Redis, under load that checks every
-//! answer. Prints for each fault what was promised and what was measured.
+//! answer. Prints the promise and the measurements of each fault.
 #![expect(clippy::print_stdout, reason = "the program prints a table")]
 
 mod balancer;
@@ -71,7 +71,7 @@ async fn terminated() {
     }
 }
 
-/// Runs the selected faults. Returns whether at least one ran, and all passed.
+/// Runs the selected faults. Returns whether at least one ran and all passed.
 async fn run(settings: &Settings) -> bool {
     let seed = settings.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let lasts =

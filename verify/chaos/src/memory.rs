@@ -1,4 +1,4 @@
-//! The memory of the gateways and of Redis while a fault lasts.
+//! The memory of the gateways and of Redis during a fault.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 
 /// How often memory is sampled.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The share of its limit that a gateway may use, in percent.
+/// The share of its memory limit that a gateway may use, in percent.
 const SHARE: u64 = 80;
 
 /// Samples the memory of a fleet's gateways and Redis.
@@ -21,7 +21,7 @@ pub(crate) struct MemoryWatch {
     task: JoinHandle<MemoryPeaks>,
 }
 
-/// The most resident memory that was sampled, in bytes.
+/// The largest sample of resident memory, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct MemoryPeaks {
     gateway: u64,
@@ -29,7 +29,7 @@ struct MemoryPeaks {
 }
 
 impl MemoryWatch {
-    /// Starts to sample the processes that run now.
+    /// Starts to sample the fleet's current processes.
     pub(crate) async fn watch(fleet: &ChaosFleet) -> Result<Self> {
         let redis = fleet.control().process_id().await?;
         let gateways: Vec<u32> =

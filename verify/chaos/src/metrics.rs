@@ -9,7 +9,7 @@ pub(crate) struct Scrape {
     samples: Vec<(String, f64)>,
 }
 
-/// A gateway's counts of requests, by what became of them.
+/// A gateway's counts of requests, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Books {
     pub(crate) offered: f64,
@@ -58,7 +58,7 @@ impl Scrape {
 }
 
 impl Books {
-    /// Whether every offered request is counted exactly once among the others.
+    /// Whether offered = accepted + refused, and accepted = answered + in flight.
     pub(crate) fn balance(&self) -> bool {
         let equal = |a: f64, b: f64| (a - b).abs() < 0.5;
         equal(self.accepted, self.answered + self.in_flight)

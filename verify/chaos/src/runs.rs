@@ -1,5 +1,5 @@
-//! The run log, in which each worker's echo writes every request that it begins to run. Late and
-//! repeated runs are counted from it.
+//! The run log, in which the echo model of each worker logs every request that it begins to run. It
+//! shows late and repeated runs.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::Result;
 
-/// When each request of a load began to run: several times if it was delivered again.
+/// The start times of every run of each request of a load. A request that was delivered again has
+/// several runs.
 pub(crate) struct Runs {
     starts: HashMap<u64, Vec<SystemTime>>,
 }
@@ -37,18 +38,18 @@ impl Runs {
         self.starts.get(&index).map_or(0, Vec::len)
     }
 
-    /// When the runs of a request began.
+    /// The start times of the runs of a request.
     pub(crate) fn starts(&self, index: u64) -> impl Iterator<Item = &SystemTime> {
         self.starts.get(&index).into_iter().flatten()
     }
 
-    /// Each run: the number of the request, and when the run began.
+    /// All runs: the number of the request, and the start time.
     pub(crate) fn all(&self) -> impl Iterator<Item = (u64, SystemTime)> {
         let runs = self.starts.iter();
         runs.flat_map(|(index, starts)| starts.iter().map(move |start| (*index, *start)))
     }
 
-    /// Runs of requests that had run before.
+    /// All runs but the first of each request.
     pub(crate) fn repeats(&self) -> impl Iterator<Item = (u64, SystemTime)> {
         let first = |index| self.starts.get(&index).and_then(|starts| starts.iter().min().copied());
         let mut seen = std::collections::HashSet::new();
@@ -56,7 +57,7 @@ impl Runs {
             .filter(move |(index, start)| first(*index) < Some(*start) || !seen.insert(*index))
     }
 
-    /// The number of runs of requests that had run before.
+    /// The number of runs, without the first of each request.
     pub(crate) fn repeated(&self) -> usize {
         self.starts.values().map(|starts| starts.len() - 1).sum()
     }

@@ -21,18 +21,18 @@ use crate::{
 
 /// N of every worker.
 pub(crate) const BATCH: u32 = 8;
-/// The fixed part of a batch's time.
+/// The fixed part of a batch's time, in milliseconds.
 pub(crate) const BATCH_MS: f64 = 20.0;
-/// The part of a batch's time that each row adds.
+/// The time that each row adds to a batch, in milliseconds.
 pub(crate) const ROW_MS: f64 = 0.5;
-/// How often a trial polls for an event that it expects soon.
+/// How often a trial polls for an expected event.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
-/// How soon after the last answer the queues must be empty and no request in flight.
+/// How soon after the last load the queues must be empty, with no request in flight.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
-/// The baseline leaves out requests due before this: connections were still being opened.
+/// The baseline excludes requests due before this time, when users were still connecting.
 const UNSETTLED: Duration = Duration::from_millis(500);
 
-/// The size of the fleet and the loads, and how long faults last.
+/// The size of the fleet, the loads, and the length of faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     pub(crate) gateways: usize,
@@ -41,7 +41,7 @@ pub(crate) struct Scale {
     pub(crate) clients: usize,
     /// How long a load runs before the fault.
     pub(crate) warm_up: Duration,
-    /// How long a fault lasts, unless its row gives a time.
+    /// How long a fault lasts, unless `FAULTS` gives a time.
     pub(crate) lasts: Duration,
     /// Seed of all random choices.
     pub(crate) seed: u64,
@@ -50,13 +50,13 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// The full tier, which `make chaos` runs.
+    /// The full tier, run by `make chaos`.
     pub(crate) fn whole(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(5);
         Self { gateways: 2, workers: 4, clients: 1000, warm_up, lasts, seed, slow: false }
     }
 
-    /// The short tier, which `make test` runs on a debug build: speeds are noted, not judged.
+    /// The short tier, run by `make test` on a debug build: speeds are recorded, but not judged.
     pub(crate) fn short(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(3);
         Self { gateways: 2, workers: 2, clients: 200, warm_up, lasts, seed, slow: true }
@@ -73,12 +73,13 @@ impl Scale {
         }
     }
 
-    /// Requests per second that `workers` can answer at most.
+    /// The capacity of `workers` in requests per second.
     pub(crate) fn capacity(workers: usize) -> f64 {
         Self::capacity_of(workers, BATCH_MS + ROW_MS * f64::from(BATCH))
     }
 
-    /// Requests per second that `workers` can answer at most, if a full batch takes `batch_ms`.
+    /// The capacity of `workers` in requests per second, if a full batch takes `batch_ms`
+    /// milliseconds.
     pub(crate) fn capacity_of(workers: usize, batch_ms: f64) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a few workers")]
         let workers = workers as f64;
@@ -101,10 +102,10 @@ impl Scale {
     }
 }
 
-/// A trial that runs.
+/// The future of a trial.
 pub(crate) type RunningTrial = Pin<Box<dyn Future<Output = Result<Findings>>>>;
 
-/// One fleet, and the findings about it.
+/// A fleet, and the findings about it.
 pub(crate) struct Trial {
     pub(crate) scale: Scale,
     pub(crate) fleet: ChaosFleet,
@@ -133,12 +134,13 @@ impl Trial {
         Ok(load)
     }
 
-    /// When a fault that begins now ends.
+    /// The end of a fault that begins now.
     pub(crate) fn until(&self) -> Instant {
         Instant::now() + self.scale.lasts
     }
 
-    /// Ends a load. Every request must have been answered, and none with the answer to another.
+    /// Ends a load. Records the promise that every request was answered, and none with the answer
+    /// to another.
     pub(crate) async fn stop(&mut self, load: RunningLoad) -> Result<LoadJournal> {
         let journal = self.stop_cut(load).await?;
         self.findings.none("lost", journal.report.failed);
@@ -149,7 +151,8 @@ impl Trial {
         Ok(journal)
     }
 
-    /// Ends a load whose connections may have been cut by the fault itself.
+    /// Ends a load whose connections the fault itself may cut, so that some requests stay
+    /// unanswered.
     pub(crate) async fn stop_cut(&mut self, load: RunningLoad) -> Result<LoadJournal> {
         let journal = load.stop().await?;
         self.findings.note(format!("{} sent", journal.report.sent));
@@ -180,7 +183,7 @@ impl Trial {
         quantile(since.filter(|e| journal::is_right(e)).map(latency), 0.99)
     }
 
-    /// The runs of a load's requests, as the workers' echoes logged them.
+    /// The logged runs of a load's requests.
     pub(crate) fn runs(&self, journal: &LoadJournal) -> Result<Runs> {
         Runs::read(&self.fleet.run_log(), journal.nonce)
     }
@@ -194,8 +197,8 @@ impl Trial {
         Ok(sum)
     }
 
-    /// Checks what must hold after every fault, once all loads have ended: no request is left, the
-    /// gateways' counts balance, no reply was misrouted, no program panicked.
+    /// Checks the promises common to all faults, after the end of all loads: no request is left,
+    /// the gateways' counts balance, no reply was misrouted, no program panicked.
     pub(crate) async fn finish(mut self) -> Result<Findings> {
         self.idle().await?;
         for gateway in self.fleet.gateways.iter().filter(|gateway| gateway.is_started()) {
@@ -234,7 +237,7 @@ impl Trial {
     }
 }
 
-/// The time now, by the clock of the run log.
+/// The current time, by the clock of the run log.
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }

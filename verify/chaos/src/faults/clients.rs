@@ -18,18 +18,19 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Tolerance of a deadline: the client's clock starts before the gateway's, and the run log has
-/// whole milliseconds.
+/// Tolerance when a run is compared with a deadline: the client's clock starts before the
+/// gateway's, and the run log has whole milliseconds.
 const BLUR: Duration = Duration::from_millis(50);
 
-/// A number between 0 and 1, derived from a request's number.
+/// A pseudo-random number between 0 and 1 for each request, the same at every call.
 fn dice(index: u64) -> f64 {
     let mixed = (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31);
     let mixed = mixed.wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40;
     f64::from(u32::try_from(mixed).unwrap_or_default()) / f64::from(1 << 24)
 }
 
-/// F28: a load of 70 % of the capacity, then 60 % more, so that some requests miss their deadlines.
+/// F28: deadlines of 0.2 to 30 s, at 70 % of the capacity, then at 130 %, so that some requests
+/// miss their deadlines.
 pub(crate) async fn mixed_deadlines(scale: Scale) -> Result<Findings> {
     let deadline = |index| SECOND.mul_f64(0.2 * 150_f64.powf(dice(index)));
     let mut trial = Trial::usual(scale).await?;
@@ -73,7 +74,8 @@ fn latest_start(
     runs.all().filter_map(lateness).max().unwrap_or_default()
 }
 
-/// F29: under the closed loop, in which requests wait long enough for clients to hang up.
+/// F29: half of the clients hang up at random. The loop is closed, so that requests queue long
+/// enough to be abandoned.
 pub(crate) async fn hanging_up(scale: Scale) -> Result<Findings> {
     let hangs_up = |index| dice(index) < 0.5;
     let hang_up = move |index: u64| hangs_up(index).then(|| dice(index ^ 0xABCD) * 0.7);
@@ -99,10 +101,10 @@ pub(crate) async fn hanging_up(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F27
+/// F27: a tenant sends 100 times its quota.
 pub(crate) async fn noisy_tenant(scale: Scale) -> Result<Findings> {
     const QUOTA: f64 = 10.0;
-    // The hashes of the keys `noisy` and `quiet`.
+    // SHA-256 of the API keys `noisy` and `quiet`.
     let keys = format!(
         "acd6beff7c3430bfed5d69f86c5c9e6a32ad2a27a2c2a1e8763ce08f6c3da5ec noisy rate={QUOTA}\n\
          008f0747f4e27c8462baa991a538025bcc2dd143e78422f1afbdfcd9e757a20f quiet\n"

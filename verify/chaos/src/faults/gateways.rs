@@ -19,16 +19,16 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a cluster goes on sending connections to a gateway that shuts down.
+/// How long a Kubernetes cluster still routes new connections to a gateway that shuts down.
 const ENDPOINT_LAG: Duration = Duration::from_secs(5);
-/// How long requests queue up before a gateway is killed.
+/// How long the workers are paused before a gateway is killed, so that requests queue up.
 const GATHER: Duration = Duration::from_millis(200);
-/// Tolerance of a kill's time: the run log has whole milliseconds, and a kill takes effect a moment
-/// after the time is taken.
+/// Tolerance when a run is compared with a kill: the run log has whole milliseconds, and the
+/// process dies shortly after the time of the kill is recorded.
 const BLUR: Duration = Duration::from_millis(20);
 
-/// F11: half of the load is on the gateway that is killed, half on the other. The workers are paused
-/// for a moment before each kill, so that many requests wait in the queue.
+/// F11: one of two gateways is killed again and again; each gets half of the load. The workers are
+/// paused before each kill, so that many requests wait in the queue.
 pub(crate) async fn killed(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let targets = trial.fleet.targets();
@@ -61,8 +61,8 @@ pub(crate) async fn killed(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// The number of requests that were not running yet when their gateway was killed, and how many of
-/// these never ran.
+/// The number of requests that were still waiting when their gateway was killed, and how many of
+/// them never ran.
 fn orphans(own: &LoadJournal, runs: &Runs, kills: &[SystemTime]) -> (u64, u64) {
     let killed_with = |entry: &&Entry| {
         let with = |kill: &&SystemTime| {
@@ -83,10 +83,11 @@ fn orphans(own: &LoadJournal, runs: &Runs, kills: &[SystemTime]) -> (u64, u64) {
     (waiting, skipped)
 }
 
-/// F12
+/// F12: all gateways are replaced one after the other behind a load balancer.
 pub(crate) async fn rollout(scale: Scale) -> Result<Findings> {
     let mut plan = scale.plan();
-    // A second more than the endpoints lag: a gateway must serve as long as it is listed.
+    // One second longer than `ENDPOINT_LAG`: a gateway must serve until the balancer has unlisted
+    // it.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
     let mut trial = Trial::start(scale, &plan).await?;
     let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.address.clone());
@@ -111,11 +112,11 @@ pub(crate) async fn rollout(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// The library of Debian's `faketime`, for programs with threads.
+/// Debian's `faketime` library for multithreaded programs.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
-/// F33: the clock of a gateway is an hour slow, that of a worker an hour fast. Then all workers are
-/// paused, so that deadlines pass.
+/// F33: one gateway's clock is an hour slow, one worker's an hour fast. In the second half all
+/// workers are paused for 2 s, so that requests expire.
 pub(crate) async fn wrong_clocks(scale: Scale) -> Result<Findings> {
     const DEADLINE: Duration = Duration::from_secs(1);
     ensure!(Path::new(FAKETIME).exists(), "{FAKETIME} is missing: apt-get install faketime");

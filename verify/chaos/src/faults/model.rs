@@ -1,4 +1,5 @@
-//! Models and devices that fail: hung runs, lost devices, inputs that crash a worker, no memory.
+//! Models and devices that fail: hung runs, lost devices, inputs that crash a worker, and devices
+//! out of memory.
 
 use std::time::Duration;
 
@@ -24,18 +25,18 @@ fn plan(scale: Scale, marker: &'static str) -> ChaosPlan {
     plan
 }
 
-/// A single request with the marker. Its deadline leaves no time for a second delivery, so that it
-/// takes down one worker only.
+/// A single request with the marker. It expires before a second delivery, so it takes down only one
+/// worker.
 fn one_marked() -> LoadShape {
     LoadShape::closed(1).marked(MARK, |_| true).deadline(|_| 2 * SECOND).only(1)
 }
 
-/// F05
+/// F05: a run never returns, so the worker must end its process.
 pub(crate) async fn hung_run(scale: Scale) -> Result<Findings> {
     lost_worker(scale, "hang_marker", 11 * SECOND).await
 }
 
-/// F06
+/// F06: a fatal device error; the worker must exit without answering.
 pub(crate) async fn lost_device(scale: Scale) -> Result<Findings> {
     lost_worker(scale, "fatal_marker", SECOND).await
 }
@@ -66,12 +67,13 @@ async fn lost_worker(scale: Scale, marker: &'static str, exits: Duration) -> Res
     trial.finish().await
 }
 
-/// F07
+/// F07: some inputs abort the worker's process.
 pub(crate) async fn killing_inputs(scale: Scale) -> Result<Findings> {
-    // Rare enough that three crashes of one input do not overlap with those of another and take down
-    // all workers.
+    // Each marked input crashes three workers. The interval keeps the crashes of two inputs apart:
+    // together they would take down all workers.
     const EVERY: u64 = 5000;
-    // No marked request near the end: each must crash its three workers while these are restarted.
+    // No marked request near the end: each must crash three workers while `supervise` still
+    // restarts them.
     let marked = scale.warm_up + scale.lasts;
     let last = 0.7 * Scale::capacity(scale.workers) * marked.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
@@ -96,8 +98,8 @@ pub(crate) async fn killing_inputs(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// Restarts every worker that ends by itself, a second later, while the fault lasts and for 15 s
-/// more. Returns the number of crashes.
+/// Restarts each crashed worker after 1 s, until 15 s after the end of the fault. Returns the
+/// number of crashes.
 async fn supervise(trial: &mut Trial) -> Result<u64> {
     let (until, mut crashes) = (trial.until() + 15 * SECOND, 0);
     let mut due = vec![None; trial.fleet.workers.len()];
@@ -121,7 +123,8 @@ async fn supervise(trial: &mut Trial) -> Result<u64> {
     Ok(crashes)
 }
 
-/// F08: rows that fail, then a device with too little memory for more than 16 rows.
+/// F08: rows that fail; then, on another fleet, a device whose memory is too small for more than 16
+/// rows.
 pub(crate) async fn failing_rows(scale: Scale) -> Result<Findings> {
     const EVERY: u64 = 100;
     let is_victim = |index: u64| index % EVERY == EVERY - 1;

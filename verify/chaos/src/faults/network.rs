@@ -20,7 +20,7 @@ fn linked(scale: Scale) -> ChaosPlan {
     ChaosPlan { links: true, ..scale.plan() }
 }
 
-/// F04
+/// F04: a worker's link to Redis forwards nothing, but stays open.
 pub(crate) async fn worker_blackholed(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::start(scale, &linked(scale)).await?;
     let load = trial.load(scale.open()).await?;
@@ -37,7 +37,8 @@ pub(crate) async fn worker_blackholed(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F21: with a larger N than elsewhere, because here a claim takes longer than a batch.
+/// F21: links to Redis with random delays, stalls and cuts. N is larger than in other faults,
+/// because a claim takes longer than a batch.
 pub(crate) async fn bad_weather(scale: Scale) -> Result<Findings> {
     let mut plan = linked(scale);
     plan.worker_flags = ["--batch".to_owned(), "64".to_owned()].into();
@@ -79,7 +80,7 @@ fn link(member: &crate::fleet::Member) -> Result<&CuttingProxy> {
 /// A replica of the fleet's Redis.
 struct Replica {
     redis: RedisServer,
-    /// The proxy through which the replica follows its primary.
+    /// The proxy between the replica and its primary.
     upstream: CuttingProxy,
 }
 
@@ -95,14 +96,14 @@ impl Replica {
         Ok(Self { redis, upstream })
     }
 
-    /// Makes the replica the fleet's Redis. Returns the former primary.
+    /// Promotes the replica to the fleet's Redis. Returns the former primary.
     async fn promote(self, trial: &mut Trial) -> Result<RedisServer> {
         Control::new(&self.redis.url()).ask::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
         Ok(std::mem::replace(&mut trial.fleet.redis, self.redis))
     }
 }
 
-/// F17
+/// F17: a failover that loses the last second of writes.
 pub(crate) async fn failover(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::start(scale, &linked(scale)).await?;
     let replica = Replica::of(&trial).await?;
@@ -125,7 +126,8 @@ pub(crate) async fn failover(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F18: the first gateway stays with the old primary, all others follow the new one.
+/// F18: the first gateway stays connected to the old primary for 20 s; all other programs move to
+/// the new primary.
 pub(crate) async fn partition(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::start(scale, &linked(scale)).await?;
     let replica = Replica::of(&trial).await?;

@@ -17,17 +17,18 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 /// Memory limit of a gateway's container in the chart, in bytes.
 const MEMORY_LIMIT: u64 = 1 << 30;
-/// One in so many requests has a short deadline.
+/// One in `HURRIED` requests has a short deadline.
 const HURRIED: u64 = 8;
 /// The load as a multiple of the fleet's capacity.
 const TIMES: f64 = 10.0;
 
-/// One worker: the machine cannot produce ten times the load of four.
+/// One worker: the machine cannot generate ten times the capacity of four.
 fn plan(scale: Scale) -> ChaosPlan {
     ChaosPlan { workers: 1, ..scale.plan() }
 }
 
-/// Deadlines much shorter than the trial, so that the queue is full for most of it.
+/// The deadline of a request: much shorter than the trial, so that the queue is full most of the
+/// time.
 fn deadline(scale: Scale, index: u64) -> Duration {
     let patient = (scale.lasts / 6).clamp(2 * SECOND, 8 * SECOND);
     if is_hurried(index) { patient / 8 } else { patient }
@@ -37,7 +38,7 @@ fn is_hurried(index: u64) -> bool {
     index.is_multiple_of(HURRIED)
 }
 
-/// F25
+/// F25: ten times the fleet's capacity.
 pub(crate) async fn ten_times(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::start(scale, &plan(scale)).await?;
     let memory = MemoryWatch::watch(&trial.fleet).await?;
@@ -78,8 +79,8 @@ fn judge_admission(trial: &mut Trial, journal: &LoadJournal) {
     trial.findings.none("neither 200, 429, 503 nor 504:", odd);
 }
 
-/// Compares Retry-After with the time after which a hurried request would have been in time: the
-/// latency of requests admitted in the same half second, less the hurried request's deadline.
+/// Compares Retry-After with the delay after which a refused hurried request could have met its
+/// deadline: the median latency of requests admitted in the same half second, less the deadline.
 fn judge_retry_after(trial: &mut Trial, journal: &LoadJournal) {
     let scale = trial.scale;
     let mut ratios = Vec::new();
@@ -90,7 +91,7 @@ fn judge_retry_after(trial: &mut Trial, journal: &LoadJournal) {
         let needed = quantile(waits.map(latency), 0.5).saturating_sub(deadline(scale, 0));
         let headers =
             journal.due_in(window).filter(|e| is_hurried(e.index)).filter_map(retry_after);
-        // The header has whole seconds, and is at least 1.
+        // Retry-After is at least 1 s, so shorter delays are left out.
         if needed >= SECOND {
             ratios.extend(headers.map(|header| SECOND.mul_f64(header / needed.as_secs_f64())));
         }
@@ -108,7 +109,7 @@ fn retry_after(entry: &Entry) -> Option<f64> {
     }
 }
 
-/// F26
+/// F26: ten times the capacity from clients that try three times; then 80 % of the capacity.
 pub(crate) async fn retrying_clients(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::start(scale, &plan(scale)).await?;
     let capacity = Scale::capacity(1);

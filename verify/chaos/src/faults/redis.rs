@@ -1,4 +1,4 @@
-//! Redis that is killed, loses its data, or closes connections.
+//! Redis crashes, data loss, and closed connections.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,14 +14,14 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// F14
+/// F14: Redis is killed again and again, and restarts from its append-only file.
 pub(crate) async fn killed_with_aof(scale: Scale) -> Result<Findings> {
     let mut plan = scale.plan();
     plan.redis_options = ["--appendonly", "yes"].into();
     killed(Trial::start(scale, &plan).await?).await
 }
 
-/// F15
+/// F15: Redis is killed again and again, and restarts empty.
 pub(crate) async fn killed_and_empty(scale: Scale) -> Result<Findings> {
     killed(Trial::usual(scale).await?).await
 }
@@ -56,11 +56,11 @@ fn resumed(trial: &mut Trial, journal: &LoadJournal, returns: &[SystemTime]) {
     trial.findings.within("answers again after", slowest.unwrap_or_default(), 3 * SECOND);
 }
 
-/// F16
+/// F16: the data of Redis, or only the request streams, are deleted again and again.
 pub(crate) async fn emptied(scale: Scale) -> Result<Findings> {
     let scale = Scale { lasts: scale.lasts / 2, ..scale };
     let findings = emptied_with(scale, scale.plan()).await?;
-    // So fast that a reply may arrive before the gateway knows that the request was queued.
+    // Batches so short that a reply may arrive before Redis has confirmed the XADD to the gateway.
     let mut plan = scale.plan();
     plan.parameters = [("batch_ms", "0.05".to_owned())].into();
     Ok(findings.and(emptied_with(scale, plan).await?))
@@ -89,7 +89,7 @@ async fn emptied_with(scale: Scale, plan: ChaosPlan) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F22
+/// F22: every 500 ms the connections on which gateways receive replies are killed.
 pub(crate) async fn replies_cut(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.open()).await?;

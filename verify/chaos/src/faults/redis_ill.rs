@@ -16,10 +16,10 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How soon after its cause has ended a fault must have no effect any more.
+/// The longest time from the end of a fault to the last error.
 const RECOVERY: Duration = Duration::from_secs(5);
 
-/// F19
+/// F19: Redis is frozen for 1, 5 and 20 s.
 pub(crate) async fn frozen(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let redis = trial.fleet.control().process_id().await?;
@@ -70,14 +70,14 @@ fn judge_freeze(
     let slowest = refusals().map(wait).max().unwrap_or_default();
     findings.note(format!("{length} s: {} x 503", refusals().count()));
     findings.within("slowest 503", slowest, Duration::from_millis(1100));
-    // Requests sent just before the freeze are held; their deadline is longer than the freeze.
+    // Gateways hold requests sent just before the freeze: the deadline is longer than the freeze.
     let held = sent(frozen.start.saturating_sub(SECOND), frozen.start).filter(bad).count();
     findings.none("held requests not answered 200:", held as u64);
     let after = sent(frozen.end + 3 * SECOND, frozen.end + 7 * SECOND).filter(bad).count();
     findings.none("errors 3 s after the freeze:", after as u64);
 }
 
-/// F20
+/// F20: Redis refuses commands: no memory, no disk, no free client slot, a new password.
 pub(crate) async fn refusing(scale: Scale) -> Result<Findings> {
     let mut findings = full(scale).await?;
     findings = findings.and(disk_full(scale).await?);
@@ -101,7 +101,7 @@ async fn full(scale: Scale) -> Result<Findings> {
     recovered(trial, load, began, now()).await
 }
 
-/// A failed dump makes Redis refuse writes, as an append-only file on a full disk does.
+/// Redis refuses writes after a failed dump, just as with an append-only file on a full disk.
 async fn disk_full(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     trial.findings.note("no disk");
@@ -126,7 +126,7 @@ async fn no_more_clients(scale: Scale) -> Result<Findings> {
     let load = trial.load(scale.open()).await?;
     let control = trial.fleet.control();
     let began = now();
-    // This connection stays open, to change the limit back.
+    // Resets the limit: while `maxclients` is 1, Redis refuses new connections.
     let mut keeper = control.connection().await?;
     redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).exec_async(&mut keeper).await?;
     redis::cmd("CLIENT").arg(&["KILL", "SKIPME", "yes"]).exec_async(&mut keeper).await?;
@@ -148,7 +148,7 @@ async fn new_password(scale: Scale) -> Result<Findings> {
     recovered(trial, load, began, now()).await
 }
 
-/// Checks what must hold whatever Redis refused.
+/// Ends the load and checks the promises common to all parts of F20.
 async fn recovered(
     mut trial: Trial,
     load: crate::load::RunningLoad,
@@ -161,7 +161,7 @@ async fn recovered(
     let during = journal.at(began)..journal.at(ended);
     let refusals = || journal.due_in(during.clone()).filter(refused);
     trial.findings.note(format!("{} refused", refusals().count()));
-    // The first requests wait for a command that fails, for up to a second.
+    // Until gateways know of the fault, up to 1 s, requests wait for a command that fails.
     let once_known =
         refusals().filter(|e| e.sent > journal.at(began) + SECOND + SECOND / 2).map(wait);
     trial.findings.within("p99", quantile(once_known, 0.99), Duration::from_millis(50));

@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Memory limit of a gateway's container in the chart, in bytes.
 const MEMORY_LIMIT: u64 = 1 << 30;
 
-/// F13
+/// F13: many clients send 4 MiB at the same time.
 pub(crate) async fn heavy_bodies(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let clients = 5 * scale.clients;
@@ -48,7 +48,7 @@ pub(crate) async fn heavy_bodies(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F23
+/// F23: many clients read their answer at 1 KiB/s.
 pub(crate) async fn slow_readers(scale: Scale) -> Result<Findings> {
     const BYTES: usize = 128 << 10;
     let mut trial = Trial::usual(scale).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn slow_readers(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F24
+/// F24: many clients send their head or body at one byte per second.
 pub(crate) async fn slow_senders(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let memory = MemoryWatch::watch(&trial.fleet).await?;

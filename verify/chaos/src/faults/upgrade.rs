@@ -18,20 +18,22 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a cluster goes on sending connections to a gateway that shuts down.
+/// How long a Kubernetes cluster still routes new connections to a gateway that shuts down.
 const ENDPOINT_LAG: Duration = Duration::from_secs(5);
-/// Bytes of an answer that is too large for a pub/sub message.
+/// Bytes of an answer that is stored under a key, because it is too large for a pub/sub message.
 const LARGE: usize = 512 << 10;
 
-/// F35: the workers are upgraded, then the gateways; then the workers are rolled back, and upgraded
-/// again. So every version of the gateway works with every version of the worker, and with both.
+/// F35: the workers are upgraded, then the gateways; then the workers are rolled back and upgraded
+/// again. Each version of the gateway thus works with both versions of the worker, also at the same
+/// time.
 pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Result<Findings> {
     let older = &*previous.context("F35 needs --previous, which `make chaos` passes")?;
     ensure_different(older)
         .context("--previous needs programs of an older version, from scripts/previous.sh")?;
     let mut plan = scale.plan();
     plan.programs = Some(older.to_owned());
-    // A second more than the endpoints lag: a gateway must serve as long as it is listed.
+    // One second longer than `ENDPOINT_LAG`: a gateway must serve until the balancer has unlisted
+    // it.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
     let mut trial = Trial::start(scale, &plan).await?;
     let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.address.clone());
@@ -92,7 +94,7 @@ async fn roll_gateways(trial: &mut Trial, balancer: &Balancer, flags: Vec<String
     Ok(())
 }
 
-/// Requests some large answers, which take another way than small ones. All must arrive.
+/// Requests some large answers, which workers store under keys. All must arrive.
 async fn request_large_answers(trial: &mut Trial, versions: &str) -> Result<()> {
     const REQUESTS: usize = 10;
     let request = crawl::request(LARGE).into();

@@ -15,7 +15,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// F01
+/// F01: random workers are killed and restarted one after the other.
 pub(crate) async fn killed_in_turn(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.closed()).await?;
@@ -38,7 +38,7 @@ pub(crate) async fn killed_in_turn(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F02
+/// F02: all workers are killed, and restarted after 10 s.
 pub(crate) async fn all_killed(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.closed()).await?;
@@ -77,7 +77,7 @@ pub(crate) async fn all_killed(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F03
+/// F03: one worker is paused for up to 20 s, in the middle of a batch.
 pub(crate) async fn stopped(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.closed()).await?;
@@ -99,7 +99,7 @@ pub(crate) async fn stopped(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F09
+/// F09: all workers are restarted one after the other by SIGTERM.
 pub(crate) async fn rolling_restart(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.open()).await?;
@@ -124,7 +124,7 @@ pub(crate) async fn rolling_restart(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F10: batches take 1.5 s, and the grace is 0.5 s.
+/// F10: workers get a drain timeout of 0.5 s, while batches take 1.5 s.
 pub(crate) async fn too_little_grace(scale: Scale) -> Result<Findings> {
     const BATCH_MS: f64 = 1500.0;
     const GRACE: Duration = Duration::from_millis(500);
@@ -153,7 +153,7 @@ pub(crate) async fn too_little_grace(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F34
+/// F34: half of the workers get SIGTERM, and SIGKILL 15 s later.
 pub(crate) async fn half_leave(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.closed()).await?;
