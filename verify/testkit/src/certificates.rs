@@ -24,13 +24,14 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// Generates all of them again, in the same files.
+    /// Replaces the authority, the key and the certificate, in the same files.
     ///
     /// # Errors
     /// If the files cannot be written.
     pub fn renew(&self) -> Result<()> {
         let mut authority = CertificateParams::new(Vec::new())?;
-        // The issuer's name must differ from the subject's, or the certificate looks self-signed.
+        // The issuer's name must differ from the subject's: otherwise the certificate looks
+        // self-signed.
         authority.distinguished_name.push(DnType::CommonName, "authority of a test");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
@@ -58,8 +59,8 @@ impl Certificates {
         self.folder.path().join("key.pem")
     }
 
-    /// Starts a redis-server with a TLS port beside its plain one. Returns the address of the TLS
-    /// port. With `require_client` it accepts only clients with a certificate.
+    /// Starts a redis-server with a TLS port beside its plain one. With `require_client` the server
+    /// accepts only clients with a certificate. Returns the address of the TLS port.
     ///
     /// # Errors
     /// If no port is free.
@@ -73,8 +74,8 @@ impl Certificates {
         Ok((RedisServer::start_with(&options).await, address))
     }
 
-    /// Starts a sentinel with a TLS port beside its plain one; it connects to its master over TLS.
-    /// Returns the address of the TLS port.
+    /// Starts a sentinel with a TLS port beside its plain one. The sentinel connects to its master
+    /// over TLS. Returns the address of the TLS port.
     ///
     /// # Errors
     /// As [`Certificates::start_redis`].

@@ -28,8 +28,8 @@ pub struct FleetPlan<'a> {
     pub worker_flags: &'a [&'a str],
     /// Fixed part of the echo's batch time, in milliseconds.
     pub batch_ms: u32,
-    /// A model repository to serve instead of the echo, and the model in it that every gateway must
-    /// know before the fleet counts as started.
+    /// A model repository to serve instead of the echo, and the name of the model that every
+    /// gateway must know before the fleet counts as started.
     pub serving: Option<(&'a Path, &'a str)>,
     /// URL of the Redis to use instead of the fleet's own.
     pub redis_url: Option<&'a str>,
@@ -49,10 +49,10 @@ impl Default for FleetPlan<'_> {
     }
 }
 
-/// Gateways and workers on one Redis. Dropping the fleet stops them all.
+/// Gateways and workers on one Redis; all are stopped on drop.
 ///
-/// Unless the plan names another model, they serve `echo`, which returns its input `INPUT0`, `UINT8`
-/// of shape `[-1, -1]`, as `OUTPUT0`.
+/// The default model is `echo`, which returns its input `INPUT0`, `UINT8` of shape `[-1, -1]`, as
+/// `OUTPUT0`.
 pub struct Fleet {
     /// The fleet's own Redis, unused if the plan names another.
     pub redis: RedisServer,
@@ -161,7 +161,7 @@ pub fn echo_model(repository: &Path, parameters: &[(&str, &str)]) -> Result<()> 
     Ok(())
 }
 
-/// The sum of a metric over its labels, read from a program's admin port.
+/// The sum of a metric over all its series, read from a program's admin port.
 ///
 /// # Errors
 /// If the admin port does not answer.

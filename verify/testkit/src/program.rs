@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a program may take to log an awaited line, or to exit.
+/// Timeout of an awaited log line or exit.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A program that can be spawned.
@@ -89,13 +89,14 @@ impl Program {
         Ok(Self::at(Self::path(name)?))
     }
 
-    /// The path of a program of this build: beside the running test in the target folder.
+    /// The path of a program of this build, derived from the path of the running test in the target
+    /// folder.
     ///
     /// # Errors
     /// If the path of the running test is unknown.
     pub fn path(name: &str) -> Result<PathBuf> {
         let test = std::env::current_exe().context("the path of this test is unknown")?;
-        // A test is in `deps`, an example in `examples`, a program in their parent folder.
+        // Tests are in `deps`, examples in `examples`, programs in the parent folder of both.
         let directory = test
             .ancestors()
             .skip(1)
@@ -113,12 +114,13 @@ impl Program {
         }
     }
 
-    /// The lines logged so far: JSON objects, or strings where a line is not JSON (a panic).
+    /// The lines logged so far: JSON objects, or strings for lines that are not JSON, such as a
+    /// panic.
     pub fn log(&self) -> Vec<Value> {
         self.log.borrow().clone()
     }
 
-    /// Waits for a line of the log, from the first on, that satisfies `predicate`.
+    /// Waits for the first log line that satisfies `predicate`; lines already logged count.
     ///
     /// # Errors
     /// If the program ends, or half a minute passes, without such a line; the error shows the log.
@@ -148,7 +150,7 @@ impl Program {
         Ok(line["address"].as_str().context("the address is not a string")?.to_owned())
     }
 
-    /// The process id, unless the program has been waited for.
+    /// The process id; `None` after [`wait`](Self::wait) has returned.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
     }

@@ -1,4 +1,4 @@
-//! A TCP proxy that can fail like a network.
+//! A TCP proxy that simulates network faults.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,11 +19,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// The most bytes forwarded at once.
+/// Largest number of bytes forwarded as one piece.
 const PIECE: usize = 64 * 1024;
-/// The most bytes forwarded at once in bad weather.
+/// Largest piece in bad weather, in bytes.
 const SMALL_PIECE: usize = 4 * 1024;
-/// The most pieces that are delayed at once, in each direction of a connection.
+/// Largest number of pieces delayed at the same time, per direction of a connection.
 const UNDER_WAY: usize = 256;
 
 /// Forwards connections from its own port to one address. Stops on drop.
@@ -51,9 +51,9 @@ enum Mode {
 /// The faults of a bad network. Bytes pass in pieces of at most 4 KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
-    /// The most by which a piece is delayed; the delay is random.
+    /// Upper bound of a piece's random delay.
     pub delay: Duration,
-    /// The share of pieces that are also delayed by [`Weather::stall`].
+    /// The share of pieces that get the additional delay [`Weather::stall`].
     pub stalled: f64,
     /// The additional delay of a stalled piece.
     pub stall: Duration,
@@ -87,19 +87,19 @@ impl CuttingProxy {
         connections.abort_all();
     }
 
-    /// Closes every connection, and every new one as soon as it is accepted.
+    /// Closes every connection, and each new connection as soon as it is accepted.
     pub fn refuse(&self) {
         self.state.send_modify(|state| state.mode = Mode::Refusing);
         self.cut();
     }
 
-    /// Forwards nothing, but keeps every connection open, as if the network had lost the other side
-    /// without closing the connection.
+    /// Forwards nothing, but keeps every connection open, like a network that silently drops
+    /// packets.
     pub fn stall(&self) {
         self.state.send_modify(|state| state.mode = Mode::Stalling);
     }
 
-    /// Forwards again, first the bytes held back by [`CuttingProxy::stall`].
+    /// Ends a [`CuttingProxy::stall`], and forwards the bytes held back.
     pub fn resume(&self) {
         self.state.send_modify(|state| state.mode = Mode::Passing);
     }
@@ -138,11 +138,11 @@ async fn accept(
     }
 }
 
-/// Forwards one connection. Closes both sides as soon as one is closed.
+/// Forwards a connection. Closes both sides as soon as one side is closed.
 async fn serve(client: TcpStream, state: watch::Receiver<State>) {
     let upstream = state.borrow().upstream;
     let Ok(server) = TcpStream::connect(upstream).await else { return };
-    // Without TCP_NODELAY the two hops wait for each other's acknowledgements. An error does no harm.
+    // Without TCP_NODELAY small writes wait for acknowledgements on both hops. Errors are harmless.
     drop((client.set_nodelay(true), server.set_nodelay(true)));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
@@ -164,8 +164,8 @@ async fn cut_at_random(state: watch::Receiver<State>) {
     }
 }
 
-/// Forwards one direction of a connection, until it is closed. Pieces arrive in order, each with its
-/// delay; delayed pieces do not hold up the reading of more.
+/// Forwards one direction of a connection until it is closed. Each piece is delayed on its own, in
+/// order, while further pieces are read.
 async fn pass(from: OwnedReadHalf, to: OwnedWriteHalf, state: watch::Receiver<State>) {
     let (pieces, under_way) = mpsc::channel(UNDER_WAY);
     tokio::join!(take(from, pieces, state.clone()), deliver(under_way, to, state));

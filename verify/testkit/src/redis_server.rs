@@ -1,4 +1,4 @@
-//! A real redis-server for one test, or a sentinel that watches one.
+//! A real redis-server for one test, or a sentinel for such a server.
 
 use std::{
     fs,
@@ -16,14 +16,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long a server may take to start: long enough for a busy machine.
+/// Timeout of a server's start, long enough for a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Ports to try: another process may bind a free port before the server does.
 const PORTS_TO_TRY: usize = 5;
 
-/// Runs redis-server, and kills it when the standard input closes. The test holds the other end,
-/// which closes even if the test itself is killed, so that no server outlives its test.
+/// A shell script that runs redis-server, and kills the server when standard input closes. The test
+/// holds the other end of the pipe, which also closes when the test itself is killed, so that no
+/// server outlives its test.
 const GUARD: &str = r#"
     command -v "$0" >/dev/null || exit 127
     exec 3<&0
@@ -33,7 +34,7 @@ const GUARD: &str = r#"
     kill $watch
     exit $status"#;
 
-/// The server's configuration file, in its folder. A sentinel rewrites the file.
+/// The name of the server's configuration file. Sentinels rewrite their file.
 const SETTINGS: &str = "redis.conf";
 
 /// The guard's exit status if redis-server is not installed.
@@ -68,9 +69,8 @@ impl RedisServer {
         }
     }
 
-    /// Starts a sentinel that watches the master at this address under the name `main`. The sentinel
-    /// takes the master for dead after half a second without an answer, and needs no other sentinel
-    /// to agree.
+    /// Starts a sentinel for the master at this address, named `main`. The quorum is one sentinel,
+    /// and the master counts as down after half a second without an answer.
     ///
     /// # Panics
     /// If redis-server is not installed, or does not start.
@@ -85,8 +85,7 @@ impl RedisServer {
         );
         let start = async {
             let sentinel = Self::try_start(&settings, &[&["--sentinel"], options].concat()).await?;
-            // By default a sentinel reads a healthy replica's state every 10 s, and promotes only
-            // replicas whose state it has read.
+            // A sentinel promotes only replicas whose state it has read, by default every 10 s.
             sentinel.ask("SENTINEL DEBUG INFO-PERIOD 100").await?;
             Ok::<_, anyhow::Error>(sentinel)
         };
@@ -129,7 +128,7 @@ impl RedisServer {
         Ok(field_of(&self.ask("INFO").await?, field)?.parse()?)
     }
 
-    /// Sends a command. Returns the answer as the server encodes it.
+    /// Sends a command. Returns the answer in the Redis protocol's encoding.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -162,12 +161,12 @@ impl Drop for RedisServer {
     }
 }
 
-/// An address on which no process listens now.
+/// An address on which no process listens at present.
 pub(crate) async fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
 }
 
-/// Starts a server, and waits until this server, and no other process, answers at `address`.
+/// Starts a server, and waits until the server itself, not another process, answers at `address`.
 async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) -> Result<Child> {
     let mut child = Command::new("sh")
         .args(["-c", GUARD, "redis-server"])
@@ -192,9 +191,9 @@ async fn launch(address: SocketAddr, directory: &TempDir, options: &[String]) ->
     })
 }
 
-/// Makes the guard kill its server, and waits until both have ended.
+/// Makes the guard kill its server, and waits for the end of both.
 fn end(guard: &mut Child) {
-    // `wait` closes the guard's standard input first. It fails only if the guard was already awaited.
+    // `wait` closes the guard's standard input first, and fails only after an earlier `wait`.
     drop(guard.wait());
 }
 
@@ -213,7 +212,8 @@ async fn wait_until_it_answers(
             }
             Some(status) => bail!("redis-server exited with {status}"),
         }
-        // Another server may have bound the port first: the configuration file tells them apart.
+        // Another server may have bound the port first. The path of the configuration file
+        // identifies ours.
         if let Ok(Ok(info)) = timeout(Duration::from_secs(1), ask(address, "INFO")).await
             && field_of(&info, "config_file").is_ok_and(|theirs| Path::new(theirs) == ours)
         {
@@ -234,7 +234,7 @@ fn field_of<'a>(info: &'a str, field: &str) -> Result<&'a str> {
 async fn ask(address: SocketAddr, command: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("PING\r\n{command}\r\n").as_bytes()).await?;
-    // The server answers, then closes its side too. `QUIT` is unknown to a sentinel.
+    // The server answers, then closes the connection. A sentinel does not know `QUIT`.
     stream.shutdown().await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

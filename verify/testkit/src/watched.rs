@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::RedisServer;
 
-/// How long the servers may take to discover each other, or to fail over.
+/// Timeout of discovery and of a failover.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// A master, its replica and a sentinel that watches both.
@@ -21,7 +21,7 @@ pub struct WatchedRedis {
 }
 
 impl WatchedRedis {
-    /// Starts all three, and waits until the sentinel could promote the replica.
+    /// Starts all three servers, and waits until the sentinel is able to promote the replica.
     ///
     /// # Errors
     /// If the servers do not discover each other.
@@ -39,13 +39,13 @@ impl WatchedRedis {
         Ok(Self { master, replica, sentinel })
     }
 
-    /// The URL by which clients find the master.
+    /// The URL with which clients find the master, through the sentinel.
     pub fn url(&self) -> String {
         format!("redis+sentinel://{}/main", self.sentinel.address())
     }
 
-    /// Makes the replica the master while both run. The old master is demoted seconds later, and
-    /// accepts writes until then.
+    /// Promotes the replica while the old master runs. The sentinel demotes the old master seconds
+    /// later; until then it accepts writes.
     ///
     /// # Errors
     /// If the replica does not become the master.

@@ -20,7 +20,8 @@ async fn load(fleet: &Fleet, requests: u64) -> Report {
     run(LoadPlan { users: 4, length: Length::Requests(requests), ..one }).await.unwrap()
 }
 
-/// Sends single requests until the gateway refuses one as `broker_full`, or no longer does.
+/// Sends single requests until the gateway refuses a request as `broker_full`, or accepts one if
+/// not `refused`.
 async fn until_refused(fleet: &Fleet, refused: bool) {
     let changed =
         async { while load(fleet, 1).await.reasons.contains_key("503 broker_full") != refused {} };

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-/// A closed loop of users on the echo, spread over the gateways, with one row per request.
+/// A closed loop on the echo with one row per request; the users are spread over the gateways.
 fn plan(fleet: &Fleet, users: usize, length: Length) -> LoadPlan {
     let targets: Vec<Target> =
         fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
@@ -30,7 +30,7 @@ fn assert_flawless(report: &Report) {
 
 #[tokio::test]
 async fn one_batch_is_made_of_requests_to_many_gateways() {
-    // Four users per gateway: a batch formed inside one gateway could not exceed 4 of 16 rows.
+    // Four users per gateway: a batch from a single gateway would have at most 4 of 16 rows.
     let fleet = Fleet::start(FleetPlan {
         gateways: 8,
         worker_flags: &["--batch", "16"],
@@ -174,7 +174,7 @@ async fn assert_empty(fleet: &Fleet) {
     assert_eq!((backlog.depth(), backlog.in_flight), (0, 0));
 }
 
-/// Opens keep-alive connections, each of which has been answered once and is idle.
+/// Opens keep-alive connections, each idle after one answer.
 async fn idle_connections(target: &str, count: u32) -> Vec<TcpStream> {
     let address = target.strip_prefix("http://").unwrap();
     let mut idle = Vec::new();

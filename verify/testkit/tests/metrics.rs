@@ -44,14 +44,14 @@ fn the_documented_metrics_are_those_that_programs_register() {
     }
 }
 
-/// The rate of missed requests is wrong where a refusal of the fleet is left out.
+/// A list that lacks a refusal code of the fleet yields a wrong rate of missed requests.
 #[test]
 fn boards_and_alerts_count_exactly_the_refusals_that_gateways_put_on_the_fleet() {
     let codes = batchfleet_gateway::fleet_refusal_codes();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dashboards");
     for file in ["boards.py", "alerts.yaml"] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
-        // Each list is a regular expression in quotes: its codes, sorted, with `|` between them.
+        // Each list is a quoted regular expression: the sorted codes, separated by `|`.
         let lists =
             text.split('"').filter(|part| part.split('|').any(|part| codes.contains(&part)));
         let lists: Vec<_> = lists.filter(|part| part.contains('|')).collect();
@@ -105,13 +105,13 @@ async fn load(fleet: &Fleet, requests: u64) -> Report {
     run(LoadPlan { targets, users: 24, length: Length::Requests(requests), ..one }).await.unwrap()
 }
 
-/// Scrapes until `condition` holds: some metrics change after the answer, some once a second.
+/// Scrapes until `condition` holds. Some metrics change after the answer, others once a second.
 async fn once(programs: &[Program], condition: impl Fn(&Samples) -> bool) -> Samples {
     let all = async {
         loop {
             let samples = Samples::of(programs).await;
             if condition(&samples) {
-                // The scrape may have run while the programs updated their metrics.
+                // Programs may have updated metrics during the scrape, so scrape again.
                 return Samples::of(programs).await;
             }
             tokio::task::yield_now().await;
@@ -133,7 +133,8 @@ async fn programs_and_the_load_tool_count_the_same() {
     let report = load(&fleet, 900).await;
     assert!(report.is_flawless(), "{report}");
     let sent = report.sent;
-    // The first changes once a second, the second when the gateway reads the queue depth again.
+    // The success count changes once a second, the pending count when the gateway reads the queue
+    // depth.
     let all_counted = |samples: &Samples| {
         samples.all("nv_inference_request_success") >= sent
             && samples.all("nv_inference_pending_request_count") == 0
@@ -161,7 +162,8 @@ async fn programs_and_the_load_tool_count_the_same() {
         assert_eq!(gateways.all(name), 0, "{name}");
     }
 
-    // The workers count each row once, and each batch for one reason, padded to an allowed size.
+    // The workers count each row once, and each batch once, with one release reason and padding to
+    // an allowed size.
     let (rows, batches) = (
         workers.all("batchfleet_worker_batch_size_sum"),
         workers.all("batchfleet_worker_batch_size_count"),
@@ -175,7 +177,7 @@ async fn programs_and_the_load_tool_count_the_same() {
         assert_eq!(workers.all(&format!("batchfleet_worker_{name}")), batches, "{name}");
     }
     assert_eq!((rows + workers.all("batchfleet_worker_padded_rows_total")) % 4, 0);
-    // Each worker has one bound of N, and one provider.
+    // Each worker reports one bound of N and one execution provider.
     assert_eq!(workers.sum("batchfleet_worker_batch_limit_bound", "bound=\"fixed\""), 2);
     assert_eq!(workers.all("batchfleet_worker_batch_limit_bound"), 2);
     assert_eq!(workers.all("batchfleet_worker_execution_provider"), 2);
@@ -184,7 +186,7 @@ async fn programs_and_the_load_tool_count_the_same() {
     // Gateways, workers and Triton's aliases agree.
     assert_eq!(gateways.all("nv_inference_request_success"), sent);
     assert_eq!(gateways.all("nv_inference_count"), rows);
-    // Each gateway rounds its share of the batches.
+    // Each gateway rounds its number of batches.
     assert!(gateways.all("nv_inference_exec_count").abs_diff(batches) <= 1, "{batches}");
     assert_eq!(gateways.all("batchfleet_gateway_workers"), 2 * 2);
     let [whole, queue, compute] = ["request", "queue", "compute_infer"]

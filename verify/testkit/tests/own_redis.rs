@@ -1,4 +1,4 @@
-//! This build's programs on a Redis that the user provides: behind sentinels, and over TLS.
+//! This build's programs on a user's own Redis: behind sentinels, and over TLS.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -8,7 +8,7 @@ use batchfleet_loadgen::{Echo, Length, LoadPlan, Report, Stop, Target, infer::En
 use batchfleet_testkit::{Certificates, Fleet, FleetPlan, Program, WatchedRedis, metric};
 use tokio::{task::JoinHandle, time::sleep};
 
-/// A load on the echo, whose users try again after a refusal.
+/// A load on the echo with retries after refusals.
 struct SteadyLoad {
     stop: Stop,
     running: JoinHandle<Report>,
@@ -34,7 +34,7 @@ impl SteadyLoad {
         }
     }
 
-    /// Ends the load. Each accepted request must have got one answer, its own.
+    /// Ends the load. Each accepted request must have got exactly one answer, the right one.
     async fn end_flawless(self, fleet: &Fleet) {
         self.stop.now();
         let report = self.running.await.unwrap();

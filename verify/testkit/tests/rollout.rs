@@ -10,12 +10,12 @@ use batchfleet_testkit::{Fleet, FleetPlan, Program, echo_model, metric};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
-/// A worker runs four rows in 100 ms, 40 rows a second.
+/// A worker runs four rows in 100 ms: 40 rows per second.
 const BATCH_MS: &str = "100";
 const WORKER: &[&str] = &["--batch", "4"];
 /// 70 % of the capacity of three workers.
 const PER_SECOND: f64 = 84.0;
-/// Rows after which a version counts as serving the load, or as not serving it.
+/// Number of rows after which the test judges which version serves the load.
 const PROOF: f64 = 200.0;
 
 /// The number of rows that these workers have run.
@@ -38,7 +38,7 @@ async fn ran(workers: &[Program], more: f64) {
 async fn a_new_version_gets_the_load_once_it_has_the_capacity_and_no_request_is_refused() {
     let folder = TempDir::new().unwrap();
     echo_model(folder.path(), &[("batch_ms", BATCH_MS)]).unwrap();
-    // With one worker alone, requests would soon wait longer than this deadline.
+    // If the load moved to a single worker, requests would soon exceed this deadline.
     let plan = FleetPlan {
         gateways: 2,
         gateway_flags: &["--deadline", "2s"],
@@ -62,7 +62,7 @@ async fn a_new_version_gets_the_load_once_it_has_the_capacity_and_no_request_is_
     }));
     ran(&fleet.workers, PROOF).await;
 
-    // Workers that start from now on serve version 2.
+    // Workers started from here on serve version 2.
     fs::create_dir(folder.path().join("echo/2")).unwrap();
     let mut old: Vec<_> = fleet.workers.drain(..).collect();
     for workers in 1..=2 {

@@ -53,7 +53,7 @@ async fn a_stalled_proxy_holds_bytes_back_until_it_resumes() {
     proxy.stall();
     tokio::join!(
         async { assert_eq!(ping(&mut stream).await.unwrap(), "+PONG\r\n") },
-        // Runs once the ping waits for its answer.
+        // `join!` polls this future once the ping waits for an answer.
         async { proxy.resume() },
     );
 }

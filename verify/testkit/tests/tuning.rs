@@ -1,4 +1,4 @@
-//! N of a running worker whose model becomes slower, and fast again.
+//! N of a running worker adapts when its model becomes slower, and fast again.
 
 #![expect(clippy::print_stdout, reason = "the test prints its figures")]
 
@@ -9,14 +9,15 @@ use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, QueueLoad};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, echo_model, metric};
 use tempfile::TempDir;
 
-/// A batch takes `BATCH_MS + ROW_MS * rows` milliseconds, times the slowness of the model.
+/// A batch takes `slowness * (BATCH_MS + ROW_MS * rows)` milliseconds.
 const BATCH_MS: u32 = 8;
 const ROW_MS: u32 = 1;
 const SLO: Duration = Duration::from_millis(150);
 const MAX_BATCH: u32 = 64;
-/// Fewer users than N: otherwise requests queue longer than the target, and N follows the queue.
+/// Fewer users than N: with more, requests would queue longer than the target, and N would follow
+/// the queue instead of the cost.
 const USERS: usize = 16;
-/// N must be right within so many batches, and stay right for as many more.
+/// N must be right within this number of batches, and stay right for as many more.
 const WITHIN: u64 = 20;
 
 /// The right N for a model of known cost.
@@ -26,7 +27,7 @@ struct RightN {
 }
 
 impl RightN {
-    /// For a model that is `slowness` times as slow as its config says.
+    /// For a model that takes `slowness` times the configured times.
     fn new(slowness: u32) -> Option<Self> {
         let took = |rows| Duration::from_millis(u64::from(slowness * (BATCH_MS + ROW_MS * rows)));
         let sizes = (0..=MAX_BATCH.ilog2()).map(|power| 1 << power);
@@ -40,7 +41,8 @@ impl RightN {
         self.policy.choose(&self.cost, &QueueLoad::unknown(1)).n
     }
 
-    /// Rows per second in batches of `n`; 0 if a request that just missed a batch would be late.
+    /// Rows per second in batches of `n`; 0 if a request that arrives just after the start of a
+    /// batch would be late.
     fn goodput(&self, n: u32) -> f64 {
         if self.cost.latency(n) * 2 > SLO { 0.0 } else { self.cost.rate(n) }
     }
@@ -66,7 +68,7 @@ async fn batches_until_right(worker: &Program, right: &RightN) -> anyhow::Result
     let (start, mut n) = batches_and_n(worker).await?;
     let (mut ran, mut back) = (0, 0);
     while ran < 2 * WITHIN {
-        // Of several readings after the same batch the last counts: N may change a little later.
+        // N may change shortly after a batch, so the last reading before the next batch counts.
         let (batches, later) = batches_and_n(worker).await?;
         let batches = batches - start;
         if batches > ran && !right.is_met_by(n) {

@@ -1,4 +1,4 @@
-//! Worker processes that die while they hold jobs: the jobs are answered all the same.
+//! Worker processes that die: other workers answer the claimed jobs.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 #![expect(clippy::print_stdout, reason = "the tests print their figures")]
@@ -23,7 +23,7 @@ fn queue() -> QueueName {
     QueueName::new("echo", 1)
 }
 
-/// Workers of one echo on one Redis, to which the test submits jobs without a gateway.
+/// Workers of an echo model on one Redis. The test submits jobs itself, without a gateway.
 struct Bench {
     broker: RedisBroker,
     producer: Arc<dyn Producer>,
@@ -131,8 +131,8 @@ fn failure(reply: &Reply) -> Option<Failure> {
     reply.outcome.as_ref().err().map(|error| error.failure)
 }
 
-/// Kills one of four workers, which holds 64 jobs, and measures the time until these are answered.
-/// `load` more jobs wait in the queue meanwhile.
+/// Kills one of four workers, which has claimed 64 jobs, and measures the time until they are
+/// answered, while `load` other jobs wait in the queue.
 async fn recover_64(load: usize) {
     let bench = Bench::start(&[("batch_ms", "20"), ("row_ms", "0.5")]).await;
     let mut victims = Vec::new();

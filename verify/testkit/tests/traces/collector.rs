@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::{sync::watch, time::timeout};
 
-/// How long to wait for spans: longer than programs keep them before sending.
+/// Timeout of a wait for spans, longer than programs buffer them.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A received span. `parent` is 0 for a root.
@@ -68,7 +68,7 @@ impl Collector {
         &self.url
     }
 
-    /// Waits until the received spans are `enough`, and returns them.
+    /// Waits until the received spans satisfy `enough`, and returns them.
     pub(crate) async fn wait(&self, enough: impl Fn(&[ReceivedSpan]) -> bool) -> Vec<ReceivedSpan> {
         let mut spans = self.spans.clone();
         let waited = timeout(PATIENCE, spans.wait_for(|spans| enough(spans))).await;

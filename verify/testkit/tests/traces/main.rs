@@ -16,14 +16,14 @@ use tokio::{
 
 use collector::{Collector, ReceivedSpan};
 
-/// Tolerance between clocks: the time in the queue is measured by Redis, in whole milliseconds.
+/// Tolerance between clocks: Redis measures the time in the queue, in whole milliseconds.
 const CLOCKS: Duration = Duration::from_millis(2);
 const BATCH_MS: u32 = 60;
 /// The id of the caller's own span.
 const CALLER: u64 = 0xb7ad_6b71_6920_3331;
 
-/// A gateway and a worker that send spans to `collector`. `share` is the part of requests that the
-/// gateway traces if the caller does not decide.
+/// A gateway and a worker that send spans to `collector`. The gateway traces `share` of the
+/// requests that leave the decision open.
 async fn fleet(collector: &str, share: &str, worker_flags: &[&str]) -> Fleet {
     let worker_flags = [&["--trace-endpoint", collector], worker_flags].concat();
     Fleet::start(FleetPlan {
@@ -41,7 +41,8 @@ fn trace(number: u128) -> u128 {
     (0x0af7_6519 << 96) + number
 }
 
-/// The header of the nth trace; `flags` says whether the caller records it.
+/// The `traceparent` header of the nth trace. Flags `01`: the caller records the trace; `00`: it
+/// does not.
 fn caller(number: u128, flags: &str) -> String {
     format!("traceparent: 00-{:032x}-{CALLER:016x}-{flags}\r\n", trace(number))
 }
@@ -88,7 +89,7 @@ async fn a_trace_shows_gateway_queue_batch_and_compute_as_long_as_they_took() {
     let collector = Collector::start();
     let fleet = fleet(collector.url(), "0", &["--batch", "1"]).await;
     let (headers, other) = (caller(1, "01"), caller(2, "01"));
-    // One request waits while the other runs.
+    // A batch has one row, so one request waits while the other runs.
     let ((status, answer), (_, other)) = tokio::join!(ask(&fleet, &headers), ask(&fleet, &other));
     assert_eq!(status, 200);
     let spans = collector.wait(|spans| spans.len() == 2 * 6).await;
@@ -107,12 +108,12 @@ async fn a_trace_shows_gateway_queue_batch_and_compute_as_long_as_they_took() {
         }
         assert_eq!(whole.attributes["http.response.status_code"], "200");
         assert_eq!(batch.attributes["batchfleet.batch.rows"], "1");
-        // The spans are as long as the `x-batch` header of the answer says.
+        // The durations equal those in the answer's `x-batch` header.
         let (run, wait) = (batch_field(&answer, "run-ms"), batch_field(&answer, "queue-ms"));
         assert!((compute.milliseconds() - run).abs() < 0.01, "{compute:?}");
         assert!((queue.milliseconds() - wait).abs() < 0.01, "{queue:?}");
         assert!(compute.milliseconds() >= f64::from(BATCH_MS), "{compute:?}");
-        // The spans follow one another within the whole.
+        // The spans are consecutive parts of the whole request.
         let parts = read.milliseconds() + queue.milliseconds() + batch.milliseconds();
         let clocks = CLOCKS.as_secs_f64() * 1e3;
         assert!(parts <= whole.milliseconds() + clocks, "{spans:#?}");
@@ -124,7 +125,7 @@ async fn a_trace_shows_gateway_queue_batch_and_compute_as_long_as_they_took() {
         }
         assert!(batch.began <= compute.began && compute.ended <= batch.ended);
     }
-    // The later request waited for the run of the other.
+    // The later request waited for the earlier one's run.
     let waits = [1, 2].map(|number| of(&spans, trace(number), "queue").milliseconds());
     assert!(waits[0].max(waits[1]) >= f64::from(BATCH_MS) / 2.0, "{waits:?}");
 }
@@ -161,7 +162,7 @@ async fn callers_decide_for_their_own_traces_and_the_share_for_all_others() {
     for headers in [&caller(7, "00"), "", malformed, &twice] {
         assert_eq!(ask(&fleet, headers).await.0, 200);
     }
-    // A program sends all its spans before it ends.
+    // Programs send all spans before they exit.
     assert!(fleet.gateways[0].terminate().await.unwrap().success());
     let roots: Vec<_> =
         collector.received().into_iter().filter(|span| span.name.starts_with("POST")).collect();
