@@ -1,5 +1,5 @@
-//! The CPU cost of a batched answer compared with the model alone, and the throughput of batching
-//! compared with one request at a time.
+//! The CPU cost of a batched answer relative to the model alone, and the throughput of batches
+//! relative to one request at a time.
 
 use std::{process::Command, time::Duration};
 
@@ -58,7 +58,7 @@ async fn measure(rig: &Rig, load: &BenchLoad) -> Result<Measurement> {
     Ok(measured)
 }
 
-/// CPU microseconds per row of the model alone, in batches of `rows` rows.
+/// CPU time of the model alone in batches of `rows` rows, in microseconds per row.
 fn alone(files: &Files, rows: f64) -> Result<f64> {
     let program = std::env::current_exe()?.with_file_name("examples").join("bare");
     ensure!(

@@ -1,4 +1,4 @@
-//! The cost of a request apart from its model: 256 B and 12 KiB through an echo.
+//! The cost of a request without the model's: 256 B and 12 KiB through an echo.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const ROUNDS: usize = 3;
-/// Bytes of an answer: as many as ten floats.
+/// Bytes of an answer: ten floats.
 const ANSWER: usize = 40;
 /// An echo with two inputs. Requests ask for the second output only.
 const CONFIG: &str = "backend: \"batchfleet_echo\"\nmax_batch_size: 256\n\
@@ -81,7 +81,7 @@ pub(crate) fn repository() -> Result<TempDir> {
     Ok(folder)
 }
 
-/// Requests of one size. Each has a unique mark, which its answer must contain.
+/// Requests of one size. Each request has a unique mark, which the answer must contain.
 pub(crate) struct Marked {
     call: Call,
     filling: Bytes,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// The models that are served, and the requests that are sent.
+/// The files with the served models and the requests.
 #[derive(clap::Args)]
 pub(crate) struct Files {
     /// Folder of the demo models

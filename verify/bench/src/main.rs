@@ -1,6 +1,6 @@
-//! Measures what a request costs and what batching gains, with real programs on a real Redis. Rigs
-//! that differ in one setting are measured in turn, so that other work on the machine affects all
-//! alike.
+//! Measures the cost of a request and the gain of batching, with real programs on a real Redis.
+//! Rigs that differ in one setting are measured in turn, so that other work on the machine affects
+//! all rigs equally.
 #![expect(clippy::print_stdout, reason = "the program prints tables")]
 
 mod bare;

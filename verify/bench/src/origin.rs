@@ -1,4 +1,5 @@
-//! Batching against no batching: one by one, N = 32, N = 64 and a chosen N, for 100 and 5,000 users.
+//! Throughput with and without batching: N = 1, N = 32, N = 64 and automatic N, for 100 and 5,000
+//! users.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +13,14 @@ use crate::{
     table::{heading, line},
 };
 
-/// Users, and how often each mode is measured with them.
+/// Pairs of a number of users and a number of rounds.
 const USERS: [(usize, usize); 2] = [(100, 2), (5000, 1)];
-/// Deadlines longer than the wait of 5,000 users one by one, so that no request is refused.
+/// Deadlines longer than the wait of 5,000 users at N = 1, so that no request is refused.
 const PATIENT: [&str; 4] = ["--deadline", "1m", "--max-deadline", "1m"];
 const MODES: [(&str, &str); 4] =
     [("one by one", "1"), ("N = 32", "32"), ("N = 64", "64"), ("auto", "auto")];
 
-/// The model of the table.
+/// The benchmarked model.
 pub(crate) const MODEL: &str = "digits_wide";
 
 /// Prints the table.
@@ -49,7 +50,7 @@ pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Requests of real digits, whose labels are known.
+/// Requests of handwritten digits with known answers.
 pub(crate) fn workload(files: &Files) -> Result<Arc<Digits>> {
     Ok(Arc::new(Digits::new(MODEL, digits::read(&files.digits)?.into(), Encoding::Binary)?))
 }

@@ -6,16 +6,16 @@ use anyhow::{Context, Result};
 use batchfleet_loadgen::{Length, LoadError, LoadPlan, Pace, Report, Target, Workload, run};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
 
-/// Time before a measurement, in which connections, caches and batch sizes settle.
+/// Time before a measurement for connections, caches and batch sizes to settle.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How long users wait for an answer: longer than any deadline of a gateway.
+/// Timeout of a request, longer than any deadline of a gateway.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Clock ticks per second in /proc: 100 on every common Linux.
 const TICKS: f64 = 100.0;
 
-/// A fleet of one gateway, one Redis and one worker.
+/// A benchmarked fleet of one gateway, one Redis and one worker.
 pub(crate) struct Rig {
-    /// The setting by which the rig differs from others.
+    /// The setting in which the rig differs from others.
     pub(crate) name: String,
     fleet: Fleet,
     redis: u32,
@@ -112,7 +112,7 @@ impl Rig {
 }
 
 impl Measurement {
-    /// The number of requests without a right answer.
+    /// The number of requests without the right answer.
     pub(crate) fn errors(&self) -> u64 {
         self.report.sent - self.report.right
     }
@@ -129,10 +129,10 @@ fn id(program: &Program) -> Result<u32> {
     program.id().context("a program has ended")
 }
 
-/// CPU time of a process so far, in microseconds.
+/// CPU time of a process since its start, in microseconds.
 fn cpu(id: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // The second field is the program's name in brackets, which may contain anything. User and
+    // The second field is the program's name in brackets and may contain any character. User and
     // system time are the twelfth and thirteenth fields after the brackets.
     let behind = stat.rsplit(')').next().unwrap_or_default();
     let times = behind.split_ascii_whitespace().skip(11).take(2).map(str::parse::<f64>);
@@ -140,8 +140,8 @@ fn cpu(id: u32) -> Result<f64> {
     Ok(ticks / TICKS * 1e6)
 }
 
-/// The machine's load average over the last minute. The higher it is, the less reliable are
-/// wall-clock figures.
+/// The machine's load average over the last minute. A high load makes wall-clock figures
+/// unreliable.
 pub(crate) fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()

@@ -1,5 +1,5 @@
-//! Compares the chosen N with the best fixed N: goodput at the SLO of `--batch auto` and of a sweep
-//! of fixed N, at four loads, for models of different kinds.
+//! Compares automatic N with the best fixed N: goodput within the SLO of `--batch auto` and of a
+//! sweep of fixed N, at four loads, for models of different kinds.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,18 +18,18 @@ use crate::{
 };
 
 const FIXED: [&str; 8] = ["1", "2", "4", "8", "16", "32", "64", "128"];
-/// Loads, as shares of the throughput of the best fixed N.
+/// Loads relative to the largest throughput of any N.
 const LEVELS: [f64; 4] = [0.3, 0.6, 0.9, 1.2];
-/// The latency target of the workers, and the limit of goodput.
+/// The latency target of the workers, and the latency limit of goodput.
 const SLO: Duration = Duration::from_millis(100);
-/// The most concurrent users of an open loop.
+/// Largest number of concurrent users of an open loop.
 const MOST: usize = 2000;
-/// How far the answer in a batch may differ from the answer to the same input alone.
+/// Relative tolerance between answers to the same input in a batch and alone.
 const TOLERANCE: f64 = 0.02;
 
-/// Prints the goodput by N for each model, and the ratio of auto to the best.
+/// Prints the goodput by N for each model, and the ratio of automatic N to the best fixed N.
 pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
-    // The last column is the number of users that measure the capacity within the SLO.
+    // The last column is the number of users of the closed loop that measures the capacity.
     for (models, model, users) in [
         (&files.models, origin::MODEL, 64),
         (&files.bench_models, "conv_small", 64),
@@ -70,7 +70,8 @@ async fn workload(files: &Files, model: &str, rig: &Rig) -> Result<Arc<dyn Workl
     Ok(Arc::new(sampled))
 }
 
-/// The same requests with the SLO as their deadline, so that late requests are refused or dropped.
+/// The requests of another workload with the SLO as deadline, so that late requests are refused or
+/// dropped.
 struct Hurried(Arc<dyn Workload>);
 
 impl Workload for Hurried {

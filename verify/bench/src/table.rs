@@ -28,7 +28,7 @@ pub(crate) fn line(name: &str, measured: &Measurement) {
     );
 }
 
-/// Prints a figure, its goal, and whether the goal is met.
+/// Prints a figure, the goal, and whether the goal is met.
 pub(crate) fn goal(what: &str, figure: &str, kept: bool, goal: &str) {
     let verdict = if kept { "met" } else { "NOT met" };
     println!("{what}: {figure} (goal {goal}): {verdict}");

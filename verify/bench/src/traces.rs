@@ -1,4 +1,4 @@
-//! The cost of traces: an echo with no requests traced, with 1 % traced, and with all traced.
+//! The cost of tracing 0 %, 1 % and 100 % of the requests to an echo.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,11 +17,11 @@ use crate::{
 };
 
 const ROUNDS: usize = 9;
-/// The most that tracing 1 % may add to the CPU time of all programs.
+/// The goal for tracing 1 %: the largest relative increase of the CPU time of all programs.
 const MOST: f64 = 0.03;
 
-/// Prints the cost of traces. Each round starts new programs, in another order, because processes of
-/// the same program differ in cost by some percent for all their life.
+/// Prints the cost of traces. Each round starts new processes in another order: the CPU cost per
+/// request differs by some percent between processes of the same program.
 pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     let collector = collector().await?;
     let folder = repository()?;

@@ -8,7 +8,7 @@ use batchfleet_gateway::Settings;
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 
-/// Parses and checks settings as the gateway does. Sums of accepted times must not overflow.
+/// Parses and checks settings as the gateway does. The sum of the accepted times must not overflow.
 fn check(text: &str) {
     let arguments = std::iter::once("gateway").chain(text.lines());
     let Ok(Settings { gateway, .. }) = Settings::try_parse_from(arguments) else { return };

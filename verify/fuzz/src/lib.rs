@@ -1,4 +1,5 @@
-//! Shared by the fuzz targets: a model of any datatypes, and the checks of a request to it.
+//! Common parts of the fuzz targets: a model with any datatypes, and the checks of a request to the
+//! model.
 
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 use batchfleet_oip::{
@@ -7,7 +8,7 @@ use batchfleet_oip::{
 };
 use bytes::Bytes;
 
-/// A model with one input and one output of each datatype. Raw requests need a model with one input.
+/// A model with one input and one output of each datatype. Raw requests need exactly one datatype.
 pub fn model(datatypes: &[Datatype]) -> ModelSpec {
     let tensors = |prefix: &str| {
         datatypes
@@ -29,8 +30,8 @@ pub fn model(datatypes: &[Datatype]) -> ModelSpec {
     }
 }
 
-/// Parses a request. An accepted request must be consistent, and its echo must parse to the same
-/// inputs.
+/// Parses a request. If the parser accepts the request, tensors must be consistent with the shapes,
+/// and an answer that returns the inputs must parse to the same inputs.
 pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
     let Ok(request) = parse(&body, header, model) else { return };
     for tensor in &request.inputs {
@@ -48,7 +49,7 @@ pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
         return;
     }
     let echo = encode(model, id.as_deref(), &outputs, &inputs).expect("an echo can be written");
-    // Turns the answer into a request, by renaming the outputs to inputs.
+    // Rename the answer's outputs to inputs, which makes the answer a request.
     let body = echo.body.concat();
     let text = String::from_utf8_lossy(&body[..echo.json_length.unwrap_or(body.len())]);
     let inputs_here = "\"parameters\":{\"binary_data_output\":true},\"inputs\":";
