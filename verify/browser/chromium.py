@@ -1,4 +1,4 @@
-"""Opens the live page in Chromium, which can reach nothing but this machine."""
+"""Opens the live page in Chromium, which can connect only to this machine."""
 
 import contextlib
 import shutil
@@ -14,11 +14,11 @@ PHONE = {"width": 360, "height": 740}
 
 @contextlib.contextmanager
 def running():
-    """A headless browser that can reach this machine only."""
+    """A headless browser that can connect only to this machine."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         raise FileNotFoundError("no Chromium: `scripts/prerequisites.sh chromium` installs it")
-    # As root, Chromium's sandbox has no user namespace to run in.
+    # Chromium's sandbox does not run as root.
     arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
@@ -27,7 +27,7 @@ def running():
 
 
 class Visit:
-    """An open page, and the problems it reported."""
+    """An open page, and the problems that the page reported."""
 
     def __init__(self, browser: Browser, url: str, viewport: dict, scheme: str, scale: int = 1):
         self.problems: list[str] = []

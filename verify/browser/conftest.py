@@ -1,4 +1,4 @@
-"""One server with a demo model and an echo model whose batches take known times, and one browser."""
+"""One browser, and one server with a demo model and an echo model of known batch times."""
 
 import pytest
 
@@ -6,7 +6,7 @@ import chromium
 import repository
 from fleet import running
 
-# L(b) = 8 + 2 b milliseconds: N is 19 rows for a target of 100 ms, 7 for one of 50 ms.
+# L(b) = 8 + 2 b milliseconds: N is 19 rows for a target of 100 ms, and 7 rows for 50 ms.
 STEADY = repository.parameter("batch_ms", 8) + repository.parameter("row_ms", 2)
 
 
@@ -32,7 +32,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, serving):
-    """Opens a page, which must report no problem and connect only to its own server."""
+    """Opens pages. A page must report no problems, and connect only to its own server."""
     visits = []
 
     def open_(path="/", viewport=chromium.DESKTOP, scheme="light", address=None):

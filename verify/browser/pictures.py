@@ -25,7 +25,7 @@ def models(folder: Path) -> list[str]:
 
 
 def take(folder: Path, address: str, browser) -> None:
-    """Takes all pictures of one load that grows while the pages are open."""
+    """Takes all pictures during one load that grows while the pages are open."""
     visits = [
         (name, chromium.Visit(browser, f"http://{address}/", viewport, scheme, scale))
         for name, viewport, scheme, scale in PICTURES
@@ -41,7 +41,7 @@ def take(folder: Path, address: str, browser) -> None:
         visit.until("document.getElementById('answer').textContent === '3'")
         visit.page.wait_for_timeout(1500)
         visit.picture(folder / f"{name}.png")
-    # Otherwise the server continues the load for 6 s after the page is closed.
+    # Without this choice the server continues the load for 6 s after the page is closed.
     first.choose("callers", 0)
     for _, visit in visits:
         visit.close()
@@ -52,7 +52,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as place,
-        # The browser starts first, so that it does not disturb the worker while it times its model.
+        # The browser starts first: a starting browser would slow down the worker's profiling of the
+        # model.
         chromium.running() as browser,
         running(Path(place), "standalone", write=models) as fleet,
     ):

@@ -4,7 +4,7 @@
 # Usage: verify/browser/run.sh [PYTEST-ARGUMENT]...
 #
 # Needs the programs (cargo build), the models (make models), redis-server and chromium. Installs
-# what drives the browser into .cache/venv-browser the first time and after its versions change.
+# Playwright into .cache/venv-browser on the first run and after a change of its versions.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -135,7 +135,7 @@ def test_the_state_explains_every_trouble(visit, fleet):
     watching.until(shows.format("Redis cannot be reached"))
     fleet.programs[0].kill()
     watching.until(shows.format("no response; retrying"))
-    watching.problems.clear()  # The browser itself reports the lost connection.
+    watching.problems.clear()  # The browser reports the lost connection.
 
 
 def test_the_page_asks_for_an_api_key_if_the_server_requires_one(browser, tmp_path):

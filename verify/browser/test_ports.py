@@ -1,4 +1,4 @@
-"""What the live page makes accessible on each port of a server, and what it does not."""
+"""The paths of the live page that each port of a server does and does not serve."""
 
 import json
 

@@ -21,7 +21,7 @@ def fleet(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def address(fleet) -> str:
-    """HOST:PORT of the HTTP port."""
+    """`HOST:PORT` of the HTTP port."""
     return fleet.http
 
 

@@ -19,11 +19,11 @@ START = 60  # seconds a debug build may take to load and warm up every model
 STOP = 15
 ANY_PORT = "127.0.0.1:0"
 RESET_PEAK = "5"  # written into clear_refs, resets VmHWM
-DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # also if this process is killed
+DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # even if this process is killed
 
 
 class Program:
-    """A running program, whose log goes to a file."""
+    """A running program with a log file."""
 
     def __init__(self, folder: Path, name: str, *arguments: str):
         path = PROGRAMS / name
@@ -37,7 +37,7 @@ class Program:
 
     def records(self) -> list[dict]:
         """The log so far; each line must be one JSON object."""
-        lines = self.log.read_bytes().split(b"\n")[:-1]  # the last may be half written
+        lines = self.log.read_bytes().split(b"\n")[:-1]  # the last line may be incomplete
         return [json.loads(line) for line in lines]
 
     def address(self, port_name: str) -> str:
@@ -67,7 +67,7 @@ class Program:
 
     @contextlib.contextmanager
     def growth_within(self, limit: int):
-        """Fails if meanwhile the program's memory ever grows by more than `limit` bytes."""
+        """Fails if the program's memory grows by more than `limit` bytes within the block."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text(RESET_PEAK)
         before = self.memory("VmRSS")
         yield
@@ -91,7 +91,7 @@ class Program:
 
 
 class Redis:
-    """A redis-server of the fleet's own."""
+    """The fleet's own redis-server."""
 
     def __init__(self, folder: Path):
         with socket.socket() as free:
@@ -112,7 +112,7 @@ class Redis:
             return False
 
     def left_over(self) -> dict[str, int]:
-        """The number of jobs left, by queue, of queues that are not empty."""
+        """The number of jobs in each queue that is not empty."""
         queues = list(self.client.scan_iter("bf:*:q:*"))
         assert queues, "Redis should hold the models' queues"
         left = {}
@@ -161,7 +161,7 @@ class Fleet:
         self.wait_for(*self.models)
 
     def start_front(self, *settings: str) -> Program:
-        """Starts the program that clients connect to: a gateway, or `batchfleet serve`."""
+        """Starts the program for clients: a gateway, or `batchfleet serve`."""
         settings = ("--listen", ANY_PORT, "--lame-duck", "0s", *settings)
         if self.redis:
             return self.run("batchfleet-gateway", *settings, "--redis-url", self.redis.url)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs real clients of the Open Inference Protocol, as PyPI has them, against real servers.
+# Runs real clients of the Open Inference Protocol, unmodified from PyPI, against real servers.
 #
 # Usage: verify/conformance/run.sh [PYTEST-ARGUMENT]...
 #
 # Needs the programs (cargo build), the models (make models), redis-server and curl. Installs the
-# clients into .cache/venv-* the first time and after their pinned versions change.
+# clients into .cache/venv-* on the first run and after a change of the pinned versions.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,4 +1,4 @@
-"""One row of values for every datatype, with the extremes that must come back unchanged."""
+"""One row of values for every datatype, including extremes that servers must return unchanged."""
 
 import ml_dtypes
 import numpy as np

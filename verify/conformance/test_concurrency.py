@@ -1,4 +1,4 @@
-"""Each caller gets its own answer, however many share the batches."""
+"""Each caller gets its own answer, for any number of callers in a batch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""tritonclient[http], the client most people have."""
+"""tritonclient[http], the most common client."""
 
 import numpy as np
 import pytest
@@ -127,7 +127,7 @@ def test_every_datatype_with_a_json_form_survives_in_json(client, datatype):
     )
     assert "parameters" not in answer.get_output("OUTPUT0")
     received = answer.as_numpy("OUTPUT0")
-    if datatype == "BYTES":  # the client leaves strings of a JSON answer as they are
+    if datatype == "BYTES":  # the client does not encode strings of a JSON answer
         received = np.array([[text.encode() for text in received[0]]], dtype=object)
     assert samples.same(received, values)
 
@@ -210,7 +210,7 @@ def test_priority_timeout_and_unknown_parameters_are_accepted(client):
 
 def test_a_timeout_that_is_too_short_is_an_error_about_the_deadline(client):
     error = error_of(client.infer, "slow", [given(VALUES)], timeout=50_000)
-    assert error.status() in ("503", "504")  # refused at once, or expired
+    assert error.status() in ("503", "504")  # refused immediately, or expired
     assert "deadline" in error.message()
 
 

@@ -1,5 +1,5 @@
-"""tritonclient[http] on asyncio, which differs from the sync client: aiohttp below sends a content
-type, and accepts brotli although it cannot decode it."""
+"""tritonclient[http] on asyncio. Unlike the sync client, it sends a content type, and accepts
+brotli without being able to decode it."""
 
 import asyncio
 import inspect

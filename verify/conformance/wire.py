@@ -1,4 +1,4 @@
-"""HTTP without a client library: to send what no client sends, and to read answers unprocessed."""
+"""HTTP without a client library: sends requests that no library sends, and reads raw answers."""
 
 import contextlib
 import http.client
@@ -8,7 +8,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-TIMEOUT = 20  # seconds: much longer than any right answer takes
+TIMEOUT = 20  # seconds: much longer than the time of any right answer
 KEY = "a key for everything"  # ignored by servers without keys
 
 
@@ -50,7 +50,7 @@ class Connection:
             self.socket.sendall(data)
 
     def has_something(self, within: float) -> bool:
-        """Whether bytes arrive, or the connection ends, within so many seconds."""
+        """Whether bytes arrive, or the connection ends, within `within` seconds."""
         return bool(select.select([self.socket], [], [], within)[0])
 
     def answer(self) -> Answer:
@@ -63,7 +63,7 @@ class Connection:
         return Answer(int(status.split(b" ")[1]), headers, body)
 
     def rest(self) -> bytes:
-        """All bytes until the server closes the connection; fails if the server does not."""
+        """All bytes until the server closes the connection; fails if the server leaves it open."""
         try:
             return self.received.read()
         except ConnectionResetError:

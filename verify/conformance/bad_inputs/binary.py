@@ -17,7 +17,7 @@ def sized(name: str, size: object, tail: bytes = PAIR, **fields) -> Case:
 
 
 def back(name: str, data: bytes, model: str = "echo_fp32", **fields) -> Case:
-    """A tensor that must come back unchanged, bit by bit."""
+    """A tensor that the server must return unchanged, bit by bit."""
     head = request(binary_tensor(len(data), **fields), **BACK)
     holds = lambda answer: answer.body.endswith(data)  # noqa: E731
     return good(name, **binary(head, data), model=model, holds=holds)

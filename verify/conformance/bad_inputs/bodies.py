@@ -6,7 +6,7 @@ import zlib
 from .case import Case, bad, good
 from .raw import CHUNKED, GOOD, Raw, chunked, chunks, head, post, taken
 
-LIMIT = 4 << 20  # of the servers that raw cases are sent to
+LIMIT = 4 << 20  # of the servers that get raw cases
 AHEAD = "expect: 100-continue"
 STEP = 64 << 10
 FULL = GOOD + b" " * (LIMIT - len(GOOD))

@@ -1,4 +1,4 @@
-"""One wrong, or only odd, request, and the answer that it must get."""
+"""An invalid or unusual request, and the expected answer."""
 
 import json
 import struct
@@ -10,7 +10,7 @@ from wire import Answer, ask
 
 @dataclass(frozen=True)
 class Case:
-    """A request and its answer. The name begins with the number of the family of inputs."""
+    """A request and the expected answer. The name begins with the number of the kind of input."""
 
     name: str
     status: int
@@ -20,7 +20,7 @@ class Case:
     path: str = ""  # "": the path of the model's inference
     method: str = "POST"
     headers: dict[str, str | None] = field(default_factory=dict)
-    announced: int | None = None  # a Content-Length other than that of the body
+    announced: int | None = None  # a Content-Length other than the body's
     holds: Callable[[Answer], bool] = lambda answer: True  # a further check of the answer
 
     def ask(self, address: str) -> Answer:
@@ -34,7 +34,7 @@ def bad(name: str, body: object, code: str | None = None, **more) -> Case:
 
 
 def good(name: str, body: object, **more) -> Case:
-    """A request that looks wrong, but must be answered 200."""
+    """A request that looks invalid, but must be answered 200."""
     return Case(name, 200, body=encode(body), **more)
 
 
@@ -66,7 +66,7 @@ def literal(text: str, datatype: str = "FP32") -> str:
 
 
 def binary(head: object, tail: bytes, length: object = None) -> dict:
-    """Body and headers of a request in the binary form; `length` overrides that of the JSON."""
+    """Body and headers of a request in the binary form; `length` overrides the JSON's length."""
     head = encode(head)
     length = len(head) if length is None else length
     return {"body": head + tail, "headers": {"Inference-Header-Content-Length": str(length)}}

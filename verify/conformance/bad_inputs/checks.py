@@ -1,8 +1,8 @@
-"""Checks of every answer, and of the servers after every case."""
+"""The checks of every answer, and of the servers after every case."""
 
 from wire import infer, one_input
 
-UNPARSED = "refused by the HTTP parser"  # instead of a code: these answers have none
+UNPARSED = "refused by the HTTP parser"  # instead of a code, which answers of the parser lack
 
 
 def check_answer(answer, status: int, code: str | None) -> None:
@@ -24,7 +24,7 @@ def check_error(answer, status: int, code: str | None) -> None:
 
 
 def check_still_good(fleet) -> None:
-    """Checks that a new connection is served, and that no request is left unfinished."""
+    """Checks that a new connection is served, and that no request is unfinished."""
     answer = infer(fleet.http, "echo_fp32", one_input([4.0, 5.5]))
     assert (answer.status, answer.outputs()) == (200, {"OUTPUT0": [4.0, 5.5]})
     assert fleet.left_over() == {}

@@ -41,7 +41,7 @@ PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQAD\n-----END PU
 CLAIMS = {"sub": "all", "aud": "batchfleet", "exp": 4_000_000_000}
 HS256 = {"alg": "HS256", "typ": "JWT"}
 
-# Servers know keys only, no tokens: every token is refused, whatever its claims and signature.
+# Servers accept keys, not tokens: every token is refused, regardless of claims and signature.
 TOKENS = {
     "expired": token(HS256, CLAIMS | {"exp": 1}, b"secret"),
     "algorithm-none": token({"alg": "none", "typ": "JWT"}, CLAIMS, None),

@@ -12,7 +12,7 @@ from .clients import key_file
 
 @pytest.fixture(scope="session", params=KINDS)
 def guarded(request, tmp_path_factory):
-    """Servers of echoes that accept small bodies only, wait a second for them, and need keys."""
+    """Servers that require keys, accept only small bodies, and wait one second for a body."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
     keys = folder / "keys"
     keys.write_text(key_file())

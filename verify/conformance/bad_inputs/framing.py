@@ -5,7 +5,7 @@ import random
 from .raw import CHUNKED, GOOD, HEALTH, INFER, Raw, chunked, chunks, head, post, taken, unparsed
 
 LENGTH = len(GOOD)
-# Bodies that end in a second request. A server that takes the body for shorter answers it too.
+# A body that ends in a second request. A server that considers the body shorter answers both.
 SMUGGLED = chunked(GOOD) + head(line=HEALTH)
 BODY = GOOD + head(line=HEALTH)
 
@@ -96,7 +96,7 @@ HEADERS = [
     unparsed("B05-space-before-colon-of-length", head(f"content-length : {LENGTH}") + BODY),
 ]
 
-FULL = [f"h{n}: 1" for n in range(96 - 3)]  # beside host, key and length
+FULL = [f"h{n}: 1" for n in range(96 - 3)]  # besides host, key and length
 SIZES = [
     taken("B06-96-headers", post(*FULL)),
     unparsed("B06-97-headers", post("one: more", *FULL), 431),

@@ -1,4 +1,4 @@
-"""Bytes sent over a connection, and the answer that they must get."""
+"""Bytes sent over a connection, and the expected answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,8 @@ def chunked(body: bytes, size: int = 1 << 16) -> bytes:
 
 @dataclass(frozen=True)
 class Raw:
-    """The bytes sent on a connection, the first answer, and whether the connection stays open."""
+    """The bytes sent on a connection, the expected first answer, and whether the connection stays
+    open."""
 
     name: str
     sent: bytes
@@ -65,6 +66,6 @@ def unparsed(name: str, sent: bytes, status: int = 400) -> Raw:
 
 
 def taken(name: str, sent: bytes) -> Raw:
-    """The plain request, sent in a way that looks wrong, but must be answered 200."""
+    """The plain request in a form that looks invalid, but must be answered 200."""
     answered = lambda answer: answer.outputs() == {"OUTPUT0": [1.0, 2.0]}  # noqa: E731
     return Raw(name, sent, 200, open=True, holds=answered)

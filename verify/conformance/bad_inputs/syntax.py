@@ -7,7 +7,7 @@ TEXT = GOOD.decode()
 
 
 def nested(depth: int) -> str:
-    """The plain request with an unknown field of nested arrays: `depth` levels in all."""
+    """The plain request with an unknown field of nested arrays, `depth` levels in all."""
     return TEXT[:-1] + ', "more": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
 
 

@@ -1,4 +1,4 @@
-"""B33 to B48: inputs that do not match their model, or contradict themselves."""
+"""B33 to B48: inputs that do not match the model, or contradict themselves."""
 
 from .case import Case, bad, binary, binary_tensor, good, literal, request, strings, tensor, values
 
@@ -95,7 +95,7 @@ DIMENSIONS = [
     ]
 ]
 
-# Rows have a width that the model allows: only the product of the dimensions is too large.
+# The model allows rows of this width: only the product of the dimensions is too large.
 OVERFLOWS = [
     bad(f"B39-overflow-{name}", request(tensor(shape=shape)))
     for name, shape in [
@@ -252,7 +252,7 @@ TOO_LARGE = [
 
 
 def bytes_back(name: str, element: bytes) -> Case:
-    """A string that must come back unchanged, in binary."""
+    """A binary string that the server must return unchanged."""
     data = strings(element)
     head = request(
         binary_tensor(len(data), datatype="BYTES", shape=[1, 1]),

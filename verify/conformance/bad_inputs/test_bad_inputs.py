@@ -1,4 +1,4 @@
-"""Whatever a client sends, servers answer with the right status and a sentence, use little memory,
+"""Servers answer any invalid request with the right status and a sentence, use little memory,
 and leave nothing behind."""
 
 import pytest

@@ -1,4 +1,4 @@
-"""B63 to B67: checks of clients that take more than one request."""
+"""B63 to B67: checks that need more than one request."""
 
 import contextlib
 
@@ -55,7 +55,7 @@ def test_b65_a_client_over_its_requests_in_flight_gets_429_with_retry_after(guar
     check_still_good(guarded)
 
 
-@pytest.mark.parametrize("guarded", ["redis"], indirect=True)  # where classes can be seen
+@pytest.mark.parametrize("guarded", ["redis"], indirect=True)  # where the test sees classes
 def test_b66_a_class_that_is_not_allowed_is_replaced_by_the_highest_allowed(guarded):
     def queued() -> dict[str, int]:
         """The number of jobs that each class has ever had."""

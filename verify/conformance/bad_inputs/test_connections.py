@@ -28,7 +28,7 @@ def test_b13_a_client_that_expects_100_continue_gets_it(guarded):
 
 HEAD_TIME, BODY_TIME = 5, 1  # seconds
 
-# The bytes sent at once, the bytes sent one by one, the code, and the time of the answer.
+# The bytes sent at once, the bytes sent one by one, the expected code, and the expected time.
 SLOW = {
     "nothing": (b"", b"", UNPARSED, HEAD_TIME),
     "half a head": (head()[:-10], b"", UNPARSED, HEAD_TIME),
