@@ -1,5 +1,5 @@
-//! `batchfleet demo`: throughput and latency of handwritten digits from many clients, first one
-//! request at a time, then in batches.
+//! `batchfleet demo`: throughput and latency of recognising handwritten digits for many clients,
+//! first one request at a time, then in batches.
 
 mod picture;
 
@@ -90,7 +90,7 @@ pub(crate) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Resu
     Ok(())
 }
 
-/// The report of a run, and the mean rows per batch.
+/// The report of a run, and the mean batch size in rows.
 struct Measured {
     report: Report,
     mean_batch: f64,

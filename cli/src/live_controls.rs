@@ -20,14 +20,15 @@ use tracing::warn;
 
 /// Timeout of the request for the metadata of a model.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Upper bound of the time that callers run.
+/// Upper bound of the callers' running time.
 const LENGTH: Duration = Duration::from_hours(24);
-/// The number of different inputs.
+/// The number of different random inputs.
 const INPUTS: usize = 64;
 /// One row, moderate sizes of open dimensions, and small integers.
 const SHAPE: SampleShape = SampleShape { rows: 1, free: 64, most: 100 };
 
-/// Running callers. On drop they stop sending, and await the answers to requests in flight.
+/// Running callers. After the drop no more requests are sent; answers to requests in flight are
+/// still awaited.
 struct Callers(Stop);
 
 impl Drop for Callers {
@@ -36,7 +37,7 @@ impl Drop for Callers {
     }
 }
 
-/// Applies the settings of the page, until the page's end of the channel is dropped.
+/// Applies the settings of the page, until the gateway drops its end of the channel.
 pub(crate) async fn follow(
     mut wishes: Receiver<LiveControls>,
     server: SocketAddr,
@@ -63,7 +64,8 @@ pub(crate) async fn follow(
     }
 }
 
-/// Publishes a latency target for the workers of a queue; with `None` each uses its own.
+/// Publishes a latency target for the workers of a queue. With `None` each worker uses its
+/// configured target.
 async fn publish(controller: &dyn Controller, queue: &QueueName, slo: Option<Duration>) {
     let slo_ms = slo.map(|slo| slo.as_secs_f64() * 1e3);
     let wish = Wish { batch: BatchWish::Own, slo_ms };
@@ -72,7 +74,7 @@ async fn publish(controller: &dyn Controller, queue: &QueueName, slo: Option<Dur
     }
 }
 
-/// Starts callers.
+/// Starts callers in a task of their own.
 fn callers(server: SocketAddr, queue: QueueName, users: usize) -> Callers {
     let stop = Stop::default();
     let (until, asked) = (stop.clone(), queue.to_string());

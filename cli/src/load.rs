@@ -23,7 +23,7 @@ use tokio::signal::ctrl_c;
 
 use crate::tool;
 
-/// The model with expected answers in a file.
+/// The model whose expected answers are in a file.
 const DIGITS: &str = "digits_wide";
 /// The platform of models that return their input.
 const ECHO: &str = "batchfleet_echo";
@@ -203,7 +203,7 @@ fn targets(settings: &LoadSettings) -> Result<Vec<Target>, LoadError> {
     targets.collect()
 }
 
-/// The workload: digits or echo, whose answers are known, for the models that support them; else
+/// The workload: digits or echo, with known answers, for the models that support them; otherwise
 /// random inputs.
 async fn workload(
     settings: &LoadSettings,

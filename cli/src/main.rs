@@ -1,4 +1,4 @@
-//! The program `batchfleet`: serves models from one process, and holds the tools.
+//! The program `batchfleet`: serves models from one process, and contains the tools.
 
 mod demo;
 mod explain;
@@ -32,8 +32,7 @@ struct Settings {
 #[derive(Subcommand)]
 enum Command {
     /// Serve models with gateway and worker in one process and the queue in memory
-    // No load balancer needs time to deregister the process, and the live page is useful on a
-    // laptop.
+    // Without a load balancer no lame duck period is needed. The live page is useful on a laptop.
     #[command(
         mut_arg("lame_duck", |arg| arg.default_value("0s")),
         mut_arg("live_page", |arg| arg.default_value("everywhere"))

@@ -28,13 +28,14 @@ impl OneProcess {
         process: &Process,
     ) -> anyhow::Result<Self> {
         gateway.check()?;
-        // Each job occupies one of the gateway's `max_in_flight` seats, which bounds the queue.
+        // Each job occupies a seat of the gateway, so the queue never holds more jobs than seats.
         let broker = Arc::new(MemoryBroker::new(gateway.max_in_flight));
         let worker_shutdown = CancellationToken::new();
         let worker = Worker::start(models, broker.clone(), process, worker_shutdown.clone())
             .await
             .map_err(WorkerError::report)?;
-        // The callers of the live page have no API key.
+        // The callers of the live page have no API key, so the controls are off where keys are
+        // required.
         let has_controls =
             gateway.live_page == LivePage::Everywhere && gateway.clients.api_keys.is_none();
         let gateway = Gateway::start(gateway, broker.as_ref(), process).await?;
@@ -56,8 +57,7 @@ impl OneProcess {
     }
 
     /// Serves until the shutdown. The worker stops after the gateway, so that accepted requests are
-    /// answered. A worker that ends by itself has failed and ends the process, for its supervisor
-    /// to restart.
+    /// answered. If the worker fails, the process ends, so that a supervisor can restart it.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Self { gateway, worker, worker_shutdown, _live_controls } = self;
         let mut worker = pin!(worker.join());
@@ -71,7 +71,7 @@ impl OneProcess {
     }
 }
 
-/// Handles the end of the worker. After the loss of a device the process exits at once.
+/// Handles the end of the worker. After the loss of a device the process exits immediately.
 fn ended(result: Result<(), WorkerError>) -> Result<(), WorkerError> {
     match result {
         Err(error) if error.is_device() => {

@@ -1,4 +1,4 @@
-//! `batchfleet set-n`: publishes N for all workers of a model, and waits until they have adopted
+//! `batchfleet set-n`: publishes N for all workers of a model, and waits for each worker to adopt
 //! it.
 
 use std::{fmt::Write, process::ExitCode, time::Duration};
@@ -93,7 +93,7 @@ async fn workers(observer: &dyn Observer, queue: &QueueName) -> anyhow::Result<V
     Ok(serving.map(|worker| worker.announcement).collect())
 }
 
-/// The epoch of the target that a worker has adopted; 0 for none.
+/// The epoch of the batch target that a worker has adopted; 0 for none.
 fn adopted(worker: &Announcement) -> u64 {
     worker.batching.as_ref().map_or(0, |batching| batching.epoch)
 }

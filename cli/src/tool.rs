@@ -7,7 +7,7 @@ use batchfleet_loadgen::LoadError;
 use batchfleet_service::{InvalidSettings, settings::EXIT_USAGE};
 use batchfleet_simulator::SimulateError;
 
-/// Exit status for an unreachable or failing server: `EX_UNAVAILABLE` of sysexits.h.
+/// Exit status for an unreachable or failing server: `EX_UNAVAILABLE` in sysexits.h.
 const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Runs an async tool.

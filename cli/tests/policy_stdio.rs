@@ -1,5 +1,4 @@
-//! `batchfleet policy --stdio` reaches the same goals through a pipe as the decisions do in
-//! process.
+//! The decisions reach the same goals through `batchfleet policy --stdio` as in process.
 #![expect(clippy::unwrap_used, reason = "a test driver")]
 
 use std::{
@@ -54,12 +53,12 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// A pilot whose decisions about batches come from the program.
+/// A pilot that asks the program for decisions about batches.
 struct Batches {
     program: Program,
     /// Fixed sizes of the model; empty if any size runs.
     sizes: Vec<u32>,
-    /// Batches to report with the next query: rows and milliseconds.
+    /// Finished batches to report with the next query: rows and milliseconds.
     done: Vec<(u32, f64)>,
 }
 
@@ -93,8 +92,7 @@ impl Pilot for Batches {
     }
 }
 
-/// A pilot whose decisions about the number of workers come from the program; those about batches
-/// are made in process.
+/// A pilot that asks the program for the number of workers, and decides about batches in process.
 struct PipedScaling {
     program: Program,
     batches: PolicyPilot,

@@ -14,8 +14,8 @@ fn simulate(arguments: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn the_report_ends_with_the_number_of_workers() {
-    // 8 + 2b ms: one worker does 413 rows per second within the target, two do 851; utilization 88
-    // %.
+    // With batches of 8 + 2b ms one worker runs 413 rows per second within the target, and two
+    // workers run 851, at a utilization of 88 %.
     for (rate, answer) in [("300", "You need 1.\n"), ("500", "You need 2.\n")] {
         let (status, said) = simulate(&[
             "--curve",

@@ -1,5 +1,5 @@
-//! Requests with malformed framing or head. A proxy that parsed them in another way than the
-//! gateway would allow request smuggling.
+//! Requests with a malformed head or malformed framing. If a proxy and the gateway parsed such a
+//! request differently, a client could smuggle a second request past the proxy.
 
 use crate::server::{ECHO, Server, echo, post};
 
@@ -14,7 +14,7 @@ async fn refused(server: &Server, bytes: impl AsRef<[u8]>, statuses: &[u16]) {
     connection.is_closed().await;
 }
 
-/// A head with these lines, followed by a complete smuggled request.
+/// A head with `lines`, followed by a complete smuggled request.
 fn smuggled(lines: &str) -> String {
     let inner = String::from_utf8(post("", echo(&[1]))).unwrap();
     format!("POST {ECHO} HTTP/1.1\r\nhost: test\r\n{lines}\r\n\r\n0\r\n\r\n{inner}")

@@ -1,5 +1,6 @@
 //! The reaction of `batchfleet serve` to input that correct clients do not send. The numbers B01 to
-//! B68 are those of the list of bad inputs; cases of a single request are in `verify/conformance/`.
+//! B68 are those of the list of bad inputs. Cases of a single request are tested in
+//! `verify/conformance/`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![expect(clippy::print_stdout, reason = "prints the measured figures")]

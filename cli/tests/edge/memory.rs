@@ -1,5 +1,5 @@
-//! Memory used by bad requests. The peak is read from the operating system, so each test has its
-//! own server.
+//! Memory used by bad requests. The operating system records the peak per process, so each test has
+//! its own server.
 
 use std::{io::Write, time::Duration};
 
@@ -36,7 +36,7 @@ async fn b04_two_hundred_thousand_chunks_of_one_byte_are_served_with_little_memo
     assert_eq!(server.ask(request).await.outputs().len(), data.len());
     let growth = server.peak() - before;
     println!("grew by {growth} bytes");
-    // Four times the body is 0.8 MB; the rest is for threads and buffers of any request.
+    // Four times the body is 0.8 MB; threads and buffers of any request need the rest.
     assert!(growth < 8 * MEBIBYTE, "grew by {growth} bytes");
     server.balances().await;
 }
@@ -61,7 +61,7 @@ async fn b19_thirty_zip_bombs_stay_within_the_memory_limit_of_bodies() {
     }
     let growth = server.peak() - before;
     println!("grew by {growth} bytes");
-    // Plus a buffer per connection.
+    // Twice the limit, and a buffer per connection.
     assert!(growth < 2 * limit + 16 * MEBIBYTE, "grew by {growth} bytes");
     server.serves().await;
     server.balances().await;
@@ -89,7 +89,7 @@ async fn many_large_bodies_stay_within_the_memory_limit_and_do_not_delay_others(
     let served = answers.iter().filter(|answer| answer.status == 200).count();
     assert!(served > 0);
     assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 503)));
-    // Parsing one of these takes a debug build most of a second.
+    // A debug build needs most of a second to parse one of these requests.
     assert!(slowest < Duration::from_millis(500), "a health check took {slowest:?}");
     let growth = server.peak() - before;
     println!("{served} served, slowest health check {slowest:?}, grew by {growth} bytes");

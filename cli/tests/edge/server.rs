@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Timeout of all waits.
+/// Timeout of every wait.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// The path of the model that returns its input: `INPUT0`, `UINT8` of shape `[-1, -1]`.
@@ -87,7 +87,8 @@ impl Server {
         assert!(reached.is_ok(), "{name} stays at {}", self.metric(name, label).await);
     }
 
-    /// Checks that offered = accepted + refused, and that nothing is in flight or held.
+    /// Checks that offered = accepted + refused, that no request is in flight, and that no body is
+    /// held.
     pub(crate) async fn balances(&self) {
         let gateway = |what: &str| format!("batchfleet_gateway_{what}");
         self.metric_becomes(&gateway("body_bytes"), "", 0.0).await;
