@@ -36,7 +36,7 @@ pub struct Chart {
     pub series: Vec<Polyline>,
 }
 
-/// Draws charts below each other, as a self-contained SVG image.
+/// Draws charts one below the other, as a self-contained SVG image.
 pub fn svg(charts: &[Chart]) -> String {
     let tops = iter::successors(Some(0.0), |top| Some(top + HEIGHT));
     let drawn: String = tops.zip(charts).map(|(top, chart)| chart.draw(top)).collect();
@@ -88,7 +88,7 @@ impl Chart {
     }
 }
 
-/// The distance of the y marks, so that four of them reach `most`: 1, 2, 2.5 or 5 times a power of
+/// The distance between y marks, such that four marks reach `most`: 1, 2, 2.5 or 5 times a power of
 /// 10.
 fn step(most: f64) -> f64 {
     let least = most / 4.0;

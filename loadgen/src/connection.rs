@@ -1,4 +1,4 @@
-//! The keep-alive connection of one user, reopened when lost.
+//! The keep-alive connection of a user, reopened after a loss.
 
 use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ impl Target {
         Ok(Self { key: Some(key), ..self })
     }
 
-    /// Sends one request on a new connection; returns status and answer.
+    /// Sends one request on a new connection. Returns the status and the answer.
     pub(crate) async fn ask(
         &self,
         request: Prepared,
@@ -84,7 +84,7 @@ pub(crate) enum Lost {
     /// No connection could be opened.
     #[error("connect: {0}")]
     Connect(#[from] io::Error),
-    /// The connection broke before the answer was complete.
+    /// The connection was lost before the answer was complete.
     #[error("connection lost: {0}")]
     Connection(#[from] hyper::Error),
     /// The timeout expired.
@@ -101,7 +101,7 @@ pub(crate) struct Connection {
     patience: Duration,
     connecting: Arc<Semaphore>,
     open: Option<SendRequest<Full<Bytes>>>,
-    /// The number of times that the connection was closed without `connection: close`.
+    /// How often the connection was closed without `connection: close`.
     pub(crate) dropped: u64,
 }
 
@@ -115,7 +115,7 @@ impl Connection {
         Self { target, patience, connecting, open: None, dropped: 0 }
     }
 
-    /// Opens the connection, if closed.
+    /// Opens the connection if it is closed.
     pub(crate) async fn open(&mut self) -> Result<(), Lost> {
         let patience = self.patience;
         timeout(patience, self.sender()).await.map_err(|_| Lost::Timeout(patience))??;
@@ -139,8 +139,8 @@ impl Connection {
         asked
     }
 
-    /// Sends the request on a new connection if the server closed the idle one before the request
-    /// was written. A server may close idle connections at any time.
+    /// Sends the request. If the server had closed the idle connection, which it may at any time,
+    /// the request is sent on a new connection.
     async fn exchange_on_some(
         &mut self,
         request: Prepared,
@@ -199,13 +199,13 @@ impl Connection {
         let stream = TcpStream::connect(&*self.target.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // The task ends when the sender is dropped. The sender receives its errors.
+        // The task ends when the sender is dropped. Errors of the connection reach the sender.
         tokio::spawn(connection);
         Ok(sender)
     }
 }
 
-/// Whether the server announced to close the connection after this answer.
+/// Whether the server will close the connection after this answer.
 fn is_last(headers: &HeaderMap) -> bool {
     headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }

@@ -62,8 +62,8 @@ pub fn most_probable(probabilities: &[f32]) -> Option<usize> {
     Some(class)
 }
 
-/// Sends one digit per request, repeating the test data. An answer is right if all probabilities
-/// are the expected ones; no two digits have the same answer within the tolerance.
+/// Sends one digit per request, cycling through the test data. An answer is right if all
+/// probabilities are the expected ones; no two digits have the same answer within the tolerance.
 pub struct Digits {
     samples: Arc<[Digit]>,
     requests: Vec<Prepared>,
@@ -101,8 +101,8 @@ impl Digits {
         output.ok_or("no output \"probabilities\"")?.f32s()
     }
 
-    /// The share of answers whose most probable class is the label. Measures the model, not the
-    /// server. `None` before the first answer.
+    /// The share of answers whose most probable class is the label: a measure of the model, not of
+    /// the server. `None` before the first answer.
     pub fn accuracy(&self) -> Option<f64> {
         let (asked, recognised) = (self.asked.load(Relaxed), self.recognised.load(Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "a count of answers is far below 2^52")]

@@ -1,4 +1,4 @@
-//! Load on a model that returns its input, so that an answer to another request is detected.
+//! Load on a model that returns its input. Unique inputs reveal an answer to another request.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::json;
@@ -11,8 +11,8 @@ use crate::{
 /// Bytes that identify a request: the nonce of the run and the number of the request.
 const NONCE: usize = 24;
 
-/// Sends an input that starts with a random nonce of the run and the number of the request. The
-/// answer must be equal to the input.
+/// Sends inputs that start with a random nonce of the run and the number of the request. The answer
+/// must be equal to the input.
 pub struct Echo {
     call: Call,
     encoding: Encoding,
@@ -51,8 +51,8 @@ impl Echo {
         })
     }
 
-    /// Adds `mark` after the nonce of requests whose number is `chosen`, cut to the input's size. A
-    /// test model can react to the mark.
+    /// Puts `mark`, cut to the input's size, after the nonce of requests whose number is `chosen`.
+    /// A test model can react to the mark.
     #[must_use]
     pub fn marked(
         self,
@@ -62,8 +62,8 @@ impl Echo {
         Self { mark: Some((mark.into(), Box::new(chosen))), ..self }
     }
 
-    /// The nonce at the start of every input of this run, little-endian. The number of the request
-    /// follows, with 64 bits.
+    /// The nonce at the start of every input of this run, little-endian, before the 64-bit number
+    /// of the request.
     pub fn nonce(&self) -> u128 {
         self.nonce
     }

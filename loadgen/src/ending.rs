@@ -9,11 +9,11 @@ pub struct Entry {
     pub index: u64,
     /// When the request was due.
     pub due: Duration,
-    /// When its user sent it; the first time, if the user retried.
+    /// When the user sent the request, for the first time if there were retries.
     pub sent: Duration,
-    /// When it ended.
+    /// When the request ended.
     pub done: Duration,
-    /// How it ended.
+    /// How the request ended.
     pub ending: Ending,
 }
 
@@ -22,9 +22,9 @@ pub struct Entry {
 pub enum Ending {
     /// Status 200 with the expected answer.
     Right,
-    /// Status 200 with another answer.
+    /// Status 200 with a wrong answer.
     Wrong,
-    /// Another status.
+    /// A status other than 200.
     Refused(Refusal),
     /// No answer: no connection, a lost connection, or a timeout.
     Failed,
@@ -32,7 +32,7 @@ pub enum Ending {
     HungUp,
 }
 
-/// An answer with another status than 200.
+/// An answer with a status other than 200.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The status.

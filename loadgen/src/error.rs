@@ -24,7 +24,7 @@ pub enum LoadError {
         /// The body of the server's answer.
         body: String,
     },
-    /// The server failed a request that is needed before the run.
+    /// A request that the run depends on failed.
     #[error("{target} {problem}")]
     Unanswered {
         /// The server, as `host:port`.
@@ -48,7 +48,7 @@ pub enum LoadError {
         /// The problem.
         reason: String,
     },
-    /// The thread of the load could not start, or died.
+    /// The thread of the load did not start, or ended without a report.
     #[error("load thread: {0}")]
     Thread(String),
 }

@@ -47,13 +47,13 @@ impl Call {
         Ok(Self { uri: uri(&format!("/v2/models/{model}/infer"))?, inputs, wanted: Vec::new() })
     }
 
-    /// Restricts the requested outputs.
+    /// Requests only some of the outputs.
     #[must_use]
     pub fn wanting(self, outputs: &[&str]) -> Self {
         Self { wanted: outputs.iter().map(|&name| name.to_owned()).collect(), ..self }
     }
 
-    /// A request with binary inputs (the bytes of each) that asks for binary outputs.
+    /// A request with binary inputs, given as the bytes of each, that asks for binary outputs.
     pub fn binary(&self, data: &[&[u8]]) -> Prepared {
         let sizes =
             data.iter().map(|data| ("parameters", json!({ "binary_data_size": data.len() })));
@@ -68,7 +68,7 @@ impl Call {
         self.prepared(headers, body)
     }
 
-    /// A request with JSON inputs (the data of each) and JSON outputs.
+    /// A request with JSON inputs, given as the data of each, that asks for JSON outputs.
     pub fn json(&self, data: impl IntoIterator<Item = Value>) -> Prepared {
         let body = self.head(data.into_iter().map(|data| ("data", data))).to_string();
         let json = HeaderValue::from_static("application/json");
@@ -80,7 +80,7 @@ impl Call {
         Prepared { method: Method::POST, uri, headers, body: body.into(), hang_up: None }
     }
 
-    /// The JSON of a request, with one additional field per input.
+    /// The JSON part of a request, with one additional field per input.
     fn head(&self, more: impl Iterator<Item = (&'static str, Value)>) -> Value {
         let inputs = self.inputs.iter().zip(more).map(|(input, (field, value))| {
             let Input { name, datatype, shape } = input;
@@ -140,8 +140,8 @@ impl Output {
     }
 
     /// Whether two outputs are equal within a tolerance: equal name, type and shape, and numbers
-    /// that differ by at most `tolerance` times the largest number of this output. Other elements
-    /// must be equal.
+    /// that differ by at most `tolerance` times the largest number of this output. Elements other
+    /// than numbers must be equal.
     pub fn is_alike(&self, other: &Self, tolerance: f64) -> bool {
         let kind =
             |output: &Self| (output.name.clone(), output.datatype.clone(), output.shape.clone());
@@ -185,7 +185,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// If the JSON data are not such numbers.
+    /// If a JSON element is not an integer from 0 to 255.
     pub fn u8s(&self) -> Result<Bytes, String> {
         match &self.data {
             Data::Json(text) => parse::<Vec<u8>>(text).map(Bytes::from),
@@ -206,7 +206,7 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a RawValue) -> Result<T, String> {
 ///
 /// # Errors
 ///
-/// A description of what is malformed.
+/// A description of the malformed part.
 pub fn outputs(answer: &HttpAnswer) -> Result<Vec<Output>, String> {
     let head_length = match answer.headers.get(HEAD_LENGTH) {
         None => answer.body.len(),
@@ -248,7 +248,7 @@ struct ResponseParameters {
 }
 
 impl ResponseOutput {
-    /// Splits the data of a binary output off the front of the remaining body.
+    /// Completes an output; takes binary data from the front of the remaining body.
     fn read(self, binary: &mut Bytes) -> Result<Output, String> {
         let data = match (self.data, self.parameters.binary_data_size) {
             (Some(text), None) => Data::Json(text),

@@ -14,7 +14,7 @@ use crate::{
     infer::{Input, uri},
 };
 
-/// Random elements are multiples of 1/128 of their range, which every float type represents
+/// Random elements are multiples of 1/128 of the range. Every float type represents these fractions
 /// exactly.
 const STEPS: u8 = 128;
 
@@ -41,14 +41,14 @@ pub struct TensorMetadata {
     pub shape: Vec<i64>,
 }
 
-/// Sizes and range of random inputs where the metadata leaves them open.
+/// Sizes and range of random inputs that the metadata leaves open.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleShape {
     /// The first dimension: rows.
     pub rows: u64,
-    /// All other dimensions.
+    /// All other open dimensions.
     pub free: u64,
-    /// Upper bound of integers, at most 127. Larger ones may be invalid as indices.
+    /// Upper bound of integers, at most 127. A model that uses integers as indices may need less.
     pub most: u8,
 }
 
@@ -99,8 +99,9 @@ pub async fn ask_about<T: DeserializeOwned>(
 }
 
 impl TensorMetadata {
-    /// Draws random data for this input. The elements come from a random part of their range;
-    /// otherwise all inputs would have nearly the same mean, and often the same answer.
+    /// Draws random data for this input. The elements of an input come from a random part of the
+    /// range: with the whole range all inputs would have nearly the same mean, and often the same
+    /// answer.
     pub(crate) fn draw(
         &self,
         sizes: SampleShape,
@@ -126,7 +127,7 @@ impl TensorMetadata {
     }
 }
 
-/// The element at `step` of [`STEPS`] in its range, as bytes and as JSON; `None` for unknown types.
+/// The element at `step` of [`STEPS`] in the range, as bytes and as JSON; `None` for unknown types.
 fn element(datatype: &str, step: u8, most: u8) -> Option<(Vec<u8>, Value)> {
     let fraction = f32::from(step) / f32::from(STEPS);
     let number = u64::from(step) * u64::from(most) / u64::from(STEPS);

@@ -33,7 +33,7 @@ pub fn html(title: &str, report: &Report, summary: &Summary) -> String {
     )
 }
 
-/// Latency by quantile; the x axis is the number of nines, so that the tail is visible.
+/// Latency by quantile. The x axis is the number of nines, so that the tail is visible.
 fn distribution(report: &Report) -> Chart {
     let at = |nines: f64| report.latency(1.0 - 10_f64.powf(-nines)).as_secs_f64() * 1e3;
     let nines = (0..=CURVE_POINTS).map(|n| NINES * f64::from(n) / f64::from(CURVE_POINTS));

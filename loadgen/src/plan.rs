@@ -20,7 +20,7 @@ pub struct LoadPlan {
     pub users: usize,
     /// When users send.
     pub pace: Pace,
-    /// Time before rates and latencies are measured. All answers are checked, also during warm-up.
+    /// Time before rates and latencies are measured. Answers are also checked during the warm-up.
     pub warm_up: Duration,
     /// Length of the run after the warm-up.
     pub length: Length,
@@ -81,10 +81,10 @@ impl Stop {
 /// When users send.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// Closed loop: each user sends its next request once the last one has ended.
+    /// Closed loop: each user sends the next request once the last request has ended.
     Closed,
     /// Open loop: requests are due at random (Poisson) times, regardless of the server, and the
-    /// first idle user sends them. Latency counts from the due time, also while all users were
+    /// first idle user sends each request. Latency counts from the due time, even if all users were
     /// busy, so a stall affects all requests that were due meanwhile (no coordinated omission).
     /// Timers are accurate to 1 ms.
     Open {
@@ -98,7 +98,7 @@ pub enum Pace {
 pub enum Length {
     /// A number of requests.
     Requests(u64),
-    /// A time. Requests in flight at the end are still awaited: they count in the latency, but not
-    /// in the rate.
+    /// A time. Answers to requests in flight at the end are still awaited, and count in the latency
+    /// but not in the rate.
     Time(Duration),
 }

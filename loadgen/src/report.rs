@@ -12,13 +12,13 @@ use crate::{
     timeline::{Clock, Second},
 };
 
-/// The number of texts per kind of trouble that a report keeps.
+/// The number of descriptions that a report keeps per kind of trouble.
 const SAMPLES: usize = 5;
 
 /// The result of a run.
 ///
 /// Counts cover all requests. Rates cover right answers received in the measured time. Latencies
-/// cover right answers to requests due in the measured time, whenever they were received, so a slow
+/// cover right answers to requests due in the measured time, even if received later, so a slow
 /// server looks neither faster nor slower than it is.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -26,17 +26,17 @@ pub struct Report {
     pub sent: u64,
     /// Requests with status 200 and the expected answer.
     pub right: u64,
-    /// Requests with status 200 and another answer.
+    /// Requests with status 200 and a wrong answer.
     pub wrong: u64,
-    /// Requests with another status, by status.
+    /// Requests with a status other than 200, by status.
     pub refused: BTreeMap<u16, u64>,
-    /// Requests with another status, by status and `x-error-code`.
+    /// Requests with a status other than 200, by status and `x-error-code`.
     pub reasons: BTreeMap<String, u64>,
     /// Requests without answer: no connection, a lost connection, or a timeout.
     pub failed: u64,
     /// Requests whose users hung up on purpose.
     pub hung_up: u64,
-    /// Requests of an open loop that were due before the end but found no idle user.
+    /// Requests of an open loop that were due before the end, but found no idle user.
     pub unsent: u64,
     /// Connections that the server or the network closed without `connection: close`.
     pub dropped_connections: u64,
@@ -89,7 +89,7 @@ impl Report {
         self.per_second(self.latencies.len() - self.later_than(limit))
     }
 
-    /// All requests answered with another status than 200.
+    /// The number of requests answered with a status other than 200.
     pub fn refusals(&self) -> u64 {
         self.refused.values().sum()
     }
@@ -163,7 +163,7 @@ impl Recorder {
         Ok(Self { report, journal, clock: Clock::new()?, samples: BTreeMap::new() })
     }
 
-    /// Counts one request; `trouble` describes what was wrong with it.
+    /// Counts one request; `trouble` describes the problem, if any.
     pub(crate) fn record(&mut self, entry: Entry, trouble: &str, window: Window) {
         self.report.sent += 1;
         match &entry.ending {

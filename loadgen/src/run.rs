@@ -22,10 +22,10 @@ use crate::{
 
 /// Pause of a user after a failure, so that a dead server is not retried in a tight loop.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Upper bound of the pause before the first retry; doubled for each further one.
+/// Upper bound of the pause before the first retry; doubled for each further retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
-/// Open files of the process other than users' connections.
+/// Open files of the process besides the users' connections.
 const OTHER_FILES: u64 = 64;
 /// The header with the reason of a refusal.
 const ERROR_CODE: &str = "x-error-code";
@@ -34,8 +34,8 @@ const QUOTED: usize = 200;
 
 /// Executes a plan and returns its report. Dropping the future ends the run.
 ///
-/// The load has its own thread and runtime: it does not share a runtime with a server in the same
-/// process, and its CPU time can be measured.
+/// The load runs on its own thread and runtime: a server in the same process does not share the
+/// runtime, and the load's CPU time can be measured.
 pub async fn run(plan: LoadPlan) -> Result<Report, LoadError> {
     check(&plan)?;
     let (report, reported) = oneshot::channel();
@@ -57,7 +57,7 @@ fn check(plan: &LoadPlan) -> Result<(), LoadError> {
             "{per_second} is not a number of requests per second"
         )));
     }
-    // Without a known limit, a connection fails at the actual one.
+    // If the limit is unknown, opening a connection fails at the actual limit.
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(u64::MAX);
     let users = plan.users;
     if users as u64 + OTHER_FILES > limit {
@@ -146,7 +146,8 @@ async fn connect(plan: &LoadPlan) -> Result<Vec<Connection>, LoadError> {
     }
 }
 
-/// A connection, and the error if it could not be opened. Each request tries again.
+/// A connection, and the error if opening failed. A closed connection is reopened by the next
+/// request.
 async fn opened(
     target: Target,
     patience: Duration,
@@ -193,7 +194,7 @@ impl Run {
         recorder.dropped(dropped);
     }
 
-    /// The pause of a user after a request that ended in this way.
+    /// The pause of a user after a request with this ending.
     fn pause(&self, ending: &Ending) -> Option<Duration> {
         match ending {
             Ending::Failed => Some(PAUSE),
@@ -222,7 +223,7 @@ async fn user(run: Arc<Run>, mut connection: Connection) {
     }
 }
 
-/// The result of a request; `trouble` describes what was wrong with it, empty if nothing was.
+/// The result of a request; `trouble` describes the problem, and is empty for right answers.
 struct Verdict {
     ending: Ending,
     trouble: String,

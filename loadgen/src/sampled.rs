@@ -1,5 +1,5 @@
-//! Load on any model: random inputs made from the metadata, and answers learnt from the server
-//! before the run.
+//! Load on any model: inputs are random and fit the metadata; expected answers are learnt from the
+//! server before the run.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::{
     model::{Metadata, Sample, SampleShape},
 };
 
-/// Seed of the inputs, so that equal runs send equal inputs.
+/// Seed of the inputs: equal runs send equal inputs.
 const SEED: u64 = 1;
 
-/// Sends random inputs, repeating them. An answer is right if it equals, within a tolerance, the
-/// answer that the same input got alone before the run. This detects answers that are mixed up or
-/// depend on the batch; it does not measure the quality of the model.
+/// Sends a fixed set of random inputs again and again. An answer is right if it equals, within a
+/// tolerance, the answer to the same input sent alone before the run. The check detects answers
+/// that are mixed up or depend on the batch, but not a bad model.
 pub struct Sampled {
     requests: Vec<Prepared>,
     learnt: Vec<Learnt>,
@@ -32,8 +32,8 @@ struct Learnt {
 }
 
 impl Sampled {
-    /// Makes a load with `count` different inputs. Before [`learn`](Self::learn) any well-formed
-    /// answer is right.
+    /// Makes a load with `count` different inputs. Until [`learn`](Self::learn) is called, any
+    /// well-formed answer is right.
     pub fn draw(
         model: &Metadata,
         encoding: Encoding,
@@ -63,11 +63,11 @@ impl Sampled {
         Ok(Self { requests, learnt: Vec::new(), tolerance: 0.0 })
     }
 
-    /// Sends each input once, one after the other, and keeps the answers. Numbers of later answers
-    /// may differ by at most `tolerance` times the largest number of their output.
+    /// Sends the inputs one after the other, and keeps the answers. Numbers of later answers may
+    /// differ by at most `tolerance` times the largest number of the output.
     ///
-    /// Returns the number of inputs whose answer equals that of another input within the tolerance:
-    /// a mix-up of the two would not be detected.
+    /// Returns the number of inputs whose answer equals another input's answer within the
+    /// tolerance. A mix-up of two such inputs would not be detected.
     pub async fn learn(
         &mut self,
         target: &Target,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{Length, Pace, Stop};
 
-/// Seed of the arrivals of an open loop, so that equal plans have equal bursts.
+/// Seed of the arrivals of an open loop: equal plans have equal bursts.
 const ARRIVALS_SEED: u64 = 1;
 
 /// The turn of one request.
@@ -16,7 +16,7 @@ const ARRIVALS_SEED: u64 = 1;
 pub(crate) struct Turn {
     /// The number of the request.
     pub(crate) index: u64,
-    /// When the request is due; never in the future in a closed loop.
+    /// When the request is due; in a closed loop, when the turn was taken.
     pub(crate) due: Instant,
 }
 
@@ -57,7 +57,7 @@ impl Schedule {
         Self { stop, ..self }
     }
 
-    /// The time after which no requests are due, if already known.
+    /// The time after which no requests are due, if known yet.
     pub(crate) fn end(&self) -> Option<Instant> {
         self.ends.into_iter().chain(self.stop.at()).min()
     }
@@ -70,8 +70,8 @@ impl Schedule {
         self.next(now)
     }
 
-    /// The requests of an open loop that were due before the end but found no idle user. To be
-    /// called once, at the end of the run.
+    /// The number of requests of an open loop that were due before the end, but found no idle user.
+    /// Takes the remaining turns, so must be called once, at the end of the run.
     pub(crate) fn unsent(&self) -> u64 {
         let mut unsent = 0;
         while self.pace != Pace::Closed && self.next(self.measured_from).is_some() {

@@ -20,17 +20,17 @@ pub struct Summary {
     /// Quantiles of the latency of right answers to requests due in the measured time, in
     /// milliseconds.
     pub latency_ms: BTreeMap<&'static str, f64>,
-    /// Requests sent. This and all other counts but `late` include the warm-up.
+    /// Requests sent. All counts except `late` include the warm-up.
     pub sent: u64,
     /// Right answers.
     pub right: u64,
     /// Wrong answers.
     pub wrong: u64,
-    /// Answers with another status than 200, by status and `x-error-code`.
+    /// Answers with a status other than 200, by status and `x-error-code`.
     pub refused: BTreeMap<String, u64>,
     /// Requests without answer.
     pub failed: u64,
-    /// Requests of an open loop that were due, but not sent.
+    /// Requests of an open loop that were due, but found no idle user.
     pub unsent: u64,
     /// Connections that the server or the network closed without `connection: close`.
     pub dropped_connections: u64,

@@ -16,9 +16,9 @@ pub struct Second {
     pub right: u64,
     /// Wrong answers.
     pub wrong: u64,
-    /// Answers with another status than 200.
+    /// Answers with a status other than 200.
     pub refused: u64,
-    /// Requests without answer, other than those whose users hung up on purpose.
+    /// Requests without answer, except where the user hung up on purpose.
     pub failed: u64,
     /// Median latency of right answers in milliseconds; 0 if there are none.
     pub p50_ms: f64,
@@ -45,7 +45,7 @@ impl Clock {
         self.latencies.record(latency);
     }
 
-    /// Counts a request that ended in another way; right answers are ignored.
+    /// Counts a request with any other ending; right answers are ignored.
     pub(crate) fn ended(&mut self, ending: &Ending) {
         match ending {
             Ending::Right | Ending::HungUp => {}

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{HeaderMap, Method, Uri};
 
-/// Makes numbered requests and checks their answers. All calls come from the thread of the load, so
-/// they should be fast: a slow call delays other users.
+/// Makes numbered requests and checks the answers. The methods run on the thread of the load and
+/// should be fast: a slow call delays other users.
 pub trait Workload: Send + Sync {
     /// The request with this number. Numbers count from 0 and are unique within a run.
     fn request(&self, index: u64) -> Prepared;
@@ -15,11 +15,11 @@ pub trait Workload: Send + Sync {
     ///
     /// # Errors
     ///
-    /// A description of what is wrong with the answer.
+    /// A description of the mistake in the answer.
     fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String>;
 }
 
-/// An HTTP request for any target. Clones share the body.
+/// An HTTP request to any target. Clones share the body.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     /// The method: POST for inference.

@@ -109,9 +109,9 @@ async fn a_run_ends_after_its_time_and_rates_exclude_the_warm_up() {
 
 #[tokio::test]
 async fn a_slow_server_is_measured_neither_too_fast_nor_too_slow() {
-    // Two users with answers every 600 ms. Between 200 ms and 1 s each user receives one answer, to
-    // a request sent earlier, and sends one request, whose later answer counts with its full
-    // latency.
+    // Two users get an answer every 600 ms. In the measured time, 200 ms to 1 s, each user receives
+    // one answer, to a request sent earlier, and sends one request. That request's answer arrives
+    // later, and counts with its full latency.
     let slow = Duration::from_millis(600);
     let stub = Stub::start(move |_| Reaction::Stall(slow)).await;
     let (warm_up, length) = (Duration::from_millis(200), Length::Time(Duration::from_millis(800)));
@@ -129,7 +129,8 @@ async fn an_open_loop_measures_a_stall_in_all_requests_due_meanwhile() {
     let report =
         run(LoadPlan { pace, length: Length::Time(SECOND), ..plan(&stub, 1, 0) }).await.unwrap();
     assert_eq!((report.right, report.wrong), (report.sent, 0), "{report}");
-    // About 80 of 200 requests were due during the stall; a closed loop would have measured one.
+    // About 80 of 200 requests were due during the stall. A closed loop would have measured the
+    // stall in one request only.
     assert!(report.latency(0.8) > stall / 4, "{report}");
 }
 
@@ -144,7 +145,7 @@ async fn an_open_loop_reports_requests_without_an_idle_user() {
 
 #[tokio::test]
 async fn a_closed_port_is_an_error() {
-    // A free port: the listener is dropped at once.
+    // A free port: the listener is dropped immediately.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let target = format!("http://{address}").parse().unwrap();
     let error =
@@ -207,7 +208,8 @@ async fn sampled(stub: &Stub, encoding: Encoding) -> (Sampled, usize) {
 #[tokio::test]
 async fn learnt_answers_detect_a_mix_up() {
     for encoding in [Encoding::Binary, Encoding::Json] {
-        // Requests 0 to 9 learn the answers; one of the next twenty gets the answer to another.
+        // The answers are learnt from requests 0 to 9. Request 15 gets the answer to another
+        // request.
         let stub =
             Stub::start(|n| if n == 15 { Reaction::EchoOfLast } else { Reaction::Echo }).await;
         let (sampled, twins) = sampled(&stub, encoding).await;

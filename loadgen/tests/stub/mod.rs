@@ -1,4 +1,4 @@
-//! An HTTP server whose reaction to each request is set by the test.
+//! An HTTP server; the test chooses its reaction to each request.
 
 use std::{
     future::pending,
@@ -176,7 +176,7 @@ fn classify(request: &(HeaderMap, Bytes)) -> Response<Full<Bytes>> {
     answer(&output, &[])
 }
 
-/// The only input of a request, and its bytes if binary.
+/// The only input of a request, and the binary data, if any.
 fn input((headers, body): &(HeaderMap, Bytes)) -> (Value, Bytes) {
     let head_length = headers.get(HEAD_LENGTH).map(|length| length.to_str().unwrap());
     let head_length = head_length.map_or(body.len(), |length| length.parse().unwrap());
