@@ -1,4 +1,4 @@
-//! Builds a controller from its parts, top to bottom, and runs it.
+//! Builds a controller from its parts and runs it.
 
 use std::sync::Arc;
 
@@ -39,7 +39,8 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     let namespace =
         settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let Some(broker) = settings.redis.connect(&process.shutdown).await? else { return Ok(()) };
-    // With the start time: a process that restarts under the same name is another candidate.
+    // The start time makes the identity unique: a process that restarts under the same name is a
+    // new candidate.
     let identity = format!("{}-{}", settings.identity, Timestamp::now().as_millisecond());
     let (leading, leads) = watch::channel(false);
     let leases = Api::namespaced(client.clone(), &namespace);
@@ -72,7 +73,8 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     });
     info!(namespace, "controlling fleets");
     process.readiness.ready();
-    // Only fleets trigger turns: each fleet has a turn every tick, whatever changes in its objects.
+    // Only fleets trigger turns. Changes of a fleet's objects do not, because each fleet has a turn
+    // every tick anyway.
     let turns = Controller::new(
         Api::<ModelFleet>::namespaced(client, &namespace),
         watcher::Config::default(),

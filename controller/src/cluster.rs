@@ -1,5 +1,5 @@
-//! The fleets' objects in the cluster: read from local copies, applied where they differ from what
-//! is desired.
+//! The fleets' Kubernetes objects: read from local copies, and applied where they differ from the
+//! desired state.
 
 mod covers;
 mod mirror;
@@ -37,12 +37,12 @@ use crate::{
     objects::{FLEET, FleetObjects, MANAGER, pod_monitor},
 };
 
-/// The annotation that names the controller's version and the fleet's generation from which an
-/// object was made. A change of either applies the object again, which removes fields that an
-/// earlier version or generation had set.
+/// Annotation with the controller version and the fleet generation that an object was made from.
+/// When either changes, the object is applied again, which removes fields set by an earlier version
+/// or generation.
 const MADE_FROM: &str = "batchfleet.dev/made-from";
 
-/// The namespace, as far as fleets are concerned.
+/// Access to the fleets and their objects in one namespace.
 pub(crate) struct Cluster {
     fleets: Api<ModelFleet>,
     deployments: Mirror<Deployment>,
@@ -54,7 +54,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster, and the task that keeps its local copies current until dropped.
+    /// Creates the cluster, and the task that keeps its local copies current until the task is
+    /// dropped.
     pub(crate) fn new(client: &Client, namespace: &str) -> (Self, BoxFuture<'static, ()>) {
         let every = watcher::Config::default;
         let workers = every().labels(FLEET);
@@ -72,10 +73,10 @@ impl Cluster {
         (cluster, watches.boxed())
     }
 
-    /// The objects of a fleet, from the local copies.
+    /// Returns the objects of a fleet from the local copies.
     ///
     /// # Errors
-    /// A watch has failed, so its copy may be out of date.
+    /// If a watch has failed, because its copy may be out of date.
     pub(crate) async fn state(&self, fleet: &ModelFleet) -> Result<ClusterState, ControlError> {
         let name = fleet.name_any();
         self.deployments.is_installed().await?;
@@ -101,7 +102,8 @@ impl Cluster {
         })
     }
 
-    /// Applies the desired objects. Objects that already fit or belong to others stay untouched.
+    /// Applies the desired objects. Objects that already match, and objects that the fleet does not
+    /// own, are left unchanged.
     pub(crate) async fn apply(
         &self,
         fleet: &ModelFleet,
@@ -123,7 +125,8 @@ impl Cluster {
         }
     }
 
-    /// Sets the replicas of a fleet's Deployment, from zero or to zero, which an autoscaler cannot.
+    /// Sets the replicas of a fleet's Deployment from zero or to zero, which an autoscaler cannot
+    /// do.
     pub(crate) async fn scale(&self, name: &str, replicas: u32) -> Result<(), ControlError> {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         let before = self.deployments.get(name);
@@ -136,7 +139,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Annotates pods. A failure is harmless: the next turn tries again.
+    /// Annotates pods. Failures are harmless, because the next turn retries.
     pub(crate) async fn annotate(&self, annotations: Vec<(String, Value)>) {
         for (name, annotations) in annotations {
             let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
@@ -204,12 +207,12 @@ where
     let made_from = format!("{}/{generation}", env!("CARGO_PKG_VERSION"));
     desired.annotations_mut().insert(MADE_FROM.to_owned(), made_from);
     let existing = match existing {
-        // The copy may lag behind: an object that another client has just created must not
-        // be taken over.
+        // The copy may lag behind. Ask the API server, so that an object which another client has
+        // just created is not taken over.
         Existing::Absent => Existing::of(fleet, mirror.api().get_opt(&name).await?.map(Arc::new)),
         existing => existing.clone(),
     };
-    // With its uid the patch fails if the object has been replaced by another of the same name.
+    // With the uid, the patch fails if another object of the same name has replaced this one.
     desired.meta_mut().uid = existing.owned().and_then(ResourceExt::uid);
     let patch = serde_json::to_value(&desired)?;
     match &existing {
@@ -219,7 +222,7 @@ where
         }
         Existing::Owned(_) | Existing::Absent => {}
     }
-    // Forced: the fleet decides about its fields, even if another client has set them.
+    // Forced, so that the controller's values win even if another client has set the same fields.
     let params = PatchParams::apply(MANAGER).force();
     let applied = mirror.api().patch(&name, &params, &Patch::Apply(&patch)).await?;
     mirror.wrote(&name, existing.owned(), Some(applied));
@@ -227,7 +230,8 @@ where
     Ok(())
 }
 
-/// Deletes an object, unless it has been deleted already or replaced by another of the same name.
+/// Deletes an object, unless it is already deleted or has been replaced by another object of the
+/// same name.
 async fn delete<K>(mirror: &Mirror<K>, object: &K) -> Result<(), ControlError>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,

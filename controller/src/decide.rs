@@ -22,21 +22,22 @@ const DEPTH_PER_WORKER: u32 = 128;
 
 /// A start slower than 3x the expected cold start counts as failed.
 const LATE_STARTS: u32 = 3;
-/// The least cold start that this assumes, whatever was measured.
+/// Lower bound of the expected cold start when the controller looks for failed starts.
 const SHORT_START: Duration = Duration::from_secs(20);
 
-/// State of a fleet that lasts from decision to decision.
+/// State that a fleet keeps between decisions.
 #[derive(Debug, Default)]
 pub(crate) struct ScaleMemory {
     scaler: Scaler,
-    /// The count of offered requests when it last changed, and the time of that change.
+    /// The count of offered requests, and the last time at which the count changed or requests were
+    /// waiting.
     asked: Option<(u64, Duration)>,
-    /// The last time at which the fleet had no worker.
+    /// The last time at which the Deployment had no replicas.
     empty: Option<Duration>,
 }
 
 impl ScaleMemory {
-    /// Decides at `now`.
+    /// Decides the size and the batch target of a fleet at `now`.
     pub(crate) fn decide(
         &mut self,
         spec: &ModelFleetSpec,
@@ -54,10 +55,11 @@ impl ScaleMemory {
         let (floor, reason) = match (spec.replicas, &speed) {
             (Some(pinned), _) => (pinned, Reason::Pinned),
             (None, None) if input.is_new => (held, Reason::NoSpeed),
-            // No reports do not mean no load: never remove workers for lack of data.
+            // Missing reports do not mean that there is no load: never remove workers for lack of
+            // data.
             _ if input.reading.is_none() => (held, Reason::Scaled(ScaleBound::Stale)),
             (None, None) => (held, Reason::NoSpeed),
-            // Idle for `scaleToZeroAfterSeconds`: do not hold workers for an earlier load.
+            // The fleet has been idle for `scaleToZeroAfterSeconds`: no hold for an earlier load.
             (None, Some(_)) if policy.min == 0 => (0, Reason::Scaled(ScaleBound::Load)),
             (None, Some(_)) => (scaled.replicas, Reason::Scaled(scaled.bound)),
         };
@@ -86,9 +88,9 @@ impl ScaleMemory {
         decision
     }
 
-    /// Whether gateways may let requests wait for a worker: from before the last worker stops until
-    /// the next one is alive. A start that takes too long counts as failed, and gateways then
-    /// refuse requests at once.
+    /// Returns whether gateways may let requests wait for a worker: from just before the last
+    /// worker stops until the next worker is alive. A start that takes too long counts as failed,
+    /// and gateways then refuse requests immediately.
     fn promises(
         &mut self,
         spec: &ModelFleetSpec,
@@ -107,9 +109,10 @@ impl ScaleMemory {
         wakes && (floor == 0 || starts && !input.workers.iter().any(|worker| worker.live))
     }
 
-    /// The bounds of the fleet's size. A fleet scales to zero only after `scaleToZeroAfterSeconds`
-    /// without a request. A fleet at zero stays there until a request comes, except for a new
-    /// model: gateways refuse requests for a model that no worker has ever served.
+    /// Returns the bounds of the fleet's size. A fleet scales to zero only after
+    /// `scaleToZeroAfterSeconds` without a request. A fleet at zero workers stays at zero until a
+    /// request arrives, unless the model is new: gateways refuse requests for a model that no
+    /// worker has ever served.
     fn policy(&mut self, spec: &ModelFleetSpec, now: Duration, input: &FleetInput) -> ScalePolicy {
         let scaling = &spec.scaling;
         let offered = input.reading.as_ref().map(|reading| reading.counts.offered);
@@ -143,7 +146,7 @@ impl ScaleMemory {
 fn observation(spec: &ModelFleetSpec, input: &FleetInput) -> Observation {
     let reading = input.reading.as_ref();
     Observation {
-        // A missing reading counts as one that is too old.
+        // A missing reading is treated like a stale one.
         counts: reading.map_or_else(Default::default, |reading| reading.counts.into()),
         waiting: input.waiting,
         ready: input.ready,
@@ -152,18 +155,18 @@ fn observation(spec: &ModelFleetSpec, input: &FleetInput) -> Observation {
     }
 }
 
-/// The cold start of a worker: measured, else the estimate of the spec.
+/// Returns the cold start of a worker: the measured one, or the estimate in the spec.
 fn cold_start(spec: &ModelFleetSpec, input: &FleetInput) -> Duration {
     input.cold_start.unwrap_or_else(|| seconds(spec.scaling.cold_start_seconds))
 }
 
-/// The latency target.
+/// Returns the latency target.
 pub(crate) fn slo(spec: &ModelFleetSpec) -> Duration {
     Duration::from_millis(spec.slo.p99_ms.into())
 }
 
-/// The batch target of the workers. In mode `auto` each worker chooses N before every batch, with
-/// the functions of `policy` and its own measurements.
+/// Returns the batch target of the workers. In mode `auto`, each worker chooses N before every
+/// batch, with the functions of the `policy` crate and its own measurements.
 fn wish(spec: &ModelFleetSpec) -> Wish {
     let batch = match (spec.batch.mode, spec.batch.rows) {
         (BatchMode::Fixed, Some(rows)) => BatchWish::Rows(rows),
@@ -172,7 +175,7 @@ fn wish(spec: &ModelFleetSpec) -> Wish {
     Wish { batch, slo_ms: Some(f64::from(spec.slo.p99_ms)) }
 }
 
-/// The speed of the slowest living worker, or of the slowest dead one if none is alive.
+/// Returns the speed of the slowest living worker, or of the slowest dead worker if none is alive.
 fn slowest(workers: &[ObservedWorker]) -> Option<Speed> {
     let any = workers.iter().any(|worker| worker.live);
     let counted = workers.iter().filter(|worker| worker.live || !any);
@@ -186,9 +189,9 @@ fn slowest(workers: &[ObservedWorker]) -> Option<Speed> {
     Speed::new(&profile, batching.fixed_sizes, by_hand, batching.slo(), batching.overhead())
 }
 
-/// Jobs that may wait per worker before the autoscaler adds workers: as many as a worker serves in
-/// twice the latency target, rounded up to a power of two, so that noise does not change the
-/// object.
+/// Returns how many jobs may wait per worker before the autoscaler adds workers: the number that a
+/// worker serves in twice the latency target, rounded up to a power of two so that small changes in
+/// speed do not change the autoscaler object.
 fn depth(spec: &ModelFleetSpec, requests_per_second: f64) -> u32 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     let jobs = (2.0 * slo(spec).as_secs_f64() * requests_per_second) as u32;

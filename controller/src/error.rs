@@ -1,36 +1,36 @@
-//! Why a turn of a fleet failed.
+//! Errors of a fleet's turn.
 
 use std::sync::Arc;
 
 use batchfleet_broker::BrokerError;
 use kube::runtime::watcher;
 
-/// Why a turn of a fleet failed. Each of these may pass by itself.
+/// The reason why a fleet's turn failed. Every error may be temporary, so the turn is retried.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum ControlError {
-    /// The API server refused a request or cannot be reached.
+    /// The API server refused a request or could not be reached.
     #[error("the API server: {0}")]
     Kubernetes(#[from] kube::Error),
-    /// The watch of a kind has failed, so the local copy may be out of date.
+    /// The watch of a kind failed, so the local copy may be out of date.
     #[error("the watch of {plural}: {source}")]
     #[strum(serialize = "kubernetes")]
     Watch {
-        /// The kind.
+        /// The kind, in the plural.
         plural: String,
-        /// Why the watch failed.
+        /// The cause.
         source: Arc<watcher::Error>,
     },
     /// The batch target could not be published.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// An object cannot be written as JSON.
+    /// An object could not be serialized as JSON.
     #[error("an object cannot be written as JSON: {0}")]
     Unwritable(#[from] serde_json::Error),
 }
 
 impl ControlError {
-    /// The bounded `outcome` label of metrics, and the `code` field of logs.
+    /// Returns the `outcome` label of metrics and the `code` field of logs.
     pub(crate) fn code(&self) -> &'static str {
         self.into()
     }

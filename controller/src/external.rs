@@ -1,9 +1,10 @@
 //! Serves queue depths to autoscalers as `external.metrics.k8s.io/v1beta1`. The API server of
-//! Kubernetes forwards this API to the controller, so that no metrics adapter need be installed.
+//! Kubernetes forwards this API to the controller, so no metrics adapter is needed.
 //!
-//! Every controller serves the API, leader or not, and reads Redis for each request. A depth that
-//! cannot be read is an error and never 0: an autoscaler that gets an error does not scale. The
-//! port needs no authorization; the gateways' `/metrics` has the same figures.
+//! Every controller serves the API, leader or not, and reads Redis for each request. If a depth
+//! cannot be read, the response is an error and never 0: an autoscaler that gets an error does not
+//! scale. The port needs no authorization, because `/metrics` of the gateways exposes the same
+//! figures.
 
 mod certificate;
 mod documents;
@@ -28,18 +29,18 @@ use tracing::{info, warn};
 use self::documents::Labels;
 use crate::{objects::QUEUE_DEPTH, settings::ExternalMetricsSettings, snapshot::Snapshots};
 
-/// Where the queue depths come from.
+/// The source of the queue depths.
 pub(crate) struct DepthSource {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) observer: Arc<dyn Observer>,
-    /// The namespace of the fleets. All others have no queues.
+    /// Namespace of the fleets. Other namespaces have no queues.
     pub(crate) namespace: String,
 }
 
-/// Serves until the handle is stopped.
+/// Serves the API until the handle is stopped.
 ///
 /// # Errors
-/// An invalid certificate, or an address that cannot be bound.
+/// If the certificate is invalid or the address cannot be bound.
 pub(crate) fn serve(
     listen: SocketAddr,
     settings: &ExternalMetricsSettings,
@@ -72,7 +73,7 @@ fn routes(app: &mut ServiceConfig) {
         .default_service(web::to(async || refuse(StatusCode::NOT_FOUND, "no such path")));
 }
 
-/// The query string of a request for values.
+/// Query string of a request for metric values.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MetricQuery {
@@ -112,7 +113,8 @@ fn refuse(status: StatusCode, message: &str) -> HttpResponse {
 }
 
 impl DepthSource {
-    /// The depth of each queue with these labels that a worker or a gateway knows.
+    /// Returns the depth of each queue that matches the labels and is known to a worker or a
+    /// gateway.
     async fn depths(&self, labels: &Labels) -> Result<Vec<(QueueName, u64)>, BrokerError> {
         let snapshot = self.snapshots.latest().await?;
         let workers = snapshot.fleet.workers.iter().map(|worker| &worker.announcement);

@@ -1,5 +1,5 @@
-//! A fake API server for tests. It stores objects, counts their versions, merges patches, sends
-//! watch events, and refuses the requests that a test chooses.
+//! A fake API server for tests. The server stores versioned objects, merges patches, sends watch
+//! events, and refuses the requests that a test selects.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// API groups that are installed only if the test adds the path of the group.
+/// API groups that are not installed until a test adds the path of the group.
 const OPTIONAL_GROUPS: [&str; 2] = ["/apis/keda.sh/v1alpha1", "/apis/monitoring.coreos.com/v1"];
 
-/// Clones share one server.
+/// The fake API server. Clones share one state.
 #[derive(Clone, Default)]
 pub(crate) struct FakeApi(Arc<Mutex<FakeState>>);
 
@@ -29,10 +29,10 @@ pub(crate) struct FakeApi(Arc<Mutex<FakeState>>);
 struct FakeState {
     objects: BTreeMap<String, Value>,
     version: u64,
-    /// Every change: its version, the path of the object, and the event.
+    /// Every change: version, path of the object, and watch event.
     changes: Vec<(u64, String, Value)>,
     watches: Vec<OpenWatch>,
-    /// Events held back from the watches, while a test holds them.
+    /// Watch events that a test holds back; `None` if events are sent immediately.
     held: Option<Vec<(String, Value)>>,
     requests: Vec<String>,
     writes: Vec<String>,
@@ -58,15 +58,15 @@ impl FakeApi {
         self.0.lock().unwrap()
     }
 
-    /// Refuses every request whose path contains `part`, until called again with status 0. Ends the
-    /// open watches of such paths.
+    /// Refuses every request whose path contains `part`, and ends open watches of such paths. A
+    /// call with status 0 ends the refusal.
     pub(crate) fn refuse(&self, part: &str, status: u16) {
         let mut state = self.state();
         state.refused.insert(part.to_owned(), status);
         state.watches.retain(|watch| !watch.path.contains(part));
     }
 
-    /// Holds back all watch events until `release_events`, as a slow network would.
+    /// Holds back all watch events until `release_events`, like a slow network.
     pub(crate) fn hold_events(&self) {
         self.state().held.get_or_insert_default();
     }
@@ -78,24 +78,24 @@ impl FakeApi {
         }
     }
 
-    /// The writes since the last call, such as `PATCH deployments/digits`.
+    /// Returns the writes since the last call, such as `PATCH deployments/digits`.
     pub(crate) fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.state().writes)
     }
 
-    /// All requests since the last call, such as `GET /api/v1/namespaces/ml/pods`.
+    /// Returns all requests since the last call, such as `GET /api/v1/namespaces/ml/pods`.
     pub(crate) fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state().requests)
     }
 
-    /// The object whose path ends like this.
+    /// Returns the object whose path ends with `end`.
     pub(crate) fn get(&self, end: &str) -> Value {
         let state = self.state();
         let found = state.objects.iter().find(|(path, _)| path.ends_with(end));
         found.map_or(Value::Null, |(_, object)| object.clone())
     }
 
-    /// Changes an object as another client.
+    /// Changes an object, as another client would.
     pub(crate) fn edit(&self, end: &str, edit: impl FnOnce(&mut Value)) {
         let mut state = self.state();
         let found = state.objects.iter().find(|(path, _)| path.ends_with(end));
@@ -107,7 +107,7 @@ impl FakeApi {
         }
     }
 
-    /// Adds an object under its path as another client.
+    /// Adds an object under its path, as another client would.
     pub(crate) fn add(&self, path: &str, object: Value) {
         self.state().store(path.to_owned(), object);
     }
@@ -134,7 +134,7 @@ impl FakeApi {
 }
 
 impl FakeState {
-    /// Opens a watch, which begins with the changes after the version in the query.
+    /// Opens a watch, which starts with the first change after the version in the query.
     fn watch(&mut self, path: &str, query: &str) -> Result<UnboundedReceiver<Bytes>, u16> {
         self.allow(path)?;
         let version = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion="));
@@ -149,7 +149,7 @@ impl FakeState {
         Ok(receiver)
     }
 
-    /// Whether the test refuses requests of this path, or has not installed its API group.
+    /// Returns an error if the test refuses this path or has not installed its API group.
     fn allow(&self, path: &str) -> Result<(), u16> {
         let refused =
             self.refused.iter().find(|(part, status)| path.contains(*part) && **status > 0);
@@ -260,15 +260,15 @@ impl FakeState {
     }
 }
 
-/// Whether the request names no uid, as a precondition or in a patch, or that of the current
-/// object.
+/// Returns whether the request (its precondition or its patch) names the uid of the current object
+/// or no uid.
 fn is_same(current: Option<&Value>, body: &Value) -> bool {
     let named = [&body["preconditions"]["uid"], &body["metadata"]["uid"]];
     let uid = current.map_or(&Value::Null, |current| &current["metadata"]["uid"]);
     named.into_iter().all(|named| named.is_null() || named == uid)
 }
 
-/// An event as a line of a watch.
+/// Formats an event as a line of a watch response.
 fn line(event: &Value) -> Bytes {
     Bytes::from(format!("{event}\n"))
 }

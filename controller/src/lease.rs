@@ -1,12 +1,13 @@
-//! Leader election among the controllers by a Lease, with the algorithm of client-go.
+//! Leader election among controllers with a Kubernetes Lease, using the algorithm of client-go.
 //!
-//! A lease that has not been renewed for its duration has expired. Each candidate measures this
-//! with its own clock, from the last change of the lease that it observed, because the clocks of
-//! machines differ. A leader that cannot renew stops before other candidates may take over.
+//! A lease that is not renewed for its duration expires. The clocks of machines differ, so each
+//! candidate measures the duration with its own clock, from the last change of the lease that the
+//! candidate observed. A leader that cannot renew the lease stops before another candidate may take
+//! over.
 //!
-//! The crate for this, `kube-lease-manager` 0.13, compares the leader's `renewTime` with the local
-//! wall clock, so two controllers lead at once if their clocks differ by more than the lease's
-//! duration. `kube` itself has no leader election.
+//! Existing crates do not fit. `kube-lease-manager` 0.13 compares the leader's `renewTime` with the
+//! local wall clock, so two controllers lead at the same time if their clocks differ by more than
+//! the lease duration. `kube` has no leader election.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// Other candidates may take over a lease that has not changed for this time.
+/// Another candidate may take over a lease that has not changed for this time.
 const DURATION: Duration = Duration::from_secs(15);
 /// A leader that has not renewed the lease for this time stops leading.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
@@ -34,11 +35,11 @@ const PERIOD: Duration = Duration::from_secs(2);
 pub(crate) struct LeaderCandidate {
     api: Api<Lease>,
     name: String,
-    /// The identity of this process; no other process has the same.
+    /// Unique identity of this process.
     identity: String,
-    /// The version of the lease that was read last, and when it was first read.
+    /// Version of the lease at the last read, and the time at which this version was first read.
     observed: Option<(String, Instant)>,
-    /// When this process last renewed the lease; `None` while it is not the leader.
+    /// When this process last renewed the lease; `None` while this process is not the leader.
     renewed: Option<Instant>,
 }
 
@@ -47,7 +48,7 @@ impl LeaderCandidate {
         Self { api, name: name.to_owned(), identity, observed: None, renewed: None }
     }
 
-    /// Task: takes part in the election until shutdown, and publishes whether this process leads.
+    /// Takes part in the election until shutdown, and publishes whether this process leads.
     pub(crate) async fn run(mut self, leads: watch::Sender<bool>, shutdown: CancellationToken) {
         let mut ticks = interval(PERIOD);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -67,14 +68,14 @@ impl LeaderCandidate {
         }
     }
 
-    /// Whether this process leads, so that no other can.
+    /// Returns whether this process leads. While it does, no other process can.
     pub(crate) fn is_leading(&self) -> bool {
         self.renewed.is_some_and(|at| at.elapsed() < RENEW_DEADLINE)
     }
 
     /// Renews the lease, or takes it over if it is free.
     pub(crate) async fn step(&mut self) -> Result<(), kube::Error> {
-        // The time before the request: the response may be slow.
+        // Taken before the request, because the response may be slow.
         let started = Instant::now();
         let lease = self.api.get_opt(&self.name).await?;
         let Some(next) = self.next(lease.as_ref(), started) else {
@@ -83,7 +84,8 @@ impl LeaderCandidate {
         };
         let written = match lease {
             None => self.api.create(&PostParams::default(), &next).await,
-            // With the version that was read: of two candidates at once, one is refused.
+            // The request contains the version that was read, so of two simultaneous writes one is
+            // refused.
             Some(_) => self.api.replace(&self.name, &PostParams::default(), &next).await,
         };
         match written {
@@ -94,7 +96,7 @@ impl LeaderCandidate {
         Ok(())
     }
 
-    /// The lease to write; `None` while another candidate holds it.
+    /// Returns the lease to write, or `None` while another candidate holds the lease.
     fn next(&mut self, current: Option<&Lease>, now: Instant) -> Option<Lease> {
         let time = Some(MicroTime(Timestamp::now()));
         let mut lease = current.cloned().unwrap_or_default();
@@ -120,7 +122,7 @@ impl LeaderCandidate {
         Some(lease)
     }
 
-    /// Frees the lease, so that another candidate need not wait until it expires.
+    /// Releases the lease, so that the next leader does not have to wait for the lease to expire.
     async fn release(&mut self) -> Result<(), kube::Error> {
         if !self.is_leading() {
             return Ok(());

@@ -1,9 +1,10 @@
-//! The controller: keeps the fleet of each `ModelFleet` as large as its load needs.
+//! The controller: scales the workers of each `ModelFleet` to its load.
 //!
-//! [`crd`] is the custom resource, [`objects`] the desired objects of a fleet. Each fleet has a
-//! turn every tick (`reconcile`): `observe` reads the fleet's part of a `snapshot` of Redis,
-//! `meter` sums up what gateways counted, `decide` is pure, `cluster` applies the objects, `report`
-//! makes the status, and `target` says when the batch target is published.
+//! [`crd`] is the custom resource, [`objects`] builds the Kubernetes objects of a fleet. Each fleet
+//! is reconciled once per tick, in a turn (`reconcile`): `snapshot` reads Redis for all fleets,
+//! `observe` selects the part about the fleet, `meter` adds up the traffic that gateways counted,
+//! `decide` chooses the number of workers, `cluster` applies the objects, `report` writes the
+//! status, and `target` determines when the batch target must be published.
 
 mod app;
 mod cluster;

@@ -11,7 +11,7 @@ use batchfleet_policy::RequestCounts;
 /// A report older than this does not describe the current load.
 const STALE: Duration = Duration::from_secs(15);
 
-/// The traffic total of a fleet's queues.
+/// The total traffic of a fleet's queues.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     /// The last counts of each gateway boot; `None` before the first reading.
@@ -22,24 +22,24 @@ pub(crate) struct Meter {
 #[derive(Debug, Default)]
 struct TrafficTotal {
     offered: u64,
-    /// Requests refused or answered after the latency target. A histogram bucket that contains the
-    /// target counts by the share of its width beyond it.
+    /// Requests that were refused, or answered after the latency target. A histogram bucket that
+    /// contains the target counts in part: by the share of its width beyond the target.
     missed: f64,
 }
 
-/// The traffic of a fleet's queues.
+/// A reading of the traffic of a fleet's queues.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reading {
-    /// The totals.
+    /// Total counts.
     pub(crate) counts: CountsAt,
-    /// Mean number of rows of a request.
+    /// Mean rows per request.
     pub(crate) rows_per_request: f64,
-    /// Seconds within which 99 % of the requests since the last reading were answered; `None` if
-    /// there were none, or if they took longer than the largest bucket.
+    /// 99th percentile of response times since the last reading, in seconds; `None` if there were
+    /// no responses or if the percentile exceeds the largest bucket.
     pub(crate) p99: Option<f64>,
 }
 
-/// Totals at a time: [`RequestCounts`] with equality.
+/// Total counts at a point in time. Like [`RequestCounts`], but with equality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CountsAt {
     pub(crate) at: Duration,
@@ -54,8 +54,9 @@ impl From<CountsAt> for RequestCounts {
 }
 
 impl Meter {
-    /// Adds the reports, read at `now`, about these `queues` together. A request is late after
-    /// `slo`. `None` if every report is stale.
+    /// Adds the reports about `queues`, which were read at `now`, and returns the totals of all
+    /// these queues. Requests answered after `slo` are missed. Returns `None` if every report is
+    /// stale.
     pub(crate) fn read(
         &mut self,
         now: Duration,
@@ -80,8 +81,8 @@ impl Meter {
                 rows += traffic.rows_per_request * weight;
                 requests += weight;
             }
-            // Counts from before this meter's first reading are no current load. The counts of a
-            // gateway that appears later are.
+            // In the first reading a gateway's counts may be old, so they are not current load. A
+            // gateway that appears later has just started, so all of its counts are current.
             if before.is_some() || !first {
                 self.total.add(traffic, before.as_ref(), slo, &mut times);
             }
@@ -101,8 +102,8 @@ impl Meter {
 }
 
 impl TrafficTotal {
-    /// Adds the counts between two reports of a gateway, and adds its response times to `times`, by
-    /// the bounds of the buckets.
+    /// Adds the difference between two reports of a gateway. Response times are added to `times`,
+    /// by bucket bound.
     fn add(
         &mut self,
         now: &Traffic,
@@ -129,7 +130,7 @@ impl TrafficTotal {
     }
 }
 
-/// The traffic of two queues together.
+/// Adds up the traffic of two queues.
 fn merge(mut one: Traffic, other: Traffic) -> Traffic {
     let weigh = |traffic: &Traffic| float(traffic.offered) + 1.0;
     let rows = one.rows_per_request * weigh(&one) + other.rows_per_request * weigh(&other);
@@ -143,8 +144,8 @@ fn merge(mut one: Traffic, other: Traffic) -> Traffic {
     one
 }
 
-/// The bucket bound below which 99 % of these times lie. The bits of positive floats sort like the
-/// numbers.
+/// Returns the bucket bound below which 99 % of response times lie. The keys are the bits of
+/// positive floats, which sort like the numbers.
 fn p99(times: &BTreeMap<u64, u64>) -> Option<f64> {
     let all: u64 = times.values().sum();
     let mut under = 0;
@@ -202,7 +203,7 @@ mod tests {
         read(&mut meter, 1, std::slice::from_ref(&a));
         assert_eq!(read(&mut meter, 2, &[a.clone(), b.clone()]), Some((7, 0)));
         assert_eq!(read(&mut meter, 3, std::slice::from_ref(&b)), Some((7, 0)));
-        // Gateway a had only lost its connection.
+        // Gateway `a` had only lost its connection.
         assert_eq!(read(&mut meter, 4, &[report("a", 105, 0, [0; 3]), b]), Some((12, 0)));
     }
 

@@ -1,4 +1,4 @@
-//! The controller's metrics: its turns, and its last decision about each fleet.
+//! Metrics of the controller: its turns, and its last decision about each fleet.
 
 use batchfleet_service::metrics::{Described, MetricGroup};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -66,7 +66,7 @@ batchfleet_service::metrics! {
     }
 }
 
-/// Names and meanings of a controller's metrics.
+/// Returns the definitions of a controller's metrics.
 ///
 /// # Errors
 /// If two metrics share a name.
@@ -75,7 +75,7 @@ pub fn describe_metrics() -> Result<Vec<Described>> {
 }
 
 impl ControllerMetrics {
-    /// Registers all metrics, and turns by each outcome as 0.
+    /// Registers all metrics, and initializes the turns of each outcome to 0.
     pub(crate) fn registered(registry: &Registry) -> Result<Self> {
         let metrics = Self::register(registry)?;
         for outcome in ControlError::VARIANTS.iter().chain([&"ok"]) {
@@ -84,7 +84,7 @@ impl ControllerMetrics {
         Ok(metrics)
     }
 
-    /// Exports the decision about a fleet, given by namespace and name.
+    /// Exports the decision about the fleet with this namespace and name.
     pub(crate) fn decided(&self, fleet: [&str; 2], decision: &Decision) {
         let set = |gauge: &GaugeVec, value: Option<f64>| {
             gauge.with_label_values(&fleet).set(value.unwrap_or(0.0));
@@ -111,7 +111,7 @@ impl ControllerMetrics {
 
     /// Removes the series of a deleted fleet.
     pub(crate) fn forget(&self, fleet: [&str; 2], conditions: &[Condition]) {
-        // A fleet that never had a turn has no series, so errors are ignored.
+        // A fleet without a turn has no series to remove, so errors are ignored.
         for gauge in [&self.wanted, &self.batch_limit] {
             gauge.remove_label_values(&fleet).ok();
         }

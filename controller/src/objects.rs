@@ -32,24 +32,24 @@ pub(crate) use self::{
     monitor::pod_monitor,
 };
 
-/// A worker may load its model for ten minutes before its rollout counts as stuck.
+/// Loading a model may take ten minutes before the rollout counts as stuck.
 const PROGRESS_SECONDS: i32 = 600;
 
 /// The desired objects of a fleet.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct FleetObjects {
-    /// The workers.
+    /// Runs the workers.
     pub(crate) deployment: Deployment,
-    /// Adds workers to the floor; only in mode `hpa`.
+    /// Adds workers above the floor; only in mode `hpa`.
     pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
-    /// Limits how many workers may be evicted at once.
+    /// Limits how many workers may be evicted at the same time.
     pub(crate) budget: PodDisruptionBudget,
-    /// Has Prometheus scrape the workers; applied only where the Prometheus operator is installed.
+    /// Lets Prometheus scrape the workers; applied only where the Prometheus operator is installed.
     pub(crate) monitor: DynamicObject,
 }
 
 impl FleetObjects {
-    /// The objects of a fleet of this size.
+    /// Builds the objects of a fleet of this size.
     pub(crate) fn of(fleet: &ModelFleet, size: FleetSize, defaults: &WorkerDefaults) -> Self {
         let mode = fleet.spec.scaling.mode;
         Self {
@@ -63,8 +63,8 @@ impl FleetObjects {
 
 fn deployment(fleet: &ModelFleet, size: FleetSize, defaults: &WorkerDefaults) -> Deployment {
     let scaling = &fleet.spec.scaling;
-    // Only in mode `direct` the controller sets the number of workers. In the other modes the
-    // applied object does not have the field, so applying it never resets the number.
+    // The controller sets the number of workers only in mode `direct`. In the other modes the
+    // applied object omits the field, so that applying the object never resets the number.
     let replicas = (scaling.mode == ScalingMode::Direct).then(|| signed(size.floor));
     Deployment {
         metadata: metadata(fleet),
@@ -81,8 +81,8 @@ fn deployment(fleet: &ModelFleet, size: FleetSize, defaults: &WorkerDefaults) ->
     }
 }
 
-/// Replaces workers one by one. A new worker starts before an old one stops, except where each
-/// worker holds a GPU: the cluster may have no spare GPU to start on.
+/// Replaces workers one by one. A new worker starts before an old worker stops, except with GPUs:
+/// the cluster may have no spare GPU for the new worker.
 fn strategy(fleet: &ModelFleet) -> DeploymentStrategy {
     let (surge, unavailable) = if fleet.spec.worker.gpu.is_some() { (0, 1) } else { (1, 0) };
     DeploymentStrategy {
@@ -100,7 +100,7 @@ fn budget(fleet: &ModelFleet) -> PodDisruptionBudget {
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::String("25%".to_owned())),
             selector: Some(selector(fleet)),
-            // A worker that is not ready must not block the draining of its node.
+            // Workers that are not ready must not block node drains.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),

@@ -1,4 +1,4 @@
-//! What Redis knows of one fleet.
+//! Reads the state of one fleet from Redis.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -12,31 +12,31 @@ use batchfleet_broker::{
 
 use crate::{crd::ModelFleet, snapshot::RedisSnapshot};
 
-/// What Redis knows of one fleet.
+/// The state of one fleet in Redis.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FleetView {
-    /// The queue of the version that the fleet serves; `None` while neither a worker nor a gateway
-    /// knows the model.
+    /// Queue of the version that the fleet serves; `None` while no worker and no gateway knows the
+    /// model.
     pub(crate) queue: Option<QueueName>,
-    /// Queues of other versions that the fleet's workers serve: during a rollout requests may still
-    /// go there.
+    /// Queues of other versions that the fleet's workers serve. During a rollout these queues may
+    /// still receive requests.
     pub(crate) other_queues: BTreeSet<QueueName>,
-    /// Workers of the queue, dead ones included, and as dead workers those that are promised or
-    /// remembered.
+    /// Workers of the queue, including dead ones. Promised and remembered workers are included as
+    /// dead workers.
     pub(crate) workers: Vec<ObservedWorker>,
-    /// Promises for the queue.
+    /// Promises that a worker will start for the queue.
     promises: Vec<Promise>,
-    /// Traffic reports of all gateways, about all models.
+    /// Last traffic report of each gateway, about all models.
     pub(crate) traffic: Arc<[TrafficReport]>,
-    /// Jobs in these queues that no worker has claimed.
+    /// Jobs in the fleet's queues that no worker has claimed.
     pub(crate) waiting: u64,
-    /// Claimed jobs by worker.
+    /// Number of claimed jobs by worker.
     pub(crate) held: HashMap<String, u64>,
 }
 
 impl FleetView {
-    /// The view of a fleet whose pods are `hosts`. `remembered` is an earlier announcement of one
-    /// of its workers, for when Redis has lost its data.
+    /// Reads the state of a fleet whose pods are `hosts`. `remembered` is an earlier announcement
+    /// of one of its workers, used if Redis has lost its data.
     pub(crate) async fn read(
         snapshot: &RedisSnapshot,
         observer: &dyn Observer,
@@ -66,8 +66,9 @@ impl FleetView {
         Ok(Self { queue, other_queues, workers, promises, traffic, waiting, held })
     }
 
-    /// The announcement to remember for the time when the fleet has no workers: that of a worker
-    /// with capacity. A worker that deregisters announces a capacity of 0 last.
+    /// Returns the announcement to remember until the fleet has workers again. Announcements with
+    /// capacity are preferred, because the last announcement of a worker that deregisters has a
+    /// capacity of 0.
     pub(crate) fn memorable(&self) -> Option<&Announcement> {
         let is_promised = |announcement: &Announcement| {
             self.promises.iter().any(|promise| promise.holds && promise.expected == *announcement)
@@ -79,7 +80,7 @@ impl FleetView {
         self.workers.iter().max_by_key(worth).map(|worker| &worker.announcement)
     }
 
-    /// Whether a request for the fleet has come since this view.
+    /// Returns whether the fleet has received a request since this view was read.
     pub(crate) async fn has_new_request(
         &self,
         snapshot: &RedisSnapshot,
@@ -95,8 +96,8 @@ impl FleetView {
     }
 }
 
-/// The queue of the version in the spec; without one, of the newest version that a living worker
-/// serves, else of the newest version that is known.
+/// Returns the queue of the version in the spec. Without a version in the spec, returns the queue
+/// of the newest version that a living worker serves, else of the newest known version.
 fn queue(
     model: &str,
     version: Option<u64>,
@@ -113,7 +114,7 @@ fn queue(
     known.max_by_key(|(live, queue)| (*live, queue.version)).map(|(_, queue)| queue.clone())
 }
 
-/// The queues of the model's other versions that workers on these hosts serve.
+/// Returns the queues of the model's other versions that workers on `hosts` serve.
 fn others(
     queue: &QueueName,
     workers: &[ObservedWorker],

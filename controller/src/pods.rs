@@ -1,4 +1,4 @@
-//! The pods of a fleet: their cold starts, and the annotations by which Kubernetes chooses the pods
+//! The pods of a fleet: measured cold starts, and the annotations that tell Kubernetes which pods
 //! and nodes to remove. Pure.
 
 use std::{
@@ -12,33 +12,34 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-/// Number of recent starts from which the cold start is taken.
+/// Number of recent starts from which the cold start is computed.
 const STARTS: usize = 10;
-/// A worker is idle once it has held no job for this long.
+/// A worker counts as idle after holding no job for this time.
 const IDLE: Duration = Duration::from_mins(1);
-/// A shrinking `ReplicaSet` deletes the pods of the lowest cost first.
+/// Annotation with the deletion cost of a pod. A shrinking `ReplicaSet` deletes the pods with the
+/// lowest cost first.
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-/// Annotations, with their values, that keep Karpenter and the cluster autoscaler from removing the
-/// node of a pod.
+/// Annotations that keep Karpenter and the cluster autoscaler from removing the node of a pod, with
+/// their values.
 const HOLDS: [(&str, &str); 2] = [
     ("karpenter.sh/do-not-disrupt", "true"),
     ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"),
 ];
 
-/// What is remembered of the pods of a fleet.
+/// History of the pods of a fleet.
 #[derive(Debug, Default)]
 pub(crate) struct PodHistory {
-    /// Uids of pods that were seen before they were ready.
+    /// Uids of pods that have been observed while not ready.
     starting: HashSet<String>,
     /// The last cold starts, oldest first.
     starts: VecDeque<Duration>,
-    /// When each pod was last seen to hold jobs.
+    /// Time at which each pod was last observed to hold jobs.
     busy: HashMap<String, Duration>,
 }
 
 impl PodHistory {
-    /// Takes in the pods. A start counts only if the pod was seen before it was ready: a pod that
-    /// is ready again after a failure has not just started.
+    /// Records the pods. A start is measured only if the pod was observed before becoming ready. A
+    /// pod that is ready when first observed may have become ready again after a failure.
     pub(crate) fn observe(&mut self, pods: &[Arc<Pod>]) {
         for pod in pods {
             let uid = pod.uid().unwrap_or_default();
@@ -55,19 +56,19 @@ impl PodHistory {
         self.starting.retain(|uid| present.contains(uid));
     }
 
-    /// The time from the creation of a pod until it is ready: the 90th percentile of the last ten
-    /// starts.
+    /// Returns the time from the creation of a pod until the pod is ready: the 90th percentile of
+    /// the last ten starts.
     pub(crate) fn cold_start(&self) -> Option<Duration> {
         let mut starts: Vec<_> = self.starts.iter().copied().collect();
         starts.sort_unstable();
         starts.get((starts.len() * 9).div_ceil(10).checked_sub(1)?).copied()
     }
 
-    /// The annotations to change at `now`, by pod; null removes one.
+    /// Returns the annotations to change at `now`, by pod. A null value removes an annotation.
     ///
     /// A pod whose worker held jobs within the last minute keeps its node. The deletion cost of a
-    /// pod is the number of jobs that it holds, rounded down to a power of four, and is written
-    /// only while the fleet is to shrink: noise must not write.
+    /// pod is the number of jobs that the pod holds. To avoid frequent writes, the cost is rounded
+    /// down to a power of four, and written only while the fleet is to shrink.
     pub(crate) fn annotations(
         &mut self,
         now: Duration,
@@ -100,7 +101,7 @@ impl PodHistory {
     }
 }
 
-/// Jobs held by the living workers of each host.
+/// Returns the number of jobs held by the living workers of each host.
 pub(crate) fn jobs_by_host(
     workers: &[ObservedWorker],
     held: &HashMap<String, u64>,
@@ -114,12 +115,13 @@ pub(crate) fn jobs_by_host(
     jobs
 }
 
-/// The number of jobs, rounded down to a power of four.
+/// Rounds a number of jobs down to a power of four.
 fn cost(jobs: u64) -> u64 {
     jobs.checked_ilog2().map_or(0, |power| 1 << (power & !1))
 }
 
-/// The time from the creation of a pod until it was ready; `None` while it is not.
+/// Returns the time from the creation of a pod until the pod was ready, or `None` while it is not
+/// ready.
 fn ready_after(pod: &Pod) -> Option<Duration> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions.iter().find(|it| it.type_ == "Ready" && it.status == "True")?;

@@ -34,14 +34,14 @@ use crate::{
     target::{self, PublishedTarget},
 };
 
-/// The longest pause after repeated failures.
+/// Upper bound of the pause after repeated failures.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-/// How often a fleet at zero workers is checked for requests.
+/// Interval at which a fleet at zero workers is checked for requests.
 const WAKE_CHECK: Duration = Duration::from_secs(1);
-/// How often the names of dead workers are removed from Redis.
+/// Interval at which the names of dead workers are removed from Redis.
 const TIDY: Duration = Duration::from_mins(10);
 
-/// What all turns share.
+/// State shared by all turns.
 pub(crate) struct Context {
     pub(crate) cluster: Cluster,
     pub(crate) snapshots: Arc<Snapshots>,
@@ -50,15 +50,15 @@ pub(crate) struct Context {
     pub(crate) defaults: WorkerDefaults,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: ControllerMetrics,
-    /// Whether this process leads. The others do everything but write, so that they know the load
-    /// when they become leader.
+    /// Whether this process is the leader. The other controllers also observe and decide but do not
+    /// write, so that they know the load when they become leader.
     pub(crate) leads: watch::Receiver<bool>,
     pub(crate) started: Instant,
     pub(crate) fleets: FleetStates,
 }
 
-/// One turn of a fleet. The next one starts at the next tick, so that all fleets share one snapshot
-/// of Redis. Between its ticks a fleet at zero is only checked for requests.
+/// Runs one turn of a fleet. The next turn starts at the next tick, so that all fleets share one
+/// snapshot of Redis. Between ticks, a fleet at zero workers is only checked for requests.
 pub(crate) async fn reconcile(
     fleet: Arc<ModelFleet>,
     context: Arc<Context>,
@@ -89,7 +89,7 @@ pub(crate) async fn reconcile(
     result.map(|()| Action::requeue(pause))
 }
 
-/// Whether a request has come for a fleet at zero since this view of it.
+/// Returns whether a fleet at zero workers has received a request since this view was read.
 async fn has_new_request(view: &FleetView, context: &Context) -> bool {
     let Ok(snapshot) = context.snapshots.latest().await else { return false };
     view.has_new_request(&snapshot, context.observer.as_ref()).await.unwrap_or(false)
@@ -99,14 +99,14 @@ fn pause_at_zero(context: &Context) -> Duration {
     WAKE_CHECK.min(next_tick(context.started.elapsed()))
 }
 
-/// What to do after a failed turn: try again, after a pause that grows with each failure.
+/// Handles a failed turn: retries after a pause that grows with each failure.
 pub(crate) fn after(fleet: &ModelFleet, error: &ControlError, context: &Context) -> Action {
     let pause = pause(context.fleets.failures(fleet));
     warn!(fleet = fleet.name_any(), code = error.code(), %error, ?pause, "turn failed");
     Action::requeue(pause)
 }
 
-/// 5 s, 10 s, 20 s ... 5 minutes.
+/// Returns the pause before the next turn: 5 s, 10 s, 20 s ... 5 minutes.
 fn pause(failures: u32) -> Duration {
     (TICK * 2_u32.saturating_pow(failures.saturating_sub(1).min(16))).min(LONGEST_PAUSE)
 }
@@ -150,13 +150,14 @@ async fn turn(
         publish_event(fleet, &event, context).await;
     }
     context.cluster.report(fleet, &status).await?;
-    // Redis comes last, because workers can do without: Kubernetes must not wait for it.
+    // Redis comes last, because workers can run without these updates. Changes in Kubernetes must
+    // not wait for Redis.
     promise(state, decision, context).await;
     tidy(state, view, now, context).await;
     publish_target(state, decision, view, now, context).await
 }
 
-/// The decision of this tick: the one already made, or a new one.
+/// Returns the decision of this tick: the existing decision, or a new one.
 async fn decide(
     fleet: &ModelFleet,
     state: &mut FleetState,
@@ -195,7 +196,7 @@ async fn decide(
     decided
 }
 
-/// What Redis knows of the fleet, and the time of that snapshot.
+/// Reads the state of the fleet in Redis. Also returns the time of the snapshot.
 async fn observe(
     fleet: &ModelFleet,
     state: &FleetState,
@@ -209,7 +210,7 @@ async fn observe(
     Ok((view, snapshot.at.saturating_duration_since(context.started)))
 }
 
-/// Scales the Deployment from zero or to zero. An autoscaler is inactive at zero workers, and never
+/// Scales the Deployment from zero or to zero. An autoscaler is inactive at zero workers and never
 /// scales to zero.
 async fn scale_from_or_to_zero(
     fleet: &ModelFleet,
@@ -225,11 +226,12 @@ async fn scale_from_or_to_zero(
     context.cluster.scale(&fleet.name_any(), floor).await
 }
 
-/// Promises a worker to gateways, if the decision includes a promise. The next turn repeats a
-/// failed promise.
+/// Promises a worker to gateways, if the decision includes a promise. A failed promise is repeated
+/// in the next turn.
 async fn promise(state: &FleetState, decision: &Decision, context: &Context) {
     let Some(expected) = state.remembered.as_ref().filter(|_| decision.promises) else { return };
-    // The controller's name: the promise must not count as an announcement of that worker.
+    // Under the controller's name, so that the promise does not count as an announcement of the
+    // remembered worker.
     let worker = MANAGER.to_owned();
     let expected = Announcement { worker, host: String::new(), ..expected.clone() };
     if let Err(error) = context.controller.promise(&expected).await {
@@ -237,7 +239,7 @@ async fn promise(state: &FleetState, decision: &Decision, context: &Context) {
     }
 }
 
-/// Removes the names of dead workers from the queue, every [`TIDY`].
+/// Removes the names of dead workers from the queue, once per [`TIDY`].
 async fn tidy(state: &mut FleetState, view: &FleetView, now: Duration, context: &Context) {
     let is_due = state.tidied.is_none_or(|last| now.saturating_sub(last) >= TIDY);
     let Some(queue) = view.queue.as_ref().filter(|_| is_due) else { return };
@@ -266,7 +268,7 @@ async fn publish_target(
     Ok(())
 }
 
-/// Publishes an event. A failure is harmless.
+/// Publishes an event. Failures are harmless.
 async fn publish_event(fleet: &ModelFleet, event: &Event, context: &Context) {
     if let Err(error) = context.recorder.publish(event, &fleet.object_ref(&())).await {
         debug!(%error, "failed to publish event");

@@ -1,4 +1,4 @@
-//! The status and the events of a fleet. Pure.
+//! Builds the status and the events of a fleet. Pure.
 
 use batchfleet_policy::ScaleBound;
 use k8s_openapi::{
@@ -17,10 +17,10 @@ use crate::{
     objects::FLEET,
 };
 
-/// Conditions that cause a warning event when they become true.
+/// Conditions that emit a warning event on becoming true.
 const WARNINGS: [&str; 3] = ["ScalingConflict", "Degraded", "SLOInfeasible"];
 
-/// The status of a fleet at `now`.
+/// Returns the status of a fleet at `now`.
 pub(crate) fn status(
     fleet: &ModelFleet,
     input: &FleetInput,
@@ -68,7 +68,7 @@ struct Fact {
 }
 
 impl Fact {
-    /// `reasons`: if the condition holds, and if it does not.
+    /// `reasons` holds the reason if the condition is true, then the reason if it is false.
     fn new(name: &'static str, holds: bool, reasons: [&'static str; 2], message: &str) -> Self {
         let [yes, no] = reasons;
         Self { name, holds, reason: if holds { yes } else { no }, message: message.to_owned() }
@@ -109,7 +109,8 @@ fn facts(input: &FleetInput, decision: &Decision, conflicts: &Conflicts) -> [Fac
     ]
 }
 
-/// Events for users: a change of the wanted number of workers, and conditions that became true.
+/// Returns events for users: changes of the wanted number of workers, and conditions that became
+/// true.
 pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus) -> Vec<Event> {
     let event = |type_, reason: &str, note: &str| Event {
         type_,
@@ -211,7 +212,7 @@ mod tests {
         let reasons = |last: Option<&ModelFleetStatus>, status: &ModelFleetStatus| {
             events(last, status).into_iter().map(|event| event.reason).collect::<Vec<_>>()
         };
-        // Ready, but not announced in Redis.
+        // The worker is ready but not announced in Redis.
         let first = status_at(&fleet, &input(1), THEN);
         assert_eq!(reasons(None, &first), ["WorkersSilent", "Scaled"]);
         assert_eq!(reasons(Some(&first), &first), [""; 0]);

@@ -123,10 +123,11 @@ pub enum Command {
 }
 
 impl ControllerSettings {
-    /// The settings that the workers of all fleets share.
+    /// Returns the settings shared by the workers of all fleets.
     ///
     /// # Errors
-    /// If a password would be readable in every worker's pod, or workers would lack certificates.
+    /// If a password would be readable in every worker's pod, or if workers would lack
+    /// certificates.
     pub fn workers(&self) -> Result<WorkerDefaults, InvalidSettings> {
         let redis = match &self.worker_redis_secret {
             Some(name) => WorkerRedis::Secret {

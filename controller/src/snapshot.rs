@@ -1,18 +1,18 @@
-//! What Redis knows of all workers and all traffic, read once for all fleets.
+//! Snapshots of all workers and all traffic in Redis, shared by all fleets.
 
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{BrokerError, FleetSnapshot, Observer, TrafficReport};
 use tokio::{sync::Mutex, time::Instant};
 
-/// A snapshot serves all fleets for this long. Turns start at the same multiples of a tick, so one
+/// Time for which a snapshot is shared. The turns of all fleets start together at each tick, so one
 /// snapshot serves all turns of a tick.
 const SHARED: Duration = Duration::from_millis(500);
 
 /// Workers, promises and traffic of all models.
 #[derive(Clone, Debug)]
 pub(crate) struct RedisSnapshot {
-    /// When it was read.
+    /// Time at which the read began.
     pub(crate) at: Instant,
     /// Workers and promises.
     pub(crate) fleet: FleetSnapshot,
@@ -20,7 +20,7 @@ pub(crate) struct RedisSnapshot {
     pub(crate) traffic: Arc<[TrafficReport]>,
 }
 
-/// The latest outcome of reading a snapshot, and when the read ended.
+/// The result of the last read, and the time at which the read ended.
 type LastRead = Option<(Instant, Result<Arc<RedisSnapshot>, BrokerError>)>;
 
 /// Reads snapshots, at most one per [`SHARED`].
@@ -34,8 +34,8 @@ impl Snapshots {
         Self { observer, last: Mutex::default() }
     }
 
-    /// Reads a snapshot, or returns the last one while it is fresh; callers at the same time share
-    /// one read, and its error.
+    /// Returns the last snapshot while it is fresh, else reads a new one. Concurrent callers share
+    /// one read and its error.
     pub(crate) async fn latest(&self) -> Result<Arc<RedisSnapshot>, BrokerError> {
         let mut last = self.last.lock().await;
         if let Some((ended, snapshot)) = last.as_ref()

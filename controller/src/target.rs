@@ -1,13 +1,14 @@
-//! When the batch target of a fleet must be published. Pure.
+//! Determines when the batch target of a fleet must be published. Pure.
 
 use std::time::Duration;
 
 use batchfleet_broker::{ObservedWorker, Wish};
 
-/// Redis has lost the target if a worker still announces an older one after this time.
+/// If a worker still announces an older target after this time, Redis has lost the published
+/// target.
 const LOST: Duration = Duration::from_secs(15);
 
-/// The target that was published last.
+/// The last published batch target.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PublishedTarget {
     pub(crate) wish: Wish,
@@ -15,7 +16,7 @@ pub(crate) struct PublishedTarget {
     pub(crate) at: Duration,
 }
 
-/// Whether `wish` must be published at `now`: it is new, it has changed, or Redis has lost it.
+/// Returns whether `wish` must be published at `now`: it is new or changed, or Redis has lost it.
 pub(crate) fn is_due(
     published: Option<PublishedTarget>,
     wish: Wish,

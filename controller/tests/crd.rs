@@ -1,4 +1,4 @@
-//! The committed custom resource definition is the one that the program prints.
+//! Checks that the committed custom resource definition is what the program prints.
 
 use std::{path::Path, process::Command};
 

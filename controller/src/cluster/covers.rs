@@ -1,14 +1,15 @@
-//! Whether an existing object already has every desired field. Pure.
+//! Checks whether an existing object already has every desired field. Pure.
 
 use serde_json::Value;
 
-/// Fields of amounts. The API server normalizes amounts: `1000m` becomes `1`.
+/// Fields with Kubernetes quantities. The API server normalizes quantities: `1000m` becomes `1`.
 const AMOUNTS: [&str; 4] = ["averageValue", "limits", "requests", "sizeLimit"];
 
-/// Whether `existing` has every field of `desired`. Further fields of `existing` are ignored: the
-/// API server and other clients add some. Lists must have the same elements in the same order. A
-/// field that is `false` may be absent, because the API server leaves it out where `false` is the
-/// default.
+/// Returns whether `existing` has every field of `desired`.
+///
+/// Additional fields of `existing` are ignored, because the API server and other clients add some.
+/// Lists must have the same elements in the same order. A field that is `false` in `desired` may be
+/// absent in `existing`: the API server omits `false` where `false` is the default.
 pub(super) fn covers(existing: &Value, desired: &Value) -> bool {
     match (existing, desired) {
         (Value::Object(existing), Value::Object(desired)) => {
@@ -30,7 +31,7 @@ pub(super) fn covers(existing: &Value, desired: &Value) -> bool {
     }
 }
 
-/// An amount, or amounts by name, with each amount as a number.
+/// Converts a quantity, or each quantity of a map, to a number.
 fn in_numbers(amounts: &Value) -> Value {
     match amounts {
         Value::Object(amounts) => {
@@ -41,7 +42,7 @@ fn in_numbers(amounts: &Value) -> Value {
     }
 }
 
-/// `500m` is 0.5, `2Gi` is 2^31.
+/// Parses a quantity: `500m` is 0.5, `2Gi` is 2^31.
 fn number(amount: &str) -> Option<f64> {
     const UNITS: [(&str, f64); 16] = [
         ("Ki", 1024.0),

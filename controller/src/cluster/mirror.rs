@@ -1,4 +1,4 @@
-//! A local copy of the namespace's objects of one kind, kept current by a watch.
+//! A local copy of a namespace's objects of one kind, kept current by a watch.
 
 use std::{collections::HashMap, fmt::Debug, future, hash::Hash, sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use tracing::{debug, warn};
 
 use crate::error::ControlError;
 
-/// The API server ends each watch after this time, and the client soon after that. Bounds the age
-/// of a copy whose connection broke without an error.
+/// The API server ends each watch after this time, and the client shortly afterwards. Limits the
+/// age of a copy whose connection broke without an error.
 const WATCH_SECONDS: u32 = 60;
-/// Pause before a failed watch starts anew.
+/// Pause before a failed watch restarts.
 const RETRY: Duration = Duration::from_secs(1);
-/// Pause before an API that is not installed is looked for again.
+/// Pause before checking again for an API that is not installed.
 const RETRY_ABSENT: Duration = Duration::from_mins(1);
 
 /// A local copy of the objects of one kind.
@@ -35,36 +35,36 @@ where
     plural: String,
     copy: Store<K>,
     health: watch::Receiver<Health>,
-    /// Objects that this process wrote, until the watch delivers a change of them.
+    /// Objects that this process wrote and the watch has not delivered yet.
     written: Mutex<HashMap<String, Written<K>>>,
 }
 
-/// An object as this process wrote it: `None` if deleted.
+/// A write by this process: the object, or `None` if it was deleted.
 struct Written<K> {
     object: Option<Arc<K>>,
-    /// The version of the object in the copy at the time of the write.
+    /// Version of the object in the local copy at the time of the write.
     copied_version: Option<String>,
 }
 
-/// How far a copy can be trusted.
+/// Whether a local copy is up to date.
 #[derive(Clone, Debug)]
 enum Health {
-    /// The first list is under way.
+    /// The initial list is in progress.
     Listing,
     /// The copy is complete, and the watch delivers every change.
     Current,
-    /// The API server does not know the kind, or denies access to it.
+    /// The API server does not know the kind or denies access to it.
     NotInstalled,
-    /// List or watch failed, and will start anew.
+    /// The list or the watch failed and will restart.
     Failed(Arc<watcher::Error>),
 }
 
-/// Whether the API server must serve a kind.
+/// Whether the API server is required to serve a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
     /// Part of Kubernetes.
     Required,
-    /// Installed separately; a kind to which access is denied counts as not installed.
+    /// Installed separately. A kind to which access is denied counts as not installed.
     Optional,
 }
 
@@ -73,7 +73,8 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send + Sync,
 {
-    /// A mirror of a kind in a namespace, and the task that keeps it current until dropped.
+    /// Creates the mirror of a kind in a namespace, and the task that keeps the mirror current
+    /// until the task is dropped.
     pub(super) fn new(
         api: Api<K>,
         kind: K::DynamicType,
@@ -99,16 +100,17 @@ where
         &self.api
     }
 
-    /// Waits for the first list. Whether the kind is installed; always true for a required one.
+    /// Waits for the initial list and returns whether the kind is installed; always true for a
+    /// required kind.
     ///
     /// # Errors
-    /// The watch has failed, so the copy may be out of date.
+    /// If the watch has failed, because the copy may be out of date.
     pub(super) async fn is_installed(&self) -> Result<bool, ControlError> {
         let mut health = self.health.clone();
         let listed = health.wait_for(|health| !matches!(health, Health::Listing)).await;
         let listed = listed.map(|health| health.clone());
         let Ok(health) = listed else {
-            // The task of the watch has been dropped: the process is shutting down.
+            // The watch task has been dropped, so the process is shutting down.
             return future::pending().await;
         };
         match health {
@@ -119,7 +121,7 @@ where
         }
     }
 
-    /// The object of this name.
+    /// Returns the object with this name.
     pub(super) fn get(&self, name: &str) -> Option<Arc<K>> {
         let copied = self.copy.find(|object| object.name_any() == name);
         let mut written = self.written.lock();
@@ -133,20 +135,20 @@ where
         }
     }
 
-    /// All objects for which `matches` holds.
+    /// Returns all objects that satisfy `matches`.
     pub(super) fn all(&self, matches: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         let found = self.copy.state_filter(matches);
         found.into_iter().filter_map(|object| self.get(&object.name_any())).collect()
     }
 
-    /// Remembers what this process wrote until the watch delivers it: a turn that follows within
-    /// milliseconds must not write the same again. `before` is the object that the write replaced.
+    /// Remembers a write until the watch delivers it, so that a turn a few milliseconds later does
+    /// not write the same object again. `before` is the object that the write replaced.
     pub(super) fn wrote(&self, name: &str, before: Option<&K>, object: Option<K>) {
         let copied_version = version(self.copy.find(|copied| copied.name_any() == name).as_deref());
         let mut written = self.written.lock();
         let expected =
             written.get(name).map_or_else(|| version(before), |last| last.copied_version.clone());
-        // A copy that has moved on since may be newer than what was written.
+        // If the copy has changed since `before`, the copy may be newer than the write.
         if copied_version == expected {
             let object = object.map(Arc::new);
             written.insert(name.to_owned(), Written { object, copied_version });
@@ -179,8 +181,8 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Eq + Hash + Clone,
 {
-    /// Lists and watches until dropped. After an error the watch starts anew with a list: only a list
-    /// proves that the copy is current again.
+    /// Lists and watches until dropped. After an error the watch restarts with a list, because only
+    /// a list proves that the copy is current again.
     async fn run(mut self) {
         loop {
             let Err(error) = self.follow().await else { continue };
@@ -196,7 +198,7 @@ where
         }
     }
 
-    /// Lists and watches until an error.
+    /// Lists and watches until an error occurs.
     async fn follow(&mut self) -> Result<(), watcher::Error> {
         let events = watcher(self.api.clone(), self.config.clone());
         let applied = events.try_for_each(|event| {
@@ -212,7 +214,7 @@ where
     }
 }
 
-/// Whether the API server does not know the kind, or denies access to it.
+/// Returns whether the API server does not know the kind or denies access to it.
 fn is_refused(error: &watcher::Error) -> bool {
     let code = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(refusal))

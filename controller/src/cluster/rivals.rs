@@ -1,4 +1,4 @@
-//! Autoscalers that do not belong to a fleet but scale its Deployment. Pure.
+//! Detects autoscalers that scale a fleet's Deployment but do not belong to the fleet. Pure.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::{
@@ -9,13 +9,13 @@ use kube::{
 use super::state::is_owned;
 use crate::crd::ModelFleet;
 
-/// KEDA's `ScaledObject`.
+/// The API resource of KEDA's `ScaledObject`.
 pub(super) fn scaled_object() -> ApiResource {
     let kind = GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject");
     ApiResource::from_gvk_with_plural(&kind, "scaledobjects")
 }
 
-/// Whether this autoscaler scales the fleet's Deployment without belonging to the fleet.
+/// Returns whether this autoscaler scales the fleet's Deployment but does not belong to the fleet.
 pub(super) fn is_rival(fleet: &ModelFleet, autoscaler: &HorizontalPodAutoscaler) -> bool {
     let target = autoscaler.spec.as_ref().map(|spec| &spec.scale_target_ref);
     let name = fleet.name_any();
@@ -23,7 +23,7 @@ pub(super) fn is_rival(fleet: &ModelFleet, autoscaler: &HorizontalPodAutoscaler)
         && !is_owned(fleet, autoscaler)
 }
 
-/// Whether this `ScaledObject` scales the fleet's Deployment.
+/// Returns whether this `ScaledObject` scales the fleet's Deployment.
 pub(super) fn scales(scaler: &DynamicObject, fleet: &ModelFleet) -> bool {
     let target = &scaler.data["spec"]["scaleTargetRef"];
     target["name"] == fleet.name_any()

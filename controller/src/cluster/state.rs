@@ -1,4 +1,4 @@
-//! The objects of one fleet as they exist in the cluster, and what conflicts with them. Pure.
+//! The objects of one fleet in the cluster, and conflicts with other objects. Pure.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use kube::{Resource, ResourceExt, api::DynamicObject};
 
 use crate::crd::{ModelFleet, ScalingMode};
 
-/// The object that exists under the name of a fleet's object.
+/// The object in the cluster that has the name of one of the fleet's objects.
 #[derive(Clone, Debug)]
 pub(crate) enum Existing<K> {
-    /// None.
+    /// No object has this name.
     Absent,
-    /// The fleet's own.
+    /// The fleet owns the object.
     Owned(Arc<K>),
-    /// One that the fleet does not own, which the controller never changes.
+    /// The fleet does not own the object. The controller never changes such an object.
     Foreign,
 }
 
@@ -41,39 +41,39 @@ impl<K> Existing<K> {
     }
 }
 
-/// Whether a fleet owns an object.
+/// Returns whether a fleet owns an object.
 pub(super) fn is_owned(fleet: &ModelFleet, object: &impl Resource) -> bool {
     let uid = fleet.uid();
     object.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
 }
 
-/// The objects of one fleet as they exist in the cluster.
+/// The objects of one fleet in the cluster.
 pub(crate) struct ClusterState {
     pub(crate) deployment: Existing<Deployment>,
     pub(crate) autoscaler: Existing<HorizontalPodAutoscaler>,
     pub(crate) budget: Existing<PodDisruptionBudget>,
     /// `None` if the Prometheus operator is not installed.
     pub(crate) monitor: Option<Existing<DynamicObject>>,
-    /// The workers' pods, terminating ones included.
+    /// Pods of the workers, including terminating ones.
     pub(crate) pods: Vec<Arc<Pod>>,
-    /// Another autoscaler of the same Deployment, by kind and name.
+    /// Kind and name of another autoscaler of the same Deployment.
     pub(crate) rival: Option<String>,
 }
 
 impl ClusterState {
-    /// Replicas of the Deployment; 0 if there is none.
+    /// Returns the replicas of the Deployment, or 0 if there is no Deployment.
     pub(crate) fn ordered(&self) -> u32 {
         let spec = self.deployment.owned().and_then(|deployment| deployment.spec.as_ref());
         spec.map_or(0, |spec| count(spec.replicas.or(Some(1))))
     }
 
-    /// Ready workers.
+    /// Returns the number of ready workers.
     pub(crate) fn ready(&self) -> u32 {
         let status = self.deployment.owned().and_then(|deployment| deployment.status.as_ref());
         count(status.and_then(|status| status.ready_replicas))
     }
 
-    /// What conflicts with a fleet in this scaling mode.
+    /// Returns the conflicts of a fleet in this scaling mode.
     pub(crate) fn conflicts(&self, mode: ScalingMode) -> Conflicts {
         let is_hpa = mode == ScalingMode::Hpa;
         let autoscaler = "the HorizontalPodAutoscaler of the fleet's name".to_owned();
@@ -105,14 +105,14 @@ impl ClusterState {
     }
 }
 
-/// What conflicts with the objects of a fleet, in sentences.
+/// Conflicts between a fleet and other objects, as sentences for users.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Conflicts {
-    /// Something else scales the fleet's Deployment.
+    /// Another autoscaler scales the fleet's Deployment or has the name of the fleet's autoscaler.
     pub(crate) scaling: Option<String>,
-    /// Objects of others have the names of the fleet's objects.
+    /// Objects that the fleet does not own have the names of the fleet's objects.
     pub(crate) foreign: Option<String>,
-    /// Whether the controller may write nothing but the status.
+    /// Whether the controller must write nothing except the status.
     pub(crate) blocks_writes: bool,
 }
 

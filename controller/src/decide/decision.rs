@@ -1,4 +1,4 @@
-//! What a decision is made from, and what it consists of.
+//! The input and the result of a decision about a fleet.
 
 use std::{iter, time::Duration};
 
@@ -10,14 +10,14 @@ use crate::meter::Reading;
 /// Period of the decisions about a fleet.
 pub(crate) const TICK: Duration = Duration::from_secs(5);
 
-/// What is known of a fleet at the time of a decision.
+/// The state of a fleet on which a decision is based.
 #[derive(Clone, Debug)]
 pub(crate) struct FleetInput {
-    /// Traffic that gateways counted; `None` if no gateway has reported lately.
+    /// Traffic counted by gateways; `None` if no gateway has reported recently.
     pub(crate) reading: Option<Reading>,
     /// Jobs that no worker has claimed.
     pub(crate) waiting: u64,
-    /// Workers of the fleet, dead ones included.
+    /// Workers of the fleet, including dead ones.
     pub(crate) workers: Vec<ObservedWorker>,
     /// Ready workers.
     pub(crate) ready: u32,
@@ -25,7 +25,7 @@ pub(crate) struct FleetInput {
     pub(crate) ordered: u32,
     /// Measured cold start of a worker.
     pub(crate) cold_start: Option<Duration>,
-    /// Whether no worker has ever served the model, so that gateways do not know it.
+    /// Whether no worker has ever served the model. Gateways do not know such a model.
     pub(crate) is_new: bool,
 }
 
@@ -41,50 +41,50 @@ pub(crate) struct FleetSize {
 /// A decision about a fleet, and the figures behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Decision {
-    /// For the cluster.
+    /// The size to apply to the cluster.
     pub(crate) size: FleetSize,
     /// The batch target of the workers.
     pub(crate) wish: Wish,
-    /// What decided the number of workers.
+    /// The reason for the number of workers.
     pub(crate) reason: Reason,
     /// N; `None` while no worker has announced its batch times.
     pub(crate) n: Option<u32>,
     /// Offered rows per second; `None` while unknown.
     pub(crate) offered: Option<f64>,
-    /// Rows per second that all living workers together serve within the latency target.
+    /// Rows per second that all living workers together can serve within the latency target.
     pub(crate) capacity: Option<f64>,
-    /// κ: the share of its measured capacity that the fleet has been seen to deliver.
+    /// κ: the observed share of the measured capacity that the fleet actually delivers.
     pub(crate) trust: f64,
-    /// Seconds within which 99 % of recent requests were answered.
+    /// 99th percentile of the latency of recent requests, in seconds.
     pub(crate) p99: Option<f64>,
-    /// Whether not even a batch of one row meets the latency target.
+    /// Whether even a batch of one row misses the latency target.
     pub(crate) is_infeasible: bool,
-    /// Whether gateways may let requests wait for a worker: none is alive, but one is starting or
-    /// will start at the first request.
+    /// Whether gateways may let requests wait for a worker that is starting or will start at the
+    /// first request.
     pub(crate) promises: bool,
-    /// The reason as a sentence.
+    /// The reason, as a sentence for users.
     pub(crate) explanation: String,
 }
 
-/// What decided the number of workers.
+/// The reason for a number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// `replicas` of the spec.
+    /// The spec sets `replicas`.
     Pinned,
-    /// No worker has announced its batch times, so the number stays as it is.
+    /// No worker has announced its batch times, so the number stays unchanged.
     NoSpeed,
-    /// The load, within the bounds of the spec.
+    /// The number follows the load, within the bounds of the spec.
     Scaled(ScaleBound),
 }
 
 impl Reason {
-    /// Every reason.
+    /// Returns every reason.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let scaled = ScaleBound::ALL.iter().copied().map(Self::Scaled);
         iter::once(Self::Pinned).chain([Self::NoSpeed]).chain(scaled)
     }
 
-    /// The bounded label of metrics.
+    /// Returns the `reason` label of metrics.
     pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",

@@ -1,12 +1,12 @@
-//! The size of a fleet, explained in a sentence.
+//! Explains the size of a fleet in a sentence.
 
 use batchfleet_policy::ScaleBound;
 
 use super::decision::{Decision, Reason, TICK};
 use crate::crd::ModelFleetSpec;
 
-/// The sentence. `each` is the capacity of one worker in rows per second, `wanted` the number of
-/// workers that the load alone needs.
+/// Explains the size of a fleet. `each` is the capacity of one worker in rows per second, `wanted`
+/// the number of workers that the load alone needs.
 pub(super) fn size(
     spec: &ModelFleetSpec,
     decision: &Decision,
@@ -52,13 +52,13 @@ fn load(spec: &ModelFleetSpec, offered: Option<f64>, each: Option<f64>) -> Strin
     )
 }
 
-/// Rounds to two significant digits, so that noise does not change the status.
+/// Rounds to two significant digits, so that small fluctuations do not change the status.
 pub(crate) fn rounded(number: f64) -> f64 {
     if number <= 0.0 || !number.is_finite() {
         return 0.0;
     }
     let unit = 10_f64.powf(number.log10().floor() - 1.0);
-    // Through text, because 0.1 times a whole number may not print as a short number.
+    // Formatted and parsed again, because the product may otherwise print with many digits.
     let digits = (number / unit).round() * unit;
     format!("{digits:.3}").parse().unwrap_or(digits)
 }

@@ -7,7 +7,7 @@ use crate::{
     sample,
 };
 
-/// The smallest valid spec, extended by `changes`.
+/// Returns the smallest valid spec, extended by `changes`.
 fn spec(changes: &Value) -> ModelFleetSpec {
     let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
     let mut spec = json!({"model": {"source": source}});
@@ -44,7 +44,7 @@ impl LoadedFleet {
         Self { memory: ScaleMemory::default(), spec, now, offered: 1_000, input }
     }
 
-    /// The decision after `ticks` ticks with `rate` requests per second.
+    /// Returns the decision after `ticks` ticks with `rate` requests per second.
     fn under(&mut self, rate: u64, ticks: u32) -> Decision {
         let mut decision = None;
         for _ in 0..ticks {
@@ -57,7 +57,7 @@ impl LoadedFleet {
         decision.unwrap()
     }
 
-    /// The decision after `ticks` ticks without a report of a gateway.
+    /// Returns the decision after `ticks` ticks without a traffic report.
     fn without_reports(&mut self, ticks: u32) -> Decision {
         self.now += TICK * ticks;
         self.input.reading = None;
@@ -178,7 +178,7 @@ fn capacity_follows_the_slowest_living_worker() {
 #[test]
 fn the_autoscaler_adds_workers_when_more_waits_than_two_targets_of_work() {
     let mut fleet = LoadedFleet::new(&json!({}), 1);
-    // 421 rows per second for 0.2 s are 84 rows: 128 as a power of two.
+    // A worker serves 421 rows per second, so 84 rows in 0.2 s: 128 as a power of two.
     assert_eq!(fleet.under(10, 3).size.depth_per_worker, 128);
 }
 
@@ -224,7 +224,7 @@ fn a_worker_is_promised_while_one_will_start_or_should_have_started() {
     fleet.input.workers[0].live = false;
     fleet.input.cold_start = Some(Duration::from_secs(30));
     assert!(fleet.under(0, 3).promises);
-    // The worker is ordered and does not start.
+    // The worker is ordered but does not start.
     assert!(fleet.under(2, 1).promises);
     fleet.input.ready = 0;
     assert!(fleet.under(2, 16).promises);
@@ -233,7 +233,7 @@ fn a_worker_is_promised_while_one_will_start_or_should_have_started() {
     let mut fleet = LoadedFleet::new(&scaling, 1);
     assert!(!fleet.under(0, 119).promises);
     assert!(fleet.under(0, 2).promises);
-    // Nothing is promised for a fleet with ordered workers, alive or not.
+    // No worker is promised while workers are ordered, whether or not they are alive.
     let mut fleet = LoadedFleet::new(&scaling, 2);
     assert!(!fleet.under(2, 3).promises);
     fleet.input.workers.iter_mut().for_each(|worker| worker.live = false);

@@ -1,4 +1,4 @@
-//! The certificate of the external metrics API: given by the settings, or made at start.
+//! The certificate of the external metrics API: from the settings, or created at start.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use rustls::{
 
 use crate::settings::ExternalMetricsSettings;
 
-/// The certificate chain, the server's own first, and the key of the server's certificate.
+/// A certificate chain that starts with the server's certificate, and the server's private key.
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// The TLS configuration that follows from the settings.
+/// Builds the TLS configuration from the settings.
 pub(super) fn settings(
     settings: &ExternalMetricsSettings,
 ) -> Result<ServerConfig, InvalidSettings> {
@@ -44,7 +44,7 @@ fn given(certificate: &Path, key: &Path) -> Result<Identity, InvalidSettings> {
     Ok((certificates, key))
 }
 
-/// A self-signed certificate: clients must skip its verification.
+/// Creates a self-signed certificate. Clients must skip its verification.
 fn made() -> Result<Identity, rcgen::Error> {
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(["batchfleet-controller".to_owned()])?;

@@ -9,7 +9,7 @@ use crate::objects::QUEUE_DEPTH;
 pub(super) const GROUP: &str = "external.metrics.k8s.io";
 pub(super) const VERSION: &str = "v1beta1";
 
-/// The versions of the API.
+/// Returns the discovery document of the API group.
 pub(super) fn group() -> Value {
     let version = json!({"groupVersion": format!("{GROUP}/{VERSION}"), "version": VERSION});
     json!({
@@ -21,8 +21,8 @@ pub(super) fn group() -> Value {
     })
 }
 
-/// The metrics of the API. The API server requests them periodically, and counts a server that does
-/// not respond as down.
+/// Returns the discovery document of the metrics. The API server requests this document
+/// periodically, and marks a server that does not respond as unavailable.
 pub(super) fn resources() -> Value {
     let metric = json!({
         "name": QUEUE_DEPTH,
@@ -39,7 +39,7 @@ pub(super) fn resources() -> Value {
     })
 }
 
-/// The depth of each queue. An autoscaler adds them up.
+/// Returns the response with the depth of each queue. The autoscaler adds up the depths.
 pub(super) fn values(depths: &[(QueueName, u64)], now: Timestamp) -> Value {
     let item = |(queue, depth): &(QueueName, u64)| {
         json!({
@@ -57,7 +57,7 @@ pub(super) fn values(depths: &[(QueueName, u64)], now: Timestamp) -> Value {
     })
 }
 
-/// An error response.
+/// Returns an error response.
 pub(super) fn refusal(code: u16, message: &str) -> Value {
     let reason = match code {
         400 => "BadRequest",
@@ -87,7 +87,8 @@ struct Label {
 }
 
 impl Labels {
-    /// Parses a label selector such as `model=digits,version!=2`, without set-based requirements.
+    /// Parses a label selector such as `model=digits,version!=2`. Set-based requirements are not
+    /// supported.
     pub(super) fn parse(selector: &str) -> Result<Self, String> {
         let terms = selector.split(',').map(str::trim).filter(|term| !term.is_empty());
         terms.map(label).collect::<Result<_, _>>().map(Self)

@@ -180,7 +180,7 @@ fn a_label_selector_requires_or_excludes_labels() {
     }
 }
 
-/// The response that a client gets that trusts only this certificate.
+/// Returns the response to a TLS client that trusts only this certificate.
 fn over_tls(address: SocketAddr, trusted: CertificateDer<'static>) -> String {
     let mut roots = RootCertStore::empty();
     roots.add(trusted).unwrap();

@@ -1,5 +1,5 @@
-//! The autoscaler of a fleet: the only writer of the number of workers in mode `hpa`. It adds
-//! workers to the floor while jobs wait.
+//! The `HorizontalPodAutoscaler` of a fleet. In mode `hpa` only the autoscaler sets the number of
+//! workers, except from and to zero. It adds workers to the floor while jobs wait.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use k8s_openapi::{
 use super::identity::{metadata, signed};
 use crate::{crd::ModelFleet, decide::FleetSize};
 
-/// The metric that autoscalers read: jobs in a queue that no worker has claimed. Gateways export it
-/// under the same name, so that an adapter to Prometheus can serve it in place of the controller.
+/// The metric that autoscalers read: jobs in a queue that no worker has claimed. Gateways export a
+/// metric of the same name, so a Prometheus adapter can serve the metric instead of the controller.
 pub(crate) const QUEUE_DEPTH: &str = "batchfleet_queue_depth";
 
-/// How often the autoscaler reads its metrics.
+/// Interval at which the autoscaler reads its metrics.
 const SYNC_SECONDS: i32 = 15;
-/// The autoscaler removes workers only after fewer were enough for 300 s.
+/// The autoscaler removes workers only after fewer workers were enough for 300 s.
 const SCALE_DOWN_SECONDS: i32 = 300;
 
 pub(super) fn of(fleet: &ModelFleet, size: FleetSize) -> HorizontalPodAutoscaler {
@@ -34,8 +34,8 @@ pub(super) fn of(fleet: &ModelFleet, size: FleetSize) -> HorizontalPodAutoscaler
                 kind: "Deployment".to_owned(),
                 name: fleet.metadata.name.clone().unwrap_or_default(),
             },
-            // An autoscaler has no floor of zero. It is inactive while the Deployment has no
-            // replicas.
+            // An autoscaler cannot have a minimum of zero. It is inactive while the Deployment has
+            // no replicas.
             min_replicas: Some(signed(size.floor.clamp(1, most))),
             max_replicas: signed(most),
             metrics: Some(vec![queue_depth(fleet, size)]),
@@ -70,7 +70,7 @@ fn queue_depth(fleet: &ModelFleet, size: FleetSize) -> MetricSpec {
     }
 }
 
-/// Scales up at once and as far as needed, down slowly.
+/// Scales up immediately to any number of workers, and scales down slowly.
 fn behavior(most: u32) -> HorizontalPodAutoscalerBehavior {
     HorizontalPodAutoscalerBehavior {
         scale_up: Some(HPAScalingRules {

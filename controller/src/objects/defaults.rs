@@ -2,51 +2,53 @@
 
 use std::collections::BTreeMap;
 
-/// Settings that the workers of all fleets share.
+/// Settings shared by the workers of all fleets.
 #[derive(Clone, Debug)]
 pub struct WorkerDefaults {
-    /// The image of the workers of fleets that do not set `worker.image`.
+    /// Image of the workers of fleets that do not set `worker.image`.
     pub image: String,
     /// Where workers find the URL of Redis.
     pub redis: WorkerRedis,
-    /// Certificates for TLS with Redis, beyond those that the worker image trusts.
+    /// Certificates for TLS with Redis, in addition to the certificates in the worker image.
     pub redis_tls: Option<RedisTls>,
     /// The collector to which workers send traces.
     pub trace_endpoint: Option<String>,
     /// Labels of each `PodMonitor`, by which a Prometheus operator selects it.
     pub monitor_labels: BTreeMap<String, String>,
-    /// Scrape interval of each `PodMonitor` as a Prometheus duration; Prometheus' own default if
-    /// `None`.
+    /// Scrape interval of each `PodMonitor`, as a Prometheus duration; `None` for the default of
+    /// Prometheus.
     pub monitor_interval: Option<String>,
 }
 
 /// Where workers find the URL of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerRedis {
-    /// In a flag of the pod. The URL has no password: every user who may read pods can read it.
+    /// In a flag of the pod. The URL has no password, because every user who can read pods can read
+    /// the flag.
     Url(String),
-    /// In a secret, mounted as a file, so that no environment variable holds the password.
+    /// In a secret that is mounted as a file, so that the environment does not contain the
+    /// password.
     Secret {
-        /// The secret's name.
+        /// Name of the secret.
         name: String,
-        /// The key whose value is the URL.
+        /// Key that holds the URL.
         key: String,
     },
 }
 
-/// A secret with certificates for Redis. Each field says whether the secret has these keys.
+/// A secret with certificates for Redis. The fields tell which keys the secret has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisTls {
-    /// The secret's name.
+    /// Name of the secret.
     pub secret: String,
-    /// `ca.crt`: the authority that signed the certificate of Redis.
+    /// `ca.crt`: certificate of the authority that signed the certificate of Redis.
     pub ca: bool,
-    /// `tls.crt` and `tls.key`: the client certificate that Redis asks for, and its key.
+    /// `tls.crt` and `tls.key`: client certificate for Redis, and its key.
     pub identity: bool,
 }
 
 impl RedisTls {
-    /// The worker's flag for each key of the secret, and the key.
+    /// Returns the keys of the secret, each with the worker flag for its file: (flag, key).
     pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let (ca, identity) = (self.ca, self.identity);
         let files = [

@@ -1,4 +1,4 @@
-//! What the objects of a fleet have in common: names, labels, owner, selector.
+//! Names, labels, owner and selector of a fleet's objects.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use kube::{Resource, ResourceExt, api::ObjectMeta};
 
 use crate::crd::ModelFleet;
 
-/// The label that names the fleet of an object or a pod.
+/// Label with the name of the fleet to which an object or a pod belongs.
 pub(crate) const FLEET: &str = "batchfleet.dev/fleet";
-/// The controller's name as field manager, event source and holder of the lease.
+/// Name of the controller as field manager, event source and lease.
 pub(crate) const MANAGER: &str = "batchfleet-controller";
 
 impl ModelFleet {
-    /// The model's name in the repository and in requests.
+    /// Returns the name of the model in the repository and in requests.
     pub(crate) fn model_name(&self) -> String {
         self.spec.model.name.clone().unwrap_or_else(|| self.name_any())
     }
 }
 
-/// The metadata of each object of a fleet. Kubernetes deletes the object together with the fleet,
-/// which owns it.
+/// Returns the metadata of an object of the fleet. The fleet owns the object, so Kubernetes deletes
+/// the object together with the fleet.
 pub(super) fn metadata(fleet: &ModelFleet) -> ObjectMeta {
     ObjectMeta {
         name: fleet.metadata.name.clone(),
@@ -31,7 +31,7 @@ pub(super) fn metadata(fleet: &ModelFleet) -> ObjectMeta {
     }
 }
 
-/// The labels of each object and each pod of a fleet.
+/// Returns the labels of all objects and pods of a fleet.
 pub(super) fn labels(fleet: &ModelFleet) -> BTreeMap<String, String> {
     let label = |key: &str, value: String| (key.to_owned(), value);
     BTreeMap::from([
@@ -43,13 +43,13 @@ pub(super) fn labels(fleet: &ModelFleet) -> BTreeMap<String, String> {
     ])
 }
 
-/// Selects the pods of a fleet.
+/// Returns a selector for the pods of a fleet.
 pub(super) fn selector(fleet: &ModelFleet) -> LabelSelector {
     let name = (FLEET.to_owned(), fleet.name_any());
     LabelSelector { match_labels: Some(BTreeMap::from([name])), match_expressions: None }
 }
 
-/// A count as Kubernetes stores it, in a signed integer.
+/// Converts a count to the signed integer of Kubernetes APIs.
 pub(super) fn signed(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }

@@ -1,4 +1,4 @@
-//! The `PodMonitor` by which a Prometheus operator scrapes the workers of a fleet.
+//! The `PodMonitor` that tells a Prometheus operator to scrape the workers of a fleet.
 
 use kube::{
     ResourceExt,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::crd::ModelFleet;
 
-/// The Prometheus operator's `PodMonitor`.
+/// The API resource of the Prometheus operator's `PodMonitor`.
 pub(crate) fn pod_monitor() -> ApiResource {
     let kind = GroupVersionKind::gvk("monitoring.coreos.com", "v1", "PodMonitor");
     ApiResource::from_gvk_with_plural(&kind, "podmonitors")

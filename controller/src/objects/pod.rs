@@ -1,5 +1,5 @@
-//! The pod of a worker, within the restricted pod security standard and without access to the API
-//! server.
+//! The pod of a worker. It conforms to the restricted pod security standard and has no access to
+//! the API server.
 
 mod model;
 mod parts;
@@ -28,12 +28,12 @@ const REDIS: &str = "redis";
 const REDIS_PATH: &str = "/etc/batchfleet/redis";
 const REDIS_TLS: &str = "redis-tls";
 const REDIS_TLS_PATH: &str = "/etc/batchfleet/redis-tls";
-/// The name of the port that serves metrics and health.
+/// Name of the port that serves metrics and health.
 pub(super) const ADMIN: &str = "admin";
 const ADMIN_PORT: i32 = 9090;
 /// The unprivileged user of the images.
 const USER: i64 = 65_532;
-/// The grace period of a pod exceeds the worker's drain timeout by 5 s.
+/// Seconds by which the grace period of a pod exceeds the drain timeout of the worker.
 const SPARE_SECONDS: u32 = 5;
 
 pub(super) fn template(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodTemplateSpec {
@@ -57,7 +57,8 @@ fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
         containers: vec![worker(fleet, defaults)],
         init_containers: model::filler(fleet).map(|filler| vec![filler]),
         volumes: Some(volumes(fleet, defaults)),
-        // No preStop hook: no Service routes to a worker, so it can stop claiming at SIGTERM.
+        // No preStop hook: no Service routes requests to a worker, so it can stop claiming at
+        // SIGTERM.
         termination_grace_period_seconds: Some(i64::from(drain(&fleet.spec.batch) + SPARE_SECONDS)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -113,7 +114,7 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
     }
 }
 
-/// The worker's flags that follow from the spec of its fleet.
+/// Returns the worker flags that follow from the spec of the fleet.
 fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     let batch = &fleet.spec.batch;
     let rows = match (batch.mode, batch.rows) {
@@ -145,8 +146,9 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     settings
 }
 
-/// Seconds in which a worker finishes its running batch and the next one, and hands back the rest.
-/// From the spec and not from measured batch times: each change of a flag restarts all workers.
+/// Returns the seconds that a worker needs to finish the running batch and the next one, and to
+/// hand back its other jobs. Computed from the spec and not from measured batch times, because
+/// every change of a flag restarts all workers.
 const fn drain(batch: &Batch) -> u32 {
     3 * batch.max_seconds + 5
 }

@@ -1,4 +1,4 @@
-//! What the controller remembers of each fleet from turn to turn.
+//! The state that the controller keeps for each fleet between turns.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,27 +15,27 @@ use crate::{
     target::PublishedTarget,
 };
 
-/// The state of each fleet, by its uid.
+/// The states of all fleets by uid.
 #[derive(Debug, Default)]
 pub(crate) struct FleetStates(Mutex<HashMap<String, FleetState>>);
 
-/// What is remembered of one fleet.
+/// The state of one fleet.
 #[derive(Debug, Default)]
 pub(super) struct FleetState {
     pub(super) memory: ScaleMemory,
     pub(super) meter: Meter,
     pub(super) decided: Option<Decided>,
     pub(super) published: Option<PublishedTarget>,
-    /// The announcement of a worker that served, for the time when there is none.
+    /// Announcement of a worker that has served, for times when the fleet has no worker.
     pub(super) remembered: Option<Announcement>,
     pub(super) pods: PodHistory,
-    /// When names of dead workers were last removed.
+    /// Time at which the names of dead workers were last removed.
     pub(super) tidied: Option<Duration>,
-    /// Turns that failed since the last one that did not.
+    /// Number of consecutive failed turns.
     pub(super) failures: u32,
 }
 
-/// The last decision. It holds for the rest of its tick, unless the spec changes.
+/// The last decision. A decision is valid until its tick ends or the spec changes.
 #[derive(Clone, Debug)]
 pub(super) struct Decided {
     pub(super) at: Duration,
@@ -52,7 +52,7 @@ impl Decided {
 }
 
 impl FleetState {
-    /// The last view of a fleet that is to stay at zero workers for the rest of this tick.
+    /// Returns the last view if the fleet is to stay at zero workers for the rest of this tick.
     pub(super) fn at_zero(&self, fleet: &ModelFleet, now: Duration) -> Option<&FleetView> {
         let decided = self.decided.as_ref().filter(|decided| decided.holds(fleet, now))?;
         let is_at_zero = decided.decision.size.floor == 0 && decided.input.ordered == 0;
@@ -66,25 +66,25 @@ impl FleetStates {
         self.0.lock().remove(&fleet.uid().unwrap_or_default()).unwrap_or_default()
     }
 
-    /// Puts the state back after a turn; a fleet that is being deleted is forgotten.
+    /// Puts the state back after a turn. The state of a fleet that is being deleted is dropped.
     pub(super) fn put(&self, fleet: &ModelFleet, state: FleetState) {
         if fleet.meta().deletion_timestamp.is_none() {
             self.0.lock().insert(fleet.uid().unwrap_or_default(), state);
         }
     }
 
-    /// Turns of a fleet that failed since the last one that did not; at least 1.
+    /// Returns the number of consecutive failed turns of a fleet, or 1 if the fleet has no state.
     pub(super) fn failures(&self, fleet: &ModelFleet) -> u32 {
         self.0.lock().get(&fleet.uid().unwrap_or_default()).map_or(1, |state| state.failures)
     }
 }
 
-/// The number of the tick at `now`.
+/// Returns the number of the tick at `now`.
 fn tick(now: Duration) -> u128 {
     now.as_millis() / TICK.as_millis()
 }
 
-/// The time until the next tick.
+/// Returns the time until the next tick.
 pub(super) fn next_tick(now: Duration) -> Duration {
     let next = TICK * u32::try_from(tick(now) + 1).unwrap_or(u32::MAX);
     next.saturating_sub(now)

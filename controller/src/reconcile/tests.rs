@@ -1,4 +1,4 @@
-//! Turns of a fleet against a fake API server and a broker in memory.
+//! Tests of turns against a fake API server and an in-memory broker.
 
 mod copies;
 mod failures;
@@ -29,7 +29,7 @@ struct World {
     worker: WorkerRoles,
     /// A worker of the next version, which gets no requests, and its announcement.
     newer: Option<(WorkerRoles, Announcement)>,
-    /// The task of the watches, until the first turn starts it.
+    /// The watch tasks, until the first turn starts them.
     watches: Option<BoxFuture<'static, ()>>,
     broker: MemoryBroker,
     offered: u64,
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// A tick with `rate` requests per second, and then a turn. Returns the writes.
+    /// Advances by one tick with `rate` requests per second and runs a turn. Returns the writes.
     async fn tick(&mut self, rate: u64) -> Result<Vec<String>, ControlError> {
         advance(TICK).await;
         self.offered += rate * TICK.as_secs();
@@ -94,7 +94,7 @@ impl World {
         self.start_watches();
         self.deliver_events().await;
         reconcile(self.fleet(), self.context.clone()).await?;
-        // Act as the autoscaler and as the controller of Deployments.
+        // Act as the autoscaler and the Deployment controller.
         let floor =
             self.server.get("horizontalpodautoscalers/digits")["spec"]["minReplicas"].clone();
         if !self.server.get("deployments/digits").is_null() {
@@ -120,8 +120,8 @@ impl World {
         }
     }
 
-    /// Waits until the watches have delivered all events: with the clock paused, a sleep ends only
-    /// once every task is idle.
+    /// Waits until the watches have delivered all events. With the clock paused, a sleep ends only
+    /// when every task is idle.
     async fn deliver_events(&self) {
         sleep(Duration::from_millis(1)).await;
     }
@@ -136,13 +136,13 @@ impl World {
         self.server.get("horizontalpodautoscalers/digits")["spec"]["minReplicas"].clone()
     }
 
-    /// Whether gateways may let requests wait for a worker.
+    /// Returns whether gateways may let requests wait for a worker.
     async fn is_promised(&self) -> bool {
         let fleet = self.context.observer.fleet().await.unwrap();
         fleet.promises.iter().any(|promise| promise.holds)
     }
 
-    /// Status and message of a condition.
+    /// Returns status and message of a condition.
     fn why(&self, name: &str) -> String {
         let fleet = self.server.get("modelfleets/digits");
         let conditions = fleet["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -170,7 +170,7 @@ fn fleet(changes: &Value) -> Value {
     })
 }
 
-/// The discovery document of an installed API.
+/// Returns the discovery document of an installed API.
 fn served(api: &str, plural: &str) -> Value {
     let resource = json!({
         "name": plural, "singularName": "", "namespaced": true, "kind": "Any", "verbs": ["list"],
@@ -209,7 +209,7 @@ fn traffic(offered: u64) -> Traffic {
     }
 }
 
-/// The announcement of a worker of a version.
+/// Returns the announcement of a worker of a version.
 fn announcement_of(version: u64) -> Announcement {
     let mut announcement = sample::measured(version.into(), QueueName::new("m", version), 1.0);
     announcement.host = "digits-1".to_owned();
@@ -221,7 +221,7 @@ fn announcement() -> Announcement {
     announcement_of(1)
 }
 
-/// A pod of the fleet that has just been created.
+/// Returns a newly created pod of the fleet.
 fn pod() -> Value {
     json!({"metadata": {
         "name": "digits-1", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z",

@@ -1,4 +1,4 @@
-//! The model of a worker's pod: its name and version, its source, and its path in the pod.
+//! The model in a worker's pod: name, version, source and path.
 
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, Volume,
@@ -13,7 +13,7 @@ const MODELS_PATH: &str = "/models";
 const OPTIONS: &str = "store-options";
 const OPTIONS_PATH: &str = "/etc/batchfleet/store";
 
-/// The worker's flags about its model.
+/// Returns the worker flags that describe the model.
 pub(super) fn settings(fleet: &ModelFleet) -> Vec<String> {
     let model = &fleet.spec.model;
     let version = model.version.map_or_else(String::new, |version| format!(":{version}"));
@@ -31,7 +31,7 @@ pub(super) fn settings(fleet: &ModelFleet) -> Vec<String> {
     settings
 }
 
-/// The volume of the model repository, or of the cache of a model from an object store.
+/// Returns the volume of the model repository, or of the cache for a model from an object store.
 pub(super) fn volume(source: &ModelSource) -> Volume {
     let volume = Volume { name: MODELS.to_owned(), ..Volume::default() };
     let empty = |size_limit| EmptyDirVolumeSource { size_limit, medium: None };
@@ -59,7 +59,7 @@ pub(super) fn volume(source: &ModelSource) -> Volume {
     }
 }
 
-/// The worker's mount of that volume; writable only as a cache.
+/// Returns the worker's mount of the model volume; writable only if the volume is a cache.
 pub(super) fn mount(fleet: &ModelFleet) -> VolumeMount {
     let source = &fleet.spec.model.source;
     let sub_path = match source {
@@ -71,12 +71,12 @@ pub(super) fn mount(fleet: &ModelFleet) -> VolumeMount {
     VolumeMount { sub_path, ..parts::mount(MODELS, MODELS_PATH, Some(read_only)) }
 }
 
-/// The secret with the object store's options, as files.
+/// Returns the volume with the object store's options, taken from a secret.
 pub(super) fn options_volume(fleet: &ModelFleet) -> Option<Volume> {
     options_secret(fleet).map(|name| secret(OPTIONS, name))
 }
 
-/// The worker's mount of these options.
+/// Returns the worker's mount of the object store's options.
 pub(super) fn options_mount(fleet: &ModelFleet) -> Option<VolumeMount> {
     options_secret(fleet).map(|_| parts::mount(OPTIONS, OPTIONS_PATH, Some(true)))
 }
@@ -88,7 +88,7 @@ fn options_secret(fleet: &ModelFleet) -> Option<&str> {
     }
 }
 
-/// The init container that fills an `emptyDir` before the worker starts.
+/// Returns the init container that fills an `emptyDir` before the worker starts.
 pub(super) fn filler(fleet: &ModelFleet) -> Option<Container> {
     let ModelSource::EmptyDir(folder) = &fleet.spec.model.source else { return None };
     Some(Container {

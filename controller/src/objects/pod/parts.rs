@@ -11,7 +11,7 @@ use k8s_openapi::{
 
 use crate::crd::{Amount, Resources};
 
-/// Readable by the pod's group, which the worker runs as.
+/// File mode of secrets: readable by the group of the pod, which the worker runs as.
 const SECRET_MODE: i32 = 0o440;
 
 /// Mounts a volume at a path.
@@ -24,7 +24,7 @@ pub(super) fn mount(volume: &str, path: &str, read_only: Option<bool>) -> Volume
     }
 }
 
-/// A volume with every key of a secret as a file.
+/// Returns a volume with every key of a secret as a file.
 pub(super) fn secret(volume: &str, name: &str) -> Volume {
     Volume {
         name: volume.to_owned(),
@@ -37,7 +37,7 @@ pub(super) fn secret(volume: &str, name: &str) -> Volume {
     }
 }
 
-/// A volume with these keys of a secret, each as the file named beside it.
+/// Returns a volume with selected keys of a secret, each as a file with the given name.
 pub(super) fn secret_files<'a>(
     volume: &str,
     name: &str,
@@ -52,7 +52,7 @@ pub(super) fn secret_files<'a>(
     volume
 }
 
-/// What the restricted pod security standard asks of each container.
+/// Returns the security context that the restricted pod security standard requires.
 pub(super) fn security() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
@@ -73,8 +73,8 @@ pub(super) fn quantities(amounts: &Resources) -> BTreeMap<String, Quantity> {
     amounts.iter().map(|(name, amount)| (name.clone(), quantity(amount))).collect()
 }
 
-/// `None` instead of an empty value: the API server leaves empty fields out, and a field that was
-/// sent but is absent in the stored object would count as a difference.
+/// Returns `None` for an empty value. The API server omits empty fields, so an empty field in the
+/// desired object would always differ from the stored object.
 pub(super) fn some<T>(value: T, is_empty: impl Fn(&T) -> bool) -> Option<T> {
     (!is_empty(&value)).then_some(value)
 }

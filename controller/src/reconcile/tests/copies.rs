@@ -1,4 +1,4 @@
-//! Turns read local copies of the objects, which may lag behind the API server.
+//! Tests of turns with local copies that lag behind the API server.
 
 use super::*;
 
@@ -16,8 +16,8 @@ async fn turns_that_change_nothing_only_keep_their_watches_open() {
     world.server.requests();
     world.ticks(24, 10).await;
     let mut requests = world.server.requests();
-    // In these two minutes each of the 6 watches is resumed about once a minute, whatever the number
-    // of fleets. Without local copies the turns of each fleet took 148 requests.
+    // Each of the 6 watches is resumed about once a minute, for any number of fleets. Without local
+    // copies, the turns of each fleet took 148 requests in these two minutes.
     assert!(requests.len() <= 12, "{requests:?}");
     requests.sort_unstable();
     requests.dedup();

@@ -1,4 +1,4 @@
-//! Missing reports, failures, and a process that does not lead.
+//! Tests of missing reports, failures, and a controller that is not the leader.
 
 use super::*;
 

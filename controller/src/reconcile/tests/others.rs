@@ -1,4 +1,4 @@
-//! Objects that belong to others.
+//! Tests of objects that do not belong to a fleet.
 
 use super::*;
 
@@ -39,7 +39,7 @@ async fn a_scaled_object_of_the_same_workers_blocks_our_autoscaler_while_keda_is
     assert_eq!(world.floor(), 1);
     let why = world.why("ScalingConflict");
     assert!(why.contains("\"True\"") && why.contains("KEDA's ScaledObject theirs"), "{why}");
-    // Without the permission to list ScaledObjects the controller cannot find it.
+    // Without permission to list ScaledObjects, the controller cannot detect the conflict.
     world.server.refuse("scaledobjects", 403);
     world.tick(10).await.unwrap();
     assert_eq!(world.condition("ScalingConflict"), "False");

@@ -1,4 +1,4 @@
-//! Rollout of a new version.
+//! Tests of the rollout of a new version.
 
 use super::*;
 
@@ -8,7 +8,7 @@ async fn the_load_of_a_version_counts_while_workers_of_the_fleet_serve_it() {
     world.server.add("/api/v1/namespaces/ml/pods/digits-1", pod());
     world.ticks(8, 1_500).await;
     assert_eq!(world.floor(), 4);
-    // A worker of version 2, which cannot serve the load alone: requests go to version 1.
+    // Version 2 has one worker, which cannot serve the load alone, so requests go to version 1.
     let worker = world.broker.worker(QueueName::new("m", 2), WorkerId(2)).await.unwrap();
     world.newer = Some((worker, announcement_of(2)));
     world.ticks(100, 1_500).await;

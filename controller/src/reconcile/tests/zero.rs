@@ -1,4 +1,4 @@
-//! Fleets at zero workers.
+//! Tests of fleets at zero workers.
 
 use super::*;
 
