@@ -1,4 +1,5 @@
-//! The schema of a program's flags, in camel case, without the flags that the chart sets itself.
+//! Builds the schema of a program's flags, in camel case, without the flags that the chart sets
+//! itself.
 
 use std::{any::TypeId, time::Duration};
 
@@ -7,7 +8,7 @@ use batchfleet_controller::ControllerSettings;
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use serde_json::{Map, Value, json};
 
-/// Flags of either program that the chart sets itself.
+/// Flags of the gateway or the controller that the chart sets itself.
 const OF_THE_CHART: [&str; 21] = [
     "admin-listen",
     "api-keys",
@@ -32,7 +33,7 @@ const OF_THE_CHART: [&str; 21] = [
     "worker-redis-tls-secret",
 ];
 
-/// The settings of `gateway` or `controller`.
+/// Returns the schema of the flags of `gateway` or `controller`.
 pub(crate) fn schema(program: &str) -> Result<Value> {
     let command = match program {
         "gateway" => batchfleet_gateway::Settings::command(),
@@ -78,7 +79,7 @@ fn property(flag: &Arg) -> Result<Value> {
     Ok(property)
 }
 
-/// One value of a flag.
+/// Returns the schema of one value of a flag.
 fn one(flag: &Arg) -> Value {
     let possible: Vec<_> =
         flag.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();

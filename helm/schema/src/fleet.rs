@@ -1,5 +1,4 @@
-//! The `spec` of a `ModelFleet`, converted from the schema of its custom resource definition to
-//! plain JSON schema.
+//! Converts the `spec` in the custom resource definition of `ModelFleet` to plain JSON schema.
 
 use anyhow::{Context, Result};
 use batchfleet_controller::crd;
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 
 const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
 
-/// The schema of a fleet's spec, without unknown fields.
+/// Returns the schema of a fleet's spec, which forbids unknown fields.
 pub(crate) fn schema() -> Result<Value> {
     let definition = crd::definition()?;
     let mut spec = definition.pointer(SPEC).context("the definition has no spec")?.clone();
@@ -15,8 +14,8 @@ pub(crate) fn schema() -> Result<Value> {
     Ok(spec)
 }
 
-/// Converts Kubernetes' extensions to plain JSON schema, and removes those that only Kubernetes can
-/// check. Forbids unknown fields, which the API server would drop silently.
+/// Converts Kubernetes' schema extensions to plain JSON schema, and removes extensions that only
+/// Kubernetes can check. Forbids unknown fields, which the API server would drop silently.
 fn plain(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

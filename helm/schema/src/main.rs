@@ -1,8 +1,8 @@
 //! `batchfleet-schema`: writes the JSON schema of the Helm chart's values, which forbids unknown
 //! keys.
 //!
-//! It has three sources: the comments of `values.yaml` ([`values`]), the programs' flags
-//! ([`flags`]) and the custom resource definition ([`fleet`]).
+//! The schema has three sources: the comments in `values.yaml` ([`values`]), the flags of the
+//! programs ([`flags`]) and the custom resource definition ([`fleet`]).
 
 use std::{fs, path::Path, process::ExitCode};
 
@@ -37,7 +37,7 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The schema of the chart in a folder, as text.
+/// Returns the schema of the chart in a folder, as text.
 fn schema(chart: &Path) -> Result<String> {
     let path = chart.join("values.yaml");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;

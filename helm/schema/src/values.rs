@@ -1,7 +1,8 @@
-//! The schema that follows from `values.yaml` and its comments.
+//! Derives the schema from `values.yaml` and its comments.
 //!
-//! The comment above a key is its description, and the default gives its type. Where the default
-//! does not give the type, or restricts it too little, a mark follows the default: `# @minimum 1`.
+//! The comment above a key becomes the description of the key, and the default value determines its
+//! type. A mark such as `# @minimum 1` follows the default where the default does not determine the
+//! type or the type alone allows too much.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -13,7 +14,7 @@ use crate::{flags, fleet};
 pub(crate) struct Key {
     name: String,
     comment: String,
-    /// The default as written; empty if the key has keys below it.
+    /// The default as written; empty if the key has nested keys.
     default: String,
     mark: Option<String>,
     below: Vec<Key>,
@@ -22,9 +23,9 @@ pub(crate) struct Key {
 /// Parses the keys of a values file.
 ///
 /// # Errors
-/// A line that is neither a comment, nor a key, nor blank.
+/// If a line is neither a comment, nor a key, nor blank.
 pub(crate) fn parse(text: &str) -> Result<Vec<Key>> {
-    // One list of keys for each open depth; the first is that of the whole file.
+    // The keys at each depth of nesting that is open; the first list holds the top-level keys.
     let mut open = vec![Vec::new()];
     let mut comment: Vec<&str> = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -51,7 +52,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Key>> {
     Ok(open.pop().unwrap_or_default())
 }
 
-/// Closes the lists beyond a depth: each becomes the `below` of the last key above it.
+/// Closes the lists below a depth: each list becomes the `below` of the key above it.
 fn close(open: &mut Vec<Vec<Key>>, depth: usize) {
     while open.len() > depth + 1 {
         let below = open.pop().unwrap_or_default();
@@ -71,14 +72,14 @@ fn key(line: &str) -> Result<Key> {
     Ok(Key { name: name.to_owned(), default, mark, ..Key::default() })
 }
 
-/// The schema of these keys, which forbids all others.
+/// Returns the schema of these keys, which forbids all other keys.
 ///
 /// # Errors
-/// A key without a comment, or without a type.
+/// If a key has no comment or no type.
 pub(crate) fn schema(keys: &[Key]) -> Result<Value> {
     let mut schema = object(keys)?;
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
-    // Helm merges the values that a parent chart shares with its subcharts into `global`.
+    // Helm puts values that a parent chart shares with its subcharts into `global`.
     schema["properties"]["global"] = json!({"type": "object"});
     Ok(schema)
 }
@@ -121,7 +122,7 @@ fn marked(mark: &str, key: &Key) -> Result<Value> {
     })
 }
 
-/// Requests and limits of a container.
+/// Returns the schema of a container's requests and limits.
 fn resources() -> Value {
     let amounts = json!({
         "type": "object",
@@ -134,7 +135,7 @@ fn resources() -> Value {
     })
 }
 
-/// The type of a default.
+/// Returns the JSON type of a default.
 fn scalar(default: &str) -> Result<&'static str> {
     Ok(match default {
         "true" | "false" => "boolean",
