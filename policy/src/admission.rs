@@ -1,18 +1,19 @@
-//! Admission: whether a request can be answered before its deadline, and if not, when to retry.
+//! Admission: decides whether a request can be answered before its deadline, and if not, when the
+//! client should retry.
 //!
 //! By Little's law, waiting time = queue length / drain rate. At 86 answers per second and
-//! deadlines of 30 s, request 2,581 in the queue would be late, so the gateway refuses it on
-//! arrival.
+//! deadlines of 30 s, request 2,581 in the queue would be late, so the gateway refuses the request
+//! on arrival.
 
 use std::time::Duration;
 
 use crate::CostModel;
 
-/// Safety factor on predicted waits: a request is still on time if it waits 20 % longer than
-/// predicted.
+/// Safety factor on predicted waits: an admitted request is still on time after waiting 20 % longer
+/// than predicted.
 const CAUTION: f64 = 1.2;
-/// Time reserved for everything but waiting and computing. Also at most a tenth of the time until
-/// the deadline.
+/// Time reserved for everything except waiting and computing; at most a tenth of the time until the
+/// deadline.
 const MARGIN: Duration = Duration::from_millis(50);
 /// Bounds of the retry delay that [`admit`] returns.
 const SOONEST: Duration = Duration::from_secs(1);
@@ -25,42 +26,42 @@ pub struct Ahead {
     pub jobs: f64,
     /// Jobs the fleet settles per second; infinite while unknown.
     pub rate: f64,
-    /// Duration of the request's own batch, L(N).
+    /// L(N): duration of the batch that will contain the request.
     pub batch: Duration,
 }
 
 impl Ahead {
-    /// Predicted time from now until the answer: `jobs / rate + batch`.
+    /// Returns the predicted time from now until the answer: `jobs / rate + batch`.
     pub fn wait(&self) -> Duration {
         let seconds = if self.jobs > 0.0 { self.jobs / self.rate } else { 0.0 };
-        // Not representable: the rate is 0, or the wait exceeds any deadline.
+        // Too large for a `Duration`: the rate is 0, or the wait exceeds any deadline.
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_add(self.batch)
     }
 }
 
-/// Admits a request if its predicted wait fits into its deadline.
+/// Admits a request if its predicted wait fits into the time until its deadline.
 ///
-/// `remaining` is the time until the deadline. `share` is the part of it that the request's class
-/// may spend waiting: 1 for the most important class, less for classes that are shed earlier.
+/// `remaining` is the time until the deadline. `share` is the part of this time that the request's
+/// class may spend waiting: 1 for the most important class, less for classes that are shed earlier.
 ///
 /// # Errors
 ///
-/// The delay after which to retry: until the queue would be short enough if no more requests
-/// arrived, between 1 s and 30 s. The caller should add jitter, so that refused clients do not
-/// return all at once.
+/// The delay after which to retry: the time until the queue would be short enough if no more
+/// requests arrived, clamped to 1 s to 30 s. The caller should add jitter, so that refused clients
+/// do not all return at the same time.
 pub fn admit(ahead: &Ahead, remaining: Duration, share: f64) -> Result<(), Duration> {
     let usable = remaining.saturating_sub(MARGIN.min(remaining / 10)).mul_f64(share / CAUTION);
     let excess = ahead.wait().saturating_sub(usable);
     if excess.is_zero() { Ok(()) } else { Err(excess.clamp(SOONEST, LATEST)) }
 }
 
-/// The number of waiting requests, oldest first, that can no longer be answered before their
-/// deadline. The worker refuses them before it claims a batch of up to `n` of the `waiting` rows.
+/// Returns how many of the oldest waiting requests can no longer be answered before their deadline.
+/// The worker refuses these requests before it claims a batch of up to `n` of the `waiting` rows.
 ///
-/// `left` is the time until each request's deadline, oldest first. The oldest request is doomed
-/// while it has less time left than the next batch takes, L(min(n, waiting)). This is the early
-/// drop of Nexus (Shen et al., SOSP 2019). Dropping only expired requests does not help under
-/// overload: every batch would then hold requests that expire while the batch runs.
+/// `left` is the time until each request's deadline, oldest request first. The oldest request is
+/// doomed if this time is shorter than the next batch takes, L(min(n, waiting)). This rule is the
+/// early drop of Nexus (Shen et al., SOSP 2019). Dropping only expired requests does not help under
+/// overload: every batch would then contain requests that expire while the batch runs.
 pub fn doomed(
     cost: &CostModel,
     n: u32,
@@ -79,9 +80,10 @@ pub fn doomed(
 
 /// Jobs per second that the fleet settles, estimated from samples of a counter.
 ///
-/// While jobs wait, the fleet works at its limit, so the settled count per second is the drain rate
-/// (an exponential moving average with a time constant of 1 s). While no jobs wait, the settled
-/// count only shows the arrival rate, so the announced capacity of the workers is used instead.
+/// While jobs wait, the fleet works at its limit, so the number of jobs settled per second is the
+/// drain rate (an exponential moving average with a time constant of 1 s). While no jobs wait, the
+/// settled jobs show only the arrival rate, so the capacity announced by the workers is used
+/// instead.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DrainRate {
     last: Option<DrainSample>,
@@ -94,7 +96,7 @@ pub struct DrainRate {
 pub struct DrainSample {
     /// Time of the sample, by any monotonic clock.
     pub at: Duration,
-    /// Jobs settled so far; a counter.
+    /// Counter of settled jobs.
     pub settled: u64,
     /// Jobs waiting.
     pub waiting: u64,
@@ -103,8 +105,8 @@ pub struct DrainSample {
 }
 
 impl DrainSample {
-    /// Time and jobs settled between this sample and a later one; `None` if no time passed, or time
-    /// or counter went back.
+    /// Returns the time and the number of jobs settled between this sample and a later sample, or
+    /// `None` if no time passed or if time or counter went back.
     fn until(&self, later: &Self) -> Option<(Duration, f64)> {
         let time = later.at.checked_sub(self.at).filter(|time| !time.is_zero())?;
         let settled = later.settled.checked_sub(self.settled)?;
@@ -115,8 +117,9 @@ impl DrainSample {
 
 /// Time constant of the moving average, in seconds.
 const SMOOTHING: f64 = 1.0;
-/// A queue without progress for less than this keeps its rate. The workers may have died, which the
-/// liveness check finds out (3 s); until then the queue does not count as slow.
+/// The rate of a queue without progress stays unchanged for this time, because the workers may have
+/// died. The liveness check detects dead workers after 3 s; until then the queue must not count as
+/// slow.
 const STANDSTILL: Duration = Duration::from_secs(4);
 
 impl DrainRate {
@@ -126,13 +129,13 @@ impl DrainRate {
         let busy = sample.waiting > 0 && self.last.is_some_and(|last| last.waiting > 0);
         let Some((time, settled)) = self.last.filter(|_| busy).and_then(|last| last.until(&sample))
         else {
-            // Idle, first sample, or counter reset: the measured rate is void.
+            // Idle, first sample, or counter reset: the measured rate is no longer valid.
             (self.last, self.measured) = (Some(sample), None);
             return;
         };
         if settled == 0.0 && time < STANDSTILL {
-            // A batch is running. Keep the last sample, so that the batch is averaged over its
-            // whole duration once it is settled.
+            // A batch is running. Keep the last sample, so that the batch, once settled, is
+            // averaged over its whole duration.
             return;
         }
         self.last = Some(sample);
@@ -143,7 +146,7 @@ impl DrainRate {
         self.measured = Some(before + (rate - before) * (1.0 - (-seconds / SMOOTHING).exp()));
     }
 
-    /// Jobs per second; infinite while unknown.
+    /// Returns the jobs per second; infinite while unknown.
     pub fn rate(&self) -> f64 {
         match self.measured {
             Some(rate) => rate,
@@ -165,7 +168,7 @@ mod tests {
 
     #[test]
     fn admits_a_request_only_if_its_wait_and_its_batch_fit_into_the_deadline() {
-        // (30 s - 50 ms) / 1.2 = 24.96 s, of which the batch takes 372 ms.
+        // The limit is (30 s - 50 ms) / 1.2 = 24.96 s, of which the batch takes 372 ms.
         let most = (29.95 / 1.2 - 0.372) * 86.0;
         assert_eq!(admit(&ahead(most - 1.0, 86.0, 372), HALF_A_MINUTE, 1.0), Ok(()));
         assert!(admit(&ahead(most + 1.0, 86.0, 372), HALF_A_MINUTE, 1.0).is_err());
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_the_time_until_the_queue_is_short_enough() {
-        // 5,000 jobs at 100 per second take 50 s; with a deadline of 30 s a request may wait 24.96
+        // 5,000 jobs at 100 per second take 50 s. With a deadline of 30 s a request may wait 24.96
         // s.
         let away = admit(&ahead(5000.0, 100.0, 0), HALF_A_MINUTE, 1.0).unwrap_err();
         assert!((25.0..25.1).contains(&away.as_secs_f64()), "{away:?}");
@@ -207,8 +210,8 @@ mod tests {
         assert_eq!(doomed(8, &[16, 16, 16, 16]), 0);
         assert_eq!(doomed(8, &[15, 14, 30, 1]), 1);
         assert_eq!(doomed(8, &[9, 9, 9, 9]), 4);
-        // A batch of one row is fast enough for the oldest; the second is judged before its own
-        // batch.
+        // A batch of one row is fast enough for the oldest request. The second request is judged
+        // before its own batch.
         assert_eq!(doomed(1, &[11, 9]), 0);
         assert_eq!(doomed(8, &[]), 0);
     }
@@ -221,7 +224,8 @@ mod tests {
     fn the_rate_is_measured_while_jobs_wait_and_the_announced_capacity_otherwise() {
         let mut drain = DrainRate::default();
         assert!(drain.rate().is_infinite());
-        // Ten jobs per second arrive and are settled: the arrival rate, not the capacity.
+        // Ten jobs per second arrive and are settled. Only the arrival rate is known, so the
+        // capacity counts.
         for tick in 0..10 {
             drain.observe(sample(tick * 200, tick * 2, 0));
         }

@@ -10,18 +10,18 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use crate::CostModel;
 
-/// η: the share of the latency target for the two batches that a request sees, the one that it
-/// waits for and its own; the rest is for jitter. Lower with several workers, because their batches
-/// do not start together.
+/// η: the share of the latency target available for the two batches that a request experiences: the
+/// batch that it waits for, and its own. The rest is reserved for jitter. Lower with several
+/// workers, because their batches do not start together.
 const HEADROOM_ALONE: f64 = 0.95;
 const HEADROOM: f64 = 0.8;
-/// The smallest size with this share of the best rate is large enough: more rows add latency, but
-/// hardly any throughput.
+/// The smallest size with this share of the best rate is large enough: more rows add latency but
+/// hardly increase the rate.
 const WORTH: f64 = 0.97;
 /// Share of the best rate that N aims for while the latency target cannot be met.
 const NEARLY_BEST: f64 = 0.9;
-/// A smaller, full fixed size is preferred to a padded one only if its rate is higher by this
-/// factor.
+/// A smaller fixed size without padding is preferred to a padded size only if its rate is higher by
+/// this factor.
 const FULLER: f64 = 1.05;
 
 /// How N is chosen.
@@ -56,18 +56,18 @@ impl fmt::Display for BatchMode {
     }
 }
 
-/// Settings that N follows from.
+/// Settings from which N is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchPolicy {
-    /// Automatic, or set by the user.
+    /// Whether N is automatic or set by the user.
     pub mode: BatchMode,
-    /// N published for the whole fleet; overrides `mode`.
+    /// N published for the whole fleet. Overrides `mode`.
     pub published: Option<u32>,
     /// The most rows that the model can run at once.
     pub max_batch: u32,
     /// SLO: the latency target for the 99th percentile of requests, from queue to reply.
     pub slo: Duration,
-    /// The part of `slo` spent on neither waiting nor computing: network and broker.
+    /// The part of `slo` spent neither waiting nor computing: network and broker.
     pub overhead: Duration,
 }
 
@@ -78,34 +78,34 @@ pub struct QueueLoad {
     pub workers: u32,
     /// λ: rows per second that arrive for all workers; `None` while unknown.
     pub rate: Option<f64>,
-    /// Rows that wait; 0 if unknown.
+    /// Waiting rows; 0 if unknown.
     pub waiting: u32,
     /// How long the oldest row has waited; 0 if unknown.
     pub oldest: Duration,
 }
 
 impl QueueLoad {
-    /// `workers` workers, and nothing known about the queue.
+    /// Returns the load of a queue with `workers` workers about which nothing else is known.
     pub const fn unknown(workers: u32) -> Self {
         Self { workers, rate: None, waiting: 0, oldest: Duration::ZERO }
     }
 }
 
-/// N and how it was derived.
+/// N and the figures from which N was derived.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchChoice {
     /// N: the most rows to claim and run together.
     pub n: u32,
     /// N*: the most rows that keep the latency target; `None` if even one row misses it.
     pub n_star: Option<u32>,
-    /// The rows per batch at which the fleet keeps up with the load; below 1 if workers idle
-    /// between batches, `None` while the load is unknown or too high.
+    /// Rows per batch at which the fleet keeps up with the load; below 1 if workers idle between
+    /// batches, `None` if the load is unknown or too high.
     pub b_eq: Option<f64>,
-    /// Whether the load exceeds what the fleet can do at sizes that keep the target. Requests are
-    /// then refused or late.
+    /// Whether the load exceeds the rate that the fleet can reach at batch sizes within the target.
+    /// Some requests are then refused or late.
     pub overloaded: bool,
-    /// The rows that N was chosen from: at least `b_eq`, at most the size beyond which throughput
-    /// hardly rises or the target is missed.
+    /// The range of rows from which N was chosen. The lower end is at least `b_eq`. Beyond the
+    /// upper end the rate hardly increases or the target is missed.
     pub interval: (u32, u32),
     /// The limit that determined N.
     pub bound: Bound,
@@ -119,13 +119,13 @@ pub enum Bound {
     Slo,
     /// The most rows that the model can run.
     MaxBatch,
-    /// Throughput: larger batches would keep the target, but hardly raise the rate.
+    /// Throughput: larger batches would keep the target but hardly increase the rate.
     NoGain,
-    /// The load: larger batches would hold requests behind a busy worker while another is idle.
+    /// The load: larger batches would hold requests at a busy worker while another worker is idle.
     RateMatched,
     /// A backlog older than the target: throughput takes precedence over latency.
     Backlog,
-    /// A target that even one row misses: throughput takes precedence over latency.
+    /// The target is missed even with one row: throughput takes precedence over latency.
     SloInfeasible,
     /// Set by the user.
     Fixed,
@@ -137,14 +137,14 @@ impl Bound {
     /// All variants.
     pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The variant's name in snake case: a metric label, and the `bound` of announcements.
+    /// Returns the variant's name in snake case: a metric label, and the `bound` of announcements.
     pub fn code(self) -> &'static str {
         self.into()
     }
 }
 
 impl BatchPolicy {
-    /// A policy without published N and without overhead.
+    /// Returns a policy without a published N and without overhead.
     pub const fn new(mode: BatchMode, max_batch: u32, slo: Duration) -> Self {
         Self { mode, published: None, max_batch, slo, overhead: Duration::ZERO }
     }
@@ -152,18 +152,18 @@ impl BatchPolicy {
     /// Chooses N for a model of this cost under this load.
     ///
     /// - N* = max b ≤ `max_batch` : L(b) ≤ η · (SLO − overhead) · W/(W+1). A request that arrives
-    ///   just after a batch started waits about L(N)/W until a worker is free, and then L(N) for
-    ///   its own batch.
+    ///   just after a batch has started waits about L(N)/W until a worker is free, and then L(N)
+    ///   for its own batch.
     /// - The upper end of the interval is the smallest b whose rate b / L(b) is within 3 % of the
-    ///   best rate up to N*. It is 1 where batching gains nothing.
+    ///   best rate up to N*. The upper end is 1 for a model that does not gain from batching.
     /// - The lower end is `b_eq`, the size at which the fleet keeps up: the solution of b = λ/W ·
     ///   L(b).
-    /// - With several workers, N = max((1.3 + 1.2/W) · `b_eq`, waiting/W), clamped to 1 and the
-    ///   upper end. A worker that claims more holds requests while another worker is idle. The
-    ///   factor covers the variation of Poisson arrivals; it was fitted in the simulator. A single
+    /// - With several workers, N = max((1.3 + 1.2/W) · `b_eq`, waiting/W), between 1 and the upper
+    ///   end. A worker that claims more would hold requests while another worker is idle. The
+    ///   factor covers the variation of Poisson arrivals and was fitted in the simulator. A single
     ///   worker uses the upper end.
-    /// - Where even one row misses the target, or the oldest request would exceed it anyway, N aims
-    ///   for 90 % of the best rate of all sizes.
+    /// - If even one row misses the target, or the oldest request would exceed the target anyway, N
+    ///   aims for 90 % of the best rate of all sizes.
     pub fn choose(&self, cost: &CostModel, load: &QueueLoad) -> BatchChoice {
         let max_batch = self.max_batch.max(1);
         let n_star = self.n_star(cost, load.workers);
@@ -210,10 +210,10 @@ impl BatchPolicy {
         choice
     }
 
-    /// The number of the `waiting` rows to run now: all of them, at most N.
+    /// Returns how many of the `waiting` rows to run now: all of them, up to N.
     ///
-    /// For an engine with fixed sizes, a smaller size that the rows fill is preferred to a larger,
-    /// padded one, if its rate is 5 % higher and the remaining rows can still be on time. `oldest`
+    /// An engine with fixed sizes pads the rows to the next size. A smaller size that the rows fill
+    /// is preferred if its rate is 5 % higher and the remaining rows can still be on time. `oldest`
     /// is the longest wait among the rows.
     pub fn take(&self, cost: &CostModel, n: u32, waiting: u32, oldest: Duration) -> u32 {
         let all = waiting.min(n);
@@ -230,8 +230,8 @@ impl BatchPolicy {
         sizes.filter(fuller).max_by(|&a, &b| cost.rate(a).total_cmp(&cost.rate(b))).unwrap_or(all)
     }
 
-    /// μ(W): rows per second that one of `workers` workers can do within the latency target, in
-    /// batches of the best size up to N*, or of the N set by the user or published.
+    /// μ(W): returns the rows per second that one of `workers` workers can do within the latency
+    /// target, at the best size up to N*, or at the N that is set by the user or published.
     pub fn capacity(&self, cost: &CostModel, workers: u32) -> f64 {
         match self.n_star(cost, workers) {
             Some(n_star) if self.by_hand().is_none() => cost.best_rate(n_star),

@@ -2,46 +2,47 @@
 
 use std::time::Duration;
 
-/// Recent batches whose median corrects the gain: one or two stalled batches do not move it.
+/// Number of recent batches whose median corrects the gain. The median ignores one or two stalled
+/// batches.
 const RECENT: usize = 5;
 /// Learning rate of the gain per batch.
 const GAIN_RATE: f64 = 0.2;
 /// Bounds of the ratio between the median and the gain.
 const LARGEST_STEP: (f64, f64) = (0.5, 2.0);
-/// Learning rate of one size per batch, and bounds of the ratio between the size and the others.
+/// Learning rate of one size per batch, and bounds of the ratio between this size and the others.
 const SIZE_RATE: f64 = 0.02;
 const LARGEST_DEVIATION: (f64, f64) = (0.8, 1.25);
-/// Lower bound of times and gain, against division by zero.
+/// Lower bound of times and gain, to avoid division by zero.
 const TINY: f64 = 1e-9;
 
 /// The duration of a batch by its rows: L(b) = gain · T(b), in seconds.
 ///
 /// **T** is the table of times measured at start-up. For an engine that runs any size, T is
 /// interpolated between the measured sizes and extended along the last slope. For an engine with
-/// fixed sizes, T is a step function, because a batch is padded to the next size.
+/// fixed sizes, T is a step function, because each batch is padded to the next size.
 ///
 /// **The gain** follows the running system. With x = t / T(b) for a batch of b rows that took t,
 /// and m the median of the last five x, each batch updates
 ///
 /// gain ← gain · (1 + 0.2 · (clamp(m / gain, ½, 2) − 1)).
 ///
-/// A single stall does not move the median. After the model became twice as slow, the error is 3 %
-/// after 20 batches: three batches until the median changes, then 0.8¹⁷ of the step is left. A
-/// single factor is always identifiable. Fitting a and c of L(b) = a + c·b by recursive least
-/// squares is not: sizes hardly vary in a steady state, and the covariance winds up.
+/// A single stall does not move the median. After the model becomes twice as slow, the error is 3 %
+/// after 20 batches: the median changes after three batches, then 0.8¹⁷ of the step is left. A
+/// single factor is always identifiable. The factors a and c of L(b) = a + c·b, fitted by recursive
+/// least squares, are not: sizes hardly vary in a steady state, and the covariance winds up.
 ///
-/// **The table** is corrected where sizes vary, by comparing a size with the other sizes:
+/// **The table** is corrected while sizes vary, by comparing each size with the other sizes:
 ///
 /// T(b) ← T(b) · (1 + 0.02 · (clamp(x / m′, 0.8, 1.25) − 1)),
 ///
-/// with m′ the median of those of the last five x that belong to other entries, if at least two. A
-/// size must not be compared with itself: times have a long tail, so the mean of x is above its
-/// median, and the only size in use would seem to become slower than all others.
+/// where m′ is the median of x over the last five batches of other sizes, if there are at least
+/// two. A size must not be compared with itself: times have a long tail, so the mean of x is above
+/// its median, and the only size in use would appear to become slower than the others.
 #[derive(Clone, Debug)]
 pub struct CostModel {
-    /// (rows, seconds) as measured and corrected; rows rise.
+    /// (rows, seconds) as measured and corrected, in order of rows.
     measured: Vec<(u32, f64)>,
-    /// T: `measured` with seconds that never fall.
+    /// T: `measured`, raised where necessary so that the seconds never fall.
     table: Vec<(u32, f64)>,
     fixed_sizes: bool,
     gain: f64,
@@ -52,18 +53,18 @@ pub struct CostModel {
 /// A batch that has run.
 #[derive(Clone, Copy, Debug)]
 struct BatchSample {
-    /// Its entry in the table; `None` for the placeholders of a new model.
+    /// Index in the table; `None` for the placeholders of a new model.
     entry: Option<usize>,
-    /// Measured over tabulated time, t / T(b).
+    /// Measured time over time in the table, t / T(b).
     x: f64,
 }
 
 impl CostModel {
     /// Builds the model from the times measured at start-up: (rows, time), one per size, in any
-    /// order. `None` if the profile is empty.
+    /// order. Returns `None` if the profile is empty.
     ///
-    /// A larger size measured faster than a smaller one is noise, and counts as slow as the
-    /// smaller.
+    /// If a larger size was measured faster than a smaller size, the difference is noise, and the
+    /// larger size counts as slow as the smaller.
     pub fn from_profile(profile: &[(u32, Duration)]) -> Option<Self> {
         let mut measured: Vec<(u32, f64)> = profile
             .iter()
@@ -79,19 +80,20 @@ impl CostModel {
         Some(Self { measured, table, fixed_sizes: false, gain: 1.0, recent })
     }
 
-    /// The model of an engine that runs the measured sizes only, and pads batches to them.
+    /// Makes this the model of an engine that runs only the measured sizes and pads batches to
+    /// them.
     #[must_use]
     pub fn with_fixed_sizes(self) -> Self {
         Self { fixed_sizes: true, ..self }
     }
 
-    /// Whether batches are padded to the next measured size.
+    /// Returns whether batches are padded to the next measured size.
     pub fn has_fixed_sizes(&self) -> bool {
         self.fixed_sizes
     }
 
-    /// The rows that the engine runs for a batch of `rows`: the next fixed size, or `rows` without
-    /// fixed sizes and beyond the largest.
+    /// Returns the rows that the engine runs for a batch of `rows`: the next fixed size. Without
+    /// fixed sizes, and beyond the largest size, returns `rows`.
     pub fn padded(&self, rows: u32) -> u32 {
         if !self.fixed_sizes {
             return rows;
@@ -114,13 +116,13 @@ impl CostModel {
         f64::from(rows) / self.seconds(rows)
     }
 
-    /// `b_eq`: the smallest b ≤ `most` with b / L(b) ≥ `rate` rows per second. With smaller batches
-    /// the queue grows without bound. A value below 1 is the share of time that single rows keep
-    /// the worker busy. `None` if no size keeps up.
+    /// Returns `b_eq`, the smallest b ≤ `most` with b / L(b) ≥ `rate` rows per second. With smaller
+    /// batches the queue grows without bound. A value below 1 is the share of time for which
+    /// batches of one row keep the worker busy. Returns `None` if no size keeps up.
     ///
-    /// This is the fixed point of b = rate · L(b), solved exactly on each linear piece of the
-    /// table; iterating would converge slowly near saturation. For L(b) = a + c·b it is rate · a /
-    /// (1 − rate · c).
+    /// `b_eq` is the fixed point of b = rate · L(b), solved exactly on each linear piece of the
+    /// table, because iteration would converge slowly near saturation. For L(b) = a + c·b the
+    /// solution is rate · a / (1 − rate · c).
     pub fn keeping_up(&self, rate: f64, most: u32) -> Option<f64> {
         let one = rate * self.seconds(1);
         if one <= 1.0 {
@@ -139,8 +141,8 @@ impl CostModel {
         None
     }
 
-    /// The solution of b = rate · L(b) on one piece of the table, between a size that does not keep
-    /// up and one that does.
+    /// Solves b = rate · L(b) on one piece of the table, between a size that does not keep up and a
+    /// size that does.
     fn crossing(&self, rate: f64, from: u32, to: u32) -> f64 {
         let (short, enough) = (f64::from(from), f64::from(to));
         if self.fixed_sizes && to <= self.largest() {
@@ -151,14 +153,14 @@ impl CostModel {
         short + (enough - short) * missing / (missing + spare)
     }
 
-    /// The highest rate of sizes up to `most`, in rows per second. It is at a measured size or at
-    /// `most`: between two measured sizes b / L(b) is monotone.
+    /// Returns the highest rate of sizes up to `most`, in rows per second. The highest rate is at a
+    /// measured size or at `most`, because b / L(b) is monotone between two measured sizes.
     pub fn best_rate(&self, most: u32) -> f64 {
         let sizes = self.table.iter().map(|&(size, _)| size).take_while(|&size| size < most);
         sizes.chain([most.max(1)]).map(|rows| self.rate(rows)).fold(0.0, f64::max)
     }
 
-    /// Corrects the model by one batch of `rows` that took `took`.
+    /// Corrects the model with the measured duration of one batch of `rows`.
     pub fn observe(&mut self, rows: u32, took: Duration) {
         let x = took.as_secs_f64() / self.interpolate(rows);
         let entry = self.at_or_above(rows).min(self.table.len() - 1);
@@ -175,27 +177,28 @@ impl CostModel {
         }
     }
 
-    /// The largest measured size.
+    /// Returns the largest measured size.
     pub fn largest(&self) -> u32 {
         self.table[self.table.len() - 1].0
     }
 
-    /// The current duration of batches relative to start-up; 2 is twice as slow.
+    /// Returns the current duration of batches relative to start-up; 2 is twice as slow.
     pub fn gain(&self) -> f64 {
         self.gain
     }
 
-    /// The current L(b) at the measured sizes; rows rise.
+    /// Returns the current L(b) at the measured sizes, in order of rows.
     pub fn sizes(&self) -> impl Iterator<Item = (u32, Duration)> {
         self.table.iter().map(|&(rows, _)| (rows, self.latency(rows)))
     }
 
-    /// The index of the first measured size of at least `rows`.
+    /// Returns the index of the first measured size of at least `rows`.
     fn at_or_above(&self, rows: u32) -> usize {
         self.table.partition_point(|&(size, _)| size < rows)
     }
 
-    /// T(b) in seconds, without the gain. Below the first size, the time of the first size.
+    /// Returns T(b) in seconds, without the gain. Below the first size, the time of the first size
+    /// applies.
     fn interpolate(&self, rows: u32) -> f64 {
         let above = self.at_or_above(rows);
         match (above.checked_sub(1), self.table.get(above)) {
@@ -210,18 +213,18 @@ impl CostModel {
     }
 }
 
-/// Moves `value` towards `ratio` times itself by the share `rate`, with `ratio` clamped.
+/// Multiplies `value` by `ratio`, clamped and weakened by the learning rate `rate`.
 fn toward(value: f64, ratio: f64, (least, most): (f64, f64), rate: f64) -> f64 {
     (value * (1.0 + rate * (ratio.clamp(least, most) - 1.0))).max(TINY)
 }
 
-/// The median; of an even number of values the lower of the two in the middle.
+/// Returns the median, or the lower of the two middle values if their number is even.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get((values.len().max(1) - 1) / 2).map_or(TINY, |value| value.max(TINY))
 }
 
-/// The smallest table at or above `measured` whose seconds never fall.
+/// Raises the seconds in `measured` where necessary, so that they never fall.
 fn monotone(measured: &[(u32, f64)]) -> Vec<(u32, f64)> {
     let mut floor = 0.0_f64;
     let lift = |&(rows, seconds): &(u32, f64)| {
@@ -231,7 +234,7 @@ fn monotone(measured: &[(u32, f64)]) -> Vec<(u32, f64)> {
     measured.iter().map(lift).collect()
 }
 
-/// The line through two (rows, seconds) points, at `rows`.
+/// Evaluates the line through two (rows, seconds) points at `rows`.
 fn line((b0, t0): (u32, f64), (b1, t1): (u32, f64), rows: u32) -> f64 {
     t0 + (t1 - t0) * (f64::from(rows) - f64::from(b0)) / (f64::from(b1) - f64::from(b0))
 }

@@ -1,45 +1,48 @@
-//! The default version of a model: the version that serves requests which do not name one.
+//! The default version of a model serves the requests that do not name a version.
 
 use crate::UTILIZATION;
 
-/// A version becomes the default up to this utilization, the one that fleets are planned for.
+/// A version can become the default up to this utilization, which is also the planned utilization
+/// of fleets.
 const TAKE: f64 = UTILIZATION;
-/// The default version stays the default up to this utilization. The gap to [`TAKE`] is a
-/// hysteresis, wider than the error of the measured rate.
+/// The default version remains the default up to this utilization. The gap to [`TAKE`] is a
+/// hysteresis, and is larger than the error of the measured rate.
 const KEEP: f64 = 1.1;
 
 /// Capacity and load of a version that has live workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VersionLoad {
-    /// The version.
+    /// Number of the version.
     pub number: u64,
-    /// Rows per second that its workers can do together; 0 while unknown, or if all of them drain.
+    /// Rows per second that the workers of this version can do together; 0 if unknown, or if all
+    /// workers drain.
     pub capacity: f64,
-    /// Rows per second of requests that name this version.
+    /// Rows per second in requests that name this version.
     pub named: f64,
 }
 
 impl VersionLoad {
-    /// Whether the utilization is at most `limit` with `rate` more rows per second.
+    /// Returns whether the utilization is at most `limit` with `rate` more rows per second.
     fn fits(&self, rate: f64, limit: f64) -> bool {
         self.capacity > 0.0 && self.named + rate <= limit * self.capacity
     }
 
-    /// Rows per second left for requests that name no version.
+    /// Returns the rows per second left for requests that name no version.
     fn spare(&self) -> f64 {
         (self.capacity - self.named).max(0.0)
     }
 }
 
-/// Chooses the default version; `None` without versions.
+/// Chooses the default version; `None` if there are no versions.
 ///
-/// `rate` is the rows per second of requests that name no version, `current` the default so far.
+/// `rate` is the rows per second in requests that name no version, `current` the current default.
 ///
 /// The newest version with enough capacity is chosen. A version becomes the default if its
-/// utilization will be at most 88 %, and stays the default up to 110 %, so a rate that is known to
-/// 10 % does not move the default back and forth. If no version has enough capacity, the version
-/// with the most spare capacity is chosen, the newer one of equals; an older version than the
-/// current one must have 10 % more. The default of an idle model is its newest version.
+/// utilization will be at most 88 %, and remains the default up to 110 %. An error of 10 % in the
+/// measured rate therefore does not move the default back and forth. If no version has enough
+/// capacity, the version with the most spare capacity is chosen, and the newer of two equal
+/// versions. To replace the current default, an older version must have 10 % more spare capacity.
+/// The default of an idle model is its newest version.
 pub fn default_version(versions: &[VersionLoad], current: Option<u64>, rate: f64) -> Option<u64> {
     let newest_with_capacity = |from: u64| {
         let able = versions.iter().filter(|version| version.fits(rate, TAKE));
@@ -68,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    /// Versions 1, 2 … with these capacities and no requests that name them.
+    /// Returns versions 1, 2 … with these capacities, and no requests that name a version.
     fn versions(capacities: &[f64]) -> Vec<VersionLoad> {
         let numbers = 1..;
         let version = |(number, &capacity)| VersionLoad { number, capacity, named: 0.0 };
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_new_version_becomes_the_default_once_it_has_the_capacity() {
-        // Three workers of version 1 at 70 %, and one, two, three of version 2.
+        // Version 1 has three workers at 70 %; version 2 has one, two, then three workers.
         for (newer, chosen) in [(100.0, 1), (200.0, 1), (300.0, 2)] {
             assert_eq!(default_version(&versions(&[300.0, newer]), Some(1), 210.0), Some(chosen));
         }

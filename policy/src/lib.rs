@@ -2,11 +2,12 @@
 //!
 //! - [`CostModel`] is L(b), the measured duration of a batch of b rows.
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
-//!   model, the latency target and the load ([`ArrivalRate`]); [`BatchChoice`] tells why.
+//!   model, the latency target and the load ([`ArrivalRate`]). [`BatchChoice`] explains the choice.
 //! - [`admit`] decides whether a request can be answered before its deadline, from the queue length
-//!   and the [`DrainRate`]; [`doomed`] finds waiting requests that no longer can.
+//!   and the [`DrainRate`]. [`doomed`] finds waiting requests that can no longer be answered in
+//!   time.
 //! - [`Scaler`] decides how many workers a fleet needs.
-//! - [`default_version`] decides which version serves requests that do not name one.
+//! - [`default_version`] decides which version serves requests that do not name a version.
 
 mod admission;
 mod batch;

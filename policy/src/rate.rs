@@ -5,11 +5,11 @@ use std::time::Duration;
 /// τ in seconds: long enough to span several batches, short enough to follow a burst.
 const SMOOTHING: f64 = 0.5;
 
-/// Rows per second that arrive: an exponential moving average with time constant τ = 0.5 s.
+/// Rows that arrive per second: an exponential moving average with time constant τ = 0.5 s.
 ///
-/// r ← r + (n/t − r) · (1 − e^(−t/τ)) for n rows in the interval t. An average that starts at zero
-/// is biased low by 1 − e^(−t/τ); dividing by the accumulated weight makes the rate correct from
-/// the first interval on.
+/// r ← r + (n/t − r) · (1 − e^(−t/τ)) for n rows in an interval of length t. An average that starts
+/// at zero is biased low by 1 − e^(−t/τ). Dividing by the accumulated weight makes the rate correct
+/// from the first interval on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ArrivalRate {
     last: Option<(Duration, u64)>,
@@ -20,7 +20,7 @@ pub struct ArrivalRate {
 impl ArrivalRate {
     /// Adds a sample: `total` rows had arrived by `at`, by any monotonic clock.
     ///
-    /// After a counter reset the estimate stays as it was.
+    /// A counter reset does not change the estimate.
     pub fn observe(&mut self, at: Duration, total: u64) {
         let Some((then, before)) = self.last else {
             self.last = Some((at, total));
@@ -39,7 +39,7 @@ impl ArrivalRate {
         self.weight = kept * self.weight + (1.0 - kept);
     }
 
-    /// Rows per second; `None` before the second sample.
+    /// Returns the rows per second; `None` before the second sample.
     pub fn per_second(&self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
@@ -77,7 +77,7 @@ mod tests {
         (0..=1000).for_each(|tick| rate.observe(ms(tick * 10), tick));
         (1..=50).for_each(|tick| rate.observe(ms(10_000 + tick * 10), 1000 + tick * 11));
         let known = rate.per_second().unwrap();
-        // A step from 100 to 1,100 per second: 100 + 1,000 · (1 − 1/e).
+        // A step from 100 to 1,100 rows per second: 100 + 1,000 · (1 − 1/e).
         assert!((known - 732.1).abs() < 1.0, "{known}");
     }
 

@@ -1,10 +1,10 @@
 //! Decides how many workers a fleet needs.
 //!
 //! The number follows from the *offered* rate (refused requests included) and the measured capacity
-//! at the latency target, not from queue depth or requests in flight. For a server that batches,
-//! the number in flight I(W) falls faster than 1/W: a rule W′ = I(W) / target has the slope
-//! −ρ/(1−ρ) at its fixed point, so it oscillates between its bounds once the utilization ρ exceeds
-//! ½.
+//! at the latency target, not from queue depth or requests in flight. In a server that batches, the
+//! number of requests in flight I(W) falls faster than 1/W. A rule W′ = I(W) / target has the slope
+//! −ρ/(1−ρ) at its fixed point, so the number of workers oscillates between its bounds if the
+//! utilization ρ exceeds ½.
 
 mod history;
 
@@ -16,20 +16,22 @@ pub use history::RequestCounts;
 
 /// ρ: the default utilization that fleets are planned for, as a share of a worker's capacity.
 pub const UTILIZATION: f64 = 0.88;
-/// Windows of the offered rates `fast` and `slow`.
+/// Windows over which the offered rates `fast` and `slow` are measured.
 const FAST: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
-/// Time to drain a backlog, or a cold start if that takes longer. Also the farthest that a trend is
-/// extrapolated.
+/// Time to drain a backlog, or a cold start if a cold start takes longer. Also how far a trend is
+/// extrapolated at most.
 const DRAIN: Duration = Duration::from_secs(20);
-/// Time, beyond a cold start, to keep workers that were ordered for a backlog.
+/// Time for which workers ordered for a backlog are kept, in addition to a cold start.
 const BACKLOG_HOLD: Duration = Duration::from_secs(10);
-/// κ is adjusted only after the fleet was complete and of one size for this long.
+/// κ is adjusted only while the number of workers has been constant and all have been ready for
+/// this time.
 const SETTLED: Duration = Duration::from_secs(15);
-/// An observation older than this is stale.
+/// An observation older than this number of ticks is stale.
 const STALE_TICKS: u32 = 3;
-/// κ is multiplied by `DISTRUST`, down to `LEAST_TRUST`, in each tick in which more than `MANY` of
-/// the requests are missed; it rises by `TRUST` in each tick in which fewer than `FEW` are.
+/// In each tick in which more than `MANY` of the requests are missed, κ is multiplied by
+/// `DISTRUST`, down to `LEAST_TRUST`. In each tick in which fewer than `FEW` are missed, κ rises by
+/// `TRUST`.
 const DISTRUST: f64 = 0.95;
 const LEAST_TRUST: f64 = 0.6;
 const TRUST: f64 = 0.0003;
@@ -37,12 +39,12 @@ const MANY: f64 = 0.01;
 const FEW: f64 = 0.002;
 /// Seconds between the centres of the two windows.
 const APART: f64 = 12.5;
-/// Upper bound of a trend, as a multiple of the current rate.
+/// Upper bound of an extrapolated rate, as a multiple of the current rate.
 const STEEPEST: f64 = 2.5;
-/// Standard deviations beyond which a difference is significant.
+/// Number of standard deviations beyond which a difference is significant.
 const SURELY: f64 = 3.0;
 
-/// Settings of the scaling of one fleet.
+/// Scaling settings of one fleet.
 #[derive(Clone, Copy, Debug)]
 pub struct ScalePolicy {
     /// The fewest workers.
@@ -51,9 +53,9 @@ pub struct ScalePolicy {
     pub max: u32,
     /// The latency target.
     pub slo: Duration,
-    /// ρ: the utilization to plan for.
+    /// ρ: the planned utilization.
     pub utilization: f64,
-    /// How long to keep workers after they were last needed.
+    /// How long workers are kept after the load last needed them.
     pub hold: Duration,
     /// Time between decisions.
     pub tick: Duration,
@@ -63,19 +65,20 @@ pub struct ScalePolicy {
 }
 
 impl ScalePolicy {
-    /// A decision every 5 s, a utilization of 88 %, a hold of 5 minutes, no trend.
+    /// Returns a policy with a decision every 5 s, a utilization of 88 %, a hold of 5 minutes, and
+    /// no trend.
     pub const fn new(min: u32, max: u32, slo: Duration) -> Self {
         let (hold, tick) = (Duration::from_mins(5), Duration::from_secs(5));
         Self { min, max, slo, utilization: UTILIZATION, hold, tick, trend: false }
     }
 }
 
-/// State of a fleet at one moment.
+/// State of a fleet at a point in time.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
     /// Request counters, and the time of the observation.
     pub counts: RequestCounts,
-    /// Requests that wait.
+    /// Waiting requests.
     pub waiting: u64,
     /// Workers that serve.
     pub ready: u32,
@@ -90,9 +93,9 @@ pub struct Observation {
 pub struct ScaleDecision {
     /// The number, within the bounds of the policy.
     pub replicas: u32,
-    /// The number that the current load needs, without hold and bounds.
+    /// The number that the current load needs, before hold and bounds are applied.
     pub wanted: u32,
-    /// λ: the offered rate used, per second; `None` while unknown.
+    /// λ: the offered rate on which the decision is based, per second; `None` while unknown.
     pub offered: Option<f64>,
     /// κ: the confirmed share of the measured capacity.
     pub trust: f64,
@@ -108,15 +111,15 @@ pub enum ScaleBound {
     Load,
     /// The backlog in addition to the offered rate.
     Backlog,
-    /// The hold: more workers were needed recently.
+    /// The hold: the load needed more workers recently.
     Hold,
     /// The minimum of the policy.
     Min,
     /// The maximum of the policy: requests will be late or refused.
     Max,
-    /// No rate is known yet: the number stays.
+    /// No rate is known yet, so the number stays unchanged.
     Unknown,
-    /// The observation is too old: the number stays.
+    /// The observation is too old, so the number stays unchanged.
     Stale,
 }
 
@@ -124,23 +127,23 @@ impl ScaleBound {
     /// All variants.
     pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The variant's name in snake case: a metric label, and the reason of a condition.
+    /// Returns the variant's name in snake case: a metric label, and the reason of a condition.
     pub fn code(self) -> &'static str {
         self.into()
     }
 }
 
-/// Decides how many workers a fleet needs, and keeps the state between decisions.
+/// Decides how many workers a fleet needs, and keeps state between decisions.
 #[derive(Clone, Debug)]
 pub struct Scaler {
     history: History,
-    /// `W_base` over the hold.
+    /// Peak of `W_base` over the hold.
     base: Peaks,
-    /// `W_full` over a cold start + 10 s.
+    /// Peak of `W_full` over a cold start + 10 s.
     full: Peaks,
     /// κ.
     trust: f64,
-    /// The size of the fleet, and the time since which all of its workers serve.
+    /// The number of workers, and the time since which all of them have been ready.
     settled: Option<(u32, Duration)>,
 }
 
@@ -152,25 +155,26 @@ impl Default for Scaler {
 }
 
 impl Scaler {
-    /// The number of workers that the fleet should have at `now`, from the latest observation.
+    /// Decides how many workers the fleet should have at `now`, from the latest observation.
     /// `capacity(W)` is μ(W), the requests per second that one of W workers can do within the
     /// latency target.
     ///
-    /// With λ the offered rate (over 30 s, or over 5 s less one standard deviation, whichever is
-    /// higher), Q the waiting requests beyond λ · SLO/2, and `T_drain` = max(20 s, cold start):
+    /// λ is the offered rate: the rate over 30 s, or the rate over 5 s less one standard deviation,
+    /// whichever is higher. Q is the number of waiting requests beyond λ · SLO/2, and `T_drain` =
+    /// max(20 s, cold start).
     ///
     /// - `W_base` = min W : ρ · κ · W · μ(W) ≥ λ
     /// - `W_full` = min W : ρ · κ · W · μ(W) ≥ λ + Q / `T_drain`
     /// - W = max(`W_full`, min(ordered, max(peak of `W_base`, peak of `W_full`))), within the
-    ///   bounds of the policy. The peak of `W_base` is taken over the hold, that of `W_full` over a
-    ///   cold start + 10 s.
+    ///   bounds of the policy. The peak of `W_base` is taken over the hold, the peak of `W_full`
+    ///   over a cold start + 10 s.
     ///
-    /// κ corrects a capacity that was measured too high. It falls by 5 % per tick, down to 0.6,
+    /// κ corrects a capacity that was measured too high. κ falls by 5 % per tick, down to 0.6,
     /// while a fleet of constant size under a steady rate misses more than 1 % of the requests, and
-    /// rises by 0.0003 per tick while fewer than 0.2 % are missed.
+    /// rises by 0.0003 per tick while the fleet misses fewer than 0.2 %.
     ///
-    /// Starting workers count as present. Before the second observation, and while the latest is
-    /// older than three ticks, the number stays.
+    /// Starting workers count as present. Before the second observation, and while the latest
+    /// observation is older than three ticks, the number stays unchanged.
     pub fn decide(
         &mut self,
         policy: &ScalePolicy,
@@ -210,7 +214,7 @@ impl Scaler {
         ScaleDecision { replicas, wanted: full, offered: Some(rate), trust: self.trust, bound }
     }
 
-    /// Leaves the number of workers as it is, within the bounds of the policy.
+    /// Leaves the number of workers unchanged, within the bounds of the policy.
     fn keep(&self, policy: &ScalePolicy, seen: &Observation, bound: ScaleBound) -> ScaleDecision {
         let replicas = seen.ordered.clamp(policy.min, policy.max.max(policy.min));
         let wanted = seen.ordered;
@@ -234,8 +238,9 @@ impl Scaler {
     }
 }
 
-/// The fewest workers for a load at a utilization of `share`: min W : share · W · μ(W) ≥ load, with
-/// `capacity(W)` = μ(W) in the unit of `load`. `None` if that is more than `most`.
+/// Returns the fewest workers for a load at a utilization of `share`: min W : share · W · μ(W) ≥
+/// load, where `capacity(W)` = μ(W) in the unit of `load`. Returns `None` if more than `most`
+/// workers are needed.
 pub fn fewest(load: f64, share: f64, most: u32, capacity: impl Fn(u32) -> f64) -> Option<u32> {
     let copes = |&workers: &u32| {
         workers == 0 && load <= 0.0
@@ -244,7 +249,7 @@ pub fn fewest(load: f64, share: f64, most: u32, capacity: impl Fn(u32) -> f64) -
     (0..=most).find(copes)
 }
 
-/// The standard deviation of a rate counted over the fast window, for Poisson arrivals.
+/// Returns the standard deviation of a rate counted over the fast window, for Poisson arrivals.
 fn deviation(rate: f64) -> f64 {
     (rate / FAST.as_secs_f64()).sqrt()
 }
@@ -253,7 +258,7 @@ fn is_steady(fast: f64, slow: f64) -> bool {
     (fast - slow).abs() <= SURELY * deviation(slow)
 }
 
-/// λ, from the rates of the two windows.
+/// Returns λ, computed from the rates of the two windows.
 fn planned_rate(fast: f64, slow: f64, cold_start: Duration, trend: bool) -> f64 {
     if trend && fast - slow > SURELY * deviation(slow) {
         let ahead = cold_start.min(DRAIN).as_secs_f64();
@@ -262,14 +267,14 @@ fn planned_rate(fast: f64, slow: f64, cold_start: Duration, trend: bool) -> f64 
     slow.max(fast - deviation(fast))
 }
 
-/// Q: waiting requests beyond those that always wait for a batch.
+/// Returns Q: the waiting requests in excess of the requests that normally wait for a batch.
 fn excess(waiting: u64, rate: f64, slo: Duration) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
     let waiting = waiting as f64;
     (waiting - rate * slo.as_secs_f64() / 2.0).max(0.0)
 }
 
-/// `T_drain` in seconds.
+/// Returns `T_drain` in seconds.
 fn drain(cold_start: Duration) -> f64 {
     cold_start.max(DRAIN).as_secs_f64()
 }

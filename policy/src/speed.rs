@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{BatchMode, BatchPolicy, CostModel, QueueLoad};
 
-/// A worker's cost model and the policy by which the worker chooses N.
+/// A worker's cost model, and the policy by which the worker chooses N.
 #[derive(Clone, Debug)]
 pub struct Speed {
     cost: CostModel,
@@ -12,10 +12,10 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// The speed of a worker that measured `profile` (rows, time) and has the latency target `slo`.
-    /// `fixed`: the engine runs the measured sizes only. `by_hand`: N, if the user set it.
-    /// `overhead`: the part of `slo` spent on neither waiting nor computing. `None` if the profile
-    /// is empty.
+    /// Returns the speed of a worker that measured `profile` (rows, time) and has the latency
+    /// target `slo`. `fixed` means that the engine runs only the measured sizes. `by_hand` is N, if
+    /// set by the user. `overhead` is the part of `slo` spent neither waiting nor computing.
+    /// Returns `None` if the profile is empty.
     pub fn new(
         profile: &[(u32, Duration)],
         fixed: bool,
@@ -30,23 +30,23 @@ impl Speed {
         Some(Self { cost, policy })
     }
 
-    /// L(b): the duration of a batch of `rows`.
+    /// L(b): returns the duration of a batch of `rows`.
     pub fn latency(&self, rows: u32) -> Duration {
         self.cost.latency(rows)
     }
 
-    /// μ(W): rows per second that one of W workers can do within the latency target.
+    /// μ(W): returns the rows per second that one of W workers can do within the latency target.
     pub fn capacity(&self, workers: u32) -> f64 {
         self.policy.capacity(&self.cost, workers)
     }
 
-    /// N of each of `workers` workers under a total load of `rate` rows per second.
+    /// Returns the N of each of `workers` workers under a total load of `rate` rows per second.
     pub fn n(&self, workers: u32, rate: f64) -> u32 {
         let load = QueueLoad { rate: Some(rate), ..QueueLoad::unknown(workers) };
         self.policy.choose(&self.cost, &load).n
     }
 
-    /// Whether even one row misses the latency target.
+    /// Returns whether even one row misses the latency target.
     pub fn is_infeasible(&self, workers: u32) -> bool {
         self.policy.choose(&self.cost, &QueueLoad::unknown(workers)).n_star.is_none()
     }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A profile of the sizes 1, 2, 4 … 512 with L(b) in milliseconds.
+/// Returns a profile of the sizes 1, 2, 4 … 512 with L(b) in milliseconds.
 fn curve(ms: impl Fn(f64) -> f64) -> CostModel {
     let profile: Vec<_> = (0..10)
         .map(|power| 1_u32 << power)
@@ -26,14 +26,14 @@ fn load(workers: u32, rate: f64) -> QueueLoad {
 
 #[test]
 fn n_star_fills_the_latency_target_and_no_more() {
-    // L = 8 + 2b. One worker: 0.95 · 100 ms / 2 = 47.5 ms, so 19 rows. Four: 0.8 · 80 ms = 64 ms,
-    // 28.
+    // L = 8 + 2b. One worker: 0.95 · 100 ms / 2 = 47.5 ms, so 19 rows. Four workers: 0.8 · 80 ms =
+    // 64 ms, so 28 rows.
     for (workers, rows) in [(1, 19), (4, 28)] {
         let choice = auto(100).choose(&affine(8.0, 2.0), &QueueLoad::unknown(workers));
         assert_eq!(choice.n_star, Some(rows));
         assert_eq!(choice.bound, Bound::Slo);
     }
-    // 20 ms of the target are overhead: 0.8 · 64 ms = 51.2 ms, 21 rows.
+    // 20 ms of the target are overhead: 0.8 · 64 ms = 51.2 ms, so 21 rows.
     let policy = BatchPolicy { overhead: Duration::from_millis(20), ..auto(100) };
     assert_eq!(policy.choose(&affine(8.0, 2.0), &QueueLoad::unknown(4)).n_star, Some(21));
 }
@@ -57,10 +57,10 @@ fn several_workers_share_the_load() {
     let choice = auto(100).choose(&affine(8.0, 2.0), &load(4, 1000.0));
     assert!((choice.b_eq.unwrap() - 4.0).abs() < 1e-9);
     assert_eq!((choice.n, choice.interval.0, choice.bound), (7, 4, Bound::RateMatched));
-    // The backlog is shared too: 48 / 4.
+    // The backlog is also shared: 48 / 4.
     let waiting = QueueLoad { waiting: 48, ..load(4, 1000.0) };
     assert_eq!(auto(100).choose(&affine(8.0, 2.0), &waiting).n, 12);
-    // A single worker takes all.
+    // A single worker claims all rows.
     assert!(auto(100).choose(&affine(8.0, 2.0), &load(1, 250.0)).n > 15);
 }
 
@@ -78,7 +78,7 @@ fn prefers_throughput_if_the_target_is_infeasible() {
     let choice = auto(50).choose(&affine(60.0, 10.7), &QueueLoad::unknown(1));
     assert_eq!((choice.n_star, choice.bound), (None, Bound::SloInfeasible));
     assert!((45..=50).contains(&choice.n), "{choice:?}");
-    // One row that meets the target without headroom.
+    // One row meets the target, but only without headroom.
     let choice = auto(150).choose(&affine(60.0, 10.7), &QueueLoad::unknown(1));
     assert_eq!((choice.n, choice.n_star), (1, Some(1)));
 }

@@ -42,7 +42,8 @@ fn a_larger_size_is_never_faster() {
 
 #[test]
 fn the_size_that_keeps_up_agrees_with_the_closed_form() {
-    // rate · a / (1 − rate · c), a = 8 ms, c = 2 ms; at 50 rows per second the worker is half idle.
+    // b = rate · a / (1 − rate · c) with a = 8 ms, c = 2 ms. At 50 rows per second the worker is
+    // half idle.
     for (rate, rows) in [(50.0, Some(0.5)), (250.0, Some(4.0)), (400.0, Some(16.0)), (480.0, None)]
     {
         let found = affine().keeping_up(rate, 64);
@@ -54,7 +55,7 @@ fn the_size_that_keeps_up_agrees_with_the_closed_form() {
 
 #[test]
 fn a_fixed_size_keeps_up_as_soon_as_it_is_full_enough() {
-    // Up to four rows take 16 ms: at 200 rows per second 3.2 arrive meanwhile.
+    // Up to four rows take 16 ms. At 200 rows per second, 3.2 rows arrive in this time.
     let model = millis(&[(1, 10), (4, 16), (8, 24)]).with_fixed_sizes();
     assert!((model.keeping_up(200.0, 8).unwrap() - 3.2).abs() < 1e-9);
     assert!((model.keeping_up(260.0, 8).unwrap() - 6.24).abs() < 1e-9);

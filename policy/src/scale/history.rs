@@ -1,4 +1,4 @@
-//! Observations of the last while.
+//! Recent observations of a fleet.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,14 +7,14 @@ use std::{collections::VecDeque, time::Duration};
 pub struct RequestCounts {
     /// Time of the reading, by any monotonic clock.
     pub at: Duration,
-    /// Requests that arrived, refused ones included.
+    /// Requests that arrived, including refused ones.
     pub offered: u64,
     /// Requests that were refused or answered after the latency target.
     pub missed: u64,
 }
 
 impl RequestCounts {
-    /// The requests offered and missed since `earlier`.
+    /// Returns the requests offered and missed since `earlier`.
     fn since(&self, earlier: &Self) -> (f64, f64) {
         #[expect(clippy::cast_precision_loss, reason = "requests between two readings")]
         let count = |now: u64, then: u64| now.saturating_sub(then) as f64;
@@ -27,8 +27,9 @@ impl RequestCounts {
 pub(super) struct History(VecDeque<RequestCounts>);
 
 impl History {
-    /// Adds a reading and drops those before the `longest` window. A gap longer than `largest_gap`
-    /// and a counter reset drop all earlier readings: the requests in between are unknown.
+    /// Adds a reading and drops readings from before the `longest` window. After a gap longer than
+    /// `largest_gap` or a counter reset, all earlier readings are dropped: the requests in between
+    /// are unknown.
     pub(super) fn observe(
         &mut self,
         counts: RequestCounts,
@@ -46,13 +47,13 @@ impl History {
         }
         self.0.push_back(counts);
         let start = counts.at.saturating_sub(longest);
-        // Keep the latest reading before the window: the window begins with it.
+        // Keep the latest reading before the window, because the window begins with this reading.
         while self.0.get(1).is_some_and(|second| second.at <= start) {
             self.0.pop_front();
         }
     }
 
-    /// Requests offered per second over a window, or over the known part of it.
+    /// Returns the requests offered per second over a window, or over the known part of the window.
     pub(super) fn rate(&self, window: Duration) -> Option<f64> {
         let last = self.0.back()?;
         let start = last.at.checked_sub(window);
@@ -62,7 +63,8 @@ impl History {
         (seconds > 0.0).then(|| last.since(first).0 / seconds)
     }
 
-    /// The share of the requests offered between the last two readings that were missed.
+    /// Returns the share of missed requests among the requests offered between the last two
+    /// readings.
     pub(super) fn missed_share(&self) -> f64 {
         let mut latest = self.0.iter().rev();
         let (Some(last), Some(before)) = (latest.next(), latest.next()) else { return 0.0 };
@@ -76,10 +78,10 @@ impl History {
 pub(super) struct Peaks(VecDeque<(Duration, u32)>);
 
 impl Peaks {
-    /// Adds a number, and returns the largest of those not older than `window`.
+    /// Adds a number, and returns the largest number that is not older than `window`.
     pub(super) fn observe(&mut self, now: Duration, number: u32, window: Duration) -> u32 {
-        // Drop numbers that a later one exceeds: they cannot be the maximum again. The first number
-        // is then the largest.
+        // Drop earlier numbers that are not larger: they cannot become the maximum again. The first
+        // number is then the largest.
         while self.0.back().is_some_and(|&(_, last)| last <= number) {
             self.0.pop_back();
         }

@@ -7,7 +7,7 @@ const COLD: Duration = Duration::from_mins(1);
 /// μ: requests per second of one worker.
 const MU: f64 = 100.0;
 
-/// A fleet observed every five seconds, whose workers start at once.
+/// A fleet that is observed every five seconds, and whose workers start immediately.
 struct Fleet {
     policy: ScalePolicy,
     scaler: Scaler,
@@ -32,7 +32,7 @@ impl Fleet {
         decision
     }
 
-    /// Runs `ticks` decisions at `rate` requests per second, of which `missed` are missed.
+    /// Makes `ticks` decisions at `rate` requests per second, of which `missed` are missed.
     fn run(&mut self, ticks: u32, rate: u64, missed: u64) -> ScaleDecision {
         let mut last = None;
         for _ in 0..ticks {
@@ -67,7 +67,8 @@ fn a_step_of_the_rate_counts_at_once_less_one_standard_deviation() {
 fn a_backlog_is_drained_within_a_cold_start() {
     let mut fleet = Fleet::new(12);
     fleet.run(20, 1000, 0);
-    // 50 always wait for a batch; 12,000 more in 60 s are 200 per second: 1200 / 88 = 13.6.
+    // 50 requests always wait for a batch. 12,000 more in 60 s are 200 per second: 1200 / 88 =
+    // 13.6.
     fleet.seen.waiting = 12_050;
     let decision = fleet.run(1, 1000, 0);
     assert_eq!((decision.replicas, decision.bound), (14, ScaleBound::Backlog));
@@ -116,7 +117,7 @@ fn stale_observations_change_nothing() {
     let later = fleet.seen.counts.at + Duration::from_mins(15);
     let decision = fleet.decide(later);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Stale));
-    // The first observation afterwards gives no rate: the requests in between are unknown.
+    // The first observation after a gap gives no rate: the requests in between are unknown.
     fleet.seen.counts.at = later;
     assert_eq!(fleet.decide(later).bound, ScaleBound::Unknown);
     assert_eq!(fleet.run(1, 2000, 0).replicas, 23);
