@@ -1,4 +1,4 @@
-//! The admin port: metrics and health, on a listener separate from that of clients.
+//! The admin port: serves metrics and health on a listener separate from the clients' listener.
 
 use std::{
     fmt, io,
@@ -19,14 +19,15 @@ use crate::Readiness;
 
 type PageHandler = dyn Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync;
 
-/// Additional pages of the admin port, beside metrics and health. Empty until a part of the process
-/// sets a handler.
+/// Pages of the admin port in addition to metrics and health. Empty until a component of the
+/// process sets a handler.
 #[derive(Clone, Default)]
 pub struct AdminPages(Arc<OnceLock<Box<PageHandler>>>);
 
 impl AdminPages {
-    /// Sets the handler for paths that the admin port does not serve itself; `None` is a 404. The
-    /// handler must not block. Later calls have no effect.
+    /// Sets the handler for paths that the admin port does not serve itself. If the handler returns
+    /// `None`, the response is a 404. The handler must not block. Only the first call has an
+    /// effect.
     pub fn show(
         &self,
         pages: impl Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync + 'static,
@@ -45,7 +46,7 @@ impl fmt::Debug for AdminPages {
     }
 }
 
-/// Binds the admin port and starts serving it.
+/// Binds the admin port and starts the server.
 pub(crate) fn start(
     listen: SocketAddr,
     registry: Registry,
@@ -76,7 +77,7 @@ pub(crate) fn start(
     Ok(handle)
 }
 
-/// All registered metrics, in Prometheus' text format.
+/// Returns all registered metrics in Prometheus' text format.
 async fn metrics(registry: Data<Registry>) -> HttpResponse {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&registry.gather(), &mut text) {
@@ -85,8 +86,8 @@ async fn metrics(registry: Data<Registry>) -> HttpResponse {
     }
 }
 
-/// Liveness: always ok while the admin port answers. Depends on nothing else, so that an outage of
-/// Redis, for example, does not make Kubernetes restart this process.
+/// Liveness: succeeds while the admin port responds. Independent of everything else, so that an
+/// outage of Redis, for example, does not make Kubernetes restart the process.
 async fn live() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::json()).body(r#"{"live":true}"#)
 }

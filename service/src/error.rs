@@ -1,4 +1,4 @@
-//! The error for wrong settings.
+//! The error for invalid settings.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use std::fmt;
 pub struct InvalidSettings(pub String);
 
 impl InvalidSettings {
-    /// `problem` is one line that says what to change.
+    /// Creates the error. `problem` is one line that tells the user what to change.
     pub fn new(problem: impl fmt::Display) -> Self {
         Self(problem.to_string())
     }

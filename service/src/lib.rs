@@ -1,7 +1,8 @@
 //! The parts common to all Batchfleet processes: settings, logs, metrics, traces, admin port,
 //! signals and drain.
 //!
-//! Each `main` parses its settings and calls [`run`]. No other code reads flags or environment.
+//! Each `main` parses its settings and calls [`run`]. No other code reads flags or environment
+//! variables.
 
 mod admin;
 mod error;

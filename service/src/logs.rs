@@ -9,9 +9,10 @@ use crate::{
     settings::{LogFormat, ProcessSettings},
 };
 
-/// Starts logging. To be called once per process.
+/// Starts logging. Must be called once per process.
 pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
-    // This crate logs the start and stop of servers itself.
+    // `actix_server` also logs at the start and stop of servers; this crate has its own log lines
+    // for that.
     let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))
         .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
     let lines = tracing_subscriber::fmt()

@@ -1,5 +1,5 @@
-//! Metrics of a process, defined once: the [`metrics!`](crate::metrics!) macro turns a struct into
-//! registered metrics and into the descriptions that docs/metrics.md is generated from.
+//! Metrics of a process. The [`metrics!`](crate::metrics!) macro turns one struct into registered
+//! metrics and into the descriptions from which docs/metrics.md is generated.
 
 mod macros;
 
@@ -14,15 +14,15 @@ use prometheus::{
 pub struct Family {
     /// The full name.
     pub name: &'static str,
-    /// What is counted or measured: `requests`, `seconds`.
+    /// The unit of the value, such as `requests` or `seconds`.
     pub unit: &'static str,
-    /// The names of the labels, each with few values.
+    /// The names of the labels. Each label has few values.
     pub labels: &'static [&'static str],
     /// What the value means.
     pub help: &'static str,
 }
 
-/// A metric and its type, for the documentation.
+/// The definition and the type of a metric, for the documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
     /// `counter`, `gauge` or `histogram`.
@@ -31,29 +31,29 @@ pub struct Described {
     pub family: Family,
 }
 
-/// A struct of metrics, written with the [`metrics!`](crate::metrics!) macro.
+/// A struct of metrics, defined with the [`metrics!`](crate::metrics!) macro.
 pub trait MetricGroup: Sized {
-    /// Makes and registers each metric of the group.
+    /// Creates and registers all metrics of the group.
     ///
     /// # Errors
     ///
-    /// If a name is taken, or a definition contradicts its type.
+    /// If a name is already registered, or a definition contradicts its type.
     fn make(families: &mut Families) -> Result<Self>;
 
     /// Registers the group with `registry`.
     ///
     /// # Errors
     ///
-    /// As [`make`](Self::make).
+    /// The same as [`make`](Self::make).
     fn register(registry: &Registry) -> Result<Self> {
         Self::make(&mut Families::new(registry))
     }
 
-    /// The definitions of all metrics of the group, nested groups included.
+    /// Returns the definitions of all metrics of the group, including nested groups.
     ///
     /// # Errors
     ///
-    /// As [`make`](Self::make).
+    /// The same as [`make`](Self::make).
     fn describe() -> Result<Vec<Described>> {
         let mut families = Families::default();
         Self::make(&mut families)?;
@@ -63,10 +63,10 @@ pub trait MetricGroup: Sized {
 
 /// A metric type of the `prometheus` crate.
 pub trait Metric: Collector + Clone + 'static {
-    /// Its name in Prometheus' text format: `counter`, `gauge` or `histogram`.
+    /// The name of the type in Prometheus' text format: `counter`, `gauge` or `histogram`.
     const KIND: &'static str;
 
-    /// Makes a metric. `options` holds the buckets of a histogram.
+    /// Creates a metric. `options` contains the buckets of a histogram.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ pub trait Metric: Collector + Clone + 'static {
     fn with(options: HistogramOpts, labels: &[&str]) -> Result<Self>;
 }
 
-/// Implements [`Metric`] for a type with one series and for its `Vec`.
+/// Implements [`Metric`] for a type with a single series and for the corresponding `Vec` type.
 macro_rules! metric_types {
     ($($kind:literal $Single:ident $Vec:ident $(. $common:ident)?;)+) => {$(
         impl Metric for $Single {
@@ -106,7 +106,7 @@ metric_types! {
     "histogram" Histogram HistogramVec;
 }
 
-/// Makes metrics, registers them, and collects their definitions.
+/// Creates metrics, registers them, and collects their definitions.
 #[derive(Debug, Default)]
 pub struct Families {
     registry: Registry,
@@ -114,21 +114,22 @@ pub struct Families {
 }
 
 impl Families {
-    /// Registers with `registry`.
+    /// Creates the collection for metrics of `registry`.
     fn new(registry: &Registry) -> Self {
         Self { registry: registry.clone(), described: Vec::new() }
     }
 
-    /// The definitions of the metrics made so far.
+    /// Returns the definitions of the metrics created so far.
     fn described(self) -> Vec<Described> {
         self.described
     }
 
-    /// Makes and registers a metric; `buckets` are the upper bounds of a histogram, else empty.
+    /// Creates and registers a metric. `buckets` are the upper bounds of a histogram's buckets, and
+    /// empty for other types.
     ///
     /// # Errors
     ///
-    /// If the name is taken, or the definition contradicts the type.
+    /// If the name is already registered, or the definition contradicts the type.
     pub fn add<M: Metric>(&mut self, family: Family, buckets: &[f64]) -> Result<M> {
         if buckets.is_empty() == (M::KIND == "histogram") {
             return Err(Error::Msg(format!(
@@ -144,14 +145,15 @@ impl Families {
     }
 }
 
-/// The help text in the doc comment of a field of [`metrics!`](crate::metrics!).
+/// Returns the help text in the doc comment of a field of [`metrics!`](crate::metrics!).
 #[doc(hidden)]
 pub fn help(doc: &'static str) -> &'static str {
     let text = doc.trim();
     text.strip_suffix('.').unwrap_or(text)
 }
 
-/// Upper bounds of histogram buckets: `first` and its doubles.
+/// Returns upper bounds of histogram buckets: `first`, and twice the previous bound for each next
+/// bucket.
 pub const fn doubling<const BUCKETS: usize>(first: f64) -> [f64; BUCKETS] {
     let mut bounds = [first; BUCKETS];
     let mut n = 1;
@@ -173,13 +175,13 @@ crate::metrics! {
 }
 
 impl ProcessMetrics {
-    /// Reports the version of this process.
+    /// Sets the metric with the version of this process.
     pub(crate) fn set_version(&self) {
         self.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     }
 }
 
-/// A Markdown table of metrics, sorted by name.
+/// Returns a Markdown table of metrics, sorted by name.
 pub fn table(described: &[Described]) -> String {
     let row = |Described { kind, family: Family { name, unit, labels, help } }: &Described| {
         let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();

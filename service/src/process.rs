@@ -15,14 +15,14 @@ use crate::{
     trace::Tracer,
 };
 
-/// Handles that a process passes to its parts.
+/// Handles that a process passes to its components.
 #[derive(Clone, Debug, Default)]
 pub struct Process {
     /// All metrics of the process; served at /metrics.
     pub registry: Registry,
     /// Whether the process accepts work; served at /readyz.
     pub readiness: Readiness,
-    /// Cancelled by the first signal: finish the work in progress, then return.
+    /// Cancelled by the first signal. Components then finish the work in progress and return.
     pub shutdown: CancellationToken,
     /// Additional pages of the admin port.
     pub pages: AdminPages,
@@ -30,12 +30,12 @@ pub struct Process {
     pub tracer: Tracer,
 }
 
-/// Runs `program` until it returns or a signal ends it, with logs, a runtime with one worker
-/// thread, admin port, traces and signal handling. `name` is the service name in traces.
+/// Runs `program` until it returns or a signal ends it. Sets up logs, a runtime with one worker
+/// thread, the admin port, traces and signal handling. `name` is the service name in traces.
 ///
-/// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has the drain timeout
-/// to return. After a second signal or the timeout the process ends at once, with status 1. For
-/// [`InvalidSettings`] the process prints one line and ends with status 64.
+/// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has to return within
+/// the drain timeout. After a second signal or the timeout the process exits immediately with
+/// status 1. For [`InvalidSettings`] the process prints one line and exits with status 64.
 pub fn run<P, F>(name: &str, settings: &ProcessSettings, program: P) -> ExitCode
 where
     P: FnOnce(Process) -> F,
@@ -44,12 +44,12 @@ where
     let outcome = logs::init(settings).map_err(anyhow::Error::from).and_then(|()| {
         raise_file_limit();
         let tracer = Tracer::start(&settings.trace, name)?;
-        // Tasks on this runtime wait and pass messages on: with more threads they would mostly wake
-        // each other. Inference and HTTP servers have their own threads.
+        // Tasks on this runtime mostly wait and forward messages, so additional threads would only
+        // wake each other. Inference and HTTP servers have their own threads.
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build()?;
         let outcome = runtime.block_on(supervise(settings, tracer.clone(), program));
-        // Without waiting: a blocking thread may hang, and the program has already returned.
+        // In the background: a blocking thread may hang, and the program has already returned.
         runtime.shutdown_background();
         tracer.flush();
         outcome
@@ -67,7 +67,7 @@ where
     }
 }
 
-/// The text of an error and its sources. A source whose text is already included is left out.
+/// Formats an error and its sources. A source whose text is already included is omitted.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut sentence = error.to_string();
     for source in error.chain().skip(1).map(ToString::to_string) {
@@ -79,8 +79,8 @@ pub fn sentence(error: &anyhow::Error) -> String {
     sentence
 }
 
-/// Raises the soft limit of open files to the hard limit. Each connection is an open file, and the
-/// usual soft limit is 1,024.
+/// Raises the soft limit of open files to the hard limit, because each connection is an open file,
+/// and the usual soft limit is 1,024.
 fn raise_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         warn!(%error, "failed to raise the limit of open files");
@@ -124,7 +124,7 @@ fn registry() -> anyhow::Result<Registry> {
     Ok(registry)
 }
 
-/// SIGTERM and SIGINT.
+/// Receives SIGTERM and SIGINT.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -145,8 +145,8 @@ impl Signals {
         }
     }
 
-    /// Starts the drain at the first signal. Returns at the second signal or after the drain
-    /// timeout, when the drain must be aborted.
+    /// Starts the drain at the first signal. Returns an error at the second signal or after the
+    /// drain timeout; the caller must then abort the drain.
     async fn drain(
         mut self,
         readiness: Readiness,

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-/// The readiness of a process. Clones share one state, which is reported at /readyz. Initially not
-/// ready.
+/// The readiness of a process, reported at /readyz. Initially not ready. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<RwLock<Result<(), &'static str>>>);
 
@@ -21,12 +20,12 @@ impl Readiness {
         self.set(Ok(()));
     }
 
-    /// Marks the process as not ready, for a reason.
+    /// Marks the process as not ready, with a reason.
     pub fn not_ready(&self, reason: &'static str) {
         self.set(Err(reason));
     }
 
-    /// Whether the process is ready.
+    /// Returns whether the process is ready.
     ///
     /// # Errors
     ///

@@ -49,11 +49,11 @@ pub struct RedisSettings {
 }
 
 impl RedisSettings {
-    /// The address of Redis, from flag or file.
+    /// Returns the address of Redis, from the flag or the file.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, or an address or certificate is invalid. Errors contain no
+    /// If the file cannot be read, or if an address or certificate is invalid. Errors contain no
     /// password.
     pub fn address(&self) -> Result<RedisAddress, InvalidSettings> {
         let identity = self.redis_cert.clone().zip(self.redis_key.clone());
@@ -62,11 +62,12 @@ impl RedisSettings {
         Ok(address)
     }
 
-    /// Connects, and retries until Redis is reachable; `None` if the shutdown begins first.
+    /// Connects to Redis, and retries until Redis is reachable. Returns `None` if the shutdown
+    /// begins first.
     ///
     /// # Errors
     ///
-    /// [`InvalidSettings`] if a retry cannot help, and errors that Redis answers.
+    /// [`InvalidSettings`] if retries cannot help, and errors returned by Redis.
     pub async fn connect(
         &self,
         shutdown: &CancellationToken,
@@ -81,7 +82,7 @@ impl RedisSettings {
         }
     }
 
-    /// The URL, from flag or file.
+    /// Returns the URL, from the flag or the file.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Settings common to all processes, and the report of wrong ones.
+//! Settings common to all processes, and how invalid settings are reported.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,10 +6,10 @@ use clap::{Args, Parser, ValueEnum, error::ErrorKind};
 
 use crate::trace::TraceSettings;
 
-/// Upper bound of durations in settings: adding one to a time cannot overflow.
+/// Upper bound of durations in settings, so that adding a duration to a time cannot overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
 
-/// Exit status for wrong settings: `EX_USAGE` of sysexits.h.
+/// Exit status for invalid settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
 
 /// Settings of a process.
@@ -56,16 +56,16 @@ pub enum LogFormat {
     Text,
 }
 
-/// Parses the settings from flags and environment.
+/// Parses the settings from flags and environment variables.
 ///
 /// # Errors
 ///
-/// The exit status, after printing: 0 for `--help` and `--version`, [`EXIT_USAGE`] and one line
-/// that says what to change for anything else.
+/// The exit status, after a message has been printed: 0 for `--help` and `--version`, else
+/// [`EXIT_USAGE`] after one line that tells the user what to change.
 pub fn parse<S: Parser>() -> Result<S, u8> {
     S::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // An error of the terminal cannot be reported on it.
+            // If the terminal cannot be written to, there is nowhere to report the error.
             error.print().ok();
             0
         }
@@ -87,12 +87,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if duration <= LONGEST { Ok(duration) } else { Err("expected at most a year".to_owned()) }
 }
 
-/// Prints one line about settings; logs may not have started.
+/// Prints one line about settings to standard error, because logging may not have started.
 pub(crate) fn complain(line: &str) {
     eprintln!("{line}");
 }
 
-/// The first paragraph of clap's report in one line: the problem and the possible values.
+/// Returns the first paragraph of clap's report in one line: the problem and the possible values.
 fn one_line(report: &str) -> String {
     report
         .split("\n\nUsage:")

@@ -1,7 +1,7 @@
 //! Sends spans to an OpenTelemetry collector over OTLP/HTTP. Only this file uses OpenTelemetry.
 //!
-//! A span is recorded after its end, with the measured times. Tracing thus delays no answer, and
-//! requests that are not traced have no cost.
+//! A span is recorded after its end, with measured times. Tracing therefore does not delay
+//! responses, and untraced requests have no cost.
 
 use std::{
     borrow::Cow,
@@ -36,13 +36,13 @@ use tracing::{info, warn};
 
 use crate::InvalidSettings;
 
-/// The path of the collector for spans.
+/// Path for spans at the collector.
 const PATH: &str = "v1/traces";
 /// Timeout of a request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Capacity of the queue of spans to send; further spans are dropped.
+/// Capacity of the queue of spans to send. Spans are dropped while the queue is full.
 const QUEUE: usize = 8192;
-/// Longest time that a span waits in the queue.
+/// Longest time for which a span waits in the queue.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settings of traces.
@@ -80,7 +80,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// An internal span with a random id, without attributes, links and error.
+    /// Creates an internal span with a random id, without attributes, links and error.
     pub fn new(
         trace: NonZeroU128,
         parent: Option<NonZeroU64>,
@@ -102,8 +102,8 @@ impl Span {
     }
 }
 
-/// Sends spans to the collector, if the settings name one. Clones share one queue. Spans are
-/// dropped while the queue is full; recording never blocks.
+/// Sends spans to the collector if the settings contain one. Clones share one queue. Recording
+/// never blocks: while the queue is full, spans are dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Tracer(Option<Arc<Recorder>>);
 
@@ -114,8 +114,8 @@ struct Recorder {
 }
 
 impl Tracer {
-    /// A tracer for spans of `service`; off if the settings name no collector. The collector need
-    /// not be reachable yet.
+    /// Creates a tracer for spans of `service`, which is off if the settings contain no collector.
+    /// The collector does not have to be reachable yet.
     pub(crate) fn start(settings: &TraceSettings, service: &str) -> Result<Self, InvalidSettings> {
         let Some(endpoint) = &settings.trace_endpoint else { return Ok(Self(None)) };
         let exporter = exporter(endpoint, service).map_err(|error| {
@@ -133,13 +133,13 @@ impl Tracer {
         Ok(Self(Some(Arc::new(Recorder { processor, scope }))))
     }
 
-    /// Whether spans are sent.
+    /// Returns whether spans are sent.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Records related spans. Their monotonic times are converted with one reading of the clock, so
-    /// that they stay consistent.
+    /// Records related spans. All their monotonic times are converted with a single reading of the
+    /// wall clock, so that the spans remain consistent.
     pub fn record(&self, spans: impl IntoIterator<Item = Span>) {
         let Some(Recorder { processor, scope }) = self.0.as_deref() else { return };
         let (now, time) = (Instant::now(), SystemTime::now());
@@ -167,8 +167,8 @@ impl Tracer {
         }
     }
 
-    /// Sends the queued spans and stops. Blocks until the collector has received them, or the
-    /// timeout.
+    /// Sends the queued spans and stops. Blocks until the collector has received the spans or the
+    /// timeout has passed.
     pub(crate) fn flush(&self) {
         if let Some(recorder) = &self.0
             && let Err(error) = recorder.processor.shutdown_with_timeout(TIMEOUT)
@@ -178,7 +178,7 @@ impl Tracer {
     }
 }
 
-/// Logs when the collector becomes unreachable and when it is reachable again.
+/// Exports spans, and logs when the collector becomes unreachable and reachable again.
 #[derive(Debug)]
 struct Exporter {
     exporter: SpanExporter,
@@ -217,22 +217,23 @@ fn exporter(endpoint: &Url, service: &str) -> Result<SpanExporter, Box<dyn std::
     Ok(exporter)
 }
 
-/// A blocking client; the span processor uses it on its own thread.
+/// Creates a blocking HTTP client. The span processor uses the client on its own thread.
 fn client(endpoint: &Url) -> Result<Client, Box<dyn std::error::Error>> {
     let mut client = Client::builder().timeout(TIMEOUT).no_proxy();
     match endpoint.scheme() {
-        // No certificates are needed, so do not load those of the system.
+        // Plain HTTP needs no certificates, so the system's certificates are not loaded.
         "http" => client = client.tls_certs_only([]),
         "https" => {}
         _ => return Err("expected an http:// or https:// URL".into()),
     }
-    // reqwest is built without a TLS provider of its own. Fails if one is installed already, which
-    // is fine.
+    // reqwest is built without a TLS provider of its own. Installing the provider fails harmlessly
+    // if a provider is already installed.
     rustls::crypto::ring::default_provider().install_default().ok();
     Ok(client.build()?)
 }
 
-/// The resource that spans are attributed to. `OTEL_RESOURCE_ATTRIBUTES` may add attributes.
+/// Returns the resource to which spans are attributed. `OTEL_RESOURCE_ATTRIBUTES` may add
+/// attributes.
 fn resource(service: &str) -> Resource {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim().to_owned();

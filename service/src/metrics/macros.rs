@@ -9,9 +9,9 @@
 /// histogram. A field without the attribute is a nested
 /// [`MetricGroup`](crate::metrics::MetricGroup).
 ///
-/// The types are those of the `prometheus` crate: `IntCounter` only rises, `IntGauge` is a whole
-/// number that rises and falls, `Gauge` any number; a type that ends in `Vec` has one series for
-/// each combination of label values, the others have one series, written as 0 from the start.
+/// The types are those of the `prometheus` crate. An `IntCounter` only rises, an `IntGauge` is an
+/// integer that rises and falls, and a `Gauge` is any number. A type that ends in `Vec` has one
+/// series for each combination of label values. Every other type has one series, which starts at 0.
 ///
 /// ```
 /// use batchfleet_service::metrics::{MetricGroup, doubling};
