@@ -1,14 +1,15 @@
-//! L(b), the duration of a batch, as a formula (`8+2b`) or a table of measured times.
+//! L(b), the duration of a batch, as a formula (`8+2b`) or as a table of measured times.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use batchfleet_policy::CostModel;
 
-/// L(b): the duration of a batch of b rows of the simulated model.
+/// L(b): duration of a batch of b rows in the simulated model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     shape: Shape,
-    /// The fixed sizes of the engine, rising; batches are padded to the next one. `None`: any size.
+    /// Fixed sizes of the engine, in ascending order; batches are padded to the next size. `None`
+    /// if the engine runs any size.
     sizes: Option<Vec<u32>>,
 }
 
@@ -21,23 +22,23 @@ enum Shape {
 }
 
 impl Curve {
-    /// a + c·b milliseconds.
+    /// Returns the curve a + c·b, in milliseconds.
     pub const fn affine(a: f64, c: f64) -> Self {
         Self { shape: Shape::Affine { a, c }, sizes: None }
     }
 
-    /// The same curve for an engine with these fixed sizes, rising.
+    /// Returns the same curve for an engine with these fixed sizes, in ascending order.
     #[must_use]
     pub fn with_sizes(self, sizes: Vec<u32>) -> Self {
         Self { sizes: Some(sizes), ..self }
     }
 
-    /// The fixed sizes; empty if the engine runs any size.
+    /// Returns the fixed sizes; empty if the engine runs any size.
     pub fn sizes(&self) -> &[u32] {
         self.sizes.as_deref().unwrap_or_default()
     }
 
-    /// L(b) in seconds.
+    /// Returns L(b) in seconds.
     pub fn seconds(&self, rows: u32) -> f64 {
         let fixed = self.sizes.iter().flatten().copied().find(|&size| size >= rows);
         let rows = f64::from(fixed.unwrap_or(rows));
@@ -47,8 +48,8 @@ impl Curve {
         }
     }
 
-    /// The profile that a worker would measure at start-up: the times of the fixed sizes, or of 1,
-    /// 2, 4 … `max_batch`.
+    /// Returns the profile that a worker would measure at start-up: the times of the fixed sizes,
+    /// or of 1, 2, 4 … `max_batch` rows.
     pub fn profile(&self, max_batch: u32) -> Vec<(u32, Duration)> {
         let powers = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2));
         let mut sizes: Vec<u32> = match &self.sizes {
@@ -59,15 +60,15 @@ impl Curve {
         sizes.into_iter().map(|rows| (rows, Duration::from_secs_f64(self.seconds(rows)))).collect()
     }
 
-    /// The cost model of a worker after its warm-up.
+    /// Returns the cost model of a worker after its warm-up.
     pub fn cost(&self, max_batch: u32) -> Option<CostModel> {
         let cost = CostModel::from_profile(&self.profile(max_batch))?;
         Some(if self.sizes.is_some() { cost.with_fixed_sizes() } else { cost })
     }
 }
 
-/// Linear interpolation. Beyond the last point the last line is extended; before the first point
-/// the first value holds.
+/// Interpolates linearly. The last line is extended beyond the last point. Before the first point,
+/// the first value applies.
 fn interpolate(points: &[(u32, f64)], rows: f64) -> f64 {
     let above = points.partition_point(|&(size, _)| f64::from(size) < rows);
     let line = |(b0, t0): (u32, f64), (b1, t1): (u32, f64)| {

@@ -1,4 +1,4 @@
-//! The chart of a simulation: offered and missed requests and the number of workers, over time.
+//! The chart of a simulation: offered requests, missed requests and workers over time.
 
 use batchfleet_loadgen::chart::{Chart, Polyline, svg};
 
@@ -7,7 +7,7 @@ use crate::{
     outcome::{Interval, SimulationOutcome},
 };
 
-/// Labels of the time axis.
+/// Number of labels on the time axis.
 const TIME_MARKS: u32 = 4;
 
 /// Draws a simulation as an SVG image.

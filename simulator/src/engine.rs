@@ -1,5 +1,5 @@
-//! A discrete-event simulation of a fleet: one queue, workers that claim batches from it, and the
-//! outcome of the requests. A [`Pilot`] makes all decisions.
+//! A discrete-event simulation of a fleet: one queue, workers that claim batches from the queue,
+//! and the outcomes of requests. A [`Pilot`] makes all decisions.
 
 mod workers;
 
@@ -15,14 +15,14 @@ pub trait Pilot {
     /// Decides what an idle worker claims while requests wait.
     fn pull(&mut self, pull: &Pull<'_>) -> Order;
 
-    /// Called after each batch, with its worker, rows and duration.
+    /// Called after each batch with the worker, the rows and the duration of the batch.
     fn ran(&mut self, worker: usize, rows: u32, took: Duration);
 
-    /// Decides the number of workers, once per tick; `None` keeps it.
+    /// Decides the number of workers, once per tick. With `None` the number stays unchanged.
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32>;
 }
 
-/// An idle worker and the queue.
+/// State of an idle worker and of the queue.
 #[derive(Debug)]
 pub struct Pull<'a> {
     /// Seconds since the start.
@@ -33,16 +33,16 @@ pub struct Pull<'a> {
     pub workers: u32,
     /// Arrival times of the waiting requests, oldest first; never empty.
     pub waiting: &'a [f64],
-    /// Requests that have arrived since the start.
+    /// Number of requests that have arrived since the start.
     pub arrived: u64,
 }
 
-/// What an idle worker does.
+/// The pilot's order for an idle worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// The number of oldest requests to refuse first.
+    /// Number of oldest requests to refuse first.
     pub refuse: u32,
-    /// The number of rows to run then.
+    /// Number of rows to run afterwards.
     pub rows: u32,
 }
 
@@ -51,25 +51,25 @@ pub struct Order {
 pub struct Scenario {
     /// The true duration of batches.
     pub curve: Curve,
-    /// A slowdown: the time of its start in seconds, and the factor on the duration of batches.
+    /// A slowdown: its start in seconds, and the factor on the duration of batches.
     pub slower: Option<(f64, f64)>,
-    /// Arrival times of the requests in seconds, rising.
+    /// Arrival times of the requests in seconds, in ascending order.
     pub arrivals: Arc<[f64]>,
-    /// Length of the simulation in seconds. Requests that wait at the end are still served.
+    /// Length of the simulation in seconds. Requests that still wait at the end are served.
     pub duration: f64,
     /// The latency beyond which a request is late.
     pub slo: Duration,
     /// Workers at the start.
     pub workers: u32,
-    /// Time from the order of a worker to its first batch.
+    /// Time between ordering a worker and its first batch.
     pub cold_start: Duration,
     /// Time between decisions about the number of workers.
     pub tick: Duration,
 }
 
 impl Scenario {
-    /// A fleet of `workers` that serve from the start; an SLO of 100 ms, ticks of 5 s, no cold
-    /// start.
+    /// Returns a fleet of `workers` that serve from the start, with an SLO of 100 ms, ticks of 5 s,
+    /// and no cold start.
     pub fn new(curve: Curve, arrivals: Vec<f64>, duration: f64, workers: u32) -> Self {
         Self {
             curve,
@@ -100,7 +100,7 @@ impl Scenario {
     }
 }
 
-/// A running simulation. The waiting requests are the arrivals from `head` up to `arrived`.
+/// A running simulation. The waiting requests are the arrivals from index `head` to `arrived`.
 struct Run<'a> {
     scenario: &'a Scenario,
     workers: Workers,
@@ -112,7 +112,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Advances to the next event; false if there is none.
+    /// Advances to the next event. Returns false if there is no further event.
     fn step(&mut self, pilot: &mut dyn Pilot) -> bool {
         let arrivals = &self.scenario.arrivals;
         let arrival = arrivals.get(self.head).filter(|_| self.workers.has_idle());
@@ -148,7 +148,7 @@ impl Run<'_> {
         true
     }
 
-    /// Carries out the pilot's order for an idle worker, which runs at least one row.
+    /// Executes the pilot's order for an idle worker. The worker runs at least one row.
     fn pull(&mut self, worker: usize, pilot: &mut dyn Pilot) {
         let waiting = &self.scenario.arrivals[self.head..self.arrived];
         let order = pilot.pull(&Pull {
@@ -204,7 +204,7 @@ mod tests {
 
     const SLO: Duration = Duration::from_millis(100);
 
-    /// One row takes 20 ms, two take 30 ms.
+    /// One row takes 20 ms, two rows take 30 ms.
     fn curve() -> Curve {
         Curve::affine(10.0, 10.0)
     }
@@ -218,7 +218,7 @@ mod tests {
         let arrivals = vec![0.0, 0.0, 0.0, 0.1];
         let outcome = Scenario::new(curve(), arrivals, 1.0, 1).run(&mut pairs());
         assert_eq!((outcome.batches, outcome.rows, outcome.late), (3, 4, 0));
-        // 30 ms for the first two, 50 ms for the third, 20 ms for the last.
+        // 30 ms for the first two requests, 50 ms for the third, 20 ms for the last.
         assert!((outcome.latency(1.0) - 0.050).abs() < 1e-4);
         assert!((outcome.latency(0.5) - 0.030).abs() < 1e-4);
         assert!((outcome.worker_seconds - 1.0).abs() < 1e-9);
@@ -235,7 +235,8 @@ mod tests {
     fn requests_that_cannot_be_on_time_are_refused_before_they_run() {
         let mut pilot = pairs().refusing(Duration::from_millis(50));
         let outcome = Scenario::new(curve(), vec![0.0; 6], 1.0, 1).run(&mut pilot);
-        // Two run until 30 ms. Two more would end at 60 ms, one alone ends at 50 ms.
+        // The first two requests run until 30 ms. Two more would end at 60 ms, one alone ends at 50
+        // ms.
         assert_eq!((outcome.rows, outcome.refused, outcome.late), (3, 3, 0));
     }
 
@@ -247,7 +248,7 @@ mod tests {
             ..Scenario::new(curve(), arrivals, 20.0, 0)
         };
         let outcome = fleet.run(&mut pairs().following(vec![0, 1, 1, 0]));
-        // Ordered at 5 s, ready at 15 s, when the plan removes the worker again.
+        // The worker is ordered at 5 s and ready at 15 s, when the plan removes it again.
         assert_eq!(outcome.changes, [(0.0, 0), (5.0, 1), (15.0, 0)]);
         assert!((outcome.worker_seconds - 10.0).abs() < 0.1, "{}", outcome.worker_seconds);
     }

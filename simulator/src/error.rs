@@ -8,7 +8,7 @@ pub enum SimulateError {
     /// `--curve` is missing.
     #[error("--curve is missing: how long does a batch of b rows take?")]
     NoCurve,
-    /// `--sizes` is not a rising list.
+    /// `--sizes` is not in ascending order.
     #[error("--sizes must rise, from 1 or more")]
     Sizes,
     /// The load lasts 0 s.
@@ -27,7 +27,7 @@ pub enum SimulateError {
     Recorded {
         /// The file.
         file: PathBuf,
-        /// The line, from 1.
+        /// The line number, starting at 1.
         line: usize,
     },
     /// The chart or the result cannot be written.
@@ -44,7 +44,7 @@ pub enum SimulateError {
 }
 
 impl SimulateError {
-    /// Whether the settings are wrong, as opposed to a file or the result.
+    /// Returns whether the settings are wrong, as opposed to a file or the result.
     pub const fn is_of_settings(&self) -> bool {
         matches!(self, Self::NoCurve | Self::Sizes | Self::NoTime)
     }

@@ -8,7 +8,7 @@ mod optimum;
 
 pub use goal::{Bar, Candidate, Goal, InProcess, MAX_BATCH, SLO};
 
-/// Measures all goals and returns whether all were reached. `report` is called after each goal, and
+/// Measures all goals and returns whether all were reached. `report` is called after each goal and
 /// returns whether to continue.
 pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
     let groups: [fn() -> Vec<Goal>; 7] = [

@@ -1,8 +1,8 @@
 //! Simulates a fleet under load with the decision functions that run in production.
 //!
-//! [`ArrivalPattern`] gives the arrival times of requests, [`Curve`] the duration of a batch. A
-//! [`Scenario`] runs both on a fleet in simulated time; a [`Pilot`] makes all decisions, and
-//! [`SimulationOutcome`] holds the result. [`PolicyPilot`] decides by `batchfleet_policy`;
+//! [`ArrivalPattern`] generates the arrival times of requests, and [`Curve`] gives the duration of
+//! a batch. A [`Scenario`] runs both on a fleet in simulated time. A [`Pilot`] makes all decisions,
+//! and [`SimulationOutcome`] holds the result. [`PolicyPilot`] decides with `batchfleet_policy`;
 //! [`goals`] lists what its decisions must achieve. [`stdio`] serves the same decisions to other
 //! simulators.
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// The number of equal intervals that a simulation is divided into.
+/// Number of equal intervals into which a simulation is divided.
 const INTERVALS: u32 = 600;
-/// Upper bound of recorded latencies: an hour, in microseconds.
+/// Upper bound of recorded latencies: one hour, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
 
 /// Result of a simulation.
@@ -14,15 +14,15 @@ const LONGEST: u64 = 3_600_000_000;
 pub struct SimulationOutcome {
     /// Requests that arrived.
     pub offered: u64,
-    /// Answered, but later than the latency target.
+    /// Requests answered later than the latency target.
     pub late: u64,
-    /// Refused, because the answer would have been late.
+    /// Requests refused because the answer would have been late.
     pub refused: u64,
     /// Batches that ran.
     pub batches: u64,
-    /// Rows in these batches.
+    /// Rows in all batches.
     pub rows: u64,
-    /// Paid time of all workers in seconds, from order to end.
+    /// Paid time of all workers in seconds, from the order of a worker to its end.
     pub worker_seconds: f64,
     /// Changes of the number of workers: (seconds, new number).
     pub changes: Vec<(f64, u32)>,
@@ -32,7 +32,7 @@ pub struct SimulationOutcome {
     /// Length of an interval in seconds.
     interval: f64,
     latencies: Option<Histogram<u64>>,
-    /// Paid workers, and the time since which their number holds.
+    /// Number of paid workers, and the time since which this number is unchanged.
     paid: (f64, u32),
 }
 
@@ -41,7 +41,7 @@ pub struct SimulationOutcome {
 pub struct Interval {
     /// Requests that arrived.
     pub offered: u32,
-    /// Of these requests, the ones that were late or refused.
+    /// Requests, among those that arrived in the interval, that were late or refused.
     pub missed: u32,
     /// Paid workers at the end of the interval.
     pub workers: u32,
@@ -77,7 +77,7 @@ impl SimulationOutcome {
 
     pub(crate) fn answered(&mut self, arrived: f64, at: f64) {
         let took = at - arrived;
-        // One nanosecond of tolerance for rounding.
+        // Tolerates rounding errors of one nanosecond.
         if took > self.slo + 1e-9 {
             self.late += 1;
             self.interval(arrived).missed += 1;
@@ -109,32 +109,32 @@ impl SimulationOutcome {
         self.worker_seconds += (duration - self.paid.0).max(0.0) * f64::from(last);
     }
 
-    /// Requests that were late or refused.
+    /// Returns the number of requests that were late or refused.
     pub fn missed(&self) -> u64 {
         self.late + self.refused
     }
 
-    /// The share of requests that were late or refused.
+    /// Returns the share of requests that were late or refused.
     pub fn missed_share(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "requests of a simulation")]
         let (missed, offered) = (self.missed() as f64, self.offered.max(1) as f64);
         missed / offered
     }
 
-    /// A quantile of the latency of answered requests, in seconds.
+    /// Returns a quantile of the latency of answered requests, in seconds.
     pub fn latency(&self, quantile: f64) -> f64 {
         let micros = self.latencies.as_ref().map_or(0, |all| all.value_at_quantile(quantile));
         Duration::from_micros(micros).as_secs_f64()
     }
 
-    /// Mean rows per batch.
+    /// Returns the mean rows per batch.
     pub fn mean_batch(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "rows of a simulation")]
         let (rows, batches) = (self.rows as f64, self.batches.max(1) as f64);
         rows / batches
     }
 
-    /// The smallest and the largest number of workers ordered.
+    /// Returns the smallest and the largest number of workers ordered.
     pub fn extremes(&self) -> (u32, u32) {
         let numbers = || self.changes.iter().map(|&(_, workers)| workers);
         (numbers().min().unwrap_or(0), numbers().max().unwrap_or(0))

@@ -1,4 +1,4 @@
-//! The pilot that decides by `batchfleet_policy`, with the same calls as worker and controller.
+//! The pilot that decides with `batchfleet_policy`, using the same calls as worker and controller.
 
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ use batchfleet_policy::{
 
 use crate::engine::{Order, Pilot, Pull};
 
-/// Decides by `batchfleet_policy`. Each simulated worker decides from its own measurements, as real
-/// workers do.
+/// Decides with `batchfleet_policy`. Each simulated worker decides from its own measurements, like
+/// a real worker.
 #[derive(Clone, Debug)]
 pub struct PolicyPilot {
     policy: BatchPolicy,
-    /// Requests that cannot be answered within this time are refused; `None` refuses none.
+    /// Requests that cannot be answered within this time are refused; `None` if no requests are
+    /// refused.
     deadline: Option<Duration>,
     /// The cost model of a worker after its warm-up.
     fresh: CostModel,
@@ -34,24 +35,25 @@ struct WorkerState {
 /// How the number of workers is decided.
 #[derive(Clone, Debug)]
 enum ScalingMode {
-    /// The number stays.
+    /// The number of workers is constant.
     Fixed,
-    /// By the policy; the factor multiplies the capacity of workers that the policy sees.
+    /// The policy decides. The capacity of workers is multiplied by the factor before the policy
+    /// receives it.
     Rule(ScalePolicy, Box<Scaler>, f64),
-    /// By a plan with one number per tick.
+    /// A plan gives the number for each tick.
     Plan(std::vec::IntoIter<u32>),
 }
 
 impl PolicyPilot {
-    /// A pilot with automatic N up to `max_batch`, without refusals, and with a fixed number of
-    /// workers.
+    /// Returns a pilot with automatic N up to `max_batch`, without refusals, and with a constant
+    /// number of workers.
     pub fn new(fresh: CostModel, max_batch: u32, slo: Duration) -> Self {
         let policy = BatchPolicy::new(BatchMode::Auto, max_batch, slo);
         let (workers, scaling) = (Vec::new(), ScalingMode::Fixed);
         Self { policy, deadline: None, fresh, workers, last: 0, scaling }
     }
 
-    /// Sets the mode of N.
+    /// Sets how N is chosen.
     #[must_use]
     pub fn with_batch(mut self, mode: BatchMode) -> Self {
         self.policy.mode = mode;
@@ -72,26 +74,28 @@ impl PolicyPilot {
         self
     }
 
-    /// Scales by the policy, which sees the capacity of workers multiplied by `error`.
+    /// Lets the policy decide the number of workers, with the capacity of workers multiplied by
+    /// `error`.
     #[must_use]
     pub fn scaling(mut self, policy: ScalePolicy, error: f64) -> Self {
         self.scaling = ScalingMode::Rule(policy, Box::default(), error);
         self
     }
 
-    /// Scales by a plan with one number of workers per tick.
+    /// Follows a plan with one number of workers per tick.
     #[must_use]
     pub fn following(mut self, plan: Vec<u32>) -> Self {
         self.scaling = ScalingMode::Plan(plan.into_iter());
         self
     }
 
-    /// μ(W): requests per second that one of W fresh workers can do within the latency target.
+    /// μ(W): returns the requests per second that one of W fresh workers can do within the latency
+    /// target.
     pub fn capacity(&self, workers: u32) -> f64 {
         self.policy.capacity(&self.fresh, workers)
     }
 
-    /// The cost model of a worker; that of a fresh worker if `worker` has not run.
+    /// Returns the cost model of a worker; of a fresh worker if `worker` has not run.
     pub fn cost(&self, worker: usize) -> &CostModel {
         self.workers.get(worker).map_or(&self.fresh, |state| &state.cost)
     }
@@ -113,8 +117,8 @@ impl Pilot for PolicyPilot {
         let age = |&arrived: &f64| Duration::from_secs_f64(pull.now - arrived);
         let oldest = pull.waiting.first().map(age).unwrap_or_default();
         let waiting = u32::try_from(pull.waiting.len()).unwrap_or(u32::MAX);
-        // With a deadline below the target, late requests are refused, and no backlog is older than
-        // the target.
+        // If the deadline is below the target, late requests are refused, so no backlog is older
+        // than the target.
         let oldest = if deadline.is_some_and(|deadline| deadline <= policy.slo) {
             Duration::ZERO
         } else {

@@ -1,17 +1,18 @@
-//! Baselines for the number of workers: the plan of a clairvoyant operator that knows all arrivals,
-//! and the smallest constant number.
+//! Baselines for the number of workers: the plan of a clairvoyant operator with all arrivals known
+//! in advance, and the smallest constant number.
 
 use crate::{engine::Scenario, outcome::SimulationOutcome, pilot::PolicyPilot};
 
-/// The share of missed requests that a plan may cause.
+/// Share of missed requests allowed for a plan.
 const LATE: f64 = 0.01;
-/// Bounds of the headroom that plans are tried with, and the number of bisections.
+/// Bounds of the headroom to try, and the number of bisections.
 const HEADROOM: (f64, f64) = (0.8, 1.4);
 const TRIALS: u32 = 4;
 
-/// The cheapest plan with at most 1 % of late requests, without refusals: workers are ordered one
-/// cold start before they are needed and end once they are not, with the smallest sufficient
-/// headroom over the true rate. `None` if even the largest headroom does not suffice.
+/// Runs the cheapest plan with at most 1 % of late requests, without refusals. Workers are ordered
+/// one cold start before they are needed, and end when no longer needed. The plan uses the smallest
+/// sufficient headroom over the true rate. Returns `None` if even the largest headroom is not
+/// sufficient.
 pub fn clairvoyant(
     scenario: &Scenario,
     pilot: &PolicyPilot,
@@ -35,8 +36,8 @@ pub fn clairvoyant(
     best
 }
 
-/// The number of workers at each tick: the maximum needed from then until a cold start later. A
-/// worker that is needed again sooner than a new one could start is kept.
+/// Returns the number of workers at each tick: the maximum needed between this tick and one cold
+/// start later. A worker is kept if it is needed again sooner than a new worker could start.
 fn plan(scenario: &Scenario, pilot: &PolicyPilot, max: u32, headroom: f64) -> Vec<u32> {
     let tick = scenario.tick.as_secs_f64();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ticks")]
@@ -57,7 +58,8 @@ fn plan(scenario: &Scenario, pilot: &PolicyPilot, max: u32, headroom: f64) -> Ve
     (0..needed.len()).map(|from| most(from).unwrap_or(max)).collect()
 }
 
-/// The smallest constant number of workers with at most 1 % of the requests late or refused.
+/// Returns the smallest constant number of workers with at most 1 % of the requests late or
+/// refused.
 pub fn fewest(
     scenario: &Scenario,
     pilot: &PolicyPilot,

@@ -7,18 +7,18 @@ use crate::{
     trace::{ArrivalPattern, Step},
 };
 
-/// Reads a recorded load; returns it and its length in seconds.
+/// Reads a recorded load. Returns the load and its length in seconds.
 ///
-/// Each line holds the time of a request in seconds, or `seconds,rate`: a time and the rate from
-/// then on. Times must not fall, and count from the first one. Empty lines and comments (`#` to the
-/// end of the line) are ignored.
+/// Each line holds the time of a request in seconds, or `seconds,rate`: a time, and the rate from
+/// this time on. Times must not decrease, and are relative to the first time. Empty lines and
+/// comments (from `#` to the end of the line) are ignored.
 pub(crate) fn read(file: &Path) -> Result<(ArrivalPattern, f64), SimulateError> {
     let text = fs::read_to_string(file)
         .map_err(|error| SimulateError::Read { file: file.to_owned(), error })?;
     parse(&text).map_err(|line| SimulateError::Recorded { file: file.to_owned(), line })
 }
 
-/// Parses the text of a recorded load; an error is the number of the malformed line.
+/// Parses the text of a recorded load. The error is the number of the malformed line.
 fn parse(text: &str) -> Result<(ArrivalPattern, f64), usize> {
     let (mut times, mut steps, mut last) = (Vec::new(), Vec::<Step>::new(), 0.0);
     for (line, text) in (1..).zip(text.lines()) {
@@ -43,7 +43,7 @@ fn parse(text: &str) -> Result<(ArrivalPattern, f64), usize> {
         for at in &mut times {
             *at -= first;
         }
-        // 1 ms, so that the last request is before the end.
+        // 1 ms is added so that the last request arrives before the end.
         let length = times.last().map_or(0.0, |last| last + 0.001);
         return Ok((ArrivalPattern::Recorded(times), length));
     }
@@ -51,7 +51,7 @@ fn parse(text: &str) -> Result<(ArrivalPattern, f64), usize> {
     for step in &mut steps {
         step.from -= first;
     }
-    // The last rate holds for as long as the one before.
+    // The last rate lasts as long as the previous rate.
     let length = match &steps[..] {
         [.., before, last] => 2.0 * last.from - before.from,
         _ => 0.0,

@@ -10,20 +10,21 @@ use crate::{
 
 /// A report.
 pub(crate) struct SimulationReport<'a> {
-    /// The settings of the user.
+    /// Settings given by the user.
     pub(crate) settings: &'a SimulateSettings,
     /// The load and the model.
     pub(crate) scenario: &'a Scenario,
-    /// The decisions.
+    /// The pilot that made the decisions.
     pub(crate) pilot: &'a PolicyPilot,
-    /// Outcomes for different numbers of workers; the policy, or `--workers`, first.
+    /// Outcomes for different numbers of workers. The first row is the outcome of the policy or of
+    /// `--workers`.
     pub(crate) rows: Vec<ReportRow>,
 }
 
 /// The largest acceptable share of missed requests.
 pub(crate) const FEW: f64 = 0.01;
 
-/// The outcome for one choice of the number of workers.
+/// The outcome for one way to choose the number of workers.
 pub(crate) struct ReportRow {
     /// How the number of workers was chosen.
     pub(crate) workers: FleetSizing,
@@ -34,15 +35,15 @@ pub(crate) struct ReportRow {
 /// How the number of workers is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FleetSizing {
-    /// Constant, as given by `--workers`.
+    /// A constant number, given by `--workers`.
     Given,
-    /// By the policy.
+    /// Decided by the policy.
     Scaled,
-    /// By the policy, with this minimum.
+    /// Decided by the policy, with this minimum.
     AtLeast(u32),
     /// The smallest sufficient constant number.
     Constant(u32),
-    /// By the clairvoyant plan.
+    /// From the clairvoyant plan.
     Clairvoyant,
 }
 
@@ -91,7 +92,7 @@ impl fmt::Display for SimulationReport<'_> {
 }
 
 impl SimulationReport<'_> {
-    /// The capacity and N of one worker, and of the largest number of workers.
+    /// Writes the capacity and N of one worker, and of the largest number of workers.
     fn capacity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let most = self.most();
         let mut numbers = vec![1, most];
@@ -116,7 +117,7 @@ impl SimulationReport<'_> {
         self.rows.first().map_or(1, |row| row.outcome.extremes().1).max(1)
     }
 
-    /// How many workers the load needs.
+    /// Writes how many workers the load needs.
     fn conclusion(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(scaled) = self.rows.first() else { return Ok(()) };
         let missed = scaled.outcome.missed_share();

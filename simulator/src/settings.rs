@@ -120,7 +120,7 @@ enum Shape {
 }
 
 impl SimulateSettings {
-    /// The duration of batches.
+    /// Returns the duration of batches.
     pub(crate) fn curve(&self) -> Result<Curve, SimulateError> {
         let curve = self.curve.clone().ok_or(SimulateError::NoCurve)?;
         if self.sizes.is_empty() {
@@ -132,12 +132,12 @@ impl SimulateSettings {
         Ok(curve.with_sizes(self.sizes.clone()))
     }
 
-    /// Requests that cannot be answered within this time are refused.
+    /// Returns the time within which requests must be answered; later requests are refused.
     pub(crate) fn deadline(&self) -> Duration {
         self.deadline.unwrap_or(self.slo)
     }
 
-    /// The load, and its length in seconds.
+    /// Returns the load and its length in seconds.
     pub(crate) fn load(&self) -> Result<(ArrivalPattern, f64), SimulateError> {
         let recorded = self.arrivals.as_deref().map(recorded::read).transpose()?;
         let length = recorded.as_ref().map_or(3600.0, |&(_, length)| length);
@@ -169,7 +169,7 @@ impl SimulateSettings {
         }
     }
 
-    /// A description of the load.
+    /// Returns a description of the load.
     pub(crate) fn describe_load(&self) -> String {
         let (low, peak) = (self.rate, self.peak());
         if let Some(file) = &self.arrivals {

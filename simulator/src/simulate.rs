@@ -1,4 +1,4 @@
-//! `batchfleet simulate`: the number of workers that a load needs, and the resulting latency.
+//! `batchfleet simulate`: how many workers a load needs, and the resulting latency.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// If settings or files are wrong; [`SimulateError::Goals`] if `--goals` is set and a goal is
+/// If settings or files are invalid; [`SimulateError::Goals`] if `--goals` is set and a goal is
 /// missed.
 pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
     if settings.goals {
@@ -48,8 +48,8 @@ pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
     print(&SimulationReport { settings, scenario: &scenario, pilot: &pilot, rows }.to_string())
 }
 
-/// Runs the load on the given number of workers; else on the number that the policy orders, and on
-/// the baselines.
+/// Runs the load with the given number of workers. If no number is given, runs the load with the
+/// policy and with the baselines.
 fn rows(settings: &SimulateSettings, scenario: &Scenario, pilot: &PolicyPilot) -> Vec<ReportRow> {
     let row = |workers, outcome| ReportRow { workers, outcome };
     if let Some(workers) = settings.workers {
@@ -79,7 +79,8 @@ fn rows(settings: &SimulateSettings, scenario: &Scenario, pilot: &PolicyPilot) -
     rows
 }
 
-/// The workers that the load of the first minute needs, as if the fleet had run before.
+/// Returns the workers needed for the load of the first minute, as if the fleet had been running
+/// before.
 fn at_start(scenario: &Scenario, pilot: &PolicyPilot, rule: ScalePolicy) -> u32 {
     let window = scenario.duration.min(60.0);
     let count = scenario.arrivals.partition_point(|&at| at < window);

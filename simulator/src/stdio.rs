@@ -1,5 +1,5 @@
 //! `batchfleet policy --stdio`: serves the decisions to other simulators. Each input line is a JSON
-//! object; each gets one line of output.
+//! object, and is answered by one line of output.
 
 use std::{
     io::{self, BufRead, Write},
@@ -78,7 +78,7 @@ struct ScaleQuery {
     mu_rps: f64,
 }
 
-/// State kept between lines.
+/// State that is kept between lines.
 #[derive(Default)]
 struct Session {
     cost: Option<CostModel>,
@@ -86,8 +86,8 @@ struct Session {
     scaler: Scaler,
 }
 
-/// Writes one decision to `output` for each line of `input`, until the input ends. Each decision is
-/// flushed.
+/// Writes one decision to `output` for each line of `input`, until the input ends. The output is
+/// flushed after each decision.
 ///
 /// # Errors
 ///
@@ -142,7 +142,7 @@ impl Session {
         let refused = doomed(cost, n, query.q, left);
         let oldest = ages.get(refused as usize).copied().unwrap_or_default();
         let left = query.q.saturating_sub(refused);
-        // With fewer rows than N, more may arrive before the claim.
+        // If fewer than N rows wait, more rows may arrive before the claim, so N is returned.
         let n = if left > n { policy.take(cost, n, left, oldest) } else { n };
         Ok(json!({ "n": n, "wait_ms": 0, "drop": refused }))
     }
@@ -165,7 +165,8 @@ impl Session {
     }
 }
 
-/// The cost model of a start-up profile; `sizes` are the fixed sizes, empty if any size runs.
+/// Builds the cost model from a start-up profile. `sizes` are the fixed sizes; empty if the engine
+/// runs any size.
 fn profile(done: Vec<(u32, Duration)>, sizes: &[u32]) -> Option<CostModel> {
     let cost = CostModel::from_profile(&medians(done))?;
     if sizes.is_empty() {
@@ -175,7 +176,7 @@ fn profile(done: Vec<(u32, Duration)>, sizes: &[u32]) -> Option<CostModel> {
     CostModel::from_profile(&fixed).map(CostModel::with_fixed_sizes)
 }
 
-/// The median time of each size.
+/// Returns the median time of each size.
 fn medians(mut runs: Vec<(u32, Duration)>) -> Vec<(u32, Duration)> {
     runs.sort_unstable();
     runs.chunk_by(|(one, _), (other, _)| one == other).map(|same| same[same.len() / 2]).collect()
@@ -193,7 +194,7 @@ fn seconds(seconds: f64) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
-    /// The decisions for these lines.
+    /// Returns the decisions for these lines.
     fn decisions(lines: &[&str]) -> Vec<Value> {
         let mut output = Vec::new();
         serve(lines.join("\n").as_bytes(), &mut output).unwrap();

@@ -2,7 +2,7 @@
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-/// A rate, and the time from which it holds.
+/// A rate, and the time from which it applies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Seconds from the start.
@@ -11,29 +11,30 @@ pub struct Step {
     pub rate: f64,
 }
 
-/// When requests arrive.
+/// The times at which requests arrive.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ArrivalPattern {
-    /// Poisson arrivals (independent callers) with a rate that changes in steps.
+    /// Poisson arrivals (independent clients) at a rate that changes in steps.
     Steps(Vec<Step>),
-    /// `size` requests at one instant, at Poisson instants.
+    /// `size` requests at the same instant; the instants are Poisson arrivals.
     Bulks {
         /// Requests per second.
         rate: f64,
         /// Requests per bulk.
         size: u32,
     },
-    /// Recorded arrival times in seconds, rising.
+    /// Recorded arrival times in seconds, in ascending order.
     Recorded(Vec<f64>),
 }
 
 impl ArrivalPattern {
-    /// A constant rate.
+    /// Returns a load with a constant rate.
     pub fn steady(rate: f64) -> Self {
         Self::Steps(vec![Step { from: 0.0, rate }])
     }
 
-    /// A day compressed to `period` seconds: a cosine from `low` at midnight to `peak` at noon.
+    /// Returns a day compressed to `period` seconds: a cosine from `low` at midnight to `peak` at
+    /// noon.
     pub fn diurnal(low: f64, peak: f64, period: f64, duration: f64) -> Self {
         const STEPS: u32 = 720;
         let rate = |step: u32| {
@@ -44,7 +45,7 @@ impl ArrivalPattern {
         Self::repeat(&day.collect::<Vec<_>>(), period, duration)
     }
 
-    /// `low` until `from`, rising linearly to `peak` at `to`, then `peak`.
+    /// Returns a ramp: `low` until `from`, rising linearly to `peak` at `to`, then `peak`.
     pub fn ramp(low: f64, peak: f64, from: f64, to: f64) -> Self {
         const STEPS: u32 = 300;
         let rise = (0..=STEPS).map(|step| {
@@ -54,19 +55,19 @@ impl ArrivalPattern {
         Self::Steps(std::iter::once(Step { from: 0.0, rate: low }).chain(rise).collect())
     }
 
-    /// `low`, and `peak` between `from` and `to`.
+    /// Returns a flash crowd: `low`, and `peak` between `from` and `to`.
     pub fn flash(low: f64, peak: f64, from: f64, to: f64) -> Self {
         let step = |from, rate| Step { from, rate };
         Self::Steps(vec![step(0.0, low), step(from, peak), step(to, low)])
     }
 
-    /// `low` and `peak` in turn, for `time` seconds each.
+    /// Returns a load that alternates between `low` and `peak` every `time` seconds.
     pub fn on_off(low: f64, peak: f64, time: f64, duration: f64) -> Self {
         Self::repeat(&[(0.0, low), (time, peak)], 2.0 * time, duration)
     }
 
-    /// A Markov-modulated Poisson process: `low` and `peak` (requests per second, mean length in
-    /// seconds) in turn, with exponentially distributed lengths.
+    /// Returns a Markov-modulated Poisson process that alternates between `low` and `peak`
+    /// (requests per second, mean length in seconds), with exponentially distributed lengths.
     pub fn bursts(low: (f64, f64), peak: (f64, f64), duration: f64, seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5bd1_e995);
         let (mut steps, mut from, mut is_low) = (Vec::new(), 0.0, true);
@@ -89,7 +90,8 @@ impl ArrivalPattern {
         Self::Steps(steps)
     }
 
-    /// The arrival times up to `duration` seconds, rising. Equal seeds give equal times.
+    /// Returns the arrival times up to `duration` seconds, in ascending order. Equal seeds give
+    /// equal times.
     pub fn arrivals(&self, duration: f64, seed: u64) -> Vec<f64> {
         let mut random = Random::new(seed);
         match self {
@@ -122,13 +124,13 @@ impl Random {
         Self(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
-    /// An exponentially distributed number with mean 1.
+    /// Returns an exponentially distributed number with mean 1.
     fn exponential(&mut self) -> f64 {
         -(1.0 - self.0.random::<f64>()).ln()
     }
 
-    /// Appends the arrivals of a Poisson process within `times`. The gap at the end may be cut off,
-    /// because the exponential distribution is memoryless.
+    /// Appends the arrivals of a Poisson process within `times`. The gap at the end may be
+    /// truncated, because the exponential distribution is memoryless.
     fn poisson(&mut self, rate: f64, times: std::ops::Range<f64>, arrivals: &mut Vec<f64>) {
         if rate <= 0.0 {
             return;

@@ -1,4 +1,4 @@
-//! The goals of the decisions, measured in simulation; `batchfleet simulate --goals` prints the same.
+//! Measures the goals of the decisions in simulation, like `batchfleet simulate --goals`.
 
 use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet};
 
@@ -34,7 +34,7 @@ fn choosing_n_takes_less_than_10_microseconds() {
     assert!(all_reached(&batches::cost_of_a_decision()));
 }
 
-/// Whether scaling under this load reaches its goals for missed requests and worker-hours.
+/// Returns whether scaling under this load reaches its goals for missed requests and worker-hours.
 fn follows(name: &str) -> bool {
     let case = fleet::cases().into_iter().find(|case| case.name.starts_with(name));
     case.is_some_and(|case| all_reached(&case.goals(&InProcess)))

@@ -23,7 +23,7 @@ impl Ord for Time {
     }
 }
 
-/// A running batch; ordered by the time at which it ends.
+/// A running batch. Batches are ordered by end time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Batch {
     ends: Time,
@@ -38,20 +38,20 @@ struct Batch {
 pub(super) enum Event {
     /// A worker has started.
     Ready,
-    /// A batch has run: `rows` arrivals from number `first` on.
+    /// A batch has run: `rows` arrivals, starting at index `first`.
     Ran { worker: usize, rows: u32, first: usize, began: f64, ended: f64 },
 }
 
 /// All workers of a fleet.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
-    /// The times at which the starting workers will be ready, rising.
+    /// Times at which the starting workers will be ready, in ascending order.
     starting: VecDeque<f64>,
     idle: VecDeque<usize>,
     busy: BinaryHeap<Reverse<Batch>>,
-    /// The number of busy workers that end after their batch.
+    /// Number of busy workers that end after their batch.
     draining: usize,
-    /// The number of the next worker to start.
+    /// Number of the next worker to start.
     next: usize,
 }
 
@@ -65,27 +65,27 @@ impl Workers {
         !self.idle.is_empty()
     }
 
-    /// The worker that has been idle for the longest time.
+    /// Returns the worker that has been idle for the longest time.
     pub(super) fn idle(&self) -> Option<usize> {
         self.idle.front().copied()
     }
 
-    /// Workers that serve.
+    /// Returns the number of workers that serve.
     pub(super) fn ready(&self) -> u32 {
         count(self.idle.len() + self.busy.len() - self.draining)
     }
 
-    /// Workers that serve or are starting.
+    /// Returns the number of workers that serve or are starting.
     pub(super) fn ordered(&self) -> u32 {
         self.ready() + count(self.starting.len())
     }
 
-    /// Workers that cost money: `ordered` and the draining ones.
+    /// Returns the number of workers that cost money: `ordered` and the draining workers.
     pub(super) fn paid(&self) -> u32 {
         self.ordered() + count(self.draining)
     }
 
-    /// Starts a batch of `rows` arrivals from number `first` on, on an idle worker.
+    /// Starts a batch of `rows` arrivals, starting at index `first`, on an idle worker.
     pub(super) fn run(
         &mut self,
         worker: usize,
@@ -103,13 +103,13 @@ impl Workers {
         }));
     }
 
-    /// The time of the next event.
+    /// Returns the time of the next event.
     pub(super) fn next_event(&self) -> Option<f64> {
         let ends = self.busy.peek().map(|Reverse(batch)| batch.ends.0);
         ends.into_iter().chain(self.starting.front().copied()).min_by(f64::total_cmp)
     }
 
-    /// Takes the next event up to `now`.
+    /// Takes the next event that is due at `now`.
     pub(super) fn due(&mut self, now: f64) -> Option<Event> {
         if self.starting.front().is_some_and(|&at| at <= now) {
             self.starting.pop_front();
@@ -128,7 +128,8 @@ impl Workers {
     }
 
     /// Changes the number of workers to `wanted`. New workers are ready at `ready_at`. Surplus
-    /// workers end in this order: the last ordered, idle ones, busy ones after their batch.
+    /// workers end in this order: starting workers (the last ordered first), idle workers, and busy
+    /// workers after their batch.
     pub(super) fn scale(&mut self, wanted: u32, ready_at: f64) {
         while self.ordered() < wanted {
             if self.draining > 0 {

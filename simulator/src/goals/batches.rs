@@ -1,5 +1,5 @@
-//! Goals of N: latency below the capacity of the fleet, requests on time above it, fast decisions
-//! and fast learning.
+//! Goals of N: latency below the capacity of the fleet, requests on time above the capacity, fast
+//! decisions and fast learning.
 
 use std::{hint::black_box, time::Duration};
 
@@ -18,12 +18,12 @@ use crate::{
 
 const SEED: u64 = 11;
 
-/// A model that gains from batches: 8 + 2b ms.
+/// Returns a model that gains from batches: 8 + 2b ms.
 pub(super) fn mid() -> Curve {
     Curve::affine(8.0, 2.0)
 }
 
-/// A model that hardly gains from batches: 1 + 1.5b ms.
+/// Returns a model that hardly gains from batches: 1 + 1.5b ms.
 pub(super) fn cpu() -> Curve {
     Curve::affine(1.0, 1.5)
 }
@@ -40,13 +40,14 @@ pub(super) fn simulate(
     Scenario::new(curve.clone(), arrivals, seconds, workers).run(pilot)
 }
 
-/// A pilot that claims all waiting rows up to a fixed N.
+/// Returns a pilot that claims all waiting rows, up to a fixed N.
 pub(super) fn fixed(curve: &Curve, n: u32) -> Option<Box<dyn Pilot>> {
     let pilot = InProcess::pilot(curve)?.with_batch(BatchMode::Fixed(n));
     Some(Box::new(pilot))
 }
 
-/// Latency at low load, and at 70 % load compared with claiming all waiting rows.
+/// Measures the latency at low load, and the latency at 70 % load relative to claiming all waiting
+/// rows.
 pub fn latency(candidate: &dyn Candidate) -> Vec<Goal> {
     let Some(known) = InProcess::pilot(&mid()) else { return Vec::new() };
     let capacity = 8.0 * known.capacity(8);
@@ -71,8 +72,8 @@ pub fn latency(candidate: &dyn Candidate) -> Vec<Goal> {
     ]
 }
 
-/// Requests on time: under overload compared with the exact optimum, after a slowdown, and with
-/// bulk arrivals.
+/// Measures requests on time: under overload relative to the exact optimum, after a slowdown, and
+/// with bulk arrivals.
 pub fn on_time(candidate: &dyn Candidate) -> Vec<Goal> {
     let loads = [(mid(), 1.2), (mid(), 1.5), (mid(), 2.2), (cpu(), 1.3), (cpu(), 2.0)];
     let overload = |(curve, times): (Curve, f64)| {
@@ -92,7 +93,7 @@ pub fn on_time(candidate: &dyn Candidate) -> Vec<Goal> {
     goals
 }
 
-/// Four workers with a model that slows down, and with bulk arrivals.
+/// Simulates four workers with a model that slows down, and with bulk arrivals.
 fn disturbed(candidate: &dyn Candidate) -> Option<[Goal; 2]> {
     let capacity = 4.0 * InProcess::pilot(&mid())?.capacity(4);
     let arrivals = ArrivalPattern::steady(0.6 * capacity).arrivals(60.0, SEED);
@@ -112,7 +113,8 @@ fn disturbed(candidate: &dyn Candidate) -> Option<[Goal; 2]> {
     ])
 }
 
-/// The deviation of N from its correct value, 20 batches after the model became twice as slow.
+/// Measures how far N deviates from its correct value 20 batches after the model became twice as
+/// slow.
 pub fn learning() -> Vec<Goal> {
     let known = mid().cost(MAX_BATCH);
     let goal = known.map(|mut cost| {
@@ -129,7 +131,7 @@ pub fn learning() -> Vec<Goal> {
     goal.into_iter().collect()
 }
 
-/// The time to choose N, in microseconds.
+/// Measures the time to choose N, in microseconds.
 pub fn cost_of_a_decision() -> Vec<Goal> {
     const TIMES: u32 = 20_000;
     let Some(cost) = mid().cost(MAX_BATCH) else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Goals of N: the highest load at which the latency target is kept.
+//! Goals of N: the highest load at which the latency target is met.
 
 use super::{
     batches::{cpu, fixed, mid, simulate},
@@ -6,9 +6,9 @@ use super::{
 };
 use crate::{curve::Curve, engine::Pilot, trace::ArrivalPattern};
 
-/// Values of a fixed N to compare with.
+/// Values of a fixed N for comparison.
 const CAPS: [u32; 15] = [1, 8, 12, 16, 20, 24, 28, 32, 48, 64, 128, 256, 320, 384, 512];
-/// Lower bound of the capacity, as a share of that of the best fixed N.
+/// Lower bound of the measured capacity, as a share of the capacity with the best fixed N.
 const OF_BEST: f64 = 0.95;
 
 /// A model and a number of workers.
@@ -20,7 +20,7 @@ pub struct Case {
     workers: u32,
 }
 
-/// Models that gain much, some and little from batches, and models with fixed sizes.
+/// Returns models that gain much, little or in between from batches, and models with fixed sizes.
 pub fn cases() -> [Case; 9] {
     let gpu = || Curve::affine(8.0, 0.15);
     let tiles = || gpu().with_sizes((1..=16).map(|tiles| 32 * tiles).collect());
@@ -40,7 +40,8 @@ pub fn cases() -> [Case; 9] {
 }
 
 impl Case {
-    /// The highest rate at which the target is kept, over that of the best fixed N in hindsight.
+    /// Measures the highest rate that meets the target, relative to the rate with the best fixed N
+    /// in hindsight.
     pub fn goal(&self, candidate: &dyn Candidate) -> Goal {
         let Self { name, curve, workers } = self;
         let (curve, workers) = (curve, *workers);
@@ -65,7 +66,7 @@ struct FixedFleet<'a> {
 }
 
 impl FixedFleet<'_> {
-    /// Whether 99 % of the requests are on time at this rate.
+    /// Returns whether 99 % of the requests are on time at this rate.
     fn keeps(&self, rate: f64) -> bool {
         let seconds = (100_000.0 / rate).clamp(10.0, 60.0);
         (self.pilot)().is_some_and(|mut pilot| {
@@ -75,8 +76,8 @@ impl FixedFleet<'_> {
         })
     }
 
-    /// The highest Poisson rate at which 99 % are on time, to 1 %; `from` is a rate at which they
-    /// are.
+    /// Returns the highest Poisson rate at which 99 % of the requests are on time, to within 1 %.
+    /// The rate `from` must meet this condition.
     fn most(&self, from: f64) -> f64 {
         let rates = (1..=MAX_BATCH).map(|rows| f64::from(rows) / self.curve.seconds(rows));
         let (mut low, mut high) = (from, f64::from(self.workers) * rates.fold(0.0, f64::max));

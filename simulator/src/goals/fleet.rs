@@ -1,5 +1,5 @@
-//! Goals of the number of workers: one hour with a model of 8 + 2b ms, up to 24 workers, and
-//! requests refused if they would be late.
+//! Goals of the number of workers: one hour with a model of 8 + 2b ms and up to 24 workers.
+//! Requests that would be late are refused.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const LOW: f64 = 300.0;
 const PEAK: f64 = 3000.0;
 const STEADY: f64 = 1500.0;
 
-/// A load and its bounds.
+/// A load and its goals.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// A short description.
@@ -30,11 +30,11 @@ pub struct Case {
     rate: f64,
     /// Upper bound of missed requests, in percent.
     missed: f64,
-    /// Upper bound of worker-hours, as a multiple of those of the clairvoyant plan.
+    /// Upper bound of worker-hours, as a multiple of the worker-hours of the clairvoyant plan.
     hours: f64,
 }
 
-/// The loads.
+/// Returns all loads.
 pub fn cases() -> [Case; 5] {
     let case = |name, load, rate, missed, hours| Case { name, load, rate, missed, hours };
     let low = ArrivalPattern::flash(LOW, PEAK, 1500.0, 2100.0);
@@ -69,7 +69,7 @@ fn model() -> Curve {
     Curve::affine(8.0, 2.0)
 }
 
-/// A fleet that starts with the workers that the initial rate needs.
+/// Returns a fleet that starts with the workers needed for the initial rate.
 fn scenario(load: &ArrivalPattern, rate: f64, known: &PolicyPilot) -> Scenario {
     let capacity = |workers| known.capacity(workers);
     let workers = fewest(rate, UTILIZATION, MOST, capacity).unwrap_or(MOST);
@@ -78,7 +78,7 @@ fn scenario(load: &ArrivalPattern, rate: f64, known: &PolicyPilot) -> Scenario {
 }
 
 impl Case {
-    /// The missed requests, and the worker-hours over those of the clairvoyant plan.
+    /// Measures the missed requests, and the worker-hours relative to the clairvoyant plan.
     pub fn goals(&self, candidate: &dyn Candidate) -> Vec<Goal> {
         self.judged(candidate).unwrap_or_default()
     }
@@ -107,9 +107,9 @@ impl Case {
     }
 }
 
-/// A lower bound of missed requests in the flash crowd, in percent, for any controller without
-/// spare workers: the requests above the initial capacity until the next tick and a cold start have
-/// passed.
+/// Returns a lower bound of missed requests in the flash crowd, in percent, for any controller
+/// without spare workers: the requests above the initial capacity until the next tick and a cold
+/// start have passed.
 fn floor(outcome: &SimulationOutcome, scenario: &Scenario, known: &PolicyPilot) -> f64 {
     let before = f64::from(scenario.workers) * known.capacity(scenario.workers);
     let blind = (scenario.cold_start + scenario.tick).as_secs_f64();
@@ -118,7 +118,8 @@ fn floor(outcome: &SimulationOutcome, scenario: &Scenario, known: &PolicyPilot) 
     100.0 * (PEAK - before) * blind / offered
 }
 
-/// A steady load keeps the number of workers, and a capacity measured too high is corrected.
+/// Measures whether a steady load keeps the number of workers constant, and whether a capacity
+/// measured too high is corrected.
 pub fn steadiness(candidate: &dyn Candidate) -> Vec<Goal> {
     steady(candidate).map_or_else(Vec::new, Vec::from)
 }

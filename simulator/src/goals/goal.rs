@@ -1,4 +1,4 @@
-//! A goal, and the pilots that are measured against it.
+//! A goal, and the interface of the pilots that are measured against goals.
 
 use std::{fmt, time::Duration};
 
@@ -14,7 +14,7 @@ pub const MAX_BATCH: u32 = 512;
 /// A figure and its bound.
 #[derive(Clone, Debug)]
 pub struct Goal {
-    /// What is measured.
+    /// The measured figure.
     pub name: String,
     /// The bound.
     pub bar: Bar,
@@ -25,9 +25,9 @@ pub struct Goal {
 /// The bound of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bar {
-    /// At least this.
+    /// At least this value.
     AtLeast(f64),
-    /// At most this.
+    /// At most this value.
     AtMost(f64),
 }
 
@@ -40,7 +40,7 @@ impl Goal {
         Self { name: name.into(), bar: Bar::AtMost(bar), reached }
     }
 
-    /// Whether the measured value is within the bound.
+    /// Returns whether the measured value is within the bound.
     pub fn is_reached(&self) -> bool {
         match self.bar {
             Bar::AtLeast(bar) => self.reached >= bar,
@@ -61,23 +61,23 @@ impl fmt::Display for Goal {
     }
 }
 
-/// Makes pilots whose decisions are measured.
+/// Creates the pilots whose decisions are measured.
 pub trait Candidate {
-    /// A pilot that decides about batches of this model; with `may_refuse` the pilot refuses
-    /// requests that would be late.
+    /// Returns a pilot that decides about batches of this model. With `may_refuse` the pilot
+    /// refuses requests that would be late.
     fn batches(&self, curve: &Curve, may_refuse: bool) -> Option<Box<dyn Pilot>>;
 
-    /// A pilot that also decides about the number of workers. The capacity of workers is multiplied
-    /// by `error` before the pilot learns it.
+    /// Returns a pilot that also decides about the number of workers. The capacity of workers is
+    /// multiplied by `error` before the pilot receives it.
     fn fleet(&self, curve: &Curve, rule: ScalePolicy, error: f64) -> Option<Box<dyn Pilot>>;
 }
 
-/// Pilots that call `batchfleet_policy` in this process.
+/// Creates pilots that call `batchfleet_policy` in this process.
 #[derive(Clone, Copy, Debug)]
 pub struct InProcess;
 
 impl InProcess {
-    /// A pilot for this model that refuses no requests.
+    /// Returns a pilot for this model that refuses no requests.
     pub fn pilot(curve: &Curve) -> Option<PolicyPilot> {
         Some(PolicyPilot::new(curve.cost(MAX_BATCH)?, MAX_BATCH, SLO))
     }

@@ -1,17 +1,17 @@
-//! The exact optimum of one worker that knows all arrivals in advance.
+//! The exact optimum for one worker with all arrivals known in advance.
 
 use crate::curve::Curve;
 
-/// The largest number of `arrivals` (seconds, rising) that can be answered within `slo` seconds, in
-/// batches of up to `max_batch` rows.
+/// Returns the largest number of `arrivals` (seconds, in ascending order) that can be answered
+/// within `slo` seconds, in batches of up to `max_batch` rows.
 ///
 /// Dynamic programming over the arrivals: free\[k\]\[p\] is the earliest time at which the worker
 /// is free after the first p requests were served or dropped, k of them served on time. All
-/// requests have the same deadline, so there is an optimal schedule that serves them in order of
-/// arrival, in batches of consecutive requests, and an earlier free time is never worse. From each
-/// state the next request is dropped, or a batch of b starts once the worker is free and the last
-/// of the b requests has arrived, provided that the first one is on time. O(arrivals² · batch sizes
-/// within the SLO).
+/// requests have the same deadline, so some optimal schedule serves them in order of arrival, in
+/// batches of consecutive requests, and an earlier free time is never worse. In each state, either
+/// the next request is dropped, or a batch of b requests starts once the worker is free and the
+/// last of the b requests has arrived, provided that the first request is on time. O(arrivals² ·
+/// batch sizes within the SLO).
 pub(super) fn most_in_time(arrivals: &[f64], curve: &Curve, slo: f64, max_batch: u32) -> usize {
     let times: Vec<f64> = (1..=max_batch).map(|rows| curve.seconds(rows)).collect();
     let batches = times.iter().take_while(|&&time| time <= slo).count();
@@ -48,10 +48,11 @@ mod tests {
     #[test]
     fn agrees_with_cases_solved_by_hand() {
         let curve = Curve::affine(10.0, 10.0);
-        // One row takes 20 ms, two take 30 ms.
+        // One row takes 20 ms, two rows take 30 ms.
         assert_eq!(most_in_time(&[0.0, 0.0, 0.0], &curve, 0.030, 8), 2);
         assert_eq!(most_in_time(&[0.0, 0.0, 0.0], &curve, 0.050, 8), 3);
-        // Run one by one, both end at 40 ms; run together once the second has arrived, at 32 ms.
+        // Run one by one, the first two requests end at 40 ms. Run together once the second has
+        // arrived, they end at 32 ms.
         assert_eq!(most_in_time(&[0.0, 0.002, 0.1], &curve, 0.033, 8), 3);
         assert_eq!(most_in_time(&[0.0, 0.005, 0.1], &curve, 0.033, 8), 2);
         assert_eq!(most_in_time(&[0.0, 0.0], &curve, 0.010, 8), 0);
