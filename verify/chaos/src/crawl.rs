@@ -59,7 +59,7 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Clients that all connect at once.
+    /// Clients that connect at the same time.
     pub(crate) fn at_once(clients: usize) -> Self {
         Self { clients, spread: Duration::ZERO }
     }
@@ -192,10 +192,10 @@ pub(crate) async fn slow_senders(
     .await
 }
 
-/// Polls a health endpoint and measures the latency of its answers.
+/// Polls a health endpoint and measures the latency of the answers.
 ///
-/// Runs on its own thread: on the runtime, which the clients keep busy, the latency would include
-/// the probe's wait to be scheduled.
+/// Runs on its own thread. The clients keep the runtime busy, and latencies measured there would
+/// include scheduling delays.
 pub(crate) struct Probe {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Vec<Duration>>,

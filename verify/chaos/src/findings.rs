@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, time::Duration};
 
-/// The measurements of one trial, in the order in which they were made.
+/// The measurements of one trial, in chronological order.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     measured: Vec<String>,

@@ -46,11 +46,11 @@ pub(crate) struct Member {
     pub(crate) link: Option<CuttingProxy>,
     /// Address of the admin port since the last start.
     pub(crate) admin: String,
-    /// Address of a gateway's HTTP port, the same for all its starts.
+    /// Address of a gateway's HTTP port, the same after every restart.
     pub(crate) address: String,
 }
 
-/// A Redis with gateways and workers. Dropping the fleet stops them all.
+/// A Redis with gateways and workers; all are stopped on drop.
 pub(crate) struct ChaosFleet {
     pub(crate) redis: RedisServer,
     pub(crate) workers: Vec<Member>,
@@ -164,7 +164,7 @@ impl ChaosFleet {
         Ok(())
     }
 
-    /// Waits until a worker that was signalled has ended. Returns its exit status.
+    /// Waits for the end of a worker after a signal. Returns the exit status.
     pub(crate) async fn worker_ended(&mut self, index: usize) -> Result<std::process::ExitStatus> {
         let worker = &mut self.workers[index];
         let mut program = worker.program.take().context("this worker is not running")?;
@@ -173,7 +173,7 @@ impl ChaosFleet {
         status
     }
 
-    /// Waits until a gateway that was signalled has ended. Returns its exit status.
+    /// Waits for the end of a gateway after a signal. Returns the exit status.
     pub(crate) async fn gateway_ended(&mut self, index: usize) -> Result<std::process::ExitStatus> {
         let gateway = &mut self.gateways[index];
         let mut program = gateway.program.take().context("this gateway is not running")?;
@@ -182,7 +182,7 @@ impl ChaosFleet {
         status
     }
 
-    /// Adds a gateway beside the others, and waits until it knows the model. Returns its index.
+    /// Adds a gateway, and waits until it knows the model. Returns the gateway's index.
     pub(crate) async fn add_gateway(&mut self, flags: Vec<String>) -> Result<usize> {
         let gateway = self.member("batchfleet-gateway", flags, false).await?;
         self.gateways.push(gateway);

@@ -36,7 +36,7 @@ impl LoadJournal {
         moment.duration_since(self.report.began).unwrap_or_default()
     }
 
-    /// Requests that fell due in this window.
+    /// Requests due in this window.
     pub(crate) fn due_in(&self, window: TimeWindow) -> impl Iterator<Item = &Entry> {
         self.entries().iter().filter(move |entry| window.contains(&entry.due))
     }

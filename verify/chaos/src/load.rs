@@ -61,7 +61,7 @@ impl LoadShape {
         Self { pace: Pace::Open { per_second }, ..Self::closed(users) }
     }
 
-    /// Sends to these gateways instead of all.
+    /// Sends only to these gateways.
     pub(crate) fn to(self, targets: Vec<String>) -> Self {
         Self { targets: Some(targets), ..self }
     }

@@ -1,4 +1,4 @@
-//! The run log, in which the echo model of each worker logs every request that it begins to run. It
+//! The run log: the echo model of each worker logs the start of every run of a request. The log
 //! shows late and repeated runs.
 
 use std::{

@@ -27,7 +27,7 @@ const GATHER: Duration = Duration::from_millis(200);
 /// process dies shortly after the time of the kill is recorded.
 const BLUR: Duration = Duration::from_millis(20);
 
-/// F11: one of two gateways is killed again and again; each gets half of the load. The workers are
+/// F11: one of two gateways is killed repeatedly; each gets half of the load. The workers are
 /// paused before each kill, so that many requests wait in the queue.
 pub(crate) async fn killed(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
@@ -61,8 +61,7 @@ pub(crate) async fn killed(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// The number of requests that were still waiting when their gateway was killed, and how many of
-/// them never ran.
+/// The number of requests in the queue whose gateway was killed, and how many of them never ran.
 fn orphans(own: &LoadJournal, runs: &Runs, kills: &[SystemTime]) -> (u64, u64) {
     let killed_with = |entry: &&Entry| {
         let with = |kill: &&SystemTime| {
@@ -86,8 +85,7 @@ fn orphans(own: &LoadJournal, runs: &Runs, kills: &[SystemTime]) -> (u64, u64) {
 /// F12: all gateways are replaced one after the other behind a load balancer.
 pub(crate) async fn rollout(scale: Scale) -> Result<Findings> {
     let mut plan = scale.plan();
-    // One second longer than `ENDPOINT_LAG`: a gateway must serve until the balancer has unlisted
-    // it.
+    // One second longer than `ENDPOINT_LAG`: until then the balancer lists the gateway.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
     let mut trial = Trial::start(scale, &plan).await?;
     let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.address.clone());

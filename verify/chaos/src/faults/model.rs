@@ -25,13 +25,13 @@ fn plan(scale: Scale, marker: &'static str) -> ChaosPlan {
     plan
 }
 
-/// A single request with the marker. It expires before a second delivery, so it takes down only one
-/// worker.
+/// A single request with the marker. The request expires before a second delivery, and so takes
+/// down only one worker.
 fn one_marked() -> LoadShape {
     LoadShape::closed(1).marked(MARK, |_| true).deadline(|_| 2 * SECOND).only(1)
 }
 
-/// F05: a run never returns, so the worker must end its process.
+/// F05: a run never returns. The worker must detect the hang and exit.
 pub(crate) async fn hung_run(scale: Scale) -> Result<Findings> {
     lost_worker(scale, "hang_marker", 11 * SECOND).await
 }
@@ -41,6 +41,7 @@ pub(crate) async fn lost_device(scale: Scale) -> Result<Findings> {
     lost_worker(scale, "fatal_marker", SECOND).await
 }
 
+/// F05 and F06: one marked request takes down a worker, which must exit within `exits`.
 async fn lost_worker(scale: Scale, marker: &'static str, exits: Duration) -> Result<Findings> {
     let mut trial = Trial::start(scale, &plan(scale, marker)).await?;
     let load = trial.load(scale.open()).await?;
@@ -123,8 +124,7 @@ async fn supervise(trial: &mut Trial) -> Result<u64> {
     Ok(crashes)
 }
 
-/// F08: rows that fail; then, on another fleet, a device whose memory is too small for more than 16
-/// rows.
+/// F08: rows that fail; then, on another fleet, devices with memory for at most 16 rows.
 pub(crate) async fn failing_rows(scale: Scale) -> Result<Findings> {
     const EVERY: u64 = 100;
     let is_victim = |index: u64| index % EVERY == EVERY - 1;

@@ -85,6 +85,7 @@ struct Replica {
 }
 
 impl Replica {
+    /// Starts the replica, and waits until the replica follows the primary.
     async fn of(trial: &Trial) -> Result<Self> {
         let upstream = CuttingProxy::start(trial.fleet.redis.address()).await?;
         let redis = RedisServer::start().await;
@@ -160,6 +161,7 @@ pub(crate) async fn partition(scale: Scale) -> Result<Findings> {
 fn judge_isolated(trial: &mut Trial, journal: &LoadJournal, apart: std::ops::Range<Duration>) {
     let odd = |entry: &Entry| !matches!(status(entry), None | Some(503 | 504));
     trial.findings.none("isolated, neither 200, 503 nor 504:", journal.count(odd));
+    // The default deadline of 30 s, and a tolerance of 250 ms.
     let late = journal.count(|entry| wait(entry) > Duration::from_millis(30_250));
     trial.findings.none("isolated, after the deadline:", late);
     let during = journal.due_in(apart.clone()).filter(|e| e.ending != Ending::Right).count();

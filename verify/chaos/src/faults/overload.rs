@@ -51,6 +51,7 @@ pub(crate) async fn ten_times(scale: Scale) -> Result<Findings> {
     sleep(scale.lasts).await;
     let journal = trial.stop(load).await?;
     trial.findings.note(format!("offered {:.0}/s", TIMES * peak));
+    // Goodput counts from 2 s on, when the queue is full.
     let filled = 2 * SECOND;
     let share = 100.0 * journal.goodput(filled..journal.lasted) / peak;
     trial.findings.note(format!("peak {peak:.0}/s"));
@@ -79,7 +80,7 @@ fn judge_admission(trial: &mut Trial, journal: &LoadJournal) {
     trial.findings.none("neither 200, 429, 503 nor 504:", odd);
 }
 
-/// Compares Retry-After with the delay after which a refused hurried request could have met its
+/// Compares Retry-After with the delay after which a refused hurried request could have met the
 /// deadline: the median latency of requests admitted in the same half second, less the deadline.
 fn judge_retry_after(trial: &mut Trial, journal: &LoadJournal) {
     let scale = trial.scale;

@@ -14,14 +14,14 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// F14: Redis is killed again and again, and restarts from its append-only file.
+/// F14: Redis is killed repeatedly, and restarts from the append-only file.
 pub(crate) async fn killed_with_aof(scale: Scale) -> Result<Findings> {
     let mut plan = scale.plan();
     plan.redis_options = ["--appendonly", "yes"].into();
     killed(Trial::start(scale, &plan).await?).await
 }
 
-/// F15: Redis is killed again and again, and restarts empty.
+/// F15: Redis is killed repeatedly, and restarts empty.
 pub(crate) async fn killed_and_empty(scale: Scale) -> Result<Findings> {
     killed(Trial::usual(scale).await?).await
 }
@@ -42,6 +42,7 @@ async fn killed(mut trial: Trial) -> Result<Findings> {
     trial.findings.note(format!("{times} times"));
     resumed(&mut trial, &journal, &returns);
     let runs = trial.runs(&journal)?;
+    // Each kill may repeat the requests in flight. The tolerance is 1 % of all runs.
     let most = trial.scale.clients * returns.len() + runs.count() / 100;
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 runs")]
     trial.findings.at_most("ran again", runs.repeated() as f64, most as f64);
@@ -56,7 +57,7 @@ fn resumed(trial: &mut Trial, journal: &LoadJournal, returns: &[SystemTime]) {
     trial.findings.within("answers again after", slowest.unwrap_or_default(), 3 * SECOND);
 }
 
-/// F16: the data of Redis, or only the request streams, are deleted again and again.
+/// F16: FLUSHALL and the deletion of all request streams, alternately, every 5 s.
 pub(crate) async fn emptied(scale: Scale) -> Result<Findings> {
     let scale = Scale { lasts: scale.lasts / 2, ..scale };
     let findings = emptied_with(scale, scale.plan()).await?;
@@ -89,7 +90,7 @@ async fn emptied_with(scale: Scale, plan: ChaosPlan) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F22: every 500 ms the connections on which gateways receive replies are killed.
+/// F22: Redis closes the reply connections of all gateways every 500 ms.
 pub(crate) async fn replies_cut(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.open()).await?;

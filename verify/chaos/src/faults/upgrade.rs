@@ -32,8 +32,7 @@ pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Res
         .context("--previous needs programs of an older version, from scripts/previous.sh")?;
     let mut plan = scale.plan();
     plan.programs = Some(older.to_owned());
-    // One second longer than `ENDPOINT_LAG`: a gateway must serve until the balancer has unlisted
-    // it.
+    // One second longer than `ENDPOINT_LAG`: until then the balancer lists the gateway.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
     let mut trial = Trial::start(scale, &plan).await?;
     let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.address.clone());

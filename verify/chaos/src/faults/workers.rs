@@ -1,4 +1,4 @@
-//! Workers that are killed, are paused, or shut down.
+//! Workers that are killed, paused or shut down.
 
 use std::time::Duration;
 
