@@ -177,7 +177,7 @@ impl Album {
         Ok(Self { digits, answers: Mutex::default() })
     }
 
-    /// Digits and the classes that the model answered.
+    /// Digits and the classes in the model's answers.
     fn pictures(&self) -> Vec<(Digit, usize)> {
         let mut answers = self.answers.lock().clone();
         answers.sort_unstable();

@@ -16,7 +16,7 @@ use crate::{
 /// Seed of the inputs: equal runs send equal inputs.
 const SEED: u64 = 1;
 
-/// Sends a fixed set of random inputs again and again. An answer is right if it equals, within a
+/// Sends a fixed set of random inputs repeatedly. An answer is right if it equals, within a
 /// tolerance, the answer to the same input sent alone before the run. The check detects answers
 /// that are mixed up or depend on the batch, but not a bad model.
 pub struct Sampled {

@@ -1,4 +1,4 @@
-//! The requests that users send, and the check of their answers.
+//! The requests of the users, and the check of the answers.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Compressed requests.
+//! Requests with compressed bodies.
 
 use std::io::Write;
 

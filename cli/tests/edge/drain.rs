@@ -1,10 +1,10 @@
-//! A drain that cannot finish, because a request waits for a model that hangs.
+//! A drain that cannot finish, because a request waits for a hanging model.
 
 use serde_json::Value;
 
 use crate::server::{Connection, Server, echo, post};
 
-/// A server that drains, and the connection of a request that it cannot answer.
+/// A draining server, and the connection of a request that the server cannot answer.
 async fn draining(flags: &[&str]) -> (Server, Connection) {
     let parameters = r#"parameters { key: "hang_marker" value { string_value: "trap" } }"#;
     let server = Server::with_parameters(parameters, flags).await;

@@ -1,4 +1,4 @@
-//! A fleet of this build's programs on its own Redis, serving an echo model.
+//! A fleet of this build's programs and a Redis, serving an echo model.
 
 use std::{
     fmt::Write as _,

@@ -1,7 +1,7 @@
 //! Real servers and real processes for tests: started on free ports, stopped on drop.
 //!
-//! The library depends on no other crate of the workspace, so that every crate can use it in tests.
-//! It runs this build's programs as processes.
+//! The crate depends on no other crate of the workspace, so that every crate can use it in tests.
+//! Programs of this build run as processes.
 
 mod certificates;
 mod fleet;

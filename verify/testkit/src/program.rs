@@ -1,4 +1,4 @@
-//! This build's programs as real processes, whose logs tests can read.
+//! Runs this build's programs as processes, and collects the logs for tests.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,7 @@ use tokio::{
 /// Timeout of an awaited log line or exit.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A program that can be spawned.
+/// A program to spawn, with arguments and environment.
 #[must_use = "nothing runs before `spawn`"]
 pub struct ProgramBuilder {
     path: PathBuf,
@@ -44,7 +44,7 @@ impl ProgramBuilder {
     /// standard output of the test.
     ///
     /// # Errors
-    /// If the program is missing; the error says how to build it.
+    /// If the program is missing; the error contains the command that builds it.
     pub fn spawn(self) -> Result<Program> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         ensure!(

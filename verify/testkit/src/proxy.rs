@@ -164,8 +164,8 @@ async fn cut_at_random(state: watch::Receiver<State>) {
     }
 }
 
-/// Forwards one direction of a connection until it is closed. Each piece is delayed on its own, in
-/// order, while further pieces are read.
+/// Forwards one direction of a connection until the connection is closed. Each piece has its own
+/// delay, and further pieces are read meanwhile; the order is kept.
 async fn pass(from: OwnedReadHalf, to: OwnedWriteHalf, state: watch::Receiver<State>) {
     let (pieces, under_way) = mpsc::channel(UNDER_WAY);
     tokio::join!(take(from, pieces, state.clone()), deliver(under_way, to, state));

@@ -45,7 +45,7 @@ impl WatchedRedis {
     }
 
     /// Promotes the replica while the old master runs. The sentinel demotes the old master seconds
-    /// later; until then it accepts writes.
+    /// later. Until then the old master accepts writes.
     ///
     /// # Errors
     /// If the replica does not become the master.

@@ -131,7 +131,7 @@ fn failure(reply: &Reply) -> Option<Failure> {
     reply.outcome.as_ref().err().map(|error| error.failure)
 }
 
-/// Kills one of four workers, which has claimed 64 jobs, and measures the time until they are
+/// Kills one of four workers, which has claimed 64 jobs, and measures the time until all 64 are
 /// answered, while `load` other jobs wait in the queue.
 async fn recover_64(load: usize) {
     let bench = Bench::start(&[("batch_ms", "20"), ("row_ms", "0.5")]).await;
