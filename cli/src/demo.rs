@@ -64,7 +64,7 @@ impl DemoSettings {
     }
 }
 
-/// Runs the demo and prints it.
+/// Runs the demo and prints the results.
 pub(crate) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Result<()> {
     let digits: Arc<[Digit]> = digits::read(&demo.digits)?.into();
     say(&format!(

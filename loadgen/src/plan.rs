@@ -1,4 +1,4 @@
-//! The plan of a run.
+//! The plan of a run: targets, workload, users, pace and length.
 
 use std::{
     sync::{Arc, OnceLock},

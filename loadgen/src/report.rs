@@ -1,4 +1,4 @@
-//! The report of a run.
+//! The report of a run: counts, rates, latencies, and examples of failures.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Executes a plan.
+//! Executes a plan: one task per user, all on one thread.
 
 use std::{sync::Arc, thread, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The cost of a request without the model's: 256 B and 12 KiB through an echo.
+//! The cost of a request without inference: 256 B and 12 KiB through an echo model.
 
 use std::{fs, sync::Arc, time::Duration};
 

@@ -29,7 +29,7 @@ const TOLERANCE: f64 = 0.02;
 
 /// Prints the goodput by N for each model, and the ratio of automatic N to the best fixed N.
 pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
-    // The last column is the number of users of the closed loop that measures the capacity.
+    // The last field is the number of users of the closed loop that measures the capacity.
     for (models, model, users) in [
         (&files.models, origin::MODEL, 64),
         (&files.bench_models, "conv_small", 64),

@@ -12,7 +12,7 @@ use crate::{
 
 /// How often memory is sampled.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The share of its memory limit that a gateway may use, in percent.
+/// The largest share of the memory limit that a gateway may use, in percent.
 const SHARE: u64 = 80;
 
 /// Samples the memory of a fleet's gateways and Redis.

@@ -1,4 +1,4 @@
-//! Real servers and real processes for tests: started on free ports, stopped on drop.
+//! Real servers and programs for tests, started on free ports and stopped on drop.
 //!
 //! The crate depends on no other crate of the workspace, so that every crate can use it in tests.
 //! Programs of this build run as processes.

@@ -1,4 +1,4 @@
-//! Redis that runs, but is frozen or full, refuses connections, or has a new password.
+//! Redis that runs, but is frozen, full, out of connections, or behind a new password.
 
 use std::{
     fs,
