@@ -1,25 +1,25 @@
-//! How a worker chooses N and which batches it ran, as it announces them.
+//! How a worker chooses N, and its recent batches, as published in its announcement.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What a worker measured, the N it chose from that, and its last batches.
+/// The measurements of a worker, the N chosen from them, and the last batches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Batching {
-    /// N, the most rows of a batch.
+    /// N, the maximum rows per batch.
     pub n: u32,
-    /// What decided N.
+    /// The constraint that determined N.
     pub bound: BatchBound,
-    /// The interval that N was chosen from: the fewest rows that keep up with the load, and the
-    /// most that keep the latency target and still bring throughput.
+    /// The interval from which N was chosen: from the fewest rows that keep up with the load, to
+    /// the most rows that meet the latency target and still increase throughput.
     pub interval: (u32, u32),
-    /// N under full load; [`capacity`](crate::Announcement::capacity) assumes batches of this size.
+    /// N under full load. [`capacity`](crate::Announcement::capacity) assumes batches of this size.
     pub full_load_n: u32,
-    /// The most rows that keep the latency target; `None` if a single row misses it.
+    /// The most rows that meet the latency target; `None` if a single row exceeds it.
     pub slo_n: Option<u32>,
-    /// Rows per batch that keep up with the load; below 1 if the fleet is idle between batches,
-    /// `None` while the load is unknown.
+    /// Rows per batch needed to keep up with the load. Below 1 if the fleet is idle between
+    /// batches; `None` while the load is unknown.
     pub keep_up_rows: Option<f64>,
     /// Whether the load exceeds the capacity of all workers within the latency target.
     pub overloaded: bool,
@@ -27,25 +27,26 @@ pub struct Batching {
     pub slo_ms: f64,
     /// The part of the latency target that is neither waiting nor computing, in milliseconds.
     pub overhead_ms: f64,
-    /// Workers on the queue, as this worker knows.
+    /// Workers on the queue, as known to this worker.
     pub workers: u32,
-    /// Rows per second that arrive in the queue, as this worker estimates.
+    /// Estimated arrival rate of the queue, in rows per second.
     pub rows_per_second: Option<f64>,
     /// The [epoch](crate::Target::epoch) of the published target that the worker follows; 0 for
     /// none.
     pub epoch: u64,
-    /// L(b) as estimated now: rows and milliseconds, at the measured sizes.
+    /// Current estimate of L(b), the time to run b rows: rows and milliseconds, at the measured
+    /// sizes.
     pub curve: Vec<(u32, f64)>,
-    /// Whether the worker runs these sizes only, and pads.
+    /// Whether the worker runs batches of these sizes only, and pads smaller batches.
     pub fixed_sizes: bool,
-    /// How much slower batches are now than at the start: a factor.
+    /// How much slower batches are now than at startup, as a factor.
     pub gain: f64,
     /// The last batches, latest first.
     pub recent: Vec<RecentBatch>,
 }
 
 impl Batching {
-    /// L(b) as estimated now: rows and time.
+    /// Current estimate of L(b), the time to run b rows: rows and time.
     pub fn profile(&self) -> Vec<(u32, Duration)> {
         self.curve.iter().map(|&(rows, ms)| (rows, milliseconds(ms))).collect()
     }
@@ -60,29 +61,29 @@ impl Batching {
         milliseconds(self.overhead_ms)
     }
 
-    /// N, if it is fixed and does not follow the load.
+    /// N, if it is fixed instead of following the load.
     pub fn by_hand(&self) -> Option<u32> {
         matches!(self.bound, BatchBound::Fixed | BatchBound::Published | BatchBound::Memory)
             .then_some(self.n)
     }
 }
 
-/// What decided N.
+/// The constraint that determined N.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchBound {
-    /// The latency target: larger batches would exceed it.
+    /// Larger batches would exceed the latency target.
     #[default]
     Slo,
-    /// The most rows that the model may run.
+    /// The model may not run more rows.
     MaxBatch,
-    /// Larger batches would keep the target, but bring no throughput.
+    /// Larger batches would meet the latency target, but not increase throughput.
     NoGain,
-    /// The load: larger batches would keep requests waiting while another worker is free.
+    /// Larger batches would keep requests waiting while another worker is free.
     RateMatched,
-    /// Requests already wait longer than the target: throughput goes first.
+    /// Requests already wait longer than the latency target, so throughput takes precedence.
     Backlog,
-    /// Not even one row keeps the target: throughput goes first.
+    /// A single row exceeds the latency target, so throughput takes precedence.
     SloInfeasible,
     /// The worker was started with a fixed N.
     Fixed,
@@ -90,7 +91,7 @@ pub enum BatchBound {
     Published,
     /// Larger batches ran out of memory.
     Memory,
-    /// A reason that only a newer worker knows, as announced.
+    /// A reason that only newer workers know, as announced.
     #[serde(untagged)]
     Other(String),
 }
@@ -126,7 +127,7 @@ fn milliseconds(ms: f64) -> Duration {
 /// A batch that ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecentBatch {
-    /// Rows of requests in it.
+    /// Rows of requests in the batch.
     pub rows: u32,
     /// Rows of padding, added to reach a size that the engine runs.
     pub padding: u32,
@@ -146,13 +147,13 @@ pub enum Release {
     Full = 1,
     /// No other request was waiting.
     Drained = 2,
-    /// It had waited for other requests as long as the linger setting allows.
+    /// The batch had waited for other requests as long as the linger setting allows.
     Linger = 3,
-    /// The other waiting requests have another shape.
+    /// The other waiting requests have a different shape.
     Shape = 4,
-    /// One request with more rows than N, which runs alone.
+    /// A request with more rows than N, which runs alone.
     Oversize = 5,
-    /// One request that was in the batch of a worker that died, which runs alone.
+    /// A request from the batch of a worker that died, which runs alone.
     Suspect = 6,
 }
 
@@ -161,7 +162,7 @@ impl Release {
     pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] =
         [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Suspect];
 
-    /// The bounded `reason` label of metrics, and the text in explanations.
+    /// The `reason` label in metrics, and the text in explanations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",

@@ -4,20 +4,19 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One accepted request inside the fleet: 128 random bits, drawn by the gateway and never reused.
+/// The id of an accepted request: 128 random bits, drawn by the gateway and never reused.
 ///
 /// The `id` that a client sends is only echoed, because clients may repeat it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u128);
 
-/// One boot of one gateway process: 128 random bits, which also name its reply channel.
+/// The id of one boot of a gateway process: 128 random bits, which also name its reply channel.
 ///
-/// A restarted gateway gets a new id, so it does not receive replies to requests of its former
-/// boot.
+/// A restarted gateway gets a new id, so it receives no replies to requests of its previous boot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GatewayId(pub u128);
 
-/// One boot of one worker process on one queue: 128 random bits.
+/// The id of one boot of a worker process on one queue: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub u128);
 
@@ -45,13 +44,13 @@ macro_rules! random_id {
 }
 random_id!(RequestId, GatewayId, WorkerId);
 
-/// One of the brokers over which a fleet's queues are spread; each has its own queues, reply
-/// channels and signs of life. There is one so far.
+/// One of the brokers over which the queues of a fleet are distributed. Each shard has its own
+/// queues, reply channels and liveness keys. Currently there is a single shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
-/// The class of a request. Workers fill their batches from all classes, mostly from the highest;
-/// within a class the oldest request comes first.
+/// The class of a request. Workers fill batches from all classes, mostly from the highest; within a
+/// class, older requests come first.
 #[derive(
     Clone,
     Copy,
@@ -69,7 +68,7 @@ pub struct ShardId(pub u16);
 pub enum Priority {
     /// Refused last, served first.
     Critical = 0,
-    /// The class of a request that names none.
+    /// The class of requests without an explicit class.
     #[default]
     Default = 1,
     /// Refused first, served last, but served.
@@ -90,7 +89,7 @@ impl Priority {
         }
     }
 
-    /// The code on the wire, and the index in an array by class.
+    /// The code on the wire, and the index into arrays by class.
     pub const fn code(self) -> u8 {
         self as u8
     }
@@ -107,7 +106,7 @@ impl fmt::Display for Priority {
     }
 }
 
-/// A job's entry in its queue: the class, which has a stream of its own, and the id in that stream,
+/// The entry of a job in its queue: the class, which selects the stream, and the id in that stream,
 /// `milliseconds-sequence`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId {

@@ -6,54 +6,55 @@ use tokio::time::Instant;
 
 use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor, TraceContext};
 
-/// One accepted request, as it is in the queue.
+/// An accepted request in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// The id of the request inside the fleet.
+    /// The id of the request within the fleet.
     pub id: RequestId,
     /// The gateway boot that owns the request and receives the reply.
     pub gateway: GatewayId,
-    /// How often the gateway has submitted the request before; 0 the first time.
+    /// How often the gateway has submitted the request before; 0 for the first attempt.
     pub attempt: u8,
-    /// The class, which decides the stream.
+    /// The class, which selects the stream.
     pub priority: Priority,
-    /// Time to live, by the broker's clock from the moment the job is added. In milliseconds on the
+    /// Time to live by the broker's clock, from the moment the job is added. Milliseconds on the
     /// wire.
     pub ttl: Duration,
-    /// Rows of the batch: the first dimension of the inputs, or 1 for a model that does not batch.
+    /// Rows of the request: the first dimension of the inputs, or 1 if the model does not batch.
     pub rows: u32,
-    /// [`wire::digest`](crate::wire::digest) of the inputs. The worker returns it, so that the
-    /// gateway can check that a reply was computed from the inputs it holds.
+    /// [`wire::digest`](crate::wire::digest) of the inputs. The worker copies it into the reply, so
+    /// that the gateway can check that the reply was computed from the same inputs.
     pub digest: u64,
     /// Inputs, in the model's order.
     pub inputs: Vec<Tensor>,
-    /// Names of the wanted outputs; empty for all.
+    /// Names of the requested outputs; empty for all.
     pub outputs: Vec<String>,
     /// The gateway's span, if the request is traced.
     pub trace: Option<TraceContext>,
 }
 
-/// A claimed job: held by one worker, which must [settle](crate::Settlement) it or hand it back.
+/// A claimed job. The worker that holds the job must [settle](crate::Settlement) it or hand it
+/// back.
 ///
-/// Not `Clone`, so that each is settled once.
+/// Not `Clone`, so that each delivery is settled once.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The entry in the queue, which settling removes.
+    /// The entry in the queue, removed when the job is settled.
     pub entry: EntryId,
     /// The job.
     pub job: Job,
-    /// How often the job was claimed, this time included: 1 unless a worker died while it held the
-    /// job, or exceeded the lease.
+    /// How often the job was claimed, including this claim: 1 unless a worker died while it held
+    /// the job, or exceeded the lease.
     pub deliveries: u32,
     /// How long the job waited in the queue, by the broker's clock.
     pub waited: Duration,
     /// When the job was claimed, by this process's clock.
     pub claimed_at: Instant,
-    /// When the job expires, by this process's clock: it may not start later.
+    /// When the job expires, by this process's clock. An expired job may not start.
     pub deadline: Instant,
-    /// Whether the gateway was subscribed to its reply channel at the claim, as far as is known. An
-    /// unsubscribed gateway is gone, or submits the job again once it is subscribed, so the job
-    /// need not run.
+    /// Whether the gateway was subscribed to its reply channel at the claim, as far as known. A job
+    /// of an unsubscribed gateway need not run: the gateway is gone, or submits the job again once
+    /// it has subscribed.
     pub awaited: bool,
 }
 
@@ -64,7 +65,7 @@ impl Delivery {
     }
 }
 
-/// Where the time of a request went, and its batch.
+/// How the time of a request was spent, and details of its batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// From the queue to the claim.
@@ -92,11 +93,11 @@ pub struct Reply {
     pub id: RequestId,
     /// The attempt.
     pub attempt: u8,
-    /// The digest of the inputs from which it was computed.
+    /// The digest of the inputs from which the reply was computed.
     pub digest: u64,
-    /// Where the time of the request went.
+    /// How the time of the request was spent.
     pub timing: Timing,
-    /// The wanted outputs in the model's order, or why there are none.
+    /// The requested outputs in the model's order, or the reason for the failure.
     pub outcome: Result<Vec<Tensor>, ReplyError>,
 }
 
@@ -105,15 +106,15 @@ pub struct Reply {
 pub struct ReplyError {
     /// The kind of failure.
     pub failure: Failure,
-    /// The text for the caller, without paths and addresses.
+    /// The message for the caller, without paths and addresses.
     pub message: String,
 }
 
-/// The kinds of failure a worker reports.
+/// The kinds of failure that a worker reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumCount, strum::FromRepr)]
 #[repr(u8)]
 pub enum Failure {
-    /// The input does not fit the model, which only the model could find out.
+    /// The input does not fit the model, in a way that only the model can detect.
     BadInput = 1,
     /// The model failed.
     Model = 2,
@@ -121,8 +122,8 @@ pub enum Failure {
     Expired = 3,
     /// The job killed too many workers.
     Poison = 4,
-    /// The gateway was unsubscribed, so the job did not run. A gateway that receives this submits
-    /// the job again.
+    /// The gateway was unsubscribed, so the job did not run. The gateway submits the job again when
+    /// it receives this failure.
     Unawaited = 5,
 }
 

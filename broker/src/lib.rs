@@ -1,10 +1,13 @@
-//! The jobs and replies between gateways and workers, and the brokers that transport them.
+//! Jobs and replies that gateways and workers exchange, and the brokers that transport them.
 //!
 //! A gateway submits [`Job`]s to the queue of a model ([`Producer`]) and receives [`Reply`]s
-//! ([`Replies`]). A worker of a queue claims batches of [`Delivery`]s ([`Claims`]) and settles each
-//! with a reply ([`Consumer`]). Metrics, the model catalogue and the controller read
-//! ([`Observer`]), and the controller publishes N ([`Controller`]). The roles exist twice, over
-//! Redis ([`redis`]) and inside one process ([`memory`]); one contract suite runs on both.
+//! ([`Replies`]). A worker claims batches of [`Delivery`]s from its queue ([`Claims`]) and settles
+//! each delivery with a reply ([`Consumer`]). Metrics, the model catalogue and the controller read
+//! the state of the fleet ([`Observer`]), and the controller publishes N, the maximum rows per
+//! batch ([`Controller`]).
+//!
+//! Each role has two implementations, over Redis ([`redis`]) and inside one process ([`memory`]).
+//! Both pass the same contract tests.
 
 pub mod batching;
 pub mod ids;

@@ -1,5 +1,5 @@
-//! The roles inside one process: for the program `batchfleet`, and for tests of everything that
-//! uses a broker. Jobs and replies are moved, not encoded.
+//! The roles inside one process, for the program `batchfleet` and for tests of the code that uses a
+//! broker. Jobs and replies are moved, not encoded.
 
 mod queue;
 
@@ -21,7 +21,7 @@ use crate::{
     roles::{CLAIM_WAIT, COUNTED, GUIDANCE_WAIT, LEASE, LIVENESS, PROMISED, REMEMBERED},
 };
 
-/// A broker in this process's memory. Clones share everything.
+/// A broker in the memory of this process. Clones share the same state.
 #[derive(Clone)]
 pub struct MemoryBroker {
     shared: Arc<Shared>,
@@ -29,7 +29,7 @@ pub struct MemoryBroker {
 }
 
 impl MemoryBroker {
-    /// A broker whose queues hold at most `max_waiting` unclaimed jobs each.
+    /// Creates a broker whose queues hold at most `max_waiting` unclaimed jobs each.
     pub fn new(max_waiting: usize) -> Self {
         let shared = Arc::new(Shared {
             max_waiting,
@@ -44,7 +44,7 @@ impl MemoryBroker {
         Self { shared, lease: LEASE }
     }
 
-    /// The same broker with another lease than [`LEASE`].
+    /// Replaces the default lease, [`LEASE`].
     #[must_use]
     pub fn with_lease(self, lease: Duration) -> Self {
         Self { lease, ..self }
@@ -53,7 +53,7 @@ impl MemoryBroker {
 
 struct Shared {
     max_waiting: usize,
-    /// When the clock of entry ids began.
+    /// The start of the clock in entry ids.
     started: Instant,
     queues: Mutex<HashMap<QueueName, Arc<Queue>>>,
     gateways: Mutex<HashMap<GatewayId, mpsc::UnboundedSender<Vec<Reply>>>>,
@@ -66,19 +66,19 @@ struct Shared {
 impl Shared {
     fn queue(&self, name: &QueueName) -> Arc<Queue> {
         let mut queues = self.queues.lock();
-        // Not `entry`, which would clone the name for every job.
+        // `entry` would clone the name for every job.
         if let Some(queue) = queues.get(name) {
             return Arc::clone(queue);
         }
         Arc::clone(queues.entry(name.clone()).or_default())
     }
 
-    /// The target of a queue.
+    /// The channel of a queue's target.
     fn target(&self, queue: &QueueName) -> watch::Sender<Option<Target>> {
         self.targets.lock().entry(queue.clone()).or_default().clone()
     }
 
-    /// Sets for each delivery whether its gateway receives replies.
+    /// Sets for each delivery whether its gateway is subscribed.
     fn set_awaited(&self, deliveries: &mut [Delivery]) {
         let gateways = self.gateways.lock();
         for Delivery { job, awaited, .. } in deliveries {
@@ -86,7 +86,7 @@ impl Shared {
         }
     }
 
-    /// Sends replies to one gateway; how many of them it did not receive.
+    /// Sends replies to a gateway. Returns the number of replies that did not reach it.
     fn reply(&self, gateway: GatewayId, replies: Vec<Reply>) -> usize {
         let count = replies.len();
         match self.gateways.lock().get(&gateway) {
@@ -96,7 +96,7 @@ impl Shared {
     }
 }
 
-/// The last announcement of a worker, when it was, and whether the worker retired.
+/// The last announcement of a worker, its time, and whether the worker has retired.
 struct LastRenewal {
     announcement: Announcement,
     seen: Instant,
@@ -127,7 +127,7 @@ impl Broker for MemoryBroker {
 
     async fn worker(&self, queue: QueueName, worker: WorkerId) -> Result<WorkerRoles, BrokerError> {
         let mut target = self.shared.target(&queue).subscribe();
-        // A target that was published before is new to this worker.
+        // A target published earlier is new to this worker.
         target.mark_changed();
         let (shared, lease) = (|| Arc::clone(&self.shared), self.lease);
         let jobs = self.shared.queue(&queue);
@@ -187,7 +187,7 @@ impl Producer for MemoryProducer {
 struct MemoryReplies {
     shared: Arc<Shared>,
     gateway: GatewayId,
-    /// As many replies as jobs in flight at most, so the channel needs no bound of its own.
+    /// Unbounded, because the jobs in flight limit the number of replies.
     replies: mpsc::UnboundedReceiver<Vec<Reply>>,
 }
 
@@ -196,7 +196,7 @@ impl Replies for MemoryReplies {
     async fn receive(&mut self) -> Inbound {
         match self.replies.recv().await {
             Some(replies) => Inbound::Replies(replies),
-            // Another role took over this gateway's id: no reply will come here any more.
+            // Another role took over the gateway's id, so no more replies will arrive.
             None => std::future::pending().await,
         }
     }
@@ -297,7 +297,7 @@ struct MemoryTarget {
 #[async_trait]
 impl TargetSubscription for MemoryTarget {
     async fn guidance(&mut self) -> Result<Guidance, BrokerError> {
-        // The sender lives as long as the broker, and a second without a new target is no failure.
+        // The sender lives as long as the broker, and a timeout is no failure.
         drop(timeout(GUIDANCE_WAIT, self.target.changed()).await);
         let target = *self.target.borrow_and_update();
         let serves = |renewal: &&LastRenewal| renewal.live() && renewal.serves(&self.queue);
@@ -330,7 +330,7 @@ impl Observer for MemoryObserver {
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
-        // Must not create a queue: names come from outside.
+        // Looks up the queue without creating it, because the name may be unknown.
         let queue = self.0.queues.lock().get(queue).cloned();
         Ok(queue.map_or_else(Backlog::default, |queue| queue.backlog()))
     }
@@ -376,7 +376,7 @@ impl Controller for MemoryController {
     }
 
     async fn forget(&self, _: &QueueName, _: Duration) -> Result<usize, BrokerError> {
-        // This broker keeps no names of workers that hold nothing.
+        // This broker keeps no names of workers without jobs.
         Ok(0)
     }
 }

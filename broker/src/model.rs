@@ -1,4 +1,4 @@
-//! Models, and what workers announce about them; gateways learn models and shapes from it.
+//! Models, and the announcements of workers, from which gateways learn the models and their shapes.
 
 use std::num::NonZeroU32;
 
@@ -13,11 +13,11 @@ pub struct TensorSpec {
     pub name: String,
     /// The element type.
     pub datatype: Datatype,
-    /// The dimensions with the batch dimension; -1 where the model takes any size.
+    /// Dimensions, including the batch dimension; -1 where the model accepts any size.
     pub shape: Vec<i64>,
 }
 
-/// One version of a model, as a gateway needs it to check requests.
+/// One version of a model, with everything that a gateway needs to check requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSpec {
     /// Model and version.
@@ -26,8 +26,8 @@ pub struct ModelSpec {
     pub platform: String,
     /// Triton's backend name, such as `onnxruntime`.
     pub backend: String,
-    /// The most rows of one request. `None` (in JSON 0): the model has no batch dimension, so
-    /// requests are never joined and shapes are taken as they are.
+    /// The maximum rows per request. `None` (0 in JSON) if the model has no batch dimension:
+    /// requests are never joined then, and shapes are used as they are.
     #[serde(with = "zero_for_none")]
     pub max_batch: Option<NonZeroU32>,
     /// Inputs, in the model's order.
@@ -42,13 +42,13 @@ impl ModelSpec {
         self.max_batch.is_some()
     }
 
-    /// The most rows that the model runs for one request: 1 if it does not batch.
+    /// The maximum rows that the model runs for one request; 1 if the model does not batch.
     pub fn max_rows(&self) -> u32 {
         self.max_batch.map_or(1, NonZeroU32::get)
     }
 }
 
-/// `None` as the number 0.
+/// Serializes `None` as the number 0.
 mod zero_for_none {
     use std::num::NonZeroU32;
 
@@ -73,63 +73,64 @@ mod zero_for_none {
     }
 }
 
-/// What a worker that is ready to serve a model announces, renewed while the worker lives.
+/// The announcement of a worker that is ready to serve a model, renewed while the worker lives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// The worker, as [`WorkerId`] prints.
+    /// The worker's id, in the format of [`WorkerId`].
     pub worker: String,
-    /// The model it serves.
+    /// The model that the worker serves.
     pub model: ModelSpec,
-    /// Rows per second within the latency target, as measured; 0 before the first measurement.
+    /// Measured capacity in rows per second within the latency target; 0 before the first
+    /// measurement.
     #[serde(default)]
     pub capacity: f64,
-    /// N, the most rows in a batch; 0 before the worker has chosen it.
+    /// N, the maximum rows per batch; 0 before the worker has chosen N.
     #[serde(default)]
     pub batch_limit: u32,
     /// How the worker chooses N; `None` from programs that do not announce it.
     #[serde(default)]
     pub batching: Option<Batching>,
-    /// The machine or pod of the worker, by which the controller finds it; empty from programs that
-    /// do not announce it.
+    /// The machine or pod of the worker, which the controller uses to find the worker; empty from
+    /// programs that do not announce it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
-    /// Whether the worker records traces, and so can read a job that names its trace.
+    /// Whether the worker records traces, and can therefore decode a job that contains a trace.
     #[serde(default)]
     pub tracing: bool,
 }
 
-/// A worker as an observer sees it.
+/// A worker as seen by an observer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObservedWorker {
-    /// Its last announcement.
+    /// The last announcement of the worker.
     pub announcement: Announcement,
     /// Whether the last renewal is younger than [`LIVENESS`](crate::roles::LIVENESS). A dead worker
-    /// stays known for an hour, so that its model gets the answer "no worker" and not "no such
-    /// model".
+    /// stays known for an hour, so that requests for its model are answered with "no worker"
+    /// instead of "no such model".
     pub live: bool,
 }
 
 impl ObservedWorker {
-    /// A worker that lives.
+    /// A live worker.
     pub const fn live(announcement: Announcement) -> Self {
         Self { announcement, live: true }
     }
 
-    /// A worker that is dead.
+    /// A dead worker.
     pub const fn dead(announcement: Announcement) -> Self {
         Self { announcement, live: false }
     }
 
-    /// Whether the worker lives and serves `queue`.
+    /// Whether the worker is alive and serves `queue`.
     pub fn serves(&self, queue: &QueueName) -> bool {
         self.live && self.announcement.model.queue == *queue
     }
 }
 
-/// A controller's promise: no worker serves the model, but one starts when a request arrives.
+/// A controller's promise to start a worker when a request arrives for a model without workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Promise {
-    /// What that worker is expected to announce; `worker` names the controller.
+    /// The expected announcement of the worker; `worker` names the controller.
     pub expected: Announcement,
     /// Whether the promise was renewed within [`PROMISED`](crate::roles::PROMISED).
     pub holds: bool,
@@ -140,12 +141,12 @@ pub struct Promise {
 pub struct FleetSnapshot {
     /// Live workers, and those that died within the hour.
     pub workers: Vec<ObservedWorker>,
-    /// Promises, one per queue at most.
+    /// Promises, at most one per queue.
     pub promises: Vec<Promise>,
 }
 
 impl Announcement {
-    /// `worker` serves `model` and has measured nothing yet.
+    /// Announces that `worker` serves `model` and has measured nothing yet.
     pub fn new(worker: WorkerId, model: ModelSpec) -> Self {
         let worker = worker.to_string();
         Self {

@@ -2,14 +2,15 @@
 
 use crate::Priority;
 
-/// Places of each class out of 13, if jobs wait in all of them.
+/// Places of each class out of 13, if jobs of all classes are waiting.
 const WEIGHTS: [usize; Priority::ALL.len()] = [8, 4, 1];
 
-/// How many of `limit` places each class gets, by the number of jobs that wait in each.
+/// Divides the `limit` places of a claim among the classes, given the waiting jobs of each class.
 ///
-/// By weight, but at least one where jobs wait, and never more than wait: places that a class
-/// leaves free go to the others. Where there are too few places for one each, `turn`, which counts
-/// claims, decides which class comes first, by weight as well, so that no class starves.
+/// Classes share the places by weight. A class with waiting jobs gets at least one place, and no
+/// class gets more places than it has waiting jobs. If there are fewer places than classes with
+/// waiting jobs, `turn`, the number of claims so far, decides which class comes first, also by
+/// weight, so that no class starves.
 pub(crate) fn share(
     limit: usize,
     waiting: [usize; Priority::ALL.len()],
@@ -23,7 +24,8 @@ pub(crate) fn share(
             left -= 1;
         }
     }
-    // Each place goes to the class that is furthest below its weight; in a tie to the highest.
+    // Each place goes to the class that is furthest below its weight; in a tie, to the highest
+    // class.
     for _ in 0..left {
         let hungry = (0..WEIGHTS.len()).filter(|&class| shares[class] < waiting[class]);
         let next = hungry.reduce(|best, class| {
@@ -36,7 +38,7 @@ pub(crate) fn share(
     shares
 }
 
-/// The class of this turn: each comes as often as its weight, evenly spread.
+/// The class of this turn. Each class has as many of 13 turns as its weight, evenly spread.
 fn first(turn: usize) -> usize {
     match (turn % 13) * 5 % 13 {
         0..8 => 0,

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The published target of one queue. Each worker clamps it to the sizes it has measured.
+/// The published target of one queue. Each worker clamps N to the batch sizes it has measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
-    /// When it was published, in microseconds of the broker's clock. The higher epoch holds, also
-    /// after the broker lost its data.
+    /// The time of publication, in microseconds of the broker's clock. The target with the higher
+    /// epoch applies, even after the broker lost its data.
     pub epoch: u64,
     /// The target itself.
     #[serde(flatten)]
     pub wish: Wish,
 }
 
-/// How the workers of one queue shall choose N.
+/// How the workers of one queue should choose N.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wish {
-    /// N, or how it is chosen.
+    /// N, or the way in which N is chosen.
     pub batch: BatchWish,
     /// The latency target in milliseconds; `None` for the setting of each worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,7 @@ impl Wish {
     }
 }
 
-/// How N shall be chosen.
+/// How N should be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchWish {
@@ -42,15 +42,15 @@ pub enum BatchWish {
     Own,
     /// From measured batch times and the latency target.
     Auto,
-    /// This many rows.
+    /// A fixed number of rows.
     Rows(u32),
 }
 
-/// What a worker reads about its queue to choose N.
+/// The data that a worker reads about its queue to choose N.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Guidance {
-    /// Living workers of the queue, this one included; `None` during the liveness grace period.
+    /// Live workers of the queue, including this worker; `None` during the liveness grace period.
     pub workers: Option<usize>,
-    /// The published target, if there is one.
+    /// The published target, if any.
     pub target: Option<Target>,
 }

@@ -118,7 +118,7 @@ impl fmt::Display for Datatype {
     }
 }
 
-/// The name is no datatype of the protocol.
+/// The name is not a datatype of the protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown datatype {0:?}")]
 pub struct UnknownDatatype(pub String);

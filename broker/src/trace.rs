@@ -5,23 +5,23 @@ use std::{
     num::{NonZeroU64, NonZeroU128},
 };
 
-/// A span of a recorded trace; the work for a request is recorded as its children.
+/// A span of a recorded trace. The spans recorded for the request are its children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace.
+    /// The trace id.
     pub trace: NonZeroU128,
-    /// The span in the trace.
+    /// The span id.
     pub span: NonZeroU64,
 }
 
 impl TraceContext {
-    /// A span of a trace; `None` if an id is 0, which is not an id of either.
+    /// Creates a context. Returns `None` if an id is 0, which is invalid for traces and spans.
     pub fn new(trace: u128, span: u64) -> Option<Self> {
         Some(Self { trace: NonZeroU128::new(trace)?, span: NonZeroU64::new(span)? })
     }
 }
 
-/// The `traceparent` of a caller.
+/// The `traceparent` header of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
     /// The caller's own span.
@@ -31,8 +31,8 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Parses a `traceparent` header; `None` if it does not follow the recommendation, by which an
-    /// invalid header counts as none. Of a later version the fields of version 0 are read.
+    /// Parses a `traceparent` header. Returns `None` for an invalid header, which the
+    /// recommendation treats as absent. In later versions, only the fields of version 0 are read.
     pub fn parse(value: &str) -> Option<Self> {
         let mut fields = value.split('-');
         let version: u8 = hexadecimal(fields.next()?, 2)?.try_into().ok()?;
@@ -47,14 +47,14 @@ impl TraceParent {
     }
 }
 
-/// The trace's id, as logs and trace viewers write it.
+/// The trace id, in the format of logs and trace viewers.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.trace)
     }
 }
 
-/// Exactly `digits` digits in lower case.
+/// Parses exactly `digits` lower-case hexadecimal digits.
 fn hexadecimal(field: &str, digits: usize) -> Option<u128> {
     let fits = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let is_exact = field.len() == digits && field.bytes().all(fits);

@@ -6,22 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::QueueName;
 
-/// The requests for one queue that one gateway boot has counted since its start.
+/// The requests for one queue that one gateway boot has counted since startup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// The queue.
     pub queue: QueueName,
-    /// Requests that were accepted, and those that were refused because the fleet was full. Invalid
-    /// requests, and those beyond a client's share, do not count.
+    /// Requests that were accepted, or refused because the fleet was full. Invalid requests and
+    /// requests beyond a client's share are not counted.
     pub offered: u64,
     /// Requests of `offered` that were refused.
     pub refused: u64,
     /// Rows per request, on average.
     pub rows_per_request: f64,
-    /// Requests that ended with any outcome, except those that their caller gave up.
+    /// Requests that ended with any outcome, except requests abandoned by their caller.
     pub answered: u64,
-    /// Histogram of their duration: rising upper bounds in seconds, each with the number of
-    /// requests up to it and above the bound before. Requests above the last bound are not in it.
+    /// Histogram of their duration: ascending upper bounds in seconds, each with the number of
+    /// requests between the previous bound and this bound. Requests above the last bound are not
+    /// included.
     pub seconds: Vec<(f64, u64)>,
 }
 
@@ -32,6 +33,6 @@ pub struct TrafficReport {
     pub gateway: String,
     /// The age of the report.
     pub age: Duration,
-    /// Its counts, one per queue.
+    /// The counts of the gateway, one per queue.
     pub traffic: Vec<Traffic>,
 }

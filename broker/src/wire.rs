@@ -26,24 +26,24 @@ use crate::{
     Timing, TraceContext,
 };
 
-/// The version that this program writes, and the only one that it reads.
+/// The version that this program writes, and the only version that it reads.
 pub const VERSION: u8 = 3;
 
-/// Marks a reply with outputs; every other value is the code of a [`Failure`].
+/// Marks a reply with outputs. Any other value is the code of a [`Failure`].
 const OUTPUTS: u8 = 0;
-/// The code for no [`Release`].
+/// The code in place of a [`Release`], for a job that never ran.
 const NEVER_RAN: u8 = 0;
 
 /// Why bytes cannot be decoded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Written by a program with another version of the wire format.
+    /// The bytes have another version of the wire format.
     #[error("wire version {0} is not known here, only version {VERSION} is")]
     Version(u8),
-    /// The bytes end before a length or count is reached.
+    /// The bytes end before a value is complete.
     #[error("the bytes end too early")]
     Truncated,
-    /// Bytes follow the end.
+    /// Bytes follow the end of the last value.
     #[error("{0} bytes too many")]
     Trailing(usize),
     /// A number does not fit its field.
@@ -69,7 +69,7 @@ pub enum WireError {
     Failure(u8),
 }
 
-/// The bytes of a job.
+/// Encodes a job.
 pub fn encode_job(job: &Job) -> Bytes {
     let mut out = BytesMut::with_capacity(job_size_hint(job));
     write_job(&mut out, job);
@@ -77,18 +77,18 @@ pub fn encode_job(job: &Job) -> Bytes {
 }
 
 impl Job {
-    /// About how many bytes the job takes in the queue.
+    /// Approximate size of the job in the queue, in bytes.
     pub fn size(&self) -> usize {
         job_size_hint(self)
     }
 }
 
-/// About how many bytes a job takes; an upper bound, to reserve memory once.
+/// Upper bound of the encoded size of a job, in bytes, used to allocate memory once.
 fn job_size_hint(job: &Job) -> usize {
     88 + tensors_size_hint(&job.inputs) + job.outputs.iter().map(|o| o.len() + 4).sum::<usize>()
 }
 
-/// Appends a job's bytes.
+/// Appends an encoded job.
 pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
     out.put_u8(VERSION);
     out.put_u128_le(job.id.0);
@@ -109,7 +109,7 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
     }
 }
 
-/// Decodes a job, which shares the memory of the bytes.
+/// Decodes a job. Its tensors share the memory of `bytes`.
 pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
     let mut input = WireReader::new(bytes)?;
     let job = Job {
@@ -128,7 +128,7 @@ pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
     Ok(job)
 }
 
-/// The bytes of a batch's replies to one gateway.
+/// Encodes the replies of one batch to one gateway.
 pub fn encode_replies<'a, R>(replies: R) -> Bytes
 where
     R: IntoIterator<Item = &'a Reply, IntoIter: ExactSizeIterator + Clone>,
@@ -139,7 +139,7 @@ where
     out.freeze()
 }
 
-/// About how many bytes replies take; an upper bound, to reserve memory once.
+/// Upper bound of the encoded size of replies, in bytes, used to allocate memory once.
 pub(crate) fn replies_size_hint<'a>(replies: impl Iterator<Item = &'a Reply>) -> usize {
     let size = |reply: &Reply| match &reply.outcome {
         Ok(outputs) => 80 + tensors_size_hint(outputs),
@@ -148,7 +148,7 @@ pub(crate) fn replies_size_hint<'a>(replies: impl Iterator<Item = &'a Reply>) ->
     8 + replies.map(size).sum::<usize>()
 }
 
-/// Appends the bytes of replies.
+/// Appends encoded replies.
 pub(crate) fn write_replies<'a>(
     out: &mut impl BufMut,
     replies: impl ExactSizeIterator<Item = &'a Reply>,
@@ -173,7 +173,7 @@ pub(crate) fn write_replies<'a>(
     }
 }
 
-/// Decodes replies, which share the memory of the bytes.
+/// Decodes replies. Their tensors share the memory of `bytes`.
 pub fn decode_replies(bytes: Bytes) -> Result<Vec<Reply>, WireError> {
     let mut input = WireReader::new(bytes)?;
     let replies = input.list(|input| {
@@ -189,10 +189,10 @@ pub fn decode_replies(bytes: Bytes) -> Result<Vec<Reply>, WireError> {
     Ok(replies)
 }
 
-/// A fingerprint of inputs: name, datatype, shape and data of each, in order.
+/// Computes the digest of inputs: a hash of the name, datatype, shape and data of each, in order.
 ///
-/// The length of each part precedes it, so that moving a byte from one part to the next changes the
-/// fingerprint.
+/// Each part is preceded by its length, so that moving a byte from one part to the next changes the
+/// digest.
 pub fn digest(inputs: &[Tensor]) -> u64 {
     let mut hasher = Xxh3::new();
     let frame = |hasher: &mut Xxh3, value: u64| hasher.update(&value.to_le_bytes());
@@ -258,7 +258,7 @@ fn put_varint(out: &mut impl BufMut, mut value: u64) {
 struct WireReader(Bytes);
 
 impl WireReader {
-    /// Reads the version first: the bytes behind an unknown version have no meaning.
+    /// Reads the version first, because bytes of an unknown version cannot be decoded.
     fn new(bytes: Bytes) -> Result<Self, WireError> {
         let mut input = Self(bytes);
         match input.u8()? {
@@ -307,8 +307,8 @@ impl WireReader {
         u32::try_from(self.varint()?).map_err(|_| WireError::TooLarge)
     }
 
-    /// A length or count, at most the number of bytes left, so that invalid bytes cannot make this
-    /// program reserve memory.
+    /// Reads a length or count. Fails if fewer bytes are left, so that invalid bytes cannot cause a
+    /// large allocation.
     fn length(&mut self) -> Result<usize, WireError> {
         match usize::try_from(self.varint()?) {
             Ok(length) if length <= self.0.len() => Ok(length),
@@ -321,7 +321,7 @@ impl WireReader {
         mut item: impl FnMut(&mut Self) -> Result<T, WireError>,
     ) -> Result<Vec<T>, WireError> {
         let count = self.length()?;
-        // Items are larger in memory than on the wire: reserve memory for a few, and grow.
+        // Items are larger in memory than on the wire, so only a few are allocated in advance.
         let mut items = Vec::with_capacity(count.min(64));
         for _ in 0..count {
             items.push(item(self)?);
@@ -350,7 +350,7 @@ impl WireReader {
         Priority::from_code(code).ok_or(WireError::Priority(code))
     }
 
-    /// The trace at the end of a job that is traced.
+    /// Reads the trace at the end of a job, if the job is traced.
     fn trace(&mut self) -> Result<Option<TraceContext>, WireError> {
         if self.0.is_empty() {
             return Ok(None);

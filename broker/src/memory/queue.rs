@@ -12,12 +12,12 @@ use crate::{
     Backlog, Delivery, EntryId, Job, Priority, WorkerId, roles::RECLAIM_AFTER, share::share,
 };
 
-/// One queue. The jobs of each class are in the order of their ids, which is the order of
-/// submission, so that a job handed back takes its old place.
+/// A queue. The jobs of each class are sorted by id, which is the order of submission, so that a
+/// job handed back returns to its old position.
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
-    /// Notified when jobs wait.
+    /// Notified when jobs are waiting.
     pub(super) filled: Notify,
 }
 
@@ -26,7 +26,7 @@ struct QueueState {
     waiting: [BTreeMap<EntryId, WaitingJob>; Priority::ALL.len()],
     held: HashMap<EntryId, HeldJob>,
     added: u64,
-    /// Counts claims.
+    /// The number of claims so far.
     turn: usize,
 }
 
@@ -59,7 +59,7 @@ impl HeldJob {
 }
 
 impl Queue {
-    /// Adds a job; `None` if `max_waiting` jobs wait. Ids count milliseconds since `started`.
+    /// Adds a job, unless `max_waiting` jobs are waiting. Ids count milliseconds since `started`.
     pub(super) fn add(&self, job: Job, max_waiting: usize, started: Instant) -> Option<EntryId> {
         let since = Instant::now();
         let mut state = self.state.lock();
@@ -76,12 +76,12 @@ impl Queue {
         Some(entry)
     }
 
-    /// Removes a job that no worker has claimed.
+    /// Removes a job if no worker has claimed it.
     pub(super) fn withdraw(&self, entry: EntryId) {
         self.state.lock().waiting[entry.priority as usize].remove(&entry);
     }
 
-    /// Which of these jobs wait or are held.
+    /// Returns for each entry whether its job is waiting or held.
     pub(super) fn outstanding(&self, entries: &[EntryId]) -> Vec<bool> {
         let state = self.state.lock();
         let stands = |entry: &EntryId| {
@@ -91,7 +91,7 @@ impl Queue {
         entries.iter().map(stands).collect()
     }
 
-    /// Claims waiting jobs; returns at once.
+    /// Claims waiting jobs, without blocking.
     pub(super) fn claim(&self, worker: WorkerId, limit: usize) -> Vec<Delivery> {
         let claimed_at = Instant::now();
         let state = &mut *self.state.lock();
@@ -107,13 +107,13 @@ impl Queue {
             }
         }
         if state.waiting.iter().any(|waiting| !waiting.is_empty()) {
-            // One notification may be for many jobs: pass it on.
+            // One notification may stand for many jobs: notify the next worker too.
             self.filled.notify_one();
         }
         deliveries
     }
 
-    /// Claims jobs that `dead` workers hold, or any worker for longer than `lease`, oldest first.
+    /// Claims jobs held by `dead` workers, or by any worker for longer than `lease`, oldest first.
     pub(super) fn reclaim(
         &self,
         worker: WorkerId,
@@ -139,7 +139,7 @@ impl Queue {
         overdue.into_iter().map(reclaim).collect()
     }
 
-    /// Removes claimed jobs for good.
+    /// Removes settled jobs.
     pub(super) fn remove(&self, entries: impl Iterator<Item = EntryId>) {
         let mut state = self.state.lock();
         for entry in entries {
@@ -147,7 +147,7 @@ impl Queue {
         }
     }
 
-    /// Puts jobs that are still held back in their old place.
+    /// Puts each job that is still held into its old position in the queue.
     pub(super) fn hand_back(&self, deliveries: Vec<Delivery>) {
         let mut state = self.state.lock();
         for Delivery { entry, .. } in deliveries {
@@ -159,7 +159,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// How many jobs each worker holds.
+    /// Counts the jobs that each worker holds.
     pub(super) fn held(&self) -> HashMap<String, u64> {
         let mut held = HashMap::new();
         for job in self.state.lock().held.values() {
