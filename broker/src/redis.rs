@@ -1,21 +1,23 @@
 //! The roles over one Redis (7.0 or newer).
 //!
-//! Jobs: one stream per model version with the consumer group `workers`; claiming is one
-//! `XREADGROUP`, and what is settled is deleted, so the stream holds unanswered jobs only.
-//! Replies: pub/sub, one channel per gateway boot; all of a batch's replies for one gateway are one
-//! message, sent in the same `MULTI` as the acknowledgements. Large replies are stored under a key,
-//! and the message is a note with that key.
+//! Jobs: each model version has one stream per class, with the consumer group `workers`. A claim
+//! reads with `XREADGROUP`. Settled entries are deleted, so the streams hold unanswered jobs only.
 //!
-//! Liveness: each gateway and worker renews a key that expires after three seconds. The epoch, a
-//! random text that gateways set, tells whether Redis still has its data: just after it changed, no
+//! Replies: pub/sub, with one channel per gateway boot. The replies of a batch to one gateway are
+//! one message, sent in the same `MULTI` as the acknowledgements. Large replies are stored under a
+//! key, and the message is a note with that key.
+//!
+//! Liveness: each gateway and worker renews a key that expires after 3 s. The epoch, a random text
+//! set by gateways, shows whether Redis still has its data: just after the epoch changed, no
 //! program counts as dead.
 //!
-//! Strays: Redis may carry out a read that its worker has given up. So a worker knows which entries
-//! it holds, and takes the others that are held in its name.
+//! Strays: Redis may execute a read that its worker has given up. Each worker therefore tracks the
+//! entries that it holds, and takes over any other entries held in its name.
 //!
-//! Connections of one process: one link that all roles share and that pipelines by itself (jobs,
-//! replies), one per gateway for its subscription, two per worker and queue for blocking reads and
-//! the target subscription, and a small pool for everything else. All reconnect by themselves.
+//! Connections: each process has one pipelining link shared by all roles (jobs, replies) and a
+//! small pool for everything else. A gateway has one more connection, for its subscription, and a
+//! worker has two more per queue, for blocking reads and the target subscription. All connections
+//! reconnect automatically.
 
 mod address;
 mod announcement;
@@ -70,10 +72,10 @@ use crate::{
     WorkerRoles, roles::LEASE,
 };
 
-/// How long to wait between two attempts to connect for the first time.
+/// Delay between attempts to connect at startup.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// A broker that lives in Redis. Clones share its connections.
+/// A broker over Redis. Clones share its connections.
 #[derive(Clone)]
 pub struct RedisBroker {
     connections: Arc<Connections>,
@@ -81,17 +83,17 @@ pub struct RedisBroker {
 }
 
 impl RedisBroker {
-    /// Connects to the Redis at `address`: a URL such as `redis://user:password@host:6379/0`, or
-    /// more.
+    /// Connects to the Redis at `address`: a URL such as `redis://user:password@host:6379/0`, or a
+    /// [`RedisAddress`] with certificates.
     ///
-    /// Waits until Redis answers. Once connected, the broker reconnects by itself, however long
-    /// that takes; meanwhile its roles return [`BrokerError::Unreachable`]. Call it on the
-    /// process's main runtime, whose tasks keep the connections.
+    /// Waits until Redis answers. Once connected, the broker reconnects automatically, without a
+    /// time limit; meanwhile its roles return [`BrokerError::Unreachable`]. Must be called on the
+    /// main runtime of the process, whose tasks maintain the connections.
     ///
     /// # Errors
     /// [`BrokerError::Misconfigured`] if `address` is invalid, if one side does not trust the
-    /// certificate of the other, if Redis is a cluster, or if it would evict jobs when its memory
-    /// is full.
+    /// certificate of the other side, if Redis is a cluster, or if Redis would evict jobs when its
+    /// memory is full.
     pub async fn connect(address: impl Into<RedisAddress>) -> Result<Self, BrokerError> {
         let locator = Arc::new(Locator::new(address.into())?);
         let mut warned = false;
@@ -112,7 +114,7 @@ impl RedisBroker {
         }
     }
 
-    /// Checks whether [`RedisBroker::connect`] can use `address`; connects to nothing.
+    /// Checks whether `address` is valid for [`RedisBroker::connect`], without connecting.
     ///
     /// # Errors
     /// [`BrokerError::Misconfigured`] if not.
@@ -120,7 +122,7 @@ impl RedisBroker {
         Locator::new(address.into()).map(drop)
     }
 
-    /// The same broker with another lease than [`LEASE`].
+    /// Replaces the default lease, [`LEASE`].
     #[must_use]
     pub fn with_lease(self, lease: Duration) -> Self {
         Self { lease, ..self }

@@ -12,20 +12,20 @@ use redis::{
 
 use crate::BrokerError;
 
-/// The port of sentinels without one.
+/// The default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
 
-/// The address of Redis, and the files that a connection needs.
+/// The address of Redis, and the certificate files for its connections.
 #[derive(Clone, Default)]
 pub struct RedisAddress {
     /// `redis://user:password@host:6379/0`, or `rediss://` for TLS. With sentinels
-    /// `redis+sentinel://user:password@host1:26379,host2:26379/master/0`, or `rediss+sentinel://`;
-    /// user and password are those of Redis, and those of the sentinels follow as
+    /// `redis+sentinel://user:password@host1:26379,host2:26379/master/0`, or `rediss+sentinel://`.
+    /// User and password are for Redis. Credentials for the sentinels follow as
     /// `?sentinel_username=user&sentinel_password=password`.
     pub url: String,
-    /// The file (PEM) of the certificate authorities to trust; `None` for those of the system.
+    /// The PEM file of the trusted certificate authorities; `None` for those of the system.
     pub ca: Option<PathBuf>,
-    /// The files (PEM) of the client certificate and its key.
+    /// The PEM files of the client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -47,16 +47,16 @@ impl From<&String> for RedisAddress {
     }
 }
 
-/// A URL that was parsed.
+/// A parsed URL.
 pub(super) struct ParsedAddress {
-    /// The server; with sentinels, everything but its host and port.
+    /// The server; with sentinels, without a usable host and port.
     pub(super) server: ConnectionInfo,
-    /// The sentinels, and their name of the master.
+    /// The sentinels, and their name for the master.
     pub(super) sentinels: Option<(Vec<ConnectionInfo>, String)>,
 }
 
 impl RedisAddress {
-    /// Parses the URL, and reads the files once to see that they can be used.
+    /// Parses the URL, and reads the certificate files once to check them.
     pub(super) fn parse(&self) -> Result<ParsedAddress, BrokerError> {
         let parsed = match self.url.split_once("+sentinel://") {
             Some((scheme, rest)) => parse_sentinels(scheme, rest),
@@ -77,8 +77,8 @@ impl RedisAddress {
         Ok(parsed)
     }
 
-    /// The client for a server or a sentinel. Reads the files again, because certificates are
-    /// renewed while programs run.
+    /// Creates a client for a server or a sentinel. Reads the certificate files each time, because
+    /// certificates may be renewed while the program runs.
     pub(super) fn client(&self, server: ConnectionInfo) -> RedisResult<Client> {
         if !is_tls(&server) {
             return Client::open(server);
@@ -102,11 +102,11 @@ fn is_tls(server: &ConnectionInfo) -> bool {
     matches!(server.addr(), ConnectionAddr::TcpTls { .. })
 }
 
-/// Reads a file with `what` in PEM.
+/// Reads a PEM file that must contain a `what`.
 fn read(flag: &str, path: &Path, what: &str) -> RedisResult<Vec<u8>> {
     let refuse = |why: &str| unusable(format!("{flag} {}: {why}", path.display()));
     let pem = fs::read(path).map_err(|error| refuse(&error.to_string()))?;
-    // A file that is not PEM would be read as no certificate at all.
+    // redis-rs would read a file that is not PEM as one without certificates.
     if String::from_utf8_lossy(&pem).contains(&format!("{what}-----")) {
         Ok(pem)
     } else {
@@ -118,7 +118,7 @@ fn unusable(why: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, "unusable certificates", why).into()
 }
 
-/// With RESP3, in which redis-rs reports that a connection broke.
+/// Uses RESP3, in which redis-rs reports broken connections.
 fn parse_server(url: &str) -> Result<ConnectionInfo, String> {
     let server = parse_host(url)?;
     let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -126,12 +126,12 @@ fn parse_server(url: &str) -> Result<ConnectionInfo, String> {
 }
 
 fn parse_host(url: &str) -> Result<ConnectionInfo, String> {
-    // The error must not show the URL, which may hold a password.
+    // The error must not contain the URL, which may include a password.
     url.into_connection_info()
         .map_err(|error| error.detail().map_or_else(|| error.to_string(), str::to_owned))
 }
 
-/// Parses each host as a URL of its own.
+/// Parses each sentinel host as a separate URL.
 fn parse_sentinels(scheme: &str, rest: &str) -> Result<ParsedAddress, String> {
     if !matches!(scheme, "redis" | "rediss") {
         return Err("sentinels are found by redis+sentinel:// or rediss+sentinel://".to_owned());
@@ -156,7 +156,7 @@ fn parse_sentinels(scheme: &str, rest: &str) -> Result<ParsedAddress, String> {
     }
     let mut sentinels = Vec::new();
     for host in hosts.split(',') {
-        // The last colon of an IPv6 address stands before its bracket.
+        // The last colon of an IPv6 address comes before its closing bracket.
         let port = if host.rsplit(']').next().is_some_and(|tail| tail.contains(':')) {
             String::new()
         } else {

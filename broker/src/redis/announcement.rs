@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Announcement, BrokerError};
 
-/// An announcement, and when it was renewed.
+/// An announcement and the time of its renewal.
 #[derive(Serialize, Deserialize)]
 pub(super) struct StoredAnnouncement {
     #[serde(flatten)]

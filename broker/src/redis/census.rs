@@ -1,11 +1,12 @@
-//! The census: a consumer group that never reads, for questions that Redis answers about groups
-//! only. Its lag counts the entries ever added; the entries that it can claim are in the stream.
+//! The census: a consumer group that never reads entries, for queries that Redis answers only for
+//! groups. The lag of the group is the number of entries ever added, and an `XCLAIM` by the group
+//! returns only entries that are still in the stream.
 
 use redis::{Cmd, Pipeline, RedisError, aio::ConnectionLike};
 
 use super::{errors::server_code, keys};
 
-/// Creates the census of a stream, behind every id there will ever be.
+/// Creates the census of a stream, positioned after every possible id.
 pub(super) fn create(stream: &str) -> Cmd {
     let mut create = redis::cmd("XGROUP");
     create.arg("CREATE").arg(stream).arg(keys::CENSUS);
@@ -13,8 +14,8 @@ pub(super) fn create(stream: &str) -> Cmd {
     create
 }
 
-/// Which of these entries are in the stream, claimed or not. Reads none of them: the census claims
-/// them and forgets them at once.
+/// Returns the ids whose entries are in the stream, claimed or not. Reads no entries: the census
+/// claims and immediately acknowledges them.
 pub(super) async fn outstanding(
     connection: &mut impl ConnectionLike,
     stream: &str,
@@ -31,7 +32,7 @@ pub(super) async fn outstanding(
     if let Err(error) = create(stream).exec_async(connection).await {
         match server_code(&error).as_deref() {
             Some("BUSYGROUP") => {}
-            // There is no such stream, so it has no entries.
+            // The stream does not exist, so it has no entries.
             Some("ERR") => return Ok(Vec::new()),
             _ => return Err(error),
         }

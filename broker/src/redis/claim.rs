@@ -1,11 +1,12 @@
 //! Fills a claim from the streams of all classes.
 //!
-//! Redis cannot split one read by weight: a count holds for each stream of the read. So a claim
-//! first takes what waits, with one read per class, and blocks on all streams together only where
-//! no job waits, with a count so small that no more than `limit` can come. While only one class is
-//! in use, a claim is one read.
+//! Redis cannot divide one read by weight, because `COUNT` applies to each stream of the read. A
+//! claim therefore first takes the waiting jobs, with one read per class. If no job is waiting, the
+//! claim blocks on all streams together, with `limit` divided by the number of classes as the
+//! count. While a single class is in use, a claim is a single read.
 //!
-//! Each read also asks which gateways are subscribed: the jobs of an unsubscribed one need not run.
+//! Each read also queries which gateways are subscribed, because jobs of an unsubscribed gateway
+//! need not run.
 
 use std::sync::Arc;
 
@@ -23,14 +24,14 @@ use super::{
 };
 use crate::{BrokerError, Claims, Delivery, Priority, roles::LIVENESS, share::share};
 
-/// The claims of one worker, and what is kept from one to the next.
+/// The claims of one worker, and the state kept between claims.
 pub(super) struct RedisClaims {
     queue: Arc<WorkerQueue>,
     held: Arc<HeldEntries>,
     reader: Reader,
     listeners: Listeners,
     classes: ClassUse,
-    /// Counts claims.
+    /// The number of claims so far.
     turn: usize,
 }
 
@@ -46,10 +47,11 @@ impl RedisClaims {
         }
     }
 
-    /// Reads until the claim is full or no job waits; waits for one if the claim is still empty.
+    /// Reads until the claim is full or no job is waiting. If the claim is still empty, waits for
+    /// jobs.
     async fn fill(&mut self, open: &mut OpenClaim, limit: usize) -> Result<(), RedisError> {
         self.turn = self.turn.wrapping_add(1);
-        // Upper bounds: entries in a stream may have been claimed by other workers.
+        // Upper bounds: other workers may have claimed entries of the streams.
         let mut waiting = [0; Priority::ALL.len()];
         match self.classes.only() {
             Some(class) => waiting[class] = limit,
@@ -88,7 +90,7 @@ impl RedisClaims {
         Ok(found)
     }
 
-    /// Keeps the connection of a claim if it still works, and creates a queue that is gone anew.
+    /// Keeps the connection of a claim if it still works, and recreates a lost queue.
     async fn conclude(
         &mut self,
         open: &OpenClaim,
@@ -108,14 +110,14 @@ impl RedisClaims {
         }
     }
 
-    /// Hands back the jobs beyond `limit`: several classes filled up between the read that found
-    /// nothing and the wait, and `limit` is too small to be split. The queue is nearly empty, so
-    /// its end is its front.
+    /// Hands back the jobs beyond `limit`. A blocking read can return too many jobs if `limit` is
+    /// less than the number of classes, and jobs of several classes arrive together. The queue was
+    /// empty just before, so jobs at its end lose no time.
     async fn hand_back_excess(&self, deliveries: &mut Vec<Delivery>, limit: usize) {
         if deliveries.len() > limit {
             let excess = deliveries.split_off(limit);
             if let Err(error) = settle::hand_back(&self.queue, &self.held, excess).await {
-                // They are strays, unless they are back in the queue.
+                // The jobs are strays now, unless they are back in the queue.
                 let queue = self.queue.name();
                 tracing::warn!(%queue, %error, "failed to hand back excess jobs");
             }
@@ -127,7 +129,7 @@ impl RedisClaims {
 impl Claims for RedisClaims {
     async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         if limit == 0 {
-            // Redis takes a count of 0 for no limit.
+            // Redis treats a count of 0 as no limit.
             return Ok(Vec::new());
         }
         let queue = Arc::clone(&self.queue);
@@ -143,14 +145,14 @@ impl Claims for RedisClaims {
             if open.entries.is_empty() {
                 return Err(error);
             }
-            // Claimed jobs must be returned, whatever failed after them.
+            // Claimed jobs must be returned, even if a later read failed.
             tracing::warn!(queue = %queue.name(), %error, "claim ended early");
         }
         let OpenClaim { mut entries, clock, unsubscribed, .. } = open;
-        // Several reads may have contributed to one class.
+        // Several reads may have contributed entries of the same class.
         entries.sort_unstable_by_key(|entry| entry.id);
         let mut deliveries = queue.deliver(entries, clock).await;
-        // Right after the connections came back, gateways may be about to subscribe again.
+        // Shortly after a reconnect, gateways may not have subscribed again yet.
         let is_known = queue.connections().link.up_for() >= LIVENESS;
         for Delivery { job, awaited, .. } in &mut deliveries {
             *awaited = !(is_known && unsubscribed.contains(&job.gateway));

@@ -6,24 +6,24 @@ use tokio::time::Instant;
 
 use crate::Priority;
 
-/// How long a class counts as in use after a job was seen in it. The first job after that may miss
-/// one full batch of another class.
+/// How long a class counts as in use after a job was seen in it. The first job after that time may
+/// have to wait for one full batch of another class.
 const IN_USE: Duration = Duration::from_secs(10);
 
-/// One value for each class, highest first.
+/// One value per class, highest class first.
 pub(super) type PerClass<T> = [T; Priority::ALL.len()];
 
-/// When jobs were last seen in each class.
+/// When a job was last seen in each class.
 #[derive(Default)]
 pub(super) struct ClassUse(PerClass<Option<Instant>>);
 
 impl ClassUse {
-    /// Notes that jobs are in the stream of this class.
+    /// Records that the stream of this class contains jobs.
     pub(super) fn seen(&mut self, class: usize) {
         self.0[class] = Some(Instant::now());
     }
 
-    /// The only class in use; `None` also before any job was seen.
+    /// The only class in use; `None` if several classes or no classes are in use.
     pub(super) fn only(&self) -> Option<usize> {
         let in_use = |seen: &Option<Instant>| seen.is_some_and(|seen| seen.elapsed() < IN_USE);
         let mut classes = (0..self.0.len()).filter(|&class| in_use(&self.0[class]));

@@ -1,4 +1,4 @@
-//! Settings of connections, and which servers are refused.
+//! Settings of connections, and checks that refuse unsuitable servers.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ use tokio::{
 use super::errors::{broker_error, rustls_error};
 use crate::BrokerError;
 
-/// How long to wait for a connection, or for the answer to a command that does not block.
+/// Timeout for opening a connection, and for the answer to a command that does not block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Settings of every connection; the default of redis-rs is to wait 500 ms for an answer.
+/// Settings of every connection. The default timeout of redis-rs for an answer is 500 ms.
 pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE))
 }
 
-/// These sections of `INFO`; `None` if the Redis user may not run it, which is a setting and no
-/// fault.
+/// Reads sections of `INFO`. Returns `None` if the Redis user lacks the permission for `INFO`,
+/// which is a valid configuration.
 pub(super) async fn info(
     connection: &mut impl ConnectionLike,
     sections: &[&str],
@@ -38,7 +38,7 @@ pub(super) async fn info(
     }
 }
 
-/// An answer to `INFO`.
+/// The answer to `INFO`.
 pub(super) struct Info(String);
 
 impl Info {
@@ -47,8 +47,8 @@ impl Info {
     }
 }
 
-/// Refuses a Redis that evicts keys, because it would delete whole queues; and a node of a cluster,
-/// where a queue and the reply channels of its gateways are on different nodes.
+/// Refuses a Redis that evicts keys, because eviction would delete whole queues. Also refuses a
+/// node of a cluster, where a queue and the reply channels of its gateways are on different nodes.
 pub(super) async fn refuse_unfit(
     connection: &mut MultiplexedConnection,
 ) -> Result<(), BrokerError> {
@@ -70,8 +70,8 @@ pub(super) async fn refuse_unfit(
     }
 }
 
-/// Fails if the server at an address for TLS speaks none, or the other way round. Redis does not
-/// report that: it waits for ever for the end of a line, or closes the connection.
+/// Fails if the address expects TLS and the server does not, or the reverse. Redis does not report
+/// this mistake: it waits for the end of a line, or closes the connection.
 pub(super) async fn refuse_mistaken(server: &ConnectionInfo) -> Result<(), BrokerError> {
     let (host, port, mistaken) = match server.addr() {
         ConnectionAddr::TcpTls { host, port, .. } => {
@@ -107,7 +107,7 @@ async fn speaks_tls(host: &str, port: u16) -> bool {
     let Ok(client) = Client::open(tls) else { return false };
     match client.get_multiplexed_async_connection_with_config(&connection_config()).await {
         Ok(_) => true,
-        // Whether the certificates are trusted does not matter here.
+        // Even with an untrusted certificate, the server has answered with TLS.
         Err(error) => {
             let fault = rustls_error(&error);
             fault.is_some_and(|fault| !matches!(fault, rustls::Error::InvalidMessage(_)))

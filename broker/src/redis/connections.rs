@@ -7,23 +7,23 @@ use redis::{Pipeline, Value};
 use super::{errors::broker_error, link::Link, locator::Locator, pool::Pool};
 use crate::BrokerError;
 
-/// The shared connections, and where to open more.
+/// The shared connections, and the locator for further connections.
 pub(super) struct Connections {
     pub(super) locator: Arc<Locator>,
-    /// For control calls, and to open the connections of blocking reads.
+    /// For control calls, and to open connections for blocking reads.
     pub(super) pool: Pool,
     /// For everything that happens per request or per batch.
     pub(super) link: Link,
 }
 
 impl Connections {
-    /// Opens the link; tries once.
+    /// Opens the link, in a single attempt.
     pub(super) async fn open(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let link = Link::open(Arc::clone(locator)).await.map_err(broker_error)?;
         Ok(Self { locator: Arc::clone(locator), pool: Pool::new(Arc::clone(locator)), link })
     }
 
-    /// Runs commands on the link; the answers of those that are not ignored.
+    /// Runs commands on the link. Returns the answers of the commands that are not ignored.
     pub(super) async fn run(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
         let mut connection = self.link.connection().await?;
         commands.query_async(&mut connection).await.map_err(broker_error)

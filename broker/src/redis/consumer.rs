@@ -1,4 +1,4 @@
-//! The roles of a worker, put together from their parts.
+//! Assembles the roles of a worker.
 
 use std::{sync::Arc, time::Duration};
 

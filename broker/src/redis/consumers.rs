@@ -1,4 +1,4 @@
-//! `XINFO CONSUMERS`: the workers of a stream, and how many entries each holds.
+//! `XINFO CONSUMERS`: the workers of a stream, and the number of entries that each worker holds.
 
 use redis::{
     Cmd, Pipeline, RedisError, Value,
@@ -12,14 +12,14 @@ use super::{
 };
 use crate::BrokerError;
 
-/// The question about one stream.
+/// Builds the query for one stream.
 pub(super) fn question(stream: &str) -> Cmd {
     let mut question = redis::cmd("XINFO");
     question.arg("CONSUMERS").arg(stream).arg(keys::GROUP);
     question
 }
 
-/// The questions about these streams; an error is the answer of its question only.
+/// Builds the queries for several streams. An error affects only the answer of its own query.
 pub(super) fn questions(streams: &[String]) -> Pipeline {
     let mut questions = Pipeline::new();
     for stream in streams {
@@ -29,7 +29,7 @@ pub(super) fn questions(streams: &[String]) -> Pipeline {
     questions
 }
 
-/// The answer about one stream; no workers where there is no such stream or group.
+/// Parses the answer for one stream. A missing stream or group has no workers.
 pub(super) fn parse(answer: Value) -> Result<Vec<StreamInfoConsumer>, BrokerError> {
     let consumers = answer.extract_error().and_then(|value| {
         redis::from_redis_value::<StreamInfoConsumersReply>(value).map_err(RedisError::from)
@@ -40,7 +40,7 @@ pub(super) fn parse(answer: Value) -> Result<Vec<StreamInfoConsumer>, BrokerErro
     }
 }
 
-/// The workers of each of these streams.
+/// Reads the workers of each stream.
 pub(super) async fn read(
     connection: &mut impl ConnectionLike,
     streams: &[String],

@@ -1,4 +1,4 @@
-//! The controller's role: publishes targets, makes promises, forgets workers that are gone.
+//! The controller's role: publishes targets, makes promises, and forgets workers that are gone.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ pub(super) struct RedisController(pub(super) Arc<Connections>);
 impl Controller for RedisController {
     async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
         let mut connection = self.0.pool.get().await?;
-        // Redis's clock rises, even if Redis loses its data or several programs publish.
+        // Redis's clock rises even if Redis loses its data, or if several programs publish.
         let (seconds, microseconds): (u64, u64) =
             redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
         let epoch = seconds * 1_000_000 + microseconds;
@@ -42,8 +42,9 @@ impl Controller for RedisController {
     }
 }
 
-/// Deletes from a queue's groups the workers that hold nothing and have claimed nothing for
-/// `silent`; how many. A living worker claims every second, and would be created anew.
+/// Deletes idle workers from the groups of a queue: workers that hold no entries and have not tried
+/// to claim for `silent`. Returns the number of deleted workers. A live worker claims every second,
+/// and would be created again.
 async fn forget(
     connection: &mut impl ConnectionLike,
     queue: &QueueName,
@@ -54,7 +55,7 @@ async fn forget(
     let gone = |consumer: &&StreamInfoConsumer| {
         consumer.pending == 0 && Duration::from_millis(consumer.idle as u64) >= silent
     };
-    // In every class, or in none.
+    // A worker is deleted from the groups of all classes, or of none.
     let kept: HashSet<&str> = classes.iter().flatten().filter(|c| !gone(c)).map(name).collect();
     let (mut forget, mut forgotten) = (Pipeline::new(), HashSet::new());
     for (stream, consumers) in streams.iter().zip(&classes) {

@@ -1,4 +1,4 @@
-//! Entries of a queue's streams, as Redis writes them.
+//! Entries of a queue's streams, in the format of Redis.
 
 use bytes::Bytes;
 use redis::Value;
@@ -6,15 +6,15 @@ use redis::Value;
 use super::{keys, values::into_bytes};
 use crate::{EntryId, Priority};
 
-/// A claimed entry, with the bytes of its job if it has one.
+/// A claimed entry, with the bytes of its job, if any.
 pub(super) struct Entry {
     pub(super) id: EntryId,
     pub(super) deliveries: u32,
     pub(super) job: Option<Bytes>,
 }
 
-/// The entries in an answer about one stream, as first deliveries; `None` if the answer has another
-/// form.
+/// Parses the entries in an answer about one stream, as first deliveries. Returns `None` if the
+/// answer has an unexpected form.
 pub(super) fn entries(answer: Value, priority: Priority) -> Option<Vec<Entry>> {
     let Value::Array(entries) = answer else { return None };
     let entry = |entry| {
@@ -31,7 +31,7 @@ fn job_field(fields: Value) -> Option<Bytes> {
     if into_bytes(name)? == keys::JOB { into_bytes(job) } else { None }
 }
 
-/// An entry's id in the stream of its class.
+/// Parses the id of an entry in the stream of this class.
 pub(super) fn entry_id(value: &Value, priority: Priority) -> Option<EntryId> {
     match value {
         Value::BulkString(text) => parse_id(str::from_utf8(text).ok()?, priority),
@@ -39,14 +39,14 @@ pub(super) fn entry_id(value: &Value, priority: Priority) -> Option<EntryId> {
     }
 }
 
-/// An entry's id from Redis's text.
+/// Parses the id of an entry from Redis's text.
 pub(super) fn parse_id(text: &str, priority: Priority) -> Option<EntryId> {
     let (milliseconds, sequence) = text.split_once('-')?;
     let (milliseconds, sequence) = (milliseconds.parse().ok()?, sequence.parse().ok()?);
     Some(EntryId { priority, milliseconds, sequence })
 }
 
-/// An entry's id as Redis's text.
+/// Formats the id of an entry as Redis's text.
 pub(super) fn id_text(id: EntryId) -> String {
     format!("{}-{}", id.milliseconds, id.sequence)
 }

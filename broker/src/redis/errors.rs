@@ -1,4 +1,4 @@
-//! What errors of Redis, or of the way to it, mean.
+//! Classifies errors of Redis, and of the connection to Redis.
 
 use std::{error::Error, io, sync::Arc};
 
@@ -6,13 +6,13 @@ use redis::{ErrorKind, RedisError};
 
 use crate::BrokerError;
 
-/// What an error of Redis means to users of this crate.
+/// Converts an error of Redis to a [`BrokerError`].
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
     if let Some(advice) = tls_advice(&error) {
         return BrokerError::misconfigured(TlsError { advice, source: error });
     }
     match server_code(&error).as_deref() {
-        // No memory, or no room on the disk of the append-only file.
+        // Out of memory, or no disk space for the append-only file.
         Some("OOM" | "MISCONF") => BrokerError::Full,
         Some(
             "READONLY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
@@ -30,18 +30,18 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
     }
 }
 
-/// An answer that cannot be read.
+/// The error for an answer that cannot be parsed.
 pub(super) fn unreadable(command: &str) -> BrokerError {
     BrokerError::refused(format!("Redis gave an answer to {command} that makes no sense"))
 }
 
-/// The code of the first error that Redis itself answered, also inside a pipeline.
+/// The code of the first error that the server returned, also within a pipeline.
 pub(super) fn server_code(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     errors.first().map(|(_, error)| error.code().to_owned())
 }
 
-/// Whether a key does not exist.
+/// Whether Redis reports that a key does not exist.
 pub(super) fn no_such_key(error: &RedisError) -> bool {
     error.clone().into_server_errors().is_some_and(|errors| {
         errors.iter().any(|(_, error)| error.details().is_some_and(|text| text == "no such key"))
@@ -54,14 +54,13 @@ pub(super) fn lost_group(error: &RedisError) -> bool {
     let Some(errors) = error.clone().into_server_errors() else { return false };
     errors.first().is_some_and(|(_, error)| match error.code() {
         "NOGROUP" => true,
-        // The same code also announces that this node is no longer the master.
+        // Redis uses the same code when the node is no longer the master.
         "UNBLOCKED" => error.details().is_some_and(|text| text.contains("no longer exists")),
         _ => false,
     })
 }
 
-/// Whether the stream or its consumer group does not exist, so that no worker holds any of its
-/// jobs.
+/// Whether the stream or its consumer group does not exist. No worker then holds any of its jobs.
 pub(super) fn lost_queue(error: &RedisError) -> bool {
     lost_group(error) || no_such_key(error)
 }
@@ -74,13 +73,13 @@ struct TlsError {
     source: RedisError,
 }
 
-/// The TLS error inside: redis-rs wraps it into an I/O error, and that into a shared one.
+/// The TLS error inside a Redis error. redis-rs wraps the error in an I/O error inside an `Arc`.
 pub(super) fn rustls_error(error: &RedisError) -> Option<&rustls::Error> {
     let shared: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
     shared.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
-/// Which setting to change, if certificates or their absence are the cause.
+/// Advice on the setting to change, if a certificate is wrong or missing.
 fn tls_advice(error: &RedisError) -> Option<String> {
     let error = rustls_error(error)?;
     Some(match error {

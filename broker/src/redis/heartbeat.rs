@@ -1,4 +1,4 @@
-//! A gateway's heartbeat: prolongs its liveness key, and notices when Redis stops answering or
+//! The heartbeat of a gateway: renews its liveness key, and detects when Redis stops answering or
 //! loses its data.
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -14,17 +14,17 @@ use tokio::{
 use super::{connect::info, connections::Connections, errors::broker_error, keys};
 use crate::{BrokerError, GatewayId, roles::LIVENESS};
 
-/// Time between two beats.
+/// Interval between beats.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// The same while Redis does not answer.
+/// Interval between beats while Redis does not answer.
 const EVERY_WHILE_AWAY: Duration = Duration::from_millis(100);
 
 /// How long an answer may take. Longer than 1 s, so that a short Redis stall does not make the
 /// gateway refuse requests.
 const STALL: Duration = Duration::from_millis(1500);
 
-/// The heartbeat of one gateway boot, in a task of its own until it is dropped.
+/// The heartbeat of one gateway boot: a task that beats until the heartbeat is dropped.
 pub(super) struct Heartbeat {
     beats: Arc<Beats>,
     task: JoinHandle<()>,
@@ -40,9 +40,9 @@ struct Beats {
 
 #[derive(Default)]
 struct HeartbeatState {
-    /// Which data was there at the last beat, and on which server.
+    /// The data and the server at the last successful beat.
     data: Option<DataIdentity>,
-    /// When the beat began that Redis has not answered.
+    /// Start of the first beat that Redis has not answered.
     unanswered_since: Option<Instant>,
 }
 
@@ -53,7 +53,7 @@ struct DataIdentity {
 }
 
 impl Heartbeat {
-    /// Beats once, and then goes on in a task.
+    /// Beats once, then starts the task.
     pub(super) async fn start(
         connections: Arc<Connections>,
         gateway: GatewayId,
@@ -61,7 +61,7 @@ impl Heartbeat {
         let gateway = keys::gateway(gateway);
         let beats = Beats { connections, gateway, state: Mutex::default(), changed: Notify::new() };
         match beats.beat().await {
-            // A full Redis does not take the liveness key yet, but no jobs either.
+            // A full Redis refuses the liveness key, but it also refuses jobs.
             Err(BrokerError::Full) => {}
             beat => beat?,
         }
@@ -70,23 +70,24 @@ impl Heartbeat {
         Ok(Self { beats, task })
     }
 
-    /// Whether Redis answers.
+    /// Whether Redis answers within [`STALL`].
     pub(super) fn is_steady(&self) -> bool {
         let unanswered_since = self.beats.state.lock().unanswered_since;
         unanswered_since.is_none_or(|since| since.elapsed() < STALL)
     }
 
-    /// Waits until Redis lost its data, or another server took its place. Cancel safe.
+    /// Waits until Redis loses its data, or another server takes its place. Cancel safe.
     pub(super) async fn changed(&self) {
         self.beats.changed.notified().await;
     }
 
-    /// Beats once and drops the notice of every change until now, which is known already.
+    /// Beats once, and discards the notification of earlier changes, which the caller already
+    /// handles.
     pub(super) async fn catch_up(&self) {
         if let Err(error) = self.beats.beat().await {
             tracing::debug!(%error, "heartbeat failed");
         }
-        // Uses up the notice.
+        // Consumes the notification.
         pin!(self.beats.changed.notified()).enable();
     }
 }
@@ -113,10 +114,10 @@ impl Beats {
         }
     }
 
-    /// Reads the epoch, prolongs the liveness key, and compares the server with the last one.
+    /// Reads the epoch, renews the liveness key, and compares epoch and server with the last beat.
     async fn beat(&self) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
-        // Commands that a full Redis carries out as well.
+        // A full Redis also executes these commands.
         let (epoch, alive): (Option<String>, bool) = Pipeline::new()
             .get(keys::EPOCH)
             .cmd("PEXPIRE")
@@ -142,7 +143,7 @@ impl Beats {
         Ok(())
     }
 
-    /// Sets the liveness key, and the epoch where there is none; returns the epoch.
+    /// Sets the liveness key, and the epoch if it is missing. Returns the epoch.
     async fn begin(&self, connection: &mut impl ConnectionLike) -> Result<String, BrokerError> {
         let (epoch,) = Pipeline::new()
             .atomic()

@@ -1,4 +1,4 @@
-//! The entries that a worker holds: handed out, and neither settled nor handed back.
+//! The entries that a worker holds: delivered, and neither settled nor handed back.
 
 use std::{
     collections::HashSet,
@@ -17,8 +17,8 @@ pub(super) struct HeldEntries {
 }
 
 impl HeldEntries {
-    /// Locks the entries. Kept locked while entries are taken over, so that none of these looks
-    /// like a stray.
+    /// Locks the entries. Hold the lock while taking over entries, so that they do not look like
+    /// strays.
     pub(super) async fn lock(&self) -> MutexGuard<'_, HashSet<EntryId>> {
         self.entries.lock().await
     }
@@ -36,7 +36,7 @@ impl HeldEntries {
         }
     }
 
-    /// Whether Redis may count entries as held by this worker that are not among these.
+    /// Whether Redis may count entries as held by this worker that are missing here.
     pub(super) fn may_have_strays(&self) -> bool {
         self.strays.load(Relaxed)
     }

@@ -1,21 +1,21 @@
-//! Every name this crate uses inside Redis.
+//! The names of all keys, channels and groups in Redis.
 //!
-//! What one `MULTI` touches shares a hash tag (the part in braces), so that it lives on one node of
-//! a Redis Cluster.
+//! Keys used in one `MULTI` share a hash tag (the part in braces), so that they are on the same
+//! node of a Redis Cluster.
 //!
-//! All begin with `bf`, which stands for version 3 of the wire format. Programs of different
-//! versions cannot read each other's bytes and must not meet: a new version changes that beginning
-//! too.
+//! Keys and channels begin with `bf`, which stands for version 3 of the wire format. Programs of
+//! different versions cannot read each other's bytes and must not share keys, so a new version
+//! needs a new prefix.
 
 use crate::{GatewayId, Priority, QueueName};
 
 /// The consumer group of every stream of jobs.
 pub(super) const GROUP: &str = "workers";
 
-/// The consumer group of the census, which never reads.
+/// The consumer group of the census, which never reads entries.
 pub(super) const CENSUS: &str = "census";
 
-/// The one field of a queue's entry: the job's bytes.
+/// The only field of a queue's entry: the bytes of the job.
 pub(super) const JOB: &str = "j";
 
 /// Hash of announcements: worker to JSON.
@@ -27,10 +27,10 @@ pub(super) const PROMISES: &str = "bf:{fleet}:promises";
 /// Hash of traffic reports: gateway to JSON.
 pub(super) const TRAFFIC: &str = "bf:{fleet}:traffic";
 
-/// A random text, the epoch: the same as long as Redis keeps its data.
+/// The epoch: a random text that stays the same while Redis keeps its data.
 pub(super) const EPOCH: &str = "bf:{fleet}:epoch";
 
-/// The streams of jobs for one model version, one per class, highest first.
+/// The streams of jobs of one model version, one per class, highest class first.
 pub(super) fn queue(queue: &QueueName) -> [String; Priority::ALL.len()] {
     Priority::ALL.map(|priority| stream(queue, priority))
 }
@@ -45,12 +45,12 @@ pub(super) fn dead(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:dead")
 }
 
-/// The target of a queue, and the channel that announces a new one.
+/// The target of a queue, and the channel that announces a new target.
 pub(super) fn target(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:target")
 }
 
-/// Large replies.
+/// The key of a large reply.
 pub(super) fn large_reply(queue: &QueueName, number: u128) -> String {
     format!("bf:{{{queue}}}:parcel:{number:032x}")
 }

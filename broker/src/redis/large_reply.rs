@@ -1,8 +1,8 @@
-//! Large replies: too large for a pub/sub message.
+//! Large replies, which do not fit into a pub/sub message.
 //!
-//! Redis disconnects a subscriber with 32 MB of unsent messages, and a client holds a whole message
-//! in memory several times. So large replies are stored under a key, and the message is a note with
-//! that key: the gateway fetches the replies piece by piece, a few at a time.
+//! Redis disconnects a subscriber with 32 MB of unsent messages, and a client keeps several copies
+//! of a message in memory. Large replies are therefore stored under a key, and the message is a
+//! note with that key. The gateway fetches the replies in pieces, a few at a time.
 
 use std::sync::Arc;
 
@@ -18,32 +18,32 @@ use super::{
 };
 use crate::{BrokerError, QueueName, Reply, wire};
 
-/// The most bytes of replies in a message.
+/// Maximum size of the replies in a message, in bytes.
 pub(super) const LARGE: usize = 256 << 10;
-/// How long large replies are kept to be fetched, in milliseconds.
+/// How long a large reply is kept for the gateway, in milliseconds.
 const LIFE: u64 = 30_000;
-/// How many bytes are fetched at a time.
+/// Size of a fetched piece, in bytes.
 const PIECE: usize = 1 << 20;
-/// How many large replies are fetched at a time.
+/// How many large replies are fetched concurrently.
 const FETCHED_AT_ONCE: usize = 2;
-/// The first byte of a note. Replies begin with the version of their format, which is never 0.
+/// The first byte of a note. Replies begin with the wire version, which is never 0.
 const NOTE: u8 = 0;
 
-/// The key of large replies.
+/// The key of a large reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LargeReply {
     key: String,
-    /// An upper bound of their bytes.
+    /// Upper bound of the size of the reply, in bytes.
     size: usize,
 }
 
 impl LargeReply {
-    /// A new key for replies of about `size` bytes.
+    /// Generates a key for replies of about `size` bytes.
     pub(super) fn new(queue: &QueueName, size: usize) -> Self {
         Self { key: keys::large_reply(queue, rand::random()), size }
     }
 
-    /// The command that stores the replies.
+    /// Builds the command that stores the replies.
     pub(super) fn store<'a>(&self, replies: impl ExactSizeIterator<Item = &'a Reply>) -> Cmd {
         let mut set = Cmd::with_capacity(5, self.size + 128);
         set.arg("SET").arg(&self.key);
@@ -52,7 +52,7 @@ impl LargeReply {
         set
     }
 
-    /// The message with the key.
+    /// Encodes the key as a message.
     pub(super) fn note(&self) -> Vec<u8> {
         let mut note = vec![NOTE];
         note.put_u64_le(self.size as u64);
@@ -60,7 +60,7 @@ impl LargeReply {
         note
     }
 
-    /// The key in a message; `None` if the message is replies itself.
+    /// Decodes the key in a message. Returns `None` if the message contains the replies themselves.
     pub(super) fn from_note(mut message: &[u8]) -> Option<Self> {
         if message.try_get_u8() != Ok(NOTE) {
             return None;
@@ -93,7 +93,7 @@ impl LargeReply {
     }
 }
 
-/// Fetches large replies in tasks of their own.
+/// Fetches large replies in background tasks.
 pub(super) struct LargeReplies {
     pool: Pool,
     turns: Arc<Semaphore>,
@@ -106,7 +106,7 @@ impl LargeReplies {
         Self { pool, turns, fetching: JoinSet::new() }
     }
 
-    /// Begins to fetch.
+    /// Starts to fetch a large reply.
     pub(super) fn fetch(&mut self, large: LargeReply) {
         let (pool, turns) = (self.pool.clone(), self.turns.clone());
         self.fetching.spawn(async move {
@@ -115,7 +115,7 @@ impl LargeReplies {
         });
     }
 
-    /// The next replies that arrive; waits for ever if none are being fetched. Cancel safe.
+    /// Waits for the next fetched replies; forever if nothing is being fetched. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Bytes, BrokerError> {
         match self.fetching.join_next().await {
             Some(Ok(fetched)) => fetched,

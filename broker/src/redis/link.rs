@@ -12,8 +12,8 @@ use tokio::{
 use super::{connect::PATIENCE, locator::Locator, watched::WatchedConnection};
 use crate::{BrokerError, roles::Cause};
 
-/// One connection, replaced when it breaks by a task on the runtime that opened it. Callers may be
-/// on any runtime.
+/// One connection. A task on the runtime that opened the connection replaces it when it breaks.
+/// Callers may be on any runtime.
 pub(super) struct Link {
     state: watch::Receiver<LinkState>,
     keeper: JoinHandle<()>,
@@ -25,22 +25,23 @@ enum LinkState {
 }
 
 impl Link {
-    /// Connects; tries once.
+    /// Connects, in a single attempt.
     pub(super) async fn open(locator: Arc<Locator>) -> RedisResult<Self> {
         let watched = WatchedConnection::open(&locator, None).await?;
         let (sender, state) = watch::channel(up(&watched));
         Ok(Self { state, keeper: tokio::spawn(keep(locator, watched, sender)) })
     }
 
-    /// The connection. Callers wait for it until it has been down for [`PATIENCE`]: they do not
-    /// notice a short break, and fail at once in a long one.
+    /// Returns the connection. While the connection is down, callers wait until the outage has
+    /// lasted [`PATIENCE`]: short outages cause no errors, and calls in long outages fail
+    /// immediately.
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
         let mut state = self.state.clone();
         let give_up = match &*self.state.borrow() {
             LinkState::Up { connection, .. } => return Ok(connection.clone()),
             LinkState::Down { since, .. } => *since + PATIENCE,
         };
-        // A failure to wait (too late, keeper gone) shows in the state.
+        // If the wait failed (timeout, or the task has ended), the state shows the failure.
         drop(
             timeout_at(give_up, state.wait_for(|state| matches!(state, LinkState::Up { .. })))
                 .await,
@@ -59,7 +60,7 @@ impl Link {
         }
     }
 
-    /// How long the connection has been up without a break; zero while it is down.
+    /// Time since the connection came up; zero while it is down.
     pub(super) fn up_for(&self) -> Duration {
         match &*self.state.borrow() {
             LinkState::Up { since, .. } => since.elapsed(),
@@ -74,7 +75,7 @@ impl Drop for Link {
     }
 }
 
-/// Replaces the connection whenever it breaks, until it is aborted.
+/// Replaces the connection whenever it breaks, until the task is aborted.
 async fn keep(
     locator: Arc<Locator>,
     mut watched: WatchedConnection,
@@ -89,7 +90,7 @@ async fn keep(
         tracing::warn!(%why, "connection to Redis lost");
         let since = Instant::now();
         state.send_replace(LinkState::Down { since, why });
-        // The old connection may still be open.
+        // Closes the old connection, which may still be open.
         drop(watched);
         watched = WatchedConnection::reopen(&locator, None).await;
         tracing::info!(seconds = since.elapsed().as_secs_f64(), "connected to Redis again");

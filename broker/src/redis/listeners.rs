@@ -1,4 +1,4 @@
-//! Which gateways subscribe to their reply channel.
+//! Which gateways are subscribed to their reply channels.
 
 use std::{
     collections::{
@@ -14,15 +14,15 @@ use tokio::time::Instant;
 use super::keys;
 use crate::GatewayId;
 
-/// For how long a gateway is asked about after one of its jobs was claimed.
+/// How long a gateway's subscription is queried after the last claim of one of its jobs.
 const ASKED: Duration = Duration::from_mins(1);
 
-/// The gateways whose jobs were claimed of late: their reply channels, and when it was.
+/// Gateways with recently claimed jobs: their reply channels, and the time of the last claim.
 #[derive(Default)]
 pub(super) struct Listeners(HashMap<GatewayId, (String, Instant)>);
 
 impl Listeners {
-    /// Notes that a job of this gateway was claimed.
+    /// Records that a job of this gateway was claimed.
     pub(super) fn note(&mut self, gateway: GatewayId) {
         let now = Instant::now();
         match self.0.entry(gateway) {
@@ -34,13 +34,13 @@ impl Listeners {
         }
     }
 
-    /// Adds the question about all of them.
+    /// Adds the query about all of these gateways.
     pub(super) fn ask(&self, commands: &mut Pipeline) {
         let channels: Vec<&String> = self.0.values().map(|(channel, _)| channel).collect();
         commands.cmd("PUBSUB").arg("NUMSUB").arg(channels);
     }
 
-    /// The unsubscribed gateways, by the answer; none if the answer is an error.
+    /// The unsubscribed gateways according to the answer; none if the answer is an error.
     pub(super) fn unsubscribed(&self, answer: Value) -> Vec<GatewayId> {
         let counts = answer.extract_error().and_then(|value| {
             redis::from_redis_value::<Vec<(String, u64)>>(value).map_err(RedisError::from)

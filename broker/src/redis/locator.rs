@@ -1,4 +1,4 @@
-//! Where the master is now. The only file that opens connections to Redis.
+//! Locates the current master, and opens connections to it.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::BrokerError;
 pub(super) struct Locator {
     address: Arc<RedisAddress>,
     server: ConnectionInfo,
-    /// With sentinels, these know the host; without, `server` has it.
+    /// Sentinels that know the host of the master; `None` if `server` contains the host.
     sentinels: Option<Sentinels>,
 }
 
 impl Locator {
-    /// Checks `address`; connects to nothing.
+    /// Checks `address` without connecting.
     pub(super) fn new(address: RedisAddress) -> Result<Self, BrokerError> {
         let ParsedAddress { server, sentinels } = address.parse()?;
         let address = Arc::new(address);
@@ -32,7 +32,7 @@ impl Locator {
         Ok(Self { address, server, sentinels })
     }
 
-    /// Opens a connection to the master; tries once.
+    /// Opens a connection to the master, in a single attempt.
     pub(super) async fn open(
         &self,
         config: &AsyncConnectionConfig,
@@ -46,7 +46,7 @@ impl Locator {
         }
     }
 
-    /// The client for the master.
+    /// Creates a client for the master.
     pub(super) async fn client(&self) -> RedisResult<Client> {
         let server = match &self.sentinels {
             None => self.server.clone(),
@@ -55,8 +55,8 @@ impl Locator {
         self.address.client(server)
     }
 
-    /// Fails if a connection is broken or leads to a replica, which takes no jobs: a demoted server
-    /// may keep its connections.
+    /// Fails if a connection is broken or leads to a replica. A master that became a replica may
+    /// keep its connections, but refuses jobs.
     pub(super) async fn check(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         match redis::cmd("ROLE").query_async::<Vec<Value>>(connection).await {
             Ok(role) => match role.first() {
@@ -68,32 +68,32 @@ impl Locator {
                 }
                 _ => Ok(()),
             },
-            // A user who may not run the command still sees that the server answers.
+            // Without the permission for `ROLE`, an error still shows that the server answers.
             Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Asks the sentinels, if there are any, whether the master has moved.
+    /// Asks the sentinels, if any, whether the master has moved.
     pub(super) async fn refresh(&self) {
         if let Some(sentinels) = &self.sentinels {
             sentinels.refresh().await;
         }
     }
 
-    /// Whether the master has moved since a connection was opened.
+    /// Whether the master has moved since `opened`.
     pub(super) fn has_moved_since(&self, opened: Instant) -> bool {
         let moved = self.sentinels.as_ref().and_then(Sentinels::moved);
         moved.is_some_and(|moved| moved > opened)
     }
 
-    /// The hosts that are connected to first: the sentinels, or the server.
+    /// The hosts to connect to first: the sentinels, or the server.
     pub(super) fn first_hosts(&self) -> &[ConnectionInfo] {
         self.sentinels.as_ref().map_or(std::slice::from_ref(&self.server), Sentinels::hosts)
     }
 }
 
-/// The same server at another host and port.
+/// Copies the server's settings for another host and port.
 fn at(server: &ConnectionInfo, (host, port): Node) -> ConnectionInfo {
     let address = match server.addr() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {

@@ -76,7 +76,7 @@ impl Observer for RedisObserver {
             .await
             .map_err(broker_error)?;
         if live.pop().flatten() != epoch {
-            // Redis lost its data between the two questions: every worker would look dead.
+            // Redis lost its data between the two queries, so every worker would look dead.
             return Err(BrokerError::unreachable("Redis has just lost its data"));
         }
         let observe = |((_, announcement), live): ((_, _), Option<_>)| ObservedWorker {
@@ -128,31 +128,31 @@ impl Observer for RedisObserver {
     }
 }
 
-/// The state of the stream of one class; empty if there is no stream.
+/// The state of the stream of one class; empty if the stream does not exist.
 #[derive(Default)]
 struct StreamState {
     length: u64,
     workers: StreamInfoGroup,
-    /// Entries ever added; `None` where the census does not count them.
+    /// Entries ever added; `None` if the census does not count them.
     added: Option<u64>,
 }
 
 impl StreamState {
     fn new(length: u64, groups: &[StreamInfoGroup]) -> Self {
         let group = |name| groups.iter().find(|group| group.name == name).cloned();
-        // From version 8 on, Redis answers 0 for every empty stream.
+        // Since version 8, Redis answers 0 for every empty stream.
         let added = group(keys::CENSUS).and_then(|group| group.lag).filter(|added| *added > 0);
         let workers = group(keys::GROUP).unwrap_or_default();
         Self { length, workers, added: added.map(|added| added as u64) }
     }
 
-    /// Not the `lag` of the group: Redis loses count once a waiting entry is deleted.
+    /// Not the `lag` of the group, which is unknown once a waiting entry was deleted.
     fn waiting(&self) -> u64 {
         self.length.saturating_sub(self.workers.pending as u64)
     }
 }
 
-/// Reads the states of streams, and Redis's clock in milliseconds.
+/// Reads the state of each stream, and Redis's clock in milliseconds.
 async fn read_states(
     connection: &mut impl ConnectionLike,
     streams: &[String],
@@ -175,8 +175,8 @@ async fn read_states(
     Ok((states, milliseconds(parse(answers.next())?)))
 }
 
-/// When the oldest waiting entry of each stream was added, in milliseconds, and how many entries
-/// ever were.
+/// Reads when the oldest waiting entry of each stream was added, in milliseconds, and the number of
+/// entries ever added.
 async fn read_details(
     connection: &mut impl ConnectionLike,
     streams: &[String],
@@ -191,7 +191,7 @@ async fn read_details(
             range.arg("+").arg("COUNT").arg(1);
         }
         if state.added.is_none() {
-            // Not asked every time: the answer includes two entries.
+            // Queried only if necessary, because the answer includes two entries.
             commands.cmd("XINFO").arg("STREAM").arg(stream);
         }
     }
@@ -220,7 +220,7 @@ async fn read_details(
     Ok(details)
 }
 
-/// The workers that renewed their announcement within the hour, and the names of the others.
+/// The workers that renewed their announcement within the last hour, and the names of the others.
 fn sort_by_age(
     workers: &HashMap<String, String>,
     now: u64,
@@ -237,7 +237,7 @@ fn sort_by_age(
             Ok(StoredAnnouncement { announcement, .. }) => {
                 known.push((worker.as_str(), announcement));
             }
-            // Not forgotten: a newer program may be able to read it.
+            // Kept, because a newer program may be able to read it.
             Err(error) => tracing::warn!(worker, %error, "skipped unreadable announcement"),
         }
     }

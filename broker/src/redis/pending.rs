@@ -1,4 +1,4 @@
-//! Pending entries: claimed and not settled, by any worker. Finds them and takes them over.
+//! Finds and takes over pending entries, which are claimed by any worker and not settled.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -13,31 +13,31 @@ use super::{
 };
 use crate::{BrokerError, Delivery, EntryId, Priority};
 
-/// One search for pending entries.
+/// A search for pending entries in one stream.
 pub(super) struct PendingSearch<'a> {
     pub(super) class: Priority,
     pub(super) stream: &'a str,
-    /// The highest id of interest.
+    /// The highest id to search.
     pub(super) until: String,
-    /// How long an entry must have been held.
+    /// The minimum time that the entry has been held.
     pub(super) idle: Duration,
-    /// The worker that holds it; `None` for any.
+    /// The worker that holds the entry; `None` for any worker.
     pub(super) holder: Option<&'a str>,
 }
 
-/// A pending entry that was found.
+/// A pending entry, found by a search.
 pub(super) struct PendingEntry {
     pub(super) entry: EntryId,
-    /// How long it has been held, in milliseconds.
+    /// How long the entry has been held, in milliseconds.
     idle: u64,
-    /// How often it was delivered.
+    /// How often the entry was delivered.
     pub(super) deliveries: u32,
 }
 
 /// A row of `XPENDING`: id, worker, milliseconds held, deliveries.
 type Row = (String, String, u64, u32);
 
-/// Runs the searches in one round trip; at most `limit` entries, the oldest first.
+/// Runs the searches in one round trip. Returns at most `limit` entries, oldest first.
 pub(super) async fn search(
     connection: &mut impl ConnectionLike,
     searches: Vec<PendingSearch<'_>>,
@@ -62,9 +62,9 @@ pub(super) async fn search(
     Ok(all)
 }
 
-/// Claims these entries with the number of deliveries that they are given, and adds them to `held`.
-/// Leaves out those that were settled, or claimed by another worker, since the search; Redis
-/// forgets those that no longer exist.
+/// Claims the entries, sets their numbers of deliveries, and adds them to `held`. Leaves out
+/// entries that were settled, or claimed by another worker, since the search. Redis forgets entries
+/// that no longer exist.
 pub(super) async fn take_over(
     queue: &WorkerQueue,
     connection: &mut impl ConnectionLike,
@@ -78,7 +78,8 @@ pub(super) async fn take_over(
     for PendingEntry { entry, idle, deliveries } in found {
         let stream = queue.stream(entry.priority);
         let claim = claim.cmd("XCLAIM").arg(stream).arg(keys::GROUP).arg(queue.worker());
-        // An entry that another worker claimed since the search has been idle for less.
+        // Leaves out entries that another worker has claimed since the search: their idle time is
+        // lower.
         claim.arg(idle).arg(id_text(*entry)).arg("RETRYCOUNT").arg(deliveries);
     }
     claim.cmd("TIME");
@@ -98,12 +99,11 @@ pub(super) async fn take_over(
     Ok(deliveries)
 }
 
-/// The order in which entries were added, whatever their class.
+/// Sort key for entries of all classes, in the order in which they were added.
 fn by_age(id: EntryId) -> (u64, u64, Priority) {
     (id.milliseconds, id.sequence, id.priority)
 }
 
-/// Whole milliseconds.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! A pool of connections for control calls, which keeps these off the busy connections.
+//! A pool of connections for control calls, which keeps them off the busy connections.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::BrokerError;
 
-/// The most connections; control calls are few.
+/// Maximum number of connections. Control calls are few.
 const SIZE: usize = 8;
 
 /// Connections to the master. Clones share them.
@@ -32,18 +32,18 @@ struct Filled {
 }
 
 impl Pool {
-    /// Opens no connection yet.
+    /// Creates an empty pool.
     pub(super) fn new(locator: Arc<Locator>) -> Self {
         Self { locator, filled: Arc::default() }
     }
 
-    /// A connection; given back when it is dropped.
+    /// Takes a connection, which returns to the pool when dropped.
     pub(super) async fn get(&self) -> Result<Connection, BrokerError> {
         let kept =
             self.filled.lock().clone().filter(|kept| !self.locator.has_moved_since(kept.since));
         if let Some(kept) = kept {
             match kept.connections.get().await {
-                // Certificates may have been renewed: read them again.
+                // Certificates may have been renewed, so read them again.
                 Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) => {}
                 got => return got.map_err(broken),
             }
@@ -51,7 +51,7 @@ impl Pool {
         self.fill().await?.get().await.map_err(broken)
     }
 
-    /// Fills the pool anew.
+    /// Refills the pool.
     async fn fill(&self) -> Result<deadpool_redis::Pool, BrokerError> {
         let since = Instant::now();
         let client = self.locator.client().await.map_err(broker_error)?;

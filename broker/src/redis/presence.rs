@@ -1,4 +1,4 @@
-//! How a worker shows that it lives, and finds out which others do.
+//! How a worker publishes its liveness, and queries the liveness of other programs.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Announcement, BrokerError, GatewayId, roles::LIVENESS};
 
-/// The liveness of one worker, and what it knows of the liveness of others.
+/// The liveness of one worker, and its knowledge of the liveness of other programs.
 pub(super) struct WorkerPresence {
     connections: Arc<Connections>,
     worker: String,
@@ -48,8 +48,8 @@ impl WorkerPresence {
         if !matches!(renewed, Err(BrokerError::Full)) {
             return renewed;
         }
-        // A full Redis stores nothing, but still prolongs keys: this worker must not look dead just
-        // when the queue is full.
+        // A full Redis stores nothing, but still extends the expiry of keys. This worker must not
+        // look dead while the queue is full.
         let mut prolong = redis::cmd("PEXPIRE");
         prolong.arg(live).arg(life);
         let prolonged = prolong.query_async(&mut *connection).await.map_err(broker_error)?;
@@ -66,8 +66,8 @@ impl WorkerPresence {
             .map_err(broker_error)
     }
 
-    /// Which of these workers or gateways, by their liveness keys, live; `None` during the liveness
-    /// grace period, in which a missing key proves nothing.
+    /// Returns for each liveness key whether its worker or gateway is alive. Returns `None` during
+    /// the liveness grace period, in which a missing key proves nothing.
     pub(super) async fn alive(
         &self,
         connection: &mut impl ConnectionLike,
@@ -82,7 +82,8 @@ impl WorkerPresence {
         Ok((over && connected).then(|| values.iter().map(Option::is_some).collect()))
     }
 
-    /// Which of these gateways live; during the liveness grace period all of them.
+    /// Returns for each gateway whether it is alive; `true` for all during the liveness grace
+    /// period.
     pub(super) async fn gateways_alive(
         &self,
         gateways: &[GatewayId],
@@ -94,23 +95,23 @@ impl WorkerPresence {
     }
 }
 
-/// The liveness grace period: [`LIVENESS`] after Redis lost its data or took no renewals, in which
-/// living programs renew their keys again.
+/// The liveness grace period: [`LIVENESS`] after Redis lost its data or refused renewals, in which
+/// live programs renew their keys.
 #[derive(Default)]
 struct GracePeriod {
-    /// The epoch that was read last.
+    /// The last epoch that was read.
     epoch: Option<String>,
     begun: Option<Instant>,
 }
 
 impl GracePeriod {
-    /// Begins when a renewal of this worker failed: those of others may have failed as well.
+    /// Begins after a failed renewal of this worker, because other renewals may have failed too.
     fn begin(&mut self) {
         self.begun = Some(Instant::now());
     }
 
-    /// Compares the epoch with the last one; whether no grace period runs. The first epoch starts
-    /// none: the age of the connection stands for it.
+    /// Compares the epoch with the last epoch. Returns whether no grace period is running. The
+    /// first epoch begins no grace period, because the age of the connection is checked instead.
     fn is_over(&mut self, epoch: Option<String>) -> bool {
         if self.epoch.is_some() && self.epoch != epoch {
             self.begin();

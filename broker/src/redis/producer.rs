@@ -1,4 +1,4 @@
-//! A gateway's role of submitting jobs.
+//! The gateway's role that submits jobs.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -23,19 +23,19 @@ use crate::{
     wire,
 };
 
-/// How many entries are looked up at a time: Redis does nothing else meanwhile.
+/// How many entries one command looks up. Redis runs no other commands meanwhile.
 const SLICE: usize = 200;
-/// How many bytes of large jobs may be sent at a time: each is copied twice, and the commands
-/// behind it wait.
+/// How many bytes of large jobs are sent concurrently. Each job is copied twice, and delays the
+/// commands behind it.
 const SENDING: usize = 8 << 20;
-/// The bytes of one permit of these.
+/// Bytes per permit of the `sending` semaphore.
 const PERMIT: usize = 1 << 10;
 
 struct RedisProducer {
     connections: Arc<Connections>,
     gateway: GatewayId,
     sending: Arc<Semaphore>,
-    /// The runtime whose tasks keep the connections.
+    /// The runtime whose tasks maintain the connections.
     runtime: Handle,
     heartbeat: Arc<Heartbeat>,
 }
@@ -53,17 +53,17 @@ pub(super) async fn open(
     Ok(GatewayRoles { producer: Arc::new(producer), replies: Box::new(replies) })
 }
 
-/// The command that adds a job to the stream of its class.
+/// Builds the command that adds a job to the stream of its class.
 fn add_command(queue: &QueueName, job: &Job) -> Cmd {
     let size = job.size();
     let mut add = Cmd::with_capacity(5, size + 128);
     add.arg("XADD").arg(keys::stream(queue, job.priority)).arg("*").arg(keys::JOB);
-    // Written into the command, so that the tensors are copied once.
+    // Encoded into the command, so that the tensors are copied once.
     wire::write_job(&mut add.bufmut_for_next_arg(size), job);
     add
 }
 
-/// The entry of a job that was added, by the answer.
+/// Parses the entry of the added job from the answer.
 fn added(answer: Value, job: &Job) -> Result<EntryId, BrokerError> {
     let entry = answer.extract_error().map_err(broker_error)?;
     entry_id(&entry, job.priority).ok_or_else(|| unreadable("XADD"))
@@ -90,7 +90,7 @@ impl Producer for RedisProducer {
         let turn = self.sending.clone().acquire_many_owned(permits).await;
         let turn = turn.map_err(BrokerError::unreachable)?;
         let (connections, queue, job) = (self.connections.clone(), queue.clone(), job.clone());
-        // Copying a large job would hold up the other requests of the caller's thread.
+        // Copying a large job would delay the other requests on the caller's thread.
         let adding = async move {
             let _turn = turn;
             add(&connections, &queue, &job).await
@@ -112,7 +112,7 @@ impl Producer for RedisProducer {
         }
     }
 
-    /// Deletes the entry, claimed or not: a worker that holds it does not read it again, and
+    /// Deletes the entry, claimed or not. A worker that holds the entry does not read it again, and
     /// settles it without an error.
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError> {
         let mut connection = self.connections.link.connection().await?;

@@ -1,4 +1,4 @@
-//! Promises of controllers: one hash, a field per queue.
+//! Promises of controllers: one hash, with a field per queue.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,7 +22,7 @@ pub(super) async fn make(
     set.exec_async(connection).await.map_err(broker_error)
 }
 
-/// The promises of the last hour; an old one no longer holds, but its model stays known.
+/// Parses the promises of the last hour. An old promise no longer holds, but keeps its model known.
 pub(super) fn read(promises: &HashMap<String, String>, now: u64) -> Vec<Promise> {
     let parse = |promise: &String| {
         let StoredAnnouncement { announcement, seen } = serde_json::from_str(promise).ok()?;

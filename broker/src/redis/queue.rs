@@ -1,4 +1,4 @@
-//! One queue as a worker uses it: the streams of its classes, and the consumer group on each.
+//! A worker's view of one queue: the stream of each class, with its consumer group.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{BrokerError, Delivery, EntryId, Priority, QueueName, WorkerId, wire};
 
-/// A queue, and one worker's name in its groups.
+/// A queue, and the name of one worker in its groups.
 pub(super) struct WorkerQueue {
     connections: Arc<Connections>,
     name: QueueName,
@@ -24,7 +24,7 @@ pub(super) struct WorkerQueue {
 }
 
 impl WorkerQueue {
-    /// Opens a queue, and creates it where it is missing.
+    /// Opens a queue, and creates it if it is missing.
     pub(super) async fn open(
         connections: Arc<Connections>,
         name: QueueName,
@@ -33,8 +33,9 @@ impl WorkerQueue {
         let (streams, worker) = (keys::queue(&name), worker.to_string());
         let queue = Self { connections, name, streams, worker };
         match queue.create_groups().await {
-            // A full Redis refuses to create even what exists. A worker that comes to drain it is
-            // welcome; if the groups are missing, its first claim creates them.
+            // A full Redis refuses to create groups, even existing ones. A worker may still join,
+            // because it can drain the queue; if the groups are missing, its first claim creates
+            // them.
             Err(BrokerError::Full) => {}
             created => created?,
         }
@@ -68,8 +69,8 @@ impl WorkerQueue {
         Priority::ALL.into_iter().zip(&self.streams)
     }
 
-    /// Creates streams and groups where they are missing, and this worker's name in them, by which
-    /// others count it. Groups begin at id 0: earlier jobs are for them too.
+    /// Creates missing streams and groups, and adds this worker to the groups, so that other
+    /// workers can count it. Groups begin at id 0, to include earlier jobs.
     pub(super) async fn create_groups(&self) -> Result<(), BrokerError> {
         let mut create = Pipeline::new();
         for stream in &self.streams {
@@ -88,8 +89,8 @@ impl WorkerQueue {
         }
     }
 
-    /// Adds the commands that remove entries. Deleted before they are acknowledged: an entry that
-    /// was only acknowledged would stay for ever.
+    /// Adds the commands that remove entries. Each entry is deleted before it is acknowledged,
+    /// because an acknowledged entry would otherwise stay in the stream forever.
     pub(super) fn remove(&self, commands: &mut Pipeline, entries: &[EntryId]) {
         for (class, stream) in self.classes() {
             let of_class = entries.iter().filter(|entry| entry.priority == class);
@@ -101,8 +102,8 @@ impl WorkerQueue {
         }
     }
 
-    /// Turns claimed entries into deliveries; `clock` is Redis's, in milliseconds. Removes entries
-    /// that cannot be read, because they would come back for ever.
+    /// Converts claimed entries to deliveries. `clock` is Redis's clock in milliseconds. Removes
+    /// unreadable entries, which would otherwise be reclaimed forever.
     pub(super) async fn deliver(&self, entries: Vec<Entry>, clock: u64) -> Vec<Delivery> {
         let (now, queue) = (Instant::now(), &self.name);
         let mut deliveries = Vec::with_capacity(entries.len());

@@ -1,4 +1,4 @@
-//! The connection of a worker's blocking reads, and one round trip on it.
+//! The connection for the blocking reads of a worker, and one round trip on it.
 
 use std::time::Duration;
 
@@ -17,28 +17,28 @@ use super::{
 };
 use crate::{BrokerError, GatewayId, Priority, roles::CLAIM_WAIT};
 
-/// How long a blocking read may take before its connection counts as dead. Giving up a read that is
-/// still running makes strays of the entries that Redis gives it.
+/// How long a blocking read may take before its connection counts as dead. Entries that Redis gives
+/// to an abandoned read become strays.
 const READ_PATIENCE: Duration = Duration::from_secs(CLAIM_WAIT.as_secs() + 4);
 
-/// For how long after the loss of the connection strays are searched before every claim. Those that
-/// appear later are noticed by the next reclaim.
+/// How long after the loss of a connection every claim searches for strays first. The next reclaim
+/// detects strays that appear later.
 const SEARCH_STRAYS: Duration = Duration::from_secs(2);
 
-/// The connection of blocking reads: one of its own, because a read holds up every command behind
-/// it.
+/// The connection for blocking reads. It is not shared, because a blocking read delays all commands
+/// behind it.
 #[derive(Default)]
 pub(super) struct Reader {
-    /// `None` before the first read and after a failed one.
+    /// `None` before the first read and after a failed read.
     connection: Option<MultiplexedConnection>,
     opened: Option<Instant>,
-    /// When there last was no connection.
+    /// When the connection was last missing.
     lost: Option<Instant>,
 }
 
 impl Reader {
-    /// Drops a connection to a server that is no longer the master; whether a read may have been
-    /// given up a moment ago, so that there may be strays.
+    /// Drops a connection to a server that is no longer the master. Returns whether a read may have
+    /// been abandoned recently, so that strays may exist.
     pub(super) fn check(&mut self, connections: &Connections) -> bool {
         if self.opened.is_some_and(|opened| connections.locator.has_moved_since(opened)) {
             self.connection = None;
@@ -49,7 +49,8 @@ impl Reader {
         self.lost.is_some_and(|lost| lost.elapsed() < SEARCH_STRAYS)
     }
 
-    /// Takes the connection out, or opens one: a claim that fails or is dropped takes it along.
+    /// Takes the connection out, or opens one. A claim that fails or is dropped does not put it
+    /// back.
     pub(super) async fn take(
         &mut self,
         connections: &Connections,
@@ -57,7 +58,7 @@ impl Reader {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        // Never given back to the pool.
+        // Never returned to the pool.
         let mut connection = Connection::take(connections.pool.get().await?);
         connection.set_response_timeout(READ_PATIENCE);
         self.opened = Some(Instant::now());
@@ -70,7 +71,7 @@ impl Reader {
     }
 }
 
-/// What a claim has read so far.
+/// The results of a claim so far.
 pub(super) struct OpenClaim {
     pub(super) connection: MultiplexedConnection,
     pub(super) entries: Vec<Entry>,
@@ -83,18 +84,18 @@ pub(super) struct OpenClaim {
 /// What to read in one round trip.
 #[derive(Clone, Copy)]
 pub(super) enum ReadCounts {
-    /// At most this many of each class, without waiting.
+    /// At most this many entries of each class, without waiting.
     Now(PerClass<usize>),
-    /// At most this many of each class, once any is there.
+    /// At most this many entries of each class, after waiting for the first entry.
     Wait(usize),
 }
 
-/// What one round trip found.
+/// The result of one round trip.
 #[derive(Default)]
 pub(super) struct ReadResult {
     /// Entries read, by class.
     pub(super) read: PerClass<usize>,
-    /// Entries that are left in the stream of each class, claimed or not.
+    /// Entries left in the stream of each class, claimed or not.
     pub(super) left: PerClass<usize>,
 }
 
@@ -103,7 +104,7 @@ impl OpenClaim {
         Self { connection, entries: Vec::new(), clock: 0, unsubscribed: Vec::new() }
     }
 
-    /// One round trip. An error of one class does not hide the entries of another.
+    /// Makes one round trip. An error of one class does not hide the entries of other classes.
     pub(super) async fn read(
         &mut self,
         queue: &WorkerQueue,
@@ -132,7 +133,7 @@ impl OpenClaim {
         Ok(found)
     }
 
-    /// Takes the entries out of an answer to `XREADGROUP`.
+    /// Extracts the entries from an answer to `XREADGROUP`.
     fn take(
         &mut self,
         queue: &WorkerQueue,
@@ -178,7 +179,7 @@ fn commands(queue: &WorkerQueue, listeners: &Listeners, counts: ReadCounts) -> P
         commands.cmd("XLEN").arg(key);
     }
     commands.cmd("TIME").ignore_errors();
-    // Here the question costs no round trip.
+    // As part of this pipeline, the query costs no round trip.
     listeners.ask(&mut commands);
     commands
 }

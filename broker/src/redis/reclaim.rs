@@ -1,4 +1,4 @@
-//! Takes over jobs whose worker died, or has held them for longer than the lease.
+//! Takes over jobs from workers that died, or that have held the jobs for longer than the lease.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{BrokerError, Delivery, roles::RECLAIM_AFTER};
 
 /// The workers that hold jobs.
 struct Holders {
-    /// Their names, by class, highest first.
+    /// Names of the workers by class, highest class first.
     names: Vec<Vec<String>>,
     /// Redis's clock in milliseconds.
     clock: u64,
 }
 
-/// Takes over up to `limit` jobs, the oldest first.
+/// Takes over up to `limit` jobs, oldest first.
 pub(super) async fn reclaim(
     queue: &WorkerQueue,
     held: &HeldEntries,
@@ -40,7 +40,7 @@ pub(super) async fn reclaim(
         answers.into_iter().map(consumers::parse).collect::<Result<Vec<_>, BrokerError>>()?;
     let all = classes.iter().flatten().filter(|consumer| consumer.name == queue.worker());
     let own: usize = all.map(|consumer| consumer.pending).sum();
-    // The numbers also differ during a claim or a settlement, which costs one search too many.
+    // The numbers also differ during a claim or settlement, which causes one unnecessary search.
     if own != held.lock().await.len() {
         held.suspect_strays(true);
     }
@@ -48,7 +48,7 @@ pub(super) async fn reclaim(
     let others: HashSet<&str> = holders.names.iter().flatten().map(String::as_str).collect();
     let others: Vec<&str> = others.into_iter().filter(|name| *name != queue.worker()).collect();
     let keys = others.iter().map(|name| keys::live(name)).collect();
-    // Asked even if no worker holds anything: a change of the epoch must be seen in time.
+    // Queried even if no worker holds jobs, so that a change of the epoch is detected in time.
     let Some(live) = presence.alive(&mut *connection, keys).await? else {
         return Ok(Vec::new());
     };
@@ -66,7 +66,7 @@ pub(super) async fn reclaim(
     let mut deliveries =
         pending::take_over(queue, &mut *connection, &overdue, &mut *held.lock().await).await?;
     let keys = deliveries.iter().map(|delivery| keys::gateway(delivery.job.gateway)).collect();
-    // Jobs that were taken over must be returned, even if this question fails.
+    // Jobs that were taken over must be returned, even if this query fails.
     if let Ok(Some(alive)) = presence.alive(&mut *connection, keys).await {
         for (delivery, alive) in deliveries.iter_mut().zip(alive) {
             delivery.awaited = alive;
@@ -75,20 +75,20 @@ pub(super) async fn reclaim(
     Ok(deliveries)
 }
 
-/// The names of the consumers that hold entries.
+/// The names of consumers that hold entries.
 fn holding(consumers: Vec<StreamInfoConsumer>) -> Vec<String> {
     let holding = consumers.into_iter().filter(|consumer| consumer.pending > 0);
     holding.map(|consumer| consumer.name).collect()
 }
 
-/// Searches for entries that `dead` workers hold, or any worker for longer than the lease.
+/// Builds searches for entries held by `dead` workers, or by any worker for longer than the lease.
 fn searches<'a>(
     queue: &'a WorkerQueue,
     lease: Duration,
     holders: &'a Holders,
     dead: &HashSet<&str>,
 ) -> Vec<PendingSearch<'a>> {
-    // An entry that is held for longer than the lease was added even earlier.
+    // An entry that has been held for longer than the lease was added even earlier.
     let before_lease = holders.clock.saturating_sub(millis(lease)).to_string();
     let mut searches = Vec::new();
     for ((class, stream), names) in queue.classes().zip(&holders.names) {

@@ -1,4 +1,4 @@
-//! A gateway's role of receiving replies.
+//! The gateway's role that receives replies.
 
 use std::{error::Error, sync::Arc};
 
@@ -22,14 +22,14 @@ use crate::{BrokerError, GatewayId, Inbound, Replies, ShardId, wire};
 pub(super) struct RedisReplies {
     locator: Arc<Locator>,
     channel: String,
-    /// `None` between the loss of one subscription and the next.
+    /// `None` while the subscription is broken.
     subscription: Option<WatchedConnection>,
     large: LargeReplies,
     heartbeat: Arc<Heartbeat>,
 }
 
 impl RedisReplies {
-    /// Subscribes, and begins the heartbeat; tries once.
+    /// Subscribes, then starts the heartbeat, in a single attempt.
     pub(super) async fn open(
         connections: &Arc<Connections>,
         gateway: GatewayId,
@@ -38,12 +38,12 @@ impl RedisReplies {
         let subscription = WatchedConnection::open(&locator, Some(&channel)).await;
         let subscription = Some(subscription.map_err(broker_error)?);
         let large = LargeReplies::new(connections.pool.clone());
-        // Begun after the subscription: whatever is lost from now on is noticed.
+        // Starts after the subscription, so that every later loss is detected.
         let heartbeat = Arc::new(Heartbeat::start(Arc::clone(connections), gateway).await?);
         Ok(Self { locator, channel, subscription, large, heartbeat })
     }
 
-    /// The heartbeat that notices when Redis loses replies.
+    /// The heartbeat, which detects when Redis loses replies.
     pub(super) fn heartbeat(&self) -> Arc<Heartbeat> {
         Arc::clone(&self.heartbeat)
     }
@@ -58,7 +58,7 @@ impl Replies for RedisReplies {
                 let again = WatchedConnection::reopen(&self.locator, Some(&self.channel)).await;
                 *subscription = Some(again);
                 tracing::info!("subscribed to replies again");
-                // One interruption, even if Redis lost its data as well.
+                // Reports a single interruption, even if Redis also lost its data.
                 self.heartbeat.catch_up().await;
                 return Inbound::Interrupted(ShardId::default());
             };
@@ -98,7 +98,7 @@ fn decode(replies: Bytes) -> Inbound {
     wire::decode_replies(replies).map_or_else(|error| lost(&error), Inbound::Replies)
 }
 
-/// Replies that cannot be read are lost, as if the subscription had been broken.
+/// Treats unreadable replies as lost, like replies during a broken subscription.
 fn lost(error: &dyn Error) -> Inbound {
     tracing::error!(%error, "replies lost");
     Inbound::Interrupted(ShardId::default())

@@ -1,5 +1,6 @@
-//! Redis Sentinel: servers that watch a master and its replicas, and agree which one is the master.
-//! The guide for clients is <https://redis.io/docs/latest/develop/reference/sentinel-clients/>.
+//! Redis Sentinel: servers that monitor a master and its replicas, and agree on the current master.
+//! The guidelines for clients are
+//! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,19 +12,19 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{address::RedisAddress, connect::connection_config};
 
-/// How long an answer is good enough for [`Sentinels::refresh`].
+/// How long [`Sentinels::refresh`] considers an answer fresh.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// Host and port.
+/// Host and port of a server.
 pub(super) type Node = (String, u16);
 
 /// The sentinels of one master.
 pub(super) struct Sentinels {
     address: Arc<RedisAddress>,
     hosts: Vec<ConnectionInfo>,
-    /// The name of the master.
+    /// The name of the master in the configuration of the sentinels.
     name: String,
-    /// The sentinel that answered last, and when it did.
+    /// The sentinel that answered last, and the time of its answer.
     last: tokio::sync::Mutex<Option<(MultiplexedConnection, Instant)>>,
     master: Mutex<KnownMaster>,
 }
@@ -31,7 +32,7 @@ pub(super) struct Sentinels {
 #[derive(Default)]
 struct KnownMaster {
     node: Option<Node>,
-    /// When a sentinel last named another node than before.
+    /// When a sentinel last named a new node.
     moved: Option<Instant>,
 }
 
@@ -49,14 +50,13 @@ impl Sentinels {
         &self.hosts
     }
 
-    /// Asks for the master: the sentinel that answered last, or else all at once.
+    /// Asks the sentinel that answered last for the master, or all sentinels if that fails.
     pub(super) async fn master(&self) -> RedisResult<Node> {
         let mut last = self.last.lock().await;
         self.ask(&mut last).await
     }
 
-    /// Asks again, unless the last answer is fresh. When no sentinel answers, the known master
-    /// stays.
+    /// Asks again, unless the last answer is fresh. Keeps the known master if no sentinel answers.
     pub(super) async fn refresh(&self) {
         let mut last = self.last.lock().await;
         if last.as_ref().is_some_and(|(_, answered)| answered.elapsed() < FRESH) {
@@ -67,18 +67,18 @@ impl Sentinels {
         }
     }
 
-    /// The last answer was wrong: the next question goes to all sentinels.
+    /// Makes the next query go to all sentinels, because the last answer was wrong.
     pub(super) async fn forget_last(&self) {
         *self.last.lock().await = None;
     }
 
-    /// When the master was last found to have moved.
+    /// When the master was last found at a new node.
     pub(super) fn moved(&self) -> Option<Instant> {
         self.master.lock().moved
     }
 
     async fn ask(&self, last: &mut Option<(MultiplexedConnection, Instant)>) -> RedisResult<Node> {
-        // Taken out: a sentinel that fails or does not answer is not asked again.
+        // Taken out, so that a sentinel that fails or does not answer is not asked again.
         let again = match last.take() {
             Some((connection, _)) => ask(connection, &self.name).await.ok(),
             None => None,
@@ -99,7 +99,7 @@ impl Sentinels {
         Ok(node)
     }
 
-    /// The first answer counts.
+    /// Asks all sentinels concurrently. The first answer counts.
     async fn ask_all(&self) -> RedisResult<(MultiplexedConnection, Node)> {
         let mut asked = JoinSet::new();
         for host in &self.hosts {
@@ -110,7 +110,7 @@ impl Sentinels {
         while let Some(answer) = asked.join_next().await {
             match answer.map_err(|error| RedisError::from(std::io::Error::other(error))).flatten() {
                 Ok(answer) => return Ok(answer),
-                // A sentinel that does not know the name tells more than one that does not answer.
+                // Prefer the error of a sentinel that answered over an I/O error.
                 Err(error) if why.as_ref().is_none_or(RedisError::is_io_error) => why = Some(error),
                 Err(_) => {}
             }

@@ -1,4 +1,4 @@
-//! How claimed jobs leave the queue: settled with a reply, or handed back.
+//! Removes claimed jobs from the queue, with a reply or by handing them back.
 
 use redis::{Cmd, Pipeline, RedisWrite, Value};
 use tokio::time::Instant;
@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{BrokerError, Delivery, Failure, Reply, Settlement, wire};
 
-/// About how many dead letters are kept.
+/// Approximate number of dead letters to keep.
 const DEAD_LETTERS: usize = 1000;
 
-/// Publishes replies and removes their jobs in one `MULTI`; how many replies reached no gateway.
+/// Publishes replies and removes their jobs in one `MULTI`. Returns how many replies had no
+/// subscriber.
 pub(super) async fn settle(
     queue: &WorkerQueue,
     held: &HeldEntries,
@@ -29,8 +30,9 @@ pub(super) async fn settle(
     queue.remove(&mut commands, &entries);
     let answers = match queue.connections().run(commands.atomic()).await {
         Err(BrokerError::Full) => {
-            // A full Redis refuses a whole `MULTI`, even one that frees memory. Outside of it
-            // nothing is stored, and replies go before the removal: at worst one is sent twice.
+            // A full Redis refuses a whole `MULTI`, even one that frees memory. Without `MULTI`,
+            // nothing is stored, and replies are published before their jobs are removed. At worst,
+            // a reply is sent twice.
             let mut commands = publish(queue, &settlements, Storage::Full);
             queue.remove(&mut commands, &entries);
             queue.connections().run(&commands).await?
@@ -45,8 +47,8 @@ pub(super) async fn settle(
     Ok(messages(&settlements).zip(answers).map(undelivered).sum())
 }
 
-/// Adds copies of the jobs to the end of the queue, with what is left of their time to live, and
-/// removes the originals.
+/// Appends copies of the jobs to the queue, with their remaining time to live, and removes the
+/// originals.
 pub(super) async fn hand_back(
     queue: &WorkerQueue,
     held: &HeldEntries,
@@ -70,16 +72,16 @@ pub(super) async fn hand_back(
     Ok(())
 }
 
-/// Whether Redis can store anything.
+/// Whether Redis can store data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Storage {
     Available,
     Full,
 }
 
-/// The commands that publish replies, which are sorted by gateway. Where storage is available,
-/// large replies are stored for their gateway to fetch, and poison jobs are recorded as dead
-/// letters.
+/// Builds the commands that publish replies, which must be sorted by gateway. If storage is
+/// available, large replies are stored for their gateway to fetch, and poison jobs are recorded as
+/// dead letters.
 fn publish(queue: &WorkerQueue, settlements: &[Settlement], storage: Storage) -> Pipeline {
     let mut commands = Pipeline::new();
     for message in messages(settlements) {
@@ -105,7 +107,7 @@ fn publish(queue: &WorkerQueue, settlements: &[Settlement], storage: Storage) ->
     commands
 }
 
-/// The command that records a job that killed its workers.
+/// Builds the command that records a job that killed its workers.
 fn dead_letter(queue: &WorkerQueue, settlement: &Settlement, message: &str) -> Cmd {
     let Settlement { entry, gateway, reply } = settlement;
     let mut add = redis::cmd("XADD");
@@ -119,8 +121,8 @@ fn dead_letter(queue: &WorkerQueue, settlement: &Settlement, message: &str) -> C
     add
 }
 
-/// The replies of a batch by message: each to one gateway and no larger than [`LARGE`], or a single
-/// larger reply.
+/// Groups replies into messages. A message is for one gateway and has at most [`LARGE`] bytes, or
+/// consists of a single larger reply.
 fn messages(settlements: &[Settlement]) -> impl Iterator<Item = &[Settlement]> {
     let size = |settlement: &Settlement| wire::replies_size_hint([&settlement.reply].into_iter());
     let mut before = 0;
@@ -132,7 +134,7 @@ fn messages(settlements: &[Settlement]) -> impl Iterator<Item = &[Settlement]> {
     })
 }
 
-/// The message of a reply to a job that killed its workers.
+/// The error message in the reply to a poison job.
 fn poison(reply: &Reply) -> Option<&str> {
     let error = reply.outcome.as_ref().err()?;
     (error.failure == Failure::Poison).then_some(&error.message)

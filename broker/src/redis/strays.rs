@@ -1,9 +1,9 @@
 //! Finds strays: entries that Redis gave to a read whose answer never arrived.
 //!
-//! Redis carries out a read that its worker has given up, once Redis wakes up or the network
-//! delivers the bytes. The entries are then held in the name of a worker that lives but does not
-//! know of them, so no other worker would take them over before the lease ends. Only that worker
-//! can find them: it knows which entries it holds.
+//! Redis executes a read that its worker has given up, once Redis resumes or the network delivers
+//! the command. The entries are then held in the name of a live worker that does not know of them,
+//! so other workers cannot take them over before the lease ends. Only the worker itself can find
+//! the strays, because it tracks the entries that it holds.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{BrokerError, Delivery, EntryId};
 
-/// Takes up to `limit` strays, the oldest first. They keep their number of deliveries: the lost
-/// delivery ran nothing.
+/// Takes up to `limit` strays, oldest first. The number of deliveries does not increase, because
+/// the lost delivery ran nothing.
 ///
-/// Must not run during a read: entries on their way to the worker look like strays.
+/// Must not run during a read, because entries in transit to the worker look like strays.
 pub(super) async fn take(
     queue: &WorkerQueue,
     held_entries: &HeldEntries,
@@ -30,16 +30,16 @@ pub(super) async fn take(
         let (until, holder) = ("+".to_owned(), Some(queue.worker()));
         PendingSearch { class, stream, until, idle: Duration::ZERO, holder }
     });
-    // `limit` strays remain even if every held entry comes first.
+    // Enough that `limit` strays remain even if every held entry comes first.
     let enough = held.len().saturating_add(limit);
     let mut found = match pending::search(&mut *connection, searches.collect(), enough).await {
-        // The queue is gone, and everything that was held of it.
+        // The queue is gone, including its held entries.
         Err(error) if lost_queue(&error) => return Ok(Vec::new()),
         found => found.map_err(broker_error)?,
     };
     let all = found.len() < enough;
     if all {
-        // Other workers may have taken over entries whose lease ended.
+        // Other workers may have taken over entries after their lease ended.
         let found: HashSet<EntryId> = found.iter().map(|found| found.entry).collect();
         held.retain(|entry| found.contains(entry));
     }

@@ -1,5 +1,5 @@
-//! A worker's target subscription: a key that is read every second, and a channel that announces a
-//! new target at once.
+//! A worker's target subscription: a key that is read every second, and a channel that announces
+//! new targets immediately.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{BrokerError, Guidance, Priority, Target, TargetSubscription, roles::
 pub(super) struct RedisTarget {
     queue: Arc<WorkerQueue>,
     presence: Arc<WorkerPresence>,
-    /// `None` before the first subscription and while it is broken.
+    /// `None` before the first subscription, and while it is broken.
     subscription: Option<WatchedConnection>,
 }
 
@@ -50,7 +50,7 @@ impl RedisTarget {
         Ok(())
     }
 
-    /// Reads the target, and counts the workers of the queue.
+    /// Reads the target, and counts the live workers of the queue.
     async fn read(&self) -> Result<Guidance, BrokerError> {
         let mut connection = self.queue.connections().pool.get().await?;
         let answers: Vec<Value> = Pipeline::new()
@@ -80,7 +80,7 @@ impl TargetSubscription for RedisTarget {
     }
 }
 
-/// Skips a target that cannot be read: a worker can do without.
+/// Parses a target. Skips an unreadable target, because a worker can run without a target.
 fn parse(target: &str) -> Option<Target> {
     serde_json::from_str(target)
         .inspect_err(|error| tracing::warn!(target, %error, "skipped unreadable target"))

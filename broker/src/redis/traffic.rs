@@ -1,4 +1,4 @@
-//! Traffic reports of gateways: one hash, a field per boot of a gateway.
+//! Traffic reports of gateways: one hash, with a field per gateway boot.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +16,7 @@ struct StoredReport {
     traffic: Vec<Traffic>,
 }
 
-/// Replaces the report of a gateway.
+/// Stores the report of a gateway, replacing its previous report.
 pub(super) async fn publish(
     connection: &mut impl ConnectionLike,
     gateway: GatewayId,
@@ -30,7 +30,7 @@ pub(super) async fn publish(
     set.exec_async(connection).await.map_err(broker_error)
 }
 
-/// Reads the latest reports; deletes those that are older than [`COUNTED`].
+/// Reads the latest reports. Deletes reports older than [`COUNTED`].
 pub(super) async fn read(
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<TrafficReport>, BrokerError> {
@@ -52,7 +52,7 @@ pub(super) async fn read(
                     forgotten.push(gateway);
                 }
             }
-            // Not deleted: a newer program may be able to read it.
+            // Kept, because a newer program may be able to read it.
             Err(error) => tracing::warn!(gateway, %error, "skipped unreadable report"),
         }
     }

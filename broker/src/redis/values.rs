@@ -1,4 +1,4 @@
-//! Values in Redis's answers.
+//! Parses values in Redis's answers.
 
 use bytes::Bytes;
 use redis::{FromRedisValue, RedisError, Value};
@@ -16,7 +16,7 @@ pub(super) fn into_bytes(value: Value) -> Option<Bytes> {
     }
 }
 
-/// An answer inside a pipeline whose errors are its own.
+/// Parses one answer of a pipeline in which each command can fail on its own.
 pub(super) fn parse<T: FromRedisValue>(answer: Option<Value>) -> Result<T, RedisError> {
     Ok(redis::from_redis_value(answer.unwrap_or(Value::Nil).extract_error()?)?)
 }

@@ -1,4 +1,4 @@
-//! Connections that notice when they break.
+//! Connections that detect when they break.
 
 use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 
@@ -11,19 +11,19 @@ use tokio::{
 use super::{connect::connection_config, locator::Locator};
 use crate::roles::Cause;
 
-/// Silence after which a connection is checked.
+/// How long a connection may be silent before it is checked.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// How long that check may take: answers queue behind large batches.
+/// Timeout of the check. Answers may queue behind large batches.
 const CHECK_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Delays between attempts to connect again; each is shortened at random, so that the programs of a
-/// fleet do not all connect at once.
+/// First and last delay between attempts to reconnect. Each delay is shortened at random, so that
+/// the programs of a fleet do not all reconnect at the same time.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_millis(500);
 
-/// A connection that notices when it breaks: at once when the server closes it, after a few seconds
-/// when the server is gone, or is no longer the master.
+/// A connection that detects when it breaks: immediately when the server closes it, and within
+/// seconds when the server stops answering or is no longer the master.
 pub(super) struct WatchedConnection {
     locator: Arc<Locator>,
     opened: Instant,
@@ -32,7 +32,7 @@ pub(super) struct WatchedConnection {
 }
 
 impl WatchedConnection {
-    /// Connects, and subscribes to `channel` if there is one; tries once.
+    /// Connects, and subscribes to `channel` if given, in a single attempt.
     pub(super) async fn open(locator: &Arc<Locator>, channel: Option<&str>) -> RedisResult<Self> {
         let (sender, pushes) = mpsc::unbounded_channel();
         let config = connection_config().set_push_sender(sender);
@@ -44,7 +44,7 @@ impl WatchedConnection {
         Ok(Self { locator: Arc::clone(locator), opened, connection, pushes })
     }
 
-    /// The same, but tries until it succeeds.
+    /// Like [`open`](Self::open), but retries until it succeeds.
     pub(super) async fn reopen(locator: &Arc<Locator>, channel: Option<&str>) -> Self {
         let mut delay = FIRST_RETRY;
         let mut logged = HashSet::new();
@@ -63,7 +63,8 @@ impl WatchedConnection {
         }
     }
 
-    /// The next push message of Redis; `Err` is why the connection broke. Cancel safe.
+    /// Waits for the next push message of Redis. Returns the reason if the connection broke. Cancel
+    /// safe.
     pub(super) async fn next(&mut self) -> Result<PushInfo, Cause> {
         loop {
             if self.locator.has_moved_since(self.opened) {
