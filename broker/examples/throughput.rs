@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p batchfleet-broker --example throughput [seconds]`
 //!
-//! Closed loop: each of the callers in flight submits a request and waits for its own reply; one
-//! worker claims batches of 32 and settles them with 64-byte results.
+//! Closed loop: each caller submits a request and waits for the reply. One worker claims batches of
+//! 32 jobs and settles them with 64-byte results.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -75,7 +75,7 @@ async fn measure(payload: usize, in_flight: usize, length: Duration) -> Result<(
     Ok(())
 }
 
-/// A minimal gateway: the callers by the request that they wait for.
+/// A minimal gateway, with the waiting callers by request id.
 struct Gateway {
     id: GatewayId,
     queue: QueueName,
@@ -98,7 +98,7 @@ impl Gateway {
         Ok(Self { id, queue, inputs, producer, replies, waiting: Mutex::default() })
     }
 
-    /// Submits one request after another; how many were answered.
+    /// Submits one request after another. Returns the number of answered requests.
     async fn call(self: Arc<Self>, until: Instant) -> Result<u32, Failed> {
         let mut answered = 0;
         while Instant::now() < until {
@@ -148,7 +148,7 @@ fn tensor(data: Bytes) -> Tensor {
     Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data }
 }
 
-/// Claims and settles until all callers have ended; how many batches it ran.
+/// Claims and settles until all callers have finished. Returns the number of batches.
 async fn work(worker: WorkerRoles, until: Instant) -> Result<u32, BrokerError> {
     let outputs = vec![tensor(vec![0; 64].into())];
     let answer = |Delivery { entry, job, .. }| Settlement {
@@ -174,7 +174,7 @@ async fn work(worker: WorkerRoles, until: Instant) -> Result<u32, BrokerError> {
     }
 }
 
-/// CPU time of this process so far.
+/// CPU time of this process since its start.
 fn client_cpu() -> Result<Duration, Failed> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let after_name = stat.rsplit(')').next().unwrap_or_default();
@@ -183,7 +183,7 @@ fn client_cpu() -> Result<Duration, Failed> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// CPU time of Redis so far.
+/// CPU time of Redis since its start.
 async fn redis_cpu(mut admin: redis::aio::MultiplexedConnection) -> Result<Duration, Failed> {
     let info: String = redis::cmd("INFO").arg("cpu").query_async(&mut admin).await?;
     let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0").parse();

@@ -314,8 +314,8 @@ proptest! {
         prop_assert!(decode_replies(bytes.slice(..at)).is_err());
     }
 
-    /// Decoding a damaged job does not panic; a job decoded from it is encoded and decoded
-    /// unchanged.
+    /// Decoding a damaged job does not panic. A job that is decoded anyway can be encoded and
+    /// decoded without change.
     #[test]
     fn a_damaged_job_never_panics(
         job in jobs(),
@@ -349,7 +349,7 @@ proptest! {
     #[test]
     fn noise_never_panics(mut noise in vec(any::<u8>(), 1..300)) {
         noise[0] = 3;
-        // Both an error and a decoded value are right.
+        // Errors and decoded values are both acceptable.
         drop(decode_job(noise.clone().into()));
         drop(decode_replies(noise.into()));
     }

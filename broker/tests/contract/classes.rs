@@ -7,7 +7,7 @@ use crate::{Gateway, echoes, markers, observer, queue, worker};
 
 const MANY: u64 = 30;
 
-/// The number of jobs of each class.
+/// Counts the jobs of each class.
 fn classes(batch: &[Delivery]) -> [usize; 3] {
     Priority::ALL.map(|class| batch.iter().filter(|job| job.entry.priority == class).count())
 }
@@ -34,7 +34,7 @@ pub(crate) async fn places_that_a_class_leaves_free_go_to_the_others(broker: &dy
     gateway.submit_as(Priority::Critical, 2).await;
     gateway.submit_as(Priority::Sheddable, MANY).await;
     assert_eq!(classes(&worker.claim(10).await.unwrap()), [2, 0, 8]);
-    // The critical jobs are claimed and not settled, but no longer wait.
+    // The critical jobs are claimed and not settled, so they no longer wait.
     assert_eq!(classes(&worker.claim(10).await.unwrap()), [0, 0, 10]);
     gateway.submit(1).await;
     assert_eq!(classes(&worker.claim(100).await.unwrap()), [0, 1, 12]);
@@ -87,7 +87,7 @@ pub(crate) async fn a_class_that_comes_into_use_is_served_within_two_full_batche
         assert_eq!(classes(&batch)[class as usize], 1, "{class}");
         assert_eq!(batch.len(), 10);
     }
-    // The class is known to be in use now.
+    // The class now counts as in use.
     gateway.submit_as(Priority::Critical, 1).await;
     assert_eq!(classes(&worker.claim(5).await.unwrap()), [1, 4, 0]);
 }

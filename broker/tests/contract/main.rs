@@ -1,4 +1,4 @@
-//! The contract of a broker: one set of promises that both brokers keep.
+//! The contract of a broker: promises that both implementations keep.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside a #[test]")]
 
@@ -13,10 +13,10 @@ use batchfleet_broker::{
 use batchfleet_testkit::RedisServer;
 use tokio::{sync::Mutex, time::timeout};
 
-/// How long a worker of these tests may hold a job.
+/// The lease in these tests.
 const LEASE: Duration = Duration::from_secs(4);
 
-/// Runs each promise as a test of its own on both brokers.
+/// Runs each promise as a separate test on both brokers.
 macro_rules! on_both_brokers {
     ($($module:ident { $($promise:ident)* })*) => {
         $(mod $module;)*
@@ -135,7 +135,7 @@ impl Gateway {
         self.submit_as(Priority::Default, count).await
     }
 
-    /// The same, in another class.
+    /// Submits jobs of another class with the markers `0..count`.
     async fn submit_as(&self, priority: Priority, count: u64) -> Vec<EntryId> {
         let mut entries = Vec::new();
         for marker in 0..count {
@@ -154,7 +154,7 @@ impl Gateway {
     }
 }
 
-/// The roles of a worker, shared so that tests need no `mut`.
+/// The roles of a worker, shareable so that tests need no `mut`.
 struct Worker {
     claims: Mutex<Box<dyn Claims>>,
     consumer: Arc<dyn Consumer>,
@@ -204,7 +204,7 @@ fn markers(deliveries: &[Delivery]) -> Vec<u64> {
     deliveries.iter().map(marker).collect()
 }
 
-/// A settlement whose outputs are the inputs.
+/// Settles a delivery with its inputs as outputs.
 fn echo(delivery: Delivery) -> Settlement {
     let Delivery { entry, job, waited, .. } = delivery;
     let Job { id, gateway, attempt, digest, inputs, .. } = job;
@@ -228,7 +228,7 @@ fn spec() -> ModelSpec {
     }
 }
 
-/// Only the memory broker has a bound; Redis has its memory limit.
+/// Only the memory broker limits the number of waiting jobs; Redis has its memory limit.
 #[tokio::test]
 async fn memory_refuses_more_waiting_jobs_than_its_bound() {
     let broker = MemoryBroker::new(3);

@@ -44,7 +44,7 @@ pub(crate) async fn a_worker_that_holds_a_job_is_never_forgotten(broker: &dyn Br
     gateway.submit(1).await;
     busy.claim(1).await.unwrap();
     assert_eq!(controller.forget(&queue(), Duration::from_hours(1)).await.unwrap(), 0);
-    // The memory broker keeps no names of idle workers.
+    // The memory broker has no names of idle workers to delete.
     assert!(controller.forget(&queue(), Duration::ZERO).await.unwrap() <= 1);
     let held = observer(broker).await.held(&queue()).await.unwrap();
     assert_eq!(held.values().sum::<u64>(), 1);

@@ -165,7 +165,7 @@ pub(crate) async fn replies_to_a_gateway_that_is_gone_are_counted(broker: &dyn B
     gone.submit(2).await;
     drop(gone);
     let batch = worker.claim(10).await.unwrap();
-    // Redis learns of the closed connection a moment later.
+    // Redis notices the closed connection with a short delay.
     let mut settlements = echoes(batch);
     let mut unheard = 0;
     let patience = Instant::now() + Duration::from_secs(10);
@@ -294,7 +294,7 @@ pub(crate) async fn a_claim_waits_about_a_second_and_then_returns_nothing(broker
 pub(crate) async fn a_waiting_claim_wakes_as_soon_as_a_job_comes(broker: &dyn Broker) {
     let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
     let started = Instant::now();
-    // The claim is polled first, so it waits when the job comes.
+    // `join!` polls the claim first, so the claim is waiting when the job arrives.
     let (batch, _) = tokio::join!(worker.claim(4), async {
         sleep(Duration::from_millis(100)).await;
         gateway.submit(1).await

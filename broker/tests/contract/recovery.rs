@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Gateway, LEASE, Worker, echoes, markers, observer, queue, spec, worker};
 
-/// Reclaims until a job comes, for ten seconds at most.
+/// Reclaims until a job arrives, for at most 10 s.
 async fn reclaim_at_last(worker: &dyn Consumer, limit: usize) -> Vec<Delivery> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
@@ -50,11 +50,11 @@ pub(crate) async fn the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted(
     assert_eq!(second.settle(echoes(batch)).await.unwrap(), 0);
     assert_eq!(gateway.receive().await.len(), 3);
 
-    // The second worker never announced itself, and dies while it holds the last job.
+    // The second worker never announced itself, so it counts as dead while it holds the last job.
     assert_eq!(deliveries(&second.reclaim(10).await.unwrap()), [2]);
     let last = reclaim_at_last(&*third, 10).await;
     assert_eq!((deliveries(&last), markers(&last)), (vec![3], vec![1]));
-    // Settling too late does no harm.
+    // Settling jobs that other workers have reclaimed does no harm.
     first.settle(echoes(lost)).await.unwrap();
     third.settle(echoes(last)).await.unwrap();
     let backlog = observer(broker).await.backlog(&queue()).await.unwrap();
@@ -93,7 +93,7 @@ pub(crate) async fn two_reclaimers_never_share_a_job(broker: &dyn Broker) {
         let mut claimed = Vec::new();
         let mut until = Instant::now() + Duration::from_secs(8);
         while Instant::now() < until {
-            // Announced as alive, so that the other worker does not take over its jobs.
+            // Announces the worker, so that the other worker does not reclaim its jobs.
             worker.renew(&announcement).await.unwrap();
             let batch = worker.reclaim(7).await.unwrap();
             assert!(batch.len() <= 7);
@@ -115,7 +115,7 @@ pub(crate) async fn a_job_that_was_just_claimed_is_not_reclaimed(broker: &dyn Br
     let gateway = Gateway::new(broker).await;
     let (dead, other) = (worker(broker).await, worker(broker).await);
     assert!(other.reclaim(10).await.unwrap().is_empty());
-    // The liveness grace period is over.
+    // Wait for the end of the liveness grace period.
     sleep(Duration::from_millis(3100)).await;
     assert!(other.reclaim(10).await.unwrap().is_empty());
     gateway.submit(1).await;
@@ -167,7 +167,7 @@ pub(crate) async fn a_gateway_is_alive_until_its_roles_are_dropped(broker: &dyn 
 pub(crate) async fn a_claim_marks_jobs_of_unsubscribed_gateways(broker: &dyn Broker) {
     let worker = worker(broker).await;
     let (here, gone) = (Gateway::new(broker).await, Gateway::new(broker).await);
-    // Whether each of the two is awaited, when jobs of both are claimed.
+    // Reads `awaited` of one claimed job per gateway.
     let ids = [here.id, gone.id];
     let (producer, job) = (here.producer.clone(), here.job(0));
     let claimed = async || {
@@ -184,7 +184,7 @@ pub(crate) async fn a_claim_marks_jobs_of_unsubscribed_gateways(broker: &dyn Bro
     assert_eq!(claimed().await, [true, true]);
     drop(gone);
     let left = Instant::now();
-    // A new worker is in the liveness grace period.
+    // A new worker starts in the liveness grace period.
     while claimed().await != [true, false] {
         assert!(left.elapsed() < Duration::from_secs(6), "still counts as subscribed");
         sleep(Duration::from_millis(20)).await;

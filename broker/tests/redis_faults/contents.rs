@@ -1,4 +1,4 @@
-//! The data in Redis is lost, unreadable, or too large.
+//! The data in Redis is lost, unreadable or too large.
 
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ async fn another_server_behind_the_same_connection_is_an_interruption() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     let mut redis = administrator(&server).await;
-    // Like a promoted replica; a server without replicas only changes its id.
+    // Like a failover: a promoted replica has a new replication id.
     let info = async |redis: &mut redis::aio::MultiplexedConnection| -> String {
         redis::cmd("INFO").arg("replication").query_async(redis).await.unwrap()
     };
@@ -153,7 +153,7 @@ async fn entries_without_a_job_that_a_dead_worker_held_are_removed() {
     let other = broker.worker(queue(), WorkerId::random()).await.unwrap().consumer;
     let observer = broker.observer().await.unwrap();
     let mut redis = administrator(&server).await;
-    // One job was withdrawn after the claim, one entry has no job.
+    // One job is withdrawn after the claim, and one entry has no job.
     let withdrawn = pair.producer.submit(&queue(), &pair.job(1)).await.unwrap();
     let id = pair.submit().await.unwrap();
     assert_eq!(pair.claim(10).await.unwrap().len(), 2);
@@ -249,7 +249,7 @@ async fn deleting_the_stream_of_one_class_does_not_harm_the_others() {
         let job = Job { priority, ..pair.job(1) };
         pair.producer.submit(&queue(), &job).await.unwrap();
     };
-    // Both classes are known to be in use, so both are read.
+    // Marks both classes as in use, so that both are read.
     for priority in [Priority::Critical, Priority::Default] {
         submit(priority).await;
     }
@@ -289,7 +289,7 @@ async fn a_flush_between_two_reads_makes_no_worker_look_dead() {
         redis.clone().set("bf:{fleet}:epoch", round).await.unwrap();
         let mut redis = redis.clone();
         let (seen, ()) = tokio::join!(observer.fleet(), async {
-            // The flush comes at another moment each time.
+            // The flush happens at a different moment in each round.
             for _ in 0..round % 8 {
                 redis.ping().await.unwrap();
             }

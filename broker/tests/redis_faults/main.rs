@@ -1,5 +1,5 @@
-//! The Redis broker when Redis, or the network to it, fails: it recovers by itself, and reports
-//! every loss.
+//! The Redis broker during failures of Redis and of the network: it recovers automatically, and
+//! reports every loss.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests stand outside a #[test]")]
 
@@ -68,7 +68,7 @@ impl Pair {
         self.producer.submit(&queue(), &job).await.map(|_| job.id)
     }
 
-    /// Submits until the job is accepted, for [`PATIENCE`] at most.
+    /// Submits until a job is accepted, for at most [`PATIENCE`].
     async fn submit_at_last(&self) -> RequestId {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -83,7 +83,7 @@ impl Pair {
         }
     }
 
-    /// Claims until a job comes, for [`PATIENCE`] at most.
+    /// Claims until a job arrives, for at most [`PATIENCE`].
     async fn claim_at_last(&self) -> Vec<Delivery> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -144,7 +144,7 @@ fn model() -> ModelSpec {
     }
 }
 
-/// Redis as its administrator sees it.
+/// The connection of a Redis administrator.
 async fn administrator(server: &RedisServer) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(server.url()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()

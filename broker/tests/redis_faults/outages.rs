@@ -1,4 +1,4 @@
-//! Redis, or the network to it, fails for a while.
+//! Redis, or the network to Redis, fails for a while.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn calls_fail_at_once_in_a_long_outage() {
     let mut server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
     server.kill();
-    // The first calls wait, because the outage may be short.
+    // The first call waits, because the outage may be short.
     assert!(pair.submit().await.is_err());
     sleep(Duration::from_millis(1100)).await;
     let asked = Instant::now();
@@ -60,7 +60,7 @@ async fn a_stalled_connection_is_replaced() {
     let asked = Instant::now();
     assert_eq!(pair.submit().await.unwrap_err().code(), "unreachable");
     assert!(asked.elapsed() < Duration::from_millis(1500), "{:?}", asked.elapsed());
-    // The subscription notices by its check, and the claim by its timeout.
+    // The subscription detects the stall with its check, and the claim with its timeout.
     let (interrupted, claimed) = tokio::join!(pair.receive(), async {
         let claimed = pair.claim(1).await;
         proxy.refuse();
@@ -142,9 +142,9 @@ async fn an_unreachable_broker_is_soon_not_ready_and_ready_again_when_it_is_back
         asked.elapsed().as_secs_f64()
     };
     ready_within(true, 0.0).await;
-    // A stalled connection, and a closed one.
+    // First a stalled connection, then a closed connection.
     proxy.stall();
-    // The next heartbeat, at most half a second later, waits for an answer for 1.5 s.
+    // The next heartbeat begins within 500 ms, and waits 1.5 s for an answer.
     let took = ready_within(false, 2.3).await;
     assert!(took >= 1.49, "not ready after {took} s only");
     proxy.resume();
@@ -178,7 +178,7 @@ async fn no_worker_counts_as_dead_during_the_liveness_grace_period() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    // The worker of this pair never announces itself, so it is dead once the grace period is over.
+    // The worker of this pair never announces itself, so it is dead after the grace period.
     for _ in 0..4 {
         pair.submit().await.unwrap();
     }
@@ -192,7 +192,7 @@ async fn no_worker_counts_as_dead_during_the_liveness_grace_period() {
     redis.set("bf:{fleet}:epoch", "another").await.unwrap();
     let took = doubted_for().await;
     assert!((2.9..4.5).contains(&took), "{took} s after the loss");
-    // A Redis that takes no writes takes no renewals either.
+    // A Redis that refuses writes also refuses renewals.
     let announcement = Announcement::new(WorkerId::random(), model());
     let writes_need = async |replicas: &str| {
         let mut redis = administrator(&server).await;

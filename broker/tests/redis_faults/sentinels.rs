@@ -1,4 +1,4 @@
-//! The master changes: all roles follow, whether their connections broke or not.
+//! The master changes, and all roles follow, whether or not their connections broke.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -16,7 +16,7 @@ async fn until(what: &str, mut true_at_last: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Serves one request, however often the job or its reply is lost.
+/// Serves one request, with as many attempts as necessary.
 async fn serves_again(pair: &Pair) {
     let since = Instant::now();
     loop {
@@ -39,7 +39,7 @@ async fn serves_again(pair: &Pair) {
 #[tokio::test]
 async fn a_master_that_dies_is_followed_by_the_replica() {
     let mut watched = WatchedRedis::start().await.unwrap();
-    // The first sentinel does not exist, which must not matter.
+    // The first sentinel does not exist. The other sentinels must suffice.
     let url = watched.url().replace("//", "//127.0.0.1:1,");
     let pair = Pair::new(&url).await;
     pair.serves().await;
@@ -66,7 +66,7 @@ async fn moves(pair: &Pair, here: &RedisServer, there: &RedisServer) {
     .await;
 }
 
-/// How many of our channels have subscribers at a server.
+/// Counts the channels of the broker that have subscribers on a server.
 async fn channels(server: &RedisServer) -> usize {
     let mut redis = administrator(server).await;
     let channels: Vec<String> =
@@ -80,7 +80,7 @@ async fn connections_to_a_former_master_are_left_even_if_they_work() {
     let sentinel = RedisServer::start_sentinel(old.address(), &[]).await;
     let pair = Pair::new(&format!("redis+sentinel://{}/main", sentinel.address())).await;
     pair.serves().await;
-    // The old master still answers, and reports that it is the master.
+    // The old master still answers, and still reports the role of a master.
     sentinel.ask("SENTINEL REMOVE main").await.unwrap();
     let port = new.address().port();
     sentinel.ask(&format!("SENTINEL MONITOR main 127.0.0.1 {port} 1")).await.unwrap();
@@ -89,7 +89,7 @@ async fn connections_to_a_former_master_are_left_even_if_they_work() {
     serves_again(&pair).await;
     serves_again(&pair).await;
     let since = old.info("total_commands_processed").await.unwrap() - served;
-    // Only the commands of this test, which read this number.
+    // Only the commands of this test, which read the counter.
     assert!(since <= 3, "{since} commands were sent to the old one");
 }
 
@@ -106,7 +106,7 @@ async fn a_redis_that_becomes_a_replica_and_a_master_again_is_found_again() {
     pair.serves().await;
     let before = clients(&redis).await;
     redis.ask(&format!("REPLICAOF 127.0.0.1 {}", other.address().port())).await.unwrap();
-    // The host name may lead to another server now, but open connections stay with the old one.
+    // The host name may lead to another server now, but open connections stay with the old server.
     until("all connections left", async || {
         pair.claim(1).await.ok();
         timeout(Duration::from_millis(1500), pair.inbound()).await.ok();

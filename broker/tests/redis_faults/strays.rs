@@ -1,4 +1,4 @@
-//! Strays: Redis carries out a read that its worker has given up.
+//! Strays: Redis executes a read that its worker has given up.
 
 use std::{collections::HashSet, process::Command, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{PATIENCE, Pair, administrator, answer, queue};
 /// How soon strays must be found.
 const SOON: Duration = Duration::from_secs(3);
 
-/// A little longer than strays are searched before every claim once the connection was lost.
+/// Slightly longer than strays are searched before every claim after the connection was lost.
 const STRAY_SEARCH: Duration = Duration::from_millis(2100);
 
 const STREAM: &str = "bf:{model:1}:q:default";
 
-/// Submits jobs over a connection of their own.
+/// Submits jobs over a separate connection.
 async fn submit_directly(server: &RedisServer, pair: &Pair, jobs: usize) -> HashSet<RequestId> {
     let broker = RedisBroker::connect(&server.url()).await.unwrap();
     let gateway = broker.gateway(GatewayId::random()).await.unwrap();
@@ -33,7 +33,7 @@ async fn submit_directly(server: &RedisServer, pair: &Pair, jobs: usize) -> Hash
     ids
 }
 
-/// Claims all of [`SOON`] long: no job may come twice.
+/// Claims for [`SOON`]. Returns every delivery, so that duplicates are visible.
 async fn claim_for_a_while(pair: &Pair) -> Vec<Delivery> {
     let since = Instant::now();
     let mut all = Vec::new();
@@ -49,8 +49,8 @@ async fn claim_for_a_while(pair: &Pair) -> Vec<Delivery> {
     all
 }
 
-/// Asserts that the batch is these jobs, each as a first delivery, and that the queue is empty
-/// then.
+/// Asserts that the batch contains exactly these jobs, each as a first delivery, and that the queue
+/// is empty afterwards.
 async fn assert_exactly(pair: &Pair, batch: Vec<Delivery>, ids: &HashSet<RequestId>) {
     assert_eq!(batch.len(), ids.len());
     assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<HashSet<_>>(), *ids);
@@ -64,7 +64,7 @@ async fn assert_empty(redis: &mut MultiplexedConnection) {
     assert_eq!(held(redis).await, 0);
 }
 
-/// How many entries all workers hold.
+/// Counts the entries that all workers hold.
 async fn held(redis: &mut MultiplexedConnection) -> usize {
     redis.xpending(STREAM, "workers").await.unwrap().count()
 }
@@ -110,7 +110,7 @@ async fn strays_of_a_stopped_redis_are_found_soon_and_once() {
     let signal = |name| {
         assert!(Command::new("kill").args([name, process]).status().unwrap().success());
     };
-    // After that the worker searches no strays, and reads the one class in use at once.
+    // After these claims, the worker searches no strays, and reads only the class in use.
     pair.serves().await;
     let since = Instant::now();
     while since.elapsed() < STRAY_SEARCH {
@@ -188,7 +188,7 @@ async fn searching_all_the_time_finds_no_strays_in_a_busy_worker() {
                 return ids;
             }
             ids.extend(batch.iter().map(|delivery| delivery.job.id));
-            // Some jobs are held for longer than others.
+            // Some jobs are held longer than others.
             held.extend(batch.into_iter().map(answer));
             if held.len() > 100 {
                 pair.consumer.settle(held.split_off(20)).await.unwrap();

@@ -1,4 +1,4 @@
-//! TLS: certificates of both sides, and the errors about them.
+//! TLS: certificates of both sides, and errors about certificates.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{PATIENCE, Pair, refused};
 
-/// The address of a Redis with TLS, with the authority and the client certificate of `of`.
+/// The address of a Redis with TLS, with the authority and the client certificate in `of`.
 fn address(at: SocketAddr, of: &Certificates) -> RedisAddress {
     RedisAddress { identity: Some((of.certificate(), of.key())), ..trusting(at, of.ca()) }
 }
