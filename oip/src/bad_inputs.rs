@@ -1,5 +1,5 @@
-//! Malformed requests, and correct ones that look malformed: JSON, ids, parameters and outputs.
-//! The B numbers are those of the list of bad inputs that every interface is tested with.
+//! Malformed requests, and correct requests that look malformed: JSON, ids, parameters and outputs.
+//! The B numbers refer to the list of bad inputs with which every interface is tested.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 
 const INPUTS: &str = r#""inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}]"#;
 
-/// The verdict on a good request with these fields before its inputs.
+/// The verdict on a valid request with `fields` before its inputs.
 fn with(fields: &str) -> &'static str {
     verdict(parsed(&simple(Datatype::Fp32), format!("{{{fields},{INPUTS}}}")))
 }

@@ -1,5 +1,5 @@
-//! Malformed tensors, and correct ones that look malformed: datatypes, shapes, data, binary data.
-//! The B numbers are those of the list of bad inputs that every interface is tested with.
+//! Malformed tensors, and correct tensors that look malformed: datatypes, shapes, data, binary
+//! data. The B numbers refer to the list of bad inputs with which every interface is tested.
 
 use batchfleet_broker::{Datatype, ModelSpec};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ fn json(datatype: Datatype, shape: &str, data: &str) -> &'static str {
     verdict(parsed(&simple(datatype), request(datatype, shape, data)))
 }
 
-/// The verdict on a body with this header.
+/// The verdict on a body with the header length `header`.
 fn cut(model: &ModelSpec, header: HeaderLength, body: impl Into<Bytes>) -> &'static str {
     verdict(parse(&body.into(), header, model))
 }

@@ -9,14 +9,14 @@ use crate::{
     shape,
 };
 
-/// How a body is divided, according to the header `Inference-Header-Content-Length`.
+/// The division of a body, according to the header `Inference-Header-Content-Length`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderLength {
-    /// No such header: the whole body is JSON.
+    /// The header is absent: the whole body is JSON.
     Absent,
     /// 0: the body has no JSON and is the model's only input.
     Raw,
-    /// This many bytes of JSON, then tensors.
+    /// The number of JSON bytes, which the tensors follow.
     Json(usize),
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn split(
 pub(crate) struct Tensors(Bytes);
 
 impl Tensors {
-    /// The bytes of the next tensor.
+    /// Takes the bytes of the next tensor.
     pub(crate) fn take(&mut self, size: u64) -> Result<Bytes, Problem> {
         match usize::try_from(size) {
             Ok(size) if size <= self.0.len() => Ok(self.0.split_to(size)),
@@ -79,8 +79,8 @@ impl Tensors {
     }
 }
 
-/// Checks that `data` is a tensor of this datatype and shape: the right length, every BOOL 0 or 1,
-/// BYTES elements complete and as many as the shape has.
+/// Checks that `data` is a tensor of this datatype and shape: the length is right, every BOOL is 0
+/// or 1, and all BYTES elements are complete and match the shape in number.
 pub(crate) fn check(data: &[u8], datatype: Datatype, shape: &[u64]) -> Result<(), Problem> {
     if let Some(wanted) = shape::bytes(shape, datatype)?
         && data.len() != wanted

@@ -12,7 +12,7 @@ use crate::{
     shape,
 };
 
-/// The most bytes of one BYTES element written as JSON.
+/// Maximum length of a BYTES element written as JSON, in bytes.
 const MAX_ELEMENT_BYTES: usize = 16 << 20;
 
 const NESTING: &str = "the nesting of data differs from its shape";
@@ -20,7 +20,7 @@ const NESTING: &str = "the nesting of data differs from its shape";
 /// Reads the `data` of a tensor: a flat array of its elements in row-major order, or arrays nested
 /// according to its shape. Returns the elements as little-endian bytes.
 ///
-/// The only conversion between types is that an integer may be written for a float.
+/// The only type conversion: an integer may be written for a float.
 pub(crate) fn read(
     reader: &mut Reader<'_>,
     datatype: Datatype,
@@ -105,12 +105,12 @@ fn out_of_range(number: &Number<'_>, datatype: Datatype) -> Problem {
     let text = quote(number.text);
     match number.to_f64() {
         Some(_) => bad(format!("{text} is not a valid {datatype}")),
-        // Out of range for any double: JSON parsers in general call such a number malformed.
+        // Out of range for a double. JSON parsers usually call such a number malformed.
         None => Problem::bad("bad_json", format!("the JSON is malformed: {text} is out of range")),
     }
 }
 
-/// The problem of a value that is not an element of this datatype; malformed JSON is reported as such.
+/// The problem of a value that is not an element of `datatype`, or of malformed JSON.
 #[cold]
 fn mismatch(reader: &mut Reader<'_>, datatype: Datatype) -> Problem {
     let kind = match reader.kind() {
@@ -163,11 +163,11 @@ fn level<'a>(
     Ok(())
 }
 
-/// How many elements the shape has; an error if the rest of the text is too short for them. So no
-/// shape alone makes this function's callers allocate memory.
+/// The number of elements of the shape. Fails if the remaining text is too short for them, so that
+/// a large shape without data never makes the caller allocate memory.
 fn count(reader: &Reader<'_>, shape: &[u64]) -> Result<usize, Problem> {
     let count = shape::elements(shape)?;
-    // An element takes at least 1 byte, and so does the comma or bracket after it.
+    // An element takes at least 1 byte, and the comma or bracket after it another byte.
     if count > reader.remaining() / 2 {
         return Err(bad(format!("data has fewer than the {count} values of its shape")));
     }

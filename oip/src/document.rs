@@ -17,7 +17,7 @@ use crate::{
 /// The longest `id`, in bytes.
 const MAX_ID: usize = 255;
 
-/// A request as written.
+/// An inference request as written.
 #[derive(Default)]
 pub(crate) struct Document<'a> {
     pub(crate) id: Option<String>,
@@ -34,11 +34,11 @@ pub(crate) struct Input<'a> {
     pub(crate) source: Source,
 }
 
-/// Where the elements of an input are.
+/// The location of an input's elements.
 pub(crate) enum Source {
-    /// In the JSON; these are their bytes.
+    /// In the JSON; contains the converted bytes.
     Json(Vec<u8>),
-    /// After the JSON, as this many bytes.
+    /// After the JSON; contains the number of bytes.
     Binary(u64),
 }
 
@@ -99,7 +99,7 @@ fn inputs<'a>(reader: &mut Reader<'a>, model: &ModelSpec) -> Result<Vec<Input<'a
     Ok(inputs)
 }
 
-/// An input whose fields are being read, in any order.
+/// An input during parsing. The fields may have any order.
 #[derive(Default)]
 struct Draft<'a> {
     name: Option<Cow<'a, str>>,

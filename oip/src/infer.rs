@@ -17,18 +17,18 @@ use crate::{
 /// A request whose inputs and outputs fit the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InferRequest {
-    /// The client's own id, only to be echoed: clients may repeat ids.
+    /// The client's id for the request, echoed in the response. Clients may repeat ids.
     pub id: Option<String>,
     /// The inputs, in the model's order.
     pub inputs: Vec<Tensor>,
     /// The outputs to send, in the model's order.
     pub outputs: Vec<WantedOutput>,
-    /// How many rows of a batch the request takes.
+    /// The number of rows that the request adds to a batch.
     pub rows: u32,
-    /// How long the client is willing to wait, if the request says so. Not yet limited to the longest
-    /// deadline that the gateway allows.
+    /// The timeout from the request, if present. Not yet limited to the longest deadline that the
+    /// gateway allows.
     pub timeout: Option<Duration>,
-    /// The priority class that the request asks for. Not yet limited to what the client may have.
+    /// The priority class from the request. Not yet limited to the classes that the client may use.
     pub priority: Priority,
 }
 

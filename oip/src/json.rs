@@ -1,18 +1,18 @@
-//! A strict JSON reader that passes over the text once.
+//! A strict JSON reader with a single pass over the text.
 //!
-//! The protocol needs three things at once that `serde_json` does not offer together: refuse a
-//! repeated key at any depth; convert a tensor's numbers to bytes exactly, without a first pass that
-//! only finds their end; and report each mistake with its own error code and position. Strings with
+//! The protocol needs three features that `serde_json` does not offer together: refusal of a
+//! repeated key at any depth; exact conversion of a tensor's numbers to bytes, without a first pass
+//! to find their ends; and an error code and position of its own for each mistake. Strings with
 //! escapes are left to `serde_json`.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
 use crate::{number::Number, problem::Problem};
 
-/// The deepest nesting of arrays and objects.
+/// Maximum nesting depth of arrays and objects.
 const MAX_DEPTH: usize = 128;
 
-/// The most keys of one object: the reader keeps them in memory to find repeated ones.
+/// Maximum number of keys in an object. The reader keeps the keys in memory to find repeated keys.
 const MAX_KEYS: usize = 1024;
 
 /// The kind of a JSON value.
@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
         ahead.expect(b'[', "").is_ok() && ahead.peek() == Some(b'[')
     }
 
-    /// Reads an object. Calls `field` for each key; `field` must read its value.
+    /// Reads an object. Calls `field` for each key; `field` must read the value.
     pub(crate) fn object(
         &mut self,
         mut field: impl FnMut(&mut Self, &str) -> Result<(), Problem>,
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads an array. Calls `element` for each value; `element` must read it.
+    /// Reads an array. Calls `element` for each value; `element` must read the value.
     pub(crate) fn array(
         &mut self,
         element: impl FnMut(&mut Self) -> Result<(), Problem>,
@@ -136,7 +136,7 @@ impl<'a> Reader<'a> {
             .map_err(|_| malformed(start, "begins a string with a malformed escape"))
     }
 
-    /// Reads a number; `None` if the next value is not one.
+    /// Reads a number; `None` if the next value is not a number.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "once per element; a call would double its time")]
     pub(crate) fn number(&mut self) -> Option<Number<'a>> {
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    /// Reads `null` if that is the next value; returns whether it was.
+    /// Reads `null` if present; returns whether `null` was present.
     pub(crate) fn null(&mut self) -> Result<bool, Problem> {
         let null = self.kind()? == Kind::Null;
         if null {
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         Ok(null)
     }
 
-    /// Reads a value of any kind and discards it, as strictly as any other.
+    /// Reads, checks and discards a value of any kind.
     pub(crate) fn skip(&mut self) -> Result<(), Problem> {
         match self.kind()? {
             Kind::Object => self.object(|reader, _| reader.skip()),
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Checks that only white space is left.
+    /// Checks that the rest of the text is white space.
     pub(crate) fn end(&mut self) -> Result<(), Problem> {
         match self.peek() {
             Some(_) => Err(self.malformed("follows the end of the JSON value")),
@@ -185,7 +185,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next byte that is not white space, without reading it.
+    /// Skips white space, and returns the next byte without consuming it.
     #[inline]
     fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();

@@ -2,9 +2,10 @@
 //!
 //! [`infer::parse`] reads a request body and checks it against the model's
 //! [`ModelSpec`](batchfleet_broker::ModelSpec); [`response::encode`] writes the response body. Both
-//! are specific to HTTP bodies: JSON, and binary tensors after the JSON. The rest holds for any front:
-//! [`metadata`] describes the server and its models, [`statistics`] their counts and durations,
-//! [`names`] checks the names of models and versions, and every mistake of a client is a [`Problem`].
+//! are specific to HTTP bodies: JSON, and binary tensors after the JSON. The other modules serve
+//! any front: [`metadata`] describes the server and its models, [`statistics`] their counts and
+//! durations, [`names`] checks the names of models and versions, and [`Problem`] is the error for
+//! every mistake of a client.
 
 mod binary;
 mod data;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::problem::{Problem, quote};
 
-/// The extensions of the protocol that this server implements fully; clients probe for them.
+/// The protocol extensions that this server implements completely. Clients query the list.
 const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
 
 /// The response to `GET /v2`.
@@ -176,7 +176,7 @@ pub fn index_entry(queue: &QueueName, ready: bool) -> IndexEntry<'_> {
 /// The body of `POST /v2/repository/index`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct IndexRequest {
-    /// List only models that are ready.
+    /// List only ready models.
     #[serde(default)]
     pub ready: bool,
 }

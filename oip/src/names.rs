@@ -1,6 +1,6 @@
 //! The names of models and versions in a path, and of tensors in a request.
 //!
-//! A malformed name of a model or version is the name of no model: 404 `model_not_found`.
+//! A malformed name of a model or version counts as unknown: 404 `model_not_found`.
 
 use std::borrow::Cow;
 
@@ -28,7 +28,7 @@ pub fn version(text: &str) -> Result<u64, Problem> {
         .ok_or_else(|| Problem::model_not_found(format!("there is no version {}", quote(text))))
 }
 
-/// Reads the name of an input or output; `code` is the error code of any other JSON value.
+/// Reads the name of an input or output; `code` is the error code for a value that is not a string.
 pub(crate) fn tensor<'a>(
     reader: &mut Reader<'a>,
     code: &'static str,

@@ -1,4 +1,4 @@
-//! Exact JSON numbers: integers are never rounded, and a float is the nearest one to the decimal.
+//! Exact JSON numbers: integers are never rounded, and floats are rounded to the nearest.
 
 use std::str::FromStr;
 
@@ -6,7 +6,7 @@ use std::str::FromStr;
 pub(crate) struct Number<'a> {
     /// The number as written, checked against the grammar.
     pub(crate) text: &'a str,
-    /// All digits read as one integer; meaningless with more than 19 digits.
+    /// All digits as one integer; meaningless with more than 19 digits.
     mantissa: u64,
     digits: usize,
     scale: i64,
@@ -19,7 +19,7 @@ const TENS: [f64; 23] = [
 ];
 
 impl<'a> Number<'a> {
-    /// Reads the number at the beginning of `text`; `None` if `text` does not begin with one.
+    /// Reads the number at the beginning of `text`; `None` if `text` does not begin with a number.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "once per element; a call would double its time")]
     pub(crate) fn scan(text: &'a str) -> Option<Self> {
@@ -76,8 +76,9 @@ impl<'a> Number<'a> {
         value.is_finite().then_some(value)
     }
 
-    /// The product of mantissa and power of ten as a double; `None` where the power is not exact.
-    /// Rounded once if the mantissa is exact too, else twice: at most 2 units off in the last place.
+    /// The product of mantissa and power of ten as a double; `None` if the power is not exact.
+    /// Rounded once if the mantissa is exact as well, otherwise twice: at most 2 units off in the
+    /// last place.
     #[inline]
     fn quick(&self) -> Option<f64> {
         if self.digits > 19 {
@@ -101,8 +102,9 @@ fn digits(bytes: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
     (value, at)
 }
 
-/// Rounds a double, at most 2 units off, to a single; `None` where rounding the exact number could
-/// give another single: close to halfway between two singles, or outside the normal range.
+/// Rounds a double, at most 2 units off, to a single. Returns `None` if rounding the exact number
+/// could give a different single: close to halfway between two singles, or outside the normal
+/// range.
 #[inline]
 fn narrow(value: f64) -> Option<f32> {
     const DROPPED: u64 = (1 << 29) - 1;
@@ -134,7 +136,7 @@ mod tests {
 
     #[test]
     fn halfway_between_two_singles_rounds_once() {
-        // Via a double these would round to the halfway point, and then to the even neighbour.
+        // Via a double, these numbers would round to the halfway point, then to the even neighbour.
         for text in ["1.00000005960464477540", "1.0000000596046448", "16777217.0000000001"] {
             assert_eq!(Number::scan(text).unwrap().to_f32(), text.parse().ok(), "{text}");
         }
@@ -169,7 +171,7 @@ mod tests {
         fn singles_survive_every_way_to_write_them(bits in any::<u32>(), next in -1i64..=1) {
             let single = f32::from_bits(bits);
             prop_assume!(single.is_finite());
-            // Exactly halfway to the next single, and the doubles next to that.
+            // Exactly halfway to the next single, and the adjacent doubles.
             let halfway = f64::from(single).to_bits() + (1 << 28);
             let halfway = f64::from_bits(halfway.wrapping_add_signed(next));
             for text in [format!("{single:?}"), format!("{:?}", f64::from(single)), format!("{halfway:?}")] {

@@ -1,4 +1,4 @@
-//! Which outputs a request asks for, and in which form.
+//! The outputs that a request asks for, and their form.
 
 use std::borrow::Cow;
 
@@ -15,11 +15,11 @@ use crate::{
 pub struct WantedOutput {
     /// The name of the output in the model.
     pub name: String,
-    /// Whether to send it as bytes after the JSON instead of as JSON.
+    /// Whether to send the output as bytes after the JSON instead of as JSON.
     pub binary: bool,
 }
 
-/// An output as the request names it.
+/// An output as named in the request.
 pub(crate) struct RequestedOutput<'a> {
     name: Cow<'a, str>,
     binary: Option<bool>,
@@ -73,8 +73,8 @@ impl<'a> RequestedOutput<'a> {
     }
 }
 
-/// The outputs to send, in the model's order: the `requested` ones, or all if that list is empty.
-/// `binary` is the form of every output that does not choose one.
+/// The outputs to send, in the model's order: the `requested` outputs, or all outputs if the list
+/// is empty. `binary` is the default form.
 pub(crate) fn resolve(
     requested: &[RequestedOutput<'_>],
     binary: bool,
@@ -103,8 +103,8 @@ pub(crate) fn resolve(
     Ok(wanted)
 }
 
-/// Refuses an output that the protocol cannot write as JSON, which is half precision, before the
-/// model runs for it.
+/// Refuses an output in half precision, which the protocol cannot write as JSON, before the model
+/// runs.
 pub(crate) fn has_json_form(name: &str, datatype: Datatype) -> Result<(), Problem> {
     if matches!(datatype, Datatype::Fp16 | Datatype::Bf16) {
         return Err(Problem::unsupported(format!(

@@ -10,7 +10,7 @@ use crate::{
     problem::{Problem, quote},
 };
 
-/// The most parameters one object may have.
+/// Maximum number of parameters in an object.
 const MAX_PARAMETERS: usize = 64;
 
 /// The value of a parameter.
@@ -21,7 +21,7 @@ pub(crate) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    /// Reads a value; `None` if it is not a scalar.
+    /// Reads a value; `None` if the value is not a scalar.
     fn read(reader: &mut Reader<'a>) -> Result<Option<Self>, Problem> {
         if let Some(number) = reader.number() {
             return Ok(Some(Self::Number(number)));
@@ -36,7 +36,7 @@ impl<'a> Scalar<'a> {
         })
     }
 
-    /// The value of a whole number of at least 0.
+    /// The value as a whole number of at least 0; `None` for any other value.
     pub(crate) fn to_u64(&self) -> Option<u64> {
         match self {
             Self::Number(number) => number.to_integer(),
@@ -44,7 +44,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// The value of a boolean.
+    /// The value as a boolean; `None` for any other value.
     pub(crate) fn to_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
@@ -53,9 +53,9 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// Reads a `parameters` object, or `null` for an empty one, and calls `parameter` for each member.
-/// `parameter` should ignore unknown names. Parameters that point to data outside the body are
-/// refused here.
+/// Reads a `parameters` object, or `null` for an empty object, and calls `parameter` for each
+/// member. `parameter` should ignore unknown names. This function refuses parameters that point to
+/// data outside the body.
 pub(crate) fn read(
     reader: &mut Reader<'_>,
     mut parameter: impl FnMut(&str, Scalar<'_>) -> Result<(), Problem>,
@@ -92,7 +92,7 @@ fn refuse(name: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The parameters of a request that this server understands.
+/// The request parameters that this server supports.
 #[derive(Default)]
 pub(crate) struct RequestParameters {
     pub(crate) timeout: Option<Duration>,

@@ -1,7 +1,7 @@
-//! What is wrong with a request, in a form that every front can answer with.
+//! Errors of requests, independent of the protocol front.
 
-/// Why a request cannot be served: an HTTP status, a code for programs, and a sentence for people.
-/// The sentence is short, whatever the client sent.
+/// The reason why a request cannot be served: an HTTP status, a code for programs, and a sentence
+/// for people. The sentence is always short: text from the client is truncated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Problem {
@@ -9,7 +9,7 @@ pub struct Problem {
     pub status: u16,
     /// The code, one of a fixed set: the `x-error-code` header and the label of metrics.
     pub code: &'static str,
-    /// What is wrong, and where.
+    /// The mistake, and its position in the request.
     pub message: String,
 }
 
@@ -19,7 +19,7 @@ impl Problem {
         Self { status: 400, code, message: message.into() }
     }
 
-    /// A part of the protocol, or of its extensions, that this server does not support: status 400.
+    /// A feature of the protocol or its extensions that this server does not support: status 400.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::bad("unsupported", message)
     }
@@ -29,19 +29,19 @@ impl Problem {
         Self { status: 404, code: "model_not_found", message: message.into() }
     }
 
-    /// A mistake of this server or of the model: status 500.
+    /// A fault of this server or of the model: status 500.
     pub fn internal(message: impl Into<String>) -> Self {
         Self { status: 500, code: "internal", message: message.into() }
     }
 
-    /// The same problem, its message prefixed with the `place` where it was found.
+    /// Prefixes the message with the `place` of the problem.
     #[must_use]
     pub(crate) fn within(self, place: impl std::fmt::Display) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
     }
 }
 
-/// The most characters of client text that a message repeats.
+/// Maximum number of characters of client text in a message.
 const QUOTED: usize = 64;
 
 /// Quotes client text for a message: escaped and truncated.

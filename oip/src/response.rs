@@ -12,24 +12,24 @@ use crate::{
     problem::{Problem, quote},
 };
 
-/// Binary tensors of at least this many bytes are shared, not copied. Smaller ones may be slices of a
-/// message with many replies, and sharing one would keep the whole message in memory for as long as
-/// the client reads.
+/// Minimum size of binary tensors that are shared instead of copied, in bytes. A smaller tensor may
+/// be a slice of a message with many replies. Sharing the slice would keep the whole message in
+/// memory while the client reads the response.
 const SHARED: usize = 256 << 10;
 
 /// The body of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// How many bytes of the body are JSON, for the header `Inference-Header-Content-Length`; the
+    /// The number of JSON bytes in the body, for the header `Inference-Header-Content-Length`; the
     /// content type is then `application/octet-stream`. `None`: the whole body is JSON, and the
-    /// response does not need that header.
+    /// response does not need the header.
     pub json_length: Option<usize>,
     /// The body in pieces, so that large tensors are not copied.
     pub body: Vec<Bytes>,
 }
 
-/// Writes the `wanted` outputs, in that order. `outputs` is what the model returned, `id` the
-/// client's own.
+/// Writes the `wanted` outputs in order. `outputs` are the tensors that the model returned, `id` is
+/// the client's id for the request.
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub fn encode(
     wanted: &[WantedOutput],
     outputs: &[Tensor],
 ) -> Result<Encoded, Problem> {
-    // Enough for binary outputs and short JSON ones; long JSON outputs grow it.
+    // Enough for binary outputs and short JSON outputs; long JSON outputs grow the buffer.
     let bytes: usize = outputs.iter().map(|output| output.data.len().min(SHARED)).sum();
     let mut body = Vec::with_capacity(256 + bytes);
     let mut binary = Vec::new();
@@ -100,7 +100,8 @@ fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(),
         return Ok(());
     }
     has_json_form(&tensor.name, tensor.datatype)?;
-    // A worker's tensor is checked like a client's: a malformed one must not become a wrong response.
+    // Check the worker's tensor like a client's: a malformed tensor must not become a wrong
+    // response.
     binary::check(&tensor.data, tensor.datatype, &tensor.shape)
         .map_err(|problem| Problem::internal(problem.message).within(&tensor.name))?;
     body.extend_from_slice(b",\"data\":[");
@@ -115,8 +116,8 @@ fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(),
     Ok(())
 }
 
-/// Writes the elements. JSON has no NaN and no infinities: they are written as `null`. Returns how
-/// many there are.
+/// Writes the elements of a tensor. NaN and infinities do not exist in JSON and become `null`.
+/// Returns the number of such elements.
 fn write_elements(body: &mut Vec<u8>, tensor: &Tensor) -> Result<usize, Problem> {
     let data = tensor.data.as_ref();
     match tensor.datatype {
@@ -142,7 +143,7 @@ fn write_elements(body: &mut Vec<u8>, tensor: &Tensor) -> Result<usize, Problem>
                 binary::elements(data).map(|element| std::str::from_utf8(element?).ok()).collect();
             write_all(body, texts.ok_or_else(|| not_text(&tensor.name))?)?;
         }
-        // `has_json_form` has refused these.
+        // Refused earlier, by `has_json_form`.
         Datatype::Fp16 | Datatype::Bf16 => {}
     }
     Ok(0)

@@ -54,7 +54,7 @@ pub(crate) fn parsed(model: &ModelSpec, body: impl AsRef<[u8]>) -> Result<InferR
     parse(&body, HeaderLength::Absent, model)
 }
 
-/// `ok`, or the code of the problem. Asserts that its status is 400 and its message is short.
+/// `ok`, or the code of the problem. Asserts that a problem has status 400 and a short message.
 pub(crate) fn verdict<T>(result: Result<T, Problem>) -> &'static str {
     match result {
         Ok(_) => "ok",

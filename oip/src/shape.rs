@@ -7,7 +7,7 @@ use crate::{
     problem::{Problem, quote},
 };
 
-/// The most dimensions of a shape, more than any model has.
+/// Maximum number of dimensions of a shape, more than any model has.
 const MAX_RANK: usize = 32;
 
 /// Reads a JSON array of dimensions.
@@ -33,9 +33,9 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Vec<u64>, Problem> {
     Ok(shape)
 }
 
-/// How many elements a tensor of this shape has.
+/// The number of elements in a tensor of this shape.
 pub(crate) fn elements(shape: &[u64]) -> Result<usize, Problem> {
-    // With a 0 the product is 0, even where the other dimensions would overflow.
+    // A dimension of 0 makes the product 0, even if the other dimensions would overflow.
     if shape.contains(&0) {
         return Ok(0);
     }
@@ -46,7 +46,7 @@ pub(crate) fn elements(shape: &[u64]) -> Result<usize, Problem> {
         .ok_or_else(|| bad(format!("shape {shape:?} has more elements than can be counted")))
 }
 
-/// How many bytes a tensor takes; `None` for BYTES, whose elements differ in size.
+/// The size of a tensor in bytes; `None` for BYTES, whose elements differ in size.
 pub(crate) fn bytes(shape: &[u64], datatype: Datatype) -> Result<Option<usize>, Problem> {
     let elements = elements(shape)?;
     let Some(size) = datatype.size() else { return Ok(None) };
@@ -69,8 +69,8 @@ pub(crate) fn fit(shape: &[u64], spec: &TensorSpec, batches: bool) -> Result<(),
     Ok(())
 }
 
-/// How many rows a request with these inputs takes: the first dimension, which all inputs must
-/// share, or 1 for a model that does not batch.
+/// The number of rows in a request with these inputs: the first dimension, which must be equal in
+/// all inputs, or 1 for a model that does not batch.
 pub(crate) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem> {
     let Some(most) = model.max_batch else { return Ok(1) };
     let mut sizes = inputs.iter().filter_map(|input| input.shape.first());
@@ -89,8 +89,8 @@ pub(crate) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem>
     })
 }
 
-/// The shape of a tensor of `bytes` bytes that is sent without a shape: a batch of one row. The size
-/// of the one dimension that the model leaves open, if any, follows from the number of bytes.
+/// The shape of a tensor of `bytes` bytes that is sent without a shape: a batch of one row. If the
+/// model leaves one dimension open, the number of bytes determines its size.
 pub(crate) fn resolve(spec: &TensorSpec, batches: bool, bytes: usize) -> Result<Vec<u64>, Problem> {
     let mut shape: Vec<Option<u64>> =
         spec.shape.iter().map(|size| u64::try_from(*size).ok()).collect();

@@ -7,10 +7,10 @@ use std::time::Duration;
 use batchfleet_broker::QueueName;
 use serde::{Serialize, Serializer};
 
-/// How often something happened, and the total time it took.
+/// The number of events, and their total duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Total {
-    /// The number of times.
+    /// The number of events.
     pub count: u64,
     /// The sum of the durations.
     #[serde(rename = "ns", serialize_with = "nanoseconds")]
@@ -18,14 +18,14 @@ pub struct Total {
 }
 
 impl Total {
-    /// Counts one more time, which took `time`.
+    /// Counts an event that took `time`.
     pub fn add(&mut self, time: Duration) {
         self.count += 1;
         self.time = self.time.saturating_add(time);
     }
 }
 
-/// Where the requests to a model spent their time.
+/// The durations of requests to a model, by stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InferStatistics {
     /// Requests answered with outputs, end to end.
@@ -66,9 +66,9 @@ pub struct ModelStatistics {
     pub last_inference: u64,
     /// Rows answered with outputs.
     pub inference_count: u64,
-    /// Batches that ran for these rows.
+    /// Batches that contained these rows.
     pub execution_count: u64,
-    /// Requests, and where they spent their time.
+    /// The number and durations of requests, by stage.
     pub inference: InferStatistics,
     /// Batches, by size.
     pub batches: Vec<BatchStatistics>,
@@ -91,7 +91,7 @@ struct Entry<'a> {
     batch_stats: &'a [BatchStatistics],
 }
 
-/// The statistics of some models, ready to be serialized.
+/// The response with the statistics of `models`.
 pub fn report<'a>(
     models: impl IntoIterator<Item = (&'a QueueName, &'a ModelStatistics)>,
 ) -> Statistics<'a> {
