@@ -1,5 +1,5 @@
-//! The way of a request through the queue of its model and back: admission, the line of jobs, the
-//! replies, and the sweep for lost jobs.
+//! The path of a request through the queue of its model: admission, submission of the job, receipt
+//! of the reply, and the sweep for lost jobs.
 
 mod admit;
 mod answer;
@@ -28,7 +28,7 @@ use crate::{
     model::Model,
 };
 
-/// Owns every accepted request until it is answered.
+/// Owns every accepted request until the answer.
 pub(crate) struct Dispatcher {
     admission: Admission,
     line: Arc<JobLine>,
@@ -36,8 +36,8 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher for `max_in_flight` requests at a time, which admits none once `draining`; and
-    /// its tasks.
+    /// Returns a dispatcher and its tasks. The dispatcher admits at most `max_in_flight` requests
+    /// at a time, and no request once `draining` is cancelled.
     pub(crate) fn start(
         gateway: GatewayId,
         roles: GatewayRoles,
@@ -59,7 +59,8 @@ impl Dispatcher {
         (Self { admission, line, resolver }, tasks)
     }
 
-    /// Admits a request for `model`; the permit is its seat.
+    /// Admits a request for `model`. The permit is one of the `max_in_flight` seats; dropping the
+    /// permit frees the seat.
     ///
     /// # Errors
     ///
@@ -73,12 +74,12 @@ impl Dispatcher {
         self.admission.admit(model, priority, deadline, self.is_reachable())
     }
 
-    /// Puts an admitted request in line and waits for the result, which arrives in the `mailbox` of
-    /// this thread. Dropping the future gives the request up.
+    /// Submits the job of an admitted request and waits for the result, which arrives in the
+    /// `mailbox` of the current thread. Dropping the future cancels the request.
     ///
     /// # Errors
     ///
-    /// Why there is no reply.
+    /// The reason why there is no reply.
     pub(crate) async fn infer(
         &self,
         model: &Arc<Model>,
@@ -92,12 +93,12 @@ impl Dispatcher {
             // The resolver drops the address if the reply was computed from another input.
             Ok(answer) => answer.unwrap_or(Err(InferError::Misrouted)),
             Err(_) if in_line.give_up() => Err(InferError::Deadline),
-            // The job never reached the queue: Redis was unreachable, not the fleet slow.
+            // The job never reached the queue, so the cause is Redis and not a slow fleet.
             Err(_) => Err(InferError::QueueUnreachable),
         }
     }
 
-    /// Whether the queue can be reached, or will be in a moment.
+    /// Whether jobs can be submitted, or a reply arrived within the last second.
     pub(crate) fn is_reachable(&self) -> bool {
         self.resolver.is_reachable()
     }

@@ -1,12 +1,12 @@
-//! The ledger of requests that are owed an answer, and what to do when an answer may be lost: a
-//! state machine without clock or I/O. The gateway is the durable owner of a request; the queue may
-//! lose anything.
+//! The ledger of outstanding requests, and the decision when to resubmit their jobs: a state
+//! machine without clock or I/O. The gateway owns each request until the answer; the queue may lose
+//! any job or reply.
 //!
 //! A request is *unsent* (to be sent when the queue can be reached), *leaving* (being sent), or
 //! *queued*. A queued request is presumed lost after a long silence, or when the queue was
-//! interrupted since the request was last seen there. If its job is no longer in the queue and no
-//! answer has come, the request is unsent again, and its job is sent once more under the same id.
-//! The first answer is delivered, later ones are dropped.
+//! interrupted after the job was last seen there. If the job is no longer in the queue and no reply
+//! has arrived, the request becomes unsent again, and its job is resubmitted under the same id. The
+//! first reply is delivered, later replies are dropped.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -17,21 +17,20 @@ use std::{
 use batchfleet_broker::{EntryId, Job, Reply, RequestId};
 use tokio::time::Instant;
 
-/// The most times that one request is sent.
+/// Maximum number of times that a request is sent.
 pub(crate) const MOST_ATTEMPTS: u8 = 4;
-/// How long a queued request may be without an answer before it is presumed lost.
+/// The silence, i.e. time without a reply, after which a queued request is presumed lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(6);
-/// What each accepted request, and each second, adds to the budget for resubmissions. A fleet that
-/// loses more than that has a fault that resubmissions make worse.
+/// Resubmissions that each accepted request, and each second, add to the budget. A fleet that loses
+/// more jobs has a fault that resubmissions make worse.
 const EARNED_PER_REQUEST: f64 = 0.2;
 const EARNED_PER_SECOND: f64 = 10.0;
 
-/// Every request that this gateway owes an answer. `C` is the way to its caller.
+/// The outstanding requests of this gateway; `C` is the type of their callers.
 #[derive(Debug)]
 pub(crate) struct Ledger<C> {
     owed: HashMap<RequestId, Owed<C>>,
-    /// Requests to be sent together with others, oldest first. May contain requests that have
-    /// ended.
+    /// Requests for the next pipelines, oldest first. May contain requests that have ended.
     line: VecDeque<RequestId>,
     budget: ResubmissionBudget,
 }
@@ -54,14 +53,14 @@ enum Whereabouts {
     Queued { entry: EntryId, seen: Instant },
 }
 
-/// What becomes of a reply.
+/// What to do with a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Resolution<C> {
     /// The reply belongs to this caller.
     Deliver(C),
     /// No request waits for the reply: the request was answered or given up.
     Unclaimed,
-    /// The reply was computed from another input than this caller's.
+    /// The reply was computed from an input other than this caller's.
     Misrouted(C),
 }
 
@@ -75,19 +74,19 @@ impl<C> Ledger<C> {
         }
     }
 
-    /// Adds a request, which is leaving.
+    /// Adds a request in the state *leaving*.
     pub(crate) fn accept(&mut self, job: Arc<Job>, deadline: Instant, caller: C) {
         self.budget.earn(EARNED_PER_REQUEST);
         let whereabouts = Whereabouts::Leaving;
         self.owed.insert(job.id, Owed { caller, job, deadline, whereabouts });
     }
 
-    /// Puts a leaving request in line, to be sent together with others.
+    /// Adds a leaving request to the line for the next pipeline.
     pub(crate) fn line_up(&mut self, id: RequestId) {
         self.line.push_back(id);
     }
 
-    /// Takes the next requests from the line: at most `size` bytes of jobs, or one job.
+    /// Takes the next requests from the line: at most `size` bytes of jobs, or one larger job.
     pub(crate) fn next_in_line(&mut self, size: usize) -> Vec<(Arc<Job>, &C)> {
         let (mut next, mut together) = (Vec::new(), 0);
         while let Some(id) = self.line.front() {
@@ -103,25 +102,25 @@ impl<C> Ledger<C> {
         next
     }
 
-    /// Notes that a leaving request has reached the queue. `false` if the request has ended, so
-    /// that its job should be withdrawn.
+    /// Records that a leaving request has reached the queue. Returns `false` if the request has
+    /// ended and its job should be withdrawn.
     pub(crate) fn sent(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
         let Some(owed) = self.owed.get_mut(&id) else { return false };
-        // A worker may have dropped the job already, so that the request is unsent again.
+        // A worker may have dropped the job already, in which case the request is unsent again.
         if owed.whereabouts == Whereabouts::Leaving {
             owed.whereabouts = Whereabouts::Queued { entry, seen: now };
         }
         true
     }
 
-    /// Notes that a leaving request may not have reached the queue.
+    /// Records that a leaving request may not have reached the queue.
     pub(crate) fn unsent(&mut self, id: RequestId) {
         if let Some(owed) = self.owed.get_mut(&id) {
             owed.whereabouts = Whereabouts::Unsent;
         }
     }
 
-    /// Ends a request without an answer; returns its entry in the queue, if it has one.
+    /// Ends a request without an answer; returns its queue entry, if any.
     pub(crate) fn forget(&mut self, id: RequestId) -> Option<EntryId> {
         match self.owed.remove(&id)?.whereabouts {
             Whereabouts::Queued { entry, .. } => Some(entry),
@@ -149,13 +148,13 @@ impl<C> Ledger<C> {
         }
     }
 
-    /// Whether no request is owed an answer.
+    /// Whether the ledger has no outstanding requests.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.owed.is_empty()
     }
 
-    /// Takes the unsent requests that can still be answered in time; they are leaving now.
+    /// Takes the unsent requests whose deadline has not passed, and marks them as leaving.
     pub(crate) fn take_unsent(&mut self, now: Instant) -> Vec<(Arc<Job>, &C)> {
         let mut leaving = Vec::new();
         for owed in self.owed.values_mut() {
@@ -169,7 +168,7 @@ impl<C> Ledger<C> {
         leaving
     }
 
-    /// The requests presumed lost: queued, and last seen before `before`. With their entries.
+    /// The requests presumed lost, with their queue entries: queued, and last seen before `before`.
     pub(crate) fn presumed_lost(&self, before: Instant) -> Vec<(RequestId, EntryId, &C)> {
         let entry = |(&id, owed): (_, &'_ Owed<C>)| match owed.whereabouts {
             Whereabouts::Queued { entry, seen } if seen < before => Some((id, entry)),
@@ -179,15 +178,16 @@ impl<C> Ledger<C> {
         self.owed.iter().filter_map(with_caller).collect()
     }
 
-    /// Notes that a request presumed lost is still in the queue, so that its answer is to come.
+    /// Records that the job of a request presumed lost is still in the queue.
     pub(crate) fn found(&mut self, id: RequestId, entry: EntryId, now: Instant) {
         if let Some(owed) = self.owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) {
             owed.whereabouts = Whereabouts::Queued { entry, seen: now };
         }
     }
 
-    /// Notes that a request is lost: it is no longer in the queue, and its answer had time to
-    /// arrive. Returns whether the request will be sent again; if not, it ends at its deadline.
+    /// Records that a request is lost: its job is no longer in the queue, and its reply had time to
+    /// arrive. Returns whether the request will be resubmitted; if not, the request ends at its
+    /// deadline.
     pub(crate) fn lost(&mut self, id: RequestId, entry: EntryId, now: Instant) -> bool {
         let Self { owed, budget, .. } = self;
         let Some(owed) = owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) else {
@@ -195,14 +195,15 @@ impl<C> Ledger<C> {
         };
         let again = owed.resubmit(budget, now);
         if !again {
-            // Presumed lost again after another silence: the budget may have recovered by then.
+            // The next check follows after another silence, when the budget may have recovered.
             owed.whereabouts = Whereabouts::Queued { entry, seen: now };
         }
         again
     }
 
-    /// Notes that a worker dropped this attempt, because this gateway had no subscription at that
-    /// moment; the request is sent again. If it may not be, it is presumed lost after a silence.
+    /// Records that a worker dropped this attempt, because this gateway was unsubscribed. The
+    /// request is resubmitted or, if the limits forbid a resubmission, presumed lost after a
+    /// silence.
     pub(crate) fn unawaited(&mut self, id: RequestId, attempt: u8, now: Instant) {
         let Self { owed, budget, .. } = self;
         let is_current = |owed: &&mut Owed<C>| {
@@ -215,14 +216,14 @@ impl<C> Ledger<C> {
 }
 
 impl<C> Owed<C> {
-    /// Marks the request as unsent, unless it is too late or was sent too often. Returns whether it
-    /// did.
+    /// Marks the request as unsent, if its deadline, its attempts and the budget allow a
+    /// resubmission. Returns whether they do.
     fn resubmit(&mut self, budget: &mut ResubmissionBudget, now: Instant) -> bool {
         let attempt = self.job.attempt + 1;
         if attempt == MOST_ATTEMPTS || self.deadline <= now || !budget.spend(now) {
             return false;
         }
-        // Without the trace: a worker that cannot read jobs with a trace may have removed the job.
+        // Omit the trace: the job may have been removed by a worker that cannot read traced jobs.
         self.job = Arc::new(Job { attempt, trace: None, ..(*self.job).clone() });
         self.whereabouts = Whereabouts::Unsent;
         true
@@ -233,8 +234,8 @@ impl<C> Owed<C> {
     }
 }
 
-/// How many requests may be sent again: a token bucket, filled by accepted requests and by time. It
-/// is large enough to send every request once more after the queue was emptied.
+/// Limits resubmissions: a token bucket, filled by accepted requests and by time. A full bucket
+/// suffices to resubmit every request once after Redis has lost its data.
 #[derive(Debug)]
 struct ResubmissionBudget {
     tokens: f64,

@@ -1,13 +1,13 @@
-//! The way of results to the threads that serve HTTP.
+//! Passes results to the threads that serve HTTP.
 //!
-//! Waking another thread costs a system call. So the results for all callers of a thread go to the
-//! mailbox of that thread, which is woken once and passes them to the callers.
+//! Waking another thread costs a system call. The results for all callers of a thread therefore go
+//! to the thread's mailbox, whose task wakes up once and passes the results to the callers.
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::InferResult;
 
-/// The most results taken out at a time.
+/// Maximum number of results taken from the mailbox at a time.
 const HANDFUL: usize = 64;
 
 /// The mailbox of one thread.
@@ -26,14 +26,15 @@ pub(crate) struct Address {
 }
 
 impl Mailbox {
-    /// A mailbox, and the task that empties it on its thread; the task ends with the last address.
+    /// Returns a mailbox and the task that empties the mailbox on the thread of the callers. The
+    /// task ends when the mailbox and all addresses are dropped.
     pub(crate) fn open() -> (Self, impl Future<Output = ()>) {
         let (sender, mut letters) = mpsc::unbounded_channel();
         let empty = async move {
             let mut handful = Vec::with_capacity(HANDFUL);
             while letters.recv_many(&mut handful, HANDFUL).await > 0 {
                 for Letter { to, result } in handful.drain(..) {
-                    // Fails if the caller has left, which needs no result.
+                    // Fails if the caller has left; the result is then not needed.
                     drop(to.send(result));
                 }
             }
@@ -41,7 +42,7 @@ impl Mailbox {
         (Self(sender), empty)
     }
 
-    /// The address of one more caller of this thread, and the receiver on which the caller waits.
+    /// Creates the address of a caller, and the receiver on which the caller waits.
     pub(crate) fn address(&self) -> (Address, oneshot::Receiver<InferResult>) {
         let (caller, result) = oneshot::channel();
         (Address { mailbox: self.clone(), caller }, result)

@@ -19,23 +19,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{error::InferError, model::Model};
 
-/// Factors for the `Retry-After` of refused clients, which spread their next attempts over time.
+/// Random factors for `Retry-After`, which spread the next attempts of refused clients over time.
 const JITTER: Range<f64> = 0.8..1.2;
 
-/// Admits requests, at most as many at a time as there are seats.
+/// Admits requests. Each admitted request takes one of a fixed number of seats.
 pub(super) struct Admission {
     seats: Arc<Semaphore>,
     draining: CancellationToken,
     queue_full: AtomicBool,
 }
 
-/// What admission decides from.
+/// The input of an admission decision.
 struct Conditions {
     draining: bool,
     /// A worker serves the model, or a controller promises to start one.
     served: bool,
     queue: QueueState,
-    /// What the request would wait behind.
+    /// The jobs ahead of the request.
     ahead: Ahead,
     /// Time until the request's deadline.
     remaining: Duration,
@@ -51,14 +51,14 @@ enum QueueState {
     Unreachable,
 }
 
-/// Why a request is not admitted.
+/// The reason why a request is not admitted.
 #[derive(Debug, PartialEq)]
 enum Obstacle {
     Draining,
     NoWorkers,
     Unreachable,
     Full,
-    /// The queue is too long, for at least this time.
+    /// The queue is too long. Contains the time until the queue may be short enough.
     Wait(Duration),
 }
 
@@ -71,7 +71,7 @@ impl Admission {
         }
     }
 
-    /// Admits a request and returns its seat, which is free again when the permit is dropped.
+    /// Admits a request and returns its seat. Dropping the permit frees the seat.
     pub(super) fn admit(
         &self,
         model: &Model,
@@ -124,8 +124,8 @@ impl Conditions {
     }
 }
 
-/// The share of its deadline that a request may spend waiting: under overload, sheddable requests
-/// are refused first.
+/// The share of its deadline that a request may spend waiting. Under overload, requests of the
+/// class sheddable are therefore refused first.
 const fn waiting_share(priority: Priority) -> f64 {
     match priority {
         Priority::Critical => 1.0,

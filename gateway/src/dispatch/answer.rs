@@ -15,8 +15,8 @@ use tracing::{error, warn};
 use super::caller::SharedLedger;
 use crate::{ledger::Resolution, metrics::GatewayMetrics};
 
-/// How long after a reply the queue counts as reachable. After an outage, replies may arrive before
-/// jobs can be submitted again, and their callers send the next request at once.
+/// Time after a reply during which the queue counts as reachable. After an outage, replies may
+/// arrive before jobs can be submitted again, and callers send their next requests immediately.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// Matches replies with the requests in the ledger.
@@ -25,7 +25,7 @@ pub(super) struct Resolver {
     ledger: SharedLedger,
     metrics: GatewayMetrics,
     started: Instant,
-    /// When the last reply came, in milliseconds since `started`.
+    /// Time of the last reply, in milliseconds since `started`.
     last: AtomicU64,
 }
 
@@ -38,7 +38,7 @@ impl Resolver {
         Self { producer, ledger, metrics, started: Instant::now(), last: AtomicU64::new(0) }
     }
 
-    /// Whether jobs can be submitted, or a reply came within the last second.
+    /// Whether jobs can be submitted, or a reply arrived within the last second.
     pub(super) fn is_reachable(&self) -> bool {
         let last = || Duration::from_millis(self.last.load(Relaxed));
         self.producer.is_ready() || self.started.elapsed() < last() + RECENT
@@ -49,7 +49,7 @@ impl Resolver {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Relaxed);
         if reply.outcome.as_ref().is_err_and(|error| error.failure == Failure::Unawaited) {
-            // The job did not run; the sweep sends it again.
+            // The job did not run; the sweep resubmits the job.
             self.ledger.lock().unawaited(reply.id, reply.attempt, Instant::now());
             return;
         }

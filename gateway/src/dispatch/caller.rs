@@ -1,4 +1,4 @@
-//! The callers of the requests that this gateway owes an answer.
+//! The callers of outstanding requests.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ pub(super) type SharedLedger = Arc<Mutex<Ledger<Caller>>>;
 
 /// The caller of one outstanding request.
 pub(super) struct Caller {
-    /// The model that was asked.
+    /// The model version of the request.
     pub(super) model: Arc<Model>,
     /// Rows of the request.
     pub(super) rows: u32,

@@ -1,8 +1,8 @@
-//! Sends jobs to their queues.
+//! Submits jobs to their queues.
 //!
-//! Small jobs wait in a line, and one task sends the whole line as one pipeline of commands. The
-//! task runs on the runtime of the connection to Redis, so that a confirmation wakes no HTTP
-//! thread.
+//! Small jobs wait in a line, and one task submits the whole line as one pipeline of commands. The
+//! task runs on the runtime of the connection to Redis, so that a confirmation does not wake an
+//! HTTP thread.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,11 +24,11 @@ use crate::{
     error::InferError, ledger::Ledger, mailbox::Address, metrics::GatewayMetrics, model::Model,
 };
 
-/// The most withdrawals that wait. Beyond, the job of a caller that left is not withdrawn but runs.
+/// Maximum number of pending withdrawals. Beyond that, the jobs of callers that left still run.
 const WITHDRAWALS: usize = 4096;
-/// Pause after a failed withdrawal. The queue drops the expired job by itself.
+/// Pause after a failed withdrawal. Workers drop the job once it has expired.
 const WITHDRAWAL_PAUSE: Duration = Duration::from_millis(100);
-/// The most bytes of jobs that are sent together. A larger job is sent alone, past the line.
+/// Maximum size of a pipeline, in bytes of jobs. A larger job bypasses the line.
 const PIPELINE_BYTES: usize = 256 << 10;
 
 /// A request in the form that the queue needs.
@@ -44,7 +44,7 @@ pub(crate) struct JobRequest {
     pub(crate) rows: u32,
     /// Wanted outputs; empty for all.
     pub(crate) outputs: Vec<String>,
-    /// The class the request waits in.
+    /// The priority class of the request.
     pub(crate) priority: Priority,
     /// The request's span, if the request is traced.
     pub(crate) trace: Option<TraceContext>,
@@ -52,7 +52,7 @@ pub(crate) struct JobRequest {
     pub(crate) deadline: Instant,
 }
 
-/// Sends jobs to their queues, and withdraws jobs of callers that left.
+/// Submits jobs to their queues, and withdraws the jobs of callers that left.
 pub(super) struct JobLine {
     gateway: GatewayId,
     producer: Arc<dyn Producer>,
@@ -65,17 +65,19 @@ pub(super) struct JobLine {
     metrics: GatewayMetrics,
 }
 
-/// A request in line or in its queue. Dropping it withdraws the job, if there is no answer yet.
+/// A request in the line or in its queue. Dropping the value withdraws the job, if the request has
+/// no answer yet.
 pub(super) struct InLine<'a> {
     line: &'a JobLine,
     queue: &'a QueueName,
     id: RequestId,
-    /// The task that sends a job too large for the line.
+    /// The task that submits a job too large for the line.
     sending: Option<AbortOnDropHandle<()>>,
 }
 
 impl JobLine {
-    /// Opens an empty line. Spawns the task that withdraws jobs, which ends with the line.
+    /// Creates an empty line, and spawns the task that withdraws jobs. The task ends when the line
+    /// is dropped.
     pub(super) fn open(
         gateway: GatewayId,
         producer: Arc<dyn Producer>,
@@ -88,7 +90,7 @@ impl JobLine {
         Self { gateway, producer, ledger, joined, withdrawals, runtime, metrics }
     }
 
-    /// Enters a request in the ledger and has its job sent.
+    /// Adds a request to the ledger, and starts the submission of its job.
     pub(super) fn put<'a>(
         self: &'a Arc<Self>,
         model: &'a Arc<Model>,
@@ -133,7 +135,7 @@ impl JobLine {
         }
     }
 
-    /// The next jobs to be sent together; waits for the first.
+    /// Waits for jobs in the line, and takes the jobs of the next pipeline.
     async fn next(&self) -> Vec<(Arc<Model>, Arc<Job>)> {
         loop {
             let with_model = |(job, caller): (_, &Caller)| (caller.model.clone(), job);
@@ -151,8 +153,8 @@ impl JobLine {
         }
     }
 
-    /// Sends a job to its queue. A job that may not have arrived stays in the ledger, to be sent
-    /// again when the queue can be reached.
+    /// Submits a job to its queue. A request whose job may not have arrived stays in the ledger as
+    /// unsent, and the sweep submits the job again.
     ///
     /// # Errors
     ///
@@ -206,17 +208,17 @@ impl JobLine {
         }
     }
 
-    /// The broker that jobs are sent to.
+    /// The producer that submits jobs to the broker.
     pub(super) fn producer(&self) -> &dyn Producer {
         self.producer.as_ref()
     }
 
-    /// The requests that are owed an answer.
+    /// The ledger of outstanding requests.
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger<Caller>> {
         self.ledger.lock()
     }
 
-    /// Counts a job that is sent once more.
+    /// Counts a resubmitted job.
     pub(super) fn count_resubmission(&self) {
         self.metrics.resubmissions.inc();
     }
@@ -240,7 +242,7 @@ impl Drop for InLine<'_> {
     }
 }
 
-/// Task: sends small jobs to their queues; jobs that arrive meanwhile are the next pipeline.
+/// Task: submits small jobs to their queues. Jobs that arrive meanwhile form the next pipeline.
 pub(super) async fn send_all(line: Arc<JobLine>) {
     loop {
         let leaving = line.next().await;
@@ -252,7 +254,7 @@ pub(super) async fn send_all(line: Arc<JobLine>) {
     }
 }
 
-/// Task: withdraws the jobs of callers that left from their queues.
+/// Task: withdraws the jobs of callers that left.
 async fn withdraw_all(
     producer: Arc<dyn Producer>,
     mut given_up: mpsc::Receiver<(QueueName, EntryId)>,

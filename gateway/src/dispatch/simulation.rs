@@ -1,9 +1,10 @@
-//! The dispatcher and its sweep against a queue that crashes, loses data, duplicates, reorders and
-//! stalls: the production code on a paused clock, in one simulated world for each of many seeds.
+//! Simulation of the dispatcher and its sweep: the production code runs on a paused clock, against
+//! a queue that crashes, loses data, duplicates, reorders and stalls. Each seed is one simulated
+//! world.
 //!
-//! In every world, each caller gets one result by its deadline: the answer to its own question, or
-//! an error. A caller with a long deadline gets its answer, unless its job was lost as often as a
-//! request may be sent. The books balance, and the ledger is empty at the end.
+//! In every world, each caller gets exactly one result by its deadline: the answer to its own
+//! request, or an error. A caller with a long deadline gets an answer, unless the job was lost on
+//! every allowed attempt. The books balance, and the ledger is empty at the end.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,11 +33,11 @@ use crate::{catalog::Catalog, ledger::MOST_ATTEMPTS};
 const SEEDS: u64 = 500;
 const CALLERS: u32 = 300;
 const WORKERS: usize = 4;
-/// Faults happen within this time.
+/// Duration of the period with faults.
 const TROUBLE: Duration = Duration::from_secs(40);
-/// The time that most callers wait: longer than any sequence of faults here.
+/// The deadline of most callers, longer than any sequence of faults in this simulation.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How late a result may be after its deadline.
+/// Tolerance for results after the deadline.
 const SLACK: Duration = Duration::from_millis(250);
 
 /// A queue with faults.
@@ -47,7 +48,7 @@ struct World {
     claimed: BTreeMap<EntryId, Job>,
     sequence: u64,
     troubled: bool,
-    /// The last attempt of each question, by its input.
+    /// The last attempt of each request, by its input.
     attempts: HashMap<Bytes, u8>,
 }
 
@@ -196,13 +197,13 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
     }
 }
 
-/// The error of a job that did not run, because its gateway had no subscription when it was
-/// claimed.
+/// The error of a job that did not run, because its gateway was unsubscribed when a worker claimed
+/// the job.
 fn unawaited() -> ReplyError {
     ReplyError { failure: Failure::Unawaited, message: String::new() }
 }
 
-/// Task: outages and losses of all data, for a while.
+/// Task: causes outages and losses of all data during [`TROUBLE`].
 async fn trouble(broker: Arc<SimProducer>) {
     let end = Instant::now() + TROUBLE;
     while Instant::now() < end {
@@ -228,7 +229,7 @@ async fn trouble(broker: Arc<SimProducer>) {
     broker.world().troubled = false;
 }
 
-/// One caller: most wait long, some have a short deadline, and some leave early.
+/// Simulates one caller. Most callers wait long, some have a short deadline, some leave early.
 async fn call(
     gateway: Arc<(Dispatcher, GatewayMetrics)>,
     mailbox: Mailbox,
@@ -258,7 +259,7 @@ async fn call(
     assert!(Instant::now() <= deadline + SLACK, "caller {number} got its result late");
     match outcome {
         Ok(reply) => assert_eq!(reply.outcome.unwrap(), [tensor(number)], "caller {number}"),
-        // Refused at once, because the queue could not be reached: nothing was accepted.
+        // The request was refused immediately, because the queue was unreachable.
         Err(InferError::QueueUnreachable) if Instant::now() < deadline => {}
         Err(error) => {
             let attempts = broker.world().attempts.get(&tensor(number).data).map_or(0, |n| n + 1);

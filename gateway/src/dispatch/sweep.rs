@@ -1,8 +1,8 @@
 //! Resubmits jobs that the queue has lost, so that no accepted request is lost.
 //!
-//! The sweep looks for a request's job in its queue after the queue was interrupted, and after a
-//! long silence. A job that is no longer there was answered, and the reply is about to arrive, or
-//! was lost together with its reply.
+//! After an interruption of the queue, and after a long time without a reply, the sweep searches
+//! the queue for the job of a request. If the job is no longer in the queue, either its reply is
+//! about to arrive, or the job or the reply is lost.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,18 +19,18 @@ use crate::ledger::SILENCE;
 
 /// Interval between attempts to send unsent requests.
 const RETRY: Duration = Duration::from_millis(100);
-/// Interval between searches for silent requests.
+/// Interval between searches for requests without a reply.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a reply may be on its way after its job has left the queue.
+/// Time for a reply to arrive after its job has left the queue.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Task: looks for jobs presumed lost, and resubmits lost ones. `interrupted` is notified when the
-/// queue may have lost jobs.
+/// Task: searches the queues for jobs presumed lost, and resubmits lost jobs. `interrupted` is
+/// notified when the queue may have lost jobs.
 pub(super) async fn run(line: Arc<JobLine>, interrupted: Arc<Notify>) {
     let mut retry = interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = Instant::now();
-    // Jobs last seen in the queue before this moment are presumed lost.
+    // Jobs last seen in the queue before this time are presumed lost.
     let mut interruption: Option<Instant> = None;
     loop {
         tokio::select! {
@@ -55,7 +55,7 @@ pub(super) async fn run(line: Arc<JobLine>, interrupted: Arc<Notify>) {
     }
 }
 
-/// Looks for every job last seen in its queue before `before`.
+/// Searches for every job last seen in its queue before `before`.
 async fn search(line: &JobLine, before: Instant) -> Result<(), BrokerError> {
     let mut lost = Vec::new();
     for (queue, jobs) in by_queue(line, before) {
@@ -96,7 +96,7 @@ fn by_queue(line: &JobLine, before: Instant) -> HashMap<QueueName, Vec<(RequestI
     queues
 }
 
-/// Sends every request that is not in its queue.
+/// Submits the job of every unsent request.
 async fn send_unsent(line: &Arc<JobLine>) {
     let mut sending = JoinSet::new();
     for (job, caller) in line.ledger().take_unsent(Instant::now()) {
@@ -104,7 +104,7 @@ async fn send_unsent(line: &Arc<JobLine>) {
         line.count_resubmission();
         sending.spawn(async move {
             if line.send(&model, &job).await.is_err() {
-                // The queue has no room now. It may have room again before the deadline.
+                // The queue is full, but may have room again before the deadline.
                 line.ledger().unsent(job.id);
             }
         });

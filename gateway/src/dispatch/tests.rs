@@ -1,4 +1,4 @@
-//! A dispatcher on the memory broker, with the test as its worker.
+//! A dispatcher on the in-memory broker, with the test as its worker.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ impl Fixture {
     }
 }
 
-/// The result of a question, and its record in the books.
+/// Sends `question`, records the request in the books, and returns the result.
 pub(super) async fn answer_to(
     dispatcher: &Dispatcher,
     metrics: &GatewayMetrics,

@@ -121,7 +121,7 @@ fn a_job_that_a_worker_dropped_is_sent_again_unless_the_drop_is_of_a_former_atte
     assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 1);
     ledger.unawaited(ONE, 0, now);
     assert!(ledger.take_unsent(now).is_empty(), "a former attempt");
-    // The drop may be known before the confirmation that the job was queued.
+    // The report of the drop may arrive before the confirmation that the job was queued.
     ledger.unawaited(ONE, 1, now);
     assert!(ledger.sent(ONE, entry(2), now), "the request has not ended");
     assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 2);
