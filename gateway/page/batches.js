@@ -5,11 +5,11 @@ const BRICK = 11; // width of a brick, in pixels
 const TALLEST = 13; // greatest height of a brick, in pixels
 const TOP = 26; // space for the label of N, in pixels
 const QUEUE = 64; // width of the queue of waiting requests, in pixels
-const AT_A_TIME = 2; // most new columns per update: the eye cannot follow more
+const AT_A_TIME = 2; // maximum number of new columns per update, because the eye cannot follow more
 const ENTER = 420; // milliseconds in which bricks move from the queue into their column
 const SHIFT = 240; // milliseconds in which the older columns move aside
-const KEPT = 120; // most columns
-const RECENT = 512; // most batches in which the visitor's own batch is searched
+const KEPT = 120; // maximum number of columns
+const RECENT = 512; // number of recent batches in which to search the visitor's own batch
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -47,7 +47,7 @@ export class Batches {
     this.#paint();
   }
 
-  /** Adds new batches, and updates N and the number of waiting requests. Returns how many it draws. */
+  /** Adds new batches, and updates N and the number of waiting requests. Returns the number drawn. */
   add(batches, n, waiting) {
     this.#n = n;
     this.#waiting = waiting;
@@ -61,7 +61,7 @@ export class Batches {
     return shown.length;
   }
 
-  /** Marks the batch with this number of rows and this run time: it had a request of this page. */
+  /** Marks the batch that ran a request of this page, found by its rows and run time. */
   mark(batch) {
     this.#mine = batch;
     this.#find();
@@ -95,7 +95,7 @@ export class Batches {
     if (this.#painting) requestAnimationFrame((later) => this.#frame(later));
   }
 
-  /** Draws one frame; returns whether anything still moves. */
+  /** Draws one frame; returns whether the animation continues. */
   #paint(now = performance.now()) {
     const { width, height, draw } = sized(this.#canvas);
     if (width === 0) return false;
@@ -160,7 +160,7 @@ export class Batches {
     draw.fillText("waiting", width, TOP - 14);
   }
 
-  /** Draws N over time: the value when each batch was received. */
+  /** Draws N over time, as known at the arrival of each batch. */
   #limit({ draw, unit, floor, right }, shift) {
     if (this.#n === null) return;
     const y = (n) => Math.round(floor - n * unit) - 0.5;

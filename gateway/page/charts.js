@@ -133,7 +133,7 @@ function nice(value) {
   return power * ([1, 2, 3, 5, 8, 10].find((step) => step * power >= value) ?? 10);
 }
 
-/** The labelled values of an axis: half and all of it. */
+/** The labelled values of an axis: half the maximum, and the maximum. */
 function ticks(most) {
   return [most / 2, most];
 }

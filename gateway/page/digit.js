@@ -33,7 +33,7 @@ const RELEASES = {
 
 const part = (id) => document.getElementById(id);
 
-/** Whether the input of a model is a digit as this pad draws it. */
+/** Whether a model takes a single input in the format of this pad. */
 export function takesDigits(inputs) {
   const [{ name, datatype, shape } = {}] = inputs;
   return inputs.length === 1 && name === "pixels" && datatype === "FP32" && String(shape) === "-1,64";
@@ -189,7 +189,7 @@ function bar(digit) {
   return item;
 }
 
-/** Converts strokes to pixels like the training data: scaled to the pad, inked dots per pixel. */
+/** Converts strokes to pixels as in the training data: scaled to the pad, counting inked dots. */
 function counted(strokes) {
   const points = strokes.flat();
   const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];

@@ -14,7 +14,7 @@ export function useKey(text) {
   unlock();
 }
 
-/** Follows another model from now on. */
+/** Switches the feed to another model. */
 export function choose(model, version) {
   seen = { model, version, batches: 0, samples: 0, isNew: true };
 }

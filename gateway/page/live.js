@@ -88,7 +88,7 @@ function state(tone, text) {
   place.textContent = text;
 }
 
-/** Lists the models. A chosen model that has disappeared stays chosen; the state shows the trouble. */
+/** Lists the models. A chosen model that has disappeared stays chosen, and the state shows why. */
 function choices({ models }) {
   const list = part("model");
   const values = models.map((name) => JSON.stringify(name));
@@ -234,7 +234,7 @@ async function control() {
   if (chosen.callers === 0 && chosen.slo === null) chosen.isMine = false;
 }
 
-/** Shows where requests can be sent, on a page that cannot set the controls. */
+/** On a page without controls, shows where to send requests. */
 function elsewhere({ may_ask, clients_port, shown }) {
   const place = part("elsewhere");
   place.hidden = controls !== null || !shown;
