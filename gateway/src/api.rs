@@ -1,4 +1,4 @@
-//! What the HTTP handlers share.
+//! State shared by the HTTP handlers.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     trace::Traces,
 };
 
-/// What every HTTP handler reads.
+/// State that every HTTP handler reads.
 pub(crate) struct Api {
     pub(crate) core: Arc<Core>,
     pub(crate) body: Bounds,

@@ -31,7 +31,7 @@ use crate::{
     trace::Traces,
 };
 
-/// Why a gateway could not start.
+/// The reason why a gateway fails to start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Redis cannot be reached, or is configured so that it would lose jobs.
@@ -83,7 +83,7 @@ impl Gateway {
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,
         });
-        // Known models are read before the port is bound: no request for one of them gets 404.
+        // Read the announced models before binding the port: no request for them gets 404.
         core.catalog.update(observer.fleet().await?);
         let api = Arc::new(api(settings, core.clone(), id, process));
         let (page, ticking) = (api.clone(), api.clone());
@@ -101,22 +101,23 @@ impl Gateway {
         Ok(Self { server, address, tasks, api })
     }
 
-    /// The bound address, with the port that was chosen if the settings ask for port 0.
+    /// The bound address. If the settings ask for port 0, the address contains the port that the
+    /// system chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The live controls. The live page offers them only while a receiver exists, and only to
-    /// browsers on this machine.
+    /// The live controls. The live page offers the controls only while a receiver exists, and only
+    /// to browsers on this machine.
     pub fn live_controls(&self) -> watch::Receiver<LiveControls> {
         self.api.live.controls()
     }
 
-    /// Serves until shutdown; accepted requests are answered before it returns.
+    /// Serves until shutdown, and answers all accepted requests before returning.
     ///
     /// # Errors
     ///
-    /// Why the listener failed.
+    /// The listener failed.
     pub async fn run(mut self) -> io::Result<()> {
         let served = self.server.await;
         self.tasks.shutdown().await;
@@ -124,7 +125,7 @@ impl Gateway {
     }
 }
 
-/// What the HTTP handlers share.
+/// Builds the state shared by the HTTP handlers.
 fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Process) -> Api {
     let body_bytes = core.metrics.body_bytes.clone();
     Api {
@@ -138,9 +139,9 @@ fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Pro
     }
 }
 
-/// Ends when the listener should close, which is `lame_duck` after the signal to stop. Until then
-/// this gateway serves as before, but is not ready, and closes each connection after its next
-/// answer: clients and load balancers move on without an error.
+/// Completes `lame_duck` after the shutdown signal, when the listener should close. Until then the
+/// gateway accepts requests but reports itself as not ready, and closes each connection after its
+/// next response, so that clients and load balancers move on without an error.
 async fn going(lame_duck: Duration, shutdown: CancellationToken, draining: CancellationToken) {
     shutdown.cancelled().await;
     sleep(lame_duck).await;

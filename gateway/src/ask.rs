@@ -1,4 +1,4 @@
-//! One request, from the name of a model to the outputs, independent of the protocol.
+//! The path of a request from the model name to the outputs, independent of the protocol.
 //!
 //! A front (such as `http`) identifies the client, calls [`Core::begin`], reads the request, calls
 //! [`Core::infer`] and writes the answer. The request's [`Record`] is updated at each step.
@@ -20,19 +20,19 @@ use crate::{
     trace::Trace,
 };
 
-/// What all fronts of a gateway share.
+/// State shared by all fronts of a gateway.
 pub(crate) struct Core {
     pub(crate) catalog: Catalog,
     pub(crate) clients: Arc<Clients>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) metrics: GatewayMetrics,
-    /// Time from arrival to answer of a request that does not set a deadline.
+    /// The default deadline: time from the arrival of a request to its answer.
     pub(crate) deadline: Duration,
     /// The longest deadline that a request may set.
     pub(crate) max_deadline: Duration,
 }
 
-/// A request for a known model, from a client within its share. Not read yet.
+/// A request for a known model, from a client within its share. The body has not been read.
 pub(crate) struct Asked {
     pub(crate) model: Arc<Model>,
     client: Client,
@@ -47,12 +47,12 @@ pub(crate) struct ParsedRequest {
     pub(crate) digest: u64,
 }
 
-/// The outputs of a request, and how the caller wants them.
+/// The outputs of a request, and the form in which to send them.
 pub(crate) struct Prediction {
     pub(crate) outputs: Vec<Tensor>,
-    /// The batch that computed them.
+    /// Size and durations of the batch that computed the outputs.
     pub(crate) timing: Timing,
-    /// The client's own id, to be echoed.
+    /// The client's id for the request, echoed in the response.
     pub(crate) id: Option<String>,
     pub(crate) wanted: Vec<WantedOutput>,
 }
@@ -63,7 +63,7 @@ impl Core {
         Record::arrive(&self.metrics, trace)
     }
 
-    /// Finds the model of a request, and takes a seat of the client's share.
+    /// Finds the model of a request, and counts the request as in flight for its client.
     ///
     /// # Errors
     ///
@@ -81,12 +81,12 @@ impl Core {
         Ok(Asked { model, client, _seat: seat })
     }
 
-    /// Sends a request that has been read to the model, and waits for the outputs. Dropping the
-    /// future gives the request up.
+    /// Submits a parsed request to the queue of its model and waits for the outputs. Dropping the
+    /// future cancels the request.
     ///
     /// # Errors
     ///
-    /// Why there are no outputs.
+    /// The request was refused, or ended without outputs.
     pub(crate) async fn infer(
         &self,
         record: &mut Record<'_>,

@@ -18,7 +18,7 @@ pub(crate) use self::{
 };
 use crate::error::InferError;
 
-/// The memory budget for bodies: the most bytes that this process may hold, and those it holds now.
+/// The memory budget for bodies: the limit of this process, and the bytes held now.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
     most: usize,
@@ -27,7 +27,7 @@ pub(crate) struct BodyBudget {
 }
 
 impl BodyBudget {
-    /// A budget of `most` bytes; `gauge` shows how many are held.
+    /// A budget of `most` bytes; `gauge` shows the bytes held.
     pub(crate) fn new(most: usize, gauge: IntGauge) -> Arc<Self> {
         Arc::new(Self { most, held: AtomicUsize::new(0), gauge })
     }
@@ -50,7 +50,7 @@ impl BodyShare {
     ///
     /// # Errors
     ///
-    /// [`InferError::BodyBytes`]: the budget has no room; the share stays as it was.
+    /// [`InferError::BodyBytes`]: the budget has no room, and the share is unchanged.
     pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), InferError> {
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 {
@@ -66,8 +66,9 @@ impl BodyShare {
         Ok(())
     }
 
-    /// Changes the share to `bytes` even if the budget has no room. For responses, which are never
-    /// discarded: they may exceed the budget, and new bodies are refused until there is room again.
+    /// Changes the share to `bytes` even if the budget has no room. Only for responses, which must
+    /// not be discarded: responses may exceed the budget, and the gateway refuses new bodies until
+    /// there is room again.
     pub(crate) fn force(&mut self, bytes: usize) {
         if self.resize(bytes).is_err() {
             self.budget.held.fetch_add(bytes - self.bytes, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The books of a model version, which hold every count of its requests, and the record of one
-//! request, which is the only writer of these counts.
+//! Request accounting: the books of a model version hold all counts of its requests, and only the
+//! record of each request changes these counts.
 //!
 //! A request is offered, then refused or accepted; an accepted request is in flight until it ends.
 //! At every moment, offered = accepted + refused + being read, and accepted = ended + in flight.
@@ -36,7 +36,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct ModelBooks {
     queue: QueueName,
-    /// Counts for Prometheus. Written only: no decision reads them.
+    /// Counts for Prometheus. No decision depends on these counts.
     metrics: RequestMetrics,
     /// Counts for the controller and for admission.
     traffic: TrafficCounts,
@@ -61,12 +61,12 @@ impl ModelBooks {
         }
     }
 
-    /// Requests accepted and not ended.
+    /// Accepted requests that have not ended.
     pub(crate) fn in_flight(&self) -> i64 {
         self.traffic.in_flight()
     }
 
-    /// The counts now; `queued` is the number of jobs that all gateways have put into the queue.
+    /// The current counts; `queued` is the number of jobs put into the queue by all gateways.
     pub(crate) fn counts(&self, queued: u64) -> DemandCounts {
         self.traffic.counts(queued)
     }
@@ -86,24 +86,24 @@ impl ModelBooks {
         self.tally.lock().statistics()
     }
 
-    /// The batches and samples after these numbers, for the live page.
+    /// The batches and samples numbered above `batches` and `samples`, for the live page.
     pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<WatchSample>) {
         self.watch.look(batches, samples)
     }
 
-    /// Sets the latency within which an answer counts as in time.
+    /// Sets the latency target of the model version.
     pub(crate) fn set_latency_target(&self, target: Duration) {
         let nanoseconds = u64::try_from(target.as_nanos()).unwrap_or(u64::MAX);
         self.latency_target.store(nanoseconds, Relaxed);
     }
 
-    /// Records the reply to a request of this many rows for the live page. Only the task that
-    /// receives replies may call this, because the replies of one batch must follow each other.
+    /// Records the reply to a request of `rows` rows for the live page. Only the task that receives
+    /// replies may call this method, because the replies of one batch must be recorded in sequence.
     pub(crate) fn ran(&self, rows: u32, timing: &Timing) {
         self.watch.ran(rows, timing);
     }
 
-    /// Takes a sample for the live page, if one is open; `waiting` jobs are in the queue.
+    /// Takes a sample while a live page is open; `waiting` is the number of jobs in the queue.
     pub(crate) fn sample(&self, waiting: u64) {
         self.watch.tick(|| Moment {
             waiting,
@@ -112,7 +112,7 @@ impl ModelBooks {
         });
     }
 
-    /// Updates Triton's gauge of pending requests after a look at the queue.
+    /// Updates Triton's gauge of pending requests after a poll of the queue.
     pub(crate) fn observe(&self, backlog: &Backlog) {
         self.metrics.observe(backlog, u64::try_from(self.in_flight()).unwrap_or(0));
     }
@@ -147,7 +147,7 @@ impl ModelBooks {
 
 /// The record of one request, from the arrival until the answer is ready.
 ///
-/// If a record is dropped before its request has ended, the caller has left.
+/// A record that is dropped before its request has ended counts the request as cancelled.
 pub(crate) struct Record<'a> {
     metrics: &'a GatewayMetrics,
     trace: Trace,
@@ -161,7 +161,7 @@ enum Stage {
     Arrived,
     /// The model is known; the rows are known once the request has been read.
     Offered { books: Arc<ModelBooks>, rows: Option<u32> },
-    /// The request waits for the answer. The seat is released after the books are closed.
+    /// The request waits for its reply. The seat is released after the books are closed.
     Accepted { books: Arc<ModelBooks>, rows: u32, id: RequestId, _seat: OwnedSemaphorePermit },
     /// The request was refused, answered or given up.
     Ended,
@@ -213,7 +213,7 @@ impl<'a> Record<'a> {
         };
     }
 
-    /// Records the result of an accepted request, which ends it.
+    /// Records the result of an accepted request and ends the request.
     pub(crate) fn ended(&mut self, result: &InferResult) {
         let took = self.arrived.elapsed();
         if let Stage::Accepted { books, rows, .. } = &self.stage {
@@ -226,8 +226,7 @@ impl<'a> Record<'a> {
         self.close(RequestOutcome::of(result), took);
     }
 
-    /// Records that the answer is this error. If the request was not accepted, the error refuses
-    /// it.
+    /// Records the error sent to the caller. Counts as a refusal if the request was not accepted.
     pub(crate) fn failed(&mut self, error: &InferError) {
         self.trace.failed(error);
         let took = self.arrived.elapsed();

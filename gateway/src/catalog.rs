@@ -18,8 +18,8 @@ use batchfleet_oip::{Problem, names};
 
 type Models = HashMap<QueueName, Arc<Model>>;
 
-/// Every model that was ever announced to this gateway. Each request reads the catalogue; it is
-/// rewritten when models are new or change.
+/// Every model that was ever announced to this gateway. Each request reads the catalogue; only new
+/// or changed models rewrite it.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     models: RwLock<Arc<Models>>,
@@ -33,8 +33,8 @@ impl Catalog {
         Self { models: RwLock::default(), workers: RwLock::default(), metrics }
     }
 
-    /// The model of this name and version; without a version, the greatest by
-    /// [`rank`](Model::rank). A model that the caller may not use is reported as unknown.
+    /// Finds a model by name and version; without a version, the version with the greatest
+    /// [`rank`](Model::rank). A model that the client may not use is reported as unknown.
     pub(crate) fn find(
         &self,
         model: &str,
@@ -73,8 +73,8 @@ impl Catalog {
         models
     }
 
-    /// Applies what workers and controllers have announced. A model without workers stays known,
-    /// also when its announcement is gone because Redis was emptied.
+    /// Applies the announcements of workers and controllers. A model without workers stays in the
+    /// catalogue, even if its announcement is gone because Redis lost its data.
     pub(crate) fn update(&self, fleet: FleetSnapshot) {
         self.add_new(&fleet);
         for (queue, model) in self.snapshot().iter() {
@@ -97,8 +97,9 @@ impl Catalog {
         self.workers.read().clone()
     }
 
-    /// Adds models that are new, and replaces those whose spec has changed. The announcement of a
-    /// living worker goes before a promise, a promise before the announcement of a dead worker.
+    /// Adds new models, and replaces models whose spec has changed. The announcement of a living
+    /// worker takes precedence over a controller's promise, and a promise over the announcement of
+    /// a dead worker.
     fn add_new(&self, fleet: &FleetSnapshot) {
         let promised = fleet.promises.iter().map(|promise| (&promise.expected.model, false));
         let served = fleet.workers.iter().map(|worker| (&worker.announcement.model, worker.live));
@@ -132,7 +133,7 @@ impl Catalog {
         *self.models.write() = Arc::new(models);
     }
 
-    /// Applies a look at a model's queue, and updates its metrics. `at` is the time since the looks
+    /// Applies a poll of a model's queue and updates the metrics. `at` is the time since polling
     /// began.
     pub(crate) fn observe(&self, model: &Model, at: Duration, backlog: Backlog) {
         model.observe(at, backlog);
@@ -142,7 +143,7 @@ impl Catalog {
     }
 
     /// Chooses the default version of each model, which gets the requests that name no version.
-    /// `at` is the time since the looks began.
+    /// `at` is the time since polling began.
     pub(crate) fn choose_default_versions(&self, at: Duration) {
         for versions in self.all().chunk_by(|a, b| a.spec.queue.model == b.spec.queue.model) {
             let loads = versions.iter().map(|model| model.version_load(at));
@@ -163,7 +164,7 @@ impl Catalog {
         }
     }
 
-    /// Why batches of a model are as large as they are, and how many workers its load needs.
+    /// Explains the batch sizes of a model, and the number of workers that its load needs.
     pub(crate) fn explain(&self, model: &Model) -> Explanation {
         let queue = &model.spec.queue;
         let observed = ObservedQueue {
@@ -175,7 +176,7 @@ impl Catalog {
         Explanation::of(queue, observed, living.map(|worker| &worker.announcement))
     }
 
-    /// Updates the metrics that follow from the looks so far.
+    /// Updates the metrics derived from all polls so far.
     pub(crate) fn publish(&self, model: &Model) {
         self.metrics.fleet.set_explanation(&model.spec.queue, &self.explain(model));
         model.books.publish();
@@ -197,7 +198,7 @@ mod tests {
 
     const LOOK: Duration = Duration::from_millis(200);
 
-    /// Living workers of this version, each with a capacity of 100 rows per second.
+    /// Living workers of `version`, each with a capacity of 100 rows per second.
     fn workers(version: u64, workers: u128) -> Vec<ObservedWorker> {
         let spec = ModelSpec {
             queue: QueueName::new("m", version),
@@ -214,7 +215,7 @@ mod tests {
         (0..workers).map(observed).collect()
     }
 
-    /// A catalogue, and the jobs added to the queue of each version by its one gateway.
+    /// A catalogue, and the jobs that its gateway has added to the queue of each version.
     struct Bench {
         catalog: Catalog,
         looks: u32,
@@ -227,7 +228,7 @@ mod tests {
             Self { catalog: Catalog::new(metrics), looks: 0, added: HashMap::new() }
         }
 
-        /// A request that names no version is accepted, and given up at once.
+        /// Accepts a request that names no version, and cancels the request immediately.
         fn accept(&self, model: &Model) {
             let mut record = Record::arrive(&self.catalog.metrics, Trace::off());
             record.offered(&model.books, false);
@@ -240,8 +241,8 @@ mod tests {
             self.catalog.find("m", None, |_| true).unwrap().spec.queue.version
         }
 
-        /// A minute with this many living workers of versions 1 and 2, and this many requests at
-        /// each of five looks per second. Returns the default versions in order, without
+        /// Simulates a minute with five polls per second, `workers` living workers of versions 1
+        /// and 2, and `requests` requests per poll. Returns the default versions in order, without
         /// repetitions.
         fn minute(&mut self, workers: [u128; 2], requests: u64) -> Vec<u64> {
             let snapshot = || FleetSnapshot {

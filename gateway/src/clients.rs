@@ -1,4 +1,4 @@
-//! Access control: which client sent a request, what the client may do, and how much.
+//! Access control: identifies the client of a request, and enforces its permissions and its share.
 
 mod address;
 mod fairness;
@@ -27,7 +27,7 @@ use self::{
 pub use self::{key_file::KeysError, settings::ClientSettings};
 use crate::error::InferError;
 
-/// The most clients with a share of their own at a time; the rest have one share together.
+/// Maximum number of clients with a share of their own; all other clients have one share together.
 const MOST_CLIENTS: usize = 100_000;
 
 /// The origin of a request, as its connection and its headers identify it.
@@ -52,7 +52,8 @@ pub(crate) struct Clients {
 #[derive(Debug)]
 pub(crate) struct Client {
     id: ClientId,
-    /// What the API key allows; without keys, everything.
+    /// The permissions of the API key; `None` if the gateway requires no keys and allows
+    /// everything.
     grant: Option<Arc<Grant>>,
 }
 
@@ -63,7 +64,7 @@ impl Client {
         models.is_none_or(|models| models.iter().any(|name| name == model))
     }
 
-    /// The priority class of a request that asks for `wanted`: not higher than the key allows.
+    /// The priority class of a request: `wanted`, but not higher than the API key allows.
     pub(crate) fn class(&self, wanted: Priority) -> Priority {
         self.grant.as_ref().map_or(wanted, |grant| wanted.max(grant.class))
     }
@@ -150,7 +151,7 @@ impl Clients {
         }
     }
 
-    /// Task: adopts changes of the file of API keys.
+    /// Task: applies changes to the file of API keys.
     pub(crate) async fn follow(self: Arc<Self>) {
         if let Some(file) = &self.keys {
             file.follow().await;
@@ -168,7 +169,7 @@ fn presented(origin: &impl RequestOrigin) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
 }
 
-/// The text of a header value; `?`, which is no address, if the value is not ASCII.
+/// The text of a header value. A value that is not ASCII becomes `?`, which is not an address.
 fn ascii(value: &[u8]) -> &str {
     str::from_utf8(value).ok().filter(|text| text.is_ascii()).unwrap_or("?")
 }

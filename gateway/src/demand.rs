@@ -1,5 +1,5 @@
-//! The demand for one model version: requests per second that name the version, and that name none.
-//! The default version is chosen from the demand.
+//! The demand for one model version: the rate of requests that name the version, and the rate of
+//! requests that name no version. The gateway chooses the default version by the demand.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) struct DemandCounts {
     pub(crate) refused: u64,
     /// All requests for this version at this gateway.
     pub(crate) offered: u64,
-    /// Those of them that named the version.
+    /// Requests at this gateway that named the version.
     pub(crate) named: u64,
 }
 
@@ -38,12 +38,13 @@ struct Averages {
 pub(crate) struct DemandRates {
     /// Requests that name the version.
     pub(crate) named: f64,
-    /// Requests that name no version and got this one.
+    /// Requests that name no version and are routed to this version.
     pub(crate) unnamed: f64,
 }
 
-/// The demand for one version at all gateways, estimated. Jobs in the queue are counted for all
-/// gateways; refusals and named versions only here, so this gateway's ratios are assumed for all.
+/// Estimates the demand for one version at all gateways. The queue counts the jobs of all gateways,
+/// but refusals and named versions are known for this gateway only. The ratios of this gateway are
+/// therefore assumed for all gateways.
 #[derive(Debug, Default)]
 pub(crate) struct VersionDemand {
     last: Option<(Duration, DemandCounts)>,
@@ -51,7 +52,7 @@ pub(crate) struct VersionDemand {
 }
 
 impl VersionDemand {
-    /// Follows the counts; `at` is the time since the looks began.
+    /// Updates the averages; `at` is the time since polling began.
     pub(crate) fn observe(&mut self, at: Duration, now: DemandCounts) {
         let Some((then, before)) = self.last.replace((at, now)) else { return };
         let seconds = at.saturating_sub(then).as_secs_f64();
@@ -60,7 +61,7 @@ impl VersionDemand {
         }
         let kept = (-seconds / SMOOTHING).exp();
         let follow = |rate: &mut f64, of: fn(&DemandCounts) -> u64| {
-            // A count that fell was reset: Redis lost its data.
+            // A count that decreased was reset, because Redis lost its data.
             #[expect(clippy::cast_precision_loss, reason = "requests between two looks")]
             let since = of(&now).saturating_sub(of(&before)) as f64;
             *rate = kept * *rate + (1.0 - kept) * since / seconds;
@@ -72,9 +73,9 @@ impl VersionDemand {
         follow(&mut self.averages.named, |counts| counts.named);
     }
 
-    /// The rates now; `at` is the time since the looks began, also for a version added later, whose
-    /// demand was 0 before. So the rates of all versions add up while requests move between
-    /// versions.
+    /// The current rates. `at` is the time since polling began, even for a version that was added
+    /// later: the demand for that version was 0 before. The sum over all versions is therefore
+    /// correct while requests move between versions.
     pub(crate) fn rates(&self, at: Duration) -> DemandRates {
         let Averages { queued, accepted, refused, offered, named } = self.averages;
         // Corrects for averages that start at 0.
@@ -94,7 +95,7 @@ fn ratio(part: f64, whole: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// The rates after five looks per second; between two looks the counts grow by `each`.
+    /// The rates after the polls `looks`, five per second; the counts grow by `each` per poll.
     fn after(
         demand: &mut VersionDemand,
         looks: std::ops::Range<u32>,

@@ -1,4 +1,4 @@
-//! Why a request got no prediction: one name for the answer, the metric and the log.
+//! Errors of requests. Each error has one code, for the response, the metrics and the log.
 
 use std::time::Duration;
 
@@ -7,25 +7,27 @@ use batchfleet_oip::Problem;
 
 use crate::refusal::RefusalKind;
 
-/// The result of a request: the reply to its job, or why there is no reply.
+/// The result of a request: the reply to its job, or an error.
 pub(crate) type InferResult = Result<Reply, InferError>;
 
-/// Why a request got no prediction.
+/// The reason why a request got no prediction.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InferError {
-    /// The request itself is wrong.
+    /// The request itself is invalid.
     #[error("{}", .0.message)]
     Problem(#[from] Problem),
-    /// The client exceeds its share of requests per second; how long until the next is allowed.
+    /// The client exceeds its share of requests per second. Contains the time until the next
+    /// request is allowed.
     #[error("this client sends more requests than its share")]
     Quota(Duration),
     /// The client has as many requests in flight as its share allows.
     #[error("this client has too many requests in flight")]
     Concurrency,
-    /// The bodies of requests and answers take all the memory that is set aside for them.
+    /// The bodies of requests and responses use the whole memory budget.
     #[error("the bodies of other requests fill this gateway's memory")]
     BodyBytes,
-    /// The queue is too long for the request's deadline; how long until it may be short enough.
+    /// The queue is too long for the request's deadline. Contains the time until the queue may be
+    /// short enough.
     #[error("the queue is too long for an answer before the deadline")]
     QueueWait(Duration),
     /// This gateway has as many requests in flight as it allows.

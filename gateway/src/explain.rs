@@ -1,11 +1,11 @@
-//! Why batches are as large as they are, how many workers the load needs, and what twice the load
-//! would change: the answer to `GET /v2/models/{model}/batching`. Pure.
+//! The response to `GET /v2/models/{model}/batching`: the reasons for the batch size, the number of
+//! workers that the load needs, and the effect of twice the load. Pure functions.
 
 use batchfleet_broker::{Announcement, BatchBound, Batching, QueueName};
 use batchfleet_policy::{Speed, UTILIZATION, fewest};
 use serde::{Deserialize, Serialize};
 
-/// The most workers that are considered.
+/// Upper limit of the planned number of workers.
 const MOST_WORKERS: u32 = 10_000;
 
 /// The state of a queue, as a gateway observes it.
@@ -17,12 +17,12 @@ pub struct ObservedQueue {
     pub rows_per_second: Option<f64>,
 }
 
-/// How a model's requests are batched, and why.
+/// The batching of a model's requests, and the reasons for the batch size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The model.
     pub model: String,
-    /// Its version.
+    /// The version of the model.
     pub version: String,
     /// The reason for N, as a sentence.
     pub why: String,
@@ -72,7 +72,7 @@ pub struct Member {
     pub worker: String,
     /// Rows per second that the worker can run within the latency target.
     pub capacity: f64,
-    /// What the worker has measured, chosen and run.
+    /// The worker's measurements, its N and its recent batches.
     #[serde(flatten)]
     pub batching: Batching,
 }
@@ -86,7 +86,7 @@ impl Explanation {
     ) -> Self {
         let mut by_worker: Vec<Member> = workers.filter_map(Member::of).collect();
         by_worker.sort_by(|a, b| a.worker.cmp(&b.worker));
-        // The number of workers is planned with the speed of the slowest.
+        // Plan the number of workers with the speed of the slowest worker.
         let slowest = by_worker.iter().min_by(|a, b| a.capacity.total_cmp(&b.capacity));
         let model = slowest.and_then(|member| speed(&member.batching));
         let rate = queue_state.rows_per_second;

@@ -1,4 +1,5 @@
-//! The HTTP front: routes, heads, bodies, answers. With `live`, the only part that knows actix.
+//! The HTTP front: routes, request heads, bodies and responses. Only `http` and `live` depend on
+//! actix.
 
 mod failure;
 mod head;

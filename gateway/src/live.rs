@@ -1,8 +1,8 @@
 //! The live page: a few static files, and the feed that the page polls four times per second.
 //!
-//! While no page is open, the gateway records nothing for one. On the admin port the page only shows
-//! data. On the port for clients the page can also send requests like any client and, on `batchfleet
-//! serve` for browsers on the same machine, set the live controls.
+//! While no page is open, the gateway records nothing for the page. On the admin port, the page
+//! only shows data. On the port for clients, the page can also send requests like any client. With
+//! `batchfleet serve`, browsers on the same machine can also set the live controls.
 
 mod controls;
 mod feed;
@@ -18,8 +18,8 @@ pub use self::controls::LiveControls;
 use self::state::Port;
 use crate::api::Api;
 
-/// The page's response to a request that arrived on `port`; `None` if the page is not served there,
-/// or the path is not one of the page's. Never waits.
+/// Responds to a request for the page that arrived on `port`; `None` if the port does not serve the
+/// page or the path is not part of the page. Never waits.
 pub(crate) fn answer(api: &Api, port: Port, request: &HttpRequest) -> Option<HttpResponse> {
     if !api.live.is_at(port) {
         return None;

@@ -104,8 +104,8 @@ pub fn describe_metrics() -> prometheus::Result<Vec<Described>> {
 }
 
 impl GatewayMetrics {
-    /// Registers all metrics. Series without a model, and those of errors, are written as 0 from
-    /// the start.
+    /// Registers all metrics. The series for unknown models and for errors exist from the start,
+    /// with the value 0.
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::register(registry)?;
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);
@@ -129,8 +129,8 @@ impl GatewayMetrics {
         self.broker_errors.with_label_values(&[error.code()]).inc();
     }
 
-    /// The metrics of one model version, looked up once. Every outcome and every refusal of a
-    /// correct request is written as 0 from the start.
+    /// The metrics of one model version, looked up once. The series for all outcomes and refusals
+    /// exist from the start, with the value 0.
     pub(crate) fn for_model(&self, queue: &QueueName) -> RequestMetrics {
         let model = queue.model.as_str();
         for refusal in RefusalKind::iter() {
@@ -152,7 +152,7 @@ impl GatewayMetrics {
     }
 }
 
-/// The metrics of the requests for one model version. Written only.
+/// The metrics of the requests for one model version. The gateway never reads them.
 #[derive(Debug)]
 pub(crate) struct RequestMetrics {
     model: String,
@@ -180,14 +180,13 @@ impl RequestMetrics {
         self.triton.refused(code);
     }
 
-    /// Counts a request that was let in.
+    /// Counts an accepted request.
     pub(crate) fn accepted(&self) {
         self.accepted.inc();
         self.in_flight.inc();
     }
 
-    /// Counts the end of an accepted request that `took` so long, within the latency target if
-    /// `in_time`.
+    /// Counts the end of an accepted request after `took`; `in_time` if within the latency target.
     pub(crate) fn ended(&self, outcome: RequestOutcome, took: Duration, in_time: bool) {
         self.answered[outcome as usize].inc();
         self.in_flight.dec();
@@ -198,7 +197,8 @@ impl RequestMetrics {
         self.triton.ended(outcome);
     }
 
-    /// Updates the gauges after a look at the queue; `in_flight` requests of this gateway are.
+    /// Updates the gauges after a poll of the queue; `in_flight` counts the requests of this
+    /// gateway.
     pub(crate) fn observe(&self, backlog: &Backlog, in_flight: u64) {
         self.triton.observe(backlog, in_flight);
     }

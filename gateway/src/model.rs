@@ -1,4 +1,4 @@
-//! One model version, as this gateway sees it: its spec, the counts of its requests, its workers
+//! One model version as observed by this gateway: its spec, the counts of its requests, its workers
 //! and its queue.
 
 use std::{
@@ -18,9 +18,9 @@ use crate::{books::ModelBooks, demand::VersionDemand, explain::speed};
 /// One model version.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// What requests are checked against.
+    /// The spec that requests are checked against.
     pub(crate) spec: ModelSpec,
-    /// The counts of its requests.
+    /// The counts of the version's requests.
     pub(crate) books: Arc<ModelBooks>,
     queue: Mutex<QueueView>,
     live_workers: AtomicUsize,
@@ -29,11 +29,11 @@ pub(crate) struct Model {
     traced: AtomicBool,
 }
 
-/// The queue of a model version at the last look, and its rates.
+/// The queue of a model version at the last poll, and its rates.
 #[derive(Debug, Default)]
 struct QueueView {
     backlog: Backlog,
-    /// Requests of this gateway that were in flight at the last look.
+    /// Requests of this gateway that were in flight at the last poll.
     in_flight: i64,
     drain: DrainRate,
     arrivals: ArrivalRate,
@@ -47,8 +47,8 @@ struct QueueView {
 }
 
 impl QueueView {
-    /// The duration of the batch that a request would be in behind `jobs` others, or of the batch
-    /// that runs now, if that is larger.
+    /// The duration of the batch that would contain a request behind `jobs` other jobs, or of the
+    /// batch that runs now, whichever is longer.
     fn batch(&self, jobs: u64, workers: usize) -> Duration {
         let Some((speed, most)) = &self.slowest else { return Duration::ZERO };
         let running = self.backlog.in_flight / u64::try_from(workers.max(1)).unwrap_or(u64::MAX);
@@ -74,12 +74,12 @@ impl Model {
         }
     }
 
-    /// Workers that serve this version now.
+    /// The number of workers that serve this version.
     pub(crate) fn workers(&self) -> usize {
         self.live_workers.load(Ordering::Relaxed)
     }
 
-    /// Whether any worker serves this version now.
+    /// Whether any worker serves this version.
     pub(crate) fn is_ready(&self) -> bool {
         self.workers() > 0
     }
@@ -90,25 +90,25 @@ impl Model {
         self.is_ready() || self.promised.load(Ordering::Relaxed)
     }
 
-    /// Whether this is the default version: the one that gets requests which name no version.
+    /// Whether this version is the default version, which gets the requests that name no version.
     pub(crate) fn is_default(&self) -> bool {
         self.default.load(Ordering::Relaxed)
     }
 
-    /// Makes this the default version, or no longer.
+    /// Sets whether this version is the default version.
     pub(crate) fn set_default(&self, default: bool) {
         self.default.store(default, Ordering::Relaxed);
     }
 
-    /// Orders the versions of a model for requests that name no version; the greatest gets them. A
-    /// version with workers is greater than one without, then the default version is greatest, then
-    /// one for which workers are promised, then the newest.
+    /// Orders the versions of a model: requests that name no version go to the greatest version. A
+    /// version with workers is greater than a version without. Ties are broken in favour of the
+    /// default version, then of versions with promised workers, then of the newest version.
     pub(crate) fn rank(&self) -> impl Ord + use<> {
         (self.is_ready(), self.is_default(), self.is_available(), self.spec.queue.version)
     }
 
     /// The capacity and load of this version, for the choice of the default version, and the rows
-    /// per second of its requests that name no version. `at` is the time since the looks began.
+    /// per second of the requests that name no version. `at` is the time since polling began.
     pub(crate) fn version_load(&self, at: Duration) -> (VersionLoad, f64) {
         let rows_per_request = self.books.rows_per_request();
         let load = self.queue.lock();
@@ -118,14 +118,13 @@ impl Model {
         (VersionLoad { number, capacity, named }, rates.unnamed * rows_per_request)
     }
 
-    /// Whether every living worker records traces. Workers that do not cannot read a job with a
-    /// trace.
+    /// Whether every living worker records traces. Other workers cannot read traced jobs.
     pub(crate) fn is_traced(&self) -> bool {
         self.traced.load(Ordering::Relaxed)
     }
 
-    /// What a request of this class would wait behind: the queue at the last look, corrected by the
-    /// requests that this gateway has accepted and ended since.
+    /// The jobs ahead of a request of this class: the queue at the last poll, corrected by the
+    /// requests that this gateway has accepted and ended since then.
     pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
         let load = self.queue.lock();
         let since = self.books.in_flight() - load.in_flight;
@@ -169,7 +168,7 @@ impl Model {
         (load.capacity, load.slowest) = (capacity, slowest);
     }
 
-    /// Applies a look at the queue; `at` is the time since the looks began.
+    /// Applies a poll of the queue; `at` is the time since polling began.
     pub(crate) fn observe(&self, at: Duration, backlog: Backlog) {
         let rows_per_request = self.books.rows_per_request();
         let mut load = self.queue.lock();
@@ -187,17 +186,17 @@ impl Model {
         load.drain.observe(DrainSample { at, settled, waiting: backlog.depth(), capacity });
     }
 
-    /// Takes a sample for the live page, if one is open.
+    /// Takes a sample while a live page is open.
     pub(crate) fn sample(&self) {
         self.books.sample(self.queue_depth());
     }
 
-    /// Jobs that no worker had claimed at the last look.
+    /// Jobs that no worker had claimed at the last poll.
     pub(crate) fn queue_depth(&self) -> u64 {
         self.queue.lock().backlog.depth()
     }
 
-    /// Rows per second that all gateways put into the queue; `None` before the second look.
+    /// Rows per second that all gateways put into the queue; `None` before the second poll.
     pub(crate) fn rows_per_second(&self) -> Option<f64> {
         let rows_per_request = self.books.rows_per_request();
         Some(self.queue.lock().arrivals.per_second()? * rows_per_request)

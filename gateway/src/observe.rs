@@ -9,15 +9,15 @@ use tracing::{debug, info, warn};
 
 use crate::{ask::Core, roster::Roster};
 
-/// Interval between looks at announcements and queues.
+/// Interval between polls of announcements and queues.
 const LOOK: Duration = Duration::from_millis(200);
-/// Above this share of its memory, Redis takes no new jobs: the rest is for replies.
+/// Used share of Redis memory from which new requests are refused: the rest is for replies.
 const FULL: f64 = 0.8;
 /// Interval between traffic reports.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// Task: looks at announcements and queues, then calls `after`. The catalogue, admission and the
-/// queue metrics follow.
+/// Task: polls announcements and queues, updates the catalogue, admission and metrics, then calls
+/// `after`.
 pub(crate) async fn look(observer: Arc<dyn Observer>, core: Arc<Core>, after: impl Fn()) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,7 +75,7 @@ pub(crate) async fn report(producer: Arc<dyn Producer>, core: Arc<Core>) {
         }
         let traffic: Vec<_> = models.iter().map(|model| model.books.traffic()).collect();
         if let Err(error) = producer.report(&traffic).await {
-            // An outage is already in the log of `look`.
+            // `look` has already logged the outage.
             debug!(%error, "failed to publish traffic report");
         }
     }

@@ -5,25 +5,25 @@ use std::sync::Arc;
 use batchfleet_oip::Problem;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// Work on more bytes than this leaves the thread that serves the connection.
+/// Maximum number of bytes processed on a thread that serves connections.
 const INLINE: usize = 64 << 10;
 
-/// Limits how many threads do long work at a time: one fewer than there are cores, so that one core
-/// is left to serve connections.
+/// Limits the number of threads with long work to one fewer than the number of cores, so that one
+/// core is left to serve connections.
 #[derive(Debug)]
 pub(crate) struct Offload {
     turns: Arc<Semaphore>,
 }
 
 impl Offload {
-    /// Limits long work to all cores of this machine but one, and to at least one.
+    /// Allows one thread per core except one, but at least one.
     pub(crate) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self { turns: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))) }
     }
 
-    /// Runs `work`, which processes `bytes` bytes: inline if they are few, else on a thread of the
-    /// current runtime's blocking pool, once a turn is free.
+    /// Runs `work`, which processes `bytes` bytes: inline up to [`INLINE`], otherwise on the
+    /// blocking pool of the current runtime, once a turn is free.
     ///
     /// # Errors
     ///

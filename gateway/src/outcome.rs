@@ -1,13 +1,13 @@
-//! How an accepted request ends.
+//! Outcomes of accepted requests.
 
 use batchfleet_broker::{Failure, ReplyError};
 
 use crate::error::{InferError, InferResult};
 
-/// How an accepted request ended.
+/// The outcome of an accepted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray)]
 pub(crate) enum RequestOutcome {
-    /// With its outputs.
+    /// The caller got the outputs.
     Ok,
     /// The model failed, or rejected the input.
     ModelError,
@@ -30,7 +30,7 @@ impl RequestOutcome {
         }
     }
 
-    /// The outcome of an accepted request that ended with this error.
+    /// The outcome of an accepted request that ended with `error`.
     pub(crate) fn of_error(error: &InferError) -> Self {
         match error {
             InferError::Worker(error) => Self::of_worker_error(error),

@@ -1,11 +1,11 @@
-//! Why a gateway refuses correct requests, and what has to change before it accepts them.
+//! Refusals of correct requests.
 
 use strum::IntoEnumIterator;
 
-/// Why a gateway did not accept a request although the request itself is correct.
+/// The reason why a gateway refuses a correct request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
 pub(crate) enum RefusalKind {
-    /// The request bodies held in this gateway's memory leave no room for one more.
+    /// The request body does not fit into the memory budget.
     BodyBytes,
     /// Redis is almost out of memory.
     BrokerFull,
@@ -27,10 +27,10 @@ pub(crate) enum RefusalKind {
     Quota,
 }
 
-/// What has to change before a refused request can be answered.
+/// The attribution of a refusal, which decides whether the refusal counts against the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
-    /// The client: it exceeds its share, or it left.
+    /// The client, which exceeds its share or has left.
     Client,
     /// The size of the fleet: more workers would have answered the request.
     Capacity,
@@ -55,7 +55,7 @@ impl RefusalKind {
         }
     }
 
-    /// What has to change before such a request can be answered.
+    /// The attribution of this kind of refusal.
     pub(crate) const fn blame(self) -> Blame {
         match self {
             Self::Cancelled | Self::Concurrency | Self::Quota => Blame::Client,
@@ -69,8 +69,8 @@ impl RefusalKind {
     }
 }
 
-/// The codes of all refusals that count against the fleet, sorted: [`Blame::Capacity`] and
-/// [`Blame::Outage`]. Dashboards and alerts count exactly these as missed.
+/// The codes of all refusals that count against the fleet ([`Blame::Capacity`] and
+/// [`Blame::Outage`]), sorted. Dashboards and alerts count exactly these codes as missed.
 pub fn fleet_refusal_codes() -> Vec<&'static str> {
     let is_fleets = |refusal: &RefusalKind| refusal.blame() != Blame::Client;
     let mut codes: Vec<_> = RefusalKind::iter().filter(is_fleets).map(RefusalKind::code).collect();

@@ -1,22 +1,22 @@
-//! Which workers are alive, as far as a gateway can know.
+//! Tracks which workers are alive.
 //!
-//! When Redis loses its data, it loses the announcements of workers too; living workers announce
-//! themselves again within a second. So a worker whose announcement is missing counts as alive
-//! until the liveness period has passed.
+//! When Redis loses its data, the announcements of workers are lost, too; living workers announce
+//! themselves again within a second. A worker whose announcement is missing therefore counts as
+//! alive until the liveness period has passed.
 
 use std::collections::{HashMap, HashSet};
 
 use batchfleet_broker::{FleetSnapshot, ObservedWorker, roles::LIVENESS};
 use tokio::time::Instant;
 
-/// The workers that were alive when their announcements were last read.
+/// The workers that were alive at the last read of announcements.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     living: HashMap<String, (ObservedWorker, Instant)>,
 }
 
 impl Roster {
-    /// Adds to a snapshot the workers that are missing from it, but not for long enough to be dead.
+    /// Adds to a snapshot the workers that have been missing for less than the liveness period.
     pub(crate) fn complete(&mut self, mut snapshot: FleetSnapshot, now: Instant) -> FleetSnapshot {
         let workers = &mut snapshot.workers;
         let name = |worker: &ObservedWorker| worker.announcement.worker.clone();

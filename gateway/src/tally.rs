@@ -11,8 +11,9 @@ use batchfleet_oip::statistics::{BatchStatistics, InferStatistics, ModelStatisti
 
 /// Running totals of one model version.
 ///
-/// A batch may hold requests of several gateways. So each request counts as its share of the batch,
-/// its rows / rows of the batch. Over all requests of a batch, at all gateways, the sum is 1.
+/// A batch may hold requests of several gateways. Each request therefore counts as its share of the
+/// batch: its rows divided by the rows of the batch. The shares of a batch add up to 1 over all
+/// gateways.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     last_inference: u64,
@@ -31,7 +32,7 @@ struct BatchShare {
 }
 
 impl Tally {
-    /// Counts a request of `rows` that got its outputs, `took` after it arrived.
+    /// Counts a request of `rows` rows that was answered with outputs after `took`.
     pub(crate) fn success(&mut self, rows: u32, timing: &Timing, took: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_inference = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -49,12 +50,12 @@ impl Tally {
         share.compute_output += timing.compute_output.mul_f64(filled);
     }
 
-    /// Counts a request that got an error, `took` after it arrived.
+    /// Counts a request that was answered with an error after `took`.
     pub(crate) fn failure(&mut self, took: Duration) {
         self.inference.fail.add(took);
     }
 
-    /// The mean rows of a request; 1 before the first.
+    /// The mean rows of a request; 1 before the first success.
     #[expect(clippy::cast_precision_loss, reason = "counts of rows and requests")]
     pub(crate) fn rows_per_request(&self) -> f64 {
         match self.inference.success.count {
@@ -63,7 +64,7 @@ impl Tally {
         }
     }
 
-    /// The totals in the protocol's form; batches are rounded to whole ones.
+    /// The totals in the protocol's form, with whole numbers of batches.
     pub(crate) fn statistics(&self) -> ModelStatistics {
         ModelStatistics {
             last_inference: self.last_inference,

@@ -1,5 +1,5 @@
-//! Which requests are traced, and what this gateway records of them. Workers record the rest: the
-//! wait in the queue, the batch, the run.
+//! Chooses the requests to trace, and records the gateway's part of each trace. Workers record the
+//! rest: the wait in the queue, the batch, and the run of the model.
 
 use batchfleet_broker::{QueueName, TraceContext, TraceParent};
 use batchfleet_service::trace::{KeyValue, Span, SpanKind, Tracer};
@@ -10,7 +10,7 @@ use crate::error::InferError;
 /// Decides which requests are traced.
 pub(crate) struct Traces {
     tracer: Tracer,
-    /// The share of requests to trace among those whose callers leave the choice to the gateway.
+    /// The fraction of requests to trace if the caller leaves the choice to the gateway.
     share: f64,
 }
 
@@ -77,7 +77,7 @@ impl Trace {
         }
     }
 
-    /// Records that the request has been read, its model version and its rows.
+    /// Records that the request has been read, with its model version and its rows.
     pub(crate) fn read(&mut self, queue: &QueueName, rows: u32) {
         let Some(Recording { span, read, .. }) = self.0.as_deref_mut() else { return };
         *read = Some(Instant::now());
@@ -87,7 +87,7 @@ impl Trace {
         ]);
     }
 
-    /// Records the error that the request ends with.
+    /// Records the error with which the request ends.
     pub(crate) fn failed(&mut self, error: &InferError) {
         let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
         span.attributes.push(KeyValue::new("error.type", error.code()));

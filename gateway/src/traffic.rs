@@ -1,4 +1,4 @@
-//! Traffic of one model version at this gateway: the controller sizes the fleet by these counts.
+//! Traffic of one model version at this gateway, by which the controller sizes the fleet.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
@@ -19,22 +19,21 @@ pub(crate) const SECONDS: [f64; 20] = [
 /// Running counts of the requests for one model version.
 #[derive(Debug, Default)]
 pub(crate) struct TrafficCounts {
-    /// Requests that got this version, refused ones included.
+    /// Requests routed to this version, including refused requests.
     offered: AtomicU64,
-    /// Those of them that named the version.
+    /// Requests that named this version.
     named: AtomicU64,
     accepted: AtomicU64,
     /// Requests refused because the fleet is too small.
     refused: AtomicU64,
-    /// Requests accepted and not ended.
+    /// Accepted requests that have not ended.
     in_flight: AtomicI64,
-    /// Requests that ended, cancelled ones excepted, by latency; the last bucket has no upper
-    /// bound.
+    /// Ended requests by latency, without cancelled requests; the last bucket has no upper bound.
     answered: [AtomicU64; SECONDS.len() + 1],
 }
 
 impl TrafficCounts {
-    /// Counts a request that got this version; `named` if the request named the version.
+    /// Counts a request routed to this version; `named` if the request named the version.
     pub(crate) fn offered(&self, named: bool) {
         self.offered.fetch_add(1, Relaxed);
         if named {
@@ -63,12 +62,12 @@ impl TrafficCounts {
         }
     }
 
-    /// Requests accepted and not ended.
+    /// Accepted requests that have not ended.
     pub(crate) fn in_flight(&self) -> i64 {
         self.in_flight.load(Relaxed)
     }
 
-    /// The counts now; `queued` is the number of jobs that all gateways have put into the queue.
+    /// The current counts; `queued` is the number of jobs put into the queue by all gateways.
     pub(crate) fn counts(&self, queued: u64) -> DemandCounts {
         DemandCounts {
             queued,
@@ -79,10 +78,10 @@ impl TrafficCounts {
         }
     }
 
-    /// The counts as this gateway publishes them, in a traffic report.
+    /// The traffic report of this gateway.
     pub(crate) fn report(&self, queue: &QueueName, rows_per_request: f64) -> Traffic {
-        // The counts of later steps are read first, so that no report has more answered than
-        // offered requests.
+        // Read the counts of later stages first, so that no report has more answered than offered
+        // requests.
         let answered = self.answered.each_ref().map(|count| count.load(Relaxed));
         let refused = self.refused.load(Relaxed);
         Traffic {

@@ -12,16 +12,16 @@ use batchfleet_broker::{Release, Timing};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// Ticks after a look for which recording goes on: 3 seconds, at five ticks per second.
+/// Ticks for which recording continues after a read: 3 s at five ticks per second.
 const ATTENTION: u32 = 15;
-/// Samples that are kept, one per tick: a minute.
+/// Number of samples kept, one per tick: one minute.
 const MINUTE: usize = 300;
-/// Batches that are kept. If there are more between two looks, the oldest are only counted.
+/// Number of batches kept. Older batches are only counted.
 const BATCHES: usize = 128;
-/// Latencies that are kept for the next sample. If there are more, only the first count.
+/// Number of latencies kept for the next sample. Further latencies are ignored.
 const LATENCIES: usize = 8192;
 
-/// Records one model version while a page is open.
+/// Records one model version while a live page is open.
 #[derive(Debug, Default)]
 pub(crate) struct ModelWatch {
     /// Ticks until recording stops.
@@ -32,9 +32,9 @@ pub(crate) struct ModelWatch {
 #[derive(Debug, Default)]
 struct Recorded {
     batches: Series<Ran>,
-    /// A batch whose answers are still arriving here, or go to other gateways.
+    /// The current batch, of which more replies may arrive.
     open: Option<Ran>,
-    /// Whether `open` was open at the last tick already.
+    /// Whether `open` was already open at the last tick.
     is_old: bool,
     samples: Series<WatchSample>,
     /// Latencies of the requests that ended since the last tick, in milliseconds.
@@ -43,12 +43,12 @@ struct Recorded {
     refused: Option<u64>,
 }
 
-/// The end of a series whose members are numbered from 1.
+/// The latest members of a series, numbered from 1.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Series<T> {
     /// The number of the last member.
     pub(crate) count: u64,
-    /// The members that are kept, oldest first.
+    /// The members kept, oldest first.
     pub(crate) last: VecDeque<T>,
 }
 
@@ -67,7 +67,8 @@ impl<T: Clone> Series<T> {
         self.last.push_back(member);
     }
 
-    /// The members after this number, or all if the number is from a former run of the gateway.
+    /// The members after `number`, or all members if `number` is from an earlier run of the
+    /// gateway.
     fn after(&self, number: u64) -> Self {
         let new = self.count.checked_sub(number).unwrap_or(self.count);
         let new = usize::try_from(new).unwrap_or(usize::MAX).min(self.last.len());
@@ -81,7 +82,7 @@ impl<T: Clone> Series<T> {
 /// A batch with requests of this gateway.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Ran {
-    /// Rows of all requests in the batch, those of other gateways included.
+    /// Rows of all requests in the batch, including requests of other gateways.
     rows: u32,
     /// Rows of padding, added to reach a size that the engine runs.
     padding: u32,
@@ -98,20 +99,20 @@ pub(crate) struct Ran {
     took: (Duration, Duration),
 }
 
-/// The state at one tick, and what happened since the tick before.
+/// The state at one tick, and the events since the tick before.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct WatchSample {
     /// Requests that no worker had claimed.
     waiting: u64,
     /// Requests in flight at this gateway.
     in_flight: i64,
-    /// Requests that ended here since the tick before.
+    /// Requests that ended at this gateway since the tick before.
     answered: usize,
-    /// Requests refused here since the tick before because the fleet is too small.
+    /// Requests refused by this gateway since the tick before, because the fleet is too small.
     refused: u64,
-    /// Median latency of the requests that ended; `None` if none did.
+    /// Median latency of the requests that ended; `None` without such requests.
     p50_ms: Option<f64>,
-    /// The 99th percentile.
+    /// 99th percentile of the same latencies.
     p99_ms: Option<f64>,
 }
 
@@ -121,19 +122,19 @@ pub(crate) struct Moment {
     pub(crate) waiting: u64,
     /// Requests in flight at this gateway.
     pub(crate) in_flight: i64,
-    /// Requests refused here so far because the fleet is too small.
+    /// Total requests refused by this gateway because the fleet is too small.
     pub(crate) refused: u64,
 }
 
 impl ModelWatch {
-    /// The batches and samples after these numbers. Recording goes on for 3 seconds from now.
+    /// The batches and samples numbered above `batches` and `samples`. Recording continues for 3 s.
     pub(crate) fn look(&self, batches: u64, samples: u64) -> (Series<Ran>, Series<WatchSample>) {
         self.attention.store(ATTENTION, Ordering::Relaxed);
         let recorded = self.recorded.lock();
         (recorded.batches.after(batches), recorded.samples.after(samples))
     }
 
-    /// Records the reply to a request of this gateway that was in a batch.
+    /// Records the reply to a request that ran in a batch.
     pub(crate) fn ran(&self, rows: u32, timing: &Timing) {
         if self.is_on()
             && let Some(release) = timing.release
@@ -152,7 +153,7 @@ impl ModelWatch {
         }
     }
 
-    /// Takes a sample, if a page is open. To be called five times per second.
+    /// Takes a sample while a live page is open. Must be called five times per second.
     pub(crate) fn tick(&self, now: impl FnOnce() -> Moment) {
         let less = |attention: u32| attention.checked_sub(1);
         match self.attention.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
@@ -174,7 +175,7 @@ impl Recorded {
     fn ran(&mut self, rows: u32, timing: &Timing, release: Release) {
         let took = (timing.compute_input, timing.compute_infer);
         let wait_ms = milliseconds(timing.queue + timing.batch_wait);
-        // The answers of one batch arrive one after the other.
+        // The replies of one batch arrive in sequence.
         if self.open.as_ref().is_some_and(|open| open.took != took) {
             self.close();
         }
@@ -194,7 +195,7 @@ impl Recorded {
         }
     }
 
-    /// Ends the open batch: no more answers of it will arrive.
+    /// Ends the open batch, of which no more replies will arrive.
     fn close(&mut self) {
         if let Some(ran) = self.open.take() {
             self.batches.push(ran, BATCHES);
@@ -203,7 +204,7 @@ impl Recorded {
     }
 
     fn tick(&mut self, now: &Moment) {
-        // More answers of a batch that was opened since the last tick may arrive.
+        // More replies of a batch that was opened since the last tick may arrive.
         if self.is_old {
             self.close();
         } else {
@@ -227,7 +228,7 @@ impl Recorded {
         self.samples.push(sample, MINUTE);
     }
 
-    /// Drops all but the counts.
+    /// Drops everything except the counts.
     fn forget(&mut self) {
         let (batches, samples) = (self.batches.count, self.samples.count);
         *self = Self::default();

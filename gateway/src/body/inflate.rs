@@ -56,8 +56,8 @@ impl Encoding {
         Ok(Body { bytes: inflated.into(), share })
     }
 
-    /// The inflated length, found by inflating once and discarding the output. So a compression bomb
-    /// never takes memory, at the price of inflating every good body twice.
+    /// Returns the inflated length: inflates once and discards the output. A compression bomb
+    /// therefore never takes memory, at the price of inflating every valid body twice.
     fn measure(self, compressed: &[u8], limit: usize) -> Result<usize, InferError> {
         let mut rest = compressed;
         let mut inflated = self.decoder(&mut rest).take((limit as u64).saturating_add(1));

@@ -10,30 +10,31 @@ use tokio::time::{Instant, timeout_at};
 use super::{Body, BodyShare, too_large};
 use crate::error::InferError;
 
-/// Every time limit of a body grows by 1 s for each this many bytes received.
+/// Received bytes that extend each time limit of a body by 1 s.
 const BYTES_A_SECOND: u32 = 1 << 20;
 
-/// How long a body counts as fast, plus 1 s for each MiB received.
+/// Time within which a body counts as fast, plus 1 s for each MiB received.
 const FAST: Duration = Duration::from_secs(1);
-/// The most memory reserved for a body before its first byte. With less, the gateway would read many
-/// more large bodies at once, refuse most of them in the end, and small requests would wait meanwhile.
+/// Maximum memory reserved for a body before its first byte, in bytes. With less, the gateway would
+/// start to read many more large bodies and refuse most of them later, while small requests wait.
 const HEAD_START: usize = 1 << 20;
 
 /// The limits of every body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// The most bytes, as sent and as inflated.
+    /// Maximum size in bytes, both compressed and inflated.
     pub(crate) bytes: usize,
     /// The time to receive the body, plus 1 s for each MiB received.
     pub(crate) time: Duration,
 }
 
-/// Reads a whole body: `announced` is its length, if known in advance.
+/// Reads a whole body. `announced` is the length from the request head, if present.
 ///
-/// The budget must have room for all of an announced body at the start. Then the share runs ahead of
-/// the received bytes, so that of many large bodies some are refused early and the others complete.
-/// The lead is limited: at most twice the received bytes plus 1 MiB, and none for a slow body.
-/// Otherwise a few clients that announce much and send little could hold the whole budget.
+/// The budget must have room for all of an announced body at the start. While the body arrives, its
+/// share stays ahead of the received bytes, so that of many large bodies some are refused early and
+/// the others complete. The share of a fast body is at most twice the received bytes plus 1 MiB; a
+/// slow body has no lead. Otherwise a few clients that announce much and send little could hold the
+/// whole budget.
 ///
 /// # Errors
 ///
@@ -80,7 +81,8 @@ where
         let is_fast = Instant::now() <= fast_until;
         share.resize(if is_fast { ahead(announced, length) } else { length })?;
         if length > body.capacity() {
-            // Allocate the head start first, then the whole length at once: growing would copy.
+            // Allocate up to 1 MiB first, then the whole announced length: growing in steps would
+            // copy.
             let room = announced.unwrap_or(0);
             let room = if length > HEAD_START { room } else { room.min(HEAD_START) };
             body.reserve(room.max(length) - body.len());
@@ -96,7 +98,7 @@ fn ahead(announced: Option<usize>, received: usize) -> usize {
     announced.unwrap_or(0).min(2 * received + HEAD_START).max(received)
 }
 
-/// How much longer a body may take after `received` bytes.
+/// The extension of the time limits after `received` bytes.
 fn more_time(received: usize) -> Duration {
     Duration::from_secs(1) * u32::try_from(received).unwrap_or(u32::MAX) / BYTES_A_SECOND
 }
@@ -151,8 +153,8 @@ mod tests {
         BodyBudget::new(1 << 30, IntGauge::new("held", "for tests").unwrap())
     }
 
-    /// Reads a body of which `piece` bytes arrive after each `pause`, `pieces` times. Returns the
-    /// error code or `read`, and the time it took.
+    /// Reads a body that arrives as `pieces` pieces of `piece` bytes, each after a `pause`. Returns
+    /// the error code or `read`, and the elapsed time.
     async fn trickle(piece: usize, pause: Duration, pieces: usize) -> (&'static str, Duration) {
         let (sender, mut stream) = stream();
         tokio::spawn(async move {
@@ -201,7 +203,7 @@ mod tests {
         assert_eq!(body.bytes, "1234567890");
     }
 
-    /// The share of a body with this announced length, this many received bytes, after this time.
+    /// The share of a body of `announced` bytes after `received` bytes and a time of `wait`.
     async fn room(announced: usize, received: usize, wait: Duration) -> i64 {
         let gauge = IntGauge::new("held", "for tests").unwrap();
         let budget = BodyBudget::new(1 << 30, gauge.clone());

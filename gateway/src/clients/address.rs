@@ -1,4 +1,4 @@
-//! Finds the address of a client, also behind proxies.
+//! Finds the address of a client, directly connected or behind proxies.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -47,7 +47,7 @@ impl Network {
 }
 
 /// The address of the client behind `proxies`: the last address in `forwarded` (the values of
-/// X-Forwarded-For) that is not a trusted proxy. The client may have forged any address before that.
+/// X-Forwarded-For) that is not a trusted proxy. The client may have forged all earlier addresses.
 pub(super) fn behind(peer: IpAddr, forwarded: &[&str], proxies: &[Network]) -> IpAddr {
     let trusted = |address: IpAddr| proxies.iter().any(|proxy| proxy.contains(address));
     let mut client = peer.to_canonical();
@@ -63,7 +63,7 @@ pub(super) fn behind(peer: IpAddr, forwarded: &[&str], proxies: &[Network]) -> I
     client
 }
 
-/// Reads an address, with or without a port, which some proxies add.
+/// Reads an address. Some proxies append a port, which is ignored.
 fn parse(hop: &str) -> Option<IpAddr> {
     hop.parse().ok().or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()))
 }

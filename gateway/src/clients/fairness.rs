@@ -1,10 +1,10 @@
-//! How much of its share each client has used.
+//! Tracks how much of its share each client has used.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// How often, at most, idle clients are removed from memory.
+/// Minimum interval between removals of idle clients from memory.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The client whose share a request uses.
@@ -14,7 +14,7 @@ pub(super) enum ClientId {
     Key(Arc<str>),
     /// The client at this address.
     Address(IpAddr),
-    /// All clients without a share of their own, because too many others have one.
+    /// All clients beyond the maximum number of shares, which have one share together.
     Others,
 }
 
@@ -36,13 +36,13 @@ impl Allowance {
 /// The limit that a request exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// Requests per second; the time until the next request is admitted.
+    /// Requests per second. Contains the time until the next request is admitted.
     Rate(Duration),
     /// Requests in flight.
     InFlight,
 }
 
-/// How much of its share every client has used.
+/// The used part of every client's share.
 #[derive(Debug)]
 pub(super) struct Fairness {
     clients: HashMap<ClientId, Used>,
@@ -50,7 +50,7 @@ pub(super) struct Fairness {
     swept: Instant,
 }
 
-/// How much of its share one client has used.
+/// The used part of one client's share.
 #[derive(Debug)]
 struct Used {
     /// When the client's token bucket will be full again.
@@ -64,7 +64,7 @@ impl Fairness {
         Self { clients: HashMap::new(), most, swept: now }
     }
 
-    /// Admits one request. Returns the client whose share the request uses, for
+    /// Admits one request. Returns the client whose share the request uses, to be passed to
     /// [`leave`](Self::leave).
     pub(super) fn admit(
         &mut self,
@@ -98,8 +98,7 @@ impl Fairness {
         }
     }
 
-    /// Whether the client has a share of its own, or there is room for one. Makes room by removing
-    /// clients that use nothing of their share.
+    /// Whether the client has a share of its own or can get one. Removes idle clients to make room.
     fn has_share(&mut self, id: &ClientId, now: Instant) -> bool {
         if self.clients.len() >= self.most && now >= self.swept + SWEEP {
             self.clients.retain(|_, used| used.in_flight > 0 || used.full > now);
@@ -123,7 +122,7 @@ mod tests {
         Allowance { rate, in_flight: 0 }
     }
 
-    /// How many of 1,000 simultaneous requests are admitted.
+    /// Sends 1,000 requests at the same time; returns the number of admitted requests.
     fn burst(fairness: &mut Fairness, id: &ClientId, allowance: Allowance, now: Instant) -> usize {
         (0..1000).filter(|_| fairness.admit(id, allowance, now).is_ok()).count()
     }

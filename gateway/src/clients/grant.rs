@@ -1,4 +1,4 @@
-//! What an API key allows, and how its fields are written in a file of keys.
+//! The permissions of an API key, and the format of their fields in a file of keys.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use batchfleet_broker::Priority;
 /// The SHA-256 of an API key.
 pub(super) type KeyHash = [u8; 32];
 
-/// What an API key allows.
+/// The permissions of an API key.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Grant {
     /// The client that owns the key; keys of the same name belong to the same client.
     pub(super) name: Arc<str>,
-    /// The highest priority class of its requests.
+    /// The highest priority class of the client's requests.
     pub(super) class: Priority,
     /// Requests per second, 0 for no limit; `None` for `--client-rate`.
     pub(super) rate: Option<f64>,

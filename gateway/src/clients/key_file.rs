@@ -1,4 +1,4 @@
-//! The file of API keys, read again while the gateway runs.
+//! The file of API keys, reloaded while the gateway runs.
 
 use std::{
     fs, io,
@@ -15,10 +15,10 @@ use tracing::{error, info};
 
 use super::{grant::Grant, keys::Keys};
 
-/// How often the file is read again.
+/// Interval between reloads of the file.
 const RELOAD: Duration = Duration::from_secs(5);
 
-/// Why the file of API keys cannot be used.
+/// The reason why the file of API keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The file does not exist, or this process may not read it.
@@ -47,13 +47,14 @@ impl KeyFile {
         Ok(Self { path, keys })
     }
 
-    /// What `key` allows; `None` if the file does not list it.
+    /// The permissions of `key`; `None` if the file does not list the key.
     pub(super) fn find(&self, key: &[u8]) -> Option<Arc<Grant>> {
         let keys = self.keys.read().clone();
         keys.find(key).cloned()
     }
 
-    /// Task: reads the file again every [`RELOAD`]. A file that cannot be used changes nothing.
+    /// Task: reloads the file every [`RELOAD`]. If the file cannot be used, the current keys stay
+    /// valid.
     pub(super) async fn follow(&self) {
         let mut ticks = interval(RELOAD);
         let mut failed = false;

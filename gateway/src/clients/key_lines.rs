@@ -9,7 +9,7 @@ use super::grant::{Grant, KeyHash, class, key_hash, rate};
 ///
 /// # Errors
 ///
-/// The number of the malformed line, and what is wrong with it.
+/// The number of the malformed line, and a description of the problem.
 pub(super) fn parse(text: &str) -> Result<Vec<(usize, KeyHash, Grant)>, String> {
     let lines = text.lines().map(str::trim).enumerate();
     lines

@@ -27,8 +27,8 @@ struct Key {
     models: Option<Vec<String>>,
 }
 
-/// Whether a file is TOML. Its first line that is neither blank nor a comment decides: no line of
-/// the other format begins like this.
+/// Whether a file is TOML. The first line that is neither blank nor a comment decides: in the other
+/// format, every such line begins with a SHA-256 hash.
 pub(super) fn is_toml(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
@@ -39,12 +39,12 @@ pub(super) fn is_toml(text: &str) -> bool {
 ///
 /// # Errors
 ///
-/// The line and the field that are wrong, and how.
+/// The line, the field and a description of the problem.
 pub(super) fn parse(text: &str) -> Result<Vec<(usize, KeyHash, Grant)>, String> {
     let line = |at: usize| text[..at].matches('\n').count() + 1;
     let File { keys } = toml::from_str(text).map_err(|mut error: Error| {
         let at = error.span().map_or(0, |span| span.start);
-        error.set_input(None); // Without its input the error names the field and shows no key.
+        error.set_input(None); // Keeps keys out of the error message.
         format!("line {}: {}", line(at), error.to_string().trim_end().replace('\n', " "))
     })?;
     let keys = keys.into_iter().map(|key| {

@@ -19,7 +19,7 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// The number of the malformed line, and what is wrong with it.
+    /// The number of the malformed line, and a description of the problem.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let entries =
             if key_toml::is_toml(text) { key_toml::parse(text) } else { key_lines::parse(text) };
@@ -33,7 +33,7 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// What `key` allows; `None` if it is not in the file. The time taken is the same for every key.
+    /// The permissions of `key`; `None` if the key is unknown. Takes the same time for every key.
     pub(super) fn find(&self, key: &[u8]) -> Option<&Arc<Grant>> {
         let presented = Sha256::digest(key);
         let mut found = None;

@@ -58,7 +58,7 @@ impl ResponseError for InferError {
 
 /// The body of every error on every path: `{"error": "<code>: <text>"}`.
 ///
-/// Clients of the protocol show `error` to their user, and no other part of the answer.
+/// Clients of the protocol show only the `error` field to their users.
 pub(crate) fn error_body(
     mut response: HttpResponseBuilder,
     code: &'static str,

@@ -1,4 +1,4 @@
-//! What handlers read from the head of a request.
+//! Reads the head of a request.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ pub(super) fn model(api: &Api, request: &HttpRequest) -> Result<Arc<Model>, Infe
     Ok(api.core.catalog.find(name, version, |name| client.may_use(name))?)
 }
 
-/// The announced length of the body; the server has checked that it is a number.
+/// The announced length of the body. The server has validated the header as a number.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// The value of a header that may be given once, and must be text.
+/// The value of a header that may occur only once and must be text.
 pub(super) fn single_header<'a>(
     request: &'a HttpRequest,
     name: &'static str,

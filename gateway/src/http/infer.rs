@@ -1,4 +1,4 @@
-//! One request in, its own prediction out.
+//! Handles inference requests.
 
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ use crate::{
 const HEADER_LENGTH: &str = "inference-header-content-length";
 /// The deadline of one request, in milliseconds.
 const TIMEOUT: &str = "x-request-timeout-ms";
-/// The class that one request wants to wait in, by name.
+/// The priority class of one request, by name.
 const PRIORITY: &str = "x-priority";
-/// In a request, asks for the header of the same name in the answer: which batch the request was
-/// in.
+/// In a request, asks for the response header of the same name, which describes the request's
+/// batch.
 const BATCH: &str = "x-batch";
 
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
@@ -78,9 +78,9 @@ async fn serve(
     Ok(answer)
 }
 
-/// Adds the header that describes the batch, as a dictionary of RFC 8941: rows of the batch, rows
-/// of padding, why the batch was released; how long this request waited for a worker and then for
-/// the batch to begin, and how long the model ran, in milliseconds.
+/// Adds the header that describes the batch, a dictionary as in RFC 8941: the rows of the batch,
+/// the rows of padding, and the reason for the batch's release; in milliseconds, the request's wait
+/// for a worker, its wait for the batch to begin, and the run time of the model.
 fn describe_batch(answer: &mut HttpResponse, timing: &Timing) {
     let release = timing.release.map_or("none", Release::name);
     let [queue, wait, run] = [timing.queue, timing.batch_wait, timing.compute_infer]
@@ -95,7 +95,7 @@ fn describe_batch(answer: &mut HttpResponse, timing: &Timing) {
     }
 }
 
-/// Reads and checks the whole request. The share is what its body holds of the memory for bodies.
+/// Reads and checks the whole request. Returns the request with its share of the memory budget.
 async fn read(
     api: &Api,
     model: &Arc<Model>,
@@ -110,7 +110,7 @@ async fn read(
     let (timeout, class) = (timeout(request)?, class(request)?);
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, api.body, api.budget.share()).await?;
-    // A compressed body may inflate to any size.
+    // The inflated size is not known yet: never inflate on this thread.
     let work = if encoding.is_some() { usize::MAX } else { body.bytes.len() };
     let (model, most) = (model.clone(), api.body.bytes);
     let read = api.offload.run(work, move || {
@@ -127,8 +127,8 @@ async fn read(
     Ok((parsed, share))
 }
 
-/// Parses a body. The bytes of a JSON body are freed: its tensors are written anew. Binary tensors
-/// are slices of the body.
+/// Parses a body. Tensors in JSON are converted to new buffers, and the share then covers only
+/// these; binary tensors are slices of the body.
 fn parse(
     body: Body,
     header_length: HeaderLength,
@@ -142,8 +142,9 @@ fn parse(
     Ok((ParsedRequest { digest: wire::digest(&request.inputs), request }, share))
 }
 
-/// Clients of the protocol send octet-stream, JSON or no content type at all, whatever the body
-/// holds. So the content type never decides how a body is read; any other type is refused.
+/// Checks the content type. Clients of the protocol send octet-stream, JSON or no content type at
+/// all, regardless of the body. These content types are therefore accepted for any body, and all
+/// others refused.
 fn check_media_type(request: &HttpRequest) -> Result<(), Problem> {
     let Some(media_type) = single_header(request, "content-type")? else { return Ok(()) };
     let mut parts = media_type.split(';').map(|part| part.trim().to_ascii_lowercase());
@@ -162,7 +163,7 @@ fn unsupported_media(message: &str) -> Problem {
     Problem { status: 415, code: "unsupported_media_type", message: message.to_owned() }
 }
 
-/// The deadline that the request's header asks for.
+/// The deadline from the [`TIMEOUT`] header.
 fn timeout(request: &HttpRequest) -> Result<Option<Duration>, Problem> {
     let Some(text) = single_header(request, TIMEOUT)? else { return Ok(None) };
     match text.parse::<u64>() {
@@ -173,7 +174,7 @@ fn timeout(request: &HttpRequest) -> Result<Option<Duration>, Problem> {
     }
 }
 
-/// The class that the request's header asks for.
+/// The priority class from the [`PRIORITY`] header.
 fn class(request: &HttpRequest) -> Result<Option<Priority>, Problem> {
     let Some(name) = single_header(request, PRIORITY)? else { return Ok(None) };
     clients::class(name).map(Some).ok_or_else(|| {
@@ -182,7 +183,7 @@ fn class(request: &HttpRequest) -> Result<Option<Priority>, Problem> {
     })
 }
 
-/// Writes the outputs as the caller wants them.
+/// Encodes the outputs in the form that the caller wants.
 async fn encode(
     api: &Api,
     model: Arc<Model>,
@@ -190,7 +191,7 @@ async fn encode(
     mut share: BodyShare,
 ) -> Result<HttpResponse, InferError> {
     let Prediction { outputs, id, wanted, .. } = prediction;
-    // Counted before the outputs are encoded, which may take a while.
+    // Count the outputs before encoding, which may take a while.
     share.force(outputs.iter().map(|output| output.data.len()).sum());
     let is_written = |name: &str| wanted.iter().any(|w| w.name == name && !w.binary);
     let written = outputs.iter().filter(|output| is_written(&output.name));

@@ -25,7 +25,7 @@ use batchfleet_oip::{
     statistics,
 };
 
-/// The largest body of a request for the repository index, in bytes.
+/// Maximum size of a request body for the repository index, in bytes.
 const MAX_INDEX_REQUEST: usize = 64 << 10;
 
 /// `GET /v2/health/live`: 200 whenever the server responds.
@@ -77,7 +77,7 @@ pub(super) async fn model_config(
     Ok(json(describe::config(&model.spec)))
 }
 
-/// `GET .../batching`: how N is chosen, and its effects.
+/// `GET .../batching`: the reasons for N, and its effects.
 pub(super) async fn batching(
     request: HttpRequest,
     api: Data<Api>,

@@ -1,4 +1,4 @@
-//! Identifies the origin of a request by the head that actix received.
+//! Implements the origin of a request for the request head of actix.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,8 @@
 //! Fair reading: connections take turns.
 //!
-//! actix keeps reading from a connection while data arrives, up to 128 KiB at a time. When thousands
-//! of clients send large bodies at once, a small request would wait behind all of them.
+//! actix keeps reading from a connection while data arrives, up to 128 KiB at a time. When
+//! thousands of clients send large bodies at once, a small request would otherwise wait behind all
+//! of them.
 
 use std::{
     io,
@@ -11,14 +12,14 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most bytes read from a connection in one turn.
+/// Maximum number of bytes read from a connection in one turn.
 const TURN: usize = 8 << 10;
 
 /// A connection that is read in turns.
 #[derive(Debug)]
 pub(super) struct Paced<S> {
     stream: S,
-    /// The bytes that may still be read in this turn.
+    /// Bytes left to read in the current turn.
     left: usize,
 }
 
@@ -36,7 +37,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<io::Result<()>> {
         if self.left == 0 {
             self.left = TURN;
-            // More data may be ready: wake up again, behind all other tasks that are ready.
+            // More data may be ready: reschedule the task behind all other ready tasks.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }

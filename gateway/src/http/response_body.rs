@@ -14,14 +14,14 @@ use actix_web::{
 
 use crate::body::BodyShare;
 
-/// The most bytes handed to the server at a time.
+/// Maximum number of bytes handed to the server at a time.
 const PIECE: usize = 64 << 10;
 
 /// A response body that is handed to the server piece by piece.
 ///
-/// The server copies each piece to its own buffer, where it stays until the client has read it.
-/// Small pieces keep that buffer small, and the body keeps its share of the budget until the last
-/// piece is handed over: clients that read slowly cannot fill the memory.
+/// The server copies each piece to its own buffer, where the piece stays until the client has read
+/// it. Small pieces keep the buffer small, and the body keeps its share of the budget until the
+/// last piece is handed over. Clients that read slowly therefore cannot fill the memory.
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     /// The bytes still to hand over; no piece is empty.
@@ -30,7 +30,7 @@ pub(super) struct ResponseBody {
 }
 
 impl ResponseBody {
-    /// A body of these pieces, which holds `share` of the budget.
+    /// A body of `pieces` that holds `share` of the budget.
     pub(super) fn new(pieces: Vec<Bytes>, share: BodyShare) -> Self {
         let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         Self { pieces, _share: share }

@@ -12,7 +12,7 @@ use crate::{
     live::{self, state::Port},
 };
 
-/// The routes of the Open Inference Protocol, and those of the live page.
+/// The routes of the Open Inference Protocol and of the live page.
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
         .service(resource("/v2/health/live", Method::GET, metadata::live))
@@ -36,7 +36,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
     config.default_service(web::to(other));
 }
 
-/// A path with the one method it takes; other methods get 405.
+/// Routes a path with its only method to `handler`; other methods get 405.
 fn resource<F, Args>(path: &str, method: Method, handler: F) -> Resource
 where
     F: actix_web::Handler<Args>,

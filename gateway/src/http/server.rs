@@ -1,7 +1,7 @@
 //! The listening socket and the HTTP/1.1 server.
 //!
-//! actix-web's own `HttpServer` does the same, but it always sends `100 Continue` before a handler
-//! can refuse the request, and it sets no socket options.
+//! Replaces the `HttpServer` of actix-web, which always sends `100 Continue` before a handler can
+//! refuse the request, and sets no socket options.
 
 use std::{
     io,
@@ -27,16 +27,17 @@ use crate::{
     api::Api, body, error::InferError, mailbox::Mailbox, settings::GatewaySettings, trace::Trace,
 };
 
-/// The most connections that wait to be accepted; the kernel's own limit may be lower.
+/// Maximum number of connections that wait to be accepted; the limit of the kernel may be lower.
 const ACCEPT_BACKLOG: u32 = 8192;
-/// How long a new connection may take to send its first complete request head.
+/// Time limit for a new connection to send its first complete request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running server: a future that ends when the server has stopped.
 pub(crate) type HttpServer = Server;
 
-/// Binds, and starts to serve. After `shutdown` the server closes each connection after its next
-/// response. At the end of `going` it closes the listener; it still answers all accepted requests.
+/// Binds the address and starts the server. After `shutdown`, the server closes each connection
+/// after its next response. When `going` completes, the server closes the listener, but still
+/// answers all accepted requests.
 ///
 /// # Errors
 ///
@@ -113,7 +114,7 @@ fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
     }
 }
 
-/// Refuses a request whose head alone shows that it will be refused.
+/// Refuses a request if its head is reason enough: the client is unknown or the body too large.
 fn check_head(api: &Api, head: &RequestHead) -> Result<(), InferError> {
     api.core.clients.identify(head)?;
     let announced = content_length(head.headers()).unwrap_or(0);

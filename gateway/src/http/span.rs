@@ -10,7 +10,7 @@ const PARENT: &str = "traceparent";
 const ROUTE: &str = "/v2/models/{model}/infer";
 const VERSION_ROUTE: &str = "/v2/models/{model}/versions/{version}/infer";
 
-/// Begins the trace of an inference request, if it is traced.
+/// Begins the trace of an inference request.
 pub(super) fn begin(traces: &Traces, request: &HttpRequest) -> Trace {
     traces.begin(parent(request.headers()), || {
         let versioned = request.match_info().get("version").is_some();

@@ -1,4 +1,4 @@
-//! Error responses to requests whose bodies were not read, or not to the end.
+//! Error responses to requests whose bodies were not read to the end.
 
 use std::{
     future::poll_fn,
@@ -17,9 +17,9 @@ use tokio::time::timeout;
 
 use crate::error::InferError;
 
-/// The rest of a body up to this size is read and discarded, to keep the connection usable.
+/// Maximum length of a body whose rest is read and discarded, to keep the connection usable.
 const SMALL: u64 = 64 << 10;
-/// How long reading the rest may take; usually it has already arrived.
+/// Time limit for reading the rest, which has usually arrived already.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Responds with `error`. If the body has not arrived by then, the server closes the connection.
@@ -28,10 +28,10 @@ pub(super) async fn refuse(
     announced: Option<u64>,
     mut payload: Payload,
 ) -> HttpResponse {
-    // Nothing more arrives of an aborted body, and a slow one has used up its time.
+    // The rest of an aborted body never arrives, and a slow body has used up its time.
     let over = matches!(error.code(), "cancelled" | "body_timeout");
     if announced.is_none_or(|length| length <= SMALL) && !over {
-        // The server itself notices whether the body is complete.
+        // The server itself checks whether the body is complete.
         drop(timeout(DISCARD_TIMEOUT, discard(&mut payload)).await);
     }
     error.error_response().map_body(|_, text| BoxBody::new(Unread { text, _payload: payload }))
@@ -50,8 +50,9 @@ async fn discard(payload: &mut Payload) {
 
 /// The text of an error response, and the unread request body.
 ///
-/// The server closes the connection after a response if the request's payload still exists then. If
-/// the payload were dropped earlier, the server would read and discard chunks as long as they arrive.
+/// The server closes the connection after a response if the request's payload still exists at that
+/// time. After an earlier drop of the payload, the server would read and discard chunks for as long
+/// as chunks arrive.
 struct Unread {
     text: BoxBody,
     _payload: Payload,

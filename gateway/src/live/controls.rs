@@ -1,6 +1,8 @@
-//! The live controls: callers that load a model, and another latency target for it.
+//! The live controls: callers that put load on a model, and a temporary latency target for the
+//! model.
 //!
-//! An open live page renews the controls every 2 s. The gateway resets them when no page does.
+//! An open live page renews the controls every 2 s. Without a renewal for 6 s, the gateway resets
+//! the controls.
 
 use std::time::Duration;
 
@@ -12,15 +14,15 @@ use tokio::{
     time::Instant,
 };
 
-/// The most callers that a page may set.
+/// Maximum number of callers that a page may set.
 pub(super) const MOST_CALLERS: usize = 256;
-/// How long the controls last without a renewal.
+/// Lifetime of the controls without a renewal.
 const LIFETIME: Duration = Duration::from_secs(6);
 
-/// What live pages control. The default controls nothing.
+/// The settings that live pages control. The default controls no model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LiveControls {
-    /// The model version under control; `None` if nothing is.
+    /// The model version under control; `None` for no control.
     pub queue: Option<QueueName>,
     /// The number of callers, each with one request at a time.
     pub callers: usize,
@@ -51,12 +53,12 @@ impl Default for ControlPanel {
 }
 
 impl ControlPanel {
-    /// The controls, as they change.
+    /// Subscribes to changes of the controls.
     pub(super) fn follow(&self) -> Receiver<LiveControls> {
         self.controls.subscribe()
     }
 
-    /// What a page may control; `None` if nothing follows the controls.
+    /// The controls that a page may set; `None` if the controls have no subscriber.
     pub(super) fn offer(&self) -> Option<Offer> {
         if self.controls.is_closed() {
             return None;

@@ -1,4 +1,5 @@
-//! The data of the live page, as JSON: one model at a time, and only what the page does not have yet.
+//! The data of the live page, as JSON: one model at a time, without the batches and samples that
+//! the page already has.
 
 use actix_web::{HttpRequest, HttpResponse, web::Query};
 use batchfleet_broker::TensorSpec;
@@ -54,7 +55,7 @@ struct Name {
     version: u64,
 }
 
-/// Why requests are not served.
+/// The reason why requests are not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Trouble {
@@ -108,8 +109,8 @@ pub(super) fn answer(
     }))
 }
 
-/// The client that asks; `None` on the admin port, where every model may be shown: the metrics on
-/// that port name every model, too.
+/// The client of the request; `None` on the admin port, which may show every model because the
+/// metrics on the same port name every model, too.
 fn client(api: &Api, port: Port, request: &HttpRequest) -> Result<Option<Client>, InferError> {
     match port {
         Port::Admin => Ok(None),
@@ -138,7 +139,7 @@ impl Shown {
     }
 }
 
-/// Why requests are not served, the worst reason first.
+/// The most severe reason why requests are not served.
 fn trouble(api: &Api, no_models: bool, model: Option<&Model>) -> Option<Trouble> {
     if api.readiness.get().is_err() {
         Some(Trouble::Draining)

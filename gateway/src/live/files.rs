@@ -2,7 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header};
 
-/// The page loads and connects to nothing but its own server.
+/// Content security policy: the page may load from and connect to its own server only.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -19,8 +19,8 @@ const FILES: [(&str, &str, &str); 8] = [
 ];
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// The file at `path`. Only browsers, which accept HTML, get the page at `/`; for clients of the
-/// protocol that path does not exist.
+/// The file at `path`. The page at `/` exists only for browsers, which accept HTML, and not for
+/// clients of the protocol.
 pub(super) fn file(path: &str, request: &HttpRequest) -> Option<HttpResponse> {
     let (_, kind, content) = FILES.iter().find(|(name, ..)| *name == path)?;
     let accepts = request.headers().get(header::ACCEPT).and_then(|types| types.to_str().ok());

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use actix_web::{HttpRequest, http::header};
 
-/// Whether a browser on this machine sent the request. The peer address is a loopback address, no
-/// proxy has forwarded the request, and `Host` is this machine's own name: another site's name could
-/// resolve to this machine.
+/// Whether a browser on this machine sent the request: the peer address is a loopback address, no
+/// proxy has forwarded the request, and `Host` is this machine's own name. The last condition
+/// excludes other sites whose names resolve to this machine.
 pub(super) fn is_local(request: &HttpRequest) -> bool {
     let headers = request.headers();
     let peer = request.peer_addr().is_some_and(|peer| peer.ip().is_loopback());

@@ -19,7 +19,7 @@ pub(super) fn fresh(body: impl Serialize) -> HttpResponse {
         .json(body)
 }
 
-/// An error that only the page has.
+/// An error response of the live page.
 pub(super) fn refuse(status: StatusCode, code: &'static str, text: &str) -> HttpResponse {
     error_body(HttpResponse::build(status), code, text)
 }

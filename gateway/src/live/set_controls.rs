@@ -1,9 +1,10 @@
 //! Sets the live controls: `POST /page/play?model=NAME&version=N&callers=N[&slo_ms=N]`.
 //!
-//! A browser opens at most six connections to a server, too few to fill a batch; so the page has the
-//! server run the callers. Only browsers on the server's own machine may do that. A page of another
-//! site cannot do it in their name: the `x-live-page` header makes browsers send a CORS preflight,
-//! which this server never grants, and the `Host` header must be this machine's own name.
+//! A browser opens at most six connections to a server, too few to fill a batch. The server
+//! therefore runs the callers itself. Only browsers on the server's own machine may set the
+//! controls. A page of another site cannot set them through such a browser: the `x-live-page`
+//! header makes browsers send a CORS preflight, which this server never grants, and the `Host`
+//! header must be this machine's own name.
 
 use std::{ops::RangeInclusive, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What a gateway keeps for the live page.
+//! The state that a gateway keeps for the live page.
 
 use std::sync::OnceLock;
 
@@ -17,7 +17,7 @@ pub(crate) enum Port {
     Clients,
 }
 
-/// What a gateway keeps for the live page.
+/// The state that a gateway keeps for the live page.
 #[derive(Debug)]
 pub(crate) struct Live {
     place: LivePage,
@@ -34,7 +34,7 @@ impl Live {
         Self { place, boot, controls: ControlPanel::default(), clients_port: OnceLock::new() }
     }
 
-    /// The live controls, as pages change them.
+    /// Subscribes to changes of the live controls.
     pub(crate) fn controls(&self) -> Receiver<LiveControls> {
         self.controls.follow()
     }
@@ -49,7 +49,7 @@ impl Live {
         self.clients_port.get().copied().filter(|_| self.is_at(Port::Clients))
     }
 
-    /// Resets controls whose page is closed. To be called a few times per second.
+    /// Resets the controls of a closed page. Must be called a few times per second.
     pub(crate) fn tick(&self) {
         self.controls.tick();
     }

@@ -1,5 +1,5 @@
-//! Facts of the whole fleet, as every gateway observes them: over gateways, take the maximum and
-//! not the sum.
+//! Metrics of the whole fleet. Every gateway observes the same fleet, so aggregate over gateways
+//! with the maximum, not the sum.
 
 use std::time::Duration;
 
@@ -57,7 +57,8 @@ batchfleet_service::metrics! {
 }
 
 impl FleetMetrics {
-    /// Follows a look at a queue; `wait` is the predicted wait of a request that arrives now.
+    /// Updates the metrics of a queue after a poll; `wait` is the predicted wait of a request that
+    /// arrives now.
     pub(crate) fn set_queue(&self, queue: &QueueName, backlog: &Backlog, wait: Duration) {
         let labels = labels(queue);
         let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -67,7 +68,7 @@ impl FleetMetrics {
         self.backlog_seconds.with_label_values(&labels).set(wait.as_secs_f64());
     }
 
-    /// Follows the announcements of the living workers of a model.
+    /// Updates the metrics of the living workers of a model.
     pub(crate) fn set_workers<'a>(
         &self,
         spec: &ModelSpec,
@@ -83,7 +84,7 @@ impl FleetMetrics {
         self.mismatched.with_label_values(&labels).set(mismatched);
     }
 
-    /// Follows the explanation of a model's batching.
+    /// Updates the metrics of a model's load and capacity.
     pub(crate) fn set_explanation(&self, queue: &QueueName, explanation: &Explanation) {
         let labels = labels(queue);
         let slowest = explanation.by_worker.iter().min_by(|a, b| a.capacity.total_cmp(&b.capacity));

@@ -1,6 +1,5 @@
-//! The same counts under the names that Triton gives them, so that dashboards and adapter rules for
-//! Triton work unchanged. The counts are those of this gateway: the sum over gateways is the
-//! fleet's.
+//! Request counts under Triton's metric names, so that dashboards and adapter rules for Triton work
+//! unchanged. Each gateway counts its own requests; the sum over gateways is the fleet's.
 //!
 //! <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html>
 
@@ -118,7 +117,7 @@ impl ModelTriton {
         self.failures[reason].inc();
     }
 
-    /// Adds to the counters what the totals have grown by since the last call.
+    /// Adds the growth of the totals since the last call to the counters.
     pub(super) fn publish(&self, statistics: &ModelStatistics) {
         let inference = &statistics.inference;
         let micros = |total: &Total| u64::try_from(total.time.as_micros()).unwrap_or(u64::MAX);
@@ -138,13 +137,14 @@ impl ModelTriton {
         }
     }
 
-    /// Sets the gauge after a look at the queue; `in_flight` requests of this gateway are.
+    /// Sets the gauge after a poll of the queue; `in_flight` counts the requests of this gateway.
     pub(super) fn observe(&self, backlog: &Backlog, in_flight: u64) {
         self.pending.set(pending(backlog, in_flight));
     }
 }
 
-/// The requests in flight here that wait, if their share is the same as at all gateways.
+/// The estimated number of waiting requests among the `here` requests in flight at this gateway:
+/// the share of waiting requests is assumed to be the same at all gateways.
 fn pending(backlog: &Backlog, here: u64) -> i64 {
     let all = backlog.depth() + backlog.in_flight;
     let waiting = u128::from(here) * u128::from(backlog.depth());
