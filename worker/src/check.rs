@@ -1,12 +1,12 @@
-//! Whether a job fits its model. Gateways check this too, but a worker does not rely on it, because
-//! one bad input would fail a whole batch.
+//! Checks whether a job fits its model. Gateways make the same checks, but the worker does not rely
+//! on them, because one bad input would fail a whole batch.
 
 use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 
 use crate::{layout::Layout, tensors};
 
-/// Checks names, types, shapes, sizes, and that `text_only` models get text. The error is a message
-/// for the caller.
+/// Checks names, types, shapes and sizes, and that the strings for `text_only` models are text. The
+/// error is a message for the caller.
 pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), String> {
     if job.inputs.len() != spec.inputs.len() {
         return Err(format!("expected {} inputs, got {}", spec.inputs.len(), job.inputs.len()));
@@ -22,7 +22,7 @@ pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), 
     }
 }
 
-/// Checks that all inputs have the job's rows, and no more than a request may have.
+/// Checks that all inputs have the job's number of rows, and that the number is allowed.
 fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
     let Some(most) = spec.max_batch else {
         return if job.rows == 1 { Ok(()) } else { Err("this model does not batch".to_owned()) };
@@ -56,7 +56,7 @@ fn check_tensor(tensor: &Tensor, expected: &TensorSpec, text_only: bool) -> Resu
     check_size(tensor, elements, text_only)
 }
 
-/// Checks that the data holds exactly `elements`.
+/// Checks that the data holds exactly `elements` elements.
 fn check_size(tensor: &Tensor, elements: usize, text_only: bool) -> Result<(), String> {
     let found = match tensor.datatype.size() {
         Some(size) if elements.checked_mul(size) == Some(tensor.data.len()) => return Ok(()),

@@ -6,26 +6,27 @@ use batchfleet_broker::{Datatype, TensorSpec};
 
 use crate::pbtxt::{self, Field, Message, SyntaxError};
 
-/// How to serve a model. The default is that of a model without a `config.pbtxt`.
+/// How to serve a model. The default applies to models without a `config.pbtxt`.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelConfig {
-    /// The name in the file; must be that of the model's folder.
+    /// The model's name; must equal the name of its folder.
     pub(crate) name: Option<String>,
-    /// The engine that runs it.
+    /// The engine that runs the model.
     pub(crate) backend: Backend,
-    /// The most rows of one batch; 0 switches batching off, `None` leaves the bound to the settings.
+    /// The most rows of one batch; 0 switches batching off, `None` leaves the bound to the
+    /// settings.
     pub(crate) max_batch: Option<u32>,
-    /// Which of the versions in the repository are served.
+    /// The versions to serve.
     pub(crate) versions: VersionPolicy,
     /// The model's file inside a version's folder.
     pub(crate) file: String,
-    /// Inputs, their shapes without the batch dimension.
+    /// The inputs; their shapes exclude the batch dimension.
     pub(crate) inputs: Vec<TensorSpec>,
-    /// Outputs, their shapes without the batch dimension.
+    /// The outputs; their shapes exclude the batch dimension.
     pub(crate) outputs: Vec<TensorSpec>,
     /// Settings of the backend.
     pub(crate) parameters: BTreeMap<String, String>,
-    /// Shapes of the inputs for the warm-up, without the batch dimension, by input.
+    /// Input shapes for the warm-up, without the batch dimension, by input name.
     pub(crate) warmup: BTreeMap<String, Vec<u64>>,
 }
 
@@ -34,18 +35,18 @@ pub(crate) struct ModelConfig {
 pub(crate) enum Backend {
     /// ONNX Runtime.
     OnnxRuntime,
-    /// Answers with its inputs; for tests.
+    /// Returns its inputs as outputs; for tests.
     Echo,
 }
 
 /// Which versions of a model are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VersionPolicy {
-    /// The highest versions, this many.
+    /// The given number of highest versions.
     Latest(usize),
     /// All versions.
     All,
-    /// These versions.
+    /// The listed versions.
     Specific(Vec<u64>),
 }
 
@@ -91,7 +92,7 @@ impl ModelConfig {
 ///
 /// # Errors
 ///
-/// The problem and its line.
+/// If the text is invalid. The error names the problem and its line.
 pub fn check(text: &str) -> Result<(), SyntaxError> {
     ModelConfig::parse(text).map(drop)
 }

@@ -1,7 +1,7 @@
 //! Engines, which run models, and the threads that own them.
 //!
-//! A run blocks for as long as the model computes, so it never happens on an async thread: each
-//! engine lives on a thread of its own and takes batches over a channel, one at a time.
+//! A run blocks its thread while the model computes. Each engine therefore has its own thread,
+//! which takes batches from a channel, one at a time.
 
 pub(crate) mod echo;
 pub(crate) mod onnx;
@@ -30,11 +30,12 @@ pub(crate) trait Engine {
     /// Whether strings must be text: UTF-8 without NUL.
     fn text_only(&self) -> bool;
 
-    /// Runs the model on a whole batch of `rows`. Inputs and outputs fit the spec, in its order.
+    /// Runs the model on a batch of `rows` rows. Inputs and outputs match the spec, in the same
+    /// order.
     fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError>;
 }
 
-/// Why a run gave no outputs.
+/// Why a run failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
     /// The runtime reported an error.
@@ -46,13 +47,13 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// The runtime reported `source`, without a code.
+    /// Wraps a runtime error that has no code.
     pub(crate) fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Failed(RunError::new(RunErrorCode::Unspecific, source))
     }
 }
 
-/// What a runtime reported about a failed run.
+/// A runtime's error from a failed run.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct RunError {
@@ -61,38 +62,38 @@ pub struct RunError {
 }
 
 impl RunError {
-    /// The runtime reported `source`, classified as `code`.
+    /// Wraps a runtime error that is classified as `code`.
     pub(crate) fn new(code: RunErrorCode, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { code, source: Arc::from(source.into()) }
     }
 
-    /// What the runtime's own code says about the cause.
+    /// The cause of the failure, according to the runtime's error code.
     pub(crate) const fn code(&self) -> RunErrorCode {
         self.code
     }
 }
 
-/// The causes that a runtime tells apart by code.
+/// The causes of failure that a runtime distinguishes by error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunErrorCode {
     /// The model cannot take these inputs.
     InvalidInput,
-    /// The device was reset under the process.
+    /// The device was reset while the process used it.
     DeviceReset,
-    /// The code says nothing about the cause.
+    /// The code does not identify the cause.
     Unspecific,
 }
 
 /// A batch for the engine.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// The inputs of its requests.
+    /// The inputs of the batch's requests.
     pub(crate) inputs: BatchInputs,
-    /// Takes the result.
+    /// Sends the result to the caller.
     pub(crate) done: oneshot::Sender<EngineRun>,
 }
 
-/// What became of a batch.
+/// The result of running a batch.
 #[derive(Debug)]
 pub(crate) struct EngineRun {
     /// The outputs of each request.
@@ -107,7 +108,7 @@ pub(crate) struct EngineRun {
     pub(crate) output: Duration,
 }
 
-/// The way to an engine on its thread, which ends when the handle is dropped.
+/// A handle to an engine. The engine's thread ends when the handle is dropped.
 #[derive(Debug)]
 pub(crate) struct EngineHandle {
     work: mpsc::Sender<Work>,
@@ -115,18 +116,18 @@ pub(crate) struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// A handle, and the channel that an engine must serve.
+    /// Creates a handle, and the channel from which its engine takes batches.
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Work>) {
         let (sender, receiver) = mpsc::channel(1);
         (Self { work: sender, clock: RunClock::default() }, receiver)
     }
 
-    /// Measures how long the current run has taken.
+    /// The clock that measures the current run.
     pub(crate) fn clock(&self) -> &RunClock {
         &self.clock
     }
 
-    /// Runs a batch; `None` if the engine's thread is gone.
+    /// Runs a batch; `None` if the engine's thread has ended.
     pub(crate) async fn run(&self, inputs: BatchInputs) -> Option<EngineRun> {
         let (done, run) = oneshot::channel();
         let _running = self.clock.begin();
@@ -135,8 +136,8 @@ impl EngineHandle {
     }
 }
 
-/// Starts a thread named `name` that builds an engine with `load` and then serves the handle.
-/// Returns what `load` returned beside the engine.
+/// Starts a thread named `name` that builds an engine with `load` and then runs the handle's
+/// batches. Returns the handle and the second value from `load`.
 pub(crate) async fn start<T, E, L>(name: String, load: L) -> Result<(EngineHandle, T), E>
 where
     T: Send + 'static,
@@ -151,7 +152,7 @@ where
                 serve(engine.as_mut(), &mut work);
             }
         }
-        // The receiver may be gone.
+        // The caller may have stopped waiting.
         Err(error) => drop(loaded.send(Err(error))),
     })?;
     let result = on_load.await;

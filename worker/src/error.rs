@@ -1,4 +1,4 @@
-//! Why a worker cannot start or go on.
+//! The errors that end a worker.
 
 use batchfleet_broker::QueueName;
 use batchfleet_service::InvalidSettings;
@@ -9,7 +9,7 @@ use crate::{
     repository::RepositoryError,
 };
 
-/// Why a worker cannot start or go on.
+/// Why a worker cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Settings contradict each other, or the machine lacks something.
@@ -44,7 +44,7 @@ pub enum WorkerError {
         /// The first difference.
         mismatch: Mismatch,
     },
-    /// The process has lost the device, and must end at once with
+    /// The process has lost the device, and must exit immediately with
     /// [`EXIT_DEVICE`](crate::EXIT_DEVICE).
     #[error("the device of model {model} is lost: {error}")]
     Device {
@@ -62,13 +62,13 @@ pub enum WorkerError {
     /// The thread of an engine has ended.
     #[error("the engine of model {0} has crashed")]
     EngineGone(QueueName),
-    /// A part of the worker has crashed.
+    /// A task of the worker has crashed.
     #[error("a part of the worker has crashed: {0}")]
     Crashed(#[from] tokio::task::JoinError),
 }
 
 impl WorkerError {
-    /// Whether the settings or the repository must change, so that a restart would not help.
+    /// Whether the cause is in the settings or the repository, so that a restart would not help.
     pub fn is_settings(&self) -> bool {
         matches!(
             self,
@@ -78,13 +78,14 @@ impl WorkerError {
         )
     }
 
-    /// Whether the process must end at once, because all later outputs of its device may be garbage.
+    /// Whether the process must exit immediately, because all later outputs of its device may be
+    /// garbage.
     pub const fn is_device(&self) -> bool {
         matches!(self, Self::Device { .. })
     }
 
-    /// The error as [`batchfleet_service::run`] takes it: wrong settings end the process with status
-    /// 64, all other errors with 1.
+    /// Converts the error for [`batchfleet_service::run`]: invalid settings end the process with
+    /// status 64, other errors with status 1.
     pub fn report(self) -> anyhow::Error {
         if self.is_settings() { InvalidSettings::new(self).into() } else { self.into() }
     }

@@ -1,28 +1,29 @@
-//! What the error of a run means for the worker.
+//! Classifies the errors of runs.
 //!
-//! ONNX Runtime gives most errors of a run one of two general codes, so where the code says nothing,
-//! a table of texts decides. The texts of CUDA's libraries are made in ONNX Runtime's
-//! `cuda_call.cc`: `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`, with
-//! `CUBLAS`, `CUDNN` and others in the place of `CUDA`; those about memory in `bfc_arena.cc`.
+//! ONNX Runtime reports most errors of runs with one of two general codes. Where the code does not
+//! identify the cause, a table of error texts decides. `cuda_call.cc` of ONNX Runtime formats the
+//! errors of CUDA's libraries, for example as
+//! `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`, with `CUBLAS`, `CUDNN`
+//! and others in place of `CUDA`. `bfc_arena.cc` formats the errors about memory.
 
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::engine::{EngineError, RunError, RunErrorCode};
 
-/// What the error of a run means. Its name is the label `class`.
+/// The class of a run's error. The variant's name is the metric label `class`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum RunFault {
-    /// The model rejects something in the batch; a batch without it will run.
+    /// The model rejects some input of the batch; the rest of the batch can run.
     Model,
-    /// The batch needs more memory than there is; a smaller one will run.
+    /// The batch needs more memory than is available; a smaller batch can run.
     OutOfMemory,
     /// The process has lost the device. All later outputs may be garbage.
     Device,
 }
 
 impl RunFault {
-    /// What `error` means; an unknown error counts as the model's.
+    /// Classifies `error`; an unknown error is attributed to the model.
     pub(crate) fn of(error: &EngineError) -> Self {
         match error {
             EngineError::Failed(source) => Self::of_run(source),
@@ -43,7 +44,7 @@ impl RunFault {
     }
 }
 
-/// Parts of error texts and the faults they mean; the first entry that occurs in a text decides.
+/// Fragments of error texts and their faults; the first fragment found in a text decides.
 const TEXTS: &[(&str, RunFault)] = &[
     // The arena is out of device memory, or at its configured limit.
     ("Failed to allocate memory for requested buffer", RunFault::OutOfMemory),
@@ -58,7 +59,8 @@ const TEXTS: &[(&str, RunFault)] = &[
     ("ALLOCATION_FAILED", RunFault::OutOfMemory),
     ("CUFFT_ALLOC_FAILED", RunFault::OutOfMemory),
     ("out of memory", RunFault::OutOfMemory),
-    // CUDA refused the call before anything ran: its arguments follow from the input's shape.
+    // CUDA rejected the call before anything ran; the call's arguments follow from the input's
+    // shape.
     ("CUDA failure 1:", RunFault::Model),
     ("CUDA failure 9:", RunFault::Model),
     // After any other CUDA error the process cannot use the device again.

@@ -1,5 +1,5 @@
-//! The golden check: when a batch holds the same row many times, each row's outputs must equal those
-//! of the row alone. A device that computes garbage and a model that mixes its rows do not pass.
+//! The golden check: in a batch of identical rows, each row's outputs must equal the outputs of a
+//! run with a single row. Devices that compute garbage and models that mix rows fail the check.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use half::{bf16, f16};
 
 use crate::tensors;
 
-/// How far a number may be off, relative to the largest of its tensor: kernels differ by batch size,
-/// and sum in another order with as little as 8 bits of precision.
+/// Tolerance relative to the largest number of the tensor. Kernels differ by batch size, and sum in
+/// a different order with as little as 8 bits of precision.
 const TOLERANCE: f64 = 0.02;
-/// How far a number may be off in any case: 1 for integers, nearly 0 for floats.
+/// Minimum absolute tolerance: 1 for integers, nearly 0 for floats.
 const INTEGER_STEP: f64 = 1.0;
 const FLOAT_STEP: f64 = 1e-3;
 
-/// An output that differs from that of one row.
+/// An output that differs between a batch and a single row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
     output: String,
@@ -33,7 +33,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Compares the outputs of `rows` equal rows with those of one.
+/// Compares the outputs `many` of a batch of identical rows with the outputs `one` of a single row.
 pub(crate) fn compare(one: &[Tensor], many: &[Vec<Tensor>]) -> Result<(), Mismatch> {
     let rows = u32::try_from(many.len()).unwrap_or(u32::MAX);
     for row in many {
@@ -64,7 +64,7 @@ fn compare_tensor(expected: &Tensor, got: &Tensor) -> Result<(), String> {
     let finite = |number: &f64| number.is_finite();
     let largest = expected.iter().copied().filter(finite).map(f64::abs).fold(0.0, f64::max);
     let tolerance = TOLERANCE * largest + step;
-    // A number that is not finite for one row may be anything for many: a model may divide 0 by 0.
+    // Where the single row's number is not finite, any number passes: a model may divide 0 by 0.
     let off = |&(expected, got): &(f64, f64)| {
         expected.is_finite() && (!got.is_finite() || (got - expected).abs() > tolerance)
     };

@@ -1,5 +1,5 @@
-//! How the requests of one batch share its tensors: which requests may be joined, how they are
-//! joined, and how the outputs are split among them again. Pure.
+//! How the requests of a batch share its tensors: which requests can be joined, how their inputs
+//! are joined, and how the outputs are split among the requests. Pure.
 //!
 //! Input bytes are copied once, and only if a batch has several requests or padding. Outputs of
 //! single requests are slices of the batch's outputs.
@@ -21,7 +21,8 @@ pub(crate) enum Layout {
 }
 
 impl Layout {
-    /// The layout of a model with requests of at most `max_batch` rows; `None` if it does not batch.
+    /// The layout of a model with requests of at most `max_batch` rows; `None` if the model does
+    /// not batch.
     pub(crate) const fn of(max_batch: Option<NonZeroU32>) -> Self {
         if max_batch.is_some() { Self::RowsFirst } else { Self::Single }
     }
@@ -33,7 +34,7 @@ impl Layout {
         !inputs.is_empty() && inputs.iter().chain(outputs).all(is_open)
     }
 
-    /// A batch's shape of an input or output that has `shape` for one row.
+    /// The shape for a whole batch of an input or output that has `shape` for one row.
     pub(crate) fn spec_shape(self, mut shape: Vec<i64>) -> Vec<i64> {
         if self == Self::RowsFirst {
             shape.insert(0, -1);
@@ -49,8 +50,8 @@ impl Layout {
         }
     }
 
-    /// Whether two valid requests to one model may run in one batch: their inputs differ in
-    /// nothing but the number of rows.
+    /// Whether two valid requests to one model may run in one batch: their inputs may differ only
+    /// in the number of rows.
     pub(crate) fn can_join(self, one: &Job, other: &Job) -> bool {
         let is_alike = |(a, b): (&Tensor, &Tensor)| {
             a.datatype == b.datatype && a.shape.get(1..) == b.shape.get(1..)
@@ -83,8 +84,8 @@ impl Layout {
         BatchInputs { columns, slots }
     }
 
-    /// `rows` rows of zeros, or of empty strings, for an input. Dimensions that `spec` leaves open
-    /// are taken from `dims`, which has no row dimension, and are 1 beyond its end.
+    /// `rows` rows of zeros, or of empty strings, for an input. Open dimensions of `spec` are taken
+    /// from `dims`, which has no row dimension; dimensions missing in `dims` are 1.
     pub(crate) fn zeros(self, spec: &TensorSpec, rows: u32, dims: &[u64]) -> Tensor {
         let (row_dim, of_row) = match (self, spec.shape.split_first()) {
             (Self::RowsFirst, Some((_, of_row))) => (Some(u64::from(rows)), of_row),
@@ -111,19 +112,19 @@ pub(crate) struct BatchInputs {
     slots: BatchSlots,
 }
 
-/// One input of a batch, in the parts that its requests brought.
+/// One input of a batch, in parts from its requests.
 #[derive(Debug)]
 struct Column {
     name: String,
     datatype: Datatype,
     /// The shape of the joined input.
     shape: Vec<u64>,
-    /// The bytes of each request, in order; then those of the padding.
+    /// The bytes of each request, in order, followed by the bytes of the padding.
     parts: Vec<Bytes>,
 }
 
 impl BatchInputs {
-    /// Joins the requests: the model's inputs, and which rows of them belong to which request.
+    /// Joins the requests. Returns the model's inputs, and which rows belong to which request.
     pub(crate) fn join(self) -> (Vec<Tensor>, BatchSlots) {
         let join = |Column { name, datatype, shape, parts }| {
             let data = match <[Bytes; 1]>::try_from(parts) {
@@ -142,7 +143,7 @@ pub(crate) struct BatchSlots {
     layout: Layout,
     /// Rows of each request, in order.
     rows: Vec<u32>,
-    /// Rows that follow them and belong to no request.
+    /// Rows of padding after the last request.
     padding: u32,
 }
 
@@ -158,7 +159,7 @@ impl BatchSlots {
         &self.rows
     }
 
-    /// Splits a batch's outputs: those of each request, in order. Rows of padding are dropped.
+    /// Splits a batch's outputs by request, in order. Rows of padding are dropped.
     pub(crate) fn split(&self, outputs: Vec<Tensor>) -> Result<Vec<Vec<Tensor>>, UnevenOutput> {
         if self.layout == Layout::Single {
             return Ok(vec![outputs]);
@@ -189,7 +190,7 @@ impl BatchSlots {
     }
 }
 
-/// An output that does not hold the rows of its batch, and so cannot be split among requests.
+/// An output that does not hold the batch's rows and therefore cannot be split among requests.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("output {name:?} of shape {shape:?} does not hold {rows} rows")]
 pub struct UnevenOutput {

@@ -31,18 +31,18 @@ use crate::{
     watchdog,
 };
 
-/// How many times the longest batch must fit into `--max-batch-time`, because batches take longer on
-/// a busy machine.
+/// `--max-batch-time` must be at least this multiple of the longest expected batch time, because
+/// batches take longer on a busy machine.
 const WATCHDOG_MARGIN: u32 = 3;
 
 /// A loaded and warmed-up model.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// The name that reads its queue.
+    /// The worker's id on the model's queue.
     pub(crate) worker: WorkerId,
     /// The name of the machine or pod.
     host: String,
-    /// How to serve it.
+    /// How to serve the model.
     pub(crate) plan: ServingPlan,
     engine: EngineHandle,
 }
@@ -67,13 +67,13 @@ impl Model {
         Ok(Self { worker: WorkerId::random(), host, plan, engine })
     }
 
-    /// The queue that it serves.
+    /// The model's queue.
     pub(crate) fn queue(&self) -> &QueueName {
         &self.plan.spec.queue
     }
 
-    /// Serves the queue until the drain, and announces the model meanwhile. Cancels `announced` after
-    /// the first announcement.
+    /// Announces the model and serves its queue until the drain. Cancels `announced` after the
+    /// first announcement.
     pub(crate) async fn serve(
         self,
         roles: WorkerRoles,
@@ -98,7 +98,7 @@ impl Model {
         let announcer = Announcer { consumer, announcement, tuner, metrics, clock, max_batch_time };
         let announcing =
             tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
-        // A worker that claims before its announcement would be taken for dead.
+        // A worker that claims before its first announcement would be presumed dead.
         tokio::select! {
             () = announced.cancelled() => {}
             () = drain.begun() => {}
@@ -111,7 +111,7 @@ impl Model {
     }
 }
 
-/// Passes all guidance of the queue to `tuner`, until aborted.
+/// Passes the queue's guidance (batch target and number of workers) to `tuner` until aborted.
 async fn guide(mut target: Box<dyn TargetSubscription>, tuner: SharedTuner) {
     let mut outage = Outage::new("read the batch target");
     loop {
@@ -152,7 +152,7 @@ fn plan(
     let sizes = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
     let climb = match settings.batch {
         BatchMode::Auto => Climb { sizes, up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) },
-        // An N set by hand takes precedence over latency.
+        // A fixed N takes precedence over the latency target.
         BatchMode::Fixed(rows) => Climb { sizes, up_to: rows, patience: None },
     };
     let model = source.queue.clone();
@@ -185,7 +185,7 @@ fn plan(
     Ok(plan)
 }
 
-/// Refuses settings with which the watchdog would take a slow batch for a hang.
+/// Rejects settings with which the watchdog would mistake a slow batch for a hang.
 fn check_watchdog(plan: &ServingPlan, limit: u32) -> Result<(), InvalidSettings> {
     let (model, max_batch_time) = (&plan.spec.queue, plan.max_batch_time);
     let takes = plan.cost.latency(limit);

@@ -1,7 +1,8 @@
-//! Reads protobuf's text format without a schema, as far as `config.pbtxt` files use it.
+//! Parses the part of protobuf's text format that `config.pbtxt` files use, without a schema.
 //!
-//! The elements of a repeated field may be written one by one or as a list; either way, each element
-//! becomes a [`Field`]. Only the reader of a field gives it a meaning, so unknown fields are ignored.
+//! The elements of a repeated field may be written one by one or as a list; either way, each
+//! element becomes a [`Field`]. Fields are interpreted only when they are read, so unknown fields
+//! are ignored.
 
 use std::{iter::Peekable, str::Chars, str::FromStr};
 
@@ -11,11 +12,12 @@ use std::{iter::Peekable, str::Chars, str::FromStr};
 pub struct SyntaxError {
     /// The line, counted from 1.
     pub line: usize,
-    /// What the parser found or expected there.
+    /// What the parser found or expected on the line.
     pub problem: String,
 }
 
-/// How deep messages may be nested, as in protobuf itself: each level takes up some of the stack.
+/// Maximum nesting depth of messages, as in protobuf's own parser. Each level uses some of the
+/// stack.
 const DEEPEST: usize = 100;
 
 /// The fields of a message, in the order they were written.
@@ -45,7 +47,7 @@ impl Message {
         self.0.iter().filter(move |field| field.name == name)
     }
 
-    /// A field that is not repeated; the last one counts, as in protobuf.
+    /// A field that is not repeated. The last occurrence counts, as in protobuf.
     pub(crate) fn one(&self, name: &str) -> Option<&Field> {
         self.0.iter().rfind(|field| field.name == name)
     }
@@ -87,7 +89,7 @@ impl Field {
     }
 }
 
-/// Reads a whole text.
+/// Parses a complete text.
 pub(crate) fn parse(text: &str) -> Result<Message, SyntaxError> {
     let mut parser = Parser { rest: text.chars().peekable(), line: 1, depth: 0 };
     let message = parser.message()?;
@@ -104,7 +106,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// Fields up to a closing bracket or the end, which the caller reads.
+    /// Parses fields up to a closing bracket, which is left to the caller, or the end of the text.
     fn message(&mut self) -> Result<Message, SyntaxError> {
         let mut fields = Vec::new();
         while let Some(next) = self.peek() {
@@ -164,7 +166,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The rest of a string whose opening quote was read.
+    /// Reads the rest of a string after its opening quote.
     fn quoted(&mut self, quote: char, text: &mut String) -> Result<(), SyntaxError> {
         loop {
             match self.rest.next() {

@@ -15,17 +15,17 @@ pub(crate) struct ServingPlan {
     pub(crate) spec: Arc<ModelSpec>,
     /// The name of the execution provider that runs the model.
     pub(crate) provider: &'static str,
-    /// Whether strings must be text.
+    /// Whether strings must be text: UTF-8 without NUL.
     pub(crate) text_only: bool,
     /// Batch times as measured by the warm-up.
     pub(crate) cost: CostModel,
-    /// What bounds N.
+    /// Chooses N, the most rows of a batch.
     pub(crate) policy: BatchPolicy,
     /// How long a batch that is not full waits for more jobs.
     pub(crate) linger: Duration,
-    /// A run that takes longer counts as hung.
+    /// Longer runs count as hung.
     pub(crate) max_batch_time: Duration,
-    /// Records the traces of its batches.
+    /// Records spans of traced batches.
     pub(crate) tracer: Tracer,
 }
 

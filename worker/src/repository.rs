@@ -1,6 +1,6 @@
-//! The model repository in Triton's layout: `<repository>/<model>/<version>/model.onnx`, with an
-//! optional `config.pbtxt` beside the versions. A repository in an object store is fetched into a
-//! folder first.
+//! Reads model repositories in Triton's layout: `<repository>/<model>/<version>/model.onnx`, with
+//! an optional `config.pbtxt` beside the versions. A repository in an object store is fetched into
+//! a folder first.
 
 mod error;
 mod location;

@@ -13,7 +13,7 @@ use clap::{Args, Parser, ValueEnum};
 
 use crate::repository::{Location, StoreSettings, Wanted};
 
-/// A shorter --max-batch-time would take a busy machine for a hung device.
+/// A shorter --max-batch-time would mistake a busy machine for a hung device.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// Settings of the worker process.
@@ -154,10 +154,10 @@ impl ExecutionProvider {
 }
 
 impl ModelSettings {
-    /// Refuses settings that contradict each other.
+    /// Rejects settings that contradict each other.
     ///
     /// # Errors
-    /// Names the settings to change.
+    /// The error names the settings to change.
     pub fn validate(&self) -> Result<(), InvalidSettings> {
         if let BatchMode::Fixed(rows) = self.batch
             && rows > self.max_batch.get()
@@ -191,8 +191,8 @@ impl ModelSettings {
         }
     }
 
-    /// Threads per session. ONNX Runtime's own default would be the host's cores, even if this process
-    /// may use only some of them.
+    /// Threads per session. ONNX Runtime's own default is the number of the host's cores, even if
+    /// the process may use fewer cores.
     pub(crate) fn threads(&self) -> usize {
         self.intra_op_threads.map_or_else(
             || thread::available_parallelism().map_or(1, |cores| cores.get().max(2) - 1),
@@ -200,7 +200,7 @@ impl ModelSettings {
         )
     }
 
-    /// The library's file: the one in the settings, or the first of the usual places that exists.
+    /// The library's file: the path in the settings, or the first default location that exists.
     pub(crate) fn library(&self) -> Result<PathBuf, InvalidSettings> {
         let program = std::env::current_exe().ok();
         let beside = program.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));

@@ -1,17 +1,17 @@
-//! The bytes of a tensor's elements: little-endian numbers of a fixed size, or strings that each
-//! follow their length of four bytes.
+//! The bytes of a tensor's elements: little-endian numbers of a fixed size, or strings, each
+//! preceded by its length in four bytes.
 
 use batchfleet_broker::Datatype;
 use bytes::Bytes;
 
-/// As many zeros, or empty strings, as `elements`.
+/// The bytes of `elements` zeros or empty strings.
 pub(crate) fn zeros(datatype: Datatype, elements: u64) -> Bytes {
     // An empty string is its length alone: four zero bytes.
     let bytes = elements.saturating_mul(datatype.size().unwrap_or(4) as u64);
     Bytes::from(vec![0; usize::try_from(bytes).unwrap_or_default()])
 }
 
-/// How many bytes the first `elements` of `data` take.
+/// The number of bytes that the first `elements` elements of `data` take.
 pub(crate) fn byte_length(datatype: Datatype, data: &[u8], elements: u64) -> usize {
     let elements = usize::try_from(elements).unwrap_or(usize::MAX);
     match datatype.size() {
@@ -43,7 +43,7 @@ pub(crate) fn strings(mut data: &[u8]) -> impl Iterator<Item = Result<&[u8], Ove
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overrun;
 
-/// The bytes of a [`Datatype::Bytes`] tensor of these elements, each of less than 4 GiB.
+/// Encodes the elements of a [`Datatype::Bytes`] tensor; each element must be smaller than 4 GiB.
 pub(crate) fn encode_strings<S: AsRef<[u8]>>(strings: &[S]) -> Bytes {
     let mut data = Vec::with_capacity(strings.iter().map(|s| 4 + s.as_ref().len()).sum());
     for string in strings {

@@ -1,5 +1,5 @@
-//! Runs a freshly loaded model at growing batch sizes before it serves: the first run of a size is slow,
-//! and L(b) must be known before N is chosen from it.
+//! Runs a newly loaded model at growing batch sizes before it serves: the first run of a size is
+//! slow, and the choice of N needs the batch times L(b).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,8 +28,9 @@ pub(crate) struct Climb {
     pub(crate) sizes: Vec<u32>,
     /// The most rows to try.
     pub(crate) up_to: u32,
-    /// The climb ends with the first size that takes longer than this, and longer than two runs of
-    /// one row. The second bound lets models batch whose single rows already exceed the first.
+    /// The climb ends at the first size that takes longer than this time and longer than two runs
+    /// of one row. The second bound allows batches for models whose single rows already exceed this
+    /// time.
     pub(crate) patience: Option<Duration>,
 }
 
@@ -40,11 +41,11 @@ pub(crate) struct Profile {
     pub(crate) cost: CostModel,
     /// The largest size that ran without an error and within the patience.
     pub(crate) usable: u32,
-    /// The first output that differed between one row and many.
+    /// The first output that differed between a single row and a batch.
     pub(crate) mismatch: Option<Mismatch>,
 }
 
-/// A size that was run.
+/// A measured batch size.
 struct MeasuredSize {
     /// The median of its runs.
     took: Duration,
@@ -52,11 +53,12 @@ struct MeasuredSize {
     outputs: Vec<Vec<Tensor>>,
 }
 
-/// Times `engine` at 1, 2, 4, ... rows, or at the only sizes that it may run; three runs each.
+/// Measures `engine` at 1, 2, 4, ... rows, or at the only sizes that it may run, in three runs
+/// each.
 ///
-/// A size that fails although smaller ones ran, usually because memory ran out, ends the climb like one that takes
-/// too long: the size before is the largest that is used. `shapes` has the dimensions of inputs,
-/// without that of the batch, for the dimensions that the model leaves open; the others are 1.
+/// If a size fails after smaller sizes succeeded, usually for lack of memory, the climb ends as
+/// after a slow size: the previous size is the largest usable size. `shapes` gives the open
+/// dimensions of each input, without the batch dimension; dimensions missing in `shapes` are 1.
 pub(crate) fn warm_up(
     engine: &mut dyn Engine,
     shapes: &BTreeMap<String, Vec<u64>>,
@@ -91,8 +93,9 @@ pub(crate) fn warm_up(
     Ok(Profile { cost, usable, mismatch })
 }
 
-/// 1, 2, 4, ... and the largest size itself; only 1 for a model that does not batch. If only some
-/// sizes are allowed, those that the model can run, up to the first that holds `up_to` rows.
+/// The sizes to measure: 1, 2, 4, ... and the largest size itself; only 1 for a model that does not
+/// batch. If `only` is not empty, its sizes that the model can run, up to the first size that holds
+/// `up_to` rows.
 fn sizes(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32> {
     let Some(max_batch) = max_batch.map(NonZeroU32::get) else { return vec![1] };
     if !only.is_empty() {
@@ -125,7 +128,7 @@ fn measure(
         *time = began.elapsed();
     }
     times.sort_unstable();
-    // Fails if the model does not keep the rows of its batch.
+    // Fails if the outputs do not hold the batch's rows.
     let outputs = layout.single_rows(rows).split(outputs)?;
     Ok(MeasuredSize { took: times[RUNS / 2], outputs })
 }
@@ -138,12 +141,13 @@ mod tests {
 
     use super::*;
 
-    /// Slow from one size on, failing from another; records the shapes of its inputs.
+    /// An engine that is slow from one size on and fails from another. Records the shapes of its
+    /// inputs.
     struct Fake {
         spec: ModelSpec,
         slow_from: u32,
         fails_from: u32,
-        /// Gives garbage from this size on.
+        /// Returns garbage from this size on.
         garbage_from: u32,
         ran: Vec<Vec<u64>>,
     }

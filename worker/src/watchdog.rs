@@ -1,7 +1,7 @@
 //! Ends the process when a run of a model hangs.
 //!
-//! A hung call into a driver can be neither cancelled nor survived: only a new process gets the
-//! device back. Meanwhile other workers take over the jobs of this one.
+//! A hung call into a driver cannot be cancelled, and only a new process can use the device again.
+//! Meanwhile other workers reclaim the jobs of this worker.
 
 use std::{io, sync::Arc, thread, time::Duration};
 
@@ -15,11 +15,11 @@ pub const EXIT_HUNG: u8 = 70;
 /// Exit status after the device was lost: `EX_OSERR` of sysexits.h.
 pub const EXIT_DEVICE: u8 = 71;
 
-/// How often the watchdog looks.
+/// Interval between the watchdog's checks.
 const TICK: Duration = Duration::from_millis(100);
-/// The most time between two looks that counts: after more, the process itself was stopped.
+/// Maximum time counted between two checks: after a longer gap, the process itself was stopped.
 const LONGEST_TICK: Duration = Duration::from_millis(300);
-/// How long the exit may take: the exit handlers of a hung driver may hang as well.
+/// Time limit for a regular exit, because the exit handlers of a hung driver may hang as well.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Measures how long the current run of an engine has taken.
@@ -28,17 +28,17 @@ pub(crate) struct RunClock(Arc<Mutex<CurrentRun>>);
 
 #[derive(Debug, Default)]
 struct CurrentRun {
-    /// Runs begun so far: the number of the latest.
+    /// Number of runs begun so far, which identifies the latest run.
     runs: u64,
     since: Option<Instant>,
 }
 
-/// A run under way, until dropped.
+/// A run under way, which ends when the guard is dropped.
 #[derive(Debug)]
 pub(crate) struct Running<'a>(&'a RunClock);
 
 impl RunClock {
-    /// A run begins.
+    /// Starts to measure a run.
     pub(crate) fn begin(&self) -> Running<'_> {
         let mut current = self.0.lock();
         current.runs += 1;
@@ -46,7 +46,7 @@ impl RunClock {
         Running(self)
     }
 
-    /// How long the run under way has taken so far; 0 if there is none.
+    /// How long the run under way has taken so far; 0 between runs.
     pub(crate) fn busy_for(&self) -> Duration {
         self.0.lock().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -58,8 +58,8 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Ends the process when a run takes longer than `limit`. Watches from a thread of its own, which
-/// needs no runtime, until `clock` is dropped.
+/// Ends the process when a run takes longer than `limit`. A separate thread, independent of the
+/// async runtime, watches until `clock` is dropped.
 pub(crate) fn guard(model: QueueName, clock: &RunClock, limit: Duration) -> io::Result<()> {
     let clock = Arc::downgrade(&clock.0);
     let watch = move || {
@@ -81,8 +81,8 @@ pub(crate) fn guard(model: QueueName, clock: &RunClock, limit: Duration) -> io::
     thread::Builder::new().name("watchdog".to_owned()).spawn(watch).map(drop)
 }
 
-/// Measures how long the same run was seen. Time during which the process itself was stopped does not
-/// count: its looks are then further apart than [`LONGEST_TICK`].
+/// Measures how long the same run has been observed. Time during which the process itself was
+/// stopped does not count: the gap between checks is then longer than [`LONGEST_TICK`].
 #[derive(Debug, Default)]
 struct HangDetector {
     run: Option<u64>,
@@ -90,7 +90,8 @@ struct HangDetector {
 }
 
 impl HangDetector {
-    /// The engine is at `run`, `passed` after the last look; returns how long that run was seen.
+    /// Records a check, `passed` after the previous check, with the engine at `run`. Returns how
+    /// long the run has been observed.
     fn look(&mut self, run: Option<u64>, passed: Duration) -> Duration {
         if run.is_some() && run == self.run {
             self.seen_for += passed.min(LONGEST_TICK);
@@ -101,13 +102,13 @@ impl HangDetector {
     }
 }
 
-/// Ends the process at once, whatever its threads are doing. Other workers reclaim its jobs.
+/// Ends the process immediately, regardless of its threads. Other workers reclaim its jobs.
 pub fn leave(status: u8) -> ! {
     let abort_if_it_hangs = || {
         thread::sleep(EXIT_PATIENCE);
         std::process::abort();
     };
-    // Without the thread, the exit may hang; there is no better way to leave.
+    // If the thread cannot start, the exit may hang, but no better exit is left.
     drop(thread::Builder::new().spawn(abort_if_it_hangs));
     std::process::exit(i32::from(status))
 }

@@ -1,9 +1,10 @@
-//! An engine whose outputs are its inputs, for tests of everything around a model: any datatype, any
-//! number of inputs, and any speed.
+//! An engine that returns its inputs as outputs, for tests of the code around a model. Datatypes,
+//! number of inputs and speed are configurable.
 //!
-//! `config.pbtxt` gives `backend: "batchfleet_echo"`, inputs and as many outputs of the same
-//! types; the first input becomes the first output, and so on. A batch of b rows takes
-//! `batch_ms` + b · `row_ms` milliseconds, both parameters. [`faults`] lists all other parameters.
+//! `config.pbtxt` sets `backend: "batchfleet_echo"` and declares as many outputs as inputs, of the
+//! same types; the first input becomes the first output, and so on. A batch of b rows takes
+//! `batch_ms` + b · `row_ms` milliseconds, where `batch_ms` and `row_ms` are parameters. [`faults`]
+//! lists all other parameters.
 
 mod faults;
 
@@ -18,7 +19,7 @@ use crate::{
     repository::{ModelSource, RepositoryError},
 };
 
-/// An echo, defined by its config alone.
+/// An echo engine, defined by its config alone.
 #[derive(Debug)]
 pub(crate) struct Echo {
     spec: ModelSpec,
@@ -28,7 +29,7 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// Sets up the echo that `source` describes.
+    /// Sets up the echo engine that `source` describes.
     pub(crate) fn load(source: &ModelSource, max_batch: u32) -> Result<Self, RepositoryError> {
         let config = &source.config;
         let types = |specs: &[TensorSpec]| specs.iter().map(|s| s.datatype).collect::<Vec<_>>();

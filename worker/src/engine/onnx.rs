@@ -1,4 +1,4 @@
-//! Models of ONNX Runtime. Only this file and its children know `ort`.
+//! Engines on ONNX Runtime. Only this module uses the `ort` crate.
 
 mod convert;
 mod runtime;
@@ -27,9 +27,9 @@ pub(crate) struct Onnx {
 }
 
 impl Onnx {
-    /// Loads the model with its inputs and outputs.
+    /// Loads the model and reads the specs of its inputs and outputs.
     ///
-    /// The model batches if its [layout](Layout::can_batch) allows it, unless its config says no.
+    /// The model batches if its [layout](Layout::can_batch) and its config allow batching.
     pub(crate) fn load(
         source: &ModelSource,
         runtime: &Runtime,
@@ -98,7 +98,7 @@ impl Engine for Onnx {
     }
 }
 
-/// A failed run, with what ONNX Runtime's code says about the cause.
+/// Classifies the error of a failed run by ONNX Runtime's error code.
 fn failed(error: ort::Error) -> EngineError {
     let code = match error.code() {
         ErrorCode::InvalidArgument => RunErrorCode::InvalidInput,

@@ -1,4 +1,4 @@
-//! Joining and splitting are each other's inverse.
+//! Checks that splitting is the inverse of joining.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn count<T>(rows: &[T]) -> u32 {
     u32::try_from(rows.len()).unwrap()
 }
 
-/// Joins the jobs, and splits their inputs again as if a model had answered them.
+/// Joins the jobs, then splits the joined inputs as if they were a model's outputs.
 fn there_and_back(jobs: &[Job], padding: u32) -> (Vec<Tensor>, Vec<Vec<Tensor>>) {
     let (joined, slots) =
         Layout::RowsFirst.lay_out(&jobs.iter().collect::<Vec<_>>(), padding).join();
@@ -39,7 +39,7 @@ fn there_and_back(jobs: &[Job], padding: u32) -> (Vec<Tensor>, Vec<Vec<Tensor>>)
     (joined, split)
 }
 
-/// Jobs of 1 to 4 rows: the rows of each, made by `row`.
+/// Generates jobs of 1 to 4 rows each; `row` generates one row.
 fn requests<S: Strategy>(row: S) -> impl Strategy<Value = Vec<Vec<S::Value>>> {
     prop::collection::vec(prop::collection::vec(row, 1..5), 1..12)
 }

@@ -1,4 +1,4 @@
-//! Why a model repository cannot be served.
+//! Errors of the model repository.
 
 use std::{io, path::PathBuf};
 
@@ -15,7 +15,7 @@ pub enum RepositoryError {
     Unreadable {
         /// The folder or file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
     /// A `config.pbtxt` cannot be parsed.
@@ -23,7 +23,7 @@ pub enum RepositoryError {
     Config {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The line and the cause.
         error: SyntaxError,
     },
     /// A `config.pbtxt` contradicts the model.
@@ -41,7 +41,7 @@ pub enum RepositoryError {
         model: String,
         /// The folder that was searched.
         repository: PathBuf,
-        /// The models that the folder has.
+        /// The models in the folder.
         present: String,
     },
     /// An object store cannot be read.
@@ -49,7 +49,7 @@ pub enum RepositoryError {
     Store {
         /// The store's address.
         url: Box<Url>,
-        /// Why.
+        /// The cause.
         error: Box<object_store::Error>,
     },
     /// A model's file does not have the requested digest.

@@ -25,7 +25,7 @@ use super::{
 /// A folder, or a URL of an object store: `s3://`, `gs://`, `az://`, `https://` (`WebDAV`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// A folder of this machine.
+    /// A folder on this machine.
     Folder(PathBuf),
     /// A prefix in an object store.
     Store(Url),
@@ -56,13 +56,13 @@ impl fmt::Display for Location {
 pub(crate) struct StoreSettings {
     /// The folder for fetched models.
     pub(crate) cache: PathBuf,
-    /// A folder with one file for each option of the store, which override the environment.
+    /// A folder with one file per option of the store. These options override the environment.
     pub(crate) options: Option<PathBuf>,
 }
 
 impl Location {
-    /// The folder with the models: the location itself, or `settings.cache` with all `wanted` models
-    /// of the store.
+    /// Returns the folder with the models. For an object store, this is `settings.cache`, into
+    /// which the `wanted` models are fetched.
     pub(crate) async fn fetch(
         &self,
         wanted: &[Wanted],
@@ -87,9 +87,10 @@ struct Remote {
 
 impl Remote {
     fn open(url: &Url, settings: &StoreSettings) -> Result<Self, RepositoryError> {
-        // Fails if the process has installed a TLS provider before, which serves as well.
+        // Fails if the process has already installed a TLS provider, which is then used.
         rustls::crypto::ring::default_provider().install_default().ok();
-        // The stores' own variables: `AWS_REGION`, `GOOGLE_SERVICE_ACCOUNT` and so on.
+        // Environment variables that the stores define: `AWS_REGION`, `GOOGLE_SERVICE_ACCOUNT` and
+        // so on.
         let mut options: Vec<(String, String)> = env::vars().collect();
         if let Some(folder) = &settings.options {
             options.extend(options_in(folder)?);
@@ -98,13 +99,13 @@ impl Remote {
         Ok(Self { url: url.clone(), store, prefix })
     }
 
-    /// Fetches the `wanted` models into `cache`, without the versions that are not served. Older
-    /// files of these models in `cache` are removed.
+    /// Fetches the served versions of the `wanted` models into `cache`, and removes older files of
+    /// these models.
     async fn fetch(&self, wanted: &[Wanted], cache: &Path) -> Result<(), RepositoryError> {
         let objects: Vec<_> =
             self.store.list(Some(&self.prefix)).try_collect().await.map_err(|e| self.failed(e))?;
         if objects.is_empty() {
-            // To a store, a wrong prefix is an empty one.
+            // Object stores report a wrong prefix as an empty folder.
             let (path, source) = (self.prefix.to_string(), "nothing lies below it".into());
             return Err(self.failed(object_store::Error::NotFound { path, source }));
         }
@@ -139,7 +140,8 @@ impl Remote {
         let present: BTreeSet<u64> = files.iter().filter_map(|file| version(file)).collect();
         let versions = wanted_versions(model, wanted)
             .or_else(|| select(present.into_iter().collect(), &config.versions).ok());
-        // If a version is missing, all are fetched, and `scan` reports the missing one.
+        // If a requested version is missing, fetch all versions: `scan` then reports the missing
+        // version.
         let is_needed = |file: &Vec<String>| {
             !is_config(file)
                 && version(file).is_none_or(|number| {
@@ -173,8 +175,8 @@ impl Remote {
         written.flush().await.map_err(unwritable)
     }
 
-    /// The parts of an object's path below the prefix; `None` if they are not a file's path on this
-    /// machine.
+    /// The parts of an object's path below the prefix; `None` if the parts are not a valid file
+    /// path on this machine.
     fn relative(&self, location: &path::Path) -> Option<Vec<String>> {
         let parts = location.prefix_match(&self.prefix)?;
         let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
@@ -191,12 +193,12 @@ fn failed(url: &Url, error: object_store::Error) -> RepositoryError {
     RepositoryError::Store { url: Box::new(url.clone()), error: Box::new(error) }
 }
 
-/// The version to which a file belongs; `None` for a file of the model.
+/// The version to which a file belongs; `None` for a file outside the versions' folders.
 fn version(file: &[String]) -> Option<u64> {
     (file.len() > 2).then(|| version_number(&file[1])).flatten()
 }
 
-/// One option for each file of a folder, as Kubernetes mounts a Secret.
+/// Reads one option from each file of a folder, as Kubernetes mounts a Secret.
 fn options_in(folder: &Path) -> Result<Vec<(String, String)>, RepositoryError> {
     let unreadable = |error| RepositoryError::Unreadable { path: folder.to_owned(), error };
     let mut options = Vec::new();

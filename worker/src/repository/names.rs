@@ -1,13 +1,13 @@
-//! What models and versions may be called.
+//! The names allowed for models and versions.
 
-/// Whether a folder can be a model: its name fits a URL and a Redis key, and is not hidden, as `.git`
-/// and `..data` are.
+/// Whether a folder can be a model: the name must fit a URL and a Redis key, and must not be
+/// hidden, like `.git` and `..data`.
 pub(super) fn is_model_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=128).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
 }
 
-/// The version in a folder of this name: a positive number without leading zeros, as in Triton.
+/// Parses the name of a version's folder: a positive number without leading zeros, as in Triton.
 pub(super) fn version_number(name: &str) -> Option<u64> {
     let digits = !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| name.parse().ok()).flatten()

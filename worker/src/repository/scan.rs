@@ -34,8 +34,8 @@ impl ModelSource {
     }
 }
 
-/// Finds the `wanted` models, or all if `wanted` is empty; of each the requested versions, or else
-/// those that its version policy names. Sorted by name, then version.
+/// Finds the `wanted` models, or all models if `wanted` is empty. Returns the requested versions of
+/// each model, or else the versions that its version policy selects, sorted by name, then version.
 pub(crate) fn scan(root: &Path, wanted: &[Wanted]) -> Result<Vec<ModelSource>, RepositoryError> {
     let mut present: Vec<String> =
         folders(root)?.into_iter().filter(|name| is_model_name(name)).collect();
@@ -58,7 +58,7 @@ pub(crate) fn scan(root: &Path, wanted: &[Wanted]) -> Result<Vec<ModelSource>, R
     if sources.is_empty() { Err(RepositoryError::Empty(root.to_owned())) } else { Ok(sources) }
 }
 
-/// Refuses a model file without the requested digest.
+/// Rejects a model file that does not have the requested digest.
 fn check_digest(model: &Wanted, sources: &[ModelSource]) -> Result<(), RepositoryError> {
     let Some(wanted) = model.digest else { return Ok(()) };
     let is_meant = |source: &&ModelSource| {

@@ -1,4 +1,4 @@
-//! Which versions of a model are served. Pure.
+//! Selects the versions of a model to serve. Pure.
 
 use super::wanted::Wanted;
 use crate::config::VersionPolicy;
@@ -11,7 +11,7 @@ pub(super) fn wanted_versions(model: &str, wanted: &[Wanted]) -> Option<Vec<u64>
     versions.filter(|versions| !versions.is_empty())
 }
 
-/// The versions that a policy names, ascending; an error is the first that is missing.
+/// The versions that `policy` selects, ascending. The error is the first missing version.
 pub(super) fn select(mut versions: Vec<u64>, policy: &VersionPolicy) -> Result<Vec<u64>, u64> {
     versions.sort_unstable();
     match policy {

@@ -1,4 +1,4 @@
-//! Which models a worker is to serve: `NAME`, `NAME:VERSION` or `NAME:VERSION@sha256:DIGEST`.
+//! The requested models: `NAME`, `NAME:VERSION` or `NAME:VERSION@sha256:DIGEST`.
 
 use std::{
     fmt,

@@ -1,22 +1,22 @@
-//! Faults inside a run, which tests inject by the bytes of a request.
+//! Faults inside a run, which tests inject through the bytes of a request.
 //!
-//! These are parameters of the echo's `config.pbtxt`. A batch has a marker if the marker's text occurs
-//! in the bytes of its inputs.
+//! Each fault is a parameter in the `config.pbtxt` of the echo engine. A batch has a marker if the
+//! marker's text occurs in the bytes of its inputs.
 //!
 //! - `fail_marker`: a batch with the marker fails, as if the model rejects a value of one row.
 //! - `abort_marker`: a batch with the marker kills the process, as a crash in native code does.
 //! - `hang_marker`: a batch with the marker never returns.
-//! - `fatal_marker`: a batch with the marker fails with a device error, and the device is lost: every
-//!   later run returns at once, without an error, and its outputs are zeros.
-//! - `oom_rows`: batches of more rows run out of memory. With `oom_marker`, only from the first batch
-//!   with that marker on, as if another process takes the device's memory.
+//! - `fatal_marker`: a batch with the marker fails with a device error, and the device is lost:
+//!   every later run returns immediately, without an error, and outputs zeros.
+//! - `oom_rows`: batches of more rows run out of memory. With `oom_marker`, the limit applies only
+//!   from the first batch with the marker on, as if another process takes the device's memory.
 //! - `slow_while`: the path of a file; while it exists, batches take twice as long, as if another
 //!   process takes half of the device.
-//! - `run_log`: a folder; injects no fault. Each process writes into a file named by its process id,
-//!   32 bytes for each row that it begins to run: the milliseconds since 1970 (64 bits, little
+//! - `run_log`: a folder; injects no fault. Each process writes into a file named by its process
+//!   id, 32 bytes for each row that it begins to run: the milliseconds since 1970 (64 bits, little
 //!   endian) and the first 24 bytes of the row.
 //!
-//! The texts of the errors are those of ONNX Runtime, by which `fault` tells them apart.
+//! The error texts are copied from ONNX Runtime, because `fault` classifies errors by their texts.
 
 use std::{
     fs::{File, OpenOptions},
@@ -53,7 +53,7 @@ const NO_MEMORY: &str = "Non-zero status code returned while running MatMul node
     onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed to \
     allocate memory for requested buffer of size 1073741824";
 
-/// The faults of one echo.
+/// The configured faults of one echo engine, and their state.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     fail: Option<String>,
@@ -64,14 +64,14 @@ pub(super) struct Faults {
     oom_rows: Option<u32>,
     slow_while: Option<PathBuf>,
     run_log: Option<File>,
-    /// Batches of more than `oom_rows` run out of memory from now on.
+    /// Whether batches of more than `oom_rows` rows run out of memory.
     scarce: bool,
-    /// The device is lost, and its outputs are garbage.
+    /// Whether the device is lost and its outputs are garbage.
     lost: bool,
 }
 
 impl Faults {
-    /// The faults in the config of `source`.
+    /// Reads the faults from the config of `source`.
     pub(super) fn load(source: &ModelSource) -> Result<Self, RepositoryError> {
         let parameters = &source.config.parameters;
         let marker = |name: &str| parameters.get(name).filter(|text| !text.is_empty()).cloned();
@@ -102,12 +102,12 @@ impl Faults {
         self.lost
     }
 
-    /// The factor on the time of a batch that begins now.
+    /// The factor by which a batch that begins now is slowed down.
     pub(super) fn slowdown(&self) -> u32 {
         if self.slow_while.as_ref().is_some_and(|file| file.exists()) { 2 } else { 1 }
     }
 
-    /// Records the rows that begin to run.
+    /// Appends the rows of a batch to the run log.
     pub(super) fn record(&mut self, inputs: &[Tensor], rows: u32) -> Result<(), EngineError> {
         let (Some(log), Some(input)) = (&mut self.run_log, inputs.first()) else { return Ok(()) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -172,7 +172,7 @@ mod tests {
         engine::{Engine, echo::Echo},
     };
 
-    /// An echo with these parameters.
+    /// An echo engine with the given parameters.
     fn echo(parameters: &[(&str, &str)]) -> Echo {
         let tensor = "[{ name: \"x\" data_type: TYPE_UINT8 dims: [ 4 ] }]";
         let mut config = format!("backend: \"batchfleet_echo\"\ninput {tensor}\noutput {tensor}\n");

@@ -1,4 +1,4 @@
-//! Tensors to values of ONNX Runtime, and back.
+//! Conversion between tensors and ONNX Runtime's values.
 
 use std::fmt::Debug;
 
@@ -16,10 +16,10 @@ use ort::{
 
 use crate::tensors;
 
-// Tensors travel as little-endian bytes, which the library gets as they are.
+// Jobs and replies hold tensors as little-endian bytes, which are passed to the library unchanged.
 const _: () = assert!(cfg!(target_endian = "little"), "only little-endian machines are supported");
 
-/// The spec of an input or output; the error says why it has none.
+/// The spec of a model's input or output. The error names the unsupported property.
 pub(super) fn tensor_spec(outlet: &Outlet) -> Result<TensorSpec, String> {
     let name = outlet.name().to_owned();
     let (Some(kind), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape())
@@ -51,7 +51,7 @@ fn datatype(kind: TensorElementType) -> Option<Datatype> {
     })
 }
 
-/// An input for a run.
+/// Converts an input for a run.
 pub(super) fn to_ort(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
     match tensor.datatype {
         Datatype::Bool => {
@@ -81,7 +81,8 @@ pub(super) fn to_ort(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
     }
 }
 
-/// The library reads the bytes in place; only misaligned bytes are copied.
+/// Converts a tensor of numbers. The library reads the bytes in place; only misaligned bytes are
+/// copied.
 fn numbers<T>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>>
 where
     T: PrimitiveTensorElementType + Pod + Debug,
@@ -100,7 +101,7 @@ fn dims(tensor: &Tensor) -> ort::Result<Vec<i64>> {
     tensor.shape.iter().map(|&dim| i64::try_from(dim).map_err(too_large)).collect()
 }
 
-/// An output of a run.
+/// Converts an output of a run.
 pub(super) fn from_ort(spec: &TensorSpec, value: &DynValue) -> ort::Result<Tensor> {
     let (shape, data) = match spec.datatype {
         Datatype::Bool => {

@@ -1,7 +1,7 @@
-//! The library of ONNX Runtime, and the sessions it opens.
+//! ONNX Runtime's shared library and the sessions that it opens.
 //!
-//! The library is a file, loaded once per process. A requested execution provider that is missing is
-//! an error: the runtime itself would fall back to the CPU silently.
+//! The library is loaded once per process. A missing execution provider is an error, because ONNX
+//! Runtime itself would silently fall back to the CPU.
 
 use std::{
     path::Path,
@@ -61,7 +61,7 @@ pub enum ModelLoadError {
 }
 
 impl Runtime {
-    /// Loads the library, unless this process has done so before.
+    /// Loads the library, unless the process has already loaded it.
     pub(crate) fn open(
         library: &Path,
         provider: ExecutionProvider,
@@ -89,7 +89,8 @@ impl Runtime {
         let cuda = || {
             CUDA::default()
                 .with_device_id(self.device)
-                // The default tries every algorithm anew for each new batch size.
+                // The default, an exhaustive search, tries every algorithm again for each new batch
+                // size.
                 .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
                 .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
                 .build()

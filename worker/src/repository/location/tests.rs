@@ -1,4 +1,4 @@
-//! Fetches from a store of files and from a store with the protocol of S3.
+//! Fetches models from a store of local files and over the S3 protocol.
 
 use std::collections::BTreeMap;
 
