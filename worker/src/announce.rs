@@ -1,5 +1,6 @@
-//! Announces every second that a worker lives, which model it serves and how fast. The announcement
-//! ends only after the worker has drained: until then, no other worker may reclaim its jobs.
+//! Announces every second that the worker is alive, which model it serves and at what rate. The
+//! announcement is withdrawn only after the drain, because other workers reclaim the jobs of an
+//! unannounced worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +17,17 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Announces one model.
 pub(crate) struct Announcer {
-    /// The broker.
+    /// Publishes the announcement.
     pub(crate) consumer: Arc<dyn Consumer>,
     /// The constant part of the announcement.
     pub(crate) announcement: Announcement,
-    /// The source of capacity, N and its reasons.
+    /// The source of capacity, N and the reason for N.
     pub(crate) tuner: SharedTuner,
-    /// Shows the same values to Prometheus.
+    /// Exports the announced values to Prometheus.
     pub(crate) metrics: ModelMetrics,
-    /// Measures the current run.
+    /// Measures the duration of the current run.
     pub(crate) clock: RunClock,
-    /// During a run that takes longer, nothing is announced.
+    /// Announcements pause while a run exceeds this time.
     pub(crate) max_batch_time: Duration,
 }
 
@@ -70,7 +71,7 @@ impl Announcer {
         }
     }
 
-    /// The announcement to make now.
+    /// The announcement with its current values.
     fn current(&self, leaving: bool) -> Announcement {
         let tuner = self.tuner.lock();
         let capacity = if leaving { 0.0 } else { tuner.capacity() };
@@ -138,13 +139,13 @@ mod tests {
             Self { tuner, clock, shutdown, drained, observer }
         }
 
-        /// The announcement, a little later.
+        /// Reads the announcement after 1 ms, so that the announcer can react first.
         async fn announced(&self) -> ObservedWorker {
             sleep(Duration::from_millis(1)).await;
             self.observer.fleet().await.unwrap().workers.remove(0)
         }
 
-        /// Rows per second, N, and whether it lives.
+        /// The announced rows per second and N, and whether the worker counts as alive.
         async fn pace(&self) -> (i64, u32, bool) {
             let ObservedWorker { announcement, live } = self.announced().await;
             let Announcement { capacity, batch_limit, .. } = announcement;

@@ -1,4 +1,4 @@
-//! The life of a worker: find the models, load, warm and check each, serve, drain.
+//! The life cycle of a worker: find the models; load, warm up and check each model; serve; drain.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     settings::ModelSettings,
 };
 
-/// Models in memory, warmed and checked, not served yet.
+/// Models that are loaded, warmed up and checked, but not served yet.
 #[derive(Debug)]
 pub struct Loaded {
     models: Vec<Model>,
@@ -27,8 +27,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads, warms and checks every model of a repository, and stops at the next model once
-    /// `shutdown` is cancelled. Needs no broker, so that a missing device is reported even while the
+    /// Loads, warms up and checks every model of a repository. Once `shutdown` is cancelled, no
+    /// further model is loaded. Needs no broker, so a missing device is reported even while the
     /// broker is unreachable.
     pub async fn load(
         settings: &ModelSettings,
@@ -45,7 +45,7 @@ impl Loaded {
         };
         let sources = repository::scan(&folder, wanted)?;
         let runtime = runtime(settings, &sources)?;
-        // All models are timed before any of them serves, so that no run disturbs a measurement.
+        // Measure all models before serving any, so that serving does not distort the measurements.
         let mut models = Vec::new();
         for source in sources {
             if shutdown.is_cancelled() {
@@ -57,16 +57,16 @@ impl Loaded {
         Ok(Self { models, metrics })
     }
 
-    /// Serves the models. Returns once all are announced, or `shutdown` is cancelled; to be followed
-    /// by [`Worker::join`]. Jobs that cannot be finished within `drain_timeout` after `shutdown` are
-    /// handed back.
+    /// Starts to serve the models. Returns once all models are announced or `shutdown` is
+    /// cancelled; call [`Worker::join`] next. Jobs that cannot finish within `drain_timeout` after
+    /// `shutdown` are handed back.
     pub async fn serve(
         self,
         broker: Arc<dyn Broker>,
         shutdown: CancellationToken,
         drain_timeout: Duration,
     ) -> Worker {
-        // A model that fails ends this worker, but no other holder of the token.
+        // A failing model stops this worker, but not the other holders of the caller's token.
         let shutdown = shutdown.child_token();
         let drain = Drain::new(shutdown.clone(), drain_timeout);
         let mut worker = Worker { models: JoinSet::new(), shutdown, ready: false };
@@ -94,14 +94,14 @@ impl Loaded {
 /// A worker that serves every model of its settings.
 #[derive(Debug)]
 pub struct Worker {
-    /// One task per model: serves it, then withdraws its announcement.
+    /// One task per model, which serves the model and then withdraws its announcement.
     models: JoinSet<Result<(), WorkerError>>,
     shutdown: CancellationToken,
     ready: bool,
 }
 
 impl Worker {
-    /// [`Loaded::load`] and [`Loaded::serve`], with unlimited time to drain.
+    /// Runs [`Loaded::load`] and [`Loaded::serve`] with an unlimited drain timeout.
     pub async fn start(
         settings: &ModelSettings,
         broker: Arc<dyn Broker>,
@@ -117,9 +117,10 @@ impl Worker {
         self.ready && !self.shutdown.is_cancelled()
     }
 
-    /// Waits for the end. After shutdown, running batches are finished and answered, and claimed jobs
-    /// that have not run are handed back. If one model fails, all drain. If one loses its device,
-    /// this returns at once, because no output of the device can be trusted.
+    /// Waits until the worker has stopped. After shutdown, the worker finishes and answers running
+    /// batches, and hands back claimed jobs that have not run. If one model fails, all models
+    /// drain. If a model loses its device, `join` returns immediately, because the device's outputs
+    /// cannot be trusted.
     pub async fn join(mut self) -> Result<(), WorkerError> {
         let mut outcome = Ok(());
         while let Some(ended) = self.models.join_next().await {
@@ -134,7 +135,7 @@ impl Worker {
     }
 }
 
-/// ONNX Runtime, if a model needs it.
+/// Opens ONNX Runtime if a model needs it.
 fn runtime(
     settings: &ModelSettings,
     sources: &[ModelSource],
@@ -148,7 +149,7 @@ fn runtime(
     Ok(Some(Arc::new(runtime)))
 }
 
-/// The roles on the model's queue. Retries while the broker is unreachable; `None` on shutdown.
+/// Connects to the model's queue. Retries while the broker is unreachable; `None` on shutdown.
 async fn connect(
     broker: &dyn Broker,
     model: &Model,

@@ -1,4 +1,4 @@
-//! Jobs that run together.
+//! Batches: jobs that run together.
 
 use batchfleet_broker::{Delivery, Job, Release};
 
@@ -11,18 +11,18 @@ pub(crate) struct Batch {
     pub(crate) deliveries: Vec<Delivery>,
     /// Rows of all jobs.
     pub(crate) rows: u32,
-    /// Why the batch left now.
+    /// Why the batch was released.
     pub(crate) release: Release,
 }
 
 impl Batch {
-    /// A batch of these jobs.
+    /// Makes a batch of `deliveries`.
     pub(crate) fn new(deliveries: Vec<Delivery>, release: Release) -> Self {
         let rows = deliveries.iter().map(|delivery| delivery.job.rows).sum();
         Self { deliveries, rows, release }
     }
 
-    /// The older and the younger half; the batch itself if it has only one job.
+    /// Splits the batch into its older and its younger half. Returns a batch of one job unchanged.
     pub(crate) fn halves(mut self) -> Result<[Self; 2], Self> {
         if self.deliveries.len() < 2 {
             return Err(self);
@@ -31,7 +31,7 @@ impl Batch {
         Ok([Self::new(self.deliveries, self.release), Self::new(younger, self.release)])
     }
 
-    /// The inputs of its jobs, followed by `padding` rows of zeros or empty strings.
+    /// Lays out the inputs of the jobs, followed by `padding` rows of zeros or empty strings.
     pub(crate) fn lay_out(&self, layout: Layout, padding: u32) -> BatchInputs {
         let jobs: Vec<&Job> = self.deliveries.iter().map(|delivery| &delivery.job).collect();
         layout.lay_out(&jobs, padding)

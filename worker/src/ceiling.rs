@@ -1,26 +1,26 @@
-//! How many rows fit the device's memory, learnt from batches that ran out of it.
+//! The number of rows that fit into device memory, learned from batches that ran out of memory.
 //!
-//! A batch that does not fit halves the ceiling at once. The ceiling rises by one row after
-//! [`PATIENCE`] full batches, because other processes may have freed memory meanwhile. A rise that
-//! fails is undone, and the next one takes twice as many batches.
+//! A batch that runs out of memory immediately lowers the ceiling to half of the batch's rows. The
+//! ceiling rises by one row after [`PATIENCE`] full batches, because other processes may have freed
+//! memory. A rise that fails is undone, and the next rise takes twice as many batches.
 
-/// How many batches must fill the ceiling before it rises by a row, at first and at most.
+/// Full batches before the ceiling rises by one row: the initial and the largest number.
 const PATIENCE: u32 = 50;
 const LONGEST_PATIENCE: u32 = 3200;
 
-/// The most rows that fit.
+/// The most rows that one batch may have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ceiling {
     rows: u32,
-    /// The largest ceiling that a batch has filled and run well since the last fall; 0 for none.
+    /// The largest ceiling at which a full batch has succeeded since the last fall; 0 for none.
     proven: u32,
-    /// Batches that have filled the ceiling and run well since it last moved.
+    /// Full batches that have succeeded since the ceiling last moved.
     filled: u32,
     patience: u32,
 }
 
 impl Default for Ceiling {
-    /// No ceiling before memory has run out.
+    /// No limit until memory has run out.
     fn default() -> Self {
         Self { rows: u32::MAX, proven: 0, filled: 0, patience: PATIENCE }
     }
@@ -32,7 +32,7 @@ impl Ceiling {
         self.rows
     }
 
-    /// A batch of `rows` ran well.
+    /// Records a successful batch of `rows` rows.
     pub(crate) fn ran(&mut self, rows: u32) {
         if rows < self.rows {
             return;
@@ -45,7 +45,7 @@ impl Ceiling {
         }
     }
 
-    /// A batch of `rows` ran out of memory.
+    /// Records a batch of `rows` rows that ran out of memory.
     pub(crate) fn out_of_memory(&mut self, rows: u32) {
         self.filled = 0;
         if rows == self.rows && rows == self.proven + 1 && rows > 1 {
@@ -63,8 +63,8 @@ impl Ceiling {
 mod tests {
     use super::*;
 
-    /// Runs full batches of at most 64 rows on a device with memory for `room` rows; returns the sizes
-    /// that failed.
+    /// Runs full batches of at most 64 rows on a device with memory for `room` rows; returns the
+    /// sizes that failed.
     fn run(ceiling: &mut Ceiling, room: u32, batches: u32) -> Vec<u32> {
         let mut failed = Vec::new();
         for _ in 0..batches {

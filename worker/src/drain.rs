@@ -1,5 +1,5 @@
-//! The drain of a worker: it stops claiming, finishes the running batch, and hands back the jobs that
-//! it cannot finish in time.
+//! The drain of a worker: claiming stops, the running batch finishes, and jobs that cannot finish
+//! in time are handed back.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ pub(crate) struct Drain {
 }
 
 impl Drain {
-    /// Begins when `shutdown` is cancelled and may take `timeout` in all. Spawns a task on the current
-    /// runtime.
+    /// A drain that begins when `shutdown` is cancelled and takes at most `timeout`. Spawns a task
+    /// on the current runtime.
     pub(crate) fn new(shutdown: CancellationToken, timeout: Duration) -> Self {
         let over = CancellationToken::new();
         let drain = Self { begun: shutdown.clone(), over: over.clone() };
@@ -37,7 +37,7 @@ impl Drain {
         drain
     }
 
-    /// Whether the drain has begun, so that no batch may begin.
+    /// Whether the drain has begun. After that, no batch may begin.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun.is_cancelled()
     }
@@ -47,12 +47,12 @@ impl Drain {
         self.begun.cancelled().await;
     }
 
-    /// Waits until the time is over, except for [`LAST`] to hand back jobs.
+    /// Waits until the drain timeout is over, except for the time reserved for handing back jobs.
     pub(crate) async fn over(&self) {
         self.over.cancelled().await;
     }
 
-    /// Hands jobs back to the queue for other workers; retries while there is time.
+    /// Hands jobs back to the queue for other workers; retries until the drain is over.
     pub(crate) async fn hand_back(
         &self,
         consumer: &dyn Consumer,
@@ -84,7 +84,7 @@ impl Drain {
     }
 }
 
-/// Copies for one try, which may fail.
+/// Copies of the jobs for one attempt; the originals stay for a retry.
 fn copies(held: &[Delivery]) -> Vec<Delivery> {
     let copy =
         |&Delivery { entry, ref job, deliveries, waited, claimed_at, deadline, awaited }: &Delivery| {

@@ -3,8 +3,8 @@
 //! ONNX Runtime reports most errors of runs with one of two general codes. Where the code does not
 //! identify the cause, a table of error texts decides. `cuda_call.cc` of ONNX Runtime formats the
 //! errors of CUDA's libraries, for example as
-//! `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`, with `CUBLAS`, `CUDNN`
-//! and others in place of `CUDA`. `bfc_arena.cc` formats the errors about memory.
+//! `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`, with `CUBLAS`,
+//! `CUDNN` and others in place of `CUDA`. `bfc_arena.cc` formats the errors about memory.
 
 use strum::{IntoStaticStr, VariantArray};
 

@@ -1,7 +1,7 @@
-//! Which gateways are gone: no reply would reach the callers of their jobs, so these need not run.
+//! Tracks which gateways are gone. Their jobs need not run, because no reply would reach a caller.
 //!
-//! A claim reports this as well, but only about gateways that this worker has met before, and only
-//! at the time of the claim: jobs may be held for some batches after it.
+//! A claim also reports gone gateways, but only gateways known to this worker, and only as of the
+//! claim: jobs may be held for several batches afterwards.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long to keep asking about a gateway after its last job.
 const REMEMBERED: Duration = Duration::from_mins(1);
 
-/// The gateways whose jobs this worker has held lately.
+/// The gateways whose jobs this worker has held recently.
 pub(crate) struct Gateways {
     consumer: Arc<dyn Consumer>,
     known: HashMap<GatewayId, Known>,
@@ -30,13 +30,13 @@ struct Known {
 }
 
 impl Gateways {
-    /// No gateway is known yet.
+    /// Starts without known gateways.
     pub(crate) fn new(consumer: Arc<dyn Consumer>) -> Self {
         let outage = Outage::new("check which gateways live");
         Self { consumer, known: HashMap::new(), ask_at: Instant::now(), outage }
     }
 
-    /// Notes the gateways of `jobs`; once a second, asks the broker which gateways still live.
+    /// Records the gateways of `jobs`; once a second, asks the broker which gateways are alive.
     pub(crate) async fn look(&mut self, jobs: &[Delivery]) {
         let now = Instant::now();
         for delivery in jobs {
@@ -55,7 +55,7 @@ impl Gateways {
                     self.known.entry(*gateway).and_modify(|known| known.alive = alive);
                 }
             }
-            // At worst, jobs run in vain.
+            // Without the report, jobs of gone gateways run in vain.
             Err(error) => {
                 self.outage.failed(&error);
                 self.known.clear();
@@ -64,8 +64,8 @@ impl Gateways {
         self.ask_at = Instant::now() + EVERY;
     }
 
-    /// Whether the gateway of this job is gone. A job younger than the liveness period proves that
-    /// its gateway lived, whatever the broker reports.
+    /// Whether the job's gateway is gone. A job younger than the liveness period proves that its
+    /// gateway was alive recently, regardless of the broker's report.
     pub(crate) fn is_gone(&self, delivery: &Delivery) -> bool {
         delivery.age() >= LIVENESS
             && self.known.get(&delivery.job.gateway).is_some_and(|known| !known.alive)

@@ -1,8 +1,8 @@
 //! Claims jobs when the pipeline asks for them.
 //!
-//! A claim is not cancel safe, and waits up to a second for the first job. So one task does
-//! nothing but claim, and the pipeline may stop waiting for it: jobs that arrive later belong to the
-//! next batch.
+//! A claim is not cancel-safe, and waits up to a second for the first job. A separate task
+//! therefore makes the claims, so that the pipeline can stop waiting: jobs that arrive later belong
+//! to the next batch.
 
 use batchfleet_broker::{Claims, Delivery};
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{drain::Drain, retry::Outage};
 
-/// How much one claim moves the estimate of rows per job.
+/// Weight of the latest job in the moving average of rows per job.
 const SMOOTHING: f64 = 0.2;
 
 /// The result of a claim.
@@ -20,7 +20,7 @@ const SMOOTHING: f64 = 0.2;
 pub(crate) struct ClaimedJobs {
     /// The jobs; none if the queue was empty for a second.
     pub(crate) deliveries: Vec<Delivery>,
-    /// Whether the claim got all jobs that it asked for, so that more may wait.
+    /// Whether the claim returned as many jobs as requested; if so, more jobs may wait.
     pub(crate) full: bool,
 }
 
@@ -30,13 +30,13 @@ pub(crate) struct Intake {
     asks: mpsc::Sender<usize>,
     claims: mpsc::Receiver<Vec<Delivery>>,
     task: JoinHandle<()>,
-    /// How many jobs the claim under way asks for; `None` without a claim.
+    /// Number of jobs requested by the claim under way; `None` without a claim.
     under_way: Option<usize>,
     rows_per_job: f64,
 }
 
 impl Intake {
-    /// Starts the task, which retries failed claims until the drain begins.
+    /// Starts the claiming task, which retries failed claims until the drain begins.
     pub(crate) fn start(source: Box<dyn Claims>, drain: Drain) -> Self {
         let (asks, asked) = mpsc::channel(1);
         let (sender, claims) = mpsc::channel(1);
@@ -48,12 +48,13 @@ impl Intake {
     pub(crate) fn ask(&mut self, rows: u32) {
         if self.under_way.is_none() {
             let jobs = jobs_for(rows, self.rows_per_job);
-            // The channel has room: an ask is sent only after the last was answered.
+            // The channel has room, because a request is sent only after the previous request was
+            // answered.
             self.under_way = self.asks.try_send(jobs).is_ok().then_some(jobs);
         }
     }
 
-    /// Waits for the claim under way; cancel-safe. `None` if the task has ended.
+    /// Waits for the claim under way; cancel-safe. `None` if the claiming task has ended.
     pub(crate) async fn claimed(&mut self) -> Option<ClaimedJobs> {
         let deliveries = self.claims.recv().await?;
         let full = self.under_way.take().is_some_and(|asked| deliveries.len() >= asked);
@@ -64,7 +65,7 @@ impl Intake {
         Some(ClaimedJobs { deliveries, full })
     }
 
-    /// Ends the task; returns its last jobs, or an error if it has crashed.
+    /// Ends the claiming task. Returns its last jobs, or an error if the task has crashed.
     pub(crate) async fn stop(self) -> Result<Vec<Delivery>, JoinError> {
         let Self { asks, mut claims, task, .. } = self;
         drop(asks);
@@ -101,7 +102,7 @@ async fn claim_when_asked(
     }
 }
 
-/// How many jobs to claim for about `rows` rows; at least 1.
+/// Number of jobs to claim for about `rows` rows; at least 1.
 fn jobs_for(rows: u32, rows_per_job: f64) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to u32::MAX")]
     let jobs = (f64::from(rows) / rows_per_job.max(1.0)).ceil().max(1.0) as usize;

@@ -1,8 +1,8 @@
 //! The worker: claims batches of jobs, runs them through a model, replies to every job.
 //!
-//! [`Loaded::load`] finds the models of a repository, loads each on a thread of its own, times it at
-//! growing batch sizes and checks its outputs. [`Loaded::serve`] then serves each model's queue:
-//! claim, run, settle.
+//! [`Loaded::load`] finds the models of a repository, loads each model on its own thread, measures
+//! batch times at growing sizes and checks the outputs. [`Loaded::serve`] then serves each model's
+//! queue: claim, run, settle.
 
 mod announce;
 mod app;

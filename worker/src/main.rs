@@ -1,4 +1,4 @@
-//! `batchfleet-worker`: one worker over Redis.
+//! `batchfleet-worker`: the worker program, with Redis as its broker.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
 
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let shutdown = process.shutdown.clone();
-    // Checked first, because loading models may take minutes.
+    // Check the Redis address first, because loading models may take minutes.
     settings.redis.address()?;
     let loaded = Loaded::load(&settings.models, &process, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;

@@ -18,10 +18,10 @@ use crate::fault::RunFault;
 
 /// 1 to 512 rows.
 const ROWS: [f64; 10] = doubling(1.0);
-/// 0.25 ms to 65 s: one row of a small model up to a queue at its longest deadline.
+/// 0.25 ms to 65 s: from one row of a small model to a wait until the longest deadline.
 const SECONDS: [f64; 19] = doubling(0.000_25);
 
-/// What became of a job. Its name is the label `outcome`.
+/// The outcome of a job. The variant's name is the metric label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum JobOutcome {
@@ -177,12 +177,12 @@ impl WorkerMetrics {
     }
 }
 
-/// A counter for each variant, in their order.
+/// One counter per variant, in the order of the variants.
 fn each_variant<V: VariantArray + Copy>(counter: impl Fn(V) -> IntCounter) -> Arc<[IntCounter]> {
     V::VARIANTS.iter().copied().map(counter).collect()
 }
 
-/// The metrics of one model, looked up once.
+/// The metrics of one model, with its labels looked up once.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelMetrics {
     /// Observed once per batch, after its run.
@@ -201,7 +201,7 @@ pub(crate) struct ModelMetrics {
     pub(crate) padded_rows: IntCounter,
     /// Added to after replies are sent.
     pub(crate) undeliverable_replies: IntCounter,
-    /// Incremented for each job that is taken over.
+    /// Incremented for each reclaimed job.
     pub(crate) reclaimed: IntCounter,
     /// Incremented when a batch is split.
     pub(crate) bisections: IntCounter,
@@ -230,7 +230,7 @@ impl ModelMetrics {
         errors.filter(|(code, _)| **code == error.code()).for_each(|(_, counter)| counter.inc());
     }
 
-    /// Incremented once per run that failed.
+    /// Incremented once per failed run.
     pub(crate) fn engine_errors(&self, fault: RunFault) -> &IntCounter {
         &self.engine_errors[fault as usize]
     }

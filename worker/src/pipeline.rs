@@ -1,11 +1,12 @@
-//! One model's way from the queue through the engine and back: claim, run, settle.
+//! The serving loop of one model: claim jobs, run a batch, settle the replies.
 //!
-//! A batch is claimed when the engine is free, and leaves with the jobs that wait: an idle worker
-//! never waits to fill a batch, unless `linger` is set. While a batch runs, nothing is claimed,
-//! because another worker may be free sooner; only just before the end of the run, if more jobs seem
-//! to wait, so that the engine does not idle for a round trip to the broker.
+//! Jobs are claimed when the engine is free and run immediately: an idle worker does not wait to
+//! fill a batch, unless `linger` is set. During a run nothing is claimed, because another worker
+//! may be free sooner. The exception is a claim just before the end of the run if more jobs seem to
+//! wait, so that the engine does not idle for a round trip to the broker.
 //!
-//! Jobs of dead workers are quarantined: taken over one by one and run alone, in turn with batches.
+//! Jobs of dead workers are quarantined: reclaimed one by one and run alone, alternating with
+//! batches.
 
 mod attempt;
 mod bisect;
@@ -42,7 +43,7 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Sets up the loop, which claims nothing before [`Pipeline::run`].
+    /// Sets up the loop. Claims begin with [`Pipeline::run`].
     pub(crate) fn new(
         plan: ServingPlan,
         engine: EngineHandle,
@@ -59,13 +60,14 @@ impl Pipeline {
         Self { source, runner, settler, metrics, drain, tuner }
     }
 
-    /// What chooses N.
+    /// The tuner, which chooses N.
     pub(crate) fn tuner(&self) -> SharedTuner {
         self.tuner.clone()
     }
 
-    /// Serves until the drain begins; then answers the jobs that have run and hands back the others.
-    /// After [`WorkerError::Device`] it does neither: the outputs cannot be trusted.
+    /// Serves until the drain begins; then answers the jobs that have run and hands back the
+    /// others. After [`WorkerError::Device`] the pipeline does neither, because the device's
+    /// outputs cannot be trusted.
     pub(crate) async fn run(mut self) -> Result<(), WorkerError> {
         let mut ended = Ok(());
         while let Some(batch) = self.source.next_batch(&mut self.settler).await {
@@ -82,12 +84,12 @@ impl Pipeline {
         ended.and(stopped)
     }
 
-    /// Runs a batch until every job in it has its reply.
+    /// Runs a batch, in parts if it fails, until every job has a reply.
     async fn run_batch(&mut self, batch: Batch) -> Result<(), WorkerError> {
         self.metrics.released(batch.release).inc();
         let mut bisection = Bisection::new(batch);
         while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {
-            // The part before took its time, and nothing starts after its deadline.
+            // Jobs may have expired during the previous part; expired jobs do not run.
             let jobs = self.source.drop_expired(batch.deliveries, &mut self.settler).await;
             if jobs.is_empty() {
                 continue;

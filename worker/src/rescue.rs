@@ -1,8 +1,9 @@
-//! Takes over the jobs of dead workers.
+//! Reclaims the jobs of dead workers.
 //!
-//! Each such job is quarantined, because it may have killed its worker. The broker counts the claims of
-//! each job, and each claim counts towards the poison limit. So quarantined jobs are reclaimed one at
-//! a time, right before each runs alone: if the worker dies of it, no other job is counted.
+//! Each reclaimed job is quarantined, because it may have killed its worker. The broker counts
+//! every claim of a job towards the poison limit. Quarantined jobs are therefore reclaimed one at a
+//! time, right before they run alone: if the job kills the worker, no other job is charged with the
+//! death.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,39 +12,39 @@ use tokio::time::Instant;
 
 use crate::retry::Outage;
 
-/// How often to look while nothing is found.
+/// Interval between searches while no job is found.
 const EVERY: Duration = Duration::from_secs(1);
-/// How soon to look again after the last job found: two workers may reach for the same job, and the
-/// one that misses it finds others.
+/// Delay before the next search after the last job found. Two workers may try to reclaim the same
+/// job, and the worker that loses the race may find another job.
 const SOON: Duration = Duration::from_millis(100);
 
 /// Looks for jobs of dead workers.
 pub(crate) struct Rescue {
     consumer: Arc<dyn Consumer>,
     look_at: Instant,
-    /// How long to pause if nothing is found.
+    /// Delay of the next search if no job is found.
     pause: Duration,
     outage: Outage,
 }
 
 impl Rescue {
-    /// Looks first after about a second.
+    /// Schedules the first search after about a second.
     pub(crate) fn new(consumer: Arc<dyn Consumer>) -> Self {
         let outage = Outage::new("reclaim jobs");
         Self { consumer, look_at: after(EVERY), pause: EVERY, outage }
     }
 
-    /// Whether it is time to look.
+    /// Whether a search is due.
     pub(crate) fn is_due(&self) -> bool {
         self.look_at <= Instant::now()
     }
 
-    /// How long until it is time to look.
+    /// Time until the next search is due.
     pub(crate) fn wait(&self) -> Duration {
         self.look_at.saturating_duration_since(Instant::now())
     }
 
-    /// Takes over one job, if there is one. After a find, the next look is due at once.
+    /// Reclaims one job, if any. After a job is found, the next search is due immediately.
     pub(crate) async fn next(&mut self) -> Option<Delivery> {
         let found = match self.consumer.reclaim(1).await {
             Ok(found) => {
@@ -65,7 +66,7 @@ impl Rescue {
     }
 }
 
-/// 20 % more or less, so that workers do not all look at once.
+/// The time after `pause`, with 20 % jitter so that workers do not search simultaneously.
 fn after(pause: Duration) -> Instant {
     Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2))
 }

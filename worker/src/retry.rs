@@ -17,12 +17,12 @@ pub(crate) struct Outage {
 }
 
 impl Outage {
-    /// For calls that do `action`, as in "failed to ...".
+    /// For calls described by `action`, as in "failed to ...".
     pub(crate) fn new(action: &'static str) -> Self {
         Self { action, pause: None }
     }
 
-    /// A call failed; logged if it is the first failure in a row.
+    /// Records a failed call; logs the first failure in a row.
     pub(crate) fn failed(&mut self, error: &BrokerError) {
         if self.pause.is_none() {
             warn!(%error, "failed to {}: retrying", self.action);
@@ -30,14 +30,14 @@ impl Outage {
         self.pause = Some(self.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE)));
     }
 
-    /// A call succeeded; logged if the last had failed.
+    /// Records a successful call; logs the recovery if the previous call failed.
     pub(crate) fn over(&mut self) {
         if self.pause.take().is_some() {
             info!("recovered: can {} again", self.action);
         }
     }
 
-    /// Waits before the next try, 20 % more or less, so that workers do not all retry at once.
+    /// Waits before the next attempt, with 20 % jitter so that workers do not retry simultaneously.
     pub(crate) async fn pause(&self) {
         let pause = self.pause.unwrap_or_default();
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;

@@ -1,4 +1,4 @@
-//! Sends replies, while the worker goes on with the next batch.
+//! Sends replies in the background, while the worker runs the next batch.
 
 use std::{
     sync::{
@@ -18,11 +18,11 @@ use crate::{
     retry::Outage,
 };
 
-/// Settlements that may be under way at once. At this bound the broker is slow or unreachable, and
-/// the worker waits rather than claim jobs that it cannot answer.
+/// Maximum number of concurrent settlements. If the maximum is reached, the broker is slow or
+/// unreachable, and the worker waits instead of claiming jobs that it cannot answer.
 const UNDER_WAY: usize = 4;
 
-/// The reply to a job, and until when it is worth sending.
+/// The reply to a job, and the deadline for sending it.
 #[derive(Debug)]
 pub(crate) struct JobReply {
     settlement: Settlement,
@@ -31,7 +31,7 @@ pub(crate) struct JobReply {
 }
 
 impl JobReply {
-    /// The outputs that the job asked for.
+    /// A reply with the outputs that the job requested.
     pub(crate) fn outputs(delivery: Delivery, timing: Timing, outputs: Vec<Tensor>) -> Self {
         let wanted = &delivery.job.outputs;
         let outputs = if wanted.is_empty() {
@@ -42,7 +42,7 @@ impl JobReply {
         Self::new(delivery, timing, Ok(outputs), JobOutcome::Ok)
     }
 
-    /// Why there are no outputs.
+    /// A reply with the reason why there are no outputs.
     pub(crate) fn failure(
         delivery: Delivery,
         timing: Timing,
@@ -59,7 +59,7 @@ impl JobReply {
         Self::new(delivery, timing, Err(ReplyError { failure, message }), outcome)
     }
 
-    /// Takes a job out of the queue whose gateway no longer listens.
+    /// A reply that only removes the job from the queue, because the job's gateway is gone.
     pub(crate) fn orphaned(delivery: Delivery) -> Self {
         let message = "its gateway is gone".to_owned();
         let orphaned = ReplyError { failure: Failure::Unawaited, message };
@@ -83,7 +83,7 @@ impl JobReply {
         Self { settlement, deadline, outcome }
     }
 
-    /// A copy for one try, which may fail.
+    /// A copy for one attempt; the original stays for a retry.
     fn settlement(&self) -> Settlement {
         let Settlement { entry, gateway, ref reply } = self.settlement;
         Settlement { entry, gateway, reply: reply.clone() }
@@ -99,7 +99,7 @@ pub(crate) struct Settler {
 }
 
 impl Settler {
-    /// For one queue.
+    /// A settler for one queue.
     pub(crate) fn new(consumer: Arc<dyn Consumer>, metrics: ModelMetrics) -> Self {
         let (under_way, round_trip) = (JoinSet::new(), RoundTrip::default());
         Self { consumer, metrics, under_way, round_trip }
@@ -119,7 +119,7 @@ impl Settler {
         self.under_way.spawn(settle(consumer, metrics, round_trip, replies));
     }
 
-    /// The average time of a settlement.
+    /// The average time of a settlement, shared with the caller.
     pub(crate) fn round_trip(&self) -> RoundTrip {
         self.round_trip.clone()
     }
@@ -130,7 +130,7 @@ impl Settler {
     }
 }
 
-/// Tries until the broker takes the replies, or the deadlines of all have passed.
+/// Retries until the broker accepts the replies or all deadlines have passed.
 async fn settle(
     consumer: Arc<dyn Consumer>,
     metrics: ModelMetrics,
@@ -165,7 +165,7 @@ async fn settle(
     }
 }
 
-/// How long the broker takes to answer: a moving average, 0 before the first measurement.
+/// Moving average of the broker's round-trip time; 0 before the first measurement.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RoundTrip(Arc<AtomicU64>);
 
@@ -175,7 +175,8 @@ impl RoundTrip {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 
-    /// If two settlements end at once, one measurement may be lost, which an average can bear.
+    /// Adds a measurement. If two settlements end simultaneously, one measurement may be lost,
+    /// which hardly affects the average.
     fn observe(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let before = self.0.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The spans of traced requests: each request's wait and its batch. A batch is a span of its own,
-//! linked to the spans of all traced requests in it.
+//! Records the spans of traced requests: the wait in the queue and the batch. The batch also has a
+//! span in a separate trace, linked to the spans of all its traced requests.
 
 use std::num::{NonZeroU64, NonZeroU128};
 
@@ -44,7 +44,7 @@ pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &Eng
     plan.tracer.record(spans.into_iter().chain([own]));
 }
 
-/// Records a job that was answered without a run, and why.
+/// Records a job that was answered without a run, and the reason.
 pub(crate) fn not_run(tracer: &Tracer, delivery: &Delivery, why: &str) {
     if let Some(TraceContext { trace, span }) = delivery.job.trace {
         let error = Some(why.to_owned());
@@ -52,7 +52,7 @@ pub(crate) fn not_run(tracer: &Tracer, delivery: &Delivery, why: &str) {
     }
 }
 
-/// The wait for a worker.
+/// The span of a job's wait in the queue.
 fn queued(delivery: &Delivery, trace: NonZeroU128, parent: NonZeroU64) -> Span {
     let claimed = delivery.claimed_at;
     let added = claimed.checked_sub(delivery.waited).unwrap_or(claimed);

@@ -1,5 +1,5 @@
-//! N: before each claim, the policy chooses it from what this worker knows: batch times, load, memory
-//! and the published target.
+//! Chooses N, the most rows of a batch, before each claim: the policy decides from batch times,
+//! load, memory and the published target.
 
 mod load;
 
@@ -16,23 +16,23 @@ use tracing::info;
 use self::load::LoadEstimate;
 use crate::ceiling::Ceiling;
 
-/// Without a batch for this long, the measured batch times may be out of date.
+/// After this long without a batch, the measured batch times may be out of date.
 const BLIND: Duration = Duration::from_secs(1);
-/// How many batches the announcement lists.
+/// Number of recent batches in the announcement.
 const RECENT: usize = 8;
 
-/// One model's tuner, shared by its pipeline, which asks for N, and by the tasks that feed it or
-/// announce its choices.
+/// One model's tuner, shared by the pipeline, which needs N, and by the tasks that update the tuner
+/// or announce its choices.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedTuner(Arc<Mutex<Tuner>>);
 
 impl SharedTuner {
-    /// Knows the measured costs, and nothing about the load.
+    /// Starts with the measured batch times and an unknown load.
     pub(crate) fn new(policy: BatchPolicy, cost: CostModel) -> Self {
         Self(Arc::new(Mutex::new(Tuner::new(policy, cost))))
     }
 
-    /// Access to the tuner; never held across an await.
+    /// Locks the tuner. The guard must not be held across an await.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Tuner> {
         self.0.lock()
     }
@@ -43,9 +43,9 @@ impl SharedTuner {
 pub(crate) struct Tuner {
     /// The policy of the settings.
     own: BatchPolicy,
-    /// The same, with the published target applied.
+    /// The policy of the settings with the published target applied.
     policy: BatchPolicy,
-    /// The published target that applies; 0 for none.
+    /// The epoch of the published target in effect; 0 for none.
     epoch: u64,
     cost: CostModel,
     ceiling: Ceiling,
@@ -94,7 +94,7 @@ impl Tuner {
         info!(epoch = self.epoch, ?batch, slo_ms, "adopted batch target");
     }
 
-    /// Takes in the jobs of a claim; `full` if the claim got as many as it asked for.
+    /// Records the jobs of a claim; `full` if the claim returned as many jobs as requested.
     pub(crate) fn claimed(&mut self, deliveries: &[Delivery], full: bool) {
         self.load.claimed(deliveries, full);
     }
@@ -111,18 +111,19 @@ impl Tuner {
         self.choice.n.min(self.ceiling.rows())
     }
 
-    /// How many of `held` rows to run now: all up to N, unless fewer rows fill a size that the engine
-    /// runs and more would be padded. `oldest` is the longest wait among them.
+    /// How many of the `held` rows to run now: at most N, or fewer if they exactly fill a size that
+    /// the engine runs and more rows would need padding. `oldest` is the longest wait of a held
+    /// job.
     pub(crate) fn take(&self, held: u32, oldest: Duration) -> u32 {
         let n = self.n();
         let rows = self.policy.take(&self.cost, n, held, oldest);
         if rows < held.min(n) { rows } else { n }
     }
 
-    /// How many of the held jobs, of `rows` in all, can no longer be in time. `left` is the time that
-    /// each has until its deadline, oldest job first.
+    /// How many of the held jobs, with `rows` rows in total, can no longer meet their deadlines.
+    /// `left` is the time until each job's deadline, oldest job first.
     ///
-    /// If no batch has run for a while, at least one job is spared: only a run corrects L(b).
+    /// If no batch has run recently, at least one job is spared, because only a run corrects L(b).
     pub(crate) fn doomed(&self, rows: u32, left: impl ExactSizeIterator<Item = Duration>) -> usize {
         let jobs = left.len();
         let doomed = usize::try_from(doomed(&self.cost, self.n(), rows, left)).unwrap_or(jobs);
@@ -135,12 +136,12 @@ impl Tuner {
         self.cost.padded(rows)
     }
 
-    /// L(b).
+    /// L(b), the expected time of a batch of `rows` rows.
     pub(crate) fn expected(&self, rows: u32) -> Duration {
         self.cost.latency(rows)
     }
 
-    /// Takes in a batch that ran well.
+    /// Records a successful batch.
     pub(crate) fn ran(&mut self, rows: u32, padding: u32, took: Duration, release: Release) {
         self.cost.observe(rows + padding, took);
         self.ceiling.ran(rows + padding);
@@ -155,7 +156,7 @@ impl Tuner {
         });
     }
 
-    /// Takes in that a batch ran out of memory; returns the most rows to run from now on.
+    /// Records a batch that ran out of memory; returns the new maximum of rows per batch.
     pub(crate) fn out_of_memory(&mut self, rows: u32) -> u32 {
         self.ceiling.out_of_memory(rows);
         self.ceiling.rows()
@@ -166,7 +167,7 @@ impl Tuner {
         self.cost.rate(self.full_load_n())
     }
 
-    /// N and everything it was chosen from, for the announcement.
+    /// N and the values it was chosen from, for the announcement.
     pub(crate) fn report(&self) -> Batching {
         let BatchChoice { n_star, b_eq, overloaded, interval, bound, .. } = self.choice;
         let is_memory = self.ceiling.rows() < self.choice.n;
@@ -197,7 +198,7 @@ impl Tuner {
     }
 }
 
-/// The bound as announcements name it.
+/// Converts the bound for the announcement.
 const fn announced(bound: Bound) -> BatchBound {
     match bound {
         Bound::Slo => BatchBound::Slo,
@@ -219,7 +220,7 @@ mod tests {
 
     const SLO: Duration = Duration::from_millis(100);
 
-    /// L(b) = 8 + 2 b milliseconds; alone, 19 rows fit into 100 ms.
+    /// L(b) = 8 + 2 b milliseconds; a lone worker's N is at most 19 within a target of 100 ms.
     fn tuner(mode: BatchMode) -> Tuner {
         let profile: Vec<_> = (0..8)
             .map(|power| 1_u32 << power)
@@ -267,7 +268,8 @@ mod tests {
             tuner.load.add_rows(1);
             tuner.limit(Duration::ZERO);
         }
-        // 400 rows a second for four workers: each gets one every 10 ms, and needs 10 ms for it.
+        // 400 rows per second for four workers: each worker gets a row every 10 ms and runs it in
+        // 10 ms.
         let report = tuner.report();
         assert!(report.n < full_load / 2 && report.bound == BatchBound::RateMatched, "{report:?}");
         assert!((390.0..410.0).contains(&report.rows_per_second.unwrap()), "{report:?}");

@@ -1,4 +1,4 @@
-//! How a worker batches, as it announces it: L(b), N and what bounds N.
+//! The announced values of batching as metrics: L(b), N and the bounds of N.
 
 use batchfleet_broker::{Announcement, Batching};
 use batchfleet_policy::Bound;
@@ -88,7 +88,7 @@ impl BatchingFamilies {
     }
 }
 
-/// How one model is batched.
+/// The batching metrics of one model.
 #[derive(Debug)]
 pub(crate) struct BatchingMetrics {
     labels: [String; 2],
@@ -106,7 +106,7 @@ pub(crate) struct BatchingMetrics {
 }
 
 impl BatchingMetrics {
-    /// Sets all to the announced values.
+    /// Sets all metrics to the announced values.
     pub(crate) fn set(&self, announcement: &Announcement) {
         self.capacity.set(announcement.capacity);
         let Some(batching) = &announcement.batching else { return };

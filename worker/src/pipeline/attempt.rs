@@ -1,4 +1,4 @@
-//! One run of a batch: lays it out for the engine, learns from the result, makes the replies.
+//! One run of a batch: lays out the inputs, reports the result to the tuner, makes the replies.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) struct Runner {
     tuner: SharedTuner,
 }
 
-/// A run that has ended.
+/// A completed run.
 pub(super) struct Attempt {
     started: Instant,
     /// Rows that were added to the batch.
@@ -34,13 +34,14 @@ pub(super) struct Attempt {
     run: EngineRun,
 }
 
-/// What became of a batch.
+/// The outcome of an attempt.
 pub(super) enum Attempted {
-    /// The batch ran well: the replies.
+    /// The batch succeeded. Holds the replies.
     Ran(Vec<JobReply>),
-    /// The batch failed, and may run well in halves.
+    /// The batch failed, but its halves may succeed.
     Failed([Batch; 2], RunFault),
-    /// The batch is not run again: the reply of its one job, or none if the job is handed back.
+    /// The batch of one job failed and does not run again. Holds the reply, or nothing if the job
+    /// is handed back.
     GaveUp(Vec<JobReply>),
 }
 
@@ -65,12 +66,12 @@ impl Runner {
         let inputs = batch.lay_out(self.plan.layout(), padding);
         match self.engine.run(inputs).await {
             Some(run) => Ok(Attempt { started, padding, run }),
-            // The jobs may be the cause: they wait to be reclaimed, and run alone.
+            // The jobs may be the cause, so leave them to be reclaimed and run alone.
             None => Err(WorkerError::EngineGone(self.plan.spec.queue.clone())),
         }
     }
 
-    /// Records a run and makes the replies. An error if the device is lost.
+    /// Records a run and makes the replies. Fails if the device is lost.
     pub(super) fn conclude(
         &self,
         batch: Batch,
@@ -104,7 +105,8 @@ impl Runner {
         Ok(if is_ok { Attempted::Ran(replies) } else { Attempted::GaveUp(replies) })
     }
 
-    /// Counts a failed run, and learns from it. An error if the device is lost.
+    /// Counts a failed run, and limits the batch size if memory ran out. Fails if the device is
+    /// lost.
     fn failed(&self, error: &EngineError, rows: u32) -> Result<RunFault, WorkerError> {
         let model = &self.plan.spec.queue;
         let fault = RunFault::of(error);

@@ -1,4 +1,4 @@
-//! Finds the jobs that make a batch fail: what fails runs again in halves, until only jobs are left
+//! Finds the jobs that make a batch fail: a failed batch runs again in halves, down to single jobs
 //! that fail alone. Pure.
 
 use std::collections::VecDeque;
@@ -7,27 +7,28 @@ use batchfleet_broker::Delivery;
 
 use crate::{batch::Batch, fault::RunFault};
 
-/// What is still to run of one batch.
+/// The parts of a batch that are still to run.
 ///
-/// Halves queue up, so that with one bad job the larger good parts are answered first. If the first
-/// half of a part runs well, the second must hold what failed, and is split without another run: one
-/// bad job among N takes 1.5 log2 N more runs on average, 2 log2 N at most.
+/// Halves are appended to the queue, so that with one bad job the larger good parts are answered
+/// first. If the first half of a part succeeds, the second half must contain the bad job and is
+/// split without another run: one bad job among N takes 1.5 log2 N more runs on average, 2 log2 N
+/// at most.
 #[derive(Debug)]
 pub(super) struct Bisection(VecDeque<BatchPart>);
 
-/// A batch, or a part of one that failed.
+/// A batch, or a part of a failed batch.
 #[derive(Debug)]
 pub(super) struct BatchPart {
     /// The jobs.
     pub(super) batch: Batch,
-    /// The first of two halves; the second is next in the queue.
+    /// The part is the first of two halves; the second half is next in the queue.
     pub(super) is_first_half: bool,
-    /// The part holds what made a larger part fail.
+    /// The part must contain a bad job: a larger part failed, but its other half succeeded.
     pub(super) is_guilty: bool,
 }
 
 impl Bisection {
-    /// The whole batch is still to run.
+    /// Starts with the whole batch.
     pub(super) fn new(batch: Batch) -> Self {
         Self(VecDeque::from([BatchPart { batch, is_first_half: false, is_guilty: false }]))
     }
@@ -37,20 +38,20 @@ impl Bisection {
         self.0.pop_front()
     }
 
-    /// Whether nothing is left to run after the part that was taken last.
+    /// Whether no parts are left to run.
     pub(super) fn is_done(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The first half of a part ran well, so the second, now the next part, is guilty.
+    /// Records that a first half succeeded: the second half, which is the next part, is guilty.
     pub(super) fn first_half_ran(&mut self) {
         if let Some(second) = self.0.front_mut() {
             second.is_guilty = true;
         }
     }
 
-    /// A part failed with `fault`, and its halves are to run. If memory ran out, either half may
-    /// fail again, whatever becomes of the other.
+    /// Queues the halves of a part that failed with `fault`. If memory ran out, either half may
+    /// fail again, regardless of the other.
     pub(super) fn failed(&mut self, [first, second]: [Batch; 2], fault: RunFault) {
         let is_first_half = fault == RunFault::Model;
         self.0.push_back(BatchPart { batch: first, is_first_half, is_guilty: false });
@@ -73,8 +74,8 @@ mod tests {
     use super::*;
     use crate::batch::examples::delivery;
 
-    /// Bisects a batch of `jobs` jobs, in which those in `bad` make every part fail that holds them.
-    /// Returns the jobs that failed alone, and the number of runs.
+    /// Bisects a batch of `jobs` jobs, in which every part with a job from `bad` fails. Returns the
+    /// jobs that failed alone, and the number of runs.
     fn bisect(jobs: usize, bad: &BTreeSet<u128>) -> (BTreeSet<u128>, usize) {
         let jobs = (0..jobs).map(|index| delivery(index, 1, 1)).collect();
         let mut bisection = Bisection::new(Batch::new(jobs, Release::Full));

@@ -1,4 +1,4 @@
-//! The jobs that a worker holds, claimed and not yet run, and which of them run together next. Pure.
+//! Held jobs, which are claimed but have not run, and the choice of the next batch. Pure.
 
 use std::{cmp::Reverse, collections::VecDeque, mem};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{batch::Batch, layout::Layout};
 
-/// As many batches may overtake a job of a rarer shape, while more jobs of its shape gather.
+/// Number of batches that may overtake a job of a rare shape, while more jobs of its shape gather.
 const MOST_OVERTAKEN: u32 = 3;
 
 /// Jobs that wait for their batch.
@@ -22,12 +22,12 @@ pub(super) struct HeldJobs {
 }
 
 impl HeldJobs {
-    /// Holds no jobs yet.
+    /// Starts without jobs.
     pub(super) fn new(layout: Layout) -> Self {
         Self { layout, jobs: VecDeque::new(), overtaken: 0, mixed: false }
     }
 
-    /// Whether there are none.
+    /// Whether no jobs are held.
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
@@ -42,7 +42,7 @@ impl HeldJobs {
         self.jobs.iter()
     }
 
-    /// Holds more jobs, younger than all it has.
+    /// Appends jobs, which should be younger than all held jobs.
     pub(super) fn extend(&mut self, jobs: impl IntoIterator<Item = Delivery>) {
         self.jobs.extend(jobs);
     }
@@ -57,7 +57,7 @@ impl HeldJobs {
         mem::take(&mut self.jobs).into()
     }
 
-    /// Whether some jobs could not have joined the last batch.
+    /// Whether some held jobs could not have joined the last batch.
     pub(super) fn is_mixed(&self) -> bool {
         self.mixed
     }
@@ -83,14 +83,14 @@ impl HeldJobs {
     }
 }
 
-/// Takes jobs that `layout` can join and that fit into `limit` rows together, oldest first; whole
-/// requests only. The first that does not fit ends the batch, so that no request is overtaken by a
-/// younger one of its shape.
+/// Takes jobs that `layout` can join and that fit into `limit` rows together, oldest first. Jobs
+/// are never split. The first job that does not fit ends the batch, so that no job is overtaken by
+/// a younger job of its shape.
 ///
-/// Among several shapes, the one with the most rows goes first, as long as its jobs are of no lower
-/// class than any other. A batch takes about as long whatever is in it, so the total wait of all
-/// rows is least if the most go first (Smith's rule: least time per weight first; W. E. Smith,
-/// 1956). With `in_order`, the shape of the oldest job goes first.
+/// Among several shapes, the shape with the most rows runs first, provided that one of its jobs is
+/// of the highest priority class held. Batches take about the same time, so running the most rows
+/// first minimizes the total wait of all rows (Smith's rule: least time per weight first; W. E.
+/// Smith, 1956). With `in_order`, the shape of the oldest job runs first.
 fn take(
     held: &mut VecDeque<Delivery>,
     layout: Layout,
@@ -127,8 +127,8 @@ fn take(
     Some(Batch { deliveries, rows, release })
 }
 
-/// The index of the oldest job of the shape with the most rows, among the shapes that have a job of
-/// the highest class held.
+/// The index of the oldest job of the shape with the most rows, among the shapes with a job of the
+/// highest priority class held.
 fn first_of_most(held: &VecDeque<Delivery>, layout: Layout) -> usize {
     struct Shape<'a> {
         first: usize,

@@ -1,5 +1,5 @@
-//! Which jobs may run: those that fit the model, can be answered in time, and whose gateway still
-//! listens. All others are answered without a run.
+//! Decides which jobs may run. A job must fit the model, be able to meet its deadline, and have a
+//! live gateway; all other jobs are answered without a run.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::{
     trace,
 };
 
-/// A job that this many workers died with is poison, and runs no more.
+/// A job is poison, and does not run again, after this many workers have died while holding it.
 const MOST_DEATHS: u32 = 3;
 
-/// Sorts out the jobs that must not run.
+/// Filters out the jobs that must not run.
 pub(super) struct Screen {
     plan: Arc<ServingPlan>,
     gateways: Gateways,
@@ -27,7 +27,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// For the jobs of one queue.
+    /// A screen for the jobs of one queue.
     pub(super) fn new(
         plan: Arc<ServingPlan>,
         consumer: Arc<dyn Consumer>,
@@ -59,7 +59,7 @@ impl Screen {
         admitted
     }
 
-    /// Keeps the jobs before their deadline whose gateway still listens, and answers the others.
+    /// Keeps the jobs that have not expired and whose gateway is alive, and answers the others.
     pub(super) async fn drop_expired(
         &mut self,
         mut jobs: Vec<Delivery>,
@@ -84,8 +84,8 @@ impl Screen {
         jobs
     }
 
-    /// Answers the oldest `doomed` jobs: their batch would end after their deadline, and they must
-    /// not run in the place of jobs that can be in time.
+    /// Answers the oldest `doomed` jobs. Their batch would end after their deadlines, and they must
+    /// not displace jobs that can meet their deadlines.
     pub(super) async fn refuse_doomed(
         &self,
         held: &mut HeldJobs,

@@ -1,4 +1,5 @@
-//! Where the next batch comes from: claims of new jobs, in turn with quarantined jobs of dead workers.
+//! Where the next batch comes from: newly claimed jobs, alternating with quarantined jobs of dead
+//! workers.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -17,15 +18,15 @@ use crate::{
     settle::Settler,
 };
 
-/// The queue of a pipeline.
+/// The broker's interfaces to the queue of a pipeline.
 pub(crate) struct Jobs {
     /// Claims jobs.
     pub(crate) claims: Box<dyn Claims>,
-    /// Settles jobs, hands them back, and takes over those of dead workers.
+    /// Settles jobs, hands jobs back, and reclaims the jobs of dead workers.
     pub(crate) consumer: Arc<dyn Consumer>,
 }
 
-/// Claims jobs and makes batches of them.
+/// Claims jobs and forms batches.
 pub(super) struct BatchSource {
     plan: Arc<ServingPlan>,
     consumer: Arc<dyn Consumer>,
@@ -38,7 +39,7 @@ pub(super) struct BatchSource {
     held: HeldJobs,
     /// The last batch was quarantined: other jobs are next.
     quarantined_ran: bool,
-    /// The last claim got all jobs that it asked for, so more may wait.
+    /// The last claim returned as many jobs as requested, so more may wait.
     more_waits: bool,
 }
 
@@ -81,15 +82,16 @@ impl BatchSource {
             let limit = self.limit();
             if self.held.is_empty() {
                 self.intake.ask(limit);
-                // Jobs that wait go before a look for jobs of dead workers: a claim that ends while
-                // a quarantined job runs would expose the claimed jobs to its fate.
+                // Claim waiting jobs before looking for jobs of dead workers. If the claim ended
+                // during a quarantined run that kills the worker, the claimed jobs would be
+                // quarantined too.
                 let patience = self.rescue.wait().max(self.pace.claim_patience());
                 self.await_claim(patience, settler).await?;
             } else if self.held.rows() < limit
                 && !(self.held.is_mixed() && self.held.oldest_is_next(self.pace.soon(limit)))
             {
-                // Otherwise the claimed jobs would most likely wait for the batch of the oldest job
-                // held, while another worker is free.
+                // Otherwise the claimed jobs would most likely wait for the batch of the oldest
+                // held job, while another worker is free.
                 self.top_up(limit, settler).await?;
             }
             let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;
@@ -107,7 +109,7 @@ impl BatchSource {
         }
     }
 
-    /// Takes over one job of a dead worker, if a look is due and the job may run.
+    /// Reclaims one job of a dead worker, if a search is due and the job may run.
     async fn next_quarantined(&mut self, settler: &mut Settler) -> Option<Batch> {
         while self.rescue.is_due() && !self.drain.has_begun() {
             let quarantined = self.rescue.next().await?;
@@ -134,8 +136,8 @@ impl BatchSource {
         Some(true)
     }
 
-    /// Claims what waits at the broker right now, up to a full batch. Jobs that could not join the
-    /// last batch do not make the next one smaller.
+    /// Claims the jobs that wait in the queue now, up to a full batch. Held jobs do not reduce the
+    /// claim if some of them could not join the last batch.
     async fn top_up(&mut self, limit: u32, settler: &mut Settler) -> Option<()> {
         let held = if self.held.is_mixed() { 0 } else { self.held.rows() };
         self.intake.ask(limit.saturating_sub(held));
@@ -166,8 +168,8 @@ impl BatchSource {
         self.screen.drop_expired(jobs, settler).await
     }
 
-    /// When to claim the next batch during a run of `batch`. Never beside a quarantined job, which may
-    /// take down the worker with all jobs it holds.
+    /// When to claim the next batch during a run of `batch`. `None` during a quarantined run, which
+    /// may kill the worker while it holds the claimed jobs.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
         if !self.held.is_empty() || batch.release == Release::Suspect {
             return None;
@@ -198,7 +200,7 @@ impl BatchSource {
         Ok(())
     }
 
-    /// N just now: 1 for a model that does not batch.
+    /// Chooses N for the next batch; 1 for a model that does not batch.
     fn limit(&self) -> u32 {
         let limit = self.pace.limit();
         self.metrics.batch_limit.set(i64::from(limit));

@@ -1,4 +1,4 @@
-//! The loop on the memory broker with a paused clock, and a task in the place of an engine.
+//! Tests the serving loop on the memory broker with a paused clock. A task replaces the engine.
 
 mod claims;
 mod faults;
@@ -31,9 +31,9 @@ use crate::{
 };
 
 const RUN: Duration = Duration::from_millis(100);
-/// Time from the signal to the end of the process.
+/// The drain timeout.
 const DRAIN: Duration = Duration::from_secs(45);
-/// Batches of more than four wider rows run out of memory.
+/// Batches of more than four rows wider than this, in bytes, run out of memory.
 const WIDE: u64 = 20;
 
 fn queue() -> QueueName {
@@ -66,7 +66,7 @@ fn plan(limit: u32) -> ServingPlan {
     }
 }
 
-/// The queue, for a new worker.
+/// Connects a new worker to the queue.
 async fn jobs(broker: &MemoryBroker) -> Jobs {
     let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();
     Jobs { claims: roles.claims, consumer: roles.consumer }
@@ -82,7 +82,7 @@ struct Bench {
     tuner: SharedTuner,
     shutdown: CancellationToken,
     pipeline: JoinHandle<Result<(), WorkerError>>,
-    /// Rows of each request of each batch, then those of its padding.
+    /// For each batch, the rows of each request, followed by the rows of padding.
     ran: mpsc::UnboundedReceiver<Vec<u32>>,
 }
 
@@ -166,8 +166,8 @@ impl Bench {
     }
 }
 
-/// Answers with its input after [`RUN`], unless a row injects a fault; batches of more than four rows
-/// wider than [`WIDE`] run out of memory.
+/// Returns the inputs of each batch after [`RUN`], unless a row injects a fault. Batches of more
+/// than four rows wider than [`WIDE`] run out of memory.
 async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec<u32>>) {
     while let Some(Work { inputs, done }) = work.recv().await {
         let (inputs, slots) = inputs.join();
@@ -232,7 +232,7 @@ async fn rows_that_were_claimed_but_did_not_fit_lead_a_filled_up_batch() {
     let mut bench = Bench::start(plan(4)).await;
     bench.submit_rows(&[1]).await;
     bench.ran.recv().await.unwrap();
-    // Claimed as four jobs of about one row: 3 + 3 do not fit.
+    // The claim expects about one row per job and takes four jobs; 3 + 3 rows do not fit.
     bench.submit_rows(&[3, 3, 1, 1, 1]).await;
     bench.replies(6).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [3]);
@@ -260,7 +260,7 @@ async fn a_rare_shape_is_overtaken_three_times_and_then_runs_with_all_of_its_sha
     let patience = Duration::from_secs(30);
     bench.submit_rows(&[1]).await;
     bench.ran.recv().await.unwrap();
-    // Claimed in fours.
+    // The jobs are claimed four at a time.
     for width in [5, 1, 1, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1, 1] {
         bench.submit(1, width, patience).await;
     }

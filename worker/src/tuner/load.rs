@@ -1,4 +1,4 @@
-//! The load of a queue, as far as one worker can know it from its own claims.
+//! Estimates the load of a queue from the claims of one worker.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 /// An estimate of the load that all workers of the queue share.
 #[derive(Debug)]
 pub(super) struct LoadEstimate {
-    /// Workers of the queue, this one included.
+    /// Workers of the queue, this worker included.
     workers: u32,
     started: Instant,
-    /// Rate of the rows that this worker claims; each other worker claims about as many.
+    /// Rate of the rows that this worker claims; the other workers claim at about the same rate.
     arrivals: ArrivalRate,
     arrived: u64,
     claimed_at: Instant,
@@ -21,7 +21,7 @@ pub(super) struct LoadEstimate {
 }
 
 impl LoadEstimate {
-    /// Nothing is known about the load, and this worker is alone.
+    /// Starts with an unknown load and this worker only.
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
@@ -34,30 +34,30 @@ impl LoadEstimate {
         }
     }
 
-    /// Workers of the queue.
+    /// Number of workers of the queue, this worker included.
     pub(super) fn workers(&self) -> u32 {
         self.workers
     }
 
-    /// Other workers have joined or left the queue; `workers` counts this one too.
+    /// Updates the number of workers of the queue, this worker included.
     pub(super) fn set_workers(&mut self, workers: usize) {
         self.workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
     }
 
-    /// Takes in the jobs of a claim; `full` if the claim got as many as it asked for.
+    /// Records the jobs of a claim; `full` if the claim returned as many jobs as requested.
     pub(super) fn claimed(&mut self, deliveries: &[Delivery], full: bool) {
         self.add_rows(deliveries.iter().map(|job| u64::from(job.job.rows)).sum());
-        // Within a class, the youngest job claimed is about as old as the next in the queue.
+        // Within a class, the youngest claimed job is about as old as the next job in the queue.
         self.head = deliveries.iter().map(|job| job.waited).min().filter(|_| full);
         self.claimed_at = Instant::now();
     }
 
-    /// Takes in that `rows` have arrived at this worker.
+    /// Records the arrival of `rows` rows at this worker.
     pub(super) fn add_rows(&mut self, rows: u64) {
         self.arrived += rows;
     }
 
-    /// The load now.
+    /// The current load.
     pub(super) fn demand(&mut self) -> QueueLoad {
         let now = Instant::now();
         self.arrivals.observe(now - self.started, self.arrived);
@@ -70,7 +70,8 @@ impl LoadEstimate {
         QueueLoad { workers: self.workers, rate, waiting, oldest }
     }
 
-    /// Rows that arrive per second for all workers: the broker gives each about as many.
+    /// Rows per second that arrive for all workers, assuming that the broker distributes rows
+    /// evenly.
     pub(super) fn rows_per_second(&self) -> Option<f64> {
         Some(self.arrivals.per_second()? * f64::from(self.workers))
     }

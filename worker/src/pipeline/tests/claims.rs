@@ -4,7 +4,8 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn the_next_batch_is_claimed_just_before_the_expected_end_of_a_run_if_jobs_wait() {
-    // The run takes longer than expected, so that the test has time to look.
+    // The run takes longer than expected, so that the test can check the queue
+    // before the run ends.
     let expected = RUN / 2;
     let cost = CostModel::from_profile(&[(1, expected), (64, expected)]).unwrap();
     let mut bench = Bench::start(ServingPlan { cost, ..plan(4) }).await;
@@ -16,7 +17,7 @@ async fn the_next_batch_is_claimed_just_before_the_expected_end_of_a_run_if_jobs
     assert_eq!(waiting().await, 4, "another worker may be free sooner");
     sleep(expected / 10).await;
     assert_eq!(waiting().await, 0);
-    // A claim that gets fewer jobs than it asks for shows that no more wait.
+    // A claim that returns fewer jobs than requested shows that no more jobs wait.
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
     bench.submit_rows(&[1; 2]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 2]);

@@ -18,7 +18,7 @@ impl Bench {
         claimed.into_iter().map(|delivery| delivery.job.id).collect()
     }
 
-    /// How many requests each batch had that ran so far.
+    /// The number of requests in each batch that has run so far.
     fn batches(&mut self) -> Vec<usize> {
         std::iter::from_fn(|| self.ran.try_recv().ok()).map(|rows| rows.len()).collect()
     }
@@ -52,7 +52,7 @@ async fn only_the_job_that_makes_the_model_fail_gets_the_error() {
         (error.failure, error.message.as_str()),
         (Failure::Model, "the model failed: unlucky")
     );
-    // After the first two of four ran well, the second two must hold the bad job.
+    // After the first two of four succeeded, the other two must contain the bad job.
     assert_eq!(bench.batches(), [8, 4, 4, 2, 1, 1]);
     assert_eq!(bench.metrics.bisections.get(), 3);
     assert_eq!(bench.metrics.engine_errors(RunFault::Model).get(), 3);
@@ -198,7 +198,7 @@ async fn nothing_runs_for_a_gateway_that_is_gone() {
     let roles = bench.broker.gateway(gone).await.unwrap();
     let mine = mem::replace(&mut bench.gateway, gone);
     bench.submit_rows(&[1; 7]).await;
-    // One job is claimed while its gateway listens, by a worker that dies.
+    // A worker claims one job while the job's gateway is alive, then dies.
     let mut dead = jobs(&bench.broker).await;
     assert_eq!(dead.claims.claim(1).await.unwrap().len(), 1);
     drop(roles);

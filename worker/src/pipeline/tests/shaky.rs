@@ -9,7 +9,7 @@ fn shake(failures: &AtomicUsize) -> Result<(), BrokerError> {
     left.map_or(Ok(()), |_| Err(BrokerError::unreachable("gone")))
 }
 
-/// Claims that fail the first times, as many as given.
+/// Claims that fail the first `failures` times.
 struct ShakyClaims {
     claims: Box<dyn Claims>,
     failures: AtomicUsize,
@@ -23,7 +23,8 @@ impl Claims for ShakyClaims {
     }
 }
 
-/// A consumer whose first settlements and returns fail, as many as given.
+/// A consumer that fails the first `settlements` calls to settle and the first `returns` calls to
+/// hand back.
 struct Shaky {
     consumer: Arc<dyn Consumer>,
     settlements: AtomicUsize,
