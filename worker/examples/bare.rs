@@ -1,7 +1,7 @@
-//! The cost of a model alone: runs it in a loop and prints the CPU microseconds per row, to which the
-//! benchmark compares the fleet.
+//! Measures the cost of a model alone: runs the model in a loop and prints the CPU microseconds per
+//! row, with which the benchmark compares the fleet.
 //!
-//! Usage: bare LIBRARY MODEL ROWS SECONDS, where LIBRARY is that of ONNX Runtime
+//! Usage: bare LIBRARY MODEL ROWS SECONDS, where LIBRARY is the library file of ONNX Runtime.
 #![expect(clippy::print_stdout, reason = "the program prints a number")]
 
 use std::time::Duration;

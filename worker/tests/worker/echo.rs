@@ -6,7 +6,8 @@ use tokio::task::JoinSet;
 
 use crate::fleet::{Caller, Fleet, repository, tensor};
 
-/// One FP32 input of 4 numbers a row; `batch_ms` milliseconds a batch.
+/// The config of an echo engine with one FP32 input of 4 numbers per row. A batch takes `batch_ms`
+/// ms.
 fn echo(batch_ms: u32) -> String {
     format!(
         r#"backend: "batchfleet_echo"
@@ -97,7 +98,8 @@ async fn serves_several_models_and_versions_at_once() {
     fleet.stop().await;
 }
 
-/// Sends `count` requests, each after the reply to the last; returns the rows of their batches.
+/// Sends `count` requests, each after the reply to the previous request; returns the rows of their
+/// batches.
 async fn ask_in_turn(caller: Caller, count: u32) -> Vec<u32> {
     let mut batches = Vec::new();
     for n in 0..count {

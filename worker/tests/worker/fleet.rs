@@ -1,4 +1,4 @@
-//! A worker on the memory broker, and a caller of it.
+//! A worker on the memory broker, and its callers.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
 
@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step of these tests takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A model repository of these files.
+/// Creates a model repository from `files`.
 pub(crate) fn repository<C: AsRef<[u8]>>(files: &[(&str, C)]) -> TempDir {
     let root = tempfile::tempdir().unwrap();
     for (path, content) in files {
@@ -30,7 +30,7 @@ pub(crate) fn repository<C: AsRef<[u8]>>(files: &[(&str, C)]) -> TempDir {
     root
 }
 
-/// The settings these flags make.
+/// Parses `flags` into settings.
 pub(crate) fn settings(repository: &Path, flags: &[&str]) -> ModelSettings {
     let repository = repository.to_str().unwrap();
     let program = ["batchfleet-worker", "--model-repository", repository];
@@ -56,7 +56,7 @@ impl Fleet {
         Self::try_start(repository(files).path(), flags).await.unwrap()
     }
 
-    /// Starts a worker; an error says why it cannot.
+    /// Starts a worker, or returns its start-up error.
     pub(crate) async fn try_start(repository: &Path, flags: &[&str]) -> Result<Self, WorkerError> {
         let broker = MemoryBroker::new(100_000);
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
@@ -68,21 +68,21 @@ impl Fleet {
         Ok(Self { broker, registry, shutdown, worker })
     }
 
-    /// A new gateway.
+    /// Connects a new gateway.
     pub(crate) async fn caller(&self) -> Caller {
         let gateway = GatewayId::random();
         let GatewayRoles { producer, replies } = self.broker.gateway(gateway).await.unwrap();
         Caller { gateway, producer, inbox: Arc::new(Mutex::new(replies)) }
     }
 
-    /// Shuts down and waits for the end.
+    /// Shuts the worker down and waits until it has stopped.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         timeout(PATIENCE, self.worker.join()).await.unwrap().unwrap();
     }
 }
 
-/// A gateway.
+/// A gateway that submits jobs and collects the replies.
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) gateway: GatewayId,
@@ -91,7 +91,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Submits a job with a minute to live.
+    /// Submits a job with a deadline in one minute.
     pub(crate) async fn submit(
         &self,
         queue: &QueueName,

@@ -1,7 +1,7 @@
-//! Small ONNX models, encoded here: a few fields of a few protobuf messages.
+//! Encodes small ONNX models, which need only a few fields of a few protobuf messages.
 
-/// A tensor type of a graph's input or output: element type (as `onnx.TensorProto.DataType` counts
-/// them) and dimensions, `None` where any size will do.
+/// A tensor type of a graph's input or output: element type (numbered as in
+/// `onnx.TensorProto.DataType`) and dimensions, `None` for an open dimension.
 pub(crate) struct Type<'a>(pub(crate) u64, pub(crate) &'a [Option<u64>]);
 
 /// A graph under construction.
@@ -43,7 +43,7 @@ impl Graph {
         self
     }
 
-    /// The file's content.
+    /// Encodes the model's file.
     pub(crate) fn model(mut self) -> Vec<u8> {
         bytes(&mut self.0, 2, b"graph");
         let mut operators = Vec::new();

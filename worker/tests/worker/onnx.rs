@@ -1,4 +1,4 @@
-//! Real runs of ONNX Runtime on small models.
+//! Runs small models with ONNX Runtime.
 
 use batchfleet_broker::{Datatype, Failure, QueueName, Tensor};
 use batchfleet_worker::{ModelLoadError, WorkerError};
@@ -173,8 +173,8 @@ async fn strings_that_are_not_text_are_the_callers_fault() {
     fleet.stop().await;
 }
 
-/// The indices of all numbers that are not zero. The output has one row for each such number, although
-/// the model declares one row for each row of the batch.
+/// A model that returns the indices of all nonzero numbers. The output has one row per nonzero
+/// number, although the model declares one row per row of the batch.
 fn fickle() -> Vec<u8> {
     const INT64: u64 = 7;
     Graph::default()
