@@ -53,7 +53,7 @@ impl MemoryBroker {
 
 struct Shared {
     max_waiting: usize,
-    /// The start of the clock in entry ids.
+    /// Entry ids count milliseconds from this time.
     started: Instant,
     queues: Mutex<HashMap<QueueName, Arc<Queue>>>,
     gateways: Mutex<HashMap<GatewayId, mpsc::UnboundedSender<Vec<Reply>>>>,
@@ -73,7 +73,7 @@ impl Shared {
         Arc::clone(queues.entry(name.clone()).or_default())
     }
 
-    /// The channel of a queue's target.
+    /// Returns the sender that publishes the target of a queue.
     fn target(&self, queue: &QueueName) -> watch::Sender<Option<Target>> {
         self.targets.lock().entry(queue.clone()).or_default().clone()
     }

@@ -38,7 +38,8 @@ pub(crate) fn share(
     shares
 }
 
-/// The class of this turn. Each class has as many of 13 turns as its weight, evenly spread.
+/// The class that comes first in this turn. Of 13 turns, each class comes first in as many as its
+/// weight. The factor 5, coprime to 13, spreads the turns of a class evenly.
 fn first(turn: usize) -> usize {
     match (turn % 13) * 5 % 13 {
         0..8 => 0,

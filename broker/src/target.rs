@@ -1,4 +1,4 @@
-//! The target that a controller publishes: how workers choose N.
+//! The target that a controller publishes: how workers should choose N.
 
 use std::time::Duration;
 

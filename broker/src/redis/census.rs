@@ -6,7 +6,8 @@ use redis::{Cmd, Pipeline, RedisError, aio::ConnectionLike};
 
 use super::{errors::server_code, keys};
 
-/// Creates the census of a stream, positioned after every possible id.
+/// Creates the census of a stream. The group starts after every possible id, so it never reads, and
+/// with `ENTRIESREAD 0`, so its lag counts every entry.
 pub(super) fn create(stream: &str) -> Cmd {
     let mut create = redis::cmd("XGROUP");
     create.arg("CREATE").arg(stream).arg(keys::CENSUS);

@@ -55,6 +55,7 @@ impl RedisClaims {
         let mut waiting = [0; Priority::ALL.len()];
         match self.classes.only() {
             Some(class) => waiting[class] = limit,
+            // A read with all counts 0 only returns the lengths of the streams.
             None => waiting = self.read(open, ReadCounts::Now(waiting)).await?.left,
         }
         let mut exhausted = [false; Priority::ALL.len()];
@@ -64,6 +65,7 @@ impl RedisClaims {
                 break;
             }
             let ReadResult { read, left } = self.read(open, ReadCounts::Now(wanted)).await?;
+            // A class that returned fewer entries than requested has no more waiting jobs.
             for class in 0..waiting.len() {
                 exhausted[class] |= read[class] < wanted[class];
                 waiting[class] = if exhausted[class] { 0 } else { left[class] };
@@ -112,7 +114,7 @@ impl RedisClaims {
 
     /// Hands back the jobs beyond `limit`. A blocking read can return too many jobs if `limit` is
     /// less than the number of classes, and jobs of several classes arrive together. The queue was
-    /// empty just before, so jobs at its end lose no time.
+    /// empty just before, so the end of the queue is also near its front.
     async fn hand_back_excess(&self, deliveries: &mut Vec<Delivery>, limit: usize) {
         if deliveries.len() > limit {
             let excess = deliveries.split_off(limit);

@@ -14,6 +14,7 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
     match server_code(&error).as_deref() {
         // Out of memory, or no disk space for the append-only file.
         Some("OOM" | "MISCONF") => BrokerError::Full,
+        // The server takes no jobs for now: for example, it is a replica, or loads its data.
         Some(
             "READONLY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
             | "UNBLOCKED",

@@ -17,14 +17,15 @@ use crate::BrokerError;
 /// Maximum number of connections. Control calls are few.
 const SIZE: usize = 8;
 
-/// Connections to the master. Clones share them.
+/// Connections to the master, shared by clones. The pool is refilled when the master moves, and
+/// when a connection cannot be opened.
 #[derive(Clone)]
 pub(super) struct Pool {
     locator: Arc<Locator>,
     filled: Arc<Mutex<Option<Filled>>>,
 }
 
-/// Connections to one server.
+/// Connections to the server that was the master at `since`.
 #[derive(Clone)]
 struct Filled {
     since: Instant,
@@ -43,7 +44,7 @@ impl Pool {
             self.filled.lock().clone().filter(|kept| !self.locator.has_moved_since(kept.since));
         if let Some(kept) = kept {
             match kept.connections.get().await {
-                // Certificates may have been renewed, so read them again.
+                // Refill the pool, which reads the certificates again: they may have been renewed.
                 Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) => {}
                 got => return got.map_err(broken),
             }
@@ -51,7 +52,7 @@ impl Pool {
         self.fill().await?.get().await.map_err(broken)
     }
 
-    /// Refills the pool.
+    /// Locates the master, and fills the pool with connections to it.
     async fn fill(&self) -> Result<deadpool_redis::Pool, BrokerError> {
         let since = Instant::now();
         let client = self.locator.client().await.map_err(broker_error)?;

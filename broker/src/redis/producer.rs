@@ -23,10 +23,10 @@ use crate::{
     wire,
 };
 
-/// How many entries one command looks up. Redis runs no other commands meanwhile.
+/// How many entries one command looks up. Limited, because Redis runs no other command meanwhile.
 const SLICE: usize = 200;
-/// How many bytes of large jobs are sent concurrently. Each job is copied twice, and delays the
-/// commands behind it.
+/// How many bytes of large jobs are sent concurrently. Limited, because each job is copied twice
+/// and delays the commands behind it.
 const SENDING: usize = 8 << 20;
 /// Bytes per permit of the `sending` semaphore.
 const PERMIT: usize = 1 << 10;
