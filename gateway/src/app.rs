@@ -1,4 +1,4 @@
-//! Builds a gateway from its parts, top to bottom, and runs it.
+//! Builds and runs a gateway.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -34,7 +34,7 @@ use crate::{
 /// The reason why a gateway fails to start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Redis cannot be reached, or is configured so that it would lose jobs.
+    /// Redis is unreachable, or configured in a way that risks the loss of jobs.
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The address is in use, or does not belong to this machine.

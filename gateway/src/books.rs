@@ -1,4 +1,4 @@
-//! Request accounting: the books of a model version hold all counts of its requests, and only the
+//! Request accounting. The books of a model version hold all counts of its requests; only the
 //! record of each request changes these counts.
 //!
 //! A request is offered, then refused or accepted; an accepted request is in flight until it ends.

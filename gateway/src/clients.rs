@@ -30,7 +30,7 @@ use crate::error::InferError;
 /// Maximum number of clients with a share of their own; all other clients have one share together.
 const MOST_CLIENTS: usize = 100_000;
 
-/// The origin of a request, as its connection and its headers identify it.
+/// The origin of a request, identified by connection and headers.
 pub(crate) trait RequestOrigin {
     /// The address at the other end of the connection.
     fn peer(&self) -> Option<IpAddr>;

@@ -22,8 +22,8 @@ pub(crate) struct DemandCounts {
     pub(crate) named: u64,
 }
 
-/// Moving averages of the counts, per second. They start at 0, so they are too low by the factor
-/// 1 - exp(-t / SMOOTHING).
+/// Moving averages of the counts, per second. The averages start at 0 and are therefore too low by
+/// the factor 1 - exp(-t / SMOOTHING).
 #[derive(Clone, Copy, Debug, Default)]
 struct Averages {
     queued: f64,

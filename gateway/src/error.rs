@@ -30,7 +30,7 @@ pub(crate) enum InferError {
     /// short enough.
     #[error("the queue is too long for an answer before the deadline")]
     QueueWait(Duration),
-    /// This gateway has as many requests in flight as it allows.
+    /// This gateway has the maximum number of requests in flight.
     #[error("too many requests are in flight at this gateway")]
     InFlight,
     /// The model is known, but no worker serves it, and no controller promises to start one.
@@ -39,7 +39,7 @@ pub(crate) enum InferError {
     /// This gateway is shutting down.
     #[error("this gateway is shutting down")]
     Draining,
-    /// The queue has no room.
+    /// The queue is full.
     #[error("the queue is full")]
     QueueFull,
     /// The queue cannot be reached.

@@ -217,7 +217,7 @@ impl<C> Ledger<C> {
 
 impl<C> Owed<C> {
     /// Marks the request as unsent, if its deadline, its attempts and the budget allow a
-    /// resubmission. Returns whether they do.
+    /// resubmission. Returns `false` otherwise.
     fn resubmit(&mut self, budget: &mut ResubmissionBudget, now: Instant) -> bool {
         let attempt = self.job.attempt + 1;
         if attempt == MOST_ATTEMPTS || self.deadline <= now || !budget.spend(now) {

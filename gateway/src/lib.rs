@@ -1,10 +1,10 @@
 //! The gateway: accepts requests of the Open Inference Protocol v2 over HTTP, submits them as jobs
 //! to the queue of their model, and returns each answer to the one caller that asked.
 //!
-//! A request goes from `http`, which reads and checks it with [`batchfleet_oip`], to `ask`, which
-//! finds the model and keeps the request's record in `books`, and to `dispatch`, which admits it,
-//! sends its job and waits for the reply. The answer returns the same way. `catalog` holds the
-//! models, which workers announce.
+//! A request passes through three modules: `http` reads and checks the request with
+//! [`batchfleet_oip`]; `ask` finds the model and keeps the request's record in `books`; `dispatch`
+//! admits the request, submits its job and waits for the reply. The answer returns the same way.
+//! `catalog` holds the models that workers have announced.
 
 mod api;
 mod app;

@@ -19,7 +19,7 @@ struct Letter {
     result: InferResult,
 }
 
-/// Where one caller waits for its result.
+/// The return address of one caller.
 pub(crate) struct Address {
     mailbox: Mailbox,
     caller: oneshot::Sender<InferResult>,

@@ -118,7 +118,8 @@ impl Model {
         (VersionLoad { number, capacity, named }, rates.unnamed * rows_per_request)
     }
 
-    /// Whether every living worker records traces. Other workers cannot read traced jobs.
+    /// Whether every living worker records traces. A worker that records no traces cannot read
+    /// traced jobs.
     pub(crate) fn is_traced(&self) -> bool {
         self.traced.load(Ordering::Relaxed)
     }

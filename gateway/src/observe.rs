@@ -1,5 +1,4 @@
-//! Tasks that follow the fleet: they read announcements and queue depths, and publish this
-//! gateway's traffic.
+//! Tasks that poll announcements and queue depths, and publish this gateway's traffic.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The totals that `/stats` shows of a model version at this gateway.
+//! Totals of a model version at this gateway, as shown by `/stats`.
 
 use std::{
     collections::BTreeMap,

@@ -175,7 +175,8 @@ impl Recorded {
     fn ran(&mut self, rows: u32, timing: &Timing, release: Release) {
         let took = (timing.compute_input, timing.compute_infer);
         let wait_ms = milliseconds(timing.queue + timing.batch_wait);
-        // The replies of one batch arrive in sequence.
+        // The replies of one batch arrive in sequence, so a different duration means the next
+        // batch.
         if self.open.as_ref().is_some_and(|open| open.took != took) {
             self.close();
         }
@@ -204,7 +205,7 @@ impl Recorded {
     }
 
     fn tick(&mut self, now: &Moment) {
-        // More replies of a batch that was opened since the last tick may arrive.
+        // Keep a batch that was opened since the last tick: more of its replies may arrive.
         if self.is_old {
             self.close();
         } else {

@@ -1,4 +1,4 @@
-//! Reads an inference request: from the bytes of its body to tensors that fit the model.
+//! Parses inference requests: converts the bytes of a body to tensors that fit the model.
 
 use std::time::Duration;
 

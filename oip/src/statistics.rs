@@ -1,6 +1,6 @@
 //! The statistics extension: counts and durations of each model, in Triton's form.
 //!
-//! Triton's `perf_analyzer` reads every field of this form and fails if one is missing.
+//! Triton's `perf_analyzer` reads every field, and fails if a field is missing.
 
 use std::time::Duration;
 

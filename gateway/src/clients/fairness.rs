@@ -98,7 +98,8 @@ impl Fairness {
         }
     }
 
-    /// Whether the client has a share of its own or can get one. Removes idle clients to make room.
+    /// Whether the client has a share of its own or can get one. Idle clients lose their share if
+    /// needed.
     fn has_share(&mut self, id: &ClientId, now: Instant) -> bool {
         if self.clients.len() >= self.most && now >= self.swept + SWEEP {
             self.clients.retain(|_, used| used.in_flight > 0 || used.full > now);

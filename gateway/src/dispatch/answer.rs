@@ -1,4 +1,4 @@
-//! Matches replies with the requests that wait for them.
+//! Matches replies with waiting requests.
 
 use std::{
     sync::{

@@ -24,7 +24,7 @@ use crate::{
     error::InferError, ledger::Ledger, mailbox::Address, metrics::GatewayMetrics, model::Model,
 };
 
-/// Maximum number of pending withdrawals. Beyond that, the jobs of callers that left still run.
+/// Maximum number of pending withdrawals. Beyond the maximum, jobs of callers that left still run.
 const WITHDRAWALS: usize = 4096;
 /// Pause after a failed withdrawal. Workers drop the job once it has expired.
 const WITHDRAWAL_PAUSE: Duration = Duration::from_millis(100);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::error::InferError;
 
-/// The header that carries an error's code.
+/// The header with an error's code.
 const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");
 
 impl ResponseError for InferError {

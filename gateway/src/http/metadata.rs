@@ -33,7 +33,7 @@ pub(super) async fn live() -> HttpResponse {
     json(object!({ "live": true }))
 }
 
-/// `GET /v2/health/ready`: whether this gateway should get requests.
+/// `GET /v2/health/ready`: whether this gateway should receive requests.
 pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
     match api.readiness.get() {
         Ok(()) => json(object!({ "ready": true, "live": true })),

@@ -57,7 +57,7 @@ fn objects<'a>(value: &'a Value, visit: &mut impl FnMut(&'a Value)) {
     }
 }
 
-/// Asserts that a value has all fields that its schema requires, and no unknown ones.
+/// Asserts that a value has all fields that its schema requires, and no unknown fields.
 fn conforms(document: &Value, value: &Value, schema: &Value) {
     let schema = resolve(document, schema);
     match value {

@@ -1,4 +1,4 @@
-//! Implements the origin of a request for the request head of actix.
+//! The origin of a request, read from the request head of actix.
 
 use std::net::IpAddr;
 

@@ -23,7 +23,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
     for server in ["/v2", "/v2/"] {
         config.service(resource(server, Method::GET, metadata::server));
     }
-    // An empty model name is routed too, so that the caller gets 404 `model_not_found`.
+    // Route an empty model name, too, so that the caller gets 404 `model_not_found`.
     for model in ["/v2/models/{model:[^/]*}", "/v2/models/{model:[^/]*}/versions/{version}"] {
         config
             .service(resource(&format!("{model}/infer"), Method::POST, infer::infer))

@@ -30,7 +30,7 @@ pub struct LiveControls {
     pub slo: Option<Duration>,
 }
 
-/// The controls as a page shows them.
+/// The controls as shown by a page.
 #[derive(Debug, Serialize)]
 pub(super) struct Offer {
     most_callers: usize,

@@ -40,7 +40,7 @@ struct Feed {
     trouble: Option<Trouble>,
     /// Whether the page may send inference requests to the server it was loaded from.
     may_ask: bool,
-    /// The port with a page that may send requests, if there is one.
+    /// The port whose page may send requests, if open.
     clients_port: Option<u16>,
     /// The live controls, if this page may set them.
     #[serde(rename = "play")]

@@ -1,4 +1,4 @@
-//! Recognizes requests of browsers on this machine.
+//! Recognizes requests from browsers on this machine.
 
 use std::net::IpAddr;
 
