@@ -58,8 +58,8 @@ impl FakeApi {
         self.0.lock().unwrap()
     }
 
-    /// Refuses every request whose path contains `part`, and ends open watches of such paths. A
-    /// call with status 0 ends the refusal.
+    /// Refuses every request with `part` in its path, and ends the open watches of these paths.
+    /// Status 0 ends the refusal.
     pub(crate) fn refuse(&self, part: &str, status: u16) {
         let mut state = self.state();
         state.refused.insert(part.to_owned(), status);

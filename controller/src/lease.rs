@@ -68,7 +68,7 @@ impl LeaderCandidate {
         }
     }
 
-    /// Returns whether this process leads. While it does, no other process can.
+    /// Returns whether this process leads. While this process leads, no other process can.
     pub(crate) fn is_leading(&self) -> bool {
         self.renewed.is_some_and(|at| at.elapsed() < RENEW_DEADLINE)
     }

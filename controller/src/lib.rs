@@ -1,10 +1,10 @@
 //! The controller: scales the workers of each `ModelFleet` to its load.
 //!
-//! [`crd`] is the custom resource, [`objects`] builds the Kubernetes objects of a fleet. Each fleet
-//! is reconciled once per tick, in a turn (`reconcile`): `snapshot` reads Redis for all fleets,
-//! `observe` selects the part about the fleet, `meter` adds up the traffic that gateways counted,
-//! `decide` chooses the number of workers, `cluster` applies the objects, `report` writes the
-//! status, and `target` determines when the batch target must be published.
+//! [`crd`] defines the custom resource, and [`objects`] builds the Kubernetes objects of a fleet.
+//! Each fleet is reconciled once per tick, in a turn (`reconcile`): `snapshot` reads Redis for all
+//! fleets, `observe` selects the data of one fleet, `meter` adds up the traffic that gateways
+//! counted, `decide` chooses the number of workers, `cluster` applies the objects, `report` writes
+//! the status, and `target` determines when the batch target must be published.
 
 mod app;
 mod cluster;

@@ -81,8 +81,8 @@ impl Meter {
                 rows += traffic.rows_per_request * weight;
                 requests += weight;
             }
-            // In the first reading a gateway's counts may be old, so they are not current load. A
-            // gateway that appears later has just started, so all of its counts are current.
+            // In the first reading the counts of a gateway may be old, so they do not count as
+            // load. A gateway that appears later has just started, so all of its counts do.
             if before.is_some() || !first {
                 self.total.add(traffic, before.as_ref(), slo, &mut times);
             }

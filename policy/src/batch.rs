@@ -63,7 +63,7 @@ pub struct BatchPolicy {
     pub mode: BatchMode,
     /// N published for the whole fleet. Overrides `mode`.
     pub published: Option<u32>,
-    /// The most rows that the model can run at once.
+    /// The most rows that the model can run in one batch.
     pub max_batch: u32,
     /// SLO: the latency target for the 99th percentile of requests, from queue to reply.
     pub slo: Duration,
@@ -247,7 +247,8 @@ impl BatchPolicy {
         }
     }
 
-    /// N*. If no size fits with headroom: one row, if that fits without.
+    /// Returns N*. If no size fits with headroom, N* is one row, provided that one row fits without
+    /// headroom.
     fn n_star(&self, cost: &CostModel, workers: u32) -> Option<u32> {
         let share = {
             let workers = f64::from(workers.max(1));
@@ -260,7 +261,8 @@ impl BatchPolicy {
     }
 }
 
-/// The largest size whose batch takes at most `seconds`. Binary search: L never falls.
+/// Returns the largest size at which a batch takes at most `seconds`. The binary search works
+/// because L never falls.
 fn largest_within(cost: &CostModel, seconds: f64, max_batch: u32) -> Option<u32> {
     let (mut fits, mut too_large) = (0, max_batch.saturating_add(1));
     while too_large - fits > 1 {
@@ -274,10 +276,11 @@ fn largest_within(cost: &CostModel, seconds: f64, max_batch: u32) -> Option<u32>
     (fits > 0).then_some(fits)
 }
 
-/// The smallest size with nearly the best rate of sizes up to N*, and the limit that determined it.
+/// Returns the smallest size with nearly the best rate of sizes up to N*, and the limit that
+/// determined this size.
 fn worthwhile(cost: &CostModel, n_star: u32, max_batch: u32) -> (u32, Bound) {
     let rows = enough(cost, WORTH, n_star);
-    // The same size with a limit twice as high: N* was not the limit.
+    // If twice the limit gives the same size, N* was not the limit.
     let bound = if enough(cost, WORTH, n_star.saturating_mul(2)) == rows {
         Bound::NoGain
     } else if n_star == max_batch {
@@ -288,7 +291,7 @@ fn worthwhile(cost: &CostModel, n_star: u32, max_batch: u32) -> (u32, Bound) {
     (rows, bound)
 }
 
-/// The smallest size with this `share` of the best rate of sizes up to `most`.
+/// Returns the smallest size with this `share` of the best rate of sizes up to `most`.
 fn enough(cost: &CostModel, share: f64, most: u32) -> u32 {
     let rows = cost.keeping_up(share * cost.best_rate(most), most).map_or(most, round_up);
     cost.padded(rows).min(most)

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Number of recent batches whose median corrects the gain. The median ignores one or two stalled
-/// batches.
+/// Number of recent batches from which the gain is corrected. Their median ignores one or two
+/// stalled batches.
 const RECENT: usize = 5;
 /// Learning rate of the gain per batch.
 const GAIN_RATE: f64 = 0.2;

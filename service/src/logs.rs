@@ -11,8 +11,8 @@ use crate::{
 
 /// Starts logging. Must be called once per process.
 pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
-    // `actix_server` also logs at the start and stop of servers; this crate has its own log lines
-    // for that.
+    // This crate logs the start and stop of servers, so the log lines of `actix_server` are
+    // redundant.
     let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))
         .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
     let lines = tracing_subscriber::fmt()

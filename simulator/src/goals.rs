@@ -1,4 +1,4 @@
-//! Goals of the decisions: figures with a bound, measured in simulation.
+//! Goals of the decisions: figures that are measured in simulation, each with a bound.
 
 pub mod batches;
 pub mod capacity;

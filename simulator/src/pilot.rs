@@ -14,8 +14,8 @@ use crate::engine::{Order, Pilot, Pull};
 #[derive(Clone, Debug)]
 pub struct PolicyPilot {
     policy: BatchPolicy,
-    /// Requests that cannot be answered within this time are refused; `None` if no requests are
-    /// refused.
+    /// Requests are refused if they cannot be answered within this time; `None` if requests are
+    /// never refused.
     deadline: Option<Duration>,
     /// The cost model of a worker after its warm-up.
     fresh: CostModel,

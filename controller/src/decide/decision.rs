@@ -53,7 +53,7 @@ pub(crate) struct Decision {
     pub(crate) offered: Option<f64>,
     /// Rows per second that all living workers together can serve within the latency target.
     pub(crate) capacity: Option<f64>,
-    /// κ: the observed share of the measured capacity that the fleet actually delivers.
+    /// κ: the share of the measured capacity that the fleet delivers in operation.
     pub(crate) trust: f64,
     /// 99th percentile of the latency of recent requests, in seconds.
     pub(crate) p99: Option<f64>,

@@ -20,7 +20,8 @@ use crate::{fake::FakeApi, objects::WorkerRedis, sample};
 
 const FLEETS: &str = "/apis/batchfleet.dev/v1alpha1/namespaces/ml/modelfleets/digits";
 
-/// A fleet of one worker with L(b) = 8 + 2 b milliseconds, and one gateway.
+/// A simulated cluster with one gateway and a fleet of one worker, with L(b) = 8 + 2 b
+/// milliseconds.
 struct World {
     server: FakeApi,
     context: Arc<Context>,

@@ -1,8 +1,8 @@
 //! Derives the schema from `values.yaml` and its comments.
 //!
 //! The comment above a key becomes the description of the key, and the default value determines its
-//! type. A mark such as `# @minimum 1` follows the default where the default does not determine the
-//! type or the type alone allows too much.
+//! type. Where the default cannot determine the type, or the type alone allows too much, a mark
+//! such as `# @minimum 1` follows the default.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};

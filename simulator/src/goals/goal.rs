@@ -61,7 +61,7 @@ impl fmt::Display for Goal {
     }
 }
 
-/// Creates the pilots whose decisions are measured.
+/// Creates the pilots to measure.
 pub trait Candidate {
     /// Returns a pilot that decides about batches of this model. With `may_refuse` the pilot
     /// refuses requests that would be late.
