@@ -120,6 +120,7 @@ impl ScaleMemory {
         let (count, at) = self.asked.get_or_insert((offered.unwrap_or(0), now));
         let mut asked_now = input.waiting > 0;
         if let Some(offered) = offered.filter(|offered| offered != count) {
+            // The first count does not tell when its requests arrived.
             asked_now |= !first;
             *count = offered;
         }

@@ -36,6 +36,7 @@ struct FakeState {
     held: Option<Vec<(String, Value)>>,
     requests: Vec<String>,
     writes: Vec<String>,
+    /// Status of refused requests by part of the path; 0 if the refusal has ended.
     refused: BTreeMap<String, u16>,
 }
 
@@ -176,6 +177,7 @@ impl FakeState {
         let path = if *method == Method::POST { format!("{path}/{name}") } else { path.to_owned() };
         let short: Vec<&str> = path.rsplit('/').take(2).collect();
         let (current, kind) = (self.objects.get(&path).cloned(), short[1]);
+        // Tests do not check the writes of events and leases.
         if kind != "events" && kind != "leases" {
             let suffix = subresource.map_or_else(String::new, |last| format!("/{last}"));
             self.writes.push(format!("{method} {kind}/{}{suffix}", short[0]));
@@ -213,6 +215,7 @@ impl FakeState {
             return (StatusCode::OK, object.clone());
         }
         let last = path.rsplit('/').next().unwrap_or_default();
+        // A list of all objects of one kind in the namespace `ml`.
         if last.ends_with('s') && path.ends_with(&format!("ml/{last}")) {
             let inside = self.objects.iter().filter(|(at, _)| at.starts_with(&format!("{path}/")));
             let items: Vec<&Value> = inside.map(|(_, object)| object).collect();

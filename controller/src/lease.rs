@@ -110,6 +110,7 @@ impl LeaderCandidate {
                 _ => now,
             };
             self.observed = Some((version, since));
+            // The lease of another candidate has not expired yet.
             if holder.is_some() && now - since < DURATION {
                 return None;
             }

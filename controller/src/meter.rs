@@ -77,6 +77,7 @@ impl Meter {
             if report.age < STALE {
                 ages += report.age;
                 gateways += 1;
+                // The 1 avoids a division by zero if no requests were offered.
                 let weight = float(traffic.offered) + 1.0;
                 rows += traffic.rows_per_request * weight;
                 requests += weight;
@@ -93,6 +94,7 @@ impl Meter {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         let missed = self.total.missed as u64;
         let counts = CountsAt {
+            // The counts are as old as the reports are on average.
             at: now.saturating_sub(ages / gateways),
             offered: self.total.offered,
             missed,

@@ -76,6 +76,7 @@ pub(crate) async fn reconcile(
             context.fleets.put(&fleet, state);
             return Ok(Action::requeue(pause_at_zero(&context)));
         }
+        // A request has arrived: decide again before the next tick.
         state.decided = None;
     }
     let result = Box::pin(turn(&fleet, &mut state, &context)).await;
@@ -167,6 +168,7 @@ async fn decide(
 ) -> Decided {
     let (ready, ordered) = (existing.ready(), existing.ordered());
     if let Some(decided) = state.decided.as_ref().filter(|decided| decided.holds(fleet, now)) {
+        // The decision stays the same, but the status must show the current number of workers.
         let input = FleetInput { ready, ordered, ..decided.input.clone() };
         return Decided { input, ..decided.clone() };
     }

@@ -200,6 +200,7 @@ impl BatchPolicy {
             }
         }
         if n_star.is_some() && load.oldest + cost.latency(choice.n) > self.slo {
+            // Each worker claims its share of the backlog.
             let waiting = load.waiting.div_ceil(load.workers.max(1));
             let catching_up = enough(cost, NEARLY_BEST, max_batch).min(waiting);
             if catching_up > choice.n {

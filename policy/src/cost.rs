@@ -206,6 +206,7 @@ impl CostModel {
             (Some(_), Some(&(_, seconds))) if self.fixed_sizes => seconds,
             (Some(below), Some(&next)) => line(self.table[below], next, rows),
             (Some(last), None) => {
+                // With a single size, the line starts at the origin.
                 let before = last.checked_sub(1).map_or((0, 0.0), |index| self.table[index]);
                 line(before, self.table[last], rows)
             }

@@ -191,6 +191,8 @@ impl Scaler {
             self.base.observe(now, seen.ordered, policy.hold);
             return self.keep(policy, seen, ScaleBound::Unknown);
         };
+        // At the maximum, requests are missed for lack of workers, so the misses say nothing about
+        // κ.
         let limited = seen.ordered >= policy.max;
         self.judge(now, seen, is_steady(fast, slow) && !limited);
         let rate = planned_rate(fast, slow, seen.cold_start, policy.trend);

@@ -115,6 +115,8 @@ impl Run<'_> {
     /// Advances to the next event. Returns false if there is no further event.
     fn step(&mut self, pilot: &mut dyn Pilot) -> bool {
         let arrivals = &self.scenario.arrivals;
+        // An arrival is an event only while a worker is idle. Otherwise the request waits until a
+        // worker is free.
         let arrival = arrivals.get(self.head).filter(|_| self.workers.has_idle());
         let tick = Some(self.next_tick).filter(|&tick| tick < self.scenario.duration);
         let event = self.workers.next_event();

@@ -20,7 +20,7 @@ pub struct PolicyPilot {
     /// The cost model of a worker after its warm-up.
     fresh: CostModel,
     workers: Vec<WorkerState>,
-    /// The worker whose batch ended last.
+    /// The worker that ended a batch last. Its cost model determines the number of workers.
     last: usize,
     scaling: ScalingMode,
 }

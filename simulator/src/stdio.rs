@@ -46,16 +46,22 @@ enum Query {
     Scale(ScaleQuery),
 }
 
+/// State of an idle worker and its queue.
 #[derive(Deserialize)]
 struct BatchQuery {
+    /// Time in seconds, by any monotonic clock.
     t: f64,
+    /// Number of waiting requests.
     q: u32,
+    /// Time that each request has waited, in milliseconds, oldest request first.
     #[serde(default)]
     ages_ms: Vec<f64>,
     workers: u32,
     slo_ms: f64,
     nmax: u32,
+    /// Counter of arrived requests.
     arrived: u64,
+    /// Batches that ended since the last line: (rows, milliseconds).
     #[serde(default)]
     done: Vec<(u32, f64)>,
     /// Fixed sizes of the model; optional.
@@ -63,18 +69,24 @@ struct BatchQuery {
     sizes: Vec<u32>,
 }
 
+/// State of a fleet.
 #[derive(Deserialize)]
 struct ScaleQuery {
+    /// Time in seconds, by any monotonic clock.
     t: f64,
+    /// Number of waiting requests.
     queue: u64,
     offered_total: u64,
     missed_total: u64,
     ready: u32,
+    /// Number of workers that serve or are starting.
     spec: u32,
     slo_ms: f64,
+    /// Time between ordering a worker and its first batch, in seconds.
     cold_s: f64,
     min: u32,
     max: u32,
+    /// Requests per second that one worker can do within the latency target.
     mu_rps: f64,
 }
 

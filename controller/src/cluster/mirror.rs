@@ -203,6 +203,7 @@ where
         let events = watcher(self.api.clone(), self.config.clone());
         let applied = events.try_for_each(|event| {
             let is_listed = matches!(event, Event::InitDone);
+            // Managed fields are large, and the controller does not read them.
             let event = event.modify(|object| object.managed_fields_mut().clear());
             self.writer.apply_watcher_event(&event);
             if is_listed {

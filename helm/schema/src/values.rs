@@ -16,7 +16,9 @@ pub(crate) struct Key {
     comment: String,
     /// The default as written; empty if the key has nested keys.
     default: String,
+    /// The mark after the default without its `@`, such as `minimum 1`.
     mark: Option<String>,
+    /// Nested keys.
     below: Vec<Key>,
 }
 

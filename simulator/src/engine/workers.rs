@@ -132,6 +132,7 @@ impl Workers {
     /// workers after their batch.
     pub(super) fn scale(&mut self, wanted: u32, ready_at: f64) {
         while self.ordered() < wanted {
+            // Keep a draining worker rather than start a new one.
             if self.draining > 0 {
                 self.draining -= 1;
             } else {
