@@ -49,7 +49,7 @@ impl From<&String> for RedisAddress {
 
 /// A parsed URL.
 pub(super) struct ParsedAddress {
-    /// The server; with sentinels, without a usable host and port.
+    /// The server. With sentinels, its host and port are placeholders.
     pub(super) server: ConnectionInfo,
     /// The sentinels, and their name for the master.
     pub(super) sentinels: Option<(Vec<ConnectionInfo>, String)>,
@@ -106,7 +106,7 @@ fn is_tls(server: &ConnectionInfo) -> bool {
 fn read(flag: &str, path: &Path, what: &str) -> RedisResult<Vec<u8>> {
     let refuse = |why: &str| unusable(format!("{flag} {}: {why}", path.display()));
     let pem = fs::read(path).map_err(|error| refuse(&error.to_string()))?;
-    // redis-rs would read a file that is not PEM as one without certificates.
+    // redis-rs accepts a file that is not PEM, and finds no certificates in the file.
     if String::from_utf8_lossy(&pem).contains(&format!("{what}-----")) {
         Ok(pem)
     } else {
@@ -131,7 +131,8 @@ fn parse_host(url: &str) -> Result<ConnectionInfo, String> {
         .map_err(|error| error.detail().map_or_else(|| error.to_string(), str::to_owned))
 }
 
-/// Parses each sentinel host as a separate URL.
+/// Parses `user:password@hosts/master/database?parameters`, with each sentinel host as a separate
+/// URL.
 fn parse_sentinels(scheme: &str, rest: &str) -> Result<ParsedAddress, String> {
     if !matches!(scheme, "redis" | "rediss") {
         return Err("sentinels are found by redis+sentinel:// or rediss+sentinel://".to_owned());

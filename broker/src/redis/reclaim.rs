@@ -40,8 +40,8 @@ pub(super) async fn reclaim(
         answers.into_iter().map(consumers::parse).collect::<Result<Vec<_>, BrokerError>>()?;
     let all = classes.iter().flatten().filter(|consumer| consumer.name == queue.worker());
     let own: usize = all.map(|consumer| consumer.pending).sum();
-    // A difference may be due to strays. The numbers also differ during a claim or settlement, which
-    // causes one unnecessary search.
+    // A difference may be due to strays. The numbers also differ during a claim or settlement,
+    // which causes one unnecessary search.
     if own != held.lock().await.len() {
         held.suspect_strays(true);
     }
