@@ -24,7 +24,7 @@ pub(crate) struct ModelConfig {
     pub(crate) inputs: Vec<TensorSpec>,
     /// The outputs; their shapes exclude the batch dimension.
     pub(crate) outputs: Vec<TensorSpec>,
-    /// Settings of the backend.
+    /// The backend's settings.
     pub(crate) parameters: BTreeMap<String, String>,
     /// Input shapes for the warm-up, without the batch dimension, by input name.
     pub(crate) warmup: BTreeMap<String, Vec<u64>>,

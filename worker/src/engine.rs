@@ -89,7 +89,7 @@ pub(crate) enum RunErrorCode {
 pub(crate) struct Work {
     /// The inputs of the batch's requests.
     pub(crate) inputs: BatchInputs,
-    /// Sends the result to the caller.
+    /// Sends the result to the pipeline.
     pub(crate) done: oneshot::Sender<EngineRun>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Work {
 pub(crate) struct EngineRun {
     /// The outputs of each request.
     pub(crate) outputs: Result<Vec<Vec<Tensor>>, EngineError>,
-    /// When the engine began with the batch.
+    /// When the engine started the batch.
     pub(crate) began: Instant,
     /// Time spent joining inputs.
     pub(crate) input: Duration,
@@ -152,7 +152,7 @@ where
                 serve(engine.as_mut(), &mut work);
             }
         }
-        // The caller may have stopped waiting.
+        // The caller of `start` may have stopped waiting.
         Err(error) => drop(loaded.send(Err(error))),
     })?;
     let result = on_load.await;

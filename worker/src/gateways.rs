@@ -55,7 +55,7 @@ impl Gateways {
                     self.known.entry(*gateway).and_modify(|known| known.alive = alive);
                 }
             }
-            // Without the report, jobs of gone gateways run in vain.
+            // Without a report, all gateways count as alive: at worst, jobs run in vain.
             Err(error) => {
                 self.outage.failed(&error);
                 self.known.clear();

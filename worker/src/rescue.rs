@@ -14,8 +14,8 @@ use crate::retry::Outage;
 
 /// Interval between searches while no job is found.
 const EVERY: Duration = Duration::from_secs(1);
-/// Delay before the next search after the last job found. Two workers may try to reclaim the same
-/// job, and the worker that loses the race may find another job.
+/// Delay of the first search after no more jobs are found; doubles up to [`EVERY`]. A search also
+/// finds nothing if another worker reclaims the same job first, although more jobs may remain.
 const SOON: Duration = Duration::from_millis(100);
 
 /// Looks for jobs of dead workers.

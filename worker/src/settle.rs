@@ -105,7 +105,7 @@ impl Settler {
         Self { consumer, metrics, under_way, round_trip }
     }
 
-    /// Begins to send `replies`; waits only while too many settlements are under way.
+    /// Begins to send `replies`; waits only while the maximum number of settlements is under way.
     pub(crate) async fn settle(&mut self, replies: Vec<JobReply>) {
         if replies.is_empty() {
             return;

@@ -41,9 +41,9 @@ impl SharedTuner {
 /// Chooses N.
 #[derive(Debug)]
 pub(crate) struct Tuner {
-    /// The policy of the settings.
+    /// The policy from the settings.
     own: BatchPolicy,
-    /// The policy of the settings with the published target applied.
+    /// The policy from the settings, with the published target applied.
     policy: BatchPolicy,
     /// The epoch of the published target in effect; 0 for none.
     epoch: u64,
@@ -72,8 +72,8 @@ impl Tuner {
         }
     }
 
-    /// Adopts the number of workers and the published target. A target older than the current one
-    /// is ignored.
+    /// Adopts the number of workers and the published target. Targets that are not newer than the
+    /// current target are ignored.
     pub(crate) fn adopt(&mut self, guidance: Guidance) {
         if let Some(workers) = guidance.workers {
             self.load.set_workers(workers);

@@ -37,7 +37,7 @@ pub(crate) struct Climb {
 /// The result of a warm-up.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
-    /// L(b), as measured.
+    /// The measured batch times L(b).
     pub(crate) cost: CostModel,
     /// The largest size that ran without an error and within the patience.
     pub(crate) usable: u32,

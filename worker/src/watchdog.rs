@@ -19,7 +19,8 @@ pub const EXIT_DEVICE: u8 = 71;
 const TICK: Duration = Duration::from_millis(100);
 /// Maximum time counted between two checks: after a longer gap, the process itself was stopped.
 const LONGEST_TICK: Duration = Duration::from_millis(300);
-/// Time limit for a regular exit, because the exit handlers of a hung driver may hang as well.
+/// Time limit for a regular exit, after which the process aborts: the exit handlers of a hung
+/// driver may hang as well.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Measures how long the current run of an engine has taken.

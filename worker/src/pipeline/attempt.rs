@@ -40,8 +40,8 @@ pub(super) enum Attempted {
     Ran(Vec<JobReply>),
     /// The batch failed, but its halves may succeed.
     Failed([Batch; 2], RunFault),
-    /// The batch of one job failed and does not run again. Holds the reply, or nothing if the job
-    /// is handed back.
+    /// The batch does not run again. Holds the reply to its single, failed job, or nothing if the
+    /// jobs are handed back.
     GaveUp(Vec<JobReply>),
 }
 

@@ -21,9 +21,10 @@ pub(super) struct Bisection(VecDeque<BatchPart>);
 pub(super) struct BatchPart {
     /// The jobs.
     pub(super) batch: Batch,
-    /// The part is the first of two halves; the second half is next in the queue.
+    /// Whether the part is the first of two halves; the second half is next in the queue.
     pub(super) is_first_half: bool,
-    /// The part must contain a bad job: a larger part failed, but its other half succeeded.
+    /// Whether the part must contain a bad job, because a larger part failed but its other half
+    /// succeeded.
     pub(super) is_guilty: bool,
 }
 

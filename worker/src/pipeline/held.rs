@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use crate::{batch::Batch, layout::Layout};
 
-/// Number of batches that may overtake a job of a rare shape, while more jobs of its shape gather.
+/// Maximum number of batches that overtake a job of a rare shape, while more jobs of its shape
+/// gather.
 const MOST_OVERTAKEN: u32 = 3;
 
 /// Jobs that wait for their batch.

@@ -17,7 +17,7 @@ const CLAIM_AHEAD_BELOW: u32 = 5;
 /// Resolution of timers.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The sizes and times of claims and batches.
+/// Chooses the sizes and times of claims and batches.
 pub(super) struct BatchPace {
     tuner: SharedTuner,
     round_trip: RoundTrip,

@@ -37,9 +37,9 @@ pub(super) struct BatchSource {
     rescue: Rescue,
     screen: Screen,
     held: HeldJobs,
-    /// The last batch was quarantined: other jobs are next.
+    /// Whether the last batch was quarantined; if so, other jobs are next.
     quarantined_ran: bool,
-    /// The last claim returned as many jobs as requested, so more may wait.
+    /// Whether the last claim returned as many jobs as requested, so that more may wait.
     more_waits: bool,
 }
 
@@ -90,8 +90,8 @@ impl BatchSource {
             } else if self.held.rows() < limit
                 && !(self.held.is_mixed() && self.held.oldest_is_next(self.pace.soon(limit)))
             {
-                // Otherwise the claimed jobs would most likely wait for the batch of the oldest
-                // held job, while another worker is free.
+                // Nothing is claimed if held jobs differ in shape and the oldest must run next:
+                // claimed jobs would most likely wait for its batch, while another worker is free.
                 self.top_up(limit, settler).await?;
             }
             let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;

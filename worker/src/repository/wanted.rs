@@ -28,7 +28,7 @@ pub struct Wanted {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of a file's content.
+    /// Computes the digest of a file's content.
     pub(super) fn of_file(path: &Path) -> io::Result<Self> {
         let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
         let mut piece = vec![0; 1 << 16];

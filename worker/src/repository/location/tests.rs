@@ -20,7 +20,7 @@ const FILES: [(&str, &str); 6] = [
     ("elsewhere/digits/3/model.onnx", "three"),
 ];
 
-/// The files below a folder, by path.
+/// Reads the files below a folder: contents by path.
 fn files_in(folder: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -38,7 +38,7 @@ fn files_in(folder: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// The content of the cache after fetching `wanted` from `url`.
+/// Fetches `wanted` from `url` into an empty cache, and returns the cache's files.
 async fn fetched(url: &str, wanted: &[&str], settings: &StoreSettings) -> BTreeMap<String, String> {
     let wanted: Vec<Wanted> = wanted.iter().map(|model| model.parse().unwrap()).collect();
     let location: Location = url.parse().unwrap();
