@@ -3,8 +3,8 @@
 //! Notation: b rows of a batch, L(b) its duration ([`CostModel`]), W workers that share the queue,
 //! λ the rate of arriving rows, SLO the latency target. The rules (model-based N, a batch size
 //! matched to the load, early drop) were compared in the simulator with fixed sizes, batching
-//! delays and AIMD (Crankshaw et al., "Clipper", NSDI 2017); `batchfleet simulate --goals` repeats
-//! the figures.
+//! delays and AIMD (Crankshaw et al., "Clipper", NSDI 2017). `batchfleet simulate --goals` measures
+//! the figures again.
 
 use std::{fmt, str::FromStr, time::Duration};
 
