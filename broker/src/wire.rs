@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! job      version u8 · id u128 · gateway u128 · attempt u8 · priority u8 · ttl u32 (ms)
-//!          · rows u32 · digest u64 · inputs [tensor] · outputs [text]   and, for workers that trace,
-//!          trace u128 · span u64
+//!          · rows u32 · digest u64 · inputs [tensor] · outputs [text]
+//!          and, for workers that trace, trace u128 · span u64
 //! replies  version u8 · [reply]
 //! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
 //!          compute_output varint (ns) · batch_rows, padded_rows varint · release u8, 0 for none
