@@ -1,4 +1,4 @@
-//! The bodies of requests and responses: bounded in size, in time, and in their total memory.
+//! Bodies of requests and responses, with limits on size, receive time and total memory.
 
 mod inflate;
 mod read;

@@ -1,5 +1,5 @@
-//! The demand for one model version: the rate of requests that name the version, and the rate of
-//! requests that name no version. The gateway chooses the default version by the demand.
+//! The demand for one model version, by which the gateway chooses the default version: the rates of
+//! requests that name the version and of requests that name no version.
 
 use std::time::Duration;
 

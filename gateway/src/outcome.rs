@@ -1,4 +1,4 @@
-//! Outcomes of accepted requests.
+//! Classifies the ends of accepted requests, for metrics and the log.
 
 use batchfleet_broker::{Failure, ReplyError};
 

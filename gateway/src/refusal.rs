@@ -1,4 +1,4 @@
-//! Refusals of correct requests.
+//! Reasons for refusing correct requests, and whether a refusal counts against the fleet.
 
 use strum::IntoEnumIterator;
 

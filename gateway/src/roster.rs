@@ -1,4 +1,4 @@
-//! Tracks which workers are alive.
+//! Tracks living workers across gaps in their announcements.
 //!
 //! When Redis loses its data, the announcements of workers are lost, too; living workers announce
 //! themselves again within a second. A worker whose announcement is missing therefore counts as

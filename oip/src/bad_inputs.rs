@@ -1,5 +1,5 @@
 //! Malformed requests, and correct requests that look malformed: JSON, ids, parameters and outputs.
-//! The B numbers refer to the list of bad inputs with which every interface is tested.
+//! The B numbers are the same as in `verify/conformance/bad_inputs`, which tests a running gateway.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Malformed tensors, and correct tensors that look malformed: datatypes, shapes, data, binary
-//! data. The B numbers refer to the list of bad inputs with which every interface is tested.
+//! data. The B numbers are the same as in `verify/conformance/bad_inputs`, which tests a running
+//! gateway.
 
 use batchfleet_broker::{Datatype, ModelSpec};
 use bytes::Bytes;

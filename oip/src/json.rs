@@ -1,4 +1,4 @@
-//! A strict JSON reader with a single pass over the text.
+//! A strict, single-pass JSON reader.
 //!
 //! The protocol needs three features that `serde_json` does not offer together: refusal of a
 //! repeated key at any depth; exact conversion of a tensor's numbers to bytes, without a first pass

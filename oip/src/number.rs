@@ -1,4 +1,5 @@
-//! Exact JSON numbers: integers are never rounded, and floats are rounded to the nearest.
+//! Exact JSON numbers: integers are never rounded, and a float is the representable value nearest
+//! to the text.
 
 use std::str::FromStr;
 

@@ -21,8 +21,8 @@ const SHARED: usize = 256 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     /// The number of JSON bytes in the body, for the header `Inference-Header-Content-Length`; the
-    /// content type is then `application/octet-stream`. `None`: the whole body is JSON, and the
-    /// response does not need the header.
+    /// content type is then `application/octet-stream`. `None` if the whole body is JSON and needs
+    /// no header.
     pub json_length: Option<usize>,
     /// The body in pieces, so that large tensors are not copied.
     pub body: Vec<Bytes>,
@@ -100,7 +100,7 @@ fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(),
         return Ok(());
     }
     has_json_form(&tensor.name, tensor.datatype)?;
-    // Check the worker's tensor like a client's: a malformed tensor must not become a wrong
+    // Check the worker's tensor like a client's, so that a malformed tensor causes an error
     // response.
     binary::check(&tensor.data, tensor.datatype, &tensor.shape)
         .map_err(|problem| Problem::internal(problem.message).within(&tensor.name))?;

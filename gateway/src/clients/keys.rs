@@ -1,4 +1,4 @@
-//! API keys.
+//! The set of API keys that a gateway accepts.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Submits jobs to their queues.
+//! Submits jobs to their queues, in pipelines.
 //!
 //! Small jobs wait in a line, and one task submits the whole line as one pipeline of commands. The
 //! task runs on the runtime of the connection to Redis, so that a confirmation does not wake an

@@ -1,4 +1,4 @@
-//! Errors as HTTP answers.
+//! Converts errors to HTTP responses.
 
 use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,

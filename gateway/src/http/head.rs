@@ -1,4 +1,4 @@
-//! Reads the head of a request.
+//! Reads the model, the body length and single headers from the head of a request.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The span of an HTTP request.
+//! Traces inference requests over HTTP: the span, its parent and its attributes.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap};
 use batchfleet_broker::TraceParent;

@@ -1,4 +1,4 @@
-//! The state that a gateway keeps for the live page.
+//! The state that a gateway keeps for the live page: the controls, and the port for clients.
 
 use std::sync::OnceLock;
 
