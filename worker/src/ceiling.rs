@@ -8,7 +8,7 @@
 const PATIENCE: u32 = 50;
 const LONGEST_PATIENCE: u32 = 3200;
 
-/// The most rows that one batch may have.
+/// The maximum number of rows per batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ceiling {
     rows: u32,
@@ -27,7 +27,7 @@ impl Default for Ceiling {
 }
 
 impl Ceiling {
-    /// The most rows to run together; at least 1.
+    /// The current maximum of rows per batch; at least 1.
     pub(crate) const fn rows(self) -> u32 {
         self.rows
     }

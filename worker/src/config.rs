@@ -13,8 +13,8 @@ pub(crate) struct ModelConfig {
     pub(crate) name: Option<String>,
     /// The engine that runs the model.
     pub(crate) backend: Backend,
-    /// The most rows of one batch; 0 switches batching off, `None` leaves the bound to the
-    /// settings.
+    /// The maximum number of rows per batch; 0 switches batching off, `None` leaves the bound to
+    /// the settings.
     pub(crate) max_batch: Option<u32>,
     /// The versions to serve.
     pub(crate) versions: VersionPolicy,

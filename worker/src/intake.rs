@@ -24,13 +24,13 @@ pub(crate) struct ClaimedJobs {
     pub(crate) full: bool,
 }
 
-/// The pipeline's end of the claiming task.
+/// The pipeline's handle to the claiming task.
 #[derive(Debug)]
 pub(crate) struct Intake {
     asks: mpsc::Sender<usize>,
     claims: mpsc::Receiver<Vec<Delivery>>,
     task: JoinHandle<()>,
-    /// Number of jobs requested by the claim under way; `None` without a claim.
+    /// Number of jobs requested by the claim in flight; `None` without a claim.
     under_way: Option<usize>,
     rows_per_job: f64,
 }
@@ -44,7 +44,7 @@ impl Intake {
         Self { asks, claims, task, under_way: None, rows_per_job: 1.0 }
     }
 
-    /// Begins to claim about `rows` rows, unless a claim is under way already.
+    /// Starts to claim about `rows` rows, unless a claim is already in flight.
     pub(crate) fn ask(&mut self, rows: u32) {
         if self.under_way.is_none() {
             let jobs = jobs_for(rows, self.rows_per_job);
@@ -54,7 +54,7 @@ impl Intake {
         }
     }
 
-    /// Waits for the claim under way; cancel-safe. `None` if the claiming task has ended.
+    /// Waits for the claim in flight; cancel-safe. `None` if the claiming task has ended.
     pub(crate) async fn claimed(&mut self) -> Option<ClaimedJobs> {
         let deliveries = self.claims.recv().await?;
         let full = self.under_way.take().is_some_and(|asked| deliveries.len() >= asked);

@@ -19,7 +19,7 @@ pub(crate) struct ServingPlan {
     pub(crate) text_only: bool,
     /// Batch times as measured by the warm-up.
     pub(crate) cost: CostModel,
-    /// Chooses N, the most rows of a batch.
+    /// Chooses N, the maximum number of rows per batch.
     pub(crate) policy: BatchPolicy,
     /// How long a batch that is not full waits for more jobs.
     pub(crate) linger: Duration,

@@ -105,7 +105,7 @@ impl Settler {
         Self { consumer, metrics, under_way, round_trip }
     }
 
-    /// Begins to send `replies`; waits only while the maximum number of settlements is under way.
+    /// Starts to send `replies`; waits only while the maximum number of settlements is in flight.
     pub(crate) async fn settle(&mut self, replies: Vec<JobReply>) {
         if replies.is_empty() {
             return;

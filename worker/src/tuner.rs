@@ -1,5 +1,5 @@
-//! Chooses N, the most rows of a batch, before each claim: the policy decides from batch times,
-//! load, memory and the published target.
+//! Chooses N, the maximum number of rows per batch, before each claim: the policy decides from
+//! batch times, load, memory and the published target.
 
 mod load;
 

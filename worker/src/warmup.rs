@@ -26,7 +26,7 @@ const RUNS: usize = 3;
 pub(crate) struct Climb {
     /// The only sizes that the engine may run; empty for any.
     pub(crate) sizes: Vec<u32>,
-    /// The most rows to try.
+    /// The maximum number of rows to try.
     pub(crate) up_to: u32,
     /// The climb ends at the first size that takes longer than this time and longer than two runs
     /// of one row. The second bound allows batches for models whose single rows already exceed this

@@ -34,7 +34,7 @@ struct CurrentRun {
     since: Option<Instant>,
 }
 
-/// A run under way, which ends when the guard is dropped.
+/// A run in progress, which ends when this guard is dropped.
 #[derive(Debug)]
 pub(crate) struct Running<'a>(&'a RunClock);
 
@@ -47,7 +47,7 @@ impl RunClock {
         Running(self)
     }
 
-    /// How long the run under way has taken so far; 0 between runs.
+    /// How long the current run has taken so far; 0 between runs.
     pub(crate) fn busy_for(&self) -> Duration {
         self.0.lock().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -91,8 +91,8 @@ struct HangDetector {
 }
 
 impl HangDetector {
-    /// Records a check, `passed` after the previous check, with the engine at `run`. Returns how
-    /// long the run has been observed.
+    /// Records a check that found the engine at `run`, `passed` after the previous check. Returns
+    /// how long the run has been observed.
     fn look(&mut self, run: Option<u64>, passed: Duration) -> Duration {
         if run.is_some() && run == self.run {
             self.seen_for += passed.min(LONGEST_TICK);
@@ -109,7 +109,7 @@ pub fn leave(status: u8) -> ! {
         thread::sleep(EXIT_PATIENCE);
         std::process::abort();
     };
-    // If the thread cannot start, the exit may hang, but no better exit is left.
+    // Exit even if the thread cannot start, although the exit may then hang.
     drop(thread::Builder::new().spawn(abort_if_it_hangs));
     std::process::exit(i32::from(status))
 }

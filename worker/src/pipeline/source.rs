@@ -144,7 +144,7 @@ impl BatchSource {
         self.await_claim(self.pace.claim_patience(), settler).await
     }
 
-    /// Waits up to `patience` for the claim under way. `None` once the drain begins.
+    /// Waits up to `patience` for the claim in flight. `None` once the drain begins.
     async fn await_claim(&mut self, patience: Duration, settler: &mut Settler) -> Option<()> {
         let claimed = tokio::select! {
             biased;
@@ -177,7 +177,7 @@ impl BatchSource {
         Some(started + self.pace.claim_ahead(batch.rows, self.more_waits)?)
     }
 
-    /// Begins to claim the next batch, unless a quarantined job may be next.
+    /// Starts to claim the next batch, unless a quarantined job may be next.
     pub(super) fn claim_ahead(&mut self) {
         if !self.rescue.is_due() {
             let limit = self.limit();
