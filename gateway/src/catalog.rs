@@ -133,8 +133,8 @@ impl Catalog {
         *self.models.write() = Arc::new(models);
     }
 
-    /// Applies a poll of a model's queue and updates the metrics. `at` is the time since polling
-    /// began.
+    /// Applies the result of polling a model's queue, and updates the metrics. `at` is the time
+    /// since polling began.
     pub(crate) fn observe(&self, model: &Model, at: Duration, backlog: Backlog) {
         model.observe(at, backlog);
         model.books.observe(&backlog);

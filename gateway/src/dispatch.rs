@@ -28,7 +28,7 @@ use crate::{
     model::Model,
 };
 
-/// Owns every accepted request until the answer.
+/// Owns every accepted request until the request is answered.
 pub(crate) struct Dispatcher {
     admission: Admission,
     line: Arc<JobLine>,

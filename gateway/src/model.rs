@@ -169,7 +169,7 @@ impl Model {
         (load.capacity, load.slowest) = (capacity, slowest);
     }
 
-    /// Applies a poll of the queue; `at` is the time since polling began.
+    /// Applies the result of polling the queue; `at` is the time since polling began.
     pub(crate) fn observe(&self, at: Duration, backlog: Backlog) {
         let rows_per_request = self.books.rows_per_request();
         let mut load = self.queue.lock();

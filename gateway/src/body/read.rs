@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Body, BodyShare, too_large};
 use crate::error::InferError;
 
-/// Received bytes that extend each time limit of a body by 1 s.
+/// Number of received bytes that extends each time limit of a body by 1 s.
 const BYTES_A_SECOND: u32 = 1 << 20;
 
 /// Time within which a body counts as fast, plus 1 s for each MiB received.
