@@ -9,14 +9,14 @@ use crate::{
     shape,
 };
 
-/// The division of a body, according to the header `Inference-Header-Content-Length`.
+/// The layout of a body, given by the header `Inference-Header-Content-Length`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderLength {
     /// The header is absent: the whole body is JSON.
     Absent,
     /// 0: the body has no JSON and is the model's only input.
     Raw,
-    /// The number of JSON bytes, which the tensors follow.
+    /// The length of the JSON in bytes; tensors follow the JSON.
     Json(usize),
 }
 

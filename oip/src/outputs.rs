@@ -74,7 +74,7 @@ impl<'a> RequestedOutput<'a> {
 }
 
 /// The outputs to send, in the model's order: the `requested` outputs, or all outputs if the list
-/// is empty. `binary` is the default form.
+/// is empty. `binary` applies to outputs that name no form.
 pub(crate) fn resolve(
     requested: &[RequestedOutput<'_>],
     binary: bool,

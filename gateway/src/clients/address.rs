@@ -68,8 +68,8 @@ fn parse(hop: &str) -> Option<IpAddr> {
     hop.parse().ok().or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// The addresses that count as one client: a single IPv4 address, or an IPv6 /64 network, which
-/// belongs to one subscriber.
+/// The part of an address that identifies a client: a whole IPv4 address, or an IPv6 /64 network,
+/// which belongs to one subscriber.
 pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
