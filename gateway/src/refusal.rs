@@ -69,8 +69,8 @@ impl RefusalKind {
     }
 }
 
-/// The codes of all refusals that count against the fleet ([`Blame::Capacity`] and
-/// [`Blame::Outage`]), sorted. Dashboards and alerts count exactly these codes as missed.
+/// The sorted codes of all refusals that count against the fleet: because of its size or because of
+/// its state. Dashboards and alerts count exactly these as missed.
 pub fn fleet_refusal_codes() -> Vec<&'static str> {
     let is_fleets = |refusal: &RefusalKind| refusal.blame() != Blame::Client;
     let mut codes: Vec<_> = RefusalKind::iter().filter(is_fleets).map(RefusalKind::code).collect();
