@@ -29,8 +29,8 @@ const HOLDS: [(&str, &str); 2] = [
 /// History of the pods of a fleet.
 #[derive(Debug, Default)]
 pub(crate) struct PodHistory {
-    /// Uids of pods that have been observed while not ready.
-    starting: HashSet<String>,
+    /// Pods by uid: whether the pod has been ready before.
+    known: HashMap<String, bool>,
     /// The last cold starts, oldest first.
     starts: VecDeque<Duration>,
     /// Time at which each pod was last observed to hold jobs.
@@ -38,22 +38,25 @@ pub(crate) struct PodHistory {
 }
 
 impl PodHistory {
-    /// Records the pods. A start is measured only if the pod was observed before becoming ready. A
-    /// pod that is ready when first observed may have become ready again after a failure.
+    /// Records the pods. A start is measured only if the pod was observed before it became ready for
+    /// the first time: the readiness of a pod that recovered from a failure says nothing about
+    /// starts.
     pub(crate) fn observe(&mut self, pods: &[Arc<Pod>]) {
         for pod in pods {
             let uid = pod.uid().unwrap_or_default();
-            match ready_after(pod) {
-                None => drop(self.starting.insert(uid)),
-                Some(took) if self.starting.remove(&uid) => self.starts.push_back(took),
-                Some(_) => {}
+            let Some(took) = ready_after(pod) else {
+                self.known.entry(uid).or_insert(false);
+                continue;
+            };
+            if self.known.insert(uid, true) == Some(false) {
+                self.starts.push_back(took);
             }
         }
         while self.starts.len() > STARTS {
             self.starts.pop_front();
         }
         let present: HashSet<_> = pods.iter().filter_map(|pod| pod.uid()).collect();
-        self.starting.retain(|uid| present.contains(uid));
+        self.known.retain(|uid, _| present.contains(uid));
     }
 
     /// Returns the time from the creation of a pod until the pod is ready: the 90th percentile of
@@ -161,11 +164,11 @@ mod tests {
         assert_eq!(pods.cold_start(), None);
         pods.observe(&[pod("old", Some(900)), pod("new", Some(42))]);
         assert_eq!(pods.cold_start(), Some(Duration::from_secs(42)));
-        // Ready again later: not a start.
-        pods.observe(&[pod("new", None)]);
-        pods.observe(&[]);
-        pods.observe(&[pod("new", Some(600))]);
-        assert_eq!(pods.cold_start(), Some(Duration::from_secs(42)));
+        for between in [vec![pod("new", None)], vec![]] {
+            pods.observe(&between);
+            pods.observe(&[pod("new", Some(600))]);
+            assert_eq!(pods.cold_start(), Some(Duration::from_secs(42)), "ready again: no start");
+        }
     }
 
     #[test]
