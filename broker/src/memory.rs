@@ -174,8 +174,8 @@ impl Producer for MemoryProducer {
     }
 
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
-        let said = (Instant::now(), traffic.to_vec());
-        self.shared.traffic.lock().insert(self.gateway, said);
+        let report = (Instant::now(), traffic.to_vec());
+        self.shared.traffic.lock().insert(self.gateway, report);
         Ok(())
     }
 
@@ -342,10 +342,10 @@ impl Observer for MemoryObserver {
 
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {
         let mut reports = self.0.traffic.lock();
-        reports.retain(|_, (said, _)| said.elapsed() < COUNTED);
-        let report = |(gateway, (said, traffic)): (&GatewayId, &(Instant, Vec<Traffic>))| {
+        reports.retain(|_, (published, _)| published.elapsed() < COUNTED);
+        let report = |(gateway, (published, traffic)): (&GatewayId, &(Instant, Vec<Traffic>))| {
             let (gateway, traffic) = (gateway.to_string(), traffic.clone());
-            TrafficReport { gateway, age: said.elapsed(), traffic }
+            TrafficReport { gateway, age: published.elapsed(), traffic }
         };
         Ok(reports.iter().map(report).collect())
     }

@@ -27,8 +27,8 @@ pub(crate) fn share(
     // Each place goes to the class that is furthest below its weight; in a tie, to the highest
     // class.
     for _ in 0..left {
-        let hungry = (0..WEIGHTS.len()).filter(|&class| shares[class] < waiting[class]);
-        let next = hungry.reduce(|best, class| {
+        let short = (0..WEIGHTS.len()).filter(|&class| shares[class] < waiting[class]);
+        let next = short.reduce(|best, class| {
             let further = WEIGHTS[class] * (shares[best] + 1) > WEIGHTS[best] * (shares[class] + 1);
             if further { class } else { best }
         });

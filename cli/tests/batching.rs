@@ -29,27 +29,27 @@ async fn a_published_n_is_adopted_by_all_workers_under_load_and_explained() {
     };
     let load = tokio::spawn(run(plan));
 
-    let (status, said) = tool(&["set-n", "echo", "3", "--redis-url", &redis]).await;
-    assert_eq!(status, Some(0), "{said}");
-    assert_eq!(said.matches("N = 3 (published)").count(), 2, "{said}");
+    let (status, output) = tool(&["set-n", "echo", "3", "--redis-url", &redis]).await;
+    assert_eq!(status, Some(0), "{output}");
+    assert_eq!(output.matches("N = 3 (published)").count(), 2, "{output}");
     for worker in &fleet.workers {
         let n = metric(worker, "batchfleet_worker_batch_limit").await.unwrap();
         assert!((n - 3.0).abs() < 0.5, "{n}");
     }
     // The gateway reads announcements a few times per second.
     let explained = loop {
-        let (status, said) = tool(&["explain", "echo", "--url", url]).await;
-        assert_eq!(status, Some(0), "{said}");
-        if said.contains("N = 3: it was published for all workers") {
-            break said;
+        let (status, output) = tool(&["explain", "echo", "--url", url]).await;
+        assert_eq!(status, Some(0), "{output}");
+        if output.contains("N = 3: it was published for all workers") {
+            break output;
         }
     };
     for part in ["2 live", "L(b)", "last batches, latest first:", "N = 3, released because: "] {
         assert!(explained.contains(part), "{part} in {explained}");
     }
 
-    let (status, said) = tool(&["set-n", "echo", "own", "--redis-url", &redis]).await;
-    assert_eq!((status, said.matches("published)").count()), (Some(0), 0), "{said}");
+    let (status, output) = tool(&["set-n", "echo", "own", "--redis-url", &redis]).await;
+    assert_eq!((status, output.matches("published)").count()), (Some(0), 0), "{output}");
     assert!(load.await.unwrap().unwrap().is_flawless());
 }
 
@@ -57,13 +57,13 @@ async fn a_published_n_is_adopted_by_all_workers_under_load_and_explained() {
 async fn a_model_without_workers_is_an_error() {
     let fleet = Fleet::start(FleetPlan::default()).await.unwrap();
     let (url, redis) = (fleet.targets()[0].as_str(), fleet.redis.url());
-    let (status, said) = tool(&["explain", "nope", "--url", url]).await;
-    assert_eq!(status, Some(64), "{said}");
-    assert!(said.contains("no model \"nope\""), "{said}");
-    let (status, said) = tool(&["set-n", "nope", "3", "--redis-url", &redis]).await;
-    assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("no live worker serves \"nope\""), "{said}");
-    let (status, said) = tool(&["set-n", "echo", "none"]).await;
-    assert_eq!(status, Some(64), "{said}");
-    assert!(said.contains("auto, own or a number of rows from 1"), "{said}");
+    let (status, output) = tool(&["explain", "nope", "--url", url]).await;
+    assert_eq!(status, Some(64), "{output}");
+    assert!(output.contains("no model \"nope\""), "{output}");
+    let (status, output) = tool(&["set-n", "nope", "3", "--redis-url", &redis]).await;
+    assert_eq!(status, Some(1), "{output}");
+    assert!(output.contains("no live worker serves \"nope\""), "{output}");
+    let (status, output) = tool(&["set-n", "echo", "none"]).await;
+    assert_eq!(status, Some(64), "{output}");
+    assert!(output.contains("auto, own or a number of rows from 1"), "{output}");
 }

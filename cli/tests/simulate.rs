@@ -17,7 +17,7 @@ fn the_report_ends_with_the_number_of_workers() {
     // With batches of 8 + 2b ms one worker runs 413 rows per second within the target, and two
     // workers run 851, at a utilization of 88 %.
     for (rate, answer) in [("300", "You need 1.\n"), ("500", "You need 2.\n")] {
-        let (status, said) = simulate(&[
+        let (status, output) = simulate(&[
             "--curve",
             "8+2b",
             "--rate",
@@ -27,8 +27,8 @@ fn the_report_ends_with_the_number_of_workers() {
             "--cold-start",
             "5s",
         ]);
-        assert_eq!(status, Some(0), "{said}");
-        assert!(said.ends_with(answer), "{rate}: {said}");
+        assert_eq!(status, Some(0), "{output}");
+        assert!(output.ends_with(answer), "{rate}: {output}");
     }
 }
 
@@ -38,10 +38,10 @@ fn a_recorded_load_is_simulated_and_drawn() {
     let (load, drawing) = (folder.path().join("load.csv"), folder.path().join("load.svg"));
     fs::write(&load, "# seconds, requests per second\n0,100\n60,1000\n120,100\n").unwrap();
     let (load, svg) = (load.to_str().unwrap(), drawing.to_str().unwrap());
-    let (status, said) =
+    let (status, output) =
         simulate(&["--curve=1=10,64=136", "--arrivals", load, "--workers", "3", "--svg", svg]);
-    assert_eq!(status, Some(0), "{said}");
-    assert!(said.contains(" requests in 3m\n"), "{said}");
+    assert_eq!(status, Some(0), "{output}");
+    assert!(output.contains(" requests in 3m\n"), "{output}");
     assert!(fs::read_to_string(&drawing).unwrap().starts_with("<svg "));
 }
 
@@ -49,8 +49,8 @@ fn a_recorded_load_is_simulated_and_drawn() {
 fn scaling_with_a_trend_misses_fewer_requests_of_a_rising_load() {
     let ramp = ["--curve", "8+2b", "--load", "ramp", "--rate", "100", "--peak", "1500"];
     let missed = |more: &[&str]| -> f64 {
-        let (_, said) = simulate(&[&ramp[..], &["--duration", "20m"], more].concat());
-        let line = said.lines().find(|line| line.starts_with("scaled to the load")).unwrap();
+        let (_, output) = simulate(&[&ramp[..], &["--duration", "20m"], more].concat());
+        let line = output.lines().find(|line| line.starts_with("scaled to the load")).unwrap();
         let (before, _) = line.split_once(" %").unwrap();
         before.rsplit(' ').next().unwrap().parse().unwrap()
     };
@@ -60,20 +60,20 @@ fn scaling_with_a_trend_misses_fewer_requests_of_a_rising_load() {
 
 #[test]
 fn an_infeasible_target_is_reported() {
-    let (status, said) =
+    let (status, output) =
         simulate(&["--curve", "60+10.7b", "--slo", "50ms", "--rate", "10", "--duration", "1m"]);
-    assert_eq!(status, Some(0), "{said}");
-    assert!(said.contains("One request alone takes 70ms 700us: raise --slo"), "{said}");
+    assert_eq!(status, Some(0), "{output}");
+    assert!(output.contains("One request alone takes 70ms 700us: raise --slo"), "{output}");
 }
 
 #[test]
 fn errors_are_reported_in_one_line() {
-    let (status, said) = simulate(&["--curve", "fast"]);
-    assert_eq!(status, Some(64), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    let (status, said) = simulate(&["--curve", "8+2b", "--duration", "0s"]);
-    assert_eq!((status, said.lines().count()), (Some(64), 1), "{said}");
-    let (status, said) = simulate(&["--curve", "8+2b", "--arrivals", "/nowhere.csv"]);
-    assert_eq!(status, Some(1), "{said}");
-    assert!(said.starts_with("error: cannot read /nowhere.csv: "), "{said}");
+    let (status, output) = simulate(&["--curve", "fast"]);
+    assert_eq!(status, Some(64), "{output}");
+    assert_eq!(output.lines().count(), 1, "{output}");
+    let (status, output) = simulate(&["--curve", "8+2b", "--duration", "0s"]);
+    assert_eq!((status, output.lines().count()), (Some(64), 1), "{output}");
+    let (status, output) = simulate(&["--curve", "8+2b", "--arrivals", "/nowhere.csv"]);
+    assert_eq!(status, Some(1), "{output}");
+    assert!(output.starts_with("error: cannot read /nowhere.csv: "), "{output}");
 }

@@ -100,7 +100,7 @@ batchfleet_service::metrics! {
             labels = ["model", "version", "reason"]
         )]
         released: IntCounterVec,
-        /// Claimed jobs by what became of them.
+        /// Claimed jobs by outcome.
         #[metric(
             "batchfleet_worker_jobs_total",
             unit = "jobs",
@@ -117,7 +117,7 @@ batchfleet_service::metrics! {
             labels = ["model", "version", "provider"]
         )]
         execution_provider: IntGaugeVec,
-        /// Replies whose gateway no longer listened.
+        /// Replies whose gateway was no longer subscribed.
         #[metric("batchfleet_worker_undeliverable_replies_total", unit = "replies", labels = MODEL)]
         undeliverable_replies: IntCounterVec,
         /// Jobs taken over from dead workers.

@@ -87,7 +87,9 @@ pub(crate) fn warm_up(
         usable = rows;
     }
     let most = engine.spec().max_rows();
-    let nothing = || EngineError::failed(format!("all sizes are above its {most} rows"));
+    let nothing = || {
+        EngineError::failed(format!("all batch sizes exceed the {most} rows that the model takes"))
+    };
     let cost = CostModel::from_profile(&times).ok_or_else(nothing)?;
     let cost = if climb.sizes.is_empty() { cost } else { cost.with_fixed_sizes() };
     Ok(Profile { cost, usable, mismatch })

@@ -84,11 +84,11 @@ impl Queue {
     /// Returns for each entry whether its job is waiting or held.
     pub(super) fn outstanding(&self, entries: &[EntryId]) -> Vec<bool> {
         let state = self.state.lock();
-        let stands = |entry: &EntryId| {
+        let is_outstanding = |entry: &EntryId| {
             state.held.contains_key(entry)
                 || state.waiting[entry.priority as usize].contains_key(entry)
         };
-        entries.iter().map(stands).collect()
+        entries.iter().map(is_outstanding).collect()
     }
 
     /// Claims waiting jobs, without blocking.

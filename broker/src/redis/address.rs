@@ -142,7 +142,9 @@ fn parse_sentinels(scheme: &str, rest: &str) -> Result<ParsedAddress, String> {
     let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (name, database) = path.split_once('/').unwrap_or((path, ""));
     if name.is_empty() {
-        return Err("what the sentinels call the master must follow their hosts".to_owned());
+        return Err(
+            "expected /NAME after the hosts: the name of the master at the sentinels".to_owned()
+        );
     }
     let (mut username, mut password) = ("", "");
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -205,8 +207,8 @@ mod tests {
     #[test]
     fn an_error_about_a_url_does_not_show_its_password() {
         for (url, why) in [
-            ("redis+sentinel://:secret@a:1,b", "what the sentinels call the master"),
-            ("redis+sentinel://:secret@a:1,b/", "what the sentinels call the master"),
+            ("redis+sentinel://:secret@a:1,b", "the name of the master at the sentinels"),
+            ("redis+sentinel://:secret@a:1,b/", "the name of the master at the sentinels"),
             ("http+sentinel://:secret@a/main", "redis+sentinel://"),
             ("redis+sentinel://a/main?sentinel_pasword=secret", "no parameter sentinel_pasword"),
             ("redis+sentinel://:secret@a:b/main", "not a Redis URL"),

@@ -33,7 +33,7 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
 
 /// The error for an answer that cannot be parsed.
 pub(super) fn unreadable(command: &str) -> BrokerError {
-    BrokerError::refused(format!("Redis gave an answer to {command} that makes no sense"))
+    BrokerError::refused(format!("Redis gave an unreadable answer to {command}"))
 }
 
 /// The code of the first error that the server returned, also within a pipeline.

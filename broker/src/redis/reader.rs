@@ -142,7 +142,7 @@ impl OpenClaim {
     ) -> Result<(), RedisError> {
         let unreadable = || {
             let kind = ErrorKind::UnexpectedReturnType;
-            RedisError::from((kind, "an answer to XREADGROUP that makes no sense"))
+            RedisError::from((kind, "an unreadable answer to XREADGROUP"))
         };
         let streams = match answer {
             Value::Nil => return Ok(()),

@@ -8,9 +8,9 @@ use crate::{Gateway, Worker, observer, queue, spec, worker};
 
 pub(crate) async fn a_promise_is_read_apart_from_announcements(broker: &dyn Broker) {
     let (controller, observer) = (broker.controller().await.unwrap(), observer(broker).await);
-    let word = Announcement { capacity: 400.0, ..Announcement::new(WorkerId(1), spec()) };
-    controller.promise(&word).await.unwrap();
-    let promises = vec![Promise { expected: word, holds: true }];
+    let expected = Announcement { capacity: 400.0, ..Announcement::new(WorkerId(1), spec()) };
+    controller.promise(&expected).await.unwrap();
+    let promises = vec![Promise { expected, holds: true }];
     let snapshot = observer.fleet().await.unwrap();
     assert_eq!(snapshot, FleetSnapshot { workers: Vec::new(), promises: promises.clone() });
 

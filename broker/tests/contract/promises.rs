@@ -167,9 +167,9 @@ pub(crate) async fn replies_to_a_gateway_that_is_gone_are_counted(broker: &dyn B
     let batch = worker.claim(10).await.unwrap();
     // Redis notices the closed connection with a short delay.
     let mut settlements = echoes(batch);
-    let mut unheard = 0;
+    let mut undelivered = 0;
     let patience = Instant::now() + Duration::from_secs(10);
-    while unheard < 2 && Instant::now() < patience {
+    while undelivered < 2 && Instant::now() < patience {
         let again = settlements
             .iter()
             .map(|&Settlement { entry, gateway, ref reply }| {
@@ -177,9 +177,9 @@ pub(crate) async fn replies_to_a_gateway_that_is_gone_are_counted(broker: &dyn B
                 Settlement { entry, gateway, reply }
             })
             .collect();
-        unheard = worker.settle(std::mem::replace(&mut settlements, again)).await.unwrap();
+        undelivered = worker.settle(std::mem::replace(&mut settlements, again)).await.unwrap();
     }
-    assert_eq!(unheard, 2);
+    assert_eq!(undelivered, 2);
     assert_eq!(here.receive().await.len(), 1);
 }
 

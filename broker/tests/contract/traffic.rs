@@ -40,8 +40,8 @@ pub(crate) async fn the_last_report_of_a_gateway_is_read_with_its_age(broker: &d
         }
     };
     let reports = timeout(Duration::from_secs(10), aged).await.unwrap();
-    let said: Vec<_> =
+    let reported: Vec<_> =
         reports.iter().map(|report| (report.gateway.as_str(), &report.traffic)).collect();
     let (first, second) = (one.id.to_string(), two.id.to_string());
-    assert_eq!(said, [(first.as_str(), &vec![offered(20)]), (&second, &vec![offered(30)])]);
+    assert_eq!(reported, [(first.as_str(), &vec![offered(20)]), (&second, &vec![offered(30)])]);
 }

@@ -271,8 +271,8 @@ async fn jobs_are_outstanding_in_a_queue_without_workers() {
     let elsewhere = QueueName::new("elsewhere", 2);
     let entry = pair.producer.submit(&elsewhere, &pair.job(1)).await.unwrap();
     let later = EntryId { sequence: entry.sequence + 1, ..entry };
-    let standing = pair.producer.outstanding(&elsewhere, &[later, entry]).await.unwrap();
-    assert_eq!(standing, [false, true]);
+    let outstanding = pair.producer.outstanding(&elsewhere, &[later, entry]).await.unwrap();
+    assert_eq!(outstanding, [false, true]);
     let backlog = broker.observer().await.unwrap().backlog(&elsewhere).await.unwrap();
     assert_eq!((backlog.waiting, backlog.added), ([0, 1, 0], 1));
 }

@@ -114,8 +114,9 @@ impl Pair {
         let id = self.submit_at_last().await;
         let batch = self.claim_at_last().await;
         assert_eq!(batch.iter().map(|delivery| delivery.job.id).collect::<Vec<_>>(), [id]);
-        let unheard = self.consumer.settle(batch.into_iter().map(answer).collect()).await.unwrap();
-        assert_eq!(unheard, 0);
+        let undelivered =
+            self.consumer.settle(batch.into_iter().map(answer).collect()).await.unwrap();
+        assert_eq!(undelivered, 0);
         match self.receive().await {
             Inbound::Replies(replies) => assert_eq!(replies[0].id, id),
             Inbound::Interrupted(_) => panic!("interrupted without a reason"),

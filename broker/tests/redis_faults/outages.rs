@@ -167,7 +167,7 @@ async fn no_worker_counts_as_dead_during_the_liveness_grace_period() {
     let other = other.worker(queue(), WorkerId::random()).await.unwrap().consumer;
     let mut redis = administrator(&server).await;
     let unknown = [GatewayId::random()];
-    let doubted_for = async || {
+    let grace_period = async || {
         let since = Instant::now();
         loop {
             if !other.reclaim(1).await.unwrap_or_default().is_empty() {
@@ -184,13 +184,13 @@ async fn no_worker_counts_as_dead_during_the_liveness_grace_period() {
     }
     assert_eq!(pair.claim_at_last().await.len(), 4);
     assert_eq!(other.gateways_alive(&unknown).await.unwrap(), [true], "grace period");
-    let took = doubted_for().await;
+    let took = grace_period().await;
     assert!(took > 2.5, "{took} s after it connected");
     proxy.cut();
-    let took = doubted_for().await;
+    let took = grace_period().await;
     assert!((2.9..4.5).contains(&took), "{took} s after the break");
     redis.set("bf:{fleet}:epoch", "another").await.unwrap();
-    let took = doubted_for().await;
+    let took = grace_period().await;
     assert!((2.9..4.5).contains(&took), "{took} s after the loss");
     // A Redis that refuses writes also refuses renewals.
     let announcement = Announcement::new(WorkerId::random(), model());
@@ -202,6 +202,6 @@ async fn no_worker_counts_as_dead_during_the_liveness_grace_period() {
     writes_need("1").await;
     other.renew(&announcement).await.unwrap_err();
     writes_need("0").await;
-    let took = doubted_for().await;
+    let took = grace_period().await;
     assert!((2.9..4.5).contains(&took), "{took} s after it took no writes");
 }

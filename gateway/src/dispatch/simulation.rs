@@ -120,8 +120,9 @@ impl Producer for SimProducer {
         if world.down_since.is_some() {
             return Err(Self::lost());
         }
-        let stands = |entry| world.waiting.contains_key(entry) || world.claimed.contains_key(entry);
-        Ok(all.iter().map(stands).collect())
+        let is_outstanding =
+            |entry| world.waiting.contains_key(entry) || world.claimed.contains_key(entry);
+        Ok(all.iter().map(is_outstanding).collect())
     }
 
     async fn report(&self, _: &[Traffic]) -> Result<(), BrokerError> {

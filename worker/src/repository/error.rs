@@ -53,7 +53,7 @@ pub enum RepositoryError {
         error: Box<object_store::Error>,
     },
     /// A model's file does not have the requested digest.
-    #[error("{path} is not the file that was asked for: it has {found}, not {wanted}")]
+    #[error("{path} has the digest {found}, but {wanted} was required")]
     Digest {
         /// The file.
         path: PathBuf,

@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(scan(root.path(), &wanted).unwrap().len(), 1);
         fs::write(root.path().join("digits/2/model.onnx"), "another").unwrap();
         let error = scan(root.path(), &wanted).unwrap_err().to_string();
-        assert!(error.contains("not the file that was asked for: it has sha256:"), "{error}");
+        assert!(error.contains("has the digest sha256:"), "{error}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl FromStr for Wanted {
             return Err("expected NAME, NAME:VERSION or NAME:VERSION@sha256:DIGEST".to_owned());
         }
         if digest.is_some() && version.is_none() {
-            return Err("a digest is that of one version: expected NAME:VERSION@sha256:...".into());
+            return Err("a digest needs a version: expected NAME:VERSION@sha256:...".into());
         }
         Ok(Self { name: name.to_owned(), version, digest })
     }
@@ -117,7 +117,7 @@ mod tests {
             ("", "expected NAME"),
             ("a:1@md5:00", "a digest is sha256:"),
             ("a:1@sha256:00", "a digest is sha256:"),
-            (&format!("a@{digest}"), "a digest is that of one version"),
+            (&format!("a@{digest}"), "a digest needs a version"),
         ] {
             let error = text.parse::<Wanted>().unwrap_err();
             assert!(error.starts_with(complaint), "{text:?}: {error}");
