@@ -154,13 +154,13 @@ pub enum Release {
     /// A request with more rows than N, which runs alone.
     Oversize = 5,
     /// A request from the batch of a worker that died, which runs alone.
-    Suspect = 6,
+    Quarantined = 6,
 }
 
 impl Release {
     /// Every reason, in the order of its wire code.
     pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] =
-        [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Suspect];
+        [Self::Full, Self::Drained, Self::Linger, Self::Shape, Self::Oversize, Self::Quarantined];
 
     /// The `reason` label in metrics, and the text in explanations.
     pub const fn name(self) -> &'static str {
@@ -170,7 +170,7 @@ impl Release {
             Self::Linger => "linger",
             Self::Shape => "shape",
             Self::Oversize => "oversize",
-            Self::Suspect => "suspect",
+            Self::Quarantined => "suspect",
         }
     }
 

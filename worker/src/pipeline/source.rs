@@ -117,7 +117,7 @@ impl BatchSource {
             let admitted = self.screen.admit(vec![quarantined], settler).await;
             let admitted = self.screen.drop_expired(admitted, settler).await;
             if !admitted.is_empty() {
-                return Some(Batch::new(admitted, Release::Suspect));
+                return Some(Batch::new(admitted, Release::Quarantined));
             }
         }
         None
@@ -171,7 +171,7 @@ impl BatchSource {
     /// When to claim the next batch during a run of `batch`. `None` during a quarantined run, which
     /// may kill the worker while it holds the claimed jobs.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
-        if !self.held.is_empty() || batch.release == Release::Suspect {
+        if !self.held.is_empty() || batch.release == Release::Quarantined {
             return None;
         }
         Some(started + self.pace.claim_ahead(batch.rows, self.more_waits)?)

@@ -134,7 +134,7 @@ async fn jobs_of_a_dead_worker_run_alone_within_two_seconds() {
     assert_eq!(bench.batches(), [1, 1, 1]);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(bench.metrics.reclaimed.get(), 3);
-    assert_eq!(bench.metrics.released(Release::Suspect).get(), 3);
+    assert_eq!(bench.metrics.released(Release::Quarantined).get(), 3);
 }
 
 #[tokio::test(start_paused = true)]
