@@ -15,6 +15,35 @@ pub struct TensorSpec {
     pub datatype: Datatype,
     /// Dimensions, including the batch dimension; -1 where the model accepts any size.
     pub shape: Vec<i64>,
+    /// Whether a request may leave out this input; the model then uses its own value.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    /// The dimension that counts the rows of a batch. `None` if the tensor has no such dimension:
+    /// an input holds one value for all rows, so that only requests with the same value are joined.
+    /// Without meaning if the model does not batch.
+    #[serde(default = "first_dimension", skip_serializing_if = "is_first_dimension")]
+    pub row_axis: Option<u32>,
+}
+
+impl TensorSpec {
+    /// A required tensor whose first dimension counts the rows of a batch.
+    pub fn new(name: impl Into<String>, datatype: Datatype, shape: impl Into<Vec<i64>>) -> Self {
+        let (name, shape) = (name.into(), shape.into());
+        Self { name, datatype, shape, optional: false, row_axis: first_dimension() }
+    }
+}
+
+const fn first_dimension() -> Option<u32> {
+    Some(0)
+}
+
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_first_dimension(axis: &Option<u32>) -> bool {
+    *axis == first_dimension()
 }
 
 /// One version of a model, with everything that a gateway needs to check requests.
@@ -97,6 +126,14 @@ pub struct Announcement {
     /// Whether the worker records traces, and can therefore decode a job that contains a trace.
     #[serde(default)]
     pub tracing: bool,
+    /// The model's configuration in the JSON form of Triton's `ModelConfig`, with the values in
+    /// effect; `None` from programs that do not announce it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<serde_json::Value>,
+    /// What users of the model should know about how it is served, as sentences: why it does not
+    /// batch, which settings of its config have no effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A worker as seen by an observer.
@@ -157,6 +194,8 @@ impl Announcement {
             batching: None,
             host: String::new(),
             tracing: false,
+            config: None,
+            notes: Vec::new(),
         }
     }
 }

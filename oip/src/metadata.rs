@@ -201,11 +201,7 @@ mod tests {
     use super::*;
 
     fn spec(max_batch: u32) -> ModelSpec {
-        let tensor = |name: &str, datatype, shape: &[i64]| TensorSpec {
-            name: name.into(),
-            datatype,
-            shape: shape.to_vec(),
-        };
+        let tensor = |name: &str, datatype, shape: &[i64]| TensorSpec::new(name, datatype, shape);
         ModelSpec {
             queue: QueueName::new("digits", 3),
             platform: "onnxruntime_onnx".into(),

@@ -10,7 +10,7 @@ use crate::{
 
 /// An input or output of a model.
 pub(crate) fn tensor(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
-    TensorSpec { name: name.into(), datatype, shape: shape.to_vec() }
+    TensorSpec::new(name, datatype, shape)
 }
 
 /// A model that takes batches of up to 4 rows.

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn spec(shape: &[i64]) -> TensorSpec {
-        TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: shape.to_vec() }
+        TensorSpec::new("x", Datatype::Fp32, shape)
     }
 
     #[test]

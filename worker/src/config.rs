@@ -138,8 +138,8 @@ fn tensor(field: &Field) -> Result<TensorSpec, SyntaxError> {
         None => None,
     };
     let datatype = datatype.ok_or_else(|| kind.error("is not a TYPE_ of the protocol"))?;
-    let shape = message.all("dims").map(Field::number).collect::<Result<_, _>>()?;
-    Ok(TensorSpec { name, datatype, shape })
+    let shape: Vec<i64> = message.all("dims").map(Field::number).collect::<Result<_, _>>()?;
+    Ok(TensorSpec::new(name, datatype, shape))
 }
 
 fn parameter(field: &Field) -> Result<(String, String), SyntaxError> {

@@ -157,8 +157,7 @@ mod tests {
     const SLOW: Duration = Duration::from_millis(60);
 
     fn fake(max_batch: u32, slow_from: u32, fails_from: u32) -> Fake {
-        let input =
-            TensorSpec { name: "X".to_owned(), datatype: Datatype::Fp32, shape: vec![-1, -1, 3] };
+        let input = TensorSpec::new("X", Datatype::Fp32, [-1, -1, 3]);
         let spec = ModelSpec {
             queue: QueueName::new("m", 1),
             platform: String::new(),

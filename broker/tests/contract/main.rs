@@ -217,7 +217,7 @@ fn echoes(deliveries: Vec<Delivery>) -> Vec<Settlement> {
 }
 
 fn spec() -> ModelSpec {
-    let tensor = TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: vec![-1, 4] };
+    let tensor = TensorSpec::new("x", Datatype::Fp32, [-1, 4]);
     ModelSpec {
         queue: queue(),
         platform: "onnxruntime_onnx".into(),

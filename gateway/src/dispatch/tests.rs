@@ -129,11 +129,7 @@ pub(super) fn metric(registry: &Registry, name: &str, label: &str) -> i64 {
 }
 
 pub(super) fn spec() -> ModelSpec {
-    let tensor = |name: &str| TensorSpec {
-        name: name.to_owned(),
-        datatype: Datatype::Uint32,
-        shape: vec![-1, 1],
-    };
+    let tensor = |name: &str| TensorSpec::new(name, Datatype::Uint32, [-1, 1]);
     ModelSpec {
         queue: QueueName::new("m", 1),
         platform: "test".to_owned(),

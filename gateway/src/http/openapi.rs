@@ -18,8 +18,7 @@ use batchfleet_oip::{
 
 /// A model with one input and one output, each with one open dimension after the batch dimension.
 fn simple(datatype: Datatype) -> ModelSpec {
-    let tensor =
-        |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1, -1] };
+    let tensor = |name: &str, datatype| TensorSpec::new(name, datatype, [-1, -1]);
     ModelSpec {
         queue: QueueName::new("sample", 7),
         platform: "onnxruntime_onnx".into(),

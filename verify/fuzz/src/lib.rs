@@ -13,11 +13,7 @@ pub fn model(datatypes: &[Datatype]) -> ModelSpec {
     let tensors = |prefix: &str| {
         datatypes
             .iter()
-            .map(|&datatype| TensorSpec {
-                name: format!("{prefix}{datatype}"),
-                datatype,
-                shape: vec![-1, -1],
-            })
+            .map(|&datatype| TensorSpec::new(format!("{prefix}{datatype}"), datatype, [-1, -1]))
             .collect()
     };
     ModelSpec {

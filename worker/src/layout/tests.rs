@@ -126,11 +126,7 @@ fn a_model_without_a_row_dimension_keeps_the_shapes_of_its_one_request() {
 
 #[test]
 fn a_model_batches_if_the_first_dimension_of_every_tensor_is_open() {
-    let spec = |shape: &[i64]| TensorSpec {
-        name: "X".to_owned(),
-        datatype: Datatype::Fp32,
-        shape: shape.to_vec(),
-    };
+    let spec = |shape: &[i64]| TensorSpec::new("X", Datatype::Fp32, shape);
     let open = [spec(&[-1, 3])];
     assert!(Layout::can_batch(&open, &open));
     assert!(!Layout::can_batch(&[], &open));

@@ -42,11 +42,7 @@ fn queue() -> QueueName {
 
 /// A plan with N = `limit`, for rows of any number of bytes.
 fn plan(limit: u32) -> ServingPlan {
-    let spec = |name: &str| TensorSpec {
-        name: name.to_owned(),
-        datatype: Datatype::Uint8,
-        shape: vec![-1, -1],
-    };
+    let spec = |name: &str| TensorSpec::new(name, Datatype::Uint8, [-1, -1]);
     ServingPlan {
         spec: Arc::new(ModelSpec {
             queue: queue(),

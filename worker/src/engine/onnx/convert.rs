@@ -28,7 +28,7 @@ pub(super) fn tensor_spec(outlet: &Outlet) -> Result<TensorSpec, String> {
     };
     let datatype =
         datatype(kind).ok_or_else(|| format!("{name:?} is of {kind}, which the protocol lacks"))?;
-    Ok(TensorSpec { name, datatype, shape: shape.to_vec() })
+    Ok(TensorSpec::new(name, datatype, shape.to_vec()))
 }
 
 fn datatype(kind: TensorElementType) -> Option<Datatype> {
