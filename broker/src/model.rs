@@ -33,6 +33,7 @@ impl TensorSpec {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the default that serde asks for")]
 const fn first_dimension() -> Option<u32> {
     Some(0)
 }
