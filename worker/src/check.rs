@@ -5,14 +5,13 @@ use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 
 use crate::{layout::Layout, tensors};
 
-/// Checks names, types, shapes and sizes, and that the strings for `text_only` models are text. The
-/// error is a message for the caller.
-pub(crate) fn check(spec: &ModelSpec, text_only: bool, job: &Job) -> Result<(), String> {
+/// Checks names, types, shapes and sizes. The error is a message for the caller.
+pub(crate) fn check(spec: &ModelSpec, job: &Job) -> Result<(), String> {
     if job.inputs.len() != spec.inputs.len() {
         return Err(format!("expected {} inputs, got {}", spec.inputs.len(), job.inputs.len()));
     }
     for (tensor, expected) in job.inputs.iter().zip(&spec.inputs) {
-        check_tensor(tensor, expected, text_only)
+        check_tensor(tensor, expected)
             .map_err(|problem| format!("input {:?}: {problem}", expected.name))?;
     }
     check_rows(spec, job)?;
@@ -38,7 +37,7 @@ fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
     }
 }
 
-fn check_tensor(tensor: &Tensor, expected: &TensorSpec, text_only: bool) -> Result<(), String> {
+fn check_tensor(tensor: &Tensor, expected: &TensorSpec) -> Result<(), String> {
     if tensor.name != expected.name {
         return Err(format!("got {:?} in its place", tensor.name));
     }
@@ -53,22 +52,18 @@ fn check_tensor(tensor: &Tensor, expected: &TensorSpec, text_only: bool) -> Resu
     }
     let elements = tensor.shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim));
     let elements = elements.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
-    check_size(tensor, elements, text_only)
+    check_size(tensor, elements)
 }
 
 /// Checks that the data holds exactly `elements` elements.
-fn check_size(tensor: &Tensor, elements: usize, text_only: bool) -> Result<(), String> {
+fn check_size(tensor: &Tensor, elements: usize) -> Result<(), String> {
     let found = match tensor.datatype.size() {
         Some(size) if elements.checked_mul(size) == Some(tensor.data.len()) => return Ok(()),
         Some(_) => format!("{} bytes", tensor.data.len()),
         None => {
             let mut count = 0;
             for string in tensors::strings(&tensor.data) {
-                let string =
-                    string.map_err(|_| "a string's length overruns the data".to_owned())?;
-                if text_only && (str::from_utf8(string).is_err() || string.contains(&0)) {
-                    return Err("this model takes text only: UTF-8 without NUL".to_owned());
-                }
+                string.map_err(|_| "a string's length overruns the data".to_owned())?;
                 count += 1;
             }
             if count == elements {

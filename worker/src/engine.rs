@@ -27,9 +27,6 @@ pub(crate) trait Engine {
     /// The name of the execution provider that runs the model.
     fn provider(&self) -> &'static str;
 
-    /// Whether strings must be text: UTF-8 without NUL.
-    fn text_only(&self) -> bool;
-
     /// Runs the model on a batch of `rows` rows. Inputs and outputs match the spec, in the same
     /// order.
     fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError>;

@@ -174,7 +174,6 @@ fn plan(
     let plan = ServingPlan {
         spec: Arc::new(spec),
         provider,
-        text_only: engine.text_only(),
         cost,
         policy,
         linger: settings.linger,

@@ -15,8 +15,6 @@ pub(crate) struct ServingPlan {
     pub(crate) spec: Arc<ModelSpec>,
     /// The name of the execution provider that runs the model.
     pub(crate) provider: &'static str,
-    /// Whether strings must be text: UTF-8 without NUL.
-    pub(crate) text_only: bool,
     /// Batch times as measured by the warm-up.
     pub(crate) cost: CostModel,
     /// Chooses N, the maximum number of rows per batch.

@@ -44,8 +44,8 @@ pub(crate) fn strings(mut data: &[u8]) -> impl Iterator<Item = Result<&[u8], Ove
 pub(crate) struct Overrun;
 
 /// Encodes the elements of a [`Datatype::Bytes`] tensor; each element must be smaller than 4 GiB.
-pub(crate) fn encode_strings<S: AsRef<[u8]>>(strings: &[S]) -> Bytes {
-    let mut data = Vec::with_capacity(strings.iter().map(|s| 4 + s.as_ref().len()).sum());
+pub(crate) fn encode_strings<S: AsRef<[u8]>>(strings: impl Iterator<Item = S> + Clone) -> Bytes {
+    let mut data = Vec::with_capacity(strings.clone().map(|s| 4 + s.as_ref().len()).sum());
     for string in strings {
         let string = string.as_ref();
         let length = u32::try_from(string.len()).unwrap_or(u32::MAX);
@@ -71,7 +71,7 @@ mod tests {
         fn strings_are_read_as_they_were_encoded(
             elements in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..9)
         ) {
-            let data = encode_strings(&elements);
+            let data = encode_strings(elements.iter());
             let read: Result<Vec<&[u8]>, Overrun> = strings(&data).collect();
             prop_assert_eq!(read.unwrap(), elements);
         }

@@ -178,10 +178,6 @@ mod tests {
             "cpu"
         }
 
-        fn text_only(&self) -> bool {
-            false
-        }
-
         fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
             self.ran.push(inputs[0].shape.clone());
             if rows >= self.fails_from {

@@ -78,10 +78,6 @@ impl Engine for Echo {
         "cpu"
     }
 
-    fn text_only(&self) -> bool {
-        false
-    }
-
     fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
         if self.faults.device_is_lost() {
             for input in &mut inputs {

@@ -74,10 +74,6 @@ impl Engine for Onnx {
         self.provider
     }
 
-    fn text_only(&self) -> bool {
-        true
-    }
-
     fn run(&mut self, inputs: Vec<Tensor>, _rows: u32) -> Result<Vec<Tensor>, EngineError> {
         let Self { session, spec, .. } = self;
         let values = inputs

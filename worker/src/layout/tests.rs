@@ -74,7 +74,7 @@ proptest! {
             .iter()
             .map(|rows| {
                 let shape = [rows.len() as u64];
-                job(count(rows), vec![tensor(Datatype::Bytes, &shape, encode_strings(rows))])
+                job(count(rows), vec![tensor(Datatype::Bytes, &shape, encode_strings(rows.iter()))])
             })
             .collect();
         let (_, split) = there_and_back(&jobs, padding);

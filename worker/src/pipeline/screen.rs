@@ -48,8 +48,7 @@ impl Screen {
             if delivery.deliveries > MOST_DEATHS {
                 let message = format!("{MOST_DEATHS} workers died while they ran this request");
                 refused.push(self.refuse(delivery, Failure::Poison, message));
-            } else if let Err(problem) = check(&self.plan.spec, self.plan.text_only, &delivery.job)
-            {
+            } else if let Err(problem) = check(&self.plan.spec, &delivery.job) {
                 refused.push(self.refuse(delivery, Failure::BadInput, problem));
             } else {
                 admitted.push(delivery);

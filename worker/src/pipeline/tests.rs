@@ -53,7 +53,6 @@ fn plan(limit: u32) -> ServingPlan {
             outputs: vec![spec("X")],
         }),
         provider: "cpu",
-        text_only: false,
         cost: CostModel::from_profile(&[(1, RUN), (64, RUN)]).unwrap(),
         policy: BatchPolicy::new(BatchMode::Fixed(limit), 64, RUN),
         linger: Duration::ZERO,

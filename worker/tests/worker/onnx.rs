@@ -157,18 +157,26 @@ async fn input_that_does_not_fit_the_model_is_the_callers_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strings_that_are_not_text_are_the_callers_fault() {
+async fn strings_of_any_bytes_go_through_unchanged() {
     const STRING: u64 = 8;
     let kind = Type(STRING, &[None]);
     let model =
         Graph::default().input("X", &kind).node("Identity", &["X"], "Y").output("Y", &kind).model();
-    let fleet = Fleet::start(&[("m/1/model.onnx", model)], &[]).await;
+    let fleet = Fleet::start(&[("m/1/model.onnx", model)], &["--linger", "20ms"]).await;
     let caller = fleet.caller().await;
-    for data in [vec![1, 0, 0, 0, 0xff], vec![1, 0, 0, 0, 0]] {
-        let input = tensor("X", Datatype::Bytes, &[1], data);
-        let error = caller.ask(&queue(), vec![input], 1).await.outcome.unwrap_err();
-        assert_eq!(error.failure, Failure::BadInput);
-        assert!(error.message.contains("text only"), "{error}");
+    let jpeg = b"\xff\xd8\xff\xe0\0\x10JFIF\0".repeat(1000);
+    let strings = [&jpeg[..], b"\0", b"", b"a\0b", b"\xc3", "\u{fc}".as_bytes()];
+    let mut asked = Vec::new();
+    for string in strings {
+        let length = u32::try_from(string.len()).unwrap().to_le_bytes();
+        let data = [&length[..], string].concat();
+        let input = tensor("X", Datatype::Bytes, &[1], data.clone());
+        let expected = tensor("Y", Datatype::Bytes, &[1], data);
+        asked.push((caller.submit(&queue(), vec![input], 1).await, expected));
+    }
+    let replies = caller.replies(asked.len()).await;
+    for (id, expected) in asked {
+        assert_eq!(replies[&id].outcome, Ok(vec![expected]));
     }
     fleet.stop().await;
 }

@@ -71,12 +71,10 @@ pub(super) fn to_ort(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
         Datatype::Fp64 => numbers::<f64>(tensor),
         Datatype::Bf16 => numbers::<bf16>(tensor),
         Datatype::Bytes => {
-            let text = |string: Result<_, _>| {
-                string.ok().and_then(|bytes| str::from_utf8(bytes).ok().map(str::to_owned))
-            };
-            let strings: Option<Vec<String>> = tensors::strings(&tensor.data).map(text).collect();
-            let strings = strings.ok_or_else(|| ort::Error::new("a string is not text"))?;
-            Ok(OrtTensor::from_string_array((dims(tensor)?, strings.as_slice()))?.into())
+            let strings = tensors::strings(&tensor.data).collect::<Result<Vec<&[u8]>, _>>();
+            let overrun = |_| ort::Error::new("a string's length overruns the data");
+            let strings = strings.map_err(overrun)?;
+            Ok(batchfleet_ort_strings::tensor(dims(tensor)?, &strings)?.into())
         }
     }
 }
@@ -121,8 +119,8 @@ pub(super) fn from_ort(spec: &TensorSpec, value: &DynValue) -> ort::Result<Tenso
         Datatype::Fp64 => elements::<f64>(value)?,
         Datatype::Bf16 => elements::<bf16>(value)?,
         Datatype::Bytes => {
-            let (shape, strings) = value.try_extract_strings()?;
-            (shape, tensors::encode_strings(&strings))
+            let (shape, strings) = batchfleet_ort_strings::read(value)?;
+            (shape, tensors::encode_strings(strings.iter()))
         }
     };
     let shape = shape.iter().map(|&dim| dim.unsigned_abs()).collect();
