@@ -51,8 +51,8 @@ impl Loaded {
             if shutdown.is_cancelled() {
                 break;
             }
-            let model = Model::load(settings, source, runtime.clone(), tracer.clone());
-            models.push(model.await?);
+            let (runtime, tracer) = (runtime.clone(), tracer.clone());
+            models.extend(Model::load_instances(settings, source, runtime, tracer).await?);
         }
         Ok(Self { models, metrics })
     }
@@ -144,8 +144,7 @@ fn runtime(
         return Ok(None);
     }
     let device = settings.device.unwrap_or_default().into();
-    let (provider, threads) = (settings.execution_provider, settings.threads());
-    let runtime = onnx::Runtime::open(&settings.library()?, provider, device, threads)?;
+    let runtime = onnx::Runtime::open(&settings.library()?, device)?;
     Ok(Some(Arc::new(runtime)))
 }
 

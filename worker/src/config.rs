@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use batchfleet_broker::{Datatype, TensorSpec};
 
-use crate::pbtxt::{self, Field, Message, SyntaxError};
+use crate::{
+    instances::{InstanceGroup, InstanceKind},
+    pbtxt::{self, Field, Message, SyntaxError},
+};
 
 /// How to serve a model. The default applies to models without a `config.pbtxt`.
 #[derive(Clone, Debug)]
@@ -26,6 +29,14 @@ pub(crate) struct ModelConfig {
     pub(crate) outputs: Vec<TensorSpec>,
     /// The backend's settings.
     pub(crate) parameters: BTreeMap<String, String>,
+    /// How many copies of the model run side by side, and on which devices.
+    pub(crate) instances: Vec<InstanceGroup>,
+    /// How far ONNX Runtime optimises the graph, as in `optimization.graph.level`.
+    pub(crate) graph_level: Option<i32>,
+    /// The names in `optimization.execution_accelerators`.
+    pub(crate) accelerators: Vec<String>,
+    /// Libraries with custom operators, as in `model_operations.op_library_filename`.
+    pub(crate) operator_libraries: Vec<String>,
     /// Input shapes for the warm-up, without the batch dimension, by input name.
     pub(crate) warmup: BTreeMap<String, Vec<u64>>,
 }
@@ -61,6 +72,10 @@ impl Default for ModelConfig {
             inputs: Vec::new(),
             outputs: Vec::new(),
             parameters: BTreeMap::new(),
+            instances: Vec::new(),
+            graph_level: None,
+            accelerators: Vec::new(),
+            operator_libraries: Vec::new(),
             warmup: BTreeMap::new(),
         }
     }
@@ -83,6 +98,10 @@ impl ModelConfig {
             inputs: message.all("input").map(tensor).collect::<Result<_, _>>()?,
             outputs: message.all("output").map(tensor).collect::<Result<_, _>>()?,
             parameters: message.all("parameters").map(parameter).collect::<Result<_, _>>()?,
+            instances: message.all("instance_group").map(instance).collect::<Result<_, _>>()?,
+            graph_level: graph_level(&message)?,
+            accelerators: accelerators(&message)?,
+            operator_libraries: operator_libraries(&message)?,
             warmup: warmup(&message)?,
         })
     }
@@ -148,6 +167,45 @@ fn parameter(field: &Field) -> Result<(String, String), SyntaxError> {
     let value = message.one("value").ok_or_else(|| field.error("has no value"))?.message()?;
     let value = value.one("string_value").ok_or_else(|| field.error("has no string_value"))?;
     Ok((key.to_owned(), value.text()?.to_owned()))
+}
+
+fn instance(field: &Field) -> Result<InstanceGroup, SyntaxError> {
+    let message = field.message()?;
+    let kind = match message.one("kind").map(Field::word).transpose()? {
+        None | Some("KIND_AUTO" | "KIND_MODEL") => InstanceKind::Auto,
+        Some("KIND_CPU") => InstanceKind::Cpu,
+        Some("KIND_GPU") => InstanceKind::Gpu,
+        Some(_) => return Err(field.error("has an unknown kind")),
+    };
+    let count = message.one("count").map_or(Ok(1), Field::number)?;
+    let gpus = message.all("gpus").map(Field::number).collect::<Result<_, _>>()?;
+    Ok(InstanceGroup { count, kind, gpus })
+}
+
+fn graph_level(message: &Message) -> Result<Option<i32>, SyntaxError> {
+    let Some(optimization) = message.one("optimization") else { return Ok(None) };
+    let Some(graph) = optimization.message()?.one("graph") else { return Ok(None) };
+    graph.message()?.one("level").map(Field::number).transpose()
+}
+
+fn accelerators(message: &Message) -> Result<Vec<String>, SyntaxError> {
+    let Some(optimization) = message.one("optimization") else { return Ok(Vec::new()) };
+    let Some(all) = optimization.message()?.one("execution_accelerators") else {
+        return Ok(Vec::new());
+    };
+    let all = all.message()?;
+    let name = |field: &Field| {
+        let name = field.message()?.one("name").map(Field::text).transpose()?;
+        Ok(name.unwrap_or_default().to_owned())
+    };
+    let gpu = all.all("gpu_execution_accelerator");
+    gpu.chain(all.all("cpu_execution_accelerator")).map(name).collect()
+}
+
+fn operator_libraries(message: &Message) -> Result<Vec<String>, SyntaxError> {
+    let Some(operations) = message.one("model_operations") else { return Ok(Vec::new()) };
+    let files = operations.message()?.all("op_library_filename");
+    files.map(|file| file.text().map(str::to_owned)).collect()
 }
 
 /// The shapes of the first `model_warmup` sample.

@@ -16,6 +16,7 @@ mod error;
 mod fault;
 mod gateways;
 mod golden;
+mod instances;
 mod intake;
 mod layout;
 mod metrics;

@@ -20,6 +20,7 @@ use crate::{
         onnx::{self, Onnx},
     },
     error::WorkerError,
+    instances::{Instance, WorkerDevice, instances},
     metrics::ModelMetrics,
     pipeline::{Jobs, Pipeline},
     plan::ServingPlan,
@@ -48,17 +49,39 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Loads and warms up the model in `source`.
-    pub(crate) async fn load(
+    /// Loads and warms up every instance of the model in `source`. Each instance has its own
+    /// session, queue position and id, and is one more worker to gateways.
+    pub(crate) async fn load_instances(
         settings: &ModelSettings,
         source: ModelSource,
         runtime: Option<Arc<onnx::Runtime>>,
+        tracer: Tracer,
+    ) -> Result<Vec<Self>, WorkerError> {
+        let device = WorkerDevice {
+            provider: settings.execution_provider,
+            number: settings.device.unwrap_or_default(),
+        };
+        let instances = instances(&source.config.instances, device, settings.threads())
+            .map_err(|problem| source.contradiction(problem))?;
+        let mut models = Vec::new();
+        for instance in instances {
+            let (source, runtime, tracer) = (source.clone(), runtime.clone(), tracer.clone());
+            models.push(Self::load(settings, source, runtime, instance, tracer).await?);
+        }
+        Ok(models)
+    }
+
+    async fn load(
+        settings: &ModelSettings,
+        source: ModelSource,
+        runtime: Option<Arc<onnx::Runtime>>,
+        instance: Instance,
         tracer: Tracer,
     ) -> Result<Self, WorkerError> {
         let (settings, host) = (settings.clone(), settings.host_name.clone());
         let name = source.queue.to_string();
         let load = move || {
-            let mut engine = engine(&settings, &source, runtime.as_deref())?;
+            let mut engine = engine(&settings, &source, runtime.as_deref(), instance)?;
             let plan = plan(&settings, &source, engine.as_mut())?;
             let plan = ServingPlan { tracer, ..plan };
             Ok::<_, WorkerError>((engine, plan))
@@ -133,11 +156,12 @@ fn engine(
     settings: &ModelSettings,
     source: &ModelSource,
     runtime: Option<&onnx::Runtime>,
+    instance: Instance,
 ) -> Result<Box<dyn Engine>, WorkerError> {
     let max_batch = settings.max_batch.get();
     Ok(match runtime {
         Some(runtime) if source.config.backend == Backend::OnnxRuntime => {
-            Box::new(Onnx::load(source, runtime, max_batch)?)
+            Box::new(Onnx::load(source, runtime, instance, max_batch)?)
         }
         _ => Box::new(Echo::load(source, max_batch)?),
     })

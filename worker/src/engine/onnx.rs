@@ -1,27 +1,35 @@
 //! Engines on ONNX Runtime. Only this module uses the `ort` crate.
 
 mod convert;
+mod load_error;
+mod options;
 mod runtime;
 
-use std::{borrow::Cow, num::NonZeroU32};
+use std::{borrow::Cow, num::NonZeroU32, path::Path};
 
 use batchfleet_broker::{ModelSpec, Tensor};
 use ort::{
     ErrorCode,
-    session::{Session, SessionInputValue},
+    session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue},
     value::Outlet,
 };
 
-use self::convert::{from_ort, tensor_spec, to_ort};
 pub use self::runtime::ModelLoadError;
 pub(crate) use self::runtime::Runtime;
+use self::{
+    convert::{from_ort, tensor_spec, to_ort},
+    options::SessionOptions,
+};
 use super::{Engine, EngineError, RunError, RunErrorCode};
-use crate::{layout::Layout, repository::ModelSource};
+use crate::{instances::Instance, layout::Layout, repository::ModelSource};
+
+/// Option of a run: the devices that return unused memory after the run.
+const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
 
 /// A loaded ONNX model.
-#[derive(Debug)]
 pub(crate) struct Onnx {
     session: Session,
+    run_options: RunOptions<NoSelectedOutputs>,
     spec: ModelSpec,
     provider: &'static str,
 }
@@ -33,10 +41,21 @@ impl Onnx {
     pub(crate) fn load(
         source: &ModelSource,
         runtime: &Runtime,
+        instance: Instance,
         max_batch: u32,
     ) -> Result<Self, ModelLoadError> {
-        let session = runtime.session(source)?;
         let model = |problem| ModelLoadError::Model { model: source.queue.to_string(), problem };
+        let Instance { provider, threads } = instance;
+        // The folders of the version and of the model.
+        let folders: Vec<&Path> = source.file.ancestors().skip(1).take(2).collect();
+        let options = SessionOptions::read(&source.config, provider, threads, &folders);
+        let options = options.map_err(model)?;
+        let session = runtime.session(source, &options)?;
+        let failed = |error: ort::Error| model(error.to_string());
+        let mut run_options = RunOptions::new().map_err(failed)?;
+        if let Some(devices) = &options.shrinkage {
+            run_options.set(SHRINKAGE, devices).map_err(failed)?;
+        }
         let specs =
             |outlets: &[Outlet]| outlets.iter().map(tensor_spec).collect::<Result<Vec<_>, _>>();
         let inputs = specs(session.inputs()).map_err(model)?;
@@ -61,7 +80,7 @@ impl Onnx {
             inputs,
             outputs,
         };
-        Ok(Self { session, spec, provider: runtime.provider() })
+        Ok(Self { session, run_options, spec, provider: provider.name() })
     }
 }
 
@@ -75,13 +94,13 @@ impl Engine for Onnx {
     }
 
     fn run(&mut self, inputs: Vec<Tensor>, _rows: u32) -> Result<Vec<Tensor>, EngineError> {
-        let Self { session, spec, .. } = self;
+        let Self { session, run_options, spec, .. } = self;
         let values = inputs
             .iter()
             .map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_ort(tensor)?)))
             .collect::<ort::Result<Vec<(Cow<str>, SessionInputValue)>>>()
             .map_err(failed)?;
-        let outputs = session.run(values).map_err(failed)?;
+        let outputs = session.run_with_options(values, run_options).map_err(failed)?;
         spec.outputs
             .iter()
             .map(|spec| {

@@ -4,28 +4,31 @@
 //! Runtime itself would silently fall back to the CPU.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
 use ort::{
     environment::Environment,
     ep::{
-        ArenaExtendStrategy, CUDA, ExecutionProviderDispatch, TensorRT, cuda::ConvAlgorithmSearch,
+        ArenaExtendStrategy, CPU, CUDA, ExecutionProviderDispatch, TensorRT,
+        cuda::ConvAlgorithmSearch,
     },
     logging::LogLevel,
-    session::Session,
+    session::{Session, builder::SessionBuilder},
 };
 
+use super::{
+    load_error,
+    options::{CudaOptions, SessionOptions},
+};
 use crate::{repository::ModelSource, settings::ExecutionProvider};
 
-/// ONNX Runtime, and the options of every session in this process.
+/// ONNX Runtime, and the device of this process.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     environment: Environment,
-    provider: ExecutionProvider,
     device: i32,
-    threads: usize,
 }
 
 /// Why a model could not be loaded.
@@ -62,12 +65,7 @@ pub enum ModelLoadError {
 
 impl Runtime {
     /// Loads the library, unless the process has already loaded it.
-    pub(crate) fn open(
-        library: &Path,
-        provider: ExecutionProvider,
-        device: i32,
-        threads: usize,
-    ) -> Result<Self, ModelLoadError> {
+    pub(crate) fn open(library: &Path, device: i32) -> Result<Self, ModelLoadError> {
         static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
         let environment = ENVIRONMENT.get_or_init(|| {
             let builder = ort::init_from(library).map_err(|error| error.to_string())?;
@@ -82,55 +80,93 @@ impl Runtime {
             problem: problem.clone(),
         };
         let environment = environment.as_ref().map_err(problem)?.clone();
-        Ok(Self { environment, provider, device, threads })
+        Ok(Self { environment, device })
     }
 
-    fn providers(&self) -> Vec<ExecutionProviderDispatch> {
-        let cuda = || {
-            CUDA::default()
-                .with_device_id(self.device)
-                // The default, an exhaustive search, tries every algorithm again for each new batch
-                // size.
-                .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
-                .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
-                .build()
-                .error_on_failure()
-        };
+    fn providers(&self, options: &SessionOptions) -> Vec<ExecutionProviderDispatch> {
+        let cuda = || self.cuda(options.cuda).build().error_on_failure();
         let tensorrt =
             || TensorRT::default().with_device_id(self.device).build().error_on_failure();
-        match self.provider {
+        let mut providers = match options.provider {
             ExecutionProvider::Cpu => Vec::new(),
             ExecutionProvider::Cuda => vec![cuda()],
             ExecutionProvider::Tensorrt => vec![tensorrt(), cuda()],
+        };
+        if let Some(arena) = options.arena {
+            providers.push(CPU::default().with_arena_allocator(arena).build());
+        }
+        providers
+    }
+
+    fn cuda(&self, options: CudaOptions) -> CUDA {
+        let search = match options.conv_algorithm_search {
+            Some(0) => ConvAlgorithmSearch::Exhaustive,
+            Some(2) => ConvAlgorithmSearch::Default,
+            // ONNX Runtime's default, an exhaustive search, tries every algorithm again for each new
+            // batch size.
+            _ => ConvAlgorithmSearch::Heuristic,
+        };
+        let strategy = match options.arena_extend_strategy {
+            Some(0) => ArenaExtendStrategy::NextPowerOfTwo,
+            _ => ArenaExtendStrategy::SameAsRequested,
+        };
+        let cuda = CUDA::default()
+            .with_device_id(self.device)
+            .with_conv_algorithm_search(search)
+            .with_arena_extend_strategy(strategy);
+        match options.memory_limit {
+            Some(limit) => cuda.with_memory_limit(limit),
+            None => cuda,
         }
     }
 
-    /// The name of the execution provider.
-    pub(super) fn provider(&self) -> &'static str {
-        self.provider.name()
-    }
-
     /// Loads a model.
-    pub(super) fn session(&self, source: &ModelSource) -> Result<Session, ModelLoadError> {
+    pub(super) fn session(
+        &self,
+        source: &ModelSource,
+        options: &SessionOptions,
+    ) -> Result<Session, ModelLoadError> {
         let model = |error: ort::Error| ModelLoadError::Model {
             model: source.queue.to_string(),
+            problem: load_error::explain(&error.to_string(), &source.file),
+        };
+        let provider = |error: ort::Error<SessionBuilder>| ModelLoadError::Provider {
+            provider: options.provider.name(),
             problem: error.to_string(),
         };
-        let options = || -> ort::Result<_> {
-            Ok(Session::builder(&self.environment)?
-                .with_intra_threads(self.threads)?
-                .with_intra_op_spinning(false)?)
-        };
-        options()
-            .map_err(model)?
-            .with_execution_providers(self.providers())
-            .map_err(|error| ModelLoadError::Provider {
-                provider: self.provider.name(),
-                problem: error.to_string(),
-            })?
-            .commit_from_file(&source.file)
-            .map_err(model)
+        let builder = self.builder(options).map_err(model)?;
+        let builder =
+            builder.with_execution_providers(self.providers(options)).map_err(provider)?;
+        let mut builder = libraries(builder, &options.libraries).map_err(model)?;
+        builder.commit_from_file(&source.file).map_err(model)
     }
+
+    /// A session with every option but its providers and libraries.
+    fn builder(&self, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+        let mut builder = Session::builder(&self.environment)?
+            .with_intra_threads(options.intra_threads)?
+            .with_intra_op_spinning(false)?
+            .with_parallel_execution(options.is_parallel)?
+            .with_optimization_level(options.level)?;
+        if let Some(threads) = options.inter_threads {
+            builder = builder.with_inter_threads(threads)?;
+        }
+        if let Some(pattern) = options.memory_pattern {
+            builder = builder.with_memory_pattern(pattern)?;
+        }
+        for (name, value) in &options.entries {
+            builder = builder.with_config_entry(name, value)?;
+        }
+        Ok(builder)
+    }
+}
+
+/// Registers the operators of each library.
+fn libraries(mut builder: SessionBuilder, files: &[PathBuf]) -> ort::Result<SessionBuilder> {
+    for file in files {
+        builder = builder.with_operator_library(file)?;
+    }
+    Ok(builder)
 }
 
 /// Logs the messages of the library.
