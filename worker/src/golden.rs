@@ -1,12 +1,12 @@
 //! The golden check: in a batch of identical rows, each row's outputs must equal the outputs of a
 //! run with a single row. Devices that compute garbage and models that mix rows fail the check.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use batchfleet_broker::{Datatype, Tensor};
+use batchfleet_broker::{Datatype, ModelSpec, Tensor, TensorSpec};
 use half::{bf16, f16};
 
-use crate::tensors;
+use crate::{engine::EngineError, layout::Layout, tensors, warmup::Rehearsal};
 
 /// Tolerance relative to the largest number of the tensor. Kernels differ by batch size, and sum in
 /// a different order with as little as 8 bits of precision.
@@ -33,8 +33,51 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// The golden check of one model, on rows of zeros.
+#[derive(Debug)]
+pub(crate) struct GoldenCheck {
+    inputs: Vec<TensorSpec>,
+    layout: Layout,
+    /// The open dimensions of each input, without the batch dimension; missing dimensions are 1.
+    shapes: BTreeMap<String, Vec<u64>>,
+    /// The outputs of a single row.
+    golden: Option<Vec<Tensor>>,
+    mismatch: Option<Mismatch>,
+}
+
+impl GoldenCheck {
+    /// A check that has seen no outputs.
+    pub(crate) fn new(model: &ModelSpec, shapes: &BTreeMap<String, Vec<u64>>) -> Self {
+        let (inputs, layout) = (model.inputs.clone(), Layout::of(model.max_batch));
+        Self { inputs, layout, shapes: shapes.clone(), golden: None, mismatch: None }
+    }
+
+    /// The first output that differed between a single row and a batch.
+    pub(crate) fn mismatch(self) -> Option<Mismatch> {
+        self.mismatch
+    }
+}
+
+impl Rehearsal for GoldenCheck {
+    fn inputs(&self, rows: u32) -> Vec<Tensor> {
+        let dims = |name: &str| self.shapes.get(name).map(Vec::as_slice).unwrap_or_default();
+        let zeros = |spec: &TensorSpec| self.layout.zeros(spec, rows, dims(&spec.name));
+        self.inputs.iter().map(zeros).collect()
+    }
+
+    fn check(&mut self, rows: u32, outputs: Vec<Tensor>) -> Result<(), EngineError> {
+        // Fails if the outputs do not hold the batch's rows.
+        let outputs = self.layout.single_rows(rows).split(outputs)?;
+        let golden = self.golden.get_or_insert_with(|| outputs[0].clone());
+        if self.mismatch.is_none() {
+            self.mismatch = compare(golden, &outputs).err();
+        }
+        Ok(())
+    }
+}
+
 /// Compares the outputs `many` of a batch of identical rows with the outputs `one` of a single row.
-pub(crate) fn compare(one: &[Tensor], many: &[Vec<Tensor>]) -> Result<(), Mismatch> {
+fn compare(one: &[Tensor], many: &[Vec<Tensor>]) -> Result<(), Mismatch> {
     let rows = u32::try_from(many.len()).unwrap_or(u32::MAX);
     for row in many {
         for (expected, got) in one.iter().zip(row) {
@@ -101,6 +144,10 @@ fn elements<const SIZE: usize>(data: &[u8], number: impl Fn([u8; SIZE]) -> f64) 
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
+    use batchfleet_broker::QueueName;
+
     use super::*;
 
     fn floats(values: &[f32]) -> Vec<Tensor> {
@@ -146,5 +193,41 @@ mod tests {
         let text = tensor(Datatype::Bytes, b"\x01\0\0\0a");
         assert!(compare(&text, &[tensor(Datatype::Bytes, b"\x01\0\0\0a")]).is_ok());
         assert!(compare(&text, &[tensor(Datatype::Bytes, b"\x01\0\0\0b")]).is_err());
+    }
+
+    fn check(dims: &[i64], shapes: &BTreeMap<String, Vec<u64>>) -> GoldenCheck {
+        let model = ModelSpec {
+            queue: QueueName::new("m", 1),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: NonZeroU32::new(64),
+            inputs: vec![TensorSpec::new("X", Datatype::Fp32, dims.to_vec())],
+            outputs: Vec::new(),
+        };
+        GoldenCheck::new(&model, shapes)
+    }
+
+    #[test]
+    fn a_size_that_gives_garbage_is_found() {
+        for garbage_at in [1, 2, 8, 64] {
+            let mut check = check(&[-1, 3], &BTreeMap::new());
+            for rows in [1, 2, 4, 8] {
+                let mut outputs = check.inputs(rows);
+                if rows == garbage_at {
+                    outputs[0].data = vec![0x7f; outputs[0].data.len()].into();
+                }
+                check.check(rows, outputs).unwrap();
+            }
+            assert_eq!(check.mismatch().is_some(), garbage_at < 64, "{garbage_at} rows");
+        }
+    }
+
+    #[test]
+    fn open_dimensions_are_one_unless_the_config_gives_them() {
+        for (shapes, expected) in
+            [(BTreeMap::new(), [2, 1, 3]), (BTreeMap::from([("X".to_owned(), vec![7])]), [2, 7, 3])]
+        {
+            assert_eq!(check(&[-1, -1, 3], &shapes).inputs(2)[0].shape, expected);
+        }
     }
 }

@@ -24,6 +24,7 @@ mod model;
 mod pbtxt;
 mod pipeline;
 mod plan;
+mod prepare;
 mod repository;
 mod rescue;
 mod retry;

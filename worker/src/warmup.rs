@@ -1,22 +1,14 @@
 //! Runs a newly loaded model at growing batch sizes before it serves: the first run of a size is
 //! slow, and the choice of N needs the batch times L(b).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
-use batchfleet_broker::{Tensor, TensorSpec};
+use batchfleet_broker::Tensor;
 use batchfleet_policy::CostModel;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::{
-    engine::{Engine, EngineError},
-    golden::{self, Mismatch},
-    layout::Layout,
-};
+use crate::engine::{Engine, EngineError};
 
 /// Runs per size; L(b) is their median.
 const RUNS: usize = 3;
@@ -41,36 +33,33 @@ pub(crate) struct Profile {
     pub(crate) cost: CostModel,
     /// The largest size that ran without an error and within the patience.
     pub(crate) usable: u32,
-    /// The first output that differed between a single row and a batch.
-    pub(crate) mismatch: Option<Mismatch>,
 }
 
-/// A measured batch size.
-struct MeasuredSize {
-    /// The median of its runs.
-    took: Duration,
-    /// The outputs of the last run, by row.
-    outputs: Vec<Vec<Tensor>>,
+/// The inputs of a warm-up, and the check of its outputs.
+pub(crate) trait Rehearsal {
+    /// The inputs of a batch of `rows` rows.
+    fn inputs(&self, rows: u32) -> Vec<Tensor>;
+
+    /// Checks the outputs of a batch of `rows` rows. An error counts as a failed run.
+    fn check(&mut self, rows: u32, outputs: Vec<Tensor>) -> Result<(), EngineError>;
 }
 
 /// Measures `engine` at 1, 2, 4, ... rows, or at the only sizes that it may run, in three runs
 /// each.
 ///
 /// If a size fails after smaller sizes succeeded, usually for lack of memory, the climb ends as
-/// after a slow size: the previous size is the largest usable size. `shapes` gives the open
-/// dimensions of each input, without the batch dimension; dimensions missing in `shapes` are 1.
+/// after a slow size: the previous size is the largest usable size.
 pub(crate) fn warm_up(
     engine: &mut dyn Engine,
-    shapes: &BTreeMap<String, Vec<u64>>,
+    rehearsal: &mut dyn Rehearsal,
     climb: &Climb,
 ) -> Result<Profile, EngineError> {
     let model = engine.spec().queue.to_string();
     let (mut times, mut usable) = (Vec::new(), 1);
-    let (mut golden, mut mismatch) = (None, None);
     let max_batch = engine.spec().max_batch;
     for rows in sizes(&climb.sizes, climb.up_to, max_batch) {
-        let MeasuredSize { took, outputs } = match measure(engine, shapes, rows) {
-            Ok(measured) => measured,
+        let took = match measure(engine, rehearsal, rows) {
+            Ok(took) => took,
             Err(error) if times.is_empty() => return Err(error),
             Err(error) => {
                 warn!(model, rows, %error, "warm-up run failed: limiting batch size");
@@ -79,8 +68,6 @@ pub(crate) fn warm_up(
         };
         info!(model, rows, ?took, "batch size warmed up");
         times.push((rows, took));
-        let golden = golden.get_or_insert_with(|| outputs[0].clone());
-        mismatch = mismatch.or_else(|| golden::compare(golden, &outputs).err());
         if climb.patience.is_some_and(|patience| took > patience.max(times[0].1 * 2)) {
             break;
         }
@@ -92,7 +79,7 @@ pub(crate) fn warm_up(
     };
     let cost = CostModel::from_profile(&times).ok_or_else(nothing)?;
     let cost = if climb.sizes.is_empty() { cost } else { cost.with_fixed_sizes() };
-    Ok(Profile { cost, usable, mismatch })
+    Ok(Profile { cost, usable })
 }
 
 /// The sizes to measure: 1, 2, 4, ... and the largest size itself; only 1 for a model that does not
@@ -113,45 +100,51 @@ fn sizes(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32> {
     sizes
 }
 
+/// The median time of a batch of `rows` rows.
 fn measure(
     engine: &mut dyn Engine,
-    shapes: &BTreeMap<String, Vec<u64>>,
+    rehearsal: &mut dyn Rehearsal,
     rows: u32,
-) -> Result<MeasuredSize, EngineError> {
-    let layout = Layout::of(engine.spec().max_batch);
-    let dims = |name: &str| shapes.get(name).map(Vec::as_slice).unwrap_or_default();
-    let zeros = |spec: &TensorSpec| layout.zeros(spec, rows, dims(&spec.name));
-    let zeros: Vec<Tensor> = engine.spec().inputs.iter().map(zeros).collect();
+) -> Result<Duration, EngineError> {
+    let inputs = rehearsal.inputs(rows);
     let mut times = [Duration::ZERO; RUNS];
     let mut outputs = Vec::new();
     for time in &mut times {
         let began = Instant::now();
-        outputs = engine.run(zeros.clone(), rows)?;
+        outputs = engine.run(inputs.clone(), rows)?;
         *time = began.elapsed();
     }
     times.sort_unstable();
-    // Fails if the outputs do not hold the batch's rows.
-    let outputs = layout.single_rows(rows).split(outputs)?;
-    Ok(MeasuredSize { took: times[RUNS / 2], outputs })
+    rehearsal.check(rows, outputs)?;
+    Ok(times[RUNS / 2])
 }
 
 #[cfg(test)]
 mod tests {
     use std::thread::sleep;
 
-    use batchfleet_broker::{Datatype, ModelSpec, QueueName};
+    use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 
     use super::*;
 
-    /// An engine that is slow from one size on and fails from another. Records the shapes of its
-    /// inputs.
+    /// An engine that is slow from one size on and fails from another.
     struct Fake {
         spec: ModelSpec,
         slow_from: u32,
         fails_from: u32,
-        /// Returns garbage from this size on.
-        garbage_from: u32,
-        ran: Vec<Vec<u64>>,
+    }
+
+    /// Runs no inputs, and finds fault with all sizes from one size on.
+    struct Faults(u32);
+
+    impl Rehearsal for Faults {
+        fn inputs(&self, _rows: u32) -> Vec<Tensor> {
+            Vec::new()
+        }
+
+        fn check(&mut self, rows: u32, _outputs: Vec<Tensor>) -> Result<(), EngineError> {
+            if rows < self.0 { Ok(()) } else { Err(EngineError::failed("no rows")) }
+        }
     }
 
     const SLOW: Duration = Duration::from_millis(60);
@@ -166,7 +159,7 @@ mod tests {
             inputs: vec![input],
             outputs: Vec::new(),
         };
-        Fake { spec, slow_from, fails_from, garbage_from: 99, ran: Vec::new() }
+        Fake { spec, slow_from, fails_from }
     }
 
     impl Engine for Fake {
@@ -178,16 +171,12 @@ mod tests {
             "cpu"
         }
 
-        fn run(&mut self, mut inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
-            self.ran.push(inputs[0].shape.clone());
+        fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
             if rows >= self.fails_from {
                 return Err(EngineError::failed("out of memory"));
             }
             if rows >= self.slow_from {
                 sleep(SLOW);
-            }
-            if rows >= self.garbage_from {
-                inputs[0].data = vec![0x7f; inputs[0].data.len()].into();
             }
             Ok(inputs)
         }
@@ -226,37 +215,24 @@ mod tests {
     #[test]
     fn ends_with_the_first_size_that_takes_too_long_and_stays_below_it() {
         let mut engine = fake(64, 4, 99);
-        let profile = warm_up(&mut engine, &BTreeMap::new(), &climb(64, Some(SLOW / 2))).unwrap();
+        let profile = warm_up(&mut engine, &mut Faults(99), &climb(64, Some(SLOW / 2))).unwrap();
         assert_eq!(profile.usable, 2);
         assert_eq!(profile.cost.largest(), 4);
-        let by_hand = warm_up(&mut engine, &BTreeMap::new(), &climb(8, None)).unwrap();
+        let by_hand = warm_up(&mut engine, &mut Faults(99), &climb(8, None)).unwrap();
         assert_eq!(by_hand.usable, 8);
     }
 
     #[test]
     fn stays_below_a_size_that_fails_but_one_row_must_run() {
-        let profile = warm_up(&mut fake(64, 99, 16), &BTreeMap::new(), &climb(64, None)).unwrap();
+        let profile = warm_up(&mut fake(64, 99, 16), &mut Faults(99), &climb(64, None)).unwrap();
         assert_eq!(profile.usable, 8);
-        assert!(warm_up(&mut fake(64, 99, 1), &BTreeMap::new(), &climb(64, None)).is_err());
+        assert!(warm_up(&mut fake(64, 99, 1), &mut Faults(99), &climb(64, None)).is_err());
     }
 
     #[test]
-    fn a_size_that_gives_garbage_is_found() {
-        for (garbage_from, found) in [(99, false), (8, true), (2, true)] {
-            let mut engine = Fake { garbage_from, ..fake(8, 99, 99) };
-            let profile = warm_up(&mut engine, &BTreeMap::new(), &climb(8, None)).unwrap();
-            assert_eq!(profile.mismatch.is_some(), found, "from {garbage_from} rows on");
-        }
-    }
-
-    #[test]
-    fn open_dimensions_are_one_unless_the_config_gives_them() {
-        for (shapes, expected) in
-            [(BTreeMap::new(), [1, 1, 3]), (BTreeMap::from([("X".to_owned(), vec![7])]), [1, 7, 3])]
-        {
-            let mut engine = fake(1, 99, 99);
-            warm_up(&mut engine, &shapes, &climb(1, None)).unwrap();
-            assert_eq!(engine.ran, [expected; RUNS]);
-        }
+    fn stays_below_a_size_whose_outputs_fail_the_check() {
+        let profile = warm_up(&mut fake(64, 99, 99), &mut Faults(16), &climb(64, None)).unwrap();
+        assert_eq!(profile.usable, 8);
+        assert!(warm_up(&mut fake(64, 99, 99), &mut Faults(1), &climb(64, None)).is_err());
     }
 }
