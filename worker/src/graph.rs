@@ -1,0 +1,201 @@
+//! Facts about a model, read from its ONNX file: versions, symbols of dimensions, operators, and the
+//! names and shapes of constants. The weights are skipped.
+
+mod file;
+mod operators;
+mod proto;
+mod trace;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use prost::Message as _;
+
+use self::{
+    file::FileBuf,
+    proto::{
+        AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
+        ValueInfoProto,
+    },
+};
+
+/// The facts about a model.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    ir_version: i64,
+    opsets: BTreeMap<String, i64>,
+    inputs: BTreeMap<String, Vec<Dimension>>,
+    outputs: BTreeMap<String, Vec<Dimension>>,
+    nodes: Vec<Node>,
+    constants: BTreeMap<String, Constant>,
+    external: BTreeSet<String>,
+}
+
+/// One dimension of an input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Dimension {
+    /// A fixed size.
+    Size(u64),
+    /// A size of which only the name is known.
+    Symbol(String),
+    /// Any size.
+    Open,
+}
+
+/// An operator of the graph, of one of its subgraphs, or of one of the model's functions.
+#[derive(Debug)]
+struct Node {
+    operator: String,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    /// The attributes that are one integer; 0 for attributes of other types.
+    integers: BTreeMap<String, i64>,
+}
+
+/// A tensor that is part of the model.
+#[derive(Clone, Debug)]
+struct Constant {
+    dims: Vec<u64>,
+    /// The elements of a small tensor of 64-bit integers.
+    integers: Option<Vec<i64>>,
+}
+
+/// Why an ONNX file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub(crate) struct GraphError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl Graph {
+    /// Reads an ONNX file, except for its weights.
+    pub(crate) fn read(path: &Path) -> Result<Self, GraphError> {
+        let error = |problem: &dyn ToString| GraphError {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+        };
+        let mut buf = FileBuf::open(path).map_err(|problem| error(&problem))?;
+        let mut model = ModelProto::default();
+        let decoded = model.merge(&mut buf);
+        if let Some(problem) = buf.error() {
+            return Err(error(&problem));
+        }
+        decoded.map_err(|problem| error(&problem))?;
+        Ok(Self::of(model))
+    }
+
+    fn of(model: ModelProto) -> Self {
+        let opsets = model.opset_import.into_iter().map(|set| (set.domain, set.version));
+        let mut graph =
+            Self { ir_version: model.ir_version, opsets: opsets.collect(), ..Self::default() };
+        let main = model.graph.unwrap_or_default();
+        graph.inputs = main.input.iter().map(dimensions).collect();
+        graph.outputs = main.output.iter().map(dimensions).collect();
+        graph.add(main);
+        let functions = model.functions.into_iter().flat_map(|function| function.node);
+        functions.for_each(|node| graph.add_node(node));
+        graph.inputs.retain(|name, _| !graph.constants.contains_key(name));
+        graph
+    }
+
+    /// Adds the parts of a graph or subgraph.
+    fn add(&mut self, graph: GraphProto) {
+        graph.initializer.into_iter().for_each(|tensor| self.add_constant(tensor));
+        graph.sparse_initializer.into_iter().for_each(|tensor| self.add_sparse(tensor));
+        graph.node.into_iter().for_each(|node| self.add_node(node));
+    }
+
+    fn add_node(&mut self, node: NodeProto) {
+        let NodeProto { input, output, op_type, attribute } = node;
+        let mut integers = BTreeMap::new();
+        for attribute in attribute {
+            let AttributeProto { name, i, t, g, tensors, graphs, sparse_tensor, sparse_tensors } =
+                attribute;
+            if let (Some(value), "Constant", [output]) = (&t, op_type.as_str(), &output[..]) {
+                self.add_constant(TensorProto { name: output.clone(), ..value.clone() });
+            }
+            // Only to find their external data.
+            let tensors = t.into_iter().chain(tensors);
+            tensors.for_each(|tensor| self.external.extend(external(&tensor)));
+            let sparse = sparse_tensor.into_iter().chain(sparse_tensors);
+            sparse.for_each(|tensor| self.add_sparse(tensor));
+            g.into_iter().chain(graphs).for_each(|graph| self.add(graph));
+            integers.insert(name, i);
+        }
+        let node = Node { operator: op_type, inputs: input, outputs: output, integers };
+        self.nodes.push(node);
+    }
+
+    fn add_constant(&mut self, tensor: TensorProto) {
+        self.external.extend(external(&tensor));
+        let integers = tensor.integers();
+        let dims = tensor.dims.iter().map(|&dim| dim.unsigned_abs()).collect();
+        self.constants.insert(tensor.name, Constant { dims, integers });
+    }
+
+    fn add_sparse(&mut self, tensor: SparseTensorProto) {
+        let tensors = tensor.values.into_iter().chain(tensor.indices);
+        tensors.for_each(|tensor| self.external.extend(external(&tensor)));
+    }
+
+    /// The version of the file format.
+    pub(crate) fn ir_version(&self) -> i64 {
+        self.ir_version
+    }
+
+    /// The versions of the operator sets, by domain; the standard domain is empty.
+    pub(crate) fn opsets(&self) -> &BTreeMap<String, i64> {
+        &self.opsets
+    }
+
+    /// The files with the tensors outside the model's file, as the model's file names them: paths
+    /// relative to its folder.
+    pub(crate) fn external_data(&self) -> &BTreeSet<String> {
+        &self.external
+    }
+
+    /// The dimensions of an input; `None` for an unknown name. Empty for a scalar and for an unknown
+    /// rank.
+    pub(crate) fn input(&self, name: &str) -> Option<&[Dimension]> {
+        self.inputs.get(name).map(Vec::as_slice)
+    }
+
+    /// The different names that people gave to the first dimensions of the inputs. Names that
+    /// exporters make up are left out: they differ even where the dimensions are the same.
+    pub(crate) fn row_symbols(&self) -> BTreeSet<&str> {
+        self.inputs
+            .values()
+            .filter_map(|dims| match dims.first()? {
+                Dimension::Symbol(symbol) if !is_made_up(symbol) => Some(symbol.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Whether an exporter made up the name of a dimension: numbered names (`unk__12`, `s0`,
+/// `DynamicDimension.1`, `x_dynamic_axes_1`), and names without letters.
+fn is_made_up(symbol: &str) -> bool {
+    symbol.ends_with(|last: char| last.is_ascii_digit()) || !symbol.contains(char::is_alphabetic)
+}
+
+fn external(tensor: &TensorProto) -> Option<String> {
+    tensor.external_file().map(str::to_owned)
+}
+
+fn dimensions(value: &ValueInfoProto) -> (String, Vec<Dimension>) {
+    let tensor = value.kind.as_ref().and_then(|kind| kind.tensor_type.as_ref());
+    let shape = tensor.and_then(|tensor| tensor.shape.clone()).unwrap_or_default();
+    let dimension = |dim: proto::DimensionProto| match (dim.dim_value, dim.dim_param) {
+        (Some(size), _) if size >= 0 => Dimension::Size(size.unsigned_abs()),
+        (_, Some(symbol)) if !symbol.is_empty() => Dimension::Symbol(symbol),
+        _ => Dimension::Open,
+    };
+    (value.name.clone(), shape.dim.into_iter().map(dimension).collect())
+}
+
+#[cfg(test)]
+mod tests;
