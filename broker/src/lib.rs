@@ -26,7 +26,9 @@ pub mod wire;
 pub use batching::{BatchBound, Batching, RecentBatch, Release};
 pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, ShardId, WorkerId};
 pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
-pub use model::{Announcement, FleetSnapshot, ModelSpec, ObservedWorker, Promise, TensorSpec};
+pub use model::{
+    Announcement, FleetSnapshot, ModelSpec, ObservedWorker, Promise, TensorSpec, UnavailableModel,
+};
 pub use roles::{
     Backlog, Broker, BrokerError, Claims, Consumer, Controller, GatewayRoles, Inbound, Observer,
     Producer, Replies, Settlement, ShardMemory, TargetSubscription, WorkerRoles,

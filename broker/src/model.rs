@@ -135,6 +135,22 @@ pub struct Announcement {
     /// batch, which settings of its config have no effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Other models of the worker's repository that it cannot serve; each is named in the
+    /// announcement of one model only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unavailable: Vec<UnavailableModel>,
+}
+
+/// A model that a worker found in its repository but cannot serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnavailableModel {
+    /// The model.
+    pub model: String,
+    /// The version; `None` if the worker could not even choose a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Why the worker cannot serve the model, as a sentence for users.
+    pub reason: String,
 }
 
 /// A worker as seen by an observer.
@@ -197,6 +213,7 @@ impl Announcement {
             tracing: false,
             config: None,
             notes: Vec::new(),
+            unavailable: Vec::new(),
         }
     }
 }

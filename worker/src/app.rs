@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use batchfleet_broker::{Broker, WorkerRoles};
+use batchfleet_broker::{Broker, QueueName, WorkerRoles};
 use batchfleet_service::{Process, metrics::MetricGroup};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +14,10 @@ use crate::{
     error::WorkerError,
     metrics::WorkerMetrics,
     model::Model,
-    repository::{self, ModelSource},
+    repository::{self, BadModel, ModelSource, Scan},
     retry::Outage,
     settings::ModelSettings,
+    unserved::Unserved,
 };
 
 /// Models that are loaded, warmed up and checked, but not served yet.
@@ -27,7 +28,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads, warms up and checks every model of a repository. Once `shutdown` is cancelled, no
+    /// Loads, warms up and checks the models of a repository. A model that cannot be served is
+    /// left out, unless it is requested by name or `--exit-on-error` is set. Once `shutdown` is cancelled, no
     /// further model is loaded. Needs no broker, so a missing device is reported even while the
     /// broker is unreachable.
     pub async fn load(
@@ -43,16 +45,29 @@ impl Loaded {
         let Some(folder) = shutdown.run_until_cancelled(fetching).await.transpose()? else {
             return Ok(Self { models: Vec::new(), metrics });
         };
-        let sources = repository::scan(&folder, wanted)?;
+        let Scan { sources, bad } = repository::scan(&folder, wanted)?;
+        // A model that is requested by name must be served.
+        let mut unserved = Unserved::new(settings.exit_on_error || !wanted.is_empty());
+        for BadModel { name, version, error } in bad {
+            unserved.add(name, version, error.into())?;
+        }
         let runtime = runtime(settings, &sources)?;
         // Measure all models before serving any, so that serving does not distort the measurements.
         let mut models = Vec::new();
         for source in sources {
             if shutdown.is_cancelled() {
-                break;
+                return Ok(Self { models, metrics });
             }
+            let QueueName { model, version } = source.queue.clone();
             let (runtime, tracer) = (runtime.clone(), tracer.clone());
-            models.extend(Model::load_instances(settings, source, runtime, tracer).await?);
+            match Model::load_instances(settings, source, runtime, tracer).await {
+                Ok(instances) => models.extend(instances),
+                Err(error) => unserved.add(model, Some(version), error)?,
+            }
+        }
+        let unavailable = unserved.announced(!models.is_empty())?;
+        if let Some(first) = models.first_mut() {
+            first.unavailable = unavailable;
         }
         Ok(Self { models, metrics })
     }

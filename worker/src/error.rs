@@ -62,6 +62,9 @@ pub enum WorkerError {
     /// The thread of an engine has ended.
     #[error("the engine of model {0} has crashed")]
     EngineGone(QueueName),
+    /// A worker that found several models cannot serve any of them.
+    #[error("no model can be served: {}", list(.0))]
+    NoModel(Vec<WorkerError>),
     /// A task of the worker has crashed.
     #[error("a part of the worker has crashed: {0}")]
     Crashed(#[from] tokio::task::JoinError),
@@ -70,12 +73,31 @@ pub enum WorkerError {
 impl WorkerError {
     /// Whether the cause is in the settings or the repository, so that a restart would not help.
     pub fn is_settings(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::NoModel(errors) => errors.iter().all(Self::is_settings),
             Self::Settings(_)
-                | Self::Repository(_)
-                | Self::Load(ModelLoadError::Library { .. } | ModelLoadError::Provider { .. })
-        )
+            | Self::Repository(_)
+            | Self::Load(ModelLoadError::Library { .. } | ModelLoadError::Provider { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the error concerns one model, so that the worker can serve others.
+    pub(crate) const fn is_of_model(&self) -> bool {
+        match self {
+            Self::Load(ModelLoadError::Library { .. } | ModelLoadError::Provider { .. })
+            | Self::Device { .. }
+            | Self::Metrics(_)
+            | Self::Thread(_)
+            | Self::NoModel(_)
+            | Self::Crashed(_) => false,
+            Self::Settings(_)
+            | Self::Repository(_)
+            | Self::Load(_)
+            | Self::WarmUp { .. }
+            | Self::Golden { .. }
+            | Self::EngineGone(_) => true,
+        }
     }
 
     /// Whether the process must exit immediately, because all later outputs of its device may be
@@ -89,4 +111,8 @@ impl WorkerError {
     pub fn report(self) -> anyhow::Error {
         if self.is_settings() { InvalidSettings::new(self).into() } else { self.into() }
     }
+}
+
+fn list(errors: &[WorkerError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

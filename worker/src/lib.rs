@@ -35,6 +35,7 @@ mod settle;
 mod tensors;
 mod trace;
 mod tuner;
+mod unserved;
 mod warmup;
 mod watchdog;
 
@@ -46,6 +47,6 @@ pub use golden::Mismatch;
 pub use layout::UnevenOutput;
 pub use metrics::describe_metrics;
 pub use pbtxt::SyntaxError;
-pub use repository::{Digest, Location, RepositoryError, Wanted};
+pub use repository::{Digest, Location, RepositoryError, VersionDigest, Wanted, digests};
 pub use settings::{ExecutionProvider, ModelSettings, WorkerSettings};
 pub use watchdog::{EXIT_DEVICE, EXIT_HUNG, leave};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use batchfleet_broker::{
-    Announcement, ModelSpec, QueueName, TargetSubscription, WorkerId, WorkerRoles,
+    Announcement, ModelSpec, QueueName, TargetSubscription, UnavailableModel, WorkerId, WorkerRoles,
 };
 use batchfleet_service::trace::Tracer;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub(crate) struct Model {
     pub(crate) worker: WorkerId,
     /// The name of the machine or pod.
     host: String,
+    /// Other models of the repository that cannot be served, to announce with this one.
+    pub(crate) unavailable: Vec<UnavailableModel>,
     /// How to serve the model.
     pub(crate) plan: ServingPlan,
     engine: EngineHandle,
@@ -81,7 +83,7 @@ impl Model {
             Ok::<_, WorkerError>((engine, plan))
         };
         let (engine, plan) = engine::start(name, load).await?;
-        Ok(Self { worker: WorkerId::random(), host, plan, engine })
+        Ok(Self { worker: WorkerId::random(), host, unavailable: Vec::new(), plan, engine })
     }
 
     /// The model's queue.
@@ -104,6 +106,7 @@ impl Model {
         let spec = ModelSpec::clone(&self.plan.spec);
         let announcement = Announcement {
             host: self.host,
+            unavailable: self.unavailable,
             tracing: self.plan.tracer.is_on(),
             ..Announcement::new(self.worker, spec)
         };
@@ -155,7 +158,7 @@ fn engine(
     let max_batch = settings.max_batch.get();
     Ok(match runtime {
         Some(runtime) if source.config.backend == Backend::OnnxRuntime => {
-            Box::new(Onnx::load(source, runtime, instance, max_batch)?)
+            Box::new(Onnx::load(source, &source.read()?, runtime, instance, max_batch)?)
         }
         _ => Box::new(Echo::load(source, max_batch)?),
     })

@@ -1,8 +1,16 @@
 //! Reads model repositories in Triton's layout: `<repository>/<model>/<version>/model.onnx`, with
 //! an optional `config.pbtxt` beside the versions. A repository in an object store is fetched into
 //! a folder first.
+//!
+//! A worker reads every file of a model into memory ([`files`]); the digest that identifies the
+//! model ([`identity`]) is computed from these bytes.
 
+mod advice;
+mod digests;
 mod error;
+mod external;
+mod files;
+mod identity;
 mod location;
 mod names;
 mod scan;
@@ -10,11 +18,14 @@ mod versions;
 mod wanted;
 
 pub use self::{
+    digests::{VersionDigest, digests},
     error::RepositoryError,
+    identity::Digest,
     location::Location,
-    wanted::{Digest, Wanted},
+    wanted::Wanted,
 };
 pub(crate) use self::{
+    files::ModelBytes,
     location::StoreSettings,
-    scan::{ModelSource, scan},
+    scan::{BadModel, ModelSource, Scan, scan},
 };

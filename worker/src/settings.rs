@@ -54,10 +54,15 @@ pub struct ModelSettings {
     #[arg(long, env = "BATCHFLEET_MODEL_REPOSITORY_OPTIONS", value_name = "DIR")]
     pub model_repository_options: Option<PathBuf>,
 
-    /// Serve only these models, `NAME`, `NAME:VERSION` or `NAME:VERSION@sha256:DIGEST` (of the
-    /// model's file); repeatable, or separated by commas [default: all]
+    /// Serve only these models, `NAME`, `NAME:VERSION` or `NAME:VERSION@sha256:DIGEST` (as `batchfleet
+    /// digest` prints it); repeatable, or separated by commas [default: all]
     #[arg(long = "model", env = "BATCHFLEET_MODEL", value_name = "NAME", value_delimiter = ',')]
     pub models: Vec<Wanted>,
+
+    /// End if any model of the repository cannot be served. By default the others are served, and
+    /// `/v2/repository/index` gives the reason; a model named by --model must always be served
+    #[arg(long, env = "BATCHFLEET_EXIT_ON_ERROR")]
+    pub exit_on_error: bool,
 
     /// Name of this machine or pod; announced, so that a controller can match workers with pods
     #[arg(long, env = "HOSTNAME", default_value = "", value_name = "NAME")]

@@ -5,7 +5,7 @@ mod load_error;
 mod options;
 mod runtime;
 
-use std::{borrow::Cow, num::NonZeroU32, path::Path};
+use std::{borrow::Cow, num::NonZeroU32, path::PathBuf};
 
 use batchfleet_broker::{ModelSpec, Tensor};
 use ort::{
@@ -21,7 +21,11 @@ use self::{
     options::SessionOptions,
 };
 use super::{Engine, EngineError, RunError, RunErrorCode};
-use crate::{instances::Instance, layout::Layout, repository::ModelSource};
+use crate::{
+    instances::Instance,
+    layout::Layout,
+    repository::{ModelBytes, ModelSource},
+};
 
 /// Option of a run: the devices that return unused memory after the run.
 const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
@@ -40,17 +44,18 @@ impl Onnx {
     /// The model batches if its [layout](Layout::can_batch) and its config allow batching.
     pub(crate) fn load(
         source: &ModelSource,
+        bytes: &ModelBytes,
         runtime: &Runtime,
         instance: Instance,
         max_batch: u32,
     ) -> Result<Self, ModelLoadError> {
         let model = |problem| ModelLoadError::Model { model: source.queue.to_string(), problem };
         let Instance { provider, threads } = instance;
-        // The folders of the version and of the model.
-        let folders: Vec<&Path> = source.file.ancestors().skip(1).take(2).collect();
+        let folders = source.folders();
+        let folders = folders.each_ref().map(PathBuf::as_path);
         let options = SessionOptions::read(&source.config, provider, threads, &folders);
         let options = options.map_err(model)?;
-        let session = runtime.session(source, &options)?;
+        let session = runtime.session(source, bytes, &options)?;
         let failed = |error: ort::Error| model(error.to_string());
         let mut run_options = RunOptions::new().map_err(failed)?;
         if let Some(devices) = &options.shrinkage {

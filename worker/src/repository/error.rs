@@ -2,9 +2,10 @@
 
 use std::{io, path::PathBuf};
 
+use batchfleet_broker::QueueName;
 use url::Url;
 
-use super::wanted::Digest;
+use super::{advice::LAYOUT, identity::Digest};
 use crate::pbtxt::SyntaxError;
 
 /// Why a repository cannot be served.
@@ -52,17 +53,33 @@ pub enum RepositoryError {
         /// The cause.
         error: Box<object_store::Error>,
     },
-    /// A model's file does not have the requested digest.
-    #[error("{path} has the digest {found}, but {wanted} was required")]
+    /// A model does not have the requested digest.
+    #[error(
+        "model {model} has the digest {found}, but {wanted} was required; `batchfleet digest` computes \
+         it"
+    )]
     Digest {
-        /// The file.
-        path: PathBuf,
+        /// Name and version.
+        model: QueueName,
         /// The requested digest.
         wanted: Digest,
-        /// The file's digest.
+        /// The model's digest.
         found: Digest,
     },
+    /// The folder of a model or a version is given as repository.
+    #[error("{path} {advice}")]
+    WrongRoot {
+        /// The folder.
+        path: PathBuf,
+        /// What the folder is, and which folder is the repository.
+        advice: String,
+    },
     /// The repository has no model.
-    #[error("no model in {0}: expected <model>/<version>/model.onnx")]
-    Empty(PathBuf),
+    #[error("no model in {path}: expected {LAYOUT}{advice}")]
+    Empty {
+        /// The folder.
+        path: PathBuf,
+        /// What is in the folder, if that helps.
+        advice: String,
+    },
 }

@@ -136,10 +136,19 @@ impl Remote {
             self.download(file, cache).await?;
         }
         let Some(model) = files.first().map(|file| &file[0]) else { return Ok(()) };
-        let config = read_config(&cache.join(model).join("config.pbtxt"))?;
+        // `scan` reports a config that cannot be read.
+        let Ok(config) = read_config(&cache.join(model).join("config.pbtxt")) else {
+            return Ok(());
+        };
         let present: BTreeSet<u64> = files.iter().filter_map(|file| version(file)).collect();
-        let versions = wanted_versions(model, wanted)
-            .or_else(|| select(present.into_iter().collect(), &config.versions).ok());
+        let has_file = |number| {
+            files.iter().any(|file| version(file) == Some(number) && file[2] == config.file)
+        };
+        let selected = || {
+            let selected = select(present.into_iter().collect(), &config.versions, has_file);
+            selected.ok().map(|selected| selected.versions)
+        };
+        let versions = wanted_versions(model, wanted).or_else(selected);
         // If a requested version is missing, fetch all versions: `scan` then reports the missing
         // version.
         let is_needed = |file: &Vec<String>| {

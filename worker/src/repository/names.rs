@@ -1,5 +1,9 @@
 //! The names allowed for models and versions.
 
+/// What [`is_model_name`] allows, for messages.
+pub(super) const MODEL_NAME: &str =
+    "1 to 128 letters A to Z and a to z, digits, '_', '-' and '.', and does not begin with '.'";
+
 /// Whether a folder can be a model: the name must fit a URL and a Redis key, and must not be
 /// hidden, like `.git` and `..data`.
 pub(super) fn is_model_name(name: &str) -> bool {

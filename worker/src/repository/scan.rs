@@ -7,12 +7,16 @@ use std::{
 };
 
 use batchfleet_broker::QueueName;
+use tracing::warn;
 
 use super::{
+    advice,
     error::RepositoryError,
-    names::{is_model_name, version_number},
+    files::{self, ModelBytes, ModelFiles},
+    identity::Digest,
+    names::{MODEL_NAME, is_model_name, version_number},
     versions::{select, wanted_versions},
-    wanted::{Digest, Wanted},
+    wanted::Wanted,
 };
 use crate::config::{Backend, ModelConfig, VersionPolicy};
 
@@ -21,10 +25,30 @@ use crate::config::{Backend, ModelConfig, VersionPolicy};
 pub(crate) struct ModelSource {
     /// The model's name and version.
     pub(crate) queue: QueueName,
+    /// The model's folder.
+    pub(crate) folder: PathBuf,
     /// The model's file, which need not exist for an echo.
     pub(crate) file: PathBuf,
+    /// The digest that the model must have.
+    pub(crate) digest: Option<Digest>,
     /// How to serve the model.
     pub(crate) config: Arc<ModelConfig>,
+}
+
+/// A model of the repository that cannot be served, with the version if only that cannot.
+#[derive(Debug)]
+pub(crate) struct BadModel {
+    pub(crate) name: String,
+    pub(crate) version: Option<u64>,
+    pub(crate) error: RepositoryError,
+}
+
+/// The models of a repository.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Sorted by name, then version.
+    pub(crate) sources: Vec<ModelSource>,
+    pub(crate) bad: Vec<BadModel>,
 }
 
 impl ModelSource {
@@ -32,13 +56,32 @@ impl ModelSource {
     pub(crate) fn contradiction(&self, problem: impl Into<String>) -> RepositoryError {
         RepositoryError::Contradiction { model: self.queue.to_string(), problem: problem.into() }
     }
+
+    /// The folders of the version and of the model.
+    pub(crate) fn folders(&self) -> [PathBuf; 2] {
+        [self.folder.join(self.queue.version.to_string()), self.folder.clone()]
+    }
+
+    /// Reads the model's files. If a digest is required, exactly the bytes that are returned have
+    /// it.
+    pub(crate) fn read(&self) -> Result<ModelBytes, RepositoryError> {
+        let problem = |problem| self.contradiction(problem);
+        let files = ModelFiles::read(&self.file).map_err(problem)?;
+        if let Some(wanted) = self.digest {
+            let found = files.digest();
+            if found != wanted {
+                return Err(RepositoryError::Digest { model: self.queue.clone(), wanted, found });
+            }
+        }
+        files.into_bytes().map_err(problem)
+    }
 }
 
-/// Finds the `wanted` models, or all models if `wanted` is empty. Returns the requested versions of
-/// each model, or else the versions that its version policy selects, sorted by name, then version.
-pub(crate) fn scan(root: &Path, wanted: &[Wanted]) -> Result<Vec<ModelSource>, RepositoryError> {
-    let mut present: Vec<String> =
-        folders(root)?.into_iter().filter(|name| is_model_name(name)).collect();
+/// Finds the `wanted` models, or all models if `wanted` is empty: the requested versions of each
+/// model, or else the versions that its version policy selects.
+pub(crate) fn scan(root: &Path, wanted: &[Wanted]) -> Result<Scan, RepositoryError> {
+    let (mut present, left_out): (Vec<String>, Vec<String>) =
+        folders(root)?.into_iter().partition(|name| is_model_name(name));
     present.sort();
     if let Some(missing) = wanted.iter().find(|model| !present.contains(&model.name)) {
         return Err(RepositoryError::UnknownModel {
@@ -47,38 +90,37 @@ pub(crate) fn scan(root: &Path, wanted: &[Wanted]) -> Result<Vec<ModelSource>, R
             present: present.join(", "),
         });
     }
-    let is_wanted = |name: &String| wanted.iter().any(|model| model.name == *name);
-    let mut sources = Vec::new();
-    for model in present.iter().filter(|name| wanted.is_empty() || is_wanted(name)) {
-        sources.extend(versions_of(root, model, wanted_versions(model, wanted))?);
-    }
-    for model in wanted {
-        check_digest(model, &sources)?;
-    }
-    if sources.is_empty() { Err(RepositoryError::Empty(root.to_owned())) } else { Ok(sources) }
-}
-
-/// Rejects a model file that does not have the requested digest.
-fn check_digest(model: &Wanted, sources: &[ModelSource]) -> Result<(), RepositoryError> {
-    let Some(wanted) = model.digest else { return Ok(()) };
-    let is_meant = |source: &&ModelSource| {
-        source.queue.model == model.name && Some(source.queue.version) == model.version
-    };
-    for ModelSource { file: path, .. } in sources.iter().filter(is_meant) {
-        let found = Digest::of_file(path)
-            .map_err(|error| RepositoryError::Unreadable { path: path.clone(), error })?;
-        if found != wanted {
-            return Err(RepositoryError::Digest { path: path.clone(), wanted, found });
+    if wanted.is_empty() {
+        if let Some(advice) = advice::on_root(root, &present) {
+            return Err(RepositoryError::WrongRoot { path: root.to_owned(), advice });
+        }
+        for name in left_out.iter().filter(|name| !name.starts_with('.')) {
+            warn!(name, "left a folder out: the name of a model has {MODEL_NAME}");
         }
     }
-    Ok(())
+    let is_wanted = |name: &String| wanted.iter().any(|model| model.name == *name);
+    let mut scan = Scan::default();
+    for model in present.iter().filter(|name| wanted.is_empty() || is_wanted(name)) {
+        if let Err(error) = add_model(&mut scan, root, model, wanted) {
+            scan.bad.push(BadModel { name: model.clone(), version: None, error });
+        }
+    }
+    if scan.sources.is_empty() && scan.bad.is_empty() {
+        return Err(RepositoryError::Empty {
+            path: root.to_owned(),
+            advice: advice::on_names(&left_out),
+        });
+    }
+    Ok(scan)
 }
 
-fn versions_of(
+/// Adds the versions of a model.
+fn add_model(
+    scan: &mut Scan,
     root: &Path,
     model: &str,
-    wanted: Option<Vec<u64>>,
-) -> Result<Vec<ModelSource>, RepositoryError> {
+    wanted: &[Wanted],
+) -> Result<(), RepositoryError> {
     let folder = root.join(model);
     let contradiction =
         |problem| RepositoryError::Contradiction { model: model.to_owned(), problem };
@@ -91,24 +133,45 @@ fn versions_of(
     if versions.is_empty() && config.backend == Backend::Echo {
         versions.push(1);
     }
-    let (policy, asks) = match wanted {
+    let find = |version: u64| files::find(&folder.join(version.to_string()), &config.file);
+    let has_file = |version| {
+        let file = find(version).and_then(|file| fs::metadata(file).ok());
+        config.backend == Backend::Echo || file.is_some_and(|file| file.len() > 0)
+    };
+    let (policy, asks) = match wanted_versions(model, wanted) {
         Some(wanted) => (VersionPolicy::Specific(wanted), "--model"),
         None => (config.versions.clone(), "its version_policy"),
     };
-    let versions = select(versions, &policy).map_err(|version| {
+    let selected = select(versions, &policy, has_file).map_err(|version| {
         contradiction(format!("{asks} asks for version {version}, which is not there"))
     })?;
-    if versions.is_empty() {
-        return Err(contradiction("it has no version: expected a folder such as 1".to_owned()));
+    if selected.versions.is_empty() {
+        return Err(contradiction(advice::on_no_version(&folder, &config.file)));
     }
-    let source = |version: u64| {
-        let file = folder.join(version.to_string()).join(&config.file);
-        if config.backend == Backend::OnnxRuntime && !file.is_file() {
-            return Err(contradiction(format!("there is no file {}", file.display())));
+    for version in selected.incomplete {
+        let file = &config.file;
+        warn!(model, version, "an older version is served, because the newest has no {file} yet");
+    }
+    for version in selected.versions {
+        let queue = QueueName::new(model, version);
+        let version_folder = folder.join(version.to_string());
+        let digest = wanted.iter().find(|wanted| wanted.is(&queue)).and_then(|model| model.digest);
+        match find(version) {
+            None if config.backend == Backend::OnnxRuntime => {
+                let problem = advice::on_no_file(&version_folder, &config.file);
+                let error = RepositoryError::Contradiction { model: queue.to_string(), problem };
+                scan.bad.push(BadModel { name: queue.model, version: Some(version), error });
+            }
+            file => scan.sources.push(ModelSource {
+                folder: folder.clone(),
+                file: file.unwrap_or_else(|| version_folder.join(&config.file)),
+                queue,
+                digest,
+                config: config.clone(),
+            }),
         }
-        Ok(ModelSource { queue: QueueName::new(model, version), file, config: config.clone() })
-    };
-    versions.into_iter().map(source).collect()
+    }
+    Ok(())
 }
 
 /// The config of a model; the default if the file does not exist.
@@ -122,113 +185,17 @@ pub(super) fn read_config(path: &Path) -> Result<ModelConfig, RepositoryError> {
 }
 
 /// The names of the folders in a folder, symbolic links followed.
-fn folders(path: &Path) -> Result<Vec<String>, RepositoryError> {
+pub(super) fn folders(path: &Path) -> Result<Vec<String>, RepositoryError> {
     let unreadable = |error| RepositoryError::Unreadable { path: path.to_owned(), error };
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         if entry.path().is_dir() {
-            names.extend(entry.file_name().into_string());
+            names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
     Ok(names)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A repository with these files.
-    fn repository(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        root
-    }
-
-    fn names(root: &Path, wanted: &[&str]) -> Vec<String> {
-        let wanted: Vec<Wanted> = wanted.iter().map(|model| model.parse().unwrap()).collect();
-        scan(root, &wanted).unwrap().iter().map(|source| source.queue.to_string()).collect()
-    }
-
-    const TWO_MODELS: [(&str, &str); 6] = [
-        ("digits/1/model.onnx", ""),
-        ("digits/10/model.onnx", ""),
-        ("digits/2/model.onnx", ""),
-        ("magika/1/model.onnx", ""),
-        (".cache/1/model.onnx", ""),
-        ("README.md", ""),
-    ];
-
-    #[test]
-    fn serves_the_latest_version_of_every_model() {
-        let root = repository(&TWO_MODELS);
-        assert_eq!(names(root.path(), &[]), ["digits:10", "magika:1"]);
-        assert_eq!(names(root.path(), &["magika"]), ["magika:1"]);
-    }
-
-    #[test]
-    fn serves_the_versions_a_policy_names() {
-        for (policy, expected) in [
-            ("all {}", vec!["digits:1", "digits:2", "digits:10"]),
-            ("latest { num_versions: 2 }", vec!["digits:2", "digits:10"]),
-            ("specific { versions: [2, 1] }", vec!["digits:1", "digits:2"]),
-        ] {
-            let root = repository(&TWO_MODELS);
-            let config = format!("version_policy: {{ {policy} }}");
-            fs::write(root.path().join("digits/config.pbtxt"), config).unwrap();
-            assert_eq!(names(root.path(), &["digits"]), expected, "{policy}");
-        }
-    }
-
-    #[test]
-    fn serves_the_versions_that_are_asked_for_whatever_the_policy() {
-        let root = repository(&TWO_MODELS);
-        assert_eq!(names(root.path(), &["digits:2"]), ["digits:2"]);
-        assert_eq!(names(root.path(), &["digits:10", "digits:1"]), ["digits:1", "digits:10"]);
-        let third = scan(root.path(), &["digits:3".parse().unwrap()]).unwrap_err().to_string();
-        assert_eq!(third, "model digits: --model asks for version 3, which is not there");
-    }
-
-    #[test]
-    fn serves_no_other_file_than_the_one_with_the_digest() {
-        let root = repository(&TWO_MODELS);
-        let of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let wanted = [format!("digits:2@sha256:{of_nothing}").parse().unwrap()];
-        assert_eq!(scan(root.path(), &wanted).unwrap().len(), 1);
-        fs::write(root.path().join("digits/2/model.onnx"), "another").unwrap();
-        let error = scan(root.path(), &wanted).unwrap_err().to_string();
-        assert!(error.contains("has the digest sha256:"), "{error}");
-    }
-
-    #[test]
-    fn an_echo_needs_no_version_folder() {
-        let root = repository(&[("echo/config.pbtxt", "backend: \"batchfleet_echo\"")]);
-        assert_eq!(names(root.path(), &[]), ["echo:1"]);
-    }
-
-    #[test]
-    fn says_what_is_wrong_with_a_repository() {
-        let root = repository(&TWO_MODELS);
-        fs::write(root.path().join("magika/config.pbtxt"), "name: \"magic\"").unwrap();
-        let complaint = |wanted: &str| scan(root.path(), &[wanted.parse().unwrap()]).unwrap_err();
-        assert_eq!(
-            complaint("magika").to_string(),
-            "model magika: its config.pbtxt names it \"magic\""
-        );
-        assert!(complaint("cats").to_string().ends_with("there is: digits, magika"));
-        fs::write(root.path().join("magika/config.pbtxt"), "\n\nmax_batch_size 1").unwrap();
-        assert!(complaint("magika").to_string().contains("config.pbtxt, line 3: expected ':'"));
-    }
-
-    #[test]
-    fn an_empty_or_missing_repository_is_refused() {
-        let root = repository(&[("README.md", "")]);
-        assert!(matches!(scan(root.path(), &[]), Err(RepositoryError::Empty(_))));
-        let missing = scan(&root.path().join("no"), &[]);
-        assert!(matches!(missing, Err(RepositoryError::Unreadable { .. })));
-    }
-}
+mod tests;

@@ -4,3 +4,4 @@ mod echo;
 mod fleet;
 mod models;
 mod onnx;
+mod repository;

@@ -43,6 +43,26 @@ impl Graph {
         self
     }
 
+    /// A constant matrix of floats in another file.
+    pub(crate) fn matrix_in(mut self, file: &str, name: &str, dims: [u64; 2]) -> Self {
+        bytes(&mut self.0, 5, &tensor_in(file, name, dims));
+        self
+    }
+
+    /// A node whose output is a matrix of floats in another file.
+    pub(crate) fn constant_in(mut self, file: &str, output: &str, dims: [u64; 2]) -> Self {
+        let mut value = Vec::new();
+        bytes(&mut value, 1, b"value");
+        bytes(&mut value, 5, &tensor_in(file, "constant", dims));
+        number(&mut value, 20, 4);
+        let mut node = Vec::new();
+        bytes(&mut node, 2, output.as_bytes());
+        bytes(&mut node, 4, b"Constant");
+        bytes(&mut node, 5, &value);
+        bytes(&mut self.0, 1, &node);
+        self
+    }
+
     /// Encodes the model's file.
     pub(crate) fn model(mut self) -> Vec<u8> {
         bytes(&mut self.0, 2, b"graph");
@@ -54,6 +74,24 @@ impl Graph {
         bytes(&mut model, 7, &self.0);
         model
     }
+}
+
+/// A tensor of floats that fills a file.
+fn tensor_in(file: &str, name: &str, dims: [u64; 2]) -> Vec<u8> {
+    let mut tensor = Vec::new();
+    number(&mut tensor, 1, dims[0]);
+    number(&mut tensor, 1, dims[1]);
+    number(&mut tensor, 2, 1);
+    bytes(&mut tensor, 8, name.as_bytes());
+    let length = (dims[0] * dims[1] * 4).to_string();
+    for (key, value) in [("location", file), ("offset", "0"), ("length", &length)] {
+        let mut entry = Vec::new();
+        bytes(&mut entry, 1, key.as_bytes());
+        bytes(&mut entry, 2, value.as_bytes());
+        bytes(&mut tensor, 13, &entry);
+    }
+    number(&mut tensor, 14, 1);
+    tensor
 }
 
 fn value_info(name: &str, Type(element, dims): &Type<'_>) -> Vec<u8> {

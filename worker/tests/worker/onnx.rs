@@ -210,10 +210,18 @@ async fn a_model_that_does_not_keep_its_rows_is_refused_before_it_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_not_a_model_is_refused() {
-    let files = repository(&[("m/1/model.onnx", b"not a model")]);
+    for file in [&b"not a model"[..], &matmul(None)[..40]] {
+        let files = repository(&[("m/1/model.onnx", file)]);
+        let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
+        let error = error.to_string();
+        assert!(
+            error.starts_with("model m:1: ") && error.contains("is not an ONNX model"),
+            "{error}"
+        );
+    }
+    let files = repository(&[("m/1/model.onnx", b"\x08\x07")]);
     let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
-    assert!(error.to_string().starts_with("model m:1: "), "{error}");
-    assert!(matches!(error, WorkerError::Load(ModelLoadError::Model { .. })));
+    assert!(matches!(error, WorkerError::Load(ModelLoadError::Model { .. })), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -181,7 +181,13 @@ mod tests {
             writeln!(config, "parameters {{ key: \"{key}\" {value} }}").unwrap();
         }
         let config = Arc::new(ModelConfig::parse(&config).unwrap());
-        let source = ModelSource { queue: QueueName::new("echo", 1), file: "echo".into(), config };
+        let source = ModelSource {
+            queue: QueueName::new("echo", 1),
+            folder: "echo".into(),
+            file: "echo/1/model.onnx".into(),
+            digest: None,
+            config,
+        };
         Echo::load(&source, 8).unwrap()
     }
 

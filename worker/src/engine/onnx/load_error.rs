@@ -1,32 +1,15 @@
 //! Rewrites ONNX Runtime's errors on loading a model: what the user can change, with names and
 //! numbers.
 
-use std::{fs::File, io::Read, path::Path};
-
-/// The first line of a file that Git LFS has not replaced by its content.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
-
-/// Explains why ONNX Runtime did not load `file`. `message` is the runtime's own message, which is
+/// Explains why ONNX Runtime did not load a model. `message` is the runtime's own message, which is
 /// returned as far as it is not known.
-pub(super) fn explain(message: &str, file: &Path) -> String {
-    if is_lfs_pointer(file) {
-        return format!(
-            "{} is a pointer of Git LFS, not the model: fetch the content with `git lfs pull`",
-            file.display()
-        );
-    }
+pub(super) fn explain(message: &str) -> String {
     ir_version(message)
         .or_else(|| opset(message))
         .or_else(|| unregistered(message))
         .or_else(|| no_import(message))
         .or_else(|| no_operator(message))
         .unwrap_or_else(|| message.trim_end().to_owned())
-}
-
-fn is_lfs_pointer(file: &Path) -> bool {
-    let mut start = [0; LFS_POINTER.len()];
-    File::open(file).and_then(|mut file| file.read_exact(&mut start)).is_ok()
-        && start == LFS_POINTER
 }
 
 fn ir_version(message: &str) -> Option<String> {
@@ -102,16 +85,12 @@ fn digits(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn explained(message: &str) -> String {
-        explain(message, Path::new("/nowhere"))
-    }
-
     #[test]
     fn versions_are_named_with_the_limit_of_the_library() {
         let ir = "/onnxruntime_src/onnxruntime/core/graph/model.cc:256 onnxruntime::Model::Model(\
                   onnx::ModelProto&&, const onnxruntime::ModelOptions&) Unsupported model IR \
                   version: 99, max supported IR version: 14\n";
-        assert!(explained(ir).starts_with(
+        assert!(explain(ir).starts_with(
             "the model has IR version 99, but this ONNX Runtime reads \
                                            up to 14: export"
         ));
@@ -119,7 +98,7 @@ mod tests {
                      with official released onnx opset versions. Opset 99 is under development and \
                      support for this is limited. Current official support for domain ai.onnx is \
                      till opset 28.\n";
-        assert!(explained(opset).starts_with(
+        assert!(explain(opset).starts_with(
             "the model has opset 99 of ai.onnx, but this ONNX \
                                               Runtime knows up to 28: export"
         ));
@@ -127,7 +106,7 @@ mod tests {
 
     #[test]
     fn an_unknown_operator_is_named_with_the_way_out() {
-        let text = explained(
+        let text = explain(
             "Fatal error: ai.onnx.contrib:BertTokenizer(-1) is not a registered \
                               function/op",
         );
@@ -135,30 +114,19 @@ mod tests {
             text.starts_with("operator BertTokenizer of domain ai.onnx.contrib is not part of")
         );
         assert!(text.contains("onnxruntime-extensions") && text.contains("op_library_filename"));
-        let text = explained("Fatal error: my.own:Op(1) is not a registered function/op");
+        let text = explain("Fatal error: my.own:Op(1) is not a registered function/op");
         assert!(text.starts_with("operator Op of domain my.own") && !text.contains("extensions"));
-        let text = explained(
+        let text = explain(
             "This is an invalid model. In Node, (\"\", Fooo, \"\", -1) : , Error No \
                               Op registered for Fooo with domain_version of 17",
         );
         assert!(text.starts_with("ONNX Runtime has no operator Fooo in opset 17: "), "{text}");
-        let text =
-            explained("In Node, (\"\") , Error No opset import for domain 'ai.onnx.contrib'");
+        let text = explain("In Node, (\"\") , Error No opset import for domain 'ai.onnx.contrib'");
         assert!(text.starts_with("the model uses operators of domain ai.onnx.contrib"), "{text}");
     }
 
     #[test]
     fn other_messages_stay_as_they_are() {
-        assert_eq!(explained("Protobuf parsing failed.\n"), "Protobuf parsing failed.");
-    }
-
-    #[test]
-    fn a_pointer_of_git_lfs_is_recognised() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("model.onnx");
-        std::fs::write(&file, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-            .unwrap();
-        let text = explain("Protobuf parsing failed.", &file);
-        assert!(text.contains("is a pointer of Git LFS, not the model: fetch"), "{text}");
+        assert_eq!(explain("Protobuf parsing failed.\n"), "Protobuf parsing failed.");
     }
 }

@@ -22,7 +22,10 @@ use super::{
     load_error,
     options::{CudaOptions, SessionOptions},
 };
-use crate::{repository::ModelSource, settings::ExecutionProvider};
+use crate::{
+    repository::{ModelBytes, ModelSource},
+    settings::ExecutionProvider,
+};
 
 /// ONNX Runtime, and the device of this process.
 #[derive(Debug)]
@@ -120,15 +123,16 @@ impl Runtime {
         }
     }
 
-    /// Loads a model.
+    /// Loads a model from memory: files that are mapped could change while the model is served.
     pub(super) fn session(
         &self,
         source: &ModelSource,
+        bytes: &ModelBytes,
         options: &SessionOptions,
     ) -> Result<Session, ModelLoadError> {
         let model = |error: ort::Error| ModelLoadError::Model {
             model: source.queue.to_string(),
-            problem: load_error::explain(&error.to_string(), &source.file),
+            problem: load_error::explain(&error.to_string()),
         };
         let provider = |error: ort::Error<SessionBuilder>| ModelLoadError::Provider {
             provider: options.provider.name(),
@@ -137,8 +141,9 @@ impl Runtime {
         let builder = self.builder(options).map_err(model)?;
         let builder =
             builder.with_execution_providers(self.providers(options)).map_err(provider)?;
-        let mut builder = libraries(builder, &options.libraries).map_err(model)?;
-        builder.commit_from_file(&source.file).map_err(model)
+        let builder = libraries(builder, &options.libraries).map_err(model)?;
+        let mut builder = external_data(builder, bytes).map_err(model)?;
+        builder.commit_from_memory(&bytes.model).map_err(model)
     }
 
     /// A session with every option but its providers and libraries.
@@ -165,6 +170,14 @@ impl Runtime {
 fn libraries(mut builder: SessionBuilder, files: &[PathBuf]) -> ort::Result<SessionBuilder> {
     for file in files {
         builder = builder.with_operator_library(file)?;
+    }
+    Ok(builder)
+}
+
+/// Adds the files with the data of initializers.
+fn external_data(mut builder: SessionBuilder, bytes: &ModelBytes) -> ort::Result<SessionBuilder> {
+    for (name, data) in &bytes.external {
+        builder = builder.with_external_initializer_file_in_memory(name, data.clone())?;
     }
     Ok(builder)
 }
