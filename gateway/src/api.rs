@@ -19,6 +19,8 @@ pub(crate) struct Api {
     pub(crate) budget: Arc<BodyBudget>,
     pub(crate) offload: Offload,
     pub(crate) readiness: Readiness,
+    /// Whether this gateway counts as ready only while every known model is ready.
+    pub(crate) strict_readiness: bool,
     pub(crate) live: Live,
     pub(crate) traces: Traces,
 }

@@ -133,6 +133,7 @@ fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Pro
         budget: BodyBudget::new(settings.max_body_bytes_in_flight, body_bytes),
         offload: Offload::new(),
         readiness: process.readiness.clone(),
+        strict_readiness: settings.strict_readiness,
         live: Live::new(settings.live_page, id),
         traces: Traces::new(process.tracer.clone(), settings.trace_sample),
         core,

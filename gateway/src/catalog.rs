@@ -13,6 +13,7 @@ use crate::{
     explain::{Explanation, ObservedQueue},
     metrics::GatewayMetrics,
     model::Model,
+    unavailable::UnavailableModels,
 };
 use batchfleet_oip::{Problem, names};
 
@@ -25,12 +26,19 @@ pub(crate) struct Catalog {
     models: RwLock<Arc<Models>>,
     /// The workers of the last snapshot.
     workers: RwLock<Arc<[ObservedWorker]>>,
+    /// Models that workers cannot serve.
+    unavailable: UnavailableModels,
     metrics: GatewayMetrics,
 }
 
 impl Catalog {
     pub(crate) fn new(metrics: GatewayMetrics) -> Self {
-        Self { models: RwLock::default(), workers: RwLock::default(), metrics }
+        Self {
+            models: RwLock::default(),
+            workers: RwLock::default(),
+            unavailable: UnavailableModels::default(),
+            metrics,
+        }
     }
 
     /// Finds a model by name and version; without a version, the version with the greatest
@@ -52,9 +60,31 @@ impl Catalog {
                 .max_by_key(|model| model.rank()),
         };
         found.filter(|_| may_use(name)).cloned().ok_or_else(|| {
-            let version = version.map_or_else(String::new, |version| format!(" version {version}"));
-            Problem::model_not_found(format!("no model {name:?}{version} is known here"))
+            let reason = self.unavailable.reason(name, version).filter(|_| may_use(name));
+            reason.map_or_else(|| unknown(name, version), |reason| unavailable(name, &reason))
         })
+    }
+
+    /// The first known model, with its version if known, that no worker is ready to serve.
+    pub(crate) fn unready(&self) -> Option<String> {
+        let models = self.all();
+        if let Some(model) = models.iter().find(|model| !model.is_ready()) {
+            return Some(model.spec.queue.to_string());
+        }
+        let serves = |name: &str, version: u64| {
+            models.iter().any(|model| model.spec.queue == QueueName::new(name, version))
+        };
+        let reasons = self.unavailable.all();
+        reasons.keys().find_map(|(name, version)| match version {
+            Some(version) if serves(name, *version) => None,
+            Some(version) => Some(QueueName::new(name, *version).to_string()),
+            None => Some(name.clone()),
+        })
+    }
+
+    /// Models that workers found in their repositories but cannot serve.
+    pub(crate) fn unavailable(&self) -> &UnavailableModels {
+        &self.unavailable
     }
 
     /// Every version of a model, oldest first.
@@ -89,6 +119,7 @@ impl Catalog {
                 .fleet
                 .set_workers(&model.spec, living().map(|worker| &worker.announcement));
         }
+        self.unavailable.update(&fleet.workers);
         *self.workers.write() = fleet.workers.into();
     }
 
@@ -187,9 +218,19 @@ impl Catalog {
     }
 }
 
+fn unknown(model: &str, version: Option<u64>) -> Problem {
+    let version = version.map_or_else(String::new, |version| format!(" version {version}"));
+    Problem::model_not_found(format!("no model {model:?}{version} is known here"))
+}
+
+/// No worker can serve a model that is in their repositories.
+pub(crate) fn unavailable(model: &str, reason: &str) -> Problem {
+    Problem::model_unavailable(format!("no worker can serve model {model:?}: {reason}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use batchfleet_broker::{Announcement, RequestId, WorkerId};
+    use batchfleet_broker::{Announcement, RequestId, UnavailableModel, WorkerId};
     use prometheus::Registry;
     use tokio::sync::Semaphore;
 
@@ -284,6 +325,30 @@ mod tests {
         // The only version with workers is the default, even if its capacity is too small.
         assert_eq!(bench.minute([0, 1], 42), [2]);
         assert_eq!(bench.minute([3, 1], 42), [2, 1]);
+    }
+
+    #[test]
+    fn a_model_that_no_worker_can_serve_is_unavailable_with_the_reason() {
+        let catalog = Bench::new().catalog;
+        let mut workers = workers(1, 1);
+        let bad = |version| UnavailableModel {
+            model: "m".to_owned(),
+            version: Some(version),
+            reason: "its file is empty".to_owned(),
+        };
+        workers[0].announcement.unavailable = vec![bad(1), bad(2)];
+        catalog.update(FleetSnapshot { workers: workers.clone(), promises: Vec::new() });
+        let found = |version| catalog.find("m", version, |_| true).map_err(|error| error.code);
+        assert_eq!(found(None).unwrap().spec.queue.version, 1, "another worker serves it");
+        assert!(found(Some("1")).is_ok());
+        assert_eq!(found(Some("2")).unwrap_err(), "model_unavailable");
+        assert_eq!(found(Some("3")).unwrap_err(), "model_not_found");
+        let hidden = catalog.find("m", Some("2"), |_| false).unwrap_err();
+        assert_eq!(hidden.code, "model_not_found");
+        assert_eq!(catalog.unready().as_deref(), Some("m:2"));
+        workers[0].announcement.unavailable = vec![bad(1)];
+        catalog.update(FleetSnapshot { workers, promises: Vec::new() });
+        assert_eq!(catalog.unready(), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod settings;
 mod tally;
 mod trace;
 mod traffic;
+mod unavailable;
 mod watch;
 
 pub use app::{Gateway, StartError};

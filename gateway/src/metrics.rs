@@ -109,7 +109,7 @@ impl GatewayMetrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::register(registry)?;
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);
-        for reason in ["model_not_found", "unauthorized"] {
+        for reason in ["model_not_found", "model_unavailable", "unauthorized"] {
             metrics.refused.with_label_values(&[UNKNOWN_MODEL, reason]);
         }
         for code in BrokerError::CODES {

@@ -134,6 +134,11 @@ pub struct GatewaySettings {
     #[arg(long, env = "BATCHFLEET_LIVE_PAGE", default_value = "admin", value_name = "WHERE")]
     pub live_page: LivePage,
 
+    /// Answer `/v2/health/ready` with 503 while any model of `/v2/repository/index` is not ready, as
+    /// Triton does by default. Load balancers then send no requests for any model
+    #[arg(long, env = "BATCHFLEET_STRICT_READINESS")]
+    pub strict_readiness: bool,
+
     /// The fraction of requests to trace, 0 to 1. Applies to requests without a `traceparent` header,
     /// which decides by itself. Has no effect without --trace-endpoint
     #[arg(

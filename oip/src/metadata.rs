@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU32;
 
-use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
-use serde::{Deserialize, Serialize};
+use batchfleet_broker::{Datatype, ModelSpec, TensorSpec};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::problem::{Problem, quote};
 
@@ -158,19 +158,42 @@ const fn config_type(datatype: Datatype) -> &'static str {
     }
 }
 
-/// One entry of the response to `POST /v2/repository/index`.
-#[derive(Clone, Debug, Serialize)]
-pub struct IndexEntry<'a> {
-    name: &'a str,
-    version: String,
+/// One entry of the response to `POST /v2/repository/index`. Sorted by name, then version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct IndexEntry {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
+    version: Option<u64>,
     state: &'static str,
-    reason: &'static str,
+    reason: String,
 }
 
-/// Describes whether a worker is ready to serve a model.
-pub fn index_entry(queue: &QueueName, ready: bool) -> IndexEntry<'_> {
-    let (state, reason) = if ready { ("READY", "") } else { ("UNAVAILABLE", "no worker is ready") };
-    IndexEntry { name: &queue.model, version: queue.version.to_string(), state, reason }
+/// The state of a model that a worker is ready to serve.
+const READY: &str = "READY";
+
+impl IndexEntry {
+    /// A version that a worker is ready to serve.
+    pub fn ready(model: &str, version: u64) -> Self {
+        let reason = String::new();
+        Self { name: model.to_owned(), version: Some(version), state: READY, reason }
+    }
+
+    /// A model that no worker is ready to serve, with the reason if one is known. `version` is
+    /// `None` if no version of the model can be named.
+    pub fn unavailable(model: &str, version: Option<u64>, reason: Option<&str>) -> Self {
+        let reason = reason.unwrap_or("no worker is ready").to_owned();
+        Self { name: model.to_owned(), version, state: "UNAVAILABLE", reason }
+    }
+
+    /// Whether a worker is ready to serve the model.
+    pub fn is_ready(&self) -> bool {
+        self.state == READY
+    }
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn as_text<S: Serializer>(version: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&version.unwrap_or_default())
 }
 
 /// The body of `POST /v2/repository/index`.
@@ -196,6 +219,7 @@ impl IndexRequest {
 
 #[cfg(test)]
 mod tests {
+    use batchfleet_broker::QueueName;
     use serde_json::{Value, json};
 
     use super::*;
@@ -254,6 +278,20 @@ mod tests {
         assert!(IndexRequest::parse(br#"{"ready": true}"#).unwrap().ready);
         assert_eq!(IndexRequest::parse(b"{").unwrap_err().code, "bad_json");
         assert_eq!(IndexRequest::parse(br#"{"ready": 1}"#).unwrap_err().code, "bad_request");
-        assert_eq!(value(index_entry(&spec(1).queue, false))["state"], "UNAVAILABLE");
+    }
+
+    #[test]
+    fn the_index_names_a_version_only_if_there_is_one() {
+        assert_eq!(
+            value(IndexEntry::ready("m", 3)),
+            json!({"name": "m", "version": "3", "state": "READY", "reason": ""})
+        );
+        assert_eq!(
+            value(IndexEntry::unavailable("m", None, Some("its config.pbtxt is broken"))),
+            json!({"name": "m", "state": "UNAVAILABLE", "reason": "its config.pbtxt is broken"})
+        );
+        let unknown = IndexEntry::unavailable("m", Some(1), None);
+        assert_eq!(value(&unknown)["reason"], "no worker is ready");
+        assert!(!unknown.is_ready());
     }
 }

@@ -29,6 +29,11 @@ impl Problem {
         Self { status: 404, code: "model_not_found", message: message.into() }
     }
 
+    /// A model that exists but cannot be served: status 503.
+    pub fn model_unavailable(message: impl Into<String>) -> Self {
+        Self { status: 503, code: "model_unavailable", message: message.into() }
+    }
+
     /// A fault of this server or of the model: status 500.
     pub fn internal(message: impl Into<String>) -> Self {
         Self { status: 500, code: "internal", message: message.into() }

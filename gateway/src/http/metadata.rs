@@ -7,6 +7,7 @@ use actix_web::{
     http::header::ContentType,
     web::{Data, Payload},
 };
+use batchfleet_broker::QueueName;
 use serde_json::json as object;
 
 use super::{
@@ -17,11 +18,13 @@ use super::{
 use crate::{
     api::Api,
     body::{self, Bounds},
+    catalog,
     error::InferError,
     model::Model,
+    unavailable::Reasons,
 };
 use batchfleet_oip::{
-    metadata::{self as describe, IndexRequest},
+    metadata::{self as describe, IndexEntry, IndexRequest},
     statistics,
 };
 
@@ -35,9 +38,14 @@ pub(super) async fn live() -> HttpResponse {
 
 /// `GET /v2/health/ready`: whether this gateway should receive requests.
 pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
-    match api.readiness.get() {
-        Ok(()) => json(object!({ "ready": true, "live": true })),
-        Err(reason) => error_body(HttpResponse::ServiceUnavailable(), "not_ready", reason),
+    let unready = || api.core.catalog.unready().filter(|_| api.strict_readiness);
+    let reason = match api.readiness.get() {
+        Ok(()) => unready().map(|model| format!("model {model} is not ready")),
+        Err(reason) => Some(reason.to_owned()),
+    };
+    match reason {
+        None => json(object!({ "ready": true, "live": true })),
+        Some(reason) => error_body(HttpResponse::ServiceUnavailable(), "not_ready", &reason),
     }
 }
 
@@ -62,10 +70,14 @@ pub(super) async fn model_ready(
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let model = head::model(&api, &request)?;
+    let QueueName { model: name, version } = &model.spec.queue;
     if !model.is_ready() {
-        return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
+        return Err(match api.core.catalog.unavailable().reason(name, Some(*version)) {
+            Some(reason) => catalog::unavailable(name, &reason).into(),
+            None => InferError::NoWorkers(name.clone()),
+        });
     }
-    Ok(json(object!({ "name": model.spec.queue.model, "ready": true })))
+    Ok(json(object!({ "name": name, "ready": true })))
 }
 
 /// `GET .../config`
@@ -131,14 +143,30 @@ async fn index(
     payload: &mut Payload,
     api: &Api,
 ) -> Result<HttpResponse, InferError> {
+    let client = api.core.clients.identify(request.head())?;
     let models = usable(request, api)?;
     let bounds = Bounds { bytes: MAX_INDEX_REQUEST, ..api.body };
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, bounds, api.budget.share()).await?;
     let wanted = IndexRequest::parse(&body.bytes)?;
-    let entries = models.iter().filter(|model| model.is_ready() || !wanted.ready);
-    let entries = entries.map(|model| describe::index_entry(&model.spec.queue, model.is_ready()));
-    Ok(json(entries.collect::<Vec<_>>()))
+    let mut reasons = Reasons::clone(&api.core.catalog.unavailable().all());
+    reasons.retain(|(model, _), _| client.may_use(model));
+    let mut entries = Vec::new();
+    for model in &models {
+        let QueueName { model: name, version } = &model.spec.queue;
+        let reason = reasons.remove(&(name.clone(), Some(*version)));
+        entries.push(if model.is_ready() {
+            IndexEntry::ready(name, *version)
+        } else {
+            IndexEntry::unavailable(name, Some(*version), reason.as_deref())
+        });
+    }
+    for ((name, version), reason) in &reasons {
+        entries.push(IndexEntry::unavailable(name, *version, Some(reason)));
+    }
+    entries.retain(|entry| entry.is_ready() || !wanted.ready);
+    entries.sort();
+    Ok(json(entries))
 }
 
 /// `GET /openapi.json`

@@ -138,7 +138,7 @@ fn every_response_conforms_to_its_schema() {
     check("ModelConfig", metadata::config(&model));
     check("Statistics", report([(&model.queue, &counted)]));
     check("Batching", batching());
-    check("IndexEntry", metadata::index_entry(&model.queue, true));
+    check("IndexEntry", metadata::IndexEntry::ready("sample", 7));
     for binary in [true, false] {
         let data = f32::NAN.to_le_bytes().to_vec().into();
         let output = Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: vec![1, 1], data };
