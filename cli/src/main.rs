@@ -1,6 +1,7 @@
 //! The program `batchfleet`: serves models from one process, and contains the tools.
 
 mod demo;
+mod digest;
 mod explain;
 mod live_controls;
 mod load;
@@ -48,6 +49,8 @@ enum Command {
     Load(Box<load::LoadSettings>),
     /// Explain how a model's requests are batched, why, and what more load would change
     Explain(explain::ExplainSettings),
+    /// Print the digest of each model version in a folder, by which --model and a fleet pin it
+    Digest(digest::DigestSettings),
     /// Publish N or the latency target to all workers of a model
     #[command(name = "set-n")]
     SetN(set_n::SetNSettings),
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Policy(settings) => tool::end(batchfleet_simulator::stdio::policy(&settings)),
         Command::Load(settings) => tool::run(load::main(&settings)),
         Command::Explain(settings) => tool::run(explain::main(&settings)),
+        Command::Digest(settings) => tool::end_with(digest::main(&settings)),
         Command::SetN(settings) => tool::run(set_n::main(&settings)),
     }
 }

@@ -14,12 +14,17 @@ const EXIT_UNAVAILABLE: u8 = 69;
 pub(crate) fn run(tool: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(tool));
-    ended.unwrap_or_else(complain)
+    end_with(ended)
 }
 
 /// The exit code of a synchronous tool.
 pub(crate) fn end(ended: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
-    ended.map_or_else(|error| complain(error.into()), |()| ExitCode::SUCCESS)
+    end_with(ended.map(|()| ExitCode::SUCCESS).map_err(Into::into))
+}
+
+/// The exit code of a synchronous tool that chooses its status.
+pub(crate) fn end_with(ended: anyhow::Result<ExitCode>) -> ExitCode {
+    ended.unwrap_or_else(complain)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the end of the error")]

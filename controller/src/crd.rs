@@ -103,8 +103,9 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub version: Option<u32>,
-    /// SHA-256 of the model file of `version`, in hexadecimal digits. Workers refuse to load a file
-    /// with another digest.
+    /// The digest of `version`, in hexadecimal digits, as `batchfleet digest` prints it: the SHA-256
+    /// of the model's file, or of the manifest of all its files if the model has external data.
+    /// Workers refuse to load anything else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
     pub sha256: Option<String>,
