@@ -29,7 +29,7 @@ pub(crate) fn end_with(ended: anyhow::Result<ExitCode>) -> ExitCode {
 
 #[expect(clippy::needless_pass_by_value, reason = "the end of the error")]
 fn complain(error: anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", batchfleet_service::sentence(&error));
+    batchfleet_service::complain(&format!("error: {}", batchfleet_service::sentence(&error)));
     status(&error)
 }
 

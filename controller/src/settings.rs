@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings};
+use batchfleet_service::{
+    InvalidSettings, ProcessSettings, RedisSettings, settings::listen_address,
+};
 use clap::{Args, Parser, Subcommand};
 
 use crate::objects::{RedisTls, WorkerDefaults, WorkerRedis};
@@ -91,7 +93,8 @@ pub struct ExternalMetricsSettings {
     #[arg(
         long = "external-metrics-listen",
         env = "BATCHFLEET_EXTERNAL_METRICS_LISTEN",
-        value_name = "ADDR"
+        value_name = "ADDR",
+        value_parser = listen_address
     )]
     pub listen: Option<SocketAddr>,
 

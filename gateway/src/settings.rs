@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings, settings::duration};
+use batchfleet_service::{
+    InvalidSettings, ProcessSettings, RedisSettings,
+    settings::{duration, listen_address},
+};
 use clap::{Args, Parser, ValueEnum};
 
 use crate::clients::ClientSettings;
@@ -40,7 +43,13 @@ pub enum LivePage {
 #[derive(Args, Clone, Debug)]
 pub struct GatewaySettings {
     /// The address for clients; port 0 picks any free port
-    #[arg(long, env = "BATCHFLEET_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    #[arg(
+        long,
+        env = "BATCHFLEET_LISTEN",
+        default_value = "0.0.0.0:8080",
+        value_name = "ADDR",
+        value_parser = listen_address
+    )]
     pub listen: SocketAddr,
 
     /// Threads that serve HTTP [default: one per core]

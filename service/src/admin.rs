@@ -15,7 +15,7 @@ use actix_web::{
 use prometheus::{Encoder, Registry, TextEncoder};
 use tracing::info;
 
-use crate::Readiness;
+use crate::{Readiness, metrics::ProcessMetrics};
 
 type PageHandler = dyn Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync;
 
@@ -50,17 +50,20 @@ impl fmt::Debug for AdminPages {
 pub(crate) fn start(
     listen: SocketAddr,
     registry: Registry,
+    metrics: ProcessMetrics,
     readiness: Readiness,
     pages: AdminPages,
 ) -> io::Result<ServerHandle> {
+    let metrics = Data::new(metrics);
     let (registry, readiness) = (Data::new(registry), Data::new(readiness));
     let pages = Data::new(pages);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(registry.clone())
+            .app_data(metrics.clone())
             .app_data(readiness.clone())
             .app_data(pages.clone())
-            .service(web::resource("/metrics").get(metrics))
+            .service(web::resource("/metrics").get(all_metrics))
             .service(web::resource("/livez").get(live))
             .service(web::resource("/readyz").get(ready))
             .default_service(web::to(other))
@@ -78,7 +81,8 @@ pub(crate) fn start(
 }
 
 /// Returns all registered metrics in Prometheus' text format.
-async fn metrics(registry: Data<Registry>) -> HttpResponse {
+async fn all_metrics(registry: Data<Registry>, process: Data<ProcessMetrics>) -> HttpResponse {
+    process.update();
     let mut text = Vec::new();
     match TextEncoder::new().encode(&registry.gather(), &mut text) {
         Ok(()) => HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(text),

@@ -1,7 +1,16 @@
 //! Logs on standard error, as JSON or text.
+//!
+//! A thread of its own writes the lines, because a pipe that its reader does not empty blocks a
+//! write for any length of time, and a full disk or a closed pipe fails it. Lines that cannot be
+//! written are lost and counted; the process serves on.
 
-use std::io::IsTerminal;
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
+use parking_lot::Mutex;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -9,19 +18,75 @@ use crate::{
     settings::{LogFormat, ProcessSettings},
 };
 
+/// Lines that wait for the writer. Further lines are lost, which bounds memory to a few MiB.
+const WAITING_LINES: usize = 8192;
+
+/// Flushes the waiting lines when it is dropped.
+static WRITER: Mutex<Option<Writer>> = Mutex::new(None);
+/// Lines that standard error did not take.
+static FAILED: AtomicU64 = AtomicU64::new(0);
+
+struct Writer {
+    guard: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
 /// Starts logging. Must be called once per process.
 pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
     // This crate logs the start and stop of servers, so the log lines of `actix_server` are
     // redundant.
     let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))
         .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("logs")
+        .finish(StandardError);
+    *WRITER.lock() = Some(Writer { guard, dropped: writer.error_counter() });
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .with_writer(writer);
     let started = match settings.log_format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Text => lines.with_target(false).try_init(),
     };
     started.map_err(|error| InvalidSettings::new(format_args!("logging: {error}")))
+}
+
+/// Waits for about a second at most until the waiting lines are written. Later lines are lost. A
+/// process must call this before it exits.
+pub fn flush() {
+    let writer = WRITER.lock().take();
+    drop(writer.map(|writer| writer.guard));
+}
+
+/// The number of lines lost since the process started.
+pub(crate) fn lost() -> u64 {
+    let dropped = WRITER.lock().as_ref().map_or(0, |writer| writer.dropped.dropped_lines());
+    FAILED.load(Ordering::Relaxed) + dropped as u64
+}
+
+/// Prints one line to standard error, for programs whose logging has not started. Unlike
+/// `eprintln!`, it ignores errors: there is nowhere to report them.
+pub fn complain(line: &str) {
+    drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// Standard error; counts the lines that it does not take.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // The writer passes one line at a time.
+        if io::stderr().write_all(line).is_err() {
+            FAILED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -9,6 +9,8 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
+use crate::logs;
+
 /// The definition of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
@@ -171,13 +173,17 @@ crate::metrics! {
         /// 1, for the version that runs.
         #[metric("batchfleet_build_info", unit = "1", labels = ["version"])]
         build: IntGaugeVec,
+        /// Log lines that standard error did not take or that waited too long.
+        #[metric("batchfleet_log_lines_lost_total", unit = "lines")]
+        lost_lines: IntCounter,
     }
 }
 
 impl ProcessMetrics {
-    /// Sets the metric with the version of this process.
-    pub(crate) fn set_version(&self) {
+    /// Sets the metrics before they are read.
+    pub(crate) fn update(&self) {
         self.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        self.lost_lines.inc_by(logs::lost().saturating_sub(self.lost_lines.get()));
     }
 }
 
@@ -218,14 +224,22 @@ mod tests {
         assert!(TestMetrics::register(&registry).is_err());
         metrics.rows.with_label_values(&["echo"]).observe(3.0);
         metrics.replies.inc();
-        metrics.process.set_version();
+        metrics.process.update();
         let names: Vec<_> =
             registry.gather().iter().map(|family| family.name().to_owned()).collect();
-        assert_eq!(names, ["batchfleet_build_info", "test_replies_total", "test_rows"]);
+        assert_eq!(
+            names,
+            [
+                "batchfleet_build_info",
+                "batchfleet_log_lines_lost_total",
+                "test_replies_total",
+                "test_rows"
+            ]
+        );
 
         let described = TestMetrics::describe().unwrap();
         let kinds: Vec<_> = described.iter().map(|metric| metric.kind).collect();
-        assert_eq!(kinds, ["histogram", "counter", "gauge"]);
+        assert_eq!(kinds, ["histogram", "counter", "gauge", "counter"]);
         let Family { name, unit, labels, help } = described[0].family;
         assert_eq!((name, unit, help), ("test_rows", "rows", "Rows of a batch, without padding"));
         assert_eq!(labels, ["model"]);

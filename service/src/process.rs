@@ -4,14 +4,17 @@ use std::{future::Future, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use prometheus::{Registry, process_collector::ProcessCollector};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     AdminPages, InvalidSettings, ProcessSettings, Readiness, admin, logs,
     metrics::{MetricGroup, ProcessMetrics},
-    settings::{EXIT_USAGE, complain},
+    settings::EXIT_USAGE,
     trace::Tracer,
 };
 
@@ -34,8 +37,8 @@ pub struct Process {
 /// thread, the admin port, traces and signal handling. `name` is the service name in traces.
 ///
 /// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has to return within
-/// the drain timeout. After a second signal or the timeout the process exits immediately with
-/// status 1. For [`InvalidSettings`] the process prints one line and exits with status 64.
+/// the drain timeout. After the timeout, or a second signal a second or more after the first, the
+/// process exits immediately with status 1. For [`InvalidSettings`] the process prints one line and exits with status 64.
 pub fn run<P, F>(name: &str, settings: &ProcessSettings, program: P) -> ExitCode
 where
     P: FnOnce(Process) -> F,
@@ -54,17 +57,19 @@ where
         tracer.flush();
         outcome
     });
-    match outcome {
+    let status = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<InvalidSettings>() => {
-            complain(&format!("error: {error}"));
+            logs::complain(&format!("error: {error}"));
             ExitCode::from(EXIT_USAGE)
         }
         Err(error) => {
             error!(error = sentence(&error), "process failed");
             ExitCode::FAILURE
         }
-    }
+    };
+    logs::flush();
+    status
 }
 
 /// Formats an error and its sources. A source whose text is already included is omitted.
@@ -97,7 +102,7 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let process = Process {
-        registry: registry()?,
+        registry: Registry::new(),
         readiness: Readiness::default(),
         shutdown: CancellationToken::new(),
         pages: AdminPages::default(),
@@ -105,7 +110,9 @@ where
     };
     let signals = Signals::listen()?;
     let Process { registry, readiness, pages, .. } = process.clone();
-    let admin = admin::start(settings.admin_listen, registry, readiness, pages)
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    let metrics = ProcessMetrics::register(&registry)?;
+    let admin = admin::start(settings.admin_listen, registry, metrics, readiness, pages)
         .with_context(|| format!("cannot listen on --admin-listen {}", settings.admin_listen))?;
     let shutdown = process.shutdown.clone();
     let readiness = process.readiness.clone();
@@ -117,12 +124,9 @@ where
     outcome
 }
 
-fn registry() -> anyhow::Result<Registry> {
-    let registry = Registry::new();
-    registry.register(Box::new(ProcessCollector::for_self()))?;
-    ProcessMetrics::register(&registry)?.set_version();
-    Ok(registry)
-}
+/// Signals that follow the first one within this time are repetitions of it: `timeout`, init
+/// programs and terminals signal a process and its group, so that one stop arrives twice.
+const REPETITION: Duration = Duration::from_secs(1);
 
 /// Receives SIGTERM and SIGINT.
 struct Signals {
@@ -145,8 +149,8 @@ impl Signals {
         }
     }
 
-    /// Starts the drain at the first signal. Returns an error at the second signal or after the
-    /// drain timeout; the caller must then abort the drain.
+    /// Starts the drain at the first signal. Returns an error at the next signal that is no
+    /// [repetition](REPETITION), or after the drain timeout; the caller must then abort the drain.
     async fn drain(
         mut self,
         readiness: Readiness,
@@ -157,8 +161,15 @@ impl Signals {
         info!(drain_timeout = ?timeout, "draining: finishing work in progress");
         readiness.not_ready("draining");
         shutdown.cancel();
+        let repeated_until = Instant::now() + REPETITION;
+        let second = async {
+            self.next().await;
+            while Instant::now() < repeated_until {
+                self.next().await;
+            }
+        };
         tokio::select! {
-            () = self.next() => {
+            () = second => {
                 warn!("received a second signal: aborting the drain");
                 anyhow::anyhow!("drain aborted by a second signal")
             }

@@ -1,13 +1,21 @@
 //! Settings common to all processes, and how invalid settings are reported.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
-use clap::{Args, Parser, ValueEnum, error::ErrorKind};
+use clap::{Args, Command, Parser, ValueEnum, error::ErrorKind};
 
-use crate::trace::TraceSettings;
+use crate::{logs, trace::TraceSettings};
 
 /// Upper bound of durations in settings, so that adding a duration to a time cannot overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
+
+/// The start of every environment variable that is a setting.
+const PREFIX: &str = "BATCHFLEET_";
+/// The most letters by which a misspelt name differs from a setting.
+const LARGEST_TYPO: usize = 2;
 
 /// Exit status for invalid settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
@@ -20,7 +28,8 @@ pub struct ProcessSettings {
         long,
         env = "BATCHFLEET_ADMIN_LISTEN",
         default_value = "0.0.0.0:9090",
-        value_name = "ADDR"
+        value_name = "ADDR",
+        value_parser = listen_address
     )]
     pub admin_listen: SocketAddr,
 
@@ -63,6 +72,11 @@ pub enum LogFormat {
 /// The exit status, after a message has been printed: 0 for `--help` and `--version`, else
 /// [`EXIT_USAGE`] after one line that tells the user what to change.
 pub fn parse<S: Parser>() -> Result<S, u8> {
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    if let Some(problem) = misspelt_variable(&S::command(), variables) {
+        logs::complain(&format!("error: {problem}"));
+        return Err(EXIT_USAGE);
+    }
     S::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // If the terminal cannot be written to, there is nowhere to report the error.
@@ -70,7 +84,7 @@ pub fn parse<S: Parser>() -> Result<S, u8> {
             0
         }
         _ => {
-            complain(&one_line(&error.render().to_string()));
+            logs::complain(&one_line(&error.render().to_string()));
             EXIT_USAGE
         }
     })
@@ -87,9 +101,49 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if duration <= LONGEST { Ok(duration) } else { Err("expected at most a year".to_owned()) }
 }
 
-/// Prints one line about settings to standard error, because logging may not have started.
-pub(crate) fn complain(line: &str) {
-    eprintln!("{line}");
+/// Parses the address of a listener: an IP address or a host name, and a port. Without a host, the
+/// listener is reachable at every address of the machine.
+///
+/// # Errors
+///
+/// The expected format, or the reason why the host name has no address.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let expected =
+        || "expected an address such as 0.0.0.0:8080, localhost:8080 or :8080".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let port: u16 = port.parse().map_err(|_| expected())?;
+    if host.is_empty() {
+        return Ok(([0, 0, 0, 0], port).into());
+    }
+    let addresses = (host, port).to_socket_addrs();
+    let addresses: Vec<_> =
+        addresses.map_err(|error| format!("cannot resolve {host:?}: {error}"))?.collect();
+    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    first.copied().ok_or_else(|| format!("{host:?} has no address"))
+}
+
+/// Finds a variable whose name differs from a setting of the program by one or two letters, not
+/// counting underscores. Other unknown variables are allowed, because several programs may share
+/// an environment.
+fn misspelt_variable(program: &Command, variables: impl Iterator<Item = String>) -> Option<String> {
+    let mut known = Vec::new();
+    let mut commands = vec![program];
+    while let Some(command) = commands.pop() {
+        let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
+        known.extend(names.filter(|name| name.starts_with(PREFIX)));
+        commands.extend(command.get_subcommands());
+    }
+    let letters = |name: &str| name.replace('_', "");
+    let is_unknown = |name: &String| name.starts_with(PREFIX) && !known.contains(&&**name);
+    variables.filter(is_unknown).find_map(|name| {
+        let distance = |known: &str| strsim::osa_distance(&letters(known), &letters(&name));
+        let nearest = known.iter().copied().min_by_key(|known| distance(known))?;
+        (distance(nearest) <= LARGEST_TYPO)
+            .then(|| format!("unknown environment variable {name}: did you mean {nearest}?"))
+    })
 }
 
 /// Returns the first paragraph of clap's report in one line: the problem and the possible values.
@@ -107,6 +161,8 @@ fn one_line(report: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[derive(Parser, Debug)]
@@ -125,6 +181,42 @@ mod tests {
         assert_eq!(duration("365days"), Ok(Duration::from_hours(8760)));
         for wrong in ["366days", "584542046years", "99999999999999999999s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_listener_has_an_address_a_host_name_or_only_a_port() {
+        for (text, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            (":80", "0.0.0.0:80"),
+            ("localhost:0", "127.0.0.1:0"),
+        ] {
+            assert_eq!(
+                listen_address(text).map(|address| address.to_string()),
+                Ok(expected.into())
+            );
+        }
+        for wrong in ["", "80", "localhost", "localhost:x", ":65536", "no.such.host.invalid:80"] {
+            assert!(listen_address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_reported_with_the_setting_it_resembles() {
+        let complaint =
+            |name: &str| misspelt_variable(&Settings::command(), [name.to_owned()].into_iter());
+        for (name, setting) in [
+            ("BATCHFLEET_ADMINLISTEN", "BATCHFLEET_ADMIN_LISTEN"),
+            ("BATCHFLEET_LOG_FROMAT", "BATCHFLEET_LOG_FORMAT"),
+            ("BATCHFLEET_DRAIN_TIMEOUTS", "BATCHFLEET_DRAIN_TIMEOUT"),
+        ] {
+            let problem = complaint(name).unwrap();
+            assert!(problem.ends_with(&format!("{name}: did you mean {setting}?")), "{problem}");
+        }
+        for other in ["BATCHFLEET_LOG", "BATCHFLEET_GATEWAY_SERVICE_HOST", "LOG", "BATCHFLEET_URL"]
+        {
+            assert_eq!(complaint(other), None, "{other}");
         }
     }
 

@@ -111,6 +111,7 @@ pub fn leave(status: u8) -> ! {
     };
     // Exit even if the thread cannot start, although the exit may then hang.
     drop(thread::Builder::new().spawn(abort_if_it_hangs));
+    batchfleet_service::flush_logs();
     std::process::exit(i32::from(status))
 }
 

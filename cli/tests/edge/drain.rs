@@ -1,6 +1,9 @@
 //! A drain that cannot finish, because a request waits for a hanging model.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use tokio::time::{Instant, interval};
 
 use crate::server::{Connection, Server, echo, post};
 
@@ -29,8 +32,17 @@ async fn complaints(mut server: Server) -> Vec<Value> {
 #[tokio::test]
 async fn a_second_signal_aborts_the_drain() {
     for signal in ["TERM", "INT"] {
-        let (server, _connection) = draining(&["--drain-timeout", "1h"]).await;
-        server.program.signal(signal).await.unwrap();
+        let began = Instant::now();
+        let (mut server, _connection) = draining(&["--drain-timeout", "1h"]).await;
+        // A repetition of the first signal within a second does not abort the drain.
+        let mut repetitions = interval(Duration::from_millis(50));
+        loop {
+            tokio::select! {
+                _ = repetitions.tick() => server.program.signal(signal).await.unwrap_or_default(),
+                _ = server.program.wait() => break,
+            }
+        }
+        assert!(began.elapsed() >= Duration::from_secs(1));
         let [second, failed] = &complaints(server).await[..] else { panic!("not two lines") };
         assert_eq!(second["message"], "received a second signal: aborting the drain");
         assert_eq!(failed["message"], "process failed");

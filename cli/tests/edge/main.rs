@@ -12,5 +12,6 @@ mod connections;
 mod device;
 mod drain;
 mod framing;
+mod logs;
 mod memory;
 mod server;

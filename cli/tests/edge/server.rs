@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// The path of the model that returns its input: `INPUT0`, `UINT8` of shape `[-1, -1]`.
 pub(crate) const ECHO: &str = "/v2/models/echo/infer";
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 backend: "batchfleet_echo"
 max_batch_size: 256
 input [{ name: "INPUT0" data_type: TYPE_UINT8 dims: [ -1 ] }]
