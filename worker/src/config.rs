@@ -1,17 +1,37 @@
 //! A model's optional `config.pbtxt`, with the fields that Triton defines.
+//!
+//! [`message`] reads the file as it is, [`effect`] states for each field whether it is honoured,
+//! refused or without effect, and the other modules derive from the message what the worker needs.
 
-use std::collections::BTreeMap;
+mod batching;
+mod effect;
+mod fit;
+mod message;
+mod runtime;
+mod served;
+mod tensor;
+mod warmup;
 
-use batchfleet_broker::{Datatype, TensorSpec};
+use std::{collections::BTreeMap, time::Duration};
 
+use self::effect::Effect;
+pub(crate) use self::{
+    fit::ModelOutput,
+    message::Message,
+    served::Served,
+    tensor::{RowAxis, TensorConfig},
+    warmup::WarmupSample,
+};
 use crate::{
-    instances::{InstanceGroup, InstanceKind},
-    pbtxt::{self, Field, Message, SyntaxError},
+    instances::InstanceGroup,
+    pbtxt::{self, SyntaxError},
 };
 
 /// How to serve a model. The default applies to models without a `config.pbtxt`.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelConfig {
+    /// The file's content. Fields that no other field of this struct represents are read from here.
+    pub(crate) message: Message,
     /// The model's name; must equal the name of its folder.
     pub(crate) name: Option<String>,
     /// The engine that runs the model.
@@ -23,12 +43,10 @@ pub(crate) struct ModelConfig {
     pub(crate) versions: VersionPolicy,
     /// The model's file inside a version's folder.
     pub(crate) file: String,
-    /// The inputs; their shapes exclude the batch dimension.
-    pub(crate) inputs: Vec<TensorSpec>,
-    /// The outputs; their shapes exclude the batch dimension.
-    pub(crate) outputs: Vec<TensorSpec>,
-    /// The backend's settings.
-    pub(crate) parameters: BTreeMap<String, String>,
+    /// The inputs as clients see them.
+    pub(crate) inputs: Vec<TensorConfig>,
+    /// The outputs as clients see them.
+    pub(crate) outputs: Vec<TensorConfig>,
     /// How many copies of the model run side by side, and on which devices.
     pub(crate) instances: Vec<InstanceGroup>,
     /// How far ONNX Runtime optimises the graph, as in `optimization.graph.level`.
@@ -37,6 +55,21 @@ pub(crate) struct ModelConfig {
     pub(crate) accelerators: Vec<String>,
     /// Libraries with custom operators, as in `model_operations.op_library_filename`.
     pub(crate) operator_libraries: Vec<String>,
+    /// Which dimension of a tensor counts rows, where the config declares it.
+    pub(crate) row_axes: BTreeMap<String, RowAxis>,
+    /// The backend's settings.
+    pub(crate) parameters: BTreeMap<String, String>,
+    /// The requests to warm up the model with.
+    pub(crate) samples: Vec<WarmupSample>,
+    /// How long a batch that is not full waits for more jobs; `None` leaves it to `--linger`.
+    pub(crate) linger: Option<Duration>,
+    /// Sizes of a batch for which lingering ends, ascending.
+    #[cfg_attr(not(test), expect(dead_code, reason = "lingering ends with a full batch only"))]
+    pub(crate) preferred_sizes: Vec<u32>,
+    /// A sentence about each field without effect.
+    pub(crate) ignored_notes: Vec<String>,
+    /// The fields without effect.
+    pub(crate) ignored: Vec<&'static str>,
     /// Input shapes for the warm-up, without the batch dimension, by input name.
     pub(crate) warmup: BTreeMap<String, Vec<u64>>,
 }
@@ -61,48 +94,95 @@ pub(crate) enum VersionPolicy {
     Specific(Vec<u64>),
 }
 
+/// A mistake in a config, and the field that contains it.
+#[derive(Debug)]
+struct Mistake {
+    field: &'static str,
+    /// For a repeated field, the index of the element.
+    index: usize,
+    problem: String,
+}
+
+impl Mistake {
+    fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        Self { field, index: 0, problem: problem.into() }
+    }
+
+    fn at(field: &'static str, index: usize, problem: impl Into<String>) -> Self {
+        Self { field, index, problem: problem.into() }
+    }
+}
+
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
+            message: Message::default(),
             name: None,
             backend: Backend::OnnxRuntime,
             max_batch: None,
             versions: VersionPolicy::Latest(1),
-            file: "model.onnx".to_owned(),
+            file: DEFAULT_FILE.to_owned(),
             inputs: Vec::new(),
             outputs: Vec::new(),
-            parameters: BTreeMap::new(),
             instances: Vec::new(),
             graph_level: None,
             accelerators: Vec::new(),
             operator_libraries: Vec::new(),
+            row_axes: BTreeMap::new(),
+            parameters: BTreeMap::new(),
+            samples: Vec::new(),
+            linger: None,
+            preferred_sizes: Vec::new(),
+            ignored_notes: Vec::new(),
+            ignored: Vec::new(),
             warmup: BTreeMap::new(),
         }
     }
 }
 
+/// The model's file unless the config names another.
+const DEFAULT_FILE: &str = "model.onnx";
+
 impl ModelConfig {
-    /// Reads a `config.pbtxt`; unknown fields are ignored.
+    /// Reads a `config.pbtxt`. An unknown field is an error, and so is a field that is refused.
     pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
-        let message = pbtxt::parse(text)?;
-        let default = Self::default();
+        let tree = pbtxt::parse(text)?;
+        Self::of(tree.read()?).map_err(|mistake| SyntaxError {
+            line: tree.line(mistake.field, mistake.index),
+            problem: mistake.problem,
+        })
+    }
+
+    fn of(message: Message) -> Result<Self, Mistake> {
+        let (ignored, ignored_notes) = effects(&message)?;
+        let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let parameters: BTreeMap<String, String> = message
+            .parameters
+            .iter()
+            .map(|(key, value)| (key.clone(), value.string_value.clone()))
+            .collect();
+        let samples = warmup::samples(&message)?;
         Ok(Self {
-            name: message.one("name").map(Field::text).transpose()?.map(str::to_owned),
+            name: some(&message.name),
             backend: backend(&message)?,
-            max_batch: message.one("max_batch_size").map(Field::number).transpose()?,
+            max_batch: max_batch(&message)?,
             versions: versions(&message)?,
-            file: match message.one("default_model_filename") {
-                Some(file) => file.text()?.to_owned(),
-                None => default.file,
-            },
-            inputs: message.all("input").map(tensor).collect::<Result<_, _>>()?,
-            outputs: message.all("output").map(tensor).collect::<Result<_, _>>()?,
-            parameters: message.all("parameters").map(parameter).collect::<Result<_, _>>()?,
-            instances: message.all("instance_group").map(instance).collect::<Result<_, _>>()?,
-            graph_level: graph_level(&message)?,
-            accelerators: accelerators(&message)?,
-            operator_libraries: operator_libraries(&message)?,
-            warmup: warmup(&message)?,
+            file: some(&message.default_model_filename).unwrap_or_else(|| DEFAULT_FILE.to_owned()),
+            linger: batching::linger(&message),
+            preferred_sizes: batching::preferred_sizes(&message)?,
+            warmup: samples.first().map(WarmupSample::shapes).unwrap_or_default(),
+            inputs: tensor::inputs(&message)?,
+            outputs: tensor::outputs(&message)?,
+            instances: runtime::instances(&message)?,
+            graph_level: runtime::graph_level(&message),
+            accelerators: runtime::accelerators(&message),
+            operator_libraries: runtime::operator_libraries(&message),
+            row_axes: tensor::row_axes(&parameters)?,
+            parameters,
+            samples,
+            ignored_notes,
+            ignored,
+            message,
         })
     }
 }
@@ -116,163 +196,92 @@ pub fn check(text: &str) -> Result<(), SyntaxError> {
     ModelConfig::parse(text).map(drop)
 }
 
-fn backend(message: &Message) -> Result<Backend, SyntaxError> {
-    let Some(field) = message.one("backend").or_else(|| message.one("platform")) else {
-        return Ok(Backend::OnnxRuntime);
+/// The fields without effect, and a sentence about each. The error is the first field that is
+/// refused.
+fn effects(message: &Message) -> Result<(Vec<&'static str>, Vec<String>), Mistake> {
+    let (mut ignored, mut notes) = (Vec::new(), Vec::new());
+    for set in effect::set_fields(message) {
+        match set.effect {
+            Effect::Honoured => {}
+            Effect::Ignored(why) => {
+                ignored.push(set.path);
+                notes.push(format!("{} in config.pbtxt has no effect: {why}", set.path));
+            }
+            Effect::Refused(why) => {
+                let outermost = set.path.split('.').next().unwrap_or(set.path);
+                let problem = format!("{} is not supported: {why}", set.path);
+                return Err(Mistake::at(outermost, set.index, problem));
+            }
+        }
+    }
+    Ok((ignored, notes))
+}
+
+/// The engine that `backend` and `platform` name.
+fn backend(message: &Message) -> Result<Backend, Mistake> {
+    let named = |field: &'static str, text: &str| match text {
+        "" => Ok(None),
+        "onnxruntime" | "onnxruntime_onnx" => Ok(Some(Backend::OnnxRuntime)),
+        "batchfleet_echo" => Ok(Some(Backend::Echo)),
+        other => Err(Mistake::new(
+            field,
+            format!("{field} {other:?} is not supported: onnxruntime and batchfleet_echo are"),
+        )),
     };
-    match field.text()? {
-        "" | "onnxruntime" | "onnxruntime_onnx" => Ok(Backend::OnnxRuntime),
-        "batchfleet_echo" => Ok(Backend::Echo),
-        other => Err(field
-            .error(&format!("{other:?} is not supported: onnxruntime and batchfleet_echo are"))),
+    match (named("backend", &message.backend)?, named("platform", &message.platform)?) {
+        (Some(backend), Some(platform)) if backend != platform => {
+            let (backend, platform) = (&message.backend, &message.platform);
+            Err(Mistake::new(
+                "platform",
+                format!("platform {platform:?} contradicts backend {backend:?}: give one of them"),
+            ))
+        }
+        (backend, platform) => Ok(backend.or(platform).unwrap_or(Backend::OnnxRuntime)),
     }
 }
 
-fn versions(message: &Message) -> Result<VersionPolicy, SyntaxError> {
-    let Some(field) = message.one("version_policy") else {
-        return Ok(VersionPolicy::Latest(1));
+fn max_batch(message: &Message) -> Result<Option<u32>, Mistake> {
+    let Some(rows) = message.max_batch_size else { return Ok(None) };
+    let negative = |_| {
+        let problem = "is negative; 0 switches batching off";
+        Mistake::new("max_batch_size", format!("max_batch_size {rows} {problem}"))
     };
-    let policy = field.message()?;
-    if let Some(latest) = policy.one("latest") {
-        let count = latest.message()?.one("num_versions").map_or(Ok(1), Field::number)?;
-        return Ok(VersionPolicy::Latest(count));
+    u32::try_from(rows).map(Some).map_err(negative)
+}
+
+fn versions(message: &Message) -> Result<VersionPolicy, Mistake> {
+    let Some(policy) = &message.version_policy else { return Ok(VersionPolicy::Latest(1)) };
+    let mistake = |problem: String| Mistake::new("version_policy", problem);
+    match (&policy.latest, &policy.all, &policy.specific) {
+        (Some(latest), None, None) => match latest.num_versions {
+            Some(0) => Err(mistake(
+                "version_policy latest with num_versions 0 serves no version: give 1 or more"
+                    .to_owned(),
+            )),
+            count => Ok(VersionPolicy::Latest(count.unwrap_or(1) as usize)),
+        },
+        (None, Some(_), None) => Ok(VersionPolicy::All),
+        (None, None, Some(specific)) => {
+            let version = |&version: &i64| {
+                u64::try_from(version).ok().filter(|&version| version > 0).ok_or_else(|| {
+                    mistake(format!("version_policy names version {version}: versions start at 1"))
+                })
+            };
+            let versions: Vec<u64> =
+                specific.versions.iter().map(version).collect::<Result<_, _>>()?;
+            if versions.is_empty() {
+                return Err(mistake("version_policy specific names no version".to_owned()));
+            }
+            Ok(VersionPolicy::Specific(versions))
+        }
+        (None, None, None) => {
+            Err(mistake("version_policy names none of latest, all and specific".to_owned()))
+        }
+        _ => Err(mistake(
+            "version_policy names more than one of latest, all and specific".to_owned(),
+        )),
     }
-    if let Some(specific) = policy.one("specific") {
-        let versions = specific.message()?.all("versions").map(Field::number);
-        return Ok(VersionPolicy::Specific(versions.collect::<Result<_, _>>()?));
-    }
-    match policy.one("all") {
-        Some(_) => Ok(VersionPolicy::All),
-        None => Err(field.error("names none of latest, all and specific")),
-    }
-}
-
-fn tensor(field: &Field) -> Result<TensorSpec, SyntaxError> {
-    let message = field.message()?;
-    let name = message.one("name").ok_or_else(|| field.error("has no name"))?.text()?.to_owned();
-    let kind = message.one("data_type").ok_or_else(|| field.error("has no data_type"))?;
-    let datatype = match kind.word()?.strip_prefix("TYPE_") {
-        Some("STRING") => Some(Datatype::Bytes),
-        Some(name) => name.parse().ok(),
-        None => None,
-    };
-    let datatype = datatype.ok_or_else(|| kind.error("is not a TYPE_ of the protocol"))?;
-    let shape: Vec<i64> = message.all("dims").map(Field::number).collect::<Result<_, _>>()?;
-    Ok(TensorSpec::new(name, datatype, shape))
-}
-
-fn parameter(field: &Field) -> Result<(String, String), SyntaxError> {
-    let message = field.message()?;
-    let key = message.one("key").ok_or_else(|| field.error("has no key"))?.text()?;
-    let value = message.one("value").ok_or_else(|| field.error("has no value"))?.message()?;
-    let value = value.one("string_value").ok_or_else(|| field.error("has no string_value"))?;
-    Ok((key.to_owned(), value.text()?.to_owned()))
-}
-
-fn instance(field: &Field) -> Result<InstanceGroup, SyntaxError> {
-    let message = field.message()?;
-    let kind = match message.one("kind").map(Field::word).transpose()? {
-        None | Some("KIND_AUTO" | "KIND_MODEL") => InstanceKind::Auto,
-        Some("KIND_CPU") => InstanceKind::Cpu,
-        Some("KIND_GPU") => InstanceKind::Gpu,
-        Some(_) => return Err(field.error("has an unknown kind")),
-    };
-    let count = message.one("count").map_or(Ok(1), Field::number)?;
-    let gpus = message.all("gpus").map(Field::number).collect::<Result<_, _>>()?;
-    Ok(InstanceGroup { count, kind, gpus })
-}
-
-fn graph_level(message: &Message) -> Result<Option<i32>, SyntaxError> {
-    let Some(optimization) = message.one("optimization") else { return Ok(None) };
-    let Some(graph) = optimization.message()?.one("graph") else { return Ok(None) };
-    graph.message()?.one("level").map(Field::number).transpose()
-}
-
-fn accelerators(message: &Message) -> Result<Vec<String>, SyntaxError> {
-    let Some(optimization) = message.one("optimization") else { return Ok(Vec::new()) };
-    let Some(all) = optimization.message()?.one("execution_accelerators") else {
-        return Ok(Vec::new());
-    };
-    let all = all.message()?;
-    let name = |field: &Field| {
-        let name = field.message()?.one("name").map(Field::text).transpose()?;
-        Ok(name.unwrap_or_default().to_owned())
-    };
-    let gpu = all.all("gpu_execution_accelerator");
-    gpu.chain(all.all("cpu_execution_accelerator")).map(name).collect()
-}
-
-fn operator_libraries(message: &Message) -> Result<Vec<String>, SyntaxError> {
-    let Some(operations) = message.one("model_operations") else { return Ok(Vec::new()) };
-    let files = operations.message()?.all("op_library_filename");
-    files.map(|file| file.text().map(str::to_owned)).collect()
-}
-
-/// The shapes of the first `model_warmup` sample.
-fn warmup(message: &Message) -> Result<BTreeMap<String, Vec<u64>>, SyntaxError> {
-    let Some(sample) = message.all("model_warmup").next() else {
-        return Ok(BTreeMap::new());
-    };
-    let input = |field: &Field| {
-        let input = field.message()?;
-        let key = input.one("key").ok_or_else(|| field.error("has no key"))?.text()?;
-        let value = input.one("value").ok_or_else(|| field.error("has no value"))?.message()?;
-        let dims = value.all("dims").map(Field::number).collect::<Result<_, _>>()?;
-        Ok((key.to_owned(), dims))
-    };
-    sample.message()?.all("inputs").map(input).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_what_triton_users_write() {
-        let config = ModelConfig::parse(
-            r#"
-            name: "digits"
-            platform: "onnxruntime_onnx"
-            max_batch_size: 32
-            input [ { name: "X" data_type: TYPE_FP32 dims: [ 64 ] } ]
-            output { name: "Y", data_type: TYPE_STRING, dims: [ -1 ] }
-            instance_group [ { count: 2 kind: KIND_CPU } ]
-            dynamic_batching { preferred_batch_size: [ 4, 8 ] }
-            version_policy: { specific { versions: [ 1, 3 ] } }
-            parameters { key: "row_ms" value: { string_value: "2" } }
-            model_warmup [ { name: "w" batch_size: 1
-                inputs { key: "X" value { data_type: TYPE_FP32 dims: 64 zero_data: true } } } ]
-            "#,
-        )
-        .unwrap();
-        assert_eq!(config.name.as_deref(), Some("digits"));
-        assert_eq!(config.max_batch, Some(32));
-        assert_eq!(config.inputs[0].shape, [64]);
-        assert_eq!(config.outputs[0].datatype, Datatype::Bytes);
-        assert_eq!(config.versions, VersionPolicy::Specific(vec![1, 3]));
-        assert_eq!(config.parameters["row_ms"], "2");
-        assert_eq!(config.warmup["X"], [64]);
-    }
-
-    #[test]
-    fn an_empty_file_is_the_default() {
-        let config = ModelConfig::parse("").unwrap();
-        assert_eq!(config.versions, VersionPolicy::Latest(1));
-        assert_eq!(config.backend, Backend::OnnxRuntime);
-        assert_eq!(config.max_batch, None);
-    }
-
-    #[test]
-    fn unsupported_fields_are_refused_with_their_line() {
-        for (text, problem) in [
-            ("\nbackend: \"tensorflow\"", "line 2: backend \"tensorflow\" is not supported"),
-            ("max_batch_size: -1", "line 1: max_batch_size is not a number"),
-            ("input { data_type: TYPE_FP32 }", "line 1: input has no name"),
-            ("input { name: \"X\"\ndata_type: TYPE_FP8 }", "line 2: data_type is not a TYPE_"),
-            ("version_policy { newest {} }", "line 1: version_policy names none"),
-        ] {
-            let error = ModelConfig::parse(text).unwrap_err().to_string();
-            assert!(error.starts_with(problem), "{error}");
-        }
-    }
-}
+mod tests;

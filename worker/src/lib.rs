@@ -29,6 +29,7 @@ mod plan;
 mod prepare;
 mod repository;
 mod rescue;
+mod reshape;
 mod retry;
 mod settings;
 mod settle;

@@ -7,6 +7,7 @@ use batchfleet_broker::{
 };
 use batchfleet_service::trace::Tracer;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::{
     announce::Announcer,
@@ -41,7 +42,17 @@ pub(crate) struct Model {
     pub(crate) unavailable: Vec<UnavailableModel>,
     /// How to serve the model.
     pub(crate) plan: ServingPlan,
+    about: About,
     engine: EngineHandle,
+}
+
+/// What the worker announces to users of a model.
+#[derive(Debug)]
+struct About {
+    /// The config with the values in effect.
+    config: serde_json::Value,
+    /// What users should know, as sentences.
+    notes: Vec<String>,
 }
 
 impl Model {
@@ -59,6 +70,10 @@ impl Model {
         };
         let instances = instances(&source.config.instances, device, settings.threads())
             .map_err(|problem| source.contradiction(problem))?;
+        if !source.config.ignored.is_empty() {
+            let fields = source.config.ignored.join(", ");
+            warn!(model = %source.queue, fields, "config settings have no effect");
+        }
         let mut models = Vec::new();
         for instance in instances {
             let (source, runtime, tracer) = (source.clone(), runtime.clone(), tracer.clone());
@@ -80,10 +95,12 @@ impl Model {
             let mut engine = engine(&settings, &source, runtime.as_deref(), instance)?;
             let plan = plan(&settings, &source, engine.as_mut())?;
             let plan = ServingPlan { tracer, ..plan };
-            Ok::<_, WorkerError>((engine, plan))
+            let about = about(&source, &plan);
+            Ok::<_, WorkerError>((engine, (plan, about)))
         };
-        let (engine, plan) = engine::start(name, load).await?;
-        Ok(Self { worker: WorkerId::random(), host, unavailable: Vec::new(), plan, engine })
+        let (engine, (plan, about)) = engine::start(name, load).await?;
+        let (worker, unavailable) = (WorkerId::random(), Vec::new());
+        Ok(Self { worker, host, unavailable, plan, about, engine })
     }
 
     /// The model's queue.
@@ -108,6 +125,8 @@ impl Model {
             host: self.host,
             unavailable: self.unavailable,
             tracing: self.plan.tracer.is_on(),
+            config: Some(self.about.config),
+            notes: self.about.notes,
             ..Announcement::new(self.worker, spec)
         };
         let WorkerRoles { claims, consumer, target } = roles;
@@ -147,6 +166,12 @@ async fn guide(mut target: Box<dyn TargetSubscription>, tuner: SharedTuner) {
             }
         }
     }
+}
+
+/// Describes the model for its users.
+fn about(source: &ModelSource, plan: &ServingPlan) -> About {
+    let config = &source.config;
+    About { config: config.in_effect(&plan.spec, plan.linger), notes: config.notes(&plan.spec) }
 }
 
 fn engine(

@@ -55,7 +55,7 @@ pub(crate) fn plan(
         provider,
         cost,
         policy,
-        linger: settings.linger,
+        linger: source.config.linger.unwrap_or(settings.linger),
         max_batch_time: settings.max_batch_time,
         tracer: Tracer::default(),
     };

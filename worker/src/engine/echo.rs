@@ -15,6 +15,7 @@ use batchfleet_broker::{ModelSpec, Tensor, TensorSpec};
 use self::faults::Faults;
 use super::{Engine, EngineError};
 use crate::{
+    config::TensorConfig,
     layout::Layout,
     repository::{ModelSource, RepositoryError},
 };
@@ -32,7 +33,7 @@ impl Echo {
     /// Sets up the echo engine that `source` describes.
     pub(crate) fn load(source: &ModelSource, max_batch: u32) -> Result<Self, RepositoryError> {
         let config = &source.config;
-        let types = |specs: &[TensorSpec]| specs.iter().map(|s| s.datatype).collect::<Vec<_>>();
+        let types = |specs: &[TensorConfig]| specs.iter().map(|s| s.datatype).collect::<Vec<_>>();
         if config.inputs.is_empty() || types(&config.inputs) != types(&config.outputs) {
             return Err(
                 source.contradiction("an echo needs inputs, and as many outputs of the same types")
@@ -40,9 +41,9 @@ impl Echo {
         }
         let max_batch = NonZeroU32::new(config.max_batch.unwrap_or(max_batch));
         let layout = Layout::of(max_batch);
-        let with_rows = |spec: &TensorSpec| TensorSpec {
-            shape: layout.spec_shape(spec.shape.clone()),
-            ..spec.clone()
+        let with_rows = |tensor: &TensorConfig| {
+            let shape = layout.spec_shape(tensor.dims.clone());
+            TensorSpec::new(&tensor.name, tensor.datatype, shape)
         };
         Ok(Self {
             spec: ModelSpec {

@@ -5,7 +5,7 @@ mod load_error;
 mod options;
 mod runtime;
 
-use std::{borrow::Cow, num::NonZeroU32, path::PathBuf};
+use std::{borrow::Cow, path::PathBuf};
 
 use batchfleet_broker::{ModelSpec, Tensor};
 use ort::{
@@ -22,9 +22,10 @@ use self::{
 };
 use super::{Engine, EngineError, RunError, RunErrorCode};
 use crate::{
+    config::{ModelOutput, Served},
     instances::Instance,
-    layout::Layout,
     repository::{ModelBytes, ModelSource},
+    reshape::Reshapes,
 };
 
 /// Option of a run: the devices that return unused memory after the run.
@@ -35,13 +36,14 @@ pub(crate) struct Onnx {
     session: Session,
     run_options: RunOptions<NoSelectedOutputs>,
     spec: ModelSpec,
+    reshapes: Reshapes,
     provider: &'static str,
 }
 
 impl Onnx {
     /// Loads the model and reads the specs of its inputs and outputs.
     ///
-    /// The model batches if its [layout](Layout::can_batch) and its config allow batching.
+    /// The model batches if its tensors and its config allow batching.
     pub(crate) fn load(
         source: &ModelSource,
         bytes: &ModelBytes,
@@ -61,31 +63,16 @@ impl Onnx {
         if let Some(devices) = &options.shrinkage {
             run_options.set(SHRINKAGE, devices).map_err(failed)?;
         }
-        let specs =
-            |outlets: &[Outlet]| outlets.iter().map(tensor_spec).collect::<Result<Vec<_>, _>>();
-        let inputs = specs(session.inputs()).map_err(model)?;
-        let outputs = specs(session.outputs()).map_err(model)?;
-        let can_batch = Layout::can_batch(&inputs, &outputs);
-        let max_batch = match source.config.max_batch {
-            Some(rows) if rows > 0 && !can_batch => {
-                return Err(model(format!(
-                    "config.pbtxt says max_batch_size {rows}, but not every input and output has a \
-                     first dimension of any size; max_batch_size: 0 serves it without batching"
-                )));
-            }
-            Some(rows) => rows,
-            None if can_batch => max_batch,
-            None => 0,
+        let inputs = session.inputs().iter().map(tensor_spec).collect::<Result<_, _>>();
+        let output = |outlet: &Outlet| ModelOutput {
+            name: outlet.name().to_owned(),
+            spec: tensor_spec(outlet),
         };
-        let spec = ModelSpec {
-            queue: source.queue.clone(),
-            platform: "onnxruntime_onnx".to_owned(),
-            backend: "onnxruntime".to_owned(),
-            max_batch: NonZeroU32::new(max_batch),
-            inputs,
-            outputs,
-        };
-        Ok(Self { session, run_options, spec, provider: provider.name() })
+        let outputs = session.outputs().iter().map(output).collect();
+        let served =
+            source.config.served(source.queue.clone(), inputs.map_err(model)?, outputs, max_batch);
+        let Served { spec, reshapes } = served.map_err(model)?;
+        Ok(Self { session, run_options, spec, reshapes, provider: provider.name() })
     }
 }
 
@@ -98,23 +85,27 @@ impl Engine for Onnx {
         self.provider
     }
 
-    fn run(&mut self, inputs: Vec<Tensor>, _rows: u32) -> Result<Vec<Tensor>, EngineError> {
-        let Self { session, run_options, spec, .. } = self;
+    fn run(&mut self, mut inputs: Vec<Tensor>, _rows: u32) -> Result<Vec<Tensor>, EngineError> {
+        let Self { session, run_options, spec, reshapes, .. } = self;
+        reshapes.to_model(&mut inputs).map_err(EngineError::failed)?;
         let values = inputs
             .iter()
             .map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_ort(tensor)?)))
             .collect::<ort::Result<Vec<(Cow<str>, SessionInputValue)>>>()
             .map_err(failed)?;
         let outputs = session.run_with_options(values, run_options).map_err(failed)?;
-        spec.outputs
+        let mut outputs = spec
+            .outputs
             .iter()
             .map(|spec| {
                 let missing = || ort::Error::new(format!("no output {:?}", spec.name));
                 let value = outputs.get(&spec.name).ok_or_else(missing)?;
                 from_ort(spec, value)
             })
-            .collect::<ort::Result<_>>()
-            .map_err(failed)
+            .collect::<ort::Result<Vec<_>>>()
+            .map_err(failed)?;
+        reshapes.to_client(&mut outputs).map_err(EngineError::failed)?;
+        Ok(outputs)
     }
 }
 

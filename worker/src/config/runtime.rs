@@ -1,0 +1,49 @@
+//! The fields that concern the sessions of ONNX Runtime.
+
+use super::{
+    Mistake,
+    message::{self, Message},
+};
+use crate::instances::{InstanceGroup, InstanceKind};
+
+/// The groups of instances.
+pub(super) fn instances(message: &Message) -> Result<Vec<InstanceGroup>, Mistake> {
+    let group = |(index, group): (usize, &message::InstanceGroup)| {
+        let mistake = |problem: String| Mistake::at("instance_group", index, problem);
+        let kind = match group.kind {
+            message::InstanceKind::Auto | message::InstanceKind::Model => InstanceKind::Auto,
+            message::InstanceKind::Cpu => InstanceKind::Cpu,
+            message::InstanceKind::Gpu => InstanceKind::Gpu,
+        };
+        let count = u32::try_from(group.count)
+            .map_err(|_| mistake(format!("instance_group has the count {}", group.count)))?;
+        let gpu = |&gpu: &i32| {
+            let wrong = |_| mistake(format!("instance_group lists the GPU {gpu}"));
+            u16::try_from(gpu).map_err(wrong)
+        };
+        let gpus = group.gpus.iter().map(gpu).collect::<Result<_, _>>()?;
+        Ok(InstanceGroup { count, kind, gpus })
+    };
+    message.instance_group.iter().enumerate().map(group).collect()
+}
+
+/// How far the graph is optimised.
+pub(super) fn graph_level(message: &Message) -> Option<i32> {
+    message.optimization.as_ref()?.graph.as_ref().map(|graph| graph.level)
+}
+
+/// The names of all execution accelerators.
+pub(super) fn accelerators(message: &Message) -> Vec<String> {
+    let optimization = message.optimization.as_ref();
+    let Some(all) = optimization.and_then(|all| all.execution_accelerators.as_ref()) else {
+        return Vec::new();
+    };
+    let all = all.gpu_execution_accelerator.iter().chain(&all.cpu_execution_accelerator);
+    all.map(|accelerator| accelerator.name.clone()).collect()
+}
+
+/// The libraries of custom operators.
+pub(super) fn operator_libraries(message: &Message) -> Vec<String> {
+    let operations = message.model_operations.as_ref();
+    operations.map(|operations| operations.op_library_filename.clone()).unwrap_or_default()
+}
