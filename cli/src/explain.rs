@@ -47,8 +47,11 @@ struct ExplanationText<'a>(&'a Explanation);
 
 impl Display for ExplanationText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Explanation { model, version, why, queue_depth, capacity, workers, n, .. } = self.0;
-        writeln!(f, "{model} version {version}\n\n{why}\n")?;
+        let Explanation { model, version, why, notes, queue_depth, capacity, workers, n, .. } =
+            self.0;
+        writeln!(f, "{model} version {version}\n\n{why}")?;
+        notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
+        writeln!(f)?;
         let rate = self.0.rows_per_second;
         writeln!(
             f,

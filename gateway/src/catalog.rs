@@ -207,6 +207,16 @@ impl Catalog {
         Explanation::of(queue, observed, living.map(|worker| &worker.announcement))
     }
 
+    /// The model's config as its workers announce it; `None` if no worker announces any. Living
+    /// workers take precedence.
+    pub(crate) fn config(&self, model: &Model) -> Option<serde_json::Value> {
+        let queue = &model.spec.queue;
+        let workers = self.workers();
+        let announced = workers.iter().filter(|worker| worker.announcement.model.queue == *queue);
+        let known = announced.filter(|worker| worker.announcement.config.is_some());
+        known.max_by_key(|worker| worker.live)?.announcement.config.clone()
+    }
+
     /// Updates the metrics derived from all polls so far.
     pub(crate) fn publish(&self, model: &Model) {
         self.metrics.fleet.set_explanation(&model.spec.queue, &self.explain(model));
@@ -311,6 +321,26 @@ mod tests {
             defaults.dedup();
             defaults
         }
+    }
+
+    #[test]
+    fn the_config_is_that_of_a_living_worker() {
+        let bench = Bench::new();
+        let observed = |config: Option<&str>, live| {
+            let mut worker = workers(1, 1).remove(0);
+            worker.announcement.config = config.map(serde_json::Value::from);
+            ObservedWorker { live, ..worker }
+        };
+        let config = |workers: &[ObservedWorker]| {
+            let workers = workers.to_vec();
+            bench.catalog.update(FleetSnapshot { workers, promises: Vec::new() });
+            bench.catalog.config(&bench.catalog.find("m", None, |_| true).unwrap())
+        };
+        let (old, new) = (observed(None, true), observed(Some("new"), true));
+        let dead = observed(Some("dead"), false);
+        assert_eq!(config(std::slice::from_ref(&old)), None);
+        assert_eq!(config(&[old, new.clone(), dead.clone()]), Some("new".into()));
+        assert_eq!(config(&[dead]), Some("dead".into()));
     }
 
     #[test]

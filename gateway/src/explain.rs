@@ -26,6 +26,10 @@ pub struct Explanation {
     pub version: String,
     /// The reason for N, as a sentence.
     pub why: String,
+    /// What users of the model should know, as sentences: why it does not batch, which settings of
+    /// its config have no effect.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Requests that wait for a worker.
     pub queue_depth: u64,
     /// Rows per second that all gateways accept.
@@ -84,6 +88,12 @@ impl Explanation {
         queue_state: ObservedQueue,
         workers: impl Iterator<Item = &'a Announcement>,
     ) -> Self {
+        let mut notes: Vec<String> = Vec::new();
+        let workers = workers.inspect(|worker| {
+            let new: Vec<&String> =
+                worker.notes.iter().filter(|note| !notes.contains(note)).collect();
+            notes.extend(new.into_iter().cloned());
+        });
         let mut by_worker: Vec<Member> = workers.filter_map(Member::of).collect();
         by_worker.sort_by(|a, b| a.worker.cmp(&b.worker));
         // Plan the number of workers with the speed of the slowest worker.
@@ -102,6 +112,7 @@ impl Explanation {
             model: queue.model.clone(),
             version: queue.version.to_string(),
             why: slowest.map_or_else(|| "no worker serves it".to_owned(), |one| why(&one.batching)),
+            notes,
             queue_depth: queue_state.queue_depth,
             rows_per_second: rate,
             capacity: by_worker.iter().map(|member| member.capacity).sum(),
@@ -250,6 +261,16 @@ mod tests {
             let why = explain(&[worker(1, 4, bound.clone(), 400.0)], None).why;
             assert!(why.starts_with("N = 4: ") && !why.ends_with(bound.code()), "{why}");
         }
+    }
+
+    #[test]
+    fn the_notes_of_all_workers_are_shown_once() {
+        let noted = |number: u128, notes: &[&str]| Announcement {
+            notes: notes.iter().map(|note| (*note).to_owned()).collect(),
+            ..worker(number, 4, BatchBound::Slo, 400.0)
+        };
+        let fleet = explain(&[noted(1, &["a", "b"]), noted(2, &["b", "c"])], None);
+        assert_eq!(fleet.notes, ["a", "b", "c"]);
     }
 
     #[test]

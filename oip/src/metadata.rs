@@ -48,8 +48,8 @@ pub fn model<'a>(model: &'a ModelSpec, versions: &[u64]) -> ModelMetadata<'a> {
     }
 }
 
-/// The response to `GET /v2/models/{model}/config`: the part of Triton's `ModelConfig` that applies
-/// to this server. Clients read `max_batch_size`, and whether requests are batched.
+/// The response to `GET /v2/models/{model}/config` for a model whose workers do not announce its
+/// config: what its spec implies. Clients read `max_batch_size`, and whether requests are batched.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelConfig<'a> {
     name: &'a str,
@@ -83,7 +83,7 @@ struct ConfigInput<'a> {
     name: &'a str,
     data_type: &'static str,
     format: &'static str,
-    dims: &'a [i64],
+    dims: Vec<i64>,
     is_shape_tensor: bool,
     allow_ragged_batch: bool,
     optional: bool,
@@ -93,14 +93,14 @@ struct ConfigInput<'a> {
 struct ConfigOutput<'a> {
     name: &'a str,
     data_type: &'static str,
-    dims: &'a [i64],
+    dims: Vec<i64>,
     label_filename: &'static str,
     is_shape_tensor: bool,
 }
 
-/// Describes how a model runs.
+/// Describes how a model runs, as far as its spec implies it.
 pub fn config(model: &ModelSpec) -> ModelConfig<'_> {
-    let dims = |tensor| without_batch(tensor, model.batches());
+    let dims = |tensor: &TensorSpec| without_rows(tensor, model.batches());
     let input = model.inputs.iter().map(|tensor| ConfigInput {
         name: &tensor.name,
         data_type: config_type(tensor.datatype),
@@ -108,7 +108,7 @@ pub fn config(model: &ModelSpec) -> ModelConfig<'_> {
         dims: dims(tensor),
         is_shape_tensor: false,
         allow_ragged_batch: false,
-        optional: false,
+        optional: tensor.optional,
     });
     let output = model.outputs.iter().map(|tensor| ConfigOutput {
         name: &tensor.name,
@@ -132,11 +132,14 @@ pub fn config(model: &ModelSpec) -> ModelConfig<'_> {
     }
 }
 
-fn without_batch(tensor: &TensorSpec, batches: bool) -> &[i64] {
-    match tensor.shape.as_slice() {
-        [_, rest @ ..] if batches => rest,
-        whole => whole,
+/// The dimensions of a tensor without the dimension that counts rows.
+fn without_rows(tensor: &TensorSpec, batches: bool) -> Vec<i64> {
+    let mut dims = tensor.shape.clone();
+    let axis = tensor.row_axis.filter(|_| batches).and_then(|axis| usize::try_from(axis).ok());
+    if let Some(axis) = axis.filter(|&axis| axis < dims.len()) {
+        dims.remove(axis);
     }
+    dims
 }
 
 const fn config_type(datatype: Datatype) -> &'static str {

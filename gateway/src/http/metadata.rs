@@ -86,7 +86,11 @@ pub(super) async fn model_config(
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let model = head::model(&api, &request)?;
-    Ok(json(describe::config(&model.spec)))
+    Ok(match api.core.catalog.config(&model) {
+        Some(config) => json(config),
+        // Older workers do not announce the config.
+        None => json(describe::config(&model.spec)),
+    })
 }
 
 /// `GET .../batching`: the reasons for N, and its effects.
