@@ -5,7 +5,7 @@ mod explain;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use batchfleet_broker::{BatchWish, ObservedWorker, Wish};
 use batchfleet_policy::{Observation, ScaleBound, ScalePolicy, Scaler, Speed};
@@ -48,8 +48,13 @@ impl ScaleMemory {
         let speed = slowest(&input.workers);
         let rows_per_request =
             input.reading.as_ref().map_or(1.0, |reading| reading.rows_per_request);
-        let scaled = self.scaler.decide(&policy, now, &observation(spec, input), |workers| {
-            speed.as_ref().map_or(0.0, |known| known.capacity(workers) / rows_per_request)
+        let instances = instances(&input.workers);
+        // The capacity of one of `pods` pods, in rows per second.
+        let capacity_of_pod = |known: &Speed, pods: u32| {
+            known.capacity(pods.saturating_mul(instances)) * f64::from(instances)
+        };
+        let scaled = self.scaler.decide(&policy, now, &observation(spec, input), |pods| {
+            speed.as_ref().map_or(0.0, |known| capacity_of_pod(known, pods) / rows_per_request)
         });
         let held = input.ordered.clamp(policy.min, policy.max);
         let (floor, reason) = match (spec.replicas, &speed) {
@@ -66,7 +71,7 @@ impl ScaleMemory {
         let live = input.workers.iter().filter(|worker| worker.live).count();
         let live = u32::try_from(live).unwrap_or(u32::MAX);
         let offered = scaled.offered.map(|requests| requests * rows_per_request);
-        let each = speed.as_ref().map(|known| known.capacity(floor.max(1)));
+        let each = speed.as_ref().map(|known| capacity_of_pod(known, floor.max(1)));
         let mut decision = Decision {
             size: FleetSize {
                 floor,
@@ -188,6 +193,18 @@ fn slowest(workers: &[ObservedWorker]) -> Option<Speed> {
     let by_hand = batching.by_hand();
     let profile = batching.profile();
     Speed::new(&profile, batching.fixed_sizes, by_hand, batching.slo(), batching.overhead())
+}
+
+/// Returns the number of instances of the model in each pod. A worker announces each instance as a
+/// worker of its own, with the name of the same pod.
+fn instances(workers: &[ObservedWorker]) -> u32 {
+    let mut by_host: BTreeMap<&str, u32> = BTreeMap::new();
+    let live = workers.iter().filter(|worker| worker.live).map(|worker| &worker.announcement);
+    for announcement in live.filter(|announcement| !announcement.host.is_empty()) {
+        *by_host.entry(&announcement.host).or_default() += 1;
+    }
+    // While pods start or stop, some of them announce fewer instances.
+    by_host.into_values().max().unwrap_or(1)
 }
 
 /// Returns how many jobs may wait per worker before the autoscaler adds workers: the number that a

@@ -86,6 +86,20 @@ fn the_load_decides_the_size_and_the_explanation_says_so() {
 }
 
 #[test]
+fn a_pod_with_two_instances_of_the_model_counts_for_both() {
+    let mut fleet = LoadedFleet::new(&json!({"scaling": {"max": 24}}), 1);
+    fleet.input.workers = (0..4_u32)
+        .map(|id| {
+            let mut worker = worker(id.into(), 1.0);
+            worker.announcement.host = format!("pod-{}", id / 2);
+            worker
+        })
+        .collect();
+    let decision = fleet.under(1_500, 7);
+    assert_eq!((decision.size.floor, decision.reason), (2, Reason::Scaled(ScaleBound::Load)));
+}
+
+#[test]
 fn capacity_in_rows_is_compared_with_requests_times_their_rows() {
     let mut fleet = LoadedFleet::new(&json!({"scaling": {"max": 24}}), 1);
     fleet.under(1_500, 7);

@@ -1,8 +1,10 @@
 //! A worker from end to end on the memory broker, with the echo engine.
 
+use std::time::Duration;
+
 use batchfleet_broker::{Broker, Datatype, QueueName, Tensor};
 use prometheus::TextEncoder;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::fleet::{Caller, Fleet, repository, tensor};
 
@@ -205,4 +207,35 @@ async fn a_repository_that_cannot_be_served_is_an_error_of_settings() {
         assert!(error.is_settings(), "{error}");
         assert!(error.to_string().starts_with(complaint), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_of_a_model_run_batches_side_by_side() {
+    const JOBS: u32 = 12;
+    const BATCH: Duration = Duration::from_millis(100);
+    let config = format!("{}\ninstance_group {{ count: 3 }}", echo(100));
+    let fleet = Fleet::start(&[("m/config.pbtxt", config)], &["--batch", "1"]).await;
+    let caller = fleet.caller().await;
+    let began = Instant::now();
+    for n in 0..JOBS {
+        caller.submit(&queue("m"), vec![numbers(n, 1)], 1).await;
+    }
+    caller.replies(JOBS as usize).await;
+    // One instance takes 12 batches, three take 4 each.
+    let took = began.elapsed();
+    assert!(took < BATCH * JOBS * 2 / 3, "{took:?}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_group_for_gpus_is_refused_without_a_gpu() {
+    let config = format!("{}\ninstance_group {{ kind: KIND_GPU }}", echo(0));
+    let files = repository(&[("m/config.pbtxt", config)]);
+    let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
+    let text = error.to_string();
+    assert!(
+        text.contains("m:1") && text.contains("is of KIND_GPU, but this worker runs"),
+        "{text}"
+    );
+    assert!(error.is_settings());
 }

@@ -257,3 +257,53 @@ async fn a_missing_library_is_refused() {
     assert!(error.is_settings());
     assert!(error.to_string().contains("run `make onnxruntime`"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_with_options_computes_the_same() {
+    let config = r#"
+        instance_group [ { count: 2 kind: KIND_CPU } ]
+        optimization { graph { level: 2 } }
+        parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+        parameters { key: "inter_op_thread_count" value { string_value: "2" } }
+        parameters { key: "execution_mode" value { string_value: "1" } }
+        parameters { key: "enable_mem_pattern" value { string_value: "0" } }
+        parameters { key: "memory.enable_memory_arena_shrinkage" value { string_value: "cpu:0" } }
+        parameters { key: "session.use_device_allocator_for_initializers" value { string_value: "1" } }
+    "#;
+    let files = [("m/1/model.onnx", matmul(None)), ("m/config.pbtxt", config.into())];
+    let fleet = Fleet::start(&files, &[]).await;
+    let caller = fleet.caller().await;
+    for n in 1_u16..20 {
+        let x = [f32::from(n), 1.0, 1.0];
+        let y = [f32::from(n) + 5.0, 10.0 * f32::from(n) + 50.0];
+        let reply = caller.ask(&queue(), vec![floats("X", &[1, 3], &x)], 1).await;
+        assert_eq!(reply.outcome, Ok(vec![floats("Y", &[1, 2], &y)]));
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_options_of_a_session_are_refused_with_the_way_out() {
+    let parameter = |key: &str, value: &str| {
+        format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}")
+    };
+    for (config, problem) in [
+        (parameter("execution_mode", "parallel"), "is \"parallel\": expected 0 or 1"),
+        ("optimization { graph { level: 7 } }".to_owned(), "optimization.graph.level 7: say -1"),
+        (
+            "model_operations { op_library_filename: \"ops.so\" }".to_owned(),
+            "there is no op_library_filename ",
+        ),
+        // A run fails if the memory that it is to return was never kept.
+        (
+            parameter("enable_mem_arena", "0")
+                + &parameter("memory.enable_memory_arena_shrinkage", "cpu:0"),
+            "m:1",
+        ),
+    ] {
+        let files =
+            repository(&[("m/1/model.onnx", matmul(None)), ("m/config.pbtxt", config.into())]);
+        let Err(error) = Fleet::try_start(files.path(), &[]).await else { panic!("it serves") };
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}

@@ -9,6 +9,7 @@ pub(super) fn explain(message: &str) -> String {
         .or_else(|| unregistered(message))
         .or_else(|| no_import(message))
         .or_else(|| no_operator(message))
+        .or_else(|| python_library(message))
         .unwrap_or_else(|| message.trim_end().to_owned())
 }
 
@@ -62,6 +63,19 @@ fn no_operator(message: &str) -> Option<String> {
         "ONNX Runtime has no operator {operator} in opset {version}: export the model with another \
          opset_version, or use a newer library (--onnxruntime)"
     ))
+}
+
+/// A library of operators that was built as a module of Python.
+fn python_library(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("Failed to load library ")?;
+    let (library, problem) = rest.split_once(" with error: ")?;
+    problem.contains("undefined symbol: Py").then(|| {
+        format!(
+            "the operator library {library} is a module of Python: start the worker with LD_PRELOAD=\
+             libpython3.X.so of the same version, or use a library that needs no Python, such as that \
+             of the NuGet package Microsoft.ML.OnnxRuntime.Extensions"
+        )
+    })
 }
 
 fn custom_operator(operator: &str, domain: &str) -> String {
@@ -123,6 +137,16 @@ mod tests {
         assert!(text.starts_with("ONNX Runtime has no operator Fooo in opset 17: "), "{text}");
         let text = explain("In Node, (\"\") , Error No opset import for domain 'ai.onnx.contrib'");
         assert!(text.starts_with("the model uses operators of domain ai.onnx.contrib"), "{text}");
+    }
+
+    #[test]
+    fn an_operator_library_of_python_is_named_with_the_way_out() {
+        let text = explain(
+            "Failed to load library /a/ext.so with error: /a/ext.so: undefined symbol: PyDict_New",
+        );
+        assert!(text.starts_with("the operator library /a/ext.so is a module of Python: start"));
+        let missing = "Failed to load library /a/b.so with error: /a/b.so: invalid ELF header";
+        assert_eq!(explain(missing), missing);
     }
 
     #[test]
