@@ -15,10 +15,11 @@ use crate::{
 /// Maximum length of a BYTES element written as JSON, in bytes.
 const MAX_ELEMENT_BYTES: usize = 16 << 20;
 
-const NESTING: &str = "the nesting of data differs from its shape";
+/// Maximum nesting depth of the arrays in `data`.
+const MAX_NESTING: usize = 100;
 
-/// Reads the `data` of a tensor: a flat array of its elements in row-major order, or arrays nested
-/// according to its shape. Returns the elements as little-endian bytes.
+/// Reads the `data` of a tensor: its elements in row-major order, in arrays nested in any way.
+/// Returns the elements as little-endian bytes.
 ///
 /// The only type conversion: an integer may be written for a float.
 pub(crate) fn read(
@@ -117,10 +118,9 @@ fn mismatch(reader: &mut Reader<'_>, datatype: Datatype) -> Problem {
         Ok(kind) => kind,
         Err(problem) => return problem,
     };
-    match (reader.skip(), kind) {
-        (Err(problem), _) => problem,
-        (Ok(()), Kind::Array) => bad(NESTING),
-        (Ok(()), _) => bad(format!("{kind} is not a valid {datatype}")),
+    match reader.skip() {
+        Err(problem) => problem,
+        Ok(()) => bad(format!("{kind} is not a valid {datatype}")),
     }
 }
 
@@ -130,37 +130,36 @@ fn tensor<'a>(
     shape: &[u64],
     element: &mut impl FnMut(&mut Reader<'a>) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    if reader.kind()? != Kind::Array {
-        return Err(bad("data should be an array"));
-    }
-    if shape.len() > 1 && reader.at_nested_array() {
-        return level(reader, shape, element);
-    }
-    level(reader, &[count(reader, shape)? as u64], element)
-}
-
-fn level<'a>(
-    reader: &mut Reader<'a>,
-    shape: &[u64],
-    element: &mut impl FnMut(&mut Reader<'a>) -> Result<(), Problem>,
-) -> Result<(), Problem> {
-    let Some((&size, inner)) = shape.split_first() else { return element(reader) };
-    if reader.kind()? != Kind::Array {
-        return Err(bad(NESTING));
-    }
-    let mut count = 0;
-    reader.array(|reader| {
-        count += 1;
-        if count > size {
+    let wanted = count(reader, shape)?;
+    let mut found = 0;
+    members(reader, 0, &mut |reader| {
+        found += 1;
+        if found > wanted {
             reader.skip()?;
-            return Err(bad(format!("data has more than the {size} values of its shape")));
+            return Err(bad(format!("data has more than the {wanted} values of its shape")));
         }
-        level(reader, inner, element)
+        element(reader)
     })?;
-    if count < size {
-        return Err(bad(format!("data has {count} values, but its shape has {size}")));
+    if found < wanted {
+        return Err(bad(format!("data has {found} values, but its shape has {wanted}")));
     }
     Ok(())
+}
+
+/// Reads an element, or an array of elements and arrays.
+fn members<'a>(
+    reader: &mut Reader<'a>,
+    depth: usize,
+    element: &mut impl FnMut(&mut Reader<'a>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    if !reader.at_array() {
+        return element(reader);
+    }
+    if depth == MAX_NESTING {
+        let message = format!("data is nested in more than {MAX_NESTING} arrays");
+        return Err(Problem::bad("bad_json", message));
+    }
+    reader.array(|reader| members(reader, depth + 1, element))
 }
 
 /// The number of elements of the shape. Fails if the remaining text is too short for them, so that
@@ -196,6 +195,20 @@ mod tests {
             of(Datatype::Int16, &[2, 0], "[]").unwrap()
         );
         assert_eq!(of(Datatype::Fp64, &[], "[1]").unwrap(), 1f64.to_le_bytes());
+        assert_eq!(of(Datatype::Fp64, &[], "1 ").unwrap(), 1f64.to_le_bytes());
+    }
+
+    #[test]
+    fn elements_count_in_their_order_however_they_are_nested() {
+        let flat = of(Datatype::Uint8, &[2, 2], "[1,2,3,4]").unwrap();
+        for nested in ["[[1,2,3,4]]", "[[1],[2,3,4]]", "[1,[2,[3,[[4]]]]]", "[[],[1,2],[3,4,[]]]"] {
+            assert_eq!(of(Datatype::Uint8, &[2, 2], nested).unwrap(), flat, "{nested}");
+        }
+        let deep = |depth: usize| ["[".repeat(depth).as_str(), "7", &"]".repeat(depth)].concat();
+        assert_eq!(of(Datatype::Uint8, &[1, 1], &deep(100)).unwrap(), [7]);
+        assert_eq!(of(Datatype::Uint8, &[1, 1], &deep(101)).unwrap_err().code, "bad_json");
+        let words = [1, 0, 0, 0, b'a', 1, 0, 0, 0, b'b'];
+        assert_eq!(of(Datatype::Bytes, &[2], r#"[["a"],["b"]]"#).unwrap(), words);
     }
 
     #[test]

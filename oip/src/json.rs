@@ -74,10 +74,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether the next value is an array whose first member is an array.
-    pub(crate) fn at_nested_array(&self) -> bool {
-        let mut ahead = self.clone();
-        ahead.expect(b'[', "").is_ok() && ahead.peek() == Some(b'[')
+    /// Whether the next value is an array.
+    #[inline]
+    pub(crate) fn at_array(&mut self) -> bool {
+        self.peek() == Some(b'[')
     }
 
     /// Reads an object. Calls `field` for each key; `field` must read the value.

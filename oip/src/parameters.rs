@@ -105,7 +105,7 @@ impl RequestParameters {
         let mut all = Self::default();
         read(reader, |name, value| {
             match name {
-                "timeout" => all.timeout = Some(timeout(&value)?),
+                "timeout" => all.timeout = timeout(&value)?,
                 "priority" => {
                     let level = value.to_u64().ok_or_else(|| {
                         bad("priority should be a whole number: 1 the highest, 0 the default")
@@ -136,12 +136,19 @@ pub(crate) fn boolean(name: &str, value: &Scalar<'_>) -> Result<bool, Problem> {
     value.to_bool().ok_or_else(|| bad(format!("{name} should be true or false")))
 }
 
-fn timeout(value: &Scalar<'_>) -> Result<Duration, Problem> {
-    value
-        .to_u64()
-        .filter(|micros| *micros > 0)
-        .map(Duration::from_micros)
-        .ok_or_else(|| bad("timeout should be a whole number of microseconds, 1 or more"))
+/// The value of `classification`: how many classes of an output to send.
+pub(crate) fn class_count(value: &Scalar<'_>) -> Result<u32, Problem> {
+    let count =
+        value.to_u64().ok_or_else(|| bad("classification should be a whole number of classes"))?;
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// The value of `timeout`; 0 means no timeout.
+fn timeout(value: &Scalar<'_>) -> Result<Option<Duration>, Problem> {
+    let micros = value.to_u64().ok_or_else(|| {
+        bad("timeout should be a whole number of microseconds, or 0 for no timeout")
+    })?;
+    Ok((micros > 0).then(|| Duration::from_micros(micros)))
 }
 
 /// Whether a `sequence_id` means "no sequence": clients that support sequences write 0 or "".

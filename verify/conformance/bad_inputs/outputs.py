@@ -52,7 +52,6 @@ PARAMETERS = [
         ("not-an-object", request(parameters=["timeout"])),
         ("10000-keys", with_parameters(**{f"p{n}": n for n in range(10_000)})),
         ("timeout-negative", with_parameters(timeout=-1)),
-        ("timeout-0", with_parameters(timeout=0)),
         ("timeout-fraction", with_parameters(timeout=1.5)),
         ("timeout-1e18", with_parameters(timeout=1e18)),
         ("timeout-text", with_parameters(timeout="5")),
@@ -64,6 +63,7 @@ PARAMETERS = [
         ("of-input-array-value", request(tensor(parameters={"a": [1]}))),
     ]
 ] + [
+    good("B61-timeout-0-for-none", with_parameters(timeout=0)),
     good("B61-timeout-above-the-most", with_parameters(timeout=10**18)),
     good("B61-priority-0", with_parameters(priority=0)),
 ]
