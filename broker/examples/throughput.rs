@@ -116,6 +116,7 @@ impl Gateway {
                 inputs: self.inputs.clone(),
                 outputs: Vec::new(),
                 trace: None,
+                classes: Vec::new(),
             };
             self.producer.submit(&self.queue, &job).await?;
             let reply = timeout_at(until + Duration::from_secs(10), reply).await??;

@@ -31,6 +31,18 @@ pub struct Job {
     pub outputs: Vec<String>,
     /// The gateway's span, if the request is traced.
     pub trace: Option<TraceContext>,
+    /// Outputs of which the caller wants the classes with the highest values, instead of the output
+    /// itself.
+    pub classes: Vec<ClassCount>,
+}
+
+/// How many classes of an output the caller wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassCount {
+    /// The name of the output.
+    pub output: String,
+    /// The number of classes of each row, at least 1.
+    pub count: u32,
 }
 
 /// A claimed job. The worker that holds the job must [settle](crate::Settlement) it or hand it

@@ -25,7 +25,7 @@ pub mod wire;
 
 pub use batching::{BatchBound, Batching, RecentBatch, Release};
 pub use ids::{EntryId, GatewayId, Priority, QueueName, RequestId, ShardId, WorkerId};
-pub use job::{Delivery, Failure, Job, Reply, ReplyError, Timing};
+pub use job::{ClassCount, Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{
     Announcement, FleetSnapshot, ModelSpec, ObservedWorker, Promise, TensorSpec, UnavailableModel,
 };

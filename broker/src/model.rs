@@ -127,6 +127,9 @@ pub struct Announcement {
     /// Whether the worker records traces, and can therefore decode a job that contains a trace.
     #[serde(default)]
     pub tracing: bool,
+    /// Whether the worker can decode a job that asks for classes, and answer it.
+    #[serde(default)]
+    pub classification: bool,
     /// The model's configuration in the JSON form of Triton's `ModelConfig`, with the values in
     /// effect; `None` from programs that do not announce it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -211,6 +214,7 @@ impl Announcement {
             batching: None,
             host: String::new(),
             tracing: false,
+            classification: false,
             config: None,
             notes: Vec::new(),
             unavailable: Vec::new(),

@@ -7,6 +7,8 @@
 //! job      version u8 · id u128 · gateway u128 · attempt u8 · priority u8 · ttl u32 (ms)
 //!          · rows u32 · digest u64 · inputs [tensor] · outputs [text]
 //!          and, for workers that trace, trace u128 · span u64
+//!          and, for workers that classify, [output text · count varint]; the trace and span of an
+//!          untraced job are then 0
 //! replies  version u8 · [reply]
 //! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
 //!          compute_output varint (ns) · batch_rows, padded_rows varint · release u8, 0 for none
@@ -22,8 +24,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId, Tensor,
-    Timing, TraceContext,
+    ClassCount, Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId,
+    Tensor, Timing, TraceContext,
 };
 
 /// The version that this program writes, and the only version that it reads.
@@ -85,7 +87,9 @@ impl Job {
 
 /// Upper bound of the encoded size of a job, in bytes, used to allocate memory once.
 fn job_size_hint(job: &Job) -> usize {
-    88 + tensors_size_hint(&job.inputs) + job.outputs.iter().map(|o| o.len() + 4).sum::<usize>()
+    let outputs = job.outputs.iter().map(|output| output.len() + 4).sum::<usize>();
+    let classes = job.classes.iter().map(|class| class.output.len() + 9).sum::<usize>();
+    88 + tensors_size_hint(&job.inputs) + outputs + classes
 }
 
 /// Appends an encoded job.
@@ -103,9 +107,19 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
     for output in &job.outputs {
         put_text(out, output);
     }
-    if let Some(TraceContext { trace, span }) = job.trace {
-        out.put_u128_le(trace.get());
-        out.put_u64_le(span.get());
+    if job.trace.is_none() && job.classes.is_empty() {
+        return;
+    }
+    let ids = |TraceContext { trace, span }| (trace.get(), span.get());
+    let (trace, span) = job.trace.map_or((0, 0), ids);
+    out.put_u128_le(trace);
+    out.put_u64_le(span);
+    if !job.classes.is_empty() {
+        put_length(out, job.classes.len());
+        for ClassCount { output, count } in &job.classes {
+            put_text(out, output);
+            put_varint(out, (*count).into());
+        }
     }
 }
 
@@ -123,6 +137,7 @@ pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
         inputs: input.list(WireReader::tensor)?,
         outputs: input.list(WireReader::text)?,
         trace: input.trace()?,
+        classes: input.classes()?,
     };
     input.end()?;
     Ok(job)
@@ -350,12 +365,24 @@ impl WireReader {
         Priority::from_code(code).ok_or(WireError::Priority(code))
     }
 
-    /// Reads the trace at the end of a job, if the job is traced.
+    /// Reads the trace after a job, if the job is traced. Classes may follow; the ids of an untraced
+    /// job are then 0.
     fn trace(&mut self) -> Result<Option<TraceContext>, WireError> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        TraceContext::new(self.u128()?, self.u64()?).ok_or(WireError::ZeroId).map(Some)
+        match (self.u128()?, self.u64()?) {
+            (0, 0) if !self.0.is_empty() => Ok(None),
+            (trace, span) => TraceContext::new(trace, span).ok_or(WireError::ZeroId).map(Some),
+        }
+    }
+
+    /// Reads the classes at the end of a job, if the caller wants any.
+    fn classes(&mut self) -> Result<Vec<ClassCount>, WireError> {
+        if self.0.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.list(|input| Ok(ClassCount { output: input.text()?, count: input.varint_u32()? }))
     }
 
     fn duration(&mut self) -> Result<Duration, WireError> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use batchfleet_broker::{
-    Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId, Tensor,
-    Timing, TraceContext,
+    ClassCount, Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId,
+    Tensor, Timing, TraceContext,
     wire::{WireError, decode_job, decode_replies, digest, encode_job, encode_replies},
 };
 use bytes::Bytes;
@@ -31,6 +31,7 @@ fn job() -> Job {
         inputs: vec![tensor("x", Datatype::Fp32, &[1, 300], b"\x01\x02\x03")],
         outputs: vec!["y".to_owned(), String::new()],
         trace: None,
+        classes: Vec::new(),
     }
 }
 
@@ -123,6 +124,19 @@ fn a_trace_is_at_the_end() {
     assert_eq!(decode_job(expected.clone().into()).unwrap(), job);
     expected[JOB.len()] = 0;
     assert_eq!(decode_job(expected.into()), Err(WireError::ZeroId));
+}
+
+#[test]
+fn classes_follow_the_trace_which_is_0_if_there_is_none() {
+    let class = |output: &str, count| ClassCount { output: output.to_owned(), count };
+    let job = Job { classes: vec![class("y", 3), class("", 300)], ..job() };
+    let mut expected = JOB.to_vec();
+    expected.extend([0; 24]);
+    expected.extend([2, 1, b'y', 3, 0, 0xac, 0x02]);
+    assert_eq!(encode_job(&job), expected);
+    assert_eq!(decode_job(expected.into()).unwrap(), job);
+    let traced = Job { trace: TraceContext::new(3, 2), ..job };
+    assert_eq!(decode_job(encode_job(&traced)).unwrap(), traced);
 }
 
 #[test]
@@ -246,12 +260,15 @@ prop_compose! {
         inputs in tensors(),
         outputs in vec(".{0,8}", 0..4),
         trace in proptest::option::of(any::<(u128, u64)>()),
+        classes in vec((".{0,8}", any::<u32>()), 0..3),
     ) -> Job {
         let (id, gateway) = (RequestId(id), GatewayId(gateway));
         let ttl = Duration::from_millis(ttl.into());
         let priority = Priority::ALL[priority];
         let trace = trace.and_then(|(trace, span)| TraceContext::new(trace, span));
-        Job { id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs, trace }
+        let class = |(output, count)| ClassCount { output, count };
+        let classes = classes.into_iter().map(class).collect();
+        Job { id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs, trace, classes }
     }
 }
 
@@ -295,10 +312,11 @@ proptest! {
         let bytes = encode_job(&job);
         let at = at.index(bytes.len());
         let cut = decode_job(bytes.slice(..at));
-        // A cut before the trace leaves the same job without a trace.
-        let untraced = Job { trace: None, ..job };
-        if at == encode_job(&untraced).len() {
-            prop_assert_eq!(cut.unwrap(), untraced);
+        // A cut before the classes or the trace leaves the same job without them.
+        let without_classes = Job { classes: Vec::new(), ..job };
+        let bare = Job { trace: None, ..without_classes.clone() };
+        if let Some(rest) = [without_classes, bare].into_iter().find(|job| at == encode_job(job).len()) {
+            prop_assert_eq!(cut.unwrap(), rest);
         } else {
             prop_assert!(cut.is_err());
         }

@@ -5,8 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use batchfleet_broker::{Reply, RequestId, Tensor, Timing};
-use batchfleet_oip::infer::{InferRequest, WantedOutput};
+use batchfleet_broker::{ClassCount, Reply, RequestId, Tensor, Timing};
+use batchfleet_oip::{
+    Problem,
+    infer::{InferRequest, WantedOutput},
+};
 
 use crate::{
     books::Record,
@@ -100,6 +103,7 @@ impl Core {
         let job = JobRequest {
             id: RequestId::random(),
             outputs: output_names(&request.outputs, &asked.model),
+            classes: class_counts(&request.outputs, &asked.model)?,
             inputs: request.inputs,
             digest,
             rows: request.rows,
@@ -127,6 +131,26 @@ pub(crate) async fn put(
     let result = dispatcher.infer(model, request, mailbox).await;
     record.ended(&result);
     result
+}
+
+/// The classes that the caller wants of outputs.
+///
+/// # Errors
+///
+/// A worker of the model runs an older program, which cannot read a job with classes.
+fn class_counts(wanted: &[WantedOutput], model: &Model) -> Result<Vec<ClassCount>, Problem> {
+    let classes: Vec<_> = wanted
+        .iter()
+        .filter(|output| output.classes > 0)
+        .map(|output| ClassCount { output: output.name.clone(), count: output.classes })
+        .collect();
+    if classes.is_empty() || model.classifies() {
+        return Ok(classes);
+    }
+    Err(Problem::unsupported(
+        "classification: a worker of this model runs an older version of Batchfleet that does not \
+         support it; it is supported once every worker runs this version",
+    ))
 }
 
 /// The names of the wanted outputs for the job; empty if all outputs are wanted.

@@ -110,10 +110,10 @@ impl Catalog {
         for (queue, model) in self.snapshot().iter() {
             let living = || fleet.workers.iter().filter(|worker| worker.serves(queue));
             let promised =
-                |promise: &Promise| promise.holds && promise.expected.model.queue == *queue;
+                |promise: &&Promise| promise.holds && promise.expected.model.queue == *queue;
             model.update(
                 living().map(|worker| &worker.announcement),
-                fleet.promises.iter().any(promised),
+                fleet.promises.iter().find(promised).map(|promise| &promise.expected),
             );
             self.metrics
                 .fleet

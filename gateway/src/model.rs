@@ -27,6 +27,7 @@ pub(crate) struct Model {
     promised: AtomicBool,
     default: AtomicBool,
     traced: AtomicBool,
+    classifies: AtomicBool,
 }
 
 /// The queue of a model version at the last poll, and its rates.
@@ -71,6 +72,7 @@ impl Model {
             promised: AtomicBool::new(false),
             default: AtomicBool::new(false),
             traced: AtomicBool::new(false),
+            classifies: AtomicBool::new(true),
         }
     }
 
@@ -124,6 +126,11 @@ impl Model {
         self.traced.load(Ordering::Relaxed)
     }
 
+    /// Whether every worker that may get a job can answer with classes of outputs.
+    pub(crate) fn classifies(&self) -> bool {
+        self.classifies.load(Ordering::Relaxed)
+    }
+
     /// The jobs ahead of a request of this class: the queue at the last poll, corrected by the
     /// requests that this gateway has accepted and ended since then.
     pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
@@ -139,27 +146,32 @@ impl Model {
         Ahead { jobs, rate: load.drain.rate(), batch }
     }
 
-    /// Applies the announcements of the living workers, and whether a controller has `promised` to
-    /// start one.
+    /// Applies the announcements of the living workers, and of the worker that a controller has
+    /// `promised` to start.
     pub(crate) fn update<'a>(
         &self,
         announcements: impl Iterator<Item = &'a Announcement>,
-        promised: bool,
+        promised: Option<&Announcement>,
     ) {
         let (mut living, mut capacity) = (0, 0.0);
-        let mut traced = true;
+        let (mut traced, mut classifies) = (true, true);
         let mut slowest: Option<&Announcement> = None;
         for worker in announcements {
             living += 1;
             capacity += worker.capacity;
             traced &= worker.tracing;
+            classifies &= worker.classification;
             if slowest.is_none_or(|slowest| worker.capacity < slowest.capacity) {
                 slowest = Some(worker);
             }
         }
         self.live_workers.store(living, Ordering::Relaxed);
-        self.promised.store(promised, Ordering::Relaxed);
+        self.promised.store(promised.is_some(), Ordering::Relaxed);
         self.traced.store(traced && living > 0, Ordering::Relaxed);
+        if living == 0 {
+            classifies = promised.is_none_or(|worker| worker.classification);
+        }
+        self.classifies.store(classifies, Ordering::Relaxed);
         let batching = slowest.and_then(|worker| worker.batching.as_ref());
         if let Some(batching) = batching {
             self.books.set_latency_target(batching.slo());

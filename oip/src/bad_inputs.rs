@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::{Datatype, Priority};
+use batchfleet_broker::{Datatype, Priority, TensorSpec};
+use bytes::Bytes;
 
 use crate::{
-    infer::WantedOutput,
+    infer::{HeaderLength, WantedOutput, parse},
     samples::{model, parsed, request, simple, tensor, verdict},
 };
 
@@ -153,7 +154,18 @@ fn b59_outputs_are_the_models_each_once_and_all_if_none_are_named() {
             r#"[{"name":"y","parameters":{"binary_data":1}}]"#,
             "bad_parameter",
         ),
-        ("classes", r#"[{"name":"y","parameters":{"classification":3}}]"#, "unsupported"),
+        ("classes", r#"[{"name":"y","parameters":{"classification":3}}]"#, "ok"),
+        ("no classes", r#"[{"name":"y","parameters":{"classification":0}}]"#, "ok"),
+        (
+            "classes are no number",
+            r#"[{"name":"y","parameters":{"classification":true}}]"#,
+            "bad_parameter",
+        ),
+        (
+            "negative classes",
+            r#"[{"name":"y","parameters":{"classification":-1}}]"#,
+            "bad_parameter",
+        ),
         ("none", "[]", "ok"),
         ("null", "null", "ok"),
         ("one", r#"[{"name":"y","parameters":{"binary_data":true,"mine":"x"}}]"#, "ok"),
@@ -168,7 +180,11 @@ fn an_outputs_own_form_overrides_the_requests() {
     let model = model(vec![fp32("x")], vec![fp32("y"), fp32("z")]);
     let wanted = |fields: &str| {
         let request = parsed(&model, format!("{{{fields}{INPUTS}}}")).unwrap();
-        request.outputs.into_iter().map(|WantedOutput { name, binary }| (name, binary)).collect()
+        request
+            .outputs
+            .into_iter()
+            .map(|WantedOutput { name, binary, .. }| (name, binary))
+            .collect()
     };
     let expect = |fields: &str, expected: &[(&str, bool)]| {
         let found: Vec<(String, bool)> = wanted(fields);
@@ -193,6 +209,59 @@ fn half_precision_outputs_are_refused_as_json_before_the_model_runs() {
 }
 
 #[test]
+fn classes_are_of_numbers_and_written_as_text() {
+    let output = |name: &str, datatype| tensor(name, datatype, &[-1, -1]);
+    let turned = TensorSpec { row_axis: Some(1), ..output("turned", Datatype::Fp32) };
+    let single = TensorSpec { row_axis: None, ..output("single", Datatype::Fp32) };
+    let (half, words) = (output("half", Datatype::Fp16), output("words", Datatype::Bytes));
+    let outputs = vec![half, output("flags", Datatype::Bool), words, turned, single];
+    let model = model(vec![output("x", Datatype::Fp32)], outputs);
+    let of = |name: &str, count: u64| {
+        let asked = format!(r#"[{{"name":"{name}","parameters":{{"classification":{count}}}}}]"#);
+        parsed(&model, format!(r#"{{"outputs":{asked},{INPUTS}}}"#))
+    };
+    for (name, expected) in [
+        ("half", "ok"),
+        ("flags", "bad_outputs"),
+        ("words", "bad_outputs"),
+        ("turned", "unsupported"),
+        ("single", "ok"),
+    ] {
+        assert_eq!(verdict(of(name, 2)), expected, "{name}");
+    }
+    assert_eq!(of("half", 2).unwrap().outputs[0].classes, 2);
+    assert_eq!(of("half", u64::MAX).unwrap().outputs[0].classes, u32::MAX);
+    assert_eq!(verdict(of("half", 0)), "unsupported", "FP16 itself has no form in JSON");
+}
+
+#[test]
+fn optional_inputs_may_be_left_out_and_keep_their_order() {
+    let fp32 = |name| tensor(name, Datatype::Fp32, &[-1, -1]);
+    let optional = |name| TensorSpec { optional: true, ..fp32(name) };
+    let model = model(vec![optional("a"), fp32("x"), optional("z")], vec![fp32("y")]);
+    let of = |names: &[&str]| {
+        let one =
+            |name| format!(r#"{{"name":"{name}","datatype":"FP32","shape":[1,1],"data":[1]}}"#);
+        let inputs: Vec<_> = names.iter().map(one).collect();
+        parsed(&model, format!(r#"{{"inputs":[{}]}}"#, inputs.join(",")))
+    };
+    for (names, ordered) in [
+        (&["x"][..], &["x"][..]),
+        (&["z", "x"], &["x", "z"]),
+        (&["x", "a"], &["a", "x"]),
+        (&["z", "a", "x"], &["a", "x", "z"]),
+    ] {
+        let request = of(names).unwrap();
+        assert_eq!(request.inputs.iter().map(|input| &*input.name).collect::<Vec<_>>(), ordered);
+    }
+    let missing = of(&["a", "z"]).unwrap_err();
+    assert_eq!(missing.message, r#"input "x" is missing"#);
+    assert_eq!(verdict(of(&["x", "a", "a"])), "bad_inputs");
+    let raw = parse(&Bytes::from_static(&[0, 0, 128, 63]), HeaderLength::Raw, &model).unwrap();
+    assert_eq!(raw.inputs[0].name, "x");
+}
+
+#[test]
 fn b61_parameters_are_scalars_in_range() {
     let many: Vec<_> = (0..10_000).map(|at| format!(r#""k{at}":1"#)).collect();
     for (parameters, expected) in [
@@ -202,7 +271,6 @@ fn b61_parameters_are_scalars_in_range() {
         (r#"{"a":null}"#, "bad_parameter"),
         (&format!("{{{}}}", many.join(",")), "bad_parameter"),
         (r#"{"timeout":-1}"#, "bad_parameter"),
-        (r#"{"timeout":0}"#, "bad_parameter"),
         (r#"{"timeout":1e18}"#, "bad_parameter"),
         (r#"{"timeout":1.5}"#, "bad_parameter"),
         (r#"{"timeout":"5"}"#, "bad_parameter"),
@@ -236,6 +304,7 @@ fn timeout_is_read_as_microseconds_and_priority_as_a_class() {
     let limit = Duration::from_micros(2_500_001);
     let wanted = (Some(limit), Priority::Critical);
     assert_eq!(read(r#"{"timeout":2500001,"priority":1}"#), wanted);
+    assert_eq!(read(r#"{"timeout":0}"#), (None, Priority::Default));
     for (level, class) in [
         (0, Priority::Default),
         (2, Priority::Default),

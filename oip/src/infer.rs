@@ -19,7 +19,7 @@ use crate::{
 pub struct InferRequest {
     /// The client's id for the request, echoed in the response. Clients may repeat ids.
     pub id: Option<String>,
-    /// The inputs, in the model's order.
+    /// The inputs, in the model's order. Optional inputs may be missing.
     pub inputs: Vec<Tensor>,
     /// The outputs to send, in the model's order.
     pub outputs: Vec<WantedOutput>,
@@ -81,8 +81,8 @@ fn attach(inputs: Vec<Input<'_>>, mut tensors: Option<Tensors>) -> Result<Vec<Te
     Ok(attached)
 }
 
-/// Puts the inputs in the model's order. Every input of the model must be present once, with the
-/// model's datatype and a shape that fits.
+/// Puts the inputs in the model's order. Every input of the model must be present once, or not at
+/// all if it is optional, with the model's datatype and a shape that fits.
 fn in_order(inputs: Vec<Tensor>, model: &ModelSpec) -> Result<Vec<Tensor>, Problem> {
     let mut ordered: Vec<Option<Tensor>> = vec![None; model.inputs.len()];
     for input in inputs {
@@ -102,17 +102,23 @@ fn in_order(inputs: Vec<Tensor>, model: &ModelSpec) -> Result<Vec<Tensor>, Probl
             return Err(bad("bad_inputs", "is given twice".into()));
         }
     }
-    let missing = |at: usize| {
-        let name = quote(&model.inputs[at].name);
-        Problem::bad("bad_inputs", format!("input {name} is missing"))
-    };
-    ordered.into_iter().enumerate().map(|(at, input)| input.ok_or_else(|| missing(at))).collect()
+    let present = ordered.into_iter().zip(&model.inputs).filter_map(|(input, spec)| {
+        let missing = || {
+            let name = quote(&spec.name);
+            Problem::bad("bad_inputs", format!("input {name} is missing"))
+        };
+        if input.is_none() && spec.optional { None } else { Some(input.ok_or_else(missing)) }
+    });
+    present.collect()
 }
 
-/// Reads a body without JSON: the bytes of the model's only input, as a batch of one row. Every
-/// output is sent as binary data.
+/// Reads a body without JSON: the bytes of the model's only input, or of its only input that is not
+/// optional, as a batch of one row. Every output is sent as binary data.
 fn raw(body: &Bytes, model: &ModelSpec) -> Result<InferRequest, Problem> {
-    let [spec] = model.inputs.as_slice() else {
+    let mut required = model.inputs.iter().filter(|input| !input.optional);
+    let (first, second) = (required.next(), required.next());
+    let only = if model.inputs.len() == 1 { model.inputs.first() } else { first };
+    let (Some(spec), None) = (only, second) else {
         let inputs = model.inputs.len();
         let message = format!("a body without JSON is one input, but the model has {inputs}");
         return Err(Problem::bad("bad_inputs", message));

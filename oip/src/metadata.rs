@@ -7,15 +7,22 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::problem::{Problem, quote};
 
-/// The protocol extensions that this server implements completely. Clients query the list.
-const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
+/// The protocol extensions that this server implements. Clients query the list. Of
+/// `model_repository`, the index is implemented: workers choose by themselves what they load.
+const EXTENSIONS: [&str; 5] = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+];
 
 /// The response to `GET /v2`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServerMetadata {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 3],
+    extensions: [&'static str; 5],
 }
 
 /// Describes this server.
@@ -33,8 +40,32 @@ pub struct ModelMetadata<'a> {
     name: &'a str,
     versions: Vec<String>,
     platform: &'a str,
-    inputs: &'a [TensorSpec],
-    outputs: &'a [TensorSpec],
+    inputs: Vec<TensorMetadata<'a>>,
+    outputs: Vec<TensorMetadata<'a>>,
+}
+
+/// An input or output in [`ModelMetadata`].
+#[derive(Clone, Debug, Serialize)]
+struct TensorMetadata<'a> {
+    name: &'a str,
+    datatype: Datatype,
+    shape: &'a [i64],
+    /// Whether a request may leave out this input. Only written if true, because the protocol itself
+    /// has no optional inputs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    optional: bool,
+}
+
+impl<'a> TensorMetadata<'a> {
+    fn all(tensors: &'a [TensorSpec]) -> Vec<Self> {
+        let metadata = |tensor: &'a TensorSpec| Self {
+            name: &tensor.name,
+            datatype: tensor.datatype,
+            shape: &tensor.shape,
+            optional: tensor.optional,
+        };
+        tensors.iter().map(metadata).collect()
+    }
 }
 
 /// Describes a model; `versions` are all its known versions.
@@ -43,8 +74,8 @@ pub fn model<'a>(model: &'a ModelSpec, versions: &[u64]) -> ModelMetadata<'a> {
         name: &model.queue.model,
         versions: versions.iter().map(u64::to_string).collect(),
         platform: &model.platform,
-        inputs: &model.inputs,
-        outputs: &model.outputs,
+        inputs: TensorMetadata::all(&model.inputs),
+        outputs: TensorMetadata::all(&model.outputs),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use batchfleet_broker::{Datatype, ModelSpec};
+use batchfleet_broker::{Datatype, ModelSpec, TensorSpec};
 
 use crate::{
     json::{Kind, Reader},
@@ -17,12 +17,16 @@ pub struct WantedOutput {
     pub name: String,
     /// Whether to send the output as bytes after the JSON instead of as JSON.
     pub binary: bool,
+    /// How many classes to send, the highest values first, instead of the output itself; 0 for the
+    /// output itself.
+    pub classes: u32,
 }
 
 /// An output as named in the request.
 pub(crate) struct RequestedOutput<'a> {
     name: Cow<'a, str>,
     binary: Option<bool>,
+    classes: u32,
 }
 
 impl<'a> RequestedOutput<'a> {
@@ -50,7 +54,7 @@ impl<'a> RequestedOutput<'a> {
         if reader.kind()? != Kind::Object {
             return Err(bad("an output should be an object"));
         }
-        let (mut name, mut binary) = (None, None);
+        let (mut name, mut binary, mut classes) = (None, None, 0);
         reader.object(|reader, key| match key {
             "name" => {
                 name = Some(names::tensor(reader, "bad_outputs")?);
@@ -59,9 +63,7 @@ impl<'a> RequestedOutput<'a> {
             "parameters" => parameters::read(reader, |name, value| {
                 match name {
                     "binary_data" => binary = Some(parameters::boolean(name, &value)?),
-                    "classification" if value.to_u64() != Some(0) => {
-                        return Err(Problem::unsupported("the classification extension"));
-                    }
+                    "classification" => classes = parameters::class_count(&value)?,
                     _ => {}
                 }
                 Ok(())
@@ -69,7 +71,7 @@ impl<'a> RequestedOutput<'a> {
             _ => reader.skip(),
         })?;
         let name = name.ok_or_else(|| bad("name is missing"))?;
-        Ok(Self { name, binary })
+        Ok(Self { name, binary, classes })
     }
 }
 
@@ -95,10 +97,13 @@ pub(crate) fn resolve(
             continue;
         }
         let binary = named.and_then(|named| named.binary).unwrap_or(binary);
-        if !binary {
+        let classes = named.map_or(0, |named| named.classes);
+        if classes > 0 {
+            has_classes(output, model.batches())?;
+        } else if !binary {
             has_json_form(&output.name, output.datatype)?;
         }
-        wanted.push(WantedOutput { name: output.name.clone(), binary });
+        wanted.push(WantedOutput { name: output.name.clone(), binary, classes });
     }
     Ok(wanted)
 }
@@ -109,6 +114,26 @@ pub(crate) fn has_json_form(name: &str, datatype: Datatype) -> Result<(), Proble
     if matches!(datatype, Datatype::Fp16 | Datatype::Bf16) {
         return Err(Problem::unsupported(format!(
             "output {} is {datatype}, which cannot be written as JSON; ask for binary_data",
+            quote(name)
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses the classes of an output whose elements are not numbers, or whose rows are not its first
+/// dimension.
+fn has_classes(output: &TensorSpec, batches: bool) -> Result<(), Problem> {
+    let TensorSpec { name, datatype, row_axis, .. } = output;
+    if matches!(datatype, Datatype::Bool | Datatype::Bytes) {
+        return Err(bad(format!(
+            "class result not available for output due to unsupported type '{datatype}': output {} \
+             holds no numbers",
+            quote(name)
+        )));
+    }
+    if batches && row_axis.is_some_and(|axis| axis != 0) {
+        return Err(Problem::unsupported(format!(
+            "classification of output {}, whose rows are not its first dimension",
             quote(name)
         )));
     }

@@ -14,7 +14,7 @@ use crate::{
 
 /// The response with this output, as JSON or as binary data.
 fn answer(tensor: &Tensor, binary: bool) -> Encoded {
-    let wanted = [WantedOutput { name: tensor.name.clone(), binary }];
+    let wanted = [WantedOutput { name: tensor.name.clone(), binary, classes: 0 }];
     encode(&simple(tensor.datatype), Some("id"), &wanted, std::slice::from_ref(tensor)).unwrap()
 }
 
@@ -122,8 +122,11 @@ fn binary_outputs_follow_the_json_in_the_same_order() {
     });
     let byte = |name| tensor(name, Datatype::Uint8, &[-1, 1]);
     let model = model(vec![], vec![byte("y"), byte("z"), byte("w")]);
-    let wanted = [("w", true), ("z", false), ("y", true)]
-        .map(|(name, binary)| WantedOutput { name: name.into(), binary });
+    let wanted = [("w", true), ("z", false), ("y", true)].map(|(name, binary)| WantedOutput {
+        name: name.into(),
+        binary,
+        classes: 0,
+    });
     let Encoded { json_length, body } = encode(&model, None, &wanted, &outputs).unwrap();
     let body = body.concat();
     let (json, tail) = body.split_at(json_length.unwrap());
@@ -145,7 +148,8 @@ fn large_binary_outputs_are_shared_and_small_ones_copied() {
     });
     let model =
         model(vec![], sizes.map(|(name, _)| tensor(name, Datatype::Uint8, &[-1, -1])).into());
-    let wanted = sizes.map(|(name, _)| WantedOutput { name: name.into(), binary: true });
+    let wanted =
+        sizes.map(|(name, _)| WantedOutput { name: name.into(), binary: true, classes: 0 });
     let Encoded { json_length, body } = encode(&model, None, &wanted, &outputs).unwrap();
     let lengths: Vec<_> = body.iter().map(Bytes::len).collect();
     assert_eq!(lengths, [json_length.unwrap() + 10, 300_000, 20]);
@@ -171,7 +175,7 @@ fn b60_nan_and_infinities_are_null_and_counted() {
 
 #[test]
 fn an_output_without_json_form_is_refused_with_a_hint_at_binary_data() {
-    let wanted = [WantedOutput { name: "y".into(), binary: false }];
+    let wanted = [WantedOutput { name: "y".into(), binary: false, classes: 0 }];
     for (datatype, data) in [(Datatype::Bytes, &b"\x01\0\0\0\xff"[..]), (Datatype::Fp16, &[0, 0])] {
         let tensor = output(datatype, data);
         let problem = encode(&simple(datatype), None, &wanted, &[tensor]).unwrap_err();
@@ -182,7 +186,7 @@ fn an_output_without_json_form_is_refused_with_a_hint_at_binary_data() {
 
 #[test]
 fn a_malformed_output_of_the_model_is_a_server_error() {
-    let wanted = [WantedOutput { name: "y".into(), binary: false }];
+    let wanted = [WantedOutput { name: "y".into(), binary: false, classes: 0 }];
     let short = Tensor { data: Bytes::from_static(b"abc"), ..output(Datatype::Fp32, &[0; 8]) };
     let model = simple(Datatype::Fp32);
     assert_eq!(encode(&model, None, &wanted, &[short]).unwrap_err().status, 500);

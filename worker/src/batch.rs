@@ -68,6 +68,7 @@ pub(crate) mod examples {
             inputs: vec![input],
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         };
         let priority = Priority::Default;
         let entry = EntryId { priority, milliseconds: 0, sequence: index as u64 };

@@ -97,6 +97,7 @@ mod tests {
             inputs: Vec::new(),
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         };
         let gateway = broker.gateway(job.gateway).await.unwrap();
         gateway.producer.submit(&queue, &job).await.unwrap();

@@ -9,6 +9,7 @@ mod app;
 mod batch;
 mod ceiling;
 mod check;
+mod classes;
 mod config;
 mod drain;
 mod engine;

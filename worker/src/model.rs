@@ -125,6 +125,7 @@ impl Model {
             host: self.host,
             unavailable: self.unavailable,
             tracing: self.plan.tracer.is_on(),
+            classification: true,
             config: Some(self.about.config),
             notes: self.about.notes,
             ..Announcement::new(self.worker, spec)

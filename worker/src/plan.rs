@@ -6,7 +6,7 @@ use batchfleet_broker::ModelSpec;
 use batchfleet_policy::{BatchPolicy, CostModel};
 use batchfleet_service::trace::Tracer;
 
-use crate::layout::Layout;
+use crate::{classes::Labels, layout::Layout};
 
 /// Everything that does not change while a model is served.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct ServingPlan {
     pub(crate) spec: Arc<ModelSpec>,
     /// The name of the execution provider that runs the model.
     pub(crate) provider: &'static str,
+    /// The labels of the outputs' values.
+    pub(crate) labels: Arc<Labels>,
     /// Batch times as measured by the warm-up.
     pub(crate) cost: CostModel,
     /// Chooses N, the maximum number of rows per batch.

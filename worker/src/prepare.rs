@@ -53,6 +53,7 @@ pub(crate) fn plan(
     let plan = ServingPlan {
         spec: Arc::new(spec),
         provider,
+        labels: Arc::default(),
         cost,
         policy,
         linger: source.config.linger.unwrap_or(settings.linger),

@@ -127,6 +127,7 @@ impl Gateway {
             inputs,
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         }
     }
 

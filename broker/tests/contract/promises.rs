@@ -84,6 +84,7 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
         inputs: inputs.to_vec(),
         outputs: vec!["a".into(), "ß".into()],
         trace: batchfleet_broker::TraceContext::new(5, 6),
+        classes: vec![batchfleet_broker::ClassCount { output: "y".to_owned(), count: 3 }],
         ..gateway.job(0)
     };
     gateway.producer.submit(&queue(), &sent).await.unwrap();

@@ -60,6 +60,7 @@ impl Pair {
             inputs: vec![Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data }],
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         }
     }
 

@@ -55,6 +55,7 @@ async fn broker() -> MemoryBroker {
             inputs: Vec::new(),
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         };
         producer.submit(&queue(1), &job).await.unwrap();
     }

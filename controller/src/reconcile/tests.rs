@@ -195,6 +195,7 @@ fn job() -> Job {
         inputs: Vec::new(),
         outputs: Vec::new(),
         trace: None,
+        classes: Vec::new(),
     }
 }
 

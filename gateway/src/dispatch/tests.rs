@@ -155,6 +155,7 @@ pub(super) fn question(number: u32) -> JobRequest {
         rows: 1,
         outputs: Vec::new(),
         trace: None,
+        classes: Vec::new(),
         deadline: Instant::now() + Duration::from_secs(5),
     }
 }
@@ -261,14 +262,15 @@ async fn the_error_of_a_model_is_an_answer() {
 #[tokio::test(start_paused = true)]
 async fn a_request_for_a_model_without_workers_waits_for_a_promised_worker() {
     let fixture = Fixture::with_seats(10).await;
-    fixture.model.update([].iter(), true);
+    let promised = Announcement::new(WorkerId(0), spec());
+    fixture.model.update([].iter(), Some(&promised));
     assert!(!fixture.model.is_ready());
     let asked = fixture.ask(7);
     let delivery = fixture.claim().await;
     let expected = fixture.answer(delivery, Ok(Vec::new())).await;
     assert_eq!(asked.await.unwrap().unwrap(), expected);
 
-    fixture.model.update([].iter(), false);
+    fixture.model.update([].iter(), None);
     let refused = fixture.ask(8).await.unwrap();
     assert!(matches!(refused, Err(InferError::NoWorkers(_))), "{refused:?}");
 }

@@ -142,7 +142,7 @@ fn every_response_conforms_to_its_schema() {
     for binary in [true, false] {
         let data = f32::NAN.to_le_bytes().to_vec().into();
         let output = Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: vec![1, 1], data };
-        let wanted = [WantedOutput { name: "y".into(), binary }];
+        let wanted = [WantedOutput { name: "y".into(), binary, classes: 0 }];
         let answer = response::encode(&model, Some("id"), &wanted, &[output]).unwrap();
         let body = answer.body.concat();
         let json = &body[..answer.json_length.unwrap_or(body.len())];

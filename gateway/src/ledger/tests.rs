@@ -24,6 +24,7 @@ fn job(number: u128) -> Arc<Job> {
         inputs: Vec::new(),
         outputs: Vec::new(),
         trace: None,
+        classes: Vec::new(),
     })
 }
 

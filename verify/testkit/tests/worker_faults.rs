@@ -84,6 +84,7 @@ impl Bench {
             inputs: vec![input],
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         };
         self.producer.submit(&queue(), &job).await.unwrap();
         job.id

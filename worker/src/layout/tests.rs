@@ -24,6 +24,7 @@ fn job(rows: u32, inputs: Vec<Tensor>) -> Job {
         inputs,
         outputs: Vec::new(),
         trace: None,
+        classes: Vec::new(),
     }
 }
 

@@ -53,6 +53,7 @@ fn plan(limit: u32) -> ServingPlan {
             outputs: vec![spec("X")],
         }),
         provider: "cpu",
+        labels: Arc::default(),
         cost: CostModel::from_profile(&[(1, RUN), (64, RUN)]).unwrap(),
         policy: BatchPolicy::new(BatchMode::Fixed(limit), 64, RUN),
         linger: Duration::ZERO,
@@ -135,6 +136,7 @@ impl Bench {
             inputs: vec![input],
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         };
         self.producer.submit(&queue(), &job).await.unwrap();
         job.id

@@ -109,6 +109,7 @@ impl Caller {
             inputs,
             outputs: Vec::new(),
             trace: None,
+            classes: Vec::new(),
         };
         self.producer.submit(queue, &job).await.unwrap();
         job.id
