@@ -53,6 +53,7 @@ mod settle;
 mod strays;
 mod target;
 mod traffic;
+mod value_limit;
 mod values;
 mod watched;
 

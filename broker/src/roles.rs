@@ -26,6 +26,14 @@ pub enum BrokerError {
     /// The broker has no space left.
     #[error("the broker is full")]
     Full,
+    /// The job is larger than the broker takes. Contains its size and the limit, in bytes.
+    #[error("the job has {size} bytes, and the broker takes at most {limit}")]
+    TooLarge {
+        /// The size of the job.
+        size: usize,
+        /// The limit of the broker.
+        limit: usize,
+    },
     /// The address is invalid, or the broker is configured in a way that would lose jobs. Retries
     /// do not help: a setting must change.
     #[error("{0}")]
@@ -37,7 +45,8 @@ pub enum BrokerError {
 
 impl BrokerError {
     /// Every [`code`](Self::code).
-    pub const CODES: [&'static str; 4] = ["unreachable", "full", "misconfigured", "refused"];
+    pub const CODES: [&'static str; 5] =
+        ["unreachable", "full", "too_large", "misconfigured", "refused"];
 
     /// [`Unreachable`](Self::Unreachable) with this cause.
     pub fn unreachable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -59,6 +68,7 @@ impl BrokerError {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Full => "full",
+            Self::TooLarge { .. } => "too_large",
             Self::Misconfigured(_) => "misconfigured",
             Self::Refused(_) => "refused",
         }

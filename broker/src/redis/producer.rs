@@ -85,6 +85,9 @@ impl Producer for RedisProducer {
         if job.size() <= LARGE {
             return add(&self.connections, queue, job).await;
         }
+        if let Some(limit) = self.connections.exceeded(job.size()).await {
+            return Err(BrokerError::TooLarge { size: job.size(), limit });
+        }
         let permits = job.size().min(SENDING) / PERMIT;
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let turn = self.sending.clone().acquire_many_owned(permits).await;

@@ -8,8 +8,9 @@ use super::{
     keys,
     large_reply::{LARGE, LargeReply},
     queue::WorkerQueue,
+    value_limit::mebibytes,
 };
-use crate::{BrokerError, Delivery, Failure, Reply, Settlement, wire};
+use crate::{BrokerError, Delivery, Failure, Reply, ReplyError, Settlement, wire};
 
 /// Approximate number of dead letters to keep.
 const DEAD_LETTERS: usize = 1000;
@@ -24,6 +25,7 @@ pub(super) async fn settle(
     if settlements.is_empty() {
         return Ok(0);
     }
+    refuse_oversize(queue, &mut settlements).await;
     settlements.sort_by_key(|settlement| settlement.gateway);
     let entries: Vec<_> = settlements.iter().map(|settlement| settlement.entry).collect();
     let mut commands = publish(queue, &settlements, Storage::Available);
@@ -45,6 +47,23 @@ pub(super) async fn settle(
         _ => 0,
     };
     Ok(messages(&settlements).zip(answers).map(undelivered).sum())
+}
+
+/// Replaces replies that are larger than Redis takes by errors.
+async fn refuse_oversize(queue: &WorkerQueue, settlements: &mut [Settlement]) {
+    for Settlement { reply, .. } in settlements {
+        let size = wire::replies_size_hint([&*reply].into_iter());
+        let Some(limit) = queue.connections().exceeded(size).await else { continue };
+        let (queue, request) = (queue.name(), reply.id);
+        tracing::warn!(%queue, %request, size, limit, "answer is larger than Redis takes");
+        let message = format!(
+            "the answer has {}, but Redis takes at most {} as one value (proto-max-bulk-len); ask \
+             for fewer rows or outputs at a time",
+            mebibytes(size),
+            mebibytes(limit)
+        );
+        reply.outcome = Err(ReplyError { failure: Failure::Model, message });
+    }
 }
 
 /// Appends copies of the jobs to the queue, with their remaining time to live, and removes the

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use batchfleet_broker::Inbound;
+use batchfleet_broker::{BrokerError, Failure, Inbound};
 use batchfleet_testkit::RedisServer;
 use redis::AsyncTypedCommands;
 
@@ -37,6 +37,35 @@ async fn a_batch_of_large_replies_does_not_cost_a_gateway_its_subscription() {
     }
     let left = administrator(&server).await.keys("*parcel*").await.unwrap();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A reply or job that is larger than Redis takes is refused, and the connections stay usable.
+#[tokio::test]
+async fn a_value_that_redis_does_not_take_is_refused_in_words() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let limit = (2_u64 << 20).to_string();
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg("proto-max-bulk-len").arg(limit);
+    set.exec_async(&mut administrator(&server).await).await.unwrap();
+
+    let mut large = pair.job(1);
+    large.inputs[0].data = vec![7; 3 << 20].into();
+    let error = pair.producer.submit(&queue(), &large).await.unwrap_err();
+    let BrokerError::TooLarge { size, limit } = error else { panic!("{error}") };
+    assert!(size > 3 << 20 && limit == 2 << 20, "{size} {limit}");
+
+    let small = pair.job(2);
+    pair.producer.submit(&queue(), &small).await.unwrap();
+    let mut delivery = pair.claim_at_last().await.remove(0);
+    delivery.job.inputs[0].data = large.inputs[0].data.clone();
+    assert_eq!(pair.consumer.settle(vec![answer(delivery)]).await.unwrap(), 0);
+    let Inbound::Replies(replies) = pair.receive().await else { panic!("interrupted") };
+    let error = replies[0].outcome.as_ref().unwrap_err();
+    assert_eq!(error.failure, Failure::Model);
+    let sizes = "the answer has 3.0 MiB, but Redis takes at most 2.0 MiB as one value";
+    assert!(error.message.starts_with(sizes), "{error}");
+    pair.serves().await;
 }
 
 #[tokio::test]

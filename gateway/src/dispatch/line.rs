@@ -7,9 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    BrokerError, EntryId, GatewayId, Job, Priority, Producer, QueueName, RequestId, Tensor,
-    TraceContext,
+    BrokerError, ClassCount, EntryId, GatewayId, Job, Priority, Producer, QueueName, RequestId,
+    Tensor, TraceContext,
 };
+use batchfleet_oip::Problem;
 use parking_lot::MutexGuard;
 use tokio::{
     runtime::Handle,
@@ -44,6 +45,8 @@ pub(crate) struct JobRequest {
     pub(crate) rows: u32,
     /// Wanted outputs; empty for all.
     pub(crate) outputs: Vec<String>,
+    /// Outputs of which the caller wants classes.
+    pub(crate) classes: Vec<ClassCount>,
     /// The priority class of the request.
     pub(crate) priority: Priority,
     /// The request's span, if the request is traced.
@@ -132,6 +135,7 @@ impl JobLine {
             inputs: request.inputs,
             outputs: request.outputs,
             trace: request.trace.filter(|_| model.is_traced()),
+            classes: request.classes,
         }
     }
 
@@ -186,6 +190,10 @@ impl JobLine {
                 Ok(())
             }
             Err(BrokerError::Full) => Err(InferError::QueueFull),
+            Err(error @ BrokerError::TooLarge { .. }) => {
+                let (status, code) = (413, "too_large");
+                Err(Problem { status, code, message: error.to_string() }.into())
+            }
             Err(error) => {
                 error!(%queue, %error, "failed to submit job");
                 Err(InferError::QueueUnreachable)
