@@ -1,10 +1,13 @@
 //! The HTTP front: routes, request heads, bodies and responses. Only `http` and `live` depend on
 //! actix.
 
+mod cors;
 mod failure;
 mod head;
 mod infer;
+mod media_type;
 mod metadata;
+mod normal_path;
 mod origin;
 mod paced;
 mod response_body;

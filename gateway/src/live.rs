@@ -25,11 +25,11 @@ pub(crate) fn answer(api: &Api, port: Port, request: &HttpRequest) -> Option<Htt
         return None;
     }
     let answered = match (request.path(), request.method()) {
-        ("/page/feed", &Method::GET) => feed::answer(api, port, request),
+        ("/page/feed", &Method::GET | &Method::HEAD) => feed::answer(api, port, request),
         ("/page/play", &Method::POST) if port == Port::Clients => {
             set_controls::answer(api, request)
         }
-        (path, &Method::GET) => return files::file(path, request),
+        (path, &Method::GET | &Method::HEAD) => return files::file(path, request),
         _ => return None,
     };
     Some(answered.unwrap_or_else(HttpResponse::from_error))

@@ -14,6 +14,7 @@ use tokio::time::Duration;
 
 use super::{
     head::{content_length, model_path, single_header},
+    media_type,
     response_body::ResponseBody,
     span,
     unread::refuse,
@@ -106,7 +107,9 @@ async fn read(
     let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
     let header_length = single_header(request, HEADER_LENGTH)?
         .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
-    check_media_type(request)?;
+    if let Some(content_type) = single_header(request, "content-type")? {
+        media_type::check(content_type)?;
+    }
     let (timeout, class) = (timeout(request)?, class(request)?);
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, api.body, api.budget.share()).await?;
@@ -140,27 +143,6 @@ fn parse(
         share.resize(request.inputs.iter().map(|input| input.data.len()).sum())?;
     }
     Ok((ParsedRequest { digest: wire::digest(&request.inputs), request }, share))
-}
-
-/// Checks the content type. Clients of the protocol send octet-stream, JSON or no content type at
-/// all, regardless of the body. These content types are therefore accepted for any body, and all
-/// others refused.
-fn check_media_type(request: &HttpRequest) -> Result<(), Problem> {
-    let Some(media_type) = single_header(request, "content-type")? else { return Ok(()) };
-    let mut parts = media_type.split(';').map(|part| part.trim().to_ascii_lowercase());
-    let kind = parts.next().unwrap_or_default();
-    let charset_fits = parts
-        .filter_map(|part| part.strip_prefix("charset=").map(str::to_owned))
-        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "us-ascii"));
-    match kind.as_str() {
-        "" | "application/octet-stream" => Ok(()),
-        "application/json" | "text/json" if charset_fits => Ok(()),
-        _ => Err(unsupported_media("send application/json or application/octet-stream")),
-    }
-}
-
-fn unsupported_media(message: &str) -> Problem {
-    Problem { status: 415, code: "unsupported_media_type", message: message.to_owned() }
 }
 
 /// The deadline from the [`TIMEOUT`] header.

@@ -102,14 +102,18 @@ pub(super) async fn batching(
     Ok(json(api.core.catalog.explain(&model)))
 }
 
-/// `GET .../stats`
+/// `GET .../stats`: the version in the path, or else every version of the model.
 pub(super) async fn model_statistics(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let model = head::model(&api, &request)?;
-    let totals = model.books.statistics();
-    Ok(json(statistics::report([(&model.spec.queue, &totals)])))
+    if head::model_path(&request).1.is_some() {
+        return Ok(report(&[model]));
+    }
+    let mut versions = api.core.catalog.all();
+    versions.retain(|version| version.spec.queue.model == model.spec.queue.model);
+    Ok(report(&versions))
 }
 
 /// `GET /v2/models/stats`
@@ -117,9 +121,13 @@ pub(super) async fn all_statistics(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let models = usable(&request, &api)?;
+    Ok(report(&usable(&request, &api)?))
+}
+
+/// The counts and durations of `models`.
+fn report(models: &[Arc<Model>]) -> HttpResponse {
     let totals: Vec<_> = models.iter().map(|model| model.books.statistics()).collect();
-    Ok(json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals))))
+    json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals)))
 }
 
 /// Every model that the client may use.

@@ -15,14 +15,12 @@ use crate::{
 /// The routes of the Open Inference Protocol and of the live page.
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
+        .service(resource("/v2", Method::GET, metadata::server))
         .service(resource("/v2/health/live", Method::GET, metadata::live))
         .service(resource("/v2/health/ready", Method::GET, metadata::ready))
         .service(resource("/v2/models/stats", Method::GET, metadata::all_statistics))
         .service(resource("/v2/repository/index", Method::POST, metadata::repository_index))
         .service(resource("/openapi.json", Method::GET, metadata::openapi));
-    for server in ["/v2", "/v2/"] {
-        config.service(resource(server, Method::GET, metadata::server));
-    }
     // Route an empty model name, too, so that the caller gets 404 `model_not_found`.
     for model in ["/v2/models/{model:[^/]*}", "/v2/models/{model:[^/]*}/versions/{version}"] {
         config
@@ -36,17 +34,22 @@ pub(super) fn routes(config: &mut ServiceConfig) {
     config.default_service(web::to(other));
 }
 
-/// Routes a path with its only method to `handler`; other methods get 405.
+/// Routes a path with its only method to `handler`; other methods get 405. HEAD is answered as GET,
+/// and the server omits the body.
 fn resource<F, Args>(path: &str, method: Method, handler: F) -> Resource
 where
     F: actix_web::Handler<Args>,
     Args: actix_web::FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    let allowed = method.to_string();
-    web::resource(path).route(web::method(method).to(handler)).default_service(web::to(move || {
+    let (mut resource, mut allowed) = (web::resource(path), "POST");
+    if method == Method::GET {
+        resource = resource.route(web::head().to(handler.clone()));
+        allowed = "GET, HEAD";
+    }
+    resource.route(web::method(method).to(handler)).default_service(web::to(move || {
         let mut response = HttpResponse::MethodNotAllowed();
-        response.insert_header((header::ALLOW, allowed.clone()));
+        response.insert_header((header::ALLOW, allowed));
         let text = format!("this path takes {allowed}");
         let response = error_body(response, "method_not_allowed", &text);
         async { response }

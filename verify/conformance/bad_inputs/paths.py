@@ -19,15 +19,15 @@ METHODS = [
         ("infer", "GET", INFER, "POST"),
         ("infer", "PUT", INFER, "POST"),
         ("infer", "DELETE", "/v2/models/versioned/versions/1/infer", "POST"),
-        ("live", "POST", "/v2/health/live", "GET"),
-        ("ready", "POST", "/v2/health/ready", "GET"),
-        ("server", "POST", "/v2", "GET"),
-        ("model", "POST", "/v2/models/echo_fp32", "GET"),
-        ("model-ready", "POST", "/v2/models/echo_fp32/ready", "GET"),
-        ("config", "POST", "/v2/models/echo_fp32/config", "GET"),
-        ("stats", "POST", "/v2/models/stats", "GET"),
+        ("live", "POST", "/v2/health/live", "GET, HEAD"),
+        ("ready", "POST", "/v2/health/ready", "GET, HEAD"),
+        ("server", "POST", "/v2", "GET, HEAD"),
+        ("model", "POST", "/v2/models/echo_fp32", "GET, HEAD"),
+        ("model-ready", "POST", "/v2/models/echo_fp32/ready", "GET, HEAD"),
+        ("config", "POST", "/v2/models/echo_fp32/config", "GET, HEAD"),
+        ("stats", "POST", "/v2/models/stats", "GET, HEAD"),
         ("index", "GET", "/v2/repository/index", "POST"),
-        ("openapi", "POST", "/openapi.json", "GET"),
+        ("openapi", "POST", "/openapi.json", "GET, HEAD"),
     ]
 ]
 

@@ -30,7 +30,6 @@ HEAD_TIME, BODY_TIME = 5, 1  # seconds
 
 # The bytes sent at once, the bytes sent one by one, the expected code, and the expected time.
 SLOW = {
-    "nothing": (b"", b"", UNPARSED, HEAD_TIME),
     "half a head": (head()[:-10], b"", UNPARSED, HEAD_TIME),
     "a trickling head": (b"", head("a: " + "b" * 1000), UNPARSED, HEAD_TIME),
     "no body": (head("content-length: 9"), b"", "body_timeout", BODY_TIME),
