@@ -116,6 +116,7 @@ async fn serve(
         stall_timeout: Duration::from_secs(30),
         keep_alive: Duration::from_secs(75),
         live_page: LivePage::Off,
+        allow_origin: Vec::new(),
         strict_readiness: false,
         trace_sample: 0.0,
         clients: ClientSettings::default(),

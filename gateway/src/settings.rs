@@ -148,6 +148,17 @@ pub struct GatewaySettings {
     #[arg(long, env = "BATCHFLEET_STRICT_READINESS")]
     pub strict_readiness: bool,
 
+    /// Origins whose web pages may send requests, such as `https://app.example.com`, or `*` for all;
+    /// several are separated by commas [default: none]
+    #[arg(
+        long,
+        env = "BATCHFLEET_ALLOW_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        value_parser = origin
+    )]
+    pub allow_origin: Vec<String>,
+
     /// The fraction of requests to trace, 0 to 1. Applies to requests without a `traceparent` header,
     /// which decides by itself. Has no effect without --trace-endpoint
     #[arg(
@@ -162,6 +173,16 @@ pub struct GatewaySettings {
     /// Which clients may send requests, and how many.
     #[command(flatten)]
     pub clients: ClientSettings,
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
+        ["http", "https"].contains(&scheme) && !host.is_empty() && !host.contains('/')
+    });
+    if text == "*" || is_origin {
+        return Ok(text.to_owned());
+    }
+    Err("expected an origin such as https://app.example.com, or *".to_owned())
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer,
+    App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer, Resource,
     dev::{Server, ServerHandle},
     http::header::ContentType,
     web::{self, Data},
@@ -63,9 +63,9 @@ pub(crate) fn start(
             .app_data(metrics.clone())
             .app_data(readiness.clone())
             .app_data(pages.clone())
-            .service(web::resource("/metrics").get(all_metrics))
-            .service(web::resource("/livez").get(live))
-            .service(web::resource("/readyz").get(ready))
+            .service(page("/metrics", all_metrics))
+            .service(page("/livez", live))
+            .service(page("/readyz", ready))
             .default_service(web::to(other))
     })
     .workers(1)
@@ -78,6 +78,15 @@ pub(crate) fn start(
     let handle = server.handle();
     tokio::spawn(server);
     Ok(handle)
+}
+
+/// Routes GET and HEAD of a path to `handler`; the server omits the body of an answer to HEAD.
+fn page<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args, Output = HttpResponse>,
+    Args: FromRequest + 'static,
+{
+    web::resource(path).get(handler.clone()).route(web::head().to(handler))
 }
 
 /// Returns all registered metrics in Prometheus' text format.

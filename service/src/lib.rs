@@ -17,7 +17,7 @@ pub mod trace;
 pub use admin::AdminPages;
 pub use error::InvalidSettings;
 pub use logs::{complain, flush as flush_logs};
-pub use process::{Process, run, sentence};
+pub use process::{Process, open_file_limit, run, sentence};
 pub use readiness::Readiness;
 pub use redis::RedisSettings;
 pub use settings::ProcessSettings;

@@ -92,6 +92,11 @@ fn raise_file_limit() {
     }
 }
 
+/// The number of files that this process may have open; every connection is an open file.
+pub fn open_file_limit() -> u64 {
+    rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
+}
+
 async fn supervise<P, F>(
     settings: &ProcessSettings,
     tracer: Tracer,

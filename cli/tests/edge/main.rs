@@ -15,3 +15,4 @@ mod framing;
 mod logs;
 mod memory;
 mod server;
+mod unusual;

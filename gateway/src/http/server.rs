@@ -13,7 +13,7 @@ use std::{
 };
 
 use actix_http::{HttpService, Request, error::DispatchError};
-use actix_server::{GracefulShutdownSignal, Server};
+use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
 use actix_service::{ServiceFactoryExt, fn_service, map_config};
 use actix_web::{
     App,
@@ -71,15 +71,7 @@ pub(crate) fn listen(
     let api = Data::from(api);
     let listener = bind(settings)?;
     let address = listener.local_addr()?;
-    let mut builder = Server::build()
-        .disable_signals()
-        .shutdown_signal(going)
-        .shutdown_timeout(settings.max_deadline.as_secs());
-    let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = settings.http_threads.unwrap_or_else(cores).clamp(1, MOST_THREADS);
-    builder = builder
-        .workers(threads)
-        .max_concurrent_connections(connections_per_thread(open_file_limit(), threads));
+    let builder = builder(settings).shutdown_signal(going);
     let (draining, keep_alive) = (builder.graceful_shutdown_signal(), settings.keep_alive);
     let origins = AllowedOrigins::new(&settings.allow_origin);
     let server = builder.listen("http", listener, move || {
@@ -165,6 +157,16 @@ fn normalize_path(request: &mut ServiceRequest) {
         request.match_info_mut().get_mut().update(&uri);
         request.head_mut().uri = uri;
     }
+}
+
+fn builder(settings: &GatewaySettings) -> ServerBuilder {
+    let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = settings.http_threads.unwrap_or_else(cores).clamp(1, MOST_THREADS);
+    Server::build()
+        .disable_signals()
+        .shutdown_timeout(settings.max_deadline.as_secs())
+        .workers(threads)
+        .max_concurrent_connections(connections_per_thread(open_file_limit(), threads))
 }
 
 /// The most connections of clients per thread. Further connections wait to be accepted, so that files
