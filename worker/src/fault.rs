@@ -6,6 +6,9 @@
 //! `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`, with `CUBLAS`,
 //! `CUDNN` and others in place of `CUDA`. `bfc_arena.cc` formats the errors about memory.
 
+mod message;
+
+use batchfleet_broker::{Failure, ModelSpec};
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::engine::{EngineError, RunError, RunErrorCode};
@@ -42,6 +45,44 @@ impl RunFault {
             }
         }
     }
+}
+
+/// The failure and the message for the caller of a request that failed alone.
+///
+/// The model has run its warm-up, so an operator that fails on one request fails because of the
+/// request's values, unless memory ran out.
+pub(crate) fn answer(spec: &ModelSpec, error: &EngineError) -> (Failure, String) {
+    let EngineError::Failed(source) = error else { return (Failure::Model, error.to_string()) };
+    let (text, code) = (source.to_string(), source.code());
+    let is_of_values = match code {
+        RunErrorCode::InvalidInput => true,
+        RunErrorCode::DeviceReset => false,
+        RunErrorCode::Unspecific => {
+            RunFault::of(error) == RunFault::Model && message::is_of_operator(&text)
+        }
+    };
+    let reason = message::readable(&text);
+    if !is_of_values {
+        return (Failure::Model, format!("the model failed: {reason}"));
+    }
+    let message = match named_input(spec, &reason) {
+        Some(input) => format!("input {input:?}: the model does not take these values: {reason}"),
+        None => format!("the model does not take these values: {reason}"),
+    };
+    (Failure::BadInput, message)
+}
+
+/// The input that caused an error: the model's only input, or the one that the text names.
+fn named_input<'a>(spec: &'a ModelSpec, text: &str) -> Option<&'a str> {
+    if let [only] = spec.inputs.as_slice() {
+        return Some(&only.name);
+    }
+    let names = spec.inputs.iter().map(|input| input.name.as_str());
+    let is_named = |name: &str| {
+        let quoted = [format!("'{name}'"), format!("{name:?}"), format!("input: {name} ")];
+        quoted.iter().any(|quoted| text.contains(quoted))
+    };
+    names.filter(|name| !name.is_empty()).find(|name| is_named(name))
 }
 
 /// Fragments of error texts and their faults; the first fragment found in a text decides.
@@ -83,6 +124,8 @@ const TEXTS: &[(&str, RunFault)] = &[
 
 #[cfg(test)]
 mod tests {
+    use batchfleet_broker::{Datatype, QueueName, TensorSpec};
+
     use super::*;
     use crate::layout::UnevenOutput;
 
@@ -146,6 +189,57 @@ mod tests {
             let error = EngineError::Failed(RunError::new(code, text));
             assert_eq!(RunFault::of(&error), fault, "{code:?}");
         }
+    }
+
+    fn spec(inputs: &[&str]) -> ModelSpec {
+        let input = |name: &&str| TensorSpec::new(*name, Datatype::Int64, [-1]);
+        ModelSpec {
+            queue: QueueName::new("m", 1),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: None,
+            inputs: inputs.iter().map(input).collect(),
+            outputs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn values_that_the_model_does_not_take_are_the_callers_fault() {
+        let operator = "Non-zero status code returned while running Gather node. Name:'' Status \
+                        Message: indices element out of data bounds, idx=9";
+        let reason = "the model does not take these values: Gather: indices element out of data \
+                      bounds, idx=9";
+        let of = |code, text: &str, inputs: &[&str]| {
+            answer(&spec(inputs), &EngineError::Failed(RunError::new(code, text)))
+        };
+        for code in [RunErrorCode::InvalidInput, RunErrorCode::Unspecific] {
+            let expected = format!("input \"ids\": {reason}");
+            assert_eq!(of(code, operator, &["ids"]), (Failure::BadInput, expected));
+            assert_eq!(
+                of(code, operator, &["ids", "mask"]),
+                (Failure::BadInput, reason.to_owned())
+            );
+        }
+        let shape = "Got invalid dimensions for input: mask for the following indices";
+        let (failure, message) = of(RunErrorCode::InvalidInput, shape, &["ids", "mask"]);
+        assert_eq!(failure, Failure::BadInput);
+        assert!(message.starts_with("input \"mask\": "), "{message}");
+    }
+
+    #[test]
+    fn other_errors_are_the_models_fault_and_name_no_place_in_its_source() {
+        let memory = "Non-zero status code returned while running MatMul node. Name:'' Status \
+                      Message: /onnxruntime_src/core/framework/bfc_arena.cc:376 void* \
+                      onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate \
+                      memory for requested buffer of size 10";
+        let of = |error: &EngineError| answer(&spec(&["x"]), error);
+        let expected = "the model failed: MatMul: Failed to allocate memory for requested buffer of \
+                        size 10";
+        assert_eq!(of(&EngineError::failed(memory)), (Failure::Model, expected.to_owned()));
+        let (failure, message) = of(&EngineError::failed("no output \"y\""));
+        assert_eq!((failure, &*message), (Failure::Model, "the model failed: no output \"y\""));
+        let uneven = UnevenOutput { name: "Y".to_owned(), shape: vec![3], rows: 4 };
+        assert_eq!(of(&uneven.into()).0, Failure::Model);
     }
 
     #[test]

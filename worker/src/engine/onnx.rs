@@ -2,6 +2,7 @@
 
 mod convert;
 mod load_error;
+mod log;
 mod options;
 mod runtime;
 

@@ -8,9 +8,10 @@ use tracing::{debug, warn};
 
 use crate::{
     batch::Batch,
+    classes::classify,
     engine::{EngineError, EngineHandle, EngineRun},
     error::WorkerError,
-    fault::RunFault,
+    fault::{self, RunFault},
     metrics::ModelMetrics,
     plan::ServingPlan,
     settle::JobReply,
@@ -101,7 +102,7 @@ impl Runner {
         };
         trace::ran(&self.plan, (&batch, padding), run);
         let is_ok = run.outputs.is_ok();
-        let replies = replies(batch, attempt);
+        let replies = replies(&self.plan, batch, attempt);
         Ok(if is_ok { Attempted::Ran(replies) } else { Attempted::GaveUp(replies) })
     }
 
@@ -127,7 +128,11 @@ impl Runner {
 }
 
 /// The replies to a batch's jobs.
-fn replies(batch: Batch, Attempt { started, padding, run }: Attempt) -> Vec<JobReply> {
+fn replies(
+    plan: &ServingPlan,
+    batch: Batch,
+    Attempt { started, padding, run }: Attempt,
+) -> Vec<JobReply> {
     let (rows, release) = (batch.rows, Some(batch.release));
     let timing = |delivery: &Delivery| Timing {
         queue: delivery.waited,
@@ -143,12 +148,17 @@ fn replies(batch: Batch, Attempt { started, padding, run }: Attempt) -> Vec<JobR
     match run.outputs {
         Ok(outputs) => jobs
             .zip(outputs)
-            .map(|((timing, delivery), outputs)| JobReply::outputs(delivery, timing, outputs))
+            .map(|((timing, delivery), outputs)| {
+                match classify(&plan.spec, &plan.labels, &delivery.job.classes, outputs) {
+                    Ok(outputs) => JobReply::outputs(delivery, timing, outputs),
+                    Err(problem) => JobReply::failure(delivery, timing, Failure::BadInput, problem),
+                }
+            })
             .collect(),
         Err(error) => {
-            let fail = |(timing, delivery)| {
-                JobReply::failure(delivery, timing, Failure::Model, error.to_string())
-            };
+            let (failure, message) = fault::answer(&plan.spec, &error);
+            let fail =
+                |(timing, delivery)| JobReply::failure(delivery, timing, failure, message.clone());
             jobs.map(fail).collect()
         }
     }

@@ -135,10 +135,10 @@ pub(crate) async fn failing_rows(scale: Scale) -> Result<Findings> {
     let marked = trial.stop(marked).await?;
     let journal = trial.stop(load).await?;
     trial.all_right(&journal);
-    let is_500 = |entry: &Entry| status(entry) == Some(500);
-    let wrong_verdict = marked.count(|e| is_victim(e.index) != is_500(e));
+    let is_400 = |entry: &Entry| status(entry) == Some(400);
+    let wrong_verdict = marked.count(|e| is_victim(e.index) != is_400(e));
     trial.findings.none("rows with the wrong verdict:", wrong_verdict);
-    trial.findings.note(format!("{} rows failed", marked.count(is_500)));
+    trial.findings.note(format!("{} rows failed", marked.count(is_400)));
     let (baseline, p99) = (trial.baseline(&journal), trial.p99(&journal));
     let two_batches = 2 * Duration::from_secs_f64((BATCH_MS + ROW_MS * 8.0) / 1e3);
     trial.findings.within("p99", p99, baseline + two_batches);

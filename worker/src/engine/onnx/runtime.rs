@@ -19,7 +19,7 @@ use ort::{
 };
 
 use super::{
-    load_error,
+    load_error, log,
     options::{CudaOptions, SessionOptions},
 };
 use crate::{
@@ -73,8 +73,10 @@ impl Runtime {
         let environment = ENVIRONMENT.get_or_init(|| {
             let builder = ort::init_from(library).map_err(|error| error.to_string())?;
             let builder = builder.with_name("batchfleet").with_telemetry(false);
-            let environment =
-                builder.with_logger(Arc::new(log)).build().map_err(|error| error.to_string())?;
+            let environment = builder
+                .with_logger(Arc::new(log::log))
+                .build()
+                .map_err(|error| error.to_string())?;
             environment.set_log_level(LogLevel::Warning);
             Ok(environment)
         });
@@ -180,15 +182,4 @@ fn external_data(mut builder: SessionBuilder, bytes: &ModelBytes) -> ort::Result
         builder = builder.with_external_initializer_file_in_memory(name, data.clone())?;
     }
     Ok(builder)
-}
-
-/// Logs the messages of the library.
-fn log(level: LogLevel, category: &str, id: &str, location: &str, message: &str) {
-    match level {
-        LogLevel::Error | LogLevel::Fatal => {
-            tracing::error!(category, id, location, "onnxruntime: {message}");
-        }
-        LogLevel::Warning => tracing::warn!(category, id, location, "onnxruntime: {message}"),
-        _ => tracing::debug!(category, id, location, "onnxruntime: {message}"),
-    }
 }
