@@ -174,7 +174,7 @@ fn each_kind_of_damage_has_its_error() {
     assert_eq!(job(datatype, 99), WireError::Datatype(99));
     let longer = [JOB, &[0, 0]].concat();
     assert_eq!(decode_job(longer.into()).unwrap_err(), WireError::Truncated);
-    let longest = [JOB, &[1; 26]].concat();
+    let longest = [JOB, &[1; 24], &[0, 7, 7]].concat();
     assert_eq!(decode_job(longest.into()).unwrap_err(), WireError::Trailing(2));
     let mut failure = REPLIES.to_vec();
     failure[REPLIES.len() - 6] = 50;

@@ -212,9 +212,9 @@ mod tests {
     }
 
     #[test]
-    fn nesting_that_differs_from_the_shape_is_refused() {
+    fn a_number_of_elements_that_differs_from_the_shape_is_refused() {
         for text in
-            ["[[1,2],[3]]", "[[1,2],3,4]", "[1,2,[3,4]]", "[[1,2,3,4]]", "[[[1,2]],[[3,4]]]", "1"]
+            ["[[1,2],[3]]", "[[1,2],3,4,5]", "[1,2,[3]]", "[[],[]]", "[[[1,2]],[[3,4,5]]]", "1"]
         {
             assert_eq!(of(Datatype::Uint8, &[2, 2], text).unwrap_err().code, "bad_data", "{text}");
         }

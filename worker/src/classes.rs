@@ -66,13 +66,15 @@ fn top(output: &Tensor, has_rows: bool, count: usize, labels: &[String]) -> Resu
     // An output without values has no rows to search either.
     for row in output.data.chunks_exact((values * size).max(1)) {
         let found = highest(row, output.datatype, count).ok_or_else(unsupported)?;
-        texts.extend(found.into_iter().map(|(at, value)| match labels.get(at) {
-            Some(label) => format!("{value}:{at}:{label}"),
-            None => format!("{value}:{at}"),
+        texts.extend(found.into_iter().map(|(at, value)| {
+            match labels.get(at).filter(|label| !label.is_empty()) {
+                Some(label) => format!("{value}:{at}:{label}"),
+                None => format!("{value}:{at}"),
+            }
         }));
     }
     let shape = rows.into_iter().chain([count.min(values) as u64]).collect();
-    let (name, data) = (output.name.clone(), tensors::encode_strings(&texts));
+    let (name, data) = (output.name.clone(), tensors::encode_strings(texts.iter()));
     Ok(Tensor { name, datatype: Datatype::Bytes, shape, data })
 }
 

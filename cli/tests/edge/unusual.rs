@@ -25,10 +25,12 @@ async fn all(address: &str, line: &str, headers: &str) -> String {
     answer
 }
 
-/// The head of an answer without its date, and the body.
+/// The sorted head of an answer without its date, and the body.
 fn parts(answer: &str) -> (Vec<&str>, &str) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split("\r\n").filter(|line| !line.starts_with("date: ")).collect(), body)
+    let mut head: Vec<_> = head.split("\r\n").filter(|line| !line.starts_with("date: ")).collect();
+    head.sort_unstable();
+    (head, body)
 }
 
 #[tokio::test]
