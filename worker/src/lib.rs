@@ -21,6 +21,7 @@ mod golden;
 mod graph;
 mod instances;
 mod intake;
+mod labels;
 mod layout;
 mod metrics;
 mod model;

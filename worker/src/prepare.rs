@@ -11,6 +11,7 @@ use crate::{
     engine::Engine,
     error::WorkerError,
     golden::GoldenCheck,
+    labels,
     plan::ServingPlan,
     repository::ModelSource,
     settings::ModelSettings,
@@ -53,7 +54,7 @@ pub(crate) fn plan(
     let plan = ServingPlan {
         spec: Arc::new(spec),
         provider,
-        labels: Arc::default(),
+        labels: Arc::new(labels::read(source)?),
         cost,
         policy,
         linger: source.config.linger.unwrap_or(settings.linger),
