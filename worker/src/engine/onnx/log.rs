@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Minimum time between two lines of the same kind.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 /// Maximum number of kinds of lines to remember.
 const KINDS: usize = 256;
 
