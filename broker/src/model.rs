@@ -31,6 +31,13 @@ impl TensorSpec {
         let (name, shape) = (name.into(), shape.into());
         Self { name, datatype, shape, optional: false, row_axis: first_dimension() }
     }
+
+    /// The dimension that counts the rows of a batch; `None` if there is none, as in a scalar.
+    /// Without meaning if the model does not batch.
+    pub fn row_dimension(&self) -> Option<usize> {
+        let axis = usize::try_from(self.row_axis?).ok()?;
+        (axis < self.shape.len()).then_some(axis)
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the default that serde asks for")]
@@ -67,7 +74,7 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// Whether requests are joined along their first dimension.
+    /// Whether requests are joined along the dimensions of their inputs that count rows.
     pub const fn batches(&self) -> bool {
         self.max_batch.is_some()
     }

@@ -57,10 +57,11 @@ pub(crate) fn bytes(shape: &[u64], datatype: Datatype) -> Result<Option<usize>, 
 }
 
 /// Checks the shape of one input against the model's: the same rank, and the same size in every
-/// dimension that the model fixes. [`rows`] checks the batch dimension.
+/// dimension that the model fixes. [`rows`] checks the dimension that counts rows.
 pub(crate) fn fit(shape: &[u64], spec: &TensorSpec, batches: bool) -> Result<(), Problem> {
+    let rows = spec.row_dimension().filter(|_| batches);
     let fits = |(at, (size, wanted)): (usize, (&u64, &i64))| {
-        batches && at == 0 || u64::try_from(*wanted).map_or(true, |wanted| wanted == *size)
+        rows == Some(at) || u64::try_from(*wanted).map_or(true, |wanted| wanted == *size)
     };
     let same_rank = shape.len() == spec.shape.len();
     if !same_rank || !shape.iter().zip(&spec.shape).enumerate().all(fits) {
@@ -69,17 +70,28 @@ pub(crate) fn fit(shape: &[u64], spec: &TensorSpec, batches: bool) -> Result<(),
     Ok(())
 }
 
-/// The number of rows in a request with these inputs: the first dimension, which must be equal in
-/// all inputs, or 1 for a model that does not batch.
+/// The number of rows in a request with these inputs, which are in the model's order: the size of
+/// the dimension that counts rows, which must be equal in all inputs that have one; 1 for a model
+/// that does not batch.
 pub(crate) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem> {
     let Some(most) = model.max_batch else { return Ok(1) };
-    let mut sizes = inputs.iter().filter_map(|input| input.shape.first());
-    let rows = sizes.next().copied().unwrap_or(1);
-    if sizes.any(|other| *other != rows) {
-        return Err(bad("the inputs differ in their batch dimension, the first of their shapes"));
+    let mut specs = model.inputs.iter();
+    // A request may leave out optional inputs.
+    let mut sizes = inputs.iter().filter_map(|input| {
+        let axis = specs.find(|spec| spec.name == input.name)?.row_dimension()?;
+        Some((input, axis, *input.shape.get(axis)?))
+    });
+    let Some((first, axis, rows)) = sizes.next() else { return Ok(1) };
+    if let Some((other, _, different)) = sizes.find(|(_, _, size)| *size != rows) {
+        let (first, other) = (quote(&first.name), quote(&other.name));
+        return Err(bad(format!(
+            "the inputs differ in their batch dimension: {first} has {rows} rows, {other} has \
+             {different}"
+        )));
     }
     if rows == 0 {
-        return Err(bad("the batch dimension, the first of the shape, is 0"));
+        let name = quote(&first.name);
+        return Err(bad(format!("the batch dimension of {name}, dimension {axis}, is 0")));
     }
     u32::try_from(rows).ok().filter(|rows| *rows <= most.get()).ok_or_else(|| {
         Problem::bad(
@@ -94,8 +106,8 @@ pub(crate) fn rows(inputs: &[Tensor], model: &ModelSpec) -> Result<u32, Problem>
 pub(crate) fn resolve(spec: &TensorSpec, batches: bool, bytes: usize) -> Result<Vec<u64>, Problem> {
     let mut shape: Vec<Option<u64>> =
         spec.shape.iter().map(|size| u64::try_from(*size).ok()).collect();
-    if let (true, Some(batch)) = (batches, shape.first_mut()) {
-        *batch = Some(1);
+    if let Some(axis) = spec.row_dimension().filter(|_| batches) {
+        shape[axis] = Some(1);
     }
     let known: Vec<u64> = shape.iter().copied().flatten().collect();
     if shape.len() - known.len() > 1 {
@@ -138,6 +150,63 @@ mod tests {
         ] {
             assert_eq!(fit(shape, &spec(&[-1, -1, 5]), true).is_ok(), fits, "{shape:?}");
         }
+    }
+
+    /// A model of a signal [-1, 4], a state [2, -1, 3] and a rate without rows.
+    fn recurrent() -> ModelSpec {
+        let axis = |mut spec: TensorSpec, axis| {
+            spec.row_axis = axis;
+            spec
+        };
+        ModelSpec {
+            queue: batchfleet_broker::QueueName::new("m", 1),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: std::num::NonZeroU32::new(8),
+            inputs: vec![
+                TensorSpec::new("signal", Datatype::Fp32, [-1, 4]),
+                axis(TensorSpec::new("state", Datatype::Fp32, [2, -1, 3]), Some(1)),
+                axis(TensorSpec::new("window", Datatype::Fp32, [-1]), None),
+                TensorSpec::new("rate", Datatype::Int64, []),
+            ],
+            outputs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_input_counts_its_rows_along_its_own_dimension() {
+        let model = recurrent();
+        let inputs = |shapes: &[(&str, &[u64])]| -> Vec<Tensor> {
+            let tensor = |&(name, shape): &(&str, &[u64])| Tensor {
+                name: name.to_owned(),
+                datatype: Datatype::Fp32,
+                shape: shape.to_vec(),
+                data: bytes::Bytes::new(),
+            };
+            shapes.iter().map(tensor).collect()
+        };
+        let found = |shapes: &[(&str, &[u64])]| rows(&inputs(shapes), &model);
+        let (signal, state) = (("signal", &[3, 4][..]), ("state", &[2, 3, 3][..]));
+        assert_eq!(found(&[signal, state, ("window", &[9]), ("rate", &[])]).unwrap(), 3);
+        assert_eq!(found(&[state, ("rate", &[])]).unwrap(), 3, "an input may be left out");
+        assert_eq!(found(&[("window", &[9])]).unwrap(), 1, "only inputs with rows count");
+        let differ = found(&[signal, ("state", &[2, 1, 3])]).unwrap_err().to_string();
+        assert!(differ.contains("\"signal\" has 3 rows, \"state\" has 1"), "{differ}");
+        let none = found(&[("state", &[2, 0, 3])]).unwrap_err().to_string();
+        assert!(none.contains("\"state\", dimension 1, is 0"), "{none}");
+        assert!(found(&[("state", &[2, 9, 3])]).is_err());
+    }
+
+    #[test]
+    fn the_dimension_that_counts_rows_has_any_size_and_only_this_one() {
+        let model = recurrent();
+        let fits = |at: usize, shape: &[u64]| fit(shape, &model.inputs[at], true).is_ok();
+        assert!(fits(1, &[2, 7, 3]) && !fits(1, &[1, 7, 3]) && !fits(1, &[2, 7]));
+        assert!(fits(3, &[]) && !fits(3, &[1]));
+        // The file may give 1 for the rows of an input that is declared to count them.
+        let mut spec = TensorSpec::new("x", Datatype::Fp32, [2, 1, 3]);
+        spec.row_axis = Some(1);
+        assert!(fit(&[2, 5, 3], &spec, true).is_ok() && fit(&[2, 5, 3], &spec, false).is_err());
     }
 
     #[test]

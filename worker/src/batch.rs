@@ -1,8 +1,8 @@
 //! Batches: jobs that run together.
 
-use batchfleet_broker::{Delivery, Job, Release};
+use batchfleet_broker::{Delivery, Release};
 
-use crate::layout::{BatchInputs, Layout};
+use crate::layout::{BatchInputs, JobRows, Layout};
 
 /// Jobs that run together; the model's layout can join them.
 #[derive(Debug)]
@@ -32,21 +32,38 @@ impl Batch {
     }
 
     /// Lays out the inputs of the jobs, followed by `padding` rows of zeros or empty strings.
-    pub(crate) fn lay_out(&self, layout: Layout, padding: u32) -> BatchInputs {
-        let jobs: Vec<&Job> = self.deliveries.iter().map(|delivery| &delivery.job).collect();
-        layout.lay_out(&jobs, padding)
+    pub(crate) fn lay_out(&self, layout: &Layout, padding: u32) -> BatchInputs {
+        let jobs = self.deliveries.iter().map(|delivery| &delivery.job);
+        let parts: Vec<JobRows<'_>> = jobs.map(|job| JobRows { job, rows: 0..job.rows }).collect();
+        layout.lay_out(&parts, padding)
     }
 }
 
 /// Jobs for the tests of other modules.
 #[cfg(test)]
 pub(crate) mod examples {
-    use std::time::Duration;
+    use std::{num::NonZeroU32, time::Duration};
 
-    use batchfleet_broker::{Datatype, EntryId, GatewayId, Priority, RequestId, Tensor};
+    use batchfleet_broker::{
+        Datatype, EntryId, GatewayId, Job, ModelSpec, Priority, QueueName, RequestId, Tensor,
+        TensorSpec,
+    };
     use tokio::time::Instant;
 
     use super::*;
+
+    /// A model that returns rows of bytes, of at most `max_batch` rows per request.
+    pub(crate) fn spec(max_batch: u32) -> ModelSpec {
+        let tensor = TensorSpec::new("X", Datatype::Uint8, [-1, -1]);
+        ModelSpec {
+            queue: QueueName::new("m", 1),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: NonZeroU32::new(max_batch),
+            inputs: vec![tensor.clone()],
+            outputs: vec![tensor],
+        }
+    }
 
     /// A job of `rows` rows of `width` bytes.
     pub(crate) fn delivery(index: usize, rows: u32, width: u64) -> Delivery {

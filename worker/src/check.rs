@@ -3,44 +3,55 @@
 
 use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 
-use crate::{layout::Layout, tensors};
+use crate::tensors;
 
 /// Checks names, types, shapes and sizes. The error is a message for the caller.
 pub(crate) fn check(spec: &ModelSpec, job: &Job) -> Result<(), String> {
-    if job.inputs.len() != spec.inputs.len() {
-        return Err(format!("expected {} inputs, got {}", spec.inputs.len(), job.inputs.len()));
-    }
-    for (tensor, expected) in job.inputs.iter().zip(&spec.inputs) {
+    let mut rows_of_inputs = Vec::with_capacity(job.inputs.len());
+    let mut given = job.inputs.iter().peekable();
+    for expected in &spec.inputs {
+        let Some(tensor) = given.next_if(|tensor| tensor.name == expected.name) else {
+            if expected.optional {
+                continue;
+            }
+            return Err(format!(
+                "input {:?} is missing, or not in the model's order",
+                expected.name
+            ));
+        };
         check_tensor(tensor, expected)
             .map_err(|problem| format!("input {:?}: {problem}", expected.name))?;
+        let rows = expected.row_dimension().and_then(|axis| tensor.shape.get(axis));
+        rows_of_inputs.extend(rows.map(|&rows| (tensor.name.as_str(), rows)));
     }
-    check_rows(spec, job)?;
+    if let Some(unknown) = given.next() {
+        return Err(format!("no input {:?}, or not in the model's order", unknown.name));
+    }
+    check_rows(spec, job.rows, &rows_of_inputs)?;
     match job.outputs.iter().find(|name| !spec.outputs.iter().any(|output| output.name == **name)) {
         Some(unknown) => Err(format!("no output {unknown:?}")),
         None => Ok(()),
     }
 }
 
-/// Checks that all inputs have the job's number of rows, and that the number is allowed.
-fn check_rows(spec: &ModelSpec, job: &Job) -> Result<(), String> {
+/// Checks that all inputs with rows hold the number of rows of the job, and that this number is
+/// allowed.
+fn check_rows(spec: &ModelSpec, rows: u32, of_inputs: &[(&str, u64)]) -> Result<(), String> {
     let Some(most) = spec.max_batch else {
-        return if job.rows == 1 { Ok(()) } else { Err("this model does not batch".to_owned()) };
+        return if rows == 1 { Ok(()) } else { Err("this model does not batch".to_owned()) };
     };
-    if !(1..=most.get()).contains(&job.rows) {
-        return Err(format!("expected 1 to {most} rows, got {}", job.rows));
+    if !(1..=most.get()).contains(&rows) {
+        return Err(format!("expected 1 to {most} rows, got {rows}"));
     }
-    let layout = Layout::of(spec.max_batch);
-    if job.inputs.iter().all(|tensor| layout.holds(tensor, job.rows)) {
-        Ok(())
-    } else {
-        Err("inputs differ in their first dimension, the rows".to_owned())
+    match of_inputs.iter().find(|(_, of_input)| *of_input != u64::from(rows)) {
+        Some((name, other)) => {
+            Err(format!("input {name:?} has {other} rows, but the request has {rows}"))
+        }
+        None => Ok(()),
     }
 }
 
 fn check_tensor(tensor: &Tensor, expected: &TensorSpec) -> Result<(), String> {
-    if tensor.name != expected.name {
-        return Err(format!("got {:?} in its place", tensor.name));
-    }
     if tensor.datatype != expected.datatype {
         return Err(format!("expected {}, got {}", expected.datatype, tensor.datatype));
     }

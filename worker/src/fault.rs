@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn outputs_that_cannot_be_split_are_the_models_fault() {
-        let error = UnevenOutput { name: "Y".to_owned(), shape: vec![3], rows: 4 };
+        let error = UnevenOutput { name: "Y".to_owned(), shape: vec![3], rows: 4, axis: 0 };
         assert_eq!(RunFault::of(&error.into()), RunFault::Model);
     }
 }

@@ -1,108 +1,217 @@
 //! How the requests of a batch share its tensors: which requests can be joined, how their inputs
 //! are joined, and how the outputs are split among the requests. Pure.
 //!
-//! Input bytes are copied once, and only if a batch has several requests or padding. Outputs of
-//! single requests are slices of the batch's outputs.
+//! Any dimension of a tensor may count the rows of a batch. An input without rows holds one value
+//! for the whole batch: only requests with the same value are joined. An output without rows has
+//! the same value for every request of the batch.
+//!
+//! If the first dimension counts rows, input bytes are copied once, and only if a batch has several
+//! requests or padding; outputs of single requests are slices of the batch's outputs.
 
-use std::num::NonZeroU32;
+mod rows;
 
-use batchfleet_broker::{Datatype, Job, Tensor, TensorSpec};
+use std::{ops::Range, sync::Arc};
+
+use batchfleet_broker::{Datatype, Job, ModelSpec, Tensor, TensorSpec};
 use bytes::Bytes;
 
+use self::rows::Rows;
 use crate::tensors;
 
 /// How a model's tensors hold the rows of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// A batch is one request of one row; the model's tensors have no row dimension.
-    Single,
-    /// The first dimension of every input and output counts the rows of the batch.
-    RowsFirst,
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// The dimensions that count rows. `None` if the model does not batch: a batch is one request,
+    /// and its tensors are used as they are.
+    axes: Option<Arc<RowAxes>>,
+}
+
+/// The dimensions that count rows, by input and output.
+#[derive(Debug)]
+struct RowAxes {
+    inputs: Vec<RowAxis>,
+    outputs: Vec<RowAxis>,
+}
+
+/// The dimension of one input or output that counts rows.
+#[derive(Debug)]
+struct RowAxis {
+    name: String,
+    axis: Option<usize>,
 }
 
 impl Layout {
-    /// The layout of a model with requests of at most `max_batch` rows; `None` if the model does
-    /// not batch.
-    pub(crate) const fn of(max_batch: Option<NonZeroU32>) -> Self {
-        if max_batch.is_some() { Self::RowsFirst } else { Self::Single }
-    }
-
-    /// Whether a model with these tensors can run several rows at once: the first dimension of
-    /// every input and output takes any size.
-    pub(crate) fn can_batch(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> bool {
-        let is_open = |spec: &TensorSpec| spec.shape.first() == Some(&-1);
-        !inputs.is_empty() && inputs.iter().chain(outputs).all(is_open)
-    }
-
-    /// The shape for a whole batch of an input or output that has `shape` for one row.
-    pub(crate) fn spec_shape(self, mut shape: Vec<i64>) -> Vec<i64> {
-        if self == Self::RowsFirst {
-            shape.insert(0, -1);
-        }
-        shape
-    }
-
-    /// Whether `tensor` holds exactly `rows` rows.
-    pub(crate) fn holds(self, tensor: &Tensor, rows: u32) -> bool {
-        match self {
-            Self::Single => rows == 1,
-            Self::RowsFirst => tensor.shape.first() == Some(&u64::from(rows)),
-        }
-    }
-
-    /// Whether two valid requests to one model may run in one batch: their inputs may differ only
-    /// in the number of rows.
-    pub(crate) fn can_join(self, one: &Job, other: &Job) -> bool {
-        let is_alike = |(a, b): (&Tensor, &Tensor)| {
-            a.datatype == b.datatype && a.shape.get(1..) == b.shape.get(1..)
+    /// The layout of a model.
+    pub(crate) fn of(spec: &ModelSpec) -> Self {
+        let axis = |tensor: &TensorSpec| RowAxis {
+            name: tensor.name.clone(),
+            axis: tensor.row_dimension(),
         };
-        self == Self::RowsFirst
-            && one.inputs.len() == other.inputs.len()
-            && one.inputs.iter().zip(&other.inputs).all(is_alike)
+        let axes = || RowAxes {
+            inputs: spec.inputs.iter().map(axis).collect(),
+            outputs: spec.outputs.iter().map(axis).collect(),
+        };
+        Self { axes: spec.batches().then(|| Arc::new(axes())) }
     }
 
-    /// Lays out requests that [may be joined](Self::can_join) as one batch, followed by `padding`
-    /// rows of zeros or empty strings.
-    pub(crate) fn lay_out(self, jobs: &[&Job], padding: u32) -> BatchInputs {
-        let rows = jobs.iter().map(|job| job.rows).collect();
-        let slots = BatchSlots { layout: self, rows, padding };
-        let inputs = jobs.first().map_or(&[][..], |first| &first.inputs);
-        let column = |(index, input): (usize, &Tensor)| {
-            let part = |job: &&Job| job.inputs[index].data.clone();
-            let mut parts: Vec<Bytes> = jobs.iter().map(part).collect();
-            if padding > 0 {
-                let elements = u64::from(padding) * elements_per_row(&input.shape);
-                parts.push(tensors::zeros(input.datatype, elements));
+    /// Whether a model with these tensors can run several rows at once.
+    ///
+    /// The dimension that counts rows must take any size. Scalar inputs, and tensors that are
+    /// declared to have no rows, hold one value for the whole batch. An output of rank 0 that is not
+    /// declared could depend on all rows, as a loss does.
+    pub(crate) fn can_batch(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> bool {
+        let has_rows = |spec: &TensorSpec| {
+            spec.row_dimension().is_some_and(|axis| spec.shape.get(axis) == Some(&-1))
+        };
+        let is_shared = |spec: &TensorSpec| spec.row_axis.is_none() || spec.shape.is_empty();
+        inputs.iter().any(has_rows)
+            && inputs.iter().all(|input| has_rows(input) || is_shared(input))
+            && outputs.iter().all(|output| has_rows(output) || output.row_axis.is_none())
+    }
+
+    /// The spec for batches of any size of an input or output that has the shape of `spec` for one
+    /// row.
+    pub(crate) fn open(spec: &TensorSpec) -> TensorSpec {
+        let mut spec = spec.clone();
+        let axis = spec.row_axis.and_then(|axis| usize::try_from(axis).ok());
+        if let Some(axis) = axis {
+            spec.shape.insert(axis.min(spec.shape.len()), -1);
+        }
+        spec
+    }
+
+    /// Whether a request to the model may run in several parts.
+    pub(crate) fn splits(&self) -> bool {
+        self.axes.is_some()
+    }
+
+    /// Whether two valid requests to the model may run in one batch: they have the same inputs,
+    /// which may differ in the number of rows and in the values of rows only.
+    pub(crate) fn can_join(&self, one: &Job, other: &Job) -> bool {
+        let Some(axes) = &self.axes else { return false };
+        let mut has_rows = false;
+        let mut is_alike = |(at, (a, b)): (usize, (&Tensor, &Tensor))| {
+            let axis = axes.input(at, &a.name);
+            has_rows |= axis.is_some();
+            a.name == b.name
+                && match axis {
+                    Some(axis) => differ_in_rows_only(a, b, axis),
+                    None => a.datatype == b.datatype && a.shape == b.shape && a.data == b.data,
+                }
+        };
+        let is_alike = one.inputs.len() == other.inputs.len()
+            && one.inputs.iter().zip(&other.inputs).enumerate().all(&mut is_alike);
+        is_alike && has_rows
+    }
+
+    /// Lays out parts of requests that [may be joined](Self::can_join) as one batch, followed by
+    /// `padding` rows of zeros or empty strings.
+    pub(crate) fn lay_out(&self, parts: &[JobRows<'_>], padding: u32) -> BatchInputs {
+        let rows = parts.iter().map(|part| part.rows.end - part.rows.start).collect();
+        let slots = BatchSlots { layout: self.clone(), rows, padding };
+        let inputs = parts.first().map_or(&[][..], |first| &first.job.inputs);
+        let column = |(at, input): (usize, &Tensor)| {
+            let axis = self.axes.as_ref().and_then(|axes| axes.input(at, &input.name));
+            let of_all = if axis.is_some() { parts } else { &parts[..1] };
+            let piece = |part: &JobRows<'_>| {
+                let Tensor { data, shape, .. } = &part.job.inputs[at];
+                let rows = axis.and_then(|axis| shape.get(axis)).copied().unwrap_or(1);
+                Piece { data: data.clone(), of: rows, rows: part.rows.clone() }
+            };
+            Column {
+                name: input.name.clone(),
+                datatype: input.datatype,
+                shape: input.shape.clone(),
+                axis,
+                pieces: of_all.iter().map(piece).collect(),
             }
-            let mut shape = input.shape.clone();
-            if let (Self::RowsFirst, Some(first)) = (self, shape.first_mut()) {
-                *first = u64::from(slots.rows());
-            }
-            Column { name: input.name.clone(), datatype: input.datatype, shape, parts }
         };
         let columns = inputs.iter().enumerate().map(column).collect();
         BatchInputs { columns, slots }
     }
 
+    /// Joins the outputs of the parts of one request. `None` if the outputs differ in more than
+    /// their rows, so that they cannot be joined.
+    pub(crate) fn join_outputs(&self, parts: &[Vec<Tensor>]) -> Option<Vec<Tensor>> {
+        let join = |(at, first): (usize, &Tensor)| {
+            let outputs: Vec<&Tensor> =
+                parts.iter().map(|part| part.get(at)).collect::<Option<_>>()?;
+            let axes = self.axes.as_ref()?;
+            let Some(axis) = axes.output(at, &first.name) else {
+                return outputs.iter().all(|output| *output == first).then(|| first.clone());
+            };
+            if !outputs.iter().all(|output| differ_in_rows_only(first, output, axis)) {
+                return None;
+            }
+            let rows = |output: &&Tensor| {
+                let rows = Rows::new(output.datatype, &output.shape, axis, output.data.clone());
+                let all = rows.all();
+                (rows, all)
+            };
+            let rows: Vec<_> = outputs.iter().map(rows).collect();
+            let mut shape = first.shape.clone();
+            *shape.get_mut(axis)? = rows.iter().map(|(_, all)| u64::from(all.end)).sum();
+            let (name, data) = (first.name.clone(), rows::join(&rows, 0));
+            Some(Tensor { name, datatype: first.datatype, shape, data })
+        };
+        parts.first()?.iter().enumerate().map(join).collect()
+    }
+
     /// `rows` rows of zeros, or of empty strings, for an input. Open dimensions of `spec` are taken
     /// from `dims`, which has no row dimension; dimensions missing in `dims` are 1.
-    pub(crate) fn zeros(self, spec: &TensorSpec, rows: u32, dims: &[u64]) -> Tensor {
-        let (row_dim, of_row) = match (self, spec.shape.split_first()) {
-            (Self::RowsFirst, Some((_, of_row))) => (Some(u64::from(rows)), of_row),
-            _ => (None, &spec.shape[..]),
+    pub(crate) fn zeros(&self, spec: &TensorSpec, rows: u32, dims: &[u64]) -> Tensor {
+        let axis = self.axes.as_ref().and_then(|_| spec.row_dimension());
+        let mut dims = dims.iter().copied();
+        let size = |(at, &dim): (usize, &i64)| {
+            if Some(at) == axis {
+                return u64::from(rows);
+            }
+            let given = dims.next().unwrap_or(1);
+            u64::try_from(dim).unwrap_or(given)
         };
-        let of_row = of_row.iter().enumerate().map(|(index, &dim)| {
-            u64::try_from(dim).unwrap_or_else(|_| dims.get(index).copied().unwrap_or(1))
-        });
-        let shape: Vec<u64> = row_dim.into_iter().chain(of_row).collect();
+        let shape: Vec<u64> = spec.shape.iter().enumerate().map(size).collect();
         let data = tensors::zeros(spec.datatype, shape.iter().product());
         Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data }
     }
 
     /// The slots of `rows` requests of one row each.
-    pub(crate) fn single_rows(self, rows: u32) -> BatchSlots {
-        BatchSlots { layout: self, rows: vec![1; rows as usize], padding: 0 }
+    pub(crate) fn single_rows(&self, rows: u32) -> BatchSlots {
+        BatchSlots { layout: self.clone(), rows: vec![1; rows as usize], padding: 0 }
     }
+}
+
+impl RowAxes {
+    fn input(&self, at: usize, name: &str) -> Option<usize> {
+        find(&self.inputs, at, name)
+    }
+
+    fn output(&self, at: usize, name: &str) -> Option<usize> {
+        find(&self.outputs, at, name)
+    }
+}
+
+/// The row axis of the tensor `name`, which is probably at index `at`: inputs that a request has
+/// left out move the others.
+fn find(axes: &[RowAxis], at: usize, name: &str) -> Option<usize> {
+    let expected = axes.get(at).filter(|found| found.name == name);
+    expected.or_else(|| axes.iter().find(|found| found.name == name))?.axis
+}
+
+/// Whether two tensors of rows along `axis` have the same datatype and, except for the number of
+/// rows, the same shape.
+fn differ_in_rows_only(one: &Tensor, other: &Tensor, axis: usize) -> bool {
+    one.datatype == other.datatype
+        && one.shape.get(..axis) == other.shape.get(..axis)
+        && one.shape.get(axis + 1..) == other.shape.get(axis + 1..)
+}
+
+/// Some rows of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct JobRows<'a> {
+    /// The request.
+    pub(crate) job: &'a Job,
+    /// The rows.
+    pub(crate) rows: Range<u32>,
 }
 
 /// The inputs of a batch, not joined yet.
@@ -112,28 +221,54 @@ pub(crate) struct BatchInputs {
     slots: BatchSlots,
 }
 
-/// One input of a batch, in parts from its requests.
+/// One input of a batch, in pieces from its requests.
 #[derive(Debug)]
 struct Column {
     name: String,
     datatype: Datatype,
-    /// The shape of the joined input.
+    /// The shape of the first request's input.
     shape: Vec<u64>,
-    /// The bytes of each request, in order, followed by the bytes of the padding.
-    parts: Vec<Bytes>,
+    /// The dimension that counts rows. `None` if one value holds for the whole batch.
+    axis: Option<usize>,
+    /// The rows of each request, in order, or the one value of the batch.
+    pieces: Vec<Piece>,
+}
+
+/// Some rows of one request's input.
+#[derive(Debug)]
+struct Piece {
+    /// The bytes of the request's whole input.
+    data: Bytes,
+    /// Rows of the whole input.
+    of: u64,
+    /// The rows that run in the batch.
+    rows: Range<u32>,
 }
 
 impl BatchInputs {
     /// Joins the requests. Returns the model's inputs, and which rows belong to which request.
     pub(crate) fn join(self) -> (Vec<Tensor>, BatchSlots) {
-        let join = |Column { name, datatype, shape, parts }| {
-            let data = match <[Bytes; 1]>::try_from(parts) {
-                Ok([only]) => only,
-                Err(parts) => parts.concat().into(),
-            };
-            Tensor { name, datatype, shape, data }
+        let Self { columns, slots } = self;
+        let inputs = columns.into_iter().map(|column| column.join(&slots)).collect();
+        (inputs, slots)
+    }
+}
+
+impl Column {
+    fn join(self, slots: &BatchSlots) -> Tensor {
+        let Self { name, datatype, mut shape, axis, mut pieces } = self;
+        let Some(axis) = axis else {
+            let data = pieces.pop().map(|piece| piece.data).unwrap_or_default();
+            return Tensor { name, datatype, shape, data };
         };
-        (self.columns.into_iter().map(join).collect(), self.slots)
+        let mut rows = Vec::with_capacity(pieces.len());
+        for Piece { data, of, rows: range } in pieces {
+            shape[axis] = of;
+            rows.push((Rows::new(datatype, &shape, axis, data), range));
+        }
+        shape[axis] = u64::from(slots.rows());
+        let data = rows::join(&rows, slots.padding);
+        Tensor { name, datatype, shape, data }
     }
 }
 
@@ -159,30 +294,37 @@ impl BatchSlots {
         &self.rows
     }
 
-    /// Splits a batch's outputs by request, in order. Rows of padding are dropped.
+    /// Splits a batch's outputs by request, in order. Rows of padding are dropped. Every request
+    /// gets a copy of an output without rows.
     pub(crate) fn split(&self, outputs: Vec<Tensor>) -> Result<Vec<Vec<Tensor>>, UnevenOutput> {
-        if self.layout == Layout::Single {
-            return Ok(vec![outputs]);
-        }
+        let Some(axes) = &self.layout.axes else { return Ok(vec![outputs]) };
         let total = self.rows();
         let empty = || Vec::with_capacity(outputs.len());
         let mut requests: Vec<Vec<Tensor>> = self.rows.iter().map(|_| empty()).collect();
-        for output in outputs {
-            if !self.layout.holds(&output, total) {
+        for (at, output) in outputs.into_iter().enumerate() {
+            let axis = axes.output(at, &output.name);
+            if let Some(axis) = axis
+                && output.shape.get(axis) != Some(&u64::from(total))
+            {
                 let Tensor { name, shape, .. } = output;
-                return Err(UnevenOutput { name, shape, rows: total });
+                return Err(UnevenOutput { name, shape, rows: total, axis });
             }
             if let ([request], 0) = (requests.as_mut_slice(), self.padding) {
                 request.push(output);
                 continue;
             }
-            let Tensor { name, datatype, shape, data: mut rest } = output;
+            let Some(axis) = axis else {
+                requests.iter_mut().for_each(|request| request.push(output.clone()));
+                continue;
+            };
+            let Tensor { name, datatype, shape, data } = output;
+            let all = Rows::new(datatype, &shape, axis, data);
+            let mut next = 0;
             for (request, &rows) in requests.iter_mut().zip(&self.rows) {
-                let elements = u64::from(rows) * elements_per_row(&shape);
-                let length = tensors::byte_length(datatype, &rest, elements);
-                let data = rest.split_to(length.min(rest.len()));
+                let data = all.take(&(next..next + rows));
+                next += rows;
                 let mut shape = shape.clone();
-                shape[0] = u64::from(rows);
+                shape[axis] = u64::from(rows);
                 request.push(Tensor { name: name.clone(), datatype, shape, data });
             }
         }
@@ -192,7 +334,7 @@ impl BatchSlots {
 
 /// An output that does not hold the batch's rows and therefore cannot be split among requests.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("output {name:?} of shape {shape:?} does not hold {rows} rows")]
+#[error("output {name:?} of shape {shape:?} does not hold {rows} rows in dimension {axis}")]
 pub struct UnevenOutput {
     /// The output's name.
     pub name: String,
@@ -200,11 +342,8 @@ pub struct UnevenOutput {
     pub shape: Vec<u64>,
     /// Rows of the batch.
     pub rows: u32,
-}
-
-/// Elements of one row of a tensor whose first dimension counts rows.
-fn elements_per_row(shape: &[u64]) -> u64 {
-    shape.iter().skip(1).product()
+    /// The dimension that should count the rows; 0 is the first.
+    pub axis: usize,
 }
 
 #[cfg(test)]

@@ -32,6 +32,6 @@ pub(crate) struct ServingPlan {
 impl ServingPlan {
     /// How the model's tensors hold the rows of a batch.
     pub(crate) fn layout(&self) -> Layout {
-        Layout::of(self.spec.max_batch)
+        Layout::of(&self.spec)
     }
 }

@@ -4,20 +4,23 @@
 use batchfleet_broker::Datatype;
 use bytes::Bytes;
 
+/// The bytes of a string's length. An empty string is its length alone: four zero bytes.
+pub(crate) const LENGTH: usize = 4;
+
 /// The bytes of `elements` zeros or empty strings.
 pub(crate) fn zeros(datatype: Datatype, elements: u64) -> Bytes {
-    // An empty string is its length alone: four zero bytes.
-    let bytes = elements.saturating_mul(datatype.size().unwrap_or(4) as u64);
+    let bytes = elements.saturating_mul(datatype.size().unwrap_or(LENGTH) as u64);
     Bytes::from(vec![0; usize::try_from(bytes).unwrap_or_default()])
 }
 
-/// The number of bytes that the first `elements` elements of `data` take.
-pub(crate) fn byte_length(datatype: Datatype, data: &[u8], elements: u64) -> usize {
-    let elements = usize::try_from(elements).unwrap_or(usize::MAX);
-    match datatype.size() {
-        Some(size) => elements.saturating_mul(size),
-        None => strings(data).take(elements).flatten().map(|string| 4 + string.len()).sum(),
-    }
+/// Where each element of a [`Datatype::Bytes`] tensor begins.
+pub(crate) fn string_offsets(data: &[u8]) -> Vec<usize> {
+    let next = |offset: &mut usize, string: &[u8]| {
+        let begins = *offset;
+        *offset += LENGTH + string.len();
+        Some(begins)
+    };
+    strings(data).map_while(Result::ok).scan(0, next).collect()
 }
 
 /// The elements of a [`Datatype::Bytes`] tensor. A length that overruns the data is an error and
@@ -45,7 +48,7 @@ pub(crate) struct Overrun;
 
 /// Encodes the elements of a [`Datatype::Bytes`] tensor; each element must be smaller than 4 GiB.
 pub(crate) fn encode_strings<S: AsRef<[u8]>>(strings: impl Iterator<Item = S> + Clone) -> Bytes {
-    let mut data = Vec::with_capacity(strings.clone().map(|s| 4 + s.as_ref().len()).sum());
+    let mut data = Vec::with_capacity(strings.clone().map(|s| LENGTH + s.as_ref().len()).sum());
     for string in strings {
         let string = string.as_ref();
         let length = u32::try_from(string.len()).unwrap_or(u32::MAX);

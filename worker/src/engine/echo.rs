@@ -40,10 +40,11 @@ impl Echo {
             );
         }
         let max_batch = NonZeroU32::new(config.max_batch.unwrap_or(max_batch));
-        let layout = Layout::of(max_batch);
         let with_rows = |tensor: &TensorConfig| {
-            let shape = layout.spec_shape(tensor.dims.clone());
-            TensorSpec::new(&tensor.name, tensor.datatype, shape)
+            let row_axis = config.axis(&tensor.name).and_then(|axis| u32::try_from(axis).ok());
+            let spec = TensorSpec::new(&tensor.name, tensor.datatype, tensor.dims.clone());
+            let spec = TensorSpec { row_axis, ..spec };
+            if max_batch.is_some() { Layout::open(&spec) } else { spec }
         };
         Ok(Self {
             spec: ModelSpec {

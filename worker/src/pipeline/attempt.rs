@@ -12,6 +12,7 @@ use crate::{
     engine::{EngineError, EngineHandle, EngineRun},
     error::WorkerError,
     fault::{self, RunFault},
+    layout::Layout,
     metrics::ModelMetrics,
     plan::ServingPlan,
     settle::JobReply,
@@ -22,6 +23,7 @@ use crate::{
 /// Runs batches on the model's engine.
 pub(super) struct Runner {
     plan: Arc<ServingPlan>,
+    layout: Layout,
     engine: EngineHandle,
     metrics: ModelMetrics,
     tuner: SharedTuner,
@@ -54,7 +56,7 @@ impl Runner {
         metrics: ModelMetrics,
         tuner: SharedTuner,
     ) -> Self {
-        Self { plan, engine, metrics, tuner }
+        Self { layout: plan.layout(), plan, engine, metrics, tuner }
     }
 
     /// Runs a batch once.
@@ -64,7 +66,7 @@ impl Runner {
             self.metrics.batch_wait.observe((started - delivery.claimed_at).as_secs_f64());
         }
         let padding = self.tuner.lock().padded(batch.rows) - batch.rows;
-        let inputs = batch.lay_out(self.plan.layout(), padding);
+        let inputs = batch.lay_out(&self.layout, padding);
         match self.engine.run(inputs).await {
             Some(run) => Ok(Attempt { started, padding, run }),
             // The jobs may be the cause, so leave them to be reclaimed and run alone.

@@ -75,7 +75,7 @@ impl HeldJobs {
     pub(super) fn take_batch(&mut self, limit: u32, soon: Instant) -> Option<Batch> {
         let oldest = self.jobs.front()?.entry;
         let in_order = self.oldest_is_next(soon);
-        let batch = take(&mut self.jobs, self.layout, limit, in_order)?;
+        let batch = take(&mut self.jobs, &self.layout, limit, in_order)?;
         let is_overtaken = self.jobs.front().is_some_and(|front| front.entry == oldest);
         self.overtaken = if is_overtaken { self.overtaken + 1 } else { 0 };
         let first = &batch.deliveries[0].job;
@@ -94,7 +94,7 @@ impl HeldJobs {
 /// Smith, 1956). With `in_order`, the shape of the oldest job runs first.
 fn take(
     held: &mut VecDeque<Delivery>,
-    layout: Layout,
+    layout: &Layout,
     limit: u32,
     in_order: bool,
 ) -> Option<Batch> {
@@ -130,7 +130,7 @@ fn take(
 
 /// The index of the oldest job of the shape with the most rows, among the shapes with a job of the
 /// highest priority class held.
-fn first_of_most(held: &VecDeque<Delivery>, layout: Layout) -> usize {
+fn first_of_most(held: &VecDeque<Delivery>, layout: &Layout) -> usize {
     struct Shape<'a> {
         first: usize,
         job: &'a Job,
@@ -157,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batch::examples::delivery;
+    use crate::batch::examples::{delivery, spec};
 
     fn width(delivery: &Delivery) -> u64 {
         delivery.job.inputs[0].shape[1]
@@ -181,7 +181,7 @@ mod tests {
                 let rows = |shape| of(shape).map(|job| job.job.rows).sum::<u32>();
                 let most = (1..4).map(rows).max();
                 let rows_of = [0, rows(1), rows(2), rows(3)];
-                let batch = take(&mut held, Layout::RowsFirst, limit, in_order).unwrap();
+                let batch = take(&mut held, &Layout::of(&spec(64)), limit, in_order).unwrap();
                 let first = &batch.deliveries[0];
                 if in_order {
                     prop_assert_eq!(first.job.id, oldest);
@@ -213,7 +213,7 @@ mod tests {
             (&[(1, 1), (1, 1)], 1, Release::Full),
         ] {
             let mut held = rows.iter().map(|&(rows, width)| delivery(0, rows, width)).collect();
-            let batch = take(&mut held, Layout::RowsFirst, limit, true).unwrap();
+            let batch = take(&mut held, &Layout::of(&spec(64)), limit, true).unwrap();
             assert_eq!(batch.release, release, "{rows:?}");
         }
     }
@@ -227,7 +227,7 @@ mod tests {
                 delivery
             };
             let mut held: VecDeque<_> = jobs.iter().enumerate().map(job).collect();
-            width(&take(&mut held, Layout::RowsFirst, 8, false).unwrap().deliveries[0])
+            width(&take(&mut held, &Layout::of(&spec(64)), 8, false).unwrap().deliveries[0])
         };
         let [critical, default, _] = Priority::ALL;
         assert_eq!(widths(&[(1, default), (2, default), (2, default)]), 2);
@@ -238,10 +238,11 @@ mod tests {
 
     #[test]
     fn a_model_that_does_not_batch_gets_one_job_as_it_is() {
+        let single = Layout::of(&spec(0));
         let mut held: VecDeque<_> = (0..3).map(|index| delivery(index, 1, 5)).collect();
-        let batch = take(&mut held, Layout::Single, 1, false).unwrap();
+        let batch = take(&mut held, &single, 1, false).unwrap();
         assert_eq!((batch.deliveries.len(), held.len()), (1, 2));
         assert_eq!(batch.deliveries[0].job.id, RequestId(0));
-        assert_eq!(batch.lay_out(Layout::Single, 0).join().0[0].shape, [1, 5]);
+        assert_eq!(batch.lay_out(&single, 0).join().0[0].shape, [1, 5]);
     }
 }

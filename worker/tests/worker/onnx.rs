@@ -139,7 +139,7 @@ async fn input_that_does_not_fit_the_model_is_the_callers_fault() {
     let caller = fleet.caller().await;
     for (input, complaint) in [
         (floats("X", &[1, 4], &[0.0; 4]), "input \"X\": expected shape [-1, 3], got [1, 4]"),
-        (floats("Z", &[1, 3], &[0.0; 3]), "input \"X\": got \"Z\" in its place"),
+        (floats("Z", &[1, 3], &[0.0; 3]), "input \"X\" is missing, or not in the model's order"),
         (
             floats("X", &[1, 3], &[0.0; 2]),
             "input \"X\": shape [1, 3] of FP32 does not hold 8 bytes",
@@ -148,7 +148,7 @@ async fn input_that_does_not_fit_the_model_is_the_callers_fault() {
             tensor("X", Datatype::Int32, &[1, 3], vec![0; 12]),
             "input \"X\": expected FP32, got INT32",
         ),
-        (floats("X", &[2, 3], &[0.0; 6]), "inputs differ in their first dimension, the rows"),
+        (floats("X", &[2, 3], &[0.0; 6]), "input \"X\" has 2 rows, but the request has 1"),
     ] {
         let error = caller.ask(&queue(), vec![input], 1).await.outcome.unwrap_err();
         assert_eq!((error.failure, error.message.as_str()), (Failure::BadInput, complaint));
