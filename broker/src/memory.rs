@@ -268,6 +268,11 @@ impl Consumer for MemoryConsumer {
         Ok(replies.into_iter().map(|(gateway, replies)| self.shared.reply(gateway, replies)).sum())
     }
 
+    async fn renew_leases(&self, entries: &[EntryId]) -> Result<(), BrokerError> {
+        self.queue.renew_leases(self.worker, entries);
+        Ok(())
+    }
+
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
         self.queue.hand_back(deliveries);
         Ok(())

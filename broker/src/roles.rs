@@ -204,6 +204,10 @@ pub trait Consumer: Send + Sync {
     /// [`Failure::Poison`]: crate::Failure::Poison
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError>;
 
+    /// Starts the [lease](LEASE) of jobs that this worker holds anew, so that no other worker
+    /// reclaims them while this worker is alive.
+    async fn renew_leases(&self, entries: &[EntryId]) -> Result<(), BrokerError>;
+
     /// Returns claimed jobs to the queue, so that another worker can claim them.
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError>;
 

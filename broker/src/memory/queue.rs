@@ -40,6 +40,8 @@ struct HeldJob {
     waiting: WaitingJob,
     worker: WorkerId,
     claimed_at: Instant,
+    /// When the lease began: at the claim, or at its last renewal.
+    leased_at: Instant,
     deliveries: u32,
 }
 
@@ -101,7 +103,8 @@ impl Queue {
         for (waiting, share) in state.waiting.iter_mut().zip(shares) {
             for _ in 0..share {
                 let Some((entry, waiting)) = waiting.pop_first() else { break };
-                let held = HeldJob { waiting, worker, claimed_at, deliveries: 1 };
+                let leased_at = claimed_at;
+                let held = HeldJob { waiting, worker, claimed_at, leased_at, deliveries: 1 };
                 deliveries.push(held.delivery(entry));
                 state.held.insert(entry, held);
             }
@@ -124,7 +127,7 @@ impl Queue {
         let claimed_at = Instant::now();
         let mut state = self.state.lock();
         let overdue = |held: &HeldJob| {
-            let age = claimed_at - held.claimed_at;
+            let age = claimed_at - held.leased_at;
             age >= lease || (age >= RECLAIM_AFTER && dead(held.worker))
         };
         let mut overdue: Vec<_> = state.held.iter_mut().filter(|(_, held)| overdue(held)).collect();
@@ -133,10 +136,21 @@ impl Queue {
         let reclaim = |(&entry, held): (&EntryId, &mut HeldJob)| {
             held.worker = worker;
             held.claimed_at = claimed_at;
+            held.leased_at = claimed_at;
             held.deliveries += 1;
             held.delivery(entry)
         };
         overdue.into_iter().map(reclaim).collect()
+    }
+
+    /// Starts the leases of jobs that `worker` holds anew.
+    pub(super) fn renew_leases(&self, worker: WorkerId, entries: &[EntryId]) {
+        let (now, mut state) = (Instant::now(), self.state.lock());
+        for entry in entries {
+            if let Some(held) = state.held.get_mut(entry).filter(|held| held.worker == worker) {
+                held.leased_at = now;
+            }
+        }
     }
 
     /// Removes settled jobs.

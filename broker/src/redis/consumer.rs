@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    claim::RedisClaims, connections::Connections, held::HeldEntries, presence::WorkerPresence,
-    queue::WorkerQueue, reclaim, settle, target::RedisTarget,
+    claim::RedisClaims, connections::Connections, held::HeldEntries, pending,
+    presence::WorkerPresence, queue::WorkerQueue, reclaim, settle, target::RedisTarget,
 };
 use crate::{
-    Announcement, BrokerError, Consumer, Delivery, GatewayId, QueueName, Settlement, WorkerId,
+    Announcement, BrokerError, Consumer, Delivery, EntryId, GatewayId, QueueName, Settlement, WorkerId,
     WorkerRoles,
 };
 
@@ -53,6 +53,12 @@ impl Consumer for RedisConsumer {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
         settle::settle(&self.queue, &self.held, settlements).await
+    }
+
+    async fn renew_leases(&self, entries: &[EntryId]) -> Result<(), BrokerError> {
+        // An entry that was held for less was claimed by another worker, or needs no renewal.
+        let held_for = self.lease / 8;
+        pending::renew(&self.queue, entries, held_for).await
     }
 
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {

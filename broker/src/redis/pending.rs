@@ -99,6 +99,26 @@ pub(super) async fn take_over(
     Ok(deliveries)
 }
 
+/// Restarts the time for which the entries have been held, without a delivery. Leaves out entries
+/// that have been held for less than `held_for`.
+pub(super) async fn renew(
+    queue: &WorkerQueue,
+    entries: &[EntryId],
+    held_for: Duration,
+) -> Result<(), BrokerError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let mut renew = Pipeline::new();
+    for entry in entries {
+        let stream = queue.stream(entry.priority);
+        let claim = renew.cmd("XCLAIM").arg(stream).arg(keys::GROUP).arg(queue.worker());
+        claim.arg(millis(held_for)).arg(id_text(*entry)).arg("JUSTID").ignore();
+    }
+    queue.connections().run(&renew).await?;
+    Ok(())
+}
+
 /// Sort key for entries of all classes, in the order in which they were added.
 fn by_age(id: EntryId) -> (u64, u64, Priority) {
     (id.milliseconds, id.sequence, id.priority)

@@ -73,6 +73,7 @@ on_both_brokers! {
     recovery {
         the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted
         the_jobs_of_a_living_worker_are_safe_until_the_lease_ends
+        a_job_whose_lease_is_renewed_stays_with_its_worker
         two_reclaimers_never_share_a_job
         a_job_that_was_just_claimed_is_not_reclaimed
         the_jobs_that_are_still_in_the_queue_are_known

@@ -83,6 +83,29 @@ pub(crate) async fn the_jobs_of_a_living_worker_are_safe_until_the_lease_ends(br
     assert_eq!(markers(&other.claim(10).await.unwrap()), [1]);
 }
 
+pub(crate) async fn a_job_whose_lease_is_renewed_stays_with_its_worker(broker: &dyn Broker) {
+    let (gateway, other) = (Gateway::new(broker).await, worker(broker).await);
+    let id = WorkerId::random();
+    let slow = Worker::new(broker, id).await;
+    let announcement = Announcement::new(id, spec());
+    slow.renew(&announcement).await.unwrap();
+    gateway.submit(2).await;
+    let claimed = slow.claim(2).await.unwrap();
+    let began = Instant::now();
+    let mut reclaimed = Vec::new();
+    while began.elapsed() < LEASE * 3 / 2 {
+        slow.renew(&announcement).await.unwrap();
+        slow.renew_leases(&[claimed[1].entry]).await.unwrap();
+        reclaimed.extend(other.reclaim(10).await.unwrap());
+        sleep(LEASE / 20).await;
+    }
+    assert_eq!((deliveries(&reclaimed), markers(&reclaimed)), (vec![2], vec![0]));
+    // A renewal is no delivery.
+    slow.retire().await.unwrap();
+    let rest = reclaim_at_last(&*other, 10).await;
+    assert_eq!((deliveries(&rest), markers(&rest)), (vec![2], vec![1]));
+}
+
 pub(crate) async fn two_reclaimers_never_share_a_job(broker: &dyn Broker) {
     let gateway = Gateway::new(broker).await;
     let (dead, one, other) = (worker(broker).await, worker(broker).await, worker(broker).await);
