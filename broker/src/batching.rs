@@ -151,7 +151,7 @@ pub enum Release {
     Linger = 3,
     /// The other waiting requests have a different shape.
     Shape = 4,
-    /// A request with more rows than N, which runs alone.
+    /// A request with more rows than N whose outputs cannot be joined from parts: it runs alone.
     Oversize = 5,
     /// A request from the batch of a worker that died, which runs alone.
     Quarantined = 6,

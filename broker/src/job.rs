@@ -20,7 +20,8 @@ pub struct Job {
     /// Time to live by the broker's clock, from the moment the job is added. Milliseconds on the
     /// wire.
     pub ttl: Duration,
-    /// Rows of the request: the first dimension of the inputs, or 1 if the model does not batch.
+    /// Rows of the request: the size of the dimension of the inputs that counts rows, or 1 if the
+    /// model does not batch.
     pub rows: u32,
     /// [`wire::digest`](crate::wire::digest) of the inputs. The worker copies it into the reply, so
     /// that the gateway can check that the reply was computed from the same inputs.
@@ -78,11 +79,14 @@ impl Delivery {
 }
 
 /// How the time of a request was spent, and details of its batch.
+///
+/// A request with more rows than N runs in several batches. Its times are sums over these batches,
+/// and the details are of the last batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// From the queue to the claim.
     pub queue: Duration,
-    /// From the claim to the start of the batch.
+    /// From the claim to the start of the batch, and between the batches of the request.
     pub batch_wait: Duration,
     /// Joining the inputs of the batch.
     pub compute_input: Duration,

@@ -141,7 +141,7 @@ pub struct Tensor {
     pub name: String,
     /// Element type.
     pub datatype: Datatype,
-    /// Dimensions; for a model that batches, the first counts rows.
+    /// Dimensions, including the one that counts rows, if the model batches.
     pub shape: Vec<u64>,
     /// The elements.
     pub data: Bytes,

@@ -1,40 +1,43 @@
 //! Batches: jobs that run together.
 
-use batchfleet_broker::{Delivery, Release};
+use batchfleet_broker::Release;
 
-use crate::layout::{BatchInputs, JobRows, Layout};
+use crate::{
+    job::HeldJob,
+    layout::{BatchInputs, JobRows, Layout},
+};
 
-/// Jobs that run together; the model's layout can join them.
+/// Jobs, or parts of large jobs, that run together; the model's layout can join them.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// The jobs in the order they were claimed; never empty.
-    pub(crate) deliveries: Vec<Delivery>,
-    /// Rows of all jobs.
+    /// The jobs; never empty.
+    pub(crate) jobs: Vec<HeldJob>,
+    /// Rows of all jobs that run in the batch.
     pub(crate) rows: u32,
     /// Why the batch was released.
     pub(crate) release: Release,
 }
 
 impl Batch {
-    /// Makes a batch of `deliveries`.
-    pub(crate) fn new(deliveries: Vec<Delivery>, release: Release) -> Self {
-        let rows = deliveries.iter().map(|delivery| delivery.job.rows).sum();
-        Self { deliveries, rows, release }
+    /// Makes a batch of `jobs`.
+    pub(crate) fn new(jobs: Vec<HeldJob>, release: Release) -> Self {
+        let rows = jobs.iter().map(HeldJob::part_rows).sum();
+        Self { jobs, rows, release }
     }
 
-    /// Splits the batch into its older and its younger half. Returns a batch of one job unchanged.
+    /// Splits the batch into its first and its second half of jobs. Returns a batch of one job
+    /// unchanged.
     pub(crate) fn halves(mut self) -> Result<[Self; 2], Self> {
-        if self.deliveries.len() < 2 {
+        if self.jobs.len() < 2 {
             return Err(self);
         }
-        let younger = self.deliveries.split_off(self.deliveries.len().div_ceil(2));
-        Ok([Self::new(self.deliveries, self.release), Self::new(younger, self.release)])
+        let second = self.jobs.split_off(self.jobs.len().div_ceil(2));
+        Ok([Self::new(self.jobs, self.release), Self::new(second, self.release)])
     }
 
     /// Lays out the inputs of the jobs, followed by `padding` rows of zeros or empty strings.
     pub(crate) fn lay_out(&self, layout: &Layout, padding: u32) -> BatchInputs {
-        let jobs = self.deliveries.iter().map(|delivery| &delivery.job);
-        let parts: Vec<JobRows<'_>> = jobs.map(|job| JobRows { job, rows: 0..job.rows }).collect();
+        let parts: Vec<JobRows<'_>> = self.jobs.iter().map(HeldJob::rows).collect();
         layout.lay_out(&parts, padding)
     }
 }
@@ -45,12 +48,10 @@ pub(crate) mod examples {
     use std::{num::NonZeroU32, time::Duration};
 
     use batchfleet_broker::{
-        Datatype, EntryId, GatewayId, Job, ModelSpec, Priority, QueueName, RequestId, Tensor,
-        TensorSpec,
+        Datatype, Delivery, EntryId, GatewayId, Job, ModelSpec, Priority, QueueName, RequestId,
+        Tensor, TensorSpec,
     };
     use tokio::time::Instant;
-
-    use super::*;
 
     /// A model that returns rows of bytes, of at most `max_batch` rows per request.
     pub(crate) fn spec(max_batch: u32) -> ModelSpec {

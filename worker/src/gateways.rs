@@ -37,13 +37,15 @@ impl Gateways {
     }
 
     /// Records the gateways of `jobs`; once a second, asks the broker which gateways are alive.
-    pub(crate) async fn look(&mut self, jobs: &[Delivery]) {
+    pub(crate) async fn look(&mut self, jobs: impl Iterator<Item = &Delivery>) {
         let now = Instant::now();
+        let mut any = false;
         for delivery in jobs {
+            any = true;
             let known = self.known.entry(delivery.job.gateway);
             known.or_insert(Known { alive: true, seen: now }).seen = now;
         }
-        if now < self.ask_at || jobs.is_empty() {
+        if now < self.ask_at || !any {
             return;
         }
         self.known.retain(|_, known| now - known.seen < REMEMBERED);
@@ -104,7 +106,7 @@ mod tests {
         drop(gateway);
         let jobs = claims.claim(1).await.unwrap();
         let mut gateways = Gateways::new(consumer);
-        gateways.look(&jobs).await;
+        gateways.look(jobs.iter()).await;
         let [job] = &jobs[..] else { panic!("not claimed") };
         assert!(!gateways.is_gone(job));
         sleep(LIVENESS).await;

@@ -48,7 +48,7 @@ pub(crate) struct GoldenCheck {
 impl GoldenCheck {
     /// A check that has seen no outputs.
     pub(crate) fn new(model: &ModelSpec, shapes: &BTreeMap<String, Vec<u64>>) -> Self {
-        let (inputs, layout) = (model.inputs.clone(), Layout::of(model.max_batch));
+        let (inputs, layout) = (model.inputs.clone(), Layout::of(model));
         Self { inputs, layout, shapes: shapes.clone(), golden: None, mismatch: None }
     }
 

@@ -30,9 +30,19 @@ pub(crate) struct Intake {
     asks: mpsc::Sender<usize>,
     claims: mpsc::Receiver<Vec<Delivery>>,
     task: JoinHandle<()>,
-    /// Number of jobs requested by the claim in flight; `None` without a claim.
-    under_way: Option<usize>,
+    /// The claim in flight.
+    under_way: Option<Ask>,
+    /// Moving average; a job with more rows than a batch counts as a full batch.
     rows_per_job: f64,
+}
+
+/// A request for jobs.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    /// Number of jobs.
+    jobs: usize,
+    /// Rows of a full batch.
+    limit: u32,
 }
 
 impl Intake {
@@ -44,25 +54,42 @@ impl Intake {
         Self { asks, claims, task, under_way: None, rows_per_job: 1.0 }
     }
 
-    /// Starts to claim about `rows` rows, unless a claim is already in flight.
-    pub(crate) fn ask(&mut self, rows: u32) {
+    /// Whether a claim is in flight.
+    pub(crate) fn is_claiming(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Starts to claim about `rows` rows for batches of `limit` rows, unless a claim is already in
+    /// flight.
+    pub(crate) fn ask(&mut self, rows: u32, limit: u32) {
         if self.under_way.is_none() {
             let jobs = jobs_for(rows, self.rows_per_job);
             // The channel has room, because a request is sent only after the previous request was
             // answered.
-            self.under_way = self.asks.try_send(jobs).is_ok().then_some(jobs);
+            self.under_way = self.asks.try_send(jobs).is_ok().then_some(Ask { jobs, limit });
         }
     }
 
     /// Waits for the claim in flight; cancel-safe. `None` if the claiming task has ended.
     pub(crate) async fn claimed(&mut self) -> Option<ClaimedJobs> {
         let deliveries = self.claims.recv().await?;
-        let full = self.under_way.take().is_some_and(|asked| deliveries.len() >= asked);
+        Some(self.count(deliveries))
+    }
+
+    /// The jobs of the claim in flight, if it has ended.
+    pub(crate) fn claimed_already(&mut self) -> Option<ClaimedJobs> {
+        let deliveries = self.claims.try_recv().ok()?;
+        Some(self.count(deliveries))
+    }
+
+    fn count(&mut self, deliveries: Vec<Delivery>) -> ClaimedJobs {
+        let Ask { jobs, limit } =
+            self.under_way.take().unwrap_or(Ask { jobs: usize::MAX, limit: 1 });
         for delivery in &deliveries {
-            let surprise = f64::from(delivery.job.rows.max(1)) - self.rows_per_job;
-            self.rows_per_job += surprise * SMOOTHING;
+            let rows = delivery.job.rows.clamp(1, limit.max(1));
+            self.rows_per_job += (f64::from(rows) - self.rows_per_job) * SMOOTHING;
         }
-        Some(ClaimedJobs { deliveries, full })
+        ClaimedJobs { full: deliveries.len() >= jobs, deliveries }
     }
 
     /// Ends the claiming task. Returns its last jobs, or an error if the task has crashed.

@@ -191,10 +191,11 @@ impl RowAxes {
 }
 
 /// The row axis of the tensor `name`, which is probably at index `at`: inputs that a request has
-/// left out move the others.
+/// left out move the others. The first dimension for an unknown tensor.
 fn find(axes: &[RowAxis], at: usize, name: &str) -> Option<usize> {
     let expected = axes.get(at).filter(|found| found.name == name);
-    expected.or_else(|| axes.iter().find(|found| found.name == name))?.axis
+    let found = expected.or_else(|| axes.iter().find(|found| found.name == name));
+    found.map_or(Some(0), |found| found.axis)
 }
 
 /// Whether two tensors of rows along `axis` have the same datatype and, except for the number of
@@ -314,7 +315,9 @@ impl BatchSlots {
                 continue;
             }
             let Some(axis) = axis else {
-                requests.iter_mut().for_each(|request| request.push(output.clone()));
+                for request in &mut requests {
+                    request.push(output.clone());
+                }
                 continue;
             };
             let Tensor { name, datatype, shape, data } = output;

@@ -22,6 +22,7 @@ mod graph;
 mod instances;
 mod intake;
 mod labels;
+mod job;
 mod layout;
 mod metrics;
 mod model;

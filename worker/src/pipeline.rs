@@ -5,6 +5,9 @@
 //! may be free sooner. The exception is a claim just before the end of the run if more jobs seem to
 //! wait, so that the engine does not idle for a round trip to the broker.
 //!
+//! A job with more rows than N runs in parts, which share batches with other jobs. Between two
+//! parts the source holds the job, so that jobs that were claimed in the meantime run too.
+//!
 //! Jobs of dead workers are quarantined: reclaimed one by one and run alone, alternating with
 //! batches.
 
@@ -84,13 +87,14 @@ impl Pipeline {
         ended.and(stopped)
     }
 
-    /// Runs a batch, in parts if it fails, until every job has a reply.
+    /// Runs a batch, in parts if it fails, until every job has a reply or goes back to the source
+    /// with rows left.
     async fn run_batch(&mut self, batch: Batch) -> Result<(), WorkerError> {
         self.metrics.released(batch.release).inc();
         let mut bisection = Bisection::new(batch);
         while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {
             // Jobs may have expired during the previous part; expired jobs do not run.
-            let jobs = self.source.drop_expired(batch.deliveries, &mut self.settler).await;
+            let jobs = self.source.drop_expired(batch.jobs, &mut self.settler).await;
             if jobs.is_empty() {
                 continue;
             }
@@ -104,13 +108,17 @@ impl Pipeline {
                     self.metrics.bisections.inc();
                     bisection.failed(halves, fault);
                 }
-                Ok(Attempted::Ran(replies)) => {
+                Ok(Attempted::Ran { replies, unfinished }) => {
+                    self.source.take_back(unfinished);
                     self.settler.settle(replies).await;
                     if is_first_half {
                         bisection.first_half_ran();
                     }
                 }
-                Ok(Attempted::GaveUp(replies)) => self.settler.settle(replies).await,
+                Ok(Attempted::TooLarge(job)) => self.source.take_back(vec![job]),
+                Ok(Attempted::GaveUp(reply)) => {
+                    self.settler.settle(reply.into_iter().collect()).await;
+                }
                 Err(error) => {
                     self.source.take_back(bisection.into_jobs());
                     return Err(error);
@@ -140,10 +148,10 @@ impl Pipeline {
             }
         };
         let Some(ran) = ran else {
-            let jobs = batch.deliveries.len();
+            let jobs = batch.jobs.len();
             warn!(jobs, "drain timeout reached: handing back the running batch");
-            self.source.take_back(batch.deliveries);
-            return Ok(Attempted::GaveUp(Vec::new()));
+            self.source.take_back(batch.jobs);
+            return Ok(Attempted::GaveUp(None));
         };
         self.runner.conclude(batch, ran)
     }

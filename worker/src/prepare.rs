@@ -76,13 +76,13 @@ fn check_watchdog(plan: &ServingPlan, limit: u32) -> Result<(), InvalidSettings>
             takes * WATCHDOG_MARGIN
         )));
     }
-    // A single request may have more rows than N.
-    let largest = plan.spec.max_rows();
+    // N may rise to the largest size that the warm-up found usable.
+    let largest = plan.policy.max_batch;
     let longest = plan.cost.latency(largest);
     if longest * WATCHDOG_MARGIN > max_batch_time {
         warn!(
             %model, largest, ?longest, ?max_batch_time,
-            "--max-batch-time may take the largest request for a hang"
+            "--max-batch-time may take the largest batch for a hang"
         );
     }
     Ok(())

@@ -83,6 +83,12 @@ impl JobReply {
         Self { settlement, deadline, outcome }
     }
 
+    /// The reply.
+    #[cfg(test)]
+    pub(crate) fn into_reply(self) -> Reply {
+        self.settlement.reply
+    }
+
     /// A copy for one attempt; the original stays for a retry.
     fn settlement(&self) -> Settlement {
         let Settlement { entry, gateway, ref reply } = self.settlement;

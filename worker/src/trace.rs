@@ -5,16 +5,15 @@ use std::num::{NonZeroU64, NonZeroU128};
 
 use batchfleet_broker::{Delivery, TraceContext};
 use batchfleet_service::trace::{KeyValue, Span, SpanKind, Tracer};
+use tokio::time::Instant;
 
-use crate::{batch::Batch, engine::EngineRun, plan::ServingPlan};
+use crate::{batch::Batch, engine::EngineRun, job::HeldJob, plan::ServingPlan};
 
-/// Records a batch that ran with `padding` rows added.
+/// Records a batch that ran with `padding` rows added. A request that runs in parts has the spans of
+/// each of its batches.
 pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &EngineRun) {
-    let traced: Vec<(&Delivery, TraceContext)> = batch
-        .deliveries
-        .iter()
-        .filter_map(|delivery| Some((delivery, delivery.job.trace?)))
-        .collect();
+    let traced: Vec<(&HeldJob, TraceContext)> =
+        batch.jobs.iter().filter_map(|job| Some((job, job.delivery.job.trace?))).collect();
     if !plan.tracer.is_on() || traced.is_empty() {
         return;
     }
@@ -29,26 +28,31 @@ pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &Eng
         error: error.clone(),
         ..Span::new(rand::random(), None, "batch", [run.began, split])
     };
-    let of_request = |(delivery, TraceContext { trace, span }): &(&Delivery, _)| {
+    let of_request = |(job, TraceContext { trace, span }): &(&HeldJob, _)| {
         let travelled = Span {
             kind: SpanKind::Consumer,
             attributes: attributes.clone(),
             links: vec![(own.trace, own.id)],
             error: error.clone(),
-            ..Span::new(*trace, Some(*span), "batch", [delivery.claimed_at, split])
+            ..Span::new(*trace, Some(*span), "batch", [job.waits_since(), split])
         };
         let computed = Span::new(*trace, Some(travelled.id), "compute", [joined, inferred]);
-        [queued(delivery, *trace, *span), travelled, computed]
+        let queued = (!job.has_begun()).then(|| queued(&job.delivery, *trace, *span));
+        queued.into_iter().chain([travelled, computed])
     };
     let spans: Vec<_> = traced.iter().flat_map(of_request).collect();
     plan.tracer.record(spans.into_iter().chain([own]));
 }
 
-/// Records a job that was answered without a run, and the reason.
-pub(crate) fn not_run(tracer: &Tracer, delivery: &Delivery, why: &str) {
-    if let Some(TraceContext { trace, span }) = delivery.job.trace {
-        let error = Some(why.to_owned());
-        tracer.record([Span { error, ..queued(delivery, trace, span) }]);
+/// Records a job that was answered without a run, or without a run of all its rows, and the reason.
+pub(crate) fn not_run(tracer: &Tracer, job: &HeldJob, why: &str) {
+    if let Some(TraceContext { trace, span }) = job.delivery.job.trace {
+        let waited = if job.has_begun() {
+            Span::new(trace, Some(span), "batch", [job.waits_since(), Instant::now()])
+        } else {
+            queued(&job.delivery, trace, span)
+        };
+        tracer.record([Span { error: Some(why.to_owned()), ..waited }]);
     }
 }
 
@@ -68,7 +72,7 @@ fn queued(delivery: &Delivery, trace: NonZeroU128, parent: NonZeroU64) -> Span {
 }
 
 fn attributes(plan: &ServingPlan, batch: &Batch, padding: u32) -> Vec<KeyValue> {
-    let requests = i64::try_from(batch.deliveries.len()).unwrap_or(i64::MAX);
+    let requests = i64::try_from(batch.jobs.len()).unwrap_or(i64::MAX);
     vec![
         KeyValue::new("batchfleet.model", plan.spec.queue.to_string()),
         KeyValue::new("batchfleet.provider", plan.provider),

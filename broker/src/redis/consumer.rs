@@ -9,8 +9,8 @@ use super::{
     presence::WorkerPresence, queue::WorkerQueue, reclaim, settle, target::RedisTarget,
 };
 use crate::{
-    Announcement, BrokerError, Consumer, Delivery, EntryId, GatewayId, QueueName, Settlement, WorkerId,
-    WorkerRoles,
+    Announcement, BrokerError, Consumer, Delivery, EntryId, GatewayId, QueueName, Settlement,
+    WorkerId, WorkerRoles,
 };
 
 /// Opens the roles of one worker on one queue.

@@ -75,13 +75,11 @@ impl Rows {
     /// Where an element begins.
     fn position(&self, element: usize) -> usize {
         let end = self.data.len();
-        match self.datatype.size() {
-            Some(size) => element.saturating_mul(size).min(end),
-            None => {
-                let offsets = self.offsets.get_or_init(|| tensors::string_offsets(&self.data));
-                offsets.get(element).copied().unwrap_or(end)
-            }
+        if let Some(size) = self.datatype.size() {
+            return element.saturating_mul(size).min(end);
         }
+        let offsets = self.offsets.get_or_init(|| tensors::string_offsets(&self.data));
+        offsets.get(element).copied().unwrap_or(end)
     }
 
     /// About the number of bytes that the rows in `range` take.

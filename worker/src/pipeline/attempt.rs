@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use batchfleet_broker::{Delivery, Failure, Job, Timing};
+use batchfleet_broker::{Failure, Job, Release, Tensor, Timing};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -12,6 +12,7 @@ use crate::{
     engine::{EngineError, EngineHandle, EngineRun},
     error::WorkerError,
     fault::{self, RunFault},
+    job::{HeldJob, Progress},
     layout::Layout,
     metrics::ModelMetrics,
     plan::ServingPlan,
@@ -39,13 +40,20 @@ pub(super) struct Attempt {
 
 /// The outcome of an attempt.
 pub(super) enum Attempted {
-    /// The batch succeeded. Holds the replies.
-    Ran(Vec<JobReply>),
+    /// The batch succeeded.
+    Ran {
+        /// The replies to jobs whose last rows have run.
+        replies: Vec<JobReply>,
+        /// Jobs with more rows to run.
+        unfinished: Vec<HeldJob>,
+    },
     /// The batch failed, but its halves may succeed.
     Failed([Batch; 2], RunFault),
+    /// Memory ran out for the rows of a single job, which may run in smaller parts.
+    TooLarge(HeldJob),
     /// The batch does not run again. Holds the reply to its single, failed job, or nothing if the
     /// jobs are handed back.
-    GaveUp(Vec<JobReply>),
+    GaveUp(Option<JobReply>),
 }
 
 impl Runner {
@@ -62,8 +70,9 @@ impl Runner {
     /// Runs a batch once.
     pub(super) async fn run(&self, batch: &Batch) -> Result<Attempt, WorkerError> {
         let started = Instant::now();
-        for delivery in &batch.deliveries {
-            self.metrics.batch_wait.observe((started - delivery.claimed_at).as_secs_f64());
+        for job in batch.jobs.iter().filter(|job| !job.has_begun()) {
+            let waited = started - job.delivery.claimed_at;
+            self.metrics.batch_wait.observe(waited.as_secs_f64());
         }
         let padding = self.tuner.lock().padded(batch.rows) - batch.rows;
         let inputs = batch.lay_out(&self.layout, padding);
@@ -80,32 +89,85 @@ impl Runner {
         batch: Batch,
         attempt: Attempt,
     ) -> Result<Attempted, WorkerError> {
-        let Attempt { padding, ref run, .. } = attempt;
+        let Attempt { started, padding, run } = attempt;
         self.metrics.batch_size.observe(f64::from(batch.rows));
         self.metrics.batch_seconds.observe(run.infer.as_secs_f64());
         self.metrics.padded_rows.inc_by(u64::from(padding));
-        let batch = match &run.outputs {
+        let mut batch = match &run.outputs {
             Ok(_) => {
                 self.tuner.lock().ran(batch.rows, padding, run.infer, batch.release);
                 batch
             }
             Err(error) => {
                 let fault = self.failed(error, batch.rows + padding)?;
-                match batch.halves() {
-                    Ok(halves) => return Ok(Attempted::Failed(halves, fault)),
-                    Err(single) => {
-                        let Job { id, trace, .. } = &single.deliveries[0].job;
-                        let trace = trace.map(tracing::field::display);
-                        debug!(request = %id, trace, %error, "request failed");
-                        single
-                    }
+                match self.smaller(batch, error, fault) {
+                    Ok(smaller) => return Ok(smaller),
+                    Err(single) => single,
                 }
             }
         };
-        trace::ran(&self.plan, (&batch, padding), run);
-        let is_ok = run.outputs.is_ok();
-        let replies = replies(&self.plan, batch, attempt);
-        Ok(if is_ok { Attempted::Ran(replies) } else { Attempted::GaveUp(replies) })
+        trace::ran(&self.plan, (&batch, padding), &run);
+        let timing = timing(&batch, padding, &run);
+        for job in &mut batch.jobs {
+            job.count(started, &timing);
+        }
+        Ok(match run.outputs {
+            Ok(outputs) => self.finish(batch, outputs),
+            Err(error) => {
+                let (failure, message) = fault::answer(&self.plan.spec, &error);
+                Attempted::GaveUp(batch.jobs.pop().map(|job| job.failed(failure, message)))
+            }
+        })
+    }
+
+    /// Gives each job its outputs.
+    fn finish(&self, batch: Batch, outputs: Vec<Vec<Tensor>>) -> Attempted {
+        let mut replies = Vec::with_capacity(batch.jobs.len());
+        let mut unfinished = Vec::new();
+        for (job, outputs) in batch.jobs.into_iter().zip(outputs) {
+            match job.ran(outputs, &self.layout) {
+                Progress::Complete(job, outputs) => replies.push(self.reply(job, outputs)),
+                Progress::Unfinished(job) => unfinished.push(job),
+            }
+        }
+        Attempted::Ran { replies, unfinished }
+    }
+
+    /// The reply to a job with the outputs of all its rows, or with their classes.
+    fn reply(&self, job: HeldJob, outputs: Vec<Tensor>) -> JobReply {
+        let ServingPlan { spec, labels, .. } = &*self.plan;
+        match classify(spec, labels, &job.delivery.job.classes, outputs) {
+            Ok(outputs) => job.answered(outputs),
+            Err(problem) => job.failed(Failure::BadInput, problem),
+        }
+    }
+
+    /// Divides a failed batch, which may succeed in smaller batches. Returns the batch if it cannot
+    /// be divided: its single job has failed.
+    fn smaller(
+        &self,
+        batch: Batch,
+        error: &EngineError,
+        fault: RunFault,
+    ) -> Result<Attempted, Batch> {
+        let mut single = match batch.halves() {
+            Ok(halves) => return Ok(Attempted::Failed(halves, fault)),
+            Err(single) => single,
+        };
+        // Memory has just limited N.
+        let may_shrink = fault == RunFault::OutOfMemory
+            && single.release != Release::Oversize
+            && self.layout.splits()
+            && self.tuner.lock().n() < single.rows;
+        if may_shrink && let Some(job) = single.jobs.pop() {
+            return Ok(Attempted::TooLarge(job));
+        }
+        for job in &single.jobs {
+            let Job { id, trace, .. } = &job.delivery.job;
+            let trace = trace.map(tracing::field::display);
+            debug!(request = %id, trace, %error, "request failed");
+        }
+        Err(single)
     }
 
     /// Counts a failed run, and limits the batch size if memory ran out. Fails if the device is
@@ -129,39 +191,15 @@ impl Runner {
     }
 }
 
-/// The replies to a batch's jobs.
-fn replies(
-    plan: &ServingPlan,
-    batch: Batch,
-    Attempt { started, padding, run }: Attempt,
-) -> Vec<JobReply> {
-    let (rows, release) = (batch.rows, Some(batch.release));
-    let timing = |delivery: &Delivery| Timing {
-        queue: delivery.waited,
-        batch_wait: started - delivery.claimed_at,
+/// The times of a batch that each of its jobs took part in.
+fn timing(batch: &Batch, padding: u32, run: &EngineRun) -> Timing {
+    Timing {
         compute_input: run.input,
         compute_infer: run.infer,
         compute_output: run.output,
-        batch_rows: rows,
+        batch_rows: batch.rows,
         padded_rows: padding,
-        release,
-    };
-    let jobs = batch.deliveries.into_iter().map(|delivery| (timing(&delivery), delivery));
-    match run.outputs {
-        Ok(outputs) => jobs
-            .zip(outputs)
-            .map(|((timing, delivery), outputs)| {
-                match classify(&plan.spec, &plan.labels, &delivery.job.classes, outputs) {
-                    Ok(outputs) => JobReply::outputs(delivery, timing, outputs),
-                    Err(problem) => JobReply::failure(delivery, timing, Failure::BadInput, problem),
-                }
-            })
-            .collect(),
-        Err(error) => {
-            let (failure, message) = fault::answer(&plan.spec, &error);
-            let fail =
-                |(timing, delivery)| JobReply::failure(delivery, timing, failure, message.clone());
-            jobs.map(fail).collect()
-        }
+        release: Some(batch.release),
+        ..Timing::default()
     }
 }

@@ -3,9 +3,7 @@
 
 use std::collections::VecDeque;
 
-use batchfleet_broker::Delivery;
-
-use crate::{batch::Batch, fault::RunFault};
+use crate::{batch::Batch, fault::RunFault, job::HeldJob};
 
 /// The parts of a batch that are still to run.
 ///
@@ -60,8 +58,8 @@ impl Bisection {
     }
 
     /// The jobs that have not run.
-    pub(super) fn into_jobs(self) -> impl Iterator<Item = Delivery> {
-        self.0.into_iter().flat_map(|part| part.batch.deliveries)
+    pub(super) fn into_jobs(self) -> Vec<HeldJob> {
+        self.0.into_iter().flat_map(|part| part.batch.jobs).collect()
     }
 }
 
@@ -78,7 +76,7 @@ mod tests {
     /// Bisects a batch of `jobs` jobs, in which every part with a job from `bad` fails. Returns the
     /// jobs that failed alone, and the number of runs.
     fn bisect(jobs: usize, bad: &BTreeSet<u128>) -> (BTreeSet<u128>, usize) {
-        let jobs = (0..jobs).map(|index| delivery(index, 1, 1)).collect();
+        let jobs = (0..jobs).map(|index| HeldJob::new(delivery(index, 1, 1))).collect();
         let mut bisection = Bisection::new(Batch::new(jobs, Release::Full));
         let (mut failed, mut runs) = (BTreeSet::new(), 0);
         while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {
@@ -90,7 +88,7 @@ mod tests {
                 Err(batch) => batch,
             };
             runs += 1;
-            let ids: Vec<u128> = batch.deliveries.iter().map(|job| job.job.id.0).collect();
+            let ids: Vec<u128> = batch.jobs.iter().map(|job| job.delivery.job.id.0).collect();
             if ids.iter().any(|id| bad.contains(id)) {
                 match batch.halves() {
                     Ok(halves) => bisection.failed(halves, RunFault::Model),

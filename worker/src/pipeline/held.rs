@@ -1,11 +1,16 @@
 //! Held jobs, which are claimed but have not run, and the choice of the next batch. Pure.
+//!
+//! A job with more rows than a batch is large: it runs in parts. Large jobs and whole jobs take
+//! turns to lead a batch, and the other kind fills it up. So of the jobs of one priority class,
+//! whole jobs never wait for two batches in a row that large jobs lead, and large jobs never wait
+//! for two batches in a row without any of their rows.
 
 use std::{cmp::Reverse, collections::VecDeque, mem};
 
-use batchfleet_broker::{Delivery, Job, Priority, Release};
+use batchfleet_broker::{EntryId, Job, Priority, Release};
 use tokio::time::Instant;
 
-use crate::{batch::Batch, layout::Layout};
+use crate::{batch::Batch, job::HeldJob, layout::Layout};
 
 /// Maximum number of batches that overtake a job of a rare shape, while more jobs of its shape
 /// gather.
@@ -15,17 +20,19 @@ const MOST_OVERTAKEN: u32 = 3;
 #[derive(Debug)]
 pub(super) struct HeldJobs {
     layout: Layout,
-    /// In the order they were claimed.
-    jobs: VecDeque<Delivery>,
-    /// How many batches in a row have overtaken the oldest job.
+    /// In the order they were claimed; large jobs that have begun first.
+    jobs: VecDeque<HeldJob>,
+    /// How many batches in a row have overtaken the oldest whole job.
     overtaken: u32,
+    /// How many batches in a row had no rows of the large jobs.
+    large_waited: u32,
     mixed: bool,
 }
 
 impl HeldJobs {
     /// Starts without jobs.
     pub(super) fn new(layout: Layout) -> Self {
-        Self { layout, jobs: VecDeque::new(), overtaken: 0, mixed: false }
+        Self { layout, jobs: VecDeque::new(), overtaken: 0, large_waited: 0, mixed: false }
     }
 
     /// Whether no jobs are held.
@@ -33,28 +40,53 @@ impl HeldJobs {
         self.jobs.is_empty()
     }
 
-    /// Rows of all jobs.
+    /// All rows that have not run.
     pub(super) fn rows(&self) -> u32 {
-        self.iter().map(|delivery| delivery.job.rows).sum()
+        self.iter().map(HeldJob::rows_left).sum()
+    }
+
+    /// Rows of the jobs that fit into a batch of `limit` rows.
+    pub(super) fn whole_rows(&self, limit: u32) -> u32 {
+        self.iter().filter(|job| !job.is_large(limit)).map(HeldJob::rows_left).sum()
+    }
+
+    /// The number of jobs that do not fit into a batch of `limit` rows.
+    pub(super) fn large(&self, limit: u32) -> usize {
+        self.iter().filter(|job| job.is_large(limit)).count()
     }
 
     /// All jobs, oldest first.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Delivery> {
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &HeldJob> {
         self.jobs.iter()
     }
 
+    /// All jobs, oldest first.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut HeldJob> {
+        self.jobs.iter_mut()
+    }
+
     /// Appends jobs, which should be younger than all held jobs.
-    pub(super) fn extend(&mut self, jobs: impl IntoIterator<Item = Delivery>) {
+    pub(super) fn extend(&mut self, jobs: impl IntoIterator<Item = HeldJob>) {
         self.jobs.extend(jobs);
     }
 
-    /// Takes the oldest `count` jobs.
-    pub(super) fn take_oldest(&mut self, count: usize) -> Vec<Delivery> {
-        self.jobs.drain(..count.min(self.jobs.len())).collect()
+    /// Takes back jobs of the last batch, of which rows are left.
+    pub(super) fn put_back(&mut self, jobs: Vec<HeldJob>) {
+        for mut job in jobs.into_iter().rev() {
+            job.uncut();
+            self.jobs.push_front(job);
+        }
+    }
+
+    /// Takes the jobs at these indices of [`iter`](Self::iter), which ascend.
+    pub(super) fn take_at(&mut self, indices: &[usize]) -> Vec<HeldJob> {
+        let taken = indices.iter().enumerate();
+        // Each removal moves the later jobs forward.
+        taken.filter_map(|(removed, index)| self.jobs.remove(index - removed)).collect()
     }
 
     /// Takes all jobs.
-    pub(super) fn take_all(&mut self) -> Vec<Delivery> {
+    pub(super) fn take_all(&mut self) -> Vec<HeldJob> {
         mem::take(&mut self.jobs).into()
     }
 
@@ -63,186 +95,146 @@ impl HeldJobs {
         self.mixed
     }
 
-    /// Whether the next batch must include the oldest job: it has been overtaken often enough, or
-    /// its deadline is `soon` or earlier.
-    pub(super) fn oldest_is_next(&self, soon: Instant) -> bool {
-        let is_urgent = self.jobs.front().is_some_and(|front| front.deadline <= soon);
-        is_urgent || self.overtaken >= MOST_OVERTAKEN
+    /// Whether all held jobs fit into one batch with less than `limit` rows, and none has begun.
+    pub(super) fn has_room(&self, limit: u32) -> bool {
+        let Some(first) = self.jobs.front() else { return true };
+        let fits = |job: &HeldJob| {
+            !job.has_begun() && self.layout.can_join(&first.delivery.job, &job.delivery.job)
+        };
+        self.rows() < limit && self.iter().all(fits)
+    }
+
+    /// Whether the oldest job that fits into a batch of `limit` rows should lead the next batch: it
+    /// has been overtaken often enough, or its deadline is `soon` or earlier.
+    pub(super) fn oldest_is_next(&self, limit: u32, soon: Instant) -> bool {
+        let oldest = self.iter().find(|job| !job.is_large(limit));
+        oldest.is_some_and(|job| job.delivery.deadline <= soon) || self.overtaken >= MOST_OVERTAKEN
     }
 
     /// Takes the next batch, of at most `limit` rows. `soon` as for
     /// [`oldest_is_next`](Self::oldest_is_next).
     pub(super) fn take_batch(&mut self, limit: u32, soon: Instant) -> Option<Batch> {
-        let oldest = self.jobs.front()?.entry;
-        let in_order = self.oldest_is_next(soon);
-        let batch = take(&mut self.jobs, &self.layout, limit, in_order)?;
-        let is_overtaken = self.jobs.front().is_some_and(|front| front.entry == oldest);
+        let lead = self.lead(limit, soon)?;
+        let oldest = self.oldest_whole(limit);
+        let batch = self.take(lead, limit)?;
+        let is_overtaken = oldest.is_some() && self.oldest_whole(limit) == oldest;
         self.overtaken = if is_overtaken { self.overtaken + 1 } else { 0 };
-        let first = &batch.deliveries[0].job;
-        self.mixed = self.jobs.iter().any(|left| !self.layout.can_join(first, &left.job));
+        let large_ran = batch.jobs.iter().any(|job| job.is_large(limit));
+        let large_wait = !large_ran && self.large(limit) > 0;
+        self.large_waited = if large_wait { self.large_waited + 1 } else { 0 };
+        let first = &batch.jobs[0].delivery.job;
+        let joins = |left: &HeldJob| self.layout.can_join(first, &left.delivery.job);
+        self.mixed = !self.jobs.iter().all(joins);
         Some(batch)
     }
-}
 
-/// Takes jobs that `layout` can join and that fit into `limit` rows together, oldest first. Jobs
-/// are never split. The first job that does not fit ends the batch, so that no job is overtaken by
-/// a younger job of its shape.
-///
-/// Among several shapes, the shape with the most rows runs first, provided that one of its jobs is
-/// of the highest priority class held. Batches take about the same time, so running the most rows
-/// first minimizes the total wait of all rows (Smith's rule: least time per weight first; W. E.
-/// Smith, 1956). With `in_order`, the shape of the oldest job runs first.
-fn take(
-    held: &mut VecDeque<Delivery>,
-    layout: &Layout,
-    limit: u32,
-    in_order: bool,
-) -> Option<Batch> {
-    let mut index = if in_order { 0 } else { first_of_most(held, layout) };
-    let first = held.remove(index)?;
-    let mut rows = first.job.rows;
-    let mut deliveries = vec![first];
-    let mut release = match rows {
-        rows if rows == limit => Release::Full,
-        rows if rows > limit => Release::Oversize,
-        _ => Release::Drained,
-    };
-    while release == Release::Drained
-        && let Some(next) = held.get(index)
-    {
-        if !layout.can_join(&deliveries[0].job, &next.job) {
-            index += 1;
-        } else if next.job.rows > limit - rows {
-            release = Release::Full;
+    fn oldest_whole(&self, limit: u32) -> Option<EntryId> {
+        let job = self.iter().find(|job| !job.is_large(limit))?;
+        Some(job.delivery.entry)
+    }
+
+    /// The index of the job that the next batch must contain.
+    ///
+    /// A large job leads if it is of a higher priority class than all whole jobs, or if the last
+    /// batch had no rows of large jobs; a large job of a lower class has to wait longer. Otherwise
+    /// a whole job leads, if there is one.
+    fn lead(&self, limit: u32, soon: Instant) -> Option<usize> {
+        let priority = |job: &HeldJob| job.delivery.job.priority;
+        let (large, whole): (Vec<_>, Vec<_>) =
+            self.iter().enumerate().partition(|(_, job)| job.is_large(limit));
+        let is_urgent = self.oldest_is_next(limit, soon);
+        let class = whole.iter().map(|(_, job)| priority(job)).min();
+        let leads = |job: &HeldJob| {
+            let Some(class) = class else { return true };
+            let patience = if priority(job) > class { MOST_OVERTAKEN } else { 1 };
+            self.large_waited >= patience || (priority(job) < class && !is_urgent)
+        };
+        let large = large.into_iter().min_by_key(|&(index, job)| (priority(job), index));
+        match large {
+            Some((index, job)) if leads(job) => Some(index),
+            _ => self.whole_lead(&whole, is_urgent),
+        }
+    }
+
+    /// The index of the whole job that the next batch must contain: the oldest if this `is_urgent`,
+    /// otherwise the oldest of the shape with the most rows.
+    ///
+    /// Only shapes with a job of the highest priority class are considered. Batches take about the
+    /// same time, so running the most rows first minimizes the total wait of all rows (Smith's
+    /// rule: least time per weight first; W. E. Smith, 1956).
+    fn whole_lead(&self, whole: &[(usize, &HeldJob)], is_urgent: bool) -> Option<usize> {
+        struct Shape<'a> {
+            first: usize,
+            job: &'a Job,
+            rows: u32,
+            class: Priority,
+        }
+        if is_urgent {
+            return whole.first().map(|&(index, _)| index);
+        }
+        let mut shapes: Vec<Shape> = Vec::with_capacity(1);
+        for &(first, held) in whole {
+            let (job, rows) = (&held.delivery.job, held.rows_left());
+            match shapes.iter_mut().find(|shape| self.layout.can_join(shape.job, job)) {
+                Some(shape) => {
+                    shape.rows += rows;
+                    shape.class = shape.class.min(job.priority);
+                }
+                None => shapes.push(Shape { first, job, rows, class: job.priority }),
+            }
+        }
+        let order = |shape: &&Shape| (shape.class, Reverse(shape.rows), shape.first);
+        shapes.iter().min_by_key(order).map(|shape| shape.first)
+    }
+
+    /// Takes the job at `lead`, and jobs that can be joined with it and fit into `limit` rows
+    /// together: first whole jobs, oldest first, then parts of large jobs. The first whole job that
+    /// does not fit ends the whole jobs of the batch, so that no job is overtaken by a younger job
+    /// of its shape.
+    fn take(&mut self, lead: usize, limit: u32) -> Option<Batch> {
+        let mut first = self.jobs.remove(lead)?;
+        first.cut(limit);
+        let rows = first.part_rows();
+        let mut batch = vec![first];
+        let mut room = limit.saturating_sub(rows);
+        let is_left_out = self.fill(&mut batch, &mut room, limit, false);
+        self.fill(&mut batch, &mut room, limit, true);
+        let release = if rows > limit {
+            Release::Oversize
+        } else if room == 0 || is_left_out {
+            Release::Full
+        } else if self.jobs.is_empty() {
+            Release::Drained
         } else {
-            rows += next.job.rows;
-            deliveries.extend(held.remove(index));
-            if rows == limit {
-                release = Release::Full;
-            }
-        }
+            Release::Shape
+        };
+        Some(Batch::new(batch, release))
     }
-    if release == Release::Drained && !held.is_empty() {
-        release = Release::Shape;
-    }
-    Some(Batch { deliveries, rows, release })
-}
 
-/// The index of the oldest job of the shape with the most rows, among the shapes with a job of the
-/// highest priority class held.
-fn first_of_most(held: &VecDeque<Delivery>, layout: &Layout) -> usize {
-    struct Shape<'a> {
-        first: usize,
-        job: &'a Job,
-        rows: u32,
-        class: Priority,
-    }
-    let mut shapes: Vec<Shape> = Vec::with_capacity(1);
-    for (index, Delivery { job, .. }) in held.iter().enumerate() {
-        match shapes.iter_mut().find(|shape| layout.can_join(shape.job, job)) {
-            Some(shape) => {
-                shape.rows += job.rows;
-                shape.class = shape.class.min(job.priority);
+    /// Adds jobs that can be joined with the batch until `room` rows are filled, oldest first:
+    /// parts of `large` jobs, or whole jobs. Returns whether a whole job did not fit.
+    fn fill(&mut self, batch: &mut Vec<HeldJob>, room: &mut u32, limit: u32, large: bool) -> bool {
+        let mut index = 0;
+        while *room > 0
+            && let Some(next) = self.jobs.get_mut(index)
+        {
+            let is_alike = self.layout.can_join(&batch[0].delivery.job, &next.delivery.job);
+            if !is_alike || next.is_large(limit) != large {
+                index += 1;
+                continue;
             }
-            None => shapes.push(Shape { first: index, job, rows: job.rows, class: job.priority }),
+            if large {
+                next.cut(*room);
+            }
+            if next.part_rows() > *room {
+                return true;
+            }
+            *room -= next.part_rows();
+            batch.extend(self.jobs.remove(index));
         }
+        false
     }
-    let order = |shape: &&Shape| (shape.class, Reverse(shape.rows), shape.first);
-    shapes.iter().min_by_key(order).map_or(0, |shape| shape.first)
 }
 
 #[cfg(test)]
-mod tests {
-    use batchfleet_broker::RequestId;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::batch::examples::{delivery, spec};
-
-    fn width(delivery: &Delivery) -> u64 {
-        delivery.job.inputs[0].shape[1]
-    }
-
-    proptest! {
-        #[test]
-        fn batches_are_of_one_shape_within_the_limit_oldest_first_and_lose_no_job(
-            jobs in prop::collection::vec((1_u32..9, 1_u64..4), 0..60),
-            limit in 1_u32..17,
-            in_order: bool,
-        ) {
-            let mut held: VecDeque<Delivery> = jobs
-                .iter()
-                .enumerate()
-                .map(|(index, &(rows, width))| delivery(index, rows, width))
-                .collect();
-            let mut taken: Vec<Vec<RequestId>> = vec![Vec::new(); 4];
-            while let Some(oldest) = held.front().map(|delivery| delivery.job.id) {
-                let of = |shape| held.iter().filter(move |job| width(job) == shape);
-                let rows = |shape| of(shape).map(|job| job.job.rows).sum::<u32>();
-                let most = (1..4).map(rows).max();
-                let rows_of = [0, rows(1), rows(2), rows(3)];
-                let batch = take(&mut held, &Layout::of(&spec(64)), limit, in_order).unwrap();
-                let first = &batch.deliveries[0];
-                if in_order {
-                    prop_assert_eq!(first.job.id, oldest);
-                } else {
-                    prop_assert_eq!(Some(rows_of[usize::try_from(width(first)).unwrap()]), most);
-                }
-                let rows = batch.deliveries.iter().map(|delivery| delivery.job.rows);
-                prop_assert_eq!(batch.rows, rows.sum::<u32>());
-                prop_assert!(batch.rows <= limit || batch.deliveries.len() == 1);
-                let shape = width(&batch.deliveries[0]);
-                for delivery in &batch.deliveries {
-                    prop_assert_eq!(width(delivery), shape);
-                    taken[usize::try_from(shape).unwrap()].push(delivery.job.id);
-                }
-            }
-            prop_assert_eq!(taken.iter().map(Vec::len).sum::<usize>(), jobs.len());
-            prop_assert!(taken.iter().all(|ids| ids.is_sorted()));
-        }
-    }
-
-    #[test]
-    fn a_batch_knows_why_it_left() {
-        for (rows, limit, release) in [
-            (&[(1, 1), (1, 1)][..], 4, Release::Drained),
-            (&[(1, 1), (3, 1)], 4, Release::Full),
-            (&[(2, 1), (3, 1)], 4, Release::Full),
-            (&[(2, 1), (1, 2)], 4, Release::Shape),
-            (&[(5, 1), (1, 1)], 4, Release::Oversize),
-            (&[(1, 1), (1, 1)], 1, Release::Full),
-        ] {
-            let mut held = rows.iter().map(|&(rows, width)| delivery(0, rows, width)).collect();
-            let batch = take(&mut held, &Layout::of(&spec(64)), limit, true).unwrap();
-            assert_eq!(batch.release, release, "{rows:?}");
-        }
-    }
-
-    #[test]
-    fn most_rows_go_first_but_never_before_a_higher_class() {
-        let widths = |jobs: &[(u64, Priority)]| {
-            let job = |(index, &(width, priority)): (usize, &(u64, Priority))| {
-                let mut delivery = delivery(index, 1, width);
-                delivery.job.priority = priority;
-                delivery
-            };
-            let mut held: VecDeque<_> = jobs.iter().enumerate().map(job).collect();
-            width(&take(&mut held, &Layout::of(&spec(64)), 8, false).unwrap().deliveries[0])
-        };
-        let [critical, default, _] = Priority::ALL;
-        assert_eq!(widths(&[(1, default), (2, default), (2, default)]), 2);
-        assert_eq!(widths(&[(1, default), (2, default)]), 1, "the oldest of equals");
-        assert_eq!(widths(&[(2, default), (2, default), (1, critical)]), 1);
-        assert_eq!(widths(&[(2, critical), (1, critical), (1, default)]), 1);
-    }
-
-    #[test]
-    fn a_model_that_does_not_batch_gets_one_job_as_it_is() {
-        let single = Layout::of(&spec(0));
-        let mut held: VecDeque<_> = (0..3).map(|index| delivery(index, 1, 5)).collect();
-        let batch = take(&mut held, &single, 1, false).unwrap();
-        assert_eq!((batch.deliveries.len(), held.len()), (1, 2));
-        assert_eq!(batch.deliveries[0].job.id, RequestId(0));
-        assert_eq!(batch.lay_out(&single, 0).join().0[0].shape, [1, 5]);
-    }
-}
+mod tests;

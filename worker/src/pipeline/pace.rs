@@ -1,13 +1,13 @@
 //! Chooses how many rows to claim and run, and when to claim, from the tuner's estimates of batch
 //! times and load and from the broker's round-trip time.
 
-use std::time::Duration;
+use std::{iter::once, time::Duration};
 
 use batchfleet_broker::Delivery;
 use tokio::time::Instant;
 
 use super::held::HeldJobs;
-use crate::{settle::RoundTrip, tuner::SharedTuner};
+use crate::{job::HeldJob, settle::RoundTrip, tuner::SharedTuner};
 
 /// Minimum time that a batch waits for a claim to fill it up.
 pub(super) const TOP_UP: Duration = Duration::from_millis(2);
@@ -41,16 +41,36 @@ impl BatchPace {
 
     /// How many rows of the held jobs to run now; at most N.
     pub(super) fn rows_now(&self, held: &HeldJobs) -> u32 {
-        let waits = held.iter().map(|job| job.waited + job.claimed_at.elapsed());
+        let waits = held.iter().map(|job| job.delivery.age());
         let oldest = waits.max().unwrap_or_default();
         self.tuner.lock().take(held.rows(), oldest)
     }
 
-    /// How many of the oldest held jobs can no longer meet their deadlines.
-    pub(super) fn doomed(&self, held: &HeldJobs) -> usize {
+    /// N as last chosen.
+    pub(super) fn n(&self) -> u32 {
+        self.tuner.lock().n()
+    }
+
+    /// The indices of the held jobs that can no longer meet their deadlines, in ascending order.
+    /// Batches have at most `limit` rows; the parts of a large job run one after the other.
+    pub(super) fn doomed(&self, held: &HeldJobs, limit: u32) -> Vec<usize> {
         let now = Instant::now();
-        let left = held.iter().map(|job| job.deadline.saturating_duration_since(now));
-        self.tuner.lock().doomed(held.rows(), left)
+        let left = |job: &HeldJob| job.delivery.deadline.saturating_duration_since(now);
+        let tuner = self.tuner.lock();
+        let (large, whole): (Vec<_>, Vec<_>) =
+            held.iter().enumerate().partition(|(_, job)| job.is_large(limit));
+        let count = tuner.doomed(held.whole_rows(limit), whole.iter().map(|(_, job)| left(job)));
+        let mut doomed: Vec<usize> = whole[..count].iter().map(|&(index, _)| index).collect();
+        for (index, job) in large {
+            let rows = job.rows_left();
+            let parts_before_last = rows.saturating_sub(1) / limit.max(1);
+            let left = left(job).saturating_sub(tuner.expected(limit) * parts_before_last);
+            if tuner.doomed(rows.min(limit), once(left)) > 0 {
+                doomed.push(index);
+            }
+        }
+        doomed.sort_unstable();
+        doomed
     }
 
     /// Deadlines before this time are urgent: the jobs cannot wait for another batch of `limit`

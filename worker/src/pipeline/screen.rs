@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use batchfleet_broker::{Consumer, Delivery, Failure, Timing};
+use batchfleet_broker::{Consumer, Delivery, Failure};
 use tokio::time::Instant;
 
-use super::held::HeldJobs;
 use crate::{
     check::check,
     gateways::Gateways,
+    job::HeldJob,
     metrics::ModelMetrics,
     plan::ServingPlan,
     settle::{JobReply, Settler},
@@ -41,17 +41,17 @@ impl Screen {
         &self,
         claimed: Vec<Delivery>,
         settler: &mut Settler,
-    ) -> Vec<Delivery> {
+    ) -> Vec<HeldJob> {
         let (mut admitted, mut refused) = (Vec::with_capacity(claimed.len()), Vec::new());
         for delivery in claimed {
             self.metrics.queue_wait.observe(delivery.waited.as_secs_f64());
             if delivery.deliveries > MOST_DEATHS {
                 let message = format!("{MOST_DEATHS} workers died while they ran this request");
-                refused.push(self.refuse(delivery, Failure::Poison, message));
+                refused.push(self.refuse(HeldJob::new(delivery), Failure::Poison, message));
             } else if let Err(problem) = check(&self.plan.spec, &delivery.job) {
-                refused.push(self.refuse(delivery, Failure::BadInput, problem));
+                refused.push(self.refuse(HeldJob::new(delivery), Failure::BadInput, problem));
             } else {
-                admitted.push(delivery);
+                admitted.push(HeldJob::new(delivery));
             }
         }
         settler.settle(refused).await;
@@ -61,21 +61,21 @@ impl Screen {
     /// Keeps the jobs that have not expired and whose gateway is alive, and answers the others.
     pub(super) async fn drop_expired(
         &mut self,
-        mut jobs: Vec<Delivery>,
+        mut jobs: Vec<HeldJob>,
         settler: &mut Settler,
-    ) -> Vec<Delivery> {
-        self.gateways.look(&jobs).await;
+    ) -> Vec<HeldJob> {
+        self.gateways.look(jobs.iter().map(|job| &job.delivery)).await;
         // Settling may have to wait, and more jobs may expire meanwhile.
-        while jobs.iter().any(|job| self.is_vain(job)) {
-            let (vain, rest) = jobs.into_iter().partition(|job| self.is_vain(job));
+        while jobs.iter().any(|job| self.is_vain(&job.delivery)) {
+            let (vain, rest) = jobs.into_iter().partition(|job| self.is_vain(&job.delivery));
             jobs = rest;
-            let vain: Vec<Delivery> = vain;
-            let message = || "the deadline passed before its batch began".to_owned();
-            let answer = |job: Delivery| {
-                if self.is_awaited(&job) {
-                    self.refuse(job, Failure::Expired, message())
+            let vain: Vec<HeldJob> = vain;
+            let answer = |job: HeldJob| {
+                if self.is_awaited(&job.delivery) {
+                    let message = expired(&job);
+                    self.refuse(job, Failure::Expired, message)
                 } else {
-                    JobReply::orphaned(job)
+                    JobReply::orphaned(job.delivery)
                 }
             };
             settler.settle(vain.into_iter().map(answer).collect()).await;
@@ -83,17 +83,12 @@ impl Screen {
         jobs
     }
 
-    /// Answers the oldest `doomed` jobs. Their batch would end after their deadlines, and they must
-    /// not displace jobs that can meet their deadlines.
-    pub(super) async fn refuse_doomed(
-        &self,
-        held: &mut HeldJobs,
-        doomed: usize,
-        settler: &mut Settler,
-    ) {
+    /// Answers `doomed` jobs. Their batch would end after their deadlines, and they must not
+    /// displace jobs that can meet their deadlines.
+    pub(super) async fn refuse_doomed(&self, doomed: Vec<HeldJob>, settler: &mut Settler) {
         let message = || "its batch would have ended after the deadline".to_owned();
         let answer = |job| self.refuse(job, Failure::Expired, message());
-        settler.settle(held.take_oldest(doomed).into_iter().map(answer).collect()).await;
+        settler.settle(doomed.into_iter().map(answer).collect()).await;
     }
 
     fn is_vain(&self, delivery: &Delivery) -> bool {
@@ -104,14 +99,19 @@ impl Screen {
         delivery.awaited && !self.gateways.is_gone(delivery)
     }
 
-    /// The reply to a job that never runs.
-    fn refuse(&self, delivery: Delivery, failure: Failure, message: String) -> JobReply {
-        trace::not_run(&self.plan.tracer, &delivery, &message);
-        let timing = Timing {
-            queue: delivery.waited,
-            batch_wait: delivery.claimed_at.elapsed(),
-            ..Timing::default()
-        };
-        JobReply::failure(delivery, timing, failure, message)
+    /// The reply to a job whose rows, or whose remaining rows, never run.
+    fn refuse(&self, job: HeldJob, failure: Failure, message: String) -> JobReply {
+        trace::not_run(&self.plan.tracer, &job, &message);
+        job.refused(failure, message)
+    }
+}
+
+/// The message for a job that has expired.
+fn expired(job: &HeldJob) -> String {
+    if job.has_begun() {
+        let (left, rows) = (job.rows_left(), job.delivery.job.rows);
+        format!("the deadline passed before the last {left} of its {rows} rows ran")
+    } else {
+        "the deadline passed before its batch began".to_owned()
     }
 }

@@ -3,8 +3,8 @@
 
 use std::{mem, sync::Arc, time::Duration};
 
-use batchfleet_broker::{Claims, Consumer, Delivery, Release};
-use tokio::time::{Instant, sleep};
+use batchfleet_broker::{Claims, Consumer, EntryId, Release};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{held::HeldJobs, pace::BatchPace, screen::Screen};
 use crate::{
@@ -12,11 +12,16 @@ use crate::{
     drain::Drain,
     error::WorkerError,
     intake::{ClaimedJobs, Intake},
+    job::HeldJob,
     metrics::ModelMetrics,
     plan::ServingPlan,
     rescue::Rescue,
+    retry::Outage,
     settle::Settler,
 };
+
+/// Maximum number of large jobs to hold while other jobs are claimed.
+const MOST_LARGE: usize = 4;
 
 /// The broker's interfaces to the queue of a pipeline.
 pub(crate) struct Jobs {
@@ -37,8 +42,11 @@ pub(super) struct BatchSource {
     rescue: Rescue,
     screen: Screen,
     held: HeldJobs,
+    /// The quarantined job that ran last, if rows of it are left; they are next.
+    quarantined: Option<HeldJob>,
     /// Whether the last batch was quarantined; if so, other jobs are next.
     quarantined_ran: bool,
+    leases: Outage,
     /// Whether the last claim returned as many jobs as requested, so that more may wait.
     more_waits: bool,
 }
@@ -57,6 +65,8 @@ impl BatchSource {
             rescue: Rescue::new(Arc::clone(&consumer)),
             screen: Screen::new(Arc::clone(&plan), Arc::clone(&consumer), metrics.clone()),
             held: HeldJobs::new(plan.layout()),
+            quarantined: None,
+            leases: Outage::new("renew leases"),
             quarantined_ran: false,
             more_waits: false,
             plan,
@@ -73,32 +83,26 @@ impl BatchSource {
             if self.drain.has_begun() {
                 return None;
             }
-            if !mem::take(&mut self.quarantined_ran)
-                && let Some(batch) = self.next_quarantined(settler).await
-            {
-                self.quarantined_ran = true;
+            if let Some(batch) = self.next_quarantined(settler).await {
                 return Some(batch);
             }
+            self.renew_leases().await;
             let limit = self.limit();
             if self.held.is_empty() {
-                self.intake.ask(limit);
+                self.intake.ask(limit, limit);
                 // Claim waiting jobs before looking for jobs of dead workers. If the claim ended
                 // during a quarantined run that kills the worker, the claimed jobs would be
                 // quarantined too.
                 let patience = self.rescue.wait().max(self.pace.claim_patience());
                 self.await_claim(patience, settler).await?;
-            } else if self.held.rows() < limit
-                && !(self.held.is_mixed() && self.held.oldest_is_next(self.pace.soon(limit)))
-            {
-                // Nothing is claimed if held jobs differ in shape and the oldest must run next:
-                // claimed jobs would most likely wait for its batch, while another worker is free.
+            } else if self.needs_more(limit) {
                 self.top_up(limit, settler).await?;
             }
             let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;
             let held = self.held.take_all();
             self.held.extend(self.screen.drop_expired(held, settler).await);
-            let doomed = self.pace.doomed(&self.held);
-            self.screen.refuse_doomed(&mut self.held, doomed, settler).await;
+            let doomed = self.pace.doomed(&self.held, limit);
+            self.screen.refuse_doomed(self.held.take_at(&doomed), settler).await;
             let limit = self.pace.rows_now(&self.held);
             if let Some(mut batch) = self.held.take_batch(limit, self.pace.soon(limit)) {
                 if lingered && batch.release == Release::Drained {
@@ -109,39 +113,106 @@ impl BatchSource {
         }
     }
 
-    /// Reclaims one job of a dead worker, if a search is due and the job may run.
+    /// The next part of the quarantined job that ran last. Otherwise, unless a quarantined job ran
+    /// last, reclaims one job of a dead worker, if a search is due and the job may run.
     async fn next_quarantined(&mut self, settler: &mut Settler) -> Option<Batch> {
+        let rest: Vec<HeldJob> = self.quarantined.take().into_iter().collect();
+        let rest = self.screen.drop_expired(rest, settler).await;
+        if !rest.is_empty() {
+            return Some(self.quarantine(rest));
+        }
+        if mem::take(&mut self.quarantined_ran) {
+            return None;
+        }
         while self.rescue.is_due() && !self.drain.has_begun() {
             let quarantined = self.rescue.next().await?;
             self.metrics.reclaimed.inc();
             let admitted = self.screen.admit(vec![quarantined], settler).await;
             let admitted = self.screen.drop_expired(admitted, settler).await;
             if !admitted.is_empty() {
-                return Some(Batch::new(admitted, Release::Quarantined));
+                return Some(self.quarantine(admitted));
             }
         }
         None
     }
 
-    /// Waits once for more jobs, if some are held but no full batch. Returns whether it waited.
+    /// A batch of a single quarantined job, or of a part of the job. Its parts run one after the
+    /// other, so that no other job is in a batch between them.
+    fn quarantine(&mut self, mut job: Vec<HeldJob>) -> Batch {
+        let limit = self.limit();
+        for job in &mut job {
+            job.cut(limit);
+        }
+        self.quarantined_ran = true;
+        Batch::new(job, Release::Quarantined)
+    }
+
+    /// Renews the leases of held jobs. A large job may be held for longer than a lease.
+    async fn renew_leases(&mut self) {
+        let due = self.held.iter().filter(|job| job.is_lease_due());
+        let due: Vec<EntryId> = due.map(|job| job.delivery.entry).collect();
+        if due.is_empty() {
+            return;
+        }
+        match self.consumer.renew_leases(&due).await {
+            Ok(()) => {
+                self.leases.over();
+                for job in self.held.iter_mut().filter(|job| job.is_lease_due()) {
+                    job.lease_renewed();
+                }
+            }
+            Err(error) => self.leases.failed(&error),
+        }
+    }
+
+    /// Whether to claim more jobs while some are held.
+    ///
+    /// Large jobs run in parts and do not keep other jobs from their turn, unless many are held:
+    /// other workers could run those. Nothing is claimed either if held jobs differ in shape and
+    /// the oldest must run next: claimed jobs would most likely wait for its batch, while another
+    /// worker is free.
+    fn needs_more(&self, limit: u32) -> bool {
+        self.held.whole_rows(limit) < limit
+            && self.held.large(limit) < MOST_LARGE
+            && !(self.held.is_mixed() && self.held.oldest_is_next(limit, self.pace.soon(limit)))
+    }
+
+    /// Waits for more jobs until the oldest held job is as old as the linger setting. Does not wait
+    /// if the held jobs fill a batch, or are of several batches: then one of them can run.
+    /// Returns whether it waited.
     async fn linger(&mut self, limit: u32, settler: &mut Settler) -> Option<bool> {
-        if self.held.is_empty() || self.held.rows() >= limit {
-            return Some(false);
+        let oldest = self.held.iter().map(|job| job.delivery.age()).max();
+        let left = oldest.map_or(Duration::ZERO, |age| self.plan.linger.saturating_sub(age));
+        let until = Instant::now() + left;
+        let mut lingered = false;
+        while Instant::now() < until && self.held.has_room(limit) {
+            lingered = true;
+            self.intake.ask(limit - self.held.rows(), limit);
+            let claimed = tokio::select! {
+                biased;
+                claimed = self.intake.claimed() => claimed?,
+                () = sleep_until(until) => break,
+                () = self.drain.begun() => return None,
+            };
+            self.hold(claimed, settler).await;
         }
-        tokio::select! {
-            () = sleep(self.plan.linger) => {}
-            () = self.drain.begun() => return None,
-        }
-        self.top_up(limit, settler).await?;
-        Some(true)
+        Some(lingered)
     }
 
     /// Claims the jobs that wait in the queue now, up to a full batch. Held jobs do not reduce the
-    /// claim if some of them could not join the last batch.
+    /// claim if some of them could not join the last batch. Waits for the broker only if the held
+    /// jobs do not fill a batch, and if no claim is in flight, which would have found waiting jobs.
     async fn top_up(&mut self, limit: u32, settler: &mut Settler) -> Option<()> {
-        let held = if self.held.is_mixed() { 0 } else { self.held.rows() };
-        self.intake.ask(limit.saturating_sub(held));
-        self.await_claim(self.pace.claim_patience(), settler).await
+        let held = if self.held.is_mixed() { 0 } else { self.held.whole_rows(limit) };
+        let may_wait = self.held.rows() < limit && !self.intake.is_claiming();
+        self.intake.ask(limit.saturating_sub(held), limit);
+        if may_wait {
+            return self.await_claim(self.pace.claim_patience(), settler).await;
+        }
+        if let Some(claimed) = self.intake.claimed_already() {
+            self.hold(claimed, settler).await;
+        }
+        Some(())
     }
 
     /// Waits up to `patience` for the claim in flight. `None` once the drain begins.
@@ -152,49 +223,67 @@ impl BatchSource {
             () = sleep(patience) => return Some(()),
             () = self.drain.begun() => return None,
         };
+        self.hold(claimed, settler).await;
+        Some(())
+    }
+
+    /// Holds the jobs of a claim that may run.
+    async fn hold(&mut self, claimed: ClaimedJobs, settler: &mut Settler) {
         let ClaimedJobs { deliveries, full } = claimed;
         self.more_waits = full;
         self.pace.claimed(&deliveries, full);
         self.held.extend(self.screen.admit(deliveries, settler).await);
-        Some(())
     }
 
     /// Keeps the jobs of a part of a batch that may still run, and answers the others.
     pub(super) async fn drop_expired(
         &mut self,
-        jobs: Vec<Delivery>,
+        jobs: Vec<HeldJob>,
         settler: &mut Settler,
-    ) -> Vec<Delivery> {
+    ) -> Vec<HeldJob> {
         self.screen.drop_expired(jobs, settler).await
     }
 
     /// When to claim the next batch during a run of `batch`. `None` during a quarantined run, which
-    /// may kill the worker while it holds the claimed jobs.
+    /// may kill the worker while it holds the claimed jobs, and if other jobs can run next.
+    ///
+    /// While a large job has rows left, the claim gives other jobs their turn without a wait for
+    /// the broker between two parts.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
-        if !self.held.is_empty() || batch.release == Release::Quarantined {
+        let n = self.pace.n();
+        if self.held.whole_rows(n) > 0
+            || self.held.large(n) >= MOST_LARGE
+            || batch.release == Release::Quarantined
+        {
             return None;
         }
-        Some(started + self.pace.claim_ahead(batch.rows, self.more_waits)?)
+        let is_cut = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
+        Some(started + self.pace.claim_ahead(batch.rows, self.more_waits || is_cut)?)
     }
 
     /// Starts to claim the next batch, unless a quarantined job may be next.
     pub(super) fn claim_ahead(&mut self) {
         if !self.rescue.is_due() {
             let limit = self.limit();
-            self.intake.ask(limit);
+            self.intake.ask(limit, limit);
         }
     }
 
-    /// Takes back jobs that did not run.
-    pub(super) fn take_back(&mut self, jobs: impl IntoIterator<Item = Delivery>) {
-        self.held.extend(jobs);
+    /// Takes back jobs of the last batch that have not run, or have more rows to run.
+    pub(super) fn take_back(&mut self, mut jobs: Vec<HeldJob>) {
+        if self.quarantined_ran {
+            self.quarantined = jobs.pop();
+        }
+        self.held.put_back(jobs);
     }
 
-    /// Hands back all jobs that have not run, and ends the claiming task.
+    /// Hands back all jobs that have not run completely, and ends the claiming task.
     pub(super) async fn stop(self) -> Result<(), WorkerError> {
-        let Self { consumer, metrics, drain, intake, mut held, .. } = self;
+        let Self { consumer, metrics, drain, intake, mut held, quarantined, .. } = self;
         // Held jobs first, without waiting for the claiming task: the drain timeout may be near.
-        drain.hand_back(consumer.as_ref(), &metrics, held.take_all()).await;
+        let jobs = quarantined.into_iter().chain(held.take_all());
+        let jobs = jobs.map(|job| job.delivery).collect();
+        drain.hand_back(consumer.as_ref(), &metrics, jobs).await;
         let last = intake.stop().await?;
         drain.hand_back(consumer.as_ref(), &metrics, last).await;
         Ok(())

@@ -2,6 +2,8 @@
 
 mod claims;
 mod faults;
+mod linger;
+mod parts;
 mod shaky;
 
 use std::{
@@ -14,9 +16,9 @@ use std::{
 use async_trait::async_trait;
 use batchfleet_broker::{
     Announcement, Backlog, BatchWish, Broker, BrokerError, Claims, Consumer, Datatype, Delivery,
-    Failure, GatewayId, GatewayRoles, Inbound, Job, ModelSpec, Priority, Producer, QueueName,
-    Release, Replies, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, Wish, WorkerId,
-    WorkerRoles, memory::MemoryBroker,
+    EntryId, Failure, GatewayId, GatewayRoles, Inbound, Job, ModelSpec, Priority, Producer,
+    QueueName, Release, Replies, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, Wish,
+    WorkerId, WorkerRoles, memory::MemoryBroker,
 };
 use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
 use batchfleet_service::{metrics::MetricGroup, trace::Tracer};
@@ -24,7 +26,7 @@ use prometheus::Registry;
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{pace::TOP_UP, *};
+use super::*;
 use crate::{
     engine::{EngineError, EngineRun, Work},
     metrics::{JobOutcome, WorkerMetrics},
@@ -122,6 +124,12 @@ impl Bench {
 
     async fn submit_of(&self, byte: u8, rows: u32, width: u64, ttl: Duration) -> RequestId {
         let data = vec![byte; usize::try_from(u64::from(rows) * width).unwrap()];
+        self.submit_data(data, rows, ttl).await
+    }
+
+    /// Submits rows of equal width.
+    async fn submit_data(&self, data: Vec<u8>, rows: u32, ttl: Duration) -> RequestId {
+        let width = data.len() as u64 / u64::from(rows);
         let shape = vec![u64::from(rows), width];
         let datatype = Datatype::Uint8;
         let input = Tensor { name: "X".to_owned(), datatype, shape, data: data.into() };
@@ -280,46 +288,6 @@ async fn nothing_is_claimed_before_the_batch_of_an_urgent_rare_shape() {
     sleep(RUN / 2).await;
     assert_eq!(bench.backlog().await.depth(), 1);
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_larger_than_n_runs_alone() {
-    let mut bench = Bench::start(plan(4)).await;
-    bench.submit_rows(&[1]).await;
-    bench.ran.recv().await.unwrap();
-    bench.submit_rows(&[9, 1]).await;
-    bench.replies(3).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [9]);
-    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
-    assert_eq!(bench.metrics.released(Release::Oversize).get(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn linger_waits_once_for_more_jobs() {
-    let linger = Duration::from_millis(30);
-    let mut bench = Bench::start(ServingPlan { linger, ..plan(8) }).await;
-    let began = Instant::now();
-    bench.submit_rows(&[1]).await;
-    sleep(linger / 2).await;
-    bench.submit_rows(&[1, 1]).await;
-    bench.replies(3).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [1; 3]);
-    assert_eq!(began.elapsed(), linger + RUN);
-    assert_eq!(bench.metrics.released(Release::Linger).get(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn linger_does_not_hold_up_a_full_batch_and_ends_without_more_jobs() {
-    let linger = Duration::from_millis(30);
-    let mut bench = Bench::start(ServingPlan { linger, ..plan(2) }).await;
-    let began = Instant::now();
-    bench.submit_rows(&[2]).await;
-    bench.replies(1).await;
-    assert_eq!(began.elapsed(), RUN);
-    bench.submit_rows(&[1]).await;
-    bench.replies(1).await;
-    assert_eq!(began.elapsed(), RUN + linger + TOP_UP + RUN);
-    assert_eq!(bench.ran.recv().await.unwrap(), [2]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Runs small models with ONNX Runtime.
 
-use batchfleet_broker::{Datatype, Failure, QueueName, Tensor};
+use batchfleet_broker::{Datatype, Failure, QueueName, Reply, Tensor};
 use batchfleet_worker::{ModelLoadError, WorkerError};
 
 use crate::{
@@ -129,6 +129,31 @@ async fn a_model_of_fixed_size_is_served_one_request_at_a_time() {
     for reply in caller.replies(5).await.into_values() {
         assert_eq!(reply.outcome, Ok(vec![floats("Y", &[2, 2], &[6.0, 60.0, 6.0, 60.0])]));
         assert_eq!(reply.timing.batch_rows, 1);
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_more_rows_than_n_gets_one_reply_in_order() {
+    let fleet = Fleet::start(&[("m/1/model.onnx", matmul(None))], &["--batch", "4"]).await;
+    let caller = fleet.caller().await;
+    let mut asked = Vec::new();
+    for rows in [30, 1, 5, 2, 17] {
+        let x = |row: u8| [f32::from(row), 1.0, 1.0];
+        let y = |row: u8| {
+            let [first, second] = [1.0, 10.0].map(|scale: f32| f32::from(row) * scale);
+            [first + 5.0, second + 50.0]
+        };
+        let (x, y): (Vec<_>, Vec<_>) = (0..rows).map(|row| (x(row), y(row))).unzip();
+        let input = floats("X", &[rows.into(), 3], x.as_flattened());
+        let expected = floats("Y", &[rows.into(), 2], y.as_flattened());
+        asked.push((caller.submit(&queue(), vec![input], rows.into()).await, expected));
+    }
+    let replies = caller.replies(asked.len()).await;
+    for (id, expected) in asked {
+        let Reply { timing, outcome, .. } = &replies[&id];
+        assert_eq!(*outcome, Ok(vec![expected]));
+        assert!(timing.batch_rows <= 4, "{timing:?}");
     }
     fleet.stop().await;
 }

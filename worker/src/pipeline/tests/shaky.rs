@@ -46,6 +46,10 @@ impl Consumer for Shaky {
         self.consumer.gateways_alive(gateways).await
     }
 
+    async fn renew_leases(&self, entries: &[EntryId]) -> Result<(), BrokerError> {
+        self.consumer.renew_leases(entries).await
+    }
+
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
         shake(&self.returns)?;
         self.consumer.hand_back(deliveries).await
