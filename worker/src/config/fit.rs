@@ -156,7 +156,7 @@ impl ModelConfig {
     }
 
     /// The dimension of a tensor that counts rows if the model batches.
-    fn axis(&self, tensor: &str) -> Option<usize> {
+    pub(crate) fn axis(&self, tensor: &str) -> Option<usize> {
         match self.row_axes.get(tensor) {
             None => Some(0),
             Some(RowAxis::None) => None,
