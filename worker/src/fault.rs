@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(of(&EngineError::failed(memory)), (Failure::Model, expected.to_owned()));
         let (failure, message) = of(&EngineError::failed("no output \"y\""));
         assert_eq!((failure, &*message), (Failure::Model, "the model failed: no output \"y\""));
-        let uneven = UnevenOutput { name: "Y".to_owned(), shape: vec![3], rows: 4 };
+        let uneven = UnevenOutput { name: "Y".to_owned(), shape: vec![3], rows: 4, axis: 0 };
         assert_eq!(of(&uneven.into()).0, Failure::Model);
     }
 
