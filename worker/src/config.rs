@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, time::Duration};
 use self::effect::Effect;
 pub(crate) use self::{
     fit::ModelOutput,
-    message::Message,
+    message::{Agent, Message},
     served::Served,
     tensor::{RowAxis, TensorConfig},
     warmup::WarmupSample,

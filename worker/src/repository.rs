@@ -6,6 +6,7 @@
 //! model ([`identity`]) is computed from these bytes.
 
 mod advice;
+mod checksums;
 mod digests;
 mod error;
 mod external;

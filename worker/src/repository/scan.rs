@@ -10,7 +10,7 @@ use batchfleet_broker::QueueName;
 use tracing::warn;
 
 use super::{
-    advice,
+    advice, checksums,
     error::RepositoryError,
     files::{self, ModelBytes, ModelFiles},
     identity::Digest,
@@ -63,9 +63,13 @@ impl ModelSource {
     }
 
     /// Reads the model's files. If a digest is required, exactly the bytes that are returned have
-    /// it.
+    /// it. Also compares the files with the checksums in the config.
     pub(crate) fn read(&self) -> Result<ModelBytes, RepositoryError> {
         let problem = |problem| self.contradiction(problem);
+        let agents = self.config.message.model_repository_agents.as_ref();
+        let agents = agents.map_or(&[][..], |agents| &agents.agents);
+        let [version, model] = self.folders();
+        checksums::verify(agents, &[model, version]).map_err(problem)?;
         let files = ModelFiles::read(&self.file).map_err(problem)?;
         if let Some(wanted) = self.digest {
             let found = files.digest();

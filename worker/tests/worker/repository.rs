@@ -122,3 +122,29 @@ async fn a_worker_that_can_serve_no_model_ends_with_every_reason() {
     assert!(error.starts_with("no model can be served: model a:1: "), "{error}");
     assert!(error.contains("is empty; model b:1: "), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_its_checksum_is_not_served() {
+    let config = |sum: &str| {
+        format!(
+            "model_repository_agents {{ agents [ {{ name: \"checksum\" parameters {{ key: \
+             \"MD5:1/more/c.bin\" value: \"{sum}\" }} }} ] }}"
+        )
+    };
+    // The MD5 sum of the little-endian floats 100 and 200.
+    let right = "9ef09e41c8744ddda26838031aaa7aba";
+    for (sum, serves) in [(right, true), ("d726e132f91f16ebee703d96f6f73cb1", false)] {
+        let root = repository(&[&files()[..], &[("m/config.pbtxt", config(sum).into())]].concat());
+        match Fleet::try_start(root.path(), &[]).await {
+            Ok(fleet) => {
+                assert!(serves, "{sum}");
+                answers(&fleet, [104.0, 206.0]).await;
+                fleet.stop().await;
+            }
+            Err(error) => {
+                let expected = format!("1/more/c.bin has the MD5 sum {right}, but its checksum");
+                assert!(!serves && error.to_string().contains(&expected), "{error}");
+            }
+        }
+    }
+}
