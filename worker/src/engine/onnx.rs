@@ -6,7 +6,7 @@ mod log;
 mod options;
 mod runtime;
 
-use std::{borrow::Cow, path::PathBuf};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use batchfleet_broker::{ModelSpec, Tensor};
 use ort::{
@@ -34,7 +34,10 @@ const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
 
 /// A loaded ONNX model.
 pub(crate) struct Onnx {
+    // Dropped before the data that it uses.
     session: Session,
+    /// The external data of the model.
+    _data: Vec<Arc<[u8]>>,
     run_options: RunOptions<NoSelectedOutputs>,
     spec: ModelSpec,
     reshapes: Reshapes,
@@ -73,7 +76,9 @@ impl Onnx {
         let served =
             source.config.served(source.queue.clone(), inputs.map_err(model)?, outputs, max_batch);
         let Served { spec, reshapes } = served.map_err(model)?;
-        Ok(Self { session, run_options, spec, reshapes, provider: provider.name() })
+        let data = bytes.external.iter().map(|(_, data)| data.clone()).collect();
+        let provider = provider.name();
+        Ok(Self { session, _data: data, run_options, spec, reshapes, provider })
     }
 }
 

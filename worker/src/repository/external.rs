@@ -15,6 +15,9 @@ pub(super) struct ExternalTensor {
     pub(super) offset: u64,
     /// The number of bytes; `None` for all bytes up to the end of the file.
     pub(super) length: Option<u64>,
+    /// Whether the values can be used where they are in the file, which a processor may refuse for
+    /// values that are not a multiple of their size from its begin.
+    pub(super) is_aligned: bool,
     /// Whether the tensor is an initializer of the main graph. ONNX Runtime takes the data of these
     /// tensors from memory, but reads those of nested graphs and constants from the disk.
     pub(super) is_initializer: bool,
@@ -140,6 +143,7 @@ fn rewrite<'a>(
 
 /// The fields of `TensorProto` and of its entries about external data.
 mod number {
+    pub(super) const DATA_TYPE: u64 = 2;
     pub(super) const RAW_DATA: u64 = 9;
     pub(super) const EXTERNAL_DATA: u64 = 13;
     pub(super) const DATA_LOCATION: u64 = 14;
@@ -150,17 +154,34 @@ mod number {
 /// The value of `TensorProto.DataLocation` for external data.
 const EXTERNAL: u64 = 1;
 
+/// The size of a value in bytes, by the number of its type in `TensorProto.DataType`. A complex
+/// number is two values.
+const fn size(data_type: u64) -> u64 {
+    match data_type {
+        4 | 5 | 10 | 16 => 2,
+        1 | 6 | 12 | 14 => 4,
+        7 | 11 | 13 | 15 => 8,
+        _ => 1,
+    }
+}
+
 /// Reads where the values of a tensor are, `None` if they are in the model.
 fn external(tensor: &[u8], is_initializer: bool) -> Result<Option<ExternalTensor>, Malformed> {
-    let mut found =
-        ExternalTensor { location: String::new(), offset: 0, length: None, is_initializer };
-    let mut is_external = false;
+    let (mut is_external, mut data_type) = (false, 0);
+    let mut found = ExternalTensor {
+        location: String::new(),
+        offset: 0,
+        length: None,
+        is_aligned: true,
+        is_initializer,
+    };
     for field in fields(tensor) {
         let field = field?;
         match (field.number, field.content) {
             (number::DATA_LOCATION, Content::Number(location)) => {
                 is_external = location == EXTERNAL;
             }
+            (number::DATA_TYPE, Content::Number(number)) => data_type = number,
             (number::EXTERNAL_DATA, Content::Bytes(entry)) => {
                 let (key, value) = entry_of(entry)?;
                 match key {
@@ -173,6 +194,7 @@ fn external(tensor: &[u8], is_initializer: bool) -> Result<Option<ExternalTensor
             _ => {}
         }
     }
+    found.is_aligned = found.offset.is_multiple_of(size(data_type));
     Ok(is_external.then_some(found))
 }
 

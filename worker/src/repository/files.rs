@@ -31,6 +31,8 @@ pub(crate) struct ModelBytes {
     pub(crate) model: Vec<u8>,
     /// The files with the data of its initializers, by the name that the model uses.
     pub(crate) external: Vec<(String, Arc<[u8]>)>,
+    /// Whether a session can use the data where they are, without a copy.
+    pub(crate) in_place: bool,
 }
 
 /// The files of a model, read into memory.
@@ -114,6 +116,7 @@ impl ModelFiles {
         Ok(ModelBytes {
             model: embedded.unwrap_or(model),
             external: external.into_iter().collect(),
+            in_place: tensors.iter().all(|(tensor, _)| tensor.is_aligned),
         })
     }
 

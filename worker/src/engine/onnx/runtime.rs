@@ -27,6 +27,9 @@ use crate::{
     settings::ExecutionProvider,
 };
 
+/// Option of a session: use the files in memory where they are. The files must outlive the session.
+const IN_PLACE: &str = "session.use_external_initializer_file_buffers_directly";
+
 /// ONNX Runtime, and the device of this process.
 #[derive(Debug)]
 pub(crate) struct Runtime {
@@ -125,7 +128,8 @@ impl Runtime {
         }
     }
 
-    /// Loads a model from memory: files that are mapped could change while the model is served.
+    /// Loads a model from memory: files that are mapped could change while the model is served. The
+    /// caller must keep the external data of `bytes` for as long as the session.
     pub(super) fn session(
         &self,
         source: &ModelSource,
@@ -176,8 +180,12 @@ fn libraries(mut builder: SessionBuilder, files: &[PathBuf]) -> ort::Result<Sess
     Ok(builder)
 }
 
-/// Adds the files with the data of initializers.
+/// Adds the files with the data of initializers. If possible, the session uses the data in place:
+/// copies would need up to three times their size while the model is loaded.
 fn external_data(mut builder: SessionBuilder, bytes: &ModelBytes) -> ort::Result<SessionBuilder> {
+    if bytes.in_place {
+        builder = builder.with_config_entry(IN_PLACE, "1")?;
+    }
     for (name, data) in &bytes.external {
         builder = builder.with_external_initializer_file_in_memory(name, data.clone())?;
     }

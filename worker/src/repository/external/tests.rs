@@ -30,7 +30,8 @@ pub(super) fn tensor(location: &str, offset: &str, length: Option<&str>) -> Vec<
 }
 
 fn found(location: &str, offset: u64, length: Option<u64>, is_initializer: bool) -> ExternalTensor {
-    ExternalTensor { location: location.to_owned(), offset, length, is_initializer }
+    let location = location.to_owned();
+    ExternalTensor { location, offset, length, is_aligned: true, is_initializer }
 }
 
 /// A model with an external tensor in each place that may hold one.
@@ -103,6 +104,19 @@ fn data_that_is_declared_but_not_used_is_not_external() {
     let tensor = message(&[(number::EXTERNAL_DATA, &entry("location", "weights"))]);
     let graph = message(&[(5, &tensor)]);
     assert_eq!(external_tensors(&message(&[(7, &graph)])), Ok(Vec::new()));
+}
+
+#[test]
+fn values_are_aligned_if_they_begin_at_a_multiple_of_their_size() {
+    for (data_type, offset, is_aligned) in
+        [(1, 4, true), (1, 6, false), (10, 6, true), (7, 12, false), (7, 16, true), (3, 1, true)]
+    {
+        let mut tensor = tensor("weights", &offset.to_string(), None);
+        tensor.extend([0x10, data_type]);
+        let model = message(&[(7, &message(&[(5, &tensor)]))]);
+        let found = external_tensors(&model).unwrap();
+        assert_eq!(found[0].is_aligned, is_aligned, "type {data_type} at {offset}");
+    }
 }
 
 #[test]

@@ -79,6 +79,42 @@ async fn fetches_the_requested_models_and_versions_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_model_of_many_files_is_fetched_whole_and_a_version_without_its_file_is_not() {
+    let (store, url) = store_of_files();
+    for path in [
+        "large/1/model.onnx/model.onnx",
+        "large/1/model.onnx/data/weights.bin",
+        "large/1/labels.txt",
+        "large/2/weights.bin",
+    ] {
+        let path = store.path().join("shelf").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "content").unwrap();
+    }
+    let (_folder, settings) = cache();
+    let found = fetched(&url, &["large"], &settings).await;
+    let expected = [
+        "large/1/labels.txt",
+        "large/1/model.onnx/data/weights.bin",
+        "large/1/model.onnx/model.onnx",
+    ];
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected);
+    let large = scan(&settings.cache, &["large".parse().unwrap()]).unwrap();
+    assert!(large.sources[0].file.ends_with("1/model.onnx/model.onnx"));
+}
+
+#[tokio::test]
+async fn a_config_that_cannot_be_read_is_reported_after_the_others_are_fetched() {
+    let (store, url) = store_of_files();
+    fs::write(store.path().join("shelf/digits/config.pbtxt"), "max_batch_size 8").unwrap();
+    let (_folder, settings) = cache();
+    let found = fetched(&url, &[], &settings).await;
+    assert!(found.contains_key("other/1/model.onnx"));
+    let found = scan(&settings.cache, &[]).unwrap();
+    assert_eq!((found.bad[0].name.as_str(), found.sources.len()), ("digits", 1));
+}
+
+#[tokio::test]
 async fn files_fetched_before_are_removed() {
     let (store, url) = store_of_files();
     let (_folder, settings) = cache();
