@@ -196,7 +196,7 @@ const fn config_type(datatype: Datatype) -> &'static str {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct IndexEntry {
     name: String,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
+    #[serde(serialize_with = "number_or_nothing")]
     version: Option<u64>,
     state: &'static str,
     reason: String,
@@ -225,9 +225,10 @@ impl IndexEntry {
     }
 }
 
+/// Serializes `None` as an empty text: clients expect the field.
 #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
-fn as_text<S: Serializer>(version: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&version.unwrap_or_default())
+fn number_or_nothing<S: Serializer>(number: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&number.map_or_else(String::new, |number| number.to_string()))
 }
 
 /// The body of `POST /v2/repository/index`.
@@ -315,14 +316,14 @@ mod tests {
     }
 
     #[test]
-    fn the_index_names_a_version_only_if_there_is_one() {
+    fn the_index_has_an_empty_version_if_none_can_be_named() {
         assert_eq!(
             value(IndexEntry::ready("m", 3)),
             json!({"name": "m", "version": "3", "state": "READY", "reason": ""})
         );
         assert_eq!(
             value(IndexEntry::unavailable("m", None, Some("its config.pbtxt is broken"))),
-            json!({"name": "m", "state": "UNAVAILABLE", "reason": "its config.pbtxt is broken"})
+            json!({"name": "m", "version": "", "state": "UNAVAILABLE", "reason": "its config.pbtxt is broken"})
         );
         let unknown = IndexEntry::unavailable("m", Some(1), None);
         assert_eq!(value(&unknown)["reason"], "no worker is ready");
