@@ -344,9 +344,10 @@ INTERNALS = [
     ),
     panel(
         "Failures and recoveries", "short",
-        "Per second: jobs reclaimed from dead workers, failed batches that were halved, and failed "
-        "runs by error class.",
+        "Per second: jobs reclaimed from dead workers, failed batches that were halved, failed "
+        "runs by error class, and answers that depended on the other requests of their batch.",
         (rate("batchfleet_worker_reclaimed_total"), "reclaimed"),
+        (rate("batchfleet_worker_sentinel_checks_total", 'finding="different"'), "mixed"),
         (rate("batchfleet_worker_bisections_total"), "halved"),
         (rate("batchfleet_worker_engine_errors_total", by="class"), "failed: {{class}}"), width=6,
     ),

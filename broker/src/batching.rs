@@ -91,6 +91,8 @@ pub enum BatchBound {
     Published,
     /// Larger batches ran out of memory.
     Memory,
+    /// Answers of batches differed from the answers to the same requests alone.
+    Mismatch,
     /// A reason that only newer workers know, as announced.
     #[serde(untagged)]
     Other(String),
@@ -109,6 +111,7 @@ impl BatchBound {
             Self::Fixed => "fixed",
             Self::Published => "published",
             Self::Memory => "memory",
+            Self::Mismatch => "mismatch",
             Self::Other(code) => code,
         }
     }

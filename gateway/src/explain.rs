@@ -88,13 +88,15 @@ impl Explanation {
         queue_state: ObservedQueue,
         workers: impl Iterator<Item = &'a Announcement>,
     ) -> Self {
+        let workers: Vec<&Announcement> = workers.collect();
+        let batches = workers.iter().any(|worker| worker.model.batches());
         let mut notes: Vec<String> = Vec::new();
-        let workers = workers.inspect(|worker| {
-            let new: Vec<&String> =
-                worker.notes.iter().filter(|note| !notes.contains(note)).collect();
-            notes.extend(new.into_iter().cloned());
-        });
-        let mut by_worker: Vec<Member> = workers.filter_map(Member::of).collect();
+        for note in workers.iter().flat_map(|worker| &worker.notes) {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        let mut by_worker: Vec<Member> = workers.into_iter().filter_map(Member::of).collect();
         by_worker.sort_by(|a, b| a.worker.cmp(&b.worker));
         // Plan the number of workers with the speed of the slowest worker.
         let slowest = by_worker.iter().min_by(|a, b| a.capacity.total_cmp(&b.capacity));
@@ -111,7 +113,10 @@ impl Explanation {
         Self {
             model: queue.model.clone(),
             version: queue.version.to_string(),
-            why: slowest.map_or_else(|| "no worker serves it".to_owned(), |one| why(&one.batching)),
+            why: match slowest {
+                Some(slowest) => why(&slowest.batching, batches),
+                None => "no worker serves it".to_owned(),
+            },
             notes,
             queue_depth: queue_state.queue_depth,
             rows_per_second: rate,
@@ -142,10 +147,11 @@ pub(crate) fn speed(batching: &Batching) -> Option<Speed> {
 }
 
 /// The reason for N, as a sentence.
-fn why(batching: &Batching) -> String {
+fn why(batching: &Batching, batches: bool) -> String {
     let Batching { n, slo_ms, workers, .. } = *batching;
     let rows = |rows: u32| if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
     let reason = match &batching.bound {
+        _ if !batches => "each request runs alone, because the model does not batch".to_owned(),
         BatchBound::Slo => {
             let most = rows(batching.slo_n.unwrap_or(n));
             format!(
@@ -153,6 +159,9 @@ fn why(batching: &Batching) -> String {
                  request may have to wait for one batch before its own, and fewer than {n} would \
                  cost throughput"
             )
+        }
+        BatchBound::NoGain if n == 1 && batching.curve.len() < 2 => {
+            "larger batches were not measured".to_owned()
         }
         BatchBound::NoGain if n == 1 => {
             "larger batches take as much longer as they hold more".to_owned()
@@ -178,6 +187,9 @@ fn why(batching: &Batching) -> String {
         BatchBound::Fixed => "the worker was started with it".to_owned(),
         BatchBound::Published => "it was published for all workers".to_owned(),
         BatchBound::Memory => "larger batches ran out of the memory there is".to_owned(),
+        BatchBound::Mismatch => {
+            "answers of batches differed from the answers to the same requests alone".to_owned()
+        }
         BatchBound::Other(code) => code.clone(),
     };
     format!("N = {n}: {reason}")
@@ -257,6 +269,7 @@ mod tests {
             BatchBound::Fixed,
             BatchBound::Published,
             BatchBound::Memory,
+            BatchBound::Mismatch,
         ] {
             let why = explain(&[worker(1, 4, bound.clone(), 400.0)], None).why;
             assert!(why.starts_with("N = 4: ") && !why.ends_with(bound.code()), "{why}");
@@ -271,6 +284,18 @@ mod tests {
         };
         let fleet = explain(&[noted(1, &["a", "b"]), noted(2, &["b", "c"])], None);
         assert_eq!(fleet.notes, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn never_speaks_of_batches_that_cannot_run_or_were_not_measured() {
+        let mut alone = worker(1, 1, BatchBound::NoGain, 400.0);
+        alone.batching.as_mut().unwrap().curve.truncate(1);
+        assert_eq!(explain(&[alone.clone()], None).why, "N = 1: larger batches were not measured");
+        alone.model.max_batch = None;
+        assert_eq!(
+            explain(&[alone], None).why,
+            "N = 1: each request runs alone, because the model does not batch"
+        );
     }
 
     #[test]

@@ -18,6 +18,10 @@ use crate::{
 /// exactly.
 const STEPS: u8 = 128;
 
+/// The ranges of floats, from 0. The inputs of one batch differ in size, because otherwise a model
+/// that scales all requests of a batch together would look right. Powers of two keep fractions exact.
+const RANGES: [f32; 4] = [1.0, 1024.0, 1.0, 1.0 / 1024.0];
+
 /// The answer to `GET /v2/models/{model}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Metadata {
@@ -99,14 +103,16 @@ pub async fn ask_about<T: DeserializeOwned>(
 }
 
 impl TensorMetadata {
-    /// Draws random data for this input. The elements of an input come from a random part of the
-    /// range: with the whole range all inputs would have nearly the same mean, and often the same
-    /// answer.
+    /// Draws random data for this input of request number `index`. The elements of an input come from
+    /// a random part of the range: with the whole range all inputs would have nearly the same mean,
+    /// and often the same answer.
     pub(crate) fn draw(
         &self,
         sizes: SampleShape,
+        index: usize,
         random: &mut impl Rng,
     ) -> Result<Sample, LoadError> {
+        let range = RANGES[index % RANGES.len()];
         let open = |position| if position == 0 { sizes.rows } else { sizes.free };
         let dimensions = self.shape.iter().enumerate();
         let shape: Vec<u64> =
@@ -115,10 +121,11 @@ impl TensorMetadata {
         let (mut bytes, mut values) = (Vec::new(), Vec::new());
         for _ in 0..shape.iter().product() {
             let step = random.random_range(one.min(other)..=one.max(other));
-            let (data, value) = element(&self.datatype, step, sizes.most).ok_or_else(|| {
-                let Self { name, datatype, .. } = self;
-                LoadError::Plan(format!("input {name:?} has the unknown datatype {datatype:?}"))
-            })?;
+            let (data, value) =
+                element(&self.datatype, step, range, sizes.most).ok_or_else(|| {
+                    let Self { name, datatype, .. } = self;
+                    LoadError::Plan(format!("input {name:?} has the unknown datatype {datatype:?}"))
+                })?;
             bytes.extend(data);
             values.push(value);
         }
@@ -128,8 +135,8 @@ impl TensorMetadata {
 }
 
 /// The element at `step` of [`STEPS`] in the range, as bytes and as JSON; `None` for unknown types.
-fn element(datatype: &str, step: u8, most: u8) -> Option<(Vec<u8>, Value)> {
-    let fraction = f32::from(step) / f32::from(STEPS);
+fn element(datatype: &str, step: u8, range: f32, most: u8) -> Option<(Vec<u8>, Value)> {
+    let fraction = f32::from(step) / f32::from(STEPS) * range;
     let number = u64::from(step) * u64::from(most) / u64::from(STEPS);
     let whole = |bytes| (number.to_le_bytes()[..bytes].to_vec(), json!(number));
     Some(match datatype {
@@ -179,23 +186,27 @@ mod tests {
                 datatype: datatype.to_owned(),
                 shape: vec![-1, 5, -1],
             };
-            let sample = input.draw(sizes, &mut random).unwrap();
+            let sample = input.draw(sizes, 0, &mut random).unwrap();
             assert_eq!(sample.input.shape, [2, 5, 3]);
             assert_eq!(sample.bytes.len(), 30 * size, "{datatype}");
             assert_eq!(sample.json.as_array().map(Vec::len), Some(30), "{datatype}");
         }
         let odd = TensorMetadata { name: "x".into(), datatype: "FP8".into(), shape: vec![1] };
-        assert!(odd.draw(sizes, &mut random).is_err());
+        assert!(odd.draw(sizes, 0, &mut random).is_err());
     }
 
     #[test]
-    fn both_encodings_hold_the_same_values() {
+    fn both_encodings_hold_the_same_values_and_inputs_differ_in_size() {
         let mut random = StdRng::seed_from_u64(0);
         let sizes = SampleShape { rows: 1, free: 1, most: 1 };
         let input = TensorMetadata { name: "x".into(), datatype: "FP32".into(), shape: vec![9] };
-        let sample = input.draw(sizes, &mut random).unwrap();
-        let floats: Vec<f32> =
-            sample.bytes.as_chunks().0.iter().map(|element| f32::from_le_bytes(*element)).collect();
-        assert_eq!(sample.json, json!(floats));
+        let mut largest = |index| {
+            let sample = input.draw(sizes, index, &mut random).unwrap();
+            let elements = sample.bytes.as_chunks().0.iter();
+            let floats: Vec<f32> = elements.map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            assert_eq!(sample.json, json!(floats));
+            floats.into_iter().fold(0.0, f32::max)
+        };
+        assert!(largest(0) <= 1.0 && largest(1) > 1.0 && largest(3) <= 1.0 / 1024.0);
     }
 }

@@ -47,8 +47,8 @@ impl Sampled {
             )));
         }
         let mut random = StdRng::seed_from_u64(SEED);
-        let mut request = || {
-            let inputs = model.inputs.iter().map(|input| input.draw(sizes, &mut random));
+        let mut request = |index| {
+            let inputs = model.inputs.iter().map(|input| input.draw(sizes, index, &mut random));
             let samples = inputs.collect::<Result<Vec<Sample>, _>>()?;
             let inputs = samples.iter().map(|sample| sample.input.clone()).collect();
             let call = Call::new(&model.name, inputs)?;
@@ -59,7 +59,7 @@ impl Sampled {
                 }
             })
         };
-        let requests = (0..count).map(|_| request()).collect::<Result<_, LoadError>>()?;
+        let requests = (0..count).map(&mut request).collect::<Result<_, LoadError>>()?;
         Ok(Self { requests, learnt: Vec::new(), tolerance: 0.0 })
     }
 

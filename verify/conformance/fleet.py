@@ -137,12 +137,14 @@ class Fleet:
         settings: tuple[str, ...] = (),
         write=repository.write,
         max_body: int = 64 << 20,
+        worker: tuple[str, ...] = (),
     ):
         self.folder = folder
         self.repository = folder / "repository"
         self.repository.mkdir()
         self.models = write(self.repository)
         self.max_body = max_body
+        self.worker = worker
         self.redis: Redis | None = None
         self.programs: list[Program] = []
         try:
@@ -166,7 +168,7 @@ class Fleet:
         if self.redis:
             return self.run("batchfleet-gateway", *settings, "--redis-url", self.redis.url)
         models = ("--model-repository", str(self.repository))
-        return self.run("batchfleet", "serve", *settings, *models)
+        return self.run("batchfleet", "serve", *settings, *models, *self.worker)
 
     def run(self, name: str, *arguments: str) -> Program:
         program = Program(self.folder, name, *arguments)
@@ -176,7 +178,7 @@ class Fleet:
     def serve(self, models: Path) -> Program:
         """Starts another worker, for the models of a repository."""
         where = ("--redis-url", self.redis.url, "--model-repository", str(models))
-        return self.run("batchfleet-worker", *where)
+        return self.run("batchfleet-worker", *where, *self.worker)
 
     def wait_for(self, *models: str) -> None:
         def ready() -> bool:

@@ -20,7 +20,7 @@ pub(crate) use self::{
     message::{Agent, Message},
     served::Served,
     tensor::{RowAxis, TensorConfig},
-    warmup::WarmupSample,
+    warmup::{WarmupData, WarmupInput, WarmupSample},
 };
 use crate::{
     instances::InstanceGroup,

@@ -24,6 +24,9 @@ pub(crate) trait Engine {
     /// The model's inputs and outputs.
     fn spec(&self) -> &ModelSpec;
 
+    /// Makes the model one that does not batch: from now on, [`spec`](Self::spec) says so.
+    fn serve_singly(&mut self);
+
     /// The name of the execution provider that runs the model.
     fn provider(&self) -> &'static str;
 

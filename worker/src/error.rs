@@ -5,7 +5,7 @@ use batchfleet_service::InvalidSettings;
 
 use crate::{
     engine::{EngineError, onnx::ModelLoadError},
-    golden::Mismatch,
+    proof::{Mismatch, Objection},
     repository::RepositoryError,
 };
 
@@ -21,7 +21,7 @@ pub enum WorkerError {
     /// A model cannot be loaded.
     #[error(transparent)]
     Load(#[from] ModelLoadError),
-    /// A model fails on one row of zeros.
+    /// A model fails on all inputs that the warm-up tries.
     #[error(
         "model {model} cannot be warmed up: {error}; model_warmup in its config.pbtxt gives \
          dimensions it can run with"
@@ -32,11 +32,24 @@ pub enum WorkerError {
         /// The error of the run.
         error: EngineError,
     },
-    /// A model's outputs for the same input depend on the size of the batch.
+    /// The config wants batches, but the model's requests cannot be joined.
     #[error(
-        "model {model} fails the golden check: {mismatch}; either the device is broken, or the model \
-         mixes its rows or draws random numbers, which the parameter golden_check \"off\" in its \
-         config.pbtxt allows"
+        "model {model}: config.pbtxt says max_batch_size {max_batch}, but {objection}; \
+         max_batch_size: 0 serves it one request at a time"
+    )]
+    Batch {
+        /// The model.
+        model: QueueName,
+        /// The rows in the config.
+        max_batch: u32,
+        /// Why requests cannot be joined.
+        objection: Box<Objection>,
+    },
+    /// A model computes something else for the same rows in larger batches.
+    #[error(
+        "model {model} does not compute in every batch size what it computes in small batches: \
+         {mismatch}; the device or its driver may be broken; a smaller max_batch_size in its \
+         config.pbtxt avoids this size"
     )]
     Golden {
         /// The model.
@@ -95,6 +108,7 @@ impl WorkerError {
             | Self::Repository(_)
             | Self::Load(_)
             | Self::WarmUp { .. }
+            | Self::Batch { .. }
             | Self::Golden { .. }
             | Self::EngineGone(_) => true,
         }

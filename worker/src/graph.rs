@@ -1,5 +1,5 @@
-//! Facts about a model, read from its ONNX file: versions, symbols of dimensions, operators, and the
-//! names and shapes of constants. The weights are skipped.
+//! Facts about a model, read from its ONNX file: symbols of dimensions, operators, and the names and
+//! shapes of constants. The weights are skipped.
 
 mod file;
 mod operators;
@@ -15,22 +15,16 @@ use prost::Message as _;
 
 use self::{
     file::FileBuf,
-    proto::{
-        AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
-        ValueInfoProto,
-    },
+    proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto},
 };
 
 /// The facts about a model.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
-    ir_version: i64,
-    opsets: BTreeMap<String, i64>,
     inputs: BTreeMap<String, Vec<Dimension>>,
     outputs: BTreeMap<String, Vec<Dimension>>,
     nodes: Vec<Node>,
     constants: BTreeMap<String, Constant>,
-    external: BTreeSet<String>,
 }
 
 /// One dimension of an input or output.
@@ -88,9 +82,7 @@ impl Graph {
     }
 
     fn of(model: ModelProto) -> Self {
-        let opsets = model.opset_import.into_iter().map(|set| (set.domain, set.version));
-        let mut graph =
-            Self { ir_version: model.ir_version, opsets: opsets.collect(), ..Self::default() };
+        let mut graph = Self::default();
         let main = model.graph.unwrap_or_default();
         graph.inputs = main.input.iter().map(dimensions).collect();
         graph.outputs = main.output.iter().map(dimensions).collect();
@@ -104,7 +96,6 @@ impl Graph {
     /// Adds the parts of a graph or subgraph.
     fn add(&mut self, graph: GraphProto) {
         graph.initializer.into_iter().for_each(|tensor| self.add_constant(tensor));
-        graph.sparse_initializer.into_iter().for_each(|tensor| self.add_sparse(tensor));
         graph.node.into_iter().for_each(|node| self.add_node(node));
     }
 
@@ -112,16 +103,10 @@ impl Graph {
         let NodeProto { input, output, op_type, attribute } = node;
         let mut integers = BTreeMap::new();
         for attribute in attribute {
-            let AttributeProto { name, i, t, g, tensors, graphs, sparse_tensor, sparse_tensors } =
-                attribute;
-            if let (Some(value), "Constant", [output]) = (&t, op_type.as_str(), &output[..]) {
-                self.add_constant(TensorProto { name: output.clone(), ..value.clone() });
+            let AttributeProto { name, i, t, g, graphs } = attribute;
+            if let (Some(value), "Constant", [output]) = (t, op_type.as_str(), &output[..]) {
+                self.add_constant(TensorProto { name: output.clone(), ..value });
             }
-            // Only to find their external data.
-            let tensors = t.into_iter().chain(tensors);
-            tensors.for_each(|tensor| self.external.extend(external(&tensor)));
-            let sparse = sparse_tensor.into_iter().chain(sparse_tensors);
-            sparse.for_each(|tensor| self.add_sparse(tensor));
             g.into_iter().chain(graphs).for_each(|graph| self.add(graph));
             integers.insert(name, i);
         }
@@ -130,31 +115,9 @@ impl Graph {
     }
 
     fn add_constant(&mut self, tensor: TensorProto) {
-        self.external.extend(external(&tensor));
         let integers = tensor.integers();
         let dims = tensor.dims.iter().map(|&dim| dim.unsigned_abs()).collect();
         self.constants.insert(tensor.name, Constant { dims, integers });
-    }
-
-    fn add_sparse(&mut self, tensor: SparseTensorProto) {
-        let tensors = tensor.values.into_iter().chain(tensor.indices);
-        tensors.for_each(|tensor| self.external.extend(external(&tensor)));
-    }
-
-    /// The version of the file format.
-    pub(crate) fn ir_version(&self) -> i64 {
-        self.ir_version
-    }
-
-    /// The versions of the operator sets, by domain; the standard domain is empty.
-    pub(crate) fn opsets(&self) -> &BTreeMap<String, i64> {
-        &self.opsets
-    }
-
-    /// The files with the tensors outside the model's file, as the model's file names them: paths
-    /// relative to its folder.
-    pub(crate) fn external_data(&self) -> &BTreeSet<String> {
-        &self.external
     }
 
     /// The dimensions of an input; `None` for an unknown name. Empty for a scalar and for an unknown
@@ -180,10 +143,6 @@ impl Graph {
 /// `DynamicDimension.1`, `x_dynamic_axes_1`), and names without letters.
 fn is_made_up(symbol: &str) -> bool {
     symbol.ends_with(|last: char| last.is_ascii_digit()) || !symbol.contains(char::is_alphabetic)
-}
-
-fn external(tensor: &TensorProto) -> Option<String> {
-    tensor.external_file().map(str::to_owned)
 }
 
 fn dimensions(value: &ValueInfoProto) -> (String, Vec<Dimension>) {

@@ -16,7 +16,6 @@ use batchfleet_broker::{Datatype, Job, ModelSpec, Tensor, TensorSpec};
 use bytes::Bytes;
 
 use self::rows::Rows;
-use crate::tensors;
 
 /// How a model's tensors hold the rows of a batch.
 #[derive(Clone, Debug)]
@@ -157,23 +156,6 @@ impl Layout {
         parts.first()?.iter().enumerate().map(join).collect()
     }
 
-    /// `rows` rows of zeros, or of empty strings, for an input. Open dimensions of `spec` are taken
-    /// from `dims`, which has no row dimension; dimensions missing in `dims` are 1.
-    pub(crate) fn zeros(&self, spec: &TensorSpec, rows: u32, dims: &[u64]) -> Tensor {
-        let axis = self.axes.as_ref().and_then(|_| spec.row_dimension());
-        let mut dims = dims.iter().copied();
-        let size = |(at, &dim): (usize, &i64)| {
-            if Some(at) == axis {
-                return u64::from(rows);
-            }
-            let given = dims.next().unwrap_or(1);
-            u64::try_from(dim).unwrap_or(given)
-        };
-        let shape: Vec<u64> = spec.shape.iter().enumerate().map(size).collect();
-        let data = tensors::zeros(spec.datatype, shape.iter().product());
-        Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data }
-    }
-
     /// The slots of `rows` requests of one row each.
     pub(crate) fn single_rows(&self, rows: u32) -> BatchSlots {
         BatchSlots { layout: self.clone(), rows: vec![1; rows as usize], padding: 0 }
@@ -213,6 +195,13 @@ pub(crate) struct JobRows<'a> {
     pub(crate) job: &'a Job,
     /// The rows.
     pub(crate) rows: Range<u32>,
+}
+
+impl<'a> JobRows<'a> {
+    /// All rows of a request.
+    pub(crate) fn all(job: &'a Job) -> Self {
+        Self { job, rows: 0..job.rows }
+    }
 }
 
 /// The inputs of a batch, not joined yet.

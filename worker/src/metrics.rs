@@ -21,6 +21,16 @@ const ROWS: [f64; 10] = doubling(1.0);
 /// 0.25 ms to 65 s: from one row of a small model to a wait until the longest deadline.
 const SECONDS: [f64; 19] = doubling(0.000_25);
 
+/// The result of a check of an answered request. The variant's name is the metric label `finding`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum SentinelFinding {
+    /// Alone, the request got the same outputs.
+    Same,
+    /// Alone, the request got other outputs.
+    Different,
+}
+
 /// The outcome of a job. The variant's name is the metric label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -133,6 +143,14 @@ batchfleet_service::metrics! {
             labels = ["model", "version", "class"]
         )]
         engine_errors: IntCounterVec,
+        /// Answered requests of batches that ran again alone, by the finding: same or different. A
+        /// difference means that requests of one batch influenced each other.
+        #[metric(
+            "batchfleet_worker_sentinel_checks_total",
+            unit = "requests",
+            labels = ["model", "version", "finding"]
+        )]
+        sentinel: IntCounterVec,
         /// N and what it was chosen from.
         batching: BatchingFamilies,
     }
@@ -171,6 +189,9 @@ impl WorkerMetrics {
             bisections: self.bisections.with_label_values(&labels),
             engine_errors: each_variant(|fault: RunFault| {
                 labelled(&self.engine_errors, fault.into())
+            }),
+            sentinel: each_variant(|finding: SentinelFinding| {
+                labelled(&self.sentinel, finding.into())
             }),
             batching: Arc::new(self.batching.of_model(labels)),
         }
@@ -211,6 +232,7 @@ pub(crate) struct ModelMetrics {
     released: [IntCounter; Release::ALL.len()],
     jobs: Arc<[IntCounter]>,
     engine_errors: Arc<[IntCounter]>,
+    sentinel: Arc<[IntCounter]>,
 }
 
 impl ModelMetrics {
@@ -228,6 +250,11 @@ impl ModelMetrics {
     pub(crate) fn broker_failed(&self, error: &BrokerError) {
         let errors = BrokerError::CODES.iter().zip(&self.broker_errors);
         errors.filter(|(code, _)| **code == error.code()).for_each(|(_, counter)| counter.inc());
+    }
+
+    /// Incremented once per check of an answered request.
+    pub(crate) fn sentinel(&self, finding: SentinelFinding) -> &IntCounter {
+        &self.sentinel[finding as usize]
     }
 
     /// Incremented once per failed run.

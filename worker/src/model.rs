@@ -42,17 +42,9 @@ pub(crate) struct Model {
     pub(crate) unavailable: Vec<UnavailableModel>,
     /// How to serve the model.
     pub(crate) plan: ServingPlan,
-    about: About,
-    engine: EngineHandle,
-}
-
-/// What the worker announces to users of a model.
-#[derive(Debug)]
-struct About {
     /// The config with the values in effect.
     config: serde_json::Value,
-    /// What users should know, as sentences.
-    notes: Vec<String>,
+    engine: EngineHandle,
 }
 
 impl Model {
@@ -95,12 +87,12 @@ impl Model {
             let mut engine = engine(&settings, &source, runtime.as_deref(), instance)?;
             let plan = plan(&settings, &source, engine.as_mut())?;
             let plan = ServingPlan { tracer, ..plan };
-            let about = about(&source, &plan);
-            Ok::<_, WorkerError>((engine, (plan, about)))
+            let config = source.config.in_effect(&plan.spec, plan.linger);
+            Ok::<_, WorkerError>((engine, (plan, config)))
         };
-        let (engine, (plan, about)) = engine::start(name, load).await?;
+        let (engine, (plan, config)) = engine::start(name, load).await?;
         let (worker, unavailable) = (WorkerId::random(), Vec::new());
-        Ok(Self { worker, host, unavailable, plan, about, engine })
+        Ok(Self { worker, host, unavailable, plan, config, engine })
     }
 
     /// The model's queue.
@@ -126,8 +118,8 @@ impl Model {
             unavailable: self.unavailable,
             tracing: self.plan.tracer.is_on(),
             classification: true,
-            config: Some(self.about.config),
-            notes: self.about.notes,
+            config: Some(self.config),
+            notes: self.plan.notes.clone(),
             ..Announcement::new(self.worker, spec)
         };
         let WorkerRoles { claims, consumer, target } = roles;
@@ -167,12 +159,6 @@ async fn guide(mut target: Box<dyn TargetSubscription>, tuner: SharedTuner) {
             }
         }
     }
-}
-
-/// Describes the model for its users.
-fn about(source: &ModelSource, plan: &ServingPlan) -> About {
-    let config = &source.config;
-    About { config: config.in_effect(&plan.spec, plan.linger), notes: config.notes(&plan.spec) }
 }
 
 fn engine(

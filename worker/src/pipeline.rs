@@ -16,6 +16,7 @@ mod bisect;
 mod held;
 mod pace;
 mod screen;
+mod sentinel;
 mod source;
 
 use std::{pin::pin, sync::Arc};
@@ -28,7 +29,7 @@ use self::{
     attempt::{Attempted, Runner},
     bisect::{BatchPart, Bisection},
     pace::BatchPace,
-    source::BatchSource,
+    source::{BatchSource, Next},
 };
 use crate::{
     batch::Batch, drain::Drain, engine::EngineHandle, error::WorkerError, fault::RunFault,
@@ -73,8 +74,11 @@ impl Pipeline {
     /// outputs cannot be trusted.
     pub(crate) async fn run(mut self) -> Result<(), WorkerError> {
         let mut ended = Ok(());
-        while let Some(batch) = self.source.next_batch(&mut self.settler).await {
-            ended = self.run_batch(batch).await;
+        while let Some(next) = self.source.next(&mut self.settler, self.runner.has_sample()).await {
+            ended = match next {
+                Next::Batch(batch) => self.run_batch(batch).await,
+                Next::Idle => self.runner.check_sample().await,
+            };
             if ended.is_err() {
                 break;
             }

@@ -25,8 +25,12 @@ pub(crate) struct ServingPlan {
     pub(crate) linger: Duration,
     /// Longer runs count as hung.
     pub(crate) max_batch_time: Duration,
+    /// How often an answered request of a batch runs again alone; zero for never.
+    pub(crate) sentinel_interval: Duration,
     /// Records spans of traced batches.
     pub(crate) tracer: Tracer,
+    /// What users of the model should know about how it is served, as sentences.
+    pub(crate) notes: Vec<String>,
 }
 
 impl ServingPlan {

@@ -1,18 +1,21 @@
-//! Makes a loaded model ready to serve: warms it up, checks what it computes, and plans how it is
-//! served.
+//! Makes a loaded model ready to serve: finds inputs that it takes, proves that requests may share a
+//! batch, warms it up, and plans how it is served.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use batchfleet_policy::{BatchMode, BatchPolicy, QueueLoad};
+use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, QueueLoad};
 use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tracing::{info, warn};
 
 use crate::{
-    engine::Engine,
+    config::Backend,
+    engine::{Engine, EngineError},
     error::WorkerError,
-    golden::GoldenCheck,
+    fault::RunFault,
+    graph::Graph,
     labels,
     plan::ServingPlan,
+    proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, samples},
     repository::ModelSource,
     settings::ModelSettings,
     warmup::{Climb, Profile, warm_up},
@@ -22,30 +25,45 @@ use crate::{
 /// batches take longer on a busy machine.
 const WATCHDOG_MARGIN: u32 = 3;
 
+/// The time of a run that nothing is known of. The first runs correct it.
+const UNKNOWN: Duration = Duration::from_millis(10);
+
 /// Warms up the engine, and makes the plan from the measured batch times.
 pub(crate) fn plan(
     settings: &ModelSettings,
     source: &ModelSource,
     engine: &mut dyn Engine,
 ) -> Result<ServingPlan, WorkerError> {
-    let sizes = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
+    let sizes: Vec<u32> = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
     let climb = match settings.batch {
-        BatchMode::Auto => Climb { sizes, up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) },
+        BatchMode::Auto => {
+            Climb { sizes: sizes.clone(), up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) }
+        }
         // A fixed N takes precedence over the latency target.
-        BatchMode::Fixed(rows) => Climb { sizes, up_to: rows, patience: None },
+        BatchMode::Fixed(rows) => Climb { sizes: sizes.clone(), up_to: rows, patience: None },
     };
-    let model = source.queue.clone();
-    let mut golden = GoldenCheck::new(engine.spec(), &source.config.warmup);
-    let Profile { cost, usable } = warm_up(engine, &mut golden, &climb)
-        .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
-    let checked = source.config.parameters.get("golden_check").is_none_or(|check| check != "off");
-    if let Some(mismatch) = golden.mismatch().filter(|_| checked) {
-        return Err(WorkerError::Golden { model, mismatch });
-    }
+    let graph = facts(source);
+    let only_zeros = source.config.backend == Backend::Echo;
+    let samples = samples(source, engine.spec())?;
+    let hints = Hints {
+        graph: &graph,
+        shapes: &source.config.warmup,
+        samples: &samples,
+        sizes: &sizes,
+        only_zeros,
+    };
+    let mut notes = source.config.notes(engine.spec());
+    let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
+    let Profile { cost, usable } = if let Some(rows) = rows {
+        measure(source, engine, rows, &climb)?
+    } else {
+        let cost = CostModel::from_profile(&[(1, UNKNOWN)]);
+        Profile { cost: cost.ok_or_else(nothing_measured)?, usable: 1 }
+    };
     let policy = BatchPolicy::new(settings.batch, usable, settings.slo_p99);
     let limit = policy.choose(&cost, &QueueLoad::unknown(1)).n;
     let provider = engine.provider();
-    info!(%model, provider, limit, "loaded and warmed up");
+    info!(model = %source.queue, provider, limit, "loaded and warmed up");
     let mut spec = engine.spec().clone();
     if cost.has_fixed_sizes() {
         let largest = NonZeroU32::new(cost.largest());
@@ -59,10 +77,193 @@ pub(crate) fn plan(
         policy,
         linger: source.config.linger.unwrap_or(settings.linger),
         max_batch_time: settings.max_batch_time,
+        sentinel_interval: settings.sentinel_interval,
         tracer: Tracer::default(),
+        notes,
     };
     check_watchdog(&plan, limit)?;
     Ok(plan)
+}
+
+fn nothing_measured() -> WorkerError {
+    InvalidSettings::new("no batch size was measured").into()
+}
+
+/// The facts in the model's file; none for an echo, which has no file, and for a file that cannot be
+/// read. Facts only help.
+fn facts(source: &ModelSource) -> Graph {
+    if source.config.backend == Backend::Echo {
+        return Graph::default();
+    }
+    Graph::read(&source.file).unwrap_or_else(|error| {
+        warn!(model = %source.queue, %error, "failed to read the operators of the model");
+        Graph::default()
+    })
+}
+
+/// Finds rows that the model takes, and decides whether its requests may be joined. `None` if no rows
+/// are found. Adds notes for the model's users.
+fn test_rows(
+    settings: &ModelSettings,
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    hints: &Hints<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Option<TestRows>, WorkerError> {
+    let mut found = TestRows::find(engine, hints);
+    if engine.spec().batches()
+        && let Err(EngineError::Uneven(uneven)) = found
+    {
+        notes.push(no_batch(source, engine, hints.graph, Objection::Uneven(uneven))?);
+        found = TestRows::find(engine, hints);
+    }
+    match found {
+        Ok(mut rows) => {
+            if engine.spec().max_rows() > 1 && !hints.only_zeros {
+                notes.extend(may_batch(source, engine, hints, &mut rows)?);
+            }
+            Ok(Some(rows))
+        }
+        Err(error) => {
+            notes.push(unproven(settings, source, engine, error)?);
+            Ok(None)
+        }
+    }
+}
+
+/// Warms up the engine, and checks that it computes the same in all batch sizes.
+fn measure(
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    mut rows: TestRows,
+    climb: &Climb,
+) -> Result<Profile, WorkerError> {
+    let model = source.queue.clone();
+    let profile = warm_up(engine, &mut rows, climb)
+        .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
+    // A model that draws random numbers differs from itself, and does not batch.
+    let counts = |mismatch: &Mismatch| {
+        engine.spec().batches() && (scope(source) == Scope::Values || mismatch.is_shape)
+    };
+    match rows.mismatch().filter(counts) {
+        Some(mismatch) => Err(WorkerError::Golden { model, mismatch }),
+        None => Ok(profile),
+    }
+}
+
+/// Serves a model that takes no inputs of the warm-up one request at a time, unless the settings
+/// forbid it or the device is at fault. Returns a note for its users.
+fn unproven(
+    settings: &ModelSettings,
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    error: EngineError,
+) -> Result<String, WorkerError> {
+    let model = source.queue.clone();
+    if settings.require_warm_up || RunFault::of(&error) != RunFault::Model {
+        return Err(WorkerError::WarmUp { model, error });
+    }
+    warn!(
+        %model, %error,
+        "no inputs were found that the model takes: serving it unmeasured, one request at a time; \
+         model_warmup in its config.pbtxt gives inputs to try"
+    );
+    engine.serve_singly();
+    Ok(format!(
+        "each request runs in a batch of its own, because the warm-up found no inputs that the model \
+         takes ({error}); model_warmup in config.pbtxt gives inputs to try"
+    ))
+}
+
+/// Decides whether requests for the model may be joined. Returns notes for its users.
+fn may_batch(
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    hints: &Hints<'_>,
+    rows: &mut TestRows,
+) -> Result<Vec<String>, WorkerError> {
+    let model = &source.queue;
+    let symbols: Vec<&str> = hints.graph.row_symbols().into_iter().collect();
+    if source.config.max_batch.is_none() && symbols.len() > 1 {
+        let symbols = symbols.join(", ");
+        info!(
+            %model, symbols,
+            "the first dimensions of the inputs are no common batch: serving one request at a time"
+        );
+        engine.serve_singly();
+        rows.serve_singly(engine.spec());
+        return Ok(vec![format!(
+            "each request runs in a batch of its own, because the first dimensions of its inputs are \
+             not one batch: the model's file names them {symbols}"
+        )]);
+    }
+    if rows.are_alike() {
+        warn!(%model, "model takes only one kind of row: its batches are hardly proven");
+        return Ok(vec![
+            "the warm-up found only one kind of row that the model takes, so that it is hardly proven \
+             that rows of a batch do not influence each other"
+                .to_owned(),
+        ]);
+    }
+    let Err(objection) = prove(engine, hints, rows, scope(source)) else {
+        let operators: Vec<&str> = hints.graph.batch_scaled().into_iter().collect();
+        if !operators.is_empty() {
+            warn!(
+                %model, operators = operators.join(", "),
+                "operators of the model scale all rows of a batch together: rows of very different \
+                 size had the right outputs, but other rows may not"
+            );
+        }
+        return Ok(Vec::new());
+    };
+    let note = no_batch(source, engine, hints.graph, objection)?;
+    rows.serve_singly(engine.spec());
+    Ok(vec![note])
+}
+
+/// Serves a model whose requests cannot be joined one request at a time, unless its config demands a
+/// batch. Returns a note for its users.
+fn no_batch(
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    graph: &Graph,
+    objection: Objection,
+) -> Result<String, WorkerError> {
+    let model = source.queue.clone();
+    if let Some(max_batch) = source.config.max_batch {
+        return Err(WorkerError::Batch { model, max_batch, objection: Box::new(objection) });
+    }
+    let cause = cause(graph, &objection);
+    warn!(
+        %model, %objection, cause,
+        "requests cannot share a batch: serving one request at a time; max_batch_size: 0 in its \
+         config.pbtxt confirms this"
+    );
+    engine.serve_singly();
+    Ok(format!("each request runs in a batch of its own, because {objection}{cause}"))
+}
+
+/// The operators that are the likely cause of an objection, in parentheses.
+fn cause(graph: &Graph, objection: &Objection) -> String {
+    let operators = match objection {
+        Objection::Random(_) => graph.random(),
+        _ if !graph.batch_scaled().is_empty() => graph.batch_scaled(),
+        _ => graph.along_rows(),
+    };
+    let operators: Vec<&str> = operators.into_iter().collect();
+    if operators.is_empty() {
+        return String::new();
+    }
+    format!(" (likely because of its {})", operators.join(", "))
+}
+
+/// The parameter `golden_check` "off" of a model that draws random numbers takes its values out of
+/// all comparisons. Shapes are always compared.
+fn scope(source: &ModelSource) -> Scope {
+    match source.config.parameters.get("golden_check") {
+        Some(check) if check == "off" => Scope::Shapes,
+        _ => Scope::Values,
+    }
 }
 
 /// Rejects settings with which the watchdog would mistake a slow batch for a hang.

@@ -126,6 +126,22 @@ pub struct ModelSettings {
     )]
     pub max_batch_time: Duration,
 
+    /// Refuse to start with a model that takes none of the inputs that the warm-up makes up, instead
+    /// of serving it unmeasured, one request at a time
+    #[arg(long, env = "BATCHFLEET_REQUIRE_WARM_UP")]
+    pub require_warm_up: bool,
+
+    /// How often one answered request of a batch runs again alone, while the worker is idle, to
+    /// check that requests in one batch do not influence each other; 0s switches the check off
+    #[arg(
+        long,
+        env = "BATCHFLEET_SENTINEL_INTERVAL",
+        default_value = "60s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub sentinel_interval: Duration,
+
     /// ONNX Runtime's library [default: the environment's `ORT_DYLIB_PATH`, or where `make` put it]
     #[arg(long, env = "BATCHFLEET_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,

@@ -49,6 +49,8 @@ pub(crate) struct Tuner {
     epoch: u64,
     cost: CostModel,
     ceiling: Ceiling,
+    /// Whether rows of a batch were found to influence each other, so that N is 1.
+    mixes_rows: bool,
     load: LoadEstimate,
     choice: BatchChoice,
     last_ran: Option<Instant>,
@@ -65,6 +67,7 @@ impl Tuner {
             epoch: 0,
             cost,
             ceiling: Ceiling::default(),
+            mixes_rows: false,
             load: LoadEstimate::new(),
             choice,
             last_ran: None,
@@ -108,7 +111,7 @@ impl Tuner {
 
     /// N as last chosen.
     pub(crate) fn n(&self) -> u32 {
-        self.choice.n.min(self.ceiling.rows())
+        self.bounded(self.choice.n)
     }
 
     /// How many of the `held` rows to run now: at most N, or fewer if they exactly fill a size that
@@ -162,6 +165,11 @@ impl Tuner {
         self.ceiling.rows()
     }
 
+    /// Makes N 1 from now on, because rows of a batch were found to influence each other.
+    pub(crate) fn end_batching(&mut self) {
+        self.mixes_rows = true;
+    }
+
     /// Rows per second under full load.
     pub(crate) fn capacity(&self) -> f64 {
         self.cost.rate(self.full_load_n())
@@ -170,11 +178,15 @@ impl Tuner {
     /// N and the values it was chosen from, for the announcement.
     pub(crate) fn report(&self) -> Batching {
         let BatchChoice { n_star, b_eq, overloaded, interval, bound, .. } = self.choice;
-        let is_memory = self.ceiling.rows() < self.choice.n;
+        let bound = match bound {
+            _ if self.mixes_rows => BatchBound::Mismatch,
+            _ if self.ceiling.rows() < self.choice.n => BatchBound::Memory,
+            bound => announced(bound),
+        };
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         Batching {
             n: self.n(),
-            bound: if is_memory { BatchBound::Memory } else { announced(bound) },
+            bound,
             interval,
             full_load_n: self.full_load_n(),
             slo_n: n_star,
@@ -194,7 +206,12 @@ impl Tuner {
 
     fn full_load_n(&self) -> u32 {
         let full_load = self.policy.choose(&self.cost, &QueueLoad::unknown(self.load.workers()));
-        full_load.n.min(self.ceiling.rows())
+        self.bounded(full_load.n)
+    }
+
+    /// N within the bounds that the policy does not know.
+    fn bounded(&self, n: u32) -> u32 {
+        if self.mixes_rows { 1 } else { n.min(self.ceiling.rows()) }
     }
 }
 
@@ -315,5 +332,14 @@ mod tests {
         assert_eq!(tuner.out_of_memory(64), 32);
         assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (32, BatchBound::Memory));
         assert_eq!(tuner.report().full_load_n, 32);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_that_influence_each_other_end_batching_for_good() {
+        let mut tuner = tuner(BatchMode::Fixed(64));
+        tuner.end_batching();
+        tuner.adopt(target(1, BatchWish::Rows(32), None));
+        assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (1, BatchBound::Mismatch));
+        assert_eq!(tuner.report().full_load_n, 1);
     }
 }

@@ -167,6 +167,10 @@ mod tests {
             &self.spec
         }
 
+        fn serve_singly(&mut self) {
+            self.spec.max_batch = None;
+        }
+
         fn provider(&self) -> &'static str {
             "cpu"
         }

@@ -76,6 +76,10 @@ impl Engine for Echo {
         &self.spec
     }
 
+    fn serve_singly(&mut self) {
+        self.spec.max_batch = None;
+    }
+
     fn provider(&self) -> &'static str {
         "cpu"
     }

@@ -87,6 +87,10 @@ impl Engine for Onnx {
         &self.spec
     }
 
+    fn serve_singly(&mut self) {
+        self.spec.max_batch = None;
+    }
+
     fn provider(&self) -> &'static str {
         self.provider
     }

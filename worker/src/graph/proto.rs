@@ -9,22 +9,10 @@ use prost::{
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ModelProto {
-    #[prost(int64, tag = "1")]
-    pub(super) ir_version: i64,
     #[prost(message, optional, tag = "7")]
     pub(super) graph: Option<GraphProto>,
-    #[prost(message, repeated, tag = "8")]
-    pub(super) opset_import: Vec<OperatorSetIdProto>,
     #[prost(message, repeated, tag = "25")]
     pub(super) functions: Vec<FunctionProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct OperatorSetIdProto {
-    #[prost(string, tag = "1")]
-    pub(super) domain: String,
-    #[prost(int64, tag = "2")]
-    pub(super) version: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -43,8 +31,6 @@ pub(super) struct GraphProto {
     pub(super) input: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "12")]
     pub(super) output: Vec<ValueInfoProto>,
-    #[prost(message, repeated, tag = "15")]
-    pub(super) sparse_initializer: Vec<SparseTensorProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -69,22 +55,8 @@ pub(super) struct AttributeProto {
     pub(super) t: Option<TensorProto>,
     #[prost(message, optional, tag = "6")]
     pub(super) g: Option<GraphProto>,
-    #[prost(message, repeated, tag = "10")]
-    pub(super) tensors: Vec<TensorProto>,
     #[prost(message, repeated, tag = "11")]
     pub(super) graphs: Vec<GraphProto>,
-    #[prost(message, optional, tag = "22")]
-    pub(super) sparse_tensor: Option<SparseTensorProto>,
-    #[prost(message, repeated, tag = "23")]
-    pub(super) sparse_tensors: Vec<SparseTensorProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct SparseTensorProto {
-    #[prost(message, optional, tag = "1")]
-    pub(super) values: Option<TensorProto>,
-    #[prost(message, optional, tag = "2")]
-    pub(super) indices: Option<TensorProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -121,18 +93,8 @@ pub(super) struct DimensionProto {
     pub(super) dim_param: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct StringStringEntryProto {
-    #[prost(string, tag = "1")]
-    pub(super) key: String,
-    #[prost(string, tag = "2")]
-    pub(super) value: String,
-}
-
 /// The data type code of 64-bit integers.
 pub(super) const INT64: i32 = 7;
-/// The data location code of data in another file.
-pub(super) const EXTERNAL: i32 = 1;
 
 /// Longer data is weights, and is skipped.
 const MOST_BYTES: usize = 1024;
@@ -148,20 +110,12 @@ pub(super) struct TensorProto {
     pub(super) raw_data: Vec<u8>,
     /// Empty if they are many.
     pub(super) int64_data: Vec<i64>,
-    pub(super) external_data: Vec<StringStringEntryProto>,
-    pub(super) data_location: i32,
 }
 
 impl TensorProto {
-    /// The file that holds the data, relative to the model's folder.
-    pub(super) fn external_file(&self) -> Option<&str> {
-        let location = self.external_data.iter().find(|entry| entry.key == "location");
-        location.filter(|_| self.data_location == EXTERNAL).map(|entry| entry.value.as_str())
-    }
-
     /// The elements of a small tensor of 64-bit integers.
     pub(super) fn integers(&self) -> Option<Vec<i64>> {
-        if self.data_type != INT64 || self.data_location == EXTERNAL {
+        if self.data_type != INT64 {
             return None;
         }
         let raw = self.raw_data.as_chunks().0.iter().copied().map(i64::from_le_bytes);
@@ -177,8 +131,6 @@ impl Message for TensorProto {
         encoding::int64::encode_packed(7, &self.int64_data, buf);
         encoding::string::encode(8, &self.name, buf);
         encoding::bytes::encode(9, &self.raw_data, buf);
-        encoding::message::encode_repeated(13, &self.external_data, buf);
-        encoding::int32::encode(14, &self.data_location, buf);
     }
 
     fn merge_field(
@@ -207,8 +159,6 @@ impl Message for TensorProto {
                 self.raw_data = short_bytes(buf)?;
                 Ok(())
             }
-            13 => encoding::message::merge_repeated(wire_type, &mut self.external_data, buf, ctx),
-            14 => encoding::int32::merge(wire_type, &mut self.data_location, buf, ctx),
             _ => skip_field(wire_type, tag, buf, ctx),
         }
     }
@@ -219,8 +169,6 @@ impl Message for TensorProto {
             + encoding::int64::encoded_len_packed(7, &self.int64_data)
             + encoding::string::encoded_len(8, &self.name)
             + encoding::bytes::encoded_len(9, &self.raw_data)
-            + encoding::message::encoded_len_repeated(13, &self.external_data)
-            + encoding::int32::encoded_len(14, &self.data_location)
     }
 
     fn clear(&mut self) {

@@ -1,7 +1,4 @@
-use proto::{
-    DimensionProto, EXTERNAL, FunctionProto, INT64, OperatorSetIdProto, StringStringEntryProto,
-    TensorShapeProto, TensorTypeProto, TypeProto,
-};
+use proto::{DimensionProto, FunctionProto, INT64, TensorShapeProto, TensorTypeProto, TypeProto};
 
 use super::*;
 
@@ -46,13 +43,7 @@ fn value(name: &str, dims: &[&str]) -> ValueInfoProto {
 }
 
 fn model(graph: GraphProto) -> ModelProto {
-    let opset = OperatorSetIdProto { domain: String::new(), version: 17 };
-    ModelProto {
-        ir_version: 8,
-        graph: Some(graph),
-        opset_import: vec![opset],
-        ..Default::default()
-    }
+    ModelProto { graph: Some(graph), ..ModelProto::default() }
 }
 
 fn read(bytes: &[u8]) -> Result<Graph, GraphError> {
@@ -74,10 +65,8 @@ fn reads_the_facts_and_skips_the_weights() {
         initializer: vec![large, integers("shape", &[-1, 6])],
         input: vec![value("X", &["batch", "?", "3"]), value("W", &["25000", "3"])],
         output: vec![value("Y", &["batch", "3"])],
-        ..GraphProto::default()
     };
     let graph = read(&model(graph).encode_to_vec()).unwrap();
-    assert_eq!((graph.ir_version(), graph.opsets().get("")), (8, Some(&17)));
     let batch = Dimension::Symbol("batch".to_owned());
     assert_eq!(graph.input("X"), Some(&[batch, Dimension::Open, Dimension::Size(3)][..]));
     assert_eq!(graph.input("W"), None, "a weight is no input");
@@ -94,39 +83,6 @@ fn a_file_that_is_cut_short_or_no_model_is_an_error() {
     assert!(read(&whole[..whole.len() - 3]).is_err());
     assert!(read(b"version https://git-lfs.github.com/spec/v1").is_err());
     assert!(Graph::read(Path::new("/nowhere")).unwrap_err().to_string().starts_with("/nowhere: "));
-}
-
-#[test]
-fn external_data_is_found_wherever_tensors_are() {
-    let entry = |key: &str, value: &str| StringStringEntryProto {
-        key: key.to_owned(),
-        value: value.to_owned(),
-    };
-    let external = |file: &str| TensorProto {
-        data_location: EXTERNAL,
-        external_data: vec![entry("location", file), entry("offset", "0")],
-        ..weights(file, &[9])
-    };
-    let constant = |file: &str| {
-        let mut node = node("Constant", &[], &["c"]);
-        let t = Some(external(file));
-        node.attribute.push(AttributeProto { name: "value".to_owned(), t, ..Default::default() });
-        node
-    };
-    let branch = GraphProto { initializer: vec![external("branch")], ..GraphProto::default() };
-    let mut choice = node("If", &["c"], &["Y"]);
-    choice.attribute.push(AttributeProto { g: Some(branch), ..AttributeProto::default() });
-    let sparse = SparseTensorProto { values: Some(external("sparse")), indices: None };
-    let graph = GraphProto {
-        node: vec![constant("constant"), choice],
-        initializer: vec![external("weights"), external("weights")],
-        sparse_initializer: vec![sparse],
-        ..GraphProto::default()
-    };
-    let function = FunctionProto { node: vec![constant("function")] };
-    let model = ModelProto { functions: vec![function], ..model(graph) };
-    let files = ["branch", "constant", "function", "sparse", "weights"];
-    assert!(Graph::of(model).external_data().iter().eq(&files));
 }
 
 #[test]

@@ -150,7 +150,7 @@ proptest! {
         let Tensor { datatype, shape, data, .. } = joined[0].clone();
         let last = Rows::new(datatype, &shape, kind.axis, data).take(&rows);
         let elements = kind.shape(padding.into()).iter().product();
-        prop_assert_eq!(last, tensors::zeros(datatype, elements));
+        prop_assert_eq!(last, crate::tensors::zeros(datatype, elements));
     }
 
     #[test]
@@ -318,19 +318,6 @@ fn a_model_that_does_not_batch_keeps_the_shapes_of_its_one_request() {
     assert_eq!(joined, job.inputs);
     let output = tensor("X", Datatype::Uint8, &[2, 2], Bytes::from_static(b"efgh"));
     assert_eq!(slots.split(vec![output.clone()]).unwrap(), [[output]]);
-}
-
-#[test]
-fn zeros_have_the_rows_along_the_axis_and_the_given_sizes_elsewhere() {
-    let shape =
-        |layout: &Layout, spec: &TensorSpec, dims: &[u64]| layout.zeros(spec, 5, dims).shape;
-    let state = spec("state", &[2, -1, -1, 3], Some(1));
-    let batching = layout(std::slice::from_ref(&state));
-    assert_eq!(shape(&batching, &state, &[9, 7, 9]), [2, 5, 7, 3]);
-    assert_eq!(shape(&batching, &state, &[]), [2, 5, 1, 3]);
-    assert_eq!(shape(&batching, &spec("window", &[-1], None), &[4]), [4]);
-    assert_eq!(shape(&batching, &spec("rate", &[], Some(0)), &[]), [0_u64; 0]);
-    assert_eq!(shape(&single(), &state, &[9, 8, 7]), [2, 8, 7, 3]);
 }
 
 #[test]

@@ -6,8 +6,9 @@ use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use super::labels::MODEL;
 
-/// The bound of N after a batch ran out of memory.
-const MEMORY: &str = "memory";
+/// The bounds of N that the policy does not know: a batch ran out of memory, or rows of a batch
+/// influenced each other.
+const OTHER_BOUNDS: [&str; 2] = ["memory", "mismatch"];
 
 batchfleet_service::metrics! {
     /// How the models of a worker are batched.
@@ -68,7 +69,7 @@ batchfleet_service::metrics! {
 impl BatchingFamilies {
     /// The metrics of one model.
     pub(super) fn of_model(&self, labels: [&str; 2]) -> BatchingMetrics {
-        let bounds = Bound::ALL.iter().map(|bound| bound.code()).chain([MEMORY]);
+        let bounds = Bound::ALL.iter().map(|bound| bound.code()).chain(OTHER_BOUNDS);
         BatchingMetrics {
             labels: labels.map(str::to_owned),
             expected: self.expected.clone(),

@@ -6,6 +6,7 @@ use batchfleet_broker::{Failure, Job, Release, Tensor, Timing};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::sentinel::Sentinel;
 use crate::{
     batch::Batch,
     classes::classify,
@@ -28,6 +29,7 @@ pub(super) struct Runner {
     engine: EngineHandle,
     metrics: ModelMetrics,
     tuner: SharedTuner,
+    sentinel: Sentinel,
 }
 
 /// A completed run.
@@ -64,7 +66,18 @@ impl Runner {
         metrics: ModelMetrics,
         tuner: SharedTuner,
     ) -> Self {
-        Self { layout: plan.layout(), plan, engine, metrics, tuner }
+        let sentinel = Sentinel::new(Arc::clone(&plan), metrics.clone(), tuner.clone());
+        Self { layout: plan.layout(), plan, engine, metrics, tuner, sentinel }
+    }
+
+    /// Whether an answered request is kept for a check.
+    pub(super) fn has_sample(&self) -> bool {
+        self.sentinel.has_sample()
+    }
+
+    /// Runs the kept request alone and compares the outputs. Fails if the device is lost.
+    pub(super) async fn check_sample(&mut self) -> Result<(), WorkerError> {
+        self.sentinel.check(&self.engine).await
     }
 
     /// Runs a batch once.
@@ -85,7 +98,7 @@ impl Runner {
 
     /// Records a run and makes the replies. Fails if the device is lost.
     pub(super) fn conclude(
-        &self,
+        &mut self,
         batch: Batch,
         attempt: Attempt,
     ) -> Result<Attempted, WorkerError> {
@@ -94,7 +107,8 @@ impl Runner {
         self.metrics.batch_seconds.observe(run.infer.as_secs_f64());
         self.metrics.padded_rows.inc_by(u64::from(padding));
         let mut batch = match &run.outputs {
-            Ok(_) => {
+            Ok(outputs) => {
+                self.sentinel.ran(&batch, outputs);
                 self.tuner.lock().ran(batch.rows, padding, run.infer, batch.release);
                 batch
             }

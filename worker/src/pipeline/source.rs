@@ -31,6 +31,14 @@ pub(crate) struct Jobs {
     pub(crate) consumer: Arc<dyn Consumer>,
 }
 
+/// What to do next.
+pub(super) enum Next {
+    /// Run a batch.
+    Batch(Batch),
+    /// The queue was empty for a second, and no claim is in flight.
+    Idle,
+}
+
 /// Claims jobs and forms batches.
 pub(super) struct BatchSource {
     plan: Arc<ServingPlan>,
@@ -49,6 +57,8 @@ pub(super) struct BatchSource {
     leases: Outage,
     /// Whether the last claim returned as many jobs as requested, so that more may wait.
     more_waits: bool,
+    /// Whether the last claim returned no jobs.
+    found_none: bool,
 }
 
 impl BatchSource {
@@ -69,6 +79,7 @@ impl BatchSource {
             leases: Outage::new("renew leases"),
             quarantined_ran: false,
             more_waits: false,
+            found_none: false,
             plan,
             consumer,
             metrics,
@@ -77,14 +88,18 @@ impl BatchSource {
         }
     }
 
-    /// Waits for jobs and takes a batch of them; `None` once the drain begins.
-    pub(super) async fn next_batch(&mut self, settler: &mut Settler) -> Option<Batch> {
+    /// Waits for jobs and takes a batch of them; `None` once the drain begins. If the caller
+    /// `wants_idle` time, also returns when the queue is empty.
+    pub(super) async fn next(&mut self, settler: &mut Settler, wants_idle: bool) -> Option<Next> {
         loop {
+            if mem::take(&mut self.found_none) && wants_idle && self.held.is_empty() {
+                return Some(Next::Idle);
+            }
             if self.drain.has_begun() {
                 return None;
             }
             if let Some(batch) = self.next_quarantined(settler).await {
-                return Some(batch);
+                return Some(Next::Batch(batch));
             }
             self.renew_leases().await;
             let limit = self.limit();
@@ -108,7 +123,7 @@ impl BatchSource {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
                 }
-                return Some(batch);
+                return Some(Next::Batch(batch));
             }
         }
     }
@@ -231,6 +246,7 @@ impl BatchSource {
     async fn hold(&mut self, claimed: ClaimedJobs, settler: &mut Settler) {
         let ClaimedJobs { deliveries, full } = claimed;
         self.more_waits = full;
+        self.found_none = deliveries.is_empty();
         self.pace.claimed(&deliveries, full);
         self.held.extend(self.screen.admit(deliveries, settler).await);
     }
@@ -264,6 +280,7 @@ impl BatchSource {
     /// Starts to claim the next batch, unless a quarantined job may be next.
     pub(super) fn claim_ahead(&mut self) {
         if !self.rescue.is_due() {
+            self.found_none = false;
             let limit = self.limit();
             self.intake.ask(limit, limit);
         }

@@ -4,6 +4,7 @@ mod claims;
 mod faults;
 mod linger;
 mod parts;
+mod sentinel;
 mod shaky;
 
 use std::{
@@ -60,7 +61,9 @@ fn plan(limit: u32) -> ServingPlan {
         policy: BatchPolicy::new(BatchMode::Fixed(limit), 64, RUN),
         linger: Duration::ZERO,
         max_batch_time: Duration::from_secs(10),
+        sentinel_interval: Duration::ZERO,
         tracer: Tracer::default(),
+        notes: Vec::new(),
     }
 }
 
@@ -88,6 +91,9 @@ struct Bench {
 const UNLUCKY: u8 = 13;
 const FATAL: u8 = 66;
 const KILLER: u8 = 99;
+/// A row of these bytes changes the outputs of all rows of its batch to the number of different
+/// bytes in the batch.
+const MIXING: u8 = 55;
 
 impl Bench {
     async fn start(plan: ServingPlan) -> Self {
@@ -175,7 +181,7 @@ impl Bench {
 /// than four rows wider than [`WIDE`] run out of memory.
 async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec<u32>>) {
     while let Some(Work { inputs, done }) = work.recv().await {
-        let (inputs, slots) = inputs.join();
+        let (mut inputs, slots) = inputs.join();
         let requests = slots.of_requests();
         let padding = slots.rows() - requests.iter().sum::<u32>();
         let padding = (padding > 0).then_some(padding);
@@ -192,6 +198,12 @@ async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec
         } else if has(UNLUCKY) {
             failed("unlucky")
         } else {
+            if has(MIXING) {
+                let bytes = &inputs[0].data;
+                let different = (0..=u8::MAX).filter(|byte| bytes.contains(byte)).count();
+                let different = u8::try_from(different).unwrap();
+                inputs[0].data = vec![different; bytes.len()].into();
+            }
             slots.split(inputs).map_err(EngineError::from)
         };
         let (input, infer, output) = (Duration::ZERO, RUN, Duration::ZERO);
