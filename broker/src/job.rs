@@ -81,7 +81,7 @@ impl Delivery {
 /// How the time of a request was spent, and details of its batch.
 ///
 /// A request with more rows than N runs in several batches. Its times are sums over these batches,
-/// and the details are of the last batch.
+/// and the details are of the last of the largest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// From the queue to the claim.

@@ -42,9 +42,14 @@ impl Tally {
         self.inference.compute_input.add(timing.compute_input);
         self.inference.compute_infer.add(timing.compute_infer);
         self.inference.compute_output.add(timing.compute_output);
-        let filled = f64::from(rows) / f64::from(timing.batch_rows.max(rows).max(1));
+        // A request with more rows than a batch filled several batches. Its times are sums.
+        let batches = match timing.batch_rows {
+            0 => 1.0,
+            of_batch => f64::from(rows) / f64::from(of_batch),
+        };
+        let filled = batches.min(1.0);
         let share = self.batches.entry(timing.batch_rows).or_default();
-        share.count += filled;
+        share.count += batches;
         share.compute_input += timing.compute_input.mul_f64(filled);
         share.compute_infer += timing.compute_infer.mul_f64(filled);
         share.compute_output += timing.compute_output.mul_f64(filled);
@@ -96,6 +101,18 @@ fn whole(batches: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_in_several_batches_counts_as_these_batches_with_the_sum_of_their_times() {
+        let mut tally = Tally::default();
+        let compute_infer = Duration::from_millis(20);
+        let timing = Timing { batch_rows: 8, compute_infer, ..Timing::default() };
+        tally.success(32, &timing, Duration::from_millis(30));
+        let statistics = tally.statistics();
+        assert_eq!((statistics.inference_count, statistics.execution_count), (32, 4));
+        assert_eq!(statistics.inference.success.count, 1);
+        assert_eq!(statistics.batches[0].compute_infer, Total { count: 4, time: compute_infer });
+    }
 
     #[test]
     fn the_requests_of_a_batch_count_as_one_batch_together() {

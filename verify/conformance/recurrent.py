@@ -11,6 +11,7 @@ NAME = "voice"
 WINDOW, FEATURES, HIDDEN = 64, 16, 32
 MAX_BATCH = 32
 CONFIG = f"""max_batch_size: {MAX_BATCH}
+dynamic_batching {{ max_queue_delay_microseconds: 20000 }}
 parameters {{ key: "batch_axis:state" value {{ string_value: "1" }} }}
 parameters {{ key: "batch_axis:next_state" value {{ string_value: "1" }} }}
 """

@@ -115,16 +115,18 @@ impl HeldJob {
         self.waits_since
     }
 
-    /// Adds the times of a batch that began at `started`.
+    /// Adds the times of a batch that began at `started`. Its details count if no larger batch had a
+    /// part of the job.
     pub(crate) fn count(&mut self, started: Instant, batch: &Timing) {
         let so_far = self.timing;
+        let largest = if batch.batch_rows < so_far.batch_rows { &so_far } else { batch };
         self.timing = Timing {
             queue: so_far.queue,
             batch_wait: so_far.batch_wait + started.saturating_duration_since(self.waits_since),
             compute_input: so_far.compute_input + batch.compute_input,
             compute_infer: so_far.compute_infer + batch.compute_infer,
             compute_output: so_far.compute_output + batch.compute_output,
-            ..*batch
+            ..*largest
         };
         self.waits_since = Instant::now();
     }
@@ -226,7 +228,7 @@ mod tests {
         job.count(Instant::now(), &batch(3, 1));
         let reply = job.ran(output(1, 3), &layout).reply();
         assert_eq!(reply.outcome.unwrap()[0].data[..], [1, 1, 2, 2, 3]);
-        let timing = Timing { batch_wait: second * 3, ..batch(1 + 2 + 3, 1) };
+        let timing = Timing { batch_wait: second * 3, ..batch(1 + 2 + 3, 8) };
         assert_eq!(reply.timing, timing);
     }
 

@@ -20,6 +20,8 @@ use crate::ceiling::Ceiling;
 const BLIND: Duration = Duration::from_secs(1);
 /// Number of recent batches in the announcement.
 const RECENT: usize = 8;
+/// A batch of a part of a large request may take this long, whatever N is.
+const SHORT: Duration = Duration::from_millis(5);
 
 /// One model's tuner, shared by the pipeline, which needs N, and by the tasks that update the tuner
 /// or announce its choices.
@@ -114,11 +116,27 @@ impl Tuner {
         self.bounded(self.choice.n)
     }
 
+    /// The maximum rows of a batch with a part of a request that has more rows than N.
+    ///
+    /// N may be smaller, so that waiting requests are left to other workers, or because batches gain
+    /// nothing. The rows of one request stay with this worker, and a short batch delays nothing.
+    pub(crate) fn most(&self) -> u32 {
+        let upper = match self.choice.bound {
+            Bound::Fixed | Bound::Published => return self.n(),
+            Bound::RateMatched => self.choice.interval.1,
+            _ => self.choice.n,
+        };
+        let is_short =
+            |&(rows, took): &(u32, Duration)| took <= SHORT && rows <= self.policy.max_batch;
+        let short = self.cost.sizes().filter(is_short).map(|(rows, _)| rows).max();
+        upper.max(short.unwrap_or(1)).min(self.ceiling.rows())
+    }
+
     /// How many of the `held` rows to run now: at most N, or fewer if they exactly fill a size that
     /// the engine runs and more rows would need padding. `oldest` is the longest wait of a held
-    /// job.
-    pub(crate) fn take(&self, held: u32, oldest: Duration) -> u32 {
-        let n = self.n();
+    /// job, and `largest` the most rows of one job, which may exceed N.
+    pub(crate) fn take(&self, held: u32, oldest: Duration, largest: u32) -> u32 {
+        let n = if largest > self.n() { self.most() } else { self.n() };
         let rows = self.policy.take(&self.cost, n, held, oldest);
         if rows < held.min(n) { rows } else { n }
     }
@@ -293,6 +311,9 @@ mod tests {
         assert!((1..=2).contains(&report.interval.0), "{report:?}");
         assert_eq!(report.full_load_n, full_load);
         assert!(tuner.capacity() > 400.0, "{}", tuner.capacity());
+        // A large request is not shared with other workers.
+        assert_eq!((tuner.most(), tuner.take(64, SLO, 64)), (full_load, full_load));
+        assert_eq!(tuner.take(64, SLO, report.n), report.n);
     }
 
     #[tokio::test(start_paused = true)]
@@ -324,6 +345,22 @@ mod tests {
         assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 4);
         tokio::time::advance(BLIND).await;
         assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_of_large_requests_may_be_short_batches_although_batches_gain_nothing() {
+        let linear = |micros: u64| {
+            let profile =
+                [1, 4, 16, 64].map(|rows| (rows, Duration::from_micros(micros * u64::from(rows))));
+            let cost = CostModel::from_profile(&profile).unwrap();
+            let mut tuner = Tuner::new(BatchPolicy::new(BatchMode::Auto, 64, SLO), cost);
+            (tuner.limit(Duration::ZERO), tuner.most())
+        };
+        assert_eq!(linear(10_000), (1, 1));
+        assert_eq!(linear(300), (1, 16));
+        assert_eq!(linear(20), (1, 64));
+        let mut fixed = tuner(BatchMode::Fixed(1));
+        assert_eq!((fixed.limit(Duration::ZERO), fixed.most()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]

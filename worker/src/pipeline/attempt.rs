@@ -168,11 +168,11 @@ impl Runner {
             Ok(halves) => return Ok(Attempted::Failed(halves, fault)),
             Err(single) => single,
         };
-        // Memory has just limited N.
+        // Memory has just limited the rows of a batch.
         let may_shrink = fault == RunFault::OutOfMemory
             && single.release != Release::Oversize
             && self.layout.splits()
-            && self.tuner.lock().n() < single.rows;
+            && self.tuner.lock().most() < single.rows;
         if may_shrink && let Some(job) = single.jobs.pop() {
             return Ok(Attempted::TooLarge(job));
         }

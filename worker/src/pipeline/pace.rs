@@ -39,11 +39,18 @@ impl BatchPace {
         self.tuner.lock().limit(self.round_trip.get())
     }
 
-    /// How many rows of the held jobs to run now; at most N.
+    /// How many rows of the held jobs to run now: at most N, or [`most`](Self::most) if a job has
+    /// more rows than N.
     pub(super) fn rows_now(&self, held: &HeldJobs) -> u32 {
         let waits = held.iter().map(|job| job.delivery.age());
         let oldest = waits.max().unwrap_or_default();
-        self.tuner.lock().take(held.rows(), oldest)
+        let largest = held.iter().map(HeldJob::rows_left).max().unwrap_or_default();
+        self.tuner.lock().take(held.rows(), oldest, largest)
+    }
+
+    /// The maximum rows of a batch with a part of a job that has more rows than N.
+    pub(super) fn most(&self) -> u32 {
+        self.tuner.lock().most()
     }
 
     /// N as last chosen.

@@ -116,7 +116,7 @@ impl BatchSource {
             let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;
             let held = self.held.take_all();
             self.held.extend(self.screen.drop_expired(held, settler).await);
-            let doomed = self.pace.doomed(&self.held, limit);
+            let doomed = self.pace.doomed(&self.held, self.pace.most());
             self.screen.refuse_doomed(self.held.take_at(&doomed), settler).await;
             let limit = self.pace.rows_now(&self.held);
             if let Some(mut batch) = self.held.take_batch(limit, self.pace.soon(limit)) {
@@ -154,9 +154,9 @@ impl BatchSource {
     /// A batch of a single quarantined job, or of a part of the job. Its parts run one after the
     /// other, so that no other job is in a batch between them.
     fn quarantine(&mut self, mut job: Vec<HeldJob>) -> Batch {
-        let limit = self.limit();
+        let most = self.pace.most();
         for job in &mut job {
-            job.cut(limit);
+            job.cut(most);
         }
         self.quarantined_ran = true;
         Batch::new(job, Release::Quarantined)

@@ -24,9 +24,9 @@ async fn a_request_larger_than_n_runs_in_parts_and_has_one_reply() {
     assert_eq!(bench.rows_by_batch(), [[8], [8], [8], [6]]);
     let outputs = reply.outcome.unwrap();
     assert_eq!((&outputs[0].shape[..], &outputs[0].data[..]), (&[30, 1][..], &data[..]));
-    let release = Some(Release::Drained);
+    let release = Some(Release::Full);
     let compute_infer = RUN * 4;
-    assert_eq!(reply.timing, Timing { compute_infer, batch_rows: 6, release, ..Timing::default() });
+    assert_eq!(reply.timing, Timing { compute_infer, batch_rows: 8, release, ..Timing::default() });
     assert_eq!(bench.metrics.jobs(JobOutcome::Ok).get(), 1);
     assert_eq!(bench.metrics.batch_wait.get_sample_count(), 1);
     assert_eq!(bench.metrics.released(Release::Oversize).get(), 0);
