@@ -30,7 +30,8 @@ pub(crate) struct HeldJob {
     waits_since: Instant,
     /// When the lease of the job began.
     leased_at: Instant,
-    /// Whether all rows must run together, because the outputs of its parts could not be joined.
+    /// Whether all rows must run together: the outputs of its parts could not be joined, or rows
+    /// influence each other.
     runs_whole: bool,
 }
 
@@ -110,6 +111,13 @@ impl HeldJob {
         self.leased_at = Instant::now();
     }
 
+    /// Runs all rows together, again if some have run.
+    pub(crate) fn run_whole(&mut self) {
+        self.part = 0..self.delivery.job.rows;
+        self.outputs.clear();
+        self.runs_whole = true;
+    }
+
     /// When the job was claimed, or its last part has run.
     pub(crate) fn waits_since(&self) -> Instant {
         self.waits_since
@@ -144,9 +152,7 @@ impl HeldJob {
         if let Some(outputs) = layout.join_outputs(&self.outputs) {
             return Progress::Complete(self, outputs);
         }
-        self.part.start = 0;
-        self.outputs.clear();
-        self.runs_whole = true;
+        self.run_whole();
         Progress::Unfinished(self)
     }
 

@@ -129,7 +129,7 @@ impl Tuner {
         let is_short =
             |&(rows, took): &(u32, Duration)| took <= SHORT && rows <= self.policy.max_batch;
         let short = self.cost.sizes().filter(is_short).map(|(rows, _)| rows).max();
-        upper.max(short.unwrap_or(1)).min(self.ceiling.rows())
+        self.bounded(upper.max(short.unwrap_or(1)))
     }
 
     /// How many of the `held` rows to run now: at most N, or fewer if they exactly fill a size that
@@ -186,6 +186,11 @@ impl Tuner {
     /// Makes N 1 from now on, because rows of a batch were found to influence each other.
     pub(crate) fn end_batching(&mut self) {
         self.mixes_rows = true;
+    }
+
+    /// Whether each request runs alone and whole from now on.
+    pub(crate) fn has_ended_batching(&self) -> bool {
+        self.mixes_rows
     }
 
     /// Rows per second under full load.

@@ -53,6 +53,11 @@ impl BatchPace {
         self.tuner.lock().most()
     }
 
+    /// Whether each job runs alone and whole, because rows of a batch influence each other.
+    pub(super) fn has_ended_batching(&self) -> bool {
+        self.tuner.lock().has_ended_batching()
+    }
+
     /// N as last chosen.
     pub(super) fn n(&self) -> u32 {
         self.tuner.lock().n()

@@ -114,6 +114,11 @@ impl BatchSource {
                 self.top_up(limit, settler).await?;
             }
             let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;
+            if self.pace.has_ended_batching() {
+                for job in self.held.iter_mut() {
+                    job.run_whole();
+                }
+            }
             let held = self.held.take_all();
             self.held.extend(self.screen.drop_expired(held, settler).await);
             let doomed = self.pace.doomed(&self.held, self.pace.most());
@@ -154,8 +159,11 @@ impl BatchSource {
     /// A batch of a single quarantined job, or of a part of the job. Its parts run one after the
     /// other, so that no other job is in a batch between them.
     fn quarantine(&mut self, mut job: Vec<HeldJob>) -> Batch {
-        let most = self.pace.most();
+        let (most, is_alone) = (self.pace.most(), self.pace.has_ended_batching());
         for job in &mut job {
+            if is_alone {
+                job.run_whole();
+            }
             job.cut(most);
         }
         self.quarantined_ran = true;

@@ -62,4 +62,8 @@ async fn batching_ends_after_three_answers_that_depended_on_others() {
     for _ in 0..3 {
         assert_eq!(bench.ran.recv().await.unwrap(), [1]);
     }
+    // The rows of one request are the caller's own.
+    bench.submit_rows(&[3, 1]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [3]);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
 }
