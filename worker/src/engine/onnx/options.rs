@@ -73,15 +73,24 @@ impl SessionOptions {
         let libraries = config.operator_libraries.iter().map(|file| library(file, folders));
         let mut notes = accelerators(&config.accelerators, provider)?;
         notes.extend(cuda_on_cpu(&config.parameters, provider));
+        let arena = parameters.flag("enable_mem_arena")?;
+        let shrinkage = config.parameters.get("memory.enable_memory_arena_shrinkage").cloned();
+        if arena == Some(false) && shrinkage.is_some() {
+            return Err(
+                "the parameter memory.enable_memory_arena_shrinkage returns the memory of the \
+                        arena, which enable_mem_arena 0 switches off: drop one of them"
+                    .to_owned(),
+            );
+        }
         Ok(Self {
             provider,
             intra_threads: count("intra_op_thread_count")?.unwrap_or(threads),
             inter_threads: count("inter_op_thread_count")?,
             is_parallel: parameters.one_of("execution_mode", &["0", "1"])? == Some(1),
             level: level(config.graph_level)?,
-            arena: parameters.flag("enable_mem_arena")?,
+            arena,
             memory_pattern: parameters.flag("enable_mem_pattern")?,
-            shrinkage: config.parameters.get("memory.enable_memory_arena_shrinkage").cloned(),
+            shrinkage,
             entries: entries.map(|(name, value)| (name.clone(), value.clone())).collect(),
             libraries: libraries.collect::<Result<_, _>>()?,
             cuda: CudaOptions {
@@ -216,7 +225,7 @@ mod tests {
             ("intra_op_thread_count", "2"),
             ("inter_op_thread_count", "4"),
             ("execution_mode", "1"),
-            ("enable_mem_arena", "0"),
+            ("enable_mem_arena", "1"),
             ("enable_mem_pattern", "True"),
             ("memory.enable_memory_arena_shrinkage", "cpu:0"),
             ("session.use_device_allocator_for_initializers", "1"),
@@ -228,7 +237,7 @@ mod tests {
         assert_eq!((all.intra_threads, all.inter_threads), (2, Some(4)));
         assert_eq!(
             (all.is_parallel, all.arena, all.memory_pattern),
-            (true, Some(false), Some(true))
+            (true, Some(true), Some(true))
         );
         assert_eq!(all.shrinkage.as_deref(), Some("cpu:0"));
         let entry = ("session.use_device_allocator_for_initializers".to_owned(), "1".to_owned());
