@@ -127,12 +127,18 @@ def mel_spectrogram():
 
 
 def batch_normalisation():
-    """Left in training mode: normalised by the mean of the batch."""
-    inputs, outputs = ["X", "s", "b", "m", "v"], ["Y", "mean", "variance"]
-    nodes = [h.make_node("BatchNormalization", inputs, outputs, training_mode=1)]
-    constants = [(name, np.full(3, value, np.float32)) for name, value in zip("sbmv", (1, 0, 0, 1))]
-    dims = ["batch", 3, 4]
-    return model(nodes, [("X", T.FLOAT, dims)], [("Y", T.FLOAT, dims)], constants)
+    """As in training: normalised by the mean and the deviation of the batch."""
+    nodes = [
+        h.make_node("ReduceMean", ["X"], ["mean"], axes=[0, 2], keepdims=1),
+        h.make_node("Sub", ["X", "mean"], ["centred"]),
+        h.make_node("Mul", ["centred", "centred"], ["squares"]),
+        h.make_node("ReduceMean", ["squares"], ["variance"], axes=[0, 2], keepdims=1),
+        h.make_node("Add", ["variance", "tiny"], ["positive"]),
+        h.make_node("Sqrt", ["positive"], ["deviation"]),
+        h.make_node("Div", ["centred", "deviation"], ["Y"]),
+    ]
+    dims, tiny = ["batch", 3, 4], ("tiny", np.float32(1e-5))
+    return model(nodes, [("X", T.FLOAT, dims)], [("Y", T.FLOAT, dims)], [tiny])
 
 
 def ranking():
