@@ -208,6 +208,25 @@ def test_priority_timeout_and_unknown_parameters_are_accepted(client):
     assert samples.same(answer.as_numpy("OUTPUT0"), VALUES)
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_classes_of_an_output_are_its_highest_values(client, binary):
+    wanted = [triton.InferRequestedOutput("OUTPUT0", binary_data=binary, class_count=2)]
+    values = np.concatenate([VALUES, -VALUES])
+    answer = client.infer("echo_fp32", [given(values)], outputs=wanted)
+    found = answer.as_numpy("OUTPUT0").tolist()
+    classes = [[text.decode() if binary else text for text in row] for row in found]
+    assert classes == [["3.250000:2", "1.500000:0"], ["2.000000:1", "-1.500000:0"]]
+    bytes_of = given(np.array([["a", "b"]], dtype=object))
+    error = error_of(client.infer, "echo_bytes", [bytes_of], outputs=wanted)
+    assert error.status() == "400"
+    assert "unsupported type 'BYTES'" in error.message()
+
+
+def test_a_timeout_of_0_is_none(client):
+    answer = client.infer("echo_fp32", [given(VALUES)], timeout=0, priority=0)
+    assert samples.same(answer.as_numpy("OUTPUT0"), VALUES)
+
+
 def test_a_timeout_that_is_too_short_is_an_error_about_the_deadline(client):
     error = error_of(client.infer, "slow", [given(VALUES)], timeout=50_000)
     assert error.status() in ("503", "504")  # refused immediately, or expired

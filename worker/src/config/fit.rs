@@ -142,12 +142,12 @@ impl ModelConfig {
                 return true;
             };
             let native = config.reshape.as_ref().unwrap_or(&config.dims);
-            match self.axis(&config.name) {
+            let declared = self.row_axes.contains_key(&config.name);
+            match self.axis(&config.name).filter(|_| declared || model.row_axis.is_some()) {
                 None => true,
                 Some(axis) => {
                     native.len() + 1 == model.shape.len()
-                        && (model.shape.get(axis) == Some(&-1)
-                            || self.row_axes.contains_key(&config.name))
+                        && (model.shape.get(axis) == Some(&-1) || declared)
                 }
             }
         };
@@ -200,7 +200,9 @@ impl Fit<'_> {
         config: Option<&TensorConfig>,
     ) -> Result<(TensorSpec, Option<Reshape>), String> {
         let declared = self.config.row_axes.contains_key(&model.name);
-        let axis = self.config.axis(&model.name);
+        // An input with a default value has no rows of its own, unless the config declares them.
+        let has_rows = declared || model.row_axis.is_some();
+        let axis = self.config.axis(&model.name).filter(|_| has_rows);
         let own = self.open(kind, &model, declared)?;
         let row_axis = axis.and_then(|axis| u32::try_from(axis).ok());
         let Some(config) = config else {

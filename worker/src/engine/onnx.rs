@@ -8,7 +8,7 @@ mod runtime;
 
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
-use batchfleet_broker::{ModelSpec, Tensor};
+use batchfleet_broker::{ModelSpec, Tensor, TensorSpec};
 use ort::{
     ErrorCode,
     session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue},
@@ -18,12 +18,12 @@ use ort::{
 pub use self::runtime::ModelLoadError;
 pub(crate) use self::runtime::Runtime;
 use self::{
-    convert::{from_ort, tensor_spec, to_ort},
+    convert::{default_spec, from_ort, tensor_spec, to_ort},
     options::SessionOptions,
 };
 use super::{Engine, EngineError, RunError, RunErrorCode};
 use crate::{
-    config::{ModelOutput, Served},
+    config::{ModelConfig, ModelOutput, Served},
     instances::Instance,
     repository::{ModelBytes, ModelSource},
     reshape::Reshapes,
@@ -31,6 +31,9 @@ use crate::{
 
 /// Option of a run: the devices that return unused memory after the run.
 const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
+
+/// Maximum number of inputs with a default value that requests may give without a config.
+const MOST_DEFAULTS: usize = 16;
 
 /// A loaded ONNX model.
 pub(crate) struct Onnx {
@@ -67,19 +70,33 @@ impl Onnx {
         if let Some(devices) = &options.shrinkage {
             run_options.set(SHRINKAGE, devices).map_err(failed)?;
         }
-        let inputs = session.inputs().iter().map(tensor_spec).collect::<Result<_, _>>();
+        let inputs = session.inputs().iter().map(tensor_spec).collect::<Result<Vec<_>, _>>();
+        let mut inputs = inputs.map_err(model)?;
+        inputs.extend(defaults(&session, &source.config));
         let output = |outlet: &Outlet| ModelOutput {
             name: outlet.name().to_owned(),
             spec: tensor_spec(outlet),
         };
         let outputs = session.outputs().iter().map(output).collect();
-        let served =
-            source.config.served(source.queue.clone(), inputs.map_err(model)?, outputs, max_batch);
+        let served = source.config.served(source.queue.clone(), inputs, outputs, max_batch);
         let Served { spec, reshapes } = served.map_err(model)?;
         let data = bytes.external.iter().map(|(_, data)| data.clone()).collect();
         let provider = provider.name();
         Ok(Self { session, _data: data, run_options, spec, reshapes, provider })
     }
+}
+
+/// The inputs for which the model has default values, if there are few or if the config lists them.
+/// Some programs export all weights of a model as inputs with a default.
+fn defaults(session: &Session, config: &ModelConfig) -> Vec<TensorSpec> {
+    let mut defaults: Vec<_> =
+        session.overridable_initializers().iter().filter_map(default_spec).collect();
+    if defaults.len() > MOST_DEFAULTS {
+        let is_listed =
+            |spec: &TensorSpec| config.inputs.iter().any(|input| input.name == spec.name);
+        defaults.retain(is_listed);
+    }
+    defaults
 }
 
 impl Engine for Onnx {

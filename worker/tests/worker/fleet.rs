@@ -5,8 +5,8 @@
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    Broker, Datatype, GatewayId, GatewayRoles, Inbound, Job, Priority, Producer, QueueName,
-    Replies, Reply, RequestId, Tensor, memory::MemoryBroker,
+    Broker, ClassCount, Datatype, GatewayId, GatewayRoles, Inbound, Job, Priority, Producer,
+    QueueName, Replies, Reply, RequestId, Tensor, memory::MemoryBroker,
 };
 use batchfleet_service::Process;
 use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerSettings};
@@ -98,6 +98,16 @@ impl Caller {
         inputs: Vec<Tensor>,
         rows: u32,
     ) -> RequestId {
+        self.submit_classes(queue, inputs, rows, Vec::new()).await
+    }
+
+    async fn submit_classes(
+        &self,
+        queue: &QueueName,
+        inputs: Vec<Tensor>,
+        rows: u32,
+        classes: Vec<ClassCount>,
+    ) -> RequestId {
         let job = Job {
             id: RequestId::random(),
             gateway: self.gateway,
@@ -109,7 +119,7 @@ impl Caller {
             inputs,
             outputs: Vec::new(),
             trace: None,
-            classes: Vec::new(),
+            classes,
         };
         self.producer.submit(queue, &job).await.unwrap();
         job.id
@@ -118,6 +128,18 @@ impl Caller {
     /// Submits a job and waits for its reply, while no other job is outstanding.
     pub(crate) async fn ask(&self, queue: &QueueName, inputs: Vec<Tensor>, rows: u32) -> Reply {
         let id = self.submit(queue, inputs, rows).await;
+        self.replies(1).await.remove(&id).unwrap()
+    }
+
+    /// As [`ask`](Self::ask), for classes of outputs.
+    pub(crate) async fn ask_classes(
+        &self,
+        queue: &QueueName,
+        inputs: Vec<Tensor>,
+        rows: u32,
+        classes: Vec<ClassCount>,
+    ) -> Reply {
+        let id = self.submit_classes(queue, inputs, rows, classes).await;
         self.replies(1).await.remove(&id).unwrap()
     }
 

@@ -5,3 +5,4 @@ mod fleet;
 mod models;
 mod onnx;
 mod repository;
+mod requests;

@@ -7,10 +7,10 @@ use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
 use ort::{
-    session::SessionInputValue,
+    session::{OverridableInitializer, SessionInputValue},
     value::{
         DynValue, Outlet, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType,
-        TensorRef,
+        TensorRef, ValueType,
     },
 };
 
@@ -21,9 +21,23 @@ const _: () = assert!(cfg!(target_endian = "little"), "only little-endian machin
 
 /// The spec of a model's input or output. The error names the unsupported property.
 pub(super) fn tensor_spec(outlet: &Outlet) -> Result<TensorSpec, String> {
-    let name = outlet.name().to_owned();
-    let (Some(kind), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape())
-    else {
+    // ONNX Runtime takes a tensor for an optional tensor.
+    let (value, optional) = match outlet.dtype() {
+        ValueType::Optional(value) => (&**value, true),
+        value => (value, false),
+    };
+    Ok(TensorSpec { optional, ..spec(outlet.name(), value)? })
+}
+
+/// The spec of an input for which the model has a default value: one value for all rows. `None` if
+/// the protocol has no form for it; the model then always uses its default.
+pub(super) fn default_spec(default: &OverridableInitializer) -> Option<TensorSpec> {
+    let spec = spec(default.name(), default.dtype()).ok()?;
+    Some(TensorSpec { optional: true, row_axis: None, ..spec })
+}
+
+fn spec(name: &str, value: &ValueType) -> Result<TensorSpec, String> {
+    let (Some(kind), Some(shape)) = (value.tensor_type(), value.tensor_shape()) else {
         return Err(format!("{name:?} is not a tensor"));
     };
     let datatype =
