@@ -77,11 +77,16 @@ pub enum BatchBound {
     Slo,
     /// The model may not run more rows.
     MaxBatch,
+    /// Larger batches might count as hung.
+    MaxBatchTime,
+    /// The time of larger batches is not known yet: N may double with each full batch.
+    Untried,
     /// Larger batches would meet the latency target, but not increase throughput.
     NoGain,
     /// Larger batches would keep requests waiting while another worker is free.
     RateMatched,
-    /// Requests already wait longer than the latency target, so throughput takes precedence.
+    /// The requests that are there cannot be answered within the latency target, so throughput takes
+    /// precedence.
     Backlog,
     /// A single row exceeds the latency target, so throughput takes precedence.
     SloInfeasible,
@@ -104,6 +109,8 @@ impl BatchBound {
         match self {
             Self::Slo => "slo",
             Self::MaxBatch => "max_batch",
+            Self::MaxBatchTime => "max_batch_time",
+            Self::Untried => "untried",
             Self::NoGain => "no_gain",
             Self::RateMatched => "rate_matched",
             Self::Backlog => "backlog",

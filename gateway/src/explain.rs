@@ -1,6 +1,8 @@
 //! The response to `GET /v2/models/{model}/batching`: the reasons for the batch size, the number of
 //! workers that the load needs, and the effect of twice the load. Pure functions.
 
+use std::time::Duration;
+
 use batchfleet_broker::{Announcement, BatchBound, Batching, QueueName};
 use batchfleet_policy::{Speed, UTILIZATION, fewest};
 use serde::{Deserialize, Serialize};
@@ -169,9 +171,19 @@ fn why(batching: &Batching, batches: bool) -> String {
         BatchBound::NoGain => {
             format!("more than {} a batch would hardly be faster per row", rows(n))
         }
+        BatchBound::MaxBatch if n == 1 => "the model runs one row at a time".to_owned(),
         BatchBound::MaxBatch => {
             let most = batching.curve.last().map_or(n, |&(rows, _)| rows);
             format!("the model may run {most} at once, and fewer than {n} would cost throughput")
+        }
+        BatchBound::MaxBatchTime => {
+            "larger batches might take so long that the worker takes them for a hang; raise \
+             --max-batch-time"
+                .to_owned()
+        }
+        BatchBound::Untried => {
+            "the warm-up had no time for larger batches, so N doubles with each full batch"
+                .to_owned()
         }
         BatchBound::RateMatched => format!(
             "{workers} workers share {:.0} rows per second; a worker that claimed more would keep \
@@ -179,10 +191,12 @@ fn why(batching: &Batching, batches: bool) -> String {
             batching.rows_per_second.unwrap_or_default()
         ),
         BatchBound::Backlog => format!(
-            "requests already wait for longer than {slo_ms:.0} ms, so throughput goes first"
+            "the requests that are there cannot all be answered within {slo_ms:.0} ms, so throughput \
+             goes first"
         ),
         BatchBound::SloInfeasible => format!(
-            "not even one row keeps the latency target of {slo_ms:.0} ms, so throughput goes first"
+            "this model cannot keep the latency target of {slo_ms:.0} ms at any batch size, so \
+             throughput goes first"
         ),
         BatchBound::Fixed => "the worker was started with it".to_owned(),
         BatchBound::Published => "it was published for all workers".to_owned(),
@@ -192,7 +206,28 @@ fn why(batching: &Batching, batches: bool) -> String {
         }
         BatchBound::Other(code) => code.clone(),
     };
-    format!("N = {n}: {reason}")
+    format!("N = {n}: {reason}{}", advice(batching).unwrap_or_default())
+}
+
+/// The latency target that a model needs which is slow for its present target.
+fn advice(batching: &Batching) -> Option<String> {
+    let is_limited =
+        matches!(batching.bound, BatchBound::Slo | BatchBound::Backlog | BatchBound::SloInfeasible);
+    let (target, rate) =
+        speed(batching).filter(|_| is_limited)?.better_target(batching.workers.max(1))?;
+    Some(format!(
+        ". With --slo-p99 {} each worker would run {rate:.0} rows per second within the target; \
+         the longest wait that the gateway allows is its --deadline",
+        rounded_up(target)
+    ))
+}
+
+/// A duration as a setting, rounded up to two digits or so.
+fn rounded_up(duration: Duration) -> String {
+    match duration.as_millis() {
+        ms if ms <= 1000 => format!("{}ms", ms.div_ceil(10) * 10),
+        ms => format!("{}ms", ms.div_ceil(100) * 100),
+    }
 }
 
 #[cfg(test)]
@@ -263,6 +298,8 @@ mod tests {
             BatchBound::Slo,
             BatchBound::NoGain,
             BatchBound::MaxBatch,
+            BatchBound::MaxBatchTime,
+            BatchBound::Untried,
             BatchBound::RateMatched,
             BatchBound::Backlog,
             BatchBound::SloInfeasible,
@@ -296,6 +333,30 @@ mod tests {
             explain(&[alone], None).why,
             "N = 1: each request runs alone, because the model does not batch"
         );
+    }
+
+    #[test]
+    fn a_model_that_is_too_slow_for_its_target_gets_the_target_that_it_needs() {
+        let slow = |bound, slo_ms| {
+            let mut slow = worker(1, 48, bound, 84.0);
+            if let Some(batching) = &mut slow.batching {
+                batching.slo_ms = slo_ms;
+                batching.workers = 1;
+                batching.curve = vec![(1, 100.0), (64, 730.0)];
+            }
+            explain(&[slow], None).why
+        };
+        let why = slow(BatchBound::SloInfeasible, 100.0);
+        assert!(
+            why.contains("cannot keep the latency target of 100 ms at any batch size"),
+            "{why}"
+        );
+        for bound in [BatchBound::SloInfeasible, BatchBound::Slo, BatchBound::Backlog] {
+            let why = slow(bound, 100.0);
+            assert!(why.contains(". With --slo-p99 1200ms each worker would run 8"), "{why}");
+        }
+        assert!(!slow(BatchBound::Slo, 1200.0).contains("--slo-p99"));
+        assert!(!slow(BatchBound::RateMatched, 100.0).contains("--slo-p99"));
     }
 
     #[test]

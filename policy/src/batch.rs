@@ -19,7 +19,20 @@ const HEADROOM: f64 = 0.8;
 /// hardly increase the rate.
 const WORTH: f64 = 0.97;
 /// Share of the best rate that N aims for while the latency target cannot be met.
-const NEARLY_BEST: f64 = 0.9;
+const NEARLY_BEST: f64 = 0.96;
+/// There is a backlog if the rows in the system take this share of the target at the N that keeps
+/// the target: the average request then takes more than half of the target, and some take all of
+/// it. The backlog lasts until the rows take the smaller share; without the distance, N would swing
+/// at a load near the limit.
+const BACKLOG: f64 = 0.6;
+const RECOVERED: f64 = 0.3;
+/// A batch may take the time after which it counts as hung, divided by this margin, because batches
+/// take longer on a busy machine.
+const HANG_MARGIN: u32 = 3;
+/// If one row takes longer than that, a batch may take this multiple of one row, as long as it is
+/// within this share of the time after which it counts as hung.
+const OVER_ONE_ROW: f64 = 1.2;
+const NEARLY_HUNG: f64 = 0.8;
 /// A smaller fixed size without padding is preferred to a padded size only if its rate is higher by
 /// this factor.
 const FULLER: f64 = 1.05;
@@ -69,6 +82,8 @@ pub struct BatchPolicy {
     pub slo: Duration,
     /// The part of `slo` spent neither waiting nor computing: network and broker.
     pub overhead: Duration,
+    /// A batch that takes this time counts as hung. N stays far below it.
+    pub hung_after: Duration,
 }
 
 /// State of the queue when a worker is about to claim.
@@ -80,14 +95,26 @@ pub struct QueueLoad {
     pub rate: Option<f64>,
     /// Waiting rows; 0 if unknown.
     pub waiting: u32,
-    /// How long the oldest row has waited; 0 if unknown.
-    pub oldest: Duration,
+    /// Rows in the system, waiting or running, for all workers ([`Standing`](crate::Standing)); 0
+    /// if unknown.
+    pub standing: f64,
+    /// The time that requests have from the queue to their deadline.
+    pub allowance: Duration,
+    /// Whether N aimed for the rate because of a backlog when it was chosen last.
+    pub catching_up: bool,
 }
 
 impl QueueLoad {
     /// Returns the load of a queue with `workers` workers about which nothing else is known.
     pub const fn unknown(workers: u32) -> Self {
-        Self { workers, rate: None, waiting: 0, oldest: Duration::ZERO }
+        Self {
+            workers,
+            rate: None,
+            waiting: 0,
+            standing: 0.0,
+            allowance: Duration::MAX,
+            catching_up: false,
+        }
     }
 }
 
@@ -119,11 +146,16 @@ pub enum Bound {
     Slo,
     /// The most rows that the model can run.
     MaxBatch,
+    /// Larger batches might count as hung.
+    MaxBatchTime,
+    /// The time of larger batches is unknown: N may double with each batch of N rows.
+    Untried,
     /// Throughput: larger batches would keep the target but hardly increase the rate.
     NoGain,
     /// The load: larger batches would hold requests at a busy worker while another worker is idle.
     RateMatched,
-    /// A backlog older than the target: throughput takes precedence over latency.
+    /// A backlog that cannot be answered within the target: throughput takes precedence over
+    /// latency.
     Backlog,
     /// The target is missed even with one row: throughput takes precedence over latency.
     SloInfeasible,
@@ -144,9 +176,10 @@ impl Bound {
 }
 
 impl BatchPolicy {
-    /// Returns a policy without a published N and without overhead.
+    /// Returns a policy without a published N, overhead and limit on the time of a batch.
     pub const fn new(mode: BatchMode, max_batch: u32, slo: Duration) -> Self {
-        Self { mode, published: None, max_batch, slo, overhead: Duration::ZERO }
+        let (overhead, hung_after) = (Duration::ZERO, Duration::MAX);
+        Self { mode, published: None, max_batch, slo, overhead, hung_after }
     }
 
     /// Chooses N for a model of this cost under this load.
@@ -162,14 +195,19 @@ impl BatchPolicy {
     ///   end. A worker that claims more would hold requests while another worker is idle. The
     ///   factor covers the variation of Poisson arrivals and was fitted in the simulator. A single
     ///   worker uses the upper end.
-    /// - If even one row misses the target, or the oldest request would exceed the target anyway, N
-    ///   aims for 90 % of the best rate of all sizes.
+    /// - If even one row misses the target, N aims for 96 % of the best rate of all sizes.
+    /// - If the rows in the system take more than 60 % of the target at the upper end, N also aims
+    ///   for this rate, with the requests' deadlines in place of the target, until the rows take
+    ///   less than 30 %. The number of rows in the system is compared, because it does not depend
+    ///   on N if a fixed number of clients wait for their answers. Their waiting times fall as soon
+    ///   as N rises, so that N would swing if it followed them.
+    /// - L(N) stays below a third of `hung_after`.
     pub fn choose(&self, cost: &CostModel, load: &QueueLoad) -> BatchChoice {
-        let max_batch = self.max_batch.max(1);
-        let n_star = self.n_star(cost, load.workers);
+        let most = self.most(cost);
+        let n_star = self.n_star(cost, load.workers, self.slo).map(|n_star| n_star.min(most));
         let (upper, why) = match n_star {
-            Some(n_star) => worthwhile(cost, n_star, max_batch),
-            None => (enough(cost, NEARLY_BEST, max_batch), Bound::SloInfeasible),
+            Some(n_star) => self.worthwhile(cost, n_star, most),
+            None => (enough(cost, NEARLY_BEST, most), Bound::SloInfeasible),
         };
         let workers = f64::from(load.workers.max(1));
         let share = load.rate.map(|rate| rate.max(0.0) / workers);
@@ -185,7 +223,7 @@ impl BatchPolicy {
             bound: why,
         };
         if let Some(by_hand) = self.by_hand() {
-            choice.n = by_hand.0.clamp(1, max_batch);
+            choice.n = by_hand.0.clamp(1, self.max_batch.max(1));
             choice.bound = by_hand.1;
             return choice;
         }
@@ -199,16 +237,40 @@ impl BatchPolicy {
                 choice.bound = Bound::RateMatched;
             }
         }
-        if n_star.is_some() && load.oldest + cost.latency(choice.n) > self.slo {
-            // Each worker claims its share of the backlog.
-            let waiting = load.waiting.div_ceil(load.workers.max(1));
-            let catching_up = enough(cost, NEARLY_BEST, max_batch).min(waiting);
-            if catching_up > choice.n {
-                choice.n = catching_up;
-                choice.bound = Bound::Backlog;
-            }
+        if let Some(catching_up) = self.catching_up(cost, load, upper)
+            && catching_up > choice.n
+        {
+            choice.n = catching_up;
+            choice.bound = Bound::Backlog;
         }
         choice
+    }
+
+    /// Returns the N that answers the rows in the system soonest, if they are a backlog at N = `upper`.
+    fn catching_up(&self, cost: &CostModel, load: &QueueLoad, upper: u32) -> Option<u32> {
+        let standing = load.standing / f64::from(load.workers.max(1));
+        let within = if load.catching_up { RECOVERED } else { BACKLOG };
+        let takes = standing / cost.rate(upper);
+        if takes <= within * self.slo.as_secs_f64() {
+            return None;
+        }
+        let in_time = self.n_star(cost, load.workers, load.allowance)?.min(self.most(cost));
+        let rows = enough(cost, NEARLY_BEST, in_time);
+        // A single worker claims what waits. No other worker may claim the rows of another, and a
+        // size that is padded anyway may as well be full.
+        let share = match load.workers {
+            ..=1 if !cost.has_fixed_sizes() => rows,
+            _ => cost.filled(round_up(standing)),
+        };
+        Some(rows.min(share))
+    }
+
+    /// The most rows of an automatic N: the model can run them, their time is known well enough,
+    /// and they would not count as hung.
+    fn most(&self, cost: &CostModel) -> u32 {
+        let most = self.max_batch.min(cost.reach()).max(1);
+        let longest = longest_batch(cost.latency(1), self.hung_after).as_secs_f64();
+        largest_within(cost, longest, most).unwrap_or(1)
     }
 
     /// Returns how many of the `waiting` rows to run now: all of them, up to N.
@@ -234,10 +296,23 @@ impl BatchPolicy {
     /// μ(W): returns the rows per second that one of `workers` workers can do within the latency
     /// target, at the best size up to N*, or at the N that is set by the user or published.
     pub fn capacity(&self, cost: &CostModel, workers: u32) -> f64 {
-        match self.n_star(cost, workers) {
+        let n_star = self.n_star(cost, workers, self.slo);
+        match n_star.map(|n_star| n_star.min(self.most(cost))) {
             Some(n_star) if self.by_hand().is_none() => cost.best_rate(n_star),
             _ => cost.rate(self.choose(cost, &QueueLoad::unknown(workers)).n),
         }
+    }
+
+    /// Returns the shortest latency target at which N* has nearly the best rate of all sizes; `None`
+    /// if N is set by the user or published.
+    pub(crate) fn target_for_best(&self, cost: &CostModel, workers: u32) -> Option<Duration> {
+        if self.by_hand().is_some() {
+            return None;
+        }
+        let rows = enough(cost, NEARLY_BEST, self.most(cost));
+        Duration::try_from_secs_f64(cost.seconds(rows) / usable_share(workers))
+            .ok()?
+            .checked_add(self.overhead)
     }
 
     fn by_hand(&self) -> Option<(u32, Bound)> {
@@ -248,18 +323,53 @@ impl BatchPolicy {
         }
     }
 
-    /// Returns N*. If no size fits with headroom, N* is one row, provided that one row fits without
-    /// headroom.
-    fn n_star(&self, cost: &CostModel, workers: u32) -> Option<u32> {
-        let share = {
-            let workers = f64::from(workers.max(1));
-            workers / (workers + 1.0)
-        };
-        let headroom = if workers > 1 { HEADROOM } else { HEADROOM_ALONE };
-        let usable = self.slo.saturating_sub(self.overhead).as_secs_f64() * share;
-        largest_within(cost, usable * headroom, self.max_batch.max(1))
-            .or_else(|| (cost.seconds(1) <= usable).then_some(1))
+    /// Returns N* for a latency target of `slo`. If no size fits with headroom, N* is one row,
+    /// provided that one row fits without headroom.
+    fn n_star(&self, cost: &CostModel, workers: u32, slo: Duration) -> Option<u32> {
+        let usable = slo.saturating_sub(self.overhead).as_secs_f64();
+        largest_within(cost, usable * usable_share(workers), self.max_batch.max(1))
+            .or_else(|| (cost.seconds(1) <= usable * batch_share(workers)).then_some(1))
     }
+
+    /// Returns the smallest size with nearly the best rate of sizes up to N*, and the limit that
+    /// determined this size.
+    fn worthwhile(&self, cost: &CostModel, n_star: u32, most: u32) -> (u32, Bound) {
+        let rows = enough(cost, WORTH, n_star);
+        // If twice the limit gives the same size, N* was not the limit. Nothing is known of the gain
+        // of sizes beyond the table.
+        let limited = enough(cost, WORTH, n_star.saturating_mul(2)) != rows;
+        let bound = if !limited && rows < cost.largest() {
+            Bound::NoGain
+        } else if n_star < most {
+            Bound::Slo
+        } else if most < self.max_batch.min(cost.reach()) {
+            Bound::MaxBatchTime
+        } else if most < self.max_batch {
+            Bound::Untried
+        } else {
+            Bound::MaxBatch
+        };
+        (rows, bound)
+    }
+}
+
+/// The share of the latency target that one batch may take, because a request waits for a W-th of
+/// another before: W/(W+1).
+fn batch_share(workers: u32) -> f64 {
+    let workers = f64::from(workers.max(1));
+    workers / (workers + 1.0)
+}
+
+/// The share of the latency target that one batch may take, with headroom.
+fn usable_share(workers: u32) -> f64 {
+    batch_share(workers) * if workers > 1 { HEADROOM } else { HEADROOM_ALONE }
+}
+
+/// Returns the longest time of a batch of automatic size, if batches that take `hung_after` count as
+/// hung, and `one` is the time of one row.
+pub(crate) fn longest_batch(one: Duration, hung_after: Duration) -> Duration {
+    let over_one_row = one.mul_f64(OVER_ONE_ROW).min(hung_after.mul_f64(NEARLY_HUNG));
+    over_one_row.max(hung_after / HANG_MARGIN)
 }
 
 /// Returns the largest size at which a batch takes at most `seconds`. The binary search works
@@ -275,21 +385,6 @@ fn largest_within(cost: &CostModel, seconds: f64, max_batch: u32) -> Option<u32>
         }
     }
     (fits > 0).then_some(fits)
-}
-
-/// Returns the smallest size with nearly the best rate of sizes up to N*, and the limit that
-/// determined this size.
-fn worthwhile(cost: &CostModel, n_star: u32, max_batch: u32) -> (u32, Bound) {
-    let rows = enough(cost, WORTH, n_star);
-    // If twice the limit gives the same size, N* was not the limit.
-    let bound = if enough(cost, WORTH, n_star.saturating_mul(2)) == rows {
-        Bound::NoGain
-    } else if n_star == max_batch {
-        Bound::MaxBatch
-    } else {
-        Bound::Slo
-    };
-    (rows, bound)
 }
 
 /// Returns the smallest size with this `share` of the best rate of sizes up to `most`.

@@ -1,6 +1,10 @@
 //! L(b): the duration of a batch of b rows, measured at start-up and corrected while running.
 
+mod size;
+
 use std::time::Duration;
+
+use self::size::{Size, isotonic};
 
 /// Number of recent batches from which the gain is corrected. Their median ignores one or two
 /// stalled batches.
@@ -9,9 +13,6 @@ const RECENT: usize = 5;
 const GAIN_RATE: f64 = 0.2;
 /// Bounds of the ratio between the median and the gain.
 const LARGEST_STEP: (f64, f64) = (0.5, 2.0);
-/// Learning rate of one size per batch, and bounds of the ratio between this size and the others.
-const SIZE_RATE: f64 = 0.02;
-const LARGEST_DEVIATION: (f64, f64) = (0.8, 1.25);
 /// Lower bound of times and gain, to avoid division by zero.
 const TINY: f64 = 1e-9;
 
@@ -37,34 +38,42 @@ const TINY: f64 = 1e-9;
 ///
 /// where m′ is the median of x over the last five batches of other sizes, if there are at least
 /// two. A size must not be compared with itself: times have a long tail, so the mean of x is above
-/// its median, and the only size in use would appear to become slower than the others.
+/// its median, and the only size in use would appear to become slower than the others. If five
+/// batches of a size in a row contradict its time by more than 10 %, which the tail does not
+/// explain, the size was measured during a stall, and the correction is made at once.
+///
+/// **Larger batches** than any measured size, which a short warm-up leaves for later, double the
+/// table: the time of the new size follows from the first batch.
 #[derive(Clone, Debug)]
 pub struct CostModel {
-    /// (rows, seconds) as measured and corrected, in order of rows.
-    measured: Vec<(u32, f64)>,
-    /// T: `measured`, raised where necessary so that the seconds never fall.
+    /// The sizes as measured and corrected, in order of rows.
+    sizes: Vec<Size>,
+    /// T: the times of `sizes`, made to never fall.
     table: Vec<(u32, f64)>,
+    /// The most rows that have run together.
+    ran: u32,
     fixed_sizes: bool,
     gain: f64,
-    /// The latest batches, oldest first.
-    recent: [BatchSample; RECENT],
+    /// The latest batches, oldest first; `None` until so many have run.
+    recent: [Option<BatchSample>; RECENT],
 }
 
 /// A batch that has run.
 #[derive(Clone, Copy, Debug)]
 struct BatchSample {
-    /// Index in the table; `None` for the placeholders of a new model.
-    entry: Option<usize>,
-    /// Measured time over time in the table, t / T(b).
-    x: f64,
+    /// Index in the table.
+    entry: usize,
+    rows: u32,
+    /// The measured time.
+    seconds: f64,
 }
 
 impl CostModel {
     /// Builds the model from the times measured at start-up: (rows, time), one per size, in any
     /// order. Returns `None` if the profile is empty.
     ///
-    /// If a larger size was measured faster than a smaller size, the difference is noise, and the
-    /// larger size counts as slow as the smaller.
+    /// If a larger size was measured faster than a smaller size, the difference is noise, and both
+    /// count as fast as their mean.
     pub fn from_profile(profile: &[(u32, Duration)]) -> Option<Self> {
         let mut measured: Vec<(u32, f64)> = profile
             .iter()
@@ -75,9 +84,12 @@ impl CostModel {
         if measured.is_empty() {
             return None;
         }
-        let table = monotone(&measured);
-        let recent = [BatchSample { entry: None, x: 1.0 }; RECENT];
-        Some(Self { measured, table, fixed_sizes: false, gain: 1.0, recent })
+        let ran = measured.last().map_or(1, |&(rows, _)| rows);
+        let sizes: Vec<Size> =
+            measured.into_iter().map(|(rows, seconds)| Size::measured(rows, seconds)).collect();
+        let table = isotonic(&sizes);
+        let recent = [None; RECENT];
+        Some(Self { sizes, table, ran, fixed_sizes: false, gain: 1.0, recent })
     }
 
     /// Makes this the model of an engine that runs only the measured sizes and pads batches to
@@ -99,6 +111,16 @@ impl CostModel {
             return rows;
         }
         self.table[self.at_or_above(rows)..].first().map_or(rows, |&(size, _)| size)
+    }
+
+    /// Returns the largest fixed size that `rows` fill; without fixed sizes, and below the smallest
+    /// size, returns `rows`.
+    pub(crate) fn filled(&self, rows: u32) -> u32 {
+        if !self.fixed_sizes {
+            return rows;
+        }
+        let sizes = self.table.iter().rev().map(|&(size, _)| size);
+        sizes.into_iter().find(|&size| size <= rows).unwrap_or(rows)
     }
 
     /// L(b): the expected duration of a batch of `rows`.
@@ -162,19 +184,49 @@ impl CostModel {
 
     /// Corrects the model with the measured duration of one batch of `rows`.
     pub fn observe(&mut self, rows: u32, took: Duration) {
-        let x = took.as_secs_f64() / self.interpolate(rows);
+        self.grow(rows);
         let entry = self.at_or_above(rows).min(self.table.len() - 1);
-        self.recent.rotate_left(1);
-        self.recent[RECENT - 1] = BatchSample { entry: Some(entry), x };
-        let all = median(self.recent.iter().map(|batch| batch.x).collect());
-        self.gain = toward(self.gain, all / self.gain, LARGEST_STEP, GAIN_RATE);
-        let is_other = |batch: &&BatchSample| batch.entry.is_some_and(|other| other != entry);
-        let others: Vec<f64> = self.recent.iter().filter(is_other).map(|batch| batch.x).collect();
-        if others.len() > 1 {
-            let size = &mut self.measured[entry].1;
-            *size = toward(*size, x / median(others), LARGEST_DEVIATION, SIZE_RATE);
-            self.table = monotone(&self.measured);
+        let batch = BatchSample { entry, rows, seconds: took.as_secs_f64() };
+        let x = self.x(&batch);
+        if !self.sizes[entry].is_known() {
+            self.sizes[entry].learn(x / self.gain);
+            self.table = isotonic(&self.sizes);
+            return;
         }
+        self.recent.rotate_left(1);
+        self.recent[RECENT - 1] = Some(batch);
+        let all = self.recent.iter().map(|batch| batch.as_ref().map_or(1.0, |batch| self.x(batch)));
+        let all = median(all.collect());
+        self.gain = toward(self.gain, all / self.gain, LARGEST_STEP, GAIN_RATE);
+        let others = self.recent.iter().flatten().filter(|other| other.entry != entry);
+        let others: Vec<f64> = others.map(|other| self.x(other)).collect();
+        if others.len() > 1 {
+            // The size's own time may differ from T, which respects its neighbours.
+            let own = self.sizes[entry].seconds / self.table[entry].1;
+            self.sizes[entry].correct(x / median(others) / own);
+            self.table = isotonic(&self.sizes);
+        }
+    }
+
+    /// x: the time of a batch relative to T.
+    fn x(&self, batch: &BatchSample) -> f64 {
+        batch.seconds / self.interpolate(batch.rows)
+    }
+
+    /// Adds sizes until a batch of `rows` is within the table. Their times continue the last slope.
+    fn grow(&mut self, rows: u32) {
+        self.ran = self.ran.max(rows);
+        while !self.fixed_sizes && self.largest() < rows {
+            let next = self.largest().saturating_mul(2);
+            self.sizes.push(Size::guessed(next, self.interpolate(next)));
+            self.table = isotonic(&self.sizes);
+        }
+    }
+
+    /// Returns the most rows to run next: twice the rows that have run together so far. The time of
+    /// yet larger batches would be a guess.
+    pub(crate) fn reach(&self) -> u32 {
+        if self.fixed_sizes { self.largest() } else { self.ran.saturating_mul(2) }
     }
 
     /// Returns the largest measured size.
@@ -223,16 +275,6 @@ fn toward(value: f64, ratio: f64, (least, most): (f64, f64), rate: f64) -> f64 {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get((values.len().max(1) - 1) / 2).map_or(TINY, |value| value.max(TINY))
-}
-
-/// Raises the seconds in `measured` where necessary, so that they never fall.
-fn monotone(measured: &[(u32, f64)]) -> Vec<(u32, f64)> {
-    let mut floor = 0.0_f64;
-    let lift = |&(rows, seconds): &(u32, f64)| {
-        floor = floor.max(seconds);
-        (rows, floor)
-    };
-    measured.iter().map(lift).collect()
 }
 
 /// Evaluates the line through two (rows, seconds) points at `rows`.

@@ -1,8 +1,10 @@
 //! Decisions as pure functions of plain data: no I/O, no clock, no async.
 //!
-//! - [`CostModel`] is L(b), the measured duration of a batch of b rows.
+//! - [`Climb`] decides which batch sizes a warm-up measures, and [`CostModel`] is L(b), the
+//!   measured duration of a batch of b rows.
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
-//!   model, the latency target and the load ([`ArrivalRate`]). [`BatchChoice`] explains the choice.
+//!   model, the latency target and the load ([`ArrivalRate`], [`Standing`]). [`BatchChoice`]
+//!   explains the choice.
 //! - [`admit`] decides whether a request can be answered before its deadline, from the queue length
 //!   and the [`DrainRate`]. [`doomed`] finds waiting requests that can no longer be answered in
 //!   time.
@@ -11,14 +13,17 @@
 
 mod admission;
 mod batch;
+mod climb;
 mod cost;
 mod default_version;
 mod rate;
 mod scale;
 mod speed;
+mod standing;
 
 pub use admission::{Ahead, DrainRate, DrainSample, admit, doomed};
 pub use batch::{BatchChoice, BatchMode, BatchPolicy, Bound, QueueLoad};
+pub use climb::{Climb, ClimbEnd};
 pub use cost::CostModel;
 pub use default_version::{VersionLoad, default_version};
 pub use rate::ArrivalRate;
@@ -26,3 +31,4 @@ pub use scale::{
     Observation, RequestCounts, ScaleBound, ScaleDecision, ScalePolicy, Scaler, UTILIZATION, fewest,
 };
 pub use speed::Speed;
+pub use standing::Standing;

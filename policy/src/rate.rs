@@ -2,22 +2,36 @@
 
 use std::time::Duration;
 
-/// τ in seconds: long enough to span several batches, short enough to follow a burst.
+/// The usual τ in seconds: long enough to span several batches, short enough to follow a burst.
 const SMOOTHING: f64 = 0.5;
 
-/// Rows that arrive per second: an exponential moving average with time constant τ = 0.5 s.
+/// Rows that arrive per second: an exponential moving average with a time constant τ of 0.5 s,
+/// unless it is [set](Self::over).
 ///
 /// r ← r + (n/t − r) · (1 − e^(−t/τ)) for n rows in an interval of length t. An average that starts
 /// at zero is biased low by 1 − e^(−t/τ). Dividing by the accumulated weight makes the rate correct
 /// from the first interval on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct ArrivalRate {
+    /// τ in seconds.
+    smoothing: f64,
     last: Option<(Duration, u64)>,
     sum: f64,
     weight: f64,
 }
 
+impl Default for ArrivalRate {
+    fn default() -> Self {
+        Self::over(SMOOTHING)
+    }
+}
+
 impl ArrivalRate {
+    /// Returns an average with a time constant of `smoothing` seconds.
+    pub(crate) const fn over(smoothing: f64) -> Self {
+        Self { smoothing, last: None, sum: 0.0, weight: 0.0 }
+    }
+
     /// Adds a sample: `total` rows had arrived by `at`, by any monotonic clock.
     ///
     /// A counter reset does not change the estimate.
@@ -32,7 +46,7 @@ impl ArrivalRate {
         }
         self.last = Some((at, total));
         let Some(arrived) = total.checked_sub(before) else { return };
-        let kept = (-seconds / SMOOTHING).exp();
+        let kept = (-seconds / self.smoothing).exp();
         #[expect(clippy::cast_precision_loss, reason = "rows between two samples")]
         let rate = arrived as f64 / seconds;
         self.sum = kept * self.sum + (1.0 - kept) * rate;

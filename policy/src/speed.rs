@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::{BatchMode, BatchPolicy, CostModel, QueueLoad};
 
+/// A target is worth telling if the rate is higher by this factor.
+const WORTH_TELLING: f64 = 1.25;
+
 /// A worker's cost model, and the policy by which the worker chooses N.
 #[derive(Clone, Debug)]
 pub struct Speed {
@@ -46,8 +49,43 @@ impl Speed {
         self.policy.choose(&self.cost, &load).n
     }
 
+    /// Returns the latency target with which one of W workers reaches nearly its best rate, and the
+    /// rate that it reaches. `None` if this rate is less than a quarter above the present one, or if
+    /// N is set by the user.
+    pub fn better_target(&self, workers: u32) -> Option<(Duration, f64)> {
+        let slo = self.policy.target_for_best(&self.cost, workers)?;
+        let rate = BatchPolicy { slo, ..self.policy }.capacity(&self.cost, workers);
+        let now = if self.is_infeasible(workers) { 0.0 } else { self.capacity(workers) };
+        (rate >= WORTH_TELLING * now && slo > self.policy.slo).then_some((slo, rate))
+    }
+
     /// Returns whether even one row misses the latency target.
     pub fn is_infeasible(&self, workers: u32) -> bool {
         self.policy.choose(&self.cost, &QueueLoad::unknown(workers)).n_star.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// L(b) = 90 + 10b milliseconds.
+    fn speed(slo_ms: u64, by_hand: Option<u32>) -> Speed {
+        let profile = [(1, 100), (64, 730)].map(|(rows, ms)| (rows, Duration::from_millis(ms)));
+        let slo = Duration::from_millis(slo_ms);
+        Speed::new(&profile, false, by_hand, slo, Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn tells_the_target_at_which_a_slow_model_reaches_its_rate() {
+        for slo_ms in [100, 300] {
+            let (target, rate) = speed(slo_ms, None).better_target(1).unwrap();
+            // 48 rows take 570 ms, twice, with 5 % headroom.
+            assert_eq!(target.as_millis(), 1200);
+            assert!((83.0..85.0).contains(&rate), "{rate}");
+        }
+        // A fast enough target, and an N by hand, need no advice.
+        assert_eq!(speed(1000, None).better_target(1), None);
+        assert_eq!(speed(100, Some(8)).better_target(1), None);
     }
 }

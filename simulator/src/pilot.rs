@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use batchfleet_policy::{
-    ArrivalRate, BatchMode, BatchPolicy, CostModel, Observation, QueueLoad, ScalePolicy, Scaler,
-    doomed,
+    ArrivalRate, BatchMode, BatchPolicy, Bound, CostModel, Observation, QueueLoad, ScalePolicy,
+    Scaler, Standing, doomed,
 };
 
 use crate::engine::{Order, Pilot, Pull};
@@ -22,6 +22,8 @@ pub struct PolicyPilot {
     workers: Vec<WorkerState>,
     /// The worker that ended a batch last. Its cost model determines the number of workers.
     last: usize,
+    /// How often N has changed by more than a tenth.
+    swings: u32,
     scaling: ScalingMode,
 }
 
@@ -30,6 +32,10 @@ pub struct PolicyPilot {
 struct WorkerState {
     cost: CostModel,
     rate: ArrivalRate,
+    standing: Standing,
+    /// N, and whether a backlog determined it.
+    n: u32,
+    catching_up: bool,
 }
 
 /// How the number of workers is decided.
@@ -50,7 +56,7 @@ impl PolicyPilot {
     pub fn new(fresh: CostModel, max_batch: u32, slo: Duration) -> Self {
         let policy = BatchPolicy::new(BatchMode::Auto, max_batch, slo);
         let (workers, scaling) = (Vec::new(), ScalingMode::Fixed);
-        Self { policy, deadline: None, fresh, workers, last: 0, scaling }
+        Self { policy, deadline: None, fresh, workers, last: 0, swings: 0, scaling }
     }
 
     /// Sets how N is chosen.
@@ -100,8 +106,26 @@ impl PolicyPilot {
         self.workers.get(worker).map_or(&self.fresh, |state| &state.cost)
     }
 
+    /// Returns how often the N of any worker has changed by more than a tenth.
+    pub fn swings(&self) -> u32 {
+        self.swings
+    }
+
+    /// Limits N to batches that do not count as hung, which takes `hung_after`.
+    #[must_use]
+    pub fn watched(mut self, hung_after: Duration) -> Self {
+        self.policy.hung_after = hung_after;
+        self
+    }
+
     fn state(&mut self, worker: usize) -> &mut WorkerState {
-        let fresh = || WorkerState { cost: self.fresh.clone(), rate: ArrivalRate::default() };
+        let fresh = || WorkerState {
+            cost: self.fresh.clone(),
+            rate: ArrivalRate::default(),
+            standing: Standing::default(),
+            n: 0,
+            catching_up: false,
+        };
         if worker >= self.workers.len() {
             self.workers.resize_with(worker + 1, fresh);
         }
@@ -111,27 +135,37 @@ impl PolicyPilot {
 
 impl Pilot for PolicyPilot {
     fn pull(&mut self, pull: &Pull<'_>) -> Order {
-        let (policy, deadline) = (self.policy, self.deadline);
-        let WorkerState { cost, rate } = self.state(pull.worker);
-        rate.observe(Duration::from_secs_f64(pull.now), pull.arrived);
+        let (policy, deadline, now) =
+            (self.policy, self.deadline, Duration::from_secs_f64(pull.now));
+        let state = self.state(pull.worker);
+        state.rate.observe(now, pull.arrived);
+        state.standing.observe(now);
         let age = |&arrived: &f64| Duration::from_secs_f64(pull.now - arrived);
-        let oldest = pull.waiting.first().map(age).unwrap_or_default();
         let waiting = u32::try_from(pull.waiting.len()).unwrap_or(u32::MAX);
-        // If the deadline is below the target, late requests are refused, so no backlog is older
-        // than the target.
-        let oldest = if deadline.is_some_and(|deadline| deadline <= policy.slo) {
-            Duration::ZERO
-        } else {
-            oldest
+        let load = QueueLoad {
+            workers: pull.workers,
+            rate: state.rate.per_second(),
+            waiting,
+            standing: state.standing.rows() * f64::from(pull.workers),
+            allowance: deadline.unwrap_or(Duration::MAX),
+            catching_up: state.catching_up,
         };
-        let load = QueueLoad { workers: pull.workers, rate: rate.per_second(), waiting, oldest };
-        let n = policy.choose(cost, &load).n;
+        let choice = policy.choose(&state.cost, &load);
+        let (n, cost) = (choice.n, &state.cost);
         let refuse = deadline.map_or(0, |deadline| {
             let left = pull.waiting.iter().map(|arrived| deadline.saturating_sub(age(arrived)));
             doomed(cost, n, waiting, left)
         });
         let oldest = pull.waiting.get(refuse as usize).map(age).unwrap_or_default();
-        Order { refuse, rows: policy.take(cost, n, waiting - refuse, oldest) }
+        let rows = policy.take(cost, n, waiting - refuse, oldest);
+        let takes = cost.latency(rows);
+        for arrived in pull.waiting.iter().skip(refuse as usize).take(rows as usize) {
+            state.standing.add(1, age(arrived) + takes);
+        }
+        let swung = state.n > 0 && 10 * n.abs_diff(state.n) > n.max(state.n);
+        (state.n, state.catching_up) = (n, choice.bound == Bound::Backlog);
+        self.swings += u32::from(swung);
+        Order { refuse, rows }
     }
 
     fn ran(&mut self, worker: usize, rows: u32, took: Duration) {

@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, QueueLoad};
+use batchfleet_policy::{BatchMode, BatchPolicy, Climb, CostModel, QueueLoad};
 use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tracing::{info, warn};
 
@@ -18,7 +18,7 @@ use crate::{
     proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, samples},
     repository::ModelSource,
     settings::ModelSettings,
-    warmup::{Climb, Profile, warm_up},
+    warmup::{Profile, Sizes, warm_up},
 };
 
 /// `--max-batch-time` must be at least this multiple of the longest expected batch time, because
@@ -34,14 +34,7 @@ pub(crate) fn plan(
     source: &ModelSource,
     engine: &mut dyn Engine,
 ) -> Result<ServingPlan, WorkerError> {
-    let sizes: Vec<u32> = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
-    let climb = match settings.batch {
-        BatchMode::Auto => {
-            Climb { sizes: sizes.clone(), up_to: u32::MAX, patience: Some(settings.slo_p99 * 2) }
-        }
-        // A fixed N takes precedence over the latency target.
-        BatchMode::Fixed(rows) => Climb { sizes: sizes.clone(), up_to: rows, patience: None },
-    };
+    let only: Vec<u32> = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
     let graph = facts(source);
     let only_zeros = source.config.backend == Backend::Echo;
     let samples = samples(source, engine.spec())?;
@@ -49,18 +42,21 @@ pub(crate) fn plan(
         graph: &graph,
         shapes: &source.config.warmup,
         samples: &samples,
-        sizes: &sizes,
+        sizes: &only,
         only_zeros,
     };
     let mut notes = source.config.notes(engine.spec());
     let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
     let Profile { cost, usable } = if let Some(rows) = rows {
-        measure(source, engine, rows, &climb)?
+        measure(settings, source, engine, rows)?
     } else {
         let cost = CostModel::from_profile(&[(1, UNKNOWN)]);
         Profile { cost: cost.ok_or_else(nothing_measured)?, usable: 1 }
     };
-    let policy = BatchPolicy::new(settings.batch, usable, settings.slo_p99);
+    let policy = BatchPolicy {
+        hung_after: settings.max_batch_time,
+        ..BatchPolicy::new(settings.batch, usable, settings.slo_p99)
+    };
     let limit = policy.choose(&cost, &QueueLoad::unknown(1)).n;
     let provider = engine.provider();
     info!(model = %source.queue, provider, limit, "loaded and warmed up");
@@ -133,13 +129,21 @@ fn test_rows(
 
 /// Warms up the engine, and checks that it computes the same in all batch sizes.
 fn measure(
+    settings: &ModelSettings,
     source: &ModelSource,
     engine: &mut dyn Engine,
     mut rows: TestRows,
-    climb: &Climb,
 ) -> Result<Profile, WorkerError> {
+    let (up_to, must_reach) = match settings.batch {
+        BatchMode::Auto => (u32::MAX, false),
+        // A fixed N takes precedence over the latency target.
+        BatchMode::Fixed(rows) => (rows, true),
+    };
+    let only = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
+    let sizes = Sizes { only, up_to, must_reach };
+    let climb = Climb::new(settings.slo_p99, settings.max_batch_time);
     let model = source.queue.clone();
-    let profile = warm_up(engine, &mut rows, climb)
+    let profile = warm_up(engine, &mut rows, &sizes, climb)
         .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
     // A model that draws random numbers differs from itself, and does not batch.
     let counts = |mismatch: &Mismatch| {

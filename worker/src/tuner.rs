@@ -101,13 +101,16 @@ impl Tuner {
 
     /// Records the jobs of a claim; `full` if the claim returned as many jobs as requested.
     pub(crate) fn claimed(&mut self, deliveries: &[Delivery], full: bool) {
-        self.load.claimed(deliveries, full);
+        let rows = deliveries.iter().map(|job| job.job.rows).sum::<u32>();
+        let takes = self.cost.latency(rows.min(self.n()).max(1));
+        self.load.claimed(deliveries, full, takes);
     }
 
     /// Chooses N for the next batch. `overhead` is the broker's part of the latency target.
     pub(crate) fn limit(&mut self, overhead: Duration) -> u32 {
         self.policy.overhead = overhead;
-        self.choice = self.policy.choose(&self.cost, &self.load.demand());
+        let load = self.load.demand(self.choice.bound == Bound::Backlog);
+        self.choice = self.policy.choose(&self.cost, &load);
         self.n()
     }
 
@@ -243,6 +246,8 @@ const fn announced(bound: Bound) -> BatchBound {
     match bound {
         Bound::Slo => BatchBound::Slo,
         Bound::MaxBatch => BatchBound::MaxBatch,
+        Bound::MaxBatchTime => BatchBound::MaxBatchTime,
+        Bound::Untried => BatchBound::Untried,
         Bound::NoGain => BatchBound::NoGain,
         Bound::RateMatched => BatchBound::RateMatched,
         Bound::Backlog => BatchBound::Backlog,
@@ -257,6 +262,7 @@ mod tests {
     use batchfleet_broker::{Target, Wish};
 
     use super::*;
+    use crate::batch::examples::delivery;
 
     const SLO: Duration = Duration::from_millis(100);
 
@@ -319,6 +325,50 @@ mod tests {
         // A large request is not shared with other workers.
         assert_eq!((tuner.most(), tuner.take(64, SLO, 64)), (full_load, full_load));
         assert_eq!(tuner.take(64, SLO, report.n), report.n);
+    }
+
+    /// Runs batches of `clients` that send their next request after the answer to the last, for ten
+    /// seconds. Returns each N and its bound.
+    async fn closed_loop(
+        tuner: &mut Tuner,
+        clients: u32,
+        deadline: Duration,
+    ) -> Vec<(u32, BatchBound)> {
+        let (mut chosen, began) = (Vec::new(), Instant::now());
+        while began.elapsed() < Duration::from_secs(10) {
+            let n = tuner.limit(Duration::ZERO);
+            chosen.push((n, tuner.report().bound));
+            let rows = n.min(clients);
+            let takes = tuner.expected(rows);
+            let waited = (takes * clients / rows).saturating_sub(takes).min(deadline);
+            let job = |index: u32| {
+                let job = delivery(index as usize, 1, 1);
+                Delivery { waited, deadline: job.claimed_at + (deadline - waited), ..job }
+            };
+            tuner.claimed(&(0..rows).map(job).collect::<Vec<_>>(), rows == n);
+            tokio::time::advance(takes).await;
+            tuner.ran(rows, 0, takes, Release::Full);
+        }
+        chosen
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn favours_throughput_while_too_many_clients_wait_and_returns_without_swinging() {
+        let mut tuner = tuner(BatchMode::Auto);
+        let minute = Duration::from_mins(1);
+        let few = closed_loop(&mut tuner, 10, minute).await;
+        assert!(few.iter().all(|(n, bound)| *n < 20 && *bound == BatchBound::Slo), "{few:?}");
+        // 17 rows take 42 ms, so that 200 clients would wait for half a second.
+        let many = closed_loop(&mut tuner, 200, minute).await;
+        let changes = many.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!(many.last().unwrap().1, BatchBound::Backlog);
+        assert!(changes == 1 && many.last().unwrap().0 > 40, "{many:?}");
+        let few = closed_loop(&mut tuner, 10, minute).await;
+        let changes = few.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!((few.last().unwrap().1.clone(), changes), (BatchBound::Slo, 1), "{few:?}");
+        // Requests with a deadline of 100 ms are worth nothing later.
+        let strict = closed_loop(&mut tuner, 200, SLO).await;
+        assert!(strict.iter().all(|(n, _)| *n < 20), "{strict:?}");
     }
 
     #[tokio::test(start_paused = true)]

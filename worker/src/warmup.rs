@@ -4,26 +4,21 @@
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 use batchfleet_broker::Tensor;
-use batchfleet_policy::CostModel;
+use batchfleet_policy::{Climb, ClimbEnd, CostModel};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::engine::{Engine, EngineError};
 
-/// Runs per size; L(b) is their median.
-const RUNS: usize = 3;
-
 /// The batch sizes of a warm-up.
 #[derive(Clone, Debug)]
-pub(crate) struct Climb {
+pub(crate) struct Sizes {
     /// The only sizes that the engine may run; empty for any.
-    pub(crate) sizes: Vec<u32>,
+    pub(crate) only: Vec<u32>,
     /// The maximum number of rows to try.
     pub(crate) up_to: u32,
-    /// The climb ends at the first size that takes longer than this time and longer than two runs
-    /// of one row. The second bound allows batches for models whose single rows already exceed this
-    /// time.
-    pub(crate) patience: Option<Duration>,
+    /// Whether the largest size is measured even if the climb would end below it.
+    pub(crate) must_reach: bool,
 }
 
 /// The result of a warm-up.
@@ -31,7 +26,8 @@ pub(crate) struct Climb {
 pub(crate) struct Profile {
     /// The measured batch times L(b).
     pub(crate) cost: CostModel,
-    /// The largest size that ran without an error and within the patience.
+    /// The largest size that may run: the last that ran without an error, or the largest of all if
+    /// the climb had no time for it.
     pub(crate) usable: u32,
 }
 
@@ -44,48 +40,59 @@ pub(crate) trait Rehearsal {
     fn check(&mut self, rows: u32, outputs: Vec<Tensor>) -> Result<(), EngineError>;
 }
 
-/// Measures `engine` at 1, 2, 4, ... rows, or at the only sizes that it may run, in three runs
-/// each.
+/// Measures `engine` at 1, 2, 4, ... rows, or at the only sizes that it may run, as far and as often
+/// as `climb` decides.
 ///
-/// If a size fails after smaller sizes succeeded, usually for lack of memory, the climb ends as
-/// after a slow size: the previous size is the largest usable size.
+/// If a size fails after smaller sizes succeeded, usually for lack of memory, the climb ends, and
+/// the previous size is the largest usable size.
 pub(crate) fn warm_up(
     engine: &mut dyn Engine,
     rehearsal: &mut dyn Rehearsal,
-    climb: &Climb,
+    sizes: &Sizes,
+    mut climb: Climb,
 ) -> Result<Profile, EngineError> {
     let model = engine.spec().queue.to_string();
-    let (mut times, mut usable) = (Vec::new(), 1);
-    let max_batch = engine.spec().max_batch;
-    for rows in sizes(&climb.sizes, climb.up_to, max_batch) {
-        let took = match measure(engine, rehearsal, rows) {
-            Ok(took) => took,
-            Err(error) if times.is_empty() => return Err(error),
+    let all = sizes_of(&sizes.only, sizes.up_to, engine.spec().max_batch);
+    let largest = all.last().copied().unwrap_or_default();
+    let mut usable = 1;
+    for rows in all {
+        match climb.goes_on(rows) {
+            Err(ClimbEnd::Time) if sizes.must_reach && rows < largest => continue,
+            Err(end) if !sizes.must_reach => {
+                info!(model, rows, reason = end.name(), "warm-up ends below this batch size");
+                if end == ClimbEnd::Time {
+                    usable = largest;
+                }
+                break;
+            }
+            _ => {}
+        }
+        let runs = match measure(engine, rehearsal, rows, &climb) {
+            Ok(runs) => runs,
+            Err(error) if climb.measured().is_empty() => return Err(error),
             Err(error) => {
                 warn!(model, rows, %error, "warm-up run failed: limiting batch size");
                 break;
             }
         };
-        info!(model, rows, ?took, "batch size warmed up");
-        times.push((rows, took));
-        if climb.patience.is_some_and(|patience| took > patience.max(times[0].1 * 2)) {
-            break;
-        }
+        let times = runs.len();
+        let took = climb.add(rows, runs);
+        info!(model, rows, ?took, runs = times, "batch size warmed up");
         usable = rows;
     }
     let most = engine.spec().max_rows();
     let nothing = || {
         EngineError::failed(format!("all batch sizes exceed the {most} rows that the model takes"))
     };
-    let cost = CostModel::from_profile(&times).ok_or_else(nothing)?;
-    let cost = if climb.sizes.is_empty() { cost } else { cost.with_fixed_sizes() };
+    let cost = CostModel::from_profile(climb.measured()).ok_or_else(nothing)?;
+    let cost = if sizes.only.is_empty() { cost } else { cost.with_fixed_sizes() };
     Ok(Profile { cost, usable })
 }
 
 /// The sizes to measure: 1, 2, 4, ... and the largest size itself; only 1 for a model that does not
 /// batch. If `only` is not empty, its sizes that the model can run, up to the first size that holds
 /// `up_to` rows.
-fn sizes(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32> {
+fn sizes_of(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32> {
     let Some(max_batch) = max_batch.map(NonZeroU32::get) else { return vec![1] };
     if !only.is_empty() {
         let only: BTreeSet<u32> = only.iter().copied().filter(|&rows| rows <= max_batch).collect();
@@ -100,23 +107,22 @@ fn sizes(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32> {
     sizes
 }
 
-/// The median time of a batch of `rows` rows.
+/// The times of batches of `rows` rows, as many as `climb` needs.
 fn measure(
     engine: &mut dyn Engine,
     rehearsal: &mut dyn Rehearsal,
     rows: u32,
-) -> Result<Duration, EngineError> {
+    climb: &Climb,
+) -> Result<Vec<Duration>, EngineError> {
     let inputs = rehearsal.inputs(rows);
-    let mut times = [Duration::ZERO; RUNS];
-    let mut outputs = Vec::new();
-    for time in &mut times {
+    let (mut runs, mut outputs) = (Vec::new(), Vec::new());
+    while !climb.suffice(rows, &runs) {
         let began = Instant::now();
         outputs = engine.run(inputs.clone(), rows)?;
-        *time = began.elapsed();
+        runs.push(began.elapsed());
     }
-    times.sort_unstable();
     rehearsal.check(rows, outputs)?;
-    Ok(times[RUNS / 2])
+    Ok(runs)
 }
 
 #[cfg(test)]
@@ -131,6 +137,8 @@ mod tests {
     struct Fake {
         spec: ModelSpec,
         slow_from: u32,
+        /// Whether a slow run takes this time for each row.
+        slow_per_row: bool,
         fails_from: u32,
     }
 
@@ -159,7 +167,7 @@ mod tests {
             inputs: vec![input],
             outputs: Vec::new(),
         };
-        Fake { spec, slow_from, fails_from }
+        Fake { spec, slow_from, slow_per_row: false, fails_from }
     }
 
     impl Engine for Fake {
@@ -180,14 +188,19 @@ mod tests {
                 return Err(EngineError::failed("out of memory"));
             }
             if rows >= self.slow_from {
-                sleep(SLOW);
+                sleep(SLOW * if self.slow_per_row { rows } else { 1 });
             }
             Ok(inputs)
         }
     }
 
-    fn climb(up_to: u32, patience: Option<Duration>) -> Climb {
-        Climb { sizes: Vec::new(), up_to, patience }
+    fn up_to(up_to: u32, must_reach: bool) -> Sizes {
+        Sizes { only: Vec::new(), up_to, must_reach }
+    }
+
+    /// A climb for a latency target of half a slow run.
+    fn climb() -> Climb {
+        Climb::new(SLOW / 4, Duration::from_secs(10))
     }
 
     #[test]
@@ -196,9 +209,9 @@ mod tests {
             [(0, vec![1]), (1, vec![1]), (8, vec![1, 2, 4, 8]), (6, vec![1, 2, 4, 6])]
         {
             let limit = NonZeroU32::new(max_batch);
-            assert_eq!(sizes(&[], u32::MAX, limit), expected, "{max_batch}");
+            assert_eq!(sizes_of(&[], u32::MAX, limit), expected, "{max_batch}");
         }
-        assert_eq!(sizes(&[], 5, NonZeroU32::new(64)), [1, 2, 4, 5]);
+        assert_eq!(sizes_of(&[], 5, NonZeroU32::new(64)), [1, 2, 4, 5]);
     }
 
     #[test]
@@ -212,31 +225,55 @@ mod tests {
             (99, 3, vec![]),
         ] {
             let limit = NonZeroU32::new(max_batch);
-            assert_eq!(sizes(&[16, 4, 32, 16], up_to, limit), expected, "{up_to} {max_batch}");
+            assert_eq!(sizes_of(&[16, 4, 32, 16], up_to, limit), expected, "{up_to} {max_batch}");
         }
     }
 
     #[test]
-    fn ends_with_the_first_size_that_takes_too_long_and_stays_below_it() {
-        let mut engine = fake(64, 4, 99);
-        let profile = warm_up(&mut engine, &mut Faults(99), &climb(64, Some(SLOW / 2))).unwrap();
-        assert_eq!(profile.usable, 2);
-        assert_eq!(profile.cost.largest(), 4);
-        let by_hand = warm_up(&mut engine, &mut Faults(99), &climb(8, None)).unwrap();
-        assert_eq!(by_hand.usable, 8);
+    fn ends_where_larger_sizes_gain_nothing_unless_they_must_run() {
+        // From two rows on, a batch takes as long as its rows one by one.
+        let mut engine = Fake { slow_per_row: true, ..fake(64, 2, 99) };
+        let profile = warm_up(&mut engine, &mut Faults(99), &up_to(64, false), climb()).unwrap();
+        assert!(profile.usable <= 8 && profile.cost.largest() == profile.usable, "{profile:?}");
+        let by_hand = warm_up(&mut engine, &mut Faults(99), &up_to(16, true), climb()).unwrap();
+        assert_eq!((by_hand.usable, by_hand.cost.largest()), (16, 16));
+    }
+
+    #[test]
+    fn climbs_beyond_the_target_where_larger_sizes_gain() {
+        let mut engine = fake(32, 1, 99);
+        let profile = warm_up(&mut engine, &mut Faults(99), &up_to(64, false), climb()).unwrap();
+        assert_eq!((profile.usable, profile.cost.largest()), (32, 32));
+    }
+
+    #[test]
+    fn sizes_without_time_are_left_for_later() {
+        // One row takes 60 ms, and 72 ms count as hung: two would take 120 ms.
+        let climb = || Climb::new(SLOW / 4, SLOW * 6 / 5);
+        let mut engine = Fake { slow_per_row: true, ..fake(64, 1, 99) };
+        let profile = warm_up(&mut engine, &mut Faults(99), &up_to(64, false), climb()).unwrap();
+        assert_eq!((profile.usable, profile.cost.largest()), (64, 1));
+        let by_hand = warm_up(&mut engine, &mut Faults(99), &up_to(4, true), climb()).unwrap();
+        assert_eq!((by_hand.usable, by_hand.cost.largest()), (4, 4));
     }
 
     #[test]
     fn stays_below_a_size_that_fails_but_one_row_must_run() {
-        let profile = warm_up(&mut fake(64, 99, 16), &mut Faults(99), &climb(64, None)).unwrap();
+        let profile =
+            warm_up(&mut fake(64, 99, 16), &mut Faults(99), &up_to(64, false), climb()).unwrap();
         assert_eq!(profile.usable, 8);
-        assert!(warm_up(&mut fake(64, 99, 1), &mut Faults(99), &climb(64, None)).is_err());
+        assert!(
+            warm_up(&mut fake(64, 99, 1), &mut Faults(99), &up_to(64, false), climb()).is_err()
+        );
     }
 
     #[test]
     fn stays_below_a_size_whose_outputs_fail_the_check() {
-        let profile = warm_up(&mut fake(64, 99, 99), &mut Faults(16), &climb(64, None)).unwrap();
+        let profile =
+            warm_up(&mut fake(64, 99, 99), &mut Faults(16), &up_to(64, false), climb()).unwrap();
         assert_eq!(profile.usable, 8);
-        assert!(warm_up(&mut fake(64, 99, 99), &mut Faults(1), &climb(64, None)).is_err());
+        assert!(
+            warm_up(&mut fake(64, 99, 99), &mut Faults(1), &up_to(64, false), climb()).is_err()
+        );
     }
 }

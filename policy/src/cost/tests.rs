@@ -37,7 +37,81 @@ fn batches_are_padded_to_fixed_sizes() {
 
 #[test]
 fn a_larger_size_is_never_faster() {
-    assert_eq!(millis(&[(1, 10), (2, 7), (4, 20)]).latency(2), Duration::from_millis(10));
+    let model = millis(&[(1, 10), (2, 7), (4, 20)]);
+    assert_eq!(
+        [1, 2, 4].map(|rows| model.latency(rows)),
+        [8500, 8500, 20_000].map(Duration::from_micros)
+    );
+    // Two sizes after a stall count as much as the two stalled ones.
+    let model = millis(&[(1, 10), (2, 30), (4, 30), (8, 18), (16, 18)]);
+    assert_eq!(model.latency(2), Duration::from_millis(24));
+}
+
+#[test]
+fn the_sizes_that_ran_more_often_decide_about_one_that_seems_slower() {
+    // 32 rows were measured during a stall, and seem slower than 64.
+    let mut model = millis(&[(1, 10), (8, 24), (16, 40), (32, 200), (64, 136)]);
+    assert_eq!(model.latency(32), Duration::from_millis(168));
+    for _ in 0..30 {
+        for rows in [64, 16, 8] {
+            model.observe(rows, Duration::from_millis(8 + 2 * u64::from(rows)));
+        }
+    }
+    let known = |rows| model.latency(rows).as_secs_f64() / (0.008 + 0.002 * f64::from(rows));
+    assert!((0.95..1.1).contains(&known(64)), "{}", known(64));
+    for rows in [8, 16] {
+        assert!((0.95..1.05).contains(&known(rows)), "{rows} rows: {}", known(rows));
+    }
+    // Once batches of 32 rows run, a few are enough.
+    for _ in 0..15 {
+        for rows in [32, 16, 8] {
+            model.observe(rows, Duration::from_millis(8 + 2 * u64::from(rows)));
+        }
+    }
+    let known = model.latency(32).as_secs_f64();
+    assert!((0.068..0.080).contains(&known), "{known}");
+}
+
+#[test]
+fn two_sizes_that_contradict_each_other_meet_in_the_middle_without_swinging() {
+    let mut model = millis(&[(8, 24), (32, 144)]);
+    for _ in 0..100 {
+        model.observe(8, Duration::from_millis(24));
+        model.observe(32, Duration::from_millis(72));
+    }
+    for (rows, ms) in [(8, 24.0), (32, 72.0)] {
+        let known = model.latency(rows).as_secs_f64() * 1e3;
+        assert!((known / ms - 1.0).abs() < 0.08, "{rows} rows: {known} ms");
+    }
+}
+
+#[test]
+fn a_long_tail_is_not_taken_for_a_wrong_size() {
+    // Every third batch of either size takes twice as long, as on a shared machine.
+    let mut model = affine();
+    for batch in 0..10_000_u32 {
+        let rows = if batch % 2 == 0 { 8 } else { 32 };
+        let slower = if batch % 3 == 0 { 2.0 } else { 1.0 };
+        model.observe(rows, affine().latency(rows).mul_f64(slower));
+    }
+    let ratio = model.rate(32) / model.rate(8) / (affine().rate(32) / affine().rate(8));
+    assert!((ratio - 1.0).abs() < 0.05, "{ratio}");
+}
+
+#[test]
+fn larger_batches_than_were_measured_double_the_table() {
+    let mut model = millis(&[(1, 100), (2, 101), (4, 103)]);
+    assert_eq!(model.reach(), 8);
+    // 107 ms were expected.
+    model.observe(8, Duration::from_millis(140));
+    assert_eq!((model.largest(), model.reach()), (8, 16));
+    assert_eq!(model.latency(8), Duration::from_millis(140));
+    model.observe(9, Duration::from_millis(150));
+    assert_eq!((model.largest(), model.reach()), (16, 18));
+    // An engine with fixed sizes has no larger ones.
+    let mut fixed = millis(&[(1, 100), (4, 103)]).with_fixed_sizes();
+    fixed.observe(8, Duration::from_millis(140));
+    assert_eq!((fixed.largest(), fixed.reach()), (4, 4));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use batchfleet_broker::Delivery;
-use batchfleet_policy::{ArrivalRate, QueueLoad};
+use batchfleet_policy::{ArrivalRate, QueueLoad, Standing};
 use tokio::time::Instant;
 
 /// An estimate of the load that all workers of the queue share.
@@ -18,6 +18,10 @@ pub(super) struct LoadEstimate {
     claimed_at: Instant,
     /// How long the head of the queue had waited at the last claim; `None` if the queue was empty.
     head: Option<Duration>,
+    /// The rows in the system, according to this worker's rows.
+    standing: Standing,
+    /// The median time from queue to deadline of the jobs of the last claim.
+    allowance: Duration,
 }
 
 impl LoadEstimate {
@@ -31,6 +35,8 @@ impl LoadEstimate {
             arrived: 0,
             claimed_at: now,
             head: None,
+            standing: Standing::default(),
+            allowance: Duration::MAX,
         }
     }
 
@@ -44,9 +50,17 @@ impl LoadEstimate {
         self.workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
     }
 
-    /// Records the jobs of a claim; `full` if the claim returned as many jobs as requested.
-    pub(super) fn claimed(&mut self, deliveries: &[Delivery], full: bool) {
+    /// Records the jobs of a claim, which will run for about `takes`; `full` if the claim returned
+    /// as many jobs as requested.
+    pub(super) fn claimed(&mut self, deliveries: &[Delivery], full: bool, takes: Duration) {
         self.add_rows(deliveries.iter().map(|job| u64::from(job.job.rows)).sum());
+        for job in deliveries {
+            self.standing.add(job.job.rows, job.waited + takes);
+        }
+        let given = |job: &Delivery| job.waited + (job.deadline - job.claimed_at);
+        let mut given: Vec<Duration> = deliveries.iter().map(given).collect();
+        given.sort_unstable();
+        self.allowance = given.get(given.len() / 2).copied().unwrap_or(self.allowance);
         // Within a class, the youngest claimed job is about as old as the next job in the queue.
         self.head = deliveries.iter().map(|job| job.waited).min().filter(|_| full);
         self.claimed_at = Instant::now();
@@ -57,17 +71,25 @@ impl LoadEstimate {
         self.arrived += rows;
     }
 
-    /// The current load.
-    pub(super) fn demand(&mut self) -> QueueLoad {
+    /// The current load. `catching_up` is whether N was last chosen for a backlog.
+    pub(super) fn demand(&mut self, catching_up: bool) -> QueueLoad {
         let now = Instant::now();
         self.arrivals.observe(now - self.started, self.arrived);
+        self.standing.observe(now - self.started);
         let oldest = self.head.map_or(Duration::ZERO, |waited| waited + (now - self.claimed_at));
         let rate = self.rows_per_second();
         // Little's law: all waiting rows have arrived since the oldest did.
         let waiting = rate.unwrap_or(0.0) * oldest.as_secs_f64();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
         let waiting = waiting as u32;
-        QueueLoad { workers: self.workers, rate, waiting, oldest }
+        QueueLoad {
+            workers: self.workers,
+            rate,
+            waiting,
+            standing: self.standing.rows() * f64::from(self.workers),
+            allowance: self.allowance,
+            catching_up,
+        }
     }
 
     /// Rows per second that arrive for all workers, assuming that the broker distributes rows

@@ -1,0 +1,109 @@
+//! One size of the table T, and the table that follows from all sizes.
+
+/// Number of recent ratios by which a size is judged.
+const RECENT: usize = 5;
+/// Learning rate of one size per batch, and bounds of the ratio between this size and the others.
+const RATE: f64 = 0.02;
+const LARGEST_DEVIATION: (f64, f64) = (0.8, 1.25);
+/// A size whose recent ratios are all outside these bounds, on the same side, was measured wrong.
+const WRONG: (f64, f64) = (0.9, 1.1);
+/// Bounds of one correction of a wrong size.
+const LARGEST_JUMP: (f64, f64) = (0.25, 4.0);
+/// Weight of a size that was measured at start-up, and of a size that has run often.
+const MEASURED: f64 = 3.0;
+const OFTEN: f64 = 30.0;
+
+/// A size of the table.
+#[derive(Clone, Debug)]
+pub(super) struct Size {
+    pub(super) rows: u32,
+    /// The time measured for this size alone, in seconds.
+    pub(super) seconds: f64,
+    /// Number of batches behind `seconds`; 0 for a size that has not run.
+    weight: f64,
+    /// Times of recent batches relative to `seconds`, oldest first.
+    ratios: [f64; RECENT],
+    /// How many of `ratios` are set.
+    known: usize,
+}
+
+impl Size {
+    /// A size that was measured at start-up.
+    pub(super) const fn measured(rows: u32, seconds: f64) -> Self {
+        Self { rows, seconds, weight: MEASURED, ratios: [1.0; RECENT], known: 0 }
+    }
+
+    /// A size whose time is a guess until it runs.
+    pub(super) const fn guessed(rows: u32, seconds: f64) -> Self {
+        Self { weight: 0.0, ..Self::measured(rows, seconds) }
+    }
+
+    /// Whether the size has run.
+    pub(super) fn is_known(&self) -> bool {
+        self.weight > 0.0
+    }
+
+    /// Corrects the size with the time of a batch relative to `seconds`.
+    ///
+    /// A single batch moves the size by at most 0.5 %. If the last five batches agree that the size
+    /// is more than 10 % wrong, the size moves by the square root of their median. The root is
+    /// taken because the batches of two sizes only show the ratio of the two: each size takes half
+    /// of the correction, and together they are right at once.
+    pub(super) fn correct(&mut self, ratio: f64) {
+        self.ratios.rotate_left(1);
+        self.ratios[RECENT - 1] = ratio;
+        self.known = (self.known + 1).min(RECENT);
+        self.weight = (self.weight + 1.0).min(OFTEN);
+        let (low, high) = WRONG;
+        let agree = self.ratios.iter().all(|&ratio| ratio < low)
+            || self.ratios.iter().all(|&ratio| ratio > high);
+        if self.known == RECENT && agree {
+            let median = super::median(self.ratios.to_vec());
+            self.replace(median.sqrt());
+        } else {
+            self.seconds = super::toward(self.seconds, ratio, LARGEST_DEVIATION, RATE);
+        }
+    }
+
+    /// Sets the time of a guessed size from its first batch.
+    pub(super) fn learn(&mut self, ratio: f64) {
+        self.weight = 1.0;
+        self.replace(ratio);
+    }
+
+    fn replace(&mut self, factor: f64) {
+        let (least, most) = LARGEST_JUMP;
+        self.seconds = (self.seconds * factor.clamp(least, most)).max(super::TINY);
+        self.known = 0;
+    }
+}
+
+/// T: the times that never fall and are closest to the measured times of `sizes`, by least squares,
+/// each weighted by the number of its batches.
+///
+/// A size that seems slower than a larger one was measured during a stall, or the larger size was
+/// measured too fast. The size that ran more often is more likely right. This isotonic regression
+/// is computed by pooling adjacent violators (Ayer et al., "An empirical distribution function for
+/// sampling with incomplete information", 1955; Barlow et al., "Statistical inference under order
+/// restrictions", 1972).
+pub(super) fn isotonic(sizes: &[Size]) -> Vec<(u32, f64)> {
+    /// Neighbours with the same time.
+    struct Pool {
+        seconds: f64,
+        weight: f64,
+        sizes: usize,
+    }
+    let mut pools: Vec<Pool> = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        let weight = size.weight.max(super::TINY);
+        let mut last = Pool { seconds: size.seconds, weight, sizes: 1 };
+        while let Some(before) = pools.pop_if(|before| before.seconds > last.seconds) {
+            let weight = before.weight + last.weight;
+            let sum = before.seconds * before.weight + last.seconds * last.weight;
+            last = Pool { seconds: sum / weight, weight, sizes: before.sizes + last.sizes };
+        }
+        pools.push(last);
+    }
+    let seconds = pools.iter().flat_map(|pool| std::iter::repeat_n(pool.seconds, pool.sizes));
+    sizes.iter().map(|size| size.rows).zip(seconds).collect()
+}
