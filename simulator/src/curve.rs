@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use batchfleet_policy::CostModel;
+use batchfleet_policy::{Climb, ClimbEnd, CostModel};
 
 /// L(b): duration of a batch of b rows in the simulated model.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +60,35 @@ impl Curve {
         sizes.into_iter().map(|rows| (rows, Duration::from_secs_f64(self.seconds(rows)))).collect()
     }
 
-    /// Returns the cost model of a worker after its warm-up.
+    /// Returns the cost model of a worker after its warm-up, and the most rows that it may run.
+    /// The warm-up may be shorter than [`profile`](Self::profile): it depends on the latency target
+    /// `slo`, and on the time `hung_after` after which a batch counts as hung.
+    pub fn warm_up(
+        &self,
+        max_batch: u32,
+        slo: Duration,
+        hung_after: Duration,
+    ) -> Option<(CostModel, u32)> {
+        let mut climb = Climb::new(slo, hung_after);
+        let mut usable = 1;
+        for (rows, took) in self.profile(max_batch) {
+            if let Err(end) = climb.goes_on(rows) {
+                usable = if end == ClimbEnd::Time { max_batch } else { usable };
+                break;
+            }
+            let mut runs = Vec::new();
+            while !climb.suffice(rows, &runs) {
+                runs.push(took);
+            }
+            climb.add(rows, runs);
+            usable = rows;
+        }
+        let cost = CostModel::from_profile(climb.measured())?;
+        let cost = if self.sizes.is_some() { cost.with_fixed_sizes() } else { cost };
+        Some((cost, usable))
+    }
+
+    /// Returns the cost model of a worker that has measured all sizes.
     pub fn cost(&self, max_batch: u32) -> Option<CostModel> {
         let cost = CostModel::from_profile(&self.profile(max_batch))?;
         Some(if self.sizes.is_some() { cost.with_fixed_sizes() } else { cost })

@@ -3,12 +3,12 @@
 
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
 use batchfleet_policy::{Observation, RequestCounts};
 
 use crate::{curve::Curve, outcome::SimulationOutcome};
-use workers::{Event, Workers};
+use workers::{Event, Time, Workers};
 
 /// Makes the decisions of a simulated fleet.
 pub trait Pilot {
@@ -55,6 +55,9 @@ pub struct Scenario {
     pub slower: Option<(f64, f64)>,
     /// Arrival times of the requests in seconds, in ascending order.
     pub arrivals: Arc<[f64]>,
+    /// How long a client takes from an answer to its next request, in seconds, if each of
+    /// `arrivals` is the first request of a client; `None` if it is its only one.
+    pub think: Option<f64>,
     /// Length of the simulation in seconds. Requests that still wait at the end are served.
     pub duration: f64,
     /// The latency beyond which a request is late.
@@ -75,6 +78,7 @@ impl Scenario {
             curve,
             slower: None,
             arrivals: arrivals.into(),
+            think: None,
             duration,
             slo: Duration::from_millis(100),
             workers,
@@ -83,10 +87,19 @@ impl Scenario {
         }
     }
 
+    /// Returns a fleet under the load of `clients`, each of which sends its next request within
+    /// milliseconds of an answer.
+    pub fn closed(curve: Curve, clients: u32, duration: f64, workers: u32) -> Self {
+        let arrivals = (0..clients).map(|client| f64::from(client) * SPREAD).collect();
+        Self { think: Some(THINK), ..Self::new(curve, arrivals, duration, workers) }
+    }
+
     /// Runs the simulation.
     pub fn run(&self, pilot: &mut dyn Pilot) -> SimulationOutcome {
         let mut run = Run {
             scenario: self,
+            arrivals: self.arrivals.to_vec(),
+            returning: BinaryHeap::new(),
             workers: Workers::new(self.workers),
             outcome: SimulationOutcome::new(self.duration, self.slo, self.workers),
             head: 0,
@@ -100,9 +113,18 @@ impl Scenario {
     }
 }
 
+/// The time from an answer to the client's next request, and between the next requests of clients
+/// that are answered together, in seconds.
+const THINK: f64 = 0.001;
+const SPREAD: f64 = 0.000_05;
+
 /// A running simulation. The waiting requests are the arrivals from index `head` to `arrived`.
 struct Run<'a> {
     scenario: &'a Scenario,
+    /// The arrivals that are known.
+    arrivals: Vec<f64>,
+    /// The next requests of clients that think.
+    returning: BinaryHeap<Reverse<Time>>,
     workers: Workers,
     outcome: SimulationOutcome,
     head: usize,
@@ -114,27 +136,30 @@ struct Run<'a> {
 impl Run<'_> {
     /// Advances to the next event. Returns false if there is no further event.
     fn step(&mut self, pilot: &mut dyn Pilot) -> bool {
-        let arrivals = &self.scenario.arrivals;
         // An arrival is an event only while a worker is idle. Otherwise the request waits until a
         // worker is free.
-        let arrival = arrivals.get(self.head).filter(|_| self.workers.has_idle());
+        let returning = self.returning.peek().map(|Reverse(Time(at))| *at);
+        let arrival = self.arrivals.get(self.head).copied().or(returning);
+        let arrival = arrival.filter(|_| self.workers.has_idle());
         let tick = Some(self.next_tick).filter(|&tick| tick < self.scenario.duration);
         let event = self.workers.next_event();
-        let times = [arrival.copied(), tick, event];
-        let Some(next) = times.into_iter().flatten().min_by(f64::total_cmp) else {
+        let Some(next) = [arrival, tick, event].into_iter().flatten().min_by(f64::total_cmp) else {
             return false;
         };
         self.now = self.now.max(next);
-        while arrivals.get(self.arrived).is_some_and(|&at| at <= self.now) {
-            self.outcome.offered(arrivals[self.arrived]);
+        while self.returning.peek().is_some_and(|Reverse(Time(at))| *at <= self.now) {
+            self.arrivals.extend(self.returning.pop().map(|Reverse(Time(at))| at));
+        }
+        while self.arrivals.get(self.arrived).is_some_and(|&at| at <= self.now) {
+            self.outcome.offered(self.arrivals[self.arrived]);
             self.arrived += 1;
         }
         while let Some(event) = self.workers.due(self.now) {
             if let Event::Ran { worker, rows, began, ended, first } = event {
-                let batch = &arrivals[first..first + rows as usize];
-                for &at in batch {
-                    self.outcome.answered(at, ended);
+                for at in first..first + rows as usize {
+                    self.outcome.answered(self.arrivals[at], ended);
                 }
+                self.think(ended, rows);
                 pilot.ran(worker, rows, Duration::from_secs_f64(ended - began));
             }
         }
@@ -150,9 +175,17 @@ impl Run<'_> {
         true
     }
 
+    /// Lets clients send their next requests after `answers` at the same time.
+    fn think(&mut self, at: f64, answers: u32) {
+        if let Some(think) = self.scenario.think.filter(|_| at < self.scenario.duration) {
+            let next = (1..=answers).map(|answer| at + think + f64::from(answer) * SPREAD);
+            self.returning.extend(next.map(|at| Reverse(Time(at))));
+        }
+    }
+
     /// Executes the pilot's order for an idle worker. The worker runs at least one row.
     fn pull(&mut self, worker: usize, pilot: &mut dyn Pilot) {
-        let waiting = &self.scenario.arrivals[self.head..self.arrived];
+        let waiting = &self.arrivals[self.head..self.arrived];
         let order = pilot.pull(&Pull {
             now: self.now,
             worker,
@@ -164,8 +197,9 @@ impl Run<'_> {
         for &at in &waiting[..refused] {
             self.outcome.refused(at);
         }
-        self.head += refused;
         let left = u32::try_from(waiting.len() - refused).unwrap_or(u32::MAX);
+        self.head += refused;
+        self.think(self.now, u32::try_from(refused).unwrap_or(u32::MAX));
         if left == 0 {
             return;
         }

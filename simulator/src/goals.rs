@@ -5,16 +5,20 @@ pub mod capacity;
 pub mod fleet;
 mod goal;
 mod optimum;
+pub mod slow;
 
 pub use goal::{Bar, Candidate, Goal, InProcess, MAX_BATCH, SLO};
 
 /// Measures all goals and returns whether all were reached. `report` is called after each goal and
 /// returns whether to continue.
 pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
-    let groups: [fn() -> Vec<Goal>; 7] = [
+    let groups: [fn() -> Vec<Goal>; 10] = [
         || capacity::cases().iter().map(|case| case.goal(&InProcess)).collect(),
         || batches::latency(&InProcess),
         || batches::on_time(&InProcess),
+        slow::closed,
+        slow::open,
+        slow::recovery,
         batches::learning,
         batches::cost_of_a_decision,
         || fleet::cases().iter().flat_map(|case| case.goals(&InProcess)).collect(),

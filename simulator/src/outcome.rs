@@ -127,6 +127,14 @@ impl SimulationOutcome {
         Duration::from_micros(micros).as_secs_f64()
     }
 
+    /// Returns the rows per second that ran.
+    pub fn rate(&self) -> f64 {
+        let length = self.interval * f64::from(INTERVALS);
+        #[expect(clippy::cast_precision_loss, reason = "rows of a simulation")]
+        let rows = self.rows as f64;
+        rows / length
+    }
+
     /// Returns the mean rows per batch.
     pub fn mean_batch(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "rows of a simulation")]

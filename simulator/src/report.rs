@@ -64,13 +64,9 @@ impl fmt::Display for SimulationReport<'_> {
         let Self { settings, scenario, .. } = self;
         let time = |duration: Duration| humantime::format_duration(duration).to_string();
         let length = Duration::from_secs(Duration::from_secs_f64(scenario.duration).as_secs());
-        writeln!(
-            f,
-            "Load:   {}; {} requests in {}",
-            settings.describe_load(),
-            scenario.arrivals.len(),
-            time(length)
-        )?;
+        let requests = self.rows.first().map_or(0, |row| row.outcome.offered);
+        let load = settings.describe_load();
+        writeln!(f, "Load:   {load}; {requests} requests in {}", time(length))?;
         writeln!(f, "Model:  {}; at most {} rows", scenario.curve, settings.max_batch)?;
         writeln!(
             f,
@@ -127,7 +123,8 @@ impl SimulationReport<'_> {
             return writeln!(f, "One request alone takes {one}: raise --slo, or --deadline.");
         }
         if self.settings.workers.is_some() {
-            return writeln!(f, "Missed: {}.", percent(missed));
+            let rate = scaled.outcome.rate();
+            return writeln!(f, "Answered: {rate:.1}/s. Missed: {}.", percent(missed));
         }
         let cold = humantime::format_duration(self.settings.cold_start);
         match scaled.outcome.extremes() {

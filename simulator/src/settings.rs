@@ -8,12 +8,16 @@ use clap::{Args, ValueEnum};
 
 use crate::{curve::Curve, error::SimulateError, recorded, trace::ArrivalPattern};
 
+/// The gateway's default for requests without a deadline of their own.
+const GATEWAY_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Settings of the simulation.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   batchfleet simulate --curve 8+2b --load flash --rate 300 --peak 3000
   batchfleet simulate --curve 1=5.2,8=11,32=30,64=57 --load diurnal --rate 50 --peak 900 --svg day.svg
   batchfleet simulate --curve 60+10.7b --slo 1s --arrivals requests.csv --workers 4
+  batchfleet simulate --curve 90+10b --slo 300ms --clients 100 --workers 1 --duration 5m
 
 A worker logs the times of its batch sizes after its warm-up, and reports them while it runs as the
 metric batchfleet_worker_batch_seconds.")]
@@ -38,13 +42,23 @@ pub struct SimulateSettings {
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub(crate) slo: Duration,
 
-    /// Requests that cannot be answered within this time are refused [default: --slo]
+    /// A batch that takes this time counts as hung; N stays far below it
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) max_batch_time: Duration,
+
+    /// Requests that cannot be answered within this time are refused [default: --slo, or 30s with
+    /// --clients]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     deadline: Option<Duration>,
 
     /// The arrival pattern
     #[arg(long, value_name = "NAME", default_value = "steady", conflicts_with = "arrivals")]
     load: Shape,
+
+    /// A closed loop instead of a pattern: this number of clients, each of which sends its next
+    /// request after the answer to the last
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["arrivals", "load", "rate"], requires = "workers")]
+    pub(crate) clients: Option<u32>,
 
     /// Requests per second; in a pattern that changes, the low rate
     #[arg(long, value_name = "NUMBER", default_value_t = 100.0, value_parser = rate)]
@@ -134,7 +148,8 @@ impl SimulateSettings {
 
     /// Returns the time within which requests must be answered; later requests are refused.
     pub(crate) fn deadline(&self) -> Duration {
-        self.deadline.unwrap_or(self.slo)
+        let usual = if self.clients.is_some() { GATEWAY_DEADLINE } else { self.slo };
+        self.deadline.unwrap_or(usual)
     }
 
     /// Returns the load and its length in seconds.
@@ -174,6 +189,9 @@ impl SimulateSettings {
         let (low, peak) = (self.rate, self.peak());
         if let Some(file) = &self.arrivals {
             return format!("recorded in {}", file.display());
+        }
+        if let Some(clients) = self.clients {
+            return format!("{clients} clients in a closed loop");
         }
         match self.load {
             Shape::Steady => format!("constant {low}/s"),

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use batchfleet_policy::{ScalePolicy, fewest};
+use batchfleet_policy::{BatchMode, ScalePolicy, fewest};
 
 use crate::{
     drawing,
@@ -32,15 +32,23 @@ pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
     }
     let curve = settings.curve()?;
     let (load, length) = settings.load()?;
-    let fresh = curve.cost(settings.max_batch).ok_or(SimulateError::NoCurve)?;
-    let pilot = PolicyPilot::new(fresh, settings.max_batch, settings.slo)
+    let watch = settings.max_batch_time;
+    let (fresh, usable) = match settings.batch {
+        BatchMode::Auto => curve.warm_up(settings.max_batch, settings.slo, watch),
+        BatchMode::Fixed(_) => {
+            curve.cost(settings.max_batch).map(|cost| (cost, settings.max_batch))
+        }
+    }
+    .ok_or(SimulateError::NoCurve)?;
+    let pilot = PolicyPilot::new(fresh, usable, settings.slo)
         .with_batch(settings.batch)
+        .watched(watch)
         .refusing(settings.deadline());
-    let scenario = Scenario {
-        slo: settings.slo,
-        cold_start: settings.cold_start,
-        ..Scenario::new(curve, load.arrivals(length, settings.seed), length, 1)
+    let load = match settings.clients {
+        Some(clients) => Scenario::closed(curve, clients, length, 1),
+        None => Scenario::new(curve, load.arrivals(length, settings.seed), length, 1),
     };
+    let scenario = Scenario { slo: settings.slo, cold_start: settings.cold_start, ..load };
     let rows = rows(settings, &scenario, &pilot);
     if let (Some(file), Some(row)) = (&settings.svg, rows.first()) {
         write_svg(file, &scenario, &row.outcome)?;

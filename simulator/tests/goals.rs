@@ -1,6 +1,6 @@
 //! Measures the goals of the decisions in simulation, like `batchfleet simulate --goals`.
 
-use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet};
+use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet, slow};
 
 fn all_reached(goals: &[Goal]) -> bool {
     for goal in goals {
@@ -22,6 +22,16 @@ fn latency_is_low_at_low_load_and_better_than_claiming_all_at_70_percent() {
 #[test]
 fn requests_on_time_under_overload_are_close_to_the_exact_optimum() {
     assert!(all_reached(&batches::on_time(&InProcess)));
+}
+
+#[test]
+fn models_slower_than_their_target_reach_95_percent_of_the_rate_of_the_best_fixed_n() {
+    assert!(all_reached(&slow::closed()));
+}
+
+#[test]
+fn n_does_not_swing_near_the_capacity_within_the_target_and_returns_after_a_crowd() {
+    assert!(all_reached(&slow::open()) && all_reached(&slow::recovery()));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 
 /// A time in seconds with a total order.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Time(f64);
+pub(super) struct Time(pub(super) f64);
 
 impl Eq for Time {}
 
