@@ -52,7 +52,7 @@ pictures: ## draw the boards during four incidents on a real fleet; takes 10 min
 figures: ## measure a real fleet: batch sizes, 5,000 clients, memory, N
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --workspace --bins
-	cargo test --locked -p batchfleet-testkit --test fleet --test tuning -- --nocapture --test-threads 1
+	cargo test --locked -p batchfleet-testkit --test fleet --test tuning --test slow_models -- --nocapture --test-threads 1
 
 live-pictures: build $(LIBRARY) models ## take screenshots of the live page; takes a minute
 	@scripts/prerequisites.sh chromium

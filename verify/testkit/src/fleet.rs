@@ -149,15 +149,28 @@ impl Fleet {
 /// # Errors
 /// If the repository cannot be written.
 pub fn echo_model(repository: &Path, parameters: &[(&str, &str)]) -> Result<()> {
+    named_echo_model(repository, "echo", 256, parameters)
+}
+
+/// Writes a model like `echo` with this name and `max_batch_size` into a model repository.
+///
+/// # Errors
+/// If the repository cannot be written.
+pub fn named_echo_model(
+    repository: &Path,
+    name: &str,
+    max_batch: u32,
+    parameters: &[(&str, &str)],
+) -> Result<()> {
     let tensor = |name| format!("[{{ name: \"{name}\" data_type: TYPE_UINT8 dims: [ -1 ] }}]");
-    let mut config = "backend: \"batchfleet_echo\"\nmax_batch_size: 256\n".to_owned();
+    let mut config = format!("backend: \"batchfleet_echo\"\nmax_batch_size: {max_batch}\n");
     writeln!(config, "input {}\noutput {}", tensor("INPUT0"), tensor("OUTPUT0"))?;
     for (key, value) in parameters {
         let value = format!("value {{ string_value: \"{value}\" }}");
         writeln!(config, "parameters {{ key: \"{key}\" {value} }}")?;
     }
-    fs::create_dir_all(repository.join("echo/1"))?;
-    fs::write(repository.join("echo/config.pbtxt"), config)?;
+    fs::create_dir_all(repository.join(name).join("1"))?;
+    fs::write(repository.join(name).join("config.pbtxt"), config)?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ mod redis_server;
 mod watched;
 
 pub use certificates::Certificates;
-pub use fleet::{Fleet, FleetPlan, echo_model, get, metric};
+pub use fleet::{Fleet, FleetPlan, echo_model, get, metric, named_echo_model};
 pub use program::{Program, ProgramBuilder};
 pub use proxy::{CuttingProxy, Weather};
 pub use redis_server::RedisServer;

@@ -3,8 +3,9 @@
 //!
 //! `config.pbtxt` sets `backend: "batchfleet_echo"` and declares as many outputs as inputs, of the
 //! same types; the first input becomes the first output, and so on. A batch of b rows takes
-//! `batch_ms` + b · `row_ms` milliseconds, where `batch_ms` and `row_ms` are parameters. [`faults`]
-//! lists all other parameters.
+//! `batch_ms` + b · `row_ms` milliseconds, where `batch_ms` and `row_ms` are parameters. With the
+//! parameter `curve_ms`, such as `1=100,16=100,17=200`, it takes in addition the milliseconds of
+//! the curve, which is linear between its points. [`faults`] lists all other parameters.
 
 mod faults;
 
@@ -26,6 +27,8 @@ pub(crate) struct Echo {
     spec: ModelSpec,
     per_batch: Duration,
     per_row: Duration,
+    /// (rows, milliseconds), in order of rows.
+    curve: Vec<(u32, f64)>,
     faults: Faults,
 }
 
@@ -57,6 +60,7 @@ impl Echo {
             },
             per_batch: milliseconds(source, "batch_ms")?,
             per_row: milliseconds(source, "row_ms")?,
+            curve: curve(source)?,
             faults: Faults::load(source)?,
         })
     }
@@ -69,6 +73,37 @@ fn milliseconds(source: &ModelSource, parameter: &str) -> Result<Duration, Repos
     text.parse().ok().and_then(|ms: f64| Duration::try_from_secs_f64(ms / 1000.0).ok()).ok_or_else(
         || source.contradiction(format!("{parameter} {text:?} is not a number of milliseconds")),
     )
+}
+
+/// The points of the parameter `curve_ms`.
+fn curve(source: &ModelSource) -> Result<Vec<(u32, f64)>, RepositoryError> {
+    let Some(text) = source.config.parameters.get("curve_ms") else { return Ok(Vec::new()) };
+    let point = |pair: &str| {
+        let (rows, ms) = pair.split_once('=')?;
+        let ms = ms.trim().parse().ok().filter(|ms: &f64| ms.is_finite() && *ms >= 0.0)?;
+        Some((rows.trim().parse().ok()?, ms))
+    };
+    let points: Option<Vec<_>> = text.split(',').map(point).collect();
+    let points = points.filter(|points| points.is_sorted_by(|(a, _), (b, _)| a < b));
+    points.ok_or_else(|| {
+        source.contradiction(format!(
+            "curve_ms {text:?} is not rows=milliseconds in order of rows, such as 1=100,64=730"
+        ))
+    })
+}
+
+/// The milliseconds of `rows` rows: on the line between two points, at least those of the first
+/// point, and beyond the last point on the last line.
+fn along(curve: &[(u32, f64)], rows: u32) -> f64 {
+    let next = curve.partition_point(|&(point, _)| point < rows).min(curve.len().max(1) - 1);
+    match (next.checked_sub(1).map(|before| curve[before]), curve.get(next)) {
+        (_, None) => 0.0,
+        (None, Some(&(_, ms))) => ms,
+        (Some((from, short)), Some(&(to, long))) => {
+            let share = (f64::from(rows) - f64::from(from)) / f64::from(to - from);
+            (short + (long - short) * share).max(0.0)
+        }
+    }
 }
 
 impl Engine for Echo {
@@ -91,7 +126,9 @@ impl Engine for Echo {
             }
         } else {
             self.faults.record(&inputs, rows)?;
-            let takes = (self.per_batch + self.per_row * rows) * self.faults.slowdown();
+            let along = Duration::from_secs_f64(along(&self.curve, rows) / 1000.0);
+            let takes = self.per_batch + self.per_row * rows + along;
+            let takes = takes * self.faults.slowdown();
             if !takes.is_zero() {
                 thread::sleep(takes);
             }
@@ -101,5 +138,24 @@ impl Engine for Echo {
             tensor.name.clone_from(&output.name);
         }
         Ok(inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_is_linear_between_its_points_and_beyond_the_last() {
+        let steps = [(1, 100.0), (16, 100.0), (17, 200.0), (32, 230.0)];
+        for (rows, ms) in [(1, 100.0), (9, 100.0), (17, 200.0), (27, 220.0), (42, 250.0)] {
+            assert!(
+                (along(&steps, rows) - ms).abs() < 1e-9,
+                "{rows} rows: {}",
+                along(&steps, rows)
+            );
+        }
+        assert!((along(&[(4, 7.0)], 2) - 7.0).abs() < 1e-9);
+        assert!(along(&[], 2).abs() < 1e-9);
     }
 }
