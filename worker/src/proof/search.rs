@@ -132,7 +132,7 @@ impl TestRows {
                 let job = draw(&model, hints, &shapes, (hints.kinds()[0], style), 0);
                 match bench.run(&[&job]) {
                     Ok(outputs) => {
-                        info!(model = %model.queue, ?shapes, ?style, "found inputs that the model takes");
+                        info!(model = %model.queue, ?shapes, "found inputs that the model takes");
                         let found = TestRow::new(job, outputs);
                         let rows =
                             draw_rows(&mut bench, hints, (&shapes, style), Drawing::First(found))?;
