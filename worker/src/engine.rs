@@ -30,6 +30,11 @@ pub(crate) trait Engine {
     /// The name of the execution provider that runs the model.
     fn provider(&self) -> &'static str;
 
+    /// Settings of the config that this engine does not obey, as sentences for users.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
     /// Runs the model on a batch of `rows` rows. Inputs and outputs match the spec, in the same
     /// order.
     fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError>;

@@ -46,6 +46,7 @@ pub(crate) fn plan(
         only_zeros,
     };
     let mut notes = source.config.notes(engine.spec());
+    notes.extend_from_slice(engine.notes());
     let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
     let Profile { cost, usable } = if let Some(rows) = rows {
         measure(settings, source, engine, rows)?

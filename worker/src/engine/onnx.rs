@@ -45,6 +45,7 @@ pub(crate) struct Onnx {
     spec: ModelSpec,
     reshapes: Reshapes,
     provider: &'static str,
+    notes: Vec<String>,
 }
 
 impl Onnx {
@@ -64,6 +65,9 @@ impl Onnx {
         let folders = folders.each_ref().map(PathBuf::as_path);
         let options = SessionOptions::read(&source.config, provider, threads, &folders);
         let options = options.map_err(model)?;
+        for note in &options.notes {
+            tracing::warn!(model = %source.queue, note, "config setting has no effect");
+        }
         let session = runtime.session(source, bytes, &options)?;
         let failed = |error: ort::Error| model(error.to_string());
         let mut run_options = RunOptions::new().map_err(failed)?;
@@ -81,8 +85,8 @@ impl Onnx {
         let served = source.config.served(source.queue.clone(), inputs, outputs, max_batch);
         let Served { spec, reshapes } = served.map_err(model)?;
         let data = bytes.external.iter().map(|(_, data)| data.clone()).collect();
-        let provider = provider.name();
-        Ok(Self { session, _data: data, run_options, spec, reshapes, provider })
+        let (provider, notes) = (provider.name(), options.notes);
+        Ok(Self { session, _data: data, run_options, spec, reshapes, provider, notes })
     }
 }
 
@@ -110,6 +114,10 @@ impl Engine for Onnx {
 
     fn provider(&self) -> &'static str {
         self.provider
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn run(&mut self, mut inputs: Vec<Tensor>, _rows: u32) -> Result<Vec<Tensor>, EngineError> {
