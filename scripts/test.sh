@@ -51,6 +51,7 @@ suite "build" cargo build --locked --workspace --bins
 suite "tests" tests
 suite "documentation's examples" cargo test --locked --workspace --doc --no-fail-fast
 suite "conformance of real clients" verify/conformance/run.sh
+suite "real models" verify/models/run.sh
 suite "the chart" helm/tests/run.sh
 suite "boards and alerts" dashboards/check.py
 suite "live page in a browser" verify/browser/run.sh
