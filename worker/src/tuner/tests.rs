@@ -1,0 +1,175 @@
+use batchfleet_broker::{Target, Wish};
+
+use super::*;
+use crate::batch::examples::delivery;
+
+const SLO: Duration = Duration::from_millis(100);
+
+/// L(b) = 8 + 2 b milliseconds; a lone worker's N is at most 19 within a target of 100 ms.
+fn tuner(mode: BatchMode) -> Tuner {
+    let profile: Vec<_> = (0..8)
+        .map(|power| 1_u32 << power)
+        .map(|rows| (rows, Duration::from_millis(8 + 2 * u64::from(rows))))
+        .collect();
+    let cost = CostModel::from_profile(&profile).unwrap();
+    Tuner::new(BatchPolicy::new(mode, 128, SLO), cost)
+}
+
+fn target(epoch: u64, batch: BatchWish, slo_ms: Option<f64>) -> Guidance {
+    let target = Some(Target { epoch, wish: Wish { batch, slo_ms } });
+    Guidance { workers: None, target }
+}
+
+#[tokio::test(start_paused = true)]
+async fn adopts_the_latest_target_and_returns_to_its_own_setting() {
+    let mut tuner = tuner(BatchMode::Fixed(32));
+    assert_eq!(tuner.limit(Duration::ZERO), 32);
+    let mut published = |epoch, batch, slo_ms| {
+        tuner.adopt(target(epoch, batch, slo_ms));
+        (tuner.limit(Duration::ZERO), tuner.report().bound)
+    };
+    let alone = published(5, BatchWish::Auto, None);
+    assert!((17..=19).contains(&alone.0) && alone.1 == BatchBound::Slo, "{alone:?}");
+    assert_eq!(published(6, BatchWish::Rows(7), None), (7, BatchBound::Published));
+    assert_eq!(
+        published(6, BatchWish::Rows(9), None),
+        (7, BatchBound::Published),
+        "an older target"
+    );
+    assert_eq!(published(7, BatchWish::Rows(9999), None), (128, BatchBound::Published));
+    let hurried = published(8, BatchWish::Auto, Some(50.0));
+    assert!(hurried.0 < alone.0 / 2, "{hurried:?}");
+    assert_eq!(published(9, BatchWish::Own, None), (32, BatchBound::Fixed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shares_a_light_load_with_other_workers() {
+    let mut tuner = tuner(BatchMode::Auto);
+    tuner.adopt(Guidance { workers: Some(4), target: None });
+    let full_load = tuner.limit(Duration::ZERO);
+    assert!((23..=28).contains(&full_load), "{full_load}");
+    for _ in 0..100 {
+        tokio::time::advance(Duration::from_millis(10)).await;
+        tuner.load.add_rows(1);
+        tuner.limit(Duration::ZERO);
+    }
+    // 400 rows per second for four workers: each worker gets a row every 10 ms and runs it in
+    // 10 ms.
+    let report = tuner.report();
+    assert!(report.n < full_load / 2 && report.bound == BatchBound::RateMatched, "{report:?}");
+    assert!((390.0..410.0).contains(&report.rows_per_second.unwrap()), "{report:?}");
+    assert!((1..=2).contains(&report.interval.0), "{report:?}");
+    assert_eq!(report.full_load_n, full_load);
+    assert!(tuner.capacity() > 400.0, "{}", tuner.capacity());
+    // A large request is not shared with other workers.
+    assert_eq!((tuner.most(), tuner.take(64, SLO, 64)), (full_load, full_load));
+    assert_eq!(tuner.take(64, SLO, report.n), report.n);
+}
+
+/// Runs batches of `clients` that send their next request after the answer to the last, for ten
+/// seconds. Returns each N and its bound.
+async fn closed_loop(
+    tuner: &mut Tuner,
+    clients: u32,
+    deadline: Duration,
+) -> Vec<(u32, BatchBound)> {
+    let (mut chosen, began) = (Vec::new(), Instant::now());
+    while began.elapsed() < Duration::from_secs(10) {
+        let n = tuner.limit(Duration::ZERO);
+        chosen.push((n, tuner.report().bound));
+        let rows = n.min(clients);
+        let takes = tuner.expected(rows);
+        let waited = (takes * clients / rows).saturating_sub(takes).min(deadline);
+        let job = |index: u32| {
+            let job = delivery(index as usize, 1, 1);
+            Delivery { waited, deadline: job.claimed_at + deadline.saturating_sub(waited), ..job }
+        };
+        tuner.claimed(&(0..rows).map(job).collect::<Vec<_>>(), rows == n);
+        tokio::time::advance(takes).await;
+        tuner.ran(rows, 0, takes, Release::Full);
+    }
+    chosen
+}
+
+#[tokio::test(start_paused = true)]
+async fn favours_throughput_while_too_many_clients_wait_and_returns_without_swinging() {
+    let mut tuner = tuner(BatchMode::Auto);
+    let minute = Duration::from_mins(1);
+    let few = closed_loop(&mut tuner, 10, minute).await;
+    assert!(few.iter().all(|(n, bound)| *n < 20 && *bound == BatchBound::Slo), "{few:?}");
+    // 17 rows take 42 ms, so that 200 clients would wait for half a second.
+    let many = closed_loop(&mut tuner, 200, minute).await;
+    let changes = many.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!(many.last().unwrap().1, BatchBound::Backlog);
+    assert!(changes == 1 && many.last().unwrap().0 > 40, "{many:?}");
+    let few = closed_loop(&mut tuner, 10, minute).await;
+    let changes = few.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!((few.last().unwrap().1.clone(), changes), (BatchBound::Slo, 1), "{few:?}");
+    // Requests with a deadline of 100 ms are worth nothing later.
+    let strict = closed_loop(&mut tuner, 200, SLO).await;
+    assert!(strict.iter().all(|(n, _)| *n < 20), "{strict:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn remembers_the_last_batches_and_learns_from_them() {
+    let mut tuner = tuner(BatchMode::Auto);
+    let before = tuner.limit(Duration::ZERO);
+    for _ in 0..20 {
+        let took = tuner.expected(1) * 2;
+        tuner.ran(1, 0, took.min(Duration::from_millis(20)), Release::Drained);
+    }
+    let report = tuner.report();
+    assert_eq!(report.recent.len(), RECENT);
+    assert_eq!(report.recent[0].release, "drained");
+    assert!((1.9..2.1).contains(&report.gain), "{}", report.gain);
+    assert!(tuner.limit(Duration::ZERO) < before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refuses_jobs_that_cannot_be_in_time_but_spares_one_if_nothing_ran_lately() {
+    let mut tuner = tuner(BatchMode::Auto);
+    tuner.limit(Duration::ZERO);
+    // Four rows take 16 ms, three 14, two 12, one 10.
+    let left = |millis: [u64; 4]| millis.map(Duration::from_millis).into_iter();
+    let doomed = |tuner: &Tuner, millis| tuner.doomed(4, left(millis));
+    assert_eq!(doomed(&tuner, [15, 13, 30, 30]), 2);
+    assert_eq!(doomed(&tuner, [17, 13, 30, 30]), 0);
+    assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3, "one must run: L(b) was never corrected");
+    tuner.ran(4, 0, Duration::from_millis(16), Release::Full);
+    assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 4);
+    tokio::time::advance(BLIND).await;
+    assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_large_requests_may_be_short_batches_although_batches_gain_nothing() {
+    let linear = |micros: u64| {
+        let profile =
+            [1, 4, 16, 64].map(|rows| (rows, Duration::from_micros(micros * u64::from(rows))));
+        let cost = CostModel::from_profile(&profile).unwrap();
+        let mut tuner = Tuner::new(BatchPolicy::new(BatchMode::Auto, 64, SLO), cost);
+        (tuner.limit(Duration::ZERO), tuner.most())
+    };
+    assert_eq!(linear(10_000), (1, 1));
+    assert_eq!(linear(300), (1, 16));
+    assert_eq!(linear(20), (1, 64));
+    let mut fixed = tuner(BatchMode::Fixed(1));
+    assert_eq!((fixed.limit(Duration::ZERO), fixed.most()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_bounds_n_before_all_else() {
+    let mut tuner = tuner(BatchMode::Fixed(64));
+    assert_eq!(tuner.out_of_memory(64), 32);
+    assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (32, BatchBound::Memory));
+    assert_eq!(tuner.report().full_load_n, 32);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_influence_each_other_end_batching_for_good() {
+    let mut tuner = tuner(BatchMode::Fixed(64));
+    tuner.end_batching();
+    tuner.adopt(target(1, BatchWish::Rows(32), None));
+    assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (1, BatchBound::Mismatch));
+    assert_eq!(tuner.report().full_load_n, 1);
+}
