@@ -14,6 +14,7 @@ pub mod ids;
 pub mod job;
 pub mod memory;
 pub mod model;
+mod queue_policy;
 pub mod redis;
 pub mod roles;
 mod share;
@@ -29,6 +30,7 @@ pub use job::{ClassCount, Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{
     Announcement, FleetSnapshot, ModelSpec, ObservedWorker, Promise, TensorSpec, UnavailableModel,
 };
+pub use queue_policy::{QueueLimits, QueuePolicy};
 pub use roles::{
     Backlog, Broker, BrokerError, Claims, Consumer, Controller, GatewayRoles, Inbound, Observer,
     Producer, Replies, Settlement, ShardMemory, TargetSubscription, WorkerRoles,

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batching, Datatype, QueueName, WorkerId};
+use crate::{Batching, Datatype, QueueName, QueuePolicy, WorkerId};
 
 /// One input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,10 @@ const fn first_dimension() -> Option<u32> {
 )]
 fn is_first_dimension(axis: &Option<u32>) -> bool {
     *axis == first_dimension()
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One version of a model, with everything that a gateway needs to check requests.
@@ -141,6 +145,9 @@ pub struct Announcement {
     /// effect; `None` from programs that do not announce it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Value>,
+    /// How long requests of the model may wait, and how many.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub queue_policy: QueuePolicy,
     /// What users of the model should know about how it is served, as sentences: why it does not
     /// batch, which settings of its config have no effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -223,6 +230,7 @@ impl Announcement {
             tracing: false,
             classification: false,
             config: None,
+            queue_policy: QueuePolicy::default(),
             notes: Vec::new(),
             unavailable: Vec::new(),
         }

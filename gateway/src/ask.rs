@@ -99,7 +99,9 @@ impl Core {
     ) -> Result<Prediction, InferError> {
         let ParsedRequest { request, digest } = parsed;
         record.read(request.rows);
-        let time = request.timeout.map_or(self.deadline, |wish| wish.min(self.max_deadline));
+        let priority = asked.client.class(request.priority);
+        let limits = asked.model.limits(priority);
+        let time = limits.time(request.timeout, self.deadline, self.max_deadline);
         let job = JobRequest {
             id: RequestId::random(),
             outputs: output_names(&request.outputs, &asked.model),
@@ -107,7 +109,7 @@ impl Core {
             inputs: request.inputs,
             digest,
             rows: request.rows,
-            priority: asked.client.class(request.priority),
+            priority,
             trace: record.trace(),
             deadline: record.arrived() + time,
         };

@@ -30,6 +30,9 @@ pub(crate) enum InferError {
     /// short enough.
     #[error("the queue is too long for an answer before the deadline")]
     QueueWait(Duration),
+    /// As many requests wait for the model as its config allows.
+    #[error("as many requests wait for this model as max_queue_size in its config.pbtxt allows")]
+    QueueLimit,
     /// This gateway has the maximum number of requests in flight.
     #[error("too many requests are in flight at this gateway")]
     InFlight,
@@ -63,7 +66,7 @@ impl InferError {
             Self::Quota(_) => Some(RefusalKind::Quota),
             Self::Concurrency => Some(RefusalKind::Concurrency),
             Self::BodyBytes => Some(RefusalKind::BodyBytes),
-            Self::QueueWait(_) => Some(RefusalKind::QueueWait),
+            Self::QueueWait(_) | Self::QueueLimit => Some(RefusalKind::QueueWait),
             Self::InFlight => Some(RefusalKind::InFlight),
             Self::NoWorkers(_) => Some(RefusalKind::NoWorkers),
             Self::Draining => Some(RefusalKind::Draining),

@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority};
+use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, QueueLimits, QueuePolicy};
 use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, DrainSample, Speed, VersionLoad};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{books::ModelBooks, demand::VersionDemand, explain::speed};
 
@@ -28,6 +28,7 @@ pub(crate) struct Model {
     default: AtomicBool,
     traced: AtomicBool,
     classifies: AtomicBool,
+    policy: RwLock<QueuePolicy>,
 }
 
 /// The queue of a model version at the last poll, and its rates.
@@ -73,6 +74,7 @@ impl Model {
             default: AtomicBool::new(false),
             traced: AtomicBool::new(false),
             classifies: AtomicBool::new(true),
+            policy: RwLock::default(),
         }
     }
 
@@ -131,6 +133,11 @@ impl Model {
         self.classifies.load(Ordering::Relaxed)
     }
 
+    /// The limits of requests of this class, from the model's config.
+    pub(crate) fn limits(&self, class: Priority) -> QueueLimits {
+        self.policy.read().of(class)
+    }
+
     /// The jobs ahead of a request of this class: the queue at the last poll, corrected by the
     /// requests that this gateway has accepted and ended since then.
     pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
@@ -172,6 +179,9 @@ impl Model {
             classifies = promised.is_none_or(|worker| worker.classification);
         }
         self.classifies.store(classifies, Ordering::Relaxed);
+        if let Some(worker) = slowest {
+            *self.policy.write() = worker.queue_policy;
+        }
         let batching = slowest.and_then(|worker| worker.batching.as_ref());
         if let Some(batching) = batching {
             self.books.set_latency_target(batching.slo());

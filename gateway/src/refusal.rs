@@ -21,7 +21,8 @@ pub(crate) enum RefusalKind {
     InFlight,
     /// No worker serves the model, and no controller promises to start one.
     NoWorkers,
-    /// The predicted wait in the queue is longer than the request's deadline allows.
+    /// The predicted wait in the queue is longer than the request's deadline allows, or as many
+    /// requests wait as the model's config allows.
     QueueWait,
     /// The client sends more requests per second than its share allows.
     Quota,

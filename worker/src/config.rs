@@ -14,6 +14,8 @@ mod warmup;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use batchfleet_broker::QueuePolicy;
+
 use self::effect::Effect;
 pub(crate) use self::{
     fit::ModelOutput,
@@ -63,9 +65,8 @@ pub(crate) struct ModelConfig {
     pub(crate) samples: Vec<WarmupSample>,
     /// How long a batch that is not full waits for more jobs; `None` leaves it to `--linger`.
     pub(crate) linger: Option<Duration>,
-    /// Sizes of a batch for which lingering ends, ascending.
-    #[cfg_attr(not(test), expect(dead_code, reason = "lingering ends with a full batch only"))]
-    pub(crate) preferred_sizes: Vec<u32>,
+    /// How long requests may wait, and how many.
+    pub(crate) queue_policy: QueuePolicy,
     /// A sentence about each field without effect.
     pub(crate) ignored_notes: Vec<String>,
     /// The fields without effect.
@@ -132,7 +133,7 @@ impl Default for ModelConfig {
             parameters: BTreeMap::new(),
             samples: Vec::new(),
             linger: None,
-            preferred_sizes: Vec::new(),
+            queue_policy: QueuePolicy::default(),
             ignored_notes: Vec::new(),
             ignored: Vec::new(),
             warmup: BTreeMap::new(),
@@ -169,7 +170,7 @@ impl ModelConfig {
             versions: versions(&message)?,
             file: some(&message.default_model_filename).unwrap_or_else(|| DEFAULT_FILE.to_owned()),
             linger: batching::linger(&message),
-            preferred_sizes: batching::preferred_sizes(&message)?,
+            queue_policy: batching::queue_policy(&message)?,
             warmup: samples.first().map(WarmupSample::shapes).unwrap_or_default(),
             inputs: tensor::inputs(&message)?,
             outputs: tensor::outputs(&message)?,
@@ -205,7 +206,7 @@ fn effects(message: &Message) -> Result<(Vec<&'static str>, Vec<String>), Mistak
             Effect::Honoured => {}
             Effect::Ignored(why) => {
                 ignored.push(set.path);
-                notes.push(format!("{} in config.pbtxt has no effect: {why}", set.path));
+                notes.push(format!("{} in config.pbtxt has no effect, because {why}", set.path));
             }
             Effect::Refused(why) => {
                 let outermost = set.path.split('.').next().unwrap_or(set.path);
@@ -213,6 +214,14 @@ fn effects(message: &Message) -> Result<(Vec<&'static str>, Vec<String>), Mistak
                 return Err(Mistake::at(outermost, set.index, problem));
             }
         }
+    }
+    if batching::delays(message) {
+        ignored.push("dynamic_batching: timeout_action DELAY");
+        notes.push(
+            "timeout_action DELAY in config.pbtxt has no effect, because no request runs after its \
+             deadline; say REJECT for a shorter deadline"
+                .to_owned(),
+        );
     }
     Ok((ignored, notes))
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use batchfleet_broker::{
-    Announcement, ModelSpec, QueueName, TargetSubscription, UnavailableModel, WorkerId, WorkerRoles,
+    Announcement, ModelSpec, QueueName, QueuePolicy, TargetSubscription, UnavailableModel,
+    WorkerId, WorkerRoles,
 };
 use batchfleet_service::trace::Tracer;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,8 @@ pub(crate) struct Model {
     pub(crate) plan: ServingPlan,
     /// The config with the values in effect.
     config: serde_json::Value,
+    /// How long requests may wait, and how many.
+    queue_policy: QueuePolicy,
     engine: EngineHandle,
 }
 
@@ -82,7 +85,7 @@ impl Model {
         tracer: Tracer,
     ) -> Result<Self, WorkerError> {
         let (settings, host) = (settings.clone(), settings.host_name.clone());
-        let name = source.queue.to_string();
+        let (name, queue_policy) = (source.queue.to_string(), source.config.queue_policy);
         let load = move || {
             let mut engine = engine(&settings, &source, runtime.as_deref(), instance)?;
             let plan = plan(&settings, &source, engine.as_mut())?;
@@ -92,7 +95,7 @@ impl Model {
         };
         let (engine, (plan, config)) = engine::start(name, load).await?;
         let (worker, unavailable) = (WorkerId::random(), Vec::new());
-        Ok(Self { worker, host, unavailable, plan, config, engine })
+        Ok(Self { worker, host, unavailable, plan, config, queue_policy, engine })
     }
 
     /// The model's queue.
@@ -119,6 +122,7 @@ impl Model {
             tracing: self.plan.tracer.is_on(),
             classification: true,
             config: Some(self.config),
+            queue_policy: self.queue_policy,
             notes: self.plan.notes.clone(),
             ..Announcement::new(self.worker, spec)
         };

@@ -37,6 +37,8 @@ struct Conditions {
     queue: QueueState,
     /// The jobs ahead of the request.
     ahead: Ahead,
+    /// The maximum number of jobs ahead, if the model's config limits it.
+    most_ahead: Option<u32>,
     /// Time until the request's deadline.
     remaining: Duration,
     priority: Priority,
@@ -58,6 +60,8 @@ enum Obstacle {
     NoWorkers,
     Unreachable,
     Full,
+    /// As many requests wait as the model's config allows.
+    Limit,
     /// The queue is too long. Contains the time until the queue may be short enough.
     Wait(Duration),
 }
@@ -88,6 +92,7 @@ impl Admission {
                 (true, false) => QueueState::Open,
             },
             ahead: model.ahead(priority),
+            most_ahead: model.limits(priority).max_waiting,
             remaining: deadline.saturating_duration_since(Instant::now()),
             priority,
         };
@@ -96,6 +101,7 @@ impl Admission {
             Obstacle::NoWorkers => InferError::NoWorkers(model.spec.queue.model.clone()),
             Obstacle::Unreachable => InferError::QueueUnreachable,
             Obstacle::Full => InferError::QueueFull,
+            Obstacle::Limit => InferError::QueueLimit,
             Obstacle::Wait(time) => InferError::QueueWait(time.mul_f64(rand::random_range(JITTER))),
         })?;
         self.seats.clone().try_acquire_owned().map_err(|_| InferError::InFlight)
@@ -118,6 +124,9 @@ impl Conditions {
             QueueState::Open => {}
             QueueState::Full => return Err(Obstacle::Full),
             QueueState::Unreachable => return Err(Obstacle::Unreachable),
+        }
+        if self.most_ahead.is_some_and(|most| self.ahead.jobs >= f64::from(most)) {
+            return Err(Obstacle::Limit);
         }
         batchfleet_policy::admit(&self.ahead, self.remaining, waiting_share(self.priority))
             .map_err(Obstacle::Wait)
@@ -145,6 +154,7 @@ mod tests {
             served: true,
             queue: QueueState::Open,
             ahead: Ahead { jobs: 0.0, rate: 100.0, batch: Duration::from_millis(10) },
+            most_ahead: None,
             remaining: Duration::from_secs(10),
             priority: Priority::Default,
         }
@@ -161,6 +171,18 @@ mod tests {
         assert_eq!(unreachable.decide(), Err(Obstacle::Unreachable));
         let full = Conditions { queue: QueueState::Full, ..fine() };
         assert_eq!(full.decide(), Err(Obstacle::Full));
+    }
+
+    #[test]
+    fn a_config_limits_the_requests_that_wait() {
+        for (jobs, most, admitted) in
+            [(3.0, None, true), (3.0, Some(4), true), (4.0, Some(4), false), (0.0, Some(1), true)]
+        {
+            let conditions =
+                Conditions { ahead: Ahead { jobs, ..fine().ahead }, most_ahead: most, ..fine() };
+            let expected = if admitted { Ok(()) } else { Err(Obstacle::Limit) };
+            assert_eq!(conditions.decide(), expected, "{jobs} {most:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ impl ResponseError for InferError {
             Self::Quota(_) | Self::Concurrency => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyBytes
             | Self::QueueWait(_)
+            | Self::QueueLimit
             | Self::InFlight
             | Self::NoWorkers(_)
             | Self::Draining

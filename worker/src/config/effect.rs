@@ -61,7 +61,7 @@ pub(super) const EFFECTS: &[(&str, Effect)] = &[
     ("optimization.output_pinned_memory", Ignored(MEMORY)),
     ("optimization.gather_kernel_buffer_threshold", Ignored(MEMORY)),
     ("optimization.eager_batching", Ignored("a free worker takes what waits")),
-    ("dynamic_batching.preferred_batch_size", Honoured),
+    ("dynamic_batching.preferred_batch_size", Ignored("N follows from measured batch times")),
     ("dynamic_batching.max_queue_delay_microseconds", Honoured),
     (
         "dynamic_batching.preserve_ordering",

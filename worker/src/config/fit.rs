@@ -141,7 +141,7 @@ impl ModelConfig {
             let Some(model) = models.iter().find(|model| model.name == config.name) else {
                 return true;
             };
-            let native = config.reshape.as_ref().unwrap_or(&config.dims);
+            let Some(native) = config.native() else { return true };
             let declared = self.row_axes.contains_key(&config.name);
             match self.axis(&config.name).filter(|_| declared || model.row_axis.is_some()) {
                 None => true,
@@ -162,6 +162,14 @@ impl ModelConfig {
             Some(RowAxis::None) => None,
             Some(RowAxis::Axis(axis)) => usize::try_from(*axis).ok(),
         }
+    }
+}
+
+impl TensorConfig {
+    /// The dimensions that the model sees; `None` if the config leaves them to the model.
+    fn native(&self) -> Option<&[i64]> {
+        let dims = Some(&self.dims).filter(|dims| !dims.is_empty());
+        self.reshape.as_ref().or(dims).map(Vec::as_slice)
     }
 }
 
@@ -209,22 +217,23 @@ impl Fit<'_> {
             return Ok((TensorSpec { shape: own, row_axis, ..model }, None));
         };
         let name = &model.name;
-        if config.datatype != model.datatype {
-            let (config, model) = (config.datatype, model.datatype);
+        if let Some(config) = config.datatype.filter(|datatype| *datatype != model.datatype) {
+            let model = model.datatype;
             return Err(format!(
                 "{kind} {name:?} is {config} in config.pbtxt, but {model} in the model"
             ));
         }
         let with_rows = |dims: &[i64]| {
             let mut shape = dims.to_vec();
-            let is_scalar = own.is_empty() && dims.is_empty();
-            if let Some(axis) = axis.filter(|_| self.rows_apart && !is_scalar) {
+            if let Some(axis) = axis.filter(|_| self.rows_apart) {
                 shape.insert(axis.min(dims.len()), -1);
             }
             shape
         };
-        let native_dims = config.reshape.as_ref().unwrap_or(&config.dims);
-        let native = with_rows(native_dims);
+        let Some(native) = config.native() else {
+            return Ok((TensorSpec { shape: own, row_axis, ..model }, None));
+        };
+        let native = with_rows(native);
         let Some(fitted) = merge(&native, &own, kind == "output") else {
             return Err(self.contradiction(kind, config, &native, &own));
         };

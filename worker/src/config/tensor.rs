@@ -17,9 +17,10 @@ const BATCH_AXIS: &str = "batch_axis:";
 pub(crate) struct TensorConfig {
     /// The name in the model.
     pub(crate) name: String,
-    /// The element type.
-    pub(crate) datatype: Datatype,
-    /// The dimensions that clients see, without the batch dimension; -1 for any size.
+    /// The element type; `None` leaves it to the model.
+    pub(crate) datatype: Option<Datatype>,
+    /// The dimensions that clients see, without the batch dimension; -1 for any size. Empty leaves
+    /// them to the model.
     pub(crate) dims: Vec<i64>,
     /// The dimensions that the model gets, without the batch dimension, if they differ from `dims`.
     pub(crate) reshape: Option<Vec<i64>>,
@@ -50,7 +51,7 @@ pub(super) fn inputs(message: &Message) -> Result<Vec<TensorConfig>, Mistake> {
             dims: &input.dims,
             reshape: input.reshape.as_ref(),
         };
-        let tensor = tensor.check(message, &tensors).map_err(mistake)?;
+        let tensor = tensor.check(&tensors).map_err(mistake)?;
         if input.format != Format::None && tensor.dims.len() != 3 {
             return Err(mistake(format!(
                 "input {:?} has a format of images, but {} dims instead of 3",
@@ -74,9 +75,8 @@ pub(super) fn outputs(message: &Message) -> Result<Vec<TensorConfig>, Mistake> {
             dims: &output.dims,
             reshape: output.reshape.as_ref(),
         };
-        let tensor = tensor
-            .check(message, &tensors)
-            .map_err(|problem| Mistake::at("output", index, problem))?;
+        let tensor =
+            tensor.check(&tensors).map_err(|problem| Mistake::at("output", index, problem))?;
         let file = &output.label_filename;
         let label_file = (!file.is_empty()).then(|| file.clone());
         tensors.push(TensorConfig { label_file, ..tensor });
@@ -95,7 +95,7 @@ struct Described<'a> {
 
 impl Described<'_> {
     /// Checks the tensor on its own. `others` come before it.
-    fn check(self, message: &Message, others: &[TensorConfig]) -> Result<TensorConfig, String> {
+    fn check(self, others: &[TensorConfig]) -> Result<TensorConfig, String> {
         let Self { kind, name, data_type, dims, reshape } = self;
         if name.is_empty() {
             return Err(format!("{kind} has no name"));
@@ -103,21 +103,15 @@ impl Described<'_> {
         if others.iter().any(|other| other.name == name) {
             return Err(format!("{kind} {name:?} is described twice"));
         }
-        let datatype = data_type.datatype().ok_or_else(|| {
-            format!("{kind} {name:?} has no data_type, such as data_type: TYPE_FP32")
-        })?;
         check_dims(dims).map_err(|problem| format!("{kind} {name:?}: dims {problem}"))?;
         if let Some(reshape) = reshape {
             let problem = |problem| format!("{kind} {name:?}: reshape {problem}");
             check_dims(&reshape.shape).map_err(problem)?;
             check_reshape(dims, &reshape.shape).map_err(problem)?;
         }
-        if dims.is_empty() && reshape.is_some() && message.max_batch_size.unwrap_or(0) == 0 {
-            return Err(format!("{kind} {name:?} has a reshape, but no dims"));
-        }
         Ok(TensorConfig {
             name: name.to_owned(),
-            datatype,
+            datatype: data_type.datatype(),
             dims: dims.to_vec(),
             reshape: reshape.map(|reshape| reshape.shape.clone()).filter(|shape| shape != dims),
             optional: false,

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use batchfleet_broker::Datatype;
+use batchfleet_broker::{Datatype, QueueLimits};
 use serde::{
     Deserialize,
     de::{
@@ -40,15 +40,14 @@ fn reads_what_triton_users_write() {
     assert_eq!(config.name.as_deref(), Some("digits"));
     assert_eq!(config.max_batch, Some(32));
     assert_eq!(config.inputs[0].dims, [64]);
-    assert_eq!(config.outputs[0].datatype, Datatype::Bytes);
+    assert_eq!(config.outputs[0].datatype, Some(Datatype::Bytes));
     assert_eq!(config.outputs[0].label_file.as_deref(), Some("y.txt"));
     assert_eq!(config.versions, VersionPolicy::Specific(vec![1, 3]));
     assert_eq!(config.parameters["row_ms"], "2");
     assert_eq!(config.samples[0].inputs["X"].dims, [64]);
     assert_eq!(config.linger, Some(Duration::from_micros(1500)));
-    assert_eq!(config.preferred_sizes, [4, 8]);
     assert_eq!(config.message.instance_group[0].kind, InstanceKind::Cpu);
-    assert_eq!(config.ignored, [""; 0]);
+    assert_eq!(config.ignored, ["dynamic_batching.preferred_batch_size"]);
 }
 
 #[test]
@@ -81,8 +80,8 @@ fn a_mistake_is_refused_with_its_line() {
             "line 2: data_type FP32 is unknown: did you mean TYPE_FP32?",
         ),
         (
-            "input [ { name: \"X\" data_type: TYPE_FP32 dims: 1 },\n{ name: \"Y\" dims: [ 3 ] } ]",
-            "line 2: input \"Y\" has no data_type",
+            "input [ { name: \"X\" data_type: TYPE_FP32 dims: 1 },\n{ dims: [ 3 ] } ]",
+            "line 2: input has no name",
         ),
         (
             "output { name: \"Y\" data_type: TYPE_FP32 dims: 1 }\n\
@@ -210,7 +209,42 @@ fn a_field_without_effect_is_named_unless_it_has_its_default() {
         assert_eq!(ignored(default), [""; 0], "{default}");
     }
     let notes = config("response_cache { enable: true }").ignored_notes;
-    assert_eq!(notes, ["response_cache in config.pbtxt has no effect: answers are not cached"]);
+    assert_eq!(
+        notes,
+        ["response_cache in config.pbtxt has no effect, because answers are not cached"]
+    );
+}
+
+#[test]
+fn queue_policies_limit_the_classes() {
+    let levels = "priority_levels: 3 default_priority_level: 2 \
+                  default_queue_policy { default_timeout_microseconds: 5 max_queue_size: 9 } \
+                  priority_queue_policy { key: 3 value { default_timeout_microseconds: 7 \
+                  allow_timeout_override: true } }";
+    let [critical, default, sheddable] =
+        config(&format!("dynamic_batching {{ {levels} }}")).queue_policy.classes;
+    let of_default = QueueLimits { timeout_us: Some(5), may_shorten: false, max_waiting: Some(9) };
+    assert_eq!((critical, default), (of_default, of_default));
+    let lowest = QueueLimits { timeout_us: Some(7), may_shorten: true, max_waiting: None };
+    assert_eq!(sheddable, lowest);
+    assert_eq!(config("dynamic_batching {}").queue_policy, QueuePolicy::default());
+    for (text, expected) in [
+        ("priority_levels: 3", "default_priority_level is 0, but priority_levels 3 allows 1 to 3"),
+        ("priority_queue_policy { key: 1 value {} }", "priority_queue_policy has the level 1"),
+    ] {
+        let problem = problem(&format!("dynamic_batching {{ {text} }}"));
+        assert!(problem.starts_with(&format!("line 1: {expected}")), "{problem}");
+    }
+}
+
+#[test]
+fn a_timeout_that_only_delays_has_no_effect() {
+    let delays = config(
+        "dynamic_batching { default_queue_policy { timeout_action: DELAY \
+         default_timeout_microseconds: 5 } }",
+    );
+    assert_eq!(delays.queue_policy, QueuePolicy::default());
+    assert_eq!(delays.ignored, ["dynamic_batching: timeout_action DELAY"]);
 }
 
 #[test]

@@ -37,7 +37,10 @@ impl Echo {
     pub(crate) fn load(source: &ModelSource, max_batch: u32) -> Result<Self, RepositoryError> {
         let config = &source.config;
         let types = |specs: &[TensorConfig]| specs.iter().map(|s| s.datatype).collect::<Vec<_>>();
-        if config.inputs.is_empty() || types(&config.inputs) != types(&config.outputs) {
+        if config.inputs.is_empty()
+            || types(&config.inputs) != types(&config.outputs)
+            || types(&config.inputs).contains(&None)
+        {
             return Err(
                 source.contradiction("an echo needs inputs, and as many outputs of the same types")
             );
@@ -45,9 +48,9 @@ impl Echo {
         let max_batch = NonZeroU32::new(config.max_batch.unwrap_or(max_batch));
         let with_rows = |tensor: &TensorConfig| {
             let row_axis = config.axis(&tensor.name).and_then(|axis| u32::try_from(axis).ok());
-            let spec = TensorSpec::new(&tensor.name, tensor.datatype, tensor.dims.clone());
+            let spec = TensorSpec::new(&tensor.name, tensor.datatype?, tensor.dims.clone());
             let spec = TensorSpec { row_axis, ..spec };
-            if max_batch.is_some() { Layout::open(&spec) } else { spec }
+            Some(if max_batch.is_some() { Layout::open(&spec) } else { spec })
         };
         Ok(Self {
             spec: ModelSpec {
@@ -55,8 +58,8 @@ impl Echo {
                 platform: "batchfleet_echo".to_owned(),
                 backend: "batchfleet_echo".to_owned(),
                 max_batch,
-                inputs: config.inputs.iter().map(with_rows).collect(),
-                outputs: config.outputs.iter().map(with_rows).collect(),
+                inputs: config.inputs.iter().filter_map(with_rows).collect(),
+                outputs: config.outputs.iter().filter_map(with_rows).collect(),
             },
             per_batch: milliseconds(source, "batch_ms")?,
             per_row: milliseconds(source, "row_ms")?,

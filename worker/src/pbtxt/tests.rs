@@ -242,9 +242,9 @@ fn a_mistake_in_the_syntax_is_named_with_its_line() {
 fn messages_nested_too_deep_are_refused_and_do_not_overflow_the_stack() {
     let nested = |depth: usize| "a{".repeat(depth) + &"}".repeat(depth);
     assert!(parse(&nested(100)).is_ok());
-    let error = parse(&nested(1_000_000)).unwrap_err();
+    let error = parse(&nested(100_000)).unwrap_err();
     assert_eq!(error.to_string(), "line 1: nested deeper than 100 messages");
-    assert!(parse(&"a[{".repeat(1_000_000)).is_err());
+    assert!(parse(&"a[{".repeat(100_000)).is_err());
     assert!(parse(&nested(1).repeat(1000)).is_ok(), "one after the other");
 }
 

@@ -102,6 +102,9 @@ impl<'de> One<'de> {
                 if let Some(variant) = index.and_then(|index| variants.get(index)) {
                     return Ok(variant);
                 }
+                if number.negative {
+                    return Err(self.error("is negative, which no name of it is"));
+                }
                 number.text.as_str()
             }
             _ => return Err(self.error(format!("is none of {}", variants.join(", ")))),

@@ -95,6 +95,16 @@ fn an_output_may_be_more_open_in_the_config_than_in_the_model() {
 }
 
 #[test]
+fn what_the_config_leaves_out_is_taken_from_the_model() {
+    let text = "input { name: \"X\" } output { name: \"Y\" data_type: TYPE_FP32 }";
+    for rows in ["", "max_batch_size: 8", "max_batch_size: 0"] {
+        let fitted = fit(&format!("{rows} {text}")).unwrap();
+        assert_eq!(fitted.inputs[0], tensor("X", Fp32, &[-1, 3, -1, -1]));
+        assert_eq!(fitted.outputs[0], tensor("Y", Fp32, &[-1, 10]));
+    }
+}
+
+#[test]
 fn dims_give_the_shape_that_the_model_lacks() {
     for (rows, dims, expected) in [
         ("max_batch_size: 8", "[ 3 ]", vec![-1, 3]),

@@ -52,7 +52,7 @@ fn notes_say_why_requests_are_not_joined_and_what_has_no_effect() {
         notes("max_batch_size: 0 response_cache { enable: true }", &[&[-1, 3]]),
         [
             "each request runs in a batch of its own, because max_batch_size is 0 in config.pbtxt",
-            "response_cache in config.pbtxt has no effect: answers are not cached",
+            "response_cache in config.pbtxt has no effect, because answers are not cached",
         ]
     );
 }
