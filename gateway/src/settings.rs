@@ -6,7 +6,7 @@ use batchfleet_service::{
     InvalidSettings, ProcessSettings, RedisSettings,
     settings::{duration, listen_address},
 };
-use clap::{Args, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, ValueEnum};
 
 use crate::clients::ClientSettings;
 
@@ -145,7 +145,16 @@ pub struct GatewaySettings {
 
     /// Answer `/v2/health/ready` with 503 while any model of `/v2/repository/index` is not ready, as
     /// Triton does by default. Load balancers then send no requests for any model
-    #[arg(long, env = "BATCHFLEET_STRICT_READINESS")]
+    #[arg(
+        long,
+        env = "BATCHFLEET_STRICT_READINESS",
+        default_value_t = false,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
     pub strict_readiness: bool,
 
     /// Origins whose web pages may send requests, such as `https://app.example.com`, or `*` for all;

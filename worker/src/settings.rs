@@ -9,7 +9,7 @@ use std::{
 
 use batchfleet_policy::BatchMode;
 use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings, settings::duration};
-use clap::{Args, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, ValueEnum};
 
 use crate::repository::{Location, StoreSettings, Wanted};
 
@@ -61,7 +61,16 @@ pub struct ModelSettings {
 
     /// End if any model of the repository cannot be served. By default the others are served, and
     /// `/v2/repository/index` gives the reason; a model named by --model must always be served
-    #[arg(long, env = "BATCHFLEET_EXIT_ON_ERROR")]
+    #[arg(
+        long,
+        env = "BATCHFLEET_EXIT_ON_ERROR",
+        default_value_t = false,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
     pub exit_on_error: bool,
 
     /// Name of this machine or pod; announced, so that a controller can match workers with pods
@@ -128,7 +137,16 @@ pub struct ModelSettings {
 
     /// Refuse to start with a model that takes none of the inputs that the warm-up makes up, instead
     /// of serving it unmeasured, one request at a time
-    #[arg(long, env = "BATCHFLEET_REQUIRE_WARM_UP")]
+    #[arg(
+        long,
+        env = "BATCHFLEET_REQUIRE_WARM_UP",
+        default_value_t = false,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
     pub require_warm_up: bool,
 
     /// How often one answered request of a batch runs again alone, while the worker is idle, to

@@ -86,7 +86,9 @@ fn one(flag: &Arg) -> Value {
     let parsed = flag.get_value_parser().type_id();
     let whole =
         [TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>()];
-    if !possible.is_empty() {
+    if parsed == TypeId::of::<bool>() {
+        json!({"type": "boolean"})
+    } else if !possible.is_empty() {
         json!({"enum": possible})
     } else if whole.iter().any(|whole| parsed == *whole) {
         json!({"type": "integer", "minimum": 0})
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!(gateway("maxInFlight")["type"], "integer");
         assert_eq!(gateway("clientRate")["type"], "number");
         assert_eq!(gateway("trustedProxies")["type"], "array");
+        assert_eq!(gateway("strictReadiness")["type"], "boolean");
         assert_eq!(gateway("logFormat")["enum"], json!(["json", "text"]));
         assert!(gateway("deadline")["pattern"].as_str().unwrap().contains("ms"));
         assert!(gateway("deadline")["description"].as_str().unwrap().ends_with("[default: 30s]"));
