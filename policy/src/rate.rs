@@ -6,7 +6,7 @@ use std::time::Duration;
 const SMOOTHING: f64 = 0.5;
 
 /// Rows that arrive per second: an exponential moving average with a time constant τ of 0.5 s,
-/// unless it is [set](Self::over).
+/// unless another one is set.
 ///
 /// r ← r + (n/t − r) · (1 − e^(−t/τ)) for n rows in an interval of length t. An average that starts
 /// at zero is biased low by 1 − e^(−t/τ). Dividing by the accumulated weight makes the rate correct
