@@ -1,22 +1,15 @@
 //! Facts about a model, read from its ONNX file: symbols of dimensions, operators, and the names and
 //! shapes of constants. The weights are skipped.
 
-mod file;
 mod operators;
 mod proto;
 mod trace;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use prost::Message as _;
+use prost::{DecodeError, Message as _};
 
-use self::{
-    file::FileBuf,
-    proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto},
-};
+use self::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// The facts about a model.
 #[derive(Debug, Default)]
@@ -56,29 +49,10 @@ struct Constant {
     integers: Option<Vec<i64>>,
 }
 
-/// Why an ONNX file cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {problem}")]
-pub(crate) struct GraphError {
-    path: PathBuf,
-    problem: String,
-}
-
 impl Graph {
-    /// Reads an ONNX file, except for its weights.
-    pub(crate) fn read(path: &Path) -> Result<Self, GraphError> {
-        let error = |problem: &dyn ToString| GraphError {
-            path: path.to_owned(),
-            problem: problem.to_string(),
-        };
-        let mut buf = FileBuf::open(path).map_err(|problem| error(&problem))?;
-        let mut model = ModelProto::default();
-        let decoded = model.merge(&mut buf);
-        if let Some(problem) = buf.error() {
-            return Err(error(&problem));
-        }
-        decoded.map_err(|problem| error(&problem))?;
-        Ok(Self::of(model))
+    /// Reads the bytes of an ONNX model, except for its weights.
+    pub(crate) fn read(model: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self::of(ModelProto::decode(model)?))
     }
 
     fn of(model: ModelProto) -> Self {

@@ -20,11 +20,12 @@ use crate::{
         onnx::{self, Onnx},
     },
     error::WorkerError,
+    graph::Graph,
     instances::{Instance, WorkerDevice, instances},
     metrics::ModelMetrics,
     pipeline::{Jobs, Pipeline},
     plan::ServingPlan,
-    prepare::plan,
+    prepare::{facts, plan},
     repository::ModelSource,
     retry::Outage,
     settings::ModelSettings,
@@ -87,8 +88,8 @@ impl Model {
         let (settings, host) = (settings.clone(), settings.host_name.clone());
         let (name, queue_policy) = (source.queue.to_string(), source.config.queue_policy);
         let load = move || {
-            let mut engine = engine(&settings, &source, runtime.as_deref(), instance)?;
-            let plan = plan(&settings, &source, engine.as_mut())?;
+            let (mut engine, graph) = engine(&settings, &source, runtime.as_deref(), instance)?;
+            let plan = plan(&settings, &source, engine.as_mut(), &graph)?;
             let plan = ServingPlan { tracer, ..plan };
             let config = source.config.in_effect(&plan.spec, plan.linger);
             Ok::<_, WorkerError>((engine, (plan, config)))
@@ -170,12 +171,14 @@ fn engine(
     source: &ModelSource,
     runtime: Option<&onnx::Runtime>,
     instance: Instance,
-) -> Result<Box<dyn Engine>, WorkerError> {
+) -> Result<(Box<dyn Engine>, Graph), WorkerError> {
     let max_batch = settings.max_batch.get();
     Ok(match runtime {
         Some(runtime) if source.config.backend == Backend::OnnxRuntime => {
-            Box::new(Onnx::load(source, &source.read()?, runtime, instance, max_batch)?)
+            let bytes = source.read()?;
+            let engine = Onnx::load(source, &bytes, runtime, instance, max_batch)?;
+            (Box::new(engine), facts(source, &bytes.model))
         }
-        _ => Box::new(Echo::load(source, max_batch)?),
+        _ => (Box::new(Echo::load(source, max_batch)?), Graph::default()),
     })
 }

@@ -33,18 +33,13 @@ pub(crate) fn plan(
     settings: &ModelSettings,
     source: &ModelSource,
     engine: &mut dyn Engine,
+    graph: &Graph,
 ) -> Result<ServingPlan, WorkerError> {
     let only: Vec<u32> = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
-    let graph = facts(source);
     let only_zeros = source.config.backend == Backend::Echo;
     let samples = samples(source, engine.spec())?;
-    let hints = Hints {
-        graph: &graph,
-        shapes: &source.config.warmup,
-        samples: &samples,
-        sizes: &only,
-        only_zeros,
-    };
+    let hints =
+        Hints { graph, shapes: &source.config.warmup, samples: &samples, sizes: &only, only_zeros };
     let mut notes = source.config.notes(engine.spec());
     notes.extend_from_slice(engine.notes());
     let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
@@ -86,13 +81,9 @@ fn nothing_measured() -> WorkerError {
     InvalidSettings::new("no batch size was measured").into()
 }
 
-/// The facts in the model's file; none for an echo, which has no file, and for a file that cannot be
-/// read. Facts only help.
-fn facts(source: &ModelSource) -> Graph {
-    if source.config.backend == Backend::Echo {
-        return Graph::default();
-    }
-    Graph::read(&source.file).unwrap_or_else(|error| {
+/// The facts in the bytes of a model; none if they cannot be read. Facts only help.
+pub(crate) fn facts(source: &ModelSource, model: &[u8]) -> Graph {
+    Graph::read(model).unwrap_or_else(|error| {
         warn!(model = %source.queue, %error, "failed to read the operators of the model");
         Graph::default()
     })
