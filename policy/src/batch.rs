@@ -20,10 +20,10 @@ const HEADROOM: f64 = 0.8;
 const WORTH: f64 = 0.97;
 /// Share of the best rate that N aims for while the latency target cannot be met.
 const NEARLY_BEST: f64 = 0.96;
-/// There is a backlog if the rows in the system take this share of the target at the N that keeps
-/// the target: the average request then takes more than half of the target, and some take all of
-/// it. The backlog lasts until the rows take the smaller share; without the distance, N would swing
-/// at a load near the limit.
+/// There is a backlog if the rows in the system, beyond one for each worker, take this share of the
+/// target at the N that keeps the target: the average request then takes more than half of the
+/// target, and some take all of it. The backlog lasts until the rows take the smaller share; without
+/// the distance, N would swing at a load near the limit.
 const BACKLOG: f64 = 0.6;
 const RECOVERED: f64 = 0.3;
 /// A batch may take the time after which it counts as hung, divided by this margin, because batches
@@ -196,11 +196,12 @@ impl BatchPolicy {
     ///   factor covers the variation of Poisson arrivals and was fitted in the simulator. A single
     ///   worker uses the upper end.
     /// - If even one row misses the target, N aims for 96 % of the best rate of all sizes.
-    /// - If the rows in the system take more than 60 % of the target at the upper end, N also aims
-    ///   for this rate, with the requests' deadlines in place of the target, until the rows take
-    ///   less than 30 %. The number of rows in the system is compared, because it does not depend
-    ///   on N if a fixed number of clients wait for their answers. Their waiting times fall as soon
-    ///   as N rises, so that N would swing if it followed them.
+    /// - If the rows in the system, beyond one for each worker, take more than 60 % of the target at
+    ///   the upper end, N also aims for this rate, with the requests' deadlines in place of the
+    ///   target, until the rows take less than 30 %. The number of rows in the system is compared,
+    ///   because it does not depend on N if a fixed number of clients wait for their answers. Their
+    ///   waiting times fall as soon as N rises, so that N would swing if it followed them. One row
+    ///   for each worker is no backlog, however long it takes: a larger N would not answer it sooner.
     /// - L(N) stays below a third of `hung_after`.
     pub fn choose(&self, cost: &CostModel, load: &QueueLoad) -> BatchChoice {
         let most = self.most(cost);
@@ -250,7 +251,7 @@ impl BatchPolicy {
     fn catching_up(&self, cost: &CostModel, load: &QueueLoad, upper: u32) -> Option<u32> {
         let standing = load.standing / f64::from(load.workers.max(1));
         let within = if load.catching_up { RECOVERED } else { BACKLOG };
-        let takes = standing / cost.rate(upper);
+        let takes = (standing - 1.0) / cost.rate(upper);
         if takes <= within * self.slo.as_secs_f64() {
             return None;
         }

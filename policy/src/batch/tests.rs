@@ -110,23 +110,40 @@ fn closed(clients: f64, catching_up: bool) -> QueueLoad {
 
 #[test]
 fn prefers_throughput_while_the_target_is_too_short_for_the_rows_in_the_system() {
-    // L = 90 + 10b: five rows keep 300 ms, at 35.7 per second, and answer 6.4 rows in 180 ms.
+    // L = 90 + 10b: five rows keep 300 ms, at 35.7 per second, and answer 6.4 rows in 180 ms while
+    // one more runs.
     let cost = affine(90.0, 10.0);
     let policy = BatchPolicy { max_batch: 64, ..auto(300) };
     let n = |load| {
         let choice = policy.choose(&cost, &load);
         (choice.n, choice.bound)
     };
-    assert_eq!(n(closed(6.0, false)), (5, Bound::Slo));
+    assert_eq!(n(closed(7.0, false)), (5, Bound::Slo));
     // 96 % of the rate of 64 rows.
-    assert_eq!(n(closed(7.0, false)), (48, Bound::Backlog));
+    assert_eq!(n(closed(8.0, false)), (48, Bound::Backlog));
     assert_eq!(n(closed(100.0, false)), (48, Bound::Backlog));
     // N comes back at half of the limit.
-    assert_eq!(n(closed(4.0, true)), (48, Bound::Backlog));
-    assert_eq!(n(closed(3.0, true)), (5, Bound::Slo));
+    assert_eq!(n(closed(5.0, true)), (48, Bound::Backlog));
+    assert_eq!(n(closed(4.0, true)), (5, Bound::Slo));
     // Each of two workers claims half of them.
     let two = QueueLoad { workers: 2, ..closed(60.0, false) };
     assert_eq!(n(two), (30, Bound::Backlog));
+}
+
+#[test]
+fn one_client_is_no_backlog_however_long_its_row_takes() {
+    // One row takes 12 ms of 25, or of 15: two cannot be answered one after the other.
+    let cost = affine(10.0, 2.0);
+    for slo_ms in [25, 15] {
+        let policy = BatchPolicy { max_batch: 64, ..auto(slo_ms) };
+        for catching_up in [false, true] {
+            let choice = policy.choose(&cost, &closed(1.05, catching_up));
+            assert_eq!((choice.n, choice.bound), (1, Bound::Slo), "{slo_ms} ms, {catching_up}");
+        }
+        assert_eq!(policy.choose(&cost, &closed(3.0, false)).bound, Bound::Backlog);
+        let two = QueueLoad { workers: 2, ..closed(2.1, true) };
+        assert_eq!(policy.choose(&cost, &two).bound, Bound::Slo);
+    }
 }
 
 #[test]
