@@ -132,18 +132,14 @@ fn prefers_throughput_while_the_target_is_too_short_for_the_rows_in_the_system()
 
 #[test]
 fn one_client_is_no_backlog_however_long_its_row_takes() {
-    // One row takes 12 ms of 25, or of 15: two cannot be answered one after the other.
-    let cost = affine(10.0, 2.0);
-    for slo_ms in [25, 15] {
-        let policy = BatchPolicy { max_batch: 64, ..auto(slo_ms) };
-        for catching_up in [false, true] {
-            let choice = policy.choose(&cost, &closed(1.05, catching_up));
-            assert_eq!((choice.n, choice.bound), (1, Bound::Slo), "{slo_ms} ms, {catching_up}");
-        }
-        assert_eq!(policy.choose(&cost, &closed(3.0, false)).bound, Bound::Backlog);
-        let two = QueueLoad { workers: 2, ..closed(2.1, true) };
-        assert_eq!(policy.choose(&cost, &two).bound, Bound::Slo);
+    // One row takes 12 ms of 25, which leaves no headroom.
+    let policy = BatchPolicy { max_batch: 64, ..auto(25) };
+    let bound = |load| policy.choose(&affine(10.0, 2.0), &load).bound;
+    for catching_up in [false, true] {
+        assert_eq!(bound(closed(1.05, catching_up)), Bound::Slo, "{catching_up}");
     }
+    assert_eq!(bound(closed(3.0, false)), Bound::Backlog);
+    assert_eq!(bound(QueueLoad { workers: 2, ..closed(2.1, true) }), Bound::Slo);
 }
 
 #[test]
