@@ -20,6 +20,7 @@ pub mod roles;
 mod share;
 pub mod target;
 pub mod tensor;
+pub mod throttle;
 pub mod trace;
 pub mod traffic;
 pub mod wire;
@@ -32,8 +33,9 @@ pub use model::{
 };
 pub use queue_policy::{QueueLimits, QueuePolicy};
 pub use roles::{
-    Backlog, Broker, BrokerError, Claims, Consumer, Controller, GatewayRoles, Inbound, Observer,
-    Producer, Replies, Settlement, ShardMemory, TargetSubscription, WorkerRoles,
+    Backlog, Broker, BrokerError, BrokerHealth, Claims, Consumer, Controller, GatewayRoles,
+    Inbound, Observer, Outage, Producer, Replies, Settlement, ShardMemory, TargetSubscription,
+    WorkerRoles,
 };
 pub use target::{BatchWish, Guidance, Target, Wish};
 pub use tensor::{Datatype, Tensor};

@@ -29,6 +29,7 @@ mod connections;
 mod consumer;
 mod consumers;
 mod controller;
+mod denials;
 mod entries;
 mod errors;
 mod heartbeat;
@@ -52,6 +53,7 @@ mod sentinel;
 mod settle;
 mod strays;
 mod target;
+mod tasks;
 mod traffic;
 mod value_limit;
 mod values;
@@ -63,7 +65,10 @@ use async_trait::async_trait;
 use tokio::time::sleep;
 use tracing::warn;
 
-pub use self::address::RedisAddress;
+pub use self::{
+    address::RedisAddress,
+    denials::{Denials, denials},
+};
 use self::{
     connections::Connections, controller::RedisController, locator::Locator,
     observer::RedisObserver,
@@ -93,8 +98,9 @@ impl RedisBroker {
     ///
     /// # Errors
     /// [`BrokerError::Misconfigured`] if `address` is invalid, if one side does not trust the
-    /// certificate of the other side, if Redis is a cluster, or if Redis would evict jobs when its
-    /// memory is full.
+    /// certificate of the other side, if Redis is a cluster or older than 7.0, or if Redis would
+    /// evict jobs when its memory is full. [`BrokerError::Denied`] if Redis does not accept user or
+    /// password.
     pub async fn connect(address: impl Into<RedisAddress>) -> Result<Self, BrokerError> {
         let locator = Arc::new(Locator::new(address.into())?);
         let mut warned = false;
@@ -103,7 +109,7 @@ impl RedisBroker {
                 Err(BrokerError::Unreachable(cause)) => {
                     if !warned {
                         for host in locator.first_hosts() {
-                            connect::refuse_mistaken(host).await?;
+                            connect::refuse_mistaken(&host).await?;
                         }
                         warn!(reason = %cause, "waiting for Redis, which does not answer");
                         warned = true;
@@ -131,7 +137,8 @@ impl RedisBroker {
 
     async fn try_connect(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let connections = Connections::open(locator).await?;
-        connect::refuse_unfit(&mut connections.link.connection().await?).await?;
+        let mut connection = connections.link.connection().await?;
+        connect::refuse_unfit(&mut connection, &locator.name()).await?;
         Ok(Self { connections: Arc::new(connections), lease: LEASE })
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! A role that only one task may use takes `&mut self`; the other roles can be shared.
 
-use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -38,6 +38,10 @@ pub enum BrokerError {
     /// do not help: a setting must change.
     #[error("{0}")]
     Misconfigured(#[source] Cause),
+    /// The broker does not accept the user or the password of this program, or the user lacks a
+    /// permission.
+    #[error("{0}")]
+    Denied(#[source] Cause),
     /// The broker refused the command, or its answer cannot be parsed.
     #[error("the broker refused: {0}")]
     Refused(#[source] Cause),
@@ -45,8 +49,8 @@ pub enum BrokerError {
 
 impl BrokerError {
     /// Every [`code`](Self::code).
-    pub const CODES: [&'static str; 5] =
-        ["unreachable", "full", "too_large", "misconfigured", "refused"];
+    pub const CODES: [&'static str; 6] =
+        ["unreachable", "full", "too_large", "misconfigured", "denied", "refused"];
 
     /// [`Unreachable`](Self::Unreachable) with this cause.
     pub fn unreachable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -56,6 +60,11 @@ impl BrokerError {
     /// [`Misconfigured`](Self::Misconfigured) with this cause.
     pub fn misconfigured(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Misconfigured(cause.into().into())
+    }
+
+    /// [`Denied`](Self::Denied) with this cause.
+    pub fn denied(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Denied(cause.into().into())
     }
 
     /// [`Refused`](Self::Refused) with this cause.
@@ -70,6 +79,7 @@ impl BrokerError {
             Self::Full => "full",
             Self::TooLarge { .. } => "too_large",
             Self::Misconfigured(_) => "misconfigured",
+            Self::Denied(_) => "denied",
             Self::Refused(_) => "refused",
         }
     }
@@ -89,6 +99,25 @@ pub trait Broker: Send + Sync {
 
     /// Opens the role of the controller.
     async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError>;
+}
+
+/// Whether a broker can be used.
+#[derive(Clone, Debug, Default)]
+pub struct BrokerHealth {
+    /// The present outage; `None` if the broker can be used.
+    pub outage: Option<Outage>,
+    /// A task of this process that the broker needs and that panicked. Only a restart of the
+    /// process helps.
+    pub panicked: Option<&'static str>,
+}
+
+/// A time in which a broker cannot be used.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// How long the outage has lasted.
+    pub lasts: Duration,
+    /// The reason.
+    pub error: BrokerError,
 }
 
 /// The roles of one gateway boot.
@@ -125,6 +154,13 @@ pub trait Producer: Send + Sync {
             outcomes.push(self.submit(queue, job).await);
         }
         outcomes
+    }
+
+    /// Publishes the address of this gateway's admin port for other gateways. A broker inside one
+    /// process has no other gateways. Returns the published address, if any; it differs from
+    /// `admin` if that is an address of every network.
+    async fn introduce(&self, _admin: SocketAddr) -> Result<Option<SocketAddr>, BrokerError> {
+        Ok(None)
     }
 
     /// Removes an unclaimed job after its caller gave up. A claimed job is left to its worker.
@@ -287,6 +323,16 @@ pub trait Observer: Send + Sync {
     /// Reads the memory usage of each shard. Leaves out shards without a memory limit, and shards
     /// that do not report their usage.
     async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError>;
+
+    /// Reads the addresses that living gateways [introduced](Producer::introduce).
+    async fn gateways(&self) -> Result<Vec<SocketAddr>, BrokerError> {
+        Ok(Vec::new())
+    }
+
+    /// Whether the broker can be used at present. Does not wait for the broker.
+    fn health(&self) -> BrokerHealth {
+        BrokerHealth::default()
+    }
 }
 
 /// Publishes the decisions of a controller.

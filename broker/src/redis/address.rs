@@ -16,6 +16,9 @@ use crate::BrokerError;
 const SENTINEL_PORT: u16 = 26379;
 
 /// The address of Redis, and the certificate files for its connections.
+///
+/// All files are read again for each connection, because passwords and certificates may be renewed
+/// while the program runs.
 #[derive(Clone, Default)]
 pub struct RedisAddress {
     /// `redis://user:password@host:6379/0`, or `rediss://` for TLS. With sentinels
@@ -23,6 +26,8 @@ pub struct RedisAddress {
     /// User and password are for Redis. Credentials for the sentinels follow as
     /// `?sentinel_username=user&sentinel_password=password`.
     pub url: String,
+    /// A file that contains only the URL, instead of `url`.
+    pub url_file: Option<PathBuf>,
     /// The PEM file of the trusted certificate authorities; `None` for those of the system.
     pub ca: Option<PathBuf>,
     /// The PEM files of the client certificate and its key.
@@ -56,11 +61,23 @@ pub(super) struct ParsedAddress {
 }
 
 impl RedisAddress {
-    /// Parses the URL, and reads the certificate files once to check them.
-    pub(super) fn parse(&self) -> Result<ParsedAddress, BrokerError> {
-        let parsed = match self.url.split_once("+sentinel://") {
+    /// Returns the URL, from the file if there is one.
+    ///
+    /// # Errors
+    /// [`BrokerError::Misconfigured`] if the file cannot be read. Errors do not contain the content
+    /// of the file.
+    pub fn current_url(&self) -> Result<String, BrokerError> {
+        let Some(path) = &self.url_file else { return Ok(self.url.clone()) };
+        read_line(path).map_err(|error| {
+            BrokerError::misconfigured(format!("--redis-url-file {}: {error}", path.display()))
+        })
+    }
+
+    /// Parses a URL, and reads the certificate files once to check them.
+    pub(super) fn parse(&self, url: &str) -> Result<ParsedAddress, BrokerError> {
+        let parsed = match url.split_once("+sentinel://") {
             Some((scheme, rest)) => parse_sentinels(scheme, rest),
-            None => parse_server(&self.url).map(|server| ParsedAddress { server, sentinels: None }),
+            None => parse_server(url).map(|server| ParsedAddress { server, sentinels: None }),
         };
         let parsed = parsed.map_err(|reason| {
             BrokerError::misconfigured(format!(
@@ -77,8 +94,7 @@ impl RedisAddress {
         Ok(parsed)
     }
 
-    /// Creates a client for a server or a sentinel. Reads the certificate files each time, because
-    /// certificates may be renewed while the program runs.
+    /// Creates a client for a server or a sentinel.
     pub(super) fn client(&self, server: ConnectionInfo) -> RedisResult<Client> {
         if !is_tls(&server) {
             return Client::open(server);
@@ -95,6 +111,17 @@ impl RedisAddress {
             root_cert: root_cert.transpose()?,
         };
         Client::build_with_tls(server, certificates).map_err(|error| unusable(error.to_string()))
+    }
+}
+
+fn read_line(path: &Path) -> Result<String, String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    match text.trim() {
+        "" => Err("the file is empty".to_owned()),
+        line if line.contains(char::is_whitespace) => {
+            Err("the file contains more than a URL".to_owned())
+        }
+        line => Ok(line.to_owned()),
     }
 }
 
@@ -176,7 +203,7 @@ mod tests {
     use super::*;
 
     fn parse(url: &str) -> Result<ParsedAddress, String> {
-        RedisAddress::from(url).parse().map_err(|error| error.to_string())
+        RedisAddress::default().parse(url).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -222,7 +249,7 @@ mod tests {
     #[test]
     fn certificates_without_tls_are_a_contradiction() {
         let ca = Some("/ca.pem".into());
-        let address = RedisAddress { ca, ..RedisAddress::from("redis://host") };
-        assert!(address.parse().err().unwrap().to_string().contains("rediss"));
+        let address = RedisAddress { ca, ..RedisAddress::default() };
+        assert!(address.parse("redis://host").err().unwrap().to_string().contains("rediss"));
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::errors::{broker_error, rustls_error};
+use super::errors::{broker_error, rustls_error, too_old};
 use crate::BrokerError;
 
 /// Timeout for opening a connection, and for the answer to a command that does not block.
@@ -48,11 +48,18 @@ impl Info {
 }
 
 /// Refuses a Redis that evicts keys, because eviction would delete whole queues. Also refuses a
-/// node of a cluster, where a queue and the reply channels of its gateways are on different nodes.
+/// node of a cluster, where a queue and the reply channels of its gateways are on different nodes,
+/// and versions that lack commands. `address` names the server in errors.
 pub(super) async fn refuse_unfit(
     connection: &mut MultiplexedConnection,
+    address: &str,
 ) -> Result<(), BrokerError> {
-    let Some(info) = info(connection, &["memory", "cluster"]).await? else { return Ok(()) };
+    let sections = ["server", "memory", "cluster"];
+    let Some(info) = info(connection, &sections).await? else { return Ok(()) };
+    // Valkey also reports the version of Redis that it is compatible with.
+    if let Some(version) = info.field("redis_version").filter(|version| is_too_old(version)) {
+        return Err(too_old(address, version));
+    }
     if info.field("cluster_enabled") == Some("1") {
         return Err(BrokerError::misconfigured(
             "Redis runs as a cluster (cluster-enabled yes), over which a queue cannot be spread; \
@@ -68,6 +75,12 @@ pub(super) async fn refuse_unfit(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a version such as `6.2.7` is older than 7.0.
+fn is_too_old(version: &str) -> bool {
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major < 7)
 }
 
 /// Fails if the address expects TLS and the server does not, or the reverse. Redis does not report

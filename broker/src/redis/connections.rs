@@ -5,9 +5,10 @@ use std::sync::Arc;
 use redis::{Pipeline, Value};
 
 use super::{
-    errors::broker_error, link::Link, locator::Locator, pool::Pool, value_limit::ValueLimit,
+    errors::broker_error, link::Link, locator::Locator, pool::Pool, tasks::Tasks,
+    value_limit::ValueLimit,
 };
-use crate::BrokerError;
+use crate::{BrokerError, BrokerHealth, Outage};
 
 /// The shared connections, and the locator for further connections.
 pub(super) struct Connections {
@@ -16,15 +17,28 @@ pub(super) struct Connections {
     pub(super) pool: Pool,
     /// For everything that happens per request or per batch.
     pub(super) link: Link,
+    /// Keep the link and the heartbeat of a gateway.
+    pub(super) tasks: Tasks,
     limit: ValueLimit,
 }
 
 impl Connections {
     /// Opens the link, in a single attempt.
     pub(super) async fn open(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
-        let link = Link::open(Arc::clone(locator)).await.map_err(broker_error)?;
-        let (locator, pool) = (Arc::clone(locator), Pool::new(Arc::clone(locator)));
-        Ok(Self { locator, pool, link, limit: ValueLimit::default() })
+        let tasks = Tasks::default();
+        let link = Link::open(Arc::clone(locator), &tasks).await?;
+        let (locator, pool) = (Arc::clone(locator), Pool::new(Arc::clone(locator))?);
+        Ok(Self { locator, pool, link, tasks, limit: ValueLimit::default() })
+    }
+
+    /// Whether Redis can be used at present.
+    pub(super) fn health(&self) -> BrokerHealth {
+        let outage = match (self.link.failure(), self.pool.failure()) {
+            (Some(link), Some(pool)) => Some(if pool.0 < link.0 { pool } else { link }),
+            (link, pool) => link.or(pool),
+        };
+        let outage = outage.map(|(since, error)| Outage { lasts: since.elapsed(), error });
+        BrokerHealth { outage, panicked: self.tasks.panicked() }
     }
 
     /// The limit of Redis that a value of `size` bytes exceeds, in bytes; `None` if Redis takes the

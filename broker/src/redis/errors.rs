@@ -4,12 +4,51 @@ use std::{error::Error, io, sync::Arc};
 
 use redis::{ErrorKind, RedisError};
 
-use crate::BrokerError;
+use super::denials;
+use crate::{BrokerError, roles::Cause};
+
+/// Converts the error of an attempt to connect to the server `address` as `user`.
+pub(super) fn connection_error(error: RedisError, address: &str, user: &str) -> BrokerError {
+    if error.kind() == ErrorKind::RESP3NotSupported {
+        return too_old(address, "older than 6.0");
+    }
+    if denials::is_of_password(&error) {
+        let advice = format!(
+            "Redis at {address} denies access to user {user:?}: {error}; set the user and the \
+             password in --redis-url or in the file of --redis-url-file"
+        );
+        denials::count_password(&advice);
+        return BrokerError::denied(AccessError { advice, source: error });
+    }
+    match broker_error(error) {
+        BrokerError::Unreachable(cause) => BrokerError::unreachable(UnreachableError {
+            advice: format!("no connection to Redis at {address}: {cause}"),
+            source: cause,
+        }),
+        other => other,
+    }
+}
+
+/// The error for a server whose version is too old.
+pub(super) fn too_old(address: &str, version: &str) -> BrokerError {
+    BrokerError::misconfigured(format!(
+        "Redis at {address} has version {version}, and Batchfleet needs 7.0 or newer; set \
+         --redis-url to a newer server"
+    ))
+}
 
 /// Converts an error of Redis to a [`BrokerError`].
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
     if let Some(advice) = tls_advice(&error) {
         return BrokerError::misconfigured(TlsError { advice, source: error });
+    }
+    if denials::is_of_permission(&error) {
+        let advice = format!(
+            "{error}; give the user of --redis-url this permission: `batchfleet redis-acl` prints \
+             the rules of every program"
+        );
+        denials::count_permission(&advice);
+        return BrokerError::denied(AccessError { advice, source: error });
     }
     match server_code(&error).as_deref() {
         // Out of memory, or no disk space for the append-only file.
@@ -64,6 +103,22 @@ pub(super) fn lost_group(error: &RedisError) -> bool {
 /// Whether the stream or its consumer group does not exist. No worker then holds any of its jobs.
 pub(super) fn lost_queue(error: &RedisError) -> bool {
     lost_group(error) || no_such_key(error)
+}
+
+/// Redis denied access.
+#[derive(Debug, thiserror::Error)]
+#[error("{advice}")]
+struct AccessError {
+    advice: String,
+    source: RedisError,
+}
+
+/// No connection could be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{advice}")]
+struct UnreachableError {
+    advice: String,
+    source: Cause,
 }
 
 /// TLS with Redis failed.

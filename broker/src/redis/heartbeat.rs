@@ -1,7 +1,7 @@
 //! The heartbeat of a gateway: renews its liveness key, and detects when Redis stops answering or
 //! loses its data.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use redis::{Pipeline, aio::ConnectionLike};
@@ -34,6 +34,8 @@ struct Beats {
     connections: Arc<Connections>,
     /// The liveness key of the gateway.
     gateway: String,
+    /// The value of that key: the address of the gateway's admin port, or `1` while unknown.
+    value: Mutex<String>,
     state: Mutex<HeartbeatState>,
     changed: Notify,
 }
@@ -59,14 +61,20 @@ impl Heartbeat {
         gateway: GatewayId,
     ) -> Result<Self, BrokerError> {
         let gateway = keys::gateway(gateway);
-        let beats = Beats { connections, gateway, state: Mutex::default(), changed: Notify::new() };
+        let beats = Beats {
+            connections,
+            gateway,
+            value: Mutex::new("1".to_owned()),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        };
         match beats.beat().await {
             // A full Redis refuses the liveness key, but it also refuses jobs.
             Err(BrokerError::Full) => {}
             beat => beat?,
         }
         let beats = Arc::new(beats);
-        let task = tokio::spawn(Arc::clone(&beats).keep_beating());
+        let task = beats.connections.tasks.spawn("heartbeat", Arc::clone(&beats).keep_beating());
         Ok(Self { beats, task })
     }
 
@@ -74,6 +82,13 @@ impl Heartbeat {
     pub(super) fn is_steady(&self) -> bool {
         let unanswered_since = self.beats.state.lock().unanswered_since;
         unanswered_since.is_none_or(|since| since.elapsed() < STALL)
+    }
+
+    /// Publishes the address of the gateway's admin port as the value of the liveness key.
+    pub(super) async fn introduce(&self, admin: SocketAddr) -> Result<(), BrokerError> {
+        *self.beats.value.lock() = admin.to_string();
+        let mut connection = self.beats.connections.pool.get().await?;
+        self.beats.begin(&mut *connection).await.map(drop)
     }
 
     /// Waits until Redis loses its data, or another server takes its place. Cancel safe.
@@ -145,9 +160,10 @@ impl Beats {
 
     /// Sets the liveness key, and the epoch if it is missing. Returns the epoch.
     async fn begin(&self, connection: &mut impl ConnectionLike) -> Result<String, BrokerError> {
+        let value = self.value.lock().clone();
         let (epoch,) = Pipeline::new()
             .atomic()
-            .pset_ex(&self.gateway, 1, LIVENESS.as_secs() * 1000)
+            .pset_ex(&self.gateway, value, LIVENESS.as_secs() * 1000)
             .ignore()
             .set_nx(keys::EPOCH, format!("{:032x}", rand::random::<u128>()))
             .ignore()

@@ -62,6 +62,11 @@ pub(super) fn replies(gateway: GatewayId) -> String {
 
 /// The liveness key of a gateway, which exists while the gateway lives.
 pub(super) fn gateway(gateway: GatewayId) -> String {
+    gateway_named(&gateway.to_string())
+}
+
+/// The liveness key of the gateway whose id has this text.
+pub(super) fn gateway_named(gateway: &str) -> String {
     format!("bf:{{fleet}}:gateway:{gateway}")
 }
 

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{RedisResult, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::watch,
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
-use super::{connect::PATIENCE, locator::Locator, watched::WatchedConnection};
-use crate::{BrokerError, roles::Cause};
+use super::{connect::PATIENCE, locator::Locator, tasks::Tasks, watched::WatchedConnection};
+use crate::BrokerError;
 
 /// One connection. A task on the runtime that opened the connection replaces it when it breaks.
 /// Callers may be on any runtime.
@@ -21,15 +21,16 @@ pub(super) struct Link {
 
 enum LinkState {
     Up { since: Instant, connection: MultiplexedConnection },
-    Down { since: Instant, why: Cause },
+    Down { since: Instant, why: BrokerError },
 }
 
 impl Link {
     /// Connects, in a single attempt.
-    pub(super) async fn open(locator: Arc<Locator>) -> RedisResult<Self> {
+    pub(super) async fn open(locator: Arc<Locator>, tasks: &Tasks) -> Result<Self, BrokerError> {
         let watched = WatchedConnection::open(&locator, None).await?;
         let (sender, state) = watch::channel(up(&watched));
-        Ok(Self { state, keeper: tokio::spawn(keep(locator, watched, sender)) })
+        let keeper = tasks.spawn("connection to Redis", keep(locator, watched, sender));
+        Ok(Self { state, keeper })
     }
 
     /// Returns the connection. While the connection is down, callers wait until the outage has
@@ -48,7 +49,9 @@ impl Link {
         );
         match &*self.state.borrow() {
             LinkState::Up { connection, .. } => Ok(connection.clone()),
-            LinkState::Down { why, .. } => Err(BrokerError::Unreachable(Arc::clone(why))),
+            LinkState::Down { why: why @ BrokerError::Unreachable(_), .. } => Err(why.clone()),
+            // Whatever prevents the connection, requests can wait for its end.
+            LinkState::Down { why, .. } => Err(BrokerError::unreachable(why.clone())),
         }
     }
 
@@ -57,6 +60,14 @@ impl Link {
         match &*self.state.borrow() {
             LinkState::Up { .. } => true,
             LinkState::Down { since, .. } => since.elapsed() < PATIENCE,
+        }
+    }
+
+    /// Since when the connection is down, and the reason.
+    pub(super) fn failure(&self) -> Option<(Instant, BrokerError)> {
+        match &*self.state.borrow() {
+            LinkState::Up { .. } => None,
+            LinkState::Down { since, why } => Some((*since, why.clone())),
         }
     }
 
@@ -89,10 +100,13 @@ async fn keep(
         };
         tracing::warn!(%why, "connection to Redis lost");
         let since = Instant::now();
-        state.send_replace(LinkState::Down { since, why });
+        state.send_replace(LinkState::Down { since, why: BrokerError::Unreachable(why) });
         // Closes the old connection, which may still be open.
         drop(watched);
-        watched = WatchedConnection::reopen(&locator, None).await;
+        watched = WatchedConnection::reopen(&locator, None, |why| {
+            state.send_replace(LinkState::Down { since, why: why.clone() });
+        })
+        .await;
         tracing::info!(seconds = since.elapsed().as_secs_f64(), "connected to Redis again");
         state.send_replace(up(&watched));
     }

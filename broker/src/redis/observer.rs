@@ -1,9 +1,8 @@
 //! The observer's role: reads queues, workers and traffic.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_redis::Connection;
 use redis::{
     Pipeline, RedisError, Value,
     aio::ConnectionLike,
@@ -14,15 +13,17 @@ use super::{
     announcement::StoredAnnouncement,
     connect::info,
     connections::Connections,
-    consumers,
+    consumers, denials,
     entries::parse_id,
     errors::{broker_error, no_such_key},
-    keys, promise, traffic,
+    keys,
+    pool::PooledConnection,
+    promise, traffic,
     values::{milliseconds, parse},
 };
 use crate::{
-    Announcement, Backlog, BrokerError, FleetSnapshot, ObservedWorker, Observer, Priority,
-    QueueName, ShardId, ShardMemory, TrafficReport, roles::REMEMBERED,
+    Announcement, Backlog, BrokerError, BrokerHealth, FleetSnapshot, ObservedWorker, Observer,
+    Priority, QueueName, ShardId, ShardMemory, TrafficReport, roles::REMEMBERED,
 };
 
 /// A hash in Redis.
@@ -38,7 +39,7 @@ impl RedisObserver {
         Self { connections }
     }
 
-    async fn connection(&self) -> Result<Connection, BrokerError> {
+    async fn connection(&self) -> Result<PooledConnection, BrokerError> {
         self.connections.pool.get().await
     }
 }
@@ -117,6 +118,29 @@ impl Observer for RedisObserver {
         traffic::read(&mut *self.connection().await?).await
     }
 
+    async fn gateways(&self) -> Result<Vec<SocketAddr>, BrokerError> {
+        let mut connection = self.connection().await?;
+        let reporting: Result<Vec<String>, RedisError> =
+            redis::cmd("HKEYS").arg(keys::TRAFFIC).query_async(&mut *connection).await;
+        let gateways = match reporting {
+            // Rights of an earlier version of this program: no gateway is known.
+            Err(error) if denials::is_of_permission(&error) => return Ok(Vec::new()),
+            gateways => gateways.map_err(broker_error)?,
+        };
+        if gateways.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<String> =
+            gateways.iter().map(|gateway| keys::gateway_named(gateway)).collect();
+        let addresses: Vec<Option<String>> = redis::cmd("MGET")
+            .arg(keys)
+            .query_async(&mut *connection)
+            .await
+            .map_err(broker_error)?;
+        // Gateways of earlier versions publish no address.
+        Ok(addresses.into_iter().flatten().filter_map(|address| address.parse().ok()).collect())
+    }
+
     async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError> {
         let Some(info) = info(&mut *self.connection().await?, &["memory"]).await? else {
             return Ok(Vec::new());
@@ -125,6 +149,10 @@ impl Observer for RedisObserver {
         let limited = field("used_memory").zip(field("maxmemory")).filter(|(_, most)| *most > 0.0);
         let shard = |(used, most)| ShardMemory { shard: ShardId::default(), used: used / most };
         Ok(limited.map(shard).into_iter().collect())
+    }
+
+    fn health(&self) -> BrokerHealth {
+        self.connections.health()
     }
 }
 

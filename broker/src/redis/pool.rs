@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use deadpool_redis::{Connection, Hook, HookError, Manager, PoolError, Runtime};
+use deadpool::{
+    Runtime,
+    managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult},
+};
 use parking_lot::Mutex;
-use redis::RedisError;
+use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::{
     connect::{PATIENCE, connection_config},
-    errors::broker_error,
     locator::Locator,
 };
 use crate::BrokerError;
@@ -17,76 +19,75 @@ use crate::BrokerError;
 /// Maximum number of connections. Control calls are few.
 const SIZE: usize = 8;
 
-/// Connections to the master, shared by clones. The pool is refilled when the master moves, and
-/// when a connection cannot be opened.
+/// Connections to the master, shared by clones.
 #[derive(Clone)]
 pub(super) struct Pool {
-    locator: Arc<Locator>,
-    filled: Arc<Mutex<Option<Filled>>>,
+    connections: managed::Pool<Connector>,
+    failure: Arc<Mutex<Option<(Instant, BrokerError)>>>,
 }
 
-/// Connections to the server that was the master at `since`.
-#[derive(Clone)]
-struct Filled {
-    since: Instant,
-    connections: deadpool_redis::Pool,
+/// A connection, which returns to the pool when dropped.
+pub(super) type PooledConnection = Object<Connector>;
+
+/// Opens the connections of the pool.
+pub(super) struct Connector(Arc<Locator>);
+
+impl managed::Manager for Connector {
+    type Type = MultiplexedConnection;
+    type Error = BrokerError;
+
+    async fn create(&self) -> Result<MultiplexedConnection, BrokerError> {
+        self.0.open(&connection_config()).await
+    }
+
+    /// Drops connections that are broken, or lead to a server that is no longer the master.
+    async fn recycle(
+        &self,
+        connection: &mut MultiplexedConnection,
+        metrics: &Metrics,
+    ) -> RecycleResult<BrokerError> {
+        if self.0.has_moved_since(Instant::from_std(metrics.created)) {
+            return Err(RecycleError::message("the master moved"));
+        }
+        let ping = redis::cmd("PING").exec_async(connection).await;
+        ping.map_err(|error| RecycleError::Backend(BrokerError::unreachable(error)))
+    }
 }
 
 impl Pool {
     /// Creates an empty pool.
-    pub(super) fn new(locator: Arc<Locator>) -> Self {
-        Self { locator, filled: Arc::default() }
-    }
-
-    /// Takes a connection, which returns to the pool when dropped.
-    pub(super) async fn get(&self) -> Result<Connection, BrokerError> {
-        let kept =
-            self.filled.lock().clone().filter(|kept| !self.locator.has_moved_since(kept.since));
-        if let Some(kept) = kept {
-            match kept.connections.get().await {
-                // Refill the pool, which reads the certificates again: they may have been renewed.
-                Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) => {}
-                got => return got.map_err(broken),
-            }
-        }
-        self.fill().await?.get().await.map_err(broken)
-    }
-
-    /// Locates the master, and fills the pool with connections to it.
-    async fn fill(&self) -> Result<deadpool_redis::Pool, BrokerError> {
-        let since = Instant::now();
-        let client = self.locator.client().await.map_err(broker_error)?;
-        let server = client.get_connection_info().clone();
-        let manager = Manager::new_with_config(server, connection_config());
-        let connections = deadpool_redis::Pool::builder(manager.map_err(broker_error)?)
+    pub(super) fn new(locator: Arc<Locator>) -> Result<Self, BrokerError> {
+        let connections = managed::Pool::builder(Connector(locator))
             .max_size(SIZE)
             .wait_timeout(Some(PATIENCE))
             .create_timeout(Some(PATIENCE))
             .recycle_timeout(Some(PATIENCE))
             .runtime(Runtime::Tokio1)
-            .post_create(leads_to_a_master(Arc::clone(&self.locator)))
             .build()
             .map_err(BrokerError::refused)?;
-        *self.filled.lock() = Some(Filled { since, connections: connections.clone() });
-        Ok(connections)
+        Ok(Self { connections, failure: Arc::default() })
     }
-}
 
-fn broken(error: PoolError) -> BrokerError {
-    match error {
-        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-            broker_error(error)
+    /// Takes a connection.
+    pub(super) async fn get(&self) -> Result<PooledConnection, BrokerError> {
+        let got = self.connections.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error,
+            other => BrokerError::unreachable(other),
+        });
+        let mut failure = self.failure.lock();
+        match &got {
+            Ok(_) => *failure = None,
+            Err(error) => {
+                let since = failure.take().map_or_else(Instant::now, |(since, _)| since);
+                *failure = Some((since, error.clone()));
+            }
         }
-        other => BrokerError::unreachable(other),
+        drop(failure);
+        got
     }
-}
 
-fn leads_to_a_master(locator: Arc<Locator>) -> Hook {
-    Hook::async_fn(move |connection, _| {
-        let locator = Arc::clone(&locator);
-        Box::pin(async move {
-            let checked: Result<(), RedisError> = locator.check(connection).await;
-            checked.map_err(HookError::Backend)
-        })
-    })
+    /// Since when no connection could be taken, and the reason.
+    pub(super) fn failure(&self) -> Option<(Instant, BrokerError)> {
+        self.failure.lock().clone()
+    }
 }

@@ -1,6 +1,6 @@
 //! The gateway's role that submits jobs.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use redis::{Cmd, Pipeline, RedisWrite, Value};
@@ -113,6 +113,17 @@ impl Producer for RedisProducer {
             }
             Err(error) => vec![Err(error); jobs.len()],
         }
+    }
+
+    async fn introduce(&self, admin: SocketAddr) -> Result<Option<SocketAddr>, BrokerError> {
+        let ip = match admin.ip() {
+            ip if ip.is_unspecified() => self.connections.locator.local_ip().await,
+            ip => Some(ip),
+        };
+        let Some(ip) = ip else { return Ok(None) };
+        let address = SocketAddr::new(ip, admin.port());
+        self.heartbeat.introduce(address).await?;
+        Ok(Some(address))
     }
 
     /// Deletes the entry, claimed or not. A worker that holds the entry does not read it again, and

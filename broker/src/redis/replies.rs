@@ -8,7 +8,6 @@ use redis::{PushInfo, PushKind};
 
 use super::{
     connections::Connections,
-    errors::broker_error,
     heartbeat::Heartbeat,
     keys,
     large_reply::{LargeReplies, LargeReply},
@@ -36,7 +35,7 @@ impl RedisReplies {
     ) -> Result<Self, BrokerError> {
         let (locator, channel) = (Arc::clone(&connections.locator), keys::replies(gateway));
         let subscription = WatchedConnection::open(&locator, Some(&channel)).await;
-        let subscription = Some(subscription.map_err(broker_error)?);
+        let subscription = Some(subscription?);
         let large = LargeReplies::new(connections.pool.clone());
         // Starts after the subscription, so that every later loss is detected.
         let heartbeat = Arc::new(Heartbeat::start(Arc::clone(connections), gateway).await?);
@@ -55,7 +54,8 @@ impl Replies for RedisReplies {
         let Self { subscription, large, .. } = self;
         loop {
             let Some(watched) = subscription.as_mut() else {
-                let again = WatchedConnection::reopen(&self.locator, Some(&self.channel)).await;
+                let again =
+                    WatchedConnection::reopen(&self.locator, Some(&self.channel), |_| {}).await;
                 *subscription = Some(again);
                 tracing::info!("subscribed to replies again");
                 // Reports a single interruption, even if Redis also lost its data.

@@ -50,6 +50,11 @@ impl Sentinels {
         &self.hosts
     }
 
+    /// The sentinels' name for the master.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Asks the sentinel that answered last for the master, or all sentinels if that fails.
     pub(super) async fn master(&self) -> RedisResult<Node> {
         let mut last = self.last.lock().await;

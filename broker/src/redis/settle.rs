@@ -1,5 +1,8 @@
 //! Removes claimed jobs from the queue, with a reply or by handing them back.
 
+use std::time::Duration;
+
+use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, RedisWrite, Value};
 use tokio::time::Instant;
 
@@ -10,7 +13,12 @@ use super::{
     queue::WorkerQueue,
     value_limit::mebibytes,
 };
-use crate::{BrokerError, Delivery, Failure, Reply, ReplyError, Settlement, wire};
+use crate::{
+    BrokerError, Delivery, Failure, Reply, ReplyError, Settlement, throttle::Throttle, wire,
+};
+
+/// Limits the log lines about oversized replies, which callers can cause.
+static OVERSIZE: Mutex<Throttle> = Mutex::new(Throttle::new(Duration::from_secs(10)));
 
 /// Approximate number of dead letters to keep.
 const DEAD_LETTERS: usize = 1000;
@@ -55,7 +63,10 @@ async fn refuse_oversize(queue: &WorkerQueue, settlements: &mut [Settlement]) {
         let size = wire::replies_size_hint([&*reply].into_iter());
         let Some(limit) = queue.connections().exceeded(size).await else { continue };
         let (queue, request) = (queue.name(), reply.id);
-        tracing::warn!(%queue, %request, size, limit, "answer is larger than Redis takes");
+        if let Some(omitted) = OVERSIZE.lock().admit() {
+            let text = "answer is larger than Redis takes";
+            tracing::warn!(%queue, %request, size, limit, omitted, "{text}");
+        }
         let message = format!(
             "the answer has {}, but Redis takes at most {} as one value (proto-max-bulk-len); ask \
              for fewer rows or outputs at a time",

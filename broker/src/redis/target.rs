@@ -36,7 +36,7 @@ impl RedisTarget {
             let (locator, channel) =
                 (&self.queue.connections().locator, keys::target(self.queue.name()));
             let subscribed = WatchedConnection::open(locator, Some(&channel)).await;
-            self.subscription = Some(subscribed.map_err(broker_error)?);
+            self.subscription = Some(subscribed?);
             // A target may have been published before the subscription.
             return Ok(());
         };

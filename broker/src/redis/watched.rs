@@ -2,14 +2,14 @@
 
 use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 
-use redis::{PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
+use redis::{PushInfo, PushKind, aio::MultiplexedConnection};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
-use super::{connect::connection_config, locator::Locator};
-use crate::roles::Cause;
+use super::{connect::connection_config, errors::broker_error, locator::Locator};
+use crate::{BrokerError, roles::Cause};
 
 /// How long a connection may be silent before it is checked.
 const QUIET: Duration = Duration::from_secs(1);
@@ -33,25 +33,34 @@ pub(super) struct WatchedConnection {
 
 impl WatchedConnection {
     /// Connects, and subscribes to `channel` if given, in a single attempt.
-    pub(super) async fn open(locator: &Arc<Locator>, channel: Option<&str>) -> RedisResult<Self> {
+    pub(super) async fn open(
+        locator: &Arc<Locator>,
+        channel: Option<&str>,
+    ) -> Result<Self, BrokerError> {
         let (sender, pushes) = mpsc::unbounded_channel();
         let config = connection_config().set_push_sender(sender);
         let mut connection = locator.open(&config).await?;
         let opened = Instant::now();
         if let Some(channel) = channel {
-            connection.subscribe(channel).await?;
+            connection.subscribe(channel).await.map_err(broker_error)?;
         }
         Ok(Self { locator: Arc::clone(locator), opened, connection, pushes })
     }
 
-    /// Like [`open`](Self::open), but retries until it succeeds.
-    pub(super) async fn reopen(locator: &Arc<Locator>, channel: Option<&str>) -> Self {
+    /// Like [`open`](Self::open), but retries until it succeeds. Calls `failed` after each failed
+    /// attempt.
+    pub(super) async fn reopen(
+        locator: &Arc<Locator>,
+        channel: Option<&str>,
+        failed: impl Fn(&BrokerError),
+    ) -> Self {
         let mut delay = FIRST_RETRY;
         let mut logged = HashSet::new();
         loop {
             match Self::open(locator, channel).await {
                 Ok(watched) => return watched,
                 Err(error) => {
+                    failed(&error);
                     let why = error.to_string();
                     if logged.insert(why.clone()) {
                         tracing::warn!(why, "failed to connect to Redis");
