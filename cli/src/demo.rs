@@ -13,7 +13,9 @@ use batchfleet_loadgen::{
     run,
 };
 use batchfleet_policy::BatchMode;
-use batchfleet_service::{Process, ProcessSettings, settings, trace::TraceSettings};
+use batchfleet_service::{
+    OutageSettings, Process, ProcessSettings, settings, trace::TraceSettings,
+};
 use batchfleet_worker::{ModelSettings, Wanted};
 use clap::Args;
 use parking_lot::Mutex;
@@ -118,6 +120,8 @@ async fn serve(
         live_page: LivePage::Off,
         allow_origin: Vec::new(),
         strict_readiness: false,
+        outage: OutageSettings::default(),
+        ready_needs_model: false,
         trace_sample: 0.0,
         clients: ClientSettings::default(),
     };

@@ -63,11 +63,11 @@ impl OneProcess {
         let mut worker = pin!(worker.join());
         let served = tokio::select! {
             served = gateway.run() => served,
-            failed = &mut worker => return Ok(ended(failed)?),
+            failed = &mut worker => return ended(failed).map_err(WorkerError::report),
         };
         worker_shutdown.cancel();
-        ended(worker.await)?;
-        Ok(served?)
+        ended(worker.await).map_err(WorkerError::report)?;
+        served
     }
 }
 
@@ -75,8 +75,7 @@ impl OneProcess {
 fn ended(result: Result<(), WorkerError>) -> Result<(), WorkerError> {
     match result {
         Err(error) if error.is_device() => {
-            error!(%error, "device lost: exiting at once");
-            leave(EXIT_DEVICE)
+            leave(EXIT_DEVICE, || error!(%error, "device lost: exiting at once"))
         }
         result => result,
     }

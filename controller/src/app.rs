@@ -1,9 +1,11 @@
 //! Builds a controller from its parts and runs it.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
-use batchfleet_broker::Broker;
-use batchfleet_service::Process;
+use batchfleet_broker::{Broker, Observer};
+use batchfleet_service::{
+    LongTasks, OutageSettings, Process, Readiness, TaskEnded, follow_outages,
+};
 use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -15,6 +17,7 @@ use kube::{
     },
 };
 use tokio::{select, sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
@@ -45,19 +48,20 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     let (leading, leads) = watch::channel(false);
     let leases = Api::namespaced(client.clone(), &namespace);
     let candidate = LeaderCandidate::new(leases, MANAGER, identity.clone());
-    let election = tokio::spawn(candidate.run(leading, process.shutdown.clone()));
+    let mut tasks = LongTasks::default();
+    let released = elect(candidate, leading, &process.shutdown, &mut tasks);
     let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(identity) };
     let observer = broker.observer().await?;
+    follow_redis(&observer, &process.readiness, settings.outage, &mut tasks);
     let snapshots = Arc::new(Snapshots::new(observer.clone()));
     let metrics = &settings.external_metrics;
-    let external = match metrics.listen {
-        Some(listen) => {
-            let (snapshots, observer) = (snapshots.clone(), observer.clone());
-            let source = DepthSource { snapshots, observer, namespace: namespace.clone() };
-            Some(external::serve(listen, metrics, source)?.0)
-        }
-        None => None,
+    let source = DepthSource {
+        snapshots: snapshots.clone(),
+        observer: observer.clone(),
+        namespace: namespace.clone(),
     };
+    let external = metrics.listen.map(|listen| external::serve(listen, metrics, source));
+    let external = external.transpose()?.map(|(server, _)| server);
     let (cluster, watches) = Cluster::new(&client, &namespace);
     let context = Arc::new(Context {
         cluster,
@@ -84,10 +88,44 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     .for_each(|_| async {});
     select! {
         () = turns => {}
-        () = watches => {}
+        () = watches => return Err(TaskEnded::returned("watches of the cluster").into()),
+        ended = tasks.ended() => return Err(ended.into()),
     }
     if let Some(external) = external {
         external.stop(false).await;
     }
-    Ok(election.await?)
+    select! {
+        () = released.cancelled() => Ok(()),
+        ended = tasks.ended() => Err(ended.into()),
+    }
+}
+
+/// Starts the election. Returns a token that is cancelled once the lease is released, after the
+/// shutdown.
+fn elect(
+    candidate: LeaderCandidate,
+    leading: watch::Sender<bool>,
+    shutdown: &CancellationToken,
+    tasks: &mut LongTasks,
+) -> CancellationToken {
+    let released = CancellationToken::new();
+    let (shutdown, done) = (shutdown.clone(), released.clone());
+    tasks.spawn("leader election", async move {
+        candidate.run(leading, shutdown).await;
+        done.cancel();
+        // To end is right now, and must not count as a failure.
+        pending::<()>().await;
+    });
+    released
+}
+
+fn follow_redis(
+    observer: &Arc<dyn Observer>,
+    readiness: &Readiness,
+    settings: OutageSettings,
+    tasks: &mut LongTasks,
+) {
+    let (observer, readiness) = (observer.clone(), readiness.clone());
+    let following = follow_outages(move || observer.health(), readiness, settings);
+    tasks.spawn("connection to Redis", following);
 }

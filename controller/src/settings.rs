@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use batchfleet_service::{
-    InvalidSettings, ProcessSettings, RedisSettings, settings::listen_address,
+    InvalidSettings, OutageSettings, ProcessSettings, RedisSettings, settings::listen_address,
 };
 use clap::{Args, Parser, Subcommand};
 
@@ -24,6 +24,10 @@ pub struct ControllerSettings {
     /// The connection to Redis.
     #[command(flatten)]
     pub redis: RedisSettings,
+
+    /// When an outage of Redis makes the controller not ready.
+    #[command(flatten)]
+    pub outage: OutageSettings,
 
     /// Image of the workers of fleets that do not set `worker.image`
     #[arg(

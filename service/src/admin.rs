@@ -8,14 +8,14 @@ use std::{
 
 use actix_web::{
     App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer, Resource,
-    dev::{Server, ServerHandle},
+    dev::Server,
     http::header::ContentType,
     web::{self, Data},
 };
 use prometheus::{Encoder, Registry, TextEncoder};
 use tracing::info;
 
-use crate::{Readiness, metrics::ProcessMetrics};
+use crate::{Liveness, Readiness, metrics::ProcessMetrics};
 
 type PageHandler = dyn Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync;
 
@@ -46,21 +46,34 @@ impl fmt::Debug for AdminPages {
     }
 }
 
-/// Binds the admin port and starts the server.
-pub(crate) fn start(
-    listen: SocketAddr,
-    registry: Registry,
-    metrics: ProcessMetrics,
-    readiness: Readiness,
-    pages: AdminPages,
-) -> io::Result<ServerHandle> {
-    let metrics = Data::new(metrics);
-    let (registry, readiness) = (Data::new(registry), Data::new(readiness));
+/// What the admin port shows.
+pub(crate) struct Shown {
+    pub(crate) registry: Registry,
+    pub(crate) metrics: ProcessMetrics,
+    pub(crate) liveness: Liveness,
+    pub(crate) readiness: Readiness,
+    pub(crate) pages: AdminPages,
+}
+
+/// The bound admin port.
+pub(crate) struct AdminPort {
+    /// Serves until it is stopped.
+    pub(crate) server: Server,
+    /// The bound address.
+    pub(crate) address: Option<SocketAddr>,
+}
+
+/// Binds the admin port.
+pub(crate) fn bind(listen: SocketAddr, shown: Shown) -> io::Result<AdminPort> {
+    let Shown { registry, metrics, liveness, readiness, pages } = shown;
+    let (metrics, registry) = (Data::new(metrics), Data::new(registry));
+    let (liveness, readiness) = (Data::new(liveness), Data::new(readiness));
     let pages = Data::new(pages);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(registry.clone())
             .app_data(metrics.clone())
+            .app_data(liveness.clone())
             .app_data(readiness.clone())
             .app_data(pages.clone())
             .service(page("/metrics", all_metrics))
@@ -74,10 +87,8 @@ pub(crate) fn start(
     for address in server.addrs() {
         info!(%address, port_name = "admin", "listening");
     }
-    let server: Server = server.run();
-    let handle = server.handle();
-    tokio::spawn(server);
-    Ok(handle)
+    let address = server.addrs().first().copied();
+    Ok(AdminPort { server: server.run(), address })
 }
 
 /// Routes GET and HEAD of a path to `handler`; the server omits the body of an answer to HEAD.
@@ -99,15 +110,21 @@ async fn all_metrics(registry: Data<Registry>, process: Data<ProcessMetrics>) ->
     }
 }
 
-/// Liveness: succeeds while the admin port responds. Independent of everything else, so that an
+/// Liveness: fails if a restart of the process would help. Independent of other programs, so that an
 /// outage of Redis, for example, does not make Kubernetes restart the process.
-async fn live() -> HttpResponse {
-    HttpResponse::Ok().content_type(ContentType::json()).body(r#"{"live":true}"#)
+async fn live(liveness: Data<Liveness>) -> HttpResponse {
+    match liveness.get() {
+        Ok(()) => HttpResponse::Ok().content_type(ContentType::json()).body(r#"{"live":true}"#),
+        Err(reason) => problem(HttpResponse::ServiceUnavailable(), &reason),
+    }
 }
 
 async fn ready(readiness: Data<Readiness>) -> HttpResponse {
     match readiness.get() {
-        Ok(()) => HttpResponse::Ok().content_type(ContentType::json()).body(r#"{"ready":true}"#),
+        Ok(None) => HttpResponse::Ok().content_type(ContentType::json()).body(r#"{"ready":true}"#),
+        Ok(Some(warning)) => HttpResponse::Ok()
+            .content_type(ContentType::json())
+            .body(format!(r#"{{"ready":true,"warning":"{warning}"}}"#)),
         Err(reason) => problem(HttpResponse::ServiceUnavailable(), reason),
     }
 }

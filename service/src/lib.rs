@@ -6,18 +6,24 @@
 
 mod admin;
 mod error;
+mod liveness;
 mod logs;
 pub mod metrics;
+mod outage;
 mod process;
 mod readiness;
 mod redis;
 pub mod settings;
+mod tasks;
 pub mod trace;
 
 pub use admin::AdminPages;
 pub use error::InvalidSettings;
+pub use liveness::Liveness;
 pub use logs::{complain, flush as flush_logs};
+pub use outage::{OutageSettings, follow_outages};
 pub use process::{Process, open_file_limit, run, sentence};
 pub use readiness::Readiness;
 pub use redis::RedisSettings;
 pub use settings::ProcessSettings;
+pub use tasks::{EXIT_TASK, LongTasks, TaskEnded};

@@ -6,10 +6,13 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    panic::{self, PanicHookInfo},
     sync::atomic::{AtomicU64, Ordering},
+    thread,
 };
 
 use parking_lot::Mutex;
+use tracing::error;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -52,7 +55,18 @@ pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Text => lines.with_target(false).try_init(),
     };
-    started.map_err(|error| InvalidSettings::new(format_args!("logging: {error}")))
+    started.map_err(|error| InvalidSettings::new(format_args!("logging: {error}")))?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Logs a panic like every other event: the default hook writes to standard error itself, and blocks
+/// where nothing reads it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let text = panic.payload_as_str().unwrap_or("a value that is no text");
+    let thread = thread::current();
+    error!(thread = thread.name(), location, panic = text, "panicked");
 }
 
 /// Waits for about a second at most until the waiting lines are written. Later lines are lost. A

@@ -3,13 +3,14 @@
 
 mod macros;
 
+use batchfleet_broker::redis::{Denials, denials};
 pub use prometheus::Result;
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
-use crate::logs;
+use crate::{logs, trace};
 
 /// The definition of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +177,13 @@ crate::metrics! {
         /// Log lines that standard error did not take or that waited too long.
         #[metric("batchfleet_log_lines_lost_total", unit = "lines")]
         lost_lines: IntCounter,
+        /// Spans of traces that the collector did not take or that waited too long.
+        #[metric("batchfleet_trace_spans_lost_total", unit = "spans")]
+        lost_spans: IntCounter,
+        /// Connections and commands that Redis denied: `password` for a wrong user or password,
+        /// `permission` for a command that the user may not run.
+        #[metric("batchfleet_redis_denied_total", unit = "calls", labels = ["reason"])]
+        denied: IntCounterVec,
     }
 }
 
@@ -183,8 +191,17 @@ impl ProcessMetrics {
     /// Sets the metrics before they are read.
     pub(crate) fn update(&self) {
         self.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        self.lost_lines.inc_by(logs::lost().saturating_sub(self.lost_lines.get()));
+        follow(&self.lost_lines, logs::lost());
+        follow(&self.lost_spans, trace::lost());
+        let Denials { password, permission } = denials();
+        follow(&self.denied.with_label_values(&["password"]), password);
+        follow(&self.denied.with_label_values(&["permission"]), permission);
     }
+}
+
+/// Raises a counter to a total that is counted elsewhere.
+fn follow(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 /// Returns a Markdown table of metrics, sorted by name.
@@ -232,6 +249,8 @@ mod tests {
             [
                 "batchfleet_build_info",
                 "batchfleet_log_lines_lost_total",
+                "batchfleet_redis_denied_total",
+                "batchfleet_trace_spans_lost_total",
                 "test_replies_total",
                 "test_rows"
             ]
@@ -239,7 +258,7 @@ mod tests {
 
         let described = TestMetrics::describe().unwrap();
         let kinds: Vec<_> = described.iter().map(|metric| metric.kind).collect();
-        assert_eq!(kinds, ["histogram", "counter", "gauge", "counter"]);
+        assert_eq!(kinds, ["histogram", "counter", "gauge", "counter", "counter", "counter"]);
         let Family { name, unit, labels, help } = described[0].family;
         assert_eq!((name, unit, help), ("test_rows", "rows", "Rows of a batch, without padding"));
         assert_eq!(labels, ["model"]);

@@ -1,18 +1,22 @@
 //! The life cycle of a process: start, serve, drain, exit.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use prometheus::{Registry, process_collector::ProcessCollector};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::JoinError,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    AdminPages, InvalidSettings, ProcessSettings, Readiness, admin, logs,
+    AdminPages, EXIT_TASK, InvalidSettings, Liveness, LongTasks, ProcessSettings, Readiness,
+    TaskEnded,
+    admin::{self, AdminPort, Shown},
+    logs,
     metrics::{MetricGroup, ProcessMetrics},
     settings::EXIT_USAGE,
     trace::Tracer,
@@ -25,6 +29,10 @@ pub struct Process {
     pub registry: Registry,
     /// Whether the process accepts work; served at /readyz.
     pub readiness: Readiness,
+    /// Whether a restart of the process would help; served at /livez.
+    pub liveness: Liveness,
+    /// The bound address of the admin port.
+    pub admin_address: Option<SocketAddr>,
     /// Cancelled by the first signal. Components then finish the work in progress and return.
     pub shutdown: CancellationToken,
     /// Additional pages of the admin port.
@@ -38,7 +46,8 @@ pub struct Process {
 ///
 /// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has to return within
 /// the drain timeout. After the timeout, or a second signal a second or more after the first, the
-/// process exits immediately with status 1. For [`InvalidSettings`] the process prints one line and exits with status 64.
+/// process exits immediately with status 1. For [`InvalidSettings`] the process prints one line and
+/// exits with status 64; for [`TaskEnded`] it exits with status [`EXIT_TASK`].
 pub fn run<P, F>(name: &str, settings: &ProcessSettings, program: P) -> ExitCode
 where
     P: FnOnce(Process) -> F,
@@ -65,11 +74,16 @@ where
         }
         Err(error) => {
             error!(error = sentence(&error), "process failed");
-            ExitCode::FAILURE
+            if is_of_task(&error) { ExitCode::from(EXIT_TASK) } else { ExitCode::FAILURE }
         }
     };
     logs::flush();
     status
+}
+
+/// Whether the cause is a task of this process that ended or panicked.
+fn is_of_task(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<TaskEnded>() || cause.is::<JoinError>())
 }
 
 /// Formats an error and its sources. A source whose text is already included is omitted.
@@ -106,24 +120,28 @@ where
     P: FnOnce(Process) -> F,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let process = Process {
-        registry: Registry::new(),
-        readiness: Readiness::default(),
-        shutdown: CancellationToken::new(),
-        pages: AdminPages::default(),
-        tracer,
-    };
+    let mut process = Process { tracer, ..Process::default() };
     let signals = Signals::listen()?;
-    let Process { registry, readiness, pages, .. } = process.clone();
+    let Process { registry, readiness, liveness, pages, .. } = process.clone();
     registry.register(Box::new(ProcessCollector::for_self()))?;
     let metrics = ProcessMetrics::register(&registry)?;
-    let admin = admin::start(settings.admin_listen, registry, metrics, readiness, pages)
+    let shown = Shown { registry, metrics, liveness, readiness, pages };
+    let AdminPort { server, address } = admin::bind(settings.admin_listen, shown)
         .with_context(|| format!("cannot listen on --admin-listen {}", settings.admin_listen))?;
-    let shutdown = process.shutdown.clone();
-    let readiness = process.readiness.clone();
+    process.admin_address = address;
+    let admin = server.handle();
+    let mut tasks = LongTasks::default();
+    tasks.spawn("admin port", async {
+        if let Err(error) = server.await {
+            error!(%error, "the admin port failed");
+        }
+    });
+    tasks.spawn("liveness", process.liveness.clone().beat());
+    let (shutdown, readiness) = (process.shutdown.clone(), process.readiness.clone());
     let outcome = tokio::select! {
         outcome = program(process) => outcome,
         cut_off = signals.drain(readiness, shutdown, settings.drain_timeout) => Err(cut_off),
+        ended = tasks.ended() => Err(ended.into()),
     };
     admin.stop(false).await;
     outcome
@@ -164,7 +182,7 @@ impl Signals {
     ) -> anyhow::Error {
         self.next().await;
         info!(drain_timeout = ?timeout, "draining: finishing work in progress");
-        readiness.not_ready("draining");
+        readiness.drain();
         shutdown.cancel();
         let repeated_until = Instant::now() + REPETITION;
         let second = async {

@@ -1,9 +1,6 @@
 //! Settings of the connection to Redis.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use batchfleet_broker::{
     BrokerError,
@@ -30,7 +27,8 @@ pub struct RedisSettings {
     )]
     pub redis_url: String,
 
-    /// A file that contains only the URL, to keep the password out of the environment
+    /// A file that contains only the URL, to keep the password out of the environment. Read again for
+    /// every new connection, so that a new password needs no restart
     #[arg(long, env = "BATCHFLEET_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
 
@@ -56,8 +54,7 @@ impl RedisSettings {
     /// If the file cannot be read, or if an address or certificate is invalid. Errors contain no
     /// password.
     pub fn address(&self) -> Result<RedisAddress, InvalidSettings> {
-        let identity = self.redis_cert.clone().zip(self.redis_key.clone());
-        let address = RedisAddress { url: self.url()?, ca: self.redis_ca.clone(), identity };
+        let address = self.unchecked_address();
         RedisBroker::check(&address).map_err(InvalidSettings::new)?;
         Ok(address)
     }
@@ -75,7 +72,7 @@ impl RedisSettings {
         let connecting = RedisBroker::connect(self.address()?);
         match shutdown.run_until_cancelled(connecting).await {
             None => Ok(None),
-            Some(Err(error @ BrokerError::Misconfigured(_))) => {
+            Some(Err(error @ (BrokerError::Misconfigured(_) | BrokerError::Denied(_)))) => {
                 Err(InvalidSettings::new(error).into())
             }
             Some(broker) => Ok(Some(broker?)),
@@ -88,26 +85,23 @@ impl RedisSettings {
     ///
     /// If the file cannot be read. Errors do not contain the content of the file.
     pub fn url(&self) -> Result<String, InvalidSettings> {
-        let Some(path) = &self.redis_url_file else { return Ok(self.redis_url.clone()) };
-        read_line(path).map_err(|error| {
-            InvalidSettings::new(format_args!("--redis-url-file {}: {error}", path.display()))
-        })
+        self.unchecked_address().current_url().map_err(InvalidSettings::new)
     }
-}
 
-fn read_line(path: &Path) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    match text.trim() {
-        "" => Err("the file is empty".to_owned()),
-        line if line.contains(char::is_whitespace) => {
-            Err("the file contains more than a URL".to_owned())
+    fn unchecked_address(&self) -> RedisAddress {
+        RedisAddress {
+            url: self.redis_url.clone(),
+            url_file: self.redis_url_file.clone(),
+            ca: self.redis_ca.clone(),
+            identity: self.redis_cert.clone().zip(self.redis_key.clone()),
         }
-        line => Ok(line.to_owned()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser;
 
     use super::*;

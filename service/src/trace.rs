@@ -10,7 +10,7 @@ use std::{
     process,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -44,6 +44,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const QUEUE: usize = 8192;
 /// Longest time for which a span waits in the queue.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Spans that were recorded and not sent.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// The number of spans lost since the process started.
+pub(crate) fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
 
 /// Settings of traces.
 #[derive(Args, Clone, Debug, Default)]
@@ -111,6 +119,21 @@ pub struct Tracer(Option<Arc<Recorder>>);
 struct Recorder {
     processor: BatchSpanProcessor,
     scope: InstrumentationScope,
+    /// Spans that the processor holds.
+    held: Arc<AtomicUsize>,
+}
+
+impl Recorder {
+    /// Whether the processor has room for one more span. The processor itself drops spans without
+    /// a count that others can read.
+    fn has_room(&self) -> bool {
+        let room = |held: usize| (held < QUEUE).then_some(held + 1);
+        let has_room = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        if !has_room {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
+    }
 }
 
 impl Tracer {
@@ -125,12 +148,14 @@ impl Tracer {
             .with_max_queue_size(QUEUE)
             .with_scheduled_delay(INTERVAL)
             .build();
-        let exporter = Exporter { exporter, is_broken: AtomicBool::new(false) };
+        let held = Arc::<AtomicUsize>::default();
+        let exporter =
+            Exporter { sender: exporter, is_broken: AtomicBool::new(false), held: held.clone() };
         let processor = BatchSpanProcessor::new(exporter, config);
         let scope = InstrumentationScope::builder("batchfleet")
             .with_version(env!("CARGO_PKG_VERSION"))
             .build();
-        Ok(Self(Some(Arc::new(Recorder { processor, scope }))))
+        Ok(Self(Some(Arc::new(Recorder { processor, scope, held }))))
     }
 
     /// Returns whether spans are sent.
@@ -141,10 +166,11 @@ impl Tracer {
     /// Records related spans. All their monotonic times are converted with a single reading of the
     /// wall clock, so that the spans remain consistent.
     pub fn record(&self, spans: impl IntoIterator<Item = Span>) {
-        let Some(Recorder { processor, scope }) = self.0.as_deref() else { return };
+        let Some(recorder) = self.0.as_deref() else { return };
+        let Recorder { processor, scope, .. } = recorder;
         let (now, time) = (Instant::now(), SystemTime::now());
         let at = |then: Instant| time - now.saturating_duration_since(then);
-        for span in spans {
+        for span in spans.into_iter().filter(|_| recorder.has_room()) {
             let mut links = SpanLinks::default();
             links.links = span.links.iter().map(|&(trace, id)| link(trace, id)).collect();
             processor.on_end(SpanData {
@@ -181,13 +207,19 @@ impl Tracer {
 /// Exports spans, and logs when the collector becomes unreachable and reachable again.
 #[derive(Debug)]
 struct Exporter {
-    exporter: SpanExporter,
+    sender: SpanExporter,
     is_broken: AtomicBool,
+    held: Arc<AtomicUsize>,
 }
 
 impl opentelemetry_sdk::trace::SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let exported = self.exporter.export(batch).await;
+        let spans = batch.len();
+        let exported = self.sender.export(batch).await;
+        self.held.fetch_sub(spans, Ordering::Relaxed);
+        if exported.is_err() {
+            LOST.fetch_add(spans as u64, Ordering::Relaxed);
+        }
         match (&exported, self.is_broken.swap(exported.is_err(), Ordering::Relaxed)) {
             (Err(error), false) => {
                 warn!(%error, "failed to send traces: dropping them");
@@ -199,7 +231,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Exporter {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
+        self.sender.shutdown_with_timeout(timeout)
     }
 }
 

@@ -69,6 +69,9 @@ impl Loaded {
         if let Some(first) = models.first_mut() {
             first.unavailable = unavailable;
         }
+        for model in &models {
+            process.liveness.require(model.liveness());
+        }
         Ok(Self { models, metrics })
     }
 

@@ -132,6 +132,27 @@ impl EngineHandle {
         &self.clock
     }
 
+    /// A check for /livez: fails if the engine's thread has ended, or if a run takes longer than
+    /// twice the `limit` after which the watchdog ends the process.
+    pub(crate) fn liveness(
+        &self,
+        model: String,
+        limit: Duration,
+    ) -> impl Fn() -> Result<(), String> + Send + Sync + use<> {
+        // A strong handle would keep the engine's thread alive.
+        let (work, clock) = (self.work.downgrade(), self.clock.clone());
+        move || {
+            if work.upgrade().is_some_and(|work| work.is_closed()) {
+                return Err(format!("the engine of model {model} has crashed"));
+            }
+            let busy = clock.busy_for();
+            if busy > limit.saturating_mul(2) {
+                return Err(format!("a run of model {model} has taken {} s", busy.as_secs()));
+            }
+            Ok(())
+        }
+    }
+
     /// Runs a batch; `None` if the engine's thread has ended.
     pub(crate) async fn run(&self, inputs: BatchInputs) -> Option<EngineRun> {
         let (done, run) = oneshot::channel();

@@ -1,7 +1,7 @@
 //! The errors that end a worker.
 
 use batchfleet_broker::QueueName;
-use batchfleet_service::InvalidSettings;
+use batchfleet_service::{InvalidSettings, TaskEnded};
 
 use crate::{
     engine::{EngineError, onnx::ModelLoadError},
@@ -78,6 +78,9 @@ pub enum WorkerError {
     /// A worker that found several models cannot serve any of them.
     #[error("no model can be served: {}", list(.0))]
     NoModel(Vec<WorkerError>),
+    /// A task that must run until the shutdown has ended.
+    #[error("{0}")]
+    Task(#[from] TaskEnded),
     /// A task of the worker has crashed.
     #[error("a part of the worker has crashed: {0}")]
     Crashed(#[from] tokio::task::JoinError),
@@ -103,6 +106,7 @@ impl WorkerError {
             | Self::Metrics(_)
             | Self::Thread(_)
             | Self::NoModel(_)
+            | Self::Task(_)
             | Self::Crashed(_) => false,
             Self::Settings(_)
             | Self::Repository(_)
@@ -121,9 +125,16 @@ impl WorkerError {
     }
 
     /// Converts the error for [`batchfleet_service::run`]: invalid settings end the process with
-    /// status 64, other errors with status 1.
+    /// status 64, the end of a task with [`EXIT_TASK`](batchfleet_service::EXIT_TASK), other errors
+    /// with status 1.
     pub fn report(self) -> anyhow::Error {
-        if self.is_settings() { InvalidSettings::new(self).into() } else { self.into() }
+        if self.is_settings() {
+            return InvalidSettings::new(self).into();
+        }
+        if matches!(self, Self::EngineGone(_)) {
+            return anyhow::Error::new(TaskEnded::panicked("engine")).context(self);
+        }
+        self.into()
     }
 }
 

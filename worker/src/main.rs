@@ -2,7 +2,8 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use batchfleet_service::{Process, run, settings::parse};
+use batchfleet_broker::Broker;
+use batchfleet_service::{LongTasks, Process, follow_outages, run, settings::parse};
 use batchfleet_worker::{EXIT_DEVICE, Loaded, WorkerError, WorkerSettings, leave};
 use tracing::error;
 
@@ -22,15 +23,22 @@ async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()
     let loaded = Loaded::load(&settings.models, &process, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;
     let Some(broker) = settings.redis.connect(&shutdown).await? else { return Ok(()) };
+    let (observer, readiness) = (broker.observer().await?, process.readiness.clone());
+    let mut tasks = LongTasks::default();
+    let following = follow_outages(move || observer.health(), readiness, settings.outage);
+    tasks.spawn("connection to Redis", following);
     let worker = loaded.serve(Arc::new(broker), shutdown, settings.process.drain_timeout).await;
     if worker.ready() {
         process.readiness.ready();
     }
-    match worker.join().await {
-        Err(error) if error.is_device() => {
+    let joined = tokio::select! {
+        joined = worker.join() => joined,
+        ended = tasks.ended() => return Err(ended.into()),
+    };
+    match joined {
+        Err(error) if error.is_device() => leave(EXIT_DEVICE, || {
             error!(%error, "device lost: exiting, for other workers to take over");
-            leave(EXIT_DEVICE)
-        }
-        outcome => Ok(outcome?),
+        }),
+        outcome => outcome.map_err(WorkerError::report),
     }
 }

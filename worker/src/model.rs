@@ -6,7 +6,7 @@ use batchfleet_broker::{
     Announcement, ModelSpec, QueueName, QueuePolicy, TargetSubscription, UnavailableModel,
     WorkerId, WorkerRoles,
 };
-use batchfleet_service::trace::Tracer;
+use batchfleet_service::{LongTasks, TaskEnded, trace::Tracer};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -99,6 +99,11 @@ impl Model {
         Ok(Self { worker, host, unavailable, plan, config, queue_policy, engine })
     }
 
+    /// A check for /livez: whether the engine works.
+    pub(crate) fn liveness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + use<> {
+        self.engine.liveness(self.queue().to_string(), self.plan.max_batch_time)
+    }
+
     /// The model's queue.
     pub(crate) fn queue(&self) -> &QueueName {
         &self.plan.spec.queue
@@ -131,17 +136,27 @@ impl Model {
         let jobs = Jobs { claims, consumer: consumer.clone() };
         let pipeline = Pipeline::new(self.plan, self.engine, jobs, metrics.clone(), drain.clone());
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
-        let guided = tokio::spawn(guide(target, tuner.clone()));
+        let mut tasks = LongTasks::default();
+        tasks.spawn("batch target", guide(target, tuner.clone()));
         let announcer = Announcer { consumer, announcement, tuner, metrics, clock, max_batch_time };
-        let announcing =
-            tokio::spawn(announcer.run(announced.clone(), drain.clone(), drained.clone()));
+        let announcing = announcer.run(announced.clone(), drain.clone(), drained.clone());
+        let mut announcing = tokio::spawn(announcing);
         // A worker that claims before its first announcement would be presumed dead.
-        tokio::select! {
-            () = announced.cancelled() => {}
-            () = drain.begun() => {}
-        }
-        let outcome = pipeline.run().await;
-        guided.abort();
+        let serving = async {
+            tokio::select! {
+                () = announced.cancelled() => {}
+                () = drain.begun() => {}
+            }
+            pipeline.run().await
+        };
+        let outcome = tokio::select! {
+            outcome = serving => outcome,
+            ended = tasks.ended() => return Err(ended.into()),
+            ended = &mut announcing => {
+                ended?;
+                return Err(TaskEnded::returned("announcements").into());
+            }
+        };
         drained.cancel();
         announcing.await?;
         outcome

@@ -8,7 +8,9 @@ use std::{
 };
 
 use batchfleet_policy::BatchMode;
-use batchfleet_service::{InvalidSettings, ProcessSettings, RedisSettings, settings::duration};
+use batchfleet_service::{
+    InvalidSettings, OutageSettings, ProcessSettings, RedisSettings, settings::duration,
+};
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
 use crate::repository::{Location, StoreSettings, Wanted};
@@ -31,6 +33,10 @@ pub struct WorkerSettings {
     /// Where Redis is.
     #[command(flatten)]
     pub redis: RedisSettings,
+
+    /// When an outage of Redis makes the worker not ready.
+    #[command(flatten)]
+    pub outage: OutageSettings,
 
     /// The process.
     #[command(flatten)]

@@ -3,7 +3,12 @@
 //! A hung call into a driver cannot be cancelled, and only a new process can use the device again.
 //! Meanwhile other workers reclaim the jobs of this worker.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use batchfleet_broker::QueueName;
 use parking_lot::Mutex;
@@ -22,6 +27,10 @@ const LONGEST_TICK: Duration = Duration::from_millis(300);
 /// Time limit for a regular exit, after which the process aborts: the exit handlers of a hung
 /// driver may hang as well.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Time limit for writing the waiting log lines. Less than [`EXIT_PATIENCE`], so that a log that
+/// nothing reads does not change the exit status.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Measures how long the current run of an engine has taken.
 #[derive(Clone, Debug, Default)]
@@ -72,8 +81,9 @@ pub(crate) fn guard(model: QueueName, clock: &RunClock, limit: Duration) -> io::
             };
             drop(clock);
             if detector.look(run, looked.elapsed()) > limit {
-                error!(%model, ?limit, "run hung: exiting, for other workers to take over");
-                leave(EXIT_HUNG);
+                leave(EXIT_HUNG, || {
+                    error!(%model, ?limit, "run hung: exiting, for other workers to take over");
+                });
             }
             looked = Instant::now();
             thread::sleep(TICK);
@@ -103,16 +113,32 @@ impl HangDetector {
     }
 }
 
-/// Ends the process immediately, regardless of its threads. Other workers reclaim its jobs.
-pub fn leave(status: u8) -> ! {
+/// Ends the process immediately, regardless of its threads, after the log lines of `log`. Other
+/// workers reclaim its jobs.
+pub fn leave(status: u8, log: impl FnOnce()) -> ! {
     let abort_if_it_hangs = || {
         thread::sleep(EXIT_PATIENCE);
         std::process::abort();
     };
     // Exit even if the thread cannot start, although the exit may then hang.
     drop(thread::Builder::new().spawn(abort_if_it_hangs));
-    batchfleet_service::flush_logs();
+    // Only after the end is certain: nothing may read the log.
+    log();
+    flush_within(FLUSH_PATIENCE);
     std::process::exit(i32::from(status))
+}
+
+fn flush_within(limit: Duration) {
+    let (done, flushed) = mpsc::channel();
+    let flush = move || {
+        batchfleet_service::flush_logs();
+        // The receiver may have stopped waiting.
+        done.send(()).ok();
+    };
+    if thread::Builder::new().spawn(flush).is_ok() {
+        // Fails after the limit; there is nothing else to do then.
+        flushed.recv_timeout(limit).ok();
+    }
 }
 
 #[cfg(test)]
