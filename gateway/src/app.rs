@@ -1,12 +1,11 @@
 //! Builds and runs a gateway.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{future::pending, io, net::SocketAddr, sync::Arc};
 
-use batchfleet_broker::{Broker, BrokerError, GatewayId};
-use batchfleet_service::Process;
+use batchfleet_broker::{Broker, BrokerError, GatewayId, Observer, Producer};
+use batchfleet_service::{LongTasks, Process};
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{Duration, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use tracing::info;
 use crate::{
     api::Api,
     ask::Core,
+    availability::{self, Outlook},
     body::{BodyBudget, Bounds},
     catalog::Catalog,
     clients::{Clients, KeysError},
@@ -27,6 +27,7 @@ use crate::{
     metrics::GatewayMetrics,
     observe,
     offload::Offload,
+    peers,
     settings::GatewaySettings,
     trace::Traces,
 };
@@ -52,7 +53,7 @@ pub enum StartError {
 pub struct Gateway {
     server: HttpServer,
     address: SocketAddr,
-    tasks: JoinSet<()>,
+    tasks: LongTasks,
     api: Arc<Api>,
 }
 
@@ -87,10 +88,13 @@ impl Gateway {
         core.catalog.update(observer.fleet().await?);
         let api = Arc::new(api(settings, core.clone(), id, process));
         let (page, ticking) = (api.clone(), api.clone());
-        process.pages.show(move |request| live::answer(&page, Port::Admin, request));
-        tasks.spawn(observe::look(observer, core.clone(), move || ticking.live.tick()));
-        tasks.spawn(observe::report(producer, core.clone()));
-        tasks.spawn(core.clients.clone().follow());
+        process.pages.show(move |request| {
+            let reaches_redis = page.core.dispatcher.is_reachable();
+            peers::answer(request, reaches_redis)
+                .or_else(|| live::answer(&page, Port::Admin, request))
+        });
+        let tasks_of = GatewayTasks { producer, observer, core: core.clone() };
+        tasks_of.spawn(settings, process, move || ticking.live.tick(), &mut tasks);
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
         let (server, address) =
             http::listen(settings, api.clone(), process.shutdown.clone(), going)
@@ -117,11 +121,51 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// The listener failed.
-    pub async fn run(mut self) -> io::Result<()> {
-        let served = self.server.await;
+    /// The listener failed, or [`TaskEnded`](batchfleet_service::TaskEnded): a task of the gateway
+    /// has ended or panicked.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let served = tokio::select! {
+            served = self.server => served,
+            ended = self.tasks.ended() => return Err(ended.into()),
+        };
         self.tasks.shutdown().await;
-        served
+        Ok(served?)
+    }
+}
+
+/// What the tasks of a gateway beside those of its dispatcher share.
+struct GatewayTasks {
+    producer: Arc<dyn Producer>,
+    observer: Arc<dyn Observer>,
+    core: Arc<Core>,
+}
+
+impl GatewayTasks {
+    /// Starts the tasks; `tick` is called after each poll of the queues.
+    fn spawn(
+        self,
+        settings: &GatewaySettings,
+        process: &Process,
+        tick: impl Fn() + Send + 'static,
+        tasks: &mut LongTasks,
+    ) {
+        let Self { producer, observer, core } = self;
+        let outlook = Outlook {
+            producer: producer.clone(),
+            observer: observer.clone(),
+            admin: process.admin_address,
+        };
+        let (readiness, when) = (process.readiness.clone(), settings.ready_when());
+        let following = availability::follow(outlook, core.clone(), readiness, when);
+        tasks.spawn("connection to Redis", following);
+        tasks.spawn("observation of the fleet", observe::look(observer, core.clone(), tick));
+        tasks.spawn("traffic reports", observe::report(producer, core.clone()));
+        let clients = core.clients.clone();
+        tasks.spawn("API keys", async move {
+            clients.follow().await;
+            // Without a file of keys there is nothing to follow.
+            pending::<()>().await;
+        });
     }
 }
 

@@ -10,10 +10,10 @@ mod sweep;
 use std::sync::Arc;
 
 use batchfleet_broker::{GatewayId, GatewayRoles};
+use batchfleet_service::LongTasks;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit},
-    task::JoinSet,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -44,17 +44,20 @@ impl Dispatcher {
         max_in_flight: usize,
         draining: CancellationToken,
         metrics: &GatewayMetrics,
-    ) -> (Self, JoinSet<()>) {
+    ) -> (Self, LongTasks) {
         let GatewayRoles { producer, replies: inbox } = roles;
         let ledger = Arc::new(Mutex::new(Ledger::new(max_in_flight, Instant::now())));
-        let line = JobLine::open(gateway, producer.clone(), ledger.clone(), metrics.clone());
+        let (line, withdrawals) =
+            JobLine::open(gateway, producer.clone(), ledger.clone(), metrics.clone());
         let line = Arc::new(line);
         let resolver = Arc::new(Resolver::new(producer, ledger, metrics.clone()));
         let interrupted = Arc::new(Notify::new());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(line::send_all(line.clone()));
-        tasks.spawn(answer::receive(inbox, resolver.clone(), interrupted.clone()));
-        tasks.spawn(sweep::run(line.clone(), interrupted));
+        let mut tasks = LongTasks::default();
+        tasks.spawn("withdrawal of jobs", withdrawals);
+        tasks.spawn("submission of jobs", line::send_all(line.clone()));
+        let receiving = answer::receive(inbox, resolver.clone(), interrupted.clone());
+        tasks.spawn("receipt of replies", receiving);
+        tasks.spawn("sweep for lost jobs", sweep::run(line.clone(), interrupted));
         let admission = Admission::new(max_in_flight, draining);
         (Self { admission, line, resolver }, tasks)
     }

@@ -9,6 +9,7 @@
 mod api;
 mod app;
 mod ask;
+mod availability;
 mod body;
 mod books;
 mod catalog;
@@ -26,6 +27,7 @@ mod model;
 mod observe;
 mod offload;
 mod outcome;
+mod peers;
 mod refusal;
 mod roster;
 mod settings;

@@ -17,5 +17,5 @@ fn main() -> ExitCode {
 async fn serve(settings: &Settings, process: Process) -> anyhow::Result<()> {
     settings.gateway.check()?;
     let Some(broker) = settings.redis.connect(&process.shutdown).await? else { return Ok(()) };
-    Ok(Gateway::start(&settings.gateway, &broker, &process).await?.run().await?)
+    Gateway::start(&settings.gateway, &broker, &process).await?.run().await
 }

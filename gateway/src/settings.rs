@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use batchfleet_service::{
-    InvalidSettings, ProcessSettings, RedisSettings,
+    InvalidSettings, OutageSettings, ProcessSettings, RedisSettings,
     settings::{duration, listen_address},
 };
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
-use crate::clients::ClientSettings;
+use crate::{availability::ReadyWhen, clients::ClientSettings};
 
 /// Serves models over the Open Inference Protocol: takes requests over HTTP, puts them into the
 /// model's queue in Redis, and returns to each caller the response to its own request
@@ -157,6 +157,24 @@ pub struct GatewaySettings {
     )]
     pub strict_readiness: bool,
 
+    /// When an outage of Redis makes the gateway not ready.
+    #[command(flatten)]
+    pub outage: OutageSettings,
+
+    /// Answer /readyz and `/v2/health/ready` with 503 while no worker serves any model, and no
+    /// controller promises one
+    #[arg(
+        long,
+        env = "BATCHFLEET_READY_NEEDS_MODEL",
+        default_value_t = false,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub ready_needs_model: bool,
+
     /// Origins whose web pages may send requests, such as `https://app.example.com`, or `*` for all;
     /// several are separated by commas [default: none]
     #[arg(
@@ -200,6 +218,11 @@ fn fraction(text: &str) -> Result<f64, String> {
 }
 
 impl GatewaySettings {
+    pub(crate) fn ready_when(&self) -> ReadyWhen {
+        let (unready_after, needs_model) = (self.outage.unready_after, self.ready_needs_model);
+        ReadyWhen { unready_after, needs_model }
+    }
+
     /// Checks settings against each other, and the file of API keys.
     ///
     /// # Errors

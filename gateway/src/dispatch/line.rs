@@ -8,10 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
     BrokerError, ClassCount, EntryId, GatewayId, Job, Priority, Producer, QueueName, RequestId,
-    Tensor, TraceContext,
+    Tensor, TraceContext, throttle::Throttle,
 };
 use batchfleet_oip::Problem;
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
@@ -29,6 +29,8 @@ use crate::{
 const WITHDRAWALS: usize = 4096;
 /// Pause after a failed withdrawal. Workers drop the job once it has expired.
 const WITHDRAWAL_PAUSE: Duration = Duration::from_millis(100);
+/// Minimum time between two log lines about jobs that the queue refused.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// Maximum size of a pipeline, in bytes of jobs. A larger job bypasses the line.
 const PIPELINE_BYTES: usize = 256 << 10;
 
@@ -66,6 +68,8 @@ pub(super) struct JobLine {
     /// The runtime of the connection to Redis.
     runtime: Handle,
     metrics: GatewayMetrics,
+    /// Limits the log lines about jobs that the queue refuses, which callers can cause.
+    submit_failures: Mutex<Throttle>,
 }
 
 /// A request in the line or in its queue. Dropping the value withdraws the job, if the request has
@@ -79,18 +83,29 @@ pub(super) struct InLine<'a> {
 }
 
 impl JobLine {
-    /// Creates an empty line, and spawns the task that withdraws jobs. The task ends when the line
-    /// is dropped.
+    /// Creates an empty line, and the task that withdraws jobs. The task ends when the line is
+    /// dropped.
     pub(super) fn open(
         gateway: GatewayId,
         producer: Arc<dyn Producer>,
         ledger: SharedLedger,
         metrics: GatewayMetrics,
-    ) -> Self {
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (withdrawals, given_up) = mpsc::channel(WITHDRAWALS);
-        tokio::spawn(withdraw_all(producer.clone(), given_up));
+        let withdrawing = withdraw_all(producer.clone(), given_up);
         let (joined, runtime) = (Notify::new(), Handle::current());
-        Self { gateway, producer, ledger, joined, withdrawals, runtime, metrics }
+        let submit_failures = Mutex::new(Throttle::new(LOG_EVERY));
+        let line = Self {
+            gateway,
+            producer,
+            ledger,
+            joined,
+            withdrawals,
+            runtime,
+            metrics,
+            submit_failures,
+        };
+        (line, withdrawing)
     }
 
     /// Adds a request to the ledger, and starts the submission of its job.
@@ -195,7 +210,9 @@ impl JobLine {
                 Err(Problem { status, code, message: error.to_string() }.into())
             }
             Err(error) => {
-                error!(%queue, %error, "failed to submit job");
+                if let Some(omitted) = self.submit_failures.lock().admit() {
+                    error!(%queue, %error, omitted, "failed to submit job");
+                }
                 Err(InferError::QueueUnreachable)
             }
         }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 use prometheus::Registry;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 use super::{
     tests::{answer_to, metric, question, spec, tensor},
@@ -297,10 +297,10 @@ async fn simulate(seed: u64) {
         Dispatcher::start(GatewayId(7), roles, 10_000, draining, &metrics);
     let gateway = Arc::new((dispatcher, metrics));
     let (mailbox, emptied) = Mailbox::open();
-    background.spawn(emptied);
-    background.spawn(trouble(broker.clone()));
+    background.spawn("emptied", emptied);
+    background.spawn("trouble", trouble(broker.clone()));
     for _ in 0..WORKERS {
-        background.spawn(work(broker.clone()));
+        background.spawn("work", work(broker.clone()));
     }
     let mut callers: JoinSet<_> = (0..CALLERS)
         .map(|number| call(gateway.clone(), mailbox.clone(), broker.clone(), number, seed))

@@ -23,7 +23,7 @@ struct Fixture {
     draining: CancellationToken,
     registry: Registry,
     metrics: GatewayMetrics,
-    _tasks: JoinSet<()>,
+    _tasks: LongTasks,
 }
 
 impl Fixture {

@@ -40,7 +40,7 @@ pub(super) async fn live() -> HttpResponse {
 pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
     let unready = || api.core.catalog.unready().filter(|_| api.strict_readiness);
     let reason = match api.readiness.get() {
-        Ok(()) => unready().map(|model| format!("model {model} is not ready")),
+        Ok(_) => unready().map(|model| format!("model {model} is not ready")),
         Err(reason) => Some(reason.to_owned()),
     };
     match reason {

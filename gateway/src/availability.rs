@@ -1,0 +1,169 @@
+//! Decides whether this gateway should get requests, for /readyz and `/v2/health/ready`.
+//!
+//! A gateway that is cut off from Redis refuses every request, so load balancers should pass it
+//! over. If Redis is away for all gateways, this would leave none, and clients would get errors of
+//! the load balancer instead of a 503 with a code and `Retry-After`. A gateway therefore gives up
+//! its readiness only while another gateway reaches Redis. While Redis answers, it notes the
+//! addresses of the others; while Redis does not, it asks them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use batchfleet_broker::{BrokerError, Observer, Producer};
+use batchfleet_service::Readiness;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::debug;
+
+use crate::{ask::Core, peers};
+
+/// Interval between decisions.
+const LOOK: Duration = Duration::from_millis(250);
+/// Interval between reads of the other gateways' addresses, and between questions to them.
+const PEERS: Duration = Duration::from_secs(2);
+
+const CUT_OFF: &str = "Redis is out of reach of this gateway, but not of others";
+const AWAY: &str = "Redis is out of reach of every known gateway";
+const NO_MODEL: &str = "no worker serves any model";
+
+/// The conditions under which a gateway is ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadyWhen {
+    /// How long Redis may be out of reach.
+    pub(crate) unready_after: Duration,
+    /// Whether a request for at least one model must have a chance of an answer.
+    pub(crate) needs_model: bool,
+}
+
+/// What a gateway knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
+    /// Redis has been out of reach for too long.
+    redis_away: bool,
+    /// Another gateway reaches Redis.
+    peer_reaches: bool,
+    /// Requests for at least one model have a chance of an answer.
+    has_model: bool,
+}
+
+/// Why the gateway should get no requests, and what does not work although it should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Verdict {
+    obstacle: Option<&'static str>,
+    warning: Option<&'static str>,
+}
+
+fn judge(facts: Facts, needs_model: bool) -> Verdict {
+    let warning = facts.redis_away.then_some(AWAY);
+    let obstacle = if facts.redis_away && facts.peer_reaches {
+        Some(CUT_OFF)
+    } else {
+        (needs_model && !facts.has_model).then_some(NO_MODEL)
+    };
+    Verdict { obstacle, warning }
+}
+
+/// The gateways that were there when Redis was last read.
+#[derive(Debug, Default)]
+struct Peers {
+    own: Option<SocketAddr>,
+    others: Vec<SocketAddr>,
+    looked: Option<Instant>,
+    /// The last answer of the others.
+    reaches: bool,
+}
+
+impl Peers {
+    /// Publishes this gateway's address, and reads those of the others.
+    async fn read(
+        &mut self,
+        producer: &dyn Producer,
+        observer: &dyn Observer,
+        admin: SocketAddr,
+    ) -> Result<(), BrokerError> {
+        if self.own.is_none() {
+            self.own = producer.introduce(admin).await?;
+        }
+        let mut gateways = observer.gateways().await?;
+        gateways.retain(|gateway| Some(*gateway) != self.own);
+        self.others = gateways;
+        Ok(())
+    }
+
+    fn is_due(&mut self) -> bool {
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= PEERS);
+        if is_due {
+            self.looked = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+/// The roles through which a gateway looks at Redis, and the address that it publishes.
+pub(crate) struct Outlook {
+    pub(crate) producer: Arc<dyn Producer>,
+    pub(crate) observer: Arc<dyn Observer>,
+    /// The address of the admin port; `None` without one.
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// Task: keeps `readiness` up to date. Returns when a task that the broker needs has panicked.
+pub(crate) async fn follow(
+    outlook: Outlook,
+    core: Arc<Core>,
+    readiness: Readiness,
+    when: ReadyWhen,
+) {
+    let Outlook { producer, observer, admin } = outlook;
+    let (mut peers, mut away_since) = (Peers::default(), None::<Instant>);
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let health = observer.health();
+        if health.panicked.is_some() {
+            return;
+        }
+        let is_away = health.outage.is_some() || !core.dispatcher.is_reachable();
+        away_since = if is_away { away_since.or_else(|| Some(Instant::now())) } else { None };
+        let redis_away = away_since.is_some_and(|since| since.elapsed() >= when.unready_after);
+        if !redis_away {
+            peers.reaches = false;
+        }
+        if peers.is_due() {
+            if redis_away {
+                peers.reaches = peers::any_reaches_redis(&peers.others).await;
+            } else if let (false, Some(admin)) = (is_away, admin)
+                && let Err(error) = peers.read(&*producer, &*observer, admin).await
+            {
+                debug!(%error, "failed to read the addresses of gateways");
+            }
+        }
+        let has_model = core.catalog.all().iter().any(|model| model.is_available());
+        let facts = Facts { redis_away, peer_reaches: peers.reaches, has_model };
+        let Verdict { obstacle, warning } = judge(facts, when.needs_model);
+        readiness.set_warning(warning);
+        readiness.set_obstacle(obstacle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_gateway_that_is_cut_off_alone_gives_up_its_readiness() {
+        let well = Facts { redis_away: false, peer_reaches: true, has_model: true };
+        let cut_off = Facts { redis_away: true, ..well };
+        let all_cut_off = Facts { peer_reaches: false, ..cut_off };
+        assert_eq!(judge(well, true), Verdict::default());
+        assert_eq!(judge(cut_off, false).obstacle, Some(CUT_OFF));
+        let expected = Verdict { obstacle: None, warning: Some(AWAY) };
+        assert_eq!(judge(all_cut_off, false), expected);
+    }
+
+    #[test]
+    fn models_count_only_where_the_setting_wants_them() {
+        let facts = Facts { redis_away: false, peer_reaches: false, has_model: false };
+        assert_eq!(judge(facts, false), Verdict::default());
+        assert_eq!(judge(facts, true).obstacle, Some(NO_MODEL));
+    }
+}
