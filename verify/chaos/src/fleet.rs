@@ -210,9 +210,7 @@ impl ChaosFleet {
             .chain(ended)
             .flat_map(|(name, program)| {
                 let lines = program.log().into_iter().map(|line| line.to_string());
-                lines
-                    .filter(|line| line.contains("panicked at"))
-                    .map(move |l| format!("{name}: {l}"))
+                lines.filter(|line| line.contains("panicked")).map(move |l| format!("{name}: {l}"))
             })
             .collect()
     }

@@ -33,6 +33,8 @@ pub struct FleetPlan<'a> {
     pub serving: Option<(&'a Path, &'a str)>,
     /// URL of the Redis to use instead of the fleet's own.
     pub redis_url: Option<&'a str>,
+    /// File with the URL of the Redis, which each program reads itself.
+    pub redis_url_file: Option<&'a Path>,
 }
 
 impl Default for FleetPlan<'_> {
@@ -45,6 +47,7 @@ impl Default for FleetPlan<'_> {
             batch_ms: 0,
             serving: None,
             redis_url: None,
+            redis_url_file: None,
         }
     }
 }
@@ -61,7 +64,8 @@ pub struct Fleet {
     /// The workers.
     pub workers: Vec<Program>,
     targets: Vec<String>,
-    redis_url: String,
+    /// The flag for the Redis, and its value.
+    redis_flag: [String; 2],
     repository: PathBuf,
     model: String,
     _folder: TempDir,
@@ -80,10 +84,15 @@ impl Fleet {
             echo_model(&repository, &[("batch_ms", &plan.batch_ms.to_string())])?;
         }
         let redis = RedisServer::start().await;
-        let redis_url = plan.redis_url.map_or_else(|| redis.url(), str::to_owned);
+        let redis_flag = if let Some(file) = plan.redis_url_file {
+            ["--redis-url-file".to_owned(), file.to_string_lossy().into_owned()]
+        } else {
+            let url = plan.redis_url.map_or_else(|| redis.url(), str::to_owned);
+            ["--redis-url".to_owned(), url]
+        };
         let mut fleet = Self {
             redis,
-            redis_url,
+            redis_flag,
             gateways: Vec::new(),
             workers: Vec::new(),
             targets: Vec::new(),
@@ -138,7 +147,8 @@ impl Fleet {
     }
 
     fn program(&self, name: &str, needed: &[&str], flags: &[&str]) -> Result<Program> {
-        let common = ["--redis-url", &self.redis_url, "--admin-listen", "127.0.0.1:0"];
+        let [flag, value] = &self.redis_flag;
+        let common = [flag, value, "--admin-listen", "127.0.0.1:0"];
         let flags = common.iter().chain(needed).chain(flags).copied();
         Program::named(name)?.args(flags).spawn()
     }
