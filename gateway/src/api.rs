@@ -5,10 +5,7 @@ use std::sync::Arc;
 use batchfleet_service::Readiness;
 
 use crate::{
-    ask::Core,
-    body::{BodyBudget, Bounds},
-    live::state::Live,
-    offload::Offload,
+    ask::Core, body::Bounds, live::state::Live, memory::MemoryBudget, offload::Offload,
     trace::Traces,
 };
 
@@ -16,7 +13,7 @@ use crate::{
 pub(crate) struct Api {
     pub(crate) core: Arc<Core>,
     pub(crate) body: Bounds,
-    pub(crate) budget: Arc<BodyBudget>,
+    pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) offload: Offload,
     pub(crate) readiness: Readiness,
     /// Whether this gateway counts as ready only while every known model is ready.

@@ -15,7 +15,7 @@ use crate::{
     api::Api,
     ask::Core,
     availability::{self, Outlook},
-    body::{BodyBudget, Bounds},
+    body::Bounds,
     catalog::Catalog,
     clients::{Clients, KeysError},
     dispatch::Dispatcher,
@@ -24,6 +24,7 @@ use crate::{
         self, LiveControls,
         state::{Live, Port},
     },
+    memory::MemoryBudget,
     metrics::GatewayMetrics,
     observe,
     offload::Offload,
@@ -174,7 +175,7 @@ fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Pro
     let body_bytes = core.metrics.body_bytes.clone();
     Api {
         body: Bounds { bytes: settings.max_body, time: settings.body_timeout },
-        budget: BodyBudget::new(settings.max_body_bytes_in_flight, body_bytes),
+        budget: MemoryBudget::new(settings.max_body_bytes_in_flight, body_bytes),
         offload: Offload::new(),
         readiness: process.readiness.clone(),
         strict_readiness: settings.strict_readiness,

@@ -17,13 +17,13 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::info;
 
-pub(crate) use self::grant::class;
 use self::{
     address::Network,
     fairness::{Allowance, ClientId, Excess, Fairness},
     grant::Grant,
     key_file::KeyFile,
 };
+pub(crate) use self::{address::network_of, grant::class};
 pub use self::{key_file::KeysError, settings::ClientSettings};
 use crate::error::InferError;
 
@@ -118,6 +118,11 @@ impl Clients {
             message: "send a valid key as x-api-key, or as authorization: Bearer".to_owned(),
         })?;
         Ok(Client { id: ClientId::Key(grant.name.clone()), grant: Some(grant) })
+    }
+
+    /// Whether an address belongs to a trusted proxy, which carries many clients.
+    pub(crate) fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|proxy| proxy.contains(address))
     }
 
     fn address(&self, origin: &impl RequestOrigin) -> ClientId {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use batchfleet_broker::{Failure, Reply, ReplyError};
 use batchfleet_oip::Problem;
 
-use crate::refusal::RefusalKind;
+use crate::{memory::BudgetFull, refusal::RefusalKind};
 
 /// The result of a request: the reply to its job, or an error.
 pub(crate) type InferResult = Result<Reply, InferError>;
@@ -57,6 +57,12 @@ pub(crate) enum InferError {
     /// The reply was computed from the input of another request. Must never happen.
     #[error("an internal check failed; nothing was answered")]
     Misrouted,
+}
+
+impl From<BudgetFull> for InferError {
+    fn from(_: BudgetFull) -> Self {
+        Self::BodyBytes
+    }
 }
 
 impl InferError {

@@ -1,6 +1,7 @@
 //! The HTTP front: routes, request heads, bodies and responses. Only `http` and `live` depend on
 //! actix.
 
+mod connection;
 mod cors;
 mod failure;
 mod head;
@@ -9,7 +10,6 @@ mod media_type;
 mod metadata;
 mod normal_path;
 mod origin;
-mod paced;
 mod response_body;
 mod routes;
 mod server;

@@ -22,6 +22,7 @@ mod http;
 mod ledger;
 mod live;
 mod mailbox;
+mod memory;
 mod metrics;
 mod model;
 mod observe;

@@ -79,6 +79,8 @@ batchfleet_service::metrics! {
         /// they are sent.
         #[metric("batchfleet_gateway_body_bytes", unit = "bytes")]
         pub(crate) body_bytes: IntGauge,
+        /// Metrics of connections.
+        pub(crate) connections: ConnectionMetrics,
         /// Replies whose request had already ended: given up, or answered before (duplicates).
         #[metric("batchfleet_gateway_unclaimed_replies_total", unit = "replies")]
         pub(crate) unclaimed_replies: IntCounter,
@@ -91,6 +93,34 @@ batchfleet_service::metrics! {
         /// Requests sent to the queue once more, under the same id.
         #[metric("batchfleet_gateway_resubmissions_total", unit = "requests")]
         pub(crate) resubmissions: IntCounter,
+    }
+}
+
+batchfleet_service::metrics! {
+    /// Metrics of the connections of clients.
+    #[derive(Clone, Debug)]
+    pub(crate) struct ConnectionMetrics {
+        /// Connections of clients.
+        #[metric("batchfleet_gateway_connections", unit = "connections")]
+        pub(crate) open: IntGauge,
+        /// Bytes held of request heads, of requests in work and of unsent answers, without bodies.
+        #[metric("batchfleet_gateway_connection_bytes", unit = "bytes")]
+        pub(crate) bytes: IntGauge,
+        /// Connections that the gateway closed, by reason: `address_limit`, `crowded`,
+        /// `slow_reader`, or the error code of the last response.
+        #[metric(
+            "batchfleet_gateway_connections_closed_total",
+            unit = "connections",
+            labels = ["reason"]
+        )]
+        closed: IntCounterVec,
+    }
+}
+
+impl ConnectionMetrics {
+    /// Counts a connection that the gateway closes.
+    pub(crate) fn closed(&self, reason: &str) {
+        self.closed.with_label_values(&[reason]).inc();
     }
 }
 

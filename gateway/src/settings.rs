@@ -10,6 +10,9 @@ use clap::{ArgAction, Args, Parser, ValueEnum};
 
 use crate::{availability::ReadyWhen, clients::ClientSettings};
 
+/// The least memory for connections.
+const LEAST_CONNECTION_BYTES: usize = 1 << 20;
+
 /// Serves models over the Open Inference Protocol: takes requests over HTTP, puts them into the
 /// model's queue in Redis, and returns to each caller the response to its own request
 #[derive(Parser, Clone, Debug)]
@@ -104,6 +107,28 @@ pub struct GatewaySettings {
         value_name = "BYTES"
     )]
     pub max_body_bytes_in_flight: usize,
+
+    /// The most connections of clients; further ones wait to be accepted. Close to the limit, a new
+    /// connection replaces the one that has waited longest for a request [default: as many as the
+    /// process may open files, less 64]
+    #[arg(long, env = "BATCHFLEET_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+
+    /// The most connections of one address, or of one IPv6 /64 network; further ones are closed. Does
+    /// not apply to --trusted-proxies. 0 for no limit [default: half of --max-connections]
+    #[arg(long, env = "BATCHFLEET_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    pub max_connections_per_address: Option<usize>,
+
+    /// The most bytes of request heads, requests in work and unsent answers in memory at a time,
+    /// without bodies; what does not fit is refused with 503, and clients that read too slowly are
+    /// disconnected
+    #[arg(
+        long,
+        env = "BATCHFLEET_MAX_CONNECTION_BYTES",
+        default_value_t = 384 << 20,
+        value_name = "BYTES"
+    )]
+    pub max_connection_bytes: usize,
 
     /// How long a request body may take to arrive, plus 1 second for each MiB received
     #[arg(
@@ -237,6 +262,10 @@ impl GatewaySettings {
             "--max-in-flight, --http-threads and --max-body must be at least 1"
         } else if self.max_body > self.max_body_bytes_in_flight {
             "--max-body must not exceed --max-body-bytes-in-flight"
+        } else if self.max_connections == Some(0)
+            || self.max_connection_bytes < LEAST_CONNECTION_BYTES
+        {
+            "--max-connections must be at least 1, and --max-connection-bytes at least 1 MiB"
         } else {
             return self.clients.check();
         };

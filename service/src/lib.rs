@@ -15,6 +15,7 @@ mod readiness;
 mod redis;
 pub mod settings;
 mod tasks;
+mod throttle;
 pub mod trace;
 
 pub use admin::AdminPages;
@@ -27,3 +28,4 @@ pub use readiness::Readiness;
 pub use redis::RedisSettings;
 pub use settings::ProcessSettings;
 pub use tasks::{EXIT_TASK, LongTasks, TaskEnded};
+pub use throttle::LogThrottle;

@@ -37,9 +37,11 @@ struct Writer {
 /// Starts logging. Must be called once per process.
 pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
     // This crate logs the start and stop of servers, so the log lines of `actix_server` are
-    // redundant.
-    let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))
-        .map_err(|error| InvalidSettings::new(format_args!("--log {}: {error}", settings.log)))?;
+    // redundant. Clients cause the lines of `actix_http`, as often as they like.
+    let filter = EnvFilter::try_new(format!("actix_server=warn,actix_http=off,{}", settings.log))
+        .map_err(|error| {
+        InvalidSettings::new(format_args!("--log {}: {error}", settings.log))
+    })?;
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(WAITING_LINES)

@@ -95,7 +95,7 @@ mod tests {
     use prometheus::IntGauge;
 
     use super::*;
-    use crate::body::BodyBudget;
+    use crate::memory::MemoryBudget;
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -121,12 +121,12 @@ mod tests {
         room: usize,
     ) -> Result<Bytes, &'static str> {
         let most = compressed.len() + room;
-        let budget = BodyBudget::new(most, IntGauge::new("held", "for tests").unwrap());
+        let budget = MemoryBudget::new(most, IntGauge::new("held", "for tests").unwrap());
         let mut share = budget.share();
         share.resize(compressed.len()).unwrap();
         let body = Body { bytes: Bytes::copy_from_slice(compressed), share };
         let inflated = encoding.inflate(body, 1 << 20).map_err(|error| error.code())?;
-        assert_eq!(inflated.share.bytes, inflated.bytes.len());
+        assert_eq!(inflated.share.bytes(), inflated.bytes.len());
         Ok(inflated.bytes)
     }
 

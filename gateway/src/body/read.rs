@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, BodyShare, too_large};
-use crate::error::InferError;
+use super::{Body, too_large};
+use crate::{error::InferError, memory::MemoryShare};
 
 /// Number of received bytes that extends each time limit of a body by 1 s.
 const BYTES_A_SECOND: u32 = 1 << 20;
@@ -45,7 +45,7 @@ pub(crate) async fn read<S, E>(
     stream: &mut S,
     announced: Option<u64>,
     bounds: Bounds,
-    mut share: BodyShare,
+    mut share: MemoryShare,
 ) -> Result<Body, InferError>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
@@ -61,7 +61,7 @@ where
     let mut body = BytesMut::new();
     loop {
         let fast_until = started + FAST + more_time(body.len());
-        let is_ahead = share.bytes > body.len();
+        let is_ahead = share.bytes() > body.len();
         let deadline =
             if is_ahead { fast_until } else { started + bounds.time + more_time(body.len()) };
         let next = poll_fn(|context| Pin::new(&mut *stream).poll_next(context));
@@ -123,7 +123,7 @@ mod tests {
     use tokio::{sync::mpsc, time::sleep};
 
     use super::*;
-    use crate::body::BodyBudget;
+    use crate::memory::MemoryBudget;
 
     type Chunk = Result<Bytes, &'static str>;
 
@@ -149,8 +149,8 @@ mod tests {
         Bounds { bytes, time: Duration::from_secs(10) }
     }
 
-    fn budget() -> Arc<BodyBudget> {
-        BodyBudget::new(1 << 30, IntGauge::new("held", "for tests").unwrap())
+    fn budget() -> Arc<MemoryBudget> {
+        MemoryBudget::new(1 << 30, IntGauge::new("held", "for tests").unwrap())
     }
 
     /// Reads a body that arrives as `pieces` pieces of `piece` bytes, each after a `pause`. Returns
@@ -206,7 +206,7 @@ mod tests {
     /// The share of a body of `announced` bytes after `received` bytes and a time of `wait`.
     async fn room(announced: usize, received: usize, wait: Duration) -> i64 {
         let gauge = IntGauge::new("held", "for tests").unwrap();
-        let budget = BodyBudget::new(1 << 30, gauge.clone());
+        let budget = MemoryBudget::new(1 << 30, gauge.clone());
         let (sender, mut stream) = stream();
         sender.send(Ok(vec![0; received].into())).unwrap();
         let body = read(&mut stream, Some(announced as u64), bounds(1 << 30), budget.share());
@@ -234,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_without_room_is_refused_before_its_first_byte() {
-        let budget = BodyBudget::new(100, IntGauge::new("held", "for tests").unwrap());
+        let budget = MemoryBudget::new(100, IntGauge::new("held", "for tests").unwrap());
         let mut others = budget.share();
         others.resize(40).unwrap();
         for (announced, code) in [(61, "body_bytes"), (101, "too_large")] {

@@ -32,7 +32,7 @@ impl FromStr for Network {
 }
 
 impl Network {
-    fn contains(self, address: IpAddr) -> bool {
+    pub(super) fn contains(self, address: IpAddr) -> bool {
         let differ = match (self.address, address) {
             (IpAddr::V4(ours), IpAddr::V4(other)) => {
                 u32::leading_zeros(ours.to_bits() ^ other.to_bits())
@@ -70,7 +70,7 @@ fn parse(hop: &str) -> Option<IpAddr> {
 
 /// The part of an address that identifies a client: a whole IPv4 address, or an IPv6 /64 network,
 /// which belongs to one subscriber.
-pub(super) fn network_of(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

@@ -22,11 +22,12 @@ use super::{
 use crate::{
     api::Api,
     ask::{ParsedRequest, Prediction},
-    body::{self, Body, BodyShare, Encoding},
+    body::{self, Body, Encoding},
     books::Record,
     clients,
     error::InferError,
     mailbox::Mailbox,
+    memory::MemoryShare,
     model::Model,
 };
 
@@ -102,7 +103,7 @@ async fn read(
     model: &Arc<Model>,
     request: &HttpRequest,
     payload: &mut Payload,
-) -> Result<(ParsedRequest, BodyShare), InferError> {
+) -> Result<(ParsedRequest, MemoryShare), InferError> {
     let encodings = request.headers().get_all(header::CONTENT_ENCODING);
     let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
     let header_length = single_header(request, HEADER_LENGTH)?
@@ -136,7 +137,7 @@ fn parse(
     body: Body,
     header_length: HeaderLength,
     model: &ModelSpec,
-) -> Result<(ParsedRequest, BodyShare), InferError> {
+) -> Result<(ParsedRequest, MemoryShare), InferError> {
     let Body { bytes, mut share } = body;
     let request = batchfleet_oip::infer::parse(&bytes, header_length, model)?;
     if header_length == HeaderLength::Absent {
@@ -170,7 +171,7 @@ async fn encode(
     api: &Api,
     model: Arc<Model>,
     prediction: Prediction,
-    mut share: BodyShare,
+    mut share: MemoryShare,
 ) -> Result<HttpResponse, InferError> {
     let Prediction { outputs, id, wanted, .. } = prediction;
     // Count the outputs before encoding, which may take a while.

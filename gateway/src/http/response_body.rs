@@ -12,7 +12,7 @@ use actix_web::{
     web::Bytes,
 };
 
-use crate::body::BodyShare;
+use crate::memory::MemoryShare;
 
 /// Maximum number of bytes handed to the server at a time.
 const PIECE: usize = 64 << 10;
@@ -26,12 +26,12 @@ const PIECE: usize = 64 << 10;
 pub(super) struct ResponseBody {
     /// The bytes still to hand over; no piece is empty.
     pieces: VecDeque<Bytes>,
-    _share: BodyShare,
+    _share: MemoryShare,
 }
 
 impl ResponseBody {
     /// A body of `pieces` that holds `share` of the budget.
-    pub(super) fn new(pieces: Vec<Bytes>, share: BodyShare) -> Self {
+    pub(super) fn new(pieces: Vec<Bytes>, share: MemoryShare) -> Self {
         let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         Self { pieces, _share: share }
     }

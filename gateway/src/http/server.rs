@@ -8,32 +8,38 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
+    rc::Rc,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
-use actix_http::{HttpService, Request, error::DispatchError};
-use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
-use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_http::{HttpService, KeepAlive, Request};
+use actix_server::{Server, ServerBuilder};
+use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::{
-    App,
+    App, ResponseError,
     dev::{AppConfig, RequestHead, Service, ServiceRequest},
-    http::{ConnectionType, Uri},
+    error::InternalError,
+    http::{
+        ConnectionType, Uri,
+        header::{HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    },
     web::Data,
 };
 use batchfleet_service::open_file_limit;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Duration, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    connection::{self, AnswerWatch, ConnectionLimits, Door, Exchange, Patience},
     cors::{self, AllowedOrigins},
     head::content_length,
     normal_path,
-    paced::Paced,
     routes::routes,
 };
 use crate::{
@@ -42,15 +48,15 @@ use crate::{
 
 /// Maximum number of connections that wait to be accepted; the limit of the kernel may be lower.
 const ACCEPT_BACKLOG: u32 = 8192;
-/// Time limit for a new connection to send its first complete request head, from the first byte on.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The most connections per thread, as long as the process may open as many files.
 const MOST_CONNECTIONS: usize = 25_600;
 /// The most threads that the server takes.
 const MOST_THREADS: usize = 512;
 /// Open files that are kept for everything but connections of clients.
 const RESERVED_FILES: u64 = 64;
+
+/// Tells browsers to take an answer for nothing but its content type.
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// The running server: a future that ends when the server has stopped.
 pub(crate) type HttpServer = Server;
@@ -71,79 +77,94 @@ pub(crate) fn listen(
     let api = Data::from(api);
     let listener = bind(settings)?;
     let address = listener.local_addr()?;
-    let builder = builder(settings).shutdown_signal(going);
-    let (draining, keep_alive) = (builder.graceful_shutdown_signal(), settings.keep_alive);
+    let threads = threads(settings);
+    let most = connections_per_thread(settings.max_connections, open_file_limit(), threads);
+    let builder = builder(settings, threads, most).shutdown_signal(going);
+    let draining = builder.graceful_shutdown_signal();
+    let patience = Patience { keep_alive: settings.keep_alive, stall: settings.stall_timeout };
+    let limits = connection_limits(settings, most * threads, &api);
     let origins = AllowedOrigins::new(&settings.allow_origin);
     let server = builder.listen("http", listener, move || {
-        let (shutdown, draining, gate) = (shutdown.clone(), draining.clone(), api.clone());
-        let (origins, unused) = (origins.clone(), draining.clone());
-        let (mailbox, emptied) = Mailbox::open();
-        actix_web::rt::spawn(emptied);
-        let app = App::new()
-            .app_data(api.clone())
-            .app_data(Data::new(mailbox))
-            .configure(routes)
-            .wrap_fn(move |mut request, service| {
-                let (last, origin) = (shutdown.is_cancelled(), origins.allowed(request.head()));
-                let preflight = origin.as_ref().and_then(|_| cors::preflight(request.head()));
-                normalize_path(&mut request);
-                let answered = match preflight {
-                    Some(answer) => Ok(request.into_response(answer)),
-                    None => Err(service.call(request)),
-                };
-                async move {
-                    let mut response = match answered {
-                        Ok(preflight) => preflight,
-                        Err(answered) => answered.await?,
-                    };
-                    let head = response.response_mut().head_mut();
-                    if last {
-                        head.set_connection_type(ConnectionType::Close);
+        let http = http_service(api.clone(), origins.clone(), address, shutdown.clone());
+        let (limits, draining) = (limits.clone(), draining.clone());
+        fn_factory(move || {
+            let (started, limits, draining) =
+                (http.new_service(()), limits.clone(), draining.clone());
+            async move {
+                let http = Rc::new(started.await?);
+                let door = Rc::new(Door::new(limits, most, patience, draining));
+                Ok::<_, ()>(fn_service(move |stream: TcpStream| {
+                    let (http, door) = (http.clone(), door.clone());
+                    async move {
+                        let peer = stream.peer_addr().ok();
+                        // Without this option the kernel would delay small answers.
+                        stream.set_nodelay(true).ok();
+                        connection::serve(stream, peer, &*http, &door).await;
+                        Ok::<_, ()>(())
                     }
-                    if let Some(origin) = origin {
-                        cors::allow(origin, &mut head.headers);
-                    }
-                    Ok(response)
-                }
-            });
-        let http = HttpService::build()
-            .graceful_shutdown_signal(move || {
-                let draining = draining.clone();
-                async move { draining.notified().await }
-            })
-            .local_addr(address)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .keep_alive(keep_alive)
-            .h1_allow_half_closed(false) // Notices a client that disconnects while its request waits.
-            .tcp_nodelay(true)
-            .expect(fn_service(move |request| {
-                let checked = expect(&gate, request);
-                async { checked }
-            }))
-            .h1(map_config(app, |()| AppConfig::default()));
-        fn_service(move |stream: TcpStream| first_byte(stream, keep_alive, unused.clone()))
-            .and_then(http)
+                }))
+            }
+        })
     })?;
     Ok((server.run(), address))
 }
 
-/// Waits for the first byte of a new connection. A connection on which nothing arrives is closed
-/// without a response when an idle connection would be closed. Clients open connections ahead of
-/// need, and would take any response for the response to the request that they send next.
-async fn first_byte(
-    stream: TcpStream,
-    keep_alive: Duration,
-    draining: GracefulShutdownSignal,
-) -> Result<(Paced<TcpStream>, Option<SocketAddr>), DispatchError> {
-    let peer = stream.peer_addr().ok();
-    tokio::select! {
-        readable = stream.readable() => readable?,
-        () = sleep(keep_alive) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-        () = draining.notified() => {
-            return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
-        }
-    }
-    Ok((Paced::new(stream), peer))
+/// Answers requests: the routes, and what applies to every answer.
+fn http_service<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    api: Data<Api>,
+    origins: AllowedOrigins,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+) -> impl ServiceFactory<
+    (Exchange<S>, Option<SocketAddr>),
+    Config = (),
+    Service = impl Service<(Exchange<S>, Option<SocketAddr>)>,
+    InitError = (),
+> {
+    let gate = api.clone();
+    let (mailbox, emptied) = Mailbox::open();
+    actix_web::rt::spawn(emptied);
+    let app = App::new().app_data(api).app_data(Data::new(mailbox)).configure(routes).wrap_fn(
+        move |mut request, service| {
+            let (shutdown, origin) = (shutdown.clone(), origins.allowed(request.head()));
+            let answer = request.conn_data::<AnswerWatch>().cloned().unwrap_or_default();
+            let preflight = origin.as_ref().and_then(|_| cors::preflight(request.head()));
+            normalize_path(&mut request);
+            let answered = match preflight {
+                Some(answer) => Ok(request.into_response(answer)),
+                None => Err(service.call(request)),
+            };
+            async move {
+                let mut response = match answered {
+                    Ok(preflight) => preflight,
+                    Err(answered) => answered.await?,
+                };
+                let head = response.response_mut().head_mut();
+                if shutdown.is_cancelled() {
+                    head.set_connection_type(ConnectionType::Close);
+                }
+                if let Some(origin) = origin {
+                    cors::allow(origin, &mut head.headers);
+                }
+                head.headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+                Ok(response.map_body(|_, body| answer.watch(body)))
+            }
+        },
+    );
+    HttpService::build()
+        .on_connect_ext(|exchange: &Exchange<S>, data| {
+            data.insert(exchange.answer());
+        })
+        .local_addr(address)
+        // The connection has its own time limits.
+        .client_request_timeout(Duration::ZERO)
+        .keep_alive(KeepAlive::Os)
+        .h1_allow_half_closed(false) // Notices a client that disconnects while its request waits.
+        .expect(fn_service(move |request| {
+            let checked = expect(&gate, request);
+            async { checked }
+        }))
+        .h1(map_config(app, |()| AppConfig::default()))
 }
 
 /// Removes the slashes that a client has added to a path.
@@ -159,21 +180,36 @@ fn normalize_path(request: &mut ServiceRequest) {
     }
 }
 
-fn builder(settings: &GatewaySettings) -> ServerBuilder {
+fn threads(settings: &GatewaySettings) -> usize {
     let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = settings.http_threads.unwrap_or_else(cores).clamp(1, MOST_THREADS);
+    settings.http_threads.unwrap_or_else(cores).clamp(1, MOST_THREADS)
+}
+
+fn builder(settings: &GatewaySettings, threads: usize, connections: usize) -> ServerBuilder {
     Server::build()
         .disable_signals()
         .shutdown_timeout(settings.max_deadline.as_secs())
         .workers(threads)
-        .max_concurrent_connections(connections_per_thread(open_file_limit(), threads))
+        .max_concurrent_connections(connections)
 }
 
 /// The most connections of clients per thread. Further connections wait to be accepted, so that files
 /// are left for the admin port and for Redis.
-fn connections_per_thread(open_files: u64, threads: usize) -> usize {
-    let connections = usize::try_from(open_files.saturating_sub(RESERVED_FILES));
-    (connections.unwrap_or(usize::MAX) / threads).clamp(1, MOST_CONNECTIONS)
+fn connections_per_thread(wanted: Option<usize>, open_files: u64, threads: usize) -> usize {
+    let files = usize::try_from(open_files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
+    let connections = wanted.unwrap_or(files).min(files);
+    (connections / threads).clamp(1, MOST_CONNECTIONS)
+}
+
+/// The limits of connections; an address may have half of all connections by default.
+fn connection_limits(
+    settings: &GatewaySettings,
+    connections: usize,
+    api: &Api,
+) -> Arc<ConnectionLimits> {
+    let per_address = settings.max_connections_per_address.unwrap_or(connections.div_ceil(2));
+    let (clients, metrics) = (api.core.clients.clone(), api.core.metrics.connections.clone());
+    ConnectionLimits::new(settings.max_connection_bytes, per_address, clients, metrics)
 }
 
 /// Answers `Expect: 100-continue`: refuses a request before its body is sent, if the head suffices.
@@ -182,7 +218,10 @@ fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
         Ok(()) => Ok(request),
         Err(error) => {
             api.core.arrive(Trace::off()).failed(&error);
-            Err(error.into())
+            let mut answer = error.error_response();
+            answer.head_mut().set_connection_type(ConnectionType::Close);
+            answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+            Err(InternalError::from_response(error, answer).into())
         }
     }
 }
@@ -215,9 +254,11 @@ mod tests {
 
     #[test]
     fn clients_never_hold_every_file_of_the_process() {
-        assert_eq!(connections_per_thread(120, 2), 28);
-        assert_eq!(connections_per_thread(1024, 4), 240);
-        assert_eq!(connections_per_thread(10, 4), 1);
-        assert_eq!(connections_per_thread(u64::MAX, 1), MOST_CONNECTIONS);
+        assert_eq!(connections_per_thread(None, 120, 2), 28);
+        assert_eq!(connections_per_thread(None, 1024, 4), 240);
+        assert_eq!(connections_per_thread(None, 10, 4), 1);
+        assert_eq!(connections_per_thread(None, u64::MAX, 1), MOST_CONNECTIONS);
+        assert_eq!(connections_per_thread(Some(500), 1024, 4), 125);
+        assert_eq!(connections_per_thread(Some(5000), 1024, 4), 240);
     }
 }

@@ -104,7 +104,7 @@ SIZES = [
     taken("B06-head-100-kib", post("a: " + "b" * (100 << 10))),
     unparsed("B06-head-128-kib", post("a: " + "b" * (128 << 10)), 431),
     unparsed("B06-head-8-mib", post("a: " + "b" * (8 << 20)), 431),
-    unparsed("B06-uri-64-kib", head(line=f"GET /{'a' * (64 << 10)} HTTP/1.1")),
+    unparsed("B06-uri-64-kib", head(line=f"GET /{'a' * (64 << 10)} HTTP/1.1"), 414),
     unparsed("B06-uri-8-mib", head(line=f"GET /{'a' * (8 << 20)} HTTP/1.1"), 431),
     taken("B07-underscores", post("inference_header_content_length: 5")),
     Raw(

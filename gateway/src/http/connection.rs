@@ -1,0 +1,129 @@
+//! Serves one connection: waits for a request, lets actix answer it, and waits for the next one.
+//!
+//! Works over any stream, so that TLS can be ended below. What actix does not bound is bounded here:
+//! the time of every request head, the memory of all connections, the requests that a client sends
+//! ahead, and the time of an answer that the client does not read.
+
+mod answer;
+mod chunks;
+mod door;
+mod framing;
+mod refusal;
+mod socket;
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use actix_service::Service;
+use batchfleet_oip::Problem;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
+
+use self::socket::{Connection, Ending};
+pub(super) use self::{
+    answer::AnswerWatch,
+    door::{ConnectionLimits, Door, Patience},
+    socket::Exchange,
+};
+
+/// Time limit for a client to send a request head, from its first byte on.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit for the last bytes to and from a client whose connection is closed.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of bytes that are read and discarded before a connection is closed. Unread bytes
+/// would make the kernel discard the answer as well.
+const LINGER_BYTES: u64 = 256 << 10;
+
+/// Serves the connection until the client or the server closes it. `http` answers one request on
+/// each stream that it is called with.
+pub(super) async fn serve<S, H>(stream: S, peer: Option<SocketAddr>, http: &H, door: &Door)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Service<(Exchange<S>, Option<SocketAddr>)>,
+{
+    let Some(place) = door.enter(peer) else { return };
+    let connection = Rc::new(RefCell::new(Connection::new(stream, place.share())));
+    let ending = loop {
+        let wait = next_request(&connection, door.patience().keep_alive);
+        let next = tokio::select! {
+            biased;
+            next = wait => next,
+            ending = door.closes() => Err(ending),
+        };
+        if let Err(ending) = next {
+            break ending;
+        }
+        let server = Box::pin(http.call((Exchange::of(&connection), peer)));
+        if let Err(ending) = answer(&connection, server, door.patience().stall).await {
+            break ending;
+        }
+    };
+    place.leave(&ending);
+    if let Some(connection) = Rc::into_inner(connection) {
+        let closing = close(connection.into_inner(), ending);
+        // After the time limit the connection is dropped.
+        drop(timeout(LINGER_TIMEOUT, closing).await);
+    }
+}
+
+/// Waits for the head of the next request. A connection on which nothing arrives is closed without a
+/// response: clients open connections ahead of need, and would take any response for the response
+/// to the request that they send next.
+async fn next_request<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &RefCell<Connection<S>>,
+    keep_alive: Duration,
+) -> Result<(), Ending> {
+    connection.borrow_mut().rest()?;
+    let begun = poll_fn(|context| connection.borrow_mut().poll_begin(context));
+    timeout(keep_alive, begun).await.unwrap_or(Err(Ending::Closed))?;
+    let head = poll_fn(|context| connection.borrow_mut().poll_head(context));
+    timeout(HEAD_TIMEOUT, head).await.unwrap_or_else(|_| {
+        let message = format!("the request head did not arrive within {HEAD_TIMEOUT:?}");
+        Err(Ending::Refused(Problem { status: 408, code: "head_timeout", message }))
+    })
+}
+
+/// Runs the server until the answer to the current request has been sent. Dropping the server then
+/// releases its buffers.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &RefCell<Connection<S>>,
+    mut server: impl Future + Unpin,
+    stall: Duration,
+) -> Result<(), Ending> {
+    poll_fn(|context| {
+        if Pin::new(&mut server).poll(context).is_ready() {
+            return Poll::Ready(Err(Ending::Finished));
+        }
+        connection.borrow_mut().poll_answered(stall, context)
+    })
+    .await
+}
+
+/// Sends a refusal, if the connection ends with one, and closes the stream.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut connection: Connection<S>, ending: Ending) {
+    let mut has_unread = connection.has_unread();
+    let stream = connection.stream();
+    match ending {
+        Ending::Finished | Ending::Crowded => {}
+        Ending::Closed | Ending::SlowReader => return,
+        Ending::Refused(problem) => {
+            has_unread = true;
+            if stream.write_all(&refusal::response(&problem)).await.is_err() {
+                return;
+            }
+        }
+    }
+    if stream.shutdown().await.is_ok() && has_unread {
+        let mut rest = stream.take(LINGER_BYTES);
+        drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);
+    }
+}

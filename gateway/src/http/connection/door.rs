@@ -1,0 +1,176 @@
+//! Limits the connections of each address and of the process, and their memory.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_server::GracefulShutdownSignal;
+use batchfleet_service::LogThrottle;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::socket::Ending;
+use crate::{
+    clients::{Clients, network_of},
+    memory::{MemoryBudget, MemoryShare},
+    metrics::ConnectionMetrics,
+};
+
+/// The limits that all connections of the process share.
+#[derive(Debug)]
+pub(in crate::http) struct ConnectionLimits {
+    memory: Arc<MemoryBudget>,
+    clients: Arc<Clients>,
+    /// The most connections of an address that is no trusted proxy.
+    per_address: usize,
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+    metrics: ConnectionMetrics,
+    refusals: LogThrottle,
+}
+
+impl ConnectionLimits {
+    /// Limits of `most_bytes` of memory, and of `per_address` connections of each address; 0 for no
+    /// limit.
+    pub(in crate::http) fn new(
+        most_bytes: usize,
+        per_address: usize,
+        clients: Arc<Clients>,
+        metrics: ConnectionMetrics,
+    ) -> Arc<Self> {
+        let memory = MemoryBudget::new(most_bytes, metrics.bytes.clone());
+        Arc::new(Self {
+            memory,
+            clients,
+            per_address: if per_address == 0 { usize::MAX } else { per_address },
+            addresses: Mutex::default(),
+            metrics,
+            refusals: LogThrottle::default(),
+        })
+    }
+
+    /// Counts a connection of `address`, unless the address has the most connections already.
+    fn enter(&self, address: IpAddr) -> bool {
+        let mut addresses = self.addresses.lock();
+        let open = addresses.entry(address).or_insert(0);
+        let enters = *open < self.per_address || self.clients.is_proxy(address);
+        *open += usize::from(enters);
+        enters
+    }
+
+    fn leave(&self, address: IpAddr) {
+        let mut addresses = self.addresses.lock();
+        if let Some(open) = addresses.get_mut(&address) {
+            *open -= 1;
+            if *open == 0 {
+                addresses.remove(&address);
+            }
+        }
+    }
+}
+
+/// The times that a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) struct Patience {
+    /// How long a connection may wait for its next request.
+    pub(in crate::http) keep_alive: Duration,
+    /// How long a client may read nothing of its answer.
+    pub(in crate::http) stall: Duration,
+}
+
+/// The connections of one thread.
+#[derive(Debug)]
+pub(in crate::http) struct Door {
+    limits: Arc<ConnectionLimits>,
+    open: Cell<usize>,
+    /// The number of connections from which on each new one replaces one that waits for a request.
+    comfortable: usize,
+    crowded: Notify,
+    patience: Patience,
+    draining: GracefulShutdownSignal,
+}
+
+impl Door {
+    /// The door of a thread that accepts at most `most` connections, until the server drains.
+    pub(in crate::http) fn new(
+        limits: Arc<ConnectionLimits>,
+        most: usize,
+        patience: Patience,
+        draining: GracefulShutdownSignal,
+    ) -> Self {
+        let comfortable = most.saturating_sub(most.div_ceil(8)).max(1);
+        let crowded = Notify::new();
+        Self { limits, open: Cell::new(0), comfortable, crowded, patience, draining }
+    }
+
+    /// The times that a connection may take.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Admits a connection of `peer`; `None` if it has to be closed.
+    pub(super) fn enter(&self, peer: Option<SocketAddr>) -> Option<Place<'_>> {
+        let address =
+            network_of(peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip().to_canonical()));
+        if !self.limits.enter(address) {
+            self.limits.metrics.closed("address_limit");
+            if let Some(refused) = self.limits.refusals.count() {
+                let most = self.limits.per_address;
+                warn!(%address, most, refused, "too many connections of one address: closing new ones");
+            }
+            return None;
+        }
+        self.open.update(|open| open + 1);
+        self.limits.metrics.open.inc();
+        if self.open.get() > self.comfortable {
+            self.crowded.notify_one();
+        }
+        Some(Place { door: self, address })
+    }
+
+    /// Waits until a connection without a request has to close: when the thread needs the place of
+    /// the connection that has waited longest, or when the server drains.
+    pub(super) async fn closes(&self) -> Ending {
+        tokio::select! {
+            () = self.crowded.notified() => Ending::Crowded,
+            () = self.draining.notified() => Ending::Closed,
+        }
+    }
+}
+
+/// The place of an open connection.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    door: &'a Door,
+    address: IpAddr,
+}
+
+impl Place<'_> {
+    /// The share of the memory budget for the connection.
+    pub(super) fn share(&self) -> MemoryShare {
+        self.door.limits.memory.share()
+    }
+
+    /// Counts why the gateway closes the connection.
+    pub(super) fn leave(&self, ending: &Ending) {
+        let reason = match ending {
+            Ending::Closed | Ending::Finished => return,
+            Ending::Refused(problem) => problem.code,
+            Ending::SlowReader => "slow_reader",
+            Ending::Crowded => "crowded",
+        };
+        self.door.limits.metrics.closed(reason);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.door.open.update(|open| open - 1);
+        self.door.limits.metrics.open.dec();
+        self.door.limits.leave(self.address);
+    }
+}

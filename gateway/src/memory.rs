@@ -1,0 +1,138 @@
+//! Memory budgets, which the bodies of requests and the buffers of connections share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use prometheus::IntGauge;
+
+/// The reason why a share cannot grow: the budget has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BudgetFull;
+
+/// A memory budget: the limit of this process, and the bytes held now.
+#[derive(Debug)]
+pub(crate) struct MemoryBudget {
+    most: usize,
+    held: AtomicUsize,
+    gauge: IntGauge,
+}
+
+impl MemoryBudget {
+    /// A budget of `most` bytes; `gauge` shows the bytes held.
+    pub(crate) fn new(most: usize, gauge: IntGauge) -> Arc<Self> {
+        Arc::new(Self { most, held: AtomicUsize::new(0), gauge })
+    }
+
+    /// A share of 0 bytes.
+    pub(crate) fn share(self: &Arc<Self>) -> MemoryShare {
+        MemoryShare { budget: self.clone(), bytes: 0 }
+    }
+}
+
+/// The part of the budget that one request or connection holds; released on drop.
+#[derive(Debug)]
+pub(crate) struct MemoryShare {
+    budget: Arc<MemoryBudget>,
+    bytes: usize,
+}
+
+impl MemoryShare {
+    /// The size of the share.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The size of the whole budget.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget.most
+    }
+
+    /// Changes the share to `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// The budget has no room, and the share is unchanged.
+    pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), BudgetFull> {
+        self.resize_within(bytes, self.budget.most)
+    }
+
+    /// Changes the share to `bytes`, as if the whole budget had `most` bytes.
+    ///
+    /// # Errors
+    ///
+    /// The budget has no room, and the share is unchanged.
+    pub(crate) fn resize_within(&mut self, bytes: usize, most: usize) -> Result<(), BudgetFull> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 {
+            let fits = |held: usize| held.checked_add(more).filter(|sum| *sum <= most);
+            self.budget
+                .held
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+                .map_err(|_| BudgetFull)?;
+        } else {
+            self.budget.held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.count(bytes);
+        Ok(())
+    }
+
+    /// Changes the share to `bytes` even if the budget has no room. Only for responses, which must
+    /// not be discarded: responses may exceed the budget, and the gateway refuses new bodies until
+    /// there is room again.
+    pub(crate) fn force(&mut self, bytes: usize) {
+        if self.resize(bytes).is_err() {
+            self.budget.held.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+            self.count(bytes);
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        let gauged = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.budget.gauge.add(gauged(bytes) - gauged(self.bytes));
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for MemoryShare {
+    fn drop(&mut self) {
+        self.force(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(most: usize) -> Arc<MemoryBudget> {
+        MemoryBudget::new(most, IntGauge::new("held", "for tests").unwrap())
+    }
+
+    #[test]
+    fn shares_never_exceed_the_budget_and_release_their_bytes() {
+        let budget = budget(10);
+        let (mut one, mut other) = (budget.share(), budget.share());
+        one.resize(6).unwrap();
+        assert_eq!(other.resize(5), Err(BudgetFull));
+        other.resize(4).unwrap();
+        one.resize(2).unwrap();
+        other.resize(8).unwrap();
+        assert_eq!(budget.gauge.get(), 10);
+        drop(one);
+        drop(other);
+        assert_eq!((budget.held.load(Ordering::Relaxed), budget.gauge.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_response_may_exceed_the_budget_and_new_bodies_are_refused_meanwhile() {
+        let budget = budget(10);
+        let (mut response, mut new) = (budget.share(), budget.share());
+        response.force(25);
+        assert_eq!(budget.gauge.get(), 25);
+        assert!(new.resize(1).is_err());
+        drop(response);
+        new.resize(1).unwrap();
+        assert_eq!(budget.gauge.get(), 1);
+    }
+}
