@@ -32,12 +32,13 @@ def curl(*arguments: str, body: bytes = b"") -> tuple[int, bytes]:
     "how",
     [
         ["--json", REQUEST],
+        ["-d", REQUEST],
         ["--header", "content-type: application/json", "--data", REQUEST],
         ["--header", "Content-Type: application/json; charset=utf-8", "--data-binary", REQUEST],
         ["--header", "content-type:", "--data", REQUEST],
         ["--header", "transfer-encoding: chunked", "--json", REQUEST],
     ],
-    ids=["--json", "--data", "--data-binary", "no content type", "chunked"],
+    ids=["--json", "-d", "--data", "--data-binary", "no content type", "chunked"],
 )
 def test_json_in_json_out(address, how):
     status, body = curl(f"http://{address}/v2/models/echo_fp32/infer", *how)

@@ -14,7 +14,7 @@ use tokio::time::Duration;
 
 use super::{
     head::{content_length, model_path, single_header},
-    media_type,
+    media_type::{self, MediaType},
     response_body::ResponseBody,
     span,
     unread::refuse,
@@ -108,9 +108,9 @@ async fn read(
     let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
     let header_length = single_header(request, HEADER_LENGTH)?
         .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
-    if let Some(content_type) = single_header(request, "content-type")? {
-        media_type::check(content_type)?;
-    }
+    let content_type = single_header(request, "content-type")?.unwrap_or_default();
+    let is_form = media_type::check(content_type)? == MediaType::Form;
+    let has_origin = request.headers().contains_key(header::ORIGIN);
     let (timeout, class) = (timeout(request)?, class(request)?);
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, api.body, api.budget.share()).await?;
@@ -122,6 +122,9 @@ async fn read(
             Some(encoding) => encoding.inflate(body, most)?,
             None => body,
         };
+        if is_form {
+            media_type::check_form(&body.bytes, has_origin)?;
+        }
         parse(body, header_length, &model.spec)
     });
     let (mut parsed, share) = read.await??;

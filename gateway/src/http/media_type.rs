@@ -2,26 +2,58 @@
 
 use batchfleet_oip::Problem;
 
+/// What a content type says about the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MediaType {
+    /// JSON or binary: clients of the protocol send either under any of these types.
+    Any,
+    /// A form, which `curl -d` claims to send when it sends JSON.
+    Form,
+}
+
 /// Checks a content type. Clients of the protocol send octet-stream, JSON or no content type at all,
-/// regardless of the body. These content types are therefore accepted for any body, and all others
-/// refused.
-pub(super) fn check(content_type: &str) -> Result<(), Problem> {
+/// regardless of the body. These content types are therefore accepted for any body.
+pub(super) fn check(content_type: &str) -> Result<MediaType, Problem> {
     let mut parts = content_type.split(';').map(|part| part.trim().to_ascii_lowercase());
     let kind = parts.next().unwrap_or_default();
     let mut charsets = parts.filter_map(|part| {
         let (name, value) = part.split_once('=')?;
         (name.trim_end() == "charset").then(|| value.trim().trim_matches('"').to_owned())
     });
-    let refuse =
-        |message: String| Err(Problem { status: 415, code: "unsupported_media_type", message });
     match kind.as_str() {
-        "" | "application/octet-stream" | "binary/octet-stream" => Ok(()),
-        "application/json" | "text/json" => match charsets.find(|charset| !is_utf8(charset)) {
-            None => Ok(()),
-            Some(charset) => refuse(format!("charset {charset:?} of the JSON: send it as utf-8")),
+        "" | "application/octet-stream" | "binary/octet-stream" => Ok(MediaType::Any),
+        "application/x-www-form-urlencoded" => Ok(MediaType::Form),
+        kind if is_json(kind) => match charsets.find(|charset| !is_utf8(charset)) {
+            None => Ok(MediaType::Any),
+            Some(charset) => {
+                Err(unsupported(format!("charset {charset:?} of the JSON: send it as utf-8")))
+            }
         },
-        _ => refuse("send application/json or application/octet-stream".to_owned()),
+        _ => Err(unsupported("send application/json or application/octet-stream".to_owned())),
     }
+}
+
+/// Checks a body that claims to be a form: JSON that was not sent by a page. Browsers send forms of
+/// any page without asking, but always name the origin of the page.
+pub(super) fn check_form(body: &[u8], has_origin: bool) -> Result<(), Problem> {
+    if !has_origin && body.trim_ascii_start().starts_with(b"{") {
+        return Ok(());
+    }
+    Err(unsupported("send application/json or application/octet-stream".to_owned()))
+}
+
+fn unsupported(message: String) -> Problem {
+    Problem { status: 415, code: "unsupported_media_type", message }
+}
+
+/// Whether a media type is JSON, such as `application/json` or `application/vnd.example+json`.
+fn is_json(kind: &str) -> bool {
+    let subtype = kind.strip_prefix("application/");
+    matches!(kind, "application/json" | "text/json")
+        || subtype.is_some_and(|subtype| {
+            let name = subtype.strip_suffix("+json");
+            name.is_some_and(|name| !name.is_empty() && !name.contains([',', ' ', '/']))
+        })
 }
 
 /// Whether a charset is UTF-8 or a part of it, by any of the names that clients use.
@@ -49,10 +81,12 @@ mod tests {
             "application/json; charset=\"\"",
             "application/json; Charset=UTF-8",
             "application/json; odata.metadata=none; charset = utf-8",
+            "application/vnd.example.infer+json",
+            "application/ld+json; charset=utf-8",
             "application/octet-stream",
             "binary/octet-stream",
         ] {
-            assert!(check(accepted).is_ok(), "{accepted}");
+            assert_eq!(check(accepted), Ok(MediaType::Any), "{accepted}");
         }
     }
 
@@ -60,7 +94,10 @@ mod tests {
     fn other_content_types_are_refused_with_what_to_send() {
         for (refused, part) in [
             ("text/plain", "send application/json"),
-            ("application/x-www-form-urlencoded", "send application/json"),
+            ("application/+json", "send application/json"),
+            ("text/vnd.example+json", "send application/json"),
+            ("application/a+json, application/b+json", "send application/json"),
+            ("application/vnd.example+json; charset=latin1", "\"latin1\""),
             ("application/json, application/json", "send application/json"),
             ("application/json; charset=utf-16", "\"utf-16\""),
             ("application/json;charset=\"iso-8859-1\"", "send it as utf-8"),
@@ -68,6 +105,16 @@ mod tests {
             let problem = check(refused).unwrap_err();
             assert_eq!(problem.status, 415);
             assert!(problem.message.contains(part), "{refused}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_accepted_if_it_is_json_of_no_page() {
+        assert_eq!(check("application/x-www-form-urlencoded"), Ok(MediaType::Form));
+        assert!(check_form(br#"{"inputs":[]}"#, false).is_ok());
+        assert!(check_form(b" \n{", false).is_ok());
+        for (body, has_origin) in [(&b"{}"[..], true), (b"inputs=1", false), (b"", false)] {
+            assert_eq!(check_form(body, has_origin).unwrap_err().status, 415, "{body:?}");
         }
     }
 }

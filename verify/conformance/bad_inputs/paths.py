@@ -118,20 +118,31 @@ SIZES = [
     Case("B17-over-the-limit-and-sent", 413, "too_large", bytes(LIMIT + 1)),
 ]
 
+FORM = {"content-type": "application/x-www-form-urlencoded"}  # what `curl -d` sends
 CONTENT_TYPES = [
     Case(f"B22-{name}", 415, "unsupported_media_type", GOOD, headers={"content-type": kind})
     for name, kind in [
         ("xml", "application/xml"),
-        ("form", "application/x-www-form-urlencoded"),
         ("multipart", "multipart/form-data; boundary=x"),
         ("text", "text/plain"),
         ("utf16", "application/json; charset=utf-16"),
         ("latin1", 'application/json;charset="iso-8859-1"'),
     ]
 ] + [
+    Case(f"B22-form-{name}", 415, "unsupported_media_type", body, headers={**FORM, **more})
+    for name, body, more in [
+        ("of-a-page", GOOD, {"origin": "https://page.example"}),
+        ("of-a-page-without-an-address", GOOD, {"origin": "null"}),
+        ("with-fields", b"inputs=1", {}),
+        ("empty", b"", {}),
+    ]
+] + [
     good(f"B22-taken-{name}", GOOD, headers=headers)
     for name, headers in [
         ("none", {}),
+        ("form", FORM),
+        ("vendor", {"content-type": "application/vnd.example.infer+json"}),
+        ("utf8", {"content-type": "application/json; charset=utf8"}),
         ("json", {"content-type": "application/json"}),
         ("json-utf8", {"content-type": 'Application/JSON; charset="UTF-8"'}),
         ("octet-stream", {"content-type": "application/octet-stream"}),
