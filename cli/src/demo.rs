@@ -5,7 +5,7 @@ mod picture;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use batchfleet_gateway::{ClientSettings, GatewaySettings, LivePage};
+use batchfleet_gateway::{ClientSettings, GatewaySettings, LivePage, TlsSettings};
 use batchfleet_loadgen::{
     Digits, HttpAnswer, Length, LoadPlan, Prepared, Report, Target, Workload,
     digits::{self, Digit},
@@ -126,6 +126,7 @@ async fn serve(
         outage: OutageSettings::default(),
         ready_needs_model: false,
         trace_sample: 0.0,
+        tls: TlsSettings::default(),
         clients: ClientSettings::default(),
     };
     let digits = Wanted { name: MODEL.to_owned(), version: None, digest: None };

@@ -34,10 +34,11 @@ impl OneProcess {
         let worker = Worker::start(models, broker.clone(), process, worker_shutdown.clone())
             .await
             .map_err(WorkerError::report)?;
-        // The callers of the live page have no API key, so the controls are off where keys are
-        // required.
-        let has_controls =
-            gateway.live_page == LivePage::Everywhere && gateway.clients.api_keys.is_none();
+        // The callers of the live page have no credentials and speak plain HTTP, so the controls are
+        // off where either is not enough.
+        let has_controls = gateway.live_page == LivePage::Everywhere
+            && !gateway.has_access_control()
+            && gateway.tls.tls_cert.is_none();
         let gateway = Gateway::start(gateway, broker.as_ref(), process).await?;
         let live_controls = if has_controls {
             let (wishes, controller) = (gateway.live_controls(), broker.controller().await?);

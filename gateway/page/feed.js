@@ -8,7 +8,7 @@ let unlock = () => {};
 let boot;
 let seen = { model: null, version: null, batches: 0, samples: 0, isNew: true };
 
-/** Sets the API key to send with every request, for servers that require one. */
+/** Sets the API key or token to send with every request, for servers that require one. */
 export function useKey(text) {
   key = text;
   unlock();
@@ -19,9 +19,9 @@ export function choose(model, version) {
   seen = { model, version, batches: 0, samples: 0, isNew: true };
 }
 
-/** Sends a request to the server, with the API key. */
+/** Sends a request to the server, with the API key or token. */
 export async function send(path, options = {}) {
-  const headers = { ...options.headers, ...(key && { "x-api-key": key }) };
+  const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
   const signal = AbortSignal.timeout(options.timeout ?? TIMEOUT);
   return fetch(path, { cache: "no-store", ...options, headers, signal });
 }

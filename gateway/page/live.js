@@ -235,14 +235,14 @@ async function control() {
 }
 
 /** On a page without controls, shows where to send requests. */
-function elsewhere({ may_ask, clients_port, shown }) {
+function elsewhere({ may_ask, clients_port, clients_scheme, shown }) {
   const place = part("elsewhere");
   place.hidden = controls !== null || !shown;
   if (place.hidden || place.childElementCount > 0) return;
   const code = document.createElement("code");
   if (!may_ask && clients_port !== null) {
     const link = document.createElement("a");
-    link.href = `http://${location.hostname}:${clients_port}/`;
+    link.href = `${clients_scheme}://${location.hostname}:${clients_port}/`;
     link.textContent = link.href;
     place.append("The admin port only shows data. Try the models at ", link, ".");
     return;

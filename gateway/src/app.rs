@@ -9,7 +9,7 @@ use tokio::{
     time::{Duration, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     api::Api,
@@ -17,7 +17,7 @@ use crate::{
     availability::{self, Outlook},
     body::Bounds,
     catalog::Catalog,
-    clients::{Clients, KeysError},
+    clients::{Clients, ClientsError},
     dispatch::Dispatcher,
     http::{self, HttpServer},
     live::{
@@ -30,6 +30,7 @@ use crate::{
     offload::Offload,
     peers,
     settings::GatewaySettings,
+    tls::{Tls, TlsError},
     trace::Traces,
 };
 
@@ -42,9 +43,12 @@ pub enum StartError {
     /// The address is in use, or does not belong to this machine.
     #[error("cannot listen on --listen {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
-    /// The API keys cannot be read.
+    /// A TLS file cannot be used.
     #[error(transparent)]
-    Keys(#[from] KeysError),
+    Tls(#[from] TlsError),
+    /// Access control cannot start.
+    #[error(transparent)]
+    Clients(#[from] ClientsError),
     /// Two parts of the process use the same metric name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -77,9 +81,11 @@ impl Gateway {
         let draining = CancellationToken::new();
         let (seats, stop) = (settings.max_in_flight, draining.clone());
         let (dispatcher, mut tasks) = Dispatcher::start(id, roles, seats, stop, &metrics);
+        let certificates = settings.tls.tls_client_ca.is_some();
+        let clients = Clients::new(&settings.clients, certificates, &metrics.access)?;
         let core = Arc::new(Core {
             catalog: Catalog::new(metrics.clone()),
-            clients: Clients::new(&settings.clients)?,
+            clients,
             dispatcher,
             metrics,
             deadline: settings.deadline,
@@ -96,9 +102,14 @@ impl Gateway {
         });
         let tasks_of = GatewayTasks { producer, observer, core: core.clone() };
         tasks_of.spawn(settings, process, move || ticking.live.tick(), &mut tasks);
+        warn_if_open(settings);
+        let tls = Tls::new(&settings.tls, &core.metrics.access)?;
+        if let Some(tls) = tls.clone() {
+            tasks.spawn("TLS certificates", tls.follow());
+        }
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
         let (server, address) =
-            http::listen(settings, api.clone(), process.shutdown.clone(), going)
+            http::listen(settings, tls, api.clone(), process.shutdown.clone(), going)
                 .map_err(|error| StartError::Listen(settings.listen, error))?;
         api.live.opened(address.port());
         info!(%address, port_name = "http", gateway = %id, "listening");
@@ -170,6 +181,22 @@ impl GatewayTasks {
     }
 }
 
+/// Logs that everybody may use the gateway, as a warning if other machines can reach it.
+fn warn_if_open(settings: &GatewaySettings) {
+    if settings.has_access_control() {
+        return;
+    }
+    if settings.listen.ip().is_loopback() {
+        info!("requests need no API key: --api-keys is not set");
+        return;
+    }
+    warn!(
+        address = %settings.listen,
+        "requests need no authentication: everybody who reaches this address may use all models; set \
+         --api-keys, --jwt-issuer or --tls-client-ca, or listen on 127.0.0.1"
+    );
+}
+
 /// Builds the state shared by the HTTP handlers.
 fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Process) -> Api {
     let body_bytes = core.metrics.body_bytes.clone();
@@ -179,7 +206,7 @@ fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Pro
         offload: Offload::new(),
         readiness: process.readiness.clone(),
         strict_readiness: settings.strict_readiness,
-        live: Live::new(settings.live_page, id),
+        live: Live::new(settings.live_page, id, settings.tls.tls_cert.is_some()),
         traces: Traces::new(process.tracer.clone(), settings.trace_sample),
         core,
     }

@@ -1,6 +1,8 @@
 //! Access control: identifies the client of a request, and enforces its permissions and its share.
 
 mod address;
+mod denial;
+mod expiry;
 mod fairness;
 mod grant;
 mod key_file;
@@ -8,27 +10,43 @@ mod key_lines;
 mod key_toml;
 mod keys;
 mod settings;
+mod throttle;
+mod tokens;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use batchfleet_broker::Priority;
-use batchfleet_oip::Problem;
+use batchfleet_service::InvalidSettings;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::debug;
 
 use self::{
     address::Network,
+    expiry::Expiry,
     fairness::{Allowance, ClientId, Excess, Fairness},
     grant::Grant,
     key_file::KeyFile,
+    throttle::Throttle,
+    tokens::Tokens,
 };
-pub(crate) use self::{address::network_of, grant::class};
-pub use self::{key_file::KeysError, settings::ClientSettings};
-use crate::error::InferError;
+pub(crate) use self::{address::network_of, denial::Denial, grant::class};
+pub use self::{key_file::KeysError, settings::ClientSettings, tokens::TokenSettings};
+use crate::{error::InferError, metrics::AccessMetrics};
 
 /// Maximum number of clients with a share of their own; all other clients have one share together.
 const MOST_CLIENTS: usize = 100_000;
+
+/// The reason why access control cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientsError {
+    /// The API keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// A setting of tokens is wrong.
+    #[error(transparent)]
+    Tokens(#[from] InvalidSettings),
+}
 
 /// The origin of a request, identified by connection and headers.
 pub(crate) trait RequestOrigin {
@@ -37,36 +55,51 @@ pub(crate) trait RequestOrigin {
 
     /// The values of a header, in the order in which they were sent. `name` is in lower case.
     fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]>;
+
+    /// The name in the certificate that the client presented, if any.
+    fn certificate(&self) -> Option<&Arc<str>>;
 }
 
 /// The access control of a gateway.
 #[derive(Debug)]
 pub(crate) struct Clients {
     keys: Option<KeyFile>,
+    tokens: Option<Tokens>,
+    /// Whether certificates identify clients.
+    certificates: bool,
     proxies: Vec<Network>,
+    default_class: Priority,
     allowance: Allowance,
     fairness: Mutex<Fairness>,
+    throttle: Mutex<Throttle>,
+    metrics: AccessMetrics,
 }
 
 /// An identified client.
 #[derive(Debug)]
 pub(crate) struct Client {
     id: ClientId,
-    /// The permissions of the API key; `None` if the gateway requires no keys and allows
-    /// everything.
+    /// The highest priority class of the client's requests.
+    class: Priority,
+    /// The permissions of a client with an API key, a token or a certificate; `None` if the gateway
+    /// requires none of these.
     grant: Option<Arc<Grant>>,
 }
 
 impl Client {
+    fn granted(grant: Arc<Grant>) -> Self {
+        Self { id: ClientId::Name(grant.name.clone()), class: grant.class, grant: Some(grant) }
+    }
+
     /// Whether the client may use this model.
     pub(crate) fn may_use(&self, model: &str) -> bool {
         let models = self.grant.as_ref().and_then(|grant| grant.models.as_ref());
         models.is_none_or(|models| models.iter().any(|name| name == model))
     }
 
-    /// The priority class of a request: `wanted`, but not higher than the API key allows.
+    /// The priority class of a request: `wanted`, but not higher than the client's.
     pub(crate) fn class(&self, wanted: Priority) -> Priority {
-        self.grant.as_ref().map_or(wanted, |grant| wanted.max(grant.class))
+        wanted.max(self.class)
     }
 }
 
@@ -84,40 +117,39 @@ impl Drop for ClientSeat {
 }
 
 impl Clients {
-    /// Reads the API keys, if the settings name a file.
+    /// Reads the API keys, if the settings name a file. With `certificates`, the certificate of a
+    /// connection identifies its client.
     ///
     /// # Errors
     ///
-    /// [`KeysError`]
-    pub(crate) fn new(settings: &ClientSettings) -> Result<Arc<Self>, KeysError> {
-        let keys = settings.api_keys.clone().map(KeyFile::open).transpose()?;
-        if keys.is_none() {
-            info!("requests need no API key: --api-keys is not set");
-        }
+    /// [`KeysError`], or a setting of tokens is wrong.
+    pub(crate) fn new(
+        settings: &ClientSettings,
+        certificates: bool,
+        metrics: &AccessMetrics,
+    ) -> Result<Arc<Self>, ClientsError> {
         let (rate, in_flight) = (settings.client_rate, settings.client_in_flight);
         Ok(Arc::new(Self {
-            keys,
+            keys: settings.api_keys.clone().map(KeyFile::open).transpose()?,
+            tokens: Tokens::new(&settings.tokens, settings.default_class)?,
+            certificates,
             proxies: settings.trusted_proxies.clone(),
+            default_class: settings.default_class,
             allowance: Allowance { rate, in_flight },
             fairness: Mutex::new(Fairness::new(MOST_CLIENTS, Instant::now())),
+            throttle: Mutex::new(Throttle::new(settings.auth_failure_rate, MOST_CLIENTS)),
+            metrics: metrics.clone(),
         }))
     }
 
-    /// Identifies the client that sent a request: by API key if keys are required, else by address.
+    /// Identifies the client that sent a request: by API key, token or certificate if one of these
+    /// is required, else by address.
     ///
     /// # Errors
     ///
-    /// 401 `unauthorized`: the request has no API key, or an unknown one.
+    /// 401 `unauthorized`: the request has no valid API key, token or certificate.
     pub(crate) fn identify(&self, origin: &impl RequestOrigin) -> Result<Client, InferError> {
-        let Some(file) = &self.keys else {
-            return Ok(Client { id: self.address(origin), grant: None });
-        };
-        let grant = presented(origin).and_then(|key| file.find(key)).ok_or_else(|| Problem {
-            status: 401,
-            code: "unauthorized",
-            message: "send a valid key as x-api-key, or as authorization: Bearer".to_owned(),
-        })?;
-        Ok(Client { id: ClientId::Key(grant.name.clone()), grant: Some(grant) })
+        self.recognize(origin).map_err(|denial| self.deny(origin, denial))
     }
 
     /// Whether an address belongs to a trusted proxy, which carries many clients.
@@ -125,10 +157,105 @@ impl Clients {
         self.proxies.iter().any(|proxy| proxy.contains(address))
     }
 
-    fn address(&self, origin: &impl RequestOrigin) -> ClientId {
+    /// As [`identify`](Self::identify). If a token is signed with an unknown key, first waits until
+    /// the keys of the issuer have been read again.
+    ///
+    /// # Errors
+    ///
+    /// As [`identify`](Self::identify).
+    pub(crate) async fn identify_patiently(
+        &self,
+        origin: &impl RequestOrigin,
+    ) -> Result<Client, InferError> {
+        match (self.recognize(origin), &self.tokens) {
+            (Err(Denial::UnknownSigner), Some(tokens)) => {
+                tokens.look_again().await;
+                self.identify(origin)
+            }
+            (recognized, _) => recognized.map_err(|denial| self.deny(origin, denial)),
+        }
+    }
+
+    fn recognize(&self, origin: &impl RequestOrigin) -> Result<Client, Denial> {
+        let (keys, tokens) = (self.keys.as_ref(), self.tokens.as_ref());
+        if keys.is_none() && tokens.is_none() && !self.certificates {
+            let id = ClientId::Address(self.address(origin));
+            return Ok(Client { id, class: self.default_class, grant: None });
+        }
+        match (Credential::of(origin), keys, tokens) {
+            (Some(Credential::Bearer(token)), _, Some(tokens)) if is_token(token) => {
+                let only_known = self.is_throttled(origin);
+                tokens.verify(token, only_known).map(Client::granted)
+            }
+            (Some(Credential::Key(key) | Credential::Bearer(key)), Some(file), _) => {
+                let keys = file.keys();
+                let grant = keys.find(key).ok_or(Denial::UnknownKey)?;
+                match grant.expires {
+                    Some(expiry) if expiry.is_past(SystemTime::now()) => Err(Denial::ExpiredKey),
+                    _ => Ok(Client::granted(grant.clone())),
+                }
+            }
+            (Some(Credential::Bearer(_)), None, Some(_)) => Err(Denial::MalformedToken),
+            _ => self.certified(origin).map(Client::granted).ok_or(Denial::Missing),
+        }
+    }
+
+    /// The permissions of the client with this certificate: those in the file of keys, or else the
+    /// usual ones.
+    fn certified(&self, origin: &impl RequestOrigin) -> Option<Arc<Grant>> {
+        let name = origin.certificate()?;
+        let listed = self.keys.as_ref().and_then(|file| file.keys().certificate(name).cloned());
+        let grant = listed.unwrap_or_else(|| Grant::of(name.clone(), self.default_class).into());
+        let is_past = |expiry: Expiry| expiry.is_past(SystemTime::now());
+        Some(grant).filter(|grant| !grant.expires.is_some_and(is_past))
+    }
+
+    /// Counts a denied request, and returns the response to it.
+    fn deny(&self, origin: &impl RequestOrigin, denial: Denial) -> InferError {
+        let (address, now) = (self.address(origin), Instant::now());
+        let failed = match denial {
+            _ if denial.is_failure() => self.throttle.lock().fail(address, now),
+            Denial::Throttled => self.throttle.lock().wait(address, now).map_or(Ok(()), Err),
+            _ => Ok(()),
+        };
+        let denied = if failed.is_err() { Denial::Throttled } else { denial };
+        self.metrics.denied(denied);
+        debug!(%address, reason = denial.reason(), "denied a request");
+        match failed {
+            Err(wait) => InferError::AuthFailures(wait),
+            Ok(()) => denial.problem(&self.credentials()).into(),
+        }
+    }
+
+    /// Counts a request of a known client that may not do what it asks for.
+    pub(crate) fn forbidden(&self) {
+        self.metrics.denied(Denial::Forbidden);
+    }
+
+    fn is_throttled(&self, origin: &impl RequestOrigin) -> bool {
+        self.throttle.lock().wait(self.address(origin), Instant::now()).is_some()
+    }
+
+    /// The credentials that this gateway takes, in words.
+    fn credentials(&self) -> String {
+        let mut taken = Vec::new();
+        if self.keys.is_some() {
+            taken.push("a valid key as x-api-key, or as authorization: Bearer");
+        }
+        if self.tokens.is_some() {
+            taken.push("a JSON web token as authorization: Bearer");
+        }
+        if self.certificates {
+            taken.push("a client certificate in the TLS handshake");
+        }
+        taken.join("; or ")
+    }
+
+    /// The address of the client, or the network of its subscriber.
+    fn address(&self, origin: &impl RequestOrigin) -> IpAddr {
         let peer = origin.peer().unwrap_or(IpAddr::from([0; 4]));
         let forwarded: Vec<_> = origin.header("x-forwarded-for").map(ascii).collect();
-        ClientId::Address(address::network_of(address::behind(peer, &forwarded, &self.proxies)))
+        address::network_of(address::behind(peer, &forwarded, &self.proxies))
     }
 
     /// Admits a request of `client` if it is within the client's share.
@@ -156,22 +283,44 @@ impl Clients {
         }
     }
 
-    /// Task: applies changes to the file of API keys.
+    /// Task: applies changes to the file of API keys, and to the keys of the issuer of tokens.
     pub(crate) async fn follow(self: Arc<Self>) {
-        if let Some(file) = &self.keys {
-            file.follow().await;
-        }
+        let keys = async {
+            if let Some(file) = &self.keys {
+                file.follow(&self.metrics).await;
+            }
+        };
+        let tokens = async {
+            if let Some(tokens) = &self.tokens {
+                tokens.follow(&self.metrics).await;
+            }
+        };
+        tokio::join!(keys, tokens);
     }
 }
 
-/// The API key that a request presents.
-fn presented(origin: &impl RequestOrigin) -> Option<&[u8]> {
-    if let Some(key) = origin.header("x-api-key").next() {
-        return Some(key);
+/// What a request presents in its head.
+enum Credential<'a> {
+    /// An API key.
+    Key(&'a [u8]),
+    /// An API key or a token.
+    Bearer(&'a [u8]),
+}
+
+impl<'a> Credential<'a> {
+    fn of(origin: &'a impl RequestOrigin) -> Option<Self> {
+        if let Some(key) = origin.header("x-api-key").next() {
+            return Some(Self::Key(key));
+        }
+        let value = origin.header("authorization").next()?;
+        let (scheme, key) = value.split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| Self::Bearer(key.trim_ascii()))
     }
-    let value = origin.header("authorization").next()?;
-    let (scheme, key) = value.split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
+}
+
+/// Whether a bearer credential has the form of a JSON web token: three parts.
+fn is_token(bearer: &[u8]) -> bool {
+    bearer.split(|byte| *byte == b'.').count() == 3
 }
 
 /// The text of a header value. A value that is not ASCII becomes `?`, which is not an address.

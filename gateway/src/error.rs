@@ -23,6 +23,10 @@ pub(crate) enum InferError {
     /// The client has as many requests in flight as its share allows.
     #[error("this client has too many requests in flight")]
     Concurrency,
+    /// The address of the client has failed to authenticate too often. Contains the time until its
+    /// next failure is within the rate.
+    #[error("too many failed authentications from this address")]
+    AuthFailures(Duration),
     /// The bodies of requests and responses use the whole memory budget.
     #[error("the bodies of other requests fill this gateway's memory")]
     BodyBytes,
@@ -78,7 +82,11 @@ impl InferError {
             Self::Draining => Some(RefusalKind::Draining),
             Self::QueueFull => Some(RefusalKind::BrokerFull),
             Self::QueueUnreachable => Some(RefusalKind::BrokerUnready),
-            Self::Problem(_) | Self::Deadline | Self::Worker(_) | Self::Misrouted => None,
+            Self::Problem(_)
+            | Self::AuthFailures(_)
+            | Self::Deadline
+            | Self::Worker(_)
+            | Self::Misrouted => None,
         }
     }
 
@@ -86,6 +94,7 @@ impl InferError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Problem(problem) => problem.code,
+            Self::AuthFailures(_) => "auth_failures",
             Self::Deadline => "deadline",
             Self::Worker(error) => match error.failure {
                 Failure::BadInput => "bad_input",
@@ -100,7 +109,7 @@ impl InferError {
     /// How long the client should wait before the next attempt, if another attempt may succeed.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Quota(wait) | Self::QueueWait(wait) => Some(*wait),
+            Self::Quota(wait) | Self::QueueWait(wait) | Self::AuthFailures(wait) => Some(*wait),
             _ => self.refusal().map(|_| Duration::from_secs(1)),
         }
     }

@@ -1,6 +1,7 @@
 //! The metrics of a gateway. At every scrape, offered = accepted + refused + requests being read,
 //! and accepted = the sum of answered over its outcomes + in flight.
 
+mod access;
 mod fleet;
 mod triton;
 
@@ -14,6 +15,7 @@ use prometheus::{
 };
 use strum::{IntoEnumIterator, VariantArray};
 
+pub(crate) use self::access::AccessMetrics;
 use self::{
     fleet::FleetMetrics,
     triton::{ModelTriton, Triton},
@@ -67,6 +69,8 @@ batchfleet_service::metrics! {
         request_seconds: HistogramVec,
         /// Facts of the fleet.
         pub(crate) fleet: FleetMetrics,
+        /// Access control and TLS.
+        pub(crate) access: AccessMetrics,
         /// The same counts under Triton's names.
         triton: Triton,
         /// Round trip to Redis, measured five times per second.
@@ -138,6 +142,7 @@ impl GatewayMetrics {
     /// with the value 0.
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::register(registry)?;
+        metrics.access.begin();
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);
         for reason in ["model_not_found", "model_unavailable", "unauthorized"] {
             metrics.refused.with_label_values(&[UNKNOWN_MODEL, reason]);

@@ -8,7 +8,7 @@ use batchfleet_service::{
 };
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
-use crate::{availability::ReadyWhen, clients::ClientSettings};
+use crate::{availability::ReadyWhen, clients::ClientSettings, tls::TlsSettings};
 
 /// The least memory for connections.
 const LEAST_CONNECTION_BYTES: usize = 1 << 20;
@@ -222,6 +222,10 @@ pub struct GatewaySettings {
     )]
     pub trace_sample: f64,
 
+    /// HTTPS on the address for clients.
+    #[command(flatten)]
+    pub tls: TlsSettings,
+
     /// Which clients may send requests, and how many.
     #[command(flatten)]
     pub clients: ClientSettings,
@@ -248,7 +252,15 @@ impl GatewaySettings {
         ReadyWhen { unready_after, needs_model }
     }
 
-    /// Checks settings against each other, and the file of API keys.
+    /// Whether requests need an API key, a token or a client certificate.
+    pub fn has_access_control(&self) -> bool {
+        let Self { clients, tls, .. } = self;
+        clients.api_keys.is_some()
+            || clients.tokens.jwt_issuer.is_some()
+            || tls.tls_client_ca.is_some()
+    }
+
+    /// Checks settings against each other, the TLS files and the file of API keys.
     ///
     /// # Errors
     ///
@@ -267,6 +279,7 @@ impl GatewaySettings {
         {
             "--max-connections must be at least 1, and --max-connection-bytes at least 1 MiB"
         } else {
+            self.tls.check()?;
             return self.clients.check();
         };
         Err(InvalidSettings::new(problem))

@@ -135,6 +135,58 @@ async fn b67_only_trusted_proxies_can_set_the_client_address() {
 }
 
 #[tokio::test]
+async fn denied_requests_are_counted_by_reason_on_every_path() {
+    let (server, _folder) = with_keys(&format!(
+        "{SECRET} alice expires=2020-01-01\n{OTHER} bob expires=2999-12-31T23:59:59Z\n"
+    ))
+    .await;
+    let expired = server.ask(post("x-api-key: secret\r\n", echo(&[1]))).await;
+    assert_eq!((expired.status, expired.code()), (401, "unauthorized"));
+    assert!(String::from_utf8_lossy(&expired.body).contains("has expired"));
+    assert_eq!(server.ask(post("x-api-key: other\r\n", echo(&[1]))).await.outputs(), [1]);
+    for path in ["/v2/models/echo", "/v2/models/echo/stats", "/v2/models/stats"] {
+        assert_eq!(get(&server, path, "").await.status, 401);
+        assert_eq!(get(&server, path, "authorization: Bearer guessed\r\n").await.status, 401);
+    }
+    let denied = "batchfleet_gateway_denied_total";
+    for (reason, count) in [("expired_key", 1.0), ("missing", 3.0), ("unknown_key", 3.0)] {
+        server.metric_becomes(denied, &format!("reason=\"{reason}\""), count).await;
+    }
+    server.metric_becomes(denied, "", 7.0).await;
+}
+
+#[tokio::test]
+async fn an_address_that_fails_too_often_is_slowed_down_and_valid_keys_still_pass() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("keys");
+    fs::write(&file, format!("{SECRET} alice\n")).unwrap();
+    let flags = ["--api-keys", path(&file), "--auth-failure-rate", "0.1"];
+    let server = Server::start(&[&flags[..], &["--trusted-proxies", "127.0.0.1"]].concat()).await;
+    let from = |address, key| format!("x-forwarded-for: {address}\r\nx-api-key: {key}\r\n");
+    let guess = || server.ask(post(&from("1.2.3.4", "guessed"), echo(&[1])));
+    assert_eq!(guess().await.status, 401);
+    let refused = guess().await;
+    assert_eq!((refused.status, refused.code()), (429, "auth_failures"));
+    assert!((1..=10).contains(&refused.headers["retry-after"].parse::<u32>().unwrap()));
+    let valid = server.ask(post(&from("1.2.3.4", "secret"), echo(&[1]))).await;
+    assert_eq!(valid.outputs(), [1]);
+    let elsewhere = server.ask(post(&from("5.6.7.8", "guessed"), echo(&[1]))).await;
+    assert_eq!(elsewhere.status, 401);
+    let throttled = "reason=\"throttled\"";
+    server.metric_becomes("batchfleet_gateway_denied_total", throttled, 1.0).await;
+    server.balances().await;
+}
+
+#[tokio::test]
+async fn a_deleted_key_file_is_counted_and_its_keys_stay_valid() {
+    let (server, folder) = with_keys(&format!("{SECRET} alice\n")).await;
+    fs::remove_file(folder.path().join("keys")).unwrap();
+    let failures = "batchfleet_gateway_reload_failures_total";
+    server.metric_becomes(failures, "file=\"api_keys\"", 1.0).await;
+    assert_eq!(server.ask(post("x-api-key: secret\r\n", echo(&[1]))).await.outputs(), [1]);
+}
+
+#[tokio::test]
 async fn a_changed_key_file_is_reloaded_and_a_malformed_one_is_ignored() {
     let (server, folder) = with_keys(&format!("{SECRET} alice\n")).await;
     let file = folder.path().join("keys");

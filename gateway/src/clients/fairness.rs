@@ -10,8 +10,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// The client whose share a request uses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ClientId {
-    /// The client with an API key of this name.
-    Key(Arc<str>),
+    /// The client with an API key, a token or a certificate of this name.
+    Name(Arc<str>),
     /// The client at this address.
     Address(IpAddr),
     /// All clients beyond the maximum number of shares, which have one share together.

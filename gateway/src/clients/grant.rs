@@ -1,16 +1,28 @@
-//! The permissions of an API key, and the format of their fields in a file of keys.
+//! The permissions of a client, and the format of their fields in a file of keys.
 
 use std::sync::Arc;
 
 use batchfleet_broker::Priority;
 
+use super::expiry::Expiry;
+
 /// The SHA-256 of an API key.
 pub(super) type KeyHash = [u8; 32];
 
-/// The permissions of an API key.
+/// What identifies a client in a file of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Identification {
+    /// The hash of an API key.
+    Key(KeyHash),
+    /// The name in a certificate.
+    Certificate(String),
+}
+
+/// The permissions of a client.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Grant {
-    /// The client that owns the key; keys of the same name belong to the same client.
+    /// The name of the client. API keys, tokens and certificates of the same name belong to the same
+    /// client.
     pub(super) name: Arc<str>,
     /// The highest priority class of the client's requests.
     pub(super) class: Priority,
@@ -20,6 +32,15 @@ pub(super) struct Grant {
     pub(super) in_flight: Option<usize>,
     /// The only models the client may use; `None` for all.
     pub(super) models: Option<Vec<String>>,
+    /// When the credential expires; `None` for never.
+    pub(super) expires: Option<Expiry>,
+}
+
+impl Grant {
+    /// The permissions of a client for which nothing else is configured.
+    pub(super) fn of(name: Arc<str>, class: Priority) -> Self {
+        Self { name, class, rate: None, in_flight: None, models: None, expires: None }
+    }
 }
 
 /// Reads a SHA-256 of 64 hexadecimal digits.

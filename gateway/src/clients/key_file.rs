@@ -7,16 +7,10 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::{
-    task::spawn_blocking,
-    time::{Duration, interval},
-};
-use tracing::{error, info};
+use tracing::info;
 
-use super::{grant::Grant, keys::Keys};
-
-/// Interval between reloads of the file.
-const RELOAD: Duration = Duration::from_secs(5);
+use super::keys::Keys;
+use crate::{metrics::AccessMetrics, reload::Reloaded};
 
 /// The reason why the file of API keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,32 +41,16 @@ impl KeyFile {
         Ok(Self { path, keys })
     }
 
-    /// The permissions of `key`; `None` if the file does not list the key.
-    pub(super) fn find(&self, key: &[u8]) -> Option<Arc<Grant>> {
-        let keys = self.keys.read().clone();
-        keys.find(key).cloned()
+    /// The clients that the file lists now.
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        self.keys.read().clone()
     }
 
-    /// Task: reloads the file every [`RELOAD`]. If the file cannot be used, the current keys stay
-    /// valid.
-    pub(super) async fn follow(&self) {
-        let mut ticks = interval(RELOAD);
-        let mut failed = false;
-        loop {
-            ticks.tick().await;
-            let path = self.path.clone();
-            match spawn_blocking(move || read(&path)).await {
-                Ok(Ok(new)) => {
-                    self.replace(new);
-                    failed = false;
-                }
-                Ok(Err(error)) if !failed => {
-                    error!(%error, "failed to reload API keys, keeping the previous ones");
-                    failed = true;
-                }
-                _ => {}
-            }
-        }
+    /// Task: applies changes of the file.
+    pub(super) async fn follow(&self, metrics: &AccessMetrics) {
+        let path = self.path.clone();
+        let reloaded = Reloaded::new("API keys", metrics.reload_failures("api_keys"));
+        reloaded.follow(move || read(&path), |new| self.replace(new)).await;
     }
 
     fn replace(&self, new: Keys) {

@@ -2,9 +2,12 @@
 
 use batchfleet_broker::Priority;
 use serde::{Deserialize, Deserializer, de::Error as _};
-use toml::{Spanned, de::Error};
+use toml::{Spanned, de::Error, value::Datetime};
 
-use super::grant::{Grant, KeyHash, class, key_hash, rate};
+use super::{
+    expiry::Expiry,
+    grant::{Grant, Identification, KeyHash, class, key_hash, rate},
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -12,19 +15,23 @@ struct File {
     keys: Vec<Spanned<Key>>,
 }
 
-/// One table: the hash of a key, and the fields of its [`Grant`].
+/// One table: the hash of a key or the name in a certificate, and the fields of its [`Grant`]. The
+/// name of the client may be omitted for a certificate.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Key {
-    #[serde(deserialize_with = "hash_field")]
-    sha256: KeyHash,
-    name: String,
+    #[serde(default, deserialize_with = "hash_field")]
+    sha256: Option<KeyHash>,
+    certificate: Option<String>,
+    name: Option<String>,
     #[serde(default, deserialize_with = "class_field")]
     class: Priority,
     #[serde(default, deserialize_with = "rate_field")]
     rate: Option<f64>,
     in_flight: Option<usize>,
     models: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "expiry_field")]
+    expires: Option<Expiry>,
 }
 
 /// Whether a file is TOML. The first line that is neither blank nor a comment decides: in the other
@@ -40,7 +47,7 @@ pub(super) fn is_toml(text: &str) -> bool {
 /// # Errors
 ///
 /// The line, the field and a description of the problem.
-pub(super) fn parse(text: &str) -> Result<Vec<(usize, KeyHash, Grant)>, String> {
+pub(super) fn parse(text: &str) -> Result<Vec<(usize, Identification, Grant)>, String> {
     let line = |at: usize| text[..at].matches('\n').count() + 1;
     let File { keys } = toml::from_str(text).map_err(|mut error: Error| {
         let at = error.span().map_or(0, |span| span.start);
@@ -49,15 +56,35 @@ pub(super) fn parse(text: &str) -> Result<Vec<(usize, KeyHash, Grant)>, String> 
     })?;
     let keys = keys.into_iter().map(|key| {
         let line = line(key.span().start);
-        let Key { sha256, name, class, rate, in_flight, models } = key.into_inner();
-        (line, sha256, Grant { name: name.into(), class, rate, in_flight, models })
+        let (identification, grant) =
+            key.into_inner().grant().map_err(|wrong| format!("line {line}: {wrong}"))?;
+        Ok((line, identification, grant))
     });
-    Ok(keys.collect())
+    keys.collect()
 }
 
-fn hash_field<'de, D: Deserializer<'de>>(field: D) -> Result<KeyHash, D::Error> {
+impl Key {
+    fn grant(self) -> Result<(Identification, Grant), &'static str> {
+        let Self { sha256, certificate, name, class, rate, in_flight, models, expires } = self;
+        let name = name.or_else(|| certificate.clone()).ok_or("missing field `name`")?;
+        let identification = match (sha256, certificate) {
+            (Some(hash), None) => Identification::Key(hash),
+            (None, Some(certificate)) => Identification::Certificate(certificate),
+            _ => return Err("expected `sha256`, or else `certificate`"),
+        };
+        let name = name.into();
+        Ok((identification, Grant { name, class, rate, in_flight, models, expires }))
+    }
+}
+
+fn hash_field<'de, D: Deserializer<'de>>(field: D) -> Result<Option<KeyHash>, D::Error> {
     let hash = key_hash(&String::deserialize(field)?);
-    hash.ok_or_else(|| D::Error::custom("expected a SHA-256 of 64 hex digits"))
+    hash.map(Some).ok_or_else(|| D::Error::custom("expected a SHA-256 of 64 hex digits"))
+}
+
+fn expiry_field<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Expiry>, D::Error> {
+    let expiry = Expiry::parse(&Datetime::deserialize(field)?.to_string());
+    expiry.map(Some).ok_or_else(|| D::Error::custom("expected a time in UTC"))
 }
 
 fn class_field<'de, D: Deserializer<'de>>(field: D) -> Result<Priority, D::Error> {

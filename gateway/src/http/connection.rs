@@ -14,6 +14,7 @@ mod socket;
 use std::{
     cell::RefCell,
     future::{Future, poll_fn},
+    io,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -43,14 +44,25 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// would make the kernel discard the answer as well.
 const LINGER_BYTES: u64 = 256 << 10;
 
-/// Serves the connection until the client or the server closes it. `http` answers one request on
-/// each stream that it is called with.
-pub(super) async fn serve<S, H>(stream: S, peer: Option<SocketAddr>, http: &H, door: &Door)
-where
+/// Serves the connection until the client or the server closes it. `opening` becomes the stream once
+/// the client has begun to send. `http` answers one request on each stream that it is called with.
+pub(super) async fn serve<S, H>(
+    opening: impl Future<Output = io::Result<S>>,
+    peer: Option<SocketAddr>,
+    http: &H,
+    door: &Door,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Service<(Exchange<S>, Option<SocketAddr>)>,
 {
     let Some(place) = door.enter(peer) else { return };
+    let opened = timeout(door.patience().keep_alive, opening);
+    let opened = tokio::select! {
+        biased;
+        opened = opened => opened,
+        ending = door.closes() => return place.leave(&ending),
+    };
+    let Ok(Ok(stream)) = opened else { return };
     let connection = Rc::new(RefCell::new(Connection::new(stream, place.share())));
     let ending = loop {
         let wait = next_request(&connection, door.patience().keep_alive);

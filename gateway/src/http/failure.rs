@@ -18,7 +18,9 @@ impl ResponseError for InferError {
             Self::Problem(problem) => {
                 StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST)
             }
-            Self::Quota(_) | Self::Concurrency => StatusCode::TOO_MANY_REQUESTS,
+            Self::Quota(_) | Self::Concurrency | Self::AuthFailures(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::BodyBytes
             | Self::QueueWait(_)
             | Self::QueueLimit

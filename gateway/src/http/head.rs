@@ -17,8 +17,8 @@ pub(super) fn model_path(request: &HttpRequest) -> (&str, Option<&str>) {
 }
 
 /// The model that the path names, if the client may use it.
-pub(super) fn model(api: &Api, request: &HttpRequest) -> Result<Arc<Model>, InferError> {
-    let client = api.core.clients.identify(request.head())?;
+pub(super) async fn model(api: &Api, request: &HttpRequest) -> Result<Arc<Model>, InferError> {
+    let client = api.core.clients.identify_patiently(request).await?;
     let (name, version) = model_path(request);
     Ok(api.core.catalog.find(name, version, |name| client.may_use(name))?)
 }

@@ -67,7 +67,7 @@ async fn serve(
     mailbox: &Mailbox,
     record: &mut Record<'_>,
 ) -> Result<HttpResponse, InferError> {
-    let client = api.core.clients.identify(request.head())?;
+    let client = api.core.clients.identify_patiently(request).await?;
     let (name, version) = model_path(request);
     let asked = api.core.begin(record, client, name, version)?;
     let (parsed, share) = read(api, &asked.model, request, payload).await?;

@@ -19,6 +19,7 @@ use crate::{
     api::Api,
     body::{self, Bounds},
     catalog,
+    clients::Client,
     error::InferError,
     model::Model,
     unavailable::Reasons,
@@ -59,7 +60,7 @@ pub(super) async fn model(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = head::model(&api, &request)?;
+    let model = head::model(&api, &request).await?;
     let versions = api.core.catalog.versions(&model.spec.queue.model);
     Ok(json(describe::model(&model.spec, &versions)))
 }
@@ -69,7 +70,7 @@ pub(super) async fn model_ready(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = head::model(&api, &request)?;
+    let model = head::model(&api, &request).await?;
     let QueueName { model: name, version } = &model.spec.queue;
     if !model.is_ready() {
         return Err(match api.core.catalog.unavailable().reason(name, Some(*version)) {
@@ -85,7 +86,7 @@ pub(super) async fn model_config(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = head::model(&api, &request)?;
+    let model = head::model(&api, &request).await?;
     Ok(match api.core.catalog.config(&model) {
         Some(config) => json(config),
         // Older workers do not announce the config.
@@ -98,7 +99,7 @@ pub(super) async fn batching(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = head::model(&api, &request)?;
+    let model = head::model(&api, &request).await?;
     Ok(json(api.core.catalog.explain(&model)))
 }
 
@@ -107,7 +108,7 @@ pub(super) async fn model_statistics(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    let model = head::model(&api, &request)?;
+    let model = head::model(&api, &request).await?;
     if head::model_path(&request).1.is_some() {
         return Ok(report(&[model]));
     }
@@ -121,7 +122,8 @@ pub(super) async fn all_statistics(
     request: HttpRequest,
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
-    Ok(report(&usable(&request, &api)?))
+    let client = api.core.clients.identify_patiently(&request).await?;
+    Ok(report(&usable(&client, &api)))
 }
 
 /// The counts and durations of `models`.
@@ -131,11 +133,10 @@ fn report(models: &[Arc<Model>]) -> HttpResponse {
 }
 
 /// Every model that the client may use.
-fn usable(request: &HttpRequest, api: &Api) -> Result<Vec<Arc<Model>>, InferError> {
-    let client = api.core.clients.identify(request.head())?;
+fn usable(client: &Client, api: &Api) -> Vec<Arc<Model>> {
     let mut models = api.core.catalog.all();
     models.retain(|model| client.may_use(&model.spec.queue.model));
-    Ok(models)
+    models
 }
 
 /// `POST /v2/repository/index`
@@ -155,8 +156,8 @@ async fn index(
     payload: &mut Payload,
     api: &Api,
 ) -> Result<HttpResponse, InferError> {
-    let client = api.core.clients.identify(request.head())?;
-    let models = usable(request, api)?;
+    let client = api.core.clients.identify_patiently(request).await?;
+    let models = usable(&client, api);
     let bounds = Bounds { bytes: MAX_INDEX_REQUEST, ..api.body };
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, bounds, api.budget.share()).await?;

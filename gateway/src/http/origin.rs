@@ -1,17 +1,37 @@
-//! The origin of a request, read from the request head of actix.
+//! The origin of a request, read from the types of actix.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use actix_web::{dev::RequestHead, http::header::HeaderValue};
+use actix_http::Request;
+use actix_web::{HttpRequest, http::header::HeaderValue};
 
-use crate::clients::RequestOrigin;
+use crate::{clients::RequestOrigin, tls::CertificateName};
 
-impl RequestOrigin for RequestHead {
+impl RequestOrigin for HttpRequest {
     fn peer(&self) -> Option<IpAddr> {
-        self.peer_addr.map(|peer| peer.ip())
+        self.peer_addr().map(|peer| peer.ip())
     }
 
     fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
         self.headers().get_all(name).map(HeaderValue::as_bytes)
+    }
+
+    fn certificate(&self) -> Option<&Arc<str>> {
+        self.conn_data::<CertificateName>().map(|name| &name.0)
+    }
+}
+
+/// A request before it is routed.
+impl RequestOrigin for Request {
+    fn peer(&self) -> Option<IpAddr> {
+        self.peer_addr().map(|peer| peer.ip())
+    }
+
+    fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        self.head().headers().get_all(name).map(HeaderValue::as_bytes)
+    }
+
+    fn certificate(&self) -> Option<&Arc<str>> {
+        self.conn_data::<CertificateName>().map(|name| &name.0)
     }
 }

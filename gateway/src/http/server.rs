@@ -19,7 +19,7 @@ use actix_server::{Server, ServerBuilder};
 use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::{
     App, ResponseError,
-    dev::{AppConfig, RequestHead, Service, ServiceRequest},
+    dev::{AppConfig, Service, ServiceRequest},
     error::InternalError,
     http::{
         ConnectionType, Uri,
@@ -29,10 +29,7 @@ use actix_web::{
 };
 use batchfleet_service::open_file_limit;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -43,7 +40,13 @@ use super::{
     routes::routes,
 };
 use crate::{
-    api::Api, body, error::InferError, mailbox::Mailbox, settings::GatewaySettings, trace::Trace,
+    api::Api,
+    body,
+    error::InferError,
+    mailbox::Mailbox,
+    settings::GatewaySettings,
+    tls::{self, Tls, Transport},
+    trace::Trace,
 };
 
 /// Maximum number of connections that wait to be accepted; the limit of the kernel may be lower.
@@ -61,7 +64,7 @@ const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 /// The running server: a future that ends when the server has stopped.
 pub(crate) type HttpServer = Server;
 
-/// Binds the address and starts the server. After `shutdown`, the server closes each connection
+/// Binds the address and starts the server, with HTTPS if `tls` is given. After `shutdown`, the server closes each connection
 /// after its next response. When `going` completes, the server closes the listener, but still
 /// answers all accepted requests.
 ///
@@ -70,6 +73,7 @@ pub(crate) type HttpServer = Server;
 /// The address is in use, or does not belong to this machine.
 pub(crate) fn listen(
     settings: &GatewaySettings,
+    tls: Option<Arc<Tls>>,
     api: Arc<Api>,
     shutdown: CancellationToken,
     going: impl Future<Output = ()> + Send + 'static,
@@ -86,20 +90,21 @@ pub(crate) fn listen(
     let origins = AllowedOrigins::new(&settings.allow_origin);
     let server = builder.listen("http", listener, move || {
         let http = http_service(api.clone(), origins.clone(), address, shutdown.clone());
-        let (limits, draining) = (limits.clone(), draining.clone());
+        let (limits, draining, tls) = (limits.clone(), draining.clone(), tls.clone());
         fn_factory(move || {
-            let (started, limits, draining) =
-                (http.new_service(()), limits.clone(), draining.clone());
+            let (started, tls) = (http.new_service(()), tls.clone());
+            let (limits, draining) = (limits.clone(), draining.clone());
             async move {
                 let http = Rc::new(started.await?);
                 let door = Rc::new(Door::new(limits, most, patience, draining));
                 Ok::<_, ()>(fn_service(move |stream: TcpStream| {
-                    let (http, door) = (http.clone(), door.clone());
+                    let (http, door, tls) = (http.clone(), door.clone(), tls.clone());
                     async move {
                         let peer = stream.peer_addr().ok();
                         // Without this option the kernel would delay small answers.
                         stream.set_nodelay(true).ok();
-                        connection::serve(stream, peer, &*http, &door).await;
+                        let opening = tls::open(stream, tls);
+                        connection::serve(opening, peer, &*http, &door).await;
                         Ok::<_, ()>(())
                     }
                 }))
@@ -110,15 +115,15 @@ pub(crate) fn listen(
 }
 
 /// Answers requests: the routes, and what applies to every answer.
-fn http_service<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+fn http_service(
     api: Data<Api>,
     origins: AllowedOrigins,
     address: SocketAddr,
     shutdown: CancellationToken,
 ) -> impl ServiceFactory<
-    (Exchange<S>, Option<SocketAddr>),
+    (Exchange<Transport>, Option<SocketAddr>),
     Config = (),
-    Service = impl Service<(Exchange<S>, Option<SocketAddr>)>,
+    Service = impl Service<(Exchange<Transport>, Option<SocketAddr>)>,
     InitError = (),
 > {
     let gate = api.clone();
@@ -152,8 +157,11 @@ fn http_service<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         },
     );
     HttpService::build()
-        .on_connect_ext(|exchange: &Exchange<S>, data| {
+        .on_connect_ext(|exchange: &Exchange<Transport>, data| {
             data.insert(exchange.answer());
+            if let Some(name) = exchange.with_stream(Transport::certificate_name) {
+                data.insert(name);
+            }
         })
         .local_addr(address)
         // The connection has its own time limits.
@@ -161,8 +169,8 @@ fn http_service<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         .keep_alive(KeepAlive::Os)
         .h1_allow_half_closed(false) // Notices a client that disconnects while its request waits.
         .expect(fn_service(move |request| {
-            let checked = expect(&gate, request);
-            async { checked }
+            let gate = gate.clone();
+            async move { expect(&gate, request).await }
         }))
         .h1(map_config(app, |()| AppConfig::default()))
 }
@@ -213,8 +221,8 @@ fn connection_limits(
 }
 
 /// Answers `Expect: 100-continue`: refuses a request before its body is sent, if the head suffices.
-fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
-    match check_head(api, request.head()) {
+async fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
+    match check_head(api, &request).await {
         Ok(()) => Ok(request),
         Err(error) => {
             api.core.arrive(Trace::off()).failed(&error);
@@ -227,9 +235,9 @@ fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error> {
 }
 
 /// Refuses a request if its head is reason enough: the client is unknown or the body too large.
-fn check_head(api: &Api, head: &RequestHead) -> Result<(), InferError> {
-    api.core.clients.identify(head)?;
-    let announced = content_length(head.headers()).unwrap_or(0);
+async fn check_head(api: &Api, request: &Request) -> Result<(), InferError> {
+    api.core.clients.identify_patiently(request).await?;
+    let announced = content_length(request.head().headers()).unwrap_or(0);
     if usize::try_from(announced).is_ok_and(|length| length <= api.body.bytes) {
         return Ok(());
     }

@@ -42,6 +42,8 @@ struct Feed {
     may_ask: bool,
     /// The port whose page may send requests, if open.
     clients_port: Option<u16>,
+    /// `http` or `https`, for the port for clients.
+    clients_scheme: &'static str,
     /// The live controls, if this page may set them.
     #[serde(rename = "play")]
     controls: Option<Offer>,
@@ -104,6 +106,7 @@ pub(super) fn answer(
         trouble: trouble(api, models.is_empty(), model.map(AsRef::as_ref)),
         may_ask: port == Port::Clients,
         clients_port: api.live.clients_port(),
+        clients_scheme: api.live.clients_scheme(),
         controls: api.live.controls.offer().filter(|_| port == Port::Clients && is_local(request)),
         shown: model.map(|model| Shown::of(&api.core.catalog, model, &wanted)),
     }))
@@ -114,7 +117,7 @@ pub(super) fn answer(
 fn client(api: &Api, port: Port, request: &HttpRequest) -> Result<Option<Client>, InferError> {
     match port {
         Port::Admin => Ok(None),
-        Port::Clients => api.core.clients.identify(request.head()).map(Some),
+        Port::Clients => api.core.clients.identify(request).map(Some),
     }
 }
 

@@ -34,9 +34,10 @@ struct Parameters {
 
 /// Handles a request to set the controls.
 pub(super) fn answer(api: &Api, request: &HttpRequest) -> Result<HttpResponse, InferError> {
-    let client = api.core.clients.identify(request.head())?;
+    let client = api.core.clients.identify(request)?;
     let is_own = request.headers().contains_key(OWN_PAGE) && is_local(request);
     if !is_own || api.live.controls.offer().is_none() {
+        api.core.clients.forbidden();
         let text =
             "only a live page on this machine may set a load, and only if this server runs it";
         return Ok(refuse(StatusCode::FORBIDDEN, "forbidden", text));

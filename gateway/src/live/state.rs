@@ -26,12 +26,15 @@ pub(crate) struct Live {
     pub(super) controls: ControlPanel,
     /// The number of the port for clients, once the port is open.
     clients_port: OnceLock<u16>,
+    /// Whether the port for clients speaks HTTPS.
+    secure: bool,
 }
 
 impl Live {
     /// Serves the page in `place`.
-    pub(crate) fn new(place: LivePage, boot: GatewayId) -> Self {
-        Self { place, boot, controls: ControlPanel::default(), clients_port: OnceLock::new() }
+    pub(crate) fn new(place: LivePage, boot: GatewayId, secure: bool) -> Self {
+        let (controls, clients_port) = (ControlPanel::default(), OnceLock::new());
+        Self { place, boot, controls, clients_port, secure }
     }
 
     /// Subscribes to changes of the live controls.
@@ -47,6 +50,11 @@ impl Live {
     /// The number of the port for clients, if it is open and serves the page.
     pub(super) fn clients_port(&self) -> Option<u16> {
         self.clients_port.get().copied().filter(|_| self.is_at(Port::Clients))
+    }
+
+    /// The scheme of URLs on the port for clients.
+    pub(super) fn clients_scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// Resets the controls of a closed page. Must be called a few times per second.

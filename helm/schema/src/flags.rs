@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use serde_json::{Map, Value, json};
 
 /// Flags of the gateway or the controller that the chart sets itself.
-const OF_THE_CHART: [&str; 21] = [
+const OF_THE_CHART: [&str; 29] = [
     "admin-listen",
     "api-keys",
     "drain-timeout",
@@ -17,6 +17,11 @@ const OF_THE_CHART: [&str; 21] = [
     "external-metrics-key",
     "external-metrics-listen",
     "identity",
+    "jwt-audience",
+    "jwt-issuer",
+    "jwt-jwks-ca",
+    "jwt-jwks-file",
+    "jwt-jwks-url",
     "lame-duck",
     "listen",
     "namespace",
@@ -26,6 +31,9 @@ const OF_THE_CHART: [&str; 21] = [
     "redis-key",
     "redis-url",
     "redis-url-file",
+    "tls-cert",
+    "tls-client-ca",
+    "tls-key",
     "trace-endpoint",
     "trace-sample",
     "worker-image",

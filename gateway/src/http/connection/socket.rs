@@ -388,6 +388,11 @@ impl<S> Exchange<S> {
         Self(connection.clone())
     }
 
+    /// Reads facts of the stream.
+    pub(in crate::http) fn with_stream<T>(&self, read: impl FnOnce(&S) -> T) -> T {
+        read(&self.0.borrow().stream)
+    }
+
     /// Learns when the server has taken the answer.
     pub(in crate::http) fn answer(&self) -> AnswerWatch {
         self.0.borrow().answer.clone()

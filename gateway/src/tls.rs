@@ -1,0 +1,133 @@
+//! TLS on the port for clients: the handshake, and the name in the certificate of a client.
+
+mod certificate;
+mod files;
+mod settings;
+mod transport;
+
+use std::{fmt, io, path::PathBuf, sync::Arc};
+
+use parking_lot::RwLock;
+use rustls::ServerConfig;
+use tokio::{
+    net::TcpStream,
+    time::{Duration, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info};
+
+pub use self::settings::TlsSettings;
+pub(crate) use self::transport::Transport;
+use self::{
+    certificate::Validity,
+    files::{Loaded, TlsFiles},
+};
+use crate::{metrics::AccessMetrics, reload::Reloaded};
+
+/// Time limit for a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Maximum number of encrypted bytes of an answer that wait for the client to read.
+const UNSENT: usize = 16 << 10;
+
+/// The reason why a TLS file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag} {}: {problem}", .path.display())]
+pub struct TlsError {
+    flag: &'static str,
+    path: PathBuf,
+    problem: String,
+}
+
+/// Opens a connection on which the client has begun to send, with a TLS handshake if the port speaks
+/// TLS. Clients open connections ahead of need, and may send their first byte much later.
+///
+/// # Errors
+///
+/// The client has left, or the handshake failed.
+pub(crate) async fn open(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Transport> {
+    let Some(tls) = tls else { return Ok(Transport::Plain(stream)) };
+    stream.readable().await?;
+    tls.accept(stream).await
+}
+
+/// The name in the certificate of a client: the common name of the subject, or else its first
+/// alternative name.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateName(pub(crate) Arc<str>);
+
+/// Accepts TLS connections with the certificates that were last read from the files.
+pub(crate) struct Tls {
+    files: TlsFiles,
+    current: RwLock<Loaded>,
+    metrics: AccessMetrics,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads the files that the settings name. Returns `None` if the port speaks plain HTTP.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`]
+    pub(crate) fn new(
+        settings: &TlsSettings,
+        metrics: &AccessMetrics,
+    ) -> Result<Option<Arc<Self>>, TlsError> {
+        let Some(files) = TlsFiles::of(settings) else { return Ok(None) };
+        let current = files.load()?;
+        publish(&current.validity, metrics);
+        let current = RwLock::new(current);
+        Ok(Some(Arc::new(Self { files, current, metrics: metrics.clone() })))
+    }
+
+    /// Performs the handshake on a new connection.
+    ///
+    /// # Errors
+    ///
+    /// The client speaks no TLS, presents a certificate of an unknown authority, or takes too long.
+    async fn accept(&self, stream: TcpStream) -> io::Result<Transport> {
+        let config: Arc<ServerConfig> = self.current.read().config.clone();
+        let accepting = TlsAcceptor::from(config).accept_with(stream, |connection| {
+            connection.set_buffer_limit(Some(UNSENT));
+        });
+        let accepted = timeout(HANDSHAKE, accepting).await;
+        let accepted = accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match accepted {
+            Ok(stream) => Ok(Transport::tls(stream)),
+            Err(error) => {
+                self.metrics.handshake_failures.inc();
+                debug!(%error, "TLS handshake failed");
+                Err(error)
+            }
+        }
+    }
+
+    /// Task: applies changes of the files to new connections.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        let failures = self.metrics.reload_failures("tls");
+        let files = self.files.clone();
+        let read = move || files.load();
+        Reloaded::new("TLS certificates", failures).follow(read, |new| self.adopt(new)).await;
+    }
+
+    fn adopt(&self, new: Loaded) {
+        let mut current = self.current.write();
+        if current.content != new.content {
+            info!("reloaded TLS certificates");
+            publish(&new.validity, &self.metrics);
+            *current = new;
+        }
+    }
+}
+
+fn publish(validity: &Validity, metrics: &AccessMetrics) {
+    metrics.certificate_expires("server", validity.server);
+    if let Some(client_ca) = validity.client_ca {
+        metrics.certificate_expires("client_ca", client_ca);
+    }
+}
