@@ -7,10 +7,10 @@ use std::{
 };
 
 use batchfleet_gateway::explain::{Explanation, Member};
-use batchfleet_loadgen::{Target, model::ask_about};
+use batchfleet_loadgen::model::ask_about;
 use clap::Args;
 
-use crate::tool::say;
+use crate::{server::ServerSettings, tool::say};
 
 /// Timeout of the request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,18 +25,13 @@ pub(crate) struct ExplainSettings {
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
 
-    /// API key, sent as x-api-key
-    #[arg(long, env = "BATCHFLEET_API_KEY", hide_env_values = true, value_name = "KEY")]
-    api_key: Option<String>,
+    #[command(flatten)]
+    server: ServerSettings,
 }
 
 /// Requests the explanation and prints it.
 pub(crate) async fn main(settings: &ExplainSettings) -> anyhow::Result<ExitCode> {
-    let target: Target = settings.url.parse()?;
-    let target = match settings.api_key.as_deref() {
-        Some(key) => target.with_key(key)?,
-        None => target,
-    };
+    let target = settings.server.target(&settings.url)?;
     let explanation = ask_about(&target, &settings.model, "/batching", TIMEOUT).await?;
     say(&ExplanationText(&explanation).to_string());
     Ok(ExitCode::SUCCESS)

@@ -21,7 +21,7 @@ use batchfleet_service::settings::duration;
 use clap::{Args, ValueEnum, builder::ArgPredicate, value_parser};
 use tokio::signal::ctrl_c;
 
-use crate::tool;
+use crate::{server::ServerSettings, tool};
 
 /// The model whose expected answers are in a file.
 const DIGITS: &str = "digits_wide";
@@ -81,9 +81,8 @@ pub(crate) struct LoadSettings {
     #[arg(long, value_name = "FORMAT", default_value = "binary")]
     format: Format,
 
-    /// API key, sent as x-api-key
-    #[arg(long, env = "BATCHFLEET_API_KEY", hide_env_values = true, value_name = "KEY")]
-    api_key: Option<String>,
+    #[command(flatten)]
+    server: ServerSettings,
 
     /// Let refused users pause for the time in Retry-After
     #[arg(long)]
@@ -196,11 +195,7 @@ async fn load(settings: &LoadSettings) -> anyhow::Result<Report> {
 }
 
 fn targets(settings: &LoadSettings) -> Result<Vec<Target>, LoadError> {
-    let targets = settings.url.iter().map(|url| {
-        let target: Target = url.parse()?;
-        settings.api_key.as_deref().map_or(Ok(target.clone()), |key| target.clone().with_key(key))
-    });
-    targets.collect()
+    settings.url.iter().map(|url| settings.server.target(url)).collect()
 }
 
 /// The workload: digits or echo, with known answers, for the models that support them; otherwise

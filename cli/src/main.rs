@@ -6,6 +6,7 @@ mod explain;
 mod live_controls;
 mod load;
 mod one_process;
+mod server;
 mod set_n;
 mod tool;
 

@@ -10,10 +10,16 @@ use hyper::{
     header::{CONNECTION, HOST, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::Semaphore,
+    time::timeout,
+};
 
 use crate::{
     error::LoadError,
+    tls::{Tls, TlsTrust},
     workload::{HttpAnswer, Prepared},
 };
 
@@ -24,12 +30,14 @@ const CONNECTING: usize = 128;
 /// The header with the API key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A server (`http://host:port`), with an API key if needed.
-#[derive(Clone, Debug)]
+/// A server (`http://host:port` or `https://host:port`), and the headers that identify the load.
+#[derive(Clone)]
 pub struct Target {
     address: Arc<str>,
     host: HeaderValue,
-    key: Option<HeaderValue>,
+    headers: HeaderMap,
+    /// TLS, if the server speaks it.
+    tls: Option<Tls>,
 }
 
 impl Target {
@@ -38,7 +46,29 @@ impl Target {
         let mut key = HeaderValue::from_str(key)
             .map_err(|_| LoadError::Plan("an API key must be printable ASCII".to_owned()))?;
         key.set_sensitive(true);
-        Ok(Self { key: Some(key), ..self })
+        let mut headers = self.headers;
+        headers.insert(API_KEY, key);
+        Ok(Self { headers, ..self })
+    }
+
+    /// Adds a header such as `authorization: Bearer TOKEN` to each request.
+    pub fn with_header(self, header: &str) -> Result<Self, LoadError> {
+        let malformed = || LoadError::Plan("a header must be `NAME: VALUE`".to_owned());
+        let (name, value) = header.split_once(':').ok_or_else(malformed)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| malformed())?;
+        let mut value = HeaderValue::from_str(value.trim()).map_err(|_| malformed())?;
+        value.set_sensitive(true);
+        let mut headers = self.headers;
+        headers.insert(name, value);
+        Ok(Self { headers, ..self })
+    }
+
+    /// Verifies the server with these authorities instead of the system's, and presents the client
+    /// certificate. Has no effect on a server without TLS.
+    pub fn trusting(self, trust: &TlsTrust<'_>) -> Result<Self, LoadError> {
+        let Some(tls) = &self.tls else { return Ok(self) };
+        let tls = Some(tls.trusting(trust)?);
+        Ok(Self { tls, ..self })
     }
 
     /// Sends one request on a new connection. Returns the status and the answer.
@@ -59,16 +89,27 @@ impl FromStr for Target {
     type Err = LoadError;
 
     fn from_str(text: &str) -> Result<Self, LoadError> {
-        let malformed = || LoadError::Plan(format!("{text:?} is not http://host:port"));
+        let malformed =
+            || LoadError::Plan(format!("{text:?} is not http://host:port or https://host:port"));
         let uri: Uri = text.parse().map_err(|_| malformed())?;
         let authority = uri.authority().ok_or_else(malformed)?;
         let is_bare = uri.path() == "/" && uri.query().is_none();
-        if uri.scheme_str() != Some("http") || !is_bare {
-            return Err(malformed());
-        }
-        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        let (port, tls) = match uri.scheme_str() {
+            Some("http") if is_bare => (80, None),
+            Some("https") if is_bare => {
+                (443, Some(Tls::new(authority.host(), &TlsTrust::default())?))
+            }
+            _ => return Err(malformed()),
+        };
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
-        Ok(Self { address: address.into(), host, key: None })
+        Ok(Self { address: address.into(), host, headers: HeaderMap::new(), tls })
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Target").field(&self.address).finish()
     }
 }
 
@@ -160,9 +201,7 @@ impl Connection {
         *message.uri_mut() = request.uri;
         *message.headers_mut() = request.headers;
         message.headers_mut().insert(HOST, self.target.host.clone());
-        if let Some(key) = &self.target.key {
-            message.headers_mut().insert(API_KEY, key.clone());
-        }
+        message.headers_mut().extend(self.target.headers.clone());
         let sender = self.sender().await?;
 
         let answered = async {
@@ -198,11 +237,20 @@ impl Connection {
         let _turn = self.connecting.acquire().await.map_err(io::Error::other)?;
         let stream = TcpStream::connect(&*self.target.address).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // The task ends when the sender is dropped. Errors of the connection reach the sender.
-        tokio::spawn(connection);
-        Ok(sender)
+        match &self.target.tls {
+            None => handshake(stream).await,
+            Some(tls) => handshake(tls.connect(stream).await?).await,
+        }
     }
+}
+
+async fn handshake(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<SendRequest<Full<Bytes>>, Lost> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // The task ends when the sender is dropped. Errors of the connection reach the sender.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// Whether the server will close the connection after this answer.
@@ -215,12 +263,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_header_has_a_name_and_a_value() {
+        let target: Target = "http://gateway".parse().unwrap();
+        let target = target.with_header("Authorization:  Bearer a:b").unwrap();
+        assert_eq!(target.headers["authorization"], "Bearer a:b");
+        for wrong in ["", "authorization", "a b: c", "a: b\nc"] {
+            assert!(target.clone().with_header(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn a_target_is_a_bare_http_address() {
         let target: Target = "http://127.0.0.1:8080".parse().unwrap();
         assert_eq!(target.to_string(), "127.0.0.1:8080");
         let target: Target = "http://gateway/".parse().unwrap();
         assert_eq!(target.to_string(), "gateway:80");
-        for wrong in ["127.0.0.1:8080", "https://a:1", "http://a:1/v2", "http://a:1/?x", ""] {
+        let target: Target = "https://gateway".parse().unwrap();
+        assert_eq!(target.to_string(), "gateway:443");
+        for wrong in ["127.0.0.1:8080", "ftp://a:1", "http://a:1/v2", "http://a:1/?x", ""] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong:?}");
         }
     }

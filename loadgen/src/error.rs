@@ -32,6 +32,9 @@ pub enum LoadError {
         /// What the server did instead, as the rest of a sentence.
         problem: String,
     },
+    /// A certificate, a key or the name of a server cannot be used.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The process may not open enough files.
     #[error("{users} users need more open files than the {limit} allowed; raise `ulimit -n`")]
     Files {

@@ -26,6 +26,7 @@ mod sampled;
 mod schedule;
 mod summary;
 mod timeline;
+mod tls;
 mod workload;
 
 pub use connection::Target;
@@ -39,4 +40,5 @@ pub use run::run;
 pub use sampled::Sampled;
 pub use summary::Summary;
 pub use timeline::Second;
+pub use tls::TlsTrust;
 pub use workload::{HttpAnswer, Prepared, Workload};
