@@ -60,8 +60,13 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         observer: observer.clone(),
         namespace: namespace.clone(),
     };
-    let external = metrics.listen.map(|listen| external::serve(listen, metrics, source));
-    let external = external.transpose()?.map(|(server, _)| server);
+    let external = metrics.listen.map(|listen| external::serve(listen, metrics, source, &client));
+    let external = external.transpose()?.map(|serving| {
+        if let Some(maintenance) = serving.maintenance {
+            tasks.spawn("certificates of the metrics API", maintenance.run());
+        }
+        serving.handle
+    });
     let (cluster, watches) = Cluster::new(&client, &namespace);
     let context = Arc::new(Context {
         cluster,

@@ -3,13 +3,15 @@
 //!
 //! Every controller serves the API, leader or not, and reads Redis for each request. If a depth
 //! cannot be read, the response is an error and never 0: an autoscaler that gets an error does not
-//! scale. The port needs no authorization, because `/metrics` of the gateways exposes the same
-//! figures.
+//! scale. With `--external-metrics-service` only the API server may connect, with its client
+//! certificate.
 
 mod certificate;
 mod documents;
+mod maintenance;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 
@@ -22,11 +24,12 @@ use actix_web::{
 use batchfleet_broker::{BrokerError, Observer, QueueName};
 use batchfleet_service::InvalidSettings;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use self::documents::Labels;
+use self::{documents::Labels, maintenance::Maintenance, trust::Trust};
 use crate::{objects::QUEUE_DEPTH, settings::ExternalMetricsSettings, snapshot::Snapshots};
 
 /// The source of the queue depths.
@@ -37,6 +40,16 @@ pub(crate) struct DepthSource {
     pub(crate) namespace: String,
 }
 
+/// The running API.
+pub(crate) struct ExternalMetrics {
+    /// Stops the server.
+    pub(crate) handle: ServerHandle,
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests listen on any free port"))]
+    pub(crate) address: SocketAddr,
+    /// Keeps the certificates current, while it runs.
+    pub(crate) maintenance: Option<Maintenance>,
+}
+
 /// Serves the API until the handle is stopped.
 ///
 /// # Errors
@@ -45,11 +58,19 @@ pub(crate) fn serve(
     listen: SocketAddr,
     settings: &ExternalMetricsSettings,
     source: DepthSource,
-) -> Result<(ServerHandle, SocketAddr), InvalidSettings> {
+    client: &Client,
+) -> Result<ExternalMetrics, InvalidSettings> {
     let wrong = |error: io::Error| {
         InvalidSettings::new(format_args!("--external-metrics-listen {listen}: {error}"))
     };
-    let tls = certificate::settings(settings)?;
+    let (tls, maintenance) = match &settings.service {
+        Some(service) => {
+            let trust = Arc::new(Trust::new());
+            let maintenance = Maintenance::new(trust.clone(), client, &source.namespace, service);
+            (certificate::maintained(trust)?, Some(maintenance))
+        }
+        None => (certificate::settings(settings)?, None),
+    };
     let source = Data::new(source);
     let server = HttpServer::new(move || App::new().app_data(source.clone()).configure(routes))
         .workers(1)
@@ -61,7 +82,7 @@ pub(crate) fn serve(
     let server = server.run();
     let handle = server.handle();
     tokio::spawn(server);
-    Ok((handle, address))
+    Ok(ExternalMetrics { handle, address, maintenance })
 }
 
 fn routes(app: &mut ServiceConfig) {

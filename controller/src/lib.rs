@@ -7,6 +7,7 @@
 //! the status, and `target` determines when the batch target must be published.
 
 mod app;
+mod certificates;
 mod cluster;
 pub mod crd;
 mod decide;
@@ -24,10 +25,12 @@ mod reconcile;
 mod report;
 #[cfg(test)]
 mod sample;
+mod secrets;
 mod settings;
 mod snapshot;
 mod target;
 
 pub use app::control;
 pub use metrics::describe_metrics;
-pub use settings::{Command, ControllerSettings};
+pub use secrets::{SecretsError, SecretsSettings, make_secrets};
+pub use settings::{Command, ControllerSettings, WorkerUser};

@@ -5,13 +5,16 @@ use std::{
     process::ExitCode,
 };
 
-use batchfleet_controller::{Command, ControllerSettings, control, crd};
+use batchfleet_controller::{Command, ControllerSettings, control, crd, make_secrets};
 use batchfleet_service::{run, settings::parse};
 
 fn main() -> ExitCode {
     match parse::<ControllerSettings>() {
-        Ok(settings) => match settings.command {
+        Ok(settings) => match &settings.command {
             Some(Command::Crd) => print_crd(),
+            Some(Command::Secrets(secrets)) => {
+                run(env!("CARGO_BIN_NAME"), &settings.process, |_| make_secrets(secrets))
+            }
             None => run(env!("CARGO_BIN_NAME"), &settings.process, |process| {
                 control(&settings, process)
             }),

@@ -7,7 +7,10 @@ use batchfleet_service::{
 };
 use clap::{Args, Parser, Subcommand};
 
-use crate::objects::{RedisTls, WorkerDefaults, WorkerRedis};
+use crate::{
+    objects::{RedisTls, WorkerDefaults, WorkerRedis},
+    secrets::SecretsSettings,
+};
 
 /// Settings of the controller process.
 #[derive(Parser, Clone, Debug)]
@@ -56,6 +59,16 @@ pub struct ControllerSettings {
     /// the keys `ca.crt`, `tls.crt` and `tls.key`
     #[arg(long, env = "BATCHFLEET_WORKER_REDIS_TLS_SECRET", value_name = "NAME")]
     pub worker_redis_tls_secret: Option<String>,
+
+    /// User and group ID of workers, or `none` where the cluster assigns them (`OpenShift`)
+    #[arg(
+        long,
+        env = "BATCHFLEET_WORKER_USER",
+        default_value = "65532",
+        value_name = "ID",
+        value_parser = user
+    )]
+    pub worker_user: WorkerUser,
 
     /// Label of each fleet's `PodMonitor`, by which a Prometheus operator selects it; repeatable
     #[arg(
@@ -120,13 +133,30 @@ pub struct ExternalMetricsSettings {
         value_name = "FILE"
     )]
     pub key: Option<PathBuf>,
+
+    /// Service of --external-metrics-listen. The controller then makes and renews the certificate, in
+    /// a secret of the same name, enters its authority in the `APIService`, and accepts connections
+    /// only from the API server
+    #[arg(
+        long = "external-metrics-service",
+        env = "BATCHFLEET_EXTERNAL_METRICS_SERVICE",
+        conflicts_with = "certificate",
+        value_name = "NAME"
+    )]
+    pub service: Option<String>,
 }
 
+/// The user and group ID of workers' pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerUser(Option<i64>);
+
 /// Commands beside the controller itself.
-#[derive(Subcommand, Clone, Copy, Debug)]
+#[derive(Subcommand, Clone, Debug)]
 pub enum Command {
     /// Print the custom resource definition of `ModelFleet`
     Crd,
+    /// Make the secrets of the chart's Redis, each once, before the programs start
+    Secrets(SecretsSettings),
 }
 
 impl ControllerSettings {
@@ -169,10 +199,19 @@ impl ControllerSettings {
             image,
             redis,
             redis_tls,
+            user: self.worker_user.0,
             trace_endpoint,
             monitor_labels,
             monitor_interval,
         })
+    }
+}
+
+fn user(text: &str) -> Result<WorkerUser, String> {
+    match text.parse() {
+        _ if text == "none" => Ok(WorkerUser(None)),
+        Ok(id) if id > 0 => Ok(WorkerUser(Some(id))),
+        _ => Err("expected a positive number or `none`".to_owned()),
     }
 }
 
@@ -215,6 +254,14 @@ mod tests {
         let address = workers(&named).unwrap().redis;
         let expected = WorkerRedis::Secret { name: "redis".to_owned(), key: "url".to_owned() };
         assert_eq!(address, expected);
+    }
+
+    #[test]
+    fn the_cluster_may_assign_the_user_of_workers() {
+        assert_eq!(workers(&[]).unwrap().user, Some(65_532));
+        assert_eq!(workers(&["--worker-user", "none"]).unwrap().user, None);
+        let root = ["batchfleet-controller", "--worker-user", "0"];
+        assert!(ControllerSettings::try_parse_from(root).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Settings common to all processes, and how invalid settings are reported.
 
 use std::{
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     time::Duration,
 };
 
@@ -102,14 +102,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses the address of a listener: an IP address or a host name, and a port. Without a host, the
-/// listener is reachable at every address of the machine.
+/// listener is reachable at every address of the machine. `[::]` is every address as well, of both IP
+/// families; on a machine without IPv6 it is `0.0.0.0`.
 ///
 /// # Errors
 ///
 /// The expected format, or the reason why the host name has no address.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
-        return Ok(address);
+        return Ok(bindable(address, has_ipv6));
     }
     let expected =
         || "expected an address such as 0.0.0.0:8080, localhost:8080 or :8080".to_owned();
@@ -123,6 +124,18 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
         addresses.map_err(|error| format!("cannot resolve {host:?}: {error}"))?.collect();
     let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
     first.copied().ok_or_else(|| format!("{host:?} has no address"))
+}
+
+/// Replaces `[::]` by `0.0.0.0` on a machine without IPv6, where it cannot be bound.
+fn bindable(address: SocketAddr, has_ipv6: impl Fn() -> bool) -> SocketAddr {
+    if address.ip() == Ipv6Addr::UNSPECIFIED && !has_ipv6() {
+        return (Ipv4Addr::UNSPECIFIED, address.port()).into();
+    }
+    address
+}
+
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
 /// Finds a variable whose name differs from a setting of the program by one or two letters, not
@@ -199,6 +212,16 @@ mod tests {
         }
         for wrong in ["", "80", "localhost", "localhost:x", ":65536", "no.such.host.invalid:80"] {
             assert!(listen_address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_address_of_both_families_is_every_ipv4_address_without_ipv6() {
+        let both: SocketAddr = "[::]:80".parse().unwrap();
+        assert_eq!(bindable(both, || true), both);
+        assert_eq!(bindable(both, || false), "0.0.0.0:80".parse().unwrap());
+        for other in ["[::1]:80", "127.0.0.1:80"].map(|text| text.parse().unwrap()) {
+            assert_eq!(bindable(other, || false), other);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The certificate of the external metrics API: from the settings, or created at start.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use batchfleet_service::InvalidSettings;
 use rcgen::CertifiedKey;
@@ -10,6 +10,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem, pem::PemObject},
 };
 
+use super::trust::Trust;
 use crate::settings::ExternalMetricsSettings;
 
 /// A certificate chain that starts with the server's certificate, and the server's private key.
@@ -30,6 +31,15 @@ pub(super) fn settings(
         .map_err(|error| {
             InvalidSettings::new(format_args!("--external-metrics-certificate: {error}"))
         })
+}
+
+/// Builds the TLS configuration for certificates that change while the API serves. Clients need a
+/// certificate.
+pub(super) fn maintained(trust: Arc<Trust>) -> Result<ServerConfig, InvalidSettings> {
+    let builder = ServerConfig::builder_with_provider(trust.provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| InvalidSettings::new(format_args!("TLS: {error}")))?;
+    Ok(builder.with_client_cert_verifier(trust.clone()).with_cert_resolver(trust))
 }
 
 fn given(certificate: &Path, key: &Path) -> Result<Identity, InvalidSettings> {

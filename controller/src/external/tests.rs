@@ -15,15 +15,17 @@ use batchfleet_broker::{
 };
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::*;
 use crate::{
+    certificates::{Authority, Issued, Party},
     crd::ModelFleet,
     decide::FleetSize,
+    fake::FakeApi,
     objects::{FleetObjects, WorkerDefaults, WorkerRedis},
     sample,
 };
@@ -128,6 +130,7 @@ async fn the_autoscaler_of_a_fleet_requests_a_metric_that_is_served() {
             image: String::new(),
             redis,
             redis_tls: None,
+            user: Some(65_532),
             trace_endpoint: None,
             monitor_labels: std::collections::BTreeMap::new(),
             monitor_interval: None,
@@ -181,28 +184,40 @@ fn a_label_selector_requires_or_excludes_labels() {
     }
 }
 
-/// Returns the response to a TLS client that trusts only this certificate.
-fn over_tls(address: SocketAddr, trusted: CertificateDer<'static>) -> String {
+/// Returns the response to a TLS client that trusts only these certificates, and presents its own if
+/// it has one. The response is empty if the server refuses the client.
+fn over_tls(address: SocketAddr, trusted: &str, own: Option<&Issued>) -> String {
     let mut roots = RootCertStore::empty();
-    roots.add(trusted).unwrap();
+    for authority in CertificateDer::pem_slice_iter(trusted.as_bytes()) {
+        roots.add(authority.unwrap()).unwrap();
+    }
     let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let tls = match own {
+        None => tls.with_no_client_auth(),
+        Some(own) => {
+            let chain = CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+            tls.with_client_auth_cert(vec![chain], key).unwrap()
+        }
+    };
     let name = "metrics.ml.svc".try_into().unwrap();
     let connection = ClientConnection::new(Arc::new(tls), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
     let request = format!("GET {ROOT} HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
-    // The server may close the connection without TLS close_notify.
+    // A refusal is an error of the write or the read, and the server may close the connection without
+    // TLS close_notify.
+    stream.write_all(request.as_bytes()).ok();
     stream.read_to_end(&mut answer).ok();
     String::from_utf8(answer).unwrap()
 }
 
 fn files(certificate: PathBuf, key: PathBuf) -> ExternalMetricsSettings {
-    ExternalMetricsSettings { listen: None, certificate: Some(certificate), key: Some(key) }
+    let (certificate, key) = (Some(certificate), Some(key));
+    ExternalMetricsSettings { certificate, key, ..ExternalMetricsSettings::default() }
 }
 
 #[actix_web::test]
@@ -212,23 +227,124 @@ async fn a_client_that_trusts_the_given_certificate_is_served_over_tls() {
     let made = rcgen::generate_simple_self_signed(["metrics.ml.svc".to_owned()]).unwrap();
     fs::write(&certificate, made.cert.pem()).unwrap();
     fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let trusted = CertificateDer::from_pem_file(&certificate).unwrap();
     let settings = files(certificate, key);
     let any = "127.0.0.1:0".parse().unwrap();
-    let (server, address) = serve(any, &settings, source().await).unwrap();
-    let answer = spawn_blocking(move || over_tls(address, trusted)).await.unwrap();
+    let client = FakeApi::default().client();
+    let server = serve(any, &settings, source().await, &client).unwrap();
+    let (address, trusted) = (server.address, made.cert.pem());
+    let answer = spawn_blocking(move || over_tls(address, &trusted, None)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("APIResourceList"), "{answer}");
-    server.stop(false).await;
+    server.handle.stop(false).await;
 }
 
 #[actix_web::test]
 async fn without_a_certificate_one_is_made_and_a_missing_file_is_refused() {
     let any = "127.0.0.1:0".parse().unwrap();
-    let (server, address) =
-        serve(any, &ExternalMetricsSettings::default(), source().await).unwrap();
-    assert_ne!(address.port(), 0);
-    server.stop(false).await;
+    let client = FakeApi::default().client();
+    let server = serve(any, &ExternalMetricsSettings::default(), source().await, &client).unwrap();
+    assert_ne!(server.address.port(), 0);
+    server.handle.stop(false).await;
     let absent = files("/nowhere/tls.crt".into(), "/nowhere/tls.key".into());
-    let refused = serve(any, &absent, source().await).unwrap_err().to_string();
+    let refused = serve(any, &absent, source().await, &client).err().unwrap().to_string();
     assert!(refused.starts_with("--external-metrics-certificate /nowhere/tls.crt"), "{refused}");
+}
+
+const API_SERVICE: &str =
+    "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io";
+const AUTHENTICATION: &str =
+    "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+
+/// An API server with the authority of its client certificates, and the `APIService` of a chart.
+fn cluster(authority: &Issued, service: &str) -> FakeApi {
+    let server = FakeApi::default();
+    let published = json!({
+        "requestheader-client-ca-file": authority.ca,
+        "requestheader-allowed-names": r#"["front-proxy-client"]"#,
+    });
+    server.add(AUTHENTICATION, json!({"metadata": {}, "data": published}));
+    let service = json!({"namespace": "ml", "name": service});
+    server.add(API_SERVICE, json!({"metadata": {}, "spec": {"service": service}}));
+    server
+}
+
+fn issued(name: &str) -> (Authority, Issued) {
+    let authority = Authority::new("front-proxy", 1).unwrap();
+    let issued = authority.sign(name, Vec::new(), Party::Client).unwrap();
+    (authority, issued)
+}
+
+fn maintenance(server: &FakeApi, trust: &Arc<Trust>) -> Maintenance {
+    Maintenance::new(trust.clone(), &server.client(), "ml", "metrics")
+}
+
+/// The authorities that the API server trusts, as PEM.
+fn bundle(server: &FakeApi) -> String {
+    let entered = server.get("v1beta1.external.metrics.k8s.io")["spec"]["caBundle"].clone();
+    let bytes: k8s_openapi::ByteString = serde_json::from_value(entered).unwrap();
+    String::from_utf8(bytes.0).unwrap()
+}
+
+#[actix_web::test]
+async fn only_the_api_server_is_served_with_the_certificate_of_the_controller() {
+    let (authority, aggregator) = issued("front-proxy-client");
+    let server = cluster(&aggregator, "metrics");
+    let settings = ExternalMetricsSettings {
+        service: Some("metrics".to_owned()),
+        ..ExternalMetricsSettings::default()
+    };
+    let any = "127.0.0.1:0".parse().unwrap();
+    let serving = serve(any, &settings, source().await, &server.client()).unwrap();
+    let (address, handle) = (serving.address, serving.handle.clone());
+    let maintained = tokio::spawn(serving.maintenance.unwrap().run());
+    while server.get("v1beta1.external.metrics.k8s.io")["spec"]["caBundle"].is_null() {
+        tokio::task::yield_now().await;
+    }
+    let trusted = bundle(&server);
+    let other_name = authority.sign("somebody", Vec::new(), Party::Client).unwrap();
+    let (_, other_authority) = issued("front-proxy-client");
+    let answers = spawn_blocking(move || {
+        let clients = [Some(&aggregator), Some(&other_name), Some(&other_authority), None];
+        clients.map(|own| over_tls(address, &trusted, own))
+    });
+    let answers = answers.await.unwrap();
+    assert!(answers[0].starts_with("HTTP/1.1 200"), "{}", answers[0]);
+    assert_eq!(answers[1..], ["", "", ""]);
+    maintained.abort();
+    handle.stop(false).await;
+}
+
+#[actix_web::test]
+async fn controllers_share_one_certificate_until_it_is_near_its_end() {
+    let (_, aggregator) = issued("front-proxy-client");
+    let server = cluster(&aggregator, "metrics");
+    let trust = [(); 2].map(|()| Arc::new(Trust::new()));
+    for trust in &trust {
+        maintenance(&server, trust).step().await.unwrap();
+    }
+    let first = bundle(&server);
+    assert_eq!(
+        server.writes(),
+        ["POST secrets/metrics", "PATCH apiservices/v1beta1.external.metrics.k8s.io"]
+    );
+    // A certificate with 20 days left is replaced, and both authorities are trusted.
+    let old = Authority::new("metrics", 20).unwrap();
+    let old = old.sign("metrics.ml.svc", Vec::new(), Party::Server).unwrap();
+    server.edit("secrets/metrics", |secret| {
+        for (key, value) in old.data() {
+            secret["data"][key] = json!(k8s_openapi::ByteString(value.as_bytes().to_vec()));
+        }
+    });
+    maintenance(&server, &trust[0]).step().await.unwrap();
+    let renewed = bundle(&server);
+    assert!(renewed.ends_with(&old.ca) && renewed != first, "{renewed}");
+    assert_eq!(renewed.matches("BEGIN CERTIFICATE").count(), 2);
+}
+
+#[actix_web::test]
+async fn the_api_service_of_another_provider_is_left_alone() {
+    let (_, aggregator) = issued("front-proxy-client");
+    let server = cluster(&aggregator, "prometheus-adapter");
+    let error = maintenance(&server, &Arc::new(Trust::new())).step().await.unwrap_err().to_string();
+    assert!(error.contains("belongs to the service ml/prometheus-adapter"), "{error}");
+    assert_eq!(server.writes(), ["POST secrets/metrics"]);
 }

@@ -11,6 +11,8 @@ pub struct WorkerDefaults {
     pub redis: WorkerRedis,
     /// Certificates for TLS with Redis, in addition to the certificates in the worker image.
     pub redis_tls: Option<RedisTls>,
+    /// User and group ID of the pods; `None` where the cluster assigns them.
+    pub user: Option<i64>,
     /// The collector to which workers send traces.
     pub trace_endpoint: Option<String>,
     /// Labels of each `PodMonitor`, by which a Prometheus operator selects it.

@@ -31,8 +31,6 @@ const REDIS_TLS_PATH: &str = "/etc/batchfleet/redis-tls";
 /// Name of the port that serves metrics and health.
 pub(super) const ADMIN: &str = "admin";
 const ADMIN_PORT: i32 = 9090;
-/// The unprivileged user of the images.
-const USER: i64 = 65_532;
 /// Seconds by which the grace period of a pod exceeds the drain timeout of the worker.
 const SPARE_SECONDS: u32 = 5;
 
@@ -65,9 +63,9 @@ fn pod(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodSpec {
         service_account_name: overrides.service_account_name.clone(),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
+            run_as_user: defaults.user,
+            run_as_group: defaults.user,
+            fs_group: defaults.user,
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 ..SeccompProfile::default()
@@ -133,7 +131,7 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
         format!("--max-batch-time={}s", batch.max_seconds),
         format!("--linger={}ms", batch.linger_ms),
         format!("--drain-timeout={}s", drain(batch)),
-        format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
+        format!("--admin-listen=[::]:{ADMIN_PORT}"),
     ];
     let tls = defaults.redis_tls.iter().flat_map(RedisTls::files);
     settings.extend(tls.map(|(flag, file)| format!("--{flag}={REDIS_TLS_PATH}/{file}")));

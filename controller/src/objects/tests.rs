@@ -27,6 +27,7 @@ fn defaults(redis: WorkerRedis) -> WorkerDefaults {
         image: "worker:1".to_owned(),
         redis,
         redis_tls: None,
+        user: Some(65_532),
         trace_endpoint: Some("http://collector:4318/".to_owned()),
         monitor_labels,
         monitor_interval: Some("15s".to_owned()),
@@ -158,7 +159,7 @@ fn the_spec_becomes_the_workers_flags() {
             "--max-batch-time=10s",
             "--linger=2ms",
             "--drain-timeout=35s",
-            "--admin-listen=0.0.0.0:9090",
+            "--admin-listen=[::]:9090",
             "--model=digits",
             "--model-repository=/models",
             "--trace-endpoint=http://collector:4318/",
@@ -278,6 +279,19 @@ fn a_password_for_redis_stays_in_its_secret() {
             "secretName": "redis", "items": items, "defaultMode": 0o440,
         }})
     );
+}
+
+#[test]
+fn the_cluster_may_assign_the_user_of_a_pod() {
+    let any = || WorkerRedis::Url("redis://redis".to_owned());
+    for (user, expected) in [(Some(65_532), Some(65_532)), (None, None)] {
+        let defaults = WorkerDefaults { user, ..defaults(any()) };
+        let objects = FleetObjects::of(&fleet(&json!({})), SIZE, &defaults);
+        let pod = objects.deployment.spec.unwrap().template.spec.unwrap();
+        let context = pod.security_context.unwrap();
+        assert_eq!([context.run_as_user, context.run_as_group, context.fs_group], [expected; 3]);
+        assert_eq!(context.run_as_non_root, Some(true));
+    }
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl World {
                 image: "worker:1".to_owned(),
                 redis,
                 redis_tls: None,
+                user: Some(65_532),
                 trace_endpoint: None,
                 monitor_labels: std::collections::BTreeMap::new(),
                 monitor_interval: None,

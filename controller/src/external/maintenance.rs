@@ -1,0 +1,193 @@
+//! Keeps the trust between the API server and the external metrics API: makes and renews the
+//! certificate, enters its authority in the `APIService`, and follows the API server's authority.
+//!
+//! All controllers do so, because each serves the API. They share one certificate in a secret; of two
+//! simultaneous writes the API server refuses one. A new certificate has a new authority. The
+//! authority before it stays in the `APIService`, because other controllers present their previous
+//! certificate for up to a minute.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+    jiff::{SignedDuration, Timestamp},
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use rustls::pki_types::{CertificateDer, pem, pem::PemObject};
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::sleep;
+use tracing::{info, warn};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use super::trust::Trust;
+use crate::certificates::{Authority, CA, CERTIFICATE, KEY, Party, bytes, secret, text};
+
+/// Validity of a certificate.
+const DAYS: i64 = 90;
+/// A certificate that ends sooner than this is replaced.
+const RENEW: SignedDuration = SignedDuration::from_hours(24 * 30);
+const PERIOD: Duration = Duration::from_mins(1);
+const RETRY: Duration = Duration::from_secs(5);
+
+const API: &str = "v1beta1.external.metrics.k8s.io";
+const SYSTEM: &str = "kube-system";
+/// The `ConfigMap` in which the API server publishes the authority of its client certificates.
+const AUTHENTICATION: &str = "extension-apiserver-authentication";
+
+/// Why the trust could not be kept.
+#[derive(Debug, Error)]
+pub(super) enum MaintenanceError {
+    #[error("the API server: {0}")]
+    Kubernetes(#[from] kube::Error),
+    #[error("cannot make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    #[error("invalid certificate: {0}")]
+    Pem(#[from] pem::Error),
+    #[error("invalid certificate: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("invalid authority of the API server: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    #[error(
+        "the ConfigMap {SYSTEM}/{AUTHENTICATION} has no valid {0}, so the API server forwards no API"
+    )]
+    NoAuthority(&'static str),
+    #[error(
+        "the APIService {API} belongs to the service {0}, and a cluster has only one provider of it: set externalMetrics.enabled=false in one of the charts"
+    )]
+    OtherProvider(String),
+}
+
+/// Keeps the trust of one controller.
+pub(crate) struct Maintenance {
+    trust: Arc<Trust>,
+    secrets: Api<Secret>,
+    apis: Api<APIService>,
+    system: Api<ConfigMap>,
+    namespace: String,
+    /// Name of the Service, and of the secret with its certificate.
+    service: String,
+}
+
+impl Maintenance {
+    pub(super) fn new(trust: Arc<Trust>, client: &Client, namespace: &str, service: &str) -> Self {
+        Self {
+            trust,
+            secrets: Api::namespaced(client.clone(), namespace),
+            apis: Api::all(client.clone()),
+            system: Api::namespaced(client.clone(), SYSTEM),
+            namespace: namespace.to_owned(),
+            service: service.to_owned(),
+        }
+    }
+
+    /// Keeps the trust until the future is dropped.
+    pub(crate) async fn run(self) {
+        loop {
+            match self.step().await {
+                Ok(()) => sleep(PERIOD).await,
+                Err(error) => {
+                    warn!(%error, "failed to maintain the certificates of the external metrics API");
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Brings the trust up to date.
+    pub(super) async fn step(&self) -> Result<(), MaintenanceError> {
+        self.follow_clients().await?;
+        let secret = self.certificate().await?;
+        let field = |key| text(&secret, key).unwrap_or_default();
+        self.trust.present(field(CERTIFICATE), field(KEY))?;
+        self.enter_authority(field(CA)).await
+    }
+
+    /// Accepts the client certificates of the API server.
+    async fn follow_clients(&self) -> Result<(), MaintenanceError> {
+        let published = self.system.get(AUTHENTICATION).await?.data.unwrap_or_default();
+        let authority = "requestheader-client-ca-file";
+        let authorities =
+            published.get(authority).ok_or(MaintenanceError::NoAuthority(authority))?;
+        let allowed = "requestheader-allowed-names";
+        let names = published.get(allowed).map_or("[]", String::as_str);
+        let names =
+            serde_json::from_str(names).map_err(|_| MaintenanceError::NoAuthority(allowed))?;
+        self.trust.accept(authorities, names)
+    }
+
+    /// Returns the secret with the certificate, which is made or renewed if it must be.
+    async fn certificate(&self) -> Result<Secret, MaintenanceError> {
+        let existing = self.secrets.get_opt(&self.service).await?;
+        if let Some(current) = existing.as_ref().filter(|secret| is_current(secret)) {
+            return Ok(current.clone());
+        }
+        let host = format!("{}.{}.svc", self.service, self.namespace);
+        let authority = Authority::new(&self.service, DAYS)?;
+        let mut issued = authority.sign(&host, vec![host.clone()], Party::Server)?;
+        let previous = existing.as_ref().and_then(|secret| text(secret, CA)).unwrap_or_default();
+        issued.ca += first_certificate(previous);
+        let params = PostParams::default();
+        let written = match existing {
+            None => {
+                let made = secret(&self.service, "kubernetes.io/tls", &issued.data());
+                self.secrets.create(&params, &made).await
+            }
+            Some(mut secret) => {
+                secret.data = Some(bytes(&issued.data()));
+                self.secrets.replace(&self.service, &params, &secret).await
+            }
+        };
+        match written {
+            Ok(secret) => {
+                info!(secret = self.service, days = DAYS, "certificate made");
+                Ok(secret)
+            }
+            // Another controller was faster.
+            Err(kube::Error::Api(refusal)) if refusal.code == 409 => {
+                Ok(self.secrets.get(&self.service).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Enters the authority in the `APIService`, unless that belongs to another provider.
+    async fn enter_authority(&self, authority: &str) -> Result<(), MaintenanceError> {
+        let spec = self.apis.get(API).await?.spec.unwrap_or_default();
+        let service = spec.service.unwrap_or_default();
+        let provider = [service.namespace, service.name].map(Option::unwrap_or_default);
+        if provider != [self.namespace.clone(), self.service.clone()] {
+            return Err(MaintenanceError::OtherProvider(provider.join("/")));
+        }
+        let bundle = ByteString(authority.as_bytes().to_vec());
+        if spec.ca_bundle.as_ref() == Some(&bundle) {
+            return Ok(());
+        }
+        let patch = Patch::Merge(json!({"spec": {"caBundle": bundle}}));
+        self.apis.patch(API, &PatchParams::default(), &patch).await?;
+        info!(name = API, "authority entered in the APIService");
+        Ok(())
+    }
+}
+
+/// Returns whether the certificate in a secret is valid for long enough.
+fn is_current(secret: &Secret) -> bool {
+    let certificate = text(secret, CERTIFICATE).unwrap_or_default();
+    let Ok(certificate) = CertificateDer::from_pem_slice(certificate.as_bytes()) else {
+        return false;
+    };
+    let Ok((_, certificate)) = X509Certificate::from_der(&certificate) else { return false };
+    let end = certificate.validity().not_after.timestamp();
+    text(secret, KEY).is_some() && end > (Timestamp::now() + RENEW).as_second()
+}
+
+/// Returns the first certificate of a PEM file; the authority of the certificate in use.
+fn first_certificate(pem: &str) -> &str {
+    const END: &str = "-----END CERTIFICATE-----\n";
+    pem.find(END).map_or("", |at| &pem[..at + END.len()])
+}
