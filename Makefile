@@ -111,7 +111,7 @@ test-cluster: build ## run the scenarios on the cluster of KUBECONFIG; ONLY=step
 
 chart: ## generate the chart's schema of values and its custom resource definition
 	cargo run --locked --quiet -p batchfleet-schema
-	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/crds/modelfleets.yaml
+	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/charts/crds/crds/modelfleets.yaml
 
 images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; TO=folder for archives, CUDA=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)

@@ -2,9 +2,10 @@
 
 use std::{future::pending, sync::Arc};
 
+use actix_web::dev::ServerHandle;
 use batchfleet_broker::{Broker, Observer};
 use batchfleet_service::{
-    LongTasks, OutageSettings, Process, Readiness, TaskEnded, follow_outages,
+    InvalidSettings, LongTasks, OutageSettings, Process, Readiness, TaskEnded, follow_outages,
 };
 use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
@@ -28,7 +29,7 @@ use crate::{
     metrics::ControllerMetrics,
     objects::MANAGER,
     reconcile::{Context, FleetStates, after, reconcile},
-    settings::ControllerSettings,
+    settings::{ControllerSettings, ExternalMetricsSettings},
     snapshot::Snapshots,
 };
 
@@ -54,19 +55,12 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     let observer = broker.observer().await?;
     follow_redis(&observer, &process.readiness, settings.outage, &mut tasks);
     let snapshots = Arc::new(Snapshots::new(observer.clone()));
-    let metrics = &settings.external_metrics;
     let source = DepthSource {
         snapshots: snapshots.clone(),
         observer: observer.clone(),
         namespace: namespace.clone(),
     };
-    let external = metrics.listen.map(|listen| external::serve(listen, metrics, source, &client));
-    let external = external.transpose()?.map(|serving| {
-        if let Some(maintenance) = serving.maintenance {
-            tasks.spawn("certificates of the metrics API", maintenance.run());
-        }
-        serving.handle
-    });
+    let external = serve_depths(&settings.external_metrics, source, &client, &mut tasks)?;
     let (cluster, watches) = Cluster::new(&client, &namespace);
     let context = Arc::new(Context {
         cluster,
@@ -122,6 +116,21 @@ fn elect(
         pending::<()>().await;
     });
     released
+}
+
+/// Serves queue depths to autoscalers, if the settings name an address.
+fn serve_depths(
+    settings: &ExternalMetricsSettings,
+    source: DepthSource,
+    client: &Client,
+    tasks: &mut LongTasks,
+) -> Result<Option<ServerHandle>, InvalidSettings> {
+    let Some(listen) = settings.listen else { return Ok(None) };
+    let serving = external::serve(listen, settings, source, client)?;
+    if let Some(maintenance) = serving.maintenance {
+        tasks.spawn("certificates of the metrics API", maintenance.run());
+    }
+    Ok(Some(serving.handle))
 }
 
 fn follow_redis(

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import chart
 
-CLUSTER_SCOPED = ["APIService", "ClusterRole", "ClusterRoleBinding"]
+CLUSTER_SCOPED = [
+    "APIService", "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+]
 
 
 def plural(kind: str) -> str:

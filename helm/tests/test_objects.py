@@ -13,7 +13,7 @@ import chart
 from restricted import violations
 
 # Their schemas are in no package.
-OTHERS = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "HTTPRoute"}
+OTHERS = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "HTTPRoute", "Certificate"}
 
 every_values = pytest.mark.parametrize(
     "values", chart.VALUES, ids=lambda values: values.stem if values else "defaults"
@@ -43,16 +43,29 @@ def test_every_pod_passes_the_restricted_standard(values):
 @every_values
 def test_every_container_is_read_only_and_bounded(values):
     for document in chart.objects(values):
-        for container in (chart.pod_of(document) or {}).get("containers", []):
+        pod = chart.pod_of(document) or {}
+        for container in pod.get("containers", []) + pod.get("initContainers", []):
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["resources"]["limits"]["memory"]
 
 
 @every_values
-def test_no_container_has_environment_variables(values):
+def test_no_container_has_environment_variables_but_those_of_the_values(values):
+    given = yaml.safe_load(values.read_text()) if values else {}
     for document in chart.objects(values):
         for container in (chart.pod_of(document) or {}).get("containers", []):
-            assert "env" not in container and "envFrom" not in container
+            assert container.get("env", []) in ([], given.get("extraEnv"))
+            assert container.get("envFrom", []) in ([], given.get("extraEnvFrom"))
+
+
+@every_values
+def test_every_object_names_its_namespace(values):
+    cluster = {"ClusterRole", "ClusterRoleBinding", "APIService", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    for document in chart.objects(values):
+        metadata = document["metadata"]
+        if metadata["name"].endswith(("-extra", "-text")):
+            continue
+        assert ("namespace" in metadata) == (document["kind"] not in cluster), metadata["name"]
 
 
 @every_values

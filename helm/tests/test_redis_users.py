@@ -37,10 +37,11 @@ class Server:
     """A Redis with the chart's users and a user `test` with all rights."""
 
     def __init__(self, folder: Path):
-        users = chart.the("Secret", "-redis-users")["stringData"]["users.acl"]
-        (folder / "users.acl").write_text(f"{users}user test on nopass ~* &* +@all\n")
+        users = users_file(folder)
+        with users.open("a") as file:
+            file.write("user test on nopass ~* &* +@all\n")
         self.port = free_port()
-        arguments = ["--port", str(self.port), "--save", "", "--aclfile", folder / "users.acl"]
+        arguments = ["--port", str(self.port), "--save", "", "--aclfile", users]
         arguments += ["--bind", "127.0.0.1", "--maxmemory", "200mb"]
         self.process = subprocess.Popen(
             [*DIE_WITH_US, "redis-server", *arguments], cwd=folder, stdout=subprocess.DEVNULL
@@ -61,7 +62,22 @@ class Server:
 
 
 def password(user: str) -> str:
-    return chart.the("Secret", f"-redis-{user}")["stringData"]["password"]
+    return f"password-of-{user}"
+
+
+def users_file(folder: Path) -> Path:
+    """The file of users that the init container of the Redis pod writes."""
+    for place in ("config", "passwords", "users"):
+        (folder / place).mkdir()
+    rights = chart.the("ConfigMap", "-redis")["data"]["users.acl"]
+    (folder / "config/users.acl").write_text(rights)
+    for user in ("gateway", "worker", "controller"):
+        # A newline at the end, as editors add it to files, is not part of the password.
+        (folder / "passwords" / user).write_text(password(user) + "\n" * (user == "worker"))
+    (container,) = chart.pod_of(chart.the("StatefulSet", "-redis"))["initContainers"]
+    *shell, script = container["command"]
+    subprocess.run([*shell, script.replace("/etc/redis", str(folder))], check=True)
+    return folder / "users/users.acl"
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """Each value does what its comment says; unknown values are refused by name."""
 
-import base64
-import re
-
 import pytest
 import yaml
 
@@ -129,7 +126,9 @@ def test_fleets_pull_with_the_same_secrets_unless_they_name_their_own():
 
 
 def test_the_controller_has_no_rights_outside_its_namespace():
-    assert not {"ClusterRole", "ClusterRoleBinding"} & set(kinds())
+    assert "ClusterRoleBinding" not in kinds()
+    cluster = [rule for each in chart.objects() if each["kind"] == "ClusterRole" for rule in each["rules"]]
+    assert {group for rule in cluster for group in rule["apiGroups"]} == {"batchfleet.dev"}
     rules = the("Role", "-controller")["rules"]
     assert all("*" not in rule["verbs"] + rule["resources"] for rule in rules)
     assert all("secrets" not in rule["resources"] for rule in rules)
@@ -144,19 +143,32 @@ def test_the_controller_may_list_and_watch_every_kind_of_which_it_keeps_a_copy()
 
 def test_only_the_controller_has_a_kubernetes_token():
     accounts = [each for each in chart.objects() if each["kind"] == "ServiceAccount"]
-    silent = {a["metadata"]["name"] for a in accounts if a.get("automountServiceAccountToken") is False}
-    assert silent == {"rel-batchfleet-gateway", "rel-batchfleet-redis"}
-    assert chart.pod_of(gateway())["automountServiceAccountToken"] is False
+    assert all(account["automountServiceAccountToken"] is False for account in accounts)
+    pods = {each["metadata"]["name"]: pod for each in chart.objects() if (pod := chart.pod_of(each))}
+    able = {name for name, pod in pods.items() if pod["automountServiceAccountToken"]}
+    assert able == {"rel-batchfleet-controller", job()["metadata"]["name"]}
 
 
 def test_queue_depths_are_served_to_autoscalers_when_enabled():
     assert "APIService" not in kinds()
     setting = "externalMetrics.enabled=true"
     api = the("APIService", "v1beta1.external.metrics.k8s.io", setting)["spec"]
-    secret = the("Secret", "-metrics-api", setting)["data"]
     assert "insecureSkipTLSVerify" not in api
-    assert base64.b64decode(secret["tls.crt"]).startswith(b"-----BEGIN CERTIFICATE-----")
-    assert "--external-metrics-listen=0.0.0.0:6443" in container(controller(setting))["args"]
+    arguments = container(controller(setting))["args"]
+    assert "--external-metrics-listen=[::]:6443" in arguments
+    assert f"--external-metrics-service={api['service']['name']}" in arguments
+
+
+def test_the_controller_may_keep_the_certificate_of_the_metrics_api_and_no_other_secret():
+    setting = "externalMetrics.enabled=true"
+    secrets = [rule for rule in the("Role", "-controller", setting)["rules"] if "secrets" in rule["resources"]]
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in secrets] == [
+        (["create"], None), (["get", "update"], ["rel-batchfleet-metrics-api"]),
+    ]
+    (rule,) = the("ClusterRole", "-authority", setting)["rules"]
+    assert rule["resourceNames"] == ["v1beta1.external.metrics.k8s.io"] and rule["verbs"] == ["get", "patch"]
+    reader = [each for each in chart.objects(None, setting) if each["metadata"].get("namespace") == "kube-system"]
+    assert [each["roleRef"]["name"] for each in reader] == ["extension-apiserver-authentication-reader"]
 
 
 def test_the_bundled_redis_has_no_persistence_and_never_evicts():
@@ -164,12 +176,51 @@ def test_the_bundled_redis_has_no_persistence_and_never_evicts():
     assert {'save ""', "appendonly no", "maxmemory 1gb", "maxmemory-policy noeviction"} <= set(settings)
 
 
-def test_passwords_are_long_and_differ():
-    secrets = [the("Secret", f"-redis-{who}") for who in ("gateway", "worker", "controller")]
-    passwords = {secret["stringData"]["password"] for secret in secrets}
-    assert len(passwords) == 3 and all(re.fullmatch("[A-Za-z0-9]{32}", each) for each in passwords)
-    users = the("Secret", "-redis-users")["stringData"]["users.acl"]
-    assert not any(password in users for password in passwords)
+@pytest.mark.parametrize("values", chart.VALUES, ids=lambda values: values.stem if values else "defaults")
+def test_two_renderings_are_equal_and_contain_no_secret(values):
+    arguments = ["--values", str(values)] if values else []
+    first, second = chart.template(*arguments), chart.template(*arguments)
+    assert first.returncode == 0 and first.stdout == second.stdout
+    assert "Secret" not in [each["kind"] for each in chart.objects(values)]
+
+
+def job(*settings: str) -> dict:
+    (found,) = [each for each in chart.objects(None, *settings) if each["kind"] == "Job"]
+    return found
+
+
+def test_a_job_makes_the_secrets_that_pods_mount_before_the_installation():
+    annotations = job()["metadata"]["annotations"]
+    assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
+    arguments = container(job())["args"]
+    assert [each for each in arguments if "--user" in each] == ["--user=controller", "--user=gateway", "--user=worker"]
+    assert f"--redis={the('Service', '-redis')['metadata']['name']}" in arguments
+    names = {name for rule in the("Role", "-redis-secrets")["rules"] for name in rule.get("resourceNames", [])}
+    mounted = str([chart.pod_of(each) for each in chart.objects() if chart.pod_of(each)])
+    for user in ("gateway", "worker", "controller"):
+        assert f"rel-batchfleet-redis-user-{user}" in names and f"rel-batchfleet-redis-user-{user}" in mounted
+    assert "--worker-redis-secret=rel-batchfleet-redis-user-worker" in mounted
+
+
+def test_another_image_makes_another_job_because_jobs_cannot_be_changed():
+    assert job()["metadata"]["name"] != job("images.tag=v2")["metadata"]["name"]
+
+
+def test_existing_secrets_need_no_job():
+    settings = [f"redis.existingSecrets.{user}=my-{user}" for user in ("gateway", "worker", "controller")]
+    assert "Job" not in kinds(*settings)
+    assert "--worker-redis-secret=my-worker" in container(controller(*settings))["args"]
+    assert "--user=worker" not in container(job(*settings[:2]))["args"]
+
+
+def test_the_redis_pod_is_replaced_when_its_settings_change_and_may_be_drained():
+    def checksum(*settings):
+        return the("StatefulSet", "-redis", *settings)["spec"]["template"]["metadata"]["annotations"]["batchfleet.dev/checksum"]
+
+    assert checksum() == checksum("gateway.replicas=3") != checksum("redis.maxMemory=2gb")
+    budgets = [each["metadata"]["name"] for each in chart.objects() if each["kind"] == "PodDisruptionBudget"]
+    assert sorted(budgets) == ["rel-batchfleet-controller", "rel-batchfleet-gateway"]
+    assert all(the("PodDisruptionBudget", name)["spec"]["maxUnavailable"] == 1 for name in budgets)
 
 
 def test_an_external_redis_replaces_the_bundled_one():
@@ -199,11 +250,11 @@ def test_certificates_for_redis_are_files_and_never_in_an_environment():
 def test_the_network_policy_allows_sentinels_as_well_as_redis():
     def ports(*settings):
         rules = the("NetworkPolicy", "-gateway", *EXTERNAL, *settings)["spec"]["egress"]
-        return [port["port"] for rule in rules for port in rule["ports"]]
+        return [port["port"] for rule in rules[1:] for port in rule["ports"]]
 
-    assert ports() == [53, 53, 6379]
+    assert ports() == [6379]
     more = ports("redis.external.port=6380", "redis.external.sentinelPort=26379")
-    assert more == [53, 53, 6380, 26379]
+    assert more == [6380, 26379]
 
 
 def test_the_admin_port_is_in_no_ingress_and_in_no_service_for_clients():

@@ -1,4 +1,4 @@
-{{/* Names, labels and parts that pods share. */}}
+{{/* Names, labels, images and settings that all objects share. */}}
 
 {{- define "batchfleet.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
@@ -15,6 +15,10 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "batchfleet.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end -}}
+
 {{/* Selector labels of a component's pods. Takes (list $ COMPONENT). */}}
 {{- define "batchfleet.selector" -}}
 {{- $root := index . 0 -}}
@@ -23,21 +27,24 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Labels of an object. Takes (list $ COMPONENT). */}}
-{{- define "batchfleet.labels" -}}
-{{- $root := index . 0 -}}
-{{ include "batchfleet.selector" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-app.kubernetes.io/part-of: batchfleet
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
-{{- end -}}
-
-{{/* Labels of a pod. Without the chart's version, which would restart pods at every chart upgrade.
-     Takes (list $ COMPONENT). */}}
-{{- define "batchfleet.podLabels" -}}
-{{ include "batchfleet.selector" . }}
-app.kubernetes.io/part-of: batchfleet
+{{/* Metadata of an object. Takes a dict: `root`, `component` and `name`; optionally `labels` and
+     `annotations`, and `global` for an object without a namespace. The chart's labels take precedence
+     over others, so that selectors always match. */}}
+{{- define "batchfleet.metadata" -}}
+{{- $root := .root -}}
+{{- $own := include "batchfleet.selector" (list $root .component) | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/version" $root.Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "batchfleet" -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
+name: {{ .name }}
+{{- if not .global }}
+namespace: {{ include "batchfleet.namespace" $root }}
+{{- end }}
+labels: {{- merge $own (.labels | default dict) $root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) $root.Values.commonAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* Selector labels of the workers, which the controller creates. */}}
@@ -46,63 +53,46 @@ app.kubernetes.io/name: batchfleet-worker
 app.kubernetes.io/component: worker
 {{- end -}}
 
-{{/* Image of a Batchfleet program. Takes (list $ NAME). */}}
+{{/* Image of a component. Takes (list $ NAME). */}}
 {{- define "batchfleet.image" -}}
 {{- $root := index . 0 -}}
 {{- $images := $root.Values.images -}}
-{{- with $images.registry }}{{ . | trimSuffix "/" }}/{{ end -}}
-{{- get $images (index . 1) }}:{{ $images.tag | default $root.Chart.AppVersion -}}
+{{- $image := get $images (index . 1) -}}
+{{- $registry := dig "imageRegistry" "" ($root.Values.global | default dict) | default $images.registry -}}
+{{- $host := regexFind "^([^/]+[.:][^/]*|localhost)/" $image -}}
+{{- if and $registry (or (not $host) (eq $host "docker.io/")) -}}
+{{- $image = printf "%s/%s" (trimSuffix "/" $registry) (trimPrefix "docker.io/" $image) -}}
+{{- end -}}
+{{- if get $images.digests (index . 1) -}}
+{{- regexReplaceAll "[:@][^/]*$" $image "" }}@{{ get $images.digests (index . 1) -}}
+{{- else if regexMatch "[:@][^/]*$" $image -}}
+{{- $image -}}
+{{- else -}}
+{{- $image }}:{{ $images.tag | default $root.Chart.AppVersion -}}
+{{- end -}}
 {{- end -}}
 
-{{/* Security contexts that satisfy the restricted pod security standard. */}}
-{{- define "batchfleet.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-seccompProfile: {type: RuntimeDefault}
+{{/* Names of all image pull secrets, as JSON. */}}
+{{- define "batchfleet.pullSecretNames" -}}
+{{- $names := list -}}
+{{- $global := dig "imagePullSecrets" list (.Values.global | default dict) -}}
+{{- range concat .Values.images.pullSecrets .Values.imagePullSecrets $global -}}
+{{- $names = append $names (ternary . (get (ternary dict . (kindIs "string" .)) "name") (kindIs "string" .)) -}}
+{{- end -}}
+{{- $names | uniq | toJson -}}
 {{- end -}}
 
-{{- define "batchfleet.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end -}}
+{{/* Address on which programs listen, without the port. Where the node has no IPv6, programs listen on
+     IPv4 instead. */}}
+{{- define "batchfleet.anyAddress" -}}[::]{{- end -}}
 
-{{- define "batchfleet.pullSecrets" -}}
-{{- with .Values.images.pullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . | quote }}
-  {{- end }}
+{{/* IP families of a Service. */}}
+{{- define "batchfleet.ipFamilies" -}}
+{{- with .Values.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
 {{- end }}
-{{- end -}}
-
-{{/* Scheduling constraints of a component's pods. Takes the component's values. */}}
-{{- define "batchfleet.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- end -}}
-
-{{/* Spreads pods over nodes and zones where possible. Takes (list $ COMPONENT). */}}
-{{- define "batchfleet.spread" -}}
-{{- $pods := include "batchfleet.selector" . -}}
-{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
-- maxSkew: 1
-  topologyKey: {{ . }}
-  whenUnsatisfiable: ScheduleAnyway
-  labelSelector:
-    matchLabels: {{- $pods | nindent 6 }}
+{{- with .Values.ipFamilies }}
+ipFamilies: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -118,80 +108,3 @@ priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
-
-{{/* Name of the secret that holds a program's Redis URL. Takes (list $ PROGRAM). */}}
-{{- define "batchfleet.redisSecret" -}}
-{{- $root := index . 0 -}}
-{{- $program := index . 1 -}}
-{{- if $root.Values.redis.bundled -}}
-{{- include "batchfleet.fullname" $root }}-redis-{{ $program }}
-{{- else -}}
-{{- get $root.Values.redis.external (printf "%sSecret" $program)
-    | required (printf "redis.bundled is false, so redis.external.%sSecret must name the secret that holds the Redis URL" $program) -}}
-{{- end -}}
-{{- end -}}
-
-{{/* TLS to an existing Redis: the flags of a program, and the files that the flags name. */}}
-
-{{- define "batchfleet.redisTls" -}}
-{{- if and (not .Values.redis.bundled) .Values.redis.external.tls.secret }}yes{{ end -}}
-{{- if and .Values.redis.external.tls.clientCertificate (not .Values.redis.external.tls.secret) -}}
-{{- fail "redis.external.tls.clientCertificate needs redis.external.tls.secret, the secret with the certificate and its key" -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "batchfleet.redisTlsFlags" -}}
-{{- if include "batchfleet.redisTls" . }}
-- --redis-ca=/etc/batchfleet/redis-tls/ca.crt
-{{- if .Values.redis.external.tls.clientCertificate }}
-- --redis-cert=/etc/batchfleet/redis-tls/tls.crt
-- --redis-key=/etc/batchfleet/redis-tls/tls.key
-{{- end }}
-{{- end }}
-{{- end -}}
-
-{{- define "batchfleet.redisTlsMount" -}}
-{{- if include "batchfleet.redisTls" . }}
-- {name: redis-tls, mountPath: /etc/batchfleet/redis-tls, readOnly: true}
-{{- end }}
-{{- end -}}
-
-{{- define "batchfleet.redisTlsVolume" -}}
-{{- if include "batchfleet.redisTls" . }}
-- name: redis-tls
-  secret: {secretName: {{ .Values.redis.external.tls.secret | quote }}, defaultMode: 0440}
-{{- end }}
-{{- end -}}
-
-{{/* Rules of the network policies. */}}
-
-{{- define "batchfleet.dns" -}}
-- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
-{{- end }}
-
-{{- define "batchfleet.toRedis" -}}
-{{- if .Values.redis.bundled -}}
-- to: [{podSelector: {matchLabels: {{ include "batchfleet.selector" (list . "redis") | fromYaml | toJson }}}}]
-  ports: [{port: redis}]
-{{- else -}}
-# An existing Redis has no selector.
-- ports:
-    - {port: {{ .Values.redis.external.port }}}
-    {{- with .Values.redis.external.sentinelPort }}
-    - {port: {{ . }}}
-    {{- end }}
-{{- end -}}
-{{- end }}
-
-{{- define "batchfleet.toCollector" -}}
-{{- with .Values.tracing.endpoint -}}
-{{- $usual := eq (urlParse .).scheme "https" | ternary 443 80 -}}
-# The OpenTelemetry collector. No selector: it may be outside the cluster.
-- ports: [{port: {{ regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" | default $usual }}}]
-{{- end -}}
-{{- end }}
-
-{{- define "batchfleet.fromPrometheus" -}}
-- from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Values.networkPolicy.prometheusNamespace | quote }}}}}]
-  ports: [{port: admin}]
-{{- end }}

@@ -9,13 +9,14 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use serde_json::{Map, Value, json};
 
 /// Flags of the gateway or the controller that the chart sets itself.
-const OF_THE_CHART: [&str; 29] = [
+const OF_THE_CHART: &[&str] = &[
     "admin-listen",
     "api-keys",
     "drain-timeout",
     "external-metrics-certificate",
     "external-metrics-key",
     "external-metrics-listen",
+    "external-metrics-service",
     "identity",
     "jwt-audience",
     "jwt-issuer",
@@ -38,7 +39,9 @@ const OF_THE_CHART: [&str; 29] = [
     "trace-sample",
     "worker-image",
     "worker-redis-secret",
+    "worker-redis-secret-key",
     "worker-redis-tls-secret",
+    "worker-user",
 ];
 
 /// Returns the schema of the flags of `gateway` or `controller`.

@@ -74,12 +74,48 @@ fn key(line: &str) -> Result<Key> {
     Ok(Key { name: name.to_owned(), default, mark, ..Key::default() })
 }
 
+/// The keys that apply to the pods of all components. A component has the same keys.
+const OF_PODS: [&str; 25] = [
+    "affinity",
+    "dnsConfig",
+    "dnsPolicy",
+    "extraContainers",
+    "extraEnv",
+    "extraEnvFrom",
+    "extraInitContainers",
+    "extraVolumeMounts",
+    "extraVolumes",
+    "hostAliases",
+    "livenessProbe",
+    "nodeSelector",
+    "podAnnotations",
+    "podLabels",
+    "podSecurityContext",
+    "priorityClassName",
+    "readinessProbe",
+    "revisionHistoryLimit",
+    "runtimeClassName",
+    "schedulerName",
+    "securityContext",
+    "serviceAccount",
+    "startupProbe",
+    "tolerations",
+    "topologySpreadConstraints",
+];
+
 /// Returns the schema of these keys, which forbids all other keys.
 ///
 /// # Errors
 /// If a key has no comment or no type.
 pub(crate) fn schema(keys: &[Key]) -> Result<Value> {
     let mut schema = object(keys)?;
+    for component in keys.iter().filter(|key| key.mark.as_deref() == Some("component")) {
+        for name in OF_PODS {
+            let of_all = schema["properties"][name].clone();
+            ensure!(of_all.is_object(), "{}: {name} is no key for all components", component.name);
+            schema["properties"][&component.name]["properties"][name] = of_all;
+        }
+    }
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     // Helm puts values that a parent chart shares with its subcharts into `global`.
     schema["properties"]["global"] = json!({"type": "object"});
@@ -99,8 +135,14 @@ fn object(keys: &[Key]) -> Result<Value> {
 
 fn property(key: &Key) -> Result<Value> {
     match key.mark.as_deref() {
+        None | Some("component") if key.default.is_empty() => object(&key.below),
+        Some("subchart") => {
+            let mut values = object(&key.below)?;
+            // Helm passes `global` to subcharts.
+            values["properties"]["global"] = json!({"type": "object"});
+            Ok(values)
+        }
         Some(mark) => marked(mark, key),
-        None if key.default.is_empty() => object(&key.below),
         None => Ok(json!({"type": scalar(&key.default)?})),
     }
 }
@@ -109,6 +151,7 @@ fn marked(mark: &str, key: &Key) -> Result<Value> {
     let (kind, argument) = mark.split_once(' ').unwrap_or((mark, ""));
     Ok(match kind {
         "enum" => json!({"enum": argument.split(", ").collect::<Vec<_>>()}),
+        "list" => json!({"type": "array"}),
         "items" => json!({"type": "array", "items": {"type": argument}}),
         "map" => json!({"type": "object", "additionalProperties": {"type": argument}}),
         "object" => json!({"type": "object"}),
