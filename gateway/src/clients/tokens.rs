@@ -9,14 +9,17 @@ mod source;
 mod tests;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
 use batchfleet_broker::Priority;
 use batchfleet_service::InvalidSettings;
 use jsonwebtoken::{decode_header, errors::ErrorKind};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Notify, watch},
@@ -33,8 +36,9 @@ use self::{
 use super::{denial::Denial, grant::Grant};
 use crate::{metrics::AccessMetrics, reload::Reloaded};
 
-/// How long a request waits for the keys to be read again.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a request waits for the keys to be read again. Longer than the least interval between two
+/// reads, so that every request waits for a read that begins after it has arrived.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Verifies the tokens of one issuer.
 #[derive(Debug)]
@@ -45,12 +49,12 @@ pub(super) struct Tokens {
     /// The keys, once they have been read.
     keys: RwLock<Option<Arc<SigningKeys>>>,
     verified: RwLock<Verified>,
-    /// When the last read of the keys began.
-    read_at: Mutex<Instant>,
     /// Wakes the task that reads the keys.
     wanted: Notify,
+    /// The number of reads that have begun.
+    begun: AtomicU64,
     /// The number of reads that have ended.
-    reads: watch::Sender<u64>,
+    ended: watch::Sender<u64>,
 }
 
 impl Tokens {
@@ -76,9 +80,9 @@ impl Tokens {
             claims: ClaimNames::new(settings, default_class),
             keys: RwLock::default(),
             verified: RwLock::default(),
-            read_at: Mutex::new(Instant::now()),
             wanted: Notify::new(),
-            reads: watch::Sender::new(0),
+            begun: AtomicU64::new(0),
+            ended: watch::Sender::new(0),
         }))
     }
 
@@ -116,24 +120,24 @@ impl Tokens {
         Ok(grant)
     }
 
-    /// Waits until the keys have been read again, unless they were read a moment ago.
+    /// Waits until the keys have been read again: an issuer may sign with a new key as soon as it has
+    /// published the key.
     pub(super) async fn look_again(&self) {
-        if self.read_at.lock().elapsed() < self.source.least_interval() {
-            return;
-        }
-        let mut reads = self.reads.subscribe();
+        let next = self.begun.load(Relaxed) + 1;
+        let mut ended = self.ended.subscribe();
         self.wanted.notify_one();
         // After the timeout the token is refused with the present keys.
-        timeout(PATIENCE, reads.changed()).await.ok();
+        timeout(PATIENCE, ended.wait_for(|ended| *ended >= next)).await.ok();
     }
 
     /// Task: reads the keys regularly, and when a token names an unknown one.
     pub(super) async fn follow(&self, metrics: &AccessMetrics) {
         let mut reloaded = Reloaded::new("token keys", metrics.reload_failures("jwks"));
         loop {
+            let number = self.begun.fetch_add(1, Relaxed) + 1;
+            let least = Instant::now() + self.source.least_interval();
             let succeeded = self.read(&mut reloaded).await;
-            self.reads.send_modify(|reads| *reads += 1);
-            let least = *self.read_at.lock() + self.source.least_interval();
+            self.ended.send_replace(number);
             tokio::select! {
                 () = sleep(self.source.interval(succeeded)) => {}
                 () = self.wanted.notified() => sleep_until(least).await,
@@ -143,7 +147,6 @@ impl Tokens {
 
     /// Reads the keys. Returns whether this succeeded.
     async fn read(&self, reloaded: &mut Reloaded) -> bool {
-        *self.read_at.lock() = Instant::now();
         let parsed = match self.source.read().await {
             Ok(text) => SigningKeys::parse(&text, &self.required),
             Err(error) => Err(error),

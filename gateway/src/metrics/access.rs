@@ -23,7 +23,7 @@ batchfleet_service::metrics! {
         #[metric("batchfleet_gateway_tls_handshake_failures_total", unit = "connections")]
         pub(crate) handshake_failures: IntCounter,
         /// When a certificate ends, in seconds since 1970. `certificate` is `server`, or
-        /// `client_ca` for the first authority of client certificates that ends.
+        /// `client_ca` for the first authority of client certificates that ends; 0 without one.
         #[metric(
             "batchfleet_gateway_certificate_expiry_timestamp_seconds",
             unit = "seconds",
@@ -34,13 +34,16 @@ batchfleet_service::metrics! {
 }
 
 impl AccessMetrics {
-    /// Creates the series of all reasons and files, with the value 0.
+    /// Creates all series, with the value 0.
     pub(super) fn begin(&self) {
         for denial in Denial::iter() {
             self.denied.with_label_values(&[denial.reason()]);
         }
         for file in ["api_keys", "tls", "jwks"] {
             self.reload_failures.with_label_values(&[file]);
+        }
+        for certificate in ["server", "client_ca"] {
+            self.certificate_expiry.with_label_values(&[certificate]);
         }
     }
 

@@ -3,14 +3,18 @@
 use std::{fs, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
 use crate::{RedisServer, redis_server::free_address};
 
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
 /// A certificate for `127.0.0.1`, its key, and the authority that signed it, as PEM files.
 pub struct Certificates {
     folder: TempDir,
+    authority: Mutex<Authority>,
 }
 
 impl Certificates {
@@ -19,8 +23,9 @@ impl Certificates {
     /// # Errors
     /// If the files cannot be written.
     pub fn new() -> Result<Self> {
-        let certificates = Self { folder: TempDir::new()? };
-        certificates.renew()?;
+        let certificates = Self { folder: TempDir::new()?, authority: Mutex::new(authority()?) };
+        certificates.write_authority()?;
+        certificates.renew_certificate()?;
         Ok(certificates)
     }
 
@@ -29,19 +34,46 @@ impl Certificates {
     /// # Errors
     /// If the files cannot be written.
     pub fn renew(&self) -> Result<()> {
-        let mut authority = CertificateParams::new(Vec::new())?;
-        // The issuer's name must differ from the subject's: otherwise the certificate looks
-        // self-signed.
-        authority.distinguished_name.push(DnType::CommonName, "authority of a test");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-        let key = KeyPair::generate()?;
+        *self.authority.lock() = authority()?;
+        self.write_authority()?;
+        self.renew_certificate()
+    }
+
+    /// Replaces the key and the certificate by others of the same authority, in the same files.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    pub fn renew_certificate(&self) -> Result<()> {
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
-        fs::write(self.ca(), authority.pem())?;
-        fs::write(self.certificate(), certificate.pem())?;
-        fs::write(self.key(), key.serialize_pem())?;
+        let (certificate, key) = self.sign(CertificateParams::new(names)?)?;
+        fs::write(self.certificate(), certificate)?;
+        fs::write(self.key(), key)?;
         Ok(())
+    }
+
+    /// Writes the certificate of a client with this common name, and its key. Returns both files.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    pub fn client(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        let (certificate, key) = self.sign(params)?;
+        let file = |kind| self.folder.path().join(format!("{name}-{kind}.pem"));
+        fs::write(file("certificate"), certificate)?;
+        fs::write(file("key"), key)?;
+        Ok((file("certificate"), file("key")))
+    }
+
+    /// Signs a certificate with a new key. Returns both as PEM.
+    fn sign(&self, params: CertificateParams) -> Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &*self.authority.lock())?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn write_authority(&self) -> Result<()> {
+        Ok(fs::write(self.ca(), self.authority.lock().pem())?)
     }
 
     /// The file of the authority's certificate.
@@ -108,4 +140,12 @@ impl Certificates {
         let options = options.map(|(option, value)| [format!("--{option}"), value.to_owned()]);
         Ok(options.into_iter().flatten().collect())
     }
+}
+
+fn authority() -> Result<Authority> {
+    let mut authority = CertificateParams::new(Vec::new())?;
+    // The issuer's name must differ from the subject's: otherwise the certificate looks self-signed.
+    authority.distinguished_name.push(DnType::CommonName, "authority of a test");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Ok(CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?)
 }

@@ -132,16 +132,18 @@ impl Fleet {
     pub async fn add_gateway(&mut self, flags: &[&str]) -> Result<()> {
         let gateway = self.program("batchfleet-gateway", &["--listen", "127.0.0.1:0"], flags)?;
         let address = gateway.address("http").await?;
-        let ready = format!("/v2/models/{}/ready", self.model);
-        while get(&address, &ready).await?.0 != 200 {
+        // The port for clients may speak HTTPS only, or require an API key.
+        let admin = gateway.address("admin").await?;
+        while !serves(&get(&admin, "/metrics").await?.1, &self.model) {
             tokio::task::yield_now().await;
         }
-        self.targets.push(format!("http://{address}"));
+        let scheme = if flags.contains(&"--tls-cert") { "https" } else { "http" };
+        self.targets.push(format!("{scheme}://{address}"));
         self.gateways.push(gateway);
         Ok(())
     }
 
-    /// `http://host:port` of each gateway.
+    /// `http://host:port` of each gateway, or `https://host:port` of a gateway with a certificate.
     pub fn targets(&self) -> &[String] {
         &self.targets
     }
@@ -152,6 +154,12 @@ impl Fleet {
         let flags = common.iter().chain(needed).chain(flags).copied();
         Program::named(name)?.args(flags).spawn()
     }
+}
+
+/// Whether a gateway with these metrics knows a worker of the model.
+fn serves(metrics: &str, model: &str) -> bool {
+    let series = format!("batchfleet_gateway_workers{{model=\"{model}\"");
+    metrics.lines().any(|line| line.starts_with(&series) && !line.ends_with(" 0"))
 }
 
 /// Writes the model `echo`, with these parameters, into a model repository.

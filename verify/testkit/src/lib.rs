@@ -8,6 +8,7 @@ mod fleet;
 mod program;
 mod proxy;
 mod redis_server;
+mod token_issuer;
 mod watched;
 
 pub use certificates::Certificates;
@@ -15,4 +16,5 @@ pub use fleet::{Fleet, FleetPlan, echo_model, get, metric, named_echo_model};
 pub use program::{Program, ProgramBuilder};
 pub use proxy::{CuttingProxy, Weather};
 pub use redis_server::RedisServer;
+pub use token_issuer::TokenIssuer;
 pub use watched::WatchedRedis;

@@ -32,7 +32,7 @@ pub struct TokenSettings {
     pub jwt_audience: Vec<String>,
 
     /// URL of the issuer's keys, a JSON web key set. The gateway reads it again every 5 minutes, and
-    /// when a token names an unknown key, at most once in 10 seconds
+    /// when a token names an unknown key, at most once in 2 seconds
     #[arg(
         long,
         env = "BATCHFLEET_JWT_JWKS_URL",

@@ -11,7 +11,7 @@ use super::TokenSettings;
 const FILE_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between reads of a URL.
 const URL_INTERVAL: Duration = Duration::from_mins(5);
-/// Interval between reads of a URL after a failure, and least time between any two.
+/// Interval between reads of a URL after a failure.
 const URL_RETRY: Duration = Duration::from_secs(10);
 /// Time limit for a read of a URL.
 const URL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,7 +88,7 @@ impl Source {
     pub(super) fn least_interval(&self) -> Duration {
         match self {
             Self::File(_) => Duration::from_secs(1),
-            Self::Url(..) => URL_RETRY,
+            Self::Url(..) => Duration::from_secs(2),
         }
     }
 }
