@@ -3,6 +3,7 @@
 //! all rigs equally.
 #![expect(clippy::print_stdout, reason = "the program prints tables")]
 
+mod access;
 mod bare;
 mod echo;
 mod files;
@@ -46,6 +47,8 @@ enum Part {
     Sweep,
     /// CPU per request with and without traces
     Traces,
+    /// CPU per request of HTTPS, API keys and tokens
+    Access,
 }
 
 #[tokio::main]
@@ -79,6 +82,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Bare => bare::bench(&settings.files, lasts).await,
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
             Part::Traces => traces::bench(lasts).await,
+            Part::Access => access::bench(lasts).await,
         };
         if let Err(error) = done {
             eprintln!("error: {part:?}: {error:#}");

@@ -1,9 +1,16 @@
 //! A fleet under measurement: the throughput of a load, and its CPU cost by program.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use batchfleet_loadgen::{Length, LoadError, LoadPlan, Pace, Report, Target, Workload, run};
+use batchfleet_loadgen::{
+    Length, LoadError, LoadPlan, Pace, Report, Target, TlsTrust, Workload, run,
+};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
 
 /// Time before a measurement for connections, caches and batch sizes to settle.
@@ -19,6 +26,8 @@ pub(crate) struct Rig {
     pub(crate) name: String,
     fleet: Fleet,
     redis: u32,
+    /// The authority of the gateway's certificate.
+    ca: Option<PathBuf>,
 }
 
 /// A load.
@@ -62,12 +71,18 @@ impl Rig {
     pub(crate) async fn start(name: &str, plan: FleetPlan<'_>) -> Result<Self> {
         let fleet = Fleet::start(plan).await.with_context(|| format!("starting {name}"))?;
         let redis = u32::try_from(fleet.redis.info("process_id").await?)?;
-        Ok(Self { name: name.to_owned(), fleet, redis })
+        Ok(Self { name: name.to_owned(), fleet, redis, ca: None })
+    }
+
+    /// The rig, whose gateway has a certificate of this authority.
+    pub(crate) fn trusting(self, ca: &Path) -> Self {
+        Self { ca: Some(ca.to_owned()), ..self }
     }
 
     /// The gateway's address.
     pub(crate) fn target(&self) -> Result<Target, LoadError> {
-        self.fleet.targets()[0].parse()
+        let target: Target = self.fleet.targets()[0].parse()?;
+        target.trusting(&TlsTrust { ca: self.ca.as_deref(), identity: None })
     }
 
     /// Runs a load.
