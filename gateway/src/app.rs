@@ -83,6 +83,7 @@ impl Gateway {
         let (dispatcher, mut tasks) = Dispatcher::start(id, roles, seats, stop, &metrics);
         let certificates = settings.tls.tls_client_ca.is_some();
         let clients = Clients::new(&settings.clients, certificates, &metrics.access)?;
+        clients.prepare().await;
         let core = Arc::new(Core {
             catalog: Catalog::new(metrics.clone()),
             clients,

@@ -283,6 +283,13 @@ impl Clients {
         }
     }
 
+    /// Reads the keys of the issuer of tokens, so that the first requests find them.
+    pub(crate) async fn prepare(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.prepare(&self.metrics).await;
+        }
+    }
+
     /// Task: applies changes to the file of API keys, and to the keys of the issuer of tokens.
     pub(crate) async fn follow(self: Arc<Self>) {
         let keys = async {

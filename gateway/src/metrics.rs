@@ -144,7 +144,7 @@ impl GatewayMetrics {
         let metrics = Self::register(registry)?;
         metrics.access.begin();
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);
-        for reason in ["model_not_found", "model_unavailable", "unauthorized"] {
+        for reason in ["auth_failures", "model_not_found", "model_unavailable", "unauthorized"] {
             metrics.refused.with_label_values(&[UNKNOWN_MODEL, reason]);
         }
         for code in BrokerError::CODES {

@@ -86,6 +86,21 @@ impl Tokens {
         }))
     }
 
+    /// Checks that the keys can be used if they are in a file.
+    fn check(&self) -> Result<(), InvalidSettings> {
+        let Source::File(path) = &self.source else { return Ok(()) };
+        let keys = source::read_file(path).and_then(|text| {
+            SigningKeys::parse(&text, &self.required)
+                .map_err(|error| format!("--jwt-jwks-file {}: {error}", path.display()))
+        });
+        keys.map(drop).map_err(InvalidSettings::new)
+    }
+
+    /// Reads the keys for the first time. If this fails, [`follow`](Self::follow) tries again.
+    pub(super) async fn prepare(&self, metrics: &AccessMetrics) {
+        self.read(&mut Reloaded::new("token keys", metrics.reload_failures("jwks"))).await;
+    }
+
     /// The permissions that a token grants. With `only_known`, only a token that was verified before
     /// is accepted: verifying a signature takes longer than anything else here.
     ///

@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 /// Maximum number of keys in a set.
 const MOST_KEYS: usize = 100;
+/// Maximum number of keys that are tried for a token, which may name no key.
+const MOST_TRIED: usize = 4;
 
 /// What every token must claim.
 #[derive(Clone, Debug)]
@@ -100,10 +102,11 @@ impl SigningKeys {
     }
 
     fn fitting(&self, header: &Header) -> impl Iterator<Item = &SigningKey> {
-        self.keys.iter().filter(|key| {
+        let fitting = self.keys.iter().filter(|key| {
             let names = header.kid.is_none() || key.id == header.kid;
             names && key.validation.algorithms.contains(&header.alg)
-        })
+        });
+        fitting.take(MOST_TRIED)
     }
 }
 

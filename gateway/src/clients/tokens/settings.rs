@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use batchfleet_broker::Priority;
 use batchfleet_service::{InvalidSettings, settings::duration};
 use clap::Args;
 
-use super::source::Source;
+use super::Tokens;
 
 /// Which JSON web tokens are accepted, and the meaning of their claims.
 #[derive(Args, Clone, Debug)]
@@ -106,8 +107,9 @@ impl Default for TokenSettings {
 }
 
 impl TokenSettings {
-    /// Checks that the keys can be read if they are in a file, and the URL if they are not.
+    /// Checks that the keys can be used if they are in a file. A URL may be unreachable for a while.
     pub(in crate::clients) fn check(&self) -> Result<(), InvalidSettings> {
-        Source::of(self).and_then(|source| source.map_or(Ok(()), |source| source.check()))
+        let tokens = Tokens::new(self, Priority::Default)?;
+        tokens.map_or(Ok(()), |tokens| tokens.check())
     }
 }

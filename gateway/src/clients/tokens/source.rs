@@ -1,6 +1,10 @@
 //! Where the keys of an issuer are read from.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use batchfleet_service::InvalidSettings;
 use reqwest::{Certificate, Client, Url};
@@ -49,16 +53,6 @@ impl Source {
         Ok(Some(Self::Url(parsed, client)))
     }
 
-    /// Checks that a file can be read. A URL may be unreachable for a while.
-    pub(super) fn check(&self) -> Result<(), InvalidSettings> {
-        match self {
-            Self::File(path) => fs::read(path).map(drop).map_err(|error| {
-                InvalidSettings::new(format_args!("--jwt-jwks-file {}: {error}", path.display()))
-            }),
-            Self::Url(..) => Ok(()),
-        }
-    }
-
     /// Reads the JSON web key set.
     ///
     /// # Errors
@@ -66,9 +60,7 @@ impl Source {
     /// The file or URL, and why it cannot be read.
     pub(super) async fn read(&self) -> Result<Vec<u8>, String> {
         match self {
-            Self::File(path) => tokio::fs::read(path)
-                .await
-                .map_err(|error| format!("--jwt-jwks-file {}: {error}", path.display())),
+            Self::File(path) => read_file(path),
             Self::Url(url, client) => fetch(client, url.clone())
                 .await
                 .map_err(|error| format!("--jwt-jwks-url {url}: {error}")),
@@ -91,6 +83,11 @@ impl Source {
             Self::Url(..) => Duration::from_secs(2),
         }
     }
+}
+
+/// Reads a file, which is small and local.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("--jwt-jwks-file {}: {error}", path.display()))
 }
 
 fn client(settings: &TokenSettings) -> Result<Client, InvalidSettings> {

@@ -209,6 +209,27 @@ async fn keys_that_cannot_verify_tokens_are_ignored() {
 }
 
 #[tokio::test]
+async fn a_file_without_a_usable_key_is_refused_at_start() {
+    let (folder, issuer) = (TempDir::new().unwrap(), Issuer::new("1"));
+    let settings = settings(&folder);
+    let problem = || settings.check().unwrap_err().to_string();
+    assert!(problem().starts_with("--jwt-jwks-file /"), "{}", problem());
+    for useless in ["", "{}", r#"{"keys": []}"#] {
+        fs::write(folder.path().join("jwks"), useless).unwrap();
+        assert!(problem().starts_with("--jwt-jwks-file /"), "{}", problem());
+    }
+    verifier(&folder, &settings, &[&issuer]).await;
+    assert!(settings.check().is_ok());
+    let url = |url: &str| TokenSettings {
+        jwt_jwks_url: Some(url.to_owned()),
+        jwt_jwks_file: None,
+        ..settings.clone()
+    };
+    assert!(url("https://id.example/keys").check().is_ok(), "may be unreachable for a while");
+    assert!(url("ftp://id.example/keys").check().is_err());
+}
+
+#[tokio::test]
 async fn a_throttled_address_may_use_tokens_that_were_verified_before() {
     let (folder, issuer) = (TempDir::new().unwrap(), Issuer::new("1"));
     let tokens = verifier(&folder, &settings(&folder), &[&issuer]).await;
