@@ -45,7 +45,7 @@ impl Certificates {
     /// If the files cannot be written.
     pub fn renew_certificate(&self) -> Result<()> {
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let (certificate, key) = self.sign(CertificateParams::new(names)?)?;
+        let (certificate, key) = self.sign(&CertificateParams::new(names)?)?;
         fs::write(self.certificate(), certificate)?;
         fs::write(self.key(), key)?;
         Ok(())
@@ -58,7 +58,7 @@ impl Certificates {
     pub fn client(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
-        let (certificate, key) = self.sign(params)?;
+        let (certificate, key) = self.sign(&params)?;
         let file = |kind| self.folder.path().join(format!("{name}-{kind}.pem"));
         fs::write(file("certificate"), certificate)?;
         fs::write(file("key"), key)?;
@@ -66,7 +66,7 @@ impl Certificates {
     }
 
     /// Signs a certificate with a new key. Returns both as PEM.
-    fn sign(&self, params: CertificateParams) -> Result<(String, String)> {
+    fn sign(&self, params: &CertificateParams) -> Result<(String, String)> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &*self.authority.lock())?;
         Ok((certificate.pem(), key.serialize_pem()))
