@@ -67,7 +67,10 @@ def test_a_wrong_value_is_refused_with_its_place(setting, place):
         ),
         (["redis.bundled=false"], "redis.external.gatewaySecret must name the secret"),
         (["gateway.autoscaling.min=5", "gateway.autoscaling.max=2"], "min must not be more than"),
-        (["gateway.httpRoute.enabled=true"], "needs gateway.httpRoute.parentRefs"),
+        (
+            ["gateway.httpRoute.enabled=true", "gateway.allowAnonymous=true"],
+            "needs gateway.httpRoute.parentRefs",
+        ),
         (["monitoring.serviceMonitor.enabled=true", "monitoring.podMonitors.enabled=true"], "both"),
         (["demo.enabled=true", "models.echo.model.source.image.reference=x"], "named echo"),
     ],
@@ -260,7 +263,8 @@ def test_the_network_policy_allows_sentinels_as_well_as_redis():
 def test_the_admin_port_is_in_no_ingress_and_in_no_service_for_clients():
     service = the("Service", "rel-batchfleet")
     assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
-    backend = the("Ingress", "", "gateway.ingress.enabled=true")["spec"]["rules"][0]["http"]["paths"][0]["backend"]
+    ingress = the("Ingress", "", "gateway.ingress.enabled=true", "gateway.allowAnonymous=true")
+    backend = ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]
     assert backend["service"] == {"name": "rel-batchfleet", "port": {"name": "http"}}
 
 
