@@ -13,7 +13,10 @@ use crate::{
 pub(crate) struct Api {
     pub(crate) core: Arc<Core>,
     pub(crate) body: Bounds,
+    /// The memory of bodies.
     pub(crate) budget: Arc<MemoryBudget>,
+    /// The memory of connections, without bodies.
+    pub(crate) connection_memory: Arc<MemoryBudget>,
     pub(crate) offload: Offload,
     pub(crate) readiness: Readiness,
     /// Whether this gateway counts as ready only while every known model is ready.

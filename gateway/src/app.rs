@@ -24,7 +24,7 @@ use crate::{
         self, LiveControls,
         state::{Live, Port},
     },
-    memory::MemoryBudget,
+    memory::{self, MemoryBudget},
     metrics::GatewayMetrics,
     observe,
     offload::Offload,
@@ -108,6 +108,8 @@ impl Gateway {
         if let Some(tls) = tls.clone() {
             tasks.spawn("TLS certificates", tls.follow());
         }
+        let budgets = vec![api.budget.clone(), api.connection_memory.clone()];
+        tasks.spawn("return of freed memory", memory::return_freed(budgets));
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
         let (server, address) =
             http::listen(settings, tls, api.clone(), process.shutdown.clone(), going)
@@ -201,9 +203,11 @@ fn warn_if_open(settings: &GatewaySettings) {
 /// Builds the state shared by the HTTP handlers.
 fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Process) -> Api {
     let body_bytes = core.metrics.body_bytes.clone();
+    let connection_bytes = core.metrics.connections.bytes.clone();
     Api {
         body: Bounds { bytes: settings.max_body, time: settings.body_timeout },
         budget: MemoryBudget::new(settings.max_body_bytes_in_flight, body_bytes),
+        connection_memory: MemoryBudget::new(settings.max_connection_bytes, connection_bytes),
         offload: Offload::new(),
         readiness: process.readiness.clone(),
         strict_readiness: settings.strict_readiness,

@@ -1,11 +1,22 @@
 //! Memory budgets, which the bodies of requests and the buffers of connections share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use prometheus::IntGauge;
+use tokio::{task::spawn_blocking, time::interval};
+
+/// How often the bytes held are compared with earlier ones.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of samples over which freed memory must stay free, before it is returned.
+const CALM_SAMPLES: usize = 3;
+/// The least memory that is returned to the system at a time.
+const WORTH_RETURNING: usize = 16 << 20;
 
 /// The reason why a share cannot grow: the budget has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +112,43 @@ impl Drop for MemoryShare {
     }
 }
 
+/// Task: returns memory to the system after the bytes held have fallen.
+pub(crate) async fn return_freed(budgets: Vec<Arc<MemoryBudget>>) {
+    let mut seconds = interval(SAMPLE_INTERVAL);
+    let mut fall = Fall::default();
+    loop {
+        seconds.tick().await;
+        let held = budgets.iter().map(|budget| budget.held.load(Ordering::Relaxed)).sum();
+        // A failure means that the runtime is shutting down.
+        if fall.is_worth_returning(held) && spawn_blocking(batchfleet_heap::release).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Compares the bytes held with the most since memory was last returned.
+#[derive(Debug, Default)]
+struct Fall {
+    most: usize,
+    last: [usize; CALM_SAMPLES],
+}
+
+impl Fall {
+    /// Takes a sample. Returns whether much less is held than before, and has been for a while.
+    fn is_worth_returning(&mut self, held: usize) -> bool {
+        self.last.rotate_left(1);
+        self.last[CALM_SAMPLES - 1] = held;
+        self.most = self.most.max(held);
+        let recent = self.last.iter().copied().max().unwrap_or(held);
+        let is_worth = self.most - recent >= WORTH_RETURNING;
+        if is_worth {
+            self.most = recent;
+        }
+        is_worth
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +182,17 @@ mod tests {
         drop(response);
         new.resize(1).unwrap();
         assert_eq!(budget.gauge.get(), 1);
+    }
+
+    #[test]
+    fn memory_is_returned_once_after_it_has_stayed_free() {
+        let mut fall = Fall::default();
+        let much = 3 * WORTH_RETURNING;
+        let samples = [much, much, 0, much, 0, 0, 0, 0, much, much, much, WORTH_RETURNING];
+        let returned: Vec<_> =
+            (0..samples.len()).filter(|at| fall.is_worth_returning(samples[*at])).collect();
+        assert_eq!(returned, [6]);
+        assert!(!fall.is_worth_returning(WORTH_RETURNING));
+        assert!(fall.is_worth_returning(WORTH_RETURNING), "three samples");
     }
 }

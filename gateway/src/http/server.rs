@@ -217,7 +217,7 @@ fn connection_limits(
 ) -> Arc<ConnectionLimits> {
     let per_address = settings.max_connections_per_address.unwrap_or(connections.div_ceil(2));
     let (clients, metrics) = (api.core.clients.clone(), api.core.metrics.connections.clone());
-    ConnectionLimits::new(settings.max_connection_bytes, per_address, clients, metrics)
+    ConnectionLimits::new(api.connection_memory.clone(), per_address, clients, metrics)
 }
 
 /// Answers `Expect: 100-continue`: refuses a request before its body is sent, if the head suffices.

@@ -34,15 +34,14 @@ pub(in crate::http) struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// Limits of `most_bytes` of memory, and of `per_address` connections of each address; 0 for no
+    /// Limits of the `memory` of all connections, and of `per_address` connections of each address; 0 for no
     /// limit.
     pub(in crate::http) fn new(
-        most_bytes: usize,
+        memory: Arc<MemoryBudget>,
         per_address: usize,
         clients: Arc<Clients>,
         metrics: ConnectionMetrics,
     ) -> Arc<Self> {
-        let memory = MemoryBudget::new(most_bytes, metrics.bytes.clone());
         Arc::new(Self {
             memory,
             clients,
