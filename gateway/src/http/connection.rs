@@ -10,6 +10,8 @@ mod door;
 mod framing;
 mod refusal;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::RefCell,

@@ -1,0 +1,318 @@
+//! Tests of connections over streams in memory, with the real HTTP server of actix.
+
+use std::{
+    cell::Cell,
+    future::{Future, ready},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_http::{HttpService, KeepAlive, Request, Response};
+use actix_server::Server;
+use actix_service::{ServiceFactory, fn_service};
+use actix_web::body::BoxBody;
+use batchfleet_service::metrics::MetricGroup;
+use prometheus::Registry;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    task::{LocalSet, spawn_local, yield_now},
+    time::{Instant, advance},
+};
+
+use super::{ConnectionLimits, Door, Exchange, Patience, serve};
+use crate::{
+    clients::{ClientSettings, Clients},
+    memory::MemoryBudget,
+    metrics::{AccessMetrics, ConnectionMetrics},
+};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const STALL: Duration = Duration::from_secs(30);
+/// The size of the answer to `GET /large`, in bytes.
+const LARGE: usize = 1 << 20;
+/// Bytes in flight between a client and the gateway.
+const WIRE: usize = 4 << 10;
+
+/// A gateway without sockets.
+struct Gateway {
+    door: Rc<Door>,
+    budget: Arc<MemoryBudget>,
+    metrics: ConnectionMetrics,
+    /// Requests that the server has begun to answer.
+    begun: Rc<Cell<usize>>,
+}
+
+impl Gateway {
+    fn new(most: usize, per_address: usize, bytes: usize) -> Self {
+        let metrics = ConnectionMetrics::register(&Registry::new()).unwrap();
+        let budget = MemoryBudget::new(bytes, metrics.bytes.clone());
+        let access = AccessMetrics::register(&Registry::new()).unwrap();
+        let clients = Clients::new(&ClientSettings::default(), false, &access).unwrap();
+        let limits = ConnectionLimits::new(budget.clone(), per_address, clients, metrics.clone());
+        let patience = Patience { keep_alive: KEEP_ALIVE, stall: STALL };
+        let draining = Server::build().graceful_shutdown_signal();
+        let door = Rc::new(Door::new(limits, most, patience, draining));
+        Self { door, budget, metrics, begun: Rc::default() }
+    }
+
+    fn usual() -> Self {
+        Self::new(100, 0, 64 << 20)
+    }
+
+    /// Opens a connection of the address 10.0.0.`last`.
+    async fn connect(&self, last: u8) -> DuplexStream {
+        let (client, stream) = duplex(WIRE);
+        let begun = self.begun.clone();
+        let http = HttpService::build()
+            .on_connect_ext(|exchange: &Exchange<DuplexStream>, data| {
+                data.insert(exchange.answer());
+            })
+            .client_request_timeout(Duration::ZERO)
+            .keep_alive(KeepAlive::Os)
+            .h1(fn_service(move |request: Request| {
+                begun.update(|begun| begun + 1);
+                async move { Ok::<_, actix_web::Error>(answer(&request)) }
+            }));
+        let http = http.new_service(()).await.unwrap();
+        let (door, peer) = (self.door.clone(), SocketAddr::from(([10, 0, 0, last], 1)));
+        spawn_local(async move { serve(ready(Ok(stream)), Some(peer), &http, &door).await });
+        client
+    }
+
+    fn bytes(&self) -> i64 {
+        self.metrics.bytes.get()
+    }
+}
+
+fn answer(request: &Request) -> Response<super::answer::WatchedBody> {
+    let text = if request.path() == "/large" { "x".repeat(LARGE) } else { "ok".to_owned() };
+    let watch = request.conn_data::<super::AnswerWatch>().unwrap().clone();
+    Response::ok().set_body(BoxBody::new(text)).map_body(|_, body| watch.watch(body))
+}
+
+/// Runs a test on one thread, as the gateway does.
+async fn locally(test: impl Future<Output = ()>) {
+    LocalSet::new().run_until(test).await;
+}
+
+/// Lets the gateway do all that it can.
+async fn settle() {
+    for _ in 0..1000 {
+        yield_now().await;
+    }
+}
+
+/// Reads one answer to `GET /`. Returns its head.
+async fn read_answer(client: &mut DuplexStream) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(b"\r\n\r\nok") {
+        text.push(client.read_u8().await.unwrap());
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Reads to the end of the connection.
+async fn read_rest(client: &mut DuplexStream) -> String {
+    let mut text = Vec::new();
+    client.read_to_end(&mut text).await.unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_gets_one_request_answered_at_a_time() {
+    locally(async {
+        let gateway = Gateway::usual();
+        let mut client = gateway.connect(1).await;
+        let (mut from, mut to) = tokio::io::split(&mut client);
+        let requests = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+        let sending = async { to.write_all(&requests).await.unwrap() };
+        tokio::select! {
+            () = sending => panic!("the gateway has read requests ahead of its answers"),
+            () = settle() => {}
+        }
+        assert_eq!(gateway.begun.get(), 1);
+        let held = usize::try_from(gateway.bytes()).unwrap();
+        assert!(held > LARGE && held < LARGE + (64 << 10), "{held} bytes");
+        let mut piece = vec![0; LARGE];
+        from.read_exact(&mut piece).await.unwrap();
+        settle().await;
+        assert!(gateway.begun.get() <= 2, "{} requests", gateway.begun.get());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_disconnected_and_its_memory_is_free_again() {
+    locally(async {
+        let gateway = Gateway::usual();
+        let mut client = gateway.connect(1).await;
+        let started = Instant::now();
+        client.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        settle().await;
+        let mut got = 0;
+        // 1 KiB a second: far too slow for 1 MiB.
+        while let Ok(1..) = client.read(&mut [0; 1 << 10]).await {
+            got += 1;
+            advance(Duration::from_secs(1)).await;
+        }
+        let took = started.elapsed();
+        assert!(took >= STALL && took < 2 * STALL, "{took:?} and {got} KiB");
+        assert_eq!(gateway.bytes(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_head_has_a_time_limit_however_its_bytes_arrive() {
+    locally(async {
+        let gateway = Gateway::usual();
+        let mut client = gateway.connect(1).await;
+        for _ in 0..3 {
+            client.write_all(GET).await.unwrap();
+            read_answer(&mut client).await;
+            advance(Duration::from_secs(20)).await;
+        }
+        let started = Instant::now();
+        let (mut from, mut to) = tokio::io::split(client);
+        let dripping = async {
+            for byte in GET {
+                to.write_u8(*byte).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let mut text = String::new();
+        tokio::select! {
+            () = dripping => panic!("the head was taken"),
+            read = from.read_to_string(&mut text) => drop(read.unwrap()),
+        }
+        assert_eq!(started.elapsed().as_secs(), 5);
+        assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("head_timeout"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_connection_closes_without_a_word_and_holds_little_memory() {
+    locally(async {
+        let gateway = Gateway::usual();
+        let (mut unused, mut used) = (gateway.connect(1).await, gateway.connect(1).await);
+        used.write_all(GET).await.unwrap();
+        read_answer(&mut used).await;
+        settle().await;
+        assert!(gateway.bytes() <= 8 << 10, "{} bytes", gateway.bytes());
+        let started = Instant::now();
+        assert_eq!((read_rest(&mut unused).await, read_rest(&mut used).await), Default::default());
+        assert_eq!(started.elapsed().as_secs(), KEEP_ALIVE.as_secs());
+        settle().await;
+        assert_eq!((gateway.bytes(), gateway.metrics.open.get()), (0, 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipelined_requests_are_answered_in_order_until_one_closes_the_connection() {
+    locally(async {
+        let gateway = Gateway::usual();
+        let mut client = gateway.connect(1).await;
+        let last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        client.write_all(&[GET, GET, last, GET, GET].concat()).await.unwrap();
+        let answers = read_rest(&mut client).await;
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
+        assert_eq!(gateway.begun.get(), 3);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_ends_where_its_framing_says_and_the_next_request_follows() {
+    locally(async {
+        let gateway = Gateway::usual();
+        let mut client = gateway.connect(1).await;
+        let chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n\
+            3\r\nabc\r\n0\r\nname: x\r\n\r\n";
+        for request in [&chunked[..], GET] {
+            client.write_all(request).await.unwrap();
+            read_answer(&mut client).await;
+        }
+        // A handler has not read this body: the connection closes, and nothing else is answered.
+        let ignored = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 30000\r\n\r\n";
+        client.write_all(ignored).await.unwrap();
+        let rest = read_rest(&mut client).await;
+        assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "{rest}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_heads_leave_room_for_ordinary_requests() {
+    locally(async {
+        let gateway = Gateway::new(100, 0, 256 << 10);
+        let head = [&GET[..GET.len() - 2], b"a: ", &vec![b'a'; 100 << 10]].concat();
+        let mut large = Vec::new();
+        for _ in 0..3 {
+            let (from, mut to) = tokio::io::split(gateway.connect(1).await);
+            let head = head.clone();
+            spawn_local(async move { drop(to.write_all(&head).await) });
+            large.push(from);
+        }
+        settle().await;
+        assert!(gateway.bytes() <= 192 << 10, "{} bytes", gateway.bytes());
+        let mut client = gateway.connect(2).await;
+        client.write_all(GET).await.unwrap();
+        read_answer(&mut client).await;
+        let mut refused = String::new();
+        large[2].read_to_string(&mut refused).await.unwrap();
+        assert!(refused.contains("connection_bytes"), "{refused}");
+        drop((client, large));
+        settle().await;
+        advance(Duration::from_secs(6)).await;
+        settle().await;
+        assert_eq!(gateway.bytes(), 0);
+        assert_eq!(gateway.budget.share().bytes(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_replaces_the_one_that_has_waited_longest() {
+    locally(async {
+        let gateway = Gateway::new(8, 0, 64 << 20);
+        let mut waiting = Vec::new();
+        for _ in 0..7 {
+            waiting.push(gateway.connect(1).await);
+            settle().await;
+        }
+        let mut new = gateway.connect(2).await;
+        new.write_all(GET).await.unwrap();
+        read_answer(&mut new).await;
+        assert_eq!(read_rest(&mut waiting[0]).await, "");
+        for client in &mut waiting[1..] {
+            client.write_all(GET).await.unwrap();
+            read_answer(client).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_has_a_limit_of_connections_that_others_do_not_share() {
+    locally(async {
+        let gateway = Gateway::new(100, 2, 64 << 20);
+        let mut open = vec![gateway.connect(1).await, gateway.connect(1).await];
+        settle().await;
+        let mut third = gateway.connect(1).await;
+        assert_eq!(read_rest(&mut third).await, "");
+        let mut other = gateway.connect(2).await;
+        other.write_all(GET).await.unwrap();
+        read_answer(&mut other).await;
+        drop(open.pop());
+        settle().await;
+        let mut next = gateway.connect(1).await;
+        next.write_all(GET).await.unwrap();
+        read_answer(&mut next).await;
+    })
+    .await;
+}
