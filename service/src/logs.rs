@@ -4,6 +4,8 @@
 //! write for any length of time, and a full disk or a closed pipe fails it. Lines that cannot be
 //! written are lost and counted; the process serves on.
 
+mod repeated;
+
 use std::{
     io::{self, IsTerminal, Write},
     panic::{self, PanicHookInfo},
@@ -14,8 +16,11 @@ use std::{
 use parking_lot::Mutex;
 use tracing::error;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::FilterExt, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
+use self::repeated::RepeatedLines;
 use crate::{
     InvalidSettings,
     settings::{LogFormat, ProcessSettings},
@@ -48,15 +53,16 @@ pub(crate) fn init(settings: &ProcessSettings) -> Result<(), InvalidSettings> {
         .thread_name("logs")
         .finish(StandardError);
     *WRITER.lock() = Some(Writer { guard, dropped: writer.error_counter() });
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
         .with_writer(writer);
-    let started = match settings.log_format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Text => lines.with_target(false).try_init(),
+    let lines = match settings.log_format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Text => lines.with_target(false).boxed(),
     };
+    let lines = lines.with_filter(filter.and(RepeatedLines::default()));
+    let started = tracing_subscriber::registry().with(lines).try_init();
     started.map_err(|error| InvalidSettings::new(format_args!("logging: {error}")))?;
     panic::set_hook(Box::new(log_panic));
     Ok(())
@@ -76,6 +82,11 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 pub fn flush() {
     let writer = WRITER.lock().take();
     drop(writer.map(|writer| writer.guard));
+}
+
+/// The number of lines of libraries that were left out since the process started.
+pub(crate) fn repeated() -> u64 {
+    repeated::left_out()
 }
 
 /// The number of lines lost since the process started.

@@ -177,6 +177,10 @@ crate::metrics! {
         /// Log lines that standard error did not take or that waited too long.
         #[metric("batchfleet_log_lines_lost_total", unit = "lines")]
         lost_lines: IntCounter,
+        /// Warnings and errors of libraries that were not logged, because the same line was logged
+        /// less than 10 seconds before.
+        #[metric("batchfleet_log_lines_repeated_total", unit = "lines")]
+        repeated_lines: IntCounter,
         /// Spans of traces that the collector did not take or that waited too long.
         #[metric("batchfleet_trace_spans_lost_total", unit = "spans")]
         lost_spans: IntCounter,
@@ -192,6 +196,7 @@ impl ProcessMetrics {
     pub(crate) fn update(&self) {
         self.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         follow(&self.lost_lines, logs::lost());
+        follow(&self.repeated_lines, logs::repeated());
         follow(&self.lost_spans, trace::lost());
         let Denials { password, permission } = denials();
         follow(&self.denied.with_label_values(&["password"]), password);
@@ -249,6 +254,7 @@ mod tests {
             [
                 "batchfleet_build_info",
                 "batchfleet_log_lines_lost_total",
+                "batchfleet_log_lines_repeated_total",
                 "batchfleet_redis_denied_total",
                 "batchfleet_trace_spans_lost_total",
                 "test_replies_total",
@@ -258,7 +264,10 @@ mod tests {
 
         let described = TestMetrics::describe().unwrap();
         let kinds: Vec<_> = described.iter().map(|metric| metric.kind).collect();
-        assert_eq!(kinds, ["histogram", "counter", "gauge", "counter", "counter", "counter"]);
+        assert_eq!(
+            kinds,
+            ["histogram", "counter", "gauge", "counter", "counter", "counter", "counter"]
+        );
         let Family { name, unit, labels, help } = described[0].family;
         assert_eq!((name, unit, help), ("test_rows", "rows", "Rows of a batch, without padding"));
         assert_eq!(labels, ["model"]);

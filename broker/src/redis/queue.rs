@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use redis::{Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
@@ -12,7 +13,12 @@ use super::{
     errors::{broker_error, server_code},
     keys,
 };
-use crate::{BrokerError, Delivery, EntryId, Priority, QueueName, WorkerId, wire};
+use crate::{
+    BrokerError, Delivery, EntryId, Priority, QueueName, WorkerId, throttle::Throttle, wire,
+};
+
+/// Limits the log lines about unreadable jobs.
+static UNREADABLE: Mutex<Throttle> = Mutex::new(Throttle::new(Duration::from_secs(10)));
 
 /// A queue, and the name of one worker in its groups.
 pub(super) struct WorkerQueue {
@@ -122,12 +128,13 @@ impl WorkerQueue {
                         job,
                     });
                 }
-                Some(Err(error)) => {
-                    tracing::error!(%queue, entry = %id, %error, "removed unreadable job");
-                    unreadable.push(id);
-                }
-                None => {
-                    tracing::error!(%queue, entry = %id, "removed entry without a job");
+                unusable => {
+                    let error = unusable.and_then(Result::err).map(|error| error.to_string());
+                    if let Some(omitted) = UNREADABLE.lock().admit() {
+                        let error = error.unwrap_or_else(|| "no job in it".to_owned());
+                        let text = "removed unreadable job";
+                        tracing::error!(%queue, entry = %id, error, omitted, "{text}");
+                    }
                     unreadable.push(id);
                 }
             }
