@@ -264,8 +264,8 @@ fn find_library(named: Option<&Path>, usual: &[PathBuf]) -> Result<PathBuf, Inva
     tried.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
         let tried: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
         InvalidSettings::new(format_args!(
-            "ONNX Runtime's library is not at {}: run `make onnxruntime`, or name it with \
-             --onnxruntime FILE",
+            "ONNX Runtime's library is not at {}: name its file with --onnxruntime FILE, or run `make \
+             onnxruntime` in a folder of the sources",
             tried.join(" or ")
         ))
     })
@@ -324,7 +324,7 @@ mod tests {
     fn a_missing_library_names_the_searched_files_and_how_to_get_it() {
         let missing = [PathBuf::from("/nowhere/a.so"), PathBuf::from("/nowhere/b.so")];
         let error = find_library(None, &missing).unwrap_err().to_string();
-        assert!(error.contains("not at /nowhere/a.so or /nowhere/b.so: run `make onnxruntime`"));
+        assert!(error.contains("not at /nowhere/a.so or /nowhere/b.so: name its file"));
         let named = find_library(Some(Path::new("/nowhere/c.so")), &missing).unwrap_err();
         assert!(named.to_string().contains("not at /nowhere/c.so:"));
     }

@@ -1,6 +1,6 @@
 //! Errors of the model repository.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use batchfleet_broker::QueueName;
 use url::Url;
@@ -14,6 +14,16 @@ pub enum RepositoryError {
     /// A folder or file cannot be read.
     #[error("cannot read {path}: {error}")]
     Unreadable {
+        /// The folder or file.
+        path: PathBuf,
+        /// The cause.
+        error: io::Error,
+    },
+    /// A fetched file cannot be stored.
+    #[error(
+        "cannot write {path}: {error}; --model-cache names a folder with enough space for the models"
+    )]
+    Unwritable {
         /// The folder or file.
         path: PathBuf,
         /// The cause.
@@ -46,7 +56,7 @@ pub enum RepositoryError {
         present: String,
     },
     /// An object store cannot be read.
-    #[error("cannot read {url}: {error}")]
+    #[error("cannot read {url}: {error}{}", plain_http(.error))]
     Store {
         /// The store's address.
         url: Box<Url>,
@@ -82,4 +92,19 @@ pub enum RepositoryError {
         /// What is in the folder, if that helps.
         advice: String,
     },
+}
+
+/// Advice on a store without TLS, which needs an option of its own.
+fn plain_http(error: &object_store::Error) -> &'static str {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        if error.to_string().contains("URL scheme is not allowed") {
+            return "; a store at http:// is read only with the option allow_http=true, because \
+                    models travel unencrypted: set ALLOW_HTTP=true in the environment (for s3:// \
+                    AWS_ALLOW_HTTP=true), or write the file allow_http in the folder of \
+                    --model-repository-options";
+        }
+        cause = error.source();
+    }
+    ""
 }

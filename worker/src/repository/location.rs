@@ -165,7 +165,7 @@ impl Remote {
 
     async fn download(&self, file: &[String], cache: &Path) -> Result<(), RepositoryError> {
         let target = cache.join(file.iter().collect::<PathBuf>());
-        let unwritable = |error| RepositoryError::Unreadable { path: target.clone(), error };
+        let unwritable = |error| RepositoryError::Unwritable { path: target.clone(), error };
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder).map_err(unwritable)?;
         }
@@ -225,7 +225,7 @@ fn options_in(folder: &Path) -> Result<Vec<(String, String)>, RepositoryError> {
 fn remove(folder: &Path) -> Result<(), RepositoryError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(RepositoryError::Unreadable { path: folder.to_owned(), error })
+            Err(RepositoryError::Unwritable { path: folder.to_owned(), error })
         }
         _ => Ok(()),
     }

@@ -216,3 +216,23 @@ async fn a_store_that_cannot_be_read_is_named() {
     }
     assert!("http://[".parse::<Location>().is_err());
 }
+
+#[tokio::test]
+async fn the_remedy_for_a_store_without_tls_is_named() {
+    let (_folder, settings) = cache();
+    let location: Location = "http://127.0.0.1:1/models".parse().unwrap();
+    let error = location.fetch(&[], &settings).await.unwrap_err().to_string();
+    assert!(error.contains("http://127.0.0.1:1/models") && error.contains("allow_http"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_written_is_named_with_the_setting() {
+    let (_store, url) = store_of_files();
+    let (folder, mut settings) = cache();
+    // No folder can be made below a file. A full disk has another cause and the same text.
+    settings.cache = folder.path().join("file");
+    fs::write(&settings.cache, "").unwrap();
+    let location: Location = url.parse().unwrap();
+    let error = location.fetch(&[], &settings).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot write") && error.contains("--model-cache"), "{error}");
+}
