@@ -125,6 +125,7 @@ async fn serve(
         strict_readiness: false,
         outage: OutageSettings::default(),
         ready_needs_model: false,
+        forget_after: Duration::from_mins(10),
         trace_sample: 0.0,
         tls: TlsSettings::default(),
         clients: ClientSettings::default(),

@@ -85,7 +85,7 @@ impl Gateway {
         let clients = Clients::new(&settings.clients, certificates, &metrics.access)?;
         clients.prepare().await;
         let core = Arc::new(Core {
-            catalog: Catalog::new(metrics.clone()),
+            catalog: Catalog::new(metrics.clone(), settings.forget_after),
             clients,
             dispatcher,
             metrics,

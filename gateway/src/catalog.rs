@@ -1,12 +1,18 @@
 //! The catalogue: the models that workers have announced.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use batchfleet_broker::{
     Backlog, FleetSnapshot, ModelSpec, ObservedWorker, Priority, Promise, QueueName,
+    throttle::Throttle,
 };
 use batchfleet_policy::{VersionLoad, default_version};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 use crate::{
     books::ModelBooks,
@@ -17,10 +23,24 @@ use crate::{
 };
 use batchfleet_oip::{Problem, names};
 
+/// What proves that a model exists, from weak to strong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Evidence {
+    /// The announcement of a dead worker, or a promise that no longer holds.
+    Dead,
+    /// A controller's promise.
+    Promise,
+    /// The announcement of a living worker.
+    Living,
+}
+
 type Models = HashMap<QueueName, Arc<Model>>;
 
-/// Every model that was ever announced to this gateway. Each request reads the catalogue; only new
-/// or changed models rewrite it.
+/// The most models that are known only from workers that are dead. Each costs memory and metrics.
+const MOST_UNSERVED: usize = 512;
+
+/// The models that were announced to this gateway. Each request reads the catalogue; only new,
+/// changed and forgotten models rewrite it.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     models: RwLock<Arc<Models>>,
@@ -28,15 +48,25 @@ pub(crate) struct Catalog {
     workers: RwLock<Arc<[ObservedWorker]>>,
     /// Models that workers cannot serve.
     unavailable: UnavailableModels,
+    /// When each model was last announced or promised.
+    announced: Mutex<HashMap<QueueName, Instant>>,
+    forget_after: Duration,
+    /// Limits the log lines about models beyond [`MOST_UNSERVED`].
+    ignored: Mutex<Throttle>,
     metrics: GatewayMetrics,
 }
 
 impl Catalog {
-    pub(crate) fn new(metrics: GatewayMetrics) -> Self {
+    /// An empty catalogue. A model stays known for `forget_after` after the last announcement of it
+    /// is gone.
+    pub(crate) fn new(metrics: GatewayMetrics, forget_after: Duration) -> Self {
         Self {
             models: RwLock::default(),
             workers: RwLock::default(),
             unavailable: UnavailableModels::default(),
+            announced: Mutex::default(),
+            forget_after,
+            ignored: Mutex::new(Throttle::new(Duration::from_secs(10))),
             metrics,
         }
     }
@@ -104,9 +134,10 @@ impl Catalog {
     }
 
     /// Applies the announcements of workers and controllers. A model without workers stays in the
-    /// catalogue, even if its announcement is gone because Redis lost its data.
+    /// catalogue for a while, even if its announcement is gone because Redis lost its data.
     pub(crate) fn update(&self, fleet: FleetSnapshot) {
         self.add_new(&fleet);
+        self.forget_gone(&fleet);
         for (queue, model) in self.snapshot().iter() {
             let living = || fleet.workers.iter().filter(|worker| worker.serves(queue));
             let promised =
@@ -132,27 +163,39 @@ impl Catalog {
     /// worker takes precedence over a controller's promise, and a promise over the announcement of
     /// a dead worker.
     fn add_new(&self, fleet: &FleetSnapshot) {
-        let promised = fleet.promises.iter().map(|promise| (&promise.expected.model, false));
-        let served = fleet.workers.iter().map(|worker| (&worker.announcement.model, worker.live));
-        let mut specs = HashMap::<&QueueName, (&ModelSpec, bool)>::new();
-        for (spec, live) in promised.chain(served) {
-            let known = specs.entry(&spec.queue).or_insert((spec, live));
-            if live && !known.1 {
-                *known = (spec, live);
+        let promise =
+            |promise: &'_ Promise| if promise.holds { Evidence::Promise } else { Evidence::Dead };
+        let promised = fleet.promises.iter().map(|made| (&made.expected.model, promise(made)));
+        let served = fleet.workers.iter().map(|worker| {
+            let evidence = if worker.live { Evidence::Living } else { Evidence::Dead };
+            (&worker.announcement.model, evidence)
+        });
+        let mut specs = HashMap::<&QueueName, (&ModelSpec, Evidence)>::new();
+        for (spec, evidence) in promised.chain(served) {
+            let known = specs.entry(&spec.queue).or_insert((spec, evidence));
+            if evidence > known.1 {
+                *known = (spec, evidence);
             }
         }
         let known = self.snapshot();
-        let news: Vec<&ModelSpec> = specs
-            .into_values()
-            .map(|(spec, _)| spec)
-            .filter(|spec| known.get(&spec.queue).is_none_or(|model| model.spec != **spec))
-            .collect();
+        let is_new =
+            |spec: &ModelSpec| known.get(&spec.queue).is_none_or(|model| model.spec != *spec);
+        let news: Vec<_> = specs.into_values().filter(|(spec, _)| is_new(spec)).collect();
         if news.is_empty() {
             return;
         }
         let mut models = (*known).clone();
-        for spec in news {
+        let mut unserved = models.values().filter(|model| !model.is_available()).count();
+        let mut ignored = 0_u64;
+        for (spec, evidence) in news {
             let queue = &spec.queue;
+            if evidence == Evidence::Dead && !models.contains_key(queue) {
+                if unserved >= MOST_UNSERVED {
+                    ignored += 1;
+                    continue;
+                }
+                unserved += 1;
+            }
             tracing::info!(
                 model = queue.model,
                 version = queue.version,
@@ -162,6 +205,43 @@ impl Catalog {
             models.insert(queue.clone(), Arc::new(Model::new(spec.clone(), books)));
         }
         *self.models.write() = Arc::new(models);
+        if ignored > 0 && self.ignored.lock().admit().is_some() {
+            let models = ignored;
+            tracing::warn!(models, "ignored models that only dead workers have announced");
+        }
+    }
+
+    /// Forgets the models that nothing has announced for a while, and their metrics. A model with
+    /// requests in flight stays.
+    fn forget_gone(&self, fleet: &FleetSnapshot) {
+        let now = Instant::now();
+        let mut announced = self.announced.lock();
+        let workers = fleet.workers.iter().map(|worker| &worker.announcement.model.queue);
+        let promised = fleet.promises.iter().map(|promise| &promise.expected.model.queue);
+        for queue in workers.chain(promised) {
+            match announced.get_mut(queue) {
+                Some(last) => *last = now,
+                None => drop(announced.insert(queue.clone(), now)),
+            }
+        }
+        let models = self.snapshot();
+        let is_gone = |(queue, model): &(&QueueName, &Arc<Model>)| {
+            let last = announced.get(*queue);
+            last.is_none_or(|last| now - *last >= self.forget_after) && model.books.in_flight() == 0
+        };
+        let gone: HashSet<QueueName> =
+            models.iter().filter(is_gone).map(|(queue, _)| queue.clone()).collect();
+        announced.retain(|_, last| now - *last < self.forget_after);
+        drop(announced);
+        if gone.is_empty() {
+            return;
+        }
+        let mut left = (*models).clone();
+        left.retain(|queue, _| !gone.contains(queue));
+        let names: HashSet<String> = left.keys().map(|queue| queue.model.clone()).collect();
+        *self.models.write() = Arc::new(left);
+        self.metrics.forget(&gone, &names);
+        tracing::info!(models = gone.len(), "forgot models that are no longer announced");
     }
 
     /// Applies the result of polling a model's queue, and updates the metrics. `at` is the time
@@ -239,154 +319,4 @@ pub(crate) fn unavailable(model: &str, reason: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use batchfleet_broker::{Announcement, RequestId, UnavailableModel, WorkerId};
-    use prometheus::Registry;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::{books::Record, trace::Trace};
-
-    const LOOK: Duration = Duration::from_millis(200);
-
-    /// Living workers of `version`, each with a capacity of 100 rows per second.
-    fn workers(version: u64, workers: u128) -> Vec<ObservedWorker> {
-        let spec = ModelSpec {
-            queue: QueueName::new("m", version),
-            platform: String::new(),
-            backend: String::new(),
-            max_batch: std::num::NonZeroU32::new(8),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
-        let first = u128::from(version) * 100;
-        let announced = |worker| Announcement::new(WorkerId(first + worker), spec.clone());
-        let observed =
-            |worker| ObservedWorker::live(Announcement { capacity: 100.0, ..announced(worker) });
-        (0..workers).map(observed).collect()
-    }
-
-    /// A catalogue, and the jobs that its gateway has added to the queue of each version.
-    struct Bench {
-        catalog: Catalog,
-        looks: u32,
-        added: HashMap<u64, u64>,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let metrics = GatewayMetrics::new(&Registry::new()).unwrap();
-            Self { catalog: Catalog::new(metrics), looks: 0, added: HashMap::new() }
-        }
-
-        /// Accepts a request that names no version, and cancels the request immediately.
-        fn accept(&self, model: &Model) {
-            let mut record = Record::arrive(&self.catalog.metrics, Trace::off());
-            record.offered(&model.books, false);
-            let seat = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-            record.accepted(RequestId::random(), seat);
-        }
-
-        /// The version that a request without a version gets.
-        fn default_version(&self) -> u64 {
-            self.catalog.find("m", None, |_| true).unwrap().spec.queue.version
-        }
-
-        /// Simulates a minute with five polls per second, `workers` living workers of versions 1
-        /// and 2, and `requests` requests per poll. Returns the default versions in order, without
-        /// repetitions.
-        fn minute(&mut self, workers: [u128; 2], requests: u64) -> Vec<u64> {
-            let snapshot = || FleetSnapshot {
-                workers: [self::workers(1, workers[0]), self::workers(2, workers[1])].concat(),
-                promises: Vec::new(),
-            };
-            let mut defaults = Vec::new();
-            for _ in 0..300 {
-                self.catalog.update(snapshot());
-                let model = self.catalog.find("m", None, |_| true).unwrap();
-                for _ in 0..requests {
-                    self.accept(&model);
-                }
-                defaults.push(self.default_version());
-                *self.added.entry(self.default_version()).or_default() += requests;
-                let at = LOOK * self.looks;
-                for model in self.catalog.all() {
-                    let added = self.added.get(&model.spec.queue.version).copied();
-                    let added = added.unwrap_or_default();
-                    self.catalog.observe(&model, at, Backlog { added, ..Backlog::default() });
-                }
-                self.catalog.choose_default_versions(at);
-                self.looks += 1;
-            }
-            defaults.dedup();
-            defaults
-        }
-    }
-
-    #[test]
-    fn the_config_is_that_of_a_living_worker() {
-        let bench = Bench::new();
-        let observed = |config: Option<&str>, live| {
-            let mut worker = workers(1, 1).remove(0);
-            worker.announcement.config = config.map(serde_json::Value::from);
-            ObservedWorker { live, ..worker }
-        };
-        let config = |workers: &[ObservedWorker]| {
-            let workers = workers.to_vec();
-            bench.catalog.update(FleetSnapshot { workers, promises: Vec::new() });
-            bench.catalog.config(&bench.catalog.find("m", None, |_| true).unwrap())
-        };
-        let (old, new) = (observed(None, true), observed(Some("new"), true));
-        let dead = observed(Some("dead"), false);
-        assert_eq!(config(std::slice::from_ref(&old)), None);
-        assert_eq!(config(&[old, new.clone(), dead.clone()]), Some("new".into()));
-        assert_eq!(config(&[dead]), Some("dead".into()));
-    }
-
-    #[test]
-    fn the_default_version_changes_once_when_the_new_version_has_the_capacity() {
-        let mut bench = Bench::new();
-        // 210 rows per second: 70 % of the capacity of three workers.
-        assert_eq!(bench.minute([3, 0], 42), [1]);
-        assert_eq!(bench.minute([3, 1], 42), [1]);
-        assert_eq!(bench.minute([3, 2], 42), [1]);
-        assert_eq!(bench.minute([3, 3], 42), [1, 2]);
-        assert_eq!(bench.minute([0, 3], 42), [2]);
-        // The only version with workers is the default, even if its capacity is too small.
-        assert_eq!(bench.minute([0, 1], 42), [2]);
-        assert_eq!(bench.minute([3, 1], 42), [2, 1]);
-    }
-
-    #[test]
-    fn a_model_that_no_worker_can_serve_is_unavailable_with_the_reason() {
-        let catalog = Bench::new().catalog;
-        let mut workers = workers(1, 1);
-        let bad = |version| UnavailableModel {
-            model: "m".to_owned(),
-            version: Some(version),
-            reason: "its file is empty".to_owned(),
-        };
-        workers[0].announcement.unavailable = vec![bad(1), bad(2)];
-        catalog.update(FleetSnapshot { workers: workers.clone(), promises: Vec::new() });
-        let found = |version| catalog.find("m", version, |_| true).map_err(|error| error.code);
-        assert_eq!(found(None).unwrap().spec.queue.version, 1, "another worker serves it");
-        assert!(found(Some("1")).is_ok());
-        assert_eq!(found(Some("2")).unwrap_err(), "model_unavailable");
-        assert_eq!(found(Some("3")).unwrap_err(), "model_not_found");
-        let hidden = catalog.find("m", Some("2"), |_| false).unwrap_err();
-        assert_eq!(hidden.code, "model_not_found");
-        assert_eq!(catalog.unready().as_deref(), Some("m:2"));
-        workers[0].announcement.unavailable = vec![bad(1)];
-        catalog.update(FleetSnapshot { workers, promises: Vec::new() });
-        assert_eq!(catalog.unready(), None);
-    }
-
-    #[test]
-    fn the_newest_version_is_the_default_without_load_or_without_others() {
-        let mut bench = Bench::new();
-        assert_eq!(bench.minute([1, 1], 0), [2]);
-        assert_eq!(bench.minute([1, 0], 1), [1]);
-        assert_eq!(bench.minute([0, 1], 90), [2]);
-        assert_eq!(bench.minute([0, 0], 0), [2], "the last with workers, or the newest");
-    }
-}
+mod tests;

@@ -5,13 +5,17 @@ mod access;
 mod fleet;
 mod triton;
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use batchfleet_broker::{Backlog, BrokerError, QueueName};
 use batchfleet_oip::statistics::ModelStatistics;
 use batchfleet_service::metrics::{Described, MetricGroup};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    core::{Collector, MetricVec, MetricVecBuilder},
 };
 use strum::{IntoEnumIterator, VariantArray};
 
@@ -153,6 +157,31 @@ impl GatewayMetrics {
         Ok(metrics)
     }
 
+    /// Removes the series of model versions that are gone, and of models that are not among the
+    /// `names` that are left.
+    pub(crate) fn forget(&self, gone: &HashSet<QueueName>, names: &HashSet<String>) {
+        let is_gone = |labels: &HashMap<&str, &str>| {
+            labels.get("model").is_some_and(|name| {
+                !names.contains(*name) && gone.iter().any(|queue| queue.model == *name)
+            })
+        };
+        let versions: HashSet<[String; 2]> = gone.iter().map(fleet::labels).collect();
+        let is_of_version = |labels: &HashMap<&str, &str>| {
+            let label = |name| labels.get(name).map(|value| (*value).to_owned());
+            let pair = label("model").zip(label("version"));
+            pair.is_some_and(|(model, version)| versions.contains(&[model, version]))
+        };
+        remove(&self.offered, is_gone);
+        remove(&self.accepted, is_gone);
+        remove(&self.refused, is_gone);
+        remove(&self.answered, is_gone);
+        remove(&self.within_slo, is_gone);
+        remove(&self.in_flight, is_gone);
+        remove(&self.request_seconds, is_gone);
+        self.fleet.forget(is_of_version);
+        self.triton.forget(is_of_version);
+    }
+
     /// Counts a request for an unknown model, and its refusal with this error code.
     pub(crate) fn unknown_model(&self, code: &'static str) {
         self.offered.with_label_values(&[UNKNOWN_MODEL]).inc();
@@ -183,6 +212,25 @@ impl GatewayMetrics {
             in_flight: self.in_flight.with_label_values(&[model]),
             request_seconds: self.request_seconds.with_label_values(&[model]),
             triton: self.triton.for_model(queue),
+        }
+    }
+}
+
+/// Removes the series whose labels satisfy `is_gone`.
+fn remove<B: MetricVecBuilder>(
+    family: &MetricVec<B>,
+    is_gone: impl Fn(&HashMap<&str, &str>) -> bool,
+) where
+    MetricVec<B>: Collector,
+{
+    for collected in family.collect() {
+        for series in collected.get_metric() {
+            let labels = series.get_label();
+            let labels = labels.iter().map(|label| (label.name(), label.value())).collect();
+            if is_gone(&labels) {
+                // Fails only if the series does not exist.
+                family.remove(&labels).ok();
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::{ask::Core, roster::Roster};
 
 /// Interval between polls of announcements and queues.
 const LOOK: Duration = Duration::from_millis(200);
+/// The queue of a model without workers and requests is read at one of so many polls.
+const QUIET_LOOKS: usize = 10;
 /// Used share of Redis memory from which new requests are refused: the rest is for replies.
 const FULL: f64 = 0.8;
 /// Interval between traffic reports.
@@ -22,10 +24,11 @@ pub(crate) async fn look(observer: Arc<dyn Observer>, core: Arc<Core>, after: im
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let started = Instant::now();
     let mut roster = Roster::default();
-    let mut was_reachable = true;
+    let (mut was_reachable, mut looks) = (true, 0);
     loop {
         ticks.tick().await;
-        let looked = look_once(observer.as_ref(), &mut roster, &core, started).await;
+        let looked = look_once(observer.as_ref(), &mut roster, &core, (started, looks)).await;
+        looks = looks.wrapping_add(1);
         if let Err(error) = &looked {
             core.metrics.broker_failed(error);
         }
@@ -44,11 +47,16 @@ async fn look_once(
     observer: &dyn Observer,
     roster: &mut Roster,
     core: &Core,
-    started: Instant,
+    (started, look): (Instant, usize),
 ) -> Result<(), BrokerError> {
     let snapshot = observer.fleet().await?;
     core.catalog.update(roster.complete(snapshot, Instant::now()));
-    for model in core.catalog.all() {
+    for (index, model) in core.catalog.all().into_iter().enumerate() {
+        // Nothing of a model without workers and requests changes quickly.
+        let is_quiet = !model.is_available() && model.books.in_flight() == 0;
+        if is_quiet && index % QUIET_LOOKS != look % QUIET_LOOKS {
+            continue;
+        }
         let backlog = observer.backlog(&model.spec.queue).await?;
         core.catalog.observe(&model, started.elapsed(), backlog);
     }

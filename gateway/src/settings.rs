@@ -200,6 +200,17 @@ pub struct GatewaySettings {
     )]
     pub ready_needs_model: bool,
 
+    /// How long a model stays known after the last announcement of it is gone from Redis, where
+    /// announcements of dead workers stay for an hour. Requests for it then get 404 instead of 503
+    #[arg(
+        long,
+        env = "BATCHFLEET_FORGET_AFTER",
+        default_value = "10m",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub forget_after: Duration,
+
     /// Origins whose web pages may send requests, such as `https://app.example.com`, or `*` for all;
     /// several are separated by commas [default: none]
     #[arg(

@@ -273,7 +273,7 @@ async fn call(
 async fn simulate(seed: u64) {
     let registry = Registry::new();
     let metrics = GatewayMetrics::new(&registry).unwrap();
-    let catalog = Catalog::new(metrics.clone());
+    let catalog = Catalog::new(metrics.clone(), Duration::from_mins(10));
     let workers = vec![ObservedWorker::live(Announcement::new(WorkerId(1), spec()))];
     catalog.update(FleetSnapshot { workers, promises: Vec::new() });
     let model = catalog.find("m", None, |_| true).unwrap();

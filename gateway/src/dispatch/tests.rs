@@ -31,7 +31,7 @@ impl Fixture {
         let broker = MemoryBroker::new(100);
         let registry = Registry::new();
         let metrics = GatewayMetrics::new(&registry).unwrap();
-        let catalog = Catalog::new(metrics.clone());
+        let catalog = Catalog::new(metrics.clone(), Duration::from_mins(10));
         let spec = spec();
         let id = WorkerId::random();
         let workers = vec![ObservedWorker::live(Announcement::new(id, spec.clone()))];

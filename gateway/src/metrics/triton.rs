@@ -3,14 +3,17 @@
 //!
 //! <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html>
 
-use std::mem;
+use std::{collections::HashMap, mem};
 
 use batchfleet_broker::{Backlog, QueueName};
 use batchfleet_oip::statistics::{ModelStatistics, Total};
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::fleet::{VERSION, labels};
+use super::{
+    fleet::{VERSION, labels},
+    remove,
+};
 use crate::{outcome::RequestOutcome, refusal::RefusalKind};
 
 /// Triton's reasons for failure.
@@ -64,6 +67,25 @@ batchfleet_service::metrics! {
 }
 
 impl Triton {
+    /// Removes the series whose labels satisfy `is_gone`.
+    pub(super) fn forget(&self, is_gone: impl Fn(&HashMap<&str, &str>) -> bool + Copy) {
+        let counters = [
+            &self.success,
+            &self.rows,
+            &self.batches,
+            &self.request,
+            &self.queue,
+            &self.input,
+            &self.infer,
+            &self.output,
+            &self.failures,
+        ];
+        for family in counters {
+            remove(family, is_gone);
+        }
+        remove(&self.pending, is_gone);
+    }
+
     /// The metrics of one model version.
     pub(super) fn for_model(&self, queue: &QueueName) -> ModelTriton {
         let labels = labels(queue);
