@@ -4,6 +4,7 @@ mod clients;
 mod gateways;
 mod model;
 mod network;
+mod operations;
 mod overload;
 mod redis;
 mod redis_ill;
@@ -17,7 +18,7 @@ use crate::trial::{RunningTrial, Scale};
 
 /// A row of the table of faults.
 pub(crate) struct Fault {
-    /// `F01` to `F36`. Ids are never reused.
+    /// `F01` to `F44`. Ids are never reused.
     pub(crate) id: &'static str,
     /// What fails, and how.
     pub(crate) what: &'static str,
@@ -118,6 +119,16 @@ pub(crate) const FAULTS: &[Fault] = &[
         "all 200; expiry within 100 ms", gateways::wrong_clocks),
     fault!("F34", false, "half the workers get SIGTERM, SIGKILL 15 s later", "L1",
         "all 200", workers::half_leave),
+    fault!("F40", true, "a new password of Redis, then the end of the old one", "L1",
+        "all 200; no connection denied", operations::password_rotated),
+    fault!("F41", true, "Redis out of reach of one gateway, then of all", "-",
+        "only the one that is cut off alone becomes unready", operations::readiness),
+    fault!("F42", true, "logs whose pipe is closed, and full", "L1",
+        "all 200; every program runs on; lost lines are counted", operations::logs_unread),
+    fault!("F43", true, "announcements of 3000 models that nothing serves, and their end", "L1",
+        "all 200; metrics and memory as before", operations::ghosts),
+    fault!("F44", true, "SIGTERM twice, 0 to 300 ms apart", "L2",
+        "all 200; every drain ends with status 0", operations::terminated_twice),
     Fault {
         id: "F35",
         what: "upgrade from an older version: workers, gateways; workers back and again",

@@ -32,6 +32,8 @@ pub(crate) struct ChaosPlan {
     pub(crate) programs: Option<PathBuf>,
     /// Whether each program reaches Redis through a proxy of its own.
     pub(crate) links: bool,
+    /// Whether programs read the URL of Redis from a file, which a trial may change.
+    pub(crate) url_file: bool,
 }
 
 /// A program of the fleet, running or not.
@@ -44,6 +46,8 @@ pub(crate) struct Member {
     program: Option<Program>,
     /// The proxy between the program and Redis, if the plan has `links`.
     pub(crate) link: Option<CuttingProxy>,
+    /// The file with the URL of Redis, if the plan has one.
+    url_file: Option<PathBuf>,
     /// Address of the admin port since the last start.
     pub(crate) admin: String,
     /// Address of a gateway's HTTP port, the same after every restart.
@@ -75,10 +79,12 @@ impl ChaosFleet {
     }
 
     async fn fill(mut self, plan: &ChaosPlan) -> Result<Self> {
+        self.write_url("")?;
         for _ in 0..plan.workers {
             let mut flags = plan.worker_flags.clone();
             flags.extend(["--model-repository".to_owned(), text(&self.path("models"))?]);
             let mut worker = self.member("batchfleet-worker", flags, plan.links).await?;
+            worker.url_file = plan.url_file.then(|| self.path("url"));
             worker.programs.clone_from(&plan.programs);
             self.workers.push(worker);
         }
@@ -86,6 +92,7 @@ impl ChaosFleet {
             let mut gateway =
                 self.member("batchfleet-gateway", plan.gateway_flags.clone(), plan.links).await?;
             gateway.programs.clone_from(&plan.programs);
+            gateway.url_file = plan.url_file.then(|| self.path("url"));
             self.gateways.push(gateway);
         }
         for index in 0..plan.workers {
@@ -109,6 +116,7 @@ impl ChaosFleet {
             programs: None,
             program: None,
             link,
+            url_file: None,
             admin: String::new(),
             address: "127.0.0.1:0".to_owned(),
         })
@@ -117,6 +125,14 @@ impl ChaosFleet {
     /// The path of a file in the fleet's temporary folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Writes the file with the URL of Redis. `user` is empty, or has the form `name:password@`.
+    pub(crate) fn write_url(&self, user: &str) -> Result<()> {
+        let fresh = self.path("url.fresh");
+        fs::write(&fresh, format!("redis://{user}{}", self.redis.address()))?;
+        // A rename, so that no program reads half a file.
+        Ok(fs::rename(fresh, self.path("url"))?)
     }
 
     /// The folder of the run log, where the echo model of each worker logs every row that it begins
@@ -226,8 +242,13 @@ impl Member {
             Some(folder) => folder.join(self.name),
             None => Program::path(self.name)?,
         };
+        let url = match &self.url_file {
+            Some(file) => ["--redis-url-file".to_owned(), text(file)?],
+            None => ["--redis-url".to_owned(), format!("redis://{redis}")],
+        };
         let mut builder = Program::at(path)
-            .args(["--redis-url", &format!("redis://{redis}"), "--admin-listen", "127.0.0.1:0"])
+            .args(url)
+            .args(["--admin-listen", "127.0.0.1:0"])
             .args(self.flags.iter().map(String::as_str))
             .args(more.iter().copied());
         for (name, value) in &self.environment {

@@ -13,7 +13,7 @@ mod watched;
 
 pub use certificates::Certificates;
 pub use fleet::{Fleet, FleetPlan, echo_model, get, metric, named_echo_model};
-pub use program::{Program, ProgramBuilder};
+pub use program::{LogReading, Program, ProgramBuilder};
 pub use proxy::{CuttingProxy, Weather};
 pub use redis_server::RedisServer;
 pub use token_issuer::TokenIssuer;

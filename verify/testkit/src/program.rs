@@ -68,9 +68,22 @@ impl ProgramBuilder {
             .with_context(|| format!("cannot start {}", self.path.display()))?;
         let stderr = child.stderr.take().context("no standard error")?;
         let (lines, log) = watch::channel(Vec::new());
-        tokio::spawn(collect(stderr, lines));
-        Ok(Program { name, child, log })
+        let (reading, follow) = watch::channel(LogReading::Read);
+        tokio::spawn(collect(stderr, lines, follow));
+        Ok(Program { name, child, log, reading })
     }
+}
+
+/// What happens to the lines that a program logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogReading {
+    /// They are collected.
+    Read,
+    /// They stay in the pipe, which fills up. [`Program::wait`] then never ends, but
+    /// [`Program::exit`] does.
+    Paused,
+    /// The pipe is closed.
+    Closed,
 }
 
 /// A running program; killed on drop.
@@ -78,6 +91,7 @@ pub struct Program {
     name: String,
     child: Child,
     log: watch::Receiver<Vec<Value>>,
+    reading: watch::Sender<LogReading>,
 }
 
 impl Program {
@@ -112,6 +126,11 @@ impl Program {
             arguments: Vec::new(),
             environment: Vec::new(),
         }
+    }
+
+    /// Changes what happens to the lines that the program logs from now on.
+    pub fn read_log(&self, reading: LogReading) {
+        self.reading.send_replace(reading);
     }
 
     /// The lines logged so far: JSON objects, or strings for lines that are not JSON, such as a
@@ -182,6 +201,15 @@ impl Program {
         }
     }
 
+    /// Waits until the program exits by itself, whether or not its log is read.
+    ///
+    /// # Errors
+    /// If the program does not exit within half a minute.
+    pub async fn exit(&mut self) -> Result<ExitStatus> {
+        let status = timeout(LIMIT, self.child.wait()).await;
+        Ok(status.with_context(|| format!("{} does not exit", self.name))??)
+    }
+
     /// Sends `SIGTERM`, and waits until the program has exited.
     ///
     /// # Errors
@@ -204,10 +232,34 @@ impl Program {
     }
 }
 
+/// Waits for the next change.
+async fn changed(
+    reading: &mut watch::Receiver<LogReading>,
+) -> Result<LogReading, watch::error::RecvError> {
+    reading.changed().await?;
+    Ok(*reading.borrow_and_update())
+}
+
 /// Collects the lines of a program's standard error until the program closes it.
-async fn collect(stderr: ChildStderr, log: watch::Sender<Vec<Value>>) {
+async fn collect(
+    stderr: ChildStderr,
+    log: watch::Sender<Vec<Value>>,
+    mut reading: watch::Receiver<LogReading>,
+) {
     let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    loop {
+        let line = tokio::select! {
+            line = lines.next_line() => match line {
+                Ok(Some(line)) => line,
+                _ => return,
+            },
+            mode = changed(&mut reading) => match mode {
+                Ok(LogReading::Read) => continue,
+                Ok(LogReading::Closed) | Err(_) => return,
+                // Until the program is dropped.
+                Ok(LogReading::Paused) => return drop(reading.wait_for(|_| false).await),
+            },
+        };
         let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
         log.send_modify(|log| log.push(line));
     }

@@ -10,7 +10,7 @@ use batchfleet_broker::{
     ModelSpec, Priority, Producer, QueueName, Replies, Reply, RequestId, Tensor, WorkerId,
     WorkerRoles, redis::RedisBroker,
 };
-use batchfleet_testkit::{Program, RedisServer, echo_model, get};
+use batchfleet_testkit::{LogReading, Program, RedisServer, echo_model, get, metric};
 use tempfile::TempDir;
 use tokio::{
     sync::Mutex,
@@ -208,6 +208,23 @@ async fn a_run_that_hangs_ends_its_worker_and_all_other_jobs_are_answered() {
     for (reply, _) in bench.replies(10).await.values() {
         assert!(reply.outcome.is_ok());
     }
+}
+
+#[tokio::test]
+async fn a_run_that_hangs_ends_its_worker_although_nothing_reads_its_log() {
+    let bench = Bench::start(&[("hang_marker", "trap")]).await;
+    let [mut worker] = bench.workers(&["--max-batch-time", "2s", "--log", "trace"]).await;
+    worker.read_log(LogReading::Paused);
+    while metric(&worker, "batchfleet_log_lines_lost_total").await.unwrap() < 1.0 {
+        for _ in 0..100 {
+            bench.submit("neighbour").await;
+        }
+        bench.replies(100).await;
+    }
+    bench.submit("trap").await;
+    let hung = Instant::now();
+    assert_eq!(worker.exit().await.unwrap().code(), Some(70));
+    assert!(hung.elapsed() < Duration::from_secs(4), "{:?}", hung.elapsed());
 }
 
 #[tokio::test]
