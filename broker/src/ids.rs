@@ -138,6 +138,24 @@ impl QueueName {
     pub fn new(model: impl Into<String>, version: u64) -> Self {
         Self { model: model.into(), version }
     }
+
+    /// Parses the form `model:version`; `None` for a name that is not [valid](Self::is_valid).
+    pub fn parse(text: &str) -> Option<Self> {
+        let (model, version) = text.split_once(':')?;
+        let queue = Self::new(model, version.parse().ok()?);
+        (queue.is_valid() && queue.to_string() == text).then_some(queue)
+    }
+
+    /// Whether model and version are as their fields describe.
+    pub fn is_valid(&self) -> bool {
+        is_model_name(&self.model) && self.version > 0
+    }
+}
+
+/// Whether a text can be the name of a model: 1 to 128 of `[A-Za-z0-9._-]`, not `.` or `..`.
+pub fn is_model_name(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=128).contains(&name.len()) && name.bytes().all(letter) && !matches!(name, "." | "..")
 }
 
 impl fmt::Display for QueueName {

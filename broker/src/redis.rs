@@ -19,8 +19,10 @@
 //! worker has two more per queue, for blocking reads and the target subscription. All connections
 //! reconnect automatically.
 
+pub mod acl;
 mod address;
 mod announcement;
+mod announcements;
 mod census;
 mod claim;
 mod classes;

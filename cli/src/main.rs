@@ -6,6 +6,7 @@ mod explain;
 mod live_controls;
 mod load;
 mod one_process;
+mod redis_acl;
 mod server;
 mod set_n;
 mod tool;
@@ -52,6 +53,8 @@ enum Command {
     Explain(explain::ExplainSettings),
     /// Print the digest of each model version in a folder, by which --model and a fleet pin it
     Digest(digest::DigestSettings),
+    /// Print the Redis user of the workers of a model, for Redis' `aclfile` or `ACL SETUSER`
+    RedisAcl(redis_acl::RedisAclSettings),
     /// Publish N or the latency target to all workers of a model
     #[command(name = "set-n")]
     SetN(set_n::SetNSettings),
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Command::Load(settings) => tool::run(load::main(&settings)),
         Command::Explain(settings) => tool::run(explain::main(&settings)),
         Command::Digest(settings) => tool::end_with(digest::main(&settings)),
+        Command::RedisAcl(settings) => tool::end_with(redis_acl::main(&settings)),
         Command::SetN(settings) => tool::run(set_n::main(&settings)),
     }
 }

@@ -255,9 +255,9 @@ def test_the_network_policy_allows_sentinels_as_well_as_redis():
         rules = the("NetworkPolicy", "-gateway", *EXTERNAL, *settings)["spec"]["egress"]
         return [port["port"] for rule in rules[1:] for port in rule["ports"]]
 
-    assert ports() == [6379]
+    assert ports() == [6379, "admin"]
     more = ports("redis.external.port=6380", "redis.external.sentinelPort=26379")
-    assert more == [6380, 26379]
+    assert more == [6380, 26379, "admin"]
 
 
 def test_the_admin_port_is_in_no_ingress_and_in_no_service_for_clients():

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use batchfleet_broker::ids::is_model_name;
+
 use crate::{
     json::{Kind, Reader},
     problem::{Problem, quote},
@@ -11,9 +13,7 @@ use crate::{
 
 /// Reads the (percent-decoded) name of a model: 1 to 128 of `[A-Za-z0-9._-]`, not `.` or `..`.
 pub fn model(name: &str) -> Result<&str, Problem> {
-    let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let fits = (1..=128).contains(&name.len()) && name.bytes().all(letters);
-    if fits && name != "." && name != ".." {
+    if is_model_name(name) {
         return Ok(name);
     }
     Err(Problem::model_not_found(format!("there is no model {}", quote(name))))

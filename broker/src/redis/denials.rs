@@ -19,6 +19,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 static PASSWORD: AtomicU64 = AtomicU64::new(0);
 static PERMISSION: AtomicU64 = AtomicU64::new(0);
+static IDENTITY: Mutex<String> = Mutex::new(String::new());
 static LOG: Mutex<Throttle> = Mutex::new(Throttle::new(EVERY));
 
 /// How often Redis denied access to this process.
@@ -35,9 +36,16 @@ pub fn denials() -> Denials {
     Denials { password: PASSWORD.load(Relaxed), permission: PERMISSION.load(Relaxed) }
 }
 
-/// Makes the next denial log a line: a new password was read.
-pub(super) fn retry() {
+/// Sets as whom the process connects, for errors of single commands. Makes the next denial log a
+/// line, because a new password was read.
+pub(super) fn identify(address: &str, user: &str) {
+    *IDENTITY.lock() = format!("Redis at {address} denies user {user:?} a command");
     LOG.lock().reset();
+}
+
+/// The start of an error text about a command: address and user.
+pub(super) fn denied_command() -> String {
+    IDENTITY.lock().clone()
 }
 
 /// Whether Redis does not accept the user or the password.

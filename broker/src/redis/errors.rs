@@ -44,8 +44,9 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
     }
     if denials::is_of_permission(&error) {
         let advice = format!(
-            "{error}; give the user of --redis-url this permission: `batchfleet redis-acl` prints \
-             the rules of every program"
+            "{}: {error}; give the user of --redis-url this permission: `batchfleet redis-acl` \
+             prints the rules of workers, and the chart's users.acl has those of every program",
+            denials::denied_command()
         );
         denials::count_permission(&advice);
         return BrokerError::denied(AccessError { advice, source: error });

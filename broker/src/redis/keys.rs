@@ -18,8 +18,12 @@ pub(super) const CENSUS: &str = "census";
 /// The only field of a queue's entry: the bytes of the job.
 pub(super) const JOB: &str = "j";
 
-/// Hash of announcements: worker to JSON.
+/// Hash of the announcements of all models: worker to JSON. Programs of earlier versions know no
+/// other.
 pub(super) const WORKERS: &str = "bf:{fleet}:workers";
+
+/// Set of the queues with a hash of announcements.
+pub(super) const QUEUES: &str = "bf:{fleet}:queues";
 
 /// Hash of promises: queue to JSON.
 pub(super) const PROMISES: &str = "bf:{fleet}:promises";
@@ -43,6 +47,11 @@ pub(super) fn stream(queue: &QueueName, priority: Priority) -> String {
 /// The stream of dead letters: jobs that killed their workers.
 pub(super) fn dead(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:dead")
+}
+
+/// Hash of the announcements of one model version: worker to JSON.
+pub(super) fn announcements(queue: &QueueName) -> String {
+    format!("bf:{{{queue}}}:workers")
 }
 
 /// The target of a queue, and the channel that announces a new target.

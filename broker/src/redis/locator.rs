@@ -48,6 +48,7 @@ impl Locator {
         let address = Arc::new(address);
         let url = address.current_url()?;
         let route = Arc::new(Route::new(&address, &url)?);
+        denials::identify(&route.name(), route.user());
         let route = Mutex::new(CurrentRoute { route, seen: Ok(url), moved: None });
         Ok(Self { address, route })
     }
@@ -140,8 +141,8 @@ impl Locator {
                         current.moved = Some(Instant::now());
                     }
                     tracing::info!(address = route.name(), user = route.user(), "read a new URL");
+                    denials::identify(&route.name(), route.user());
                     current.route = Arc::new(route);
-                    denials::retry();
                 }
                 Ok(Err(error)) => warn_of_url(&error.to_string()),
                 Err(error) => warn_of_url(&error),

@@ -10,20 +10,20 @@ use redis::{
 };
 
 use super::{
-    announcement::StoredAnnouncement,
+    announcements::{self, Source},
     connect::info,
     connections::Connections,
     consumers, denials,
     entries::parse_id,
-    errors::{broker_error, no_such_key},
+    errors::{broker_error, no_such_key, unreadable},
     keys,
     pool::PooledConnection,
     promise, traffic,
     values::{milliseconds, parse},
 };
 use crate::{
-    Announcement, Backlog, BrokerError, BrokerHealth, FleetSnapshot, ObservedWorker, Observer,
-    Priority, QueueName, ShardId, ShardMemory, TrafficReport, roles::REMEMBERED,
+    Backlog, BrokerError, BrokerHealth, FleetSnapshot, Observer, Priority, QueueName, ShardId,
+    ShardMemory, TrafficReport,
 };
 
 /// A hash in Redis.
@@ -48,43 +48,34 @@ impl RedisObserver {
 impl Observer for RedisObserver {
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
         let mut connection = self.connection().await?;
-        let (workers, promises, time, epoch): (Fields, Fields, _, Option<String>) = Pipeline::new()
+        let answers: Vec<Value> = Pipeline::new()
             .hgetall(keys::WORKERS)
             .hgetall(keys::PROMISES)
             .cmd("TIME")
             .get(keys::EPOCH)
+            .smembers(keys::QUEUES)
+            .ignore_errors()
             .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
-        let now = milliseconds(time);
+        let [workers, promises, time, epoch, queues] =
+            answers.try_into().map_err(|_| unreadable("HGETALL"))?;
+        let workers: Fields = parse(Some(workers)).map_err(broker_error)?;
+        let promises: Fields = parse(Some(promises)).map_err(broker_error)?;
+        let epoch: Option<String> = parse(Some(epoch)).map_err(broker_error)?;
+        let now = milliseconds(parse(Some(time)).map_err(broker_error)?);
+        // Rights of an earlier version of this program do not include this set.
+        let queues: Vec<String> = parse(Some(queues)).unwrap_or_default();
         let promises = promise::read(&promises, now);
-        let (known, forgotten) = sort_by_age(&workers, now);
-        if !forgotten.is_empty() {
-            redis::cmd("HDEL")
-                .arg(keys::WORKERS)
-                .arg(forgotten)
-                .exec_async(&mut *connection)
-                .await
-                .map_err(broker_error)?;
-        }
-        if known.is_empty() {
-            return Ok(FleetSnapshot { workers: Vec::new(), promises });
-        }
-        let mut live: Vec<Option<String>> = redis::cmd("MGET")
-            .arg(known.iter().map(|(worker, _)| keys::live(worker)).collect::<Vec<_>>())
-            .arg(keys::EPOCH)
-            .query_async(&mut *connection)
-            .await
-            .map_err(broker_error)?;
-        if live.pop().flatten() != epoch {
-            // Redis lost its data between the two queries, so every worker would look dead.
-            return Err(BrokerError::unreachable("Redis has just lost its data"));
-        }
-        let observe = |((_, announcement), live): ((_, _), Option<_>)| ObservedWorker {
-            announcement,
-            live: live.is_some(),
-        };
-        Ok(FleetSnapshot { workers: known.into_iter().zip(live).map(observe).collect(), promises })
+        let own = announcements::read(&mut *connection, &queues).await.map_err(broker_error)?;
+        let mut sources = vec![Source::shared(workers)];
+        sources.extend(own);
+        let mut sorted = announcements::sort(sources, &queues, now);
+        let names = sorted.workers();
+        let live = is_live(&mut *connection, &names, epoch.as_ref()).await?;
+        let workers = sorted.observe(names.into_iter().zip(live).collect());
+        sorted.clean(&mut *connection).await.map_err(broker_error)?;
+        Ok(FleetSnapshot { workers, promises })
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
@@ -154,6 +145,26 @@ impl Observer for RedisObserver {
     fn health(&self) -> BrokerHealth {
         self.connections.health()
     }
+}
+
+/// Whether each worker lives. `epoch` is the epoch of the read that found them.
+async fn is_live(
+    connection: &mut impl ConnectionLike,
+    workers: &[String],
+    epoch: Option<&String>,
+) -> Result<Vec<bool>, BrokerError> {
+    if workers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keys: Vec<String> = workers.iter().map(|worker| keys::live(worker)).collect();
+    keys.push(keys::EPOCH.to_owned());
+    let mut live: Vec<Option<String>> =
+        redis::cmd("MGET").arg(keys).query_async(connection).await.map_err(broker_error)?;
+    if live.pop().flatten().as_ref() != epoch {
+        // Redis lost its data between the two queries, so every worker would look dead.
+        return Err(BrokerError::unreachable("Redis has just lost its data"));
+    }
+    Ok(live.iter().map(Option::is_some).collect())
 }
 
 /// The state of the stream of one class; empty if the stream does not exist.
@@ -246,28 +257,4 @@ async fn read_details(
         details.push((oldest.map(|id| id.milliseconds), added));
     }
     Ok(details)
-}
-
-/// The workers that renewed their announcement within the last hour, and the names of the others.
-fn sort_by_age(
-    workers: &HashMap<String, String>,
-    now: u64,
-) -> (Vec<(&str, Announcement)>, Vec<&str>) {
-    let mut known = Vec::with_capacity(workers.len());
-    let mut forgotten = Vec::new();
-    for (worker, stored) in workers {
-        match serde_json::from_str::<StoredAnnouncement>(stored) {
-            Ok(StoredAnnouncement { seen, .. })
-                if Duration::from_millis(now.saturating_sub(seen)) >= REMEMBERED =>
-            {
-                forgotten.push(worker.as_str());
-            }
-            Ok(StoredAnnouncement { announcement, .. }) => {
-                known.push((worker.as_str(), announcement));
-            }
-            // Kept, because a newer program may be able to read it.
-            Err(error) => tracing::warn!(worker, %error, "skipped unreadable announcement"),
-        }
-    }
-    (known, forgotten)
 }

@@ -7,8 +7,8 @@ use redis::{Pipeline, aio::ConnectionLike};
 use tokio::time::Instant;
 
 use super::{
-    announcement::StoredAnnouncement, connections::Connections, errors::broker_error, keys,
-    values::milliseconds,
+    announcement::StoredAnnouncement, connections::Connections, denials, errors::broker_error,
+    keys, values::milliseconds,
 };
 use crate::{Announcement, BrokerError, GatewayId, roles::LIVENESS};
 
@@ -17,11 +17,35 @@ pub(super) struct WorkerPresence {
     connections: Arc<Connections>,
     worker: String,
     grace: Mutex<GracePeriod>,
+    places: Mutex<Places>,
+}
+
+/// Where a worker announces itself, which depends on its rights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Places {
+    /// In the hash of its queue, and in that of all models for gateways of earlier versions.
+    #[default]
+    Both,
+    /// In the hash of its queue: this user is one of a single model.
+    Own,
+    /// In the hash of all models: these rights are those of an earlier version.
+    Shared,
+}
+
+impl Places {
+    /// What to try if Redis denies this.
+    const fn next(self) -> Option<Self> {
+        match self {
+            Self::Both => Some(Self::Own),
+            Self::Own => Some(Self::Shared),
+            Self::Shared => None,
+        }
+    }
 }
 
 impl WorkerPresence {
     pub(super) fn new(connections: Arc<Connections>, worker: String) -> Self {
-        Self { connections, worker, grace: Mutex::default() }
+        Self { connections, worker, grace: Mutex::default(), places: Mutex::default() }
     }
 
     /// Renews the announcement and the liveness key.
@@ -38,13 +62,26 @@ impl WorkerPresence {
         let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
         let stored = StoredAnnouncement::json(announcement, milliseconds(time))?;
         let (live, life) = (keys::live(&self.worker), LIVENESS.as_secs() * 1000);
-        let renewed = Pipeline::new()
-            .atomic()
-            .hset(keys::WORKERS, &self.worker, stored)
-            .pset_ex(&live, 1, life)
-            .exec_async(&mut *connection)
-            .await
-            .map_err(broker_error);
+        let queue = &announcement.model.queue;
+        let renewed = loop {
+            let places = *self.places.lock();
+            let mut renew = Pipeline::new();
+            renew.atomic().pset_ex(&live, 1, life);
+            if places != Places::Shared {
+                renew.hset(keys::announcements(queue), &self.worker, &stored);
+                renew.sadd(keys::QUEUES, queue.to_string());
+            }
+            if places != Places::Own {
+                renew.hset(keys::WORKERS, &self.worker, &stored);
+            }
+            let renewed = renew.exec_async(&mut *connection).await;
+            match (&renewed, places.next()) {
+                (Err(error), Some(next)) if denials::is_of_permission(error) => {
+                    *self.places.lock() = next;
+                }
+                _ => break renewed.map_err(broker_error),
+            }
+        };
         if !matches!(renewed, Err(BrokerError::Full)) {
             return renewed;
         }

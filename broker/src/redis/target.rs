@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use redis::{Pipeline, Value};
 use tokio::time::sleep;
 
@@ -23,11 +24,13 @@ pub(super) struct RedisTarget {
     presence: Arc<WorkerPresence>,
     /// `None` before the first subscription, and while it is broken.
     subscription: Option<WatchedConnection>,
+    /// The last target that could not be parsed, which is logged once.
+    unreadable: Mutex<Option<String>>,
 }
 
 impl RedisTarget {
     pub(super) fn new(queue: Arc<WorkerQueue>, presence: Arc<WorkerPresence>) -> Self {
-        Self { queue, presence, subscription: None }
+        Self { queue, presence, subscription: None, unreadable: Mutex::default() }
     }
 
     /// Waits until there may be a new target.
@@ -68,7 +71,25 @@ impl RedisTarget {
         let names = consumers.iter().map(|consumer| keys::live(&consumer.name)).collect();
         let live = self.presence.alive(&mut *connection, names).await?;
         let workers = live.map(|live| live.into_iter().filter(|live| *live).count());
-        Ok(Guidance { workers, target: target.and_then(|target| parse(&target)) })
+        Ok(Guidance { workers, target: target.and_then(|target| self.parse(target)) })
+    }
+}
+
+impl RedisTarget {
+    /// Parses a target. Skips an unreadable target, because a worker can run without a target, and
+    /// has no right to remove it.
+    fn parse(&self, target: String) -> Option<Target> {
+        match serde_json::from_str(&target) {
+            Ok(target) => Some(target),
+            Err(error) => {
+                let mut unreadable = self.unreadable.lock();
+                if unreadable.as_ref() != Some(&target) {
+                    tracing::warn!(target, %error, "skipped unreadable target");
+                    *unreadable = Some(target);
+                }
+                None
+            }
+        }
     }
 }
 
@@ -78,11 +99,4 @@ impl TargetSubscription for RedisTarget {
         self.wait().await?;
         self.read().await
     }
-}
-
-/// Parses a target. Skips an unreadable target, because a worker can run without a target.
-fn parse(target: &str) -> Option<Target> {
-    serde_json::from_str(target)
-        .inspect_err(|error| tracing::warn!(target, %error, "skipped unreadable target"))
-        .ok()
 }

@@ -52,8 +52,10 @@ pub(super) async fn read(
                     forgotten.push(gateway);
                 }
             }
-            // Kept, because a newer program may be able to read it.
-            Err(error) => tracing::warn!(gateway, %error, "skipped unreadable report"),
+            Err(error) => {
+                tracing::warn!(gateway, %error, "removed unreadable report");
+                forgotten.push(gateway);
+            }
         }
     }
     if !forgotten.is_empty() {

@@ -16,7 +16,7 @@ pub(crate) async fn a_promise_is_read_apart_from_announcements(broker: &dyn Brok
 
     let host = "pod-1".to_owned();
     let living = Announcement { host, ..Announcement::new(WorkerId(2), spec()) };
-    worker(broker).await.renew(&living).await.unwrap();
+    Worker::new(broker, WorkerId(2)).await.renew(&living).await.unwrap();
     let workers = vec![ObservedWorker { announcement: living, live: true }];
     assert_eq!(observer.fleet().await.unwrap(), FleetSnapshot { workers, promises });
 }

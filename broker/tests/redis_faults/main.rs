@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests stand outside a #[test]")]
 
+mod access;
 mod contents;
 mod large;
 mod outages;

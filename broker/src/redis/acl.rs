@@ -1,0 +1,62 @@
+//! The rights that each kind of program needs in Redis, as rules of `ACL SETUSER`.
+//!
+//! The names of keys and channels separate the fleets as far as the design allows: a queue belongs
+//! to one model version, and so do its dead letters, targets, large replies and announcements. What
+//! all fleets share is separated by commands, by selectors and by random ids of 128 bits:
+//!
+//! - Reply channels belong to gateways. A worker may publish to all, because its answers go to every
+//!   gateway, and subscribe to none. A reply that names no request of the gateway is dropped; ids of
+//!   requests are random, and a worker sees those of its own queue only.
+//! - Liveness keys belong to single workers. A worker may write all of them, but the ids in their
+//!   names are random, and it cannot list them.
+//! - Memory is shared: a worker can fill Redis through its own queue.
+
+/// The commands that every program sends when it connects, and for pipelines.
+const CONNECTION: &str = "-@all +hello +auth +ping +client|setname +info +role +time +multi +exec \
+                          +discard +unwatch";
+
+/// The commands of a worker on its own keys.
+const WORKER: &str = "+xreadgroup +xack +xdel +xadd +xlen +xclaim +xpending +xrange \
+                      +xgroup|create +xgroup|createconsumer +xinfo|consumers +xinfo|groups \
+                      +xinfo|stream +get +mget +set +psetex +del +pexpire +hset +pubsub|numsub \
+                      +subscribe +unsubscribe";
+
+/// Returns the rules of a worker that serves only `model`; `None` for a worker of any model.
+///
+/// The caller must make sure that `model` is a [valid name](crate::QueueName::is_valid), which
+/// contains no character with a meaning in patterns.
+pub fn worker(model: Option<&str>) -> String {
+    let queue = model.map_or_else(|| "{*}".to_owned(), |model| format!("{{{model}:*}}"));
+    let keys = [
+        format!("%RW~bf:{queue}:q:*"),
+        format!("%W~bf:{queue}:parcel:*"),
+        format!("%RW~bf:{queue}:dead"),
+        format!("%R~bf:{queue}:target"),
+        format!("%RW~bf:{queue}:workers"),
+        "%R~bf:{fleet}:gateway:*".to_owned(),
+        "%RW~bf:{fleet}:live:*".to_owned(),
+        "%R~bf:{fleet}:epoch".to_owned(),
+    ];
+    let mut selectors = "(+publish &bf:reply:*) (+sadd ~bf:{fleet}:queues)".to_owned();
+    if model.is_none() {
+        // Gateways of earlier versions read the announcements of all models from one key.
+        selectors.push_str(" (+hset ~bf:{fleet}:workers)");
+    }
+    format!("resetchannels {} &bf:{queue}:target {CONNECTION} {WORKER} {selectors}", keys.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rules_of_one_model_name_no_other_model() {
+        let rules = worker(Some("resnet"));
+        for rule in rules.split(' ').filter(|rule| rule.contains("bf:{")) {
+            let is_shared = rule.contains("bf:{fleet}:");
+            assert!(is_shared || rule.contains("bf:{resnet:*}:"), "{rule}");
+        }
+        assert!(!rules.contains("bf:{fleet}:workers"));
+        assert!(worker(None).contains("%RW~bf:{*}:q:*"));
+    }
+}

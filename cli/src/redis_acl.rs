@@ -1,0 +1,58 @@
+//! `batchfleet redis-acl`: prints the Redis user of the workers of one model.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use batchfleet_broker::{QueueName, redis::acl};
+use batchfleet_service::InvalidSettings;
+use clap::Args;
+use sha2::{Digest, Sha256};
+
+use crate::tool::say;
+
+/// Settings of `batchfleet redis-acl`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RedisAclSettings {
+    /// The model whose workers get the user [default: any model]
+    model: Option<String>,
+
+    /// The name of the user [default: worker-MODEL, or worker]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+
+    /// A file that contains only the password. Without it, no password is valid until one is added
+    /// with `ACL SETUSER NAME >PASSWORD`
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+/// Prints a line for the file of Redis' setting `aclfile`. After `ACL SETUSER`, the same words
+/// create the user while Redis runs.
+pub(crate) fn main(settings: &RedisAclSettings) -> anyhow::Result<ExitCode> {
+    let RedisAclSettings { model, user, password_file } = settings;
+    if let Some(model) = model
+        && !QueueName::new(model.as_str(), 1).is_valid()
+    {
+        return Err(InvalidSettings::new(format_args!(
+            "{model:?} is no name of a model: expected 1 to 128 characters of [A-Za-z0-9._-]"
+        ))
+        .into());
+    }
+    let default = || model.as_ref().map_or("worker".to_owned(), |model| format!("worker-{model}"));
+    let user = user.clone().unwrap_or_else(default);
+    let password = password_file.as_ref().map(hash).transpose()?.unwrap_or_default();
+    say(&format!("user {user} reset on {password}{}\n", acl::worker(model.as_deref())));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The rule with the SHA-256 of the password in a file, and a space.
+fn hash(file: &PathBuf) -> Result<String, InvalidSettings> {
+    use std::fmt::Write;
+    let password = fs::read_to_string(file).map_err(|error| {
+        InvalidSettings::new(format_args!("--password-file {}: {error}", file.display()))
+    })?;
+    let mut rule = "#".to_owned();
+    for byte in Sha256::digest(password.trim().as_bytes()) {
+        write!(rule, "{byte:02x}").map_err(InvalidSettings::new)?;
+    }
+    Ok(rule + " ")
+}
