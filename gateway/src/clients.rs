@@ -16,10 +16,10 @@ mod tokens;
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use batchfleet_broker::Priority;
-use batchfleet_service::InvalidSettings;
+use batchfleet_service::{InvalidSettings, LogThrottle};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::{
     address::Network,
@@ -72,6 +72,7 @@ pub(crate) struct Clients {
     allowance: Allowance,
     fairness: Mutex<Fairness>,
     throttle: Mutex<Throttle>,
+    throttled: LogThrottle,
     metrics: AccessMetrics,
 }
 
@@ -138,6 +139,7 @@ impl Clients {
             allowance: Allowance { rate, in_flight },
             fairness: Mutex::new(Fairness::new(MOST_CLIENTS, Instant::now())),
             throttle: Mutex::new(Throttle::new(settings.auth_failure_rate, MOST_CLIENTS)),
+            throttled: LogThrottle::default(),
             metrics: metrics.clone(),
         }))
     }
@@ -222,7 +224,13 @@ impl Clients {
         self.metrics.denied(denied);
         debug!(%address, reason = denial.reason(), "denied a request");
         match failed {
-            Err(wait) => InferError::AuthFailures(wait),
+            Err(wait) => {
+                if let Some(refused) = self.throttled.count() {
+                    let reason = denial.reason();
+                    warn!(%address, reason, refused, "addresses fail to authenticate too often");
+                }
+                InferError::AuthFailures(wait)
+            }
             Ok(()) => denial.problem(&self.credentials()).into(),
         }
     }
