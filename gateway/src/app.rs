@@ -104,7 +104,7 @@ impl Gateway {
         let tasks_of = GatewayTasks { producer, observer, core: core.clone() };
         tasks_of.spawn(settings, process, move || ticking.live.tick(), &mut tasks);
         warn_if_open(settings);
-        let tls = Tls::new(&settings.tls, &core.metrics.access)?;
+        let tls = Tls::new(&settings.tls, &core.metrics.access, &api.connection_memory)?;
         if let Some(tls) = tls.clone() {
             tasks.spawn("TLS certificates", tls.follow());
         }

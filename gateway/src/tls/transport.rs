@@ -13,6 +13,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{CertificateName, certificate};
+use crate::memory::MemoryShare;
 
 /// A connection of a client.
 #[derive(Debug)]
@@ -23,20 +24,21 @@ pub(crate) enum Transport {
     Tls(Box<TlsTransport>),
 }
 
-/// A TLS connection, and the name in the certificate of its client.
+/// A TLS connection, the name in the certificate of its client, and its memory.
 #[derive(Debug)]
 pub(crate) struct TlsTransport {
     stream: TlsStream<TcpStream>,
     name: Option<CertificateName>,
+    _share: MemoryShare,
 }
 
 impl Transport {
     /// A connection after the handshake.
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub(super) fn tls(stream: TlsStream<TcpStream>, share: MemoryShare) -> Self {
         let presented = stream.get_ref().1.peer_certificates();
         let certificate = presented.and_then(<[_]>::first);
         let name = certificate.and_then(|one| certificate::name(one)).map(CertificateName);
-        Self::Tls(Box::new(TlsTransport { stream, name }))
+        Self::Tls(Box::new(TlsTransport { stream, name, _share: share }))
     }
 
     /// The name in the certificate that the client presented in the handshake.
