@@ -22,6 +22,8 @@ from live import Live
 
 HERE = Path(__file__).parent
 LOAD_SECONDS = 20
+# The chart replaces this URL by the value `monitoring.rules.runbookUrl`.
+RUNBOOKS = "https://github.com/batchfleet/batchfleet/blob/main/docs/runbooks.md"
 # Names of metrics and of recorded rules in a query.
 NAME = re.compile(r"\b((?:batchfleet|nv_inference|process)_[a-z0-9_]+|batchfleet:[a-z0-9_:]+)")
 SELECTOR = re.compile(NAME.pattern + r"(?:\{[^}]*\})?")
@@ -97,7 +99,7 @@ def every_alert_has_a_runbook_and_both_cases():
     for name in rules():
         if ":" not in name:
             assert f"\n## {name}\n" in runbooks, f"{name} has no runbook"
-            assert f"runbook: docs/runbooks.md#{name.lower()}\n" in (HERE / "alerts.yaml").read_text(), name
+            assert f"runbook_url: {RUNBOOKS}#{name.lower()}\n" in (HERE / "alerts.yaml").read_text(), name
             assert f"{name} fires:" in cases and f"{name} is silent:" in cases, f"{name} is not tested"
 
 

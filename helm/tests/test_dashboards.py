@@ -27,6 +27,15 @@ def test_all_rules_and_alerts_are_installed():
     ]
 
 
+def test_the_runbooks_may_be_at_another_address():
+    settings = ["monitoring.rules.enabled=true", "monitoring.rules.runbookUrl=https://wiki/batchfleet"]
+    groups = chart.the("PrometheusRule", "rel-batchfleet", *settings)["spec"]["groups"]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert [alert["annotations"]["runbook_url"] for alert in alerts] == [
+        f"https://wiki/batchfleet#{alert['alert'].lower()}" for alert in alerts
+    ]
+
+
 def test_a_chart_package_contains_the_files_and_no_links(tmp_path):
     packaged = chart.helm("package", str(chart.CHART), "--destination", str(tmp_path))
     assert packaged.returncode == 0, packaged.stderr

@@ -8,6 +8,7 @@ mod admin;
 mod error;
 mod liveness;
 mod logs;
+mod memory;
 pub mod metrics;
 mod outage;
 mod process;

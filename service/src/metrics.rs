@@ -10,7 +10,7 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
-use crate::{logs, trace};
+use crate::{logs, memory, trace};
 
 /// The definition of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +174,10 @@ crate::metrics! {
         /// 1, for the version that runs.
         #[metric("batchfleet_build_info", unit = "1", labels = ["version"])]
         build: IntGaugeVec,
+        /// Memory that the process may use: the limit of its container, or the memory of the machine if
+        /// that is smaller.
+        #[metric("batchfleet_memory_limit_bytes", unit = "bytes")]
+        memory_limit: IntGauge,
         /// Log lines that standard error did not take or that waited too long.
         #[metric("batchfleet_log_lines_lost_total", unit = "lines")]
         lost_lines: IntCounter,
@@ -195,6 +199,7 @@ impl ProcessMetrics {
     /// Sets the metrics before they are read.
     pub(crate) fn update(&self) {
         self.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        self.memory_limit.set(memory::limit().try_into().unwrap_or(i64::MAX));
         follow(&self.lost_lines, logs::lost());
         follow(&self.repeated_lines, logs::repeated());
         follow(&self.lost_spans, trace::lost());
@@ -255,6 +260,7 @@ mod tests {
                 "batchfleet_build_info",
                 "batchfleet_log_lines_lost_total",
                 "batchfleet_log_lines_repeated_total",
+                "batchfleet_memory_limit_bytes",
                 "batchfleet_redis_denied_total",
                 "batchfleet_trace_spans_lost_total",
                 "test_replies_total",
@@ -266,7 +272,7 @@ mod tests {
         let kinds: Vec<_> = described.iter().map(|metric| metric.kind).collect();
         assert_eq!(
             kinds,
-            ["histogram", "counter", "gauge", "counter", "counter", "counter", "counter"]
+            ["histogram", "counter", "gauge", "gauge", "counter", "counter", "counter", "counter"]
         );
         let Family { name, unit, labels, help } = described[0].family;
         assert_eq!((name, unit, help), ("test_rows", "rows", "Rows of a batch, without padding"));
