@@ -1,43 +1,26 @@
 """The users of the bundled Redis have exactly the rights that the programs use."""
 
 import contextlib
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import redis
 
 import chart
+import programs
+from programs import DIE_WITH_US, PATIENCE, eventually, free_port, load
 
-DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
-PATIENCE = 60
-ECHO = """backend: "batchfleet_echo"
-input [{ name: "input" data_type: TYPE_FP32 dims: [ -1 ] }]
-output [{ name: "output" data_type: TYPE_FP32 dims: [ -1 ] }]
-"""
-
-
-def eventually(condition, what: str):
-    until = time.monotonic() + PATIENCE
-    while not (result := condition()):
-        assert time.monotonic() < until, f"not in {PATIENCE} s: {what}"
-        time.sleep(0.05)
-    return result
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+# A newline at the end, as editors add it to files, is not part of the password.
+PASSWORDS = {user: f"password-of-{user}" for user in ("gateway", "worker", "controller")}
+FILES = PASSWORDS | {"worker": PASSWORDS["worker"] + "\n"}
 
 
 class Server:
     """A Redis with the chart's users and a user `test` with all rights."""
 
     def __init__(self, folder: Path):
-        users = users_file(folder)
+        users = programs.users_file(folder, FILES)
         with users.open("a") as file:
             file.write("user test on nopass ~* &* +@all\n")
         self.port = free_port()
@@ -62,22 +45,7 @@ class Server:
 
 
 def password(user: str) -> str:
-    return f"password-of-{user}"
-
-
-def users_file(folder: Path) -> Path:
-    """The file of users that the init container of the Redis pod writes."""
-    for place in ("config", "passwords", "users"):
-        (folder / place).mkdir()
-    rights = chart.the("ConfigMap", "-redis")["data"]["users.acl"]
-    (folder / "config/users.acl").write_text(rights)
-    for user in ("gateway", "worker", "controller"):
-        # A newline at the end, as editors add it to files, is not part of the password.
-        (folder / "passwords" / user).write_text(password(user) + "\n" * (user == "worker"))
-    (container,) = chart.pod_of(chart.the("StatefulSet", "-redis"))["initContainers"]
-    *shell, script = container["command"]
-    subprocess.run([*shell, script.replace("/etc/redis", str(folder))], check=True)
-    return folder / "users/users.acl"
+    return PASSWORDS[user]
 
 
 @pytest.fixture
@@ -91,34 +59,9 @@ def server(tmp_path):
 
 @pytest.fixture
 def fleet(server, tmp_path):
-    """A gateway and two workers with the Redis URL in a file, as in a cluster. Yields the gateway's
-    port and the processes."""
-    (tmp_path / "models/echo/1").mkdir(parents=True)
-    (tmp_path / "models/echo/config.pbtxt").write_text(ECHO)
-    for user in ("gateway", "worker"):
-        (tmp_path / user).write_text(server.url(user) + "\n")
-    port = free_port()
-    commands = [["batchfleet-gateway", "--listen", f"127.0.0.1:{port}", "--lame-duck", "0s"]]
-    commands += [["batchfleet-worker", "--model-repository", str(tmp_path / "models")]] * 2
-    with contextlib.ExitStack() as running:
-        fleet = []
-        for number, (program, *arguments) in enumerate(commands):
-            log = running.enter_context((tmp_path / f"{number}.log").open("wb"))
-            user = tmp_path / program.removeprefix("batchfleet-")
-            command = [*DIE_WITH_US, chart.PROGRAMS / program, *arguments, "--redis-url-file", user]
-            command += ["--admin-listen", "127.0.0.1:0"]
-            fleet.append(subprocess.Popen(command, cwd=chart.ROOT, stdout=log, stderr=log))
-        yield port, fleet
-        for process in fleet:
-            process.kill()
-            process.wait()
-
-
-def load(port: int, *arguments: str) -> subprocess.CompletedProcess:
-    """Runs load; the exit status is 1 if an answer is wrong or missing."""
-    command = [chart.PROGRAMS / "batchfleet", "load", "--url", f"http://127.0.0.1:{port}"]
-    command += ["--model", "echo", "--warm-up", "0s", "--users", "4", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    """The gateway's port and the processes: a gateway and two workers."""
+    with programs.fleet(tmp_path, {user: server.url(user) for user in ("gateway", "worker")}, 2) as running:
+        yield running
 
 
 def test_the_rights_are_enough_for_the_programs(server, fleet):
