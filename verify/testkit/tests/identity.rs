@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// The SHA-256 of the API keys "secret" and "other".
@@ -102,6 +102,30 @@ async fn a_certificate_names_the_client_and_a_foreign_one_is_refused() {
     assert_eq!(ten(&plain).await.unwrap().right, 0);
     let ends = "batchfleet_gateway_certificate_expiry_timestamp_seconds";
     assert!(metric(&fleet.gateways[0], ends).await.unwrap() > 1e9);
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_not_finished_is_closed_and_others_are_served() {
+    let certificates = Certificates::new().unwrap();
+    let fleet = fleet(&tls_flags(&certificates)).await;
+    let address = fleet.targets()[0].trim_start_matches("https://");
+    let mut stalled = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The head of a record of 512 bytes, which never come.
+        stream.write_all(&[22, 3, 1, 2, 0]).await.unwrap();
+        stalled.push(stream);
+    }
+    let ca = certificates.ca();
+    let target: Target = fleet.targets()[0].parse().unwrap();
+    let target = target.trusting(&TlsTrust { ca: Some(&ca), identity: None }).unwrap();
+    assert_eq!(ten(&target).await.unwrap().right, 10);
+    for mut stream in stalled {
+        let closed = timeout(Duration::from_secs(20), stream.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "still open");
+    }
+    let failures = "batchfleet_gateway_tls_handshake_failures_total";
+    assert!(metric(&fleet.gateways[0], failures).await.unwrap() > 99.0);
 }
 
 /// Serves the contents of a file at any path.
