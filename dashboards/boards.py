@@ -269,6 +269,18 @@ INTERNALS = [
         (rate("batchfleet_gateway_unclaimed_replies_total", chosen=PLACE), "unclaimed replies"),
         (rate("batchfleet_worker_undeliverable_replies_total"), "replies without a gateway"), width=6,
     ),
+    panel(
+        "Denied requests", "reqps",
+        "Requests per second that were denied with 401, 403 or 429, on any path, by reason. Clients whose "
+        "key or token has ended show as expired_key and expired_token, guesses as unknown_key and "
+        "throttled.",
+        (rate("batchfleet_gateway_denied_total", by="reason", chosen=PLACE), "{{reason}}"), width=12, stack=True,
+    ),
+    panel(
+        "Failed reloads", "short",
+        "Failed reads per second of API keys, TLS files and token keys. Their previous content stays valid.",
+        (rate("batchfleet_gateway_reload_failures_total", by="file", chosen=PLACE), "{{file}}"), width=12,
+    ),
     row("Latency by stage"),
     panel(
         "p99 by stage", "s",
