@@ -10,6 +10,8 @@ mod key_lines;
 mod key_toml;
 mod keys;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod tokens;
 
@@ -36,6 +38,9 @@ use crate::{error::InferError, metrics::AccessMetrics};
 
 /// Maximum number of clients with a share of their own; all other clients have one share together.
 const MOST_CLIENTS: usize = 100_000;
+/// How many times more often than it gets 429 an address must fail, so that its new tokens are not
+/// verified: clients behind one address should not lock each other out.
+const FLOOD: f64 = 10.0;
 
 /// The reason why access control cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +76,10 @@ pub(crate) struct Clients {
     default_class: Priority,
     allowance: Allowance,
     fairness: Mutex<Fairness>,
-    throttle: Mutex<Throttle>,
+    /// Failed authentications, beyond which further ones get 429.
+    failures: Mutex<Throttle>,
+    /// Failed authentications, beyond which new tokens are not verified.
+    floods: Mutex<Throttle>,
     throttled: LogThrottle,
     metrics: AccessMetrics,
 }
@@ -138,7 +146,8 @@ impl Clients {
             default_class: settings.default_class,
             allowance: Allowance { rate, in_flight },
             fairness: Mutex::new(Fairness::new(MOST_CLIENTS, Instant::now())),
-            throttle: Mutex::new(Throttle::new(settings.auth_failure_rate, MOST_CLIENTS)),
+            failures: Mutex::new(Throttle::new(settings.auth_failure_rate, MOST_CLIENTS)),
+            floods: Mutex::new(Throttle::new(FLOOD * settings.auth_failure_rate, MOST_CLIENTS)),
             throttled: LogThrottle::default(),
             metrics: metrics.clone(),
         }))
@@ -186,7 +195,7 @@ impl Clients {
         }
         match (Credential::of(origin), keys, tokens) {
             (Some(Credential::Bearer(token)), _, Some(tokens)) if is_token(token) => {
-                let only_known = self.is_throttled(origin);
+                let only_known = self.is_flood(origin);
                 tokens.verify(token, only_known).map(Client::granted)
             }
             (Some(Credential::Key(key) | Credential::Bearer(key)), Some(file), _) => {
@@ -216,8 +225,12 @@ impl Clients {
     fn deny(&self, origin: &impl RequestOrigin, denial: Denial) -> InferError {
         let (address, now) = (self.address(origin), Instant::now());
         let failed = match denial {
-            _ if denial.is_failure() => self.throttle.lock().fail(address, now),
-            Denial::Throttled => self.throttle.lock().wait(address, now).map_or(Ok(()), Err),
+            _ if denial.is_failure() => {
+                // Refused failures count as well, because each may have cost a verification.
+                self.floods.lock().fail(address, now).ok();
+                self.failures.lock().fail(address, now)
+            }
+            Denial::Throttled => Err(self.floods.lock().wait(address, now).unwrap_or_default()),
             _ => Ok(()),
         };
         let denied = if failed.is_err() { Denial::Throttled } else { denial };
@@ -240,8 +253,9 @@ impl Clients {
         self.metrics.denied(Denial::Forbidden);
     }
 
-    fn is_throttled(&self, origin: &impl RequestOrigin) -> bool {
-        self.throttle.lock().wait(self.address(origin), Instant::now()).is_some()
+    /// Whether the address of the client fails so often that verifying its tokens would cost much.
+    fn is_flood(&self, origin: &impl RequestOrigin) -> bool {
+        self.floods.lock().wait(self.address(origin), Instant::now()).is_some()
     }
 
     /// The credentials that this gateway takes, in words.

@@ -58,7 +58,8 @@ pub struct ClientSettings {
     pub default_class: Priority,
 
     /// The most failed authentications per second of one address, with 10 seconds' worth at once; more
-    /// are refused with 429, and new tokens of the address are not verified. 0 for no limit
+    /// are refused with 429. At ten times this rate, new tokens of the address are not verified. 0 for
+    /// no limit
     #[arg(
         long,
         env = "BATCHFLEET_AUTH_FAILURE_RATE",
