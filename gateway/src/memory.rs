@@ -16,7 +16,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of samples over which freed memory must stay free, before it is returned.
 const CALM_SAMPLES: usize = 3;
 /// The least memory that is returned to the system at a time.
-const WORTH_RETURNING: usize = 16 << 20;
+const WORTH_RETURNING: usize = 8 << 20;
 
 /// The reason why a share cannot grow: the budget has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

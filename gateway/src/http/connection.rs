@@ -7,6 +7,7 @@
 mod answer;
 mod chunks;
 mod door;
+mod exchange;
 mod framing;
 mod refusal;
 mod socket;
@@ -27,7 +28,7 @@ use std::{
 use actix_service::Service;
 use batchfleet_oip::Problem;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 
@@ -35,7 +36,7 @@ use self::socket::{Connection, Ending};
 pub(super) use self::{
     answer::AnswerWatch,
     door::{ConnectionLimits, Door, Patience},
-    socket::Exchange,
+    exchange::Exchange,
 };
 
 /// Time limit for a client to send a request head, from its first byte on.
@@ -44,7 +45,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of bytes that are read and discarded before a connection is closed. Unread bytes
 /// would make the kernel discard the answer as well.
-const LINGER_BYTES: u64 = 256 << 10;
+const LINGER_BYTES: usize = 256 << 10;
 
 /// Serves the connection until the client or the server closes it. `opening` becomes the stream once
 /// the client has begun to send. `http` answers one request on each stream that it is called with.
@@ -137,7 +138,7 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut connection: Connection<S>,
         }
     }
     if stream.shutdown().await.is_ok() && has_unread {
-        let mut rest = stream.take(LINGER_BYTES);
-        drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);
+        let mut left = LINGER_BYTES;
+        poll_fn(|context| connection.poll_discard(&mut left, context)).await;
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use crate::fleet::ChaosFleet;
@@ -158,6 +158,25 @@ pub(crate) async fn slow_readers(
         }
     })
     .await
+}
+
+/// Each client sends `bytes`, as far as the server takes them, and reads nothing until `until`.
+pub(crate) async fn hold(
+    fleet: &ChaosFleet,
+    crowd: Crowd,
+    bytes: &Arc<[u8]>,
+    until: Instant,
+) -> Result<()> {
+    each(fleet, crowd, |mut stream| {
+        let bytes = Arc::clone(bytes);
+        async move {
+            // Fails when the server has closed the connection.
+            drop(timeout_at(until, stream.write_all(&bytes)).await);
+            sleep_until(until).await;
+        }
+    })
+    .await?;
+    Ok(())
 }
 
 /// Each client sends the first `from` bytes of `request` at once and the rest at one byte per

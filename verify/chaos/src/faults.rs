@@ -1,5 +1,6 @@
 //! The table of faults. A fault is a function that runs one trial and returns the findings.
 
+mod attacks;
 mod clients;
 mod gateways;
 mod model;
@@ -137,4 +138,10 @@ pub(crate) const FAULTS: &[Fault] = &[
         short: false,
         run: |options| Box::pin(upgrade::two_versions(options.scale, options.previous.clone())),
     },
+    fault!("F37", true, "pipelined requests without a reader; heads without an end", "L2",
+        "memory ≤ 80 % of 1 GiB, and back ≤ 10 s after; other requests ≥ 99.9 % right", attacks::memory),
+    fault!("F38", true, "later heads of a connection sent one byte a second", "L2",
+        "slow connections closed ≤ 15 s; other requests ≥ 99.9 % right", attacks::slow_later_heads),
+    fault!("F39", true, "more connections than a gateway may open files", "-",
+        "new clients and the admin port answered ≤ 3 s; no line about accepting", attacks::open_files),
 ];

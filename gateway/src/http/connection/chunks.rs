@@ -3,6 +3,10 @@
 //! Accepts what the decoder of actix accepts, which reads the same bytes afterwards. Errors are left
 //! to that decoder.
 
+/// The most chunks that the server gets at a time. It keeps some memory for each of them, even if
+/// they have one byte.
+const MOST_CHUNKS: usize = 128;
+
 /// What a chunk scanner has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
@@ -10,6 +14,9 @@ pub(super) enum Scan {
     More,
     /// The body ends after this number of the scanned bytes.
     End(usize),
+    /// This number of the scanned bytes has the most chunks that the server gets at a time; the body
+    /// continues after them.
+    Enough(usize),
     /// The bytes are no chunks.
     Malformed,
 }
@@ -45,7 +52,7 @@ impl ChunkScanner {
 
     /// Scans the next bytes of the body.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Scan {
-        let mut at = 0;
+        let (mut at, mut chunks) = (0, 0);
         while at < bytes.len() {
             if self.state == State::Data {
                 let data = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len() - at);
@@ -53,6 +60,10 @@ impl ChunkScanner {
                 self.left -= data as u64;
                 if self.left == 0 {
                     self.state = State::DataCr;
+                    chunks += 1;
+                    if chunks == MOST_CHUNKS {
+                        return Scan::Enough(at);
+                    }
                 }
                 continue;
             }
@@ -105,6 +116,7 @@ mod tests {
         for (index, piece_bytes) in bytes.chunks(piece).enumerate() {
             match scanner.scan(piece_bytes) {
                 Scan::More => {}
+                Scan::Enough(_) => panic!("the body has few chunks"),
                 Scan::End(used) => return Scan::End(index * piece + used),
                 Scan::Malformed => return Scan::Malformed,
             }
@@ -151,5 +163,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn many_small_chunks_are_handed_over_in_parts() {
+        let mut body = b"1\r\nx\r\n".repeat(3 * MOST_CHUNKS);
+        body.extend_from_slice(b"0\r\n\r\n");
+        let (mut scanner, mut at, mut parts) = (ChunkScanner::new(), 0, 0);
+        loop {
+            match scanner.scan(&body[at..]) {
+                Scan::Enough(used) => (at, parts) = (at + used, parts + 1),
+                end => break assert_eq!(end, Scan::End(body.len() - at)),
+            }
+        }
+        assert_eq!(parts, 3);
     }
 }

@@ -76,6 +76,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, Problem> {
     }))
 }
 
+/// Whether an empty line, which ends a head, is in `bytes` and ends after `from`.
+pub(super) fn has_empty_line(bytes: &[u8], from: usize) -> bool {
+    let new = &bytes[from.saturating_sub(3)..];
+    new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
+}
+
 impl Head {
     /// Renames what asks to switch to another protocol, which the gateway never does. actix would
     /// otherwise ignore the length of the body.

@@ -1,16 +1,14 @@
 //! A connection between two requests and during one.
 //!
 //! actix-http bounds neither the requests that it reads ahead nor the answers that it keeps for a
-//! client that does not read. It therefore gets one request at a time: [`Exchange`] hands it the
+//! client that does not read. It therefore gets one request at a time: [`Exchange`](super::exchange::Exchange) hands it the
 //! bytes of one request, and the connection reads the next head only after the answer was sent.
 
 use std::{
-    cell::RefCell,
     future::Future,
     io,
     mem::MaybeUninit,
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -35,7 +33,7 @@ const TURN: usize = 8 << 10;
 /// Bytes read at a time outside of a body, and the most that a client may send ahead of an answer.
 const PIECE: usize = 4 << 10;
 /// The memory of a connection without a request, in bytes.
-const IDLE_BYTES: usize = 2 << 10;
+const IDLE_BYTES: usize = 4 << 10;
 /// The memory of a request in work besides its head and the unsent answer, in bytes.
 const EXCHANGE_BYTES: usize = 20 << 10;
 /// Time limit for the rest of a body that no handler reads.
@@ -77,7 +75,7 @@ enum Rest {
 /// A connection of a client.
 #[derive(Debug)]
 pub(super) struct Connection<S> {
-    stream: S,
+    pub(super) stream: S,
     /// Bytes received and not handed to the server.
     received: BytesMut,
     /// The number of received bytes at which the head is parsed again.
@@ -87,7 +85,7 @@ pub(super) struct Connection<S> {
     rest: Rest,
     /// Bytes left to read in the current turn.
     turn: usize,
-    answer: AnswerWatch,
+    pub(super) answer: AnswerWatch,
     output: Output,
     share: MemoryShare,
 }
@@ -187,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 ..=PIECE => self.share.resize(bytes)?,
                 _ => self.share.resize_within(bytes, most)?,
             }
-            if has_empty_line(&self.received, before) {
+            if framing::has_empty_line(&self.received, before) {
                 self.parse_at = 0;
             }
         }
@@ -204,6 +202,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.output = Output::default();
         self.answer.reset();
         Ok(())
+    }
+
+    /// Reads and discards at most `left` bytes, until the client has closed the connection. Needs no
+    /// memory but the stack.
+    pub(super) fn poll_discard(&mut self, left: &mut usize, context: &mut Context<'_>) -> Poll<()> {
+        while *left > 0 {
+            let mut piece = [const { MaybeUninit::uninit() }; PIECE];
+            let mut piece = ReadBuf::uninit(&mut piece);
+            match ready!(self.poll_turn(context, &mut piece)) {
+                Ok(()) if !piece.filled().is_empty() => {
+                    *left = left.saturating_sub(piece.filled().len());
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Reads a piece into `received`.
@@ -225,12 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.turn == 0 {
-            self.turn = TURN;
-            // More data may be ready: reschedule the task behind all other ready tasks.
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(self.poll_next_turn(context));
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, into);
         self.turn = match read {
@@ -240,13 +249,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         read
     }
 
+    /// Waits for the connection's next turn, if its turn is over.
+    fn poll_next_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.turn > 0 {
+            return Poll::Ready(());
+        }
+        self.turn = TURN;
+        // More data may be ready: reschedule the task behind all other ready tasks.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Whether the server has read the whole request.
     fn is_read(&self) -> bool {
         self.head_left == 0 && matches!(self.rest, Rest::Length(0))
     }
 
     /// Hands the server bytes of the current request.
-    fn poll_request(
+    pub(super) fn poll_request(
         &mut self,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
@@ -265,13 +285,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.received.is_empty() {
             ready!(self.poll_turn(context, into))?;
         } else {
+            ready!(self.poll_next_turn(context));
             let length = self.received.len().min(into.remaining());
             into.put_slice(&self.received[..length]);
             self.received.advance(length);
         }
         let used = before + self.used(&into.filled()[before..]);
         if used < into.filled().len() {
-            // The bytes of the next request wait, ahead of those that wait already.
+            // The other bytes wait, ahead of those that wait already.
             let mut next = BytesMut::from(&into.filled()[used..]);
             next.extend_from_slice(&self.received);
             self.received = next;
@@ -292,6 +313,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Scan::More => bytes.len(),
                 Scan::End(used) => {
                     self.rest = Rest::Length(0);
+                    used
+                }
+                Scan::Enough(used) => {
+                    self.turn = 0;
                     used
                 }
                 Scan::Malformed => {
@@ -349,7 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Counts what the stream takes of an answer, and the memory of the rest.
-    fn wrote(&mut self, unsent: usize, written: &Poll<io::Result<usize>>) {
+    pub(super) fn wrote(&mut self, unsent: usize, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Ready(Ok(sent)) => self.output.sent += *sent as u64,
             Poll::Ready(Err(_)) => {}
@@ -365,72 +390,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// The stream has taken all bytes that the server has written.
-    fn flushed(&mut self) {
+    pub(super) fn flushed(&mut self) {
         if let Some(Blocked { since, .. }) = self.output.blocked.take() {
             self.output.blocked_before += since.elapsed();
         }
         self.output.flushed = self.answer.is_taken();
-    }
-}
-
-/// Whether an empty line, which ends a head, is in `bytes` and ends after `from`.
-fn has_empty_line(bytes: &[u8], from: usize) -> bool {
-    let new = &bytes[from.saturating_sub(3)..];
-    new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
-}
-
-/// One request and its answer, as the stream that the server reads and writes.
-#[derive(Debug)]
-pub(in crate::http) struct Exchange<S>(Rc<RefCell<Connection<S>>>);
-
-impl<S> Exchange<S> {
-    pub(super) fn of(connection: &Rc<RefCell<Connection<S>>>) -> Self {
-        Self(connection.clone())
-    }
-
-    /// Reads facts of the stream.
-    pub(in crate::http) fn with_stream<T>(&self, read: impl FnOnce(&S) -> T) -> T {
-        read(&self.0.borrow().stream)
-    }
-
-    /// Learns when the server has taken the answer.
-    pub(in crate::http) fn answer(&self) -> AnswerWatch {
-        self.0.borrow().answer.clone()
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Exchange<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_request(context, into)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Exchange<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut connection = self.0.borrow_mut();
-        let written = Pin::new(&mut connection.stream).poll_write(context, bytes);
-        connection.wrote(bytes.len(), &written);
-        written
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut connection = self.0.borrow_mut();
-        ready!(Pin::new(&mut connection.stream).poll_flush(context))?;
-        // The server flushes after the stream has taken all bytes.
-        connection.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    /// The connection itself closes the stream.
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(context)
     }
 }
