@@ -127,6 +127,8 @@ async fn serve(
         ready_needs_model: false,
         forget_after: Duration::from_mins(10),
         trace_sample: 0.0,
+        access_log: 0.0,
+        usage_series: 0,
         tls: TlsSettings::default(),
         clients: ClientSettings::default(),
     };

@@ -21,6 +21,8 @@ pub(crate) struct Api {
     pub(crate) readiness: Readiness,
     /// Whether this gateway counts as ready only while every known model is ready.
     pub(crate) strict_readiness: bool,
+    /// The share of requests in the access log.
+    pub(crate) access_log: f64,
     pub(crate) live: Live,
     pub(crate) traces: Traces,
 }

@@ -32,6 +32,7 @@ use crate::{
     settings::GatewaySettings,
     tls::{Tls, TlsError},
     trace::Traces,
+    usage::Usage,
 };
 
 /// The reason why a gateway fails to start.
@@ -88,6 +89,7 @@ impl Gateway {
             catalog: Catalog::new(metrics.clone(), settings.forget_after),
             clients,
             dispatcher,
+            usage: Usage::new(settings.usage_series, metrics.usage.clone()),
             metrics,
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,
@@ -211,6 +213,7 @@ fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Pro
         offload: Offload::new(),
         readiness: process.readiness.clone(),
         strict_readiness: settings.strict_readiness,
+        access_log: settings.access_log,
         live: Live::new(settings.live_page, id, settings.tls.tls_cert.is_some()),
         traces: Traces::new(process.tracer.clone(), settings.trace_sample),
         core,

@@ -21,6 +21,7 @@ use crate::{
     metrics::GatewayMetrics,
     model::Model,
     trace::Trace,
+    usage::Usage,
 };
 
 /// State shared by all fronts of a gateway.
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub(crate) clients: Arc<Clients>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) metrics: GatewayMetrics,
+    pub(crate) usage: Usage,
     /// The default deadline: time from the arrival of a request to its answer.
     pub(crate) deadline: Duration,
     /// The longest deadline that a request may set.
@@ -48,6 +50,8 @@ pub(crate) struct ParsedRequest {
     pub(crate) request: InferRequest,
     /// The [`digest`](batchfleet_broker::wire::digest) of the inputs.
     pub(crate) digest: u64,
+    /// The size of the body, inflated.
+    pub(crate) bytes: usize,
 }
 
 /// The outputs of a request, and the form in which to send them.
@@ -97,7 +101,7 @@ impl Core {
         parsed: ParsedRequest,
         mailbox: &Mailbox,
     ) -> Result<Prediction, InferError> {
-        let ParsedRequest { request, digest } = parsed;
+        let ParsedRequest { request, digest, .. } = parsed;
         record.read(request.rows);
         let priority = asked.client.class(request.priority);
         let limits = asked.model.limits(priority);

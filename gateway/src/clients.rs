@@ -100,6 +100,15 @@ impl Client {
         Self { id: ClientId::Name(grant.name.clone()), class: grant.class, grant: Some(grant) }
     }
 
+    /// The name of the client, or its address.
+    pub(crate) fn label(&self) -> Arc<str> {
+        match &self.id {
+            ClientId::Name(name) => name.clone(),
+            ClientId::Address(address) => address.to_string().into(),
+            ClientId::Others => "other".into(),
+        }
+    }
+
     /// Whether the client may use this model.
     pub(crate) fn may_use(&self, model: &str) -> bool {
         let models = self.grant.as_ref().and_then(|grant| grant.models.as_ref());

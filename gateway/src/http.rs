@@ -1,6 +1,7 @@
 //! The HTTP front: routes, request heads, bodies and responses. Only `http` and `live` depend on
 //! actix.
 
+mod access;
 mod connection;
 mod cors;
 mod failure;

@@ -38,6 +38,7 @@ mod tls;
 mod trace;
 mod traffic;
 mod unavailable;
+mod usage;
 mod watch;
 
 pub use app::{Gateway, StartError};

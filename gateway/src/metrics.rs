@@ -24,7 +24,7 @@ use self::{
     fleet::FleetMetrics,
     triton::{ModelTriton, Triton},
 };
-use crate::{outcome::RequestOutcome, refusal::RefusalKind, traffic::SECONDS};
+use crate::{outcome::RequestOutcome, refusal::RefusalKind, traffic::SECONDS, usage::UsageMetrics};
 
 const MODEL: [&str; 1] = ["model"];
 
@@ -87,6 +87,8 @@ batchfleet_service::metrics! {
         /// they are sent.
         #[metric("batchfleet_gateway_body_bytes", unit = "bytes")]
         pub(crate) body_bytes: IntGauge,
+        /// Usage by client and model.
+        pub(crate) usage: UsageMetrics,
         /// Metrics of connections.
         pub(crate) connections: ConnectionMetrics,
         /// Replies whose request had already ended: given up, or answered before (duplicates).
@@ -126,6 +128,18 @@ batchfleet_service::metrics! {
 }
 
 impl ConnectionMetrics {
+    /// The reasons to close a connection.
+    const REASONS: [&'static str; 8] = [
+        "address_limit",
+        "bad_http",
+        "connection_bytes",
+        "crowded",
+        "head_timeout",
+        "head_too_large",
+        "method_not_allowed",
+        "slow_reader",
+    ];
+
     /// Counts a connection that the gateway closes.
     pub(crate) fn closed(&self, reason: &str) {
         self.closed.with_label_values(&[reason]).inc();
@@ -150,6 +164,9 @@ impl GatewayMetrics {
         metrics.offered.with_label_values(&[UNKNOWN_MODEL]);
         for reason in ["auth_failures", "model_not_found", "model_unavailable", "unauthorized"] {
             metrics.refused.with_label_values(&[UNKNOWN_MODEL, reason]);
+        }
+        for reason in ConnectionMetrics::REASONS {
+            metrics.connections.closed.with_label_values(&[reason]);
         }
         for code in BrokerError::CODES {
             metrics.broker_errors.with_label_values(&[code]);

@@ -237,6 +237,22 @@ pub struct GatewaySettings {
     #[command(flatten)]
     pub tls: TlsSettings,
 
+    /// The fraction of requests to log, 0 to 1, each with its client, model, status, sizes and times
+    #[arg(
+        long,
+        env = "BATCHFLEET_ACCESS_LOG",
+        default_value_t = 0.0,
+        value_name = "SHARE",
+        value_parser = fraction
+    )]
+    pub access_log: f64,
+
+    /// The most pairs of client and model whose usage is counted on its own, in the metrics
+    /// `batchfleet_gateway_usage_*`; the usage of all others is counted with the client `other`. 0 for
+    /// no metrics of usage
+    #[arg(long, env = "BATCHFLEET_USAGE_SERIES", default_value_t = 100, value_name = "N")]
+    pub usage_series: usize,
+
     /// Which clients may send requests, and how many.
     #[command(flatten)]
     pub clients: ClientSettings,

@@ -6,8 +6,8 @@ mod macros;
 use batchfleet_broker::redis::{Denials, denials};
 pub use prometheus::Result;
 use prometheus::{
-    Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+    Counter, CounterVec, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 use crate::{logs, memory, trace};
@@ -104,6 +104,7 @@ macro_rules! metric_types {
 
 metric_types! {
     "counter" IntCounter IntCounterVec .common_opts;
+    "counter" Counter CounterVec .common_opts;
     "gauge" IntGauge IntGaugeVec .common_opts;
     "gauge" Gauge GaugeVec .common_opts;
     "histogram" Histogram HistogramVec;

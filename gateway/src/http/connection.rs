@@ -84,9 +84,12 @@ pub(super) async fn serve<S, H>(
     };
     place.leave(&ending);
     if let Some(connection) = Rc::into_inner(connection) {
-        let closing = close(connection.into_inner(), ending);
-        // After the time limit the connection is dropped.
-        drop(timeout(LINGER_TIMEOUT, closing).await);
+        let closing = timeout(LINGER_TIMEOUT, close(connection.into_inner(), ending));
+        // The connection is dropped after the time limit, or when its place is needed.
+        tokio::select! {
+            _ = closing => {}
+            _ = door.closes() => {}
+        }
     }
 }
 
@@ -128,8 +131,8 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut connection: Connection<S>,
     let mut has_unread = connection.has_unread();
     let stream = connection.stream();
     match ending {
-        Ending::Finished | Ending::Crowded => {}
-        Ending::Closed | Ending::SlowReader => return,
+        Ending::Finished => {}
+        Ending::Closed | Ending::Crowded | Ending::SlowReader => return,
         Ending::Refused(problem) => {
             has_unread = true;
             if stream.write_all(&refusal::response(&problem)).await.is_err() {

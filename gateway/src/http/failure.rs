@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::error::InferError;
 
 /// The header with an error's code.
-const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");
+pub(super) const ERROR_CODE: header::HeaderName = header::HeaderName::from_static("x-error-code");
 
 impl ResponseError for InferError {
     fn status_code(&self) -> StatusCode {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpMessage, HttpRequest, HttpResponse,
     http::header::{self, ContentType, HeaderName, HeaderValue},
     web::{Data, Payload},
 };
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::time::Duration;
 
 use super::{
+    access::sent_bytes,
     head::{content_length, model_path, single_header},
     media_type::{self, MediaType},
     response_body::ResponseBody,
@@ -29,6 +30,7 @@ use crate::{
     mailbox::Mailbox,
     memory::MemoryShare,
     model::Model,
+    usage::{RequestUsage, compute_share},
 };
 
 /// The length of a body's JSON head, in bytes; binary tensors follow the head.
@@ -49,7 +51,9 @@ pub(super) async fn infer(
     mailbox: Data<Mailbox>,
 ) -> HttpResponse {
     let mut record = api.core.arrive(span::begin(&api.traces, &request));
-    let answer = match serve(&request, &mut payload, &api, &mailbox, &mut record).await {
+    let mut used = RequestUsage::default();
+    let serving = Serving { api: &api, mailbox: &mailbox, record: &mut record, used: &mut used };
+    let answer = match serving.serve(&request, &mut payload).await {
         Ok(answer) => answer,
         Err(error) => {
             record.failed(&error);
@@ -57,27 +61,43 @@ pub(super) async fn infer(
         }
     };
     record.attribute(span::status(&answer));
+    used.response_bytes = sent_bytes(answer.body());
+    api.core.usage.count(&used);
+    request.extensions_mut().insert(used);
     answer
 }
 
-async fn serve(
-    request: &HttpRequest,
-    payload: &mut Payload,
-    api: &Api,
-    mailbox: &Mailbox,
-    record: &mut Record<'_>,
-) -> Result<HttpResponse, InferError> {
-    let client = api.core.clients.identify_patiently(request).await?;
-    let (name, version) = model_path(request);
-    let asked = api.core.begin(record, client, name, version)?;
-    let (parsed, share) = read(api, &asked.model, request, payload).await?;
-    let prediction = api.core.infer(record, &asked, parsed, mailbox).await?;
-    let timing = prediction.timing;
-    let mut answer = encode(api, asked.model.clone(), prediction, share).await?;
-    if request.headers().contains_key(BATCH) {
-        describe_batch(&mut answer, &timing);
+/// The parts that take part in serving one request.
+struct Serving<'a, 'm> {
+    api: &'a Api,
+    mailbox: &'a Mailbox,
+    record: &'a mut Record<'m>,
+    used: &'a mut RequestUsage,
+}
+
+impl Serving<'_, '_> {
+    async fn serve(
+        self,
+        request: &HttpRequest,
+        payload: &mut Payload,
+    ) -> Result<HttpResponse, InferError> {
+        let Self { api, mailbox, record, used } = self;
+        let client = api.core.clients.identify_patiently(request).await?;
+        used.client = Some(client.label());
+        let (name, version) = model_path(request);
+        let asked = api.core.begin(record, client, name, version)?;
+        used.model = Some(asked.model.spec.queue.model.as_str().into());
+        let (parsed, share) = read(api, &asked.model, request, payload).await?;
+        (used.rows, used.request_bytes) = (parsed.request.rows, parsed.bytes);
+        let prediction = api.core.infer(record, &asked, parsed, mailbox).await?;
+        let timing = prediction.timing;
+        used.compute = compute_share(&timing, used.rows);
+        let mut answer = encode(api, asked.model.clone(), prediction, share).await?;
+        if request.headers().contains_key(BATCH) {
+            describe_batch(&mut answer, &timing);
+        }
+        Ok(answer)
     }
-    Ok(answer)
 }
 
 /// Adds the header that describes the batch, a dictionary as in RFC 8941: the rows of the batch,
@@ -146,7 +166,8 @@ fn parse(
     if header_length == HeaderLength::Absent {
         share.resize(request.inputs.iter().map(|input| input.data.len()).sum())?;
     }
-    Ok((ParsedRequest { digest: wire::digest(&request.inputs), request }, share))
+    let (digest, bytes) = (wire::digest(&request.inputs), bytes.len());
+    Ok((ParsedRequest { request, digest, bytes }, share))
 }
 
 /// The deadline from the [`TIMEOUT`] header.

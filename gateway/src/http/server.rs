@@ -19,6 +19,7 @@ use actix_server::{Server, ServerBuilder};
 use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::{
     App, ResponseError,
+    body::BoxBody,
     dev::{AppConfig, Service, ServiceRequest},
     error::InternalError,
     http::{
@@ -33,6 +34,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    access::AccessLog,
     connection::{self, AnswerWatch, ConnectionLimits, Door, Exchange, Patience},
     cors::{self, AllowedOrigins},
     head::content_length,
@@ -126,13 +128,14 @@ fn http_service(
     Service = impl Service<(Exchange<Transport>, Option<SocketAddr>)>,
     InitError = (),
 > {
-    let gate = api.clone();
+    let (gate, access_log) = (api.clone(), AccessLog::new(api.access_log));
     let (mailbox, emptied) = Mailbox::open();
     actix_web::rt::spawn(emptied);
     let app = App::new().app_data(api).app_data(Data::new(mailbox)).configure(routes).wrap_fn(
         move |mut request, service| {
             let (shutdown, origin) = (shutdown.clone(), origins.allowed(request.head()));
             let answer = request.conn_data::<AnswerWatch>().cloned().unwrap_or_default();
+            let visit = access_log.begin(&request);
             let preflight = origin.as_ref().and_then(|_| cors::preflight(request.head()));
             normalize_path(&mut request);
             let answered = match preflight {
@@ -142,8 +145,15 @@ fn http_service(
             async move {
                 let mut response = match answered {
                     Ok(preflight) => preflight,
-                    Err(answered) => answered.await?,
+                    Err(answered) => answered.await.inspect_err(|_| {
+                        // No handler fails without an answer. If one did, the connection must not
+                        // wait for it.
+                        drop(answer.watch(BoxBody::new(())));
+                    })?,
                 };
+                if let Some(visit) = visit {
+                    visit.log(&response);
+                }
                 let head = response.response_mut().head_mut();
                 if shutdown.is_cancelled() {
                     head.set_connection_type(ConnectionType::Close);
