@@ -63,6 +63,10 @@ pub(crate) struct AdminPort {
     pub(crate) address: Option<SocketAddr>,
 }
 
+/// The most connections of the admin port. Further ones wait, so that files are left for the rest of
+/// the process.
+const MOST_CONNECTIONS: usize = 32;
+
 /// Binds the admin port.
 pub(crate) fn bind(listen: SocketAddr, shown: Shown) -> io::Result<AdminPort> {
     let Shown { registry, metrics, liveness, readiness, pages } = shown;
@@ -82,6 +86,7 @@ pub(crate) fn bind(listen: SocketAddr, shown: Shown) -> io::Result<AdminPort> {
             .default_service(web::to(other))
     })
     .workers(1)
+    .max_connections(MOST_CONNECTIONS)
     .disable_signals()
     .bind(listen)?;
     for address in server.addrs() {
