@@ -29,7 +29,7 @@ use crate::{
     metrics::ControllerMetrics,
     objects::MANAGER,
     reconcile::{Context, FleetStates, after, reconcile},
-    settings::{ControllerSettings, ExternalMetricsSettings},
+    settings::ControllerSettings,
     snapshot::Snapshots,
 };
 
@@ -60,7 +60,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         observer: observer.clone(),
         namespace: namespace.clone(),
     };
-    let external = serve_depths(&settings.external_metrics, source, &client, &mut tasks)?;
+    let external = serve_depths(settings, source, &client, &process.shutdown, &mut tasks)?;
     let (cluster, watches) = Cluster::new(&client, &namespace);
     let context = Arc::new(Context {
         cluster,
@@ -120,16 +120,26 @@ fn elect(
 
 /// Serves queue depths to autoscalers, if the settings name an address.
 fn serve_depths(
-    settings: &ExternalMetricsSettings,
+    settings: &ControllerSettings,
     source: DepthSource,
     client: &Client,
+    shutdown: &CancellationToken,
     tasks: &mut LongTasks,
 ) -> Result<Option<ServerHandle>, InvalidSettings> {
+    let settings = &settings.external_metrics;
     let Some(listen) = settings.listen else { return Ok(None) };
     let serving = external::serve(listen, settings, source, client)?;
     if let Some(maintenance) = serving.maintenance {
         tasks.spawn("certificates of the metrics API", maintenance.run());
     }
+    let shutdown = shutdown.clone();
+    tasks.spawn("metrics API", async move {
+        // Whatever the outcome, the server must not end before the shutdown.
+        drop(serving.server.await);
+        if shutdown.is_cancelled() {
+            pending::<()>().await;
+        }
+    });
     Ok(Some(serving.handle))
 }
 

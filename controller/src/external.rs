@@ -27,6 +27,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use self::{documents::Labels, maintenance::Maintenance, trust::Trust};
@@ -44,6 +45,8 @@ pub(crate) struct DepthSource {
 pub(crate) struct ExternalMetrics {
     /// Stops the server.
     pub(crate) handle: ServerHandle,
+    /// Ends when the server has stopped.
+    pub(crate) server: JoinHandle<io::Result<()>>,
     #[cfg_attr(not(test), expect(dead_code, reason = "tests listen on any free port"))]
     pub(crate) address: SocketAddr,
     /// Keeps the certificates current, while it runs.
@@ -81,8 +84,8 @@ pub(crate) fn serve(
     info!(%address, port_name = "external-metrics", "listening");
     let server = server.run();
     let handle = server.handle();
-    tokio::spawn(server);
-    Ok(ExternalMetrics { handle, address, maintenance })
+    let server = tokio::spawn(server);
+    Ok(ExternalMetrics { handle, server, address, maintenance })
 }
 
 fn routes(app: &mut ServiceConfig) {
