@@ -29,6 +29,8 @@ pub(super) struct Source {
     /// The only queue that may be announced here; `None` for all queues.
     owner: Option<QueueName>,
     fields: HashMap<String, String>,
+    /// Workers in this hash whose announcement was read elsewhere.
+    others: usize,
 }
 
 /// An announcement that was renewed within the last hour, not parsed yet.
@@ -59,32 +61,54 @@ pub(super) struct Sorted {
 impl Source {
     /// The hash of all models.
     pub(super) fn shared(fields: HashMap<String, String>) -> Self {
-        Self { key: keys::WORKERS.to_owned(), owner: None, fields }
+        Self { key: keys::WORKERS.to_owned(), owner: None, fields, others: 0 }
     }
 }
 
-/// Reads the hashes of these queues.
+/// Reads the hashes of these queues, without the workers that the hash of all models has: most
+/// workers announce themselves in both.
 pub(super) async fn read(
     connection: &mut impl ConnectionLike,
     queues: &[String],
+    shared: &HashMap<String, String>,
 ) -> Result<Vec<Source>, RedisError> {
     let known = queues.iter().filter_map(|queue| QueueName::parse(queue)).take(MOST_QUEUES);
     let known: Vec<QueueName> = known.collect();
     if known.is_empty() {
         return Ok(Vec::new());
     }
-    let mut commands = Pipeline::new();
+    let mut names = Pipeline::new();
     for queue in &known {
-        commands.hgetall(keys::announcements(queue));
+        names.hkeys(keys::announcements(queue));
     }
-    let answers: Vec<Value> = commands.ignore_errors().query_async(connection).await?;
-    let source = |(owner, answer): (QueueName, Value)| {
-        let key = keys::announcements(&owner);
+    let answers: Vec<Value> = names.ignore_errors().query_async(connection).await?;
+    let (mut sources, mut wanted) = (Vec::new(), Pipeline::new());
+    for (owner, answer) in known.into_iter().zip(answers) {
         // A key of another type is no hash of announcements.
-        let fields = parse(Some(answer)).unwrap_or_default();
-        Source { key, owner: Some(owner), fields }
+        let Ok(workers) = parse::<Vec<String>>(Some(answer)) else { continue };
+        let all = workers.len();
+        let missing: Vec<String> =
+            workers.into_iter().filter(|worker| !shared.contains_key(worker)).collect();
+        let key = keys::announcements(&owner);
+        if !missing.is_empty() {
+            wanted.cmd("HMGET").arg(&key).arg(&missing);
+        }
+        sources.push((key, owner, all - missing.len(), missing));
+    }
+    let answers: Vec<Value> = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        wanted.ignore_errors().query_async(connection).await?
     };
-    Ok(known.into_iter().zip(answers).map(source).collect())
+    let mut answers = answers.into_iter();
+    let source = |(key, owner, others, missing): (String, QueueName, usize, Vec<String>)| {
+        let read = if missing.is_empty() { None } else { answers.next() };
+        let read: Vec<Option<String>> = parse(read).unwrap_or_default();
+        let found = missing.into_iter().zip(read);
+        let fields = found.filter_map(|(worker, stored)| Some((worker, stored?))).collect();
+        Source { key, owner: Some(owner), fields, others }
+    };
+    Ok(sources.into_iter().map(source).collect())
 }
 
 /// Sorts announcements by their age. `queues` are the names that [`keys::QUEUES`] holds, and `now`
@@ -93,7 +117,7 @@ pub(super) fn sort(sources: Vec<Source>, queues: &[String], now: u64) -> Sorted 
     let mut sorted = Sorted::default();
     let unreadable = queues.iter().filter(|queue| QueueName::parse(queue).is_none());
     sorted.unused.extend(unreadable.cloned());
-    for Source { key, owner, fields } in sources {
+    for Source { key, owner, fields, others } in sources {
         let mut forgotten = Vec::new();
         let all = fields.len();
         for (worker, stored) in fields {
@@ -113,7 +137,7 @@ pub(super) fn sort(sources: Vec<Source>, queues: &[String], now: u64) -> Sorted 
                 }
             }
         }
-        if let Some(owner) = owner.filter(|_| forgotten.len() == all) {
+        if let Some(owner) = owner.filter(|_| forgotten.len() == all && others == 0) {
             sorted.unused.push(owner.to_string());
         }
         if !forgotten.is_empty() {
@@ -232,7 +256,7 @@ mod tests {
     fn source(owner: Option<&str>, fields: Vec<(String, String)>) -> Source {
         let owner = owner.map(|owner| QueueName::parse(owner).unwrap());
         let key = owner.as_ref().map_or("shared".to_owned(), keys::announcements);
-        Source { key, owner, fields: fields.into_iter().collect() }
+        Source { key, owner, fields: fields.into_iter().collect(), others: 0 }
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl Observer for RedisObserver {
         // Rights of an earlier version of this program do not include this set.
         let queues: Vec<String> = parse(Some(queues)).unwrap_or_default();
         let promises = promise::read(&promises, now);
-        let own = announcements::read(&mut *connection, &queues).await.map_err(broker_error)?;
+        let own = announcements::read(&mut *connection, &queues, &workers).await;
+        let own = own.map_err(broker_error)?;
         let mut sources = vec![Source::shared(workers)];
         sources.extend(own);
         let mut sorted = announcements::sort(sources, &queues, now);
