@@ -33,6 +33,8 @@ const HANG_MARGIN: u32 = 3;
 /// within this share of the time after which it counts as hung.
 const OVER_ONE_ROW: f64 = 1.2;
 const NEARLY_HUNG: f64 = 0.8;
+/// More than the error of a product of rows and units.
+const ROUNDING: f64 = 1e-6;
 /// A smaller fixed size without padding is preferred to a padded size only if its rate is higher by
 /// this factor.
 const FULLER: f64 = 1.05;
@@ -78,6 +80,9 @@ pub struct BatchPolicy {
     pub published: Option<u32>,
     /// The most rows that the model can run in one batch.
     pub max_batch: u32,
+    /// What a usual request's row counts: 1, unless rows differ in length and are counted in
+    /// [units](crate::LengthCost).
+    pub row: u32,
     /// SLO: the latency target for the 99th percentile of requests, from queue to reply.
     pub slo: Duration,
     /// The part of `slo` spent neither waiting nor computing: network and broker.
@@ -179,7 +184,20 @@ impl BatchPolicy {
     /// Returns a policy without a published N, overhead and limit on the time of a batch.
     pub const fn new(mode: BatchMode, max_batch: u32, slo: Duration) -> Self {
         let (overhead, hung_after) = (Duration::ZERO, Duration::MAX);
-        Self { mode, published: None, max_batch, slo, overhead, hung_after }
+        Self { mode, published: None, max_batch, row: 1, slo, overhead, hung_after }
+    }
+
+    /// Returns the same policy for a cost model, a load and a choice that count
+    /// [units](crate::LengthCost), of which a usual row costs `row_units`, at least 1.
+    #[must_use]
+    pub fn in_units(self, row_units: f64) -> Self {
+        let units = |rows: u32| round_up(f64::from(rows) * row_units - ROUNDING);
+        let mode = match self.mode {
+            BatchMode::Auto => BatchMode::Auto,
+            BatchMode::Fixed(rows) => BatchMode::Fixed(units(rows)),
+        };
+        let (published, max_batch) = (self.published.map(units), units(self.max_batch));
+        Self { mode, published, max_batch, row: units(1), ..self }
     }
 
     /// Chooses N for a model of this cost under this load.
@@ -208,7 +226,7 @@ impl BatchPolicy {
         let n_star = self.n_star(cost, load.workers, self.slo).map(|n_star| n_star.min(most));
         let (upper, why) = match n_star {
             Some(n_star) => self.worthwhile(cost, n_star, most),
-            None => (enough(cost, NEARLY_BEST, most), Bound::SloInfeasible),
+            None => (enough(cost, NEARLY_BEST, most).max(self.row), Bound::SloInfeasible),
         };
         let workers = f64::from(load.workers.max(1));
         let share = load.rate.map(|rate| rate.max(0.0) / workers);
@@ -232,7 +250,7 @@ impl BatchPolicy {
             && let Some(b_eq) = b_eq
         {
             let matched = ((1.3 + 1.2 / workers) * b_eq).max(f64::from(load.waiting) / workers);
-            let matched = cost.padded(round_up(matched));
+            let matched = cost.padded(round_up(matched)).max(self.row);
             if matched < upper {
                 choice.n = matched;
                 choice.bound = Bound::RateMatched;
@@ -251,7 +269,7 @@ impl BatchPolicy {
     fn catching_up(&self, cost: &CostModel, load: &QueueLoad, upper: u32) -> Option<u32> {
         let standing = load.standing / f64::from(load.workers.max(1));
         let within = if load.catching_up { RECOVERED } else { BACKLOG };
-        let takes = (standing - 1.0) / cost.rate(upper);
+        let takes = (standing - f64::from(self.row)) / cost.rate(upper);
         if takes <= within * self.slo.as_secs_f64() {
             return None;
         }
@@ -266,11 +284,17 @@ impl BatchPolicy {
         Some(rows.min(share))
     }
 
+    /// The most rows of any batch that would not count as hung.
+    pub fn safe(&self, cost: &CostModel) -> u32 {
+        let almost = self.hung_after.mul_f64(NEARLY_HUNG).as_secs_f64();
+        largest_within(cost, almost, u32::MAX - 1).unwrap_or(1)
+    }
+
     /// The most rows of an automatic N: the model can run them, their time is known well enough,
     /// and they would not count as hung.
     fn most(&self, cost: &CostModel) -> u32 {
         let most = self.max_batch.min(cost.reach()).max(1);
-        let longest = longest_batch(cost.latency(1), self.hung_after).as_secs_f64();
+        let longest = longest_batch(cost.latency(self.row), self.hung_after).as_secs_f64();
         largest_within(cost, longest, most).unwrap_or(1)
     }
 
@@ -329,16 +353,19 @@ impl BatchPolicy {
     fn n_star(&self, cost: &CostModel, workers: u32, slo: Duration) -> Option<u32> {
         let usable = slo.saturating_sub(self.overhead).as_secs_f64();
         largest_within(cost, usable * usable_share(workers), self.max_batch.max(1))
-            .or_else(|| (cost.seconds(1) <= usable * batch_share(workers)).then_some(1))
+            .filter(|&rows| rows >= self.row)
+            .or_else(|| {
+                (cost.seconds(self.row) <= usable * batch_share(workers)).then_some(self.row)
+            })
     }
 
     /// Returns the smallest size with nearly the best rate of sizes up to N*, and the limit that
     /// determined this size.
     fn worthwhile(&self, cost: &CostModel, n_star: u32, most: u32) -> (u32, Bound) {
-        let rows = enough(cost, WORTH, n_star);
+        let rows = enough(cost, WORTH, n_star).max(self.row);
         // If twice the limit gives the same size, N* was not the limit. Nothing is known of the gain
         // of sizes beyond the table.
-        let limited = enough(cost, WORTH, n_star.saturating_mul(2)) != rows;
+        let limited = enough(cost, WORTH, n_star.saturating_mul(2)).max(self.row) != rows;
         let bound = if !limited && rows < cost.largest() {
             Bound::NoGain
         } else if n_star < most {

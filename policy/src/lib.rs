@@ -2,6 +2,8 @@
 //!
 //! - [`Climb`] decides which batch sizes a warm-up measures, and [`CostModel`] is L(b), the
 //!   measured duration of a batch of b rows.
+//! - [`LengthCost`] is u(S), the cost of a row of length S: where rows differ in length, everything
+//!   that counts rows counts these units.
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
 //!   model, the latency target and the load ([`ArrivalRate`], [`Standing`]). [`BatchChoice`]
 //!   explains the choice.
@@ -16,6 +18,7 @@ mod batch;
 mod climb;
 mod cost;
 mod default_version;
+mod lengths;
 mod rate;
 mod scale;
 mod speed;
@@ -26,6 +29,7 @@ pub use batch::{BatchChoice, BatchMode, BatchPolicy, Bound, QueueLoad};
 pub use climb::{Climb, ClimbEnd};
 pub use cost::CostModel;
 pub use default_version::{VersionLoad, default_version};
+pub use lengths::{LengthCost, LengthSample};
 pub use rate::ArrivalRate;
 pub use scale::{
     Observation, RequestCounts, ScaleBound, ScaleDecision, ScalePolicy, Scaler, UTILIZATION, fewest,

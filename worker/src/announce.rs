@@ -75,7 +75,7 @@ impl Announcer {
     fn current(&self, leaving: bool) -> Announcement {
         let tuner = self.tuner.lock();
         let capacity = if leaving { 0.0 } else { tuner.capacity() };
-        let (batch_limit, batching) = (tuner.n(), Some(tuner.report()));
+        let (batch_limit, batching) = (tuner.usual_rows(), Some(tuner.report()));
         Announcement { capacity, batch_limit, batching, ..self.announcement.clone() }
     }
 }
@@ -92,7 +92,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::metrics::WorkerMetrics;
+    use crate::{lengths::RowLengths, metrics::WorkerMetrics};
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -120,7 +120,11 @@ mod tests {
             };
             let ten = Duration::from_millis(10);
             let cost = CostModel::from_profile(&[(1, ten), (8, ten)]).unwrap();
-            let tuner = SharedTuner::new(BatchPolicy::new(BatchMode::Fixed(8), 8, LIMIT), cost);
+            let tuner = SharedTuner::new(
+                BatchPolicy::new(BatchMode::Fixed(8), 8, LIMIT),
+                cost,
+                RowLengths::default(),
+            );
             let (clock, shutdown) = (RunClock::default(), CancellationToken::new());
             let metrics = WorkerMetrics::register(&Registry::new()).unwrap();
             let metrics = metrics.of_model(&model.queue, "cpu");

@@ -7,6 +7,54 @@ use crate::{
     layout::{BatchInputs, JobRows, Layout},
 };
 
+/// The maximum size of a batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct BatchLimit {
+    /// Rows.
+    pub(crate) rows: u32,
+    /// What the rows cost, in [units](batchfleet_policy::LengthCost). A row of a model whose rows
+    /// have one length costs one unit.
+    pub(crate) units: f64,
+}
+
+impl BatchLimit {
+    /// The most rows that cost `row_units` each; at least 1.
+    pub(crate) fn rows_of(self, row_units: f64) -> u32 {
+        self.rows.min(whole_rows(self.units / row_units)).max(1)
+    }
+
+    /// Whether a row that costs `row_units` fits.
+    pub(crate) fn holds(self, row_units: f64) -> bool {
+        self.rows > 0 && self.units + ROUNDING >= row_units
+    }
+
+    /// What is left beside `job`.
+    pub(crate) fn beside(self, job: &HeldJob) -> Self {
+        Self {
+            rows: self.rows.saturating_sub(job.part_rows()),
+            units: self.units - job.part_units(),
+        }
+    }
+}
+
+/// The number of whole rows in `rows`, which may be off by the error of a few floating-point
+/// operations.
+fn whole_rows(rows: f64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    let whole = (rows + ROUNDING).floor() as u32;
+    whole
+}
+
+/// `units`, rounded up to whole units.
+pub(crate) fn whole_units(units: f64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    let whole = (units - ROUNDING).ceil() as u32;
+    whole
+}
+
+/// More than the error of the operations that compute units.
+const ROUNDING: f64 = 1e-6;
+
 /// Jobs, or parts of large jobs, that run together; the model's layout can join them.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -14,6 +62,8 @@ pub(crate) struct Batch {
     pub(crate) jobs: Vec<HeldJob>,
     /// Rows of all jobs that run in the batch.
     pub(crate) rows: u32,
+    /// What these rows cost, in units.
+    pub(crate) units: u32,
     /// Why the batch was released.
     pub(crate) release: Release,
 }
@@ -22,7 +72,8 @@ impl Batch {
     /// Makes a batch of `jobs`.
     pub(crate) fn new(jobs: Vec<HeldJob>, release: Release) -> Self {
         let rows = jobs.iter().map(HeldJob::part_rows).sum();
-        Self { jobs, rows, release }
+        let units = whole_units(jobs.iter().map(HeldJob::part_units).sum());
+        Self { jobs, rows, units, release }
     }
 
     /// Splits the batch into its first and its second half of jobs. Returns a batch of one job
@@ -52,6 +103,18 @@ pub(crate) mod examples {
         Tensor, TensorSpec,
     };
     use tokio::time::Instant;
+
+    use super::{BatchLimit, HeldJob};
+
+    /// A held job whose rows cost one unit each.
+    pub(crate) fn held_job(delivery: Delivery) -> HeldJob {
+        HeldJob::new(delivery, 1.0)
+    }
+
+    /// The limit of batches of at most `rows` rows that cost one unit each.
+    pub(crate) fn limit_of(rows: u32) -> BatchLimit {
+        BatchLimit { rows, units: f64::from(rows) }
+    }
 
     /// A model that returns rows of bytes, of at most `max_batch` rows per request.
     pub(crate) fn spec(max_batch: u32) -> ModelSpec {

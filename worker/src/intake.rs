@@ -10,9 +10,9 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-use crate::{drain::Drain, retry::Outage};
+use crate::{drain::Drain, lengths::RowLengths, retry::Outage};
 
-/// Weight of the latest job in the moving average of rows per job.
+/// Weight of the latest job in the moving average of units per job.
 const SMOOTHING: f64 = 0.2;
 
 /// The result of a claim.
@@ -32,8 +32,9 @@ pub(crate) struct Intake {
     task: JoinHandle<()>,
     /// The claim in flight.
     under_way: Option<Ask>,
-    /// Moving average; a job with more rows than a batch counts as a full batch.
-    rows_per_job: f64,
+    lengths: RowLengths,
+    /// Moving average; a job that is larger than a batch counts as a full batch.
+    units_per_job: f64,
 }
 
 /// A request for jobs.
@@ -41,17 +42,17 @@ pub(crate) struct Intake {
 struct Ask {
     /// Number of jobs.
     jobs: usize,
-    /// Rows of a full batch.
-    limit: u32,
+    /// Units of a full batch.
+    limit: f64,
 }
 
 impl Intake {
     /// Starts the claiming task, which retries failed claims until the drain begins.
-    pub(crate) fn start(source: Box<dyn Claims>, drain: Drain) -> Self {
+    pub(crate) fn start(source: Box<dyn Claims>, lengths: RowLengths, drain: Drain) -> Self {
         let (asks, asked) = mpsc::channel(1);
         let (sender, claims) = mpsc::channel(1);
         let task = tokio::spawn(claim_when_asked(source, asked, sender, drain));
-        Self { asks, claims, task, under_way: None, rows_per_job: 1.0 }
+        Self { asks, claims, task, under_way: None, lengths, units_per_job: 1.0 }
     }
 
     /// Whether a claim is in flight.
@@ -59,11 +60,11 @@ impl Intake {
         self.under_way.is_some()
     }
 
-    /// Starts to claim about `rows` rows for batches of `limit` rows, unless a claim is already in
-    /// flight.
-    pub(crate) fn ask(&mut self, rows: u32, limit: u32) {
+    /// Starts to claim jobs of about `units` units for batches of `limit` units, unless a claim is
+    /// already in flight.
+    pub(crate) fn ask(&mut self, units: f64, limit: f64) {
         if self.under_way.is_none() {
-            let jobs = jobs_for(rows, self.rows_per_job);
+            let jobs = jobs_for(units, self.units_per_job);
             // The channel has room, because a request is sent only after the previous request was
             // answered.
             self.under_way = self.asks.try_send(jobs).is_ok().then_some(Ask { jobs, limit });
@@ -84,10 +85,10 @@ impl Intake {
 
     fn count(&mut self, deliveries: Vec<Delivery>) -> ClaimedJobs {
         let Ask { jobs, limit } =
-            self.under_way.take().unwrap_or(Ask { jobs: usize::MAX, limit: 1 });
+            self.under_way.take().unwrap_or(Ask { jobs: usize::MAX, limit: 1.0 });
         for delivery in &deliveries {
-            let rows = delivery.job.rows.clamp(1, limit.max(1));
-            self.rows_per_job += (f64::from(rows) - self.rows_per_job) * SMOOTHING;
+            let units = self.lengths.units(&delivery.job).clamp(1.0, limit.max(1.0));
+            self.units_per_job += (units - self.units_per_job) * SMOOTHING;
         }
         ClaimedJobs { full: deliveries.len() >= jobs, deliveries }
     }
@@ -129,10 +130,10 @@ async fn claim_when_asked(
     }
 }
 
-/// Number of jobs to claim for about `rows` rows; at least 1.
-fn jobs_for(rows: u32, rows_per_job: f64) -> usize {
+/// Number of jobs to claim for about `units` units; at least 1.
+fn jobs_for(units: f64, units_per_job: f64) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to u32::MAX")]
-    let jobs = (f64::from(rows) / rows_per_job.max(1.0)).ceil().max(1.0) as usize;
+    let jobs = (units / units_per_job.max(1.0)).ceil().max(1.0) as usize;
     jobs
 }
 
@@ -142,10 +143,10 @@ mod tests {
 
     #[test]
     fn claims_fewer_jobs_where_jobs_have_many_rows() {
-        for (rows, rows_per_job, jobs) in
-            [(16, 1.0, 16), (16, 4.0, 4), (16, 3.0, 6), (16, 64.0, 1), (0, 1.0, 1)]
+        for (units, units_per_job, jobs) in
+            [(16.0, 1.0, 16), (16.0, 4.0, 4), (16.0, 3.0, 6), (16.0, 64.0, 1), (0.0, 1.0, 1)]
         {
-            assert_eq!(jobs_for(rows, rows_per_job), jobs, "{rows} rows of {rows_per_job}");
+            assert_eq!(jobs_for(units, units_per_job), jobs, "{units} units of {units_per_job}");
         }
     }
 }

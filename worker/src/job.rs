@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
+    batch::BatchLimit,
     layout::{JobRows, Layout},
     settle::JobReply,
 };
@@ -20,6 +21,8 @@ use crate::{
 pub(crate) struct HeldJob {
     /// The job.
     pub(crate) delivery: Delivery,
+    /// What each row costs, in units.
+    row_units: f64,
     /// The rows that run next, or in the current batch. All earlier rows have run.
     part: Range<u32>,
     /// The outputs of each part that has run.
@@ -45,9 +48,10 @@ pub(crate) enum Progress {
 }
 
 impl HeldJob {
-    /// A job of which no row has run.
-    pub(crate) fn new(delivery: Delivery) -> Self {
+    /// A job of which no row has run; each row costs `row_units` units.
+    pub(crate) fn new(delivery: Delivery, row_units: f64) -> Self {
         Self {
+            row_units,
             part: 0..delivery.job.rows,
             outputs: Vec::new(),
             timing: Timing { queue: delivery.waited, ..Timing::default() },
@@ -63,14 +67,24 @@ impl HeldJob {
         self.delivery.job.rows - self.part.start
     }
 
+    /// What the rows cost that have not run, in units.
+    pub(crate) fn units_left(&self) -> f64 {
+        f64::from(self.rows_left()) * self.row_units
+    }
+
+    /// What each row costs, in units.
+    pub(crate) fn row_units(&self) -> f64 {
+        self.row_units
+    }
+
     /// Whether a part of the job has run.
     pub(crate) fn has_begun(&self) -> bool {
         self.part.start > 0
     }
 
-    /// Whether the job runs in parts, if batches have at most `limit` rows.
-    pub(crate) fn is_large(&self, limit: u32) -> bool {
-        self.has_begun() || (self.rows_left() > limit && !self.runs_whole)
+    /// Whether the job runs in parts, if batches are at most as large as `limit`.
+    pub(crate) fn is_large(&self, limit: BatchLimit) -> bool {
+        self.has_begun() || (self.rows_left() > limit.rows_of(self.row_units) && !self.runs_whole)
     }
 
     /// Whether rows are left after the current batch.
@@ -88,10 +102,16 @@ impl HeldJob {
         self.part.end - self.part.start
     }
 
-    /// Runs at most `most` rows next, and the others later. Without effect on a job whose rows must
-    /// run together.
-    pub(crate) fn cut(&mut self, most: u32) {
+    /// What the rows cost that run next, in units.
+    pub(crate) fn part_units(&self) -> f64 {
+        f64::from(self.part_rows()) * self.row_units
+    }
+
+    /// Runs at most as many rows next as `most` allows, and the others later. Without effect on a
+    /// job whose rows must run together.
+    pub(crate) fn cut(&mut self, most: BatchLimit) {
         if !self.runs_whole {
+            let most = most.rows_of(self.row_units);
             self.part.end = self.part.start.saturating_add(most).min(self.delivery.job.rows);
         }
     }
@@ -185,7 +205,7 @@ mod tests {
     use batchfleet_broker::{Datatype, Release};
 
     use super::*;
-    use crate::batch::examples::{delivery, spec};
+    use crate::batch::examples::{delivery, held_job, limit_of, spec};
 
     impl Progress {
         fn unfinished(self) -> HeldJob {
@@ -219,15 +239,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_job_in_parts_has_one_reply_with_all_rows_and_the_times_of_all_parts() {
         let layout = Layout::of(&spec(64));
-        let mut job = HeldJob::new(delivery(0, 5, 1));
+        let mut job = held_job(delivery(0, 5, 1));
         let second = Duration::from_secs(1);
         for (rows, byte) in [(2, 1), (2, 2)] {
             tokio::time::advance(second).await;
-            job.cut(rows);
+            job.cut(limit_of(rows));
             assert!(job.is_cut() && job.part_rows() == 2);
             job.count(Instant::now(), &batch(byte.into(), 8));
             job = job.ran(output(2, byte), &layout).unfinished();
-            assert!(job.has_begun() && job.is_large(64));
+            assert!(job.has_begun() && job.is_large(limit_of(64)));
         }
         assert_eq!((job.rows_left(), job.part_rows()), (1, 1));
         tokio::time::advance(second).await;
@@ -241,15 +261,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_job_whose_parts_cannot_be_joined_runs_whole() {
         let layout = Layout::of(&spec(64));
-        let mut job = HeldJob::new(delivery(0, 4, 1));
+        let mut job = held_job(delivery(0, 4, 1));
         for width in [3, 2] {
-            job.cut(2);
+            job.cut(limit_of(2));
             let mut output = output(2 * width, 1);
             output[0].shape = vec![2, width];
             job = job.ran(output, &layout).unfinished();
         }
-        assert!(!job.has_begun() && !job.is_large(2));
-        job.cut(2);
+        assert!(!job.has_begun() && !job.is_large(limit_of(2)));
+        job.cut(limit_of(2));
         assert_eq!(job.part_rows(), 4);
         assert!(job.ran(output(4, 9), &layout).reply().outcome.is_ok());
     }

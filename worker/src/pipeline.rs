@@ -56,7 +56,7 @@ impl Pipeline {
         drain: Drain,
     ) -> Self {
         let plan = Arc::new(plan);
-        let tuner = SharedTuner::new(plan.policy, plan.cost.clone());
+        let tuner = SharedTuner::new(plan.policy, plan.cost.clone(), plan.lengths.clone());
         let settler = Settler::new(Arc::clone(&jobs.consumer), metrics.clone());
         let pace = BatchPace::new(tuner.clone(), settler.round_trip());
         let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace);

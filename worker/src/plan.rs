@@ -6,7 +6,7 @@ use batchfleet_broker::ModelSpec;
 use batchfleet_policy::{BatchPolicy, CostModel};
 use batchfleet_service::trace::Tracer;
 
-use crate::{classes::Labels, layout::Layout};
+use crate::{classes::Labels, layout::Layout, lengths::RowLengths};
 
 /// Everything that does not change while a model is served.
 #[derive(Clone, Debug)]
@@ -17,8 +17,10 @@ pub(crate) struct ServingPlan {
     pub(crate) provider: &'static str,
     /// The labels of the outputs' values.
     pub(crate) labels: Arc<Labels>,
-    /// Batch times as measured by the warm-up.
+    /// Batch times as measured by the warm-up, by the units of their rows.
     pub(crate) cost: CostModel,
+    /// What rows cost by their length.
+    pub(crate) lengths: RowLengths,
     /// Chooses N, the maximum number of rows per batch.
     pub(crate) policy: BatchPolicy,
     /// How long a batch that is not full waits for more jobs.

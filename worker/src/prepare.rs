@@ -3,6 +3,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use batchfleet_broker::ModelSpec;
 use batchfleet_policy::{BatchMode, BatchPolicy, Climb, CostModel, QueueLoad};
 use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tracing::{info, warn};
@@ -14,10 +15,12 @@ use crate::{
     fault::RunFault,
     graph::Graph,
     labels,
+    lengths::RowLengths,
     plan::ServingPlan,
     proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, samples},
     repository::ModelSource,
     settings::ModelSettings,
+    stretch::measure_lengths,
     warmup::{Profile, Sizes, warm_up},
 };
 
@@ -43,19 +46,18 @@ pub(crate) fn plan(
     let mut notes = source.config.notes(engine.spec());
     notes.extend_from_slice(engine.notes());
     let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
-    let Profile { cost, usable } = if let Some(rows) = rows {
-        measure(settings, source, engine, rows)?
-    } else {
-        let cost = CostModel::from_profile(&[(1, UNKNOWN)]);
-        Profile { cost: cost.ok_or_else(nothing_measured)?, usable: 1 }
+    let Measured { cost, lengths, usable } = match rows {
+        Some(rows) => measure(settings, source, engine, &hints, rows)?,
+        None => Measured::nothing(engine.spec())?,
     };
     let policy = BatchPolicy {
         hung_after: settings.max_batch_time,
         ..BatchPolicy::new(settings.batch, usable, settings.slo_p99)
     };
-    let limit = policy.choose(&cost, &QueueLoad::unknown(1)).n;
-    let provider = engine.provider();
-    info!(model = %source.queue, provider, limit, "loaded and warmed up");
+    let row_units = lengths.expected_units();
+    let limit = policy.in_units(row_units).choose(&cost, &QueueLoad::unknown(1)).n;
+    let (provider, rows) = (engine.provider(), f64::from(limit) / row_units);
+    info!(model = %source.queue, provider, limit = rows.floor(), "loaded and warmed up");
     let mut spec = engine.spec().clone();
     if cost.has_fixed_sizes() {
         let largest = NonZeroU32::new(cost.largest());
@@ -66,6 +68,7 @@ pub(crate) fn plan(
         provider,
         labels: Arc::new(labels::read(source)?),
         cost,
+        lengths,
         policy,
         linger: source.config.linger.unwrap_or(settings.linger),
         max_batch_time: settings.max_batch_time,
@@ -77,8 +80,31 @@ pub(crate) fn plan(
     Ok(plan)
 }
 
-fn nothing_measured() -> WorkerError {
-    InvalidSettings::new("no batch size was measured").into()
+/// The batch times of a model.
+struct Measured {
+    /// L of units.
+    cost: CostModel,
+    /// What rows cost by their length.
+    lengths: RowLengths,
+    /// The most rows that may run.
+    usable: u32,
+}
+
+impl Measured {
+    /// Nothing is known of the times of this model.
+    fn nothing(model: &ModelSpec) -> Result<Self, WorkerError> {
+        Self::new(&[(1, UNKNOWN)], RowLengths::of(model), 1)
+    }
+
+    fn new(
+        times: &[(u32, Duration)],
+        lengths: RowLengths,
+        usable: u32,
+    ) -> Result<Self, WorkerError> {
+        let nothing = || InvalidSettings::new("no batch size was measured");
+        let cost = CostModel::from_profile(times).ok_or_else(nothing)?;
+        Ok(Self { cost, lengths, usable })
+    }
 }
 
 /// The facts in the bytes of a model; none if they cannot be read. Facts only help.
@@ -124,8 +150,9 @@ fn measure(
     settings: &ModelSettings,
     source: &ModelSource,
     engine: &mut dyn Engine,
+    hints: &Hints<'_>,
     mut rows: TestRows,
-) -> Result<Profile, WorkerError> {
+) -> Result<Measured, WorkerError> {
     let (up_to, must_reach) = match settings.batch {
         BatchMode::Auto => (u32::MAX, false),
         // A fixed N takes precedence over the latency target.
@@ -135,15 +162,24 @@ fn measure(
     let sizes = Sizes { only, up_to, must_reach };
     let climb = Climb::new(settings.slo_p99, settings.max_batch_time);
     let model = source.queue.clone();
-    let profile = warm_up(engine, &mut rows, &sizes, climb)
+    let Profile { times, usable } = warm_up(engine, &mut rows, &sizes, climb)
         .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
+    let measured = if sizes.only.is_empty() {
+        let (lengths, times) = measure_lengths(engine, hints, &rows, &times);
+        Measured::new(&times, lengths, usable)?
+    } else {
+        // An engine with fixed sizes counts rows.
+        let Measured { cost, lengths, .. } =
+            Measured::new(&times, RowLengths::of(engine.spec()), usable)?;
+        Measured { cost: cost.with_fixed_sizes(), lengths, usable }
+    };
     // A model that draws random numbers differs from itself, and does not batch.
     let counts = |mismatch: &Mismatch| {
         engine.spec().batches() && (scope(source) == Scope::Values || mismatch.is_shape)
     };
     match rows.mismatch().filter(counts) {
         Some(mismatch) => Err(WorkerError::Golden { model, mismatch }),
-        None => Ok(profile),
+        None => Ok(measured),
     }
 }
 

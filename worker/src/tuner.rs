@@ -1,25 +1,32 @@
 //! Chooses N, the maximum number of rows per batch, before each claim: the policy decides from
 //! batch times, load, memory and the published target.
+//!
+//! Where rows differ in length, the policy counts [units](batchfleet_policy::LengthCost) instead of
+//! rows. Announcements speak of rows of the usual length.
 
 mod load;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use batchfleet_broker::{
-    BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch, Release,
-};
+use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch};
 use batchfleet_policy::{BatchChoice, BatchMode, BatchPolicy, Bound, CostModel, QueueLoad, doomed};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::info;
 
 use self::load::LoadEstimate;
-use crate::ceiling::Ceiling;
+use crate::{
+    batch::{Batch, BatchLimit, whole_units},
+    ceiling::Ceiling,
+    lengths::RowLengths,
+};
 
 /// After this long without a batch, the measured batch times may be out of date.
 const BLIND: Duration = Duration::from_secs(1);
 /// Number of recent batches in the announcement.
 const RECENT: usize = 8;
+/// The usual length is an average over about as many rows.
+const USUAL_OVER: f64 = 200.0;
 /// A batch of a part of a large request may take this long, whatever N is.
 const SHORT: Duration = Duration::from_millis(5);
 
@@ -30,8 +37,8 @@ pub(crate) struct SharedTuner(Arc<Mutex<Tuner>>);
 
 impl SharedTuner {
     /// Starts with the measured batch times and an unknown load.
-    pub(crate) fn new(policy: BatchPolicy, cost: CostModel) -> Self {
-        Self(Arc::new(Mutex::new(Tuner::new(policy, cost))))
+    pub(crate) fn new(policy: BatchPolicy, cost: CostModel, lengths: RowLengths) -> Self {
+        Self(Arc::new(Mutex::new(Tuner::new(policy, cost, lengths))))
     }
 
     /// Locks the tuner. The guard must not be held across an await.
@@ -49,7 +56,12 @@ pub(crate) struct Tuner {
     policy: BatchPolicy,
     /// The epoch of the published target in effect; 0 for none.
     epoch: u64,
+    /// L of units.
     cost: CostModel,
+    lengths: RowLengths,
+    /// Units of a row of the usual length.
+    row_units: f64,
+    /// The most units that fit into memory.
     ceiling: Ceiling,
     /// Whether rows of a batch were found to influence each other, so that N is 1.
     mixes_rows: bool,
@@ -61,13 +73,16 @@ pub(crate) struct Tuner {
 }
 
 impl Tuner {
-    fn new(policy: BatchPolicy, cost: CostModel) -> Self {
-        let choice = policy.choose(&cost, &QueueLoad::unknown(1));
+    fn new(policy: BatchPolicy, cost: CostModel, lengths: RowLengths) -> Self {
+        let row_units = lengths.expected_units();
+        let choice = policy.in_units(row_units).choose(&cost, &QueueLoad::unknown(1));
         Self {
             own: policy,
             policy,
             epoch: 0,
             cost,
+            lengths,
+            row_units,
             ceiling: Ceiling::default(),
             mixes_rows: false,
             load: LoadEstimate::new(),
@@ -101,56 +116,98 @@ impl Tuner {
 
     /// Records the jobs of a claim; `full` if the claim returned as many jobs as requested.
     pub(crate) fn claimed(&mut self, deliveries: &[Delivery], full: bool) {
-        let rows = deliveries.iter().map(|job| job.job.rows).sum::<u32>();
-        let takes = self.cost.latency(rows.min(self.n()).max(1));
-        self.load.claimed(deliveries, full, takes);
+        let units: Vec<f64> =
+            deliveries.iter().map(|delivery| self.lengths.units(&delivery.job)).collect();
+        for (delivery, &units) in deliveries.iter().zip(&units) {
+            let rows = f64::from(delivery.job.rows.max(1));
+            let weight = rows / (rows + USUAL_OVER);
+            self.row_units += (units / rows - self.row_units) * weight;
+        }
+        let takes = self.cost.latency(whole_units(units.iter().sum()).min(self.n()).max(1));
+        self.load.claimed(deliveries, &units, full, takes);
     }
 
     /// Chooses N for the next batch. `overhead` is the broker's part of the latency target.
-    pub(crate) fn limit(&mut self, overhead: Duration) -> u32 {
+    pub(crate) fn limit(&mut self, overhead: Duration) -> BatchLimit {
         self.policy.overhead = overhead;
         let load = self.load.demand(self.choice.bound == Bound::Backlog);
-        self.choice = self.policy.choose(&self.cost, &load);
-        self.n()
+        self.choice = self.unit_policy().choose(&self.cost, &load);
+        self.batch_limit()
     }
 
     /// N as last chosen.
-    pub(crate) fn n(&self) -> u32 {
+    pub(crate) fn batch_limit(&self) -> BatchLimit {
+        self.limit_of(self.n())
+    }
+
+    /// N as last chosen, in rows of the usual length.
+    pub(crate) fn usual_rows(&self) -> u32 {
+        self.in_rows(self.n())
+    }
+
+    /// N as last chosen, in units.
+    fn n(&self) -> u32 {
         self.bounded(self.choice.n)
+    }
+
+    /// The limit of a batch of `units`. A number of rows that was set by hand holds whatever the
+    /// rows cost, unless the batch might count as hung.
+    fn limit_of(&self, units: u32) -> BatchLimit {
+        let by_hand = match self.choice.bound {
+            Bound::Fixed | Bound::Published if !self.lengths.are_free() => {
+                Some(self.in_rows(self.choice.n))
+            }
+            _ => None,
+        };
+        let (rows, units) = match by_hand {
+            _ if self.mixes_rows => (1, f64::INFINITY),
+            Some(rows) => (rows, f64::from(self.policy.safe(&self.cost).min(self.ceiling.rows()))),
+            None => (self.policy.max_batch.max(1), f64::from(units)),
+        };
+        BatchLimit { rows, units }
     }
 
     /// The maximum rows of a batch with a part of a request that has more rows than N.
     ///
     /// N may be smaller, so that waiting requests are left to other workers, or because batches gain
     /// nothing. The rows of one request stay with this worker, and a short batch delays nothing.
-    pub(crate) fn most(&self) -> u32 {
+    pub(crate) fn most(&self) -> BatchLimit {
         let upper = match self.choice.bound {
-            Bound::Fixed | Bound::Published => return self.n(),
+            Bound::Fixed | Bound::Published => return self.batch_limit(),
             Bound::RateMatched => self.choice.interval.1,
             _ => self.choice.n,
         };
         let is_short =
-            |&(rows, took): &(u32, Duration)| took <= SHORT && rows <= self.policy.max_batch;
+            |&(rows, took): &(u32, Duration)| took <= SHORT && rows <= self.unit_policy().max_batch;
         let short = self.cost.sizes().filter(is_short).map(|(rows, _)| rows).max();
-        self.bounded(upper.max(short.unwrap_or(1)))
+        self.limit_of(self.bounded(upper.max(short.unwrap_or(1))))
     }
 
-    /// How many of the `held` rows to run now: at most N, or fewer if they exactly fill a size that
-    /// the engine runs and more rows would need padding. `oldest` is the longest wait of a held
-    /// job, and `largest` the most rows of one job, which may exceed N.
-    pub(crate) fn take(&self, held: u32, oldest: Duration, largest: u32) -> u32 {
-        let n = if largest > self.n() { self.most() } else { self.n() };
+    /// How much of the `held` units to run now: at most N, or fewer rows if these exactly fill a
+    /// size that the engine runs and more rows would need padding. `oldest` is the longest wait of a
+    /// held job, and `is_large` tells that a job exceeds N.
+    pub(crate) fn take(&self, held: u32, oldest: Duration, is_large: bool) -> BatchLimit {
+        let limit = if is_large { self.most() } else { self.batch_limit() };
+        if !self.cost.has_fixed_sizes() {
+            return limit;
+        }
+        // An engine with fixed sizes counts rows.
+        let n = whole_units(limit.units);
         let rows = self.policy.take(&self.cost, n, held, oldest);
-        if rows < held.min(n) { rows } else { n }
+        if rows < held.min(n) { self.limit_of(rows) } else { limit }
     }
 
-    /// How many of the held jobs, with `rows` rows in total, can no longer meet their deadlines.
+    /// How many of the held jobs, with `units` units in total, can no longer meet their deadlines.
     /// `left` is the time until each job's deadline, oldest job first.
     ///
     /// If no batch has run recently, at least one job is spared, because only a run corrects L(b).
-    pub(crate) fn doomed(&self, rows: u32, left: impl ExactSizeIterator<Item = Duration>) -> usize {
+    pub(crate) fn doomed(
+        &self,
+        units: u32,
+        left: impl ExactSizeIterator<Item = Duration>,
+    ) -> usize {
         let jobs = left.len();
-        let doomed = usize::try_from(doomed(&self.cost, self.n(), rows, left)).unwrap_or(jobs);
+        let doomed = usize::try_from(doomed(&self.cost, self.n(), units, left)).unwrap_or(jobs);
         let is_blind = self.last_ran.is_none_or(|at| at.elapsed() >= BLIND);
         if is_blind { doomed.min(jobs.saturating_sub(1)) } else { doomed }
     }
@@ -160,29 +217,29 @@ impl Tuner {
         self.cost.padded(rows)
     }
 
-    /// L(b), the expected time of a batch of `rows` rows.
-    pub(crate) fn expected(&self, rows: u32) -> Duration {
-        self.cost.latency(rows)
+    /// L of `units`, the expected time of a batch.
+    pub(crate) fn expected(&self, units: u32) -> Duration {
+        self.cost.latency(units)
     }
 
-    /// Records a successful batch.
-    pub(crate) fn ran(&mut self, rows: u32, padding: u32, took: Duration, release: Release) {
-        self.cost.observe(rows + padding, took);
-        self.ceiling.ran(rows + padding);
+    /// Records a batch that succeeded with `padding` rows added.
+    pub(crate) fn ran(&mut self, batch: &Batch, padding: u32, took: Duration) {
+        self.cost.observe(batch.units + padding, took);
+        self.ceiling.ran(batch.units + padding);
         self.last_ran = Some(Instant::now());
         self.recent.truncate(RECENT - 1);
         self.recent.push_front(RecentBatch {
-            rows,
+            rows: batch.rows,
             padding,
-            limit: self.n(),
+            limit: self.usual_rows(),
             ms: took.as_secs_f64() * 1e3,
-            release: release.name().to_owned(),
+            release: batch.release.name().to_owned(),
         });
     }
 
-    /// Records a batch that ran out of memory; returns the new maximum of rows per batch.
-    pub(crate) fn out_of_memory(&mut self, rows: u32) -> u32 {
-        self.ceiling.out_of_memory(rows);
+    /// Records a batch of `units` that ran out of memory; returns the new maximum of units per batch.
+    pub(crate) fn out_of_memory(&mut self, units: u32) -> u32 {
+        self.ceiling.out_of_memory(units);
         self.ceiling.rows()
     }
 
@@ -196,12 +253,12 @@ impl Tuner {
         self.mixes_rows
     }
 
-    /// Rows per second under full load.
+    /// Rows of the usual length per second under full load.
     pub(crate) fn capacity(&self) -> f64 {
-        self.cost.rate(self.full_load_n())
+        self.cost.rate(self.full_load_n()) / self.row_units
     }
 
-    /// N and the values it was chosen from, for the announcement.
+    /// N and the values it was chosen from, for the announcement, in rows of the usual length.
     pub(crate) fn report(&self) -> Batching {
         let BatchChoice { n_star, b_eq, overloaded, interval, bound, .. } = self.choice;
         let bound = match bound {
@@ -211,28 +268,52 @@ impl Tuner {
         };
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         Batching {
-            n: self.n(),
+            n: self.usual_rows(),
             bound,
-            interval,
-            full_load_n: self.full_load_n(),
-            slo_n: n_star,
-            keep_up_rows: b_eq,
+            interval: (self.in_rows(interval.0), self.in_rows(interval.1)),
+            full_load_n: self.in_rows(self.full_load_n()),
+            slo_n: n_star.map(|n_star| self.in_rows(n_star)),
+            keep_up_rows: b_eq.map(|units| units / self.row_units),
             overloaded,
             slo_ms: ms(self.policy.slo),
             overhead_ms: ms(self.policy.overhead),
             workers: self.load.workers(),
-            rows_per_second: self.load.rows_per_second(),
+            rows_per_second: self.load.units_per_second().map(|units| units / self.row_units),
             epoch: self.epoch,
-            curve: self.cost.sizes().map(|(rows, took)| (rows, ms(took))).collect(),
+            curve: self.curve().into_iter().map(|(rows, took)| (rows, ms(took))).collect(),
             fixed_sizes: self.cost.has_fixed_sizes(),
             gain: self.cost.gain(),
             recent: self.recent.iter().cloned().collect(),
         }
     }
 
+    /// L(b) of rows of the usual length: at the measured sizes, or where rows differ in length, at
+    /// the powers of two up to the largest measured batch.
+    fn curve(&self) -> Vec<(u32, Duration)> {
+        if self.lengths.are_free() {
+            return self.cost.sizes().collect();
+        }
+        let largest = self.in_rows(self.cost.largest()).min(self.policy.max_batch.max(1));
+        let sizes = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2));
+        let sizes = sizes.take_while(|&rows| rows < largest).chain([largest]);
+        let took = |rows| self.cost.latency(whole_units(f64::from(rows) * self.row_units));
+        sizes.map(|rows| (rows, took(rows))).collect()
+    }
+
+    /// The rows of the usual length that cost `units`; at least 1.
+    fn in_rows(&self, units: u32) -> u32 {
+        BatchLimit { rows: u32::MAX, units: f64::from(units) }.rows_of(self.row_units)
+    }
+
     fn full_load_n(&self) -> u32 {
-        let full_load = self.policy.choose(&self.cost, &QueueLoad::unknown(self.load.workers()));
+        let full_load =
+            self.unit_policy().choose(&self.cost, &QueueLoad::unknown(self.load.workers()));
         self.bounded(full_load.n)
+    }
+
+    /// The policy in units instead of rows.
+    fn unit_policy(&self) -> BatchPolicy {
+        self.policy.in_units(self.row_units)
     }
 
     /// N within the bounds that the policy does not know.

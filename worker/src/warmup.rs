@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 use batchfleet_broker::Tensor;
-use batchfleet_policy::{Climb, ClimbEnd, CostModel};
+use batchfleet_policy::{Climb, ClimbEnd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -24,8 +24,8 @@ pub(crate) struct Sizes {
 /// The result of a warm-up.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
-    /// The measured batch times L(b).
-    pub(crate) cost: CostModel,
+    /// The measured batch times L(b), (rows, time), in order of rows.
+    pub(crate) times: Vec<(u32, Duration)>,
     /// The largest size that may run: the last that ran without an error, or the largest of all if
     /// the climb had no time for it.
     pub(crate) usable: u32,
@@ -80,13 +80,13 @@ pub(crate) fn warm_up(
         info!(model, rows, ?took, runs = times, "batch size warmed up");
         usable = rows;
     }
-    let most = engine.spec().max_rows();
-    let nothing = || {
-        EngineError::failed(format!("all batch sizes exceed the {most} rows that the model takes"))
-    };
-    let cost = CostModel::from_profile(climb.measured()).ok_or_else(nothing)?;
-    let cost = if sizes.only.is_empty() { cost } else { cost.with_fixed_sizes() };
-    Ok(Profile { cost, usable })
+    if climb.measured().is_empty() {
+        let most = engine.spec().max_rows();
+        return Err(EngineError::failed(format!(
+            "all batch sizes exceed the {most} rows that the model takes"
+        )));
+    }
+    Ok(Profile { times: climb.measured().to_vec(), usable })
 }
 
 /// The sizes to measure: 1, 2, 4, ... and the largest size itself; only 1 for a model that does not
@@ -194,6 +194,11 @@ mod tests {
         }
     }
 
+    /// The largest measured size.
+    fn largest(profile: &Profile) -> u32 {
+        profile.times.last().unwrap().0
+    }
+
     fn up_to(up_to: u32, must_reach: bool) -> Sizes {
         Sizes { only: Vec::new(), up_to, must_reach }
     }
@@ -234,16 +239,16 @@ mod tests {
         // From two rows on, a batch takes as long as its rows one by one.
         let mut engine = Fake { slow_per_row: true, ..fake(64, 2, 99) };
         let profile = warm_up(&mut engine, &mut Faults(99), &up_to(64, false), climb()).unwrap();
-        assert!(profile.usable <= 8 && profile.cost.largest() == profile.usable, "{profile:?}");
+        assert!(profile.usable <= 8 && largest(&profile) == profile.usable, "{profile:?}");
         let by_hand = warm_up(&mut engine, &mut Faults(99), &up_to(16, true), climb()).unwrap();
-        assert_eq!((by_hand.usable, by_hand.cost.largest()), (16, 16));
+        assert_eq!((by_hand.usable, largest(&by_hand)), (16, 16));
     }
 
     #[test]
     fn climbs_beyond_the_target_where_larger_sizes_gain() {
         let mut engine = fake(32, 1, 99);
         let profile = warm_up(&mut engine, &mut Faults(99), &up_to(64, false), climb()).unwrap();
-        assert_eq!((profile.usable, profile.cost.largest()), (32, 32));
+        assert_eq!((profile.usable, largest(&profile)), (32, 32));
     }
 
     #[test]
@@ -252,9 +257,9 @@ mod tests {
         let climb = || Climb::new(SLOW / 4, SLOW * 6 / 5);
         let mut engine = Fake { slow_per_row: true, ..fake(64, 1, 99) };
         let profile = warm_up(&mut engine, &mut Faults(99), &up_to(64, false), climb()).unwrap();
-        assert_eq!((profile.usable, profile.cost.largest()), (64, 1));
+        assert_eq!((profile.usable, largest(&profile)), (64, 1));
         let by_hand = warm_up(&mut engine, &mut Faults(99), &up_to(4, true), climb()).unwrap();
-        assert_eq!((by_hand.usable, by_hand.cost.largest()), (4, 4));
+        assert_eq!((by_hand.usable, largest(&by_hand)), (4, 4));
     }
 
     #[test]

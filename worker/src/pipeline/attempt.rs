@@ -109,11 +109,11 @@ impl Runner {
         let mut batch = match &run.outputs {
             Ok(outputs) => {
                 self.sentinel.ran(&batch, outputs);
-                self.tuner.lock().ran(batch.rows, padding, run.infer, batch.release);
+                self.tuner.lock().ran(&batch, padding, run.infer);
                 batch
             }
             Err(error) => {
-                let fault = self.failed(error, batch.rows + padding)?;
+                let fault = self.failed(error, &batch, padding)?;
                 match self.smaller(batch, error, fault) {
                     Ok(smaller) => return Ok(smaller),
                     Err(single) => single,
@@ -172,7 +172,7 @@ impl Runner {
         let may_shrink = fault == RunFault::OutOfMemory
             && single.release != Release::Oversize
             && self.layout.splits()
-            && self.tuner.lock().most() < single.rows;
+            && self.tuner.lock().most().rows_of(single.jobs[0].row_units()) < single.rows;
         if may_shrink && let Some(job) = single.jobs.pop() {
             return Ok(Attempted::TooLarge(job));
         }
@@ -186,14 +186,20 @@ impl Runner {
 
     /// Counts a failed run, and limits the batch size if memory ran out. Fails if the device is
     /// lost.
-    fn failed(&self, error: &EngineError, rows: u32) -> Result<RunFault, WorkerError> {
+    fn failed(
+        &self,
+        error: &EngineError,
+        batch: &Batch,
+        padding: u32,
+    ) -> Result<RunFault, WorkerError> {
+        let rows = batch.rows + padding;
         let model = &self.plan.spec.queue;
         let fault = RunFault::of(error);
         self.metrics.engine_errors(fault).inc();
         match fault {
             RunFault::Model => debug!(%model, rows, %error, "batch failed"),
             RunFault::OutOfMemory => {
-                let ceiling = self.tuner.lock().out_of_memory(rows);
+                let ceiling = self.tuner.lock().out_of_memory(batch.units + padding);
                 warn!(%model, rows, ceiling, %error, "batch ran out of memory: limiting batch size");
             }
             RunFault::Device => {

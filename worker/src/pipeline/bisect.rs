@@ -71,12 +71,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batch::examples::delivery;
+    use crate::batch::examples::{delivery, held_job};
 
     /// Bisects a batch of `jobs` jobs, in which every part with a job from `bad` fails. Returns the
     /// jobs that failed alone, and the number of runs.
     fn bisect(jobs: usize, bad: &BTreeSet<u128>) -> (BTreeSet<u128>, usize) {
-        let jobs = (0..jobs).map(|index| HeldJob::new(delivery(index, 1, 1))).collect();
+        let jobs = (0..jobs).map(|index| held_job(delivery(index, 1, 1))).collect();
         let mut bisection = Bisection::new(Batch::new(jobs, Release::Full));
         let (mut failed, mut runs) = (BTreeSet::new(), 0);
         while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {

@@ -10,7 +10,11 @@ use std::{cmp::Reverse, collections::VecDeque, mem};
 use batchfleet_broker::{EntryId, Job, Priority, Release};
 use tokio::time::Instant;
 
-use crate::{batch::Batch, job::HeldJob, layout::Layout};
+use crate::{
+    batch::{Batch, BatchLimit, whole_units},
+    job::HeldJob,
+    layout::Layout,
+};
 
 /// Maximum number of batches that overtake a job of a rare shape, while more jobs of its shape
 /// gather.
@@ -40,18 +44,19 @@ impl HeldJobs {
         self.jobs.is_empty()
     }
 
-    /// All rows that have not run.
-    pub(super) fn rows(&self) -> u32 {
-        self.iter().map(HeldJob::rows_left).sum()
+    /// What all rows cost that have not run, in units.
+    pub(super) fn units(&self) -> u32 {
+        whole_units(self.iter().map(HeldJob::units_left).sum())
     }
 
-    /// Rows of the jobs that fit into a batch of `limit` rows.
-    pub(super) fn whole_rows(&self, limit: u32) -> u32 {
-        self.iter().filter(|job| !job.is_large(limit)).map(HeldJob::rows_left).sum()
+    /// What the jobs cost that fit into a batch of `limit`, in units.
+    pub(super) fn whole_units(&self, limit: BatchLimit) -> u32 {
+        let whole = self.iter().filter(|job| !job.is_large(limit));
+        whole_units(whole.map(HeldJob::units_left).sum())
     }
 
-    /// The number of jobs that do not fit into a batch of `limit` rows.
-    pub(super) fn large(&self, limit: u32) -> usize {
+    /// The number of jobs that do not fit into a batch of `limit`.
+    pub(super) fn large(&self, limit: BatchLimit) -> usize {
         self.iter().filter(|job| job.is_large(limit)).count()
     }
 
@@ -95,25 +100,26 @@ impl HeldJobs {
         self.mixed
     }
 
-    /// Whether all held jobs fit into one batch with less than `limit` rows, and none has begun.
-    pub(super) fn has_room(&self, limit: u32) -> bool {
+    /// Whether all held jobs fit into one batch below `limit`, and none has begun.
+    pub(super) fn has_room(&self, limit: BatchLimit) -> bool {
         let Some(first) = self.jobs.front() else { return true };
         let fits = |job: &HeldJob| {
             !job.has_begun() && self.layout.can_join(&first.delivery.job, &job.delivery.job)
         };
-        self.rows() < limit && self.iter().all(fits)
+        let rows: u32 = self.iter().map(HeldJob::rows_left).sum();
+        rows < limit.rows && f64::from(self.units()) < limit.units && self.iter().all(fits)
     }
 
-    /// Whether the oldest job that fits into a batch of `limit` rows should lead the next batch: it
+    /// Whether the oldest job that fits into a batch of `limit` should lead the next batch: it
     /// has been overtaken often enough, or its deadline is `soon` or earlier.
-    pub(super) fn oldest_is_next(&self, limit: u32, soon: Instant) -> bool {
+    pub(super) fn oldest_is_next(&self, limit: BatchLimit, soon: Instant) -> bool {
         let oldest = self.iter().find(|job| !job.is_large(limit));
         oldest.is_some_and(|job| job.delivery.deadline <= soon) || self.overtaken >= MOST_OVERTAKEN
     }
 
-    /// Takes the next batch, of at most `limit` rows. `soon` as for
+    /// Takes the next batch, at most as large as `limit`. `soon` as for
     /// [`oldest_is_next`](Self::oldest_is_next).
-    pub(super) fn take_batch(&mut self, limit: u32, soon: Instant) -> Option<Batch> {
+    pub(super) fn take_batch(&mut self, limit: BatchLimit, soon: Instant) -> Option<Batch> {
         let lead = self.lead(limit, soon)?;
         let oldest = self.oldest_whole(limit);
         let batch = self.take(lead, limit)?;
@@ -128,7 +134,7 @@ impl HeldJobs {
         Some(batch)
     }
 
-    fn oldest_whole(&self, limit: u32) -> Option<EntryId> {
+    fn oldest_whole(&self, limit: BatchLimit) -> Option<EntryId> {
         let job = self.iter().find(|job| !job.is_large(limit))?;
         Some(job.delivery.entry)
     }
@@ -138,7 +144,7 @@ impl HeldJobs {
     /// A large job leads if it is of a higher priority class than all whole jobs, or if the last
     /// batch had no rows of large jobs; a large job of a lower class has to wait longer. Otherwise
     /// a whole job leads, if there is one.
-    fn lead(&self, limit: u32, soon: Instant) -> Option<usize> {
+    fn lead(&self, limit: BatchLimit, soon: Instant) -> Option<usize> {
         let priority = |job: &HeldJob| job.delivery.job.priority;
         let (large, whole): (Vec<_>, Vec<_>) =
             self.iter().enumerate().partition(|(_, job)| job.is_large(limit));
@@ -187,21 +193,22 @@ impl HeldJobs {
         shapes.iter().min_by_key(order).map(|shape| shape.first)
     }
 
-    /// Takes the job at `lead`, and jobs that can be joined with it and fit into `limit` rows
-    /// together: first whole jobs, oldest first, then parts of large jobs. The first whole job that
+    /// Takes the job at `lead`, and jobs that can be joined with it and fit into `limit` together:
+    /// first whole jobs, oldest first, then parts of large jobs. The first whole job that
     /// does not fit ends the whole jobs of the batch, so that no job is overtaken by a younger job
     /// of its shape.
-    fn take(&mut self, lead: usize, limit: u32) -> Option<Batch> {
+    fn take(&mut self, lead: usize, limit: BatchLimit) -> Option<Batch> {
         let mut first = self.jobs.remove(lead)?;
         first.cut(limit);
-        let rows = first.part_rows();
+        let is_oversize = first.part_rows() > limit.rows_of(first.row_units());
+        let row_units = first.row_units();
+        let mut room = limit.beside(&first);
         let mut batch = vec![first];
-        let mut room = limit.saturating_sub(rows);
         let is_left_out = self.fill(&mut batch, &mut room, limit, false);
         self.fill(&mut batch, &mut room, limit, true);
-        let release = if rows > limit {
+        let release = if is_oversize {
             Release::Oversize
-        } else if room == 0 || is_left_out {
+        } else if !room.holds(row_units) || is_left_out {
             Release::Full
         } else if self.jobs.is_empty() {
             Release::Drained
@@ -211,11 +218,18 @@ impl HeldJobs {
         Some(Batch::new(batch, release))
     }
 
-    /// Adds jobs that can be joined with the batch until `room` rows are filled, oldest first:
-    /// parts of `large` jobs, or whole jobs. Returns whether a whole job did not fit.
-    fn fill(&mut self, batch: &mut Vec<HeldJob>, room: &mut u32, limit: u32, large: bool) -> bool {
+    /// Adds jobs that can be joined with the batch until `room` is filled, oldest first: parts of
+    /// `large` jobs, or whole jobs. Returns whether a whole job did not fit.
+    fn fill(
+        &mut self,
+        batch: &mut Vec<HeldJob>,
+        room: &mut BatchLimit,
+        limit: BatchLimit,
+        large: bool,
+    ) -> bool {
+        let row_units = batch[0].row_units();
         let mut index = 0;
-        while *room > 0
+        while room.holds(row_units)
             && let Some(next) = self.jobs.get_mut(index)
         {
             let is_alike = self.layout.can_join(&batch[0].delivery.job, &next.delivery.job);
@@ -226,10 +240,10 @@ impl HeldJobs {
             if large {
                 next.cut(*room);
             }
-            if next.part_rows() > *room {
+            if next.part_rows() > room.rows_of(row_units) {
                 return true;
             }
-            *room -= next.part_rows();
+            *room = room.beside(next);
             batch.extend(self.jobs.remove(index));
         }
         false

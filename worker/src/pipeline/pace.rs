@@ -7,7 +7,12 @@ use batchfleet_broker::Delivery;
 use tokio::time::Instant;
 
 use super::held::HeldJobs;
-use crate::{job::HeldJob, settle::RoundTrip, tuner::SharedTuner};
+use crate::{
+    batch::{BatchLimit, whole_units},
+    job::HeldJob,
+    settle::RoundTrip,
+    tuner::SharedTuner,
+};
 
 /// Minimum time that a batch waits for a claim to fill it up.
 pub(super) const TOP_UP: Duration = Duration::from_millis(2);
@@ -35,21 +40,21 @@ impl BatchPace {
     }
 
     /// Chooses N for the next batch; 1 for a model that does not batch.
-    pub(super) fn limit(&self) -> u32 {
+    pub(super) fn limit(&self) -> BatchLimit {
         self.tuner.lock().limit(self.round_trip.get())
     }
 
-    /// How many rows of the held jobs to run now: at most N, or [`most`](Self::most) if a job has
-    /// more rows than N.
-    pub(super) fn rows_now(&self, held: &HeldJobs) -> u32 {
+    /// How much of the held jobs to run now: at most N, or [`most`](Self::most) if a job exceeds N.
+    pub(super) fn size_now(&self, held: &HeldJobs) -> BatchLimit {
         let waits = held.iter().map(|job| job.delivery.age());
         let oldest = waits.max().unwrap_or_default();
-        let largest = held.iter().map(HeldJob::rows_left).max().unwrap_or_default();
-        self.tuner.lock().take(held.rows(), oldest, largest)
+        let limit = self.n();
+        let exceeds = |job: &HeldJob| job.rows_left() > limit.rows_of(job.row_units());
+        self.tuner.lock().take(held.units(), oldest, held.iter().any(exceeds))
     }
 
-    /// The maximum rows of a batch with a part of a job that has more rows than N.
-    pub(super) fn most(&self) -> u32 {
+    /// The maximum size of a batch with a part of a job that exceeds N.
+    pub(super) fn most(&self) -> BatchLimit {
         self.tuner.lock().most()
     }
 
@@ -59,25 +64,31 @@ impl BatchPace {
     }
 
     /// N as last chosen.
-    pub(super) fn n(&self) -> u32 {
-        self.tuner.lock().n()
+    pub(super) fn n(&self) -> BatchLimit {
+        self.tuner.lock().batch_limit()
+    }
+
+    /// N in rows of the usual length, as announced.
+    pub(super) fn usual_rows(&self) -> u32 {
+        self.tuner.lock().usual_rows()
     }
 
     /// The indices of the held jobs that can no longer meet their deadlines, in ascending order.
-    /// Batches have at most `limit` rows; the parts of a large job run one after the other.
-    pub(super) fn doomed(&self, held: &HeldJobs, limit: u32) -> Vec<usize> {
+    /// Batches are at most as large as `limit`; the parts of a large job run one after the other.
+    pub(super) fn doomed(&self, held: &HeldJobs, limit: BatchLimit) -> Vec<usize> {
         let now = Instant::now();
         let left = |job: &HeldJob| job.delivery.deadline.saturating_duration_since(now);
         let tuner = self.tuner.lock();
         let (large, whole): (Vec<_>, Vec<_>) =
             held.iter().enumerate().partition(|(_, job)| job.is_large(limit));
-        let count = tuner.doomed(held.whole_rows(limit), whole.iter().map(|(_, job)| left(job)));
+        let count = tuner.doomed(held.whole_units(limit), whole.iter().map(|(_, job)| left(job)));
         let mut doomed: Vec<usize> = whole[..count].iter().map(|&(index, _)| index).collect();
         for (index, job) in large {
-            let rows = job.rows_left();
-            let parts_before_last = rows.saturating_sub(1) / limit.max(1);
-            let left = left(job).saturating_sub(tuner.expected(limit) * parts_before_last);
-            if tuner.doomed(rows.min(limit), once(left)) > 0 {
+            let part = limit.rows_of(job.row_units());
+            let units = |rows: u32| whole_units(f64::from(rows) * job.row_units());
+            let parts_before_last = job.rows_left().saturating_sub(1) / part;
+            let left = left(job).saturating_sub(tuner.expected(units(part)) * parts_before_last);
+            if tuner.doomed(units(job.rows_left().min(part)), once(left)) > 0 {
                 doomed.push(index);
             }
         }
@@ -85,10 +96,10 @@ impl BatchPace {
         doomed
     }
 
-    /// Deadlines before this time are urgent: the jobs cannot wait for another batch of `limit`
-    /// rows.
-    pub(super) fn soon(&self, limit: u32) -> Instant {
-        Instant::now() + self.tuner.lock().expected(limit) * 2
+    /// Deadlines before this time are urgent: the jobs cannot wait for another batch as large as
+    /// `limit`.
+    pub(super) fn soon(&self, limit: BatchLimit) -> Instant {
+        Instant::now() + self.tuner.lock().expected(whole_units(limit.units)) * 2
     }
 
     /// How long to wait for the broker to answer a claim if jobs are available.
@@ -96,11 +107,11 @@ impl BatchPace {
         TOP_UP.max(self.round_trip.get() * 2)
     }
 
-    /// How long after the start of a run of `rows` rows to claim the next batch. The jobs should
+    /// How long after the start of a run of `units` units to claim the next batch. The jobs should
     /// arrive just before the run ends: earlier, another worker might be free to run them. `None`
     /// if no more jobs seem to wait, unless the run is too short to tell.
-    pub(super) fn claim_ahead(&self, rows: u32, more_waits: bool) -> Option<Duration> {
-        let run_takes = self.tuner.lock().expected(rows);
+    pub(super) fn claim_ahead(&self, units: u32, more_waits: bool) -> Option<Duration> {
+        let run_takes = self.tuner.lock().expected(units);
         let round_trip = self.round_trip.get();
         if run_takes < round_trip * CLAIM_AHEAD_BELOW {
             return Some(Duration::ZERO);

@@ -47,11 +47,11 @@ impl Screen {
             self.metrics.queue_wait.observe(delivery.waited.as_secs_f64());
             if delivery.deliveries > MOST_DEATHS {
                 let message = format!("{MOST_DEATHS} workers died while they ran this request");
-                refused.push(self.refuse(HeldJob::new(delivery), Failure::Poison, message));
+                refused.push(self.refuse(self.held(delivery), Failure::Poison, message));
             } else if let Err(problem) = check(&self.plan.spec, &delivery.job) {
-                refused.push(self.refuse(HeldJob::new(delivery), Failure::BadInput, problem));
+                refused.push(self.refuse(self.held(delivery), Failure::BadInput, problem));
             } else {
-                admitted.push(HeldJob::new(delivery));
+                admitted.push(self.held(delivery));
             }
         }
         settler.settle(refused).await;
@@ -89,6 +89,11 @@ impl Screen {
         let message = || "its batch would have ended after the deadline".to_owned();
         let answer = |job| self.refuse(job, Failure::Expired, message());
         settler.settle(doomed.into_iter().map(answer).collect()).await;
+    }
+
+    fn held(&self, delivery: Delivery) -> HeldJob {
+        let row_units = self.plan.lengths.row_units(&delivery.job);
+        HeldJob::new(delivery, row_units)
     }
 
     fn is_vain(&self, delivery: &Delivery) -> bool {

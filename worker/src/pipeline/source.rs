@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{held::HeldJobs, pace::BatchPace, screen::Screen};
 use crate::{
-    batch::Batch,
+    batch::{Batch, BatchLimit},
     drain::Drain,
     error::WorkerError,
     intake::{ClaimedJobs, Intake},
@@ -71,7 +71,7 @@ impl BatchSource {
         pace: BatchPace,
     ) -> Self {
         Self {
-            intake: Intake::start(claims, drain.clone()),
+            intake: Intake::start(claims, plan.lengths.clone(), drain.clone()),
             rescue: Rescue::new(Arc::clone(&consumer)),
             screen: Screen::new(Arc::clone(&plan), Arc::clone(&consumer), metrics.clone()),
             held: HeldJobs::new(plan.layout()),
@@ -104,7 +104,7 @@ impl BatchSource {
             self.renew_leases().await;
             let limit = self.limit();
             if self.held.is_empty() {
-                self.intake.ask(limit, limit);
+                self.intake.ask(limit.units, limit.units);
                 // Claim waiting jobs before looking for jobs of dead workers. If the claim ended
                 // during a quarantined run that kills the worker, the claimed jobs would be
                 // quarantined too.
@@ -123,7 +123,7 @@ impl BatchSource {
             self.held.extend(self.screen.drop_expired(held, settler).await);
             let doomed = self.pace.doomed(&self.held, self.pace.most());
             self.screen.refuse_doomed(self.held.take_at(&doomed), settler).await;
-            let limit = self.pace.rows_now(&self.held);
+            let limit = self.pace.size_now(&self.held);
             if let Some(mut batch) = self.held.take_batch(limit, self.pace.soon(limit)) {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
@@ -194,8 +194,8 @@ impl BatchSource {
     /// other workers could run those. Nothing is claimed either if held jobs differ in shape and
     /// the oldest must run next: claimed jobs would most likely wait for its batch, while another
     /// worker is free.
-    fn needs_more(&self, limit: u32) -> bool {
-        self.held.whole_rows(limit) < limit
+    fn needs_more(&self, limit: BatchLimit) -> bool {
+        f64::from(self.held.whole_units(limit)) < limit.units
             && self.held.large(limit) < MOST_LARGE
             && !(self.held.is_mixed() && self.held.oldest_is_next(limit, self.pace.soon(limit)))
     }
@@ -203,14 +203,14 @@ impl BatchSource {
     /// Waits for more jobs until the oldest held job is as old as the linger setting. Does not wait
     /// if the held jobs fill a batch, or are of several batches: then one of them can run.
     /// Returns whether it waited.
-    async fn linger(&mut self, limit: u32, settler: &mut Settler) -> Option<bool> {
+    async fn linger(&mut self, limit: BatchLimit, settler: &mut Settler) -> Option<bool> {
         let oldest = self.held.iter().map(|job| job.delivery.age()).max();
         let left = oldest.map_or(Duration::ZERO, |age| self.plan.linger.saturating_sub(age));
         let until = Instant::now() + left;
         let mut lingered = false;
         while Instant::now() < until && self.held.has_room(limit) {
             lingered = true;
-            self.intake.ask(limit - self.held.rows(), limit);
+            self.intake.ask(limit.units - f64::from(self.held.units()), limit.units);
             let claimed = tokio::select! {
                 biased;
                 claimed = self.intake.claimed() => claimed?,
@@ -225,10 +225,10 @@ impl BatchSource {
     /// Claims the jobs that wait in the queue now, up to a full batch. Held jobs do not reduce the
     /// claim if some of them could not join the last batch. Waits for the broker only if the held
     /// jobs do not fill a batch, and if no claim is in flight, which would have found waiting jobs.
-    async fn top_up(&mut self, limit: u32, settler: &mut Settler) -> Option<()> {
-        let held = if self.held.is_mixed() { 0 } else { self.held.whole_rows(limit) };
-        let may_wait = self.held.rows() < limit && !self.intake.is_claiming();
-        self.intake.ask(limit.saturating_sub(held), limit);
+    async fn top_up(&mut self, limit: BatchLimit, settler: &mut Settler) -> Option<()> {
+        let held = if self.held.is_mixed() { 0 } else { self.held.whole_units(limit) };
+        let may_wait = f64::from(self.held.units()) < limit.units && !self.intake.is_claiming();
+        self.intake.ask(limit.units - f64::from(held), limit.units);
         if may_wait {
             return self.await_claim(self.pace.claim_patience(), settler).await;
         }
@@ -275,14 +275,14 @@ impl BatchSource {
     /// the broker between two parts.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
         let n = self.pace.n();
-        if self.held.whole_rows(n) > 0
+        if self.held.whole_units(n) > 0
             || self.held.large(n) >= MOST_LARGE
             || batch.release == Release::Quarantined
         {
             return None;
         }
         let is_cut = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
-        Some(started + self.pace.claim_ahead(batch.rows, self.more_waits || is_cut)?)
+        Some(started + self.pace.claim_ahead(batch.units, self.more_waits || is_cut)?)
     }
 
     /// Starts to claim the next batch, unless a quarantined job may be next.
@@ -290,7 +290,7 @@ impl BatchSource {
         if !self.rescue.is_due() {
             self.found_none = false;
             let limit = self.limit();
-            self.intake.ask(limit, limit);
+            self.intake.ask(limit.units, limit.units);
         }
     }
 
@@ -315,9 +315,9 @@ impl BatchSource {
     }
 
     /// Chooses N for the next batch; 1 for a model that does not batch.
-    fn limit(&self) -> u32 {
+    fn limit(&self) -> BatchLimit {
         let limit = self.pace.limit();
-        self.metrics.batch_limit.set(i64::from(limit));
+        self.metrics.batch_limit.set(i64::from(self.pace.usual_rows()));
         limit
     }
 }

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     engine::{EngineError, EngineRun, Work},
+    lengths::RowLengths,
     metrics::{JobOutcome, WorkerMetrics},
 };
 
@@ -58,6 +59,7 @@ fn plan(limit: u32) -> ServingPlan {
         provider: "cpu",
         labels: Arc::default(),
         cost: CostModel::from_profile(&[(1, RUN), (64, RUN)]).unwrap(),
+        lengths: RowLengths::default(),
         policy: BatchPolicy::new(BatchMode::Fixed(limit), 64, RUN),
         linger: Duration::ZERO,
         max_batch_time: Duration::from_secs(10),

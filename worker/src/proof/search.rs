@@ -216,6 +216,27 @@ impl TestRows {
         &self.rows[row].alone
     }
 
+    /// The request of one of the rows.
+    pub(crate) fn first(&self) -> Option<&Job> {
+        self.rows.first().map(|row| &row.job)
+    }
+
+    /// A request of one row whose open dimensions have this size; `None` if no such rows were made
+    /// up.
+    pub(crate) fn of_size(&self, model: &ModelSpec, hints: &Hints<'_>, size: u64) -> Option<Job> {
+        let (_, style) = self.drawn.as_ref()?;
+        let shapes = Dimensions::new(model, hints.graph, hints.shapes).uniform(size);
+        let kind = hints.kinds().iter().copied().find(|&kind| kind == RowKind::Unit);
+        let kind = kind.unwrap_or(hints.kinds()[0]);
+        Some(draw(model, hints, &shapes, (kind, *style), 0))
+    }
+
+    /// The inputs of a batch of `rows` copies of a request of one row.
+    pub(crate) fn copies(&self, job: &Job, rows: u32) -> Vec<Tensor> {
+        let parts = vec![JobRows::all(job); rows as usize];
+        self.layout.lay_out(&parts, 0).join().0
+    }
+
     /// Uses each row as a request to a model that does not batch from now on.
     pub(crate) fn serve_singly(&mut self, model: &ModelSpec) {
         self.layout = Layout::of(model);

@@ -107,6 +107,11 @@ impl Dimensions {
         tried
     }
 
+    /// The shapes of one row whose open dimensions all have this size.
+    pub(super) fn uniform(&self, size: u64) -> Shapes {
+        self.with(|symbol| if self.rows.contains(symbol) { 1 } else { size })
+    }
+
     /// The shapes in which each symbol has the size `of` it.
     fn with(&self, of: impl Fn(&str) -> u64) -> Shapes {
         let size = |size: &Size| match size {

@@ -6,19 +6,21 @@ use batchfleet_broker::Delivery;
 use batchfleet_policy::{ArrivalRate, QueueLoad, Standing};
 use tokio::time::Instant;
 
+use crate::batch::whole_units;
+
 /// An estimate of the load that all workers of the queue share.
 #[derive(Debug)]
 pub(super) struct LoadEstimate {
     /// Workers of the queue, this worker included.
     workers: u32,
     started: Instant,
-    /// Rate of the rows that this worker claims; the other workers claim at about the same rate.
+    /// Rate of the units that this worker claims; the other workers claim at about the same rate.
     arrivals: ArrivalRate,
     arrived: u64,
     claimed_at: Instant,
     /// How long the head of the queue had waited at the last claim; `None` if the queue was empty.
     head: Option<Duration>,
-    /// The rows in the system, according to this worker's rows.
+    /// The units in the system, according to this worker's jobs.
     standing: Standing,
     /// The median time from queue to deadline of the jobs of the last claim.
     allowance: Duration,
@@ -50,12 +52,19 @@ impl LoadEstimate {
         self.workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
     }
 
-    /// Records the jobs of a claim, which will run for about `takes`; `full` if the claim returned
-    /// as many jobs as requested.
-    pub(super) fn claimed(&mut self, deliveries: &[Delivery], full: bool, takes: Duration) {
-        self.add_rows(deliveries.iter().map(|job| u64::from(job.job.rows)).sum());
-        for job in deliveries {
-            self.standing.add(job.job.rows, job.waited + takes);
+    /// Records the jobs of a claim, each of which costs its number of `units`, and which will run for
+    /// about `takes`; `full` if the claim returned as many jobs as requested.
+    pub(super) fn claimed(
+        &mut self,
+        deliveries: &[Delivery],
+        units: &[f64],
+        full: bool,
+        takes: Duration,
+    ) {
+        for (job, &units) in deliveries.iter().zip(units) {
+            let units = whole_units(units);
+            self.add_units(units.into());
+            self.standing.add(units, job.waited + takes);
         }
         let given = |job: &Delivery| job.waited + (job.deadline - job.claimed_at);
         let mut given: Vec<Duration> = deliveries.iter().map(given).collect();
@@ -66,9 +75,9 @@ impl LoadEstimate {
         self.claimed_at = Instant::now();
     }
 
-    /// Records the arrival of `rows` rows at this worker.
-    pub(super) fn add_rows(&mut self, rows: u64) {
-        self.arrived += rows;
+    /// Records the arrival of `units` units at this worker.
+    pub(super) fn add_units(&mut self, units: u64) {
+        self.arrived += units;
     }
 
     /// The current load. `catching_up` is whether N was last chosen for a backlog.
@@ -77,8 +86,8 @@ impl LoadEstimate {
         self.arrivals.observe(now - self.started, self.arrived);
         self.standing.observe(now - self.started);
         let oldest = self.head.map_or(Duration::ZERO, |waited| waited + (now - self.claimed_at));
-        let rate = self.rows_per_second();
-        // Little's law: all waiting rows have arrived since the oldest did.
+        let rate = self.units_per_second();
+        // Little's law: all waiting units have arrived since the oldest did.
         let waiting = rate.unwrap_or(0.0) * oldest.as_secs_f64();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
         let waiting = waiting as u32;
@@ -92,9 +101,9 @@ impl LoadEstimate {
         }
     }
 
-    /// Rows per second that arrive for all workers, assuming that the broker distributes rows
+    /// Units per second that arrive for all workers, assuming that the broker distributes jobs
     /// evenly.
-    pub(super) fn rows_per_second(&self) -> Option<f64> {
+    pub(super) fn units_per_second(&self) -> Option<f64> {
         Some(self.arrivals.per_second()? * f64::from(self.workers))
     }
 }

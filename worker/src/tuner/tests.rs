@@ -1,7 +1,7 @@
-use batchfleet_broker::{Target, Wish};
+use batchfleet_broker::{Release, Target, Wish};
 
 use super::*;
-use crate::batch::examples::delivery;
+use crate::batch::examples::{delivery, held_job};
 
 const SLO: Duration = Duration::from_millis(100);
 
@@ -12,7 +12,22 @@ fn tuner(mode: BatchMode) -> Tuner {
         .map(|rows| (rows, Duration::from_millis(8 + 2 * u64::from(rows))))
         .collect();
     let cost = CostModel::from_profile(&profile).unwrap();
-    Tuner::new(BatchPolicy::new(mode, 128, SLO), cost)
+    Tuner::new(BatchPolicy::new(mode, 128, SLO), cost, RowLengths::default())
+}
+
+/// A batch of one job of `rows` rows.
+fn batch(rows: u32, release: Release) -> Batch {
+    Batch::new(vec![held_job(delivery(0, rows, 1))], release)
+}
+
+/// The rows of a batch of this limit, of one unit each.
+fn rows(limit: BatchLimit) -> u32 {
+    limit.rows_of(1.0)
+}
+
+/// N of the next batch.
+fn chosen(tuner: &mut Tuner) -> u32 {
+    rows(tuner.limit(Duration::ZERO))
 }
 
 fn target(epoch: u64, batch: BatchWish, slo_ms: Option<f64>) -> Guidance {
@@ -23,10 +38,10 @@ fn target(epoch: u64, batch: BatchWish, slo_ms: Option<f64>) -> Guidance {
 #[tokio::test(start_paused = true)]
 async fn adopts_the_latest_target_and_returns_to_its_own_setting() {
     let mut tuner = tuner(BatchMode::Fixed(32));
-    assert_eq!(tuner.limit(Duration::ZERO), 32);
+    assert_eq!(chosen(&mut tuner), 32);
     let mut published = |epoch, batch, slo_ms| {
         tuner.adopt(target(epoch, batch, slo_ms));
-        (tuner.limit(Duration::ZERO), tuner.report().bound)
+        (chosen(&mut tuner), tuner.report().bound)
     };
     let alone = published(5, BatchWish::Auto, None);
     assert!((17..=19).contains(&alone.0) && alone.1 == BatchBound::Slo, "{alone:?}");
@@ -46,12 +61,12 @@ async fn adopts_the_latest_target_and_returns_to_its_own_setting() {
 async fn shares_a_light_load_with_other_workers() {
     let mut tuner = tuner(BatchMode::Auto);
     tuner.adopt(Guidance { workers: Some(4), target: None });
-    let full_load = tuner.limit(Duration::ZERO);
+    let full_load = chosen(&mut tuner);
     assert!((23..=28).contains(&full_load), "{full_load}");
     for _ in 0..100 {
         tokio::time::advance(Duration::from_millis(10)).await;
-        tuner.load.add_rows(1);
-        tuner.limit(Duration::ZERO);
+        tuner.load.add_units(1);
+        chosen(&mut tuner);
     }
     // 400 rows per second for four workers: each worker gets a row every 10 ms and runs it in
     // 10 ms.
@@ -62,8 +77,8 @@ async fn shares_a_light_load_with_other_workers() {
     assert_eq!(report.full_load_n, full_load);
     assert!(tuner.capacity() > 400.0, "{}", tuner.capacity());
     // A large request is not shared with other workers.
-    assert_eq!((tuner.most(), tuner.take(64, SLO, 64)), (full_load, full_load));
-    assert_eq!(tuner.take(64, SLO, report.n), report.n);
+    assert_eq!((rows(tuner.most()), rows(tuner.take(64, SLO, true))), (full_load, full_load));
+    assert_eq!(rows(tuner.take(64, SLO, false)), report.n);
 }
 
 /// Runs batches of `clients` that send their next request after the answer to the last, for ten
@@ -73,10 +88,10 @@ async fn closed_loop(
     clients: u32,
     deadline: Duration,
 ) -> Vec<(u32, BatchBound)> {
-    let (mut chosen, began) = (Vec::new(), Instant::now());
+    let (mut choices, began) = (Vec::new(), Instant::now());
     while began.elapsed() < Duration::from_secs(10) {
-        let n = tuner.limit(Duration::ZERO);
-        chosen.push((n, tuner.report().bound));
+        let n = chosen(tuner);
+        choices.push((n, tuner.report().bound));
         let rows = n.min(clients);
         let takes = tuner.expected(rows);
         let waited = (takes * clients / rows).saturating_sub(takes).min(deadline);
@@ -86,9 +101,9 @@ async fn closed_loop(
         };
         tuner.claimed(&(0..rows).map(job).collect::<Vec<_>>(), rows == n);
         tokio::time::advance(takes).await;
-        tuner.ran(rows, 0, takes, Release::Full);
+        tuner.ran(&batch(rows, Release::Full), 0, takes);
     }
-    chosen
+    choices
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,29 +128,29 @@ async fn favours_throughput_while_too_many_clients_wait_and_returns_without_swin
 #[tokio::test(start_paused = true)]
 async fn remembers_the_last_batches_and_learns_from_them() {
     let mut tuner = tuner(BatchMode::Auto);
-    let before = tuner.limit(Duration::ZERO);
+    let before = chosen(&mut tuner);
     for _ in 0..20 {
         let took = tuner.expected(1) * 2;
-        tuner.ran(1, 0, took.min(Duration::from_millis(20)), Release::Drained);
+        tuner.ran(&batch(1, Release::Drained), 0, took.min(Duration::from_millis(20)));
     }
     let report = tuner.report();
     assert_eq!(report.recent.len(), RECENT);
     assert_eq!(report.recent[0].release, "drained");
     assert!((1.9..2.1).contains(&report.gain), "{}", report.gain);
-    assert!(tuner.limit(Duration::ZERO) < before);
+    assert!(chosen(&mut tuner) < before);
 }
 
 #[tokio::test(start_paused = true)]
 async fn refuses_jobs_that_cannot_be_in_time_but_spares_one_if_nothing_ran_lately() {
     let mut tuner = tuner(BatchMode::Auto);
-    tuner.limit(Duration::ZERO);
+    chosen(&mut tuner);
     // Four rows take 16 ms, three 14, two 12, one 10.
     let left = |millis: [u64; 4]| millis.map(Duration::from_millis).into_iter();
     let doomed = |tuner: &Tuner, millis| tuner.doomed(4, left(millis));
     assert_eq!(doomed(&tuner, [15, 13, 30, 30]), 2);
     assert_eq!(doomed(&tuner, [17, 13, 30, 30]), 0);
     assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3, "one must run: L(b) was never corrected");
-    tuner.ran(4, 0, Duration::from_millis(16), Release::Full);
+    tuner.ran(&batch(4, Release::Full), 0, Duration::from_millis(16));
     assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 4);
     tokio::time::advance(BLIND).await;
     assert_eq!(doomed(&tuner, [1, 1, 1, 1]), 3);
@@ -147,21 +162,22 @@ async fn parts_of_large_requests_may_be_short_batches_although_batches_gain_noth
         let profile =
             [1, 4, 16, 64].map(|rows| (rows, Duration::from_micros(micros * u64::from(rows))));
         let cost = CostModel::from_profile(&profile).unwrap();
-        let mut tuner = Tuner::new(BatchPolicy::new(BatchMode::Auto, 64, SLO), cost);
-        (tuner.limit(Duration::ZERO), tuner.most())
+        let mut tuner =
+            Tuner::new(BatchPolicy::new(BatchMode::Auto, 64, SLO), cost, RowLengths::default());
+        (chosen(&mut tuner), rows(tuner.most()))
     };
     assert_eq!(linear(10_000), (1, 1));
     assert_eq!(linear(300), (1, 16));
     assert_eq!(linear(20), (1, 64));
     let mut fixed = tuner(BatchMode::Fixed(1));
-    assert_eq!((fixed.limit(Duration::ZERO), fixed.most()), (1, 1));
+    assert_eq!((chosen(&mut fixed), rows(fixed.most())), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn memory_bounds_n_before_all_else() {
     let mut tuner = tuner(BatchMode::Fixed(64));
     assert_eq!(tuner.out_of_memory(64), 32);
-    assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (32, BatchBound::Memory));
+    assert_eq!((chosen(&mut tuner), tuner.report().bound), (32, BatchBound::Memory));
     assert_eq!(tuner.report().full_load_n, 32);
 }
 
@@ -170,6 +186,6 @@ async fn rows_that_influence_each_other_end_batching_for_good() {
     let mut tuner = tuner(BatchMode::Fixed(64));
     tuner.end_batching();
     tuner.adopt(target(1, BatchWish::Rows(32), None));
-    assert_eq!((tuner.limit(Duration::ZERO), tuner.report().bound), (1, BatchBound::Mismatch));
+    assert_eq!((chosen(&mut tuner), tuner.report().bound), (1, BatchBound::Mismatch));
     assert_eq!(tuner.report().full_load_n, 1);
 }

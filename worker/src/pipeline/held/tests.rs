@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    batch::examples::{delivery, spec},
+    batch::examples::{delivery, held_job, limit_of, spec},
     job::Progress,
 };
 
@@ -15,7 +15,7 @@ fn layout() -> Layout {
 
 fn hold(jobs: impl IntoIterator<Item = Delivery>) -> HeldJobs {
     let mut held = HeldJobs::new(layout());
-    held.extend(jobs.into_iter().map(HeldJob::new));
+    held.extend(jobs.into_iter().map(held_job));
     held
 }
 
@@ -63,7 +63,7 @@ proptest! {
             let rows = |shape| of(shape).map(HeldJob::rows_left).sum::<u32>();
             let rows_of = [0, rows(1), rows(2), rows(3)];
             let overtaken = held.overtaken;
-            let batch = held.take_batch(limit, soon(in_order)).unwrap();
+            let batch = held.take_batch(limit_of(limit), soon(in_order)).unwrap();
             let first = &batch.jobs[0];
             if in_order || overtaken >= MOST_OVERTAKEN {
                 prop_assert_eq!(first.delivery.job.id, oldest);
@@ -93,11 +93,11 @@ proptest! {
         let mut large_led = false;
         let mut large_left_out = false;
         for limit in limits.into_iter().cycle() {
-            let (large, whole) = (held.large(limit), held.whole_rows(limit));
-            let Some(batch) = held.take_batch(limit, soon(false)) else { break };
+            let (large, whole) = (held.large(limit_of(limit)), held.whole_units(limit_of(limit)));
+            let Some(batch) = held.take_batch(limit_of(limit), soon(false)) else { break };
             prop_assert!((1..=limit).contains(&batch.rows), "{} of {limit}", batch.rows);
-            let leads = batch.jobs[0].is_large(limit);
-            let has_large = batch.jobs.iter().any(|job| job.is_large(limit));
+            let leads = batch.jobs[0].is_large(limit_of(limit));
+            let has_large = batch.jobs.iter().any(|job| job.is_large(limit_of(limit)));
             prop_assert!(!(large_led && leads && whole > 0), "large jobs lead twice");
             prop_assert!(!(large_left_out && !has_large && large > 0), "large jobs wait twice");
             // The limit of the next batch may make a large job of a whole one.
@@ -118,10 +118,10 @@ fn small_jobs_run_in_every_batch_and_a_large_job_fills_it_up() {
     let mut held = held(&[(20, 1)]);
     let mut next = 1;
     for expected in [&[(0, 8)][..], &[(1, 1), (2, 3), (0, 4)], &[(3, 1), (4, 3), (0, 4)]] {
-        let batch = held.take_batch(8, soon(false)).unwrap();
+        let batch = held.take_batch(limit_of(8), soon(false)).unwrap();
         assert_eq!((parts(&batch), batch.release), (expected.to_vec(), Release::Full));
         run(&mut held, batch);
-        held.extend([delivery(next, 1, 1), delivery(next + 1, 3, 1)].map(HeldJob::new));
+        held.extend([delivery(next, 1, 1), delivery(next + 1, 3, 1)].map(held_job));
         next += 2;
     }
 }
@@ -131,9 +131,9 @@ fn a_large_job_takes_every_second_batch_if_small_ones_fill_all() {
     let mut held = held(&[(20, 1)]);
     let mut led_by_large = Vec::new();
     for round in 0..5 {
-        held.extend((0..8).map(|index| HeldJob::new(delivery(100 * round + index + 1, 1, 1))));
-        let batch = held.take_batch(8, soon(false)).unwrap();
-        led_by_large.push(batch.jobs[0].is_large(8));
+        held.extend((0..8).map(|index| held_job(delivery(100 * round + index + 1, 1, 1))));
+        let batch = held.take_batch(limit_of(8), soon(false)).unwrap();
+        led_by_large.push(batch.jobs[0].is_large(limit_of(8)));
         assert_eq!(batch.rows, 8);
         run(&mut held, batch);
     }
@@ -151,9 +151,9 @@ fn a_large_job_of_another_shape_or_class_takes_turns_too() {
         let mut held = hold([of(large, delivery(0, 60, 2))]);
         let mut leads = Vec::new();
         for index in 1..7 {
-            held.extend([HeldJob::new(of(small, delivery(index, 1, 1)))]);
-            let batch = held.take_batch(8, soon(false)).unwrap();
-            leads.push(u8::from(batch.jobs[0].is_large(8)));
+            held.extend([held_job(of(small, delivery(index, 1, 1)))]);
+            let batch = held.take_batch(limit_of(8), soon(false)).unwrap();
+            leads.push(u8::from(batch.jobs[0].is_large(limit_of(8))));
             run(&mut held, batch);
         }
         leads
@@ -168,7 +168,7 @@ fn a_large_job_of_another_shape_or_class_takes_turns_too() {
 fn the_oldest_large_job_runs_first_and_the_next_fills_up_its_last_batch() {
     let mut held = held(&[(10, 1), (12, 1), (9, 2)]);
     let mut batches = Vec::new();
-    while let Some(batch) = held.take_batch(8, soon(false)) {
+    while let Some(batch) = held.take_batch(limit_of(8), soon(false)) {
         batches.push(parts(&batch));
         run(&mut held, batch);
     }
@@ -189,7 +189,7 @@ fn a_batch_knows_why_it_left() {
         (&[(5, 1)], 4, Release::Full),
         (&[(1, 1), (1, 1)], 1, Release::Full),
     ] {
-        let batch = held(rows).take_batch(limit, soon(true)).unwrap();
+        let batch = held(rows).take_batch(limit_of(limit), soon(true)).unwrap();
         assert_eq!(batch.release, release, "{rows:?}");
     }
 }
@@ -203,7 +203,7 @@ fn most_rows_go_first_but_never_before_a_higher_class() {
             delivery
         };
         let mut held = hold(jobs.iter().enumerate().map(job));
-        width(&held.take_batch(8, soon(false)).unwrap().jobs[0])
+        width(&held.take_batch(limit_of(8), soon(false)).unwrap().jobs[0])
     };
     let [critical, default, _] = Priority::ALL;
     assert_eq!(widths(&[(1, default), (2, default), (2, default)]), 2);
@@ -214,14 +214,14 @@ fn most_rows_go_first_but_never_before_a_higher_class() {
 
 #[test]
 fn jobs_of_one_batch_that_is_not_full_have_room() {
-    assert!(held(&[]).has_room(4));
-    assert!(held(&[(1, 1), (2, 1)]).has_room(4));
-    assert!(!held(&[(1, 1), (3, 1)]).has_room(4));
-    assert!(!held(&[(1, 1), (1, 2)]).has_room(4));
+    assert!(held(&[]).has_room(limit_of(4)));
+    assert!(held(&[(1, 1), (2, 1)]).has_room(limit_of(4)));
+    assert!(!held(&[(1, 1), (3, 1)]).has_room(limit_of(4)));
+    assert!(!held(&[(1, 1), (1, 2)]).has_room(limit_of(4)));
     let mut begun = held(&[(5, 1)]);
-    let batch = begun.take_batch(4, soon(false)).unwrap();
+    let batch = begun.take_batch(limit_of(4), soon(false)).unwrap();
     run(&mut begun, batch);
-    assert!(!begun.has_room(4));
+    assert!(!begun.has_room(limit_of(4)));
 }
 
 #[test]
@@ -237,8 +237,8 @@ fn jobs_are_taken_by_index() {
 fn a_model_that_does_not_batch_gets_one_job_as_it_is() {
     let single = Layout::of(&spec(0));
     let mut held = HeldJobs::new(single.clone());
-    held.extend((0..3).map(|index| HeldJob::new(delivery(index, 1, 5))));
-    let batch = held.take_batch(1, soon(false)).unwrap();
+    held.extend((0..3).map(|index| held_job(delivery(index, 1, 5))));
+    let batch = held.take_batch(limit_of(1), soon(false)).unwrap();
     assert_eq!((parts(&batch), held.iter().len()), (vec![(0, 1)], 2));
     assert_eq!(batch.lay_out(&single, 0).join().0[0].shape, [1, 5]);
 }

@@ -51,13 +51,13 @@ async fn nothing_runs_again_if_the_sentinel_is_off_or_requests_ran_alone() {
 async fn batching_ends_after_three_answers_that_depended_on_others() {
     let mut bench = Bench::start(ServingPlan { sentinel_interval: MINUTE, ..plan(8) }).await;
     for differences in 1..=3 {
-        assert_eq!(bench.tuner.lock().n(), 8);
+        assert_eq!(bench.tuner.lock().usual_rows(), 8);
         run_batch(&mut bench, &[1, MIXING, 9]).await;
         sleep(MINUTE * 2).await;
         while bench.ran.try_recv().is_ok() {}
         assert_eq!(found(&bench, SentinelFinding::Different), differences);
     }
-    assert_eq!(bench.tuner.lock().n(), 1);
+    assert_eq!(bench.tuner.lock().usual_rows(), 1);
     bench.submit_rows(&[1, 1, 1]).await;
     for _ in 0..3 {
         assert_eq!(bench.ran.recv().await.unwrap(), [1]);

@@ -1,0 +1,121 @@
+//! The lengths of rows: how long the rows of a request are, and what they cost.
+
+use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
+use batchfleet_policy::LengthCost;
+
+/// The open dimensions of a model's inputs, and the cost u(S) of a row by its length.
+///
+/// The length of a row is the product of its open dimensions: tokens of a text, samples of a sound,
+/// pixels of an image. Of several inputs, the longest counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RowLengths {
+    inputs: Vec<OpenInput>,
+    cost: LengthCost,
+    /// The length to expect before the first request.
+    expected: u64,
+}
+
+/// An input with open dimensions.
+#[derive(Clone, Debug)]
+struct OpenInput {
+    name: String,
+    /// The open dimensions, other than the one that counts rows.
+    axes: Vec<usize>,
+}
+
+impl RowLengths {
+    /// The open dimensions of the inputs of `model`, whose rows cost one unit each until their cost
+    /// is [known](Self::with_cost).
+    pub(crate) fn of(model: &ModelSpec) -> Self {
+        let open = |input: &TensorSpec| {
+            let rows = input.row_dimension().filter(|_| model.batches());
+            let dims = input.shape.iter().enumerate();
+            let axes: Vec<usize> = dims
+                .filter(|&(axis, &dim)| dim < 0 && Some(axis) != rows)
+                .map(|(axis, _)| axis)
+                .collect();
+            (!axes.is_empty()).then(|| OpenInput { name: input.name.clone(), axes })
+        };
+        Self { inputs: model.inputs.iter().filter_map(open).collect(), ..Self::default() }
+    }
+
+    /// The same with the measured cost of rows, of which `expected` is the most likely length.
+    pub(crate) fn with_cost(self, cost: LengthCost, expected: u64) -> Self {
+        Self { cost, expected, ..self }
+    }
+
+    /// Whether rows may differ in length.
+    pub(crate) fn vary(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
+    /// Whether rows of all lengths cost the same.
+    pub(crate) fn are_free(&self) -> bool {
+        self.cost.is_flat()
+    }
+
+    /// S: the length of the rows of a request; 1 if the model's rows have one length.
+    pub(crate) fn length(&self, job: &Job) -> u64 {
+        let length = |open: &OpenInput| {
+            let input = job.inputs.iter().find(|input| input.name == open.name)?;
+            Some(open.length(input))
+        };
+        self.inputs.iter().filter_map(length).max().unwrap_or(1)
+    }
+
+    /// u(S): the units that each row of a request costs.
+    pub(crate) fn row_units(&self, job: &Job) -> f64 {
+        if self.are_free() { 1.0 } else { self.cost.units(self.length(job)) }
+    }
+
+    /// The units that all rows of a request cost.
+    pub(crate) fn units(&self, job: &Job) -> f64 {
+        f64::from(job.rows) * self.row_units(job)
+    }
+
+    /// What a row costs before the first request is known.
+    pub(crate) fn expected_units(&self) -> f64 {
+        self.cost.units(self.expected)
+    }
+}
+
+impl OpenInput {
+    fn length(&self, input: &Tensor) -> u64 {
+        self.axes
+            .iter()
+            .filter_map(|&axis| input.shape.get(axis))
+            .fold(1, |a, &b| a.saturating_mul(b))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_broker::Datatype;
+
+    use super::*;
+    use crate::batch::examples::{delivery, spec};
+
+    #[test]
+    fn the_length_of_a_row_is_the_product_of_its_open_dimensions() {
+        let mut model = spec(64);
+        model.inputs.push(TensorSpec::new("image", Datatype::Uint8, [-1, 3, -1, -1]));
+        let mut job = delivery(0, 2, 100).job;
+        let lengths = RowLengths::of(&model);
+        assert_eq!((lengths.length(&job), lengths.vary()), (100, true));
+        let shape = vec![2, 3, 20, 30];
+        job.inputs.push(Tensor { name: "image".to_owned(), shape, ..job.inputs[0].clone() });
+        assert_eq!(lengths.length(&job), 600);
+        let lengths = lengths.with_cost(LengthCost::proportional(100), 200);
+        assert!((lengths.units(&job) - 12.0).abs() < 1e-9, "{}", lengths.units(&job));
+        assert!((lengths.expected_units() - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rows_of_closed_dimensions_have_one_length() {
+        let mut model = spec(64);
+        model.inputs[0].shape = vec![-1, 7];
+        let lengths = RowLengths::of(&model);
+        assert!(!lengths.vary() && lengths.are_free());
+        assert_eq!(lengths.length(&delivery(0, 2, 7).job), 1);
+    }
+}
