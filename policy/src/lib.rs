@@ -4,6 +4,7 @@
 //!   measured duration of a batch of b rows.
 //! - [`LengthCost`] is u(S), the cost of a row of length S: where rows differ in length, everything
 //!   that counts rows counts these units.
+//! - [`companions`] chooses which waiting requests of different lengths run together.
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
 //!   model, the latency target and the load ([`ArrivalRate`], [`Standing`]). [`BatchChoice`]
 //!   explains the choice.
@@ -16,6 +17,7 @@
 mod admission;
 mod batch;
 mod climb;
+mod compose;
 mod cost;
 mod default_version;
 mod lengths;
@@ -27,6 +29,7 @@ mod standing;
 pub use admission::{Ahead, DrainRate, DrainSample, admit, doomed};
 pub use batch::{BatchChoice, BatchMode, BatchPolicy, Bound, QueueLoad};
 pub use climb::{Climb, ClimbEnd};
+pub use compose::{LargestBatch, WaitingRows, companions, composed_time};
 pub use cost::CostModel;
 pub use default_version::{VersionLoad, default_version};
 pub use lengths::{LengthCost, LengthSample};

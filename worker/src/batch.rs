@@ -72,7 +72,9 @@ impl Batch {
     /// Makes a batch of `jobs`.
     pub(crate) fn new(jobs: Vec<HeldJob>, release: Release) -> Self {
         let rows = jobs.iter().map(HeldJob::part_rows).sum();
-        let units = whole_units(jobs.iter().map(HeldJob::part_units).sum());
+        // All rows are padded to the longest.
+        let row_units = jobs.iter().map(HeldJob::row_units).fold(0.0, f64::max);
+        let units = whole_units(f64::from(rows) * row_units);
         Self { jobs, rows, units, release }
     }
 
@@ -84,6 +86,11 @@ impl Batch {
         }
         let second = self.jobs.split_off(self.jobs.len().div_ceil(2));
         Ok([Self::new(self.jobs, self.release), Self::new(second, self.release)])
+    }
+
+    /// What each row costs, padded to the longest, in units.
+    pub(crate) fn row_units(&self) -> f64 {
+        self.jobs.iter().map(HeldJob::row_units).fold(0.0, f64::max)
     }
 
     /// Lays out the inputs of the jobs, followed by `padding` rows of zeros or empty strings.
@@ -105,10 +112,11 @@ pub(crate) mod examples {
     use tokio::time::Instant;
 
     use super::{BatchLimit, HeldJob};
+    use crate::lengths::RowLengths;
 
     /// A held job whose rows cost one unit each.
     pub(crate) fn held_job(delivery: Delivery) -> HeldJob {
-        HeldJob::new(delivery, 1.0)
+        HeldJob::new(delivery, &RowLengths::default())
     }
 
     /// The limit of batches of at most `rows` rows that cost one unit each.

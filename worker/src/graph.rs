@@ -100,6 +100,11 @@ impl Graph {
         self.inputs.get(name).map(Vec::as_slice)
     }
 
+    /// The dimensions of an output; `None` for an unknown name.
+    pub(crate) fn output(&self, name: &str) -> Option<&[Dimension]> {
+        self.outputs.get(name).map(Vec::as_slice)
+    }
+
     /// The different names that people gave to the first dimensions of the inputs. Names that
     /// exporters make up are left out: they differ even where the dimensions are the same.
     pub(crate) fn row_symbols(&self) -> BTreeSet<&str> {

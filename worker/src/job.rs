@@ -7,12 +7,14 @@
 use std::ops::Range;
 
 use batchfleet_broker::{Delivery, Failure, Tensor, Timing, roles::LEASE};
+use batchfleet_policy::WaitingRows;
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
     batch::BatchLimit,
     layout::{JobRows, Layout},
+    lengths::RowLengths,
     settle::JobReply,
 };
 
@@ -21,6 +23,8 @@ use crate::{
 pub(crate) struct HeldJob {
     /// The job.
     pub(crate) delivery: Delivery,
+    /// The length of each row.
+    length: u64,
     /// What each row costs, in units.
     row_units: f64,
     /// The rows that run next, or in the current batch. All earlier rows have run.
@@ -48,10 +52,11 @@ pub(crate) enum Progress {
 }
 
 impl HeldJob {
-    /// A job of which no row has run; each row costs `row_units` units.
-    pub(crate) fn new(delivery: Delivery, row_units: f64) -> Self {
+    /// A job of which no row has run.
+    pub(crate) fn new(delivery: Delivery, lengths: &RowLengths) -> Self {
         Self {
-            row_units,
+            length: lengths.length(&delivery.job),
+            row_units: lengths.row_units(&delivery.job),
             part: 0..delivery.job.rows,
             outputs: Vec::new(),
             timing: Timing { queue: delivery.waited, ..Timing::default() },
@@ -70,6 +75,11 @@ impl HeldJob {
     /// What the rows cost that have not run, in units.
     pub(crate) fn units_left(&self) -> f64 {
         f64::from(self.rows_left()) * self.row_units
+    }
+
+    /// The rows that run next, for the choice of the jobs that run together.
+    pub(crate) fn waiting_rows(&self) -> WaitingRows {
+        WaitingRows { rows: self.part_rows(), length: self.length }
     }
 
     /// What each row costs, in units.

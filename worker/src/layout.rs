@@ -1,6 +1,9 @@
 //! How the requests of a batch share its tensors: which requests can be joined, how their inputs
 //! are joined, and how the outputs are split among the requests. Pure.
 //!
+//! Inputs may differ in length along a dimension that is [declared](Padding) to be padded: they are
+//! filled up to the longest input of the batch, and outputs are cut back.
+//!
 //! Any dimension of a tensor may count the rows of a batch. An input without rows holds one value
 //! for the whole batch: only requests with the same value are joined. An output without rows has
 //! the same value for every request of the batch.
@@ -16,6 +19,7 @@ use batchfleet_broker::{Datatype, Job, ModelSpec, Tensor, TensorSpec};
 use bytes::Bytes;
 
 use self::rows::Rows;
+use crate::padding::{PadTo, Padding};
 
 /// How a model's tensors hold the rows of a batch.
 #[derive(Clone, Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Layout {
     /// The dimensions that count rows. `None` if the model does not batch: a batch is one request,
     /// and its tensors are used as they are.
     axes: Option<Arc<RowAxes>>,
+    /// What may be padded; `None` if inputs of different lengths are not joined.
+    padding: Option<Arc<Padding>>,
 }
 
 /// The dimensions that count rows, by input and output.
@@ -50,7 +56,17 @@ impl Layout {
             inputs: spec.inputs.iter().map(axis).collect(),
             outputs: spec.outputs.iter().map(axis).collect(),
         };
-        Self { axes: spec.batches().then(|| Arc::new(axes())) }
+        Self { axes: spec.batches().then(|| Arc::new(axes())), padding: None }
+    }
+
+    /// The same layout with inputs that may be padded.
+    pub(crate) fn with_padding(self, padding: Option<Arc<Padding>>) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// Whether requests that differ in length may run in one batch.
+    pub(crate) fn pads(&self) -> bool {
+        self.padding.is_some()
     }
 
     /// Whether a model with these tensors can run several rows at once.
@@ -85,16 +101,23 @@ impl Layout {
     }
 
     /// Whether two valid requests to the model may run in one batch: they have the same inputs,
-    /// which may differ in the number of rows and in the values of rows only.
+    /// which may differ in the number of rows, in the values of rows, and in a padded dimension.
     pub(crate) fn can_join(&self, one: &Job, other: &Job) -> bool {
         let Some(axes) = &self.axes else { return false };
+        let can_pad = |padding: &&Arc<Padding>| {
+            padding.length(one).is_some() && padding.length(other).is_some()
+        };
+        let padding = self.padding.as_ref().filter(can_pad);
         let mut has_rows = false;
         let mut is_alike = |(at, (a, b)): (usize, (&Tensor, &Tensor))| {
             let axis = axes.input(at, &a.name);
             has_rows |= axis.is_some();
             a.name == b.name
                 && match axis {
-                    Some(axis) => differ_in_rows_only(a, b, axis),
+                    Some(axis) => {
+                        let padded = padding.and_then(|padding| padding.axis(&a.name));
+                        a.datatype == b.datatype && differ_only(a, b, [Some(axis), padded])
+                    }
                     None => a.datatype == b.datatype && a.shape == b.shape && a.data == b.data,
                 }
         };
@@ -107,21 +130,30 @@ impl Layout {
     /// `padding` rows of zeros or empty strings.
     pub(crate) fn lay_out(&self, parts: &[JobRows<'_>], padding: u32) -> BatchInputs {
         let rows = parts.iter().map(|part| part.rows.end - part.rows.start).collect();
-        let slots = BatchSlots { layout: self.clone(), rows, padding };
+        let lengths: Option<Vec<u64>> = self
+            .padding
+            .as_ref()
+            .and_then(|padding| parts.iter().map(|part| padding.length(part.job)).collect());
+        let lengths = lengths.unwrap_or_default();
+        let padded = self.padding.as_ref().zip(lengths.iter().copied().max());
+        let padded = padded.map(|(padding, longest)| (padding, padding.target(longest)));
+        let length = padded.map_or(0, |(_, length)| length);
+        let slots = BatchSlots { layout: self.clone(), rows, padding, lengths, length };
         let inputs = parts.first().map_or(&[][..], |first| &first.job.inputs);
         let column = |(at, input): (usize, &Tensor)| {
             let axis = self.axes.as_ref().and_then(|axes| axes.input(at, &input.name));
             let of_all = if axis.is_some() { parts } else { &parts[..1] };
             let piece = |part: &JobRows<'_>| {
                 let Tensor { data, shape, .. } = &part.job.inputs[at];
-                let rows = axis.and_then(|axis| shape.get(axis)).copied().unwrap_or(1);
-                Piece { data: data.clone(), of: rows, rows: part.rows.clone() }
+                Piece { data: data.clone(), shape: shape.clone(), rows: part.rows.clone() }
             };
+            let pad = padded.and_then(|(padding, length)| padding.to(&input.name, length));
             Column {
                 name: input.name.clone(),
                 datatype: input.datatype,
                 shape: input.shape.clone(),
                 axis,
+                pad,
                 pieces: of_all.iter().map(piece).collect(),
             }
         };
@@ -139,7 +171,10 @@ impl Layout {
             let Some(axis) = axes.output(at, &first.name) else {
                 return outputs.iter().all(|output| *output == first).then(|| first.clone());
             };
-            if !outputs.iter().all(|output| differ_in_rows_only(first, output, axis)) {
+            let is_alike = |output: &&Tensor| {
+                output.datatype == first.datatype && differ_only(first, output, [Some(axis), None])
+            };
+            if !outputs.iter().all(is_alike) {
                 return None;
             }
             let rows = |output: &&Tensor| {
@@ -158,7 +193,8 @@ impl Layout {
 
     /// The slots of `rows` requests of one row each.
     pub(crate) fn single_rows(&self, rows: u32) -> BatchSlots {
-        BatchSlots { layout: self.clone(), rows: vec![1; rows as usize], padding: 0 }
+        let (rows, lengths) = (vec![1; rows as usize], Vec::new());
+        BatchSlots { layout: self.clone(), rows, padding: 0, lengths, length: 0 }
     }
 }
 
@@ -180,12 +216,11 @@ fn find(axes: &[RowAxis], at: usize, name: &str) -> Option<usize> {
     found.map_or(Some(0), |found| found.axis)
 }
 
-/// Whether two tensors of rows along `axis` have the same datatype and, except for the number of
-/// rows, the same shape.
-fn differ_in_rows_only(one: &Tensor, other: &Tensor, axis: usize) -> bool {
-    one.datatype == other.datatype
-        && one.shape.get(..axis) == other.shape.get(..axis)
-        && one.shape.get(axis + 1..) == other.shape.get(axis + 1..)
+/// Whether two tensors have the same shape, except for these dimensions.
+fn differ_only(one: &Tensor, other: &Tensor, except: [Option<usize>; 2]) -> bool {
+    let mut dims = one.shape.iter().zip(&other.shape).enumerate();
+    one.shape.len() == other.shape.len()
+        && dims.all(|(axis, (a, b))| a == b || except.contains(&Some(axis)))
 }
 
 /// Some rows of a request.
@@ -220,6 +255,8 @@ struct Column {
     shape: Vec<u64>,
     /// The dimension that counts rows. `None` if one value holds for the whole batch.
     axis: Option<usize>,
+    /// How each request's input is padded.
+    pad: Option<PadTo>,
     /// The rows of each request, in order, or the one value of the batch.
     pieces: Vec<Piece>,
 }
@@ -229,8 +266,8 @@ struct Column {
 struct Piece {
     /// The bytes of the request's whole input.
     data: Bytes,
-    /// Rows of the whole input.
-    of: u64,
+    /// The shape of the request's whole input.
+    shape: Vec<u64>,
     /// The rows that run in the batch.
     rows: Range<u32>,
 }
@@ -246,19 +283,37 @@ impl BatchInputs {
 
 impl Column {
     fn join(self, slots: &BatchSlots) -> Tensor {
-        let Self { name, datatype, mut shape, axis, mut pieces } = self;
+        let Self { name, datatype, mut shape, axis, pad, mut pieces } = self;
         let Some(axis) = axis else {
             let data = pieces.pop().map(|piece| piece.data).unwrap_or_default();
             return Tensor { name, datatype, shape, data };
         };
         let mut rows = Vec::with_capacity(pieces.len());
-        for Piece { data, of, rows: range } in pieces {
-            shape[axis] = of;
+        for piece in pieces {
+            let range = piece.rows.clone();
+            let Piece { data, shape, .. } = piece.padded(datatype, pad.as_ref());
             rows.push((Rows::new(datatype, &shape, axis, data), range));
+        }
+        if let Some(pad) = pad {
+            shape[pad.axis] = pad.length;
         }
         shape[axis] = u64::from(slots.rows());
         let data = rows::join(&rows, slots.padding);
         Tensor { name, datatype, shape, data }
+    }
+}
+
+impl Piece {
+    /// The same rows, filled up along the padded dimension.
+    fn padded(mut self, datatype: Datatype, pad: Option<&PadTo>) -> Self {
+        let Some(pad) = pad else { return self };
+        let added = pad.length.saturating_sub(self.shape[pad.axis]);
+        let Some(added) = u32::try_from(added).ok().filter(|&added| added > 0) else { return self };
+        let dimension = Rows::new(datatype, &self.shape, pad.axis, self.data);
+        let all = dimension.all();
+        self.data = rows::join_filled(&[(dimension, all)], added, &pad.fill);
+        self.shape[pad.axis] = pad.length;
+        self
     }
 }
 
@@ -270,6 +325,10 @@ pub(crate) struct BatchSlots {
     rows: Vec<u32>,
     /// Rows of padding after the last request.
     padding: u32,
+    /// The length of each request along the padded dimension; empty without padding.
+    lengths: Vec<u64>,
+    /// The length of the batch along the padded dimension; 0 without padding.
+    length: u64,
 }
 
 impl BatchSlots {
@@ -284,8 +343,9 @@ impl BatchSlots {
         &self.rows
     }
 
-    /// Splits a batch's outputs by request, in order. Rows of padding are dropped. Every request
-    /// gets a copy of an output without rows.
+    /// Splits a batch's outputs by request, in order. Rows of padding are dropped, and outputs that
+    /// follow the length are cut to the length of each request. Every request gets a copy of an
+    /// output without rows.
     pub(crate) fn split(&self, outputs: Vec<Tensor>) -> Result<Vec<Vec<Tensor>>, UnevenOutput> {
         let Some(axes) = &self.layout.axes else { return Ok(vec![outputs]) };
         let total = self.rows();
@@ -300,27 +360,40 @@ impl BatchSlots {
                 return Err(UnevenOutput { name, shape, rows: total, axis });
             }
             if let ([request], 0) = (requests.as_mut_slice(), self.padding) {
-                request.push(output);
+                request.push(self.cut(0, output));
                 continue;
             }
             let Some(axis) = axis else {
-                for request in &mut requests {
-                    request.push(output.clone());
+                for (at, request) in requests.iter_mut().enumerate() {
+                    request.push(self.cut(at, output.clone()));
                 }
                 continue;
             };
             let Tensor { name, datatype, shape, data } = output;
             let all = Rows::new(datatype, &shape, axis, data);
             let mut next = 0;
-            for (request, &rows) in requests.iter_mut().zip(&self.rows) {
+            for (at, (request, &rows)) in requests.iter_mut().zip(&self.rows).enumerate() {
                 let data = all.take(&(next..next + rows));
                 next += rows;
                 let mut shape = shape.clone();
                 shape[axis] = u64::from(rows);
-                request.push(Tensor { name: name.clone(), datatype, shape, data });
+                request.push(self.cut(at, Tensor { name: name.clone(), datatype, shape, data }));
             }
         }
         Ok(requests)
+    }
+
+    /// An output of the request at this index, without what was computed from its padding.
+    fn cut(&self, request: usize, mut output: Tensor) -> Tensor {
+        let padding = self.layout.padding.as_ref();
+        let axis = padding.and_then(|padding| padding.cut_axis(&output.name));
+        let (Some(axis), Some(&length)) = (axis, self.lengths.get(request)) else { return output };
+        if length < self.length && output.shape.get(axis) == Some(&self.length) {
+            let dimension = Rows::new(output.datatype, &output.shape, axis, output.data);
+            output.data = dimension.take(&(0..u32::try_from(length).unwrap_or(u32::MAX)));
+            output.shape[axis] = length;
+        }
+        output
     }
 }
 

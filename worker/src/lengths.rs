@@ -1,7 +1,11 @@
 //! The lengths of rows: how long the rows of a request are, and what they cost.
 
+use std::sync::Arc;
+
 use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 use batchfleet_policy::LengthCost;
+
+use crate::padding::Padding;
 
 /// The open dimensions of a model's inputs, and the cost u(S) of a row by its length.
 ///
@@ -10,6 +14,7 @@ use batchfleet_policy::LengthCost;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RowLengths {
     inputs: Vec<OpenInput>,
+    padding: Option<Arc<Padding>>,
     cost: LengthCost,
     /// The length to expect before the first request.
     expected: u64,
@@ -54,13 +59,35 @@ impl RowLengths {
         self.cost.is_flat()
     }
 
-    /// S: the length of the rows of a request; 1 if the model's rows have one length.
+    /// The same for a model whose inputs may be padded.
+    pub(crate) fn with_padding(self, padding: Option<Arc<Padding>>) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// S: the length of the rows of a request if it runs alone; 1 if the model's rows have one
+    /// length.
     pub(crate) fn length(&self, job: &Job) -> u64 {
+        let length = self.longest(&job.inputs);
+        let Some(padding) = &self.padding else { return length };
+        match padding.length(job) {
+            // Other open dimensions keep their size.
+            Some(padded) if padded > 0 => length / padded * padding.target(padded),
+            _ => length,
+        }
+    }
+
+    /// S: the length of the rows in the inputs of a request or of a batch.
+    pub(crate) fn longest(&self, inputs: &[Tensor]) -> u64 {
         let length = |open: &OpenInput| {
-            let input = job.inputs.iter().find(|input| input.name == open.name)?;
+            let input = inputs.iter().find(|input| input.name == open.name)?;
             Some(open.length(input))
         };
         self.inputs.iter().filter_map(length).max().unwrap_or(1)
+    }
+
+    /// u(S), by which lengths are compared.
+    pub(crate) fn cost(&self) -> &LengthCost {
+        &self.cost
     }
 
     /// u(S): the units that each row of a request costs.

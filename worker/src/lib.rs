@@ -25,6 +25,7 @@ mod layout;
 mod lengths;
 mod metrics;
 mod model;
+mod padding;
 mod pbtxt;
 mod pipeline;
 mod plan;

@@ -119,7 +119,7 @@ impl Pipeline {
                         bisection.first_half_ran();
                     }
                 }
-                Ok(Attempted::TooLarge(job)) => self.source.take_back(vec![job]),
+                Ok(Attempted::TooLarge(job)) => self.source.take_back(vec![*job]),
                 Ok(Attempted::GaveUp(reply)) => {
                     self.settler.settle(reply.into_iter().collect()).await;
                 }

@@ -6,7 +6,7 @@ use batchfleet_broker::ModelSpec;
 use batchfleet_policy::{BatchPolicy, CostModel};
 use batchfleet_service::trace::Tracer;
 
-use crate::{classes::Labels, layout::Layout, lengths::RowLengths};
+use crate::{classes::Labels, layout::Layout, lengths::RowLengths, padding::Padding};
 
 /// Everything that does not change while a model is served.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct ServingPlan {
     pub(crate) cost: CostModel,
     /// What rows cost by their length.
     pub(crate) lengths: RowLengths,
+    /// Which dimensions of the inputs may be padded.
+    pub(crate) padding: Option<Arc<Padding>>,
     /// Chooses N, the maximum number of rows per batch.
     pub(crate) policy: BatchPolicy,
     /// How long a batch that is not full waits for more jobs.
@@ -38,6 +40,6 @@ pub(crate) struct ServingPlan {
 impl ServingPlan {
     /// How the model's tensors hold the rows of a batch.
     pub(crate) fn layout(&self) -> Layout {
-        Layout::of(&self.spec)
+        Layout::of(&self.spec).with_padding(self.padding.clone())
     }
 }

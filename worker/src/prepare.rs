@@ -16,8 +16,9 @@ use crate::{
     graph::Graph,
     labels,
     lengths::RowLengths,
+    padding::{self, Padding},
     plan::ServingPlan,
-    proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, samples},
+    proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, prove_padding, samples},
     repository::ModelSource,
     settings::ModelSettings,
     stretch::measure_lengths,
@@ -46,6 +47,7 @@ pub(crate) fn plan(
     let mut notes = source.config.notes(engine.spec());
     notes.extend_from_slice(engine.notes());
     let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
+    let padding = padding(source, engine, &hints, rows.as_ref(), &mut notes)?;
     let Measured { cost, lengths, usable } = match rows {
         Some(rows) => measure(settings, source, engine, &hints, rows)?,
         None => Measured::nothing(engine.spec())?,
@@ -68,7 +70,8 @@ pub(crate) fn plan(
         provider,
         labels: Arc::new(labels::read(source)?),
         cost,
-        lengths,
+        lengths: lengths.with_padding(padding.clone()),
+        padding,
         policy,
         linger: source.config.linger.unwrap_or(settings.linger),
         max_batch_time: settings.max_batch_time,
@@ -251,6 +254,44 @@ fn may_batch(
     let note = no_batch(source, engine, hints.graph, objection)?;
     rows.serve_singly(engine.spec());
     Ok(vec![note])
+}
+
+/// The padding that the config declares, if it changes no answer. Adds notes for the model's users.
+fn padding(
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    hints: &Hints<'_>,
+    rows: Option<&TestRows>,
+    notes: &mut Vec<String>,
+) -> Result<Option<Arc<Padding>>, WorkerError> {
+    let model = source.queue.clone();
+    let declared = Padding::declared(&source.config.parameters, engine.spec(), hints.graph);
+    let declared = declared.map_err(|problem| source.contradiction(problem))?;
+    let Some(declared) = declared.map(Arc::new) else {
+        if let Some(lines) = padding::suggestion(engine.spec(), hints.graph) {
+            info!(
+                %model, lines,
+                "requests of different lengths run in different batches: these lines of config.pbtxt \
+                 pad them"
+            );
+            notes.push(format!(
+                "only requests of the same length share a batch; {lines} in config.pbtxt pads \
+                 shorter requests"
+            ));
+        }
+        return Ok(None);
+    };
+    let proven = match rows {
+        Some(rows) => prove_padding(engine, hints, rows, &declared),
+        None => Err(Objection::OneLength),
+    };
+    let Err(objection) = proven else { return Ok(Some(declared)) };
+    warn!(%model, %objection, "requests are not padded: only requests of the same length share a batch");
+    notes.push(format!(
+        "only requests of the same length share a batch, although config.pbtxt declares padding: \
+         {objection}"
+    ));
+    Ok(None)
 }
 
 /// Serves a model whose requests cannot be joined one request at a time, unless its config demands a

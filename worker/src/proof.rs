@@ -3,6 +3,7 @@
 //! time. A model that batches only by assumption would mix the requests of different callers.
 
 mod compare;
+mod padding;
 mod samples;
 mod search;
 mod sizes;
@@ -16,6 +17,7 @@ use self::{
     search::TestBench,
 };
 pub(crate) use self::{
+    padding::prove_padding,
     samples::samples,
     search::{Hints, TestRows},
 };
@@ -33,6 +35,14 @@ pub enum Objection {
     /// The outputs of a row depend on the other rows of the batch.
     #[error("the rows of a batch influence each other: {0}")]
     Mixed(Mismatch),
+    /// The outputs of a row depend on the values that are added to it.
+    #[error("the values that are added to short requests change their outputs: {0}")]
+    Padded(Mismatch),
+    /// Too few lengths run to compare padded requests.
+    #[error(
+        "the warm-up found only one length that the model takes, so that padding is not proven"
+    )]
+    OneLength,
     /// The outputs of a row differ from run to run.
     #[error(
         "its outputs differ from run to run, which hides whether rows influence each other: {0}"

@@ -9,7 +9,10 @@ mod load;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch};
-use batchfleet_policy::{BatchChoice, BatchMode, BatchPolicy, Bound, CostModel, QueueLoad, doomed};
+use batchfleet_policy::{
+    BatchChoice, BatchMode, BatchPolicy, Bound, CostModel, LargestBatch, QueueLoad, WaitingRows,
+    companions, doomed,
+};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::info;
@@ -210,6 +213,18 @@ impl Tuner {
         let doomed = usize::try_from(doomed(&self.cost, self.n(), units, left)).unwrap_or(jobs);
         let is_blind = self.last_ran.is_none_or(|at| at.elapsed() >= BLIND);
         if is_blind { doomed.min(jobs.saturating_sub(1)) } else { doomed }
+    }
+
+    /// The indices of the `waiting` requests, of different lengths, that run together with the one at
+    /// `lead` in a batch of at most `limit`.
+    pub(crate) fn companions(
+        &self,
+        limit: BatchLimit,
+        waiting: &[WaitingRows],
+        lead: usize,
+    ) -> Vec<usize> {
+        let largest = LargestBatch { rows: limit.rows, units: limit.units };
+        companions(&self.cost, self.lengths.cost(), largest, waiting, lead)
     }
 
     /// The rows that the engine runs for a batch of `rows`.

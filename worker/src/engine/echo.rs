@@ -3,8 +3,9 @@
 //!
 //! `config.pbtxt` sets `backend: "batchfleet_echo"` and declares as many outputs as inputs, of the
 //! same types; the first input becomes the first output, and so on. A batch of b rows takes
-//! `batch_ms` + b · `row_ms` milliseconds, where `batch_ms` and `row_ms` are parameters. With the
-//! parameter `curve_ms`, such as `1=100,16=100,17=200`, it takes in addition the milliseconds of
+//! `batch_ms` + b · `row_ms` milliseconds, where `batch_ms` and `row_ms` are parameters, and
+//! `length_us` microseconds for each element of the open dimensions of its rows. With the parameter
+//! `curve_ms`, such as `1=100,16=100,17=200`, it takes in addition the milliseconds of
 //! the curve, which is linear between its points. [`faults`] lists all other parameters.
 
 mod faults;
@@ -18,6 +19,7 @@ use super::{Engine, EngineError};
 use crate::{
     config::TensorConfig,
     layout::Layout,
+    lengths::RowLengths,
     repository::{ModelSource, RepositoryError},
 };
 
@@ -27,6 +29,9 @@ pub(crate) struct Echo {
     spec: ModelSpec,
     per_batch: Duration,
     per_row: Duration,
+    /// The time of each element of a row.
+    per_length: Duration,
+    lengths: RowLengths,
     /// (rows, milliseconds), in order of rows.
     curve: Vec<(u32, f64)>,
     faults: Faults,
@@ -52,17 +57,20 @@ impl Echo {
             let spec = TensorSpec { row_axis, ..spec };
             Some(if max_batch.is_some() { Layout::open(&spec) } else { spec })
         };
+        let spec = ModelSpec {
+            queue: source.queue.clone(),
+            platform: "batchfleet_echo".to_owned(),
+            backend: "batchfleet_echo".to_owned(),
+            max_batch,
+            inputs: config.inputs.iter().filter_map(with_rows).collect(),
+            outputs: config.outputs.iter().filter_map(with_rows).collect(),
+        };
         Ok(Self {
-            spec: ModelSpec {
-                queue: source.queue.clone(),
-                platform: "batchfleet_echo".to_owned(),
-                backend: "batchfleet_echo".to_owned(),
-                max_batch,
-                inputs: config.inputs.iter().filter_map(with_rows).collect(),
-                outputs: config.outputs.iter().filter_map(with_rows).collect(),
-            },
             per_batch: milliseconds(source, "batch_ms")?,
             per_row: milliseconds(source, "row_ms")?,
+            per_length: milliseconds(source, "length_us")? / 1000,
+            lengths: RowLengths::of(&spec),
+            spec,
             curve: curve(source)?,
             faults: Faults::load(source)?,
         })
@@ -130,7 +138,9 @@ impl Engine for Echo {
         } else {
             self.faults.record(&inputs, rows)?;
             let along = Duration::from_secs_f64(along(&self.curve, rows) / 1000.0);
-            let takes = self.per_batch + self.per_row * rows + along;
+            let length = u32::try_from(self.lengths.longest(&inputs)).unwrap_or(u32::MAX);
+            let per_row = self.per_row + self.per_length * length;
+            let takes = self.per_batch + per_row * rows + along;
             let takes = takes * self.faults.slowdown();
             if !takes.is_zero() {
                 thread::sleep(takes);

@@ -3,6 +3,9 @@
 //! A tensor of shape `[a, b, R, c]` whose third dimension counts R rows is a sequence of a · b
 //! blocks, each of which contains c elements of every row. If the rows lie along the first
 //! dimension, there is one block, and consecutive rows are a slice of the bytes.
+//!
+//! Any dimension can be seen this way, so that padding a dimension is joining rows to it, and
+//! cutting the dimension is taking some of its rows.
 
 use std::{cell::OnceCell, ops::Range};
 
@@ -92,19 +95,25 @@ impl Rows {
 /// Joins rows of several tensors, whose shapes may differ in the number of rows only, followed by
 /// `padding` rows of zeros or empty strings. A slice if the result is part of one tensor's bytes.
 pub(super) fn join(parts: &[(Rows, Range<u32>)], padding: u32) -> Bytes {
+    let Some((first, _)) = parts.first() else { return Bytes::new() };
+    let size = first.datatype.size().unwrap_or(tensors::LENGTH);
+    join_filled(parts, padding, &vec![0; size])
+}
+
+/// The same with rows of `fill` added, the bytes of one element.
+pub(super) fn join_filled(parts: &[(Rows, Range<u32>)], padding: u32, fill: &[u8]) -> Bytes {
     let Some((first, range)) = parts.first() else { return Bytes::new() };
     if parts.len() == 1 && padding == 0 {
         return first.take(range);
     }
-    let size = first.datatype.size().unwrap_or(tensors::LENGTH);
-    let zeros = first.inner.saturating_mul(size).saturating_mul(padding as usize);
+    let added = fill.repeat(first.inner.saturating_mul(padding as usize));
     let bytes: usize = parts.iter().map(|(rows, range)| rows.share(range)).sum();
-    let mut joined = Vec::with_capacity(bytes + zeros.saturating_mul(first.blocks));
+    let mut joined = Vec::with_capacity(bytes + added.len().saturating_mul(first.blocks));
     for block in 0..first.blocks {
         for (rows, range) in parts {
             joined.extend_from_slice(&rows.data[rows.place(block, range)]);
         }
-        joined.resize(joined.len() + zeros, 0);
+        joined.extend_from_slice(&added);
     }
     joined.into()
 }

@@ -1,5 +1,7 @@
 //! Checks that splitting is the inverse of joining, along any dimension.
 
+mod padding;
+
 use std::{num::NonZeroU32, time::Duration};
 
 use batchfleet_broker::{GatewayId, Priority, QueueName, RequestId};
@@ -40,7 +42,7 @@ fn layout(tensors: &[TensorSpec]) -> Layout {
 }
 
 fn single() -> Layout {
-    Layout { axes: None }
+    Layout { axes: None, padding: None }
 }
 
 fn spec(name: &str, shape: &[i64], row_axis: Option<u32>) -> TensorSpec {

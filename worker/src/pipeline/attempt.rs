@@ -52,7 +52,7 @@ pub(super) enum Attempted {
     /// The batch failed, but its halves may succeed.
     Failed([Batch; 2], RunFault),
     /// Memory ran out for the rows of a single job, which may run in smaller parts.
-    TooLarge(HeldJob),
+    TooLarge(Box<HeldJob>),
     /// The batch does not run again. Holds the reply to its single, failed job, or nothing if the
     /// jobs are handed back.
     GaveUp(Option<JobReply>),
@@ -174,7 +174,7 @@ impl Runner {
             && self.layout.splits()
             && self.tuner.lock().most().rows_of(single.jobs[0].row_units()) < single.rows;
         if may_shrink && let Some(job) = single.jobs.pop() {
-            return Ok(Attempted::TooLarge(job));
+            return Ok(Attempted::TooLarge(Box::new(job)));
         }
         for job in &single.jobs {
             let Job { id, trace, .. } = &job.delivery.job;

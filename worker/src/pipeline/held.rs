@@ -8,6 +8,7 @@
 use std::{cmp::Reverse, collections::VecDeque, mem};
 
 use batchfleet_broker::{EntryId, Job, Priority, Release};
+use batchfleet_policy::WaitingRows;
 use tokio::time::Instant;
 
 use crate::{
@@ -118,11 +119,21 @@ impl HeldJobs {
     }
 
     /// Takes the next batch, at most as large as `limit`. `soon` as for
-    /// [`oldest_is_next`](Self::oldest_is_next).
-    pub(super) fn take_batch(&mut self, limit: BatchLimit, soon: Instant) -> Option<Batch> {
+    /// [`oldest_is_next`](Self::oldest_is_next). `companions` chooses, among jobs that may be padded,
+    /// the indices of those that run together with the first.
+    pub(super) fn take_batch(
+        &mut self,
+        limit: BatchLimit,
+        soon: Instant,
+        companions: impl FnOnce(&[WaitingRows]) -> Vec<usize>,
+    ) -> Option<Batch> {
         let lead = self.lead(limit, soon)?;
         let oldest = self.oldest_whole(limit);
-        let batch = self.take(lead, limit)?;
+        let batch = if self.layout.pads() {
+            self.take_padded(lead, limit, companions)?
+        } else {
+            self.take(lead, limit)?
+        };
         let is_overtaken = oldest.is_some() && self.oldest_whole(limit) == oldest;
         self.overtaken = if is_overtaken { self.overtaken + 1 } else { 0 };
         let large_ran = batch.jobs.iter().any(|job| job.is_large(limit));
@@ -216,6 +227,48 @@ impl HeldJobs {
             Release::Shape
         };
         Some(Batch::new(batch, release))
+    }
+
+    /// Takes the job at `lead`, and the `companions` among the jobs of any length that can be joined
+    /// with it: whole jobs, and of each large job the part that fits.
+    fn take_padded(
+        &mut self,
+        lead: usize,
+        limit: BatchLimit,
+        companions: impl FnOnce(&[WaitingRows]) -> Vec<usize>,
+    ) -> Option<Batch> {
+        let first = self.jobs.get(lead)?;
+        let joins = |&index: &usize| {
+            index != lead
+                && self.layout.can_join(&first.delivery.job, &self.jobs[index].delivery.job)
+        };
+        let mut may_join = vec![lead];
+        may_join.extend((0..self.jobs.len()).filter(joins));
+        for &index in &may_join {
+            self.jobs[index].cut(limit);
+        }
+        let waiting: Vec<WaitingRows> =
+            may_join.iter().map(|&index| self.jobs[index].waiting_rows()).collect();
+        let chosen = companions(&waiting);
+        let all_join = chosen.len() == may_join.len();
+        let mut taken: Vec<usize> = chosen.into_iter().map(|at| may_join[at]).collect();
+        taken.sort_unstable();
+        let batch = Batch::new(self.take_at(&taken), Release::Shape);
+        for job in &mut self.jobs {
+            job.uncut();
+        }
+        let row_units = batch.row_units();
+        let rows_of_limit = limit.rows_of(row_units);
+        let release = if batch.rows > rows_of_limit {
+            Release::Oversize
+        } else if batch.rows == rows_of_limit {
+            Release::Full
+        } else if all_join && self.jobs.is_empty() {
+            Release::Drained
+        } else {
+            Release::Shape
+        };
+        Some(Batch { release, ..batch })
     }
 
     /// Adds jobs that can be joined with the batch until `room` is filled, oldest first: parts of

@@ -4,6 +4,7 @@
 use std::{iter::once, time::Duration};
 
 use batchfleet_broker::Delivery;
+use batchfleet_policy::WaitingRows;
 use tokio::time::Instant;
 
 use super::held::HeldJobs;
@@ -66,6 +67,12 @@ impl BatchPace {
     /// N as last chosen.
     pub(super) fn n(&self) -> BatchLimit {
         self.tuner.lock().batch_limit()
+    }
+
+    /// The indices of the `waiting` requests, of different lengths, that run together with the first
+    /// in a batch of at most `limit`.
+    pub(super) fn companions(&self, limit: BatchLimit, waiting: &[WaitingRows]) -> Vec<usize> {
+        self.tuner.lock().companions(limit, waiting, 0)
     }
 
     /// N in rows of the usual length, as announced.

@@ -92,8 +92,7 @@ impl Screen {
     }
 
     fn held(&self, delivery: Delivery) -> HeldJob {
-        let row_units = self.plan.lengths.row_units(&delivery.job);
-        HeldJob::new(delivery, row_units)
+        HeldJob::new(delivery, &self.plan.lengths)
     }
 
     fn is_vain(&self, delivery: &Delivery) -> bool {

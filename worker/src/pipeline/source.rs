@@ -4,6 +4,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Claims, Consumer, EntryId, Release};
+use batchfleet_policy::WaitingRows;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{held::HeldJobs, pace::BatchPace, screen::Screen};
@@ -20,6 +21,8 @@ use crate::{
     settle::Settler,
 };
 
+/// Batches that are held while many requests of different lengths wait.
+const WINDOW: f64 = 4.0;
 /// Maximum number of large jobs to hold while other jobs are claimed.
 const MOST_LARGE: usize = 4;
 
@@ -124,7 +127,9 @@ impl BatchSource {
             let doomed = self.pace.doomed(&self.held, self.pace.most());
             self.screen.refuse_doomed(self.held.take_at(&doomed), settler).await;
             let limit = self.pace.size_now(&self.held);
-            if let Some(mut batch) = self.held.take_batch(limit, self.pace.soon(limit)) {
+            let companions = |waiting: &[WaitingRows]| self.pace.companions(limit, waiting);
+            let soon = self.pace.soon(limit);
+            if let Some(mut batch) = self.held.take_batch(limit, soon, companions) {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
                 }
@@ -195,7 +200,7 @@ impl BatchSource {
     /// the oldest must run next: claimed jobs would most likely wait for its batch, while another
     /// worker is free.
     fn needs_more(&self, limit: BatchLimit) -> bool {
-        f64::from(self.held.whole_units(limit)) < limit.units
+        f64::from(self.held.whole_units(limit)) < self.window(limit)
             && self.held.large(limit) < MOST_LARGE
             && !(self.held.is_mixed() && self.held.oldest_is_next(limit, self.pace.soon(limit)))
     }
@@ -222,13 +227,21 @@ impl BatchSource {
         Some(lingered)
     }
 
+    /// How much to hold for the next batch. If requests of different lengths are padded and more wait
+    /// in the queue than a batch takes, several batches are claimed, so that requests of about the
+    /// same length run together.
+    fn window(&self, limit: BatchLimit) -> f64 {
+        let batches = if self.plan.padding.is_some() && self.more_waits { WINDOW } else { 1.0 };
+        limit.units * batches
+    }
+
     /// Claims the jobs that wait in the queue now, up to a full batch. Held jobs do not reduce the
     /// claim if some of them could not join the last batch. Waits for the broker only if the held
     /// jobs do not fill a batch, and if no claim is in flight, which would have found waiting jobs.
     async fn top_up(&mut self, limit: BatchLimit, settler: &mut Settler) -> Option<()> {
         let held = if self.held.is_mixed() { 0 } else { self.held.whole_units(limit) };
         let may_wait = f64::from(self.held.units()) < limit.units && !self.intake.is_claiming();
-        self.intake.ask(limit.units - f64::from(held), limit.units);
+        self.intake.ask(self.window(limit) - f64::from(held), limit.units);
         if may_wait {
             return self.await_claim(self.pace.claim_patience(), settler).await;
         }
@@ -275,7 +288,9 @@ impl BatchSource {
     /// the broker between two parts.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
         let n = self.pace.n();
-        if self.held.whole_units(n) > 0
+        // Jobs that were left out for their length do not fill the next batch.
+        let enough = if self.plan.padding.is_some() { n.units } else { 1.0 };
+        if f64::from(self.held.whole_units(n)) >= enough
             || self.held.large(n) >= MOST_LARGE
             || batch.release == Release::Quarantined
         {
@@ -290,7 +305,7 @@ impl BatchSource {
         if !self.rescue.is_due() {
             self.found_none = false;
             let limit = self.limit();
-            self.intake.ask(limit.units, limit.units);
+            self.intake.ask(self.window(limit), limit.units);
         }
     }
 

@@ -60,6 +60,7 @@ fn plan(limit: u32) -> ServingPlan {
         labels: Arc::default(),
         cost: CostModel::from_profile(&[(1, RUN), (64, RUN)]).unwrap(),
         lengths: RowLengths::default(),
+        padding: None,
         policy: BatchPolicy::new(BatchMode::Fixed(limit), 64, RUN),
         linger: Duration::ZERO,
         max_batch_time: Duration::from_secs(10),

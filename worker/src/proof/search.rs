@@ -1,7 +1,7 @@
 //! Finds rows that a model takes: the sizes of open dimensions and the kinds of values are tried
 //! until one row runs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use batchfleet_broker::{GatewayId, Job, ModelSpec, Priority, RequestId, Tensor, TensorSpec};
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -18,6 +18,7 @@ use crate::{
     engine::{Engine, EngineError},
     graph::Graph,
     layout::{JobRows, Layout},
+    padding::Padding,
     warmup::Rehearsal,
 };
 
@@ -63,6 +64,11 @@ impl<'a> TestBench<'a> {
         let mut sizes = hints.sizes.to_vec();
         sizes.sort_unstable();
         Self { engine, layout, sizes }
+    }
+
+    /// Pads requests of different lengths.
+    pub(super) fn padding(self, padding: Arc<Padding>) -> Self {
+        Self { layout: self.layout.with_padding(Some(padding)), ..self }
     }
 
     /// The most rows of a batch.
@@ -229,6 +235,21 @@ impl TestRows {
         let kind = hints.kinds().iter().copied().find(|&kind| kind == RowKind::Unit);
         let kind = kind.unwrap_or(hints.kinds()[0]);
         Some(draw(model, hints, &shapes, (kind, *style), 0))
+    }
+
+    /// The same with 1 as the value of all integers that select no row of a known table, such as
+    /// masks, and other values for another `seed`.
+    pub(super) fn of_size_unmasked(
+        &self,
+        model: &ModelSpec,
+        hints: &Hints<'_>,
+        size: u64,
+        seed: u64,
+    ) -> Option<Job> {
+        let (_, style) = self.drawn.as_ref()?;
+        let style = Style { integers: Integers::Ones, ..*style };
+        let shapes = Dimensions::new(model, hints.graph, hints.shapes).uniform(size);
+        Some(draw(model, hints, &shapes, (RowKind::Unit, style), seed))
     }
 
     /// The inputs of a batch of `rows` copies of a request of one row.

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Delivery, RequestId};
 use proptest::prelude::*;
@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     batch::examples::{delivery, held_job, limit_of, spec},
+    graph::Graph,
     job::Progress,
+    padding::Padding,
 };
 
 fn layout() -> Layout {
@@ -32,6 +34,11 @@ fn width(job: &HeldJob) -> u64 {
 fn soon(in_order: bool) -> Instant {
     let now = Instant::now();
     if in_order { now + Duration::from_mins(1) } else { now - Duration::from_mins(1) }
+}
+
+/// The first job runs alone; without padding, no job needs companions of another length.
+fn alone(_waiting: &[WaitingRows]) -> Vec<usize> {
+    vec![0]
 }
 
 /// The ids and rows of a batch.
@@ -63,7 +70,7 @@ proptest! {
             let rows = |shape| of(shape).map(HeldJob::rows_left).sum::<u32>();
             let rows_of = [0, rows(1), rows(2), rows(3)];
             let overtaken = held.overtaken;
-            let batch = held.take_batch(limit_of(limit), soon(in_order)).unwrap();
+            let batch = held.take_batch(limit_of(limit), soon(in_order), alone).unwrap();
             let first = &batch.jobs[0];
             if in_order || overtaken >= MOST_OVERTAKEN {
                 prop_assert_eq!(first.delivery.job.id, oldest);
@@ -94,7 +101,7 @@ proptest! {
         let mut large_left_out = false;
         for limit in limits.into_iter().cycle() {
             let (large, whole) = (held.large(limit_of(limit)), held.whole_units(limit_of(limit)));
-            let Some(batch) = held.take_batch(limit_of(limit), soon(false)) else { break };
+            let Some(batch) = held.take_batch(limit_of(limit), soon(false), alone) else { break };
             prop_assert!((1..=limit).contains(&batch.rows), "{} of {limit}", batch.rows);
             let leads = batch.jobs[0].is_large(limit_of(limit));
             let has_large = batch.jobs.iter().any(|job| job.is_large(limit_of(limit)));
@@ -118,7 +125,7 @@ fn small_jobs_run_in_every_batch_and_a_large_job_fills_it_up() {
     let mut held = held(&[(20, 1)]);
     let mut next = 1;
     for expected in [&[(0, 8)][..], &[(1, 1), (2, 3), (0, 4)], &[(3, 1), (4, 3), (0, 4)]] {
-        let batch = held.take_batch(limit_of(8), soon(false)).unwrap();
+        let batch = held.take_batch(limit_of(8), soon(false), alone).unwrap();
         assert_eq!((parts(&batch), batch.release), (expected.to_vec(), Release::Full));
         run(&mut held, batch);
         held.extend([delivery(next, 1, 1), delivery(next + 1, 3, 1)].map(held_job));
@@ -132,7 +139,7 @@ fn a_large_job_takes_every_second_batch_if_small_ones_fill_all() {
     let mut led_by_large = Vec::new();
     for round in 0..5 {
         held.extend((0..8).map(|index| held_job(delivery(100 * round + index + 1, 1, 1))));
-        let batch = held.take_batch(limit_of(8), soon(false)).unwrap();
+        let batch = held.take_batch(limit_of(8), soon(false), alone).unwrap();
         led_by_large.push(batch.jobs[0].is_large(limit_of(8)));
         assert_eq!(batch.rows, 8);
         run(&mut held, batch);
@@ -152,7 +159,7 @@ fn a_large_job_of_another_shape_or_class_takes_turns_too() {
         let mut leads = Vec::new();
         for index in 1..7 {
             held.extend([held_job(of(small, delivery(index, 1, 1)))]);
-            let batch = held.take_batch(limit_of(8), soon(false)).unwrap();
+            let batch = held.take_batch(limit_of(8), soon(false), alone).unwrap();
             leads.push(u8::from(batch.jobs[0].is_large(limit_of(8))));
             run(&mut held, batch);
         }
@@ -168,7 +175,7 @@ fn a_large_job_of_another_shape_or_class_takes_turns_too() {
 fn the_oldest_large_job_runs_first_and_the_next_fills_up_its_last_batch() {
     let mut held = held(&[(10, 1), (12, 1), (9, 2)]);
     let mut batches = Vec::new();
-    while let Some(batch) = held.take_batch(limit_of(8), soon(false)) {
+    while let Some(batch) = held.take_batch(limit_of(8), soon(false), alone) {
         batches.push(parts(&batch));
         run(&mut held, batch);
     }
@@ -189,7 +196,7 @@ fn a_batch_knows_why_it_left() {
         (&[(5, 1)], 4, Release::Full),
         (&[(1, 1), (1, 1)], 1, Release::Full),
     ] {
-        let batch = held(rows).take_batch(limit_of(limit), soon(true)).unwrap();
+        let batch = held(rows).take_batch(limit_of(limit), soon(true), alone).unwrap();
         assert_eq!(batch.release, release, "{rows:?}");
     }
 }
@@ -203,7 +210,7 @@ fn most_rows_go_first_but_never_before_a_higher_class() {
             delivery
         };
         let mut held = hold(jobs.iter().enumerate().map(job));
-        width(&held.take_batch(limit_of(8), soon(false)).unwrap().jobs[0])
+        width(&held.take_batch(limit_of(8), soon(false), alone).unwrap().jobs[0])
     };
     let [critical, default, _] = Priority::ALL;
     assert_eq!(widths(&[(1, default), (2, default), (2, default)]), 2);
@@ -219,7 +226,7 @@ fn jobs_of_one_batch_that_is_not_full_have_room() {
     assert!(!held(&[(1, 1), (3, 1)]).has_room(limit_of(4)));
     assert!(!held(&[(1, 1), (1, 2)]).has_room(limit_of(4)));
     let mut begun = held(&[(5, 1)]);
-    let batch = begun.take_batch(limit_of(4), soon(false)).unwrap();
+    let batch = begun.take_batch(limit_of(4), soon(false), alone).unwrap();
     run(&mut begun, batch);
     assert!(!begun.has_room(limit_of(4)));
 }
@@ -238,7 +245,35 @@ fn a_model_that_does_not_batch_gets_one_job_as_it_is() {
     let single = Layout::of(&spec(0));
     let mut held = HeldJobs::new(single.clone());
     held.extend((0..3).map(|index| held_job(delivery(index, 1, 5))));
-    let batch = held.take_batch(limit_of(1), soon(false)).unwrap();
+    let batch = held.take_batch(limit_of(1), soon(false), alone).unwrap();
     assert_eq!((parts(&batch), held.iter().len()), (vec![(0, 1)], 2));
     assert_eq!(batch.lay_out(&single, 0).join().0[0].shape, [1, 5]);
+}
+
+/// A layout that pads the width of rows of bytes with zeros.
+fn padded() -> Layout {
+    let parameters = [("pad".to_owned(), "X:1=0".to_owned())].into();
+    let padding = Padding::declared(&parameters, &spec(64), &Graph::default()).unwrap();
+    layout().with_padding(padding.map(Arc::new))
+}
+
+#[test]
+fn jobs_of_different_lengths_run_together_with_the_companions_that_are_chosen() {
+    let mut held = HeldJobs::new(padded());
+    let jobs = [(1, 10), (1, 500), (1, 12), (30, 11), (1, 480)];
+    held.extend(
+        (0..).zip(jobs).map(|(index, (rows, width))| held_job(delivery(index, rows, width))),
+    );
+    let mut seen = Vec::new();
+    let short = |waiting: &[WaitingRows]| {
+        seen.extend_from_slice(waiting);
+        (0..waiting.len()).filter(|&at| waiting[at].rows == 1).collect()
+    };
+    let batch = held.take_batch(limit_of(8), soon(true), short).unwrap();
+    // Of the large job only a part may run.
+    assert_eq!(seen.iter().map(|waiting| waiting.rows).collect::<Vec<_>>(), [1, 1, 1, 8, 1]);
+    assert_eq!(parts(&batch), [(0, 1), (1, 1), (2, 1), (4, 1)]);
+    assert_eq!(batch.release, Release::Shape);
+    let left: Vec<u32> = held.iter().map(HeldJob::part_rows).collect();
+    assert_eq!(left, [30], "a job that was not chosen is not cut");
 }
