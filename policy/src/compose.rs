@@ -127,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::LengthSample;
 
     const ANY: LargestBatch = LargestBatch { rows: 64, units: 1e9 };
 
@@ -136,8 +137,13 @@ mod tests {
         CostModel::from_profile(&[1, 2, 10_000].map(|units| (units, took(units)))).unwrap()
     }
 
+    /// Rows cost as many units as they are longer than eight positions.
     fn lengths() -> LengthCost {
-        LengthCost::proportional(8)
+        let sample = |(rows, length)| {
+            let took = Duration::from_millis(1) + Duration::from_micros(10) * rows * length;
+            LengthSample { rows, length: length.into(), took }
+        };
+        LengthCost::fit(&[(1, 8), (4, 8), (1, 1024), (4, 1024)].map(sample))
     }
 
     fn single_rows(lengths: &[u64]) -> Vec<WaitingRows> {

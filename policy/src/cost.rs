@@ -133,6 +133,17 @@ impl CostModel {
         self.gain * self.interpolate(rows)
     }
 
+    /// Returns the rows whose expected time is `took`: the inverse of L, up to twice the rows that have
+    /// run together.
+    pub fn rows_in(&self, took: Duration) -> u32 {
+        let (mut less, mut more) = (0, self.reach().saturating_add(1));
+        while more - less > 1 {
+            let middle = less + (more - less) / 2;
+            if self.latency(middle) <= took { less = middle } else { more = middle }
+        }
+        less.max(1)
+    }
+
     /// b / L(b): rows per second in batches of `rows`.
     pub fn rate(&self, rows: u32) -> f64 {
         f64::from(rows) / self.seconds(rows)

@@ -18,6 +18,11 @@ const TERMS: usize = 4;
 const ROWS_ALONE: usize = 2;
 /// Relative errors of measured times up to this size are noise.
 const NOISE: f64 = 0.1;
+/// Lengths must explain at least half of the error that a model without them has.
+const EXPLAINED: f64 = 0.5;
+/// Rows that are longer than any before count as rows of this multiple of the longest, because
+/// nothing is known of them. They run, and are known from then on.
+const STEP: u64 = 2;
 
 /// A measured batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,12 +42,16 @@ pub struct LengthCost {
     row: f64,
     linear: f64,
     square: f64,
+    /// The longest length that was measured; `u64::MAX` if the cost does not depend on lengths.
+    measured: u64,
+    /// The longest length that has run while serving, and its units; longer than `measured`.
+    ran: Option<(u64, f64)>,
 }
 
 impl Default for LengthCost {
     /// Every row costs one unit.
     fn default() -> Self {
-        Self { row: 1.0, linear: 0.0, square: 0.0 }
+        Self { row: 1.0, linear: 0.0, square: 0.0, measured: u64::MAX, ran: None }
     }
 }
 
@@ -50,7 +59,8 @@ impl LengthCost {
     /// Rows cost as many units as they are longer than `shortest`: what to assume of a model that ran
     /// at one length only.
     pub fn proportional(shortest: u64) -> Self {
-        Self { row: 0.0, linear: 1.0 / as_f64(shortest.max(1)), square: 0.0 }
+        let linear = 1.0 / as_f64(shortest.max(1));
+        Self { row: 0.0, linear, square: 0.0, measured: shortest, ran: None }
     }
 
     /// Fits u(S) to measured batches by least squares of the relative errors, with no negative
@@ -67,12 +77,13 @@ impl LengthCost {
         let short = as_f64(shortest.max(1));
         let terms: Vec<[f64; TERMS]> = samples.iter().map(relative_terms).collect();
         let (_, error_of_rows) = nonnegative_fit(&terms, ROWS_ALONE);
-        let ([_, row, linear, square], _) = nonnegative_fit(&terms, TERMS);
+        let ([_, row, linear, square], error) = nonnegative_fit(&terms, TERMS);
         let unit = row + linear * short + square * short * short;
-        if error_of_rows <= NOISE || unit <= 0.0 {
+        if error_of_rows <= NOISE.max(error / EXPLAINED) || unit <= 0.0 {
             return Self::default();
         }
-        Self { row: row / unit, linear: linear / unit, square: square / unit }
+        let (row, linear, square) = (row / unit, linear / unit, square / unit);
+        Self { row, linear, square, measured: longest, ran: None }
     }
 
     /// Whether rows of all lengths cost the same.
@@ -82,6 +93,32 @@ impl LengthCost {
 
     /// u(S): the units of one row of `length`, at least 1.
     pub fn units(&self, length: u64) -> f64 {
+        let measured = self.at(length.min(self.measured));
+        if length <= self.measured {
+            return measured;
+        }
+        let twice = self.measured.saturating_mul(STEP);
+        let (ran, units) = self.ran.unwrap_or_else(|| (twice, self.at(twice)));
+        let known = self.ran.map_or(twice, |(ran, _)| ran.saturating_mul(STEP));
+        let length = length.min(known);
+        let share = as_f64(length - self.measured) / as_f64(ran - self.measured).max(1.0);
+        (measured + (units - measured) * share).max(measured)
+    }
+
+    /// Returns whether nothing is known of rows of `length`.
+    pub fn is_new(&self, length: u64) -> bool {
+        length > self.ran.map_or(self.measured, |(ran, _)| ran)
+    }
+
+    /// Learns the cost of rows that are longer than all before.
+    pub fn learn(&mut self, length: u64, units: f64) {
+        if self.is_new(length) {
+            self.ran = Some((length, units.max(1.0)));
+        }
+    }
+
+    /// u(S) by the measured coefficients.
+    fn at(&self, length: u64) -> f64 {
         let length = as_f64(length);
         (self.row + self.linear * length + self.square * length * length).max(1.0)
     }
@@ -188,7 +225,7 @@ mod tests {
     fn the_cost_of_attention_is_found_exactly() {
         let cost = LengthCost::fit(&samples(|b, s| 2.0 + b * (0.01 * s + 1e-5 * s * s)));
         let expected = |s: f64| (0.01 * s + 1e-5 * s * s) / (0.01 * 8.0 + 1e-5 * 64.0);
-        for length in [8_u32, 20, 512, 2048] {
+        for length in [8_u32, 20, 512] {
             let (found, right) = (cost.units(length.into()), expected(length.into()));
             assert!((found / right - 1.0).abs() < 1e-6, "{length}: {found} instead of {right}");
         }
@@ -214,6 +251,22 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_row_than_any_counts_as_twice_the_longest_until_it_has_run() {
+        let mut cost = LengthCost::fit(&samples(|b, s| 1.0 + b * 0.02 * s));
+        let at = |cost: &LengthCost, length| cost.units(length).round();
+        let twice = at(&cost, 1024);
+        assert!((twice - 128.0).abs() < 2.0, "{cost:?}");
+        assert_eq!((at(&cost, 2048), at(&cost, 1_000_000)), (twice, twice));
+        cost.learn(100_000, 5000.0);
+        assert!(!cost.is_new(100_000) && cost.is_new(100_001));
+        assert_eq!(at(&cost, 100_000), 5000.0);
+        assert!((2400.0..2600.0).contains(&cost.units(50_000)), "{}", cost.units(50_000));
+        assert!((at(&cost, 512) - 64.0).abs() < 2.0);
+        cost.learn(90_000, 1.0);
+        assert_eq!(at(&cost, 100_000), 5000.0, "only longer rows are new");
+    }
+
+    #[test]
     fn differences_like_noise_are_no_cost_of_length() {
         let mut noisy = samples(|b, _| 4.0 + 0.05 * b);
         for (at, sample) in noisy.iter_mut().enumerate() {
@@ -226,7 +279,7 @@ mod tests {
     #[test]
     fn a_single_length_counts_as_proportional_and_a_row_as_one_unit_at_least() {
         let cost = LengthCost::proportional(8);
-        assert!((cost.units(64) - 8.0).abs() < 1e-9 && (cost.units(1) - 1.0).abs() < 1e-9);
+        assert!((cost.units(16) - 2.0).abs() < 1e-9 && (cost.units(1) - 1.0).abs() < 1e-9);
         let one_length = [LengthSample { rows: 1, length: 16, took: Duration::from_millis(3) }];
         assert!((LengthCost::fit(&one_length).units(32) - 2.0).abs() < 1e-9);
         assert!(LengthCost::fit(&[]).is_flat() && !cost.is_flat());

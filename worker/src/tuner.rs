@@ -224,7 +224,7 @@ impl Tuner {
         lead: usize,
     ) -> Vec<usize> {
         let largest = LargestBatch { rows: limit.rows, units: limit.units };
-        companions(&self.cost, self.lengths.cost(), largest, waiting, lead)
+        companions(&self.cost, &self.lengths.cost(), largest, waiting, lead)
     }
 
     /// The rows that the engine runs for a batch of `rows`.
@@ -239,7 +239,14 @@ impl Tuner {
 
     /// Records a batch that succeeded with `padding` rows added.
     pub(crate) fn ran(&mut self, batch: &Batch, padding: u32, took: Duration) {
-        self.cost.observe(batch.units + padding, took);
+        let length = batch.length();
+        if self.lengths.cost().is_new(length) {
+            // The time of rows longer than all before tells what they cost.
+            let units = f64::from(self.cost.rows_in(took)) / f64::from(batch.rows.max(1));
+            self.lengths.learn(length, units);
+        } else {
+            self.cost.observe(batch.units + padding, took);
+        }
         self.ceiling.ran(batch.units + padding);
         self.last_ran = Some(Instant::now());
         self.recent.truncate(RECENT - 1);

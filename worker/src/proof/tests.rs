@@ -1,9 +1,9 @@
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 
 use super::*;
-use crate::{graph::Graph, warmup::Rehearsal};
+use crate::{graph::Graph, padding::Padding, warmup::Rehearsal};
 
 /// The rows of the output for the rows of the input.
 type Compute = dyn FnMut(&[Vec<f32>]) -> Vec<Vec<f32>>;
@@ -271,4 +271,46 @@ fn batches_hold_all_rows_in_two_orders_and_some_of_them() {
     assert_eq!(batches(4, 3), [vec![0, 1, 2], vec![3, 2, 1], vec![3, 1]]);
     assert_eq!(batches(2, 64), [[1, 0]]);
     assert!(batches(1, 64).is_empty());
+}
+
+/// Whether padding the rows of a model with zeros is proven.
+fn padding_verdict(engine: &mut Fake) -> Result<(), Objection> {
+    let graph = Graph::default();
+    let hints = Hints {
+        graph: &graph,
+        shapes: &BTreeMap::new(),
+        samples: &[],
+        sizes: &[],
+        only_zeros: false,
+    };
+    let rows = TestRows::find(engine, &hints).unwrap();
+    let parameters = [("pad".to_owned(), "X:1=0".to_owned())].into();
+    let padding = Padding::declared(&parameters, engine.spec(), &graph).unwrap().unwrap();
+    prove_padding(engine, &hints, &rows, &Arc::new(padding))
+}
+
+#[test]
+fn padding_is_proven_if_the_model_ignores_it() {
+    let sum = |rows: &[Vec<f32>]| rows.iter().map(|row| vec![row.iter().sum()]).collect();
+    assert!(padding_verdict(&mut fake(&[-1, -1], sum)).is_ok());
+    let mean = |rows: &[Vec<f32>]| {
+        rows.iter().map(|row| vec![row.iter().sum::<f32>() / count(row)]).collect()
+    };
+    let objection = padding_verdict(&mut fake(&[-1, -1], mean)).unwrap_err();
+    assert!(matches!(&objection, Objection::Padded(mismatch) if !mismatch.is_shape), "{objection}");
+}
+
+#[test]
+fn outputs_that_follow_the_length_must_be_cut() {
+    let doubled = |rows: &[Vec<f32>]| each(rows, |number| 2.0 * number);
+    let objection = padding_verdict(&mut fake(&[-1, -1], doubled)).unwrap_err();
+    assert!(matches!(&objection, Objection::Padded(mismatch) if mismatch.is_shape), "{objection}");
+}
+
+#[test]
+fn a_model_of_one_length_proves_nothing_about_padding() {
+    let sum = |rows: &[Vec<f32>]| rows.iter().map(|row| vec![row.iter().sum()]).collect();
+    let mut engine = fake(&[-1, -1], sum);
+    engine.takes = |input| input.shape[1] == 8;
+    assert!(matches!(padding_verdict(&mut engine), Err(Objection::OneLength)));
 }
