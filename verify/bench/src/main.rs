@@ -8,6 +8,7 @@ mod bare;
 mod echo;
 mod files;
 mod origin;
+mod redis_tls;
 mod rig;
 mod sweep;
 mod table;
@@ -49,6 +50,8 @@ enum Part {
     Traces,
     /// CPU per request of HTTPS, API keys and tokens
     Access,
+    /// CPU per request of TLS between the programs and Redis
+    RedisTls,
 }
 
 #[tokio::main]
@@ -83,6 +86,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
             Part::Traces => traces::bench(lasts).await,
             Part::Access => access::bench(lasts).await,
+            Part::RedisTls => redis_tls::bench(lasts).await,
         };
         if let Err(error) = done {
             eprintln!("error: {part:?}: {error:#}");

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use batchfleet_loadgen::{
     Length, LoadError, LoadPlan, Pace, Report, Target, TlsTrust, Workload, run,
 };
-use batchfleet_testkit::{Fleet, FleetPlan, Program, metric};
+use batchfleet_testkit::{Fleet, FleetPlan, Program, RedisServer, metric};
 
 /// Time before a measurement for connections, caches and batch sizes to settle.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -72,6 +72,13 @@ impl Rig {
         let fleet = Fleet::start(plan).await.with_context(|| format!("starting {name}"))?;
         let redis = u32::try_from(fleet.redis.info("process_id").await?)?;
         Ok(Self { name: name.to_owned(), fleet, redis, ca: None })
+    }
+
+    /// The rig, whose programs use this Redis instead of the fleet's own.
+    pub(crate) async fn using(mut self, redis: RedisServer) -> Result<Self> {
+        self.redis = u32::try_from(redis.info("process_id").await?)?;
+        self.fleet.redis = redis;
+        Ok(self)
     }
 
     /// The rig, whose gateway has a certificate of this authority.
