@@ -177,6 +177,8 @@ def test_the_controller_may_keep_the_certificate_of_the_metrics_api_and_no_other
 def test_the_bundled_redis_has_no_persistence_and_never_evicts():
     settings = the("ConfigMap", "-redis")["data"]["redis.conf"].splitlines()
     assert {'save ""', "appendonly no", "maxmemory 1gb", "maxmemory-policy noeviction"} <= set(settings)
+    more = the("ConfigMap", "-redis", "redis.commonConfiguration=io-threads 2")["data"]["redis.conf"]
+    assert more.splitlines() == [*settings, "io-threads 2"]
 
 
 @pytest.mark.parametrize("values", chart.VALUES, ids=lambda values: values.stem if values else "defaults")
