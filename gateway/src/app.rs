@@ -186,7 +186,7 @@ impl GatewayTasks {
     }
 }
 
-/// Logs that everybody may use the gateway, as a warning if other machines can reach it.
+/// Logs that the gateway has no access control, as a warning if other machines can reach it.
 fn warn_if_open(settings: &GatewaySettings) {
     if settings.has_access_control() {
         return;
@@ -197,7 +197,7 @@ fn warn_if_open(settings: &GatewaySettings) {
     }
     warn!(
         address = %settings.listen,
-        "requests need no authentication: everybody who reaches this address may use all models; set \
+        "requests need no authentication: any client that reaches this address may use all models; set \
          --api-keys, --jwt-issuer or --tls-client-ca, or listen on 127.0.0.1"
     );
 }

@@ -40,7 +40,7 @@ def files(*settings: str) -> dict[str, str]:
 @pytest.mark.parametrize("exposed", EXPOSED)
 def test_an_exposed_gateway_needs_authentication_or_an_explicit_consent(exposed):
     assert "gateway.allowAnonymous=true" in refusal(*exposed)
-    assert "tls.secret" not in refusal(*exposed, TLS), "HTTPS alone authenticates nobody"
+    assert "tls.secret" not in refusal(*exposed, TLS), "HTTPS alone authenticates no client"
     for settings in [*AUTHENTICATED, ["gateway.allowAnonymous=true"]]:
         assert "Deployment" in kinds(*exposed, *settings)
 

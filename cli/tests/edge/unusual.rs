@@ -147,6 +147,7 @@ async fn clients_that_hold_many_connections_leave_files_for_the_admin_port() {
         assert_eq!(live.unwrap().0, 200);
     }
     drop(held);
-    let ready = timeout(LIMIT, get(&clients, "/v2/health/live")).await.unwrap();
-    assert_eq!(ready.unwrap().0, 200);
+    // Until the server has noticed the closed connections, an address may not open more.
+    let served = async { while !matches!(get(&clients, "/v2/health/live").await, Ok((200, _))) {} };
+    assert!(timeout(LIMIT, served).await.is_ok(), "no connection is served");
 }

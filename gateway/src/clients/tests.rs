@@ -115,7 +115,7 @@ fn a_certificate_whose_entry_has_expired_is_no_credential() {
 }
 
 #[test]
-fn the_certificate_of_a_gateway_without_client_authorities_identifies_nobody() {
+fn the_certificate_of_a_gateway_without_client_authorities_identifies_no_client() {
     let open = clients(&ClientSettings::default(), false);
     let id = name(&open, &certified("trainer", Head::default())).unwrap();
     assert_eq!(id, format!("{:?}", ClientId::Address([10, 0, 0, 1].into())));

@@ -20,12 +20,12 @@ gateway.httpRoute.enabled=true
 {{- end -}}
 {{- end -}}
 
-{{/* Refuses contradictory values, and a gateway that everybody outside the cluster may use. */}}
+{{/* Refuses contradictory values, and a gateway that any client outside the cluster may use. */}}
 {{- define "batchfleet.checkAccess" -}}
 {{- $exposure := include "batchfleet.exposure" . -}}
 {{- with .Values.gateway -}}
 {{- if and $exposure (not (include "batchfleet.authenticated" $)) (not .allowAnonymous) -}}
-{{- fail (printf "%s lets everybody outside the cluster use all models: set gateway.apiKeysSecret, gateway.jwt.issuer or gateway.tls.clientCaSecret, or gateway.allowAnonymous=true if this is intended or a proxy authenticates clients" $exposure) -}}
+{{- fail (printf "%s lets any client outside the cluster use all models: set gateway.apiKeysSecret, gateway.jwt.issuer or gateway.tls.clientCaSecret, or gateway.allowAnonymous=true if this is intended or a proxy authenticates clients" $exposure) -}}
 {{- end -}}
 {{- if and .tls.clientCaSecret (not .tls.secret) -}}
 {{- fail "gateway.tls.clientCaSecret needs gateway.tls.secret, the secret with the certificate of gateways" -}}

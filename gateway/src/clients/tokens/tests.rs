@@ -246,3 +246,35 @@ async fn before_the_keys_are_read_no_token_is_accepted_or_taken_for_invalid() {
     let tokens = Tokens::new(&settings(&folder), Priority::Default).unwrap().unwrap();
     assert_eq!(refusal(&tokens, &issuer.token(&claims(&json!({})))), Denial::NoTokenKeys);
 }
+
+mod any_input {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A part of a token: Base64 of JSON, of other text, or no Base64.
+    fn part() -> impl Strategy<Value = String> {
+        prop_oneof![
+            r#"\{"(alg|kid|exp|aud|sub|crit)":("(EdDSA|HS256|none|1)"|-?[0-9]{1,20}|null|\[\])\}"#
+                .prop_map(encode),
+            ".{0,20}".prop_map(encode),
+            "[ -~]{0,20}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_and_no_key_set_is_accepted_by_chance_or_ends_the_program(
+            parts in prop::collection::vec(part(), 0..5),
+            keys in r#"(\{"keys":\[)?(\{"kty":"(RSA|EC|OKP|oct)","(n|crv|x|k)":"[ -~]{0,9}"\}|[ -~]{0,30})(\]\})?"#,
+        ) {
+            let (folder, issuer) = (TempDir::new().unwrap(), Issuer::new("1"));
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let tokens = runtime.block_on(verifier(&folder, &settings(&folder), &[&issuer]));
+            let token = parts.join(".");
+            prop_assert!(tokens.verify(token.as_bytes(), false).is_err());
+            let parsed = SigningKeys::parse(keys.as_bytes(), &tokens.required);
+            prop_assert!(parsed.map_or(1, |keys| keys.len()) > 0);
+        }
+    }
+}
