@@ -9,7 +9,8 @@ use std::{
 use actix_web::{
     App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer, Resource,
     dev::Server,
-    http::header::ContentType,
+    http::header::{ContentType, X_CONTENT_TYPE_OPTIONS},
+    middleware::DefaultHeaders,
     web::{self, Data},
 };
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -75,6 +76,7 @@ pub(crate) fn bind(listen: SocketAddr, shown: Shown) -> io::Result<AdminPort> {
     let pages = Data::new(pages);
     let server = HttpServer::new(move || {
         App::new()
+            .wrap(DefaultHeaders::new().add((X_CONTENT_TYPE_OPTIONS, "nosniff")))
             .app_data(registry.clone())
             .app_data(metrics.clone())
             .app_data(liveness.clone())

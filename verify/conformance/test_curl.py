@@ -87,7 +87,11 @@ def test_the_interface_is_described_for_programs(address):
         ("/v2/models/cats/infer", ["--json", REQUEST], 404),
         ("/v2/models/fixed/infer", ["--json", REQUEST], 400),
         ("/v2/models/fixed/infer", [], 405),
-        ("/v2/models/echo_fp32/infer", ["--data", REQUEST], 415),
+        (
+            "/v2/models/echo_fp32/infer",
+            ["--header", "origin: https://page.example", "--data", REQUEST],
+            415,
+        ),
         ("/v2/models/echo_fp32/infer", ["--json", "{"], 400),
         ("/nothing", [], 404),
     ],
