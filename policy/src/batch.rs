@@ -366,7 +366,9 @@ impl BatchPolicy {
         // If twice the limit gives the same size, N* was not the limit. Nothing is known of the gain
         // of sizes beyond the table.
         let limited = enough(cost, WORTH, n_star.saturating_mul(2)).max(self.row) != rows;
-        let bound = if !limited && rows < cost.largest() {
+        let bound = if self.max_batch <= self.row {
+            Bound::MaxBatch
+        } else if !limited && rows < cost.largest() {
             Bound::NoGain
         } else if n_star < most {
             Bound::Slo

@@ -93,6 +93,13 @@ impl Batch {
         self.jobs.iter().map(|job| job.waiting_rows().length).max().unwrap_or(1)
     }
 
+    /// The length of all rows together, padded to the longest, and without padding.
+    pub(crate) fn positions(&self) -> (u64, u64) {
+        let of = |job: &HeldJob| u64::from(job.part_rows()).saturating_mul(job.own_length());
+        let needed = self.jobs.iter().map(of).fold(0, u64::saturating_add);
+        (u64::from(self.rows).saturating_mul(self.length()), needed)
+    }
+
     /// What each row costs, padded to the longest, in units.
     pub(crate) fn row_units(&self) -> f64 {
         self.jobs.iter().map(HeldJob::row_units).fold(0.0, f64::max)

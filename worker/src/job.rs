@@ -23,7 +23,8 @@ use crate::{
 pub(crate) struct HeldJob {
     /// The job.
     pub(crate) delivery: Delivery,
-    /// The length of each row.
+    /// The length of each row, without padding and padded to run alone.
+    own_length: u64,
     length: u64,
     /// What each row costs, in units.
     row_units: f64,
@@ -55,6 +56,7 @@ impl HeldJob {
     /// A job of which no row has run.
     pub(crate) fn new(delivery: Delivery, lengths: &RowLengths) -> Self {
         Self {
+            own_length: lengths.longest(&delivery.job.inputs),
             length: lengths.length(&delivery.job),
             row_units: lengths.row_units(&delivery.job),
             part: 0..delivery.job.rows,
@@ -75,6 +77,11 @@ impl HeldJob {
     /// What the rows cost that have not run, in units.
     pub(crate) fn units_left(&self) -> f64 {
         f64::from(self.rows_left()) * self.row_units
+    }
+
+    /// The length of each row without padding.
+    pub(crate) fn own_length(&self) -> u64 {
+        self.own_length
     }
 
     /// The rows that run next, for the choice of the jobs that run together.

@@ -102,6 +102,13 @@ batchfleet_service::metrics! {
         /// Rows added to batches to reach a size that the engine runs.
         #[metric("batchfleet_worker_padded_rows_total", unit = "rows", labels = MODEL)]
         padded_rows: IntCounterVec,
+        /// Length of all rows that ran, padding included: tokens, samples or pixels; 1 for each row
+        /// whose model has one length.
+        #[metric("batchfleet_worker_positions_total", unit = "positions", labels = MODEL)]
+        positions: IntCounterVec,
+        /// Length that was added to shorter rows of a batch.
+        #[metric("batchfleet_worker_padded_positions_total", unit = "positions", labels = MODEL)]
+        padded_positions: IntCounterVec,
         /// Batches by the reason why they left: full, drained, linger, shape, oversize or suspect
         /// (a job of a dead worker, run alone).
         #[metric(
@@ -184,6 +191,8 @@ impl WorkerMetrics {
             jobs: each_variant(|outcome: JobOutcome| labelled(&self.jobs, outcome.into())),
             batch_limit: self.batch_limit.with_label_values(&labels),
             padded_rows: self.padded_rows.with_label_values(&labels),
+            positions: self.positions.with_label_values(&labels),
+            padded_positions: self.padded_positions.with_label_values(&labels),
             undeliverable_replies: self.undeliverable_replies.with_label_values(&labels),
             reclaimed: self.reclaimed.with_label_values(&labels),
             bisections: self.bisections.with_label_values(&labels),
@@ -220,6 +229,9 @@ pub(crate) struct ModelMetrics {
     pub(crate) batch_limit: IntGauge,
     /// Added to once per batch, after its run.
     pub(crate) padded_rows: IntCounter,
+    /// Added to once per batch, after its run.
+    pub(crate) positions: IntCounter,
+    pub(crate) padded_positions: IntCounter,
     /// Added to after replies are sent.
     pub(crate) undeliverable_replies: IntCounter,
     /// Incremented for each reclaimed job.

@@ -85,6 +85,31 @@ fn never_exceeds_the_maximum_of_the_model() {
 }
 
 #[test]
+fn a_model_that_does_not_batch_is_bound_by_its_maximum_whatever_a_row_costs() {
+    for row_units in [1.0, 7.5] {
+        let policy = BatchPolicy { max_batch: 1, ..auto(10_000) }.in_units(row_units);
+        let choice = policy.choose(&affine(1.0, 1.0), &QueueLoad::unknown(1));
+        assert_eq!((choice.n, choice.bound), (policy.row, Bound::MaxBatch), "{row_units}");
+    }
+}
+
+#[test]
+fn units_are_counted_wherever_rows_were() {
+    // A row of the usual length costs 8 units: two rows take 8 + 2 · 16 = 40 ms of 50.
+    let policy = BatchPolicy { max_batch: 64, ..auto(100) }.in_units(8.0);
+    assert_eq!((policy.max_batch, policy.row), (512, 8));
+    let choice = policy.choose(&affine(8.0, 2.0), &QueueLoad::unknown(1));
+    assert!((16..24).contains(&choice.n) && choice.bound == Bound::Slo, "{choice:?}");
+    // No row fits into 15 ms, so that throughput takes precedence; N is at least one row.
+    let short = BatchPolicy { slo: Duration::from_millis(15), ..policy };
+    let choice = short.choose(&affine(8.0, 2.0), &QueueLoad::unknown(1));
+    assert_eq!(choice.bound, Bound::SloInfeasible);
+    assert!(choice.n >= 8, "{choice:?}");
+    let fixed = BatchPolicy { mode: BatchMode::Fixed(3), ..auto(100) }.in_units(2.5);
+    assert_eq!(fixed.choose(&affine(8.0, 2.0), &QueueLoad::unknown(1)).n, 8);
+}
+
+#[test]
 fn prefers_throughput_if_the_target_is_infeasible() {
     // L = 60 + 10.7b misses 50 ms even with one row: 96 % of the best rate of 64 rows.
     let policy = BatchPolicy { max_batch: 64, ..auto(50) };

@@ -106,6 +106,9 @@ impl Runner {
         self.metrics.batch_size.observe(f64::from(batch.rows));
         self.metrics.batch_seconds.observe(run.infer.as_secs_f64());
         self.metrics.padded_rows.inc_by(u64::from(padding));
+        let (positions, needed) = batch.positions();
+        self.metrics.positions.inc_by(positions);
+        self.metrics.padded_positions.inc_by(positions.saturating_sub(needed));
         let mut batch = match &run.outputs {
             Ok(outputs) => {
                 self.sentinel.ran(&batch, outputs);
