@@ -109,6 +109,22 @@ async fn announcements_that_are_junk_or_older_than_an_hour_are_deleted() {
 }
 
 #[tokio::test]
+async fn a_controller_deletes_promises_that_are_junk_or_older_than_an_hour() {
+    let server = RedisServer::start().await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let mut redis = administrator(&server).await;
+    let expected = Announcement::new(WorkerId(1), model());
+    let mut old = serde_json::to_value(&expected).unwrap();
+    old["seen"] = 1.into();
+    for (queue, promise) in [("old:1", old.to_string()), ("odd:1", "no JSON".to_owned())] {
+        redis.hset("bf:{fleet}:promises", queue, promise).await.unwrap();
+    }
+    broker.controller().await.unwrap().promise(&expected).await.unwrap();
+    let left = redis.hkeys("bf:{fleet}:promises").await.unwrap();
+    assert_eq!(left, [queue().to_string()]);
+}
+
+#[tokio::test]
 async fn lost_data_is_one_interruption_within_a_second_even_if_no_connection_broke() {
     let server = RedisServer::start().await;
     let pair = Pair::new(&server.url()).await;
