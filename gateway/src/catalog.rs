@@ -134,10 +134,11 @@ impl Catalog {
     }
 
     /// Applies the announcements of workers and controllers. A model without workers stays in the
-    /// catalogue for a while, even if its announcement is gone because Redis lost its data.
-    pub(crate) fn update(&self, fleet: FleetSnapshot) {
+    /// catalogue for a while, even if its announcement is gone because Redis lost its data. Returns
+    /// the number of models that were forgotten.
+    pub(crate) fn update(&self, fleet: FleetSnapshot) -> usize {
         self.add_new(&fleet);
-        self.forget_gone(&fleet);
+        let forgotten = self.forget_gone(&fleet);
         for (queue, model) in self.snapshot().iter() {
             let living = || fleet.workers.iter().filter(|worker| worker.serves(queue));
             let promised =
@@ -152,6 +153,7 @@ impl Catalog {
         }
         self.unavailable.update(&fleet.workers);
         *self.workers.write() = fleet.workers.into();
+        forgotten
     }
 
     /// The workers of the last snapshot.
@@ -212,8 +214,8 @@ impl Catalog {
     }
 
     /// Forgets the models that nothing has announced for a while, and their metrics. A model with
-    /// requests in flight stays.
-    fn forget_gone(&self, fleet: &FleetSnapshot) {
+    /// requests in flight stays. Returns their number.
+    fn forget_gone(&self, fleet: &FleetSnapshot) -> usize {
         let now = Instant::now();
         let mut announced = self.announced.lock();
         let workers = fleet.workers.iter().map(|worker| &worker.announcement.model.queue);
@@ -234,7 +236,7 @@ impl Catalog {
         announced.retain(|_, last| now - *last < self.forget_after);
         drop(announced);
         if gone.is_empty() {
-            return;
+            return 0;
         }
         let mut left = (*models).clone();
         left.retain(|queue, _| !gone.contains(queue));
@@ -242,6 +244,7 @@ impl Catalog {
         *self.models.write() = Arc::new(left);
         self.metrics.forget(&gone, &names);
         tracing::info!(models = gone.len(), "forgot models that are no longer announced");
+        gone.len()
     }
 
     /// Applies the result of polling a model's queue, and updates the metrics. `at` is the time

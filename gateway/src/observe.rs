@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use batchfleet_broker::{BrokerError, Observer, Producer};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+use tokio::{
+    task::spawn_blocking,
+    time::{Duration, Instant, MissedTickBehavior, interval},
+};
 use tracing::{debug, info, warn};
 
 use crate::{ask::Core, roster::Roster};
@@ -50,7 +53,10 @@ async fn look_once(
     (started, look): (Instant, usize),
 ) -> Result<(), BrokerError> {
     let snapshot = observer.fleet().await?;
-    core.catalog.update(roster.complete(snapshot, Instant::now()));
+    if core.catalog.update(roster.complete(snapshot, Instant::now())) > 0 {
+        // A failure means that the runtime is shutting down.
+        spawn_blocking(batchfleet_heap::release).await.ok();
+    }
     for (index, model) in core.catalog.all().into_iter().enumerate() {
         // Nothing of a model without workers and requests changes quickly.
         let is_quiet = !model.is_available() && model.books.in_flight() == 0;
