@@ -12,7 +12,7 @@ use std::{
 
 use batchfleet_broker::Timing;
 use parking_lot::Mutex;
-use prometheus::{CounterVec, IntCounterVec};
+use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec};
 use tokio::time::Instant;
 
 /// The client of all pairs without series of their own.
@@ -84,16 +84,44 @@ pub(crate) struct Usage {
     pairs: Mutex<Pairs>,
 }
 
+/// A client and a model.
+type Pair = (Arc<str>, Arc<str>);
+
 #[derive(Debug)]
 struct Pairs {
-    top: Top<(Arc<str>, Arc<str>)>,
+    top: Top<Pair>,
     until: Instant,
+    /// The series in use.
+    series: HashMap<Pair, Series>,
+    other: Arc<str>,
+}
+
+/// The series of one pair.
+#[derive(Debug)]
+struct Series {
+    requests: IntCounter,
+    rows: IntCounter,
+    bytes: IntCounter,
+    compute_seconds: Counter,
+}
+
+impl Series {
+    fn of(pair: &Pair, metrics: &UsageMetrics) -> Self {
+        let labels = [&*pair.0, &*pair.1];
+        Self {
+            requests: metrics.requests.with_label_values(&labels),
+            rows: metrics.rows.with_label_values(&labels),
+            bytes: metrics.bytes.with_label_values(&labels),
+            compute_seconds: metrics.compute_seconds.with_label_values(&labels),
+        }
+    }
 }
 
 impl Usage {
     /// Keeps series of their own for at most `most` pairs of client and model.
     pub(crate) fn new(most: usize, metrics: UsageMetrics) -> Self {
-        let pairs = Pairs { top: Top::new(most), until: Instant::now() + PERIOD };
+        let (top, until) = (Top::new(most), Instant::now() + PERIOD);
+        let pairs = Pairs { top, until, series: HashMap::new(), other: OTHER.into() };
         Self { metrics, pairs: Mutex::new(pairs) }
     }
 
@@ -101,33 +129,37 @@ impl Usage {
     pub(crate) fn count(&self, used: &RequestUsage) {
         let (Some(client), Some(model)) = (&used.client, &used.model) else { return };
         let mut pairs = self.pairs.lock();
+        let pairs = &mut *pairs;
         if pairs.top.most == 0 {
             return;
         }
         let now = Instant::now();
         if now >= pairs.until {
             pairs.until = now + PERIOD;
-            for (client, model) in pairs.top.choose() {
-                self.forget(&[&*client, &*model]);
+            for pair in pairs.top.choose() {
+                pairs.series.remove(&pair);
+                self.forget([&*pair.0, &*pair.1]);
             }
         }
-        let is_own = pairs.top.count(&(client.clone(), model.clone()));
-        let labels = [if is_own { &**client } else { OTHER }, &**model];
-        let Self { metrics, .. } = self;
-        let bytes = used.request_bytes as u64 + used.response_bytes;
-        metrics.requests.with_label_values(&labels).inc();
-        metrics.rows.with_label_values(&labels).inc_by(used.rows.into());
-        metrics.bytes.with_label_values(&labels).inc_by(bytes);
-        metrics.compute_seconds.with_label_values(&labels).inc_by(used.compute.as_secs_f64());
+        let mut pair = (client.clone(), model.clone());
+        if !pairs.top.count(&pair) {
+            pair.0 = pairs.other.clone();
+        }
+        let metrics = &self.metrics;
+        let series = pairs.series.entry(pair).or_insert_with_key(|pair| Series::of(pair, metrics));
+        series.requests.inc();
+        series.rows.inc_by(used.rows.into());
+        series.bytes.inc_by(used.request_bytes as u64 + used.response_bytes);
+        series.compute_seconds.inc_by(used.compute.as_secs_f64());
     }
 
     /// Removes the series of a pair, which may be missing.
-    fn forget(&self, labels: &[&str; 2]) {
-        let Self { metrics, .. } = self;
-        metrics.requests.remove_label_values(labels).ok();
-        metrics.rows.remove_label_values(labels).ok();
-        metrics.bytes.remove_label_values(labels).ok();
-        metrics.compute_seconds.remove_label_values(labels).ok();
+    fn forget(&self, labels: [&str; 2]) {
+        let metrics = &self.metrics;
+        metrics.requests.remove_label_values(&labels).ok();
+        metrics.rows.remove_label_values(&labels).ok();
+        metrics.bytes.remove_label_values(&labels).ok();
+        metrics.compute_seconds.remove_label_values(&labels).ok();
     }
 }
 
@@ -225,14 +257,14 @@ mod tests {
     async fn usage_is_counted_by_client_up_to_a_number_of_series() {
         let registry = Registry::new();
         let usage = Usage::new(1, UsageMetrics::register(&registry).unwrap());
-        usage.count(&request("first", 10));
+        usage.count(&request("alice", 10));
         for _ in 0..3 {
-            usage.count(&request("second", 9));
+            usage.count(&request("bob", 9));
         }
-        usage.count(&RequestUsage { client: None, ..request("unknown", 5) });
+        usage.count(&RequestUsage { client: None, ..request("nobody", 5) });
         let before = text(&registry);
         for line in [
-            "usage_requests_total{client=\"first\",model=\"m\"} 1\n",
+            "usage_requests_total{client=\"alice\",model=\"m\"} 1\n",
             "usage_requests_total{client=\"other\",model=\"m\"} 3\n",
             "usage_rows_total{client=\"other\",model=\"m\"} 6\n",
             "usage_bytes_total{client=\"other\",model=\"m\"} 30\n",
@@ -240,18 +272,15 @@ mod tests {
         ] {
             assert!(before.contains(line), "{line} in {before}");
         }
-        assert!(!before.contains("second") && !before.contains("unknown"), "{before}");
+        assert!(!before.contains("bob") && !before.contains("nobody"), "{before}");
         advance(PERIOD).await;
-        usage.count(&request("second", 9));
+        usage.count(&request("bob", 9));
         let after = text(&registry);
-        assert!(
-            after.contains("usage_requests_total{client=\"second\",model=\"m\"} 1\n"),
-            "{after}"
-        );
+        assert!(after.contains("usage_requests_total{client=\"bob\",model=\"m\"} 1\n"), "{after}");
         assert!(
             after.contains("usage_requests_total{client=\"other\",model=\"m\"} 3\n"),
             "{after}"
         );
-        assert!(!after.contains("first"), "{after}");
+        assert!(!after.contains("alice"), "{after}");
     }
 }

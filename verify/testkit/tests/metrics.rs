@@ -218,3 +218,30 @@ async fn refused_and_late_requests_are_counted_as_such() {
     assert_eq!(refused.all("batchfleet_gateway_offered_total"), 100);
     assert_eq!(refused.all("batchfleet_gateway_accepted_total"), 60);
 }
+
+#[tokio::test]
+async fn usage_and_the_access_log_name_the_client_and_the_model() {
+    let plan = FleetPlan { gateway_flags: &["--access-log", "1"], ..FleetPlan::default() };
+    let fleet = Fleet::start(plan).await.unwrap();
+    let report = load(&fleet, 20).await;
+    assert!(report.is_flawless(), "{report}");
+    let used = Samples::of(&fleet.gateways).await;
+    let of_client = |name: &str| {
+        used.sum(
+            &format!("batchfleet_gateway_usage_{name}_total"),
+            "{client=\"127.0.0.1\",model=\"echo\"}",
+        )
+    };
+    assert_eq!((of_client("requests"), of_client("rows")), (20, 60));
+    // Three rows of 32 bytes each way, and the JSON around them.
+    assert!(of_client("bytes") > 20 * 2 * 3 * 32, "{} bytes", of_client("bytes"));
+    let answered = |line: &serde_json::Value| {
+        line["message"] == "request answered" && line["path"] == "/v2/models/echo/infer"
+    };
+    let line = fleet.gateways[0].wait_for_log(answered).await.unwrap();
+    for (field, value) in [("client", "127.0.0.1"), ("model", "echo"), ("method", "POST")] {
+        assert_eq!(line[field], value, "{line}");
+    }
+    assert_eq!((&line["status"], &line["rows"]), (&200.into(), &3.into()), "{line}");
+    assert!(line["seconds"].as_f64() > line["compute_seconds"].as_f64(), "{line}");
+}
