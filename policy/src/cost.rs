@@ -13,6 +13,8 @@ const RECENT: usize = 5;
 const GAIN_RATE: f64 = 0.2;
 /// Bounds of the ratio between the median and the gain.
 const LARGEST_STEP: (f64, f64) = (0.5, 2.0);
+/// Sizes that differ less than this in their time are not told apart by one batch.
+const NEARLY: f64 = 0.9;
 /// Lower bound of times and gain, to avoid division by zero.
 const TINY: f64 = 1e-9;
 
@@ -133,15 +135,16 @@ impl CostModel {
         self.gain * self.interpolate(rows)
     }
 
-    /// Returns the rows whose expected time is `took`: the inverse of L, up to twice the rows that have
-    /// run together.
+    /// Returns the fewest rows that are expected to take nearly the time `took`, up to twice the rows
+    /// that have run together.
     pub fn rows_in(&self, took: Duration) -> u32 {
-        let (mut less, mut more) = (0, self.reach().saturating_add(1));
-        while more - less > 1 {
-            let middle = less + (more - less) / 2;
-            if self.latency(middle) <= took { less = middle } else { more = middle }
+        let nearly = took.as_secs_f64() * NEARLY;
+        let (mut short, mut enough) = (0, self.reach().max(1));
+        while enough - short > 1 {
+            let middle = short + (enough - short) / 2;
+            if self.seconds(middle) < nearly { short = middle } else { enough = middle }
         }
-        less.max(1)
+        enough
     }
 
     /// b / L(b): rows per second in batches of `rows`.

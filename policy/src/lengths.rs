@@ -56,24 +56,14 @@ impl Default for LengthCost {
 }
 
 impl LengthCost {
-    /// Rows cost as many units as they are longer than `shortest`: what to assume of a model that ran
-    /// at one length only.
-    pub fn proportional(shortest: u64) -> Self {
-        let linear = 1.0 / as_f64(shortest.max(1));
-        Self { row: 0.0, linear, square: 0.0, measured: shortest, ran: None }
-    }
-
     /// Fits u(S) to measured batches by least squares of the relative errors, with no negative
     /// coefficient. Flat if a model of the number of rows alone is hardly worse, because the rest
-    /// may be noise. [Proportional](Self::proportional) if all batches have one length.
+    /// may be noise.
     pub fn fit(samples: &[LengthSample]) -> Self {
         let lengths = samples.iter().map(|sample| sample.length);
         let (Some(shortest), Some(longest)) = (lengths.clone().min(), lengths.max()) else {
             return Self::default();
         };
-        if shortest == longest {
-            return Self::proportional(shortest);
-        }
         let short = as_f64(shortest.max(1));
         let terms: Vec<[f64; TERMS]> = samples.iter().map(relative_terms).collect();
         let (_, error_of_rows) = nonnegative_fit(&terms, ROWS_ALONE);
@@ -110,10 +100,13 @@ impl LengthCost {
         length > self.ran.map_or(self.measured, |(ran, _)| ran)
     }
 
-    /// Learns the cost of rows that are longer than all before.
+    /// Learns the cost of rows that are longer than all before: `units` according to the first batch,
+    /// which is slower than others. It counts as at most as slow as attention would explain.
     pub fn learn(&mut self, length: u64, units: f64) {
         if self.is_new(length) {
-            self.ran = Some((length, units.max(1.0)));
+            let (known, least) = self.ran.unwrap_or((self.measured, self.at(self.measured)));
+            let longer = as_f64(length) / as_f64(known.max(1));
+            self.ran = Some((length, units.clamp(least, least * longer * longer)));
         }
     }
 
@@ -260,6 +253,9 @@ mod tests {
         cost.learn(100_000, 5000.0);
         assert!(!cost.is_new(100_000) && cost.is_new(100_001));
         assert_eq!(at(&cost, 100_000), "5000");
+        let mut stalled = LengthCost::fit(&samples(|b, s| 1.0 + b * 0.02 * s));
+        stalled.learn(1024, 1e6);
+        assert_eq!(at(&stalled, 1024), "256", "four times the cost of half the length");
         assert!((2400.0..2600.0).contains(&cost.units(50_000)), "{}", cost.units(50_000));
         assert_eq!(at(&cost, 512), "64");
         cost.learn(90_000, 1.0);
@@ -277,12 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn a_single_length_counts_as_proportional_and_a_row_as_one_unit_at_least() {
-        let cost = LengthCost::proportional(8);
-        assert!((cost.units(16) - 2.0).abs() < 1e-9 && (cost.units(1) - 1.0).abs() < 1e-9);
-        let one_length = [LengthSample { rows: 1, length: 16, took: Duration::from_millis(3) }];
-        assert!((LengthCost::fit(&one_length).units(32) - 2.0).abs() < 1e-9);
-        assert!(LengthCost::fit(&[]).is_flat() && !cost.is_flat());
+    fn a_single_length_shows_no_cost() {
+        let one_length = [1, 4, 16].map(|rows| {
+            let took = Duration::from_millis(3 * u64::from(rows));
+            LengthSample { rows, length: 16, took }
+        });
+        assert!(LengthCost::fit(&one_length).is_flat() && LengthCost::fit(&[]).is_flat());
         assert!((LengthCost::default().units(1000) - 1.0).abs() < 1e-9);
     }
 }

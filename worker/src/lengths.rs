@@ -126,6 +126,7 @@ impl OpenInput {
 #[cfg(test)]
 mod tests {
     use batchfleet_broker::Datatype;
+    use batchfleet_policy::LengthSample;
 
     use super::*;
     use crate::batch::examples::{delivery, spec};
@@ -140,11 +141,24 @@ mod tests {
         let shape = vec![2, 3, 20, 30];
         job.inputs.push(Tensor { name: "image".to_owned(), shape, ..job.inputs[0].clone() });
         assert_eq!(lengths.length(&job), 600);
-        let lengths = lengths.with_cost(LengthCost::proportional(100), 200);
-        // Nothing is known of rows of 600.
-        assert!((lengths.units(&job) - 4.0).abs() < 1e-9, "{}", lengths.units(&job));
-        lengths.learn(600, 6.0);
-        assert!((lengths.clone().units(&job) - 12.0).abs() < 1e-9, "{}", lengths.units(&job));
+        // A row of 100 costs one unit, and longer rows more in proportion.
+        let sample = |rows, length, ms| {
+            let took = std::time::Duration::from_millis(ms);
+            LengthSample { rows, length, took }
+        };
+        let cost = LengthCost::fit(&[
+            sample(1, 100, 11),
+            sample(2, 100, 21),
+            sample(1, 400, 41),
+            sample(2, 400, 81),
+        ]);
+        let lengths = lengths.with_cost(cost, 200);
+        assert!((lengths.expected_units() - 2.0).abs() < 1e-6, "{cost:?}");
+        // Nothing is known of rows of 2000 until they have run.
+        job.inputs[1].shape = vec![2, 3, 40, 50];
+        assert!((lengths.units(&job) - 16.0).abs() < 1e-6, "{}", lengths.units(&job));
+        lengths.learn(2000, 20.0);
+        assert!((lengths.clone().units(&job) - 40.0).abs() < 1e-6, "{}", lengths.units(&job));
     }
 
     #[test]

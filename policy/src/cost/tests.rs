@@ -262,3 +262,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_fewest_rows_that_take_a_time_are_found_up_to_a_limit() {
+    let ms = Duration::from_millis;
+    let profile = |times: &[(u32, u64)]| {
+        let times: Vec<_> = times.iter().map(|&(rows, took)| (rows, ms(took))).collect();
+        CostModel::from_profile(&times).unwrap()
+    };
+    let sloped = profile(&[(1, 10), (11, 110)]);
+    assert_eq!([9, 50, 10_000].map(|took| sloped.rows_in(ms(took))), [1, 5, 22]);
+    // A little more than the time of all sizes is noise.
+    assert_eq!(profile(&[(1, 500), (64, 500)]).rows_in(ms(540)), 1);
+}
