@@ -27,7 +27,7 @@ impl Connections {
     pub(super) async fn open(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let tasks = Tasks::default();
         let link = Link::open(Arc::clone(locator), &tasks).await?;
-        let (locator, pool) = (Arc::clone(locator), Pool::new(Arc::clone(locator))?);
+        let (locator, pool) = (Arc::clone(locator), Pool::new(Arc::clone(locator)));
         Ok(Self { locator, pool, link, tasks, limit: ValueLimit::default() })
     }
 

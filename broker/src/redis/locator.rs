@@ -36,7 +36,7 @@ struct CurrentRoute {
 }
 
 /// The way to the master.
-struct Route {
+pub(super) struct Route {
     server: ConnectionInfo,
     /// Sentinels that know the host of the master; `None` if `server` contains the host.
     sentinels: Option<Sentinels>,
@@ -60,7 +60,16 @@ impl Locator {
     ) -> Result<MultiplexedConnection, BrokerError> {
         let route = self.route();
         let opened = self.open_by(&route, config).await;
-        opened.map_err(|error| connection_error(error, &route.name(), route.user()))
+        opened.map_err(|error| route.explain(error))
+    }
+
+    /// Locates the master, without connecting to it.
+    pub(super) async fn client(&self, route: &Route) -> RedisResult<Client> {
+        let server = match &route.sentinels {
+            None => route.server.clone(),
+            Some(sentinels) => at(&route.server, sentinels.master().await?),
+        };
+        self.address.client(server)
     }
 
     async fn open_by(
@@ -68,11 +77,7 @@ impl Locator {
         route: &Route,
         config: &AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
-        let server = match &route.sentinels {
-            None => route.server.clone(),
-            Some(sentinels) => at(&route.server, sentinels.master().await?),
-        };
-        let client: Client = self.address.client(server)?;
+        let client = self.client(route).await?;
         let found = Instant::now();
         let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
         match check(route, &mut connection).await {
@@ -131,7 +136,7 @@ impl Locator {
 
     /// The route of the current URL. A URL that cannot be read or parsed does not replace the last
     /// one, because a file may be read while another program writes it.
-    fn route(&self) -> Arc<Route> {
+    pub(super) fn route(&self) -> Arc<Route> {
         let url = self.address.current_url().map_err(|error| error.to_string());
         let mut current = self.route.lock();
         if url != current.seen {
@@ -163,6 +168,11 @@ impl Route {
         let sentinels =
             sentinels.map(|(hosts, name)| Sentinels::new(Arc::clone(address), hosts, name));
         Ok(Self { server, sentinels })
+    }
+
+    /// Converts the error of an attempt to connect.
+    pub(super) fn explain(&self, error: RedisError) -> BrokerError {
+        connection_error(error, &self.name(), self.user())
     }
 
     fn user(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use deadpool_redis::Connection;
 use redis::{
     Pipeline, RedisError, Value,
     aio::ConnectionLike,
@@ -16,9 +17,7 @@ use super::{
     consumers, denials,
     entries::parse_id,
     errors::{broker_error, no_such_key, unreadable},
-    keys,
-    pool::PooledConnection,
-    promise, traffic,
+    keys, promise, traffic,
     values::{milliseconds, parse},
 };
 use crate::{
@@ -39,7 +38,7 @@ impl RedisObserver {
         Self { connections }
     }
 
-    async fn connection(&self) -> Result<PooledConnection, BrokerError> {
+    async fn connection(&self) -> Result<Connection, BrokerError> {
         self.connections.pool.get().await
     }
 }

@@ -2,78 +2,47 @@
 
 use std::sync::Arc;
 
-use deadpool::{
-    Runtime,
-    managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult},
-};
+use deadpool_redis::{Connection, Hook, HookError, Manager, PoolError, Runtime};
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
+use redis::RedisError;
 use tokio::time::Instant;
 
 use super::{
     connect::{PATIENCE, connection_config},
-    locator::Locator,
+    errors::broker_error,
+    locator::{Locator, Route},
 };
 use crate::BrokerError;
 
 /// Maximum number of connections. Control calls are few.
 const SIZE: usize = 8;
 
-/// Connections to the master, shared by clones.
+/// Connections to the master, shared by clones. The pool is refilled when the URL of Redis changes,
+/// when the master moves, and when a connection cannot be opened.
 #[derive(Clone)]
 pub(super) struct Pool {
-    connections: managed::Pool<Connector>,
+    locator: Arc<Locator>,
+    filled: Arc<Mutex<Option<Filled>>>,
     failure: Arc<Mutex<Option<(Instant, BrokerError)>>>,
 }
 
-/// A connection, which returns to the pool when dropped.
-pub(super) type PooledConnection = Object<Connector>;
-
-/// Opens the connections of the pool.
-pub(super) struct Connector(Arc<Locator>);
-
-impl managed::Manager for Connector {
-    type Type = MultiplexedConnection;
-    type Error = BrokerError;
-
-    async fn create(&self) -> Result<MultiplexedConnection, BrokerError> {
-        self.0.open(&connection_config()).await
-    }
-
-    /// Drops connections that are broken, or lead to a server that is no longer the master.
-    async fn recycle(
-        &self,
-        connection: &mut MultiplexedConnection,
-        metrics: &Metrics,
-    ) -> RecycleResult<BrokerError> {
-        if self.0.has_moved_since(Instant::from_std(metrics.created)) {
-            return Err(RecycleError::message("the master moved"));
-        }
-        let ping = redis::cmd("PING").exec_async(connection).await;
-        ping.map_err(|error| RecycleError::Backend(BrokerError::unreachable(error)))
-    }
+/// Connections to the server that was the master at `since`.
+#[derive(Clone)]
+struct Filled {
+    route: Arc<Route>,
+    since: Instant,
+    connections: deadpool_redis::Pool,
 }
 
 impl Pool {
     /// Creates an empty pool.
-    pub(super) fn new(locator: Arc<Locator>) -> Result<Self, BrokerError> {
-        let connections = managed::Pool::builder(Connector(locator))
-            .max_size(SIZE)
-            .wait_timeout(Some(PATIENCE))
-            .create_timeout(Some(PATIENCE))
-            .recycle_timeout(Some(PATIENCE))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(BrokerError::refused)?;
-        Ok(Self { connections, failure: Arc::default() })
+    pub(super) fn new(locator: Arc<Locator>) -> Self {
+        Self { locator, filled: Arc::default(), failure: Arc::default() }
     }
 
-    /// Takes a connection.
-    pub(super) async fn get(&self) -> Result<PooledConnection, BrokerError> {
-        let got = self.connections.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => error,
-            other => BrokerError::unreachable(other),
-        });
+    /// Takes a connection, which returns to the pool when dropped.
+    pub(super) async fn get(&self) -> Result<Connection, BrokerError> {
+        let got = self.take().await;
         let mut failure = self.failure.lock();
         match &got {
             Ok(_) => *failure = None,
@@ -90,4 +59,60 @@ impl Pool {
     pub(super) fn failure(&self) -> Option<(Instant, BrokerError)> {
         self.failure.lock().clone()
     }
+
+    async fn take(&self) -> Result<Connection, BrokerError> {
+        let route = self.locator.route();
+        let is_current = |kept: &Filled| {
+            Arc::ptr_eq(&kept.route, &route) && !self.locator.has_moved_since(kept.since)
+        };
+        let kept = self.filled.lock().clone().filter(is_current);
+        if let Some(kept) = kept {
+            match kept.connections.get().await {
+                // Refill the pool, which reads the certificates again: they may have been renewed.
+                Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) => {}
+                got => return got.map_err(|error| broken(error, &route)),
+            }
+        }
+        let connections = self.fill(&route).await?;
+        connections.get().await.map_err(|error| broken(error, &route))
+    }
+
+    /// Locates the master, and fills the pool with connections to it.
+    async fn fill(&self, route: &Arc<Route>) -> Result<deadpool_redis::Pool, BrokerError> {
+        let since = Instant::now();
+        let client = self.locator.client(route).await.map_err(|error| route.explain(error))?;
+        let server = client.get_connection_info().clone();
+        let manager = Manager::new_with_config(server, connection_config());
+        let connections = deadpool_redis::Pool::builder(manager.map_err(broker_error)?)
+            .max_size(SIZE)
+            .wait_timeout(Some(PATIENCE))
+            .create_timeout(Some(PATIENCE))
+            .recycle_timeout(Some(PATIENCE))
+            .runtime(Runtime::Tokio1)
+            .post_create(leads_to_a_master(Arc::clone(&self.locator)))
+            .build()
+            .map_err(BrokerError::refused)?;
+        let (route, kept) = (Arc::clone(route), connections.clone());
+        *self.filled.lock() = Some(Filled { route, since, connections: kept });
+        Ok(connections)
+    }
+}
+
+fn broken(error: PoolError, route: &Route) -> BrokerError {
+    match error {
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+            route.explain(error)
+        }
+        other => BrokerError::unreachable(other),
+    }
+}
+
+fn leads_to_a_master(locator: Arc<Locator>) -> Hook {
+    Hook::async_fn(move |connection, _| {
+        let locator = Arc::clone(&locator);
+        Box::pin(async move {
+            let checked: Result<(), RedisError> = locator.check(connection).await;
+            checked.map_err(HookError::Backend)
+        })
+    })
 }

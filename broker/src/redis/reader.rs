@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use deadpool_redis::Connection;
 use redis::{ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
@@ -11,7 +12,6 @@ use super::{
     entries::{Entry, entries},
     keys,
     listeners::Listeners,
-    pool::PooledConnection,
     queue::WorkerQueue,
     values::milliseconds,
 };
@@ -59,7 +59,7 @@ impl Reader {
             return Ok(connection);
         }
         // Never returned to the pool.
-        let mut connection = PooledConnection::take(connections.pool.get().await?);
+        let mut connection = Connection::take(connections.pool.get().await?);
         connection.set_response_timeout(READ_PATIENCE);
         self.opened = Some(Instant::now());
         Ok(connection)

@@ -125,7 +125,7 @@ impl Door {
         }
         self.open.update(|open| open + 1);
         self.limits.metrics.open.inc();
-        if self.open.get() > self.comfortable {
+        if self.is_crowded() {
             self.crowded.notify_one();
         }
         Some(Place { door: self, address })
@@ -134,10 +134,17 @@ impl Door {
     /// Waits until a connection without a request has to close: when the thread needs the place of
     /// the connection that has waited longest, or when the server drains.
     pub(super) async fn closes(&self) -> Ending {
-        tokio::select! {
-            () = self.crowded.notified() => Ending::Crowded,
-            () = self.draining.notified() => Ending::Closed,
+        loop {
+            tokio::select! {
+                // The crowd may be gone: a notification is kept until a connection waits.
+                () = self.crowded.notified() => if self.is_crowded() { return Ending::Crowded },
+                () = self.draining.notified() => return Ending::Closed,
+            }
         }
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.open.get() > self.comfortable
     }
 }
 
