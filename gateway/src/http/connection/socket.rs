@@ -30,8 +30,10 @@ use crate::memory::{BudgetFull, MemoryShare};
 /// Maximum number of bytes read from a connection in one turn. Without turns, a small request would
 /// wait behind the large bodies of thousands of clients.
 const TURN: usize = 8 << 10;
-/// Bytes read at a time outside of a body, and the most that a client may send ahead of an answer.
-const PIECE: usize = 4 << 10;
+/// Maximum number of bytes read at a time outside of a body. A small request arrives in one piece.
+const PIECE: usize = 16 << 10;
+/// The bytes that a client has sent ahead of an answer at which no more are read.
+const AHEAD: usize = 4 << 10;
 /// The memory of a connection without a request, in bytes.
 const IDLE_BYTES: usize = 4 << 10;
 /// The memory of a request in work besides its head and the unsent answer, in bytes.
@@ -331,7 +333,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Waits until the client leaves, while its request is in work. Bytes that it sends ahead are
     /// kept up to a limit.
     fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.received.len() < PIECE {
+        while self.received.len() < AHEAD {
             match ready!(self.poll_receive(context)) {
                 Ok(()) => {}
                 // The server takes a read without bytes for the end of the connection.
