@@ -143,6 +143,11 @@ impl Tuner {
         self.limit_of(self.n())
     }
 
+    /// What a batch of `limit` costs in units, if its rows have the usual length.
+    pub(crate) fn full(&self, limit: BatchLimit) -> f64 {
+        limit.units.min(f64::from(limit.rows) * self.row_units)
+    }
+
     /// N as last chosen, in rows of the usual length.
     pub(crate) fn usual_rows(&self) -> u32 {
         self.in_rows(self.n())
@@ -163,7 +168,7 @@ impl Tuner {
             _ => None,
         };
         let (rows, units) = match by_hand {
-            _ if self.mixes_rows => (1, f64::INFINITY),
+            _ if self.mixes_rows => (1, 1.0),
             Some(rows) => (rows, f64::from(self.policy.safe(&self.cost).min(self.ceiling.rows()))),
             None => (self.policy.max_batch.max(1), f64::from(units)),
         };

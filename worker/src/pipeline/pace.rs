@@ -75,6 +75,11 @@ impl BatchPace {
         self.tuner.lock().companions(limit, waiting, 0)
     }
 
+    /// What a batch of `limit` usually costs, in units.
+    pub(super) fn full(&self, limit: BatchLimit) -> f64 {
+        self.tuner.lock().full(limit)
+    }
+
     /// N in rows of the usual length, as announced.
     pub(super) fn usual_rows(&self) -> u32 {
         self.tuner.lock().usual_rows()

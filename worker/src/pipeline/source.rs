@@ -107,7 +107,8 @@ impl BatchSource {
             self.renew_leases().await;
             let limit = self.limit();
             if self.held.is_empty() {
-                self.intake.ask(limit.units, limit.units);
+                let full = self.pace.full(limit);
+                self.intake.ask(full, full);
                 // Claim waiting jobs before looking for jobs of dead workers. If the claim ended
                 // during a quarantined run that kills the worker, the claimed jobs would be
                 // quarantined too.
@@ -215,7 +216,8 @@ impl BatchSource {
         let mut lingered = false;
         while Instant::now() < until && self.held.has_room(limit) {
             lingered = true;
-            self.intake.ask(limit.units - f64::from(self.held.units()), limit.units);
+            let full = self.pace.full(limit);
+            self.intake.ask(full - f64::from(self.held.units()), full);
             let claimed = tokio::select! {
                 biased;
                 claimed = self.intake.claimed() => claimed?,
@@ -232,7 +234,7 @@ impl BatchSource {
     /// same length run together.
     fn window(&self, limit: BatchLimit) -> f64 {
         let batches = if self.plan.padding.is_some() && self.more_waits { WINDOW } else { 1.0 };
-        limit.units * batches
+        self.pace.full(limit) * batches
     }
 
     /// Claims the jobs that wait in the queue now, up to a full batch. Held jobs do not reduce the
@@ -289,7 +291,7 @@ impl BatchSource {
     pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
         let n = self.pace.n();
         // Jobs that were left out for their length do not fill the next batch.
-        let enough = if self.plan.padding.is_some() { n.units } else { 1.0 };
+        let enough = if self.plan.padding.is_some() { self.pace.full(n) } else { 1.0 };
         if f64::from(self.held.whole_units(n)) >= enough
             || self.held.large(n) >= MOST_LARGE
             || batch.release == Release::Quarantined
@@ -305,7 +307,7 @@ impl BatchSource {
         if !self.rescue.is_due() {
             self.found_none = false;
             let limit = self.limit();
-            self.intake.ask(self.window(limit), limit.units);
+            self.intake.ask(self.window(limit), self.pace.full(limit));
         }
     }
 

@@ -1,7 +1,8 @@
 use batchfleet_broker::{Release, Target, Wish};
+use batchfleet_policy::{LengthCost, LengthSample};
 
 use super::*;
-use crate::batch::examples::{delivery, held_job};
+use crate::batch::examples::{delivery, held_job, spec};
 
 const SLO: Duration = Duration::from_millis(100);
 
@@ -188,4 +189,45 @@ async fn rows_that_influence_each_other_end_batching_for_good() {
     tuner.adopt(target(1, BatchWish::Rows(32), None));
     assert_eq!((chosen(&mut tuner), tuner.report().bound), (1, BatchBound::Mismatch));
     assert_eq!(tuner.report().full_load_n, 1);
+}
+
+/// Rows of 8 bytes cost one unit, and longer rows as many as they are longer.
+fn by_length() -> RowLengths {
+    let sample = |(rows, length)| {
+        let took = Duration::from_millis(1) + Duration::from_micros(100) * rows * length;
+        LengthSample { rows, length: length.into(), took }
+    };
+    let cost = LengthCost::fit(&[(1, 8), (4, 8), (1, 512), (4, 512)].map(sample));
+    RowLengths::of(&spec(128)).with_cost(cost, 32)
+}
+
+#[tokio::test(start_paused = true)]
+async fn announces_rows_of_the_usual_length_and_limits_what_they_cost() {
+    let plain = tuner(BatchMode::Auto);
+    let mut tuner = Tuner::new(plain.own, plain.cost.clone(), by_length());
+    let n = tuner.limit(Duration::ZERO);
+    // A row of 32 bytes costs four units.
+    assert_eq!(n.rows_of(4.0), tuner.report().n);
+    let (short, long) = (n.rows_of(1.0) / 4, n.rows_of(64.0));
+    assert_eq!((short, long), (tuner.report().n, 1));
+    let before = tuner.capacity();
+    for _ in 0..50 {
+        let long: Vec<_> = (0..32).map(|index| delivery(index, 1, 64)).collect();
+        tuner.claimed(&long, true);
+    }
+    let ratio = before / tuner.capacity();
+    assert!((1.9..2.1).contains(&ratio), "a row of 64 bytes costs twice as much: {ratio}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_set_by_hand_hold_for_any_length_and_no_more_are_claimed() {
+    let plain = tuner(BatchMode::Fixed(16));
+    let mut tuner = Tuner::new(plain.own, plain.cost.clone(), by_length());
+    let limit = tuner.limit(Duration::ZERO);
+    assert_eq!([1.0, 4.0, 64.0].map(|row_units| limit.rows_of(row_units)), [16; 3]);
+    assert!((tuner.full(limit) - 64.0).abs() < 1e-6, "{limit:?}");
+    tuner.end_batching();
+    let limit = tuner.limit(Duration::ZERO);
+    assert_eq!([1.0, 64.0].map(|row_units| limit.rows_of(row_units)), [1; 2]);
+    assert!(tuner.full(limit) <= 1.0, "{limit:?}");
 }
