@@ -26,6 +26,7 @@ mod announcements;
 mod census;
 mod claim;
 mod classes;
+mod codes;
 mod connect;
 mod connections;
 mod consumer;

@@ -8,6 +8,7 @@
 
 mod certificate;
 mod documents;
+mod error;
 mod maintenance;
 #[cfg(test)]
 mod tests;

@@ -2,26 +2,46 @@
 //!
 //! When Redis loses its data, the announcements of workers are lost, too; living workers announce
 //! themselves again within a second. A worker whose announcement is missing therefore counts as
-//! alive until the liveness period has passed.
+//! alive until the liveness period has passed. While Redis is out of reach, no worker can announce
+//! itself: afterwards the period begins anew, and a worker that lived before the gap counts as alive
+//! even if Redis still has an old announcement of it.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use batchfleet_broker::{FleetSnapshot, ObservedWorker, roles::LIVENESS};
 use tokio::time::Instant;
+
+/// Announcements that could not be read for this long are a gap. Usually they are read several times
+/// a second.
+const GAP: Duration = Duration::from_secs(1);
 
 /// The workers that were alive at the last read of announcements.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     living: HashMap<String, (ObservedWorker, Instant)>,
+    /// The last read.
+    read: Option<Instant>,
+    /// Until then, an announcement may be from before a gap.
+    doubted_until: Option<Instant>,
 }
 
 impl Roster {
     /// Adds to a snapshot the workers that have been missing for less than the liveness period.
     pub(crate) fn complete(&mut self, mut snapshot: FleetSnapshot, now: Instant) -> FleetSnapshot {
+        if self.read.replace(now).is_some_and(|last| now - last >= GAP) {
+            self.living.values_mut().for_each(|(_, last)| *last = now);
+            self.doubted_until = Some(now + LIVENESS);
+        }
+        let doubts = self.doubted_until.is_some_and(|until| now < until);
         let workers = &mut snapshot.workers;
         let name = |worker: &ObservedWorker| worker.announcement.worker.clone();
-        let read: HashSet<_> = workers.iter().map(name).collect();
+        let read: HashSet<_> =
+            workers.iter().filter(|worker| worker.live || !doubts).map(name).collect();
         self.living.retain(|worker, (_, last)| !read.contains(worker) && now - *last < LIVENESS);
+        workers.retain(|worker| worker.live || !self.living.contains_key(&name(worker)));
         let missing: Vec<_> = self.living.values().map(|(worker, _)| worker.clone()).collect();
         for worker in workers.iter().filter(|worker| worker.live) {
             self.living.insert(name(worker), (worker.clone(), now));
@@ -33,8 +53,6 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use batchfleet_broker::{Announcement, ModelSpec, QueueName, WorkerId};
 
     use super::*;
@@ -64,7 +82,9 @@ mod tests {
         let (mut roster, start) = (Roster::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!(complete(&mut roster, vec![worker(1, true)], at(0)).len(), 1);
-        assert_eq!(complete(&mut roster, Vec::new(), at(2900)), [worker(1, true)]);
+        for millis in (500..3000).step_by(500) {
+            assert_eq!(complete(&mut roster, Vec::new(), at(millis)), [worker(1, true)]);
+        }
         assert_eq!(complete(&mut roster, Vec::new(), at(3000)), []);
     }
 
@@ -75,5 +95,21 @@ mod tests {
         let workers = complete(&mut roster, vec![worker(1, false), worker(2, true)], now);
         assert_eq!(workers, [worker(1, false), worker(2, true)]);
         assert_eq!(complete(&mut roster, Vec::new(), now), [worker(2, true)]);
+    }
+
+    #[test]
+    fn after_a_gap_living_workers_have_time_to_announce_themselves_again() {
+        let (mut roster, start) = (Roster::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        complete(&mut roster, vec![worker(1, true), worker(2, false)], at(0));
+        // Redis was out of reach for longer than an announcement lives.
+        let workers = complete(&mut roster, vec![worker(1, false), worker(2, false)], at(5000));
+        assert_eq!(workers, [worker(2, false), worker(1, true)]);
+        for millis in (5500..8000).step_by(500) {
+            assert_eq!(complete(&mut roster, Vec::new(), at(millis)), [worker(1, true)]);
+        }
+        assert_eq!(complete(&mut roster, vec![worker(1, false)], at(8000)), [worker(1, false)]);
+        assert_eq!(complete(&mut roster, vec![worker(1, true)], at(8500)), [worker(1, true)]);
+        assert_eq!(complete(&mut roster, vec![worker(1, false)], at(9000)), [worker(1, false)]);
     }
 }

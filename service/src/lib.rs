@@ -5,6 +5,7 @@
 //! variables.
 
 mod admin;
+mod complaint;
 mod error;
 mod liveness;
 mod logs;
@@ -20,9 +21,10 @@ mod throttle;
 pub mod trace;
 
 pub use admin::AdminPages;
+pub use complaint::complain;
 pub use error::InvalidSettings;
 pub use liveness::Liveness;
-pub use logs::{complain, flush as flush_logs};
+pub use logs::flush as flush_logs;
 pub use outage::{OutageSettings, follow_outages};
 pub use process::{Process, open_file_limit, run, sentence};
 pub use readiness::Readiness;

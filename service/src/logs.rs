@@ -95,12 +95,6 @@ pub(crate) fn lost() -> u64 {
     FAILED.load(Ordering::Relaxed) + dropped as u64
 }
 
-/// Prints one line to standard error, for programs whose logging has not started. Unlike
-/// `eprintln!`, it ignores errors: there is nowhere to report them.
-pub fn complain(line: &str) {
-    drop(writeln!(io::stderr(), "{line}"));
-}
-
 /// Standard error; counts the lines that it does not take.
 struct StandardError;
 

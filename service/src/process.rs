@@ -16,6 +16,7 @@ use crate::{
     AdminPages, EXIT_TASK, InvalidSettings, Liveness, LongTasks, ProcessSettings, Readiness,
     TaskEnded,
     admin::{self, AdminPort, Shown},
+    complaint::complain,
     logs,
     metrics::{MetricGroup, ProcessMetrics},
     settings::EXIT_USAGE,
@@ -69,7 +70,7 @@ where
     let status = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<InvalidSettings>() => {
-            logs::complain(&format!("error: {error}"));
+            complain(&format!("error: {error}"));
             ExitCode::from(EXIT_USAGE)
         }
         Err(error) => {

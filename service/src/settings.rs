@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Command, Parser, ValueEnum, error::ErrorKind};
 
-use crate::{logs, trace::TraceSettings};
+use crate::{complaint::complain, trace::TraceSettings};
 
 /// Upper bound of durations in settings, so that adding a duration to a time cannot overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
@@ -74,7 +74,7 @@ pub enum LogFormat {
 pub fn parse<S: Parser>() -> Result<S, u8> {
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     if let Some(problem) = misspelt_variable(&S::command(), variables) {
-        logs::complain(&format!("error: {problem}"));
+        complain(&format!("error: {problem}"));
         return Err(EXIT_USAGE);
     }
     S::try_parse().map_err(|error| match error.kind() {
@@ -84,7 +84,7 @@ pub fn parse<S: Parser>() -> Result<S, u8> {
             0
         }
         _ => {
-            logs::complain(&one_line(&error.render().to_string()));
+            complain(&one_line(&error.render().to_string()));
             EXIT_USAGE
         }
     })

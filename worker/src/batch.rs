@@ -5,55 +5,8 @@ use batchfleet_broker::Release;
 use crate::{
     job::HeldJob,
     layout::{BatchInputs, JobRows, Layout},
+    limit::whole_units,
 };
-
-/// The maximum size of a batch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct BatchLimit {
-    /// Rows.
-    pub(crate) rows: u32,
-    /// What the rows cost, in [units](batchfleet_policy::LengthCost). A row of a model whose rows
-    /// have one length costs one unit.
-    pub(crate) units: f64,
-}
-
-impl BatchLimit {
-    /// The most rows that cost `row_units` each; at least 1.
-    pub(crate) fn rows_of(self, row_units: f64) -> u32 {
-        self.rows.min(whole_rows(self.units / row_units)).max(1)
-    }
-
-    /// Whether a row that costs `row_units` fits.
-    pub(crate) fn holds(self, row_units: f64) -> bool {
-        self.rows > 0 && self.units + ROUNDING >= row_units
-    }
-
-    /// What is left beside `job`.
-    pub(crate) fn beside(self, job: &HeldJob) -> Self {
-        Self {
-            rows: self.rows.saturating_sub(job.part_rows()),
-            units: self.units - job.part_units(),
-        }
-    }
-}
-
-/// The number of whole rows in `rows`, which may be off by the error of a few floating-point
-/// operations.
-fn whole_rows(rows: f64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-    let whole = (rows + ROUNDING).floor() as u32;
-    whole
-}
-
-/// `units`, rounded up to whole units.
-pub(crate) fn whole_units(units: f64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-    let whole = (units - ROUNDING).ceil() as u32;
-    whole
-}
-
-/// More than the error of the operations that compute units.
-const ROUNDING: f64 = 1e-6;
 
 /// Jobs, or parts of large jobs, that run together; the model's layout can join them.
 #[derive(Debug)]
@@ -123,8 +76,8 @@ pub(crate) mod examples {
     };
     use tokio::time::Instant;
 
-    use super::{BatchLimit, HeldJob};
-    use crate::lengths::RowLengths;
+    use super::HeldJob;
+    use crate::{lengths::RowLengths, limit::BatchLimit};
 
     /// A held job whose rows cost one unit each.
     pub(crate) fn held_job(delivery: Delivery) -> HeldJob {

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    batch::BatchLimit,
     layout::{JobRows, Layout},
     lengths::RowLengths,
+    limit::BatchLimit,
     settle::JobReply,
 };
 

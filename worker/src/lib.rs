@@ -23,6 +23,7 @@ mod job;
 mod labels;
 mod layout;
 mod lengths;
+mod limit;
 mod metrics;
 mod model;
 mod padding;

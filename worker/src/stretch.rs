@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::{
-    batch::whole_units,
     engine::Engine,
     lengths::RowLengths,
+    limit::whole_units,
     proof::{Hints, TestRows},
 };
 

@@ -19,9 +19,10 @@ use tracing::info;
 
 use self::load::LoadEstimate;
 use crate::{
-    batch::{Batch, BatchLimit, whole_units},
+    batch::Batch,
     ceiling::Ceiling,
     lengths::RowLengths,
+    limit::{BatchLimit, whole_units},
 };
 
 /// After this long without a batch, the measured batch times may be out of date.

@@ -4,7 +4,7 @@
 
 use redis::{Cmd, Pipeline, RedisError, aio::ConnectionLike};
 
-use super::{errors::server_code, keys};
+use super::{codes::server_code, keys};
 
 /// Creates the census of a stream. The group starts after every possible id, so it never reads, and
 /// with `ENTRIESREAD 0`, so its lag counts every entry.

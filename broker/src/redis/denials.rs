@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use redis::{ErrorKind, RedisError};
 
-use super::errors::server_code;
+use super::codes::server_code;
 use crate::throttle::Throttle;
 
 /// Minimum time between two log lines.

@@ -4,7 +4,7 @@ use std::{error::Error, io, sync::Arc};
 
 use redis::{ErrorKind, RedisError};
 
-use super::denials;
+use super::{codes::server_code, denials};
 use crate::{BrokerError, roles::Cause};
 
 /// Converts the error of an attempt to connect to the server `address` as `user`.
@@ -74,12 +74,6 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
 /// The error for an answer that cannot be parsed.
 pub(super) fn unreadable(command: &str) -> BrokerError {
     BrokerError::refused(format!("Redis gave an unreadable answer to {command}"))
-}
-
-/// The code of the first error that the server returned, also within a pipeline.
-pub(super) fn server_code(error: &RedisError) -> Option<String> {
-    let errors = error.clone().into_server_errors()?;
-    errors.first().map(|(_, error)| error.code().to_owned())
 }
 
 /// Whether Redis reports that a key does not exist.

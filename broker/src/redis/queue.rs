@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use super::{
     census,
+    codes::server_code,
     connections::Connections,
     entries::{Entry, id_text},
-    errors::{broker_error, server_code},
+    errors::broker_error,
     keys,
 };
 use crate::{

@@ -18,14 +18,16 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use rustls::pki_types::{CertificateDer, pem, pem::PemObject};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
-use thiserror::Error;
 use tokio::time::sleep;
 use tracing::{info, warn};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::trust::Trust;
+use super::{
+    error::{API, AUTHENTICATION, MaintenanceError, SYSTEM},
+    trust::Trust,
+};
 use crate::certificates::{Authority, CA, CERTIFICATE, KEY, Party, bytes, secret, text};
 
 /// Validity of a certificate.
@@ -34,34 +36,6 @@ const DAYS: i64 = 90;
 const RENEW: SignedDuration = SignedDuration::from_hours(24 * 30);
 const PERIOD: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(5);
-
-const API: &str = "v1beta1.external.metrics.k8s.io";
-const SYSTEM: &str = "kube-system";
-/// The `ConfigMap` in which the API server publishes the authority of its client certificates.
-const AUTHENTICATION: &str = "extension-apiserver-authentication";
-
-/// Why the trust could not be kept.
-#[derive(Debug, Error)]
-pub(super) enum MaintenanceError {
-    #[error("the API server: {0}")]
-    Kubernetes(#[from] kube::Error),
-    #[error("cannot make a certificate: {0}")]
-    Certificate(#[from] rcgen::Error),
-    #[error("invalid certificate: {0}")]
-    Pem(#[from] pem::Error),
-    #[error("invalid certificate: {0}")]
-    Tls(#[from] rustls::Error),
-    #[error("invalid authority of the API server: {0}")]
-    Verifier(#[from] rustls::server::VerifierBuilderError),
-    #[error(
-        "the ConfigMap {SYSTEM}/{AUTHENTICATION} has no valid {0}, so the API server forwards no API"
-    )]
-    NoAuthority(&'static str),
-    #[error(
-        "the APIService {API} belongs to the service {0}, and a cluster has only one provider of it: set externalMetrics.enabled=false in one of the charts"
-    )]
-    OtherProvider(String),
-}
 
 /// Keeps the trust of one controller.
 pub(crate) struct Maintenance {

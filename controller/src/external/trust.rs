@@ -18,7 +18,7 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::maintenance::MaintenanceError;
+use super::error::MaintenanceError;
 
 /// What the API presents and accepts. Until both are set, it refuses every connection.
 #[derive(Debug)]

@@ -12,9 +12,10 @@ use batchfleet_policy::WaitingRows;
 use tokio::time::Instant;
 
 use crate::{
-    batch::{Batch, BatchLimit, whole_units},
+    batch::Batch,
     job::HeldJob,
     layout::Layout,
+    limit::{BatchLimit, whole_units},
 };
 
 /// Maximum number of batches that overtake a job of a rare shape, while more jobs of its shape
@@ -213,7 +214,7 @@ impl HeldJobs {
         first.cut(limit);
         let is_oversize = first.part_rows() > limit.rows_of(first.row_units());
         let row_units = first.row_units();
-        let mut room = limit.beside(&first);
+        let mut room = limit.beside(first.part_rows(), first.part_units());
         let mut batch = vec![first];
         let is_left_out = self.fill(&mut batch, &mut room, limit, false);
         self.fill(&mut batch, &mut room, limit, true);
@@ -296,7 +297,7 @@ impl HeldJobs {
             if next.part_rows() > room.rows_of(row_units) {
                 return true;
             }
-            *room = room.beside(next);
+            *room = room.beside(next.part_rows(), next.part_units());
             batch.extend(self.jobs.remove(index));
         }
         false

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::held::HeldJobs;
 use crate::{
-    batch::{BatchLimit, whole_units},
     job::HeldJob,
+    limit::{BatchLimit, whole_units},
     settle::RoundTrip,
     tuner::SharedTuner,
 };

@@ -9,11 +9,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{held::HeldJobs, pace::BatchPace, screen::Screen};
 use crate::{
-    batch::{Batch, BatchLimit},
+    batch::Batch,
     drain::Drain,
     error::WorkerError,
     intake::{ClaimedJobs, Intake},
     job::HeldJob,
+    limit::BatchLimit,
     metrics::ModelMetrics,
     plan::ServingPlan,
     rescue::Rescue,

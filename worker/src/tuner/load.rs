@@ -6,7 +6,7 @@ use batchfleet_broker::Delivery;
 use batchfleet_policy::{ArrivalRate, QueueLoad, Standing};
 use tokio::time::Instant;
 
-use crate::batch::whole_units;
+use crate::limit::whole_units;
 
 /// An estimate of the load that all workers of the queue share.
 #[derive(Debug)]
