@@ -134,6 +134,11 @@ impl Locator {
         Some(socket.local_addr().ok()?.ip())
     }
 
+    /// The route of the URL when it was last read.
+    pub(super) fn known_route(&self) -> Arc<Route> {
+        self.route.lock().route.clone()
+    }
+
     /// The route of the current URL. A URL that cannot be read or parsed does not replace the last
     /// one, because a file may be read while another program writes it.
     pub(super) fn route(&self) -> Arc<Route> {

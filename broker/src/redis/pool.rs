@@ -61,18 +61,19 @@ impl Pool {
     }
 
     async fn take(&self) -> Result<Connection, BrokerError> {
-        let route = self.locator.route();
         let is_current = |kept: &Filled| {
-            Arc::ptr_eq(&kept.route, &route) && !self.locator.has_moved_since(kept.since)
+            let known = self.locator.known_route();
+            Arc::ptr_eq(&kept.route, &known) && !self.locator.has_moved_since(kept.since)
         };
         let kept = self.filled.lock().clone().filter(is_current);
         if let Some(kept) = kept {
             match kept.connections.get().await {
-                // Refill the pool, which reads the certificates again: they may have been renewed.
+                // Refill the pool, which reads URL and certificates again: they may have changed.
                 Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) => {}
-                got => return got.map_err(|error| broken(error, &route)),
+                got => return got.map_err(|error| broken(error, &kept.route)),
             }
         }
+        let route = self.locator.route();
         let connections = self.fill(&route).await?;
         connections.get().await.map_err(|error| broken(error, &route))
     }
