@@ -261,7 +261,7 @@ mod tests {
         for _ in 0..3 {
             usage.count(&request("bob", 9));
         }
-        usage.count(&RequestUsage { client: None, ..request("nobody", 5) });
+        usage.count(&RequestUsage { client: None, ..request("unseen", 5) });
         let before = text(&registry);
         for line in [
             "usage_requests_total{client=\"alice\",model=\"m\"} 1\n",
@@ -272,7 +272,7 @@ mod tests {
         ] {
             assert!(before.contains(line), "{line} in {before}");
         }
-        assert!(!before.contains("bob") && !before.contains("nobody"), "{before}");
+        assert!(!before.contains("bob") && !before.contains("unseen"), "{before}");
         advance(PERIOD).await;
         usage.count(&request("bob", 9));
         let after = text(&registry);

@@ -20,14 +20,12 @@ use self::effect::Effect;
 pub(crate) use self::{
     fit::ModelOutput,
     message::{Agent, Message},
+    runtime::{InstanceGroup, InstanceKind},
     served::Served,
     tensor::{RowAxis, TensorConfig},
     warmup::{WarmupData, WarmupInput, WarmupSample},
 };
-use crate::{
-    instances::InstanceGroup,
-    pbtxt::{self, SyntaxError},
-};
+use crate::pbtxt::{self, SyntaxError};
 
 /// How to serve a model. The default applies to models without a `config.pbtxt`.
 #[derive(Clone, Debug)]

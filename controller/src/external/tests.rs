@@ -300,7 +300,7 @@ async fn only_the_api_server_is_served_with_the_certificate_of_the_controller() 
         tokio::task::yield_now().await;
     }
     let trusted = bundle(&server);
-    let other_name = authority.sign("somebody", Vec::new(), Party::Client).unwrap();
+    let other_name = authority.sign("another-client", Vec::new(), Party::Client).unwrap();
     let (_, other_authority) = issued("front-proxy-client");
     let answers = spawn_blocking(move || {
         let clients = [Some(&aggregator), Some(&other_name), Some(&other_authority), None];

@@ -4,7 +4,30 @@ use super::{
     Mistake,
     message::{self, Message},
 };
-use crate::instances::{InstanceGroup, InstanceKind};
+
+/// One entry of `instance_group`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InstanceGroup {
+    /// The number of instances; 0 counts as 1.
+    pub(crate) count: u32,
+    /// The devices of the instances.
+    pub(crate) kind: InstanceKind,
+    /// The numbers of the GPUs; empty for any.
+    pub(crate) gpus: Vec<u16>,
+}
+
+/// The devices of an instance group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum InstanceKind {
+    /// The worker's device. Stands for `KIND_AUTO` and for `KIND_MODEL`, which leaves the choice to
+    /// the engine.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU.
+    Gpu,
+}
 
 /// The groups of instances.
 pub(super) fn instances(message: &Message) -> Result<Vec<InstanceGroup>, Mistake> {
