@@ -16,6 +16,7 @@ use crate::{
     graph::Graph,
     labels,
     lengths::RowLengths,
+    limit::{BatchLimit, whole_units},
     padding::{self, Padding},
     plan::ServingPlan,
     proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, prove_padding, samples},
@@ -58,8 +59,9 @@ pub(crate) fn plan(
     };
     let row_units = lengths.expected_units();
     let limit = policy.in_units(row_units).choose(&cost, &QueueLoad::unknown(1)).n;
-    let (provider, rows) = (engine.provider(), f64::from(limit) / row_units);
-    info!(model = %source.queue, provider, limit = rows.floor(), "loaded and warmed up");
+    let provider = engine.provider();
+    let usual_rows = BatchLimit { rows: limit, units: limit.into() }.rows_of(row_units);
+    info!(model = %source.queue, provider, limit = usual_rows, "loaded and warmed up");
     let mut spec = engine.spec().clone();
     if cost.has_fixed_sizes() {
         let largest = NonZeroU32::new(cost.largest());
@@ -79,7 +81,7 @@ pub(crate) fn plan(
         tracer: Tracer::default(),
         notes,
     };
-    check_watchdog(&plan, limit)?;
+    check_watchdog(&plan, usual_rows)?;
     Ok(plan)
 }
 
@@ -342,7 +344,9 @@ fn scope(source: &ModelSource) -> Scope {
 /// Rejects settings with which the watchdog would mistake a slow batch for a hang.
 fn check_watchdog(plan: &ServingPlan, limit: u32) -> Result<(), InvalidSettings> {
     let (model, max_batch_time) = (&plan.spec.queue, plan.max_batch_time);
-    let takes = plan.cost.latency(limit);
+    let row_units = plan.lengths.expected_units();
+    let time = |rows: u32| plan.cost.latency(whole_units(f64::from(rows) * row_units));
+    let takes = time(limit);
     if takes >= max_batch_time {
         return Err(InvalidSettings::new(format_args!(
             "model {model} takes {takes:?} for a batch of {limit} rows, which --max-batch-time \
@@ -352,7 +356,7 @@ fn check_watchdog(plan: &ServingPlan, limit: u32) -> Result<(), InvalidSettings>
     }
     // N may rise to the largest size that the warm-up found usable.
     let largest = plan.policy.max_batch;
-    let longest = plan.cost.latency(largest);
+    let longest = time(largest);
     if longest * WATCHDOG_MARGIN > max_batch_time {
         warn!(
             %model, largest, ?longest, ?max_batch_time,
