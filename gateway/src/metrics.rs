@@ -3,6 +3,7 @@
 
 mod access;
 mod fleet;
+mod series;
 mod triton;
 
 use std::{
@@ -15,13 +16,13 @@ use batchfleet_oip::statistics::ModelStatistics;
 use batchfleet_service::metrics::{Described, MetricGroup};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    core::{Collector, MetricVec, MetricVecBuilder},
 };
 use strum::{IntoEnumIterator, VariantArray};
 
 pub(crate) use self::access::AccessMetrics;
 use self::{
     fleet::FleetMetrics,
+    series::remove,
     triton::{ModelTriton, Triton},
 };
 use crate::{outcome::RequestOutcome, refusal::RefusalKind, traffic::SECONDS, usage::UsageMetrics};
@@ -229,25 +230,6 @@ impl GatewayMetrics {
             in_flight: self.in_flight.with_label_values(&[model]),
             request_seconds: self.request_seconds.with_label_values(&[model]),
             triton: self.triton.for_model(queue),
-        }
-    }
-}
-
-/// Removes the series whose labels satisfy `is_gone`.
-fn remove<B: MetricVecBuilder>(
-    family: &MetricVec<B>,
-    is_gone: impl Fn(&HashMap<&str, &str>) -> bool,
-) where
-    MetricVec<B>: Collector,
-{
-    for collected in family.collect() {
-        for series in collected.get_metric() {
-            let labels = series.get_label();
-            let labels = labels.iter().map(|label| (label.name(), label.value())).collect();
-            if is_gone(&labels) {
-                // Fails only if the series does not exist.
-                family.remove(&labels).ok();
-            }
         }
     }
 }

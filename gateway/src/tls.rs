@@ -5,7 +5,7 @@ mod files;
 mod settings;
 mod transport;
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use parking_lot::RwLock;
 use rustls::ServerConfig;
@@ -16,12 +16,12 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info};
 
-pub use self::settings::TlsSettings;
-pub(crate) use self::transport::Transport;
+pub(crate) use self::transport::{CertificateName, Transport};
 use self::{
     certificate::Validity,
     files::{Loaded, TlsFiles},
 };
+pub use self::{files::TlsError, settings::TlsSettings};
 use crate::{memory::MemoryBudget, metrics::AccessMetrics, reload::Reloaded};
 
 /// Time limit for a handshake.
@@ -31,15 +31,6 @@ const UNSENT: usize = 16 << 10;
 /// The memory of a TLS connection beside that of a plain one, in bytes: 8 KiB were measured while it is
 /// idle, and an answer that waits needs [`UNSENT`].
 const CONNECTION_BYTES: usize = (8 << 10) + UNSENT;
-
-/// The reason why a TLS file cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{flag} {}: {problem}", .path.display())]
-pub struct TlsError {
-    flag: &'static str,
-    path: PathBuf,
-    problem: String,
-}
 
 /// Opens a connection on which the client has begun to send, with a TLS handshake if the port speaks
 /// TLS. Clients open connections ahead of need, and may send their first byte much later.
@@ -55,11 +46,6 @@ pub(crate) async fn open(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result
     let stream = tls.accept(stream).await?;
     Ok(Transport::tls(stream, share))
 }
-
-/// The name in the certificate of a client: the common name of the subject, or else its first
-/// alternative name.
-#[derive(Clone, Debug)]
-pub(crate) struct CertificateName(pub(crate) Arc<str>);
 
 /// Accepts TLS connections with the certificates that were last read from the files.
 pub(crate) struct Tls {
@@ -87,7 +73,7 @@ impl Tls {
         metrics: &AccessMetrics,
         memory: &Arc<MemoryBudget>,
     ) -> Result<Option<Arc<Self>>, TlsError> {
-        let Some(files) = TlsFiles::of(settings) else { return Ok(None) };
+        let Some(files) = settings.files() else { return Ok(None) };
         let current = files.load()?;
         publish(&current.validity, metrics);
         let current = RwLock::new(current);

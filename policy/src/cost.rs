@@ -1,10 +1,14 @@
 //! L(b): the duration of a batch of b rows, measured at start-up and corrected while running.
 
+mod seconds;
 mod size;
 
 use std::time::Duration;
 
-use self::size::{Size, isotonic};
+use self::{
+    seconds::{TINY, median, toward},
+    size::{Size, isotonic},
+};
 
 /// Number of recent batches from which the gain is corrected. Their median ignores one or two
 /// stalled batches.
@@ -15,9 +19,6 @@ const GAIN_RATE: f64 = 0.2;
 const LARGEST_STEP: (f64, f64) = (0.5, 2.0);
 /// Sizes that differ less than this in their time are not told apart by one batch.
 const NEARLY: f64 = 0.9;
-/// Lower bound of times and gain, to avoid division by zero.
-const TINY: f64 = 1e-9;
-
 /// The duration of a batch by its rows: L(b) = gain · T(b), in seconds.
 ///
 /// **T** is the table of times measured at start-up. For an engine that runs any size, T is
@@ -278,17 +279,6 @@ impl CostModel {
             }
         }
     }
-}
-
-/// Multiplies `value` by `ratio`, clamped and weakened by the learning rate `rate`.
-fn toward(value: f64, ratio: f64, (least, most): (f64, f64), rate: f64) -> f64 {
-    (value * (1.0 + rate * (ratio.clamp(least, most) - 1.0))).max(TINY)
-}
-
-/// Returns the median, or the lower of the two middle values if their number is even.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get((values.len().max(1) - 1) / 2).map_or(TINY, |value| value.max(TINY))
 }
 
 /// Evaluates the line through two (rows, seconds) points at `rows`.

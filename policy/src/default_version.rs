@@ -1,6 +1,6 @@
 //! The default version of a model serves the requests that do not name a version.
 
-use crate::UTILIZATION;
+use crate::scale::UTILIZATION;
 
 /// A version can become the default up to this utilization, which is also the planned utilization
 /// of fleets.

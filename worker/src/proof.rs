@@ -3,6 +3,7 @@
 //! time. A model that batches only by assumption would mix the requests of different callers.
 
 mod compare;
+mod objection;
 mod padding;
 mod samples;
 mod search;
@@ -11,55 +12,18 @@ mod values;
 
 use batchfleet_broker::Tensor;
 
-pub use self::compare::Mismatch;
-use self::{
-    compare::{Tolerance, compare, noise},
-    search::TestBench,
-};
+use self::search::{TestBench, row_count};
+pub use self::{compare::Mismatch, objection::Objection};
 pub(crate) use self::{
+    compare::{differs, differs_beyond_noise},
     padding::prove_padding,
     samples::samples,
     search::{Hints, TestRows},
 };
-use crate::{
-    engine::{Engine, EngineError},
-    layout::UnevenOutput,
-};
+use crate::engine::Engine;
 
 /// Other rows are drawn this often to confirm a difference, which may come from a tie.
 const CONFIRMATIONS: u64 = 2;
-
-/// Why the requests for a model cannot be joined.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Objection {
-    /// The outputs of a row depend on the other rows of the batch.
-    #[error("the rows of a batch influence each other: {0}")]
-    Mixed(Mismatch),
-    /// The outputs of a row depend on the values that are added to it.
-    #[error("the values that are added to short requests change their outputs: {0}")]
-    Padded(Mismatch),
-    /// Too few lengths run to compare padded requests.
-    #[error(
-        "the warm-up found only one length that the model takes, so that padding is not proven"
-    )]
-    OneLength,
-    /// The outputs of a row differ from run to run.
-    #[error(
-        "its outputs differ from run to run, which hides whether rows influence each other: {0}"
-    )]
-    Random(Mismatch),
-    /// The outputs do not hold the rows of the inputs.
-    #[error(transparent)]
-    Uneven(UnevenOutput),
-    /// A batch fails, although each of its rows runs alone.
-    #[error("a batch of {rows} rows fails, although each row runs alone: {error}")]
-    Fails {
-        /// Rows of the batch.
-        rows: u32,
-        /// The error of the run.
-        error: EngineError,
-    },
-}
 
 /// What a proof compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,28 +55,6 @@ pub(crate) fn prove(
         is_confirmed = false;
     }
     if is_confirmed { Err(objection) } else { Ok(()) }
-}
-
-/// How the outputs of a request in a batch of `rows` rows differ from its outputs `alone`.
-pub(crate) fn differs(alone: &[Tensor], batched: &[Tensor], rows: u32) -> Option<Mismatch> {
-    compare(alone, batched, rows, |_| Tolerance::Strict).err()
-}
-
-/// The same with the tolerance for the noise of kernels, which the outputs in a batch of `copies` of
-/// the request show.
-pub(crate) fn differs_beyond_noise(
-    alone: &[Tensor],
-    batched: &[Tensor],
-    copies: &[Tensor],
-    rows: u32,
-) -> Option<Mismatch> {
-    let noise: Vec<f64> =
-        alone.iter().zip(copies).map(|(alone, copy)| noise(alone, copy)).collect();
-    let tolerance = |output: usize| match noise.get(output) {
-        Some(&noise) => Tolerance::Noise(noise),
-        None => Tolerance::Strict,
-    };
-    compare(alone, batched, rows, tolerance).err()
 }
 
 /// One pass over batches of the test rows.
@@ -180,10 +122,6 @@ impl<'a> Trial<'a> {
     fn counts(&self, mismatch: Option<Mismatch>) -> Option<Mismatch> {
         mismatch.filter(|mismatch| self.scope == Scope::Values || mismatch.is_shape)
     }
-}
-
-fn row_count(batch: &[usize]) -> u32 {
-    u32::try_from(batch.len()).unwrap_or(u32::MAX)
 }
 
 /// The batches to run, as indices of rows: all rows in two orders, and half of the rows, in batches

@@ -6,7 +6,7 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 
 use batchfleet_oip::Problem;
 
-use super::{Body, too_large};
+use super::content::{Body, too_large};
 use crate::error::InferError;
 
 /// How a body is compressed.

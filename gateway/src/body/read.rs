@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, too_large};
+use super::content::{Body, too_large};
 use crate::{error::InferError, memory::MemoryShare};
 
 /// Number of received bytes that extends each time limit of a body by 1 s.

@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, QueueName};
 use prometheus::{Gauge, GaugeVec, IntGaugeVec};
 
-use super::remove;
+use super::series::remove;
 use crate::explain::Explanation;
 
 /// The labels of a model version.

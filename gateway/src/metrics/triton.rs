@@ -12,7 +12,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{
     fleet::{VERSION, labels},
-    remove,
+    series::remove,
 };
 use crate::{outcome::RequestOutcome, refusal::RefusalKind};
 

@@ -14,18 +14,27 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
-use super::{TlsError, TlsSettings, certificate, certificate::Validity};
+use super::{certificate, certificate::Validity};
 
 const CERT: &str = "--tls-cert";
 const KEY: &str = "--tls-key";
 const CLIENT_CA: &str = "--tls-client-ca";
 
+/// The reason why a TLS file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag} {}: {problem}", .path.display())]
+pub struct TlsError {
+    flag: &'static str,
+    path: PathBuf,
+    problem: String,
+}
+
 /// The paths of the files.
 #[derive(Clone, Debug)]
 pub(super) struct TlsFiles {
-    certificate: PathBuf,
-    key: PathBuf,
-    client_ca: Option<PathBuf>,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) client_ca: Option<PathBuf>,
 }
 
 /// What was read from the files.
@@ -37,12 +46,6 @@ pub(super) struct Loaded {
 }
 
 impl TlsFiles {
-    /// The files that the settings name.
-    pub(super) fn of(settings: &TlsSettings) -> Option<Self> {
-        let (certificate, key) = settings.tls_cert.clone().zip(settings.tls_key.clone())?;
-        Some(Self { certificate, key, client_ca: settings.tls_client_ca.clone() })
-    }
-
     /// Reads the files.
     ///
     /// # Errors
@@ -146,7 +149,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
     use tempfile::TempDir;
 
-    use super::*;
+    use super::{super::settings::TlsSettings, *};
 
     /// Writes a self-signed certificate and its key.
     fn write(folder: &TempDir) -> TlsSettings {
@@ -166,14 +169,14 @@ mod tests {
     }
 
     fn problem(settings: &TlsSettings) -> String {
-        let loaded = TlsFiles::of(settings).unwrap().load();
+        let loaded = settings.files().unwrap().load();
         loaded.map(drop).unwrap_err().to_string()
     }
 
     #[test]
     fn the_files_of_a_certificate_are_loaded_with_its_end() {
         let folder = TempDir::new().unwrap();
-        let loaded = TlsFiles::of(&write(&folder)).unwrap().load().unwrap();
+        let loaded = write(&folder).files().unwrap().load().unwrap();
         // rcgen's certificates end in the year 4096.
         assert_eq!(loaded.validity.server, 67_090_118_400);
         assert_eq!(loaded.validity.client_ca, Some(loaded.validity.server));

@@ -29,9 +29,15 @@ pub struct TlsSettings {
 }
 
 impl TlsSettings {
+    /// The files of the port; `None` if it speaks plain HTTP.
+    pub(super) fn files(&self) -> Option<TlsFiles> {
+        let (certificate, key) = self.tls_cert.clone().zip(self.tls_key.clone())?;
+        Some(TlsFiles { certificate, key, client_ca: self.tls_client_ca.clone() })
+    }
+
     /// Checks that the files can be used.
     pub(crate) fn check(&self) -> Result<(), InvalidSettings> {
-        let Some(files) = TlsFiles::of(self) else { return Ok(()) };
+        let Some(files) = self.files() else { return Ok(()) };
         files.load().map(drop).map_err(InvalidSettings::new)
     }
 }

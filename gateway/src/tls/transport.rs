@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,8 +13,13 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{CertificateName, certificate};
+use super::certificate;
 use crate::memory::MemoryShare;
+
+/// The name in the certificate of a client: the common name of the subject, or else its first
+/// alternative name.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateName(pub(crate) Arc<str>);
 
 /// A connection of a client.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! One size of the table T, and the table that follows from all sizes.
 
+use super::seconds::{TINY, median, toward};
+
 /// Number of recent ratios by which a size is judged.
 const RECENT: usize = 5;
 /// Learning rate of one size per batch, and bounds of the ratio between this size and the others.
@@ -58,10 +60,10 @@ impl Size {
         let agree = self.ratios.iter().all(|&ratio| ratio < low)
             || self.ratios.iter().all(|&ratio| ratio > high);
         if self.known == RECENT && agree {
-            let median = super::median(self.ratios.to_vec());
-            self.replace(median.sqrt());
+            let middle = median(self.ratios.to_vec());
+            self.replace(middle.sqrt());
         } else {
-            self.seconds = super::toward(self.seconds, ratio, LARGEST_DEVIATION, RATE);
+            self.seconds = toward(self.seconds, ratio, LARGEST_DEVIATION, RATE);
         }
     }
 
@@ -73,7 +75,7 @@ impl Size {
 
     fn replace(&mut self, factor: f64) {
         let (least, most) = LARGEST_JUMP;
-        self.seconds = (self.seconds * factor.clamp(least, most)).max(super::TINY);
+        self.seconds = (self.seconds * factor.clamp(least, most)).max(TINY);
         self.known = 0;
     }
 }
@@ -95,7 +97,7 @@ pub(super) fn isotonic(sizes: &[Size]) -> Vec<(u32, f64)> {
     }
     let mut pools: Vec<Pool> = Vec::with_capacity(sizes.len());
     for size in sizes {
-        let weight = size.weight.max(super::TINY);
+        let weight = size.weight.max(TINY);
         let mut last = Pool { seconds: size.seconds, weight, sizes: 1 };
         while let Some(before) = pools.pop_if(|before| before.seconds > last.seconds) {
             let weight = before.weight + last.weight;

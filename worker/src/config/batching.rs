@@ -5,8 +5,8 @@ use std::time::Duration;
 use batchfleet_broker::{QueueLimits, QueuePolicy};
 
 use super::{
-    Mistake,
     message::{self, DynamicBatching, Message, TimeoutAction},
+    mistake::Mistake,
 };
 
 /// The time that a batch waits for more jobs; `None` if the config has no `dynamic_batching`, or

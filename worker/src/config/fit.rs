@@ -3,7 +3,10 @@
 
 use batchfleet_broker::TensorSpec;
 
-use super::{ModelConfig, RowAxis, TensorConfig};
+use super::{
+    model_config::ModelConfig,
+    tensor::{RowAxis, TensorConfig},
+};
 use crate::reshape::{Reshape, Reshapes};
 
 /// The tensors of a model as clients see them.

@@ -7,6 +7,7 @@
 mod enums;
 mod optimization;
 mod scheduling;
+mod switch;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ pub(crate) use self::{
     enums::{BatchInputKind, BatchOutputKind, DataType, Format, InstanceKind, SecondaryDeviceKind},
     optimization::Optimization,
     scheduling::{DynamicBatching, QueuePolicy, TimeoutAction},
+    switch::Switch,
 };
 
 /// A complete config.
@@ -266,13 +268,6 @@ pub(crate) struct RepositoryAgents {
 pub(crate) struct Agent {
     pub(crate) name: String,
     pub(crate) parameters: BTreeMap<String, String>,
-}
-
-/// A message with the only field `enable`: `ModelResponseCache`, `PinnedMemoryBuffer`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Switch {
-    pub(crate) enable: bool,
 }
 
 /// `ModelMetrics`

@@ -1,8 +1,8 @@
 //! The fields that concern the sessions of ONNX Runtime.
 
 use super::{
-    Mistake,
     message::{self, Message},
+    mistake::Mistake,
 };
 
 /// One entry of `instance_group`.

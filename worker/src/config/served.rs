@@ -7,14 +7,14 @@ use batchfleet_broker::{ModelSpec, QueueName, TensorSpec};
 use serde_json::Value;
 
 use super::{
-    ModelConfig,
     fit::ModelOutput,
     message::{
         All, DynamicBatching, Input, InstanceGroup, InstanceKind, Latest, Output, Specific,
         Versions,
     },
+    model_config::{ModelConfig, VersionPolicy},
 };
-use crate::{config::VersionPolicy, layout::Layout, reshape::Reshapes};
+use crate::{layout::Layout, reshape::Reshapes};
 
 /// What requests of a model that is served by ONNX Runtime look like.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use batchfleet_broker::Datatype;
 
 use super::{
-    Mistake,
     message::{DataType, Format, Message, Reshape},
+    mistake::Mistake,
 };
 
 /// The prefix of the parameters that declare the dimension of a tensor that counts rows.

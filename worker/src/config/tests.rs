@@ -1,6 +1,6 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use batchfleet_broker::{Datatype, QueueLimits};
+use batchfleet_broker::{Datatype, QueueLimits, QueuePolicy};
 use serde::{
     Deserialize,
     de::{
@@ -10,7 +10,10 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{message::InstanceKind, warmup::WarmupData, *};
+use super::{
+    message::{InstanceKind, Message},
+    *,
+};
 
 fn config(text: &str) -> ModelConfig {
     ModelConfig::parse(text).unwrap()

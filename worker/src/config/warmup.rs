@@ -7,7 +7,7 @@ use std::{
 
 use batchfleet_broker::Datatype;
 
-use super::{Mistake, message};
+use super::{message, mistake::Mistake};
 
 /// A request to warm up a model with.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use serde::de::{
 };
 
 use super::{
-    SyntaxError,
+    error::SyntaxError,
     tree::{Element, Message, Value},
     value::{Content, One, alternatives},
 };

@@ -7,8 +7,8 @@ use serde::{
 };
 
 use super::{
-    SyntaxError,
     access::{Elements, Entries, Fields, Values, check_names},
+    error::SyntaxError,
     tree::Message,
     value::One,
 };

@@ -1,6 +1,6 @@
 //! Splits a text into tokens.
 
-use super::SyntaxError;
+use super::error::SyntaxError;
 
 /// A token and its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Parses a text into a tree of fields, without a schema.
 
 use super::{
-    SyntaxError,
+    error::SyntaxError,
     token::{Kind, Token, tokens, unescape},
 };
 

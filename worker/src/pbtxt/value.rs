@@ -1,7 +1,7 @@
 //! Conversion of single values into numbers, strings, booleans and enums.
 
 use super::{
-    SyntaxError, nearest,
+    error::SyntaxError,
     token::{float, integer},
     tree::{Message, Signed, Value},
 };
@@ -149,3 +149,18 @@ macro_rules! bounds {
 }
 
 bounds!(i32, i64, u32, u64);
+
+/// The name in `known` that a misspelt `name` most probably means: the only difference is a prefix,
+/// or the names are similar.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    /// Below this similarity two names have nothing in common.
+    const SIMILAR: f64 = 0.8;
+    let has_prefix =
+        |known: &&&str| known.strip_suffix(name).is_some_and(|prefix| prefix.ends_with('_'));
+    if let Some(known) = known.iter().find(has_prefix) {
+        return Some(known);
+    }
+    let similarity = |known: &&'a str| (strsim::jaro_winkler(name, known), *known);
+    let (score, nearest) = known.iter().map(similarity).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (score >= SIMILAR).then_some(nearest)
+}

@@ -56,6 +56,28 @@ pub(super) enum Tolerance {
     Widest,
 }
 
+/// How the outputs of a request in a batch of `rows` rows differ from its outputs `alone`.
+pub(crate) fn differs(alone: &[Tensor], batched: &[Tensor], rows: u32) -> Option<Mismatch> {
+    compare(alone, batched, rows, |_| Tolerance::Strict).err()
+}
+
+/// The same with the tolerance for the noise of kernels, which the outputs in a batch of `copies` of
+/// the request show.
+pub(crate) fn differs_beyond_noise(
+    alone: &[Tensor],
+    batched: &[Tensor],
+    copies: &[Tensor],
+    rows: u32,
+) -> Option<Mismatch> {
+    let noise: Vec<f64> =
+        alone.iter().zip(copies).map(|(alone, copy)| noise(alone, copy)).collect();
+    let tolerance = |output: usize| match noise.get(output) {
+        Some(&noise) => Tolerance::Noise(noise),
+        None => Tolerance::Strict,
+    };
+    compare(alone, batched, rows, tolerance).err()
+}
+
 /// Compares the outputs of a row, alone and in a batch of `rows` rows. `tolerance` gives the
 /// tolerance for each output by its index.
 pub(super) fn compare(

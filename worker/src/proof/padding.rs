@@ -6,7 +6,9 @@ use std::sync::Arc;
 use batchfleet_broker::{Job, Tensor};
 
 use super::{
-    Hints, Objection, TestRows, differs, differs_beyond_noise, row_count, search::TestBench,
+    compare::{differs, differs_beyond_noise},
+    objection::Objection,
+    search::{Hints, TestBench, TestRows, row_count},
 };
 use crate::{engine::Engine, padding::Padding};
 

@@ -9,8 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
-    Mismatch,
-    compare::{Tolerance, compare, is_finite},
+    compare::{Mismatch, Tolerance, compare, is_finite},
     sizes::{Dimensions, Shapes},
     values::{self, Integers, RowKind, Style},
 };
@@ -407,4 +406,8 @@ pub(super) fn job(inputs: Vec<Tensor>, number: u64) -> Job {
         classes: Vec::new(),
         trace: None,
     }
+}
+
+pub(super) fn row_count(batch: &[usize]) -> u32 {
+    u32::try_from(batch.len()).unwrap_or(u32::MAX)
 }

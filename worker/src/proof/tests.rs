@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 
 use super::*;
-use crate::{graph::Graph, padding::Padding, warmup::Rehearsal};
+use crate::{engine::EngineError, graph::Graph, padding::Padding, warmup::Rehearsal};
 
 /// The rows of the output for the rows of the input.
 type Compute = dyn FnMut(&[Vec<f32>]) -> Vec<Vec<f32>>;

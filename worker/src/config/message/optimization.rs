@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Switch, enums::proto_enum};
+use super::{enums::proto_enum, switch::Switch};
 
 /// `ModelOptimizationPolicy`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
