@@ -1,0 +1,194 @@
+//! Requests of unequal length, in one process and over Redis: with declared padding they run in
+//! batches, every caller gets the answer to its own request, workers announce what they can do, and
+//! long requests end no process.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::print_stdout, reason = "the tests print their figures")]
+
+mod served;
+
+use std::{path::Path, time::Duration};
+
+use batchfleet_loadgen::{Ending, Report};
+use batchfleet_testkit::named_echo_model;
+use served::{Served, Texts};
+use tempfile::TempDir;
+
+/// Users of a model.
+const USERS: usize = 64;
+const MEASURED: Duration = Duration::from_secs(5);
+/// Time for the costs and N to settle.
+const SETTLING: Duration = Duration::from_millis(1500);
+const FULL_LOAD: Duration = Duration::from_secs(3);
+/// A batch of b rows takes 4 + 0.05 · b milliseconds, whatever their length.
+const TIMES: [(&str, &str); 2] = [("batch_ms", "4"), ("row_ms", "0.05")];
+const PADDING: [(&str, &str); 2] = [("pad", "INPUT0:1=46"), ("cut", "OUTPUT0:1")];
+/// The lengths of texts: lognormal with median 55 and σ = 0.9, cut to 24 to 512 bytes, at equal
+/// steps of probability.
+const LENGTHS: [u64; 32] = [
+    24, 24, 24, 24, 24, 26, 29, 32, 34, 37, 40, 43, 46, 49, 52, 55, 56, 60, 64, 68, 73, 78, 83, 90,
+    97, 106, 116, 129, 146, 170, 214, 512,
+];
+
+/// Loads a model with texts of these lengths. Returns answers per second and the mean rows of its
+/// batches.
+async fn rate(served: &Served, model: &str, lengths: &[u64]) -> (f64, f64) {
+    let totals = async || {
+        (served.sum(model, "batch_size_sum").await, served.sum(model, "batch_size_count").await)
+    };
+    let (rows_before, batches_before) = totals().await;
+    let report = served.load(USERS, Texts::new(model, 1, lengths), MEASURED).await;
+    assert!(report.is_flawless(), "{model}: {report}");
+    let (rows, batches) = totals().await;
+    (report.rate(), (rows - rows_before) / (batches - batches_before))
+}
+
+/// Compares texts of one length with texts of unequal lengths, without padding and with padding.
+async fn compare(served: &Served) {
+    let (one_length, one_rows) = rate(served, "padded", &[64]).await;
+    let (unequal, unequal_rows) = rate(served, "plain", &LENGTHS).await;
+    let (padded, padded_rows) = rate(served, "padded", &LENGTHS).await;
+    println!(
+        "{}: {USERS} users, answers per second: {one_length:.0} of one length ({one_rows:.1} rows a \
+         batch), {unequal:.0} of unequal lengths ({unequal_rows:.1}), {padded:.0} padded \
+         ({padded_rows:.1}): {:.1} times as many, {:.0} % of one length",
+        served.name(),
+        padded / unequal,
+        100.0 * padded / one_length
+    );
+    // The load itself takes much of two cores, so that rates differ less than batches.
+    assert!(padded_rows >= 4.0 * unequal_rows, "{padded_rows:.1} rows, {unequal_rows:.1} unpadded");
+    assert!(padded >= 2.5 * unequal, "{padded:.0}/s padded, {unequal:.0}/s unpadded");
+    assert!(padded >= 0.6 * one_length, "{padded:.0}/s padded, {one_length:.0}/s of one length");
+}
+
+fn write_plain_and_padded() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    named_echo_model(folder.path(), "plain", 256, &TIMES).unwrap();
+    named_echo_model(folder.path(), "padded", 256, &[TIMES, PADDING].concat()).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn padded_texts_run_in_batches_in_one_process() {
+    let folder = write_plain_and_padded();
+    compare(&Served::in_one_process(folder.path(), &[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn padded_texts_run_in_batches_over_redis() {
+    let folder = write_plain_and_padded();
+    compare(&Served::over_redis(folder.path(), &["plain", "padded"]).await).await;
+}
+
+/// Texts whose rows take time for each byte.
+const OF_LENGTH: [(&str, &str); 2] = [("batch_ms", "4"), ("length_us", "20")];
+/// Sizes to compare N with.
+const FIXED: [&str; 3] = ["8", "24", "64"];
+
+/// Rows per second while batches ran, what the worker announces then, and the share of padding. A
+/// busy machine delays programs between batches, but not the batches of an echo, which sleeps.
+async fn full_load(repository: &Path, flags: &[&str], lengths: &[u64]) -> (f64, f64, f64) {
+    let served = Served::in_one_process(repository, flags).await;
+    let load = async |time| {
+        let report = served.load(USERS, Texts::new("texts", 1, lengths), time).await;
+        assert!(report.is_flawless(), "{report}");
+    };
+    let totals = async || {
+        let of = async |name: &str| served.sum("texts", name).await;
+        let ran = (of("batch_size_sum").await, of("batch_seconds_sum").await);
+        (ran, (of("padded_positions_total").await, of("positions_total").await))
+    };
+    load(SETTLING).await;
+    let ((rows_before, seconds_before), (padding_before, all_before)) = totals().await;
+    load(FULL_LOAD).await;
+    let ((rows, seconds), (padding, all)) = totals().await;
+    let announced = served.sum("texts", "capacity_rows_per_second").await;
+    let padding = (padding - padding_before) / (all - all_before);
+    ((rows - rows_before) / (seconds - seconds_before), announced, padding)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_announce_what_they_serve_and_choose_a_good_n_at_any_lengths() {
+    let folder = TempDir::new().unwrap();
+    let parameters = [OF_LENGTH, PADDING].concat();
+    named_echo_model(folder.path(), "texts", 64, &parameters).unwrap();
+    let short = LENGTHS.map(|length| length.min(64));
+    let long = LENGTHS.map(|length| 256 + length / 2);
+    for (name, lengths) in [("short", short), ("lognormal", LENGTHS), ("long", long)] {
+        let (rate, announced, padding) = full_load(folder.path(), &[], &lengths).await;
+        let (mut best, mut best_n) = (0.0, "");
+        for n in FIXED {
+            let (rate, ..) = full_load(folder.path(), &["--batch", n], &lengths).await;
+            if rate > best {
+                (best, best_n) = (rate, n);
+            }
+        }
+        println!(
+            "{name} texts: {rate:.0} rows/s while batches ran ({:.0} % padding), {announced:.0} \
+             announced; {best:.0} with N = {best_n}",
+            100.0 * padding
+        );
+        assert!(
+            (announced / rate - 1.0).abs() <= 0.15,
+            "{announced:.0} announced, {rate:.0} served"
+        );
+        assert!(rate >= 0.9 * best, "{rate:.0} rows/s, {best:.0} with N = {best_n}");
+    }
+}
+
+/// A row of 512 bytes takes 51 ms.
+const DOCUMENT: u64 = 512;
+const SLOW: [(&str, &str); 2] = [("batch_ms", "1"), ("length_us", "100")];
+const QUICK: Duration = Duration::from_millis(50);
+
+/// Every request is answered or refused at once, and no worker ends.
+async fn survives(served: &Served) {
+    for (users, rows) in [(64, 1), (8, 64)] {
+        let texts = Texts::new("documents", rows, &[DOCUMENT]);
+        let report = served.load(users, texts, Duration::from_secs(10)).await;
+        let refusals = quick_refusals(&report);
+        println!(
+            "{}: {users} users of {rows} documents: {report}{refusals:?} refused",
+            served.name()
+        );
+        assert!(report.right > 0 && report.wrong == 0 && report.failed == 0, "{report}");
+        served.sum("documents", "batch_size_count").await;
+    }
+}
+
+/// The times of refusals, of which 99 % must be quick.
+fn quick_refusals(report: &Report) -> Vec<Duration> {
+    let mut refusals: Vec<Duration> = Vec::new();
+    for entry in &report.journal {
+        if let Ending::Refused(refusal) = &entry.ending {
+            assert!(
+                [429, 503].contains(&refusal.status),
+                "an accepted request failed: {refusal:?}"
+            );
+            refusals.push(entry.done - entry.sent);
+        }
+    }
+    refusals.sort_unstable();
+    let p99 = refusals.get(refusals.len() * 99 / 100).copied().unwrap_or_default();
+    assert!(p99 <= QUICK, "refusals take {p99:?}");
+    refusals
+}
+
+fn write_documents() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    named_echo_model(folder.path(), "documents", 256, &SLOW).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_documents_end_no_process() {
+    let folder = write_documents();
+    survives(&Served::in_one_process(folder.path(), &[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_documents_end_no_worker_over_redis() {
+    let folder = write_documents();
+    survives(&Served::over_redis(folder.path(), &["documents"]).await).await;
+}
