@@ -53,6 +53,11 @@ impl Batch {
         (u64::from(self.rows).saturating_mul(self.length()), needed)
     }
 
+    /// What all rows cost without padding to the longest, in units.
+    pub(crate) fn own_units(&self) -> f64 {
+        self.jobs.iter().map(HeldJob::part_units).sum()
+    }
+
     /// What each row costs, padded to the longest, in units.
     pub(crate) fn row_units(&self) -> f64 {
         self.jobs.iter().map(HeldJob::row_units).fold(0.0, f64::max)

@@ -31,6 +31,10 @@ const BLIND: Duration = Duration::from_secs(1);
 const RECENT: usize = 8;
 /// The usual length is an average over about as many rows.
 const USUAL_OVER: f64 = 200.0;
+/// The padding of full batches is an average over about as many of them, and batches of this share of
+/// N are full: smaller batches need less padding.
+const PADDING_OVER: f64 = 20.0;
+const FULL: f64 = 0.5;
 /// A batch of a part of a large request may take this long, whatever N is.
 const SHORT: Duration = Duration::from_millis(5);
 
@@ -65,6 +69,8 @@ pub(crate) struct Tuner {
     lengths: RowLengths,
     /// Units of a row of the usual length.
     row_units: f64,
+    /// What the rows of a full batch cost, padded to the longest, relative to what they cost alone.
+    padding: f64,
     /// The most units that fit into memory.
     ceiling: Ceiling,
     /// Whether rows of a batch were found to influence each other, so that N is 1.
@@ -87,6 +93,7 @@ impl Tuner {
             cost,
             lengths,
             row_units,
+            padding: 1.0,
             ceiling: Ceiling::default(),
             mixes_rows: false,
             load: LoadEstimate::new(),
@@ -253,6 +260,10 @@ impl Tuner {
         } else {
             self.cost.observe(batch.units + padding, took);
         }
+        if f64::from(batch.units) >= FULL * f64::from(self.n()) {
+            let padded = f64::from(batch.units) / batch.own_units().max(1.0);
+            self.padding += (padded.max(1.0) - self.padding) / PADDING_OVER;
+        }
         self.ceiling.ran(batch.units + padding);
         self.last_ran = Some(Instant::now());
         self.recent.truncate(RECENT - 1);
@@ -283,7 +294,7 @@ impl Tuner {
 
     /// Rows of the usual length per second under full load.
     pub(crate) fn capacity(&self) -> f64 {
-        self.cost.rate(self.full_load_n()) / self.row_units
+        self.cost.rate(self.full_load_n()) / self.padded_row_units()
     }
 
     /// N and the values it was chosen from, for the announcement, in rows of the usual length.
@@ -324,8 +335,18 @@ impl Tuner {
         let largest = self.in_rows(self.cost.largest()).min(self.policy.max_batch.max(1));
         let sizes = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2));
         let sizes = sizes.take_while(|&rows| rows < largest).chain([largest]);
-        let took = |rows| self.cost.latency(whole_units(f64::from(rows) * self.row_units));
+        // A single row is not padded.
+        let units = |rows: u32| match rows {
+            1 => self.row_units,
+            rows => f64::from(rows) * self.padded_row_units(),
+        };
+        let took = |rows| self.cost.latency(whole_units(units(rows)));
         sizes.map(|rows| (rows, took(rows))).collect()
+    }
+
+    /// Units of a row of the usual length in a full batch.
+    fn padded_row_units(&self) -> f64 {
+        self.row_units * self.padding
     }
 
     /// The rows of the usual length that cost `units`; at least 1.

@@ -2,7 +2,10 @@ use batchfleet_broker::{Release, Target, Wish};
 use batchfleet_policy::{LengthCost, LengthSample};
 
 use super::*;
-use crate::batch::examples::{delivery, held_job, spec};
+use crate::{
+    batch::examples::{delivery, held_job, spec},
+    job::HeldJob,
+};
 
 const SLO: Duration = Duration::from_millis(100);
 
@@ -230,4 +233,28 @@ async fn rows_set_by_hand_hold_for_any_length_and_no_more_are_claimed() {
     let limit = tuner.limit(Duration::ZERO);
     assert_eq!([1.0, 64.0].map(|row_units| limit.rows_of(row_units)), [1; 2]);
     assert!(tuner.full(limit) <= 1.0, "{limit:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn announces_the_rate_of_padded_rows() {
+    let plain = tuner(BatchMode::Fixed(4));
+    let lengths = by_length();
+    let mut tuner = Tuner::new(plain.own, plain.cost.clone(), lengths.clone());
+    tuner.limit(Duration::ZERO);
+    let before = tuner.capacity();
+    let jobs = |widths: &[u64]| {
+        let job = |&width: &u64| HeldJob::new(delivery(0, 1, width), &lengths);
+        Batch::new(widths.iter().map(job).collect(), Release::Full)
+    };
+    for _ in 0..100 {
+        // Six units instead of four, three times in a batch of nearly N.
+        let padded = jobs(&[8, 24, 8, 24, 8, 24]);
+        let takes = tuner.expected(padded.units);
+        tuner.ran(&padded, 0, takes);
+        // A small batch that needs no padding tells nothing about full ones.
+        let takes = tuner.expected(1);
+        tuner.ran(&jobs(&[8]), 0, takes);
+    }
+    let ratio = before / tuner.capacity();
+    assert!((1.45..1.51).contains(&ratio), "{ratio}");
 }

@@ -166,7 +166,7 @@ fn quick_refusals(report: &Report) -> Vec<Duration> {
                 [429, 503].contains(&refusal.status),
                 "an accepted request failed: {refusal:?}"
             );
-            refusals.push(entry.done - entry.sent);
+            refusals.push(entry.done.saturating_sub(entry.sent));
         }
     }
     refusals.sort_unstable();
