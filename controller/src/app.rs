@@ -11,11 +11,7 @@ use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client,
-    runtime::{
-        Controller,
-        events::{Recorder, Reporter},
-        watcher,
-    },
+    runtime::{Controller, events::Reporter, watcher},
 };
 use tokio::{select, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +24,7 @@ use crate::{
     lease::LeaderCandidate,
     metrics::ControllerMetrics,
     objects::MANAGER,
-    reconcile::{Context, FleetStates, after, reconcile},
+    reconcile::{Context, EventSink, FleetStates, after, reconcile},
     settings::ControllerSettings,
     snapshot::Snapshots,
 };
@@ -67,7 +63,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         snapshots,
         observer,
         controller: broker.controller().await?,
-        recorder: Recorder::new(client.clone(), reporter),
+        events: EventSink { client: client.clone(), reporter },
         defaults,
         metrics: ControllerMetrics::registered(&process.registry)?,
         leads,
@@ -76,6 +72,8 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     });
     info!(namespace, "controlling fleets");
     process.readiness.ready();
+    let forgetting = context.clone();
+    tasks.spawn("deleted fleets", async move { forgetting.forget_deleted().await });
     // Only fleets trigger turns. Changes of a fleet's objects do not, because each fleet has a turn
     // every tick anyway.
     let turns = Controller::new(

@@ -6,7 +6,7 @@ mod mirror;
 mod rivals;
 mod state;
 
-use std::{fmt::Debug, hash::Hash, sync::Arc};
+use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use k8s_openapi::{
@@ -21,15 +21,17 @@ use kube::{
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
     runtime::watcher,
 };
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tracing::{debug, info};
 
-pub(crate) use self::state::{ClusterState, Conflicts, Existing};
+pub(crate) use self::state::{ClusterState, Conflicts};
 use self::{
-    covers::covers,
+    covers::{covers, difference},
     mirror::{Mirror, Presence},
-    rivals::{is_rival, scaled_object, scales},
+    rivals::{is_elder, is_rival, named, scaled_object, scales},
+    state::Existing,
 };
 use crate::{
     crd::{ModelFleet, ModelFleetStatus},
@@ -44,14 +46,23 @@ const MADE_FROM: &str = "batchfleet.dev/made-from";
 
 /// Access to the fleets and their objects in one namespace.
 pub(crate) struct Cluster {
-    fleets: Api<ModelFleet>,
+    fleets: Mirror<ModelFleet>,
     deployments: Mirror<Deployment>,
     autoscalers: Mirror<HorizontalPodAutoscaler>,
     budgets: Mirror<PodDisruptionBudget>,
     pods: Mirror<Pod>,
     monitors: Mirror<DynamicObject>,
     scalers: Mirror<DynamicObject>,
+    applied: Applied,
 }
+
+/// The last patch that this process applied, by kind and name of the object. An object that differs
+/// from it was changed by another client.
+type Applied = Mutex<HashMap<(String, String), Value>>;
+
+/// A change by another client that the controller has set back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Healed(pub(crate) String);
 
 impl Cluster {
     /// Creates the cluster, and the task that keeps its local copies current until the task is
@@ -65,10 +76,12 @@ impl Cluster {
         let (pods, fourth) = built_in(client, namespace, workers);
         let (monitors, fifth) = installed(client, namespace, pod_monitor());
         let (scalers, sixth) = installed(client, namespace, scaled_object());
-        let fleets = Api::namespaced(client.clone(), namespace);
-        let cluster = Self { fleets, deployments, autoscalers, budgets, pods, monitors, scalers };
+        let (fleets, seventh) = built_in(client, namespace, every());
+        let applied = Mutex::default();
+        let cluster =
+            Self { fleets, deployments, autoscalers, budgets, pods, monitors, scalers, applied };
         let watches = async move {
-            tokio::join!(first, second, third, fourth, fifth, sixth);
+            tokio::join!(first, second, third, fourth, fifth, sixth, seventh);
         };
         (cluster, watches.boxed())
     }
@@ -79,19 +92,19 @@ impl Cluster {
     /// If a watch has failed, because its copy may be out of date.
     pub(crate) async fn state(&self, fleet: &ModelFleet) -> Result<ClusterState, ControlError> {
         let name = fleet.name_any();
+        self.fleets.is_installed().await?;
         self.deployments.is_installed().await?;
         self.autoscalers.is_installed().await?;
         self.budgets.is_installed().await?;
         self.pods.is_installed().await?;
         let has_monitors = self.monitors.is_installed().await?;
         let has_scalers = self.scalers.is_installed().await?;
+        let mut scalers = self.scalers.all(|scaler| scales(scaler, fleet));
+        scalers.retain(|_| has_scalers);
+        let scaler = scalers.first().map(|it| format!("KEDA's ScaledObject {}", it.name_any()));
         let rivals = self.autoscalers.all(|autoscaler| is_rival(fleet, autoscaler));
-        let mut rival =
-            rivals.first().map(|rival| format!("the HorizontalPodAutoscaler {}", rival.name_any()));
-        if rival.is_none() && has_scalers {
-            let scalers = self.scalers.all(|scaler| scales(scaler, fleet));
-            rival = scalers.first().map(|it| format!("KEDA's ScaledObject {}", it.name_any()));
-        }
+        let rival = scaler.or_else(|| rivals.first().map(|rival| named(rival)));
+        let elders = self.fleets.all(|other| is_elder(fleet, other));
         Ok(ClusterState {
             deployment: Existing::of(fleet, self.deployments.get(&name)),
             autoscaler: Existing::of(fleet, self.autoscalers.get(&name)),
@@ -99,30 +112,41 @@ impl Cluster {
             monitor: has_monitors.then(|| Existing::of(fleet, self.monitors.get(&name))),
             pods: self.pods.all(|pod| pod.labels().get(FLEET) == Some(&name)),
             rival,
+            elder: elders.iter().map(|elder| elder.name_any()).min(),
         })
     }
 
     /// Applies the desired objects. Objects that already match, and objects that the fleet does not
-    /// own, are left unchanged.
+    /// own, are left unchanged. Adds the changes by other clients that were set back to `healed`.
     pub(crate) async fn apply(
         &self,
         fleet: &ModelFleet,
         objects: FleetObjects,
         state: &ClusterState,
+        healed: &mut Vec<Healed>,
     ) -> Result<(), ControlError> {
         let FleetObjects { deployment, autoscaler, budget, monitor } = objects;
-        apply(&self.deployments, fleet, deployment, &state.deployment).await?;
-        apply(&self.budgets, fleet, budget, &state.budget).await?;
+        let applied = &self.applied;
+        healed
+            .extend(apply(&self.deployments, applied, fleet, deployment, &state.deployment).await?);
+        healed.extend(apply(&self.budgets, applied, fleet, budget, &state.budget).await?);
         if let Some(existing) = &state.monitor {
-            apply(&self.monitors, fleet, monitor, existing).await?;
+            healed.extend(apply(&self.monitors, applied, fleet, monitor, existing).await?);
         }
         match (autoscaler, &state.autoscaler) {
             (Some(autoscaler), existing) => {
-                apply(&self.autoscalers, fleet, autoscaler, existing).await
+                healed
+                    .extend(apply(&self.autoscalers, applied, fleet, autoscaler, existing).await?);
             }
-            (None, Existing::Owned(ours)) => delete(&self.autoscalers, ours).await,
-            (None, _) => Ok(()),
+            (None, Existing::Owned(ours)) => delete(&self.autoscalers, applied, ours).await?,
+            (None, _) => {}
         }
+        Ok(())
+    }
+
+    /// Returns whether the namespace still has this fleet, as far as the local copy knows.
+    pub(crate) fn has_fleet(&self, uid: &str) -> bool {
+        !self.fleets.all(|fleet| fleet.metadata.uid.as_deref() == Some(uid)).is_empty()
     }
 
     /// Sets the replicas of a fleet's Deployment from zero or to zero, which an autoscaler cannot
@@ -161,7 +185,7 @@ impl Cluster {
             return Ok(());
         }
         let patch = Patch::Merge(json!({"status": status}));
-        self.fleets.patch_status(&fleet.name_any(), &PatchParams::default(), &patch).await?;
+        self.fleets.api().patch_status(&fleet.name_any(), &PatchParams::default(), &patch).await?;
         Ok(())
     }
 }
@@ -194,10 +218,11 @@ fn installed(
 
 async fn apply<K>(
     mirror: &Mirror<K>,
+    applied: &Applied,
     fleet: &ModelFleet,
     mut desired: K,
     existing: &Existing<K>,
-) -> Result<(), ControlError>
+) -> Result<Option<Healed>, ControlError>
 where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send + Sync,
@@ -212,27 +237,63 @@ where
         Existing::Absent => Existing::of(fleet, mirror.api().get_opt(&name).await?.map(Arc::new)),
         existing => existing.clone(),
     };
-    // With the uid, the patch fails if another object of the same name has replaced this one.
-    desired.meta_mut().uid = existing.owned().and_then(ResourceExt::uid);
-    let patch = serde_json::to_value(&desired)?;
-    match &existing {
-        Existing::Foreign => return Ok(()),
-        Existing::Owned(object) if covers(&serde_json::to_value(&**object)?, &patch) => {
-            return Ok(());
+    let mut patch = serde_json::to_value(&desired)?;
+    let kind = patch["kind"].as_str().unwrap_or_default().to_owned();
+    let key = (kind, name);
+    let is_unchanged = applied.lock().get(&key) == Some(&patch);
+    let (kind, name) = (&key.0, &key.1);
+    let change = match &existing {
+        Existing::Foreign => return Ok(None),
+        Existing::Absent => format!("the {kind} {name} was deleted and is created again"),
+        Existing::Owned(object) => {
+            let object = serde_json::to_value(&**object)?;
+            if covers(&object, &patch) {
+                applied.lock().insert(key, patch);
+                return Ok(None);
+            }
+            let field = difference(&object, &patch).unwrap_or_default();
+            format!("{field} of the {kind} {name} was changed and is set back")
         }
-        Existing::Owned(_) | Existing::Absent => {}
+    };
+    // Only if the controller wants what it wanted before, another client has changed the object.
+    let healed = is_unchanged.then_some(change);
+    let author = match &healed {
+        Some(_) => author(mirror, name).await,
+        None => None,
+    };
+    let sent = patch.clone();
+    // With the uid, the patch fails if another object of the same name has replaced this one.
+    if let Some(uid) = existing.owned().and_then(ResourceExt::uid) {
+        patch["metadata"]["uid"] = uid.into();
     }
     // Forced, so that the controller's values win even if another client has set the same fields.
     let params = PatchParams::apply(MANAGER).force();
-    let applied = mirror.api().patch(&name, &params, &Patch::Apply(&patch)).await?;
-    mirror.wrote(&name, existing.owned(), Some(applied));
-    info!(kind = %patch["kind"], name, "applied object");
-    Ok(())
+    let written = mirror.api().patch(name, &params, &Patch::Apply(&patch)).await?;
+    mirror.wrote(name, existing.owned(), Some(written));
+    info!(kind, name, "applied object");
+    applied.lock().insert(key.clone(), sent);
+    let by = author.map_or_else(String::new, |author| format!(", by {author}"));
+    Ok(healed.map(|change| Healed(format!("{change}{by}"))))
+}
+
+/// Returns the name of the client that changed an object last, as it names itself to the API server.
+async fn author<K>(mirror: &Mirror<K>, name: &str) -> Option<String>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
+    let object = mirror.api().get_opt(name).await.ok()??;
+    let writes = object.managed_fields().iter();
+    let others = writes.filter(|write| {
+        write.manager.as_deref() != Some(MANAGER) && write.subresource.as_deref() != Some("status")
+    });
+    let last = others.max_by_key(|write| write.time.as_ref().map(|time| time.0))?;
+    last.manager.clone()
 }
 
 /// Deletes an object, unless it is already deleted or has been replaced by another object of the
 /// same name.
-async fn delete<K>(mirror: &Mirror<K>, object: &K) -> Result<(), ControlError>
+async fn delete<K>(mirror: &Mirror<K>, applied: &Applied, object: &K) -> Result<(), ControlError>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send + Sync,
@@ -244,6 +305,7 @@ where
         Err(kube::Error::Api(refusal)) if refusal.code == 404 => {}
         deleted => drop(deleted?),
     }
+    applied.lock().retain(|(_, applied), _| *applied != name);
     mirror.wrote(&name, Some(object), None);
     Ok(())
 }

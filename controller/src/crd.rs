@@ -49,8 +49,10 @@ use serde::{Deserialize, Serialize};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Workers", type_ = "integer", json_path = ".status.readyReplicas"),
     printcolumn(name = "Wanted", type_ = "integer", json_path = ".status.wantedReplicas"),
+    printcolumn(name = "HPA", type_ = "integer", json_path = ".status.autoscalerReplicas"),
     printcolumn(name = "N", type_ = "integer", json_path = ".status.n"),
     printcolumn(name = "Offered", type_ = "number", json_path = ".status.offeredRowsPerSecond"),
     printcolumn(name = "Capacity", type_ = "number", json_path = ".status.capacityRowsPerSecond"),
@@ -297,9 +299,11 @@ impl Default for Scaling {
     }
 }
 
-/// What sets the number of workers: `hpa`, a `HorizontalPodAutoscaler` above a floor that the
-/// controller sets; `direct`, the controller; `external`, another autoscaler, which can read
-/// `status.wantedReplicas`.
+/// What sets the number of workers. `hpa`: a `HorizontalPodAutoscaler`, which adds workers for waiting
+/// requests to the minimum that the controller computes from the load; while it cannot read the metric
+/// `batchfleet_queue_depth`, the controller sets the number itself. `direct`: the controller alone.
+/// `external`: another autoscaler, such as KEDA, which can read `status.wantedReplicas`. The condition
+/// `AutoscalerActive` tells which one is in use.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ScalingMode {

@@ -13,7 +13,7 @@ use batchfleet_policy::{Observation, ScaleBound, ScalePolicy, Scaler, Speed};
 use crate::crd::{BatchMode, ModelFleetSpec, ScalingMode};
 
 pub(crate) use self::{
-    decision::{Decision, FleetInput, FleetSize, Reason, TICK},
+    decision::{Decision, FleetInput, FleetSize, Reason, SILENT_GATEWAYS, TICK},
     explain::rounded,
 };
 
@@ -89,7 +89,7 @@ impl ScaleMemory {
             promises: self.promises(spec, now, input, floor),
             explanation: String::new(),
         };
-        decision.explanation = explain::size(spec, &decision, each, scaled.wanted);
+        decision.explanation = explain::size(spec, input, &decision, each, scaled.wanted);
         decision
     }
 

@@ -89,6 +89,17 @@ impl FakeApi {
         std::mem::take(&mut self.state().requests)
     }
 
+    /// Returns every event so far, as `REASON: NOTE`.
+    pub(crate) fn events(&self) -> Vec<String> {
+        let state = self.state();
+        let events = state.objects.iter().filter(|(path, _)| path.contains("/events/"));
+        let mut events: Vec<_> = events.map(|(_, event)| event.clone()).collect();
+        events.sort_by_key(|event| event["eventTime"].as_str().unwrap_or_default().to_owned());
+        let text =
+            |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
+        events.iter().map(|it| format!("{}: {}", text(it, "reason"), text(it, "note"))).collect()
+    }
+
     /// Returns the object whose path ends with `end`.
     pub(crate) fn get(&self, end: &str) -> Value {
         let state = self.state();
@@ -106,6 +117,13 @@ impl FakeApi {
         if state.objects[&path] != object {
             state.store(path, object);
         }
+    }
+
+    /// Deletes an object, as another client would.
+    pub(crate) fn remove(&self, path: &str) {
+        let mut state = self.state();
+        let object = state.objects[path].clone();
+        state.delete(path, object);
     }
 
     /// Adds an object under its path, as another client would.

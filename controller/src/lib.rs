@@ -3,8 +3,9 @@
 //! [`crd`] defines the custom resource, and [`objects`] builds the Kubernetes objects of a fleet.
 //! Each fleet is reconciled once per tick, in a turn (`reconcile`): `snapshot` reads Redis for all
 //! fleets, `observe` selects the data of one fleet, `meter` adds up the traffic that gateways
-//! counted, `decide` chooses the number of workers, `cluster` applies the objects, `report` writes
-//! the status, and `target` determines when the batch target must be published.
+//! counted, `decide` chooses the number of workers, `cluster` applies the objects, `problem` finds out
+//! why pods do not serve, `report` writes the status, and `target` determines when the batch target
+//! must be published.
 
 mod app;
 mod certificates;
@@ -21,10 +22,12 @@ mod metrics;
 pub mod objects;
 mod observe;
 mod pods;
+mod problem;
 mod reconcile;
 mod report;
 #[cfg(test)]
 mod sample;
+mod scaled_by;
 mod secrets;
 mod settings;
 mod snapshot;

@@ -8,8 +8,7 @@ use std::{
 use batchfleet_broker::{QueueName, Traffic, TrafficReport};
 use batchfleet_policy::RequestCounts;
 
-/// A report older than this does not describe the current load.
-const STALE: Duration = Duration::from_secs(15);
+use crate::decide::SILENT_GATEWAYS;
 
 /// The total traffic of a fleet's queues.
 #[derive(Debug, Default)]
@@ -74,7 +73,7 @@ impl Meter {
             let traffic = traffic.filter(|traffic| queues.contains(&&traffic.queue));
             let Some(traffic) = &traffic.cloned().reduce(merge) else { continue };
             let before = known.insert(report.gateway.clone(), traffic.clone());
-            if report.age < STALE {
+            if report.age < SILENT_GATEWAYS {
                 ages += report.age;
                 gateways += 1;
                 // The 1 avoids a division by zero if no requests were offered.
@@ -230,7 +229,7 @@ mod tests {
     fn stale_reports_do_not_mean_a_load_of_zero() {
         let mut meter = Meter::default();
         assert_eq!(read(&mut meter, 1, &[]), None);
-        let stale = TrafficReport { age: STALE, ..report("a", 5, 0, [0; 3]) };
+        let stale = TrafficReport { age: SILENT_GATEWAYS, ..report("a", 5, 0, [0; 3]) };
         assert_eq!(read(&mut meter, 2, &[stale]), None);
     }
 

@@ -8,6 +8,7 @@ use strum::VariantNames;
 use crate::{
     decide::{Decision, Reason},
     error::ControlError,
+    report::CONDITIONS,
 };
 
 const FLEET: [&str; 2] = ["namespace", "fleet"];
@@ -101,6 +102,21 @@ impl ControllerMetrics {
         }
     }
 
+    /// Returns the names of the fleets that have series.
+    #[cfg(test)]
+    pub(crate) fn series(&self) -> Vec<String> {
+        use prometheus::core::Collector;
+        let gauges: [&dyn Collector; 4] =
+            [&self.wanted, &self.offered, &self.reason, &self.conditions];
+        let families = gauges.into_iter().flat_map(Collector::collect);
+        let labels = families.flat_map(|family| {
+            let metrics = family.get_metric().to_vec();
+            metrics.into_iter().flat_map(|metric| metric.get_label().to_vec())
+        });
+        let fleets = labels.filter(|label| label.name() == "fleet");
+        fleets.map(|label| label.value().to_owned()).collect()
+    }
+
     /// Exports the conditions of a fleet.
     pub(crate) fn reported(&self, fleet: [&str; 2], conditions: &[Condition]) {
         for condition in conditions {
@@ -110,7 +126,7 @@ impl ControllerMetrics {
     }
 
     /// Removes the series of a deleted fleet.
-    pub(crate) fn forget(&self, fleet: [&str; 2], conditions: &[Condition]) {
+    pub(crate) fn forget(&self, fleet: [&str; 2]) {
         // A fleet without a turn has no series to remove, so errors are ignored.
         for gauge in [&self.wanted, &self.batch_limit] {
             gauge.remove_label_values(&fleet).ok();
@@ -121,9 +137,8 @@ impl ControllerMetrics {
         for reason in Reason::all() {
             self.reason.remove_label_values(&[fleet[0], fleet[1], reason.code()]).ok();
         }
-        for condition in conditions {
-            let labels = [fleet[0], fleet[1], condition.type_.as_str()];
-            self.conditions.remove_label_values(&labels).ok();
+        for condition in CONDITIONS {
+            self.conditions.remove_label_values(&[fleet[0], fleet[1], condition]).ok();
         }
     }
 }

@@ -7,21 +7,24 @@ mod tests;
 use std::{iter, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Announcement, BrokerError, Controller, Observer, roles::REMEMBERED};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{
-    Resource, ResourceExt,
+    Client, Resource, ResourceExt,
     runtime::{
         controller::Action,
-        events::{Event, Recorder},
+        events::{Event, EventType, Recorder, Reporter},
     },
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval},
+};
 use tracing::{debug, info, warn};
 
 pub(crate) use self::fleets::FleetStates;
 use self::fleets::{Decided, FleetState, next_tick};
 use crate::{
-    cluster::{Cluster, ClusterState, Existing},
+    cluster::{Cluster, ClusterState, Healed},
     crd::{ModelFleet, ScalingMode},
     decide::{Decision, FleetInput, TICK, slo},
     error::ControlError,
@@ -29,7 +32,9 @@ use crate::{
     objects::{FleetObjects, MANAGER, WorkerDefaults},
     observe::FleetView,
     pods::jobs_by_host,
-    report,
+    problem,
+    report::{self, Findings},
+    scaled_by::ScaledBy,
     snapshot::Snapshots,
     target::{self, PublishedTarget},
 };
@@ -38,6 +43,11 @@ use crate::{
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// Interval at which a fleet at zero workers is checked for requests.
 const WAKE_CHECK: Duration = Duration::from_secs(1);
+/// A worker announces itself in Redis before its pod is ready, and a snapshot of Redis is up to one
+/// tick old. A pod that is ready for longer without an announcement is silent.
+const SILENT: SignedDuration = SignedDuration::from_secs(15);
+/// Status codes with which the API server refuses an object for its content or by a policy.
+const REFUSALS: [u16; 3] = [400, 403, 422];
 /// Interval at which the names of dead workers are removed from Redis.
 const TIDY: Duration = Duration::from_mins(10);
 
@@ -48,13 +58,53 @@ pub(crate) struct Context {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) defaults: WorkerDefaults,
-    pub(crate) recorder: Recorder,
+    pub(crate) events: EventSink,
     pub(crate) metrics: ControllerMetrics,
     /// Whether this process is the leader. The other controllers also observe and decide but do not
     /// write, so that they know the load when they become leader.
     pub(crate) leads: watch::Receiver<bool>,
     pub(crate) started: Instant,
     pub(crate) fleets: FleetStates,
+}
+
+impl Context {
+    /// Forgets the fleets that were deleted, and their metrics, once per tick. A deleted fleet has no
+    /// further turn, unless it has a finalizer.
+    pub(crate) async fn forget_deleted(&self) {
+        let mut ticks = interval(TICK);
+        loop {
+            ticks.tick().await;
+            for uid in self.fleets.uids() {
+                if !self.cluster.has_fleet(&uid) {
+                    self.forget(&uid);
+                }
+            }
+        }
+    }
+
+    fn forget(&self, uid: &str) {
+        if let Some([namespace, name]) = self.fleets.forget(uid) {
+            self.metrics.forget([&namespace, &name]);
+            info!(namespace, fleet = name, "forgot deleted fleet");
+        }
+    }
+}
+
+/// Publishes events. Each event is a new object: the recorder of `kube` would count an event with
+/// another note as a repetition of the first, whose note is then wrong.
+pub(crate) struct EventSink {
+    pub(crate) client: Client,
+    pub(crate) reporter: Reporter,
+}
+
+impl EventSink {
+    /// Publishes an event about a fleet. Failures are harmless.
+    async fn publish(&self, fleet: &ModelFleet, event: &Event) {
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        if let Err(error) = recorder.publish(event, &fleet.object_ref(&())).await {
+            debug!(%error, "failed to publish event");
+        }
+    }
 }
 
 /// Runs one turn of a fleet. The next turn starts at the next tick, so that all fleets share one
@@ -65,9 +115,7 @@ pub(crate) async fn reconcile(
 ) -> Result<Action, ControlError> {
     if fleet.meta().deletion_timestamp.is_some() {
         // Kubernetes deletes the objects that the fleet owns.
-        let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
-        let conditions = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
-        context.metrics.forget([&namespace, &name], conditions);
+        context.forget(&fleet.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
     let mut state = context.fleets.take(&fleet);
@@ -132,30 +180,82 @@ async fn turn(
         context.metrics.reported(labels, conditions);
         return Ok(());
     }
-    let mode = fleet.spec.scaling.mode;
-    let conflicts = existing.conflicts(mode);
-    if !conflicts.blocks_writes {
-        let objects = FleetObjects::of(fleet, decision.size, &context.defaults);
-        Box::pin(context.cluster.apply(fleet, objects, &existing)).await?;
-        if mode == ScalingMode::Hpa {
-            scale_from_or_to_zero(fleet, &existing, decision.size.floor, context).await?;
-        }
+    let mut findings = findings(fleet, &existing, &decided);
+    let applied = if findings.conflicts.blocks_writes {
+        Ok(())
+    } else {
         let jobs = jobs_by_host(&view.workers, &view.held);
         let shrinks = decision.size.floor < input.ordered;
         let annotations = state.pods.annotations(now, &existing.pods, &jobs, shrinks);
         context.cluster.annotate(annotations).await;
+        Box::pin(apply(fleet, &existing, decision, &findings.scaled_by, context)).await
+    };
+    if let Err(ControlError::Kubernetes(kube::Error::Api(refusal))) = &applied {
+        findings.refused = REFUSALS.contains(&refusal.code).then(|| refusal.message.clone());
     }
-    let status = report::status(fleet, input, decision, &conflicts, Timestamp::now());
+    let status = report::status(fleet, input, decision, &findings, Timestamp::now());
     context.metrics.reported(labels, &status.conditions);
     for event in report::events(fleet.status.as_ref(), &status) {
-        publish_event(fleet, &event, context).await;
+        context.events.publish(fleet, &event).await;
     }
     context.cluster.report(fleet, &status).await?;
+    applied?;
+    if findings.conflicts.is_surplus {
+        return Ok(());
+    }
     // Redis comes last, because workers can run without these updates. Changes in Kubernetes must
     // not wait for Redis.
     promise(state, decision, context).await;
     tidy(state, view, now, context).await;
     publish_target(state, decision, view, now, context).await
+}
+
+/// Returns what this turn finds out beside the decision.
+fn findings(fleet: &ModelFleet, existing: &ClusterState, decided: &Decided) -> Findings {
+    let now = Timestamp::now();
+    let (mode, input) = (fleet.spec.scaling.mode, &decided.input);
+    let is_announced = input.workers.iter().any(|worker| worker.live);
+    Findings {
+        conflicts: existing.conflicts(mode),
+        problem: problem::of(existing.deployment.owned(), &existing.pods, now),
+        refused: None,
+        is_silent: input.redis_error.is_none()
+            && !is_announced
+            && problem::has_served(&existing.pods, SILENT, now),
+        scaled_by: ScaledBy::of(mode, existing.autoscaler.owned(), now),
+    }
+}
+
+/// Applies the objects of a fleet, and scales its Deployment where its autoscaler does not.
+async fn apply(
+    fleet: &ModelFleet,
+    existing: &ClusterState,
+    decision: &Decision,
+    scaled_by: &ScaledBy,
+    context: &Context,
+) -> Result<(), ControlError> {
+    let objects = FleetObjects::of(fleet, decision.size, &context.defaults);
+    let mut healed = Vec::new();
+    let applied = context.cluster.apply(fleet, objects, existing, &mut healed).await;
+    for Healed(note) in healed {
+        let event = report::event(EventType::Normal, "ChangeSetBack", "Apply", &note);
+        context.events.publish(fleet, &event).await;
+    }
+    applied?;
+    let (floor, ordered) = (decision.size.floor, existing.ordered());
+    let is_missing = existing.deployment.owned().is_none();
+    let crosses_zero = (ordered == 0) != (floor == 0);
+    let shrinks = scaled_by.is_controller_instead() && floor < ordered;
+    if fleet.spec.scaling.mode != ScalingMode::Hpa || is_missing || !(crosses_zero || shrinks) {
+        return Ok(());
+    }
+    info!(
+        fleet = fleet.name_any(),
+        from = ordered,
+        to = floor,
+        "scaled in place of the autoscaler"
+    );
+    context.cluster.scale(&fleet.name_any(), floor).await
 }
 
 /// Returns the decision of this tick: the existing decision, or a new one.
@@ -174,6 +274,7 @@ async fn decide(
     }
     let view = observe(fleet, state, existing, context).await;
     let is_new = view.as_ref().is_ok_and(|(view, _)| view.workers.is_empty());
+    let redis_error = view.as_ref().err().map(cause);
     let (view, at) = view.unwrap_or_else(|error| {
         warn!(fleet = fleet.name_any(), %error, "failed to read Redis, no worker is removed");
         (FleetView::default(), now)
@@ -189,13 +290,22 @@ async fn decide(
     let last = fleet.status.as_ref().and_then(|status| status.cold_start_seconds);
     let last = last.map(|seconds| Duration::from_secs(seconds.into()));
     let cold_start = state.pods.cold_start().or(last);
-    let input = FleetInput { reading, waiting, workers, ready, ordered, cold_start, is_new };
+    let input =
+        FleetInput { reading, waiting, workers, ready, ordered, cold_start, is_new, redis_error };
     let decision = state.memory.decide(&fleet.spec, now, &input);
     debug!(fleet = fleet.name_any(), explanation = decision.explanation, "decided");
     let generation = fleet.metadata.generation;
     let decided = Decided { at: now, generation, decision, input, view };
     state.decided = Some(decided.clone());
     decided
+}
+
+/// Returns the cause of a failed read, without the words that all failures share.
+fn cause(error: &BrokerError) -> String {
+    match error {
+        BrokerError::Unreachable(cause) => cause.to_string(),
+        other => other.to_string(),
+    }
 }
 
 /// Reads the state of the fleet in Redis. Also returns the time of the snapshot.
@@ -210,22 +320,6 @@ async fn observe(
     let (observer, remembered) = (context.observer.as_ref(), state.remembered.as_ref());
     let view = FleetView::read(&snapshot, observer, fleet, &hosts, remembered).await?;
     Ok((view, snapshot.at.saturating_duration_since(context.started)))
-}
-
-/// Scales the Deployment from zero or to zero. An autoscaler is inactive at zero workers and never
-/// scales to zero.
-async fn scale_from_or_to_zero(
-    fleet: &ModelFleet,
-    existing: &ClusterState,
-    floor: u32,
-    context: &Context,
-) -> Result<(), ControlError> {
-    let ordered = existing.ordered();
-    if !matches!(existing.deployment, Existing::Owned(_)) || (ordered == 0) == (floor == 0) {
-        return Ok(());
-    }
-    info!(fleet = fleet.name_any(), from = ordered, to = floor, "scaled from or to zero");
-    context.cluster.scale(&fleet.name_any(), floor).await
 }
 
 /// Promises a worker to gateways, if the decision includes a promise. A failed promise is repeated
@@ -268,11 +362,4 @@ async fn publish_target(
         info!(%queue, epoch, "published batch target");
     }
     Ok(())
-}
-
-/// Publishes an event. Failures are harmless.
-async fn publish_event(fleet: &ModelFleet, event: &Event, context: &Context) {
-    if let Err(error) = context.recorder.publish(event, &fleet.object_ref(&())).await {
-        debug!(%error, "failed to publish event");
-    }
 }

@@ -1,6 +1,7 @@
 //! Builds the status and the events of a fleet. Pure.
 
-use batchfleet_policy::ScaleBound;
+mod conditions;
+
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -13,23 +14,55 @@ use kube::{
 use crate::{
     cluster::Conflicts,
     crd::{ModelFleet, ModelFleetStatus},
-    decide::{Decision, FleetInput, Reason, rounded},
+    decide::{Decision, FleetInput, rounded},
     objects::FLEET,
+    problem::Problem,
+    scaled_by::ScaledBy,
 };
 
-/// Conditions that emit a warning event on becoming true.
-const WARNINGS: [&str; 3] = ["ScalingConflict", "Degraded", "SLOInfeasible"];
+/// The types of all conditions, in their order.
+pub(crate) const CONDITIONS: [&str; 8] = [
+    "Ready",
+    "Progressing",
+    "MetricsStale",
+    "SLOInfeasible",
+    "ScalingLimited",
+    "ScalingConflict",
+    "AutoscalerActive",
+    "Degraded",
+];
+/// Conditions whose changes are events, with a warning when they become true.
+const WARNINGS: [&str; 4] = ["ScalingConflict", "Degraded", "SLOInfeasible", "ScalingLimited"];
+/// Longest note of an event, in characters of up to four bytes.
+const NOTE: usize = 250;
+
+/// What a turn found out about a fleet, beside the decision.
+#[derive(Clone, Debug)]
+pub(crate) struct Findings {
+    /// Conflicts with objects that the fleet does not own.
+    pub(crate) conflicts: Conflicts,
+    /// What keeps workers from serving.
+    pub(crate) problem: Option<Problem>,
+    /// Why the API server refused an object of the fleet.
+    pub(crate) refused: Option<String>,
+    /// Whether pods are ready but no worker announces itself in Redis.
+    pub(crate) is_silent: bool,
+    /// What sets the number of workers.
+    pub(crate) scaled_by: ScaledBy,
+}
 
 /// Returns the status of a fleet at `now`.
 pub(crate) fn status(
     fleet: &ModelFleet,
     input: &FleetInput,
     decision: &Decision,
-    conflicts: &Conflicts,
+    findings: &Findings,
     now: Timestamp,
 ) -> ModelFleetStatus {
     let before = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let conditions = facts(input, decision, conflicts).map(|fact| {
+    let facts = conditions::facts(fleet, input, decision, findings);
+    let reason = conditions::summary(&facts);
+    let conditions = facts.map(|fact| {
         let status = if fact.holds { "True" } else { "False" };
         let last = before.iter().find(|last| last.type_ == fact.name && last.status == status);
         Condition {
@@ -45,9 +78,11 @@ pub(crate) fn status(
     let milliseconds = |seconds: f64| (seconds * 1e3).round() as u32;
     ModelFleetStatus {
         observed_generation: fleet.metadata.generation,
+        reason: Some(reason.to_owned()),
         replicas: input.ordered,
         ready_replicas: input.ready,
         wanted_replicas: decision.size.floor,
+        autoscaler_replicas: findings.scaled_by.autoscaler_wants(),
         selector: format!("{FLEET}={}", fleet.name_any()),
         n: decision.n,
         offered_rows_per_second: decision.offered.map(rounded),
@@ -59,82 +94,46 @@ pub(crate) fn status(
     }
 }
 
-/// A condition of the status.
-struct Fact {
-    name: &'static str,
-    holds: bool,
-    reason: &'static str,
-    message: String,
-}
-
-impl Fact {
-    /// `reasons` holds the reason if the condition is true, then the reason if it is false.
-    fn new(name: &'static str, holds: bool, reasons: [&'static str; 2], message: &str) -> Self {
-        let [yes, no] = reasons;
-        Self { name, holds, reason: if holds { yes } else { no }, message: message.to_owned() }
-    }
-}
-
-fn facts(input: &FleetInput, decision: &Decision, conflicts: &Conflicts) -> [Fact; 7] {
-    let why = decision.explanation.as_str();
-    let is = |bound| decision.reason == Reason::Scaled(bound);
-    let silent = input.ready > 0 && !input.workers.iter().any(|worker| worker.live);
-    let progress = format!("{} of {} workers are ready", input.ready, input.ordered);
-    [
-        Fact::new("Ready", input.ready > 0, ["WorkersReady", "NoWorkers"], &progress),
-        Fact::new("Progressing", input.ready != input.ordered, ["Rolling", "Settled"], &progress),
-        Fact::new("MetricsStale", is(ScaleBound::Stale), ["NoReports", "Fresh"], why),
-        Fact::new(
-            "SLOInfeasible",
-            decision.is_infeasible,
-            ["TooSlow", "Feasible"],
-            "whether even a batch of one row misses the latency target",
-        ),
-        Fact::new("ScalingLimited", is(ScaleBound::Max), ["AtMax", "WithinBounds"], why),
-        Fact::new(
-            "ScalingConflict",
-            conflicts.scaling.is_some(),
-            ["OtherAutoscaler", "NoConflict"],
-            conflicts.scaling.as_deref().unwrap_or("nothing else scales the workers"),
-        ),
-        match &conflicts.foreign {
-            Some(foreign) => Fact::new("Degraded", true, ["ForeignObject", "AsDesired"], foreign),
-            None => Fact::new(
-                "Degraded",
-                silent,
-                ["WorkersSilent", "AsDesired"],
-                "whether workers are ready but none announces itself in Redis",
-            ),
-        },
-    ]
-}
-
-/// Returns events for users: changes of the wanted number of workers, and conditions that became
-/// true.
+/// Returns events for users: conditions of [`WARNINGS`] that became true, became true for another
+/// reason, or ended, and changes of the wanted number of workers.
 pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus) -> Vec<Event> {
-    let event = |type_, reason: &str, note: &str| Event {
-        type_,
-        reason: reason.to_owned(),
-        note: Some(note.to_owned()),
-        action: "Scale".to_owned(),
-        secondary: None,
-    };
-    let held = |condition: &Condition| {
-        let before = last.map_or(&[][..], |last| &last.conditions);
-        before.iter().any(|last| last.type_ == condition.type_ && last.status == "True")
-    };
-    let warnings = status.conditions.iter().filter(|condition| {
-        let warns = WARNINGS.contains(&condition.type_.as_str());
-        warns && condition.status == "True" && !held(condition)
+    let before = last.map_or(&[][..], |last| &last.conditions);
+    let watched = status.conditions.iter().filter(|it| WARNINGS.contains(&it.type_.as_str()));
+    let changed = watched.filter_map(|condition| {
+        let held = before.iter().find(|it| it.type_ == condition.type_ && it.status == "True");
+        let holds = condition.status == "True";
+        let type_ = if holds { EventType::Warning } else { EventType::Normal };
+        let is_news = match held {
+            Some(held) => !holds || held.reason != condition.reason,
+            None => holds,
+        };
+        is_news.then(|| event(type_, &condition.reason, &condition.type_, &condition.message))
     });
-    let mut events: Vec<_> = warnings
-        .map(|condition| event(EventType::Warning, &condition.reason, &condition.message))
-        .collect();
-    if last.is_none_or(|last| last.wanted_replicas != status.wanted_replicas) {
+    let mut events: Vec<_> = changed.collect();
+    let from = last.map(|last| last.wanted_replicas);
+    if from != Some(status.wanted_replicas) {
         let why = status.explanation.as_deref().unwrap_or_default();
-        events.push(event(EventType::Normal, "Scaled", why));
+        events.push(event(EventType::Normal, "Scaled", "Scale", why));
+    }
+    let autoscaler = |status: &ModelFleetStatus| {
+        let condition = status.conditions.iter().find(|it| it.type_ == "AutoscalerActive")?;
+        Some((condition.reason.clone(), condition.message.clone()))
+    };
+    let (before, now) = (last.and_then(autoscaler), autoscaler(status));
+    if let (Some((before, _)), Some((reason, why))) = (before, now)
+        && before != reason
+    {
+        events.push(event(EventType::Normal, &reason, "ChooseScaler", &why));
     }
     events
+}
+
+/// Returns an event for users.
+pub(crate) fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
+    // The API server refuses longer notes.
+    let note = note.chars().take(NOTE).collect();
+    let (reason, action) = (reason.to_owned(), action.to_owned());
+    Event { type_, reason, action, note: Some(note), secondary: None }
 }
 
 #[cfg(test)]
@@ -166,12 +165,36 @@ mod tests {
             ordered: 2,
             cold_start: None,
             is_new: false,
+            redis_error: None,
         }
     }
 
-    fn status_at(fleet: &ModelFleet, input: &FleetInput, now: Timestamp) -> ModelFleetStatus {
+    fn findings() -> Findings {
+        Findings {
+            conflicts: Conflicts::default(),
+            problem: None,
+            refused: None,
+            is_silent: false,
+            scaled_by: ScaledBy::Autoscaler(Some(2)),
+        }
+    }
+
+    fn status_with(
+        fleet: &ModelFleet,
+        input: &FleetInput,
+        findings: &Findings,
+        now: Timestamp,
+    ) -> ModelFleetStatus {
         let decision = ScaleMemory::default().decide(&fleet.spec, std::time::Duration::ZERO, input);
-        status(fleet, input, &decision, &Conflicts::default(), now)
+        status(fleet, input, &decision, findings, now)
+    }
+
+    fn status_at(fleet: &ModelFleet, input: &FleetInput, now: Timestamp) -> ModelFleetStatus {
+        status_with(fleet, input, &findings(), now)
+    }
+
+    fn condition<'a>(status: &'a ModelFleetStatus, name: &str) -> &'a Condition {
+        status.conditions.iter().find(|condition| condition.type_ == name).unwrap()
     }
 
     #[test]
@@ -183,10 +206,12 @@ mod tests {
             .filter(|condition| condition.status == "True")
             .map(|condition| condition.type_.as_str())
             .collect();
-        assert_eq!(held, ["Ready", "Progressing", "MetricsStale", "Degraded"]);
+        assert_eq!(held, ["Ready", "Progressing", "MetricsStale", "AutoscalerActive"]);
+        let all: Vec<_> = status.conditions.iter().map(|it| it.type_.as_str()).collect();
+        assert_eq!(all, CONDITIONS);
         assert_eq!(
-            (status.observed_generation, status.selector.as_str()),
-            (Some(3), "batchfleet.dev/fleet=digits")
+            (status.observed_generation, status.selector.as_str(), status.autoscaler_replicas),
+            (Some(3), "batchfleet.dev/fleet=digits", Some(2))
         );
     }
 
@@ -206,17 +231,111 @@ mod tests {
         assert_eq!(changed, ["Progressing"]);
     }
 
+    /// Each cause, from the most basic to the least: whether the fleet is ready, its reason, and a
+    /// part of the message of `Degraded`.
     #[test]
-    fn a_change_of_size_and_a_condition_that_became_true_are_each_one_event() {
+    fn ready_degraded_and_the_reason_tell_the_same_cause() {
+        let good = findings();
+        let with = |change: fn(&mut Findings)| {
+            let mut findings = good.clone();
+            change(&mut findings);
+            findings
+        };
+        let broken = |findings: &mut Findings| {
+            findings.problem = Some(Problem::new("ModelNotFound", "no model \"wyde\""));
+        };
+        let redis = FleetInput { redis_error: Some("no route".to_owned()), ..input(2) };
+        for (input, findings, ready, reason, words) in [
+            (input(2), good.clone(), "True", "AsDesired", "no worker has failed"),
+            (input(0), good.clone(), "False", "WorkersStarting", "no worker has failed"),
+            (input(0), with(broken), "False", "ModelNotFound", "no model \"wyde\""),
+            (input(1), with(broken), "True", "ModelNotFound", "no model \"wyde\""),
+            (input(2), with(|it| it.is_silent = true), "False", "WorkersSilent", "a password"),
+            (redis, good.clone(), "False", "RedisUnreachable", "cannot read Redis: no route"),
+            (
+                input(2),
+                with(|it| it.refused = Some("quantities must match".to_owned())),
+                "True",
+                "SpecRefused",
+                "the API server refuses an object of the fleet: quantities must match",
+            ),
+        ] {
+            let status = status_with(&fleet(), &input, &findings, THEN);
+            assert_eq!(status.reason.as_deref(), Some(reason), "{status:?}");
+            let (is_ready, degraded) =
+                (condition(&status, "Ready"), condition(&status, "Degraded"));
+            assert_eq!(is_ready.status, ready, "{is_ready:?}");
+            assert_eq!(
+                degraded.status == "True",
+                reason != "AsDesired" && reason != "WorkersStarting"
+            );
+            assert!(degraded.message.contains(words), "{degraded:?} lacks {words:?}");
+            if ready == "False" {
+                assert_eq!(is_ready.reason, reason);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unreachable_redis_is_named_wherever_the_load_is_unknown() {
+        let input = FleetInput { redis_error: Some("no route".to_owned()), ..input(2) };
+        let status = status_at(&fleet(), &input, THEN);
+        let stale = condition(&status, "MetricsStale");
+        assert_eq!((stale.status.as_str(), stale.reason.as_str()), ("True", "RedisUnreachable"));
+        assert!(status.explanation.unwrap().contains("Redis cannot be read"));
+    }
+
+    /// The messages of a fleet without traffic that lacks nothing else.
+    #[test]
+    fn messages_are_statements_about_the_present_state() {
+        let status = status_at(&fleet(), &input(2), THEN);
+        let messages: Vec<_> = status
+            .conditions
+            .iter()
+            .map(|it| format!("{} {}: {}", it.type_, it.status, it.message))
+            .collect();
+        assert_eq!(
+            messages,
+            [
+                "Ready True: 2 of 2 workers are ready",
+                "Progressing False: 2 of 2 workers are ready",
+                "MetricsStale True: no gateway has reported traffic for 15 s",
+                "SLOInfeasible False: no worker has announced its batch times yet",
+                "ScalingLimited False: the controller wants no more workers than scaling.max, which \
+                 is 10",
+                "ScalingConflict False: no other object scales these workers",
+                "AutoscalerActive True: the HorizontalPodAutoscaler wants 2, from \
+                 batchfleet_queue_depth and the controller's minimum of 2",
+                "Degraded False: no worker has failed, and every object of the fleet is as the spec \
+                 asks",
+            ]
+        );
+    }
+
+    #[test]
+    fn each_change_of_size_or_of_a_warning_is_one_event() {
         let fleet = fleet();
         let reasons = |last: Option<&ModelFleetStatus>, status: &ModelFleetStatus| {
             events(last, status).into_iter().map(|event| event.reason).collect::<Vec<_>>()
         };
-        // The worker is ready but not announced in Redis.
-        let first = status_at(&fleet, &input(1), THEN);
+        let silent = Findings { is_silent: true, ..findings() };
+        let first = status_with(&fleet, &input(1), &silent, THEN);
         assert_eq!(reasons(None, &first), ["WorkersSilent", "Scaled"]);
         assert_eq!(reasons(Some(&first), &first), [""; 0]);
         let larger = ModelFleetStatus { wanted_replicas: 9, ..first.clone() };
         assert_eq!(reasons(Some(&first), &larger), ["Scaled"]);
+        let hung = Findings { problem: Some(Problem::new("BatchHung", "hung")), ..silent };
+        let second = status_with(&fleet, &input(1), &hung, THEN);
+        assert_eq!(reasons(Some(&first), &second), ["BatchHung"]);
+        let blind = ScaledBy::ControllerInstead { why: "no metrics API".to_owned() };
+        let direct = Findings { scaled_by: blind, ..findings() };
+        let third = status_with(&fleet, &input(1), &direct, THEN);
+        assert_eq!(reasons(Some(&second), &third), ["AsDesired", "MetricUnavailable"]);
+    }
+
+    #[test]
+    fn a_long_note_is_cut_to_what_the_api_server_takes() {
+        let note = event(EventType::Normal, "R", "A", &"ä".repeat(2000)).note.unwrap();
+        assert!(note.len() <= 1024);
     }
 }

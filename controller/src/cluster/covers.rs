@@ -1,4 +1,4 @@
-//! Checks whether an existing object already has every desired field. Pure.
+//! Compares an existing object with the desired fields. Pure.
 
 use serde_json::Value;
 
@@ -6,29 +6,43 @@ use serde_json::Value;
 const AMOUNTS: [&str; 4] = ["averageValue", "limits", "requests", "sizeLimit"];
 
 /// Returns whether `existing` has every field of `desired`.
+pub(super) fn covers(existing: &Value, desired: &Value) -> bool {
+    difference(existing, desired).is_none()
+}
+
+/// Returns the path of the first field of `desired` that `existing` lacks or has with another value,
+/// such as `spec.template.spec.containers[0].image`.
 ///
 /// Additional fields of `existing` are ignored, because the API server and other clients add some.
 /// Lists must have the same elements in the same order. A field that is `false` in `desired` may be
 /// absent in `existing`: the API server omits `false` where `false` is the default.
-pub(super) fn covers(existing: &Value, desired: &Value) -> bool {
+pub(super) fn difference(existing: &Value, desired: &Value) -> Option<String> {
     match (existing, desired) {
         (Value::Object(existing), Value::Object(desired)) => {
-            desired.iter().all(|(name, desired)| {
+            desired.iter().find_map(|(name, desired)| {
                 let Some(existing) = existing.get(name) else {
-                    return *desired == Value::Bool(false);
+                    return (*desired != Value::Bool(false)).then(|| name.clone());
                 };
-                if AMOUNTS.contains(&name.as_str()) {
-                    return covers(&in_numbers(existing), &in_numbers(desired));
-                }
-                covers(existing, desired)
+                let inner = if AMOUNTS.contains(&name.as_str()) {
+                    difference(&in_numbers(existing), &in_numbers(desired))
+                } else {
+                    difference(existing, desired)
+                };
+                inner.map(|inner| joined(name, &inner))
             })
         }
-        (Value::Array(existing), Value::Array(desired)) => {
-            existing.len() == desired.len()
-                && existing.iter().zip(desired).all(|(existing, desired)| covers(existing, desired))
+        (Value::Array(existing), Value::Array(desired)) if existing.len() == desired.len() => {
+            existing.iter().zip(desired).enumerate().find_map(|(place, (existing, desired))| {
+                difference(existing, desired).map(|inner| joined(&format!("[{place}]"), &inner))
+            })
         }
-        (existing, desired) => existing == desired,
+        (existing, desired) => (existing != desired).then(String::new),
     }
+}
+
+fn joined(outer: &str, inner: &str) -> String {
+    let dot = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
+    format!("{outer}{dot}{inner}")
 }
 
 /// Converts a quantity, or each quantity of a map, to a number.
@@ -71,7 +85,7 @@ fn number(amount: &str) -> Option<f64> {
 mod tests {
     use serde_json::json;
 
-    use super::covers;
+    use super::{covers, difference};
 
     #[test]
     fn added_fields_are_ignored_but_changed_and_removed_ones_are_not() {
@@ -86,6 +100,16 @@ mod tests {
         ] {
             assert_eq!(covers(&existing, &desired), is_covered, "{existing}");
         }
+    }
+
+    #[test]
+    fn the_first_difference_is_named_by_its_path() {
+        let desired = json!({"spec": {"containers": [{"image": "a"}, {"image": "b"}], "max": 3}});
+        let existing = json!({"spec": {"containers": [{"image": "a"}, {"image": "c"}], "max": 3}});
+        let path = difference(&existing, &desired);
+        assert_eq!(path.as_deref(), Some("spec.containers[1].image"));
+        let removed = json!({"spec": {"containers": [{"image": "a"}, {"image": "b"}]}});
+        assert_eq!(difference(&removed, &desired).as_deref(), Some("spec.max"));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Detects autoscalers that scale a fleet's Deployment but do not belong to the fleet. Pure.
+//! Detects autoscalers that scale a fleet's Deployment but do not belong to the fleet, and older
+//! fleets of the same model. Pure.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::{
@@ -28,4 +29,24 @@ pub(super) fn scales(scaler: &DynamicObject, fleet: &ModelFleet) -> bool {
     let target = &scaler.data["spec"]["scaleTargetRef"];
     target["name"] == fleet.name_any()
         && target["kind"].as_str().unwrap_or("Deployment") == "Deployment"
+}
+
+/// Names an autoscaler for users: the `ScaledObject` that made it, else the autoscaler itself.
+pub(super) fn named(autoscaler: &HorizontalPodAutoscaler) -> String {
+    let mut owners = autoscaler.owner_references().iter();
+    match owners.find(|owner| owner.kind == "ScaledObject") {
+        Some(owner) => format!("KEDA's ScaledObject {}", owner.name),
+        None => format!("the HorizontalPodAutoscaler {}", autoscaler.name_any()),
+    }
+}
+
+/// Returns whether `other` is an older fleet of the same model and version. Of two fleets of the same
+/// age, the one with the first name counts as older.
+pub(super) fn is_elder(fleet: &ModelFleet, other: &ModelFleet) -> bool {
+    let served = |fleet: &ModelFleet| (fleet.model_name(), fleet.spec.model.version);
+    let age = |fleet: &ModelFleet| (fleet.creation_timestamp(), fleet.name_any());
+    other.uid() != fleet.uid()
+        && other.metadata.deletion_timestamp.is_none()
+        && served(other) == served(fleet)
+        && age(other) < age(fleet)
 }

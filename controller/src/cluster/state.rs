@@ -8,7 +8,10 @@ use k8s_openapi::api::{
 };
 use kube::{Resource, ResourceExt, api::DynamicObject};
 
-use crate::crd::{ModelFleet, ScalingMode};
+use crate::{
+    crd::{ModelFleet, ScalingMode},
+    problem::Problem,
+};
 
 /// The object in the cluster that has the name of one of the fleet's objects.
 #[derive(Clone, Debug)]
@@ -32,7 +35,7 @@ impl<K: Resource> Existing<K> {
 }
 
 impl<K> Existing<K> {
-    pub(super) fn owned(&self) -> Option<&K> {
+    pub(crate) fn owned(&self) -> Option<&K> {
         if let Self::Owned(object) = self { Some(object) } else { None }
     }
 
@@ -58,6 +61,8 @@ pub(crate) struct ClusterState {
     pub(crate) pods: Vec<Arc<Pod>>,
     /// Kind and name of another autoscaler of the same Deployment.
     pub(crate) rival: Option<String>,
+    /// Name of an older fleet of the same model and version.
+    pub(crate) elder: Option<String>,
 }
 
 impl ClusterState {
@@ -86,12 +91,7 @@ impl ClusterState {
         ];
         let kinds: Vec<_> = kinds.iter().filter(|(_, foreign)| *foreign).map(|(k, _)| *k).collect();
         Conflicts {
-            scaling: rival.map(|rival| {
-                format!(
-                    "{rival} does not belong to this fleet, and scales its Deployment or takes the \
-                     name of its autoscaler: delete it, or set scaling.mode to external"
-                )
-            }),
+            scaling: self.elder.as_deref().map(same_model).or_else(|| rival.as_deref().map(other)),
             foreign: (!kinds.is_empty()).then(|| {
                 format!(
                     "{} of the fleet's name does not belong to this fleet and is not changed: \
@@ -99,19 +99,40 @@ impl ClusterState {
                     kinds.join(" and ")
                 )
             }),
-            blocks_writes: self.deployment.is_foreign()
+            is_surplus: self.elder.is_some(),
+            blocks_writes: self.elder.is_some()
+                || self.deployment.is_foreign()
                 || self.rival.is_some() && mode != ScalingMode::External,
         }
     }
 }
 
+fn other(rival: &str) -> Problem {
+    let message = format!(
+        "{rival} does not belong to this fleet, and scales its Deployment or takes the name of its \
+         autoscaler: delete it, or set scaling.mode to external"
+    );
+    Problem::new("OtherAutoscaler", message)
+}
+
+fn same_model(elder: &str) -> Problem {
+    let message = format!(
+        "the ModelFleet {elder} is older and serves the same model and version, and two fleets would \
+         each be scaled to the whole load: this fleet is not changed until {elder} is deleted"
+    );
+    Problem::new("SameModel", message)
+}
+
 /// Conflicts between a fleet and other objects, as sentences for users.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Conflicts {
-    /// Another autoscaler scales the fleet's Deployment or has the name of the fleet's autoscaler.
-    pub(crate) scaling: Option<String>,
+    /// Another autoscaler scales the fleet's Deployment or has the name of the fleet's autoscaler, or
+    /// another fleet serves the same model.
+    pub(crate) scaling: Option<Problem>,
     /// Objects that the fleet does not own have the names of the fleet's objects.
     pub(crate) foreign: Option<String>,
+    /// Whether another fleet serves the same model, so that this one has nothing to publish.
+    pub(crate) is_surplus: bool,
     /// Whether the controller must write nothing except the status.
     pub(crate) blocks_writes: bool,
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Toleration, apimachinery::pkg::util::intstr::IntOrString};
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The source of a model repository. Exactly one field is set.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -41,6 +42,7 @@ pub struct ImageSource {
     pub reference: String,
     /// When the image is pulled: `Always`, `IfNotPresent` or `Never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["Always", "IfNotPresent", "Never", null]))]
     pub pull_policy: Option<String>,
     /// Folder of the repository in the image. Defaults to the root of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,6 +63,7 @@ pub struct ObjectStoreSource {
     pub options_secret: Option<String>,
     /// Largest size of the downloaded model on the node's disk, such as `10Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = QUANTITY))]
     pub size_limit: Option<IntOrString>,
 }
 
@@ -78,6 +81,7 @@ pub struct EmptyDirSource {
     pub args: Vec<String>,
     /// Largest size of the volume, such as `10Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = QUANTITY))]
     pub size_limit: Option<IntOrString>,
 }
 
@@ -99,13 +103,26 @@ pub struct Worker {
     pub execution_provider: ExecutionProvider,
     /// Resources that each worker requests, such as `cpu: 2`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(transform = quantities)]
     pub requests: Resources,
     /// Resource limits of each worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(transform = quantities)]
     pub limits: Resources,
     /// GPUs of each worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
+}
+
+/// The quantities of Kubernetes, such as `500m`, `2Gi` or `1e3`.
+pub(super) const QUANTITY: &str =
+    r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
+
+/// Lets the API server refuse amounts that are no quantities.
+fn quantities(map: &mut Schema) {
+    if let Some(Value::Object(amount)) = map.get_mut("additionalProperties") {
+        amount.insert("pattern".to_owned(), QUANTITY.into());
+    }
 }
 
 /// Amounts by the name of the resource.

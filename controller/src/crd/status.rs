@@ -12,6 +12,9 @@ pub struct ModelFleetStatus {
     /// Generation of the spec that this status describes.
     #[serde(default)]
     pub observed_generation: Option<i64>,
+    /// The reason of the most important condition: what is wrong with the fleet, or `AsDesired`.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Replicas of the fleet's Deployment.
     #[serde(default)]
     pub replicas: u32,
@@ -21,6 +24,10 @@ pub struct ModelFleetStatus {
     /// Number of workers that the controller wants; in mode `hpa` the floor of the autoscaler.
     #[serde(default)]
     pub wanted_replicas: u32,
+    /// Number of workers that the `HorizontalPodAutoscaler` wants, while it decides. It is never less
+    /// than `wantedReplicas`, but the autoscaler follows with a delay.
+    #[serde(default)]
+    pub autoscaler_replicas: Option<u32>,
     /// Label selector of the workers' pods.
     #[serde(default)]
     pub selector: String,
@@ -44,7 +51,7 @@ pub struct ModelFleetStatus {
     #[serde(default)]
     pub explanation: Option<String>,
     /// Conditions: `Ready`, `Progressing`, `MetricsStale`, `SLOInfeasible`, `ScalingLimited`,
-    /// `ScalingConflict` and `Degraded`.
+    /// `ScalingConflict`, `AutoscalerActive` and `Degraded`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

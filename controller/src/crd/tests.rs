@@ -96,3 +96,28 @@ fn a_name_that_is_too_long_for_pods_is_refused() {
 fn numbers_have_no_format_that_kubernetes_warns_about() {
     assert!(!schema::yaml().unwrap().contains("format: uint"));
 }
+
+/// The part of the definition at a pointer below `properties` of the spec.
+fn field(pointer: &str) -> Value {
+    let definition = schema::definition().unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let field = schema["properties"]["spec"]["properties"].pointer(pointer);
+    field.unwrap_or_else(|| panic!("{pointer} is not in {schema}")).clone()
+}
+
+#[test]
+fn amounts_and_policies_that_the_api_server_would_refuse_later_are_refused_at_once() {
+    let source = "/model/properties/source/properties";
+    for pointer in [
+        "/worker/properties/requests/additionalProperties",
+        "/worker/properties/limits/additionalProperties",
+        &format!("{source}/emptyDir/properties/sizeLimit"),
+        &format!("{source}/objectStore/properties/sizeLimit"),
+    ] {
+        let amount = field(pointer);
+        assert_eq!(amount["x-kubernetes-int-or-string"], true, "{amount}");
+        assert_eq!(amount["pattern"], super::pod::QUANTITY, "{pointer}: {amount}");
+    }
+    let policies = &field(&format!("{source}/image/properties/pullPolicy"))["enum"];
+    assert_eq!(*policies, json!(["Always", "IfNotPresent", "Never", null]));
+}

@@ -9,6 +9,8 @@ use crate::meter::Reading;
 
 /// Period of the decisions about a fleet.
 pub(crate) const TICK: Duration = Duration::from_secs(5);
+/// Without a traffic report for this time, the load counts as unknown.
+pub(crate) const SILENT_GATEWAYS: Duration = Duration::from_secs(15);
 
 /// The state of a fleet on which a decision is based.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub(crate) struct FleetInput {
     pub(crate) cold_start: Option<Duration>,
     /// Whether no worker has ever served the model. Gateways do not know such a model.
     pub(crate) is_new: bool,
+    /// Why Redis could not be read; `None` if it was read.
+    pub(crate) redis_error: Option<String>,
 }
 
 /// The size of a fleet.

@@ -2,13 +2,14 @@
 
 use batchfleet_policy::ScaleBound;
 
-use super::decision::{Decision, Reason, TICK};
+use super::decision::{Decision, FleetInput, Reason, SILENT_GATEWAYS};
 use crate::crd::ModelFleetSpec;
 
 /// Explains the size of a fleet. `each` is the capacity of one worker in rows per second, `wanted`
 /// the number of workers that the load alone needs.
 pub(super) fn size(
     spec: &ModelFleetSpec,
+    input: &FleetInput,
     decision: &Decision,
     each: Option<f64>,
     wanted: u32,
@@ -34,9 +35,12 @@ pub(super) fn size(
             format!("{load}, which needs more than scaling.max: requests are late or refused")
         }
         Reason::Scaled(ScaleBound::Unknown) => "the load is not known yet".to_owned(),
+        Reason::Scaled(ScaleBound::Stale) if input.redis_error.is_some() => {
+            "Redis cannot be read, so the load is unknown and no worker is removed".to_owned()
+        }
         Reason::Scaled(ScaleBound::Stale) => format!(
             "no gateway has reported traffic for {} s, so no worker is removed",
-            (TICK * 3).as_secs()
+            SILENT_GATEWAYS.as_secs()
         ),
     };
     let workers = if floor == 1 { "1 worker".to_owned() } else { format!("{floor} workers") };

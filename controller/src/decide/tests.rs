@@ -39,6 +39,7 @@ impl LoadedFleet {
             ordered,
             cold_start: None,
             is_new: false,
+            redis_error: None,
         };
         let (spec, now) = (spec(changes), Duration::from_secs(100));
         Self { memory: ScaleMemory::default(), spec, now, offered: 1_000, input }

@@ -31,6 +31,8 @@ const REDIS_TLS_PATH: &str = "/etc/batchfleet/redis-tls";
 /// Name of the port that serves metrics and health.
 pub(super) const ADMIN: &str = "admin";
 const ADMIN_PORT: i32 = 9090;
+/// The end of a failed container's log becomes its termination message, which `problem` reads.
+const LAST_WORDS: &str = "FallbackToLogsOnError";
 /// Seconds by which the grace period of a pod exceeds the drain timeout of the worker.
 const SPARE_SECONDS: u32 = 5;
 
@@ -107,6 +109,7 @@ fn worker(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Container {
         readiness_probe: Some(probe("/readyz", 2, 2)),
         resources: Some(resources(fleet)),
         security_context: Some(security()),
+        termination_message_policy: Some(LAST_WORDS.to_owned()),
         volume_mounts: Some(mounts(fleet, defaults)),
         ..Container::default()
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use batchfleet_broker::Announcement;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use crate::{
@@ -15,9 +15,13 @@ use crate::{
     target::PublishedTarget,
 };
 
-/// The states of all fleets by uid.
+/// The states of all fleets.
 #[derive(Debug, Default)]
-pub(crate) struct FleetStates(Mutex<HashMap<String, FleetState>>);
+pub(crate) struct FleetStates {
+    states: Mutex<HashMap<String, FleetState>>,
+    /// Namespace and name by uid, of each fleet that has had a turn.
+    names: Mutex<HashMap<String, [String; 2]>>,
+}
 
 /// The state of one fleet.
 #[derive(Debug, Default)]
@@ -63,19 +67,31 @@ impl FleetState {
 impl FleetStates {
     /// Takes the state of a fleet out for a turn.
     pub(super) fn take(&self, fleet: &ModelFleet) -> FleetState {
-        self.0.lock().remove(&fleet.uid().unwrap_or_default()).unwrap_or_default()
+        let uid = fleet.uid().unwrap_or_default();
+        let name = [fleet.namespace().unwrap_or_default(), fleet.name_any()];
+        self.names.lock().insert(uid.clone(), name);
+        self.states.lock().remove(&uid).unwrap_or_default()
     }
 
-    /// Puts the state back after a turn. The state of a fleet that is being deleted is dropped.
+    /// Puts the state back after a turn.
     pub(super) fn put(&self, fleet: &ModelFleet, state: FleetState) {
-        if fleet.meta().deletion_timestamp.is_none() {
-            self.0.lock().insert(fleet.uid().unwrap_or_default(), state);
-        }
+        self.states.lock().insert(fleet.uid().unwrap_or_default(), state);
+    }
+
+    /// Returns the uids of all fleets that have had a turn.
+    pub(super) fn uids(&self) -> Vec<String> {
+        self.names.lock().keys().cloned().collect()
+    }
+
+    /// Forgets a deleted fleet. Returns its namespace and its name.
+    pub(super) fn forget(&self, uid: &str) -> Option<[String; 2]> {
+        self.states.lock().remove(uid);
+        self.names.lock().remove(uid)
     }
 
     /// Returns the number of consecutive failed turns of a fleet, or 1 if the fleet has no state.
     pub(super) fn failures(&self, fleet: &ModelFleet) -> u32 {
-        self.0.lock().get(&fleet.uid().unwrap_or_default()).map_or(1, |state| state.failures)
+        self.states.lock().get(&fleet.uid().unwrap_or_default()).map_or(1, |state| state.failures)
     }
 }
 

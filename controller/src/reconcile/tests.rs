@@ -3,6 +3,7 @@
 mod copies;
 mod failures;
 mod others;
+mod reasons;
 mod rollout;
 mod zero;
 
@@ -11,7 +12,6 @@ use batchfleet_broker::{
     QueueName, RequestId, Traffic, WorkerId, WorkerRoles, memory::MemoryBroker,
 };
 use futures_util::future::BoxFuture;
-use kube::runtime::events::Reporter;
 use serde_json::{Value, json};
 use tokio::time::{advance, sleep};
 
@@ -34,6 +34,8 @@ struct World {
     watches: Option<BoxFuture<'static, ()>>,
     broker: MemoryBroker,
     offered: u64,
+    /// Whether the autoscaler removes workers, which it does only while it reads its metric.
+    autoscaler_shrinks: bool,
 }
 
 impl World {
@@ -59,7 +61,7 @@ impl World {
                 monitor_labels: std::collections::BTreeMap::new(),
                 monitor_interval: None,
             },
-            recorder: Recorder::new(server.client(), Reporter::from("test")),
+            events: EventSink { client: server.client(), reporter: Reporter::from("test") },
             metrics: ControllerMetrics::registered(&prometheus::Registry::new()).unwrap(),
             leads,
             started: Instant::now(),
@@ -75,6 +77,7 @@ impl World {
             watches: Some(watches),
             broker,
             offered: 0,
+            autoscaler_shrinks: true,
         }
     }
 
@@ -102,7 +105,8 @@ impl World {
         if !self.server.get("deployments/digits").is_null() {
             self.server.edit("deployments/digits", |deployment| {
                 let asleep = deployment["spec"]["replicas"] == 0;
-                if floor.is_number() && !asleep {
+                let grows = floor.as_i64() > deployment["spec"]["replicas"].as_i64();
+                if floor.is_number() && !asleep && (grows || self.autoscaler_shrinks) {
                     deployment["spec"]["replicas"] = floor;
                 }
                 let replicas = deployment["spec"]["replicas"].clone();
@@ -150,6 +154,20 @@ impl World {
         let conditions = fleet["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let found = conditions.into_iter().find(|condition| condition["type"] == name).unwrap();
         format!("{}: {}", found["status"], found["message"])
+    }
+
+    /// Returns the field of the status.
+    fn status(&self, field: &str) -> Value {
+        self.server.get("modelfleets/digits")["status"][field].clone()
+    }
+
+    /// Changes the spec of the fleet, as a user would.
+    fn edit_spec(&self, edit: impl FnOnce(&mut Value)) {
+        self.server.edit("modelfleets/digits", |fleet| {
+            edit(&mut fleet["spec"]);
+            let generation = fleet["metadata"]["generation"].as_i64().unwrap();
+            fleet["metadata"]["generation"] = json!(generation + 1);
+        });
     }
 
     fn condition(&self, name: &str) -> Value {

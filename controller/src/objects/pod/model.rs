@@ -97,6 +97,7 @@ pub(super) fn filler(fleet: &ModelFleet) -> Option<Container> {
         command: some(folder.command.clone(), Vec::is_empty),
         args: some(folder.args.clone(), Vec::is_empty),
         security_context: Some(security()),
+        termination_message_policy: Some(super::LAST_WORDS.to_owned()),
         volume_mounts: Some(vec![parts::mount(MODELS, MODELS_PATH, Some(false))]),
         ..Container::default()
     })

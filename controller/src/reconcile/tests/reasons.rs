@@ -1,0 +1,179 @@
+//! Tests of what status and events say about a fleet that is not as it should be.
+
+use super::*;
+
+const AUTOSCALER: &str = "horizontalpodautoscalers/digits";
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_a_worker_reach_the_status_and_an_event() {
+    let mut world = World::new(&json!({})).await;
+    let mut broken = pod();
+    let end = json!({
+        "exitCode": 64, "reason": "Error", "message": "error: no model \"m\" in /models; there is: n",
+    });
+    broken["status"] = json!({"containerStatuses": [{
+        "name": "worker", "image": "worker:1", "imageID": "", "ready": false, "restartCount": 3,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": end},
+    }]});
+    world.server.add("/api/v1/namespaces/ml/pods/digits-1", broken);
+    world.tick(10).await.unwrap();
+    let why = "container worker of pod digits-1 ended with status 64, 3 restarts: no model \"m\" in \
+               /models; there is: n";
+    assert_eq!(world.status("reason"), "ModelNotFound");
+    assert_eq!(world.why("Degraded"), format!("\"True\": {}", json!(why)));
+    assert_eq!(world.condition("Ready"), "False");
+    let events = world.server.events();
+    assert!(events.contains(&format!("ModelNotFound: {why}")), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_the_api_server_refuses_is_reported_with_its_generation() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(8, 10).await;
+    world.server.refuse("deployments/digits", 422);
+    world.edit_spec(|spec| spec["worker"] = json!({"requests": {"cpu": "two"}}));
+    world.tick(10).await.unwrap_err();
+    assert_eq!(
+        (world.status("reason"), world.status("observedGeneration")),
+        (json!("SpecRefused"), json!(2))
+    );
+    let why = world.why("Degraded");
+    assert!(why.contains("refuses an object of the fleet: refused by the test"), "{why}");
+    let events = world.server.events();
+    assert!(events.last().unwrap().starts_with("SpecRefused: "), "{events:?}");
+    // The workers of the last good spec still serve.
+    assert_eq!(world.condition("Ready"), "True");
+    world.server.refuse("deployments/digits", 0);
+    world.tick(10).await.unwrap();
+    assert_eq!(
+        (world.status("reason"), world.condition("Degraded")),
+        (json!("AsDesired"), json!("False"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_of_size_is_an_event_with_its_own_note() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(8, 10).await;
+    world.ticks(8, 1_500).await;
+    let events = world.server.events();
+    let scaled: Vec<_> = events.iter().filter(|event| event.starts_with("Scaled: ")).collect();
+    assert!(scaled.iter().any(|event| event.starts_with("Scaled: 1 worker: ")), "{events:?}");
+    assert!(scaled.iter().any(|event| event.starts_with("Scaled: 4 workers: ")), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_set_back_is_an_event_that_names_the_field_and_its_author() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(8, 10).await;
+    world.server.edit(AUTOSCALER, |autoscaler| {
+        autoscaler["spec"]["maxReplicas"] = json!(2);
+        autoscaler["metadata"]["managedFields"] = json!([
+            {"manager": MANAGER, "operation": "Apply", "time": "2026-01-01T00:00:09Z"},
+            {"manager": "kubectl-edit", "operation": "Update", "time": "2026-01-01T00:00:05Z"},
+            {"manager": "kube-controller-manager", "operation": "Update",
+             "subresource": "status", "time": "2026-01-01T00:00:07Z"},
+        ]);
+    });
+    world.tick(10).await.unwrap();
+    let note = "ChangeSetBack: spec.maxReplicas of the HorizontalPodAutoscaler digits was changed and \
+                is set back, by kubectl-edit";
+    assert!(world.server.events().contains(&note.to_owned()), "{:?}", world.server.events());
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_by_the_controller_itself_are_no_such_events() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(8, 10).await;
+    world.ticks(8, 1_500).await;
+    world.edit_spec(|spec| spec["slo"] = json!({"p99Ms": 50}));
+    world.ticks(8, 1_500).await;
+    let events = world.server.events();
+    assert!(!events.iter().any(|event| event.starts_with("ChangeSetBack")), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_whose_autoscaler_has_no_metric_shrinks_and_says_why() {
+    let mut world = World::new(&json!({"scaling": {"max": 24, "holdSeconds": 0}})).await;
+    world.ticks(8, 1_500).await;
+    assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 4);
+    // Without its metric the autoscaler keeps the minimum, but removes no worker.
+    world.autoscaler_shrinks = false;
+    world.ticks(80, 10).await;
+    assert_eq!(
+        (world.floor(), world.server.get("deployments/digits")["spec"]["replicas"].clone()),
+        (json!(1), json!(4))
+    );
+    world.server.edit(AUTOSCALER, |autoscaler| {
+        autoscaler["status"] = json!({"desiredReplicas": 4, "conditions": [{
+            "type": "ScalingActive", "status": "False", "reason": "FailedGetExternalMetric",
+            "message": "no metrics returned from external metrics API",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]});
+    });
+    world.ticks(2, 10).await;
+    assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 1);
+    let why = world.why("AutoscalerActive");
+    assert!(why.contains("\"False\"") && why.contains("no metrics returned"), "{why}");
+    assert_eq!(world.status("autoscalerReplicas"), Value::Null);
+    let events = world.server.events();
+    assert!(events.iter().any(|event| event.starts_with("MetricUnavailable: ")), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_shows_what_the_autoscaler_wants() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(8, 10).await;
+    world
+        .server
+        .edit(AUTOSCALER, |autoscaler| autoscaler["status"] = json!({"desiredReplicas": 7}));
+    world.tick(10).await.unwrap();
+    assert_eq!(
+        (world.status("wantedReplicas"), world.status("autoscalerReplicas")),
+        (json!(1), json!(7))
+    );
+    let why = world.why("AutoscalerActive");
+    assert!(why.contains("wants 7") && why.contains("minimum of 1"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_fleet_of_a_model_is_refused_and_names_the_first() {
+    let mut world = World::new(&json!({})).await;
+    let mut elder = fleet(&json!({}));
+    elder["metadata"]["name"] = json!("first");
+    elder["metadata"]["uid"] = json!("0");
+    elder["metadata"]["creationTimestamp"] = json!("2025-01-01T00:00:00Z");
+    world.server.edit("modelfleets/digits", |fleet| {
+        fleet["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    });
+    let path = FLEETS.replace("digits", "first");
+    world.server.add(&path, elder);
+    assert_eq!(world.tick(10).await.unwrap(), ["PATCH modelfleets/digits/status"]);
+    let why = world.why("ScalingConflict");
+    assert!(why.contains("the ModelFleet first is older"), "{why}");
+    assert_eq!(
+        (world.status("reason"), world.condition("Ready")),
+        (json!("SameModel"), json!("False"))
+    );
+    assert!(world.worker.target.guidance().await.unwrap().target.is_none());
+    // Another version is another queue.
+    world.server.edit("modelfleets/first", |fleet| fleet["spec"]["model"]["version"] = json!(2));
+    let written = world.tick(10).await.unwrap();
+    assert!(written.contains(&"PATCH deployments/digits".to_owned()), "{written:?}");
+    assert_eq!(world.condition("ScalingConflict"), "False");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_series_of_a_fleet_end_with_the_fleet() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(2, 10).await;
+    let context = world.context.clone();
+    let conditions = move || context.metrics.series();
+    assert!(conditions().iter().any(|series| series.contains("digits")));
+    let context = world.context.clone();
+    let forgetting = tokio::spawn(async move { context.forget_deleted().await });
+    world.server.remove(FLEETS);
+    sleep(TICK * 2).await;
+    assert_eq!(conditions(), [""; 0]);
+    forgetting.abort();
+}

@@ -1,0 +1,159 @@
+//! Determines what sets the number of workers of a fleet at present. Pure.
+
+use k8s_openapi::{
+    api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition},
+    jiff::{SignedDuration, Timestamp},
+};
+
+use crate::{crd::ScalingMode, objects::QUEUE_DEPTH};
+
+/// An autoscaler that has been unable to read its metric for this long is blind. Four of its periods,
+/// so that a restart of the metrics API does not count.
+const BLIND_AFTER: SignedDuration = SignedDuration::from_mins(1);
+
+/// What sets the number of workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ScaledBy {
+    /// The controller, because `scaling.mode` is `direct`.
+    Controller,
+    /// Another autoscaler, because `scaling.mode` is `external`.
+    Other,
+    /// The fleet's autoscaler; the number that it wants, once it has reported one.
+    Autoscaler(Option<u32>),
+    /// The controller, because the fleet's autoscaler cannot read its metric. Such an autoscaler
+    /// keeps the number above the floor and never removes a worker.
+    ControllerInstead {
+        /// Why the autoscaler cannot read its metric.
+        why: String,
+    },
+}
+
+impl ScaledBy {
+    /// Returns what scales a fleet in this mode, whose autoscaler is `autoscaler`.
+    pub(crate) fn of(
+        mode: ScalingMode,
+        autoscaler: Option<&HorizontalPodAutoscaler>,
+        now: Timestamp,
+    ) -> Self {
+        let status = autoscaler.and_then(|autoscaler| autoscaler.status.as_ref());
+        match mode {
+            ScalingMode::Direct => Self::Controller,
+            ScalingMode::External => Self::Other,
+            ScalingMode::Hpa => {
+                let conditions = status.and_then(|status| status.conditions.as_ref());
+                let blind = conditions.into_iter().flatten().find(|it| is_blind(it, now));
+                if let Some(condition) = blind {
+                    let why = condition.message.clone().unwrap_or_default();
+                    return Self::ControllerInstead { why };
+                }
+                let desired = status.map(|status| status.desired_replicas);
+                Self::Autoscaler(desired.and_then(|desired| u32::try_from(desired).ok()))
+            }
+        }
+    }
+
+    /// Returns the number of workers that the autoscaler wants, if the autoscaler decides.
+    pub(crate) fn autoscaler_wants(&self) -> Option<u32> {
+        if let Self::Autoscaler(desired) = self { *desired } else { None }
+    }
+
+    /// Returns whether the controller removes workers in place of the fleet's autoscaler.
+    pub(crate) fn is_controller_instead(&self) -> bool {
+        matches!(self, Self::ControllerInstead { .. })
+    }
+
+    /// Returns the reason of the condition `AutoscalerActive`, for programs.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Controller => "ModeDirect",
+            Self::Other => "ModeExternal",
+            Self::Autoscaler(None) => "AutoscalerStarting",
+            Self::Autoscaler(Some(_)) => "MetricRead",
+            Self::ControllerInstead { .. } => "MetricUnavailable",
+        }
+    }
+
+    /// Describes what scales the fleet in a sentence; `floor` is the number that the controller wants.
+    pub(crate) fn sentence(&self, floor: u32) -> String {
+        match self {
+            Self::Controller => {
+                "the controller sets the number of workers, because scaling.mode is direct"
+                    .to_owned()
+            }
+            Self::Other => {
+                "another autoscaler sets the number of workers, because scaling.mode is \
+                            external; it can follow status.wantedReplicas"
+                    .to_owned()
+            }
+            Self::Autoscaler(None) => {
+                format!("the HorizontalPodAutoscaler starts with a minimum of {floor}")
+            }
+            Self::Autoscaler(Some(desired)) => format!(
+                "the HorizontalPodAutoscaler wants {desired}, from {QUEUE_DEPTH} and the controller's \
+                 minimum of {floor}"
+            ),
+            Self::ControllerInstead { why } => format!(
+                "the controller sets the number of workers, because the HorizontalPodAutoscaler \
+                 cannot read {QUEUE_DEPTH} ({why}): set scaling.mode to direct, or serve the metric, \
+                 for example with the chart's externalMetrics.enabled"
+            ),
+        }
+    }
+}
+
+fn is_blind(condition: &HorizontalPodAutoscalerCondition, now: Timestamp) -> bool {
+    let reason = condition.reason.as_deref().unwrap_or_default();
+    let since = condition.last_transition_time.as_ref();
+    condition.type_ == "ScalingActive"
+        && condition.status == "False"
+        && reason.starts_with("FailedGet")
+        && since.is_some_and(|since| now.duration_since(since.0) >= BLIND_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn scaled_by(mode: ScalingMode, conditions: &Value) -> ScaledBy {
+        let status = json!({"desiredReplicas": 4, "conditions": conditions});
+        let autoscaler = serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap();
+        ScaledBy::of(mode, Some(&autoscaler), "2026-01-01T00:10:00Z".parse().unwrap())
+    }
+
+    fn active(status: &str, reason: &str, since: &str) -> Value {
+        json!([{
+            "type": "ScalingActive", "status": status, "reason": reason,
+            "message": "no metrics API", "lastTransitionTime": since,
+        }])
+    }
+
+    #[test]
+    fn the_controller_takes_over_once_the_autoscaler_has_missed_its_metric_for_a_minute() {
+        let long = "2026-01-01T00:09:00Z";
+        for (conditions, expected) in [
+            (json!([]), ScaledBy::Autoscaler(Some(4))),
+            (active("True", "ValidMetricFound", long), ScaledBy::Autoscaler(Some(4))),
+            (active("False", "ScalingDisabled", long), ScaledBy::Autoscaler(Some(4))),
+            (
+                active("False", "FailedGetExternalMetric", "2026-01-01T00:09:01Z"),
+                ScaledBy::Autoscaler(Some(4)),
+            ),
+            (
+                active("False", "FailedGetExternalMetric", long),
+                ScaledBy::ControllerInstead { why: "no metrics API".to_owned() },
+            ),
+        ] {
+            assert_eq!(scaled_by(ScalingMode::Hpa, &conditions), expected, "{conditions}");
+        }
+    }
+
+    #[test]
+    fn the_mode_decides_where_there_is_no_autoscaler() {
+        assert_eq!(scaled_by(ScalingMode::Direct, &json!([])), ScaledBy::Controller);
+        assert_eq!(scaled_by(ScalingMode::External, &json!([])), ScaledBy::Other);
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(ScaledBy::of(ScalingMode::Hpa, None, now), ScaledBy::Autoscaler(None));
+    }
+}
