@@ -1,5 +1,6 @@
 //! The program `batchfleet`: serves models from one process, and contains the tools.
 
+mod check;
 mod demo;
 mod digest;
 mod explain;
@@ -43,6 +44,12 @@ enum Command {
     Serve(Box<ServeSettings>),
     /// Compare serving one by one with batches, on handwritten digits from many clients
     Demo(Box<demo::DemoSettings>),
+    /// Load models as a worker does, check and time them, and print what their configs should say
+    // The folder of the models is the only argument.
+    #[command(mut_arg("model_repository", |arg| {
+        arg.long(None::<&str>).help("A model repository, or the folder of one model")
+    }))]
+    Check(Box<check::CheckSettings>),
     /// Calculate how many workers a load needs, by simulation
     Simulate(Box<SimulateSettings>),
     /// Serve the decisions to another simulator, as JSON lines
@@ -86,6 +93,7 @@ fn main() -> ExitCode {
                 demo::show(&settings, &process).await
             })
         }
+        Command::Check(settings) => tool::run(check::main(&settings)),
         Command::Simulate(settings) => tool::end(batchfleet_simulator::simulate(&settings)),
         Command::Policy(settings) => tool::end(batchfleet_simulator::stdio::policy(&settings)),
         Command::Load(settings) => tool::run(load::main(&settings)),

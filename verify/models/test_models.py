@@ -1,5 +1,6 @@
 """Real models under load: every answer equals that of ONNX Runtime to the same input alone."""
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from cases import CASES, Case
 from client import Client, Tensors
-from fleet import KINDS, running
+from fleet import KINDS, PROGRAMS, running
 
 CALLERS = 32
 REQUESTS = 7  # of each caller: 224 answers in all
@@ -64,6 +65,20 @@ def test_its_requests_may_run_together(fleet, case):
     status, config = Client(fleet.http).get(f"/v2/models/{case.name}/config")
     assert status == 200
     assert config["max_batch_size"] > 1, config
+
+
+def test_the_padding_that_check_offers_is_that_of_the_padded_model(tmp_path):
+    case = next(case for case in CASES if case.name == "text_encoder")
+    version = tmp_path / case.name / "1"
+    version.mkdir(parents=True)
+    case.write(version)
+    check = [PROGRAMS / "batchfleet", "check", version.parent]
+    report = subprocess.run(check, check=True, capture_output=True, text=True).stdout
+    offered = report.partition("config.pbtxt:\n\n")[2]
+    assert 'key: "pad" value { string_value: "input_ids:1=0 attention_mask:1=0" }' in offered, report
+    (version.parent / "config.pbtxt").write_text(offered)
+    report = subprocess.run(check, check=True, capture_output=True, text=True).stdout
+    assert "run together, padded" in report and "config.pbtxt:" not in report, report
 
 
 def compare(answer: Tensors, expected: Tensors, tolerance: float) -> None:

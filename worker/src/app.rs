@@ -14,6 +14,7 @@ use crate::{
     error::WorkerError,
     metrics::WorkerMetrics,
     model::Model,
+    report::ModelReport,
     repository::{self, BadModel, ModelSource, Scan},
     retry::Outage,
     settings::ModelSettings,
@@ -73,6 +74,18 @@ impl Loaded {
             process.liveness.require(model.liveness());
         }
         Ok(Self { models, metrics })
+    }
+
+    /// What the load has found, as a text for each model.
+    pub fn reports(&self) -> Vec<String> {
+        let mut reports: Vec<String> = Vec::new();
+        for (index, model) in self.models.iter().enumerate() {
+            // All instances of a model are alike.
+            if !self.models[..index].iter().any(|earlier| earlier.queue() == model.queue()) {
+                reports.push(ModelReport::new(&model.plan).to_string());
+            }
+        }
+        reports
     }
 
     /// Starts to serve the models. Returns once all models are announced or `shutdown` is

@@ -108,6 +108,11 @@ impl RowLengths {
         f64::from(job.rows) * self.row_units(job)
     }
 
+    /// The length of rows to expect before the first request is known.
+    pub(crate) fn expected_length(&self) -> u64 {
+        self.expected
+    }
+
     /// What a row costs before the first request is known.
     pub(crate) fn expected_units(&self) -> f64 {
         self.cost().units(self.expected)

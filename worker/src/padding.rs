@@ -126,7 +126,7 @@ impl Padding {
 
 /// The parameters that pad the inputs of a text encoder as it is usually exported: token ids and a
 /// mask of two dimensions, with free second dimensions. `None` for other models.
-pub(crate) fn suggestion(model: &ModelSpec, graph: &Graph) -> Option<String> {
+pub(crate) fn suggestion(model: &ModelSpec, graph: &Graph) -> Option<BTreeMap<String, String>> {
     const IDS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
     let is_open = |name: &str| {
         let mut inputs = model.inputs.iter();
@@ -138,7 +138,7 @@ pub(crate) fn suggestion(model: &ModelSpec, graph: &Graph) -> Option<String> {
     }
     let pad: Vec<String> =
         IDS.iter().filter(|name| is_open(name)).map(|name| format!("{name}:1=0")).collect();
-    let mut lines = vec![parameter(PAD, &pad.join(" "))];
+    let mut parameters = BTreeMap::from([(PAD.to_owned(), pad.join(" "))]);
     let follows = |output: &&TensorSpec| {
         let of_input = graph.input(IDS[0]).and_then(|dims| dims.get(1));
         let of_output = graph.output(&output.name).and_then(|dims| dims.get(1));
@@ -148,13 +148,31 @@ pub(crate) fn suggestion(model: &ModelSpec, graph: &Graph) -> Option<String> {
     let cut: Vec<String> =
         model.outputs.iter().filter(follows).map(|output| format!("{}:1", output.name)).collect();
     if !cut.is_empty() {
-        lines.push(parameter(CUT, &cut.join(" ")));
+        parameters.insert(CUT.to_owned(), cut.join(" "));
     }
-    Some(lines.join(" "))
+    Some(parameters)
 }
 
-fn parameter(key: &str, value: &str) -> String {
-    format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}")
+/// Cuts the second dimension of another output. Returns whether the output was not cut before.
+pub(crate) fn also_cut(parameters: &mut BTreeMap<String, String>, output: &str) -> bool {
+    let cut = parameters.entry(CUT.to_owned()).or_default();
+    let entry = format!("{output}:1");
+    if entries(cut).any(|known| known == entry) {
+        return false;
+    }
+    if !cut.is_empty() {
+        cut.push(' ');
+    }
+    cut.push_str(&entry);
+    true
+}
+
+/// The lines of a `config.pbtxt` with these parameters.
+pub(crate) fn lines(parameters: &BTreeMap<String, String>) -> String {
+    let line = |(key, value): (&String, &String)| {
+        format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}")
+    };
+    parameters.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The entries of a list, separated by spaces or commas.

@@ -35,6 +35,8 @@ pub(crate) struct ServingPlan {
     pub(crate) tracer: Tracer,
     /// What users of the model should know about how it is served, as sentences.
     pub(crate) notes: Vec<String>,
+    /// Lines that its `config.pbtxt` should have, as far as the load has found them.
+    pub(crate) config_lines: Vec<String>,
 }
 
 impl ServingPlan {

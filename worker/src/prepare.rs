@@ -1,6 +1,8 @@
 //! Makes a loaded model ready to serve: finds inputs that it takes, proves that requests may share a
 //! batch, warms it up, and plans how it is served.
 
+mod padding;
+
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use batchfleet_broker::ModelSpec;
@@ -8,6 +10,7 @@ use batchfleet_policy::{BatchMode, BatchPolicy, Climb, CostModel, QueueLoad};
 use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tracing::{info, warn};
 
+use self::padding::Declared;
 use crate::{
     config::Backend,
     engine::{Engine, EngineError},
@@ -17,9 +20,8 @@ use crate::{
     labels,
     lengths::RowLengths,
     limit::{BatchLimit, whole_units},
-    padding::{self, Padding},
     plan::ServingPlan,
-    proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, prove_padding, samples},
+    proof::{Hints, Mismatch, Objection, Scope, TestRows, prove, samples},
     repository::ModelSource,
     settings::ModelSettings,
     stretch::measure_lengths,
@@ -48,7 +50,20 @@ pub(crate) fn plan(
     let mut notes = source.config.notes(engine.spec());
     notes.extend_from_slice(engine.notes());
     let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
-    let padding = padding(source, engine, &hints, rows.as_ref(), &mut notes)?;
+    let mut config_lines = Vec::new();
+    if source.config.max_batch.is_none() && !engine.spec().batches() {
+        config_lines.push("max_batch_size: 0".to_owned());
+    }
+    let padding = match padding::declared(source, engine, &hints, rows.as_ref(), &mut notes)? {
+        Declared::Nothing => {
+            let lines = padding::suggested(source, engine, &hints, rows.as_ref());
+            notes.extend(lines.as_deref().map(padding::advice));
+            config_lines.extend(lines);
+            None
+        }
+        Declared::Refused => None,
+        Declared::Proven(padding) => Some(padding),
+    };
     let Measured { cost, lengths, usable } = match rows {
         Some(rows) => measure(settings, source, engine, &hints, rows)?,
         None => Measured::nothing(engine.spec())?,
@@ -80,6 +95,7 @@ pub(crate) fn plan(
         sentinel_interval: settings.sentinel_interval,
         tracer: Tracer::default(),
         notes,
+        config_lines,
     };
     check_watchdog(&plan, usual_rows)?;
     Ok(plan)
@@ -256,44 +272,6 @@ fn may_batch(
     let note = no_batch(source, engine, hints.graph, objection)?;
     rows.serve_singly(engine.spec());
     Ok(vec![note])
-}
-
-/// The padding that the config declares, if it changes no answer. Adds notes for the model's users.
-fn padding(
-    source: &ModelSource,
-    engine: &mut dyn Engine,
-    hints: &Hints<'_>,
-    rows: Option<&TestRows>,
-    notes: &mut Vec<String>,
-) -> Result<Option<Arc<Padding>>, WorkerError> {
-    let model = source.queue.clone();
-    let declared = Padding::declared(&source.config.parameters, engine.spec(), hints.graph);
-    let declared = declared.map_err(|problem| source.contradiction(problem))?;
-    let Some(declared) = declared.map(Arc::new) else {
-        if let Some(lines) = padding::suggestion(engine.spec(), hints.graph) {
-            info!(
-                %model, lines,
-                "requests of different lengths run in different batches: these lines of config.pbtxt \
-                 pad them"
-            );
-            notes.push(format!(
-                "only requests of the same length share a batch; {lines} in config.pbtxt pads \
-                 shorter requests"
-            ));
-        }
-        return Ok(None);
-    };
-    let proven = match rows {
-        Some(rows) => prove_padding(engine, hints, rows, &declared),
-        None => Err(Objection::OneLength),
-    };
-    let Err(objection) = proven else { return Ok(Some(declared)) };
-    warn!(%model, %objection, "requests are not padded: only requests of the same length share a batch");
-    notes.push(format!(
-        "only requests of the same length share a batch, although config.pbtxt declares padding: \
-         {objection}"
-    ));
-    Ok(None)
 }
 
 /// Serves a model whose requests cannot be joined one request at a time, unless its config demands a

@@ -13,7 +13,7 @@ use batchfleet_service::{
 };
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
-use crate::repository::{Location, StoreSettings, Wanted};
+use crate::repository::{self, Location, StoreSettings, Wanted};
 
 /// A shorter --max-batch-time would mistake a busy machine for a hung device.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
@@ -225,6 +225,19 @@ impl ModelSettings {
             return Err(InvalidSettings::new("--max-batch-time must be at least 1s"));
         }
         Ok(())
+    }
+
+    /// The same settings; a repository that is the folder of a single model counts as this model of
+    /// its parent folder.
+    #[must_use]
+    pub fn of_folder(mut self) -> Self {
+        if let Location::Folder(folder) = &self.model_repository
+            && let Some((repository, model)) = repository::of_model(folder)
+        {
+            self.model_repository = Location::Folder(repository);
+            self.models = vec![Wanted { name: model, version: None, digest: None }];
+        }
+        self
     }
 
     /// How to read an object store.

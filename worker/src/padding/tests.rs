@@ -99,11 +99,16 @@ fn values_of_every_datatype_are_encoded() {
 
 #[test]
 fn the_usual_export_of_a_text_encoder_is_recognised() {
+    let parameters = suggestion(&encoder(), &Graph::default()).unwrap();
+    assert!(Padding::declared(&parameters, &encoder(), &Graph::default()).unwrap().is_some());
     assert_eq!(
-        suggestion(&encoder(), &Graph::default()).unwrap(),
-        "parameters { key: \"pad\" value { string_value: \"input_ids:1=0 attention_mask:1=0\" } } \
-         parameters { key: \"cut\" value { string_value: \"states:1\" } }"
+        lines(&parameters),
+        "parameters { key: \"cut\" value { string_value: \"states:1\" } }\n\
+         parameters { key: \"pad\" value { string_value: \"input_ids:1=0 attention_mask:1=0\" } }"
     );
+    let mut more = parameters;
+    assert!(also_cut(&mut more, "mask") && !also_cut(&mut more, "states"));
+    assert_eq!(more["cut"], "states:1 mask:1");
     let mut other = encoder();
     other.inputs.push(TensorSpec::new("pixels", Datatype::Fp32, [-1, 3, -1, -1]));
     assert_eq!(suggestion(&other, &Graph::default()), None);

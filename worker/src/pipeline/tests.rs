@@ -67,6 +67,7 @@ fn plan(limit: u32) -> ServingPlan {
         sentinel_interval: Duration::ZERO,
         tracer: Tracer::default(),
         notes: Vec::new(),
+        config_lines: Vec::new(),
     }
 }
 

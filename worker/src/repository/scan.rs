@@ -201,5 +201,18 @@ pub(super) fn folders(path: &Path) -> Result<Vec<String>, RepositoryError> {
     Ok(names)
 }
 
+/// The repository and the name of the model if `folder` is the folder of a model, which has a config
+/// or versions.
+pub(crate) fn of_model(folder: &Path) -> Option<(PathBuf, String)> {
+    let folder = folder.canonicalize().ok()?;
+    let is_version = |name: &String| version_number(name).is_some();
+    let has_versions = || folders(&folder).is_ok_and(|names| names.iter().any(is_version));
+    if !folder.join("config.pbtxt").is_file() && !has_versions() {
+        return None;
+    }
+    let name = folder.file_name()?.to_str()?.to_owned();
+    Some((folder.parent()?.to_owned(), name))
+}
+
 #[cfg(test)]
 mod tests;
