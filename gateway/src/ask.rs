@@ -74,7 +74,8 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// The model is unknown, or the client exceeds its share.
+    /// The model is unknown, the client exceeds its share, or no worker serves the model. Without a
+    /// worker a request is not even parsed: the inputs may have changed since the last worker.
     pub(crate) fn begin(
         &self,
         record: &mut Record<'_>,
@@ -85,6 +86,9 @@ impl Core {
         let model = self.catalog.find(model, version, |name| client.may_use(name))?;
         record.offered(&model.books, version.is_some());
         let seat = self.clients.admit(&client, record.arrived())?;
+        if !model.is_available() {
+            return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
+        }
         Ok(Asked { model, client, _seat: seat })
     }
 

@@ -163,7 +163,8 @@ impl Catalog {
 
     /// Adds new models, and replaces models whose spec has changed. The announcement of a living
     /// worker takes precedence over a controller's promise, and a promise over the announcement of
-    /// a dead worker.
+    /// a dead worker. The announcement of a dead worker replaces nothing: the model may have returned
+    /// under its name with other inputs.
     fn add_new(&self, fleet: &FleetSnapshot) {
         let promise =
             |promise: &'_ Promise| if promise.holds { Evidence::Promise } else { Evidence::Dead };
@@ -180,9 +181,11 @@ impl Catalog {
             }
         }
         let known = self.snapshot();
-        let is_new =
-            |spec: &ModelSpec| known.get(&spec.queue).is_none_or(|model| model.spec != *spec);
-        let news: Vec<_> = specs.into_values().filter(|(spec, _)| is_new(spec)).collect();
+        let is_new = |(spec, evidence): &(&ModelSpec, Evidence)| match known.get(&spec.queue) {
+            None => true,
+            Some(model) => *evidence > Evidence::Dead && model.spec != **spec,
+        };
+        let news: Vec<_> = specs.into_values().filter(is_new).collect();
         if news.is_empty() {
             return;
         }

@@ -127,6 +127,32 @@ async fn models_that_only_dead_workers_have_announced_are_bounded() {
 }
 
 #[test]
+fn a_dead_worker_does_not_bring_back_the_inputs_that_its_model_had() {
+    let Bench { catalog, .. } = Bench::new();
+    let spec = || catalog.find("m", None, |_| true).unwrap().spec.clone();
+    let dead = |workers: Vec<ObservedWorker>| -> Vec<ObservedWorker> {
+        workers.into_iter().map(|worker| ObservedWorker::dead(worker.announcement)).collect()
+    };
+    let fleet = |workers: &[ObservedWorker]| FleetSnapshot {
+        workers: workers.to_vec(),
+        promises: Vec::new(),
+    };
+    let old = dead(workers(1, 1));
+    let mut new = workers(1, 2).split_off(1);
+    new[0].announcement.model.platform = "new".to_owned();
+    catalog.update(fleet(&old));
+    assert_eq!(spec().platform, "");
+    catalog.update(fleet(&[old.clone(), new.clone()].concat()));
+    assert_eq!(spec().platform, "new");
+    // The new worker has died as well, in either order of the announcements.
+    let new = dead(new);
+    for workers in [[old.clone(), new.clone()], [new, old]] {
+        catalog.update(fleet(&workers.concat()));
+        assert_eq!(spec().platform, "new");
+    }
+}
+
+#[test]
 fn the_config_is_that_of_a_living_worker() {
     let bench = Bench::new();
     let observed = |config: Option<&str>, live| {
