@@ -161,7 +161,7 @@ impl FakeState {
         let watch_path = format!("{path}/");
         let (events, receiver) = unbounded_channel();
         let missed = self.changes.iter().filter(|(at, ..)| *at > version);
-        for (_, _, event) in missed.filter(|(_, at, _)| at.starts_with(&watch_path)) {
+        for (_, _, event) in missed.filter(|(_, at, _)| is_child(at, &watch_path)) {
             events.send(line(event)).unwrap();
         }
         self.watches.push(OpenWatch { path: watch_path, events });
@@ -233,9 +233,10 @@ impl FakeState {
             return (StatusCode::OK, object.clone());
         }
         let last = path.rsplit('/').next().unwrap_or_default();
-        // A list of all objects of one kind in the namespace `ml`.
-        if last.ends_with('s') && path.ends_with(&format!("ml/{last}")) {
-            let inside = self.objects.iter().filter(|(at, _)| at.starts_with(&format!("{path}/")));
+        // A list of all objects of one kind in the namespace `ml`, or of all namespaces.
+        let is_list = last.ends_with('s') && path.ends_with(&format!("ml/{last}"));
+        if is_list || path == "/api/v1/namespaces" {
+            let inside = self.objects.iter().filter(|(at, _)| is_child(at, &format!("{path}/")));
             let items: Vec<&Value> = inside.map(|(_, object)| object).collect();
             let metadata = json!({"resourceVersion": self.version.to_string()});
             return (StatusCode::OK, json!({"metadata": metadata, "items": items}));
@@ -274,11 +275,16 @@ impl FakeState {
     }
 
     fn send(&self, path: &str, event: &Value) {
-        for watch in self.watches.iter().filter(|watch| path.starts_with(&watch.path)) {
+        for watch in self.watches.iter().filter(|watch| is_child(path, &watch.path)) {
             // The client may have closed the watch.
             watch.events.send(line(event)).ok();
         }
     }
+}
+
+/// Returns whether an object at `path` is in the collection whose path, with a slash, is `collection`.
+fn is_child(path: &str, collection: &str) -> bool {
+    path.strip_prefix(collection).is_some_and(|name| !name.contains('/'))
 }
 
 /// Returns whether the request (its precondition or its patch) names the uid of the current object

@@ -5,23 +5,29 @@
 //! simultaneous writes the API server refuses one. A new certificate has a new authority. The
 //! authority before it stays in the `APIService`, because other controllers present their previous
 //! certificate for up to a minute.
+//!
+//! When the namespace is deleted, they delete the `APIService`. It belongs to the whole cluster, so it
+//! would outlive the namespace, and Kubernetes finishes the deletion of no namespace while an
+//! `APIService` has no server behind it.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::StreamExt;
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, Secret},
+    api::core::v1::{ConfigMap, Namespace, Secret},
     jiff::{SignedDuration, Timestamp},
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    runtime::{WatchStreamExt, watcher},
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
-use tokio::time::sleep;
-use tracing::{info, warn};
+use tokio::{select, time::sleep};
+use tracing::{debug, info, warn};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
@@ -36,12 +42,15 @@ const DAYS: i64 = 90;
 const RENEW: SignedDuration = SignedDuration::from_hours(24 * 30);
 const PERIOD: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(5);
+/// Shorter, because the deletion of the namespace soon takes the rights of the controller as well.
+const RETRY_DELETION: Duration = Duration::from_millis(200);
 
 /// Keeps the trust of one controller.
 pub(crate) struct Maintenance {
     trust: Arc<Trust>,
     secrets: Api<Secret>,
     apis: Api<APIService>,
+    namespaces: Api<Namespace>,
     system: Api<ConfigMap>,
     namespace: String,
     /// Name of the Service, and of the secret with its certificate.
@@ -54,14 +63,28 @@ impl Maintenance {
             trust,
             secrets: Api::namespaced(client.clone(), namespace),
             apis: Api::all(client.clone()),
+            namespaces: Api::all(client.clone()),
             system: Api::namespaced(client.clone(), SYSTEM),
             namespace: namespace.to_owned(),
             service: service.to_owned(),
         }
     }
 
-    /// Keeps the trust until the future is dropped.
+    /// Keeps the trust until the namespace is deleted, and then deletes the `APIService`. Never
+    /// returns.
     pub(crate) async fn run(self) {
+        select! {
+            () = self.keep() => {}
+            () = self.namespace_deleted() => {}
+        }
+        while let Err(error) = self.delete_api().await {
+            warn!(%error, name = API, "failed to delete the APIService of a deleted namespace");
+            sleep(RETRY_DELETION).await;
+        }
+        pending::<()>().await;
+    }
+
+    async fn keep(&self) {
         loop {
             match self.step().await {
                 Ok(()) => sleep(PERIOD).await,
@@ -71,6 +94,48 @@ impl Maintenance {
                 }
             }
         }
+    }
+
+    /// Returns once the deletion of the namespace has begun.
+    async fn namespace_deleted(&self) {
+        let changes = watcher::watch_object(self.namespaces.clone(), &self.namespace);
+        let mut changes = pin!(changes.default_backoff());
+        loop {
+            match changes.next().await {
+                Some(Ok(Some(namespace))) if namespace.metadata.deletion_timestamp.is_some() => {
+                    return;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => debug!(%error, "failed to watch the namespace"),
+                None => return pending().await,
+            }
+        }
+    }
+
+    /// Deletes the `APIService`, unless it belongs to another provider.
+    async fn delete_api(&self) -> Result<(), MaintenanceError> {
+        let Some(api) = self.apis.get_opt(API).await? else { return Ok(()) };
+        if self.check_provider(&api).is_err() {
+            return Ok(());
+        }
+        let same = Preconditions { uid: api.uid(), resource_version: None };
+        let params = DeleteParams::default().preconditions(same);
+        match self.apis.delete(API, &params).await {
+            Err(kube::Error::Api(refusal)) if matches!(refusal.code, 404 | 409) => {}
+            deleted => drop(deleted?),
+        }
+        info!(name = API, "deleted the APIService, because its namespace is being deleted");
+        Ok(())
+    }
+
+    /// Returns an error if the `APIService` belongs to another provider.
+    fn check_provider(&self, api: &APIService) -> Result<(), MaintenanceError> {
+        let service = api.spec.as_ref().and_then(|spec| spec.service.clone()).unwrap_or_default();
+        let provider = [service.namespace, service.name].map(Option::unwrap_or_default);
+        if provider == [self.namespace.clone(), self.service.clone()] {
+            return Ok(());
+        }
+        Err(MaintenanceError::OtherProvider(provider.join("/")))
     }
 
     /// Brings the trust up to date.
@@ -132,12 +197,9 @@ impl Maintenance {
 
     /// Enters the authority in the `APIService`, unless that belongs to another provider.
     async fn enter_authority(&self, authority: &str) -> Result<(), MaintenanceError> {
-        let spec = self.apis.get(API).await?.spec.unwrap_or_default();
-        let service = spec.service.unwrap_or_default();
-        let provider = [service.namespace, service.name].map(Option::unwrap_or_default);
-        if provider != [self.namespace.clone(), self.service.clone()] {
-            return Err(MaintenanceError::OtherProvider(provider.join("/")));
-        }
+        let api = self.apis.get(API).await?;
+        self.check_provider(&api)?;
+        let spec = api.spec.unwrap_or_default();
         let bundle = ByteString(authority.as_bytes().to_vec());
         if spec.ca_bundle.as_ref() == Some(&bundle) {
             return Ok(());

@@ -348,3 +348,39 @@ async fn the_api_service_of_another_provider_is_left_alone() {
     assert!(error.contains("belongs to the service ml/prometheus-adapter"), "{error}");
     assert_eq!(server.writes(), ["POST secrets/metrics"]);
 }
+
+/// A namespace whose deletion has begun.
+fn deleted_namespace() -> serde_json::Value {
+    json!({"metadata": {"name": "ml", "deletionTimestamp": "2026-01-01T00:00:00Z"}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_api_service_does_not_outlive_its_namespace() {
+    let (_, aggregator) = issued("front-proxy-client");
+    let server = cluster(&aggregator, "metrics");
+    server.add("/api/v1/namespaces/ml", json!({"metadata": {"name": "ml"}}));
+    let maintained = tokio::spawn(maintenance(&server, &Arc::new(Trust::new())).run());
+    tokio::time::sleep(std::time::Duration::from_mins(3)).await;
+    assert!(!server.get("v1beta1.external.metrics.k8s.io").is_null());
+    // The first attempt fails.
+    server.refuse("apiservices", 503);
+    server.edit("/api/v1/namespaces/ml", |namespace| *namespace = deleted_namespace());
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    server.refuse("apiservices", 0);
+    server.writes();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(server.writes(), ["DELETE apiservices/v1beta1.external.metrics.k8s.io"]);
+    assert!(server.get("v1beta1.external.metrics.k8s.io").is_null());
+    maintained.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_api_service_of_another_provider_survives_the_namespace() {
+    let (_, aggregator) = issued("front-proxy-client");
+    let server = cluster(&aggregator, "prometheus-adapter");
+    server.add("/api/v1/namespaces/ml", deleted_namespace());
+    let maintained = tokio::spawn(maintenance(&server, &Arc::new(Trust::new())).run());
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(!server.get("v1beta1.external.metrics.k8s.io").is_null());
+    maintained.abort();
+}
