@@ -3,7 +3,7 @@
 use std::{future::pending, sync::Arc};
 
 use actix_web::dev::ServerHandle;
-use batchfleet_broker::{Broker, Observer};
+use batchfleet_broker::Observer;
 use batchfleet_service::{
     InvalidSettings, LongTasks, OutageSettings, Process, Readiness, TaskEnded, follow_outages,
 };
@@ -21,6 +21,7 @@ use crate::{
     cluster::Cluster,
     crd::ModelFleet,
     external::{self, DepthSource},
+    late_broker::LateBroker,
     lease::LeaderCandidate,
     metrics::ControllerMetrics,
     objects::MANAGER,
@@ -29,7 +30,8 @@ use crate::{
     snapshot::Snapshots,
 };
 
-/// Controls the fleets of a namespace until shutdown.
+/// Controls the fleets of a namespace until shutdown. While Redis is unreachable, also at the start, the
+/// controller keeps the objects of fleets, and their statuses say so.
 ///
 /// # Errors
 /// Contradictory settings, or a cluster or Redis that cannot be reached.
@@ -38,17 +40,18 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     let client = Client::try_default().await?;
     let namespace =
         settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let Some(broker) = settings.redis.connect(&process.shutdown).await? else { return Ok(()) };
+    settings.redis.address()?;
+    let broker = Arc::new(LateBroker::new());
     // The start time makes the identity unique: a process that restarts under the same name is a
     // new candidate.
     let identity = format!("{}-{}", settings.identity, Timestamp::now().as_millisecond());
     let (leading, leads) = watch::channel(false);
+    let mut tasks = LongTasks::default();
     let leases = Api::namespaced(client.clone(), &namespace);
     let candidate = LeaderCandidate::new(leases, MANAGER, identity.clone());
-    let mut tasks = LongTasks::default();
     let released = elect(candidate, leading, &process.shutdown, &mut tasks);
     let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(identity) };
-    let observer = broker.observer().await?;
+    let observer: Arc<dyn Observer> = broker.clone();
     follow_redis(&observer, &process.readiness, settings.outage, &mut tasks);
     let snapshots = Arc::new(Snapshots::new(observer.clone()));
     let source = DepthSource {
@@ -62,7 +65,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         cluster,
         snapshots,
         observer,
-        controller: broker.controller().await?,
+        controller: broker.clone(),
         events: EventSink { client: client.clone(), reporter },
         defaults,
         metrics: ControllerMetrics::registered(&process.registry)?,
@@ -71,7 +74,6 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         fleets: FleetStates::default(),
     });
     info!(namespace, "controlling fleets");
-    process.readiness.ready();
     let forgetting = context.clone();
     tasks.spawn("deleted fleets", async move { forgetting.forget_deleted().await });
     // Only fleets trigger turns. Changes of a fleet's objects do not, because each fleet has a turn
@@ -85,6 +87,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     .for_each(|_| async {});
     select! {
         () = turns => {}
+        Err(failed) = connect(settings, &broker, &process) => return Err(failed),
         () = watches => return Err(TaskEnded::returned("watches of the cluster").into()),
         ended = tasks.ended() => return Err(ended.into()),
     }
@@ -95,6 +98,20 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         () = released.cancelled() => Ok(()),
         ended = tasks.ended() => Err(ended.into()),
     }
+}
+
+/// Connects to Redis. Then never returns, because the end of this function is the end of the program.
+async fn connect(
+    settings: &ControllerSettings,
+    broker: &LateBroker,
+    process: &Process,
+) -> anyhow::Result<()> {
+    if let Some(connected) = settings.redis.connect(&process.shutdown).await? {
+        broker.connected(&connected).await?;
+        info!("connected to Redis");
+        process.readiness.ready();
+    }
+    pending().await
 }
 
 /// Starts the election. Returns a token that is cancelled once the lease is released, after the

@@ -16,6 +16,7 @@ mod error;
 mod external;
 #[cfg(test)]
 mod fake;
+mod late_broker;
 mod lease;
 mod meter;
 mod metrics;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::{fake::FakeApi, objects::WorkerRedis, sample};
+use crate::{fake::FakeApi, late_broker::LateBroker, objects::WorkerRedis, sample};
 
 const FLEETS: &str = "/apis/batchfleet.dev/v1alpha1/namespaces/ml/modelfleets/digits";
 
@@ -33,6 +33,8 @@ struct World {
     /// The watch tasks, until the first turn starts them.
     watches: Option<BoxFuture<'static, ()>>,
     broker: MemoryBroker,
+    /// The controller's connection to the broker.
+    redis: Arc<LateBroker>,
     offered: u64,
     /// Whether the autoscaler removes workers, which it does only while it reads its metric.
     autoscaler_shrinks: bool,
@@ -40,18 +42,26 @@ struct World {
 
 impl World {
     async fn new(changes: &Value) -> Self {
+        let world = Self::unconnected(changes).await;
+        world.redis.connected(&world.broker).await.unwrap();
+        world
+    }
+
+    /// A cluster whose controller has not reached Redis yet.
+    async fn unconnected(changes: &Value) -> Self {
         let server = FakeApi::default();
         server.add(FLEETS, fleet(changes));
         let broker = MemoryBroker::new(1_000);
         let (leading, leads) = watch::channel(true);
         let redis = WorkerRedis::Url("redis://redis:6379/0".to_owned());
         let (cluster, watches) = Cluster::new(&server.client(), "ml");
-        let observer = broker.observer().await.unwrap();
+        let late = Arc::new(LateBroker::new());
+        let observer: Arc<dyn Observer> = late.clone();
         let context = Arc::new(Context {
             cluster,
             snapshots: Arc::new(Snapshots::new(observer.clone())),
             observer,
-            controller: broker.controller().await.unwrap(),
+            controller: late.clone(),
             defaults: WorkerDefaults {
                 image: "worker:1".to_owned(),
                 redis,
@@ -76,6 +86,7 @@ impl World {
             newer: None,
             watches: Some(watches),
             broker,
+            redis: late,
             offered: 0,
             autoscaler_shrinks: true,
         }

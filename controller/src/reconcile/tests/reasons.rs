@@ -177,3 +177,18 @@ async fn the_series_of_a_fleet_end_with_the_fleet() {
     assert_eq!(conditions(), [""; 0]);
     forgetting.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_waits_for_redis_keeps_the_objects_and_says_what_it_waits_for() {
+    let mut world = World::unconnected(&json!({})).await;
+    let written = world.tick(10).await.unwrap();
+    assert!(written.contains(&"PATCH deployments/digits".to_owned()), "{written:?}");
+    let reason = world.status("reason");
+    assert_eq!((reason, world.condition("Ready")), (json!("RedisUnreachable"), json!("False")));
+    let explanation = world.status("explanation");
+    assert!(explanation.as_str().unwrap().contains("Redis cannot be read"), "{explanation}");
+    world.redis.connected(&world.broker).await.unwrap();
+    world.ticks(8, 10).await;
+    let reason = world.status("reason");
+    assert_eq!((reason, world.condition("Ready")), (json!("AsDesired"), json!("True")));
+}
