@@ -14,6 +14,8 @@ pub struct WaitingRows {
     pub rows: u32,
     /// S: the length to which its rows are padded if they run alone.
     pub length: u64,
+    /// The time until its deadline.
+    pub left: Duration,
 }
 
 /// The largest batch that may run.
@@ -35,6 +37,8 @@ pub struct LargestBatch {
 /// length of the last, the first i requests take
 ///
 /// C(i) = min over j < i of C(j) + T(j, i).
+///
+/// The batch is made smaller if it would end after the deadline of one of its requests.
 pub fn companions(
     cost: &CostModel,
     lengths: &LengthCost,
@@ -50,8 +54,43 @@ pub fn companions(
     let end = cuts.partition_point(|&cut| cut <= place).min(cuts.len() - 1);
     let begin = end.checked_sub(1).map_or(0, |before| cuts[before]);
     let mut together = order[begin..cuts[end]].to_vec();
+    end_in_time(cost, lengths, waiting, lead, &mut together);
     together.sort_unstable();
     together
+}
+
+/// Leaves the longest requests to later batches until the batch ends before the deadlines of all
+/// its requests, except those that would be late alone. The request at `lead` stays.
+fn end_in_time(
+    cost: &CostModel,
+    lengths: &LengthCost,
+    waiting: &[WaitingRows],
+    lead: usize,
+    together: &mut Vec<usize>,
+) {
+    let takes = |indices: &[usize]| {
+        let rows = indices.iter().map(|&at| waiting[at].rows).sum();
+        let length = indices.iter().map(|&at| waiting[at].length).max().unwrap_or_default();
+        Duration::from_secs_f64(batch_seconds(cost, lengths, rows, length))
+    };
+    let may_be_in_time = |&at: &usize| takes(&[at]) <= waiting[at].left;
+    loop {
+        let hurried = together.iter().copied().filter(may_be_in_time);
+        let hurried = hurried.min_by_key(|&at| waiting[at].left);
+        let Some(hurried) = hurried.filter(|&at| takes(together) > waiting[at].left) else {
+            return;
+        };
+        let others = together.iter().copied().filter(|&at| at != lead && at != hurried);
+        let longest = others.max_by_key(|&at| waiting[at].length);
+        let leaves = if takes(&[lead, hurried]) > waiting[hurried].left && hurried != lead {
+            // Beside the lead, the request would be late in any batch.
+            Some(hurried)
+        } else {
+            longest
+        };
+        let Some(leaves) = leaves else { return };
+        together.retain(|&at| at != leaves);
+    }
 }
 
 /// Returns the expected time of the batches into which [`companions`] cuts all `waiting` requests.
@@ -112,7 +151,10 @@ fn cuts(
 /// The time of requests in order of length as one batch.
 fn seconds(cost: &CostModel, lengths: &LengthCost, sorted: &[WaitingRows]) -> f64 {
     let rows: u32 = sorted.iter().map(|request| request.rows).sum();
-    let length = sorted.last().map_or(0, |longest| longest.length);
+    batch_seconds(cost, lengths, rows, sorted.last().map_or(0, |longest| longest.length))
+}
+
+fn batch_seconds(cost: &CostModel, lengths: &LengthCost, rows: u32, length: u64) -> f64 {
     cost.seconds(whole(f64::from(rows) * lengths.units(length)))
 }
 
@@ -147,7 +189,7 @@ mod tests {
     }
 
     fn single_rows(lengths: &[u64]) -> Vec<WaitingRows> {
-        lengths.iter().map(|&length| WaitingRows { rows: 1, length }).collect()
+        lengths.iter().map(|&length| WaitingRows { rows: 1, length, left: Duration::MAX }).collect()
     }
 
     #[test]
@@ -173,6 +215,22 @@ mod tests {
         assert_eq!(companions(&cost(4.0), &lengths(), small, &long, 0), [0]);
     }
 
+    #[test]
+    fn a_batch_ends_before_the_deadlines_that_can_be_kept() {
+        let mut waiting = single_rows(&[16, 16, 512, 480]);
+        let with = |waiting: &[WaitingRows], lead| {
+            companions(&cost(100.0), &lengths(), ANY, waiting, lead)
+        };
+        assert_eq!(with(&waiting, 0), [0, 1, 2, 3], "256 units take 126 ms");
+        waiting[0].left = Duration::from_millis(115);
+        assert_eq!(with(&waiting, 0), [0, 1]);
+        assert_eq!(with(&waiting, 2), [0, 2]);
+        waiting[0].left = Duration::from_millis(108);
+        assert_eq!(with(&waiting, 2), [1, 2, 3], "beside the lead, the first would be late");
+        waiting[0].left = Duration::from_millis(50);
+        assert_eq!(with(&waiting, 0), [0, 1, 2, 3], "too late anyway");
+    }
+
     /// The least time of all ways to cut.
     fn exhaustive(cost: &CostModel, lengths: &LengthCost, sorted: &[WaitingRows]) -> f64 {
         (1..=sorted.len())
@@ -192,7 +250,7 @@ mod tests {
         ) {
             let (cost, lengths) = (cost(fixed), lengths());
             let waiting: Vec<WaitingRows> =
-                requests.iter().map(|&(rows, length)| WaitingRows { rows, length }).collect();
+                requests.iter().map(|&(rows, length)| WaitingRows { rows, length, left: Duration::MAX }).collect();
             let found = composed_time(&cost, &lengths, ANY, &waiting).as_secs_f64();
             let mut sorted = waiting.clone();
             sorted.sort_by_key(|request| request.length);

@@ -4,6 +4,7 @@ pub mod batches;
 pub mod capacity;
 pub mod fleet;
 mod goal;
+pub mod lengths;
 mod optimum;
 pub mod slow;
 
@@ -12,7 +13,7 @@ pub use goal::{Bar, Candidate, Goal, InProcess, MAX_BATCH, SLO};
 /// Measures all goals and returns whether all were reached. `report` is called after each goal and
 /// returns whether to continue.
 pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
-    let groups: [fn() -> Vec<Goal>; 10] = [
+    let groups: [fn() -> Vec<Goal>; 11] = [
         || capacity::cases().iter().map(|case| case.goal(&InProcess)).collect(),
         || batches::latency(&InProcess),
         || batches::on_time(&InProcess),
@@ -20,6 +21,7 @@ pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
         slow::open,
         slow::recovery,
         batches::learning,
+        lengths::composition,
         batches::cost_of_a_decision,
         || fleet::cases().iter().flat_map(|case| case.goals(&InProcess)).collect(),
         || fleet::steadiness(&InProcess),

@@ -1,6 +1,6 @@
 //! Measures the goals of the decisions in simulation, like `batchfleet simulate --goals`.
 
-use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet, slow};
+use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet, lengths, slow};
 
 fn all_reached(goals: &[Goal]) -> bool {
     for goal in goals {
@@ -37,6 +37,11 @@ fn n_does_not_swing_near_the_capacity_within_the_target_and_returns_after_a_crow
 #[test]
 fn n_is_right_again_20_batches_after_the_model_became_twice_as_slow() {
     assert!(all_reached(&batches::learning()));
+}
+
+#[test]
+fn requests_of_different_lengths_run_at_95_percent_of_the_optimum() {
+    assert!(all_reached(&lengths::composition()));
 }
 
 #[test]

@@ -86,7 +86,8 @@ impl HeldJob {
 
     /// The rows that run next, for the choice of the jobs that run together.
     pub(crate) fn waiting_rows(&self) -> WaitingRows {
-        WaitingRows { rows: self.part_rows(), length: self.length }
+        let left = self.delivery.deadline.saturating_duration_since(Instant::now());
+        WaitingRows { rows: self.part_rows(), length: self.length, left }
     }
 
     /// What each row costs, in units.

@@ -11,6 +11,8 @@ use crate::{
     padding::Padding,
 };
 
+mod deadlines;
+
 fn layout() -> Layout {
     Layout::of(&spec(64))
 }
