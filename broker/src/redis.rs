@@ -58,6 +58,7 @@ mod strays;
 mod target;
 mod tasks;
 mod traffic;
+mod users;
 mod value_limit;
 mod values;
 mod watched;
@@ -71,6 +72,7 @@ use tracing::warn;
 pub use self::{
     address::RedisAddress,
     denials::{Denials, denials},
+    users::RedisUsers,
 };
 use self::{
     connections::Connections, controller::RedisController, locator::Locator,

@@ -5,7 +5,6 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use batchfleet_broker::{QueueName, redis::acl};
 use batchfleet_service::InvalidSettings;
 use clap::Args;
-use sha2::{Digest, Sha256};
 
 use crate::tool::say;
 
@@ -44,15 +43,10 @@ pub(crate) fn main(settings: &RedisAclSettings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The rule with the SHA-256 of the password in a file, and a space.
+/// The rule that makes the password in a file valid, and a space.
 fn hash(file: &PathBuf) -> Result<String, InvalidSettings> {
-    use std::fmt::Write;
     let password = fs::read_to_string(file).map_err(|error| {
         InvalidSettings::new(format_args!("--password-file {}: {error}", file.display()))
     })?;
-    let mut rule = "#".to_owned();
-    for byte in Sha256::digest(password.trim().as_bytes()) {
-        write!(rule, "{byte:02x}").map_err(InvalidSettings::new)?;
-    }
-    Ok(rule + " ")
+    Ok(acl::password(password.trim()) + " ")
 }

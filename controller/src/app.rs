@@ -68,6 +68,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         controller: broker.clone(),
         events: EventSink { client: client.clone(), reporter },
         defaults,
+        users: settings.model_users(&client, &namespace)?.map(Arc::new),
         metrics: ControllerMetrics::registered(&process.registry)?,
         leads,
         started: Instant::now(),
@@ -76,6 +77,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     info!(namespace, "controlling fleets");
     let forgetting = context.clone();
     tasks.spawn("deleted fleets", async move { forgetting.forget_deleted().await });
+    keep_users(&context, &mut tasks);
     // Only fleets trigger turns. Changes of a fleet's objects do not, because each fleet has a turn
     // every tick anyway.
     let turns = Controller::new(
@@ -156,6 +158,14 @@ fn serve_depths(
         }
     });
     Ok(Some(serving.handle))
+}
+
+/// Keeps the Redis users of the fleets' models, if the settings want them.
+fn keep_users(context: &Arc<Context>, tasks: &mut LongTasks) {
+    if let Some(users) = context.users.clone() {
+        let context = Arc::clone(context);
+        tasks.spawn("Redis users of models", async move { users.run(context).await });
+    }
 }
 
 fn follow_redis(

@@ -6,7 +6,12 @@ mod mirror;
 mod rivals;
 mod state;
 
-use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+    hash::Hash,
+    sync::Arc,
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use k8s_openapi::{
@@ -36,7 +41,7 @@ use self::{
 use crate::{
     crd::{ModelFleet, ModelFleetStatus},
     error::ControlError,
-    objects::{FLEET, FleetObjects, MANAGER, pod_monitor},
+    objects::{FLEET, FleetObjects, MANAGER, mounted_keys, pod_monitor},
 };
 
 /// Annotation with the controller version and the fleet generation that an object was made from.
@@ -114,6 +119,29 @@ impl Cluster {
             rival,
             elder: elders.iter().map(|elder| elder.name_any()).min(),
         })
+    }
+
+    /// Returns the names of the models of all fleets.
+    ///
+    /// # Errors
+    /// If the watch of the fleets has failed.
+    pub(crate) async fn models(&self) -> Result<BTreeSet<String>, ControlError> {
+        self.fleets.is_installed().await?;
+        Ok(self.fleets.all(|_| true).iter().map(|fleet| fleet.model_name()).collect())
+    }
+
+    /// Returns the keys of a secret that the pods of all fleets mount.
+    ///
+    /// # Errors
+    /// If the watch of the pods has failed.
+    pub(crate) async fn mounted_keys(
+        &self,
+        secret: &str,
+    ) -> Result<BTreeSet<String>, ControlError> {
+        self.pods.is_installed().await?;
+        let pods = self.pods.all(|_| true);
+        let specs = pods.iter().filter_map(|pod| pod.spec.as_ref());
+        Ok(specs.flat_map(|spec| mounted_keys(spec, secret)).collect())
     }
 
     /// Applies the desired objects. Objects that already match, and objects that the fleet does not

@@ -5,7 +5,7 @@
 //! fleets, `observe` selects the data of one fleet, `meter` adds up the traffic that gateways
 //! counted, `decide` chooses the number of workers, `cluster` applies the objects, `problem` finds out
 //! why pods do not serve, `report` writes the status, and `target` determines when the batch target
-//! must be published.
+//! must be published. `model_users` keeps the Redis users of the workers.
 
 mod app;
 mod certificates;
@@ -20,6 +20,7 @@ mod late_broker;
 mod lease;
 mod meter;
 mod metrics;
+mod model_users;
 pub mod objects;
 mod observe;
 mod pods;

@@ -30,6 +30,7 @@ pub(crate) use self::{
     autoscaler::QUEUE_DEPTH,
     identity::{FLEET, MANAGER},
     monitor::pod_monitor,
+    pod::{mounted_keys, mounts_secret},
 };
 
 /// Loading a model may take ten minutes before the rollout counts as stuck.

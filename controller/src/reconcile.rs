@@ -4,7 +4,7 @@ mod fleets;
 #[cfg(test)]
 mod tests;
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{borrow::Cow, iter, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Announcement, BrokerError, Controller, Observer, roles::REMEMBERED};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -29,6 +29,7 @@ use crate::{
     decide::{Decision, FleetInput, TICK, slo},
     error::ControlError,
     metrics::ControllerMetrics,
+    model_users::ModelUsers,
     objects::{FleetObjects, MANAGER, WorkerDefaults},
     observe::FleetView,
     pods::jobs_by_host,
@@ -58,6 +59,8 @@ pub(crate) struct Context {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) controller: Arc<dyn Controller>,
     pub(crate) defaults: WorkerDefaults,
+    /// The Redis users of the workers; `None` if all workers share one user.
+    pub(crate) users: Option<Arc<ModelUsers>>,
     pub(crate) events: EventSink,
     pub(crate) metrics: ControllerMetrics,
     /// Whether this process is the leader. The other controllers also observe and decide but do not
@@ -86,6 +89,16 @@ impl Context {
         if let Some([namespace, name]) = self.fleets.forget(uid) {
             self.metrics.forget([&namespace, &name]);
             info!(namespace, fleet = name, "forgot deleted fleet");
+        }
+    }
+
+    /// Returns the settings of a fleet's workers.
+    fn defaults(&self, fleet: &ModelFleet, existing: &ClusterState) -> Cow<'_, WorkerDefaults> {
+        let deployment = existing.deployment.owned();
+        let own = self.users.as_ref().and_then(|it| it.redis_of(&fleet.model_name(), deployment));
+        match own {
+            Some(redis) => Cow::Owned(WorkerDefaults { redis, ..self.defaults.clone() }),
+            None => Cow::Borrowed(&self.defaults),
         }
     }
 }
@@ -234,7 +247,8 @@ async fn apply(
     scaled_by: &ScaledBy,
     context: &Context,
 ) -> Result<(), ControlError> {
-    let objects = FleetObjects::of(fleet, decision.size, &context.defaults);
+    let defaults = context.defaults(fleet, existing);
+    let objects = FleetObjects::of(fleet, decision.size, &defaults);
     let mut healed = Vec::new();
     let applied = context.cluster.apply(fleet, objects, existing, &mut healed).await;
     for Healed(note) in healed {

@@ -2,12 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use batchfleet_broker::redis::{RedisAddress, RedisBroker};
 use batchfleet_service::{
     InvalidSettings, OutageSettings, ProcessSettings, RedisSettings, settings::listen_address,
 };
 use clap::{Args, Parser, Subcommand};
+use kube::Client;
 
 use crate::{
+    model_users::ModelUsers,
     objects::{RedisTls, WorkerDefaults, WorkerRedis},
     secrets::SecretsSettings,
 };
@@ -59,6 +62,27 @@ pub struct ControllerSettings {
     /// the keys `ca.crt`, `tls.crt` and `tls.key`
     #[arg(long, env = "BATCHFLEET_WORKER_REDIS_TLS_SECRET", value_name = "NAME")]
     pub worker_redis_tls_secret: Option<String>,
+
+    /// Secret that the controller fills with a Redis user for each model, whose rights cover this
+    /// model only. The workers of the model use it. Workers that run already keep the shared user
+    /// until the user of their model exists [default: none, all workers share one user]
+    #[arg(
+        long,
+        env = "BATCHFLEET_MODEL_USERS_SECRET",
+        requires = "redis_admin_url_file",
+        value_name = "NAME"
+    )]
+    pub model_users_secret: Option<String>,
+
+    /// A file that contains only the URL of Redis with a user who may call `ACL SETUSER`, `ACL
+    /// DELUSER` and `ACL USERS`
+    #[arg(
+        long,
+        env = "BATCHFLEET_REDIS_ADMIN_URL_FILE",
+        requires = "model_users_secret",
+        value_name = "FILE"
+    )]
+    pub redis_admin_url_file: Option<PathBuf>,
 
     /// User and group ID of workers, or `none` where the cluster assigns them (`OpenShift`)
     #[arg(
@@ -204,6 +228,27 @@ impl ControllerSettings {
             monitor_labels,
             monitor_interval,
         })
+    }
+}
+
+impl ControllerSettings {
+    /// Returns the keeper of the Redis users of models, if they are wanted.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or an address is invalid.
+    pub(crate) fn model_users(
+        &self,
+        client: &Client,
+        namespace: &str,
+    ) -> Result<Option<ModelUsers>, InvalidSettings> {
+        let Some(secret) = &self.model_users_secret else { return Ok(None) };
+        let address = self.redis.address()?;
+        let url_file = self.redis_admin_url_file.clone();
+        let admin = RedisAddress { url_file, ..address.clone() };
+        RedisBroker::check(&admin).map_err(|error| {
+            InvalidSettings::new(format_args!("--redis-admin-url-file: {error}"))
+        })?;
+        Ok(Some(ModelUsers::new(client, namespace, secret, address, admin)))
     }
 }
 

@@ -11,6 +11,8 @@
 //!   names are random, and it cannot list them.
 //! - Memory is shared: a worker can fill Redis through its own queue.
 
+use sha2::{Digest, Sha256};
+
 /// The commands that every program sends when it connects, and for pipelines.
 const CONNECTION: &str = "-@all +hello +auth +ping +client|setname +info +role +time +multi +exec \
                           +discard +unwatch";
@@ -45,9 +47,20 @@ pub fn worker(model: Option<&str>) -> String {
     format!("resetchannels {} &bf:{queue}:target {CONNECTION} {WORKER} {selectors}", keys.join(" "))
 }
 
+/// Returns the rule that makes a password valid: its SHA-256, so that rules contain no password.
+pub fn password(password: &str) -> String {
+    Sha256::digest(password).iter().fold("#".to_owned(), |rule, byte| format!("{rule}{byte:02x}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_valid_by_its_hash() {
+        let hash = "#2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        assert_eq!(password("secret"), hash);
+    }
 
     #[test]
     fn the_rules_of_one_model_name_no_other_model() {

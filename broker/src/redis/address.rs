@@ -73,6 +73,20 @@ impl RedisAddress {
         })
     }
 
+    /// Returns the URL with another user and password, which must not need an escape in URLs.
+    ///
+    /// # Errors
+    /// [`BrokerError::Misconfigured`] if the URL cannot be read.
+    pub fn url_of(&self, user: &str, password: &str) -> Result<String, BrokerError> {
+        let url = self.current_url()?;
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| BrokerError::misconfigured("the URL of Redis has no scheme"))?;
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let after_user = authority.rfind('@').map_or(0, |at| at + 1);
+        Ok(format!("{scheme}://{user}:{password}@{}", &rest[after_user..]))
+    }
+
     /// Parses a URL, and reads the certificate files once to check them.
     pub(super) fn parse(&self, url: &str) -> Result<ParsedAddress, BrokerError> {
         let parsed = match url.split_once("+sentinel://") {
@@ -244,6 +258,21 @@ mod tests {
             let error = parse(url).err().unwrap();
             assert!(error.contains(why) && !error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn another_user_gets_the_same_hosts() {
+        for (url, expected) in [
+            ("redis://redis:1/2", "redis://u:p@redis:1/2"),
+            ("rediss://controller:a%40b@redis:1", "rediss://u:p@redis:1"),
+            (
+                "redis+sentinel://:x@a,[::1]:2/main?sentinel_password=y@z",
+                "redis+sentinel://u:p@a,[::1]:2/main?sentinel_password=y@z",
+            ),
+        ] {
+            assert_eq!(RedisAddress::from(url).url_of("u", "p").unwrap(), expected);
+        }
+        assert!(RedisAddress::from("redis").url_of("u", "p").is_err());
     }
 
     #[test]

@@ -65,11 +65,7 @@ impl Locator {
 
     /// Locates the master, without connecting to it.
     pub(super) async fn client(&self, route: &Route) -> RedisResult<Client> {
-        let server = match &route.sentinels {
-            None => route.server.clone(),
-            Some(sentinels) => at(&route.server, sentinels.master().await?),
-        };
-        self.address.client(server)
+        route.client(&self.address).await
     }
 
     async fn open_by(
@@ -163,6 +159,21 @@ impl Locator {
     }
 }
 
+/// Opens one connection to the master for another user than that of the program.
+pub(super) async fn open_once(
+    address: &RedisAddress,
+    config: &AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, BrokerError> {
+    let address = Arc::new(address.clone());
+    let route = Route::new(&address, &address.current_url()?)?;
+    let open = async {
+        let client = route.client(&address).await?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
+        check(&route, &mut connection).await.map(|()| connection)
+    };
+    open.await.map_err(|error| route.explain(error))
+}
+
 fn warn_of_url(error: &str) {
     tracing::warn!(error, "failed to read the URL of Redis, keeping the previous one");
 }
@@ -173,6 +184,14 @@ impl Route {
         let sentinels =
             sentinels.map(|(hosts, name)| Sentinels::new(Arc::clone(address), hosts, name));
         Ok(Self { server, sentinels })
+    }
+
+    async fn client(&self, address: &RedisAddress) -> RedisResult<Client> {
+        let server = match &self.sentinels {
+            None => self.server.clone(),
+            Some(sentinels) => at(&self.server, sentinels.master().await?),
+        };
+        address.client(server)
     }
 
     /// Converts the error of an attempt to connect.

@@ -7,10 +7,13 @@ mod parts;
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{
-        Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, LocalObjectReference,
-        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-        TopologySpreadConstraint, Volume, VolumeMount,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{
+            Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, LocalObjectReference,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SeccompProfile, TopologySpreadConstraint, Volume, VolumeMount,
+        },
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -184,6 +187,19 @@ fn mounts(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<VolumeMount> {
         mounts.push(mount(REDIS_TLS, REDIS_TLS_PATH, Some(true)));
     }
     mounts
+}
+
+/// Returns the keys of a secret that a pod mounts.
+pub(crate) fn mounted_keys(pod: &PodSpec, secret: &str) -> Vec<String> {
+    let volumes = pod.volumes.iter().flatten().filter_map(|volume| volume.secret.as_ref());
+    let mounted = volumes.filter(|source| source.secret_name.as_deref() == Some(secret));
+    mounted.flat_map(|source| source.items.iter().flatten()).map(|item| item.key.clone()).collect()
+}
+
+/// Whether the pods of a Deployment mount keys of a secret.
+pub(crate) fn mounts_secret(deployment: &Deployment, secret: &str) -> bool {
+    let pod = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    pod.is_some_and(|pod| !mounted_keys(pod, secret).is_empty())
 }
 
 fn resources(fleet: &ModelFleet) -> ResourceRequirements {

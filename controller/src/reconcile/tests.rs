@@ -71,6 +71,7 @@ impl World {
                 monitor_labels: std::collections::BTreeMap::new(),
                 monitor_interval: None,
             },
+            users: None,
             events: EventSink { client: server.client(), reporter: Reporter::from("test") },
             metrics: ControllerMetrics::registered(&prometheus::Registry::new()).unwrap(),
             leads,
