@@ -30,18 +30,23 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def users_file(folder: Path, passwords: dict[str, str], *settings: str) -> Path:
-    """The file of users that the init container of the Redis pod writes."""
-    for place in ("config", "passwords", "users"):
+def users_file(folder: Path, passwords: dict[str, str], *settings: str, models: str = "") -> Path:
+    """The file of users that the Redis pod writes. `models` are the users of models that the controller has
+    written."""
+    for place in ("config", "passwords", "users", "models"):
         (folder / place).mkdir()
     rights = chart.the("ConfigMap", "-redis", *settings)["data"]["users.acl"]
     (folder / "config/users.acl").write_text(rights)
     for user, password in passwords.items():
         (folder / "passwords" / user).write_text(password)
-    (container,) = chart.pod_of(chart.the("StatefulSet", "-redis", *settings))["initContainers"]
-    *shell, script = container["command"]
-    subprocess.run([*shell, script.replace("/etc/redis", str(folder))], check=True)
-    return folder / "users/users.acl"
+    if models:
+        (folder / "models/users.acl").write_text(models)
+    pod = chart.pod_of(chart.the("StatefulSet", "-redis", *settings))
+    for container in pod["initContainers"] + pod["containers"]:
+        *shell, script = container["command"]
+        script = script.replace("/etc/redis", str(folder)).replace("exec redis-server", "true")
+        subprocess.run([*shell, script], check=True)
+    return folder / "users/all.acl"
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ FILES = PASSWORDS | {"worker": PASSWORDS["worker"] + "\n"}
 class Server:
     """A Redis with the chart's users and a user `test` with all rights."""
 
-    def __init__(self, folder: Path):
-        users = programs.users_file(folder, FILES)
+    def __init__(self, folder: Path, files: dict[str, str] = FILES, *settings: str, models: str = ""):
+        users = programs.users_file(folder, files, *settings, models=models)
         with users.open("a") as file:
             file.write("user test on nopass ~* &* +@all\n")
         self.port = free_port()
@@ -102,6 +102,27 @@ def test_a_worker_cannot_read_replies(server):
     with pytest.raises(redis.exceptions.NoPermissionError):
         client.get("bf:{m:1}:parcel:1")
     client.close()
+
+
+@pytest.mark.parametrize("models", ["", "user worker.ns.m reset on nopass %R~bf:{m:*}:target +get\n"])
+def test_users_of_models_are_those_that_the_controller_has_written(tmp_path, models):
+    server = Server(tmp_path, FILES | {"admin": "password-of-admin"}, "redis.modelUsers=true", models=models)
+    programs_users = {"default", "gateway", "worker", "controller", "admin", "test"}
+    assert set(server.client.acl_users()) == programs_users | ({"worker.ns.m"} if models else set())
+    admin = server.as_user("admin", "password-of-admin")
+    assert admin.execute_command("ACL", "SETUSER", "worker.ns.n", "on") == "OK"
+    assert admin.execute_command("ACL", "DELUSER", "worker.ns.n") == 1
+    for denied in ("GET bf:{fleet}:epoch", "PUBLISH bf:reply:0 x", "ACL LIST", "CONFIG GET dir", "FLUSHALL"):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            admin.execute_command(*denied.split())
+    admin.close()
+    server.client.close()
+    server.process.terminate()
+    server.process.wait()
+
+
+def test_nobody_may_change_users_unless_models_have_users(server):
+    assert "admin" not in server.client.acl_users()
 
 
 def test_the_default_user_is_off(server):

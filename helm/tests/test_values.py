@@ -211,6 +211,37 @@ def test_another_image_makes_another_job_because_jobs_cannot_be_changed():
     assert job()["metadata"]["name"] != job("images.tag=v2")["metadata"]["name"]
 
 
+def test_users_of_models_are_made_by_the_controller_with_a_secret_of_its_own():
+    setting, secret = "redis.modelUsers=true", "rel-batchfleet-redis-model-users"
+    pod = chart.pod_of(controller(setting))
+    assert f"--model-users-secret={secret}" in container(controller(setting))["args"]
+    assert "--redis-admin-url-file=/etc/batchfleet/redis-admin/url" in container(controller(setting))["args"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "redis-admin"]
+    assert volume["secret"]["secretName"] == "rel-batchfleet-redis-user-admin"
+    assert "--user=admin" in container(job(setting))["args"]
+    names = [name for rule in the("Role", "-controller", setting)["rules"] for name in rule.get("resourceNames", [])]
+    assert secret in names
+    # Redis reads them when it starts, also after the value was switched off, while workers still use them.
+    for settings in ((setting,), ()):
+        volumes = chart.pod_of(the("StatefulSet", "-redis", *settings))["volumes"]
+        (models,) = [each["secret"] for each in volumes if each["name"] == "models"]
+        assert models["secretName"] == secret and models["optional"]
+        assert secret in str(the("ValidatingAdmissionPolicy", "-fleets", *settings))
+
+
+def test_without_users_of_models_the_controller_has_no_right_to_change_users():
+    assert "admin" not in str(container(controller())["args"]).replace("--admin-listen", "")
+    assert "redis-user-admin" not in str(chart.pod_of(controller())) + str(chart.pod_of(the("StatefulSet", "-redis")))
+    assert not [rule for rule in the("Role", "-controller")["rules"] if "secrets" in rule["resources"]]
+
+
+def test_users_of_models_in_an_external_redis_need_the_url_of_an_administrator():
+    assert "redis.external.adminSecret must name the secret" in chart.refusal(*EXTERNAL, "redis.modelUsers=true")
+    settings = [*EXTERNAL, "redis.modelUsers=true", "redis.external.adminSecret=my-admin"]
+    (volume,) = [each for each in chart.pod_of(controller(*settings))["volumes"] if each["name"] == "redis-admin"]
+    assert volume["secret"]["secretName"] == "my-admin"
+
+
 def test_existing_secrets_need_no_job():
     settings = [f"redis.existingSecrets.{user}=my-{user}" for user in ("gateway", "worker", "controller")]
     assert "Job" not in kinds(*settings)

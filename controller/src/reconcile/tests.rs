@@ -5,6 +5,7 @@ mod failures;
 mod others;
 mod reasons;
 mod rollout;
+mod users;
 mod zero;
 
 use batchfleet_broker::{
@@ -49,6 +50,14 @@ impl World {
 
     /// A cluster whose controller has not reached Redis yet.
     async fn unconnected(changes: &Value) -> Self {
+        Self::with_users(changes, |_| None).await
+    }
+
+    /// The same with a keeper of Redis users.
+    async fn with_users(
+        changes: &Value,
+        users: impl FnOnce(&Client) -> Option<ModelUsers>,
+    ) -> Self {
         let server = FakeApi::default();
         server.add(FLEETS, fleet(changes));
         let broker = MemoryBroker::new(1_000);
@@ -71,7 +80,7 @@ impl World {
                 monitor_labels: std::collections::BTreeMap::new(),
                 monitor_interval: None,
             },
-            users: None,
+            users: users(&server.client()).map(Arc::new),
             events: EventSink { client: server.client(), reporter: Reporter::from("test") },
             metrics: ControllerMetrics::registered(&prometheus::Registry::new()).unwrap(),
             leads,

@@ -21,8 +21,14 @@
 {{- ternary "url" .Values.redis.external.secretKey .Values.redis.bundled -}}
 {{- end -}}
 
+{{/* Name of the secret that the controller fills with the users of models. */}}
+{{- define "batchfleet.modelUsersSecret" -}}
+{{- printf "%s-model-users" (include "batchfleet.redisName" .) -}}
+{{- end -}}
+
+{{/* Takes (list $ PROGRAM), or (list $ PROGRAM VOLUME). */}}
 {{- define "batchfleet.redisUrlVolume" -}}
-- name: redis
+- name: {{ if gt (len .) 2 }}{{ index . 2 }}{{ else }}redis{{ end }}
   secret:
     secretName: {{ include "batchfleet.redisSecret" . | quote }}
     defaultMode: 0440
@@ -78,7 +84,7 @@
 {{- define "batchfleet.madeSecrets" -}}
 {{- if .Values.redis.bundled }}
 {{- range $program, $existing := .Values.redis.existingSecrets }}
-{{- if not $existing }}
+{{- if and (not $existing) (or $.Values.redis.modelUsers (ne $program "admin")) }}
 - --user={{ $program }}
 {{- end }}
 {{- end }}

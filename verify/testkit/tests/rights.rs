@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::{process::Command, sync::Arc};
+use std::{process::Command, sync::Arc, time::Duration};
 
-use batchfleet_loadgen::{Echo, Length, LoadPlan, infer::Encoding, run};
+use batchfleet_loadgen::{Echo, Length, LoadPlan, Stop, infer::Encoding, run};
 use batchfleet_testkit::{Program, RedisServer, get, metric, named_echo_model};
 use tempfile::TempDir;
 
-/// Creates the user that `batchfleet redis-acl MODEL` prints, with the password `secret`.
-async fn add_user(redis: &RedisServer, model: &str) {
+/// Creates the user that `batchfleet redis-acl` prints for a model, or for any, with the password
+/// `secret`.
+async fn add_user(redis: &RedisServer, model: &[&str]) {
     let program = Program::path("batchfleet").unwrap();
-    let printed = Command::new(program).args(["redis-acl", model]).output().unwrap();
+    let printed = Command::new(program).arg("redis-acl").args(model).output().unwrap();
     assert!(printed.status.success());
     let line = String::from_utf8(printed.stdout).unwrap();
     let rules = line.trim().strip_prefix("user ").unwrap().replacen(" on ", " on >secret ", 1);
@@ -30,7 +31,7 @@ async fn may(redis: &RedisServer, command: &str) -> bool {
 #[tokio::test]
 async fn the_user_of_a_model_has_no_right_on_another_model() {
     let redis = RedisServer::start().await;
-    add_user(&redis, "a").await;
+    add_user(&redis, &["a"]).await;
     for (command, allowed) in [
         ("XREADGROUP GROUP workers w COUNT 1 STREAMS bf:{a:1}:q:default >", true),
         ("XREADGROUP GROUP workers w COUNT 1 STREAMS bf:{b:1}:q:default >", false),
@@ -83,23 +84,13 @@ async fn workers_with_rights_for_one_model_each_serve_one_fleet() {
     let repository = TempDir::new().unwrap();
     let mut workers = Vec::new();
     for model in ["a", "b"] {
-        add_user(&redis, model).await;
+        add_user(&redis, &[model]).await;
         named_echo_model(repository.path(), model, 16, &[]).unwrap();
-        let url = format!("redis://worker-{model}:secret@{}", redis.address());
-        let flags = ["--model", model, "--redis-url", &url, "--admin-listen", "127.0.0.1:0"];
-        let worker = Program::named("batchfleet-worker").unwrap().args(flags);
-        let folder = repository.path().to_str().unwrap();
-        workers.push(worker.args(["--model-repository", folder]).spawn().unwrap());
+        workers.push(worker_as(&format!("worker-{model}"), model, &redis, &repository));
     }
-    let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-    let gateway = Program::named("batchfleet-gateway").unwrap().args(flags);
-    let gateway = gateway.args(["--redis-url", &redis.url()]).spawn().unwrap();
-    let address = gateway.address("http").await.unwrap();
+    let (_gateway, address) = gateway(&redis).await;
     for model in ["a", "b"] {
-        let ready = format!("/v2/models/{model}/ready");
-        while get(&address, &ready).await.unwrap().0 != 200 {
-            tokio::task::yield_now().await;
-        }
+        ready(&address, model).await;
         let target = format!("http://{address}").parse().unwrap();
         let echo = Echo::new(model, "INPUT0", 1, 32, Encoding::Binary).unwrap();
         let plan = LoadPlan::new(target, Arc::new(echo), 0);
@@ -111,4 +102,76 @@ async fn workers_with_rights_for_one_model_each_serve_one_fleet() {
         let denied = metric(worker, "batchfleet_redis_denied_total").await.unwrap();
         assert!(denied < 0.5, "denied {denied} times: {:?}", worker.log());
     }
+}
+
+/// Starts a worker of a model as a user of Redis.
+fn worker_as(user: &str, model: &str, redis: &RedisServer, repository: &TempDir) -> Program {
+    let url = format!("redis://{user}:secret@{}", redis.address());
+    let flags = ["--model", model, "--redis-url", &url, "--admin-listen", "127.0.0.1:0"];
+    let worker = Program::named("batchfleet-worker").unwrap().args(flags);
+    worker.args(["--model-repository", repository.path().to_str().unwrap()]).spawn().unwrap()
+}
+
+/// Starts a gateway. Also returns its address.
+async fn gateway(redis: &RedisServer) -> (Program, String) {
+    let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let gateway = Program::named("batchfleet-gateway").unwrap().args(flags);
+    let gateway = gateway.args(["--redis-url", &redis.url()]).spawn().unwrap();
+    let address = gateway.address("http").await.unwrap();
+    (gateway, address)
+}
+
+/// Waits until a model can be asked.
+async fn ready(address: &str, model: &str) {
+    let path = format!("/v2/models/{model}/ready");
+    while get(address, &path).await.unwrap().0 != 200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until a metric of a program has grown by `more`.
+async fn grown(program: &Program, name: &str, more: f64) {
+    let start = metric(program, name).await.unwrap();
+    while metric(program, name).await.unwrap() < start + more {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn workers_change_from_the_shared_user_to_that_of_their_model_and_back_without_a_loss() {
+    const ROWS: &str = "batchfleet_worker_batch_size_sum";
+    let redis = RedisServer::start().await;
+    add_user(&redis, &[]).await;
+    add_user(&redis, &["a"]).await;
+    let repository = TempDir::new().unwrap();
+    named_echo_model(repository.path(), "a", 16, &[]).unwrap();
+    let shared = worker_as("worker", "a", &redis, &repository);
+    let (gateway, address) = gateway(&redis).await;
+    ready(&address, "a").await;
+    let echo = Echo::new("a", "INPUT0", 1, 32, Encoding::Binary).unwrap();
+    let plan = LoadPlan::new(format!("http://{address}").parse().unwrap(), Arc::new(echo), 0);
+    let stop = Stop::default();
+    let length = Length::Time(Duration::from_mins(2));
+    let load = tokio::spawn(run(LoadPlan { users: 8, length, stop: stop.clone(), ..plan }));
+    // Each worker serves alone for a while, as in a rollout and its rollback.
+    let mut serving = shared;
+    for user in ["worker-a", "worker"] {
+        let next = worker_as(user, "a", &redis, &repository);
+        next.address("admin").await.unwrap();
+        grown(&next, ROWS, 100.0).await;
+        assert!(serving.terminate().await.unwrap().success());
+        serving = next;
+        grown(&serving, ROWS, 200.0).await;
+        if user == "worker-a" {
+            // A restarted Redis without its file of users, until the controller makes them again.
+            assert!(redis.ask("ACL DELUSER worker-a").await.unwrap().ends_with(":1\r\n"));
+            grown(&serving, "batchfleet_redis_denied_total", 1.0).await;
+            add_user(&redis, &["a"]).await;
+            grown(&serving, ROWS, 200.0).await;
+        }
+    }
+    stop.now();
+    let report = load.await.unwrap().unwrap();
+    assert!(report.is_flawless(), "{report}");
+    drop(gateway);
 }
