@@ -75,9 +75,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
         fleets: FleetStates::default(),
     });
     info!(namespace, "controlling fleets");
-    let forgetting = context.clone();
-    tasks.spawn("deleted fleets", async move { forgetting.forget_deleted().await });
-    keep_users(&context, &mut tasks);
+    tidy(&context, &mut tasks);
     // Only fleets trigger turns. Changes of a fleet's objects do not, because each fleet has a turn
     // every tick anyway.
     let turns = Controller::new(
@@ -160,8 +158,10 @@ fn serve_depths(
     Ok(Some(serving.handle))
 }
 
-/// Keeps the Redis users of the fleets' models, if the settings want them.
-fn keep_users(context: &Arc<Context>, tasks: &mut LongTasks) {
+/// Starts the tasks that forget deleted fleets, and keep the Redis users of models.
+fn tidy(context: &Arc<Context>, tasks: &mut LongTasks) {
+    let forgetting = Arc::clone(context);
+    tasks.spawn("deleted fleets", async move { forgetting.forget_deleted().await });
     if let Some(users) = context.users.clone() {
         let context = Arc::clone(context);
         tasks.spawn("Redis users of models", async move { users.run(context).await });
