@@ -138,7 +138,7 @@ pub(crate) enum Lost {
 
 /// The connection of one user to its target.
 pub(crate) struct Connection {
-    target: Target,
+    pub(crate) target: Target,
     patience: Duration,
     connecting: Arc<Semaphore>,
     open: Option<SendRequest<Full<Bytes>>>,

@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::{
     runtime,
-    sync::{Semaphore, oneshot},
+    sync::oneshot,
     task::JoinSet,
     time::{Instant, interval_at, sleep, sleep_until},
 };
 
 use crate::{
-    LoadError, LoadPlan, Report, Target, Workload,
+    LoadError, LoadPlan, Pace, Report, Target, Workload,
     connection::{Connection, Lost, connecting},
     ending::{Ending, Entry, Refusal},
     report::{Recorder, Window},
@@ -50,7 +50,7 @@ fn check(plan: &LoadPlan) -> Result<(), LoadError> {
     if plan.users == 0 || plan.targets.is_empty() {
         return Err(LoadError::Plan("a run needs at least one user and one target".to_owned()));
     }
-    if let crate::Pace::Open { per_second } = plan.pace
+    if let Pace::Open { per_second } = plan.pace
         && !(per_second.is_finite() && per_second > 0.0)
     {
         return Err(LoadError::Plan(format!(
@@ -124,13 +124,22 @@ async fn drive(plan: LoadPlan) -> Result<Report, LoadError> {
     Ok(run.recorder.into_inner().finish(window, run.schedule.unsent(), cpu))
 }
 
-/// Opens a connection per user. Fails only if no connection could be opened.
+/// Returns a connection per user. In a closed loop, where every user sends at once, all connections
+/// are open. In an open loop one per target is: a server may close a connection that is not used soon.
+/// Fails only if no connection could be opened.
 async fn connect(plan: &LoadPlan) -> Result<Vec<Connection>, LoadError> {
     let connecting = connecting();
-    let targets = plan.targets.iter().cycle().take(plan.users);
-    let mut opening: JoinSet<_> = targets
-        .map(|target| opened(target.clone(), plan.timeout, Arc::clone(&connecting)))
-        .collect();
+    let used_at_once = match plan.pace {
+        Pace::Closed => plan.users,
+        Pace::Open { .. } => plan.targets.len().min(plan.users),
+    };
+    let connection =
+        |target: &Target| Connection::new(target.clone(), plan.timeout, Arc::clone(&connecting));
+    let targets = plan.targets.iter().cycle();
+    let mut opening: JoinSet<_> =
+        targets.clone().take(used_at_once).map(|target| opened(connection(target))).collect();
+    let later = targets.skip(used_at_once).take(plan.users - used_at_once);
+    let later: Vec<_> = later.map(connection).collect();
     let mut connections = Vec::with_capacity(plan.users);
     let mut any = false;
     let mut refused = None;
@@ -142,19 +151,17 @@ async fn connect(plan: &LoadPlan) -> Result<Vec<Connection>, LoadError> {
     }
     match refused {
         Some(unreachable) if !any => Err(unreachable),
-        _ => Ok(connections),
+        _ => {
+            connections.extend(later);
+            Ok(connections)
+        }
     }
 }
 
 /// A connection, and the error if opening failed. A closed connection is reopened by the next
 /// request.
-async fn opened(
-    target: Target,
-    patience: Duration,
-    connecting: Arc<Semaphore>,
-) -> (Connection, Option<LoadError>) {
-    let unreachable = target.to_string();
-    let mut connection = Connection::new(target, patience, connecting);
+async fn opened(mut connection: Connection) -> (Connection, Option<LoadError>) {
+    let unreachable = connection.target.to_string();
     let trouble = connection
         .open()
         .await

@@ -135,6 +135,15 @@ async fn an_open_loop_measures_a_stall_in_all_requests_due_meanwhile() {
 }
 
 #[tokio::test]
+async fn an_open_loop_opens_a_connection_when_it_is_used() {
+    let stub = Stub::start(|_| Reaction::Echo).await;
+    let pace = Pace::Open { per_second: 100.0 };
+    let report = run(LoadPlan { pace, ..plan(&stub, 300, 10) }).await.unwrap();
+    assert!(report.is_flawless(), "{report}");
+    assert!(stub.connections() <= 11, "{} connections for 10 requests", stub.connections());
+}
+
+#[tokio::test]
 async fn an_open_loop_reports_requests_without_an_idle_user() {
     let stub = Stub::start(|_| Reaction::Stall(Duration::from_millis(600))).await;
     let pace = Pace::Open { per_second: 100.0 };
