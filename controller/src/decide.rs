@@ -32,7 +32,8 @@ pub(crate) struct ScaleMemory {
     /// The count of offered requests, and the last time at which the count changed or requests were
     /// waiting.
     asked: Option<(u64, Duration)>,
-    /// The last time at which the Deployment had no replicas.
+    /// The last time at which the Deployment had no replicas; in mode `external`, at which none were
+    /// wanted either.
     empty: Option<Duration>,
 }
 
@@ -103,12 +104,12 @@ impl ScaleMemory {
         input: &FleetInput,
         floor: u32,
     ) -> bool {
-        if input.ordered == 0 {
+        let scaling = &spec.scaling;
+        // Another autoscaler may never start the wanted worker.
+        if input.ordered == 0 && (scaling.mode != ScalingMode::External || floor == 0) {
             self.empty = Some(now);
         }
-        let scaling = &spec.scaling;
-        let wakes =
-            scaling.min == 0 && spec.replicas.is_none() && scaling.mode != ScalingMode::External;
+        let wakes = scaling.min == 0 && spec.replicas.is_none();
         let patience = LATE_STARTS * cold_start(spec, input).max(SHORT_START);
         let starts = self.empty.is_some_and(|empty| now.saturating_sub(empty) < patience);
         wakes && (floor == 0 || starts && !input.workers.iter().any(|worker| worker.live))

@@ -256,10 +256,25 @@ fn a_worker_is_promised_while_one_will_start_or_should_have_started() {
 }
 
 #[test]
-fn nothing_is_promised_for_a_fleet_that_is_scaled_externally() {
+fn a_worker_is_promised_to_an_external_fleet_for_as_long_as_its_start_may_take() {
     let scaling =
         json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 600, "mode": "external"}});
     let mut fleet = LoadedFleet::new(&scaling, 0);
     fleet.input.workers[0].live = false;
-    assert!(!fleet.under(0, 3).promises);
+    fleet.input.cold_start = Some(Duration::from_secs(30));
+    assert!(fleet.under(0, 3).promises);
+    // A request arrives, but the other autoscaler starts no worker.
+    let mut waiting = 0;
+    while waiting < 40 {
+        let decision = fleet.under(2, 1);
+        assert_eq!(decision.size.floor, 1);
+        fleet.input.ordered = 0;
+        fleet.input.ready = 0;
+        if !decision.promises {
+            break;
+        }
+        waiting += 1;
+    }
+    // Three times the cold start of 30 s, in ticks of 5 s.
+    assert_eq!(waiting, 17);
 }
