@@ -1,4 +1,5 @@
-"""An external metrics API of another provider, which exists in the cluster, makes helm refuse."""
+"""Objects of others that exist in the cluster make helm refuse: an external metrics API of another provider, or a
+second release in the namespace."""
 
 import chart
 from cluster import cluster
@@ -43,3 +44,24 @@ def test_an_api_that_this_release_already_provides_is_kept(tmp_path):
 def test_an_api_of_another_service_does_not_matter_when_ours_is_off(tmp_path):
     rendering = rendered(tmp_path, {API_PATH: api_service(None)})
     assert rendering.returncode == 0, rendering.stderr
+
+
+DEPLOYMENTS = "/apis/apps/v1/namespaces/ns/deployments"
+
+
+def controllers_of(release: str) -> dict:
+    labels = {
+        "app.kubernetes.io/part-of": "batchfleet", "app.kubernetes.io/component": "controller",
+        "app.kubernetes.io/instance": release,
+    }
+    metadata = {"name": f"{release}-controller", "namespace": "ns", "labels": labels}
+    item = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}
+    return {"kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": {}, "items": [item]}
+
+
+def test_a_second_release_in_the_namespace_is_refused_and_names_the_first(tmp_path):
+    refused = rendered(tmp_path, {DEPLOYMENTS: controllers_of("first")})
+    assert refused.returncode != 0
+    assert "namespace ns already has the release first of this chart" in refused.stderr
+    upgrade = rendered(tmp_path, {DEPLOYMENTS: controllers_of("rel")})
+    assert upgrade.returncode == 0, upgrade.stderr
