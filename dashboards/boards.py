@@ -150,7 +150,8 @@ OVERVIEW = [
         (quantile(0.99, "batchfleet_gateway_request_seconds"), "p99"),
         (quantile(0.95, "batchfleet_gateway_request_seconds"), "p95"),
         (quantile(0.5, "batchfleet_gateway_request_seconds"), "p50"),
-        (f"min ({shared('batchfleet_slo_seconds')})", "target"),
+        # A model without a living worker has the target 0, because it is unknown.
+        (f"min ({shared('batchfleet_slo_seconds')} > 0)", "target"),
     ),
     panel(
         "Answered in time", "percentunit",

@@ -168,8 +168,11 @@ def test_the_controller_may_keep_the_certificate_of_the_metrics_api_and_no_other
     assert [(rule["verbs"], rule.get("resourceNames")) for rule in secrets] == [
         (["create"], None), (["get", "update"], ["rel-batchfleet-metrics-api"]),
     ]
-    (rule,) = the("ClusterRole", "-authority", setting)["rules"]
-    assert rule["resourceNames"] == ["v1beta1.external.metrics.k8s.io"] and rule["verbs"] == ["get", "patch"]
+    authority, namespace = the("ClusterRole", "-authority", setting)["rules"]
+    assert authority["resourceNames"] == ["v1beta1.external.metrics.k8s.io"]
+    assert authority["verbs"] == ["get", "patch", "delete"]
+    # It deletes the APIService with the namespace.
+    assert namespace["resourceNames"] == ["ns"] and namespace["verbs"] == ["list", "watch"]
     reader = [each for each in chart.objects(None, setting) if each["metadata"].get("namespace") == "kube-system"]
     assert [each["roleRef"]["name"] for each in reader] == ["extension-apiserver-authentication-reader"]
 
@@ -364,3 +367,33 @@ def test_the_notes_end_with_a_request_to_the_installed_model():
 def test_every_example_beside_the_chart_is_yaml():
     for name in chart.BESIDE:
         assert list(yaml.safe_load_all((chart.CHART / "examples" / name).read_text()))
+
+
+def test_service_monitors_cover_gateways_and_controllers():
+    setting = "monitoring.serviceMonitor.enabled=true"
+    services = {
+        each["metadata"]["name"]: each for each in chart.objects(None, setting) if each["kind"] == "Service"
+    }
+    for role in ("gateway", "controller"):
+        monitor = the("ServiceMonitor", f"-{role}", setting)["spec"]
+        wanted = monitor["selector"]["matchLabels"].items()
+        chosen = [name for name, each in services.items() if wanted <= each["metadata"]["labels"].items()]
+        assert chosen == [f"rel-batchfleet-{role}-admin"], role
+        ports = {port["name"] for port in services[chosen[0]]["spec"]["ports"]}
+        assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= ports
+
+
+def test_a_default_installation_and_a_rollout_of_gateways_fit_beside_the_system_on_two_cores():
+    def cores(amount: str) -> float:
+        return float(amount.removesuffix("m")) / 1000 if amount.endswith("m") else float(amount)
+
+    total = 0.0
+    for each in chart.objects(None, "demo.enabled=true"):
+        if each["kind"] == "ModelFleet":
+            total += cores(each["spec"]["worker"]["requests"]["cpu"])
+        elif each["kind"] in ("Deployment", "StatefulSet"):
+            requests = [c["resources"]["requests"]["cpu"] for c in chart.pod_of(each)["containers"]]
+            # Gateways have no `replicas`: their autoscaler starts with 2. A rollout adds one pod.
+            replicas = each["spec"].get("replicas", 2) + (each["kind"] == "Deployment")
+            total += replicas * sum(map(cores, requests))
+    assert total <= 1.3, total
