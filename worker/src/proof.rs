@@ -3,6 +3,7 @@
 //! time. A model that batches only by assumption would mix the requests of different callers.
 
 mod compare;
+mod draw;
 mod objection;
 mod padding;
 mod samples;
@@ -15,7 +16,7 @@ use batchfleet_broker::Tensor;
 use self::search::{TestBench, row_count};
 pub use self::{compare::Mismatch, objection::Objection};
 pub(crate) use self::{
-    compare::{differs, differs_beyond_noise},
+    compare::{Magnitudes, differs, differs_beyond_noise},
     padding::prove_padding,
     samples::samples,
     search::{Hints, TestRows},
@@ -87,14 +88,16 @@ impl<'a> Trial<'a> {
         for (place, (&row, batched)) in batch.iter().zip(&outputs).enumerate() {
             let alone = self.rows.alone(row);
             let rows = row_count(batch);
-            let Some(mismatch) = self.counts(differs(alone, batched, rows)) else { continue };
+            let magnitudes = self.rows.magnitudes();
+            let differs = differs(alone, batched, rows, magnitudes);
+            let Some(mismatch) = self.counts(differs) else { continue };
             if mismatch.is_shape {
                 return Err(Objection::Mixed(mismatch));
             }
             // The kernels for this size may compute with other noise, which copies of the row show.
             let copies = self.outputs(&vec![row; batch.len()])?;
             let copy = copies.get(place).map(Vec::as_slice).unwrap_or_default();
-            let beyond_noise = differs_beyond_noise(alone, batched, copy, rows);
+            let beyond_noise = differs_beyond_noise(alone, batched, copy, rows, magnitudes);
             if let Some(mismatch) = self.counts(beyond_noise) {
                 return Err(self.explain(row, mismatch));
             }
@@ -105,8 +108,8 @@ impl<'a> Trial<'a> {
     /// Whether the outputs of a row differ even if it runs alone again.
     fn explain(&mut self, row: usize, mismatch: Mismatch) -> Objection {
         let again = self.outputs(&[row]).ok().and_then(|mut outputs| outputs.pop());
-        let alone = self.rows.alone(row);
-        match again.and_then(|again| self.counts(differs(alone, &again, 1))) {
+        let (alone, magnitudes) = (self.rows.alone(row), self.rows.magnitudes());
+        match again.and_then(|again| self.counts(differs(alone, &again, 1, magnitudes))) {
             Some(mismatch) => Objection::Random(mismatch),
             None => Objection::Mixed(mismatch),
         }

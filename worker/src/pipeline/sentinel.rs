@@ -17,7 +17,7 @@ use crate::{
     layout::JobRows,
     metrics::{ModelMetrics, SentinelFinding},
     plan::ServingPlan,
-    proof::{Mismatch, differs, differs_beyond_noise},
+    proof::{Magnitudes, Mismatch, differs, differs_beyond_noise},
     tuner::SharedTuner,
 };
 
@@ -175,7 +175,8 @@ impl Sentinel {
             Ok(alone) => alone,
             Err(error) => return Ok(Err(error)),
         };
-        if differs(&alone, outputs, *rows).is_none() {
+        let unknown = Magnitudes::default();
+        if differs(&alone, outputs, *rows, &unknown).is_none() {
             return Ok(Ok(None));
         }
         // Kernels may compute with other noise in a batch, which copies of the request show.
@@ -184,12 +185,12 @@ impl Sentinel {
             Ok(copies) => copies,
             Err(error) => return Ok(Err(error)),
         };
-        let Some(mismatch) = differs_beyond_noise(&alone, outputs, &copies, *rows) else {
-            return Ok(Ok(None));
-        };
+        let differing = differs_beyond_noise(&alone, outputs, &copies, *rows, &unknown);
+        let Some(mismatch) = differing else { return Ok(Ok(None)) };
         // A model that draws random numbers differs from itself.
         let again = self.run(engine, &[job]).await?;
-        Ok(again.map(|again| differs(&alone, &again, job.rows).is_none().then_some(mismatch)))
+        Ok(again
+            .map(|again| differs(&alone, &again, job.rows, &unknown).is_none().then_some(mismatch)))
     }
 
     /// Runs requests as one batch; returns the outputs of the first.

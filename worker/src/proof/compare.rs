@@ -17,7 +17,8 @@ const BRAIN: f64 = 1.6e-2;
 pub(super) const WIDEST: f64 = 0.02;
 /// The tolerance is this multiple of the noise of the kernels.
 const MARGIN: f64 = 10.0;
-/// Minimum absolute tolerance of floats, for outputs that are nearly 0.
+/// Minimum absolute tolerance of floats, for numbers that are nearly 0 in an output whose largest
+/// number is 1 or more.
 const SMALLEST: f64 = 1e-6;
 /// Larger numbers, such as the minus infinity of a mask, do not count as the largest of an output.
 const FILL: f64 = 1e30;
@@ -57,8 +58,13 @@ pub(super) enum Tolerance {
 }
 
 /// How the outputs of a request in a batch of `rows` rows differ from its outputs `alone`.
-pub(crate) fn differs(alone: &[Tensor], batched: &[Tensor], rows: u32) -> Option<Mismatch> {
-    compare(alone, batched, rows, |_| Tolerance::Strict).err()
+pub(crate) fn differs(
+    alone: &[Tensor],
+    batched: &[Tensor],
+    rows: u32,
+    magnitudes: &Magnitudes,
+) -> Option<Mismatch> {
+    compare(alone, batched, rows, magnitudes, |_| Tolerance::Strict).err()
 }
 
 /// The same with the tolerance for the noise of kernels, which the outputs in a batch of `copies` of
@@ -68,6 +74,7 @@ pub(crate) fn differs_beyond_noise(
     batched: &[Tensor],
     copies: &[Tensor],
     rows: u32,
+    magnitudes: &Magnitudes,
 ) -> Option<Mismatch> {
     let noise: Vec<f64> =
         alone.iter().zip(copies).map(|(alone, copy)| noise(alone, copy)).collect();
@@ -75,7 +82,32 @@ pub(crate) fn differs_beyond_noise(
         Some(&noise) => Tolerance::Noise(noise),
         None => Tolerance::Strict,
     };
-    compare(alone, batched, rows, tolerance).err()
+    compare(alone, batched, rows, magnitudes, tolerance).err()
+}
+
+/// The largest number that each output had, over rows that ran alone. In an output whose numbers are
+/// all tiny, a tiny difference is no noise. Unknown for the default.
+#[derive(Debug, Default)]
+pub(crate) struct Magnitudes(Vec<f64>);
+
+impl Magnitudes {
+    /// The magnitudes over these outputs.
+    pub(super) fn of<'a>(rows: impl Iterator<Item = &'a [Tensor]>) -> Self {
+        let mut magnitudes: Vec<f64> = Vec::new();
+        for outputs in rows {
+            magnitudes.resize(magnitudes.len().max(outputs.len()), 0.0);
+            for (magnitude, output) in magnitudes.iter_mut().zip(outputs) {
+                *magnitude = magnitude.max(scale(&numbers(output)));
+            }
+        }
+        Self(magnitudes)
+    }
+
+    /// The absolute difference that is noise in an output with these numbers.
+    fn smallest(&self, output: usize, got: &[f64]) -> f64 {
+        let magnitude = self.0.get(output).map_or(1.0, |magnitude| magnitude.max(scale(got)));
+        SMALLEST * magnitude.min(1.0)
+    }
 }
 
 /// Compares the outputs of a row, alone and in a batch of `rows` rows. `tolerance` gives the
@@ -84,6 +116,7 @@ pub(super) fn compare(
     alone: &[Tensor],
     batched: &[Tensor],
     rows: u32,
+    magnitudes: &Magnitudes,
     tolerance: impl Fn(usize) -> Tolerance,
 ) -> Result<(), Mismatch> {
     for (at, (expected, got)) in alone.iter().zip(batched).enumerate() {
@@ -93,12 +126,20 @@ pub(super) fn compare(
             let problem = format!("shape {:?} instead of {:?}", got.shape, expected.shape);
             return Err(mismatch(problem, true));
         }
-        difference(expected, got, tolerance(at)).map_err(|problem| mismatch(problem, false))?;
+        let smallest = |got: &[f64]| magnitudes.smallest(at, got);
+        difference(expected, got, tolerance(at), smallest)
+            .map_err(|problem| mismatch(problem, false))?;
     }
     Ok(())
 }
 
-fn difference(expected: &Tensor, got: &Tensor, tolerance: Tolerance) -> Result<(), String> {
+/// `smallest` is the absolute difference of floats that is noise.
+fn difference(
+    expected: &Tensor,
+    got: &Tensor,
+    tolerance: Tolerance,
+    smallest: impl Fn(&[f64]) -> f64,
+) -> Result<(), String> {
     if expected.data == got.data {
         return Ok(());
     }
@@ -114,7 +155,7 @@ fn difference(expected: &Tensor, got: &Tensor, tolerance: Tolerance) -> Result<(
             Tolerance::Noise(noise) => (noise * MARGIN).clamp(floor, WIDEST),
             Tolerance::Widest => WIDEST,
         };
-        relative * scale(&expected) + SMALLEST
+        relative * scale(&expected) + smallest(&got)
     } else {
         match tolerance {
             Tolerance::Strict => 0.0,
@@ -142,7 +183,7 @@ fn difference(expected: &Tensor, got: &Tensor, tolerance: Tolerance) -> Result<(
 pub(super) fn noise(expected: &Tensor, got: &Tensor) -> f64 {
     let (is_float, _) = precision(expected.datatype);
     let (expected, got) = (numbers(expected), numbers(got));
-    let scale = if is_float { scale(&expected).max(SMALLEST) } else { 1.0 };
+    let scale = if is_float { scale(&expected).max(f64::MIN_POSITIVE) } else { 1.0 };
     let finite = expected.into_iter().zip(got).filter(|(a, b)| a.is_finite() && b.is_finite());
     finite.map(|(expected, got)| (got - expected).abs() / scale).fold(0.0, f64::max)
 }
@@ -217,7 +258,8 @@ mod tests {
     }
 
     fn is_same(alone: &Tensor, batched: &Tensor, tolerance: Tolerance) -> bool {
-        compare(from_ref(alone), from_ref(batched), 4, |_| tolerance).is_ok()
+        let unknown = Magnitudes::default();
+        compare(from_ref(alone), from_ref(batched), 4, &unknown, |_| tolerance).is_ok()
     }
 
     #[test]
@@ -230,6 +272,20 @@ mod tests {
         assert!(is_same(&floats(&[0.0]), &floats(&[1e-7]), Strict));
         assert!(is_same(&halves(&[1.0, 0.5]), &halves(&[1.001, 0.5]), Strict));
         assert!(!is_same(&halves(&[1.0, 0.5]), &halves(&[1.01, 0.5]), Strict));
+    }
+
+    #[test]
+    fn a_difference_is_large_where_all_numbers_of_the_output_are_tiny() {
+        let (tiny, other, zero) = (floats(&[1e-9, 0.0]), floats(&[1e-9, 1e-9]), floats(&[0.0; 2]));
+        let is_same = |rows: &[&Tensor], alone: &Tensor, batched: &Tensor| {
+            let magnitudes = Magnitudes::of(rows.iter().map(|&row| from_ref(row)));
+            compare(from_ref(alone), from_ref(batched), 4, &magnitudes, |_| Tolerance::Strict)
+                .is_ok()
+        };
+        assert!(!is_same(&[&tiny, &zero], &tiny, &other));
+        assert!(!is_same(&[&zero], &zero, &other));
+        assert!(is_same(&[&tiny, &zero], &zero, &floats(&[1e-16, 0.0])));
+        assert!(is_same(&[&tiny, &floats(&[1.0, 2.0])], &tiny, &other));
     }
 
     #[test]
@@ -279,7 +335,9 @@ mod tests {
         assert!(is_same(&text("a"), &text("a"), Tolerance::Widest));
         assert!(!is_same(&text("a"), &text("b"), Tolerance::Widest));
         let longer = Tensor { shape: vec![1, 1, 1], ..floats(&[1.0]) };
-        let error = compare(&[floats(&[1.0])], &[longer], 3, |_| Tolerance::Widest).unwrap_err();
+        let error =
+            compare(&[floats(&[1.0])], &[longer], 3, &Magnitudes::default(), |_| Tolerance::Widest)
+                .unwrap_err();
         assert!(error.is_shape);
         assert_eq!(
             error.to_string(),

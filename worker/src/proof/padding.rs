@@ -6,7 +6,7 @@ use std::sync::Arc;
 use batchfleet_broker::{Job, Tensor};
 
 use super::{
-    compare::{differs, differs_beyond_noise},
+    compare::{Magnitudes, differs, differs_beyond_noise},
     objection::Objection,
     search::{Hints, TestBench, TestRows, row_count},
 };
@@ -88,15 +88,17 @@ fn check(
     let jobs: Vec<&Job> = batch.iter().map(|request| &request.job).collect();
     let mut bench = TestBench::new(engine, hints).padding(Arc::clone(padding));
     let padded = bench.run(&jobs).map_err(fails)?;
+    let magnitudes = Magnitudes::of(batch.iter().map(|request| &request.alone[..]));
     for (request, padded) in batch.iter().zip(&padded) {
-        let Some(mismatch) = differs(&request.alone, padded, rows) else { continue };
+        let Some(mismatch) = differs(&request.alone, padded, rows, &magnitudes) else { continue };
         if mismatch.is_shape {
             return Err(Objection::Padded(mismatch));
         }
         // Kernels may compute with other noise in a batch, which copies of the request show.
         let copies = bench.run(&vec![&request.job; batch.len()]).map_err(fails)?;
         let copy = copies.first().map(Vec::as_slice).unwrap_or_default();
-        if let Some(mismatch) = differs_beyond_noise(&request.alone, padded, copy, rows) {
+        let differs = differs_beyond_noise(&request.alone, padded, copy, rows, &magnitudes);
+        if let Some(mismatch) = differs {
             return Err(Objection::Padded(mismatch));
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
-    search::job,
+    draw::job,
     values::{self, RowKind, Style},
 };
 use crate::{

@@ -3,15 +3,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use batchfleet_broker::{GatewayId, Job, ModelSpec, Priority, RequestId, Tensor, TensorSpec};
-use rand::{SeedableRng as _, rngs::StdRng};
+use batchfleet_broker::{Job, ModelSpec, Tensor};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
-    compare::{Mismatch, Tolerance, compare, is_finite},
+    compare::{Magnitudes, Mismatch, Tolerance, compare, is_finite},
+    draw::{Drawing, draw, draw_rows},
     sizes::{Dimensions, Shapes},
-    values::{self, Integers, RowKind, Style},
+    values::{Integers, RowKind, Style},
 };
 use crate::{
     engine::{Engine, EngineError},
@@ -23,10 +23,6 @@ use crate::{
 
 /// The search for sizes and values ends after this time.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A model whose rows take longer is proven with fewer runs.
-const SLOW: Duration = Duration::from_secs(1);
-/// Attempts to draw a row of one kind.
-const ATTEMPTS: u64 = 2;
 
 /// What is known of the rows that a model takes.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +41,7 @@ pub(crate) struct Hints<'a> {
 
 impl Hints<'_> {
     /// The kinds of rows to run.
-    fn kinds(&self) -> &'static [RowKind] {
+    pub(super) fn kinds(&self) -> &'static [RowKind] {
         if self.only_zeros { &[RowKind::Zeros] } else { &RowKind::ALL }
     }
 }
@@ -70,6 +66,11 @@ impl<'a> TestBench<'a> {
         Self { layout: self.layout.with_padding(Some(padding)), ..self }
     }
 
+    /// The model.
+    pub(super) fn model(&self) -> &ModelSpec {
+        self.engine.spec()
+    }
+
     /// The most rows of a batch.
     pub(super) fn most_rows(&self) -> u32 {
         let most = self.engine.spec().max_rows();
@@ -90,27 +91,19 @@ impl<'a> TestBench<'a> {
 
 /// A request of one row, and its outputs alone.
 #[derive(Debug)]
-struct TestRow {
-    job: Job,
+pub(super) struct TestRow {
+    pub(super) job: Job,
     alone: Vec<Tensor>,
 }
 
 impl TestRow {
-    fn new(job: Job, mut outputs: Vec<Vec<Tensor>>) -> Self {
+    pub(super) fn new(job: Job, mut outputs: Vec<Vec<Tensor>>) -> Self {
         Self { job, alone: outputs.pop().unwrap_or_default() }
     }
 
-    fn is_finite(&self) -> bool {
+    pub(super) fn is_finite(&self) -> bool {
         self.alone.iter().all(is_finite)
     }
-}
-
-/// Which values to draw.
-enum Drawing {
-    /// The first ones; one row has run already.
-    First(TestRow),
-    /// Others, by the number of the drawing.
-    Again(u64),
 }
 
 /// Rows that a model takes, with their outputs.
@@ -121,6 +114,7 @@ pub(crate) struct TestRows {
     /// config.
     drawn: Option<(Shapes, Style)>,
     rows: Vec<TestRow>,
+    magnitudes: Magnitudes,
     mismatch: Option<Mismatch>,
 }
 
@@ -184,7 +178,8 @@ impl TestRows {
                 }
             }
         }
-        Self { layout: bench.layout, drawn, rows, mismatch: None }
+        let magnitudes = Magnitudes::of(rows.iter().map(|row| &row.alone[..]));
+        Self { layout: bench.layout, drawn, rows, magnitudes, mismatch: None }
     }
 
     /// Rows of the same sizes and kinds with other values.
@@ -219,6 +214,11 @@ impl TestRows {
     /// The outputs of one row alone.
     pub(super) fn alone(&self, row: usize) -> &[Tensor] {
         &self.rows[row].alone
+    }
+
+    /// The magnitudes of the outputs.
+    pub(super) fn magnitudes(&self) -> &Magnitudes {
+        &self.magnitudes
     }
 
     /// The request of one of the rows.
@@ -280,131 +280,13 @@ impl Rehearsal for TestRows {
         // Fails if the outputs do not hold the batch's rows.
         let outputs = self.layout.single_rows(rows).split(outputs)?;
         for (row, batched) in self.rows.iter().cycle().zip(&outputs) {
-            let compared = compare(&row.alone, batched, rows, |_| Tolerance::Widest);
+            let compared =
+                compare(&row.alone, batched, rows, &self.magnitudes, |_| Tolerance::Widest);
             if self.mismatch.is_none() {
                 self.mismatch = compared.err();
             }
         }
         Ok(())
-    }
-}
-
-/// Draws one row of each kind that the model takes.
-fn draw_rows(
-    bench: &mut TestBench<'_>,
-    hints: &Hints<'_>,
-    (shapes, style): (&Shapes, Style),
-    drawing: Drawing,
-) -> Result<Vec<TestRow>, EngineError> {
-    let model = bench.engine.spec().clone();
-    let (seed, mut found) = match drawing {
-        Drawing::First(found) => (0, Some(found).filter(TestRow::is_finite)),
-        Drawing::Again(seed) => (seed, None),
-    };
-    let mut rows: Vec<TestRow> = Vec::new();
-    let mut error = None;
-    for &kind in hints.kinds() {
-        let began = Instant::now();
-        let drawn = match found.take() {
-            Some(found) => Ok(found),
-            None => draw_row(bench, &model, hints, (shapes, kind, style), seed),
-        };
-        match drawn {
-            Ok(row) if rows.iter().any(|other| other.job.inputs == row.job.inputs) => {}
-            Ok(row) => rows.push(row),
-            Err(refused) => error = Some(refused),
-        }
-        if began.elapsed() > SLOW && rows.len() > 1 {
-            break;
-        }
-    }
-    match error {
-        Some(error) if rows.is_empty() => Err(error),
-        _ => Ok(rows),
-    }
-}
-
-/// Draws a row of one kind and runs it alone. Prefers rows with finite outputs, which show more.
-fn draw_row(
-    bench: &mut TestBench<'_>,
-    model: &ModelSpec,
-    hints: &Hints<'_>,
-    (shapes, kind, style): (&Shapes, RowKind, Style),
-    seed: u64,
-) -> Result<TestRow, EngineError> {
-    let styles: Vec<Style> = std::iter::successors(Some(style), |style| style.milder()).collect();
-    let kinds = if kind == RowKind::Unit { vec![kind] } else { vec![kind, RowKind::Unit] };
-    let (mut infinite, mut error) = (None, None);
-    for (attempt, kind) in (0..).zip(kinds) {
-        for &style in &styles {
-            // Each kind of row has values of its own.
-            let seed = (seed * ATTEMPTS + attempt) * 4 + kind as u64;
-            let job = draw(model, hints, shapes, (kind, style), seed);
-            match bench.run(&[&job]) {
-                Ok(outputs) => {
-                    let row = TestRow::new(job, outputs);
-                    if row.is_finite() {
-                        return Ok(row);
-                    }
-                    infinite.get_or_insert(row);
-                }
-                Err(refused) => error = Some(refused),
-            }
-        }
-        if infinite.is_some() {
-            break;
-        }
-    }
-    let nothing = || EngineError::failed("no row to run");
-    infinite.ok_or_else(|| error.unwrap_or_else(nothing))
-}
-
-/// Draws a request of one row. All rows have the same value in an input that has no rows.
-fn draw(
-    model: &ModelSpec,
-    hints: &Hints<'_>,
-    shapes: &Shapes,
-    (kind, style): (RowKind, Style),
-    seed: u64,
-) -> Job {
-    let required = model.inputs.iter().zip(shapes).filter(|(input, _)| !input.optional);
-    let tensor = |(at, (input, shape)): (u64, (&TensorSpec, &Vec<u64>))| {
-        let is_shared = model.batches() && (input.row_axis.is_none() || input.shape.is_empty());
-        let given = hints.samples.iter().flat_map(|sample| &sample.inputs);
-        if is_shared && let Some(given) = given.into_iter().find(|given| given.name == input.name) {
-            return given.clone();
-        }
-        let (kind, style, seed) = if is_shared {
-            let integers = match style.integers {
-                Integers::Zeros => Integers::Zeros,
-                _ => Integers::Ones,
-            };
-            (RowKind::Unit, Style { integers, ..style }, 0)
-        } else {
-            (kind, style, seed)
-        };
-        let mut random = StdRng::seed_from_u64(seed * 1000 + at);
-        let table = hints.graph.table_rows(&input.name);
-        values::tensor(input, shape, (kind, style), table, &mut random)
-    };
-    let inputs = (0..).zip(required).map(tensor).collect();
-    job(inputs, seed)
-}
-
-/// A request of one row.
-pub(super) fn job(inputs: Vec<Tensor>, number: u64) -> Job {
-    Job {
-        id: RequestId(number.into()),
-        gateway: GatewayId(0),
-        attempt: 0,
-        priority: Priority::Default,
-        ttl: Duration::MAX,
-        rows: 1,
-        digest: 0,
-        inputs,
-        outputs: Vec::new(),
-        classes: Vec::new(),
-        trace: None,
     }
 }
 

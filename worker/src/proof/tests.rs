@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 
 use super::*;
-use crate::{engine::EngineError, graph::Graph, padding::Padding, warmup::Rehearsal};
+use crate::{engine::EngineError, graph::Graph, padding::Padding, tensors, warmup::Rehearsal};
 
 /// The rows of the output for the rows of the input.
 type Compute = dyn FnMut(&[Vec<f32>]) -> Vec<Vec<f32>>;
@@ -133,8 +133,10 @@ fn rows_that_influence_each_other_are_found() {
         rows.sort_by(|one, other| one[0].total_cmp(&other[0]));
         rows
     };
-    let checks: [(&str, Fake); 5] = [
+    let tiny = move |rows: &[Vec<f32>]| each(&mean(rows), |number| number * 1e-9);
+    let checks: [(&str, Fake); 6] = [
         ("mean", fake(&[-1, 5], mean)),
+        ("tiny", fake(&[-1, 5], tiny)),
         ("clipped", fake(&[-1, 5], clipped)),
         ("quantised", fake(&[-1, 5], quantised)),
         ("cumulative", fake(&[-1, 5], cumulative)),
@@ -169,6 +171,49 @@ fn an_output_as_long_as_the_longest_row_is_found_even_if_values_are_not_compared
         let objection = verdict(&mut fake(&[-1, 5], padded), &[], scope).unwrap_err();
         assert!(matches!(objection, Objection::Mixed(found) if found.is_shape));
     }
+}
+
+/// Splits texts at their spaces, and pads to the text with the most words.
+struct Splitter(ModelSpec);
+
+impl Engine for Splitter {
+    fn spec(&self) -> &ModelSpec {
+        &self.0
+    }
+
+    fn serve_singly(&mut self) {
+        self.0.max_batch = None;
+    }
+
+    fn provider(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
+        let texts: Result<Vec<&[u8]>, _> = tensors::strings(&inputs[0].data).collect();
+        let words = |text: &&[u8]| text.split(|&byte| byte == b' ').count();
+        let most = texts.unwrap().iter().map(words).max().unwrap();
+        let shape = vec![u64::from(rows), most as u64];
+        let data = vec![0; rows as usize * most].into();
+        Ok(vec![Tensor { name: "Y".to_owned(), datatype: Datatype::Uint8, shape, data }])
+    }
+}
+
+#[test]
+fn texts_of_different_lengths_are_tried() {
+    let Fake { spec, .. } = fake(&[-1], <[Vec<f32>]>::to_vec);
+    let inputs = vec![TensorSpec::new("X", Datatype::Bytes, [-1])];
+    let mut engine = Splitter(ModelSpec { inputs, ..spec });
+    let hints = Hints {
+        graph: &Graph::default(),
+        shapes: &BTreeMap::new(),
+        samples: &[],
+        sizes: &[],
+        only_zeros: false,
+    };
+    let rows = TestRows::find(&mut engine, &hints).unwrap();
+    let objection = prove(&mut engine, &hints, &rows, Scope::Values).unwrap_err();
+    assert!(matches!(objection, Objection::Mixed(found) if found.is_shape));
 }
 
 #[test]
