@@ -195,6 +195,10 @@ class Fleet:
         samples = (line.rsplit(" ", 1) for line in lines if line.startswith(name))
         return {sample: float(value) for sample, value in samples}
 
+    def records(self) -> list[dict]:
+        """The logs of all programs so far."""
+        return [record for program in self.programs for record in program.records()]
+
     def left_over(self) -> dict[str, float]:
         """Unfinished work: jobs by queue, requests in flight by model."""
         in_flight = self.metrics("batchfleet_gateway_in_flight")

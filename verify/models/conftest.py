@@ -1,8 +1,11 @@
-"""Lets the programs load the library of onnxruntime-extensions, which is a module of Python."""
+"""Lets the programs load the library of onnxruntime-extensions, which is a module of Python, and names the
+kinds of models that the suite leaves out."""
 
 import os
 import sysconfig
 from pathlib import Path
+
+from cases import LEFT_OUT
 
 
 def pytest_configure() -> None:
@@ -11,3 +14,8 @@ def pytest_configure() -> None:
     if library.suffix == ".a" or not library.exists():
         raise RuntimeError(f"{library} is no shared library: install that of this Python (libpython3)")
     os.environ["LD_PRELOAD"] = str(library)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    for kind, reason in LEFT_OUT.items():
+        terminalreporter.write_line(f"left out: {kind}, because {reason}")

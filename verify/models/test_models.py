@@ -61,10 +61,24 @@ def test_every_answer_equals_that_of_the_runtime_alone(fleet, case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_its_requests_may_run_together(fleet, case):
-    status, config = Client(fleet.http).get(f"/v2/models/{case.name}/config")
+def test_requests_run_together_unless_they_would_influence_each_other(fleet, case):
+    client = Client(fleet.http)
+    status, config = client.get(f"/v2/models/{case.name}/config")
     assert status == 200
-    assert config["max_batch_size"] > 1, config
+    warnings = [record for record in fleet.records() if record["level"] == "WARN"]
+    refused = "requests cannot share a batch: serving one request at a time"
+    causes = [
+        record["cause"]
+        for record in warnings
+        if record["message"].startswith(refused) and record["model"] == f"{case.name}:1"
+    ]
+    if not case.mixed_by:
+        assert config["max_batch_size"] > 1 and not causes, (config, causes)
+        return
+    assert config["max_batch_size"] == 0, config
+    assert len(causes) == 1 and case.mixed_by in causes[0], warnings
+    notes = client.get(f"/v2/models/{case.name}/batching")[1]["notes"]
+    assert any("the rows of a batch influence each other: output" in note for note in notes), notes
 
 
 def test_the_padding_that_check_offers_is_that_of_the_padded_model(tmp_path):
