@@ -32,6 +32,7 @@ mod pipeline;
 mod plan;
 mod prepare;
 mod proof;
+mod protobuf;
 mod report;
 mod repository;
 mod rescue;

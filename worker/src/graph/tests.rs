@@ -1,65 +1,84 @@
-use proto::{DimensionProto, FunctionProto, INT64, TensorShapeProto, TensorTypeProto, TypeProto};
-
 use super::*;
+use crate::protobuf::{message, push_bytes, push_number};
 
-fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
-    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    NodeProto {
-        input: names(inputs),
-        output: names(outputs),
-        op_type: operator.to_owned(),
-        ..NodeProto::default()
+/// An encoded operator.
+fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Vec<u8> {
+    let mut node = Vec::new();
+    for (number, names) in [(1, inputs), (2, outputs), (4, &[operator])] {
+        for name in names {
+            push_bytes(&mut node, number, name.as_bytes());
+        }
     }
-}
-
-fn with(mut node: NodeProto, name: &str, i: i64) -> NodeProto {
-    node.attribute.push(AttributeProto { name: name.to_owned(), i, ..AttributeProto::default() });
     node
 }
 
-fn weights(name: &str, dims: &[i64]) -> TensorProto {
-    TensorProto { name: name.to_owned(), dims: dims.to_vec(), data_type: 1, ..Default::default() }
+/// The operator with an attribute that is an integer.
+fn with(mut node: Vec<u8>, name: &str, integer: i64) -> Vec<u8> {
+    let mut attribute = message(&[(1, name.as_bytes())]);
+    push_number(&mut attribute, 3, integer.cast_unsigned());
+    push_bytes(&mut node, 5, &attribute);
+    node
 }
 
-fn integers(name: &str, values: &[i64]) -> TensorProto {
-    let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    TensorProto {
-        data_type: INT64,
-        raw_data,
-        ..weights(name, &[i64::try_from(values.len()).unwrap()])
+/// An encoded tensor with these bytes as its data.
+fn tensor(name: &str, data_type: u64, dims: &[u64], data: &[u8]) -> Vec<u8> {
+    let mut tensor = message(&[(8, name.as_bytes()), (9, data)]);
+    for &dim in dims {
+        push_number(&mut tensor, 1, dim);
     }
+    push_number(&mut tensor, 2, data_type);
+    tensor
+}
+
+fn weights(name: &str, dims: &[u64]) -> Vec<u8> {
+    tensor(name, 1, dims, &[])
+}
+
+fn integers(name: &str, values: &[i64]) -> Vec<u8> {
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor(name, read::INT64, &[values.len() as u64], &data)
 }
 
 /// An input or output; numbers are sizes, `?` is any size, and other texts are symbols.
-fn value(name: &str, dims: &[&str]) -> ValueInfoProto {
-    let dim = dims.iter().map(|dim| match (dim.parse(), *dim) {
-        (Ok(size), _) => DimensionProto { dim_value: Some(size), dim_param: None },
-        (_, "?") => DimensionProto::default(),
-        (_, symbol) => DimensionProto { dim_value: None, dim_param: Some(symbol.to_owned()) },
-    });
-    let shape = Some(TensorShapeProto { dim: dim.collect() });
-    let kind = Some(TypeProto { tensor_type: Some(TensorTypeProto { shape }) });
-    ValueInfoProto { name: name.to_owned(), kind }
+fn value(name: &str, dims: &[&str]) -> Vec<u8> {
+    let mut shape = Vec::new();
+    for dim in dims {
+        let mut encoded = Vec::new();
+        match (dim.parse(), *dim) {
+            (Ok(size), _) => push_number(&mut encoded, 1, size),
+            (_, "?") => {}
+            (_, symbol) => push_bytes(&mut encoded, 2, symbol.as_bytes()),
+        }
+        push_bytes(&mut shape, 1, &encoded);
+    }
+    let kind = message(&[(1, &message(&[(2, &shape)]))]);
+    message(&[(1, name.as_bytes()), (2, &kind)])
 }
 
-fn model(graph: GraphProto) -> ModelProto {
-    ModelProto { graph: Some(graph), ..ModelProto::default() }
+/// A model whose graph has these fields.
+fn model(graph: &[(u64, Vec<u8>)]) -> Vec<u8> {
+    let graph: Vec<(u64, &[u8])> =
+        graph.iter().map(|(number, bytes)| (*number, &bytes[..])).collect();
+    message(&[(7, &message(&graph))])
 }
 
-fn graph_of(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Graph {
-    Graph::of(model(GraphProto { node: nodes, initializer, ..GraphProto::default() }))
+fn graph_of(nodes: Vec<Vec<u8>>, initializers: Vec<Vec<u8>>) -> Graph {
+    let nodes = nodes.into_iter().map(|node| (1, node));
+    let initializers = initializers.into_iter().map(|tensor| (5, tensor));
+    Graph::read(&model(&nodes.chain(initializers).collect::<Vec<_>>())).unwrap()
 }
 
 #[test]
 fn reads_the_facts_and_skips_the_weights() {
-    let large = TensorProto { raw_data: vec![1; 300_000], ..weights("W", &[25_000, 3]) };
-    let graph = GraphProto {
-        node: vec![node("MatMul", &["X", "W"], &["Y"])],
-        initializer: vec![large, integers("shape", &[-1, 6])],
-        input: vec![value("X", &["batch", "?", "3"]), value("W", &["25000", "3"])],
-        output: vec![value("Y", &["batch", "3"])],
-    };
-    let graph = Graph::read(&model(graph).encode_to_vec()).unwrap();
+    let graph = model(&[
+        (1, node("MatMul", &["X", "W"], &["Y"])),
+        (5, tensor("W", read::INT64, &[25_000, 3], &vec![1; 600_000])),
+        (5, integers("shape", &[-1, 6])),
+        (11, value("X", &["batch", "?", "3"])),
+        (11, value("W", &["25000", "3"])),
+        (12, value("Y", &["batch", "3"])),
+    ]);
+    let graph = Graph::read(&graph).unwrap();
     let batch = Dimension::Symbol("batch".to_owned());
     assert_eq!(graph.input("X"), Some(&[batch, Dimension::Open, Dimension::Size(3)][..]));
     assert_eq!(graph.input("W"), None, "a weight is no input");
@@ -70,11 +89,23 @@ fn reads_the_facts_and_skips_the_weights() {
 
 #[test]
 fn a_file_that_is_cut_short_or_no_model_is_an_error() {
-    let whole =
-        model(GraphProto { initializer: vec![weights("W", &[2]); 9], ..Default::default() });
-    let whole = whole.encode_to_vec();
+    let whole = model(&vec![(5, weights("W", &[2])); 9]);
+    assert!(Graph::read(&whole).is_ok());
     assert!(Graph::read(&whole[..whole.len() - 3]).is_err());
     assert!(Graph::read(b"version https://git-lfs.github.com/spec/v1").is_err());
+}
+
+#[test]
+fn a_file_that_is_nested_too_deep_is_an_error() {
+    let nested = |levels: u32| {
+        let mut operator = node("Relu", &["X"], &["Y"]);
+        for _ in 0..levels {
+            operator = message(&[(5, &message(&[(6, &message(&[(1, &operator)]))]))]);
+        }
+        Graph::read(&model(&[(1, operator)]))
+    };
+    assert_eq!(nested(50).unwrap().nodes.len(), 51);
+    assert!(nested(500).is_err());
 }
 
 #[test]
@@ -86,9 +117,9 @@ fn only_names_that_people_gave_tell_batches_apart() {
         (&[&["DynamicDimension.0"], &["s77"], &["?"], &["4"]], &[]),
         (&[&["batch"], &["s1"]], &["batch"]),
     ] {
-        let input = inputs.iter().enumerate().map(|(at, dims)| value(&format!("X{at}"), dims));
-        let graph = GraphProto { input: input.collect(), ..GraphProto::default() };
-        assert!(Graph::of(model(graph)).row_symbols().iter().eq(expected), "{inputs:?}");
+        let input = |(at, dims): (usize, &&[&str])| (11, value(&format!("X{at}"), dims));
+        let graph = model(&inputs.iter().enumerate().map(input).collect::<Vec<_>>());
+        assert!(Graph::read(&graph).unwrap().row_symbols().iter().eq(expected), "{inputs:?}");
     }
 }
 
@@ -152,22 +183,16 @@ fn weights_imply_the_sizes_of_open_dimensions() {
 
 #[test]
 fn operators_are_found_in_subgraphs_and_functions() {
-    let branch = GraphProto {
-        node: vec![node("DynamicQuantizeLinear", &["X"], &["q", "s", "z"])],
-        ..GraphProto::default()
-    };
+    let branch = message(&[(1, &node("DynamicQuantizeLinear", &["X"], &["q", "s", "z"]))]);
     let mut choice = node("If", &["c"], &["Y"]);
-    choice.attribute.push(AttributeProto { g: Some(branch), ..AttributeProto::default() });
-    let graph = GraphProto {
-        node: vec![
-            choice,
-            with(node("Softmax", &["X"], &["S"]), "axis", -1),
-            with(node("ArgMax", &["X"], &["A"]), "axis", 0),
-        ],
-        ..GraphProto::default()
-    };
-    let function = FunctionProto { node: vec![node("RandomNormalLike", &["X"], &["R"])] };
-    let graph = Graph::of(ModelProto { functions: vec![function], ..model(graph) });
+    push_bytes(&mut choice, 5, &message(&[(6, &branch)]));
+    let mut file = model(&[
+        (1, choice),
+        (1, with(node("Softmax", &["X"], &["S"]), "axis", -1)),
+        (1, with(node("ArgMax", &["X"], &["A"]), "axis", 0)),
+    ]);
+    push_bytes(&mut file, 25, &message(&[(7, &node("RandomNormalLike", &["X"], &["R"]))]));
+    let graph = Graph::read(&file).unwrap();
     assert!(graph.batch_scaled().iter().eq(&["DynamicQuantizeLinear"]));
     assert!(graph.random().iter().eq(&["RandomNormalLike"]));
     assert!(graph.along_rows().iter().eq(&["ArgMax"]));

@@ -2,9 +2,7 @@
 //!
 //! Works on the protobuf encoding, so that a model's weights are neither decoded nor copied.
 
-mod wire;
-
-use self::wire::{Content, Field, Malformed, fields, push_bytes};
+use crate::protobuf::{Content, DEEPEST, Field, Malformed, fields, push_bytes};
 
 /// Where the values of a tensor are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +39,6 @@ pub(super) fn embed<'a>(
 ) -> Result<Option<Vec<u8>>, Malformed> {
     rewrite(Kind::Model, model, 0, data)
 }
-
-/// Deeper nesting is refused, as by protobuf's own parser. Each level uses some of the stack.
-const DEEPEST: u32 = 100;
 
 /// The kinds of messages that may contain tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]

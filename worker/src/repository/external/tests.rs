@@ -1,13 +1,5 @@
 use super::*;
-
-/// A message of fields with bytes.
-fn message(fields: &[(u64, &[u8])]) -> Vec<u8> {
-    let mut message = Vec::new();
-    for (number, bytes) in fields {
-        push_bytes(&mut message, *number, bytes);
-    }
-    message
-}
+use crate::protobuf::message;
 
 fn entry(key: &str, value: &str) -> Vec<u8> {
     message(&[(number::KEY, key.as_bytes()), (number::VALUE, value.as_bytes())])

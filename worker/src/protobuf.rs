@@ -1,21 +1,25 @@
 //! The encoding of protobuf messages: a sequence of numbered fields.
 
+/// Deeper nesting is malformed, as for protobuf's own parser. Each level uses some of the stack.
+pub(crate) const DEEPEST: u32 = 100;
+
 /// The bytes are no protobuf message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::repository) struct Malformed;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the file is no ONNX model: its fields cannot be read")]
+pub(crate) struct Malformed;
 
 /// One field of a message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Field<'a> {
-    pub(super) number: u64,
-    pub(super) content: Content<'a>,
+pub(crate) struct Field<'a> {
+    pub(crate) number: u64,
+    pub(crate) content: Content<'a>,
     /// The whole field: key, length and content.
-    pub(super) encoded: &'a [u8],
+    pub(crate) encoded: &'a [u8],
 }
 
 /// The content of a field.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Content<'a> {
+pub(crate) enum Content<'a> {
     /// A variable-length number.
     Number(u64),
     /// A text, a nested message, or packed numbers.
@@ -25,7 +29,7 @@ pub(super) enum Content<'a> {
 }
 
 /// The fields of a message. Ends after the first malformed field.
-pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field<'_>, Malformed>> {
+pub(crate) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field<'_>, Malformed>> {
     let mut rest = Some(message);
     std::iter::from_fn(move || {
         let message = rest.take().filter(|message| !message.is_empty())?;
@@ -34,6 +38,42 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field<'_>, M
         let encoded = &message[..message.len() - after.len()];
         Some(Ok(Field { number, content, encoded }))
     })
+}
+
+/// The last nested message or text in the field `number`.
+pub(crate) fn child(message: &[u8], number: u64) -> Result<Option<&[u8]>, Malformed> {
+    let mut found = None;
+    for field in fields(message) {
+        let field = field?;
+        if let (Content::Bytes(bytes), true) = (field.content, field.number == number) {
+            found = Some(bytes);
+        }
+    }
+    Ok(found)
+}
+
+/// A text.
+pub(crate) fn text(bytes: &[u8]) -> Result<String, Malformed> {
+    str::from_utf8(bytes).map(str::to_owned).map_err(|_| Malformed)
+}
+
+/// Appends the signed numbers of a repeated field, which are packed or have a field each.
+pub(crate) fn push_integers(
+    integers: &mut Vec<i64>,
+    content: Content<'_>,
+) -> Result<(), Malformed> {
+    match content {
+        Content::Number(number) => integers.push(number.cast_signed()),
+        Content::Bytes(mut packed) => {
+            while !packed.is_empty() {
+                let (number, rest) = varint(packed).ok_or(Malformed)?;
+                integers.push(number.cast_signed());
+                packed = rest;
+            }
+        }
+        Content::Fixed => return Err(Malformed),
+    }
+    Ok(())
 }
 
 /// Splits the first field off a message.
@@ -76,10 +116,27 @@ fn push_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Appends a field with bytes.
-pub(super) fn push_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+pub(crate) fn push_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     push_varint(out, number << 3 | 2);
     push_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+/// A message of fields with bytes, for tests.
+#[cfg(test)]
+pub(crate) fn message(fields: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut message = Vec::new();
+    for (number, bytes) in fields {
+        push_bytes(&mut message, *number, bytes);
+    }
+    message
+}
+
+/// Appends a field with a number, for tests.
+#[cfg(test)]
+pub(crate) fn push_number(out: &mut Vec<u8>, number: u64, value: u64) {
+    push_varint(out, number << 3);
+    push_varint(out, value);
 }
 
 #[cfg(test)]
@@ -93,6 +150,16 @@ mod tests {
         {
             assert!(fields(bytes).any(|field| field.is_err()), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn repeated_numbers_are_packed_or_not() {
+        let mut integers = Vec::new();
+        let packed = [5, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        push_integers(&mut integers, Content::Bytes(&packed)).unwrap();
+        push_integers(&mut integers, Content::Number(7)).unwrap();
+        assert_eq!(integers, [5, -1, 7]);
+        assert_eq!(push_integers(&mut integers, Content::Bytes(&[0x80])), Err(Malformed));
     }
 
     #[test]
