@@ -7,6 +7,7 @@ mod access;
 mod bare;
 mod echo;
 mod files;
+mod large;
 mod origin;
 mod redis_tls;
 mod rig;
@@ -52,6 +53,8 @@ enum Part {
     Access,
     /// CPU per request of TLS between the programs and Redis
     RedisTls,
+    /// Rate and latency of small clients beside one whose requests have many rows
+    Large,
 }
 
 #[tokio::main]
@@ -87,6 +90,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Traces => traces::bench(lasts).await,
             Part::Access => access::bench(lasts).await,
             Part::RedisTls => redis_tls::bench(lasts).await,
+            Part::Large => large::bench(lasts).await,
         };
         if let Err(error) = done {
             eprintln!("error: {part:?}: {error:#}");
