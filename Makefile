@@ -3,7 +3,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test pictures live-pictures figures goals lint coverage simulate-delivery chaos bench fuzz build \
+.PHONY: help demo serve test pictures live-pictures figures goals lint coverage simulate-delivery chaos bench fuzz \
+	fuzz-socket fuzz-redis fuzz-build build \
 	onnxruntime models chart images test-images test-cluster up down clean prerequisites
 
 COMMA := ,
@@ -22,6 +23,7 @@ DIGITS_TEST := $(CACHE)/digits_test.csv
 LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
+FUZZ_FLAGS = --seconds $(or $(SECONDS),$(FUZZ_SECONDS)) $(if $(SEED),--seed $(SEED))
 SEEDS ?= 100000
 # The commit whose programs F35 replaces by the current ones: the last before the folders were rearranged. The
 # current programs must work with those of every commit since 55f033a (ARCHITECTURE.md, Versions).
@@ -80,6 +82,16 @@ fuzz: prerequisites ## fuzz the parsers for FUZZ_SECONDS each
 		(cd verify/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../../$(CACHE)/fuzz \
 			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \
 	done
+
+fuzz-socket: fuzz-build ## send malformed, slow and truncated HTTP to a real gateway; SECONDS=300 SEED=1
+	verify/fuzz/live/fuzz_socket.py $(FUZZ_FLAGS)
+
+fuzz-redis: fuzz-build ## write junk into the Redis of a real fleet; SECONDS=300 SEED=1
+	verify/fuzz/live/fuzz_redis.py $(FUZZ_FLAGS)
+
+fuzz-build: prerequisites
+	@scripts/prerequisites.sh redis-server
+	cargo build --locked --workspace --bins
 
 simulate-delivery: ## simulate the delivery of answers with random faults, for SEEDS seeds
 	SIMULATION_SEEDS=$(SEEDS) cargo test --locked --release -p batchfleet-gateway --lib \

@@ -55,6 +55,8 @@ suite "real models" verify/models/run.sh
 suite "the chart" helm/tests/run.sh
 suite "boards and alerts" dashboards/check.py
 suite "live page in a browser" verify/browser/run.sh
+suite "junk over HTTP, the short tier" verify/fuzz/live/fuzz_socket.py --seconds 10
+suite "junk in Redis, the short tier" verify/fuzz/live/fuzz_redis.py --seconds 10
 suite "faults, the short tier" target/debug/batchfleet-chaos --short
 
 echo "$passed passed, $failed failed"

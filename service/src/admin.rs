@@ -1,21 +1,30 @@
 //! The admin port: serves metrics and health on a listener separate from the clients' listener.
 
+mod places;
+
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
+use actix_http::{HttpService, KeepAlive};
+use actix_server::Server;
+use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::{
-    App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer, Resource,
-    dev::Server,
+    App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource,
+    dev::{AppConfig, Service},
     http::header::{ContentType, X_CONTENT_TYPE_OPTIONS},
     middleware::DefaultHeaders,
-    web::{self, Data},
+    web::{self, Data, ServiceConfig},
 };
 use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::{net::TcpStream, select};
 use tracing::info;
 
+use self::places::Places;
 use crate::{Liveness, Readiness, metrics::ProcessMetrics};
 
 type PageHandler = dyn Fn(&HttpRequest) -> Option<HttpResponse> + Send + Sync;
@@ -64,38 +73,76 @@ pub(crate) struct AdminPort {
     pub(crate) address: Option<SocketAddr>,
 }
 
-/// The most connections of the admin port. Further ones wait, so that files are left for the rest of
-/// the process.
+/// The most connections of the admin port, so that files are left for the rest of the process. A
+/// further connection replaces the oldest one: probes must get in whatever other connections do.
 const MOST_CONNECTIONS: usize = 32;
+/// How long a connection may wait for its first request, and for each later one.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Binds the admin port.
 pub(crate) fn bind(listen: SocketAddr, shown: Shown) -> io::Result<AdminPort> {
+    let listener = TcpListener::bind(listen)?;
+    let address = listener.local_addr()?;
     let Shown { registry, metrics, liveness, readiness, pages } = shown;
     let (metrics, registry) = (Data::new(metrics), Data::new(registry));
     let (liveness, readiness) = (Data::new(liveness), Data::new(readiness));
     let pages = Data::new(pages);
-    let server = HttpServer::new(move || {
-        App::new()
-            .wrap(DefaultHeaders::new().add((X_CONTENT_TYPE_OPTIONS, "nosniff")))
-            .app_data(registry.clone())
+    let shown = move |app: &mut ServiceConfig| {
+        app.app_data(registry.clone())
             .app_data(metrics.clone())
             .app_data(liveness.clone())
             .app_data(readiness.clone())
-            .app_data(pages.clone())
-            .service(page("/metrics", all_metrics))
-            .service(page("/livez", live))
-            .service(page("/readyz", ready))
-            .default_service(web::to(other))
-    })
-    .workers(1)
-    .max_connections(MOST_CONNECTIONS)
-    .disable_signals()
-    .bind(listen)?;
-    for address in server.addrs() {
-        info!(%address, port_name = "admin", "listening");
-    }
-    let address = server.addrs().first().copied();
-    Ok(AdminPort { server: server.run(), address })
+            .app_data(pages.clone());
+    };
+    let server = Server::build()
+        .workers(1)
+        // The connections to be replaced stay open for a moment.
+        .max_concurrent_connections(2 * MOST_CONNECTIONS)
+        .disable_signals()
+        .listen("admin", listener, move || {
+            let shown = shown.clone();
+            fn_factory(move || {
+                let started = http_service(shown.clone()).new_service(());
+                async move {
+                    let http = Rc::new(started.await?);
+                    let places = Rc::new(Places::new(MOST_CONNECTIONS));
+                    Ok::<_, ()>(fn_service(move |stream: TcpStream| {
+                        let (http, places) = (Rc::clone(&http), Rc::clone(&places));
+                        async move {
+                            let peer = stream.peer_addr().ok();
+                            let place = places.take();
+                            select! {
+                                _ = http.call((stream, peer)) => {}
+                                () = place.is_needed() => {}
+                            }
+                            Ok::<_, ()>(())
+                        }
+                    }))
+                }
+            })
+        })?;
+    info!(%address, port_name = "admin", "listening");
+    Ok(AdminPort { server: server.run(), address: Some(address) })
+}
+fn http_service(
+    shown: impl FnOnce(&mut ServiceConfig),
+) -> impl ServiceFactory<
+    (TcpStream, Option<SocketAddr>),
+    Config = (),
+    Service = impl Service<(TcpStream, Option<SocketAddr>)>,
+    InitError = (),
+> {
+    let app = App::new()
+        .wrap(DefaultHeaders::new().add((X_CONTENT_TYPE_OPTIONS, "nosniff")))
+        .configure(shown)
+        .service(page("/metrics", all_metrics))
+        .service(page("/livez", live))
+        .service(page("/readyz", ready))
+        .default_service(web::to(other));
+    HttpService::build()
+        .client_request_timeout(PATIENCE)
+        .keep_alive(KeepAlive::Timeout(PATIENCE))
+        .h1(map_config(app, |()| AppConfig::default()))
 }
 
 /// Routes GET and HEAD of a path to `handler`; the server omits the body of an answer to HEAD.
@@ -113,7 +160,7 @@ async fn all_metrics(registry: Data<Registry>, process: Data<ProcessMetrics>) ->
     let mut text = Vec::new();
     match TextEncoder::new().encode(&registry.gather(), &mut text) {
         Ok(()) => HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(text),
-        Err(error) => problem(HttpResponse::InternalServerError(), &error.to_string()),
+        Err(error) => problem(HttpResponse::InternalServerError(), "internal", &error.to_string()),
     }
 }
 
@@ -122,7 +169,7 @@ async fn all_metrics(registry: Data<Registry>, process: Data<ProcessMetrics>) ->
 async fn live(liveness: Data<Liveness>) -> HttpResponse {
     match liveness.get() {
         Ok(()) => HttpResponse::Ok().content_type(ContentType::json()).body(r#"{"live":true}"#),
-        Err(reason) => problem(HttpResponse::ServiceUnavailable(), &reason),
+        Err(reason) => problem(HttpResponse::ServiceUnavailable(), "not_live", &reason),
     }
 }
 
@@ -132,16 +179,18 @@ async fn ready(readiness: Data<Readiness>) -> HttpResponse {
         Ok(Some(warning)) => HttpResponse::Ok()
             .content_type(ContentType::json())
             .body(format!(r#"{{"ready":true,"warning":"{warning}"}}"#)),
-        Err(reason) => problem(HttpResponse::ServiceUnavailable(), reason),
+        Err(reason) => problem(HttpResponse::ServiceUnavailable(), "not_ready", reason),
     }
 }
 
 async fn other(request: HttpRequest, pages: Data<AdminPages>) -> HttpResponse {
     pages.answer(&request).unwrap_or_else(|| {
-        problem(HttpResponse::NotFound(), "the admin port serves /metrics, /livez and /readyz")
+        let text = "the admin port serves /metrics, /livez and /readyz";
+        problem(HttpResponse::NotFound(), "not_found", text)
     })
 }
 
-fn problem(mut response: actix_web::HttpResponseBuilder, text: &str) -> HttpResponse {
+fn problem(mut response: HttpResponseBuilder, code: &str, text: &str) -> HttpResponse {
+    response.insert_header(("x-error-code", code));
     response.json(std::collections::BTreeMap::from([("error", text)]))
 }
