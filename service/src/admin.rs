@@ -76,7 +76,7 @@ pub(crate) struct AdminPort {
 /// The most connections of the admin port, so that files are left for the rest of the process. A
 /// further connection replaces the oldest one: probes must get in whatever other connections do.
 const MOST_CONNECTIONS: usize = 32;
-/// How long a connection may wait for its first request, and for each later one.
+/// How long a connection may wait for its request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Binds the admin port.
@@ -141,7 +141,8 @@ fn http_service(
         .default_service(web::to(other));
     HttpService::build()
         .client_request_timeout(PATIENCE)
-        .keep_alive(KeepAlive::Timeout(PATIENCE))
+        // A connection serves one request, so that it cannot ask for more than it reads.
+        .keep_alive(KeepAlive::Disabled)
         .h1(map_config(app, |()| AppConfig::default()))
 }
 

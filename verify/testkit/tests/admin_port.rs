@@ -1,7 +1,5 @@
 //! Probes reach the admin port of a program whatever other connections do there.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-
 use std::time::Duration;
 
 use batchfleet_testkit::{Program, RedisServer, get};
