@@ -152,7 +152,8 @@ impl Default for Slo {
         .message("no size in batch.sizes may be more than batch.max")
 )]
 pub struct Batch {
-    /// How N, the largest number of rows in a batch, is chosen.
+    /// How N, the largest number of rows in a batch, is chosen: `auto`, from measured batch times and
+    /// the latency target, or `fixed`, as `rows`.
     #[serde(default)]
     pub mode: BatchMode,
     /// N, for mode `fixed`.
@@ -228,7 +229,11 @@ pub enum BatchMode {
         .message("scaling.scaleToZeroAfterSeconds has no effect unless scaling.min is 0")
 )]
 pub struct Scaling {
-    /// What sets the number of workers.
+    /// What sets the number of workers. `hpa`: a `HorizontalPodAutoscaler`, which adds workers for waiting
+    /// requests to the minimum that the controller computes from the load; while it cannot read the metric
+    /// `batchfleet_queue_depth`, the controller sets the number itself. `direct`: the controller alone.
+    /// `external`: another autoscaler, such as KEDA, which can read `status.wantedReplicas`. The condition
+    /// `AutoscalerActive` tells which one is in use.
     #[serde(default)]
     pub mode: ScalingMode,
     /// Smallest number of workers. 0 lets the fleet scale to zero after `scaleToZeroAfterSeconds`.
@@ -299,11 +304,7 @@ impl Default for Scaling {
     }
 }
 
-/// What sets the number of workers. `hpa`: a `HorizontalPodAutoscaler`, which adds workers for waiting
-/// requests to the minimum that the controller computes from the load; while it cannot read the metric
-/// `batchfleet_queue_depth`, the controller sets the number itself. `direct`: the controller alone.
-/// `external`: another autoscaler, such as KEDA, which can read `status.wantedReplicas`. The condition
-/// `AutoscalerActive` tells which one is in use.
+/// What sets the number of workers.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ScalingMode {

@@ -17,7 +17,7 @@ use crate::{
     decide::{Decision, FleetInput, rounded},
     objects::FLEET,
     problem::Problem,
-    scaled_by::ScaledBy,
+    scaled_by::{AUTOSCALER, ScaledBy},
 };
 
 /// The types of all conditions, in their order.
@@ -122,6 +122,7 @@ pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus)
     let (before, now) = (last.and_then(autoscaler), autoscaler(status));
     if let (Some((before, _)), Some((reason, why))) = (before, now)
         && before != reason
+        && !(AUTOSCALER.contains(&before.as_str()) && AUTOSCALER.contains(&reason.as_str()))
     {
         events.push(event(EventType::Normal, &reason, "ChooseScaler", &why));
     }

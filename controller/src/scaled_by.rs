@@ -11,6 +11,9 @@ use crate::{crd::ScalingMode, objects::QUEUE_DEPTH};
 /// so that a restart of the metrics API does not count.
 const BLIND_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
+/// Reasons of an autoscaler that decides, or will within a minute.
+pub(crate) const AUTOSCALER: [&str; 2] = ["MetricPending", "MetricRead"];
+
 /// What sets the number of workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ScaledBy {
@@ -18,7 +21,8 @@ pub(crate) enum ScaledBy {
     Controller,
     /// Another autoscaler, because `scaling.mode` is `external`.
     Other,
-    /// The fleet's autoscaler; the number that it wants, once it has reported one.
+    /// The fleet's autoscaler; the number that it wants, or `None` if it has not read its metric yet, or
+    /// not for less than a minute.
     Autoscaler(Option<u32>),
     /// The controller, because the fleet's autoscaler cannot read its metric. Such an autoscaler
     /// keeps the number above the floor and never removes a worker.
@@ -41,12 +45,13 @@ impl ScaledBy {
             ScalingMode::External => Self::Other,
             ScalingMode::Hpa => {
                 let conditions = status.and_then(|status| status.conditions.as_ref());
-                let blind = conditions.into_iter().flatten().find(|it| is_blind(it, now));
+                let blind = conditions.iter().copied().flatten().find(|it| is_blind(it, now));
                 if let Some(condition) = blind {
                     let why = condition.message.clone().unwrap_or_default();
                     return Self::ControllerInstead { why };
                 }
-                let desired = status.map(|status| status.desired_replicas);
+                let active = conditions.into_iter().flatten().find(|it| is_active(it));
+                let desired = active.and(status).map(|status| status.desired_replicas);
                 Self::Autoscaler(desired.and_then(|desired| u32::try_from(desired).ok()))
             }
         }
@@ -67,7 +72,7 @@ impl ScaledBy {
         match self {
             Self::Controller => "ModeDirect",
             Self::Other => "ModeExternal",
-            Self::Autoscaler(None) => "AutoscalerStarting",
+            Self::Autoscaler(None) => "MetricPending",
             Self::Autoscaler(Some(_)) => "MetricRead",
             Self::ControllerInstead { .. } => "MetricUnavailable",
         }
@@ -86,7 +91,10 @@ impl ScaledBy {
                     .to_owned()
             }
             Self::Autoscaler(None) => {
-                format!("the HorizontalPodAutoscaler starts with a minimum of {floor}")
+                format!(
+                    "the HorizontalPodAutoscaler waits for {QUEUE_DEPTH}; it keeps the controller's \
+                     minimum of {floor}"
+                )
             }
             Self::Autoscaler(Some(desired)) => format!(
                 "the HorizontalPodAutoscaler wants {desired}, from {QUEUE_DEPTH} and the controller's \
@@ -99,6 +107,10 @@ impl ScaledBy {
             ),
         }
     }
+}
+
+fn is_active(condition: &HorizontalPodAutoscalerCondition) -> bool {
+    condition.type_ == "ScalingActive" && condition.status == "True"
 }
 
 fn is_blind(condition: &HorizontalPodAutoscalerCondition, now: Timestamp) -> bool {
@@ -133,12 +145,12 @@ mod tests {
     fn the_controller_takes_over_once_the_autoscaler_has_missed_its_metric_for_a_minute() {
         let long = "2026-01-01T00:09:00Z";
         for (conditions, expected) in [
-            (json!([]), ScaledBy::Autoscaler(Some(4))),
+            (json!(null), ScaledBy::Autoscaler(None)),
             (active("True", "ValidMetricFound", long), ScaledBy::Autoscaler(Some(4))),
-            (active("False", "ScalingDisabled", long), ScaledBy::Autoscaler(Some(4))),
+            (active("False", "ScalingDisabled", long), ScaledBy::Autoscaler(None)),
             (
                 active("False", "FailedGetExternalMetric", "2026-01-01T00:09:01Z"),
-                ScaledBy::Autoscaler(Some(4)),
+                ScaledBy::Autoscaler(None),
             ),
             (
                 active("False", "FailedGetExternalMetric", long),

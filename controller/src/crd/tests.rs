@@ -121,3 +121,14 @@ fn amounts_and_policies_that_the_api_server_would_refuse_later_are_refused_at_on
     let policies = &field(&format!("{source}/image/properties/pullPolicy"))["enum"];
     assert_eq!(*policies, json!(["Always", "IfNotPresent", "Never", null]));
 }
+
+#[test]
+fn the_descriptions_of_modes_tell_what_each_mode_does() {
+    for (pointer, modes) in [
+        ("/scaling/properties/mode", &["`hpa`", "`direct`", "`external`"][..]),
+        ("/batch/properties/mode", &["`auto`", "`fixed`"][..]),
+    ] {
+        let description = field(pointer)["description"].as_str().unwrap().to_owned();
+        assert!(modes.iter().all(|mode| description.contains(mode)), "{pointer}: {description}");
+    }
+}

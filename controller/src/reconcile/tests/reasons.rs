@@ -124,9 +124,11 @@ async fn a_fleet_whose_autoscaler_has_no_metric_shrinks_and_says_why() {
 async fn the_status_shows_what_the_autoscaler_wants() {
     let mut world = World::new(&json!({})).await;
     world.ticks(8, 10).await;
-    world
-        .server
-        .edit(AUTOSCALER, |autoscaler| autoscaler["status"] = json!({"desiredReplicas": 7}));
+    world.server.edit(AUTOSCALER, |autoscaler| {
+        let active =
+            json!([{"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound"}]);
+        autoscaler["status"] = json!({"desiredReplicas": 7, "conditions": active});
+    });
     world.tick(10).await.unwrap();
     assert_eq!(
         (world.status("wantedReplicas"), world.status("autoscalerReplicas")),
