@@ -52,7 +52,7 @@ def pod(images, name, script):
             "restartPolicy": "Never",
             "enableServiceLinks": False,
             "automountServiceAccountToken": False,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
             "terminationGracePeriodSeconds": 1,
             "containers": [{
                 "name": "load", "image": images["gateway"], "imagePullPolicy": "IfNotPresent",

@@ -29,17 +29,17 @@ def main(names):
     run("kubectl", "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
     outage_seconds = int(os.environ.get("OUTAGE_SECONDS", "300"))
     stage = scenarios.Stage(Namespace(NAMESPACE), images, outage_seconds)
-    failed = 0
+    # All other scenarios need the installation.
+    chosen = [each for each in scenarios.ALL if not names or each.__name__ in names or each is scenarios.install]
+    passed = []
     try:
-        for scenario in scenarios.ALL:
-            # All other scenarios need the installation.
-            if not names or scenario.__name__ in names or scenario is scenarios.install:
-                failed += not passes(scenario, stage)
+        for scenario in chosen:
+            passed.append(passes(scenario, stage))
     finally:
         stage.namespace.helm("uninstall", "batchfleet", "--ignore-not-found")
-        run("kubectl", "delete", "namespace", NAMESPACE, timeout=600)
-    total = len(names or scenarios.ALL)
-    print(f"{total - failed} passed, {failed} failed")
+        run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=600)
+    failed = passed.count(False)
+    print(f"{len(passed) - failed} of {len(chosen)} scenarios passed, {failed} failed")
     return 1 if failed else 0
 
 

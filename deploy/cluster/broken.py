@@ -1,0 +1,129 @@
+"""Scenarios of fleets that cannot work, of hands that change objects, and of the end of a namespace."""
+
+import time
+
+from fleets import fleet, ready, workers
+from kube import await_, run
+from load import settle, troubles
+
+API = "v1beta1.external.metrics.k8s.io"
+
+
+def set_(path, value):
+    """A change of a ModelFleet: sets the field at a path such as `spec.worker.image`."""
+
+    def change(thing):
+        *outer, last = path.split(".")
+        for key in outer:
+            thing = thing.setdefault(key, {})
+        thing[last] = value
+
+    return change
+
+
+# The reason that each broken fleet must give, and a part of the message of its condition Degraded.
+BROKEN = {
+    "model-name": ("ModelNotFound", 'no model "wyde"', set_("spec.model.name", "wyde")),
+    "no-claim": ("ClaimMissing", "not found",
+                 set_("spec.model.source", {"persistentVolumeClaim": {"claimName": "nothing"}})),
+    "no-image": ("ImageUnavailable", "example.invalid/worker:1", set_("spec.worker.image", "example.invalid/worker:1")),
+    "bad-init": ("InitContainerFailed", "no such bucket",
+                 set_("spec.model.source.emptyDir.args", ["echo no such bucket >&2; exit 3"])),
+    "too-much-cpu": ("InsufficientResources", "Insufficient cpu", set_("spec.worker.requests", {"cpu": "500"})),
+    "no-gpu": ("InsufficientResources", "Insufficient nvidia.com/gpu",
+               set_("spec.worker", {"executionProvider": "cuda", "gpu": {"count": 64}})),
+    "low-memory": ("OutOfMemory", "OOMKilled", set_("spec.worker", {"requests": {"memory": "4Mi"}, "limits": {"memory": "6Mi"}})),
+    "bad-limits": ("SpecRefused", "must be less than or equal to",
+                   set_("spec.worker", {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})),
+}
+
+
+def broken(stage):
+    """Each broken fleet says why, by its reason and in the words of the failed container."""
+    namespace, wrong = stage.namespace, []
+    for name, (_, _, change) in BROKEN.items():
+        thing = fleet(stage.images, name, {"min": 1, "max": 2})
+        change(thing)
+        namespace.apply(thing)
+    reason = lambda name: namespace.get("modelfleet", name).get("status", {}).get("reason")
+    for name, (expected, words, _) in BROKEN.items():
+        try:
+            await_(f"reason {expected} of {name}", lambda: reason(name) == expected, seconds=90)
+        except RuntimeError as late:
+            wrong.append(f"{late}; it is {reason(name)}")
+            continue
+        conditions = namespace.get("modelfleet", name)["status"]["conditions"]
+        message = next(each["message"] for each in conditions if each["type"] == "Degraded")
+        wrong += [] if words in message else [f"{name}: {message!r} lacks {words!r}"]
+    print(namespace.kubectl("get", "modelfleets"), end="")
+    for name in BROKEN:
+        stage.drop(name)
+    return f"{len(BROKEN)} broken fleets", wrong
+
+
+def notes(namespace, reason):
+    """The notes of all events with this reason."""
+    events = namespace.get("events.events.k8s.io")["items"]
+    return [event.get("note", "") for event in events if event.get("reason") == reason]
+
+
+def changed_by_hand(stage):
+    """A changed and a deleted object are set back, and events say what was changed and by which client."""
+    stage.fleet("touched", {"min": 1, "max": 3})
+    patch = '{"spec": {"maxReplicas": 9}}'
+    stage.namespace.kubectl("patch", "hpa", "touched", "--patch", patch, "--field-manager", "my-hand")
+    limit = lambda: stage.namespace.get("hpa", "touched")["spec"]["maxReplicas"]
+    await_("maxReplicas is set back", lambda: limit() == 3, seconds=15)
+    stage.namespace.kubectl("delete", "hpa", "touched")
+    exists = lambda: stage.namespace.kubectl("get", "hpa", "touched", "--ignore-not-found")
+    await_("the autoscaler is made again", exists, seconds=15)
+    said = notes(stage.namespace, "ChangeSetBack")
+    names = lambda *words: any(all(word in note for word in words) for note in said)
+    wrong = [] if names("maxReplicas", "my-hand") else [f"no note of the change: {said}"]
+    wrong += [] if names("was deleted") else [f"no note of the deletion: {said}"]
+    stage.drop("touched")
+    return "; ".join(said), wrong
+
+
+def second_fleet(stage):
+    """A second fleet of the same model gets no workers and names the first."""
+    stage.fleet("first", {"min": 1, "max": 2})
+    second = fleet(stage.images, "second", {"min": 1, "max": 2})
+    set_("spec.model.name", "first")(second)
+    stage.namespace.apply(second)
+    status = lambda: stage.namespace.get("modelfleet", "second").get("status", {})
+    await_("the second is refused", lambda: status().get("reason") == "SameModel", seconds=30)
+    wrong = ["the second fleet has workers"] if stage.namespace.pods(workers("second")) else []
+    message = next(c["message"] for c in status()["conditions"] if c["type"] == "ScalingConflict")
+    stage.drop("second")
+    stage.drop("first")
+    return message, wrong + ([] if "ModelFleet first" in message else ["the first is not named"])
+
+
+def without_metric(stage):
+    """Without any metrics API a fleet in mode hpa grows and shrinks, and says what scales it."""
+    stage.upgrade("--set", "externalMetrics.enabled=false")
+    stage.fleet("blind", {"min": 1, "max": 3, "holdSeconds": 20, "coldStartSeconds": 5}, row_ms=20)
+    report = stage.load("blind", 60, 60).report()
+    most = len(stage.namespace.pods(workers("blind")))
+    start = time.monotonic()
+    await_("one worker is left", lambda: ready(stage.namespace, "blind", 1), seconds=240)
+    took = time.monotonic() - start
+    conditions = stage.namespace.get("modelfleet", "blind")["status"]["conditions"]
+    scaler = next(each for each in conditions if each["type"] == "AutoscalerActive")
+    wrong = troubles(report) + ([] if most > 1 else ["the fleet did not grow"])
+    wrong += [] if scaler["reason"] == "MetricUnavailable" else [f"the scaler is {scaler['reason']}"]
+    stage.drop("blind")
+    stage.upgrade()
+    return f"{most} workers to 1 after {took:.0f} s; {report['right']} of {report['sent']} right", wrong
+
+
+def namespace_deleted(stage):
+    """A namespace deleted without `helm uninstall` goes away, and no APIService stays behind."""
+    wrong, start = [], time.monotonic()
+    run("kubectl", "delete", "namespace", stage.namespace.name, timeout=300)
+    took = time.monotonic() - start
+    if run("kubectl", "get", "apiservice", API, "--ignore-not-found"):
+        wrong.append(f"the APIService {API} is left")
+    settle(1)
+    return f"gone after {took:.0f} s", wrong
