@@ -220,11 +220,15 @@ struct MemoryClaims {
 
 #[async_trait]
 impl Claims for MemoryClaims {
-    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+    async fn claim_within(
+        &mut self,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let until = Instant::now() + CLAIM_WAIT;
+        let until = Instant::now() + wait.min(CLAIM_WAIT);
         loop {
             let filled = self.queue.filled.notified();
             let mut deliveries = self.queue.claim(self.worker, limit);

@@ -204,15 +204,24 @@ pub enum Inbound {
 /// Claims the jobs of one queue.
 #[async_trait]
 pub trait Claims: Send {
-    /// Claims up to `limit` jobs. If no job is waiting, waits up to 1 s for the first job, then
-    /// returns an empty list.
+    /// [`claim_within`](Self::claim_within) 1 s.
+    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        self.claim_within(limit, CLAIM_WAIT).await
+    }
+
+    /// Claims up to `limit` jobs. If no job is waiting, waits for the first job for up to `wait`,
+    /// rounded up to milliseconds and at most 1 s, then returns an empty list.
     ///
     /// If jobs of several classes are waiting, the classes share `limit` by weight, 8 : 4 : 1. Each
     /// class gets at least one place if `limit` allows, and unused places go to the other classes.
     /// Jobs are sorted by class, highest first, and within a class by age, oldest first.
     ///
     /// Not cancel safe: jobs taken by a dropped call stay held until a later claim finds them.
-    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
+    async fn claim_within(
+        &mut self,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BrokerError>;
 }
 
 /// Settles claimed jobs, and publishes that the worker is alive.

@@ -1,7 +1,8 @@
 //! Engines, which run models, and the threads that own them.
 //!
 //! A run blocks its thread while the model computes. Each engine therefore has its own thread,
-//! which takes batches from a channel, one at a time.
+//! which takes batches from a channel, one at a time. The channel holds the next batch while one
+//! runs, so that the engine need not wait for the pipeline between two runs.
 
 pub(crate) mod echo;
 pub(crate) mod onnx;
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    layout::{BatchInputs, UnevenOutput},
+    layout::{BatchInputs, BatchSlots, UnevenOutput},
     watchdog::RunClock,
 };
 
@@ -90,12 +91,33 @@ pub(crate) enum RunErrorCode {
 }
 
 /// A batch for the engine.
-#[derive(Debug)]
 pub(crate) struct Work {
-    /// The inputs of the batch's requests.
-    pub(crate) inputs: BatchInputs,
+    /// Returns the inputs of the batch's requests, once the engine is free; `None` if no request is
+    /// left to run.
+    pub(crate) begin: Box<dyn FnOnce() -> Option<BatchInputs> + Send>,
     /// Sends the result to the pipeline.
-    pub(crate) done: oneshot::Sender<EngineRun>,
+    pub(crate) done: oneshot::Sender<FinishedRun>,
+}
+
+/// The outputs of a batch, not split yet.
+#[derive(Debug)]
+pub(crate) struct FinishedRun {
+    /// The outputs of the whole batch.
+    pub(crate) outputs: Result<Vec<Tensor>, EngineError>,
+    /// Which rows belong to which request.
+    pub(crate) slots: BatchSlots,
+    /// When the engine started the batch.
+    pub(crate) began: Instant,
+    /// Time spent joining inputs.
+    pub(crate) input: Duration,
+    /// Time spent running the model.
+    pub(crate) infer: Duration,
+    /// Time from the end of the previous run to the start of this run. `None` if the engine had to
+    /// wait for the batch.
+    pub(crate) gap: Option<Duration>,
+    /// After a failed run: the engine begins no other batch until this is dropped, because the
+    /// failure may change what should run next.
+    pub(crate) pause: Option<oneshot::Sender<()>>,
 }
 
 /// The result of running a batch.
@@ -111,6 +133,20 @@ pub(crate) struct EngineRun {
     pub(crate) infer: Duration,
     /// Time spent splitting outputs.
     pub(crate) output: Duration,
+    /// Time from the end of the previous run to the start of this run. `None` if the engine had to
+    /// wait for the batch.
+    pub(crate) gap: Option<Duration>,
+}
+
+impl FinishedRun {
+    /// Splits the outputs among the requests. The pipeline does this, so that the engine can begin
+    /// the next batch.
+    pub(crate) fn split(self) -> EngineRun {
+        let Self { outputs, slots, began, input, infer, gap, pause: _ } = self;
+        let inferred = Instant::now();
+        let outputs = outputs.and_then(|outputs| Ok(slots.split(outputs)?));
+        EngineRun { outputs, began, input, infer, output: inferred.elapsed(), gap }
+    }
 }
 
 /// A handle to an engine. The engine's thread ends when the handle is dropped.
@@ -153,12 +189,22 @@ impl EngineHandle {
         }
     }
 
+    /// Hands over a batch, which the engine begins as soon as it is free. Waits while another batch
+    /// is next. The receiver fails if `begin` returns no inputs, and if the engine's thread has
+    /// ended.
+    pub(crate) async fn offer(
+        &self,
+        begin: impl FnOnce() -> Option<BatchInputs> + Send + 'static,
+    ) -> oneshot::Receiver<FinishedRun> {
+        let (done, run) = oneshot::channel();
+        // A failed send drops `done`.
+        drop(self.work.send(Work { begin: Box::new(begin), done }).await);
+        run
+    }
+
     /// Runs a batch; `None` if the engine's thread has ended.
     pub(crate) async fn run(&self, inputs: BatchInputs) -> Option<EngineRun> {
-        let (done, run) = oneshot::channel();
-        let _running = self.clock.begin();
-        self.work.send(Work { inputs, done }).await.ok()?;
-        run.await.ok()
+        Some(self.offer(move || Some(inputs)).await.await.ok()?.split())
     }
 }
 
@@ -171,11 +217,12 @@ where
     L: FnOnce() -> Result<(Box<dyn Engine>, T), E> + Send + 'static,
 {
     let (handle, mut work) = EngineHandle::channel();
+    let clock = handle.clock.clone();
     let (loaded, on_load) = oneshot::channel();
     thread::Builder::new().name(name).spawn(move || match load() {
         Ok((mut engine, result)) => {
             if loaded.send(Ok(result)).is_ok() {
-                serve(engine.as_mut(), &mut work);
+                serve(engine.as_mut(), &mut work, &clock);
             }
         }
         // The caller of `start` may have stopped waiting.
@@ -186,21 +233,41 @@ where
     Ok((handle, result?))
 }
 
-fn serve(engine: &mut dyn Engine, work: &mut mpsc::Receiver<Work>) {
-    while let Some(Work { inputs, done }) = work.blocking_recv() {
+fn serve(engine: &mut dyn Engine, work: &mut mpsc::Receiver<Work>, clock: &RunClock) {
+    let mut ended = None;
+    loop {
+        // Without work, the next run does not follow the last one.
+        let next = work.try_recv().ok().or_else(|| {
+            ended = None;
+            work.blocking_recv()
+        });
+        let Some(Work { begin, done }) = next else { return };
+        let began = Instant::now();
+        let Some(inputs) = begin() else { continue };
+        let running = clock.begin();
+        let mut run = run(engine, inputs, began);
+        drop(running);
+        let started = began + run.input;
+        run.gap = ended.map(|ended| started.saturating_duration_since(ended));
+        ended = Some(started + run.infer);
+        let paused = run.outputs.is_err().then(|| {
+            let (pause, paused) = oneshot::channel();
+            run.pause = Some(pause);
+            paused
+        });
         // The pipeline may have stopped waiting.
-        drop(done.send(run(engine, inputs)));
+        drop(done.send(run));
+        if let Some(paused) = paused {
+            drop(paused.blocking_recv());
+        }
     }
 }
 
-/// Joins the inputs, runs the model, splits the outputs.
-fn run(engine: &mut dyn Engine, inputs: BatchInputs) -> EngineRun {
-    let began = Instant::now();
+/// Joins the inputs and runs the model.
+fn run(engine: &mut dyn Engine, inputs: BatchInputs, began: Instant) -> FinishedRun {
     let (inputs, slots) = inputs.join();
     let joined = Instant::now();
     let outputs = engine.run(inputs, slots.rows());
-    let inferred = Instant::now();
-    let outputs = outputs.and_then(|outputs| Ok(slots.split(outputs)?));
-    let (input, infer, output) = (joined - began, inferred - joined, inferred.elapsed());
-    EngineRun { outputs, began, input, infer, output }
+    let (input, infer) = (joined - began, joined.elapsed());
+    FinishedRun { outputs, slots, began, input, infer, gap: None, pause: None }
 }

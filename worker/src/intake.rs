@@ -1,8 +1,9 @@
 //! Claims jobs when the pipeline asks for them.
 //!
-//! A claim is not cancel-safe, and waits up to a second for the first job. A separate task
-//! therefore makes the claims, so that the pipeline can stop waiting: jobs that arrive later belong
-//! to the next batch.
+//! A claim is not cancel-safe, and may wait for the first job. A separate task therefore makes the
+//! claims, so that the pipeline can stop waiting: jobs that arrive later belong to the next batch.
+
+use std::time::Duration;
 
 use batchfleet_broker::{Claims, Delivery};
 use tokio::{
@@ -12,22 +13,26 @@ use tokio::{
 
 use crate::{drain::Drain, lengths::RowLengths, retry::Outage};
 
+/// How long a claim waits for the first job if nothing else limits the wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Weight of the latest job in the moving average of units per job.
 const SMOOTHING: f64 = 0.2;
 
 /// The result of a claim.
 #[derive(Debug)]
 pub(crate) struct ClaimedJobs {
-    /// The jobs; none if the queue was empty for a second.
+    /// The jobs; none if no job arrived.
     pub(crate) deliveries: Vec<Delivery>,
     /// Whether the claim returned as many jobs as requested; if so, more jobs may wait.
     pub(crate) full: bool,
+    /// Whether the queue was empty for a second.
+    pub(crate) idle: bool,
 }
 
 /// The pipeline's handle to the claiming task.
 #[derive(Debug)]
 pub(crate) struct Intake {
-    asks: mpsc::Sender<usize>,
+    asks: mpsc::Sender<Ask>,
     claims: mpsc::Receiver<Vec<Delivery>>,
     task: JoinHandle<()>,
     /// The claim in flight.
@@ -44,6 +49,8 @@ struct Ask {
     jobs: usize,
     /// Units of a full batch.
     limit: f64,
+    /// How long to wait for the first job.
+    wait: Duration,
 }
 
 impl Intake {
@@ -63,11 +70,16 @@ impl Intake {
     /// Starts to claim jobs of about `units` units for batches of `limit` units, unless a claim is
     /// already in flight.
     pub(crate) fn ask(&mut self, units: f64, limit: f64) {
+        self.ask_within(units, limit, LONGEST_WAIT);
+    }
+
+    /// [`ask`](Self::ask) with a claim that waits for the first job for up to `wait`.
+    pub(crate) fn ask_within(&mut self, units: f64, limit: f64, wait: Duration) {
         if self.under_way.is_none() {
-            let jobs = jobs_for(units, self.units_per_job);
+            let ask = Ask { jobs: jobs_for(units, self.units_per_job), limit, wait };
             // The channel has room, because a request is sent only after the previous request was
             // answered.
-            self.under_way = self.asks.try_send(jobs).is_ok().then_some(Ask { jobs, limit });
+            self.under_way = self.asks.try_send(ask).is_ok().then_some(ask);
         }
     }
 
@@ -84,13 +96,14 @@ impl Intake {
     }
 
     fn count(&mut self, deliveries: Vec<Delivery>) -> ClaimedJobs {
-        let Ask { jobs, limit } =
-            self.under_way.take().unwrap_or(Ask { jobs: usize::MAX, limit: 1.0 });
+        let unasked = Ask { jobs: usize::MAX, limit: 1.0, wait: LONGEST_WAIT };
+        let Ask { jobs, limit, wait } = self.under_way.take().unwrap_or(unasked);
         for delivery in &deliveries {
             let units = self.lengths.units(&delivery.job).clamp(1.0, limit.max(1.0));
             self.units_per_job += (units - self.units_per_job) * SMOOTHING;
         }
-        ClaimedJobs { full: deliveries.len() >= jobs, deliveries }
+        let idle = deliveries.is_empty() && wait >= LONGEST_WAIT;
+        ClaimedJobs { full: deliveries.len() >= jobs, idle, deliveries }
     }
 
     /// Ends the claiming task. Returns its last jobs, or an error if the task has crashed.
@@ -105,14 +118,14 @@ impl Intake {
 
 async fn claim_when_asked(
     mut source: Box<dyn Claims>,
-    mut asked: mpsc::Receiver<usize>,
+    mut asked: mpsc::Receiver<Ask>,
     claims: mpsc::Sender<Vec<Delivery>>,
     drain: Drain,
 ) {
     let mut outage = Outage::new("claim jobs");
-    while let Some(jobs) = asked.recv().await {
+    while let Some(Ask { jobs, wait, .. }) = asked.recv().await {
         let deliveries = loop {
-            match source.claim(jobs).await {
+            match source.claim_within(jobs, wait).await {
                 Ok(deliveries) => {
                     outage.over();
                     break deliveries;

@@ -20,6 +20,8 @@ use crate::fault::RunFault;
 const ROWS: [f64; 10] = doubling(1.0);
 /// 0.25 ms to 65 s: from one row of a small model to a wait until the longest deadline.
 const SECONDS: [f64; 19] = doubling(0.000_25);
+/// 2 microseconds to 65 ms.
+const GAPS: [f64; 16] = doubling(0.000_002);
 
 /// The result of a check of an answered request. The variant's name is the metric label `finding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -68,6 +70,14 @@ batchfleet_service::metrics! {
             buckets = SECONDS
         )]
         batch_seconds: HistogramVec,
+        /// Time between the runs of two batches, if the second was ready when the first ended.
+        #[metric(
+            "batchfleet_worker_engine_gap_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = GAPS
+        )]
+        engine_gap: HistogramVec,
         /// Time from a job's submission until its claim, by the broker's clock.
         #[metric(
             "batchfleet_worker_queue_wait_seconds",
@@ -183,6 +193,7 @@ impl WorkerMetrics {
         ModelMetrics {
             batch_size: self.batch_size.with_label_values(&labels),
             batch_seconds: self.batch_seconds.with_label_values(&labels),
+            engine_gap: self.engine_gap.with_label_values(&labels),
             queue_wait: self.queue_wait.with_label_values(&labels),
             batch_wait: self.batch_wait.with_label_values(&labels),
             broker_seconds: self.broker_seconds.with_label_values(&labels),
@@ -219,6 +230,8 @@ pub(crate) struct ModelMetrics {
     pub(crate) batch_size: Histogram,
     /// Observed once per batch, after its run.
     pub(crate) batch_seconds: Histogram,
+    /// Observed once per batch that was ready when the previous run ended.
+    pub(crate) engine_gap: Histogram,
     /// Observed once per job, when it is claimed.
     pub(crate) queue_wait: Histogram,
     /// Observed once per job, when its batch begins.

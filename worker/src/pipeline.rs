@@ -1,9 +1,10 @@
 //! The serving loop of one model: claim jobs, run a batch, settle the replies.
 //!
-//! Jobs are claimed when the engine is free and run immediately: an idle worker does not wait to
-//! fill a batch, unless `linger` is set. During a run nothing is claimed, because another worker
-//! may be free sooner. The exception is a claim just before the end of the run if more jobs seem to
-//! wait, so that the engine does not idle for a round trip to the broker.
+//! An idle worker runs jobs as soon as it claims them and does not wait to fill a batch, unless
+//! `linger` is set. During most of a run nothing is claimed, because another worker may be free
+//! sooner. Just before the expected end of the run, the jobs of the next batch are claimed and
+//! handed to the engine, which begins them as soon as the run ends. Until then, more jobs are added.
+//! So the engine waits neither for the broker nor for the replies of the previous batch.
 //!
 //! A job with more rows than N runs in parts, which share batches with other jobs. Between two
 //! parts the source holds the job, so that jobs that were claimed in the meantime run too.
@@ -18,8 +19,9 @@ mod pace;
 mod screen;
 mod sentinel;
 mod source;
+mod upcoming;
 
-use std::{pin::pin, sync::Arc};
+use std::{mem, sync::Arc};
 
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
@@ -29,11 +31,21 @@ use self::{
     attempt::{Attempted, Runner},
     bisect::{BatchPart, Bisection},
     pace::BatchPace,
-    source::{BatchSource, Next},
+    source::{BatchSource, ClaimAhead, Next},
+    upcoming::Upcoming,
 };
 use crate::{
-    batch::Batch, drain::Drain, engine::EngineHandle, error::WorkerError, fault::RunFault,
-    metrics::ModelMetrics, plan::ServingPlan, settle::Settler, tuner::SharedTuner,
+    batch::Batch,
+    drain::Drain,
+    engine::{EngineHandle, FinishedRun},
+    error::WorkerError,
+    fault::RunFault,
+    intake::ClaimedJobs,
+    job::HeldJob,
+    metrics::ModelMetrics,
+    plan::ServingPlan,
+    settle::Settler,
+    tuner::SharedTuner,
 };
 
 /// The loop of one model.
@@ -44,7 +56,23 @@ pub(crate) struct Pipeline {
     metrics: ModelMetrics,
     drain: Drain,
     tuner: SharedTuner,
+    /// The batch that the engine runs next.
+    upcoming: Option<Upcoming>,
+    /// The parts of failed batches.
+    parts: Bisection,
 }
+
+/// A batch that the engine runs.
+struct Running {
+    upcoming: Upcoming,
+    /// Whether the batch is a part of a failed batch.
+    is_part: bool,
+    /// Whether it is the first half of a failed batch.
+    is_first_half: bool,
+}
+
+/// The drain timeout is over.
+struct DrainOver;
 
 impl Pipeline {
     /// Sets up the loop. Claims begin with [`Pipeline::run`].
@@ -61,7 +89,8 @@ impl Pipeline {
         let pace = BatchPace::new(tuner.clone(), settler.round_trip());
         let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace);
         let runner = Runner::new(plan, engine, metrics.clone(), tuner.clone());
-        Self { source, runner, settler, metrics, drain, tuner }
+        let (upcoming, parts) = (None, Bisection::default());
+        Self { source, runner, settler, metrics, drain, tuner, upcoming, parts }
     }
 
     /// The tuner, which chooses N.
@@ -73,91 +102,215 @@ impl Pipeline {
     /// others. After [`WorkerError::Device`] the pipeline does neither, because the device's
     /// outputs cannot be trusted.
     pub(crate) async fn run(mut self) -> Result<(), WorkerError> {
-        let mut ended = Ok(());
-        while let Some(next) = self.source.next(&mut self.settler, self.runner.has_sample()).await {
-            ended = match next {
-                Next::Batch(batch) => self.run_batch(batch).await,
-                Next::Idle => self.runner.check_sample().await,
-            };
-            if ended.is_err() {
-                break;
-            }
-        }
+        let ended = self.serve().await;
         if ended.as_ref().is_err_and(WorkerError::is_device) {
             return ended;
         }
+        self.cancel_upcoming();
+        self.source.take_back(self.parts.into_jobs());
         let stopped = self.source.stop().await;
         self.settler.finish().await;
         ended.and(stopped)
     }
 
-    /// Runs a batch, in parts if it fails, until every job has a reply or goes back to the source
-    /// with rows left.
-    async fn run_batch(&mut self, batch: Batch) -> Result<(), WorkerError> {
-        self.metrics.released(batch.release).inc();
-        let mut bisection = Bisection::new(batch);
-        while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {
-            // Jobs may have expired during the previous part; expired jobs do not run.
-            let jobs = self.source.drop_expired(batch.jobs, &mut self.settler).await;
-            if jobs.is_empty() {
-                continue;
-            }
-            let batch = Batch::new(jobs, batch.release);
-            let attempted = match if is_guilty { batch.halves() } else { Err(batch) } {
-                Ok(halves) => Ok(Attempted::Failed(halves, RunFault::Model)),
-                Err(batch) => self.attempt(batch, bisection.is_done()).await,
-            };
-            match attempted {
-                Ok(Attempted::Failed(halves, fault)) => {
-                    self.metrics.bisections.inc();
-                    bisection.failed(halves, fault);
-                }
-                Ok(Attempted::Ran { replies, unfinished }) => {
-                    self.source.take_back(unfinished);
-                    self.settler.settle(replies).await;
-                    if is_first_half {
-                        bisection.first_half_ran();
-                    }
-                }
-                Ok(Attempted::TooLarge(job)) => self.source.take_back(vec![*job]),
-                Ok(Attempted::GaveUp(reply)) => {
-                    self.settler.settle(reply.into_iter().collect()).await;
-                }
-                Err(error) => {
-                    self.source.take_back(bisection.into_jobs());
-                    return Err(error);
-                }
-            }
+    async fn serve(&mut self) -> Result<(), WorkerError> {
+        while let Some(running) = self.next().await? {
+            self.finish(running).await?;
         }
         Ok(())
     }
 
-    /// Runs a batch once. Claims ahead during the run if the batch is the `last` part of the jobs
-    /// that were claimed together.
-    async fn attempt(&mut self, batch: Batch, last: bool) -> Result<Attempted, WorkerError> {
-        let started = Instant::now();
-        let mut claim_at = if last { self.source.claim_ahead_at(&batch, started) } else { None };
-        let ran = {
-            let mut running = pin!(self.runner.run(&batch));
-            loop {
-                tokio::select! {
-                    biased;
-                    () = self.drain.over() => break None,
-                    ran = &mut running => break Some(ran?),
-                    () = sleep_until(claim_at.unwrap_or(started)), if claim_at.is_some() => {
-                        claim_at = None;
-                        self.source.claim_ahead();
-                    }
+    /// Hands the next batch, or the next part of a failed batch, to the engine. `None` once the drain
+    /// begins and every failed batch has been tried in parts.
+    async fn next(&mut self) -> Result<Option<Running>, WorkerError> {
+        loop {
+            if let Some(upcoming) = self.upcoming.take() {
+                return Ok(Some(Running { upcoming, is_part: false, is_first_half: false }));
+            }
+            if let Some(part) = self.parts.next() {
+                let Some(running) = self.next_part(part).await else { continue };
+                return Ok(Some(running));
+            }
+            match self.source.next(&mut self.settler, self.runner.has_sample()).await {
+                None => return Ok(None),
+                Some(Next::Idle) => self.runner.check_sample().await?,
+                Some(Next::Batch(batch)) => {
+                    let upcoming = self.runner.offer(batch).await;
+                    return Ok(Some(Running { upcoming, is_part: false, is_first_half: false }));
                 }
             }
+        }
+    }
+
+    /// Hands a part of a failed batch to the engine. `None` if nothing is left of the part, or if it
+    /// is divided further without a run.
+    async fn next_part(
+        &mut self,
+        BatchPart { batch, is_first_half, is_guilty }: BatchPart,
+    ) -> Option<Running> {
+        // Jobs may have expired during the previous part; expired jobs do not run.
+        let jobs = self.source.drop_expired(batch.jobs, &mut self.settler).await;
+        if jobs.is_empty() {
+            return None;
+        }
+        let batch = Batch::new(jobs, batch.release);
+        match if is_guilty { batch.halves() } else { Err(batch) } {
+            Ok(halves) => {
+                self.divide(halves, RunFault::Model);
+                None
+            }
+            Err(batch) => {
+                let upcoming = self.runner.offer(batch).await;
+                Some(Running { upcoming, is_part: true, is_first_half })
+            }
+        }
+    }
+
+    /// Waits for the end of a run, and answers its jobs or keeps them for another run.
+    async fn finish(&mut self, running: Running) -> Result<(), WorkerError> {
+        let Running { upcoming, is_part, is_first_half } = running;
+        match self.attempt(upcoming, is_part).await? {
+            Attempted::Failed(halves, fault) => self.divide(halves, fault),
+            Attempted::Ran { replies, unfinished } => {
+                self.source.take_back(unfinished);
+                self.settler.settle(replies).await;
+                if is_first_half {
+                    self.parts.first_half_ran();
+                }
+            }
+            Attempted::TooLarge(job) => self.source.take_back(vec![*job]),
+            Attempted::GaveUp(reply) => self.settler.settle(reply.into_iter().collect()).await,
+        }
+        Ok(())
+    }
+
+    fn divide(&mut self, halves: [Batch; 2], fault: RunFault) {
+        self.metrics.bisections.inc();
+        self.parts.failed(halves, fault);
+    }
+
+    /// Waits for the end of a run, and concludes it.
+    async fn attempt(
+        &mut self,
+        mut running: Upcoming,
+        is_part: bool,
+    ) -> Result<Attempted, WorkerError> {
+        let Ok(run) = self.until_end(&mut running).await else { return Ok(self.give_up(running)) };
+        if run.as_ref().is_some_and(|run| run.outputs.is_ok()) && !running.is_alone() {
+            self.follow_up().await;
+        }
+        let Some(mut begun) = running.into_begun() else { return Err(self.runner.gone()) };
+        let expired = mem::take(&mut begun.expired);
+        let spared = self.source.drop_expired(expired, &mut self.settler).await;
+        self.source.take_back(spared);
+        if !is_part {
+            self.metrics.released(begun.batch.release).inc();
+        }
+        match run {
+            Some(mut run) => {
+                // The engine goes on once this is dropped.
+                let pause = run.pause.take();
+                let attempted = self.runner.conclude(begun, run);
+                if pause.is_some() {
+                    self.cancel_upcoming();
+                }
+                attempted
+            }
+            None if begun.batch.jobs.is_empty() => Ok(Attempted::GaveUp(None)),
+            None => Err(self.runner.gone()),
+        }
+    }
+
+    /// Waits for the end of a run. Meanwhile, prepares the next batch, unless a part of a failed
+    /// batch is next. Returns `None` if the engine did not run the batch.
+    async fn until_end(
+        &mut self,
+        running: &mut Upcoming,
+    ) -> Result<Option<FinishedRun>, DrainOver> {
+        let handed_over = Instant::now();
+        let plan = |batch: &Batch, began: Option<Instant>| {
+            self.source.claim_ahead_at(batch, began.unwrap_or(handed_over))
         };
-        let Some(ran) = ran else {
-            let jobs = batch.jobs.len();
-            warn!(jobs, "drain timeout reached: handing back the running batch");
-            self.source.take_back(batch.jobs);
-            return Ok(Attempted::GaveUp(None));
-        };
-        self.runner.conclude(batch, ran)
+        let mut claim = if self.parts.is_done() { running.look(plan).flatten() } else { None };
+        let (mut prepares, mut claiming) = (true, None::<ClaimAhead>);
+        loop {
+            let claim_at = claim.map_or(handed_over, |claim| claim.at);
+            tokio::select! {
+                biased;
+                () = self.drain.over() => return Err(DrainOver),
+                run = running.done() => return Ok(run),
+                () = self.drain.begun(), if prepares => {
+                    (prepares, claim, claiming) = (false, None, None);
+                    self.cancel_upcoming();
+                }
+                () = sleep_until(claim_at), if claim.is_some() => {
+                    let ahead = claim.take();
+                    claiming = ahead.filter(|_| self.source.claim_ahead());
+                    if claiming.is_none() && ahead.is_some_and(|ahead| ahead.forms) {
+                        self.prepare().await;
+                    }
+                }
+                claimed = self.source.claimed(), if claiming.is_some() => {
+                    claiming = self.claimed(claiming, claimed).await;
+                }
+            }
+        }
+    }
+
+    /// Holds the jobs of a claim that was made during a run, and prepares the next batch. Returns
+    /// `ahead` if more jobs are claimed.
+    async fn claimed(
+        &mut self,
+        ahead: Option<ClaimAhead>,
+        claimed: Option<ClaimedJobs>,
+    ) -> Option<ClaimAhead> {
+        let (ahead, claimed) = (ahead?, claimed?);
+        self.source.hold(claimed, &mut self.settler).await;
+        if !ahead.forms {
+            return None;
+        }
+        self.prepare().await;
+        let claims_more = self.source.claim_more(self.upcoming.as_ref()?, ahead.ends);
+        claims_more.then_some(ahead)
+    }
+
+    /// Hands the next batch to the engine, which waits for it, before the last one is answered.
+    async fn follow_up(&mut self) {
+        if self.upcoming.is_none()
+            && self.parts.is_done()
+            && !self.drain.has_begun()
+            && self.source.claim_at_once(&mut self.settler).await
+        {
+            self.prepare().await;
+        }
+    }
+
+    /// Adds held jobs to the batch that the engine runs next, or forms it.
+    async fn prepare(&mut self) {
+        let formed = self.source.prepare(self.upcoming.as_ref(), &mut self.settler).await;
+        if let Some(batch) = formed {
+            self.upcoming = Some(self.runner.offer(batch).await);
+        }
+    }
+
+    /// Keeps the jobs of batches that have not ended at the drain timeout, to be handed back.
+    fn give_up(&mut self, running: Upcoming) -> Attempted {
+        let batches = [Some(running), self.upcoming.take()];
+        let jobs: Vec<HeldJob> =
+            batches.into_iter().flatten().flat_map(Upcoming::take_back).collect();
+        warn!(jobs = jobs.len(), "drain timeout reached: handing back the running batch");
+        self.source.take_back(jobs);
+        Attempted::GaveUp(None)
+    }
+
+    /// Takes back the batch that the engine runs next, unless the engine has begun it.
+    fn cancel_upcoming(&mut self) {
+        if let Some(upcoming) = self.upcoming.take() {
+            match upcoming.cancel() {
+                Ok(jobs) => self.source.take_back(jobs),
+                Err(begun) => self.upcoming = Some(begun),
+            }
+        }
     }
 }
 

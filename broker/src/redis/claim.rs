@@ -8,7 +8,7 @@
 //! Each read also queries which gateways are subscribed, because jobs of an unsubscribed gateway
 //! need not run.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::RedisError;
@@ -48,8 +48,13 @@ impl RedisClaims {
     }
 
     /// Reads until the claim is full or no job is waiting. If the claim is still empty, waits for
-    /// jobs.
-    async fn fill(&mut self, open: &mut OpenClaim, limit: usize) -> Result<(), RedisError> {
+    /// jobs for up to `wait`.
+    async fn fill(
+        &mut self,
+        open: &mut OpenClaim,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<(), RedisError> {
         self.turn = self.turn.wrapping_add(1);
         // Upper bounds: other workers may have claimed entries of the streams.
         let mut waiting = [0; Priority::ALL.len()];
@@ -73,7 +78,7 @@ impl RedisClaims {
         }
         if open.entries.is_empty() {
             let each = (limit / waiting.len()).max(1);
-            self.read(open, ReadCounts::Wait(each)).await?;
+            self.read(open, ReadCounts::Wait(each, wait)).await?;
         }
         Ok(())
     }
@@ -129,7 +134,11 @@ impl RedisClaims {
 
 #[async_trait]
 impl Claims for RedisClaims {
-    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+    async fn claim_within(
+        &mut self,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         if limit == 0 {
             // Redis treats a count of 0 as no limit.
             return Ok(Vec::new());
@@ -142,7 +151,7 @@ impl Claims for RedisClaims {
             }
         }
         let mut open = OpenClaim::new(self.reader.take(queue.connections()).await?);
-        let filled = self.fill(&mut open, limit).await;
+        let filled = self.fill(&mut open, limit, wait).await;
         if let Err(error) = self.conclude(&open, filled).await {
             if open.entries.is_empty() {
                 return Err(error);

@@ -86,8 +86,9 @@ pub(super) struct OpenClaim {
 pub(super) enum ReadCounts {
     /// At most this many entries of each class, without waiting.
     Now(PerClass<usize>),
-    /// At most this many entries of each class, after waiting for the first entry.
-    Wait(usize),
+    /// At most this many entries of each class, after waiting for the first entry for up to this
+    /// time.
+    Wait(usize, Duration),
 }
 
 /// The result of one round trip.
@@ -169,8 +170,8 @@ fn commands(queue: &WorkerQueue, listeners: &Listeners, counts: ReadCounts) -> P
                 read_group(&mut commands, queue, count).arg("STREAMS").arg(key).arg(">");
             }
         }
-        ReadCounts::Wait(count) => {
-            let wait = CLAIM_WAIT.as_secs() * 1000;
+        ReadCounts::Wait(count, wait) => {
+            let wait = block_millis(wait);
             let read = read_group(&mut commands, queue, count).arg("BLOCK").arg(wait);
             read.arg("STREAMS").arg(queue.streams()).arg(&[">"; Priority::ALL.len()]);
         }
@@ -182,6 +183,12 @@ fn commands(queue: &WorkerQueue, listeners: &Listeners, counts: ReadCounts) -> P
     // As part of this pipeline, the query costs no round trip.
     listeners.ask(&mut commands);
     commands
+}
+
+/// The time for `BLOCK`, in milliseconds. Redis would wait for ever at 0.
+fn block_millis(wait: Duration) -> u64 {
+    let micros = u64::try_from(wait.min(CLAIM_WAIT).as_micros()).unwrap_or(u64::MAX);
+    micros.div_ceil(1000).max(1)
 }
 
 fn read_group<'a>(

@@ -1,4 +1,4 @@
-//! One run of a batch: lays out the inputs, reports the result to the tuner, makes the replies.
+//! One run of a batch: hands it to the engine, reports the result to the tuner, makes the replies.
 
 use std::sync::Arc;
 
@@ -6,11 +6,14 @@ use batchfleet_broker::{Failure, Job, Release, Tensor, Timing};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::sentinel::Sentinel;
+use super::{
+    sentinel::Sentinel,
+    upcoming::{Begun, Upcoming},
+};
 use crate::{
     batch::Batch,
     classes::classify,
-    engine::{EngineError, EngineHandle, EngineRun},
+    engine::{EngineError, EngineHandle, EngineRun, FinishedRun},
     error::WorkerError,
     fault::{self, RunFault},
     job::{HeldJob, Progress},
@@ -30,14 +33,6 @@ pub(super) struct Runner {
     metrics: ModelMetrics,
     tuner: SharedTuner,
     sentinel: Sentinel,
-}
-
-/// A completed run.
-pub(super) struct Attempt {
-    started: Instant,
-    /// Rows that were added to the batch.
-    padding: u32,
-    run: EngineRun,
 }
 
 /// The outcome of an attempt.
@@ -80,35 +75,26 @@ impl Runner {
         self.sentinel.check(&self.engine).await
     }
 
-    /// Runs a batch once.
-    pub(super) async fn run(&self, batch: &Batch) -> Result<Attempt, WorkerError> {
-        let started = Instant::now();
-        for job in batch.jobs.iter().filter(|job| !job.has_begun()) {
-            let waited = started - job.delivery.claimed_at;
-            self.metrics.batch_wait.observe(waited.as_secs_f64());
-        }
-        let padding = self.tuner.lock().padded(batch.rows) - batch.rows;
-        let inputs = batch.lay_out(&self.layout, padding);
-        match self.engine.run(inputs).await {
-            Some(run) => Ok(Attempt { started, padding, run }),
-            // The jobs may be the cause, so leave them to be reclaimed and run alone.
-            None => Err(WorkerError::EngineGone(self.plan.spec.queue.clone())),
-        }
+    /// Hands a batch to the engine.
+    pub(super) async fn offer(&self, batch: Batch) -> Upcoming {
+        Upcoming::offer(batch, &self.engine, self.layout.clone(), self.tuner.clone()).await
+    }
+
+    /// The error if the engine has ended instead of running a batch. The jobs may be the cause, so
+    /// they are left to be reclaimed and run alone.
+    pub(super) fn gone(&self) -> WorkerError {
+        WorkerError::EngineGone(self.plan.spec.queue.clone())
     }
 
     /// Records a run and makes the replies. Fails if the device is lost.
     pub(super) fn conclude(
         &mut self,
-        batch: Batch,
-        attempt: Attempt,
+        begun: Begun,
+        run: FinishedRun,
     ) -> Result<Attempted, WorkerError> {
-        let Attempt { started, padding, run } = attempt;
-        self.metrics.batch_size.observe(f64::from(batch.rows));
-        self.metrics.batch_seconds.observe(run.infer.as_secs_f64());
-        self.metrics.padded_rows.inc_by(u64::from(padding));
-        let (positions, needed) = batch.positions();
-        self.metrics.positions.inc_by(positions);
-        self.metrics.padded_positions.inc_by(positions.saturating_sub(needed));
+        let Begun { batch, padding, at: started, .. } = begun;
+        let run = run.split();
+        self.record(&batch, padding, started, &run);
         let mut batch = match &run.outputs {
             Ok(outputs) => {
                 self.sentinel.ran(&batch, outputs);
@@ -135,6 +121,23 @@ impl Runner {
                 Attempted::GaveUp(batch.jobs.pop().map(|job| job.failed(failure, message)))
             }
         })
+    }
+
+    /// Counts a batch that began at `started`.
+    fn record(&self, batch: &Batch, padding: u32, started: Instant, run: &EngineRun) {
+        for job in batch.jobs.iter().filter(|job| !job.has_begun()) {
+            let waited = started.saturating_duration_since(job.delivery.claimed_at);
+            self.metrics.batch_wait.observe(waited.as_secs_f64());
+        }
+        self.metrics.batch_size.observe(f64::from(batch.rows));
+        self.metrics.batch_seconds.observe(run.infer.as_secs_f64());
+        self.metrics.padded_rows.inc_by(u64::from(padding));
+        let (positions, needed) = batch.positions();
+        self.metrics.positions.inc_by(positions);
+        self.metrics.padded_positions.inc_by(positions.saturating_sub(needed));
+        if let Some(gap) = run.gap {
+            self.metrics.engine_gap.observe(gap.as_secs_f64());
+        }
     }
 
     /// Gives each job its outputs.

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 
 use crate::{batch::Batch, fault::RunFault, job::HeldJob};
 
-/// The parts of a batch that are still to run.
+/// The parts of failed batches that are still to run.
 ///
 /// Halves are appended to the queue, so that with one bad job the larger good parts are answered
 /// first. If the first half of a part succeeds, the second half must contain the bad job and is
 /// split without another run: one bad job among N takes 1.5 log2 N more runs on average, 2 log2 N
 /// at most.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Bisection(VecDeque<BatchPart>);
 
 /// A batch, or a part of a failed batch.
@@ -27,11 +27,6 @@ pub(super) struct BatchPart {
 }
 
 impl Bisection {
-    /// Starts with the whole batch.
-    pub(super) fn new(batch: Batch) -> Self {
-        Self(VecDeque::from([BatchPart { batch, is_first_half: false, is_guilty: false }]))
-    }
-
     /// Takes the next part.
     pub(super) fn next(&mut self) -> Option<BatchPart> {
         self.0.pop_front()
@@ -77,7 +72,9 @@ mod tests {
     /// jobs that failed alone, and the number of runs.
     fn bisect(jobs: usize, bad: &BTreeSet<u128>) -> (BTreeSet<u128>, usize) {
         let jobs = (0..jobs).map(|index| held_job(delivery(index, 1, 1))).collect();
-        let mut bisection = Bisection::new(Batch::new(jobs, Release::Full));
+        let whole = Batch::new(jobs, Release::Full);
+        let mut bisection = Bisection::default();
+        bisection.0.push_back(BatchPart { batch: whole, is_first_half: false, is_guilty: false });
         let (mut failed, mut runs) = (BTreeSet::new(), 0);
         while let Some(BatchPart { batch, is_first_half, is_guilty }) = bisection.next() {
             let batch = match if is_guilty { batch.halves() } else { Err(batch) } {

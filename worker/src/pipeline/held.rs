@@ -140,10 +140,31 @@ impl HeldJobs {
         let large_ran = batch.jobs.iter().any(|job| job.is_large(limit));
         let large_wait = !large_ran && self.large(limit) > 0;
         self.large_waited = if large_wait { self.large_waited + 1 } else { 0 };
-        let first = &batch.jobs[0].delivery.job;
-        let joins = |left: &HeldJob| self.layout.can_join(first, &left.delivery.job);
-        self.mixed = !self.jobs.iter().all(joins);
+        self.mixed = !self.all_join(&batch);
         Some(batch)
+    }
+
+    /// Adds jobs to a batch that has been taken, as far as `limit` allows. Jobs that may be padded
+    /// are chosen once for each batch and not added.
+    pub(super) fn add_to(&mut self, batch: &mut Batch, limit: BatchLimit) {
+        let units = f64::from(batch.units);
+        if self.layout.pads() || batch.rows >= limit.rows || units >= limit.units {
+            return;
+        }
+        let mut jobs = mem::take(&mut batch.jobs);
+        let row_units = jobs[0].row_units();
+        let mut room = limit.beside(batch.rows, units);
+        let is_left_out = self.fill(&mut jobs, &mut room, limit, false);
+        self.fill(&mut jobs, &mut room, limit, true);
+        let is_full = !room.holds(row_units) || is_left_out;
+        *batch = Batch::new(jobs, if is_full { Release::Full } else { batch.release });
+        self.mixed = !self.all_join(batch);
+    }
+
+    /// Whether all held jobs can be joined with the batch.
+    fn all_join(&self, batch: &Batch) -> bool {
+        let Some(first) = batch.jobs.first() else { return true };
+        self.iter().all(|left| self.layout.can_join(&first.delivery.job, &left.delivery.job))
     }
 
     fn oldest_whole(&self, limit: BatchLimit) -> Option<EntryId> {

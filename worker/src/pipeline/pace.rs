@@ -18,10 +18,24 @@ use crate::{
 /// Minimum time that a batch waits for a claim to fill it up.
 pub(super) const TOP_UP: Duration = Duration::from_millis(2);
 /// If a run is shorter than this many round trips to the broker, the next batch is claimed
-/// immediately.
+/// immediately. If it is shorter than this many ticks of a timer, the time of a claim cannot be
+/// chosen.
 const CLAIM_AHEAD_BELOW: u32 = 5;
+/// More jobs are claimed for the next batch if the run takes this many round trips longer.
+const CLAIMS_BELOW: u32 = 3;
 /// Resolution of timers.
 const TICK: Duration = Duration::from_millis(1);
+
+/// The jobs that wait in the queue, as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// The queue was empty, or nothing is known.
+    None,
+    /// Jobs arrive.
+    Some,
+    /// At least as many as a claim asks for, or jobs that are held already.
+    Many,
+}
 
 /// Chooses the sizes and times of claims and batches.
 pub(super) struct BatchPace {
@@ -119,16 +133,31 @@ impl BatchPace {
         TOP_UP.max(self.round_trip.get() * 2)
     }
 
-    /// How long after the start of a run of `units` units to claim the next batch. The jobs should
-    /// arrive just before the run ends: earlier, another worker might be free to run them. `None`
-    /// if no more jobs seem to wait, unless the run is too short to tell.
-    pub(super) fn claim_ahead(&self, units: u32, more_waits: bool) -> Option<Duration> {
-        let run_takes = self.tuner.lock().expected(units);
+    /// How long after the start of a run of `units` units to claim the next batch, and when the run
+    /// should end. The jobs should arrive just before the run ends: earlier, another worker might be
+    /// free to run them. `None` to claim after the run.
+    ///
+    /// During a short run, jobs are claimed at its start if many wait, and after it otherwise: each
+    /// claim for the few that arrive meanwhile would cost more than the engine's wait.
+    pub(super) fn claim_ahead(
+        &self,
+        units: u32,
+        expects: Expected,
+    ) -> Option<(Duration, Duration)> {
+        let ends = self.tuner.lock().expected(units);
         let round_trip = self.round_trip.get();
-        if run_takes < round_trip * CLAIM_AHEAD_BELOW {
-            return Some(Duration::ZERO);
-        }
-        let early = round_trip * 2 + TICK;
-        more_waits.then(|| run_takes.saturating_sub(early))
+        let at = if ends < round_trip * CLAIM_AHEAD_BELOW {
+            Some(Duration::ZERO)
+        } else if ends < TICK * CLAIM_AHEAD_BELOW {
+            (expects == Expected::Many).then_some(Duration::ZERO)
+        } else {
+            (expects != Expected::None).then(|| ends.saturating_sub(round_trip * 2 + TICK))
+        };
+        Some((at?, ends))
+    }
+
+    /// Whether another claim can return before a run ends that is expected to take `left` longer.
+    pub(super) fn can_claim_within(&self, left: Duration) -> bool {
+        left > self.round_trip.get() * CLAIMS_BELOW
     }
 }

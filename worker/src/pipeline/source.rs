@@ -5,9 +5,17 @@ use std::{mem, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Claims, Consumer, EntryId, Release};
 use batchfleet_policy::WaitingRows;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, sleep_until},
+};
 
-use super::{held::HeldJobs, pace::BatchPace, screen::Screen};
+use super::{
+    held::HeldJobs,
+    pace::{BatchPace, Expected},
+    screen::Screen,
+    upcoming::Upcoming,
+};
 use crate::{
     batch::Batch,
     drain::Drain,
@@ -59,10 +67,32 @@ pub(super) struct BatchSource {
     /// Whether the last batch was quarantined; if so, other jobs are next.
     quarantined_ran: bool,
     leases: Outage,
-    /// Whether the last claim returned as many jobs as requested, so that more may wait.
-    more_waits: bool,
-    /// Whether the last claim returned no jobs.
-    found_none: bool,
+    last_claim: LastClaim,
+}
+
+/// What the last claim found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LastClaim {
+    /// Nothing has been claimed, or the pipeline knows that the queue was empty.
+    #[default]
+    None,
+    /// The queue was empty for a second, which the pipeline does not know.
+    Empty,
+    /// Fewer jobs than requested, or none in a claim that did not wait for long. More may arrive.
+    Some,
+    /// As many jobs as requested. More may wait.
+    Full,
+}
+
+/// The plan of a claim during a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClaimAhead {
+    /// When to claim.
+    pub(super) at: Instant,
+    /// When the run should end.
+    pub(super) ends: Instant,
+    /// Whether the next batch is formed during the run.
+    pub(super) forms: bool,
 }
 
 impl BatchSource {
@@ -82,8 +112,7 @@ impl BatchSource {
             quarantined: None,
             leases: Outage::new("renew leases"),
             quarantined_ran: false,
-            more_waits: false,
-            found_none: false,
+            last_claim: LastClaim::None,
             plan,
             consumer,
             metrics,
@@ -96,8 +125,11 @@ impl BatchSource {
     /// `wants_idle` time, also returns when the queue is empty.
     pub(super) async fn next(&mut self, settler: &mut Settler, wants_idle: bool) -> Option<Next> {
         loop {
-            if mem::take(&mut self.found_none) && wants_idle && self.held.is_empty() {
-                return Some(Next::Idle);
+            if self.last_claim == LastClaim::Empty {
+                self.last_claim = LastClaim::None;
+                if wants_idle && self.held.is_empty() {
+                    return Some(Next::Idle);
+                }
             }
             if self.drain.has_begun() {
                 return None;
@@ -119,25 +151,29 @@ impl BatchSource {
                 self.top_up(limit, settler).await?;
             }
             let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;
-            if self.pace.has_ended_batching() {
-                for job in self.held.iter_mut() {
-                    job.run_whole();
-                }
-            }
-            let held = self.held.take_all();
-            self.held.extend(self.screen.drop_expired(held, settler).await);
-            let doomed = self.pace.doomed(&self.held, self.pace.most());
-            self.screen.refuse_doomed(self.held.take_at(&doomed), settler).await;
-            let limit = self.pace.size_now(&self.held);
-            let companions = |waiting: &[WaitingRows]| self.pace.companions(limit, waiting);
-            let soon = self.pace.soon(limit);
-            if let Some(mut batch) = self.held.take_batch(limit, soon, companions) {
+            if let Some(mut batch) = self.form(settler).await {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
                 }
                 return Some(Next::Batch(batch));
             }
         }
+    }
+
+    /// Forms a batch of held jobs that may run.
+    async fn form(&mut self, settler: &mut Settler) -> Option<Batch> {
+        if self.pace.has_ended_batching() {
+            for job in self.held.iter_mut() {
+                job.run_whole();
+            }
+        }
+        let held = self.held.take_all();
+        self.held.extend(self.screen.drop_expired(held, settler).await);
+        let doomed = self.pace.doomed(&self.held, self.pace.most());
+        self.screen.refuse_doomed(self.held.take_at(&doomed), settler).await;
+        let limit = self.pace.size_now(&self.held);
+        let companions = |waiting: &[WaitingRows]| self.pace.companions(limit, waiting);
+        self.held.take_batch(limit, self.pace.soon(limit), companions)
     }
 
     /// The next part of the quarantined job that ran last. Otherwise, unless a quarantined job ran
@@ -234,24 +270,32 @@ impl BatchSource {
     /// in the queue than a batch takes, several batches are claimed, so that requests of about the
     /// same length run together.
     fn window(&self, limit: BatchLimit) -> f64 {
-        let batches = if self.plan.padding.is_some() && self.more_waits { WINDOW } else { 1.0 };
+        let batches = if self.plan.padding.is_some() && self.last_claim == LastClaim::Full {
+            WINDOW
+        } else {
+            1.0
+        };
         self.pace.full(limit) * batches
     }
 
-    /// Claims the jobs that wait in the queue now, up to a full batch. Held jobs do not reduce the
-    /// claim if some of them could not join the last batch. Waits for the broker only if the held
+    /// Claims the jobs that wait in the queue now, up to a full batch. Waits for the broker only if the held
     /// jobs do not fill a batch, and if no claim is in flight, which would have found waiting jobs.
     async fn top_up(&mut self, limit: BatchLimit, settler: &mut Settler) -> Option<()> {
-        let held = if self.held.is_mixed() { 0 } else { self.held.whole_units(limit) };
-        let may_wait = f64::from(self.held.units()) < limit.units && !self.intake.is_claiming();
-        self.intake.ask(self.window(limit) - f64::from(held), limit.units);
-        if may_wait {
+        if f64::from(self.held.units()) < limit.units && !self.intake.is_claiming() {
+            self.ask_to_top_up(limit);
             return self.await_claim(self.pace.claim_patience(), settler).await;
         }
         if let Some(claimed) = self.intake.claimed_already() {
             self.hold(claimed, settler).await;
         }
         Some(())
+    }
+
+    /// Starts to claim up to a full batch. Held jobs do not reduce the claim if some of them could not
+    /// join the last batch.
+    fn ask_to_top_up(&mut self, limit: BatchLimit) {
+        let held = if self.held.is_mixed() { 0 } else { self.held.whole_units(limit) };
+        self.intake.ask(self.window(limit) - f64::from(held), limit.units);
     }
 
     /// Waits up to `patience` for the claim in flight. `None` once the drain begins.
@@ -267,10 +311,13 @@ impl BatchSource {
     }
 
     /// Holds the jobs of a claim that may run.
-    async fn hold(&mut self, claimed: ClaimedJobs, settler: &mut Settler) {
-        let ClaimedJobs { deliveries, full } = claimed;
-        self.more_waits = full;
-        self.found_none = deliveries.is_empty();
+    pub(super) async fn hold(&mut self, claimed: ClaimedJobs, settler: &mut Settler) {
+        let ClaimedJobs { deliveries, full, idle } = claimed;
+        self.last_claim = match (full, idle) {
+            (true, _) => LastClaim::Full,
+            (false, true) => LastClaim::Empty,
+            (false, false) => LastClaim::Some,
+        };
         self.pace.claimed(&deliveries, full);
         self.held.extend(self.screen.admit(deliveries, settler).await);
     }
@@ -284,38 +331,100 @@ impl BatchSource {
         self.screen.drop_expired(jobs, settler).await
     }
 
-    /// When to claim the next batch during a run of `batch`. `None` during a quarantined run, which
-    /// may kill the worker while it holds the claimed jobs, and if other jobs can run next.
+    /// When to claim and form the next batch during a run of `batch`. `None` during a quarantined
+    /// run, which may kill the worker while it holds the claimed jobs.
     ///
-    /// While a large job has rows left, the claim gives other jobs their turn without a wait for
-    /// the broker between two parts.
-    pub(super) fn claim_ahead_at(&self, batch: &Batch, started: Instant) -> Option<Instant> {
-        let n = self.pace.n();
-        // Jobs that were left out for their length do not fill the next batch.
-        let enough = if self.plan.padding.is_some() { self.pace.full(n) } else { 1.0 };
-        if f64::from(self.held.whole_units(n)) >= enough
-            || self.held.large(n) >= MOST_LARGE
-            || batch.release == Release::Quarantined
-        {
+    /// While a large job has rows left, the claim gives other jobs their turn. The next batch is then
+    /// formed after the run, because rows of the large job may fill it up.
+    pub(super) fn claim_ahead_at(&self, batch: &Batch, began: Instant) -> Option<ClaimAhead> {
+        if batch.release == Release::Quarantined {
             return None;
         }
-        let is_cut = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
-        Some(started + self.pace.claim_ahead(batch.units, self.more_waits || is_cut)?)
+        let is_cut = batch.jobs.iter().any(HeldJob::is_cut);
+        let expected = match self.last_claim {
+            _ if is_cut || !self.held.is_empty() => Expected::Many,
+            LastClaim::Full => Expected::Many,
+            LastClaim::Some => Expected::Some,
+            LastClaim::Empty | LastClaim::None => Expected::None,
+        };
+        let (after, ends) = self.pace.claim_ahead(batch.units, expected)?;
+        Some(ClaimAhead { at: began + after, ends: began + ends, forms: !is_cut })
     }
 
-    /// Starts to claim the next batch, unless a quarantined job may be next.
-    pub(super) fn claim_ahead(&mut self) {
+    /// Starts to claim jobs for the next batch, unless enough are held or a quarantined job may be
+    /// next. Returns whether a claim is in flight.
+    pub(super) fn claim_ahead(&mut self) -> bool {
+        let limit = self.limit();
         if !self.rescue.is_due() {
-            self.found_none = false;
-            let limit = self.limit();
-            self.intake.ask(self.window(limit), self.pace.full(limit));
+            if self.held.is_empty() {
+                self.intake.ask(self.window(limit), self.pace.full(limit));
+            } else if self.needs_more(limit) {
+                self.ask_to_top_up(limit);
+            }
         }
+        self.intake.is_claiming()
+    }
+
+    /// Starts to claim jobs to add to the `upcoming` batch until the current run `ends`. Returns
+    /// whether a claim is in flight.
+    ///
+    /// The claim does not reach into the next run, during which another worker may be free. Nothing
+    /// is claimed while jobs are held that could not be added.
+    pub(super) fn claim_more(&mut self, upcoming: &Upcoming, ends: Instant) -> bool {
+        let left = ends.saturating_duration_since(Instant::now());
+        let limit = self.pace.n();
+        let room = upcoming.waiting(|batch| limit.units - f64::from(batch.units)).unwrap_or(0.0);
+        let has_others = self.held.whole_units(limit) > 0 || self.plan.padding.is_some();
+        if room > 0.0 && !has_others && self.pace.can_claim_within(left) && !self.rescue.is_due() {
+            self.intake.ask_within(room, limit.units, left);
+        }
+        self.intake.is_claiming()
+    }
+
+    /// Claims jobs right after a run, if the broker can return them without a wait. Returns whether
+    /// a batch can be formed of the jobs that are held now.
+    pub(super) async fn claim_at_once(&mut self, settler: &mut Settler) -> bool {
+        if self.claim_ahead() {
+            // Lets the claiming task run.
+            yield_now().await;
+            let Some(claimed) = self.intake.claimed_already() else { return false };
+            self.hold(claimed, settler).await;
+        }
+        true
+    }
+
+    /// Waits for the claim in flight; cancel-safe. `None` if the claiming task has ended.
+    pub(super) async fn claimed(&mut self) -> Option<ClaimedJobs> {
+        self.intake.claimed().await
+    }
+
+    /// Adds held jobs to the `upcoming` batch, or forms it during a run. `None` if it was formed
+    /// before, if nothing is held, and if a quarantined job may be next.
+    pub(super) async fn prepare(
+        &mut self,
+        upcoming: Option<&Upcoming>,
+        settler: &mut Settler,
+    ) -> Option<Batch> {
+        if let Some(upcoming) = upcoming {
+            let limit = self.pace.n();
+            upcoming.waiting(|batch| self.held.add_to(batch, limit));
+            return None;
+        }
+        let limit = self.pace.n();
+        let lingers = !self.plan.linger.is_zero() && self.held.has_room(limit);
+        if self.held.is_empty() || lingers || self.rescue.is_due() || self.drain.has_begun() {
+            return None;
+        }
+        self.renew_leases().await;
+        self.form(settler).await
     }
 
     /// Takes back jobs of the last batch that have not run, or have more rows to run.
     pub(super) fn take_back(&mut self, mut jobs: Vec<HeldJob>) {
-        if self.quarantined_ran {
-            self.quarantined = jobs.pop();
+        if self.quarantined_ran
+            && let Some(job) = jobs.pop()
+        {
+            self.quarantined = Some(job);
         }
         self.held.put_back(jobs);
     }

@@ -1,5 +1,6 @@
 //! Tests the serving loop on the memory broker with a paused clock. A task replaces the engine.
 
+mod ahead;
 mod claims;
 mod faults;
 mod linger;
@@ -24,12 +25,16 @@ use batchfleet_broker::{
 use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
 use batchfleet_service::{metrics::MetricGroup, trace::Tracer};
 use prometheus::Registry;
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    engine::{EngineError, EngineRun, Work},
+    engine::{EngineError, FinishedRun, Work},
     lengths::RowLengths,
     metrics::{JobOutcome, WorkerMetrics},
 };
@@ -184,7 +189,9 @@ impl Bench {
 /// Returns the inputs of each batch after [`RUN`], unless a row injects a fault. Batches of more
 /// than four rows wider than [`WIDE`] run out of memory.
 async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec<u32>>) {
-    while let Some(Work { inputs, done }) = work.recv().await {
+    while let Some(Work { begin, done }) = work.recv().await {
+        let began = Instant::now();
+        let Some(inputs) = begin() else { continue };
         let (mut inputs, slots) = inputs.join();
         let requests = slots.of_requests();
         let padding = slots.rows() - requests.iter().sum::<u32>();
@@ -208,11 +215,13 @@ async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec
                 let different = u8::try_from(different).unwrap();
                 inputs[0].data = vec![different; bytes.len()].into();
             }
-            slots.split(inputs).map_err(EngineError::from)
+            Ok(inputs)
         };
-        let (input, infer, output) = (Duration::ZERO, RUN, Duration::ZERO);
-        let began = Instant::now();
-        drop(done.send(EngineRun { outputs, began, input, infer, output }));
+        let (input, infer) = (Duration::ZERO, RUN);
+        let (pause, paused) = oneshot::channel();
+        let pause = outputs.is_err().then_some(pause);
+        drop(done.send(FinishedRun { outputs, slots, began, input, infer, gap: None, pause }));
+        drop(paused.await);
     }
 }
 
@@ -341,8 +350,11 @@ async fn replies_report_where_the_time_went() {
     let id = bench.submit(3, 1, Duration::from_secs(30)).await;
     let timing = bench.replies(2).await[&id].timing;
     let release = Some(Release::Drained);
-    let (queue, compute_infer) = (RUN, RUN);
-    let expected = Timing { queue, compute_infer, batch_rows: 3, release, ..Timing::default() };
+    // The job is claimed just before the end of the run.
+    let batch_wait = Duration::from_millis(1);
+    let (queue, compute_infer) = (RUN.saturating_sub(batch_wait), RUN);
+    let expected =
+        Timing { queue, batch_wait, compute_infer, batch_rows: 3, release, ..Timing::default() };
     assert_eq!(timing, expected);
 }
 

@@ -57,8 +57,10 @@ async fn nothing_lingers_while_jobs_of_other_shapes_can_run() {
     }
     bench.replies(16).await;
     // The last batches do not linger either, because their jobs have waited longer than that. Once
-    // the held jobs would fit into a batch, the worker looks for more.
-    assert_eq!(began.elapsed(), LINGER / 3 + RUN * 16 + TOP_UP);
+    // the held jobs would fit into a batch, the worker looks for more, unless it has looked during
+    // the run.
+    let least = LINGER / 3 + RUN * 16;
+    assert!((least..=least + TOP_UP).contains(&began.elapsed()), "{:?}", began.elapsed());
     let batches = std::iter::from_fn(|| bench.ran.try_recv().ok());
     assert!(batches.eq(std::iter::repeat_n(vec![1], 16)));
 }

@@ -17,9 +17,13 @@ struct ShakyClaims {
 
 #[async_trait]
 impl Claims for ShakyClaims {
-    async fn claim(&mut self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+    async fn claim_within(
+        &mut self,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         shake(&self.failures)?;
-        self.claims.claim(limit).await
+        self.claims.claim_within(limit, wait).await
     }
 }
 

@@ -1,0 +1,104 @@
+//! The next batch, which is handed to the engine while a batch runs.
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(30);
+/// The next batch is claimed this long before the expected end of a run.
+const AHEAD: Duration = Duration::from_millis(1);
+
+impl Bench {
+    /// Lets the pipeline claim all jobs without letting time pass.
+    async fn claimed(&self) {
+        while self.backlog().await.depth() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A pipeline whose runs take twice as long as expected.
+async fn slow_bench(limit: u32) -> Bench {
+    let expected = RUN / 2;
+    let cost = CostModel::from_profile(&[(1, expected), (64, expected)]).unwrap();
+    Bench::start(ServingPlan { cost, ..plan(limit) }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_are_added_to_the_next_batch_until_the_run_should_end() {
+    let mut bench = Bench::start(plan(8)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    bench.submit_rows(&[1, 1]).await;
+    sleep(RUN.saturating_sub(AHEAD)).await;
+    bench.claimed().await;
+    bench.submit_rows(&[2]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1, 1, 2]);
+    assert_eq!(bench.metrics.released(Release::Drained).get(), 1, "of the first batch");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_jobs_than_n_rows_are_added_and_none_of_another_shape() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    bench.submit_rows(&[1]).await;
+    sleep(RUN.saturating_sub(AHEAD)).await;
+    bench.claimed().await;
+    bench.submit(1, 5, LONG).await;
+    bench.submit_rows(&[3, 1]).await;
+    let mut batches = Vec::new();
+    for _ in 0..3 {
+        batches.push(bench.ran.recv().await.unwrap());
+    }
+    assert_eq!(batches.iter().flatten().sum::<u32>(), 6);
+    assert!(batches.iter().all(|rows| rows.iter().sum::<u32>() <= 4), "{batches:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_expires_before_the_engine_begins_it_is_answered_and_not_run() {
+    let mut bench = slow_bench(4).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    let late = bench.submit(1, 1, RUN * 3 / 4).await;
+    bench.submit_rows(&[2]).await;
+    sleep(RUN / 2).await;
+    assert_eq!(bench.backlog().await.depth(), 0, "claimed");
+    let replies = bench.replies(3).await;
+    assert_eq!(replies[&late].outcome.as_ref().unwrap_err().failure, Failure::Expired);
+    assert_eq!(bench.ran.recv().await.unwrap(), [2]);
+    // A batch of which nothing is left does not run, and the pipeline goes on.
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    let late = bench.submit(1, 1, RUN * 3 / 4).await;
+    let replies = bench.replies(2).await;
+    assert_eq!(replies[&late].outcome.as_ref().unwrap_err().failure, Failure::Expired);
+    bench.submit_rows(&[3]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_batch_is_handed_back_when_the_drain_begins() {
+    let mut bench = slow_bench(4).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    bench.submit_rows(&[1, 1]).await;
+    sleep(RUN * 3 / 4).await;
+    assert_eq!(bench.backlog().await.depth(), 0, "claimed");
+    bench.shutdown.cancel();
+    bench.pipeline.await.unwrap().unwrap();
+    assert_eq!(bench.ran.recv().await, None);
+    assert_eq!(bench.metrics.jobs(JobOutcome::HandedBack).get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_run_its_parts_run_before_the_next_batch() {
+    let mut bench = slow_bench(4).await;
+    bench.submit_rows(&[1]).await;
+    bench.ran.recv().await.unwrap();
+    bench.submit_of(UNLUCKY, 1, 1, LONG).await;
+    bench.submit_rows(&[1]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1, 1]);
+    bench.submit_rows(&[3]).await;
+    bench.replies(4).await;
+    let batches = std::iter::from_fn(|| bench.ran.try_recv().ok());
+    assert!(batches.eq([vec![1], vec![1], vec![3]]));
+}

@@ -1,0 +1,144 @@
+//! A batch that the engine begins as soon as it is free. Until then, jobs can be added.
+
+use std::{mem, sync::Arc};
+
+use batchfleet_broker::Release;
+use parking_lot::Mutex;
+use tokio::{sync::oneshot::Receiver, time::Instant};
+
+use crate::{
+    batch::Batch,
+    engine::{EngineHandle, FinishedRun},
+    job::HeldJob,
+    layout::{BatchInputs, Layout},
+    tuner::SharedTuner,
+};
+
+/// A batch that the engine runs now or next.
+pub(super) struct Upcoming {
+    stage: Arc<Mutex<Stage>>,
+    done: Receiver<FinishedRun>,
+}
+
+/// How far a batch is.
+enum Stage {
+    /// The engine has not begun it.
+    Waits(Batch),
+    /// The engine has begun it.
+    Begun(Begun),
+    /// The pipeline has taken it back.
+    TakenBack,
+}
+
+/// A batch that the engine has begun.
+pub(super) struct Begun {
+    /// The jobs that run.
+    pub(super) batch: Batch,
+    /// Rows that were added to the batch.
+    pub(super) padding: u32,
+    /// When the engine began.
+    pub(super) at: Instant,
+    /// The jobs that expired before, which do not run.
+    pub(super) expired: Vec<HeldJob>,
+}
+
+impl Upcoming {
+    /// Hands `batch` to the engine.
+    pub(super) async fn offer(
+        batch: Batch,
+        engine: &EngineHandle,
+        layout: Layout,
+        tuner: SharedTuner,
+    ) -> Self {
+        let stage = Arc::new(Mutex::new(Stage::Waits(batch)));
+        let shared = Arc::clone(&stage);
+        let done = engine.offer(move || shared.lock().begin(&layout, &tuner)).await;
+        Self { stage, done }
+    }
+
+    /// Reads or changes the batch, unless the engine has begun it.
+    pub(super) fn waiting<T>(&self, change: impl FnOnce(&mut Batch) -> T) -> Option<T> {
+        match &mut *self.stage.lock() {
+            Stage::Waits(batch) => Some(change(batch)),
+            Stage::Begun(_) | Stage::TakenBack => None,
+        }
+    }
+
+    /// Reads the batch, and when the engine began it.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Batch, Option<Instant>) -> T) -> Option<T> {
+        match &*self.stage.lock() {
+            Stage::Waits(batch) => Some(look(batch, None)),
+            Stage::Begun(begun) => Some(look(&begun.batch, Some(begun.at))),
+            Stage::TakenBack => None,
+        }
+    }
+
+    /// Whether the next batch cannot be formed before this one is concluded: rows of its jobs may fill
+    /// the next batch up, or its job is quarantined.
+    pub(super) fn is_alone(&self) -> bool {
+        let is_alone = |batch: &Batch, _| {
+            batch.release == Release::Quarantined || batch.jobs.iter().any(HeldJob::is_cut)
+        };
+        self.look(is_alone).unwrap_or_default()
+    }
+
+    /// Waits for the end of the run; cancel-safe. `None` if the engine has not run the batch: no
+    /// job was left to run, or the engine's thread has ended.
+    pub(super) async fn done(&mut self) -> Option<FinishedRun> {
+        (&mut self.done).await.ok()
+    }
+
+    /// The batch that the engine has begun, after [`done`](Self::done).
+    pub(super) fn into_begun(self) -> Option<Begun> {
+        match self.take() {
+            Stage::Begun(begun) => Some(begun),
+            Stage::Waits(_) | Stage::TakenBack => None,
+        }
+    }
+
+    /// Takes the jobs back, unless the engine has begun the batch.
+    pub(super) fn cancel(self) -> Result<Vec<HeldJob>, Self> {
+        let mut stage = self.stage.lock();
+        match mem::replace(&mut *stage, Stage::TakenBack) {
+            Stage::Waits(batch) => Ok(batch.jobs),
+            begun => {
+                *stage = begun;
+                drop(stage);
+                Err(self)
+            }
+        }
+    }
+
+    /// Takes the jobs back. If the engine has begun the batch, nothing waits for its end any more.
+    pub(super) fn take_back(self) -> Vec<HeldJob> {
+        match self.take() {
+            Stage::Waits(batch) => batch.jobs,
+            Stage::Begun(begun) => begun.batch.jobs.into_iter().chain(begun.expired).collect(),
+            Stage::TakenBack => Vec::new(),
+        }
+    }
+
+    fn take(self) -> Stage {
+        mem::replace(&mut *self.stage.lock(), Stage::TakenBack)
+    }
+}
+
+impl Stage {
+    /// Ends the additions and lays out the jobs that have not expired.
+    fn begin(&mut self, layout: &Layout, tuner: &SharedTuner) -> Option<BatchInputs> {
+        let Self::Waits(batch) = mem::replace(self, Self::TakenBack) else { return None };
+        let at = Instant::now();
+        let release = batch.release;
+        let is_expired = |job: &HeldJob| job.delivery.deadline <= at;
+        let (batch, expired) = if batch.jobs.iter().any(is_expired) {
+            let (expired, jobs) = batch.jobs.into_iter().partition(is_expired);
+            (Batch::new(jobs, release), expired)
+        } else {
+            (batch, Vec::new())
+        };
+        let padding = tuner.lock().padded(batch.rows) - batch.rows;
+        let inputs = (!batch.jobs.is_empty()).then(|| batch.lay_out(layout, padding));
+        *self = Self::Begun(Begun { batch, padding, at, expired });
+        inputs
+    }
+}
