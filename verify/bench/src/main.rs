@@ -7,6 +7,7 @@ mod access;
 mod bare;
 mod echo;
 mod files;
+mod gap;
 mod large;
 mod origin;
 mod redis_tls;
@@ -43,6 +44,8 @@ enum Part {
     Origin,
     /// CPU per request and latency with a model that costs nothing
     Echo,
+    /// The engine's wait between two batches
+    Gap,
     /// CPU per answer over the model alone; throughput over one by one
     Bare,
     /// Goodput of auto against every fixed N
@@ -85,6 +88,7 @@ async fn measure(settings: &Settings) -> ExitCode {
         let done = match part {
             Part::Origin => origin::bench(&settings.files, lasts).await,
             Part::Echo => echo::bench(lasts).await,
+            Part::Gap => gap::bench(lasts).await,
             Part::Bare => bare::bench(&settings.files, lasts).await,
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
             Part::Traces => traces::bench(lasts).await,
