@@ -17,6 +17,8 @@ CERTIFICATES := $(CACHE)/certificates/ca-certificates.crt
 MODELS := $(CACHE)/models
 DIGITS := $(MODELS)/digits_wide/1/model.onnx
 MAGIKA := $(MODELS)/magika/1/model.onnx
+TEXT_MODELS := $(CACHE)/text-models
+TEXT := $(TEXT_MODELS)/text/1/model.onnx
 BENCH_MODELS := $(CACHE)/bench-models
 CONV := $(BENCH_MODELS)/conv_small/1/model.onnx
 DIGITS_TEST := $(CACHE)/digits_test.csv
@@ -35,8 +37,9 @@ export ORT_DYLIB_PATH
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build $(LIBRARY) $(DIGITS) ## measure the gain of batching on handwritten digits
-	target/release/batchfleet demo --model-repository $(MODELS) --digits $(DIGITS_TEST)
+demo: build $(LIBRARY) $(if $(filter text,$(MODEL)),$(TEXT),$(DIGITS)) ## measure the gain of batching: handwritten digits, or MODEL=text
+	target/release/batchfleet demo $(if $(filter text,$(MODEL)),--model text --model-repository $(TEXT_MODELS),\
+		--model-repository $(MODELS) --digits $(DIGITS_TEST))
 
 serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=address:port
 	target/release/batchfleet serve --listen $(LISTEN) --admin-listen $(ADMIN_LISTEN) \
@@ -51,10 +54,10 @@ pictures: ## draw the boards during four incidents on a real fleet; takes 10 min
 	cargo build --locked --workspace --bins
 	dashboards/pictures.py
 
-figures: ## measure a real fleet: batch sizes, 5,000 clients, memory, N
+figures: ## measure a real fleet: batch sizes, 5,000 clients, memory, N, lengths
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --workspace --bins
-	cargo test --locked -p batchfleet-testkit --test fleet --test tuning --test slow_models -- --nocapture --test-threads 1
+	cargo test --locked -p batchfleet-testkit --test fleet --test tuning --test slow_models --test lengths --test size_change -- --nocapture --test-threads 1
 
 live-pictures: build $(LIBRARY) models ## take screenshots of the live page; takes a minute
 	@scripts/prerequisites.sh chromium
@@ -167,6 +170,9 @@ $(DIGITS): models/digits_wide.py scripts/wheel.py $(CACHE)/venv/ready
 
 $(MAGIKA): models/magika.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) models/magika.py $(MODELS)
+
+$(TEXT): models/text.py scripts/wheel.py | $(PYTHON)
+	$(PYTHON) models/text.py $(TEXT_MODELS)
 
 $(CONV): models/conv_small.py scripts/wheel.py $(CACHE)/venv/ready
 	$(PYTHON) models/conv_small.py $(BENCH_MODELS)

@@ -41,6 +41,10 @@ pub struct Batching {
     pub fixed_sizes: bool,
     /// How much slower batches are now than at startup, as a factor.
     pub gain: f64,
+    /// How much longer a batch takes if the batch before had another size, in milliseconds; 0 from
+    /// programs that do not announce it.
+    #[serde(default)]
+    pub size_change_ms: f64,
     /// The last batches, latest first.
     pub recent: Vec<RecentBatch>,
 }

@@ -1,7 +1,8 @@
 //! `batchfleet demo`: throughput and latency of recognising handwritten digits for many clients,
-//! first one request at a time, then in batches.
+//! first one request at a time, then in batches; with `--model text`, of encoding sentences.
 
 mod picture;
+mod text;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -68,16 +69,19 @@ impl DemoSettings {
 
 /// Runs the demo and prints the results.
 pub(crate) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Result<()> {
+    if demo.models.models.iter().any(|model| model.name == text::PADDED) {
+        return text::show(demo, process).await;
+    }
     let digits: Arc<[Digit]> = digits::read(&demo.digits)?.into();
     say(&format!(
         "{} clients send handwritten digits to {MODEL}, one per request, and check each answer.\n",
         demo.users
     ));
-    let one_by_one = serve(demo, BatchMode::Fixed(1), process, async |target| {
+    let one_by_one = serve(demo, (MODEL, BatchMode::Fixed(1)), process, async |target| {
         timed(demo, target, &digits).await
     });
     let one_by_one = one_by_one.await?;
-    let batched = serve(demo, demo.models.batch, process, async |target: Target| {
+    let batched = serve(demo, (MODEL, demo.models.batch), process, async |target: Target| {
         recognise(demo, target.clone(), &digits).await?;
         timed(demo, target, &digits).await
     });
@@ -98,10 +102,10 @@ struct Measured {
     mean_batch: f64,
 }
 
-/// Serves the model in this process while `visit` sends requests over HTTP.
+/// Serves a model in this process while `visit` sends requests over HTTP.
 async fn serve(
     demo: &DemoSettings,
-    batch: BatchMode,
+    (model, batch): (&str, BatchMode),
     process: &Process,
     visit: impl AsyncFnOnce(Target) -> anyhow::Result<Report>,
 ) -> anyhow::Result<Measured> {
@@ -132,8 +136,8 @@ async fn serve(
         tls: TlsSettings::default(),
         clients: ClientSettings::default(),
     };
-    let digits = Wanted { name: MODEL.to_owned(), version: None, digest: None };
-    let models = ModelSettings { batch, models: vec![digits], ..demo.models.clone() };
+    let wanted = Wanted { name: model.to_owned(), version: None, digest: None };
+    let models = ModelSettings { batch, models: vec![wanted], ..demo.models.clone() };
     let process = Process { shutdown: process.shutdown.child_token(), ..Process::default() };
     let fleet = OneProcess::start(&gateway, &models, &process).await?;
     let target: Target = format!("http://{}", fleet.address()).parse()?;
@@ -214,18 +218,24 @@ impl Workload for Album {
 }
 
 fn table(one_by_one: &Measured, batched: &Measured) -> String {
-    let line = |name: &str, Measured { report, mean_batch }: &Measured| {
-        let milliseconds = |quantile| report.latency(quantile).as_secs_f64() * 1000.0;
-        let (p50, p99) = (milliseconds(0.5), milliseconds(0.99));
-        let rate = report.rate();
-        format!("{name:<12} {rate:>9.0} {p50:>9.1} ms {p99:>9.1} ms {mean_batch:>11.1}\n")
-    };
-    let mut table =
-        format!("{:<12} {:>9} {:>12} {:>12} {:>11}\n", "", "req/s", "p50", "p99", "mean batch");
-    table += &line("one by one", one_by_one);
-    table += &line("batched", batched);
-    let gain = batched.report.rate() / one_by_one.report.rate();
-    table + &format!("\nBatched is {gain:.1} times as fast, on the same machine, in this run.")
+    let lines = [line("one by one", one_by_one), line("batched", batched)].concat();
+    header() + &lines + &gain("Batched", batched, one_by_one)
+}
+
+fn header() -> String {
+    format!("{:<12} {:>9} {:>12} {:>12} {:>11}\n", "", "req/s", "p50", "p99", "mean batch")
+}
+
+fn line(name: &str, Measured { report, mean_batch }: &Measured) -> String {
+    let milliseconds = |quantile| report.latency(quantile).as_secs_f64() * 1000.0;
+    let (p50, p99) = (milliseconds(0.5), milliseconds(0.99));
+    let rate = report.rate();
+    format!("{name:<12} {rate:>9.0} {p50:>9.1} ms {p99:>9.1} ms {mean_batch:>11.1}\n")
+}
+
+fn gain(name: &str, measured: &Measured, one_by_one: &Measured) -> String {
+    let gain = measured.report.rate() / one_by_one.report.rate();
+    format!("\n{name} is {gain:.1} times as fast, on the same machine, in this run.")
 }
 
 /// Mean rows per batch, from the metrics of the worker.

@@ -89,6 +89,10 @@ fn write_worker(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
         writeln!(f, "  overloaded: the load exceeds the capacity within the latency target")?;
     }
     let fixed = if batching.fixed_sizes { ", fixed sizes" } else { "" };
+    if batching.size_change_ms > 0.0 {
+        let change = batching.size_change_ms;
+        writeln!(f, "  a batch takes {change:.1} ms longer if the batch before had another size")?;
+    }
     writeln!(f, "  L(b), {:.2} times that at start-up{fixed}:", batching.gain)?;
     for (rows, ms) in &batching.curve {
         writeln!(f, "  {rows:>6} rows {ms:>10.3} ms {:>10.0} rows/s", f64::from(*rows) / ms * 1e3)?;

@@ -6,7 +6,8 @@
 //! accounts for every request: `sent = right + wrong + refused + failed + hung up`.
 //!
 //! [`Digits`] and [`Echo`] are workloads whose answers are known in advance; [`Sampled`] makes
-//! inputs for any model and learns the answers before the run. [`infer`] is a client of the Open
+//! inputs for any model and learns the answers before the run, and [`sentences`] does this for text
+//! encoders. [`infer`] is a client of the Open
 //! Inference Protocol for other workloads.
 
 pub mod chart;
@@ -24,6 +25,7 @@ mod report;
 mod run;
 mod sampled;
 mod schedule;
+mod sentences;
 mod summary;
 mod timeline;
 mod tls;
@@ -38,6 +40,7 @@ pub use plan::{Length, LoadPlan, Pace, Stop, Watch};
 pub use report::Report;
 pub use run::run;
 pub use sampled::Sampled;
+pub use sentences::sentences;
 pub use summary::Summary;
 pub use timeline::Second;
 pub use tls::TlsTrust;

@@ -60,7 +60,13 @@ impl Sampled {
             })
         };
         let requests = (0..count).map(&mut request).collect::<Result<_, LoadError>>()?;
-        Ok(Self { requests, learnt: Vec::new(), tolerance: 0.0 })
+        Ok(Self::of(requests))
+    }
+
+    /// A load of these requests. Until [`learn`](Self::learn) is called, any well-formed answer is
+    /// right.
+    pub fn of(requests: Vec<Prepared>) -> Self {
+        Self { requests, learnt: Vec::new(), tolerance: 0.0 }
     }
 
     /// Sends the inputs one after the other, and keeps the answers. Numbers of later answers may

@@ -102,6 +102,14 @@ impl CostModel {
         Self { fixed_sizes: true, ..self }
     }
 
+    /// Returns the model of the same engine, if it pads all batches to `rows` rows.
+    #[must_use]
+    pub fn at_one_size(&self, rows: u32) -> Self {
+        let size = Size::measured(rows.max(1), self.seconds(rows).max(TINY));
+        let (table, recent) = (isotonic(std::slice::from_ref(&size)), [None; RECENT]);
+        Self { sizes: vec![size], table, ran: rows, fixed_sizes: true, gain: 1.0, recent }
+    }
+
     /// Returns whether batches are padded to the next measured size.
     pub fn has_fixed_sizes(&self) -> bool {
         self.fixed_sizes

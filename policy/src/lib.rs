@@ -8,6 +8,7 @@
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
 //!   model, the latency target and the load ([`ArrivalRate`], [`Standing`]). [`BatchChoice`]
 //!   explains the choice.
+//! - [`SizeChange`] is σ, what a change of the size of batches costs, and keeps sizes to avoid it.
 //! - [`admit`] decides whether a request can be answered before its deadline, from the queue length
 //!   and the [`DrainRate`]. [`doomed`] finds waiting requests that can no longer be answered in
 //!   time.
@@ -23,6 +24,7 @@ mod default_version;
 mod lengths;
 mod rate;
 mod scale;
+mod size_change;
 mod speed;
 mod standing;
 
@@ -37,5 +39,6 @@ pub use rate::ArrivalRate;
 pub use scale::{
     Observation, RequestCounts, ScaleBound, ScaleDecision, ScalePolicy, Scaler, UTILIZATION, fewest,
 };
+pub use size_change::SizeChange;
 pub use speed::Speed;
 pub use standing::Standing;

@@ -1,6 +1,8 @@
 //! Measures the goals of the decisions in simulation, like `batchfleet simulate --goals`.
 
-use batchfleet_simulator::goals::{Goal, InProcess, batches, capacity, fleet, lengths, slow};
+use batchfleet_simulator::goals::{
+    Goal, InProcess, batches, capacity, fleet, lengths, size_change, slow,
+};
 
 fn all_reached(goals: &[Goal]) -> bool {
     for goal in goals {
@@ -42,6 +44,11 @@ fn n_is_right_again_20_batches_after_the_model_became_twice_as_slow() {
 #[test]
 fn requests_of_different_lengths_run_at_95_percent_of_the_optimum() {
     assert!(all_reached(&lengths::composition()));
+}
+
+#[test]
+fn a_costly_change_of_size_is_avoided_and_not_taken_for_a_slower_model() {
+    assert!(all_reached(&size_change::costly()));
 }
 
 #[test]

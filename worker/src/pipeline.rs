@@ -85,6 +85,7 @@ impl Pipeline {
     ) -> Self {
         let plan = Arc::new(plan);
         let tuner = SharedTuner::new(plan.policy, plan.cost.clone(), plan.lengths.clone());
+        tuner.lock().set_size_change(plan.size_change);
         let settler = Settler::new(Arc::clone(&jobs.consumer), metrics.clone());
         let pace = BatchPace::new(tuner.clone(), settler.round_trip());
         let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::ModelSpec;
-use batchfleet_policy::{BatchPolicy, CostModel};
+use batchfleet_policy::{BatchPolicy, CostModel, SizeChange};
 use batchfleet_service::trace::Tracer;
 
 use crate::{classes::Labels, layout::Layout, lengths::RowLengths, padding::Padding};
@@ -25,6 +25,8 @@ pub(crate) struct ServingPlan {
     pub(crate) padding: Option<Arc<Padding>>,
     /// Chooses N, the maximum number of rows per batch.
     pub(crate) policy: BatchPolicy,
+    /// What a change of the size of batches costs.
+    pub(crate) size_change: SizeChange,
     /// How long a batch that is not full waits for more jobs.
     pub(crate) linger: Duration,
     /// Longer runs count as hung.

@@ -6,11 +6,10 @@ mod padding;
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use batchfleet_broker::ModelSpec;
-use batchfleet_policy::{BatchMode, BatchPolicy, Climb, CostModel, QueueLoad};
+use batchfleet_policy::{BatchMode, BatchPolicy, Climb, CostModel, QueueLoad, SizeChange};
 use batchfleet_service::{InvalidSettings, trace::Tracer};
 use tracing::{info, warn};
 
-use self::padding::Declared;
 use crate::{
     config::Backend,
     engine::{Engine, EngineError},
@@ -54,17 +53,9 @@ pub(crate) fn plan(
     if source.config.max_batch.is_none() && !engine.spec().batches() {
         config_lines.push("max_batch_size: 0".to_owned());
     }
-    let padding = match padding::declared(source, engine, &hints, rows.as_ref(), &mut notes)? {
-        Declared::Nothing => {
-            let lines = padding::suggested(source, engine, &hints, rows.as_ref());
-            notes.extend(lines.as_deref().map(padding::advice));
-            config_lines.extend(lines);
-            None
-        }
-        Declared::Refused => None,
-        Declared::Proven(padding) => Some(padding),
-    };
-    let Measured { cost, lengths, usable } = match rows {
+    let padding =
+        padding::choose(source, engine, &hints, rows.as_ref(), (&mut notes, &mut config_lines))?;
+    let Measured { cost, lengths, usable, size_change } = match rows {
         Some(rows) => measure(settings, source, engine, &hints, rows)?,
         None => Measured::nothing(engine.spec())?,
     };
@@ -78,7 +69,16 @@ pub(crate) fn plan(
     let usual_rows = BatchLimit { rows: limit, units: limit.into() }.rows_of(row_units);
     info!(model = %source.queue, provider, limit = usual_rows, "loaded and warmed up");
     let mut spec = engine.spec().clone();
-    if cost.has_fixed_sizes() {
+    let has_one_size = settings.batch_sizes.is_empty()
+        && lengths.are_free()
+        && size_change.needs_one_size(&cost, limit);
+    let (cost, policy) = if has_one_size {
+        notes.push(one_size(limit, &size_change));
+        (cost.at_one_size(limit), BatchPolicy { max_batch: limit, ..policy })
+    } else {
+        (cost, policy)
+    };
+    if !settings.batch_sizes.is_empty() {
         let largest = NonZeroU32::new(cost.largest());
         spec.max_batch = spec.max_batch.min(largest);
     }
@@ -90,6 +90,7 @@ pub(crate) fn plan(
         lengths: lengths.with_padding(padding.clone()),
         padding,
         policy,
+        size_change,
         linger: source.config.linger.unwrap_or(settings.linger),
         max_batch_time: settings.max_batch_time,
         sentinel_interval: settings.sentinel_interval,
@@ -109,6 +110,8 @@ struct Measured {
     lengths: RowLengths,
     /// The most rows that may run.
     usable: u32,
+    /// What a change of size costs.
+    size_change: SizeChange,
 }
 
 impl Measured {
@@ -124,8 +127,16 @@ impl Measured {
     ) -> Result<Self, WorkerError> {
         let nothing = || InvalidSettings::new("no batch size was measured");
         let cost = CostModel::from_profile(times).ok_or_else(nothing)?;
-        Ok(Self { cost, lengths, usable })
+        Ok(Self { cost, lengths, usable, size_change: SizeChange::default() })
     }
+}
+
+/// A note for the users of a model whose batches all have `rows` rows.
+fn one_size(rows: u32, size_change: &SizeChange) -> String {
+    format!(
+        "all batches are padded to {rows} rows, because a change of their size takes {:.1} ms",
+        size_change.takes().as_secs_f64() * 1e3
+    )
 }
 
 /// The facts in the bytes of a model; none if they cannot be read. Facts only help.
@@ -183,17 +194,18 @@ fn measure(
     let sizes = Sizes { only, up_to, must_reach };
     let climb = Climb::new(settings.slo_p99, settings.max_batch_time);
     let model = source.queue.clone();
-    let Profile { times, usable } = warm_up(engine, &mut rows, &sizes, climb)
+    let Profile { times, usable, size_change } = warm_up(engine, &mut rows, &sizes, climb)
         .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
+    let size_change = SizeChange::new(size_change);
     let measured = if sizes.only.is_empty() {
         let (lengths, times) = measure_lengths(engine, hints, &rows, &times);
         Measured::new(&times, lengths, usable)?
     } else {
         // An engine with fixed sizes counts rows.
-        let Measured { cost, lengths, .. } =
-            Measured::new(&times, RowLengths::of(engine.spec()), usable)?;
-        Measured { cost: cost.with_fixed_sizes(), lengths, usable }
+        let measured = Measured::new(&times, RowLengths::of(engine.spec()), usable)?;
+        Measured { cost: measured.cost.with_fixed_sizes(), ..measured }
     };
+    let measured = Measured { size_change, ..measured };
     // A model that draws random numbers differs from itself, and does not batch.
     let counts = |mismatch: &Mismatch| {
         engine.spec().batches() && (scope(source) == Scope::Values || mismatch.is_shape)

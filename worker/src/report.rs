@@ -27,7 +27,8 @@ impl<'a> ModelReport<'a> {
     /// The report on a model that is served by this plan.
     pub(crate) fn new(plan: &'a ServingPlan) -> Self {
         let tuner = SharedTuner::new(plan.policy, plan.cost.clone(), plan.lengths.clone());
-        let tuner = tuner.lock();
+        let mut tuner = tuner.lock();
+        tuner.set_size_change(plan.size_change);
         Self { plan, batching: tuner.report(), capacity: tuner.capacity() }
     }
 

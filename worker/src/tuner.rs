@@ -10,8 +10,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch};
 use batchfleet_policy::{
-    BatchChoice, BatchMode, BatchPolicy, Bound, CostModel, LargestBatch, QueueLoad, WaitingRows,
-    companions, doomed,
+    BatchChoice, BatchMode, BatchPolicy, Bound, CostModel, LargestBatch, QueueLoad, SizeChange,
+    WaitingRows, companions, doomed,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -67,6 +67,7 @@ pub(crate) struct Tuner {
     /// L of units.
     cost: CostModel,
     lengths: RowLengths,
+    size_change: SizeChange,
     /// Units of a row of the usual length.
     row_units: f64,
     /// What the rows of a full batch cost, padded to the longest, relative to what they cost alone.
@@ -92,6 +93,7 @@ impl Tuner {
             epoch: 0,
             cost,
             lengths,
+            size_change: SizeChange::default(),
             row_units,
             padding: 1.0,
             ceiling: Ceiling::default(),
@@ -101,6 +103,11 @@ impl Tuner {
             last_ran: None,
             recent: VecDeque::with_capacity(RECENT),
         }
+    }
+
+    /// Sets what a change of the size of batches costs.
+    pub(crate) fn set_size_change(&mut self, size_change: SizeChange) {
+        self.size_change = size_change;
     }
 
     /// Adopts the number of workers and the published target. Targets that are not newer than the
@@ -240,9 +247,14 @@ impl Tuner {
         companions(&self.cost, &self.lengths.cost(), largest, waiting, lead)
     }
 
-    /// The rows that the engine runs for a batch of `rows`.
-    pub(crate) fn padded(&self, rows: u32) -> u32 {
-        self.cost.padded(rows)
+    /// The rows that the engine should run for a batch of `rows`.
+    pub(crate) fn padded(&mut self, rows: u32) -> u32 {
+        // L is of units; rows of one length cost one each.
+        if !self.lengths.are_free() {
+            return self.cost.padded(rows);
+        }
+        let most = self.n();
+        self.size_change.size(&self.cost, rows, most)
     }
 
     /// L of `units`, the expected time of a batch.
@@ -253,6 +265,7 @@ impl Tuner {
     /// Records a batch that succeeded with `padding` rows added.
     pub(crate) fn ran(&mut self, batch: &Batch, padding: u32, took: Duration) {
         let length = batch.length();
+        let took = self.size_change.without(batch.rows + padding, length, took);
         if self.lengths.cost().is_new(length) {
             // The time of rows longer than all before tells what they cost.
             let units = f64::from(self.cost.rows_in(took)) / f64::from(batch.rows.max(1));
@@ -322,6 +335,7 @@ impl Tuner {
             curve: self.curve().into_iter().map(|(rows, took)| (rows, ms(took))).collect(),
             fixed_sizes: self.cost.has_fixed_sizes(),
             gain: self.cost.gain(),
+            size_change_ms: ms(self.size_change.takes()),
             recent: self.recent.iter().cloned().collect(),
         }
     }

@@ -1,6 +1,8 @@
 //! Runs a newly loaded model at growing batch sizes before it serves: the first run of a size is
 //! slow, and the choice of N needs the batch times L(b).
 
+mod size_change;
+
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 use batchfleet_broker::Tensor;
@@ -8,6 +10,7 @@ use batchfleet_policy::{Climb, ClimbEnd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::size_change::measure_size_change;
 use crate::engine::{Engine, EngineError};
 
 /// The batch sizes of a warm-up.
@@ -29,6 +32,8 @@ pub(crate) struct Profile {
     /// The largest size that may run: the last that ran without an error, or the largest of all if
     /// the climb had no time for it.
     pub(crate) usable: u32,
+    /// How much longer a batch takes if the batch before had another size. Not included in `times`.
+    pub(crate) size_change: Duration,
 }
 
 /// The inputs of a warm-up, and the check of its outputs.
@@ -54,6 +59,10 @@ pub(crate) fn warm_up(
     let model = engine.spec().queue.to_string();
     let all = sizes_of(&sizes.only, sizes.up_to, engine.spec().max_batch);
     let largest = all.last().copied().unwrap_or_default();
+    let size_change = match all[..] {
+        [one, other, ..] => measure_size_change(engine, rehearsal, [one, other]),
+        _ => Duration::ZERO,
+    };
     let mut usable = 1;
     for rows in all {
         match climb.goes_on(rows) {
@@ -67,7 +76,7 @@ pub(crate) fn warm_up(
             }
             _ => {}
         }
-        let runs = match measure(engine, rehearsal, rows, &climb) {
+        let runs = match measure(engine, rehearsal, rows, (&climb, size_change)) {
             Ok(runs) => runs,
             Err(error) if climb.measured().is_empty() => return Err(error),
             Err(error) => {
@@ -86,7 +95,7 @@ pub(crate) fn warm_up(
             "all batch sizes exceed the {most} rows that the model takes"
         )));
     }
-    Ok(Profile { times: climb.measured().to_vec(), usable })
+    Ok(Profile { times: climb.measured().to_vec(), usable, size_change })
 }
 
 /// The sizes to measure: 1, 2, 4, ... and the largest size itself; only 1 for a model that does not
@@ -107,19 +116,20 @@ fn sizes_of(only: &[u32], up_to: u32, max_batch: Option<NonZeroU32>) -> Vec<u32>
     sizes
 }
 
-/// The times of batches of `rows` rows, as many as `climb` needs.
+/// The times of batches of `rows` rows, as many as `climb` needs. The first run changes the size.
 fn measure(
     engine: &mut dyn Engine,
     rehearsal: &mut dyn Rehearsal,
     rows: u32,
-    climb: &Climb,
+    (climb, size_change): (&Climb, Duration),
 ) -> Result<Vec<Duration>, EngineError> {
     let inputs = rehearsal.inputs(rows);
     let (mut runs, mut outputs) = (Vec::new(), Vec::new());
     while !climb.suffice(rows, &runs) {
         let began = Instant::now();
         outputs = engine.run(inputs.clone(), rows)?;
-        runs.push(began.elapsed());
+        let change = if runs.is_empty() { size_change } else { Duration::ZERO };
+        runs.push(began.elapsed().saturating_sub(change));
     }
     rehearsal.check(rows, outputs)?;
     Ok(runs)

@@ -4,7 +4,8 @@
 //! `config.pbtxt` sets `backend: "batchfleet_echo"` and declares as many outputs as inputs, of the
 //! same types; the first input becomes the first output, and so on. A batch of b rows takes
 //! `batch_ms` + b · `row_ms` milliseconds, where `batch_ms` and `row_ms` are parameters, and
-//! `length_us` microseconds for each element of the open dimensions of its rows. With the parameter
+//! `length_us` microseconds for each element of the open dimensions of its rows, and `switch_ms`
+//! milliseconds if the batch before had another number of rows or another length. With the parameter
 //! `curve_ms`, such as `1=100,16=100,17=200`, it takes in addition the milliseconds of
 //! the curve, which is linear between its points. [`faults`] lists all other parameters.
 
@@ -32,6 +33,9 @@ pub(crate) struct Echo {
     /// The time of each element of a row.
     per_length: Duration,
     lengths: RowLengths,
+    /// The time of a change of rows or length, and both in the last batch.
+    per_change: Duration,
+    last: Option<(u32, u64)>,
     /// (rows, milliseconds), in order of rows.
     curve: Vec<(u32, f64)>,
     faults: Faults,
@@ -70,6 +74,8 @@ impl Echo {
             per_row: milliseconds(source, "row_ms")?,
             per_length: milliseconds(source, "length_us")? / 1000,
             lengths: RowLengths::of(&spec),
+            per_change: milliseconds(source, "switch_ms")?,
+            last: None,
             spec,
             curve: curve(source)?,
             faults: Faults::load(source)?,
@@ -138,10 +144,14 @@ impl Engine for Echo {
         } else {
             self.faults.record(&inputs, rows)?;
             let along = Duration::from_secs_f64(along(&self.curve, rows) / 1000.0);
-            let length = u32::try_from(self.lengths.longest(&inputs)).unwrap_or(u32::MAX);
-            let per_row = self.per_row + self.per_length * length;
-            let takes = self.per_batch + per_row * rows + along;
-            let takes = takes * self.faults.slowdown();
+            let length = self.lengths.longest(&inputs);
+            let is_change = self.last.replace((rows, length)) != Some((rows, length));
+            let per_length = self.per_length * u32::try_from(length).unwrap_or(u32::MAX);
+            let takes = self.per_batch + (self.per_row + per_length) * rows + along;
+            let mut takes = takes * self.faults.slowdown();
+            if is_change {
+                takes += self.per_change;
+            }
             if !takes.is_zero() {
                 thread::sleep(takes);
             }

@@ -24,6 +24,9 @@ batchfleet_service::metrics! {
         /// Time of batches now, relative to the warm-up.
         #[metric("batchfleet_worker_slowdown_ratio", unit = "ratio", labels = MODEL)]
         slowdown: GaugeVec,
+        /// Additional time of a batch if the batch before had another size, as measured at start-up.
+        #[metric("batchfleet_worker_size_change_seconds", unit = "seconds", labels = MODEL)]
+        size_change: GaugeVec,
         /// Rows per second that this worker can run within the latency target; 0 once it drains.
         #[metric(
             "batchfleet_worker_capacity_rows_per_second",
@@ -74,6 +77,7 @@ impl BatchingFamilies {
             labels: labels.map(str::to_owned),
             expected: self.expected.clone(),
             slowdown: self.slowdown.with_label_values(&labels),
+            size_change: self.size_change.with_label_values(&labels),
             capacity: self.capacity.with_label_values(&labels),
             slo: self.slo.with_label_values(&labels),
             arrivals: self.arrivals.with_label_values(&labels),
@@ -95,6 +99,7 @@ pub(crate) struct BatchingMetrics {
     labels: [String; 2],
     expected: GaugeVec,
     slowdown: Gauge,
+    size_change: Gauge,
     capacity: Gauge,
     slo: Gauge,
     arrivals: Gauge,
@@ -113,6 +118,7 @@ impl BatchingMetrics {
         let Some(batching) = &announcement.batching else { return };
         let Batching { gain, slo_ms, rows_per_second, interval, full_load_n, .. } = *batching;
         self.slowdown.set(gain);
+        self.size_change.set(batching.size_change_ms / 1e3);
         self.slo.set(slo_ms / 1e3);
         self.arrivals.set(rows_per_second.unwrap_or(0.0));
         self.least.set(interval.0.into());

@@ -22,7 +22,7 @@ use batchfleet_broker::{
     QueueName, Release, Replies, Reply, RequestId, Settlement, Tensor, TensorSpec, Timing, Wish,
     WorkerId, WorkerRoles, memory::MemoryBroker,
 };
-use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
+use batchfleet_policy::{BatchMode, BatchPolicy, CostModel, SizeChange};
 use batchfleet_service::{metrics::MetricGroup, trace::Tracer};
 use prometheus::Registry;
 use tokio::{
@@ -73,6 +73,7 @@ fn plan(limit: u32) -> ServingPlan {
         tracer: Tracer::default(),
         notes: Vec::new(),
         config_lines: Vec::new(),
+        size_change: SizeChange::default(),
     }
 }
 

@@ -12,8 +12,29 @@ use crate::{
     repository::ModelSource,
 };
 
+/// The padding of a model's requests. Adds notes for the model's users, and the lines that its config
+/// should have.
+pub(super) fn choose(
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    hints: &Hints<'_>,
+    rows: Option<&TestRows>,
+    (notes, config_lines): (&mut Vec<String>, &mut Vec<String>),
+) -> Result<Option<Arc<Padding>>, WorkerError> {
+    Ok(match declared(source, engine, hints, rows, notes)? {
+        Declared::Nothing => {
+            let lines = suggested(source, engine, hints, rows);
+            notes.extend(lines.as_deref().map(advice));
+            config_lines.extend(lines);
+            None
+        }
+        Declared::Refused => None,
+        Declared::Proven(padding) => Some(padding),
+    })
+}
+
 /// What became of the padding that a config declares.
-pub(super) enum Declared {
+enum Declared {
     /// The config declares none.
     Nothing,
     /// It changes answers.
@@ -23,7 +44,7 @@ pub(super) enum Declared {
 }
 
 /// The padding that the config declares, if it changes no answer. Adds notes for the model's users.
-pub(super) fn declared(
+fn declared(
     source: &ModelSource,
     engine: &mut dyn Engine,
     hints: &Hints<'_>,
@@ -48,7 +69,7 @@ pub(super) fn declared(
 }
 
 /// The lines of a config that pad the requests of a common kind of model, if this changes no answer.
-pub(super) fn suggested(
+fn suggested(
     source: &ModelSource,
     engine: &mut dyn Engine,
     hints: &Hints<'_>,
@@ -79,7 +100,7 @@ pub(super) fn suggested(
 }
 
 /// A note for the users of a model whose config should have these lines.
-pub(super) fn advice(lines: &str) -> String {
+fn advice(lines: &str) -> String {
     let lines = lines.replace('\n', " ");
     format!(
         "only requests of the same length share a batch; {lines} in config.pbtxt pads shorter requests"
