@@ -235,7 +235,7 @@ fn findings(fleet: &ModelFleet, existing: &ClusterState, decided: &Decided) -> F
         is_silent: input.redis_error.is_none()
             && !is_announced
             && problem::has_served(&existing.pods, SILENT, now),
-        scaled_by: ScaledBy::of(mode, existing.autoscaler.owned(), now),
+        scaled_by: ScaledBy::of(mode, existing.autoscaler.owned(), input.ready > 0, now),
     }
 }
 

@@ -33,10 +33,12 @@ pub(crate) enum ScaledBy {
 }
 
 impl ScaledBy {
-    /// Returns what scales a fleet in this mode, whose autoscaler is `autoscaler`.
+    /// Returns what scales a fleet in this mode, whose autoscaler is `autoscaler`. A fleet without a
+    /// ready worker may have no queue yet, so that no metrics API can serve its depth.
     pub(crate) fn of(
         mode: ScalingMode,
         autoscaler: Option<&HorizontalPodAutoscaler>,
+        has_workers: bool,
         now: Timestamp,
     ) -> Self {
         let status = autoscaler.and_then(|autoscaler| autoscaler.status.as_ref());
@@ -46,9 +48,8 @@ impl ScaledBy {
             ScalingMode::Hpa => {
                 let conditions = status.and_then(|status| status.conditions.as_ref());
                 let blind = conditions.iter().copied().flatten().find(|it| is_blind(it, now));
-                if let Some(condition) = blind {
-                    let why = condition.message.clone().unwrap_or_default();
-                    return Self::ControllerInstead { why };
+                if let Some(condition) = blind.filter(|_| has_workers) {
+                    return Self::ControllerInstead { why: cause(condition) };
                 }
                 let active = conditions.into_iter().flatten().find(|it| is_active(it));
                 let desired = active.and(status).map(|status| status.desired_replicas);
@@ -109,6 +110,12 @@ impl ScaledBy {
     }
 }
 
+/// Returns the cause in the message of a condition: the part behind the description of the metric.
+fn cause(condition: &HorizontalPodAutoscalerCondition) -> String {
+    let message = condition.message.as_deref().unwrap_or_default();
+    message.rsplit_once("}: ").map_or(message, |(_, cause)| cause).to_owned()
+}
+
 fn is_active(condition: &HorizontalPodAutoscalerCondition) -> bool {
     condition.type_ == "ScalingActive" && condition.status == "True"
 }
@@ -131,13 +138,14 @@ mod tests {
     fn scaled_by(mode: ScalingMode, conditions: &Value) -> ScaledBy {
         let status = json!({"desiredReplicas": 4, "conditions": conditions});
         let autoscaler = serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap();
-        ScaledBy::of(mode, Some(&autoscaler), "2026-01-01T00:10:00Z".parse().unwrap())
+        ScaledBy::of(mode, Some(&autoscaler), true, "2026-01-01T00:10:00Z".parse().unwrap())
     }
 
     fn active(status: &str, reason: &str, since: &str) -> Value {
         json!([{
             "type": "ScalingActive", "status": status, "reason": reason,
-            "message": "no metrics API", "lastTransitionTime": since,
+            "message": "metric q/&LabelSelector{MatchLabels:{model: m}}: no metrics API",
+            "lastTransitionTime": since,
         }])
     }
 
@@ -162,10 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fleet_without_a_worker_waits_for_its_metric() {
+        let conditions = active("False", "FailedGetExternalMetric", "2026-01-01T00:00:00Z");
+        let status = json!({"desiredReplicas": 0, "conditions": conditions});
+        let autoscaler = serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap();
+        let now = "2026-01-01T00:10:00Z".parse().unwrap();
+        let scaled_by = ScaledBy::of(ScalingMode::Hpa, Some(&autoscaler), false, now);
+        assert_eq!(scaled_by, ScaledBy::Autoscaler(None));
+    }
+
+    #[test]
     fn the_mode_decides_where_there_is_no_autoscaler() {
         assert_eq!(scaled_by(ScalingMode::Direct, &json!([])), ScaledBy::Controller);
         assert_eq!(scaled_by(ScalingMode::External, &json!([])), ScaledBy::Other);
         let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(ScaledBy::of(ScalingMode::Hpa, None, now), ScaledBy::Autoscaler(None));
+        assert_eq!(ScaledBy::of(ScalingMode::Hpa, None, true, now), ScaledBy::Autoscaler(None));
     }
 }
