@@ -32,21 +32,16 @@ BROKEN = {
     "too-much-cpu": ("InsufficientResources", "Insufficient cpu", set_("spec.worker.requests", {"cpu": "500"})),
     "no-gpu": ("InsufficientResources", "Insufficient nvidia.com/gpu",
                set_("spec.worker", {"executionProvider": "cuda", "gpu": {"count": 64}})),
-    "slow-batch": ("BatchHung", "status 70", set_("spec.batch", {"maxSeconds": 1})),
     "bad-limits": ("SpecRefused", "must be less than or equal to",
                    set_("spec.worker", {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})),
 }
-
-
-# Batches that take longer than the fleet allows, in milliseconds.
-SLOW = {"slow-batch": 60_000}
 
 
 def broken(stage):
     """Each broken fleet says why, by its reason and in the words of the failed container."""
     namespace, wrong = stage.namespace, []
     for name, (_, _, change) in BROKEN.items():
-        thing = fleet(stage.images, name, {"min": 1, "max": 2}, batch_ms=SLOW.get(name, 20))
+        thing = fleet(stage.images, name, {"min": 1, "max": 2})
         change(thing)
         namespace.apply(thing)
     reason = lambda name: namespace.get("modelfleet", name).get("status", {}).get("reason")
