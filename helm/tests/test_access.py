@@ -54,12 +54,12 @@ def test_a_gateway_inside_the_cluster_needs_no_consent():
     [
         ([CLIENT_CA], "needs gateway.tls.secret"),
         (["gateway.jwt.issuer=https://id"], "needs gateway.jwt.audiences"),
-        (JWT, "either gateway.jwt.jwksUrl or gateway.jwt.jwksSecret"),
+        ([*JWT, "gateway.jwt.issuer=batchfleet"], "set gateway.jwt.jwksUrl or gateway.jwt.jwksSecret"),
         (
             [*JWT, "gateway.jwt.jwksUrl=https://id/keys", "gateway.jwt.jwksSecret=a"],
-            "either gateway.jwt.jwksUrl or gateway.jwt.jwksSecret",
+            "gateway.jwt.jwksUrl and gateway.jwt.jwksSecret both name the keys of the issuer",
         ),
-        ([*JWT, "gateway.jwt.jwksSecret=a", "gateway.jwt.caSecret=b"], "needs gateway.jwt.jwksUrl"),
+        ([*JWT, "gateway.jwt.jwksSecret=a", "gateway.jwt.caSecret=b"], "has no effect with gateway.jwt.jwksSecret"),
     ],
 )
 def test_contradictory_access_is_refused_with_a_remedy(settings, complaint):
@@ -92,6 +92,12 @@ def test_tokens_have_an_issuer_audiences_and_keys_from_a_url_or_a_secret():
     assert files(*url)["/etc/batchfleet/jwks-ca"] == "my-ca"
     egress = the("NetworkPolicy", "-gateway", *url)["spec"]["egress"]
     assert [{"port": 8443}] in [rule["ports"] for rule in egress]
+
+    discovered = [*JWT, "gateway.jwt.issuer=https://id:9443/realm", "gateway.jwt.caSecret=my-ca"]
+    assert not any("jwks-url" in flag or "jwks-file" in flag for flag in arguments(*discovered))
+    assert "--jwt-jwks-ca=/etc/batchfleet/jwks-ca/ca.crt" in arguments(*discovered)
+    egress = the("NetworkPolicy", "-gateway", *discovered)["spec"]["egress"]
+    assert [{"port": 9443}] in [rule["ports"] for rule in egress]
 
     secret = [*JWT, "gateway.jwt.jwksSecret=my-keys"]
     assert "--jwt-jwks-file=/etc/batchfleet/jwks/jwks.json" in arguments(*secret)

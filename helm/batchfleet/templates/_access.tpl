@@ -34,11 +34,14 @@ gateway.httpRoute.enabled=true
 {{- if and .issuer (not .audiences) -}}
 {{- fail "gateway.jwt.issuer needs gateway.jwt.audiences, one of which a token must name" -}}
 {{- end -}}
-{{- if and .issuer (eq (empty .jwksUrl) (empty .jwksSecret)) -}}
-{{- fail "gateway.jwt.issuer needs either gateway.jwt.jwksUrl or gateway.jwt.jwksSecret, the keys of the issuer" -}}
+{{- if and .jwksUrl .jwksSecret -}}
+{{- fail "gateway.jwt.jwksUrl and gateway.jwt.jwksSecret both name the keys of the issuer: set one" -}}
 {{- end -}}
-{{- if and .caSecret (not .jwksUrl) -}}
-{{- fail "gateway.jwt.caSecret needs gateway.jwt.jwksUrl" -}}
+{{- if and .issuer (not .jwksUrl) (not .jwksSecret) (not (regexMatch "^https?://" .issuer)) -}}
+{{- fail "gateway.jwt.issuer is no URL, at which the keys could be found: set gateway.jwt.jwksUrl or gateway.jwt.jwksSecret" -}}
+{{- end -}}
+{{- if and .caSecret .jwksSecret -}}
+{{- fail "gateway.jwt.caSecret has no effect with gateway.jwt.jwksSecret" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -63,7 +66,7 @@ gateway.httpRoute.enabled=true
 - {{ printf "--jwt-audience=%s" (join "," .audiences) | quote }}
 {{- if .jwksUrl }}
 - {{ printf "--jwt-jwks-url=%s" .jwksUrl | quote }}
-{{- else }}
+{{- else if .jwksSecret }}
 - --jwt-jwks-file=/etc/batchfleet/jwks/jwks.json
 {{- end }}
 {{- if .caSecret }}
@@ -118,10 +121,10 @@ jwks-ca: {{ . | quote }}
 {{/* Egress to the URL of the issuer's keys. */}}
 {{- define "batchfleet.toIssuer" -}}
 {{- with .Values.gateway.jwt }}
-{{- if and .issuer .jwksUrl }}
-{{- $usual := eq (urlParse .jwksUrl).scheme "https" | ternary 443 80 -}}
+{{- if and .issuer (not .jwksSecret) }}
+{{- $url := .jwksUrl | default .issuer }}
 # The issuer of tokens. No selector: it may be outside the cluster.
-- ports: [{port: {{ regexFind ":[0-9]+$" (urlParse .jwksUrl).host | trimPrefix ":" | default $usual }}}]
+- ports: [{port: {{ include "batchfleet.port" $url }}}]
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -128,17 +128,21 @@ async fn a_handshake_that_is_not_finished_is_closed_and_others_are_served() {
     assert!(metric(&fleet.gateways[0], failures).await.unwrap() > 99.0);
 }
 
-/// Serves the contents of a file at any path.
-async fn serve_file(path: PathBuf) -> String {
+/// Serves the files of a folder by the last part of the path. Returns the URL without a path.
+async fn serve_files(folder: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let body = fs::read_to_string(&path).unwrap_or_default();
+            let mut request = [0; 4096];
+            // An error means that the gateway has closed the connection.
+            let read = stream.read(&mut request).await.unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..read]);
+            let path = request.split(' ').nth(1).unwrap_or("/");
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let body = fs::read_to_string(folder.join(name)).unwrap_or_default();
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n", body.len());
             let answer = format!("{head}connection: close\r\n\r\n{body}");
-            // An error means that the gateway has closed the connection.
-            drop(stream.read(&mut [0; 4096]).await);
             drop(stream.write_all(answer.as_bytes()).await);
         }
     });
@@ -148,8 +152,8 @@ async fn serve_file(path: PathBuf) -> String {
 #[tokio::test]
 async fn tokens_are_verified_with_keys_from_a_url_that_may_come_later() {
     let folder = TempDir::new().unwrap();
-    let file = folder.path().join("jwks");
-    let url = serve_file(file.clone()).await;
+    let file = folder.path().join("keys");
+    let url = serve_files(folder.path().to_owned()).await + "/keys";
     let flags = ["--jwt-issuer", ISSUER, "--jwt-audience", "batchfleet", "--jwt-jwks-url", &url];
     let fleet = fleet(&flags.map(str::to_owned)).await;
     let (old, new) = (TokenIssuer::new("old").unwrap(), TokenIssuer::new("new").unwrap());
@@ -166,6 +170,36 @@ async fn tokens_are_verified_with_keys_from_a_url_that_may_come_later() {
     // The gateway reads the keys again when it sees the new one.
     fs::write(&file, key_set(&[&old, &new])).unwrap();
     assert_eq!(ten(&with(&new)).await.unwrap().right, 10);
+}
+
+#[tokio::test]
+async fn the_keys_of_an_issuer_are_found_in_its_metadata_also_after_they_moved() {
+    let folder = TempDir::new().unwrap();
+    let issuer_url = serve_files(folder.path().to_owned()).await;
+    let publish = |issuer: &str, name: &str, signer: &TokenIssuer| {
+        fs::write(folder.path().join(name), key_set(&[signer])).unwrap();
+        let metadata =
+            json!({ "issuer": issuer, "jwks_uri": format!("{issuer_url}/moved/{name}") });
+        fs::write(folder.path().join("openid-configuration"), metadata.to_string()).unwrap();
+    };
+    let [first, second, foreign] = ["1", "2", "3"].map(|key_id| TokenIssuer::new(key_id).unwrap());
+    publish(&issuer_url, "keys", &first);
+    let flags = ["--jwt-issuer", &issuer_url, "--jwt-audience", "batchfleet"];
+    let fleet = fleet(&flags.map(str::to_owned)).await;
+    let right = async |issuer: &TokenIssuer| {
+        let mut claims = claims("alice");
+        claims["iss"] = json!(issuer_url);
+        let target: Target = fleet.targets()[0].parse().unwrap();
+        let token = issuer.token(&claims).unwrap();
+        ten(&target.with_header(&bearer(&token)).unwrap()).await.unwrap().right
+    };
+    assert_eq!(right(&first).await, 10);
+    publish(&issuer_url, "other-keys", &second);
+    assert_eq!(right(&second).await, 10);
+    // Metadata of another issuer change nothing.
+    publish("http://127.0.0.1:1", "foreign-keys", &foreign);
+    assert_eq!(right(&foreign).await, 0);
+    assert_eq!(right(&second).await, 10);
 }
 
 /// What the next requests present.

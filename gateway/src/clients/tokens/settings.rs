@@ -12,13 +12,10 @@ use super::Tokens;
 #[derive(Args, Clone, Debug)]
 pub struct TokenSettings {
     /// Accept JSON web tokens of this issuer, the value of the claim `iss`, sent as `authorization:
-    /// Bearer`. Signatures are RSA, ECDSA (P-256, P-384) or Ed25519
-    #[arg(
-        long,
-        env = "BATCHFLEET_JWT_ISSUER",
-        requires_all = ["jwt_audience", "jwks"],
-        value_name = "ISSUER"
-    )]
+    /// Bearer`. Signatures are RSA, ECDSA (P-256, P-384) or Ed25519. Without another setting for the
+    /// keys, the gateway reads them from the URL that the issuer's metadata name
+    /// (ISSUER/.well-known/openid-configuration)
+    #[arg(long, env = "BATCHFLEET_JWT_ISSUER", requires = "jwt_audience", value_name = "ISSUER")]
     pub jwt_issuer: Option<String>,
 
     /// The audiences of which a token must name one in the claim `aud`; several are separated by
@@ -32,7 +29,7 @@ pub struct TokenSettings {
     )]
     pub jwt_audience: Vec<String>,
 
-    /// URL of the issuer's keys, a JSON web key set. The gateway reads it again every 5 minutes, and
+    /// URL of the issuer's keys, a JSON web key set [default: that of the issuer's metadata]. The gateway reads it again every 5 minutes, and
     /// when a token names an unknown key, at most once in 2 seconds
     #[arg(
         long,
@@ -53,9 +50,15 @@ pub struct TokenSettings {
     )]
     pub jwt_jwks_file: Option<PathBuf>,
 
-    /// PEM file with the CA certificates that the certificate behind --jwt-jwks-url is verified with
-    /// [default: the system's]
-    #[arg(long, env = "BATCHFLEET_JWT_JWKS_CA", requires = "jwt_jwks_url", value_name = "FILE")]
+    /// PEM file with the CA certificates that the certificates of the issuer and of --jwt-jwks-url are
+    /// verified with [default: the system's]
+    #[arg(
+        long,
+        env = "BATCHFLEET_JWT_JWKS_CA",
+        requires = "jwt_issuer",
+        conflicts_with = "jwt_jwks_file",
+        value_name = "FILE"
+    )]
     pub jwt_jwks_ca: Option<PathBuf>,
 
     /// How far the clock of the issuer may differ
