@@ -2,19 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+mod steady_load;
+
+use std::{fs, path::PathBuf, time::Duration};
 
 use batchfleet_broker::{
     BatchWish, Broker, QueueName, Wish,
     redis::{RedisAddress, RedisBroker},
 };
-use batchfleet_loadgen::{Echo, Length, LoadPlan, Report, Stop, Target, infer::Encoding, run};
 use batchfleet_testkit::{Fleet, FleetPlan, Program, RedisServer, get, metric};
 use tempfile::TempDir;
-use tokio::{
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
+
+use self::steady_load::SteadyLoad;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,45 +58,6 @@ impl Guarded {
     }
 }
 
-/// A load on the echo that counts every answer but 200 as a failure.
-struct Load {
-    stop: Stop,
-    running: JoinHandle<Report>,
-}
-
-impl Load {
-    fn start(fleet: &Fleet) -> Self {
-        let targets: Vec<Target> =
-            fleet.targets().iter().map(|target| target.parse().unwrap()).collect();
-        let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Binary).unwrap();
-        let one = LoadPlan::new(targets[0].clone(), Arc::new(echo), 0);
-        let length = Length::Time(Duration::from_mins(1));
-        let plan = LoadPlan { targets, users: 16, length, ..one };
-        let stop = plan.stop.clone();
-        Self { stop, running: tokio::spawn(async move { run(plan).await.unwrap() }) }
-    }
-
-    async fn until_accepted(&self, fleet: &Fleet, requests: f64) {
-        let enough = accepted(fleet).await + requests;
-        while accepted(fleet).await < enough {
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    async fn end(self) -> Report {
-        self.stop.now();
-        self.running.await.unwrap()
-    }
-}
-
-async fn accepted(fleet: &Fleet) -> f64 {
-    let mut sum = 0.0;
-    for gateway in &fleet.gateways {
-        sum += metric(gateway, "batchfleet_gateway_accepted_total").await.unwrap();
-    }
-    sum
-}
-
 /// Waits until `/readyz` answers with this status, and a body that contains the text.
 async fn until_ready(program: &Program, status: u16, text: &str) {
     let admin = program.address("admin").await.unwrap();
@@ -135,7 +96,7 @@ async fn a_password_rotates_under_load_without_a_failed_request() {
     let wish = Wish { batch: BatchWish::Rows(8), slo_ms: None };
     let queue = QueueName::new("echo", 1);
     controller.publish(&queue, wish).await.unwrap();
-    let load = Load::start(&fleet);
+    let load = SteadyLoad::start(&fleet, 1);
     load.until_accepted(&fleet, 300.0).await;
     guarded.acl(">new").await;
     guarded.write("new");
@@ -146,8 +107,8 @@ async fn a_password_rotates_under_load_without_a_failed_request() {
     guarded.close_connections().await;
     load.until_accepted(&fleet, 300.0).await;
     controller.publish(&queue, wish).await.unwrap();
-    let report = load.end().await;
-    assert!(report.is_flawless() && report.refusals() == 0, "{report}");
+    let report = load.end_flawless(&fleet).await;
+    assert_eq!(report.refusals(), 0, "{report}");
     for program in fleet.gateways.iter().chain(&fleet.workers) {
         let denied = metric(program, "batchfleet_redis_denied_total").await.unwrap();
         assert!(denied < 0.5, "denied {denied} times");
@@ -178,8 +139,7 @@ async fn a_wrong_password_is_reported_and_the_right_one_is_used_without_a_restar
     for program in fleet.gateways.iter().chain(&fleet.workers) {
         until_ready(program, 200, "\"ready\":true}").await;
     }
-    let load = Load::start(&fleet);
+    let load = SteadyLoad::start(&fleet, 1);
     load.until_accepted(&fleet, 100.0).await;
-    let report = load.end().await;
-    assert!(report.is_flawless(), "{report}");
+    load.end_flawless(&fleet).await;
 }
