@@ -16,6 +16,7 @@ mod attempt;
 mod bisect;
 mod held;
 mod pace;
+mod quarantine;
 mod screen;
 mod sentinel;
 mod source;

@@ -1,7 +1,7 @@
 //! Where the next batch comes from: newly claimed jobs, alternating with quarantined jobs of dead
 //! workers.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Claims, Consumer, EntryId, Release};
 use batchfleet_policy::WaitingRows;
@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     held::HeldJobs,
     pace::{BatchPace, Expected},
+    quarantine::Quarantine,
     screen::Screen,
     upcoming::Upcoming,
 };
@@ -25,7 +26,6 @@ use crate::{
     limit::BatchLimit,
     metrics::ModelMetrics,
     plan::ServingPlan,
-    rescue::Rescue,
     retry::Outage,
     settle::Settler,
 };
@@ -59,13 +59,9 @@ pub(super) struct BatchSource {
     drain: Drain,
     pace: BatchPace,
     intake: Intake,
-    rescue: Rescue,
     screen: Screen,
     held: HeldJobs,
-    /// The quarantined job that ran last, if rows of it are left; they are next.
-    quarantined: Option<HeldJob>,
-    /// Whether the last batch was quarantined; if so, other jobs are next.
-    quarantined_ran: bool,
+    quarantine: Quarantine,
     leases: Outage,
     last_claim: LastClaim,
 }
@@ -96,7 +92,7 @@ pub(super) struct ClaimAhead {
 }
 
 impl BatchSource {
-    /// Claims nothing before the first [`next_batch`](Self::next_batch).
+    /// Claims nothing before the first [`next`](Self::next).
     pub(super) fn new(
         plan: Arc<ServingPlan>,
         Jobs { claims, consumer }: Jobs,
@@ -106,12 +102,10 @@ impl BatchSource {
     ) -> Self {
         Self {
             intake: Intake::start(claims, plan.lengths.clone(), drain.clone()),
-            rescue: Rescue::new(Arc::clone(&consumer)),
             screen: Screen::new(Arc::clone(&plan), Arc::clone(&consumer), metrics.clone()),
             held: HeldJobs::new(plan.layout()),
-            quarantined: None,
+            quarantine: Quarantine::new(Arc::clone(&consumer), metrics.clone(), drain.clone()),
             leases: Outage::new("renew leases"),
-            quarantined_ran: false,
             last_claim: LastClaim::None,
             plan,
             consumer,
@@ -134,7 +128,8 @@ impl BatchSource {
             if self.drain.has_begun() {
                 return None;
             }
-            if let Some(batch) = self.next_quarantined(settler).await {
+            let Self { quarantine, screen, pace, .. } = self;
+            if let Some(batch) = quarantine.next(screen, pace, settler).await {
                 return Some(Next::Batch(batch));
             }
             self.renew_leases().await;
@@ -145,7 +140,7 @@ impl BatchSource {
                 // Claim waiting jobs before looking for jobs of dead workers. If the claim ended
                 // during a quarantined run that kills the worker, the claimed jobs would be
                 // quarantined too.
-                let patience = self.rescue.wait().max(self.pace.claim_patience());
+                let patience = self.quarantine.wait().max(self.pace.claim_patience());
                 self.await_claim(patience, settler).await?;
             } else if self.needs_more(limit) {
                 self.top_up(limit, settler).await?;
@@ -174,43 +169,6 @@ impl BatchSource {
         let limit = self.pace.size_now(&self.held);
         let companions = |waiting: &[WaitingRows]| self.pace.companions(limit, waiting);
         self.held.take_batch(limit, self.pace.soon(limit), companions)
-    }
-
-    /// The next part of the quarantined job that ran last. Otherwise, unless a quarantined job ran
-    /// last, reclaims one job of a dead worker, if a search is due and the job may run.
-    async fn next_quarantined(&mut self, settler: &mut Settler) -> Option<Batch> {
-        let rest: Vec<HeldJob> = self.quarantined.take().into_iter().collect();
-        let rest = self.screen.drop_expired(rest, settler).await;
-        if !rest.is_empty() {
-            return Some(self.quarantine(rest));
-        }
-        if mem::take(&mut self.quarantined_ran) {
-            return None;
-        }
-        while self.rescue.is_due() && !self.drain.has_begun() {
-            let quarantined = self.rescue.next().await?;
-            self.metrics.reclaimed.inc();
-            let admitted = self.screen.admit(vec![quarantined], settler).await;
-            let admitted = self.screen.drop_expired(admitted, settler).await;
-            if !admitted.is_empty() {
-                return Some(self.quarantine(admitted));
-            }
-        }
-        None
-    }
-
-    /// A batch of a single quarantined job, or of a part of the job. Its parts run one after the
-    /// other, so that no other job is in a batch between them.
-    fn quarantine(&mut self, mut job: Vec<HeldJob>) -> Batch {
-        let (most, is_alone) = (self.pace.most(), self.pace.has_ended_batching());
-        for job in &mut job {
-            if is_alone {
-                job.run_whole();
-            }
-            job.cut(most);
-        }
-        self.quarantined_ran = true;
-        Batch::new(job, Release::Quarantined)
     }
 
     /// Renews the leases of held jobs. A large job may be held for longer than a lease.
@@ -355,7 +313,7 @@ impl BatchSource {
     /// next. Returns whether a claim is in flight.
     pub(super) fn claim_ahead(&mut self) -> bool {
         let limit = self.limit();
-        if !self.rescue.is_due() {
+        if !self.quarantine.is_due() {
             if self.held.is_empty() {
                 self.intake.ask(self.window(limit), self.pace.full(limit));
             } else if self.needs_more(limit) {
@@ -375,7 +333,11 @@ impl BatchSource {
         let limit = self.pace.n();
         let room = upcoming.waiting(|batch| limit.units - f64::from(batch.units)).unwrap_or(0.0);
         let has_others = self.held.whole_units(limit) > 0 || self.plan.padding.is_some();
-        if room > 0.0 && !has_others && self.pace.can_claim_within(left) && !self.rescue.is_due() {
+        if room > 0.0
+            && !has_others
+            && self.pace.can_claim_within(left)
+            && !self.quarantine.is_due()
+        {
             self.intake.ask_within(room, limit.units, left);
         }
         self.intake.is_claiming()
@@ -412,7 +374,7 @@ impl BatchSource {
         }
         let limit = self.pace.n();
         let lingers = !self.plan.linger.is_zero() && self.held.has_room(limit);
-        if self.held.is_empty() || lingers || self.rescue.is_due() || self.drain.has_begun() {
+        if self.held.is_empty() || lingers || self.quarantine.is_due() || self.drain.has_begun() {
             return None;
         }
         self.renew_leases().await;
@@ -420,20 +382,15 @@ impl BatchSource {
     }
 
     /// Takes back jobs of the last batch that have not run, or have more rows to run.
-    pub(super) fn take_back(&mut self, mut jobs: Vec<HeldJob>) {
-        if self.quarantined_ran
-            && let Some(job) = jobs.pop()
-        {
-            self.quarantined = Some(job);
-        }
-        self.held.put_back(jobs);
+    pub(super) fn take_back(&mut self, jobs: Vec<HeldJob>) {
+        self.held.put_back(self.quarantine.take_back(jobs));
     }
 
     /// Hands back all jobs that have not run completely, and ends the claiming task.
     pub(super) async fn stop(self) -> Result<(), WorkerError> {
-        let Self { consumer, metrics, drain, intake, mut held, quarantined, .. } = self;
+        let Self { consumer, metrics, drain, intake, mut held, quarantine, .. } = self;
         // Held jobs first, without waiting for the claiming task: the drain timeout may be near.
-        let jobs = quarantined.into_iter().chain(held.take_all());
+        let jobs = quarantine.into_job().into_iter().chain(held.take_all());
         let jobs = jobs.map(|job| job.delivery).collect();
         drain.hand_back(consumer.as_ref(), &metrics, jobs).await;
         let last = intake.stop().await?;

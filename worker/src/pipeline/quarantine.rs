@@ -1,0 +1,97 @@
+//! Jobs of dead workers: reclaimed one by one, and run alone, alternating with other batches. A job
+//! may have killed its worker, and must not take the jobs of others with it.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use batchfleet_broker::{Consumer, Release};
+
+use super::{pace::BatchPace, screen::Screen};
+use crate::{
+    batch::Batch, drain::Drain, job::HeldJob, metrics::ModelMetrics, rescue::Rescue,
+    settle::Settler,
+};
+
+/// The jobs of dead workers.
+pub(super) struct Quarantine {
+    rescue: Rescue,
+    metrics: ModelMetrics,
+    drain: Drain,
+    /// The job that ran last, if rows of it are left; they are next.
+    rest: Option<HeldJob>,
+    /// Whether the last batch was quarantined; if so, other jobs are next.
+    ran: bool,
+}
+
+impl Quarantine {
+    /// Reclaims jobs of `consumer`'s queue.
+    pub(super) fn new(consumer: Arc<dyn Consumer>, metrics: ModelMetrics, drain: Drain) -> Self {
+        Self { rescue: Rescue::new(consumer), metrics, drain, rest: None, ran: false }
+    }
+
+    /// Whether a search for jobs of dead workers is due.
+    pub(super) fn is_due(&self) -> bool {
+        self.rescue.is_due()
+    }
+
+    /// Time until the next search is due.
+    pub(super) fn wait(&self) -> Duration {
+        self.rescue.wait()
+    }
+
+    /// The next part of the job that ran last. Otherwise, unless a quarantined job ran last, reclaims
+    /// one job of a dead worker, if a search is due and the job may run.
+    pub(super) async fn next(
+        &mut self,
+        screen: &mut Screen,
+        pace: &BatchPace,
+        settler: &mut Settler,
+    ) -> Option<Batch> {
+        let rest: Vec<HeldJob> = self.rest.take().into_iter().collect();
+        let rest = screen.drop_expired(rest, settler).await;
+        if !rest.is_empty() {
+            return Some(self.batch(rest, pace));
+        }
+        if mem::take(&mut self.ran) {
+            return None;
+        }
+        while self.rescue.is_due() && !self.drain.has_begun() {
+            let reclaimed = self.rescue.next().await?;
+            self.metrics.reclaimed.inc();
+            let admitted = screen.admit(vec![reclaimed], settler).await;
+            let admitted = screen.drop_expired(admitted, settler).await;
+            if !admitted.is_empty() {
+                return Some(self.batch(admitted, pace));
+            }
+        }
+        None
+    }
+
+    /// A batch of a single quarantined job, or of a part of the job. Its parts run one after the
+    /// other, so that no other job is in a batch between them.
+    fn batch(&mut self, mut job: Vec<HeldJob>, pace: &BatchPace) -> Batch {
+        let (most, is_alone) = (pace.most(), pace.has_ended_batching());
+        for job in &mut job {
+            if is_alone {
+                job.run_whole();
+            }
+            job.cut(most);
+        }
+        self.ran = true;
+        Batch::new(job, Release::Quarantined)
+    }
+
+    /// Takes back the job if the last batch was quarantined, and returns other jobs.
+    pub(super) fn take_back(&mut self, mut jobs: Vec<HeldJob>) -> Vec<HeldJob> {
+        if self.ran
+            && let Some(job) = jobs.pop()
+        {
+            self.rest = Some(job);
+        }
+        jobs
+    }
+
+    /// The job of which rows are left.
+    pub(super) fn into_job(self) -> Option<HeldJob> {
+        self.rest
+    }
+}
