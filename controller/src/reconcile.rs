@@ -1,5 +1,6 @@
 //! One turn of a fleet: observe, decide, apply, report, publish.
 
+mod by_hand;
 mod fleets;
 #[cfg(test)]
 mod tests;
@@ -201,6 +202,9 @@ async fn turn(
         let shrinks = decision.size.floor < input.ordered;
         let annotations = state.pods.annotations(now, &existing.pods, &jobs, shrinks);
         context.cluster.annotate(annotations).await;
+        if let Some(event) = scaled_by_hand(state, input, decision, &findings.scaled_by, now) {
+            context.events.publish(fleet, &event).await;
+        }
         Box::pin(apply(fleet, &existing, decision, &findings.scaled_by, context)).await
     };
     if let Err(ControlError::Kubernetes(kube::Error::Api(refusal))) = &applied {
@@ -237,6 +241,21 @@ fn findings(fleet: &ModelFleet, existing: &ClusterState, decided: &Decided) -> F
             && problem::has_served(&existing.pods, SILENT, now),
         scaled_by: ScaledBy::of(mode, existing.autoscaler.owned(), input.ready > 0, now),
     }
+}
+
+/// Returns an event if another client has scaled the Deployment, which has an autoscaler.
+fn scaled_by_hand(
+    state: &mut FleetState,
+    input: &FleetInput,
+    decision: &Decision,
+    scaled_by: &ScaledBy,
+    now: Duration,
+) -> Option<Event> {
+    let wanted = scaled_by.autoscaler_wants()?;
+    let floor = decision.size.floor;
+    let change = state.replicas.observe(input.ordered, &[wanted, floor], now)?;
+    let note = by_hand::note(change, floor);
+    Some(report::event(EventType::Normal, "ScaledByHand", "Scale", &note))
 }
 
 /// Applies the objects of a fleet, and scales its Deployment where its autoscaler does not.

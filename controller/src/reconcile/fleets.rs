@@ -6,6 +6,7 @@ use batchfleet_broker::Announcement;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
+use super::by_hand::Replicas;
 use crate::{
     crd::ModelFleet,
     decide::{Decision, FleetInput, ScaleMemory, TICK},
@@ -33,6 +34,7 @@ pub(super) struct FleetState {
     /// Announcement of a worker that has served, for times when the fleet has no worker.
     pub(super) remembered: Option<Announcement>,
     pub(super) pods: PodHistory,
+    pub(super) replicas: Replicas,
     /// Time at which the names of dead workers were last removed.
     pub(super) tidied: Option<Duration>,
     /// Number of consecutive failed turns.

@@ -194,3 +194,35 @@ async fn a_controller_that_waits_for_redis_keeps_the_objects_and_says_what_it_wa
     let reason = world.status("reason");
     assert_eq!((reason, world.condition("Ready")), (json!("AsDesired"), json!("True")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_scaled_by_hand_is_an_event_and_the_autoscalers_own_changes_are_not() {
+    let mut world = World::new(&json!({})).await;
+    let desired = |autoscaler: &mut Value, replicas: u32| {
+        let active =
+            json!([{"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound"}]);
+        autoscaler["status"] = json!({"desiredReplicas": replicas, "conditions": active});
+    };
+    world.ticks(8, 10).await;
+    world.server.edit(AUTOSCALER, |autoscaler| desired(autoscaler, 1));
+    world.ticks(3, 10).await;
+    world.autoscaler_shrinks = false;
+    let scale = |world: &World, replicas: u32| {
+        world.server.edit("deployments/digits", |it| it["spec"]["replicas"] = json!(replicas));
+    };
+    scale(&world, 3);
+    world.server.edit(AUTOSCALER, |autoscaler| desired(autoscaler, 3));
+    world.ticks(3, 10).await;
+    let by_hand = |world: &World| {
+        let events = world.server.events();
+        events.into_iter().filter(|event| event.starts_with("ScaledByHand")).collect::<Vec<_>>()
+    };
+    assert_eq!(by_hand(&world), [""; 0]);
+    scale(&world, 7);
+    world.ticks(4, 10).await;
+    let events = by_hand(&world);
+    assert!(
+        events.len() == 1 && events[0].contains("from 3 to 7; the autoscaler removes"),
+        "{events:?}"
+    );
+}
