@@ -45,6 +45,10 @@ pub struct Batching {
     /// programs that do not announce it.
     #[serde(default)]
     pub size_change_ms: f64,
+    /// The share of full batches that is padding of shorter requests; 0 from programs that do not
+    /// announce it.
+    #[serde(default)]
+    pub padding_share: f64,
     /// The last batches, latest first.
     pub recent: Vec<RecentBatch>,
 }

@@ -93,6 +93,10 @@ fn write_worker(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
         let change = batching.size_change_ms;
         writeln!(f, "  a batch takes {change:.1} ms longer if the batch before had another size")?;
     }
+    if batching.padding_share > 0.0 {
+        let share = 100.0 * batching.padding_share;
+        writeln!(f, "  {share:.0} % of full batches is padding of shorter requests")?;
+    }
     writeln!(f, "  L(b), {:.2} times that at start-up{fixed}:", batching.gain)?;
     for (rows, ms) in &batching.curve {
         writeln!(f, "  {rows:>6} rows {ms:>10.3} ms {:>10.0} rows/s", f64::from(*rows) / ms * 1e3)?;

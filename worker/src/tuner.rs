@@ -336,6 +336,7 @@ impl Tuner {
             fixed_sizes: self.cost.has_fixed_sizes(),
             gain: self.cost.gain(),
             size_change_ms: ms(self.size_change.takes()),
+            padding_share: 1.0 - 1.0 / self.padding,
             recent: self.recent.iter().cloned().collect(),
         }
     }

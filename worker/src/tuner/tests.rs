@@ -257,4 +257,6 @@ async fn announces_the_rate_of_padded_rows() {
     }
     let ratio = before / tuner.capacity();
     assert!((1.45..1.51).contains(&ratio), "{ratio}");
+    let share = tuner.report().padding_share;
+    assert!((0.31..0.34).contains(&share), "{share}");
 }
