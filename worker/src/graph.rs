@@ -13,6 +13,7 @@ pub(crate) struct Graph {
     inputs: BTreeMap<String, Vec<Dimension>>,
     outputs: BTreeMap<String, Vec<Dimension>>,
     nodes: Vec<Node>,
+    words: Vec<String>,
     constants: BTreeMap<String, Constant>,
 }
 
@@ -46,6 +47,11 @@ struct Constant {
 }
 
 impl Graph {
+    /// Texts in the model's file, such as those that it tells apart; the first ones if they are many.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.words
+    }
+
     /// The dimensions of an input; `None` for an unknown name. Empty for a scalar and for an unknown
     /// rank.
     pub(crate) fn input(&self, name: &str) -> Option<&[Dimension]> {

@@ -64,6 +64,11 @@ impl Layout {
         Self { padding, ..self }
     }
 
+    /// The layout of a batch of one request, whose outputs need not hold its rows.
+    pub(crate) const fn of_one() -> Self {
+        Self { axes: None, padding: None }
+    }
+
     /// Whether requests that differ in length may run in one batch.
     pub(crate) fn pads(&self) -> bool {
         self.padding.is_some()

@@ -156,7 +156,9 @@ impl Pipeline {
             return None;
         }
         let batch = Batch::new(jobs, batch.release);
-        match if is_guilty { batch.halves() } else { Err(batch) } {
+        // Batching may have ended with the failure of another part.
+        let runs_together = !is_guilty && !self.tuner.lock().has_ended_batching();
+        match if runs_together { Err(batch) } else { batch.halves() } {
             Ok(halves) => {
                 self.divide(halves, RunFault::Model);
                 None
@@ -180,7 +182,7 @@ impl Pipeline {
                     self.parts.first_half_ran();
                 }
             }
-            Attempted::TooLarge(job) => self.source.take_back(vec![*job]),
+            Attempted::Again(job) => self.source.take_back(vec![*job]),
             Attempted::GaveUp(reply) => self.settler.settle(reply.into_iter().collect()).await,
         }
         Ok(())

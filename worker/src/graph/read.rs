@@ -7,6 +7,10 @@ use crate::protobuf::{Content, DEEPEST, Malformed, child, fields, push_integers,
 /// The data type code of 64-bit integers.
 pub(super) const INT64: u64 = 7;
 
+/// More texts are not kept, and longer ones neither.
+const MOST_WORDS: usize = 64;
+const LONGEST_WORD: usize = 64;
+
 /// Longer data is weights, and is skipped.
 const MOST_BYTES: usize = 1024;
 
@@ -17,6 +21,7 @@ struct Attribute<'a> {
     integer: i64,
     tensor: Option<&'a [u8]>,
     graphs: Vec<&'a [u8]>,
+    words: Vec<&'a [u8]>,
 }
 
 impl Graph {
@@ -56,7 +61,7 @@ impl Graph {
         for field in fields(graph) {
             let field = field?;
             if let (5, Content::Bytes(initializer)) = (field.number, field.content) {
-                self.constants.extend([constant(initializer)?]);
+                self.add_constant(None, initializer)?;
             }
         }
         self.add_nodes(graph, 1, depth)
@@ -76,6 +81,22 @@ impl Graph {
         Ok(())
     }
 
+    /// Adds a tensor, under another name than its own if one is given.
+    fn add_constant(&mut self, name: Option<&str>, tensor: &[u8]) -> Result<(), Malformed> {
+        let (own, constant, words) = constant(tensor)?;
+        self.constants.insert(name.map_or(own, str::to_owned), constant);
+        self.add_words(words);
+        Ok(())
+    }
+
+    /// Keeps short texts.
+    fn add_words<'a>(&mut self, words: impl IntoIterator<Item = &'a [u8]>) {
+        let left = MOST_WORDS.saturating_sub(self.words.len());
+        let is_short = |word: &&[u8]| (1..=LONGEST_WORD).contains(&word.len());
+        let words = words.into_iter().filter(is_short).filter_map(|word| text(word).ok());
+        self.words.extend(words.take(left));
+    }
+
     fn add_node(&mut self, bytes: &[u8], depth: u32) -> Result<(), Malformed> {
         let mut node = Node::default();
         let mut attributes = Vec::new();
@@ -89,11 +110,12 @@ impl Graph {
                 _ => {}
             }
         }
-        for Attribute { name, integer, tensor, graphs } in attributes {
+        for Attribute { name, integer, tensor, graphs, words } in attributes {
+            self.add_words(words);
             if let (Some(value), "Constant", [output]) =
                 (tensor, node.operator.as_str(), &node.outputs[..])
             {
-                self.constants.insert(output.clone(), constant(value)?.1);
+                self.add_constant(Some(output), value)?;
             }
             for graph in graphs {
                 self.add(graph, depth + 1)?;
@@ -114,21 +136,25 @@ fn attribute(bytes: &[u8]) -> Result<Attribute<'_>, Malformed> {
             (3, Content::Number(integer)) => attribute.integer = integer.cast_signed(),
             (5, Content::Bytes(tensor)) => attribute.tensor = Some(tensor),
             (6 | 11, Content::Bytes(graph)) => attribute.graphs.push(graph),
+            (9, Content::Bytes(word)) if attribute.words.len() < MOST_WORDS => {
+                attribute.words.push(word);
+            }
             _ => {}
         }
     }
     Ok(attribute)
 }
 
-/// The name and the facts of a tensor.
-fn constant(tensor: &[u8]) -> Result<(String, Constant), Malformed> {
+/// The name and the facts of a tensor, and its first texts.
+fn constant(tensor: &[u8]) -> Result<(String, Constant, Vec<&[u8]>), Malformed> {
     let (mut name, mut dims, mut data_type) = (String::new(), Vec::new(), 0);
-    let mut integers = Vec::new();
+    let (mut integers, mut words) = (Vec::new(), Vec::new());
     for field in fields(tensor) {
         let field = field?;
         match (field.number, field.content) {
             (1, content) => push_integers(&mut dims, content)?,
             (2, Content::Number(number)) => data_type = number,
+            (6, Content::Bytes(word)) if words.len() < MOST_WORDS => words.push(word),
             // Integers, in the field for 64-bit integers or as little-endian bytes.
             (7 | 9, Content::Bytes(bytes)) if bytes.len() > MOST_BYTES => {}
             (7, content) => push_integers(&mut integers, content)?,
@@ -142,7 +168,7 @@ fn constant(tensor: &[u8]) -> Result<(String, Constant), Malformed> {
     let is_whole = i64::try_from(integers.len()) == Ok(dims.iter().product());
     let integers = (data_type == INT64 && is_whole).then_some(integers);
     let dims = dims.iter().map(|dim| dim.unsigned_abs()).collect();
-    Ok((name, Constant { dims, integers }))
+    Ok((name, Constant { dims, integers }, words))
 }
 
 /// The name and the dimensions of an input or output.

@@ -197,3 +197,19 @@ fn operators_are_found_in_subgraphs_and_functions() {
     assert!(graph.random().iter().eq(&["RandomNormalLike"]));
     assert!(graph.along_rows().iter().eq(&["ArgMax"]));
 }
+
+#[test]
+fn words_are_those_of_attributes_and_constants() {
+    let mut encoder = node("LabelEncoder", &["X"], &["Y"]);
+    let long = "x".repeat(100);
+    let keys = message(&[(1, b"keys_strings"), (9, b"red"), (9, b"blue"), (9, long.as_bytes())]);
+    push_bytes(&mut encoder, 5, &keys);
+    let mut colours = tensor("colours", 8, &[1], &[]);
+    push_bytes(&mut colours, 6, b"green");
+    assert_eq!(graph_of(vec![encoder], vec![colours]).words(), ["green", "red", "blue"]);
+    let many = (0..200).fold(node("LabelEncoder", &["X"], &["Y"]), |mut node, number| {
+        push_bytes(&mut node, 5, &message(&[(9, format!("word{number}").as_bytes())]));
+        node
+    });
+    assert_eq!(graph_of(vec![many], Vec::new()).words().len(), 64);
+}

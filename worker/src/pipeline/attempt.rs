@@ -46,8 +46,9 @@ pub(super) enum Attempted {
     },
     /// The batch failed, but its halves may succeed.
     Failed([Batch; 2], RunFault),
-    /// Memory ran out for the rows of a single job, which may run in smaller parts.
-    TooLarge(Box<HeldJob>),
+    /// A single job runs again: in smaller parts because memory ran out, or whole because its
+    /// outputs do not hold its rows.
+    Again(Box<HeldJob>),
     /// The batch does not run again. Holds the reply to its single, failed job, or nothing if the
     /// jobs are handed back.
     GaveUp(Option<JobReply>),
@@ -179,8 +180,15 @@ impl Runner {
             && single.release != Release::Oversize
             && self.layout.splits()
             && self.tuner.lock().most().rows_of(single.jobs[0].row_units()) < single.rows;
-        if may_shrink && let Some(job) = single.jobs.pop() {
-            return Ok(Attempted::TooLarge(Box::new(job)));
+        let is_uneven = matches!(error, EngineError::Uneven(_));
+        let runs_whole = is_uneven && self.tuner.lock().padded(single.rows) == single.rows;
+        if (may_shrink || runs_whole)
+            && let Some(mut job) = single.jobs.pop()
+        {
+            if runs_whole {
+                job.run_whole();
+            }
+            return Ok(Attempted::Again(Box::new(job)));
         }
         for job in &single.jobs {
             let Job { id, trace, .. } = &job.delivery.job;
@@ -203,6 +211,14 @@ impl Runner {
         let fault = RunFault::of(error);
         self.metrics.engine_errors(fault).inc();
         match fault {
+            RunFault::Model if matches!(error, EngineError::Uneven(_)) => {
+                self.tuner.lock().end_batching();
+                let way_out = "max_batch_size: 0 in the model's config.pbtxt";
+                warn!(
+                    %model, rows, %error, way_out,
+                    "outputs do not hold the rows of a batch: this worker stops batching"
+                );
+            }
             RunFault::Model => debug!(%model, rows, %error, "batch failed"),
             RunFault::OutOfMemory => {
                 let ceiling = self.tuner.lock().out_of_memory(batch.units + padding);

@@ -136,8 +136,17 @@ impl Stage {
         } else {
             (batch, Vec::new())
         };
-        let padding = tuner.lock().padded(batch.rows) - batch.rows;
-        let inputs = (!batch.jobs.is_empty()).then(|| batch.lay_out(layout, padding));
+        let (padding, is_alone) = {
+            let mut tuner = tuner.lock();
+            (tuner.padded(batch.rows) - batch.rows, tuner.has_ended_batching())
+        };
+        let inputs = match &batch.jobs[..] {
+            [] => None,
+            [job] if is_alone && padding == 0 && !job.has_begun() && !job.is_cut() => {
+                Some(batch.lay_out(&Layout::of_one(), 0))
+            }
+            _ => Some(batch.lay_out(layout, padding)),
+        };
         *self = Self::Begun(Begun { batch, padding, at, expired });
         inputs
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     search::{Hints, TestBench, TestRow},
     sizes::Shapes,
-    values::{self, Integers, RowKind, Strings, Style},
+    values::{self, Integers, Known, RowKind, Strings, Style},
 };
 use crate::engine::EngineError;
 
@@ -29,18 +29,25 @@ pub(super) enum Drawing {
 }
 
 /// The kinds of rows to draw. A model that takes digits may take words too, which are not all of one
-/// length.
+/// length, and may know only the words in its file.
 fn kinds(hints: &Hints<'_>, model: &ModelSpec, style: Style) -> Vec<(RowKind, Style)> {
     let mut kinds: Vec<_> = hints.kinds().iter().map(|&kind| (kind, style)).collect();
     let has_strings = model.inputs.iter().any(|input| input.datatype == Datatype::Bytes);
-    if has_strings && style.strings == Strings::Digits && !hints.only_zeros {
-        let words = Style { strings: Strings::Words, ..style };
-        kinds.extend([(RowKind::Unit, words), (RowKind::Large, words)]);
+    if has_strings && !hints.only_zeros {
+        let of = |strings| Style { strings, ..style };
+        if style.strings == Strings::Digits {
+            kinds.extend([RowKind::Unit, RowKind::Large].map(|kind| (kind, of(Strings::Words))));
+        }
+        if !hints.graph.words().is_empty() {
+            let listed = [RowKind::Unit, RowKind::Small, RowKind::Zeros];
+            kinds.extend(listed.map(|kind| (kind, of(Strings::Listed))));
+        }
     }
     kinds
 }
 
-/// Draws one row of each kind that the model takes.
+/// Draws one row of each kind that the model takes. Fails if the outputs for one of them do not hold
+/// the row: a model that leaves out or repeats rows keeps the rows of a batch only by chance.
 pub(super) fn draw_rows(
     bench: &mut TestBench<'_>,
     hints: &Hints<'_>,
@@ -63,6 +70,7 @@ pub(super) fn draw_rows(
         match drawn {
             Ok(row) if rows.iter().any(|other| other.job.inputs == row.job.inputs) => {}
             Ok(row) => rows.push(row),
+            Err(uneven @ EngineError::Uneven(_)) => return Err(uneven),
             Err(refused) => error = Some(refused),
         }
         if began.elapsed() > SLOW && rows.len() > 1 {
@@ -99,6 +107,7 @@ fn draw_row(
                     }
                     infinite.get_or_insert(row);
                 }
+                Err(uneven @ EngineError::Uneven(_)) => return Err(uneven),
                 Err(refused) => error = Some(refused),
             }
         }
@@ -135,8 +144,9 @@ pub(super) fn draw(
             (kind, style, seed)
         };
         let mut random = StdRng::seed_from_u64(seed * 1000 + at);
-        let table = hints.graph.table_rows(&input.name);
-        values::tensor(input, shape, (kind, style), table, &mut random)
+        let graph = hints.graph;
+        let known = Known { table: graph.table_rows(&input.name), words: graph.words() };
+        values::tensor(input, shape, (kind, style), known, &mut random)
     };
     let inputs = (0..).zip(required).map(tensor).collect();
     job(inputs, seed)

@@ -8,7 +8,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     draw::job,
-    values::{self, RowKind, Style},
+    values::{self, Known, RowKind, Style},
 };
 use crate::{
     config::{WarmupData, WarmupInput, WarmupSample},
@@ -66,7 +66,7 @@ fn tensor(
         WarmupData::Random => {
             let style = Style::all(std::slice::from_ref(spec))[0];
             let random = &mut StdRng::seed_from_u64(0);
-            values::tensor(spec, &shape, (RowKind::Unit, style), None, random).data
+            values::tensor(spec, &shape, (RowKind::Unit, style), Known::default(), random).data
         }
         WarmupData::File(file) => {
             let path = source.folder.join(FOLDER).join(file);

@@ -126,11 +126,16 @@ impl TestRows {
         let dimensions = Dimensions::new(&model, hints.graph, hints.shapes);
         let mut bench = TestBench::new(engine, hints);
         let mut first_error = None;
+        let mut uneven = BTreeMap::new();
         for style in Style::all(&model.inputs) {
             for shapes in dimensions.shapes() {
                 let job = draw(&model, hints, &shapes, (hints.kinds()[0], style), 0);
                 match bench.run(&[&job]) {
                     Ok(outputs) => {
+                        // Other values of these sizes ran as well.
+                        if let Some(error) = uneven.remove(&shapes) {
+                            return Err(error);
+                        }
                         info!(model = %model.queue, ?shapes, "found inputs that the model takes");
                         let found = TestRow::new(job, outputs);
                         let rows =
@@ -141,7 +146,10 @@ impl TestRows {
                         debug!(model = %model.queue, ?shapes, ?style, %error, "model refused inputs");
                         // The outputs do not hold the rows: the model has run, which says more.
                         let is_first = first_error.is_none();
-                        if is_first || matches!(error, EngineError::Uneven(_)) {
+                        if matches!(error, EngineError::Uneven(_)) {
+                            uneven.insert(shapes, error.clone());
+                            first_error = Some(error);
+                        } else if is_first {
                             first_error = Some(error);
                         }
                     }

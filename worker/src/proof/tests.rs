@@ -262,6 +262,25 @@ fn sizes_of_open_dimensions_are_tried_until_one_runs() {
 }
 
 #[test]
+fn a_model_that_leaves_out_some_rows_does_not_keep_rows() {
+    let hints = Hints {
+        graph: &Graph::default(),
+        shapes: &BTreeMap::new(),
+        samples: &[],
+        sizes: &[],
+        only_zeros: false,
+    };
+    for least in [0.0, 2.0] {
+        let filtered = move |rows: &[Vec<f32>]| {
+            let kept: Vec<_> = rows.iter().filter(|row| row[0].abs() < least).cloned().collect();
+            if kept.is_empty() { vec![vec![0.0; 5]; 2] } else { kept }
+        };
+        let found = TestRows::find(&mut fake(&[-1, 5], filtered), &hints);
+        assert!(matches!(found, Err(EngineError::Uneven(_))), "{least}");
+    }
+}
+
+#[test]
 fn rows_that_a_model_refuses_are_replaced_by_others() {
     // A table of which 1000 is no row.
     let mut engine = fake(&[-1, 5], <[Vec<f32>]>::to_vec);

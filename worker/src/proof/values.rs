@@ -56,6 +56,8 @@ pub(super) enum Strings {
     Digits,
     /// Words.
     Words,
+    /// The words in the model's file.
+    Listed,
     /// Empty strings.
     Empty,
 }
@@ -113,20 +115,28 @@ fn is_integer(datatype: Datatype) -> bool {
     )
 }
 
-/// Makes up a tensor of `shape`. `table` is the number of rows of the table from which its integers
-/// select.
+/// What the model's file tells of the values of an input.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known<'a> {
+    /// The number of rows of the table from which integers select.
+    pub(super) table: Option<u64>,
+    /// Words in the file.
+    pub(super) words: &'a [String],
+}
+
+/// Makes up a tensor of `shape`.
 pub(super) fn tensor(
     spec: &TensorSpec,
     shape: &[u64],
     (kind, style): (RowKind, Style),
-    table: Option<u64>,
+    known: Known<'_>,
     random: &mut StdRng,
 ) -> Tensor {
     let count = usize::try_from(shape.iter().product::<u64>()).unwrap_or_default();
     let data: Bytes = match spec.datatype {
-        Datatype::Bytes => strings(count, kind, style.strings, random),
+        Datatype::Bytes => strings(count, (kind, style.strings), known.words, random),
         datatype if is_integer(datatype) => {
-            let range = integers(datatype, kind, style.integers, table);
+            let range = integers(datatype, kind, style.integers, known.table);
             let mut bytes = Vec::with_capacity(count * datatype.size().unwrap_or(1));
             for _ in 0..count {
                 let integer = random.random_range(range.clone());
@@ -180,10 +190,18 @@ fn integers(
     }
 }
 
-fn strings(count: usize, kind: RowKind, style: Strings, random: &mut StdRng) -> Bytes {
+fn strings(
+    count: usize,
+    (kind, style): (RowKind, Strings),
+    words: &[String],
+    random: &mut StdRng,
+) -> Bytes {
     const WORDS: [&str; 8] =
         ["hello", "world", "The", "answer", "to", "everything", "is", "forty-two"];
-    let string = |_| match (style, kind) {
+    // Each kind of row begins with another word.
+    let listed = |at: usize| words.get((at + kind as usize) % words.len().max(1)).cloned();
+    let string = |at| match (style, kind) {
+        (Strings::Listed, _) => listed(at).unwrap_or_default(),
         (Strings::Empty, _) => String::new(),
         (Strings::Digits, RowKind::Zeros) => "0".to_owned(),
         (Strings::Digits, RowKind::Large) => random.random_range(0..1000).to_string(),
@@ -209,7 +227,9 @@ mod tests {
     fn made(datatype: Datatype, kind: RowKind, style: Style, table: Option<u64>) -> Vec<u8> {
         let spec = TensorSpec::new("X", datatype, [-1, 64]);
         let random = &mut StdRng::seed_from_u64(7);
-        tensor(&spec, &[1, 64], (kind, style), table, random).data.to_vec()
+        let words = ["red", "green", "blue"].map(str::to_owned);
+        let known = Known { table, words: &words };
+        tensor(&spec, &[1, 64], (kind, style), known, random).data.to_vec()
     }
 
     #[test]
@@ -270,5 +290,16 @@ mod tests {
         assert!(found[0].parse::<u8>().is_ok(), "{found:?}");
         assert!(found[1].chars().all(char::is_alphabetic), "{found:?}");
         assert_eq!(found[2], "");
+    }
+
+    #[test]
+    fn listed_words_differ_from_row_to_row() {
+        let first = |kind| {
+            let bytes =
+                made(Datatype::Bytes, kind, Style { strings: Strings::Listed, ..STYLE }, None);
+            tensors::strings(&bytes).next().unwrap().unwrap().to_vec()
+        };
+        let found = [RowKind::Zeros, RowKind::Unit, RowKind::Small].map(first);
+        assert_eq!(found, [&b"red"[..], b"green", b"blue"]);
     }
 }

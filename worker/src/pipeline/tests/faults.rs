@@ -73,6 +73,28 @@ async fn every_job_that_makes_the_model_fail_gets_the_error_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn batching_ends_if_outputs_do_not_hold_the_rows_and_every_job_gets_its_own() {
+    let mut bench = busy_bench(8).await;
+    let mut jobs = Vec::new();
+    for byte in [1, DROPPED, 2, 3] {
+        jobs.push((bench.submit_of(byte, 1, 1, LONG).await, byte));
+    }
+    let replies = bench.replies(5).await;
+    for (id, byte) in jobs {
+        let outputs = &replies[&id].outcome.as_ref().unwrap();
+        let rows = u64::from(byte != DROPPED);
+        assert_eq!(outputs[0].shape[0], rows, "{byte}");
+        assert!(outputs[0].data.iter().all(|&found| found == byte));
+    }
+    assert_eq!(bench.batches()[..2], [4, 1], "the others run alone after the first batch");
+    for byte in [1, DROPPED, DROPPED] {
+        bench.submit_of(byte, 2, 1, LONG).await;
+    }
+    bench.replies(3).await;
+    assert!(bench.batches().iter().all(|&requests| requests == 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn halves_do_not_run_after_their_deadline() {
     let mut bench = busy_bench(4).await;
     let mut jobs = Vec::new();
