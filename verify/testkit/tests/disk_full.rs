@@ -4,8 +4,7 @@
 
 use std::{fs, process::Command};
 
-use batchfleet_testkit::{Program, RedisServer};
-use serde_json::Value;
+use batchfleet_testkit::Program;
 use tempfile::TempDir;
 
 /// Mounts a file system of 64 KiB at `$1`, in a mount namespace of its own, and runs the other
@@ -16,32 +15,29 @@ fn on_a_small_disk(folder: &str) -> [&str; 7] {
     ["--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", folder]
 }
 
-#[tokio::test]
-async fn a_full_disk_ends_the_worker_with_the_file_and_the_setting() {
+#[test]
+fn a_full_disk_ends_the_worker_with_the_file_and_the_setting() {
     let (cache, store) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let disk = cache.path().to_str().unwrap();
-    let probe = Command::new("unshare").args(on_a_small_disk(disk)).arg("true").output();
-    if !probe.is_ok_and(|probe| probe.status.success()) {
+    let on_disk = |command: &[&str]| {
+        let all = [&on_a_small_disk(disk), command].concat();
+        Command::new("timeout").args(["60", "unshare"]).args(all).output().unwrap()
+    };
+    if !on_disk(&["true"]).status.success() {
         println!("SKIPPED: this machine lets no test mount a file system");
         return;
     }
     let version = store.path().join("echo/1");
     fs::create_dir_all(&version).unwrap();
     fs::write(version.join("model.onnx"), vec![7; 1 << 20]).unwrap();
-    let redis = RedisServer::start().await;
-    let (url, repository) = (redis.url(), format!("file://{}", store.path().display()));
-    let worker =
-        Program::path("batchfleet-worker").unwrap().into_os_string().into_string().unwrap();
-    let settings = [&worker, "--redis-url", &url, "--model-repository", &repository];
-    let more = ["--model-cache", disk, "--admin-listen", "127.0.0.1:0"];
-    let command = [&on_a_small_disk(disk)[..], &settings, &more].concat();
-    let mut worker = Program::at("unshare").args(command).spawn().unwrap();
-    let is_named = |line: &Value| {
-        let line = line.to_string();
-        ["No space left on device", "model.onnx", "--model-cache"]
-            .iter()
-            .all(|it| line.contains(it))
-    };
-    worker.wait_for_log(is_named).await.unwrap();
-    assert!(!worker.exit().await.unwrap().success());
+    let worker = Program::path("batchfleet-worker").unwrap();
+    let repository = format!("file://{}", store.path().display());
+    let settings = ["--model-repository", &repository, "--model-cache", disk];
+    let start = [worker.to_str().unwrap(), "--admin-listen", "127.0.0.1:0"];
+    let ended = on_disk(&[&start[..], &settings].concat());
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(64), "{error}");
+    for part in ["error: cannot write", "model.onnx: No space left on device", "--model-cache"] {
+        assert!(error.contains(part), "{error}");
+    }
 }
