@@ -172,6 +172,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use kube::api::{DeleteParams, ListParams};
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
     use super::*;
     use crate::fake::FakeApi;
@@ -236,6 +238,22 @@ mod tests {
         let renewed = stored(&server).await;
         assert_eq!(authority(&renewed["redis-tls"]), authority(&renewed["redis-client-tls"]));
         assert_ne!(authority(&renewed["redis-tls"]), authority(&first["redis-tls"]));
+    }
+
+    #[tokio::test]
+    async fn the_certificates_are_valid_for_ten_years_from_today() {
+        let server = FakeApi::default();
+        make(server.client(), &settings(true)).await.unwrap();
+        for secret in ["redis-tls", "redis-client-tls"] {
+            let stored = stored(&server).await;
+            for key in ["ca.crt", CERTIFICATE] {
+                let pem = text(&stored[secret], key).unwrap();
+                let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+                let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+                let left = certificate.validity().time_to_expiration().unwrap().whole_days();
+                assert!((DAYS..=DAYS + 1).contains(&left), "{secret} {key}: {left} days");
+            }
+        }
     }
 
     #[tokio::test]
