@@ -113,12 +113,11 @@ async fn measure(folder: &TempDir, case: &Case, lasts: Duration) -> Result<Vec<M
             gap: [0.5, 0.9].map(|share| quantile(&gaps, share) * 1e6),
             busy: (after.busy - before.busy) / took,
         };
+        let [p50, p90] = run.gap;
         println!(
-            "| {} | {batch:.1} | {:.0} % | {:.0} | {:.0} | {:.1} % |",
+            "| {} | {batch:.1} | {:.0} % | {p50:.0} | {p90:.0} | {:.1} % |",
             case.name,
             run.ready * 100.0,
-            run.gap[0],
-            run.gap[1],
             run.busy * 100.0
         );
         runs.push(run);
@@ -148,7 +147,7 @@ impl Totals {
     }
 }
 
-/// The quantile of a histogram of cumulative counts, linear within a bucket.
+/// The quantile of a histogram of cumulative counts, linear within a bucket; NaN without counts.
 fn quantile(buckets: &[(f64, f64)], share: f64) -> f64 {
     let wanted = buckets.last().map_or(0.0, |last| last.1) * share;
     let (mut below, mut before) = (0.0, 0.0);

@@ -26,17 +26,6 @@ const CLAIMS_BELOW: u32 = 3;
 /// Resolution of timers.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The jobs that wait in the queue, as far as known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expected {
-    /// The queue was empty, or nothing is known.
-    None,
-    /// Jobs arrive.
-    Some,
-    /// At least as many as a claim asks for, or jobs that are held already.
-    Many,
-}
-
 /// Chooses the sizes and times of claims and batches.
 pub(super) struct BatchPace {
     tuner: SharedTuner,
@@ -137,23 +126,20 @@ impl BatchPace {
     /// should end. The jobs should arrive just before the run ends: earlier, another worker might be
     /// free to run them. `None` to claim after the run.
     ///
-    /// During a short run, jobs are claimed at its start if many wait, and after it otherwise: each
-    /// claim for the few that arrive meanwhile would cost more than the engine's wait.
-    pub(super) fn claim_ahead(
-        &self,
-        units: u32,
-        expects: Expected,
-    ) -> Option<(Duration, Duration)> {
+    /// If no more jobs seem to wait, jobs are claimed after the run, unless the run is too short to
+    /// tell: the batch then has all jobs that have arrived until the engine is free.
+    pub(super) fn claim_ahead(&self, units: u32, more_waits: bool) -> Option<(Duration, Duration)> {
         let ends = self.tuner.lock().expected(units);
         let round_trip = self.round_trip.get();
-        let at = if ends < round_trip * CLAIM_AHEAD_BELOW {
-            Some(Duration::ZERO)
-        } else if ends < TICK * CLAIM_AHEAD_BELOW {
-            (expects == Expected::Many).then_some(Duration::ZERO)
-        } else {
-            (expects != Expected::None).then(|| ends.saturating_sub(round_trip * 2 + TICK))
-        };
-        Some((at?, ends))
+        if ends < round_trip * CLAIM_AHEAD_BELOW {
+            return Some((Duration::ZERO, ends));
+        }
+        if !more_waits {
+            return None;
+        }
+        let is_short = ends < TICK * CLAIM_AHEAD_BELOW;
+        let at = if is_short { Duration::ZERO } else { ends.saturating_sub(round_trip * 2 + TICK) };
+        Some((at, ends))
     }
 
     /// Whether another claim can return before a run ends that is expected to take `left` longer.

@@ -11,11 +11,7 @@ use tokio::{
 };
 
 use super::{
-    held::HeldJobs,
-    pace::{BatchPace, Expected},
-    quarantine::Quarantine,
-    screen::Screen,
-    upcoming::Upcoming,
+    held::HeldJobs, pace::BatchPace, quarantine::Quarantine, screen::Screen, upcoming::Upcoming,
 };
 use crate::{
     batch::Batch,
@@ -67,14 +63,11 @@ pub(super) struct BatchSource {
 }
 
 /// What the last claim found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LastClaim {
-    /// Nothing has been claimed, or the pipeline knows that the queue was empty.
-    #[default]
-    None,
     /// The queue was empty for a second, which the pipeline does not know.
     Empty,
-    /// Fewer jobs than requested, or none in a claim that did not wait for long. More may arrive.
+    /// Fewer jobs than requested.
     Some,
     /// As many jobs as requested. More may wait.
     Full,
@@ -106,7 +99,7 @@ impl BatchSource {
             held: HeldJobs::new(plan.layout()),
             quarantine: Quarantine::new(Arc::clone(&consumer), metrics.clone(), drain.clone()),
             leases: Outage::new("renew leases"),
-            last_claim: LastClaim::None,
+            last_claim: LastClaim::Some,
             plan,
             consumer,
             metrics,
@@ -120,7 +113,7 @@ impl BatchSource {
     pub(super) async fn next(&mut self, settler: &mut Settler, wants_idle: bool) -> Option<Next> {
         loop {
             if self.last_claim == LastClaim::Empty {
-                self.last_claim = LastClaim::None;
+                self.last_claim = LastClaim::Some;
                 if wants_idle && self.held.is_empty() {
                     return Some(Next::Idle);
                 }
@@ -299,13 +292,8 @@ impl BatchSource {
             return None;
         }
         let is_cut = batch.jobs.iter().any(HeldJob::is_cut);
-        let expected = match self.last_claim {
-            _ if is_cut || !self.held.is_empty() => Expected::Many,
-            LastClaim::Full => Expected::Many,
-            LastClaim::Some => Expected::Some,
-            LastClaim::Empty | LastClaim::None => Expected::None,
-        };
-        let (after, ends) = self.pace.claim_ahead(batch.units, expected)?;
+        let more_waits = is_cut || !self.held.is_empty() || self.last_claim == LastClaim::Full;
+        let (after, ends) = self.pace.claim_ahead(batch.units, more_waits)?;
         Some(ClaimAhead { at: began + after, ends: began + ends, forms: !is_cut })
     }
 

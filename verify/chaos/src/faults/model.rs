@@ -155,13 +155,17 @@ async fn no_memory(scale: Scale) -> Result<Findings> {
     let load = trial.load(scale.closed()).await?;
     // The marked load runs long enough for every worker to get the marker.
     let marked = LoadShape::closed(1).marked(MARK, |_| true).start(trial.fleet.targets())?;
-    sleep(10 * SECOND).await;
-    let marked = trial.stop(marked).await?;
-    let mut limits = Vec::new();
-    for worker in &trial.fleet.workers {
-        let scrape = Scrape::of(&worker.admin).await?;
-        limits.push(scrape.sum("batchfleet_worker_batch_limit", ""));
+    sleep(9 * SECOND).await;
+    // A worker tries one row more after 50 full batches, which fails and is undone.
+    let mut limits = vec![f64::INFINITY; trial.fleet.workers.len()];
+    for _ in 0..10 {
+        sleep(SECOND / 10).await;
+        for (limit, worker) in limits.iter_mut().zip(&trial.fleet.workers) {
+            let scrape = Scrape::of(&worker.admin).await?;
+            *limit = limit.min(scrape.sum("batchfleet_worker_batch_limit", ""));
+        }
     }
+    let marked = trial.stop(marked).await?;
     let settled = limits.iter().all(|limit| (1.0..=16.0).contains(limit));
     trial.findings.check(settled, format!("N after 10 s {limits:?} (≤ 16)"));
     let journal = trial.stop(load).await?;
