@@ -283,16 +283,23 @@ impl BatchSource {
     }
 
     /// When to claim and form the next batch during a run of `batch`. `None` during a quarantined
-    /// run, which may kill the worker while it holds the claimed jobs.
+    /// run, which may kill the worker while it holds the claimed jobs, and if jobs are held that can
+    /// run next: which of them run is better chosen at the end of the run, among all that have come.
     ///
     /// While a large job has rows left, the claim gives other jobs their turn. The next batch is then
     /// formed after the run, because rows of the large job may fill it up.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, began: Instant) -> Option<ClaimAhead> {
-        if batch.release == Release::Quarantined {
+        let n = self.pace.n();
+        // Jobs that were left out for their length do not fill the next batch.
+        let enough = if self.plan.padding.is_some() { self.pace.full(n) } else { 1.0 };
+        if batch.release == Release::Quarantined
+            || f64::from(self.held.whole_units(n)) >= enough
+            || self.held.large(n) >= MOST_LARGE
+        {
             return None;
         }
-        let is_cut = batch.jobs.iter().any(HeldJob::is_cut);
-        let more_waits = is_cut || !self.held.is_empty() || self.last_claim == LastClaim::Full;
+        let is_cut = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
+        let more_waits = is_cut || self.last_claim == LastClaim::Full;
         let (after, ends) = self.pace.claim_ahead(batch.units, more_waits)?;
         Some(ClaimAhead { at: began + after, ends: began + ends, forms: !is_cut })
     }
@@ -331,9 +338,12 @@ impl BatchSource {
         self.intake.is_claiming()
     }
 
-    /// Claims jobs right after a run, if the broker can return them without a wait. Returns whether
-    /// a batch can be formed of the jobs that are held now.
+    /// Claims jobs right after a run, if none are held and the broker can return them without a wait.
+    /// Returns whether a batch can be formed of the jobs that are held now.
     pub(super) async fn claim_at_once(&mut self, settler: &mut Settler) -> bool {
+        if !self.held.is_empty() {
+            return false;
+        }
         if self.claim_ahead() {
             // Lets the claiming task run.
             yield_now().await;
