@@ -32,7 +32,7 @@ use self::{
     attempt::{Attempted, Runner},
     bisect::{BatchPart, Bisection},
     pace::BatchPace,
-    source::{BatchSource, ClaimAhead, Next},
+    source::{BatchSource, Next},
     upcoming::Upcoming,
 };
 use crate::{
@@ -200,9 +200,6 @@ impl Pipeline {
         is_part: bool,
     ) -> Result<Attempted, WorkerError> {
         let Ok(run) = self.until_end(&mut running).await else { return Ok(self.give_up(running)) };
-        if run.as_ref().is_some_and(|run| run.outputs.is_ok()) && !running.is_alone() {
-            self.follow_up().await;
-        }
         let Some(mut begun) = running.into_begun() else { return Err(self.runner.gone()) };
         let expired = mem::take(&mut begun.expired);
         let spared = self.source.drop_expired(expired, &mut self.settler).await;
@@ -236,7 +233,7 @@ impl Pipeline {
             self.source.claim_ahead_at(batch, began.unwrap_or(handed_over))
         };
         let mut claim = if self.parts.is_done() { running.look(plan).flatten() } else { None };
-        let (mut prepares, mut claiming) = (true, None::<ClaimAhead>);
+        let (mut prepares, mut claiming) = (true, None);
         loop {
             let claim_at = claim.map_or(handed_over, |claim| claim.at);
             tokio::select! {
@@ -248,9 +245,11 @@ impl Pipeline {
                     self.cancel_upcoming();
                 }
                 () = sleep_until(claim_at), if claim.is_some() => {
-                    let ahead = claim.take();
-                    claiming = ahead.filter(|_| self.source.claim_ahead());
-                    if claiming.is_none() && ahead.is_some_and(|ahead| ahead.forms) {
+                    let forms_until = claim.take().and_then(|claim| claim.forms_until);
+                    // Otherwise the claimed jobs are taken after the run.
+                    let is_claiming = self.source.claim_ahead();
+                    claiming = forms_until.filter(|_| is_claiming);
+                    if forms_until.is_some() && !is_claiming {
                         self.prepare().await;
                     }
                 }
@@ -261,32 +260,18 @@ impl Pipeline {
         }
     }
 
-    /// Holds the jobs of a claim that was made during a run, and prepares the next batch. Returns
-    /// `ahead` if more jobs are claimed.
+    /// Holds the jobs of a claim that was made during a run, and prepares the next batch. Returns when
+    /// the run should end, if more jobs are claimed until then.
     async fn claimed(
         &mut self,
-        ahead: Option<ClaimAhead>,
+        ends: Option<Instant>,
         claimed: Option<ClaimedJobs>,
-    ) -> Option<ClaimAhead> {
-        let (ahead, claimed) = (ahead?, claimed?);
+    ) -> Option<Instant> {
+        let (ends, claimed) = (ends?, claimed?);
         self.source.hold(claimed, &mut self.settler).await;
-        if !ahead.forms {
-            return None;
-        }
         self.prepare().await;
-        let claims_more = self.source.claim_more(self.upcoming.as_ref()?, ahead.ends);
-        claims_more.then_some(ahead)
-    }
-
-    /// Hands the next batch to the engine, which waits for it, before the last one is answered.
-    async fn follow_up(&mut self) {
-        if self.upcoming.is_none()
-            && self.parts.is_done()
-            && !self.drain.has_begun()
-            && self.source.claim_at_once(&mut self.settler).await
-        {
-            self.prepare().await;
-        }
+        let claims_more = self.source.claim_more(self.upcoming.as_ref()?, ends);
+        claims_more.then_some(ends)
     }
 
     /// Adds held jobs to the batch that the engine runs next, or forms it.

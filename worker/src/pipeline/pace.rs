@@ -123,23 +123,27 @@ impl BatchPace {
     }
 
     /// How long after the start of a run of `units` units to claim the next batch, and when the run
-    /// should end. The jobs should arrive just before the run ends: earlier, another worker might be
+    /// should end if the next batch can be formed meanwhile. The jobs should arrive just before the run ends: earlier, another worker might be
     /// free to run them. `None` to claim after the run.
     ///
     /// If no more jobs seem to wait, jobs are claimed after the run, unless the run is too short to
     /// tell: the batch then has all jobs that have arrived until the engine is free.
-    pub(super) fn claim_ahead(&self, units: u32, more_waits: bool) -> Option<(Duration, Duration)> {
+    pub(super) fn claim_ahead(
+        &self,
+        units: u32,
+        more_waits: bool,
+    ) -> Option<(Duration, Option<Duration>)> {
         let ends = self.tuner.lock().expected(units);
         let round_trip = self.round_trip.get();
         if ends < round_trip * CLAIM_AHEAD_BELOW {
-            return Some((Duration::ZERO, ends));
+            return Some((Duration::ZERO, None));
         }
         if !more_waits {
             return None;
         }
         let is_short = ends < TICK * CLAIM_AHEAD_BELOW;
         let at = if is_short { Duration::ZERO } else { ends.saturating_sub(round_trip * 2 + TICK) };
-        Some((at, ends))
+        Some((at, Some(ends)))
     }
 
     /// Whether another claim can return before a run ends that is expected to take `left` longer.

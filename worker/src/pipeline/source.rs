@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{Claims, Consumer, EntryId, Release};
 use batchfleet_policy::WaitingRows;
-use tokio::{
-    task::yield_now,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     held::HeldJobs, pace::BatchPace, quarantine::Quarantine, screen::Screen, upcoming::Upcoming,
@@ -78,10 +75,8 @@ enum LastClaim {
 pub(super) struct ClaimAhead {
     /// When to claim.
     pub(super) at: Instant,
-    /// When the run should end.
-    pub(super) ends: Instant,
-    /// Whether the next batch is formed during the run.
-    pub(super) forms: bool,
+    /// When the run should end, if the next batch is formed during the run.
+    pub(super) forms_until: Option<Instant>,
 }
 
 impl BatchSource {
@@ -301,7 +296,8 @@ impl BatchSource {
         let is_cut = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
         let more_waits = is_cut || self.last_claim == LastClaim::Full;
         let (after, ends) = self.pace.claim_ahead(batch.units, more_waits)?;
-        Some(ClaimAhead { at: began + after, ends: began + ends, forms: !is_cut })
+        let forms_until = ends.filter(|_| !is_cut).map(|ends| began + ends);
+        Some(ClaimAhead { at: began + after, forms_until })
     }
 
     /// Starts to claim jobs for the next batch, unless enough are held or a quarantined job may be
@@ -336,21 +332,6 @@ impl BatchSource {
             self.intake.ask_within(room, limit.units, left);
         }
         self.intake.is_claiming()
-    }
-
-    /// Claims jobs right after a run, if none are held and the broker can return them without a wait.
-    /// Returns whether a batch can be formed of the jobs that are held now.
-    pub(super) async fn claim_at_once(&mut self, settler: &mut Settler) -> bool {
-        if !self.held.is_empty() {
-            return false;
-        }
-        if self.claim_ahead() {
-            // Lets the claiming task run.
-            yield_now().await;
-            let Some(claimed) = self.intake.claimed_already() else { return false };
-            self.hold(claimed, settler).await;
-        }
-        true
     }
 
     /// Waits for the claim in flight; cancel-safe. `None` if the claiming task has ended.

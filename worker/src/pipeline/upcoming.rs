@@ -2,7 +2,6 @@
 
 use std::{mem, sync::Arc};
 
-use batchfleet_broker::Release;
 use parking_lot::Mutex;
 use tokio::{sync::oneshot::Receiver, time::Instant};
 
@@ -71,15 +70,6 @@ impl Upcoming {
             Stage::Begun(begun) => Some(look(&begun.batch, Some(begun.at))),
             Stage::TakenBack => None,
         }
-    }
-
-    /// Whether the next batch cannot be formed before this one is concluded: rows of its jobs may fill
-    /// the next batch up, or its job is quarantined.
-    pub(super) fn is_alone(&self) -> bool {
-        let is_alone = |batch: &Batch, _| {
-            batch.release == Release::Quarantined || batch.jobs.iter().any(HeldJob::is_cut)
-        };
-        self.look(is_alone).unwrap_or_default()
     }
 
     /// Waits for the end of the run; cancel-safe. `None` if the engine has not run the batch: no
