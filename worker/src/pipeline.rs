@@ -2,9 +2,9 @@
 //!
 //! An idle worker runs jobs as soon as it claims them and does not wait to fill a batch, unless
 //! `linger` is set. During most of a run nothing is claimed, because another worker may be free
-//! sooner. Just before the expected end of the run, the jobs of the next batch are claimed and
-//! handed to the engine, which begins them as soon as the run ends. Until then, more jobs are added.
-//! So the engine waits neither for the broker nor for the replies of the previous batch.
+//! sooner. If more jobs wait, the next batch is claimed just before the expected end of the run and
+//! handed to the engine, which begins it as soon as the run ends. Until then, more jobs are added. So
+//! the engine waits neither for the broker nor for the replies of the previous batch.
 //!
 //! A job with more rows than N runs in parts, which share batches with other jobs. Between two
 //! parts the source holds the job, so that jobs that were claimed in the meantime run too.
@@ -245,13 +245,10 @@ impl Pipeline {
                     self.cancel_upcoming();
                 }
                 () = sleep_until(claim_at), if claim.is_some() => {
-                    let forms_until = claim.take().and_then(|claim| claim.forms_until);
                     // Otherwise the claimed jobs are taken after the run.
+                    let forms_until = claim.take().and_then(|claim| claim.forms_until);
                     let is_claiming = self.source.claim_ahead();
                     claiming = forms_until.filter(|_| is_claiming);
-                    if forms_until.is_some() && !is_claiming {
-                        self.prepare().await;
-                    }
                 }
                 claimed = self.source.claimed(), if claiming.is_some() => {
                     claiming = self.claimed(claiming, claimed).await;

@@ -1,5 +1,6 @@
 """Runs the real programs on a real Redis, and judges them when the fuzzing has ended."""
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -34,6 +35,16 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The arguments of a fuzzer, which are printed, so that a run can be repeated."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parsed = parser.parse_args()
+    print(f"seed {parsed.seed}, {parsed.seconds:.0f} s", flush=True)
+    return parsed
 
 
 class Program:

@@ -8,7 +8,6 @@ junk in channels. Meanwhile every answer must be right or an error, in time. Aft
 fleet must serve again within 30 seconds, and no program may have ended, panicked or grown.
 """
 
-import argparse
 import http.client
 import json
 import random
@@ -18,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from fleet import MODELS, PROGRAMS, Program, Redis, ask, eventually, fleet
+from fleet import MODELS, PROGRAMS, Program, Redis, arguments, ask, eventually, fleet
 from kubernetes import api_server
 
 CLIENTS = 6
@@ -220,11 +219,7 @@ def load(address: tuple[str, int], number: int, until: float, findings: list, co
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--seconds", type=float, default=60)
-    arguments.add_argument("--seed", type=int, default=int(time.time()))
-    settings = arguments.parse_args()
-    print(f"seed {settings.seed}, {settings.seconds:.0f} s", flush=True)
+    settings = arguments(__doc__.splitlines()[0])
     findings, counts = [], Counter()
     with tempfile.TemporaryDirectory() as name, api_server(Path(name)) as config, fleet(Path(name)) as (port, programs):
         command = [PROGRAMS / "batchfleet-controller", "--redis-url", f"redis://127.0.0.1:{port}/0",

@@ -8,7 +8,6 @@ right requests must be answered rightly meanwhile. Afterwards no request may be 
 must be that of the first third of the time.
 """
 
-import argparse
 import http.client
 import json
 import random
@@ -19,7 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from fleet import MODELS, ask, eventually, fleet, http_get, reset
+from fleet import MODELS, arguments, ask, eventually, fleet, http_get, reset
 
 THREADS = 24
 # Of the memory at the end over that after the first third.
@@ -192,11 +191,7 @@ def probe(address: tuple[str, int], until: float, findings: list, counts: Counte
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--seconds", type=float, default=60)
-    arguments.add_argument("--seed", type=int, default=int(time.time()))
-    settings = arguments.parse_args()
-    print(f"seed {settings.seed}, {settings.seconds:.0f} s", flush=True)
+    settings = arguments(__doc__.splitlines()[0])
     findings, counts = [], Counter()
     with tempfile.TemporaryDirectory() as folder, fleet(Path(folder)) as (_, programs):
         gateway = programs[1]

@@ -224,8 +224,8 @@ impl BatchSource {
         self.pace.full(limit) * batches
     }
 
-    /// Claims the jobs that wait in the queue now, up to a full batch. Waits for the broker only if the held
-    /// jobs do not fill a batch, and if no claim is in flight, which would have found waiting jobs.
+    /// If the held jobs do not fill a batch, claims the jobs that wait in the queue now, up to a full
+    /// batch. Does not wait for a claim in flight, which would have found waiting jobs.
     async fn top_up(&mut self, limit: BatchLimit, settler: &mut Settler) -> Option<()> {
         if f64::from(self.held.units()) < limit.units && !self.intake.is_claiming() {
             self.ask_to_top_up(limit);
@@ -293,10 +293,10 @@ impl BatchSource {
         {
             return None;
         }
-        let is_cut = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
-        let more_waits = is_cut || self.last_claim == LastClaim::Full;
+        let has_rest = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
+        let more_waits = has_rest || self.last_claim == LastClaim::Full;
         let (after, ends) = self.pace.claim_ahead(batch.units, more_waits)?;
-        let forms_until = ends.filter(|_| !is_cut).map(|ends| began + ends);
+        let forms_until = ends.filter(|_| !has_rest).map(|ends| began + ends);
         Some(ClaimAhead { at: began + after, forms_until })
     }
 

@@ -52,6 +52,7 @@ async fn no_more_jobs_than_n_rows_are_added_and_none_of_another_shape() {
     }
     assert_eq!(batches.iter().flatten().sum::<u32>(), 6);
     assert!(batches.iter().all(|rows| rows.iter().sum::<u32>() <= 4), "{batches:?}");
+    assert!(batches.contains(&vec![1]), "the other shape runs alone: {batches:?}");
 }
 
 #[tokio::test(start_paused = true)]
