@@ -2,6 +2,7 @@
 //! and together, in different orders and batch sizes, and each row must have the same outputs every
 //! time. A model that batches only by assumption would mix the requests of different callers.
 
+mod bench;
 mod compare;
 mod draw;
 mod objection;
@@ -13,14 +14,15 @@ mod values;
 
 use batchfleet_broker::Tensor;
 
-use self::search::{TestBench, row_count};
-pub use self::{compare::Mismatch, objection::Objection};
+use self::bench::{TestBench, row_count};
 pub(crate) use self::{
+    bench::Hints,
     compare::{Magnitudes, differs, differs_beyond_noise},
     padding::prove_padding,
     samples::samples,
-    search::{Hints, TestRows},
+    search::TestRows,
 };
+pub use self::{compare::Mismatch, objection::Objection};
 use crate::engine::Engine;
 
 /// Other rows are drawn this often to confirm a difference, which may come from a tie.

@@ -1,15 +1,16 @@
 //! Runs a newly loaded model at growing batch sizes before it serves: the first run of a size is
 //! slow, and the choice of N needs the batch times L(b).
 
+mod rehearsal;
 mod size_change;
 
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
-use batchfleet_broker::Tensor;
 use batchfleet_policy::{Climb, ClimbEnd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub(crate) use self::rehearsal::Rehearsal;
 use self::size_change::measure_size_change;
 use crate::engine::{Engine, EngineError};
 
@@ -34,15 +35,6 @@ pub(crate) struct Profile {
     pub(crate) usable: u32,
     /// How much longer a batch takes if the batch before had another size. Not included in `times`.
     pub(crate) size_change: Duration,
-}
-
-/// The inputs of a warm-up, and the check of its outputs.
-pub(crate) trait Rehearsal {
-    /// The inputs of a batch of `rows` rows.
-    fn inputs(&self, rows: u32) -> Vec<Tensor>;
-
-    /// Checks the outputs of a batch of `rows` rows. An error counts as a failed run.
-    fn check(&mut self, rows: u32, outputs: Vec<Tensor>) -> Result<(), EngineError>;
 }
 
 /// Measures `engine` at 1, 2, 4, ... rows, or at the only sizes that it may run, as far and as often
@@ -139,7 +131,7 @@ fn measure(
 mod tests {
     use std::thread::sleep;
 
-    use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
+    use batchfleet_broker::{Datatype, ModelSpec, QueueName, Tensor, TensorSpec};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
 use super::{
-    search::{Hints, TestBench, TestRow},
+    bench::{Hints, TestBench, TestRow},
     sizes::Shapes,
     values::{self, Integers, Known, RowKind, Strings, Style},
 };

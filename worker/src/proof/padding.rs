@@ -6,9 +6,10 @@ use std::sync::Arc;
 use batchfleet_broker::{Job, Tensor};
 
 use super::{
+    bench::{Hints, TestBench, row_count},
     compare::{Magnitudes, differs, differs_beyond_noise},
     objection::Objection,
-    search::{Hints, TestBench, TestRows, row_count},
+    search::TestRows,
 };
 use crate::{engine::Engine, padding::Padding};
 

@@ -1,110 +1,27 @@
 //! Finds rows that a model takes: the sizes of open dimensions and the kinds of values are tried
 //! until one row runs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use batchfleet_broker::{Job, ModelSpec, Tensor};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
-    compare::{Magnitudes, Mismatch, Tolerance, compare, is_finite},
+    bench::{Hints, TestBench, TestRow},
+    compare::{Magnitudes, Mismatch, Tolerance, compare},
     draw::{Drawing, draw, draw_rows},
     sizes::{Dimensions, Shapes},
     values::{Integers, RowKind, Style},
 };
 use crate::{
     engine::{Engine, EngineError},
-    graph::Graph,
     layout::{JobRows, Layout},
-    padding::Padding,
     warmup::Rehearsal,
 };
 
 /// The search for sizes and values ends after this time.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What is known of the rows that a model takes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Hints<'a> {
-    /// The facts in the model's file.
-    pub(crate) graph: &'a Graph,
-    /// The shape of each input without the row dimension, from the config.
-    pub(crate) shapes: &'a BTreeMap<String, Vec<u64>>,
-    /// The requests of one row in the config.
-    pub(crate) samples: &'a [Job],
-    /// The only batch sizes that the engine runs; empty for any.
-    pub(crate) sizes: &'a [u32],
-    /// Whether only rows of zeros may run, because the engine records or interprets its rows.
-    pub(crate) only_zeros: bool,
-}
-
-impl Hints<'_> {
-    /// The kinds of rows to run.
-    pub(super) fn kinds(&self) -> &'static [RowKind] {
-        if self.only_zeros { &[RowKind::Zeros] } else { &RowKind::ALL }
-    }
-}
-
-/// Runs test rows as the pipeline runs requests.
-pub(super) struct TestBench<'a> {
-    engine: &'a mut dyn Engine,
-    layout: Layout,
-    sizes: Vec<u32>,
-}
-
-impl<'a> TestBench<'a> {
-    pub(super) fn new(engine: &'a mut dyn Engine, hints: &Hints<'_>) -> Self {
-        let layout = Layout::of(engine.spec());
-        let mut sizes = hints.sizes.to_vec();
-        sizes.sort_unstable();
-        Self { engine, layout, sizes }
-    }
-
-    /// Pads requests of different lengths.
-    pub(super) fn padding(self, padding: Arc<Padding>) -> Self {
-        Self { layout: self.layout.with_padding(Some(padding)), ..self }
-    }
-
-    /// The model.
-    pub(super) fn model(&self) -> &ModelSpec {
-        self.engine.spec()
-    }
-
-    /// The most rows of a batch.
-    pub(super) fn most_rows(&self) -> u32 {
-        let most = self.engine.spec().max_rows();
-        let runs = self.sizes.iter().copied().filter(|&rows| rows <= most).max();
-        runs.unwrap_or(most)
-    }
-
-    /// Runs requests of one row as a batch, padded to a size that the engine runs.
-    pub(super) fn run(&mut self, jobs: &[&Job]) -> Result<Vec<Vec<Tensor>>, EngineError> {
-        let rows = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-        let padded = self.sizes.iter().copied().find(|&size| size >= rows).unwrap_or(rows);
-        let parts: Vec<JobRows<'_>> = jobs.iter().map(|job| JobRows::all(job)).collect();
-        let (inputs, slots) = self.layout.lay_out(&parts, padded - rows).join();
-        let outputs = self.engine.run(inputs, slots.rows())?;
-        Ok(slots.split(outputs)?)
-    }
-}
-
-/// A request of one row, and its outputs alone.
-#[derive(Debug)]
-pub(super) struct TestRow {
-    pub(super) job: Job,
-    alone: Vec<Tensor>,
-}
-
-impl TestRow {
-    pub(super) fn new(job: Job, mut outputs: Vec<Vec<Tensor>>) -> Self {
-        Self { job, alone: outputs.pop().unwrap_or_default() }
-    }
-
-    pub(super) fn is_finite(&self) -> bool {
-        self.alone.iter().all(is_finite)
-    }
-}
 
 /// Rows that a model takes, with their outputs.
 #[derive(Debug)]
@@ -174,20 +91,20 @@ impl TestRows {
         mut rows: Vec<TestRow>,
     ) -> Self {
         for sample in hints.samples {
-            let fits = |first: &TestRow| bench.layout.can_join(&first.job, sample);
+            let fits = |first: &TestRow| bench.layout().can_join(&first.job, sample);
             if !rows.first().is_none_or(fits) {
                 continue;
             }
             match bench.run(&[sample]) {
                 Ok(outputs) => rows.push(TestRow::new(sample.clone(), outputs)),
                 Err(error) => {
-                    let model = &bench.engine.spec().queue;
+                    let model = &bench.model().queue;
                     warn!(%model, %error, "model refused a sample of model_warmup");
                 }
             }
         }
         let magnitudes = Magnitudes::of(rows.iter().map(|row| &row.alone[..]));
-        Self { layout: bench.layout, drawn, rows, magnitudes, mismatch: None }
+        Self { layout: bench.layout().clone(), drawn, rows, magnitudes, mismatch: None }
     }
 
     /// Rows of the same sizes and kinds with other values.
@@ -296,8 +213,4 @@ impl Rehearsal for TestRows {
         }
         Ok(())
     }
-}
-
-pub(super) fn row_count(batch: &[usize]) -> u32 {
-    u32::try_from(batch.len()).unwrap_or(u32::MAX)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Rehearsal;
+use super::rehearsal::Rehearsal;
 use crate::engine::Engine;
 
 /// Changes to measure, if time allows.
