@@ -48,17 +48,17 @@ pub(crate) fn plan(
         Hints { graph, shapes: &source.config.warmup, samples: &samples, sizes: &only, only_zeros };
     let mut notes = source.config.notes(engine.spec());
     notes.extend_from_slice(engine.notes());
-    let rows = test_rows(settings, source, engine, &hints, &mut notes)?;
+    let mut rows = test_rows(settings, source, engine, &hints, &mut notes)?;
+    let Measured { cost, lengths, usable, size_change } = match &mut rows {
+        Some(rows) => measure(settings, source, engine, &hints, rows, &mut notes)?,
+        None => Measured::nothing(engine.spec())?,
+    };
     let mut config_lines = Vec::new();
     if source.config.max_batch.is_none() && !engine.spec().batches() {
         config_lines.push("max_batch_size: 0".to_owned());
     }
     let padding =
         padding::choose(source, engine, &hints, rows.as_ref(), (&mut notes, &mut config_lines))?;
-    let Measured { cost, lengths, usable, size_change } = match rows {
-        Some(rows) => measure(settings, source, engine, &hints, rows)?,
-        None => Measured::nothing(engine.spec())?,
-    };
     let policy = BatchPolicy {
         hung_after: settings.max_batch_time,
         ..BatchPolicy::new(settings.batch, usable, settings.slo_p99)
@@ -177,13 +177,35 @@ fn test_rows(
     }
 }
 
-/// Warms up the engine, and checks that it computes the same in all batch sizes.
+/// Warms up the engine. A model that computes something else in a larger batch than in the batches of
+/// the proof is served one request at a time, and measured again. Adds a note for its users.
 fn measure(
     settings: &ModelSettings,
     source: &ModelSource,
     engine: &mut dyn Engine,
     hints: &Hints<'_>,
-    mut rows: TestRows,
+    rows: &mut TestRows,
+    notes: &mut Vec<String>,
+) -> Result<Measured, WorkerError> {
+    let measured = measure_sizes(settings, source, engine, hints, rows)?;
+    let counts = |mismatch: &Mismatch| scope(source) == Scope::Values || mismatch.is_shape;
+    let mismatch = rows.take_mismatch().filter(counts);
+    let Some(mismatch) = mismatch.filter(|_| engine.spec().batches()) else { return Ok(measured) };
+    if source.config.max_batch.is_some() {
+        return Err(WorkerError::Golden { model: source.queue.clone(), mismatch });
+    }
+    notes.push(no_batch(source, engine, hints.graph, Objection::Mixed(mismatch))?);
+    rows.serve_singly(engine.spec());
+    measure_sizes(settings, source, engine, hints, rows)
+}
+
+/// Measures the times of batches of all sizes that may run.
+fn measure_sizes(
+    settings: &ModelSettings,
+    source: &ModelSource,
+    engine: &mut dyn Engine,
+    hints: &Hints<'_>,
+    rows: &mut TestRows,
 ) -> Result<Measured, WorkerError> {
     let (up_to, must_reach) = match settings.batch {
         BatchMode::Auto => (u32::MAX, false),
@@ -194,26 +216,18 @@ fn measure(
     let sizes = Sizes { only, up_to, must_reach };
     let climb = Climb::new(settings.slo_p99, settings.max_batch_time);
     let model = source.queue.clone();
-    let Profile { times, usable, size_change } = warm_up(engine, &mut rows, &sizes, climb)
+    let Profile { times, usable, size_change } = warm_up(engine, rows, &sizes, climb)
         .map_err(|error| WorkerError::WarmUp { model: model.clone(), error })?;
     let size_change = SizeChange::new(size_change);
     let measured = if sizes.only.is_empty() {
-        let (lengths, times) = measure_lengths(engine, hints, &rows, &times);
+        let (lengths, times) = measure_lengths(engine, hints, rows, &times);
         Measured::new(&times, lengths, usable)?
     } else {
         // An engine with fixed sizes counts rows.
         let measured = Measured::new(&times, RowLengths::of(engine.spec()), usable)?;
         Measured { cost: measured.cost.with_fixed_sizes(), ..measured }
     };
-    let measured = Measured { size_change, ..measured };
-    // A model that draws random numbers differs from itself, and does not batch.
-    let counts = |mismatch: &Mismatch| {
-        engine.spec().batches() && (scope(source) == Scope::Values || mismatch.is_shape)
-    };
-    match rows.mismatch().filter(counts) {
-        Some(mismatch) => Err(WorkerError::Golden { model, mismatch }),
-        None => Ok(measured),
-    }
+    Ok(Measured { size_change, ..measured })
 }
 
 /// Serves a model that takes no inputs of the warm-up one request at a time, unless the settings

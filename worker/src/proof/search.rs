@@ -187,9 +187,10 @@ impl TestRows {
         self.layout = Layout::of(model);
     }
 
-    /// The first output that differed between a single row and a batch in the warm-up.
-    pub(crate) fn mismatch(self) -> Option<Mismatch> {
-        self.mismatch
+    /// The first output that differed between a single row and a batch in the warm-up since the last
+    /// call.
+    pub(crate) fn take_mismatch(&mut self) -> Option<Mismatch> {
+        self.mismatch.take()
     }
 }
 

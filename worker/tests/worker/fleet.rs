@@ -163,3 +163,14 @@ impl Caller {
 pub(crate) fn tensor(name: &str, datatype: Datatype, shape: &[u64], data: Vec<u8>) -> Tensor {
     Tensor { name: name.to_owned(), datatype, shape: shape.to_vec(), data: data.into() }
 }
+
+/// A tensor of floats.
+pub(crate) fn floats(name: &str, shape: &[u64], values: &[f32]) -> Tensor {
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor(name, Datatype::Fp32, shape, bytes)
+}
+
+/// The queue of version 1 of the model "m".
+pub(crate) fn queue() -> QueueName {
+    QueueName::new("m", 1)
+}

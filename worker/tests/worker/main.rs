@@ -4,5 +4,6 @@ mod echo;
 mod fleet;
 mod models;
 mod onnx;
+mod proof;
 mod repository;
 mod requests;

@@ -1,5 +1,9 @@
 //! Encodes small ONNX models, which need only a few fields of a few protobuf messages.
 
+/// Element types, as in `onnx.TensorProto.DataType`.
+pub(crate) const FLOAT: u64 = 1;
+pub(crate) const INTEGER: u64 = 7;
+
 /// A tensor type of a graph's input or output: element type (numbered as in
 /// `onnx.TensorProto.DataType`) and dimensions, `None` for an open dimension.
 pub(crate) struct Type<'a>(pub(crate) u64, pub(crate) &'a [Option<u64>]);

@@ -1,19 +1,12 @@
 //! What a request may ask of a model beyond its outputs, and what its values may do wrong.
 
-use batchfleet_broker::{ClassCount, Datatype, Failure, QueueName};
+use batchfleet_broker::{ClassCount, Datatype, Failure};
 use batchfleet_worker::WorkerError;
 
 use crate::{
-    fleet::{Fleet, repository, tensor},
-    models::{Graph, Type},
+    fleet::{Fleet, queue, repository, tensor},
+    models::{FLOAT, Graph, INTEGER, Type},
 };
-
-const FLOAT: u64 = 1;
-const INT64: u64 = 7;
-
-fn queue() -> QueueName {
-    QueueName::new("m", 1)
-}
 
 /// Y = X + X for rows of 3.
 fn double() -> Vec<u8> {
@@ -66,7 +59,7 @@ async fn a_missing_file_of_labels_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_the_model_does_not_take_are_the_callers_fault() {
     let model = Graph::default()
-        .input("ids", &Type(INT64, &[None, None]))
+        .input("ids", &Type(INTEGER, &[None, None]))
         .matrix("W", [2, 2], &[1.0, 2.0, 3.0, 4.0])
         .node("Gather", &["W", "ids"], "Y")
         .output("Y", &Type(FLOAT, &[None, None, Some(2)]))
