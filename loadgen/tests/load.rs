@@ -230,6 +230,16 @@ async fn learnt_answers_detect_a_mix_up() {
 }
 
 #[tokio::test]
+async fn learnt_answers_detect_a_server_that_scales_a_batch_together() {
+    // The answers are learnt from requests 0 to 9, each alone.
+    let stub = Stub::start(|n| if n < 10 { Reaction::Echo } else { Reaction::ScaleWithLast }).await;
+    let (sampled, _) = sampled(&stub, Encoding::Binary).await;
+    let report = run(LoadPlan::new(stub.target(), Arc::new(sampled), 20)).await.unwrap();
+    assert!(report.wrong >= 4 && report.right + report.wrong == 20, "{report}");
+    assert!(report.troubles[0].contains("answer differs from the one that input"), "{report}");
+}
+
+#[tokio::test]
 async fn an_unknown_model_is_an_error_with_its_name() {
     let stub = Stub::start(|_| Reaction::Echo).await;
     let error = Metadata::of(&stub.target(), "other", SECOND).await.unwrap_err();

@@ -37,6 +37,9 @@ pub(crate) enum Reaction {
     Echo,
     /// Answers with the input of the previous request.
     EchoOfLast,
+    /// Answers with the input, whose numbers are raised to a thousandth of the largest number of the
+    /// previous request: as a model that scales all requests of a batch together. Binary only.
+    ScaleWithLast,
     /// Answers class 3 with a probability of the first pixel's grey value / 16.
     Classify,
     /// Answers with the input after a delay.
@@ -127,6 +130,7 @@ async fn serve(
         Reaction::Refuse(status) => refusal(status),
         Reaction::Echo => echo(&this),
         Reaction::EchoOfLast => echo(&last),
+        Reaction::ScaleWithLast => scale(&this, &last),
         Reaction::Classify => classify(&this),
         Reaction::Stall(time) => {
             sleep(time).await;
@@ -161,6 +165,18 @@ fn echo(request: &(HeaderMap, Bytes)) -> Response<Full<Bytes>> {
     let (mut input, data) = input(request);
     input["name"] = json!("y");
     answer(&input, &data)
+}
+
+fn scale(this: &(HeaderMap, Bytes), last: &(HeaderMap, Bytes)) -> Response<Full<Bytes>> {
+    let floats = |data: &[u8]| -> Vec<f32> {
+        data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    };
+    let (mut output, data) = input(this);
+    output["name"] = json!("y");
+    let least = floats(&input(last).1).into_iter().fold(0.0, f32::max) / 1000.0;
+    let raised: Vec<u8> =
+        floats(&data).into_iter().flat_map(|number| number.max(least).to_le_bytes()).collect();
+    answer(&output, &raised)
 }
 
 fn classify(request: &(HeaderMap, Bytes)) -> Response<Full<Bytes>> {
