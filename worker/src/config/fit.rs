@@ -291,16 +291,27 @@ impl Fit<'_> {
         } else {
             format!(", with the batch dimension {native:?},")
         };
-        let hint = if dims[..] == *own && self.rows_apart {
-            "; dims leave out the batch dimension if max_batch_size is greater than 0"
+        let own_row = own.get(1..).unwrap_or_default();
+        let has_its_size = elements(dims).is_some() && elements(dims) == elements(own_row);
+        let hint = if !self.rows_apart {
+            String::new()
+        } else if dims[..] == *own {
+            "; dims leave out the batch dimension if max_batch_size is greater than 0".to_owned()
+        } else if config.reshape.is_none() && has_its_size {
+            format!("; reshape {{ shape: {own_row:?} }} gives the dimensions in the model")
         } else {
-            ""
+            String::new()
         };
         format!(
             "{kind} {name:?} has {what} {dims:?} in config.pbtxt{with_rows} but \
              {own:?} in the model{hint}"
         )
     }
+}
+
+/// The number of elements of a tensor without open dimensions.
+fn elements(dims: &[i64]) -> Option<i64> {
+    dims.iter().try_fold(1_i64, |product, &dim| product.checked_mul(dim).filter(|_| dim >= 0))
 }
 
 /// The dimensions that a config and a model have in common; `None` if they contradict each other.

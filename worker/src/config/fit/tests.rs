@@ -57,6 +57,11 @@ fn contradictions_name_both_sides() {
         ),
         (y("[ 11 ]"), "output \"Y\" has dims [11] in config.pbtxt"),
         (
+            y("[ 2, 5 ]"),
+            "output \"Y\" has dims [2, 5] in config.pbtxt, with the batch dimension [-1, 2, 5], but \
+             [-1, 10] in the model; reshape { shape: [10] } gives the dimensions in the model",
+        ),
+        (
             "input { name: \"Z\" data_type: TYPE_FP32 dims: 3 }".to_owned(),
             "config.pbtxt names input \"Z\", but the model has X",
         ),
