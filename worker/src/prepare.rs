@@ -50,7 +50,7 @@ pub(crate) fn plan(
     notes.extend_from_slice(engine.notes());
     let mut rows = test_rows(settings, source, engine, &hints, &mut notes)?;
     let Measured { cost, lengths, usable, size_change } = match &mut rows {
-        Some(rows) => measure(settings, source, engine, &hints, rows, &mut notes)?,
+        Some(rows) => measure(settings, source, engine, &hints, (rows, &mut notes))?,
         None => Measured::nothing(engine.spec())?,
     };
     let mut config_lines = Vec::new();
@@ -184,8 +184,7 @@ fn measure(
     source: &ModelSource,
     engine: &mut dyn Engine,
     hints: &Hints<'_>,
-    rows: &mut TestRows,
-    notes: &mut Vec<String>,
+    (rows, notes): (&mut TestRows, &mut Vec<String>),
 ) -> Result<Measured, WorkerError> {
     let measured = measure_sizes(settings, source, engine, hints, rows)?;
     let counts = |mismatch: &Mismatch| scope(source) == Scope::Values || mismatch.is_shape;
