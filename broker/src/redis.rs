@@ -52,6 +52,7 @@ mod queue;
 mod reader;
 mod reclaim;
 mod replies;
+mod roll;
 mod sentinel;
 mod settle;
 mod strays;

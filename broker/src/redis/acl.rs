@@ -34,6 +34,8 @@ pub fn worker(model: Option<&str>) -> String {
         format!("%W~bf:{queue}:parcel:*"),
         format!("%RW~bf:{queue}:dead"),
         format!("%R~bf:{queue}:target"),
+        format!("%RW~bf:{queue}:turn"),
+        format!("%RW~bf:{queue}:roll"),
         format!("%RW~bf:{queue}:workers"),
         "%R~bf:{fleet}:gateway:*".to_owned(),
         "%RW~bf:{fleet}:live:*".to_owned(),

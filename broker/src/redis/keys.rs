@@ -54,6 +54,16 @@ pub(super) fn announcements(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:workers")
 }
 
+/// The turn to look for dead workers of a queue, which one worker takes for a second.
+pub(super) fn turn(queue: &QueueName) -> String {
+    format!("bf:{{{queue}}}:turn")
+}
+
+/// The result of the last look at the workers of a queue, as JSON.
+pub(super) fn roll(queue: &QueueName) -> String {
+    format!("bf:{{{queue}}}:roll")
+}
+
 /// The target of a queue, and the channel that announces a new target.
 pub(super) fn target(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:target")

@@ -29,7 +29,7 @@ pub(super) struct PendingSearch<'a> {
 pub(super) struct PendingEntry {
     pub(super) entry: EntryId,
     /// How long the entry has been held, in milliseconds.
-    idle: u64,
+    pub(super) idle: u64,
     /// How often the entry was delivered.
     pub(super) deliveries: u32,
 }

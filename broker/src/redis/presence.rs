@@ -114,9 +114,14 @@ impl WorkerPresence {
         let mut values: Vec<Option<String>> =
             redis::cmd("MGET").arg(keys).query_async(connection).await.map_err(broker_error)?;
         let epoch = values.pop().flatten();
+        Ok(self.trusts(epoch).then(|| values.iter().map(Option::is_some).collect()))
+    }
+
+    /// Whether a missing liveness key proves that a program is dead: not during the liveness grace
+    /// period. `epoch` is the present epoch.
+    pub(super) fn trusts(&self, epoch: Option<String>) -> bool {
         let over = self.grace.lock().is_over(epoch);
-        let connected = self.connections.link.up_for() >= LIVENESS;
-        Ok((over && connected).then(|| values.iter().map(Option::is_some).collect()))
+        over && self.connections.link.up_for() >= LIVENESS
     }
 
     /// Returns for each gateway whether it is alive; `true` for all during the liveness grace

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use redis::{Pipeline, Value};
+use redis::{Pipeline, Value, aio::ConnectionLike};
 use tokio::time::sleep;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     keys,
     presence::WorkerPresence,
     queue::WorkerQueue,
+    roll,
     watched::WatchedConnection,
 };
 use crate::{BrokerError, Guidance, Priority, Target, TargetSubscription, roles::GUIDANCE_WAIT};
@@ -58,20 +59,32 @@ impl RedisTarget {
         let mut connection = self.queue.connections().pool.get().await?;
         let answers: Vec<Value> = Pipeline::new()
             .get(keys::target(self.queue.name()))
-            .add_command(consumers::question(self.queue.stream(Priority::Default)))
+            .get(keys::roll(self.queue.name()))
             .ignore_errors()
             .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
-        let [target, consumers] = answers.try_into().map_err(|_| unreadable("GET"))?;
+        let [target, roll] = answers.try_into().map_err(|_| unreadable("GET"))?;
         let target = target.extract_error().map_err(broker_error)?;
         let target: Option<String> =
             redis::from_redis_value(target).map_err(|_| unreadable("GET"))?;
-        let consumers = consumers::parse(consumers)?;
-        let names = consumers.iter().map(|consumer| keys::live(&consumer.name)).collect();
-        let live = self.presence.alive(&mut *connection, names).await?;
-        let workers = live.map(|live| live.into_iter().filter(|live| *live).count());
+        let workers = match roll::read(Some(roll)) {
+            Some(roll) => Some(roll.workers),
+            None => self.count(&mut *connection).await?,
+        };
         Ok(Guidance { workers, target: target.and_then(|target| self.parse(target)) })
+    }
+
+    /// Counts the live workers of the queue. Needed only until a worker has left a roll.
+    async fn count(
+        &self,
+        connection: &mut impl ConnectionLike,
+    ) -> Result<Option<usize>, BrokerError> {
+        let stream = [self.queue.stream(Priority::Default).to_owned()];
+        let consumers = consumers::read(connection, &stream).await?.into_iter().flatten();
+        let names = consumers.map(|consumer| keys::live(&consumer.name)).collect();
+        let live = self.presence.alive(connection, names).await?;
+        Ok(live.map(|live| live.into_iter().filter(|live| *live).count()))
     }
 }
 

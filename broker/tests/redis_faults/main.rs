@@ -7,6 +7,7 @@ mod access;
 mod contents;
 mod large;
 mod outages;
+mod roll;
 mod sentinels;
 mod strays;
 mod tls;

@@ -5,6 +5,7 @@
 
 mod access;
 mod bare;
+mod control;
 mod echo;
 mod files;
 mod gap;
@@ -58,6 +59,8 @@ enum Part {
     RedisTls,
     /// Rate and latency of small clients beside one whose requests have many rows
     Large,
+    /// What an idle fleet costs Redis
+    Control,
 }
 
 #[tokio::main]
@@ -95,6 +98,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Access => access::bench(lasts).await,
             Part::RedisTls => redis_tls::bench(lasts).await,
             Part::Large => large::bench(lasts).await,
+            Part::Control => control::bench(lasts).await,
         };
         if let Err(error) = done {
             eprintln!("error: {part:?}: {error:#}");

@@ -1,0 +1,93 @@
+//! The roll of a queue: what one worker finds out about all workers, for all of them.
+//!
+//! To find out which workers live costs Redis time in proportion to their number. If each worker did
+//! so every second, the cost would grow with the square of their number. So one worker takes the turn
+//! for a second, looks, and leaves the result under a key. Workers of earlier versions look for
+//! themselves.
+
+use redis::{Pipeline, Value, aio::ConnectionLike};
+use serde::{Deserialize, Serialize};
+
+use super::{denials, errors::broker_error, keys, values::parse};
+use crate::{BrokerError, QueueName};
+
+/// How long a worker keeps the turn, in milliseconds.
+const TURN: u64 = 1000;
+/// How long a roll is true, in milliseconds.
+const TRUE_FOR: u64 = 3000;
+
+/// What the last look found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Roll {
+    /// The number of living workers of the queue.
+    pub(super) workers: usize,
+    /// The names of dead workers that hold entries.
+    #[serde(default)]
+    pub(super) dead: Vec<String>,
+    /// Whether an entry has been held for longer than the lease.
+    #[serde(default)]
+    pub(super) overdue: bool,
+}
+
+/// Adds the commands that take the turn, if it is free, and tell whose it is.
+pub(super) fn take_turn(commands: &mut Pipeline, queue: &QueueName, worker: &str) {
+    let turn = keys::turn(queue);
+    commands.cmd("SET").arg(&turn).arg(worker).arg("NX").arg("PX").arg(TURN);
+    commands.get(turn);
+}
+
+/// Whether it is this worker's turn, by the answers to [`take_turn`]. A worker without the right to
+/// take turns looks for itself.
+pub(super) fn is_turn_of(worker: &str, taken: Option<Value>, owner: Option<Value>) -> bool {
+    match (parse::<Value>(taken), parse::<Option<String>>(owner)) {
+        (Ok(_), Ok(owner)) => owner.is_none_or(|owner| owner == worker),
+        _ => true,
+    }
+}
+
+/// The roll in an answer to `GET`; `None` if there is none that this worker can read.
+pub(super) fn read(answer: Option<Value>) -> Option<Roll> {
+    serde_json::from_str(&parse::<Option<String>>(answer).ok()??).ok()
+}
+
+/// Leaves a roll for the other workers. A full Redis, and one that denies it, does without.
+pub(super) async fn write(
+    connection: &mut impl ConnectionLike,
+    queue: &QueueName,
+    roll: &Roll,
+) -> Result<(), BrokerError> {
+    let roll = serde_json::to_string(roll).map_err(BrokerError::refused)?;
+    let mut set = redis::cmd("SET");
+    set.arg(keys::roll(queue)).arg(roll).arg("PX").arg(TRUE_FOR);
+    match set.exec_async(connection).await {
+        Err(error) if denials::is_of_permission(&error) => Ok(()),
+        written => match written.map_err(broker_error) {
+            Err(BrokerError::Full) => Ok(()),
+            written => written,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_that_of_its_owner_or_of_all_who_may_not_take_turns() {
+        let owner = |name: &str| Some(Value::BulkString(name.as_bytes().to_vec()));
+        assert!(is_turn_of("me", Some(Value::Okay), owner("me")));
+        assert!(is_turn_of("me", Some(Value::Nil), owner("me")));
+        assert!(!is_turn_of("me", Some(Value::Nil), owner("other")));
+        assert!(is_turn_of("me", Some(Value::Nil), Some(Value::Nil)), "it has just ended");
+        assert!(is_turn_of("me", None, None));
+    }
+
+    #[test]
+    fn a_roll_is_read_as_it_was_written_and_junk_is_none() {
+        let roll = Roll { workers: 3, dead: vec!["w".to_owned()], overdue: true };
+        let text = serde_json::to_string(&roll).unwrap();
+        assert_eq!(read(Some(Value::BulkString(text.into_bytes()))), Some(roll));
+        assert_eq!(read(Some(Value::BulkString(b"{".to_vec()))), None);
+        assert_eq!(read(Some(Value::Nil)), None);
+    }
+}
