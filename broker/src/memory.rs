@@ -60,7 +60,14 @@ struct Shared {
     workers: Mutex<HashMap<WorkerId, LastRenewal>>,
     targets: Mutex<HashMap<QueueName, watch::Sender<Option<Target>>>>,
     traffic: Mutex<HashMap<GatewayId, (Instant, Vec<Traffic>)>>,
-    promises: Mutex<HashMap<QueueName, (Instant, Announcement)>>,
+    promises: Mutex<HashMap<QueueName, Promised>>,
+}
+
+/// A promise, or a retracted one, and its time.
+struct Promised {
+    at: Instant,
+    expected: Announcement,
+    retracted: bool,
 }
 
 impl Shared {
@@ -84,6 +91,12 @@ impl Shared {
         for Delivery { job, awaited, .. } in deliveries {
             *awaited = gateways.get(&job.gateway).is_some_and(|channel| !channel.is_closed());
         }
+    }
+
+    /// Stores a promise, or a retracted one.
+    fn promised(&self, expected: &Announcement, retracted: bool) {
+        let promised = Promised { at: Instant::now(), expected: expected.clone(), retracted };
+        self.promises.lock().insert(expected.model.queue.clone(), promised);
     }
 
     /// Sends replies to a gateway. Returns the number of replies that did not reach it.
@@ -163,6 +176,15 @@ impl Producer for MemoryProducer {
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError> {
         self.shared.queue(queue).withdraw(entry);
         Ok(())
+    }
+
+    async fn withdraw_waiting(
+        &self,
+        queue: &QueueName,
+        entries: &[EntryId],
+    ) -> Result<Vec<bool>, BrokerError> {
+        let queue = self.shared.queue(queue);
+        Ok(entries.iter().map(|entry| queue.withdraw(*entry)).collect())
     }
 
     async fn outstanding(
@@ -327,10 +349,14 @@ impl Observer for MemoryObserver {
             live: renewal.live(),
         };
         let mut promises = self.0.promises.lock();
-        promises.retain(|_, (made, _)| made.elapsed() < REMEMBERED);
-        let promise = |(made, expected): &(Instant, Announcement)| Promise {
-            expected: expected.clone(),
-            holds: made.elapsed() < PROMISED,
+        promises.retain(|_, promised| promised.at.elapsed() < REMEMBERED);
+        let promise = |promised: &Promised| {
+            let (is_recent, retracted) = (promised.at.elapsed() < PROMISED, promised.retracted);
+            Promise {
+                expected: promised.expected.clone(),
+                holds: is_recent && !retracted,
+                retracted: is_recent && retracted,
+            }
         };
         Ok(FleetSnapshot {
             workers: workers.values().map(observe).collect(),
@@ -379,8 +405,12 @@ impl Controller for MemoryController {
     }
 
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
-        let promise = (Instant::now(), expected.clone());
-        self.0.promises.lock().insert(expected.model.queue.clone(), promise);
+        self.0.promised(expected, false);
+        Ok(())
+    }
+
+    async fn retract(&self, last: &Announcement) -> Result<(), BrokerError> {
+        self.0.promised(last, true);
         Ok(())
     }
 

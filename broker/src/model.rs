@@ -205,6 +205,9 @@ pub struct Promise {
     pub expected: Announcement,
     /// Whether the promise was renewed within [`PROMISED`](crate::roles::PROMISED).
     pub holds: bool,
+    /// Whether the controller has [retracted](crate::Controller::retract) the queue within
+    /// [`PROMISED`](crate::roles::PROMISED). A retracted promise does not hold.
+    pub retracted: bool,
 }
 
 /// All workers and promises of the last hour, read at one moment.

@@ -166,6 +166,14 @@ pub trait Producer: Send + Sync {
     /// Removes an unclaimed job after its caller gave up. A claimed job is left to its worker.
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError>;
 
+    /// Removes those of these jobs that no worker has claimed. Returns for each entry whether it is
+    /// unclaimed. A job that a worker has claimed or handed back stays.
+    async fn withdraw_waiting(
+        &self,
+        queue: &QueueName,
+        entries: &[EntryId],
+    ) -> Result<Vec<bool>, BrokerError>;
+
     /// Returns for each entry whether its job is still in the queue, claimed or not. A missing job
     /// was answered or withdrawn, or the broker lost it.
     async fn outstanding(
@@ -355,6 +363,12 @@ pub trait Controller: Send + Sync {
     /// the request wait. `expected` approximates the future announcement of the worker. The promise
     /// holds for [`PROMISED`], and must be renewed to last longer.
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError>;
+
+    /// Tells gateways that no further worker will serve the queue of `last`, the announcement of
+    /// one of its workers. Once no worker is alive, gateways refuse the requests that wait there.
+    /// Replaces the promise for the queue, holds for [`PROMISED`], and must be renewed to last
+    /// longer; a later promise replaces it.
+    async fn retract(&self, last: &Announcement) -> Result<(), BrokerError>;
 
     /// Deletes the names of workers that hold no jobs and have not tried to claim for `silent`.
     /// Returns the number of deleted names. A live worker claims every second.

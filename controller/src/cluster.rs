@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use batchfleet_broker::QueueName;
 use futures_util::{FutureExt, future::BoxFuture};
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -177,6 +178,17 @@ impl Cluster {
         !self.fleets.all(|fleet| fleet.metadata.uid.as_deref() == Some(uid)).is_empty()
     }
 
+    /// Returns whether a fleet of the namespace serves this queue, and is not being deleted.
+    pub(crate) fn has_fleet_of(&self, queue: &QueueName) -> bool {
+        let serves = |fleet: &ModelFleet| {
+            let version = fleet.spec.model.version.map(u64::from);
+            fleet.metadata.deletion_timestamp.is_none()
+                && fleet.model_name() == queue.model
+                && version.is_none_or(|version| version == queue.version)
+        };
+        !self.fleets.all(serves).is_empty()
+    }
+
     /// Sets the replicas of a fleet's Deployment from zero or to zero, which an autoscaler cannot
     /// do.
     pub(crate) async fn scale(&self, name: &str, replicas: u32) -> Result<(), ControlError> {
@@ -268,23 +280,25 @@ where
     let mut patch = serde_json::to_value(&desired)?;
     let kind = patch["kind"].as_str().unwrap_or_default().to_owned();
     let key = (kind, name);
-    let is_unchanged = applied.lock().get(&key) == Some(&patch);
+    let last = applied.lock().get(&key).cloned();
     let (kind, name) = (&key.0, &key.1);
-    let change = match &existing {
+    // Another client has changed an object that differs from what the controller applied last. The
+    // controller itself may want something else since then.
+    let healed = match &existing {
         Existing::Foreign => return Ok(None),
-        Existing::Absent => format!("the {kind} {name} was deleted and is created again"),
+        Existing::Absent => {
+            last.map(|_| format!("the {kind} {name} was deleted and is created again"))
+        }
         Existing::Owned(object) => {
             let object = serde_json::to_value(&**object)?;
             if covers(&object, &patch) {
                 applied.lock().insert(key, patch);
                 return Ok(None);
             }
-            let field = difference(&object, &patch).unwrap_or_default();
-            format!("{field} of the {kind} {name} was changed and is set back")
+            let field = last.and_then(|last| difference(&object, &last));
+            field.map(|field| format!("{field} of the {kind} {name} was changed and is set back"))
         }
     };
-    // Only if the controller wants what it wanted before, another client has changed the object.
-    let healed = is_unchanged.then_some(change);
     let author = match &healed {
         Some(_) => author(mirror, name).await,
         None => None,

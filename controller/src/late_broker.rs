@@ -91,6 +91,10 @@ impl Controller for LateBroker {
         self.controller()?.promise(expected).await
     }
 
+    async fn retract(&self, last: &Announcement) -> Result<(), BrokerError> {
+        self.controller()?.retract(last).await
+    }
+
     async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {
         self.controller()?.forget(queue, silent).await
     }

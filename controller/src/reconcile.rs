@@ -1,43 +1,41 @@
 //! One turn of a fleet: observe, decide, apply, report, publish.
 
 mod by_hand;
+mod context;
 mod fleets;
+mod retract;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, iter, sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
-use batchfleet_broker::{Announcement, BrokerError, Controller, Observer, roles::REMEMBERED};
+use batchfleet_broker::{Announcement, BrokerError, roles::REMEMBERED};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{
-    Client, Resource, ResourceExt,
+    ResourceExt,
     runtime::{
         controller::Action,
-        events::{Event, EventType, Recorder, Reporter},
+        events::{Event, EventType},
     },
-};
-use tokio::{
-    sync::watch,
-    time::{Instant, interval},
 };
 use tracing::{debug, info, warn};
 
-pub(crate) use self::fleets::FleetStates;
 use self::fleets::{Decided, FleetState, next_tick};
+pub(crate) use self::{
+    context::{Context, EventSink},
+    fleets::FleetStates,
+};
 use crate::{
-    cluster::{Cluster, ClusterState, Healed},
+    cluster::{ClusterState, Healed},
     crd::{ModelFleet, ScalingMode},
     decide::{Decision, FleetInput, TICK, slo},
     error::ControlError,
-    metrics::ControllerMetrics,
-    model_users::ModelUsers,
-    objects::{FleetObjects, MANAGER, WorkerDefaults},
+    objects::{FleetObjects, MANAGER},
     observe::FleetView,
     pods::jobs_by_host,
     problem,
     report::{self, Findings},
     scaled_by::ScaledBy,
-    snapshot::Snapshots,
     target::{self, PublishedTarget},
 };
 
@@ -53,81 +51,13 @@ const REFUSALS: [u16; 3] = [400, 403, 422];
 /// Interval at which the names of dead workers are removed from Redis.
 const TIDY: Duration = Duration::from_mins(10);
 
-/// State shared by all turns.
-pub(crate) struct Context {
-    pub(crate) cluster: Cluster,
-    pub(crate) snapshots: Arc<Snapshots>,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) controller: Arc<dyn Controller>,
-    pub(crate) defaults: WorkerDefaults,
-    /// The Redis users of the workers; `None` if all workers share one user.
-    pub(crate) users: Option<Arc<ModelUsers>>,
-    pub(crate) events: EventSink,
-    pub(crate) metrics: ControllerMetrics,
-    /// Whether this process is the leader. The other controllers also observe and decide but do not
-    /// write, so that they know the load when they become leader.
-    pub(crate) leads: watch::Receiver<bool>,
-    pub(crate) started: Instant,
-    pub(crate) fleets: FleetStates,
-}
-
-impl Context {
-    /// Forgets the fleets that were deleted, and their metrics, once per tick. A deleted fleet has no
-    /// further turn, unless it has a finalizer.
-    pub(crate) async fn forget_deleted(&self) {
-        let mut ticks = interval(TICK);
-        loop {
-            ticks.tick().await;
-            for uid in self.fleets.uids() {
-                if !self.cluster.has_fleet(&uid) {
-                    self.forget(&uid);
-                }
-            }
-        }
-    }
-
-    fn forget(&self, uid: &str) {
-        if let Some([namespace, name]) = self.fleets.forget(uid) {
-            self.metrics.forget([&namespace, &name]);
-            info!(namespace, fleet = name, "forgot deleted fleet");
-        }
-    }
-
-    /// Returns the settings of a fleet's workers.
-    fn defaults(&self, fleet: &ModelFleet, existing: &ClusterState) -> Cow<'_, WorkerDefaults> {
-        let deployment = existing.deployment.owned();
-        let own = self.users.as_ref().and_then(|it| it.redis_of(&fleet.model_name(), deployment));
-        match own {
-            Some(redis) => Cow::Owned(WorkerDefaults { redis, ..self.defaults.clone() }),
-            None => Cow::Borrowed(&self.defaults),
-        }
-    }
-}
-
-/// Publishes events. Each event is a new object: the recorder of `kube` would count an event with
-/// another note as a repetition of the first, whose note is then wrong.
-pub(crate) struct EventSink {
-    pub(crate) client: Client,
-    pub(crate) reporter: Reporter,
-}
-
-impl EventSink {
-    /// Publishes an event about a fleet. Failures are harmless.
-    async fn publish(&self, fleet: &ModelFleet, event: &Event) {
-        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        if let Err(error) = recorder.publish(event, &fleet.object_ref(&())).await {
-            debug!(%error, "failed to publish event");
-        }
-    }
-}
-
 /// Runs one turn of a fleet. The next turn starts at the next tick, so that all fleets share one
 /// snapshot of Redis. Between ticks, a fleet at zero workers is only checked for requests.
 pub(crate) async fn reconcile(
     fleet: Arc<ModelFleet>,
     context: Arc<Context>,
 ) -> Result<Action, ControlError> {
-    if fleet.meta().deletion_timestamp.is_some() {
+    if fleet.metadata.deletion_timestamp.is_some() {
         // Kubernetes deletes the objects that the fleet owns.
         context.forget(&fleet.uid().unwrap_or_default());
         return Ok(Action::await_change());
@@ -184,6 +114,7 @@ async fn turn(
     let now = context.started.elapsed();
     let decided = decide(fleet, state, &existing, now, context).await;
     let Decided { decision, input, view, .. } = &decided;
+    context.fleets.served.note(view);
     let leads = *context.leads.borrow();
     context.metrics.leading.set(leads.into());
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());

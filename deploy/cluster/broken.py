@@ -99,6 +99,24 @@ def second_fleet(stage):
     return message, wrong + ([] if "ModelFleet first" in message else ["the first is not named"])
 
 
+def fleet_deleted(stage):
+    """A fleet is deleted while requests wait: a worker answers those that it has claimed, and the
+    gateways refuse the others at once."""
+    stage.fleet("doomed", {"min": 1, "max": 1}, batch_ms=300, row_ms=150)
+    load = stage.load("doomed", 20, 10)
+    settle(5)
+    stage.namespace.kubectl("delete", "modelfleet", "doomed", "--wait=false")
+    start = time.monotonic()
+    await_("no worker", lambda: not stage.namespace.pods(workers("doomed")), seconds=60)
+    drained = time.monotonic() - start
+    report = load.report()
+    refused = report["refused"].pop("no_workers", 0)
+    wrong = troubles(report) + ([] if refused else ["no request was refused"])
+    longest = report["latency_ms"]["max"]
+    return (f"{report['right']} of {report['sent']} right, longest {longest:.0f} ms, {refused} x no_workers;"
+            f" drained after {drained:.0f} s; ended {report['took'] - 10:.1f} s after the load"), wrong
+
+
 def without_metric(stage):
     """Without any metrics API a fleet in mode hpa grows and shrinks, and says what scales it."""
     stage.upgrade("--set", "externalMetrics.enabled=false")

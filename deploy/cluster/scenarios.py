@@ -8,7 +8,8 @@ import tempfile
 import time
 
 from adapter import Adapter
-from broken import broken, changed_by_hand, namespace_deleted, second_fleet, without_metric
+from broken import (broken, changed_by_hand, fleet_deleted, namespace_deleted, second_fleet,
+                    without_metric)
 from fleets import fleet, is_ready, ready, workers
 from kube import Recorder, await_, run
 from load import Load, pod, settle, troubles
@@ -258,5 +259,5 @@ def to_zero(stage):
             f" {woken['sent']} right"), troubles(before) + troubles(woken)
 
 
-ALL = [install, broken, changed_by_hand, second_fleet, step, scale_in, worker_kills, rollout, to_zero,
+ALL = [install, broken, changed_by_hand, second_fleet, fleet_deleted, step, scale_in, worker_kills, rollout, to_zero,
        without_metric, controller_gone, prometheus_gone, api_frozen, namespace_deleted]

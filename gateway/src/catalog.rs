@@ -141,12 +141,9 @@ impl Catalog {
         let forgotten = self.forget_gone(&fleet);
         for (queue, model) in self.snapshot().iter() {
             let living = || fleet.workers.iter().filter(|worker| worker.serves(queue));
-            let promised =
-                |promise: &&Promise| promise.holds && promise.expected.model.queue == *queue;
-            model.update(
-                living().map(|worker| &worker.announcement),
-                fleet.promises.iter().find(promised).map(|promise| &promise.expected),
-            );
+            let promise =
+                fleet.promises.iter().find(|promise| promise.expected.model.queue == *queue);
+            model.update(living().map(|worker| &worker.announcement), promise);
             self.metrics
                 .fleet
                 .set_workers(&model.spec, living().map(|worker| &worker.announcement));

@@ -5,6 +5,7 @@ mod admit;
 mod answer;
 mod caller;
 mod line;
+mod retracted;
 mod sweep;
 
 use std::sync::Arc;

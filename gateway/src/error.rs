@@ -43,6 +43,9 @@ pub(crate) enum InferError {
     /// The model is known, but no worker serves it, and no controller promises to start one.
     #[error("no worker serves model {0:?} now")]
     NoWorkers(String),
+    /// The fleet of the model was deleted while the request waited.
+    #[error("the fleet of model {0:?} was deleted, and no worker serves the model now")]
+    FleetDeleted(String),
     /// This gateway is shutting down.
     #[error("this gateway is shutting down")]
     Draining,
@@ -78,7 +81,7 @@ impl InferError {
             Self::BodyBytes => Some(RefusalKind::BodyBytes),
             Self::QueueWait(_) | Self::QueueLimit => Some(RefusalKind::QueueWait),
             Self::InFlight => Some(RefusalKind::InFlight),
-            Self::NoWorkers(_) => Some(RefusalKind::NoWorkers),
+            Self::NoWorkers(_) | Self::FleetDeleted(_) => Some(RefusalKind::NoWorkers),
             Self::Draining => Some(RefusalKind::Draining),
             Self::QueueFull => Some(RefusalKind::BrokerFull),
             Self::QueueUnreachable => Some(RefusalKind::BrokerUnready),

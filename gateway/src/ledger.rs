@@ -178,6 +178,30 @@ impl<C> Ledger<C> {
         self.owed.iter().filter_map(with_caller).collect()
     }
 
+    /// The queued requests of these callers, with their queue entries.
+    pub(crate) fn queued(&self, of: impl Fn(&C) -> bool) -> Vec<(RequestId, EntryId, &C)> {
+        let entry = |(&id, owed): (_, &'_ Owed<C>)| match owed.whereabouts {
+            Whereabouts::Queued { entry, .. } => Some((id, entry)),
+            _ => None,
+        };
+        let owed = self.owed.iter().filter(|(_, owed)| of(&owed.caller));
+        let with_caller = |(id, owed)| entry((id, owed)).map(|(id, at)| (id, at, &owed.caller));
+        owed.filter_map(with_caller).collect()
+    }
+
+    /// Ends a request whose job was removed from the queue; returns the caller.
+    pub(crate) fn release_queued(&mut self, id: RequestId, entry: EntryId) -> Option<C> {
+        let is_there = self.owed.get(&id).is_some_and(|owed| owed.is_queued_at(entry));
+        if is_there { self.release(id) } else { None }
+    }
+
+    /// Ends the unsent requests of these callers; returns the callers.
+    pub(crate) fn release_unsent(&mut self, of: impl Fn(&C) -> bool) -> Vec<C> {
+        let is_unsent =
+            |owed: &Owed<C>| owed.whereabouts == Whereabouts::Unsent && of(&owed.caller);
+        self.owed.extract_if(|_, owed| is_unsent(owed)).map(|(_, owed)| owed.caller).collect()
+    }
+
     /// Records that the job of a request presumed lost is still in the queue.
     pub(crate) fn found(&mut self, id: RequestId, entry: EntryId, now: Instant) {
         if let Some(owed) = self.owed.get_mut(&id).filter(|owed| owed.is_queued_at(entry)) {

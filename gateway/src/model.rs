@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{Announcement, Backlog, ModelSpec, Priority, QueueLimits, QueuePolicy};
+use batchfleet_broker::{
+    Announcement, Backlog, ModelSpec, Priority, Promise, QueueLimits, QueuePolicy,
+};
 use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, DrainSample, Speed, VersionLoad};
 use parking_lot::{Mutex, RwLock};
 
@@ -25,6 +27,7 @@ pub(crate) struct Model {
     queue: Mutex<QueueView>,
     live_workers: AtomicUsize,
     promised: AtomicBool,
+    retracted: AtomicBool,
     default: AtomicBool,
     traced: AtomicBool,
     classifies: AtomicBool,
@@ -71,6 +74,7 @@ impl Model {
             queue: Mutex::default(),
             live_workers: AtomicUsize::new(0),
             promised: AtomicBool::new(false),
+            retracted: AtomicBool::new(false),
             default: AtomicBool::new(false),
             traced: AtomicBool::new(false),
             classifies: AtomicBool::new(true),
@@ -92,6 +96,12 @@ impl Model {
     /// promises to start one on demand.
     pub(crate) fn is_available(&self) -> bool {
         self.is_ready() || self.promised.load(Ordering::Relaxed)
+    }
+
+    /// Whether no worker will serve the requests that wait: no worker lives, and a controller has
+    /// told that the fleet was deleted.
+    pub(crate) fn is_retracted(&self) -> bool {
+        self.retracted.load(Ordering::Relaxed) && !self.is_available()
     }
 
     /// Whether this version is the default version, which gets the requests that name no version.
@@ -153,13 +163,14 @@ impl Model {
         Ahead { jobs, rate: load.drain.rate(), batch }
     }
 
-    /// Applies the announcements of the living workers, and of the worker that a controller has
-    /// `promised` to start.
+    /// Applies the announcements of the living workers, and the controller's promise for this
+    /// version.
     pub(crate) fn update<'a>(
         &self,
         announcements: impl Iterator<Item = &'a Announcement>,
-        promised: Option<&Announcement>,
+        promise: Option<&Promise>,
     ) {
+        let promised = promise.filter(|promise| promise.holds).map(|promise| &promise.expected);
         let (mut living, mut capacity) = (0, 0.0);
         let (mut traced, mut classifies) = (true, true);
         let mut slowest: Option<&Announcement> = None;
@@ -174,6 +185,7 @@ impl Model {
         }
         self.live_workers.store(living, Ordering::Relaxed);
         self.promised.store(promised.is_some(), Ordering::Relaxed);
+        self.retracted.store(promise.is_some_and(|promise| promise.retracted), Ordering::Relaxed);
         self.traced.store(traced && living > 0, Ordering::Relaxed);
         if living == 0 {
             classifies = promised.is_none_or(|worker| worker.classification);

@@ -78,9 +78,9 @@ impl Queue {
         Some(entry)
     }
 
-    /// Removes a job if no worker has claimed it.
-    pub(super) fn withdraw(&self, entry: EntryId) {
-        self.state.lock().waiting[entry.priority as usize].remove(&entry);
+    /// Removes a job if no worker has claimed it. Returns whether the job was removed.
+    pub(super) fn withdraw(&self, entry: EntryId) -> bool {
+        self.state.lock().waiting[entry.priority as usize].remove(&entry).is_some()
     }
 
     /// Returns for each entry whether its job is waiting or held.

@@ -36,6 +36,10 @@ impl Controller for RedisController {
         promise::make(&mut *self.0.pool.get().await?, expected).await
     }
 
+    async fn retract(&self, last: &Announcement) -> Result<(), BrokerError> {
+        promise::retract(&mut *self.0.pool.get().await?, last).await
+    }
+
     async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {
         let mut connection = self.0.pool.get().await?;
         forget(&mut *connection, queue, silent).await

@@ -214,6 +214,21 @@ async fn read_states(
     Ok((states, milliseconds(parse(answers.next())?)))
 }
 
+/// Reads the last entry of each stream that a worker has claimed; `None` if there is none. All
+/// later entries wait.
+pub(super) async fn last_claimed(
+    connection: &mut impl ConnectionLike,
+    streams: &[String; Priority::ALL.len()],
+) -> Result<[Option<(u64, u64)>; Priority::ALL.len()], RedisError> {
+    let (states, _) = read_states(connection, streams).await?;
+    let mut last = [None; Priority::ALL.len()];
+    for (last, state) in last.iter_mut().zip(states) {
+        let id = parse_id(&state.workers.last_delivered_id, Priority::Default);
+        *last = id.map(|id| (id.milliseconds, id.sequence));
+    }
+    Ok(last)
+}
+
 /// Reads when the oldest waiting entry of each stream was added, in milliseconds, and the number of
 /// entries ever added.
 async fn read_details(

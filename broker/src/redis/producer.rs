@@ -15,6 +15,7 @@ use super::{
     heartbeat::Heartbeat,
     keys,
     large_reply::LARGE,
+    observer,
     replies::RedisReplies,
     traffic,
 };
@@ -79,6 +80,11 @@ async fn add(
     added(connection.send_packed_command(&add).await.map_err(broker_error)?, job)
 }
 
+/// The age of an entry, in the order of its stream.
+const fn age(entry: EntryId) -> (u64, u64) {
+    (entry.milliseconds, entry.sequence)
+}
+
 #[async_trait]
 impl Producer for RedisProducer {
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
@@ -136,6 +142,30 @@ impl Producer for RedisProducer {
             .exec_async(&mut connection)
             .await
             .map_err(broker_error)
+    }
+
+    async fn withdraw_waiting(
+        &self,
+        queue: &QueueName,
+        entries: &[EntryId],
+    ) -> Result<Vec<bool>, BrokerError> {
+        let mut connection = self.connections.pool.get().await?;
+        let streams = keys::queue(queue);
+        let claimed = observer::last_claimed(&mut *connection, &streams).await;
+        let claimed = claimed.map_err(broker_error)?;
+        let is_waiting = |entry: &&EntryId| claimed[entry.priority as usize] < Some(age(**entry));
+        let mut removal = Pipeline::new();
+        for (class, stream) in Priority::ALL.into_iter().zip(&streams) {
+            let waiting = entries.iter().filter(|entry| entry.priority == class);
+            let ids: Vec<_> = waiting.filter(is_waiting).copied().map(id_text).collect();
+            for ids in ids.chunks(SLICE) {
+                removal.cmd("XDEL").arg(stream).arg(ids).ignore();
+            }
+        }
+        if !removal.is_empty() {
+            removal.exec_async(&mut *connection).await.map_err(broker_error)?;
+        }
+        Ok(entries.iter().map(|entry| is_waiting(&entry)).collect())
     }
 
     async fn outstanding(

@@ -94,6 +94,8 @@ on_both_brokers! {
     }
     promised {
         a_promise_is_read_apart_from_announcements
+        a_retraction_replaces_a_promise_and_a_promise_a_retraction
+        only_jobs_that_no_worker_has_claimed_are_withdrawn
         the_number_of_jobs_that_each_worker_holds_is_known
         a_worker_that_holds_a_job_is_never_forgotten
     }

@@ -10,7 +10,7 @@ pub(crate) async fn a_promise_is_read_apart_from_announcements(broker: &dyn Brok
     let (controller, observer) = (broker.controller().await.unwrap(), observer(broker).await);
     let expected = Announcement { capacity: 400.0, ..Announcement::new(WorkerId(1), spec()) };
     controller.promise(&expected).await.unwrap();
-    let promises = vec![Promise { expected, holds: true }];
+    let promises = vec![Promise { expected, holds: true, retracted: false }];
     let snapshot = observer.fleet().await.unwrap();
     assert_eq!(snapshot, FleetSnapshot { workers: Vec::new(), promises: promises.clone() });
 
@@ -19,6 +19,40 @@ pub(crate) async fn a_promise_is_read_apart_from_announcements(broker: &dyn Brok
     Worker::new(broker, WorkerId(2)).await.renew(&living).await.unwrap();
     let workers = vec![ObservedWorker { announcement: living, live: true }];
     assert_eq!(observer.fleet().await.unwrap(), FleetSnapshot { workers, promises });
+}
+
+pub(crate) async fn a_retraction_replaces_a_promise_and_a_promise_a_retraction(
+    broker: &dyn Broker,
+) {
+    let (controller, observer) = (broker.controller().await.unwrap(), observer(broker).await);
+    let last = Announcement::new(WorkerId(1), spec());
+    for retracted in [true, false, true] {
+        if retracted {
+            controller.retract(&last).await.unwrap();
+        } else {
+            controller.promise(&last).await.unwrap();
+        }
+        let promises = observer.fleet().await.unwrap().promises;
+        let expected = last.clone();
+        assert_eq!(promises, vec![Promise { expected, holds: !retracted, retracted }]);
+    }
+}
+
+pub(crate) async fn only_jobs_that_no_worker_has_claimed_are_withdrawn(broker: &dyn Broker) {
+    let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
+    let claimed = gateway.submit(1).await;
+    let deliveries = worker.claim(1).await.unwrap();
+    let waiting = gateway.submit(300).await;
+    let entries: Vec<_> = claimed.iter().chain(&waiting).copied().collect();
+    let withdrawn = gateway.producer.withdraw_waiting(&queue(), &entries).await.unwrap();
+    assert_eq!(withdrawn.iter().filter(|is_waiting| **is_waiting).count(), 300);
+    assert!(!withdrawn[0]);
+    let outstanding = gateway.producer.outstanding(&queue(), &entries).await.unwrap();
+    assert_eq!(outstanding.iter().filter(|is_left| **is_left).count(), 1);
+    assert!(outstanding[0]);
+    // The claimed job still gets its answer.
+    let unsent = worker.settle(deliveries.into_iter().map(crate::echo).collect()).await.unwrap();
+    assert_eq!(unsent, 0);
 }
 
 pub(crate) async fn the_number_of_jobs_that_each_worker_holds_is_known(broker: &dyn Broker) {

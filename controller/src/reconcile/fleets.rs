@@ -6,7 +6,7 @@ use batchfleet_broker::Announcement;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
-use super::by_hand::Replicas;
+use super::{by_hand::Replicas, retract::ServedQueues};
 use crate::{
     crd::ModelFleet,
     decide::{Decision, FleetInput, ScaleMemory, TICK},
@@ -22,6 +22,8 @@ pub(crate) struct FleetStates {
     states: Mutex<HashMap<String, FleetState>>,
     /// Namespace and name by uid, of each fleet that has had a turn.
     names: Mutex<HashMap<String, [String; 2]>>,
+    /// The queues that the fleets serve.
+    pub(super) served: ServedQueues,
 }
 
 /// The state of one fleet.

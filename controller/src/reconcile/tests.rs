@@ -9,15 +9,28 @@ mod users;
 mod zero;
 
 use batchfleet_broker::{
-    Announcement, BatchWish, Broker, BrokerError, GatewayId, GatewayRoles, Job, Priority,
+    Announcement, BatchWish, Broker, BrokerError, GatewayId, GatewayRoles, Job, Observer, Priority,
     QueueName, RequestId, Traffic, WorkerId, WorkerRoles, memory::MemoryBroker,
 };
 use futures_util::future::BoxFuture;
+use kube::{Client, runtime::events::Reporter};
 use serde_json::{Value, json};
-use tokio::time::{advance, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, advance, sleep},
+};
 
 use super::*;
-use crate::{fake::FakeApi, late_broker::LateBroker, objects::WorkerRedis, sample};
+use crate::{
+    cluster::Cluster,
+    fake::FakeApi,
+    late_broker::LateBroker,
+    metrics::ControllerMetrics,
+    model_users::ModelUsers,
+    objects::{WorkerDefaults, WorkerRedis},
+    sample,
+    snapshot::Snapshots,
+};
 
 const FLEETS: &str = "/apis/batchfleet.dev/v1alpha1/namespaces/ml/modelfleets/digits";
 

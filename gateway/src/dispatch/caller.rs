@@ -1,7 +1,8 @@
 //! The callers of outstanding requests.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use batchfleet_broker::{EntryId, QueueName, RequestId};
 use parking_lot::Mutex;
 
 use crate::{ledger::Ledger, mailbox::Address, model::Model};
@@ -17,4 +18,16 @@ pub(super) struct Caller {
     pub(super) rows: u32,
     /// Where the caller waits for the answer.
     pub(super) address: Address,
+}
+
+/// Jobs in one queue.
+pub(super) type QueuedJobs = (QueueName, Vec<(RequestId, EntryId)>);
+
+/// Sorts jobs by their queue.
+pub(super) fn by_queue(jobs: Vec<(RequestId, EntryId, &Caller)>) -> Vec<QueuedJobs> {
+    let mut queues = HashMap::<&QueueName, Vec<_>>::new();
+    for (id, entry, caller) in jobs {
+        queues.entry(&caller.model.spec.queue).or_default().push((id, entry));
+    }
+    queues.into_iter().map(|(queue, jobs)| (queue.clone(), jobs)).collect()
 }

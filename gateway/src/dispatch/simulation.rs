@@ -114,6 +114,15 @@ impl Producer for SimProducer {
         Ok(())
     }
 
+    async fn withdraw_waiting(
+        &self,
+        _: &QueueName,
+        all: &[EntryId],
+    ) -> Result<Vec<bool>, BrokerError> {
+        let mut world = self.world();
+        Ok(all.iter().map(|entry| world.waiting.remove(entry).is_some()).collect())
+    }
+
     async fn outstanding(&self, _: &QueueName, all: &[EntryId]) -> Result<Vec<bool>, BrokerError> {
         sleep(Duration::from_millis(1)).await;
         let world = self.world();

@@ -4,9 +4,9 @@
 //! the queue for the job of a request. If the job is no longer in the queue, either its reply is
 //! about to arrive, or the job or the reply is lost.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use batchfleet_broker::{BrokerError, EntryId, QueueName, RequestId};
+use batchfleet_broker::BrokerError;
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -14,7 +14,11 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::line::JobLine;
+use super::{
+    caller::{QueuedJobs, by_queue},
+    line::JobLine,
+    retracted,
+};
 use crate::ledger::SILENCE;
 
 /// Interval between attempts to send unsent requests.
@@ -41,13 +45,13 @@ pub(super) async fn run(line: Arc<JobLine>, interrupted: Arc<Notify>) {
             continue;
         }
         if let Some(before) = interruption {
-            if search(&line, before).await.is_ok() {
+            let lost = presumed_lost(&line, before);
+            if search(&line, lost).await.is_ok() {
                 interruption = None;
             }
         } else if looked.elapsed() >= LOOK {
             looked = Instant::now();
-            let Some(silent) = looked.checked_sub(SILENCE) else { continue };
-            if let Err(error) = search(&line, silent).await {
+            if let Err(error) = look(&line, looked).await {
                 debug!(%error, "failed to look for silent requests");
             }
         }
@@ -55,10 +59,20 @@ pub(super) async fn run(line: Arc<JobLine>, interrupted: Arc<Notify>) {
     }
 }
 
-/// Searches for every job last seen in its queue before `before`.
-async fn search(line: &JobLine, before: Instant) -> Result<(), BrokerError> {
+/// Refuses the waiting requests of deleted fleets, and searches for jobs that their workers may have
+/// handed back, and for silent requests.
+async fn look(line: &JobLine, now: Instant) -> Result<(), BrokerError> {
+    let claimed = retracted::refuse(line).await?;
+    search(line, claimed).await?;
+    let Some(silent) = now.checked_sub(SILENCE) else { return Ok(()) };
+    let lost = presumed_lost(line, silent);
+    search(line, lost).await
+}
+
+/// Searches for these jobs in their queues.
+async fn search(line: &JobLine, sought: Vec<QueuedJobs>) -> Result<(), BrokerError> {
     let mut lost = Vec::new();
-    for (queue, jobs) in by_queue(line, before) {
+    for (queue, jobs) in sought {
         let entries: Vec<_> = jobs.iter().map(|&(_, entry)| entry).collect();
         let found = line.producer().outstanding(&queue, &entries).await?;
         let now = Instant::now();
@@ -84,16 +98,9 @@ async fn search(line: &JobLine, before: Instant) -> Result<(), BrokerError> {
     Ok(())
 }
 
-fn by_queue(line: &JobLine, before: Instant) -> HashMap<QueueName, Vec<(RequestId, EntryId)>> {
-    let mut queues = HashMap::<QueueName, Vec<_>>::new();
-    for (id, entry, caller) in line.ledger().presumed_lost(before) {
-        let queue = &caller.model.spec.queue;
-        match queues.get_mut(queue) {
-            Some(jobs) => jobs.push((id, entry)),
-            None => drop(queues.insert(queue.clone(), vec![(id, entry)])),
-        }
-    }
-    queues
+/// The jobs last seen in their queues before `before`.
+fn presumed_lost(line: &JobLine, before: Instant) -> Vec<QueuedJobs> {
+    by_queue(line.ledger().presumed_lost(before))
 }
 
 /// Submits the job of every unsent request.

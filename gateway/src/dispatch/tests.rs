@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use batchfleet_broker::{
     Announcement, Broker, Claims, Consumer, Datatype, Delivery, Failure, FleetSnapshot, ModelSpec,
-    ObservedWorker, Observer, Priority, QueueName, Reply, ReplyError, RequestId, Settlement,
-    Tensor, TensorSpec, Timing, WorkerId, WorkerRoles, memory::MemoryBroker, wire,
+    ObservedWorker, Observer, Priority, Promise, QueueName, Reply, ReplyError, RequestId,
+    Settlement, Tensor, TensorSpec, Timing, WorkerId, WorkerRoles, memory::MemoryBroker, wire,
 };
 use bytes::Bytes;
 use prometheus::{Registry, proto::Metric};
@@ -263,7 +263,8 @@ async fn the_error_of_a_model_is_an_answer() {
 async fn a_request_for_a_model_without_workers_waits_for_a_promised_worker() {
     let fixture = Fixture::with_seats(10).await;
     let promised = Announcement::new(WorkerId(0), spec());
-    fixture.model.update([].iter(), Some(&promised));
+    let promise = Promise { expected: promised, holds: true, retracted: false };
+    fixture.model.update([].iter(), Some(&promise));
     assert!(!fixture.model.is_ready());
     let asked = fixture.ask(7);
     let delivery = fixture.claim().await;
@@ -273,6 +274,39 @@ async fn a_request_for_a_model_without_workers_waits_for_a_promised_worker() {
     fixture.model.update([].iter(), None);
     let refused = fixture.ask(8).await.unwrap();
     assert!(matches!(refused, Err(InferError::NoWorkers(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_deleted_fleet_are_refused_except_those_that_a_worker_holds() {
+    let fixture = Fixture::with_seats(10).await;
+    let retraction =
+        Promise { expected: Announcement::new(WorkerId(0), spec()), holds: false, retracted: true };
+    let held = fixture.ask(1);
+    let delivery = fixture.claim().await;
+    let handed_back = fixture.ask(2);
+    let returned = fixture.claim().await;
+    let waiting = fixture.ask(3);
+    while fixture.observer.backlog(&spec().queue).await.unwrap().depth() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let living = [Announcement::new(WorkerId(1), spec())];
+    // While a worker lives, the requests wait for it.
+    fixture.model.update(living.iter(), Some(&retraction));
+    assert!(!fixture.model.is_retracted());
+    fixture.model.update([].iter(), Some(&retraction));
+    let began = Instant::now();
+    let refused = waiting.await.unwrap();
+    assert!(matches!(refused, Err(InferError::FleetDeleted(_))), "{refused:?}");
+    assert!(began.elapsed() < Duration::from_secs(2));
+
+    // The worker shuts down: it answers one of its jobs, and hands back the other.
+    fixture.worker.hand_back(vec![returned]).await.unwrap();
+    let refused = handed_back.await.unwrap();
+    assert!(matches!(refused, Err(InferError::FleetDeleted(_))), "{refused:?}");
+    assert!(began.elapsed() < Duration::from_secs(4));
+    let expected = fixture.answer(delivery, Ok(Vec::new())).await;
+    assert_eq!(held.await.unwrap().unwrap(), expected);
+    assert_eq!(fixture.metric("batchfleet_gateway_answered_total", "unavailable"), 2);
 }
 
 #[tokio::test(start_paused = true)]

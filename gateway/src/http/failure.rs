@@ -26,6 +26,7 @@ impl ResponseError for InferError {
             | Self::QueueLimit
             | Self::InFlight
             | Self::NoWorkers(_)
+            | Self::FleetDeleted(_)
             | Self::Draining
             | Self::QueueFull
             | Self::QueueUnreachable => StatusCode::SERVICE_UNAVAILABLE,

@@ -78,7 +78,14 @@ async fn a_change_that_is_set_back_is_an_event_that_names_the_field_and_its_auth
     world.tick(10).await.unwrap();
     let note = "ChangeSetBack: spec.maxReplicas of the HorizontalPodAutoscaler digits was changed and \
                 is set back, by kubectl-edit";
-    assert!(world.server.events().contains(&note.to_owned()), "{:?}", world.server.events());
+    let notes = |world: &World| world.server.events().iter().filter(|it| *it == note).count();
+    assert_eq!(notes(&world), 1, "{:?}", world.server.events());
+    // Also if the controller wants something new in the same turn.
+    world.server.edit(AUTOSCALER, |autoscaler| autoscaler["spec"]["maxReplicas"] = json!(5));
+    world.edit_spec(|spec| spec["scaling"] = json!({"max": 9}));
+    world.tick(10).await.unwrap();
+    assert_eq!(world.server.get(AUTOSCALER)["spec"]["maxReplicas"], 9);
+    assert_eq!(notes(&world), 2, "{:?}", world.server.events());
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,6 +184,27 @@ async fn the_series_of_a_fleet_end_with_the_fleet() {
     world.server.remove(FLEETS);
     sleep(TICK * 2).await;
     assert_eq!(conditions(), [""; 0]);
+    forgetting.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_of_a_deleted_fleet_is_retracted_by_the_leader() {
+    let mut world = World::new(&json!({})).await;
+    world.ticks(2, 10).await;
+    let context = world.context.clone();
+    let forgetting = tokio::spawn(async move { context.forget_deleted().await });
+    let observer = world.broker.observer().await.unwrap();
+    sleep(TICK).await;
+    assert_eq!(observer.fleet().await.unwrap().promises, []);
+    world.leads.send_replace(false);
+    world.server.remove(FLEETS);
+    sleep(TICK).await;
+    assert_eq!(observer.fleet().await.unwrap().promises, []);
+    world.leads.send_replace(true);
+    sleep(TICK).await;
+    let [retracted] = observer.fleet().await.unwrap().promises.try_into().unwrap();
+    assert!(retracted.retracted && !retracted.holds);
+    assert_eq!(retracted.expected.model.queue, queue());
     forgetting.abort();
 }
 
