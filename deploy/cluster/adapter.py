@@ -2,6 +2,7 @@
 against a real Prometheus. If Prometheus fails, the answer is an error, as with the real adapter.
 """
 
+import contextlib
 import http.server
 import json
 import pathlib
@@ -51,14 +52,12 @@ class Adapter:
         self.server.socket = tls().wrap_socket(self.server.socket, server_side=True,
                                                do_handshake_on_connect=False)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.objects = registration(self.namespace.name, *self.server.server_address)
-        self.namespace.apply(*self.objects)
+        self.registered = registered(self.namespace, *self.server.server_address)
+        self.registered.__enter__()
         return self
 
-    def __exit__(self, *_):
-        # Removes the API first: Kubernetes deletes no namespace while a registered API is unavailable.
-        for thing in reversed(self.objects):
-            self.namespace.kubectl("delete", "--filename", "-", stdin=json.dumps(thing))
+    def __exit__(self, *error):
+        self.registered.__exit__(*error)
         self.server.shutdown()
         self.server.server_close()
 
@@ -112,6 +111,19 @@ def cluster_facing_address(namespace):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((server, 443))  # Sends nothing: only selects the route.
         return probe.getsockname()[0]
+
+
+@contextlib.contextmanager
+def registered(namespace, address, port):
+    """Registers the provider of external metrics until the `with` block ends."""
+    objects = registration(namespace.name, address, port)
+    namespace.apply(*objects)
+    try:
+        yield
+    finally:
+        # Removes the API first: Kubernetes deletes no namespace while a registered API is unavailable.
+        for thing in reversed(objects):
+            namespace.kubectl("delete", "--filename", "-", stdin=json.dumps(thing))
 
 
 def registration(namespace, address, port):

@@ -1,9 +1,10 @@
 """Scenarios of fleets that cannot work, of hands that change objects, and of the end of a namespace."""
 
+import re
 import time
 
 from fleets import fleet, ready, workers
-from kube import await_, run
+from kube import GATEWAYS, await_, run
 from load import settle, troubles
 
 API = "v1beta1.external.metrics.k8s.io"
@@ -32,14 +33,37 @@ BROKEN = {
     "too-much-cpu": ("InsufficientResources", "Insufficient cpu", set_("spec.worker.requests", {"cpu": "500"})),
     "no-gpu": ("InsufficientResources", "Insufficient nvidia.com/gpu",
                set_("spec.worker", {"executionProvider": "cuda", "gpu": {"count": 64}})),
-    "bad-limits": ("SpecRefused", "must be less than or equal to",
-                   set_("spec.worker", {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})),
+    "bad-label": ("SpecRefused", "a valid label must be", set_("spec.pod.labels", {"team": "not valid!"})),
+}
+
+# What the API server must say to each spec that the definition of ModelFleet does not allow.
+REFUSED = {
+    "worker.requests must not be more than worker.limits":
+        set_("spec.worker", {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}),
+    "spec.worker.requests.cpu in body should match": set_("spec.worker.requests", {"cpu": "two"}),
+    "scaling.min must not be more than scaling.max": set_("spec.scaling", {"min": 3, "max": 2}),
 }
 
 
+def refusals(stage):
+    """The specs that the API server accepts, although it must refuse them with these words."""
+    accepted = []
+    for words, change in REFUSED.items():
+        thing = fleet(stage.images, "refused", {"min": 1, "max": 2})
+        change(thing)
+        try:
+            stage.namespace.apply(thing)
+        except RuntimeError as refusal:
+            accepted += [] if words in str(refusal) else [f"{refusal} lacks {words!r}"]
+        else:
+            accepted.append(f"not refused: {words}")
+    return accepted
+
+
 def broken(stage):
-    """Each broken fleet says why, by its reason and in the words of the failed container."""
-    namespace, wrong = stage.namespace, []
+    """Each broken fleet says why, by its reason and in the words of the failed container, or the API server
+    refuses it."""
+    namespace, wrong = stage.namespace, refusals(stage)
     for name, (_, _, change) in BROKEN.items():
         thing = fleet(stage.images, name, {"min": 1, "max": 2})
         change(thing)
@@ -57,7 +81,7 @@ def broken(stage):
     print(namespace.kubectl("get", "modelfleets"), end="")
     for name in BROKEN:
         stage.drop(name)
-    return f"{len(BROKEN)} broken fleets", wrong
+    return f"{len(BROKEN)} broken fleets, and {len(REFUSED)} refused ones", wrong
 
 
 def notes(namespace, reason):
@@ -102,19 +126,24 @@ def second_fleet(stage):
 def fleet_deleted(stage):
     """A fleet is deleted while requests wait: a worker answers those that it has claimed, and the
     gateways refuse the others at once."""
-    stage.fleet("doomed", {"min": 1, "max": 1}, batch_ms=300, row_ms=150)
-    load = stage.load("doomed", 20, 10)
-    settle(5)
+    thing = fleet(stage.images, "doomed", {"min": 1, "max": 1}, batch_ms=200)
+    set_("spec.batch", {"mode": "fixed", "rows": 1})(thing)
+    stage.namespace.apply(thing)
+    await_("the worker", lambda: ready(stage.namespace, "doomed", 1))
+    load = stage.load("doomed", 10, 20)
+    depth = re.compile(r'batchfleet_queue_depth{.*model="doomed"')
+    waiting = lambda: max(value for name, value in stage.namespace.metrics(GATEWAYS).items() if depth.match(name))
+    await_("ten requests wait", lambda: waiting() >= 10, seconds=20)
     stage.namespace.kubectl("delete", "modelfleet", "doomed", "--wait=false")
     start = time.monotonic()
     await_("no worker", lambda: not stage.namespace.pods(workers("doomed")), seconds=60)
     drained = time.monotonic() - start
     report = load.report()
-    refused = report["refused"].pop("no_workers", 0)
+    refused = report["refused"].pop("503 no_workers", 0)
     wrong = troubles(report) + ([] if refused else ["no request was refused"])
     longest = report["latency_ms"]["max"]
     return (f"{report['right']} of {report['sent']} right, longest {longest:.0f} ms, {refused} x no_workers;"
-            f" drained after {drained:.0f} s; ended {report['took'] - 10:.1f} s after the load"), wrong
+            f" no worker after {drained:.0f} s"), wrong
 
 
 def without_metric(stage):

@@ -5,6 +5,8 @@ import subprocess
 import threading
 import time
 
+GATEWAYS = "app.kubernetes.io/component=gateway"
+
 
 def run(*command, stdin=None, timeout=300):
     """The output of a program; raises an error with the end of its stderr if it fails."""

@@ -8,16 +8,16 @@ import tempfile
 import time
 
 from adapter import Adapter
+from addons import real_adapter, real_keda
 from broken import (broken, changed_by_hand, fleet_deleted, namespace_deleted, second_fleet,
                     without_metric)
 from fleets import fleet, is_ready, ready, workers
-from kube import Recorder, await_, run
+from kube import GATEWAYS, Recorder, await_, run
 from load import Load, pod, settle, troubles
 from prometheus import Prometheus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = "helm/batchfleet"
-GATEWAYS = "app.kubernetes.io/component=gateway"
 
 
 class Stage:
@@ -260,4 +260,4 @@ def to_zero(stage):
 
 
 ALL = [install, broken, changed_by_hand, second_fleet, fleet_deleted, step, scale_in, worker_kills, rollout, to_zero,
-       without_metric, controller_gone, prometheus_gone, api_frozen, namespace_deleted]
+       without_metric, controller_gone, prometheus_gone, real_adapter, real_keda, api_frozen, namespace_deleted]

@@ -1,7 +1,8 @@
 """Runs the scenarios on a real Kubernetes cluster and prints their results.
 
 Needs KUBECONFIG, kubectl, helm, and a cluster that has the images of `make images` with the tag TAG
-and the Redis image REDIS_IMAGE. OUTAGE_SECONDS is the length of controller and Prometheus outages.
+and the Redis image REDIS_IMAGE. OUTAGE_SECONDS is the length of controller and Prometheus outages. ADAPTER=1 and
+KEDA=1 also run the real prometheus-adapter and KEDA: see addons.py.
 """
 
 import os
@@ -38,23 +39,24 @@ def main(names):
     finally:
         stage.namespace.helm("uninstall", "batchfleet", "--ignore-not-found")
         run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=600)
-    failed = passed.count(False)
-    print(f"{len(passed) - failed} of {len(chosen)} scenarios passed, {failed} failed")
+    failed, left_out = passed.count(False), passed.count(None)
+    print(f"{passed.count(True)} of {len(chosen)} scenarios passed, {failed} failed, {left_out} not run")
     return 1 if failed else 0
 
 
 def passes(scenario, stage):
-    """Runs a scenario and prints its result; returns whether it passed."""
+    """Runs a scenario and prints its result; returns whether it passed, None if it was not run."""
     start = time.monotonic()
     try:
         summary, wrong = scenario(stage)
     except Exception as error:  # A scenario that raises has failed; the next ones still run.
         summary, wrong = "aborted", [str(error)]
     took = time.monotonic() - start
-    print(f"{'FAILED' if wrong else 'passed':7}{scenario.__name__:16}{took:5.0f} s  {summary}", flush=True)
-    for trouble in wrong:
-        print(f"       {trouble}", flush=True)
-    return not wrong
+    result = "FAILED" if wrong else "not run" if wrong is None else "passed"
+    print(f"{result:8}{scenario.__name__:16}{took:5.0f} s  {summary}", flush=True)
+    for trouble in wrong or []:
+        print(f"        {trouble}", flush=True)
+    return None if wrong is None else not wrong
 
 
 if __name__ == "__main__":

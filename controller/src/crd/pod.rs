@@ -92,7 +92,9 @@ pub struct EmptyDirSource {
     validation = Rule::new("self.executionProvider == 'cpu' || has(self.gpu)")
         .message("worker.executionProvider cuda and tensorrt need worker.gpu"),
     validation = Rule::new("self.executionProvider != 'cpu' || !has(self.gpu)")
-        .message("worker.gpu has no effect with worker.executionProvider cpu: remove worker.gpu or set another execution provider")
+        .message("worker.gpu has no effect with worker.executionProvider cpu: remove worker.gpu or set another execution provider"),
+    validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)")
+        .message("worker.requests must not be more than worker.limits")
 )]
 pub struct Worker {
     /// Image of the workers. Defaults to the controller's setting `--worker-image`.
@@ -118,10 +120,18 @@ pub struct Worker {
 pub(super) const QUANTITY: &str =
     r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
-/// Lets the API server refuse amounts that are no quantities.
+/// The most characters of a quantity.
+const LONGEST_QUANTITY: u32 = 32;
+/// The most resources of a worker.
+const MOST_RESOURCES: u32 = 16;
+
+/// Lets the API server refuse amounts that are no quantities, and compare amounts: it refuses rules
+/// about maps without a bound, because their evaluation could take too long.
 fn quantities(map: &mut Schema) {
+    map.insert("maxProperties".to_owned(), MOST_RESOURCES.into());
     if let Some(Value::Object(amount)) = map.get_mut("additionalProperties") {
         amount.insert("pattern".to_owned(), QUANTITY.into());
+        amount.insert("maxLength".to_owned(), LONGEST_QUANTITY.into());
     }
 }
 

@@ -63,6 +63,14 @@ fn contradictions_are_refused_with_a_message_that_says_what_to_change() {
         (json!({"replicas": 11}), "replicas must not be more than scaling.max"),
         (json!({"worker": {"executionProvider": "cuda"}}), "cuda and tensorrt need worker.gpu"),
         (json!({"worker": {"gpu": {}}}), "worker.gpu has no effect with worker.executionProvider"),
+        (
+            json!({"worker": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}),
+            "worker.requests must not be more than worker.limits",
+        ),
+        (
+            json!({"worker": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000M"}}}),
+            "worker.requests must not be more than worker.limits",
+        ),
     ] {
         let refusals = refusals("digits", &spec(&more));
         assert!(
@@ -81,6 +89,9 @@ fn valid_combinations_are_accepted() {
         json!({"batch": {"sizes": [1, 8, 64]}}),
         json!({"replicas": 0}),
         json!({"worker": {"executionProvider": "tensorrt", "gpu": {"count": 2}}}),
+        json!({"worker": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 2, "memory": "1Gi"}}}),
+        json!({"worker": {"requests": {"cpu": 1, "memory": "1G"}, "limits": {"memory": "1Gi"}}}),
+        json!({"worker": {"requests": {"memory": "4Gi"}, "limits": {"cpu": 2}}}),
     ] {
         assert_eq!(refusals("digits", &spec(&more)), [""; 0], "{more}");
     }
