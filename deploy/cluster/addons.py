@@ -1,9 +1,11 @@
-"""The real programs that fleets work with, as processes beside the cluster: prometheus-adapter, and KEDA with
-its metrics server. ADDONS names the folder with the programs `prometheus-adapter`, `keda` and `keda-adapter`,
-and with KEDA's resource definitions in `keda-crds`.
+"""The real programs that fleets work with, as processes beside the cluster: prometheus-adapter, KEDA with its
+metrics server, and prometheus-operator. ADDONS names the folder with the programs `prometheus-adapter`, `keda`,
+`keda-adapter` and `prometheus-operator`, and with the resource definitions in `keda-crds` and
+`prometheus-operator-crds`. The operator's pods need the images PROMETHEUS_IMAGE and RELOADER_IMAGE in the cluster.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -12,7 +14,7 @@ import subprocess
 import tempfile
 
 from adapter import RULES, cluster_facing_address, registered
-from fleets import fleet, ready, workers
+from fleets import fleet, is_ready, ready, workers
 from kube import await_, run
 from load import settle, troubles
 from prometheus import Prometheus
@@ -86,14 +88,15 @@ def keda(namespace, operator, server, definitions):
     run("kubectl", "apply", "--server-side", "--filename", definitions)
     with tempfile.TemporaryDirectory() as folder:
         certificates(folder, address)
-        variables = {"WATCH_NAMESPACE": namespace.name, "POD_NAMESPACE": namespace.name}
+        variables = {"WATCH_NAMESPACE": namespace.name, "POD_NAMESPACE": namespace.name,
+                     "KEDA_CLUSTER_OBJECT_NAMESPACE": namespace.name}
         operating = [operator, f"--cert-dir={folder}", f"--metrics-service-bind-address=:{service}",
                      "--metrics-bind-address=:0", "--health-probe-bind-address=:0"]
         kubeconfig = os.environ["KUBECONFIG"]
         serving = [server, f"--metrics-service-address={address}:{service}", f"--secure-port={port}", f"--port={http}",
                    f"--bind-address={address}", f"--cert-dir={folder}", f"--client-ca-file={folder}/ca.crt",
                    f"--tls-cert-file={folder}/tls.crt", f"--tls-private-key-file={folder}/tls.key",
-                   f"--authentication-kubeconfig={kubeconfig}", f"--authorization-kubeconfig={kubeconfig}"]
+                   *(f"--{use}kubeconfig={kubeconfig}" for use in ("", "lister-", "authentication-", "authorization-"))]
         with process(folder, "keda", *operating, **variables), \
                 process(folder, "keda-adapter", *serving, **variables), registered(namespace, address, port):
             yield
@@ -158,3 +161,54 @@ def real_keda(stage):
     stage.drop("digits")
     stage.upgrade()
     return summary, wrong
+
+
+def real_operator(stage):
+    """The real prometheus-operator with the chart's monitors and rules: its Prometheus scrapes every program, and
+    every rule can be evaluated."""
+    found = at_hand("OPERATOR", "prometheus-operator", "prometheus-operator-crds")
+    if not found:
+        return "OPERATOR is not 1", None
+    program, definitions = found
+    namespace = stage.namespace
+    run("kubectl", "apply", "--server-side", "--filename", definitions)
+    monitoring = "monitoring.podMonitors.enabled=true,monitoring.podMonitors.interval=2s,monitoring.rules.enabled=true"
+    operating = [program, f"--kubeconfig={os.environ['KUBECONFIG']}", f"--namespaces={namespace.name}",
+                 "--web.listen-address=127.0.0.1:0", f"--prometheus-config-reloader={os.environ['RELOADER_IMAGE']}"]
+    with tempfile.TemporaryDirectory() as folder, process(folder, "prometheus-operator", *operating):
+        stage.upgrade("--set", monitoring)
+        stage.fleet("watched", {"min": 2, "max": 2}, row_ms=1)
+        namespace.apply(*scraping(namespace.name, os.environ["PROMETHEUS_IMAGE"]))
+        await_("Prometheus is ready", lambda: any(map(is_ready, namespace.pods("prometheus=watching"))), seconds=90)
+        path = f"/api/v1/namespaces/{namespace.name}/pods/prometheus-watching-0:9090/proxy/api/v1"
+        ask = lambda what: json.loads(namespace.kubectl("get", "--raw", f"{path}/{what}"))["data"]
+        up = lambda: {target["labels"]["pod"] for target in ask("targets")["activeTargets"] if target["health"] == "up"}
+        programs = "app.kubernetes.io/component in (gateway, controller, worker)"
+        pods = {pod["metadata"]["name"] for pod in namespace.pods(programs)}
+        await_(f"every one of {len(pods)} pods is scraped", lambda: pods <= up(), seconds=90)
+        rules = lambda: [rule for group in ask("rules")["groups"] for rule in group["rules"]]
+        await_("every rule is evaluated", lambda: rules() and all(rule["health"] == "ok" for rule in rules()))
+        summary = f"{len(pods)} pods are scraped, {len(rules())} rules are evaluated"
+        namespace.kubectl("delete", "prometheus", "watching")
+        stage.drop("watched")
+    stage.upgrade()
+    return summary, []
+
+
+def scraping(namespace, image):
+    """A Prometheus for the operator, and its rights."""
+    name = "watching"
+    group = {"apiGroup": "rbac.authorization.k8s.io"}
+    restricted = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name},
+         "rules": [{"apiGroups": [""], "resources": ["pods", "services", "endpoints"], "verbs": ["get", "list", "watch"]}]},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name},
+         "roleRef": {**group, "kind": "Role", "name": name},
+         "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]},
+        {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": {"name": name},
+         "spec": {"image": image, "version": "v3.5.3", "serviceAccountName": name, "securityContext": restricted,
+                  "podMonitorSelector": {}, "serviceMonitorSelector": {}, "ruleSelector": {},
+                  "evaluationInterval": "5s", "resources": {"requests": {"memory": "100Mi"}}}},
+    ]

@@ -8,7 +8,7 @@ import tempfile
 import time
 
 from adapter import Adapter
-from addons import real_adapter, real_keda
+from addons import real_adapter, real_keda, real_operator
 from broken import (broken, changed_by_hand, fleet_deleted, namespace_deleted, second_fleet,
                     without_metric)
 from fleets import fleet, is_ready, ready, workers
@@ -60,7 +60,7 @@ class Stage:
 
     def reads(self, name):
         """Whether the autoscaler of a fleet gets its metric."""
-        return is_active(self.namespace.get("hpa", name))
+        return any(map(is_active, self.namespace.get("hpa", "--field-selector", f"metadata.name={name}")["items"]))
 
 
 def is_active(autoscaler):
@@ -260,4 +260,5 @@ def to_zero(stage):
 
 
 ALL = [install, broken, changed_by_hand, second_fleet, fleet_deleted, step, scale_in, worker_kills, rollout, to_zero,
-       without_metric, controller_gone, prometheus_gone, real_adapter, real_keda, api_frozen, namespace_deleted]
+       without_metric, controller_gone, prometheus_gone, real_adapter, real_keda,
+       real_operator, api_frozen, namespace_deleted]
