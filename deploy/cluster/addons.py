@@ -114,15 +114,23 @@ def certificates(folder, address):
 
 def scaled_to_the_load(stage, name):
     """Puts more load on a fleet than its one worker can take. Returns the summary, and what went wrong: failed
-    requests, or another number of workers than the controller wants."""
-    load = stage.load(name, 150, 90)
-    settle(75)
-    status = stage.namespace.get("modelfleet", name)["status"]
-    wanted, found = status["wantedReplicas"], len(stage.namespace.pods(workers(name)))
+    requests, or another number of workers than the controller wants. What it wants changes with the load, and the
+    autoscaler follows within 15 s."""
+    load = stage.load(name, 80, 100)
+    settle(40)
+    samples = []
+    for _ in range(10):
+        settle(5)
+        wanted = stage.namespace.get("modelfleet", name)["status"]["wantedReplicas"]
+        samples.append((wanted, stage.namespace.get("deployment", name)["spec"]["replicas"]))
     report = load.report()
-    wrong = troubles(report) + ([] if wanted > 1 else ["the controller wants one worker only"])
-    wrong += [] if abs(found - wanted) <= 1 else [f"{found} workers where {wanted} are wanted"]
-    return f"{found} workers, {wanted} wanted; {report['right']} of {report['sent']} right", wrong
+    most = max(wanted for wanted, _ in samples)
+    short = [wanted - found > 1 for wanted, found in samples]
+    wrong = troubles(report) + ([] if most > 1 else ["the controller wants one worker only"])
+    wrong += ["too few workers for 15 s"] if any(map(all, zip(short, short[1:], short[2:]))) else []
+    wrong += ["too many workers"] if any(found > most + 1 for _, found in samples) else []
+    series = ", ".join(f"{wanted}/{found}" for wanted, found in samples)
+    return f"wanted/found {series}; {report['right']} of {report['sent']} right", wrong
 
 
 def real_adapter(stage):
@@ -131,7 +139,7 @@ def real_adapter(stage):
     if not found:
         return "ADAPTER is not 1", None
     stage.upgrade("--set", "externalMetrics.enabled=false")
-    stage.fleet("adapted", {"min": 1, "max": 8, "holdSeconds": 60, "coldStartSeconds": 10})
+    stage.fleet("adapted", {"min": 1, "max": 8, "holdSeconds": 60, "coldStartSeconds": 10}, row_ms=20)
     with Prometheus(stage.namespace) as prometheus, prometheus_adapter(stage.namespace, prometheus, *found):
         await_("the autoscaler reads", lambda: stage.reads("adapted"))
         summary, wrong = scaled_to_the_load(stage, "adapted")
@@ -148,7 +156,7 @@ def real_keda(stage):
         return "KEDA is not 1", None
     stage.upgrade("--set", "externalMetrics.enabled=false")
     namespace = stage.namespace
-    namespace.apply(fleet(stage.images, "digits", {"mode": "external", "max": 8, "coldStartSeconds": 10}))
+    namespace.apply(fleet(stage.images, "digits", {"mode": "external", "max": 8, "coldStartSeconds": 10}, row_ms=20))
     await_("a worker", lambda: ready(namespace, "digits", 1))
     with Prometheus(namespace) as prometheus, keda(namespace, *found):
         # The two values that the example tells its users to change.

@@ -30,7 +30,8 @@ class Stage:
 
     def install(self, chart):
         tag = self.images["gateway"].rsplit(":", 1)[1]
-        return ["batchfleet", str(chart), "--values", str(ROOT / "deploy/cluster/values.yaml"),
+        more = ["--values", os.environ["VALUES"]] if os.environ.get("VALUES") else []
+        return ["batchfleet", str(chart), "--values", str(ROOT / "deploy/cluster/values.yaml"), *more,
                 "--set", f"images.tag={tag}", "--set", f"images.redis={self.images['redis']}"]
 
     def upgrade(self, *settings):

@@ -1,7 +1,8 @@
 """Runs the scenarios on a real Kubernetes cluster and prints their results.
 
 Needs KUBECONFIG, kubectl, helm, and a cluster that has the images of `make images` with the tag TAG
-and the Redis image REDIS_IMAGE. OUTAGE_SECONDS is the length of controller and Prometheus outages. ADAPTER=1, KEDA=1
+and the Redis image REDIS_IMAGE. OUTAGE_SECONDS is the length of controller and Prometheus outages, and
+VALUES is a file with further values of the chart. ADAPTER=1, KEDA=1
 and OPERATOR=1 also run the real prometheus-adapter, KEDA and prometheus-operator: see addons.py.
 """
 
