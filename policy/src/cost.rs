@@ -102,6 +102,17 @@ impl CostModel {
         Self { fixed_sizes: true, ..self }
     }
 
+    /// Returns the model of an engine that has run batches of `rows`.
+    #[must_use]
+    pub(crate) fn having_run(self, rows: u32) -> Self {
+        Self { ran: self.ran.max(rows), ..self }
+    }
+
+    /// Returns the most rows that have run together.
+    pub(crate) fn ran(&self) -> u32 {
+        self.ran
+    }
+
     /// Returns the model of the same engine, if it pads all batches to `rows` rows.
     #[must_use]
     pub fn at_one_size(&self, rows: u32) -> Self {

@@ -35,6 +35,13 @@ pub struct LengthSample {
     pub took: Duration,
 }
 
+impl LengthSample {
+    /// The units of all rows.
+    pub(crate) fn units_of(&self, lengths: &LengthCost) -> f64 {
+        f64::from(self.rows) * lengths.units(self.length)
+    }
+}
+
 /// u(S), the cost of a row by its length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LengthCost {
@@ -60,20 +67,7 @@ impl LengthCost {
     /// coefficient. Flat if a model of the number of rows alone is hardly worse, because the rest
     /// may be noise.
     pub fn fit(samples: &[LengthSample]) -> Self {
-        let lengths = samples.iter().map(|sample| sample.length);
-        let (Some(shortest), Some(longest)) = (lengths.clone().min(), lengths.max()) else {
-            return Self::default();
-        };
-        let short = as_f64(shortest.max(1));
-        let terms: Vec<[f64; TERMS]> = samples.iter().map(relative_terms).collect();
-        let (_, error_of_rows) = nonnegative_fit(&terms, ROWS_ALONE);
-        let ([_, row, linear, square], error) = nonnegative_fit(&terms, TERMS);
-        let unit = row + linear * short + square * short * short;
-        if error_of_rows <= NOISE.max(error / EXPLAINED) || unit <= 0.0 {
-            return Self::default();
-        }
-        let (row, linear, square) = (row / unit, linear / unit, square / unit);
-        Self { row, linear, square, measured: longest, ran: None }
+        fit(samples).lengths
     }
 
     /// Whether rows of all lengths cost the same.
@@ -115,6 +109,45 @@ impl LengthCost {
         let length = as_f64(length);
         (self.row + self.linear * length + self.square * length * length).max(1.0)
     }
+}
+
+/// T(b, S), fitted to measured batches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LengthFit {
+    pub(crate) lengths: LengthCost,
+    /// a: the time of a batch beside its units, in seconds.
+    fixed: f64,
+    /// The time of a unit, in seconds.
+    unit: f64,
+}
+
+impl LengthFit {
+    /// The time of so many units, in seconds.
+    pub(crate) fn of_units(&self, units: f64) -> f64 {
+        (self.fixed + units * self.unit).max(1e-9)
+    }
+
+    /// The time of a batch of the rows and length of `sample`, in seconds.
+    pub(crate) fn seconds(&self, sample: &LengthSample) -> f64 {
+        self.of_units(sample.units_of(&self.lengths))
+    }
+}
+
+/// Fits T(b, S) as [`LengthCost::fit`] does.
+pub(crate) fn fit(samples: &[LengthSample]) -> LengthFit {
+    let lengths = samples.iter().map(|sample| sample.length);
+    let short = as_f64(lengths.clone().min().unwrap_or(1).max(1));
+    let terms: Vec<[f64; TERMS]> = samples.iter().map(relative_terms).collect();
+    let ([fixed, row, ..], error_of_rows) = nonnegative_fit(&terms, ROWS_ALONE);
+    let by_rows = LengthFit { lengths: LengthCost::default(), fixed, unit: row };
+    let ([fixed, row, linear, square], error) = nonnegative_fit(&terms, TERMS);
+    let unit = row + linear * short + square * short * short;
+    if error_of_rows <= NOISE.max(error / EXPLAINED) || unit <= 0.0 {
+        return by_rows;
+    }
+    let (row, linear, square) = (row / unit, linear / unit, square / unit);
+    let measured = lengths.max().unwrap_or(1);
+    LengthFit { lengths: LengthCost { row, linear, square, measured, ran: None }, fixed, unit }
 }
 
 /// The coefficients a, r, c, d ≥ 0 with the least squares of relative errors, of which the first

@@ -4,6 +4,7 @@
 //!   measured duration of a batch of b rows.
 //! - [`LengthCost`] is u(S), the cost of a row of length S: where rows differ in length, everything
 //!   that counts rows counts these units.
+//!   [`LengthTimes`] corrects it while the model serves.
 //! - [`companions`] chooses which waiting requests of different lengths run together.
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
 //!   model, the latency target and the load ([`ArrivalRate`], [`Standing`]). [`BatchChoice`]
@@ -21,6 +22,7 @@ mod climb;
 mod compose;
 mod cost;
 mod default_version;
+mod length_times;
 mod lengths;
 mod rate;
 mod scale;
@@ -34,6 +36,7 @@ pub use climb::{Climb, ClimbEnd};
 pub use compose::{LargestBatch, WaitingRows, companions, composed_time};
 pub use cost::CostModel;
 pub use default_version::{VersionLoad, default_version};
+pub use length_times::{CorrectedCosts, LengthTimes};
 pub use lengths::{LengthCost, LengthSample};
 pub use rate::ArrivalRate;
 pub use scale::{

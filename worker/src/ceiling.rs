@@ -4,6 +4,8 @@
 //! ceiling rises by one row after [`PATIENCE`] full batches, because other processes may have freed
 //! memory. A rise that fails is undone, and the next rise takes twice as many batches.
 
+use crate::limit::whole_units;
+
 /// Full batches before the ceiling rises by one row: the initial and the largest number.
 const PATIENCE: u32 = 50;
 const LONGEST_PATIENCE: u32 = 3200;
@@ -30,6 +32,15 @@ impl Ceiling {
     /// The current maximum of rows per batch; at least 1.
     pub(crate) const fn rows(self) -> u32 {
         self.rows
+    }
+
+    /// The same, counted in units of which there are `per_unit` times as many.
+    pub(crate) fn scaled(self, per_unit: f64) -> Self {
+        if self.rows == u32::MAX {
+            return self;
+        }
+        let scaled = |rows: u32| whole_units(f64::from(rows) * per_unit);
+        Self { rows: scaled(self.rows).max(1), proven: scaled(self.proven), ..self }
     }
 
     /// Records a successful batch of `rows` rows.
@@ -111,6 +122,14 @@ mod tests {
         }
         (0..1000).for_each(|_| ceiling.ran(8));
         assert_eq!(ceiling.rows(), 16);
+    }
+
+    #[test]
+    fn the_limit_stays_the_same_in_other_units() {
+        let mut ceiling = Ceiling::default();
+        assert_eq!(ceiling.scaled(3.0).rows(), u32::MAX);
+        run(&mut ceiling, 20, 3);
+        assert_eq!((ceiling.scaled(2.5).rows(), ceiling.scaled(0.01).rows()), (40, 1));
     }
 
     #[test]

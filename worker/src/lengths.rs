@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
-use batchfleet_policy::LengthCost;
+use batchfleet_policy::{LengthCost, LengthSample};
 use parking_lot::RwLock;
 
 use crate::padding::Padding;
@@ -18,6 +18,8 @@ pub(crate) struct RowLengths {
     inputs: Vec<OpenInput>,
     padding: Option<Arc<Padding>>,
     cost: Arc<RwLock<LengthCost>>,
+    /// The batches from which the cost was measured.
+    measured: Arc<[LengthSample]>,
     /// The length to expect before the first request.
     expected: u64,
 }
@@ -46,9 +48,21 @@ impl RowLengths {
         Self { inputs: model.inputs.iter().filter_map(open).collect(), ..Self::default() }
     }
 
-    /// The same with the measured cost of rows, of which `expected` is the most likely length.
-    pub(crate) fn with_cost(self, cost: LengthCost, expected: u64) -> Self {
-        Self { cost: Arc::new(RwLock::new(cost)), expected, ..self }
+    /// The same with the cost of rows according to the `measured` batches. `expected` is the most
+    /// likely length.
+    pub(crate) fn with_cost(self, measured: &[LengthSample], expected: u64) -> Self {
+        let cost = Arc::new(RwLock::new(LengthCost::fit(measured)));
+        Self { cost, measured: measured.into(), expected, ..self }
+    }
+
+    /// The batches from which the cost was measured.
+    pub(crate) fn measured(&self) -> &[LengthSample] {
+        &self.measured
+    }
+
+    /// Replaces the cost of rows.
+    pub(crate) fn correct(&self, cost: LengthCost) {
+        *self.cost.write() = cost;
     }
 
     /// Whether rows may differ in length.
@@ -130,11 +144,9 @@ impl OpenInput {
 
 #[cfg(test)]
 mod tests {
-    use batchfleet_broker::Datatype;
-    use batchfleet_policy::LengthSample;
-
     use super::*;
     use crate::batch::examples::{delivery, spec};
+    use batchfleet_broker::Datatype;
 
     #[test]
     fn the_length_of_a_row_is_the_product_of_its_open_dimensions() {
@@ -151,14 +163,10 @@ mod tests {
             let took = std::time::Duration::from_millis(ms);
             LengthSample { rows, length, took }
         };
-        let cost = LengthCost::fit(&[
-            sample(1, 100, 11),
-            sample(2, 100, 21),
-            sample(1, 400, 41),
-            sample(2, 400, 81),
-        ]);
-        let lengths = lengths.with_cost(cost, 200);
-        assert!((lengths.expected_units() - 2.0).abs() < 1e-6, "{cost:?}");
+        let measured =
+            [sample(1, 100, 11), sample(2, 100, 21), sample(1, 400, 41), sample(2, 400, 81)];
+        let lengths = lengths.with_cost(&measured, 200);
+        assert!((lengths.expected_units() - 2.0).abs() < 1e-6, "{lengths:?}");
         // Nothing is known of rows of 2000 until they have run.
         job.inputs[1].shape = vec![2, 3, 40, 50];
         assert!((lengths.units(&job) - 16.0).abs() < 1e-6, "{}", lengths.units(&job));

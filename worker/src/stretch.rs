@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use batchfleet_broker::Tensor;
-use batchfleet_policy::{LengthCost, LengthSample};
+use batchfleet_policy::LengthSample;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -23,7 +23,7 @@ const STEP: u64 = 4;
 const ROWS: [u32; 3] = [1, 4, 16];
 /// Runs of each batch. The first prepares the size.
 const RUNS: usize = 3;
-/// A batch whose runs have taken this long together is not run again.
+/// A batch whose runs have taken this long together is not run again, except once.
 const LONG: Duration = Duration::from_millis(50);
 /// A batch that is expected to take longer does not run.
 const LONGEST: Duration = Duration::from_millis(400);
@@ -69,8 +69,8 @@ pub(crate) fn measure_lengths(
             measured.push(length);
         }
     }
-    let cost = LengthCost::fit(&samples);
-    let expected = measured[measured.len() / 2];
+    let lengths = lengths.with_cost(&samples, measured[measured.len() / 2]);
+    let cost = lengths.cost();
     let (model, longest_costs) = (&engine.spec().queue, cost.units(longest));
     info!(%model, shortest, longest, longest_costs, "measured rows by their length");
     let largest = profile.iter().map(|&(rows, _)| rows).max().unwrap_or_default();
@@ -78,7 +78,7 @@ pub(crate) fn measure_lengths(
         (whole_units(f64::from(sample.rows) * cost.units(sample.length)), sample.took)
     });
     profile.extend(larger.filter(|&(units, _)| units > largest));
-    (lengths.with_cost(cost, expected), profile)
+    (lengths, profile)
 }
 
 /// The time of a batch if it grows with the square of the length, according to the last sample of a
@@ -92,10 +92,11 @@ fn expected(samples: &[LengthSample], rows: u32, length: u64) -> Duration {
     smaller.took.saturating_mul(wider).saturating_mul(longer).saturating_mul(longer)
 }
 
-/// The median time of a batch, or the lower of two; `None` if the model does not take it.
+/// The shortest time of a batch: other work on the machine delays runs, and shortens none. `None` if
+/// the model does not take the batch.
 fn time(engine: &mut dyn Engine, inputs: &[Tensor], rows: u32) -> Option<Duration> {
-    let mut runs = Vec::with_capacity(RUNS);
-    while runs.len() < RUNS && runs.iter().sum::<Duration>() < LONG {
+    let mut runs: Vec<Duration> = Vec::with_capacity(RUNS);
+    while runs.len() < 2 || (runs.len() < RUNS && runs.iter().sum::<Duration>() < LONG) {
         let began = Instant::now();
         if let Err(error) = engine.run(inputs.to_vec(), rows) {
             debug!(model = %engine.spec().queue, rows, %error, "model refused rows of another length");
@@ -103,6 +104,5 @@ fn time(engine: &mut dyn Engine, inputs: &[Tensor], rows: u32) -> Option<Duratio
         }
         runs.push(began.elapsed());
     }
-    runs.sort_unstable();
-    runs.get((runs.len() - 1) / 2).copied()
+    runs.into_iter().min()
 }

@@ -10,8 +10,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch};
 use batchfleet_policy::{
-    BatchChoice, BatchMode, BatchPolicy, Bound, CostModel, LargestBatch, QueueLoad, SizeChange,
-    WaitingRows, companions, doomed,
+    BatchChoice, BatchMode, BatchPolicy, Bound, CorrectedCosts, CostModel, LargestBatch,
+    LengthSample, LengthTimes, QueueLoad, SizeChange, WaitingRows, companions, doomed,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -67,6 +67,8 @@ pub(crate) struct Tuner {
     /// L of units.
     cost: CostModel,
     lengths: RowLengths,
+    /// Times of recent batches, by which the cost of rows is corrected.
+    times: LengthTimes,
     size_change: SizeChange,
     /// Units of a row of the usual length.
     row_units: f64,
@@ -92,6 +94,7 @@ impl Tuner {
             policy,
             epoch: 0,
             cost,
+            times: LengthTimes::new(lengths.measured()),
             lengths,
             size_change: SizeChange::default(),
             row_units,
@@ -266,6 +269,7 @@ impl Tuner {
     pub(crate) fn ran(&mut self, batch: &Batch, padding: u32, took: Duration) {
         let length = batch.length();
         let took = self.size_change.without(batch.rows + padding, length, took);
+        self.correct_lengths(LengthSample { rows: batch.rows + padding, length, took });
         if self.lengths.cost().is_new(length) {
             // The time of rows longer than all before tells what they cost.
             let units = f64::from(self.cost.rows_in(took)) / f64::from(batch.rows.max(1));
@@ -287,6 +291,26 @@ impl Tuner {
             ms: took.as_secs_f64() * 1e3,
             release: batch.release.name().to_owned(),
         });
+    }
+
+    /// Corrects what rows cost by their length, if recent batches contradict it.
+    fn correct_lengths(&mut self, batch: LengthSample) {
+        if !self.lengths.vary() || self.cost.has_fixed_sizes() {
+            return;
+        }
+        let costs = self.lengths.cost();
+        let Some(corrected) = self.times.add(batch, &self.cost, &costs) else { return };
+        let CorrectedCosts { lengths, cost, per_unit } = corrected;
+        let workers = self.load.workers();
+        self.lengths.correct(lengths);
+        self.cost = cost;
+        self.row_units = (self.row_units * per_unit).max(1.0);
+        self.ceiling = self.ceiling.scaled(per_unit);
+        // The load was counted in the units before.
+        self.load = LoadEstimate::new();
+        self.load.set_workers(workers as usize);
+        self.limit(self.policy.overhead);
+        info!(per_unit, n = self.usual_rows(), "corrected the cost of rows by their length");
     }
 
     /// Records a batch of `units` that ran out of memory; returns the new maximum of units per batch.

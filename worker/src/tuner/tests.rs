@@ -1,5 +1,4 @@
 use batchfleet_broker::{Release, Target, Wish};
-use batchfleet_policy::{LengthCost, LengthSample};
 
 use super::*;
 use crate::{
@@ -200,8 +199,35 @@ fn by_length() -> RowLengths {
         let took = Duration::from_millis(1) + Duration::from_micros(100) * rows * length;
         LengthSample { rows, length: length.into(), took }
     };
-    let cost = LengthCost::fit(&[(1, 8), (4, 8), (1, 512), (4, 512)].map(sample));
-    RowLengths::of(&spec(128)).with_cost(cost, 32)
+    let measured = [(1, 8), (4, 8), (1, 512), (4, 512)].map(sample);
+    RowLengths::of(&spec(128)).with_cost(&measured, 32)
+}
+
+#[tokio::test(start_paused = true)]
+async fn corrects_what_rows_cost_if_the_start_up_was_delayed() {
+    // Each batch of the start-up waited for a second, so that lengths seem to cost nothing.
+    let delayed = [(1, 8), (4, 8), (1, 512), (4, 512)].map(|(rows, length)| {
+        let took = Duration::from_millis(1000 + u64::from(rows));
+        LengthSample { rows, length, took }
+    });
+    let lengths = RowLengths::of(&spec(128)).with_cost(&delayed, 32);
+    let plain = tuner(BatchMode::Auto);
+    let mut tuner = Tuner::new(plain.own, plain.cost.clone(), lengths.clone());
+    let takes =
+        |rows: u32, length: u32| Duration::from_micros(1000 + u64::from(100 * rows * length));
+    assert!(lengths.are_free());
+    for index in 0..64_u32 {
+        let (rows, length) = (1 + index % 7, 64 << (index % 3));
+        let jobs = vec![HeldJob::new(delivery(0, rows, length.into()), &lengths)];
+        tuner.claimed(&[delivery(0, rows, length.into())], false);
+        tuner.ran(&Batch::new(jobs, Release::Drained), 0, takes(rows, length));
+    }
+    let row = |length| lengths.row_units(&delivery(0, 1, length).job);
+    assert!((3.5..4.5).contains(&(row(256) / row(64))), "{lengths:?}");
+    let expected = tuner.expected(whole_units(4.0 * row(128))).as_secs_f64();
+    assert!((expected / takes(4, 128).as_secs_f64() - 1.0).abs() < 0.15, "{expected}");
+    // The capacity is of rows of the usual length, about 150 bytes.
+    assert!((50.0..110.0).contains(&tuner.capacity()), "{}", tuner.capacity());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Requests of different lengths under load, with and without padding: padding makes no request late.
 
-use batchfleet_policy::{CostModel, LargestBatch, LengthCost, LengthSample, companions};
+use batchfleet_policy::{CostModel, LargestBatch, LengthSample, companions};
 
 use super::*;
 use crate::lengths::RowLengths;
@@ -16,7 +16,7 @@ struct Model {
 struct Worker<'a> {
     model: &'a Model,
     cost: CostModel,
-    lengths: LengthCost,
+    lengths: RowLengths,
     held: HeldJobs,
 }
 
@@ -28,9 +28,8 @@ impl Model {
 
     fn worker(&self, layout: Layout) -> Worker<'_> {
         let sample = |(rows, length)| LengthSample { rows, length, took: self.takes(rows, length) };
-        let lengths = LengthCost::fit(
-            &[(1, 8), (16, 8), (1, 128), (16, 128), (1, 512), (16, 512)].map(sample),
-        );
+        let measured = [(1, 8), (16, 8), (1, 128), (16, 128), (1, 512), (16, 512)].map(sample);
+        let lengths = RowLengths::of(&spec(LIMIT)).with_cost(&measured, 8);
         let profile = [1, 16, 64].map(|rows| (rows, self.takes(rows, 8)));
         let cost = CostModel::from_profile(&profile).unwrap();
         Worker { model: self, cost, lengths, held: HeldJobs::new(layout) }
@@ -42,7 +41,6 @@ impl Worker<'_> {
     /// Returns for each whether it was answered in time.
     async fn run(mut self, requests: &[(u64, u64, u64)]) -> Vec<bool> {
         let began = Instant::now();
-        let lengths = RowLengths::of(&spec(LIMIT)).with_cost(self.lengths, 8);
         let mut coming = requests.iter().enumerate().peekable();
         let mut in_time = vec![false; requests.len()];
         loop {
@@ -56,16 +54,16 @@ impl Worker<'_> {
             {
                 let deadline = arrives(at) + Duration::from_millis(left);
                 let job = Delivery { deadline, ..delivery(index, 1, length) };
-                self.held.extend([HeldJob::new(job, &lengths)]);
+                self.held.extend([HeldJob::new(job, &self.lengths)]);
             }
             // Expired requests are answered without running.
             let jobs = self.held.take_all();
             let alive = jobs.into_iter().filter(|job| job.delivery.deadline > Instant::now());
             self.held.extend(alive);
-            let units = self.lengths.units(512) * f64::from(LIMIT);
+            let units = self.lengths.cost().units(512) * f64::from(LIMIT);
             let largest = LargestBatch { rows: LIMIT, units };
             let choose = |waiting: &[WaitingRows]| {
-                companions(&self.cost, &self.lengths, largest, waiting, 0)
+                companions(&self.cost, &self.lengths.cost(), largest, waiting, 0)
             };
             let soon = Instant::now() + self.model.takes(LIMIT, 512) * 2;
             let limit = BatchLimit { rows: LIMIT, units };
