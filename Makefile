@@ -22,6 +22,7 @@ TEXT := $(TEXT_MODELS)/text/1/model.onnx
 BENCH_MODELS := $(CACHE)/bench-models
 CONV := $(BENCH_MODELS)/conv_small/1/model.onnx
 DIGITS_TEST := $(CACHE)/digits_test.csv
+SENTENCES := $(CACHE)/sentences.csv
 LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
@@ -38,7 +39,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build $(LIBRARY) $(if $(filter text,$(MODEL)),$(TEXT),$(DIGITS)) ## measure the gain of batching: handwritten digits, or MODEL=text
-	target/release/batchfleet demo $(if $(filter text,$(MODEL)),--model text --model-repository $(TEXT_MODELS),\
+	target/release/batchfleet demo $(if $(filter text,$(MODEL)),\
+		--model text --model-repository $(TEXT_MODELS) --sentences $(SENTENCES),\
 		--model-repository $(MODELS) --digits $(DIGITS_TEST))
 
 serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=address:port
@@ -106,11 +108,11 @@ chaos: build ## inject every fault under load; ONLY=F01,F14 selects, SECONDS_EAC
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) \
 		$(if $(findstring F35,$(or $(ONLY),F35)),--previous "$$(scripts/previous.sh $(PREVIOUS))")
 
-bench: build $(LIBRARY) models $(CONV) ## measure costs and gains; ONLY=origin,echo,gap,bare,sweep,traces,access,redis-tls,large SECONDS_EACH=2
+bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=origin,echo,gap,bare,text,lengths,sweep,traces,access,redis-tls,large SECONDS_EACH=2
 	@scripts/prerequisites.sh redis-server
-	cargo build --locked --release -p batchfleet-worker --example bare
+	cargo build --locked --release -p batchfleet-worker --examples
 	target/release/batchfleet-bench --models $(MODELS) --bench-models $(BENCH_MODELS) \
-		--digits $(DIGITS_TEST) $(if $(ONLY),--only $(ONLY)) \
+		--text-models $(TEXT_MODELS) --sentences $(SENTENCES) --digits $(DIGITS_TEST) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
 
 build: prerequisites ## build the release binaries
@@ -171,8 +173,8 @@ $(DIGITS): models/digits_wide.py scripts/wheel.py $(CACHE)/venv/ready
 $(MAGIKA): models/magika.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) models/magika.py $(MODELS)
 
-$(TEXT): models/text.py scripts/wheel.py | $(PYTHON)
-	$(PYTHON) models/text.py $(TEXT_MODELS)
+$(TEXT): models/text.py scripts/wheel.py $(CACHE)/venv/ready
+	$(PYTHON) models/text.py $(TEXT_MODELS) $(SENTENCES)
 
 $(CONV): models/conv_small.py scripts/wheel.py $(CACHE)/venv/ready
 	$(PYTHON) models/conv_small.py $(BENCH_MODELS)

@@ -42,6 +42,10 @@ pub(crate) struct DemoSettings {
     #[arg(long, value_name = "FILE", default_value = ".cache/digits_test.csv")]
     digits: PathBuf,
 
+    /// File with the tokens of sentences, written by `models/text.py`
+    #[arg(long, value_name = "FILE", default_value = ".cache/sentences.csv")]
+    sentences: PathBuf,
+
     /// Number of clients; each sends its next digit after the answer to its last
     #[arg(long, value_name = "N", default_value_t = 100)]
     users: usize,

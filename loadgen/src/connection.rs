@@ -72,7 +72,7 @@ impl Target {
     }
 
     /// Sends one request on a new connection. Returns the status and the answer.
-    pub(crate) async fn ask(
+    pub async fn ask(
         &self,
         request: Prepared,
         patience: Duration,

@@ -1,55 +1,52 @@
-//! Requests to text encoders: token ids of sentences of natural lengths.
+//! Requests to text encoders: the token ids of sentences.
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use std::{fs, path::Path};
 
 use crate::{
-    LoadError, Sampled,
+    LoadError, Prepared, Sampled,
     infer::{Call, Input},
 };
 
-/// Seed of the sentences: equal runs send equal sentences.
-const SEED: u64 = 1;
-/// Lengths in tokens: lognormal with this median and σ, within the bounds.
-const MEDIAN: f64 = 20.0;
-const SIGMA: f64 = 0.6;
-const BOUNDS: (f64, f64) = (4.0, 128.0);
-/// The ids of words in the vocabulary of BERT, without special tokens.
-const WORDS: std::ops::Range<i64> = 2000..20_000;
-const FIRST: i64 = 101;
-const LAST: i64 = 102;
+/// Reads a file written by `models/text.py`: the token ids of one sentence per line.
+///
+/// # Errors
+///
+/// The file cannot be read, or has a line without ids.
+pub fn read(file: &Path) -> Result<Vec<Vec<i64>>, LoadError> {
+    let wrong = |reason: String| LoadError::Data { file: file.display().to_string(), reason };
+    let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let ids = |line: &str| line.split(',').map(|id| id.parse().ok()).collect();
+    let sentences: Option<Vec<Vec<i64>>> = text.lines().map(ids).collect();
+    sentences
+        .filter(|sentences| !sentences.is_empty())
+        .ok_or_else(|| wrong("expected the token ids of a sentence per line".to_owned()))
+}
 
-/// Makes a load with `count` different sentences of random words, one in each request, for an encoder
-/// with the inputs `input_ids` and `attention_mask`. Only the outputs `wanted` are requested.
+/// Makes a load with one of these sentences in each request, for an encoder with the inputs `input_ids`
+/// and `attention_mask`. Only the outputs `wanted` are requested.
 ///
 /// # Errors
 ///
 /// The name of the model does not fit into a URL.
-pub fn sentences(model: &str, wanted: &[&str], count: usize) -> Result<Sampled, LoadError> {
-    let mut random = StdRng::seed_from_u64(SEED);
-    let mut request = |_| {
-        let ids = sentence(&mut random);
-        let input = |name: &str| Input {
-            name: name.to_owned(),
-            datatype: "INT64".to_owned(),
-            shape: vec![1, ids.len() as u64],
-        };
-        let call = Call::new(model, vec![input("input_ids"), input("attention_mask")])?;
-        let (ids, mask) = (bytes(&ids), bytes(&vec![1; ids.len()]));
-        Ok(call.wanting(wanted).binary(&[&ids, &mask]))
-    };
-    let requests = (0..count).map(&mut request).collect::<Result<_, LoadError>>()?;
-    Ok(Sampled::of(requests))
+pub fn load(model: &str, wanted: &[&str], sentences: &[Vec<i64>]) -> Result<Sampled, LoadError> {
+    let requests = sentences.iter().map(|sentence| request(model, wanted, sentence));
+    Ok(Sampled::of(requests.collect::<Result<_, LoadError>>()?))
 }
 
-/// The token ids of a sentence.
-fn sentence(random: &mut StdRng) -> Vec<i64> {
-    // The sum of twelve uniform numbers is nearly normal, with a variance of 1.
-    let normal = (0..12).map(|_| random.random::<f64>()).sum::<f64>() - 6.0;
-    let length = (MEDIAN * (SIGMA * normal).exp()).clamp(BOUNDS.0, BOUNDS.1);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "4 to 128")]
-    let words = length as usize - 2;
-    let words = (0..words).map(|_| random.random_range(WORDS));
-    [FIRST].into_iter().chain(words).chain([LAST]).collect()
+/// The request of one sentence, as for [`load`].
+///
+/// # Errors
+///
+/// The name of the model does not fit into a URL.
+pub fn request(model: &str, wanted: &[&str], sentence: &[i64]) -> Result<Prepared, LoadError> {
+    let input = |name: &str| Input {
+        name: name.to_owned(),
+        datatype: "INT64".to_owned(),
+        shape: vec![1, sentence.len() as u64],
+    };
+    let call = Call::new(model, vec![input("input_ids"), input("attention_mask")])?;
+    let (ids, mask) = (bytes(sentence), bytes(&vec![1; sentence.len()]));
+    Ok(call.wanting(wanted).binary(&[&ids, &mask]))
 }
 
 fn bytes(numbers: &[i64]) -> Vec<u8> {
@@ -58,20 +55,32 @@ fn bytes(numbers: &[i64]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use tempfile::NamedTempFile;
+
     use super::*;
 
+    fn file(text: &str) -> NamedTempFile {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
     #[test]
-    fn sentences_have_natural_lengths_and_are_the_same_in_each_run() {
-        let lengths = |seed| {
-            let mut random = StdRng::seed_from_u64(seed);
-            let mut lengths: Vec<usize> = (0..1000).map(|_| sentence(&mut random).len()).collect();
-            lengths.sort_unstable();
-            lengths
-        };
-        let of_one = lengths(1);
-        assert_eq!(of_one, lengths(1));
-        assert!((17..=22).contains(&of_one[500]), "median {}", of_one[500]);
-        assert!(of_one[0] >= 4 && (60..=128).contains(&of_one[999]), "longest {}", of_one[999]);
-        assert!(sentences("text", &["embedding"], 3).is_ok());
+    fn a_file_has_a_sentence_per_line() {
+        let sentences = read(file("101,7,102\n101,8,9,102\n").path()).unwrap();
+        assert_eq!(sentences, [vec![101, 7, 102], vec![101, 8, 9, 102]]);
+        assert!(load("text", &["embedding"], &sentences).is_ok());
+        for wrong in ["", "101,x\n", "101\n\n102\n"] {
+            assert!(read(file(wrong).path()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_the_ids_and_a_mask_of_ones() {
+        let request = request("text", &["embedding"], &[101, 102]).unwrap();
+        let numbers = bytes(&[101, 102, 1, 1]);
+        assert!(request.body.ends_with(&numbers), "{:?}", request.body);
     }
 }

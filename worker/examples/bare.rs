@@ -4,11 +4,15 @@
 //! Usage: bare LIBRARY MODEL ROWS SECONDS, where LIBRARY is the library file of ONNX Runtime.
 #![expect(clippy::print_stdout, reason = "the program prints a number")]
 
+mod common;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ort::{session::Session, value::Tensor};
+use ort::value::Tensor;
 use tokio::time::Instant;
+
+use self::common::{cpu, open};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,11 +20,7 @@ fn main() -> Result<()> {
         anyhow::bail!("usage: bare LIBRARY MODEL ROWS SECONDS");
     };
     let (rows, lasts) = (rows.parse()?, Duration::from_secs(seconds.parse()?));
-    let environment = ort::init_from(library)?.build()?;
-    let mut session = Session::builder(&environment)?
-        .with_intra_threads(1)
-        .map_err(|error| anyhow::anyhow!("{error}"))?
-        .commit_from_file(model)?;
+    let mut session = open(library, model)?;
     let input = session.inputs().first().context("the model has no inputs")?;
     let shape = input.dtype().tensor_shape().context("the first input is not a tensor")?;
     let name = input.name().to_owned();
@@ -42,11 +42,4 @@ fn main() -> Result<()> {
     let per_row = microseconds / runs as f64;
     println!("{per_row:.2}");
     Ok(())
-}
-
-/// CPU time of this thread, which runs the model.
-fn cpu() -> Result<Duration> {
-    let times = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds = times.split(' ').next().context("schedstat is empty")?;
-    Ok(Duration::from_nanos(nanoseconds.parse()?))
 }

@@ -13,7 +13,7 @@ use super::{DemoSettings, Measured, WARM_UP, gain, header, line, say, serve};
 pub(super) const PADDED: &str = "text";
 const UNPADDED: &str = "text_unpadded";
 /// The output with the embedding of a sentence.
-const EMBEDDING: &str = "461";
+const EMBEDDING: &str = "sentence_embedding";
 /// Different sentences.
 const SENTENCES: usize = 200;
 /// Largest difference to the answer that a sentence gets alone, as a share of the largest number.
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Runs the demo and prints the results.
 pub(super) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Result<()> {
     say(&format!(
-        "{} clients send sentences of 4 to 128 tokens to a text encoder, one per request, and compare \
+        "{} clients send sentences to the text encoder all-MiniLM-L6-v2, one per request, and compare \
          each answer with the one that the sentence got alone.\n",
         demo.users
     ));
@@ -41,7 +41,9 @@ pub(super) async fn show(demo: &DemoSettings, process: &Process) -> anyhow::Resu
 
 /// Learns the answers to all sentences alone, then runs a closed loop with all clients.
 async fn embed(demo: &DemoSettings, model: &str, target: Target) -> anyhow::Result<Report> {
-    let mut workload = sentences(model, &[EMBEDDING], SENTENCES)?;
+    let all = sentences::read(&demo.sentences)?;
+    let some = &all[..SENTENCES.min(all.len())];
+    let mut workload = sentences::load(model, &[EMBEDDING], some)?;
     workload.learn(&target, PATIENCE, TOLERANCE).await?;
     let plan = LoadPlan {
         users: demo.users,

@@ -1,7 +1,7 @@
 //! The CPU cost of a batched answer relative to the model alone, and the throughput of batches
 //! relative to one request at a time.
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use batchfleet_loadgen::Pace;
@@ -60,19 +60,27 @@ async fn measure(rig: &Rig, load: &BenchLoad) -> Result<Measurement> {
 
 /// CPU time of the model alone in batches of `rows` rows, in microseconds per row.
 fn alone(files: &Files, rows: f64) -> Result<f64> {
-    let program = std::env::current_exe()?.with_file_name("examples").join("bare");
-    ensure!(
-        program.exists(),
-        "{} is missing: run `cargo build --release -p batchfleet-worker --example bare`",
-        program.display()
-    );
     let model = files.models.join(MODEL).join("1/model.onnx");
     let (rows, seconds) = (format!("{rows:.0}"), ALONE.as_secs().to_string());
+    let printed = example("bare", files, &model, &[&rows, &seconds])?;
+    printed.trim().parse().with_context(|| format!("bare printed {printed:?}"))
+}
+
+/// Runs an example of the worker on a model without Batchfleet; returns what it prints.
+pub(crate) fn example(
+    name: &str,
+    files: &Files,
+    model: &Path,
+    arguments: &[&str],
+) -> Result<String> {
+    let program = std::env::current_exe()?.with_file_name("examples").join(name);
+    ensure!(
+        program.exists(),
+        "{} is missing: run `cargo build --release -p batchfleet-worker --examples`",
+        program.display()
+    );
     let mut command = Command::new(program);
-    let run = command.arg(&files.onnxruntime).arg(model).args([rows, seconds]).output()?;
-    let printed = String::from_utf8_lossy(&run.stdout).into_owned();
-    printed
-        .trim()
-        .parse()
-        .with_context(|| format!("bare: {}", String::from_utf8_lossy(&run.stderr)))
+    let run = command.arg(&files.onnxruntime).arg(model).args(arguments).output()?;
+    ensure!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
+    Ok(String::from_utf8_lossy(&run.stdout).into_owned())
 }

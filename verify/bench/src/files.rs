@@ -13,6 +13,14 @@ pub(crate) struct Files {
     #[arg(long, value_name = "DIR", default_value = ".cache/bench-models")]
     pub(crate) bench_models: PathBuf,
 
+    /// Folder of the text encoder
+    #[arg(long, value_name = "DIR", default_value = ".cache/text-models")]
+    pub(crate) text_models: PathBuf,
+
+    /// Token ids of sentences, one sentence per line
+    #[arg(long, value_name = "FILE", default_value = ".cache/sentences.csv")]
+    pub(crate) sentences: PathBuf,
+
     /// ONNX Runtime's library
     #[arg(
         long,

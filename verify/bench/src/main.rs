@@ -15,6 +15,7 @@ mod redis_tls;
 mod rig;
 mod sweep;
 mod table;
+mod text;
 mod traces;
 
 use std::{process::ExitCode, time::Duration};
@@ -49,6 +50,8 @@ enum Part {
     Gap,
     /// CPU per answer over the model alone; throughput over one by one
     Bare,
+    /// CPU per sentence of a text encoder over the best padding without a server
+    Text,
     /// Goodput of auto against every fixed N
     Sweep,
     /// CPU per request with and without traces
@@ -93,6 +96,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Echo => echo::bench(lasts).await,
             Part::Gap => gap::bench(lasts).await,
             Part::Bare => bare::bench(&settings.files, lasts).await,
+            Part::Text => text::bench(&settings.files, lasts).await,
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
             Part::Traces => traces::bench(lasts).await,
             Part::Access => access::bench(lasts).await,
