@@ -10,6 +10,7 @@ mod echo;
 mod files;
 mod gap;
 mod large;
+mod lengths;
 mod origin;
 mod redis_tls;
 mod rig;
@@ -52,6 +53,8 @@ enum Part {
     Bare,
     /// CPU per sentence of a text encoder over the best padding without a server
     Text,
+    /// Rate of requests of unequal length, padded and not
+    Lengths,
     /// Goodput of auto against every fixed N
     Sweep,
     /// CPU per request with and without traces
@@ -97,6 +100,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Gap => gap::bench(lasts).await,
             Part::Bare => bare::bench(&settings.files, lasts).await,
             Part::Text => text::bench(&settings.files, lasts).await,
+            Part::Lengths => lengths::bench(lasts).await,
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
             Part::Traces => traces::bench(lasts).await,
             Part::Access => access::bench(lasts).await,

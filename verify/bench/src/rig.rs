@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Clock ticks per second in /proc: 100 on every common Linux.
 const TICKS: f64 = 100.0;
 
-/// A benchmarked fleet of one gateway, one Redis and one worker.
+/// A benchmarked fleet: gateways, a Redis and workers.
 pub(crate) struct Rig {
     /// The setting in which the rig differs from others.
     pub(crate) name: String,
@@ -86,9 +86,13 @@ impl Rig {
         Self { ca: Some(ca.to_owned()), ..self }
     }
 
-    /// The gateway's address.
+    /// The address of the first gateway.
     pub(crate) fn target(&self) -> Result<Target, LoadError> {
-        let target: Target = self.fleet.targets()[0].parse()?;
+        self.trusted(&self.fleet.targets()[0])
+    }
+
+    fn trusted(&self, target: &str) -> Result<Target, LoadError> {
+        let target: Target = target.parse()?;
         target.trusting(&TlsTrust { ca: self.ca.as_deref(), identity: None })
     }
 
@@ -102,7 +106,9 @@ impl Rig {
 
     /// Runs a load.
     pub(crate) async fn measure(&self, load: &BenchLoad) -> Result<Measurement> {
+        let targets = self.fleet.targets().iter().map(|target| self.trusted(target));
         let plan = LoadPlan {
+            targets: targets.collect::<Result<_, _>>()?,
             users: load.users,
             pace: load.pace,
             warm_up: WARM_UP,
@@ -127,15 +133,19 @@ impl Rig {
     }
 
     async fn usage(&self) -> Result<Usage> {
-        let (gateway, worker) = (&self.fleet.gateways[0], &self.fleet.workers[0]);
+        let Fleet { gateways, workers, .. } = &self.fleet;
+        let used = |programs: &[Program]| -> Result<f64> {
+            programs.iter().map(|program| cpu(id(program)?)).sum()
+        };
+        let (mut rows, mut batches) = (0.0, 0.0);
+        for worker in workers {
+            rows += metric(worker, "batchfleet_worker_batch_size_sum").await?;
+            batches += metric(worker, "batchfleet_worker_batch_size_count").await?;
+        }
         Ok(Usage {
-            cpu: Cpu {
-                gateway: cpu(id(gateway)?)?,
-                redis: cpu(self.redis)?,
-                worker: cpu(id(worker)?)?,
-            },
-            rows: metric(worker, "batchfleet_worker_batch_size_sum").await?,
-            batches: metric(worker, "batchfleet_worker_batch_size_count").await?,
+            cpu: Cpu { gateway: used(gateways)?, redis: cpu(self.redis)?, worker: used(workers)? },
+            rows,
+            batches,
             commands: count(self.fleet.redis.info("total_commands_processed").await?),
         })
     }
