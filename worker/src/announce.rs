@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    drain::Drain, metrics::ModelMetrics, retry::Outage, tuner::SharedTuner, watchdog::RunClock,
+    busy::BusyShare, drain::Drain, metrics::ModelMetrics, retry::Outage, tuner::SharedTuner,
+    watchdog::RunClock,
 };
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,6 +28,8 @@ pub(crate) struct Announcer {
     pub(crate) metrics: ModelMetrics,
     /// Measures the duration of the current run.
     pub(crate) clock: RunClock,
+    /// Measures the share of time in which the engine runs.
+    pub(crate) busy: BusyShare,
     /// Announcements pause while a run exceeds this time.
     pub(crate) max_batch_time: Duration,
 }
@@ -35,7 +38,7 @@ impl Announcer {
     /// Renews the announcement until `drained`, then withdraws it. Cancels `announced` after the
     /// first renewal. Once `drain` begins, the announced capacity is 0.
     pub(crate) async fn run(
-        self,
+        mut self,
         announced: CancellationToken,
         drain: Drain,
         drained: CancellationToken,
@@ -50,6 +53,7 @@ impl Announcer {
                 () = drain.begun(), if !leaving => leaving = true,
                 () = drained.cancelled() => break,
             }
+            self.metrics.engine_busy.add(self.busy.change());
             if self.clock.busy_for() > self.max_batch_time {
                 continue;
             }
@@ -133,6 +137,7 @@ mod tests {
                 announcement: Announcement::new(worker, model),
                 tuner: tuner.clone(),
                 metrics,
+                busy: BusyShare::new(clock.clone(), 1),
                 clock: clock.clone(),
                 max_batch_time: LIMIT,
             };

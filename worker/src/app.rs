@@ -12,12 +12,13 @@ use crate::{
     drain::Drain,
     engine::onnx,
     error::WorkerError,
+    gpus,
     metrics::WorkerMetrics,
     model::Model,
     report::ModelReport,
     repository::{self, BadModel, ModelSource, Scan},
     retry::Outage,
-    settings::ModelSettings,
+    settings::{ExecutionProvider, ModelSettings},
     unserved::Unserved,
 };
 
@@ -99,6 +100,9 @@ impl Loaded {
     ) -> Worker {
         // A failing model stops this worker, but not the other holders of the caller's token.
         let shutdown = shutdown.child_token();
+        if self.models.iter().any(|model| model.plan.provider != ExecutionProvider::Cpu.name()) {
+            gpus::watch(self.metrics.gpus.clone(), shutdown.clone());
+        }
         let drain = Drain::new(shutdown.clone(), drain_timeout);
         let mut worker = Worker { models: JoinSet::new(), shutdown, ready: false };
         let mut announced = Vec::new();
@@ -109,6 +113,7 @@ impl Loaded {
             let is_announced = CancellationToken::new();
             announced.push(is_announced.clone());
             let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
+            metrics.memcpy_nodes.set(model.plan.memcpy_nodes.into());
             worker.models.spawn(model.serve(roles, metrics, is_announced, drain.clone()));
         }
         for announced in announced {
@@ -174,8 +179,7 @@ fn runtime(
     if sources.iter().all(|source| source.config.backend == Backend::Echo) {
         return Ok(None);
     }
-    let device = settings.device.unwrap_or_default().into();
-    let runtime = onnx::Runtime::open(&settings.library()?, device)?;
+    let runtime = onnx::Runtime::open(&settings.library()?)?;
     Ok(Some(Arc::new(runtime)))
 }
 

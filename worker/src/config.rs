@@ -17,7 +17,7 @@ mod warmup;
 pub use self::model_config::check;
 pub(crate) use self::{
     fit::ModelOutput,
-    message::Agent,
+    message::{Accelerator, Agent},
     model_config::{Backend, ModelConfig, VersionPolicy},
     runtime::{InstanceGroup, InstanceKind},
     served::Served,

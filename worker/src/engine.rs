@@ -6,6 +6,7 @@
 
 pub(crate) mod echo;
 pub(crate) mod onnx;
+mod prepared;
 
 use std::{error::Error, sync::Arc, thread, time::Duration};
 
@@ -31,15 +32,46 @@ pub(crate) trait Engine {
     /// The name of the execution provider that runs the model.
     fn provider(&self) -> &'static str;
 
-    /// Settings of the config that this engine does not obey, as sentences for users.
-    fn notes(&self) -> &[String] {
-        &[]
+    /// Places where a run copies data between the device and the processor within the model.
+    fn memcpy_nodes(&self) -> u32 {
+        0
+    }
+
+    /// Whether the engine runs only some batch sizes in its best way, so that batches should be padded
+    /// to the sizes that are prepared.
+    fn has_sizes(&self) -> bool {
+        false
+    }
+
+    /// What users should know of how this engine runs the model, as sentences.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Prepares the engine for batches of `rows` rows like these inputs. Called during the warm-up
+    /// only, before batches of this size are measured. Fails only if such a batch cannot run.
+    fn prepare(
+        &mut self,
+        _inputs: &[Tensor],
+        _rows: u32,
+        _alike: Alike<'_>,
+    ) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Returns memory of the device that earlier batches needed, by a run of these inputs. Returns
+    /// whether it did, so that the next large batch gets new memory.
+    fn return_memory(&mut self, _inputs: &[Tensor]) -> Result<bool, EngineError> {
+        Ok(false)
     }
 
     /// Runs the model on a batch of `rows` rows. Inputs and outputs match the spec, in the same
     /// order.
     fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError>;
 }
+
+/// Tells whether two outputs of a batch are the same, but for rounding.
+pub(crate) type Alike<'a> = &'a dyn Fn(&[Tensor], &[Tensor]) -> bool;
 
 /// Why a run failed.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -34,6 +34,15 @@ impl RunFault {
         }
     }
 
+    /// Whether the code or the text of an error is known. The class of other errors is a guess.
+    pub(crate) fn is_known(error: &RunError) -> bool {
+        if error.code() != RunErrorCode::Unspecific {
+            return true;
+        }
+        let text = error.to_string();
+        TEXTS.iter().any(|(part, _)| text.contains(part))
+    }
+
     fn of_run(error: &RunError) -> Self {
         match error.code() {
             RunErrorCode::InvalidInput => Self::Model,
@@ -104,6 +113,9 @@ const TEXTS: &[(&str, RunFault)] = &[
     // shape.
     ("CUDA failure 1:", RunFault::Model),
     ("CUDA failure 9:", RunFault::Model),
+    // A capture of a graph was disturbed or is not possible; the device itself works.
+    ("CUDA failure 900:", RunFault::Model),
+    ("CUDA failure 901:", RunFault::Model),
     // After any other CUDA error the process cannot use the device again.
     ("CUDA failure ", RunFault::Device),
     ("CUDA error ", RunFault::Device),
@@ -120,6 +132,10 @@ const TEXTS: &[(&str, RunFault)] = &[
     ("CUBLAS_STATUS_NOT_INITIALIZED", RunFault::Device),
     ("CUDNN_STATUS_INTERNAL_ERROR", RunFault::Device),
     ("CUDNN_STATUS_MAPPING_ERROR", RunFault::Device),
+    ("CUDNN_STATUS_NOT_INITIALIZED", RunFault::Device),
+    // The frontend of cuDNN plans a convolution, and refuses shapes that it has no plan for.
+    ("OP not supported by CUDNN Frontend", RunFault::Model),
+    ("Failed to initialize CUDNN Frontend", RunFault::Model),
 ];
 
 #[cfg(test)]
@@ -173,6 +189,9 @@ mod tests {
             ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", RunFault::Device),
             ("CUDA failure 9: invalid configuration argument ; GPU=0", RunFault::Model),
             ("CUDNN failure 3000: CUDNN_STATUS_NOT_SUPPORTED ; GPU=0", RunFault::Model),
+            ("CUDA failure 900: operation not permitted when stream is capturing", RunFault::Model),
+            ("CUDA failure 901: operation failed due to a previous error during", RunFault::Model),
+            ("CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0", RunFault::Device),
         ] {
             assert_eq!(RunFault::of(&EngineError::failed(text)), fault, "{text}");
         }

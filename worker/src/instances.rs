@@ -3,16 +3,16 @@
 
 use crate::{
     config::{InstanceGroup, InstanceKind},
-    settings::ExecutionProvider,
+    settings::{ExecutionProvider, Threads},
 };
 
-/// The device of a worker, from its settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WorkerDevice {
+/// The devices of a worker, from its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerDevices {
     /// The provider that runs models unless their config asks for the processor.
     pub(crate) provider: ExecutionProvider,
-    /// The number of the provider's device.
-    pub(crate) number: u16,
+    /// The numbers of the provider's devices; never empty.
+    pub(crate) numbers: Vec<u16>,
 }
 
 /// One of the copies of a model that a worker runs side by side.
@@ -20,59 +20,93 @@ pub(crate) struct WorkerDevice {
 pub(crate) struct Instance {
     /// The execution provider that runs the instance.
     pub(crate) provider: ExecutionProvider,
+    /// The number of the provider's device.
+    pub(crate) device: u16,
     /// Threads that compute one batch, unless the model's config sets their number.
     pub(crate) threads: usize,
 }
 
-/// The instances that a worker with `device` runs, which share its `threads`. The error is a
-/// sentence with the way out.
+/// The instances that a worker with `devices` runs. Without groups, there is one on each device; the
+/// count of a group is that of each of its GPUs, as in Triton. The error is a sentence with the way
+/// out.
 pub(crate) fn instances(
     groups: &[InstanceGroup],
-    device: WorkerDevice,
-    threads: usize,
+    devices: &WorkerDevices,
+    threads: Threads,
 ) -> Result<Vec<Instance>, String> {
-    if groups.is_empty() {
-        return Ok(vec![Instance { provider: device.provider, threads }]);
+    let whole = [InstanceGroup { count: 1, kind: InstanceKind::Auto, gpus: Vec::new() }];
+    let mut places = Vec::new();
+    for group in if groups.is_empty() { &whole[..] } else { groups } {
+        for place in places_of(group, devices)? {
+            places.extend((0..group.count.max(1)).map(|_| place));
+        }
     }
-    let mut providers = Vec::new();
-    for group in groups {
-        let provider = provider(group, device)?;
-        providers.extend((0..group.count.max(1)).map(|_| provider));
-    }
-    let threads = (threads / providers.len()).max(1);
-    Ok(providers.into_iter().map(|provider| Instance { provider, threads }).collect())
+    let on_cpu = places.iter().filter(|(provider, _)| *provider == ExecutionProvider::Cpu).count();
+    let of = |provider| match threads.set {
+        Some(threads) => threads,
+        None if provider == ExecutionProvider::Cpu => (threads.shared / on_cpu.max(1)).max(1),
+        // Only operators on shapes run on the processor.
+        None => 1,
+    };
+    let instance = |(provider, device)| Instance { provider, device, threads: of(provider) };
+    Ok(places.into_iter().map(instance).collect())
 }
 
-fn provider(group: &InstanceGroup, device: WorkerDevice) -> Result<ExecutionProvider, String> {
+/// The provider and the device of each place where the instances of a group run.
+fn places_of(
+    group: &InstanceGroup,
+    devices: &WorkerDevices,
+) -> Result<Vec<(ExecutionProvider, u16)>, String> {
     let InstanceGroup { kind, gpus, .. } = group;
-    let runs_on_cpu = device.provider == ExecutionProvider::Cpu;
+    let WorkerDevices { provider, numbers } = devices;
+    let runs_on_cpu = *provider == ExecutionProvider::Cpu;
     match kind {
         InstanceKind::Cpu if !gpus.is_empty() => Err(format!(
             "its instance_group is of KIND_CPU, but lists the GPUs {gpus:?}: remove `gpus`, or say \
              KIND_GPU"
         )),
-        InstanceKind::Cpu => Ok(ExecutionProvider::Cpu),
         InstanceKind::Gpu if runs_on_cpu => Err(
             "its instance_group is of KIND_GPU, but this worker runs on the processor: start the \
              worker with --execution-provider cuda or tensorrt, or say KIND_AUTO or KIND_CPU"
                 .to_owned(),
         ),
-        InstanceKind::Auto if runs_on_cpu => Ok(ExecutionProvider::Cpu),
-        _ if gpus.is_empty() || gpus.contains(&device.number) => Ok(device.provider),
-        _ => Err(format!(
-            "its instance_group lists the GPUs {gpus:?}, but this worker runs on GPU {}: start one \
-             worker per GPU, each with its --device, or remove `gpus`",
-            device.number
-        )),
+        InstanceKind::Cpu => Ok(vec![(ExecutionProvider::Cpu, 0)]),
+        InstanceKind::Auto if runs_on_cpu => Ok(vec![(ExecutionProvider::Cpu, 0)]),
+        _ => {
+            let is_wanted = |number: &&u16| gpus.is_empty() || gpus.contains(number);
+            let places: Vec<_> =
+                numbers.iter().filter(is_wanted).map(|&number| (*provider, number)).collect();
+            if places.is_empty() {
+                return Err(format!(
+                    "its instance_group lists the GPUs {gpus:?}, but this worker runs on GPU {}: \
+                     start it with other numbers in --device, or remove `gpus`",
+                    listed(numbers)
+                ));
+            }
+            Ok(places)
+        }
     }
+}
+
+fn listed(numbers: &[u16]) -> String {
+    numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CPU: WorkerDevice = WorkerDevice { provider: ExecutionProvider::Cpu, number: 0 };
-    const GPU: WorkerDevice = WorkerDevice { provider: ExecutionProvider::Cuda, number: 1 };
+    const CPU: (ExecutionProvider, &[u16]) = (ExecutionProvider::Cpu, &[0]);
+    const GPU: (ExecutionProvider, &[u16]) = (ExecutionProvider::Cuda, &[1]);
+
+    fn run(
+        groups: &[InstanceGroup],
+        (provider, numbers): (ExecutionProvider, &[u16]),
+        shared: usize,
+    ) -> Result<Vec<Instance>, String> {
+        let devices = WorkerDevices { provider, numbers: numbers.to_vec() };
+        instances(groups, &devices, Threads { set: None, shared })
+    }
 
     fn group(count: u32, kind: InstanceKind, gpus: &[u16]) -> InstanceGroup {
         InstanceGroup { count, kind, gpus: gpus.to_vec() }
@@ -95,7 +129,7 @@ mod tests {
             ),
             (GPU, vec![group(2, Auto, &[])], vec![Cuda; 2]),
         ] {
-            let instances = instances(&groups, device, 8).unwrap();
+            let instances = run(&groups, device, 8).unwrap();
             let providers: Vec<_> = instances.iter().map(|instance| instance.provider).collect();
             assert_eq!(providers, expected, "{groups:?}");
         }
@@ -105,7 +139,7 @@ mod tests {
     fn instances_share_the_threads() {
         for (count, threads, expected) in [(1, 8, 8), (2, 8, 4), (3, 8, 2), (9, 8, 1)] {
             let groups = [group(count, InstanceKind::Auto, &[])];
-            let instances = instances(&groups, CPU, threads).unwrap();
+            let instances = run(&groups, CPU, threads).unwrap();
             assert!(instances.iter().all(|instance| instance.threads == expected), "{count}");
         }
     }
@@ -122,8 +156,34 @@ mod tests {
             (GPU, group(1, InstanceKind::Auto, &[0]), "lists the GPUs [0], but"),
             (CPU, group(1, InstanceKind::Cpu, &[0]), "is of KIND_CPU, but lists the GPUs [0]"),
         ] {
-            let error = instances(&[group], device, 1).unwrap_err();
+            let error = run(&[group], device, 1).unwrap_err();
             assert!(error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn a_model_runs_on_every_gpu_of_the_worker_and_a_group_on_those_it_lists() {
+        let two = (ExecutionProvider::Cuda, &[0, 2][..]);
+        for (groups, expected) in [
+            (vec![], vec![0, 2]),
+            (vec![group(2, InstanceKind::Gpu, &[])], vec![0, 0, 2, 2]),
+            (vec![group(1, InstanceKind::Auto, &[1, 2])], vec![2]),
+        ] {
+            let instances = run(&groups, two, 8).unwrap();
+            let devices: Vec<u16> = instances.iter().map(|instance| instance.device).collect();
+            assert_eq!(devices, expected, "{groups:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_on_a_gpu_has_one_thread_unless_the_settings_say_otherwise() {
+        let groups = [group(1, InstanceKind::Gpu, &[]), group(2, InstanceKind::Cpu, &[])];
+        let threads = |instances: Vec<Instance>| -> Vec<usize> {
+            instances.iter().map(|instance| instance.threads).collect()
+        };
+        assert_eq!(threads(run(&groups, GPU, 8).unwrap()), [1, 4, 4]);
+        let devices = WorkerDevices { provider: ExecutionProvider::Cuda, numbers: vec![1] };
+        let set = Threads { set: Some(3), shared: 8 };
+        assert_eq!(threads(instances(&groups, &devices, set).unwrap()), [3, 3, 3]);
     }
 }

@@ -7,21 +7,23 @@ use std::sync::Arc;
 
 use batchfleet_broker::{BrokerError, QueueName, Release};
 use batchfleet_service::metrics::{Described, MetricGroup, doubling};
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+};
 use strum::{IntoStaticStr, VariantArray};
 
 use self::{
     batching::{BatchingFamilies, BatchingMetrics},
     labels::MODEL,
 };
-use crate::fault::RunFault;
+use crate::{fault::RunFault, gpus::GpuMetrics};
 
 /// 1 to 512 rows.
 const ROWS: [f64; 10] = doubling(1.0);
 /// 0.25 ms to 65 s: from one row of a small model to a wait until the longest deadline.
 const SECONDS: [f64; 19] = doubling(0.000_25);
 /// 2 microseconds to 65 ms.
-const GAPS: [f64; 16] = doubling(0.000_002);
+const SHORT_SECONDS: [f64; 16] = doubling(0.000_002);
 
 /// The result of a check of an answered request. The variant's name is the metric label `finding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -75,9 +77,28 @@ batchfleet_service::metrics! {
             "batchfleet_worker_engine_gap_seconds",
             unit = "seconds",
             labels = MODEL,
-            buckets = GAPS
+            buckets = SHORT_SECONDS
         )]
         engine_gap: HistogramVec,
+        /// Share of the last second in which the model ran, on average over its instances.
+        #[metric("batchfleet_worker_engine_busy_ratio", unit = "ratio", labels = MODEL)]
+        engine_busy: GaugeVec,
+        /// Time to join the inputs of a batch, before its run.
+        #[metric(
+            "batchfleet_worker_join_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SHORT_SECONDS
+        )]
+        join_seconds: HistogramVec,
+        /// Time to split the outputs of a batch among its jobs, after its run.
+        #[metric(
+            "batchfleet_worker_output_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SHORT_SECONDS
+        )]
+        output_seconds: HistogramVec,
         /// Time from a job's submission until its claim, by the broker's clock.
         #[metric(
             "batchfleet_worker_queue_wait_seconds",
@@ -144,6 +165,10 @@ batchfleet_service::metrics! {
             labels = ["model", "version", "provider"]
         )]
         execution_provider: IntGaugeVec,
+        /// Places where each run copies data between GPU and processor within the model, because ONNX
+        /// Runtime left operators on the processor.
+        #[metric("batchfleet_worker_memcpy_nodes", unit = "places", labels = MODEL)]
+        memcpy_nodes: IntGaugeVec,
         /// Replies whose gateway was no longer subscribed.
         #[metric("batchfleet_worker_undeliverable_replies_total", unit = "replies", labels = MODEL)]
         undeliverable_replies: IntCounterVec,
@@ -170,6 +195,8 @@ batchfleet_service::metrics! {
         sentinel: IntCounterVec,
         /// N and what it was chosen from.
         batching: BatchingFamilies,
+        /// The GPUs.
+        pub(crate) gpus: GpuMetrics,
     }
 }
 
@@ -194,6 +221,10 @@ impl WorkerMetrics {
             batch_size: self.batch_size.with_label_values(&labels),
             batch_seconds: self.batch_seconds.with_label_values(&labels),
             engine_gap: self.engine_gap.with_label_values(&labels),
+            engine_busy: self.engine_busy.with_label_values(&labels),
+            join_seconds: self.join_seconds.with_label_values(&labels),
+            output_seconds: self.output_seconds.with_label_values(&labels),
+            memcpy_nodes: self.memcpy_nodes.with_label_values(&labels),
             queue_wait: self.queue_wait.with_label_values(&labels),
             batch_wait: self.batch_wait.with_label_values(&labels),
             broker_seconds: self.broker_seconds.with_label_values(&labels),
@@ -232,6 +263,14 @@ pub(crate) struct ModelMetrics {
     pub(crate) batch_seconds: Histogram,
     /// Observed once per batch that was ready when the previous run ended.
     pub(crate) engine_gap: Histogram,
+    /// Changed once a second by each instance.
+    pub(crate) engine_busy: Gauge,
+    /// Observed once per batch, after its run.
+    pub(crate) join_seconds: Histogram,
+    /// Observed once per batch, after its run.
+    pub(crate) output_seconds: Histogram,
+    /// Set once, when the model is loaded.
+    pub(crate) memcpy_nodes: IntGauge,
     /// Observed once per job, when it is claimed.
     pub(crate) queue_wait: Histogram,
     /// Observed once per job, when its batch begins.

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::{
     announce::Announcer,
+    busy::BusyShare,
     config::Backend,
     drain::Drain,
     engine::{
@@ -21,14 +22,15 @@ use crate::{
     },
     error::WorkerError,
     graph::Graph,
-    instances::{Instance, WorkerDevice, instances},
+    instances::{Instance, WorkerDevices, instances},
     metrics::ModelMetrics,
     pipeline::{Jobs, Pipeline},
     plan::ServingPlan,
     prepare::{facts, plan},
+    probe::Probed,
     repository::ModelSource,
     retry::Outage,
-    settings::ModelSettings,
+    settings::{ExecutionProvider, ModelSettings},
     tuner::SharedTuner,
     watchdog,
 };
@@ -48,6 +50,8 @@ pub(crate) struct Model {
     config: serde_json::Value,
     /// How long requests may wait, and how many.
     queue_policy: QueuePolicy,
+    /// The number of instances of this model in the worker.
+    instances: u32,
     engine: EngineHandle,
 }
 
@@ -60,20 +64,20 @@ impl Model {
         runtime: Option<Arc<onnx::Runtime>>,
         tracer: Tracer,
     ) -> Result<Vec<Self>, WorkerError> {
-        let device = WorkerDevice {
-            provider: settings.execution_provider,
-            number: settings.device.unwrap_or_default(),
-        };
-        let instances = instances(&source.config.instances, device, settings.threads())
+        let devices =
+            WorkerDevices { provider: settings.execution_provider, numbers: settings.devices() };
+        let instances = instances(&source.config.instances, &devices, settings.threads())
             .map_err(|problem| source.contradiction(problem))?;
         if !source.config.ignored.is_empty() {
             let fields = source.config.ignored.join(", ");
             warn!(model = %source.queue, fields, "config settings have no effect");
         }
         let mut models = Vec::new();
+        let count = u32::try_from(instances.len()).unwrap_or(u32::MAX);
         for instance in instances {
             let (source, runtime, tracer) = (source.clone(), runtime.clone(), tracer.clone());
-            models.push(Self::load(settings, source, runtime, instance, tracer).await?);
+            let model = Self::load(settings, source, runtime, instance, tracer).await?;
+            models.push(Self { instances: count, ..model });
         }
         Ok(models)
     }
@@ -96,7 +100,7 @@ impl Model {
         };
         let (engine, (plan, config)) = engine::start(name, load).await?;
         let (worker, unavailable) = (WorkerId::random(), Vec::new());
-        Ok(Self { worker, host, unavailable, plan, config, queue_policy, engine })
+        Ok(Self { worker, host, unavailable, plan, config, queue_policy, instances: 1, engine })
     }
 
     /// A check for /livez: whether the engine works.
@@ -138,7 +142,9 @@ impl Model {
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
         let mut tasks = LongTasks::default();
         tasks.spawn("batch target", guide(target, tuner.clone()));
-        let announcer = Announcer { consumer, announcement, tuner, metrics, clock, max_batch_time };
+        let busy = BusyShare::new(clock.clone(), self.instances);
+        let announcer =
+            Announcer { consumer, announcement, tuner, metrics, clock, busy, max_batch_time };
         let announcing = announcer.run(announced.clone(), drain.clone(), drained.clone());
         let mut announcing = tokio::spawn(announcing);
         // A worker that claims before its first announcement would be presumed dead.
@@ -187,13 +193,16 @@ fn engine(
     runtime: Option<&onnx::Runtime>,
     instance: Instance,
 ) -> Result<(Box<dyn Engine>, Graph), WorkerError> {
-    let max_batch = settings.max_batch.get();
     Ok(match runtime {
         Some(runtime) if source.config.backend == Backend::OnnxRuntime => {
             let bytes = source.read()?;
-            let engine = Onnx::load(source, &bytes, runtime, instance, max_batch)?;
-            (Box::new(engine), facts(source, &bytes.model))
+            let engine = Box::new(Onnx::load(source, &bytes, runtime, instance, settings)?);
+            let facts = facts(source, &bytes.model);
+            match instance.provider {
+                ExecutionProvider::Cpu => (engine, facts),
+                _ => (Box::new(Probed::new(engine)), facts),
+            }
         }
-        _ => (Box::new(Echo::load(source, max_batch)?), Graph::default()),
+        _ => (Box::new(Echo::load(source, settings.max_batch.get())?), Graph::default()),
     })
 }

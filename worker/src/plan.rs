@@ -15,6 +15,8 @@ pub(crate) struct ServingPlan {
     pub(crate) spec: Arc<ModelSpec>,
     /// The name of the execution provider that runs the model.
     pub(crate) provider: &'static str,
+    /// Places where a run copies data between the device and the processor within the model.
+    pub(crate) memcpy_nodes: u32,
     /// The labels of the outputs' values.
     pub(crate) labels: Arc<Labels>,
     /// Batch times as measured by the warm-up, by the units of their rows.

@@ -41,13 +41,12 @@ pub(crate) fn plan(
     engine: &mut dyn Engine,
     graph: &Graph,
 ) -> Result<ServingPlan, WorkerError> {
-    let only: Vec<u32> = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
+    let only = only_sizes(settings, engine);
     let only_zeros = source.config.backend == Backend::Echo;
     let samples = samples(source, engine.spec())?;
     let hints =
         Hints { graph, shapes: &source.config.warmup, samples: &samples, sizes: &only, only_zeros };
     let mut notes = source.config.notes(engine.spec());
-    notes.extend_from_slice(engine.notes());
     let mut rows = test_rows(settings, source, engine, &hints, &mut notes)?;
     let Measured { cost, lengths, usable, size_change } = match &mut rows {
         Some(rows) => measure(settings, source, engine, &hints, (rows, &mut notes))?,
@@ -59,6 +58,7 @@ pub(crate) fn plan(
     }
     let padding =
         padding::choose(source, engine, &hints, rows.as_ref(), (&mut notes, &mut config_lines))?;
+    notes.extend(engine.notes());
     let policy = BatchPolicy {
         hung_after: settings.max_batch_time,
         ..BatchPolicy::new(settings.batch, usable, settings.slo_p99)
@@ -69,22 +69,22 @@ pub(crate) fn plan(
     let usual_rows = BatchLimit { rows: limit, units: limit.into() }.rows_of(row_units);
     info!(model = %source.queue, provider, limit = usual_rows, "loaded and warmed up");
     let mut spec = engine.spec().clone();
-    let has_one_size = settings.batch_sizes.is_empty()
-        && lengths.are_free()
-        && size_change.needs_one_size(&cost, limit);
+    let has_one_size =
+        only.is_empty() && lengths.are_free() && size_change.needs_one_size(&cost, limit);
     let (cost, policy) = if has_one_size {
         notes.push(one_size(limit, &size_change));
         (cost.at_one_size(limit), BatchPolicy { max_batch: limit, ..policy })
     } else {
         (cost, policy)
     };
-    if !settings.batch_sizes.is_empty() {
+    if !only.is_empty() {
         let largest = NonZeroU32::new(cost.largest());
         spec.max_batch = spec.max_batch.min(largest);
     }
     let plan = ServingPlan {
         spec: Arc::new(spec),
         provider,
+        memcpy_nodes: engine.memcpy_nodes(),
         labels: Arc::new(labels::read(source)?),
         cost,
         lengths: lengths.with_padding(padding.clone()),
@@ -100,6 +100,17 @@ pub(crate) fn plan(
     };
     check_watchdog(&plan, usual_rows)?;
     Ok(plan)
+}
+
+/// The only batch sizes that run: those of the settings, else powers of two if the engine has a
+/// faster way for sizes that are prepared. Empty for any size.
+fn only_sizes(settings: &ModelSettings, engine: &dyn Engine) -> Vec<u32> {
+    if !settings.batch_sizes.is_empty() || !engine.has_sizes() {
+        return settings.batch_sizes.iter().map(|rows| rows.get()).collect();
+    }
+    let most = engine.spec().max_batch.map_or(1, NonZeroU32::get);
+    let powers = (0..u32::BITS).map(|power| 1 << power).take_while(|&rows| rows < most);
+    powers.chain([most]).collect()
 }
 
 /// The batch times of a model.
@@ -211,8 +222,8 @@ fn measure_sizes(
         // A fixed N takes precedence over the latency target.
         BatchMode::Fixed(rows) => (rows, true),
     };
-    let only = settings.batch_sizes.iter().map(|rows| rows.get()).collect();
-    let sizes = Sizes { only, up_to, must_reach };
+    let only = hints.sizes.to_vec();
+    let sizes = Sizes { only, up_to, must_reach: must_reach || engine.has_sizes() };
     let climb = Climb::new(settings.slo_p99, settings.max_batch_time);
     let model = source.queue.clone();
     let Profile { times, usable, size_change } = warm_up(engine, rows, &sizes, climb)

@@ -1,6 +1,7 @@
 //! Settings of a worker, as flags and environment variables.
 
 use std::{
+    collections::BTreeSet,
     num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     thread,
@@ -87,12 +88,29 @@ pub struct ModelSettings {
     #[arg(long, env = "BATCHFLEET_EXECUTION_PROVIDER", default_value = "cpu", value_name = "NAME")]
     pub execution_provider: ExecutionProvider,
 
-    /// Number of the execution provider's device [default: 0]
-    #[arg(long, env = "BATCHFLEET_DEVICE", value_name = "NUMBER")]
-    pub device: Option<u16>,
+    /// Numbers of the execution provider's devices, repeatable or separated by commas; every model
+    /// runs on each of them [default: 0]
+    #[arg(long, env = "BATCHFLEET_DEVICE", value_name = "NUMBER", value_delimiter = ',')]
+    pub device: Vec<u16>,
+
+    /// Option of the execution provider for all models, such as `gpu_mem_limit=8000000000`;
+    /// repeatable, or separated by commas. An option in a model's `config.pbtxt` takes precedence
+    #[arg(
+        long = "provider-option",
+        env = "BATCHFLEET_PROVIDER_OPTION",
+        value_name = "NAME=VALUE",
+        value_delimiter = ',',
+        value_parser = named_option
+    )]
+    pub provider_options: Vec<(String, String)>,
+
+    /// Refuse a model if ONNX Runtime copies data between GPU and processor at more places than this,
+    /// because it left operators on the processor [default: any number]
+    #[arg(long, env = "BATCHFLEET_MAX_MEMCPY_NODES", value_name = "NUMBER")]
+    pub max_memcpy_nodes: Option<u32>,
 
     /// Threads that compute one batch of one model [default: the cores this process may use, minus
-    /// one for all other work]
+    /// one for all other work; 1 on a GPU]
     #[arg(long, env = "BATCHFLEET_INTRA_OP_THREADS", value_name = "NUMBER")]
     pub intra_op_threads: Option<NonZeroUsize>,
 
@@ -198,6 +216,15 @@ impl ExecutionProvider {
     }
 }
 
+/// Threads that compute one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threads {
+    /// The number for every instance, if the settings give it.
+    pub(crate) set: Option<usize>,
+    /// The number that all instances on the processor share otherwise.
+    pub(crate) shared: usize,
+}
+
 impl ModelSettings {
     /// Rejects settings that contradict each other.
     ///
@@ -212,12 +239,7 @@ impl ModelSettings {
                 self.max_batch
             )));
         }
-        if let (ExecutionProvider::Cpu, Some(device)) = (self.execution_provider, self.device) {
-            return Err(InvalidSettings::new(format_args!(
-                "--device {device} means nothing with --execution-provider cpu: drop the one or \
-                 change the other"
-            )));
-        }
+        self.validate_devices()?;
         if self.slo_p99.is_zero() {
             return Err(InvalidSettings::new("--slo-p99 must be more than nothing"));
         }
@@ -225,6 +247,29 @@ impl ModelSettings {
             return Err(InvalidSettings::new("--max-batch-time must be at least 1s"));
         }
         Ok(())
+    }
+
+    fn validate_devices(&self) -> Result<(), InvalidSettings> {
+        let of_gpus = [
+            ("device", self.device.first().map(u16::to_string)),
+            ("provider-option", self.provider_options.first().map(|(name, _)| name.clone())),
+            ("max-memcpy-nodes", self.max_memcpy_nodes.map(|nodes| nodes.to_string())),
+        ];
+        let given = of_gpus.iter().find_map(|(flag, value)| Some((flag, value.as_ref()?)));
+        if let (ExecutionProvider::Cpu, Some((flag, value))) = (self.execution_provider, given) {
+            return Err(InvalidSettings::new(format_args!(
+                "--{flag} {value} means nothing with --execution-provider cpu: drop the one or change \
+                 the other"
+            )));
+        }
+        let mut seen = BTreeSet::new();
+        match self.device.iter().find(|device| !seen.insert(**device)) {
+            Some(device) => Err(InvalidSettings::new(format_args!(
+                "--device names {device} twice: `count` in a model's instance_group runs several \
+                 instances on one device"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The same settings; a repository that is the folder of a single model counts as this model of
@@ -251,11 +296,15 @@ impl ModelSettings {
 
     /// Threads per session. ONNX Runtime's own default is the number of the host's cores, even if
     /// the process may use fewer cores.
-    pub(crate) fn threads(&self) -> usize {
-        self.intra_op_threads.map_or_else(
-            || thread::available_parallelism().map_or(1, |cores| cores.get().max(2) - 1),
-            NonZeroUsize::get,
-        )
+    pub(crate) fn threads(&self) -> Threads {
+        let cores = || thread::available_parallelism().map_or(1, |cores| cores.get().max(2) - 1);
+        let set = self.intra_op_threads.map(NonZeroUsize::get);
+        Threads { set, shared: set.unwrap_or_else(cores) }
+    }
+
+    /// The numbers of the execution provider's devices.
+    pub(crate) fn devices(&self) -> Vec<u16> {
+        if self.device.is_empty() { vec![0] } else { self.device.clone() }
     }
 
     /// The library's file: the path in the settings, or the first default location that exists.
@@ -284,6 +333,11 @@ fn find_library(named: Option<&Path>, usual: &[PathBuf]) -> Result<PathBuf, Inva
     })
 }
 
+fn named_option(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("an option is NAME=VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
 fn duration_or_milliseconds(text: &str) -> Result<Duration, String> {
     let milliseconds = text.parse().map(|number: u32| Duration::from_millis(number.into()));
     milliseconds.or_else(|_| duration(text))
@@ -303,7 +357,7 @@ mod tests {
         let settings = settings(&[]);
         assert!(settings.validate().is_ok());
         assert_eq!(settings.batch, BatchMode::Auto);
-        assert!(settings.threads() >= 1);
+        assert!(settings.threads().shared >= 1);
     }
 
     #[test]
@@ -325,6 +379,11 @@ mod tests {
         for (flags, complaint) in [
             (&["--batch", "65"][..], "--batch 65 is more than --max-batch 64"),
             (&["--device", "1"][..], "--device 1 means nothing with --execution-provider cpu"),
+            (&["--provider-option", "use_tf32=0"][..], "--provider-option use_tf32 means nothing"),
+            (
+                &["--execution-provider", "cuda", "--device", "1,0,1"][..],
+                "--device names 1 twice: `count` in a model's instance_group",
+            ),
             (&["--slo-p99", "0s"][..], "--slo-p99 must be more than nothing"),
             (&["--max-batch-time", "500ms"][..], "--max-batch-time must be at least 1s"),
         ] {

@@ -6,6 +6,7 @@ mod size_change;
 
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
+use batchfleet_broker::Tensor;
 use batchfleet_policy::{Climb, ClimbEnd};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -52,7 +53,9 @@ pub(crate) fn warm_up(
     let all = sizes_of(&sizes.only, sizes.up_to, engine.spec().max_batch);
     let largest = all.last().copied().unwrap_or_default();
     let size_change = match all[..] {
-        [one, other, ..] => measure_size_change(engine, rehearsal, [one, other]),
+        [one, other, ..] if prepare(engine, rehearsal, &[one, other]).is_ok() => {
+            measure_size_change(engine, rehearsal, [one, other])
+        }
         _ => Duration::ZERO,
     };
     let mut usable = 1;
@@ -87,7 +90,35 @@ pub(crate) fn warm_up(
             "all batch sizes exceed the {most} rows that the model takes"
         )));
     }
+    return_memory(engine, rehearsal, &climb)?;
     Ok(Profile { times: climb.measured().to_vec(), usable, size_change })
+}
+
+/// Prepares the engine for batches of these sizes.
+fn prepare(
+    engine: &mut dyn Engine,
+    rehearsal: &dyn Rehearsal,
+    sizes: &[u32],
+) -> Result<(), EngineError> {
+    sizes.iter().try_for_each(|&rows| {
+        let alike = |one: &[Tensor], other: &[Tensor]| rehearsal.alike(rows, one, other);
+        engine.prepare(&rehearsal.inputs(rows), rows, &alike)
+    })
+}
+
+/// Returns the memory of all sizes but the largest: an arena that grew with the batches keeps blocks
+/// that are too small for larger ones.
+fn return_memory(
+    engine: &mut dyn Engine,
+    rehearsal: &dyn Rehearsal,
+    climb: &Climb,
+) -> Result<(), EngineError> {
+    if let [.., (rows, _)] = climb.measured()
+        && engine.return_memory(&rehearsal.inputs(1))?
+    {
+        engine.run(rehearsal.inputs(*rows), *rows)?;
+    }
+    Ok(())
 }
 
 /// The sizes to measure: 1, 2, 4, ... and the largest size itself; only 1 for a model that does not
@@ -115,6 +146,7 @@ fn measure(
     rows: u32,
     (climb, size_change): (&Climb, Duration),
 ) -> Result<Vec<Duration>, EngineError> {
+    prepare(engine, rehearsal, &[rows])?;
     let inputs = rehearsal.inputs(rows);
     let (mut runs, mut outputs) = (Vec::new(), Vec::new());
     while !climb.suffice(rows, &runs) {
@@ -131,13 +163,17 @@ fn measure(
 mod tests {
     use std::thread::sleep;
 
-    use batchfleet_broker::{Datatype, ModelSpec, QueueName, Tensor, TensorSpec};
+    use batchfleet_broker::{Datatype, ModelSpec, QueueName, TensorSpec};
 
     use super::*;
+    use crate::engine::Alike;
 
     /// An engine that is slow from one size on and fails from another.
     struct Fake {
         spec: ModelSpec,
+        /// Whether memory can be returned, and the rows of all preparations and runs.
+        returns_memory: bool,
+        log: Vec<String>,
         slow_from: u32,
         /// Whether a slow run takes this time for each row.
         slow_per_row: bool,
@@ -150,6 +186,10 @@ mod tests {
     impl Rehearsal for Faults {
         fn inputs(&self, _rows: u32) -> Vec<Tensor> {
             Vec::new()
+        }
+
+        fn alike(&self, _rows: u32, one: &[Tensor], other: &[Tensor]) -> bool {
+            one == other
         }
 
         fn check(&mut self, rows: u32, _outputs: Vec<Tensor>) -> Result<(), EngineError> {
@@ -169,7 +209,14 @@ mod tests {
             inputs: vec![input],
             outputs: Vec::new(),
         };
-        Fake { spec, slow_from, slow_per_row: false, fails_from }
+        Fake {
+            spec,
+            returns_memory: false,
+            log: Vec::new(),
+            slow_from,
+            slow_per_row: false,
+            fails_from,
+        }
     }
 
     impl Engine for Fake {
@@ -185,7 +232,23 @@ mod tests {
             "cpu"
         }
 
+        fn prepare(
+            &mut self,
+            _inputs: &[Tensor],
+            rows: u32,
+            _alike: Alike<'_>,
+        ) -> Result<(), EngineError> {
+            self.log.push(format!("prepare {rows}"));
+            Ok(())
+        }
+
+        fn return_memory(&mut self, _inputs: &[Tensor]) -> Result<bool, EngineError> {
+            self.log.push("return".to_owned());
+            Ok(self.returns_memory)
+        }
+
         fn run(&mut self, inputs: Vec<Tensor>, rows: u32) -> Result<Vec<Tensor>, EngineError> {
+            self.log.push(format!("run {rows}"));
             if rows >= self.fails_from {
                 return Err(EngineError::failed("out of memory"));
             }
@@ -282,5 +345,24 @@ mod tests {
         assert!(
             warm_up(&mut fake(64, 99, 99), &mut Faults(1), &up_to(64, false), climb()).is_err()
         );
+    }
+
+    #[test]
+    fn every_size_is_prepared_before_it_is_measured() {
+        let mut engine = fake(4, 99, 99);
+        warm_up(&mut engine, &mut Faults(99), &up_to(4, true), climb()).unwrap();
+        for rows in [1, 2, 4] {
+            let at =
+                |what: &str| engine.log.iter().position(|line| *line == format!("{what} {rows}"));
+            assert!(at("prepare").unwrap() < at("run").unwrap(), "{:?}", engine.log);
+        }
+        assert_eq!(engine.log.last().unwrap(), "return");
+    }
+
+    #[test]
+    fn memory_that_was_returned_is_taken_again_by_the_largest_size() {
+        let mut engine = Fake { returns_memory: true, ..fake(8, 99, 99) };
+        warm_up(&mut engine, &mut Faults(99), &up_to(8, true), climb()).unwrap();
+        assert_eq!(engine.log[engine.log.len() - 2..], ["return", "run 8"]);
     }
 }

@@ -41,6 +41,8 @@ struct CurrentRun {
     /// Number of runs begun so far, which identifies the latest run.
     runs: u64,
     since: Option<Instant>,
+    /// The time of all runs before the current one.
+    busy: Duration,
 }
 
 /// A run in progress, which ends when this guard is dropped.
@@ -60,11 +62,20 @@ impl RunClock {
     pub(crate) fn busy_for(&self) -> Duration {
         self.0.lock().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
+
+    /// How long all runs have taken so far, the current one included.
+    pub(crate) fn busy_in_total(&self) -> Duration {
+        let current = self.0.lock();
+        current.busy + current.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.0.lock().since = None;
+        let mut current = self.0.0.lock();
+        if let Some(since) = current.since.take() {
+            current.busy += since.elapsed();
+        }
     }
 }
 

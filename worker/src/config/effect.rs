@@ -55,7 +55,16 @@ pub(super) const EFFECTS: &[(&str, Effect)] = &[
     ),
     ("optimization.graph.level", Honoured),
     ("optimization.priority", Ignored("only TensorRT runs models at a priority")),
-    ("optimization.cuda", Ignored("CUDA graphs are not used")),
+    ("optimization.cuda.graphs", Honoured),
+    (
+        "optimization.cuda.busy_wait_events",
+        Ignored("the thread of an instance waits for its stream, not for events"),
+    ),
+    (
+        "optimization.cuda.graph_spec",
+        Ignored("a graph is recorded for each batch size that the warm-up runs"),
+    ),
+    ("optimization.cuda.output_copy_stream", Ignored("each instance of a model has one stream")),
     ("optimization.execution_accelerators", Honoured),
     ("optimization.input_pinned_memory", Ignored(MEMORY)),
     ("optimization.output_pinned_memory", Ignored(MEMORY)),

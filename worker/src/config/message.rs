@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
     enums::{BatchInputKind, BatchOutputKind, DataType, Format, InstanceKind, SecondaryDeviceKind},
-    optimization::Optimization,
+    optimization::{Accelerator, Optimization},
     scheduling::{DynamicBatching, QueuePolicy, TimeoutAction},
     switch::Switch,
 };

@@ -7,7 +7,7 @@ use batchfleet_broker::QueuePolicy;
 use super::{
     batching,
     effect::{self, Effect},
-    message::Message,
+    message::{Accelerator, Message},
     mistake::Mistake,
     runtime::{self, InstanceGroup},
     tensor::{self, RowAxis, TensorConfig},
@@ -39,8 +39,10 @@ pub(crate) struct ModelConfig {
     pub(crate) instances: Vec<InstanceGroup>,
     /// How far ONNX Runtime optimises the graph, as in `optimization.graph.level`.
     pub(crate) graph_level: Option<i32>,
-    /// The names in `optimization.execution_accelerators`.
-    pub(crate) accelerators: Vec<String>,
+    /// The `optimization.execution_accelerators`.
+    pub(crate) accelerators: Vec<Accelerator>,
+    /// Whether each batch size runs as one CUDA graph, as in `optimization.cuda.graphs`.
+    pub(crate) cuda_graphs: bool,
     /// Libraries with custom operators, as in `model_operations.op_library_filename`.
     pub(crate) operator_libraries: Vec<String>,
     /// Which dimension of a tensor counts rows, where the config declares it.
@@ -95,6 +97,7 @@ impl Default for ModelConfig {
             instances: Vec::new(),
             graph_level: None,
             accelerators: Vec::new(),
+            cuda_graphs: false,
             operator_libraries: Vec::new(),
             row_axes: BTreeMap::new(),
             parameters: BTreeMap::new(),
@@ -144,6 +147,7 @@ impl ModelConfig {
             instances: runtime::instances(&message)?,
             graph_level: runtime::graph_level(&message),
             accelerators: runtime::accelerators(&message),
+            cuda_graphs: runtime::cuda_graphs(&message),
             operator_libraries: runtime::operator_libraries(&message),
             row_axes: tensor::row_axes(&parameters)?,
             parameters,

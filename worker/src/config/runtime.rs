@@ -1,7 +1,7 @@
 //! The fields that concern the sessions of ONNX Runtime.
 
 use super::{
-    message::{self, Message},
+    message::{self, Accelerator, Message},
     mistake::Mistake,
 };
 
@@ -55,14 +55,19 @@ pub(super) fn graph_level(message: &Message) -> Option<i32> {
     message.optimization.as_ref()?.graph.as_ref().map(|graph| graph.level)
 }
 
-/// The names of all execution accelerators.
-pub(super) fn accelerators(message: &Message) -> Vec<String> {
+/// All execution accelerators.
+pub(super) fn accelerators(message: &Message) -> Vec<Accelerator> {
     let optimization = message.optimization.as_ref();
     let Some(all) = optimization.and_then(|all| all.execution_accelerators.as_ref()) else {
         return Vec::new();
     };
-    let all = all.gpu_execution_accelerator.iter().chain(&all.cpu_execution_accelerator);
-    all.map(|accelerator| accelerator.name.clone()).collect()
+    all.gpu_execution_accelerator.iter().chain(&all.cpu_execution_accelerator).cloned().collect()
+}
+
+/// Whether each batch size runs as one CUDA graph.
+pub(super) fn cuda_graphs(message: &Message) -> bool {
+    let optimization = message.optimization.as_ref();
+    optimization.and_then(|all| all.cuda.as_ref()).is_some_and(|cuda| cuda.graphs)
 }
 
 /// The libraries of custom operators.

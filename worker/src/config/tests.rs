@@ -195,8 +195,11 @@ fn all_samples_of_a_warm_up_are_read() {
 fn a_field_without_effect_is_named_unless_it_has_its_default() {
     let ignored = |text: &str| config(text).ignored;
     assert_eq!(
-        ignored("response_cache { enable: true } optimization { cuda { graphs: true } }"),
-        ["optimization.cuda", "response_cache"]
+        ignored(
+            "response_cache { enable: true } \
+             optimization { cuda { graphs: true busy_wait_events: true graph_spec { batch_size: 4 } } }"
+        ),
+        ["optimization.cuda.busy_wait_events", "optimization.cuda.graph_spec", "response_cache"]
     );
     assert_eq!(
         ignored("instance_group [ { count: 1 }, { passive: true host_policy: \"a\" } ]"),

@@ -1,36 +1,36 @@
 //! Engines on ONNX Runtime. Only this module uses the `ort` crate.
 
 mod convert;
+mod device;
 mod load_error;
 mod log;
 mod options;
+mod placement;
 mod runtime;
 
-use std::{borrow::Cow, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use batchfleet_broker::{ModelSpec, Tensor, TensorSpec};
-use ort::{
-    ErrorCode,
-    session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue},
-    value::Outlet,
-};
+use ort::{ErrorCode, session::Session, value::Outlet};
 
 pub use self::runtime::ModelLoadError;
 pub(crate) use self::runtime::Runtime;
 use self::{
-    convert::{default_spec, from_ort, tensor_spec, to_ort},
+    convert::{default_spec, tensor_spec},
+    device::SessionDevice,
     options::SessionOptions,
 };
-use super::{Engine, EngineError, RunError, RunErrorCode};
+use super::{
+    Alike, Engine, EngineError, RunError, RunErrorCode,
+    prepared::{Prepared, Ways},
+};
 use crate::{
     config::{ModelConfig, ModelOutput, Served},
     instances::Instance,
     repository::{ModelBytes, ModelSource},
     reshape::Reshapes,
+    settings::{ExecutionProvider, ModelSettings},
 };
-
-/// Option of a run: the devices that return unused memory after the run.
-const SHRINKAGE: &str = "memory.enable_memory_arena_shrinkage";
 
 /// Maximum number of inputs with a default value that requests may give without a config.
 const MOST_DEFAULTS: usize = 16;
@@ -38,13 +38,15 @@ const MOST_DEFAULTS: usize = 16;
 /// A loaded ONNX model.
 pub(crate) struct Onnx {
     // Dropped before the data that it uses.
-    session: Session,
+    runs: Prepared<SessionDevice>,
     /// The external data of the model.
     _data: Vec<Arc<[u8]>>,
-    run_options: RunOptions<NoSelectedOutputs>,
     spec: ModelSpec,
     reshapes: Reshapes,
-    provider: &'static str,
+    provider: ExecutionProvider,
+    memcpy_nodes: u32,
+    /// Whether graphs are wanted, so that only some batch sizes should run.
+    has_sizes: bool,
     notes: Vec<String>,
 }
 
@@ -57,23 +59,20 @@ impl Onnx {
         bytes: &ModelBytes,
         runtime: &Runtime,
         instance: Instance,
-        max_batch: u32,
+        settings: &ModelSettings,
     ) -> Result<Self, ModelLoadError> {
         let model = |problem| ModelLoadError::Model { model: source.queue.to_string(), problem };
-        let Instance { provider, threads } = instance;
         let folders = source.folders();
         let folders = folders.each_ref().map(PathBuf::as_path);
-        let options = SessionOptions::read(&source.config, provider, threads, &folders);
-        let options = options.map_err(model)?;
+        let flags = settings.provider_options.iter().cloned().collect();
+        let options = SessionOptions::read(&source.config, &flags, instance, &folders);
+        let mut options = options.map_err(model)?;
         for note in &options.notes {
             tracing::warn!(model = %source.queue, note, "config setting has no effect");
         }
-        let session = runtime.session(source, bytes, &options)?;
-        let failed = |error: ort::Error| model(error.to_string());
-        let mut run_options = RunOptions::new().map_err(failed)?;
-        if let Some(devices) = &options.shrinkage {
-            run_options.set(SHRINKAGE, devices).map_err(failed)?;
-        }
+        let (session, placement) = runtime.session(source, bytes, &options)?;
+        placement.check(settings.max_memcpy_nodes).map_err(model)?;
+        options.notes.extend(placement.note());
         let inputs = session.inputs().iter().map(tensor_spec).collect::<Result<Vec<_>, _>>();
         let mut inputs = inputs.map_err(model)?;
         inputs.extend(defaults(&session, &source.config));
@@ -82,11 +81,23 @@ impl Onnx {
             spec: tensor_spec(outlet),
         };
         let outputs = session.outputs().iter().map(output).collect();
-        let served = source.config.served(source.queue.clone(), inputs, outputs, max_batch);
+        let served =
+            source.config.served(source.queue.clone(), inputs, outputs, settings.max_batch.get());
         let Served { spec, reshapes } = served.map_err(model)?;
+        let ways = Ways { kept_memory: options.gpu.kept_memory, graphs: options.gpu.graphs };
+        let device = SessionDevice::new(session, &options, spec.outputs.clone());
+        let device = device.map_err(|error| model(error.to_string()))?;
         let data = bytes.external.iter().map(|(_, data)| data.clone()).collect();
-        let (provider, notes) = (provider.name(), options.notes);
-        Ok(Self { session, _data: data, run_options, spec, reshapes, provider, notes })
+        Ok(Self {
+            runs: Prepared::new(device, ways),
+            _data: data,
+            spec,
+            reshapes,
+            provider: options.provider,
+            memcpy_nodes: placement.memcpy_nodes,
+            has_sizes: ways.graphs,
+            notes: options.notes,
+        })
     }
 }
 
@@ -113,33 +124,47 @@ impl Engine for Onnx {
     }
 
     fn provider(&self) -> &'static str {
-        self.provider
+        self.provider.name()
     }
 
-    fn notes(&self) -> &[String] {
-        &self.notes
+    fn memcpy_nodes(&self) -> u32 {
+        self.memcpy_nodes
+    }
+
+    fn has_sizes(&self) -> bool {
+        self.has_sizes
+    }
+
+    fn notes(&self) -> Vec<String> {
+        [&self.notes, self.runs.notes()].concat()
+    }
+
+    fn prepare(
+        &mut self,
+        inputs: &[Tensor],
+        _rows: u32,
+        alike: Alike<'_>,
+    ) -> Result<(), EngineError> {
+        let mut inputs = inputs.to_vec();
+        self.reshapes.to_model(&mut inputs).map_err(EngineError::failed)?;
+        self.runs.prepare(&inputs, alike)
+    }
+
+    fn return_memory(&mut self, inputs: &[Tensor]) -> Result<bool, EngineError> {
+        // Graphs still use what the arena has for them.
+        if self.provider != ExecutionProvider::Cuda || self.runs.has_graphs() {
+            return Ok(false);
+        }
+        let mut inputs = inputs.to_vec();
+        self.reshapes.to_model(&mut inputs).map_err(EngineError::failed)?;
+        self.runs.device().shrink(&inputs)?;
+        Ok(true)
     }
 
     fn run(&mut self, mut inputs: Vec<Tensor>, _rows: u32) -> Result<Vec<Tensor>, EngineError> {
-        let Self { session, run_options, spec, reshapes, .. } = self;
-        reshapes.to_model(&mut inputs).map_err(EngineError::failed)?;
-        let values = inputs
-            .iter()
-            .map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_ort(tensor)?)))
-            .collect::<ort::Result<Vec<(Cow<str>, SessionInputValue)>>>()
-            .map_err(failed)?;
-        let outputs = session.run_with_options(values, run_options).map_err(failed)?;
-        let mut outputs = spec
-            .outputs
-            .iter()
-            .map(|spec| {
-                let missing = || ort::Error::new(format!("no output {:?}", spec.name));
-                let value = outputs.get(&spec.name).ok_or_else(missing)?;
-                from_ort(spec, value)
-            })
-            .collect::<ort::Result<Vec<_>>>()
-            .map_err(failed)?;
-        reshapes.to_client(&mut outputs).map_err(EngineError::failed)?;
+        self.reshapes.to_model(&mut inputs).map_err(EngineError::failed)?;
+        let mut outputs = self.runs.run(&inputs)?;
+        self.reshapes.to_client(&mut outputs).map_err(EngineError::failed)?;
         Ok(outputs)
     }
 }

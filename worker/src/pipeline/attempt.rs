@@ -132,6 +132,8 @@ impl Runner {
         }
         self.metrics.batch_size.observe(f64::from(batch.rows));
         self.metrics.batch_seconds.observe(run.infer.as_secs_f64());
+        self.metrics.join_seconds.observe(run.input.as_secs_f64());
+        self.metrics.output_seconds.observe(run.output.as_secs_f64());
         self.metrics.padded_rows.inc_by(u64::from(padding));
         let (positions, needed) = batch.positions();
         self.metrics.positions.inc_by(positions);

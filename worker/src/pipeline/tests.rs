@@ -62,6 +62,7 @@ fn plan(limit: u32) -> ServingPlan {
             outputs: vec![spec("X")],
         }),
         provider: "cpu",
+        memcpy_nodes: 0,
         labels: Arc::default(),
         cost: CostModel::from_profile(&[(1, RUN), (64, RUN)]).unwrap(),
         lengths: RowLengths::default(),

@@ -9,6 +9,9 @@ pub(crate) trait Rehearsal {
     /// The inputs of a batch of `rows` rows.
     fn inputs(&self, rows: u32) -> Vec<Tensor>;
 
+    /// Whether two outputs of a batch of `rows` rows are the same, but for rounding.
+    fn alike(&self, rows: u32, one: &[Tensor], other: &[Tensor]) -> bool;
+
     /// Checks the outputs of a batch of `rows` rows. An error counts as a failed run.
     fn check(&mut self, rows: u32, outputs: Vec<Tensor>) -> Result<(), EngineError>;
 }

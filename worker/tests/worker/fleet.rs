@@ -75,6 +75,13 @@ impl Fleet {
         Caller { gateway, producer, inbox: Arc::new(Mutex::new(replies)) }
     }
 
+    /// What the worker announces about how its model is served.
+    pub(crate) async fn notes(&self) -> Vec<String> {
+        let observer = self.broker.observer().await.unwrap();
+        let mut fleet = observer.fleet().await.unwrap();
+        fleet.workers.remove(0).announcement.notes
+    }
+
     /// Shuts the worker down and waits until it has stopped.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();

@@ -8,6 +8,10 @@ use crate::{
     models::{FLOAT, Graph, Type},
 };
 
+/// Lines of a config: memory that stays between runs, and graphs in it.
+const KEPT_MEMORY: &str = "parameters { key: \"io_binding\" value { string_value: \"1\" } }\n";
+const GRAPHS: &str = "optimization { cuda { graphs: true } }\n";
+
 /// Y = X · W for rows of 3, with W = [[1, 10], [2, 20], [3, 30]].
 fn matmul(rows: Option<u64>) -> Vec<u8> {
     Graph::default()
@@ -49,6 +53,35 @@ async fn every_caller_gets_the_outputs_of_its_own_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_datatype_goes_through_unchanged() {
+    assert_eq!(echo_of_every_datatype("", ALL).await, [""; 0]);
+}
+
+/// Kept memory and graphs are for GPUs, where the same calls get other memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_datatype_goes_through_kept_memory_unchanged() {
+    assert_eq!(echo_of_every_datatype(KEPT_MEMORY, NO_STRINGS).await, [""; 0]);
+    // ONNX Runtime does not copy BF16 from device to device.
+    let graphs = [KEPT_MEMORY, GRAPHS].concat();
+    assert_eq!(echo_of_every_datatype(&graphs, NO_STRINGS - 1).await, [""; 0]);
+    let [note] = &echo_of_every_datatype(&graphs, NO_STRINGS).await[..] else { panic!("no note") };
+    assert!(note.starts_with("batches run without a CUDA graph, because "), "{note}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_with_strings_keeps_no_memory_and_says_so() {
+    let notes = echo_of_every_datatype(KEPT_MEMORY, ALL).await;
+    let expected = "inputs and outputs have no memory of their own on the device, because strings \
+                    have no memory on a device";
+    assert_eq!(notes, [expected]);
+}
+
+/// The number of datatypes, and of those of a fixed size.
+const ALL: usize = 14;
+const NO_STRINGS: usize = ALL - 1;
+
+/// Runs a model that returns its inputs, of the first `count` datatypes, with this config. Returns
+/// its notes.
+async fn echo_of_every_datatype(config: &str, count: usize) -> Vec<String> {
     let types = [
         (9, Datatype::Bool),
         (2, Datatype::Uint8),
@@ -65,20 +98,23 @@ async fn every_datatype_goes_through_unchanged() {
         (16, Datatype::Bf16),
         (8, Datatype::Bytes),
     ];
+    let types = &types[..count];
     let mut graph = Graph::default();
-    for (code, datatype) in types {
+    for &(code, datatype) in types {
         let (x, y) = (format!("x_{datatype}"), format!("y_{datatype}"));
         let kind = Type(code, &[None, Some(2)]);
         graph = graph.input(&x, &kind).node("Identity", &[&x], &y).output(&y, &kind);
     }
-    let fleet = Fleet::start(&[("m/1/model.onnx", graph.model())], &["--linger", "20ms"]).await;
+    let files = [("m/1/model.onnx", graph.model()), ("m/config.pbtxt", config.into())];
+    let fleet = Fleet::start(&files, &["--linger", "20ms"]).await;
+    let notes = fleet.notes().await;
     let caller = fleet.caller().await;
     let mut asked = Vec::new();
     for n in 0_u8..8 {
         let data = |datatype: Datatype| match datatype {
             Datatype::Bool => vec![n & 1, 1],
             Datatype::Bytes => [&[1, 0, 0, 0, b'a' + n][..], "\x03\0\0\0ö.".as_bytes()].concat(),
-            other => (0..).map(|i| n + i).take(2 * other.size().unwrap()).collect(),
+            other => (0..).map(|i| n + i).take(2 * other.size().unwrap_or(0)).collect(),
         };
         let tensors = |prefix: &str| -> Vec<Tensor> {
             let name = |datatype| format!("{prefix}_{datatype}");
@@ -91,6 +127,29 @@ async fn every_datatype_goes_through_unchanged() {
         assert_eq!(replies[&id].outcome, Ok(expected));
     }
     fleet.stop().await;
+    notes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_all_sizes_go_through_kept_memory_and_graphs() {
+    for (config, padded) in [(KEPT_MEMORY.to_owned(), 0), ([KEPT_MEMORY, GRAPHS].concat(), 1)] {
+        let files = [("m/1/model.onnx", matmul(None)), ("m/config.pbtxt", config.into_bytes())];
+        let fleet = Fleet::start(&files, &["--batch", "8", "--max-batch", "8"]).await;
+        assert_eq!(fleet.notes().await, [""; 0]);
+        let caller = fleet.caller().await;
+        for rows in [3_u16, 8, 1, 5, 8, 2, 3] {
+            let x: Vec<f32> = (0..3 * rows).map(f32::from).collect();
+            let sum = |row: &[f32]| row[0] + 2.0 * row[1] + 3.0 * row[2];
+            let y: Vec<f32> = x.chunks(3).map(sum).flat_map(|sum| [sum, 10.0 * sum]).collect();
+            let input = floats("X", &[rows.into(), 3], &x);
+            let reply = caller.ask(&queue(), vec![input], rows.into()).await;
+            assert_eq!(reply.outcome, Ok(vec![floats("Y", &[rows.into(), 2], &y)]));
+            // A graph exists for 1, 2, 4 and 8 rows.
+            let missing = u32::from(rows.next_power_of_two() - rows);
+            assert_eq!(reply.timing.padded_rows, missing * padded);
+        }
+        fleet.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,8 +9,8 @@ use half::{bf16, f16};
 use ort::{
     session::{OverridableInitializer, SessionInputValue},
     value::{
-        DynValue, Outlet, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType,
-        TensorRef, ValueType,
+        DynTensor, DynValue, Outlet, PrimitiveTensorElementType, Tensor as OrtTensor,
+        TensorElementType, TensorRef, ValueType,
     },
 };
 
@@ -65,6 +65,26 @@ fn datatype(kind: TensorElementType) -> Option<Datatype> {
     })
 }
 
+/// The library's type of the elements. An error for strings, which have no fixed size.
+pub(super) fn element_type(datatype: Datatype) -> ort::Result<TensorElementType> {
+    Ok(match datatype {
+        Datatype::Bool => TensorElementType::Bool,
+        Datatype::Uint8 => TensorElementType::Uint8,
+        Datatype::Uint16 => TensorElementType::Uint16,
+        Datatype::Uint32 => TensorElementType::Uint32,
+        Datatype::Uint64 => TensorElementType::Uint64,
+        Datatype::Int8 => TensorElementType::Int8,
+        Datatype::Int16 => TensorElementType::Int16,
+        Datatype::Int32 => TensorElementType::Int32,
+        Datatype::Int64 => TensorElementType::Int64,
+        Datatype::Fp16 => TensorElementType::Float16,
+        Datatype::Fp32 => TensorElementType::Float32,
+        Datatype::Fp64 => TensorElementType::Float64,
+        Datatype::Bf16 => TensorElementType::Bfloat16,
+        Datatype::Bytes => return Err(ort::Error::new("strings have no memory on a device")),
+    })
+}
+
 /// Converts an input for a run.
 pub(super) fn to_ort(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
     match tensor.datatype {
@@ -108,7 +128,47 @@ where
     })
 }
 
-fn dims(tensor: &Tensor) -> ort::Result<Vec<i64>> {
+/// Writes a tensor's elements into a value of the same type and shape.
+pub(super) fn fill(value: &mut DynTensor, tensor: &Tensor) -> ort::Result<()> {
+    match tensor.datatype {
+        Datatype::Bool => {
+            let (_, flags) = value.try_extract_tensor_mut::<bool>()?;
+            for (flag, &byte) in flags.iter_mut().zip(&tensor.data) {
+                *flag = byte != 0;
+            }
+            Ok(())
+        }
+        Datatype::Uint8 => fill_numbers::<u8>(value, tensor),
+        Datatype::Uint16 => fill_numbers::<u16>(value, tensor),
+        Datatype::Uint32 => fill_numbers::<u32>(value, tensor),
+        Datatype::Uint64 => fill_numbers::<u64>(value, tensor),
+        Datatype::Int8 => fill_numbers::<i8>(value, tensor),
+        Datatype::Int16 => fill_numbers::<i16>(value, tensor),
+        Datatype::Int32 => fill_numbers::<i32>(value, tensor),
+        Datatype::Int64 => fill_numbers::<i64>(value, tensor),
+        Datatype::Fp16 => fill_numbers::<f16>(value, tensor),
+        Datatype::Fp32 => fill_numbers::<f32>(value, tensor),
+        Datatype::Fp64 => fill_numbers::<f64>(value, tensor),
+        Datatype::Bf16 => fill_numbers::<bf16>(value, tensor),
+        Datatype::Bytes => Err(ort::Error::new("strings have no memory on a device")),
+    }
+}
+
+fn fill_numbers<T>(value: &mut DynTensor, tensor: &Tensor) -> ort::Result<()>
+where
+    T: PrimitiveTensorElementType + Pod,
+{
+    let (_, elements) = value.try_extract_tensor_mut::<T>()?;
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(elements);
+    if bytes.len() != tensor.data.len() {
+        return Err(ort::Error::new("an input has another size than its memory"));
+    }
+    bytes.copy_from_slice(&tensor.data);
+    Ok(())
+}
+
+/// The sizes of a tensor's dimensions.
+pub(super) fn dims(tensor: &Tensor) -> ort::Result<Vec<i64>> {
     let too_large = |_| ort::Error::new("a dimension is too large");
     tensor.shape.iter().map(|&dim| i64::try_from(dim).map_err(too_large)).collect()
 }

@@ -3,7 +3,7 @@
 //! The library may write the same line for every run. The worker logs such a line at most once a
 //! minute, with the number of lines that were left out.
 
-use std::{collections::HashMap, time::Duration};
+use std::{cell::RefCell, collections::HashMap, time::Duration};
 
 use ort::logging::LogLevel;
 use parking_lot::Mutex;
@@ -14,6 +14,29 @@ const EVERY: Duration = Duration::from_mins(1);
 /// Maximum number of kinds of lines to remember.
 const KINDS: usize = 256;
 
+/// Maximum number of warnings that [`warnings_of`] returns.
+const KEPT: usize = 256;
+
+thread_local! {
+    /// The library's warnings on this thread, while something collects them.
+    static WARNINGS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Calls `work`, and returns its result and the warnings that the library gave on this thread.
+pub(super) fn warnings_of<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    WARNINGS.set(Some(Vec::new()));
+    let result = work();
+    (result, WARNINGS.take().unwrap_or_default())
+}
+
+fn collect(message: &str) {
+    WARNINGS.with_borrow_mut(|warnings| {
+        if let Some(warnings) = warnings.as_mut().filter(|warnings| warnings.len() < KEPT) {
+            warnings.push(message.to_owned());
+        }
+    });
+}
+
 /// Logs a message of the library.
 pub(super) fn log(level: LogLevel, category: &str, id: &str, location: &str, message: &str) {
     static REPEATS: Mutex<Option<Repeats>> = Mutex::new(None);
@@ -23,6 +46,9 @@ pub(super) fn log(level: LogLevel, category: &str, id: &str, location: &str, mes
         LogLevel::Warning => Some(true),
         _ => None,
     };
+    if warning == Some(true) {
+        collect(message);
+    }
     let omitted = warning.and_then(|_| {
         let kind = kind(location, message);
         REPEATS.lock().get_or_insert_default().admit(kind, Instant::now())
@@ -101,6 +127,21 @@ mod tests {
         assert_eq!(admit("shape {16,3} of Y", 59), None);
         assert_eq!(admit("shape {7,3} of Y", 60), Some(2));
         assert_eq!(admit("shape {7,3} of Y", 120), Some(0));
+    }
+
+    #[test]
+    fn the_warnings_of_a_call_are_its_own() {
+        let warn = |text: &str| log(LogLevel::Warning, "", "", "a.cc:1", text);
+        warn("before");
+        let (result, warnings) = warnings_of(|| {
+            warn("one");
+            log(LogLevel::Error, "", "", "a.cc:1", "an error");
+            std::thread::spawn(move || warn("on another thread")).join().unwrap();
+            warn("two");
+            7
+        });
+        warn("after");
+        assert_eq!((result, warnings), (7, vec!["one".to_owned(), "two".to_owned()]));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The options of a session of ONNX Runtime: what the worker's settings and the model's config say.
 //! The names and values of the config are those of Triton's backend for ONNX Runtime. Pure.
 
+mod gpu;
+mod provider;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -8,20 +11,24 @@ use std::{
 
 use ort::session::builder::GraphOptimizationLevel;
 
-use crate::{config::ModelConfig, settings::ExecutionProvider};
+pub(super) use self::gpu::GpuOptions;
+use self::provider::flag;
+use crate::{
+    config::{Accelerator, ModelConfig},
+    instances::Instance,
+    settings::ExecutionProvider,
+};
 
 /// Prefixes of the parameters that are passed to ONNX Runtime as session options of the same name.
 const ENTRIES: [&str; 4] = ["session.", "optimization.", "mlas.", "ep."];
 
-/// Parameters that only GPUs have.
-const CUDA_PARAMETERS: [&str; 3] =
-    ["cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy"];
-
 /// The options of one session.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct SessionOptions {
     /// Where the session runs.
     pub(super) provider: ExecutionProvider,
+    /// The number of the provider's device.
+    pub(super) device: u16,
     /// Threads that compute one operator.
     pub(super) intra_threads: usize,
     /// Threads that compute operators side by side; `None` leaves the number to ONNX Runtime.
@@ -40,39 +47,31 @@ pub(super) struct SessionOptions {
     pub(super) entries: Vec<(String, String)>,
     /// Libraries with custom operators.
     pub(super) libraries: Vec<PathBuf>,
-    /// Options that only a GPU has.
-    pub(super) cuda: CudaOptions,
+    /// Options of sessions on a GPU.
+    pub(super) gpu: GpuOptions,
     /// What the config says and this session does not do, as sentences for users.
     pub(super) notes: Vec<String>,
 }
 
-/// Options of the CUDA execution provider; `None` leaves the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct CudaOptions {
-    /// How algorithms for convolutions are found: 0 tries all, 1 estimates, 2 takes the default.
-    pub(super) conv_algorithm_search: Option<u8>,
-    /// The most bytes of device memory.
-    pub(super) memory_limit: Option<usize>,
-    /// How memory grows: 0 by powers of two, 1 by what is requested.
-    pub(super) arena_extend_strategy: Option<u8>,
-}
-
 impl SessionOptions {
-    /// The options of a session on `provider` with `threads` threads, unless `config` changes them.
-    /// `folders` are searched for libraries of custom operators. The error is a sentence.
+    /// The options of the session of `instance`, unless `config` changes them. `flags` are options
+    /// of the execution provider for all models. `folders` are searched for libraries of custom
+    /// operators. The error is a sentence.
     pub(super) fn read(
         config: &ModelConfig,
-        provider: ExecutionProvider,
-        threads: usize,
+        flags: &BTreeMap<String, String>,
+        instance: Instance,
         folders: &[&Path],
     ) -> Result<Self, String> {
+        let Instance { provider, device, threads } = instance;
         let parameters = Parameters(&config.parameters);
         // 0 stands for the default, as in Triton.
         let count = |name| Ok::<_, String>(parameters.number(name)?.filter(|&count| count > 0));
         let entries = config.parameters.iter().filter(|(name, _)| is_entry(name));
         let libraries = config.operator_libraries.iter().map(|file| library(file, folders));
         let mut notes = accelerators(&config.accelerators, provider)?;
-        notes.extend(cuda_on_cpu(&config.parameters, provider));
+        let (gpu, without_effect) = GpuOptions::read(config, flags, provider)?;
+        notes.extend(without_effect);
         let arena = parameters.flag("enable_mem_arena")?;
         let shrinkage = config.parameters.get("memory.enable_memory_arena_shrinkage").cloned();
         if arena == Some(false) && shrinkage.is_some() {
@@ -82,8 +81,16 @@ impl SessionOptions {
                     .to_owned(),
             );
         }
+        if gpu.graphs && shrinkage.is_some() {
+            return Err(
+                "the parameter memory.enable_memory_arena_shrinkage returns memory that CUDA graphs \
+                 still use: drop one of them"
+                    .to_owned(),
+            );
+        }
         Ok(Self {
             provider,
+            device,
             intra_threads: count("intra_op_thread_count")?.unwrap_or(threads),
             inter_threads: count("inter_op_thread_count")?,
             is_parallel: parameters.one_of("execution_mode", &["0", "1"])? == Some(1),
@@ -93,12 +100,7 @@ impl SessionOptions {
             shrinkage,
             entries: entries.map(|(name, value)| (name.clone(), value.clone())).collect(),
             libraries: libraries.collect::<Result<_, _>>()?,
-            cuda: CudaOptions {
-                conv_algorithm_search: parameters
-                    .one_of("cudnn_conv_algo_search", &["0", "1", "2"])?,
-                memory_limit: parameters.number("gpu_mem_limit")?,
-                arena_extend_strategy: parameters.one_of("arena_extend_strategy", &["0", "1"])?,
-            },
+            gpu,
             notes,
         })
     }
@@ -126,8 +128,8 @@ fn level(level: Option<i32>) -> Result<GraphOptimizationLevel, String> {
 }
 
 /// A note for each of the `optimization.execution_accelerators` that the session does not use.
-fn accelerators(names: &[String], provider: ExecutionProvider) -> Result<Vec<String>, String> {
-    let note = |name: &String| match (name.as_str(), provider) {
+fn accelerators(all: &[Accelerator], provider: ExecutionProvider) -> Result<Vec<String>, String> {
+    let note = |Accelerator { name, .. }: &Accelerator| match (name.as_str(), provider) {
         ("tensorrt", ExecutionProvider::Tensorrt)
         | ("cuda", ExecutionProvider::Cuda | ExecutionProvider::Tensorrt) => Ok(None),
         ("tensorrt" | "cuda", _) => Ok(Some(format!(
@@ -143,18 +145,7 @@ fn accelerators(names: &[String], provider: ExecutionProvider) -> Result<Vec<Str
              known"
         )),
     };
-    Ok(names.iter().map(note).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-}
-
-/// A note for each parameter of GPUs that a session on the processor does not use.
-fn cuda_on_cpu(parameters: &BTreeMap<String, String>, provider: ExecutionProvider) -> Vec<String> {
-    let unused = CUDA_PARAMETERS.iter().filter(|name| parameters.contains_key(**name));
-    let unused = unused.filter(|_| provider == ExecutionProvider::Cpu);
-    unused
-        .map(|name| {
-            format!("the parameter {name} has no effect, because the model runs on the processor")
-        })
-        .collect()
+    Ok(all.iter().map(note).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 /// The file of a library: an absolute path, or the first of `folders` that contains the file.
@@ -182,11 +173,7 @@ impl Parameters<'_> {
 
     fn flag(&self, name: &str) -> Result<Option<bool>, String> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
-        match value.trim().to_ascii_lowercase().as_str() {
-            "1" | "true" => Ok(Some(true)),
-            "0" | "false" => Ok(Some(false)),
-            _ => Err(wrong(name, value, "1 or 0")),
-        }
+        flag(value).map(Some).ok_or_else(|| wrong(name, value, "1 or 0"))
     }
 
     /// The position of the value among `allowed`.
@@ -209,7 +196,8 @@ mod tests {
         let parameters =
             parameters.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let config = ModelConfig { parameters, ..ModelConfig::default() };
-        SessionOptions::read(&config, ExecutionProvider::Cpu, 3, &[])
+        let instance = Instance { provider: ExecutionProvider::Cpu, device: 0, threads: 3 };
+        SessionOptions::read(&config, &BTreeMap::new(), instance, &[])
     }
 
     #[test]
@@ -243,15 +231,18 @@ mod tests {
         let entry = ("session.use_device_allocator_for_initializers".to_owned(), "1".to_owned());
         assert_eq!(all.entries, [entry]);
         assert_eq!(all.notes.len(), 3, "{:?}", all.notes);
-        assert!(all.notes[0].starts_with("the parameter cudnn_conv_algo_search has no effect"));
-        assert_eq!(
-            all.cuda,
-            CudaOptions {
-                conv_algorithm_search: Some(2),
-                memory_limit: Some(4 << 30),
-                arena_extend_strategy: Some(1),
-            }
-        );
+        for (note, name) in all.notes.iter().zip([
+            "arena_extend_strategy",
+            "cudnn_conv_algo_search",
+            "gpu_mem_limit",
+        ]) {
+            let expected = format!(
+                "the parameter {name} in config.pbtxt has no effect, because the model runs on the \
+                 processor"
+            );
+            assert_eq!(*note, expected);
+        }
+        assert!(all.gpu.given.contains_key("gpu_mem_limit"));
     }
 
     #[test]
@@ -261,7 +252,11 @@ mod tests {
             ("inter_op_thread_count", "two", "is \"two\": expected a number from 0 on"),
             ("execution_mode", "2", "is \"2\": expected 0 or 1"),
             ("enable_mem_arena", "yes", "is \"yes\": expected 1 or 0"),
-            ("cudnn_conv_algo_search", "3", "is \"3\": expected 0 or 1 or 2"),
+            (
+                "cudnn_conv_algo_search",
+                "3",
+                "is \"3\": expected 0 (EXHAUSTIVE) or 1 (HEURISTIC) or 2 (DEFAULT)",
+            ),
         ] {
             let error = read(&[(name, value)]).unwrap_err();
             assert_eq!(error, format!("the parameter {name} in config.pbtxt {expected}"));
@@ -284,7 +279,9 @@ mod tests {
 
     #[test]
     fn an_accelerator_that_the_worker_has_not_is_noted() {
-        let notes = |name: &str, provider| accelerators(&[name.to_owned()], provider).unwrap();
+        let named =
+            |name: &str| [Accelerator { name: name.to_owned(), parameters: BTreeMap::new() }];
+        let notes = |name: &str, provider| accelerators(&named(name), provider).unwrap();
         for (name, provider) in [
             ("tensorrt", ExecutionProvider::Tensorrt),
             ("cuda", ExecutionProvider::Tensorrt),
@@ -308,7 +305,7 @@ mod tests {
         ] {
             assert!(notes(name, provider)[0].contains(problem), "{name}");
         }
-        let unknown = accelerators(&["tensortr".to_owned()], ExecutionProvider::Tensorrt);
+        let unknown = accelerators(&named("tensortr"), ExecutionProvider::Tensorrt);
         assert!(unknown.unwrap_err().contains("unknown execution accelerator \"tensortr\""));
     }
 

@@ -10,18 +10,12 @@ use std::{
 
 use ort::{
     environment::Environment,
-    ep::{
-        ArenaExtendStrategy, CPU, CUDA, ExecutionProviderDispatch, TensorRT,
-        cuda::ConvAlgorithmSearch,
-    },
+    ep::{CPU, ExecutionProviderDispatch},
     logging::LogLevel,
     session::{Session, builder::SessionBuilder},
 };
 
-use super::{
-    load_error, log,
-    options::{CudaOptions, SessionOptions},
-};
+use super::{load_error, log, options::SessionOptions, placement::Placement};
 use crate::{
     repository::{ModelBytes, ModelSource},
     settings::ExecutionProvider,
@@ -30,11 +24,10 @@ use crate::{
 /// Option of a session: use the files in memory where they are. The files must outlive the session.
 const IN_PLACE: &str = "session.use_external_initializer_file_buffers_directly";
 
-/// ONNX Runtime, and the device of this process.
+/// ONNX Runtime.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     environment: Environment,
-    device: i32,
 }
 
 /// Why a model could not be loaded.
@@ -71,7 +64,7 @@ pub enum ModelLoadError {
 
 impl Runtime {
     /// Loads the library, unless the process has already loaded it.
-    pub(crate) fn open(library: &Path, device: i32) -> Result<Self, ModelLoadError> {
+    pub(crate) fn open(library: &Path) -> Result<Self, ModelLoadError> {
         static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
         let environment = ENVIRONMENT.get_or_init(|| {
             let builder = ort::init_from(library).map_err(|error| error.to_string())?;
@@ -88,54 +81,18 @@ impl Runtime {
             problem: problem.clone(),
         };
         let environment = environment.as_ref().map_err(problem)?.clone();
-        Ok(Self { environment, device })
-    }
-
-    fn providers(&self, options: &SessionOptions) -> Vec<ExecutionProviderDispatch> {
-        let cuda = || self.cuda(options.cuda).build().error_on_failure();
-        let tensorrt =
-            || TensorRT::default().with_device_id(self.device).build().error_on_failure();
-        let mut providers = match options.provider {
-            ExecutionProvider::Cpu => Vec::new(),
-            ExecutionProvider::Cuda => vec![cuda()],
-            ExecutionProvider::Tensorrt => vec![tensorrt(), cuda()],
-        };
-        if let Some(arena) = options.arena {
-            providers.push(CPU::default().with_arena_allocator(arena).build());
-        }
-        providers
-    }
-
-    fn cuda(&self, options: CudaOptions) -> CUDA {
-        let search = match options.conv_algorithm_search {
-            Some(0) => ConvAlgorithmSearch::Exhaustive,
-            Some(2) => ConvAlgorithmSearch::Default,
-            // ONNX Runtime's default, an exhaustive search, tries every algorithm again for each new
-            // batch size.
-            _ => ConvAlgorithmSearch::Heuristic,
-        };
-        let strategy = match options.arena_extend_strategy {
-            Some(0) => ArenaExtendStrategy::NextPowerOfTwo,
-            _ => ArenaExtendStrategy::SameAsRequested,
-        };
-        let cuda = CUDA::default()
-            .with_device_id(self.device)
-            .with_conv_algorithm_search(search)
-            .with_arena_extend_strategy(strategy);
-        match options.memory_limit {
-            Some(limit) => cuda.with_memory_limit(limit),
-            None => cuda,
-        }
+        Ok(Self { environment })
     }
 
     /// Loads a model from memory: files that are mapped could change while the model is served. The
-    /// caller must keep the external data of `bytes` for as long as the session.
+    /// caller must keep the external data of `bytes` for as long as the session. Returns also where
+    /// the operators run.
     pub(super) fn session(
         &self,
         source: &ModelSource,
         bytes: &ModelBytes,
         options: &SessionOptions,
-    ) -> Result<Session, ModelLoadError> {
+    ) -> Result<(Session, Placement), ModelLoadError> {
         let model = |error: ort::Error| ModelLoadError::Model {
             model: source.queue.to_string(),
             problem: load_error::explain(&error.to_string()),
@@ -145,11 +102,11 @@ impl Runtime {
             problem: error.to_string(),
         };
         let builder = self.builder(options).map_err(model)?;
-        let builder =
-            builder.with_execution_providers(self.providers(options)).map_err(provider)?;
+        let builder = builder.with_execution_providers(providers(options)).map_err(provider)?;
         let builder = libraries(builder, &options.libraries).map_err(model)?;
         let mut builder = external_data(builder, bytes).map_err(model)?;
-        builder.commit_from_memory(&bytes.model).map_err(model)
+        let (session, warnings) = log::warnings_of(|| builder.commit_from_memory(&bytes.model));
+        Ok((session.map_err(model)?, Placement::of(&warnings)))
     }
 
     /// A session with every option but its providers and libraries.
@@ -170,6 +127,23 @@ impl Runtime {
         }
         Ok(builder)
     }
+}
+
+/// The execution providers of a session, the preferred first.
+fn providers(options: &SessionOptions) -> Vec<ExecutionProviderDispatch> {
+    let device = options.device.into();
+    let cuda = || options.gpu.cuda.clone().with_device_id(device).build().error_on_failure();
+    let tensorrt =
+        || options.gpu.tensorrt.clone().with_device_id(device).build().error_on_failure();
+    let mut providers = match options.provider {
+        ExecutionProvider::Cpu => Vec::new(),
+        ExecutionProvider::Cuda => vec![cuda()],
+        ExecutionProvider::Tensorrt => vec![tensorrt(), cuda()],
+    };
+    if let Some(arena) = options.arena {
+        providers.push(CPU::default().with_arena_allocator(arena).build());
+    }
+    providers
 }
 
 /// Registers the operators of each library.
