@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The longest `id`, in bytes.
-const MAX_ID: usize = 255;
+pub(crate) const MAX_ID: usize = 255;
 
 /// An inference request as written.
 #[derive(Default)]

@@ -83,7 +83,7 @@ fn attach(inputs: Vec<Input<'_>>, mut tensors: Option<Tensors>) -> Result<Vec<Te
 
 /// Puts the inputs in the model's order. Every input of the model must be present once, or not at
 /// all if it is optional, with the model's datatype and a shape that fits.
-fn in_order(inputs: Vec<Tensor>, model: &ModelSpec) -> Result<Vec<Tensor>, Problem> {
+pub(crate) fn in_order(inputs: Vec<Tensor>, model: &ModelSpec) -> Result<Vec<Tensor>, Problem> {
     let mut ordered: Vec<Option<Tensor>> = vec![None; model.inputs.len()];
     for input in inputs {
         let name = quote(&input.name);

@@ -2,14 +2,15 @@
 //!
 //! [`infer::parse`] reads a request body and checks it against the model's
 //! [`ModelSpec`](batchfleet_broker::ModelSpec); [`response::encode`] writes the response body. Both
-//! are specific to HTTP bodies: JSON, and binary tensors after the JSON. The other modules serve
-//! any front: [`metadata`] describes the server and its models, [`statistics`] their counts and
+//! are specific to HTTP bodies: JSON, and binary tensors after the JSON. [`grpc`] does the same for the
+//! messages of gRPC. The other modules serve any front: [`metadata`] describes the server and its models, [`statistics`] their counts and
 //! durations, [`names`] checks the names of models and versions, and [`Problem`] is the error for
 //! every mistake of a client.
 
 mod binary;
 mod data;
 mod document;
+pub mod grpc;
 pub mod infer;
 mod json;
 pub mod metadata;

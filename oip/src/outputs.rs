@@ -30,6 +30,11 @@ pub(crate) struct RequestedOutput<'a> {
 }
 
 impl<'a> RequestedOutput<'a> {
+    /// An output that names no form, and the number of its classes to send.
+    pub(crate) fn new(name: impl Into<Cow<'a, str>>, classes: u32) -> Self {
+        Self { name: name.into(), binary: None, classes }
+    }
+
     /// Reads the `outputs` of a request; `null` is an empty list.
     pub(crate) fn read(reader: &mut Reader<'a>, model: &ModelSpec) -> Result<Vec<Self>, Problem> {
         match reader.kind()? {

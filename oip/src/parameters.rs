@@ -17,6 +17,10 @@ const MAX_PARAMETERS: usize = 64;
 pub(crate) enum Scalar<'a> {
     Bool(bool),
     Number(Number<'a>),
+    /// A whole number of at least 0, from a message.
+    Whole(u64),
+    /// Any other number, from a message.
+    NotWhole,
     Text(Cow<'a, str>),
 }
 
@@ -40,7 +44,8 @@ impl<'a> Scalar<'a> {
     pub(crate) fn to_u64(&self) -> Option<u64> {
         match self {
             Self::Number(number) => number.to_integer(),
-            Self::Bool(_) | Self::Text(_) => None,
+            Self::Whole(number) => Some(*number),
+            Self::Bool(_) | Self::NotWhole | Self::Text(_) => None,
         }
     }
 
@@ -48,7 +53,7 @@ impl<'a> Scalar<'a> {
     pub(crate) fn to_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
-            Self::Number(_) | Self::Text(_) => None,
+            Self::Number(_) | Self::Whole(_) | Self::NotWhole | Self::Text(_) => None,
         }
     }
 }
@@ -67,10 +72,7 @@ pub(crate) fn read(
     }
     let mut count = 0;
     reader.object(|reader, name| {
-        count += 1;
-        if count > MAX_PARAMETERS {
-            return Err(bad(format!("there are more than {MAX_PARAMETERS} parameters")));
-        }
+        self::count(&mut count)?;
         let value = Scalar::read(reader)?.ok_or_else(|| {
             bad(format!("parameter {} should be a string, a number or a boolean", quote(name)))
         })?;
@@ -79,7 +81,17 @@ pub(crate) fn read(
     })
 }
 
-fn refuse(name: &str) -> Result<(), Problem> {
+/// Counts one more parameter of an object.
+pub(crate) fn count(count: &mut usize) -> Result<(), Problem> {
+    *count += 1;
+    if *count > MAX_PARAMETERS {
+        return Err(bad(format!("there are more than {MAX_PARAMETERS} parameters")));
+    }
+    Ok(())
+}
+
+/// Refuses reserved names, and parameters that point to data outside the request.
+pub(crate) fn refuse(name: &str) -> Result<(), Problem> {
     if name.starts_with("triton_") {
         return Err(bad(format!("{}: names that begin with triton_ are reserved", quote(name))));
     }
@@ -103,31 +115,34 @@ pub(crate) struct RequestParameters {
 impl RequestParameters {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Problem> {
         let mut all = Self::default();
-        read(reader, |name, value| {
-            match name {
-                "timeout" => all.timeout = timeout(&value)?,
-                "priority" => {
-                    let level = value.to_u64().ok_or_else(|| {
-                        bad("priority should be a whole number: 1 the highest, 0 the default")
-                    })?;
-                    all.priority = match level {
-                        1 => Priority::Critical,
-                        0 | 2 => Priority::Default,
-                        _ => Priority::Sheddable,
-                    };
-                }
-                "binary_data_output" => all.binary_outputs = boolean(name, &value)?,
-                "sequence_id" if !no_sequence(&value) => {
-                    return Err(Problem::unsupported("sequence_id: models are stateless"));
-                }
-                "sequence_start" | "sequence_end" if boolean(name, &value)? => {
-                    return Err(Problem::unsupported(format!("{name}: models are stateless")));
-                }
-                _ => {}
-            }
-            Ok(())
-        })?;
+        read(reader, |name, value| all.set(name, &value))?;
         Ok(all)
+    }
+
+    /// Takes one parameter; unknown names are ignored.
+    pub(crate) fn set(&mut self, name: &str, value: &Scalar<'_>) -> Result<(), Problem> {
+        match name {
+            "timeout" => self.timeout = timeout(value)?,
+            "priority" => {
+                let level = value.to_u64().ok_or_else(|| {
+                    bad("priority should be a whole number: 1 the highest, 0 the default")
+                })?;
+                self.priority = match level {
+                    1 => Priority::Critical,
+                    0 | 2 => Priority::Default,
+                    _ => Priority::Sheddable,
+                };
+            }
+            "binary_data_output" => self.binary_outputs = boolean(name, value)?,
+            "sequence_id" if !no_sequence(value) => {
+                return Err(Problem::unsupported("sequence_id: models are stateless"));
+            }
+            "sequence_start" | "sequence_end" if boolean(name, value)? => {
+                return Err(Problem::unsupported(format!("{name}: models are stateless")));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 

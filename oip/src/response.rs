@@ -15,7 +15,7 @@ use crate::{
 /// Minimum size of binary tensors that are shared instead of copied, in bytes. A smaller tensor may
 /// be a slice of a message with many replies. Sharing the slice would keep the whole message in
 /// memory while the client reads the response.
-const SHARED: usize = 256 << 10;
+pub(crate) const SHARED: usize = 256 << 10;
 
 /// The body of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]

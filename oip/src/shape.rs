@@ -25,12 +25,17 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Vec<u64>, Problem> {
         shape.push(dimension.ok_or_else(|| {
             bad(format!("dimension {} should be a whole number", quote(number.text)))
         })?);
-        if shape.len() > MAX_RANK {
-            return Err(bad(format!("a shape may have at most {MAX_RANK} dimensions")));
-        }
-        Ok(())
+        check_rank(&shape)
     })?;
     Ok(shape)
+}
+
+/// Refuses a shape with too many dimensions.
+pub(crate) fn check_rank(shape: &[u64]) -> Result<(), Problem> {
+    if shape.len() > MAX_RANK {
+        return Err(bad(format!("a shape may have at most {MAX_RANK} dimensions")));
+    }
+    Ok(())
 }
 
 /// The number of elements in a tensor of this shape.

@@ -1,6 +1,8 @@
 //! The messages and the service of the Open Inference Protocol v2 over gRPC, generated from the files in
 //! `proto/`, and their descriptors.
 
+pub use prost::Message;
+
 /// The generated code.
 #[expect(missing_docs, reason = "generated code")]
 pub mod inference {
