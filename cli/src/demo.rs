@@ -115,6 +115,8 @@ async fn serve(
 ) -> anyhow::Result<Measured> {
     let gateway = GatewaySettings {
         listen: ([127, 0, 0, 1], 0).into(),
+        grpc_listen: None,
+        grpc_max_connection_age: Duration::ZERO,
         http_threads: None,
         deadline: Duration::from_secs(30),
         max_deadline: Duration::from_mins(2),

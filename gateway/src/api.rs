@@ -5,8 +5,8 @@ use std::sync::Arc;
 use batchfleet_service::Readiness;
 
 use crate::{
-    ask::Core, body::Bounds, live::state::Live, memory::MemoryBudget, offload::Offload,
-    trace::Traces,
+    access::AccessLog, ask::Core, body::Bounds, live::state::Live, memory::MemoryBudget,
+    offload::Offload, trace::Traces,
 };
 
 /// State that every HTTP handler reads.
@@ -21,8 +21,7 @@ pub(crate) struct Api {
     pub(crate) readiness: Readiness,
     /// Whether this gateway counts as ready only while every known model is ready.
     pub(crate) strict_readiness: bool,
-    /// The share of requests in the access log.
-    pub(crate) access_log: f64,
+    pub(crate) access_log: AccessLog,
     pub(crate) live: Live,
     pub(crate) traces: Traces,
 }

@@ -1,6 +1,6 @@
 //! Builds and runs a gateway.
 
-use std::{future::pending, io, net::SocketAddr, sync::Arc};
+use std::{future::pending, net::SocketAddr, sync::Arc};
 
 use batchfleet_broker::{Broker, BrokerError, GatewayId, Observer, Producer};
 use batchfleet_service::{LongTasks, Process};
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    access::AccessLog,
     api::Api,
     ask::Core,
     availability::{self, Outlook},
@@ -19,7 +20,6 @@ use crate::{
     catalog::Catalog,
     clients::{Clients, ClientsError},
     dispatch::Dispatcher,
-    http::{self, HttpServer},
     live::{
         self, LiveControls,
         state::{Live, Port},
@@ -29,6 +29,7 @@ use crate::{
     observe,
     offload::Offload,
     peers,
+    server::{self, Addresses, ListenError, Server},
     settings::GatewaySettings,
     tls::{Tls, TlsError},
     trace::Traces,
@@ -41,9 +42,9 @@ pub enum StartError {
     /// Redis is unreachable, or configured in a way that risks the loss of jobs.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// The address is in use, or does not belong to this machine.
-    #[error("cannot listen on --listen {0}: {1}")]
-    Listen(SocketAddr, #[source] io::Error),
+    /// An address is in use, or does not belong to this machine.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A TLS file cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -57,8 +58,8 @@ pub enum StartError {
 
 /// A gateway that accepts connections.
 pub struct Gateway {
-    server: HttpServer,
-    address: SocketAddr,
+    server: Server,
+    addresses: Addresses,
     tasks: LongTasks,
     api: Arc<Api>,
 }
@@ -113,19 +114,27 @@ impl Gateway {
         let budgets = vec![api.budget.clone(), api.connection_memory.clone()];
         tasks.spawn("return of freed memory", memory::return_freed(budgets));
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);
-        let (server, address) =
-            http::listen(settings, tls, api.clone(), process.shutdown.clone(), going)
-                .map_err(|error| StartError::Listen(settings.listen, error))?;
+        let (server, addresses) =
+            server::listen(settings, tls, api.clone(), process.shutdown.clone(), going)?;
+        let address = addresses.http;
         api.live.opened(address.port());
         info!(%address, port_name = "http", gateway = %id, "listening");
+        if let Some(address) = addresses.grpc {
+            info!(%address, port_name = "grpc", gateway = %id, "listening");
+        }
         process.readiness.ready();
-        Ok(Self { server, address, tasks, api })
+        Ok(Self { server, addresses, tasks, api })
     }
 
     /// The bound address. If the settings ask for port 0, the address contains the port that the
     /// system chose.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses.http
+    }
+
+    /// The bound address for gRPC, if the settings name one.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.addresses.grpc
     }
 
     /// The live controls. The live page offers the controls only while a receiver exists, and only
@@ -213,7 +222,7 @@ fn api(settings: &GatewaySettings, core: Arc<Core>, id: GatewayId, process: &Pro
         offload: Offload::new(),
         readiness: process.readiness.clone(),
         strict_readiness: settings.strict_readiness,
-        access_log: settings.access_log,
+        access_log: AccessLog::new(settings.access_log),
         live: Live::new(settings.live_page, id, settings.tls.tls_cert.is_some()),
         traces: Traces::new(process.tracer.clone(), settings.trace_sample),
         core,

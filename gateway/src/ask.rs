@@ -18,7 +18,7 @@ use crate::{
     dispatch::{Dispatcher, JobRequest},
     error::{InferError, InferResult},
     mailbox::Mailbox,
-    metrics::GatewayMetrics,
+    metrics::{GatewayMetrics, Protocol},
     model::Model,
     trace::Trace,
     usage::Usage,
@@ -66,7 +66,8 @@ pub(crate) struct Prediction {
 
 impl Core {
     /// Begins the record of a request that arrives now.
-    pub(crate) fn arrive(&self, trace: Trace) -> Record<'_> {
+    pub(crate) fn arrive(&self, trace: Trace, protocol: Protocol) -> Record<'_> {
+        self.metrics.arrived(protocol);
         Record::arrive(&self.metrics, trace)
     }
 

@@ -109,6 +109,30 @@ impl InferError {
         }
     }
 
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Problem(problem) => problem.status,
+            Self::Quota(_) | Self::Concurrency | Self::AuthFailures(_) => 429,
+            Self::BodyBytes
+            | Self::QueueWait(_)
+            | Self::QueueLimit
+            | Self::InFlight
+            | Self::NoWorkers(_)
+            | Self::FleetDeleted(_)
+            | Self::Draining
+            | Self::QueueFull
+            | Self::QueueUnreachable => 503,
+            Self::Deadline => 504,
+            Self::Worker(error) => match error.failure {
+                Failure::BadInput => 400,
+                Failure::Model | Failure::Poison => 500,
+                Failure::Expired | Failure::Unawaited => 504,
+            },
+            Self::Misrouted => 500,
+        }
+    }
+
     /// How long the client should wait before the next attempt, if another attempt may succeed.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -1,7 +1,6 @@
-//! The HTTP front: routes, request heads, bodies and responses. Only `http` and `live` depend on
-//! actix.
+//! The HTTP front: routes, request heads, bodies and responses. Only `http`, `live` and the
+//! threads of `server` depend on actix.
 
-mod access;
 mod connection;
 mod cors;
 mod failure;
@@ -13,7 +12,7 @@ mod normal_path;
 mod origin;
 mod response_body;
 mod routes;
-mod server;
+mod serve;
 mod span;
 mod unread;
 
@@ -22,5 +21,5 @@ mod openapi;
 
 pub(crate) use self::{
     failure::error_body,
-    server::{HttpServer, listen},
+    serve::{HttpDoor, serve},
 };

@@ -32,6 +32,25 @@ const MODEL: [&str; 1] = ["model"];
 /// The label of requests for unknown models. No model can have this name.
 const UNKNOWN_MODEL: &str = "(unknown)";
 
+/// The protocol of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray)]
+pub(crate) enum Protocol {
+    /// HTTP with JSON or binary tensors.
+    Http,
+    /// gRPC.
+    Grpc,
+}
+
+impl Protocol {
+    /// The `protocol` label of metrics.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
 batchfleet_service::metrics! {
     /// Every metric of a gateway.
     #[derive(Clone, Debug)]
@@ -39,6 +58,13 @@ batchfleet_service::metrics! {
         /// Requests for a model, refused or not.
         #[metric("batchfleet_gateway_offered_total", unit = "requests", labels = MODEL)]
         offered: IntCounterVec,
+        /// Inference requests that arrived, by protocol: `http` or `grpc`.
+        #[metric(
+            "batchfleet_gateway_arrived_total",
+            unit = "requests",
+            labels = ["protocol"]
+        )]
+        arrived: IntCounterVec,
         /// Requests read, checked and admitted.
         #[metric("batchfleet_gateway_accepted_total", unit = "requests", labels = MODEL)]
         accepted: IntCounterVec,
@@ -198,6 +224,11 @@ impl GatewayMetrics {
         remove(&self.request_seconds, is_gone);
         self.fleet.forget(is_of_version);
         self.triton.forget(is_of_version);
+    }
+
+    /// Counts an inference request that arrives.
+    pub(crate) fn arrived(&self, protocol: Protocol) {
+        self.arrived.with_label_values(&[protocol.label()]).inc();
     }
 
     /// Counts a request for an unknown model, and its refusal with this error code.

@@ -55,7 +55,29 @@ pub struct GatewaySettings {
     )]
     pub listen: SocketAddr,
 
-    /// Threads that serve HTTP [default: one per core]
+    /// The address for clients that speak gRPC, port 8001 by custom; port 0 picks any free port. TLS and
+    /// access control apply as on --listen [default: no gRPC]
+    #[arg(
+        long,
+        env = "BATCHFLEET_GRPC_LISTEN",
+        value_name = "ADDR",
+        value_parser = listen_address
+    )]
+    pub grpc_listen: Option<SocketAddr>,
+
+    /// How long a client may keep a gRPC connection, give or take a tenth. It is then told to open a new
+    /// one, and calls that are open are answered on the old one. Without an age all clients would stay at
+    /// the gateways that they found first, and new gateways would get no calls; 0s for no limit
+    #[arg(
+        long,
+        env = "BATCHFLEET_GRPC_MAX_CONNECTION_AGE",
+        default_value = "5m",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub grpc_max_connection_age: Duration,
+
+    /// Threads that serve HTTP and gRPC [default: one per core]
     #[arg(long, env = "BATCHFLEET_HTTP_THREADS", value_name = "N")]
     pub http_threads: Option<usize>,
 

@@ -32,18 +32,31 @@ const UNSENT: usize = 16 << 10;
 /// idle, and an answer that waits needs [`UNSENT`].
 const CONNECTION_BYTES: usize = (8 << 10) + UNSENT;
 
+/// The protocol of a port, which TLS negotiates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// gRPC, over HTTP/2.
+    Grpc,
+}
+
 /// Opens a connection on which the client has begun to send, with a TLS handshake if the port speaks
 /// TLS. Clients open connections ahead of need, and may send their first byte much later.
 ///
 /// # Errors
 ///
 /// The client has left, the handshake failed, or the memory of connections is full.
-pub(crate) async fn open(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Transport> {
+pub(crate) async fn open(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    protocol: Protocol,
+) -> io::Result<Transport> {
     let Some(tls) = tls else { return Ok(Transport::Plain(stream)) };
     stream.readable().await?;
     let mut share = tls.memory.share();
     share.resize(CONNECTION_BYTES).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let stream = tls.accept(stream).await?;
+    let stream = tls.accept(stream, protocol).await?;
     Ok(Transport::tls(stream, share))
 }
 
@@ -86,8 +99,18 @@ impl Tls {
     /// # Errors
     ///
     /// The client speaks no TLS, presents a certificate of an unknown authority, or takes too long.
-    async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config: Arc<ServerConfig> = self.current.read().config.clone();
+    async fn accept(
+        &self,
+        stream: TcpStream,
+        protocol: Protocol,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let config: Arc<ServerConfig> = {
+            let current = self.current.read();
+            match protocol {
+                Protocol::Http => current.http.clone(),
+                Protocol::Grpc => current.grpc.clone(),
+            }
+        };
         let accepting = TlsAcceptor::from(config).accept_with(stream, |connection| {
             connection.set_buffer_limit(Some(UNSENT));
         });

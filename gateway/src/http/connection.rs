@@ -6,7 +6,6 @@
 
 mod answer;
 mod chunks;
-mod door;
 mod exchange;
 mod framing;
 mod refusal;
@@ -33,11 +32,8 @@ use tokio::{
 };
 
 use self::socket::{Connection, Ending};
-pub(super) use self::{
-    answer::AnswerWatch,
-    door::{ConnectionLimits, Door, Patience},
-    exchange::Exchange,
-};
+pub(super) use self::{answer::AnswerWatch, exchange::Exchange};
+use crate::door::Door;
 
 /// Time limit for a client to send a request head, from its first byte on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,7 +59,7 @@ pub(super) async fn serve<S, H>(
     let opened = tokio::select! {
         biased;
         opened = opened => opened,
-        ending = door.closes() => return place.leave(&ending),
+        closing = door.closes() => return closing.reason().map_or((), |reason| place.closed(reason)),
     };
     let Ok(Ok(stream)) = opened else { return };
     let connection = Rc::new(RefCell::new(Connection::new(stream, place.share())));
@@ -72,7 +68,7 @@ pub(super) async fn serve<S, H>(
         let next = tokio::select! {
             biased;
             next = wait => next,
-            ending = door.closes() => Err(ending),
+            closing = door.closes() => Err(closing.into()),
         };
         if let Err(ending) = next {
             break ending;
@@ -82,7 +78,9 @@ pub(super) async fn serve<S, H>(
             break ending;
         }
     };
-    place.leave(&ending);
+    if let Some(reason) = ending.reason() {
+        place.closed(reason);
+    }
     if let Some(connection) = Rc::into_inner(connection) {
         let closing = timeout(LINGER_TIMEOUT, close(connection.into_inner(), ending));
         // The connection is dropped after the time limit, or when its place is needed.

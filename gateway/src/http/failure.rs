@@ -4,7 +4,6 @@ use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,
     http::{StatusCode, header},
 };
-use batchfleet_broker::Failure;
 use serde_json::json;
 
 use crate::error::InferError;
@@ -14,30 +13,7 @@ pub(super) const ERROR_CODE: header::HeaderName = header::HeaderName::from_stati
 
 impl ResponseError for InferError {
     fn status_code(&self) -> StatusCode {
-        match self {
-            Self::Problem(problem) => {
-                StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST)
-            }
-            Self::Quota(_) | Self::Concurrency | Self::AuthFailures(_) => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
-            Self::BodyBytes
-            | Self::QueueWait(_)
-            | Self::QueueLimit
-            | Self::InFlight
-            | Self::NoWorkers(_)
-            | Self::FleetDeleted(_)
-            | Self::Draining
-            | Self::QueueFull
-            | Self::QueueUnreachable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Self::Worker(error) => match error.failure {
-                Failure::BadInput => StatusCode::BAD_REQUEST,
-                Failure::Model | Failure::Poison => StatusCode::INTERNAL_SERVER_ERROR,
-                Failure::Expired | Failure::Unawaited => StatusCode::GATEWAY_TIMEOUT,
-            },
-            Self::Misrouted => StatusCode::INTERNAL_SERVER_ERROR,
-        }
+        StatusCode::from_u16(self.status()).unwrap_or(StatusCode::BAD_REQUEST)
     }
 
     fn error_response(&self) -> HttpResponse {

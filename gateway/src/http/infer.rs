@@ -7,16 +7,14 @@ use actix_web::{
     http::header::{self, ContentType, HeaderName, HeaderValue},
     web::{Data, Payload},
 };
-use batchfleet_broker::{ModelSpec, Priority, Release, Timing, wire};
-use batchfleet_oip::{self, Problem, infer::HeaderLength};
+use batchfleet_broker::{ModelSpec, Timing, wire};
+use batchfleet_oip::{self, infer::HeaderLength};
 use bytes::Bytes;
-use tokio::time::Duration;
 
 use super::{
-    access::sent_bytes,
     head::{content_length, model_path, single_header},
     media_type::{self, MediaType},
-    response_body::ResponseBody,
+    response_body::{ResponseBody, sent_bytes},
     span,
     unread::refuse,
 };
@@ -25,24 +23,17 @@ use crate::{
     ask::{ParsedRequest, Prediction},
     body::{self, Body, Encoding},
     books::Record,
-    clients,
     error::InferError,
     mailbox::Mailbox,
     memory::MemoryShare,
+    metrics::Protocol,
     model::Model,
     usage::{RequestUsage, compute_share},
+    wishes::{self, BATCH, PRIORITY, TIMEOUT, Wishes},
 };
 
 /// The length of a body's JSON head, in bytes; binary tensors follow the head.
 const HEADER_LENGTH: &str = "inference-header-content-length";
-/// The deadline of one request, in milliseconds.
-const TIMEOUT: &str = "x-request-timeout-ms";
-/// The priority class of one request, by name.
-const PRIORITY: &str = "x-priority";
-/// In a request, asks for the response header of the same name, which describes the request's
-/// batch.
-const BATCH: &str = "x-batch";
-
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
 pub(super) async fn infer(
     request: HttpRequest,
@@ -50,7 +41,7 @@ pub(super) async fn infer(
     api: Data<Api>,
     mailbox: Data<Mailbox>,
 ) -> HttpResponse {
-    let mut record = api.core.arrive(span::begin(&api.traces, &request));
+    let mut record = api.core.arrive(span::begin(&api.traces, &request), Protocol::Http);
     let mut used = RequestUsage::default();
     let serving = Serving { api: &api, mailbox: &mailbox, record: &mut record, used: &mut used };
     let answer = match serving.serve(&request, &mut payload).await {
@@ -100,19 +91,9 @@ impl Serving<'_, '_> {
     }
 }
 
-/// Adds the header that describes the batch, a dictionary as in RFC 8941: the rows of the batch,
-/// the rows of padding, and the reason for the batch's release; in milliseconds, the request's wait
-/// for a worker, its wait for the batch to begin, and the run time of the model.
+/// Adds the header that describes the batch.
 fn describe_batch(answer: &mut HttpResponse, timing: &Timing) {
-    let release = timing.release.map_or("none", Release::name);
-    let [queue, wait, run] = [timing.queue, timing.batch_wait, timing.compute_infer]
-        .map(|time| time.as_secs_f64() * 1e3);
-    let Timing { batch_rows, padded_rows, .. } = timing;
-    let text = format!(
-        "rows={batch_rows}, padding={padded_rows}, release={release}, queue-ms={queue:.3}, \
-         wait-ms={wait:.3}, run-ms={run:.3}"
-    );
-    if let Ok(value) = HeaderValue::from_str(&text) {
+    if let Ok(value) = HeaderValue::from_str(&wishes::batch(timing)) {
         answer.headers_mut().insert(HeaderName::from_static(BATCH), value);
     }
 }
@@ -131,7 +112,8 @@ async fn read(
     let content_type = single_header(request, "content-type")?.unwrap_or_default();
     let is_form = media_type::check(content_type)? == MediaType::Form;
     let has_origin = request.headers().contains_key(header::ORIGIN);
-    let (timeout, class) = (timeout(request)?, class(request)?);
+    let (timeout, class) = (single_header(request, TIMEOUT)?, single_header(request, PRIORITY)?);
+    let wishes = Wishes::read(timeout, class)?;
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, api.body, api.budget.share()).await?;
     // The inflated size is not known yet: never inflate on this thread.
@@ -148,9 +130,7 @@ async fn read(
         parse(body, header_length, &model.spec)
     });
     let (mut parsed, share) = read.await??;
-    let wanted = &mut parsed.request;
-    wanted.timeout = wanted.timeout.into_iter().chain(timeout).min();
-    wanted.priority = class.unwrap_or(wanted.priority);
+    wishes.apply(&mut parsed.request);
     Ok((parsed, share))
 }
 
@@ -168,26 +148,6 @@ fn parse(
     }
     let (digest, bytes) = (wire::digest(&request.inputs), bytes.len());
     Ok((ParsedRequest { request, digest, bytes }, share))
-}
-
-/// The deadline from the [`TIMEOUT`] header.
-fn timeout(request: &HttpRequest) -> Result<Option<Duration>, Problem> {
-    let Some(text) = single_header(request, TIMEOUT)? else { return Ok(None) };
-    match text.parse::<u64>() {
-        Ok(millis) if millis > 0 => Ok(Some(Duration::from_millis(millis))),
-        _ => {
-            Err(Problem::bad("bad_parameter", format!("{TIMEOUT} must be a whole number above 0")))
-        }
-    }
-}
-
-/// The priority class from the [`PRIORITY`] header.
-fn class(request: &HttpRequest) -> Result<Option<Priority>, Problem> {
-    let Some(name) = single_header(request, PRIORITY)? else { return Ok(None) };
-    clients::class(name).map(Some).ok_or_else(|| {
-        let message = format!("{PRIORITY} must be critical, default or sheddable");
-        Problem::bad("bad_parameter", message)
-    })
 }
 
 /// Encodes the outputs in the form that the caller wants.

@@ -7,7 +7,6 @@ use actix_web::{
     http::header::ContentType,
     web::{Data, Payload},
 };
-use batchfleet_broker::QueueName;
 use serde_json::json as object;
 
 use super::{
@@ -18,14 +17,12 @@ use super::{
 use crate::{
     api::Api,
     body::{self, Bounds},
-    catalog,
-    clients::Client,
+    describe,
     error::InferError,
     model::Model,
-    unavailable::Reasons,
 };
 use batchfleet_oip::{
-    metadata::{self as describe, IndexEntry, IndexRequest},
+    metadata::{self, IndexRequest},
     statistics,
 };
 
@@ -39,12 +36,7 @@ pub(super) async fn live() -> HttpResponse {
 
 /// `GET /v2/health/ready`: whether this gateway should receive requests.
 pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
-    let unready = || api.core.catalog.unready().filter(|_| api.strict_readiness);
-    let reason = match api.readiness.get() {
-        Ok(_) => unready().map(|model| format!("model {model} is not ready")),
-        Err(reason) => Some(reason.to_owned()),
-    };
-    match reason {
+    match describe::unready(&api) {
         None => json(object!({ "ready": true, "live": true })),
         Some(reason) => error_body(HttpResponse::ServiceUnavailable(), "not_ready", &reason),
     }
@@ -52,7 +44,7 @@ pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
 
 /// `GET /v2`
 pub(super) async fn server() -> HttpResponse {
-    json(describe::server())
+    json(metadata::server())
 }
 
 /// `GET /v2/models/{model}[/versions/{version}]`
@@ -62,7 +54,7 @@ pub(super) async fn model(
 ) -> Result<HttpResponse, InferError> {
     let model = head::model(&api, &request).await?;
     let versions = api.core.catalog.versions(&model.spec.queue.model);
-    Ok(json(describe::model(&model.spec, &versions)))
+    Ok(json(metadata::model(&model.spec, &versions)))
 }
 
 /// `GET .../ready`: 200 if a worker serves the model.
@@ -71,13 +63,8 @@ pub(super) async fn model_ready(
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let model = head::model(&api, &request).await?;
-    let QueueName { model: name, version } = &model.spec.queue;
-    if !model.is_ready() {
-        return Err(match api.core.catalog.unavailable().reason(name, Some(*version)) {
-            Some(reason) => catalog::unavailable(name, &reason).into(),
-            None => InferError::NoWorkers(name.clone()),
-        });
-    }
+    describe::ready(&api, &model)?;
+    let name = &model.spec.queue.model;
     Ok(json(object!({ "name": name, "ready": true })))
 }
 
@@ -87,11 +74,7 @@ pub(super) async fn model_config(
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let model = head::model(&api, &request).await?;
-    Ok(match api.core.catalog.config(&model) {
-        Some(config) => json(config),
-        // Older workers do not announce the config.
-        None => json(describe::config(&model.spec)),
-    })
+    Ok(json(describe::config(&api, &model)))
 }
 
 /// `GET .../batching`: the reasons for N, and its effects.
@@ -112,9 +95,7 @@ pub(super) async fn model_statistics(
     if head::model_path(&request).1.is_some() {
         return Ok(report(&[model]));
     }
-    let mut versions = api.core.catalog.all();
-    versions.retain(|version| version.spec.queue.model == model.spec.queue.model);
-    Ok(report(&versions))
+    Ok(report(&describe::versions(&api, &model)))
 }
 
 /// `GET /v2/models/stats`
@@ -123,20 +104,13 @@ pub(super) async fn all_statistics(
     api: Data<Api>,
 ) -> Result<HttpResponse, InferError> {
     let client = api.core.clients.identify_patiently(&request).await?;
-    Ok(report(&usable(&client, &api)))
+    Ok(report(&describe::usable(&api, &client)))
 }
 
 /// The counts and durations of `models`.
 fn report(models: &[Arc<Model>]) -> HttpResponse {
     let totals: Vec<_> = models.iter().map(|model| model.books.statistics()).collect();
     json(statistics::report(models.iter().map(|model| &model.spec.queue).zip(&totals)))
-}
-
-/// Every model that the client may use.
-fn usable(client: &Client, api: &Api) -> Vec<Arc<Model>> {
-    let mut models = api.core.catalog.all();
-    models.retain(|model| client.may_use(&model.spec.queue.model));
-    models
 }
 
 /// `POST /v2/repository/index`
@@ -157,29 +131,11 @@ async fn index(
     api: &Api,
 ) -> Result<HttpResponse, InferError> {
     let client = api.core.clients.identify_patiently(request).await?;
-    let models = usable(&client, api);
     let bounds = Bounds { bytes: MAX_INDEX_REQUEST, ..api.body };
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, bounds, api.budget.share()).await?;
     let wanted = IndexRequest::parse(&body.bytes)?;
-    let mut reasons = Reasons::clone(&api.core.catalog.unavailable().all());
-    reasons.retain(|(model, _), _| client.may_use(model));
-    let mut entries = Vec::new();
-    for model in &models {
-        let QueueName { model: name, version } = &model.spec.queue;
-        let reason = reasons.remove(&(name.clone(), Some(*version)));
-        entries.push(if model.is_ready() {
-            IndexEntry::ready(name, *version)
-        } else {
-            IndexEntry::unavailable(name, Some(*version), reason.as_deref())
-        });
-    }
-    for ((name, version), reason) in &reasons {
-        entries.push(IndexEntry::unavailable(name, *version, Some(reason)));
-    }
-    entries.retain(|entry| entry.is_ready() || !wanted.ready);
-    entries.sort();
-    Ok(json(entries))
+    Ok(json(describe::index(api, &client, wanted.ready)))
 }
 
 /// `GET /openapi.json`

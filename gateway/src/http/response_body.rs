@@ -8,11 +8,19 @@ use std::{
 };
 
 use actix_web::{
-    body::{BodySize, MessageBody},
+    body::{BodySize, BoxBody, MessageBody},
     web::Bytes,
 };
 
 use crate::memory::MemoryShare;
+
+/// The bytes of an answer's body; 0 if it is a stream.
+pub(super) fn sent_bytes(body: &BoxBody) -> u64 {
+    match body.size() {
+        BodySize::Sized(bytes) => bytes,
+        BodySize::None | BodySize::Stream => 0,
+    }
+}
 
 /// Maximum number of bytes handed to the server at a time.
 const PIECE: usize = 64 << 10;

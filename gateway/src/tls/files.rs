@@ -39,7 +39,10 @@ pub(super) struct TlsFiles {
 
 /// What was read from the files.
 pub(super) struct Loaded {
-    pub(super) config: Arc<ServerConfig>,
+    /// For HTTP.
+    pub(super) http: Arc<ServerConfig>,
+    /// For gRPC.
+    pub(super) grpc: Arc<ServerConfig>,
     pub(super) validity: Validity,
     /// The bytes of the files, by which a change is recognized.
     pub(super) content: [Vec<u8>; 3],
@@ -73,7 +76,12 @@ impl TlsFiles {
             },
         };
         let config = self.config(chain, key, authorities)?;
-        Ok(Loaded { config: Arc::new(config), validity, content })
+        let speaking = |protocol: &[u8]| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![protocol.to_vec()];
+            Arc::new(config)
+        };
+        Ok(Loaded { http: speaking(b"http/1.1"), grpc: speaking(b"h2"), validity, content })
     }
 
     fn config(
@@ -102,11 +110,7 @@ impl TlsFiles {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|error| wrong(CERT, &self.certificate, &error))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(config)
+        builder.with_single_cert(chain, key).map_err(|error| wrong(CERT, &self.certificate, &error))
     }
 }
 

@@ -23,6 +23,10 @@ const MAX_PARTS: usize = 16;
 
 impl Contents {
     pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Problem> {
+        // MLServer sends an empty message beside raw contents.
+        if message.is_empty() {
+            return Ok(());
+        }
         if self.parts.len() == MAX_PARTS {
             return Err(bad(format!("contents come in more than {MAX_PARTS} parts")));
         }
@@ -30,7 +34,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Whether nothing was sent: not even an empty list.
+    /// Whether nothing was sent.
     pub(crate) fn is_absent(&self) -> bool {
         self.parts.is_empty()
     }

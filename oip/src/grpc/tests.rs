@@ -136,8 +136,13 @@ fn wrong_tensors_are_refused_by_name() {
         raw_input_contents: vec![vec![0; 8].into(); 2],
         ..raw(Datatype::Fp32, &[1, 2], &[0; 8])
     };
+    let empty = ModelInferRequest {
+        raw_input_contents: vec![vec![0; 8].into()],
+        ..fp32(InferTensorContents::default())
+    };
     for (request, datatype, code) in [
         (fp32(floats.clone()), Datatype::Fp32, "ok"),
+        (empty, Datatype::Fp32, "ok"),
         (mixed, Datatype::Fp32, "bad_binary"),
         (surplus, Datatype::Fp32, "bad_binary"),
         (fp32(short), Datatype::Fp32, "bad_data"),

@@ -25,7 +25,10 @@ use super::{
     chunks::{ChunkScanner, Scan},
     framing::{self, BodyFraming},
 };
-use crate::memory::{BudgetFull, MemoryShare};
+use crate::{
+    door::Closing,
+    memory::{BudgetFull, MemoryShare},
+};
 
 /// Maximum number of bytes read from a connection in one turn. Without turns, a small request would
 /// wait behind the large bodies of thousands of clients.
@@ -63,6 +66,27 @@ pub(super) enum Ending {
     SlowReader,
     /// The server ends the connection after the answer.
     Finished,
+}
+
+impl Ending {
+    /// The reason in the metric of closed connections, if the gateway has cut the client off.
+    pub(super) const fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Closed | Self::Finished => None,
+            Self::Refused(problem) => Some(problem.code),
+            Self::SlowReader => Some("slow_reader"),
+            Self::Crowded => Closing::Crowded.reason(),
+        }
+    }
+}
+
+impl From<Closing> for Ending {
+    fn from(closing: Closing) -> Self {
+        match closing {
+            Closing::Crowded => Self::Crowded,
+            Closing::Draining => Self::Closed,
+        }
+    }
 }
 
 /// What is left of the current request's body.

@@ -21,9 +21,10 @@ use tokio::{
     time::{Instant, advance},
 };
 
-use super::{ConnectionLimits, Door, Exchange, Patience, serve};
+use super::{Exchange, serve};
 use crate::{
     clients::{ClientSettings, Clients},
+    door::{ConnectionLimits, Door, Patience},
     memory::MemoryBudget,
     metrics::{AccessMetrics, ConnectionMetrics},
 };

@@ -1,9 +1,10 @@
 //! Limits the connections of each address and of the process, and their memory.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +15,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::socket::Ending;
 use crate::{
     clients::{Clients, network_of},
     memory::{MemoryBudget, MemoryShare},
@@ -23,7 +23,7 @@ use crate::{
 
 /// The limits that all connections of the process share.
 #[derive(Debug)]
-pub(in crate::http) struct ConnectionLimits {
+pub(crate) struct ConnectionLimits {
     memory: Arc<MemoryBudget>,
     clients: Arc<Clients>,
     /// The most connections of an address that is no trusted proxy.
@@ -36,7 +36,7 @@ pub(in crate::http) struct ConnectionLimits {
 impl ConnectionLimits {
     /// Limits of the `memory` of all connections, and of `per_address` connections of each address; 0 for no
     /// limit.
-    pub(in crate::http) fn new(
+    pub(crate) fn new(
         memory: Arc<MemoryBudget>,
         per_address: usize,
         clients: Arc<Clients>,
@@ -74,16 +74,60 @@ impl ConnectionLimits {
 
 /// The times that a connection may take.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::http) struct Patience {
+pub(crate) struct Patience {
     /// How long a connection may wait for its next request.
-    pub(in crate::http) keep_alive: Duration,
+    pub(crate) keep_alive: Duration,
     /// How long a client may read nothing of its answer.
-    pub(in crate::http) stall: Duration,
+    pub(crate) stall: Duration,
+}
+
+/// Why a connection has to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// A new connection takes the place of this one, which has waited longest for a request.
+    Crowded,
+    /// The server drains.
+    Draining,
+}
+
+impl Closing {
+    /// The reason in the metric of closed connections, if the gateway has cut the client off.
+    pub(crate) const fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Crowded => Some("crowded"),
+            Self::Draining => None,
+        }
+    }
+}
+
+/// Makes the doors of the threads. All protocols of a thread have one door.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub(crate) limits: Arc<ConnectionLimits>,
+    /// The most connections of a thread.
+    pub(crate) most: usize,
+    pub(crate) patience: Patience,
+    pub(crate) draining: GracefulShutdownSignal,
+}
+
+thread_local! {
+    static DOOR: OnceCell<Rc<Door>> = const { OnceCell::new() };
+}
+
+impl Doors {
+    /// The door of this thread, which must be one of the server that these doors belong to.
+    pub(crate) fn of_this_thread(&self) -> Rc<Door> {
+        let new = || {
+            let Self { limits, most, patience, draining } = self.clone();
+            Rc::new(Door::new(limits, most, patience, draining))
+        };
+        DOOR.with(|door| door.get_or_init(new).clone())
+    }
 }
 
 /// The connections of one thread.
 #[derive(Debug)]
-pub(in crate::http) struct Door {
+pub(crate) struct Door {
     limits: Arc<ConnectionLimits>,
     open: Cell<usize>,
     /// The number of connections from which on each new one replaces one that waits for a request.
@@ -95,7 +139,7 @@ pub(in crate::http) struct Door {
 
 impl Door {
     /// The door of a thread that accepts at most `most` connections, until the server drains.
-    pub(in crate::http) fn new(
+    pub(crate) fn new(
         limits: Arc<ConnectionLimits>,
         most: usize,
         patience: Patience,
@@ -107,12 +151,12 @@ impl Door {
     }
 
     /// The times that a connection may take.
-    pub(super) fn patience(&self) -> Patience {
+    pub(crate) fn patience(&self) -> Patience {
         self.patience
     }
 
     /// Admits a connection of `peer`; `None` if it has to be closed.
-    pub(super) fn enter(&self, peer: Option<SocketAddr>) -> Option<Place<'_>> {
+    pub(crate) fn enter(&self, peer: Option<SocketAddr>) -> Option<Place<'_>> {
         let address =
             network_of(peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip().to_canonical()));
         if !self.limits.enter(address) {
@@ -133,14 +177,19 @@ impl Door {
 
     /// Waits until a connection without a request has to close: when the thread needs the place of
     /// the connection that has waited longest, or when the server drains.
-    pub(super) async fn closes(&self) -> Ending {
+    pub(crate) async fn closes(&self) -> Closing {
         loop {
             tokio::select! {
                 // The crowd may be gone: a notification is kept until a connection waits.
-                () = self.crowded.notified() => if self.is_crowded() { return Ending::Crowded },
-                () = self.draining.notified() => return Ending::Closed,
+                () = self.crowded.notified() => if self.is_crowded() { return Closing::Crowded },
+                () = self.drains() => return Closing::Draining,
             }
         }
+    }
+
+    /// Waits until the server drains.
+    pub(crate) async fn drains(&self) {
+        self.draining.notified().await;
     }
 
     fn is_crowded(&self) -> bool {
@@ -150,25 +199,19 @@ impl Door {
 
 /// The place of an open connection.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     door: &'a Door,
     address: IpAddr,
 }
 
 impl Place<'_> {
     /// The share of the memory budget for the connection.
-    pub(super) fn share(&self) -> MemoryShare {
+    pub(crate) fn share(&self) -> MemoryShare {
         self.door.limits.memory.share()
     }
 
     /// Counts why the gateway closes the connection.
-    pub(super) fn leave(&self, ending: &Ending) {
-        let reason = match ending {
-            Ending::Closed | Ending::Finished => return,
-            Ending::Refused(problem) => problem.code,
-            Ending::SlowReader => "slow_reader",
-            Ending::Crowded => "crowded",
-        };
+    pub(crate) fn closed(&self, reason: &'static str) {
         self.door.limits.metrics.closed(reason);
     }
 }

@@ -1,0 +1,364 @@
+//! Serves one HTTP/2 connection: bounds what the client may keep open, moves clients to other gateways
+//! from time to time, and says goodbye without failing a call.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::pending,
+    io,
+    net::{SocketAddr, TcpListener},
+    pin::pin,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_server::ServerBuilder;
+use actix_service::{fn_factory, fn_service};
+use actix_web::web::Data;
+use hyper::{rt::Executor, server::conn::http2::Builder, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, interval, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    call::{self, Peer, Thread},
+    messages::Messages,
+};
+use crate::{
+    api::Api,
+    door::{Closing, Doors},
+    tls::{self, Protocol, Tls, Transport},
+};
+
+/// Maximum number of calls that a client may have open on one connection.
+const MOST_CALLS: u32 = 1000;
+/// Maximum size of the metadata of a call, in bytes.
+const MOST_METADATA: u32 = 16 << 10;
+/// How much a client may send of one call before the gateway has read it, in bytes.
+const CALL_WINDOW: u32 = 64 << 10;
+/// How much a client may send of all calls before the gateway has read it, in bytes.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Maximum number of bytes of one answer that wait in HTTP/2 for the client to read.
+const UNSENT: usize = 64 << 10;
+/// The memory of an idle connection beside that of TLS, in bytes.
+const CONNECTION_BYTES: usize = 16 << 10;
+/// How often a connection on which nothing arrives is checked with a ping, and how long the client may
+/// take to answer it.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// How often the time limits of a connection are checked.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a client that connects while the gateway goes away may use its connection: it may have found
+/// no other gateway yet.
+const LATE_AGE: Duration = Duration::from_secs(1);
+
+/// What the threads that serve gRPC share.
+#[derive(Clone)]
+pub(crate) struct GrpcDoor {
+    pub(crate) api: Data<Api>,
+    pub(crate) doors: Doors,
+    pub(crate) tls: Option<Arc<Tls>>,
+    /// Cancelled when the gateway begins to go away.
+    pub(crate) shutdown: CancellationToken,
+    /// How long a client may keep a connection; `None` for no limit.
+    pub(crate) max_age: Option<Duration>,
+}
+
+/// Adds the listener of gRPC to the server.
+///
+/// # Errors
+///
+/// The listener cannot be used.
+pub(crate) fn serve(
+    builder: ServerBuilder,
+    listener: TcpListener,
+    server: GrpcDoor,
+) -> io::Result<ServerBuilder> {
+    let messages = Messages::new().map_err(io::Error::other)?;
+    builder.listen("grpc", listener, move || {
+        let (server, messages) = (server.clone(), messages.clone());
+        fn_factory(move || {
+            let (server, messages) = (server.clone(), messages.clone());
+            async move {
+                let thread = Thread::new(&server.api, server.doors.of_this_thread(), messages);
+                let thread = Rc::new(thread.map_err(drop)?);
+                Ok::<_, ()>(fn_service(move |stream: TcpStream| {
+                    let (server, thread) = (server.clone(), thread.clone());
+                    async move {
+                        connection(stream, &server, thread).await;
+                        Ok::<_, ()>(())
+                    }
+                }))
+            }
+        })
+    })
+}
+
+/// Serves a connection until the client or the gateway closes it.
+async fn connection(stream: TcpStream, server: &GrpcDoor, thread: Rc<Thread>) {
+    let address = stream.peer_addr().ok();
+    // Without this option the kernel would delay small answers.
+    stream.set_nodelay(true).ok();
+    let door = thread.door.clone();
+    let Some(place) = door.enter(address) else { return };
+    let mut share = place.share();
+    if share.resize(CONNECTION_BYTES).is_err() {
+        return place.closed("connection_bytes");
+    }
+    let opening =
+        timeout(door.patience().keep_alive, tls::open(stream, server.tls.clone(), Protocol::Grpc));
+    let transport = tokio::select! {
+        opened = opening => match opened {
+            Ok(Ok(transport)) => transport,
+            _ => return,
+        },
+        closing = door.closes() => return closing.reason().map_or((), |reason| place.closed(reason)),
+    };
+    if let Some(reason) = converse(transport, address, server, &thread).await {
+        place.closed(reason);
+    }
+}
+
+/// Answers calls until the connection ends. Returns why the gateway has cut it off, if it has.
+async fn converse(
+    transport: Transport,
+    address: Option<SocketAddr>,
+    server: &GrpcDoor,
+    thread: &Rc<Thread>,
+) -> Option<&'static str> {
+    let calls = Rc::new(Calls::default());
+    let certificate = transport.certificate_name();
+    let peer = Rc::new(Peer { address, certificate });
+    let service = service_fn(|request| {
+        let call = calls.begin();
+        call::answer(thread.clone(), peer.clone(), call, request)
+    });
+    let http = builder().serve_connection(TokioIo::new(transport), service);
+    let mut http = pin!(http);
+    let patience = thread.door.patience();
+    let mut ticks = interval(TICK);
+    let mut farewell = pin!(farewell(server));
+    let (mut is_leaving, mut is_draining) = (false, false);
+    loop {
+        let leaves = tokio::select! {
+            biased;
+            // An error means that the client has left or broken the rules of HTTP/2.
+            _ = http.as_mut() => return None,
+            () = &mut farewell, if !is_leaving => true,
+            closing = closes(thread, calls.are_none()), if !is_draining => match closing {
+                Closing::Crowded => return Closing::Crowded.reason(),
+                Closing::Draining => {
+                    is_draining = true;
+                    true
+                }
+            },
+            _ = ticks.tick() => {
+                if calls.are_stalled(patience.stall) {
+                    return Some("slow_reader");
+                }
+                if is_draining && !calls.owe_answers() {
+                    return None;
+                }
+                calls.are_idle(patience.keep_alive)
+            }
+        };
+        if leaves && !is_leaving {
+            // Tells the client to send further calls elsewhere; open calls go on.
+            http.as_mut().graceful_shutdown();
+            is_leaving = true;
+        }
+    }
+}
+
+/// Waits until the gateway needs the place of a connection without calls, or drains.
+async fn closes(thread: &Thread, is_idle: bool) -> Closing {
+    if is_idle {
+        return thread.door.closes().await;
+    }
+    thread.door.drains().await;
+    Closing::Draining
+}
+
+/// Waits until the client should look for another gateway: when its connection has reached its age, or
+/// this gateway begins to go away. Connections would otherwise stay where they were opened, and new
+/// gateways would get no calls.
+async fn farewell(server: &GrpcDoor) {
+    if server.shutdown.is_cancelled() {
+        return sleep(LATE_AGE).await;
+    }
+    let age = async {
+        match server.max_age {
+            // Spread, so that clients that came together do not leave together.
+            Some(age) => sleep(age.mul_f64(rand::random_range(0.9..1.1))).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = age => {}
+        () = server.shutdown.cancelled() => {}
+    }
+}
+
+fn builder() -> Builder<LocalExecutor> {
+    let mut builder = Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1)
+        .max_concurrent_streams(MOST_CALLS)
+        .max_header_list_size(MOST_METADATA)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(UNSENT);
+    builder
+}
+
+/// Runs the tasks of a connection on its thread.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        actix_web::rt::spawn(async move {
+            task.await;
+        });
+    }
+}
+
+/// The open calls of a connection.
+struct Calls {
+    open: Rc<Cell<usize>>,
+    /// When the last call began or ended.
+    changed: Rc<Cell<Instant>>,
+    all: RefCell<Vec<Weak<Call>>>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            open: Rc::default(),
+            changed: Rc::new(Cell::new(Instant::now())),
+            all: RefCell::default(),
+        }
+    }
+}
+
+/// An open call, until its answer was sent.
+pub(super) struct Call {
+    open: Rc<Cell<usize>>,
+    changed: Rc<Cell<Instant>>,
+    /// Whether the call is an inference, which is answered before the gateway ends.
+    owes: Cell<bool>,
+    /// Since when a part of the answer waits for the client to read it.
+    waits: Cell<Option<Instant>>,
+}
+
+impl Calls {
+    fn begin(&self) -> Rc<Call> {
+        self.open.set(self.open.get() + 1);
+        self.changed.set(Instant::now());
+        let (open, changed) = (self.open.clone(), self.changed.clone());
+        let call = Rc::new(Call { open, changed, owes: Cell::default(), waits: Cell::default() });
+        let mut all = self.all.borrow_mut();
+        if all.len() >= 2 * self.open.get() + 16 {
+            all.retain(|call| call.strong_count() > 0);
+        }
+        all.push(Rc::downgrade(&call));
+        call
+    }
+
+    fn are_none(&self) -> bool {
+        self.open.get() == 0
+    }
+
+    /// Whether there has been no call for this time.
+    fn are_idle(&self, time: Duration) -> bool {
+        self.are_none() && self.changed.get().elapsed() >= time
+    }
+
+    /// Whether the gateway must not end before the open calls have been answered.
+    fn owe_answers(&self) -> bool {
+        let owes = |call: &Weak<Call>| call.upgrade().is_some_and(|call| call.owes.get());
+        self.all.borrow().iter().any(owes)
+    }
+
+    /// Whether an answer has waited for its client for this time.
+    fn are_stalled(&self, time: Duration) -> bool {
+        let is_stalled = |call: &Weak<Call>| {
+            let since = call.upgrade().and_then(|call| call.waits.get());
+            since.is_some_and(|since| since.elapsed() >= time)
+        };
+        self.all.borrow().iter().any(is_stalled)
+    }
+}
+
+impl Call {
+    /// The call is an inference.
+    pub(super) fn owes_answer(&self) {
+        self.owes.set(true);
+    }
+
+    /// A part of the answer was handed over to HTTP/2, which asks for the next part once the client has
+    /// read enough.
+    pub(super) fn moved(&self) {
+        self.waits.set(Some(Instant::now()));
+    }
+
+    /// The client has read all of the answer so far.
+    pub(super) fn rests(&self) {
+        self.waits.set(None);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+        self.changed.set(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_from_the_end_of_its_last_call() {
+        let calls = Calls::default();
+        let (first, second) = (calls.begin(), calls.begin());
+        drop(first);
+        advance(Duration::from_secs(9)).await;
+        assert!(!calls.are_idle(Duration::from_secs(5)), "one call is open");
+        drop(second);
+        assert!(calls.are_none() && !calls.are_idle(Duration::from_secs(5)));
+        advance(Duration::from_secs(5)).await;
+        assert!(calls.are_idle(Duration::from_secs(5)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_stalls_if_its_client_reads_nothing() {
+        let calls = Calls::default();
+        let (slow, _other) = (calls.begin(), calls.begin());
+        advance(Duration::from_secs(9)).await;
+        assert!(!calls.are_stalled(Duration::from_secs(5)), "there is no answer yet");
+        slow.moved();
+        advance(Duration::from_secs(4)).await;
+        slow.moved();
+        advance(Duration::from_secs(4)).await;
+        assert!(!calls.are_stalled(Duration::from_secs(5)));
+        advance(Duration::from_secs(1)).await;
+        assert!(calls.are_stalled(Duration::from_secs(5)));
+        slow.rests();
+        assert!(!calls.are_stalled(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn ended_calls_are_forgotten() {
+        let calls = Calls::default();
+        (0..1000).for_each(|_| drop(calls.begin()));
+        assert!(calls.all.borrow().len() < 40);
+    }
+}
