@@ -25,6 +25,12 @@ def address(fleet) -> str:
     return fleet.http
 
 
+@pytest.fixture(scope="session")
+def grpc_address(fleet) -> str:
+    """`HOST:PORT` of the gRPC port."""
+    return fleet.grpc
+
+
 class Digits(NamedTuple):
     """Held-out handwritten digits."""
 

@@ -159,12 +159,14 @@ class Fleet:
         if self.redis:
             self.serve(self.repository)
         self.http = self.front.address("http")
+        self.grpc = self.front.address("grpc")
         self.admin = self.front.address("admin")
         self.wait_for(*self.models)
 
     def start_front(self, *settings: str) -> Program:
         """Starts the program for clients: a gateway, or `batchfleet serve`."""
-        settings = ("--listen", ANY_PORT, "--lame-duck", "0s", *settings)
+        ports = ("--listen", ANY_PORT, "--grpc-listen", ANY_PORT)
+        settings = (*ports, "--lame-duck", "0s", *settings)
         if self.redis:
             return self.run("batchfleet-gateway", *settings, "--redis-url", self.redis.url)
         models = ("--model-repository", str(self.repository))

@@ -1,11 +1,12 @@
-"""The KServe SDK's InferenceRESTClient."""
+"""The KServe SDK's clients for REST and gRPC."""
 
 import asyncio
 
+import grpc
 import httpx
 import numpy as np
 import pytest
-from kserve import InferenceRESTClient, InferInput, InferOutput, InferRequest, RESTConfig
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferOutput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
 VALUES = np.array([[1.5, -2.0, 3.25]], dtype=np.float32)
@@ -125,3 +126,44 @@ def test_errors_reach_the_caller_in_our_words(use, model, status, words):
         assert words in str(raised.value)
 
     use(program)
+
+
+@pytest.fixture
+def use_grpc(grpc_address):
+    """Runs a coroutine function of a gRPC client."""
+
+    def run(program):
+        async def connected():
+            async with InferenceGRPCClient(grpc_address, timeout=20, retries=0) as client:
+                return await program(client)
+
+        return asyncio.run(connected())
+
+    return run
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_infers_over_grpc_in_raw_and_typed_form(use_grpc, raw):
+    async def program(client):
+        assert await client.is_server_live() is True
+        assert await client.is_server_ready() is True
+        assert await client.is_model_ready("echo_fp32") is True
+        tensor = InferInput("INPUT0", [1, 3], "FP32")
+        tensor.set_data_from_numpy(VALUES, binary_data=raw)
+        request = InferRequest("echo_fp32", [tensor], request_id="42")
+        answer = await client.infer(request)
+        assert (answer.model_name, answer.id) == ("echo_fp32", "42")
+        assert np.array_equal(output(answer).as_numpy(), VALUES)
+
+    use_grpc(program)
+
+
+def test_errors_reach_the_caller_over_grpc_in_our_words(use_grpc):
+    async def program(client):
+        request = ask(VALUES, "FP32", True)
+        with pytest.raises(grpc.RpcError) as raised:
+            await client.infer(request)
+        assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+        assert "model_not_found: " in raised.value.details()
+
+    use_grpc(program)

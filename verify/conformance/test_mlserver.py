@@ -1,4 +1,4 @@
-"""MLServer's command line: a file of requests in, a file of answers out."""
+"""MLServer: its command line, and its messages over gRPC."""
 
 import json
 import subprocess
@@ -53,3 +53,10 @@ def test_an_error_reaches_the_callers_file_in_our_words(address, tmp_path):
     command = [MLSERVER, "infer", "-u", address, "-m", "digits_wide", "--retries", "1", *files]
     subprocess.run(command, capture_output=True, check=True, timeout=50)
     assert "[-1, 64]" in json.loads(answers.read_text())["error"]["msg"]
+
+
+def test_infers_over_grpc_with_the_messages_of_mlserver(grpc_address):
+    script = repository.ROOT / "verify" / "conformance" / "mlserver_grpc.py"
+    command = [MLSERVER.with_name("python"), script, grpc_address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
