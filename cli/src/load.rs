@@ -40,6 +40,11 @@ pub(crate) struct LoadSettings {
     )]
     url: Vec<String>,
 
+    /// URLs of the gRPC ports of the servers, such as `http://127.0.0.1:8001`: the load is sent to them,
+    /// and only the metadata of the model is read from --url
+    #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with = "format")]
+    grpc: Vec<String>,
+
     /// The model
     #[arg(long, value_name = "NAME")]
     model: String,
@@ -195,7 +200,12 @@ async fn load(settings: &LoadSettings) -> anyhow::Result<Report> {
 }
 
 fn targets(settings: &LoadSettings) -> Result<Vec<Target>, LoadError> {
-    settings.url.iter().map(|url| settings.server.target(url)).collect()
+    let over_http = settings.url.iter().map(|url| settings.server.target(url));
+    if settings.grpc.is_empty() {
+        return over_http.collect();
+    }
+    let over_grpc = settings.grpc.iter().map(|url| settings.server.target(url));
+    over_grpc.map(|target| target.map(Target::over_grpc)).collect()
 }
 
 /// The workload: digits or echo, with known answers, for the models that support them; otherwise
@@ -206,10 +216,12 @@ async fn workload(
 ) -> Result<Arc<dyn Workload>, LoadError> {
     let LoadSettings { model, inputs, .. } = settings;
     let encoding = match settings.format {
+        _ if !settings.grpc.is_empty() => Encoding::Grpc,
         Format::Json => Encoding::Json,
         Format::Binary => Encoding::Binary,
     };
-    let metadata = Metadata::of(target, model, settings.timeout).await?;
+    let described = settings.server.target(settings.url.first().map_or("", String::as_str))?;
+    let metadata = Metadata::of(&described, model, settings.timeout).await?;
     if model == DIGITS && inputs.digits.exists() {
         return Ok(Arc::new(Digits::new(model, digits::read(&inputs.digits)?.into(), encoding)?));
     }
@@ -246,7 +258,8 @@ fn title(settings: &LoadSettings) -> String {
         Some(rate) => format!("{rate} requests/s"),
         None => format!("{} users", settings.users),
     };
-    format!("{load} on {} at {}", settings.model, settings.url.join(", "))
+    let url = if settings.grpc.is_empty() { &settings.url } else { &settings.grpc };
+    format!("{load} on {} at {}", settings.model, url.join(", "))
 }
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {

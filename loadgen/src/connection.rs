@@ -2,14 +2,13 @@
 
 use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{http1, http2},
     header::{CONNECTION, HOST, HeaderName, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -19,6 +18,7 @@ use tokio::{
 
 use crate::{
     error::LoadError,
+    grpc::Sender,
     tls::{Tls, TlsTrust},
     workload::{HttpAnswer, Prepared},
 };
@@ -38,6 +38,8 @@ pub struct Target {
     headers: HeaderMap,
     /// TLS, if the server speaks it.
     tls: Option<Tls>,
+    /// Whether the server speaks gRPC.
+    grpc: bool,
 }
 
 impl Target {
@@ -63,12 +65,27 @@ impl Target {
         Ok(Self { headers, ..self })
     }
 
+    /// Sends all requests over gRPC. Only requests in the encoding of gRPC can then be sent.
+    #[must_use]
+    pub fn over_grpc(self) -> Self {
+        let tls = self.tls.map(Tls::over_http2);
+        Self { tls, grpc: true, ..self }
+    }
+
     /// Verifies the server with these authorities instead of the system's, and presents the client
     /// certificate. Has no effect on a server without TLS.
     pub fn trusting(self, trust: &TlsTrust<'_>) -> Result<Self, LoadError> {
         let Some(tls) = &self.tls else { return Ok(self) };
         let tls = Some(tls.trusting(trust)?);
         Ok(Self { tls, ..self })
+    }
+
+    /// The address of a path in whole, as HTTP/2 asks for.
+    fn absolute(&self, path: &Uri) -> Result<Uri, Lost> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let host = self.host.to_str().map_err(io::Error::other)?;
+        let whole = Uri::builder().scheme(scheme).authority(host).path_and_query(path.path());
+        Ok(whole.build().map_err(io::Error::other)?)
     }
 
     /// Sends one request on a new connection. Returns the status and the answer.
@@ -103,7 +120,7 @@ impl FromStr for Target {
         };
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
-        Ok(Self { address: address.into(), host, headers: HeaderMap::new(), tls })
+        Ok(Self { address: address.into(), host, headers: HeaderMap::new(), tls, grpc: false })
     }
 }
 
@@ -141,7 +158,7 @@ pub(crate) struct Connection {
     pub(crate) target: Target,
     patience: Duration,
     connecting: Arc<Semaphore>,
-    open: Option<SendRequest<Full<Bytes>>>,
+    open: Option<Sender>,
     /// How often the connection was closed without `connection: close`.
     pub(crate) dropped: u64,
 }
@@ -200,24 +217,24 @@ impl Connection {
         *message.method_mut() = request.method;
         *message.uri_mut() = request.uri;
         *message.headers_mut() = request.headers;
-        message.headers_mut().insert(HOST, self.target.host.clone());
+        if self.target.grpc {
+            *message.uri_mut() = self.target.absolute(message.uri())?;
+        } else {
+            message.headers_mut().insert(HOST, self.target.host.clone());
+        }
         message.headers_mut().extend(self.target.headers.clone());
         let sender = self.sender().await?;
 
-        let answered = async {
-            let (head, body) = sender.send_request(message).await?.into_parts();
-            Ok::<_, hyper::Error>((head, body.collect().await?.to_bytes()))
-        };
-        let answered = answered.await;
-        let (head, body) = answered.inspect_err(|_| self.dropped += 1)?;
-        if is_last(&head.headers) {
+        let answered = sender.ask(message).await;
+        let (status, answer) = answered.inspect_err(|_| self.dropped += 1)?;
+        if is_last(&answer.headers) {
             self.open = None;
         }
-        Ok((head.status, HttpAnswer { headers: head.headers, body }))
+        Ok((status, answer))
     }
 
     /// The open connection, or a new one.
-    async fn sender(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, Lost> {
+    async fn sender(&mut self) -> Result<&mut Sender, Lost> {
         let still_open = match self.open.take() {
             Some(mut sender) => {
                 let alive = sender.ready().await.is_ok();
@@ -233,24 +250,31 @@ impl Connection {
         Ok(self.open.insert(sender))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Lost> {
+    async fn connect(&self) -> Result<Sender, Lost> {
         let _turn = self.connecting.acquire().await.map_err(io::Error::other)?;
         let stream = TcpStream::connect(&*self.target.address).await?;
         stream.set_nodelay(true)?;
         match &self.target.tls {
-            None => handshake(stream).await,
-            Some(tls) => handshake(tls.connect(stream).await?).await,
+            None => handshake(stream, self.target.grpc).await,
+            Some(tls) => handshake(tls.connect(stream).await?, self.target.grpc).await,
         }
     }
 }
 
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<SendRequest<Full<Bytes>>, Lost> {
+    grpc: bool,
+) -> Result<Sender, Lost> {
+    // The tasks end when the sender is dropped. Errors of the connection reach the sender.
+    if grpc {
+        let stream = TokioIo::new(stream);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        return Ok(Sender::Grpc(sender));
+    }
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // The task ends when the sender is dropped. Errors of the connection reach the sender.
     tokio::spawn(connection);
-    Ok(sender)
+    Ok(Sender::Http(sender))
 }
 
 /// Whether the server will close the connection after this answer.

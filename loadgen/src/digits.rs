@@ -82,6 +82,7 @@ impl Digits {
         let call = Call::new(model, vec![input])?;
         let requests = digits.iter().map(|digit| match encoding {
             Encoding::Binary => call.binary(&[&digit.pixels.map(f32::to_le_bytes).concat()]),
+            Encoding::Grpc => call.grpc(&[&digit.pixels.map(f32::to_le_bytes).concat()]),
             Encoding::Json => call.json([json!(&digit.pixels[..])]),
         });
         let requests = requests.collect();

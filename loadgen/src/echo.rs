@@ -87,6 +87,7 @@ impl Workload for Echo {
         let data = self.data(index);
         match self.encoding {
             Encoding::Binary => self.call.binary(&[&data]),
+            Encoding::Grpc => self.call.grpc(&[&data]),
             Encoding::Json => self.call.json([json!(&data[..])]),
         }
     }

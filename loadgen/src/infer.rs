@@ -9,7 +9,7 @@ use hyper::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{HttpAnswer, LoadError, Prepared};
+use crate::{HttpAnswer, LoadError, Prepared, grpc};
 
 const HEAD_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
@@ -20,6 +20,8 @@ pub enum Encoding {
     Binary,
     /// JSON numbers.
     Json,
+    /// Messages of gRPC, for targets that speak it.
+    Grpc,
 }
 
 /// An input of a request.
@@ -36,6 +38,7 @@ pub struct Input {
 /// Makes requests for one model.
 #[derive(Clone, Debug)]
 pub struct Call {
+    model: String,
     uri: Uri,
     inputs: Vec<Input>,
     wanted: Vec<String>,
@@ -44,7 +47,8 @@ pub struct Call {
 impl Call {
     /// Requests for the default version of `model`.
     pub fn new(model: &str, inputs: Vec<Input>) -> Result<Self, LoadError> {
-        Ok(Self { uri: uri(&format!("/v2/models/{model}/infer"))?, inputs, wanted: Vec::new() })
+        let uri = uri(&format!("/v2/models/{model}/infer"))?;
+        Ok(Self { model: model.to_owned(), uri, inputs, wanted: Vec::new() })
     }
 
     /// Requests only some of the outputs.
@@ -73,6 +77,13 @@ impl Call {
         let body = self.head(data.into_iter().map(|data| ("data", data))).to_string();
         let json = HeaderValue::from_static("application/json");
         self.prepared(HeaderMap::from_iter([(CONTENT_TYPE, json)]), body.into_bytes())
+    }
+
+    /// A request over gRPC, with the bytes of each input.
+    pub fn grpc(&self, data: &[&[u8]]) -> Prepared {
+        let body = grpc::request(&self.model, &self.inputs, &self.wanted, data);
+        let (headers, uri) = (grpc::headers(), Uri::from_static(grpc::PATH));
+        Prepared { method: Method::POST, uri, headers, body, hang_up: None }
     }
 
     fn prepared(&self, headers: HeaderMap, body: Vec<u8>) -> Prepared {
@@ -120,6 +131,11 @@ enum Data {
 }
 
 impl Output {
+    /// An output whose elements are raw bytes.
+    pub(crate) fn binary(name: String, datatype: String, shape: Vec<u64>, data: Bytes) -> Self {
+        Self { name, datatype, shape, data: Data::Binary(data) }
+    }
+
     /// The elements as FP32 numbers.
     ///
     /// # Errors
@@ -207,12 +223,15 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a RawValue) -> Result<T, String> {
     serde_json::from_str(text.get()).map_err(|error| format!("output data: {error}"))
 }
 
-/// Parses the outputs of an answer, binary and JSON.
+/// Parses the outputs of an answer, in any encoding.
 ///
 /// # Errors
 ///
 /// A description of the malformed part.
 pub fn outputs(answer: &HttpAnswer) -> Result<Vec<Output>, String> {
+    if grpc::is_answer(answer) {
+        return grpc::outputs(answer);
+    }
     let head_length = match answer.headers.get(HEAD_LENGTH) {
         None => answer.body.len(),
         Some(length) => length

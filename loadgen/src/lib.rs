@@ -16,6 +16,7 @@ pub mod digits;
 mod echo;
 mod ending;
 mod error;
+mod grpc;
 pub mod infer;
 mod latency;
 pub mod model;

@@ -52,11 +52,11 @@ impl Sampled {
             let samples = inputs.collect::<Result<Vec<Sample>, _>>()?;
             let inputs = samples.iter().map(|sample| sample.input.clone()).collect();
             let call = Call::new(&model.name, inputs)?;
+            let bytes = || samples.iter().map(|sample| &*sample.bytes).collect::<Vec<_>>();
             Ok(match encoding {
+                Encoding::Binary => call.binary(&bytes()),
+                Encoding::Grpc => call.grpc(&bytes()),
                 Encoding::Json => call.json(samples.into_iter().map(|sample| sample.json)),
-                Encoding::Binary => {
-                    call.binary(&samples.iter().map(|sample| &*sample.bytes).collect::<Vec<_>>())
-                }
             })
         };
         let requests = (0..count).map(&mut request).collect::<Result<_, LoadError>>()?;

@@ -38,6 +38,13 @@ impl Tls {
         Ok(Self { connector, server })
     }
 
+    /// TLS to the same server, which negotiates HTTP/2.
+    pub(crate) fn over_http2(self) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self { connector: TlsConnector::from(Arc::new(config)), ..self }
+    }
+
     /// TLS to the same server with other trust.
     pub(crate) fn trusting(&self, trust: &TlsTrust<'_>) -> Result<Self, LoadError> {
         let connector = TlsConnector::from(Arc::new(trust.config()?));
