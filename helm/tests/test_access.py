@@ -13,6 +13,7 @@ EXPOSED = [
     ["gateway.service.type=NodePort"],
     ["gateway.ingress.enabled=true"],
     ["gateway.httpRoute.enabled=true", "gateway.httpRoute.parentRefs[0].name=public"],
+    ["gateway.grpcRoute.enabled=true", "gateway.grpcRoute.parentRefs[0].name=public"],
 ]
 AUTHENTICATED = [
     ["gateway.apiKeysSecret=my-keys"],
@@ -77,8 +78,8 @@ def test_tls_comes_from_the_secrets_and_probes_and_service_use_it():
     assert mounted["/etc/batchfleet/client-ca"] == "my-ca"
     probe = chart.pod_of(gateway(*settings))["containers"][0]["readinessProbe"]
     assert probe["httpGet"]["scheme"] == "HTTPS"
-    [port] = the("Service", "rel-batchfleet", *settings)["spec"]["ports"]
-    assert port["appProtocol"] == "https"
+    ports = the("Service", "rel-batchfleet", *settings)["spec"]["ports"]
+    assert [port["appProtocol"] for port in ports] == ["https", "https"]
     assert not any("tls" in flag for flag in arguments())
 
 

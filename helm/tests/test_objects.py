@@ -13,7 +13,7 @@ import chart
 from restricted import violations
 
 # Their schemas are in no package.
-OTHERS = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "HTTPRoute", "Certificate"}
+OTHERS = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "GRPCRoute", "HTTPRoute", "Certificate"}
 
 every_values = pytest.mark.parametrize(
     "values", chart.VALUES, ids=lambda values: values.stem if values else "defaults"

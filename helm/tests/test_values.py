@@ -71,6 +71,19 @@ def test_a_wrong_value_is_refused_with_its_place(setting, place):
             ["gateway.httpRoute.enabled=true", "gateway.allowAnonymous=true"],
             "needs gateway.httpRoute.parentRefs",
         ),
+        (
+            ["gateway.grpcRoute.enabled=true", "gateway.allowAnonymous=true"],
+            "needs gateway.grpcRoute.parentRefs",
+        ),
+        (
+            [
+                "gateway.grpcRoute.enabled=true",
+                "gateway.grpcRoute.parentRefs[0].name=public",
+                "gateway.grpc.enabled=false",
+                "gateway.allowAnonymous=true",
+            ],
+            "needs gateway.grpc.enabled",
+        ),
         (["monitoring.serviceMonitor.enabled=true", "monitoring.podMonitors.enabled=true"], "both"),
         (["demo.enabled=true", "models.echo.model.source.image.reference=x"], "named echo"),
     ],
@@ -298,7 +311,7 @@ def test_the_network_policy_allows_sentinels_as_well_as_redis():
 
 def test_the_admin_port_is_in_no_ingress_and_in_no_service_for_clients():
     service = the("Service", "rel-batchfleet")
-    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http", "grpc"]
     ingress = the("Ingress", "", "gateway.ingress.enabled=true", "gateway.allowAnonymous=true")
     backend = ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]
     assert backend["service"] == {"name": "rel-batchfleet", "port": {"name": "http"}}

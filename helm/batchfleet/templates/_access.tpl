@@ -16,6 +16,8 @@ gateway.service.type={{ .service.type }}
 gateway.ingress.enabled=true
 {{- else if .httpRoute.enabled -}}
 gateway.httpRoute.enabled=true
+{{- else if .grpcRoute.enabled -}}
+gateway.grpcRoute.enabled=true
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -17,6 +17,7 @@ const OF_THE_CHART: &[&str] = &[
     "external-metrics-key",
     "external-metrics-listen",
     "external-metrics-service",
+    "grpc-listen",
     "identity",
     "jwt-audience",
     "jwt-issuer",
