@@ -49,8 +49,25 @@ pub struct Batching {
     /// announce it.
     #[serde(default)]
     pub padding_share: f64,
+    /// How many more rows a batch would have on average, if requests of other shapes could join it; 0
+    /// from programs that do not announce it.
+    #[serde(default)]
+    pub rows_lost_to_shapes: f64,
+    /// What a row of the usual length costs, in units: the shortest row costs one. N, the curve and the
+    /// capacity are of such rows. 1 if rows of all lengths cost the same, and from programs that do not
+    /// announce it.
+    #[serde(default = "one")]
+    pub row_units: f64,
+    /// What rows cost by their length, in units, in order of length; empty if rows of all lengths cost
+    /// the same, and from programs that do not announce it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub units_by_length: Vec<(u64, f64)>,
     /// The last batches, latest first.
     pub recent: Vec<RecentBatch>,
+}
+
+const fn one() -> f64 {
+    1.0
 }
 
 impl Batching {

@@ -17,6 +17,7 @@ pub mod model;
 mod queue_policy;
 pub mod redis;
 pub mod roles;
+mod row_shapes;
 mod share;
 pub mod target;
 pub mod tensor;
@@ -37,6 +38,7 @@ pub use roles::{
     Inbound, Observer, Outage, Producer, Replies, Settlement, ShardMemory, TargetSubscription,
     WorkerRoles,
 };
+pub use row_shapes::RowShapes;
 pub use target::{BatchWish, Guidance, Target, Wish};
 pub use tensor::{Datatype, Tensor};
 pub use trace::{TraceContext, TraceParent};

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use batchfleet_broker::Batching;
 use batchfleet_gateway::explain::{Explanation, Member};
 use batchfleet_loadgen::model::ask_about;
 use clap::Args;
@@ -97,6 +98,16 @@ fn write_worker(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
         let share = 100.0 * batching.padding_share;
         writeln!(f, "  {share:.0} % of full batches is padding of shorter requests")?;
     }
+    if batching.rows_lost_to_shapes >= 0.05 {
+        let lost = batching.rows_lost_to_shapes;
+        writeln!(
+            f,
+            "  a batch has {lost:.1} fewer rows because waiting requests have other shapes"
+        )?;
+    }
+    if !batching.units_by_length.is_empty() {
+        write_lengths(f, batching)?;
+    }
     writeln!(f, "  L(b), {:.2} times that at start-up{fixed}:", batching.gain)?;
     for (rows, ms) in &batching.curve {
         writeln!(f, "  {rows:>6} rows {ms:>10.3} ms {:>10.0} rows/s", f64::from(*rows) / ms * 1e3)?;
@@ -112,6 +123,15 @@ fn write_worker(f: &mut Formatter<'_>, member: &Member) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// What rows cost by their length, at each fourth power of two.
+fn write_lengths(f: &mut Formatter<'_>, batching: &Batching) -> fmt::Result {
+    let (usual, n) = (batching.row_units, f64::from(batching.n) * batching.row_units);
+    let costs = batching.units_by_length.iter().skip(3).step_by(2);
+    let costs: Vec<String> = costs.map(|(length, units)| format!("{length}: {units:.1}")).collect();
+    writeln!(f, "  rows cost units by their length: {}", costs.join(", "))?;
+    writeln!(f, "  a row of the usual length costs {usual:.1} units, N rows cost {n:.0}")
 }
 
 fn known(value: Option<f64>, digits: usize) -> String {

@@ -46,6 +46,8 @@ pub(crate) struct ModelBooks {
     watch: ModelWatch,
     /// The latency target in nanoseconds; 0 while unknown.
     latency_target: AtomicU64,
+    /// The mean cost of a request in rows of the usual length; `None` if all rows cost the same.
+    usual_rows: Mutex<Option<f64>>,
 }
 
 impl ModelBooks {
@@ -58,6 +60,7 @@ impl ModelBooks {
             tally: Mutex::default(),
             watch: ModelWatch::default(),
             latency_target: AtomicU64::new(0),
+            usual_rows: Mutex::default(),
         }
     }
 
@@ -76,9 +79,16 @@ impl ModelBooks {
         self.traffic.report(&self.queue, self.rows_per_request())
     }
 
-    /// The mean rows of a request; 1 before the first answer.
+    /// The mean rows of a request; 1 before the first answer. Where rows differ in length, in rows of
+    /// the usual length.
     pub(crate) fn rows_per_request(&self) -> f64 {
-        self.tally.lock().rows_per_request()
+        let usual = *self.usual_rows.lock();
+        usual.unwrap_or_else(|| self.tally.lock().rows_per_request())
+    }
+
+    /// Sets the mean cost of a request, in rows of the usual length; `None` if all rows cost the same.
+    pub(crate) fn set_usual_rows(&self, rows: Option<f64>) {
+        *self.usual_rows.lock() = rows;
     }
 
     /// The totals that `/stats` shows.

@@ -252,7 +252,7 @@ impl Catalog {
     pub(crate) fn observe(&self, model: &Model, at: Duration, backlog: Backlog) {
         model.observe(at, backlog);
         model.books.observe(&backlog);
-        let wait = model.ahead(Priority::Sheddable).wait();
+        let wait = model.ahead(Priority::Sheddable, 1.0).wait();
         self.metrics.fleet.set_queue(&model.spec.queue, &backlog, wait);
     }
 

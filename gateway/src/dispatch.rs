@@ -74,8 +74,7 @@ impl Dispatcher {
         model: &Model,
         request: &JobRequest,
     ) -> Result<OwnedSemaphorePermit, InferError> {
-        let JobRequest { priority, deadline, .. } = *request;
-        self.admission.admit(model, priority, deadline, self.is_reachable())
+        self.admission.admit(model, request, self.is_reachable())
     }
 
     /// Submits the job of an admitted request and waits for the result, which arrives in the

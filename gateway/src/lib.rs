@@ -35,6 +35,7 @@ mod outcome;
 mod peers;
 mod refusal;
 mod reload;
+mod request_cost;
 mod roster;
 mod server;
 mod settings;

@@ -10,12 +10,13 @@ use std::{
 };
 
 use batchfleet_broker::{
-    Announcement, Backlog, ModelSpec, Priority, Promise, QueueLimits, QueuePolicy,
+    Announcement, Backlog, ModelSpec, Priority, Promise, QueueLimits, QueuePolicy, RowShapes,
+    Tensor,
 };
 use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, DrainSample, Speed, VersionLoad};
 use parking_lot::{Mutex, RwLock};
 
-use crate::{books::ModelBooks, demand::VersionDemand, explain::speed};
+use crate::{books::ModelBooks, demand::VersionDemand, explain::speed, request_cost::RequestCost};
 
 /// One model version.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(crate) struct Model {
     pub(crate) spec: ModelSpec,
     /// The counts of the version's requests.
     pub(crate) books: Arc<ModelBooks>,
+    shapes: RowShapes,
     queue: Mutex<QueueView>,
     live_workers: AtomicUsize,
     promised: AtomicBool,
@@ -49,19 +51,22 @@ struct QueueView {
     slowest: Option<(Speed, u32)>,
     /// The mean rows of a request.
     rows_per_request: f64,
+    /// What requests cost by the length of their rows.
+    cost: RequestCost,
 }
 
 impl QueueView {
     /// The duration of the batch that would contain a request behind `jobs` other jobs, or of the
-    /// batch that runs now, whichever is longer.
-    fn batch(&self, jobs: u64, workers: usize) -> Duration {
+    /// batch that runs now, whichever is longer. The request costs as much as `own` rows.
+    fn batch(&self, jobs: u64, own: f64, workers: usize) -> Duration {
         let Some((speed, most)) = &self.slowest else { return Duration::ZERO };
         let running = self.backlog.in_flight / u64::try_from(workers.max(1)).unwrap_or(u64::MAX);
         #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
         let rows = jobs.saturating_add(1).max(running) as f64 * self.rows_per_request;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-        let rows = rows.ceil() as u32;
-        speed.latency(rows.clamp(1, (*most).max(1)))
+        let (rows, own) = (rows.ceil() as u32, own.ceil() as u32);
+        // A request that costs more than N rows runs alone.
+        speed.latency(rows.clamp(1, (*most).max(1)).max(own))
     }
 }
 
@@ -69,6 +74,7 @@ impl Model {
     /// A model version of which only the spec is known.
     pub(crate) fn new(spec: ModelSpec, books: ModelBooks) -> Self {
         Self {
+            shapes: RowShapes::of(&spec),
             spec,
             books: Arc::new(books),
             queue: Mutex::default(),
@@ -148,16 +154,21 @@ impl Model {
         self.policy.read().of(class)
     }
 
-    /// The jobs ahead of a request of this class: the queue at the last poll, corrected by the
-    /// requests that this gateway has accepted and ended since then.
-    pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
+    /// Counts a request; returns what it costs, in rows of the usual length.
+    pub(crate) fn cost(&self, rows: u32, inputs: &[Tensor]) -> f64 {
+        self.queue.lock().cost.count(&self.shapes, rows, inputs)
+    }
+
+    /// The jobs ahead of a request of this class, which costs as much as `own` rows: the queue at the
+    /// last poll, corrected by the requests that this gateway has accepted and ended since then.
+    pub(crate) fn ahead(&self, priority: Priority, own: f64) -> Ahead {
         let load = self.queue.lock();
         let since = self.books.in_flight() - load.in_flight;
         let now = |seen: u64| seen.saturating_add_signed(since);
         let classes = usize::from(priority.code()) + 1;
         let jobs = now(load.backlog.waiting[..classes].iter().sum());
         let is_idle = now(load.backlog.depth() + load.backlog.in_flight) == 0;
-        let batch = if is_idle { Duration::ZERO } else { load.batch(jobs, self.workers()) };
+        let batch = if is_idle { Duration::ZERO } else { load.batch(jobs, own, self.workers()) };
         #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
         let jobs = jobs as f64;
         Ahead { jobs, rate: load.drain.rate(), batch }
@@ -201,12 +212,14 @@ impl Model {
         let slowest = batching.and_then(|known| Some((speed(known)?, known.full_load_n)));
         let mut load = self.queue.lock();
         (load.capacity, load.slowest) = (capacity, slowest);
+        load.cost.adopt(batching);
     }
 
     /// Applies the result of polling the queue; `at` is the time since polling began.
     pub(crate) fn observe(&self, at: Duration, backlog: Backlog) {
-        let rows_per_request = self.books.rows_per_request();
         let mut load = self.queue.lock();
+        self.books.set_usual_rows(load.cost.usual_rows());
+        let rows_per_request = self.books.rows_per_request();
         load.in_flight = self.books.in_flight();
         (load.backlog, load.rows_per_request) = (backlog, rows_per_request);
         load.arrivals.observe(at, backlog.added);
@@ -237,3 +250,6 @@ impl Model {
         Some(self.queue.lock().arrivals.per_second()? * rows_per_request)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
+use batchfleet_broker::{Job, ModelSpec, RowShapes, Tensor};
 use batchfleet_policy::{LengthCost, LengthSample};
 use parking_lot::RwLock;
 
@@ -11,11 +11,9 @@ use crate::padding::Padding;
 /// The open dimensions of a model's inputs, and the cost u(S) of a row by its length. Clones share the
 /// cost.
 ///
-/// The length of a row is the product of its open dimensions: tokens of a text, samples of a sound,
-/// pixels of an image. Of several inputs, the longest counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RowLengths {
-    inputs: Vec<OpenInput>,
+    shapes: RowShapes,
     padding: Option<Arc<Padding>>,
     cost: Arc<RwLock<LengthCost>>,
     /// The batches from which the cost was measured.
@@ -24,28 +22,11 @@ pub(crate) struct RowLengths {
     expected: u64,
 }
 
-/// An input with open dimensions.
-#[derive(Clone, Debug)]
-struct OpenInput {
-    name: String,
-    /// The open dimensions, other than the one that counts rows.
-    axes: Vec<usize>,
-}
-
 impl RowLengths {
     /// The open dimensions of the inputs of `model`, whose rows cost one unit each until their cost
     /// is [known](Self::with_cost).
     pub(crate) fn of(model: &ModelSpec) -> Self {
-        let open = |input: &TensorSpec| {
-            let rows = input.row_dimension().filter(|_| model.batches());
-            let dims = input.shape.iter().enumerate();
-            let axes: Vec<usize> = dims
-                .filter(|&(axis, &dim)| dim < 0 && Some(axis) != rows)
-                .map(|(axis, _)| axis)
-                .collect();
-            (!axes.is_empty()).then(|| OpenInput { name: input.name.clone(), axes })
-        };
-        Self { inputs: model.inputs.iter().filter_map(open).collect(), ..Self::default() }
+        Self { shapes: RowShapes::of(model), ..Self::default() }
     }
 
     /// The same with the cost of rows according to the `measured` batches. `expected` is the most
@@ -67,7 +48,7 @@ impl RowLengths {
 
     /// Whether rows may differ in length.
     pub(crate) fn vary(&self) -> bool {
-        !self.inputs.is_empty()
+        self.shapes.vary()
     }
 
     /// Whether rows of all lengths cost the same.
@@ -94,11 +75,7 @@ impl RowLengths {
 
     /// S: the length of the rows in the inputs of a request or of a batch.
     pub(crate) fn longest(&self, inputs: &[Tensor]) -> u64 {
-        let length = |open: &OpenInput| {
-            let input = inputs.iter().find(|input| input.name == open.name)?;
-            Some(open.length(input))
-        };
-        self.inputs.iter().filter_map(length).max().unwrap_or(1)
+        self.shapes.longest(inputs)
     }
 
     /// u(S), by which lengths are compared.
@@ -133,20 +110,11 @@ impl RowLengths {
     }
 }
 
-impl OpenInput {
-    fn length(&self, input: &Tensor) -> u64 {
-        self.axes
-            .iter()
-            .filter_map(|&axis| input.shape.get(axis))
-            .fold(1, |a, &b| a.saturating_mul(b))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::batch::examples::{delivery, spec};
-    use batchfleet_broker::Datatype;
+    use batchfleet_broker::{Datatype, TensorSpec};
 
     #[test]
     fn the_length_of_a_row_is_the_product_of_its_open_dimensions() {

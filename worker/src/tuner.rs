@@ -35,6 +35,8 @@ const USUAL_OVER: f64 = 200.0;
 /// N are full: smaller batches need less padding.
 const PADDING_OVER: f64 = 20.0;
 const FULL: f64 = 0.5;
+/// The rows that batches lose to shapes are an average over about as many batches.
+const LOST_OVER: f64 = 50.0;
 /// A batch of a part of a large request may take this long, whatever N is.
 const SHORT: Duration = Duration::from_millis(5);
 
@@ -74,6 +76,8 @@ pub(crate) struct Tuner {
     row_units: f64,
     /// What the rows of a full batch cost, padded to the longest, relative to what they cost alone.
     padding: f64,
+    /// Rows of other shapes that batches had room for, on average.
+    lost_to_shapes: f64,
     /// The most units that fit into memory.
     ceiling: Ceiling,
     /// Whether rows of a batch were found to influence each other, so that N is 1.
@@ -99,6 +103,7 @@ impl Tuner {
             size_change: SizeChange::default(),
             row_units,
             padding: 1.0,
+            lost_to_shapes: 0.0,
             ceiling: Ceiling::default(),
             mixes_rows: false,
             load: LoadEstimate::new(),
@@ -281,6 +286,7 @@ impl Tuner {
             let padded = f64::from(batch.units) / batch.own_units().max(1.0);
             self.padding += (padded.max(1.0) - self.padding) / PADDING_OVER;
         }
+        self.lost_to_shapes += (f64::from(batch.lost_to_shapes) - self.lost_to_shapes) / LOST_OVER;
         self.ceiling.ran(batch.units + padding);
         self.last_ran = Some(Instant::now());
         self.recent.truncate(RECENT - 1);
@@ -361,8 +367,22 @@ impl Tuner {
             gain: self.cost.gain(),
             size_change_ms: ms(self.size_change.takes()),
             padding_share: 1.0 - 1.0 / self.padding,
+            rows_lost_to_shapes: self.lost_to_shapes,
+            row_units: self.row_units,
+            units_by_length: self.units_by_length(),
             recent: self.recent.iter().cloned().collect(),
         }
+    }
+
+    /// What rows cost by their length, up to the longest that is known.
+    fn units_by_length(&self) -> Vec<(u64, f64)> {
+        let cost = self.lengths.cost();
+        if cost.is_flat() {
+            return Vec::new();
+        }
+        let lengths = std::iter::successors(Some(1_u64), |length| length.checked_mul(2));
+        let known = lengths.take_while(|&length| !cost.is_new(length));
+        known.map(|length| (length, cost.units(length))).collect()
     }
 
     /// L(b) of rows of the usual length: at the measured sizes, or where rows differ in length, at

@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::line::JobRequest;
 use crate::{error::InferError, model::Model};
 
 /// Random factors for `Retry-After`, which spread the next attempts of refused clients over time.
@@ -79,10 +80,11 @@ impl Admission {
     pub(super) fn admit(
         &self,
         model: &Model,
-        priority: Priority,
-        deadline: Instant,
+        request: &JobRequest,
         reachable: bool,
     ) -> Result<OwnedSemaphorePermit, InferError> {
+        let JobRequest { priority, deadline, .. } = *request;
+        let cost = model.cost(request.rows, &request.inputs);
         let conditions = Conditions {
             draining: self.draining.is_cancelled(),
             served: model.is_available(),
@@ -91,7 +93,7 @@ impl Admission {
                 (true, true) => QueueState::Full,
                 (true, false) => QueueState::Open,
             },
-            ahead: model.ahead(priority),
+            ahead: model.ahead(priority, cost),
             most_ahead: model.limits(priority).max_waiting,
             remaining: deadline.saturating_duration_since(Instant::now()),
             priority,

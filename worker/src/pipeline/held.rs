@@ -140,8 +140,9 @@ impl HeldJobs {
         let large_ran = batch.jobs.iter().any(|job| job.is_large(limit));
         let large_wait = !large_ran && self.large(limit) > 0;
         self.large_waited = if large_wait { self.large_waited + 1 } else { 0 };
+        let lost_to_shapes = self.lost_to_shapes(&batch, limit);
         self.mixed = !self.all_join(&batch);
-        Some(batch)
+        Some(Batch { lost_to_shapes, ..batch })
     }
 
     /// Adds jobs to a batch that has been taken, as far as `limit` allows. Jobs that may be padded
@@ -159,6 +160,15 @@ impl HeldJobs {
         let is_full = !room.holds(row_units) || is_left_out;
         *batch = Batch::new(jobs, if is_full { Release::Full } else { batch.release });
         self.mixed = !self.all_join(batch);
+    }
+
+    /// The rows of held jobs that fit into the batch but cannot be joined with it.
+    fn lost_to_shapes(&self, batch: &Batch, limit: BatchLimit) -> u32 {
+        let room = limit.rows_of(batch.row_units()).saturating_sub(batch.rows);
+        let Some(first) = batch.jobs.first().filter(|_| room > 0) else { return 0 };
+        let others =
+            self.iter().filter(|job| !self.layout.can_join(&first.delivery.job, &job.delivery.job));
+        others.map(HeldJob::rows_left).fold(0, u32::saturating_add).min(room)
     }
 
     /// Whether all held jobs can be joined with the batch.

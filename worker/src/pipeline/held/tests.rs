@@ -123,6 +123,19 @@ proptest! {
 }
 
 #[test]
+fn a_batch_tells_how_many_rows_of_other_shapes_it_had_room_for() {
+    // Three jobs of width 1, two of width 2.
+    let mut held = held(&[(1, 1), (1, 1), (1, 2), (1, 1), (3, 2)]);
+    let lost = |held: &mut HeldJobs, limit| {
+        let batch = held.take_batch(limit_of(limit), soon(false), alone).unwrap();
+        (batch.rows, batch.lost_to_shapes)
+    };
+    assert_eq!(lost(&mut held, 6), (4, 2), "the wider shape has more rows");
+    assert_eq!(lost(&mut held, 2), (2, 0));
+    assert_eq!(lost(&mut held, 8), (1, 0));
+}
+
+#[test]
 fn small_jobs_run_in_every_batch_and_a_large_job_fills_it_up() {
     let mut held = held(&[(20, 1)]);
     let mut next = 1;
