@@ -24,6 +24,7 @@ CONV := $(BENCH_MODELS)/conv_small/1/model.onnx
 DIGITS_TEST := $(CACHE)/digits_test.csv
 SENTENCES := $(CACHE)/sentences.csv
 LISTEN ?= 127.0.0.1:8080
+GRPC_LISTEN ?= 127.0.0.1:8001
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS = --seconds $(or $(SECONDS),$(FUZZ_SECONDS)) $(if $(SEED),--seed $(SEED))
@@ -44,7 +45,7 @@ demo: build $(LIBRARY) $(if $(filter text,$(MODEL)),$(TEXT),$(DIGITS)) ## measur
 		--model-repository $(MODELS) --digits $(DIGITS_TEST))
 
 serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=address:port
-	target/release/batchfleet serve --listen $(LISTEN) --admin-listen $(ADMIN_LISTEN) \
+	target/release/batchfleet serve --listen $(LISTEN) --grpc-listen $(GRPC_LISTEN) --admin-listen $(ADMIN_LISTEN) \
 		--model-repository $(MODELS) --log-format text
 
 test: $(LIBRARY) models ## run all checks and tests

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     error::LoadError,
-    grpc::Sender,
+    grpc::{self, Sender},
     tls::{Tls, TlsTrust},
     workload::{HttpAnswer, Prepared},
 };
@@ -204,7 +204,9 @@ impl Connection {
         request: Prepared,
     ) -> Result<(StatusCode, HttpAnswer), Lost> {
         match self.exchange(request.clone()).await {
-            Err(Lost::Connection(unsent)) if unsent.is_canceled() => {
+            Err(Lost::Connection(unsent))
+                if unsent.is_canceled() || grpc::is_unprocessed(&unsent) =>
+            {
                 self.open = None;
                 self.exchange(request).await
             }
@@ -226,7 +228,9 @@ impl Connection {
         let sender = self.sender().await?;
 
         let answered = sender.ask(message).await;
-        let (status, answer) = answered.inspect_err(|_| self.dropped += 1)?;
+        let (status, answer) = answered.inspect_err(|error| {
+            self.dropped += u64::from(!grpc::is_unprocessed(error));
+        })?;
         if is_last(&answer.headers) {
             self.open = None;
         }
@@ -238,7 +242,8 @@ impl Connection {
         let still_open = match self.open.take() {
             Some(mut sender) => {
                 let alive = sender.ready().await.is_ok();
-                self.dropped += u64::from(!alive);
+                // Over gRPC a server says goodbye first.
+                self.dropped += u64::from(!alive && !self.target.grpc);
                 alive.then_some(sender)
             }
             None => None,
@@ -263,10 +268,10 @@ impl Connection {
 
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    grpc: bool,
+    is_grpc: bool,
 ) -> Result<Sender, Lost> {
     // The tasks end when the sender is dropped. Errors of the connection reach the sender.
-    if grpc {
+    if is_grpc {
         let stream = TokioIo::new(stream);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
         tokio::spawn(connection);

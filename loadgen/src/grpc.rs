@@ -111,6 +111,17 @@ pub(crate) async fn read(
     Ok((status, HttpAnswer { headers, body }))
 }
 
+/// Whether the server has said goodbye before it has seen the request, which may then be sent again.
+pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let error = source.and_then(|source| source.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| {
+        let is_goodbye = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (is_goodbye || is_refused)
+    })
+}
+
 fn http_status(status: i32) -> StatusCode {
     match status {
         0 => StatusCode::OK,

@@ -1,0 +1,132 @@
+"""The connections of gRPC clients: moved at their age, drained at shutdown, and bounded."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+import repository
+import samples
+from fleet import KINDS, eventually, running
+from test_triton_grpc import VALUES, given
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+PING, GOAWAY = 6, 7
+ACK = 1
+MOST_WAIT = 20  # seconds
+
+
+@pytest.fixture(params=KINDS)
+def moving(request, tmp_path):
+    """Servers that move clients often, and close idle connections soon."""
+    settings = ("--grpc-max-connection-age", "1s", "--keep-alive", "2s")
+    with running(
+        tmp_path, request.param, settings=settings, write=repository.write_echoes
+    ) as fleet:
+        yield fleet
+
+
+def connections(fleet) -> float:
+    return fleet.metrics("batchfleet_gateway_connections")["batchfleet_gateway_connections"]
+
+
+def test_clients_that_are_moved_lose_no_call(moving):
+    """Each client is told several times to open another connection."""
+    failed, answered, end = [], [], time.monotonic() + 5
+
+    def ask(number: int) -> None:
+        with triton.InferenceServerClient(moving.grpc) as client:
+            values = np.full([1, 3], number, dtype=np.float32)
+            while time.monotonic() < end:
+                try:
+                    answer = client.infer("echo_fp32", [given(values)]).as_numpy("OUTPUT0")
+                    answered.append(samples.same(answer, values))
+                except Exception as error:  # every kind counts
+                    failed.append(error)
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed[:3]
+    assert len(answered) > 100 and all(answered)
+
+
+def frames(connection: socket.socket) -> list[int]:
+    """Answers pings until the server closes the connection. Returns the types of all frames."""
+    received, kinds = connection.makefile("rb"), []
+    with contextlib.suppress(ConnectionResetError):  # the server has not read all bytes
+        while len(head := received.read(9)) == 9:
+            kinds.append(head[3])
+            payload = received.read(int.from_bytes(head[:3]))
+            if head[3] == PING and not head[4] & ACK:
+                connection.sendall(head[:4] + bytes([ACK]) + head[5:] + payload)
+    return kinds
+
+
+def test_an_idle_connection_is_closed_with_a_farewell(moving):
+    host, port = moving.grpc.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), MOST_WAIT) as connection:
+        connection.sendall(PREFACE)
+        eventually(lambda: connections(moving) == 1, "the connection is open")
+        assert GOAWAY in frames(connection)
+    eventually(lambda: connections(moving) == 0, "the connection is gone", seconds=5)
+
+
+def test_another_protocol_is_closed_at_once(moving):
+    host, port = moving.grpc.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), MOST_WAIT) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        frames(connection)
+    eventually(lambda: connections(moving) == 0, "the connection is gone", seconds=5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_in_flight_are_answered_at_shutdown(kind, tmp_path):
+    with running(tmp_path, kind, write=repository.write_echoes) as fleet:
+        answers = []
+        with triton.InferenceServerClient(fleet.grpc) as client:
+            for _ in range(5):
+                client.async_infer(
+                    "slow",
+                    [given(VALUES)],
+                    callback=lambda result, error: answers.append((result, error)),
+                )
+
+            def in_flight() -> bool:
+                return sum(fleet.metrics("batchfleet_gateway_in_flight").values()) == 5
+
+            eventually(in_flight, "all calls are in flight")
+            fleet.programs.pop(0).stop()
+            eventually(lambda: len(answers) == 5, "every call is answered", seconds=5)
+        for result, error in answers:
+            assert error is None, error
+            assert samples.same(result.as_numpy("OUTPUT0"), VALUES)
+        fleet.left_over = lambda: {}  # there is no gateway left to ask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_ends_after_its_answers_at_shutdown(kind, tmp_path):
+    with running(tmp_path, kind, write=repository.write_echoes) as fleet:
+        answers = []
+        with triton.InferenceServerClient(fleet.grpc) as client:
+            client.start_stream(callback=lambda result, error: answers.append((result, error)))
+            client.async_stream_infer("slow", [given(VALUES)], request_id="last")
+
+            def in_flight() -> bool:
+                return sum(fleet.metrics("batchfleet_gateway_in_flight").values()) == 1
+
+            eventually(in_flight, "the request is in flight")
+            fleet.programs.pop(0).stop()
+            eventually(lambda: len(answers) == 2, "the answer and the end", seconds=5)
+        (result, error), (_, end) = answers
+        assert error is None and result.get_response().id == "last"
+        assert end.status() == f"StatusCode.{grpc.StatusCode.UNAVAILABLE.name}"
+        assert "draining: " in end.message()
+        fleet.left_over = lambda: {}  # there is no gateway left to ask
