@@ -41,6 +41,8 @@ use crate::{
 
 /// Upper bound of the pause after repeated failures.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+/// For how long a controller that starts may be without Redis before it reports that.
+const STARTING: Duration = Duration::from_secs(10);
 /// Interval at which a fleet at zero workers is checked for requests.
 const WAKE_CHECK: Duration = Duration::from_secs(1);
 /// A worker announces itself in Redis before its pod is ready, and a snapshot of Redis is up to one
@@ -125,7 +127,7 @@ async fn turn(
         context.metrics.reported(labels, conditions);
         return Ok(());
     }
-    let mut findings = findings(fleet, &existing, &decided);
+    let mut findings = findings(fleet, &existing, &decided, now < STARTING);
     let applied = if findings.conflicts.blocks_writes {
         Ok(())
     } else {
@@ -159,7 +161,12 @@ async fn turn(
 }
 
 /// Returns what this turn finds out beside the decision.
-fn findings(fleet: &ModelFleet, existing: &ClusterState, decided: &Decided) -> Findings {
+fn findings(
+    fleet: &ModelFleet,
+    existing: &ClusterState,
+    decided: &Decided,
+    is_starting: bool,
+) -> Findings {
     let now = Timestamp::now();
     let (mode, input) = (fleet.spec.scaling.mode, &decided.input);
     let is_announced = input.workers.iter().any(|worker| worker.live);
@@ -167,6 +174,7 @@ fn findings(fleet: &ModelFleet, existing: &ClusterState, decided: &Decided) -> F
         conflicts: existing.conflicts(mode),
         problem: problem::of(existing.deployment.owned(), &existing.pods, now),
         refused: None,
+        is_starting,
         is_silent: input.redis_error.is_none()
             && !is_announced
             && problem::has_served(&existing.pods, SILENT, now),

@@ -47,6 +47,8 @@ pub(crate) struct Findings {
     pub(crate) refused: Option<String>,
     /// Whether pods are ready but no worker announces itself in Redis.
     pub(crate) is_silent: bool,
+    /// Whether the controller has just started, and may not be connected to Redis yet.
+    pub(crate) is_starting: bool,
     /// What sets the number of workers.
     pub(crate) scaled_by: ScaledBy,
 }
@@ -176,6 +178,7 @@ mod tests {
             problem: None,
             refused: None,
             is_silent: false,
+            is_starting: false,
             scaled_by: ScaledBy::Autoscaler(Some(2)),
         }
     }
@@ -252,7 +255,14 @@ mod tests {
             (input(0), with(broken), "False", "ModelNotFound", "no model \"wyde\""),
             (input(1), with(broken), "True", "ModelNotFound", "no model \"wyde\""),
             (input(2), with(|it| it.is_silent = true), "False", "WorkersSilent", "a password"),
-            (redis, good.clone(), "False", "RedisUnreachable", "cannot read Redis: no route"),
+            (
+                redis.clone(),
+                good.clone(),
+                "False",
+                "RedisUnreachable",
+                "cannot read Redis: no route",
+            ),
+            (redis, with(|it| it.is_starting = true), "True", "AsDesired", "no worker has failed"),
             (
                 input(2),
                 with(|it| it.refused = Some("quantities must match".to_owned())),

@@ -81,7 +81,8 @@ fn trouble(input: &FleetInput, findings: &Findings) -> Option<Problem> {
     let foreign =
         findings.conflicts.foreign.as_ref().map(|why| Problem::new("ForeignObject", why.clone()));
     let redis = || {
-        let why = input.redis_error.as_ref()?;
+        // At an installation, Redis starts together with the controller.
+        let why = input.redis_error.as_ref().filter(|_| !findings.is_starting)?;
         Some(Problem::new("RedisUnreachable", format!("the controller cannot read Redis: {why}")))
     };
     let silent = || {
@@ -99,7 +100,8 @@ fn ready(
     trouble: Option<&Problem>,
 ) -> Fact {
     let workers = counted(input.ready, input.ordered);
-    if input.ready > 0 && input.redis_error.is_none() && !findings.is_silent {
+    let is_read = input.redis_error.is_none() || findings.is_starting;
+    if input.ready > 0 && is_read && !findings.is_silent {
         return Fact::new("Ready", true, "WorkersReady", workers);
     }
     if let Some(trouble) = trouble.or(findings.conflicts.scaling.as_ref()) {

@@ -213,6 +213,9 @@ async fn a_controller_that_waits_for_redis_keeps_the_objects_and_says_what_it_wa
     let mut world = World::unconnected(&json!({})).await;
     let written = world.tick(10).await.unwrap();
     assert!(written.contains(&"PATCH deployments/digits".to_owned()), "{written:?}");
+    // At an installation, Redis starts together with the controller.
+    assert_eq!(world.status("reason"), "WorkersStarting");
+    world.ticks(2, 10).await;
     let reason = world.status("reason");
     assert_eq!((reason, world.condition("Ready")), (json!("RedisUnreachable"), json!("False")));
     let explanation = world.status("explanation");
