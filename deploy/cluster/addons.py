@@ -112,24 +112,26 @@ def certificates(folder, address):
         "-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt")
 
 
-def scaled_to_the_load(stage, name):
-    """Puts more load on a fleet than its one worker can take. Returns the summary, and what went wrong: failed
-    requests, or another number of workers than the controller wants. What it wants changes with the load, and the
-    autoscaler follows within 15 s."""
-    load = stage.load(name, 80, 100)
-    settle(40)
+def scaled_to_the_load(stage, name, seconds, judged_after, hold):
+    """Puts twice the load on a fleet that its one worker can take. Returns the summary, and what went wrong: failed
+    requests, or another number of workers than the controller wanted. The autoscaler follows within 15 s, and keeps
+    workers for `hold` seconds. It is judged after some seconds, because it may also grow for the first backlog."""
+    every = 5
+    load = stage.load(name, 80, seconds)
     samples = []
-    for _ in range(10):
-        settle(5)
+    for _ in range(seconds // every - 2):
+        settle(every)
         wanted = stage.namespace.get("modelfleet", name)["status"]["wantedReplicas"]
         samples.append((wanted, stage.namespace.get("deployment", name)["spec"]["replicas"]))
     report = load.report()
-    most = max(wanted for wanted, _ in samples)
-    short = [wanted - found > 1 for wanted, found in samples]
-    wrong = troubles(report) + ([] if most > 1 else ["the controller wants one worker only"])
+    first = judged_after // every
+    short = [wanted - found > 1 for wanted, found in samples[first:]]
+    most = lambda at: max(wanted for wanted, _ in samples[max(0, at - hold // every):at + 1])
+    many = [found > most(at) + 1 for at, (_, found) in enumerate(samples) if at >= first]
+    wrong = troubles(report) + ([] if most(len(samples)) > 1 else ["the controller wants one worker only"])
     wrong += ["too few workers for 15 s"] if any(map(all, zip(short, short[1:], short[2:]))) else []
-    wrong += ["too many workers"] if any(found > most + 1 for _, found in samples) else []
-    series = ", ".join(f"{wanted}/{found}" for wanted, found in samples)
+    wrong += ["too many workers"] if any(many) else []
+    series = ", ".join(f"{wanted}/{found}" for wanted, found in samples[first:])
     return f"wanted/found {series}; {report['right']} of {report['sent']} right", wrong
 
 
@@ -142,7 +144,7 @@ def real_adapter(stage):
     stage.fleet("adapted", {"min": 1, "max": 8, "holdSeconds": 60, "coldStartSeconds": 10}, row_ms=20)
     with Prometheus(stage.namespace) as prometheus, prometheus_adapter(stage.namespace, prometheus, *found):
         await_("the autoscaler reads", lambda: stage.reads("adapted"))
-        summary, wrong = scaled_to_the_load(stage, "adapted")
+        summary, wrong = scaled_to_the_load(stage, "adapted", seconds=170, judged_after=110, hold=60)
         wrong += [] if stage.reads("adapted") else ["the autoscaler no longer reads its metric"]
     stage.drop("adapted")
     stage.upgrade()
@@ -164,7 +166,7 @@ def real_keda(stage):
         example = example.replace("http://prometheus.monitoring:9090", f"http://{prometheus.address}")
         namespace.kubectl("apply", "--filename", "-", stdin=example)
         await_("KEDA's autoscaler reads", lambda: stage.reads("keda-hpa-digits"))
-        summary, wrong = scaled_to_the_load(stage, "digits")
+        summary, wrong = scaled_to_the_load(stage, "digits", seconds=100, judged_after=40, hold=300)
         namespace.kubectl("delete", "scaledobject", "digits")
     stage.drop("digits")
     stage.upgrade()

@@ -1,13 +1,11 @@
-"""Scenarios of fleets that cannot work, of hands that change objects, and of the end of a namespace."""
+"""Scenarios of fleets that cannot work or are deleted, and of hands that change objects."""
 
 import re
 import time
 
 from fleets import fleet, ready, workers
-from kube import GATEWAYS, await_, run
-from load import settle, troubles
-
-API = "v1beta1.external.metrics.k8s.io"
+from kube import GATEWAYS, await_
+from load import troubles
 
 
 def set_(path, value):
@@ -162,14 +160,3 @@ def without_metric(stage):
     stage.drop("blind")
     stage.upgrade()
     return f"{most} workers to 1 after {took:.0f} s; {report['right']} of {report['sent']} right", wrong
-
-
-def namespace_deleted(stage):
-    """A namespace deleted without `helm uninstall` goes away, and no APIService stays behind."""
-    wrong, start = [], time.monotonic()
-    run("kubectl", "delete", "namespace", stage.namespace.name, timeout=300)
-    took = time.monotonic() - start
-    if run("kubectl", "get", "apiservice", API, "--ignore-not-found"):
-        wrong.append(f"the APIService {API} is left")
-    settle(1)
-    return f"gone after {took:.0f} s", wrong

@@ -9,19 +9,20 @@ import time
 
 from adapter import Adapter
 from addons import real_adapter, real_keda, real_operator
-from broken import (broken, changed_by_hand, fleet_deleted, namespace_deleted, second_fleet,
-                    without_metric)
+from broken import broken, changed_by_hand, fleet_deleted, second_fleet, without_metric
 from fleets import fleet, is_ready, ready, workers
 from kube import GATEWAYS, Recorder, await_, run
+from lifecycle import namespace_deleted, reinstalled, rolled_back
 from load import Load, pod, settle, troubles
 from prometheus import Prometheus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CHART = "helm/batchfleet"
 
 
 class Stage:
     """The installation and helpers that scenarios share."""
+
+    chart = ROOT / "helm/batchfleet"
 
     def __init__(self, namespace, images, outage_seconds):
         self.namespace, self.images = namespace, images
@@ -36,7 +37,7 @@ class Stage:
 
     def upgrade(self, *settings):
         """Upgrades the installation and waits until all pods are ready."""
-        self.namespace.helm("upgrade", *self.install(ROOT / CHART), *settings, "--wait")
+        self.namespace.helm("upgrade", *self.install(self.chart), *settings, "--wait")
 
     def load(self, model, rate, seconds):
         self.loads += 1
@@ -75,7 +76,7 @@ def install(stage):
            " --warm-up 0s >/tmp/log 2>&1; do sleep 0.2; done; date +%s.%N")
     stage.namespace.apply(pod(stage.images, "first", ask))
     start = time.time()
-    stage.namespace.helm("install", *stage.install(ROOT / CHART))
+    stage.namespace.helm("install", *stage.install(stage.chart))
     done = lambda: stage.namespace.get("pod", "first")["status"].get("phase") == "Succeeded"
     await_("a right answer", done, seconds=300)
     took = float(stage.namespace.kubectl("logs", "first")) - start
@@ -260,6 +261,6 @@ def to_zero(stage):
             f" {woken['sent']} right"), troubles(before) + troubles(woken)
 
 
-ALL = [install, broken, changed_by_hand, second_fleet, fleet_deleted, step, scale_in, worker_kills, rollout, to_zero,
-       without_metric, controller_gone, prometheus_gone, real_adapter, real_keda,
-       real_operator, api_frozen, namespace_deleted]
+ALL = [install, broken, changed_by_hand, second_fleet, fleet_deleted, step, scale_in, worker_kills, rollout,
+       rolled_back, to_zero, without_metric, controller_gone, prometheus_gone, real_adapter, real_keda, real_operator,
+       api_frozen, reinstalled, namespace_deleted]
