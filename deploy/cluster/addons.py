@@ -183,8 +183,8 @@ def real_operator(stage):
     namespace = stage.namespace
     run("kubectl", "apply", "--server-side", "--filename", definitions)
     monitoring = "monitoring.podMonitors.enabled=true,monitoring.podMonitors.interval=2s,monitoring.rules.enabled=true"
-    operating = [program, f"--kubeconfig={os.environ['KUBECONFIG']}", f"--namespaces={namespace.name}",
-                 "--web.listen-address=127.0.0.1:0", f"--prometheus-config-reloader={os.environ['RELOADER_IMAGE']}"]
+    operating = [program, f"--namespaces={namespace.name}", "--web.listen-address=127.0.0.1:0",
+                 f"--prometheus-config-reloader={os.environ['RELOADER_IMAGE']}"]
     with tempfile.TemporaryDirectory() as folder, process(folder, "prometheus-operator", *operating):
         stage.upgrade("--set", monitoring)
         stage.fleet("watched", {"min": 2, "max": 2}, row_ms=1)
