@@ -144,7 +144,7 @@ def real_adapter(stage):
     stage.fleet("adapted", {"min": 1, "max": 8, "holdSeconds": 60, "coldStartSeconds": 10}, row_ms=20)
     with Prometheus(stage.namespace) as prometheus, prometheus_adapter(stage.namespace, prometheus, *found):
         await_("the autoscaler reads", lambda: stage.reads("adapted"))
-        summary, wrong = scaled_to_the_load(stage, "adapted", seconds=170, judged_after=110, hold=60)
+        summary, wrong = scaled_to_the_load(stage, "adapted", seconds=420, judged_after=360, hold=300)
         wrong += [] if stage.reads("adapted") else ["the autoscaler no longer reads its metric"]
     stage.drop("adapted")
     stage.upgrade()
