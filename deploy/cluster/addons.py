@@ -85,7 +85,7 @@ def keda(namespace, operator, server, definitions):
     """Runs KEDA's operator, and its metrics server as the provider of external metrics."""
     address = cluster_facing_address(namespace)
     port, service, http = (free_port(address) for _ in range(3))
-    run("kubectl", "apply", "--server-side", "--filename", definitions)
+    define(definitions)
     with tempfile.TemporaryDirectory() as folder:
         certificates(folder, address)
         variables = {"WATCH_NAMESPACE": namespace.name, "POD_NAMESPACE": namespace.name,
@@ -100,6 +100,12 @@ def keda(namespace, operator, server, definitions):
         with process(folder, "keda", *operating, **variables), \
                 process(folder, "keda-adapter", *serving, **variables), registered(namespace, address, port):
             yield
+
+
+def define(definitions):
+    """Applies resource definitions, and waits until the API server serves them: operators look once, at their start."""
+    run("kubectl", "apply", "--server-side", "--filename", definitions)
+    run("kubectl", "wait", "--for=condition=Established", "--filename", definitions, "--timeout=60s")
 
 
 def certificates(folder, address):
@@ -181,7 +187,7 @@ def real_operator(stage):
         return "OPERATOR is not 1", None
     program, definitions = found
     namespace = stage.namespace
-    run("kubectl", "apply", "--server-side", "--filename", definitions)
+    define(definitions)
     monitoring = "monitoring.podMonitors.enabled=true,monitoring.podMonitors.interval=2s,monitoring.rules.enabled=true"
     operating = [program, f"--namespaces={namespace.name}", "--web.listen-address=127.0.0.1:0",
                  f"--prometheus-config-reloader={os.environ['RELOADER_IMAGE']}"]
