@@ -238,6 +238,29 @@ impl Announcement {
             unavailable: Vec::new(),
         }
     }
+
+    /// Whether gateways need not read this announcement after `other`: nothing differs but
+    /// measurements, and the capacity by less than 5 %.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let is_near = (self.capacity - other.capacity).abs() <= 0.05 * self.capacity.abs();
+        is_near && self.without_measurements() == other.without_measurements()
+    }
+
+    fn without_measurements(&self) -> Self {
+        let decided = |batching: &Batching| Batching {
+            n: batching.n,
+            bound: batching.bound.clone(),
+            full_load_n: batching.full_load_n,
+            overloaded: batching.overloaded,
+            slo_ms: batching.slo_ms,
+            workers: batching.workers,
+            epoch: batching.epoch,
+            fixed_sizes: batching.fixed_sizes,
+            ..Batching::default()
+        };
+        let batching = self.batching.as_ref().map(decided);
+        Self { capacity: 0.0, batching, ..self.clone() }
+    }
 }
 
 #[cfg(test)]

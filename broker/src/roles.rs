@@ -327,6 +327,13 @@ pub trait Observer: Send + Sync {
     /// Reads all workers and [promises](Controller::promise) of the last hour.
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError>;
 
+    /// [`fleet`](Self::fleet) for programs that look several times a second: `None` if no worker has
+    /// come or gone since the last call, and the last snapshot is less than a second old. Measurements
+    /// in the announcements may be 10 s old.
+    async fn news(&self) -> Result<Option<FleetSnapshot>, BrokerError> {
+        self.fleet().await.map(Some)
+    }
+
     /// Reads the state of a queue. An unknown queue is empty.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
 

@@ -52,10 +52,14 @@ async fn look_once(
     core: &Core,
     (started, look): (Instant, usize),
 ) -> Result<(), BrokerError> {
-    let snapshot = observer.fleet().await?;
-    if core.catalog.update(roster.complete(snapshot, Instant::now())) > 0 {
-        // A failure means that the runtime is shutting down.
-        spawn_blocking(batchfleet_heap::release).await.ok();
+    match observer.news().await? {
+        None => roster.is_unchanged(Instant::now()),
+        Some(snapshot) => {
+            if core.catalog.update(roster.complete(snapshot, Instant::now())) > 0 {
+                // A failure means that the runtime is shutting down.
+                spawn_blocking(batchfleet_heap::release).await.ok();
+            }
+        }
     }
     for (index, model) in core.catalog.all().into_iter().enumerate() {
         // Nothing of a model without workers and requests changes quickly.

@@ -22,8 +22,10 @@ const GAP: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     living: HashMap<String, (ObservedWorker, Instant)>,
-    /// The last read.
-    read: Option<Instant>,
+    /// The last look, whether or not there were news.
+    looked: Option<Instant>,
+    /// When the workers of the last snapshot were last known to be announced.
+    announced: Option<Instant>,
     /// Until then, an announcement may be from before a gap.
     doubted_until: Option<Instant>,
 }
@@ -31,10 +33,7 @@ pub(crate) struct Roster {
 impl Roster {
     /// Adds to a snapshot the workers that have been missing for less than the liveness period.
     pub(crate) fn complete(&mut self, mut snapshot: FleetSnapshot, now: Instant) -> FleetSnapshot {
-        if self.read.replace(now).is_some_and(|last| now - last >= GAP) {
-            self.living.values_mut().for_each(|(_, last)| *last = now);
-            self.doubted_until = Some(now + LIVENESS);
-        }
+        self.has_looked(now);
         let doubts = self.doubted_until.is_some_and(|until| now < until);
         let workers = &mut snapshot.workers;
         let name = |worker: &ObservedWorker| worker.announcement.worker.clone();
@@ -47,7 +46,23 @@ impl Roster {
             self.living.insert(name(worker), (worker.clone(), now));
         }
         workers.extend(missing);
+        self.announced = Some(now);
         snapshot
+    }
+
+    /// Records that nothing has changed since the last snapshot: its workers are still announced.
+    pub(crate) fn is_unchanged(&mut self, now: Instant) {
+        self.has_looked(now);
+        let before = self.announced.replace(now);
+        let announced = self.living.values_mut().filter(|(_, last)| Some(*last) == before);
+        announced.for_each(|(_, last)| *last = now);
+    }
+
+    fn has_looked(&mut self, now: Instant) {
+        if self.looked.replace(now).is_some_and(|last| now - last >= GAP) {
+            self.living.values_mut().for_each(|(_, last)| *last = now);
+            self.doubted_until = Some(now + LIVENESS);
+        }
     }
 }
 
@@ -95,6 +110,23 @@ mod tests {
         let workers = complete(&mut roster, vec![worker(1, false), worker(2, true)], now);
         assert_eq!(workers, [worker(1, false), worker(2, true)]);
         assert_eq!(complete(&mut roster, Vec::new(), now), [worker(2, true)]);
+    }
+
+    #[test]
+    fn workers_of_an_unchanged_snapshot_live_on_and_missing_ones_do_not() {
+        let (mut roster, start) = (Roster::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        complete(&mut roster, vec![worker(1, true), worker(2, true)], at(0));
+        complete(&mut roster, vec![worker(1, true)], at(500));
+        for millis in (1000..2900).step_by(200) {
+            roster.is_unchanged(at(millis));
+        }
+        // Worker 1 was announced until just now, worker 2 only at 0.
+        assert_eq!(complete(&mut roster, Vec::new(), at(3000)), [worker(1, true)]);
+        assert_eq!(complete(&mut roster, Vec::new(), at(3800)), [worker(1, true)]);
+        assert_eq!(complete(&mut roster, Vec::new(), at(4600)), [worker(1, true)]);
+        assert_eq!(complete(&mut roster, Vec::new(), at(5400)), [worker(1, true)]);
+        assert_eq!(complete(&mut roster, Vec::new(), at(5900)), []);
     }
 
     #[test]

@@ -37,11 +37,13 @@ pub fn worker(model: Option<&str>) -> String {
         format!("%RW~bf:{queue}:turn"),
         format!("%RW~bf:{queue}:roll"),
         format!("%RW~bf:{queue}:workers"),
+        format!("%W~bf:{queue}:beats"),
         "%R~bf:{fleet}:gateway:*".to_owned(),
         "%RW~bf:{fleet}:live:*".to_owned(),
         "%R~bf:{fleet}:epoch".to_owned(),
     ];
-    let mut selectors = "(+publish &bf:reply:*) (+sadd ~bf:{fleet}:queues)".to_owned();
+    let mut selectors =
+        "(+publish &bf:reply:*) (+sadd ~bf:{fleet}:queues) (+incr ~bf:{fleet}:changes)".to_owned();
     if model.is_none() {
         // Gateways of earlier versions read the announcements of all models from one key.
         selectors.push_str(" (+hset ~bf:{fleet}:workers)");

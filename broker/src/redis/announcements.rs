@@ -17,9 +17,9 @@ use crate::{Announcement, ObservedWorker, QueueName, roles::REMEMBERED, throttle
 /// The largest announcement, in bytes. Real ones have some KiB.
 const LARGEST: usize = 1 << 20;
 /// The most announcements of dead workers to read.
-const MOST_DEAD: usize = 512;
+pub(super) const MOST_DEAD: usize = 512;
 /// The most queues of which announcements are read.
-const MOST_QUEUES: usize = 10_000;
+pub(super) const MOST_QUEUES: usize = 10_000;
 /// Limits the log lines about junk.
 static LOG: Mutex<Throttle> = Mutex::new(Throttle::new(Duration::from_secs(10)));
 
@@ -52,8 +52,8 @@ struct Age {
 pub(super) struct Sorted {
     /// By worker.
     candidates: HashMap<String, Candidate>,
-    /// Fields that nothing needs any longer, by key.
-    forgotten: Vec<(String, Vec<String>)>,
+    /// Fields that nothing needs any longer, by key, and the queue of the key.
+    forgotten: Vec<(String, Option<QueueName>, Vec<String>)>,
     /// Queues in whose hash nothing is left.
     unused: Vec<String>,
 }
@@ -137,11 +137,11 @@ pub(super) fn sort(sources: Vec<Source>, queues: &[String], now: u64) -> Sorted 
                 }
             }
         }
-        if let Some(owner) = owner.filter(|_| forgotten.len() == all && others == 0) {
+        if let Some(owner) = owner.as_ref().filter(|_| forgotten.len() == all && others == 0) {
             sorted.unused.push(owner.to_string());
         }
         if !forgotten.is_empty() {
-            sorted.forgotten.push((key, forgotten));
+            sorted.forgotten.push((key, owner, forgotten));
         }
     }
     sorted
@@ -163,15 +163,18 @@ fn age(stored: &str) -> Result<Age, String> {
 
 /// Parses and checks an announcement. A newer program within the same version of the wire format
 /// only adds fields, so an announcement that cannot be read is junk.
-fn accept(worker: &str, candidate: &Candidate) -> Result<Announcement, String> {
-    let Candidate { owner, stored, .. } = candidate;
+pub(super) fn accept(
+    worker: &str,
+    owner: Option<&QueueName>,
+    stored: &str,
+) -> Result<Announcement, String> {
     let stored: StoredAnnouncement =
         serde_json::from_str(stored).map_err(|error| error.to_string())?;
     let queue = &stored.announcement.model.queue;
     if !queue.is_valid() {
         return Err("a model whose name or version is invalid".to_owned());
     }
-    if owner.as_ref().is_some_and(|owner| owner != queue) {
+    if owner.is_some_and(|owner| owner != queue) {
         return Err("the announcement of another model".to_owned());
     }
     if stored.announcement.worker != worker {
@@ -198,11 +201,12 @@ impl Sorted {
         let mut observed = Vec::new();
         for (worker, live) in living {
             let Some(candidate) = self.candidates.remove(&worker) else { continue };
-            match accept(&worker, &candidate) {
+            let Candidate { key, owner, stored, .. } = candidate;
+            match accept(&worker, owner.as_ref(), &stored) {
                 Ok(announcement) => observed.push(ObservedWorker { announcement, live }),
                 Err(reason) => {
-                    log_junk(&candidate.key, &worker, &reason);
-                    self.forgotten.push((candidate.key, vec![worker]));
+                    log_junk(&key, &worker, &reason);
+                    self.forgotten.push((key, owner, vec![worker]));
                 }
             }
         }
@@ -216,8 +220,11 @@ impl Sorted {
         connection: &mut impl ConnectionLike,
     ) -> Result<(), RedisError> {
         let mut commands = Pipeline::new();
-        for (key, fields) in &self.forgotten {
+        for (key, owner, fields) in &self.forgotten {
             commands.hdel(key, fields);
+            if let Some(owner) = owner {
+                commands.hdel(keys::beats(owner), fields);
+            }
         }
         if !self.unused.is_empty() {
             commands.srem(keys::QUEUES, &self.unused);
@@ -286,7 +293,7 @@ mod tests {
             observed.iter().map(|worker| worker.announcement.worker.as_str()).collect();
         known.sort_unstable();
         assert_eq!(known, ["good", "of-b-too"]);
-        let forgotten: usize = sorted.forgotten.iter().map(|(_, fields)| fields.len()).sum();
+        let forgotten: usize = sorted.forgotten.iter().map(|(_, _, fields)| fields.len()).sum();
         assert_eq!(forgotten, 7);
         assert_eq!(sorted.unused, ["c", "\u{1}:1", "c:1"]);
     }

@@ -22,6 +22,9 @@ pub(super) const JOB: &str = "j";
 /// other.
 pub(super) const WORKERS: &str = "bf:{fleet}:workers";
 
+/// Counter that changes when a worker comes or goes.
+pub(super) const CHANGES: &str = "bf:{fleet}:changes";
+
 /// Set of the queues with a hash of announcements.
 pub(super) const QUEUES: &str = "bf:{fleet}:queues";
 
@@ -52,6 +55,11 @@ pub(super) fn dead(queue: &QueueName) -> String {
 /// Hash of the announcements of one model version: worker to JSON.
 pub(super) fn announcements(queue: &QueueName) -> String {
     format!("bf:{{{queue}}}:workers")
+}
+
+/// Hash of the beats of the workers of one model version.
+pub(super) fn beats(queue: &QueueName) -> String {
+    format!("bf:{{{queue}}}:beats")
 }
 
 /// The turn to look for dead workers of a queue, which one worker takes for a second.

@@ -9,6 +9,7 @@ use redis::{
     aio::ConnectionLike,
     streams::{StreamInfoGroup, StreamInfoGroupsReply},
 };
+use tokio::sync::Mutex;
 
 use super::{
     announcements::{self, Source},
@@ -17,7 +18,9 @@ use super::{
     consumers, denials,
     entries::parse_id,
     errors::{broker_error, no_such_key, unreadable},
-    keys, promise, traffic,
+    keys, liveness,
+    news::Known,
+    promise, traffic,
     values::{milliseconds, parse},
 };
 use crate::{
@@ -31,11 +34,12 @@ type Fields = HashMap<String, String>;
 /// The role of a program that only reads.
 pub(super) struct RedisObserver {
     connections: Arc<Connections>,
+    known: Mutex<Known>,
 }
 
 impl RedisObserver {
     pub(super) fn new(connections: Arc<Connections>) -> Self {
-        Self { connections }
+        Self { connections, known: Mutex::default() }
     }
 
     async fn connection(&self) -> Result<Connection, BrokerError> {
@@ -72,10 +76,24 @@ impl Observer for RedisObserver {
         sources.extend(own);
         let mut sorted = announcements::sort(sources, &queues, now);
         let names = sorted.workers();
-        let live = is_live(&mut *connection, &names, epoch.as_ref()).await?;
+        let live = liveness::of_workers(&mut *connection, &names, epoch.as_ref()).await?;
         let workers = sorted.observe(names.into_iter().zip(live).collect());
         sorted.clean(&mut *connection).await.map_err(broker_error)?;
         Ok(FleetSnapshot { workers, promises })
+    }
+
+    async fn news(&self) -> Result<Option<FleetSnapshot>, BrokerError> {
+        let mut known = self.known.lock().await;
+        let mut connection = self.connection().await?;
+        let Some(look) = known.look(&mut *connection).await? else { return Ok(None) };
+        let snapshot = known.read(&mut *connection, &look).await?;
+        drop(connection);
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => self.fleet().await?,
+        };
+        known.has_read(look);
+        Ok(Some(snapshot))
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
@@ -145,26 +163,6 @@ impl Observer for RedisObserver {
     fn health(&self) -> BrokerHealth {
         self.connections.health()
     }
-}
-
-/// Whether each worker lives. `epoch` is the epoch of the read that found them.
-async fn is_live(
-    connection: &mut impl ConnectionLike,
-    workers: &[String],
-    epoch: Option<&String>,
-) -> Result<Vec<bool>, BrokerError> {
-    if workers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut keys: Vec<String> = workers.iter().map(|worker| keys::live(worker)).collect();
-    keys.push(keys::EPOCH.to_owned());
-    let mut live: Vec<Option<String>> =
-        redis::cmd("MGET").arg(keys).query_async(connection).await.map_err(broker_error)?;
-    if live.pop().flatten().as_ref() != epoch {
-        // Redis lost its data between the two queries, so every worker would look dead.
-        return Err(BrokerError::unreachable("Redis has just lost its data"));
-    }
-    Ok(live.iter().map(Option::is_some).collect())
 }
 
 /// The state of the stream of one class; empty if the stream does not exist.

@@ -1,51 +1,92 @@
 //! How a worker publishes its liveness, and queries the liveness of other programs.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use redis::{Pipeline, aio::ConnectionLike};
 use tokio::time::Instant;
 
 use super::{
-    announcement::StoredAnnouncement, connections::Connections, denials, errors::broker_error,
-    keys, values::milliseconds,
+    announcement::StoredAnnouncement, beats::Beat, connections::Connections, denials,
+    errors::broker_error, keys, values::milliseconds,
 };
 use crate::{Announcement, BrokerError, GatewayId, roles::LIVENESS};
+
+/// After this time gateways read an announcement again even if little has changed in it.
+const OLD: Duration = Duration::from_secs(10);
 
 /// The liveness of one worker, and its knowledge of the liveness of other programs.
 pub(super) struct WorkerPresence {
     connections: Arc<Connections>,
     worker: String,
     grace: Mutex<GracePeriod>,
-    places: Mutex<Places>,
+    /// The place in [`PLACES`].
+    place: AtomicUsize,
+    revised: Mutex<Revised>,
+    /// The last beat and the hash that holds it.
+    beat: Mutex<Option<(String, Beat)>>,
 }
 
 /// Where a worker announces itself, which depends on its rights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Places {
-    /// In the hash of its queue, and in that of all models for gateways of earlier versions.
-    #[default]
-    Both,
-    /// In the hash of its queue: this user is one of a single model.
-    Own,
-    /// In the hash of all models: these rights are those of an earlier version.
-    Shared,
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// In the hash of its queue.
+    own: bool,
+    /// In the hash of all models, for gateways of earlier versions.
+    shared: bool,
+    /// With a beat.
+    beats: bool,
 }
 
-impl Places {
-    /// What to try if Redis denies this.
-    const fn next(self) -> Option<Self> {
-        match self {
-            Self::Both => Some(Self::Own),
-            Self::Own => Some(Self::Shared),
-            Self::Shared => None,
+/// What a worker tries in turn while Redis denies it: users of a single model may not write to the
+/// hash of all models, and the rights of earlier versions include neither beats nor the hash of a
+/// queue.
+const PLACES: [Places; 5] = [
+    Places { own: true, shared: true, beats: true },
+    Places { own: true, shared: false, beats: true },
+    Places { own: true, shared: true, beats: false },
+    Places { own: true, shared: false, beats: false },
+    Places { own: false, shared: true, beats: false },
+];
+
+/// The last announcement that got a revision of its own.
+#[derive(Default)]
+struct Revised {
+    number: u64,
+    last: Option<(Announcement, Instant)>,
+}
+
+impl Revised {
+    /// The revision of this announcement: another one if it differs from the last or the last is old.
+    fn number(&mut self, announcement: &Announcement) -> u64 {
+        let is_known = self
+            .last
+            .as_ref()
+            .is_some_and(|(last, at)| at.elapsed() < OLD && last.says_the_same_as(announcement));
+        if !is_known {
+            self.number += 1;
+            self.last = Some((announcement.clone(), Instant::now()));
         }
+        self.number
     }
 }
 
 impl WorkerPresence {
     pub(super) fn new(connections: Arc<Connections>, worker: String) -> Self {
-        Self { connections, worker, grace: Mutex::default(), places: Mutex::default() }
+        Self {
+            connections,
+            worker,
+            grace: Mutex::default(),
+            place: AtomicUsize::default(),
+            revised: Mutex::default(),
+            beat: Mutex::default(),
+        }
     }
 
     /// Renews the announcement and the liveness key.
@@ -60,28 +101,47 @@ impl WorkerPresence {
     async fn try_renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
         let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
-        let stored = StoredAnnouncement::json(announcement, milliseconds(time))?;
+        let seen = milliseconds(time);
+        let stored = StoredAnnouncement::json(announcement, seen)?;
+        let revision = self.revised.lock().number(announcement);
         let (live, life) = (keys::live(&self.worker), LIVENESS.as_secs() * 1000);
         let queue = &announcement.model.queue;
         let renewed = loop {
-            let places = *self.places.lock();
+            let place = self.place.load(Relaxed);
+            let Some(&Places { own, shared, beats }) = PLACES.get(place) else {
+                // Begins anew at the next renewal, because rights may have changed.
+                self.place.store(0, Relaxed);
+                return Err(BrokerError::denied("Redis lets this worker announce itself nowhere"));
+            };
             let mut renew = Pipeline::new();
-            renew.atomic().pset_ex(&live, 1, life);
-            if places != Places::Shared {
-                renew.hset(keys::announcements(queue), &self.worker, &stored);
-                renew.sadd(keys::QUEUES, queue.to_string());
+            renew.atomic().pset_ex(&live, 1, life).ignore();
+            if own {
+                renew.hset(keys::announcements(queue), &self.worker, &stored).ignore();
+                renew.sadd(keys::QUEUES, queue.to_string()).ignore();
             }
-            if places != Places::Own {
-                renew.hset(keys::WORKERS, &self.worker, &stored);
+            if shared {
+                renew.hset(keys::WORKERS, &self.worker, &stored).ignore();
             }
-            let renewed = renew.exec_async(&mut *connection).await;
-            match (&renewed, places.next()) {
-                (Err(error), Some(next)) if denials::is_of_permission(error) => {
-                    *self.places.lock() = next;
+            let beat = Beat { seen, revision, is_shared: shared, has_left: false };
+            if beats {
+                renew.hset(keys::beats(queue), &self.worker, beat.text());
+            }
+            let renewed: Result<Vec<bool>, _> = renew.query_async(&mut *connection).await;
+            if beats && renewed.is_ok() {
+                *self.beat.lock() = Some((keys::beats(queue), beat));
+            }
+            match &renewed {
+                Err(error) if denials::is_of_permission(error) => {
+                    self.place.store(place + 1, Relaxed);
                 }
                 _ => break renewed.map_err(broker_error),
             }
         };
+        // The worker is new, or Redis has lost its beat.
+        if matches!(renewed.as_deref(), Ok([true])) {
+            count_change(&mut *connection).await?;
+        }
+        let renewed = renewed.map(drop);
         if !matches!(renewed, Err(BrokerError::Full)) {
             return renewed;
         }
@@ -93,14 +153,17 @@ impl WorkerPresence {
         if prolonged { Ok(()) } else { renewed }
     }
 
-    /// Deletes the liveness key.
+    /// Deletes the liveness key, and tells gateways that this worker has left.
     pub(super) async fn retire(&self) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
-        redis::cmd("DEL")
-            .arg(keys::live(&self.worker))
-            .exec_async(&mut *connection)
-            .await
-            .map_err(broker_error)
+        let mut retire = Pipeline::new();
+        retire.del(keys::live(&self.worker)).ignore();
+        let beat = self.beat.lock().take();
+        if let Some((key, beat)) = &beat {
+            retire.hset(key, &self.worker, Beat { has_left: true, ..*beat }.text()).ignore();
+        }
+        retire.exec_async(&mut *connection).await.map_err(broker_error)?;
+        if beat.is_some() { count_change(&mut *connection).await } else { Ok(()) }
     }
 
     /// Returns for each liveness key whether its worker or gateway is alive. Returns `None` during
@@ -134,6 +197,18 @@ impl WorkerPresence {
         let keys = gateways.iter().copied().map(keys::gateway);
         let alive = self.alive(&mut connection, keys.collect()).await?;
         Ok(alive.unwrap_or_else(|| vec![true; gateways.len()]))
+    }
+}
+
+/// Makes gateways look at the beats at once.
+async fn count_change(connection: &mut impl ConnectionLike) -> Result<(), BrokerError> {
+    let mut count = redis::cmd("INCR");
+    match count.arg(keys::CHANGES).exec_async(connection).await {
+        Err(error) if denials::is_of_permission(&error) => Ok(()),
+        counted => match counted.map_err(broker_error) {
+            Err(BrokerError::Full) => Ok(()),
+            counted => counted,
+        },
     }
 }
 

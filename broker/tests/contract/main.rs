@@ -86,6 +86,11 @@ on_both_brokers! {
         a_gateway_that_reported_nothing_has_no_traffic
         the_last_report_of_a_gateway_is_read_with_its_age
     }
+    news {
+        a_worker_that_comes_or_goes_is_news_at_once
+        another_n_is_news_within_a_second
+        a_worker_that_stops_renewing_is_dead_in_the_news
+    }
     guidance {
         the_first_guidance_comes_at_once_also_without_a_target
         a_target_reaches_workers_at_once_and_later_workers_too

@@ -243,6 +243,7 @@ async fn a_full_redis_prolongs_liveness_and_new_workers_can_drain_it() {
         sleep(Duration::from_millis(500)).await;
     }
     assert!(observer.fleet().await.unwrap().workers[0].live);
+    assert!(observer.news().await.unwrap().unwrap().workers[0].live);
     let gateways = [pair.gateway, GatewayId::random()];
     assert_eq!(worker.gateways_alive(&gateways).await.unwrap(), [true, false]);
     assert!(pair.producer.is_ready());
@@ -304,7 +305,13 @@ async fn a_flush_between_two_reads_makes_no_worker_look_dead() {
         consumer.renew(&Announcement::new(worker, model())).await.unwrap();
         redis.clone().set("bf:{fleet}:epoch", round).await.unwrap();
         let mut redis = redis.clone();
-        let (seen, ()) = tokio::join!(observer.fleet(), async {
+        let look = async {
+            if round % 2 == 0 {
+                return observer.fleet().await;
+            }
+            observer.news().await.map(Option::unwrap_or_default)
+        };
+        let (seen, ()) = tokio::join!(look, async {
             // The flush happens at a different moment in each round.
             for _ in 0..round % 8 {
                 redis.ping().await.unwrap();

@@ -6,6 +6,7 @@
 mod access;
 mod contents;
 mod large;
+mod news;
 mod outages;
 mod roll;
 mod sentinels;

@@ -161,7 +161,7 @@ async fn look(broker: RedisBroker, models: usize, done: Arc<Done>) -> Result<(),
     for looks in 0_u64.. {
         ticks.tick().await;
         let look = async {
-            observer.fleet().await?;
+            observer.news().await?;
             for queue in &queues {
                 observer.backlog(queue).await?;
             }

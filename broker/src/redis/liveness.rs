@@ -1,0 +1,26 @@
+//! Which workers live, by their liveness keys.
+
+use redis::aio::ConnectionLike;
+
+use super::{errors::broker_error, keys};
+use crate::BrokerError;
+
+/// Whether each worker lives. `epoch` is the epoch of the read that found them.
+pub(super) async fn of_workers(
+    connection: &mut impl ConnectionLike,
+    workers: &[String],
+    epoch: Option<&String>,
+) -> Result<Vec<bool>, BrokerError> {
+    if workers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keys: Vec<String> = workers.iter().map(|worker| keys::live(worker)).collect();
+    keys.push(keys::EPOCH.to_owned());
+    let mut live: Vec<Option<String>> =
+        redis::cmd("MGET").arg(keys).query_async(connection).await.map_err(broker_error)?;
+    if live.pop().flatten().as_ref() != epoch {
+        // Redis lost its data between the two queries, so every worker would look dead.
+        return Err(BrokerError::unreachable("Redis has just lost its data"));
+    }
+    Ok(live.iter().map(Option::is_some).collect())
+}
