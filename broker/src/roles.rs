@@ -329,7 +329,7 @@ pub trait Observer: Send + Sync {
 
     /// [`fleet`](Self::fleet) for programs that look several times a second: `None` if no worker has
     /// come or gone since the last call, and the last snapshot is less than a second old. Measurements
-    /// in the announcements may be 10 s old.
+    /// in the announcements may be 30 s old.
     async fn news(&self) -> Result<Option<FleetSnapshot>, BrokerError> {
         self.fleet().await.map(Some)
     }

@@ -15,6 +15,8 @@ use crate::{ask::Core, roster::Roster};
 const LOOK: Duration = Duration::from_millis(200);
 /// The queue of a model without workers and requests is read at one of so many polls.
 const QUIET_LOOKS: usize = 10;
+/// The memory of Redis is read at one of so many polls while no request is in flight.
+const IDLE_LOOKS: usize = 5;
 /// Used share of Redis memory from which new requests are refused: the rest is for replies.
 const FULL: f64 = 0.8;
 /// Interval between traffic reports.
@@ -71,6 +73,11 @@ async fn look_once(
         core.catalog.observe(&model, started.elapsed(), backlog);
     }
     core.catalog.choose_default_versions(started.elapsed());
+    // Without requests, memory does not fill quickly.
+    let is_idle = core.catalog.all().iter().all(|model| model.books.in_flight() == 0);
+    if is_idle && look % IDLE_LOOKS != 0 {
+        return Ok(());
+    }
     let asked = Instant::now();
     let memory = observer.memory().await?;
     core.metrics.broker_seconds.observe(asked.elapsed().as_secs_f64());

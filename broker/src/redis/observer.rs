@@ -28,6 +28,9 @@ use crate::{
     ShardMemory, TrafficReport,
 };
 
+/// The most streams of which the count is kept.
+const MOST_COUNTED: usize = 10_000;
+
 /// A hash in Redis.
 type Fields = HashMap<String, String>;
 
@@ -35,15 +38,40 @@ type Fields = HashMap<String, String>;
 pub(super) struct RedisObserver {
     connections: Arc<Connections>,
     known: Mutex<Known>,
+    /// By stream: the last entry that was claimed, and the number of entries ever added.
+    counted: parking_lot::Mutex<HashMap<String, (String, u64)>>,
 }
 
 impl RedisObserver {
     pub(super) fn new(connections: Arc<Connections>) -> Self {
-        Self { connections, known: Mutex::default() }
+        Self { connections, known: Mutex::default(), counted: parking_lot::Mutex::default() }
     }
 
     async fn connection(&self) -> Result<Connection, BrokerError> {
         self.connections.pool.get().await
+    }
+
+    /// Adds to the states of empty streams how many entries were ever added, where nothing has been
+    /// claimed since that was read: most queues are idle, and Redis would have to be asked again.
+    fn recall(&self, streams: &[String], states: &mut [StreamState]) {
+        let counted = self.counted.lock();
+        for (stream, state) in streams.iter().zip(states) {
+            let known = counted.get(stream).filter(|(claimed, _)| {
+                state.length == 0 && *claimed == state.workers.last_delivered_id
+            });
+            state.added = state.added.or(known.map(|(_, added)| *added));
+        }
+    }
+
+    /// Keeps what [`recall`](Self::recall) needs.
+    fn remember(&self, streams: &[String], states: &[StreamState], added: &[u64]) {
+        let mut counted = self.counted.lock();
+        if counted.len() > MOST_COUNTED {
+            counted.clear();
+        }
+        for ((stream, state), added) in streams.iter().zip(states).zip(added) {
+            counted.insert(stream.clone(), (state.workers.last_delivered_id.clone(), *added));
+        }
     }
 }
 
@@ -99,10 +127,13 @@ impl Observer for RedisObserver {
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
         let streams = keys::queue(queue);
         let mut connection = self.connection().await?;
-        let (states, now) = read_states(&mut *connection, &streams).await.map_err(broker_error)?;
+        let read = read_states(&mut *connection, &streams).await.map_err(broker_error)?;
+        let (mut states, now) = read;
+        self.recall(&streams, &mut states);
         let details = read_details(&mut *connection, &streams, &states).await;
         let details = details.map_err(broker_error)?;
         let mut backlog = Backlog::default();
+        let added_of_each: Vec<u64> = details.iter().map(|(_, added)| *added).collect();
         for (class, (state, (oldest, added))) in states.iter().zip(details).enumerate() {
             backlog.waiting[class] = state.waiting();
             backlog.in_flight += state.workers.pending as u64;
@@ -110,6 +141,7 @@ impl Observer for RedisObserver {
             backlog.oldest_age = backlog.oldest_age.max(Duration::from_millis(age));
             backlog.added += added;
         }
+        self.remember(&streams, &states, &added_of_each);
         Ok(backlog)
     }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{Announcement, BrokerError, GatewayId, roles::LIVENESS};
 
 /// After this time gateways read an announcement again even if little has changed in it.
-const OLD: Duration = Duration::from_secs(10);
+const OLD: Duration = Duration::from_secs(30);
 
 /// The liveness of one worker, and its knowledge of the liveness of other programs.
 pub(super) struct WorkerPresence {

@@ -94,3 +94,20 @@ async fn a_gateway_without_the_right_to_read_beats_sees_all_workers() {
         assert_eq!(living(&*observer).await, 1);
     }
 }
+
+#[tokio::test]
+async fn redis_counts_the_jobs_of_an_idle_queue_once() {
+    let server = RedisServer::start().await;
+    let pair = Pair::new(&server.url()).await;
+    let observer = RedisBroker::connect(&server.url()).await.unwrap().observer().await.unwrap();
+    let added = async || observer.backlog(&queue()).await.unwrap().added;
+    for jobs in 0..3 {
+        assert_eq!(added().await, jobs);
+        let before = calls(&server, "xinfo|stream").await;
+        for _ in 0..5 {
+            assert_eq!(added().await, jobs);
+        }
+        assert_eq!(calls(&server, "xinfo|stream").await, before);
+        pair.serves().await;
+    }
+}

@@ -90,6 +90,9 @@ async fn measure(case: &Case, lasts: Duration) -> Result<f64> {
             programs.spawn(look(broker, case.models, done));
         }
     }
+    while done.ticks.load(Relaxed) < case.workers as u64 || done.looks.load(Relaxed) == 0 {
+        sleep(LOOK).await;
+    }
     sleep(SETTLED).await;
     let (began, [cpu, out]) = (Instant::now(), cost(&server).await?);
     let before = [done.ticks.load(Relaxed), done.looks.load(Relaxed)];
@@ -120,7 +123,13 @@ async fn measure(case: &Case, lasts: Duration) -> Result<f64> {
 /// What a worker does. Like a worker, it carries on after errors; only what succeeds is counted.
 async fn work(broker: RedisBroker, queue: QueueName, done: Arc<Done>) -> Result<(), BrokerError> {
     let id = WorkerId::random();
-    let WorkerRoles { mut claims, consumer, mut target } = broker.worker(queue.clone(), id).await?;
+    // A server to which a thousand programs connect at once may take its time.
+    let WorkerRoles { mut claims, consumer, mut target } = loop {
+        match broker.worker(queue.clone(), id).await {
+            Err(BrokerError::Unreachable(_)) => sleep(LOOK).await,
+            opened => break opened?,
+        }
+    };
     let announcement = announcement(id, queue);
     let claim = async {
         loop {
@@ -152,7 +161,12 @@ async fn work(broker: RedisBroker, queue: QueueName, done: Arc<Done>) -> Result<
 
 /// What a gateway does.
 async fn look(broker: RedisBroker, models: usize, done: Arc<Done>) -> Result<(), BrokerError> {
-    let GatewayRoles { producer, replies: _replies } = broker.gateway(GatewayId::random()).await?;
+    let GatewayRoles { producer, replies: _replies } = loop {
+        match broker.gateway(GatewayId::random()).await {
+            Err(BrokerError::Unreachable(_)) => sleep(LOOK).await,
+            opened => break opened?,
+        }
+    };
     let observer: Arc<dyn Observer> = broker.observer().await?;
     let queues: Vec<_> =
         (0..models).map(|model| QueueName::new(format!("model-{model}"), 1)).collect();
@@ -165,8 +179,8 @@ async fn look(broker: RedisBroker, models: usize, done: Arc<Done>) -> Result<(),
             for queue in &queues {
                 observer.backlog(queue).await?;
             }
-            observer.memory().await?;
             if looks % 5 == 0 {
+                observer.memory().await?;
                 producer.report(&[]).await?;
             }
             Ok::<(), BrokerError>(())
