@@ -5,7 +5,7 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test pictures live-pictures figures goals lint coverage simulate-delivery chaos bench fuzz \
 	fuzz-socket fuzz-redis fuzz-build build \
-	onnxruntime models chart images test-images test-cluster up down clean prerequisites
+	onnxruntime models chart images test-images test-cluster gpu gpu-pack up down clean prerequisites
 
 COMMA := ,
 CACHE := .cache
@@ -27,6 +27,8 @@ LISTEN ?= 127.0.0.1:8080
 GRPC_LISTEN ?= 127.0.0.1:8001
 ADMIN_LISTEN ?= 127.0.0.1:9090
 FUZZ_SECONDS ?= 60
+# A Python with numpy, onnx and, for comparison and for CUDA's libraries, PyTorch.
+GPU_PYTHON ?= python3
 FUZZ_FLAGS = --seconds $(or $(SECONDS),$(FUZZ_SECONDS)) $(if $(SEED),--seed $(SEED))
 SEEDS ?= 100000
 # The commit whose programs F35 replaces by the current ones: the last before the folders were rearranged. The
@@ -115,6 +117,13 @@ bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=
 	target/release/batchfleet-bench --models $(MODELS) --bench-models $(BENCH_MODELS) \
 		--text-models $(TEXT_MODELS) --sentences $(SENTENCES) --digits $(DIGITS_TEST) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
+
+gpu: build $(CACHE)/venv/ready ## ask this machine's NVIDIA GPU what only a GPU can tell; ONLY=answers,full_load selects
+	$(PYTHON) verify/gpu/pack.py target/gpu
+	$(GPU_PYTHON) target/gpu/gpu.py $(if $(ONLY),--only $(ONLY))
+
+gpu-pack: build $(CACHE)/venv/ready ## pack the questions of `make gpu` for a machine without network; ARCHITECTURE=90 for H100 and H200
+	$(PYTHON) verify/gpu/pack.py target/gpu$(addprefix -,$(ARCHITECTURE)) --parts target/gpu-pack $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))
 
 build: prerequisites ## build the release binaries
 	cargo build --locked --release --workspace --bins
