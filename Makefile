@@ -140,7 +140,7 @@ chart: ## generate the chart's schema of values and its custom resource definiti
 	cargo run --locked --quiet -p batchfleet-schema
 	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/charts/crds/crds/modelfleets.yaml
 
-images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; TO=folder for archives, CUDA=1 for GPUs
+images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; TO=folder for archives, CUDA=1, CUDA12=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
 
 test-images: images models ## test a fleet of containers from the images

@@ -7,12 +7,14 @@
 #        images.sh save FOLDER         also writes FOLDER/gateway.tar etc. and redis.tar, for
 #                                      `docker load`, `ctr images import` and buildah
 #
-# CUDA=1 also builds batchfleet/worker-cuda:dev, which downloads 1.5 GB from PyPI.
+# CUDA=1 also builds batchfleet/worker-cuda:dev, for drivers from 580 on, and CUDA12=1 batchfleet/worker-cuda12:dev, for
+# older ones; each downloads 1.5 GB from PyPI. TENSORRT_SHA256=HASH builds batchfleet/worker-tensorrt:dev from the wheel
+# with this hash, which https://pypi.nvidia.com/tensorrt-cu13-libs lists.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/images/engine.sh
 
-IMAGES=(gateway controller worker ${CUDA:+worker-cuda})
+IMAGES=(gateway controller worker ${CUDA:+worker-cuda} ${CUDA12:+worker-cuda12} ${TENSORRT_SHA256:+worker-tensorrt})
 TAG=${TAG:-dev}
 LAID_OUT=target/images
 
@@ -22,10 +24,11 @@ build() {
     revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
     for image in "${IMAGES[@]}"; do
         network=none
-        [ "$image" != worker-cuda ] || network=host
+        case $image in worker-*) network=host ;; esac
         "${docker[@]}" build "$@" --quiet --network "$network" --file deploy/images/Dockerfile \
             --target "$image" --tag "batchfleet/$image:$TAG" \
             --build-arg ORIGIN=prebuilt --build-arg "BASE=$BASE" \
+            --build-arg "TENSORRT_SHA256=${TENSORRT_SHA256:-}" \
             --build-arg "SOURCE_DATE_EPOCH=$(epoch)" \
             --build-arg "VERSION=$TAG" --build-arg "REVISION=$revision" . >/dev/null
         "${docker[@]}" image ls --format '{{.Repository}}:{{.Tag}}  {{.Size}}' "batchfleet/$image:$TAG"

@@ -63,6 +63,12 @@ not_root() {
     [ "$("${docker[@]}" image inspect --format '{{.Config.User}}' "$1")" = 65532:65532 ]
 }
 
+# Whether every library that the image's ONNX Runtime may load is there.
+has_its_libraries() {
+    "${docker[@]}" run --rm --network none "${restricted[@]}" --entrypoint /bin/sh \
+        --volume "$PWD/deploy/images/libraries.sh:/libraries.sh:ro" "$1" /libraries.sh
+}
+
 layers() {
     "${docker[@]}" image inspect --format '{{.RootFS.Layers}}' "batchfleet/$1"
 }
@@ -124,6 +130,11 @@ redis=$(redis_image)
 
 for image in gateway controller worker; do
     check "the image of the $image does not run as root" not_root "batchfleet/$image:$TAG"
+done
+for image in worker worker-cuda worker-cuda12 worker-tensorrt; do
+    if "${docker[@]}" image inspect "batchfleet/$image:$TAG" >/dev/null 2>&1; then
+        check "the image of the $image has the libraries of its providers" has_its_libraries "batchfleet/$image:$TAG"
+    fi
 done
 check "equal programs give equal images" is_repeatable
 check "a worker sends requests to an object store" asks_an_object_store

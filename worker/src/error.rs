@@ -93,7 +93,11 @@ impl WorkerError {
             Self::NoModel(errors) => errors.iter().all(Self::is_settings),
             Self::Settings(_)
             | Self::Repository(_)
-            | Self::Load(ModelLoadError::Library { .. } | ModelLoadError::Provider { .. }) => true,
+            | Self::Load(
+                ModelLoadError::Library { .. }
+                | ModelLoadError::Provider { .. }
+                | ModelLoadError::TensorRt { .. },
+            ) => true,
             _ => false,
         }
     }
@@ -101,7 +105,11 @@ impl WorkerError {
     /// Whether the error concerns one model, so that the worker can serve others.
     pub(crate) const fn is_of_model(&self) -> bool {
         match self {
-            Self::Load(ModelLoadError::Library { .. } | ModelLoadError::Provider { .. })
+            Self::Load(
+                ModelLoadError::Library { .. }
+                | ModelLoadError::Provider { .. }
+                | ModelLoadError::TensorRt { .. },
+            )
             | Self::Device { .. }
             | Self::Metrics(_)
             | Self::Thread(_)

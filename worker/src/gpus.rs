@@ -103,6 +103,13 @@ impl GpuMetrics {
     }
 }
 
+/// The name of a GPU, such as `NVIDIA H200`; `gpu` if the driver does not tell.
+pub(crate) fn name(device: u16) -> String {
+    let nvml = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init();
+    let name = nvml.and_then(|nvml| nvml.device_by_index(device.into())?.name());
+    name.unwrap_or_else(|_| "gpu".to_owned())
+}
+
 /// Exports the GPUs until `shutdown`, if the driver's library is there.
 pub(crate) fn watch(metrics: GpuMetrics, shutdown: CancellationToken) {
     match Nvml::builder().lib_path(OsStr::new(LIBRARY)).init() {

@@ -109,6 +109,11 @@ pub struct ModelSettings {
     #[arg(long, env = "BATCHFLEET_MAX_MEMCPY_NODES", value_name = "NUMBER")]
     pub max_memcpy_nodes: Option<u32>,
 
+    /// Folder where TensorRT keeps built engines and timings, by model, GPU and version; shared by
+    /// workers on the same kind of GPU [default: engines are built at each start]
+    #[arg(long, env = "BATCHFLEET_ENGINE_CACHE", value_name = "DIR")]
+    pub engine_cache: Option<PathBuf>,
+
     /// Threads that compute one batch of one model [default: the cores this process may use, minus
     /// one for all other work; 1 on a GPU]
     #[arg(long, env = "BATCHFLEET_INTRA_OP_THREADS", value_name = "NUMBER")]
@@ -253,6 +258,7 @@ impl ModelSettings {
         let of_gpus = [
             ("device", self.device.first().map(u16::to_string)),
             ("provider-option", self.provider_options.first().map(|(name, _)| name.clone())),
+            ("engine-cache", self.engine_cache.as_ref().map(|dir| dir.display().to_string())),
             ("max-memcpy-nodes", self.max_memcpy_nodes.map(|nodes| nodes.to_string())),
         ];
         let given = of_gpus.iter().find_map(|(flag, value)| Some((flag, value.as_ref()?)));

@@ -94,7 +94,11 @@ pub struct EmptyDirSource {
     validation = Rule::new("self.executionProvider != 'cpu' || !has(self.gpu)")
         .message("worker.gpu has no effect with worker.executionProvider cpu: remove worker.gpu or set another execution provider"),
     validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)")
-        .message("worker.requests must not be more than worker.limits")
+        .message("worker.requests must not be more than worker.limits"),
+    validation = Rule::new("self.executionProvider != 'tensorrt' || (has(self.image) && !self.image.contains('worker-cuda'))")
+        .message("worker.executionProvider tensorrt needs worker.image with TensorRT, such as worker-tensorrt"),
+    validation = Rule::new("!has(self.gpu) || !has(self.gpu.count) || self.gpu.count == 1 || !has(self.gpu.resource) || !self.gpu.resource.contains('mig-')")
+        .message("worker.gpu.count must be 1 with parts of a GPU (MIG): a process can use only one of them")
 )]
 pub struct Worker {
     /// Image of the workers. Defaults to the controller's setting `--worker-image`.
@@ -173,7 +177,7 @@ pub struct Gpu {
     /// `nvidia.com/mig-1g.5gb`.
     #[serde(default = "Gpu::resource")]
     pub resource: String,
-    /// Number of GPUs.
+    /// Number of GPUs. Every model runs on each of them.
     #[serde(default = "Gpu::count")]
     #[schemars(range(min = 1))]
     pub count: u32,

@@ -62,6 +62,18 @@ fn contradictions_are_refused_with_a_message_that_says_what_to_change() {
         ),
         (json!({"replicas": 11}), "replicas must not be more than scaling.max"),
         (json!({"worker": {"executionProvider": "cuda"}}), "cuda and tensorrt need worker.gpu"),
+        (
+            json!({"worker": {"executionProvider": "tensorrt", "gpu": {}}}),
+            "tensorrt needs worker.image with TensorRT",
+        ),
+        (
+            json!({"worker": {"executionProvider": "tensorrt", "gpu": {}, "image": "b/worker-cuda:1"}}),
+            "tensorrt needs worker.image with TensorRT",
+        ),
+        (
+            json!({"worker": {"executionProvider": "cuda", "gpu": {"count": 2, "resource": "nvidia.com/mig-1g.5gb"}}}),
+            "worker.gpu.count must be 1 with parts of a GPU",
+        ),
         (json!({"worker": {"gpu": {}}}), "worker.gpu has no effect with worker.executionProvider"),
         (
             json!({"worker": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}),
@@ -88,7 +100,9 @@ fn valid_combinations_are_accepted() {
         json!({"batch": {"mode": "fixed", "rows": 64}}),
         json!({"batch": {"sizes": [1, 8, 64]}}),
         json!({"replicas": 0}),
-        json!({"worker": {"executionProvider": "tensorrt", "gpu": {"count": 2}}}),
+        json!({"worker": {"executionProvider": "cuda", "gpu": {"count": 2}}}),
+        json!({"worker": {"executionProvider": "tensorrt", "image": "r/worker-tensorrt:1", "gpu": {}}}),
+        json!({"worker": {"executionProvider": "tensorrt", "image": "my/own:1", "gpu": {}}}),
         json!({"worker": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 2, "memory": "1Gi"}}}),
         json!({"worker": {"requests": {"cpu": 1, "memory": "1G"}, "limits": {"memory": "1Gi"}}}),
         json!({"worker": {"requests": {"memory": "4Gi"}, "limits": {"cpu": 2}}}),

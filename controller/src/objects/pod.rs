@@ -143,6 +143,12 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     settings.extend(tls.map(|(flag, file)| format!("--{flag}={REDIS_TLS_PATH}/{file}")));
     settings.extend(model::settings(fleet));
     settings.extend(defaults.trace_endpoint.iter().map(|url| format!("--trace-endpoint={url}")));
+    let gpus = fleet.spec.worker.gpu.as_ref().map_or(1, |gpu| gpu.count);
+    if gpus > 1 {
+        // The container sees its GPUs under the numbers from 0 on.
+        let numbers: Vec<String> = (0..gpus).map(|number| number.to_string()).collect();
+        settings.push(format!("--device={}", numbers.join(",")));
+    }
     if !batch.sizes.is_empty() {
         let sizes: Vec<String> = batch.sizes.iter().map(u32::to_string).collect();
         settings.push(format!("--batch-sizes={}", sizes.join(",")));

@@ -179,7 +179,7 @@ fn a_stopping_worker_has_time_for_three_of_its_longest_batches() {
 fn a_gpu_is_a_limit_and_leaves_no_room_to_surge() {
     let changes = json!({"worker": {
         "executionProvider": "cuda",
-        "gpu": {"resource": "nvidia.com/mig-1g.5gb", "count": 2},
+        "gpu": {"resource": "nvidia.com/gpu.shared", "count": 2},
         "requests": {"cpu": 2},
         "limits": {"memory": "8Gi"},
     }});
@@ -187,9 +187,11 @@ fn a_gpu_is_a_limit_and_leaves_no_room_to_surge() {
         worker(&changes)["resources"],
         json!({
             "requests": {"cpu": "2"},
-            "limits": {"memory": "8Gi", "nvidia.com/mig-1g.5gb": "2"},
+            "limits": {"memory": "8Gi", "nvidia.com/gpu.shared": "2"},
         })
     );
+    let args = worker(&changes)["args"].clone();
+    assert!(args.as_array().unwrap().contains(&json!("--device=0,1")), "{args}");
     let rolling = |changes| deployment(&changes)["spec"]["strategy"]["rollingUpdate"].clone();
     assert_eq!(rolling(changes), json!({"maxSurge": 0, "maxUnavailable": 1}));
     assert_eq!(rolling(json!({})), json!({"maxSurge": 1, "maxUnavailable": 0}));

@@ -7,6 +7,7 @@ mod log;
 mod options;
 mod placement;
 mod runtime;
+mod tensorrt;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -67,6 +68,9 @@ impl Onnx {
         let flags = settings.provider_options.iter().cloned().collect();
         let options = SessionOptions::read(&source.config, &flags, instance, &folders);
         let mut options = options.map_err(model)?;
+        if instance.provider == ExecutionProvider::Tensorrt {
+            configure_tensorrt(&mut options, source, bytes, runtime, settings)?;
+        }
         for note in &options.notes {
             tracing::warn!(model = %source.queue, note, "config setting has no effect");
         }
@@ -99,6 +103,23 @@ impl Onnx {
             notes: options.notes,
         })
     }
+}
+
+/// Completes the options of TensorRT, or says what it lacks.
+fn configure_tensorrt(
+    options: &mut SessionOptions,
+    source: &ModelSource,
+    bytes: &ModelBytes,
+    runtime: &Runtime,
+    settings: &ModelSettings,
+) -> Result<(), ModelLoadError> {
+    let model = |problem| ModelLoadError::Model { model: source.queue.to_string(), problem };
+    if let Some(problem) = tensorrt::missing(&runtime.folder) {
+        return Err(ModelLoadError::TensorRt { problem });
+    }
+    let inputs = runtime.inputs(bytes).map_err(model)?;
+    let place = (bytes, options.device, &*runtime.folder);
+    tensorrt::configure(&mut options.gpu, &inputs, &source.config, settings, place).map_err(model)
 }
 
 /// The inputs for which the model has default values, if there are few or if the config lists them.

@@ -292,6 +292,8 @@ async fn a_missing_execution_provider_is_refused() {
             "{text}"
         );
         assert!(error.is_settings());
+        let is_of_tensorrt = text.contains("libonnxruntime_providers_tensorrt.so is not in ");
+        assert_eq!(is_of_tensorrt, provider == "tensorrt", "{text}");
     }
 }
 

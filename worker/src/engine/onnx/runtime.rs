@@ -8,14 +8,20 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use batchfleet_broker::TensorSpec;
 use ort::{
     environment::Environment,
     ep::{CPU, ExecutionProviderDispatch},
     logging::LogLevel,
-    session::{Session, builder::SessionBuilder},
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
 };
 
-use super::{load_error, log, options::SessionOptions, placement::Placement};
+use super::{
+    convert::tensor_spec, load_error, log, options::SessionOptions, placement::Placement, tensorrt,
+};
 use crate::{
     repository::{ModelBytes, ModelSource},
     settings::ExecutionProvider,
@@ -28,6 +34,8 @@ const IN_PLACE: &str = "session.use_external_initializer_file_buffers_directly";
 #[derive(Debug)]
 pub(crate) struct Runtime {
     environment: Environment,
+    /// The folder of the library.
+    pub(super) folder: PathBuf,
 }
 
 /// Why a model could not be loaded.
@@ -50,6 +58,15 @@ pub enum ModelLoadError {
         /// The name of the provider.
         provider: &'static str,
         /// The runtime's message.
+        problem: String,
+    },
+    /// TensorRT's libraries are missing.
+    #[error(
+        "--execution-provider tensorrt cannot be used: {problem}; use the image worker-tensorrt, or \
+         --execution-provider cuda"
+    )]
+    TensorRt {
+        /// What is missing.
         problem: String,
     },
     /// The model's file is invalid, or contradicts its config.
@@ -81,7 +98,8 @@ impl Runtime {
             problem: problem.clone(),
         };
         let environment = environment.as_ref().map_err(problem)?.clone();
-        Ok(Self { environment })
+        let folder = library.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { environment, folder })
     }
 
     /// Loads a model from memory: files that are mapped could change while the model is served. The
@@ -97,9 +115,14 @@ impl Runtime {
             model: source.queue.to_string(),
             problem: load_error::explain(&error.to_string()),
         };
-        let provider = |error: ort::Error<SessionBuilder>| ModelLoadError::Provider {
-            provider: options.provider.name(),
-            problem: error.to_string(),
+        let provider = |error: ort::Error<SessionBuilder>| {
+            let (provider, problem) = (options.provider.name(), error.to_string());
+            match tensorrt::missing_in(&problem) {
+                Some(problem) if options.provider == ExecutionProvider::Tensorrt => {
+                    ModelLoadError::TensorRt { problem }
+                }
+                _ => ModelLoadError::Provider { provider, problem },
+            }
         };
         let builder = self.builder(options).map_err(model)?;
         let builder = builder.with_execution_providers(providers(options)).map_err(provider)?;
@@ -107,6 +130,19 @@ impl Runtime {
         let mut builder = external_data(builder, bytes).map_err(model)?;
         let (session, warnings) = log::warnings_of(|| builder.commit_from_memory(&bytes.model));
         Ok((session.map_err(model)?, Placement::of(&warnings)))
+    }
+
+    /// The inputs of a model, from a session on the processor that computes nothing.
+    pub(super) fn inputs(&self, bytes: &ModelBytes) -> Result<Vec<TensorSpec>, String> {
+        let session = || {
+            let builder = Session::builder(&self.environment)?
+                .with_intra_threads(1)?
+                .with_optimization_level(GraphOptimizationLevel::Disable)?;
+            external_data(builder, bytes)?.commit_from_memory(&bytes.model)
+        };
+        let session: ort::Result<Session> = session();
+        let session = session.map_err(|error| load_error::explain(&error.to_string()))?;
+        session.inputs().iter().map(tensor_spec).collect()
     }
 
     /// A session with every option but its providers and libraries.
