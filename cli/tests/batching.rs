@@ -59,7 +59,7 @@ async fn a_model_without_workers_is_an_error() {
     let (url, redis) = (fleet.targets()[0].as_str(), fleet.redis.url());
     let (status, output) = tool(&["explain", "nope", "--url", url]).await;
     assert_eq!(status, Some(64), "{output}");
-    assert!(output.contains("no model \"nope\""), "{output}");
+    assert!(output.contains("unknown model: 'nope'"), "{output}");
     let (status, output) = tool(&["set-n", "nope", "3", "--redis-url", &redis]).await;
     assert_eq!(status, Some(1), "{output}");
     assert!(output.contains("no live worker serves \"nope\""), "{output}");

@@ -53,7 +53,7 @@ async fn errors_are_reported_in_one_line() {
     let (mut server, url) = serve(&folder.path().join("models")).await;
     let (status, complaints) = load(&["--url", &url, "--model", "nobody"]).await;
     assert_eq!((status, complaints.len()), (Some(64), 1), "{complaints:?}");
-    assert!(complaints[0].contains("no model \"nobody\""), "{complaints:?}");
+    assert!(complaints[0].contains("unknown model: 'nobody'"), "{complaints:?}");
 
     let (status, complaints) = load(&["--url", "localhost:80", "--model", "echo"]).await;
     assert_eq!((status, complaints.len()), (Some(64), 1), "{complaints:?}");

@@ -313,7 +313,8 @@ impl Catalog {
 
 fn unknown(model: &str, version: Option<u64>) -> Problem {
     let version = version.map_or_else(String::new, |version| format!(" version {version}"));
-    Problem::model_not_found(format!("no model {model:?}{version} is known here"))
+    // The words of Triton, which its clients compare.
+    Problem::model_not_found(format!("Request for unknown model: '{model}'{version} is not found"))
 }
 
 /// No worker can serve a model that is in their repositories.

@@ -13,6 +13,7 @@ mod origin;
 mod response_body;
 mod routes;
 mod serve;
+mod shared_memory;
 mod span;
 mod unread;
 

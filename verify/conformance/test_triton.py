@@ -328,10 +328,28 @@ def test_unsupported_extensions_are_refused_with_404(client):
     for call, arguments in (
         (client.load_model, ["echo_fp32"]),
         (client.unload_model, ["echo_fp32"]),
-        (client.get_system_shared_memory_status, []),
         (client.get_trace_settings, []),
         (client.get_log_settings, []),
     ):
         error = error_of(call, *arguments)
         assert error.status() == "404"
         assert "no such path" in error.message()
+
+
+@pytest.mark.parametrize("kind", ["system", "cuda"])
+def test_shared_memory_is_empty_and_is_not_registered(client, kind):
+    assert getattr(client, f"get_{kind}_shared_memory_status")() == []
+    assert getattr(client, f"get_{kind}_shared_memory_status")("region") == []
+    getattr(client, f"unregister_{kind}_shared_memory")()
+    getattr(client, f"unregister_{kind}_shared_memory")("region")
+    arguments = ["region", "/key", 8] if kind == "system" else ["region", b"handle", 0, 8]
+    error = error_of(getattr(client, f"register_{kind}_shared_memory"), *arguments)
+    assert error.status() == "400"
+    assert "binary data" in error.message()
+
+
+def test_an_unknown_model_is_refused_in_the_words_of_triton(client):
+    error = error_of(client.infer, "cats", [given(VALUES)])
+    assert "Request for unknown model: 'cats' is not found" in error.message()
+    error = error_of(client.infer, "versioned", [given(VALUES)], model_version="7")
+    assert "Request for unknown model: 'versioned' version 7 is not found" in error.message()

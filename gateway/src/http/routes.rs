@@ -6,7 +6,7 @@ use actix_web::{
     web::{self, Data, ServiceConfig},
 };
 
-use super::{failure::error_body, infer, metadata};
+use super::{failure::error_body, infer, metadata, shared_memory};
 use crate::{
     api::Api,
     live::{self, state::Port},
@@ -30,6 +30,20 @@ pub(super) fn routes(config: &mut ServiceConfig) {
             .service(resource(&format!("{model}/batching"), Method::GET, metadata::batching))
             .service(resource(&format!("{model}/stats"), Method::GET, metadata::model_statistics))
             .service(resource(model, Method::GET, metadata::model));
+    }
+    for kind in shared_memory::KINDS {
+        let region = format!("/v2/{kind}/region/{{region}}");
+        config.service(resource(
+            &format!("{region}/register"),
+            Method::POST,
+            shared_memory::register,
+        ));
+        for place in [format!("/v2/{kind}"), region] {
+            let path = |action| format!("{place}/{action}");
+            config
+                .service(resource(&path("status"), Method::GET, shared_memory::status))
+                .service(resource(&path("unregister"), Method::POST, shared_memory::unregister));
+        }
     }
     config.default_service(web::to(other));
 }
