@@ -5,7 +5,7 @@ use std::{fs, sync::Arc, time::Duration};
 use anyhow::Result;
 use batchfleet_loadgen::{
     HttpAnswer, LoadError, Pace, Prepared, Workload,
-    infer::{Call, Input, outputs},
+    infer::{Call, Encoding, Input, outputs},
 };
 use batchfleet_testkit::FleetPlan;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -84,6 +84,7 @@ pub(crate) fn repository() -> Result<TempDir> {
 /// Requests of one size. Each request has a unique mark, which the answer must contain.
 pub(crate) struct Marked {
     call: Call,
+    encoding: Encoding,
     filling: Bytes,
     run: u64,
 }
@@ -97,7 +98,13 @@ impl Marked {
             shape: vec![1, size as u64],
         };
         let call = Call::new("echo", vec![input("IN", filling.len()), input("MARK", ANSWER)])?;
-        Ok(Self { call: call.wanting(&["MARKED"]), filling, run: rand::random() })
+        let (call, encoding) = (call.wanting(&["MARKED"]), Encoding::Binary);
+        Ok(Self { call, encoding, filling, run: rand::random() })
+    }
+
+    /// The same requests in another encoding; JSON is sent as binary.
+    pub(crate) fn encoded(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
     }
 
     fn mark(&self, index: u64) -> Bytes {
@@ -111,7 +118,12 @@ impl Marked {
 
 impl Workload for Marked {
     fn request(&self, index: u64) -> Prepared {
-        self.call.binary(&[&self.filling, &self.mark(index)])
+        let mark = self.mark(index);
+        let data: [&[u8]; 2] = [&self.filling, &mark];
+        match self.encoding {
+            Encoding::Grpc => self.call.grpc(&data),
+            Encoding::Binary | Encoding::Json => self.call.binary(&data),
+        }
     }
 
     fn check(&self, index: u64, answer: &HttpAnswer) -> Result<(), String> {

@@ -9,6 +9,7 @@ mod control;
 mod echo;
 mod files;
 mod gap;
+mod grpc;
 mod large;
 mod lengths;
 mod origin;
@@ -65,6 +66,8 @@ enum Part {
     RedisTls,
     /// Rate and latency of small clients beside one whose requests have many rows
     Large,
+    /// CPU per request and latency over gRPC against HTTP
+    Grpc,
     /// What an idle fleet costs Redis
     Control,
 }
@@ -106,6 +109,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Access => access::bench(lasts).await,
             Part::RedisTls => redis_tls::bench(lasts).await,
             Part::Large => large::bench(lasts).await,
+            Part::Grpc => grpc::bench(lasts).await,
             Part::Control => control::bench(lasts).await,
         };
         if let Err(error) = done {

@@ -107,8 +107,22 @@ impl Rig {
     /// Runs a load.
     pub(crate) async fn measure(&self, load: &BenchLoad) -> Result<Measurement> {
         let targets = self.fleet.targets().iter().map(|target| self.trusted(target));
+        self.measure_at(targets.collect::<Result<_, _>>()?, load).await
+    }
+
+    /// Runs a load over the gRPC ports of the gateways.
+    pub(crate) async fn measure_over_grpc(&self, load: &BenchLoad) -> Result<Measurement> {
+        let mut targets = Vec::new();
+        for gateway in &self.fleet.gateways {
+            let address = gateway.address("grpc").await?;
+            targets.push(self.trusted(&format!("http://{address}"))?.over_grpc());
+        }
+        self.measure_at(targets, load).await
+    }
+
+    async fn measure_at(&self, targets: Vec<Target>, load: &BenchLoad) -> Result<Measurement> {
         let plan = LoadPlan {
-            targets: targets.collect::<Result<_, _>>()?,
+            targets,
             users: load.users,
             pace: load.pace,
             warm_up: WARM_UP,
