@@ -105,6 +105,32 @@ async fn a_certificate_names_the_client_and_a_foreign_one_is_refused() {
 }
 
 #[tokio::test]
+async fn a_certificate_names_the_client_over_grpc_too() {
+    let certificates = Certificates::new().unwrap();
+    let mut flags = tls_flags(&certificates);
+    flags.extend(["--tls-client-ca".to_owned(), text(&certificates.ca())]);
+    flags.extend(["--grpc-listen".to_owned(), "127.0.0.1:0".to_owned()]);
+    let fleet = fleet(&flags).await;
+    let address = fleet.gateways[0].address("grpc").await.unwrap();
+    let ten = async |identity: Option<(PathBuf, PathBuf)>| {
+        let identity =
+            identity.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+        let target: Target = format!("https://{address}").parse().unwrap();
+        let trust = TlsTrust { ca: Some(&certificates.ca()), identity };
+        let target = target.trusting(&trust).unwrap().over_grpc();
+        let echo = Echo::new("echo", "INPUT0", 1, 32, Encoding::Grpc).unwrap();
+        run(LoadPlan::new(target, Arc::new(echo), 10)).await.unwrap()
+    };
+    let named = certificates.client("trainer").unwrap();
+    assert_eq!(ten(Some(named)).await.right, 10);
+    let anonymous = ten(None).await;
+    assert_eq!((anonymous.right, anonymous.sent), (0, 10), "{anonymous}");
+    // Counts requests of known clients only.
+    let requests = "batchfleet_gateway_usage_requests_total";
+    assert!(metric(&fleet.gateways[0], requests).await.unwrap() > 9.0);
+}
+
+#[tokio::test]
 async fn a_handshake_that_is_not_finished_is_closed_and_others_are_served() {
     let certificates = Certificates::new().unwrap();
     let fleet = fleet(&tls_flags(&certificates)).await;
