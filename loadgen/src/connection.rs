@@ -229,7 +229,8 @@ impl Connection {
 
         let answered = sender.ask(message).await;
         let (status, answer) = answered.inspect_err(|error| {
-            self.dropped += u64::from(!grpc::is_unprocessed(error));
+            let is_goodbye = self.target.grpc && error.is_canceled();
+            self.dropped += u64::from(!is_goodbye && !grpc::is_unprocessed(error));
         })?;
         if is_last(&answer.headers) {
             self.open = None;
