@@ -6,16 +6,20 @@
 
 mod answer;
 mod call;
+mod calls;
 mod codec;
 mod connection;
 mod deadline;
 mod health;
 mod infer;
 mod messages;
+mod origin;
+mod parts;
 mod receive;
 mod service;
 mod span;
 mod status;
 mod stream;
+mod thread;
 
 pub(crate) use self::connection::{GrpcDoor, serve};

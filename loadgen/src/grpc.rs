@@ -17,7 +17,7 @@ use hyper::{
 
 use crate::{
     HttpAnswer,
-    infer::{Input, Output},
+    tensors::{Data, Input, Output},
 };
 
 /// The path of an inference.
@@ -84,7 +84,7 @@ pub(crate) fn outputs(answer: &HttpAnswer) -> Result<Vec<Output>, String> {
     let outputs = message.outputs.into_iter().zip(message.raw_output_contents);
     let read = outputs.map(|(output, data)| {
         let shape = output.shape.iter().map(|size| size.cast_unsigned()).collect();
-        Output::binary(output.name, output.datatype, shape, data)
+        Output::new(output.name, output.datatype, shape, Data::Binary(data))
     });
     Ok(read.collect())
 }

@@ -28,6 +28,7 @@ mod sampled;
 mod schedule;
 pub mod sentences;
 mod summary;
+mod tensors;
 mod timeline;
 mod tls;
 mod workload;

@@ -1,140 +1,28 @@
 //! Answers one call: finds its method, and identifies its client.
 
-use std::{
-    convert::Infallible,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{convert::Infallible, rc::Rc, sync::Arc};
 
-use actix_web::web::Data;
-use batchfleet_proto::{
-    DESCRIPTORS, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
-};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
-use tonic::{Status, codegen::Service as TowerService, server::NamedService};
-use tonic_health::pb::{FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS, health_server::HealthServer};
-use tonic_reflection::server::{Builder as Reflection, Error as ReflectionError};
+use tonic::{Code, Status};
 
 use super::{
     answer::AnswerBody,
-    connection::Call,
-    health::Health,
+    calls::Call,
     infer,
-    messages::Messages,
+    origin::{Origin, Peer},
     receive,
-    service::{Caller, Service},
+    service::Caller,
     status::status,
     stream,
+    thread::Thread,
 };
-use crate::{api::Api, clients::RequestOrigin, door::Door, mailbox::Mailbox, tls::CertificateName};
 
-/// Maximum size of the message of a call that is no inference.
-const SMALL_MESSAGE: usize = 64 << 10;
 /// The service of the protocol.
 const INFERENCE: &str = "inference.GRPCInferenceService";
 /// The methods that any client may call: they tell nothing about models.
 const OPEN: [&str; 3] = ["ServerLive", "ServerReady", "ServerMetadata"];
-
-type AnswerFuture = Pin<Box<dyn Future<Output = Response<tonic::body::Body>>>>;
-
-/// A service of generated code, by name.
-struct Generated {
-    name: &'static str,
-    call: Box<dyn Fn(Request<Incoming>) -> AnswerFuture>,
-}
-
-impl Generated {
-    fn of<S>(service: S) -> Self
-    where
-        S: TowerService<
-                Request<Incoming>,
-                Response = Response<tonic::body::Body>,
-                Error = Infallible,
-                Future: 'static,
-            > + NamedService
-            + Clone
-            + 'static,
-    {
-        let call = move |request| {
-            let answered = service.clone().call(request);
-            let answer = async move {
-                let Ok(answer) = answered.await;
-                answer
-            };
-            Box::pin(answer) as AnswerFuture
-        };
-        Self { name: S::NAME, call: Box::new(call) }
-    }
-}
-
-/// What the calls of one thread share.
-pub(super) struct Thread {
-    pub(super) api: Data<Api>,
-    pub(super) mailbox: Mailbox,
-    pub(super) door: Rc<Door>,
-    services: Vec<Generated>,
-}
-
-impl Thread {
-    /// The state of this thread.
-    ///
-    /// # Errors
-    ///
-    /// The descriptors of the services are malformed.
-    pub(super) fn new(
-        api: &Data<Api>,
-        door: Rc<Door>,
-        messages: Messages,
-    ) -> Result<Self, ReflectionError> {
-        let (mailbox, emptied) = Mailbox::open();
-        actix_web::rt::spawn(emptied);
-        let inference = GrpcInferenceServiceServer::new(Service::new(api.clone(), messages));
-        let health = HealthServer::new(Health::new(api.clone()));
-        let reflection = || {
-            Reflection::configure()
-                .register_encoded_file_descriptor_set(DESCRIPTORS)
-                .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS)
-        };
-        let services = vec![
-            Generated::of(inference.max_decoding_message_size(SMALL_MESSAGE)),
-            Generated::of(health.max_decoding_message_size(SMALL_MESSAGE)),
-            Generated::of(reflection().build_v1()?.max_decoding_message_size(SMALL_MESSAGE)),
-            Generated::of(reflection().build_v1alpha()?.max_decoding_message_size(SMALL_MESSAGE)),
-        ];
-        Ok(Self { api: api.clone(), mailbox, door, services })
-    }
-}
-
-/// The other end of a connection.
-pub(super) struct Peer {
-    pub(super) address: Option<SocketAddr>,
-    pub(super) certificate: Option<CertificateName>,
-}
-
-/// The origin of a call: its connection and its metadata.
-#[derive(Clone, Copy)]
-pub(super) struct Origin<'a> {
-    pub(super) peer: &'a Peer,
-    pub(super) metadata: &'a HeaderMap,
-}
-
-impl RequestOrigin for Origin<'_> {
-    fn peer(&self) -> Option<IpAddr> {
-        self.peer.address.map(|address| address.ip())
-    }
-
-    fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
-        self.metadata.get_all(name).into_iter().map(HeaderValue::as_bytes)
-    }
-
-    fn certificate(&self) -> Option<&Arc<str>> {
-        self.peer.certificate.as_ref().map(|name| &name.0)
-    }
-}
 
 /// Answers a call. The call counts as open until its answer was sent.
 pub(super) async fn answer(
@@ -167,20 +55,33 @@ async fn route(
     call: &Call,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
-    match names(&request) {
+    let answered = match names(&request) {
         (INFERENCE, "ModelInfer") => {
             call.owes_answer();
-            infer::answer(&thread, &peer, request).await
+            let answered = infer::answer(&thread, &peer, request).await;
+            answered.map(|answer| answer.map(AnswerBody::one))
         }
         (INFERENCE, "ModelStreamInfer") => {
             call.owes_answer();
-            stream::answer(thread, peer, request)
+            stream::answer(thread, peer, request).map(|answer| answer.map(AnswerBody::many))
         }
-        _ => match other(&thread, &peer, request).await {
-            Ok(answer) => answer.map(AnswerBody::generated),
-            Err(status) => status.into_http(),
-        },
+        _ => {
+            let answered = other(&thread, &peer, request).await;
+            answered.map(|answer| answer.map(AnswerBody::generated))
+        }
+    };
+    answered.unwrap_or_else(refusal)
+}
+
+/// The answer to a call that failed as a whole.
+fn refusal(status: Status) -> Response<AnswerBody> {
+    let is_unknown = status.code() == Code::Unimplemented;
+    let mut response = status.into_http::<AnswerBody>();
+    if is_unknown {
+        let accepted = HeaderValue::from_static("gzip,deflate,identity");
+        response.headers_mut().insert("grpc-accept-encoding", accepted);
     }
+    response
 }
 
 /// Answers a call that is no inference.

@@ -16,12 +16,13 @@ use hyper::body::Incoming;
 use tonic::{Code, Status, metadata::GRPC_CONTENT_TYPE};
 
 use super::{
-    answer::{AnswerBody, Parts},
-    call::{Origin, Peer, Thread},
     codec, deadline,
+    origin::{Origin, Peer},
+    parts::Parts,
     receive::{Message, Messages},
     span,
     status::status,
+    thread::Thread,
 };
 use crate::{
     access::{Answered, Visit},
@@ -37,14 +38,13 @@ use crate::{
 };
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-const ACCEPTED: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// `inference.GRPCInferenceService/ModelInfer`
 pub(super) async fn answer(
     thread: &Thread,
     peer: &Peer,
     request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> Result<Response<Parts>, Status> {
     let (head, body) = request.into_parts();
     let origin = Origin { peer, metadata: &head.headers };
     let mut inference = Inference::begin(thread, &origin, "ModelInfer");
@@ -57,12 +57,12 @@ pub(super) async fn answer(
                 response.headers_mut().insert(HeaderName::from_static(wishes::BATCH), batch);
             }
             inference.end(None);
-            response.map(|()| AnswerBody::one(Parts::new(answer.pieces, answer.share)))
+            Ok(response.map(|()| Parts::new(answer.pieces, answer.share)))
         }
         Err(error) => {
             let status = status(&error);
             inference.end(Some((&error, status.code())));
-            refusal(status)
+            Err(status)
         }
     }
 }
@@ -88,16 +88,6 @@ pub(super) fn begin_response(compresses: bool) -> Response<()> {
     headers.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
     if compresses {
         headers.insert(ENCODING, HeaderValue::from_static("gzip"));
-    }
-    response
-}
-
-/// The answer to a call that failed as a whole.
-pub(super) fn refusal(status: Status) -> Response<AnswerBody> {
-    let is_unknown = status.code() == Code::Unimplemented;
-    let mut response = status.into_http::<AnswerBody>();
-    if is_unknown {
-        response.headers_mut().insert(ACCEPTED, HeaderValue::from_static("gzip,deflate,identity"));
     }
     response
 }

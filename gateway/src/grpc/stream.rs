@@ -21,12 +21,13 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    answer::{AnswerBody, Parts, trailers},
-    call::{Origin, Peer, Thread},
     codec,
-    infer::{Answer, CallHead, Inference, begin_response, refusal},
+    infer::{Answer, CallHead, Inference, begin_response},
+    origin::{Origin, Peer},
+    parts::{Parts, trailers},
     receive::Messages,
     status::{status, text},
+    thread::Thread,
 };
 use crate::error::InferError;
 
@@ -39,19 +40,16 @@ pub(super) fn answer(
     thread: Rc<Thread>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> Result<Response<Answers>, Status> {
     let (parts, body) = request.into_parts();
     let metadata = parts.headers;
-    let head = match CallHead::read(&metadata) {
-        Ok(head) => head,
-        Err(problem) => return refusal(status(&problem.into())),
-    };
+    let head = CallHead::read(&metadata).map_err(|problem| status(&problem.into()))?;
     let (sender, receiver) = mpsc::unbounded_channel();
     let stream = Rc::new(Stream { thread, peer, metadata, head, sender });
     let messages = Messages::new(body, head.encoding);
     let task = actix_web::rt::spawn(serve(stream, messages));
     let answers = Answers { receiver, current: None, task };
-    begin_response(head.compresses).map(|()| AnswerBody::many(answers))
+    Ok(begin_response(head.compresses).map(|()| answers))
 }
 
 /// What the inferences of one stream share.
