@@ -10,7 +10,7 @@ output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
 # Prints the numbers of passed and failed tests in a test runner's output: the sum over the summary lines
-# of cargo's runners, else the last line with counts.
+# of cargo's runners and of pytest, else the last line with counts.
 count() {
     sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
         function number(word,   at) {
@@ -18,6 +18,9 @@ count() {
         }
         { line = $0 }
         /^test result: | Summary \[/ { passed += number("passed"); failed += number("failed"); sum = 1 }
+        /[0-9]+ (passed|failed|errors?)(, | in ).*[0-9]s( \(|=| |$)/ && !/ Summary \[/ {
+            passed += number("passed"); failed += number("failed") + number("error"); sum = 1
+        }
         / passed/ && !sum { p = number("passed"); f = number("failed") + number("error") }
         END { print (sum ? passed : p) + 0, (sum ? failed : f) + 0 }'
 }

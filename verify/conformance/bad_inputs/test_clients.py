@@ -21,9 +21,9 @@ def ask_as(guarded, key: str, **headers: str):
 @pytest.mark.parametrize("path", ["", "/ready", "/config", "/stats", "/versions/1"])
 def test_b64_a_model_that_a_key_may_not_use_is_answered_like_an_unknown_model(guarded, path):
     hidden = ask(guarded.http, "GET", f"/v2/models/fixed{path}", headers=NARROWED)
-    unknown = ask(guarded.http, "GET", f"/v2/models/unknown{path}", headers=NARROWED)
+    absent = ask(guarded.http, "GET", f"/v2/models/absent{path}", headers=NARROWED)
     check_error(hidden, 404, "model_not_found")
-    assert hidden.body == unknown.body.replace(b"unknown", b"fixed")
+    assert hidden.body == absent.body.replace(b"absent", b"fixed")
 
 
 def test_b64_lists_contain_only_the_models_that_a_key_may_use(guarded):

@@ -55,13 +55,13 @@ impl WatchedRedis {
     }
 }
 
-/// Repeats a command until the answer contains `text`.
+/// Repeats a command until the answer contains `text`. A server closes its connections when it changes
+/// its role, also without an answer.
 async fn until_answer(server: &RedisServer, command: &str, text: &str) -> Result<()> {
     let answered = async {
-        while !server.ask(command).await?.contains(text) {
+        while !server.ask(command).await.is_ok_and(|answer| answer.contains(text)) {
             sleep(Duration::from_millis(10)).await;
         }
-        anyhow::Ok(())
     };
-    timeout(START_LIMIT, answered).await.with_context(|| format!("{command}: never {text:?}"))?
+    timeout(START_LIMIT, answered).await.with_context(|| format!("{command}: never {text:?}"))
 }
