@@ -24,9 +24,11 @@ pub(super) struct Beat {
 }
 
 impl Beat {
-    /// Whether the worker lives. `now` is Redis's clock in milliseconds.
+    /// Whether the worker lives. `now` is Redis's clock in milliseconds. A beat from the future is
+    /// junk, or the clock of another server: it proves no life.
     pub(super) fn is_live(self, now: u64) -> bool {
-        !self.has_left && u128::from(now) < self.ends()
+        let is_near = u128::from(self.seen.abs_diff(now)) < LIVENESS.as_millis();
+        !self.has_left && is_near
     }
 
     /// When the worker counts as dead without another beat.
@@ -77,7 +79,8 @@ mod tests {
     #[test]
     fn a_worker_lives_for_the_liveness_period_after_its_beat() {
         assert!(beat(10_000).is_live(12_999) && !beat(10_000).is_live(13_000));
-        assert!(beat(u64::MAX).is_live(10_000), "no overflow");
+        assert!(beat(12_999).is_live(10_000) && !beat(13_000).is_live(10_000));
+        assert!(!beat(u64::MAX).is_live(10_000), "junk does not live for ever");
         assert!(!Beat { has_left: true, ..beat(10_000) }.is_live(10_000));
     }
 }

@@ -48,20 +48,15 @@ pub(super) async fn reclaim(
         held.suspect_strays(true);
     }
     drop(known);
-    // Read by every worker, so that a change of the epoch is detected in time.
-    if !presence.trusts(epoch) {
-        return Ok(Vec::new());
-    }
+    // Every worker compares the epoch, so that a change of it is detected in time.
+    let is_trusted = presence.trusts(epoch);
     let roll = if is_turn {
-        let Some(roll) = look(queue, held, presence, &mut *connection).await? else {
-            return Ok(Vec::new());
-        };
-        Some(roll)
+        look(queue, held, presence, &mut *connection).await?
     } else {
-        roll
+        roll.filter(|_| is_trusted)
     };
     let Some(mut roll) = roll else { return Ok(Vec::new()) };
-    // Whoever has the turn also finds out whether anything is overdue.
+    // The worker that has the turn also finds out whether a job is overdue.
     let searches = searches(queue, lease, clock, &roll, is_turn || roll.overdue);
     let mut found = Vec::new();
     if !searches.is_empty() {

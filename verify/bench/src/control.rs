@@ -26,7 +26,7 @@ use crate::table::goal;
 const LOOK: Duration = Duration::from_millis(200);
 /// How often workers announce themselves and look for dead workers.
 const TICK: Duration = Duration::from_secs(1);
-/// Longer than the liveness grace period, in which nobody looks for dead workers.
+/// Longer than the liveness grace period, in which no worker looks for dead workers.
 const SETTLED: Duration = Duration::from_secs(5);
 /// Programs that share connections here.
 const SHARING: usize = 10;
