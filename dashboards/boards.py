@@ -469,8 +469,8 @@ def variables():
         choice("model", "Model", f"label_values(batchfleet_queue_depth{{{PLACE}}}, model)"),
         {
             "name": "runbooks", "label": "Runbooks", "type": "constant", "hide": 2,
-            "description": "URL of docs/runbooks.md of Batchfleet",
-            "query": "/docs/runbooks.md",
+            "description": "URL of docs/operating/runbooks.md of Batchfleet",
+            "query": "/docs/operating/runbooks.md",
         },
     ]
 

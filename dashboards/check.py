@@ -23,7 +23,7 @@ from live import Live
 HERE = Path(__file__).parent
 LOAD_SECONDS = 20
 # The chart replaces this URL by the value `monitoring.rules.runbookUrl`.
-RUNBOOKS = "https://github.com/batchfleet/batchfleet/blob/main/docs/runbooks.md"
+RUNBOOKS = "https://github.com/batchfleet/batchfleet/blob/main/docs/operating/runbooks.md"
 # Names of metrics and of recorded rules in a query.
 NAME = re.compile(r"\b((?:batchfleet|nv_inference|process)_[a-z0-9_]+|batchfleet:[a-z0-9_:]+)")
 SELECTOR = re.compile(NAME.pattern + r"(?:\{[^}]*\})?")
@@ -84,7 +84,7 @@ def boards_link_to_each_other_and_to_the_runbooks():
 
 
 def every_metric_in_a_query_exists():
-    documented = set(re.findall(r"^\| `(\w+)`", (HERE.parent / "docs/metrics.md").read_text(), re.M))
+    documented = set(re.findall(r"^\| `(\w+)`", (HERE.parent / "docs/reference/metrics.md").read_text(), re.M))
     recorded = {name for name in rules() if ":" in name}
     texts = [(HERE / name).read_text() for name in ("overview.json", "internals.json", "alerts.yaml")]
     for name in {name for text in texts for name in NAME.findall(text)}:
@@ -94,7 +94,7 @@ def every_metric_in_a_query_exists():
 
 
 def every_alert_has_a_runbook_and_both_cases():
-    runbooks = (HERE.parent / "docs/runbooks.md").read_text()
+    runbooks = (HERE.parent / "docs/operating/runbooks.md").read_text()
     cases = (HERE / "tests" / "alerts.yaml").read_text()
     for name in rules():
         if ":" not in name:

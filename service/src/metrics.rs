@@ -1,5 +1,5 @@
 //! Metrics of a process. The [`metrics!`](crate::metrics!) macro turns one struct into registered
-//! metrics and into the descriptions from which docs/metrics.md is generated.
+//! metrics and into the descriptions from which docs/reference/metrics.md is generated.
 
 mod macros;
 

@@ -3,7 +3,7 @@
 /// Defines a struct of metrics and implements [`MetricGroup`](crate::metrics::MetricGroup) for it.
 ///
 /// Each field is one metric. Its whole doc comment is the help text that `/metrics` and
-/// docs/metrics.md show, less the final period; remarks for developers are plain comments. The
+/// docs/reference/metrics.md show, less the final period; remarks for developers are plain comments. The
 /// `#[metric]` attribute holds the full name and the unit, then `labels` (an array of names) if the
 /// type ends in `Vec`, then `buckets` (a constant array of upper bounds) if the type is a
 /// histogram. A field without the attribute is a nested

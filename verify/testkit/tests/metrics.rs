@@ -36,11 +36,15 @@ fn the_documented_metrics_are_those_that_programs_register() {
         .map(|(program, described)| format!("\n## {program}\n\n{}", table(described)));
     let page: String = [PREFACE.to_owned()].into_iter().chain(sections).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let committed = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap_or_default();
+    let committed =
+        std::fs::read_to_string(root.join("docs/reference/metrics.md")).unwrap_or_default();
     if committed != page {
         let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.md");
         std::fs::write(&fresh, page).unwrap();
-        panic!("docs/metrics.md is out of date: `cp {} docs/`", fresh.display());
+        panic!(
+            "docs/reference/metrics.md is out of date: `cp {} docs/reference/`",
+            fresh.display()
+        );
     }
 }
 

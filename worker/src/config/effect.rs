@@ -103,14 +103,14 @@ pub(super) const EFFECTS: &[(&str, Effect)] = &[
     ("instance_group.host_policy", Ignored("the threads of an instance run on any core")),
     ("default_model_filename", Honoured),
     ("cc_model_filenames", Ignored("default_model_filename is used on every device")),
-    ("metric_tags", Ignored("metrics have the labels that docs/metrics.md lists")),
+    ("metric_tags", Ignored("metrics have the labels that docs/reference/metrics.md lists")),
     ("parameters", Honoured),
     ("model_warmup", Honoured),
     ("model_operations", Honoured),
     ("model_transaction_policy.decoupled", Refused("each request gets exactly one answer")),
     ("model_repository_agents", Honoured),
     ("response_cache", Ignored("answers are not cached")),
-    ("model_metrics", Ignored("metrics have the buckets that docs/metrics.md lists")),
+    ("model_metrics", Ignored("metrics have the buckets that docs/reference/metrics.md lists")),
 ];
 
 const TENSORRT_ENGINES: &str = "it describes TensorRT engines, and models are ONNX files";
