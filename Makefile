@@ -5,12 +5,14 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test pictures live-pictures figures goals lint coverage simulate-delivery chaos bench fuzz \
 	fuzz-socket fuzz-redis fuzz-build build \
-	onnxruntime models chart images test-images test-cluster gpu gpu-pack up down clean prerequisites
+	onnxruntime models chart reference book images test-images test-cluster gpu gpu-pack up down clean prerequisites
 
 COMMA := ,
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
 DENY := $(CACHE)/bin/cargo-deny
+MDBOOK_VERSION := 0.5.4
+MDBOOK := $(CACHE)/mdbook-$(MDBOOK_VERSION)/bin/mdbook
 LLVM_COV_TOOL := $(CACHE)/bin/cargo-llvm-cov
 LIBRARY := $(CACHE)/onnxruntime/libonnxruntime.so
 CERTIFICATES := $(CACHE)/certificates/ca-certificates.crt
@@ -78,6 +80,7 @@ lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings den
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
 	scripts/deny.sh $(DENY)
+	scripts/links.py
 
 coverage: $(LLVM_COV_TOOL) $(LIBRARY) models ## measure the line coverage of the Rust tests
 	@scripts/prerequisites.sh redis-server
@@ -140,6 +143,15 @@ chart: ## generate the chart's schema of values and its custom resource definiti
 	cargo run --locked --quiet -p batchfleet-schema
 	cargo run --locked --quiet -p batchfleet-controller -- crd > helm/batchfleet/charts/crds/crds/modelfleets.yaml
 
+reference: ## generate the book's pages of flags, chart values, fields, HTTP and gRPC
+	cargo build --locked --workspace --bins
+	@scripts/reference.sh
+
+book: $(MDBOOK) ## build the book with its search into target/book, and check its links
+	scripts/links.py
+	$(MDBOOK) build docs
+	scripts/book_links.py target/book
+
 images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; TO=folder for archives, CUDA=1, CUDA12=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
 
@@ -167,6 +179,11 @@ $(PYTHON): | prerequisites
 $(CACHE)/venv/ready: models/requirements.txt | $(PYTHON)
 	$(PYTHON) -m pip --disable-pip-version-check install --requirement $<
 	touch $@
+
+# Of the features only the search: no server, and no watching of files.
+$(MDBOOK): | prerequisites
+	cargo install --locked --debug --no-default-features --features search --root $(CACHE)/mdbook-$(MDBOOK_VERSION) \
+		mdbook@$(MDBOOK_VERSION)
 
 $(CACHE)/bin/%: scripts/cargo_tool.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) scripts/cargo_tool.py $* $@

@@ -56,6 +56,7 @@ suite "documentation's examples" cargo test --locked --workspace --doc --no-fail
 suite "conformance of real clients" verify/conformance/run.sh
 suite "real models" verify/models/run.sh
 suite "questions to a GPU, on the processor" verify/gpu/test.sh
+suite "the book's reference" scripts/reference.sh --check
 suite "the chart" helm/tests/run.sh
 suite "boards and alerts" dashboards/check.py
 suite "live page in a browser" verify/browser/run.sh
