@@ -5,6 +5,10 @@
 //! by time, because a model of seconds per batch would keep its worker from serving for minutes.
 //! Where time ends it, it goes on while the model serves: N is at most twice the rows that have run
 //! ([`CostModel`](crate::CostModel)).
+//!
+//! A busy machine delays runs for tens of milliseconds at a time, which is all runs of a size. So all
+//! sizes run again, one after the other, until each is as fast as before. The lower quartile counts,
+//! because delays only add time.
 
 use std::time::Duration;
 
@@ -21,6 +25,11 @@ const PREPARING: f64 = 1.5;
 const WORTH: f64 = 1.05;
 /// The time for all sizes. Preparing sizes is not counted, because each size must be prepared.
 const BUDGET: Duration = Duration::from_secs(20);
+/// A size is repeated until a run differs at most by this share from what counts, or it has so many
+/// samples. The time for all repetitions.
+const AGREES: f64 = 0.2;
+const SAMPLES: usize = 6;
+const REPETITIONS: Duration = Duration::from_secs(2);
 /// Sizes up to this multiple of the latency target are measured, whether they raise the rate or not.
 const TARGETS: u32 = 2;
 
@@ -52,14 +61,20 @@ pub struct Climb {
     hung_after: Duration,
     /// (rows, L(b)), in order of rows.
     measured: Vec<(u32, Duration)>,
+    /// The samples behind each L(b), oldest first.
+    samples: Vec<Vec<Duration>>,
     spent: Duration,
+    /// Time of all repetitions.
+    repeated: Duration,
 }
 
 impl Climb {
     /// Begins a climb for the latency target `slo`. Batches that take `hung_after` count as hung.
     pub fn new(slo: Duration, hung_after: Duration) -> Self {
         let patience = slo.saturating_mul(TARGETS);
-        Self { patience, hung_after, measured: Vec::new(), spent: Duration::ZERO }
+        let (measured, samples) = (Vec::new(), Vec::new());
+        let (spent, repeated) = (Duration::ZERO, Duration::ZERO);
+        Self { patience, hung_after, measured, samples, spent, repeated }
     }
 
     /// Decides whether to measure `next`, a size above all sizes so far.
@@ -102,7 +117,30 @@ impl Climb {
         let took = runs.get((runs.len().max(1) - 1) / 2).copied().unwrap_or_default();
         self.spent += took * u32::try_from(runs.len()).unwrap_or(u32::MAX);
         self.measured.push((rows, took));
+        self.samples.push(vec![took]);
         took
+    }
+
+    /// Whether all sizes should run once more, each followed by [`Self::repeat`].
+    pub fn needs_repetition(&self) -> bool {
+        let pass: Duration = self.measured.iter().map(|&(_, took)| took).sum();
+        let mut sizes = self.measured.iter().zip(&self.samples);
+        self.repeated.saturating_add(pass) <= REPETITIONS
+            && sizes.any(|(&(_, took), samples)| !is_settled(took, samples))
+    }
+
+    /// Adds another run of the size at `index`.
+    pub fn repeat(&mut self, index: usize, took: Duration) {
+        let (Some(size), Some(samples)) =
+            (self.measured.get_mut(index), self.samples.get_mut(index))
+        else {
+            return;
+        };
+        samples.push(took);
+        self.repeated += took;
+        let mut sorted = samples.clone();
+        sorted.sort_unstable();
+        size.1 = sorted[sorted.len() / 4];
     }
 
     /// The sizes and their times.
@@ -128,6 +166,15 @@ impl Climb {
                 long.saturating_add(slope.saturating_mul(next.saturating_sub(to)))
             }
         }
+    }
+}
+
+/// Whether a size with these samples needs no more of them.
+fn is_settled(took: Duration, samples: &[Duration]) -> bool {
+    let agrees = |last: Duration| last.abs_diff(took) <= took.mul_f64(AGREES);
+    match samples {
+        [_, .., last] => samples.len() >= SAMPLES || agrees(*last),
+        _ => false,
     }
 }
 
@@ -210,5 +257,71 @@ mod tests {
         // Runs of half a second, of which the first takes four more.
         let (sizes, ..) = climb(100, 4000, |rows| 500 + u64::from(rows));
         assert_eq!(sizes.last(), Some(&64));
+    }
+
+    /// Runs 1, 2, 4, ... 64 rows of 2 + 0.4 b ms three times each, and then repeats them. The machine
+    /// stalls for `stall` ms out of each `period` ms, beginning at `phase`. Returns the measured times
+    /// relative to the truth.
+    fn measured_with_stalls(stall: f64, period: f64, phase: f64) -> Vec<f64> {
+        let truth = |rows: u32| 2.0 + 0.4 * f64::from(rows);
+        let mut now = phase;
+        let mut run = |rows: u32| {
+            let (began, mut left) = (now, truth(rows));
+            while left > 0.0 {
+                let at = now % period;
+                let step = if at < stall { stall - at } else { left.min(period - at) };
+                left -= if at < stall { 0.0 } else { step };
+                now += step;
+            }
+            Duration::from_secs_f64((now - began) / 1e3)
+        };
+        let mut climb = Climb::new(Duration::from_millis(100), Duration::from_secs(10));
+        let sizes = [1, 2, 4, 8, 16, 32, 64];
+        for rows in sizes {
+            let mut runs = Vec::new();
+            while !climb.suffice(rows, &runs) {
+                runs.push(run(rows));
+            }
+            climb.add(rows, runs);
+        }
+        while climb.needs_repetition() {
+            for (index, rows) in sizes.into_iter().enumerate() {
+                climb.repeat(index, run(rows));
+            }
+        }
+        let relative = |&(rows, took): &(u32, Duration)| took.as_secs_f64() * 1e3 / truth(rows);
+        climb.measured().iter().map(relative).collect()
+    }
+
+    #[test]
+    fn repetitions_find_the_times_between_stalls() {
+        for phase in 0..40 {
+            let phase = f64::from(phase) * 10.0;
+            for times in [
+                measured_with_stalls(30.0, 200.0, phase),
+                measured_with_stalls(100.0, 400.0, phase),
+            ] {
+                assert!(times.iter().all(|&time| time < 1.3), "phase {phase}: {times:?}");
+            }
+        }
+        assert!(measured_with_stalls(0.0, 100.0, 0.0).iter().all(|&time| time < 1.01));
+    }
+
+    #[test]
+    fn a_quiet_machine_repeats_each_size_once_and_slow_models_not_at_all() {
+        let repetitions = |ms: u64| {
+            let mut climb = Climb::new(Duration::from_millis(100), Duration::from_secs(10));
+            let took = Duration::from_millis(ms);
+            climb.add(1, vec![took; 3]);
+            climb.add(2, vec![took; 3]);
+            let mut passes = 0;
+            while climb.needs_repetition() {
+                climb.repeat(0, took);
+                climb.repeat(1, took);
+                passes += 1;
+            }
+            passes
+        };
+        assert_eq!([10, 900, 1100].map(repetitions), [1, 1, 0]);
     }
 }

@@ -59,9 +59,18 @@ pub(crate) fn warm_up(
         _ => Duration::ZERO,
     };
     let mut usable = 1;
-    for rows in all {
+    let mut all = all.into_iter().peekable();
+    // Sizes that seemed too slow may prove faster when they are repeated. Then the climb goes on.
+    while let Some(&rows) = all.peek() {
         match climb.goes_on(rows) {
-            Err(ClimbEnd::Time) if sizes.must_reach && rows < largest => continue,
+            Err(ClimbEnd::Time) if sizes.must_reach && rows < largest => {
+                all.next();
+                continue;
+            }
+            Err(_) if !sizes.must_reach && climb.needs_repetition() => {
+                repeat(engine, rehearsal, (&mut climb, size_change))?;
+                continue;
+            }
             Err(end) if !sizes.must_reach => {
                 info!(model, rows, reason = end.name(), "warm-up ends below this batch size");
                 if end == ClimbEnd::Time {
@@ -83,7 +92,12 @@ pub(crate) fn warm_up(
         let took = climb.add(rows, runs);
         info!(model, rows, ?took, runs = times, "batch size warmed up");
         usable = rows;
+        all.next();
     }
+    while climb.needs_repetition() {
+        repeat(engine, rehearsal, (&mut climb, size_change))?;
+    }
+    info!(model, times = ?climb.measured(), "batch times measured");
     if climb.measured().is_empty() {
         let most = engine.spec().max_rows();
         return Err(EngineError::failed(format!(
@@ -157,6 +171,22 @@ fn measure(
     }
     rehearsal.check(rows, outputs)?;
     Ok(runs)
+}
+
+/// Runs every measured size once more.
+fn repeat(
+    engine: &mut dyn Engine,
+    rehearsal: &dyn Rehearsal,
+    (climb, size_change): (&mut Climb, Duration),
+) -> Result<(), EngineError> {
+    for index in 0..climb.measured().len() {
+        let (rows, _) = climb.measured()[index];
+        let inputs = rehearsal.inputs(rows);
+        let began = Instant::now();
+        engine.run(inputs, rows)?;
+        climb.repeat(index, began.elapsed().saturating_sub(size_change));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
