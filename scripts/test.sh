@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.." || exit
 
 passed=0
 failed=0
+failures=
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
@@ -39,6 +40,15 @@ suite() {
     fi
     passed=$((passed + p))
     failed=$((failed + f))
+    [ "$f" = 0 ] || failures+="--- $1: $f failed
+$(failed_tests)
+"
+}
+
+# Prints the lines that name failed tests, or the last lines if no line does.
+failed_tests() {
+    sed 's/\x1b\[[0-9;]*m//g' "$output" | grep -E '^ +(FAIL|SIGABRT|TIMEOUT) |^(FAILED|ERROR) |FAIL \||broke a promise|^test .* FAILED' |
+        sort -u | head -40 | grep . || tail -15 "$output"
 }
 
 tests() {
@@ -64,5 +74,6 @@ suite "junk over HTTP, the short tier" verify/fuzz/live/fuzz_socket.py --seconds
 suite "junk in Redis, the short tier" verify/fuzz/live/fuzz_redis.py --seconds 10
 suite "faults, the short tier" target/debug/batchfleet-chaos --short
 
+[ -z "$failures" ] || printf '=== what failed\n%s' "$failures"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

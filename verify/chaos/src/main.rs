@@ -10,6 +10,7 @@ mod findings;
 mod fleet;
 mod journal;
 mod load;
+mod machine;
 mod memory;
 mod metrics;
 mod runs;
@@ -26,8 +27,12 @@ use tokio::{
 use crate::{
     faults::{FAULTS, Fault, TrialOptions},
     findings::{Findings, time},
+    machine::{Lateness, Machine},
     trial::Scale,
 };
+
+/// The most runs of one fault.
+const ATTEMPTS: usize = 3;
 
 /// Injects the faults that one machine can produce; exits with 1 if any promise is broken
 #[derive(Parser)]
@@ -84,26 +89,52 @@ async fn run(settings: &Settings) -> bool {
     let options = TrialOptions { scale, previous: settings.previous.clone() };
     println!("| | fault | load | promised | measured | |\n|---|---|---|---|---|---|");
     let (mut passed, mut failed) = (0, 0);
+    let machine = Machine::watch();
     for fault in FAULTS.iter().filter(wanted) {
-        let began = Instant::now();
-        let findings = (fault.run)(&options).await.unwrap_or_else(|error| {
-            let mut findings = Findings::default();
-            findings.check(false, format!("could not be run: {error:#}"));
-            findings
-        });
-        print(fault, &findings, began.elapsed());
-        if findings.passed() { passed += 1 } else { failed += 1 }
+        // Only the short tier runs on machines that do other work.
+        let attempts = if settings.short { ATTEMPTS } else { 1 };
+        let is_kept = attempt(fault, &options, &machine, attempts).await;
+        if is_kept { passed += 1 } else { failed += 1 }
     }
     println!("{passed} passed, {failed} failed");
     failed == 0 && passed > 0
 }
 
-fn print(fault: &Fault, findings: &Findings, took: Duration) {
+/// Runs a fault, and again up to `attempts` times in all if a promise is broken while other work
+/// delays the machine. Returns whether the last run kept all promises.
+async fn attempt(
+    fault: &Fault,
+    options: &TrialOptions,
+    machine: &Machine,
+    attempts: usize,
+) -> bool {
+    for left in (0..attempts).rev() {
+        machine.lateness();
+        let began = Instant::now();
+        let findings = (fault.run)(options).await.unwrap_or_else(|error| {
+            let mut findings = Findings::default();
+            findings.check(false, format!("could not be run: {error:#}"));
+            findings
+        });
+        let late = machine.lateness();
+        print(fault, &findings, began.elapsed(), late);
+        if findings.passed() {
+            return true;
+        }
+        if left == 0 || !late.is_busy() {
+            return false;
+        }
+        eprintln!("{}: again, because the machine was busy with other work", fault.id);
+    }
+    false
+}
+
+fn print(fault: &Fault, findings: &Findings, took: Duration, Lateness(late): Lateness) {
     let verdict = if findings.passed() { "pass" } else { "FAIL" };
     let Fault { id, what, load, pass, .. } = fault;
     println!("| {id} | {what} | {load} | {pass} | {} | {verdict} |", findings.line());
     for failure in findings.failures() {
         println!("    {id} broke a promise: {failure}");
     }
-    eprintln!("{id}: {} in {}", verdict, time(took));
+    eprintln!("{id}: {verdict} in {}, machine late by {} (p99)", time(took), time(late));
 }
