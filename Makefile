@@ -81,6 +81,8 @@ lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings den
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
 	scripts/deny.sh $(DENY)
 	scripts/links.py
+	scripts/version.py --check
+	scripts/workflows.sh
 
 coverage: $(LLVM_COV_TOOL) $(LIBRARY) models ## measure the line coverage of the Rust tests
 	@scripts/prerequisites.sh redis-server
