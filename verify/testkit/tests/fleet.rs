@@ -196,3 +196,32 @@ fn resident(program: &Program) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
+
+#[tokio::test]
+async fn requests_of_a_deleted_fleet_are_refused_at_once_and_claimed_ones_are_answered() {
+    const USERS: u64 = 20;
+    let mut fleet = Fleet::start(FleetPlan {
+        gateways: 2,
+        worker_flags: &["--batch", "1"],
+        batch_ms: 1000,
+        ..FleetPlan::default()
+    })
+    .await
+    .unwrap();
+    let load = tokio::spawn(run(plan(&fleet, 20, Length::Requests(USERS))));
+    let broker = RedisBroker::connect(&fleet.redis.url()).await.unwrap();
+    let (observer, controller) =
+        (broker.observer().await.unwrap(), broker.controller().await.unwrap());
+    let queue = QueueName::new("echo", 1);
+    let waiting = async { while observer.backlog(&queue).await.unwrap().depth() < USERS / 2 {} };
+    timeout(Duration::from_secs(20), waiting).await.unwrap();
+    let announcement = observer.fleet().await.unwrap().workers[0].announcement.clone();
+    controller.retract(&announcement).await.unwrap();
+    let answered = fleet.workers[0].terminate();
+    let (ended, report) = tokio::join!(answered, timeout(Duration::from_secs(10), load));
+    assert!(ended.unwrap().success());
+    let report = report.unwrap().unwrap().unwrap();
+    let refused = report.reasons.get("503 no_workers").copied().unwrap_or_default();
+    assert!(report.right > 0 && refused > 0, "{report}");
+    assert_eq!(report.right + refused, USERS, "{report}");
+}
