@@ -1,10 +1,14 @@
 """Scenarios of fleets that cannot work or are deleted, and of hands that change objects."""
 
+import base64
+import contextlib
+import json
 import re
+import struct
 import time
 
 from fleets import fleet, ready, workers
-from kube import GATEWAYS, await_
+from kube import GATEWAYS, NO_METRIC, await_
 from load import troubles
 
 
@@ -33,6 +37,14 @@ BROKEN = {
                set_("spec.worker", {"executionProvider": "cuda", "gpu": {"count": 64}})),
     "bad-label": ("SpecRefused", "a valid label must be", set_("spec.pod.labels", {"team": "not valid!"})),
 }
+
+# The same for fleets whose workers fail at a request: the fault of the echo engine instead of a change. The four
+# bytes of the marker are those of a 32-bit number in the request.
+FAILING = {
+    "hung": ("BatchHung", "ended with status 70", {"hang_marker": "hang"}),
+    "lost-gpu": ("DeviceLost", "CUDA failure 700", {"fatal_marker": "lost"}),
+}
+REFUSED_BY_REDIS = ("wrong-password", "RedisRefused", "password")
 
 # What the API server must say to each spec that the definition of ModelFleet does not allow.
 REFUSED = {
@@ -66,20 +78,63 @@ def broken(stage):
         thing = fleet(stage.images, name, {"min": 1, "max": 2})
         change(thing)
         namespace.apply(thing)
-    reason = lambda name: namespace.get("modelfleet", name).get("status", {}).get("reason")
-    for name, (expected, words, _) in BROKEN.items():
-        try:
-            await_(f"reason {expected} of {name}", lambda: reason(name) == expected, seconds=90)
-        except RuntimeError as late:
-            wrong.append(f"{late}; it is {reason(name)}")
-            continue
-        conditions = namespace.get("modelfleet", name)["status"]["conditions"]
-        message = next(each["message"] for each in conditions if each["type"] == "Degraded")
-        wrong += [] if words in message else [f"{name}: {message!r} lacks {words!r}"]
-    print(namespace.kubectl("get", "modelfleets"), end="")
-    for name in BROKEN:
+    for name, (_, _, faults) in FAILING.items():
+        thing = fleet(stage.images, name, {"min": 1, "max": 2}, **faults)
+        set_("spec.batch", {"maxSeconds": 1})(thing)
+        namespace.apply(thing)
+    for name, (reason, words, _) in BROKEN.items():
+        wrong += judged(namespace, name, reason, words)
+    for name, (reason, words, faults) in FAILING.items():
+        (marker,) = faults.values()
+        wrong += judged(namespace, name, reason, words, lambda: send(namespace, name, marker))
+    name, *expected = REFUSED_BY_REDIS
+    with wrong_password(namespace):
+        namespace.apply(fleet(stage.images, name, {"min": 1, "max": 2}))
+        wrong += judged(namespace, name, *expected)
+    names = [*BROKEN, *FAILING, name]
+    for name in names:
         stage.drop(name)
-    return f"{len(BROKEN)} broken fleets, and {len(REFUSED)} refused ones", wrong
+    return f"{len(names)} broken fleets, and {len(REFUSED)} refused ones", wrong
+
+
+def judged(namespace, name, expected, words, provoke=lambda: None):
+    """Waits until a fleet gives the expected reason, and prints what users see. Returns what is wrong with it."""
+    status = lambda: namespace.get("modelfleet", name).get("status", {})
+
+    def has_reason():
+        provoke()
+        return status().get("reason") == expected
+
+    try:
+        await_(f"reason {expected} of {name}", has_reason, seconds=120)
+    except RuntimeError as late:
+        return [f"{late}; it is {status().get('reason')}"]
+    row = namespace.kubectl("get", "modelfleet", name, "--no-headers")
+    message = next(each["message"] for each in status()["conditions"] if each["type"] == "Degraded")
+    print(f"        {row}          {message}", flush=True)
+    return [] if words in message else [f"{name}: {message!r} lacks {words!r}"]
+
+
+def send(namespace, name, marker):
+    """Sends a request with the marker, which ends the worker that takes it. The answer does not matter."""
+    (number,) = struct.unpack("<f", marker.encode())
+    body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [number]}]}
+    path = f"/api/v1/namespaces/{namespace.name}/services/batchfleet:80/proxy/v2/models/{name}/infer"
+    with contextlib.suppress(RuntimeError):
+        namespace.kubectl("create", "--raw", path, "--filename", "-", "--request-timeout=2s", stdin=json.dumps(body))
+
+
+@contextlib.contextmanager
+def wrong_password(namespace):
+    """Workers that start inside the `with` block get a wrong password of Redis."""
+    name = "batchfleet-redis-user-worker"
+    right = base64.b64decode(namespace.get("secret", name)["data"]["url"]).decode()
+    put = lambda url: namespace.kubectl("patch", "secret", name, "--patch", json.dumps({"stringData": {"url": url}}))
+    put(re.sub(":[^:/]+@", ":wrong@", right))
+    try:
+        yield
+    finally:
+        put(right)
 
 
 def notes(namespace, reason):
@@ -98,12 +153,13 @@ def changed_by_hand(stage):
     stage.namespace.kubectl("delete", "hpa", "touched")
     exists = lambda: stage.namespace.kubectl("get", "hpa", "touched", "--ignore-not-found")
     await_("the autoscaler is made again", exists, seconds=15)
-    said = notes(stage.namespace, "ChangeSetBack")
-    names = lambda *words: any(all(word in note for word in words) for note in said)
-    wrong = [] if names("maxReplicas", "my-hand") else [f"no note of the change: {said}"]
-    wrong += [] if names("was deleted") else [f"no note of the deletion: {said}"]
+    said = lambda: notes(stage.namespace, "ChangeSetBack")
+    names = lambda *words: any(all(word in note for word in words) for note in said())
+    # An event may be written after the change.
+    await_("a note of the change", lambda: names("maxReplicas", "my-hand"), seconds=15)
+    await_("a note of the deletion", lambda: names("was deleted"), seconds=15)
     stage.drop("touched")
-    return "; ".join(said), wrong
+    return "; ".join(said()), []
 
 
 def second_fleet(stage):
@@ -146,7 +202,7 @@ def fleet_deleted(stage):
 
 def without_metric(stage):
     """Without any metrics API a fleet in mode hpa grows and shrinks, and says what scales it."""
-    stage.upgrade("--set", "externalMetrics.enabled=false")
+    stage.upgrade(NO_METRIC)
     stage.fleet("blind", {"min": 1, "max": 3, "holdSeconds": 20, "coldStartSeconds": 5}, row_ms=20)
     report = stage.load("blind", 60, 60).report()
     most = len(stage.namespace.pods(workers("blind")))
@@ -158,5 +214,4 @@ def without_metric(stage):
     wrong = troubles(report) + ([] if most > 1 else ["the fleet did not grow"])
     wrong += [] if scaler["reason"] == "MetricUnavailable" else [f"the scaler is {scaler['reason']}"]
     stage.drop("blind")
-    stage.upgrade()
     return f"{most} workers to 1 after {took:.0f} s; {report['right']} of {report['sent']} right", wrong

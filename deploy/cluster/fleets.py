@@ -6,13 +6,16 @@ input [{{ name: "input" data_type: TYPE_FP32 dims: [ -1 ] }}]
 output [{{ name: "output" data_type: TYPE_FP32 dims: [ -1 ] }}]
 parameters {{ key: "batch_ms" value {{ string_value: "{batch_ms}" }} }}
 parameters {{ key: "row_ms" value {{ string_value: "{row_ms}" }} }}
-END
+{faults}END
 """
+FAULT = 'parameters {{ key: "{}" value {{ string_value: "{}" }} }}\n'
 
 
-def fleet(images, name, scaling, batch_ms=20, row_ms=5, labels=None):
-    """A ModelFleet whose batch of b rows takes batch_ms + row_ms * b."""
-    script = FILL.format(name=name, batch_ms=batch_ms, row_ms=row_ms)
+def fleet(images, name, scaling, batch_ms=20, row_ms=5, labels=None, **faults):
+    """A ModelFleet whose batch of b rows takes batch_ms + row_ms * b. `faults` are those of the echo engine, such as
+    `hang_marker`: a batch whose inputs contain this text never returns."""
+    faults = "".join(FAULT.format(*fault) for fault in faults.items())
+    script = FILL.format(name=name, batch_ms=batch_ms, row_ms=row_ms, faults=faults)
     return {
         "apiVersion": "batchfleet.dev/v1alpha1", "kind": "ModelFleet",
         "metadata": {"name": name},

@@ -1,16 +1,20 @@
 """The cluster under test: kubectl, helm, and a recorder of changes."""
 
 import json
+import os
 import subprocess
 import threading
 import time
 
 GATEWAYS = "app.kubernetes.io/component=gateway"
+# The setting of the chart for a cluster whose external metrics another program serves, or none.
+NO_METRIC = "externalMetrics.enabled=false"
 
 
-def run(*command, stdin=None, timeout=300):
+def run(*command, stdin=None, timeout=300, environment=None):
     """The output of a program; raises an error with the end of its stderr if it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout)
+    variables = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, env=variables)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:6])}: {done.stderr.strip()[-2000:]}")
     return done.stdout
