@@ -137,7 +137,7 @@ onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 
 models: $(DIGITS) $(MAGIKA) ## generate and fetch the demo models
 
-test-cluster: build ## run the scenarios on the cluster of KUBECONFIG; ONLY=step,scale_in ADAPTER=1 KEDA=1 OPERATOR=1
+test-cluster: build ## run the scenarios on the cluster of KUBECONFIG; ONLY=step,scale_in ADAPTER=1 KEDA=1 OPERATOR=1 GRAFANA=1
 	@scripts/prerequisites.sh prometheus openssl
 	@python3 deploy/cluster/test.py $(subst $(COMMA), ,$(ONLY))
 

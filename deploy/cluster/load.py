@@ -17,7 +17,7 @@ class Load:
         tool = (f"batchfleet load --url http://batchfleet --model {model} --rate {rate} --users {2 * rate}"
                 f" --duration {seconds}s --warm-up 0s --slo-p99 {slo_ms}ms --json /tmp/report.json")
         # The tool's exit status is ignored: the report has the number of wrong answers.
-        script = (f"date +%s.%N; {tool} >/tmp/log 2>&1; date +%s.%N;"
+        script = (f"date +%s.%N; {tool} >/tmp/log 2>&1 & echo $! >/tmp/id; wait; date +%s.%N;"
                   " cat /tmp/report.json || cat /tmp/log")
         self.seconds = seconds
         self.namespace.apply(pod(self.images, self.name, script))
@@ -27,6 +27,11 @@ class Load:
 
     def _pod(self):
         return self.namespace.get("pod", self.name)
+
+    def stop(self):
+        """Ends the load early and returns its report."""
+        self.namespace.kubectl("exec", self.name, "--", "/bin/sh", "-c", "kill -INT $(cat /tmp/id)")
+        return self.report()
 
     def report(self):
         """Waits for the end and returns the report of `batchfleet load`, with two more fields: how long
@@ -39,8 +44,8 @@ class Load:
         start, end, rest = log.split("\n", 2)
         if not rest.lstrip().startswith("{"):
             raise RuntimeError(f"load {self.name} did not run: {rest[-1000:]}")
-        return {"took": float(end) - float(start), "began": float(end) - self.seconds,
-                **json.loads(rest)}
+        report = json.loads(rest)
+        return {"took": float(end) - float(start), "began": float(end) - report["seconds"], **report}
 
 
 def pod(images, name, script):

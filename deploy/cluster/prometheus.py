@@ -13,7 +13,7 @@ from kube import await_
 
 
 class Prometheus:
-    """Scrapes the pods of a namespace through the API server. Can be killed and restarted inside the
+    """Scrapes gateways and controllers of a namespace through the API server. Can be killed and restarted inside the
     `with` block."""
 
     def __init__(self, namespace):
@@ -41,10 +41,10 @@ class Prometheus:
         self.folder.cleanup()
 
     def _targets(self, through):
-        """The current pods, with the labels that a Prometheus in the cluster sets."""
+        """The gateways and controllers, with the labels that a Prometheus in the cluster sets."""
         name = self.namespace.name
         path = f"/api/v1/namespaces/{name}/pods/{{}}:9090/proxy/metrics"
-        pods = self.namespace.pods("app.kubernetes.io/component in (gateway, controller, worker)")
+        pods = self.namespace.pods("app.kubernetes.io/component in (gateway, controller)")
         stay = [pod["metadata"]["name"] for pod in pods
                 if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
         return [{"targets": [through], "labels": {
