@@ -64,7 +64,7 @@ def earlier(definition):
 
 
 def definition_upgraded(stage):
-    """A release whose definition of ModelFleet is an earlier one is upgraded under load, as docs/fleets.md says: every
+    """A release whose definition of ModelFleet is an earlier one is upgraded under load, as docs/operating/lifecycle.md says: every
     request gets a right answer, no worker restarts, and the new rules and columns are there."""
     stage.upgrade()
     namespace, name = stage.namespace, "defined"
