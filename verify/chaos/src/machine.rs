@@ -11,7 +11,7 @@ use crate::journal::quantile;
 const NAP: Duration = Duration::from_millis(5);
 /// A machine that is later than this is too busy to be judged. The load of the faults alone makes it
 /// late by at most a few milliseconds.
-const BUSY: Duration = Duration::from_millis(20);
+const BUSY: Duration = Duration::from_millis(5);
 
 /// A thread that sleeps and records how much too late it wakes up.
 pub(crate) struct Machine {
