@@ -46,7 +46,9 @@ const NEARLY: f64 = 0.9;
 /// explain, the size was measured during a stall, and the correction is made at once.
 ///
 /// **Larger batches** than any measured size, which a short warm-up leaves for later, double the
-/// table: the time of the new size follows from the first batch.
+/// table: the time of the new size follows from the first batch. A new size that seems slow after one
+/// or two batches, and is therefore avoided, is tried again after 200 batches, until it has run three
+/// times.
 #[derive(Clone, Debug)]
 pub struct CostModel {
     /// The sizes as measured and corrected, in order of rows.
@@ -220,6 +222,7 @@ impl CostModel {
     pub fn observe(&mut self, rows: u32, took: Duration) {
         self.grow(rows);
         let entry = self.at_or_above(rows).min(self.table.len() - 1);
+        self.doubt_others(entry);
         let batch = BatchSample { entry, rows, seconds: took.as_secs_f64() };
         let x = self.x(&batch);
         if !self.sizes[entry].is_known() {
@@ -257,6 +260,18 @@ impl CostModel {
         }
     }
 
+    /// Counts a batch of the size `entry`. Other sizes that ran too seldom to be sure are guessed again
+    /// after a while. These are the last of the table.
+    fn doubt_others(&mut self, entry: usize) {
+        for index in (0..self.sizes.len()).filter(|&index| index != entry) {
+            if self.sizes[index].rests() {
+                let guess = beyond(&self.table[..index], self.sizes[index].rows);
+                self.sizes[index].guess_again(guess);
+                self.table = isotonic(&self.sizes);
+            }
+        }
+    }
+
     /// Returns the most rows to run next: twice the rows that have run together so far. The time of
     /// yet larger batches would be a guess.
     pub(crate) fn reach(&self) -> u32 {
@@ -291,12 +306,17 @@ impl CostModel {
             (None, first) => first.map_or(0.0, |&(_, seconds)| seconds),
             (Some(_), Some(&(_, seconds))) if self.fixed_sizes => seconds,
             (Some(below), Some(&next)) => line(self.table[below], next, rows),
-            (Some(last), None) => {
-                // With a single size, the line starts at the origin.
-                let before = last.checked_sub(1).map_or((0, 0.0), |index| self.table[index]);
-                line(before, self.table[last], rows)
-            }
+            (Some(_), None) => beyond(&self.table, rows),
         }
+    }
+}
+
+/// Continues the last slope of a table to `rows`. With a single size, the line starts at the origin.
+fn beyond(table: &[(u32, f64)], rows: u32) -> f64 {
+    match *table {
+        [] => 0.0,
+        [last] => line((0, 0.0), last, rows),
+        [.., before, last] => line(before, last, rows),
     }
 }
 

@@ -14,6 +14,10 @@ const LARGEST_JUMP: (f64, f64) = (0.25, 4.0);
 /// Weight of a size that was measured at start-up, and of a size that has run often.
 const MEASURED: f64 = 3.0;
 const OFTEN: f64 = 30.0;
+/// A guessed size is doubtful until it has run so often. A doubtful size that has not run for so many
+/// batches is guessed again.
+const SURE: f64 = 3.0;
+const FORGOTTEN: u32 = 200;
 
 /// A size of the table.
 #[derive(Clone, Debug)]
@@ -27,12 +31,19 @@ pub(super) struct Size {
     ratios: [f64; RECENT],
     /// How many of `ratios` are set.
     known: usize,
+    /// Number of batches behind `fastest`, the least time of this size, which counts once the size is
+    /// no longer guessed.
+    learnt: f64,
+    fastest: f64,
+    /// Number of batches since this size ran.
+    rested: u32,
 }
 
 impl Size {
     /// A size that was measured at start-up.
     pub(super) const fn measured(rows: u32, seconds: f64) -> Self {
-        Self { rows, seconds, weight: MEASURED, ratios: [1.0; RECENT], known: 0 }
+        let (ratios, fastest) = ([1.0; RECENT], f64::INFINITY);
+        Self { rows, seconds, weight: MEASURED, ratios, known: 0, learnt: 0.0, fastest, rested: 0 }
     }
 
     /// A size whose time is a guess until it runs.
@@ -55,6 +66,7 @@ impl Size {
         self.ratios.rotate_left(1);
         self.ratios[RECENT - 1] = ratio;
         self.known = (self.known + 1).min(RECENT);
+        self.rested = 0;
         self.weight = (self.weight + 1.0).min(OFTEN);
         let (low, high) = WRONG;
         let agree = self.ratios.iter().all(|&ratio| ratio < low)
@@ -67,10 +79,26 @@ impl Size {
         }
     }
 
-    /// Sets the time of a guessed size from its first batch.
+    /// Sets the time of a guessed size from its first batch. If the size was guessed again after
+    /// earlier batches, the fastest counts, because delays only add time.
     pub(super) fn learn(&mut self, ratio: f64) {
-        self.weight = 1.0;
         self.replace(ratio);
+        self.learnt += 1.0;
+        self.fastest = self.fastest.min(self.seconds);
+        (self.weight, self.seconds, self.rested) = (self.learnt, self.fastest, 0);
+    }
+
+    /// Counts a batch of another size. Returns whether this size should be guessed again: its few
+    /// batches may have run while the machine was slow, and N avoids a size that seems slow, so that
+    /// nothing else would correct it.
+    pub(super) fn rests(&mut self) -> bool {
+        self.rested = self.rested.saturating_add(1);
+        self.is_known() && self.weight < SURE && self.rested >= FORGOTTEN
+    }
+
+    /// Replaces the time of a doubtful size by a guess.
+    pub(super) const fn guess_again(&mut self, seconds: f64) {
+        (self.learnt, self.weight, self.seconds) = (self.weight, 0.0, seconds);
     }
 
     fn replace(&mut self, factor: f64) {

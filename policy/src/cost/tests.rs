@@ -115,6 +115,27 @@ fn larger_batches_than_were_measured_double_the_table() {
 }
 
 #[test]
+fn a_size_that_ran_once_in_a_stall_is_tried_again_until_it_is_sure() {
+    let ms = Duration::from_millis;
+    let mut model = millis(&[(1, 10), (2, 12), (4, 16)]);
+    let rest = |model: &mut CostModel| (0..200).for_each(|_| model.observe(4, ms(16)));
+    // 24 ms are expected. N avoids 8 rows from now on, because they seem four times as slow.
+    model.observe(8, ms(120));
+    assert_eq!(model.latency(8), ms(96));
+    rest(&mut model);
+    assert_eq!(model.latency(8), ms(24));
+    model.observe(8, ms(26));
+    assert_eq!(model.latency(8), ms(26));
+    rest(&mut model);
+    assert_eq!(model.latency(8), ms(24));
+    // The third batch makes it sure, and its fastest batch counts.
+    model.observe(8, ms(40));
+    assert_eq!(model.latency(8), ms(26));
+    rest(&mut model);
+    assert_eq!(model.latency(8), ms(26));
+}
+
+#[test]
 fn the_size_that_keeps_up_agrees_with_the_closed_form() {
     // b = rate · a / (1 − rate · c) with a = 8 ms, c = 2 ms. At 50 rows per second the worker is
     // half idle.
