@@ -2,17 +2,25 @@
 
 use std::sync::Arc;
 
-use deadpool_redis::{Connection, Hook, HookError, Manager, PoolError, Runtime};
+use deadpool::{
+    Runtime,
+    managed::{self, Object},
+};
 use parking_lot::Mutex;
 use redis::RedisError;
 use tokio::time::Instant;
 
 use super::{
-    connect::{PATIENCE, connection_config},
-    errors::broker_error,
+    connect::PATIENCE,
     locator::{Locator, Route},
+    pooled::PoolManager,
 };
 use crate::BrokerError;
+
+/// A connection, which returns to the pool when dropped.
+pub(super) type Connection = Object<PoolManager>;
+
+type PoolError = managed::PoolError<RedisError>;
 
 /// Maximum number of connections. Control calls are few.
 const SIZE: usize = 8;
@@ -31,7 +39,7 @@ pub(super) struct Pool {
 struct Filled {
     route: Arc<Route>,
     since: Instant,
-    connections: deadpool_redis::Pool,
+    connections: managed::Pool<PoolManager>,
 }
 
 impl Pool {
@@ -69,7 +77,7 @@ impl Pool {
         if let Some(kept) = kept {
             match kept.connections.get().await {
                 // Refill the pool, which reads URL and certificates again: they may have changed.
-                Err(PoolError::Backend(_) | PoolError::PostCreateHook(_)) => {}
+                Err(PoolError::Backend(_)) => {}
                 got => return got.map_err(|error| broken(error, &kept.route)),
             }
         }
@@ -79,18 +87,16 @@ impl Pool {
     }
 
     /// Locates the master, and fills the pool with connections to it.
-    async fn fill(&self, route: &Arc<Route>) -> Result<deadpool_redis::Pool, BrokerError> {
+    async fn fill(&self, route: &Arc<Route>) -> Result<managed::Pool<PoolManager>, BrokerError> {
         let since = Instant::now();
         let client = self.locator.client(route).await.map_err(|error| route.explain(error))?;
-        let server = client.get_connection_info().clone();
-        let manager = Manager::new_with_config(server, connection_config());
-        let connections = deadpool_redis::Pool::builder(manager.map_err(broker_error)?)
+        let manager = PoolManager { client, locator: Arc::clone(&self.locator) };
+        let connections = managed::Pool::builder(manager)
             .max_size(SIZE)
             .wait_timeout(Some(PATIENCE))
             .create_timeout(Some(PATIENCE))
             .recycle_timeout(Some(PATIENCE))
             .runtime(Runtime::Tokio1)
-            .post_create(leads_to_a_master(Arc::clone(&self.locator)))
             .build()
             .map_err(BrokerError::refused)?;
         let (route, kept) = (Arc::clone(route), connections.clone());
@@ -101,19 +107,7 @@ impl Pool {
 
 fn broken(error: PoolError, route: &Route) -> BrokerError {
     match error {
-        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-            route.explain(error)
-        }
+        PoolError::Backend(error) => route.explain(error),
         other => BrokerError::unreachable(other),
     }
-}
-
-fn leads_to_a_master(locator: Arc<Locator>) -> Hook {
-    Hook::async_fn(move |connection, _| {
-        let locator = Arc::clone(&locator);
-        Box::pin(async move {
-            let checked: Result<(), RedisError> = locator.check(connection).await;
-            checked.map_err(HookError::Backend)
-        })
-    })
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use deadpool_redis::Connection;
 use redis::{ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
@@ -12,6 +11,7 @@ use super::{
     entries::{Entry, entries},
     keys,
     listeners::Listeners,
+    pool::Connection,
     queue::WorkerQueue,
     values::milliseconds,
 };
@@ -59,7 +59,7 @@ impl Reader {
             return Ok(connection);
         }
         // Never returned to the pool.
-        let mut connection = Connection::take(connections.pool.get().await?);
+        let mut connection = Connection::take(connections.pool.get().await?).into_inner();
         connection.set_response_timeout(READ_PATIENCE);
         self.opened = Some(Instant::now());
         Ok(connection)

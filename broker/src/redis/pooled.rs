@@ -1,0 +1,109 @@
+//! The connections of the pool. Each remembers whether its last command was answered, so that it need
+//! not be checked before every use.
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use redis::{
+    Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{connect::connection_config, locator::Locator};
+
+/// How long an answer proves that a connection works. Less than the usual timeout of routers for idle
+/// connections.
+const PROVEN_FOR: Duration = Duration::from_secs(10);
+
+/// Opens and checks connections to one server.
+pub(super) struct PoolManager {
+    pub(super) client: Client,
+    pub(super) locator: Arc<Locator>,
+}
+
+/// A connection of the pool.
+pub(super) struct PooledConnection {
+    connection: MultiplexedConnection,
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+    /// When Redis last answered; `None` if the last command was not answered.
+    answered: Option<Instant>,
+}
+
+impl Manager for PoolManager {
+    type Type = PooledConnection;
+    type Error = RedisError;
+
+    async fn create(&self) -> Result<PooledConnection, RedisError> {
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let config = connection_config().set_push_sender(sender);
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        self.locator.check(&mut connection).await?;
+        Ok(PooledConnection { connection, pushes, answered: Some(Instant::now()) })
+    }
+
+    /// Discards a connection that was closed or whose check fails. The check is a round trip, so it is
+    /// made only if there is a doubt.
+    async fn recycle(
+        &self,
+        pooled: &mut PooledConnection,
+        _: &Metrics,
+    ) -> RecycleResult<RedisError> {
+        while let Ok(push) = pooled.pushes.try_recv() {
+            if push.kind == PushKind::Disconnection {
+                return Err(RecycleError::message("the connection was closed"));
+            }
+        }
+        if pooled.answered.is_none_or(|answered| answered.elapsed() >= PROVEN_FOR) {
+            redis::cmd("PING").exec_async(pooled).await?;
+        }
+        Ok(())
+    }
+}
+
+impl PooledConnection {
+    /// The connection without the pool.
+    pub(super) fn into_inner(self) -> MultiplexedConnection {
+        self.connection
+    }
+
+    /// Records whether Redis has answered, be it with an error.
+    fn note<T>(&mut self, outcome: &Result<T, RedisError>) {
+        let is_answer = match outcome {
+            Ok(_) => true,
+            Err(error) => matches!(error.kind(), ErrorKind::Server(_)),
+        };
+        self.answered = is_answer.then(Instant::now);
+    }
+}
+
+impl ConnectionLike for PooledConnection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            // Stays so if the caller gives up.
+            self.answered = None;
+            let outcome = self.connection.req_packed_command(command).await;
+            self.note(&outcome);
+            outcome
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.answered = None;
+            let outcome = self.connection.req_packed_commands(pipeline, offset, count).await;
+            self.note(&outcome);
+            outcome
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+}
