@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, ServerErrorKind,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
+    ServerErrorKind,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{
@@ -31,17 +32,22 @@ pub(super) async fn info(
     connection: &mut impl ConnectionLike,
     sections: &[&str],
 ) -> Result<Option<Info>, BrokerError> {
-    match redis::cmd("INFO").arg(sections).query_async(connection).await {
-        Ok(text) => Ok(Some(Info(text))),
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(None),
-        Err(error) => Err(broker_error(error)),
-    }
+    Info::of(redis::cmd("INFO").arg(sections).query_async(connection).await)
 }
 
 /// The answer to `INFO`.
 pub(super) struct Info(String);
 
 impl Info {
+    /// The answer, like that of [`info`].
+    pub(super) fn of(answer: Result<String, RedisError>) -> Result<Option<Self>, BrokerError> {
+        match answer {
+            Ok(text) => Ok(Some(Self(text))),
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(None),
+            Err(error) => Err(broker_error(error)),
+        }
+    }
+
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         self.0.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
     }

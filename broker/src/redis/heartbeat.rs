@@ -4,14 +4,20 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use redis::{Pipeline, aio::ConnectionLike};
+use redis::{Pipeline, Value, aio::ConnectionLike};
 use tokio::{
     sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep},
 };
 
-use super::{connect::info, connections::Connections, errors::broker_error, keys};
+use super::{
+    connect::Info,
+    connections::Connections,
+    errors::{broker_error, unreadable},
+    keys,
+    values::parse,
+};
 use crate::{BrokerError, GatewayId, roles::LIVENESS};
 
 /// Interval between beats.
@@ -133,20 +139,26 @@ impl Beats {
     async fn beat(&self) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
         // A full Redis also executes these commands.
-        let (epoch, alive): (Option<String>, bool) = Pipeline::new()
+        let answers: Vec<Value> = Pipeline::new()
             .get(keys::EPOCH)
             .cmd("PEXPIRE")
             .arg(&self.gateway)
             .arg(LIVENESS.as_secs() * 1000)
+            .cmd("INFO")
+            .arg(&["server", "replication"])
+            .ignore_errors()
             .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
+        let [epoch, alive, server] = answers.try_into().map_err(|_| unreadable("GET"))?;
+        let epoch: Option<String> = parse(Some(epoch)).map_err(broker_error)?;
+        let alive: bool = parse(Some(alive)).map_err(broker_error)?;
+        let server = Info::of(parse(Some(server)))?;
         self.state.lock().unanswered_since = None;
         let epoch = match epoch {
             Some(epoch) if alive => epoch,
             _ => self.begin(&mut *connection).await?,
         };
-        let server = info(&mut *connection, &["server", "replication"]).await?;
         let field = |name| Some(server.as_ref()?.field(name)?.to_owned());
         let server = field("run_id").zip(field("master_replid"));
         let data = DataIdentity { epoch, server };

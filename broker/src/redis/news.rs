@@ -24,7 +24,7 @@ use crate::{
 const CURRENT: u64 = 1000;
 /// One of so many reads is left to [`Observer::fleet`](crate::Observer::fleet), which also removes
 /// what nothing needs any longer.
-const CLEANED: u32 = 60;
+const CLEANED: u32 = 300;
 
 /// What one observer has read so far.
 #[derive(Default)]

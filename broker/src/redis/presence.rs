@@ -9,17 +9,30 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Pipeline, aio::ConnectionLike};
+use redis::{Pipeline, Value, aio::ConnectionLike};
 use tokio::time::Instant;
 
 use super::{
-    announcement::StoredAnnouncement, beats::Beat, connections::Connections, denials,
-    errors::broker_error, keys, values::milliseconds,
+    announcement::StoredAnnouncement,
+    beats::Beat,
+    clock::RedisClock,
+    connections::Connections,
+    denials,
+    errors::broker_error,
+    keys,
+    values::{milliseconds, parse},
 };
-use crate::{Announcement, BrokerError, GatewayId, roles::LIVENESS};
+use crate::{Announcement, BrokerError, GatewayId, QueueName, roles::LIVENESS};
 
 /// After this time gateways read an announcement again even if little has changed in it.
 const OLD: Duration = Duration::from_secs(30);
+
+/// After this time an announcement is written again even if only measurements have changed in it. In
+/// between, a beat shows that the worker lives.
+const REWRITTEN: Duration = Duration::from_secs(5);
+
+/// How long the liveness key lives, in milliseconds.
+const LIFE: u64 = LIVENESS.as_secs() * 1000;
 
 /// The liveness of one worker, and its knowledge of the liveness of other programs.
 pub(super) struct WorkerPresence {
@@ -29,6 +42,10 @@ pub(super) struct WorkerPresence {
     /// The place in [`PLACES`].
     place: AtomicUsize,
     revised: Mutex<Revised>,
+    /// The revision of the announcement that was last written, and when; `None` if Redis may have
+    /// none.
+    written: Mutex<Option<(u64, Instant)>>,
+    clock: RedisClock,
     /// The last beat and the hash that holds it.
     beat: Mutex<Option<(String, Beat)>>,
 }
@@ -85,6 +102,8 @@ impl WorkerPresence {
             grace: Mutex::default(),
             place: AtomicUsize::default(),
             revised: Mutex::default(),
+            written: Mutex::default(),
+            clock: RedisClock::default(),
             beat: Mutex::default(),
         }
     }
@@ -94,63 +113,94 @@ impl WorkerPresence {
         let renewed = self.try_renew(announcement).await;
         if renewed.is_err() {
             self.grace.lock().begin();
+            *self.written.lock() = None;
+            self.clock.forget();
         }
         renewed
     }
 
     async fn try_renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
-        let time = redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
-        let seen = milliseconds(time);
-        let stored = StoredAnnouncement::json(announcement, seen)?;
+        let seen = self.clock.read(&mut *connection).await?;
         let revision = self.revised.lock().number(announcement);
-        let (live, life) = (keys::live(&self.worker), LIVENESS.as_secs() * 1000);
         let queue = &announcement.model.queue;
-        let renewed = loop {
+        let mut is_new = false;
+        let failure = loop {
             let place = self.place.load(Relaxed);
-            let Some(&Places { own, shared, beats }) = PLACES.get(place) else {
+            let Some(&places) = PLACES.get(place) else {
                 // Begins anew at the next renewal, because rights may have changed.
                 self.place.store(0, Relaxed);
                 return Err(BrokerError::denied("Redis lets this worker announce itself nowhere"));
             };
-            let mut renew = Pipeline::new();
-            renew.atomic().pset_ex(&live, 1, life).ignore();
-            if own {
-                renew.hset(keys::announcements(queue), &self.worker, &stored).ignore();
-                renew.sadd(keys::QUEUES, queue.to_string()).ignore();
-            }
-            if shared {
-                renew.hset(keys::WORKERS, &self.worker, &stored).ignore();
-            }
-            let beat = Beat { seen, revision, is_shared: shared, has_left: false };
-            if beats {
-                renew.hset(keys::beats(queue), &self.worker, beat.text());
-            }
-            let renewed: Result<Vec<bool>, _> = renew.query_async(&mut *connection).await;
-            if beats && renewed.is_ok() {
-                *self.beat.lock() = Some((keys::beats(queue), beat));
-            }
-            match &renewed {
-                Err(error) if denials::is_of_permission(error) => {
+            let beat = Beat { seen, revision, is_shared: places.shared, has_left: false };
+            let is_whole = !places.beats || !self.is_written(revision);
+            let renewal = self.renewal(places, beat, queue, is_whole.then_some(announcement))?;
+            match renewal.query_async::<Vec<Value>>(&mut *connection).await {
+                Err(error) if denials::is_of_permission(&error) => {
                     self.place.store(place + 1, Relaxed);
                 }
-                _ => break renewed.map_err(broker_error),
+                Err(error) => break broker_error(error),
+                Ok(answers) => {
+                    let mut answers = answers.into_iter();
+                    self.clock.set(milliseconds(parse(answers.next()).map_err(broker_error)?));
+                    let is_first: Option<bool> = parse(answers.next()).map_err(broker_error)?;
+                    is_new |= is_first == Some(true);
+                    if places.beats {
+                        *self.beat.lock() = Some((keys::beats(queue), beat));
+                    }
+                    if is_whole {
+                        *self.written.lock() = Some((revision, Instant::now()));
+                    } else if is_new {
+                        // Redis has lost the beat, and with it the announcement.
+                        *self.written.lock() = None;
+                        continue;
+                    }
+                    return if is_new { count_change(&mut *connection).await } else { Ok(()) };
+                }
             }
         };
-        // The worker is new, or Redis has lost its beat.
-        if matches!(renewed.as_deref(), Ok([true])) {
-            count_change(&mut *connection).await?;
-        }
-        let renewed = renewed.map(drop);
-        if !matches!(renewed, Err(BrokerError::Full)) {
-            return renewed;
+        if !matches!(failure, BrokerError::Full) {
+            return Err(failure);
         }
         // A full Redis stores nothing, but still extends the expiry of keys. This worker must not
         // look dead while the queue is full.
         let mut prolong = redis::cmd("PEXPIRE");
-        prolong.arg(live).arg(life);
+        prolong.arg(keys::live(&self.worker)).arg(LIFE);
         let prolonged = prolong.query_async(&mut *connection).await.map_err(broker_error)?;
-        if prolonged { Ok(()) } else { renewed }
+        if prolonged { Ok(()) } else { Err(failure) }
+    }
+
+    /// Whether this revision of the announcement need not be written again yet.
+    fn is_written(&self, revision: u64) -> bool {
+        let written = *self.written.lock();
+        written.is_some_and(|(written, at)| written == revision && at.elapsed() < REWRITTEN)
+    }
+
+    /// The commands of a renewal, with or without the announcement. Their answers are Redis's clock,
+    /// and with a beat, whether it is the first.
+    fn renewal(
+        &self,
+        places: Places,
+        beat: Beat,
+        queue: &QueueName,
+        announcement: Option<&Announcement>,
+    ) -> Result<Pipeline, BrokerError> {
+        let mut renew = Pipeline::new();
+        renew.atomic().cmd("TIME").pset_ex(keys::live(&self.worker), 1, LIFE).ignore();
+        if let Some(announcement) = announcement {
+            let stored = StoredAnnouncement::json(announcement, beat.seen)?;
+            if places.own {
+                renew.hset(keys::announcements(queue), &self.worker, &stored).ignore();
+                renew.sadd(keys::QUEUES, queue.to_string()).ignore();
+            }
+            if places.shared {
+                renew.hset(keys::WORKERS, &self.worker, &stored).ignore();
+            }
+        }
+        if places.beats {
+            renew.hset(keys::beats(queue), &self.worker, beat.text());
+        }
+        Ok(renew)
     }
 
     /// Deletes the liveness key, and tells gateways that this worker has left.

@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     census,
+    clock::RedisClock,
     connections::Connections,
     entries::{entry_id, id_text, parse_id},
     errors::{broker_error, unreadable},
@@ -39,6 +40,7 @@ struct RedisProducer {
     /// The runtime whose tasks maintain the connections.
     runtime: Handle,
     heartbeat: Arc<Heartbeat>,
+    clock: RedisClock,
 }
 
 /// Opens the roles of one gateway boot.
@@ -50,7 +52,8 @@ pub(super) async fn open(
     let heartbeat = replies.heartbeat();
     let sending = Arc::new(Semaphore::new(SENDING / PERMIT));
     let runtime = Handle::current();
-    let producer = RedisProducer { connections, gateway, sending, runtime, heartbeat };
+    let clock = RedisClock::default();
+    let producer = RedisProducer { connections, gateway, sending, runtime, heartbeat, clock };
     Ok(GatewayRoles { producer: Arc::new(producer), replies: Box::new(replies) })
 }
 
@@ -190,7 +193,7 @@ impl Producer for RedisProducer {
 
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
-        traffic::publish(&mut *connection, self.gateway, traffic).await
+        traffic::publish(&mut *connection, self.gateway, &self.clock, traffic).await
     }
 
     fn is_ready(&self) -> bool {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use redis::{Pipeline, aio::ConnectionLike};
 use serde::{Deserialize, Serialize};
 
-use super::{errors::broker_error, keys, values::milliseconds};
+use super::{clock::RedisClock, errors::broker_error, keys, values::milliseconds};
 use crate::{BrokerError, GatewayId, Traffic, TrafficReport, roles::COUNTED};
 
 /// A report as Redis stores it.
@@ -20,14 +20,24 @@ struct StoredReport {
 pub(super) async fn publish(
     connection: &mut impl ConnectionLike,
     gateway: GatewayId,
+    clock: &RedisClock,
     traffic: &[Traffic],
 ) -> Result<(), BrokerError> {
-    let time = redis::cmd("TIME").query_async(connection).await.map_err(broker_error)?;
-    let report = StoredReport { at: milliseconds(time), traffic: traffic.to_vec() };
+    let at = clock.read(connection).await?;
+    let report = StoredReport { at, traffic: traffic.to_vec() };
     let report = serde_json::to_string(&report).map_err(BrokerError::refused)?;
-    let mut set = redis::cmd("HSET");
-    set.arg(keys::TRAFFIC).arg(gateway.to_string()).arg(report);
-    set.exec_async(connection).await.map_err(broker_error)
+    let mut publish = Pipeline::new();
+    publish.hset(keys::TRAFFIC, gateway.to_string(), report).ignore().cmd("TIME");
+    match publish.query_async(connection).await {
+        Ok((time,)) => {
+            clock.set(milliseconds(time));
+            Ok(())
+        }
+        Err(error) => {
+            clock.forget();
+            Err(broker_error(error))
+        }
+    }
 }
 
 /// Reads the latest reports. Deletes reports older than [`COUNTED`].
