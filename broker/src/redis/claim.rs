@@ -8,13 +8,13 @@
 //! Each read also queries which gateways are subscribed, because jobs of an unsubscribed gateway
 //! need not run.
 
-use std::{sync::Arc, time::Duration};
+use std::{array, mem, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::RedisError;
 
 use super::{
-    classes::ClassUse,
+    classes::{ClassUse, PerClass},
     errors::{broker_error, lost_group},
     held::HeldEntries,
     listeners::Listeners,
@@ -33,6 +33,8 @@ pub(super) struct RedisClaims {
     classes: ClassUse,
     /// The number of claims so far.
     turn: usize,
+    /// Whether no job was waiting at the last read.
+    is_drained: bool,
 }
 
 impl RedisClaims {
@@ -44,11 +46,13 @@ impl RedisClaims {
             listeners: Listeners::default(),
             classes: ClassUse::default(),
             turn: 0,
+            is_drained: false,
         }
     }
 
     /// Reads until the claim is full or no job is waiting. If the claim is still empty, waits for
-    /// jobs for up to `wait`.
+    /// jobs for up to `wait`. After a read that left nothing, usually waits at once: jobs that have
+    /// come since end the wait.
     async fn fill(
         &mut self,
         open: &mut OpenClaim,
@@ -56,13 +60,40 @@ impl RedisClaims {
         wait: Duration,
     ) -> Result<(), RedisError> {
         self.turn = self.turn.wrapping_add(1);
-        // Upper bounds: other workers may have claimed entries of the streams.
-        let mut waiting = [0; Priority::ALL.len()];
-        match self.classes.only() {
-            Some(class) => waiting[class] = limit,
-            // A read with all counts 0 only returns the lengths of the streams.
-            None => waiting = self.read(open, ReadCounts::Now(waiting)).await?.left,
+        // A blocking read does not share by weight, and takes at least one job of each class.
+        let is_shared = match self.classes.in_use() {
+            0 => limit < Priority::ALL.len(),
+            in_use => in_use > 1,
+        };
+        if !mem::take(&mut self.is_drained) || is_shared {
+            // Upper bounds: other workers may have claimed entries of the streams.
+            let waiting = match self.classes.only() {
+                Some(class) => array::from_fn(|each| if each == class { limit } else { 0 }),
+                // A read with all counts 0 only returns the lengths of the streams.
+                None => self.read(open, ReadCounts::Now([0; Priority::ALL.len()])).await?.left,
+            };
+            self.take_waiting(open, limit, waiting).await?;
         }
+        if open.entries.is_empty() {
+            let each = (limit / Priority::ALL.len()).max(1);
+            let ReadResult { read, left } = self.read(open, ReadCounts::Wait(each, wait)).await?;
+            if !self.is_drained {
+                let full = |class: usize| read[class] == each;
+                let waiting = array::from_fn(|class| if full(class) { left[class] } else { 0 });
+                self.take_waiting(open, limit, waiting).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads until the claim is full or no job is waiting. `waiting` has at least as many jobs of each
+    /// class as wait.
+    async fn take_waiting(
+        &mut self,
+        open: &mut OpenClaim,
+        limit: usize,
+        mut waiting: PerClass<usize>,
+    ) -> Result<(), RedisError> {
         let mut exhausted = [false; Priority::ALL.len()];
         while open.entries.len() < limit {
             let wanted = share(limit - open.entries.len(), waiting, self.turn);
@@ -75,10 +106,6 @@ impl RedisClaims {
                 exhausted[class] |= read[class] < wanted[class];
                 waiting[class] = if exhausted[class] { 0 } else { left[class] };
             }
-        }
-        if open.entries.is_empty() {
-            let each = (limit / waiting.len()).max(1);
-            self.read(open, ReadCounts::Wait(each, wait)).await?;
         }
         Ok(())
     }
@@ -94,6 +121,10 @@ impl RedisClaims {
                 self.classes.seen(class);
             }
         }
+        // Held jobs stay in their streams. Those of other workers look as if they waited, which costs
+        // one more read.
+        let held = self.held.lock().await.len() + open.entries.len();
+        self.is_drained = found.left.iter().sum::<usize>() <= held;
         Ok(found)
     }
 

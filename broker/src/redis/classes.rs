@@ -25,8 +25,17 @@ impl ClassUse {
 
     /// The only class in use; `None` if several classes or no classes are in use.
     pub(super) fn only(&self) -> Option<usize> {
-        let in_use = |seen: &Option<Instant>| seen.is_some_and(|seen| seen.elapsed() < IN_USE);
-        let mut classes = (0..self.0.len()).filter(|&class| in_use(&self.0[class]));
+        let mut classes = self.used();
         classes.next().filter(|_| classes.next().is_none())
+    }
+
+    /// How many classes are in use.
+    pub(super) fn in_use(&self) -> usize {
+        self.used().count()
+    }
+
+    fn used(&self) -> impl Iterator<Item = usize> {
+        let in_use = |seen: &Option<Instant>| seen.is_some_and(|seen| seen.elapsed() < IN_USE);
+        (0..self.0.len()).filter(move |&class| in_use(&self.0[class]))
     }
 }
