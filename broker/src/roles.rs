@@ -337,6 +337,15 @@ pub trait Observer: Send + Sync {
     /// Reads the state of a queue. An unknown queue is empty.
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError>;
 
+    /// [`backlog`](Self::backlog) of each of these queues.
+    async fn backlogs(&self, queues: &[QueueName]) -> Result<Vec<Backlog>, BrokerError> {
+        let mut backlogs = Vec::with_capacity(queues.len());
+        for queue in queues {
+            backlogs.push(self.backlog(queue).await?);
+        }
+        Ok(backlogs)
+    }
+
     /// Reads how many claimed and unsettled jobs each worker of a queue holds. Workers without jobs
     /// may be missing.
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError>;

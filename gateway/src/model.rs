@@ -42,6 +42,8 @@ struct QueueView {
     backlog: Backlog,
     /// Requests of this gateway that were in flight at the last poll.
     in_flight: i64,
+    /// Whether the last poll found jobs in the queue, or jobs added since the poll before.
+    is_active: bool,
     drain: DrainRate,
     arrivals: ArrivalRate,
     demand: VersionDemand,
@@ -221,6 +223,8 @@ impl Model {
         self.books.set_usual_rows(load.cost.usual_rows());
         let rows_per_request = self.books.rows_per_request();
         load.in_flight = self.books.in_flight();
+        load.is_active =
+            backlog.depth() + backlog.in_flight > 0 || backlog.added != load.backlog.added;
         (load.backlog, load.rows_per_request) = (backlog, rows_per_request);
         load.arrivals.observe(at, backlog.added);
         load.demand.observe(at, self.books.counts(backlog.added));
@@ -232,6 +236,11 @@ impl Model {
         let settled = backlog.added.saturating_sub(backlog.depth() + backlog.in_flight);
         let capacity = load.capacity / rows_per_request;
         load.drain.observe(DrainSample { at, settled, waiting: backlog.depth(), capacity });
+    }
+
+    /// Whether this gateway has requests in flight, or any gateway had at the last poll.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.books.in_flight() > 0 || self.queue.lock().is_active
     }
 
     /// Takes a sample while a live page is open.

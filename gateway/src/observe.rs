@@ -9,13 +9,14 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::{ask::Core, roster::Roster};
+use crate::{ask::Core, model::Model, roster::Roster};
 
 /// Interval between polls of announcements and queues.
 const LOOK: Duration = Duration::from_millis(200);
 /// The queue of a model without workers and requests is read at one of so many polls.
 const QUIET_LOOKS: usize = 10;
-/// The memory of Redis is read at one of so many polls while no request is in flight.
+/// The queue of a model with workers and without requests, and the memory of Redis while no request is
+/// in flight, are read at one of so many polls.
 const IDLE_LOOKS: usize = 5;
 /// Used share of Redis memory from which new requests are refused: the rest is for replies.
 const FULL: f64 = 0.8;
@@ -63,13 +64,11 @@ async fn look_once(
             }
         }
     }
-    for (index, model) in core.catalog.all().into_iter().enumerate() {
-        // Nothing of a model without workers and requests changes quickly.
-        let is_quiet = !model.is_available() && model.books.in_flight() == 0;
-        if is_quiet && index % QUIET_LOOKS != look % QUIET_LOOKS {
-            continue;
-        }
-        let backlog = observer.backlog(&model.spec.queue).await?;
+    let models = core.catalog.all().into_iter().enumerate();
+    let models: Vec<_> = models.filter(|(index, model)| is_due(model, *index, look)).collect();
+    let queues: Vec<_> = models.iter().map(|(_, model)| model.spec.queue.clone()).collect();
+    let backlogs = observer.backlogs(&queues).await?;
+    for ((_, model), backlog) in models.into_iter().zip(backlogs) {
         core.catalog.observe(&model, started.elapsed(), backlog);
     }
     core.catalog.choose_default_versions(started.elapsed());
@@ -85,6 +84,18 @@ async fn look_once(
     core.metrics.fleet.broker_memory.set(fullest);
     core.dispatcher.set_queue_full(fullest >= FULL);
     Ok(())
+}
+
+/// Whether the queue of a model is read at this poll. Nothing of a model without requests changes
+/// quickly; its first request makes the next poll read its queue. The others of several models are not
+/// read at the same poll.
+fn is_due(model: &Model, index: usize, look: usize) -> bool {
+    let every = match (model.is_available(), model.has_requests()) {
+        (_, true) => 1,
+        (true, false) => IDLE_LOOKS,
+        (false, false) => QUIET_LOOKS,
+    };
+    index % every == look % every
 }
 
 /// Task: publishes the traffic of this gateway, from which the controller sizes the fleet.

@@ -3,7 +3,6 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_redis::Connection;
 use redis::{
     Pipeline, RedisError, Value,
     aio::ConnectionLike,
@@ -20,6 +19,7 @@ use super::{
     errors::{broker_error, no_such_key, unreadable},
     keys, liveness,
     news::Known,
+    pool::Connection,
     promise, traffic,
     values::{milliseconds, parse},
 };
@@ -30,6 +30,9 @@ use crate::{
 
 /// The most streams of which the count is kept.
 const MOST_COUNTED: usize = 10_000;
+
+/// The most queues read in one round trip. Limited, because Redis runs no other command meanwhile.
+const MOST_AT_ONCE: usize = 100;
 
 /// A hash in Redis.
 type Fields = HashMap<String, String>;
@@ -64,12 +67,12 @@ impl RedisObserver {
     }
 
     /// Keeps what [`recall`](Self::recall) needs.
-    fn remember(&self, streams: &[String], states: &[StreamState], added: &[u64]) {
+    fn remember(&self, streams: &[String], states: &[StreamState], details: &[Details]) {
         let mut counted = self.counted.lock();
         if counted.len() > MOST_COUNTED {
             counted.clear();
         }
-        for ((stream, state), added) in streams.iter().zip(states).zip(added) {
+        for ((stream, state), (_, added)) in streams.iter().zip(states).zip(details) {
             counted.insert(stream.clone(), (state.workers.last_delivered_id.clone(), *added));
         }
     }
@@ -125,24 +128,29 @@ impl Observer for RedisObserver {
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
-        let streams = keys::queue(queue);
-        let mut connection = self.connection().await?;
-        let read = read_states(&mut *connection, &streams).await.map_err(broker_error)?;
-        let (mut states, now) = read;
-        self.recall(&streams, &mut states);
-        let details = read_details(&mut *connection, &streams, &states).await;
-        let details = details.map_err(broker_error)?;
-        let mut backlog = Backlog::default();
-        let added_of_each: Vec<u64> = details.iter().map(|(_, added)| *added).collect();
-        for (class, (state, (oldest, added))) in states.iter().zip(details).enumerate() {
-            backlog.waiting[class] = state.waiting();
-            backlog.in_flight += state.workers.pending as u64;
-            let age = oldest.map_or(0, |oldest: u64| now.saturating_sub(oldest));
-            backlog.oldest_age = backlog.oldest_age.max(Duration::from_millis(age));
-            backlog.added += added;
+        let backlogs = self.backlogs(std::slice::from_ref(queue)).await?;
+        backlogs.into_iter().next().ok_or_else(|| unreadable("XINFO"))
+    }
+
+    async fn backlogs(&self, queues: &[QueueName]) -> Result<Vec<Backlog>, BrokerError> {
+        if queues.is_empty() {
+            return Ok(Vec::new());
         }
-        self.remember(&streams, &states, &added_of_each);
-        Ok(backlog)
+        let mut connection = self.connection().await?;
+        let mut backlogs = Vec::with_capacity(queues.len());
+        for queues in queues.chunks(MOST_AT_ONCE) {
+            let streams: Vec<String> = queues.iter().flat_map(keys::queue).collect();
+            let read = read_states(&mut *connection, &streams).await.map_err(broker_error)?;
+            let (mut states, now) = read;
+            self.recall(&streams, &mut states);
+            let details = read_details(&mut *connection, &streams, &states).await;
+            let details = details.map_err(broker_error)?;
+            self.remember(&streams, &states, &details);
+            let classes = Priority::ALL.len();
+            let of_each = states.chunks(classes).zip(details.chunks(classes));
+            backlogs.extend(of_each.map(|(states, details)| backlog(states, details, now)));
+        }
+        Ok(backlogs)
     }
 
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
@@ -221,6 +229,23 @@ impl StreamState {
     }
 }
 
+/// When the oldest waiting entry of a stream was added, in milliseconds, and the number of entries
+/// ever added.
+type Details = (Option<u64>, u64);
+
+/// Sums up the classes of a queue. `now` is Redis's clock in milliseconds.
+fn backlog(states: &[StreamState], details: &[Details], now: u64) -> Backlog {
+    let mut backlog = Backlog::default();
+    for (class, (state, (oldest, added))) in states.iter().zip(details).enumerate() {
+        backlog.waiting[class] = state.waiting();
+        backlog.in_flight += state.workers.pending as u64;
+        let age = oldest.map_or(0, |oldest: u64| now.saturating_sub(oldest));
+        backlog.oldest_age = backlog.oldest_age.max(Duration::from_millis(age));
+        backlog.added += added;
+    }
+    backlog
+}
+
 /// Reads the state of each stream, and Redis's clock in milliseconds.
 async fn read_states(
     connection: &mut impl ConnectionLike,
@@ -259,13 +284,12 @@ pub(super) async fn last_claimed(
     Ok(last)
 }
 
-/// Reads when the oldest waiting entry of each stream was added, in milliseconds, and the number of
-/// entries ever added.
+/// Reads the details of each stream.
 async fn read_details(
     connection: &mut impl ConnectionLike,
     streams: &[String],
     states: &[StreamState],
-) -> Result<Vec<(Option<u64>, u64)>, RedisError> {
+) -> Result<Vec<Details>, RedisError> {
     let mut commands = Pipeline::new();
     for (stream, state) in streams.iter().zip(states) {
         if state.waiting() > 0 {

@@ -1,6 +1,6 @@
 //! Promises about classes.
 
-use batchfleet_broker::{Broker, Delivery, Priority};
+use batchfleet_broker::{Backlog, Broker, Delivery, Priority, QueueName};
 use tokio::join;
 
 use crate::{Gateway, echoes, markers, observer, queue, worker};
@@ -102,4 +102,19 @@ pub(crate) async fn the_backlog_counts_each_class(broker: &dyn Broker) {
     worker.claim(3).await.unwrap();
     let backlog = observer.backlog(&queue()).await.unwrap();
     assert_eq!((backlog.waiting, backlog.in_flight, backlog.added), ([0, 0, 3], 3, 6));
+}
+
+pub(crate) async fn the_backlogs_of_several_queues_are_those_of_each(broker: &dyn Broker) {
+    let (gateway, worker) = (Gateway::new(broker).await, worker(broker).await);
+    let observer = observer(broker).await;
+    gateway.submit_as(Priority::Critical, 4).await;
+    gateway.submit_as(Priority::Default, 1).await;
+    assert_eq!(worker.claim(3).await.unwrap().len(), 3);
+    let unknown = QueueName::new("unknown", 1);
+    let queues = [unknown.clone(), queue(), unknown];
+    let backlogs = observer.backlogs(&queues).await.unwrap();
+    let [own, unknown] = [backlogs[1], Backlog::default()];
+    assert_eq!(backlogs, [unknown, own, unknown]);
+    assert_eq!((own.depth(), own.in_flight, own.added), (2, 3, 5));
+    assert!(observer.backlogs(&[]).await.unwrap().is_empty());
 }

@@ -69,6 +69,7 @@ on_both_brokers! {
         a_claim_never_exceeds_its_limit_however_many_classes_wake_it
         a_class_that_comes_into_use_is_served_within_two_full_batches
         the_backlog_counts_each_class
+        the_backlogs_of_several_queues_are_those_of_each
     }
     recovery {
         the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted

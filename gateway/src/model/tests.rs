@@ -65,3 +65,16 @@ fn load_is_counted_in_rows_of_the_usual_length() {
     let rows = model.books.rows_per_request();
     assert!((rows - 2.0).abs() < 0.01, "{rows}");
 }
+
+#[test]
+fn a_queue_has_requests_while_any_gateway_adds_to_it_or_jobs_are_in_it() {
+    let model = texts();
+    assert!(!model.has_requests());
+    let observe = |second, backlog| model.observe(Duration::from_secs(second), backlog);
+    observe(1, running());
+    assert!(model.has_requests(), "one is in flight");
+    observe(2, Backlog { added: 3, ..Backlog::default() });
+    assert!(model.has_requests(), "two have come and gone");
+    observe(3, Backlog { added: 3, ..Backlog::default() });
+    assert!(!model.has_requests());
+}

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, interval, sleep},
 };
 
-use crate::table::goal;
+use crate::{commandstats::Commandstats, table::goal};
 
 /// How often gateways read announcements and queues, as in the gateway.
 const LOOK: Duration = Duration::from_millis(200);
@@ -95,9 +95,11 @@ async fn measure(case: &Case, lasts: Duration) -> Result<f64> {
     }
     sleep(SETTLED).await;
     let (began, [cpu, out]) = (Instant::now(), cost(&server).await?);
+    let commands = Commandstats::read(&server).await?;
     let before = [done.ticks.load(Relaxed), done.looks.load(Relaxed)];
     sleep(lasts).await;
     let [cpu_after, out_after] = cost(&server).await?;
+    let commands = Commandstats::read(&server).await?.since(&commands);
     let took = began.elapsed().as_secs_f64();
     let after = [done.ticks.load(Relaxed), done.looks.load(Relaxed)];
     if let Some(ended) = programs.try_join_next() {
@@ -117,6 +119,7 @@ async fn measure(case: &Case, lasts: Duration) -> Result<f64> {
         case.gateways,
         (out_after - out) / took / 1e6,
     );
+    commands.print(took);
     Ok(percent)
 }
 
@@ -172,13 +175,14 @@ async fn look(broker: RedisBroker, models: usize, done: Arc<Done>) -> Result<(),
         (0..models).map(|model| QueueName::new(format!("model-{model}"), 1)).collect();
     sleep(TICK.mul_f32(rand::random_range(0.0..1.0))).await;
     let mut ticks = interval(LOOK);
-    for looks in 0_u64.. {
+    for looks in 0_usize.. {
         ticks.tick().await;
         let look = async {
             observer.news().await?;
-            for queue in &queues {
-                observer.backlog(queue).await?;
-            }
+            // In turns, as the gateway reads the queues of models without requests.
+            let due = queues.iter().enumerate().filter(|(index, _)| index % 5 == looks % 5);
+            let due: Vec<QueueName> = due.map(|(_, queue)| queue.clone()).collect();
+            observer.backlogs(&due).await?;
             if looks % 5 == 0 {
                 observer.memory().await?;
                 producer.report(&[]).await?;

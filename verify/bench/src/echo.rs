@@ -61,6 +61,9 @@ pub(crate) async fn bench(lasts: Duration) -> Result<()> {
             &format!("<= {most} µs"),
         );
     }
+    let commands = of(alone, |run| run.commands);
+    let text = format!("{commands:.1}");
+    goal("commands of Redis per request at one client", &text, commands <= 13.0, "<= 13");
     let p50 = |run: &Measurement| latency_ms(&run.report, 0.5);
     let (unloaded, loaded) = (of(alone, p50), of(small, p50));
     goal(

@@ -5,6 +5,7 @@
 
 mod access;
 mod bare;
+mod commandstats;
 mod control;
 mod echo;
 mod files;
