@@ -1,14 +1,15 @@
 //! The keep-alive connection of a user, reopened after a loss.
 
-use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, future::poll_fn, io, str::FromStr, sync::Arc, time::Duration};
 
-use http_body_util::Full;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
-    client::conn::{http1, http2},
+    client::conn::http1,
     header::{CONNECTION, HOST, HeaderName, HeaderValue},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -18,7 +19,7 @@ use tokio::{
 
 use crate::{
     error::LoadError,
-    grpc::{self, Sender},
+    grpc,
     tls::{Tls, TlsTrust},
     workload::{HttpAnswer, Prepared},
 };
@@ -145,12 +146,55 @@ pub(crate) enum Lost {
     /// The connection was lost before the answer was complete.
     #[error("connection lost: {0}")]
     Connection(#[from] hyper::Error),
+    /// As above, over gRPC.
+    #[error("connection lost: {0}")]
+    Grpc(#[from] h2::Error),
     /// The timeout expired.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     /// The user hung up on purpose.
     #[error("hung up")]
     HungUp,
+}
+
+impl Lost {
+    /// Whether the server has said goodbye before it has seen the request over gRPC.
+    fn is_unprocessed(&self) -> bool {
+        matches!(self, Self::Grpc(error) if grpc::is_unprocessed(error))
+    }
+
+    /// Whether the server has certainly not seen the request, which may then be sent again.
+    fn is_unsent(&self) -> bool {
+        self.is_unprocessed() || matches!(self, Self::Connection(error) if error.is_canceled())
+    }
+}
+
+/// The sender of an open connection.
+enum Sender {
+    Http(http1::SendRequest<Full<Bytes>>),
+    Grpc(h2::client::SendRequest<Bytes>),
+}
+
+impl Sender {
+    /// Waits until the connection takes a request; `false` if it is closed.
+    async fn is_ready(&mut self) -> bool {
+        match self {
+            Self::Http(sender) => sender.ready().await.is_ok(),
+            Self::Grpc(sender) => poll_fn(|context| sender.poll_ready(context)).await.is_ok(),
+        }
+    }
+
+    /// Sends a request and waits for the complete answer.
+    async fn ask(&mut self, request: Request<Bytes>) -> Result<(StatusCode, HttpAnswer), Lost> {
+        match self {
+            Self::Http(sender) => {
+                let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
+                let body = body.collect().await?.to_bytes();
+                Ok((head.status, HttpAnswer { headers: head.headers, body }))
+            }
+            Self::Grpc(sender) => Ok(grpc::ask(sender, request).await?),
+        }
+    }
 }
 
 /// The connection of one user to its target.
@@ -204,9 +248,7 @@ impl Connection {
         request: Prepared,
     ) -> Result<(StatusCode, HttpAnswer), Lost> {
         match self.exchange(request.clone()).await {
-            Err(Lost::Connection(unsent))
-                if unsent.is_canceled() || grpc::is_unprocessed(&unsent) =>
-            {
+            Err(lost) if lost.is_unsent() => {
                 self.open = None;
                 self.exchange(request).await
             }
@@ -215,7 +257,7 @@ impl Connection {
     }
 
     async fn exchange(&mut self, request: Prepared) -> Result<(StatusCode, HttpAnswer), Lost> {
-        let mut message = Request::new(Full::new(request.body));
+        let mut message = Request::new(request.body);
         *message.method_mut() = request.method;
         *message.uri_mut() = request.uri;
         *message.headers_mut() = request.headers;
@@ -228,10 +270,8 @@ impl Connection {
         let sender = self.sender().await?;
 
         let answered = sender.ask(message).await;
-        let (status, answer) = answered.inspect_err(|error| {
-            let is_goodbye = self.target.grpc && error.is_canceled();
-            self.dropped += u64::from(!is_goodbye && !grpc::is_unprocessed(error));
-        })?;
+        let (status, answer) =
+            answered.inspect_err(|lost| self.dropped += u64::from(!lost.is_unprocessed()))?;
         if is_last(&answer.headers) {
             self.open = None;
         }
@@ -242,7 +282,7 @@ impl Connection {
     async fn sender(&mut self) -> Result<&mut Sender, Lost> {
         let still_open = match self.open.take() {
             Some(mut sender) => {
-                let alive = sender.ready().await.is_ok();
+                let alive = sender.is_ready().await;
                 // Over gRPC a server says goodbye first.
                 self.dropped += u64::from(!alive && !self.target.grpc);
                 alive.then_some(sender)
@@ -271,13 +311,10 @@ async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     is_grpc: bool,
 ) -> Result<Sender, Lost> {
-    // The tasks end when the sender is dropped. Errors of the connection reach the sender.
     if is_grpc {
-        let stream = TokioIo::new(stream);
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
-        tokio::spawn(connection);
-        return Ok(Sender::Grpc(sender));
+        return Ok(Sender::Grpc(grpc::handshake(stream).await?));
     }
+    // The task ends when the sender is dropped. Errors of the connection reach the sender.
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(Sender::Http(sender))
