@@ -201,6 +201,8 @@ fn builder() -> Builder<LocalExecutor> {
     let mut builder = Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
+        // No client of gRPC reads the date.
+        .auto_date_header(false)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .max_concurrent_streams(MOST_CALLS)
@@ -215,10 +217,8 @@ fn builder() -> Builder<LocalExecutor> {
 #[derive(Clone, Copy)]
 struct LocalExecutor;
 
-impl<F: Future + 'static> Executor<F> for LocalExecutor {
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, task: F) {
-        actix_web::rt::spawn(async move {
-            task.await;
-        });
+        actix_web::rt::spawn(task);
     }
 }
