@@ -110,11 +110,12 @@ simulate-delivery: ## simulate the delivery of answers with random faults, for S
 	SIMULATION_SEEDS=$(SEEDS) cargo test --locked --release -p batchfleet-gateway --lib \
 		dispatch::simulation
 
-chaos: build ## inject every fault under load; ONLY=F01,F14 selects, SECONDS_EACH=60
+chaos: build ## inject every fault under load; ONLY=F01,F14 selects, SECONDS_EACH=60, GRPC=1 sends the loads over gRPC
 	@scripts/prerequisites.sh redis-server faketime
 	target/release/batchfleet-chaos $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) \
-		$(if $(findstring F35,$(or $(ONLY),F35)),--previous "$$(scripts/previous.sh $(PREVIOUS))")
+		$(if $(GRPC),--grpc) \
+		$(if $(findstring F35,$(or $(ONLY),$(if $(GRPC),,F35))),--previous "$$(scripts/previous.sh $(PREVIOUS))")
 
 bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=origin,echo,gap,bare,text,lengths,sweep,traces,access,redis-tls,large,grpc,control SECONDS_EACH=2
 	@scripts/prerequisites.sh redis-server

@@ -73,6 +73,7 @@ suite "live page in a browser" verify/browser/run.sh
 suite "junk over HTTP, the short tier" verify/fuzz/live/fuzz_socket.py --seconds 10
 suite "junk in Redis, the short tier" verify/fuzz/live/fuzz_redis.py --seconds 10
 suite "faults, the short tier" target/debug/batchfleet-chaos --short
+suite "a rollout of gateways over gRPC" target/debug/batchfleet-chaos --short --grpc --only F12
 
 [ -z "$failures" ] || printf '=== what failed\n%s' "$failures"
 echo "$passed passed, $failed failed"

@@ -41,9 +41,9 @@ impl Balancer {
         Ok(Self { address, shared, listener })
     }
 
-    /// The URL at which clients connect.
-    pub(crate) fn target(&self) -> String {
-        format!("http://{}", self.address)
+    /// The address at which clients connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Adds an address to the list.

@@ -13,7 +13,7 @@ use batchfleet_testkit::{CuttingProxy, Program, RedisServer, echo_model, get};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::control::Control;
+use crate::{control::Control, protocol::Protocol};
 
 /// How long a program may take to become ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -21,6 +21,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// The programs of a fleet, and their settings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChaosPlan {
+    /// The protocol of the loads.
+    pub(crate) protocol: Protocol,
     pub(crate) gateways: usize,
     pub(crate) gateway_flags: Vec<String>,
     pub(crate) workers: usize,
@@ -52,6 +54,8 @@ pub(crate) struct Member {
     pub(crate) admin: String,
     /// Address of a gateway's HTTP port, the same after every restart.
     pub(crate) address: String,
+    /// Address of a gateway's gRPC port, the same after every restart, if loads come over gRPC.
+    grpc: Option<String>,
 }
 
 /// A Redis with gateways and workers; all are stopped on drop.
@@ -59,6 +63,7 @@ pub(crate) struct ChaosFleet {
     pub(crate) redis: RedisServer,
     pub(crate) workers: Vec<Member>,
     pub(crate) gateways: Vec<Member>,
+    protocol: Protocol,
     /// Programs that have ended, kept for their logs.
     ended: Vec<(String, Program)>,
     folder: TempDir,
@@ -70,7 +75,8 @@ impl ChaosFleet {
         let folder = TempDir::new()?;
         fs::create_dir_all(folder.path().join("runs"))?;
         let redis = RedisServer::start_with(&plan.redis_options).await;
-        let fleet = Self { redis, workers: vec![], gateways: vec![], ended: vec![], folder };
+        let (workers, gateways, ended, protocol) = (vec![], vec![], vec![], plan.protocol);
+        let fleet = Self { redis, workers, gateways, protocol, ended, folder };
         let mut parameters = plan.parameters.clone();
         parameters.push(("run_log", text(&fleet.run_log())?));
         let parameters: Vec<_> = parameters.iter().map(|(key, value)| (*key, &**value)).collect();
@@ -92,6 +98,7 @@ impl ChaosFleet {
             let mut gateway =
                 self.member("batchfleet-gateway", plan.gateway_flags.clone(), plan.links).await?;
             gateway.programs.clone_from(&plan.programs);
+            gateway.grpc = self.grpc();
             gateway.url_file = plan.url_file.then(|| self.path("url"));
             self.gateways.push(gateway);
         }
@@ -119,6 +126,7 @@ impl ChaosFleet {
             url_file: None,
             admin: String::new(),
             address: "127.0.0.1:0".to_owned(),
+            grpc: None,
         })
     }
 
@@ -160,9 +168,14 @@ impl ChaosFleet {
     pub(crate) async fn start_gateway(&mut self, index: usize) -> Result<()> {
         let redis = self.redis.address();
         let gateway = &mut self.gateways[index];
-        let listen = gateway.address.clone();
-        gateway.spawn(redis, &["--listen", &listen]).await?;
+        let (listen, grpc) = (gateway.address.clone(), gateway.grpc.clone());
+        let mut flags = vec!["--listen", &listen];
+        flags.extend(grpc.iter().flat_map(|address| ["--grpc-listen", address]));
+        gateway.spawn(redis, &flags).await?;
         gateway.address = gateway.program()?.address("http").await?;
+        if grpc.is_some() {
+            gateway.grpc = Some(gateway.program()?.address("grpc").await?);
+        }
         until_200(gateway, &gateway.address, "/v2/health/ready").await
     }
 
@@ -200,16 +213,23 @@ impl ChaosFleet {
 
     /// Adds a gateway, and waits until it knows the model. Returns the gateway's index.
     pub(crate) async fn add_gateway(&mut self, flags: Vec<String>) -> Result<usize> {
-        let gateway = self.member("batchfleet-gateway", flags, false).await?;
+        let mut gateway = self.member("batchfleet-gateway", flags, false).await?;
+        gateway.grpc = self.grpc();
         self.gateways.push(gateway);
         let index = self.gateways.len() - 1;
         self.start_gateway(index).await?;
         Ok(index)
     }
 
-    /// `http://host:port` of each gateway.
+    /// The URL of each gateway, for the loads.
     pub(crate) fn targets(&self) -> Vec<String> {
-        self.gateways.iter().map(|gateway| format!("http://{}", gateway.address)).collect()
+        let addresses = self.gateways.iter().map(Member::load_address);
+        addresses.map(|address| self.protocol.url(address)).collect()
+    }
+
+    /// The address on which a new gateway listens for gRPC.
+    fn grpc(&self) -> Option<String> {
+        (self.protocol == Protocol::Grpc).then(|| "127.0.0.1:0".to_owned())
     }
 
     /// A client of the fleet's Redis.
@@ -264,6 +284,11 @@ impl Member {
         let Some(mut program) = self.program.take() else { return Ok(None) };
         program.kill().await?;
         Ok(Some((self.name.to_owned(), program)))
+    }
+
+    /// The address of a gateway's port for the loads, the same after every restart.
+    pub(crate) fn load_address(&self) -> &str {
+        self.grpc.as_deref().unwrap_or(&self.address)
     }
 
     /// The running program.

@@ -8,12 +8,15 @@ use std::{
 use anyhow::{Context, Result};
 use batchfleet_loadgen::{
     Echo, HttpAnswer, Length, LoadError, LoadPlan, Pace, Prepared, Report, Stop, Target, Workload,
-    infer::Encoding, run,
+    run,
 };
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::task::JoinHandle;
 
-use crate::journal::LoadJournal;
+use crate::{
+    journal::LoadJournal,
+    protocol::{self, Protocol},
+};
 
 /// Timeout of a request: longer than any deadline, so a request without an answer is lost.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -106,9 +109,10 @@ impl LoadShape {
     /// Starts the load, on `targets` unless the load has its own.
     pub(crate) fn start(self, targets: Vec<String>) -> Result<RunningLoad> {
         let targets = self.targets.clone().unwrap_or(targets);
+        let encoding = targets.first().map_or(Protocol::Http, |url| Protocol::of(url)).encoding();
         let targets: Vec<Target> =
-            targets.iter().map(|target| target.parse()).collect::<Result<_, LoadError>>()?;
-        let mut echo = Echo::new("echo", "INPUT0", 1, ROW, Encoding::Binary)?;
+            targets.iter().map(|url| protocol::target(url)).collect::<Result<_, LoadError>>()?;
+        let mut echo = Echo::new("echo", "INPUT0", 1, ROW, encoding)?;
         if let Some((mark, chosen)) = self.mark.clone() {
             echo = echo.marked(mark, move |index| chosen(index));
         }

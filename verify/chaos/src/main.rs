@@ -13,6 +13,7 @@ mod load;
 mod machine;
 mod memory;
 mod metrics;
+mod protocol;
 mod runs;
 mod trial;
 
@@ -28,6 +29,7 @@ use crate::{
     faults::{FAULTS, Fault, TrialOptions},
     findings::{Findings, time},
     machine::{Lateness, Machine},
+    protocol::Protocol,
     trial::Scale,
 };
 
@@ -44,6 +46,10 @@ struct Settings {
     /// The short tier: fewer faults, a smaller fleet, less load
     #[arg(long)]
     short: bool,
+
+    /// Send the loads over gRPC instead of HTTP; all faults but F35, whose older programs speak HTTP only
+    #[arg(long)]
+    grpc: bool,
 
     /// How long each fault lasts [default: 60, or 10 in the short tier]
     #[arg(long, value_name = "SECONDS")]
@@ -82,8 +88,13 @@ async fn run(settings: &Settings) -> bool {
     let lasts =
         Duration::from_secs(settings.seconds.unwrap_or(if settings.short { 10 } else { 60 }));
     let scale = if settings.short { Scale::short(lasts, seed) } else { Scale::whole(lasts, seed) };
+    let protocol = if settings.grpc { Protocol::Grpc } else { Protocol::Http };
+    let scale = Scale { protocol, ..scale };
     let is_named = |fault: &Fault| settings.only.iter().any(|id| id.eq_ignore_ascii_case(fault.id));
-    let belongs = |fault: &Fault| settings.only.is_empty() && (fault.short || !settings.short);
+    let belongs = |fault: &Fault| {
+        let fits = protocol == Protocol::Http || fault.id != "F35";
+        settings.only.is_empty() && (fault.short || !settings.short) && fits
+    };
     let wanted = |fault: &&Fault| is_named(fault) || belongs(fault);
     println!("{scale:?}");
     let options = TrialOptions { scale, previous: settings.previous.clone() };

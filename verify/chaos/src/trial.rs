@@ -16,6 +16,7 @@ use crate::{
     journal::{self, LoadJournal, latency, quantile},
     load::{LoadShape, RunningLoad},
     metrics::Scrape,
+    protocol::Protocol,
     runs::Runs,
 };
 
@@ -47,24 +48,29 @@ pub(crate) struct Scale {
     pub(crate) seed: u64,
     /// Whether the programs may be slow: a debug build on a busy machine.
     pub(crate) slow: bool,
+    /// The protocol of the loads.
+    pub(crate) protocol: Protocol,
 }
 
 impl Scale {
     /// The full tier, run by `make chaos`.
     pub(crate) fn whole(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(5);
-        Self { gateways: 2, workers: 4, clients: 1000, warm_up, lasts, seed, slow: false }
+        let (slow, protocol) = (false, Protocol::Http);
+        Self { gateways: 2, workers: 4, clients: 1000, warm_up, lasts, seed, slow, protocol }
     }
 
     /// The short tier, run by `make test` on a debug build: speeds are recorded, but not judged.
     pub(crate) fn short(lasts: Duration, seed: u64) -> Self {
         let warm_up = Duration::from_secs(3);
-        Self { gateways: 2, workers: 2, clients: 200, warm_up, lasts, seed, slow: true }
+        let (slow, protocol) = (true, Protocol::Http);
+        Self { gateways: 2, workers: 2, clients: 200, warm_up, lasts, seed, slow, protocol }
     }
 
     /// The fleet of most faults.
     pub(crate) fn plan(&self) -> ChaosPlan {
         ChaosPlan {
+            protocol: self.protocol,
             gateways: self.gateways,
             workers: self.workers,
             worker_flags: ["--batch".to_owned(), BATCH.to_string()].into(),

@@ -88,15 +88,16 @@ pub(crate) async fn rollout(scale: Scale) -> Result<Findings> {
     // One second longer than `ENDPOINT_LAG`: until then the balancer lists the gateway.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
     let mut trial = Trial::start(scale, &plan).await?;
-    let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.address.clone());
+    let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.load_address().to_owned());
     let balancer = Balancer::start(addresses.collect()).await?;
-    let load = trial.load(scale.open().to([balancer.target()].into())).await?;
+    let target = scale.protocol.url(balancer.address());
+    let load = trial.load(scale.open().to([target].into())).await?;
     for old in 0..scale.gateways {
         let new = trial.fleet.add_gateway(plan.gateway_flags.clone()).await?;
-        balancer.list(&trial.fleet.gateways[new].address);
+        balancer.list(trial.fleet.gateways[new].load_address());
         trial.fleet.gateways[old].program()?.signal("TERM").await?;
         sleep(ENDPOINT_LAG).await;
-        balancer.unlist(&trial.fleet.gateways[old].address);
+        balancer.unlist(trial.fleet.gateways[old].load_address());
         let status = trial.fleet.gateway_ended(old).await?;
         if !status.success() {
             trial.findings.check(false, format!("a gateway ended with {status}"));

@@ -76,6 +76,8 @@ fn judge_admission(trial: &mut Trial, journal: &LoadJournal) {
     trial.findings.note(format!("refusal p50 {}", time(quantile(refusals(), 0.5))));
     let p99 = quantile(refusals(), 0.99);
     trial.findings.as_fast_as("refusal p99", p99, Duration::from_millis(10));
+    let silent = journal.count(|entry| refused(entry) && retry_after(entry).is_none());
+    trial.findings.none("refused without a time to retry:", silent);
     let odd = journal.count(|e| status(e).is_some_and(|s| !matches!(s, 429 | 503 | 504)));
     trial.findings.none("neither 200, 429, 503 nor 504:", odd);
 }

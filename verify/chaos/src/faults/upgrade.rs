@@ -14,6 +14,7 @@ use crate::{
     balancer::Balancer,
     crawl,
     findings::{Findings, time},
+    protocol::Protocol,
     trial::{Scale, Trial},
 };
 
@@ -27,6 +28,7 @@ const LARGE: usize = 512 << 10;
 /// again. Each version of the gateway thus works with both versions of the worker, also at the same
 /// time.
 pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Result<Findings> {
+    ensure!(scale.protocol == Protocol::Http, "the older programs of F35 speak HTTP only");
     let older = &*previous.context("F35 needs --previous, which `make chaos` passes")?;
     ensure_different(older)
         .context("--previous needs programs of an older version, from scripts/previous.sh")?;
@@ -35,9 +37,10 @@ pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Res
     // One second longer than `ENDPOINT_LAG`: until then the balancer lists the gateway.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
     let mut trial = Trial::start(scale, &plan).await?;
-    let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.address.clone());
+    let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.load_address().to_owned());
     let balancer = Balancer::start(addresses.collect()).await?;
-    let load = trial.load(scale.open().to([balancer.target()].into())).await?;
+    let target = scale.protocol.url(balancer.address());
+    let load = trial.load(scale.open().to([target].into())).await?;
     request_large_answers(&mut trial, "old workers, old gateways").await?;
     roll_workers(&mut trial, None).await?;
     request_large_answers(&mut trial, "new workers, old gateways").await?;
@@ -81,10 +84,10 @@ async fn roll_workers(trial: &mut Trial, programs: Option<&Path>) -> Result<()> 
 async fn roll_gateways(trial: &mut Trial, balancer: &Balancer, flags: Vec<String>) -> Result<()> {
     for old in 0..trial.scale.gateways {
         let new = trial.fleet.add_gateway(flags.clone()).await?;
-        balancer.list(&trial.fleet.gateways[new].address);
+        balancer.list(trial.fleet.gateways[new].load_address());
         trial.fleet.gateways[old].program()?.signal("TERM").await?;
         sleep(ENDPOINT_LAG).await;
-        balancer.unlist(&trial.fleet.gateways[old].address);
+        balancer.unlist(trial.fleet.gateways[old].load_address());
         let status = trial.fleet.gateway_ended(old).await?;
         if !status.success() {
             trial.findings.check(false, format!("a gateway ended with {status}"));
