@@ -41,7 +41,7 @@ BROKEN = {
 # The same for fleets whose workers fail at a request: the fault of the echo engine instead of a change. The four
 # bytes of the marker are those of a 32-bit number in the request.
 FAILING = {
-    "hung": ("BatchHung", "ended with status 70", {"hang_marker": "hang"}),
+    "hung": ("BatchHung", "a batch took longer than 1s", {"hang_marker": "hang"}),
     "lost-gpu": ("DeviceLost", "CUDA failure 700", {"fatal_marker": "lost"}),
 }
 REFUSED_BY_REDIS = ("wrong-password", "RedisRefused", "password")

@@ -93,7 +93,9 @@ pub(crate) fn guard(model: QueueName, clock: &RunClock, limit: Duration) -> io::
             drop(clock);
             if detector.look(run, looked.elapsed()) > limit {
                 leave(EXIT_HUNG, || {
-                    error!(%model, ?limit, "run hung: exiting, for other workers to take over");
+                    // The status of a fleet takes over the field `reason` of the last error.
+                    let reason = format!("a batch took longer than {limit:?}");
+                    error!(%model, ?limit, reason, "run hung: exiting, for other workers to take over");
                 });
             }
             looked = Instant::now();
