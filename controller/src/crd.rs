@@ -149,7 +149,9 @@ impl Default for Slo {
     validation = Rule::new("!has(self.rows) || self.rows <= self.max")
         .message("batch.rows must not be more than batch.max"),
     validation = Rule::new("!has(self.sizes) || self.sizes.all(size, size <= self.max)")
-        .message("no size in batch.sizes may be more than batch.max")
+        .message("no size in batch.sizes may be more than batch.max"),
+    validation = Rule::new("has(self.pad) || (!has(self.padSizes) && !has(self.cut))")
+        .message("batch.padSizes and batch.cut have no effect without batch.pad")
 )]
 pub struct Batch {
     /// How N, the largest number of rows in a batch, is chosen: `auto`, from measured batch times and
@@ -174,6 +176,22 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(range(min = 1)))]
     pub sizes: Vec<u32>,
+    /// Dimensions of the inputs that are filled up at their end, so that requests of different lengths
+    /// share a batch: `INPUT:DIMENSION=VALUE`, such as `input_ids:1=0`, or `NAME=VALUE` with a name
+    /// that the model's file gives a dimension. Workers check at start that this changes no answer. A
+    /// `config.pbtxt` with the parameter `pad` takes precedence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(regex(pattern = r"^[^\s,=]+=[^\s,]*$"), length(max = 256)))]
+    pub pad: Vec<String>,
+    /// Lengths to which requests are padded. If absent, to the longest request of a batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(range(min = 1)))]
+    pub pad_sizes: Vec<u32>,
+    /// Outputs that follow the length, `OUTPUT:DIMENSION`, such as `logits:1`: they are cut back to the
+    /// length of each request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(regex(pattern = r"^[^\s,]+:[0-9]+$"), length(max = 256)))]
+    pub cut: Vec<String>,
     /// A batch that runs longer than this counts as hung and ends its worker, in seconds. The pods'
     /// termination grace period follows from it: three times this, plus 10 seconds.
     #[serde(default = "Batch::max_seconds")]
@@ -200,6 +218,9 @@ impl Default for Batch {
             max,
             linger_ms: 0,
             sizes: Vec::new(),
+            pad: Vec::new(),
+            pad_sizes: Vec::new(),
+            cut: Vec::new(),
             max_seconds,
         }
     }

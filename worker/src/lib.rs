@@ -60,5 +60,5 @@ pub use metrics::describe_metrics;
 pub use pbtxt::SyntaxError;
 pub use proof::{Mismatch, Objection};
 pub use repository::{Digest, Location, RepositoryError, VersionDigest, Wanted, digests};
-pub use settings::{ExecutionProvider, ModelSettings, WorkerSettings};
+pub use settings::{ExecutionProvider, ModelSettings, PaddingSettings, WorkerSettings};
 pub use watchdog::{EXIT_DEVICE, EXIT_HUNG, leave};

@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// The parameters of a `config.pbtxt`.
-const PAD: &str = "pad";
-const SIZES: &str = "pad_sizes";
-const CUT: &str = "cut";
+pub(crate) const PAD: &str = "pad";
+pub(crate) const SIZES: &str = "pad_sizes";
+pub(crate) const CUT: &str = "cut";
 
 /// What may be padded, and how.
 #[derive(Clone, Debug, PartialEq)]

@@ -56,11 +56,12 @@ pub(crate) fn plan(
     if source.config.max_batch.is_none() && !engine.spec().batches() {
         config_lines.push("max_batch_size: 0".to_owned());
     }
-    let padding =
-        padding::choose(source, engine, &hints, rows.as_ref(), (&mut notes, &mut config_lines))?;
+    let told = (&mut notes, &mut config_lines);
+    let padding = padding::choose((settings, source), engine, &hints, rows.as_ref(), told)?;
     notes.extend(engine.notes());
     let policy = BatchPolicy {
         hung_after: settings.max_batch_time,
+        pads: padding.is_some(),
         ..BatchPolicy::new(settings.batch, usable, settings.slo_p99)
     };
     let row_units = lengths.expected_units();

@@ -1,5 +1,7 @@
 //! Settings of a worker, as flags and environment variables.
 
+mod padding;
+
 use std::{
     collections::BTreeSet,
     num::{NonZeroU32, NonZeroUsize},
@@ -14,6 +16,7 @@ use batchfleet_service::{
 };
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
+pub use self::padding::PaddingSettings;
 use crate::repository::{self, Location, StoreSettings, Wanted};
 
 /// A shorter --max-batch-time would mistake a busy machine for a hung device.
@@ -132,6 +135,10 @@ pub struct ModelSettings {
     /// size, such as TensorRT [default: any size]
     #[arg(long, env = "BATCHFLEET_BATCH_SIZES", value_name = "ROWS", value_delimiter = ',')]
     pub batch_sizes: Vec<NonZeroU32>,
+
+    /// How requests of different lengths are padded.
+    #[command(flatten)]
+    pub padding: PaddingSettings,
 
     /// Target for the 99th percentile of a request's latency
     #[arg(

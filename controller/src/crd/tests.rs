@@ -56,6 +56,8 @@ fn contradictions_are_refused_with_a_message_that_says_what_to_change() {
             "batch.rows must not be more than batch.max",
         ),
         (json!({"batch": {"sizes": [1, 128]}}), "no size in batch.sizes may be more"),
+        (json!({"batch": {"padSizes": [16]}}), "have no effect without batch.pad"),
+        (json!({"batch": {"cut": ["logits:1"]}}), "have no effect without batch.pad"),
         (
             json!({"model": {"sha256": "0f".repeat(32), "source": {"image": {"reference": "m:1"}}}}),
             "model.sha256 applies to one version: set model.version",
@@ -99,6 +101,7 @@ fn valid_combinations_are_accepted() {
         json!({"scaling": {"min": 4, "max": 4, "mode": "direct"}}),
         json!({"batch": {"mode": "fixed", "rows": 64}}),
         json!({"batch": {"sizes": [1, 8, 64]}}),
+        json!({"batch": {"pad": ["ids:1=0", "n=-1.5"], "padSizes": [16], "cut": ["logits:1"]}}),
         json!({"replicas": 0}),
         json!({"worker": {"executionProvider": "cuda", "gpu": {"count": 2}}}),
         json!({"worker": {"executionProvider": "tensorrt", "image": "r/worker-tensorrt:1", "gpu": {}}}),

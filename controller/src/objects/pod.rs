@@ -149,10 +149,15 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
         let numbers: Vec<String> = (0..gpus).map(|number| number.to_string()).collect();
         settings.push(format!("--device={}", numbers.join(",")));
     }
-    if !batch.sizes.is_empty() {
-        let sizes: Vec<String> = batch.sizes.iter().map(u32::to_string).collect();
-        settings.push(format!("--batch-sizes={}", sizes.join(",")));
-    }
+    let sizes = |sizes: &[u32]| sizes.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let lists = [
+        ("batch-sizes", sizes(&batch.sizes)),
+        ("pad", batch.pad.join(",")),
+        ("pad-sizes", sizes(&batch.pad_sizes)),
+        ("cut", batch.cut.join(",")),
+    ];
+    let given = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    settings.extend(given.map(|(flag, list)| format!("--{flag}={list}")));
     settings
 }
 

@@ -145,7 +145,16 @@ fn a_pod_keeps_the_restricted_pod_security_standard() {
 fn the_spec_becomes_the_workers_flags() {
     let changes = json!({
         "slo": {"p99Ms": 50},
-        "batch": {"mode": "fixed", "rows": 16, "max": 32, "lingerMs": 2, "sizes": [8, 16, 32]},
+        "batch": {
+            "mode": "fixed",
+            "rows": 16,
+            "max": 32,
+            "lingerMs": 2,
+            "sizes": [8, 16, 32],
+            "pad": ["input_ids:1=0", "attention_mask:1=0"],
+            "padSizes": [64, 512],
+            "cut": ["logits:1"],
+        },
         "worker": {"executionProvider": "cuda", "gpu": {}},
     });
     assert_eq!(
@@ -164,6 +173,9 @@ fn the_spec_becomes_the_workers_flags() {
             "--model-repository=/models",
             "--trace-endpoint=http://collector:4318/",
             "--batch-sizes=8,16,32",
+            "--pad=input_ids:1=0,attention_mask:1=0",
+            "--pad-sizes=64,512",
+            "--cut=logits:1",
         ])
     );
 }

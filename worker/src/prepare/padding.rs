@@ -10,18 +10,19 @@ use crate::{
     padding::{self, Padding},
     proof::{Hints, Objection, TestRows, prove_padding},
     repository::ModelSource,
+    settings::ModelSettings,
 };
 
 /// The padding of a model's requests. Adds notes for the model's users, and the lines that its config
 /// should have.
 pub(super) fn choose(
-    source: &ModelSource,
+    (settings, source): (&ModelSettings, &ModelSource),
     engine: &mut dyn Engine,
     hints: &Hints<'_>,
     rows: Option<&TestRows>,
     (notes, config_lines): (&mut Vec<String>, &mut Vec<String>),
 ) -> Result<Option<Arc<Padding>>, WorkerError> {
-    Ok(match declared(source, engine, hints, rows, notes)? {
+    Ok(match declared((settings, source), engine, hints, rows, notes)? {
         Declared::Nothing => {
             let lines = suggested(source, engine, hints, rows);
             notes.extend(lines.as_deref().map(advice));
@@ -33,9 +34,9 @@ pub(super) fn choose(
     })
 }
 
-/// What became of the padding that a config declares.
+/// What became of the padding that is declared.
 enum Declared {
-    /// The config declares none.
+    /// None is declared.
     Nothing,
     /// It changes answers.
     Refused,
@@ -43,16 +44,17 @@ enum Declared {
     Proven(Arc<Padding>),
 }
 
-/// The padding that the config declares, if it changes no answer. Adds notes for the model's users.
+/// The padding that is declared, if it changes no answer. Adds notes for the model's users.
 fn declared(
-    source: &ModelSource,
+    (settings, source): (&ModelSettings, &ModelSource),
     engine: &mut dyn Engine,
     hints: &Hints<'_>,
     rows: Option<&TestRows>,
     notes: &mut Vec<String>,
 ) -> Result<Declared, WorkerError> {
     let model = source.queue.clone();
-    let declared = Padding::declared(&source.config.parameters, engine.spec(), hints.graph);
+    let parameters = settings.padding.parameters(&source.config.parameters);
+    let declared = Padding::declared(&parameters, engine.spec(), hints.graph);
     let declared = declared.map_err(|problem| source.contradiction(problem))?;
     let Some(declared) = declared.map(Arc::new) else { return Ok(Declared::Nothing) };
     let proven = match rows {
@@ -62,7 +64,7 @@ fn declared(
     let Err(objection) = proven else { return Ok(Declared::Proven(declared)) };
     warn!(%model, %objection, "requests are not padded: only requests of the same length share a batch");
     notes.push(format!(
-        "only requests of the same length share a batch, although config.pbtxt declares padding: \
+        "only requests of the same length share a batch, although padding is declared: \
          {objection}"
     ));
     Ok(Declared::Refused)
