@@ -50,7 +50,7 @@ pub(crate) struct DemoSettings {
     #[arg(long, value_name = "N", default_value_t = 100)]
     users: usize,
 
-    /// Measured time of each of the two runs
+    /// Measured time of each run
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = settings::duration)]
     duration: Duration,
 
