@@ -5,6 +5,7 @@
 
 mod access;
 mod bare;
+mod capacity;
 mod commandstats;
 mod control;
 mod echo;
@@ -16,6 +17,7 @@ mod lengths;
 mod origin;
 mod redis_tls;
 mod rig;
+mod size_change;
 mod sweep;
 mod table;
 mod text;
@@ -57,6 +59,10 @@ enum Part {
     Text,
     /// Rate of requests of unequal length, padded and not
     Lengths,
+    /// Announced capacity against the served rate, and N against fixed sizes, of a text encoder
+    Capacity,
+    /// Latency and capacity where a change of the number of rows is expensive
+    SizeChange,
     /// Goodput of auto against every fixed N
     Sweep,
     /// CPU per request with and without traces
@@ -105,6 +111,8 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Bare => bare::bench(&settings.files, lasts).await,
             Part::Text => text::bench(&settings.files, lasts).await,
             Part::Lengths => lengths::bench(lasts).await,
+            Part::Capacity => capacity::bench(&settings.files, lasts).await,
+            Part::SizeChange => size_change::bench(lasts).await,
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
             Part::Traces => traces::bench(lasts).await,
             Part::Access => access::bench(lasts).await,

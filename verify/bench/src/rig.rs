@@ -104,6 +104,11 @@ impl Rig {
         Ok(text)
     }
 
+    /// A metric of the first worker.
+    pub(crate) async fn worker_metric(&self, name: &str) -> Result<f64> {
+        metric(&self.fleet.workers[0], name).await
+    }
+
     /// Runs a load.
     pub(crate) async fn measure(&self, load: &BenchLoad) -> Result<Measurement> {
         let targets = self.fleet.targets().iter().map(|target| self.trusted(target));

@@ -15,8 +15,8 @@ use crate::{
     table::{goal, heading, line, median},
 };
 
-const MODEL: &str = "text";
-const EMBEDDING: &str = "sentence_embedding";
+pub(crate) const MODEL: &str = "text";
+pub(crate) const EMBEDDING: &str = "sentence_embedding";
 const CALLERS: usize = 64;
 const ROUNDS: usize = 3;
 /// The first sentences of the file, which callers repeat.

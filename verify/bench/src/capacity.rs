@@ -1,0 +1,102 @@
+//! Whether a worker announces what it then serves, and whether it chooses a good N, with a text encoder
+//! and texts of three kinds of lengths.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use batchfleet_loadgen::{Pace, Workload, sentences};
+use batchfleet_testkit::FleetPlan;
+
+use crate::{
+    files::Files,
+    rig::{BenchLoad, Rig},
+    table::{goal, heading, line, median},
+    text::{EMBEDDING, MODEL},
+};
+
+const CALLERS: usize = 64;
+const ROUNDS: usize = 3;
+/// How N is chosen: by the worker, or one of the sizes to compare its choice with.
+const BATCHES: [&str; 5] = ["auto", "4", "8", "16", "32"];
+const CAPACITY: &str = "batchfleet_worker_capacity_rows_per_second";
+/// Different texts.
+const TEXTS: usize = 320;
+/// The tokens of a short text, at most.
+const SHORT: usize = 16;
+/// The sentences of a document, and its tokens, at most.
+const TOGETHER: usize = 8;
+const LONGEST: usize = 512;
+
+/// Prints the announced and the served rate, and the rates of fixed sizes.
+pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
+    let mut rigs = Vec::new();
+    for batch in BATCHES {
+        let plan = FleetPlan {
+            serving: Some((&files.text_models, MODEL)),
+            worker_flags: &["--intra-op-threads", "1", "--batch", batch],
+            ..FleetPlan::default()
+        };
+        rigs.push(Rig::start(batch, plan).await?);
+    }
+    heading("all-MiniLM-L6-v2 through Redis, 64 callers");
+    let sentences = sentences::read(&files.sentences)?;
+    for (name, texts) in [
+        ("short sentences", short(&sentences)),
+        ("sentences", sentences[..TEXTS.min(sentences.len())].to_vec()),
+        ("documents", documents(&sentences)),
+    ] {
+        let workload = Arc::new(sentences::load(MODEL, &[EMBEDDING], &texts)?);
+        compare(&rigs, name, workload, lasts).await?;
+    }
+    Ok(())
+}
+
+/// Sentences of few tokens.
+fn short(sentences: &[Vec<i64>]) -> Vec<Vec<i64>> {
+    let short = sentences.iter().filter(|sentence| sentence.len() <= SHORT);
+    short.take(TEXTS).cloned().collect()
+}
+
+/// Texts of several sentences.
+fn documents(sentences: &[Vec<i64>]) -> Vec<Vec<i64>> {
+    let document = |sentences: &[Vec<i64>]| sentences.concat().into_iter().take(LONGEST).collect();
+    sentences.chunks(TOGETHER).map(document).collect()
+}
+
+async fn compare(
+    rigs: &[Rig],
+    name: &str,
+    workload: Arc<dyn Workload>,
+    lasts: Duration,
+) -> Result<()> {
+    let load = BenchLoad { workload, users: CALLERS, pace: Pace::Closed, lasts };
+    let (mut exact, mut good) = (Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let (mut auto, mut best, mut announced) = (0.0, 0.0_f64, 0.0);
+        for rig in rigs {
+            let measured = rig.measure(&load).await?;
+            line(&format!("{name}, N = {}", rig.name), &measured);
+            ensure!(measured.errors() == 0, "not all requests succeed: {}", measured.report);
+            let rate = measured.report.rate();
+            if rig.name == BATCHES[0] {
+                (auto, announced) = (rate, rig.worker_metric(CAPACITY).await?);
+            } else {
+                best = best.max(rate);
+            }
+        }
+        // In the first round, costs and N settle.
+        if round > 0 {
+            exact.push(announced / auto);
+            good.push(auto / best);
+        }
+    }
+    println!();
+    let (exact, good) = (median(exact), median(good));
+    let what = format!("{name}: announced over served rate");
+    let figure = format!("{exact:.2}");
+    goal(&what, &figure, (0.85..=1.15).contains(&exact), "0.85 to 1.15");
+    let what = format!("{name}: rate over that of the best fixed N");
+    goal(&what, &format!("{good:.2}"), good >= 0.9, ">= 0.9");
+    println!();
+    Ok(())
+}
