@@ -13,6 +13,7 @@ use super::{
     entries::{Entry, id_text},
     errors::broker_error,
     keys,
+    roll::LastCount,
 };
 use crate::{
     BrokerError, Delivery, EntryId, Priority, QueueName, WorkerId, throttle::Throttle, wire,
@@ -28,6 +29,7 @@ pub(super) struct WorkerQueue {
     /// The keys of the streams, highest class first.
     streams: [String; Priority::ALL.len()],
     worker: String,
+    workers: LastCount,
 }
 
 impl WorkerQueue {
@@ -38,7 +40,7 @@ impl WorkerQueue {
         worker: WorkerId,
     ) -> Result<Self, BrokerError> {
         let (streams, worker) = (keys::queue(&name), worker.to_string());
-        let queue = Self { connections, name, streams, worker };
+        let queue = Self { connections, name, streams, worker, workers: LastCount::default() };
         match queue.create_groups().await {
             // A full Redis refuses to create groups, even existing ones. A worker may still join,
             // because it can drain the queue; if the groups are missing, its first claim creates
@@ -59,6 +61,11 @@ impl WorkerQueue {
 
     pub(super) fn worker(&self) -> &str {
         &self.worker
+    }
+
+    /// The number of living workers, by the last roll.
+    pub(super) fn workers(&self) -> &LastCount {
+        &self.workers
     }
 
     /// The keys of the streams, highest class first.

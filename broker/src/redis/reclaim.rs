@@ -55,6 +55,7 @@ pub(super) async fn reclaim(
     } else {
         roll.filter(|_| is_trusted)
     };
+    queue.workers().set(roll.as_ref());
     let Some(mut roll) = roll else { return Ok(Vec::new()) };
     // The worker that has the turn also finds out whether a job is overdue.
     let searches = searches(queue, lease, clock, &roll, is_turn || roll.overdue);
@@ -68,6 +69,9 @@ pub(super) async fn reclaim(
     if is_turn {
         roll.overdue = found.iter().any(|entry| entry.idle >= millis(lease));
         roll::write(&mut *connection, queue.name(), &roll).await?;
+    }
+    if found.is_empty() {
+        return Ok(Vec::new());
     }
     for found in &mut found {
         found.deliveries += 1;

@@ -5,8 +5,12 @@
 //! for a second, looks, and leaves the result under a key. Workers of earlier versions look for
 //! themselves.
 
+use std::time::Duration;
+
+use parking_lot::Mutex;
 use redis::{Pipeline, Value, aio::ConnectionLike};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{denials, errors::broker_error, keys, values::parse};
 use crate::{BrokerError, QueueName};
@@ -15,6 +19,9 @@ use crate::{BrokerError, QueueName};
 const TURN: u64 = 1000;
 /// How long a roll is true, in milliseconds.
 const TRUE_FOR: u64 = 3000;
+
+/// How long a number of workers that one role of a worker has read is used by another role.
+const USED_FOR: Duration = Duration::from_secs(2);
 
 /// What the last look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +34,23 @@ pub(super) struct Roll {
     /// Whether an entry has been held for longer than the lease.
     #[serde(default)]
     pub(super) overdue: bool,
+}
+
+/// The number of workers in the roll that this worker last read, which saves its other roles a read.
+#[derive(Default)]
+pub(super) struct LastCount(Mutex<Option<(usize, Instant)>>);
+
+impl LastCount {
+    /// Keeps the number of a roll that was just read; forgets it if there is no roll.
+    pub(super) fn set(&self, roll: Option<&Roll>) {
+        *self.0.lock() = roll.map(|roll| (roll.workers, Instant::now()));
+    }
+
+    /// The number, if it was read lately.
+    pub(super) fn get(&self) -> Option<usize> {
+        let (workers, read) = (*self.0.lock())?;
+        (read.elapsed() < USED_FOR).then_some(workers)
+    }
 }
 
 /// Adds the commands that take the turn, if it is free, and tell whose it is.
@@ -80,6 +104,20 @@ mod tests {
         assert!(!is_turn_of("me", Some(Value::Nil), owner("other")));
         assert!(is_turn_of("me", Some(Value::Nil), Some(Value::Nil)), "it has just ended");
         assert!(is_turn_of("me", None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_of_workers_is_used_for_two_seconds() {
+        let last = LastCount::default();
+        assert_eq!(last.get(), None);
+        last.set(Some(&Roll { workers: 3, ..Roll::default() }));
+        tokio::time::advance(Duration::from_millis(1999)).await;
+        assert_eq!(last.get(), Some(3));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(last.get(), None);
+        last.set(Some(&Roll::default()));
+        last.set(None);
+        assert_eq!(last.get(), None);
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! A worker's target subscription: a key that is read every second, and a channel that announces
-//! new targets immediately.
+//! A worker's target subscription: a channel that announces new targets immediately, and a key that is
+//! read then, and every five seconds in case that Redis has lost its data. While the worker does not
+//! look for dead workers, which tells it their number, the key is read every second.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{Pipeline, Value, aio::ConnectionLike};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     consumers,
@@ -19,19 +20,24 @@ use super::{
 };
 use crate::{BrokerError, Guidance, Priority, Target, TargetSubscription, roles::GUIDANCE_WAIT};
 
+/// How long a target counts as current without an announcement of another.
+const CURRENT: Duration = Duration::from_secs(5);
+
 /// A worker's subscription to the target of its queue.
 pub(super) struct RedisTarget {
     queue: Arc<WorkerQueue>,
     presence: Arc<WorkerPresence>,
     /// `None` before the first subscription, and while it is broken.
     subscription: Option<WatchedConnection>,
+    /// The last target, and when it was read; `None` if there may be another.
+    last: Option<(Option<Target>, Instant)>,
     /// The last target that could not be parsed, which is logged once.
     unreadable: Mutex<Option<String>>,
 }
 
 impl RedisTarget {
     pub(super) fn new(queue: Arc<WorkerQueue>, presence: Arc<WorkerPresence>) -> Self {
-        Self { queue, presence, subscription: None, unreadable: Mutex::default() }
+        Self { queue, presence, subscription: None, last: None, unreadable: Mutex::default() }
     }
 
     /// Waits until there may be a new target.
@@ -41,6 +47,7 @@ impl RedisTarget {
                 (&self.queue.connections().locator, keys::target(self.queue.name()));
             let subscribed = WatchedConnection::open(locator, Some(&channel)).await;
             self.subscription = Some(subscribed?);
+            self.last = None;
             // A target may have been published before the subscription.
             return Ok(());
         };
@@ -48,6 +55,7 @@ impl RedisTarget {
             pushed = subscription.next() => pushed,
             () = sleep(GUIDANCE_WAIT) => return Ok(()),
         };
+        self.last = None;
         if pushed.is_err() {
             self.subscription = None;
         }
@@ -110,6 +118,12 @@ impl RedisTarget {
 impl TargetSubscription for RedisTarget {
     async fn guidance(&mut self) -> Result<Guidance, BrokerError> {
         self.wait().await?;
-        self.read().await
+        let last = self.last.as_ref().filter(|(_, read)| read.elapsed() < CURRENT);
+        if let Some(((target, _), workers)) = last.zip(self.queue.workers().get()) {
+            return Ok(Guidance { workers: Some(workers), target: *target });
+        }
+        let guidance = self.read().await?;
+        self.last = Some((guidance.target, Instant::now()));
+        Ok(guidance)
     }
 }

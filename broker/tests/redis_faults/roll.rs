@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use batchfleet_broker::{Announcement, redis::acl};
+use batchfleet_broker::{Announcement, BatchWish, Target, Wish, redis::acl};
 use redis::AsyncTypedCommands;
 
 use super::*;
@@ -166,4 +166,27 @@ async fn a_worker_with_the_rights_of_an_earlier_version_looks_for_itself() {
     };
     assert_eq!(found, [lost]);
     assert_eq!(worker.roles.target.guidance().await.unwrap().workers, Some(1));
+}
+
+#[tokio::test]
+async fn a_worker_that_knows_the_roll_hears_of_a_new_target() {
+    let server = RedisServer::start().await;
+    let broker = RedisBroker::connect(&server.url()).await.unwrap();
+    let mut worker = Rescuer::new(&broker).await;
+    settle_in(&server, std::slice::from_ref(&worker)).await;
+    assert_eq!(worker.roles.target.guidance().await.unwrap().target, None);
+    worker.renew().await;
+    worker.reclaim().await;
+    let controller = broker.controller().await.unwrap();
+    let wish = Wish { batch: BatchWish::Rows(7), slo_ms: None };
+    let epoch = controller.publish(&queue(), wish).await.unwrap();
+    let target = &mut worker.roles.target;
+    let heard = timeout(PATIENCE, async {
+        loop {
+            if let Some(target) = target.guidance().await.unwrap().target {
+                break target;
+            }
+        }
+    });
+    assert_eq!(heard.await.unwrap(), Target { epoch, wish });
 }
