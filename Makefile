@@ -5,7 +5,7 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test pictures live-pictures figures goals lint coverage simulate-delivery chaos bench fuzz \
 	fuzz-socket fuzz-redis fuzz-build build \
-	onnxruntime models chart reference book images test-images test-cluster gpu gpu-pack up down clean prerequisites
+	onnxruntime models chart reference book dist images test-images test-cluster gpu gpu-pack up down clean prerequisites
 
 COMMA := ,
 CACHE := .cache
@@ -157,6 +157,9 @@ book: $(MDBOOK) ## build the book with its search into target/book, and check it
 
 images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; TO=folder for archives, CUDA=1, CUDA12=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
+
+dist: build $(LIBRARY) $(CERTIFICATES) ## make all artifacts of a release in target/dist: programs, images, chart, SBOM, digests
+	@scripts/dist.sh $(or $(TO),target/dist)
 
 test-images: images models ## test a fleet of containers from the images
 	@deploy/images/test.sh

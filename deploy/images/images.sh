@@ -47,6 +47,9 @@ lay_out() {
     cp target/release/batchfleet{,-gateway,-worker,-controller} "$LAID_OUT/programs"
     cp "${ORT_DYLIB_PATH:-.cache/onnxruntime/libonnxruntime.so}" "$LAID_OUT/lib/libonnxruntime.so"
     cp .cache/certificates/ca-certificates.crt "$LAID_OUT/certificates"
+    mkdir "$LAID_OUT/licenses"
+    cp LICENSE "$LAID_OUT/licenses"
+    scripts/notice.py "$LAID_OUT/licenses/NOTICE"
 }
 
 save() {

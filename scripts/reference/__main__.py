@@ -20,29 +20,33 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = ROOT / "docs/reference"
 
 
-def pages() -> dict[str, str]:
-    """Returns the text of each page by its name."""
+CHART = ROOT / "helm/batchfleet"
+
+
+def pages() -> dict[Path, str]:
+    """Returns the text of each page by its path."""
     programs = Path(os.environ.get("BATCHFLEET_PROGRAMS", ROOT / "target/debug"))
     return {
-        "flags.md": flags.page(programs),
-        "chart.md": chart.page(ROOT / "helm/batchfleet"),
-        "modelfleet.md": fleet.page(ROOT / "helm/batchfleet/charts/crds/crds/modelfleets.yaml"),
-        "http.md": http_api.page(ROOT / "gateway/openapi.json"),
-        "grpc.md": grpc.page(ROOT / "proto/proto/grpc_service.proto"),
+        PAGES / "flags.md": flags.page(programs),
+        PAGES / "chart.md": chart.page(CHART),
+        CHART / "README.md": chart.readme(CHART),
+        PAGES / "modelfleet.md": fleet.page(CHART / "charts/crds/crds/modelfleets.yaml"),
+        PAGES / "http.md": http_api.page(ROOT / "gateway/openapi.json"),
+        PAGES / "grpc.md": grpc.page(ROOT / "proto/proto/grpc_service.proto"),
     }
 
 
 def main() -> None:
     faults = errors.faults(PAGES / "errors.md", ROOT)
-    for name, text in pages().items():
-        page = PAGES / name
+    for page, text in pages().items():
+        name = page.relative_to(ROOT)
         if page.exists() and page.read_text() == text:
             continue
         if "--check" in sys.argv:
-            faults.append(f"docs/reference/{name} is out of date: run `make reference`")
+            faults.append(f"{name} is out of date: run `make reference`")
         else:
             page.write_text(text)
-            print(f"wrote docs/reference/{name}")
+            print(f"wrote {name}")
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
     sys.exit(bool(faults))
 

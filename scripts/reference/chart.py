@@ -21,3 +21,32 @@ def page(chart: Path) -> str:
     defaults = yaml.safe_load((chart / "values.yaml").read_text())
     sections = schema.groups(described, "", defaults, frozenset(["models"]))
     return markdown.page("Chart values", INTRODUCTION, *sections)
+
+
+def readme(chart: Path) -> str:
+    """Returns the README of the chart, in the form of helm-docs."""
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    described = json.loads((chart / "values.schema.json").read_text())
+    defaults = yaml.safe_load((chart / "values.yaml").read_text())
+    rows = schema.rows(described, "", defaults, frozenset(["models"]))
+    # The tables of helm-docs are sorted, and name the type before the default.
+    values = markdown.table(["Key", "Type", "Default", "Description"], sorted(rows, key=lambda row: row[0].strip("`")))
+    people = markdown.table(["Name", "Url"], [[person["name"], f"<{person['url']}>"] for person in about["maintainers"]])
+    needs = markdown.section("Requirements", f"Kubernetes: `{about['kubeVersion']}`")
+    return markdown.page(
+        about["name"], f"{about['description']}.\n\nVersion: `{about['version']}`, appVersion: `{about['appVersion']}`, "
+        f"homepage: <{about['home']}>\n\n" + INSTALL.strip(),
+        markdown.section("Maintainers", people), markdown.section("Source Code", *(f"* <{url}>" for url in about["sources"])),
+        needs, markdown.section("Values", values))
+
+
+INSTALL = """
+[Kubernetes](https://github.com/batchfleet/batchfleet/blob/main/docs/start/kubernetes.md) explains the installation, and
+[examples](https://github.com/batchfleet/batchfleet/tree/main/helm/batchfleet/examples) has values for GPUs, access control,
+OpenShift, IPv6, an existing Redis and production. From a clone, after `make images`:
+
+```
+helm install batchfleet helm/batchfleet --namespace models --create-namespace \\
+  --set images.tag=dev --set externalMetrics.enabled=true --set demo.enabled=true --wait
+```
+"""
