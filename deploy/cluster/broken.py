@@ -9,7 +9,7 @@ import time
 
 from fleets import fleet, ready, workers
 from kube import GATEWAYS, NO_METRIC, await_
-from load import troubles
+from load import settle, troubles
 
 
 def set_(path, value):
@@ -184,15 +184,17 @@ def fleet_deleted(stage):
     set_("spec.batch", {"mode": "fixed", "rows": 1})(thing)
     stage.namespace.apply(thing)
     await_("the worker", lambda: ready(stage.namespace, "doomed", 1))
-    load = stage.load("doomed", 10, 20)
+    load = stage.load("doomed", 10, 150)
     depth = re.compile(r'batchfleet_queue_depth{.*model="doomed"')
     waiting = lambda: max(value for name, value in stage.namespace.metrics(GATEWAYS).items() if depth.match(name))
-    await_("ten requests wait", lambda: waiting() >= 10, seconds=20)
+    await_("ten requests wait", lambda: waiting() >= 10)
     stage.namespace.kubectl("delete", "modelfleet", "doomed", "--wait=false")
     start = time.monotonic()
     await_("no worker", lambda: not stage.namespace.pods(workers("doomed")), seconds=60)
     drained = time.monotonic() - start
-    report = load.report()
+    # Longer than the gateways' deadline, so that a request which is held instead of refused is seen.
+    settle(12)
+    report = load.stop()
     refused = report["refused"].pop("503 no_workers", 0)
     wrong = troubles(report) + ([] if refused else ["no request was refused"])
     longest = report["latency_ms"]["max"]

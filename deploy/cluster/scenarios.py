@@ -277,7 +277,7 @@ def to_zero(stage):
 # The scenarios in their order; those of a list run beside its first, which mostly waits.
 ALL = [
     [install], [step], [scale_in], [rollout], [rolled_back], [controller_gone], [api_frozen], [without_metric],
-    [prometheus_gone, worker_kills, fleet_deleted, to_zero, rendered],
-    [real_adapter, broken, changed_by_hand, second_fleet],
+    [prometheus_gone, worker_kills, fleet_deleted, rendered],
+    [real_adapter, broken, changed_by_hand, second_fleet, to_zero],
     [real_keda], [real_grafana], [real_operator], [model_users], [definition_upgraded], [reinstalled], [namespace_deleted],
 ]
