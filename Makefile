@@ -90,7 +90,7 @@ coverage: $(LLVM_COV_TOOL) $(LIBRARY) models ## measure the line coverage of the
 
 fuzz: prerequisites ## fuzz the parsers for FUZZ_SECONDS each
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
-	@for target in infer_json infer_binary wire config settings; do \
+	@for target in infer_json infer_binary infer_grpc wire config settings; do \
 		echo "=== $$target"; \
 		(cd verify/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --target-dir ../../$(CACHE)/fuzz \
 			$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1) || exit 1; \
