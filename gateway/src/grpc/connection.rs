@@ -39,8 +39,9 @@ const CALL_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Maximum number of bytes of one answer that wait in HTTP/2 for the client to read.
 const UNSENT: usize = 64 << 10;
-/// The memory of a connection beside that of TLS, in bytes: 20 KiB were measured while it is idle.
-const CONNECTION_BYTES: usize = 20 << 10;
+/// The memory of a connection beside that of TLS, in bytes: 28 KiB were measured while it is idle
+/// after a call.
+const CONNECTION_BYTES: usize = 32 << 10;
 /// How often a connection on which nothing arrives is checked with a ping, and how long the client may
 /// take to answer it.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));

@@ -98,6 +98,26 @@ async fn five_thousand_users_each_get_their_own_answer() {
 }
 
 #[tokio::test]
+async fn an_idle_grpc_connection_is_small() {
+    const CONNECTIONS: u32 = 1000;
+    const MOST: u64 = 40 << 10;
+    let flags = ["--grpc-listen", "127.0.0.1:0", "--max-connections-per-address", "0"];
+    let fleet =
+        Fleet::start(FleetPlan { gateway_flags: &flags, ..FleetPlan::default() }).await.unwrap();
+    let gateway = &fleet.gateways[0];
+    let address = gateway.address("grpc").await.unwrap();
+    let before = resident(gateway);
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS {
+        idle.push(idle_grpc_connection(&address).await);
+    }
+    let per_connection = resident(gateway).saturating_sub(before) / u64::from(CONNECTIONS);
+    drop(idle);
+    println!("an idle gRPC connection costs the gateway {per_connection} bytes");
+    assert!(per_connection <= MOST, "{per_connection} bytes");
+}
+
+#[tokio::test]
 async fn a_worker_that_is_stopped_costs_no_request() {
     let mut fleet = Fleet::start(FleetPlan {
         workers: 2,
@@ -187,6 +207,46 @@ async fn idle_connections(target: &str, count: u32) -> Vec<TcpStream> {
         idle.push(stream);
     }
     idle
+}
+
+/// Opens a gRPC connection that is idle after the answer to one call, `ServerLive`.
+async fn idle_grpc_connection(address: &str) -> TcpStream {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // The names of the headers and the first two values are numbers of HPACK's static table.
+    let head = [
+        &[0x83, 0x86, 0x04][..], // POST, http, path
+        &text("/inference.GRPCInferenceService/ServerLive"),
+        &[0x01], // authority
+        &text("x"),
+        &[0x0f, 0x10], // content-type
+        &text("application/grpc"),
+    ];
+    let call = [
+        PREFACE.to_vec(),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(HEADERS, END_HEADERS, 1, &head.concat()),
+        frame(DATA, END_STREAM, 1, &[0; 5]),
+    ];
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&call.concat()).await.unwrap();
+    let mut head = [u8::MAX; 9];
+    // The answer ends with its trailers.
+    while [head[3], head[4]] != [HEADERS, END_STREAM | END_HEADERS] {
+        stream.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+    }
+    stream
 }
 
 /// Resident memory of a program, in bytes.
