@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_secs(1);
 /// Longer than the liveness grace period, in which no worker looks for dead workers.
 const SETTLED: Duration = Duration::from_secs(5);
+/// The least percent of the fleet's ticks and looks that must be done for a verdict. On a machine that
+/// cannot play the whole fleet, Redis costs too little.
+const ENOUGH: f64 = 95.0;
 /// Programs that share connections here.
 const SHARING: usize = 10;
 
@@ -60,20 +63,22 @@ pub(crate) async fn bench(lasts: Duration) -> Result<()> {
     let mut goals = Vec::new();
     for case in cases {
         let Case { workers, models, gateways, most } = case;
-        let percent = measure(&case, lasts).await?;
+        let (percent, done) = measure(&case, lasts).await?;
         let name = format!("Redis, {workers} workers of {models} models, {gateways} gateways");
-        goals.push((name, percent, most));
+        goals.push((name, percent, done, most));
     }
     println!();
-    for (name, percent, most) in goals {
-        let figure = format!("{percent:.1} % of a core");
-        goal(&name, &figure, percent <= most, &format!("at most {most} %"));
+    for (name, percent, done, most) in goals {
+        let figure = format!("{percent:.1} % of a core, {done:.0} % of the work done");
+        let kept = percent <= most && done >= ENOUGH;
+        goal(&name, &figure, kept, &format!("at most {most} %, {ENOUGH:.0} % done"));
     }
     Ok(())
 }
 
-/// Runs a fleet in this process. Returns what it costs Redis, in percent of a core.
-async fn measure(case: &Case, lasts: Duration) -> Result<f64> {
+/// Runs a fleet in this process. Returns what it costs Redis, in percent of a core, and which percent
+/// of its ticks and looks were done.
+async fn measure(case: &Case, lasts: Duration) -> Result<(f64, f64)> {
     let server = RedisServer::start_with(&["--maxclients", "20000"]).await;
     let done = Arc::<Done>::default();
     let mut programs = JoinSet::new();
@@ -120,7 +125,7 @@ async fn measure(case: &Case, lasts: Duration) -> Result<f64> {
         (out_after - out) / took / 1e6,
     );
     commands.print(took);
-    Ok(percent)
+    Ok((percent, ticks.min(looks)))
 }
 
 /// What a worker does. Like a worker, it carries on after errors; only what succeeds is counted.
