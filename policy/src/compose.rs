@@ -6,8 +6,6 @@ use crate::{CostModel, LengthCost};
 
 /// Of more requests, only the first are considered: the search takes the square of their number.
 const MOST: usize = 256;
-/// The share of the least time that may be spent to run fewer, larger batches.
-const SPENT_ON_SIZE: f64 = 0.03;
 
 /// A waiting request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +38,6 @@ pub struct LargestBatch {
 ///
 /// C(i) = min over j < i of C(j) + T(j, i).
 ///
-/// Where T hardly favours one way to cut, fewer and larger batches are better: T leaves out what the
-/// worker and the broker do for each batch. If the least time C needs k batches, each batch counts
-/// 0.03 · C / k more. The chosen batches then take at most 3 % longer than C.
-///
 /// The batch is made smaller if it would end after the deadline of one of its requests.
 pub fn companions(
     cost: &CostModel,
@@ -55,7 +49,7 @@ pub fn companions(
     let mut order: Vec<usize> = (0..waiting.len()).filter(|&at| at < MOST || at == lead).collect();
     order.sort_by_key(|&at| (waiting[at].length, at));
     let sorted: Vec<WaitingRows> = order.iter().map(|&at| waiting[at]).collect();
-    let cuts = Batches::of(cost, lengths, largest, &sorted).fewer_cuts();
+    let cuts = cuts(cost, lengths, largest, &sorted);
     let place = order.iter().position(|&at| at == lead).unwrap_or_default();
     let end = cuts.partition_point(|&cut| cut <= place).min(cuts.len() - 1);
     let begin = end.checked_sub(1).map_or(0, |before| cuts[before]);
@@ -99,8 +93,8 @@ fn end_in_time(
     }
 }
 
-/// Returns the least time in which all `waiting` requests can run, of all ways to cut them by length.
-pub fn least_time(
+/// Returns the expected time of the batches into which [`companions`] cuts all `waiting` requests.
+pub fn composed_time(
     cost: &CostModel,
     lengths: &LengthCost,
     largest: LargestBatch,
@@ -108,76 +102,56 @@ pub fn least_time(
 ) -> Duration {
     let mut sorted = waiting.to_vec();
     sorted.sort_by_key(|request| request.length);
-    Duration::from_secs_f64(Batches::of(cost, lengths, largest, &sorted).least(0.0).0)
+    let mut begin = 0;
+    let mut time = Duration::ZERO;
+    for end in cuts(cost, lengths, largest, &sorted) {
+        time += Duration::from_secs_f64(seconds(cost, lengths, &sorted[begin..end]));
+        begin = end;
+    }
+    time
 }
 
-/// The times of all batches of neighbours in requests that are sorted by length.
-struct Batches {
-    /// By the last request: the seconds of the batches that begin with it, with the request before
-    /// it, and so on.
-    ending_with: Vec<Vec<f64>>,
+/// Returns the ends of the batches into which requests in order of length are cut.
+fn cuts(
+    cost: &CostModel,
+    lengths: &LengthCost,
+    largest: LargestBatch,
+    sorted: &[WaitingRows],
+) -> Vec<usize> {
+    // Of the first i requests: the least time, and where the last batch begins.
+    let mut least: Vec<(f64, usize)> = vec![(0.0, 0)];
+    for end in 1..=sorted.len() {
+        let row_units = lengths.units(sorted[end - 1].length);
+        let (mut rows, mut best) = (0_u32, (f64::INFINITY, end - 1));
+        for begin in (0..end).rev() {
+            rows = rows.saturating_add(sorted[begin].rows);
+            let units = f64::from(rows) * row_units;
+            let is_single = begin + 1 == end;
+            if !is_single && (rows > largest.rows || units > largest.units + 1e-6) {
+                break;
+            }
+            let all = least[begin].0 + cost.seconds(whole(units));
+            // Of equal times the larger batch is better: it ends sooner for most.
+            if all <= best.0 {
+                best = (all, begin);
+            }
+        }
+        least.push(best);
+    }
+    let mut cuts = Vec::new();
+    let mut end = sorted.len();
+    while end > 0 {
+        cuts.push(end);
+        end = least[end].1;
+    }
+    cuts.reverse();
+    cuts
 }
 
-impl Batches {
-    fn of(
-        cost: &CostModel,
-        lengths: &LengthCost,
-        largest: LargestBatch,
-        sorted: &[WaitingRows],
-    ) -> Self {
-        let ending_with = |last: usize| {
-            let row_units = lengths.units(sorted[last].length);
-            let mut rows = 0_u32;
-            let mut times = Vec::new();
-            for first in (0..=last).rev() {
-                rows = rows.saturating_add(sorted[first].rows);
-                let units = f64::from(rows) * row_units;
-                let is_single = first == last;
-                if !is_single && (rows > largest.rows || units > largest.units + 1e-6) {
-                    break;
-                }
-                times.push(cost.seconds(whole(units)));
-            }
-            times
-        };
-        Self { ending_with: (0..sorted.len()).map(ending_with).collect() }
-    }
-
-    /// The ends of the batches that run all requests in nearly the least time.
-    fn fewer_cuts(&self) -> Vec<usize> {
-        let (seconds, cuts) = self.least(0.0);
-        match u32::try_from(cuts.len()) {
-            Ok(batches @ 2..) => self.least(SPENT_ON_SIZE * seconds / f64::from(batches)).1,
-            _ => cuts,
-        }
-    }
-
-    /// The least time of all requests if each batch takes `extra` seconds longer, and the ends of the
-    /// batches.
-    fn least(&self, extra: f64) -> (f64, Vec<usize>) {
-        // Of the first requests: the least time, and where the last batch begins.
-        let mut least: Vec<(f64, usize)> = vec![(0.0, 0)];
-        for (last, times) in self.ending_with.iter().enumerate() {
-            let mut best = (f64::INFINITY, last);
-            for (others, seconds) in times.iter().enumerate() {
-                let begin = last - others;
-                let all = least[begin].0 + seconds + extra;
-                // Of equal times the larger batch is better: it ends sooner for most.
-                if all <= best.0 {
-                    best = (all, begin);
-                }
-            }
-            least.push(best);
-        }
-        let mut cuts = Vec::new();
-        let mut end = self.ending_with.len();
-        while end > 0 {
-            cuts.push(end);
-            end = least[end].1;
-        }
-        cuts.reverse();
-        (least[self.ending_with.len()].0, cuts)
-    }
+/// The time of requests in order of length as one batch.
+fn seconds(cost: &CostModel, lengths: &LengthCost, sorted: &[WaitingRows]) -> f64 {
+    let rows: u32 = sorted.iter().map(|request| request.rows).sum();
+    batch_seconds(cost, lengths, rows, sorted.last().map_or(0, |longest| longest.length))
 }
 
 fn batch_seconds(cost: &CostModel, lengths: &LengthCost, rows: u32, length: u64) -> f64 {
@@ -257,23 +231,6 @@ mod tests {
         assert_eq!(with(&waiting, 0), [0, 1, 2, 3], "too late anyway");
     }
 
-    /// The time of requests in order of length as one batch.
-    fn seconds(cost: &CostModel, lengths: &LengthCost, sorted: &[WaitingRows]) -> f64 {
-        let rows: u32 = sorted.iter().map(|request| request.rows).sum();
-        batch_seconds(cost, lengths, rows, sorted.last().map_or(0, |longest| longest.length))
-    }
-
-    #[test]
-    fn of_cuts_that_take_nearly_the_same_time_the_one_with_fewer_batches_is_chosen() {
-        // A row takes 0.1 ms for each eight positions, and a batch nearly nothing.
-        let waiting = single_rows(&[80, 80, 81, 81, 82, 400, 400]);
-        let (cost, lengths) = (cost(0.01), lengths());
-        assert_eq!(companions(&cost, &lengths, ANY, &waiting, 0), [0, 1, 2, 3, 4]);
-        assert_eq!(companions(&cost, &lengths, ANY, &waiting, 5), [5, 6], "padding costs 40 %");
-        let batches = Batches::of(&cost, &lengths, ANY, &waiting);
-        assert_eq!((batches.least(0.0).1.len(), batches.fewer_cuts()), (3, vec![5, 7]));
-    }
-
     /// The least time of all ways to cut.
     fn exhaustive(cost: &CostModel, lengths: &LengthCost, sorted: &[WaitingRows]) -> f64 {
         (1..=sorted.len())
@@ -294,18 +251,11 @@ mod tests {
             let (cost, lengths) = (cost(fixed), lengths());
             let waiting: Vec<WaitingRows> =
                 requests.iter().map(|&(rows, length)| WaitingRows { rows, length, left: Duration::MAX }).collect();
-            let found = least_time(&cost, &lengths, ANY, &waiting).as_secs_f64();
+            let found = composed_time(&cost, &lengths, ANY, &waiting).as_secs_f64();
             let mut sorted = waiting.clone();
             sorted.sort_by_key(|request| request.length);
             let best = exhaustive(&cost, &lengths, &sorted);
             prop_assert!((found - best).abs() < 1e-6, "{found} instead of {best}");
-            let (mut begin, mut chosen) = (0, 0.0);
-            let cuts = Batches::of(&cost, &lengths, ANY, &sorted).fewer_cuts();
-            for end in cuts {
-                chosen += seconds(&cost, &lengths, &sorted[begin..end]);
-                begin = end;
-            }
-            prop_assert!(chosen <= (1.0 + SPENT_ON_SIZE) * best + 1e-6, "{chosen} instead of {best}");
             for lead in 0..waiting.len() {
                 let batch = companions(&cost, &lengths, ANY, &waiting, lead);
                 prop_assert!(batch.contains(&lead) && batch.is_sorted());

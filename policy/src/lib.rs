@@ -33,7 +33,7 @@ mod standing;
 pub use admission::{Ahead, DrainRate, DrainSample, admit, doomed};
 pub use batch::{BatchChoice, BatchMode, BatchPolicy, Bound, QueueLoad};
 pub use climb::{Climb, ClimbEnd};
-pub use compose::{LargestBatch, WaitingRows, companions, least_time};
+pub use compose::{LargestBatch, WaitingRows, companions, composed_time};
 pub use cost::CostModel;
 pub use default_version::{VersionLoad, default_version};
 pub use length_times::{CorrectedCosts, LengthTimes};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use batchfleet_policy::{
-    CostModel, LargestBatch, LengthCost, LengthSample, WaitingRows, companions, least_time,
+    CostModel, LargestBatch, LengthCost, LengthSample, WaitingRows, companions, composed_time,
 };
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
@@ -81,7 +81,7 @@ impl Model {
 
     /// The time of the best cuts of one window after the other, in seconds.
     fn optimum(&self, requests: &[WaitingRows], window: usize) -> f64 {
-        let of = |held| least_time(&self.cost, &self.lengths, LARGEST, held).as_secs_f64();
+        let of = |held| composed_time(&self.cost, &self.lengths, LARGEST, held).as_secs_f64();
         requests.chunks(window).map(of).sum()
     }
 
@@ -90,7 +90,7 @@ impl Model {
         let length = requests.iter().map(|request| request.length).max().unwrap_or(0);
         let rows = requests.iter().map(|request| request.rows).sum();
         let padded = [WaitingRows { rows, length, left: Duration::MAX }];
-        least_time(&self.cost, &self.lengths, one_batch, &padded).as_secs_f64()
+        composed_time(&self.cost, &self.lengths, one_batch, &padded).as_secs_f64()
     }
 }
 
