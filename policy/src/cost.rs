@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use self::{
     seconds::{TINY, median, toward},
-    size::{Size, isotonic},
+    size::{Size, alone, isotonic},
 };
 
 /// Number of recent batches from which the gain is corrected. Their median ignores one or two
@@ -44,6 +44,9 @@ const NEARLY: f64 = 0.9;
 /// its median, and the only size in use would appear to become slower than the others. If five
 /// batches of a size in a row contradict its time by more than 10 %, which the tail does not
 /// explain, the size was measured during a stall, and the correction is made at once.
+///
+/// Sizes that have not served yet follow the largest smaller size that has, if this became slower.
+/// Otherwise, because T never falls, they would seem to take no longer than that size.
 ///
 /// **Larger batches** than any measured size, which a short warm-up leaves for later, double the
 /// table: the time of the new size follows from the first batch. A new size that seems slow after one
@@ -238,6 +241,7 @@ impl CostModel {
         let others = self.recent.iter().flatten().filter(|other| other.entry != entry);
         let others: Vec<f64> = others.map(|other| self.x(other)).collect();
         if others.len() > 1 {
+            self.sizes[entry].seconds = alone(&self.sizes)[entry];
             // The size's own time may differ from T, which respects its neighbours.
             let own = self.sizes[entry].seconds / self.table[entry].1;
             self.sizes[entry].correct(x / median(others) / own);

@@ -25,6 +25,10 @@ pub(super) struct Size {
     pub(super) rows: u32,
     /// The time measured for this size alone, in seconds.
     pub(super) seconds: f64,
+    /// The first of these times.
+    first: f64,
+    /// Whether `seconds` follows from batches that served requests.
+    has_served: bool,
     /// Number of batches behind `seconds`; 0 for a size that has not run.
     weight: f64,
     /// Times of recent batches relative to `seconds`, oldest first.
@@ -43,7 +47,18 @@ impl Size {
     /// A size that was measured at start-up.
     pub(super) const fn measured(rows: u32, seconds: f64) -> Self {
         let (ratios, fastest) = ([1.0; RECENT], f64::INFINITY);
-        Self { rows, seconds, weight: MEASURED, ratios, known: 0, learnt: 0.0, fastest, rested: 0 }
+        Self {
+            rows,
+            seconds,
+            first: seconds,
+            has_served: false,
+            weight: MEASURED,
+            ratios,
+            known: 0,
+            learnt: 0.0,
+            fastest,
+            rested: 0,
+        }
     }
 
     /// A size whose time is a guess until it runs.
@@ -63,6 +78,7 @@ impl Size {
     /// taken because the batches of two sizes only show the ratio of the two: each size takes half
     /// of the correction, and together they are right at once.
     pub(super) fn correct(&mut self, ratio: f64) {
+        self.has_served = true;
         self.ratios.rotate_left(1);
         self.ratios[RECENT - 1] = ratio;
         self.known = (self.known + 1).min(RECENT);
@@ -86,6 +102,7 @@ impl Size {
         self.learnt += 1.0;
         self.fastest = self.fastest.min(self.seconds);
         (self.weight, self.seconds, self.rested) = (self.learnt, self.fastest, 0);
+        (self.first, self.has_served) = (self.seconds, true);
     }
 
     /// Counts a batch of another size. Returns whether this size should be guessed again: its few
@@ -108,7 +125,23 @@ impl Size {
     }
 }
 
-/// T: the times that never fall and are closest to the measured times of `sizes`, by least squares,
+/// The time of each size alone. A size that has not served yet became slower by the same factor as the
+/// largest smaller size that has: a measurement at start-up is too slow after a stall but never too
+/// fast, so that a size which takes longer now shows that the machine has become slower for batches of
+/// at least this size.
+pub(super) fn alone(sizes: &[Size]) -> Vec<f64> {
+    let mut slower = 1.0_f64;
+    let each = sizes.iter().map(|size| {
+        if size.has_served {
+            slower = (size.seconds / size.first).max(1.0);
+        }
+        let is_scaled = !size.has_served && size.is_known();
+        if is_scaled { size.seconds * slower } else { size.seconds }
+    });
+    each.collect()
+}
+
+/// T: the times that never fall and are closest to the times of `sizes` [`alone`], by least squares,
 /// each weighted by the number of its batches.
 ///
 /// A size that seems slower than a larger one was measured during a stall, or the larger size was
@@ -124,9 +157,9 @@ pub(super) fn isotonic(sizes: &[Size]) -> Vec<(u32, f64)> {
         sizes: usize,
     }
     let mut pools: Vec<Pool> = Vec::with_capacity(sizes.len());
-    for size in sizes {
+    for (size, seconds) in sizes.iter().zip(alone(sizes)) {
         let weight = size.weight.max(TINY);
-        let mut last = Pool { seconds: size.seconds, weight, sizes: 1 };
+        let mut last = Pool { seconds, weight, sizes: 1 };
         while let Some(before) = pools.pop_if(|before| before.seconds > last.seconds) {
             let weight = before.weight + last.weight;
             let sum = before.seconds * before.weight + last.seconds * last.weight;

@@ -115,6 +115,30 @@ fn larger_batches_than_were_measured_double_the_table() {
 }
 
 #[test]
+fn larger_sizes_follow_a_size_that_became_slower_until_they_run_themselves() {
+    // Beside other work, batches of more than 8 rows take twice as long. No more than 16 rows wait.
+    let slow = |rows: u32| affine().latency(rows).mul_f64(if rows > 8 { 2.0 } else { 1.0 });
+    let truth = |model: &CostModel, rows: u32| model.latency(rows).div_duration_f64(slow(rows));
+    let mut model = affine();
+    for batch in 0..300_u32 {
+        let rows = if batch.is_multiple_of(3) { 8 } else { 16 };
+        model.observe(rows, slow(rows));
+    }
+    for rows in [8, 16, 32, 64] {
+        assert!((0.9..1.1).contains(&truth(&model, rows)), "{rows}: {}", truth(&model, rows));
+    }
+    // Once larger batches run, their own times count: they are as fast as before.
+    for batch in 0..600_u32 {
+        let rows = [8, 32, 64][batch as usize % 3];
+        model.observe(rows, affine().latency(rows));
+    }
+    for rows in [8, 32, 64] {
+        let ratio = model.latency(rows).div_duration_f64(affine().latency(rows));
+        assert!((0.9..1.1).contains(&ratio), "{rows}: {ratio}");
+    }
+}
+
+#[test]
 fn a_size_that_ran_once_in_a_stall_is_tried_again_until_it_is_sure() {
     let ms = Duration::from_millis;
     let mut model = millis(&[(1, 10), (2, 12), (4, 16)]);
