@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use deadpool_redis::Manager;
 use redis::{
     Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -24,23 +25,26 @@ pub(super) struct PoolManager {
 
 /// A connection of the pool.
 pub(super) struct PooledConnection {
+    /// Opened and checks this connection alone, because the pushes are those of one connection.
+    manager: Manager,
     connection: MultiplexedConnection,
     pushes: mpsc::UnboundedReceiver<PushInfo>,
     /// When Redis last answered; `None` if the last command was not answered.
     answered: Option<Instant>,
 }
 
-impl Manager for PoolManager {
+impl managed::Manager for PoolManager {
     type Type = PooledConnection;
     type Error = RedisError;
 
     async fn create(&self) -> Result<PooledConnection, RedisError> {
         let (sender, pushes) = mpsc::unbounded_channel();
         let config = connection_config().set_push_sender(sender);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let server = self.client.get_connection_info().clone();
+        let manager = Manager::new_with_config(server, config)?;
+        let mut connection = managed::Manager::create(&manager).await?;
         self.locator.check(&mut connection).await?;
-        Ok(PooledConnection { connection, pushes, answered: Some(Instant::now()) })
+        Ok(PooledConnection { manager, connection, pushes, answered: Some(Instant::now()) })
     }
 
     /// Discards a connection that was closed or whose check fails. The check is a round trip, so it is
@@ -48,7 +52,7 @@ impl Manager for PoolManager {
     async fn recycle(
         &self,
         pooled: &mut PooledConnection,
-        _: &Metrics,
+        metrics: &Metrics,
     ) -> RecycleResult<RedisError> {
         while let Ok(push) = pooled.pushes.try_recv() {
             if push.kind == PushKind::Disconnection {
@@ -56,7 +60,9 @@ impl Manager for PoolManager {
             }
         }
         if pooled.answered.is_none_or(|answered| answered.elapsed() >= PROVEN_FOR) {
-            redis::cmd("PING").exec_async(pooled).await?;
+            let PooledConnection { manager, connection, .. } = pooled;
+            managed::Manager::recycle(manager, connection, metrics).await?;
+            pooled.answered = Some(Instant::now());
         }
         Ok(())
     }
