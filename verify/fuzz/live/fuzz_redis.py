@@ -35,7 +35,7 @@ class Fuzzer:
     def __init__(self, seed: str, port: int, counts: Counter):
         self.random, self.redis, self.counts = random.Random(seed), Redis(port), counts
         self.gateways, self.workers = ["0" * 32], ["0" * 32]
-        # Whoever writes jobs into Redis decides what a model is asked: SECURITY.md.
+        # A program that may write jobs into Redis decides what a model computes, as SECURITY.md says.
         self.forged = deque(maxlen=10_000)
 
     def run(self, until: float, findings: list):
