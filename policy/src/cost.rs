@@ -3,10 +3,10 @@
 mod seconds;
 mod size;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use self::{
-    seconds::{TINY, median, toward},
+    seconds::{TINY, median, relative, toward},
     size::{Size, alone, isotonic},
 };
 
@@ -17,6 +17,8 @@ const RECENT: usize = 5;
 const GAIN_RATE: f64 = 0.2;
 /// Bounds of the ratio between the median and the gain.
 const LARGEST_STEP: (f64, f64) = (0.5, 2.0);
+/// Bounds of the ratio between two batches of different sizes.
+const OTHERS: (f64, f64) = (0.8, 1.25);
 /// Sizes that differ less than this in their time are not told apart by one batch.
 const NEARLY: f64 = 0.9;
 /// The duration of a batch by its rows: L(b) = gain · T(b), in seconds.
@@ -37,13 +39,15 @@ const NEARLY: f64 = 0.9;
 ///
 /// **The table** is corrected while sizes vary, by comparing each size with the other sizes:
 ///
-/// T(b) ← T(b) · (1 + 0.02 · (clamp(x / m′, 0.8, 1.25) − 1)),
+/// T(b) ← T(b) · m^0.02,
 ///
-/// where m′ is the median of x over the last five batches of other sizes, if there are at least
-/// two. A size must not be compared with itself: times have a long tail, so the mean of x is above
-/// its median, and the only size in use would appear to become slower than the others. If five
-/// batches of a size in a row contradict its time by more than 10 %, which the tail does not
-/// explain, the size was measured during a stall, and the correction is made at once.
+/// where m is the geometric mean of clamp(x / x′, 0.8, 1.25) over those of the last five batches that
+/// had other sizes, if there are at least two. What a size gains by this comparison, it and the
+/// compared sizes lose in equal parts. Otherwise the sizes in use would drift away from all others,
+/// because times have a long tail. For the same reason a size is not compared with itself. If five
+/// batches of a size in a row contradict its time by more than 10 %, which the tail does not explain,
+/// the size was measured during a stall, and the correction is made at once. A batch counts for the
+/// size that is nearest to its rows.
 ///
 /// Sizes that have not served yet follow the largest smaller size that has, if this became slower.
 /// Otherwise, because T never falls, they would seem to take no longer than that size.
@@ -224,7 +228,7 @@ impl CostModel {
     /// Corrects the model with the measured duration of one batch of `rows`.
     pub fn observe(&mut self, rows: u32, took: Duration) {
         self.grow(rows);
-        let entry = self.at_or_above(rows).min(self.table.len() - 1);
+        let entry = self.nearest(rows);
         self.doubt_others(entry);
         let batch = BatchSample { entry, rows, seconds: took.as_secs_f64() };
         let x = self.x(&batch);
@@ -239,14 +243,29 @@ impl CostModel {
         let all = median(all.collect());
         self.gain = toward(self.gain, all / self.gain, LARGEST_STEP, GAIN_RATE);
         let others = self.recent.iter().flatten().filter(|other| other.entry != entry);
-        let others: Vec<f64> = others.map(|other| self.x(other)).collect();
+        let (entries, others): (BTreeSet<usize>, Vec<f64>) =
+            others.map(|other| (other.entry, self.x(other))).unzip();
         if others.len() > 1 {
-            self.sizes[entry].seconds = alone(&self.sizes)[entry];
-            // The size's own time may differ from T, which respects its neighbours.
-            let own = self.sizes[entry].seconds / self.table[entry].1;
-            self.sizes[entry].correct(x / median(others) / own);
-            self.table = isotonic(&self.sizes);
+            self.compare(entry, x, (entries, others));
         }
+    }
+
+    /// Corrects a size with the time of a batch, x, relative to those of `others`, which have the sizes
+    /// at `entries`. All these sizes together become neither slower nor faster relative to the sizes
+    /// that do not run: batches of two sizes only show the ratio of the two.
+    fn compare(&mut self, entry: usize, x: f64, (entries, others): (BTreeSet<usize>, Vec<f64>)) {
+        let before = alone(&self.sizes)[entry];
+        // The size's own time may differ from T, which respects its neighbours.
+        let own = before / self.table[entry].1;
+        self.sizes[entry].seconds = before;
+        self.sizes[entry].correct(relative(x, &others, OTHERS) / own, x / median(others) / own);
+        let factor = self.sizes[entry].seconds / before;
+        let all = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
+        let back = factor.powf(-1.0 / f64::from(all));
+        for entry in entries.into_iter().chain([entry]) {
+            self.sizes[entry].scale(back);
+        }
+        self.table = isotonic(&self.sizes);
     }
 
     /// x: the time of a batch relative to T.
@@ -300,6 +319,15 @@ impl CostModel {
     /// Returns the index of the first measured size of at least `rows`.
     fn at_or_above(&self, rows: u32) -> usize {
         self.table.partition_point(|&(size, _)| size < rows)
+    }
+
+    /// Returns the index of the size that a batch of `rows` tells most about: the next fixed size, else
+    /// the nearest.
+    fn nearest(&self, rows: u32) -> usize {
+        let above = self.at_or_above(rows).min(self.table.len() - 1);
+        let below = above.saturating_sub(1);
+        let is_below = rows.abs_diff(self.table[below].0) < rows.abs_diff(self.table[above].0);
+        if is_below && !self.fixed_sizes { below } else { above }
     }
 
     /// Returns T(b) in seconds, without the gain. Below the first size, the time of the first size

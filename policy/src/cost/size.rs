@@ -1,6 +1,6 @@
 //! One size of the table T, and the table that follows from all sizes.
 
-use super::seconds::{TINY, median, toward};
+use super::seconds::{TINY, median};
 
 /// Number of recent ratios by which a size is judged.
 const RECENT: usize = 5;
@@ -71,13 +71,14 @@ impl Size {
         self.weight > 0.0
     }
 
-    /// Corrects the size with the time of a batch relative to `seconds`.
+    /// Corrects the size with the time of a batch, relative to `seconds` and to batches of other sizes:
+    /// `mean` is the mean of clamped ratios, `ratio` the ratio to their median.
     ///
     /// A single batch moves the size by at most 0.5 %. If the last five batches agree that the size
     /// is more than 10 % wrong, the size moves by the square root of their median. The root is
     /// taken because the batches of two sizes only show the ratio of the two: each size takes half
     /// of the correction, and together they are right at once.
-    pub(super) fn correct(&mut self, ratio: f64) {
+    pub(super) fn correct(&mut self, mean: f64, ratio: f64) {
         self.has_served = true;
         self.ratios.rotate_left(1);
         self.ratios[RECENT - 1] = ratio;
@@ -91,7 +92,15 @@ impl Size {
             let middle = median(self.ratios.to_vec());
             self.replace(middle.sqrt());
         } else {
-            self.seconds = toward(self.seconds, ratio, LARGEST_DEVIATION, RATE);
+            let (least, most) = LARGEST_DEVIATION;
+            self.seconds = (self.seconds * mean.clamp(least, most).powf(RATE)).max(TINY);
+        }
+    }
+
+    /// Scales the time of a size that has served.
+    pub(super) fn scale(&mut self, factor: f64) {
+        if self.has_served {
+            self.seconds = (self.seconds * factor).max(TINY);
         }
     }
 

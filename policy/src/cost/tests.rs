@@ -99,6 +99,29 @@ fn a_long_tail_is_not_taken_for_a_wrong_size() {
 }
 
 #[test]
+fn sizes_in_use_keep_their_ratio_to_sizes_that_are_not() {
+    // Times vary by a few percent and have a long tail: 30 % take up to 1.5 times.
+    for (smaller, larger) in [(15, 17), (8, 24), (10, 22), (4, 60), (8, 16)] {
+        let mut model = affine();
+        let mut state = 1_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state >> 8) / f64::from(1_u32 << 24)
+        };
+        for batch in 0..20_000_u32 {
+            let rows = if batch.is_multiple_of(2) { smaller } else { larger };
+            let tail = if random() < 0.3 { 0.5 * random() } else { 0.0 };
+            model.observe(rows, affine().latency(rows).mul_f64(0.98 + 0.04 * random() + tail));
+        }
+        for rows in [1, 8, 32, 64] {
+            let ratio =
+                model.rate(rows) / model.rate(16) / (affine().rate(rows) / affine().rate(16));
+            assert!((0.9..1.1).contains(&ratio), "{smaller} and {larger}: {rows} rows: {ratio}");
+        }
+    }
+}
+
+#[test]
 fn larger_batches_than_were_measured_double_the_table() {
     let mut model = millis(&[(1, 100), (2, 101), (4, 103)]);
     assert_eq!(model.reach(), 8);
