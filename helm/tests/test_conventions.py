@@ -47,7 +47,7 @@ def test_every_image_comes_from_one_registry_and_digests_replace_tags():
               for container in found.get("initContainers", []) + found["containers"]} - {"busybox"}
     assert images == {
         f"mirror.example.com/batchfleet/gateway@sha256:{1:064}",
-        "mirror.example.com/batchfleet/controller:0.1.0",
+        "mirror.example.com/batchfleet/controller:0.2.0",
         f"mirror.example.com/library/redis@sha256:{2:064}",
     }
 
