@@ -22,7 +22,7 @@ def plural(kind: str) -> str:
 def discovery(path: str) -> dict | None:
     """The discovery document at a path. The server knows the kinds of the chart."""
     kinds: dict[str, set[str]] = {}
-    for document in chart.objects(None, "externalMetrics.enabled=true"):
+    for document in chart.objects(None, "externalMetrics.enabled=true", "gateway.autoscaling.enabled=true"):
         kinds.setdefault(document["apiVersion"], set()).add(document["kind"])
     groups = [version for version in kinds if "/" in version]
     if path == "/version":

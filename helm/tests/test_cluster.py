@@ -1,5 +1,5 @@
-"""Objects of others that exist in the cluster make helm refuse: an external metrics API of another provider, or a
-second release in the namespace."""
+"""What helm does about objects that exist in the cluster: it refuses an external metrics API of another provider and a
+second release in the namespace, and keeps the autoscaler of the gateways."""
 
 import chart
 from cluster import cluster
@@ -65,3 +65,13 @@ def test_a_second_release_in_the_namespace_is_refused_and_names_the_first(tmp_pa
     assert "namespace ns already has the release first of this chart" in refused.stderr
     upgrade = rendered(tmp_path, {DEPLOYMENTS: controllers_of("rel")})
     assert upgrade.returncode == 0, upgrade.stderr
+
+
+AUTOSCALER = "/apis/autoscaling/v2/namespaces/ns/horizontalpodautoscalers/rel-batchfleet-gateway"
+
+
+def test_an_existing_autoscaler_of_gateways_stays_while_the_api_of_metrics_is_away(tmp_path):
+    assert "kind: HorizontalPodAutoscaler" not in rendered(tmp_path, {}).stdout
+    metadata = {"name": "rel-batchfleet-gateway", "namespace": "ns"} | owned("rel")
+    existing = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata}
+    assert "kind: HorizontalPodAutoscaler" in rendered(tmp_path, {AUTOSCALER: existing}).stdout

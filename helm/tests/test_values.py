@@ -114,8 +114,16 @@ def test_the_grace_period_outlasts_the_drain():
 
 
 def test_an_autoscaled_deployment_sets_no_replicas():
-    assert "replicas" not in gateway()["spec"]
-    assert gateway("gateway.autoscaling.enabled=false")["spec"]["replicas"] == 2
+    assert "replicas" not in gateway("gateway.autoscaling.enabled=true")["spec"]
+    assert gateway("gateway.autoscaling.enabled=false", "gateway.replicas=3")["spec"]["replicas"] == 3
+
+
+def test_gateways_are_autoscaled_by_default_only_where_a_metric_is():
+    assert gateway("gateway.autoscaling.min=4")["spec"]["replicas"] == 4
+    assert "HorizontalPodAutoscaler" not in chart.kinds()
+    assert "HorizontalPodAutoscaler" in chart.kinds("gateway.autoscaling.inFlight=200")
+    rendered = chart.template("--api-versions", "metrics.k8s.io/v1beta1").stdout
+    assert "kind: HorizontalPodAutoscaler" in rendered
 
 
 def test_gateways_are_spread_over_nodes_and_zones():
@@ -124,7 +132,7 @@ def test_gateways_are_spread_over_nodes_and_zones():
 
 
 def test_requests_in_flight_scale_gateways_only_when_enabled():
-    metrics = the("HorizontalPodAutoscaler", "-gateway")["spec"]["metrics"]
+    metrics = the("HorizontalPodAutoscaler", "-gateway", "gateway.autoscaling.enabled=true")["spec"]["metrics"]
     assert [each["type"] for each in metrics] == ["Resource"]
     more = the("HorizontalPodAutoscaler", "-gateway", "gateway.autoscaling.inFlight=200")
     assert more["spec"]["metrics"][1]["pods"]["target"]["averageValue"] == "200"
@@ -394,6 +402,14 @@ def test_service_monitors_cover_gateways_and_controllers():
         assert chosen == [f"rel-batchfleet-{role}-admin"], role
         ports = {port["name"] for port in services[chosen[0]]["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= ports
+
+
+def test_the_monitors_of_workers_have_the_labels_and_interval_of_the_enabled_kind():
+    for kind in ("podMonitors", "serviceMonitor"):
+        settings = (f"monitoring.{kind}.{key}" for key in ("enabled=true", "labels.release=prometheus", "interval=7s"))
+        arguments = container(the("Deployment", "-controller", *settings))["args"]
+        assert "--pod-monitor-label=release=prometheus" in arguments, kind
+        assert "--pod-monitor-interval=7s" in arguments, kind
 
 
 def test_a_default_installation_and_a_rollout_of_gateways_fit_beside_the_system_on_two_cores():

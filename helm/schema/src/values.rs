@@ -150,7 +150,7 @@ fn property(key: &Key) -> Result<Value> {
 fn marked(mark: &str, key: &Key) -> Result<Value> {
     let (kind, argument) = mark.split_once(' ').unwrap_or((mark, ""));
     Ok(match kind {
-        "enum" => json!({"enum": argument.split(", ").collect::<Vec<_>>()}),
+        "enum" => json!({"enum": argument.split(", ").map(choice).collect::<Vec<_>>()}),
         "list" => json!({"type": "array"}),
         "items" => json!({"type": "array", "items": {"type": argument}}),
         "map" => json!({"type": "object", "additionalProperties": {"type": argument}}),
@@ -165,6 +165,11 @@ fn marked(mark: &str, key: &Key) -> Result<Value> {
         "fleets" => json!({"type": "object", "additionalProperties": fleet::schema()?}),
         unknown => bail!("unknown mark @{unknown}"),
     })
+}
+
+/// Returns a choice of an enum as YAML reads it: `true` and `false` are no strings.
+fn choice(text: &str) -> Value {
+    text.parse::<bool>().map_or_else(|_| json!(text), Value::from)
 }
 
 /// Returns the schema of a container's requests and limits.
