@@ -155,8 +155,9 @@ book: $(MDBOOK) ## build the book with its search into target/book, and check it
 	$(MDBOOK) build docs
 	scripts/book_links.py target/book
 
-images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; TO=folder for archives, CUDA=1, CUDA12=1 for GPUs
+images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; LOAD=kind|k3d|minikube, PUSH=registry, TO=folder for archives, CUDA=1, CUDA12=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
+	@deploy/images/deliver.sh $(if $(LOAD),load $(LOAD),$(if $(PUSH),push $(PUSH)))
 
 dist: build $(LIBRARY) $(CERTIFICATES) ## make all artifacts of a release in target/dist: programs, images, chart, SBOM, digests
 	@scripts/dist.sh $(or $(TO),target/dist)

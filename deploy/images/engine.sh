@@ -1,10 +1,13 @@
 # shellcheck shell=bash
-# Finds or starts Docker; for sourcing. Sets `docker` (a command and its first arguments) and provides
+# Finds or starts Docker; for sourcing. Names the images, sets `docker` (a command and its first arguments) and provides
 # the base image.
 #
 # A running Docker is used unchanged. Otherwise a daemon is started for the duration of the script,
 # with its state in .cache/docker. Where no registry can be reached, debootstrap makes the base image.
 
+# shellcheck disable=SC2034  # used by the scripts that source this file
+IMAGES=(gateway controller worker ${CUDA:+worker-cuda} ${CUDA12:+worker-cuda12} ${TENSORRT_SHA256:+worker-tensorrt})
+TAG=${TAG:-dev}
 BASE=debian:bookworm-slim
 STATE=.cache/docker
 

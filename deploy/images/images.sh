@@ -14,8 +14,6 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/images/engine.sh
 
-IMAGES=(gateway controller worker ${CUDA:+worker-cuda} ${CUDA12:+worker-cuda12} ${TENSORRT_SHA256:+worker-tensorrt})
-TAG=${TAG:-dev}
 LAID_OUT=target/images
 
 build() {

@@ -32,6 +32,11 @@ def test_images_are_built_from_targets_of_the_dockerfile():
         assert f" AS {SERVICES[name]['build']['target']}\n" in dockerfile
 
 
+def test_images_are_those_of_make_images_by_default_and_can_be_those_of_a_registry():
+    for name in OURS:
+        assert SERVICES[name]["image"] == f"${{IMAGES:-batchfleet}}/{name}:${{TAG:-dev}}"
+
+
 def test_ports_are_published_on_the_loopback_address_only():
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)

@@ -43,10 +43,11 @@ def readme(chart: Path) -> str:
 INSTALL = """
 [Kubernetes](https://github.com/batchfleet/batchfleet/blob/main/docs/start/kubernetes.md) explains the installation, and
 [examples](https://github.com/batchfleet/batchfleet/tree/main/helm/batchfleet/examples) has values for GPUs, access control,
-OpenShift, IPv6, an existing Redis and production. From a clone, after `make images`:
+OpenShift, IPv6, an existing Redis and production. From a clone, after `make images`
+(`LOAD=kind`, `k3d` or `minikube` loads the images into the cluster):
 
 ```
-helm install batchfleet helm/batchfleet --namespace models --create-namespace \\
-  --set images.tag=dev --set externalMetrics.enabled=true --set demo.enabled=true --wait
+helm install batchfleet helm/batchfleet --values target/images.yaml --namespace models --create-namespace \\
+  --set externalMetrics.enabled=true --set demo.enabled=true --wait
 ```
 """
