@@ -150,10 +150,12 @@ reference: ## generate the book's pages of flags, chart values, fields, HTTP and
 	cargo build --locked --workspace --bins
 	@scripts/reference.sh
 
-book: $(MDBOOK) ## build the book with its search into target/book, and check its links
+book: $(MDBOOK) ## build the book with its search into target/book, and check its links and what the search finds
+	@scripts/prerequisites.sh node
 	scripts/links.py
 	$(MDBOOK) build docs
 	scripts/book_links.py target/book
+	scripts/book_search.mjs target/book docs
 
 images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; LOAD=kind|k3d|minikube, PUSH=registry, TO=folder for archives, CUDA=1, CUDA12=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
