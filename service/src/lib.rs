@@ -19,6 +19,7 @@ pub mod settings;
 mod tasks;
 mod throttle;
 pub mod trace;
+mod variables;
 
 pub use admin::AdminPages;
 pub use complaint::complain;

@@ -5,17 +5,12 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Command, Parser, ValueEnum, error::ErrorKind};
+use clap::{Args, Parser, ValueEnum, error::ErrorKind};
 
-use crate::{complaint::complain, trace::TraceSettings};
+use crate::{complaint::complain, trace::TraceSettings, variables};
 
 /// Upper bound of durations in settings, so that adding a duration to a time cannot overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
-
-/// The start of every environment variable that is a setting.
-const PREFIX: &str = "BATCHFLEET_";
-/// The most letters by which a misspelt name differs from a setting.
-const LARGEST_TYPO: usize = 2;
 
 /// Exit status for invalid settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
@@ -73,7 +68,7 @@ pub enum LogFormat {
 /// [`EXIT_USAGE`] after one line that tells the user what to change.
 pub fn parse<S: Parser>() -> Result<S, u8> {
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    if let Some(problem) = misspelt_variable(&S::command(), variables) {
+    if let Some(problem) = variables::misspelt(&S::command(), variables) {
         complain(&format!("error: {problem}"));
         return Err(EXIT_USAGE);
     }
@@ -136,27 +131,6 @@ fn bindable(address: SocketAddr, has_ipv6: impl Fn() -> bool) -> SocketAddr {
 
 fn has_ipv6() -> bool {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
-}
-
-/// Finds a variable whose name differs from a setting of the program by one or two letters, not
-/// counting underscores. Other unknown variables are allowed, because several programs may share
-/// an environment.
-fn misspelt_variable(program: &Command, variables: impl Iterator<Item = String>) -> Option<String> {
-    let mut known = Vec::new();
-    let mut commands = vec![program];
-    while let Some(command) = commands.pop() {
-        let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
-        known.extend(names.filter(|name| name.starts_with(PREFIX)));
-        commands.extend(command.get_subcommands());
-    }
-    let letters = |name: &str| name.replace('_', "");
-    let is_unknown = |name: &String| name.starts_with(PREFIX) && !known.contains(&&**name);
-    variables.filter(is_unknown).find_map(|name| {
-        let distance = |known: &str| strsim::osa_distance(&letters(known), &letters(&name));
-        let nearest = known.iter().copied().min_by_key(|known| distance(known))?;
-        (distance(nearest) <= LARGEST_TYPO)
-            .then(|| format!("unknown environment variable {name}: did you mean {nearest}?"))
-    })
 }
 
 /// Returns the first paragraph of clap's report in one line: the problem and the possible values.
@@ -222,24 +196,6 @@ mod tests {
         assert_eq!(bindable(both, || false), "0.0.0.0:80".parse().unwrap());
         for other in ["[::1]:80", "127.0.0.1:80"].map(|text| text.parse().unwrap()) {
             assert_eq!(bindable(other, || false), other);
-        }
-    }
-
-    #[test]
-    fn a_misspelt_variable_is_reported_with_the_setting_it_resembles() {
-        let complaint =
-            |name: &str| misspelt_variable(&Settings::command(), [name.to_owned()].into_iter());
-        for (name, setting) in [
-            ("BATCHFLEET_ADMINLISTEN", "BATCHFLEET_ADMIN_LISTEN"),
-            ("BATCHFLEET_LOG_FROMAT", "BATCHFLEET_LOG_FORMAT"),
-            ("BATCHFLEET_DRAIN_TIMEOUTS", "BATCHFLEET_DRAIN_TIMEOUT"),
-        ] {
-            let problem = complaint(name).unwrap();
-            assert!(problem.ends_with(&format!("{name}: did you mean {setting}?")), "{problem}");
-        }
-        for other in ["BATCHFLEET_LOG", "BATCHFLEET_GATEWAY_SERVICE_HOST", "LOG", "BATCHFLEET_URL"]
-        {
-            assert_eq!(complaint(other), None, "{other}");
         }
     }
 
