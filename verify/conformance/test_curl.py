@@ -92,6 +92,11 @@ def test_the_interface_is_described_for_programs(address):
             ["--header", "origin: https://page.example", "--data", REQUEST],
             415,
         ),
+        (
+            "/v2/models/echo_fp32/infer",
+            ["--header", "origin: https://page.example", "--header", "content-type:", "--data", REQUEST],
+            415,
+        ),
         ("/v2/models/echo_fp32/infer", ["--json", "{"], 400),
         ("/nothing", [], 404),
     ],

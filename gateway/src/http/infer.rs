@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::{
     head::{content_length, model_path, single_header},
-    media_type::{self, MediaType},
+    media_type,
     response_body::{ResponseBody, sent_bytes},
     span,
     unread::refuse,
@@ -110,7 +110,7 @@ async fn read(
     let header_length = single_header(request, HEADER_LENGTH)?
         .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
     let content_type = single_header(request, "content-type")?.unwrap_or_default();
-    let is_form = media_type::check(content_type)? == MediaType::Form;
+    let kind = media_type::check(content_type)?;
     let has_origin = request.headers().contains_key(header::ORIGIN);
     let (timeout, class) = (single_header(request, TIMEOUT)?, single_header(request, PRIORITY)?);
     let wishes = Wishes::read(timeout, class)?;
@@ -124,9 +124,7 @@ async fn read(
             Some(encoding) => encoding.inflate(body, most)?,
             None => body,
         };
-        if is_form {
-            media_type::check_form(&body.bytes, has_origin)?;
-        }
+        media_type::check_page(kind, &body.bytes, has_origin)?;
         parse(body, header_length, &model.spec)
     });
     let (mut parsed, share) = read.await??;

@@ -9,10 +9,12 @@ pub(super) enum MediaType {
     Any,
     /// A form, which `curl -d` claims to send when it sends JSON.
     Form,
+    /// No content type at all, as some clients of the protocol send.
+    Unnamed,
 }
 
 /// Checks a content type. Clients of the protocol send octet-stream, JSON or no content type at all,
-/// regardless of the body. These content types are therefore accepted for any body.
+/// regardless of the body. These are therefore accepted for any body, subject to [`check_page`].
 pub(super) fn check(content_type: &str) -> Result<MediaType, Problem> {
     let mut parts = content_type.split(';').map(|part| part.trim().to_ascii_lowercase());
     let kind = parts.next().unwrap_or_default();
@@ -21,7 +23,8 @@ pub(super) fn check(content_type: &str) -> Result<MediaType, Problem> {
         (name.trim_end() == "charset").then(|| value.trim().trim_matches('"').to_owned())
     });
     match kind.as_str() {
-        "" | "application/octet-stream" | "binary/octet-stream" => Ok(MediaType::Any),
+        "" => Ok(MediaType::Unnamed),
+        "application/octet-stream" | "binary/octet-stream" => Ok(MediaType::Any),
         "application/x-www-form-urlencoded" => Ok(MediaType::Form),
         kind if is_json(kind) => match charsets.find(|charset| !is_utf8(charset)) {
             None => Ok(MediaType::Any),
@@ -33,10 +36,16 @@ pub(super) fn check(content_type: &str) -> Result<MediaType, Problem> {
     }
 }
 
-/// Checks a body that claims to be a form: JSON that was not sent by a page. Browsers send forms of
-/// any page without asking, but always name the origin of the page.
-pub(super) fn check_form(body: &[u8], has_origin: bool) -> Result<(), Problem> {
-    if !has_origin && body.trim_ascii_start().starts_with(b"{") {
+/// Refuses requests that a browser would send for a page of any site without asking the gateway:
+/// forms, and bodies without a content type. Browsers name the origin of the page in each of them.
+/// A form has to be JSON.
+pub(super) fn check_page(kind: MediaType, body: &[u8], has_origin: bool) -> Result<(), Problem> {
+    let is_accepted = match kind {
+        MediaType::Any => true,
+        MediaType::Form => !has_origin && body.trim_ascii_start().starts_with(b"{"),
+        MediaType::Unnamed => !has_origin,
+    };
+    if is_accepted {
         return Ok(());
     }
     Err(unsupported("send application/json or application/octet-stream".to_owned()))
@@ -68,7 +77,6 @@ mod tests {
     #[test]
     fn json_in_utf8_is_accepted_under_every_name_of_its_encoding() {
         for accepted in [
-            "",
             "application/json",
             "Application/JSON",
             "text/json",
@@ -109,12 +117,22 @@ mod tests {
     }
 
     #[test]
-    fn a_form_is_accepted_if_it_is_json_of_no_page() {
+    fn what_a_browser_sends_without_asking_is_accepted_from_no_page() {
         assert_eq!(check("application/x-www-form-urlencoded"), Ok(MediaType::Form));
-        assert!(check_form(br#"{"inputs":[]}"#, false).is_ok());
-        assert!(check_form(b" \n{", false).is_ok());
-        for (body, has_origin) in [(&b"{}"[..], true), (b"inputs=1", false), (b"", false)] {
-            assert_eq!(check_form(body, has_origin).unwrap_err().status, 415, "{body:?}");
+        assert_eq!(check(""), Ok(MediaType::Unnamed));
+        for (kind, body, has_origin, accepted) in [
+            (MediaType::Form, &br#"{"inputs":[]}"#[..], false, true),
+            (MediaType::Form, b" \n{", false, true),
+            (MediaType::Form, b"{}", true, false),
+            (MediaType::Form, b"inputs=1", false, false),
+            (MediaType::Form, b"", false, false),
+            (MediaType::Unnamed, b"{}", false, true),
+            (MediaType::Unnamed, b"\0\0", false, true),
+            (MediaType::Unnamed, b"{}", true, false),
+            (MediaType::Any, b"{}", true, true),
+        ] {
+            let status = check_page(kind, body, has_origin).map_err(|problem| problem.status);
+            assert_eq!(status, if accepted { Ok(()) } else { Err(415) }, "{kind:?} {body:?}");
         }
     }
 }
