@@ -14,7 +14,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 pub(crate) use self::transport::{CertificateName, Transport};
 use self::{
@@ -88,6 +88,9 @@ impl Tls {
     ) -> Result<Option<Arc<Self>>, TlsError> {
         let Some(files) = settings.files() else { return Ok(None) };
         let current = files.load()?;
+        if let Err(problem) = files.check_end(&current) {
+            warn!("serving a certificate that clients refuse: {problem}");
+        }
         publish(&current.validity, metrics);
         let current = RwLock::new(current);
         let (metrics, memory) = (metrics.clone(), memory.clone());
@@ -126,7 +129,11 @@ impl Tls {
     pub(crate) async fn follow(self: Arc<Self>) {
         let failures = self.metrics.reload_failures("tls");
         let files = self.files.clone();
-        let read = move || files.load();
+        let read = move || {
+            let loaded = files.load()?;
+            files.check_end(&loaded)?;
+            Ok::<_, TlsError>(loaded)
+        };
         Reloaded::new("TLS certificates", failures).follow(read, |new| self.adopt(new)).await;
     }
 

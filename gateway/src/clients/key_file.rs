@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::keys::Keys;
 use crate::{metrics::AccessMetrics, reload::Reloaded};
@@ -18,6 +18,9 @@ pub enum KeysError {
     /// The file does not exist, or this process may not read it.
     #[error("cannot read --api-keys {}: {}", .0.display(), .1)]
     Unreadable(PathBuf, #[source] io::Error),
+    /// The file became empty while the gateway ran, as while another process writes it.
+    #[error("--api-keys {} is empty; to deny all keys, write a comment line into it", .0.display())]
+    Empty(PathBuf),
     /// A line of the file is malformed.
     #[error("--api-keys {}, {}", .0.display(), .1)]
     Malformed(PathBuf, String),
@@ -50,13 +53,16 @@ impl KeyFile {
     pub(super) async fn follow(&self, metrics: &AccessMetrics) {
         let path = self.path.clone();
         let reloaded = Reloaded::new("API keys", metrics.reload_failures("api_keys"));
-        reloaded.follow(move || read(&path), |new| self.replace(new)).await;
+        reloaded.follow(move || read_again(&path), |new| self.replace(new)).await;
     }
 
     fn replace(&self, new: Keys) {
         let mut keys = self.keys.write();
         if **keys != new {
-            info!(keys = new.len(), "reloaded API keys");
+            match new.len() {
+                0 => warn!("reloaded API keys: the file lists no client, so all keys are denied"),
+                count => info!(keys = count, "reloaded API keys"),
+            }
             *keys = Arc::new(new);
         }
     }
@@ -70,5 +76,37 @@ impl KeyFile {
 pub(super) fn read(path: &Path) -> Result<Keys, KeysError> {
     let text =
         fs::read_to_string(path).map_err(|error| KeysError::Unreadable(path.to_owned(), error))?;
-    Keys::parse(&text).map_err(|line| KeysError::Malformed(path.to_owned(), line))
+    parse(path, &text)
+}
+
+/// Reads the keys again. An empty file is taken for one that is being written, and leaves the
+/// previous keys valid.
+fn read_again(path: &Path) -> Result<Keys, KeysError> {
+    let text =
+        fs::read_to_string(path).map_err(|error| KeysError::Unreadable(path.to_owned(), error))?;
+    if text.trim().is_empty() {
+        return Err(KeysError::Empty(path.to_owned()));
+    }
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Keys, KeysError> {
+    Keys::parse(text).map_err(|line| KeysError::Malformed(path.to_owned(), line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_became_empty_leaves_the_keys_valid_and_a_comment_denies_all() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(read(file.path()).unwrap().len(), 0);
+        for empty in ["", "\n"] {
+            fs::write(file.path(), empty).unwrap();
+            assert!(matches!(read_again(file.path()), Err(KeysError::Empty(_))), "{empty:?}");
+        }
+        fs::write(file.path(), "# no clients\n").unwrap();
+        assert_eq!(read_again(file.path()).unwrap().len(), 0);
+    }
 }

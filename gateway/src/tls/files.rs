@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustls::{
@@ -82,6 +83,19 @@ impl TlsFiles {
             Arc::new(config)
         };
         Ok(Loaded { http: speaking(b"http/1.1"), grpc: speaking(b"h2"), validity, content })
+    }
+
+    /// Checks that the certificate of this server has not ended.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub(super) fn check_end(&self, loaded: &Loaded) -> Result<(), TlsError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if i64::try_from(now).is_ok_and(|now| now < loaded.validity.server) {
+            return Ok(());
+        }
+        Err(wrong(CERT, &self.certificate, &"the certificate has ended"))
     }
 
     fn config(
@@ -184,6 +198,17 @@ mod tests {
         // rcgen's certificates end in the year 4096.
         assert_eq!(loaded.validity.server, 67_090_118_400);
         assert_eq!(loaded.validity.client_ca, Some(loaded.validity.server));
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_is_told_from_a_valid_one() {
+        let folder = TempDir::new().unwrap();
+        let files = write(&folder).files().unwrap();
+        let mut loaded = files.load().unwrap();
+        assert!(files.check_end(&loaded).is_ok());
+        loaded.validity.server = 1;
+        let problem = files.check_end(&loaded).unwrap_err().to_string();
+        assert!(problem.starts_with("--tls-cert /") && problem.ends_with("has ended"), "{problem}");
     }
 
     #[test]
