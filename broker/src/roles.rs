@@ -106,6 +106,9 @@ pub trait Broker: Send + Sync {
 pub struct BrokerHealth {
     /// The present outage; `None` if the broker can be used.
     pub outage: Option<Outage>,
+    /// How long the broker has refused commands that this process needs, because its user lacks a
+    /// permission; `None` if it refuses none.
+    pub denied: Option<Duration>,
     /// A task of this process that the broker needs and that panicked. Only a restart of the
     /// process helps.
     pub panicked: Option<&'static str>,

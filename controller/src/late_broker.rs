@@ -75,7 +75,7 @@ impl Observer for LateBroker {
             Ok(observer) => observer.health(),
             Err(error) => {
                 let outage = Some(Outage { lasts: self.started.elapsed(), error });
-                BrokerHealth { outage, panicked: None }
+                BrokerHealth { outage, ..BrokerHealth::default() }
             }
         }
     }

@@ -98,9 +98,10 @@ impl Gateway {
         // Read the announced models before binding the port: no request for them gets 404.
         core.catalog.update(observer.fleet().await?);
         let api = Arc::new(api(settings, core.clone(), id, process));
-        let (page, ticking) = (api.clone(), api.clone());
+        let (page, ticking, redis) = (api.clone(), api.clone(), observer.clone());
         process.pages.show(move |request| {
-            let reaches_redis = page.core.dispatcher.is_reachable();
+            let is_allowed = redis.health().denied.is_none();
+            let reaches_redis = is_allowed && page.core.dispatcher.is_reachable();
             peers::answer(request, reaches_redis)
                 .or_else(|| live::answer(&page, Port::Admin, request))
         });

@@ -1,7 +1,7 @@
 //! Decides whether this gateway should get requests, for /readyz and `/v2/health/ready`.
 //!
-//! A gateway that is cut off from Redis refuses every request, so load balancers should pass it
-//! over. If Redis is away for all gateways, this would leave none, and clients would get errors of
+//! A gateway that is cut off from Redis, or lacks rights there, refuses every request, so load
+//! balancers should pass it over. If Redis is away for all gateways, this would leave none, and clients would get errors of
 //! the load balancer instead of a 503 with a code and `Retry-After`. A gateway therefore gives up
 //! its readiness only while another gateway reaches Redis. While Redis answers, it notes the
 //! addresses of the others; while Redis does not, it asks them.
@@ -20,8 +20,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Interval between reads of the other gateways' addresses, and between questions to them.
 const PEERS: Duration = Duration::from_secs(2);
 
-const CUT_OFF: &str = "Redis is out of reach of this gateway, but not of others";
-const AWAY: &str = "Redis is out of reach of every known gateway";
 const NO_MODEL: &str = "no worker serves any model";
 
 /// The conditions under which a gateway is ready.
@@ -33,12 +31,39 @@ pub(crate) struct ReadyWhen {
     pub(crate) needs_model: bool,
 }
 
+/// Why a gateway cannot use Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// It does not answer.
+    Away,
+    /// It denies commands.
+    Denied,
+}
+
+impl Trouble {
+    /// Why a gateway that has this trouble alone should get no requests.
+    fn alone(self) -> &'static str {
+        match self {
+            Self::Away => "Redis is out of reach of this gateway, but not of others",
+            Self::Denied => "Redis denies commands to this gateway, but not to others",
+        }
+    }
+
+    /// What is wrong if no gateway is better off.
+    fn of_all(self) -> &'static str {
+        match self {
+            Self::Away => "Redis is out of reach of every known gateway",
+            Self::Denied => "Redis denies commands to this gateway, and no other can use Redis",
+        }
+    }
+}
+
 /// What a gateway knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Facts {
-    /// Redis has been out of reach for too long.
-    redis_away: bool,
-    /// Another gateway reaches Redis.
+    /// What has kept this gateway from using Redis for too long.
+    trouble: Option<Trouble>,
+    /// Another gateway can use Redis.
     peer_reaches: bool,
     /// Requests for at least one model have a chance of an answer.
     has_model: bool,
@@ -52,11 +77,10 @@ struct Verdict {
 }
 
 fn judge(facts: Facts, needs_model: bool) -> Verdict {
-    let warning = facts.redis_away.then_some(AWAY);
-    let obstacle = if facts.redis_away && facts.peer_reaches {
-        Some(CUT_OFF)
-    } else {
-        (needs_model && !facts.has_model).then_some(NO_MODEL)
+    let warning = facts.trouble.map(Trouble::of_all);
+    let obstacle = match facts.trouble {
+        Some(trouble) if facts.peer_reaches => Some(trouble.alone()),
+        _ => (needs_model && !facts.has_model).then_some(NO_MODEL),
     };
     Verdict { obstacle, warning }
 }
@@ -124,21 +148,28 @@ pub(crate) async fn follow(
         }
         let is_away = health.outage.is_some() || !core.dispatcher.is_reachable();
         away_since = if is_away { away_since.or_else(|| Some(Instant::now())) } else { None };
-        let redis_away = away_since.is_some_and(|since| since.elapsed() >= when.unready_after);
-        if !redis_away {
+        let is_long = |lasts: Duration| lasts >= when.unready_after;
+        let trouble = if health.denied.is_some_and(is_long) {
+            Some(Trouble::Denied)
+        } else {
+            away_since.is_some_and(|since| is_long(since.elapsed())).then_some(Trouble::Away)
+        };
+        if trouble.is_none() {
             peers.reaches = false;
         }
         if peers.is_due() {
-            if redis_away {
-                peers.reaches = peers::any_reaches_redis(&peers.others).await;
-            } else if let (false, Some(admin)) = (is_away, admin)
+            let answers = !is_away || health.denied.is_some();
+            if let (true, Some(admin)) = (answers, admin)
                 && let Err(error) = peers.read(&*producer, &*observer, admin).await
             {
                 debug!(%error, "failed to read the addresses of gateways");
             }
+            if trouble.is_some() {
+                peers.reaches = peers::any_reaches_redis(&peers.others).await;
+            }
         }
         let has_model = core.catalog.all().iter().any(|model| model.is_available());
-        let facts = Facts { redis_away, peer_reaches: peers.reaches, has_model };
+        let facts = Facts { trouble, peer_reaches: peers.reaches, has_model };
         let Verdict { obstacle, warning } = judge(facts, when.needs_model);
         readiness.set_warning(warning);
         readiness.set_obstacle(obstacle);
@@ -150,19 +181,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_gateway_that_is_cut_off_alone_gives_up_its_readiness() {
-        let well = Facts { redis_away: false, peer_reaches: true, has_model: true };
-        let cut_off = Facts { redis_away: true, ..well };
-        let all_cut_off = Facts { peer_reaches: false, ..cut_off };
+    fn only_a_gateway_that_is_worse_off_than_another_gives_up_its_readiness() {
+        let well = Facts { trouble: None, peer_reaches: true, has_model: true };
         assert_eq!(judge(well, true), Verdict::default());
-        assert_eq!(judge(cut_off, false).obstacle, Some(CUT_OFF));
-        let expected = Verdict { obstacle: None, warning: Some(AWAY) };
-        assert_eq!(judge(all_cut_off, false), expected);
+        for trouble in [Trouble::Away, Trouble::Denied] {
+            let alone = Facts { trouble: Some(trouble), ..well };
+            let all = Facts { peer_reaches: false, ..alone };
+            assert_eq!(judge(alone, false).obstacle, Some(trouble.alone()));
+            let expected = Verdict { obstacle: None, warning: Some(trouble.of_all()) };
+            assert_eq!(judge(all, false), expected);
+        }
     }
 
     #[test]
     fn models_count_only_where_the_setting_wants_them() {
-        let facts = Facts { redis_away: false, peer_reaches: false, has_model: false };
+        let facts = Facts { trouble: None, peer_reaches: false, has_model: false };
         assert_eq!(judge(facts, false), Verdict::default());
         assert_eq!(judge(facts, true).obstacle, Some(NO_MODEL));
     }

@@ -14,8 +14,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// When an outage of Redis makes a process not ready.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct OutageSettings {
-    /// How long Redis may be out of reach before /readyz answers 503. A gateway stays ready while no
-    /// other gateway reaches Redis either
+    /// How long Redis may be out of reach, or deny commands, before /readyz answers 503. A gateway
+    /// stays ready while no other gateway can use Redis either
     #[arg(
         long,
         env = "BATCHFLEET_UNREADY_AFTER",
@@ -32,8 +32,8 @@ impl Default for OutageSettings {
     }
 }
 
-/// Task: marks the process as not ready while Redis is out of reach for longer than the settings
-/// allow. Returns when a task that the broker needs has panicked.
+/// Task: marks the process as not ready while Redis is out of reach, or denies commands, for longer
+/// than the settings allow. Returns when a task that the broker needs has panicked.
 pub async fn follow_outages(
     health: impl Fn() -> BrokerHealth,
     readiness: Readiness,
@@ -43,9 +43,14 @@ pub async fn follow_outages(
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let BrokerHealth { outage, panicked } = health();
-        let is_away = outage.is_some_and(|outage| outage.lasts >= settings.unready_after);
-        readiness.set_obstacle(is_away.then_some("Redis is out of reach"));
+        let BrokerHealth { outage, denied, panicked } = health();
+        let is_long = |lasts: Duration| lasts >= settings.unready_after;
+        let obstacle = if outage.is_some_and(|outage| is_long(outage.lasts)) {
+            Some("Redis is out of reach")
+        } else {
+            denied.is_some_and(is_long).then_some("Redis denies commands that this process needs")
+        };
+        readiness.set_obstacle(obstacle);
         if panicked.is_some() {
             return;
         }
@@ -65,24 +70,29 @@ mod tests {
     async fn readiness_follows_redis_after_the_grace_period() {
         let readiness = Readiness::default();
         readiness.ready();
-        let outage = Arc::new(Mutex::new(None::<Duration>));
-        let seen = outage.clone();
-        let health = move || {
-            let error = BrokerError::unreachable("gone");
-            let outage = seen.lock().map(|lasts| Outage { lasts, error });
-            BrokerHealth { outage, panicked: None }
-        };
+        let health = Arc::new(Mutex::new(BrokerHealth::default()));
+        let seen = health.clone();
         let settings = OutageSettings { unready_after: Duration::from_secs(5) };
-        tokio::spawn(follow_outages(health, readiness.clone(), settings));
-        for (lasts, ready) in [
-            (None, Ok(None)),
-            (Some(Duration::from_secs(4)), Ok(None)),
-            (Some(Duration::from_secs(5)), Err("Redis is out of reach")),
-            (None, Ok(None)),
+        tokio::spawn(follow_outages(move || seen.lock().clone(), readiness.clone(), settings));
+        let away = |seconds| {
+            let (lasts, error) = (Duration::from_secs(seconds), BrokerError::unreachable("gone"));
+            BrokerHealth { outage: Some(Outage { lasts, error }), ..BrokerHealth::default() }
+        };
+        let denied = |seconds| BrokerHealth {
+            denied: Some(Duration::from_secs(seconds)),
+            ..BrokerHealth::default()
+        };
+        for (state, ready) in [
+            (BrokerHealth::default(), Ok(None)),
+            (away(4), Ok(None)),
+            (away(5), Err("Redis is out of reach")),
+            (denied(4), Ok(None)),
+            (denied(5), Err("Redis denies commands that this process needs")),
+            (BrokerHealth::default(), Ok(None)),
         ] {
-            *outage.lock() = lasts;
+            *health.lock() = state.clone();
             tokio::time::sleep(2 * LOOK).await;
-            assert_eq!(readiness.get(), ready, "{lasts:?}");
+            assert_eq!(readiness.get(), ready, "{state:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::{Pipeline, Value};
 
 use super::{
-    errors::broker_error, link::Link, locator::Locator, pool::Pool, tasks::Tasks,
+    denials, errors::broker_error, link::Link, locator::Locator, pool::Pool, tasks::Tasks,
     value_limit::ValueLimit,
 };
 use crate::{BrokerError, BrokerHealth, Outage};
@@ -38,7 +38,7 @@ impl Connections {
             (link, pool) => link.or(pool),
         };
         let outage = outage.map(|(since, error)| Outage { lasts: since.elapsed(), error });
-        BrokerHealth { outage, panicked: self.tasks.panicked() }
+        BrokerHealth { outage, denied: denials::lasting(), panicked: self.tasks.panicked() }
     }
 
     /// The limit of Redis that a value of `size` bytes exceeds, in bytes; `None` if Redis takes the

@@ -10,6 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use redis::{ErrorKind, RedisError};
+use tokio::time::Instant;
 
 use super::codes::server_code;
 use crate::throttle::Throttle;
@@ -21,6 +22,33 @@ static PASSWORD: AtomicU64 = AtomicU64::new(0);
 static PERMISSION: AtomicU64 = AtomicU64::new(0);
 static IDENTITY: Mutex<String> = Mutex::new(String::new());
 static LOG: Mutex<Throttle> = Mutex::new(Throttle::new(EVERY));
+static SERIES: Mutex<Option<Series>> = Mutex::new(None);
+
+/// How long after a refused command the next one of a series comes at the latest. A process that is
+/// not ready is asked nothing, so commands that requests need come seldom.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How long after its last command a series goes on if there is another one.
+const MEMORY: Duration = Duration::from_secs(300);
+
+/// Commands that Redis refused one after another, because the user lacks a permission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Series {
+    first: Instant,
+    last: Instant,
+}
+
+impl Series {
+    /// The series with one more refused command.
+    fn extended(series: Option<Self>, now: Instant) -> Self {
+        let first = series.filter(|series| now - series.last < MEMORY);
+        Self { first: first.map_or(now, |series| series.first), last: now }
+    }
+
+    /// How long the series has lasted; `None` if no command has been refused for a while.
+    fn lasts(self, now: Instant) -> Option<Duration> {
+        (now - self.last < PAUSE).then(|| now - self.first)
+    }
+}
 
 /// How often Redis denied access to this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,10 +95,37 @@ pub(super) fn count_password(advice: &str) {
     }
 }
 
+/// How long Redis has refused commands that this process needs; `None` if it refuses none.
+pub(super) fn lasting() -> Option<Duration> {
+    let series = *SERIES.lock();
+    series?.lasts(Instant::now())
+}
+
 /// Records a refused command.
 pub(super) fn count_permission(advice: &str) {
     PERMISSION.fetch_add(1, Relaxed);
+    let mut series = SERIES.lock();
+    *series = Some(Series::extended(*series, Instant::now()));
+    drop(series);
     if let Some(omitted) = LOG.lock().admit() {
         tracing::error!(reason = advice, omitted, "Redis denied a command");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_commands_are_a_series_until_there_are_none_for_a_while() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let first = Series::extended(None, start);
+        assert_eq!(first.lasts(at(9)), Some(Duration::from_secs(9)));
+        assert_eq!(first.lasts(at(10)), None);
+        let again = Series::extended(Some(first), at(100));
+        assert_eq!(again.lasts(at(101)), Some(Duration::from_secs(101)));
+        let other = Series::extended(Some(again), at(400));
+        assert_eq!(other.lasts(at(401)), Some(Duration::from_secs(1)));
     }
 }

@@ -172,8 +172,10 @@ impl Observer for RedisObserver {
         let reporting: Result<Vec<String>, RedisError> =
             redis::cmd("HKEYS").arg(keys::TRAFFIC).query_async(&mut *connection).await;
         let gateways = match reporting {
-            // Rights of an earlier version of this program: no gateway is known.
-            Err(error) if denials::is_of_permission(&error) => return Ok(Vec::new()),
+            // Rights of an earlier version of this program are no denial of what requests need.
+            Err(error) if denials::is_of_permission(&error) => {
+                return Err(BrokerError::denied(error));
+            }
             gateways => gateways.map_err(broker_error)?,
         };
         if gateways.is_empty() {

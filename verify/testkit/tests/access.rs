@@ -143,3 +143,21 @@ async fn a_wrong_password_is_reported_and_the_right_one_is_used_without_a_restar
     load.until_accepted(&fleet, 100.0).await;
     load.end_flawless(&fleet).await;
 }
+
+#[tokio::test]
+async fn a_program_that_lacks_rights_says_so_and_a_gateway_leaves_its_requests_to_others() {
+    let guarded = Guarded::start().await;
+    let fleet = fleet(&guarded).await;
+    let url = format!("redis://{}", guarded.redis.address());
+    let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--redis-url", &url];
+    let healthy = Program::named("batchfleet-gateway").unwrap().args(flags).spawn().unwrap();
+    until_ready(&healthy, 200, "\"ready\":true}").await;
+    guarded.acl("-@write").await;
+    until_ready(&fleet.gateways[0], 503, "but not").await;
+    until_ready(&fleet.workers[0], 503, "Redis denies commands").await;
+    until_ready(&healthy, 200, "\"ready\":true}").await;
+    guarded.acl("+@write").await;
+    for program in fleet.gateways.iter().chain(&fleet.workers) {
+        until_ready(program, 200, "\"ready\":true}").await;
+    }
+}
