@@ -148,8 +148,6 @@ fn one_line(report: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[derive(Parser, Debug)]

@@ -28,7 +28,7 @@ static SERIES: Mutex<Option<Series>> = Mutex::new(None);
 /// not ready is asked nothing, so commands that requests need come seldom.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long after its last command a series goes on if there is another one.
-const MEMORY: Duration = Duration::from_secs(300);
+const MEMORY: Duration = Duration::from_mins(5);
 
 /// Commands that Redis refused one after another, because the user lacks a permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
