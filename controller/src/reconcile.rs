@@ -6,6 +6,7 @@ mod fleets;
 mod retract;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::{iter, sync::Arc, time::Duration};
 
@@ -20,10 +21,13 @@ use kube::{
 };
 use tracing::{debug, info, warn};
 
-use self::fleets::{Decided, FleetState, next_tick};
 pub(crate) use self::{
     context::{Context, EventSink},
     fleets::FleetStates,
+};
+use self::{
+    fleets::{Decided, FleetState, next_tick},
+    trouble::{Trouble, trouble},
 };
 use crate::{
     cluster::{ClusterState, Healed},
@@ -127,7 +131,8 @@ async fn turn(
         context.metrics.reported(labels, conditions);
         return Ok(());
     }
-    let mut findings = findings(fleet, &existing, &decided, now < STARTING);
+    let trouble = trouble(fleet, state, &existing, input, context).await;
+    let mut findings = findings(fleet, &existing, &decided, trouble, now < STARTING);
     let applied = if findings.conflicts.blocks_writes {
         Ok(())
     } else {
@@ -165,6 +170,7 @@ fn findings(
     fleet: &ModelFleet,
     existing: &ClusterState,
     decided: &Decided,
+    trouble: Trouble,
     is_starting: bool,
 ) -> Findings {
     let now = Timestamp::now();
@@ -172,7 +178,8 @@ fn findings(
     let is_announced = input.workers.iter().any(|worker| worker.live);
     Findings {
         conflicts: existing.conflicts(mode),
-        problem: problem::of(existing.deployment.owned(), &existing.pods, now),
+        problem: trouble.problem,
+        activity: trouble.activity,
         refused: None,
         is_starting,
         is_silent: input.redis_error.is_none()

@@ -43,6 +43,8 @@ pub(crate) struct Findings {
     pub(crate) conflicts: Conflicts,
     /// What keeps workers from serving.
     pub(crate) problem: Option<Problem>,
+    /// What a pod that is not ready does at present.
+    pub(crate) activity: Option<String>,
     /// Why the API server refused an object of the fleet.
     pub(crate) refused: Option<String>,
     /// Whether pods are ready but no worker announces itself in Redis.
@@ -176,6 +178,7 @@ mod tests {
         Findings {
             conflicts: Conflicts::default(),
             problem: None,
+            activity: None,
             refused: None,
             is_silent: false,
             is_starting: false,
@@ -285,6 +288,16 @@ mod tests {
                 assert_eq!(is_ready.reason, reason);
             }
         }
+    }
+
+    #[test]
+    fn a_fleet_that_starts_says_what_its_pod_does() {
+        let activity = Some("init container fill of pod p runs since T".to_owned());
+        let status = status_with(&fleet(), &input(0), &Findings { activity, ..findings() }, THEN);
+        assert_eq!(
+            condition(&status, "Ready").message,
+            "0 of 2 workers are ready; init container fill of pod p runs since T"
+        );
     }
 
     #[test]

@@ -29,6 +29,8 @@ BROKEN = {
     "model-name": ("ModelNotFound", 'no model "wyde"', set_("spec.model.name", "wyde")),
     "no-claim": ("ClaimMissing", "not found",
                  set_("spec.model.source", {"persistentVolumeClaim": {"claimName": "nothing"}})),
+    "no-secret": ("VolumeUnavailable", 'secret "nothing" not found',
+                  set_("spec.model.source", {"objectStore": {"url": "s3://models", "optionsSecret": "nothing"}})),
     "no-image": ("ImageUnavailable", "example.invalid/worker:1", set_("spec.worker.image", "example.invalid/worker:1")),
     "bad-init": ("InitContainerFailed", "no such bucket",
                  set_("spec.model.source.emptyDir.args", ["echo no such bucket >&2; exit 3"])),

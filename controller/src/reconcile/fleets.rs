@@ -6,7 +6,7 @@ use batchfleet_broker::Announcement;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
-use super::{by_hand::Replicas, retract::ServedQueues};
+use super::{by_hand::Replicas, retract::ServedQueues, trouble::EventsRead};
 use crate::{
     crd::ModelFleet,
     decide::{Decision, FleetInput, ScaleMemory, TICK},
@@ -37,6 +37,8 @@ pub(super) struct FleetState {
     pub(super) remembered: Option<Announcement>,
     pub(super) pods: PodHistory,
     pub(super) replicas: Replicas,
+    /// Events of pods that are not ready.
+    pub(super) events: EventsRead,
     /// Time at which the names of dead workers were last removed.
     pub(super) tidied: Option<Duration>,
     /// Number of consecutive failed turns.

@@ -110,7 +110,8 @@ fn ready(
     if input.ordered == 0 && decision.size.floor == 0 {
         return Fact::new("Ready", false, "ScaledToZero", decision.explanation.clone());
     }
-    Fact::new("Ready", false, "WorkersStarting", workers)
+    let activity = findings.activity.as_ref().map_or_else(String::new, |it| format!("; {it}"));
+    Fact::new("Ready", false, "WorkersStarting", format!("{workers}{activity}"))
 }
 
 fn progressing(input: &FleetInput) -> Fact {

@@ -27,6 +27,39 @@ async fn the_last_words_of_a_worker_reach_the_status_and_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_events_of_a_pod_that_waits_reach_the_status() {
+    let mut world = World::new(&json!({})).await;
+    let mut stuck = pod();
+    stuck["status"] = json!({"phase": "Pending", "containerStatuses": [{
+        "name": "worker", "image": "worker:1", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ContainerCreating"}},
+    }]});
+    world.server.add("/api/v1/namespaces/ml/pods/digits-1", stuck);
+    let events = "/api/v1/namespaces/ml/events";
+    let warning = json!({
+        "metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "uid": "1"},
+        "type": "Warning", "reason": "FailedMount", "message": "secret \"redis\" not found",
+        "lastTimestamp": "2026-01-01T00:00:20Z",
+    });
+    world.server.add(&format!("{events}/e"), warning);
+    world.tick(10).await.unwrap();
+    let why = "a volume of pod digits-1 cannot be mounted: FailedMount: secret \"redis\" not found";
+    assert_eq!(world.status("reason"), "VolumeUnavailable");
+    assert_eq!(world.why("Degraded"), format!("\"True\": {}", json!(why)));
+    // They are read every 30 seconds.
+    let lists = |world: &World| {
+        world.server.requests().iter().filter(|it| **it == format!("GET {events}")).count()
+    };
+    assert_eq!(lists(&world), 1);
+    world.ticks(6, 10).await;
+    assert_eq!(lists(&world), 1);
+    // Without the right to read them, the status says less.
+    world.server.refuse(events, 403);
+    world.ticks(6, 10).await;
+    assert_eq!(world.status("reason"), "ContainerNotCreated");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_spec_that_the_api_server_refuses_is_reported_with_its_generation() {
     let mut world = World::new(&json!({})).await;
     world.ticks(8, 10).await;
