@@ -30,7 +30,7 @@ use kube::ResourceExt;
 
 pub(crate) use self::statement::Problem;
 use self::{
-    look::{Look, condition},
+    look::{Look, ready_since},
     statement::most_shared,
 };
 
@@ -62,7 +62,7 @@ impl<'a> Evidence<'a> {
         let all = |find: fn(&Look<'_>) -> Option<Problem>| {
             most_shared(&looks.iter().filter_map(find).collect::<Vec<_>>())
         };
-        let evicted = || eviction::problem(self.pods.iter().map(|pod| &**pod), self.now);
+        let evicted = || eviction::problem(self.pods, self.now);
         let stalled = || {
             let deployment = self.deployment.filter(|_| looks.iter().all(Look::is_ready))?;
             rollout::stalled(deployment, !looks.is_empty(), self.patience(), self.now)
@@ -104,10 +104,6 @@ impl<'a> Evidence<'a> {
 /// Returns whether a worker has been ready for `since`, which is long enough for its announcement
 /// to have reached the controller. A pod that is being deleted, evicted or drained does not count.
 pub(crate) fn has_served(pods: &[Arc<Pod>], since: SignedDuration, now: Timestamp) -> bool {
-    let ready_since = |pod: &Pod| {
-        let ready = condition(pod, "Ready").filter(|it| it.status == "True")?;
-        Some(ready.last_transition_time.as_ref()?.0)
-    };
     let remaining = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
     remaining.filter_map(|pod| ready_since(pod)).any(|at| now.duration_since(at) >= since)
 }

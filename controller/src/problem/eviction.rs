@@ -1,21 +1,31 @@
 //! Pods that Kubernetes has ended: evicted, refused by their node, or stopped with it. Pure.
 
+use std::sync::Arc;
+
 use k8s_openapi::{
     api::core::v1::Pod,
     jiff::{SignedDuration, Timestamp},
 };
 use kube::ResourceExt;
 
-use super::{last_words::cut, look::created, statement::Problem};
+use super::{
+    last_words::cut,
+    look::{created, ready_since},
+    statement::Problem,
+};
 
 /// Time for which an ended pod explains why workers are missing.
 const RECENT: SignedDuration = SignedDuration::from_mins(10);
 
-/// Returns the problem of the pod that was ended last.
-pub(super) fn problem<'a>(pods: impl Iterator<Item = &'a Pod>, now: Timestamp) -> Option<Problem> {
-    let ended = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let ended = ended.filter_map(|pod| Some((ended_at(pod)?, pod.name_any(), pod)));
-    let recent = ended.filter(|(at, ..)| now.duration_since(*at) <= RECENT);
+/// Returns the problem of the pod that was ended last, unless a pod has become ready since then and
+/// replaces it.
+pub(super) fn problem(pods: &[Arc<Pod>], now: Timestamp) -> Option<Problem> {
+    let replaced = pods.iter().filter_map(|pod| ready_since(pod)).max();
+    let remaining = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let ended = remaining.filter_map(|pod| Some((ended_at(pod)?, pod.name_any(), pod)));
+    let recent = ended.filter(|(at, ..)| {
+        now.duration_since(*at) <= RECENT && replaced.is_none_or(|replaced| replaced < *at)
+    });
     let (_, name, pod) =
         recent.max_by(|(at, name, _), (other, last, _)| (at, name).cmp(&(other, last)))?;
     let status = pod.status.as_ref()?;

@@ -104,8 +104,14 @@ fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|it| it.status == "True")
 }
 
-pub(super) fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
+fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|it| it.type_ == name)
+}
+
+/// Returns the time since which a pod is ready.
+pub(super) fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|it| it.status == "True")?;
+    Some(ready.last_transition_time.as_ref()?.0)
 }
 
 /// Returns the time at which the pod was created.

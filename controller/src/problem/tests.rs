@@ -323,6 +323,13 @@ fn the_pod_that_kubernetes_ended_last_explains_missing_workers_for_ten_minutes()
     assert!(problem(&pods[..1]).unwrap().message.contains("(UnexpectedAdmissionError): no GPU"));
     // All workers are ready again.
     assert_eq!(Evidence { lacks_workers: false, ..evidence(&pods) }.problem(), None);
+    // Another pod has replaced it, and only a pod that starts is missing.
+    let ready = |at: &str| json!({"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": at}]});
+    let mut replaced = pods.to_vec();
+    replaced.push(pod("d", &ready("2026-01-01T00:09:20Z")));
+    assert_eq!(problem(&replaced), None);
+    replaced[3] = pod("d", &ready("2026-01-01T00:08:00Z"));
+    assert!(problem(&replaced).is_some());
     let later = now() + SignedDuration::from_mins(2);
     assert_eq!(Evidence { now: later, ..evidence(&pods[..1]) }.problem(), None);
 }
