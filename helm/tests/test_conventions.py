@@ -173,3 +173,10 @@ def test_users_of_the_cluster_get_rights_on_fleets_by_aggregation():
     assert set(view["rules"][0]["verbs"]) == {"get", "list", "watch"}
     assert "modelfleets/status" not in edit["rules"][0]["resources"]
     assert "ClusterRole" not in chart.kinds("rbac.createAggregateClusterRoles=false")
+
+
+def test_the_controller_may_list_events_and_write_its_own():
+    rules = [rule for rule in chart.the("Role", "-controller")["rules"] if "events" in rule["resources"]]
+    assert [(rule["apiGroups"], rule["verbs"]) for rule in rules] == [
+        ([""], ["list"]), (["events.k8s.io"], ["create", "patch"]),
+    ]

@@ -165,13 +165,6 @@ def test_the_controller_may_list_and_watch_every_kind_of_which_it_keeps_a_copy()
     assert [kind for kind in copied if not {"list", "watch"} <= verbs[kind]] == []
 
 
-def test_the_controller_may_list_events_and_write_its_own():
-    rules = [rule for rule in the("Role", "-controller")["rules"] if "events" in rule["resources"]]
-    assert [(rule["apiGroups"], rule["verbs"]) for rule in rules] == [
-        ([""], ["list"]), (["events.k8s.io"], ["create", "patch"]),
-    ]
-
-
 def test_only_the_controller_has_a_kubernetes_token():
     accounts = [each for each in chart.objects() if each["kind"] == "ServiceAccount"]
     assert all(account["automountServiceAccountToken"] is False for account in accounts)
