@@ -19,7 +19,7 @@ mapfile -t NAMES < <(printf "batchfleet/%s:$TAG\n" "${IMAGES[@]}" redis)
 name_redis() {
     local image
     image=$(redis_image)
-    [ "$image" = "$REDIS" ] || echo "FROM $image" | "${docker[@]}" build --quiet --tag "$REDIS" - >/dev/null
+    [ "$image" = "$REDIS" ] || "${docker[@]}" build --quiet --tag "$REDIS" - <<<"FROM $image" >/dev/null
 }
 
 load() {
