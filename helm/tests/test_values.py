@@ -51,6 +51,7 @@ def test_a_typo_is_refused_with_its_name(setting, key):
         ("redis.maxMemory=lots", "/redis/maxMemory"),
         ("demo.enabled=maybe", "/demo/enabled"),
         ("images.pullPolicy=Sometimes", "/images/pullPolicy"),
+        ("monitoring.rules.runbookUrl=", "/monitoring/rules/runbookUrl"),
         ("models.digits.batch.mode=large", "/models/digits/batch/mode"),
     ],
 )
@@ -66,6 +67,10 @@ def test_a_wrong_value_is_refused_with_its_place(setting, place):
             "needs redis.external.tls.secret",
         ),
         (["redis.bundled=false"], "redis.external.gatewaySecret must name the secret"),
+        ([*EXTERNAL, "redis.tls.enabled=true"], "set redis.external.tls"),
+        (["redis.tls.existingSecret=mine"], "without redis.tls.enabled"),
+        (["gateway.jwt.audiences[0]=models"], "without gateway.jwt.issuer"),
+        (["gateway.jwt.jwksSecret=keys"], "without gateway.jwt.issuer"),
         (["gateway.autoscaling.min=5", "gateway.autoscaling.max=2"], "min must not be more than"),
         (
             ["gateway.httpRoute.enabled=true", "gateway.allowAnonymous=true"],

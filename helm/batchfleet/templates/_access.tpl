@@ -36,6 +36,9 @@ gateway.grpcRoute.enabled=true
 {{- if and .issuer (not .audiences) -}}
 {{- fail "gateway.jwt.issuer needs gateway.jwt.audiences, one of which a token must name" -}}
 {{- end -}}
+{{- if and (or .audiences .jwksUrl .jwksSecret .caSecret) (not .issuer) -}}
+{{- fail "settings of gateway.jwt have no effect without gateway.jwt.issuer, so the gateway would check no token" -}}
+{{- end -}}
 {{- if and .jwksUrl .jwksSecret -}}
 {{- fail "gateway.jwt.jwksUrl and gateway.jwt.jwksSecret both name the keys of the issuer: set one" -}}
 {{- end -}}

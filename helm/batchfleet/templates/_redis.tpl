@@ -47,6 +47,13 @@
 {{/* Name of the secret with the certificates that programs use with Redis; empty without any. */}}
 {{- define "batchfleet.redisTls" -}}
 {{- $external := .Values.redis.external.tls -}}
+{{- $bundled := .Values.redis.tls -}}
+{{- if and $bundled.enabled (not .Values.redis.bundled) -}}
+{{- fail "redis.tls.enabled is for the bundled Redis only: for another Redis, set redis.external.tls and use a URL that starts with rediss://" -}}
+{{- end -}}
+{{- if and (or $bundled.existingSecret $bundled.existingClientSecret $bundled.certManagerIssuer) (not $bundled.enabled) -}}
+{{- fail "certificates in redis.tls have no effect without redis.tls.enabled=true" -}}
+{{- end -}}
 {{- if .Values.redis.bundled -}}
 {{- if .Values.redis.tls.enabled }}{{ include "batchfleet.redisClientTls" . }}{{ end -}}
 {{- else -}}
