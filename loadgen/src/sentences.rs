@@ -39,14 +39,28 @@ pub fn load(model: &str, wanted: &[&str], sentences: &[Vec<i64>]) -> Result<Samp
 ///
 /// The name of the model does not fit into a URL.
 pub fn request(model: &str, wanted: &[&str], sentence: &[i64]) -> Result<Prepared, LoadError> {
+    request_of(model, wanted, sentence, 1)
+}
+
+/// The request of `rows` times the same sentence, as for [`load`].
+///
+/// # Errors
+///
+/// The name of the model does not fit into a URL.
+pub fn request_of(
+    model: &str,
+    wanted: &[&str],
+    sentence: &[i64],
+    rows: usize,
+) -> Result<Prepared, LoadError> {
     let input = |name: &str| Input {
         name: name.to_owned(),
         datatype: "INT64".to_owned(),
-        shape: vec![1, sentence.len() as u64],
+        shape: vec![rows as u64, sentence.len() as u64],
     };
     let call = Call::new(model, vec![input("input_ids"), input("attention_mask")])?;
-    let (ids, mask) = (bytes(sentence), bytes(&vec![1; sentence.len()]));
-    Ok(call.wanting(wanted).binary(&[&ids, &mask]))
+    let (ids, mask) = (sentence.repeat(rows), vec![1; sentence.len() * rows]);
+    Ok(call.wanting(wanted).binary(&[&bytes(&ids), &bytes(&mask)]))
 }
 
 fn bytes(numbers: &[i64]) -> Vec<u8> {
@@ -81,6 +95,9 @@ mod tests {
     fn a_request_has_the_ids_and_a_mask_of_ones() {
         let request = request("text", &["embedding"], &[101, 102]).unwrap();
         let numbers = bytes(&[101, 102, 1, 1]);
+        assert!(request.body.ends_with(&numbers), "{:?}", request.body);
+        let request = request_of("text", &["embedding"], &[101, 102], 2).unwrap();
+        let numbers = bytes(&[101, 102, 101, 102, 1, 1, 1, 1]);
         assert!(request.body.ends_with(&numbers), "{:?}", request.body);
     }
 }

@@ -8,6 +8,7 @@ mod bare;
 mod capacity;
 mod commandstats;
 mod control;
+mod documents;
 mod echo;
 mod files;
 mod gap;
@@ -61,6 +62,8 @@ enum Part {
     Lengths,
     /// Announced capacity against the served rate, and N against fixed sizes, of a text encoder
     Capacity,
+    /// Long documents to a text encoder on default settings: processes, failures and refusals
+    Documents,
     /// Latency and capacity where a change of the number of rows is expensive
     SizeChange,
     /// Goodput of auto against every fixed N
@@ -112,6 +115,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Text => text::bench(&settings.files, lasts).await,
             Part::Lengths => lengths::bench(lasts).await,
             Part::Capacity => capacity::bench(&settings.files, lasts).await,
+            Part::Documents => documents::bench(&settings.files, lasts).await,
             Part::SizeChange => size_change::bench(lasts).await,
             Part::Sweep => sweep::bench(&settings.files, lasts).await,
             Part::Traces => traces::bench(lasts).await,
