@@ -117,6 +117,8 @@ function show({ shown, may_ask, trouble }) {
   part("n").textContent = n ?? "–";
   part("why").textContent = batching.why.replace(/^N = \d+: /, "").replace(/^./, (first) => first.toUpperCase()) + ".";
   part("workers").textContent = workers(batching);
+  part("units").hidden = !worker?.units_by_length?.length;
+  part("units").textContent = units(worker);
   curve(part("curve"), worker);
   queue(part("queue"), samples);
   latency(part("latency"), samples, worker?.slo_ms);
@@ -176,6 +178,18 @@ function workers({ workers: { live, wanted }, capacity }) {
   const count = live === 1 ? "1 worker" : `${live} workers`;
   const needed = wanted === null ? "" : `; the load needs ${wanted}`;
   return `${count}, capacity ${round(capacity)} rows/s within the latency target${needed}.`;
+}
+
+/** Describes what rows cost that differ in length, in units, and how much of what runs is padding. */
+function units(worker) {
+  if (!worker?.units_by_length?.length) return "";
+  const { n, row_units: row, units_by_length: lengths, padding_share: padding } = worker;
+  const [length, most] = lengths.at(-1);
+  const share = padding > 0 ? ` Under full load ${round(100 * padding)} % of what runs is padding.` : "";
+  return (
+    `Rows are counted in units by their length: a row of the usual length costs ${round(row)}, N rows cost ` +
+    `${round(n * row)}, and a row of length ${length} costs ${round(most)}.${share}`
+  );
 }
 
 /** Shows the controls if this page may set them; otherwise shows where to find them. */

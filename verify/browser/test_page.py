@@ -77,6 +77,18 @@ def test_batches_grow_with_callers_and_n_moves_with_the_latency_target(visit):
     visit.until(shows.format("One request per batch"))
 
 
+def test_rows_of_different_lengths_are_explained_in_units(visit):
+    visit = visit()
+    visit.page.select_option("#model", label="steady")
+    visit.until("document.getElementById('units').hidden")
+    visit.page.select_option("#model", label="texts")
+    visit.until("document.getElementById('units').textContent !== ''")
+    assert re.search(
+        r"a row of the usual length costs [\d.]+, N rows cost [\d,.]+, and a row of length \d+ costs",
+        visit.text("#units"),
+    )
+
+
 def test_the_load_ends_when_its_page_is_closed(browser, serving):
     visit = chromium.Visit(browser, f"http://{serving.http}/", chromium.DESKTOP, "light")
     visit.until("document.querySelectorAll('#callers input').length > 0")
