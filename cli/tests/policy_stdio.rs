@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_policy::{Observation, ScalePolicy};
+use batchfleet_policy::{LengthSample, Observation, ScalePolicy};
 use batchfleet_simulator::{
-    Curve, Order, Pilot, PolicyPilot, Pull,
+    Curve, Order, Pilot, PolicyPilot, Pull, Request,
     goals::{Candidate, Goal, InProcess, MAX_BATCH, SLO, batches, capacity, fleet},
 };
 use serde_json::{Value, json};
@@ -72,7 +72,8 @@ impl Batches {
 
 impl Pilot for Batches {
     fn pull(&mut self, pull: &Pull<'_>) -> Order {
-        let ages: Vec<f64> = pull.waiting.iter().map(|at| (pull.now - at) * 1e3).collect();
+        let ages: Vec<f64> =
+            pull.waiting.iter().map(|one| (pull.now - one.arrived) * 1e3).collect();
         let decision = self.program.ask(&json!({
             "kind": "batch", "t": pull.now, "q": ages.len(), "oldest_ms": ages[0],
             "ages_ms": ages, "workers": pull.workers, "slo_ms": milliseconds(SLO),
@@ -80,11 +81,11 @@ impl Pilot for Batches {
         }));
         self.done.clear();
         let number = |name: &str| u32::try_from(decision[name].as_u64().unwrap()).unwrap();
-        Order { refuse: number("drop"), rows: number("n") }
+        Order::oldest(number("drop"), number("n"))
     }
 
-    fn ran(&mut self, _: usize, rows: u32, took: Duration) {
-        self.done.push((rows, milliseconds(took)));
+    fn ran(&mut self, _: usize, batch: LengthSample) {
+        self.done.push((batch.rows, milliseconds(batch.took)));
     }
 
     fn scale(&mut self, _: Duration, _: &Observation) -> Option<u32> {
@@ -105,8 +106,8 @@ impl Pilot for PipedScaling {
         self.batches.pull(pull)
     }
 
-    fn ran(&mut self, worker: usize, rows: u32, took: Duration) {
-        self.batches.ran(worker, rows, took);
+    fn ran(&mut self, worker: usize, batch: LengthSample) {
+        self.batches.ran(worker, batch);
     }
 
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32> {
@@ -181,6 +182,7 @@ fn a_malformed_line_returns_an_error_and_the_next_is_served() {
     assert!(program.ask(&json!({ "kind": "weather" }))["error"].is_string());
     let mut batches =
         Batches { program, sizes: Vec::new(), done: vec![(1, 10.0), (1, 10.0), (1, 10.0)] };
-    let pull = Pull { now: 1.0, worker: 0, workers: 1, waiting: &[1.0], arrived: 1 };
+    let waiting = [Request { arrived: 1.0, length: 1 }];
+    let pull = Pull { now: 1.0, worker: 0, workers: 1, waiting: &waiting, arrived: 1 };
     assert_eq!(batches.pull(&pull).refuse, 0);
 }

@@ -20,6 +20,9 @@ const HEADROOM: f64 = 0.8;
 const WORTH: f64 = 0.97;
 /// Share of the best rate that N aims for while the latency target cannot be met.
 const NEARLY_BEST: f64 = 0.96;
+/// Both shares where requests of different lengths are padded: the more requests there are to choose
+/// from, the less is lost to padding, which L(b) does not show.
+const WORTH_PADDED: f64 = 0.99;
 /// There is a backlog if the rows in the system, beyond one for each worker, take this share of the
 /// target at the N that keeps the target: the average request then takes more than half of the
 /// target, and some take all of it. The backlog lasts until the rows take the smaller share; without
@@ -83,6 +86,8 @@ pub struct BatchPolicy {
     /// What a usual request's row counts: 1, unless rows differ in length and are counted in
     /// [units](crate::LengthCost).
     pub row: u32,
+    /// Whether requests of different lengths are padded to run together.
+    pub pads: bool,
     /// SLO: the latency target for the 99th percentile of requests, from queue to reply.
     pub slo: Duration,
     /// The part of `slo` spent neither waiting nor computing: network and broker.
@@ -184,7 +189,7 @@ impl BatchPolicy {
     /// Returns a policy without a published N, overhead and limit on the time of a batch.
     pub const fn new(mode: BatchMode, max_batch: u32, slo: Duration) -> Self {
         let (overhead, hung_after) = (Duration::ZERO, Duration::MAX);
-        Self { mode, published: None, max_batch, row: 1, slo, overhead, hung_after }
+        Self { mode, published: None, max_batch, row: 1, pads: false, slo, overhead, hung_after }
     }
 
     /// Returns the same policy for a cost model, a load and a choice that count
@@ -206,14 +211,16 @@ impl BatchPolicy {
     ///   just after a batch has started waits about L(N)/W until a worker is free, and then L(N)
     ///   for its own batch.
     /// - The upper end of the interval is the smallest b whose rate b / L(b) is within 3 % of the
-    ///   best rate up to N*. The upper end is 1 for a model that does not gain from batching.
+    ///   best rate up to N*, or within 1 % if requests are padded. The upper end is 1 for a model that
+    ///   does not gain from batching.
     /// - The lower end is `b_eq`, the size at which the fleet keeps up: the solution of b = λ/W ·
     ///   L(b).
     /// - With several workers, N = max((1.3 + 1.2/W) · `b_eq`, waiting/W), between 1 and the upper
     ///   end. A worker that claims more would hold requests while another worker is idle. The
     ///   factor covers the variation of Poisson arrivals and was fitted in the simulator. A single
     ///   worker uses the upper end.
-    /// - If even one row misses the target, N aims for 96 % of the best rate of all sizes.
+    /// - If even one row misses the target, N aims for 96 % of the best rate of all sizes, or for 99 %
+    ///   if requests are padded.
     /// - If the rows in the system, beyond one for each worker, take more than 60 % of the target at
     ///   the upper end, N also aims for this rate, with the requests' deadlines in place of the
     ///   target, until the rows take less than 30 %. The number of rows in the system is compared,
@@ -226,7 +233,9 @@ impl BatchPolicy {
         let n_star = self.n_star(cost, load.workers, self.slo).map(|n_star| n_star.min(most));
         let (upper, why) = match n_star {
             Some(n_star) => self.worthwhile(cost, n_star, most),
-            None => (enough(cost, NEARLY_BEST, most).max(self.row), Bound::SloInfeasible),
+            None => {
+                (enough(cost, self.share(NEARLY_BEST), most).max(self.row), Bound::SloInfeasible)
+            }
         };
         let workers = f64::from(load.workers.max(1));
         let share = load.rate.map(|rate| rate.max(0.0) / workers);
@@ -274,7 +283,7 @@ impl BatchPolicy {
             return None;
         }
         let in_time = self.n_star(cost, load.workers, load.allowance)?.min(self.most(cost));
-        let rows = enough(cost, NEARLY_BEST, in_time);
+        let rows = enough(cost, self.share(NEARLY_BEST), in_time);
         // A single worker claims what waits. No other worker may claim the rows of another, and a
         // size that is padded anyway may as well be full.
         let share = match load.workers {
@@ -359,13 +368,20 @@ impl BatchPolicy {
             })
     }
 
+    /// The share of the best rate that is enough: `usual`, or more where larger batches also save
+    /// padding.
+    const fn share(&self, usual: f64) -> f64 {
+        if self.pads { WORTH_PADDED } else { usual }
+    }
+
     /// Returns the smallest size with nearly the best rate of sizes up to N*, and the limit that
     /// determined this size.
     fn worthwhile(&self, cost: &CostModel, n_star: u32, most: u32) -> (u32, Bound) {
-        let rows = enough(cost, WORTH, n_star).max(self.row);
+        let worth = self.share(WORTH);
+        let rows = enough(cost, worth, n_star).max(self.row);
         // If twice the limit gives the same size, N* was not the limit. Nothing is known of the gain
         // of sizes beyond the table.
-        let limited = enough(cost, WORTH, n_star.saturating_mul(2)).max(self.row) != rows;
+        let limited = enough(cost, worth, n_star.saturating_mul(2)).max(self.row) != rows;
         let bound = if self.max_batch <= self.row {
             Bound::MaxBatch
         } else if !limited && rows < cost.largest() {

@@ -4,7 +4,8 @@
 //!   measured duration of a batch of b rows.
 //! - [`LengthCost`] is u(S), the cost of a row of length S: where rows differ in length, everything
 //!   that counts rows counts these units.
-//!   [`LengthTimes`] corrects it while the model serves.
+//!   [`LengthTimes`] corrects it while the model serves, and [`UsualRow`] is what a row of the usual
+//!   length costs, also under full load.
 //! - [`companions`] chooses which waiting requests of different lengths run together.
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
 //!   model, the latency target and the load ([`ArrivalRate`], [`Standing`]). [`BatchChoice`]
@@ -29,6 +30,7 @@ mod scale;
 mod size_change;
 mod speed;
 mod standing;
+mod usual;
 
 pub use admission::{Ahead, DrainRate, DrainSample, admit, doomed};
 pub use batch::{BatchChoice, BatchMode, BatchPolicy, Bound, QueueLoad};
@@ -45,3 +47,4 @@ pub use scale::{
 pub use size_change::SizeChange;
 pub use speed::Speed;
 pub use standing::Standing;
+pub use usual::{ComposedBatch, UsualRow};

@@ -2,7 +2,9 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use batchfleet_policy::{Climb, ClimbEnd, CostModel};
+use batchfleet_policy::{Climb, ClimbEnd, CostModel, LengthCost, LengthSample};
+
+use crate::window;
 
 /// L(b): duration of a batch of b rows in the simulated model.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +13,9 @@ pub struct Curve {
     /// Fixed sizes of the engine, in ascending order; batches are padded to the next size. `None`
     /// if the engine runs any size.
     sizes: Option<Vec<u32>>,
+    /// What each row costs by its length, in milliseconds: for each position, and for each pair of
+    /// positions.
+    length_ms: (f64, f64),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -24,13 +29,20 @@ enum Shape {
 impl Curve {
     /// Returns the curve a + c·b, in milliseconds.
     pub const fn affine(a: f64, c: f64) -> Self {
-        Self { shape: Shape::Affine { a, c }, sizes: None }
+        Self { shape: Shape::Affine { a, c }, sizes: None, length_ms: (0.0, 0.0) }
     }
 
     /// Returns the same curve for an engine with these fixed sizes, in ascending order.
     #[must_use]
     pub fn with_sizes(self, sizes: Vec<u32>) -> Self {
         Self { sizes: Some(sizes), ..self }
+    }
+
+    /// Returns the same curve for rows of which each takes longer by so many milliseconds for each of
+    /// its positions, and for each pair of positions.
+    #[must_use]
+    pub fn with_lengths(self, position_ms: f64, pair_ms: f64) -> Self {
+        Self { length_ms: (position_ms, pair_ms), ..self }
     }
 
     /// Returns the fixed sizes; empty if the engine runs any size.
@@ -46,6 +58,35 @@ impl Curve {
             Shape::Affine { a, c } => (a + c * rows) / 1000.0,
             Shape::Table(points) => interpolate(points, rows) / 1000.0,
         }
+    }
+
+    /// Returns T(b, S) in seconds: the time of a batch of rows that are all padded to `length`.
+    pub fn seconds_of(&self, rows: u32, length: u64) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a length of a row")]
+        let length = length as f64;
+        let (position_ms, pair_ms) = self.length_ms;
+        let row_ms = position_ms * length + pair_ms * length * length;
+        self.seconds(rows) + f64::from(rows) * row_ms / 1000.0
+    }
+
+    /// Returns L of units, and what rows cost in units, of a worker that has measured rows of lengths
+    /// within these bounds.
+    pub fn length_costs(
+        &self,
+        max_batch: u32,
+        (least, most): (u64, u64),
+    ) -> Option<(CostModel, LengthCost)> {
+        let lengths = std::iter::successors(Some(least), |length| length.checked_mul(4));
+        let lengths = lengths.take_while(|&length| length < most).chain([most]);
+        let powers = || std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2));
+        let sample = |rows, length| {
+            let took = Duration::from_secs_f64(self.seconds_of(rows, length));
+            LengthSample { rows, length, took }
+        };
+        let sizes = || powers().take_while(|&rows| rows < max_batch).chain([max_batch]);
+        let measured: Vec<LengthSample> =
+            lengths.flat_map(|length| sizes().map(move |rows| sample(rows, length))).collect();
+        window::costs(&measured)
     }
 
     /// Returns the profile that a worker would measure at start-up: the times of the fixed sizes,
@@ -138,7 +179,7 @@ impl FromStr for Curve {
                 points.dedup_by_key(|&mut (rows, _)| rows);
                 Shape::Table(points)
             };
-        let curve = Self { shape, sizes: None };
+        let curve = Self { shape, sizes: None, length_ms: (0.0, 0.0) };
         if curve.seconds(1) > 0.0 { Ok(curve) } else { Err(expected()) }
     }
 }
@@ -152,6 +193,10 @@ impl fmt::Display for Curve {
                     points.iter().map(|(rows, ms)| format!("{rows}: {ms} ms")).collect();
                 f.write_str(&points.join(", "))?;
             }
+        }
+        if self.length_ms != (0.0, 0.0) {
+            let (position_ms, pair_ms) = self.length_ms;
+            write!(f, " + {position_ms} ms per position + {pair_ms} ms per pair of positions")?;
         }
         match &self.sizes {
             Some(sizes) => write!(f, ", padded to one of {} sizes", sizes.len()),
@@ -176,6 +221,20 @@ mod tests {
         for wrong in ["", "8", "8+b2", "-8+2b", "1=", "0=8", "1:8", "0+0b"] {
             assert!(wrong.parse::<Curve>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn rows_take_longer_by_their_length() {
+        let curve = Curve::affine(4.0, 0.0).with_lengths(0.02, 0.0001);
+        assert!((curve.seconds_of(3, 100) - 0.013).abs() < 1e-12);
+        let (cost, lengths) = curve.length_costs(16, (8, 512)).unwrap();
+        for (rows, length) in [(1, 20), (5, 100), (16, 300)] {
+            let units = window::whole(f64::from(rows) * lengths.units(length));
+            let ratio = cost.latency(units).as_secs_f64() / curve.seconds_of(rows, length);
+            assert!((0.97..1.03).contains(&ratio), "{rows} rows of {length}: {ratio}");
+        }
+        let (_, lengths) = Curve::affine(4.0, 1.0).length_costs(16, (8, 512)).unwrap();
+        assert!(lengths.is_flat());
     }
 
     #[test]

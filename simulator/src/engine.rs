@@ -5,9 +5,13 @@ mod workers;
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
-use batchfleet_policy::{Observation, RequestCounts};
+use batchfleet_policy::{LengthSample, Observation, RequestCounts};
 
-use crate::{curve::Curve, outcome::SimulationOutcome};
+use crate::{
+    curve::Curve,
+    outcome::SimulationOutcome,
+    request::{Request, longest},
+};
 use workers::{Event, Time, Workers};
 
 /// Makes the decisions of a simulated fleet.
@@ -15,8 +19,8 @@ pub trait Pilot {
     /// Decides what an idle worker claims while requests wait.
     fn pull(&mut self, pull: &Pull<'_>) -> Order;
 
-    /// Called after each batch with the worker, the rows and the duration of the batch.
-    fn ran(&mut self, worker: usize, rows: u32, took: Duration);
+    /// Called after each batch of a worker.
+    fn ran(&mut self, worker: usize, batch: LengthSample);
 
     /// Decides the number of workers, once per tick. With `None` the number stays unchanged.
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32>;
@@ -31,19 +35,26 @@ pub struct Pull<'a> {
     pub worker: usize,
     /// Workers that serve.
     pub workers: u32,
-    /// Arrival times of the waiting requests, oldest first; never empty.
-    pub waiting: &'a [f64],
+    /// The waiting requests, oldest first; never empty.
+    pub waiting: &'a [Request],
     /// Number of requests that have arrived since the start.
     pub arrived: u64,
 }
 
 /// The pilot's order for an idle worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Number of oldest requests to refuse first.
     pub refuse: u32,
-    /// Number of rows to run afterwards.
-    pub rows: u32,
+    /// Which of the other requests to run afterwards: their indices, in ascending order.
+    pub run: Vec<usize>,
+}
+
+impl Order {
+    /// Returns the order to refuse some of the oldest requests, and to run the next `rows`.
+    pub fn oldest(refuse: u32, rows: u32) -> Self {
+        Self { refuse, run: (0..rows as usize).collect() }
+    }
 }
 
 /// A fleet and its load.
@@ -55,6 +66,8 @@ pub struct Scenario {
     pub slower: Option<(f64, f64)>,
     /// Arrival times of the requests in seconds, in ascending order.
     pub arrivals: Arc<[f64]>,
+    /// The lengths of the rows of requests, which they have in turn; never empty.
+    pub lengths: Arc<[u64]>,
     /// How long a client takes from an answer to its next request, in seconds, if each of
     /// `arrivals` is the first request of a client; `None` if it is its only one.
     pub think: Option<f64>,
@@ -78,6 +91,7 @@ impl Scenario {
             curve,
             slower: None,
             arrivals: arrivals.into(),
+            lengths: [1].into(),
             think: None,
             duration,
             slo: Duration::from_millis(100),
@@ -98,7 +112,7 @@ impl Scenario {
     pub fn run(&self, pilot: &mut dyn Pilot) -> SimulationOutcome {
         let mut run = Run {
             scenario: self,
-            arrivals: self.arrivals.to_vec(),
+            requests: Vec::with_capacity(self.arrivals.len()),
             returning: BinaryHeap::new(),
             workers: Workers::new(self.workers),
             outcome: SimulationOutcome::new(self.duration, self.slo, self.workers),
@@ -107,6 +121,7 @@ impl Scenario {
             next_tick: 0.0,
             now: 0.0,
         };
+        self.arrivals.iter().for_each(|&at| run.expect(at));
         while run.step(pilot) {}
         run.outcome.end(self.duration);
         run.outcome
@@ -118,11 +133,11 @@ impl Scenario {
 const THINK: f64 = 0.001;
 const SPREAD: f64 = 0.000_05;
 
-/// A running simulation. The waiting requests are the arrivals from index `head` to `arrived`.
+/// A running simulation. The waiting requests are those from index `head` to `arrived`.
 struct Run<'a> {
     scenario: &'a Scenario,
-    /// The arrivals that are known.
-    arrivals: Vec<f64>,
+    /// The requests whose arrival is known, in order of arrival except for those that have run.
+    requests: Vec<Request>,
     /// The next requests of clients that think.
     returning: BinaryHeap<Reverse<Time>>,
     workers: Workers,
@@ -139,7 +154,7 @@ impl Run<'_> {
         // An arrival is an event only while a worker is idle. Otherwise the request waits until a
         // worker is free.
         let returning = self.returning.peek().map(|Reverse(Time(at))| *at);
-        let arrival = self.arrivals.get(self.head).copied().or(returning);
+        let arrival = self.requests.get(self.head).map(|request| request.arrived).or(returning);
         let arrival = arrival.filter(|_| self.workers.has_idle());
         let tick = Some(self.next_tick).filter(|&tick| tick < self.scenario.duration);
         let event = self.workers.next_event();
@@ -148,19 +163,26 @@ impl Run<'_> {
         };
         self.now = self.now.max(next);
         while self.returning.peek().is_some_and(|Reverse(Time(at))| *at <= self.now) {
-            self.arrivals.extend(self.returning.pop().map(|Reverse(Time(at))| at));
+            if let Some(Reverse(Time(at))) = self.returning.pop() {
+                self.expect(at);
+            }
         }
-        while self.arrivals.get(self.arrived).is_some_and(|&at| at <= self.now) {
-            self.outcome.offered(self.arrivals[self.arrived]);
+        while let Some(request) = self.requests.get(self.arrived)
+            && request.arrived <= self.now
+        {
+            self.outcome.offered(request.arrived);
             self.arrived += 1;
         }
         while let Some(event) = self.workers.due(self.now) {
             if let Event::Ran { worker, rows, began, ended, first } = event {
-                for at in first..first + rows as usize {
-                    self.outcome.answered(self.arrivals[at], ended);
+                let ran = &self.requests[first..first + rows as usize];
+                for request in ran {
+                    self.outcome.answered(request.arrived, ended);
                 }
+                let took = Duration::from_secs_f64(ended - began);
+                let batch = LengthSample { rows, length: longest(ran), took };
                 self.think(ended, rows);
-                pilot.ran(worker, rows, Duration::from_secs_f64(ended - began));
+                pilot.ran(worker, batch);
             }
         }
         if tick.is_some_and(|tick| tick <= self.now) {
@@ -175,6 +197,13 @@ impl Run<'_> {
         true
     }
 
+    /// Adds a request that arrives at this time, after all others.
+    fn expect(&mut self, arrived: f64) {
+        let lengths = &self.scenario.lengths;
+        let length = lengths.get(self.requests.len() % lengths.len().max(1)).copied().unwrap_or(1);
+        self.requests.push(Request { arrived, length });
+    }
+
     /// Lets clients send their next requests after `answers` at the same time.
     fn think(&mut self, at: f64, answers: u32) {
         if let Some(think) = self.scenario.think.filter(|_| at < self.scenario.duration) {
@@ -185,7 +214,7 @@ impl Run<'_> {
 
     /// Executes the pilot's order for an idle worker. The worker runs at least one row.
     fn pull(&mut self, worker: usize, pilot: &mut dyn Pilot) {
-        let waiting = &self.arrivals[self.head..self.arrived];
+        let waiting = &self.requests[self.head..self.arrived];
         let order = pilot.pull(&Pull {
             now: self.now,
             worker,
@@ -194,21 +223,24 @@ impl Run<'_> {
             arrived: self.arrived as u64,
         });
         let refused = waiting.len().min(order.refuse as usize);
-        for &at in &waiting[..refused] {
-            self.outcome.refused(at);
+        for request in &waiting[..refused] {
+            self.outcome.refused(request.arrived);
         }
-        let left = u32::try_from(waiting.len() - refused).unwrap_or(u32::MAX);
         self.head += refused;
         self.think(self.now, u32::try_from(refused).unwrap_or(u32::MAX));
-        if left == 0 {
+        let waiting = &mut self.requests[self.head..self.arrived];
+        if waiting.is_empty() {
             return;
         }
-        let rows = order.rows.clamp(1, left);
+        let count = bring_forward(waiting, &order.run).max(1);
+        let batch = &waiting[..count];
+        let rows = u32::try_from(count).unwrap_or(u32::MAX);
         let slower = self.scenario.slower.filter(|&(from, _)| self.now >= from);
-        let took = self.scenario.curve.seconds(rows) * slower.map_or(1.0, |(_, factor)| factor);
-        self.workers.run(worker, self.head, rows, (self.now, self.now + took));
-        self.outcome.ran(rows);
-        self.head += rows as usize;
+        let takes = self.scenario.curve.seconds_of(rows, longest(batch));
+        let takes = takes * slower.map_or(1.0, |(_, factor)| factor);
+        self.outcome.ran(batch);
+        self.workers.run(worker, self.head, rows, (self.now, self.now + takes));
+        self.head += count;
     }
 
     fn scale(&mut self, pilot: &mut dyn Pilot) {
@@ -229,6 +261,17 @@ impl Run<'_> {
         }
         self.outcome.workers(self.now, self.workers.ordered(), self.workers.paid());
     }
+}
+
+/// Moves the requests at these indices, which ascend, before all others, and keeps both in order.
+/// Returns how many there are. Indices beyond the last request do not count.
+fn bring_forward(requests: &mut [Request], indices: &[usize]) -> usize {
+    let (mut moved, count) = (0, requests.len());
+    for &at in indices.iter().filter(|&&at| at < count) {
+        requests[moved..=at].rotate_right(1);
+        moved += 1;
+    }
+    moved
 }
 
 #[cfg(test)]
@@ -258,6 +301,38 @@ mod tests {
         assert!((outcome.latency(1.0) - 0.050).abs() < 1e-4);
         assert!((outcome.latency(0.5) - 0.030).abs() < 1e-4);
         assert!((outcome.worker_seconds - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_batch_takes_as_long_as_its_longest_row_and_leaves_the_others_in_order() {
+        struct Chooser(Vec<Vec<usize>>, Vec<LengthSample>);
+        impl Pilot for Chooser {
+            fn pull(&mut self, pull: &Pull<'_>) -> Order {
+                let lengths: Vec<u64> = pull.waiting.iter().map(|request| request.length).collect();
+                let run = self.0.remove(0);
+                assert_eq!(run.iter().map(|&at| lengths[at]).max(), lengths.iter().min().copied());
+                Order { refuse: 0, run }
+            }
+
+            fn ran(&mut self, _: usize, batch: LengthSample) {
+                self.1.push(batch);
+            }
+
+            fn scale(&mut self, _: Duration, _: &Observation) -> Option<u32> {
+                None
+            }
+        }
+        let curve = curve().with_lengths(1.0, 0.0);
+        let scenario = Scenario {
+            lengths: [30, 10, 20, 10].into(),
+            ..Scenario::new(curve, vec![0.0; 4], 1.0, 1)
+        };
+        let mut chooser = Chooser(vec![vec![1, 3], vec![1], vec![0]], Vec::new());
+        let outcome = scenario.run(&mut chooser);
+        let ran = |&LengthSample { rows, length, took }| (rows, length, took.as_millis());
+        let ran: Vec<_> = chooser.1.iter().map(ran).collect();
+        assert_eq!(ran, [(2, 10, 50), (1, 20, 40), (1, 30, 50)]);
+        assert_eq!((outcome.rows, outcome.positions), (4, (70, 70)));
     }
 
     #[test]

@@ -30,6 +30,14 @@ pub enum SimulateError {
         /// The line number, starting at 1.
         line: usize,
     },
+    /// A line of a file of lengths is malformed.
+    #[error("{} line {line}: expected a length of at least 1", file.display())]
+    Length {
+        /// The file.
+        file: PathBuf,
+        /// The line number, starting at 1.
+        line: usize,
+    },
     /// The chart or the result cannot be written.
     #[error("cannot write {what}: {error}")]
     Write {

@@ -14,7 +14,7 @@ pub use goal::{Bar, Candidate, Goal, InProcess, MAX_BATCH, SLO};
 /// Measures all goals and returns whether all were reached. `report` is called after each goal and
 /// returns whether to continue.
 pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
-    let groups: [fn() -> Vec<Goal>; 12] = [
+    let groups: [fn() -> Vec<Goal>; 14] = [
         || capacity::cases().iter().map(|case| case.goal(&InProcess)).collect(),
         || batches::latency(&InProcess),
         || batches::on_time(&InProcess),
@@ -23,6 +23,8 @@ pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
         slow::recovery,
         batches::learning,
         lengths::composition,
+        lengths::deadlines,
+        lengths::capacity,
         size_change::costly,
         batches::cost_of_a_decision,
         || fleet::cases().iter().flat_map(|case| case.goals(&InProcess)).collect(),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::request::{Request, longest};
+
 /// Number of equal intervals into which a simulation is divided.
 const INTERVALS: u32 = 600;
 /// Upper bound of recorded latencies: one hour, in microseconds.
@@ -22,6 +24,10 @@ pub struct SimulationOutcome {
     pub batches: u64,
     /// Rows in all batches.
     pub rows: u64,
+    /// The length of all rows, padded to the longest of their batch, and without padding.
+    pub positions: (u64, u64),
+    /// When the requests arrived that were late or refused, in seconds.
+    pub missed_at: Vec<f64>,
     /// Paid time of all workers in seconds, from the order of a worker to its end.
     pub worker_seconds: f64,
     /// Changes of the number of workers: (seconds, new number).
@@ -55,6 +61,8 @@ impl SimulationOutcome {
             refused: 0,
             batches: 0,
             rows: 0,
+            positions: (0, 0),
+            missed_at: Vec::new(),
             worker_seconds: 0.0,
             changes: vec![(0.0, workers)],
             intervals: vec![Interval { workers, ..Interval::default() }; INTERVALS as usize],
@@ -72,7 +80,7 @@ impl SimulationOutcome {
 
     pub(crate) fn refused(&mut self, arrived: f64) {
         self.refused += 1;
-        self.interval(arrived).missed += 1;
+        self.missed_request(arrived);
     }
 
     pub(crate) fn answered(&mut self, arrived: f64, at: f64) {
@@ -80,7 +88,7 @@ impl SimulationOutcome {
         // Tolerates rounding errors of one nanosecond.
         if took > self.slo + 1e-9 {
             self.late += 1;
-            self.interval(arrived).missed += 1;
+            self.missed_request(arrived);
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds")]
         let microseconds = (took * 1e6) as u64;
@@ -89,9 +97,18 @@ impl SimulationOutcome {
         }
     }
 
-    pub(crate) fn ran(&mut self, rows: u32) {
+    fn missed_request(&mut self, arrived: f64) {
+        self.interval(arrived).missed += 1;
+        self.missed_at.push(arrived);
+    }
+
+    /// Adds a batch of requests of one row each.
+    pub(crate) fn ran(&mut self, batch: &[Request]) {
+        let rows = batch.len() as u64;
         self.batches += 1;
-        self.rows += u64::from(rows);
+        self.rows += rows;
+        self.positions.0 += rows * longest(batch);
+        self.positions.1 += batch.iter().map(|request| request.length).sum::<u64>();
     }
 
     pub(crate) fn workers(&mut self, now: f64, ordered: u32, paid: u32) {
@@ -140,6 +157,13 @@ impl SimulationOutcome {
         #[expect(clippy::cast_precision_loss, reason = "rows of a simulation")]
         let (rows, batches) = (self.rows as f64, self.batches.max(1) as f64);
         rows / batches
+    }
+
+    /// Returns padding as a share of the positions that ran.
+    pub fn padding(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "positions of a simulation")]
+        let (padded, own) = (self.positions.0.max(1) as f64, self.positions.1.max(1) as f64);
+        1.0 - own / padded
     }
 
     /// Returns the smallest and the largest number of workers ordered.

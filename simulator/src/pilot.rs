@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use batchfleet_policy::{
-    ArrivalRate, BatchMode, BatchPolicy, Bound, CostModel, Observation, QueueLoad, ScalePolicy,
-    Scaler, Standing, doomed,
+    ArrivalRate, BatchMode, BatchPolicy, Bound, CostModel, LargestBatch, LengthCost, LengthSample,
+    Observation, QueueLoad, ScalePolicy, Scaler, Standing, UsualRow, WaitingRows, doomed,
 };
 
-use crate::engine::{Order, Pilot, Pull};
+use crate::{
+    engine::{Order, Pilot, Pull},
+    request::Request,
+    window::{Mix, Window, whole},
+};
 
 /// Decides with `batchfleet_policy`. Each simulated worker decides from its own measurements, like
 /// a real worker.
@@ -19,6 +23,10 @@ pub struct PolicyPilot {
     deadline: Option<Duration>,
     /// The cost model of a worker after its warm-up.
     fresh: CostModel,
+    /// How requests of different lengths run together; `None` if all rows have one length.
+    window: Option<Window>,
+    /// What a fresh worker knows of rows.
+    usual: UsualRow,
     workers: Vec<WorkerState>,
     /// The worker that ended a batch last. Its cost model determines the number of workers.
     last: usize,
@@ -33,6 +41,9 @@ struct WorkerState {
     cost: CostModel,
     rate: ArrivalRate,
     standing: Standing,
+    usual: UsualRow,
+    /// How many batches in a row have overtaken the oldest request.
+    overtaken: u32,
     /// N, and whether a backlog determined it.
     n: u32,
     catching_up: bool,
@@ -56,7 +67,26 @@ impl PolicyPilot {
     pub fn new(fresh: CostModel, max_batch: u32, slo: Duration) -> Self {
         let policy = BatchPolicy::new(BatchMode::Auto, max_batch, slo);
         let (workers, scaling) = (Vec::new(), ScalingMode::Fixed);
-        Self { policy, deadline: None, fresh, workers, last: 0, swings: 0, scaling }
+        let usual = UsualRow::new(1.0);
+        Self {
+            policy,
+            deadline: None,
+            fresh,
+            window: None,
+            usual,
+            workers,
+            last: 0,
+            swings: 0,
+            scaling,
+        }
+    }
+
+    /// Lets rows differ in length, of which each costs as many units as `lengths` says.
+    #[must_use]
+    pub fn with_lengths(mut self, lengths: LengthCost, mix: Mix) -> Self {
+        self.window = Some(Window { lengths, mix });
+        self.policy.pads = mix == Mix::Padded;
+        self
     }
 
     /// Sets how N is chosen.
@@ -95,10 +125,30 @@ impl PolicyPilot {
         self
     }
 
+    /// Lets fresh workers know what rows cost in the batches of the worker of `other` that ended a
+    /// batch last.
+    #[must_use]
+    pub fn learning_from(mut self, other: &Self) -> Self {
+        self.usual = other.workers.get(other.last).map_or(other.usual, |state| state.usual);
+        self
+    }
+
+    /// Returns the units that a row costs on average.
+    pub fn row_units(&self) -> f64 {
+        self.usual.units()
+    }
+
     /// μ(W): returns the requests per second that one of W fresh workers can do within the latency
     /// target.
     pub fn capacity(&self, workers: u32) -> f64 {
-        self.policy.capacity(&self.fresh, workers)
+        WorkerState::fresh(&self.fresh, self.usual).capacity(self.policy, workers)
+    }
+
+    /// Returns the same of the worker that ended a batch last.
+    pub fn announced(&self, workers: u32) -> f64 {
+        self.workers
+            .get(self.last)
+            .map_or_else(|| self.capacity(workers), |state| state.capacity(self.policy, workers))
     }
 
     /// Returns the cost model of a worker; of a fresh worker if `worker` has not run.
@@ -119,13 +169,7 @@ impl PolicyPilot {
     }
 
     fn state(&mut self, worker: usize) -> &mut WorkerState {
-        let fresh = || WorkerState {
-            cost: self.fresh.clone(),
-            rate: ArrivalRate::default(),
-            standing: Standing::default(),
-            n: 0,
-            catching_up: false,
-        };
+        let fresh = || WorkerState::fresh(&self.fresh, self.usual);
         if worker >= self.workers.len() {
             self.workers.resize_with(worker + 1, fresh);
         }
@@ -133,53 +177,125 @@ impl PolicyPilot {
     }
 }
 
-impl Pilot for PolicyPilot {
-    fn pull(&mut self, pull: &Pull<'_>) -> Order {
-        let (policy, deadline, now) =
-            (self.policy, self.deadline, Duration::from_secs_f64(pull.now));
-        let state = self.state(pull.worker);
-        state.rate.observe(now, pull.arrived);
-        state.standing.observe(now);
-        let age = |&arrived: &f64| Duration::from_secs_f64(pull.now - arrived);
-        let waiting = u32::try_from(pull.waiting.len()).unwrap_or(u32::MAX);
-        let load = QueueLoad {
-            workers: pull.workers,
-            rate: state.rate.per_second(),
-            waiting,
-            standing: state.standing.rows() * f64::from(pull.workers),
-            allowance: deadline.unwrap_or(Duration::MAX),
-            catching_up: state.catching_up,
-        };
-        let choice = policy.choose(&state.cost, &load);
-        let (n, cost) = (choice.n, &state.cost);
-        let refuse = deadline.map_or(0, |deadline| {
-            let left = pull.waiting.iter().map(|arrived| deadline.saturating_sub(age(arrived)));
-            doomed(cost, n, waiting, left)
-        });
-        let oldest = pull.waiting.get(refuse as usize).map(age).unwrap_or_default();
-        let rows = policy.take(cost, n, waiting - refuse, oldest);
-        let takes = cost.latency(rows);
-        for arrived in pull.waiting.iter().skip(refuse as usize).take(rows as usize) {
-            state.standing.add(1, age(arrived) + takes);
+impl WorkerState {
+    fn fresh(cost: &CostModel, usual: UsualRow) -> Self {
+        Self {
+            cost: cost.clone(),
+            rate: ArrivalRate::default(),
+            standing: Standing::default(),
+            usual,
+            overtaken: 0,
+            n: 0,
+            catching_up: false,
         }
-        let swung = state.n > 0 && 10 * n.abs_diff(state.n) > n.max(state.n);
-        (state.n, state.catching_up) = (n, choice.bound == Bound::Backlog);
-        self.swings += u32::from(swung);
-        Order { refuse, rows }
     }
 
-    fn ran(&mut self, worker: usize, rows: u32, took: Duration) {
+    fn capacity(&self, policy: BatchPolicy, workers: u32) -> f64 {
+        let units = policy.in_units(self.usual.units()).capacity(&self.cost, workers);
+        units / self.usual.units_at_full_load()
+    }
+
+    /// What the waiting requests cost in units, if they have the usual length.
+    fn units(&self, waiting: &[Request]) -> u32 {
+        let count = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        whole(f64::from(count) * self.usual.units())
+    }
+
+    /// Chooses N. Returns whether it changed by more than a tenth.
+    fn choose_n(&mut self, policy: BatchPolicy, pull: &Pull<'_>, allowance: Duration) -> bool {
+        let now = Duration::from_secs_f64(pull.now);
+        self.rate.observe(now, pull.arrived);
+        self.standing.observe(now);
+        let units = self.usual.units();
+        let load = QueueLoad {
+            workers: pull.workers,
+            rate: self.rate.per_second().map(|rate| rate * units),
+            waiting: self.units(pull.waiting),
+            standing: self.standing.rows() * f64::from(pull.workers) * units,
+            allowance,
+            catching_up: self.catching_up,
+        };
+        let choice = policy.in_units(units).choose(&self.cost, &load);
+        let (before, n) = (self.n, choice.n);
+        (self.n, self.catching_up) = (n, choice.bound == Bound::Backlog);
+        before > 0 && 10 * n.abs_diff(before) > n.max(before)
+    }
+
+    /// Chooses how many of the oldest requests run, and for how long. `age` is that of the oldest.
+    fn oldest(&self, policy: BatchPolicy, count: usize, age: Duration) -> (Vec<usize>, Duration) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let rows = policy.take(&self.cost, self.n, count, age);
+        ((0..rows as usize).collect(), self.cost.latency(rows))
+    }
+
+    /// Chooses which requests of different lengths run together, and for how long.
+    fn together(
+        &mut self,
+        policy: BatchPolicy,
+        window: &Window,
+        waiting: impl Iterator<Item = WaitingRows>,
+    ) -> (Vec<usize>, Duration) {
+        let full = f64::from(self.n);
+        let largest = match policy.mode {
+            BatchMode::Auto => LargestBatch { rows: policy.max_batch, units: full },
+            // Holds whatever the rows cost.
+            BatchMode::Fixed(rows) => LargestBatch { rows, units: f64::INFINITY },
+        };
+        let held = window.claim(full, waiting);
+        let Some(chosen) = window.choose(&self.cost, largest, &held, self.overtaken) else {
+            return (Vec::new(), Duration::ZERO);
+        };
+        let is_overtaken = !chosen.run.contains(&0);
+        self.overtaken = if is_overtaken { self.overtaken + 1 } else { 0 };
+        for &at in &chosen.run {
+            self.usual.arrived(held[at].rows, window.units(&held[at]));
+        }
+        let batch = chosen.batch;
+        self.usual.ran(&self.cost, self.n, &batch);
+        (chosen.run, self.cost.latency(batch.units))
+    }
+}
+
+impl Pilot for PolicyPilot {
+    fn pull(&mut self, pull: &Pull<'_>) -> Order {
+        let (policy, window, deadline) = (self.policy, self.window, self.deadline);
+        let state = self.state(pull.worker);
+        let swung = state.choose_n(policy, pull, deadline.unwrap_or(Duration::MAX));
+        let age = |request: &Request| Duration::from_secs_f64(pull.now - request.arrived);
+        let waits = |request: &Request| {
+            let left =
+                deadline.map_or(Duration::MAX, |deadline| deadline.saturating_sub(age(request)));
+            WaitingRows { rows: 1, length: request.length, left }
+        };
+        let refuse = deadline.map_or(0, |_| {
+            let left = pull.waiting.iter().map(|request| waits(request).left);
+            doomed(&state.cost, state.n, state.units(pull.waiting), left)
+        });
+        let others = &pull.waiting[refuse as usize..];
+        let (run, takes) = match window {
+            None => state.oldest(policy, others.len(), others.first().map(age).unwrap_or_default()),
+            Some(window) => state.together(policy, &window, others.iter().map(waits)),
+        };
+        for request in run.iter().filter_map(|&at| others.get(at)) {
+            state.standing.add(1, age(request) + takes);
+        }
+        self.swings += u32::from(swung);
+        Order { refuse, run }
+    }
+
+    fn ran(&mut self, worker: usize, batch: LengthSample) {
         self.last = worker;
-        self.state(worker).cost.observe(rows, took);
+        let units = self.window.map_or(1.0, |window| window.lengths.units(batch.length));
+        self.state(worker).cost.observe(whole(f64::from(batch.rows) * units), batch.took);
     }
 
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32> {
-        let policy = self.policy;
-        let cost = self.workers.get(self.last).map_or(&self.fresh, |state| &state.cost);
+        let fresh = WorkerState::fresh(&self.fresh, self.usual);
+        let (policy, state) = (self.policy, self.workers.get(self.last).unwrap_or(&fresh));
         match &mut self.scaling {
             ScalingMode::Fixed => None,
             ScalingMode::Rule(rule, scaler, error) => {
-                let capacity = |workers| *error * policy.capacity(cost, workers);
+                let capacity = |workers| *error * state.capacity(policy, workers);
                 Some(scaler.decide(rule, now, seen, capacity).replicas)
             }
             ScalingMode::Plan(plan) => plan.next(),

@@ -68,6 +68,9 @@ impl fmt::Display for SimulationReport<'_> {
         let load = settings.describe_load();
         writeln!(f, "Load:   {load}; {requests} requests in {}", time(length))?;
         writeln!(f, "Model:  {}; at most {} rows", scenario.curve, settings.max_batch)?;
+        if let Some(lengths) = &settings.lengths {
+            writeln!(f, "Lengths: {lengths}; {}", settings.mix())?;
+        }
         writeln!(
             f,
             "Target: p99 within {}; requests that cannot be answered within {} are refused",
@@ -96,13 +99,15 @@ impl SimulationReport<'_> {
         for workers in numbers {
             let policy =
                 BatchPolicy::new(self.settings.batch, self.settings.max_batch, self.settings.slo);
-            let choice = policy.choose(self.pilot.cost(usize::MAX), &QueueLoad::unknown(workers));
+            let row_units = self.pilot.row_units();
+            let load = QueueLoad::unknown(workers);
+            let choice = policy.in_units(row_units).choose(self.pilot.cost(usize::MAX), &load);
             let all = f64::from(workers) * self.pilot.capacity(workers);
             writeln!(
                 f,
-                "{workers:>2} worker{} up to {all:.0}/s, N = {} ({})",
+                "{workers:>2} worker{} up to {all:.0}/s, N = {:.0} ({})",
                 if workers == 1 { ": " } else { "s:" },
-                choice.n,
+                (f64::from(choice.n) / row_units).floor().max(1.0),
                 choice.bound.code()
             )?;
         }
@@ -117,14 +122,19 @@ impl SimulationReport<'_> {
     fn conclusion(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(scaled) = self.rows.first() else { return Ok(()) };
         let missed = scaled.outcome.missed_share();
-        let one = Duration::from_secs_f64(self.scenario.curve.seconds(1));
+        let shortest = self.scenario.lengths.iter().min().copied().unwrap_or(1);
+        let one = Duration::from_secs_f64(self.scenario.curve.seconds_of(1, shortest));
         if one > self.settings.deadline() {
             let one = humantime::format_duration(one);
             return writeln!(f, "One request alone takes {one}: raise --slo, or --deadline.");
         }
         if self.settings.workers.is_some() {
             let rate = scaled.outcome.rate();
-            return writeln!(f, "Answered: {rate:.1}/s. Missed: {}.", percent(missed));
+            write!(f, "Answered: {rate:.1}/s. Missed: {}.", percent(missed))?;
+            if self.settings.lengths.is_some() {
+                write!(f, " Padding: {} of what ran.", percent(scaled.outcome.padding()))?;
+            }
+            return writeln!(f);
         }
         let cold = humantime::format_duration(self.settings.cold_start);
         match scaled.outcome.extremes() {

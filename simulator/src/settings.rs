@@ -6,7 +6,10 @@ use batchfleet_policy::BatchMode;
 use batchfleet_service::settings::duration;
 use clap::{Args, ValueEnum};
 
-use crate::{curve::Curve, error::SimulateError, recorded, trace::ArrivalPattern};
+use crate::{
+    curve::Curve, error::SimulateError, lengths::Lengths, recorded, trace::ArrivalPattern,
+    window::Mix,
+};
 
 /// The gateway's default for requests without a deadline of their own.
 const GATEWAY_DEADLINE: Duration = Duration::from_secs(30);
@@ -18,6 +21,7 @@ const GATEWAY_DEADLINE: Duration = Duration::from_secs(30);
   batchfleet simulate --curve 1=5.2,8=11,32=30,64=57 --load diurnal --rate 50 --peak 900 --svg day.svg
   batchfleet simulate --curve 60+10.7b --slo 1s --arrivals requests.csv --workers 4
   batchfleet simulate --curve 90+10b --slo 300ms --clients 100 --workers 1 --duration 5m
+  batchfleet simulate --curve 2+0b --lengths lognormal:55,0.9,3-512 --position-ms 0.02 --rate 300
 
 A worker logs the times of its batch sizes after its warm-up, and reports them while it runs as the
 metric batchfleet_worker_batch_seconds.")]
@@ -29,6 +33,23 @@ pub struct SimulateSettings {
     /// Fixed batch sizes of the engine; batches are padded to the next size [default: any size]
     #[arg(long, value_name = "ROWS", value_delimiter = ',')]
     sizes: Vec<u32>,
+
+    /// The lengths of rows: `lognormal:MEDIAN,SIGMA,LEAST-MOST`, `uniform:LEAST-MOST`, or a file with
+    /// one length in each line, which requests have in turn [default: all rows have one length]
+    #[arg(long, value_name = "LENGTHS", conflicts_with = "sizes")]
+    pub(crate) lengths: Option<Lengths>,
+
+    /// Milliseconds that each row takes longer for each of its positions
+    #[arg(long, value_name = "MS", default_value_t = 0.0, value_parser = milliseconds, requires = "lengths")]
+    position_ms: f64,
+
+    /// Milliseconds that each row takes longer for each pair of its positions
+    #[arg(long, value_name = "MS", default_value_t = 0.0, value_parser = milliseconds, requires = "lengths")]
+    pair_ms: f64,
+
+    /// Run only rows of one length together, as for a model that declares no padding
+    #[arg(long, requires = "lengths")]
+    no_padding: bool,
 
     /// The most rows per batch
     #[arg(long, value_name = "ROWS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
@@ -137,6 +158,7 @@ impl SimulateSettings {
     /// Returns the duration of batches.
     pub(crate) fn curve(&self) -> Result<Curve, SimulateError> {
         let curve = self.curve.clone().ok_or(SimulateError::NoCurve)?;
+        let curve = curve.with_lengths(self.position_ms, self.pair_ms);
         if self.sizes.is_empty() {
             return Ok(curve);
         }
@@ -144,6 +166,11 @@ impl SimulateSettings {
             return Err(SimulateError::Sizes);
         }
         Ok(curve.with_sizes(self.sizes.clone()))
+    }
+
+    /// Returns how rows of different lengths run together.
+    pub(crate) const fn mix(&self) -> Mix {
+        if self.no_padding { Mix::EqualLengths } else { Mix::Padded }
     }
 
     /// Returns the time within which requests must be answered; later requests are refused.
@@ -207,6 +234,11 @@ impl SimulateSettings {
     fn peak(&self) -> f64 {
         self.peak.unwrap_or(10.0 * self.rate)
     }
+}
+
+fn milliseconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected milliseconds".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {

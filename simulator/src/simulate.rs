@@ -32,28 +32,56 @@ pub fn simulate(settings: &SimulateSettings) -> Result<(), SimulateError> {
     }
     let curve = settings.curve()?;
     let (load, length) = settings.load()?;
-    let watch = settings.max_batch_time;
-    let (fresh, usable) = match settings.batch {
-        BatchMode::Auto => curve.warm_up(settings.max_batch, settings.slo, watch),
-        BatchMode::Fixed(_) => {
-            curve.cost(settings.max_batch).map(|cost| (cost, settings.max_batch))
-        }
-    }
-    .ok_or(SimulateError::NoCurve)?;
-    let pilot = PolicyPilot::new(fresh, usable, settings.slo)
-        .with_batch(settings.batch)
-        .watched(watch)
-        .refusing(settings.deadline());
     let load = match settings.clients {
         Some(clients) => Scenario::closed(curve, clients, length, 1),
         None => Scenario::new(curve, load.arrivals(length, settings.seed), length, 1),
     };
-    let scenario = Scenario { slo: settings.slo, cold_start: settings.cold_start, ..load };
+    let lengths = match &settings.lengths {
+        Some(lengths) => lengths.draw(LENGTHS, settings.seed)?.into(),
+        None => [1].into(),
+    };
+    let scenario = Scenario { lengths, slo: settings.slo, cold_start: settings.cold_start, ..load };
+    let pilot = pilot(settings, &scenario).ok_or(SimulateError::NoCurve)?;
     let rows = rows(settings, &scenario, &pilot);
     if let (Some(file), Some(row)) = (&settings.svg, rows.first()) {
         write_svg(file, &scenario, &row.outcome)?;
     }
     print(&SimulationReport { settings, scenario: &scenario, pilot: &pilot, rows }.to_string())
+}
+
+/// Different lengths of a simulation.
+const LENGTHS: usize = 10_000;
+/// Requests of a full load.
+const BACKLOG: usize = 5000;
+
+/// Returns a pilot with the cost model of a worker after its warm-up.
+fn pilot(settings: &SimulateSettings, scenario: &Scenario) -> Option<PolicyPilot> {
+    let (curve, most) = (&scenario.curve, settings.max_batch);
+    let with = |fresh, usable| {
+        PolicyPilot::new(fresh, usable, settings.slo)
+            .with_batch(settings.batch)
+            .watched(settings.max_batch_time)
+            .refusing(settings.deadline())
+    };
+    if settings.lengths.is_some() {
+        let bounds = (*scenario.lengths.iter().min()?, *scenario.lengths.iter().max()?);
+        let (fresh, lengths) = curve.length_costs(most, bounds)?;
+        let pilot = with(fresh, most).with_lengths(lengths, settings.mix());
+        return Some(after_full_load(scenario, pilot));
+    }
+    let (fresh, usable) = match settings.batch {
+        BatchMode::Auto => curve.warm_up(most, settings.slo, settings.max_batch_time)?,
+        BatchMode::Fixed(_) => (curve.cost(most)?, most),
+    };
+    Some(with(fresh, usable))
+}
+
+/// Lets a worker run under full load, so that all workers know what padding costs there.
+fn after_full_load(scenario: &Scenario, pilot: PolicyPilot) -> PolicyPilot {
+    let mut trial = pilot.clone().queueing();
+    let backlog = Scenario::new(scenario.curve.clone(), vec![0.0; BACKLOG], 1.0, 1);
+    Scenario { lengths: scenario.lengths.clone(), ..backlog }.run(&mut trial);
+    pilot.learning_from(&trial)
 }
 
 /// Runs the load with the given number of workers. If no number is given, runs the load with the

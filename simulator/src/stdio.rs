@@ -7,12 +7,15 @@ use std::{
 };
 
 use batchfleet_policy::{
-    ArrivalRate, BatchMode, BatchPolicy, CostModel, Observation, QueueLoad, RequestCounts,
-    ScaleBound, ScalePolicy, Scaler, doomed,
+    ArrivalRate, BatchMode, BatchPolicy, CostModel, LargestBatch, LengthCost, LengthSample,
+    Observation, QueueLoad, RequestCounts, ScaleBound, ScalePolicy, Scaler, UsualRow, WaitingRows,
+    doomed,
 };
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::window::{self, Mix, Window, whole};
 
 /// Settings of `batchfleet policy`.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +26,11 @@ first line the start-up profile, sizes 1, 2, 4 .. nmax, three times each):
    \"nmax\":n,\"arrived\":total,\"done\":[[rows,ms],..]}
 with \"sizes\":[..] if the model pads batches to fixed sizes.
 Output: {\"n\":rows to claim,\"wait_ms\":0,\"drop\":number of oldest requests to refuse first}
+
+If rows differ in length and may be padded, also the length of each waiting request, and of each batch
+that is done (of all its rows, padded; the start-up profile has all sizes at several lengths):
+  \"lengths\":[..],\"done\":[[rows,ms,length],..]
+Output, also: \"run\":[which of the requests that are left run together; 0 is the oldest]
 
 Input every few seconds:
   {\"kind\":\"scale\",\"t\":s,\"queue\":n,\"inflight\":n,\"offered_total\":n,\"completed_total\":n,
@@ -61,12 +69,35 @@ struct BatchQuery {
     nmax: u32,
     /// Counter of arrived requests.
     arrived: u64,
-    /// Batches that ended since the last line: (rows, milliseconds).
+    /// The length of each request, oldest request first; empty if all rows have one length.
     #[serde(default)]
-    done: Vec<(u32, f64)>,
+    lengths: Vec<u64>,
+    /// Batches that ended since the last line.
+    #[serde(default)]
+    done: Vec<DoneBatch>,
     /// Fixed sizes of the model; optional.
     #[serde(default)]
     sizes: Vec<u32>,
+}
+
+/// A batch that has ended: (rows, milliseconds), or (rows, milliseconds, length).
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum DoneBatch {
+    OneLength(u32, f64),
+    OfLength(u32, f64, u64),
+}
+
+impl TryFrom<DoneBatch> for LengthSample {
+    type Error = String;
+
+    fn try_from(batch: DoneBatch) -> Result<Self, String> {
+        let (rows, ms, length) = match batch {
+            DoneBatch::OneLength(rows, ms) => (rows, ms, 1),
+            DoneBatch::OfLength(rows, ms, length) => (rows, ms, length),
+        };
+        Ok(Self { rows, length, took: millis(ms)? })
+    }
 }
 
 /// State of a fleet.
@@ -91,9 +122,11 @@ struct ScaleQuery {
 }
 
 /// State that is kept between lines.
-#[derive(Default)]
 struct Session {
-    cost: Option<CostModel>,
+    /// L of units, and the units of rows.
+    costs: Option<(CostModel, LengthCost)>,
+    /// `None` until a request of a known length waits.
+    usual: Option<UsualRow>,
     rate: ArrivalRate,
     scaler: Scaler,
 }
@@ -105,7 +138,7 @@ struct Session {
 ///
 /// If reading or writing fails.
 pub fn serve(input: impl BufRead, mut output: impl Write) -> io::Result<()> {
-    let mut session = Session::default();
+    let mut session = Session::new();
     for line in input.split(b'\n') {
         let decision = session.decide(&line?).unwrap_or_else(|error| json!({ "error": error }));
         writeln!(output, "{decision}")?;
@@ -124,6 +157,10 @@ pub fn policy(_: &StdioSettings) -> io::Result<()> {
 }
 
 impl Session {
+    fn new() -> Self {
+        Self { costs: None, usual: None, rate: ArrivalRate::default(), scaler: Scaler::default() }
+    }
+
     fn decide(&mut self, line: &[u8]) -> Result<Value, String> {
         match serde_json::from_slice(line).map_err(|error| error.to_string())? {
             Query::Batch(query) => self.batch(&query),
@@ -132,31 +169,63 @@ impl Session {
     }
 
     fn batch(&mut self, query: &BatchQuery) -> Result<Value, String> {
-        let done = query.done.iter().map(|&(rows, ms)| Ok((rows, millis(ms)?)));
-        let done = done.collect::<Result<Vec<_>, String>>()?;
-        match &mut self.cost {
-            Some(cost) => done.iter().for_each(|&(rows, took)| cost.observe(rows, took)),
-            None => self.cost = profile(done, &query.sizes),
-        }
-        let cost = self.cost.as_ref().ok_or("the first batch line must bring a profile in done")?;
+        self.learn(query)?;
+        let (cost, lengths) =
+            self.costs.as_ref().ok_or("the first batch line must bring a profile in done")?;
         let slo = millis(query.slo_ms)?;
         self.rate.observe(seconds(query.t)?, query.arrived);
-        let policy = BatchPolicy::new(BatchMode::Auto, query.nmax, slo);
+        let mut usual = self.usual.unwrap_or_else(|| usual_of(*lengths, &query.lengths));
+        let units = usual.units();
+        let pads = !query.lengths.is_empty();
+        let policy = BatchPolicy { pads, ..BatchPolicy::new(BatchMode::Auto, query.nmax, slo) };
         let load = QueueLoad {
-            rate: self.rate.per_second(),
-            waiting: query.q,
+            rate: self.rate.per_second().map(|rate| rate * units),
+            waiting: whole(f64::from(query.q) * units) * u32::from(query.q > 0),
             ..QueueLoad::unknown(query.workers)
         };
-        let n = policy.choose(cost, &load).n;
+        let n = policy.in_units(units).choose(cost, &load).n;
         let ages = query.ages_ms.iter().map(|&age| millis(age));
         let ages = ages.collect::<Result<Vec<_>, _>>()?;
-        let left = ages.iter().map(|&age| slo.saturating_sub(age));
-        let refused = doomed(cost, n, query.q, left);
+        let left = |age: &Duration| slo.saturating_sub(*age);
+        let refused = doomed(cost, n, load.waiting, ages.iter().map(left));
+        let others = ages.iter().zip(&query.lengths).skip(refused as usize);
+        let waits = others.map(|(age, &length)| WaitingRows { rows: 1, length, left: left(age) });
         let oldest = ages.get(refused as usize).copied().unwrap_or_default();
-        let left = query.q.saturating_sub(refused);
-        // If fewer than N rows wait, more rows may arrive before the claim, so N is returned.
-        let n = if left > n { policy.take(cost, n, left, oldest) } else { n };
-        Ok(json!({ "n": n, "wait_ms": 0, "drop": refused }))
+        let count = query.q.saturating_sub(refused);
+        if !pads {
+            // If fewer than N rows wait, more rows may arrive before the claim, so N is returned.
+            let n = if count > n { policy.take(cost, n, count, oldest) } else { n };
+            return Ok(json!({ "n": n, "wait_ms": 0, "drop": refused }));
+        }
+        let window = Window { lengths: *lengths, mix: Mix::Padded };
+        let held = window.claim(f64::from(n), waits);
+        let largest = LargestBatch { rows: query.nmax, units: f64::from(n) };
+        let chosen = window.choose(cost, largest, &held, 0);
+        let run = chosen.map_or(Vec::new(), |chosen| chosen.run);
+        for &at in &run {
+            usual.arrived(1, window.units(&held[at]));
+        }
+        self.usual = (!run.is_empty()).then_some(usual).or(self.usual);
+        let n = whole((f64::from(n) / units).floor());
+        Ok(json!({ "n": n, "wait_ms": 0, "drop": refused, "run": run }))
+    }
+
+    /// Learns from the batches that are done.
+    fn learn(&mut self, query: &BatchQuery) -> Result<(), String> {
+        if !query.lengths.is_empty() && query.lengths.len() != query.ages_ms.len() {
+            return Err("lengths and ages_ms must be of the same requests".to_owned());
+        }
+        let done = query.done.iter().map(|&batch| batch.try_into());
+        let done = done.collect::<Result<Vec<LengthSample>, String>>()?;
+        let Some((cost, lengths)) = &mut self.costs else {
+            self.costs = profile(&done, &query.sizes);
+            return Ok(());
+        };
+        for batch in done {
+            let units = f64::from(batch.rows) * lengths.units(batch.length);
+            cost.observe(whole(units), batch.took);
+        }
+        Ok(())
     }
 
     fn scale(&mut self, query: &ScaleQuery) -> Result<Value, String> {
@@ -177,21 +246,24 @@ impl Session {
     }
 }
 
-/// Builds the cost model from a start-up profile. `sizes` are the fixed sizes; empty if the engine
-/// runs any size.
-fn profile(done: Vec<(u32, Duration)>, sizes: &[u32]) -> Option<CostModel> {
-    let cost = CostModel::from_profile(&medians(done))?;
-    if sizes.is_empty() {
-        return Some(cost);
+/// The usual row among rows of these lengths.
+fn usual_of(lengths: LengthCost, waiting: &[u64]) -> UsualRow {
+    let mut usual = UsualRow::new(waiting.first().map_or(1.0, |&length| lengths.units(length)));
+    for &length in waiting {
+        usual.arrived(1, lengths.units(length));
     }
-    let fixed: Vec<_> = sizes.iter().map(|&size| (size, cost.latency(size))).collect();
-    CostModel::from_profile(&fixed).map(CostModel::with_fixed_sizes)
+    usual
 }
 
-/// Returns the median time of each size.
-fn medians(mut runs: Vec<(u32, Duration)>) -> Vec<(u32, Duration)> {
-    runs.sort_unstable();
-    runs.chunk_by(|(one, _), (other, _)| one == other).map(|same| same[same.len() / 2]).collect()
+/// Builds the cost model from a start-up profile. `sizes` are the fixed sizes; empty if the engine
+/// runs any size.
+fn profile(done: &[LengthSample], sizes: &[u32]) -> Option<(CostModel, LengthCost)> {
+    let (cost, lengths) = window::costs(done)?;
+    if sizes.is_empty() {
+        return Some((cost, lengths));
+    }
+    let fixed: Vec<_> = sizes.iter().map(|&size| (size, cost.latency(size))).collect();
+    Some((CostModel::from_profile(&fixed)?.with_fixed_sizes(), lengths))
 }
 
 fn millis(ms: f64) -> Result<Duration, String> {
@@ -228,6 +300,34 @@ mod tests {
         // 17 rows have 97 % of the rate at N* = 19.
         assert_eq!(decisions[0], json!({ "n": 17, "wait_ms": 0, "drop": 0 }));
         assert_eq!(decisions[1], json!({ "n": 17, "wait_ms": 0, "drop": 1 }));
+    }
+
+    #[test]
+    fn a_batch_query_with_lengths_returns_the_requests_that_run_together() {
+        // A batch takes 4 ms, and 0.02 ms for each position.
+        let ms = |rows: u32, length: u32| 4.0 + 0.02 * f64::from(rows * length);
+        let sizes =
+            [1, 8, 64].into_iter().flat_map(|rows| [8, 64, 512].map(|length| (rows, length)));
+        let done: Vec<_> =
+            sizes.map(|(rows, length)| json!([rows, ms(rows, length), length])).collect();
+        let line = |lengths: &[u32], ages: &[u32], done: &[Value]| {
+            json!({
+                "kind": "batch", "t": 1, "q": ages.len(), "oldest_ms": 0, "ages_ms": ages,
+                "lengths": lengths, "workers": 1, "slo_ms": 100, "nmax": 64, "arrived": 0,
+                "done": done,
+            })
+            .to_string()
+        };
+        let lines = [
+            line(&[], &[], &done),
+            line(&[16, 500, 17, 480, 20], &[5, 4, 3, 2, 1], &[json!([3, 5.2, 20])]),
+            line(&[16, 500, 17, 480, 20], &[99, 4, 3, 2, 1], &[]),
+            line(&[16, 500], &[5], &[]),
+        ];
+        let decisions = decisions(&lines.each_ref().map(String::as_str));
+        assert_eq!(decisions[1]["run"], json!([0, 2, 4]));
+        assert_eq!((&decisions[2]["drop"], &decisions[2]["run"]), (&json!(1), &json!([0, 2])));
+        assert!(decisions[3]["error"].is_string(), "{decisions:?}");
     }
 
     #[test]

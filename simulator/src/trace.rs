@@ -117,16 +117,27 @@ impl ArrivalPattern {
 }
 
 /// A seeded random number generator.
-struct Random(Xoshiro256PlusPlus);
+pub(crate) struct Random(Xoshiro256PlusPlus);
 
 impl Random {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
     /// Returns an exponentially distributed number with mean 1.
     fn exponential(&mut self) -> f64 {
         -(1.0 - self.0.random::<f64>()).ln()
+    }
+
+    /// Returns a nearly normally distributed number with mean 0 and variance 1: the sum of twelve
+    /// uniform numbers.
+    pub(crate) fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.0.random::<f64>()).sum::<f64>() - 6.0
+    }
+
+    /// Returns a whole number within these bounds.
+    pub(crate) fn whole(&mut self, (least, most): (u64, u64)) -> u64 {
+        self.0.random_range(least..=most)
     }
 
     /// Appends the arrivals of a Poisson process within `times`. The gap at the end may be

@@ -47,6 +47,16 @@ fn requests_of_different_lengths_run_at_95_percent_of_the_optimum() {
 }
 
 #[test]
+fn padding_makes_no_request_late_that_would_have_been_in_time() {
+    assert!(all_reached(&lengths::deadlines()));
+}
+
+#[test]
+fn workers_announce_what_they_serve_at_any_lengths() {
+    assert!(all_reached(&lengths::capacity()));
+}
+
+#[test]
 fn a_costly_change_of_size_is_avoided_and_not_taken_for_a_slower_model() {
     assert!(all_reached(&size_change::costly()));
 }

@@ -21,6 +21,8 @@ pub(crate) struct Batch {
     pub(crate) release: Release,
     /// Rows of held jobs of other shapes that the batch had room for.
     pub(crate) lost_to_shapes: u32,
+    /// What all jobs cost, in units, of which the jobs of the batch were chosen; 0 if none was chosen.
+    pub(crate) chosen_from: u32,
 }
 
 impl Batch {
@@ -30,7 +32,7 @@ impl Batch {
         // All rows are padded to the longest.
         let row_units = jobs.iter().map(HeldJob::row_units).fold(0.0, f64::max);
         let units = whole_units(f64::from(rows) * row_units);
-        Self { jobs, rows, units, release, lost_to_shapes: 0 }
+        Self { jobs, rows, units, release, lost_to_shapes: 0, chosen_from: 0 }
     }
 
     /// Splits the batch into its first and its second half of jobs. Returns a batch of one job

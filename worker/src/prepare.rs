@@ -61,6 +61,7 @@ pub(crate) fn plan(
     notes.extend(engine.notes());
     let policy = BatchPolicy {
         hung_after: settings.max_batch_time,
+        pads: padding.is_some(),
         ..BatchPolicy::new(settings.batch, usable, settings.slo_p99)
     };
     let row_units = lengths.expected_units();

@@ -10,8 +10,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch};
 use batchfleet_policy::{
-    BatchChoice, BatchMode, BatchPolicy, Bound, CorrectedCosts, CostModel, LargestBatch,
-    LengthSample, LengthTimes, QueueLoad, SizeChange, WaitingRows, companions, doomed,
+    BatchChoice, BatchMode, BatchPolicy, Bound, ComposedBatch, CorrectedCosts, CostModel,
+    LargestBatch, LengthSample, LengthTimes, QueueLoad, SizeChange, UsualRow, WaitingRows,
+    companions, doomed,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -29,12 +30,6 @@ use crate::{
 const BLIND: Duration = Duration::from_secs(1);
 /// Number of recent batches in the announcement.
 const RECENT: usize = 8;
-/// The usual length is an average over about as many rows.
-const USUAL_OVER: f64 = 200.0;
-/// The padding of full batches is an average over about as many of them, and batches of this share of
-/// N are full: smaller batches need less padding.
-const PADDING_OVER: f64 = 20.0;
-const FULL: f64 = 0.5;
 /// The rows that batches lose to shapes are an average over about as many batches.
 const LOST_OVER: f64 = 50.0;
 /// A batch of a part of a large request may take this long, whatever N is.
@@ -72,10 +67,8 @@ pub(crate) struct Tuner {
     /// Times of recent batches, by which the cost of rows is corrected.
     times: LengthTimes,
     size_change: SizeChange,
-    /// Units of a row of the usual length.
-    row_units: f64,
-    /// What the rows of a full batch cost, padded to the longest, relative to what they cost alone.
-    padding: f64,
+    /// The row of the usual length.
+    usual: UsualRow,
     /// Rows of other shapes that batches had room for, on average.
     lost_to_shapes: f64,
     /// The most units that fit into memory.
@@ -91,8 +84,8 @@ pub(crate) struct Tuner {
 
 impl Tuner {
     fn new(policy: BatchPolicy, cost: CostModel, lengths: RowLengths) -> Self {
-        let row_units = lengths.expected_units();
-        let choice = policy.in_units(row_units).choose(&cost, &QueueLoad::unknown(1));
+        let usual = UsualRow::new(lengths.expected_units());
+        let choice = policy.in_units(usual.units()).choose(&cost, &QueueLoad::unknown(1));
         Self {
             own: policy,
             policy,
@@ -101,8 +94,7 @@ impl Tuner {
             times: LengthTimes::new(lengths.measured()),
             lengths,
             size_change: SizeChange::default(),
-            row_units,
-            padding: 1.0,
+            usual,
             lost_to_shapes: 0.0,
             ceiling: Ceiling::default(),
             mixes_rows: false,
@@ -145,9 +137,7 @@ impl Tuner {
         let units: Vec<f64> =
             deliveries.iter().map(|delivery| self.lengths.units(&delivery.job)).collect();
         for (delivery, &units) in deliveries.iter().zip(&units) {
-            let rows = f64::from(delivery.job.rows.max(1));
-            let weight = rows / (rows + USUAL_OVER);
-            self.row_units += (units / rows - self.row_units) * weight;
+            self.usual.arrived(delivery.job.rows, units);
         }
         let takes = self.cost.latency(whole_units(units.iter().sum()).min(self.n()).max(1));
         self.load.claimed(deliveries, &units, full, takes);
@@ -168,7 +158,12 @@ impl Tuner {
 
     /// What a batch of `limit` costs in units, if its rows have the usual length.
     pub(crate) fn full(&self, limit: BatchLimit) -> f64 {
-        limit.units.min(f64::from(limit.rows) * self.row_units)
+        limit.units.min(f64::from(limit.rows) * self.usual.units())
+    }
+
+    /// This worker's share of all units that wait or run.
+    pub(crate) fn share(&self) -> f64 {
+        self.load.share()
     }
 
     /// N as last chosen, in rows of the usual length.
@@ -282,10 +277,12 @@ impl Tuner {
         } else {
             self.cost.observe(batch.units + padding, took);
         }
-        if f64::from(batch.units) >= FULL * f64::from(self.n()) {
-            let padded = f64::from(batch.units) / batch.own_units().max(1.0);
-            self.padding += (padded.max(1.0) - self.padding) / PADDING_OVER;
-        }
+        let composed = ComposedBatch {
+            units: batch.units + padding,
+            own_units: batch.own_units(),
+            chosen_from: batch.chosen_from,
+        };
+        self.usual.ran(&self.cost, self.n(), &composed);
         self.lost_to_shapes += (f64::from(batch.lost_to_shapes) - self.lost_to_shapes) / LOST_OVER;
         self.ceiling.ran(batch.units + padding);
         self.last_ran = Some(Instant::now());
@@ -310,7 +307,7 @@ impl Tuner {
         let workers = self.load.workers();
         self.lengths.correct(lengths);
         self.cost = cost;
-        self.row_units = (self.row_units * per_unit).max(1.0);
+        self.usual.rescale(per_unit);
         self.ceiling = self.ceiling.scaled(per_unit);
         // The load was counted in the units before.
         self.load = LoadEstimate::new();
@@ -337,7 +334,7 @@ impl Tuner {
 
     /// Rows of the usual length per second under full load.
     pub(crate) fn capacity(&self) -> f64 {
-        self.cost.rate(self.full_load_n()) / self.padded_row_units()
+        self.cost.rate(self.full_load_n()) / self.usual.units_at_full_load()
     }
 
     /// N and the values it was chosen from, for the announcement, in rows of the usual length.
@@ -355,20 +352,20 @@ impl Tuner {
             interval: (self.in_rows(interval.0), self.in_rows(interval.1)),
             full_load_n: self.in_rows(self.full_load_n()),
             slo_n: n_star.map(|n_star| self.in_rows(n_star)),
-            keep_up_rows: b_eq.map(|units| units / self.row_units),
+            keep_up_rows: b_eq.map(|units| units / self.usual.units()),
             overloaded,
             slo_ms: ms(self.policy.slo),
             overhead_ms: ms(self.policy.overhead),
             workers: self.load.workers(),
-            rows_per_second: self.load.units_per_second().map(|units| units / self.row_units),
+            rows_per_second: self.load.units_per_second().map(|units| units / self.usual.units()),
             epoch: self.epoch,
             curve: self.curve().into_iter().map(|(rows, took)| (rows, ms(took))).collect(),
             fixed_sizes: self.cost.has_fixed_sizes(),
             gain: self.cost.gain(),
             size_change_ms: ms(self.size_change.takes()),
-            padding_share: 1.0 - 1.0 / self.padding,
+            padding_share: self.usual.padding(),
             rows_lost_to_shapes: self.lost_to_shapes,
-            row_units: self.row_units,
+            row_units: self.usual.units(),
             units_by_length: self.units_by_length(),
             recent: self.recent.iter().cloned().collect(),
         }
@@ -396,21 +393,16 @@ impl Tuner {
         let sizes = sizes.take_while(|&rows| rows < largest).chain([largest]);
         // A single row is not padded.
         let units = |rows: u32| match rows {
-            1 => self.row_units,
-            rows => f64::from(rows) * self.padded_row_units(),
+            1 => self.usual.units(),
+            rows => f64::from(rows) * self.usual.units_at_full_load(),
         };
         let took = |rows| self.cost.latency(whole_units(units(rows)));
         sizes.map(|rows| (rows, took(rows))).collect()
     }
 
-    /// Units of a row of the usual length in a full batch.
-    fn padded_row_units(&self) -> f64 {
-        self.row_units * self.padding
-    }
-
     /// The rows of the usual length that cost `units`; at least 1.
     fn in_rows(&self, units: u32) -> u32 {
-        BatchLimit { rows: u32::MAX, units: f64::from(units) }.rows_of(self.row_units)
+        BatchLimit { rows: u32::MAX, units: f64::from(units) }.rows_of(self.usual.units())
     }
 
     fn full_load_n(&self) -> u32 {
@@ -421,7 +413,7 @@ impl Tuner {
 
     /// The policy in units instead of rows.
     fn unit_policy(&self) -> BatchPolicy {
-        self.policy.in_units(self.row_units)
+        self.policy.in_units(self.usual.units())
     }
 
     /// N within the bounds that the policy does not know.

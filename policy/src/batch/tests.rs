@@ -85,6 +85,22 @@ fn never_exceeds_the_maximum_of_the_model() {
 }
 
 #[test]
+fn n_is_larger_where_larger_batches_also_save_padding() {
+    // The target is kept by up to 23 rows, which run at the rate 0.489.
+    let cost = CostModel::from_profile(
+        &[1, 64].map(|rows| (rows, Duration::from_millis(1 + 2 * u64::from(rows)))),
+    )
+    .unwrap();
+    let n = |pads, slo| {
+        let policy = BatchPolicy { max_batch: 64, pads, ..auto(slo) };
+        policy.choose(&cost, &QueueLoad::unknown(1)).n
+    };
+    assert_eq!((n(false, 100), n(true, 100)), (10, 16));
+    // No size keeps the target.
+    assert_eq!((n(false, 1), n(true, 1)), (11, 28));
+}
+
+#[test]
 fn a_model_that_does_not_batch_is_bound_by_its_maximum_whatever_a_row_costs() {
     for row_units in [1.0, 7.5] {
         let policy = BatchPolicy { max_batch: 1, ..auto(10_000) }.in_units(row_units);

@@ -130,6 +130,7 @@ impl HeldJobs {
     ) -> Option<Batch> {
         let lead = self.lead(limit, soon)?;
         let oldest = self.oldest_whole(limit);
+        let chosen_from = self.units();
         let batch = if self.layout.pads() {
             self.take_padded(lead, limit, companions)?
         } else {
@@ -142,7 +143,7 @@ impl HeldJobs {
         self.large_waited = if large_wait { self.large_waited + 1 } else { 0 };
         let lost_to_shapes = self.lost_to_shapes(&batch, limit);
         self.mixed = !self.all_join(&batch);
-        Some(Batch { lost_to_shapes, ..batch })
+        Some(Batch { lost_to_shapes, chosen_from, ..batch })
     }
 
     /// Adds jobs to a batch that has been taken, as far as `limit` allows. Jobs that may be padded

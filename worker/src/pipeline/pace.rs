@@ -83,6 +83,11 @@ impl BatchPace {
         self.tuner.lock().full(limit)
     }
 
+    /// This worker's share of all units that wait or run.
+    pub(super) fn share(&self) -> f64 {
+        self.tuner.lock().share()
+    }
+
     /// N in rows of the usual length, as announced.
     pub(super) fn usual_rows(&self) -> u32 {
         self.tuner.lock().usual_rows()

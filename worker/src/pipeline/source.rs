@@ -212,16 +212,20 @@ impl BatchSource {
         Some(lingered)
     }
 
-    /// How much to hold for the next batch. If requests of different lengths are padded and more wait
-    /// in the queue than a batch takes, several batches are claimed, so that requests of about the
-    /// same length run together.
+    /// How much to hold for the next batch. If requests of different lengths are padded, several
+    /// batches are claimed, so that requests of about the same length run together: as many as there
+    /// may be if more wait in the queue than a batch takes, otherwise this worker's share of what is
+    /// in the system.
     fn window(&self, limit: BatchLimit) -> f64 {
-        let batches = if self.plan.padding.is_some() && self.last_claim == LastClaim::Full {
-            WINDOW
+        let full = self.pace.full(limit);
+        let most = full * WINDOW;
+        if self.plan.padding.is_none() {
+            full
+        } else if self.last_claim == LastClaim::Full {
+            most
         } else {
-            1.0
-        };
-        self.pace.full(limit) * batches
+            self.pace.share().clamp(full, most)
+        }
     }
 
     /// If the held jobs do not fill a batch, claims the jobs that wait in the queue now, up to a full
@@ -286,7 +290,7 @@ impl BatchSource {
     pub(super) fn claim_ahead_at(&self, batch: &Batch, began: Instant) -> Option<ClaimAhead> {
         let n = self.pace.n();
         // Jobs that were left out for their length do not fill the next batch.
-        let enough = if self.plan.padding.is_some() { self.pace.full(n) } else { 1.0 };
+        let enough = if self.plan.padding.is_some() { self.window(n) } else { 1.0 };
         if batch.release == Release::Quarantined
             || f64::from(self.held.whole_units(n)) >= enough
             || self.held.large(n) >= MOST_LARGE

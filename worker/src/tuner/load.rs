@@ -101,6 +101,11 @@ impl LoadEstimate {
         }
     }
 
+    /// The units in the system that are this worker's share.
+    pub(super) fn share(&self) -> f64 {
+        self.standing.rows()
+    }
+
     /// Units per second that arrive for all workers, assuming that the broker distributes jobs
     /// evenly.
     pub(super) fn units_per_second(&self) -> Option<f64> {

@@ -270,7 +270,8 @@ async fn announces_the_rate_of_padded_rows() {
     let before = tuner.capacity();
     let jobs = |widths: &[u64]| {
         let job = |&width: &u64| HeldJob::new(delivery(0, 1, width), &lengths);
-        Batch::new(widths.iter().map(job).collect(), Release::Full)
+        let batch = Batch::new(widths.iter().map(job).collect(), Release::Full);
+        Batch { chosen_from: batch.units, ..batch }
     };
     for _ in 0..100 {
         // Six units instead of four, three times in a batch of nearly N.

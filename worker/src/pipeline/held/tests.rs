@@ -123,16 +123,16 @@ proptest! {
 }
 
 #[test]
-fn a_batch_tells_how_many_rows_of_other_shapes_it_had_room_for() {
+fn a_batch_tells_how_many_rows_of_other_shapes_it_had_room_for_and_how_many_waited() {
     // Three jobs of width 1, two of width 2.
     let mut held = held(&[(1, 1), (1, 1), (1, 2), (1, 1), (3, 2)]);
     let lost = |held: &mut HeldJobs, limit| {
         let batch = held.take_batch(limit_of(limit), soon(false), alone).unwrap();
-        (batch.rows, batch.lost_to_shapes)
+        (batch.rows, batch.lost_to_shapes, batch.chosen_from)
     };
-    assert_eq!(lost(&mut held, 6), (4, 2), "the wider shape has more rows");
-    assert_eq!(lost(&mut held, 2), (2, 0));
-    assert_eq!(lost(&mut held, 8), (1, 0));
+    assert_eq!(lost(&mut held, 6), (4, 2, 7), "the wider shape has more rows");
+    assert_eq!(lost(&mut held, 2), (2, 0, 3));
+    assert_eq!(lost(&mut held, 8), (1, 0, 1));
 }
 
 #[test]
