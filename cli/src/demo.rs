@@ -22,7 +22,7 @@ use clap::Args;
 use parking_lot::Mutex;
 use prometheus::Registry;
 
-use crate::one_process::OneProcess;
+use crate::{one_process::OneProcess, tool};
 
 /// The model of the demo.
 const MODEL: &str = "digits_wide";
@@ -259,7 +259,6 @@ fn mean_batch(registry: &Registry) -> Option<f64> {
     (batches > 0.0).then(|| rows / batches)
 }
 
-#[expect(clippy::print_stdout, reason = "the output of the demo")]
 fn say(text: &str) {
-    println!("{text}");
+    tool::say(&format!("{text}\n"));
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::PathBuf, process::ExitCode};
 
-use batchfleet_service::InvalidSettings;
+use batchfleet_service::{InvalidSettings, complain};
 use batchfleet_worker::VersionDigest;
 use clap::Args;
 
@@ -32,7 +32,7 @@ pub(crate) fn main(settings: &DigestSettings) -> anyhow::Result<ExitCode> {
         match digest {
             Ok(digest) => writeln!(lines, "{version}@{digest}")?,
             Err(problem) => {
-                eprintln!("error: model {version}: {problem}");
+                complain(&format!("error: model {version}: {problem}"));
                 status = ExitCode::FAILURE;
             }
         }

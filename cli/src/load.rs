@@ -17,7 +17,7 @@ use batchfleet_loadgen::{
     model::{Metadata, SampleShape},
     page, run,
 };
-use batchfleet_service::settings::duration;
+use batchfleet_service::{complain, settings::duration};
 use clap::{Args, ValueEnum, builder::ArgPredicate, value_parser};
 use tokio::signal::ctrl_c;
 
@@ -235,10 +235,10 @@ async fn workload(
     if inputs.verify {
         let twins = sampled.learn(target, settings.timeout, inputs.tolerance).await?;
         if twins > 0 {
-            eprintln!(
+            complain(&format!(
                 "{twins} of {} inputs have the same answer as another: a mix-up of these is not detected",
                 inputs.inputs
-            );
+            ));
         }
     }
     Ok(Arc::new(sampled))
@@ -247,10 +247,10 @@ async fn workload(
 /// Prints one line per second.
 fn print_second(second: &Second) {
     let Second { number, right, wrong, refused, failed, p50_ms, p99_ms, .. } = second;
-    eprintln!(
+    complain(&format!(
         "{number:>5} s {right:>8} right {refused:>6} refused {failed:>6} failed {wrong:>4} wrong \
          {p50_ms:>9.1} ms p50 {p99_ms:>9.1} ms p99"
-    );
+    ));
 }
 
 fn title(settings: &LoadSettings) -> String {

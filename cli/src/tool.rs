@@ -1,10 +1,13 @@
 //! Common parts of the tools: runtime, exit status and output.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::{ExitCode, exit},
+};
 
 use batchfleet_broker::BrokerError;
 use batchfleet_loadgen::LoadError;
-use batchfleet_service::{InvalidSettings, settings::EXIT_USAGE};
+use batchfleet_service::{self as service, InvalidSettings, settings::EXIT_USAGE};
 use batchfleet_simulator::SimulateError;
 
 /// Exit status for an unreachable or failing server: `EX_UNAVAILABLE` in sysexits.h.
@@ -54,8 +57,15 @@ fn status(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Prints the output of a tool.
-#[expect(clippy::print_stdout, reason = "the output of a tool")]
+/// Prints the output of a tool. A reader that has closed the pipe has read what it wanted; a tool whose
+/// output is lost for another reason, such as a full disk, ends with a failure.
 pub(crate) fn say(text: &str) {
-    print!("{text}");
+    let mut output = io::stdout().lock();
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        service::complain(&format!("error: cannot write the output: {error}"));
+        exit(1);
+    }
 }

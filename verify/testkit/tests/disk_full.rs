@@ -1,8 +1,12 @@
-//! A worker whose disk is full while it downloads a model.
+//! Output and downloads that find a full disk, and output whose reader has left.
 
 #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
-use std::{fs, process::Command};
+use std::{
+    fs::{self, File},
+    io::pipe,
+    process::Command,
+};
 
 use batchfleet_testkit::Program;
 use tempfile::TempDir;
@@ -40,4 +44,23 @@ fn a_full_disk_ends_the_worker_with_the_file_and_the_setting() {
     for part in ["error: cannot write", "model.onnx: No space left on device", "--model-cache"] {
         assert!(error.contains(part), "{error}");
     }
+}
+
+#[test]
+fn a_tool_whose_output_is_lost_fails_and_one_whose_reader_has_left_does_not() {
+    let tool = || {
+        let mut tool = Command::new(Program::path("batchfleet").unwrap());
+        tool.args(["redis-acl", "resnet"]);
+        tool
+    };
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let failed = tool().stdout(full).output().unwrap();
+    let complaint = String::from_utf8(failed.stderr).unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("cannot write the output"), "{complaint}");
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let ended = tool().stdout(writer).output().unwrap();
+    let complaint = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success() && complaint.is_empty(), "{complaint}");
 }
