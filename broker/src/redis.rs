@@ -119,10 +119,15 @@ impl RedisBroker {
             match Self::try_connect(&locator).await {
                 Err(BrokerError::Unreachable(cause)) => {
                     if !warned {
+                        let mut reason = cause.to_string();
                         for host in locator.first_hosts() {
+                            if let Some(refusal) = connect::refusal(&host).await {
+                                reason = refusal;
+                                break;
+                            }
                             connect::refuse_mistaken(&host).await?;
                         }
-                        warn!(reason = %cause, "waiting for Redis, which does not answer");
+                        warn!(reason, "waiting for Redis, which does not answer");
                         warned = true;
                     }
                     sleep(RETRY).await;

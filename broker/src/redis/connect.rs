@@ -1,6 +1,6 @@
 //! Settings of connections, and checks that refuse unsuitable servers.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
@@ -89,6 +89,23 @@ fn is_too_old(version: &str) -> bool {
     major.is_some_and(|major| major < 7)
 }
 
+/// What a Redis says that closes each new connection unasked, in protected mode or with too many
+/// clients; the attempt to connect only sees the end of the connection.
+pub(super) async fn refusal(server: &ConnectionInfo) -> Option<String> {
+    const LONGEST: u64 = 200;
+    let ConnectionAddr::Tcp(host, port) = server.addr() else { return None };
+    let listen = async {
+        let stream = TcpStream::connect((&**host, *port)).await?;
+        let mut line = Vec::new();
+        stream.take(LONGEST).read_to_end(&mut line).await?;
+        Ok::<_, io::Error>(line)
+    };
+    let line = timeout(PATIENCE, listen).await.ok()?.ok()?;
+    let line = String::from_utf8_lossy(&line);
+    let refusal = line.strip_prefix('-')?.lines().next()?.trim();
+    Some(format!("Redis at {host}:{port} refuses this connection: {refusal}"))
+}
+
 /// Fails if the address expects TLS and the server does not, or the reverse. Redis does not report
 /// this mistake: it waits for the end of a line, or closes the connection.
 pub(super) async fn refuse_mistaken(server: &ConnectionInfo) -> Result<(), BrokerError> {
@@ -130,6 +147,34 @@ async fn speaks_tls(host: &str, port: u16) -> bool {
         Err(error) => {
             let fault = rustls_error(&error);
             fault.is_some_and(|fault| !matches!(fault, rustls::Error::InvalidMessage(_)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::IntoConnectionInfo as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_redis_that_closes_new_connections_is_quoted() {
+        for (says, expected) in [
+            ("-ERR max number of clients reached\r\n", Some("refuses this connection: ERR max")),
+            ("-DENIED Redis is running in protected mode\r\n", Some("in protected mode")),
+            ("HTTP/1.1 400 Bad Request\r\n", None),
+            ("", None),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("redis://{}", listener.local_addr().unwrap());
+            let server = url.into_connection_info().unwrap();
+            let answer = async {
+                listener.accept().await.unwrap().0.write_all(says.as_bytes()).await.unwrap();
+            };
+            let (refusal, ()) = tokio::join!(refusal(&server), answer);
+            let found = expected.is_none_or(|part| refusal.as_ref().unwrap().contains(part));
+            assert!(found && refusal.is_some() == expected.is_some(), "{refusal:?}");
         }
     }
 }

@@ -22,7 +22,10 @@ pub(super) fn connection_error(error: RedisError, address: &str, user: &str) -> 
     }
     match broker_error(error) {
         BrokerError::Unreachable(cause) => BrokerError::unreachable(UnreachableError {
-            advice: format!("no connection to Redis at {address}: {cause}"),
+            advice: format!(
+                "no connection to Redis at {address}: {cause}; check that it runs, and that \
+                 --redis-url names it"
+            ),
             source: cause,
         }),
         other => other,
