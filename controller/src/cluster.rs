@@ -5,13 +5,9 @@ mod covers;
 mod mirror;
 mod rivals;
 mod state;
+mod writes;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Debug,
-    hash::Hash,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt::Debug};
 
 use batchfleet_broker::QueueName;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -24,31 +20,29 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
     runtime::watcher,
 };
-use parking_lot::Mutex;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tracing::{debug, info};
+use tracing::debug;
 
-pub(crate) use self::state::{ClusterState, Conflicts};
 use self::{
-    covers::{covers, difference},
     mirror::{Mirror, Presence},
     rivals::{is_elder, is_rival, named, scaled_object, scales},
     state::Existing,
+    writes::{Writes, stamped},
+};
+pub(crate) use self::{
+    rivals::ServedVersions,
+    state::{ClusterState, Conflicts, SAME_MODEL},
+    writes::{Change, Written},
 };
 use crate::{
     crd::{ModelFleet, ModelFleetStatus},
     error::ControlError,
-    objects::{FLEET, FleetObjects, MANAGER, mounted_keys, pod_monitor},
+    objects::{FLEET, FleetObjects, mounted_keys, pod_monitor},
 };
-
-/// Annotation with the controller version and the fleet generation that an object was made from.
-/// When either changes, the object is applied again, which removes fields set by an earlier version
-/// or generation.
-const MADE_FROM: &str = "batchfleet.dev/made-from";
 
 /// Access to the fleets and their objects in one namespace.
 pub(crate) struct Cluster {
@@ -59,16 +53,8 @@ pub(crate) struct Cluster {
     pods: Mirror<Pod>,
     monitors: Mirror<DynamicObject>,
     scalers: Mirror<DynamicObject>,
-    applied: Applied,
+    writes: Writes,
 }
-
-/// The last patch that this process applied, by kind and name of the object. An object that differs
-/// from it was changed by another client.
-type Applied = Mutex<HashMap<(String, String), Value>>;
-
-/// A change by another client that the controller has set back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Healed(pub(crate) String);
 
 impl Cluster {
     /// Creates the cluster, and the task that keeps its local copies current until the task is
@@ -83,9 +69,9 @@ impl Cluster {
         let (monitors, fifth) = installed(client, namespace, pod_monitor());
         let (scalers, sixth) = installed(client, namespace, scaled_object());
         let (fleets, seventh) = built_in(client, namespace, every());
-        let applied = Mutex::default();
+        let writes = Writes::default();
         let cluster =
-            Self { fleets, deployments, autoscalers, budgets, pods, monitors, scalers, applied };
+            Self { fleets, deployments, autoscalers, budgets, pods, monitors, scalers, writes };
         let watches = async move {
             tokio::join!(first, second, third, fourth, fifth, sixth, seventh);
         };
@@ -96,7 +82,11 @@ impl Cluster {
     ///
     /// # Errors
     /// If a watch has failed, because its copy may be out of date.
-    pub(crate) async fn state(&self, fleet: &ModelFleet) -> Result<ClusterState, ControlError> {
+    pub(crate) async fn state(
+        &self,
+        fleet: &ModelFleet,
+        versions: &ServedVersions,
+    ) -> Result<ClusterState, ControlError> {
         let name = fleet.name_any();
         self.fleets.is_installed().await?;
         self.deployments.is_installed().await?;
@@ -110,7 +100,7 @@ impl Cluster {
         let scaler = scalers.first().map(|it| format!("KEDA's ScaledObject {}", it.name_any()));
         let rivals = self.autoscalers.all(|autoscaler| is_rival(fleet, autoscaler));
         let rival = scaler.or_else(|| rivals.first().map(|rival| named(rival)));
-        let elders = self.fleets.all(|other| is_elder(fleet, other));
+        let elders = self.fleets.all(|other| is_elder(fleet, other, versions));
         Ok(ClusterState {
             deployment: Existing::of(fleet, self.deployments.get(&name)),
             autoscaler: Existing::of(fleet, self.autoscalers.get(&name)),
@@ -146,31 +136,37 @@ impl Cluster {
     }
 
     /// Applies the desired objects. Objects that already match, and objects that the fleet does not
-    /// own, are left unchanged. Adds the changes by other clients that were set back to `healed`.
+    /// own, are left unchanged. A write that fails does not prevent the others.
     pub(crate) async fn apply(
         &self,
         fleet: &ModelFleet,
         objects: FleetObjects,
         state: &ClusterState,
-        healed: &mut Vec<Healed>,
-    ) -> Result<(), ControlError> {
+    ) -> Written {
         let FleetObjects { deployment, autoscaler, budget, monitor } = objects;
-        let applied = &self.applied;
-        healed
-            .extend(apply(&self.deployments, applied, fleet, deployment, &state.deployment).await?);
-        healed.extend(apply(&self.budgets, applied, fleet, budget, &state.budget).await?);
+        let (writes, mut written) = (&self.writes, Written::default());
+        let all = &mut written;
+        let (deployment, budget) = (stamped(fleet, deployment), stamped(fleet, budget));
+        let mut results = vec![
+            writes.apply(&self.deployments, deployment, &state.deployment, all).await,
+            writes.apply(&self.budgets, budget, &state.budget, all).await,
+        ];
         if let Some(existing) = &state.monitor {
-            healed.extend(apply(&self.monitors, applied, fleet, monitor, existing).await?);
+            let monitor = stamped(fleet, monitor);
+            results.push(writes.apply(&self.monitors, monitor, existing, all).await);
         }
-        match (autoscaler, &state.autoscaler) {
+        results.push(match (autoscaler, &state.autoscaler) {
             (Some(autoscaler), existing) => {
-                healed
-                    .extend(apply(&self.autoscalers, applied, fleet, autoscaler, existing).await?);
+                let autoscaler = stamped(fleet, autoscaler);
+                writes.apply(&self.autoscalers, autoscaler, existing, all).await
             }
-            (None, Existing::Owned(ours)) => delete(&self.autoscalers, applied, ours).await?,
-            (None, _) => {}
-        }
-        Ok(())
+            (None, Existing::Owned(ours)) => {
+                writes.delete(&self.autoscalers, "HorizontalPodAutoscaler", &**ours).await
+            }
+            (None, _) => Ok(()),
+        });
+        written.failures.extend(results.into_iter().filter_map(Result::err));
+        written
     }
 
     /// Returns whether the namespace still has this fleet, as far as the local copy knows.
@@ -189,18 +185,14 @@ impl Cluster {
         !self.fleets.all(serves).is_empty()
     }
 
-    /// Sets the replicas of a fleet's Deployment from zero or to zero, which an autoscaler cannot
-    /// do.
+    /// Sets the replicas of a fleet's Deployment where its autoscaler does not.
     pub(crate) async fn scale(&self, name: &str, replicas: u32) -> Result<(), ControlError> {
-        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        let before = self.deployments.get(name);
-        self.deployments.api().patch_scale(name, &PatchParams::default(), &patch).await?;
-        let mut scaled = before.as_deref().cloned();
-        if let Some(spec) = scaled.as_mut().and_then(|deployment| deployment.spec.as_mut()) {
-            spec.replicas = i32::try_from(replicas).ok();
-        }
-        self.deployments.wrote(name, before.as_deref(), scaled);
-        Ok(())
+        self.writes.scale(&self.deployments, name, replicas).await
+    }
+
+    /// Returns the client that set the replicas of a fleet's Deployment last, if that is known.
+    pub(crate) async fn scaler(&self, name: &str) -> Option<String> {
+        writes::scaler(&self.deployments, name).await
     }
 
     /// Annotates pods. Failures are harmless, because the next turn retries.
@@ -254,100 +246,4 @@ fn installed(
 ) -> (Mirror<DynamicObject>, impl Future<Output = ()> + Send + use<>) {
     let api = Api::namespaced_with(client.clone(), namespace, &kind);
     Mirror::new(api, kind, Presence::Optional, watcher::Config::default())
-}
-
-async fn apply<K>(
-    mirror: &Mirror<K>,
-    applied: &Applied,
-    fleet: &ModelFleet,
-    mut desired: K,
-    existing: &Existing<K>,
-) -> Result<Option<Healed>, ControlError>
-where
-    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Send + Sync,
-{
-    let name = desired.name_any();
-    let generation = fleet.metadata.generation.unwrap_or_default();
-    let made_from = format!("{}/{generation}", env!("CARGO_PKG_VERSION"));
-    desired.annotations_mut().insert(MADE_FROM.to_owned(), made_from);
-    let existing = match existing {
-        // The copy may lag behind. Ask the API server, so that an object which another client has
-        // just created is not taken over.
-        Existing::Absent => Existing::of(fleet, mirror.api().get_opt(&name).await?.map(Arc::new)),
-        existing => existing.clone(),
-    };
-    let mut patch = serde_json::to_value(&desired)?;
-    let kind = patch["kind"].as_str().unwrap_or_default().to_owned();
-    let key = (kind, name);
-    let last = applied.lock().get(&key).cloned();
-    let (kind, name) = (&key.0, &key.1);
-    // Another client has changed an object that differs from what the controller applied last. The
-    // controller itself may want something else since then.
-    let healed = match &existing {
-        Existing::Foreign => return Ok(None),
-        Existing::Absent => {
-            last.map(|_| format!("the {kind} {name} was deleted and is created again"))
-        }
-        Existing::Owned(object) => {
-            let object = serde_json::to_value(&**object)?;
-            if covers(&object, &patch) {
-                applied.lock().insert(key, patch);
-                return Ok(None);
-            }
-            let field = last.and_then(|last| difference(&object, &last));
-            field.map(|field| format!("{field} of the {kind} {name} was changed and is set back"))
-        }
-    };
-    let author = match &healed {
-        Some(_) => author(mirror, name).await,
-        None => None,
-    };
-    let sent = patch.clone();
-    // With the uid, the patch fails if another object of the same name has replaced this one.
-    if let Some(uid) = existing.owned().and_then(ResourceExt::uid) {
-        patch["metadata"]["uid"] = uid.into();
-    }
-    // Forced, so that the controller's values win even if another client has set the same fields.
-    let params = PatchParams::apply(MANAGER).force();
-    let written = mirror.api().patch(name, &params, &Patch::Apply(&patch)).await?;
-    mirror.wrote(name, existing.owned(), Some(written));
-    info!(kind, name, "applied object");
-    applied.lock().insert(key.clone(), sent);
-    let by = author.map_or_else(String::new, |author| format!(", by {author}"));
-    Ok(healed.map(|change| Healed(format!("{change}{by}"))))
-}
-
-/// Returns the name of the client that changed an object last, as it names itself to the API server.
-async fn author<K>(mirror: &Mirror<K>, name: &str) -> Option<String>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Send + Sync,
-{
-    let object = mirror.api().get_opt(name).await.ok()??;
-    let writes = object.managed_fields().iter();
-    let others = writes.filter(|write| {
-        write.manager.as_deref() != Some(MANAGER) && write.subresource.as_deref() != Some("status")
-    });
-    let last = others.max_by_key(|write| write.time.as_ref().map(|time| time.0))?;
-    last.manager.clone()
-}
-
-/// Deletes an object, unless it is already deleted or has been replaced by another object of the
-/// same name.
-async fn delete<K>(mirror: &Mirror<K>, applied: &Applied, object: &K) -> Result<(), ControlError>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Send + Sync,
-{
-    let name = object.name_any();
-    let same = Preconditions { uid: object.uid(), resource_version: None };
-    let params = DeleteParams::default().preconditions(same);
-    match mirror.api().delete(&name, &params).await {
-        Err(kube::Error::Api(refusal)) if refusal.code == 404 => {}
-        deleted => drop(deleted?),
-    }
-    applied.lock().retain(|(_, applied), _| *applied != name);
-    mirror.wrote(&name, Some(object), None);
-    Ok(())
 }

@@ -73,9 +73,11 @@ impl ScaleMemory {
         let live = u32::try_from(live).unwrap_or(u32::MAX);
         let offered = scaled.offered.map(|requests| requests * rows_per_request);
         let each = speed.as_ref().map(|known| capacity_of_pod(known, floor.max(1)));
+        let is_infeasible = speed.as_ref().is_some_and(|known| known.is_infeasible(live));
         let mut decision = Decision {
             size: FleetSize {
                 floor,
+                may_grow: !is_infeasible,
                 depth_per_worker: each
                     .map_or(DEPTH_PER_WORKER, |rows| depth(spec, rows / rows_per_request)),
             },
@@ -86,7 +88,7 @@ impl ScaleMemory {
             capacity: speed.as_ref().map(|known| known.capacity(live) * f64::from(live)),
             trust: scaled.trust,
             p99: input.reading.as_ref().and_then(|reading| reading.p99),
-            is_infeasible: speed.is_some_and(|known| known.is_infeasible(live)),
+            is_infeasible,
             promises: self.promises(spec, now, input, floor),
             explanation: String::new(),
         };

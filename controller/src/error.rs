@@ -1,6 +1,6 @@
 //! Errors of a fleet's turn.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use batchfleet_broker::BrokerError;
 use kube::runtime::watcher;
@@ -21,6 +21,15 @@ pub(crate) enum ControlError {
         /// The cause.
         source: Arc<watcher::Error>,
     },
+    /// The API server did not take a write.
+    #[error("the API server did not take the {what}: {source}")]
+    #[strum(serialize = "kubernetes")]
+    Write {
+        /// The object, such as `Deployment`.
+        what: String,
+        /// The cause.
+        source: Arc<kube::Error>,
+    },
     /// The batch target could not be published.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -33,5 +42,27 @@ impl ControlError {
     /// Returns the `outcome` label of metrics and the `code` field of logs.
     pub(crate) fn code(&self) -> &'static str {
         self.into()
+    }
+
+    /// Returns the cause in the words of the API server, else those of the innermost error.
+    pub(crate) fn cause(&self) -> String {
+        let mut cause: &(dyn Error + 'static) = match self {
+            Self::Kubernetes(source) => source,
+            Self::Write { source, .. } => &**source,
+            Self::Watch { source, .. } => match &**source {
+                watcher::Error::WatchError(refusal) => return refusal.message.clone(),
+                source => source,
+            },
+            other => other,
+        };
+        loop {
+            if let Some(kube::Error::Api(refusal)) = cause.downcast_ref() {
+                return refusal.message.clone();
+            }
+            match cause.source() {
+                Some(source) => cause = source,
+                None => return cause.to_string(),
+            }
+        }
     }
 }

@@ -38,6 +38,14 @@ struct FakeState {
     writes: Vec<String>,
     /// Status of refused requests by part of the path; 0 if the refusal has ended.
     refused: BTreeMap<String, u16>,
+    webhook: Option<Webhook>,
+}
+
+/// An admission webhook, which changes each write of one object.
+struct Webhook {
+    /// End of the path of the object.
+    end: String,
+    change: fn(&mut Value),
 }
 
 struct OpenWatch {
@@ -59,12 +67,17 @@ impl FakeApi {
         self.0.lock().unwrap()
     }
 
-    /// Refuses every request with `part` in its path, and ends the open watches of these paths.
-    /// Status 0 ends the refusal.
+    /// Refuses every request with `part` in its path, and ends the open watches of these paths. A part
+    /// that ends with `$` must be the end of the path. Status 0 ends the refusal.
     pub(crate) fn refuse(&self, part: &str, status: u16) {
         let mut state = self.state();
         state.refused.insert(part.to_owned(), status);
         state.watches.retain(|watch| !watch.path.contains(part));
+    }
+
+    /// Changes every write of the object whose path ends with `end`, as an admission webhook does.
+    pub(crate) fn admit(&self, end: &str, change: fn(&mut Value)) {
+        self.state().webhook = Some(Webhook { end: end.to_owned(), change });
     }
 
     /// Holds back all watch events until `release_events`, like a slow network.
@@ -170,8 +183,11 @@ impl FakeState {
 
     /// Returns an error if the test refuses this path or has not installed its API group.
     fn allow(&self, path: &str) -> Result<(), u16> {
-        let refused =
-            self.refused.iter().find(|(part, status)| path.contains(*part) && **status > 0);
+        let matches = |part: &str| match part.strip_suffix('$') {
+            Some(end) => path.ends_with(end),
+            None => path.contains(part),
+        };
+        let refused = self.refused.iter().find(|(part, status)| matches(part) && **status > 0);
         if let Some((_, status)) = refused {
             return Err(*status);
         }
@@ -246,6 +262,9 @@ impl FakeState {
 
     fn store(&mut self, path: String, mut object: Value) -> Value {
         self.version += 1;
+        if let Some(webhook) = self.webhook.as_ref().filter(|it| path.ends_with(&it.end)) {
+            (webhook.change)(&mut object);
+        }
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = json!(format!("uid-{}", self.version));

@@ -4,7 +4,7 @@
 //! Each fleet is reconciled once per tick, in a turn (`reconcile`): `snapshot` reads Redis for all
 //! fleets, `observe` selects the data of one fleet, `meter` adds up the traffic that gateways
 //! counted, `decide` chooses the number of workers, `cluster` applies the objects, `problem` finds out
-//! why pods do not serve, `report` writes the status, and `target` determines when the batch target
+//! why pods do not serve, `refusal` why the API server refuses a request, `report` writes the status, and `target` determines when the batch target
 //! must be published. `model_users` keeps the Redis users of the workers.
 
 mod app;
@@ -26,6 +26,7 @@ mod observe;
 mod pods;
 mod problem;
 mod reconcile;
+mod refusal;
 mod report;
 #[cfg(test)]
 mod sample;

@@ -21,6 +21,8 @@ pub(crate) struct FleetView {
     /// Queues of other versions that the fleet's workers serve. During a rollout these queues may
     /// still receive requests.
     pub(crate) other_queues: BTreeSet<QueueName>,
+    /// The newest version that a living worker of the fleet itself serves.
+    pub(crate) own_version: Option<u64>,
     /// Workers of the queue, including dead ones. Promised and remembered workers are included as
     /// dead workers.
     pub(crate) workers: Vec<ObservedWorker>,
@@ -53,7 +55,18 @@ impl FleetView {
         let mut workers: Vec<_> = expected.map(ObservedWorker::dead).collect();
         workers.extend(observed.iter().filter(|worker| is_ours(&worker.announcement)).cloned());
         workers.extend(remembered.cloned().map(ObservedWorker::dead));
-        let queue = queue(&model, fleet.spec.model.version.map(u64::from), &workers, &traffic);
+        let is_own = |worker: &ObservedWorker| {
+            worker.live
+                && hosts.contains(&worker.announcement.host)
+                && is_ours(&worker.announcement)
+        };
+        let served = |worker: &ObservedWorker| worker.announcement.model.queue.version;
+        let own_version = workers.iter().filter(|it| is_own(it)).map(served).max();
+        // A fleet without a version in its spec follows its own workers, also those that it had last:
+        // another fleet may serve a newer version of the model, such as a canary.
+        let last = remembered.filter(|it| is_ours(it)).map(|it| it.model.queue.version);
+        let version = fleet.spec.model.version.map(u64::from).or(own_version).or(last);
+        let queue = queue(&model, version, &workers, &traffic);
         let other_queues =
             queue.as_ref().map(|queue| others(queue, &workers, hosts)).unwrap_or_default();
         workers.retain(|worker| queue.as_ref() == Some(&worker.announcement.model.queue));
@@ -63,7 +76,7 @@ impl FleetView {
             waiting += observer.backlog(queue).await?.depth();
             held.extend(observer.held(queue).await?);
         }
-        Ok(Self { queue, other_queues, workers, promises, traffic, waiting, held })
+        Ok(Self { queue, other_queues, own_version, workers, promises, traffic, waiting, held })
     }
 
     /// Returns the announcement to remember until the fleet has workers again. Announcements with
@@ -96,8 +109,8 @@ impl FleetView {
     }
 }
 
-/// Returns the queue of the version in the spec. Without a version in the spec, returns the queue
-/// of the newest version that a living worker serves, else of the newest known version.
+/// Returns the queue of this version. Without a version, returns the queue of the newest version that a
+/// living worker serves, else of the newest known version.
 fn queue(
     model: &str,
     version: Option<u64>,

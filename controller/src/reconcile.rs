@@ -14,10 +14,7 @@ use batchfleet_broker::{Announcement, BrokerError, roles::REMEMBERED};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{
     ResourceExt,
-    runtime::{
-        controller::Action,
-        events::{Event, EventType},
-    },
+    runtime::{controller::Action, events::EventType},
 };
 use tracing::{debug, info, warn};
 
@@ -30,21 +27,19 @@ use self::{
     trouble::{Trouble, trouble},
 };
 use crate::{
-    cluster::{ClusterState, Healed},
-    crd::{ModelFleet, ScalingMode},
-    decide::{Decision, FleetInput, TICK, slo},
+    cluster::{Change, ClusterState, Written},
+    crd::{ModelFleet, ModelFleetStatus, ScalingMode},
+    decide::{Decision, FleetInput, slo},
     error::ControlError,
     objects::{FleetObjects, MANAGER},
     observe::FleetView,
     pods::jobs_by_host,
-    problem,
+    problem, refusal,
     report::{self, Findings},
     scaled_by::ScaledBy,
     target::{self, PublishedTarget},
 };
 
-/// Upper bound of the pause after repeated failures.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// For how long a controller that starts may be without Redis before it reports that.
 const STARTING: Duration = Duration::from_secs(10);
 /// Interval at which a fleet at zero workers is checked for requests.
@@ -52,8 +47,6 @@ const WAKE_CHECK: Duration = Duration::from_secs(1);
 /// A worker announces itself in Redis before its pod is ready, and a snapshot of Redis is up to one
 /// tick old. A pod that is ready for longer without an announcement is silent.
 const SILENT: SignedDuration = SignedDuration::from_secs(15);
-/// Status codes with which the API server refuses an object for its content or by a policy.
-const REFUSALS: [u16; 3] = [400, 403, 422];
 /// Interval at which the names of dead workers are removed from Redis.
 const TIDY: Duration = Duration::from_mins(10);
 
@@ -65,6 +58,7 @@ pub(crate) async fn reconcile(
 ) -> Result<Action, ControlError> {
     if fleet.metadata.deletion_timestamp.is_some() {
         // Kubernetes deletes the objects that the fleet owns.
+        deleting(&fleet, &context).await;
         context.forget(&fleet.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
@@ -98,16 +92,20 @@ fn pause_at_zero(context: &Context) -> Duration {
     WAKE_CHECK.min(next_tick(context.started.elapsed()))
 }
 
-/// Handles a failed turn: retries after a pause that grows with each failure.
+/// Handles a failed turn. The next turn follows at the next tick, as after any turn: the fleet must be
+/// scaled and reported although a write is refused. `Cluster` repeats refused writes less often.
 pub(crate) fn after(fleet: &ModelFleet, error: &ControlError, context: &Context) -> Action {
-    let pause = pause(context.fleets.failures(fleet));
-    warn!(fleet = fleet.name_any(), code = error.code(), %error, ?pause, "turn failed");
-    Action::requeue(pause)
-}
-
-/// Returns the pause before the next turn: 5 s, 10 s, 20 s ... 5 minutes.
-fn pause(failures: u32) -> Duration {
-    (TICK * 2_u32.saturating_pow(failures.saturating_sub(1).min(16))).min(LONGEST_PAUSE)
+    let (name, code, cause) = (fleet.name_any(), error.code(), error.cause());
+    let failures = context.fleets.failures(fleet);
+    // An outage must not fill the log.
+    if failures.is_power_of_two() {
+        warn!(fleet = name, code, error = cause, failures, "turn failed");
+    } else {
+        debug!(fleet = name, code, error = cause, failures, "turn failed");
+    }
+    let now = context.started.elapsed();
+    let is_at_zero = context.fleets.is_at_zero(fleet, now);
+    Action::requeue(if is_at_zero { pause_at_zero(context) } else { next_tick(now) })
 }
 
 async fn turn(
@@ -115,12 +113,23 @@ async fn turn(
     state: &mut FleetState,
     context: &Context,
 ) -> Result<(), ControlError> {
-    let existing = context.cluster.state(fleet).await?;
+    let existing = match context.cluster.state(fleet, &context.fleets.versions()).await {
+        Ok(existing) => existing,
+        Err(error) => {
+            unreadable(fleet, state, &error, context).await;
+            return Err(error);
+        }
+    };
     state.pods.observe(&existing.pods);
     let now = context.started.elapsed();
     let decided = decide(fleet, state, &existing, now, context).await;
     let Decided { decision, input, view, .. } = &decided;
+    let is_surplus = existing.elder.is_some();
+    let decision = &if is_surplus { decision.surplus() } else { decision.clone() };
     context.fleets.served.note(view);
+    if let Some(version) = view.own_version {
+        context.fleets.serves(fleet, version);
+    }
     let leads = *context.leads.borrow();
     context.metrics.leading.set(leads.into());
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
@@ -133,36 +142,72 @@ async fn turn(
     }
     let trouble = trouble(fleet, state, &existing, input, context).await;
     let mut findings = findings(fleet, &existing, &decided, trouble, now < STARTING);
-    let applied = if findings.conflicts.blocks_writes {
-        Ok(())
-    } else {
+    let mut failures = Vec::new();
+    if !findings.conflicts.blocks_writes {
         let jobs = jobs_by_host(&view.workers, &view.held);
         let shrinks = decision.size.floor < input.ordered;
         let annotations = state.pods.annotations(now, &existing.pods, &jobs, shrinks);
         context.cluster.annotate(annotations).await;
-        if let Some(event) = scaled_by_hand(state, input, decision, &findings.scaled_by, now) {
-            context.events.publish(fleet, &event).await;
+        if fleet.spec.scaling.mode == ScalingMode::Hpa && existing.deployment.owned().is_some() {
+            scaled_by_hand(fleet, state, &decided, &findings.scaled_by, context).await;
         }
-        Box::pin(apply(fleet, &existing, decision, &findings.scaled_by, context)).await
-    };
-    if let Err(ControlError::Kubernetes(kube::Error::Api(refusal))) = &applied {
-        findings.refused = REFUSALS.contains(&refusal.code).then(|| refusal.message.clone());
+        let written = Box::pin(apply(fleet, &existing, decision, &findings, context)).await;
+        findings.unwritten = written.failures.first().map(refusal::of_write);
+        findings.overridden = written.overridden;
+        failures.extend(written.failures);
     }
     let status = report::status(fleet, input, decision, &findings, Timestamp::now());
-    context.metrics.reported(labels, &status.conditions);
-    for event in report::events(fleet.status.as_ref(), &status) {
+    failures.extend(write_status(fleet, &status, context).await.err());
+    if !is_surplus {
+        // Redis comes last, because workers can run without these updates. Changes in Kubernetes must
+        // not wait for Redis.
+        promise(state, decision, context).await;
+        tidy(state, view, now, context).await;
+        failures.extend(publish_target(state, decision, view, now, context).await.err());
+    }
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Writes the status of a fleet, its events and its metrics.
+async fn write_status(
+    fleet: &ModelFleet,
+    status: &ModelFleetStatus,
+    context: &Context,
+) -> Result<(), ControlError> {
+    let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+    context.metrics.reported([&namespace, &name], &status.conditions);
+    for event in report::events(fleet.status.as_ref(), status) {
         context.events.publish(fleet, &event).await;
     }
-    context.cluster.report(fleet, &status).await?;
-    applied?;
-    if findings.conflicts.is_surplus {
-        return Ok(());
+    context.cluster.report(fleet, status).await
+}
+
+/// Reports that the objects of a fleet cannot be read. One failure is not reported: a watch that broke
+/// is restored within a second.
+async fn unreadable(
+    fleet: &ModelFleet,
+    state: &FleetState,
+    error: &ControlError,
+    context: &Context,
+) {
+    if state.failures == 0 || !*context.leads.borrow() {
+        return;
     }
-    // Redis comes last, because workers can run without these updates. Changes in Kubernetes must
-    // not wait for Redis.
-    promise(state, decision, context).await;
-    tidy(state, view, now, context).await;
-    publish_target(state, decision, view, now, context).await
+    let status = report::unreadable(fleet, &refusal::of_read(error), Timestamp::now());
+    if let Err(error) = write_status(fleet, &status, context).await {
+        debug!(fleet = fleet.name_any(), %error, "status not written");
+    }
+}
+
+/// Reports that a fleet waits for finalizers. A fleet without finalizers is gone at once.
+async fn deleting(fleet: &ModelFleet, context: &Context) {
+    if fleet.finalizers().is_empty() || !*context.leads.borrow() {
+        return;
+    }
+    let status = report::deleting(fleet, Timestamp::now());
+    if let Err(error) = context.cluster.report(fleet, &status).await {
+        debug!(fleet = fleet.name_any(), %error, "status not written");
+    }
 }
 
 /// Returns what this turn finds out beside the decision.
@@ -180,7 +225,8 @@ fn findings(
         conflicts: existing.conflicts(mode),
         problem: trouble.problem,
         activity: trouble.activity,
-        refused: None,
+        unwritten: None,
+        overridden: None,
         is_starting,
         is_silent: input.redis_error.is_none()
             && !is_announced
@@ -189,19 +235,28 @@ fn findings(
     }
 }
 
-/// Returns an event if another client has scaled the Deployment, which has an autoscaler.
-fn scaled_by_hand(
+/// Publishes an event if another client has scaled the Deployment, which has an autoscaler.
+async fn scaled_by_hand(
+    fleet: &ModelFleet,
     state: &mut FleetState,
-    input: &FleetInput,
-    decision: &Decision,
+    decided: &Decided,
     scaled_by: &ScaledBy,
-    now: Duration,
-) -> Option<Event> {
-    let wanted = scaled_by.autoscaler_wants()?;
-    let floor = decision.size.floor;
-    let change = state.replicas.observe(input.ordered, &[wanted, floor], now)?;
-    let note = by_hand::note(change, floor);
-    Some(report::event(EventType::Normal, "ScaledByHand", "Scale", &note))
+    context: &Context,
+) {
+    let (ordered, floor) = (decided.input.ordered, decided.decision.size.floor);
+    let wanted: Vec<_> = scaled_by.autoscaler_wants().into_iter().chain([floor]).collect();
+    let now = context.started.elapsed();
+    let Some(change) = state.replicas.observe(ordered, &wanted, now) else { return };
+    let client = context.cluster.scaler(&fleet.name_any()).await;
+    let client = client.as_deref();
+    if !change.is_settled(client) {
+        return;
+    }
+    state.replicas.settle(ordered);
+    if let Some(note) = change.note(client, scaled_by, floor) {
+        let event = report::event(EventType::Normal, "ScaledByHand", "Scale", &note);
+        context.events.publish(fleet, &event).await;
+    }
 }
 
 /// Applies the objects of a fleet, and scales its Deployment where its autoscaler does not.
@@ -209,32 +264,34 @@ async fn apply(
     fleet: &ModelFleet,
     existing: &ClusterState,
     decision: &Decision,
-    scaled_by: &ScaledBy,
+    findings: &Findings,
     context: &Context,
-) -> Result<(), ControlError> {
+) -> Written {
     let defaults = context.defaults(fleet, existing);
     let objects = FleetObjects::of(fleet, decision.size, &defaults);
-    let mut healed = Vec::new();
-    let applied = context.cluster.apply(fleet, objects, existing, &mut healed).await;
-    for Healed(note) in healed {
-        let event = report::event(EventType::Normal, "ChangeSetBack", "Apply", &note);
+    let mut written = context.cluster.apply(fleet, objects, existing).await;
+    for change in &written.changes {
+        let (reason, note) = match change {
+            Change::SetBack(note) => ("ChangeSetBack", note),
+            Change::Overridden(note) => ("ChangedOnWrite", note),
+        };
+        let event = report::event(EventType::Normal, reason, "Apply", note);
         context.events.publish(fleet, &event).await;
     }
-    applied?;
     let (floor, ordered) = (decision.size.floor, existing.ordered());
     let is_missing = existing.deployment.owned().is_none();
     let crosses_zero = (ordered == 0) != (floor == 0);
-    let shrinks = scaled_by.is_controller_instead() && floor < ordered;
-    if fleet.spec.scaling.mode != ScalingMode::Hpa || is_missing || !(crosses_zero || shrinks) {
-        return Ok(());
+    let corrects = findings.scaled_by.is_controller_instead() && floor != ordered;
+    if fleet.spec.scaling.mode == ScalingMode::Hpa && !is_missing && (crosses_zero || corrects) {
+        info!(
+            fleet = fleet.name_any(),
+            from = ordered,
+            to = floor,
+            "scaled in place of the autoscaler"
+        );
+        written.failures.extend(context.cluster.scale(&fleet.name_any(), floor).await.err());
     }
-    info!(
-        fleet = fleet.name_any(),
-        from = ordered,
-        to = floor,
-        "scaled in place of the autoscaler"
-    );
-    context.cluster.scale(&fleet.name_any(), floor).await
+    written
 }
 
 /// Returns the decision of this tick: the existing decision, or a new one.

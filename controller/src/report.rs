@@ -11,8 +11,9 @@ use kube::{
     runtime::events::{Event, EventType},
 };
 
+use self::conditions::Fact;
 use crate::{
-    cluster::Conflicts,
+    cluster::{Conflicts, SAME_MODEL},
     crd::{ModelFleet, ModelFleetStatus},
     decide::{Decision, FleetInput, rounded},
     objects::FLEET,
@@ -45,8 +46,10 @@ pub(crate) struct Findings {
     pub(crate) problem: Option<Problem>,
     /// What a pod that is not ready does at present.
     pub(crate) activity: Option<String>,
-    /// Why the API server refused an object of the fleet.
-    pub(crate) refused: Option<String>,
+    /// The first object of the fleet that was not written, and why.
+    pub(crate) unwritten: Option<Problem>,
+    /// The first field that the API server stores with another value than the controller sends.
+    pub(crate) overridden: Option<String>,
     /// Whether pods are ready but no worker announces itself in Redis.
     pub(crate) is_silent: bool,
     /// Whether the controller has just started, and may not be connected to Redis yet.
@@ -63,21 +66,9 @@ pub(crate) fn status(
     findings: &Findings,
     now: Timestamp,
 ) -> ModelFleetStatus {
-    let before = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let facts = conditions::facts(fleet, input, decision, findings);
     let reason = conditions::summary(&facts);
-    let conditions = facts.map(|fact| {
-        let status = if fact.holds { "True" } else { "False" };
-        let last = before.iter().find(|last| last.type_ == fact.name && last.status == status);
-        Condition {
-            type_: fact.name.to_owned(),
-            status: status.to_owned(),
-            reason: fact.reason.to_owned(),
-            message: fact.message,
-            observed_generation: fleet.metadata.generation,
-            last_transition_time: last.map_or(Time(now), |last| last.last_transition_time.clone()),
-        }
-    });
+    let conditions = facts.map(|fact| condition(fleet, fact, now));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     let milliseconds = |seconds: f64| (seconds * 1e3).round() as u32;
     ModelFleetStatus {
@@ -98,8 +89,55 @@ pub(crate) fn status(
     }
 }
 
+/// Returns the condition of a fleet at `now`. The time of its last change stays while its status does.
+fn condition(fleet: &ModelFleet, fact: Fact, now: Timestamp) -> Condition {
+    let before = fleet.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let status = if fact.holds { "True" } else { "False" };
+    let last = before.iter().find(|last| last.type_ == fact.name && last.status == status);
+    Condition {
+        type_: fact.name.to_owned(),
+        status: status.to_owned(),
+        reason: fact.reason.to_owned(),
+        message: fact.message,
+        observed_generation: fleet.metadata.generation,
+        last_transition_time: last.map_or(Time(now), |last| last.last_transition_time.clone()),
+    }
+}
+
+/// Returns the last status with this condition instead of the last one, for a turn that can find out
+/// nothing else.
+fn with_condition(fleet: &ModelFleet, fact: Fact, now: Timestamp) -> ModelFleetStatus {
+    let mut status = fleet.status.clone().unwrap_or_default();
+    status.reason = Some(fact.reason.to_owned());
+    let condition = condition(fleet, fact, now);
+    match status.conditions.iter_mut().find(|last| last.type_ == condition.type_) {
+        Some(last) => *last = condition,
+        None => status.conditions.push(condition),
+    }
+    status
+}
+
+/// Returns the status of a fleet whose objects cannot be read.
+pub(crate) fn unreadable(
+    fleet: &ModelFleet,
+    problem: &Problem,
+    now: Timestamp,
+) -> ModelFleetStatus {
+    with_condition(fleet, Fact::because("Degraded", true, problem), now)
+}
+
+/// Returns the status of a fleet that is being deleted.
+pub(crate) fn deleting(fleet: &ModelFleet, now: Timestamp) -> ModelFleetStatus {
+    let message = format!(
+        "the fleet is being deleted, and its workers are not scaled any more; it waits for the \
+         finalizers {}",
+        fleet.finalizers().join(", ")
+    );
+    with_condition(fleet, Fact::new("Ready", false, "Deleting", message), now)
+}
+
 /// Returns events for users: conditions of [`WARNINGS`] that became true, became true for another
-/// reason, or ended, and changes of the wanted number of workers.
+/// reason or for another spec, or ended, and changes of the wanted number of workers.
 pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus) -> Vec<Event> {
     let before = last.map_or(&[][..], |last| &last.conditions);
     let watched = status.conditions.iter().filter(|it| WARNINGS.contains(&it.type_.as_str()));
@@ -108,15 +146,17 @@ pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus)
         let holds = condition.status == "True";
         let type_ = if holds { EventType::Warning } else { EventType::Normal };
         let is_news = match held {
-            Some(held) => !holds || held.reason != condition.reason,
+            Some(held) => {
+                !holds || held.reason != condition.reason || is_respecified(held, condition)
+            }
             None => holds,
         };
         is_news.then(|| event(type_, &condition.reason, &condition.type_, &condition.message))
     });
     let mut events: Vec<_> = changed.collect();
     let from = last.map(|last| last.wanted_replicas);
-    if from != Some(status.wanted_replicas) {
-        let why = status.explanation.as_deref().unwrap_or_default();
+    let is_scaled = from != Some(status.wanted_replicas) && !is_surplus(status);
+    if let Some(why) = status.explanation.as_deref().filter(|_| is_scaled) {
         events.push(event(EventType::Normal, "Scaled", "Scale", why));
     }
     let autoscaler = |status: &ModelFleetStatus| {
@@ -131,6 +171,17 @@ pub(crate) fn events(last: Option<&ModelFleetStatus>, status: &ModelFleetStatus)
         events.push(event(EventType::Normal, &reason, "ChooseScaler", &why));
     }
     events
+}
+
+/// Returns whether another fleet serves the model. The workers of such a fleet keep running, although it
+/// wants none.
+fn is_surplus(status: &ModelFleetStatus) -> bool {
+    status.conditions.iter().any(|it| it.reason == SAME_MODEL && it.status == "True")
+}
+
+/// Returns whether a condition holds for a spec that was changed, with another message.
+fn is_respecified(before: &Condition, now: &Condition) -> bool {
+    before.observed_generation != now.observed_generation && before.message != now.message
 }
 
 /// Returns an event for users.
@@ -179,7 +230,8 @@ mod tests {
             conflicts: Conflicts::default(),
             problem: None,
             activity: None,
-            refused: None,
+            unwritten: None,
+            overridden: None,
             is_silent: false,
             is_starting: false,
             scaled_by: ScaledBy::Autoscaler(Some(2)),
@@ -268,10 +320,12 @@ mod tests {
             (redis, with(|it| it.is_starting = true), "True", "AsDesired", "no worker has failed"),
             (
                 input(2),
-                with(|it| it.refused = Some("quantities must match".to_owned())),
+                with(|it| {
+                    it.unwritten = Some(Problem::new("SpecRefused", "quantities must match"));
+                }),
                 "True",
                 "SpecRefused",
-                "the API server refuses an object of the fleet: quantities must match",
+                "quantities must match",
             ),
         ] {
             let status = status_with(&fleet(), &input, &findings, THEN);
@@ -298,6 +352,38 @@ mod tests {
             condition(&status, "Ready").message,
             "0 of 2 workers are ready; init container fill of pod p runs since T"
         );
+    }
+
+    #[test]
+    fn a_fleet_that_is_to_have_no_worker_is_ready() {
+        let mut fleet = fleet();
+        fleet.spec.replicas = Some(0);
+        let input = FleetInput { ordered: 0, ..input(0) };
+        let status = status_at(&fleet, &input, THEN);
+        let ready = condition(&status, "Ready");
+        assert_eq!(
+            (ready.status.as_str(), ready.reason.as_str(), status.reason.as_deref()),
+            ("True", "Pinned", Some("Pinned"))
+        );
+        assert_eq!(ready.message, "0 workers: set by spec.replicas");
+    }
+
+    #[test]
+    fn the_same_reason_for_another_spec_is_news_if_its_message_differs() {
+        let refused = |message: &str| Findings {
+            unwritten: Some(Problem::new("SpecRefused", message)),
+            ..findings()
+        };
+        let mut fleet = fleet();
+        let first = status_with(&fleet, &input(2), &refused("cpu: two"), THEN);
+        let reasons = |fleet: &ModelFleet, message: &str| {
+            let second = status_with(fleet, &input(2), &refused(message), THEN);
+            events(Some(&first), &second).into_iter().map(|it| it.reason).collect::<Vec<_>>()
+        };
+        assert_eq!(reasons(&fleet, "cpu: three"), [""; 0]);
+        fleet.metadata.generation = Some(4);
+        assert_eq!(reasons(&fleet, "cpu: two"), [""; 0]);
+        assert_eq!(reasons(&fleet, "cpu: three"), ["SpecRefused"]);
     }
 
     #[test]

@@ -4,12 +4,16 @@ use k8s_openapi::{
     api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition},
     jiff::{SignedDuration, Timestamp},
 };
+use kube::ResourceExt;
 
 use crate::{crd::ScalingMode, objects::QUEUE_DEPTH};
 
-/// An autoscaler that has been unable to read its metric for this long is blind. Four of its periods,
+/// An autoscaler that has been unable to work, or to read its metric, for this long has failed. Four of its periods,
 /// so that a restart of the metrics API does not count.
 const BLIND_AFTER: SignedDuration = SignedDuration::from_mins(1);
+
+/// An autoscaler without a status after this time has no controller.
+const UNATTENDED_AFTER: SignedDuration = SignedDuration::from_mins(2);
 
 /// Reasons of an autoscaler that decides, or will within a minute.
 pub(crate) const AUTOSCALER: [&str; 2] = ["MetricPending", "MetricRead"];
@@ -30,6 +34,11 @@ pub(crate) enum ScaledBy {
         /// Why the autoscaler cannot read its metric.
         why: String,
     },
+    /// The controller, because the fleet's autoscaler does not work for another reason.
+    AutoscalerFailed {
+        /// What is wrong with the autoscaler, as a sentence about it.
+        why: String,
+    },
 }
 
 impl ScaledBy {
@@ -41,21 +50,37 @@ impl ScaledBy {
         has_workers: bool,
         now: Timestamp,
     ) -> Self {
-        let status = autoscaler.and_then(|autoscaler| autoscaler.status.as_ref());
         match mode {
             ScalingMode::Direct => Self::Controller,
             ScalingMode::External => Self::Other,
-            ScalingMode::Hpa => {
-                let conditions = status.and_then(|status| status.conditions.as_ref());
-                let blind = conditions.iter().copied().flatten().find(|it| is_blind(it, now));
-                if let Some(condition) = blind.filter(|_| has_workers) {
-                    return Self::ControllerInstead { why: cause(condition) };
-                }
-                let active = conditions.into_iter().flatten().find(|it| is_active(it));
-                let desired = active.and(status).map(|status| status.desired_replicas);
-                Self::Autoscaler(desired.and_then(|desired| u32::try_from(desired).ok()))
+            ScalingMode::Hpa => Self::of_autoscaler(autoscaler, has_workers, now),
+        }
+    }
+
+    fn of_autoscaler(
+        autoscaler: Option<&HorizontalPodAutoscaler>,
+        has_workers: bool,
+        now: Timestamp,
+    ) -> Self {
+        let status = autoscaler.and_then(|autoscaler| autoscaler.status.as_ref());
+        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        if let Some(failed) = conditions.iter().find(|it| has_failed(it, now)) {
+            if !lacks_metric(failed) {
+                return Self::AutoscalerFailed { why: quoted(failed) };
+            }
+            if has_workers {
+                return Self::ControllerInstead { why: cause(failed) };
             }
         }
+        let created = autoscaler.and_then(ResourceExt::creation_timestamp);
+        let is_old = created.is_some_and(|at| now.duration_since(at.0) >= UNATTENDED_AFTER);
+        if conditions.is_empty() && is_old {
+            let why = "has no status: no controller of the cluster works on it".to_owned();
+            return Self::AutoscalerFailed { why };
+        }
+        let desired = conditions.iter().find(|it| is_active(it)).and(status);
+        let desired = desired.and_then(|status| u32::try_from(status.desired_replicas).ok());
+        Self::Autoscaler(desired)
     }
 
     /// Returns the number of workers that the autoscaler wants, if the autoscaler decides.
@@ -63,9 +88,9 @@ impl ScaledBy {
         if let Self::Autoscaler(desired) = self { *desired } else { None }
     }
 
-    /// Returns whether the controller removes workers in place of the fleet's autoscaler.
+    /// Returns whether the controller sets the number of workers in place of the fleet's autoscaler.
     pub(crate) fn is_controller_instead(&self) -> bool {
-        matches!(self, Self::ControllerInstead { .. })
+        matches!(self, Self::ControllerInstead { .. } | Self::AutoscalerFailed { .. })
     }
 
     /// Returns the reason of the condition `AutoscalerActive`, for programs.
@@ -76,6 +101,7 @@ impl ScaledBy {
             Self::Autoscaler(None) => "MetricPending",
             Self::Autoscaler(Some(_)) => "MetricRead",
             Self::ControllerInstead { .. } => "MetricUnavailable",
+            Self::AutoscalerFailed { .. } => "AutoscalerFailed",
         }
     }
 
@@ -106,6 +132,9 @@ impl ScaledBy {
                  cannot read {QUEUE_DEPTH} ({why}): set scaling.mode to direct, or serve the metric, \
                  for example with the chart's externalMetrics.enabled"
             ),
+            Self::AutoscalerFailed { why } => format!(
+                "the controller sets the number of workers, because the HorizontalPodAutoscaler {why}"
+            ),
         }
     }
 }
@@ -120,13 +149,25 @@ fn is_active(condition: &HorizontalPodAutoscalerCondition) -> bool {
     condition.type_ == "ScalingActive" && condition.status == "True"
 }
 
-fn is_blind(condition: &HorizontalPodAutoscalerCondition, now: Timestamp) -> bool {
+/// Returns what an autoscaler says about itself.
+fn quoted(condition: &HorizontalPodAutoscalerCondition) -> String {
     let reason = condition.reason.as_deref().unwrap_or_default();
+    let message = condition.message.as_deref().unwrap_or_default();
+    format!("does not work ({reason}: {message})")
+}
+
+/// Returns whether an autoscaler has been unable to work for a while. It does not work on purpose while
+/// its Deployment has no replicas.
+fn has_failed(condition: &HorizontalPodAutoscalerCondition, now: Timestamp) -> bool {
     let since = condition.last_transition_time.as_ref();
     condition.type_ == "ScalingActive"
         && condition.status == "False"
-        && reason.starts_with("FailedGet")
+        && condition.reason.as_deref() != Some("ScalingDisabled")
         && since.is_some_and(|since| now.duration_since(since.0) >= BLIND_AFTER)
+}
+
+fn lacks_metric(condition: &HorizontalPodAutoscalerCondition) -> bool {
+    condition.reason.as_deref().unwrap_or_default().starts_with("FailedGet")
 }
 
 #[cfg(test)]
@@ -157,6 +198,14 @@ mod tests {
             (active("True", "ValidMetricFound", long), ScaledBy::Autoscaler(Some(4))),
             (active("False", "ScalingDisabled", long), ScaledBy::Autoscaler(None)),
             (
+                active("False", "AmbiguousSelector", long),
+                ScaledBy::AutoscalerFailed {
+                    why: "does not work (AmbiguousSelector: metric \
+                          q/&LabelSelector{MatchLabels:{model: m}}: no metrics API)"
+                        .to_owned(),
+                },
+            ),
+            (
                 active("False", "FailedGetExternalMetric", "2026-01-01T00:09:01Z"),
                 ScaledBy::Autoscaler(None),
             ),
@@ -177,6 +226,19 @@ mod tests {
         let now = "2026-01-01T00:10:00Z".parse().unwrap();
         let scaled_by = ScaledBy::of(ScalingMode::Hpa, Some(&autoscaler), false, now);
         assert_eq!(scaled_by, ScaledBy::Autoscaler(None));
+    }
+
+    #[test]
+    fn an_autoscaler_that_no_controller_works_on_is_replaced_after_two_minutes() {
+        let metadata = json!({"creationTimestamp": "2026-01-01T00:00:00Z"});
+        let autoscaler = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+        let at = |now: &str| {
+            ScaledBy::of(ScalingMode::Hpa, Some(&autoscaler), true, now.parse().unwrap())
+        };
+        assert_eq!(at("2026-01-01T00:01:59Z"), ScaledBy::Autoscaler(None));
+        let failed = at("2026-01-01T00:02:00Z");
+        assert_eq!(failed.reason(), "AutoscalerFailed");
+        assert!(failed.sentence(1).contains("has no status"), "{}", failed.sentence(1));
     }
 
     #[test]

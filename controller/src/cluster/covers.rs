@@ -40,6 +40,24 @@ pub(super) fn difference(existing: &Value, desired: &Value) -> Option<String> {
     }
 }
 
+/// Returns the fields of `desired` with the values that `existing` has for them. Fields that `existing`
+/// lacks are omitted.
+pub(super) fn restricted(existing: &Value, desired: &Value) -> Value {
+    match (existing, desired) {
+        (Value::Object(existing), Value::Object(desired)) => desired
+            .iter()
+            .filter_map(|(name, desired)| {
+                Some((name.clone(), restricted(existing.get(name)?, desired)))
+            })
+            .collect(),
+        (Value::Array(existing), Value::Array(desired)) if existing.len() == desired.len() => {
+            let pairs = existing.iter().zip(desired);
+            pairs.map(|(existing, desired)| restricted(existing, desired)).collect()
+        }
+        (existing, _) => existing.clone(),
+    }
+}
+
 fn joined(outer: &str, inner: &str) -> String {
     let dot = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
     format!("{outer}{dot}{inner}")
@@ -85,7 +103,7 @@ fn number(amount: &str) -> Option<f64> {
 mod tests {
     use serde_json::json;
 
-    use super::{covers, difference};
+    use super::{covers, difference, restricted};
 
     #[test]
     fn added_fields_are_ignored_but_changed_and_removed_ones_are_not() {
@@ -110,6 +128,18 @@ mod tests {
         assert_eq!(path.as_deref(), Some("spec.containers[1].image"));
         let removed = json!({"spec": {"containers": [{"image": "a"}, {"image": "b"}]}});
         assert_eq!(difference(&removed, &desired).as_deref(), Some("spec.max"));
+    }
+
+    #[test]
+    fn a_restricted_object_has_the_desired_fields_and_the_existing_values() {
+        let desired = json!({"spec": {"containers": [{"image": "a"}], "max": 3, "gone": 1}});
+        let existing = json!({"spec": {
+            "containers": [{"image": "mirror/a", "tty": false}], "max": 3, "extra": true,
+        }});
+        assert_eq!(
+            restricted(&existing, &desired),
+            json!({"spec": {"containers": [{"image": "mirror/a"}], "max": 3}})
+        );
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Detects autoscalers that scale a fleet's Deployment but do not belong to the fleet, and older
 //! fleets of the same model. Pure.
 
+use std::collections::HashMap;
+
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::{
     ResourceExt,
     api::{ApiResource, DynamicObject, GroupVersionKind},
 };
 
-use super::state::is_owned;
+use super::state::{is_left, is_owned};
 use crate::crd::ModelFleet;
 
 /// The API resource of KEDA's `ScaledObject`.
@@ -22,6 +24,7 @@ pub(super) fn is_rival(fleet: &ModelFleet, autoscaler: &HorizontalPodAutoscaler)
     let name = fleet.name_any();
     target.is_some_and(|target| target.kind == "Deployment" && target.name == name)
         && !is_owned(fleet, autoscaler)
+        && !is_left(fleet, autoscaler)
 }
 
 /// Returns whether this `ScaledObject` scales the fleet's Deployment.
@@ -40,13 +43,25 @@ pub(super) fn named(autoscaler: &HorizontalPodAutoscaler) -> String {
     }
 }
 
-/// Returns whether `other` is an older fleet of the same model and version. Of two fleets of the same
-/// age, the one with the first name counts as older.
-pub(super) fn is_elder(fleet: &ModelFleet, other: &ModelFleet) -> bool {
-    let served = |fleet: &ModelFleet| (fleet.model_name(), fleet.spec.model.version);
+/// The newest version that the workers of each fleet serve, by the uid of the fleet, as far as it is
+/// known.
+pub(crate) type ServedVersions = HashMap<String, u64>;
+
+/// Returns whether `other` is an older fleet of the same model and version. The version is that of the
+/// spec, else the one that the workers of the fleet serve. Of two fleets of the same age, the one with
+/// the first name counts as older.
+pub(super) fn is_elder(fleet: &ModelFleet, other: &ModelFleet, versions: &ServedVersions) -> bool {
+    let served = |fleet: &ModelFleet| {
+        let observed = || fleet.uid().and_then(|uid| versions.get(&uid).copied());
+        (fleet.model_name(), fleet.spec.model.version.map(u64::from).or_else(observed))
+    };
+    let follows_model = |fleet: &ModelFleet| fleet.spec.model.version.is_none();
     let age = |fleet: &ModelFleet| (fleet.creation_timestamp(), fleet.name_any());
+    // Two fleets without a version in the spec follow the same folder of the repository.
+    let follow_the_same = follows_model(fleet) && follows_model(other);
     other.uid() != fleet.uid()
         && other.metadata.deletion_timestamp.is_none()
-        && served(other) == served(fleet)
+        && other.model_name() == fleet.model_name()
+        && (follow_the_same || served(other) == served(fleet))
         && age(other) < age(fleet)
 }

@@ -13,6 +13,9 @@ use crate::{
     problem::Problem,
 };
 
+/// Reason of the condition `ScalingConflict` of a fleet whose model an older fleet serves.
+pub(crate) const SAME_MODEL: &str = "SameModel";
+
 /// The object in the cluster that has the name of one of the fleet's objects.
 #[derive(Clone, Debug)]
 pub(crate) enum Existing<K> {
@@ -20,6 +23,8 @@ pub(crate) enum Existing<K> {
     Absent,
     /// The fleet owns the object.
     Owned(Arc<K>),
+    /// The object belongs to a deleted fleet of the same name. Kubernetes deletes it soon.
+    Leftover,
     /// The fleet does not own the object. The controller never changes such an object.
     Foreign,
 }
@@ -29,6 +34,7 @@ impl<K: Resource> Existing<K> {
         match found {
             None => Self::Absent,
             Some(found) if is_owned(fleet, &*found) => Self::Owned(found),
+            Some(found) if is_left(fleet, &*found) => Self::Leftover,
             Some(_) => Self::Foreign,
         }
     }
@@ -42,12 +48,23 @@ impl<K> Existing<K> {
     fn is_foreign(&self) -> bool {
         matches!(self, Self::Foreign)
     }
+
+    fn is_leftover(&self) -> bool {
+        matches!(self, Self::Leftover)
+    }
 }
 
 /// Returns whether a fleet owns an object.
 pub(super) fn is_owned(fleet: &ModelFleet, object: &impl Resource) -> bool {
     let uid = fleet.uid();
     object.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+}
+
+/// Returns whether an object belongs to a deleted fleet that had the name of this fleet.
+pub(super) fn is_left(fleet: &ModelFleet, object: &impl Resource) -> bool {
+    let (uid, name) = (fleet.uid(), fleet.name_any());
+    let mut owners = object.owner_references().iter();
+    owners.any(|it| it.kind == "ModelFleet" && it.name == name && Some(&it.uid) != uid.as_ref())
 }
 
 /// The objects of one fleet in the cluster.
@@ -100,8 +117,10 @@ impl ClusterState {
                 )
             }),
             is_surplus: self.elder.is_some(),
+            waits_for_deletion: self.deployment.is_leftover(),
             blocks_writes: self.elder.is_some()
                 || self.deployment.is_foreign()
+                || self.deployment.is_leftover()
                 || self.rival.is_some() && mode != ScalingMode::External,
         }
     }
@@ -118,9 +137,10 @@ fn other(rival: &str) -> Problem {
 fn same_model(elder: &str) -> Problem {
     let message = format!(
         "the ModelFleet {elder} is older and serves the same model and version, and two fleets would \
-         each be scaled to the whole load: this fleet is not changed until {elder} is deleted"
+         each be scaled to the whole load: nothing of this fleet is changed until {elder} is deleted or \
+         serves another version"
     );
-    Problem::new("SameModel", message)
+    Problem::new(SAME_MODEL, message)
 }
 
 /// Conflicts between a fleet and other objects, as sentences for users.
@@ -133,6 +153,8 @@ pub(crate) struct Conflicts {
     pub(crate) foreign: Option<String>,
     /// Whether another fleet serves the same model, so that this one has nothing to publish.
     pub(crate) is_surplus: bool,
+    /// Whether the Deployment of a deleted fleet of the same name still exists.
+    pub(crate) waits_for_deletion: bool,
     /// Whether the controller must write nothing except the status.
     pub(crate) blocks_writes: bool,
 }

@@ -1,6 +1,6 @@
 //! The input and the result of a decision about a fleet.
 
-use std::{iter, time::Duration};
+use std::time::Duration;
 
 use batchfleet_broker::{ObservedWorker, Wish};
 use batchfleet_policy::ScaleBound;
@@ -11,6 +11,8 @@ use crate::meter::Reading;
 pub(crate) const TICK: Duration = Duration::from_secs(5);
 /// Without a traffic report for this time, the load counts as unknown.
 pub(crate) const SILENT_GATEWAYS: Duration = Duration::from_secs(15);
+/// Why a fleet has no part in the load.
+pub(super) const SURPLUS: &str = "another fleet serves this model";
 
 /// The state of a fleet on which a decision is based.
 #[derive(Clone, Debug)]
@@ -40,6 +42,10 @@ pub(crate) struct FleetSize {
     pub(crate) floor: u32,
     /// Jobs that may wait per worker before the autoscaler adds workers.
     pub(crate) depth_per_worker: u32,
+    /// Whether the autoscaler may add workers to the floor. False if no number of workers meets the
+    /// latency target: jobs then always wait longer than the target, and the autoscaler would add
+    /// workers up to its maximum for nothing.
+    pub(crate) may_grow: bool,
 }
 
 /// A decision about a fleet, and the figures behind it.
@@ -79,13 +85,34 @@ pub(crate) enum Reason {
     NoSpeed,
     /// The number follows the load, within the bounds of the spec.
     Scaled(ScaleBound),
+    /// Another fleet serves the model, so this one has no part in the load.
+    Surplus,
+}
+
+impl Decision {
+    /// Returns the decision about a fleet whose load another fleet serves: no worker, and no figures of
+    /// the load.
+    pub(crate) fn surplus(&self) -> Self {
+        Self {
+            size: FleetSize { floor: 0, ..self.size },
+            reason: Reason::Surplus,
+            n: None,
+            offered: None,
+            capacity: None,
+            p99: None,
+            is_infeasible: false,
+            promises: false,
+            explanation: format!("0 workers: {SURPLUS}"),
+            ..self.clone()
+        }
+    }
 }
 
 impl Reason {
     /// Returns every reason.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let scaled = ScaleBound::ALL.iter().copied().map(Self::Scaled);
-        iter::once(Self::Pinned).chain([Self::NoSpeed]).chain(scaled)
+        [Self::Pinned, Self::NoSpeed, Self::Surplus].into_iter().chain(scaled)
     }
 
     /// Returns the `reason` label of metrics.
@@ -93,6 +120,7 @@ impl Reason {
         match self {
             Self::Pinned => "pinned",
             Self::NoSpeed => "no_speed",
+            Self::Surplus => "surplus",
             Self::Scaled(bound) => bound.code(),
         }
     }

@@ -2,7 +2,7 @@
 
 use batchfleet_policy::ScaleBound;
 
-use super::decision::{Decision, FleetInput, Reason, SILENT_GATEWAYS};
+use super::decision::{Decision, FleetInput, Reason, SILENT_GATEWAYS, SURPLUS};
 use crate::crd::ModelFleetSpec;
 
 /// Explains the size of a fleet. `each` is the capacity of one worker in rows per second, `wanted`
@@ -16,9 +16,10 @@ pub(super) fn size(
 ) -> String {
     let scaling = &spec.scaling;
     let floor = decision.size.floor;
-    let load = load(spec, decision.offered, each);
+    let load = load(spec, decision, each);
     let reason = match decision.reason {
         Reason::Pinned => "set by spec.replicas".to_owned(),
+        Reason::Surplus => SURPLUS.to_owned(),
         Reason::NoSpeed if floor == 0 => "no request has come yet".to_owned(),
         Reason::NoSpeed => "no worker has announced its batch times yet".to_owned(),
         Reason::Scaled(ScaleBound::Load | ScaleBound::Min) if floor == 0 => {
@@ -47,10 +48,11 @@ pub(super) fn size(
     format!("{workers}: {reason}")
 }
 
-fn load(spec: &ModelFleetSpec, offered: Option<f64>, each: Option<f64>) -> String {
-    let (offered, each) = (rounded(offered.unwrap_or(0.0)), rounded(each.unwrap_or(0.0)));
+fn load(spec: &ModelFleetSpec, decision: &Decision, each: Option<f64>) -> String {
+    let (offered, each) = (rounded(decision.offered.unwrap_or(0.0)), rounded(each.unwrap_or(0.0)));
+    let late = if decision.is_infeasible { ", although not one of them" } else { "" };
     format!(
-        "{offered} rows per second are offered; a worker can serve {each} within {} ms and is to \
+        "{offered} rows per second are offered; a worker can serve {each}{late} within {} ms and is to \
          run at {} % of that",
         spec.slo.p99_ms, spec.scaling.utilization_percent
     )

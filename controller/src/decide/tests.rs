@@ -210,7 +210,12 @@ fn a_target_that_no_batch_meets_is_infeasible() {
     let mut fleet = LoadedFleet::new(&json!({}), 1);
     assert!(!fleet.under(10, 3).is_infeasible);
     fleet.input.workers = vec![worker(1, 20.0)];
-    assert!(fleet.under(10, 3).is_infeasible);
+    let decision = fleet.under(10, 3);
+    assert!(decision.is_infeasible && !decision.size.may_grow);
+    assert!(
+        decision.explanation.contains(", although not one of them within 100 ms"),
+        "{decision:?}"
+    );
 }
 
 #[test]

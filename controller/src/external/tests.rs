@@ -135,7 +135,7 @@ async fn the_autoscaler_of_a_fleet_requests_a_metric_that_is_served() {
             monitor_labels: std::collections::BTreeMap::new(),
             monitor_interval: None,
         };
-        let size = FleetSize { floor: 1, depth_per_worker: 128 };
+        let size = FleetSize { floor: 1, depth_per_worker: 128, may_grow: true };
         let autoscaler = FleetObjects::of(&fleet, size, &defaults).autoscaler.unwrap();
         let metric = &autoscaler.spec.unwrap().metrics.unwrap()[0];
         let metric = metric.external.as_ref().unwrap().metric.clone();

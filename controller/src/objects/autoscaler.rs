@@ -25,7 +25,10 @@ const SYNC_SECONDS: i32 = 15;
 const SCALE_DOWN_SECONDS: i32 = 300;
 
 pub(super) fn of(fleet: &ModelFleet, size: FleetSize) -> HorizontalPodAutoscaler {
-    let most = fleet.spec.replicas.unwrap_or(fleet.spec.scaling.max).max(1);
+    let allowed = fleet.spec.replicas.unwrap_or(fleet.spec.scaling.max).max(1);
+    // Lowering the maximum also stops workers that are too many at once, without the autoscaler's
+    // window. The controller's floor has a hold of its own.
+    let most = if size.may_grow { allowed } else { size.floor.clamp(1, allowed) };
     HorizontalPodAutoscaler {
         metadata: metadata(fleet),
         spec: Some(HorizontalPodAutoscalerSpec {
@@ -39,7 +42,7 @@ pub(super) fn of(fleet: &ModelFleet, size: FleetSize) -> HorizontalPodAutoscaler
             min_replicas: Some(signed(size.floor.clamp(1, most))),
             max_replicas: signed(most),
             metrics: Some(vec![queue_depth(fleet, size)]),
-            behavior: Some(behavior(most)),
+            behavior: Some(behavior(allowed)),
         }),
         ..HorizontalPodAutoscaler::default()
     }

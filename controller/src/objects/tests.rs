@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const SIZE: FleetSize = FleetSize { floor: 3, depth_per_worker: 128 };
+const SIZE: FleetSize = FleetSize { floor: 3, depth_per_worker: 128, may_grow: true };
 
 /// A fleet called `digits`, with the smallest valid spec extended by `changes`.
 fn fleet(changes: &Value) -> ModelFleet {
@@ -108,6 +108,9 @@ fn the_autoscaler_has_a_floor_of_at_least_one_and_no_range_at_a_fixed_size() {
     };
     assert_eq!(floor(zero, json!({})), (Some(1), 10));
     assert_eq!(floor(SIZE, json!({"replicas": 3})), (Some(3), 3));
+    let too_slow = FleetSize { may_grow: false, ..SIZE };
+    assert_eq!(floor(too_slow, json!({})), (Some(3), 3));
+    assert_eq!(floor(FleetSize { floor: 0, ..too_slow }, json!({})), (Some(1), 1));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{by_hand::Replicas, retract::ServedQueues, trouble::EventsRead};
 use crate::{
+    cluster::ServedVersions,
     crd::ModelFleet,
     decide::{Decision, FleetInput, ScaleMemory, TICK},
     meter::Meter,
@@ -22,6 +23,7 @@ pub(crate) struct FleetStates {
     states: Mutex<HashMap<String, FleetState>>,
     /// Namespace and name by uid, of each fleet that has had a turn.
     names: Mutex<HashMap<String, [String; 2]>>,
+    versions: Mutex<ServedVersions>,
     /// The queues that the fleets serve.
     pub(super) served: ServedQueues,
 }
@@ -89,9 +91,27 @@ impl FleetStates {
         self.names.lock().keys().cloned().collect()
     }
 
+    /// Records the newest version that the workers of a fleet serve.
+    pub(super) fn serves(&self, fleet: &ModelFleet, version: u64) {
+        self.versions.lock().insert(fleet.uid().unwrap_or_default(), version);
+    }
+
+    /// Returns the newest version that the workers of each fleet serve.
+    pub(super) fn versions(&self) -> ServedVersions {
+        self.versions.lock().clone()
+    }
+
+    /// Returns whether a fleet is to stay at zero workers for the rest of this tick.
+    pub(super) fn is_at_zero(&self, fleet: &ModelFleet, now: Duration) -> bool {
+        let states = self.states.lock();
+        let state = states.get(&fleet.uid().unwrap_or_default());
+        state.is_some_and(|state| state.at_zero(fleet, now).is_some())
+    }
+
     /// Forgets a deleted fleet. Returns its namespace and its name.
     pub(super) fn forget(&self, uid: &str) -> Option<[String; 2]> {
         self.states.lock().remove(uid);
+        self.versions.lock().remove(uid);
         self.names.lock().remove(uid)
     }
 

@@ -1,16 +1,19 @@
 //! Tests of turns against a fake API server and an in-memory broker.
 
+mod by_hand;
 mod copies;
 mod failures;
 mod others;
 mod reasons;
 mod rollout;
+mod same_model;
 mod users;
+mod writes;
 mod zero;
 
 use batchfleet_broker::{
-    Announcement, BatchWish, Broker, BrokerError, GatewayId, GatewayRoles, Job, Observer, Priority,
-    QueueName, RequestId, Traffic, WorkerId, WorkerRoles, memory::MemoryBroker,
+    Announcement, BatchWish, Broker, GatewayId, GatewayRoles, Job, Observer, Priority, QueueName,
+    RequestId, Traffic, WorkerId, WorkerRoles, memory::MemoryBroker,
 };
 use futures_util::future::BoxFuture;
 use kube::{Client, runtime::events::Reporter};
@@ -23,6 +26,7 @@ use tokio::{
 use super::*;
 use crate::{
     cluster::Cluster,
+    decide::TICK,
     fake::FakeApi,
     late_broker::LateBroker,
     metrics::ControllerMetrics,
@@ -202,6 +206,12 @@ impl World {
             let generation = fleet["metadata"]["generation"].as_i64().unwrap();
             fleet["metadata"]["generation"] = json!(generation + 1);
         });
+    }
+
+    /// Returns the events with this reason.
+    fn events(&self, reason: &str) -> Vec<String> {
+        let begin = format!("{reason}: ");
+        self.server.events().into_iter().filter(|event| event.starts_with(&begin)).collect()
     }
 
     fn condition(&self, name: &str) -> Value {

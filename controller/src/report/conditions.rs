@@ -4,7 +4,7 @@ use batchfleet_policy::ScaleBound;
 
 use super::Findings;
 use crate::{
-    crd::ModelFleet,
+    crd::{ModelFleet, ScalingMode},
     decide::{Decision, FleetInput, Reason, SILENT_GATEWAYS},
     problem::Problem,
 };
@@ -18,7 +18,7 @@ pub(super) struct Fact {
 }
 
 impl Fact {
-    fn new(
+    pub(super) fn new(
         name: &'static str,
         holds: bool,
         reason: &'static str,
@@ -27,7 +27,7 @@ impl Fact {
         Self { name, holds, reason, message: message.into() }
     }
 
-    fn because(name: &'static str, holds: bool, problem: &Problem) -> Self {
+    pub(super) fn because(name: &'static str, holds: bool, problem: &Problem) -> Self {
         Self::new(name, holds, problem.reason, problem.message.clone())
     }
 }
@@ -42,7 +42,7 @@ pub(super) fn facts(
     [
         ready(input, decision, findings, trouble.as_ref()),
         progressing(input),
-        metrics_stale(input, decision),
+        metrics_stale(input),
         infeasible(fleet, decision),
         limited(fleet, decision),
         conflict(findings),
@@ -54,14 +54,32 @@ pub(super) fn facts(
         ),
         match &trouble {
             Some(trouble) => Fact::because("Degraded", true, trouble),
-            None => Fact::new(
-                "Degraded",
-                false,
-                "AsDesired",
-                "no worker has failed, and every object of the fleet is as the spec asks",
-            ),
+            None => undegraded(input, findings),
         },
     ]
+}
+
+fn undegraded(input: &FleetInput, findings: &Findings) -> Fact {
+    let name = "Degraded";
+    if findings.conflicts.scaling.is_some() && findings.conflicts.blocks_writes {
+        let workers = match input.ordered {
+            0 => "it has no workers".to_owned(),
+            1 => "its 1 worker keeps running as it is".to_owned(),
+            more => format!("its {more} workers keep running as they are"),
+        };
+        let message =
+            format!("nothing of this fleet is changed while ScalingConflict is true; {workers}");
+        return Fact::new(name, false, "NotApplied", message);
+    }
+    if let Some(field) = &findings.overridden {
+        let message = format!(
+            "no worker has failed; an admission webhook or a newer API server sets {field} to another \
+             value than the controller"
+        );
+        return Fact::new(name, false, "ChangedOnWrite", message);
+    }
+    let message = "no worker has failed, and every object of the fleet is as the spec asks";
+    Fact::new(name, false, "AsDesired", message)
 }
 
 /// Returns the reason for the column REASON: that of the most important condition.
@@ -70,14 +88,13 @@ pub(super) fn summary(facts: &[Fact]) -> &'static str {
     let urgent = ["Degraded", "ScalingConflict"].into_iter().find_map(holds);
     let unready = facts.iter().find(|fact| fact.name == "Ready" && !fact.holds);
     let mild = ["SLOInfeasible", "ScalingLimited"].into_iter().find_map(holds);
-    urgent.or(unready).or(mild).map_or("AsDesired", |fact| fact.reason)
+    let at_zero = holds("Ready").filter(|fact| fact.reason != "WorkersReady");
+    urgent.or(unready).or(mild).or(at_zero).map_or("AsDesired", |fact| fact.reason)
 }
 
 /// Returns what is wrong with the fleet, the most basic cause first.
 fn trouble(input: &FleetInput, findings: &Findings) -> Option<Problem> {
-    let refused = findings.refused.as_ref().map(|why| {
-        Problem::new("SpecRefused", format!("the API server refuses an object of the fleet: {why}"))
-    });
+    let unwritten = findings.unwritten.clone();
     let foreign =
         findings.conflicts.foreign.as_ref().map(|why| Problem::new("ForeignObject", why.clone()));
     let redis = || {
@@ -90,7 +107,7 @@ fn trouble(input: &FleetInput, findings: &Findings) -> Option<Problem> {
                        of a worker shows why, such as a password that Redis no longer accepts";
         findings.is_silent.then(|| Problem::new("WorkersSilent", message))
     };
-    refused.or(foreign).or_else(|| findings.problem.clone()).or_else(redis).or_else(silent)
+    unwritten.or(foreign).or_else(|| findings.problem.clone()).or_else(redis).or_else(silent)
 }
 
 fn ready(
@@ -107,8 +124,18 @@ fn ready(
     if let Some(trouble) = trouble.or(findings.conflicts.scaling.as_ref()) {
         return Fact::because("Ready", false, trouble);
     }
-    if input.ordered == 0 && decision.size.floor == 0 {
-        return Fact::new("Ready", false, "ScaledToZero", decision.explanation.clone());
+    if findings.conflicts.waits_for_deletion {
+        let message =
+            "Kubernetes has not deleted the objects of the deleted fleet of this name yet";
+        return Fact::new("Ready", false, "WorkersStarting", message);
+    }
+    let is_pinned = decision.reason == Reason::Pinned;
+    let is_known = is_pinned || input.redis_error.is_none();
+    // A fleet that is to have no worker is as it should be: tools that wait for `Ready` must not wait
+    // for ever.
+    if input.ordered == 0 && decision.size.floor == 0 && is_known {
+        let reason = if is_pinned { "Pinned" } else { "ScaledToZero" };
+        return Fact::new("Ready", true, reason, decision.explanation.clone());
     }
     let activity = findings.activity.as_ref().map_or_else(String::new, |it| format!("; {it}"));
     Fact::new("Ready", false, "WorkersStarting", format!("{workers}{activity}"))
@@ -120,29 +147,37 @@ fn progressing(input: &FleetInput) -> Fact {
     Fact::new("Progressing", moves, reason, counted(input.ready, input.ordered))
 }
 
-fn metrics_stale(input: &FleetInput, decision: &Decision) -> Fact {
+fn metrics_stale(input: &FleetInput) -> Fact {
     let name = "MetricsStale";
-    let is_stale = decision.reason == Reason::Scaled(ScaleBound::Stale);
-    match &input.redis_error {
-        Some(why) => {
-            let message = format!("the load is unknown, because Redis cannot be read: {why}");
-            Fact::new(name, true, "RedisUnreachable", message)
-        }
-        None if is_stale => {
-            let message =
-                format!("no gateway has reported traffic for {} s", SILENT_GATEWAYS.as_secs());
-            Fact::new(name, true, "NoReports", message)
-        }
-        None => Fact::new(name, false, "Fresh", "the controller knows the current load"),
+    if let Some(why) = &input.redis_error {
+        let message = format!("the load is unknown, because Redis cannot be read: {why}");
+        return Fact::new(name, true, "RedisUnreachable", message);
     }
+    if input.reading.is_some() {
+        return Fact::new(name, false, "Fresh", "the controller knows the current load");
+    }
+    let message = if input.is_new {
+        "no gateway has reported traffic, because no worker has served the model yet".to_owned()
+    } else {
+        format!("no gateway has reported traffic for {} s", SILENT_GATEWAYS.as_secs())
+    };
+    Fact::new(name, true, "NoReports", message)
 }
 
 fn infeasible(fleet: &ModelFleet, decision: &Decision) -> Fact {
     let (name, target) = ("SLOInfeasible", fleet.spec.slo.p99_ms);
     if decision.is_infeasible {
+        let (floor, is_hpa) = (decision.size.floor, fleet.spec.scaling.mode == ScalingMode::Hpa);
+        let limit = if is_hpa {
+            format!(
+                ", so the autoscaler adds none to the {floor} that the controller wants for the load"
+            )
+        } else {
+            String::new()
+        };
         let message = format!(
             "even a batch of one row misses the latency target of {target} ms: raise slo.p99Ms, or \
-             make the model or the worker faster"
+             make the model or the worker faster. More workers do not make it faster{limit}"
         );
         return Fact::new(name, true, "TooSlow", message);
     }

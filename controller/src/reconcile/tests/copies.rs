@@ -107,7 +107,7 @@ async fn an_object_that_has_been_replaced_is_neither_changed_nor_deleted() {
             fleet["metadata"]["generation"] = json!(generation);
         });
         let error = world.tick(10).await.unwrap_err();
-        assert!(matches!(error, ControlError::Kubernetes(_)), "{error}");
+        assert!(matches!(error, ControlError::Write { .. }), "{error}");
         assert_eq!(world.server.get(AUTOSCALER), theirs, "{mode}");
     }
 }

@@ -71,7 +71,7 @@ async fn a_spec_that_the_api_server_refuses_is_reported_with_its_generation() {
         (json!("SpecRefused"), json!(2))
     );
     let why = world.why("Degraded");
-    assert!(why.contains("refuses an object of the fleet: refused by the test"), "{why}");
+    assert!(why.contains("refuses the Deployment: refused by the test"), "{why}");
     let events = world.server.events();
     assert!(events.last().unwrap().starts_with("SpecRefused: "), "{events:?}");
     // The workers of the last good spec still serve.
@@ -179,33 +179,6 @@ async fn the_status_shows_what_the_autoscaler_wants() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_fleet_of_a_model_is_refused_and_names_the_first() {
-    let mut world = World::new(&json!({})).await;
-    let mut elder = fleet(&json!({}));
-    elder["metadata"]["name"] = json!("first");
-    elder["metadata"]["uid"] = json!("0");
-    elder["metadata"]["creationTimestamp"] = json!("2025-01-01T00:00:00Z");
-    world.server.edit("modelfleets/digits", |fleet| {
-        fleet["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
-    });
-    let path = FLEETS.replace("digits", "first");
-    world.server.add(&path, elder);
-    assert_eq!(world.tick(10).await.unwrap(), ["PATCH modelfleets/digits/status"]);
-    let why = world.why("ScalingConflict");
-    assert!(why.contains("the ModelFleet first is older"), "{why}");
-    assert_eq!(
-        (world.status("reason"), world.condition("Ready")),
-        (json!("SameModel"), json!("False"))
-    );
-    assert!(world.worker.target.guidance().await.unwrap().target.is_none());
-    // Another version is another queue.
-    world.server.edit("modelfleets/first", |fleet| fleet["spec"]["model"]["version"] = json!(2));
-    let written = world.tick(10).await.unwrap();
-    assert!(written.contains(&"PATCH deployments/digits".to_owned()), "{written:?}");
-    assert_eq!(world.condition("ScalingConflict"), "False");
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_series_of_a_fleet_end_with_the_fleet() {
     let mut world = World::new(&json!({})).await;
     world.ticks(2, 10).await;
@@ -257,36 +230,4 @@ async fn a_controller_that_waits_for_redis_keeps_the_objects_and_says_what_it_wa
     world.ticks(8, 10).await;
     let reason = world.status("reason");
     assert_eq!((reason, world.condition("Ready")), (json!("AsDesired"), json!("True")));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_deployment_scaled_by_hand_is_an_event_and_the_autoscalers_own_changes_are_not() {
-    let mut world = World::new(&json!({})).await;
-    let desired = |autoscaler: &mut Value, replicas: u32| {
-        let active =
-            json!([{"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound"}]);
-        autoscaler["status"] = json!({"desiredReplicas": replicas, "conditions": active});
-    };
-    world.ticks(8, 10).await;
-    world.server.edit(AUTOSCALER, |autoscaler| desired(autoscaler, 1));
-    world.ticks(3, 10).await;
-    world.autoscaler_shrinks = false;
-    let scale = |world: &World, replicas: u32| {
-        world.server.edit("deployments/digits", |it| it["spec"]["replicas"] = json!(replicas));
-    };
-    scale(&world, 3);
-    world.server.edit(AUTOSCALER, |autoscaler| desired(autoscaler, 3));
-    world.ticks(3, 10).await;
-    let by_hand = |world: &World| {
-        let events = world.server.events();
-        events.into_iter().filter(|event| event.starts_with("ScaledByHand")).collect::<Vec<_>>()
-    };
-    assert_eq!(by_hand(&world), [""; 0]);
-    scale(&world, 7);
-    world.ticks(4, 10).await;
-    let events = by_hand(&world);
-    assert!(
-        events.len() == 1 && events[0].contains("from 3 to 7; the autoscaler removes"),
-        "{events:?}"
-    );
 }
