@@ -1,7 +1,11 @@
-//! Returns freed memory to the system.
+//! Returns freed memory to the system, and counts allocated memory for tests.
 //!
 //! The allocator of glibc keeps the memory that a program frees, unless it is the last part of a
 //! heap. After an attack or a burst, a process would keep its largest size for good.
+
+mod counting;
+
+pub use counting::CountingAllocator;
 
 /// Returns the freed memory of the whole process to the system. Takes some milliseconds, during
 /// which other threads wait for memory.
