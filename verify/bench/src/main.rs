@@ -24,7 +24,7 @@ mod table;
 mod text;
 mod traces;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +41,10 @@ struct Settings {
     /// How long each measurement lasts
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     seconds: u64,
+
+    /// Folder with an older version of the worker, with which the engine's wait is compared
+    #[arg(long, value_name = "DIR")]
+    previous: Option<PathBuf>,
 
     #[command(flatten)]
     files: Files,
@@ -110,7 +114,7 @@ async fn measure(settings: &Settings) -> ExitCode {
         let done = match part {
             Part::Origin => origin::bench(&settings.files, lasts).await,
             Part::Echo => echo::bench(lasts).await,
-            Part::Gap => gap::bench(lasts).await,
+            Part::Gap => gap::bench(lasts, settings.previous.as_deref()).await,
             Part::Bare => bare::bench(&settings.files, lasts).await,
             Part::Text => text::bench(&settings.files, lasts).await,
             Part::Lengths => lengths::bench(lasts).await,

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use batchfleet_loadgen::{
     Length, LoadError, LoadPlan, Pace, Report, Target, TlsTrust, Workload, run,
 };
-use batchfleet_testkit::{Fleet, FleetPlan, Program, RedisServer, get, metric};
+use batchfleet_testkit::{Fleet, FleetPlan, Program, RedisServer, metric};
 
 /// Time before a measurement for connections, caches and batch sizes to settle.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -94,14 +94,6 @@ impl Rig {
     fn trusted(&self, target: &str) -> Result<Target, LoadError> {
         let target: Target = target.parse()?;
         target.trusting(&TlsTrust { ca: self.ca.as_deref(), identity: None })
-    }
-
-    /// The worker's metrics, as text.
-    pub(crate) async fn worker_metrics(&self) -> Result<String> {
-        let (status, text) =
-            get(&self.fleet.workers[0].address("admin").await?, "/metrics").await?;
-        ensure!(status == 200, "/metrics answered {status}");
-        Ok(text)
     }
 
     /// A metric of the first worker.

@@ -1,5 +1,5 @@
 //! Compares automatic N with the best fixed N: goodput within the SLO of `--batch auto` and of a
-//! sweep of fixed N, at four loads, for models of different kinds.
+//! sweep of fixed N, from light loads to three times the capacity, for models of different kinds.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -15,11 +15,16 @@ use crate::{
     files::Files,
     origin,
     rig::{BenchLoad, Rig, load_average},
+    table::goal,
 };
 
 const FIXED: [&str; 8] = ["1", "2", "4", "8", "16", "32", "64", "128"];
 /// Loads relative to the largest throughput of any N.
-const LEVELS: [f64; 4] = [0.3, 0.6, 0.9, 1.2];
+const LEVELS: [f64; 6] = [0.3, 0.6, 0.9, 1.2, 1.5, 3.0];
+/// Loads from this level on are more than any N can serve.
+const OVERLOAD: f64 = 1.2;
+/// The share of the best fixed N's goodput that automatic N reaches under overload.
+const NEARLY_BEST: f64 = 0.95;
 /// The latency target of the workers, and the latency limit of goodput.
 const SLO: Duration = Duration::from_millis(100);
 /// Largest number of concurrent users of an open loop.
@@ -99,6 +104,7 @@ async fn sweep(model: &str, rigs: &[Rig], closed: BenchLoad) -> Result<()> {
         FIXED.join(" | ")
     );
     println!("|{}", "---|".repeat(FIXED.len() + 6));
+    let mut worst = f64::INFINITY;
     for level in LEVELS {
         let per_second = capacity * level;
         let workload = Arc::new(Hurried(closed.workload.clone()));
@@ -113,6 +119,9 @@ async fn sweep(model: &str, rigs: &[Rig], closed: BenchLoad) -> Result<()> {
         }
         let auto = goodputs.pop().unwrap_or_default();
         let best = goodputs.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        if level > OVERLOAD {
+            worst = worst.min(auto / best);
+        }
         let fixed: Vec<String> = goodputs.iter().map(|goodput| format!("{goodput:.0}")).collect();
         println!(
             "| {per_second:.0} | {} | {auto:.0} | {:.2} | {batch:.1} | {wrong} | {} |",
@@ -121,5 +130,10 @@ async fn sweep(model: &str, rigs: &[Rig], closed: BenchLoad) -> Result<()> {
             load_average()
         );
     }
+    let figure = format!("{:.0} %", worst * 100.0);
+    let bound = format!(">= {:.0} %", NEARLY_BEST * 100.0);
+    println!();
+    let what = format!("{model}: auto over the best fixed N at 1.5 and 3 times the capacity");
+    goal(&what, &figure, worst >= NEARLY_BEST, &bound);
     Ok(())
 }

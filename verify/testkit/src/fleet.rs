@@ -15,6 +15,9 @@ use tokio::{
 
 use crate::{Program, RedisServer};
 
+/// The name of the worker's program.
+const WORKER: &str = "batchfleet-worker";
+
 /// The programs of a fleet, and their settings.
 #[derive(Clone, Debug)]
 pub struct FleetPlan<'a> {
@@ -26,6 +29,8 @@ pub struct FleetPlan<'a> {
     pub workers: usize,
     /// Additional flags of each worker.
     pub worker_flags: &'a [&'a str],
+    /// Folder with the program of the workers; `None` for that of this build.
+    pub worker_programs: Option<&'a Path>,
     /// Fixed part of the echo's batch time, in milliseconds.
     pub batch_ms: u32,
     /// A model repository to serve instead of the echo, and the name of the model that every
@@ -44,6 +49,7 @@ impl Default for FleetPlan<'_> {
             gateway_flags: &[],
             workers: 1,
             worker_flags: &[],
+            worker_programs: None,
             batch_ms: 0,
             serving: None,
             redis_url: None,
@@ -68,6 +74,8 @@ pub struct Fleet {
     redis_flag: [String; 2],
     repository: PathBuf,
     model: String,
+    /// The program of the workers.
+    worker: PathBuf,
     _folder: TempDir,
 }
 
@@ -90,8 +98,13 @@ impl Fleet {
             let url = plan.redis_url.map_or_else(|| redis.url(), str::to_owned);
             ["--redis-url".to_owned(), url]
         };
+        let worker = match plan.worker_programs {
+            Some(folder) => folder.join(WORKER),
+            None => Program::path(WORKER)?,
+        };
         let mut fleet = Self {
             redis,
+            worker,
             redis_flag,
             gateways: Vec::new(),
             workers: Vec::new(),
@@ -116,7 +129,7 @@ impl Fleet {
     pub async fn add_worker(&mut self, flags: &[&str]) -> Result<()> {
         let repository = self.repository.to_str().context("the repository's path is not UTF-8")?;
         let serve = ["--model-repository", repository, "--model", &self.model];
-        let worker = self.program("batchfleet-worker", &serve, flags)?;
+        let worker = self.spawn(&self.worker, &serve, flags)?;
         let admin = worker.address("admin").await?;
         while get(&admin, "/readyz").await?.0 != 200 {
             tokio::task::yield_now().await;
@@ -130,7 +143,8 @@ impl Fleet {
     /// # Errors
     /// As [`Fleet::start`].
     pub async fn add_gateway(&mut self, flags: &[&str]) -> Result<()> {
-        let gateway = self.program("batchfleet-gateway", &["--listen", "127.0.0.1:0"], flags)?;
+        let program = Program::path("batchfleet-gateway")?;
+        let gateway = self.spawn(&program, &["--listen", "127.0.0.1:0"], flags)?;
         let address = gateway.address("http").await?;
         // The port for clients may speak HTTPS only, or require an API key.
         let admin = gateway.address("admin").await?;
@@ -148,11 +162,11 @@ impl Fleet {
         &self.targets
     }
 
-    fn program(&self, name: &str, needed: &[&str], flags: &[&str]) -> Result<Program> {
+    fn spawn(&self, program: &Path, needed: &[&str], flags: &[&str]) -> Result<Program> {
         let [flag, value] = &self.redis_flag;
         let common = [flag, value, "--admin-listen", "127.0.0.1:0"];
         let flags = common.iter().chain(needed).chain(flags).copied();
-        Program::named(name)?.args(flags).spawn()
+        Program::at(program).args(flags).spawn()
     }
 }
 

@@ -39,6 +39,8 @@ struct State {
     upstream: SocketAddr,
     mode: Mode,
     weather: Option<Weather>,
+    /// The time that each piece takes, besides the delays of the weather.
+    delay: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -69,7 +71,7 @@ impl CuttingProxy {
     pub async fn start(upstream: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let calm = State { upstream, mode: Mode::Passing, weather: None };
+        let calm = State { upstream, mode: Mode::Passing, weather: None, delay: Duration::ZERO };
         let (state, watching) = watch::channel(calm);
         let connections = Arc::new(Mutex::new(JoinSet::new()));
         let listener = tokio::spawn(accept(listener, watching, Arc::clone(&connections)));
@@ -108,6 +110,11 @@ impl CuttingProxy {
     pub fn redirect(&self, upstream: SocketAddr) {
         self.state.send_modify(|state| state.upstream = upstream);
         self.cut();
+    }
+
+    /// Sets the time that bytes take from one side to the other, as in a network of long ways.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.send_modify(|state| state.delay = delay);
     }
 
     /// Sets the faults of the network; `None` for none.
@@ -178,14 +185,14 @@ async fn take(
 ) {
     let mut buffer = vec![0; PIECE];
     loop {
-        let weather = state.borrow().weather;
+        let State { weather, delay, .. } = *state.borrow();
         let most = weather.map_or(PIECE, |_| SMALL_PIECE);
         let length = tokio::select! {
             length = from.read(&mut buffer[..most]) => length,
             () = pieces.closed() => return,
         };
         let Ok(length @ 1..) = length else { return };
-        let due = Instant::now() + weather.map_or(Duration::ZERO, Weather::random_delay);
+        let due = Instant::now() + delay + weather.map_or(Duration::ZERO, Weather::random_delay);
         if pieces.send((due, buffer[..length].to_vec())).await.is_err() {
             return;
         }
