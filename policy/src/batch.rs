@@ -23,6 +23,10 @@ const NEARLY_BEST: f64 = 0.96;
 /// Both shares where requests of different lengths are padded: the more requests there are to choose
 /// from, the less is lost to padding, which L(b) does not show.
 const WORTH_PADDED: f64 = 0.99;
+/// During a backlog, N rises to the smallest size with this share of the best rate, if a batch takes
+/// less than this share of the time that requests have: they wait for longer than for a batch.
+const BEST: f64 = 0.99;
+const SHORT: f64 = 0.25;
 /// There is a backlog if the rows in the system, beyond one for each worker, take this share of the
 /// target at the N that keeps the target: the average request then takes more than half of the
 /// target, and some take all of it. The backlog lasts until the rows take the smaller share; without
@@ -112,6 +116,9 @@ pub struct QueueLoad {
     pub allowance: Duration,
     /// Whether N aimed for the rate because of a backlog when it was chosen last.
     pub catching_up: bool,
+    /// The time for which the engine waits after each batch although rows wait: for claims, copies
+    /// and threads.
+    pub outside: Duration,
 }
 
 impl QueueLoad {
@@ -124,6 +131,7 @@ impl QueueLoad {
             standing: 0.0,
             allowance: Duration::MAX,
             catching_up: false,
+            outside: Duration::ZERO,
         }
     }
 }
@@ -223,8 +231,9 @@ impl BatchPolicy {
     ///   if requests are padded.
     /// - If the rows in the system, beyond one for each worker, take more than 60 % of the target at
     ///   the upper end, N also aims for this rate, with the requests' deadlines in place of the
-    ///   target, until the rows take less than 30 %. The number of rows in the system is compared,
-    ///   because it does not depend on N if a fixed number of clients wait for their answers. Their
+    ///   target, until the rows take less than 30 %. Sizes of short batches may then rise to the best
+    ///   rate, counted with the time that a batch takes outside of the engine. The number of rows in
+    ///   the system is compared, because it does not depend on N if a fixed number of clients wait for their answers. Their
     ///   waiting times fall as soon as N rises, so that N would swing if it followed them. One row
     ///   for each worker is no backlog, however long it takes: a larger N would not answer it sooner.
     /// - L(N) stays below a third of `hung_after`.
@@ -284,6 +293,8 @@ impl BatchPolicy {
         }
         let in_time = self.n_star(cost, load.workers, load.allowance)?.min(self.most(cost));
         let rows = enough(cost, self.share(NEARLY_BEST), in_time);
+        let best = self.best_in_backlog(cost, load, upper, in_time);
+        let rows = best.map_or(rows, |best| best.max(rows));
         // A single worker claims what waits. No other worker may claim the rows of another, and a
         // size that is padded anyway may as well be full.
         let share = match load.workers {
@@ -291,6 +302,27 @@ impl BatchPolicy {
             _ => cost.filled(round_up(standing)),
         };
         Some(rows.min(share))
+    }
+
+    /// Returns a size of `upper` to `most` rows with a better rate than `upper`, counted with the time
+    /// outside of the engine, if its batches are short.
+    fn best_in_backlog(
+        &self,
+        cost: &CostModel,
+        load: &QueueLoad,
+        upper: u32,
+        most: u32,
+    ) -> Option<u32> {
+        let longest = SHORT * self.slo.min(load.allowance).as_secs_f64();
+        let most = largest_within(cost, longest, most).filter(|&most| most > upper)?;
+        let outside = load.outside.as_secs_f64();
+        let rate = |rows: u32| f64::from(rows) / (cost.seconds(rows) + outside);
+        let sizes = cost.sizes().map(|(size, _)| size).filter(|size| (upper..most).contains(size));
+        let sizes: Vec<u32> = sizes.chain([most]).collect();
+        let best = sizes.iter().map(|&size| rate(size)).fold(0.0, f64::max);
+        // A smaller difference may be chance.
+        let is_better = rate(upper) < WORTH * best;
+        sizes.into_iter().find(|&size| is_better && rate(size) >= BEST * best)
     }
 
     /// The most rows of any batch that would not count as hung.

@@ -10,6 +10,8 @@
 //! - [`BatchPolicy`] chooses N, the most rows that a worker claims and runs together, from the cost
 //!   model, the latency target and the load ([`ArrivalRate`], [`Standing`]). [`BatchChoice`]
 //!   explains the choice.
+//! - [`TransferTime`] is the time of claims by their bytes, from which the worker chooses when to claim
+//!   the next batch.
 //! - [`SizeChange`] is σ, what a change of the size of batches costs, and keeps sizes to avoid it.
 //! - [`admit`] decides whether a request can be answered before its deadline, from the queue length
 //!   and the [`DrainRate`]. [`doomed`] finds waiting requests that can no longer be answered in
@@ -30,6 +32,7 @@ mod scale;
 mod size_change;
 mod speed;
 mod standing;
+mod transfer;
 mod usual;
 
 pub use admission::{Ahead, DrainRate, DrainSample, admit, doomed};
@@ -47,4 +50,5 @@ pub use scale::{
 pub use size_change::SizeChange;
 pub use speed::Speed;
 pub use standing::Standing;
+pub use transfer::TransferTime;
 pub use usual::{ComposedBatch, UsualRow};

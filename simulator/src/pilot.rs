@@ -214,6 +214,7 @@ impl WorkerState {
             standing: self.standing.rows() * f64::from(pull.workers) * units,
             allowance,
             catching_up: self.catching_up,
+            outside: Duration::ZERO,
         };
         let choice = policy.in_units(units).choose(&self.cost, &load);
         let (before, n) = (self.n, choice.n);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Backend,
     drain::Drain,
-    engine::onnx,
+    engine::{onnx, turns::DeviceTurns},
     error::WorkerError,
     gpus,
     metrics::WorkerMetrics,
@@ -55,14 +55,14 @@ impl Loaded {
         }
         let runtime = runtime(settings, &sources)?;
         // Measure all models before serving any, so that serving does not distort the measurements.
-        let mut models = Vec::new();
+        let (mut models, mut turns) = (Vec::new(), DeviceTurns::default());
         for source in sources {
             if shutdown.is_cancelled() {
                 return Ok(Self { models, metrics });
             }
             let QueueName { model, version } = source.queue.clone();
             let (runtime, tracer) = (runtime.clone(), tracer.clone());
-            match Model::load_instances(settings, source, runtime, tracer).await {
+            match Model::load_instances(settings, source, runtime, &mut turns, tracer).await {
                 Ok(instances) => models.extend(instances),
                 Err(error) => unserved.add(model, Some(version), error)?,
             }

@@ -67,6 +67,16 @@ impl Batch {
         self.jobs.iter().map(HeldJob::row_units).fold(0.0, f64::max)
     }
 
+    /// About the bytes of the inputs of all rows.
+    pub(crate) fn input_bytes(&self) -> u64 {
+        let of = |job: &HeldJob| {
+            let inputs = &job.delivery.job.inputs;
+            let bytes: u64 = inputs.iter().map(|input| input.data.len() as u64).sum();
+            bytes / u64::from(job.delivery.job.rows.max(1)) * u64::from(job.part_rows())
+        };
+        self.jobs.iter().map(of).sum()
+    }
+
     /// Lays out the inputs of the jobs, followed by `padding` rows of zeros or empty strings.
     pub(crate) fn lay_out(&self, layout: &Layout, padding: u32) -> BatchInputs {
         let parts: Vec<JobRows<'_>> = self.jobs.iter().map(HeldJob::rows).collect();

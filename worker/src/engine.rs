@@ -7,6 +7,7 @@
 pub(crate) mod echo;
 pub(crate) mod onnx;
 mod prepared;
+pub(crate) mod turns;
 
 use std::{error::Error, sync::Arc, thread, time::Duration};
 
@@ -16,6 +17,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::turns::DeviceTurn;
 use crate::{
     layout::{BatchInputs, BatchSlots, UnevenOutput},
     watchdog::RunClock,
@@ -122,11 +124,14 @@ pub(crate) enum RunErrorCode {
     Unspecific,
 }
 
+/// The model's inputs for a batch, and which rows belong to which request.
+pub(crate) type JoinedInputs = (Vec<Tensor>, BatchSlots);
+
 /// A batch for the engine.
 pub(crate) struct Work {
-    /// Returns the inputs of the batch's requests, once the engine is free; `None` if no request is
-    /// left to run.
-    pub(crate) begin: Box<dyn FnOnce() -> Option<BatchInputs> + Send>,
+    /// Returns the joined inputs of the batch's requests, once the engine is free; `None` if no request
+    /// is left to run.
+    pub(crate) begin: Box<dyn FnOnce() -> Option<JoinedInputs> + Send>,
     /// Sends the result to the pipeline.
     pub(crate) done: oneshot::Sender<FinishedRun>,
 }
@@ -138,9 +143,9 @@ pub(crate) struct FinishedRun {
     pub(crate) outputs: Result<Vec<Tensor>, EngineError>,
     /// Which rows belong to which request.
     pub(crate) slots: BatchSlots,
-    /// When the engine started the batch.
-    pub(crate) began: Instant,
-    /// Time spent joining inputs.
+    /// When the run of the model started.
+    pub(crate) started: Instant,
+    /// Time that the free engine spent on joining inputs.
     pub(crate) input: Duration,
     /// Time spent running the model.
     pub(crate) infer: Duration,
@@ -157,9 +162,9 @@ pub(crate) struct FinishedRun {
 pub(crate) struct EngineRun {
     /// The outputs of each request.
     pub(crate) outputs: Result<Vec<Vec<Tensor>>, EngineError>,
-    /// When the engine started the batch.
-    pub(crate) began: Instant,
-    /// Time spent joining inputs.
+    /// When the run of the model started.
+    pub(crate) started: Instant,
+    /// Time that the free engine spent on joining inputs.
     pub(crate) input: Duration,
     /// Time spent running the model.
     pub(crate) infer: Duration,
@@ -174,10 +179,10 @@ impl FinishedRun {
     /// Splits the outputs among the requests. The pipeline does this, so that the engine can begin
     /// the next batch.
     pub(crate) fn split(self) -> EngineRun {
-        let Self { outputs, slots, began, input, infer, gap, pause: _ } = self;
+        let Self { outputs, slots, started, input, infer, gap, pause: _ } = self;
         let inferred = Instant::now();
         let outputs = outputs.and_then(|outputs| Ok(slots.split(outputs)?));
-        EngineRun { outputs, began, input, infer, output: inferred.elapsed(), gap }
+        EngineRun { outputs, started, input, infer, output: inferred.elapsed(), gap }
     }
 }
 
@@ -226,7 +231,7 @@ impl EngineHandle {
     /// ended.
     pub(crate) async fn offer(
         &self,
-        begin: impl FnOnce() -> Option<BatchInputs> + Send + 'static,
+        begin: impl FnOnce() -> Option<JoinedInputs> + Send + 'static,
     ) -> oneshot::Receiver<FinishedRun> {
         let (done, run) = oneshot::channel();
         // A failed send drops `done`.
@@ -236,13 +241,17 @@ impl EngineHandle {
 
     /// Runs a batch; `None` if the engine's thread has ended.
     pub(crate) async fn run(&self, inputs: BatchInputs) -> Option<EngineRun> {
-        Some(self.offer(move || Some(inputs)).await.await.ok()?.split())
+        Some(self.offer(move || Some(inputs.join())).await.await.ok()?.split())
     }
 }
 
 /// Starts a thread named `name` that builds an engine with `load` and then runs the handle's
-/// batches. Returns the handle and the second value from `load`.
-pub(crate) async fn start<T, E, L>(name: String, load: L) -> Result<(EngineHandle, T), E>
+/// batches, each in its `turn` on the device. Returns the handle and the second value from `load`.
+pub(crate) async fn start<T, E, L>(
+    name: String,
+    turn: DeviceTurn,
+    load: L,
+) -> Result<(EngineHandle, T), E>
 where
     T: Send + 'static,
     E: From<std::io::Error> + Send + 'static,
@@ -254,7 +263,7 @@ where
     thread::Builder::new().name(name).spawn(move || match load() {
         Ok((mut engine, result)) => {
             if loaded.send(Ok(result)).is_ok() {
-                serve(engine.as_mut(), &mut work, &clock);
+                serve(engine.as_mut(), &mut work, &clock, &turn);
             }
         }
         // The caller of `start` may have stopped waiting.
@@ -265,7 +274,12 @@ where
     Ok((handle, result?))
 }
 
-fn serve(engine: &mut dyn Engine, work: &mut mpsc::Receiver<Work>, clock: &RunClock) {
+fn serve(
+    engine: &mut dyn Engine,
+    work: &mut mpsc::Receiver<Work>,
+    clock: &RunClock,
+    turn: &DeviceTurn,
+) {
     let mut ended = None;
     loop {
         // Without work, the next run does not follow the last one.
@@ -275,13 +289,20 @@ fn serve(engine: &mut dyn Engine, work: &mut mpsc::Receiver<Work>, clock: &RunCl
         });
         let Some(Work { begin, done }) = next else { return };
         let began = Instant::now();
-        let Some(inputs) = begin() else { continue };
+        let Some((inputs, slots)) = begin() else { continue };
+        let joined = Instant::now();
+        let turn = turn.wait();
+        clock.add_wait(joined.elapsed());
+        let input = joined - began;
         let running = clock.begin();
-        let mut run = run(engine, inputs, began);
+        let started = Instant::now();
+        let outputs = engine.run(inputs, slots.rows());
+        let infer = started.elapsed();
         drop(running);
-        let started = began + run.input;
-        run.gap = ended.map(|ended| started.saturating_duration_since(ended));
-        ended = Some(started + run.infer);
+        drop(turn);
+        let gap = ended.map(|ended| started.saturating_duration_since(ended));
+        ended = Some(started + infer);
+        let mut run = FinishedRun { outputs, slots, started, input, infer, gap, pause: None };
         let paused = run.outputs.is_err().then(|| {
             let (pause, paused) = oneshot::channel();
             run.pause = Some(pause);
@@ -295,11 +316,5 @@ fn serve(engine: &mut dyn Engine, work: &mut mpsc::Receiver<Work>, clock: &RunCl
     }
 }
 
-/// Joins the inputs and runs the model.
-fn run(engine: &mut dyn Engine, inputs: BatchInputs, began: Instant) -> FinishedRun {
-    let (inputs, slots) = inputs.join();
-    let joined = Instant::now();
-    let outputs = engine.run(inputs, slots.rows());
-    let (input, infer) = (joined - began, joined.elapsed());
-    FinishedRun { outputs, slots, began, input, infer, gap: None, pause: None }
-}
+#[cfg(test)]
+mod tests;

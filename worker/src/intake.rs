@@ -9,6 +9,7 @@ use batchfleet_broker::{Claims, Delivery};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle},
+    time::Instant,
 };
 
 use crate::{drain::Drain, lengths::RowLengths, retry::Outage};
@@ -27,13 +28,15 @@ pub(crate) struct ClaimedJobs {
     pub(crate) full: bool,
     /// Whether the queue was empty for a second.
     pub(crate) idle: bool,
+    /// How long the claim took.
+    pub(crate) took: Duration,
 }
 
 /// The pipeline's handle to the claiming task.
 #[derive(Debug)]
 pub(crate) struct Intake {
     asks: mpsc::Sender<Ask>,
-    claims: mpsc::Receiver<Vec<Delivery>>,
+    claims: mpsc::Receiver<Answer>,
     task: JoinHandle<()>,
     /// The claim in flight.
     under_way: Option<Ask>,
@@ -41,6 +44,9 @@ pub(crate) struct Intake {
     /// Moving average; a job that is larger than a batch counts as a full batch.
     units_per_job: f64,
 }
+
+/// The jobs of a claim, and how long it took.
+type Answer = (Vec<Delivery>, Duration);
 
 /// A request for jobs.
 #[derive(Clone, Copy, Debug)]
@@ -85,17 +91,17 @@ impl Intake {
 
     /// Waits for the claim in flight; cancel-safe. `None` if the claiming task has ended.
     pub(crate) async fn claimed(&mut self) -> Option<ClaimedJobs> {
-        let deliveries = self.claims.recv().await?;
-        Some(self.count(deliveries))
+        let answer = self.claims.recv().await?;
+        Some(self.count(answer))
     }
 
     /// The jobs of the claim in flight, if it has ended.
     pub(crate) fn claimed_already(&mut self) -> Option<ClaimedJobs> {
-        let deliveries = self.claims.try_recv().ok()?;
-        Some(self.count(deliveries))
+        let answer = self.claims.try_recv().ok()?;
+        Some(self.count(answer))
     }
 
-    fn count(&mut self, deliveries: Vec<Delivery>) -> ClaimedJobs {
+    fn count(&mut self, (deliveries, took): Answer) -> ClaimedJobs {
         let unasked = Ask { jobs: usize::MAX, limit: 1.0, wait: LONGEST_WAIT };
         let Ask { jobs, limit, wait } = self.under_way.take().unwrap_or(unasked);
         for delivery in &deliveries {
@@ -103,7 +109,7 @@ impl Intake {
             self.units_per_job += (units - self.units_per_job) * SMOOTHING;
         }
         let idle = deliveries.is_empty() && wait >= LONGEST_WAIT;
-        ClaimedJobs { full: deliveries.len() >= jobs, idle, deliveries }
+        ClaimedJobs { full: deliveries.len() >= jobs, idle, took, deliveries }
     }
 
     /// Ends the claiming task. Returns its last jobs, or an error if the task has crashed.
@@ -112,32 +118,33 @@ impl Intake {
         drop(asks);
         let last = claims.recv().await.unwrap_or_default();
         task.await?;
-        Ok(last)
+        Ok(last.0)
     }
 }
 
 async fn claim_when_asked(
     mut source: Box<dyn Claims>,
     mut asked: mpsc::Receiver<Ask>,
-    claims: mpsc::Sender<Vec<Delivery>>,
+    claims: mpsc::Sender<Answer>,
     drain: Drain,
 ) {
     let mut outage = Outage::new("claim jobs");
     while let Some(Ask { jobs, wait, .. }) = asked.recv().await {
-        let deliveries = loop {
+        let answer = loop {
+            let began = Instant::now();
             match source.claim_within(jobs, wait).await {
                 Ok(deliveries) => {
                     outage.over();
-                    break deliveries;
+                    break (deliveries, began.elapsed());
                 }
                 Err(error) => outage.failed(&error),
             }
             tokio::select! {
                 () = outage.pause() => {}
-                () = drain.begun() => break Vec::new(),
+                () = drain.begun() => break Answer::default(),
             }
         };
-        if claims.send(deliveries).await.is_err() {
+        if claims.send(answer).await.is_err() {
             return;
         }
     }

@@ -8,18 +8,23 @@
 //! for the whole batch: only requests with the same value are joined. An output without rows has
 //! the same value for every request of the batch.
 //!
-//! If the first dimension counts rows, input bytes are copied once, and only if a batch has several
-//! requests or padding; outputs of single requests are slices of the batch's outputs.
+//! Input bytes are copied at most once, into [memory that stays](KeptBuffers) between batches. They are
+//! not copied if a batch has one request without padding whose first dimension counts rows. If the
+//! first dimension counts rows, outputs of single requests are slices of the batch's outputs.
 
+mod column;
+mod filled;
 mod rows;
 
 use std::{ops::Range, sync::Arc};
 
-use batchfleet_broker::{Datatype, Job, ModelSpec, Tensor, TensorSpec};
-use bytes::Bytes;
+use batchfleet_broker::{Job, ModelSpec, Tensor, TensorSpec};
 
-use self::rows::Rows;
-use crate::padding::{PadTo, Padding};
+use self::{
+    column::{Column, FirstRows, Piece},
+    rows::Rows,
+};
+use crate::{kept_buffers::KeptBuffers, padding::Padding};
 
 /// How a model's tensors hold the rows of a batch.
 #[derive(Clone, Debug)]
@@ -183,14 +188,12 @@ impl Layout {
                 return None;
             }
             let rows = |output: &&Tensor| {
-                let rows = Rows::new(output.datatype, &output.shape, axis, output.data.clone());
-                let all = rows.all();
-                (rows, all)
+                Rows::new(output.datatype, &output.shape, axis, output.data.clone())
             };
-            let rows: Vec<_> = outputs.iter().map(rows).collect();
+            let rows: Vec<Rows> = outputs.iter().map(rows).collect();
             let mut shape = first.shape.clone();
-            *shape.get_mut(axis)? = rows.iter().map(|(_, all)| u64::from(all.end)).sum();
-            let (name, data) = (first.name.clone(), rows::join(&rows, 0));
+            *shape.get_mut(axis)? = rows.iter().map(|rows| u64::from(rows.all().end)).sum();
+            let (name, data) = (first.name.clone(), rows::join(&rows));
             Some(Tensor { name, datatype: first.datatype, shape, data })
         };
         parts.first()?.iter().enumerate().map(join).collect()
@@ -251,74 +254,50 @@ pub(crate) struct BatchInputs {
     slots: BatchSlots,
 }
 
-/// One input of a batch, in pieces from its requests.
-#[derive(Debug)]
-struct Column {
-    name: String,
-    datatype: Datatype,
-    /// The shape of the first request's input.
-    shape: Vec<u64>,
-    /// The dimension that counts rows. `None` if one value holds for the whole batch.
-    axis: Option<usize>,
-    /// How each request's input is padded.
-    pad: Option<PadTo>,
-    /// The rows of each request, in order, or the one value of the batch.
-    pieces: Vec<Piece>,
+/// The inputs of a batch that may get more requests, as far as they are joined.
+#[derive(Debug, Default)]
+pub(crate) struct JoinedAhead {
+    buffers: KeptBuffers,
+    /// By input.
+    columns: Vec<Option<FirstRows>>,
 }
 
-/// Some rows of one request's input.
-#[derive(Debug)]
-struct Piece {
-    /// The bytes of the request's whole input.
-    data: Bytes,
-    /// The shape of the request's whole input.
-    shape: Vec<u64>,
-    /// The rows that run in the batch.
-    rows: Range<u32>,
+impl JoinedAhead {
+    /// Nothing is joined yet.
+    pub(crate) fn new(buffers: KeptBuffers) -> Self {
+        Self { buffers, columns: Vec::new() }
+    }
+
+    /// The rows that are joined of the input at this index.
+    fn take(&mut self, index: usize) -> Option<FirstRows> {
+        self.columns.get_mut(index)?.take()
+    }
 }
 
 impl BatchInputs {
     /// Joins the requests. Returns the model's inputs, and which rows belong to which request.
     pub(crate) fn join(self) -> (Vec<Tensor>, BatchSlots) {
+        self.join_rest(JoinedAhead::default())
+    }
+
+    /// Joins the requests as far as they are not joined yet.
+    pub(crate) fn join_rest(self, mut ahead: JoinedAhead) -> (Vec<Tensor>, BatchSlots) {
         let Self { columns, slots } = self;
-        let inputs = columns.into_iter().map(|column| column.join(&slots)).collect();
-        (inputs, slots)
-    }
-}
-
-impl Column {
-    fn join(self, slots: &BatchSlots) -> Tensor {
-        let Self { name, datatype, mut shape, axis, pad, mut pieces } = self;
-        let Some(axis) = axis else {
-            let data = pieces.pop().map(|piece| piece.data).unwrap_or_default();
-            return Tensor { name, datatype, shape, data };
+        let rows = (slots.rows(), slots.padding);
+        let join = |(index, column): (usize, Column)| {
+            let earlier = ahead.take(index);
+            column.join(index, &ahead.buffers, earlier, rows)
         };
-        let mut rows = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let range = piece.rows.clone();
-            let Piece { data, shape, .. } = piece.padded(datatype, pad.as_ref());
-            rows.push((Rows::new(datatype, &shape, axis, data), range));
-        }
-        if let Some(pad) = pad {
-            shape[pad.axis] = pad.length;
-        }
-        shape[axis] = u64::from(slots.rows());
-        let data = rows::join(&rows, slots.padding);
-        Tensor { name, datatype, shape, data }
+        (columns.into_iter().enumerate().map(join).collect(), slots)
     }
-}
 
-impl Piece {
-    /// The same rows, filled up along the padded dimension.
-    fn padded(mut self, datatype: Datatype, pad: Option<&PadTo>) -> Self {
-        let Some(pad) = pad else { return self };
-        let added = pad.length.saturating_sub(self.shape[pad.axis]);
-        let Some(added) = u32::try_from(added).ok().filter(|&added| added > 0) else { return self };
-        let dimension = Rows::new(datatype, &self.shape, pad.axis, self.data);
-        let all = dimension.all();
-        self.data = rows::join_filled(&[(dimension, all)], added, &pad.fill);
-        self.shape[pad.axis] = pad.length;
-        self
+    /// Joins the requests, so that more can be added.
+    pub(crate) fn join_ahead(&self, ahead: &mut JoinedAhead) {
+        let join = |(index, column): (usize, &Column)| {
+            let earlier = ahead.take(index);
+            column.join_first(index, &ahead.buffers, earlier)
+        };
+        ahead.columns = self.columns.iter().enumerate().map(join).collect();
     }
 }
 

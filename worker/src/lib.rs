@@ -22,6 +22,7 @@ mod graph;
 mod instances;
 mod intake;
 mod job;
+mod kept_buffers;
 mod labels;
 mod layout;
 mod lengths;

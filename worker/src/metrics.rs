@@ -80,7 +80,8 @@ batchfleet_service::metrics! {
             buckets = SHORT_SECONDS
         )]
         engine_gap: HistogramVec,
-        /// Share of the last second in which the model ran, on average over its instances.
+        /// Share of the last second in which the model ran or waited for another model on its GPU, on
+        /// average over its instances.
         #[metric("batchfleet_worker_engine_busy_ratio", unit = "ratio", labels = MODEL)]
         engine_busy: GaugeVec,
         /// Time to join the inputs of a batch, before its run.

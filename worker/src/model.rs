@@ -19,6 +19,7 @@ use crate::{
         self, Engine, EngineHandle,
         echo::Echo,
         onnx::{self, Onnx},
+        turns::{DeviceTurn, DeviceTurns},
     },
     error::WorkerError,
     graph::Graph,
@@ -62,6 +63,7 @@ impl Model {
         settings: &ModelSettings,
         source: ModelSource,
         runtime: Option<Arc<onnx::Runtime>>,
+        turns: &mut DeviceTurns,
         tracer: Tracer,
     ) -> Result<Vec<Self>, WorkerError> {
         let devices =
@@ -74,9 +76,18 @@ impl Model {
         }
         let mut models = Vec::new();
         let count = u32::try_from(instances.len()).unwrap_or(u32::MAX);
-        for instance in instances {
+        let on =
+            |device: u16| instances.iter().filter(|instance| instance.device == device).count();
+        for &instance in &instances {
+            let turn = match instance.provider {
+                // Threads share the processor. Several instances of a model on one GPU are there to
+                // run at the same time.
+                ExecutionProvider::Cpu => DeviceTurn::default(),
+                _ if on(instance.device) > 1 => DeviceTurn::default(),
+                _ => turns.of(instance.device),
+            };
             let (source, runtime, tracer) = (source.clone(), runtime.clone(), tracer.clone());
-            let model = Self::load(settings, source, runtime, instance, tracer).await?;
+            let model = Self::load(settings, source, runtime, (instance, turn), tracer).await?;
             models.push(Self { instances: count, ..model });
         }
         Ok(models)
@@ -86,7 +97,7 @@ impl Model {
         settings: &ModelSettings,
         source: ModelSource,
         runtime: Option<Arc<onnx::Runtime>>,
-        instance: Instance,
+        (instance, turn): (Instance, DeviceTurn),
         tracer: Tracer,
     ) -> Result<Self, WorkerError> {
         let (settings, host) = (settings.clone(), settings.host_name.clone());
@@ -98,7 +109,7 @@ impl Model {
             let config = source.config.in_effect(&plan.spec, plan.linger);
             Ok::<_, WorkerError>((engine, (plan, config)))
         };
-        let (engine, (plan, config)) = engine::start(name, load).await?;
+        let (engine, (plan, config)) = engine::start(name, turn, load).await?;
         let (worker, unavailable) = (WorkerId::random(), Vec::new());
         Ok(Self { worker, host, unavailable, plan, config, queue_policy, instances: 1, engine })
     }

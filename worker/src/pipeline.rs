@@ -14,6 +14,7 @@
 
 mod attempt;
 mod bisect;
+mod claim;
 mod held;
 mod pace;
 mod quarantine;
@@ -43,6 +44,7 @@ use crate::{
     fault::RunFault,
     intake::ClaimedJobs,
     job::HeldJob,
+    kept_buffers::KeptBuffers,
     metrics::ModelMetrics,
     plan::ServingPlan,
     settle::Settler,
@@ -89,8 +91,10 @@ impl Pipeline {
         tuner.lock().set_size_change(plan.size_change);
         let settler = Settler::new(Arc::clone(&jobs.consumer), metrics.clone());
         let pace = BatchPace::new(tuner.clone(), settler.round_trip());
-        let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace);
-        let runner = Runner::new(plan, engine, metrics.clone(), tuner.clone());
+        let buffers = KeptBuffers::default();
+        let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace)
+            .releasing(buffers.clone());
+        let runner = Runner::new(plan, engine, metrics.clone(), tuner.clone(), buffers);
         let (upcoming, parts) = (None, Bisection::default());
         Self { source, runner, settler, metrics, drain, tuner, upcoming, parts }
     }
@@ -211,6 +215,9 @@ impl Pipeline {
             Some(mut run) => {
                 // The engine goes on once this is dropped.
                 let pause = run.pause.take();
+                if run.outputs.is_ok() {
+                    self.prepare_full(&begun.batch).await;
+                }
                 let attempted = self.runner.conclude(begun, run);
                 if pause.is_some() {
                     self.cancel_upcoming();
@@ -247,7 +254,7 @@ impl Pipeline {
                 () = sleep_until(claim_at), if claim.is_some() => {
                     // Otherwise the claimed jobs are taken after the run.
                     let forms_until = claim.take().and_then(|claim| claim.forms_until);
-                    let is_claiming = self.source.claim_ahead();
+                    let is_claiming = self.claim_ahead(forms_until.is_some()).await;
                     claiming = forms_until.filter(|_| is_claiming);
                 }
                 claimed = self.source.claimed(), if claiming.is_some() => {
@@ -255,6 +262,18 @@ impl Pipeline {
                 }
             }
         }
+    }
+
+    /// Starts to claim jobs for the next batch during a run. If it `forms` the next batch meanwhile, and
+    /// no new claim is needed for it, prepares it. Returns whether a claim is in flight.
+    async fn claim_ahead(&mut self, forms: bool) -> bool {
+        // It would have found waiting jobs.
+        let was_claiming = self.source.is_claiming();
+        let is_claiming = self.source.claim_ahead();
+        if forms && (was_claiming || !is_claiming) {
+            self.prepare().await;
+        }
+        is_claiming
     }
 
     /// Holds the jobs of a claim that was made during a run, and prepares the next batch. Returns when
@@ -276,6 +295,22 @@ impl Pipeline {
         let formed = self.source.prepare(self.upcoming.as_ref(), &mut self.settler).await;
         if let Some(batch) = formed {
             self.upcoming = Some(self.runner.offer(batch).await);
+        }
+        if let Some(upcoming) = &mut self.upcoming {
+            upcoming.join_ahead();
+        }
+    }
+
+    /// Hands the next batch to the engine after a run, before the replies to `batch` are made, if none
+    /// is prepared and the held jobs fill one. A smaller batch gets more jobs if it waits.
+    async fn prepare_full(&mut self, batch: &Batch) {
+        let has_rest = batch.jobs.iter().any(HeldJob::is_cut);
+        if self.upcoming.is_none()
+            && self.parts.is_done()
+            && !has_rest
+            && self.source.fills_batch(&mut self.settler).await
+        {
+            self.prepare().await;
         }
     }
 

@@ -17,7 +17,8 @@ pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &Eng
     if !plan.tracer.is_on() || traced.is_empty() {
         return;
     }
-    let joined = run.began + run.input;
+    let began = run.started - run.input;
+    let joined = run.started;
     let inferred = joined + run.infer;
     let split = inferred + run.output;
     let error = run.outputs.as_ref().err().map(ToString::to_string);
@@ -26,7 +27,7 @@ pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &Eng
         attributes: attributes.clone(),
         links: traced.iter().map(|(_, context)| (context.trace, context.span)).collect(),
         error: error.clone(),
-        ..Span::new(rand::random(), None, "batch", [run.began, split])
+        ..Span::new(rand::random(), None, "batch", [began, split])
     };
     let of_request = |(job, TraceContext { trace, span }): &(&HeldJob, _)| {
         let travelled = Span {

@@ -260,6 +260,11 @@ impl Tuner {
         self.size_change.size(&self.cost, rows, most)
     }
 
+    /// Number of workers of the queue, this worker included.
+    pub(crate) fn workers(&self) -> u32 {
+        self.load.workers()
+    }
+
     /// L of `units`, the expected time of a batch.
     pub(crate) fn expected(&self, units: u32) -> Duration {
         self.cost.latency(units)
@@ -294,6 +299,12 @@ impl Tuner {
             ms: took.as_secs_f64() * 1e3,
             release: batch.release.name().to_owned(),
         });
+    }
+
+    /// Records that the engine waited although rows waited, from the end of a batch to the start of the
+    /// next.
+    pub(crate) fn waited(&mut self, outside: Duration) {
+        self.load.waited(outside);
     }
 
     /// Corrects what rows cost by their length, if recent batches contradict it.

@@ -41,7 +41,7 @@ struct CurrentRun {
     /// Number of runs begun so far, which identifies the latest run.
     runs: u64,
     since: Option<Instant>,
-    /// The time of all runs before the current one.
+    /// The time of all runs before the current one, and of the waits for them.
     busy: Duration,
 }
 
@@ -58,12 +58,17 @@ impl RunClock {
         Running(self)
     }
 
+    /// Counts a wait for the turn on a device that other models use. The device is busy meanwhile.
+    pub(crate) fn add_wait(&self, waited: Duration) {
+        self.0.lock().busy += waited;
+    }
+
     /// How long the current run has taken so far; 0 between runs.
     pub(crate) fn busy_for(&self) -> Duration {
         self.0.lock().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// How long all runs have taken so far, the current one included.
+    /// How long all runs have taken so far, the current one and the waits for the device included.
     pub(crate) fn busy_in_total(&self) -> Duration {
         let current = self.0.lock();
         current.busy + current.since.map_or(Duration::ZERO, |since| since.elapsed())

@@ -4,8 +4,8 @@
 //! blocks, each of which contains c elements of every row. If the rows lie along the first
 //! dimension, there is one block, and consecutive rows are a slice of the bytes.
 //!
-//! Any dimension can be seen this way, so that padding a dimension is joining rows to it, and
-//! cutting the dimension is taking some of its rows.
+//! Any dimension can be seen this way, so that filling up a dimension is adding rows to it, and cutting
+//! the dimension is taking some of its rows.
 
 use std::{cell::OnceCell, ops::Range};
 
@@ -32,10 +32,6 @@ pub(super) struct Rows {
 impl Rows {
     /// The rows of a tensor that has `shape` and `data`, and whose dimension `axis` counts rows.
     pub(super) fn new(datatype: Datatype, shape: &[u64], axis: usize, data: Bytes) -> Self {
-        let product = |dims: &[u64]| {
-            let dims = dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX));
-            dims.fold(1, usize::saturating_mul)
-        };
         let (outer, rest) = shape.split_at_checked(axis).unwrap_or((shape, &[]));
         let (count, inner) = rest.split_first().unwrap_or((&0, &[]));
         Self {
@@ -53,16 +49,29 @@ impl Rows {
         0..self.count
     }
 
+    /// The number of elements of one row in one block.
+    pub(super) fn elements(&self) -> usize {
+        self.inner
+    }
+
+    /// Whether consecutive rows follow each other in the bytes.
+    pub(super) fn is_one_block(&self) -> bool {
+        self.blocks == 1
+    }
+
     /// The bytes of the rows in `range`: a slice if the tensor has a single block.
     pub(super) fn take(&self, range: &Range<u32>) -> Bytes {
-        if self.blocks == 1 {
+        if self.is_one_block() {
             return self.data.slice(self.place(0, range));
         }
         let mut taken = Vec::with_capacity(self.share(range));
-        for block in 0..self.blocks {
-            taken.extend_from_slice(&self.data[self.place(block, range)]);
-        }
+        (0..self.blocks).for_each(|block| self.write(block, range, &mut taken));
         taken.into()
+    }
+
+    /// Appends the rows in `range` of a block.
+    pub(super) fn write(&self, block: usize, range: &Range<u32>, into: &mut Vec<u8>) {
+        into.extend_from_slice(&self.data[self.place(block, range)]);
     }
 
     /// Where the rows in `range` lie in a block.
@@ -92,28 +101,24 @@ impl Rows {
     }
 }
 
-/// Joins rows of several tensors, whose shapes may differ in the number of rows only, followed by
-/// `padding` rows of zeros or empty strings. A slice if the result is part of one tensor's bytes.
-pub(super) fn join(parts: &[(Rows, Range<u32>)], padding: u32) -> Bytes {
-    let Some((first, _)) = parts.first() else { return Bytes::new() };
-    let size = first.datatype.size().unwrap_or(tensors::LENGTH);
-    join_filled(parts, padding, &vec![0; size])
+/// The number of elements in these dimensions.
+pub(super) fn product(dims: &[u64]) -> usize {
+    let dims = dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX));
+    dims.fold(1, usize::saturating_mul)
 }
 
-/// The same with rows of `fill` added, the bytes of one element.
-pub(super) fn join_filled(parts: &[(Rows, Range<u32>)], padding: u32, fill: &[u8]) -> Bytes {
-    let Some((first, range)) = parts.first() else { return Bytes::new() };
-    if parts.len() == 1 && padding == 0 {
-        return first.take(range);
+/// Joins all rows of several tensors, whose shapes may differ in the number of rows only. A slice if
+/// there is one tensor with a single block.
+pub(super) fn join(parts: &[Rows]) -> Bytes {
+    let Some(first) = parts.first() else { return Bytes::new() };
+    if parts.len() == 1 {
+        return first.take(&first.all());
     }
-    let added = fill.repeat(first.inner.saturating_mul(padding as usize));
-    let bytes: usize = parts.iter().map(|(rows, range)| rows.share(range)).sum();
-    let mut joined = Vec::with_capacity(bytes + added.len().saturating_mul(first.blocks));
+    let mut joined = Vec::with_capacity(parts.iter().map(|rows| rows.data.len()).sum());
     for block in 0..first.blocks {
-        for (rows, range) in parts {
-            joined.extend_from_slice(&rows.data[rows.place(block, range)]);
+        for rows in parts {
+            rows.write(block, &rows.all(), &mut joined);
         }
-        joined.extend_from_slice(&added);
     }
     joined.into()
 }

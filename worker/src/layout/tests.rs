@@ -1,10 +1,12 @@
 //! Checks that splitting is the inverse of joining, along any dimension.
 
+mod ahead;
 mod padding;
 
 use std::{num::NonZeroU32, time::Duration};
 
-use batchfleet_broker::{GatewayId, Priority, QueueName, RequestId};
+use batchfleet_broker::{Datatype, GatewayId, Priority, QueueName, RequestId};
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;

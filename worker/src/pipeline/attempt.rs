@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use super::{
     sentinel::Sentinel,
-    upcoming::{Begun, Upcoming},
+    upcoming::{Begun, Preparation, Upcoming},
 };
 use crate::{
     batch::Batch,
@@ -17,7 +17,7 @@ use crate::{
     error::WorkerError,
     fault::{self, RunFault},
     job::{HeldJob, Progress},
-    layout::Layout,
+    kept_buffers::KeptBuffers,
     metrics::ModelMetrics,
     plan::ServingPlan,
     settle::JobReply,
@@ -28,11 +28,13 @@ use crate::{
 /// Runs batches on the model's engine.
 pub(super) struct Runner {
     plan: Arc<ServingPlan>,
-    layout: Layout,
+    preparation: Preparation,
     engine: EngineHandle,
     metrics: ModelMetrics,
     tuner: SharedTuner,
     sentinel: Sentinel,
+    /// When the last run ended.
+    ended: Option<Instant>,
 }
 
 /// The outcome of an attempt.
@@ -61,9 +63,11 @@ impl Runner {
         engine: EngineHandle,
         metrics: ModelMetrics,
         tuner: SharedTuner,
+        buffers: KeptBuffers,
     ) -> Self {
         let sentinel = Sentinel::new(Arc::clone(&plan), metrics.clone(), tuner.clone());
-        Self { layout: plan.layout(), plan, engine, metrics, tuner, sentinel }
+        let preparation = Preparation { layout: plan.layout(), buffers, tuner: tuner.clone() };
+        Self { plan, preparation, engine, metrics, tuner, sentinel, ended: None }
     }
 
     /// Whether an answered request is kept for a check.
@@ -78,7 +82,7 @@ impl Runner {
 
     /// Hands a batch to the engine.
     pub(super) async fn offer(&self, batch: Batch) -> Upcoming {
-        Upcoming::offer(batch, &self.engine, self.layout.clone(), self.tuner.clone()).await
+        Upcoming::offer(batch, &self.engine, self.preparation.clone()).await
     }
 
     /// The error if the engine has ended instead of running a batch. The jobs may be the cause, so
@@ -93,9 +97,12 @@ impl Runner {
         begun: Begun,
         run: FinishedRun,
     ) -> Result<Attempted, WorkerError> {
-        let Begun { batch, padding, at: started, .. } = begun;
+        let Begun { batch, padding, .. } = begun;
         let run = run.split();
+        // A wait for the turn on a shared device is a wait for the batch.
+        let started = run.started - run.input;
         self.record(&batch, padding, started, &run);
+        self.waited(&batch, &run);
         let mut batch = match &run.outputs {
             Ok(outputs) => {
                 self.sentinel.ran(&batch, outputs);
@@ -143,12 +150,22 @@ impl Runner {
         }
     }
 
+    /// Tells the tuner for how long the engine waited before a batch, if one of its jobs had arrived by
+    /// the end of the last run.
+    fn waited(&mut self, batch: &Batch, run: &EngineRun) {
+        let Some(ended) = self.ended.replace(run.started + run.infer) else { return };
+        let since = ended.elapsed();
+        if batch.jobs.iter().any(|job| job.delivery.age() >= since) {
+            self.tuner.lock().waited(run.started.saturating_duration_since(ended));
+        }
+    }
+
     /// Gives each job its outputs.
     fn finish(&self, batch: Batch, outputs: Vec<Vec<Tensor>>) -> Attempted {
         let mut replies = Vec::with_capacity(batch.jobs.len());
         let mut unfinished = Vec::new();
         for (job, outputs) in batch.jobs.into_iter().zip(outputs) {
-            match job.ran(outputs, &self.layout) {
+            match job.ran(outputs, &self.preparation.layout) {
                 Progress::Complete(job, outputs) => replies.push(self.reply(job, outputs)),
                 Progress::Unfinished(job) => unfinished.push(job),
             }
@@ -180,7 +197,7 @@ impl Runner {
         // Memory has just limited the rows of a batch.
         let may_shrink = fault == RunFault::OutOfMemory
             && single.release != Release::Oversize
-            && self.layout.splits()
+            && self.preparation.layout.splits()
             && self.tuner.lock().most().rows_of(single.jobs[0].row_units()) < single.rows;
         let is_uneven = matches!(error, EngineError::Uneven(_));
         let runs_whole = is_uneven && self.tuner.lock().padded(single.rows) == single.rows;

@@ -1,14 +1,14 @@
 //! Chooses how many rows to claim and run, and when to claim, from the tuner's estimates of batch
-//! times and load and from the broker's round-trip time.
+//! times and load and from the times of claims.
 
 use std::{iter::once, time::Duration};
 
-use batchfleet_broker::Delivery;
-use batchfleet_policy::WaitingRows;
+use batchfleet_policy::{TransferTime, WaitingRows};
 use tokio::time::Instant;
 
-use super::held::HeldJobs;
+use super::{claim::Waiting, held::HeldJobs};
 use crate::{
+    intake::ClaimedJobs,
     job::HeldJob,
     limit::{BatchLimit, whole_units},
     settle::RoundTrip,
@@ -18,11 +18,15 @@ use crate::{
 /// Minimum time that a batch waits for a claim to fill it up.
 pub(super) const TOP_UP: Duration = Duration::from_millis(2);
 /// If a run is shorter than this many round trips to the broker, the next batch is claimed
-/// immediately. If it is shorter than this many ticks of a timer, the time of a claim cannot be
-/// chosen.
+/// immediately. If it is shorter than this many ticks of a timer, the time of a claim cannot be chosen.
 const CLAIM_AHEAD_BELOW: u32 = 5;
-/// More jobs are claimed for the next batch if the run takes this many round trips longer.
+/// More jobs are claimed for the next batch if the run takes this many claims longer.
 const CLAIMS_BELOW: u32 = 3;
+/// During a shorter run, the next batch is not formed: after the run it has more jobs, and each run
+/// costs less than the smaller batches would.
+const SHORT_RUN: Duration = Duration::from_micros(500);
+/// Weight of the latest claim in the moving average of bytes per unit.
+const SMOOTHING: f64 = 0.2;
 /// Resolution of timers.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -30,17 +34,38 @@ const TICK: Duration = Duration::from_millis(1);
 pub(super) struct BatchPace {
     tuner: SharedTuner,
     round_trip: RoundTrip,
+    /// The times of claims that found waiting jobs.
+    claims: TransferTime,
+    /// Bytes of inputs for each unit, on average.
+    bytes_per_unit: f64,
 }
 
 impl BatchPace {
-    /// Bases decisions on `tuner` and `round_trip`.
+    /// Bases decisions on `tuner`, on claims and on `round_trip`, which also stands for claims until
+    /// they have been timed.
     pub(super) fn new(tuner: SharedTuner, round_trip: RoundTrip) -> Self {
-        Self { tuner, round_trip }
+        Self { tuner, round_trip, claims: TransferTime::default(), bytes_per_unit: 0.0 }
     }
 
-    /// Records the jobs of a claim; `full` if the claim returned as many jobs as requested.
-    pub(super) fn claimed(&self, deliveries: &[Delivery], full: bool) {
-        self.tuner.lock().claimed(deliveries, full);
+    /// Records a claim, whose jobs cost `units` units.
+    pub(super) fn claimed(&mut self, claimed: &ClaimedJobs, units: f64) {
+        let ClaimedJobs { deliveries, full, took, .. } = claimed;
+        self.tuner.lock().claimed(deliveries, *full);
+        let Some(longest) = deliveries.iter().map(|delivery| delivery.waited).max() else { return };
+        let inputs = deliveries.iter().flat_map(|delivery| &delivery.job.inputs);
+        let bytes: u64 = inputs.map(|input| input.data.len() as u64).sum();
+        self.bytes_per_unit += (float(bytes) / units.max(1.0) - self.bytes_per_unit) * SMOOTHING;
+        // Otherwise the claim may have waited for the first job.
+        if longest >= *took {
+            self.claims.observe(bytes, *took);
+        }
+    }
+
+    /// The time within which nearly all claims of `units` units end.
+    fn claim_time(&self, units: f64) -> Duration {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+        let bytes = (self.bytes_per_unit * units) as u64;
+        self.claims.within(bytes).unwrap_or(self.round_trip.get() * 2)
     }
 
     /// Chooses N for the next batch; 1 for a model that does not batch.
@@ -128,31 +153,45 @@ impl BatchPace {
     }
 
     /// How long after the start of a run of `units` units to claim the next batch, and when the run
-    /// should end if the next batch can be formed meanwhile. The jobs should arrive just before the run ends: earlier, another worker might be
-    /// free to run them. `None` to claim after the run.
+    /// should end if the next batch can be formed meanwhile. The jobs should arrive just before the
+    /// run ends: earlier, another worker might be free to run them. `None` to claim after the run.
     ///
-    /// If no more jobs seem to wait, jobs are claimed after the run, unless the run is too short to
-    /// tell: the batch then has all jobs that have arrived until the engine is free.
+    /// If no more jobs seem to wait, a worker that shares the queue claims after the run, unless the
+    /// run is too short to tell: the batch then has all jobs that have arrived until the engine is
+    /// free. No other worker could run what an only worker claims during a run.
     pub(super) fn claim_ahead(
         &self,
         units: u32,
-        more_waits: bool,
+        waiting: Waiting,
     ) -> Option<(Duration, Option<Duration>)> {
-        let ends = self.tuner.lock().expected(units);
-        let round_trip = self.round_trip.get();
-        if ends < round_trip * CLAIM_AHEAD_BELOW {
+        let (ends, next, is_alone) = {
+            let tuner = self.tuner.lock();
+            (tuner.expected(units), tuner.full(tuner.batch_limit()), tuner.workers() == 1)
+        };
+        let claims_ahead = waiting != Waiting::Nothing || is_alone;
+        let claim = self.claim_time(next);
+        let is_quick = ends < self.round_trip.get() * CLAIM_AHEAD_BELOW;
+        if is_quick && (!claims_ahead || ends < SHORT_RUN) {
             return Some((Duration::ZERO, None));
         }
-        if !more_waits {
+        if !claims_ahead {
             return None;
         }
-        let is_short = ends < TICK * CLAIM_AHEAD_BELOW;
-        let at = if is_short { Duration::ZERO } else { ends.saturating_sub(round_trip * 2 + TICK) };
+        // Where jobs wait in the queue, the claim finds enough of them at any time.
+        let is_short = waiting == Waiting::InQueue && ends < TICK * CLAIM_AHEAD_BELOW;
+        let at = if is_short { Duration::ZERO } else { ends.saturating_sub(claim + TICK) };
         Some((at, Some(ends)))
     }
 
-    /// Whether another claim can return before a run ends that is expected to take `left` longer.
+    /// Whether another claim can return before a run ends that is expected to take `left` longer. A
+    /// claim may reach into the next run if no other worker could run its jobs.
     pub(super) fn can_claim_within(&self, left: Duration) -> bool {
-        left > self.round_trip.get() * CLAIMS_BELOW
+        let claims = if self.tuner.lock().workers() == 1 { 1 } else { CLAIMS_BELOW };
+        left > self.claim_time(1.0) * claims
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
 }

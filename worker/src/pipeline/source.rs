@@ -8,7 +8,12 @@ use batchfleet_policy::WaitingRows;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    held::HeldJobs, pace::BatchPace, quarantine::Quarantine, screen::Screen, upcoming::Upcoming,
+    claim::{ClaimAhead, LastClaim, Waiting},
+    held::HeldJobs,
+    pace::BatchPace,
+    quarantine::Quarantine,
+    screen::Screen,
+    upcoming::Upcoming,
 };
 use crate::{
     batch::Batch,
@@ -16,6 +21,7 @@ use crate::{
     error::WorkerError,
     intake::{ClaimedJobs, Intake},
     job::HeldJob,
+    kept_buffers::KeptBuffers,
     limit::BatchLimit,
     metrics::ModelMetrics,
     plan::ServingPlan,
@@ -57,26 +63,8 @@ pub(super) struct BatchSource {
     quarantine: Quarantine,
     leases: Outage,
     last_claim: LastClaim,
-}
-
-/// What the last claim found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastClaim {
-    /// The queue was empty for a second, which the pipeline does not know.
-    Empty,
-    /// Fewer jobs than requested.
-    Some,
-    /// As many jobs as requested. More may wait.
-    Full,
-}
-
-/// The plan of a claim during a run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ClaimAhead {
-    /// When to claim.
-    pub(super) at: Instant,
-    /// When the run should end, if the next batch is formed during the run.
-    pub(super) forms_until: Option<Instant>,
+    /// Memory of batches, which is returned when the queue is empty.
+    buffers: KeptBuffers,
 }
 
 impl BatchSource {
@@ -95,12 +83,18 @@ impl BatchSource {
             quarantine: Quarantine::new(Arc::clone(&consumer), metrics.clone(), drain.clone()),
             leases: Outage::new("renew leases"),
             last_claim: LastClaim::Some,
+            buffers: KeptBuffers::default(),
             plan,
             consumer,
             metrics,
             drain,
             pace,
         }
+    }
+
+    /// Returns the memory of `buffers` when the queue is empty.
+    pub(super) fn releasing(self, buffers: KeptBuffers) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Waits for jobs and takes a batch of them; `None` once the drain begins. If the caller
@@ -262,13 +256,18 @@ impl BatchSource {
 
     /// Holds the jobs of a claim that may run.
     pub(super) async fn hold(&mut self, claimed: ClaimedJobs, settler: &mut Settler) {
-        let ClaimedJobs { deliveries, full, idle } = claimed;
+        let lengths = &self.plan.lengths;
+        let units = claimed.deliveries.iter().map(|delivery| lengths.units(&delivery.job)).sum();
+        self.pace.claimed(&claimed, units);
+        let ClaimedJobs { deliveries, full, idle, .. } = claimed;
         self.last_claim = match (full, idle) {
             (true, _) => LastClaim::Full,
             (false, true) => LastClaim::Empty,
             (false, false) => LastClaim::Some,
         };
-        self.pace.claimed(&deliveries, full);
+        if idle {
+            self.buffers.release();
+        }
         self.held.extend(self.screen.admit(deliveries, settler).await);
     }
 
@@ -282,26 +281,53 @@ impl BatchSource {
     }
 
     /// When to claim and form the next batch during a run of `batch`. `None` during a quarantined
-    /// run, which may kill the worker while it holds the claimed jobs, and if jobs are held that can
-    /// run next: which of them run is better chosen at the end of the run, among all that have come.
+    /// run, which may kill the worker while it holds the claimed jobs.
     ///
-    /// While a large job has rows left, the claim gives other jobs their turn. The next batch is then
-    /// formed after the run, because rows of the large job may fill it up.
+    /// If jobs are held that can run next, the batch is formed among them and all that have come
+    /// until just before the end of the run. While a large job has rows left, the claim gives other
+    /// jobs their turn. The next batch is then formed after the run, because rows of the large job
+    /// may fill it up.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, began: Instant) -> Option<ClaimAhead> {
         let n = self.pace.n();
-        // Jobs that were left out for their length do not fill the next batch.
-        let enough = if self.plan.padding.is_some() { self.window(n) } else { 1.0 };
-        if batch.release == Release::Quarantined
-            || f64::from(self.held.whole_units(n)) >= enough
-            || self.held.large(n) >= MOST_LARGE
-        {
+        if batch.release == Release::Quarantined || self.held.large(n) >= MOST_LARGE {
             return None;
         }
-        let has_rest = !self.held.is_empty() || batch.jobs.iter().any(HeldJob::is_cut);
-        let more_waits = has_rest || self.last_claim == LastClaim::Full;
-        let (after, ends) = self.pace.claim_ahead(batch.units, more_waits)?;
-        let forms_until = ends.filter(|_| !has_rest).map(|ends| began + ends);
+        let has_large = self.held.large(n) > 0 || batch.jobs.iter().any(HeldJob::is_cut);
+        let has_enough = self.holds_enough(n);
+        if has_large && has_enough {
+            return None;
+        }
+        let waiting = match self.last_claim {
+            _ if has_large || !self.held.is_empty() => Waiting::Held,
+            LastClaim::Full => Waiting::InQueue,
+            LastClaim::Some | LastClaim::Empty => Waiting::Nothing,
+        };
+        let (after, ends) = self.pace.claim_ahead(batch.units, waiting)?;
+        // Requests of about the same length are found among many.
+        let may_choose = self.plan.padding.is_none() || has_enough || waiting == Waiting::InQueue;
+        let forms_until = ends.filter(|_| may_choose && !has_large).map(|ends| began + ends);
         Some(ClaimAhead { at: began + after, forms_until })
+    }
+
+    /// Whether the held jobs fill a batch, together with those of a claim that has ended.
+    pub(super) async fn fills_batch(&mut self, settler: &mut Settler) -> bool {
+        if let Some(claimed) = self.intake.claimed_already() {
+            self.hold(claimed, settler).await;
+        }
+        let n = self.pace.n();
+        self.held.large(n) == 0 && f64::from(self.held.whole_units(n)) >= self.pace.full(n)
+    }
+
+    /// Whether a claim is in flight.
+    pub(super) fn is_claiming(&self) -> bool {
+        self.intake.is_claiming()
+    }
+
+    /// Whether enough whole jobs are held to run next. Jobs that were left out for their length do
+    /// not fill the next batch.
+    fn holds_enough(&self, n: BatchLimit) -> bool {
+        let enough = if self.plan.padding.is_some() { self.window(n) } else { 1.0 };
+        f64::from(self.held.whole_units(n)) >= enough
     }
 
     /// Starts to claim jobs for the next batch, unless enough are held or a quarantined job may be

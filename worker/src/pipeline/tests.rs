@@ -195,9 +195,8 @@ impl Bench {
 /// than four rows wider than [`WIDE`] run out of memory.
 async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec<u32>>) {
     while let Some(Work { begin, done }) = work.recv().await {
-        let began = Instant::now();
-        let Some(inputs) = begin() else { continue };
-        let (mut inputs, slots) = inputs.join();
+        let Some((mut inputs, slots)) = begin() else { continue };
+        let started = Instant::now();
         let requests = slots.of_requests();
         let padding = slots.rows() - requests.iter().sum::<u32>();
         let padding = (padding > 0).then_some(padding);
@@ -232,7 +231,7 @@ async fn echo(mut work: mpsc::Receiver<Work>, running: mpsc::UnboundedSender<Vec
         let (input, infer) = (Duration::ZERO, RUN);
         let (pause, paused) = oneshot::channel();
         let pause = outputs.is_err().then_some(pause);
-        drop(done.send(FinishedRun { outputs, slots, began, input, infer, gap: None, pause }));
+        drop(done.send(FinishedRun { outputs, slots, started, input, infer, gap: None, pause }));
         drop(paused.await);
     }
 }
@@ -362,8 +361,11 @@ async fn replies_report_where_the_time_went() {
     let id = bench.submit(3, 1, Duration::from_secs(30)).await;
     let timing = bench.replies(2).await[&id].timing;
     let release = Some(Release::Drained);
-    let (queue, compute_infer) = (RUN, RUN);
-    let expected = Timing { queue, compute_infer, batch_rows: 3, release, ..Timing::default() };
+    // The only worker claims the job just before the end of the run.
+    let batch_wait = Duration::from_millis(1);
+    let (queue, compute_infer) = (RUN.saturating_sub(batch_wait), RUN);
+    let timing_of = Timing { queue, batch_wait, compute_infer, ..Timing::default() };
+    let expected = Timing { batch_rows: 3, release, ..timing_of };
     assert_eq!(timing, expected);
 }
 

@@ -1,21 +1,45 @@
 //! A batch that the engine begins as soon as it is free. Until then, jobs can be added.
+//!
+//! While the engine is busy, large inputs are joined on another thread, so that the engine need not
+//! wait for the copy. It joins only what was added since.
 
 use std::{mem, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::{sync::oneshot::Receiver, time::Instant};
+use tokio::{sync::oneshot::Receiver, task::spawn_blocking, time::Instant};
 
 use crate::{
     batch::Batch,
     engine::{EngineHandle, FinishedRun},
     job::HeldJob,
-    layout::{BatchInputs, Layout},
+    kept_buffers::KeptBuffers,
+    layout::{BatchInputs, JoinedAhead, Layout},
     tuner::SharedTuner,
 };
+
+/// Inputs of this many bytes are worth another thread. To copy fewer takes the engine a few
+/// microseconds.
+const WORTH_JOINING: u64 = 64 << 10;
+
+/// How a model's batches are prepared.
+#[derive(Clone, Debug)]
+pub(super) struct Preparation {
+    /// How inputs are joined.
+    pub(super) layout: Layout,
+    /// Where inputs are joined.
+    pub(super) buffers: KeptBuffers,
+    /// Chooses the rows of padding.
+    pub(super) tuner: SharedTuner,
+}
 
 /// A batch that the engine runs now or next.
 pub(super) struct Upcoming {
     stage: Arc<Mutex<Stage>>,
+    /// The inputs that are joined; `None` once the engine has taken them.
+    ahead: Arc<Mutex<Option<JoinedAhead>>>,
+    /// Bytes of the inputs that are joined, or being joined.
+    joining: u64,
+    layout: Layout,
     done: Receiver<FinishedRun>,
 }
 
@@ -46,13 +70,39 @@ impl Upcoming {
     pub(super) async fn offer(
         batch: Batch,
         engine: &EngineHandle,
-        layout: Layout,
-        tuner: SharedTuner,
+        preparation: Preparation,
     ) -> Self {
+        let Preparation { layout, buffers, tuner } = preparation;
         let stage = Arc::new(Mutex::new(Stage::Waits(batch)));
-        let shared = Arc::clone(&stage);
-        let done = engine.offer(move || shared.lock().begin(&layout, &tuner)).await;
-        Self { stage, done }
+        let ahead = Arc::new(Mutex::new(Some(JoinedAhead::new(buffers))));
+        let begin = {
+            let (stage, ahead, layout) = (Arc::clone(&stage), Arc::clone(&ahead), layout.clone());
+            move || {
+                let inputs = stage.lock().begin(&layout, &tuner)?;
+                // Waits while inputs are being joined.
+                let joined = ahead.lock().take().unwrap_or_default();
+                Some(inputs.join_rest(joined))
+            }
+        };
+        let done = engine.offer(begin).await;
+        Self { stage, ahead, joining: 0, layout, done }
+    }
+
+    /// Begins to join the inputs on another thread, if they are large and the engine is busy.
+    pub(super) fn join_ahead(&mut self) {
+        let joined = self.joining;
+        let is_worth = |batch: &Batch| batch.input_bytes() >= joined + WORTH_JOINING;
+        let lay_out = |batch: &mut Batch| {
+            is_worth(batch).then(|| (batch.input_bytes(), batch.lay_out(&self.layout, 0)))
+        };
+        let Some((bytes, inputs)) = self.waiting(lay_out).flatten() else { return };
+        self.joining = bytes;
+        let ahead = Arc::clone(&self.ahead);
+        drop(spawn_blocking(move || {
+            if let Some(ahead) = &mut *ahead.lock() {
+                inputs.join_ahead(ahead);
+            }
+        }));
     }
 
     /// Reads or changes the batch, unless the engine has begun it.

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 
 use crate::limit::whole_units;
 
+/// Weight of the latest batch in the average of the engine's wait.
+const SMOOTHING: f64 = 0.05;
+
 /// An estimate of the load that all workers of the queue share.
 #[derive(Debug)]
 pub(super) struct LoadEstimate {
@@ -24,6 +27,8 @@ pub(super) struct LoadEstimate {
     standing: Standing,
     /// The median time from queue to deadline of the jobs of the last claim.
     allowance: Duration,
+    /// The time for which the engine waits after a batch although rows wait, on average.
+    outside: Duration,
 }
 
 impl LoadEstimate {
@@ -39,6 +44,7 @@ impl LoadEstimate {
             head: None,
             standing: Standing::default(),
             allowance: Duration::MAX,
+            outside: Duration::ZERO,
         }
     }
 
@@ -75,6 +81,12 @@ impl LoadEstimate {
         self.claimed_at = Instant::now();
     }
 
+    /// Records that the engine waited although rows waited, from the end of a batch to the start of the
+    /// next.
+    pub(super) fn waited(&mut self, outside: Duration) {
+        self.outside = self.outside.mul_f64(1.0 - SMOOTHING) + outside.mul_f64(SMOOTHING);
+    }
+
     /// Records the arrival of `units` units at this worker.
     pub(super) fn add_units(&mut self, units: u64) {
         self.arrived += units;
@@ -98,6 +110,7 @@ impl LoadEstimate {
             standing: self.standing.rows() * f64::from(self.workers),
             allowance: self.allowance,
             catching_up,
+            outside: self.outside,
         }
     }
 

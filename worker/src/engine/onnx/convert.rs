@@ -89,6 +89,10 @@ pub(super) fn element_type(datatype: Datatype) -> ort::Result<TensorElementType>
 pub(super) fn to_ort(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
     match tensor.datatype {
         Datatype::Bool => {
+            // Only bytes other than 0 and 1 are copied.
+            if let Ok(flags) = bytemuck::checked::try_cast_slice::<u8, bool>(&tensor.data) {
+                return Ok(TensorRef::from_array_view((dims(tensor)?, flags))?.into());
+            }
             let flags: Vec<bool> = tensor.data.iter().map(|&byte| byte != 0).collect();
             Ok(OrtTensor::from_array((dims(tensor)?, flags))?.into())
         }

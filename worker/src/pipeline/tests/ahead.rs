@@ -102,3 +102,24 @@ async fn after_a_failed_run_its_parts_run_before_the_next_batch() {
     assert_eq!(batches.last(), Some(&vec![3]), "{batches:?}");
     assert!(batches.len() > 2, "{batches:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn large_inputs_are_joined_during_the_run_before_and_each_caller_gets_its_own() {
+    let mut bench = Bench::start(plan(4)).await;
+    let large = |byte: u8| vec![byte; 100_000];
+    // All rows are wide, so that they run in batches of at most four.
+    let mut asked = Vec::new();
+    for byte in 0..12 {
+        asked.push((bench.submit_data(large(byte), 1, LONG).await, byte));
+    }
+    let replies = bench.replies(asked.len()).await;
+    for (id, byte) in asked {
+        let outputs = replies[&id].outcome.as_ref().unwrap();
+        assert!(outputs[0].data.len() == 100_000 && outputs[0].data.iter().all(|&b| b == byte));
+    }
+    let mut rows = 0;
+    while let Ok(batch) = bench.ran.try_recv() {
+        rows += batch.iter().sum::<u32>();
+    }
+    assert_eq!(rows, 12);
+}

@@ -1,5 +1,7 @@
 //! When the next batch is claimed, and how many jobs.
 
+use batchfleet_broker::Guidance;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -9,6 +11,7 @@ async fn the_next_batch_is_claimed_just_before_the_expected_end_of_a_run_if_jobs
     let expected = RUN / 2;
     let cost = CostModel::from_profile(&[(1, expected), (64, expected)]).unwrap();
     let mut bench = Bench::start(ServingPlan { cost, ..plan(4) }).await;
+    bench.tuner.lock().adopt(Guidance { workers: Some(2), target: None });
     let observer = bench.broker.observer().await.unwrap();
     let waiting = async || observer.backlog(&queue()).await.unwrap().depth();
     bench.submit_rows(&[1; 8]).await;
@@ -24,6 +27,19 @@ async fn the_next_batch_is_claimed_just_before_the_expected_end_of_a_run_if_jobs
     bench.submit_rows(&[1]).await;
     sleep(RUN * 9 / 10).await;
     assert_eq!(waiting().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_worker_claims_before_the_end_of_a_run_although_no_jobs_seemed_to_wait() {
+    let mut bench = Bench::start(plan(4)).await;
+    bench.submit_rows(&[1]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+    bench.submit_rows(&[1, 1]).await;
+    sleep(RUN * 9 / 10).await;
+    assert_eq!(bench.backlog().await.depth(), 2, "more may come");
+    sleep(RUN / 10).await;
+    assert_eq!(bench.backlog().await.depth(), 0);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
