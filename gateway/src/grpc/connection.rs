@@ -22,7 +22,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{call, calls::Calls, messages::Messages, origin::Peer, thread::Thread};
+use super::{
+    call, calls::Calls, late_updates::WithoutLateUpdates, messages::Messages, origin::Peer,
+    thread::Thread,
+};
 use crate::{
     api::Api,
     door::{Closing, Doors},
@@ -132,7 +135,8 @@ async fn converse(
         let call = calls.begin();
         call::answer(thread.clone(), peer.clone(), call, request)
     });
-    let http = builder().serve_connection(TokioIo::new(transport), service);
+    let io = TokioIo::new(WithoutLateUpdates::new(transport));
+    let http = builder().serve_connection(io, service);
     let mut http = pin!(http);
     let patience = thread.door.patience();
     let mut ticks = interval(TICK);
