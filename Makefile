@@ -11,6 +11,9 @@ COMMA := ,
 CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
 DENY := $(CACHE)/bin/cargo-deny
+CARGO := cargo
+AUDITABLE_VERSION := 0.7.7
+AUDITABLE := $(CACHE)/cargo-auditable-$(AUDITABLE_VERSION)/bin/cargo-auditable
 MDBOOK_VERSION := 0.5.4
 MDBOOK := $(CACHE)/mdbook-$(MDBOOK_VERSION)/bin/mdbook
 LLVM_COV_TOOL := $(CACHE)/bin/cargo-llvm-cov
@@ -133,7 +136,7 @@ gpu-pack: build $(CACHE)/venv/ready ## pack the questions of `make gpu` for a ma
 	$(PYTHON) verify/gpu/pack.py target/gpu$(addprefix -,$(ARCHITECTURE)) --parts target/gpu-pack $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))
 
 build: prerequisites ## build the release binaries
-	cargo build --locked --release --workspace --bins
+	$(CARGO) build --locked --release --workspace --bins
 
 onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 
@@ -162,7 +165,9 @@ images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; LOAD=kin
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
 	@deploy/images/deliver.sh $(if $(LOAD),load $(LOAD),$(if $(PUSH),push $(PUSH)))
 
-dist: build $(LIBRARY) $(CERTIFICATES) ## make all artifacts of a release in target/dist: programs, images, chart, SBOM, digests
+# The programs of a release contain the list of their crates, which cargo-audit and scanners of images read.
+dist: CARGO := $(AUDITABLE) auditable
+dist: $(AUDITABLE) build $(LIBRARY) $(CERTIFICATES) ## make all artifacts of a release in target/dist: programs, images, chart, SBOM, digests
 	@scripts/dist.sh $(or $(TO),target/dist)
 
 test-images: images models ## test a fleet of containers from the images
@@ -194,6 +199,10 @@ $(CACHE)/venv/ready: models/requirements.txt | $(PYTHON)
 $(MDBOOK): | prerequisites
 	cargo install --locked --debug --no-default-features --features search --root $(CACHE)/mdbook-$(MDBOOK_VERSION) \
 		mdbook@$(MDBOOK_VERSION)
+
+$(AUDITABLE): | prerequisites
+	cargo install --locked --debug --root $(CACHE)/cargo-auditable-$(AUDITABLE_VERSION) \
+		cargo-auditable@$(AUDITABLE_VERSION)
 
 $(CACHE)/bin/%: scripts/cargo_tool.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) scripts/cargo_tool.py $* $@

@@ -2,7 +2,7 @@
 # Makes the artifacts of a release in a folder: programs, images, the chart, the bill of materials and all digests. Equal
 # sources give equal bytes. `IMAGES=` (empty) leaves the images out.
 #
-# Usage: dist.sh FOLDER      (after `make build`)
+# Usage: dist.sh FOLDER      (called by `make dist`)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +15,13 @@ name=batchfleet-$version-linux-$(uname -m)
 
 rm -rf "$folder"
 mkdir -p "$folder/$name/lib"
+# Each program holds the list of its crates (cargo auditable), which `make build` alone leaves out.
+for program in batchfleet{,-gateway,-worker,-controller}; do
+    [[ $(readelf --section-headers --wide "target/release/$program") = *.dep-v0* ]] || {
+        echo "target/release/$program has no list of its crates: run make dist" >&2
+        exit 1
+    }
+done
 # The programs need glibc 2.34 or later. Workers find ONNX Runtime in the folder lib beside them.
 cp target/release/batchfleet{,-gateway,-worker,-controller} LICENSE "$folder/$name"
 cp "${ORT_DYLIB_PATH:-.cache/onnxruntime/libonnxruntime.so}" "$folder/$name/lib/libonnxruntime.so"
