@@ -84,6 +84,7 @@ lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings den
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps
 	scripts/deny.sh $(DENY)
 	scripts/links.py
+	scripts/names.py
 	scripts/version.py --check
 	scripts/workflows.sh
 
