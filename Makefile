@@ -3,8 +3,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test pictures live-pictures figures goals lint coverage simulate-delivery chaos bench fuzz \
-	fuzz-socket fuzz-redis fuzz-build build \
+.PHONY: help demo serve quick test pictures recording live-pictures figures goals lint coverage simulate-delivery chaos \
+	bench fuzz fuzz-socket fuzz-redis fuzz-build build \
 	onnxruntime models chart reference book dist images test-images test-cluster gpu gpu-pack up down clean prerequisites
 
 COMMA := ,
@@ -12,6 +12,7 @@ CACHE := .cache
 PYTHON := $(CACHE)/venv/bin/python
 DENY := $(CACHE)/bin/cargo-deny
 CARGO := cargo
+QUICK := target/quick/batchfleet
 AUDITABLE_VERSION := 0.7.7
 AUDITABLE := $(CACHE)/cargo-auditable-$(AUDITABLE_VERSION)/bin/cargo-auditable
 MDBOOK_VERSION := 0.5.4
@@ -46,13 +47,13 @@ export ORT_DYLIB_PATH
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build $(LIBRARY) $(if $(filter text,$(MODEL)),$(TEXT),$(DIGITS)) ## measure the gain of batching: handwritten digits, or MODEL=text
-	target/release/batchfleet demo $(if $(filter text,$(MODEL)),\
+demo: quick $(LIBRARY) $(if $(filter text,$(MODEL)),$(TEXT),$(DIGITS)) ## measure the gain of batching: handwritten digits, or MODEL=text
+	$(QUICK) demo $(if $(filter text,$(MODEL)),\
 		--model text --model-repository $(TEXT_MODELS) --sentences $(SENTENCES),\
 		--model-repository $(MODELS) --digits $(DIGITS_TEST))
 
-serve: build $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=address:port
-	target/release/batchfleet serve --listen $(LISTEN) --grpc-listen $(GRPC_LISTEN) --admin-listen $(ADMIN_LISTEN) \
+serve: quick $(LIBRARY) models ## serve the demo models until Ctrl-C; LISTEN=address:port
+	$(QUICK) serve --listen $(LISTEN) --grpc-listen $(GRPC_LISTEN) --admin-listen $(ADMIN_LISTEN) \
 		--model-repository $(MODELS) --log-format text
 
 test: $(LIBRARY) models ## run all checks and tests
@@ -68,6 +69,9 @@ figures: ## measure a real fleet: batch sizes, 5,000 clients, memory, N, lengths
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --workspace --bins
 	cargo test --locked -p batchfleet-testkit --test fleet --test tuning --test slow_models --test lengths --test size_change -- --nocapture --test-threads 1
+
+recording: quick $(LIBRARY) $(DIGITS) ## record the demo's output as an animated picture
+	scripts/recording.py docs/pictures/demo.svg "make demo" $(QUICK) demo --model-repository $(MODELS) --digits $(DIGITS_TEST)
 
 live-pictures: build $(LIBRARY) models ## take screenshots of the live page; takes a minute
 	@scripts/prerequisites.sh chromium
@@ -138,6 +142,11 @@ gpu-pack: build $(CACHE)/venv/ready ## pack the questions of `make gpu` for a ma
 
 build: prerequisites ## build the release binaries
 	$(CARGO) build --locked --release --workspace --bins
+
+# Only the program that the demo needs, in the profile `quick` of Cargo.toml.
+quick: prerequisites
+	@[ -e $(QUICK) ] || echo "building $(QUICK), which takes some minutes the first time"
+	cargo build --locked --profile quick -p batchfleet-cli
 
 onnxruntime: $(LIBRARY) ## fetch ONNX Runtime's library
 
