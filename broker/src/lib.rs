@@ -35,8 +35,8 @@ pub use model::{
 pub use queue_policy::{QueueLimits, QueuePolicy};
 pub use roles::{
     Backlog, Broker, BrokerError, BrokerHealth, Claims, Consumer, Controller, GatewayRoles,
-    Inbound, Observer, Outage, Producer, Replies, Settlement, ShardMemory, TargetSubscription,
-    WorkerRoles,
+    Inbound, Look, Observer, Outage, Producer, Replies, Settlement, ShardMemory,
+    TargetSubscription, WorkerRoles,
 };
 pub use row_shapes::RowShapes;
 pub use target::{BatchWish, Guidance, Target, Wish};

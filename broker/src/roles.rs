@@ -324,6 +324,17 @@ pub struct ShardMemory {
     pub used: f64,
 }
 
+/// What a gateway sees at one look.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// The result of [`Observer::news`].
+    pub news: Option<FleetSnapshot>,
+    /// The result of [`Observer::backlogs`].
+    pub backlogs: Vec<Backlog>,
+    /// The result of [`Observer::memory`]; `None` if it was not asked for.
+    pub memory: Option<Vec<ShardMemory>>,
+}
+
 /// Reads the state of queues and workers.
 #[async_trait]
 pub trait Observer: Send + Sync {
@@ -347,6 +358,15 @@ pub trait Observer: Send + Sync {
             backlogs.push(self.backlog(queue).await?);
         }
         Ok(backlogs)
+    }
+
+    /// [`news`](Self::news), the [`backlogs`](Self::backlogs) of these queues, and, if `memory`, the
+    /// [`memory`](Self::memory), in as few round trips as possible.
+    async fn look(&self, queues: &[QueueName], memory: bool) -> Result<Look, BrokerError> {
+        let news = self.news().await?;
+        let backlogs = self.backlogs(queues).await?;
+        let memory = if memory { Some(self.memory().await?) } else { None };
+        Ok(Look { news, backlogs, memory })
     }
 
     /// Reads how many claimed and unsettled jobs each worker of a queue holds. Workers without jobs

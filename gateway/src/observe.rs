@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use batchfleet_broker::{BrokerError, Observer, Producer};
+use batchfleet_broker::{BrokerError, Look, Observer, Producer};
 use tokio::{
     task::spawn_blocking,
     time::{Duration, Instant, MissedTickBehavior, interval},
@@ -55,8 +55,22 @@ async fn look_once(
     core: &Core,
     (started, look): (Instant, usize),
 ) -> Result<(), BrokerError> {
-    match observer.news().await? {
-        None => roster.is_unchanged(Instant::now()),
+    let all = core.catalog.all();
+    // Without requests, memory does not fill quickly.
+    let is_idle = all.iter().all(|model| model.books.in_flight() == 0);
+    let models = all.into_iter().enumerate();
+    let models: Vec<_> = models.filter(|(index, model)| is_due(model, *index, look)).collect();
+    let queues: Vec<_> = models.iter().map(|(_, model)| model.spec.queue.clone()).collect();
+    let asked = Instant::now();
+    let Look { news, backlogs, memory } =
+        observer.look(&queues, !is_idle || look.is_multiple_of(IDLE_LOOKS)).await?;
+    let took = asked.elapsed();
+    match news {
+        None => {
+            // Otherwise it may have been several round trips.
+            core.metrics.broker_seconds.observe(took.as_secs_f64());
+            roster.is_unchanged(Instant::now());
+        }
         Some(snapshot) => {
             if core.catalog.update(roster.complete(snapshot, Instant::now())) > 0 {
                 // A failure means that the runtime is shutting down.
@@ -64,25 +78,15 @@ async fn look_once(
             }
         }
     }
-    let models = core.catalog.all().into_iter().enumerate();
-    let models: Vec<_> = models.filter(|(index, model)| is_due(model, *index, look)).collect();
-    let queues: Vec<_> = models.iter().map(|(_, model)| model.spec.queue.clone()).collect();
-    let backlogs = observer.backlogs(&queues).await?;
     for ((_, model), backlog) in models.into_iter().zip(backlogs) {
         core.catalog.observe(&model, started.elapsed(), backlog);
     }
     core.catalog.choose_default_versions(started.elapsed());
-    // Without requests, memory does not fill quickly.
-    let is_idle = core.catalog.all().iter().all(|model| model.books.in_flight() == 0);
-    if is_idle && look % IDLE_LOOKS != 0 {
-        return Ok(());
+    if let Some(memory) = memory {
+        let fullest = memory.iter().map(|shard| shard.used).fold(0.0, f64::max);
+        core.metrics.fleet.broker_memory.set(fullest);
+        core.dispatcher.set_queue_full(fullest >= FULL);
     }
-    let asked = Instant::now();
-    let memory = observer.memory().await?;
-    core.metrics.broker_seconds.observe(asked.elapsed().as_secs_f64());
-    let fullest = memory.iter().map(|shard| shard.used).fold(0.0, f64::max);
-    core.metrics.fleet.broker_memory.set(fullest);
-    core.dispatcher.set_queue_full(fullest >= FULL);
     Ok(())
 }
 

@@ -2,13 +2,21 @@
 //! last.
 //!
 //! Gateways look at all workers several times a second. An announcement has some KiB and seldom
-//! changes; a beat has a few bytes. So gateways read the beats once a second, and only those
-//! announcements whose revision is new to them. Between two reads they look at a counter that changes
-//! when a worker comes or goes.
+//! changes; a beat has a few bytes. So gateways read the beats, or a summary of them, once a second, and
+//! only those announcements whose revision is new to them. Between two reads they look at a counter
+//! that changes when a worker comes or goes.
 
 use std::collections::HashMap;
 
-use crate::roles::LIVENESS;
+use crate::{QueueName, roles::LIVENESS};
+
+/// The beats of the workers of one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct QueueBeats {
+    pub(super) queue: QueueName,
+    /// By worker.
+    pub(super) of: HashMap<String, Beat>,
+}
 
 /// A worker's beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

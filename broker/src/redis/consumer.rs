@@ -5,8 +5,15 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    claim::RedisClaims, connections::Connections, held::HeldEntries, pending,
-    presence::WorkerPresence, queue::WorkerQueue, reclaim, settle, target::RedisTarget,
+    claim::RedisClaims,
+    connections::Connections,
+    glance::{Glance, LastGlance},
+    held::HeldEntries,
+    pending,
+    presence::WorkerPresence,
+    queue::WorkerQueue,
+    reclaim, settle,
+    target::RedisTarget,
 };
 use crate::{
     Announcement, BrokerError, Consumer, Delivery, EntryId, GatewayId, QueueName, Settlement,
@@ -26,7 +33,13 @@ pub(super) async fn open(
     Ok(WorkerRoles {
         claims: Box::new(RedisClaims::new(Arc::clone(&queue), Arc::clone(&held))),
         target: Box::new(RedisTarget::new(Arc::clone(&queue), Arc::clone(&presence))),
-        consumer: Arc::new(RedisConsumer { queue, held, presence, lease }),
+        consumer: Arc::new(RedisConsumer {
+            queue,
+            held,
+            presence,
+            glance: LastGlance::default(),
+            lease,
+        }),
     })
 }
 
@@ -34,17 +47,18 @@ struct RedisConsumer {
     queue: Arc<WorkerQueue>,
     held: Arc<HeldEntries>,
     presence: Arc<WorkerPresence>,
+    glance: LastGlance,
     lease: Duration,
 }
 
 #[async_trait]
 impl Consumer for RedisConsumer {
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let Self { queue, held, presence, lease } = self;
+        let Self { queue, held, presence, glance, lease } = self;
         if limit == 0 {
             return Ok(Vec::new());
         }
-        reclaim::reclaim(queue, held, presence, (*lease, limit)).await
+        reclaim::reclaim(queue, held, presence, glance.take(), (*lease, limit)).await
     }
 
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
@@ -66,7 +80,18 @@ impl Consumer for RedisConsumer {
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
-        self.presence.renew(announcement).await
+        let answers =
+            self.presence.renew(announcement, &self.queue, self.glance.is_wanted()).await?;
+        let glance = match answers {
+            Some(answers) => Glance::read(answers.into_iter(), &self.queue).ok(),
+            None => None,
+        };
+        if let Some(glance) = &glance {
+            // Before any entry is settled that Redis still counted.
+            self.held.compare(&glance.oldest).await;
+        }
+        self.glance.set(glance);
+        Ok(())
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {

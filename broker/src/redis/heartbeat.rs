@@ -11,13 +11,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    connect::Info,
-    connections::Connections,
-    errors::{broker_error, unreadable},
-    keys,
-    values::parse,
-};
+use super::{connect::Info, connections::Connections, errors::broker_error, keys, values::parse};
 use crate::{BrokerError, GatewayId, roles::LIVENESS};
 
 /// Interval between beats.
@@ -25,6 +19,10 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// Interval between beats while Redis does not answer.
 const EVERY_WHILE_AWAY: Duration = Duration::from_millis(100);
+
+/// How often the server is asked who it is. Another server also means another connection, and with it a
+/// broken subscription, which is noticed at once.
+const ASKED: Duration = Duration::from_millis(900);
 
 /// How long an answer may take. Longer than 1 s, so that a short Redis stall does not make the
 /// gateway refuse requests.
@@ -52,6 +50,8 @@ struct HeartbeatState {
     data: Option<DataIdentity>,
     /// Start of the first beat that Redis has not answered.
     unanswered_since: Option<Instant>,
+    /// When the server was last asked who it is; `None` if the next beat must ask.
+    asked: Option<Instant>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -105,6 +105,7 @@ impl Heartbeat {
     /// Beats once, and discards the notification of earlier changes, which the caller already
     /// handles.
     pub(super) async fn catch_up(&self) {
+        self.beats.state.lock().asked = None;
         if let Err(error) = self.beats.beat().await {
             tracing::debug!(%error, "heartbeat failed");
         }
@@ -137,32 +138,36 @@ impl Beats {
 
     /// Reads the epoch, renews the liveness key, and compares epoch and server with the last beat.
     async fn beat(&self) -> Result<(), BrokerError> {
+        // An unanswered beat makes the next one ask again.
+        let asked = self.state.lock().asked.take();
+        let asked = asked.filter(|asked| asked.elapsed() < ASKED);
         let mut connection = self.connections.pool.get().await?;
         // A full Redis also executes these commands.
-        let answers: Vec<Value> = Pipeline::new()
-            .get(keys::EPOCH)
-            .cmd("PEXPIRE")
-            .arg(&self.gateway)
-            .arg(LIVENESS.as_secs() * 1000)
-            .cmd("INFO")
-            .arg(&["server", "replication"])
-            .ignore_errors()
-            .query_async(&mut *connection)
-            .await
-            .map_err(broker_error)?;
-        let [epoch, alive, server] = answers.try_into().map_err(|_| unreadable("GET"))?;
-        let epoch: Option<String> = parse(Some(epoch)).map_err(broker_error)?;
-        let alive: bool = parse(Some(alive)).map_err(broker_error)?;
-        let server = Info::of(parse(Some(server)))?;
+        let mut commands = Pipeline::new();
+        commands.get(keys::EPOCH).cmd("PEXPIRE").arg(&self.gateway);
+        commands.arg(LIVENESS.as_secs() * 1000);
+        if asked.is_none() {
+            commands.cmd("INFO").arg(&["server", "replication"]);
+        }
+        let answers: Vec<Value> =
+            commands.ignore_errors().query_async(&mut *connection).await.map_err(broker_error)?;
+        let mut answers = answers.into_iter();
+        let epoch: Option<String> = parse(answers.next()).map_err(broker_error)?;
+        let alive: bool = parse(answers.next()).map_err(broker_error)?;
+        let server = match asked {
+            Some(_) => self.state.lock().data.as_ref().and_then(|data| data.server.clone()),
+            None => identity(Info::of(parse(answers.next()))?.as_ref()),
+        };
         self.state.lock().unanswered_since = None;
         let epoch = match epoch {
             Some(epoch) if alive => epoch,
             _ => self.begin(&mut *connection).await?,
         };
-        let field = |name| Some(server.as_ref()?.field(name)?.to_owned());
-        let server = field("run_id").zip(field("master_replid"));
         let data = DataIdentity { epoch, server };
-        let before = self.state.lock().data.replace(data.clone());
+        let mut state = self.state.lock();
+        state.asked = asked.or_else(|| Some(Instant::now()));
+        let before = state.data.replace(data.clone());
+        drop(state);
         if before.is_some_and(|before| before != data) {
             tracing::warn!("Redis lost its data, or another server took its place");
             self.changed.notify_one();
@@ -185,4 +190,10 @@ impl Beats {
             .map_err(broker_error)?;
         Ok(epoch)
     }
+}
+
+/// The process and the data of the server that answers; `None` if the user may not ask.
+fn identity(info: Option<&Info>) -> Option<(String, String)> {
+    let field = |name| Some(info?.field(name)?.to_owned());
+    field("run_id").zip(field("master_replid"))
 }

@@ -36,6 +36,14 @@ impl HeldEntries {
         }
     }
 
+    /// Compares with entries that this worker holds by Redis's account.
+    pub(super) async fn compare(&self, counted: &[EntryId]) {
+        let held = self.lock().await;
+        if counted.iter().any(|entry| !held.contains(entry)) {
+            self.suspect_strays(true);
+        }
+    }
+
     /// Whether Redis may count entries as held by this worker that are missing here.
     pub(super) fn may_have_strays(&self) -> bool {
         self.strays.load(Relaxed)

@@ -25,6 +25,12 @@ pub(super) const WORKERS: &str = "bf:{fleet}:workers";
 /// Counter that changes when a worker comes or goes.
 pub(super) const CHANGES: &str = "bf:{fleet}:changes";
 
+/// The beats of all workers as one gateway has read them, as JSON.
+pub(super) const SUMMARY: &str = "bf:{fleet}:summary";
+
+/// The turn to read all beats, which one gateway takes for a second.
+pub(super) const SUMMARY_TURN: &str = "bf:{fleet}:summary:turn";
+
 /// Set of the queues with a hash of announcements.
 pub(super) const QUEUES: &str = "bf:{fleet}:queues";
 

@@ -7,21 +7,25 @@ use std::{
 };
 
 use redis::{Pipeline, Value, aio::ConnectionLike};
+use tokio::time::Instant;
 
 use super::{
     announcements::{MOST_DEAD, MOST_QUEUES, accept},
-    beats::{self, Beat},
+    beats::{self, Beat, QueueBeats},
     denials,
     errors::{broker_error, unreadable},
-    keys, liveness, promise,
-    values::{milliseconds, parse},
+    keys, liveness,
+    look::Look,
+    promise, summary,
+    values::parse,
 };
 use crate::{
     Announcement, BrokerError, FleetSnapshot, ObservedWorker, QueueName, roles::REMEMBERED,
 };
 
-/// How long beats that were read are current, in milliseconds.
-const CURRENT: u64 = 1000;
+/// How long beats that were read are current. A bit less than a second, so that a program that looks
+/// five times a second does not read at every sixth look.
+const CURRENT: Duration = Duration::from_millis(950);
 /// One of so many reads is left to [`Observer::fleet`](crate::Observer::fleet), which also removes
 /// what nothing needs any longer.
 const CLEANED: u32 = 300;
@@ -31,119 +35,113 @@ const CLEANED: u32 = 300;
 pub(super) struct Known {
     /// By worker: revision and announcement.
     announcements: HashMap<String, (u64, Announcement)>,
-    /// The look before the last read; `None` if there was no read.
-    last: Option<Look>,
+    /// The look before the last read, and when it was; `None` if there was no read.
+    last: Option<(Look, Instant)>,
     /// When the first living worker counts as dead without another beat.
     until: u128,
     reads: u32,
 }
 
-/// What changes with the fleet.
-pub(super) struct Look {
-    /// Redis's clock in milliseconds.
-    at: u64,
-    epoch: Option<String>,
-    changes: Option<String>,
-}
-
-/// The beats of one queue.
-struct Beats {
-    queue: QueueName,
-    of: HashMap<String, Beat>,
+/// What a look has found besides the state of the fleet, if a read was due anyway.
+pub(super) struct Due {
+    found: summary::Found,
+    promises: HashMap<String, String>,
 }
 
 impl Known {
-    /// Looks whether the last read is still current; `None` if it is.
-    pub(super) async fn look(
-        &self,
-        connection: &mut impl ConnectionLike,
-    ) -> Result<Option<Look>, BrokerError> {
-        let answers: Vec<Value> = Pipeline::new()
-            .cmd("TIME")
-            .get(keys::EPOCH)
-            .get(keys::CHANGES)
-            .ignore_errors()
-            .query_async(connection)
-            .await
-            .map_err(broker_error)?;
-        let mut answers = answers.into_iter();
-        let at = milliseconds(parse(answers.next()).map_err(broker_error)?);
-        let epoch = parse(answers.next()).map_err(broker_error)?;
-        // The rights of an earlier version do not include the counter.
-        let Ok(changes) = parse(answers.next()) else {
-            return Ok(Some(Look { at, epoch, changes: None }));
-        };
-        let look = Look { at, epoch, changes };
-        let is_current = self.last.as_ref().is_some_and(|last| {
-            (last.at..last.at.saturating_add(CURRENT)).contains(&at)
-                && u128::from(at) < self.until
-                && (&last.epoch, &last.changes) == (&look.epoch, &look.changes)
+    /// Adds the questions of a look. Returns whether a read is due, for which there are more questions.
+    pub(super) fn ask(&self, commands: &mut Pipeline) -> bool {
+        Look::ask(commands);
+        let is_due = self.last.as_ref().is_none_or(|(last, read)| {
+            let elapsed = read.elapsed();
+            let now = u128::from(last.at) + elapsed.as_millis();
+            elapsed >= CURRENT || now >= self.until
         });
-        Ok((!is_current).then_some(look))
+        if is_due {
+            Due::ask(commands);
+        }
+        is_due
     }
 
-    /// Reads all beats, and the announcements that are new. `None` if this does not tell everything:
-    /// workers of earlier versions have no beats, and the rights of earlier versions do not include
-    /// them.
+    /// Reads the answers to [`ask`](Self::ask). `None` if the last read is still current.
+    pub(super) fn answered(
+        &self,
+        answers: &mut impl Iterator<Item = Value>,
+        is_due: bool,
+    ) -> Result<Option<(Look, Option<Due>)>, BrokerError> {
+        let look = Look::read(answers)?;
+        if is_due {
+            let due = Due::read(answers)?;
+            return Ok(Some((look, Some(due))));
+        }
+        let is_current = self.last.as_ref().is_some_and(|(last, _)| {
+            last.at <= look.at
+                && u128::from(look.at) < self.until
+                && look.is_of(last.epoch.as_ref(), last.changes.as_ref())
+        });
+        Ok((!is_current).then_some((look, None)))
+    }
+
+    /// Reads all beats, or a summary of them, and the announcements that are new. `None` if this does
+    /// not tell everything: workers of earlier versions have no beats, and the rights of earlier
+    /// versions do not include them.
     pub(super) async fn read(
         &mut self,
         connection: &mut impl ConnectionLike,
         look: &Look,
+        due: Option<Due>,
     ) -> Result<Option<FleetSnapshot>, BrokerError> {
         self.until = u128::MAX;
         self.reads = self.reads.wrapping_add(1);
         if self.reads.is_multiple_of(CLEANED) {
             return Ok(None);
         }
-        let read = Pipeline::new()
-            .smembers(keys::QUEUES)
-            .hgetall(keys::PROMISES)
-            .hlen(keys::WORKERS)
-            .query_async(connection)
-            .await;
-        let (queues, promises, shared): (Vec<String>, HashMap<String, String>, usize) = match read {
-            Err(error) if denials::is_of_permission(&error) => return Ok(None),
-            read => read.map_err(broker_error)?,
+        let Due { found, promises } = match due {
+            Some(due) => due,
+            None => Due::look(connection).await?,
         };
-        let Some(all) = read_beats(connection, &queues, shared).await? else { return Ok(None) };
-        let workers = self.workers(connection, all, look).await?;
-        Ok(Some(FleetSnapshot { workers, promises: promise::read(&promises, look.at) }))
+        let promises = promise::read(&promises, look.at);
+        let is_turn = found.is_turn;
+        if let Some(all) = found.beats(look) {
+            let workers = self.workers(connection, all, &HashSet::new(), look).await?;
+            return Ok(Some(FleetSnapshot { workers, promises }));
+        }
+        let Some(all) = read_beats(connection).await? else {
+            if is_turn {
+                summary::write(connection, None, look).await?;
+            }
+            return Ok(None);
+        };
+        let silent_but_live = silent_but_live(connection, &all, look).await?;
+        if is_turn {
+            let told = Some(all.as_slice()).filter(|_| silent_but_live.is_empty());
+            summary::write(connection, told, look).await?;
+        }
+        let workers = self.workers(connection, all, &silent_but_live, look).await?;
+        Ok(Some(FleetSnapshot { workers, promises }))
     }
 
     /// Records that the fleet was read after this look.
     pub(super) fn has_read(&mut self, look: Look) {
-        self.last = Some(look);
+        self.last = Some((look, Instant::now()));
     }
 
     /// The living workers, and the latest of those that are gone.
     async fn workers(
         &mut self,
         connection: &mut impl ConnectionLike,
-        all: Vec<Beats>,
+        all: Vec<QueueBeats>,
+        silent_but_live: &HashSet<String>,
         look: &Look,
     ) -> Result<Vec<ObservedWorker>, BrokerError> {
-        let now = look.at;
-        let living = |beat: &Beat| beat.is_live(now);
+        let living = |beat: &Beat| beat.is_live(look.at);
         let ends = all.iter().flat_map(|beats| beats.of.values()).filter(|beat| living(beat));
         self.until = ends.map(|beat| beat.ends()).min().unwrap_or(u128::MAX);
-        let dead = latest_dead(&all, now);
-        // A full Redis stores no beats, but liveness keys live on.
-        let silent: Vec<String> = dead
-            .iter()
-            .filter(|(_, beat)| !beat.has_left)
-            .map(|(worker, _)| (*worker).clone())
-            .collect();
-        let live = liveness::of_workers(connection, &silent, look.epoch.as_ref()).await?;
-        let silent_but_live: HashSet<String> = silent
-            .into_iter()
-            .zip(live)
-            .filter(|(_, live)| *live)
-            .map(|(worker, _)| worker)
-            .collect();
-        let dead: HashSet<String> = dead.into_iter().map(|(worker, _)| worker.clone()).collect();
+        let dead = latest_dead(&all, look.at).into_iter();
+        let dead: HashSet<String> = dead.map(|(worker, _)| worker.clone()).collect();
         let mut observed = Vec::new();
         let mut announcements = HashMap::new();
-        for Beats { queue, of } in all {
+        for QueueBeats { queue, of } in all {
             let (mut found, mut missing) = (Vec::new(), Vec::new());
             for (worker, beat) in of {
                 if !living(&beat) && !dead.contains(&worker) {
@@ -168,12 +166,57 @@ impl Known {
     }
 }
 
-/// Reads the beats of all queues. `None` if a worker without a beat is announced.
+impl Due {
+    /// Adds the questions.
+    fn ask(commands: &mut Pipeline) {
+        summary::ask(commands);
+        commands.hgetall(keys::PROMISES);
+    }
+
+    /// Reads the answers to [`ask`](Self::ask).
+    fn read(answers: &mut impl Iterator<Item = Value>) -> Result<Self, BrokerError> {
+        let found = summary::Found::read(answers);
+        let promises = parse(answers.next()).map_err(broker_error)?;
+        Ok(Self { found, promises })
+    }
+
+    /// Asks, in a round trip of its own.
+    async fn look(connection: &mut impl ConnectionLike) -> Result<Self, BrokerError> {
+        let mut commands = Pipeline::new();
+        Self::ask(&mut commands);
+        let answers: Vec<Value> =
+            commands.ignore_errors().query_async(connection).await.map_err(broker_error)?;
+        Self::read(&mut answers.into_iter())
+    }
+}
+
+/// The workers whose beats are old and that live nevertheless: a full Redis stores no beats, but
+/// liveness keys live on.
+async fn silent_but_live(
+    connection: &mut impl ConnectionLike,
+    all: &[QueueBeats],
+    look: &Look,
+) -> Result<HashSet<String>, BrokerError> {
+    let silent: Vec<String> = latest_dead(all, look.at)
+        .into_iter()
+        .filter(|(_, beat)| !beat.has_left)
+        .map(|(worker, _)| worker.clone())
+        .collect();
+    let live = liveness::of_workers(connection, &silent, look.epoch.as_ref()).await?;
+    Ok(silent.into_iter().zip(live).filter(|(_, live)| *live).map(|(worker, _)| worker).collect())
+}
+
+/// Reads the beats of all queues. `None` if a worker without a beat is announced, or if this program
+/// may not read them.
 async fn read_beats(
     connection: &mut impl ConnectionLike,
-    queues: &[String],
-    shared: usize,
-) -> Result<Option<Vec<Beats>>, BrokerError> {
+) -> Result<Option<Vec<QueueBeats>>, BrokerError> {
+    let mut names = Pipeline::new();
+    let read = names.smembers(keys::QUEUES).hlen(keys::WORKERS).query_async(connection).await;
+    let (queues, shared): (Vec<String>, usize) = match read {
+        Err(error) if denials::is_of_permission(&error) => return Ok(None),
+        read => read.map_err(broker_error)?,
+    };
     let queues: Vec<QueueName> =
         queues.iter().filter_map(|queue| QueueName::parse(queue)).take(MOST_QUEUES).collect();
     let mut questions = Pipeline::new();
@@ -195,7 +238,7 @@ async fn read_beats(
         if of.len() < announced {
             return Ok(None);
         }
-        all.push(Beats { queue, of });
+        all.push(QueueBeats { queue, of });
     }
     let is_shared = |beat: &&Beat| beat.is_shared;
     let known = all.iter().flat_map(|beats| beats.of.values()).filter(is_shared).count();
@@ -204,7 +247,7 @@ async fn read_beats(
 
 /// Of the workers that are gone since less than an hour the latest: they cost memory, and nothing
 /// removes them for an hour.
-fn latest_dead(all: &[Beats], now: u64) -> Vec<(&String, Beat)> {
+fn latest_dead(all: &[QueueBeats], now: u64) -> Vec<(&String, Beat)> {
     let is_known = |beat: &Beat| Duration::from_millis(now.saturating_sub(beat.seen)) < REMEMBERED;
     let all = all.iter().flat_map(|beats| &beats.of).map(|(worker, beat)| (worker, *beat));
     let mut dead: Vec<_> = all.filter(|(_, beat)| !beat.is_live(now) && is_known(beat)).collect();

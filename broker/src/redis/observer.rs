@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::{
     announcements::{self, Source},
-    connect::info,
+    connect::{Info, info},
     connections::Connections,
     consumers, denials,
     entries::parse_id,
@@ -24,8 +24,8 @@ use super::{
     values::{milliseconds, parse},
 };
 use crate::{
-    Backlog, BrokerError, BrokerHealth, FleetSnapshot, Observer, Priority, QueueName, ShardId,
-    ShardMemory, TrafficReport,
+    Backlog, BrokerError, BrokerHealth, FleetSnapshot, Look, Observer, Priority, QueueName,
+    ShardId, ShardMemory, TrafficReport,
 };
 
 /// The most streams of which the count is kept.
@@ -64,6 +64,21 @@ impl RedisObserver {
             });
             state.added = state.added.or(known.map(|(_, added)| *added));
         }
+    }
+
+    /// Sums up the states of streams to the backlogs of their queues, with what else is needed.
+    async fn complete(
+        &self,
+        connection: &mut impl ConnectionLike,
+        streams: &[String],
+        (mut states, now): (Vec<StreamState>, u64),
+    ) -> Result<Vec<Backlog>, BrokerError> {
+        self.recall(streams, &mut states);
+        let details = read_details(connection, streams, &states).await.map_err(broker_error)?;
+        self.remember(streams, &states, &details);
+        let classes = Priority::ALL.len();
+        let of_each = states.chunks(classes).zip(details.chunks(classes));
+        Ok(of_each.map(|(states, details)| backlog(states, details, now)).collect())
     }
 
     /// Keeps what [`recall`](Self::recall) needs.
@@ -114,17 +129,7 @@ impl Observer for RedisObserver {
     }
 
     async fn news(&self) -> Result<Option<FleetSnapshot>, BrokerError> {
-        let mut known = self.known.lock().await;
-        let mut connection = self.connection().await?;
-        let Some(look) = known.look(&mut *connection).await? else { return Ok(None) };
-        let snapshot = known.read(&mut *connection, &look).await?;
-        drop(connection);
-        let snapshot = match snapshot {
-            Some(snapshot) => snapshot,
-            None => self.fleet().await?,
-        };
-        known.has_read(look);
-        Ok(Some(snapshot))
+        self.look(&[], false).await.map(|look| look.news)
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
@@ -139,18 +144,50 @@ impl Observer for RedisObserver {
         let mut connection = self.connection().await?;
         let mut backlogs = Vec::with_capacity(queues.len());
         for queues in queues.chunks(MOST_AT_ONCE) {
-            let streams: Vec<String> = queues.iter().flat_map(keys::queue).collect();
-            let read = read_states(&mut *connection, &streams).await.map_err(broker_error)?;
-            let (mut states, now) = read;
-            self.recall(&streams, &mut states);
-            let details = read_details(&mut *connection, &streams, &states).await;
-            let details = details.map_err(broker_error)?;
-            self.remember(&streams, &states, &details);
-            let classes = Priority::ALL.len();
-            let of_each = states.chunks(classes).zip(details.chunks(classes));
-            backlogs.extend(of_each.map(|(states, details)| backlog(states, details, now)));
+            let streams = streams(queues);
+            let mut commands = Pipeline::new();
+            ask_states(&mut commands, &streams);
+            let answers = ask(&mut *connection, &commands).await?;
+            let states = read_states(&mut answers.into_iter(), &streams).map_err(broker_error)?;
+            backlogs.extend(self.complete(&mut *connection, &streams, states).await?);
         }
         Ok(backlogs)
+    }
+
+    async fn look(&self, queues: &[QueueName], memory: bool) -> Result<Look, BrokerError> {
+        let mut known = self.known.lock().await;
+        let mut connection = self.connection().await?;
+        let (first, others) = queues.split_at(queues.len().min(MOST_AT_ONCE));
+        let streams = streams(first);
+        let mut commands = Pipeline::new();
+        let is_due = known.ask(&mut commands);
+        if memory {
+            commands.cmd("INFO").arg("memory");
+        }
+        if !streams.is_empty() {
+            ask_states(&mut commands, &streams);
+        }
+        let answers = &mut ask(&mut *connection, &commands).await?.into_iter();
+        let seen = known.answered(answers, is_due)?;
+        let memory = if memory { Some(memory_in(Info::of(parse(answers.next()))?)) } else { None };
+        let mut backlogs = Vec::new();
+        if !streams.is_empty() {
+            let states = read_states(answers, &streams).map_err(broker_error)?;
+            backlogs = self.complete(&mut *connection, &streams, states).await?;
+        }
+        let mut news = None;
+        if let Some((look, due)) = seen {
+            news = known.read(&mut *connection, &look, due).await?;
+            drop(connection);
+            if news.is_none() {
+                news = Some(self.fleet().await?);
+            }
+            known.has_read(look);
+        } else {
+            drop(connection);
+        }
+        backlogs.extend(self.backlogs(others).await?);
+        Ok(Look { news, backlogs, memory })
     }
 
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
@@ -193,18 +230,35 @@ impl Observer for RedisObserver {
     }
 
     async fn memory(&self) -> Result<Vec<ShardMemory>, BrokerError> {
-        let Some(info) = info(&mut *self.connection().await?, &["memory"]).await? else {
-            return Ok(Vec::new());
-        };
-        let field = |name| info.field(name)?.parse::<f64>().ok();
-        let limited = field("used_memory").zip(field("maxmemory")).filter(|(_, most)| *most > 0.0);
-        let shard = |(used, most)| ShardMemory { shard: ShardId::default(), used: used / most };
-        Ok(limited.map(shard).into_iter().collect())
+        info(&mut *self.connection().await?, &["memory"]).await.map(memory_in)
     }
 
     fn health(&self) -> BrokerHealth {
         self.connections.health()
     }
+}
+
+/// The memory usage in an answer to `INFO`, if memory is limited.
+fn memory_in(info: Option<Info>) -> Vec<ShardMemory> {
+    let Some(info) = info else { return Vec::new() };
+    let field = |name| info.field(name)?.parse::<f64>().ok();
+    let limited = field("used_memory").zip(field("maxmemory")).filter(|(_, most)| *most > 0.0);
+    let shard = |(used, most)| ShardMemory { shard: ShardId::default(), used: used / most };
+    limited.map(shard).into_iter().collect()
+}
+
+/// The streams of these queues.
+fn streams(queues: &[QueueName]) -> Vec<String> {
+    queues.iter().flat_map(keys::queue).collect()
+}
+
+/// The answers to these commands, each of which can fail on its own.
+async fn ask(
+    connection: &mut impl ConnectionLike,
+    commands: &Pipeline,
+) -> Result<Vec<Value>, BrokerError> {
+    let mut commands = commands.clone();
+    commands.ignore_errors().query_async(connection).await.map_err(broker_error)
 }
 
 /// The state of the stream of one class; empty if the stream does not exist.
@@ -248,18 +302,19 @@ fn backlog(states: &[StreamState], details: &[Details], now: u64) -> Backlog {
     backlog
 }
 
-/// Reads the state of each stream, and Redis's clock in milliseconds.
-async fn read_states(
-    connection: &mut impl ConnectionLike,
-    streams: &[String],
-) -> Result<(Vec<StreamState>, u64), RedisError> {
-    let mut commands = Pipeline::new();
+/// Adds the questions for the state of each stream and for Redis's clock.
+fn ask_states(commands: &mut Pipeline, streams: &[String]) {
     for stream in streams {
         commands.cmd("XLEN").arg(stream).cmd("XINFO").arg("GROUPS").arg(stream);
     }
-    commands.cmd("TIME").ignore_errors();
-    let answers: Vec<Value> = commands.query_async(connection).await?;
-    let mut answers = answers.into_iter();
+    commands.cmd("TIME");
+}
+
+/// Reads the answers to [`ask_states`]: the state of each stream, and Redis's clock in milliseconds.
+fn read_states(
+    answers: &mut impl Iterator<Item = Value>,
+    streams: &[String],
+) -> Result<(Vec<StreamState>, u64), RedisError> {
     let mut states = Vec::with_capacity(streams.len());
     for _ in streams {
         let length = parse(answers.next())?;
@@ -277,7 +332,10 @@ pub(super) async fn last_claimed(
     connection: &mut impl ConnectionLike,
     streams: &[String; Priority::ALL.len()],
 ) -> Result<[Option<(u64, u64)>; Priority::ALL.len()], RedisError> {
-    let (states, _) = read_states(connection, streams).await?;
+    let mut commands = Pipeline::new();
+    ask_states(&mut commands, streams);
+    let answers: Vec<Value> = commands.ignore_errors().query_async(connection).await?;
+    let (states, _) = read_states(&mut answers.into_iter(), streams)?;
     let mut last = [None; Priority::ALL.len()];
     for (last, state) in last.iter_mut().zip(states) {
         let id = parse_id(&state.workers.last_delivered_id, Priority::Default);

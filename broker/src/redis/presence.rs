@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Pipeline, Value, aio::ConnectionLike};
+use redis::{Pipeline, RedisError, Value, aio::ConnectionLike};
 use tokio::time::Instant;
 
 use super::{
@@ -19,13 +19,19 @@ use super::{
     connections::Connections,
     denials,
     errors::broker_error,
+    glance::Glance,
     keys,
+    queue::WorkerQueue,
     values::{milliseconds, parse},
 };
 use crate::{Announcement, BrokerError, GatewayId, QueueName, roles::LIVENESS};
 
 /// After this time gateways read an announcement again even if little has changed in it.
 const OLD: Duration = Duration::from_secs(30);
+
+/// In large fleets this time grows by so much for each worker, so that a gateway reads at most a few
+/// such announcements a second.
+const OLD_PER_WORKER: Duration = Duration::from_millis(150);
 
 /// After this time an announcement is written again even if only measurements have changed in it. In
 /// between, a beat shows that the worker lives.
@@ -80,12 +86,15 @@ struct Revised {
 }
 
 impl Revised {
-    /// The revision of this announcement: another one if it differs from the last or the last is old.
-    fn number(&mut self, announcement: &Announcement) -> u64 {
+    /// The revision of this announcement: another one if it differs from the last or the last is old,
+    /// which depends on the number of workers.
+    fn number(&mut self, announcement: &Announcement, workers: usize) -> u64 {
+        let old =
+            OLD_PER_WORKER.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX)).max(OLD);
         let is_known = self
             .last
             .as_ref()
-            .is_some_and(|(last, at)| at.elapsed() < OLD && last.says_the_same_as(announcement));
+            .is_some_and(|(last, at)| at.elapsed() < old && last.says_the_same_as(announcement));
         if !is_known {
             self.number += 1;
             self.last = Some((announcement.clone(), Instant::now()));
@@ -108,9 +117,15 @@ impl WorkerPresence {
         }
     }
 
-    /// Renews the announcement and the liveness key.
-    pub(super) async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
-        let renewed = self.try_renew(announcement).await;
+    /// Renews the announcement and the liveness key. If `asks`, returns the answers to the questions of a
+    /// [`Glance`], unless Redis is full.
+    pub(super) async fn renew(
+        &self,
+        announcement: &Announcement,
+        queue: &WorkerQueue,
+        asks: bool,
+    ) -> Result<Option<Vec<Value>>, BrokerError> {
+        let renewed = self.try_renew(announcement, queue, asks).await;
         if renewed.is_err() {
             self.grace.lock().begin();
             *self.written.lock() = None;
@@ -119,10 +134,16 @@ impl WorkerPresence {
         renewed
     }
 
-    async fn try_renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
+    async fn try_renew(
+        &self,
+        announcement: &Announcement,
+        worker_queue: &WorkerQueue,
+        asks: bool,
+    ) -> Result<Option<Vec<Value>>, BrokerError> {
         let mut connection = self.connections.pool.get().await?;
         let seen = self.clock.read(&mut *connection).await?;
-        let revision = self.revised.lock().number(announcement);
+        let workers = worker_queue.workers().get().unwrap_or_default();
+        let revision = self.revised.lock().number(announcement, workers);
         let queue = &announcement.model.queue;
         let mut is_new = false;
         let failure = loop {
@@ -134,18 +155,30 @@ impl WorkerPresence {
             };
             let beat = Beat { seen, revision, is_shared: places.shared, has_left: false };
             let is_whole = !places.beats || !self.is_written(revision);
-            let renewal = self.renewal(places, beat, queue, is_whole.then_some(announcement))?;
-            match renewal.query_async::<Vec<Value>>(&mut *connection).await {
+            let mut renewal =
+                self.renewal(places, beat, queue, is_whole.then_some(announcement))?;
+            let own = renewal.cmd_iter().count();
+            if asks {
+                Glance::ask(&mut renewal, worker_queue);
+            }
+            let asked = renewal.ignore_errors().query_async::<Vec<Value>>(&mut *connection).await;
+            let renewed = asked.and_then(|mut answers| {
+                let glance = answers.split_off(own.min(answers.len()));
+                let own: Result<Vec<Value>, RedisError> =
+                    answers.into_iter().map(Value::extract_error).collect();
+                Ok((own?, glance))
+            });
+            match renewed {
                 Err(error) if denials::is_of_permission(&error) => {
                     self.place.store(place + 1, Relaxed);
                 }
                 Err(error) => break broker_error(error),
-                Ok(answers) => {
-                    let mut answers = answers.into_iter();
-                    self.clock.set(milliseconds(parse(answers.next()).map_err(broker_error)?));
-                    let is_first: Option<bool> = parse(answers.next()).map_err(broker_error)?;
-                    is_new |= is_first == Some(true);
+                Ok((own, glance)) => {
+                    let mut own = own.into_iter();
+                    self.clock.set(milliseconds(parse(own.next()).map_err(broker_error)?));
                     if places.beats {
+                        let added: u64 = parse(own.next_back()).map_err(broker_error)?;
+                        is_new |= added > 0;
                         *self.beat.lock() = Some((keys::beats(queue), beat));
                     }
                     if is_whole {
@@ -155,19 +188,25 @@ impl WorkerPresence {
                         *self.written.lock() = None;
                         continue;
                     }
-                    return if is_new { count_change(&mut *connection).await } else { Ok(()) };
+                    if is_new {
+                        count_change(&mut *connection).await?;
+                    }
+                    return Ok(asks.then_some(glance));
                 }
             }
         };
-        if !matches!(failure, BrokerError::Full) {
-            return Err(failure);
+        if matches!(failure, BrokerError::Full) && self.prolong(&mut *connection).await? {
+            return Ok(None);
         }
-        // A full Redis stores nothing, but still extends the expiry of keys. This worker must not
-        // look dead while the queue is full.
+        Err(failure)
+    }
+
+    /// Extends the expiry of the liveness key, which a full Redis still does: it stores nothing, and
+    /// this worker must not look dead meanwhile. Returns whether there is such a key.
+    async fn prolong(&self, connection: &mut impl ConnectionLike) -> Result<bool, BrokerError> {
         let mut prolong = redis::cmd("PEXPIRE");
         prolong.arg(keys::live(&self.worker)).arg(LIFE);
-        let prolonged = prolong.query_async(&mut *connection).await.map_err(broker_error)?;
-        if prolonged { Ok(()) } else { Err(failure) }
+        prolong.query_async(connection).await.map_err(broker_error)
     }
 
     /// Whether this revision of the announcement need not be written again yet.
@@ -176,8 +215,9 @@ impl WorkerPresence {
         written.is_some_and(|(written, at)| written == revision && at.elapsed() < REWRITTEN)
     }
 
-    /// The commands of a renewal, with or without the announcement. Their answers are Redis's clock,
-    /// and with a beat, whether it is the first.
+    /// The commands of a renewal, with or without the announcement. The first answer is Redis's clock,
+    /// and with a beat, the last one is 1 if it is the first beat. Not atomic, because each command
+    /// helps on its own; the beat follows the announcement whose revision it names.
     fn renewal(
         &self,
         places: Places,
@@ -186,15 +226,15 @@ impl WorkerPresence {
         announcement: Option<&Announcement>,
     ) -> Result<Pipeline, BrokerError> {
         let mut renew = Pipeline::new();
-        renew.atomic().cmd("TIME").pset_ex(keys::live(&self.worker), 1, LIFE).ignore();
+        renew.cmd("TIME").pset_ex(keys::live(&self.worker), 1, LIFE);
         if let Some(announcement) = announcement {
             let stored = StoredAnnouncement::json(announcement, beat.seen)?;
             if places.own {
-                renew.hset(keys::announcements(queue), &self.worker, &stored).ignore();
-                renew.sadd(keys::QUEUES, queue.to_string()).ignore();
+                renew.hset(keys::announcements(queue), &self.worker, &stored);
+                renew.sadd(keys::QUEUES, queue.to_string());
             }
             if places.shared {
-                renew.hset(keys::WORKERS, &self.worker, &stored).ignore();
+                renew.hset(keys::WORKERS, &self.worker, &stored);
             }
         }
         if places.beats {

@@ -2,52 +2,42 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use redis::{Pipeline, Value, aio::ConnectionLike, streams::StreamInfoConsumer};
+use redis::{aio::ConnectionLike, streams::StreamInfoConsumer};
 
 use super::{
     consumers,
-    entries::parse_id,
     errors::{broker_error, lost_queue},
+    glance::Glance,
     held::HeldEntries,
     keys,
     pending::{self, PendingSearch, millis},
     presence::WorkerPresence,
     queue::WorkerQueue,
     roll::{self, Roll},
-    values::{milliseconds, parse},
 };
-use crate::{BrokerError, Delivery, EntryId, Priority, roles::RECLAIM_AFTER};
+use crate::{BrokerError, Delivery, Priority, roles::RECLAIM_AFTER};
 
 /// The most dead workers in a roll. The others follow once these hold nothing.
 const MOST_DEAD: usize = 16;
 
-/// What a worker asks every second.
-struct Glance {
-    /// Whether this worker looks for all.
-    is_turn: bool,
-    /// What another worker found.
-    roll: Option<Roll>,
-    /// Redis's clock in milliseconds.
-    clock: u64,
-    epoch: Option<String>,
-    /// The oldest entry that this worker holds in each class, by Redis's account.
-    oldest: Vec<EntryId>,
-}
-
-/// Takes over up to `limit` jobs, oldest first.
+/// Takes over up to `limit` jobs, oldest first. `glance` has the answers that came with the last
+/// renewal.
 pub(super) async fn reclaim(
     queue: &WorkerQueue,
     held: &HeldEntries,
     presence: &WorkerPresence,
+    glance: Option<Glance>,
     (lease, limit): (Duration, usize),
 ) -> Result<Vec<Delivery>, BrokerError> {
     let mut connection = queue.connections().pool.get().await?;
-    let Glance { is_turn, roll, clock, epoch, oldest } = glance(queue, &mut *connection).await?;
-    let known = held.lock().await;
-    if oldest.iter().any(|entry| !known.contains(entry)) {
-        held.suspect_strays(true);
-    }
-    drop(known);
+    let glance = if let Some(glance) = glance {
+        glance
+    } else {
+        let glance = Glance::look(queue, &mut *connection).await?;
+        held.compare(&glance.oldest).await;
+        glance
+    };
+    let Glance { is_turn, roll, clock, epoch, .. } = glance;
     // Every worker compares the epoch, so that a change of it is detected in time.
     let is_trusted = presence.trusts(epoch);
     let roll = if is_turn {
@@ -86,39 +76,6 @@ pub(super) async fn reclaim(
         }
     }
     Ok(deliveries)
-}
-
-/// Asks in one round trip whether this worker looks for all, and what another has found.
-async fn glance(
-    queue: &WorkerQueue,
-    connection: &mut impl ConnectionLike,
-) -> Result<Glance, BrokerError> {
-    let mut commands = Pipeline::new();
-    roll::take_turn(&mut commands, queue.name(), queue.worker());
-    commands.get(keys::roll(queue.name())).cmd("TIME").get(keys::EPOCH);
-    for stream in queue.streams() {
-        // An entry that Redis has just given to a claim is not known here yet.
-        let pending = commands.cmd("XPENDING").arg(stream).arg(keys::GROUP);
-        pending.arg("IDLE").arg(millis(RECLAIM_AFTER)).arg("-").arg("+").arg(1).arg(queue.worker());
-    }
-    commands.ignore_errors();
-    let answers: Vec<Value> = commands.query_async(connection).await.map_err(broker_error)?;
-    let mut answers = answers.into_iter();
-    let is_turn = roll::is_turn_of(queue.worker(), answers.next(), answers.next());
-    let roll = roll::read(answers.next());
-    let clock = milliseconds(parse(answers.next()).map_err(broker_error)?);
-    let epoch = parse(answers.next()).map_err(broker_error)?;
-    let mut oldest = Vec::new();
-    for (class, answer) in Priority::ALL.into_iter().zip(answers) {
-        match parse::<Vec<(String, String, u64, u32)>>(Some(answer)) {
-            Err(error) if lost_queue(&error) => {}
-            rows => {
-                let rows = rows.map_err(broker_error)?;
-                oldest.extend(rows.into_iter().filter_map(|(id, ..)| parse_id(&id, class)));
-            }
-        }
-    }
-    Ok(Glance { is_turn, roll, clock, epoch, oldest })
 }
 
 /// Finds out which workers of the queue live. `None` during the liveness grace period.

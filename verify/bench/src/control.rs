@@ -183,13 +183,12 @@ async fn look(broker: RedisBroker, models: usize, done: Arc<Done>) -> Result<(),
     for looks in 0_usize.. {
         ticks.tick().await;
         let look = async {
-            observer.news().await?;
             // In turns, as the gateway reads the queues of models without requests.
             let due = queues.iter().enumerate().filter(|(index, _)| index % 5 == looks % 5);
             let due: Vec<QueueName> = due.map(|(_, queue)| queue.clone()).collect();
-            observer.backlogs(&due).await?;
-            if looks % 5 == 0 {
-                observer.memory().await?;
+            let is_second = looks % 5 == 0;
+            observer.look(&due, is_second).await?;
+            if is_second {
                 producer.report(&[]).await?;
             }
             Ok::<(), BrokerError>(())
