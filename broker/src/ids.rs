@@ -45,7 +45,7 @@ macro_rules! random_id {
 random_id!(RequestId, GatewayId, WorkerId);
 
 /// One of the brokers over which the queues of a fleet are distributed. Each shard has its own
-/// queues, reply channels and liveness keys. Currently there is a single shard.
+/// queues, reply channels and liveness keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
@@ -108,7 +108,7 @@ impl fmt::Display for Priority {
 
 /// The entry of a job in its queue: the class, which selects the stream, and the id in that stream,
 /// `milliseconds-sequence`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId {
     /// The job's class.
     pub priority: Priority,
@@ -116,6 +116,8 @@ pub struct EntryId {
     pub milliseconds: u64,
     /// Distinguishes entries of the same millisecond.
     pub sequence: u64,
+    /// The shard with the queue.
+    pub shard: ShardId,
 }
 
 impl fmt::Display for EntryId {

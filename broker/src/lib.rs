@@ -6,8 +6,8 @@
 //! the state of the fleet ([`Observer`]), and the controller publishes N, the maximum rows per
 //! batch ([`Controller`]).
 //!
-//! Each role has two implementations, over Redis ([`redis`]) and inside one process ([`memory`]).
-//! Both pass the same contract tests.
+//! Each role has two implementations, over Redis ([`redis`]) and inside one process ([`memory`]), and
+//! one over several brokers ([`sharded`]). All pass the same contract tests.
 
 pub mod batching;
 pub mod ids;
@@ -18,6 +18,7 @@ mod queue_policy;
 pub mod redis;
 pub mod roles;
 mod row_shapes;
+pub mod sharded;
 mod share;
 pub mod target;
 pub mod tensor;

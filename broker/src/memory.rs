@@ -159,6 +159,11 @@ impl Broker for MemoryBroker {
     async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError> {
         Ok(Arc::new(MemoryController(Arc::clone(&self.shared))))
     }
+
+    async fn living_workers(&self, queue: &QueueName) -> Result<usize, BrokerError> {
+        let workers = self.shared.workers.lock();
+        Ok(workers.values().filter(|renewal| renewal.live() && renewal.serves(queue)).count())
+    }
 }
 
 struct MemoryProducer {

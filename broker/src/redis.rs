@@ -154,6 +154,11 @@ impl RedisBroker {
         Self { lease, ..self }
     }
 
+    /// Host and port of the Redis, or those of its sentinels.
+    pub fn name(&self) -> String {
+        self.connections.locator.name()
+    }
+
     async fn try_connect(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let connections = Connections::open(locator).await?;
         let mut connection = connections.link.connection().await?;
@@ -178,5 +183,9 @@ impl Broker for RedisBroker {
 
     async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError> {
         Ok(Arc::new(RedisController(Arc::clone(&self.connections))))
+    }
+
+    async fn living_workers(&self, queue: &QueueName) -> Result<usize, BrokerError> {
+        roll::living(&mut *self.connections.pool.get().await?, queue).await
     }
 }

@@ -99,6 +99,9 @@ pub trait Broker: Send + Sync {
 
     /// Opens the role of the controller.
     async fn controller(&self) -> Result<Arc<dyn Controller>, BrokerError>;
+
+    /// Reads the number of living workers of a queue. Cheap, and may be some seconds old.
+    async fn living_workers(&self, queue: &QueueName) -> Result<usize, BrokerError>;
 }
 
 /// Whether a broker can be used.

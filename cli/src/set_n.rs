@@ -5,11 +5,12 @@ use std::{fmt::Write, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use batchfleet_broker::{
-    Announcement, BatchWish, Broker, Observer, QueueName, Wish, redis::RedisBroker,
+    Announcement, BatchWish, Observer, QueueName, Wish, sharded::WORKERS_PER_SHARD,
 };
 use batchfleet_service::{RedisSettings, settings::duration};
 use clap::Args;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::tool::say;
 
@@ -57,7 +58,8 @@ fn batch_wish(text: &str) -> Result<BatchWish, String> {
 
 /// Publishes, waits and reports. Status 1 if a worker has not adopted the target in time.
 pub(crate) async fn main(settings: &SetNSettings) -> anyhow::Result<ExitCode> {
-    let broker = RedisBroker::connect(settings.redis.address()?).await?;
+    let connected = settings.redis.connect(&CancellationToken::new(), WORKERS_PER_SHARD).await?;
+    let Some(broker) = connected else { return Ok(ExitCode::FAILURE) };
     let observer = broker.observer().await?;
     let known = observer.fleet().await?.workers;
     let live = known.iter().filter(|worker| worker.live);

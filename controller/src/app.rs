@@ -3,7 +3,7 @@
 use std::{future::pending, sync::Arc};
 
 use actix_web::dev::ServerHandle;
-use batchfleet_broker::Observer;
+use batchfleet_broker::{Observer, sharded::WORKERS_PER_SHARD};
 use batchfleet_service::{
     InvalidSettings, LongTasks, OutageSettings, Process, Readiness, TaskEnded, follow_outages,
 };
@@ -40,7 +40,7 @@ pub async fn control(settings: &ControllerSettings, process: Process) -> anyhow:
     let client = Client::try_default().await?;
     let namespace =
         settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    settings.redis.address()?;
+    settings.redis.addresses()?;
     let broker = Arc::new(LateBroker::new());
     // The start time makes the identity unique: a process that restarts under the same name is a
     // new candidate.
@@ -106,8 +106,8 @@ async fn connect(
     broker: &LateBroker,
     process: &Process,
 ) -> anyhow::Result<()> {
-    if let Some(connected) = settings.redis.connect(&process.shutdown).await? {
-        broker.connected(&connected).await?;
+    if let Some(connected) = settings.redis.connect(&process.shutdown, WORKERS_PER_SHARD).await? {
+        broker.connected(connected.as_ref()).await?;
         info!("connected to Redis");
         process.readiness.ready();
     }

@@ -195,7 +195,7 @@ impl ControllerSettings {
                 name: name.clone(),
                 key: self.worker_redis_secret_key.clone(),
             },
-            None => match self.redis.url()? {
+            None => match self.redis.urls()? {
                 url if url.contains('@') || url.contains("sentinel_password") => {
                     return Err(InvalidSettings::new(
                         "the URL of Redis contains a password, which would be readable in every \

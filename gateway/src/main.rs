@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use batchfleet_broker::sharded::WORKERS_PER_SHARD;
 use batchfleet_gateway::{Gateway, Settings};
 use batchfleet_service::{Process, run, settings::parse};
 
@@ -16,6 +17,8 @@ fn main() -> ExitCode {
 
 async fn serve(settings: &Settings, process: Process) -> anyhow::Result<()> {
     settings.gateway.check()?;
-    let Some(broker) = settings.redis.connect(&process.shutdown).await? else { return Ok(()) };
-    Gateway::start(&settings.gateway, &broker, &process).await?.run().await
+    let Some(broker) = settings.redis.connect(&process.shutdown, WORKERS_PER_SHARD).await? else {
+        return Ok(());
+    };
+    Gateway::start(&settings.gateway, broker.as_ref(), &process).await?.run().await
 }

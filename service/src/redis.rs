@@ -1,12 +1,14 @@
 //! Settings of the connection to Redis.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use batchfleet_broker::{
-    BrokerError,
+    Broker, BrokerError,
     redis::{RedisAddress, RedisBroker},
+    sharded::ShardedBroker,
 };
 use clap::Args;
+use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::InvalidSettings;
@@ -16,16 +18,18 @@ use crate::InvalidSettings;
 pub struct RedisSettings {
     /// URL of the Redis with the queues, such as `redis://user:password@host:6379/0`; `rediss://`
     /// for TLS; `redis+sentinel://user:password@host:26379,host:26379/master` to find the master
-    /// through sentinels
+    /// through sentinels. Several, repeated or separated by spaces, spread each queue over independent
+    /// Redises: the same URLs in the same order for every program, an older fleet's Redis first
     #[arg(
         long,
         env = "BATCHFLEET_REDIS_URL",
         default_value = "redis://127.0.0.1:6379/0",
         hide_env_values = true,
         conflicts_with = "redis_url_file",
+        value_delimiter = ' ',
         value_name = "URL"
     )]
-    pub redis_url: String,
+    pub redis_url: Vec<String>,
 
     /// A file that contains only the URL, to keep the password out of the environment. Read again for
     /// every new connection, so that a new password needs no restart
@@ -47,20 +51,36 @@ pub struct RedisSettings {
 }
 
 impl RedisSettings {
-    /// Returns the address of Redis, from the flag or the file.
+    /// Returns the address of the only Redis, from the flag or the file.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, if an address or certificate is invalid, or if there are several
+    /// Redises. Errors contain no password.
+    pub fn address(&self) -> Result<RedisAddress, InvalidSettings> {
+        match <[RedisAddress; 1]>::try_from(self.addresses()?) {
+            Ok([address]) => Ok(address),
+            Err(_) => Err(InvalidSettings::new("only possible with a single --redis-url")),
+        }
+    }
+
+    /// Returns the address of each Redis.
     ///
     /// # Errors
     ///
     /// If the file cannot be read, or if an address or certificate is invalid. Errors contain no
     /// password.
-    pub fn address(&self) -> Result<RedisAddress, InvalidSettings> {
-        let address = self.unchecked_address();
-        RedisBroker::check(&address).map_err(InvalidSettings::new)?;
-        Ok(address)
+    pub fn addresses(&self) -> Result<Vec<RedisAddress>, InvalidSettings> {
+        let addresses = self.unchecked_addresses();
+        for address in &addresses {
+            RedisBroker::check(address).map_err(InvalidSettings::new)?;
+        }
+        Ok(addresses)
     }
 
-    /// Connects to Redis, and retries until Redis is reachable. Returns `None` if the shutdown
-    /// begins first.
+    /// Connects to Redis, and retries until Redis is reachable: each Redis, if there are several, of
+    /// which a worker uses one for each `workers_per_shard` workers of its queue. Returns `None` if the
+    /// shutdown begins first.
     ///
     /// # Errors
     ///
@@ -68,8 +88,9 @@ impl RedisSettings {
     pub async fn connect(
         &self,
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<Option<RedisBroker>> {
-        let connecting = RedisBroker::connect(self.address()?);
+        workers_per_shard: NonZeroUsize,
+    ) -> anyhow::Result<Option<Arc<dyn Broker>>> {
+        let connecting = connect_all(self.addresses()?, workers_per_shard);
         match shutdown.run_until_cancelled(connecting).await {
             None => Ok(None),
             Some(Err(error @ (BrokerError::Misconfigured(_) | BrokerError::Denied(_)))) => {
@@ -79,23 +100,46 @@ impl RedisSettings {
         }
     }
 
-    /// Returns the URL, from the flag or the file.
+    /// Returns the URLs, from the flag or the file, separated by spaces.
     ///
     /// # Errors
     ///
     /// If the file cannot be read. Errors do not contain the content of the file.
-    pub fn url(&self) -> Result<String, InvalidSettings> {
-        self.unchecked_address().current_url().map_err(InvalidSettings::new)
+    pub fn urls(&self) -> Result<String, InvalidSettings> {
+        let urls: Result<Vec<_>, _> =
+            self.unchecked_addresses().iter().map(RedisAddress::current_url).collect();
+        Ok(urls.map_err(InvalidSettings::new)?.join(" "))
     }
 
-    fn unchecked_address(&self) -> RedisAddress {
-        RedisAddress {
-            url: self.redis_url.clone(),
+    fn unchecked_addresses(&self) -> Vec<RedisAddress> {
+        let address = |url: &String| RedisAddress {
+            url: url.clone(),
             url_file: self.redis_url_file.clone(),
             ca: self.redis_ca.clone(),
             identity: self.redis_cert.clone().zip(self.redis_key.clone()),
-        }
+        };
+        self.redis_url.iter().map(address).collect()
     }
+}
+
+/// Connects to each Redis, all at the same time.
+async fn connect_all(
+    addresses: Vec<RedisAddress>,
+    workers_per_shard: NonZeroUsize,
+) -> Result<Arc<dyn Broker>, BrokerError> {
+    let connecting = addresses.into_iter().map(|address| async move {
+        let broker = RedisBroker::connect(address).await?;
+        Ok::<_, BrokerError>((broker.name(), broker))
+    });
+    let brokers = try_join_all(connecting).await?;
+    let mut brokers: Vec<(String, Arc<dyn Broker>)> =
+        brokers.into_iter().map(|(name, broker)| (name, Arc::new(broker) as _)).collect();
+    if brokers.len() == 1
+        && let Some((_, only)) = brokers.pop()
+    {
+        return Ok(only);
+    }
+    Ok(Arc::new(ShardedBroker::new(brokers, workers_per_shard.get()).await?))
 }
 
 #[cfg(test)]
@@ -124,7 +168,7 @@ mod tests {
         let url = || {
             let file = path.to_str().unwrap();
             let settings = Settings::try_parse_from(["x", "--redis-url-file", file]).unwrap();
-            settings.redis.url().map_err(|error| error.to_string())
+            settings.redis.urls().map_err(|error| error.to_string())
         };
         assert!(url().unwrap_err().starts_with("--redis-url-file /"));
         fs::write(&path, "redis://worker:secret@redis:6379/0\n").unwrap();
@@ -132,6 +176,21 @@ mod tests {
         for wrong in ["\n", "redis://a:secret@b:1\nredis://a:secret@b:2"] {
             fs::write(&path, wrong).unwrap();
             assert!(!url().unwrap_err().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn several_urls_are_several_redises() {
+        for flags in [
+            &["x", "--redis-url", "redis://a:1", "--redis-url", "redis://b:2"][..],
+            &["x", "--redis-url", "redis://a:1 redis://b:2"],
+        ] {
+            let settings = Settings::try_parse_from(flags).unwrap().redis;
+            let urls: Vec<_> =
+                settings.addresses().unwrap().into_iter().map(|address| address.url).collect();
+            assert_eq!(urls, ["redis://a:1", "redis://b:2"]);
+            assert_eq!(settings.urls().unwrap(), "redis://a:1 redis://b:2");
+            assert!(settings.address().unwrap_err().to_string().contains("a single --redis-url"));
         }
     }
 

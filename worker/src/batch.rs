@@ -144,7 +144,7 @@ pub(crate) mod examples {
             classes: Vec::new(),
         };
         let priority = Priority::Default;
-        let entry = EntryId { priority, milliseconds: 0, sequence: index as u64 };
+        let entry = EntryId { priority, sequence: index as u64, ..EntryId::default() };
         let now = Instant::now();
         Delivery {
             entry,

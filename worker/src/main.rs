@@ -1,8 +1,7 @@
 //! `batchfleet-worker`: the worker program, with Redis as its broker.
 
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
-use batchfleet_broker::Broker;
 use batchfleet_service::{LongTasks, Process, follow_outages, run, settings::parse};
 use batchfleet_worker::{EXIT_DEVICE, Loaded, WorkerError, WorkerSettings, leave};
 use tracing::error;
@@ -19,15 +18,17 @@ fn main() -> ExitCode {
 async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()> {
     let shutdown = process.shutdown.clone();
     // Check the Redis address first, because loading models may take minutes.
-    settings.redis.address()?;
+    settings.redis.addresses()?;
     let loaded = Loaded::load(&settings.models, &process, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;
-    let Some(broker) = settings.redis.connect(&shutdown).await? else { return Ok(()) };
+    let Some(broker) = settings.redis.connect(&shutdown, settings.workers_per_shard).await? else {
+        return Ok(());
+    };
     let (observer, readiness) = (broker.observer().await?, process.readiness.clone());
     let mut tasks = LongTasks::default();
     let following = follow_outages(move || observer.health(), readiness, settings.outage);
     tasks.spawn("connection to Redis", following);
-    let worker = loaded.serve(Arc::new(broker), shutdown, settings.process.drain_timeout).await;
+    let worker = loaded.serve(broker, shutdown, settings.process.drain_timeout).await;
     if worker.ready() {
         process.readiness.ready();
     }

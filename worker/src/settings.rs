@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use batchfleet_broker::sharded::WORKERS_PER_SHARD;
 use batchfleet_policy::BatchMode;
 use batchfleet_service::{
     InvalidSettings, OutageSettings, ProcessSettings, RedisSettings, settings::duration,
@@ -37,6 +38,16 @@ pub struct WorkerSettings {
     /// Where Redis is.
     #[command(flatten)]
     pub redis: RedisSettings,
+
+    /// With several Redises, a queue is spread over one for each so many of its workers. Fewer workers
+    /// at a Redis make smaller batches and longer waits
+    #[arg(
+        long,
+        env = "BATCHFLEET_WORKERS_PER_SHARD",
+        default_value_t = WORKERS_PER_SHARD,
+        value_name = "WORKERS"
+    )]
+    pub workers_per_shard: NonZeroUsize,
 
     /// When an outage of Redis makes the worker not ready.
     #[command(flatten)]

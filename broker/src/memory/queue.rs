@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Backlog, Delivery, EntryId, Job, Priority, WorkerId, roles::RECLAIM_AFTER, share::share,
+    Backlog, Delivery, EntryId, Job, Priority, ShardId, WorkerId, roles::RECLAIM_AFTER,
+    share::share,
 };
 
 /// A queue. The jobs of each class are sorted by id, which is the order of submission, so that a
@@ -70,7 +71,8 @@ impl Queue {
         }
         let priority = job.priority;
         let milliseconds = u64::try_from((since - started).as_millis()).unwrap_or(u64::MAX);
-        let entry = EntryId { priority, milliseconds, sequence: state.added };
+        let entry =
+            EntryId { priority, milliseconds, sequence: state.added, shard: ShardId::default() };
         state.added += 1;
         state.waiting[priority as usize].insert(entry, WaitingJob { job, since });
         drop(state);

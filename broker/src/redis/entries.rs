@@ -4,7 +4,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::{keys, values::into_bytes};
-use crate::{EntryId, Priority};
+use crate::{EntryId, Priority, ShardId};
 
 /// A claimed entry, with the bytes of its job, if any.
 pub(super) struct Entry {
@@ -43,7 +43,7 @@ pub(super) fn entry_id(value: &Value, priority: Priority) -> Option<EntryId> {
 pub(super) fn parse_id(text: &str, priority: Priority) -> Option<EntryId> {
     let (milliseconds, sequence) = text.split_once('-')?;
     let (milliseconds, sequence) = (milliseconds.parse().ok()?, sequence.parse().ok()?);
-    Some(EntryId { priority, milliseconds, sequence })
+    Some(EntryId { priority, milliseconds, sequence, shard: ShardId::default() })
 }
 
 /// Formats the id of an entry as Redis's text.

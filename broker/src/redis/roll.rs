@@ -74,6 +74,18 @@ pub(super) fn read(answer: Option<Value>) -> Option<Roll> {
     serde_json::from_str(&parse::<Option<String>>(answer).ok()??).ok()
 }
 
+/// The number of living workers in the roll of a queue; 0 without a roll, which workers leave every
+/// second.
+pub(super) async fn living(
+    connection: &mut impl ConnectionLike,
+    queue: &QueueName,
+) -> Result<usize, BrokerError> {
+    let mut get = redis::cmd("GET");
+    let roll: Value =
+        get.arg(keys::roll(queue)).query_async(connection).await.map_err(broker_error)?;
+    Ok(read(Some(roll)).map_or(0, |roll| roll.workers))
+}
+
 /// Leaves a roll for the other workers. A full Redis, and one that denies it, does without.
 pub(super) async fn write(
     connection: &mut impl ConnectionLike,

@@ -1,4 +1,4 @@
-//! The contract of a broker: promises that both implementations keep.
+//! The contract of a broker: promises that every implementation keeps.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside a #[test]")]
 
@@ -16,8 +16,8 @@ use tokio::{sync::Mutex, time::timeout};
 /// The lease in these tests.
 const LEASE: Duration = Duration::from_secs(4);
 
-/// Runs each promise as a separate test on both brokers.
-macro_rules! on_both_brokers {
+/// Runs each promise as a separate test on both brokers, alone and as three shards.
+macro_rules! on_all_brokers {
     ($($module:ident { $($promise:ident)* })*) => {
         $(mod $module;)*
 
@@ -36,10 +36,37 @@ macro_rules! on_both_brokers {
                 super::$module::$promise(&broker.with_lease(super::LEASE)).await;
             })*)*
         }
+
+        mod memory_shards {
+            $($(#[tokio::test]
+            async fn $promise() {
+                let broker = || super::MemoryBroker::new(1000).with_lease(super::LEASE);
+                let shards = super::shards::of([broker(), broker(), broker()]).await;
+                super::$module::$promise(&shards).await;
+            })*)*
+        }
+
+        mod redis_shards {
+            $($(#[tokio::test]
+            async fn $promise() {
+                let servers = [(); 3].map(|()| super::RedisServer::start());
+                let [first, second, third] = servers;
+                let (first, second, third) = tokio::join!(first, second, third);
+                let broker = async |server: &super::RedisServer| {
+                    let broker = super::RedisBroker::connect(&server.url()).await.unwrap();
+                    broker.with_lease(super::LEASE)
+                };
+                let brokers = [broker(&first).await, broker(&second).await, broker(&third).await];
+                super::$module::$promise(&super::shards::of(brokers).await).await;
+            })*)*
+        }
     };
 }
 
-on_both_brokers! {
+mod shards;
+mod spreading;
+
+on_all_brokers! {
     promises {
         jobs_are_claimed_in_order_of_submission_up_to_the_limit
         jobs_submitted_together_keep_their_order_in_each_class

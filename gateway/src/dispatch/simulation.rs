@@ -64,7 +64,8 @@ impl World {
     fn add(&mut self, job: Job) -> EntryId {
         self.sequence += 1;
         self.attempts.insert(job.inputs[0].data.clone(), job.attempt);
-        let entry = EntryId { priority: job.priority, milliseconds: 0, sequence: self.sequence };
+        let entry =
+            EntryId { priority: job.priority, sequence: self.sequence, ..EntryId::default() };
         self.waiting.insert(entry, job);
         entry
     }

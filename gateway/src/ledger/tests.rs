@@ -29,7 +29,7 @@ fn job(number: u128) -> Arc<Job> {
 }
 
 fn entry(sequence: u64) -> EntryId {
-    EntryId { priority: Priority::Default, milliseconds: 0, sequence }
+    EntryId { sequence, ..EntryId::default() }
 }
 
 fn reply(number: u128, digest: u64) -> Reply {

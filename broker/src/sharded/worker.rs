@@ -1,0 +1,244 @@
+//! A worker's roles over several shards: those at its home, and those at former homes until their
+//! jobs are settled.
+
+use std::{mem, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Mutex as AsyncMutex, OnceCell},
+    time::{Duration, Instant},
+};
+
+use super::{
+    home::{self, Home},
+    shards::Shards,
+};
+use crate::{
+    Announcement, BrokerError, Claims, Consumer, Delivery, EntryId, GatewayId, Guidance, QueueName,
+    Settlement, ShardId, TargetSubscription, WorkerId, WorkerRoles,
+};
+
+/// How often a worker counts the workers of its queue, to know how many shards are in use.
+const COUNTED: Duration = Duration::from_secs(5);
+
+/// Opens the roles of one worker at its home.
+pub(super) async fn open(
+    shards: &Arc<Shards>,
+    queue: QueueName,
+    worker: WorkerId,
+) -> Result<WorkerRoles, BrokerError> {
+    let homes = Homes {
+        roles: shards.all.iter().map(|_| OnceCell::new()).collect(),
+        shards: Arc::clone(shards),
+        queue,
+        worker,
+        home: Mutex::default(),
+        counted: Mutex::default(),
+    };
+    homes.compare().await;
+    homes.at_home().await?;
+    let homes = Arc::new(homes);
+    Ok(WorkerRoles {
+        claims: Box::new(ShardedClaims(Arc::clone(&homes))),
+        target: Box::new(ShardedTarget(Arc::clone(&homes))),
+        consumer: Arc::new(ShardedConsumer { homes, announced: Mutex::default() }),
+    })
+}
+
+/// The roles at one shard.
+struct AtShard {
+    claims: AsyncMutex<Box<dyn Claims>>,
+    target: AsyncMutex<Box<dyn TargetSubscription>>,
+    consumer: Arc<dyn Consumer>,
+}
+
+struct Homes {
+    shards: Arc<Shards>,
+    queue: QueueName,
+    worker: WorkerId,
+    /// One for each shard at which the worker has lived.
+    roles: Vec<OnceCell<AtShard>>,
+    home: Mutex<Home>,
+    /// The workers of the queue, and when they were counted.
+    counted: Mutex<Option<(usize, Instant)>>,
+}
+
+impl Homes {
+    fn current(&self) -> usize {
+        self.home.lock().current()
+    }
+
+    async fn at(&self, shard: usize) -> Result<&AtShard, BrokerError> {
+        let open = || async move {
+            let broker = &self.shards.all[shard].broker;
+            let opened = broker.worker(self.queue.clone(), self.worker).await?;
+            let WorkerRoles { claims, consumer, target } = opened;
+            let (claims, target) = (AsyncMutex::new(claims), AsyncMutex::new(target));
+            Ok::<_, BrokerError>(AtShard { claims, target, consumer })
+        };
+        self.roles[shard].get_or_try_init(open).await
+    }
+
+    async fn at_home(&self) -> Result<(usize, &AtShard), BrokerError> {
+        let shard = self.current();
+        Ok((shard, self.at(shard).await?))
+    }
+
+    /// Finds the best home, and moves there if it is time. Returns the home.
+    async fn compare(&self) -> usize {
+        let in_use = {
+            let shards = self.shards.all.len();
+            home::shards_in_use(self.count().await, self.shards.workers_per_shard, shards)
+        };
+        let all = self.shards.all.iter();
+        let ups: Vec<_> = all.map(|shard| (shard.name.as_str(), shard.is_up())).collect();
+        let (worker, queue) = (self.worker.to_string(), self.queue.to_string());
+        let best = home::home(&worker, &queue, &ups, in_use);
+        let mut home = self.home.lock();
+        let before = home.current();
+        let current = home.compare(best, ups[before].1, Instant::now());
+        drop(home);
+        if current != before {
+            let shard = ups[current].0;
+            tracing::info!(queue, shard, "moved to another Redis");
+        }
+        current
+    }
+
+    /// The number of living workers of the queue, counted lately.
+    async fn count(&self) -> usize {
+        let known = *self.counted.lock();
+        if let Some((workers, _)) = known.filter(|(_, counted)| counted.elapsed() < COUNTED) {
+            return workers;
+        }
+        let workers = self.shards.living_workers(&self.queue).await;
+        *self.counted.lock() = Some((workers, Instant::now()));
+        workers
+    }
+}
+
+struct ShardedClaims(Arc<Homes>);
+
+#[async_trait]
+impl Claims for ShardedClaims {
+    async fn claim_within(
+        &mut self,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        let (shard, roles) = self.0.at_home().await?;
+        let claimed = roles.claims.lock().await.claim_within(limit, wait).await?;
+        Ok(of_shard(claimed, shard))
+    }
+}
+
+fn of_shard(mut deliveries: Vec<Delivery>, shard: usize) -> Vec<Delivery> {
+    for delivery in &mut deliveries {
+        delivery.entry.shard = ShardId(u16::try_from(shard).unwrap_or(u16::MAX));
+    }
+    deliveries
+}
+
+struct ShardedTarget(Arc<Homes>);
+
+#[async_trait]
+impl TargetSubscription for ShardedTarget {
+    async fn guidance(&mut self) -> Result<Guidance, BrokerError> {
+        let (_, roles) = self.0.at_home().await?;
+        roles.target.lock().await.guidance().await
+    }
+}
+
+struct ShardedConsumer {
+    homes: Arc<Homes>,
+    /// Where the worker was last announced.
+    announced: Mutex<Option<usize>>,
+}
+
+impl ShardedConsumer {
+    /// Calls `call` with the items of each shard. An error of a shard that is no longer home does not
+    /// count: its jobs are sent to other shards.
+    async fn at_each<Item, Calling: Future<Output = Result<usize, BrokerError>>>(
+        &self,
+        items: Vec<Item>,
+        entry: impl Fn(&mut Item) -> &mut EntryId,
+        call: impl Fn(Arc<dyn Consumer>, Vec<Item>) -> Calling,
+    ) -> Result<usize, BrokerError> {
+        let mut parts: Vec<Vec<Item>> = self.homes.roles.iter().map(|_| Vec::new()).collect();
+        for mut item in items {
+            // The shard itself knows no other.
+            let shard = mem::take(&mut entry(&mut item).shard);
+            parts[usize::from(shard.0)].push(item);
+        }
+        let (mut sum, mut failure) = (0, None);
+        for (shard, part) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+            let called = match self.homes.at(shard).await {
+                Ok(roles) => call(Arc::clone(&roles.consumer), part).await,
+                Err(error) => Err(error),
+            };
+            match called {
+                Ok(count) => sum += count,
+                Err(BrokerError::Unreachable(error)) if shard != self.homes.current() => {
+                    let shard = &self.homes.shards.all[shard].name;
+                    tracing::warn!(shard, %error, "left jobs to other workers");
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(sum), Err)
+    }
+}
+
+#[async_trait]
+impl Consumer for ShardedConsumer {
+    async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let (shard, roles) = self.homes.at_home().await?;
+        Ok(of_shard(roles.consumer.reclaim(limit).await?, shard))
+    }
+
+    async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
+        self.homes.at_home().await?.1.consumer.gateways_alive(gateways).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
+        let settle = |consumer: Arc<dyn Consumer>, part| async move { consumer.settle(part).await };
+        self.at_each(settlements, |settlement| &mut settlement.entry, settle).await
+    }
+
+    async fn renew_leases(&self, entries: &[EntryId]) -> Result<(), BrokerError> {
+        let renew = |consumer: Arc<dyn Consumer>, part: Vec<EntryId>| async move {
+            consumer.renew_leases(&part).await.map(|()| 0)
+        };
+        self.at_each(entries.to_vec(), |entry| entry, renew).await.map(drop)
+    }
+
+    async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
+        let hand_back = |consumer: Arc<dyn Consumer>, part| async move {
+            consumer.hand_back(part).await.map(|()| 0)
+        };
+        self.at_each(deliveries, |delivery| &mut delivery.entry, hand_back).await.map(drop)
+    }
+
+    async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
+        let home = self.homes.compare().await;
+        self.homes.at(home).await?.consumer.renew(announcement).await?;
+        let before = self.announced.lock().replace(home).filter(|before| *before != home);
+        if let Some(before) = before
+            && let Ok(roles) = self.homes.at(before).await
+            && let Err(error) = roles.consumer.retire().await
+        {
+            let shard = &self.homes.shards.all[before].name;
+            tracing::debug!(shard, %error, "failed to withdraw announcement");
+        }
+        Ok(())
+    }
+
+    async fn retire(&self) -> Result<(), BrokerError> {
+        let announced = self.announced.lock().take();
+        match announced {
+            Some(shard) => self.homes.at(shard).await?.consumer.retire().await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What only several shards do: they share the work, and each can be lost.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use batchfleet_broker::{
+    Announcement, Broker, Inbound, Observer, ShardId, WorkerId, memory::MemoryBroker,
+    sharded::ShardedBroker,
+};
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::{Gateway, Worker, echoes, observer, queue, shards::switched, spec};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Three shards that a queue of two workers would share, with a switch for each.
+async fn shards() -> (ShardedBroker, Vec<Arc<AtomicBool>>) {
+    let (mut shards, mut switches) = (Vec::new(), Vec::new());
+    for number in 0..3 {
+        let (shard, switch) = switched(MemoryBroker::new(1000));
+        shards.push((format!("shard-{number}"), shard));
+        switches.push(switch);
+    }
+    (ShardedBroker::new(shards, 1).await.unwrap(), switches)
+}
+
+async fn announced(broker: &dyn Broker, capacity: f64) -> (Worker, Announcement) {
+    let id = WorkerId::random();
+    let worker = Worker::new(broker, id).await;
+    let announcement = Announcement { capacity, ..Announcement::new(id, spec()) };
+    worker.renew(&announcement).await.unwrap();
+    (worker, announcement)
+}
+
+/// Starts workers until they live at several shards.
+async fn spread_workers(broker: &dyn Broker, observer: &dyn Observer) -> Vec<Worker> {
+    let gateway = Gateway::new(broker).await;
+    let mut workers = Vec::new();
+    loop {
+        workers.push(announced(broker, 100.0).await.0);
+        observer.look(&[], false).await.unwrap();
+        let entries = gateway.submit(20).await;
+        let first = entries[0].shard;
+        for entry in &entries {
+            gateway.producer.withdraw(&queue(), *entry).await.unwrap();
+        }
+        if entries.iter().any(|entry| entry.shard != first) {
+            return workers;
+        }
+        assert!(workers.len() < 50, "all workers live at one shard");
+    }
+}
+
+#[tokio::test]
+async fn jobs_go_to_the_shards_of_all_workers_and_every_reply_arrives() {
+    let (broker, _) = shards().await;
+    let observer = observer(&broker).await;
+    let workers = spread_workers(&broker, &*observer).await;
+    let gateway = Gateway::new(&broker).await;
+    let entries = gateway.submit(50).await;
+    assert_eq!(observer.backlog(&queue()).await.unwrap().depth(), 50);
+    let outstanding = gateway.producer.outstanding(&queue(), &entries).await.unwrap();
+    assert_eq!(outstanding, [true; 50]);
+    let mut claimed = 0;
+    for worker in &workers {
+        let deliveries = worker.claim(50).await.unwrap();
+        claimed += deliveries.len();
+        worker.settle(echoes(deliveries)).await.unwrap();
+    }
+    assert_eq!(claimed, 50);
+    let mut replies = 0;
+    while replies < 50 {
+        replies += gateway.receive().await.len();
+    }
+    let outstanding = gateway.producer.outstanding(&queue(), &entries).await.unwrap();
+    assert_eq!(outstanding, [false; 50]);
+    assert_eq!(observer.look(&[queue()], false).await.unwrap().backlogs[0].depth(), 0);
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_lost_shard_are_sent_to_others_where_its_workers_move() {
+    let (broker, switches) = shards().await;
+    let observer = observer(&broker).await;
+    let (worker, announcement) = announced(&broker, 100.0).await;
+    observer.look(&[], false).await.unwrap();
+    let gateway = Gateway::new(&broker).await;
+    let entries = gateway.submit(3).await;
+    assert!(entries.iter().all(|entry| entry.shard == ShardId(0)), "{entries:?}");
+    switches[0].store(true, Relaxed);
+    let inbound = gateway.replies.lock().await.receive().await;
+    assert!(matches!(inbound, Inbound::Interrupted(ShardId(0))), "{inbound:?}");
+    let outstanding = gateway.producer.outstanding(&queue(), &entries).await.unwrap();
+    assert_eq!(outstanding, [false; 3], "they are sent again");
+    let entries = gateway.submit(3).await;
+    assert!(entries.iter().all(|entry| entry.shard == ShardId(1)), "{entries:?}");
+    worker.renew(&announcement).await.unwrap();
+    let claimed = worker.claim(9).await.unwrap();
+    assert_eq!(claimed.len(), 3);
+    worker.settle(echoes(claimed)).await.unwrap();
+    assert_eq!(gateway.receive().await.len(), 3);
+}
+
+#[tokio::test]
+async fn waiting_jobs_leave_a_shard_without_workers() {
+    let (broker, switches) = shards().await;
+    let observer = observer(&broker).await;
+    let (worker, announcement) = announced(&broker, 100.0).await;
+    observer.look(&[], false).await.unwrap();
+    let gateway = Gateway::new(&broker).await;
+    let waiting = gateway.submit(3).await;
+    assert_eq!(waiting[0].shard, ShardId(0));
+    // The worker cannot reach its shard, and moves; the gateway still can.
+    switches[0].store(true, Relaxed);
+    worker.renew(&announcement).await.unwrap();
+    switches[0].store(false, Relaxed);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        observer.look(&[], false).await.unwrap();
+        let left = gateway.producer.outstanding(&queue(), &waiting).await.unwrap();
+        if left == [false; 3] {
+            break;
+        }
+        assert!(Instant::now() < until, "the jobs stay where no worker lives");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(gateway.submit(1).await[0].shard, ShardId(1));
+    assert_eq!(worker.claim(9).await.unwrap().len(), 1);
+}

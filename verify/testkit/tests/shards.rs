@@ -1,0 +1,49 @@
+//! Fleets over several independent Redises.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod steady_load;
+
+use batchfleet_testkit::{Fleet, FleetPlan, RedisServer};
+
+use self::steady_load::SteadyLoad;
+
+/// How many jobs this Redis has got.
+async fn jobs(redis: &RedisServer) -> u64 {
+    let stats = redis.ask("INFO commandstats").await.unwrap();
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xadd:calls="));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn one_of_three_redises_killed_under_load_costs_no_request() {
+    let mut redises = Vec::new();
+    for _ in 0..3 {
+        redises.push(RedisServer::start().await);
+    }
+    let urls: Vec<_> = redises.iter().map(RedisServer::url).collect();
+    let urls = urls.join(" ");
+    // Enough workers that some live at each Redis.
+    let flags = ["--workers-per-shard", "1"];
+    let plan = FleetPlan {
+        gateways: 2,
+        workers: 6,
+        worker_flags: &flags,
+        batch_ms: 5,
+        redis_url: Some(&urls),
+        ..FleetPlan::default()
+    };
+    let fleet = Fleet::start(plan).await.unwrap();
+    let load = SteadyLoad::start(&fleet, 1000);
+    load.until_accepted(&fleet, 500.0).await;
+    let mut first = redises.remove(0);
+    assert!(jobs(&first).await > 0, "the first Redis is always in use");
+    first.kill();
+    load.until_accepted(&fleet, 3000.0).await;
+    load.end_flawless(&fleet).await;
+    let mut others = 0;
+    for redis in &redises {
+        others += jobs(redis).await;
+    }
+    assert!(others > 1000, "only {others} jobs were sent to the other Redises");
+}
