@@ -17,7 +17,7 @@ use crate::{
     Announcement, Backlog, Broker, BrokerError, Claims, Consumer, Controller, Delivery, EntryId,
     FleetSnapshot, GatewayId, GatewayRoles, Guidance, Inbound, Job, ObservedWorker, Observer,
     Producer, Promise, QueueName, Replies, Reply, Settlement, ShardMemory, Target,
-    TargetSubscription, Traffic, TrafficReport, Wish, WorkerId, WorkerRoles,
+    TargetSubscription, Traffic, TrafficReport, WorkerId, WorkerRoles,
     roles::{CLAIM_WAIT, COUNTED, GUIDANCE_WAIT, LEASE, LIVENESS, PROMISED, REMEMBERED},
 };
 
@@ -399,14 +399,15 @@ struct MemoryController(Arc<Shared>);
 
 #[async_trait]
 impl Controller for MemoryController {
-    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
+    async fn next_epoch(&self, queue: &QueueName) -> Result<u64, BrokerError> {
         let now = u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut epoch = 0;
-        self.0.target(queue).send_modify(|target| {
-            epoch = now.max(target.map_or(0, |last| last.epoch) + 1);
-            *target = Some(Target { epoch, wish });
-        });
-        Ok(epoch)
+        let last = *self.0.target(queue).borrow();
+        Ok(now.max(last.map_or(0, |last| last.epoch) + 1))
+    }
+
+    async fn publish_at(&self, queue: &QueueName, target: Target) -> Result<(), BrokerError> {
+        self.0.target(queue).send_replace(Some(target));
+        Ok(())
     }
 
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::{
     Announcement, Delivery, EntryId, FleetSnapshot, GatewayId, Guidance, Job, Priority, QueueName,
-    Reply, ShardId, Traffic, TrafficReport, Wish, WorkerId,
+    Reply, ShardId, Target, Traffic, TrafficReport, Wish, WorkerId,
 };
 
 /// The error below a [`BrokerError`]. Shared, because `BrokerError` is cloned.
@@ -399,7 +399,17 @@ pub trait Observer: Send + Sync {
 pub trait Controller: Send + Sync {
     /// Publishes a target for all current and future workers of a queue, replacing the previous
     /// target. Returns the epoch of the target, which workers announce once they follow the target.
-    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError>;
+    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
+        let epoch = self.next_epoch(queue).await?;
+        self.publish_at(queue, Target { epoch, wish }).await?;
+        Ok(epoch)
+    }
+
+    /// An epoch above those of all targets published for the queue so far.
+    async fn next_epoch(&self, queue: &QueueName) -> Result<u64, BrokerError>;
+
+    /// [`publish`](Self::publish) with this epoch.
+    async fn publish_at(&self, queue: &QueueName, target: Target) -> Result<(), BrokerError>;
 
     /// Promises that a worker will start when a request for its model arrives, so that gateways let
     /// the request wait. `expected` approximates the future announcement of the worker. The promise

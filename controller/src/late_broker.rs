@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use batchfleet_broker::{
     Announcement, Backlog, Broker, BrokerError, BrokerHealth, Controller, FleetSnapshot, Observer,
-    Outage, QueueName, ShardMemory, TrafficReport, Wish,
+    Outage, QueueName, ShardMemory, Target, TrafficReport,
 };
 use tokio::time::Instant;
 
@@ -83,8 +83,12 @@ impl Observer for LateBroker {
 
 #[async_trait]
 impl Controller for LateBroker {
-    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
-        self.controller()?.publish(queue, wish).await
+    async fn next_epoch(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+        self.controller()?.next_epoch(queue).await
+    }
+
+    async fn publish_at(&self, queue: &QueueName, target: Target) -> Result<(), BrokerError> {
+        self.controller()?.publish_at(queue, target).await
     }
 
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {

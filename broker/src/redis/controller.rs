@@ -6,21 +6,25 @@ use async_trait::async_trait;
 use redis::{Pipeline, aio::ConnectionLike, streams::StreamInfoConsumer};
 
 use super::{connections::Connections, consumers, errors::broker_error, keys, promise};
-use crate::{Announcement, BrokerError, Controller, QueueName, Target, Wish};
+use crate::{Announcement, BrokerError, Controller, QueueName, Target};
 
 /// The role of the controller.
 pub(super) struct RedisController(pub(super) Arc<Connections>);
 
 #[async_trait]
 impl Controller for RedisController {
-    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
+    async fn next_epoch(&self, _: &QueueName) -> Result<u64, BrokerError> {
         let mut connection = self.0.pool.get().await?;
         // Redis's clock rises even if Redis loses its data, or if several programs publish.
         let (seconds, microseconds): (u64, u64) =
             redis::cmd("TIME").query_async(&mut *connection).await.map_err(broker_error)?;
-        let epoch = seconds * 1_000_000 + microseconds;
-        let target =
-            serde_json::to_string(&Target { epoch, wish }).map_err(BrokerError::refused)?;
+        Ok(seconds * 1_000_000 + microseconds)
+    }
+
+    async fn publish_at(&self, queue: &QueueName, target: Target) -> Result<(), BrokerError> {
+        let mut connection = self.0.pool.get().await?;
+        let epoch = target.epoch;
+        let target = serde_json::to_string(&target).map_err(BrokerError::refused)?;
         let key = keys::target(queue);
         Pipeline::new()
             .atomic()
@@ -28,8 +32,7 @@ impl Controller for RedisController {
             .publish(&key, epoch)
             .exec_async(&mut *connection)
             .await
-            .map_err(broker_error)?;
-        Ok(epoch)
+            .map_err(broker_error)
     }
 
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use super::shards::{Shards, some};
-use crate::{Announcement, BrokerError, Controller, QueueName, Wish};
+use crate::{Announcement, BrokerError, Controller, QueueName, Target};
 
 pub(super) struct ShardedController(Vec<Arc<dyn Controller>>);
 
@@ -31,11 +31,15 @@ impl ShardedController {
 
 #[async_trait]
 impl Controller for ShardedController {
-    /// Each shard numbers its targets by its own clock. Returns the lowest number, so that a worker that
-    /// follows the target of its shard has at least this one.
-    async fn publish(&self, queue: &QueueName, wish: Wish) -> Result<u64, BrokerError> {
-        let epochs = self.call(|controller| controller.publish(queue, wish)).await?;
-        Ok(epochs.into_iter().min().unwrap_or_default())
+    /// The highest of all shards, whose clocks may differ: a worker that moves must follow a newer target
+    /// there.
+    async fn next_epoch(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+        let epochs = self.call(|controller| controller.next_epoch(queue)).await?;
+        Ok(epochs.into_iter().max().unwrap_or_default())
+    }
+
+    async fn publish_at(&self, queue: &QueueName, target: Target) -> Result<(), BrokerError> {
+        self.call(|controller| controller.publish_at(queue, target)).await.map(drop)
     }
 
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
