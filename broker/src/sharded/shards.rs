@@ -49,9 +49,11 @@ impl Shards {
     pub(super) fn health(&self) -> BrokerHealth {
         let all: Vec<BrokerHealth> = self.all.iter().map(|shard| shard.observer.health()).collect();
         let panicked = all.iter().find_map(|health| health.panicked);
+        let denials: Option<Vec<_>> = all.iter().map(|health| health.denied).collect();
+        let denied = denials.and_then(|all| all.into_iter().min());
         let outages: Option<Vec<_>> = all.into_iter().map(|health| health.outage).collect();
         let outage = outages.and_then(|all| all.into_iter().min_by_key(|outage| outage.lasts));
-        BrokerHealth { outage, panicked }
+        BrokerHealth { outage, denied, panicked }
     }
 }
 

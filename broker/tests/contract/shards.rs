@@ -100,6 +100,6 @@ impl Observer for SwitchedObserver {
             lasts: Duration::from_mins(1),
             error: BrokerError::unreachable("switched off"),
         });
-        BrokerHealth { outage, panicked: None }
+        BrokerHealth { outage, ..BrokerHealth::default() }
     }
 }
