@@ -190,7 +190,7 @@ mod tests {
                 settings.addresses().unwrap().into_iter().map(|address| address.url).collect();
             assert_eq!(urls, ["redis://a:1", "redis://b:2"]);
             assert_eq!(settings.urls().unwrap(), "redis://a:1 redis://b:2");
-            assert!(settings.address().unwrap_err().to_string().contains("a single --redis-url"));
+            assert!(settings.address().err().unwrap().to_string().contains("single --redis-url"));
         }
     }
 
