@@ -42,6 +42,7 @@ mod heartbeat;
 mod held;
 mod keys;
 mod large_reply;
+mod large_values;
 mod link;
 mod listeners;
 mod liveness;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use redis::{Pipeline, Value};
 
 use super::{
-    denials, errors::broker_error, link::Link, locator::Locator, pool::Pool, tasks::Tasks,
-    value_limit::ValueLimit,
+    denials, errors::broker_error, large_reply::LARGE, large_values::LargeValues, link::Link,
+    locator::Locator, pool::Pool, tasks::Tasks, value_limit::ValueLimit,
 };
 use crate::{BrokerError, BrokerHealth, Outage};
 
@@ -15,8 +15,9 @@ pub(super) struct Connections {
     pub(super) locator: Arc<Locator>,
     /// For control calls, and to open connections for blocking reads.
     pub(super) pool: Pool,
-    /// For everything that happens per request or per batch.
+    /// For everything that happens per request or per batch, except large values.
     pub(super) link: Link,
+    large: LargeValues,
     /// Keep the link and the heartbeat of a gateway.
     pub(super) tasks: Tasks,
     limit: ValueLimit,
@@ -27,8 +28,9 @@ impl Connections {
     pub(super) async fn open(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let tasks = Tasks::default();
         let link = Link::open(Arc::clone(locator), &tasks).await?;
+        let large = LargeValues::new(locator);
         let (locator, pool) = (Arc::clone(locator), Pool::new(Arc::clone(locator)));
-        Ok(Self { locator, pool, link, tasks, limit: ValueLimit::default() })
+        Ok(Self { locator, pool, link, large, tasks, limit: ValueLimit::default() })
     }
 
     /// Whether Redis can be used at present.
@@ -47,7 +49,20 @@ impl Connections {
         self.limit.exceeded(size, &self.link).await
     }
 
-    /// Runs commands on the link. Returns the answers of the commands that are not ignored.
+    /// Runs commands that contain values of `size` bytes: on the link, or, if they are large, on a
+    /// connection of their own. Returns the answers of the commands that are not ignored.
+    pub(super) async fn send(
+        &self,
+        commands: &Pipeline,
+        size: usize,
+    ) -> Result<Vec<Value>, BrokerError> {
+        if size > LARGE {
+            return self.large.run(commands, size, &self.link).await;
+        }
+        self.run(commands).await
+    }
+
+    /// Runs small commands on the link. Returns the answers of the commands that are not ignored.
     pub(super) async fn run(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
         let mut connection = self.link.connection().await?;
         commands.query_async(&mut connection).await.map_err(broker_error)

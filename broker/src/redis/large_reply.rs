@@ -13,6 +13,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use super::{
     errors::{broker_error, unreadable},
     keys,
+    large_values::patience,
     pool::Pool,
     values::into_bytes,
 };
@@ -71,6 +72,7 @@ impl LargeReply {
 
     async fn fetch(self, pool: Pool) -> Result<Bytes, BrokerError> {
         let mut connection = pool.get().await?;
+        connection.set_patience(patience(PIECE));
         let mut bytes = BytesMut::with_capacity(self.size);
         loop {
             let (from, to) = (bytes.len(), bytes.len() + PIECE - 1);

@@ -63,6 +63,13 @@ impl Link {
         }
     }
 
+    /// Waits until the connection is down.
+    pub(super) async fn lost(&self) {
+        let mut state = self.state.clone();
+        // An error means that the task has ended, and with it the connection.
+        drop(state.wait_for(|state| matches!(state, LinkState::Down { .. })).await);
+    }
+
     /// Since when the connection is down, and the reason.
     pub(super) fn failure(&self) -> Option<(Instant, BrokerError)> {
         match &*self.state.borrow() {

@@ -1,4 +1,5 @@
-//! A pool of connections for control calls, which keeps them off the busy connections.
+//! Pools of connections: for control calls, which it keeps off the busy connections, and for large
+//! values.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub(super) type Connection = Object<PoolManager>;
 
 type PoolError = managed::PoolError<RedisError>;
 
-/// Maximum number of connections. Control calls are few.
+/// Maximum number of connections for control calls, which are few.
 const SIZE: usize = 8;
 
 /// Connections to the master, shared by clones. The pool is refilled when the URL of Redis changes,
@@ -30,6 +31,7 @@ const SIZE: usize = 8;
 #[derive(Clone)]
 pub(super) struct Pool {
     locator: Arc<Locator>,
+    size: usize,
     filled: Arc<Mutex<Option<Filled>>>,
     failure: Arc<Mutex<Option<(Instant, BrokerError)>>>,
 }
@@ -43,9 +45,14 @@ struct Filled {
 }
 
 impl Pool {
-    /// Creates an empty pool.
+    /// Creates an empty pool for control calls.
     pub(super) fn new(locator: Arc<Locator>) -> Self {
-        Self { locator, filled: Arc::default(), failure: Arc::default() }
+        Self::of_size(locator, SIZE)
+    }
+
+    /// Creates an empty pool of at most `size` connections.
+    pub(super) fn of_size(locator: Arc<Locator>, size: usize) -> Self {
+        Self { locator, size, filled: Arc::default(), failure: Arc::default() }
     }
 
     /// Takes a connection, which returns to the pool when dropped.
@@ -92,7 +99,7 @@ impl Pool {
         let client = self.locator.client(route).await.map_err(|error| route.explain(error))?;
         let manager = PoolManager { client, locator: Arc::clone(&self.locator) };
         let connections = managed::Pool::builder(manager)
-            .max_size(SIZE)
+            .max_size(self.size)
             .wait_timeout(Some(PATIENCE))
             .create_timeout(Some(PATIENCE))
             .recycle_timeout(Some(PATIENCE))

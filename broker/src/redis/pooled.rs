@@ -11,7 +11,10 @@ use redis::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{connect::connection_config, locator::Locator};
+use super::{
+    connect::{PATIENCE, connection_config},
+    locator::Locator,
+};
 
 /// How long an answer proves that a connection works. Less than the usual timeout of routers for idle
 /// connections.
@@ -59,6 +62,7 @@ impl managed::Manager for PoolManager {
                 return Err(RecycleError::message("the connection was closed"));
             }
         }
+        pooled.set_patience(PATIENCE);
         if pooled.answered.is_none_or(|answered| answered.elapsed() >= PROVEN_FOR) {
             let PooledConnection { manager, connection, .. } = pooled;
             managed::Manager::recycle(manager, connection, metrics).await?;
@@ -72,6 +76,16 @@ impl PooledConnection {
     /// The connection without the pool.
     pub(super) fn into_inner(self) -> MultiplexedConnection {
         self.connection
+    }
+
+    /// Sets the timeout for answers, until the connection returns to the pool.
+    pub(super) fn set_patience(&mut self, patience: Duration) {
+        self.connection.set_response_timeout(patience);
+    }
+
+    /// Whether Redis has answered the last command.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.is_some()
     }
 
     /// Records whether Redis has answered, be it with an error.

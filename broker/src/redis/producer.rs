@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use redis::{Cmd, Pipeline, RedisWrite, Value};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -27,8 +27,7 @@ use crate::{
 
 /// How many entries one command looks up. Limited, because Redis runs no other command meanwhile.
 const SLICE: usize = 200;
-/// How many bytes of large jobs are sent concurrently. Limited, because each job is copied twice
-/// and delays the commands behind it.
+/// How many bytes of large jobs are sent concurrently. Limited, because each job is copied twice.
 const SENDING: usize = 8 << 20;
 /// Bytes per permit of the `sending` semaphore.
 const PERMIT: usize = 1 << 10;
@@ -78,9 +77,10 @@ async fn add(
     queue: &QueueName,
     job: &Job,
 ) -> Result<EntryId, BrokerError> {
-    let add = add_command(queue, job);
-    let mut connection = connections.link.connection().await?;
-    added(connection.send_packed_command(&add).await.map_err(broker_error)?, job)
+    let mut commands = Pipeline::with_capacity(1);
+    commands.add_command(add_command(queue, job));
+    let answers = connections.send(&commands, job.size()).await?;
+    added(answers.into_iter().next().ok_or_else(|| unreadable("XADD"))?, job)
 }
 
 /// The age of an entry, in the order of its stream.
@@ -88,15 +88,8 @@ const fn age(entry: EntryId) -> (u64, u64) {
     (entry.milliseconds, entry.sequence)
 }
 
-#[async_trait]
-impl Producer for RedisProducer {
-    async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
-        if job.size() <= LARGE {
-            return add(&self.connections, queue, job).await;
-        }
-        if let Some(limit) = self.connections.exceeded(job.size()).await {
-            return Err(BrokerError::TooLarge { size: job.size(), limit });
-        }
+impl RedisProducer {
+    async fn submit_large(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
         let permits = job.size().min(SENDING) / PERMIT;
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let turn = self.sending.clone().acquire_many_owned(permits).await;
@@ -109,6 +102,20 @@ impl Producer for RedisProducer {
         };
         let added = AbortOnDropHandle::new(self.runtime.spawn(adding)).await;
         added.map_err(BrokerError::unreachable)?
+    }
+}
+
+#[async_trait]
+impl Producer for RedisProducer {
+    async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
+        if job.size() <= LARGE {
+            return add(&self.connections, queue, job).await;
+        }
+        if let Some(limit) = self.connections.exceeded(job.size()).await {
+            return Err(BrokerError::TooLarge { size: job.size(), limit });
+        }
+        // The caller does not wait for the job after its deadline.
+        timeout(job.ttl, self.submit_large(queue, job)).await.map_err(BrokerError::unreachable)?
     }
 
     async fn submit_all(&self, jobs: &[(&QueueName, &Job)]) -> Vec<Result<EntryId, BrokerError>> {

@@ -36,16 +36,17 @@ pub(super) async fn settle(
     refuse_oversize(queue, &mut settlements).await;
     settlements.sort_by_key(|settlement| settlement.gateway);
     let entries: Vec<_> = settlements.iter().map(|settlement| settlement.entry).collect();
+    let size = wire::replies_size_hint(settlements.iter().map(|settlement| &settlement.reply));
     let mut commands = publish(queue, &settlements, Storage::Available);
     queue.remove(&mut commands, &entries);
-    let answers = match queue.connections().run(commands.atomic()).await {
+    let answers = match queue.connections().send(commands.atomic(), size).await {
         Err(BrokerError::Full) => {
             // A full Redis refuses a whole `MULTI`, even one that frees memory. Without `MULTI`,
             // nothing is stored, and replies are published before their jobs are removed. At worst,
             // a reply is sent twice.
             let mut commands = publish(queue, &settlements, Storage::Full);
             queue.remove(&mut commands, &entries);
-            queue.connections().run(&commands).await?
+            queue.connections().send(&commands, size).await?
         }
         answers => answers?,
     };
@@ -90,14 +91,16 @@ pub(super) async fn hand_back(
     let now = Instant::now();
     let mut commands = Pipeline::new();
     let mut entries = Vec::with_capacity(deliveries.len());
+    let mut size = 0;
     for Delivery { entry, mut job, deadline, .. } in deliveries {
+        size += job.size();
         job.ttl = deadline.saturating_duration_since(now);
         let add = commands.cmd("XADD").arg(queue.stream(entry.priority)).arg("*");
         add.arg(keys::JOB).arg(&wire::encode_job(&job)[..]);
         entries.push(entry);
     }
     queue.remove(&mut commands, &entries);
-    queue.connections().run(commands.atomic()).await?;
+    queue.connections().send(commands.atomic(), size).await?;
     held.release(&entries).await;
     Ok(())
 }

@@ -7,6 +7,7 @@ mod access;
 mod commands;
 mod contents;
 mod large;
+mod large_values;
 mod news;
 mod outages;
 mod roll;

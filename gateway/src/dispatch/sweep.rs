@@ -34,6 +34,7 @@ pub(super) async fn run(line: Arc<JobLine>, interrupted: Arc<Notify>) {
     let mut retry = interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = Instant::now();
+    let mut sending = JoinSet::new();
     // Jobs last seen in the queue before this time are presumed lost.
     let mut interruption: Option<Instant> = None;
     loop {
@@ -55,7 +56,7 @@ pub(super) async fn run(line: Arc<JobLine>, interrupted: Arc<Notify>) {
                 debug!(%error, "failed to look for silent requests");
             }
         }
-        send_unsent(&line).await;
+        send_unsent(&line, &mut sending);
     }
 }
 
@@ -103,9 +104,10 @@ fn presumed_lost(line: &JobLine, before: Instant) -> Vec<QueuedJobs> {
     by_queue(line.ledger().presumed_lost(before))
 }
 
-/// Submits the job of every unsent request.
-async fn send_unsent(line: &Arc<JobLine>) {
-    let mut sending = JoinSet::new();
+/// Starts to submit the job of every unsent request. Does not wait for the end, because a large job
+/// can take long, and other requests may become unsent meanwhile.
+fn send_unsent(line: &Arc<JobLine>, sending: &mut JoinSet<()>) {
+    while sending.try_join_next().is_some() {}
     for (job, caller) in line.ledger().take_unsent(Instant::now()) {
         let (line, model) = (line.clone(), caller.model.clone());
         line.count_resubmission();
@@ -116,5 +118,4 @@ async fn send_unsent(line: &Arc<JobLine>) {
             }
         });
     }
-    while sending.join_next().await.is_some() {}
 }

@@ -41,6 +41,7 @@ struct State {
     weather: Option<Weather>,
     /// The time that each piece takes, besides the delays of the weather.
     delay: Duration,
+    most: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -71,7 +72,8 @@ impl CuttingProxy {
     pub async fn start(upstream: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let calm = State { upstream, mode: Mode::Passing, weather: None, delay: Duration::ZERO };
+        let (mode, delay) = (Mode::Passing, Duration::ZERO);
+        let calm = State { upstream, mode, weather: None, delay, most: None };
         let (state, watching) = watch::channel(calm);
         let connections = Arc::new(Mutex::new(JoinSet::new()));
         let listener = tokio::spawn(accept(listener, watching, Arc::clone(&connections)));
@@ -115,6 +117,12 @@ impl CuttingProxy {
     /// Sets the time that bytes take from one side to the other, as in a network of long ways.
     pub fn set_delay(&self, delay: Duration) {
         self.state.send_modify(|state| state.delay = delay);
+    }
+
+    /// From now on, forwards at most this many bytes in each direction of a connection, and holds
+    /// further bytes back until the limit is lifted with `None`, like a network of low bandwidth.
+    pub fn hold_after(&self, most: Option<usize>) {
+        self.state.send_modify(|state| state.most = most);
     }
 
     /// Sets the faults of the network; `None` for none.
@@ -204,13 +212,16 @@ async fn deliver(
     mut to: OwnedWriteHalf,
     mut state: watch::Receiver<State>,
 ) {
+    let mut forwarded = 0;
     while let Some((due, piece)) = pieces.recv().await {
         if due > Instant::now() {
             sleep_until(due).await;
         }
-        if state.wait_for(|state| state.mode != Mode::Stalling).await.is_err()
-            || to.write_all(&piece).await.is_err()
-        {
+        forwarded = if state.borrow().most.is_some() { forwarded + piece.len() } else { 0 };
+        let passes = |state: &State| {
+            state.mode != Mode::Stalling && state.most.is_none_or(|most| forwarded <= most)
+        };
+        if state.wait_for(passes).await.is_err() || to.write_all(&piece).await.is_err() {
             return;
         }
     }
