@@ -20,8 +20,8 @@ const CONNECTION: &str = "-@all +hello +auth +ping +client|setname +info +role +
 /// The commands of a worker on its own keys.
 const WORKER: &str = "+xreadgroup +xack +xdel +xadd +xlen +xclaim +xpending +xrange \
                       +xgroup|create +xgroup|createconsumer +xinfo|consumers +xinfo|groups \
-                      +xinfo|stream +get +mget +set +psetex +del +pexpire +hset +pubsub|numsub \
-                      +subscribe +unsubscribe";
+                      +xinfo|stream +get +getbit +mget +set +psetex +del +pexpire +hset \
+                      +pubsub|numsub +subscribe +unsubscribe";
 
 /// Returns the rules of a worker that serves only `model`; `None` for a worker of any model.
 ///

@@ -57,7 +57,11 @@ impl Connections {
         size: usize,
     ) -> Result<Vec<Value>, BrokerError> {
         if size > LARGE {
-            return self.large.run(commands, size, &self.link).await;
+            let sent = self.large.run(commands, size, &self.link).await;
+            if let Err(BrokerError::TooLarge { limit, .. }) = sent {
+                self.limit.learn(limit);
+            }
+            return sent;
         }
         self.run(commands).await
     }

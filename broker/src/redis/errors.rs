@@ -86,6 +86,23 @@ pub(super) fn no_such_key(error: &RedisError) -> bool {
     })
 }
 
+/// Whether Redis refused a value because of its size, `proto-max-bulk-len`. Redis then closes the
+/// connection.
+pub(super) fn is_too_large(error: &RedisError) -> bool {
+    has_text(error, "invalid bulk length")
+}
+
+/// Whether Redis refused the number of a bit as too high.
+pub(super) fn is_out_of_range(error: &RedisError) -> bool {
+    has_text(error, "out of range")
+}
+
+fn has_text(error: &RedisError, text: &str) -> bool {
+    error.clone().into_server_errors().is_some_and(|errors| {
+        errors.iter().any(|(_, error)| error.details().is_some_and(|it| it.contains(text)))
+    })
+}
+
 /// Whether the consumer group does not exist: Redis restarted empty or was flushed, or the key was
 /// deleted, before or during the read.
 pub(super) fn lost_group(error: &RedisError) -> bool {

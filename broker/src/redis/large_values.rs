@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     connect::PATIENCE,
-    errors::broker_error,
+    errors::{broker_error, is_too_large},
     link::Link,
     locator::Locator,
     pool::{Connection, Pool},
@@ -60,10 +60,16 @@ impl LargeValues {
         };
         open.set_patience(patience(size));
         let answers = tokio::select! {
-            answers = commands.query_async(&mut **open) => answers.map_err(broker_error),
+            answers = commands.query_async(&mut **open) => answers.map_err(|error| {
+                if is_too_large(&error) {
+                    BrokerError::TooLarge { size, limit: size - 1 }
+                } else {
+                    broker_error(error)
+                }
+            }),
             () = link.lost() => Err(BrokerError::unreachable("the connection to Redis was lost")),
         };
-        if open.has_answered() {
+        if open.has_answered() && !matches!(answers, Err(BrokerError::TooLarge { .. })) {
             connection.keep();
         }
         answers

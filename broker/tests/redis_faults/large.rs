@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use batchfleet_broker::{BrokerError, Failure, Inbound};
+use batchfleet_broker::{BrokerError, Failure, Inbound, redis::RedisBroker};
 use batchfleet_testkit::RedisServer;
 use redis::AsyncTypedCommands;
+use tokio::time::Instant;
 
 use crate::{Pair, administrator, answer, queue};
 
@@ -48,7 +49,69 @@ async fn a_value_that_redis_does_not_take_is_refused_in_words() {
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg("proto-max-bulk-len").arg(limit);
     set.exec_async(&mut administrator(&server).await).await.unwrap();
+    refuses_large_values(&pair).await;
+}
 
+/// The users of the chart may not read the setting.
+#[tokio::test]
+async fn users_of_the_chart_find_out_how_large_values_may_be() {
+    let server = RedisServer::start_with(&["--proto-max-bulk-len", "2mb"]).await;
+    let users = include_str!("../../../helm/batchfleet/files/users.acl");
+    for user in users.lines().filter_map(|line| line.strip_prefix("user ")) {
+        if user.starts_with("gateway") || user.starts_with("worker") {
+            server.ask(&format!("ACL SETUSER {user} >secret")).await.unwrap();
+        }
+    }
+    let [gateway, worker] = ["gateway", "worker"].map(|user| {
+        let url = format!("redis://{user}:secret@{}", server.address());
+        async move { RedisBroker::connect(&url).await.unwrap() }
+    });
+    let pair = Pair::between(&gateway.await, &worker.await).await;
+    refuses_large_values(&pair).await;
+    let received = server.info("total_net_input_bytes").await.unwrap();
+    assert!(received < 2 << 20, "a value was sent: {received} bytes");
+}
+
+/// A user who may not find out the limit learns it from the refusal, which closes no connection that
+/// carries small commands.
+#[tokio::test]
+async fn a_refused_job_costs_no_small_command_its_connection() {
+    let server = RedisServer::start_with(&["--proto-max-bulk-len", "2mb"]).await;
+    let rules = "on >secret ~* &* +@all -config -getbit";
+    server.ask(&format!("ACL SETUSER some {rules}")).await.unwrap();
+    let pair = Pair::new(&format!("redis://some:secret@{}", server.address())).await;
+    let link = link(&server, &pair).await;
+    let job = pair.job(3 << 20);
+    // Redis closes the connection, and its reason may get lost: the job counts as perhaps sent.
+    let until = Instant::now() + crate::PATIENCE;
+    while pair.producer.submit(&queue(), &job).await.unwrap_err().code() != "too_large" {
+        assert!(Instant::now() < until, "the reason was lost each time");
+    }
+    let clients = server.ask("CLIENT LIST").await.unwrap();
+    assert!(clients.contains(&link), "a connection was lost: {clients}");
+    let received = server.info("total_net_input_bytes").await.unwrap();
+    assert_eq!(pair.producer.submit(&queue(), &job).await.unwrap_err().code(), "too_large");
+    let again = server.info("total_net_input_bytes").await.unwrap() - received;
+    assert!(again < 1 << 20, "the job was sent again: {again} bytes");
+    pair.serves().await;
+}
+
+/// The client id, as in `CLIENT LIST`, of the connection on which replies are sent.
+async fn link(server: &RedisServer, pair: &Pair) -> String {
+    let until = Instant::now() + crate::PATIENCE;
+    loop {
+        pair.serves().await;
+        let clients = server.ask("CLIENT LIST").await.unwrap();
+        // The background tasks may have sent another command since.
+        if let Some(client) = clients.lines().find(|client| client.contains(" cmd=exec ")) {
+            let start = client.find("id=").unwrap();
+            return client[start..=start + client[start..].find(' ').unwrap()].to_owned();
+        }
+        assert!(Instant::now() < until, "no connection for replies: {clients}");
+    }
+}
+
+async fn refuses_large_values(pair: &Pair) {
     let mut large = pair.job(1);
     large.inputs[0].data = vec![7; 3 << 20].into();
     let error = pair.producer.submit(&queue(), &large).await.unwrap_err();

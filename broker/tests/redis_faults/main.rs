@@ -43,9 +43,14 @@ struct Pair {
 impl Pair {
     async fn new(address: impl Into<RedisAddress>) -> Self {
         let broker = RedisBroker::connect(address).await.unwrap();
+        Self::between(&broker, &broker).await
+    }
+
+    /// A gateway over the first broker, and a worker over the second one.
+    async fn between(of_gateway: &RedisBroker, of_worker: &RedisBroker) -> Self {
         let gateway = GatewayId::random();
-        let GatewayRoles { producer, replies } = broker.gateway(gateway).await.unwrap();
-        let worker = broker.worker(queue(), WorkerId::random()).await.unwrap();
+        let GatewayRoles { producer, replies } = of_gateway.gateway(gateway).await.unwrap();
+        let worker = of_worker.worker(queue(), WorkerId::random()).await.unwrap();
         let WorkerRoles { claims, consumer, .. } = worker;
         let (replies, claims) = (Mutex::new(replies), Mutex::new(claims));
         Self { gateway, producer, replies, claims, consumer }

@@ -218,8 +218,8 @@ impl JobLine {
         }
     }
 
-    /// Answers the caller of a new job that the queue refused.
-    fn refuse(&self, job: &Job, sent: Result<(), InferError>) {
+    /// Answers the caller of a job that the queue refused.
+    pub(super) fn refuse(&self, job: &Job, sent: Result<(), InferError>) {
         if let Err(error) = sent
             && let Some(caller) = self.ledger.lock().release(job.id)
         {

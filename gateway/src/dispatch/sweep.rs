@@ -19,7 +19,7 @@ use super::{
     line::JobLine,
     retracted,
 };
-use crate::ledger::SILENCE;
+use crate::{error::InferError, ledger::SILENCE};
 
 /// Interval between attempts to send unsent requests.
 const RETRY: Duration = Duration::from_millis(100);
@@ -112,9 +112,12 @@ fn send_unsent(line: &Arc<JobLine>, sending: &mut JoinSet<()>) {
         let (line, model) = (line.clone(), caller.model.clone());
         line.count_resubmission();
         sending.spawn(async move {
-            if line.send(&model, &job).await.is_err() {
+            match line.send(&model, &job).await {
                 // The queue is full, but may have room again before the deadline.
-                line.ledger().unsent(job.id);
+                Err(InferError::QueueFull | InferError::QueueUnreachable) => {
+                    line.ledger().unsent(job.id);
+                }
+                sent => line.refuse(&job, sent),
             }
         });
     }
