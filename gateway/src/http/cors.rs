@@ -1,7 +1,7 @@
 //! Cross-origin requests: tells browsers that pages of other origins may send requests.
 
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     dev::RequestHead,
     http::{
         Method,
@@ -36,6 +36,13 @@ impl AllowedOrigins {
         };
         self.0.iter().any(is_allowed).then(|| origin.clone())
     }
+}
+
+/// Whether a request comes from a page of an origin whose pages may send no requests.
+pub(super) fn is_foreign(request: &HttpRequest) -> bool {
+    let origins = request.app_data::<AllowedOrigins>();
+    let is_allowed = origins.is_some_and(|origins| origins.allowed(request.head()).is_some());
+    request.headers().contains_key(header::ORIGIN) && !is_allowed
 }
 
 /// Adds to an answer that the page of `origin` may read it.

@@ -12,6 +12,7 @@ use batchfleet_oip::{self, infer::HeaderLength};
 use bytes::Bytes;
 
 use super::{
+    cors,
     head::{content_length, model_path, single_header},
     media_type,
     response_body::{ResponseBody, sent_bytes},
@@ -111,7 +112,7 @@ async fn read(
         .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
     let content_type = single_header(request, "content-type")?.unwrap_or_default();
     let kind = media_type::check(content_type)?;
-    let has_origin = request.headers().contains_key(header::ORIGIN);
+    let is_foreign = cors::is_foreign(request);
     let (timeout, class) = (single_header(request, TIMEOUT)?, single_header(request, PRIORITY)?);
     let wishes = Wishes::read(timeout, class)?;
     let announced = content_length(request.headers());
@@ -124,7 +125,7 @@ async fn read(
             Some(encoding) => encoding.inflate(body, most)?,
             None => body,
         };
-        media_type::check_page(kind, &body.bytes, has_origin)?;
+        media_type::check_page(kind, &body.bytes, is_foreign)?;
         parse(body, header_length, &model.spec)
     });
     let (mut parsed, share) = read.await??;

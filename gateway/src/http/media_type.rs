@@ -37,13 +37,13 @@ pub(super) fn check(content_type: &str) -> Result<MediaType, Problem> {
 }
 
 /// Refuses requests that a browser would send for a page of any site without asking the gateway:
-/// forms, and bodies without a content type. Browsers name the origin of the page in each of them.
-/// A form has to be JSON.
-pub(super) fn check_page(kind: MediaType, body: &[u8], has_origin: bool) -> Result<(), Problem> {
+/// forms, and bodies without a content type. Browsers name the origin of the page in each of them; it
+/// is foreign if pages of this origin may send no requests. A form has to be JSON.
+pub(super) fn check_page(kind: MediaType, body: &[u8], is_foreign: bool) -> Result<(), Problem> {
     let is_accepted = match kind {
         MediaType::Any => true,
-        MediaType::Form => !has_origin && body.trim_ascii_start().starts_with(b"{"),
-        MediaType::Unnamed => !has_origin,
+        MediaType::Form => !is_foreign && body.trim_ascii_start().starts_with(b"{"),
+        MediaType::Unnamed => !is_foreign,
     };
     if is_accepted {
         return Ok(());
@@ -117,10 +117,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_sends_without_asking_is_accepted_from_no_page() {
+    fn what_a_browser_sends_without_asking_is_accepted_from_no_foreign_page() {
         assert_eq!(check("application/x-www-form-urlencoded"), Ok(MediaType::Form));
         assert_eq!(check(""), Ok(MediaType::Unnamed));
-        for (kind, body, has_origin, accepted) in [
+        for (kind, body, is_foreign, accepted) in [
             (MediaType::Form, &br#"{"inputs":[]}"#[..], false, true),
             (MediaType::Form, b" \n{", false, true),
             (MediaType::Form, b"{}", true, false),
@@ -131,7 +131,7 @@ mod tests {
             (MediaType::Unnamed, b"{}", true, false),
             (MediaType::Any, b"{}", true, true),
         ] {
-            let status = check_page(kind, body, has_origin).map_err(|problem| problem.status);
+            let status = check_page(kind, body, is_foreign).map_err(|problem| problem.status);
             assert_eq!(status, if accepted { Ok(()) } else { Err(415) }, "{kind:?} {body:?}");
         }
     }

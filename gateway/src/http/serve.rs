@@ -117,43 +117,42 @@ fn http_service(
     let (gate, access_log) = (api.clone(), api.access_log);
     let (mailbox, emptied) = Mailbox::open();
     actix_web::rt::spawn(emptied);
-    let app = App::new().app_data(api).app_data(Data::new(mailbox)).configure(routes).wrap_fn(
-        move |mut request, service| {
-            let (shutdown, origin) = (shutdown.clone(), origins.allowed(request.head()));
-            let answer = request.conn_data::<AnswerWatch>().cloned().unwrap_or_default();
-            let client = || request.peer_addr().map(|peer| peer.ip().to_canonical());
-            let path = || request.path().to_owned();
-            let visit = access_log.begin(request.method().as_str(), path, client());
-            let preflight = origin.as_ref().and_then(|_| cors::preflight(request.head()));
-            normalize_path(&mut request);
-            let answered = match preflight {
-                Some(answer) => Ok(request.into_response(answer)),
-                None => Err(service.call(request)),
+    let data = App::new().app_data(api).app_data(Data::new(mailbox)).app_data(origins.clone());
+    let app = data.configure(routes).wrap_fn(move |mut request, service| {
+        let (shutdown, origin) = (shutdown.clone(), origins.allowed(request.head()));
+        let answer = request.conn_data::<AnswerWatch>().cloned().unwrap_or_default();
+        let client = || request.peer_addr().map(|peer| peer.ip().to_canonical());
+        let path = || request.path().to_owned();
+        let visit = access_log.begin(request.method().as_str(), path, client());
+        let preflight = origin.as_ref().and_then(|_| cors::preflight(request.head()));
+        normalize_path(&mut request);
+        let answered = match preflight {
+            Some(answer) => Ok(request.into_response(answer)),
+            None => Err(service.call(request)),
+        };
+        async move {
+            let mut response = match answered {
+                Ok(preflight) => preflight,
+                Err(answered) => answered.await.inspect_err(|_| {
+                    // No handler fails without an answer. If one did, the connection must not
+                    // wait for it.
+                    drop(answer.watch(BoxBody::new(())));
+                })?,
             };
-            async move {
-                let mut response = match answered {
-                    Ok(preflight) => preflight,
-                    Err(answered) => answered.await.inspect_err(|_| {
-                        // No handler fails without an answer. If one did, the connection must not
-                        // wait for it.
-                        drop(answer.watch(BoxBody::new(())));
-                    })?,
-                };
-                if let Some(visit) = visit {
-                    log(visit, &response);
-                }
-                let head = response.response_mut().head_mut();
-                if shutdown.is_cancelled() {
-                    head.set_connection_type(ConnectionType::Close);
-                }
-                if let Some(origin) = origin {
-                    cors::allow(origin, &mut head.headers);
-                }
-                head.headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
-                Ok(response.map_body(|_, body| answer.watch(body)))
+            if let Some(visit) = visit {
+                log(visit, &response);
             }
-        },
-    );
+            let head = response.response_mut().head_mut();
+            if shutdown.is_cancelled() {
+                head.set_connection_type(ConnectionType::Close);
+            }
+            if let Some(origin) = origin {
+                cors::allow(origin, &mut head.headers);
+            }
+            head.headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+            Ok(response.map_body(|_, body| answer.watch(body)))
+        }
+    });
     HttpService::build()
         .on_connect_ext(|exchange: &Exchange<Transport>, data| {
             data.insert(exchange.answer());
