@@ -146,13 +146,16 @@ fn http_service(
         .h1(map_config(app, |()| AppConfig::default()))
 }
 
-/// Routes GET and HEAD of a path to `handler`; the server omits the body of an answer to HEAD.
+/// Routes GET and HEAD of a path, also with a slash at its end, to `handler`; the server omits the
+/// body of an answer to HEAD.
 fn page<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args, Output = HttpResponse>,
     Args: FromRequest + 'static,
 {
-    web::resource(path).get(handler.clone()).route(web::head().to(handler))
+    web::resource([path.to_owned(), format!("{path}/")])
+        .get(handler.clone())
+        .route(web::head().to(handler))
 }
 
 /// Returns all registered metrics in Prometheus' text format.

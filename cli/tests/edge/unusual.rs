@@ -101,6 +101,7 @@ async fn only_pages_of_allowed_origins_may_send_requests() {
     }
     let other = preflight(&server, "https://other.example").await;
     assert!(other.starts_with("HTTP/1.1 405") && !other.contains("access-control"), "{other}");
+    assert!(other.contains("vary: origin\r\n"), "{other}");
     // Errors can be read by the page, too.
     let request = post("origin: https://b.example\r\n", "{");
     let answer = server.ask(request).await;

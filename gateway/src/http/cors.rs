@@ -23,6 +23,11 @@ impl AllowedOrigins {
         Self(origins.to_vec())
     }
 
+    /// Whether answers depend on the origin of the page, so that caches must keep them apart.
+    pub(super) fn matter(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// The value of `access-control-allow-origin` in the answer to this request; `None` if the
     /// request comes from no page, from a page that may not send requests, or is none of the
     /// protocol: the live page has only its own origin.
@@ -48,7 +53,6 @@ pub(super) fn is_foreign(request: &HttpRequest) -> bool {
 /// Adds to an answer that the page of `origin` may read it.
 pub(super) fn allow(origin: HeaderValue, answer: &mut HeaderMap) {
     answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    answer.append(header::VARY, HeaderValue::from_static("origin"));
     answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(READABLE));
 }
 

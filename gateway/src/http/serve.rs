@@ -22,7 +22,7 @@ use actix_web::{
     error::InternalError,
     http::{
         ConnectionType, Uri,
-        header::{HeaderValue, X_CONTENT_TYPE_OPTIONS},
+        header::{HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS},
     },
     web::Data,
 };
@@ -114,7 +114,7 @@ fn http_service(
     Service = impl Service<(Exchange<Transport>, Option<SocketAddr>)>,
     InitError = (),
 > {
-    let (gate, access_log) = (api.clone(), api.access_log);
+    let (gate, access_log, origins_matter) = (api.clone(), api.access_log, origins.matter());
     let (mailbox, emptied) = Mailbox::open();
     actix_web::rt::spawn(emptied);
     let data = App::new().app_data(api).app_data(Data::new(mailbox)).app_data(origins.clone());
@@ -145,6 +145,9 @@ fn http_service(
             let head = response.response_mut().head_mut();
             if shutdown.is_cancelled() {
                 head.set_connection_type(ConnectionType::Close);
+            }
+            if origins_matter {
+                head.headers.append(VARY, HeaderValue::from_static("origin"));
             }
             if let Some(origin) = origin {
                 cors::allow(origin, &mut head.headers);

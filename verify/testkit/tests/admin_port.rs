@@ -36,12 +36,16 @@ async fn connections_that_wait_send_slowly_or_read_nothing_do_not_lock_out_probe
 }
 
 #[tokio::test]
-async fn errors_of_the_admin_port_have_a_code() {
+async fn pages_of_the_admin_port_tolerate_a_slash_and_errors_have_a_code() {
     let redis = RedisServer::start().await;
     let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     let gateway = Program::named("batchfleet-gateway").unwrap().args(flags);
     let gateway = gateway.args(["--redis-url", &redis.url()]).spawn().unwrap();
-    let mut connection = TcpStream::connect(gateway.address("admin").await.unwrap()).await.unwrap();
+    let address = gateway.address("admin").await.unwrap();
+    for page in ["/livez", "/metrics"] {
+        assert_eq!(get(&address, &format!("{page}/")).await.unwrap().0, 200, "{page}");
+    }
+    let mut connection = TcpStream::connect(address).await.unwrap();
     let request = "GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
