@@ -247,9 +247,12 @@ impl Catalog {
         gone.len()
     }
 
-    /// Applies the result of polling a model's queue, and updates the metrics. `at` is the time
-    /// since polling began.
+    /// Applies the result of polling a model's queue, and updates the metrics, unless the model was
+    /// forgotten after the poll began. `at` is the time since polling began.
     pub(crate) fn observe(&self, model: &Model, at: Duration, backlog: Backlog) {
+        if !self.snapshot().contains_key(&model.spec.queue) {
+            return;
+        }
         model.observe(at, backlog);
         model.books.observe(&backlog);
         let wait = model.ahead(Priority::Sheddable, 1.0).wait();
