@@ -109,7 +109,9 @@ async fn a_model_that_is_no_longer_announced_is_forgotten_with_its_metrics() {
     update(Vec::new());
     assert!(catalog.all().is_empty());
     // A poll that began before brings no series back.
-    polled.iter().for_each(|model| catalog.observe(model, LOOK, Backlog::default()));
+    for model in &polled {
+        catalog.observe(model, LOOK, Backlog::default());
+    }
     let after: usize = series();
     assert_eq!(after, before);
 }
