@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    busy::BusyShare, drain::Drain, metrics::ModelMetrics, retry::Outage, tuner::SharedTuner,
-    watchdog::RunClock,
+    busy::BusyShare, drain::Drain, metrics::ModelMetrics, rescue::LastRenewal, retry::Outage,
+    tuner::SharedTuner, watchdog::RunClock,
 };
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -22,6 +22,8 @@ pub(crate) struct Announcer {
     pub(crate) consumer: Arc<dyn Consumer>,
     /// The constant part of the announcement.
     pub(crate) announcement: Announcement,
+    /// Set by each renewal.
+    pub(crate) renewal: LastRenewal,
     /// The source of capacity, N and the reason for N.
     pub(crate) tuner: SharedTuner,
     /// Exports the announced values to Prometheus.
@@ -61,6 +63,7 @@ impl Announcer {
             self.metrics.batching.set(&announcement);
             match self.consumer.renew(&announcement).await {
                 Ok(()) => {
+                    self.renewal.set();
                     outage.over();
                     announced.cancel();
                 }
@@ -135,6 +138,7 @@ mod tests {
             let announcer = Announcer {
                 consumer,
                 announcement: Announcement::new(worker, model),
+                renewal: LastRenewal::default(),
                 tuner: tuner.clone(),
                 metrics,
                 busy: BusyShare::new(clock.clone(), 1),

@@ -30,6 +30,7 @@ use crate::{
     prepare::{facts, plan},
     probe::Probed,
     repository::ModelSource,
+    rescue::LastRenewal,
     retry::Outage,
     settings::{ExecutionProvider, ModelSettings},
     tuner::SharedTuner,
@@ -148,14 +149,23 @@ impl Model {
             ..Announcement::new(self.worker, spec)
         };
         let WorkerRoles { claims, consumer, target } = roles;
-        let jobs = Jobs { claims, consumer: consumer.clone() };
+        let renewal = LastRenewal::default();
+        let jobs = Jobs { claims, consumer: consumer.clone(), renewal: renewal.clone() };
         let pipeline = Pipeline::new(self.plan, self.engine, jobs, metrics.clone(), drain.clone());
         let (tuner, drained) = (pipeline.tuner(), CancellationToken::new());
         let mut tasks = LongTasks::default();
         tasks.spawn("batch target", guide(target, tuner.clone()));
         let busy = BusyShare::new(clock.clone(), self.instances);
-        let announcer =
-            Announcer { consumer, announcement, tuner, metrics, clock, busy, max_batch_time };
+        let announcer = Announcer {
+            consumer,
+            announcement,
+            renewal,
+            tuner,
+            metrics,
+            clock,
+            busy,
+            max_batch_time,
+        };
         let announcing = announcer.run(announced.clone(), drain.clone(), drained.clone());
         let mut announcing = tokio::spawn(announcing);
         // A worker that claims before its first announcement would be presumed dead.

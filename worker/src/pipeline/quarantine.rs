@@ -1,9 +1,9 @@
 //! Jobs of dead workers: reclaimed one by one, and run alone, alternating with other batches. A job
 //! may have killed its worker, and must not take the jobs of others with it.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, time::Duration};
 
-use batchfleet_broker::{Consumer, Release};
+use batchfleet_broker::Release;
 
 use super::{pace::BatchPace, screen::Screen};
 use crate::{
@@ -23,9 +23,9 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Reclaims jobs of `consumer`'s queue.
-    pub(super) fn new(consumer: Arc<dyn Consumer>, metrics: ModelMetrics, drain: Drain) -> Self {
-        Self { rescue: Rescue::new(consumer), metrics, drain, rest: None, ran: false }
+    /// Reclaims jobs through `rescue`.
+    pub(super) fn new(rescue: Rescue, metrics: ModelMetrics, drain: Drain) -> Self {
+        Self { rescue, metrics, drain, rest: None, ran: false }
     }
 
     /// Whether a search for jobs of dead workers is due.

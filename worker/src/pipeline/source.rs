@@ -25,6 +25,7 @@ use crate::{
     limit::BatchLimit,
     metrics::ModelMetrics,
     plan::ServingPlan,
+    rescue::{LastRenewal, Rescue},
     retry::Outage,
     settle::Settler,
 };
@@ -40,6 +41,8 @@ pub(crate) struct Jobs {
     pub(crate) claims: Box<dyn Claims>,
     /// Settles jobs, hands jobs back, and reclaims the jobs of dead workers.
     pub(crate) consumer: Arc<dyn Consumer>,
+    /// Times the searches for jobs of dead workers.
+    pub(crate) renewal: LastRenewal,
 }
 
 /// What to do next.
@@ -71,16 +74,17 @@ impl BatchSource {
     /// Claims nothing before the first [`next`](Self::next).
     pub(super) fn new(
         plan: Arc<ServingPlan>,
-        Jobs { claims, consumer }: Jobs,
+        Jobs { claims, consumer, renewal }: Jobs,
         metrics: ModelMetrics,
         drain: Drain,
         pace: BatchPace,
     ) -> Self {
+        let rescue = Rescue::new(Arc::clone(&consumer), renewal);
         Self {
             intake: Intake::start(claims, plan.lengths.clone(), drain.clone()),
             screen: Screen::new(Arc::clone(&plan), Arc::clone(&consumer), metrics.clone()),
             held: HeldJobs::new(plan.layout()),
-            quarantine: Quarantine::new(Arc::clone(&consumer), metrics.clone(), drain.clone()),
+            quarantine: Quarantine::new(rescue, metrics.clone(), drain.clone()),
             leases: Outage::new("renew leases"),
             last_claim: LastClaim::Some,
             buffers: KeptBuffers::default(),

@@ -37,6 +37,7 @@ use crate::{
     engine::{EngineError, FinishedRun, Work},
     lengths::RowLengths,
     metrics::{JobOutcome, WorkerMetrics},
+    rescue::LastRenewal,
 };
 
 const RUN: Duration = Duration::from_millis(100);
@@ -81,7 +82,7 @@ fn plan(limit: u32) -> ServingPlan {
 /// Connects a new worker to the queue.
 async fn jobs(broker: &MemoryBroker) -> Jobs {
     let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();
-    Jobs { claims: roles.claims, consumer: roles.consumer }
+    Jobs { claims: roles.claims, consumer: roles.consumer, renewal: LastRenewal::default() }
 }
 
 /// A running pipeline, its gateway, and a record of its batches.

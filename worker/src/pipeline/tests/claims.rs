@@ -47,7 +47,8 @@ async fn a_published_target_applies_from_the_next_claim_on() {
     let broker = MemoryBroker::new(1000);
     let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();
     let WorkerRoles { claims, consumer, mut target } = roles;
-    let mut bench = Bench::with(plan(4), broker, Jobs { claims, consumer }, DRAIN).await;
+    let jobs = Jobs { claims, consumer, renewal: LastRenewal::default() };
+    let mut bench = Bench::with(plan(4), broker, jobs, DRAIN).await;
     bench.submit_rows(&[1; 14]).await;
     assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
     let wish = Wish { batch: BatchWish::Rows(6), slo_ms: None };

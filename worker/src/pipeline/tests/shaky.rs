@@ -70,11 +70,11 @@ impl Consumer for Shaky {
 
 async fn shaky_bench(claims: usize, settlements: usize, returns: usize) -> Bench {
     let broker = MemoryBroker::new(1000);
-    let Jobs { claims: steady, consumer } = jobs(&broker).await;
+    let Jobs { claims: steady, consumer, renewal } = jobs(&broker).await;
     let [failures, settlements, returns] = [claims, settlements, returns].map(AtomicUsize::new);
     let claims = Box::new(ShakyClaims { claims: steady, failures });
     let consumer = Arc::new(Shaky { consumer, settlements, returns });
-    Bench::with(plan(4), broker, Jobs { claims, consumer }, DRAIN).await
+    Bench::with(plan(4), broker, Jobs { claims, consumer, renewal }, DRAIN).await
 }
 
 #[tokio::test(start_paused = true)]
