@@ -37,6 +37,7 @@ mod controller;
 mod denials;
 mod entries;
 mod errors;
+mod findings;
 mod glance;
 mod heartbeat;
 mod held;

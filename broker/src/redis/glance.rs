@@ -45,8 +45,8 @@ pub(super) struct LastGlance {
 }
 
 impl LastGlance {
-    /// Whether the next renewal asks: only while this worker uses the answers, because who asks also
-    /// takes the turn to look.
+    /// Whether the next renewal reads the answers as well. A worker reads them only while it uses them,
+    /// because a worker that reads them also takes the turn to look for dead workers.
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted.lock().is_some_and(|wanted| wanted.elapsed() < USED_FOR)
     }

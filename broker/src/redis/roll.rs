@@ -12,7 +12,7 @@ use redis::{Pipeline, Value, aio::ConnectionLike};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{denials, errors::broker_error, keys, values::parse};
+use super::{errors::broker_error, findings, keys, values::parse};
 use crate::{BrokerError, QueueName};
 
 /// How long a worker keeps the turn, in milliseconds.
@@ -71,7 +71,7 @@ pub(super) fn is_turn_of(worker: &str, taken: Option<Value>, owner: Option<Value
 
 /// The roll in an answer to `GET`; `None` if there is none that this worker can read.
 pub(super) fn read(answer: Option<Value>) -> Option<Roll> {
-    serde_json::from_str(&parse::<Option<String>>(answer).ok()??).ok()
+    findings::read(answer)
 }
 
 /// The number of living workers in the roll of a queue; 0 without a roll, which workers leave every
@@ -86,22 +86,13 @@ pub(super) async fn living(
     Ok(read(Some(roll)).map_or(0, |roll| roll.workers))
 }
 
-/// Leaves a roll for the other workers. A full Redis, and one that denies it, does without.
+/// Leaves a roll for the other workers.
 pub(super) async fn write(
     connection: &mut impl ConnectionLike,
     queue: &QueueName,
     roll: &Roll,
 ) -> Result<(), BrokerError> {
-    let roll = serde_json::to_string(roll).map_err(BrokerError::refused)?;
-    let mut set = redis::cmd("SET");
-    set.arg(keys::roll(queue)).arg(roll).arg("PX").arg(TRUE_FOR);
-    match set.exec_async(connection).await {
-        Err(error) if denials::is_of_permission(&error) => Ok(()),
-        written => match written.map_err(broker_error) {
-            Err(BrokerError::Full) => Ok(()),
-            written => written,
-        },
-    }
+    findings::leave(connection, &keys::roll(queue), roll, TRUE_FOR).await
 }
 
 #[cfg(test)]

@@ -15,9 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     beats::{Beat, QueueBeats},
-    denials,
-    errors::broker_error,
-    keys,
+    findings, keys,
     look::Look,
     values::parse,
 };
@@ -62,8 +60,7 @@ impl Found {
     /// summary read for themselves.
     pub(super) fn read(answers: &mut impl Iterator<Item = Value>) -> Self {
         let is_turn = matches!(parse::<Value>(answers.next()), Ok(Value::Okay));
-        let summary = parse::<Option<String>>(answers.next()).ok().flatten();
-        Self { is_turn, summary: summary.and_then(|text| serde_json::from_str(&text).ok()) }
+        Self { is_turn, summary: findings::read(answers.next()) }
     }
 
     /// The beats in the summary, if they tell what this look would find.
@@ -115,23 +112,14 @@ impl Summary {
     }
 }
 
-/// Leaves a summary for the other gateways; without beats one that they do not use. A full Redis, and
-/// one that denies it, does without.
+/// Leaves a summary for the other gateways; without beats one that they do not use.
 pub(super) async fn write(
     connection: &mut impl ConnectionLike,
     beats: Option<&[QueueBeats]>,
     look: &Look,
 ) -> Result<(), BrokerError> {
     let summary = beats.map_or_else(Summary::default, |all| Summary::new(all, look));
-    let summary = serde_json::to_string(&summary).map_err(BrokerError::refused)?;
-    let mut set = redis::cmd("PSETEX");
-    match set.arg(keys::SUMMARY).arg(KEPT).arg(summary).exec_async(connection).await {
-        Err(error) if denials::is_of_permission(&error) => Ok(()),
-        written => match written.map_err(broker_error) {
-            Err(BrokerError::Full) => Ok(()),
-            written => written,
-        },
-    }
+    findings::leave(connection, keys::SUMMARY, &summary, KEPT).await
 }
 
 #[cfg(test)]
