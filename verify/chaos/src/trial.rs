@@ -1,13 +1,14 @@
 //! A trial of one fault: a fleet, the loads on it, and the checks that every trial must pass.
 
 use std::{
+    fs,
     pin::Pin,
     time::{Duration, SystemTime},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     control::Queues,
@@ -28,6 +29,8 @@ pub(crate) const BATCH_MS: f64 = 20.0;
 pub(crate) const ROW_MS: f64 = 0.5;
 /// How often a trial polls for an expected event.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
+/// How often a trial polls for the start of a batch: a small part of a batch's time.
+const MOMENT: Duration = Duration::from_millis(1);
 /// How soon after the last load the queues must be empty, with no request in flight.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
 /// The baseline excludes requests due before this time, when users were still connecting.
@@ -192,6 +195,20 @@ impl Trial {
     /// The logged runs of a load's requests.
     pub(crate) fn runs(&self, journal: &LoadJournal) -> Result<Runs> {
         Runs::read(&self.fleet.run_log(), journal.nonce)
+    }
+
+    /// Waits until a worker has begun another batch, which takes at least [`BATCH_MS`].
+    pub(crate) async fn batch_begun(&self, worker: usize) -> Result<()> {
+        let id = self.fleet.workers[worker].program()?.id().context("the worker has ended")?;
+        let log = self.fleet.run_log().join(id.to_string());
+        let before = fs::metadata(&log)?.len();
+        let begun = async {
+            while fs::metadata(&log)?.len() == before {
+                sleep(MOMENT).await;
+            }
+            Ok(())
+        };
+        timeout(IDLE_LIMIT, begun).await.context("the worker begins no batch")?
     }
 
     /// The sum of a metric over all running gateways.

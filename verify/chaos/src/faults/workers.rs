@@ -81,6 +81,7 @@ pub(crate) async fn all_killed(scale: Scale) -> Result<Findings> {
 pub(crate) async fn stopped(scale: Scale) -> Result<Findings> {
     let mut trial = Trial::usual(scale).await?;
     let load = trial.load(scale.closed()).await?;
+    trial.batch_begun(0).await?;
     trial.fleet.workers[0].program()?.signal("STOP").await?;
     let stopped = now();
     sleep(scale.lasts.min(20 * SECOND)).await;
