@@ -62,7 +62,7 @@ pub(crate) trait RequestOrigin {
     fn header(&self, name: &'static str) -> impl Iterator<Item = &[u8]>;
 
     /// The name in the certificate that the client presented, if any.
-    fn certificate(&self) -> Option<&Arc<str>>;
+    fn certificate(&self) -> Option<Arc<str>>;
 }
 
 /// The access control of a gateway.
@@ -224,8 +224,8 @@ impl Clients {
     /// usual ones.
     fn certified(&self, origin: &impl RequestOrigin) -> Option<Arc<Grant>> {
         let name = origin.certificate()?;
-        let listed = self.keys.as_ref().and_then(|file| file.keys().certificate(name).cloned());
-        let grant = listed.unwrap_or_else(|| Grant::of(name.clone(), self.default_class).into());
+        let listed = self.keys.as_ref().and_then(|file| file.keys().certificate(&name).cloned());
+        let grant = listed.unwrap_or_else(|| Grant::of(name, self.default_class).into());
         let is_past = |expiry: Expiry| expiry.is_past(SystemTime::now());
         Some(grant).filter(|grant| !grant.expires.is_some_and(is_past))
     }

@@ -30,6 +30,9 @@ pub(crate) enum InferError {
     /// The bodies of requests and responses use the whole memory budget.
     #[error("the bodies of other requests fill this gateway's memory")]
     BodyBytes,
+    /// The connections and open calls of clients use the whole memory of connections.
+    #[error("the requests and answers of other connections fill this gateway's memory")]
+    ConnectionBytes,
     /// The queue is too long for the request's deadline. Contains the time until the queue may be
     /// short enough.
     #[error("the queue is too long for an answer before the deadline")]
@@ -87,6 +90,7 @@ impl InferError {
             Self::QueueUnreachable => Some(RefusalKind::BrokerUnready),
             Self::Problem(_)
             | Self::AuthFailures(_)
+            | Self::ConnectionBytes
             | Self::Deadline
             | Self::Worker(_)
             | Self::Misrouted => None,
@@ -98,6 +102,7 @@ impl InferError {
         match self {
             Self::Problem(problem) => problem.code,
             Self::AuthFailures(_) => "auth_failures",
+            Self::ConnectionBytes => "connection_bytes",
             Self::Deadline => "deadline",
             Self::Worker(error) => match error.failure {
                 Failure::BadInput => "bad_input",
@@ -115,6 +120,7 @@ impl InferError {
             Self::Problem(problem) => problem.status,
             Self::Quota(_) | Self::Concurrency | Self::AuthFailures(_) => 429,
             Self::BodyBytes
+            | Self::ConnectionBytes
             | Self::QueueWait(_)
             | Self::QueueLimit
             | Self::InFlight
@@ -137,6 +143,7 @@ impl InferError {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Quota(wait) | Self::QueueWait(wait) | Self::AuthFailures(wait) => Some(*wait),
+            Self::ConnectionBytes => Some(Duration::from_secs(1)),
             _ => self.refusal().map(|_| Duration::from_secs(1)),
         }
     }

@@ -1,4 +1,4 @@
-//! The gRPC front: connections, messages and answers. Inference messages are read and written by
+//! The gRPC front: messages and answers. Inference messages are read and written by
 //! [`batchfleet_oip::grpc`]; all other calls are served by the generated code of tonic.
 //!
 //! Inference does not pass through tonic, because tonic allocates what a message announces before it has
@@ -6,14 +6,11 @@
 
 mod answer;
 mod call;
-mod calls;
 mod codec;
 mod connection;
 mod deadline;
-mod frames;
 mod health;
 mod infer;
-mod late_updates;
 mod messages;
 mod origin;
 mod parts;

@@ -1,4 +1,4 @@
-//! The HTTP front: routes, request heads, bodies and responses. Only `http`, `live` and the
+//! The HTTP front: routes, request heads, bodies and responses, over HTTP/1.1 and HTTP/2. Only `http`, `live` and the
 //! threads of `server` depend on actix.
 
 mod connection;
@@ -10,6 +10,7 @@ mod media_type;
 mod metadata;
 mod normal_path;
 mod origin;
+mod over_http2;
 mod response_body;
 mod routes;
 mod serve;

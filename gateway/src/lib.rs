@@ -23,6 +23,7 @@ mod error;
 pub mod explain;
 mod grpc;
 mod http;
+mod http2;
 mod ledger;
 mod live;
 mod mailbox;

@@ -92,13 +92,8 @@ pub(crate) fn listen(
     if let Some(address) = settings.grpc_listen {
         let (listener, bound) = bind(settings, "--grpc-listen", address)?;
         addresses.grpc = Some(bound);
-        let door = GrpcDoor {
-            api,
-            doors,
-            tls,
-            max_age: Some(settings.grpc_max_connection_age).filter(|age| !age.is_zero()),
-            shutdown,
-        };
+        let max_age = Some(settings.grpc_max_connection_age).filter(|age| !age.is_zero());
+        let door = GrpcDoor { api, doors, tls, shutdown, max_age };
         builder = grpc::serve(builder, listener, door).map_err(failed("--grpc-listen", address))?;
     }
     Ok((builder.run(), addresses))

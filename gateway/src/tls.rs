@@ -35,7 +35,7 @@ const CONNECTION_BYTES: usize = (8 << 10) + UNSENT;
 /// The protocol of a port, which TLS negotiates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// HTTP/1.1.
+    /// HTTP/2 or HTTP/1.1.
     Http,
     /// gRPC, over HTTP/2.
     Grpc,

@@ -1,7 +1,5 @@
 """The connections of gRPC clients: moved at their age, drained at shutdown, and bounded."""
 
-import contextlib
-import socket
 import threading
 import time
 
@@ -13,14 +11,20 @@ import tritonclient.grpc as triton
 import repository
 import samples
 from fleet import KINDS, eventually, running
+from frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    EVERY_STREAM,
+    GOAWAY,
+    HEADERS,
+    WINDOW_UPDATE,
+    Http2,
+    frame,
+    head,
+)
 from test_triton_grpc import VALUES, given
 
-DATA, HEADERS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 6, 7, 8
-ACK = END_STREAM = 1
-END_HEADERS = 4
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-EVERY_STREAM = 2**31 - 1
-MOST_WAIT = 20  # seconds
 
 
 @pytest.fixture(params=KINDS)
@@ -60,79 +64,42 @@ def test_clients_that_are_moved_lose_no_call(moving):
     assert len(answered) > 100 and all(answered)
 
 
-def frames(connection: socket.socket) -> list[int]:
-    """Answers pings until the server closes the connection. Returns the types of all frames."""
-    received, kinds = connection.makefile("rb"), []
-    with contextlib.suppress(ConnectionResetError):  # the server has not read all bytes
-        while len(head := received.read(9)) == 9:
-            kinds.append(head[3])
-            payload = received.read(int.from_bytes(head[:3]))
-            if head[3] == PING and not head[4] & ACK:
-                connection.sendall(head[:4] + bytes([ACK]) + head[5:] + payload)
-    return kinds
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
-
-
 def head_of_call(path: str) -> bytes:
-    """The head of a call, without any compression."""
-    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "a"}
-    fields |= {"content-type": "application/grpc", "te": "trailers"}
-    texts = ((text.encode() for text in field) for field in fields.items())
-    return b"".join(
-        b"\0" + b"".join(len(text).to_bytes(1) + text for text in field) for field in texts
-    )
+    """The head of a call."""
+    return head("POST", path, ("content-type", "application/grpc"), ("te", "trailers"))
 
 
 def test_a_stream_that_comes_too_late_fails_no_other_call(moving):
     """A client may answer the ping between the two farewells before it sends a stream that it opened
     earlier. The window update of that stream must not end the connection."""
-    host, port = moving.grpc.rsplit(":", 1)
     call = head_of_call("/inference.GRPCInferenceService/ServerLive")
-    with socket.create_connection((host, int(port)), MOST_WAIT) as connection:
-        received = connection.makefile("rb")
-
-        def until(kind: int, flags: int = 0) -> tuple[int, bytes]:
-            """The stream and the payload of the next frame of this kind with these flags."""
-            while True:
-                head = received.read(9)
-                assert len(head) == 9, "the server closed the connection"
-                payload = received.read(int.from_bytes(head[:3]))
-                if head[3] == kind and head[4] & flags == flags:
-                    return int.from_bytes(head[5:]), payload
+    with Http2(moving.grpc) as connection:
 
         def last_stream() -> int:
-            _, farewell = until(GOAWAY)
+            _, farewell = connection.until(GOAWAY)
             assert farewell[4:8] == bytes(4), "NO_ERROR"
             return int.from_bytes(farewell[:4])
 
-        connection.sendall(PREFACE + frame(HEADERS, END_HEADERS, 1, call))
+        connection.send(frame(HEADERS, END_HEADERS, 1, call))
         assert last_stream() == EVERY_STREAM
-        _, ping = until(PING)
         late = frame(HEADERS, END_HEADERS, 3, call) + frame(WINDOW_UPDATE, 0, 3, (9).to_bytes(4))
-        connection.sendall(frame(PING, ACK, 0, ping) + late)
+        connection.answer_ping(late)
         assert last_stream() == 1
-        connection.sendall(frame(DATA, END_STREAM, 1, bytes(5)))
-        assert until(DATA) == (1, bytes([0, 0, 0, 0, 2, 8, 1])), "the server is live"
-        assert until(HEADERS, END_STREAM)[0] == 1, "the trailers"
+        connection.send(frame(DATA, END_STREAM, 1, bytes(5)))
+        assert connection.until(DATA) == (1, bytes([0, 0, 0, 0, 2, 8, 1])), "the server is live"
+        assert connection.until(HEADERS, END_STREAM)[0] == 1, "the trailers"
 
 
 def test_an_idle_connection_is_closed_with_a_farewell(moving):
-    host, port = moving.grpc.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), MOST_WAIT) as connection:
-        connection.sendall(PREFACE)
+    with Http2(moving.grpc) as connection:
         eventually(lambda: connections(moving) == 1, "the connection is open")
-        assert GOAWAY in frames(connection)
+        assert GOAWAY in (kind for kind, *_ in connection.frames())
     eventually(lambda: connections(moving) == 0, "the connection is gone", seconds=5)
 
 
 def test_another_protocol_is_closed_at_once(moving):
-    host, port = moving.grpc.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), MOST_WAIT) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-        frames(connection)
+    with Http2(moving.grpc, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n") as connection:
+        list(connection.frames())  # until the server closes the connection
     eventually(lambda: connections(moving) == 0, "the connection is gone", seconds=5)
 
 

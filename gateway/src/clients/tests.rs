@@ -28,8 +28,8 @@ impl RequestOrigin for Head {
         self.headers.iter().filter(of_name).map(|(_, value)| value.as_bytes())
     }
 
-    fn certificate(&self) -> Option<&Arc<str>> {
-        self.certificate.as_ref()
+    fn certificate(&self) -> Option<Arc<str>> {
+        self.certificate.clone()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Answers one call: finds its method, and identifies its client.
 
-use std::{convert::Infallible, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -9,7 +9,6 @@ use tonic::{Code, Status};
 
 use super::{
     answer::AnswerBody,
-    calls::Call,
     infer,
     origin::{Origin, Peer},
     receive,
@@ -18,27 +17,29 @@ use super::{
     stream,
     thread::Thread,
 };
+use crate::http2::Call;
 
 /// The service of the protocol.
 const INFERENCE: &str = "inference.GRPCInferenceService";
 /// The methods that any client may call: they tell nothing about models.
 const OPEN: [&str; 3] = ["ServerLive", "ServerReady", "ServerMetadata"];
 
-/// Answers a call. The call counts as open until its answer was sent.
+/// Answers a call.
 pub(super) async fn answer(
     thread: Rc<Thread>,
     peer: Rc<Peer>,
     call: Rc<Call>,
     request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
-    let answer = if is_grpc(&request) {
-        route(thread, peer, &call, request).await
-    } else {
+) -> Response<AnswerBody> {
+    if !is_grpc(&request) {
         let mut answer = Response::new(AnswerBody::default());
         *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        answer
-    };
-    Ok(answer.map(|body| body.of(call)))
+        return answer;
+    }
+    match call.check_room() {
+        Ok(()) => route(thread, peer, &call, request).await,
+        Err(error) => refusal(status(&error)),
+    }
 }
 
 /// Whether a request is a call of gRPC.
@@ -59,15 +60,16 @@ async fn route(
         (INFERENCE, "ModelInfer") => {
             call.owes_answer();
             let answered = infer::answer(&thread, &peer, request).await;
-            answered.map(|answer| answer.map(AnswerBody::one))
+            answered.map(|answer| answer.map(AnswerBody::One))
         }
         (INFERENCE, "ModelStreamInfer") => {
             call.owes_answer();
-            stream::answer(thread, peer, request).map(|answer| answer.map(AnswerBody::many))
+            stream::answer(thread, peer, request)
+                .map(|answer| answer.map(|answers| AnswerBody::Many(Box::new(answers))))
         }
         _ => {
             let answered = other(&thread, &peer, request).await;
-            answered.map(|answer| answer.map(AnswerBody::generated))
+            answered.map(|answer| answer.map(AnswerBody::Generated))
         }
     };
     answered.unwrap_or_else(refusal)

@@ -31,7 +31,7 @@ impl RequestOrigin for Origin<'_> {
         self.metadata.get_all(name).into_iter().map(HeaderValue::as_bytes)
     }
 
-    fn certificate(&self) -> Option<&Arc<str>> {
-        self.peer.certificate.as_ref().map(|name| &name.0)
+    fn certificate(&self) -> Option<Arc<str>> {
+        self.peer.certificate.as_ref().map(|name| name.0.clone())
     }
 }

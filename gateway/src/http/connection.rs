@@ -1,4 +1,5 @@
-//! Serves one connection: waits for a request, lets actix answer it, and waits for the next one.
+//! Serves one connection of HTTP/1.1: waits for a request, lets actix answer it, and waits for the next
+//! one. Hands over a connection whose client speaks HTTP/2.
 //!
 //! Works over any stream, so that TLS can be ended below. What actix does not bound is bounded here:
 //! the time of every request head, the memory of all connections, the requests that a client sends
@@ -32,8 +33,15 @@ use tokio::{
 };
 
 use self::socket::{Connection, Ending};
-pub(super) use self::{answer::AnswerWatch, exchange::Exchange};
-use crate::door::Door;
+pub(super) use self::{
+    answer::{AnswerWatch, WatchedBody},
+    exchange::Exchange,
+};
+use crate::{
+    door::{Door, Place},
+    http2::ClientStream,
+    memory::MemoryShare,
+};
 
 /// Time limit for a client to send a request head, from its first byte on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,40 +51,48 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// would make the kernel discard the answer as well.
 const LINGER_BYTES: usize = 256 << 10;
 
-/// Serves the connection until the client or the server closes it. `opening` becomes the stream once
-/// the client has begun to send. `http` answers one request on each stream that it is called with.
-pub(super) async fn serve<S, H>(
+/// A connection whose client has begun to speak HTTP/2.
+pub(super) struct Http2Client<'a, S> {
+    pub(super) stream: ClientStream<S>,
+    pub(super) place: Place<'a>,
+    pub(super) share: MemoryShare,
+}
+
+/// Serves the connection until the client or the server closes it, or hands it over because the client
+/// speaks HTTP/2. `opening` becomes the stream once the client has begun to send. `http` answers one
+/// request on each stream that it is called with.
+pub(super) async fn serve<'a, S, H>(
     opening: impl Future<Output = io::Result<S>>,
     peer: Option<SocketAddr>,
     http: &H,
-    door: &Door,
-) where
+    door: &'a Door,
+) -> Option<Http2Client<'a, S>>
+where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Service<(Exchange<S>, Option<SocketAddr>)>,
 {
-    let Some(place) = door.enter(peer) else { return };
+    let place = door.enter(peer)?;
     let opened = timeout(door.patience().keep_alive, opening);
     let opened = tokio::select! {
         biased;
         opened = opened => opened,
-        closing = door.closes() => return closing.reason().map_or((), |reason| place.closed(reason)),
+        closing = door.closes() => {
+            if let Some(reason) = closing.reason() {
+                place.closed(reason);
+            }
+            return None;
+        }
     };
-    let Ok(Ok(stream)) = opened else { return };
+    let stream = opened.ok()?.ok()?;
     let connection = Rc::new(RefCell::new(Connection::new(stream, place.share())));
-    let ending = loop {
-        let wait = next_request(&connection, door.patience().keep_alive);
-        let next = tokio::select! {
-            biased;
-            next = wait => next,
-            closing = door.closes() => Err(closing.into()),
-        };
-        if let Err(ending) = next {
-            break ending;
+    let first = unless_closed(door, speaks_http2(&connection, door.patience().keep_alive)).await;
+    let ending = match first {
+        Ok(true) => {
+            let (stream, received, share) = Rc::into_inner(connection)?.into_inner().into_parts();
+            return Some(Http2Client { stream: ClientStream::new(stream, received), place, share });
         }
-        let server = Box::pin(http.call((Exchange::of(&connection), peer)));
-        if let Err(ending) = answer(&connection, server, door.patience().stall).await {
-            break ending;
-        }
+        Ok(false) => answer_requests(&connection, peer, http, door).await,
+        Err(ending) => ending,
     };
     if let Some(reason) = ending.reason() {
         place.closed(reason);
@@ -89,6 +105,53 @@ pub(super) async fn serve<S, H>(
             _ = door.closes() => {}
         }
     }
+    None
+}
+
+/// Answers one request after another. Returns how the connection ended.
+async fn answer_requests<S, H>(
+    connection: &Rc<RefCell<Connection<S>>>,
+    peer: Option<SocketAddr>,
+    http: &H,
+    door: &Door,
+) -> Ending
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Service<(Exchange<S>, Option<SocketAddr>)>,
+{
+    let patience = door.patience();
+    loop {
+        let wait = next_request(connection, patience.keep_alive);
+        if let Err(ending) = unless_closed(door, wait).await {
+            return ending;
+        }
+        let server = Box::pin(http.call((Exchange::of(connection), peer)));
+        if let Err(ending) = answer(connection, server, patience.stall).await {
+            return ending;
+        }
+    }
+}
+
+/// Waits for the client, unless the connection has to close.
+async fn unless_closed<T>(
+    door: &Door,
+    wait: impl Future<Output = Result<T, Ending>>,
+) -> Result<T, Ending> {
+    tokio::select! {
+        biased;
+        waited = wait => waited,
+        closing = door.closes() => Err(closing.into()),
+    }
+}
+
+/// Waits for the first bytes of the connection, which tell whether the client speaks HTTP/2.
+async fn speaks_http2<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &RefCell<Connection<S>>,
+    keep_alive: Duration,
+) -> Result<bool, Ending> {
+    begin(connection, keep_alive).await?;
+    let tell = poll_fn(|context| connection.borrow_mut().poll_preface(context));
+    timeout(HEAD_TIMEOUT, tell).await.unwrap_or_else(|_| Err(late_head()))
 }
 
 /// Waits for the head of the next request. A connection on which nothing arrives is closed without a
@@ -98,14 +161,24 @@ async fn next_request<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &RefCell<Connection<S>>,
     keep_alive: Duration,
 ) -> Result<(), Ending> {
+    begin(connection, keep_alive).await?;
+    let head = poll_fn(|context| connection.borrow_mut().poll_head(context));
+    timeout(HEAD_TIMEOUT, head).await.unwrap_or_else(|_| Err(late_head()))
+}
+
+/// Waits for the first byte of the next request.
+async fn begin<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &RefCell<Connection<S>>,
+    keep_alive: Duration,
+) -> Result<(), Ending> {
     connection.borrow_mut().rest()?;
     let begun = poll_fn(|context| connection.borrow_mut().poll_begin(context));
-    timeout(keep_alive, begun).await.unwrap_or(Err(Ending::Closed))?;
-    let head = poll_fn(|context| connection.borrow_mut().poll_head(context));
-    timeout(HEAD_TIMEOUT, head).await.unwrap_or_else(|_| {
-        let message = format!("the request head did not arrive within {HEAD_TIMEOUT:?}");
-        Err(Ending::Refused(Problem { status: 408, code: "head_timeout", message }))
-    })
+    timeout(keep_alive, begun).await.unwrap_or(Err(Ending::Closed))
+}
+
+fn late_head() -> Ending {
+    let message = format!("the request head did not arrive within {HEAD_TIMEOUT:?}");
+    Ending::Refused(Problem { status: 408, code: "head_timeout", message })
 }
 
 /// Runs the server until the answer to the current request has been sent. Dropping the server then

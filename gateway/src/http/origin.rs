@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use actix_http::Request;
-use actix_web::{HttpRequest, http::header::HeaderValue};
+use actix_web::{HttpMessage, HttpRequest, http::header::HeaderValue};
 
 use crate::{clients::RequestOrigin, tls::CertificateName};
 
@@ -16,12 +16,14 @@ impl RequestOrigin for HttpRequest {
         self.headers().get_all(name).map(HeaderValue::as_bytes)
     }
 
-    fn certificate(&self) -> Option<&Arc<str>> {
-        self.conn_data::<CertificateName>().map(|name| &name.0)
+    fn certificate(&self) -> Option<Arc<str>> {
+        let of_request = || self.extensions().get::<CertificateName>().map(|name| name.0.clone());
+        // A request over HTTP/2 carries the name itself.
+        self.conn_data::<CertificateName>().map(|name| name.0.clone()).or_else(of_request)
     }
 }
 
-/// A request before it is routed.
+/// A request over HTTP/1.1 before it is routed.
 impl RequestOrigin for Request {
     fn peer(&self) -> Option<IpAddr> {
         self.peer_addr().map(|peer| peer.ip())
@@ -31,7 +33,7 @@ impl RequestOrigin for Request {
         self.head().headers().get_all(name).map(HeaderValue::as_bytes)
     }
 
-    fn certificate(&self) -> Option<&Arc<str>> {
-        self.conn_data::<CertificateName>().map(|name| &name.0)
+    fn certificate(&self) -> Option<Arc<str>> {
+        self.conn_data::<CertificateName>().map(|name| name.0.clone())
     }
 }

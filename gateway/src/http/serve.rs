@@ -1,4 +1,4 @@
-//! Adds HTTP/1.1 to the threads of the server.
+//! Adds HTTP/1.1 and HTTP/2 to the threads of the server.
 //!
 //! Replaces the `HttpServer` of actix-web, which always sends `100 Continue` before a handler can
 //! refuse the request.
@@ -30,11 +30,11 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{self, AnswerWatch, Exchange},
+    connection::{self, AnswerWatch, Exchange, WatchedBody},
     cors::{self, AllowedOrigins},
     failure::ERROR_CODE,
     head::content_length,
-    normal_path,
+    normal_path, over_http2,
     response_body::sent_bytes,
     routes::routes,
 };
@@ -42,8 +42,9 @@ use crate::{
     access::{Answered, Visit},
     api::Api,
     body,
-    door::Doors,
+    door::{Door, Doors},
     error::InferError,
+    http2::Terms,
     mailbox::Mailbox,
     metrics::Protocol,
     tls::{self, Tls, Transport},
@@ -63,7 +64,7 @@ pub(crate) struct HttpDoor {
     /// Origins whose pages may send requests.
     pub(crate) origins: Vec<String>,
     /// Cancelled when the gateway begins to go away: each connection then closes after its next
-    /// response.
+    /// response, and each of HTTP/2 after its open requests.
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -79,21 +80,29 @@ pub(crate) fn serve(
 ) -> io::Result<ServerBuilder> {
     let address = listener.local_addr()?;
     builder.listen("http", listener, move || {
-        let origins = AllowedOrigins::new(&server.origins);
-        let http = http_service(server.api.clone(), origins, address, server.shutdown.clone());
-        let (doors, tls) = (server.doors.clone(), server.tls.clone());
+        let server = server.clone();
+        let (mailbox, emptied) = Mailbox::open();
+        actix_web::rt::spawn(emptied);
+        let app = || map_config(app(&server, mailbox.clone()), |()| AppConfig::default());
+        let (http, http2) = (http_service(app(), server.api.clone(), address), app());
         fn_factory(move || {
-            let (started, tls, doors) = (http.new_service(()), tls.clone(), doors.clone());
+            let (http, http2) = (http.new_service(()), http2.new_service(()));
+            let server = server.clone();
             async move {
-                let (http, door) = (Rc::new(started.await?), doors.of_this_thread());
+                let (http, http2) = (Rc::new(http.await?), Rc::new(http2.await?));
+                let door = server.doors.of_this_thread();
                 Ok::<_, ()>(fn_service(move |stream: TcpStream| {
-                    let (http, door, tls) = (http.clone(), door.clone(), tls.clone());
+                    let (http, http2) = (http.clone(), http2.clone());
+                    let (server, door) = (server.clone(), door.clone());
                     async move {
                         let peer = stream.peer_addr().ok();
                         // Without this option the kernel would delay small answers.
                         stream.set_nodelay(true).ok();
-                        let opening = tls::open(stream, tls, tls::Protocol::Http);
-                        connection::serve(opening, peer, &*http, &door).await;
+                        let opening = tls::open(stream, server.tls.clone(), tls::Protocol::Http);
+                        if let Some(client) = connection::serve(opening, peer, &*http, &door).await
+                        {
+                            over_http2::serve(client, peer, &http2, &server.terms(&door)).await;
+                        }
                         Ok::<_, ()>(())
                     }
                 }))
@@ -102,23 +111,32 @@ pub(crate) fn serve(
     })
 }
 
-/// Answers requests: the routes, and what applies to every answer.
-fn http_service(
-    api: Data<Api>,
-    origins: AllowedOrigins,
-    address: SocketAddr,
-    shutdown: CancellationToken,
-) -> impl ServiceFactory<
-    (Exchange<Transport>, Option<SocketAddr>),
-    Config = (),
-    Service = impl Service<(Exchange<Transport>, Option<SocketAddr>)>,
-    InitError = (),
+impl HttpDoor {
+    /// What connections of HTTP/2 are granted. They have no age limit, because httpx fails the requests
+    /// that are open when a server asks the client to leave.
+    fn terms<'a>(&'a self, door: &'a Door) -> Terms<'a> {
+        Terms { door, shutdown: &self.shutdown, max_age: None, dates: true }
+    }
+}
+
+/// The routes, and what applies to every answer.
+fn app(
+    server: &HttpDoor,
+    mailbox: Mailbox,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<WatchedBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    > + use<>,
 > {
-    let (gate, access_log, origins_matter) = (api.clone(), api.access_log, origins.matter());
-    let (mailbox, emptied) = Mailbox::open();
-    actix_web::rt::spawn(emptied);
+    let (api, shutdown) = (server.api.clone(), server.shutdown.clone());
+    let origins = AllowedOrigins::new(&server.origins);
+    let (access_log, origins_matter) = (api.access_log, origins.matter());
     let data = App::new().app_data(api).app_data(Data::new(mailbox)).app_data(origins.clone());
-    let app = data.configure(routes).wrap_fn(move |mut request, service| {
+    data.configure(routes).wrap_fn(move |mut request, service| {
         let (shutdown, origin) = (shutdown.clone(), origins.allowed(request.head()));
         let answer = request.conn_data::<AnswerWatch>().cloned().unwrap_or_default();
         let client = || request.peer_addr().map(|peer| peer.ip().to_canonical());
@@ -155,7 +173,29 @@ fn http_service(
             head.headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
             Ok(response.map_body(|_, body| answer.watch(body)))
         }
-    });
+    })
+}
+
+/// Answers requests over HTTP/1.1.
+fn http_service<A>(
+    app: A,
+    gate: Data<Api>,
+    address: SocketAddr,
+) -> impl ServiceFactory<
+    (Exchange<Transport>, Option<SocketAddr>),
+    Config = (),
+    Service = impl Service<(Exchange<Transport>, Option<SocketAddr>)>,
+    InitError = (),
+>
+where
+    A: ServiceFactory<
+            Request,
+            Config = (),
+            Response = ServiceResponse<WatchedBody>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static,
+{
     HttpService::build()
         .on_connect_ext(|exchange: &Exchange<Transport>, data| {
             data.insert(exchange.answer());
@@ -172,7 +212,7 @@ fn http_service(
             let gate = gate.clone();
             async move { expect(&gate, request).await }
         }))
-        .h1(map_config(app, |()| AppConfig::default()))
+        .h1(app)
 }
 
 /// Removes the slashes that a client has added to a path.

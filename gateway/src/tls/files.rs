@@ -77,12 +77,13 @@ impl TlsFiles {
             },
         };
         let config = self.config(chain, key, authorities)?;
-        let speaking = |protocol: &[u8]| {
+        let speaking = |protocols: &[&str]| {
             let mut config = config.clone();
-            config.alpn_protocols = vec![protocol.to_vec()];
+            config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
             Arc::new(config)
         };
-        Ok(Loaded { http: speaking(b"http/1.1"), grpc: speaking(b"h2"), validity, content })
+        let (http, grpc) = (speaking(&["h2", "http/1.1"]), speaking(&["h2"]));
+        Ok(Loaded { http, grpc, validity, content })
     }
 
     /// Checks that the certificate of this server has not ended.

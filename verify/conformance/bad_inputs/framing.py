@@ -117,13 +117,13 @@ SIZES = [
 ]
 
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(195))
-HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + bytes.fromhex("000000040000000000")
 
 OTHER_PROTOCOLS = [
     unparsed(f"B08-{name}", sent)
     for name, sent in [
         ("tls", TLS_HELLO),
-        ("http2", HTTP2),
+        ("nearly-http2", HTTP2),
         ("http-2.0", head(line="GET /v2 HTTP/2.0")),
         ("http-1.2", head(line="GET /v2 HTTP/1.2")),
         ("http-0.9", b"GET /v2\r\n\r\n"),

@@ -27,6 +27,8 @@ use super::{
 };
 use crate::{
     door::Closing,
+    error::InferError,
+    http2::Preface,
     memory::{BudgetFull, MemoryShare},
 };
 
@@ -140,9 +142,9 @@ struct Blocked {
 
 impl From<BudgetFull> for Ending {
     fn from(_: BudgetFull) -> Self {
-        let message = "the requests and answers of other connections fill this gateway's memory";
-        let code = "connection_bytes";
-        Self::Refused(Problem { status: 503, code, message: message.to_owned() })
+        let error = InferError::ConnectionBytes;
+        let (status, code, message) = (error.status(), error.code(), error.to_string());
+        Self::Refused(Problem { status, code, message })
     }
 }
 
@@ -159,6 +161,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             output: Output::default(),
             share,
         }
+    }
+
+    /// The stream, the bytes received and not handed to the server, and the memory of the connection.
+    pub(super) fn into_parts(self) -> (S, BytesMut, MemoryShare) {
+        (self.stream, self.received, self.share)
     }
 
     pub(super) fn stream(&mut self) -> &mut S {
@@ -190,6 +197,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Waits for the first byte of the next request.
     pub(super) fn poll_begin(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Ending>> {
         if self.has_begun() { Poll::Ready(Ok(())) } else { self.poll_receive(context) }
+    }
+
+    /// Waits until the first bytes tell whether the client speaks HTTP/2.
+    pub(super) fn poll_preface(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Ending>> {
+        loop {
+            match Preface::of(&self.received) {
+                Preface::Whole => return Poll::Ready(Ok(true)),
+                Preface::Other => return Poll::Ready(Ok(false)),
+                Preface::Partial => ready!(self.poll_receive(context))?,
+            }
+        }
     }
 
     /// Waits for the complete head of the next request, and hands it to the server.

@@ -44,6 +44,8 @@ struct Gateway {
     metrics: ConnectionMetrics,
     /// Requests that the server has begun to answer.
     begun: Rc<Cell<usize>>,
+    /// Connections whose clients speak HTTP/2.
+    http2: Rc<Cell<usize>>,
 }
 
 impl Gateway {
@@ -56,7 +58,7 @@ impl Gateway {
         let patience = Patience { keep_alive: KEEP_ALIVE, stall: STALL };
         let draining = Server::build().graceful_shutdown_signal();
         let door = Rc::new(Door::new(limits, most, patience, draining));
-        Self { door, budget, metrics, begun: Rc::default() }
+        Self { door, budget, metrics, begun: Rc::default(), http2: Rc::default() }
     }
 
     fn usual() -> Self {
@@ -79,7 +81,12 @@ impl Gateway {
             }));
         let http = http.new_service(()).await.unwrap();
         let (door, peer) = (self.door.clone(), SocketAddr::from(([10, 0, 0, last], 1)));
-        spawn_local(async move { serve(ready(Ok(stream)), Some(peer), &http, &door).await });
+        let http2 = self.http2.clone();
+        spawn_local(async move {
+            if serve(ready(Ok(stream)), Some(peer), &http, &door).await.is_some() {
+                http2.update(|http2| http2 + 1);
+            }
+        });
         client
     }
 
@@ -191,6 +198,38 @@ async fn every_head_has_a_time_limit_however_its_bytes_arrive() {
         }
         assert_eq!(started.elapsed().as_secs(), 5);
         assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("head_timeout"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_is_recognized_before_its_first_request_only() {
+    locally(async {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let gateway = Gateway::usual();
+        let (mut slow, mut at_once) = (gateway.connect(1).await, gateway.connect(2).await);
+        for byte in &PREFACE[..23] {
+            slow.write_all(&[*byte]).await.unwrap();
+            settle().await;
+        }
+        assert_eq!(gateway.http2.get(), 0);
+        slow.write_all(&PREFACE[23..]).await.unwrap();
+        at_once.write_all(PREFACE).await.unwrap();
+        settle().await;
+        assert_eq!(gateway.http2.get(), 2);
+
+        let mut later = gateway.connect(3).await;
+        later.write_all(&[GET, PREFACE].concat()).await.unwrap();
+        let answers = read_rest(&mut later).await;
+        assert!(
+            answers.contains("HTTP/1.1 200 OK") && answers.contains("HTTP/1.1 400"),
+            "{answers}"
+        );
+
+        let mut stuck = gateway.connect(4).await;
+        stuck.write_all(&PREFACE[..10]).await.unwrap();
+        assert!(read_rest(&mut stuck).await.starts_with("HTTP/1.1 408"));
+        assert_eq!(gateway.http2.get(), 2);
     })
     .await;
 }

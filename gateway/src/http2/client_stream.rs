@@ -1,4 +1,5 @@
-//! Hides from h2 the window updates of streams that come too late for a connection that is going away.
+//! A client's side of an HTTP/2 connection, as h2 reads it: in turns, and without the window updates of
+//! streams that come too late for a connection that is going away.
 //!
 //! The last GOAWAY frame follows the client's answer to a PING, and names the last stream that is served.
 //! Clients may send that answer ahead of a stream that they have opened before. h2 0.4 ignores the other
@@ -19,24 +20,57 @@ use super::frames::Frames;
 
 /// Maximum number of bytes that are read at a time once the connection is going away.
 const PIECE: usize = 4 << 10;
+/// Maximum number of bytes read from a connection in one turn. Without turns, a small request would wait
+/// behind the many frames of other clients.
+const TURN: usize = 32 << 10;
 
-/// A connection without late window updates.
+/// A client's side of a connection.
 #[derive(Debug)]
-pub(super) struct WithoutLateUpdates<T> {
+pub(crate) struct ClientStream<T> {
     io: T,
     frames: Frames,
-    /// Received since the last stream is known, and not yet read by h2.
+    /// Received and not yet read by h2: what preceded this stream, or came after the last call is known.
     kept: BytesMut,
+    /// Bytes left to read in the current turn.
+    turn: usize,
 }
 
-impl<T> WithoutLateUpdates<T> {
-    /// A connection of a client that has sent nothing yet.
-    pub(super) fn new(io: T) -> Self {
-        Self { io, frames: Frames::default(), kept: BytesMut::new() }
+impl<T> ClientStream<T> {
+    /// The stream below.
+    pub(crate) fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// The stream of a client that has sent `received` so far.
+    pub(crate) fn new(io: T, received: BytesMut) -> Self {
+        let mut frames = Frames::default();
+        frames.follow(&received);
+        Self { io, frames, kept: received, turn: TURN }
     }
 }
 
-impl<T: AsyncRead + Unpin> WithoutLateUpdates<T> {
+impl<T: AsyncRead + Unpin> ClientStream<T> {
+    /// Reads from the client if the connection's turn is not over.
+    fn poll_turn(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.turn == 0 {
+            self.turn = TURN;
+            // More data may be ready: reschedule the task behind all other ready tasks.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(context, into);
+        self.turn = match read {
+            Poll::Pending => TURN,
+            Poll::Ready(_) => self.turn.saturating_sub(into.filled().len() - before),
+        };
+        read
+    }
+
     /// Reads until the last stream is known.
     fn poll_early(
         &mut self,
@@ -44,7 +78,7 @@ impl<T: AsyncRead + Unpin> WithoutLateUpdates<T> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(context, into))?;
+        ready!(self.poll_turn(context, into))?;
         let received = &into.filled()[before..];
         let early = self.frames.follow(received);
         if early < received.len() {
@@ -63,27 +97,37 @@ impl<T: AsyncRead + Unpin> WithoutLateUpdates<T> {
         while self.kept.is_empty() {
             let mut piece = [MaybeUninit::uninit(); PIECE];
             let mut piece = ReadBuf::uninit(&mut piece);
-            ready!(Pin::new(&mut self.io).poll_read(context, &mut piece))?;
+            ready!(self.poll_turn(context, &mut piece))?;
             if piece.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
             self.frames.keep(piece.filled(), &mut self.kept);
         }
+        self.take_kept(into);
+        Poll::Ready(Ok(()))
+    }
+
+    fn take_kept(&mut self, into: &mut ReadBuf<'_>) {
         let length = self.kept.len().min(into.remaining());
         into.put_slice(&self.kept[..length]);
         self.kept.advance(length);
-        Poll::Ready(Ok(()))
+        if self.kept.is_empty() {
+            self.kept = BytesMut::new();
+        }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for WithoutLateUpdates<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.frames.know_last_stream() {
+        if !this.kept.is_empty() {
+            this.take_kept(into);
+            Poll::Ready(Ok(()))
+        } else if this.frames.know_last_stream() {
             this.poll_late(context, into)
         } else {
             this.poll_early(context, into)
@@ -91,7 +135,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for WithoutLateUpdates<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for WithoutLateUpdates<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -137,11 +181,11 @@ mod tests {
         let rest = frame(DATA, 1, 1, &vec![7; 3 * PIECE]);
         let sent = [START, &early, &late.concat(), &rest].concat();
         let shown = [START, &early, &late[0], &rest].concat();
-        for size in [1, 7, 64, 1 << 20] {
+        for (size, before) in [(1, 0), (7, 1), (64, START.len()), (1 << 20, START.len() + 5)] {
             let (mut client, server) = duplex(sent.len());
-            client.write_all(&sent).await.unwrap();
+            client.write_all(&sent[before..]).await.unwrap();
             drop(client);
-            let mut server = WithoutLateUpdates::new(server);
+            let mut server = ClientStream::new(server, BytesMut::from(&sent[..before]));
             let mut received = Vec::new();
             let mut piece = vec![0; size];
             loop {
