@@ -6,6 +6,7 @@
 
 use std::{
     mem,
+    num::NonZeroU128,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -147,9 +148,9 @@ impl ModelBooks {
         self.traffic.accepted();
     }
 
-    fn ended(&self, outcome: RequestOutcome, took: Duration) {
+    fn ended(&self, outcome: RequestOutcome, took: Duration, trace: Option<NonZeroU128>) {
         let in_time = took.as_nanos() <= u128::from(self.latency_target.load(Relaxed));
-        self.metrics.ended(outcome, took, in_time);
+        self.metrics.ended(outcome, took, in_time, trace);
         self.traffic.ended(outcome, took.as_secs_f64());
         self.watch.answered(took);
     }
@@ -258,9 +259,10 @@ impl<'a> Record<'a> {
     fn close(&mut self, outcome: RequestOutcome, took: Duration) {
         if let Stage::Accepted { books, id, .. } = &self.stage {
             let (model, outcome_label) = (&books.queue, outcome.label());
-            let trace = self.trace.context().map(tracing::field::display);
+            let context = self.trace.context();
+            let trace = context.map(tracing::field::display);
             debug!(%model, request = %id, trace, outcome = outcome_label, ?took, "answered");
-            books.ended(outcome, took);
+            books.ended(outcome, took, context.map(|context| context.trace));
         }
         self.stage = Stage::Ended;
     }

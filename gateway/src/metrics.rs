@@ -8,15 +8,14 @@ mod triton;
 
 use std::{
     collections::{HashMap, HashSet},
+    num::NonZeroU128,
     time::Duration,
 };
 
 use batchfleet_broker::{Backlog, BrokerError, QueueName};
 use batchfleet_oip::statistics::ModelStatistics;
-use batchfleet_service::metrics::{Described, MetricGroup};
-use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-};
+use batchfleet_service::metrics::{Described, MetricGroup, TracedHistogram, TracedHistogramVec};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use strum::{IntoEnumIterator, VariantArray};
 
 pub(crate) use self::access::AccessMetrics;
@@ -97,7 +96,7 @@ batchfleet_service::metrics! {
             labels = MODEL,
             buckets = SECONDS
         )]
-        request_seconds: HistogramVec,
+        request_seconds: TracedHistogramVec,
         /// Facts of the fleet.
         pub(crate) fleet: FleetMetrics,
         /// Access control and TLS.
@@ -221,7 +220,7 @@ impl GatewayMetrics {
         remove(&self.answered, is_gone);
         remove(&self.within_slo, is_gone);
         remove(&self.in_flight, is_gone);
-        remove(&self.request_seconds, is_gone);
+        remove(self.request_seconds.histograms(), is_gone);
         self.fleet.forget(is_of_version);
         self.triton.forget(is_of_version);
     }
@@ -276,7 +275,7 @@ pub(crate) struct RequestMetrics {
     answered: Vec<IntCounter>,
     within_slo: IntCounter,
     in_flight: IntGauge,
-    request_seconds: Histogram,
+    request_seconds: TracedHistogram,
     /// The same counts under Triton's names.
     triton: ModelTriton,
 }
@@ -300,14 +299,21 @@ impl RequestMetrics {
     }
 
     /// Counts the end of an accepted request after `took`; `in_time` if within the latency target.
-    pub(crate) fn ended(&self, outcome: RequestOutcome, took: Duration, in_time: bool) {
+    /// `trace` is the id of the request's trace, if the request is traced.
+    pub(crate) fn ended(
+        &self,
+        outcome: RequestOutcome,
+        took: Duration,
+        in_time: bool,
+        trace: Option<NonZeroU128>,
+    ) {
         self.answered[outcome as usize].inc();
         self.in_flight.dec();
-        self.request_seconds.observe(took.as_secs_f64());
+        self.request_seconds.observe(took.as_secs_f64(), trace);
         if outcome == RequestOutcome::Ok && in_time {
             self.within_slo.inc();
         }
-        self.triton.ended(outcome);
+        self.triton.ended(outcome, took, trace);
     }
 
     /// Updates the gauges after a poll of the queue; `in_flight` counts the requests of this

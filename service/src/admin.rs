@@ -1,6 +1,7 @@
 //! The admin port: serves metrics and health on a listener separate from the clients' listener.
 
 mod places;
+mod scrape;
 
 use std::{
     fmt, io,
@@ -20,7 +21,7 @@ use actix_web::{
     middleware::DefaultHeaders,
     web::{self, Data, ServiceConfig},
 };
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::Registry;
 use tokio::{net::TcpStream, select};
 use tracing::info;
 
@@ -158,14 +159,14 @@ where
         .route(web::head().to(handler))
 }
 
-/// Returns all registered metrics in Prometheus' text format.
-async fn all_metrics(registry: Data<Registry>, process: Data<ProcessMetrics>) -> HttpResponse {
+/// Returns all registered metrics.
+async fn all_metrics(
+    request: HttpRequest,
+    registry: Data<Registry>,
+    process: Data<ProcessMetrics>,
+) -> HttpResponse {
     process.update();
-    let mut text = Vec::new();
-    match TextEncoder::new().encode(&registry.gather(), &mut text) {
-        Ok(()) => HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(text),
-        Err(error) => problem(HttpResponse::InternalServerError(), "internal", &error.to_string()),
-    }
+    scrape::answer(&request, &registry)
 }
 
 /// Liveness: fails if a restart of the process would help. Independent of other programs, so that an

@@ -1,7 +1,9 @@
 //! Metrics of a process. The [`metrics!`](crate::metrics!) macro turns one struct into registered
 //! metrics and into the descriptions from which docs/reference/metrics.md is generated.
 
+mod exemplars;
 mod macros;
+pub(crate) mod openmetrics;
 
 use batchfleet_broker::redis::{Denials, denials};
 pub use prometheus::Result;
@@ -10,6 +12,7 @@ use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
+pub use self::exemplars::{TracedHistogram, TracedHistogramVec};
 use crate::{logs, memory, trace};
 
 /// The definition of a metric.

@@ -103,6 +103,7 @@ impl Loaded {
         if self.models.iter().any(|model| model.plan.provider != ExecutionProvider::Cpu.name()) {
             gpus::watch(self.metrics.gpus.clone(), shutdown.clone());
         }
+        tokio::spawn(self.metrics.machine.clone().watch(shutdown.clone()));
         let drain = Drain::new(shutdown.clone(), drain_timeout);
         let mut worker = Worker { models: JoinSet::new(), shutdown, ready: false };
         let mut announced = Vec::new();

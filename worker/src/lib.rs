@@ -27,6 +27,7 @@ mod labels;
 mod layout;
 mod lengths;
 mod limit;
+mod machine;
 mod metrics;
 mod model;
 mod padding;

@@ -6,7 +6,9 @@ mod labels;
 use std::sync::Arc;
 
 use batchfleet_broker::{BrokerError, QueueName, Release};
-use batchfleet_service::metrics::{Described, MetricGroup, doubling};
+use batchfleet_service::metrics::{
+    Described, MetricGroup, TracedHistogram, TracedHistogramVec, doubling,
+};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
@@ -16,7 +18,7 @@ use self::{
     batching::{BatchingFamilies, BatchingMetrics},
     labels::MODEL,
 };
-use crate::{fault::RunFault, gpus::GpuMetrics};
+use crate::{fault::RunFault, gpus::GpuMetrics, machine::MachineMetrics};
 
 /// 1 to 512 rows.
 const ROWS: [f64; 10] = doubling(1.0);
@@ -71,7 +73,7 @@ batchfleet_service::metrics! {
             labels = MODEL,
             buckets = SECONDS
         )]
-        batch_seconds: HistogramVec,
+        batch_seconds: TracedHistogramVec,
         /// Time between the runs of two batches, if the second was ready when the first ended.
         #[metric(
             "batchfleet_worker_engine_gap_seconds",
@@ -107,7 +109,7 @@ batchfleet_service::metrics! {
             labels = MODEL,
             buckets = SECONDS
         )]
-        queue_wait: HistogramVec,
+        queue_wait: TracedHistogramVec,
         /// Time from a job's claim until its batch begins.
         #[metric(
             "batchfleet_worker_batch_wait_seconds",
@@ -115,7 +117,7 @@ batchfleet_service::metrics! {
             labels = MODEL,
             buckets = SECONDS
         )]
-        batch_wait: HistogramVec,
+        batch_wait: TracedHistogramVec,
         /// Round trip to Redis that sends and settles the replies of a batch.
         #[metric(
             "batchfleet_worker_broker_seconds",
@@ -196,6 +198,8 @@ batchfleet_service::metrics! {
         sentinel: IntCounterVec,
         /// N and what it was chosen from.
         batching: BatchingFamilies,
+        /// The machine.
+        pub(crate) machine: MachineMetrics,
         /// The GPUs.
         pub(crate) gpus: GpuMetrics,
     }
@@ -261,7 +265,7 @@ pub(crate) struct ModelMetrics {
     /// Observed once per batch, after its run.
     pub(crate) batch_size: Histogram,
     /// Observed once per batch, after its run.
-    pub(crate) batch_seconds: Histogram,
+    pub(crate) batch_seconds: TracedHistogram,
     /// Observed once per batch that was ready when the previous run ended.
     pub(crate) engine_gap: Histogram,
     /// Changed once a second by each instance.
@@ -273,9 +277,9 @@ pub(crate) struct ModelMetrics {
     /// Set once, when the model is loaded.
     pub(crate) memcpy_nodes: IntGauge,
     /// Observed once per job, when it is claimed.
-    pub(crate) queue_wait: Histogram,
+    pub(crate) queue_wait: TracedHistogram,
     /// Observed once per job, when its batch begins.
-    pub(crate) batch_wait: Histogram,
+    pub(crate) batch_wait: TracedHistogram,
     /// Observed once per batch, after its replies are sent.
     pub(crate) broker_seconds: Histogram,
     /// Set whenever N is chosen.

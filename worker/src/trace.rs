@@ -9,6 +9,11 @@ use tokio::time::Instant;
 
 use crate::{batch::Batch, engine::EngineRun, job::HeldJob, plan::ServingPlan};
 
+/// The id of the trace of a request, if the request is traced.
+pub(crate) fn id(delivery: &Delivery) -> Option<NonZeroU128> {
+    delivery.job.trace.map(|context| context.trace)
+}
+
 /// Records a batch that ran with `padding` rows added. A request that runs in parts has the spans of
 /// each of its batches.
 pub(crate) fn ran(plan: &ServingPlan, (batch, padding): (&Batch, u32), run: &EngineRun) {

@@ -3,10 +3,11 @@
 //!
 //! <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html>
 
-use std::{collections::HashMap, mem};
+use std::{collections::HashMap, mem, num::NonZeroU128, time::Duration};
 
 use batchfleet_broker::{Backlog, QueueName};
 use batchfleet_oip::statistics::{ModelStatistics, Total};
+use batchfleet_service::metrics::{TracedHistogram, TracedHistogramVec};
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
@@ -18,6 +19,9 @@ use crate::{outcome::RequestOutcome, refusal::RefusalKind};
 
 /// Triton's reasons for failure.
 const REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
+
+/// Triton's default bounds of the time to the first response, in milliseconds.
+const MILLISECONDS: [f64; 4] = [100.0, 500.0, 2000.0, 5000.0];
 
 batchfleet_service::metrics! {
     /// Triton's metrics.
@@ -51,6 +55,14 @@ batchfleet_service::metrics! {
             labels = VERSION
         )]
         output: IntCounterVec,
+        /// Time of successful requests until their first response, which is their only one.
+        #[metric(
+            "nv_inference_first_response_histogram_ms",
+            unit = "milliseconds",
+            labels = VERSION,
+            buckets = MILLISECONDS
+        )]
+        first_response: TracedHistogramVec,
         /// Requests that failed: REJECTED (not accepted), CANCELED (the caller left), BACKEND (the
         /// model failed) or OTHER (too late, or the queue was unreachable).
         #[metric(
@@ -84,6 +96,7 @@ impl Triton {
             remove(family, is_gone);
         }
         remove(&self.pending, is_gone);
+        remove(self.first_response.histograms(), is_gone);
     }
 
     /// The metrics of one model version.
@@ -104,6 +117,7 @@ impl Triton {
             counters: counters.map(|family| family.with_label_values(&labels)),
             failures: REASONS
                 .map(|reason| self.failures.with_label_values(&[model, version, reason])),
+            first_response: self.first_response.with_label_values(&[model, version]),
             pending: self.pending.with_label_values(&labels),
             published: Mutex::default(),
         }
@@ -117,6 +131,7 @@ pub(super) struct ModelTriton {
     counters: [IntCounter; 8],
     /// In the order of [`REASONS`].
     failures: [IntCounter; REASONS.len()],
+    first_response: TracedHistogram,
     pending: IntGauge,
     /// The totals that `counters` show.
     published: Mutex<[u64; 8]>,
@@ -128,10 +143,18 @@ impl ModelTriton {
         self.failures[usize::from(code == RefusalKind::Cancelled.code())].inc();
     }
 
-    /// Counts the end of an accepted request, if it failed.
-    pub(super) fn ended(&self, outcome: RequestOutcome) {
+    /// Counts the end of an accepted request after `took`, in the trace with this id if the request
+    /// is traced.
+    pub(super) fn ended(
+        &self,
+        outcome: RequestOutcome,
+        took: Duration,
+        trace: Option<NonZeroU128>,
+    ) {
         let reason = match outcome {
-            RequestOutcome::Ok => return,
+            RequestOutcome::Ok => {
+                return self.first_response.observe(took.as_secs_f64() * 1e3, trace);
+            }
             RequestOutcome::Cancelled => 1,
             RequestOutcome::ModelError | RequestOutcome::Poison => 2,
             RequestOutcome::Expired | RequestOutcome::Unavailable => 3,
@@ -200,8 +223,9 @@ mod tests {
             )
         };
         model.refused("queue_wait");
-        model.ended(RequestOutcome::Ok);
-        model.ended(RequestOutcome::Poison);
+        model.ended(RequestOutcome::Ok, Duration::from_millis(3), None);
+        model.ended(RequestOutcome::Poison, Duration::from_millis(3), None);
+        assert_eq!(model.first_response.get_sample_count(), 1);
         model.publish(&statistics);
         assert_eq!(counts(), ([0, 5, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0]));
         model.publish(&statistics);

@@ -9,7 +9,8 @@
 /// histogram. A field without the attribute is a nested
 /// [`MetricGroup`](crate::metrics::MetricGroup).
 ///
-/// The types are those of the `prometheus` crate. An `IntCounter` only rises, an `IntGauge` is an
+/// The types are those of the `prometheus` crate, and
+/// [`TracedHistogramVec`](crate::metrics::TracedHistogramVec) for histograms with exemplars. An `IntCounter` only rises, an `IntGauge` is an
 /// integer that rises and falls, and a `Gauge` is any number. A type that ends in `Vec` has one
 /// series for each combination of label values. Every other type has one series, which starts at 0.
 ///

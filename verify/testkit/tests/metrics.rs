@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 const PREFACE: &str = "# Metrics
 
-Every program serves these at `/metrics` of its admin port, in Prometheus' text format, beside the
-`process_*` metrics of its libraries. Counters and gauges that have not changed yet are exported as 0.
+Every program serves these at `/metrics` of its admin port, in Prometheus' text format or, for clients that
+ask for it, in OpenMetrics, beside the `process_*` metrics of its libraries. Counters and gauges that have not changed yet are exported as 0.
 Histograms have the same bounds in every process, so they add up over processes:
 `histogram_quantile(0.99, sum by (le) (rate(batchfleet_gateway_request_seconds_bucket[5m])))`.
 

@@ -135,10 +135,11 @@ impl Runner {
     fn record(&self, batch: &Batch, padding: u32, started: Instant, run: &EngineRun) {
         for job in batch.jobs.iter().filter(|job| !job.has_begun()) {
             let waited = started.saturating_duration_since(job.delivery.claimed_at);
-            self.metrics.batch_wait.observe(waited.as_secs_f64());
+            self.metrics.batch_wait.observe(waited.as_secs_f64(), trace::id(&job.delivery));
         }
         self.metrics.batch_size.observe(f64::from(batch.rows));
-        self.metrics.batch_seconds.observe(run.infer.as_secs_f64());
+        let traced = batch.jobs.iter().find_map(|job| trace::id(&job.delivery));
+        self.metrics.batch_seconds.observe(run.infer.as_secs_f64(), traced);
         self.metrics.join_seconds.observe(run.input.as_secs_f64());
         self.metrics.output_seconds.observe(run.output.as_secs_f64());
         self.metrics.padded_rows.inc_by(u64::from(padding));

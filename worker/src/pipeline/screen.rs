@@ -44,7 +44,8 @@ impl Screen {
     ) -> Vec<HeldJob> {
         let (mut admitted, mut refused) = (Vec::with_capacity(claimed.len()), Vec::new());
         for delivery in claimed {
-            self.metrics.queue_wait.observe(delivery.waited.as_secs_f64());
+            let waited = delivery.waited.as_secs_f64();
+            self.metrics.queue_wait.observe(waited, trace::id(&delivery));
             if delivery.deliveries > MOST_DEATHS {
                 let message = format!("{MOST_DEATHS} workers died while they ran this request");
                 refused.push(self.refuse(self.held(delivery), Failure::Poison, message));
