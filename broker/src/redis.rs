@@ -69,6 +69,7 @@ mod summary;
 mod target;
 mod tasks;
 mod traffic;
+mod transfers;
 mod users;
 mod value_limit;
 mod values;

@@ -3,11 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
     ProtocolVersion, RedisError, RedisResult, TlsCertificates,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
 use crate::BrokerError;
@@ -159,9 +161,18 @@ fn unusable(why: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, "unusable certificates", why).into()
 }
 
+/// How long a connection may be silent before the system checks it, and how often it does so, three
+/// times. A network that forgets a connection says nothing, and the transfer of a large job may take a
+/// minute.
+const SILENT: Duration = Duration::from_secs(5);
+const CHECKED: Duration = Duration::from_secs(2);
+const CHECKS: u32 = 3;
+
 /// Uses RESP3, in which redis-rs reports broken connections.
 fn parse_server(url: &str) -> Result<ConnectionInfo, String> {
+    let checks = TcpKeepalive::new().with_time(SILENT).with_interval(CHECKED).with_retries(CHECKS);
     let server = parse_host(url)?;
+    let server = server.set_tcp_settings(TcpSettings::default().set_keepalive(checks));
     let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Ok(server.set_redis_settings(settings))
 }

@@ -175,6 +175,7 @@ impl Claims for RedisClaims {
             return Ok(Vec::new());
         }
         let queue = Arc::clone(&self.queue);
+        let limit = queue.transfers().jobs(limit);
         if self.reader.check(queue.connections()) || self.held.may_have_strays() {
             let strays = strays::take(&queue, &self.held, limit).await?;
             if !strays.is_empty() {

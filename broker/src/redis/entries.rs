@@ -13,6 +13,13 @@ pub(super) struct Entry {
     pub(super) job: Option<Bytes>,
 }
 
+impl Entry {
+    /// The size of the job in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.job.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// Parses the entries in an answer about one stream, as first deliveries. Returns `None` if the
 /// answer has an unexpected form.
 pub(super) fn entries(answer: Value, priority: Priority) -> Option<Vec<Entry>> {

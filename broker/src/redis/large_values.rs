@@ -26,7 +26,12 @@ const LOWEST_BANDWIDTH: u64 = 1_000_000;
 
 /// How long to wait for the answer to commands, or for an answer, of `size` bytes.
 pub(super) fn patience(size: usize) -> Duration {
-    PATIENCE + Duration::from_millis(size as u64 * 1000 / LOWEST_BANDWIDTH)
+    PATIENCE + transfer_time(size)
+}
+
+/// How long `size` bytes are under way at the lowest bandwidth.
+pub(super) fn transfer_time(size: usize) -> Duration {
+    Duration::from_millis((size as u64).saturating_mul(1000) / LOWEST_BANDWIDTH)
 }
 
 /// Sends large values.

@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{connect::PATIENCE, locator::Locator, tasks::Tasks, watched::WatchedConnection};
@@ -68,6 +68,12 @@ impl Link {
         let mut state = self.state.clone();
         // An error means that the task has ended, and with it the connection.
         drop(state.wait_for(|state| matches!(state, LinkState::Down { .. })).await);
+    }
+
+    /// After `pause`, waits until the connection is down.
+    pub(super) async fn lost_after(&self, pause: Duration) {
+        sleep(pause).await;
+        self.lost().await;
     }
 
     /// Since when the connection is down, and the reason.

@@ -5,9 +5,11 @@ use std::{collections::HashSet, time::Duration};
 use redis::{Pipeline, RedisError, Value, aio::ConnectionLike};
 
 use super::{
-    entries::{entries, id_text, parse_id},
+    connect::PATIENCE,
+    entries::{Entry, entries, id_text, parse_id},
     errors::{broker_error, unreadable},
     keys,
+    pooled::PooledConnection,
     queue::WorkerQueue,
     values::milliseconds,
 };
@@ -62,18 +64,21 @@ pub(super) async fn search(
     Ok(all)
 }
 
-/// Claims the entries, sets their numbers of deliveries, and adds them to `held`. Leaves out
-/// entries that were settled, or claimed by another worker, since the search. Redis forgets entries
+/// Claims the entries, sets their numbers of deliveries, and adds them to `held`: one of them after a
+/// transfer that took too long. Leaves out entries that were settled, or claimed by another worker, since the search. Redis forgets entries
 /// that no longer exist.
 pub(super) async fn take_over(
     queue: &WorkerQueue,
-    connection: &mut impl ConnectionLike,
+    connection: &mut PooledConnection,
     found: &[PendingEntry],
     held: &mut HashSet<EntryId>,
 ) -> Result<Vec<Delivery>, BrokerError> {
+    let transfers = queue.transfers();
+    let found = &found[..transfers.jobs(found.len())];
     if found.is_empty() {
         return Ok(Vec::new());
     }
+    connection.set_patience(transfers.patience(PATIENCE, found.len()));
     let mut claim = Pipeline::new();
     for PendingEntry { entry, idle, deliveries } in found {
         let stream = queue.stream(entry.priority);
@@ -83,7 +88,16 @@ pub(super) async fn take_over(
         claim.arg(idle).arg(id_text(*entry)).arg("RETRYCOUNT").arg(deliveries);
     }
     claim.cmd("TIME");
-    let mut answers: Vec<Value> = claim.query_async(connection).await.map_err(broker_error)?;
+    let answers: Result<Vec<Value>, _> = tokio::select! {
+        answers = claim.query_async(connection) => answers,
+        () = queue.connections().link.lost_after(PATIENCE) => {
+            return Err(BrokerError::unreachable("the connection to Redis was lost"));
+        }
+    };
+    let mut answers = answers.map_err(|error| {
+        queue.note_failure(&error);
+        broker_error(error)
+    })?;
     let time = answers.pop().ok_or_else(|| unreadable("TIME"))?;
     let time = redis::from_redis_value(time).map_err(|_| unreadable("TIME"))?;
     let mut claimed = Vec::new();
@@ -94,6 +108,7 @@ pub(super) async fn take_over(
             entry
         }));
     }
+    transfers.arrived(claimed.iter().map(Entry::size));
     let deliveries = queue.deliver(claimed, milliseconds(time)).await;
     held.extend(deliveries.iter().map(|delivery| delivery.entry));
     Ok(deliveries)

@@ -14,6 +14,7 @@ use super::{
     errors::broker_error,
     keys,
     roll::LastCount,
+    transfers::Transfers,
 };
 use crate::{
     BrokerError, Delivery, EntryId, Priority, QueueName, WorkerId, throttle::Throttle, wire,
@@ -30,6 +31,7 @@ pub(super) struct WorkerQueue {
     streams: [String; Priority::ALL.len()],
     worker: String,
     workers: LastCount,
+    transfers: Transfers,
 }
 
 impl WorkerQueue {
@@ -40,7 +42,8 @@ impl WorkerQueue {
         worker: WorkerId,
     ) -> Result<Self, BrokerError> {
         let (streams, worker) = (keys::queue(&name), worker.to_string());
-        let queue = Self { connections, name, streams, worker, workers: LastCount::default() };
+        let (workers, transfers) = (LastCount::default(), Transfers::default());
+        let queue = Self { connections, name, streams, worker, workers, transfers };
         match queue.create_groups().await {
             // A full Redis refuses to create groups, even existing ones. A worker may still join,
             // because it can drain the queue; if the groups are missing, its first claim creates
@@ -66,6 +69,18 @@ impl WorkerQueue {
     /// The number of living workers, by the last roll.
     pub(super) fn workers(&self) -> &LastCount {
         &self.workers
+    }
+
+    /// What the transfers of jobs to this worker have shown.
+    pub(super) fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
+    /// Notes a read of jobs that has failed.
+    pub(super) fn note_failure(&self, error: &RedisError) {
+        if error.is_timeout() && self.connections.link.failure().is_none() {
+            self.transfers.took_too_long();
+        }
     }
 
     /// The keys of the streams, highest class first.

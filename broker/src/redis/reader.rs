@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{BrokerError, GatewayId, Priority, roles::CLAIM_WAIT};
 
-/// How long a blocking read may take before its connection counts as dead. Entries that Redis gives
-/// to an abandoned read become strays.
+/// How long a blocking read of small jobs may take before its connection counts as dead. Entries that
+/// Redis gives to an abandoned read become strays.
 const READ_PATIENCE: Duration = Duration::from_secs(CLAIM_WAIT.as_secs() + 4);
 
 /// How long after the loss of a connection every claim searches for strays first. The next reclaim
@@ -59,8 +59,7 @@ impl Reader {
             return Ok(connection);
         }
         // Never returned to the pool.
-        let mut connection = Connection::take(connections.pool.get().await?).into_inner();
-        connection.set_response_timeout(READ_PATIENCE);
+        let connection = Connection::take(connections.pool.get().await?).into_inner();
         self.opened = Some(Instant::now());
         Ok(connection)
     }
@@ -91,6 +90,16 @@ pub(super) enum ReadCounts {
     Wait(usize, Duration),
 }
 
+impl ReadCounts {
+    /// The most entries that the read may return.
+    fn most(self) -> usize {
+        match self {
+            Self::Now(counts) => counts.iter().sum(),
+            Self::Wait(each, _) => each.saturating_mul(Priority::ALL.len()),
+        }
+    }
+}
+
 /// The result of one round trip.
 #[derive(Default)]
 pub(super) struct ReadResult {
@@ -113,7 +122,13 @@ impl OpenClaim {
         counts: ReadCounts,
     ) -> Result<ReadResult, RedisError> {
         let commands = commands(queue, listeners, counts);
-        let mut answers: Vec<Value> = commands.query_async(&mut self.connection).await?;
+        let patience = queue.transfers().patience(READ_PATIENCE, counts.most());
+        self.connection.set_response_timeout(patience);
+        let answers = tokio::select! {
+            answers = commands.query_async(&mut self.connection) => answers,
+            () = queue.connections().link.lost_after(READ_PATIENCE) => Err(lost()),
+        };
+        let mut answers: Vec<Value> = answers.inspect_err(|error| queue.note_failure(error))?;
         self.unsubscribed = listeners.unsubscribed(answers.pop().unwrap_or(Value::Nil));
         let time = answers.pop().unwrap_or(Value::Nil).extract_error()?;
         self.clock = milliseconds(redis::from_redis_value(time)?);
@@ -156,10 +171,15 @@ impl OpenClaim {
             let class = queue.streams().iter().position(known).ok_or_else(unreadable)?;
             let entries = entries(answer, Priority::ALL[class]).ok_or_else(unreadable)?;
             read[class] += entries.len();
+            queue.transfers().arrived(entries.iter().map(Entry::size));
             self.entries.extend(entries);
         }
         Ok(())
     }
+}
+
+fn lost() -> RedisError {
+    RedisError::from((ErrorKind::Io, "the connection to Redis was lost"))
 }
 
 fn commands(queue: &WorkerQueue, listeners: &Listeners, counts: ReadCounts) -> Pipeline {

@@ -67,7 +67,7 @@ pub(super) async fn reclaim(
         found.deliveries += 1;
     }
     let mut deliveries =
-        pending::take_over(queue, &mut *connection, &found, &mut *held.lock().await).await?;
+        pending::take_over(queue, &mut connection, &found, &mut *held.lock().await).await?;
     let keys = deliveries.iter().map(|delivery| keys::gateway(delivery.job.gateway)).collect();
     // Jobs that were taken over must be returned, even if this query fails.
     if let Ok(Some(alive)) = presence.alive(&mut *connection, keys).await {

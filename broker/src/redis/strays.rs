@@ -45,7 +45,7 @@ pub(super) async fn take(
     }
     found.retain(|PendingEntry { entry, .. }| !held.contains(entry));
     found.truncate(limit);
-    let strays = pending::take_over(queue, &mut *connection, &found, &mut held).await?;
+    let strays = pending::take_over(queue, &mut connection, &found, &mut held).await?;
     held_entries.suspect_strays(!all);
     if !strays.is_empty() {
         tracing::warn!(queue = %queue.name(), jobs = strays.len(), "found jobs that never arrived");

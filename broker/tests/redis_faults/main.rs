@@ -12,6 +12,7 @@ mod news;
 mod outages;
 mod roll;
 mod sentinels;
+mod slow_transfers;
 mod strays;
 mod tls;
 

@@ -42,6 +42,8 @@ struct State {
     /// The time that each piece takes, besides the delays of the weather.
     delay: Duration,
     most: Option<usize>,
+    /// In bytes per second, in each direction of each connection.
+    bandwidth: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -73,7 +75,7 @@ impl CuttingProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (mode, delay) = (Mode::Passing, Duration::ZERO);
-        let calm = State { upstream, mode, weather: None, delay, most: None };
+        let calm = State { upstream, mode, weather: None, delay, most: None, bandwidth: None };
         let (state, watching) = watch::channel(calm);
         let connections = Arc::new(Mutex::new(JoinSet::new()));
         let listener = tokio::spawn(accept(listener, watching, Arc::clone(&connections)));
@@ -123,6 +125,12 @@ impl CuttingProxy {
     /// further bytes back until the limit is lifted with `None`, like a network of low bandwidth.
     pub fn hold_after(&self, most: Option<usize>) {
         self.state.send_modify(|state| state.most = most);
+    }
+
+    /// Forwards at most this many bytes per second in each direction of each connection; `None` for no
+    /// limit.
+    pub fn set_bandwidth(&self, bytes_per_second: Option<u32>) {
+        self.state.send_modify(|state| state.bandwidth = bytes_per_second);
     }
 
     /// Sets the faults of the network; `None` for none.
@@ -223,6 +231,11 @@ async fn deliver(
         };
         if state.wait_for(passes).await.is_err() || to.write_all(&piece).await.is_err() {
             return;
+        }
+        let bandwidth = state.borrow().bandwidth;
+        if let Some(bandwidth) = bandwidth {
+            sleep(Duration::from_micros(piece.len() as u64 * 1_000_000 / u64::from(bandwidth)))
+                .await;
         }
     }
 }
