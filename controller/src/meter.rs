@@ -10,11 +10,15 @@ use batchfleet_policy::RequestCounts;
 
 use crate::decide::SILENT_GATEWAYS;
 
+/// After this time without a report, the counts of a gateway boot are forgotten: the gateway has ended. If
+/// it had only lost its connection, all of its counts would be taken for new load.
+const FORGOTTEN: Duration = Duration::from_hours(24);
+
 /// The total traffic of a fleet's queues.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    /// The last counts of each gateway boot; `None` before the first reading.
-    known: Option<HashMap<String, Traffic>>,
+    /// The last counts of each gateway boot, and when they were read; `None` before the first reading.
+    known: Option<HashMap<String, (Traffic, Duration)>>,
     total: TrafficTotal,
 }
 
@@ -72,7 +76,8 @@ impl Meter {
             let traffic = report.traffic.iter();
             let traffic = traffic.filter(|traffic| queues.contains(&&traffic.queue));
             let Some(traffic) = &traffic.cloned().reduce(merge) else { continue };
-            let before = known.insert(report.gateway.clone(), traffic.clone());
+            let before = known.insert(report.gateway.clone(), (traffic.clone(), now));
+            let before = before.map(|(traffic, _)| traffic);
             if report.age < SILENT_GATEWAYS {
                 ages += report.age;
                 gateways += 1;
@@ -87,6 +92,7 @@ impl Meter {
                 self.total.add(traffic, before.as_ref(), slo, &mut times);
             }
         }
+        known.retain(|_, (_, read)| now.saturating_sub(*read) < FORGOTTEN);
         if gateways == 0 {
             return None;
         }
@@ -206,6 +212,19 @@ mod tests {
         assert_eq!(read(&mut meter, 3, std::slice::from_ref(&b)), Some((7, 0)));
         // Gateway `a` had only lost its connection.
         assert_eq!(read(&mut meter, 4, &[report("a", 105, 0, [0; 3]), b]), Some((12, 0)));
+    }
+
+    #[test]
+    fn gateways_that_have_ended_are_forgotten_after_a_day() {
+        let mut meter = Meter::default();
+        let a_day_later = u32::try_from(FORGOTTEN.as_secs() / TICK.as_secs()).unwrap();
+        let (ended, lives) = (report("ended", 100, 0, [0; 3]), report("lives", 1, 0, [0; 3]));
+        read(&mut meter, 0, &[ended, lives.clone()]);
+        let known = |meter: &Meter| meter.known.as_ref().unwrap().len();
+        read(&mut meter, a_day_later - 1, std::slice::from_ref(&lives));
+        assert_eq!(known(&meter), 2);
+        read(&mut meter, a_day_later, &[lives]);
+        assert_eq!(known(&meter), 1);
     }
 
     #[test]
