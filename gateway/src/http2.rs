@@ -6,6 +6,7 @@ mod calls;
 mod client_stream;
 mod connection;
 mod frames;
+mod output;
 mod preface;
 
 pub(crate) use self::{

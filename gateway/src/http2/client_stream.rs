@@ -1,5 +1,5 @@
-//! A client's side of an HTTP/2 connection, as h2 reads it: in turns, and without the window updates of
-//! streams that come too late for a connection that is going away.
+//! A client's side of an HTTP/2 connection, as h2 sees it: writes are gathered, reads come in turns, and
+//! without the window updates of streams that come too late for a connection that is going away.
 //!
 //! The last GOAWAY frame follows the client's answer to a PING, and names the last stream that is served.
 //! Clients may send that answer ahead of a stream that they have opened before. h2 0.4 ignores the other
@@ -7,16 +7,18 @@
 //! protocol, and fails all calls of the connection.
 
 use std::{
+    cell::RefCell,
     io,
     mem::MaybeUninit,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::Frames;
+use super::{frames::Frames, output::Output};
 
 /// Maximum number of bytes that are read at a time once the connection is going away.
 const PIECE: usize = 4 << 10;
@@ -33,6 +35,7 @@ pub(crate) struct ClientStream<T> {
     kept: BytesMut,
     /// Bytes left to read in the current turn.
     turn: usize,
+    output: Output,
 }
 
 impl<T> ClientStream<T> {
@@ -45,7 +48,19 @@ impl<T> ClientStream<T> {
     pub(crate) fn new(io: T, received: BytesMut) -> Self {
         let mut frames = Frames::default();
         frames.follow(&received);
-        Self { io, frames, kept: received, turn: TURN }
+        Self { io, frames, kept: received, turn: TURN, output: Output::default() }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> ClientStream<T> {
+    /// Sends what h2 has written so far.
+    pub(super) fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.output.poll_send(&mut self.io, context)
+    }
+
+    /// Whether everything that h2 has written was sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.output.is_empty()
     }
 }
 
@@ -135,13 +150,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
     }
 }
 
+/// Writes are gathered until [`ClientStream::poll_send`] is called.
 impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -149,19 +165,66 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(context, slices)
+        let this = self.get_mut();
+        this.output.poll_write(&mut this.io, slices, context)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+        let this = self.get_mut();
+        ready!(this.poll_send(context))?;
+        Pin::new(&mut this.io).poll_shutdown(context)
+    }
+}
+
+/// A [`ClientStream`] that its connection shares with h2.
+#[derive(Debug)]
+pub(super) struct SharedStream<T>(pub(super) Rc<RefCell<ClientStream<T>>>);
+
+impl<T: AsyncRead + Unpin> AsyncRead for SharedStream<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(context, into)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for SharedStream<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(context)
     }
 }
 

@@ -1,7 +1,16 @@
 //! Serves one HTTP/2 connection: bounds what the client may keep open, moves clients to other gateways
 //! from time to time, and says goodbye without failing a call.
 
-use std::{convert::Infallible, error::Error, future::pending, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    error::Error,
+    future::{pending, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -22,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     body::CallBody,
     calls::{Call, Calls},
-    client_stream::ClientStream,
+    client_stream::{ClientStream, SharedStream},
 };
 use crate::{
     door::{Closing, Door, Place},
@@ -101,8 +110,9 @@ where
     S: HttpService<Incoming, Error = Infallible, Future: 'static>,
     S::ResBody: Body<Error: Into<Box<dyn Error + Send + Sync>>> + 'static,
 {
-    let http = builder(terms.dates).serve_connection(TokioIo::new(stream), service);
-    let mut http = pin!(http);
+    let stream = Rc::new(RefCell::new(stream));
+    let io = TokioIo::new(SharedStream(stream.clone()));
+    let mut http = pin!(builder(terms.dates).serve_connection(io, service));
     let patience = terms.door.patience();
     let mut ticks = interval(TICK);
     let mut farewell = pin!(farewell(terms));
@@ -111,7 +121,7 @@ where
         let leaves = tokio::select! {
             biased;
             // An error means that the client has left or broken the rules of HTTP/2.
-            _ = http.as_mut() => return None,
+            () = poll_fn(|context| poll(http.as_mut(), &stream, context)) => return None,
             () = &mut farewell, if !is_leaving => true,
             closing = closes(terms.door, calls.are_none()), if !is_draining => match closing {
                 Closing::Crowded => return Closing::Crowded.reason(),
@@ -124,7 +134,7 @@ where
                 if calls.are_stalled(patience.stall) {
                     return Some("slow_reader");
                 }
-                if is_draining && !calls.owe_answers() {
+                if is_draining && !calls.owe_answers() && stream.borrow().is_sent() {
                     return None;
                 }
                 calls.are_idle(patience.keep_alive)
@@ -135,6 +145,19 @@ where
             http.as_mut().graceful_shutdown();
             is_leaving = true;
         }
+    }
+}
+
+/// Advances a connection, and sends all that it has written in the meantime. Ready when it has ended.
+fn poll<T: AsyncWrite + Unpin>(
+    http: Pin<&mut impl Future>,
+    stream: &RefCell<ClientStream<T>>,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let ended = http.poll(context).map(drop);
+    match stream.borrow_mut().poll_send(context) {
+        Poll::Ready(Err(_)) => Poll::Ready(()),
+        _ => ended,
     }
 }
 
