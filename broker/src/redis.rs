@@ -78,7 +78,7 @@ mod watched;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 pub use self::{
@@ -119,10 +119,36 @@ impl RedisBroker {
     /// evict jobs when its memory is full. [`BrokerError::Denied`] if Redis does not accept user or
     /// password.
     pub async fn connect(address: impl Into<RedisAddress>) -> Result<Self, BrokerError> {
+        Self::wait(&Arc::new(Locator::new(address.into())?)).await
+    }
+
+    /// Like [`connect`](Self::connect), but waits no longer than `enough`. A broker whose Redis has not
+    /// answered by then reports an outage since this call, and takes Redis into use once it answers.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect), as far as Redis answers in time. Later a Redis that must not
+    /// be used stays out of use, and the log has the reason.
+    pub async fn connect_or_go_on(
+        address: impl Into<RedisAddress>,
+        enough: impl Future<Output = ()>,
+    ) -> Result<Self, BrokerError> {
+        let since = Instant::now();
         let locator = Arc::new(Locator::new(address.into())?);
+        tokio::select! {
+            biased;
+            connected = Self::wait(&locator) => connected,
+            () = enough => {
+                warn!(address = locator.name(), "starting without this Redis, which does not answer");
+                let connections = Arc::new(Connections::open_later(&locator, since));
+                Ok(Self { connections, lease: LEASE })
+            }
+        }
+    }
+
+    async fn wait(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let mut warned = false;
         loop {
-            match Self::try_connect(&locator).await {
+            match Self::try_connect(locator).await {
                 Err(BrokerError::Unreachable(cause)) => {
                     if !warned {
                         let mut reason = cause.to_string();

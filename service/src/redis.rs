@@ -9,9 +9,14 @@ use batchfleet_broker::{
 };
 use clap::Args;
 use futures_util::future::try_join_all;
+use tokio::time::{Duration, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::InvalidSettings;
+
+/// How long a program that starts waits for further Redises after one has answered. As long as an outage
+/// after which workers leave a Redis.
+const LATE: Duration = Duration::from_secs(2);
 
 /// The address of Redis, as a flag or in a file.
 #[derive(Args, Clone, Debug)]
@@ -78,9 +83,9 @@ impl RedisSettings {
         Ok(addresses)
     }
 
-    /// Connects to Redis, and retries until Redis is reachable: each Redis, if there are several, of
-    /// which a worker uses one for each `workers_per_shard` workers of its queue. Returns `None` if the
-    /// shutdown begins first.
+    /// Connects to Redis, and retries until Redis is reachable. Of several Redises, one is enough, and a
+    /// worker uses one for each `workers_per_shard` workers of its queue. Returns `None` if the shutdown
+    /// begins first.
     ///
     /// # Errors
     ///
@@ -122,13 +127,20 @@ impl RedisSettings {
     }
 }
 
-/// Connects to each Redis, all at the same time.
+/// Connects to each Redis, all at the same time. Once one has answered, the others have [`LATE`] left:
+/// the rest is taken into use when it answers.
 async fn connect_all(
     addresses: Vec<RedisAddress>,
     workers_per_shard: NonZeroUsize,
 ) -> Result<Arc<dyn Broker>, BrokerError> {
-    let connecting = addresses.into_iter().map(|address| async move {
-        let broker = RedisBroker::connect(address).await?;
+    let one_answers = CancellationToken::new();
+    let connecting = addresses.into_iter().map(|address| async {
+        let enough = async {
+            one_answers.cancelled().await;
+            sleep(LATE).await;
+        };
+        let broker = RedisBroker::connect_or_go_on(address, enough).await?;
+        one_answers.cancel();
         Ok::<_, BrokerError>((broker.name(), broker))
     });
     let brokers = try_join_all(connecting).await?;

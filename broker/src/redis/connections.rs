@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use redis::{Pipeline, Value};
+use tokio::time::Instant;
 
 use super::{
     denials, errors::broker_error, large_reply::LARGE, large_values::LargeValues, link::Link,
@@ -28,9 +29,19 @@ impl Connections {
     pub(super) async fn open(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let tasks = Tasks::default();
         let link = Link::open(Arc::clone(locator), &tasks).await?;
+        Ok(Self::over(link, locator, tasks))
+    }
+
+    /// The connections to a Redis that has not answered since `since`. They are opened once it does.
+    pub(super) fn open_later(locator: &Arc<Locator>, since: Instant) -> Self {
+        let tasks = Tasks::default();
+        Self::over(Link::open_later(Arc::clone(locator), &tasks, since), locator, tasks)
+    }
+
+    fn over(link: Link, locator: &Arc<Locator>, tasks: Tasks) -> Self {
         let large = LargeValues::new(locator);
         let (locator, pool) = (Arc::clone(locator), Pool::new(Arc::clone(locator)));
-        Ok(Self { locator, pool, link, large, tasks, limit: ValueLimit::default() })
+        Self { locator, pool, link, large, tasks, limit: ValueLimit::default() }
     }
 
     /// Whether Redis can be used at present.

@@ -77,6 +77,9 @@ impl Heartbeat {
         match beats.beat().await {
             // A full Redis refuses the liveness key, but it also refuses jobs.
             Err(BrokerError::Full) => {}
+            Err(BrokerError::Unreachable(_)) => {
+                beats.state.lock().unanswered_since = Some(Instant::now());
+            }
             beat => beat?,
         }
         let beats = Arc::new(beats);

@@ -9,8 +9,16 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{connect::PATIENCE, locator::Locator, tasks::Tasks, watched::WatchedConnection};
+use super::{
+    connect::{PATIENCE, refuse_unfit},
+    locator::Locator,
+    tasks::Tasks,
+    watched::WatchedConnection,
+};
 use crate::BrokerError;
+
+/// How often a Redis that cannot be used as it is set up is tried again.
+const UNFIT_RETRY: Duration = Duration::from_secs(5);
 
 /// One connection. A task on the runtime that opened the connection replaces it when it breaks.
 /// Callers may be on any runtime.
@@ -31,6 +39,17 @@ impl Link {
         let (sender, state) = watch::channel(up(&watched));
         let keeper = tasks.spawn("connection to Redis", keep(locator, watched, sender));
         Ok(Self { state, keeper })
+    }
+
+    /// A link that is down since `since`, until Redis answers.
+    pub(super) fn open_later(locator: Arc<Locator>, tasks: &Tasks, since: Instant) -> Self {
+        let why = BrokerError::unreachable("Redis has not answered yet");
+        let (sender, state) = watch::channel(LinkState::Down { since, why });
+        let connecting = async move {
+            let watched = reconnect_to_fit(&locator, since, &sender).await;
+            keep(locator, watched, sender).await;
+        };
+        Self { state, keeper: tasks.spawn("connection to Redis", connecting) }
     }
 
     /// Returns the connection. While the connection is down, callers wait until the outage has
@@ -116,12 +135,46 @@ async fn keep(
         state.send_replace(LinkState::Down { since, why: BrokerError::Unreachable(why) });
         // Closes the old connection, which may still be open.
         drop(watched);
-        watched = WatchedConnection::reopen(&locator, None, |why| {
-            state.send_replace(LinkState::Down { since, why: why.clone() });
-        })
-        .await;
+        watched = reconnect(&locator, since, &state).await;
         tracing::info!(seconds = since.elapsed().as_secs_f64(), "connected to Redis again");
         state.send_replace(up(&watched));
+    }
+}
+
+async fn reconnect(
+    locator: &Arc<Locator>,
+    since: Instant,
+    state: &watch::Sender<LinkState>,
+) -> WatchedConnection {
+    WatchedConnection::reopen(locator, None, |why| {
+        state.send_replace(LinkState::Down { since, why: why.clone() });
+    })
+    .await
+}
+
+/// Connects for the first time, to a Redis that did not answer when the program started. While Redis
+/// is set up in a way that would lose jobs, the link stays down.
+async fn reconnect_to_fit(
+    locator: &Arc<Locator>,
+    since: Instant,
+    state: &watch::Sender<LinkState>,
+) -> WatchedConnection {
+    loop {
+        let watched = reconnect(locator, since, state).await;
+        let address = locator.name();
+        match refuse_unfit(&mut watched.connection(), &address).await {
+            Ok(()) => {
+                let seconds = since.elapsed().as_secs_f64();
+                tracing::info!(address, seconds, "connected to Redis");
+                state.send_replace(up(&watched));
+                return watched;
+            }
+            Err(why) => {
+                tracing::warn!(address, %why, "Redis cannot be used");
+                state.send_replace(LinkState::Down { since, why });
+                sleep(UNFIT_RETRY).await;
+            }
+        }
     }
 }
 

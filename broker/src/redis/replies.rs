@@ -28,14 +28,17 @@ pub(super) struct RedisReplies {
 }
 
 impl RedisReplies {
-    /// Subscribes, then starts the heartbeat, in a single attempt.
+    /// Subscribes, then starts the heartbeat, in a single attempt. While Redis is out of reach, both are
+    /// left for later.
     pub(super) async fn open(
         connections: &Arc<Connections>,
         gateway: GatewayId,
     ) -> Result<Self, BrokerError> {
         let (locator, channel) = (Arc::clone(&connections.locator), keys::replies(gateway));
-        let subscription = WatchedConnection::open(&locator, Some(&channel)).await;
-        let subscription = Some(subscription?);
+        let subscription = match WatchedConnection::open(&locator, Some(&channel)).await {
+            Err(BrokerError::Unreachable(_)) => None,
+            subscribed => Some(subscribed?),
+        };
         let large = LargeReplies::new(connections.pool.clone());
         // Starts after the subscription, so that every later loss is detected.
         let heartbeat = Arc::new(Heartbeat::start(Arc::clone(connections), gateway).await?);

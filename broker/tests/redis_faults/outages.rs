@@ -1,13 +1,61 @@
 //! Redis, or the network to Redis, fails for a while.
 
-use std::time::Duration;
+use std::{future::ready, time::Duration};
 
-use batchfleet_broker::{Announcement, Broker, GatewayId, Inbound, WorkerId, redis::RedisBroker};
+use batchfleet_broker::{
+    Announcement, Broker, GatewayId, GatewayRoles, Inbound, WorkerId, redis::RedisBroker,
+};
 use batchfleet_testkit::{CuttingProxy, RedisServer};
 use redis::AsyncTypedCommands;
 use tokio::time::{Instant, sleep};
 
 use crate::{PATIENCE, Pair, administrator, model, queue, refused};
+
+/// A broker that was opened while this server did not run.
+async fn opened_early(server: &mut RedisServer) -> RedisBroker {
+    server.kill();
+    let broker = RedisBroker::connect_or_go_on(&server.url(), ready(())).await.unwrap();
+    let outage = broker.observer().await.unwrap().health().outage.unwrap();
+    assert_eq!(outage.error.code(), "unreachable");
+    broker
+}
+
+#[tokio::test]
+async fn a_redis_that_answers_after_the_start_is_used_from_then_on() {
+    let mut server = RedisServer::start().await;
+    let broker = opened_early(&mut server).await;
+    let GatewayRoles { producer, replies } = broker.gateway(GatewayId::random()).await.unwrap();
+    let (observer, mut replies) = (broker.observer().await.unwrap(), replies);
+    assert!(observer.fleet().await.is_err());
+    server.restart().await;
+    assert!(matches!(replies.receive().await, Inbound::Interrupted(_)), "it has subscribed");
+    let until = Instant::now() + PATIENCE;
+    while observer.health().outage.is_some() || !producer.is_ready() {
+        assert!(observer.fleet().await.is_ok());
+        assert!(Instant::now() < until, "{:?}", observer.health());
+        sleep(Duration::from_millis(10)).await;
+    }
+    Pair::between(&broker, &broker).await.serves().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_would_lose_jobs_is_not_used_after_the_start_either() {
+    let options = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let mut server = RedisServer::start_with(&options).await;
+    let broker = opened_early(&mut server).await;
+    let observer = broker.observer().await.unwrap();
+    server.restart().await;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let outage = observer.health().outage.unwrap();
+        if outage.error.code() == "misconfigured" {
+            break;
+        }
+        assert!(Instant::now() < until, "{outage:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn all_roles_recover_after_redis_was_killed_and_restarted_empty() {
     let mut server = RedisServer::start().await;

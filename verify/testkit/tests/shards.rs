@@ -51,3 +51,22 @@ async fn one_of_three_redises_killed_under_load_costs_no_request() {
     }
     assert!(others > 1000, "only {others} jobs were sent to the other Redises");
 }
+
+#[tokio::test]
+async fn programs_start_without_one_redis_and_use_it_once_it_comes() {
+    let (mut late, early) = (RedisServer::start().await, RedisServer::start().await);
+    late.kill();
+    let urls = [late.url(), early.url()].join(" ");
+    // So few workers use the first Redis only, if it answers.
+    let plan =
+        FleetPlan { workers: 2, batch_ms: 5, redis_url: Some(&urls), ..FleetPlan::default() };
+    let fleet = Fleet::start(plan).await.unwrap();
+    let load = SteadyLoad::start(&fleet, 1000);
+    load.until_accepted(&fleet, 500.0).await;
+    assert!(jobs(&early).await > 0);
+    late.restart().await;
+    while jobs(&late).await < 500 {
+        load.until_accepted(&fleet, 100.0).await;
+    }
+    load.end_flawless(&fleet).await;
+}
