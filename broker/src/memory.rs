@@ -109,15 +109,23 @@ impl Shared {
     }
 }
 
-/// The last announcement of a worker, its time, and whether the worker has retired.
+/// The last announcement of a worker, and the time of its last sign of life.
 struct LastRenewal {
     announcement: Announcement,
     seen: Instant,
+    /// Whether the worker claims no more jobs.
+    has_left: bool,
     retired: bool,
 }
 
 impl LastRenewal {
+    /// Whether the worker claims jobs.
     fn live(&self) -> bool {
+        !self.has_left && self.keeps_jobs()
+    }
+
+    /// Whether the jobs that the worker holds are left to it.
+    fn keeps_jobs(&self) -> bool {
         !self.retired && self.seen.elapsed() < LIVENESS
     }
 
@@ -278,8 +286,8 @@ struct MemoryConsumer {
 impl Consumer for MemoryConsumer {
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         let workers = self.shared.workers.lock();
-        let dead =
-            |worker| worker != self.worker && !workers.get(&worker).is_some_and(LastRenewal::live);
+        let keeps = |worker| workers.get(&worker).is_some_and(LastRenewal::keeps_jobs);
+        let dead = |worker| worker != self.worker && !keeps(worker);
         let mut deliveries = self.queue.reclaim(self.worker, limit, self.lease, dead);
         self.shared.set_awaited(&mut deliveries);
         Ok(deliveries)
@@ -311,8 +319,16 @@ impl Consumer for MemoryConsumer {
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let announcement = announcement.clone();
-        let renewal = LastRenewal { announcement, seen: Instant::now(), retired: false };
+        let (has_left, retired) = (false, false);
+        let renewal = LastRenewal { announcement, seen: Instant::now(), has_left, retired };
         self.shared.workers.lock().insert(self.worker, renewal);
+        Ok(())
+    }
+
+    async fn leave(&self) -> Result<(), BrokerError> {
+        if let Some(renewal) = self.shared.workers.lock().get_mut(&self.worker) {
+            (renewal.has_left, renewal.seen) = (true, Instant::now());
+        }
         Ok(())
     }
 

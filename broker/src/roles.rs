@@ -88,7 +88,8 @@ impl BrokerError {
 /// Opens the roles. One per process.
 #[async_trait]
 pub trait Broker: Send + Sync {
-    /// Opens the roles of one gateway boot. The reply channel is open when the call returns.
+    /// Opens the roles of one gateway boot. The reply channel is open when the call returns, unless the
+    /// broker cannot be reached.
     async fn gateway(&self, gateway: GatewayId) -> Result<GatewayRoles, BrokerError>;
 
     /// Opens the roles of one worker on one queue.
@@ -273,6 +274,10 @@ pub trait Consumer: Send + Sync {
     /// Renews the announcement of this worker, and marks the worker as alive for [`LIVENESS`].
     /// Called about once a second.
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError>;
+
+    /// Tells gateways that this worker claims no more jobs here. Other workers leave the jobs that it
+    /// still holds to it for [`LIVENESS`]. Called about once a second until it holds none.
+    async fn leave(&self) -> Result<(), BrokerError>;
 
     /// Marks this worker as dead, because it no longer claims jobs.
     async fn retire(&self) -> Result<(), BrokerError>;

@@ -94,6 +94,10 @@ impl Consumer for RedisConsumer {
         Ok(())
     }
 
+    async fn leave(&self) -> Result<(), BrokerError> {
+        self.presence.leave().await
+    }
+
     async fn retire(&self) -> Result<(), BrokerError> {
         self.presence.retire().await
     }

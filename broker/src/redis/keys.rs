@@ -103,7 +103,7 @@ pub(super) fn gateway_named(gateway: &str) -> String {
     format!("bf:{{fleet}}:gateway:{gateway}")
 }
 
-/// The liveness key of a worker, which exists while the worker lives.
+/// The liveness key of a worker, which exists while the worker lives or keeps its jobs.
 pub(super) fn live(worker: &str) -> String {
     format!("bf:{{fleet}}:live:{worker}")
 }

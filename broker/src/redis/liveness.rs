@@ -1,9 +1,13 @@
-//! Which workers live, by their liveness keys.
+//! Which workers live, by their liveness keys: a worker that has left, and still holds jobs, keeps its
+//! key with the value [`LEFT`].
 
 use redis::aio::ConnectionLike;
 
 use super::{errors::broker_error, keys};
 use crate::BrokerError;
+
+/// The liveness key of a worker that claims no more jobs.
+pub(super) const LEFT: &str = "left";
 
 /// Whether each worker lives. `epoch` is the epoch of the read that found them.
 pub(super) async fn of_workers(
@@ -22,5 +26,6 @@ pub(super) async fn of_workers(
         // Redis lost its data between the two queries, so every worker would look dead.
         return Err(BrokerError::unreachable("Redis has just lost its data"));
     }
-    Ok(live.iter().map(Option::is_some).collect())
+    let claims = |key: &Option<String>| key.as_ref().is_some_and(|value| value != LEFT);
+    Ok(live.iter().map(claims).collect())
 }

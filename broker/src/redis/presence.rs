@@ -21,6 +21,7 @@ use super::{
     errors::broker_error,
     glance::Glance,
     keys,
+    liveness::LEFT,
     queue::WorkerQueue,
     values::{milliseconds, parse},
 };
@@ -243,16 +244,28 @@ impl WorkerPresence {
         Ok(renew)
     }
 
+    /// Renews the liveness key for the jobs that this worker holds, and tells gateways that it has left.
+    pub(super) async fn leave(&self) -> Result<(), BrokerError> {
+        let mut renewal = Pipeline::new();
+        renewal.pset_ex(keys::live(&self.worker), LEFT, LIFE).ignore();
+        self.withdraw(renewal).await
+    }
+
     /// Deletes the liveness key, and tells gateways that this worker has left.
     pub(super) async fn retire(&self) -> Result<(), BrokerError> {
+        let mut removal = Pipeline::new();
+        removal.del(keys::live(&self.worker)).ignore();
+        self.withdraw(removal).await
+    }
+
+    /// Runs commands, and tells gateways once that this worker has left.
+    async fn withdraw(&self, mut commands: Pipeline) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
-        let mut retire = Pipeline::new();
-        retire.del(keys::live(&self.worker)).ignore();
         let beat = self.beat.lock().take();
         if let Some((key, beat)) = &beat {
-            retire.hset(key, &self.worker, Beat { has_left: true, ..*beat }.text()).ignore();
+            commands.hset(key, &self.worker, Beat { has_left: true, ..*beat }.text()).ignore();
         }
-        retire.exec_async(&mut *connection).await.map_err(broker_error)?;
+        commands.exec_async(&mut *connection).await.map_err(broker_error)?;
         if beat.is_some() { count_change(&mut *connection).await } else { Ok(()) }
     }
 

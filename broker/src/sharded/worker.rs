@@ -1,7 +1,11 @@
 //! A worker's roles over several shards: those at its home, and those at former homes until their
 //! jobs are settled.
 
-use std::{mem, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    mem,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -51,6 +55,25 @@ struct AtShard {
     claims: AsyncMutex<Box<dyn Claims>>,
     target: AsyncMutex<Box<dyn TargetSubscription>>,
     consumer: Arc<dyn Consumer>,
+    /// The entries that the worker holds here.
+    held: Mutex<HashSet<EntryId>>,
+}
+
+impl AtShard {
+    /// Notes deliveries of this shard, and names it in their entries.
+    fn hold(&self, mut deliveries: Vec<Delivery>, shard: usize) -> Vec<Delivery> {
+        self.held.lock().extend(deliveries.iter().map(|delivery| delivery.entry));
+        for delivery in &mut deliveries {
+            delivery.entry.shard = ShardId(u16::try_from(shard).unwrap_or(u16::MAX));
+        }
+        deliveries
+    }
+
+    /// Whether the worker holds no jobs here, and claims none.
+    fn is_done(&self) -> bool {
+        // A claim adds what it holds before it unlocks.
+        self.claims.try_lock().is_ok() && self.held.lock().is_empty()
+    }
 }
 
 struct Homes {
@@ -75,7 +98,8 @@ impl Homes {
             let opened = broker.worker(self.queue.clone(), self.worker).await?;
             let WorkerRoles { claims, consumer, target } = opened;
             let (claims, target) = (AsyncMutex::new(claims), AsyncMutex::new(target));
-            Ok::<_, BrokerError>(AtShard { claims, target, consumer })
+            let held = Mutex::default();
+            Ok::<_, BrokerError>(AtShard { claims, target, consumer, held })
         };
         self.roles[shard].get_or_try_init(open).await
     }
@@ -127,17 +151,15 @@ impl Claims for ShardedClaims {
         limit: usize,
         wait: Duration,
     ) -> Result<Vec<Delivery>, BrokerError> {
-        let (shard, roles) = self.0.at_home().await?;
-        let claimed = roles.claims.lock().await.claim_within(limit, wait).await?;
-        Ok(of_shard(claimed, shard))
+        loop {
+            let (shard, roles) = self.0.at_home().await?;
+            let mut claims = roles.claims.lock().await;
+            // The worker may have moved meanwhile, and counts as dead there.
+            if shard == self.0.current() {
+                return Ok(roles.hold(claims.claim_within(limit, wait).await?, shard));
+            }
+        }
     }
-}
-
-fn of_shard(mut deliveries: Vec<Delivery>, shard: usize) -> Vec<Delivery> {
-    for delivery in &mut deliveries {
-        delivery.entry.shard = ShardId(u16::try_from(shard).unwrap_or(u16::MAX));
-    }
-    deliveries
 }
 
 struct ShardedTarget(Arc<Homes>);
@@ -152,16 +174,32 @@ impl TargetSubscription for ShardedTarget {
 
 struct ShardedConsumer {
     homes: Arc<Homes>,
-    /// Where the worker was last announced.
-    announced: Mutex<Option<usize>>,
+    announced: Mutex<Announced>,
+}
+
+/// Where a worker is announced.
+#[derive(Clone, Default)]
+struct Announced {
+    home: Option<usize>,
+    /// Former homes, at which it may hold jobs.
+    former: BTreeSet<usize>,
+}
+
+impl Announced {
+    fn move_to(&mut self, home: usize) {
+        self.former.extend(self.home.replace(home));
+        self.former.remove(&home);
+    }
 }
 
 impl ShardedConsumer {
     /// Calls `call` with the items of each shard. An error of a shard that is no longer home does not
-    /// count: its jobs are sent to other shards.
+    /// count: its jobs are sent to other shards. `ends` tells whether the worker no longer holds the jobs
+    /// afterwards.
     async fn at_each<Item, Calling: Future<Output = Result<usize, BrokerError>>>(
         &self,
         items: Vec<Item>,
+        ends: bool,
         entry: impl Fn(&mut Item) -> &mut EntryId,
         call: impl Fn(Arc<dyn Consumer>, Vec<Item>) -> Calling,
     ) -> Result<usize, BrokerError> {
@@ -172,21 +210,49 @@ impl ShardedConsumer {
             parts[usize::from(shard.0)].push(item);
         }
         let (mut sum, mut failure) = (0, None);
-        for (shard, part) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
-            let called = match self.homes.at(shard).await {
-                Ok(roles) => call(Arc::clone(&roles.consumer), part).await,
-                Err(error) => Err(error),
-            };
-            match called {
+        for (shard, mut part) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty())
+        {
+            let entries: Vec<EntryId> = part.iter_mut().map(|item| *entry(item)).collect();
+            let roles = self.homes.at(shard).await?;
+            match call(Arc::clone(&roles.consumer), part).await {
                 Ok(count) => sum += count,
                 Err(BrokerError::Unreachable(error)) if shard != self.homes.current() => {
                     let shard = &self.homes.shards.all[shard].name;
                     tracing::warn!(shard, %error, "left jobs to other workers");
                 }
-                Err(error) => failure = Some(error),
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            }
+            if ends {
+                let mut held = roles.held.lock();
+                for entry in &entries {
+                    held.remove(entry);
+                }
             }
         }
         failure.map_or(Ok(sum), Err)
+    }
+
+    /// Withdraws the announcements at former homes, and retires there once all jobs are settled.
+    async fn leave_former(&self) {
+        let former = self.announced.lock().former.clone();
+        for shard in former {
+            let known = &self.homes.shards.all[shard];
+            let left = match self.homes.at(shard).await {
+                // The jobs of a shard that is down are sent to other shards.
+                Ok(roles) if !known.is_up() || roles.is_done() => {
+                    self.announced.lock().former.remove(&shard);
+                    roles.consumer.retire().await
+                }
+                Ok(roles) => roles.consumer.leave().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = left {
+                tracing::debug!(shard = known.name, %error, "failed to withdraw announcement");
+            }
+        }
     }
 }
 
@@ -194,7 +260,7 @@ impl ShardedConsumer {
 impl Consumer for ShardedConsumer {
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
         let (shard, roles) = self.homes.at_home().await?;
-        Ok(of_shard(roles.consumer.reclaim(limit).await?, shard))
+        Ok(roles.hold(roles.consumer.reclaim(limit).await?, shard))
     }
 
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
@@ -203,42 +269,44 @@ impl Consumer for ShardedConsumer {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<usize, BrokerError> {
         let settle = |consumer: Arc<dyn Consumer>, part| async move { consumer.settle(part).await };
-        self.at_each(settlements, |settlement| &mut settlement.entry, settle).await
+        self.at_each(settlements, true, |settlement| &mut settlement.entry, settle).await
     }
 
     async fn renew_leases(&self, entries: &[EntryId]) -> Result<(), BrokerError> {
         let renew = |consumer: Arc<dyn Consumer>, part: Vec<EntryId>| async move {
             consumer.renew_leases(&part).await.map(|()| 0)
         };
-        self.at_each(entries.to_vec(), |entry| entry, renew).await.map(drop)
+        self.at_each(entries.to_vec(), false, |entry| entry, renew).await.map(drop)
     }
 
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError> {
         let hand_back = |consumer: Arc<dyn Consumer>, part| async move {
             consumer.hand_back(part).await.map(|()| 0)
         };
-        self.at_each(deliveries, |delivery| &mut delivery.entry, hand_back).await.map(drop)
+        self.at_each(deliveries, true, |delivery| &mut delivery.entry, hand_back).await.map(drop)
     }
 
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let home = self.homes.compare().await;
         self.homes.at(home).await?.consumer.renew(announcement).await?;
-        let before = self.announced.lock().replace(home).filter(|before| *before != home);
-        if let Some(before) = before
-            && let Ok(roles) = self.homes.at(before).await
-            && let Err(error) = roles.consumer.retire().await
-        {
-            let shard = &self.homes.shards.all[before].name;
-            tracing::debug!(shard, %error, "failed to withdraw announcement");
-        }
+        self.announced.lock().move_to(home);
+        self.leave_former().await;
+        Ok(())
+    }
+
+    async fn leave(&self) -> Result<(), BrokerError> {
+        let home = self.announced.lock().home.take();
+        self.announced.lock().former.extend(home);
+        self.leave_former().await;
         Ok(())
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {
-        let announced = self.announced.lock().take();
-        match announced {
-            Some(shard) => self.homes.at(shard).await?.consumer.retire().await,
-            None => Ok(()),
+        let Announced { home, former } = mem::take(&mut *self.announced.lock());
+        let mut retired = Ok(());
+        for shard in former.into_iter().chain(home) {
+            retired = self.homes.at(shard).await?.consumer.retire().await;
         }
+        retired
     }
 }

@@ -61,6 +61,33 @@ pub(crate) async fn the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted(
     assert_eq!((backlog.depth(), backlog.in_flight), (0, 0));
 }
 
+pub(crate) async fn a_worker_that_left_is_dead_to_gateways_and_keeps_its_jobs(broker: &dyn Broker) {
+    let (gateway, other, dead) =
+        (Gateway::new(broker).await, worker(broker).await, worker(broker).await);
+    let id = WorkerId::random();
+    let leaving = Worker::new(broker, id).await;
+    leaving.renew(&Announcement::new(id, spec())).await.unwrap();
+    gateway.submit(2).await;
+    let kept = leaving.claim(1).await.unwrap();
+    assert_eq!(dead.claim(1).await.unwrap().len(), 1);
+    // Until the job of the dead worker is reclaimed.
+    let until = Instant::now() + Duration::from_secs(10);
+    let reclaimed = loop {
+        leaving.leave().await.unwrap();
+        let reclaimed = other.reclaim(10).await.unwrap();
+        if !reclaimed.is_empty() || Instant::now() > until {
+            break reclaimed;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(markers(&reclaimed), [1]);
+    let fleet = observer(broker).await.fleet().await.unwrap();
+    assert!(fleet.workers.iter().all(|worker| !worker.live), "{fleet:?}");
+    leaving.settle(echoes(kept)).await.unwrap();
+    assert_eq!(gateway.receive().await.len(), 1);
+    leaving.retire().await.unwrap();
+}
+
 pub(crate) async fn the_jobs_of_a_living_worker_are_safe_until_the_lease_ends(broker: &dyn Broker) {
     let (gateway, other) = (Gateway::new(broker).await, worker(broker).await);
     let id = WorkerId::random();

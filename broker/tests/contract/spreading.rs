@@ -11,7 +11,7 @@ use batchfleet_broker::{
 };
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::{Gateway, Worker, echoes, observer, queue, shards::switched, spec};
+use crate::{Gateway, Worker, echoes, markers, observer, queue, shards::switched, spec};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -126,5 +126,38 @@ async fn waiting_jobs_leave_a_shard_without_workers() {
         sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(gateway.submit(1).await[0].shard, ShardId(1));
+    assert_eq!(worker.claim(9).await.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_moves_keeps_the_jobs_of_its_former_home_until_it_has_settled_them() {
+    let former = MemoryBroker::new(1000);
+    let (preferred, is_down) = switched(MemoryBroker::new(1000));
+    let shards =
+        vec![("preferred".into(), preferred), ("former".into(), Arc::new(former.clone()) as _)];
+    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    is_down.store(true, Relaxed);
+    let observer = observer(&broker).await;
+    let (worker, announcement) = announced(&broker, 100.0).await;
+    observer.look(&[], false).await.unwrap();
+    let gateway = Gateway::new(&broker).await;
+    let entries = gateway.submit(3).await;
+    let claimed = worker.claim(9).await.unwrap();
+    assert_eq!(claimed.len(), 3);
+    is_down.store(false, Relaxed);
+    let other = crate::worker(&former).await;
+    // The worker moves after ten seconds.
+    for _ in 0..20 {
+        worker.renew(&announcement).await.unwrap();
+        assert_eq!(markers(&other.reclaim(9).await.unwrap()), [0; 0]);
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(former.living_workers(&queue()).await.unwrap(), 0, "it is not announced there");
+    worker.settle(echoes(claimed)).await.unwrap();
+    assert_eq!(gateway.receive().await.len(), 3);
+    let outstanding = gateway.producer.outstanding(&queue(), &entries).await.unwrap();
+    assert_eq!(outstanding, [false; 3]);
+    observer.look(&[], false).await.unwrap();
+    assert_eq!(gateway.submit(1).await[0].shard, ShardId(0));
     assert_eq!(worker.claim(9).await.unwrap().len(), 1);
 }

@@ -63,6 +63,10 @@ impl Consumer for Shaky {
         self.consumer.renew(announcement).await
     }
 
+    async fn leave(&self) -> Result<(), BrokerError> {
+        self.consumer.leave().await
+    }
+
     async fn retire(&self) -> Result<(), BrokerError> {
         self.consumer.retire().await
     }
