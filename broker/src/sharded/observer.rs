@@ -41,6 +41,25 @@ impl ShardedObserver {
         Ok(Self { shards, weights, observers, last })
     }
 
+    /// The sum over the shards of each of these queues. A job that waits where no worker lives any longer
+    /// is not counted: its gateway sends it to another shard. Without this, jobs that the last worker has
+    /// handed back would count until another worker comes.
+    fn sums(&self, queues: &[QueueName], shards: &[(usize, Vec<Backlog>)]) -> Vec<Backlog> {
+        let mut answered = vec![false; self.observers.len()];
+        for (shard, _) in shards {
+            answered[*shard] = true;
+        }
+        let of_queue = |(index, queue): (usize, &QueueName)| {
+            let backlogs = shards.iter().filter_map(|(shard, backlogs)| {
+                let backlog = *backlogs.get(index)?;
+                let is_deserted = self.weights.is_deserted(queue, *shard, &answered);
+                Some(if is_deserted { without_waiting(backlog) } else { backlog })
+            });
+            sum(backlogs)
+        };
+        queues.iter().enumerate().map(of_queue).collect()
+    }
+
     /// Asks all shards that can be reached.
     async fn ask<'a, T, Asking>(
         &'a self,
@@ -86,6 +105,10 @@ fn sum(backlogs: impl Iterator<Item = Backlog>) -> Backlog {
     })
 }
 
+fn without_waiting(backlog: Backlog) -> Backlog {
+    Backlog { waiting: Default::default(), oldest_age: Duration::ZERO, ..backlog }
+}
+
 fn of_shard(shard: usize, memory: Vec<ShardMemory>) -> impl Iterator<Item = ShardMemory> {
     let shard = ShardId(u16::try_from(shard).unwrap_or(u16::MAX));
     memory.into_iter().map(move |memory| ShardMemory { shard, ..memory })
@@ -94,7 +117,10 @@ fn of_shard(shard: usize, memory: Vec<ShardMemory>) -> impl Iterator<Item = Shar
 #[async_trait]
 impl Observer for ShardedObserver {
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
-        self.ask(Observer::fleet).await.map(join)
+        let read = join_all(self.observers.iter().map(|observer| observer.fleet())).await;
+        let known: Vec<_> = read.iter().map(|snapshot| snapshot.as_ref().ok().cloned()).collect();
+        self.weights.update(&known);
+        some(read).map(join)
     }
 
     async fn news(&self) -> Result<Option<FleetSnapshot>, BrokerError> {
@@ -102,13 +128,15 @@ impl Observer for ShardedObserver {
     }
 
     async fn backlog(&self, queue: &QueueName) -> Result<Backlog, BrokerError> {
-        let backlogs = self.ask(|observer| observer.backlog(queue)).await?;
-        Ok(sum(backlogs.into_iter()))
+        let backlogs = self.backlogs(std::slice::from_ref(queue)).await?;
+        Ok(backlogs.into_iter().next().unwrap_or_default())
     }
 
     async fn backlogs(&self, queues: &[QueueName]) -> Result<Vec<Backlog>, BrokerError> {
-        let shards = self.ask(|observer| observer.backlogs(queues)).await?;
-        Ok(sums(&shards, queues.len()))
+        let read = join_all(self.observers.iter().map(|observer| observer.backlogs(queues))).await;
+        let read = read.into_iter().enumerate();
+        let read = read.map(|(shard, backlogs)| Ok((shard, backlogs?))).collect();
+        Ok(self.sums(queues, &some(read)?))
     }
 
     async fn look(&self, queues: &[QueueName], memory: bool) -> Result<Look, BrokerError> {
@@ -136,13 +164,14 @@ impl Observer for ShardedObserver {
         }
         self.weights.update(&news);
         let answered = some(answered)?;
-        let backlogs: Vec<_> = answered.iter().map(|(_, look)| look.backlogs.clone()).collect();
+        let backlogs: Vec<_> =
+            answered.iter().map(|(shard, look)| (*shard, look.backlogs.clone())).collect();
         let memory = memory.then(|| {
             let known = answered.into_iter().map(|(shard, look)| (shard, look.memory));
             known.flat_map(|(shard, memory)| of_shard(shard, memory.unwrap_or_default())).collect()
         });
         let news = is_new.then(|| join(last.iter().flatten().cloned().collect()));
-        Ok(Look { news, backlogs: sums(&backlogs, queues.len()), memory })
+        Ok(Look { news, backlogs: self.sums(queues, &backlogs), memory })
     }
 
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
@@ -182,11 +211,4 @@ impl Observer for ShardedObserver {
     fn health(&self) -> BrokerHealth {
         self.shards.health()
     }
-}
-
-/// The sum over the shards of each of so many queues.
-fn sums(shards: &[Vec<Backlog>], queues: usize) -> Vec<Backlog> {
-    (0..queues)
-        .map(|queue| sum(shards.iter().filter_map(|shard| shard.get(queue).copied())))
-        .collect()
 }

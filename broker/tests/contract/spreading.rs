@@ -161,3 +161,27 @@ async fn a_worker_that_moves_keeps_the_jobs_of_its_former_home_until_it_has_sett
     assert_eq!(gateway.submit(1).await[0].shard, ShardId(0));
     assert_eq!(worker.claim(9).await.unwrap().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn jobs_that_the_last_worker_of_a_shard_handed_back_wait_for_nothing() {
+    let former = MemoryBroker::new(1000);
+    let shards = vec![
+        ("first".into(), Arc::new(MemoryBroker::new(1000)) as Arc<dyn Broker>),
+        ("former".into(), Arc::new(former.clone()) as _),
+    ];
+    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    let (_worker, _) = announced(&broker, 100.0).await;
+    let (last, _) = announced(&former, 100.0).await;
+    let gateway = Gateway::new(&former).await;
+    gateway.submit(3).await;
+    let observer = observer(&broker).await;
+    let depth = async || observer.look(&[queue()], false).await.unwrap().backlogs[0].depth();
+    assert_eq!(depth().await, 3);
+    let claimed = last.claim(2).await.unwrap();
+    last.hand_back(claimed).await.unwrap();
+    assert_eq!(depth().await, 3);
+    last.retire().await.unwrap();
+    assert_eq!(depth().await, 0);
+    observer.fleet().await.unwrap();
+    assert_eq!(observer.backlog(&queue()).await.unwrap().depth(), 0);
+}
