@@ -82,7 +82,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 pub use self::{
-    address::RedisAddress,
+    address::{RedisAddress, urls_in},
     denials::{Denials, denials},
     users::RedisUsers,
 };

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use batchfleet_broker::{
     Broker, BrokerError,
-    redis::{RedisAddress, RedisBroker},
+    redis::{RedisAddress, RedisBroker, urls_in},
     sharded::ShardedBroker,
 };
 use clap::Args;
@@ -36,8 +36,8 @@ pub struct RedisSettings {
     )]
     pub redis_url: Vec<String>,
 
-    /// A file that contains only the URL, to keep the password out of the environment. Read again for
-    /// every new connection, so that a new password needs no restart
+    /// A file that contains only the URL, or several, one a line, to keep the password out of the
+    /// environment. Read again for every new connection, so that a new password needs no restart
     #[arg(long, env = "BATCHFLEET_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
 
@@ -117,13 +117,18 @@ impl RedisSettings {
     }
 
     fn unchecked_addresses(&self) -> Vec<RedisAddress> {
-        let address = |url: &String| RedisAddress {
-            url: url.clone(),
+        let address = RedisAddress {
             url_file: self.redis_url_file.clone(),
             ca: self.redis_ca.clone(),
             identity: self.redis_cert.clone().zip(self.redis_key.clone()),
+            ..RedisAddress::default()
         };
-        self.redis_url.iter().map(address).collect()
+        let of_file = |position| RedisAddress { position, ..address.clone() };
+        let of_flag = |url: &String| RedisAddress { url: url.clone(), ..address.clone() };
+        match &self.redis_url_file {
+            Some(file) => (0..urls_in(file)).map(of_file).collect(),
+            None => self.redis_url.iter().map(of_flag).collect(),
+        }
     }
 }
 
@@ -185,10 +190,28 @@ mod tests {
         assert!(url().unwrap_err().starts_with("--redis-url-file /"));
         fs::write(&path, "redis://worker:secret@redis:6379/0\n").unwrap();
         assert_eq!(url().unwrap(), "redis://worker:secret@redis:6379/0");
-        for wrong in ["\n", "redis://a:secret@b:1\nredis://a:secret@b:2"] {
-            fs::write(&path, wrong).unwrap();
-            assert!(!url().unwrap_err().contains("secret"));
-        }
+        fs::write(&path, "\n").unwrap();
+        assert!(url().unwrap_err().contains("the file is empty"));
+    }
+
+    #[test]
+    fn a_file_may_contain_the_urls_of_several_redises() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("url");
+        let flags = ["x", "--redis-url-file", path.to_str().unwrap()];
+        let settings = || Settings::try_parse_from(flags).unwrap().redis;
+        fs::write(&path, "redis://w:secret@a:1\nredis://w:secret@b:2\n").unwrap();
+        assert_eq!(settings().urls().unwrap(), "redis://w:secret@a:1 redis://w:secret@b:2");
+        let addresses = settings().addresses().unwrap();
+        assert!(settings().address().err().unwrap().to_string().contains("single --redis-url"));
+        // A new password of both; then one URL is missing.
+        fs::write(&path, "redis://w:new@a:1\nredis://w:new@b:2\n").unwrap();
+        assert_eq!(addresses[1].current_url().unwrap(), "redis://w:new@b:2");
+        fs::write(&path, "redis://w:secret@a:1\n").unwrap();
+        let error = addresses[1].current_url().unwrap_err().to_string();
+        assert!(error.contains("no URL number 2") && !error.contains("secret"), "{error}");
+        fs::write(&path, "redis://w:secret@a:1\nhttp://w:secret@b").unwrap();
+        assert!(!settings().addresses().err().unwrap().to_string().contains("secret"));
     }
 
     #[test]

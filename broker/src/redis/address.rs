@@ -28,12 +28,20 @@ pub struct RedisAddress {
     /// User and password are for Redis. Credentials for the sentinels follow as
     /// `?sentinel_username=user&sentinel_password=password`.
     pub url: String,
-    /// A file that contains only the URL, instead of `url`.
+    /// A file that contains the URL, instead of `url`.
     pub url_file: Option<PathBuf>,
+    /// Which URL of the file, from 0. A file has one URL for each Redis, separated by white space.
+    pub position: usize,
     /// The PEM file of the trusted certificate authorities; `None` for those of the system.
     pub ca: Option<PathBuf>,
     /// The PEM files of the client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// The number of URLs in a file, at least 1. A file that cannot be read counts as one URL.
+pub fn urls_in(file: &Path) -> usize {
+    let urls = |text: String| text.split_whitespace().count();
+    fs::read_to_string(file).map_or(1, urls).max(1)
 }
 
 impl From<&str> for RedisAddress {
@@ -70,7 +78,7 @@ impl RedisAddress {
     /// of the file.
     pub fn current_url(&self) -> Result<String, BrokerError> {
         let Some(path) = &self.url_file else { return Ok(self.url.clone()) };
-        read_line(path).map_err(|error| {
+        read_url(path, self.position).map_err(|error| {
             BrokerError::misconfigured(format!("--redis-url-file {}: {error}", path.display()))
         })
     }
@@ -130,14 +138,13 @@ impl RedisAddress {
     }
 }
 
-fn read_line(path: &Path) -> Result<String, String> {
+fn read_url(path: &Path, position: usize) -> Result<String, String> {
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    match text.trim() {
-        "" => Err("the file is empty".to_owned()),
-        line if line.contains(char::is_whitespace) => {
-            Err("the file contains more than a URL".to_owned())
-        }
-        line => Ok(line.to_owned()),
+    let mut urls = text.split_whitespace();
+    match urls.nth(position) {
+        Some(url) => Ok(url.to_owned()),
+        None if text.trim().is_empty() => Err("the file is empty".to_owned()),
+        None => Err(format!("the file contains no URL number {}", position + 1)),
     }
 }
 

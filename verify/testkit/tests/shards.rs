@@ -4,6 +4,8 @@
 
 mod steady_load;
 
+use std::fs;
+
 use batchfleet_testkit::{Fleet, FleetPlan, RedisServer};
 
 use self::steady_load::SteadyLoad;
@@ -56,10 +58,12 @@ async fn one_of_three_redises_killed_under_load_costs_no_request() {
 async fn programs_start_without_one_redis_and_use_it_once_it_comes() {
     let (mut late, early) = (RedisServer::start().await, RedisServer::start().await);
     late.kill();
-    let urls = [late.url(), early.url()].join(" ");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("urls");
+    fs::write(&file, [late.url(), early.url()].join("\n")).unwrap();
     // So few workers use the first Redis only, if it answers.
     let plan =
-        FleetPlan { workers: 2, batch_ms: 5, redis_url: Some(&urls), ..FleetPlan::default() };
+        FleetPlan { workers: 2, batch_ms: 5, redis_url_file: Some(&file), ..FleetPlan::default() };
     let fleet = Fleet::start(plan).await.unwrap();
     let load = SteadyLoad::start(&fleet, 1000);
     load.until_accepted(&fleet, 500.0).await;
