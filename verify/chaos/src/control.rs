@@ -1,6 +1,6 @@
 //! Commands that the trial itself sends to Redis.
 
-use std::time::Duration;
+use std::{ops, time::Duration};
 
 use anyhow::{Context, Result};
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
@@ -20,6 +20,15 @@ pub(crate) struct Control {
 pub(crate) struct Queues {
     pub(crate) entries: u64,
     pub(crate) pending: u64,
+}
+
+impl ops::Add for Queues {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let Self { entries, pending } = self;
+        Self { entries: entries + other.entries, pending: pending + other.pending }
+    }
 }
 
 impl Control {

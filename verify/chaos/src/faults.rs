@@ -9,6 +9,7 @@ mod operations;
 mod overload;
 mod redis;
 mod redis_ill;
+mod shards;
 mod slow;
 mod upgrade;
 mod workers;
@@ -19,7 +20,7 @@ use crate::trial::{RunningTrial, Scale};
 
 /// A row of the table of faults.
 pub(crate) struct Fault {
-    /// `F01` to `F44`. Ids are never reused.
+    /// `F01` to `F46`. Ids are never reused.
     pub(crate) id: &'static str,
     /// What fails, and how.
     pub(crate) what: &'static str,
@@ -130,6 +131,10 @@ pub(crate) const FAULTS: &[Fault] = &[
         "all 200; metrics and memory as before", operations::ghosts),
     fault!("F44", true, "SIGTERM twice, 0 to 300 ms apart", "L2",
         "all 200; every drain ends with status 0", operations::terminated_twice),
+    fault!("F45", false, "kill -9 one of three independent Redises every 10 s, back empty after 5 s", "L2",
+        "all 200; ran again ≤ in flight there + 1 %; p99 ≤ baseline + 1 s; at the others ≤ 1.2x", shards::killed_in_turn),
+    fault!("F46", false, "restarts with three Redises instead of one, then with one again", "L2",
+        "all 200; no connection refused", shards::added_and_removed),
     Fault {
         id: "F35",
         what: "upgrade from an older version: workers, gateways; workers back and again",

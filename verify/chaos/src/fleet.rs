@@ -2,7 +2,7 @@
 //! each program, and cut its link to Redis.
 
 use std::{
-    fs,
+    fs, iter,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -36,6 +36,10 @@ pub(crate) struct ChaosPlan {
     pub(crate) links: bool,
     /// Whether programs read the URL of Redis from a file, which a trial may change.
     pub(crate) url_file: bool,
+    /// Number of independent Redises; 0 counts as one. Several have neither proxies nor files.
+    pub(crate) redises: usize,
+    /// Whether programs use only the first of them to begin with.
+    pub(crate) first_redis_only: bool,
 }
 
 /// A program of the fleet, running or not.
@@ -58,9 +62,13 @@ pub(crate) struct Member {
     grpc: Option<String>,
 }
 
-/// A Redis with gateways and workers; all are stopped on drop.
+/// A Redis, or several, with gateways and workers; all are stopped on drop.
 pub(crate) struct ChaosFleet {
     pub(crate) redis: RedisServer,
+    /// Further Redises, independent of the first.
+    others: Vec<RedisServer>,
+    /// How many of the Redises a program uses from its next start on.
+    pub(crate) redises_in_use: usize,
     pub(crate) workers: Vec<Member>,
     pub(crate) gateways: Vec<Member>,
     protocol: Protocol,
@@ -75,8 +83,14 @@ impl ChaosFleet {
         let folder = TempDir::new()?;
         fs::create_dir_all(folder.path().join("runs"))?;
         let redis = RedisServer::start_with(&plan.redis_options).await;
+        let mut others = Vec::new();
+        for _ in 1..plan.redises {
+            others.push(RedisServer::start_with(&plan.redis_options).await);
+        }
+        let redises_in_use = if plan.first_redis_only { 1 } else { plan.redises.max(1) };
         let (workers, gateways, ended, protocol) = (vec![], vec![], vec![], plan.protocol);
-        let fleet = Self { redis, workers, gateways, protocol, ended, folder };
+        let fleet =
+            Self { redis, others, redises_in_use, workers, gateways, protocol, ended, folder };
         let mut parameters = plan.parameters.clone();
         parameters.push(("run_log", text(&fleet.run_log())?));
         let parameters: Vec<_> = parameters.iter().map(|(key, value)| (*key, &**value)).collect();
@@ -151,27 +165,27 @@ impl ChaosFleet {
 
     /// Starts a worker that is not running, and waits until it is ready.
     pub(crate) async fn start_worker(&mut self, index: usize) -> Result<()> {
-        let redis = self.redis.address();
+        let redises = self.addresses_in_use();
         let worker = &mut self.workers[index];
-        worker.spawn(redis, &[]).await?;
+        worker.spawn(&redises, &[]).await?;
         until_200(worker, &worker.admin, "/readyz").await
     }
 
     /// Starts a worker that is not running, without waiting until it is ready.
     pub(crate) async fn spawn_worker(&mut self, index: usize) -> Result<()> {
-        let redis = self.redis.address();
-        self.workers[index].spawn(redis, &[]).await
+        let redises = self.addresses_in_use();
+        self.workers[index].spawn(&redises, &[]).await
     }
 
     /// Starts a gateway that is not running, on the port of its first start, and waits until it is
     /// ready.
     pub(crate) async fn start_gateway(&mut self, index: usize) -> Result<()> {
-        let redis = self.redis.address();
+        let redises = self.addresses_in_use();
         let gateway = &mut self.gateways[index];
         let (listen, grpc) = (gateway.address.clone(), gateway.grpc.clone());
         let mut flags = vec!["--listen", &listen];
         flags.extend(grpc.iter().flat_map(|address| ["--grpc-listen", address]));
-        gateway.spawn(redis, &flags).await?;
+        gateway.spawn(&redises, &flags).await?;
         gateway.address = gateway.program()?.address("http").await?;
         if grpc.is_some() {
             gateway.grpc = Some(gateway.program()?.address("grpc").await?);
@@ -232,9 +246,35 @@ impl ChaosFleet {
         (self.protocol == Protocol::Grpc).then(|| "127.0.0.1:0".to_owned())
     }
 
-    /// A client of the fleet's Redis.
+    /// A client of the fleet's Redis, or the first of several.
     pub(crate) fn control(&self) -> Control {
         Control::new(&self.redis.url())
+    }
+
+    /// A client of each Redis.
+    pub(crate) fn controls(&self) -> Vec<Control> {
+        self.redises().map(|redis| Control::new(&redis.url())).collect()
+    }
+
+    /// One of the Redises.
+    pub(crate) fn redis_mut(&mut self, index: usize) -> &mut RedisServer {
+        match index.checked_sub(1) {
+            None => &mut self.redis,
+            Some(other) => &mut self.others[other],
+        }
+    }
+
+    /// Stops all Redises but the first.
+    pub(crate) fn remove_other_redises(&mut self) {
+        self.others.clear();
+    }
+
+    fn redises(&self) -> impl Iterator<Item = &RedisServer> {
+        iter::once(&self.redis).chain(&self.others)
+    }
+
+    fn addresses_in_use(&self) -> Vec<SocketAddr> {
+        self.redises().take(self.redises_in_use).map(RedisServer::address).collect()
     }
 
     /// Log lines about panics, from all programs of the fleet, ended ones included.
@@ -253,18 +293,21 @@ impl ChaosFleet {
 }
 
 impl Member {
-    async fn spawn(&mut self, redis: SocketAddr, more: &[&str]) -> Result<()> {
+    async fn spawn(&mut self, redises: &[SocketAddr], more: &[&str]) -> Result<()> {
         if self.program.is_some() {
             bail!("{} is already running", self.name);
         }
-        let redis = self.link.as_ref().map_or(redis, CuttingProxy::address);
+        let link = self.link.as_ref().map(CuttingProxy::address);
         let path = match &self.programs {
             Some(folder) => folder.join(self.name),
             None => Program::path(self.name)?,
         };
-        let url = match &self.url_file {
-            Some(file) => ["--redis-url-file".to_owned(), text(file)?],
-            None => ["--redis-url".to_owned(), format!("redis://{redis}")],
+        let url = if let Some(file) = &self.url_file {
+            ["--redis-url-file".to_owned(), text(file)?]
+        } else {
+            let redises = link.as_ref().map_or(redises, std::slice::from_ref);
+            let urls: Vec<_> = redises.iter().map(|redis| format!("redis://{redis}")).collect();
+            ["--redis-url".to_owned(), urls.join(" ")]
         };
         let mut builder = Program::at(path)
             .args(url)

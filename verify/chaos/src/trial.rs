@@ -246,7 +246,10 @@ impl Trial {
         let since = Instant::now();
         loop {
             let in_flight = self.gateways("batchfleet_gateway_in_flight", "").await?;
-            let left = self.fleet.control().queues().await?;
+            let mut left = Queues::default();
+            for control in self.fleet.controls() {
+                left = left + control.queues().await?;
+            }
             if left == Queues::default() && in_flight < 0.5 {
                 return Ok(());
             }

@@ -44,7 +44,7 @@ pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Res
     request_large_answers(&mut trial, "old workers, old gateways").await?;
     roll_workers(&mut trial, None).await?;
     request_large_answers(&mut trial, "new workers, old gateways").await?;
-    roll_gateways(&mut trial, &balancer, plan.gateway_flags).await?;
+    roll_gateways(&mut trial, &balancer, 0, plan.gateway_flags).await?;
     request_large_answers(&mut trial, "new workers, new gateways").await?;
     roll_workers(&mut trial, Some(older)).await?;
     request_large_answers(&mut trial, "old workers, new gateways").await?;
@@ -67,7 +67,8 @@ fn ensure_different(older: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn roll_workers(trial: &mut Trial, programs: Option<&Path>) -> Result<()> {
+/// Restarts all workers one after the other, with the programs in this folder.
+pub(super) async fn roll_workers(trial: &mut Trial, programs: Option<&Path>) -> Result<()> {
     for index in 0..trial.scale.workers {
         trial.fleet.workers[index].program()?.signal("TERM").await?;
         let status = trial.fleet.worker_ended(index).await?;
@@ -81,8 +82,15 @@ async fn roll_workers(trial: &mut Trial, programs: Option<&Path>) -> Result<()> 
     Ok(())
 }
 
-async fn roll_gateways(trial: &mut Trial, balancer: &Balancer, flags: Vec<String>) -> Result<()> {
-    for old in 0..trial.scale.gateways {
+/// Replaces the gateways one after the other, from the one at `first`. Returns the index of the first new
+/// one.
+pub(super) async fn roll_gateways(
+    trial: &mut Trial,
+    balancer: &Balancer,
+    first: usize,
+    flags: Vec<String>,
+) -> Result<usize> {
+    for old in first..first + trial.scale.gateways {
         let new = trial.fleet.add_gateway(flags.clone()).await?;
         balancer.list(trial.fleet.gateways[new].load_address());
         trial.fleet.gateways[old].program()?.signal("TERM").await?;
@@ -93,7 +101,7 @@ async fn roll_gateways(trial: &mut Trial, balancer: &Balancer, flags: Vec<String
             trial.findings.check(false, format!("a gateway ended with {status}"));
         }
     }
-    Ok(())
+    Ok(first + trial.scale.gateways)
 }
 
 /// Requests some large answers, which workers store under keys. All must arrive.

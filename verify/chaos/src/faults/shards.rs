@@ -1,0 +1,122 @@
+//! Fleets over several independent Redises.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::{sleep, timeout};
+
+use super::upgrade::{roll_gateways, roll_workers};
+use crate::{
+    balancer::Balancer,
+    findings::{Findings, time},
+    fleet::ChaosPlan,
+    journal::{is_right, latency, quantile},
+    trial::{POLL, Scale, Trial, now},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const REDISES: usize = 3;
+/// A worker moves after another Redis has looked better for ten seconds.
+const SPREAD_LIMIT: Duration = Duration::from_secs(30);
+/// How long a killed Redis stays away.
+const AWAY: Duration = Duration::from_secs(5);
+/// After this time a gateway knows that a Redis is gone, and sends new requests to the others.
+const NOTICED: Duration = Duration::from_millis(100);
+/// Two thirds of the workers may be missing for two seconds: those of the killed Redis, with those of one
+/// that was killed before, who return ten seconds after it is back. The rest has capacity to spare.
+const LOAD: f64 = 0.15;
+
+/// A fleet with enough workers that some live at each Redis.
+fn spread(scale: Scale) -> (Scale, ChaosPlan) {
+    let scale = Scale { workers: 3 * REDISES, ..scale };
+    let mut plan = scale.plan();
+    plan.redises = REDISES;
+    plan.worker_flags.extend(["--workers-per-shard", "1"].map(str::to_owned));
+    (scale, plan)
+}
+
+/// Waits until workers live at several Redises: those that start together begin at the first one, because
+/// they do not know of each other.
+async fn until_spread(trial: &Trial) -> Result<()> {
+    let spread = async {
+        loop {
+            let mut used = 0;
+            for control in trial.fleet.controls() {
+                let live: Vec<String> = control.ask(&["KEYS", "bf:{fleet}:live:*"]).await?;
+                used += usize::from(!live.is_empty());
+            }
+            if used > 1 {
+                return Ok(());
+            }
+            sleep(POLL).await;
+        }
+    };
+    timeout(SPREAD_LIMIT, spread).await.context("all workers live at one Redis")?
+}
+
+/// F45: one of three Redises after the other is killed, and comes back empty.
+pub(crate) async fn killed_in_turn(scale: Scale) -> Result<Findings> {
+    let (scale, plan) = spread(scale);
+    let mut trial = Trial::start(scale, &plan).await?;
+    until_spread(&trial).await?;
+    let load = trial.load(scale.open_at(LOAD)).await?;
+    let (mut in_flight, mut outages) = (0, Vec::new());
+    let times = (scale.lasts.as_secs() / 10).clamp(1, 6);
+    for victim in (0..REDISES).cycle().take(usize::try_from(times)?) {
+        in_flight += trial.fleet.controls()[victim].queues().await?.entries;
+        trial.fleet.redis_mut(victim).kill();
+        let killed = now();
+        sleep(AWAY).await;
+        outages.push((killed, now()));
+        trial.fleet.redis_mut(victim).restart().await;
+        sleep(5 * SECOND).await;
+    }
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
+    trial.findings.note(format!("{times} times"));
+    let runs = trial.runs(&journal)?;
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 runs")]
+    let (repeated, most) = (runs.repeated() as f64, (in_flight + runs.count() as u64 / 100) as f64);
+    trial.findings.at_most("ran again", repeated, most);
+    let (baseline, p99) = (trial.baseline(&journal), trial.p99(&journal));
+    trial.findings.within("p99", p99, baseline + SECOND);
+    let windows = outages.iter().map(|(from, to)| journal.at(*from) + NOTICED..journal.at(*to));
+    let others = windows.flat_map(|window| journal.due_in(window));
+    let p99 = quantile(others.filter(|entry| is_right(entry)).map(latency), 0.99);
+    trial.findings.as_fast_as("p99 at the others", p99, baseline.mul_f64(1.2));
+    trial.findings.note(format!("max {}", time(journal.longest())));
+    trial.finish().await
+}
+
+/// F46: all programs are restarted with three Redises instead of one, and then with one again.
+pub(crate) async fn added_and_removed(scale: Scale) -> Result<Findings> {
+    let (scale, mut plan) = spread(scale);
+    // One second longer than a balancer lists a gateway that shuts down.
+    plan.gateway_flags = ["--lame-duck", "6s"].map(str::to_owned).into();
+    plan.first_redis_only = true;
+    let mut trial = Trial::start(scale, &plan).await?;
+    let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.load_address().to_owned());
+    let balancer = Balancer::start(addresses.collect()).await?;
+    let target = scale.protocol.url(balancer.address());
+    let load = trial.load(scale.open_at(LOAD).to([target].into())).await?;
+    trial.fleet.redises_in_use = REDISES;
+    let first = roll_gateways(&mut trial, &balancer, 0, plan.gateway_flags.clone()).await?;
+    roll_workers(&mut trial, None).await?;
+    sleep(2 * SECOND).await;
+    let mut others = 0;
+    for control in &trial.fleet.controls()[1..] {
+        others += control.streams().await?.len();
+    }
+    trial.findings.check(others > 0, format!("{others} queues at the other Redises"));
+    trial.fleet.redises_in_use = 1;
+    roll_workers(&mut trial, None).await?;
+    roll_gateways(&mut trial, &balancer, first, plan.gateway_flags).await?;
+    // They may hold jobs that workers handed back when they left: gateways sent these again.
+    trial.fleet.remove_other_redises();
+    sleep(2 * SECOND).await;
+    let journal = trial.stop(load).await?;
+    trial.all_right(&journal);
+    trial.findings.none("refused connections", balancer.refused());
+    trial.findings.note(format!("max {}", time(journal.longest())));
+    trial.finish().await
+}
