@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs/reference"
 DOCUMENTS = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "SECURITY.md"))]
-# Flags of other programs: Triton's server and its clients, and helm.
-FOREIGN = {"--http-port", "--grpc-port", "--metrics-port", "--streaming", "--reuse-values", "--reset-then-reuse-values"}
+# Flags of other programs: Triton's server and its clients, Prometheus, and helm.
+FOREIGN = {"--enable-feature", "--http-port", "--grpc-port", "--metrics-port", "--streaming", "--reuse-values", "--reset-then-reuse-values"}
 # Groups of chart values; a document that names one of them with a dot means a value, unless it is a file.
 GROUPS = "gateway|controller|redis|images|networkPolicy|monitoring|externalMetrics|admissionPolicy|demo|tracing|crds|rbac"
 FILES = (".tar", ".yaml", ".md", ".rs", ".json")
