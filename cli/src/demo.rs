@@ -117,6 +117,7 @@ async fn serve(
         listen: ([127, 0, 0, 1], 0).into(),
         grpc_listen: None,
         grpc_max_connection_age: Duration::ZERO,
+        kserve_v1: false,
         http_threads: None,
         deadline: Duration::from_secs(30),
         max_deadline: Duration::from_mins(2),

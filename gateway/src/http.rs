@@ -17,6 +17,7 @@ mod serve;
 mod shared_memory;
 mod span;
 mod unread;
+mod v1;
 
 #[cfg(test)]
 mod openapi;

@@ -83,6 +83,7 @@ pub(crate) fn listen(
         doors: doors.clone(),
         tls: tls.clone(),
         origins,
+        kserve_v1: settings.kserve_v1,
         shutdown: shutdown.clone(),
     };
     let failed = |flag, address| move |error| ListenError { flag, address, error };

@@ -77,6 +77,20 @@ pub struct GatewaySettings {
     )]
     pub grpc_max_connection_age: Duration,
 
+    /// Also serve version 1 of KServe's protocol on --listen: /v1/models, and
+    /// /v1/models/MODEL:predict with instances or inputs
+    #[arg(
+        long,
+        env = "BATCHFLEET_KSERVE_V1",
+        default_value_t = false,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub kserve_v1: bool,
+
     /// Threads that serve HTTP and gRPC [default: one per core]
     #[arg(long, env = "BATCHFLEET_HTTP_THREADS", value_name = "N")]
     pub http_threads: Option<usize>,

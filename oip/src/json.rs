@@ -177,6 +177,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads and checks a value of any kind. Returns its text.
+    pub(crate) fn raw(&mut self) -> Result<&'a str, Problem> {
+        self.peek();
+        let start = self.at;
+        self.skip()?;
+        Ok(&self.text[start..self.at])
+    }
+
     /// Checks that the rest of the text is white space.
     pub(crate) fn end(&mut self) -> Result<(), Problem> {
         match self.peek() {

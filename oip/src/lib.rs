@@ -3,7 +3,7 @@
 //! [`infer::parse`] reads a request body and checks it against the model's
 //! [`ModelSpec`](batchfleet_broker::ModelSpec); [`response::encode`] writes the response body. Both
 //! are specific to HTTP bodies: JSON, and binary tensors after the JSON. [`grpc`] does the same for the
-//! messages of gRPC. The other modules serve any front: [`metadata`] describes the server and its models, [`statistics`] their counts and
+//! messages of gRPC, and [`v1`] for version 1 of KServe's protocol. The other modules serve any front: [`metadata`] describes the server and its models, [`statistics`] their counts and
 //! durations, [`names`] checks the names of models and versions, and [`Problem`] is the error for
 //! every mistake of a client.
 
@@ -22,6 +22,7 @@ mod problem;
 pub mod response;
 mod shape;
 pub mod statistics;
+pub mod v1;
 
 #[cfg(test)]
 mod bad_inputs;

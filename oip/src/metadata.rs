@@ -309,7 +309,9 @@ mod tests {
 
     #[test]
     fn the_body_of_an_index_request_may_be_empty() {
-        assert!(!IndexRequest::parse(b"").unwrap().ready);
+        for empty in [&b""[..], b" \n", b"{}", b"[]"] {
+            assert!(!IndexRequest::parse(empty).unwrap().ready);
+        }
         assert!(IndexRequest::parse(br#"{"ready": true}"#).unwrap().ready);
         assert_eq!(IndexRequest::parse(b"{").unwrap_err().code, "bad_json");
         assert_eq!(IndexRequest::parse(br#"{"ready": 1}"#).unwrap_err().code, "bad_request");

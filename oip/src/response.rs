@@ -1,6 +1,6 @@
 //! Writes the response to an inference request: JSON, or JSON followed by binary tensors.
 
-use std::mem;
+use std::{mem, ops::Range};
 
 use batchfleet_broker::{Datatype, ModelSpec, Tensor};
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use crate::{
     binary,
     outputs::{WantedOutput, has_json_form},
     problem::{Problem, quote},
+    shape,
 };
 
 /// Minimum size of binary tensors that are shared instead of copied, in bytes. A smaller tensor may
@@ -99,13 +100,9 @@ fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(),
         body.extend_from_slice(b"}}");
         return Ok(());
     }
-    has_json_form(&tensor.name, tensor.datatype)?;
-    // Check the worker's tensor like a client's, so that a malformed tensor causes an error
-    // response.
-    binary::check(&tensor.data, tensor.datatype, &tensor.shape)
-        .map_err(|problem| Problem::internal(problem.message).within(&tensor.name))?;
+    check(tensor)?;
     body.extend_from_slice(b",\"data\":[");
-    let non_finite = write_elements(body, tensor)?;
+    let non_finite = write_elements(body, tensor, &mut Layout::Flat)?;
     body.push(b']');
     if non_finite > 0 {
         body.extend_from_slice(b",\"parameters\":{\"non_finite\":");
@@ -116,32 +113,74 @@ fn write_output(body: &mut Vec<u8>, tensor: &Tensor, binary: bool) -> Result<(),
     Ok(())
 }
 
+/// Refuses a tensor that has no JSON form. Checks the worker's tensor like a client's, so that a
+/// malformed tensor causes an error response.
+fn check(tensor: &Tensor) -> Result<(), Problem> {
+    has_json_form(&tensor.name, tensor.datatype)?;
+    binary::check(&tensor.data, tensor.datatype, &tensor.shape)
+        .map_err(|problem| Problem::internal(problem.message).within(&tensor.name))
+}
+
+/// A tensor as nested JSON arrays.
+#[derive(Debug, Default)]
+pub(crate) struct Nested {
+    /// The JSON.
+    pub(crate) text: Vec<u8>,
+    /// Where the members of the outer array are.
+    pub(crate) rows: Vec<Range<usize>>,
+}
+
+/// Writes a tensor as nested JSON arrays. A tensor without elements is an empty array.
+pub(crate) fn nested(tensor: &Tensor) -> Result<Nested, Problem> {
+    check(tensor)?;
+    let Nested { mut text, mut rows } = Nested::default();
+    if shape::elements(&tensor.shape)? == 0 {
+        text.extend_from_slice(b"[]");
+    } else {
+        let mut layout = Layout::Nested { shape: &tensor.shape, rows: &mut rows };
+        write_elements(&mut text, tensor, &mut layout)?;
+    }
+    Ok(Nested { text, rows })
+}
+
+/// How elements are written.
+enum Layout<'a> {
+    /// One after the other.
+    Flat,
+    /// In nested arrays. Finds where the members of the outer array are.
+    Nested { shape: &'a [u64], rows: &'a mut Vec<Range<usize>> },
+}
+
 /// Writes the elements of a tensor. NaN and infinities do not exist in JSON and become `null`.
 /// Returns the number of such elements.
-fn write_elements(body: &mut Vec<u8>, tensor: &Tensor) -> Result<usize, Problem> {
+fn write_elements(
+    body: &mut Vec<u8>,
+    tensor: &Tensor,
+    layout: &mut Layout<'_>,
+) -> Result<usize, Problem> {
     let data = tensor.data.as_ref();
     match tensor.datatype {
-        Datatype::Bool => write_all(body, data.iter().map(|byte| *byte != 0))?,
-        Datatype::Uint8 => write_all(body, data)?,
-        Datatype::Uint16 => write_all(body, numbers(data, u16::from_le_bytes))?,
-        Datatype::Uint32 => write_all(body, numbers(data, u32::from_le_bytes))?,
-        Datatype::Uint64 => write_all(body, numbers(data, u64::from_le_bytes))?,
-        Datatype::Int8 => write_all(body, numbers(data, i8::from_le_bytes))?,
-        Datatype::Int16 => write_all(body, numbers(data, i16::from_le_bytes))?,
-        Datatype::Int32 => write_all(body, numbers(data, i32::from_le_bytes))?,
-        Datatype::Int64 => write_all(body, numbers(data, i64::from_le_bytes))?,
+        Datatype::Bool => write_all(body, layout, data.iter().map(|byte| *byte != 0))?,
+        Datatype::Uint8 => write_all(body, layout, data)?,
+        Datatype::Uint16 => write_all(body, layout, numbers(data, u16::from_le_bytes))?,
+        Datatype::Uint32 => write_all(body, layout, numbers(data, u32::from_le_bytes))?,
+        Datatype::Uint64 => write_all(body, layout, numbers(data, u64::from_le_bytes))?,
+        Datatype::Int8 => write_all(body, layout, numbers(data, i8::from_le_bytes))?,
+        Datatype::Int16 => write_all(body, layout, numbers(data, i16::from_le_bytes))?,
+        Datatype::Int32 => write_all(body, layout, numbers(data, i32::from_le_bytes))?,
+        Datatype::Int64 => write_all(body, layout, numbers(data, i64::from_le_bytes))?,
         Datatype::Fp32 => {
-            write_all(body, numbers(data, f32::from_le_bytes))?;
+            write_all(body, layout, numbers(data, f32::from_le_bytes))?;
             return Ok(numbers(data, f32::from_le_bytes).filter(|x| !x.is_finite()).count());
         }
         Datatype::Fp64 => {
-            write_all(body, numbers(data, f64::from_le_bytes))?;
+            write_all(body, layout, numbers(data, f64::from_le_bytes))?;
             return Ok(numbers(data, f64::from_le_bytes).filter(|x| !x.is_finite()).count());
         }
         Datatype::Bytes => {
             let texts: Option<Vec<&str>> =
                 binary::elements(data).map(|element| std::str::from_utf8(element?).ok()).collect();
-            write_all(body, texts.ok_or_else(|| not_text(&tensor.name))?)?;
+            write_all(body, layout, texts.ok_or_else(|| not_text(&tensor.name))?)?;
         }
         // Refused earlier, by `has_json_form`.
         Datatype::Fp16 | Datatype::Bf16 => {}
@@ -155,8 +194,12 @@ fn numbers<const N: usize, T>(data: &[u8], from: fn([u8; N]) -> T) -> impl Itera
 
 fn write_all<T: Serialize>(
     body: &mut Vec<u8>,
+    layout: &mut Layout<'_>,
     values: impl IntoIterator<Item = T>,
 ) -> Result<(), Problem> {
+    if let Layout::Nested { shape, rows } = layout {
+        return nest(body, shape, &mut values.into_iter(), Some(rows));
+    }
     for (at, value) in values.into_iter().enumerate() {
         if at > 0 {
             body.push(b',');
@@ -166,7 +209,33 @@ fn write_all<T: Serialize>(
     Ok(())
 }
 
-fn write(body: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<(), Problem> {
+/// Writes the next elements as arrays of this shape. Appends to `rows` where the members of the outer
+/// array are.
+fn nest<T: Serialize>(
+    body: &mut Vec<u8>,
+    shape: &[u64],
+    values: &mut impl Iterator<Item = T>,
+    mut rows: Option<&mut Vec<Range<usize>>>,
+) -> Result<(), Problem> {
+    let Some((length, inner)) = shape.split_first() else {
+        return values.next().map_or(Ok(()), |value| write(body, &value));
+    };
+    body.push(b'[');
+    for at in 0..*length {
+        if at > 0 {
+            body.push(b',');
+        }
+        let start = body.len();
+        nest(body, inner, values, None)?;
+        if let Some(rows) = &mut rows {
+            rows.push(start..body.len());
+        }
+    }
+    body.push(b']');
+    Ok(())
+}
+
+pub(crate) fn write(body: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<(), Problem> {
     serde_json::to_writer(body, value).map_err(|error| Problem::internal(error.to_string()))
 }
 

@@ -50,6 +50,7 @@ const KNOWN: &[&str] = &[
     "JWT_NAME_CLAIM",
     "JWT_RATE_CLAIM",
     "KEEP_ALIVE",
+    "KSERVE_V1",
     "LAME_DUCK",
     "LINGER",
     "LISTEN",

@@ -15,8 +15,8 @@ scripts/venv.sh mlserver '>=3.11,<3.13' verify/conformance/requirements-mlserver
 # definition in a process.
 NO_TESTS=5 # pytest's status if the arguments select no test
 suite=(.cache/venv-conformance/bin/python -m pytest -c verify/conformance/pytest.ini)
-kserve=verify/conformance/test_kserve.py
+kserve=(verify/conformance/test_kserve.py verify/conformance/test_kserve_v1.py)
 status=0
-"${suite[@]}" verify/conformance --ignore "$kserve" "$@" || status=$?
+"${suite[@]}" verify/conformance "${kserve[@]/#/--ignore=}" "$@" || status=$?
 if ((status != 0 && status != NO_TESTS)); then exit "$status"; fi
-"${suite[@]}" "$kserve" "$@" || { kserve_status=$?; ((kserve_status == NO_TESTS && status == 0)); }
+"${suite[@]}" "${kserve[@]}" "$@" || { kserve_status=$?; ((kserve_status == NO_TESTS && status == 0)); }

@@ -33,7 +33,8 @@ impl AllowedOrigins {
     /// protocol: the live page has only its own origin.
     pub(super) fn allowed(&self, request: &RequestHead) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
-        if !request.uri.path().starts_with("/v2") {
+        let path = request.uri.path();
+        if !path.starts_with("/v2") && !path.starts_with("/v1/") {
             return None;
         }
         let is_allowed = |allowed: &String| {

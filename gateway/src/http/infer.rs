@@ -8,7 +8,11 @@ use actix_web::{
     web::{Data, Payload},
 };
 use batchfleet_broker::{ModelSpec, Timing, wire};
-use batchfleet_oip::{self, infer::HeaderLength};
+use batchfleet_oip::{
+    infer::{HeaderLength, InferRequest},
+    response,
+    v1::{self, Form},
+};
 use bytes::Bytes;
 
 use super::{
@@ -35,16 +39,46 @@ use crate::{
 
 /// The length of a body's JSON head, in bytes; binary tensors follow the head.
 const HEADER_LENGTH: &str = "inference-header-content-length";
+
+/// The protocol of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    /// Version 1 of KServe's protocol.
+    One,
+    /// The Open Inference Protocol.
+    Two,
+}
+
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
 pub(super) async fn infer(
     request: HttpRequest,
-    mut payload: Payload,
+    payload: Payload,
     api: Data<Api>,
     mailbox: Data<Mailbox>,
 ) -> HttpResponse {
+    answer(request, payload, &api, &mailbox, Version::Two).await
+}
+
+/// `POST /v1/models/{model}[/versions/{version}]:predict`
+pub(super) async fn predict(
+    request: HttpRequest,
+    payload: Payload,
+    api: Data<Api>,
+    mailbox: Data<Mailbox>,
+) -> HttpResponse {
+    answer(request, payload, &api, &mailbox, Version::One).await
+}
+
+async fn answer(
+    request: HttpRequest,
+    mut payload: Payload,
+    api: &Api,
+    mailbox: &Mailbox,
+    version: Version,
+) -> HttpResponse {
     let mut record = api.core.arrive(span::begin(&api.traces, &request), Protocol::Http);
     let mut used = RequestUsage::default();
-    let serving = Serving { api: &api, mailbox: &mailbox, record: &mut record, used: &mut used };
+    let serving = Serving { api, mailbox, version, record: &mut record, used: &mut used };
     let answer = match serving.serve(&request, &mut payload).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -63,6 +97,7 @@ pub(super) async fn infer(
 struct Serving<'a, 'm> {
     api: &'a Api,
     mailbox: &'a Mailbox,
+    version: Version,
     record: &'a mut Record<'m>,
     used: &'a mut RequestUsage,
 }
@@ -73,18 +108,19 @@ impl Serving<'_, '_> {
         request: &HttpRequest,
         payload: &mut Payload,
     ) -> Result<HttpResponse, InferError> {
-        let Self { api, mailbox, record, used } = self;
+        let Self { api, mailbox, version: protocol, record, used } = self;
         let client = api.core.clients.identify_patiently(request).await?;
         used.client = Some(client.label());
         let (name, version) = model_path(request);
         let asked = api.core.begin(record, client, name, version)?;
         used.model = Some(asked.model.spec.queue.model.as_str().into());
-        let (parsed, share) = read(api, &asked.model, request, payload).await?;
+        let read = read(api, &asked.model, request, payload, protocol).await?;
+        let Read { parsed, share, form } = read;
         (used.rows, used.request_bytes) = (parsed.request.rows, parsed.bytes);
         let prediction = api.core.infer(record, &asked, parsed, mailbox).await?;
         let timing = prediction.timing;
         used.compute = compute_share(&timing, used.rows);
-        let mut answer = encode(api, asked.model.clone(), prediction, share).await?;
+        let mut answer = encode(api, asked.model.clone(), prediction, share, form).await?;
         if request.headers().contains_key(BATCH) {
             describe_batch(&mut answer, &timing);
         }
@@ -99,13 +135,23 @@ fn describe_batch(answer: &mut HttpResponse, timing: &Timing) {
     }
 }
 
-/// Reads and checks the whole request. Returns the request with its share of the memory budget.
+/// A request that was read and checked.
+struct Read {
+    parsed: ParsedRequest,
+    /// The share of the memory budget.
+    share: MemoryShare,
+    /// The form of a request of version 1 of KServe's protocol.
+    form: Option<Form>,
+}
+
+/// Reads and checks the whole request.
 async fn read(
     api: &Api,
     model: &Arc<Model>,
     request: &HttpRequest,
     payload: &mut Payload,
-) -> Result<(ParsedRequest, MemoryShare), InferError> {
+    version: Version,
+) -> Result<Read, InferError> {
     let encodings = request.headers().get_all(header::CONTENT_ENCODING);
     let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
     let header_length = single_header(request, HEADER_LENGTH)?
@@ -126,27 +172,42 @@ async fn read(
             None => body,
         };
         media_type::check_page(kind, &body.bytes, is_foreign)?;
-        parse(body, header_length, &model.spec)
+        match version {
+            Version::One => parse_v1(body, &model.spec),
+            Version::Two => parse(body, header_length, &model.spec),
+        }
     });
-    let (mut parsed, share) = read.await??;
-    wishes.apply(&mut parsed.request);
-    Ok((parsed, share))
+    let mut read = read.await??;
+    wishes.apply(&mut read.parsed.request);
+    Ok(read)
 }
 
 /// Parses a body. Tensors in JSON are converted to new buffers, and the share then covers only
 /// these; binary tensors are slices of the body.
-fn parse(
-    body: Body,
-    header_length: HeaderLength,
-    model: &ModelSpec,
-) -> Result<(ParsedRequest, MemoryShare), InferError> {
+fn parse(body: Body, header_length: HeaderLength, model: &ModelSpec) -> Result<Read, InferError> {
     let Body { bytes, mut share } = body;
     let request = batchfleet_oip::infer::parse(&bytes, header_length, model)?;
     if header_length == HeaderLength::Absent {
-        share.resize(request.inputs.iter().map(|input| input.data.len()).sum())?;
+        share.resize(input_bytes(&request))?;
     }
-    let (digest, bytes) = (wire::digest(&request.inputs), bytes.len());
-    Ok((ParsedRequest { request, digest, bytes }, share))
+    Ok(checked(request, bytes.len(), share, None))
+}
+
+/// Parses a body of version 1 of KServe's protocol.
+fn parse_v1(body: Body, model: &ModelSpec) -> Result<Read, InferError> {
+    let Body { bytes, mut share } = body;
+    let (request, form) = v1::parse(&bytes, model)?;
+    share.resize(input_bytes(&request))?;
+    Ok(checked(request, bytes.len(), share, Some(form)))
+}
+
+fn checked(request: InferRequest, bytes: usize, share: MemoryShare, form: Option<Form>) -> Read {
+    let digest = wire::digest(&request.inputs);
+    Read { parsed: ParsedRequest { request, digest, bytes }, share, form }
+}
+
+fn input_bytes(request: &InferRequest) -> usize {
+    request.inputs.iter().map(|input| input.data.len()).sum()
 }
 
 /// Encodes the outputs in the form that the caller wants.
@@ -155,6 +216,7 @@ async fn encode(
     model: Arc<Model>,
     prediction: Prediction,
     mut share: MemoryShare,
+    form: Option<Form>,
 ) -> Result<HttpResponse, InferError> {
     let Prediction { outputs, id, wanted, .. } = prediction;
     // Count the outputs before encoding, which may take a while.
@@ -162,8 +224,9 @@ async fn encode(
     let is_written = |name: &str| wanted.iter().any(|w| w.name == name && !w.binary);
     let written = outputs.iter().filter(|output| is_written(&output.name));
     let work = written.map(|output| output.data.len()).sum();
-    let encoded = api.offload.run(work, move || {
-        batchfleet_oip::response::encode(&model.spec, id.as_deref(), &wanted, &outputs)
+    let encoded = api.offload.run(work, move || match form {
+        Some(form) => v1::encode(&model.spec, form, &wanted, &outputs),
+        None => response::encode(&model.spec, id.as_deref(), &wanted, &outputs),
     });
     let encoded = encoded.await??;
     share.force(encoded.body.iter().map(Bytes::len).sum());

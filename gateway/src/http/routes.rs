@@ -6,14 +6,18 @@ use actix_web::{
     web::{self, Data, ServiceConfig},
 };
 
-use super::{failure::error_body, infer, metadata, shared_memory};
+use super::{failure::error_body, infer, metadata, shared_memory, v1};
 use crate::{
     api::Api,
     live::{self, state::Port},
 };
 
-/// The routes of the Open Inference Protocol and of the live page.
-pub(super) fn routes(config: &mut ServiceConfig) {
+/// The routes of the Open Inference Protocol, of version 1 of KServe's protocol if `with_v1` is set,
+/// and of the live page.
+pub(super) fn routes(config: &mut ServiceConfig, with_v1: bool) {
+    if with_v1 {
+        v1_routes(config);
+    }
     config
         .service(resource("/v2", Method::GET, metadata::server))
         .service(resource("/v2/health/live", Method::GET, metadata::live))
@@ -46,6 +50,17 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         }
     }
     config.default_service(web::to(other));
+}
+
+/// The routes of version 1 of KServe's protocol. Names of models may contain colons.
+fn v1_routes(config: &mut ServiceConfig) {
+    config.service(resource("/v1/models", Method::GET, v1::models));
+    for model in ["/v1/models/{model:[^/]*}", "/v1/models/{model:[^/]*}/versions/{version:[^/:]*}"]
+    {
+        config
+            .service(resource(&format!("{model}:predict"), Method::POST, infer::predict))
+            .service(resource(model, Method::GET, v1::model));
+    }
 }
 
 /// Routes a path with its only method to `handler`; other methods get 405. HEAD is answered as GET,

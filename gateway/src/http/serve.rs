@@ -63,6 +63,8 @@ pub(crate) struct HttpDoor {
     pub(crate) tls: Option<Arc<Tls>>,
     /// Origins whose pages may send requests.
     pub(crate) origins: Vec<String>,
+    /// Whether version 1 of KServe's protocol is served, too.
+    pub(crate) kserve_v1: bool,
     /// Cancelled when the gateway begins to go away: each connection then closes after its next
     /// response, and each of HTTP/2 after its open requests.
     pub(crate) shutdown: CancellationToken,
@@ -133,10 +135,11 @@ fn app(
     > + use<>,
 > {
     let (api, shutdown) = (server.api.clone(), server.shutdown.clone());
+    let with_v1 = server.kserve_v1;
     let origins = AllowedOrigins::new(&server.origins);
     let (access_log, origins_matter) = (api.access_log, origins.matter());
     let data = App::new().app_data(api).app_data(Data::new(mailbox)).app_data(origins.clone());
-    data.configure(routes).wrap_fn(move |mut request, service| {
+    data.configure(|app| routes(app, with_v1)).wrap_fn(move |mut request, service| {
         let (shutdown, origin) = (shutdown.clone(), origins.allowed(request.head()));
         let answer = request.conn_data::<AnswerWatch>().cloned().unwrap_or_default();
         let client = || request.peer_addr().map(|peer| peer.ip().to_canonical());

@@ -9,12 +9,19 @@ use crate::trace::{Trace, Traces};
 const PARENT: &str = "traceparent";
 const ROUTE: &str = "/v2/models/{model}/infer";
 const VERSION_ROUTE: &str = "/v2/models/{model}/versions/{version}/infer";
+const V1_ROUTE: &str = "/v1/models/{model}:predict";
+const V1_VERSION_ROUTE: &str = "/v1/models/{model}/versions/{version}:predict";
 
 /// Begins the trace of an inference request.
 pub(super) fn begin(traces: &Traces, request: &HttpRequest) -> Trace {
     traces.begin(parent(request.headers()), || {
         let versioned = request.match_info().get("version").is_some();
-        let route = if versioned { VERSION_ROUTE } else { ROUTE };
+        let route = match (request.path().starts_with("/v1/"), versioned) {
+            (false, false) => ROUTE,
+            (false, true) => VERSION_ROUTE,
+            (true, false) => V1_ROUTE,
+            (true, true) => V1_VERSION_ROUTE,
+        };
         let attributes = vec![
             KeyValue::new("http.request.method", "POST"),
             KeyValue::new("http.route", route),
