@@ -9,6 +9,7 @@ from wire import ask, infer, one_input
 
 from . import binary, bodies, clients, framing, outputs, paths, syntax, tensors
 from .checks import check_answer, check_error, check_still_good
+from .over_http2 import Http2Client, has_http2_form
 
 CASES = [
     *paths.CASES,
@@ -19,6 +20,7 @@ CASES = [
     *outputs.CASES,
 ]
 GUARDED_CASES = [*framing.CASES, *bodies.RAW, *clients.CASES]
+OVER_HTTP2 = [case for case in CASES if has_http2_form(case)]
 FAMILIES = sorted({case.name[:3] for case in CASES})
 PROMISES = [case for case in CASES if case.name[:3] in ("B25", "B39", "B40", "B52")]
 LARGEST_GROWTH = 1 << 30  # of address space, in bytes; the sizes in the cases are far larger
@@ -35,6 +37,19 @@ def check(fleet, case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_bad_input_gets_its_answer_and_leaves_nothing(fleet, case):
     check(fleet, case)
+
+
+@pytest.fixture(scope="session")
+def http2_client(fleet):
+    with Http2Client(fleet.http) as client:
+        yield client
+
+
+@pytest.mark.parametrize("case", OVER_HTTP2, ids=[case.name for case in OVER_HTTP2])
+def test_a_bad_input_over_http_2_gets_the_same_answer(http2_client, case):
+    answer = http2_client.ask(case)
+    check_answer(answer, case.status, case.code)
+    assert case.holds(answer), (answer.headers.items(), answer.body[:500])
 
 
 @pytest.mark.parametrize("case", GUARDED_CASES, ids=[case.name for case in GUARDED_CASES])
