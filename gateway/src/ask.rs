@@ -137,8 +137,8 @@ pub(crate) async fn put(
     request: JobRequest,
     mailbox: &Mailbox,
 ) -> InferResult {
-    let seat = dispatcher.admit(model, &request)?;
-    record.accepted(request.id, seat);
+    let admitted = dispatcher.admit(model, &request)?;
+    record.accepted(request.id, admitted);
     let result = dispatcher.infer(model, request, mailbox).await;
     record.ended(&result);
     result

@@ -26,6 +26,7 @@ use crate::{
     error::{InferError, InferResult},
     metrics::{GatewayMetrics, RequestMetrics},
     outcome::RequestOutcome,
+    outstanding::{OutstandingWork, RequestWork},
     refusal::RefusalKind,
     tally::Tally,
     trace::Trace,
@@ -49,6 +50,8 @@ pub(crate) struct ModelBooks {
     latency_target: AtomicU64,
     /// The mean cost of a request in rows of the usual length; `None` if all rows cost the same.
     usual_rows: Mutex<Option<f64>>,
+    /// What the requests cost.
+    work: Mutex<OutstandingWork>,
 }
 
 impl ModelBooks {
@@ -62,12 +65,18 @@ impl ModelBooks {
             watch: ModelWatch::default(),
             latency_target: AtomicU64::new(0),
             usual_rows: Mutex::default(),
+            work: Mutex::default(),
         }
     }
 
     /// Accepted requests that have not ended.
     pub(crate) fn in_flight(&self) -> i64 {
         self.traffic.in_flight()
+    }
+
+    /// What the accepted requests cost.
+    pub(crate) fn work(&self) -> OutstandingWork {
+        *self.work.lock()
     }
 
     /// The current counts; `queued` is the number of jobs put into the queue by all gateways.
@@ -143,12 +152,20 @@ impl ModelBooks {
         self.traffic.refused(refusal);
     }
 
-    fn accepted(&self) {
+    fn accepted(&self, work: RequestWork) {
         self.metrics.accepted();
         self.traffic.accepted();
+        self.work.lock().accepted(work);
     }
 
-    fn ended(&self, outcome: RequestOutcome, took: Duration, trace: Option<NonZeroU128>) {
+    fn ended(
+        &self,
+        work: RequestWork,
+        outcome: RequestOutcome,
+        took: Duration,
+        trace: Option<NonZeroU128>,
+    ) {
+        self.work.lock().ended(work);
         let in_time = took.as_nanos() <= u128::from(self.latency_target.load(Relaxed));
         self.metrics.ended(outcome, took, in_time, trace);
         self.traffic.ended(outcome, took.as_secs_f64());
@@ -166,6 +183,13 @@ pub(crate) struct Record<'a> {
     stage: Stage,
 }
 
+/// An admitted request.
+pub(crate) struct Admitted {
+    /// One of the seats of the gateway. Dropping the permit frees the seat.
+    pub(crate) _seat: OwnedSemaphorePermit,
+    pub(crate) work: RequestWork,
+}
+
 /// The stage of a request.
 enum Stage {
     /// The model is not known yet.
@@ -173,7 +197,7 @@ enum Stage {
     /// The model is known; the rows are known once the request has been read.
     Offered { books: Arc<ModelBooks>, rows: Option<u32> },
     /// The request waits for its reply. The seat is released after the books are closed.
-    Accepted { books: Arc<ModelBooks>, rows: u32, id: RequestId, _seat: OwnedSemaphorePermit },
+    Accepted { books: Arc<ModelBooks>, rows: u32, id: RequestId, admitted: Admitted },
     /// The request was refused, answered or given up.
     Ended,
 }
@@ -214,11 +238,11 @@ impl<'a> Record<'a> {
     }
 
     /// Records that the request is accepted. The record holds the seat until the request has ended.
-    pub(crate) fn accepted(&mut self, id: RequestId, seat: OwnedSemaphorePermit) {
+    pub(crate) fn accepted(&mut self, id: RequestId, admitted: Admitted) {
         self.stage = match mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Offered { books, rows } => {
-                books.accepted();
-                Stage::Accepted { books, rows: rows.unwrap_or(0), id, _seat: seat }
+                books.accepted(admitted.work);
+                Stage::Accepted { books, rows: rows.unwrap_or(0), id, admitted }
             }
             stage => stage,
         };
@@ -257,12 +281,12 @@ impl<'a> Record<'a> {
 
     /// Closes the books of an accepted request, then releases the seat.
     fn close(&mut self, outcome: RequestOutcome, took: Duration) {
-        if let Stage::Accepted { books, id, .. } = &self.stage {
+        if let Stage::Accepted { books, id, admitted, .. } = &self.stage {
             let (model, outcome_label) = (&books.queue, outcome.label());
             let context = self.trace.context();
             let trace = context.map(tracing::field::display);
             debug!(%model, request = %id, trace, outcome = outcome_label, ?took, "answered");
-            books.ended(outcome, took, context.map(|context| context.trace));
+            books.ended(admitted.work, outcome, took, context.map(|context| context.trace));
         }
         self.stage = Stage::Ended;
     }

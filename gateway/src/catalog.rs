@@ -7,8 +7,7 @@ use std::{
 };
 
 use batchfleet_broker::{
-    Backlog, FleetSnapshot, ModelSpec, ObservedWorker, Priority, Promise, QueueName,
-    throttle::Throttle,
+    Backlog, FleetSnapshot, ModelSpec, ObservedWorker, Promise, QueueName, throttle::Throttle,
 };
 use batchfleet_policy::{VersionLoad, default_version};
 use parking_lot::{Mutex, RwLock};
@@ -255,7 +254,7 @@ impl Catalog {
         }
         model.observe(at, backlog);
         model.books.observe(&backlog);
-        let wait = model.ahead(Priority::Sheddable, 1.0).wait();
+        let wait = model.ahead_of_all().wait();
         self.metrics.fleet.set_queue(&model.spec.queue, &backlog, wait);
     }
 

@@ -14,7 +14,7 @@ use batchfleet_broker::{GatewayId, GatewayRoles};
 use batchfleet_service::LongTasks;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit},
+    sync::Notify,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::line::JobRequest;
 use self::{admit::Admission, answer::Resolver, line::JobLine};
 use crate::{
+    books::Admitted,
     error::{InferError, InferResult},
     ledger::Ledger,
     mailbox::Mailbox,
@@ -63,8 +64,7 @@ impl Dispatcher {
         (Self { admission, line, resolver }, tasks)
     }
 
-    /// Admits a request for `model`. The permit is one of the `max_in_flight` seats; dropping the
-    /// permit frees the seat.
+    /// Admits a request for `model`, and gives it one of the `max_in_flight` seats.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Dispatcher {
         &self,
         model: &Model,
         request: &JobRequest,
-    ) -> Result<OwnedSemaphorePermit, InferError> {
+    ) -> Result<Admitted, InferError> {
         self.admission.admit(model, request, self.is_reachable())
     }
 

@@ -33,6 +33,7 @@ mod model;
 mod observe;
 mod offload;
 mod outcome;
+mod outstanding;
 mod peers;
 mod refusal;
 mod reload;

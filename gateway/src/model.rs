@@ -13,10 +13,15 @@ use batchfleet_broker::{
     Announcement, Backlog, ModelSpec, Priority, Promise, QueueLimits, QueuePolicy, RowShapes,
     Tensor,
 };
-use batchfleet_policy::{Ahead, ArrivalRate, DrainRate, DrainSample, Speed, VersionLoad};
+use batchfleet_policy::{
+    Ahead, ArrivalRate, DrainRate, DrainSample, SettledRows, SettledSample, Speed, VersionLoad,
+};
 use parking_lot::{Mutex, RwLock};
 
-use crate::{books::ModelBooks, demand::VersionDemand, explain::speed, request_cost::RequestCost};
+use crate::{
+    books::ModelBooks, demand::VersionDemand, explain::speed, outstanding::RequestWork,
+    request_cost::RequestCost,
+};
 
 /// One model version.
 #[derive(Debug)]
@@ -42,8 +47,11 @@ struct QueueView {
     backlog: Backlog,
     /// Requests of this gateway that were in flight at the last poll.
     in_flight: i64,
+    /// Rows of requests of other gateways at the last poll, with those that are claimed.
+    others: f64,
     /// Whether the last poll found jobs in the queue, or jobs added since the poll before.
     is_active: bool,
+    settled: SettledRows,
     drain: DrainRate,
     arrivals: ArrivalRate,
     demand: VersionDemand,
@@ -51,24 +59,32 @@ struct QueueView {
     capacity: f64,
     /// The speed of the slowest living worker, and its N at full load.
     slowest: Option<(Speed, u32)>,
-    /// The mean rows of a request.
-    rows_per_request: f64,
     /// What requests cost by the length of their rows.
     cost: RequestCost,
 }
 
 impl QueueView {
-    /// The duration of the batch that would contain a request behind `jobs` other jobs, or of the
-    /// batch that runs now, whichever is longer. The request costs as much as `own` rows.
-    fn batch(&self, jobs: u64, own: f64, workers: usize) -> Duration {
+    /// The share of the waiting jobs that are of this class and of higher classes.
+    fn share(&self, priority: Priority) -> f64 {
+        let ahead: u64 = self.backlog.waiting[..=usize::from(priority.code())].iter().sum();
+        match self.backlog.depth() {
+            0 => 1.0,
+            depth => float(ahead) / float(depth),
+        }
+    }
+
+    /// The duration of the batch that would contain a request of `own` rows behind `rows` other waiting rows.
+    fn batch(&self, rows: f64, own: f64) -> Duration {
         let Some((speed, most)) = &self.slowest else { return Duration::ZERO };
-        let running = self.backlog.in_flight / u64::try_from(workers.max(1)).unwrap_or(u64::MAX);
-        #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
-        let rows = jobs.saturating_add(1).max(running) as f64 * self.rows_per_request;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-        let (rows, own) = (rows.ceil() as u32, own.ceil() as u32);
-        // A request that costs more than N rows runs alone.
+        let (rows, own) = ((rows + own).ceil() as u32, own.ceil() as u32);
+        // A request of more than N rows runs in parts, one after the other.
         speed.latency(rows.clamp(1, (*most).max(1)).max(own))
+    }
+
+    /// Whether a request of `own` rows runs in parts.
+    fn is_large(&self, own: f64) -> bool {
+        self.slowest.as_ref().is_some_and(|(_, most)| own > f64::from(*most))
     }
 }
 
@@ -156,24 +172,37 @@ impl Model {
         self.policy.read().of(class)
     }
 
-    /// Counts a request; returns what it costs, in rows of the usual length.
-    pub(crate) fn cost(&self, rows: u32, inputs: &[Tensor]) -> f64 {
+    /// Counts a request; returns what it costs, in units.
+    pub(crate) fn units(&self, rows: u32, inputs: &[Tensor]) -> f64 {
         self.queue.lock().cost.count(&self.shapes, rows, inputs)
     }
 
-    /// The jobs ahead of a request of this class, which costs as much as `own` rows: the queue at the
-    /// last poll, corrected by the requests that this gateway has accepted and ended since then.
-    pub(crate) fn ahead(&self, priority: Priority, own: f64) -> Ahead {
+    /// The work ahead of a request: that of this gateway now, and that of other gateways at the last
+    /// poll. Nothing is ahead of a request to an idle fleet, which is expected to take no time unless
+    /// it runs in parts, so that short requests always measure how long they take.
+    pub(crate) fn ahead(&self, request: RequestWork) -> Ahead {
+        let RequestWork { priority, units } = request;
         let load = self.queue.lock();
-        let since = self.books.in_flight() - load.in_flight;
-        let now = |seen: u64| seen.saturating_add_signed(since);
-        let classes = usize::from(priority.code()) + 1;
-        let jobs = now(load.backlog.waiting[..classes].iter().sum());
-        let is_idle = now(load.backlog.depth() + load.backlog.in_flight) == 0;
-        let batch = if is_idle { Duration::ZERO } else { load.batch(jobs, own, self.workers()) };
-        #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
-        let jobs = jobs as f64;
-        Ahead { jobs, rate: load.drain.rate(), batch }
+        let (since, share) = (self.books.in_flight() - load.in_flight, load.share(priority));
+        let now = |seen: u64| float(seen.saturating_add_signed(since));
+        let jobs = now(load.backlog.waiting[..=usize::from(priority.code())].iter().sum());
+        let outstanding = share * now(load.backlog.depth() + load.backlog.in_flight);
+        let own = load.cost.rows(units);
+        let rows = load.cost.rows(self.books.work().units(priority)) + share * load.others;
+        let batch = if rows <= 0.0 && !load.is_large(own) {
+            Duration::ZERO
+        } else {
+            // Claimed jobs run in earlier batches.
+            load.batch(rows * (jobs / outstanding.max(1.0)).min(1.0), own)
+        };
+        let rate = load.cost.rows(load.drain.rate());
+        Ahead { jobs, rows, rate, batch }
+    }
+
+    /// The work ahead of a request of one usual row in the lowest class.
+    pub(crate) fn ahead_of_all(&self) -> Ahead {
+        let units = self.queue.lock().cost.units(1.0);
+        self.ahead(RequestWork { priority: Priority::Sheddable, units })
     }
 
     /// Applies the announcements of the living workers, and the controller's promise for this
@@ -225,17 +254,28 @@ impl Model {
         load.in_flight = self.books.in_flight();
         load.is_active =
             backlog.depth() + backlog.in_flight > 0 || backlog.added != load.backlog.added;
-        (load.backlog, load.rows_per_request) = (backlog, rows_per_request);
+        load.backlog = backlog;
         load.arrivals.observe(at, backlog.added);
         load.demand.observe(at, self.books.counts(backlog.added));
+        let own = self.books.work();
+        let units_per_job = own.mean().unwrap_or(load.cost.units(rows_per_request));
+        let outstanding = backlog.depth() + backlog.in_flight;
+        let settled = load.settled.observe(SettledSample {
+            jobs: backlog.added.saturating_sub(outstanding),
+            own_jobs: own.ended,
+            own_rows: own.ended_units,
+            rows_per_job: units_per_job,
+        });
+        let others = outstanding.saturating_add_signed(-load.in_flight);
+        load.others = float(others) * load.cost.rows(units_per_job);
         if !self.is_ready() {
             // The next workers may be faster or slower than the last.
             load.drain = DrainRate::default();
             return;
         }
-        let settled = backlog.added.saturating_sub(backlog.depth() + backlog.in_flight);
-        let capacity = load.capacity / rows_per_request;
-        load.drain.observe(DrainSample { at, settled, waiting: backlog.depth(), capacity });
+        let request = load.batch(0.0, load.cost.rows(units_per_job));
+        let (waiting, capacity) = (backlog.depth(), load.cost.units(load.capacity));
+        load.drain.observe(DrainSample { at, settled, waiting, capacity, request });
     }
 
     /// Whether this gateway has requests in flight, or any gateway had at the last poll.
@@ -258,6 +298,11 @@ impl Model {
         let rows_per_request = self.books.rows_per_request();
         Some(self.queue.lock().arrivals.per_second()? * rows_per_request)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
+fn float(jobs: u64) -> f64 {
+    jobs as f64
 }
 
 #[cfg(test)]

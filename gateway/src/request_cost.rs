@@ -5,13 +5,13 @@ use batchfleet_broker::{Batching, RowShapes, Tensor};
 /// The usual cost is an average over about as many rows, as at the workers.
 const USUAL_OVER: f64 = 200.0;
 
-/// The costs of requests of one model version, in rows of the length that is usual at its workers:
-/// announced capacities and times are of such rows.
+/// The costs of requests of one model version, in units, and in rows of the length that is usual at its
+/// workers: announced capacities and times are of such rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestCost {
     /// Units of a row by its length, in order of length; empty if rows of all lengths cost the same.
     by_length: Vec<(u64, f64)>,
-    /// Units of a row of the usual length at the workers.
+    /// Units of a row of the usual length at the workers; 0 before they are known.
     row_units: f64,
     /// Units of a request, on average over the last requests; `None` before the first.
     usual: Option<f64>,
@@ -30,16 +30,30 @@ impl RequestCost {
         (self.by_length, self.row_units) = (by_length, row_units.max(1.0));
     }
 
-    /// Counts a request of `rows` rows; returns its cost in rows of the usual length.
+    /// Counts a request of `rows` rows; returns its cost in units.
     pub(crate) fn count(&mut self, shapes: &RowShapes, rows: u32, inputs: &[Tensor]) -> f64 {
         let rows = f64::from(rows.max(1));
         if self.by_length.is_empty() {
             return rows;
         }
-        let units = rows * self.units(shapes.longest(inputs));
+        let units = rows * self.row_units(shapes.longest(inputs));
         let usual = self.usual.get_or_insert(units);
         *usual += (units - *usual) * rows / (rows + USUAL_OVER);
-        units / self.row_units
+        units
+    }
+
+    /// Converts units to rows of the usual length.
+    pub(crate) fn rows(&self, units: f64) -> f64 {
+        units / self.usual_row_units()
+    }
+
+    /// Converts rows of the usual length to units.
+    pub(crate) fn units(&self, rows: f64) -> f64 {
+        rows * self.usual_row_units()
+    }
+
+    fn usual_row_units(&self) -> f64 {
+        if self.by_length.is_empty() { 1.0 } else { self.row_units.max(1.0) }
     }
 
     /// The cost of a request in rows of the usual length, on average; `None` if rows of all lengths
@@ -48,8 +62,8 @@ impl RequestCost {
         Some(self.usual.filter(|_| !self.by_length.is_empty())? / self.row_units)
     }
 
-    /// Units of a row: on the line between two announced lengths, and beyond them those of the nearest.
-    fn units(&self, length: u64) -> f64 {
+    /// Units of a row of this length: on the line between two announced lengths, and beyond them those of the nearest.
+    fn row_units(&self, length: u64) -> f64 {
         let above = self.by_length.partition_point(|&(known, _)| known < length);
         match (
             above.checked_sub(1).and_then(|below| self.by_length.get(below)),
@@ -94,7 +108,8 @@ mod tests {
         let units_by_length = vec![(8, 1.0), (32, 4.0), (512, 64.0)];
         let batching = Batching { row_units: 4.0, units_by_length, ..Batching::default() };
         let mut cost = RequestCost::default();
-        assert!((cost.count(&shapes(), 3, &text(512)) - 3.0).abs() < 1e-9, "nothing is known");
+        let units = cost.count(&shapes(), 3, &text(512));
+        assert!((cost.rows(units) - 3.0).abs() < 1e-9, "nothing is known");
         assert_eq!(cost.usual_rows(), None);
         cost.adopt(Some(&batching));
         for (rows, length, usual) in [
@@ -105,7 +120,8 @@ mod tests {
             (1, 4, 0.25),
             (1, 999, 16.0),
         ] {
-            let found = cost.count(&shapes(), rows, &text(length));
+            let units = cost.count(&shapes(), rows, &text(length));
+            let found = cost.rows(units);
             assert!((found - usual).abs() < 1e-9, "{rows} of {length}: {found}");
         }
         for _ in 0..2000 {

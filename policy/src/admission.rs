@@ -1,9 +1,10 @@
 //! Admission: decides whether a request can be answered before its deadline, and if not, when the
 //! client should retry.
 //!
-//! By Little's law, waiting time = queue length / drain rate. At 86 answers per second and
-//! deadlines of 30 s, request 2,581 in the queue would be late, so the gateway refuses the request
-//! on arrival.
+//! By Little's law, waiting time = outstanding rows / drain rate. At 86 rows per second and
+//! deadlines of 30 s, row 2,581 would be late, so the gateway refuses its request on arrival. Rows
+//! that a worker has claimed count until they are answered: a worker may hold several requests of
+//! many rows, each of which takes seconds.
 
 use std::time::Duration;
 
@@ -19,21 +20,25 @@ const MARGIN: Duration = Duration::from_millis(50);
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(30);
 
-/// The queue ahead of a new request.
+/// The work ahead of a new request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ahead {
     /// Jobs that workers will claim first.
     pub jobs: f64,
-    /// Jobs the fleet settles per second; infinite while unknown.
+    /// Rows of these jobs and of claimed jobs, as far as they are not answered. Where rows differ in
+    /// length, rows of the usual length.
+    pub rows: f64,
+    /// Rows the fleet settles per second; infinite while unknown.
     pub rate: f64,
-    /// L(N): duration of the batch that will contain the request.
+    /// Duration of the batch that will contain the request, or of all batches of a request with more
+    /// than N rows.
     pub batch: Duration,
 }
 
 impl Ahead {
-    /// Returns the predicted time from now until the answer: `jobs / rate + batch`.
+    /// Returns the predicted time from now until the answer: `rows / rate + batch`.
     pub fn wait(&self) -> Duration {
-        let seconds = if self.jobs > 0.0 { self.jobs / self.rate } else { 0.0 };
+        let seconds = if self.rows > 0.0 { self.rows / self.rate } else { 0.0 };
         // Too large for a `Duration`: the rate is 0, or the wait exceeds any deadline.
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_add(self.batch)
     }
@@ -42,7 +47,8 @@ impl Ahead {
 /// Admits a request if its predicted wait fits into the time until its deadline.
 ///
 /// `remaining` is the time until the deadline. `share` is the part of this time that the request's
-/// class may spend waiting: 1 for the most important class, less for classes that are shed earlier.
+/// class may spend waiting: 1 for the most important class, less for classes that are shed earlier. A
+/// request that does not wait may take all of it, without a safety factor.
 ///
 /// # Errors
 ///
@@ -50,7 +56,8 @@ impl Ahead {
 /// requests arrived, clamped to 1 s to 30 s. The caller should add jitter, so that refused clients
 /// do not all return at the same time.
 pub fn admit(ahead: &Ahead, remaining: Duration, share: f64) -> Result<(), Duration> {
-    let usable = remaining.saturating_sub(MARGIN.min(remaining / 10)).mul_f64(share / CAUTION);
+    let waiting_share = if ahead.rows > 0.0 { share / CAUTION } else { 1.0 };
+    let usable = remaining.saturating_sub(MARGIN.min(remaining / 10)).mul_f64(waiting_share);
     let excess = ahead.wait().saturating_sub(usable);
     if excess.is_zero() { Ok(()) } else { Err(excess.clamp(SOONEST, LATEST)) }
 }
@@ -78,11 +85,12 @@ pub fn doomed(
     refused
 }
 
-/// Jobs per second that the fleet settles, estimated from samples of a counter.
+/// Rows per second that the fleet settles, estimated from samples of a counter. Where rows differ in
+/// length, [units](crate::LengthCost) per second.
 ///
-/// While jobs wait, the fleet works at its limit, so the number of jobs settled per second is the
+/// While jobs wait, the fleet works at its limit, so the number of rows settled per second is the
 /// drain rate (an exponential moving average with a time constant of 1 s). While no jobs wait, the
-/// settled jobs show only the arrival rate, so the capacity announced by the workers is used
+/// settled rows show only the arrival rate, so the capacity announced by the workers is used
 /// instead.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DrainRate {
@@ -96,22 +104,23 @@ pub struct DrainRate {
 pub struct DrainSample {
     /// Time of the sample, by any monotonic clock.
     pub at: Duration,
-    /// Counter of settled jobs.
-    pub settled: u64,
+    /// Counter of the rows of settled jobs.
+    pub settled: f64,
     /// Jobs waiting.
     pub waiting: u64,
-    /// Capacity announced by the live workers, in jobs per second; 0 if unknown.
+    /// Capacity announced by the live workers, in rows per second; 0 if unknown.
     pub capacity: f64,
+    /// The expected time of a request of mean size. If it has many rows, nothing settles for so long.
+    pub request: Duration,
 }
 
 impl DrainSample {
-    /// Returns the time and the number of jobs settled between this sample and a later sample, or
+    /// Returns the time and the number of rows settled between this sample and a later sample, or
     /// `None` if no time passed or if time or counter went back.
     fn until(&self, later: &Self) -> Option<(Duration, f64)> {
         let time = later.at.checked_sub(self.at).filter(|time| !time.is_zero())?;
-        let settled = later.settled.checked_sub(self.settled)?;
-        #[expect(clippy::cast_precision_loss, reason = "a count of jobs between two samples")]
-        Some((time, settled as f64))
+        let settled = later.settled - self.settled;
+        (settled >= 0.0).then_some((time, settled))
     }
 }
 
@@ -121,6 +130,8 @@ const SMOOTHING: f64 = 1.0;
 /// died. The liveness check detects dead workers after 3 s; until then the queue must not count as
 /// slow.
 const STANDSTILL: Duration = Duration::from_secs(4);
+/// The rate also stays unchanged for this multiple of the expected time of a request.
+const OVER_REQUEST: u32 = 2;
 
 impl DrainRate {
     /// Adds a sample.
@@ -133,7 +144,7 @@ impl DrainRate {
             (self.last, self.measured) = (Some(sample), None);
             return;
         };
-        if settled == 0.0 && time < STANDSTILL {
+        if settled == 0.0 && time < STANDSTILL.max(sample.request * OVER_REQUEST) {
             // A batch is running. Keep the last sample, so that the batch, once settled, is
             // averaged over its whole duration.
             return;
@@ -146,7 +157,7 @@ impl DrainRate {
         self.measured = Some(before + (rate - before) * (1.0 - (-seconds / SMOOTHING).exp()));
     }
 
-    /// Returns the jobs per second; infinite while unknown.
+    /// Returns the rows per second; infinite while unknown.
     pub fn rate(&self) -> f64 {
         match self.measured {
             Some(rate) => rate,
@@ -160,8 +171,8 @@ impl DrainRate {
 mod tests {
     use super::*;
 
-    fn ahead(jobs: f64, rate: f64, batch_ms: u64) -> Ahead {
-        Ahead { jobs, rate, batch: Duration::from_millis(batch_ms) }
+    fn ahead(rows: f64, rate: f64, batch_ms: u64) -> Ahead {
+        Ahead { jobs: rows, rows, rate, batch: Duration::from_millis(batch_ms) }
     }
 
     const HALF_A_MINUTE: Duration = Duration::from_secs(30);
@@ -181,8 +192,27 @@ mod tests {
     }
 
     #[test]
+    fn a_long_request_to_an_idle_fleet_is_refused_only_if_it_cannot_be_in_time() {
+        let takes = ahead(0.0, 17.0, 3700);
+        assert_eq!(admit(&takes, Duration::from_secs(4), 0.25), Ok(()));
+        assert!(admit(&takes, Duration::from_secs(3), 1.0).is_err());
+    }
+
+    #[test]
+    fn claimed_rows_count_until_they_are_answered() {
+        // Each request has 64 rows, which take 3.7 s, and a worker may have claimed all of them.
+        let admitted = |outstanding: u32| {
+            let claimed =
+                Ahead { jobs: 0.0, ..ahead(f64::from(outstanding) * 64.0, 64.0 / 3.7, 3700) };
+            admit(&claimed, HALF_A_MINUTE, 0.75).is_ok()
+        };
+        // The last of five ends after 18.5 s, the last of six after 22.2 s.
+        assert_eq!([0, 4, 5, 7].map(admitted), [true, true, false, false]);
+    }
+
+    #[test]
     fn a_refusal_carries_the_time_until_the_queue_is_short_enough() {
-        // 5,000 jobs at 100 per second take 50 s. With a deadline of 30 s a request may wait 24.96
+        // 5,000 rows at 100 per second take 50 s. With a deadline of 30 s a request may wait 24.96
         // s.
         let away = admit(&ahead(5000.0, 100.0, 0), HALF_A_MINUTE, 1.0).unwrap_err();
         assert!((25.0..25.1).contains(&away.as_secs_f64()), "{away:?}");
@@ -216,8 +246,9 @@ mod tests {
         assert_eq!(doomed(8, &[]), 0);
     }
 
-    fn sample(at_ms: u64, settled: u64, waiting: u64) -> DrainSample {
-        DrainSample { at: Duration::from_millis(at_ms), settled, waiting, capacity: 400.0 }
+    fn sample(at_ms: u64, settled: u32, waiting: u64) -> DrainSample {
+        let (at, settled) = (Duration::from_millis(at_ms), f64::from(settled));
+        DrainSample { at, settled, waiting, capacity: 400.0, request: Duration::ZERO }
     }
 
     #[test]
@@ -227,12 +258,12 @@ mod tests {
         // Ten jobs per second arrive and are settled. Only the arrival rate is known, so the
         // capacity counts.
         for tick in 0..10 {
-            drain.observe(sample(tick * 200, tick * 2, 0));
+            drain.observe(sample(u64::from(tick) * 200, tick * 2, 0));
         }
         assert!((drain.rate() - 400.0).abs() < 1.0, "{}", drain.rate());
         // Now jobs wait, and the fleet settles half of the announced capacity.
         for tick in 10..50 {
-            drain.observe(sample(tick * 200, tick * 40, 1000));
+            drain.observe(sample(u64::from(tick) * 200, tick * 40, 1000));
         }
         assert!((drain.rate() - 200.0).abs() < 5.0, "{}", drain.rate());
     }
@@ -243,7 +274,7 @@ mod tests {
         let mut drain = DrainRate::default();
         let mut rates = Vec::new();
         for tick in 0..100 {
-            drain.observe(sample(tick * 200, tick / 4 * 64, 1000));
+            drain.observe(sample(u64::from(tick) * 200, tick / 4 * 64, 1000));
             rates.push(drain.rate());
         }
         let settled = &rates[50..];
@@ -254,7 +285,7 @@ mod tests {
     fn a_queue_without_progress_keeps_its_rate_for_four_seconds() {
         let mut drain = DrainRate::default();
         for tick in 0..50 {
-            drain.observe(sample(tick * 200, tick * 40, 1000));
+            drain.observe(sample(u64::from(tick) * 200, tick * 40, 1000));
         }
         let still = |drain: &mut DrainRate, after_ms: u64| {
             drain.observe(sample(49 * 200 + after_ms, 49 * 40, 1000));
@@ -262,6 +293,19 @@ mod tests {
         };
         assert!((still(&mut drain, 3900) - 200.0).abs() < 5.0);
         assert!(still(&mut drain, 4100) < 5.0);
+    }
+
+    #[test]
+    fn requests_that_take_longer_do_not_make_a_queue_count_as_slow() {
+        // 64 rows settle together every five seconds.
+        let mut drain = DrainRate::default();
+        for tick in 0..500 {
+            let now = sample(u64::from(tick) * 200, tick / 25 * 64, 3);
+            drain.observe(DrainSample { request: Duration::from_secs(5), ..now });
+            let is_settled = tick > 100;
+            let rate = drain.rate();
+            assert!(!is_settled || (rate - 12.8).abs() < 0.5, "{tick}: {rate}");
+        }
     }
 
     #[test]

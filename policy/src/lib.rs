@@ -13,8 +13,8 @@
 //! - [`TransferTime`] is the time of claims by their bytes, from which the worker chooses when to claim
 //!   the next batch.
 //! - [`SizeChange`] is σ, what a change of the size of batches costs, and keeps sizes to avoid it.
-//! - [`admit`] decides whether a request can be answered before its deadline, from the queue length
-//!   and the [`DrainRate`]. [`doomed`] finds waiting requests that can no longer be answered in
+//! - [`admit`] decides whether a request can be answered before its deadline, from the outstanding
+//!   rows and the [`DrainRate`] of the [`SettledRows`]. [`doomed`] finds waiting requests that can no longer be answered in
 //!   time.
 //! - [`Scaler`] decides how many workers a fleet needs.
 //! - [`default_version`] decides which version serves requests that do not name a version.
@@ -29,6 +29,7 @@ mod length_times;
 mod lengths;
 mod rate;
 mod scale;
+mod settled;
 mod size_change;
 mod speed;
 mod standing;
@@ -47,6 +48,7 @@ pub use rate::ArrivalRate;
 pub use scale::{
     Observation, RequestCounts, ScaleBound, ScaleDecision, ScalePolicy, Scaler, UTILIZATION, fewest,
 };
+pub use settled::{SettledRows, SettledSample};
 pub use size_change::SizeChange;
 pub use speed::Speed;
 pub use standing::Standing;

@@ -32,7 +32,8 @@ impl Fixture {
         let mut record = self.offered();
         record.read(3);
         let seat = self.seats.clone().try_acquire_owned().unwrap();
-        record.accepted(RequestId::random(), seat);
+        let work = RequestWork { units: 3.0, ..RequestWork::default() };
+        record.accepted(RequestId::random(), Admitted { _seat: seat, work });
         record
     }
 

@@ -5,7 +5,11 @@ use prometheus::Registry;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::{books::Record, trace::Trace};
+use crate::{
+    books::{Admitted, Record},
+    outstanding::RequestWork,
+    trace::Trace,
+};
 
 const LOOK: Duration = Duration::from_millis(200);
 const FORGET: Duration = Duration::from_mins(10);
@@ -45,7 +49,8 @@ impl Bench {
         let mut record = Record::arrive(&self.catalog.metrics, Trace::off());
         record.offered(&model.books, false);
         let seat = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        record.accepted(RequestId::random(), seat);
+        let work = RequestWork::default();
+        record.accepted(RequestId::random(), Admitted { _seat: seat, work });
     }
 
     /// The version that a request without a version gets.

@@ -11,14 +11,11 @@ use std::{
 
 use batchfleet_broker::Priority;
 use batchfleet_policy::Ahead;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::line::JobRequest;
-use crate::{error::InferError, model::Model};
+use crate::{books::Admitted, error::InferError, model::Model, outstanding::RequestWork};
 
 /// Random factors for `Retry-After`, which spread the next attempts of refused clients over time.
 const JITTER: Range<f64> = 0.8..1.2;
@@ -36,9 +33,9 @@ struct Conditions {
     /// A worker serves the model, or a controller promises to start one.
     served: bool,
     queue: QueueState,
-    /// The jobs ahead of the request.
+    /// The work ahead of the request.
     ahead: Ahead,
-    /// The maximum number of jobs ahead, if the model's config limits it.
+    /// The maximum number of waiting jobs ahead, if the model's config limits it.
     most_ahead: Option<u32>,
     /// Time until the request's deadline.
     remaining: Duration,
@@ -76,15 +73,15 @@ impl Admission {
         }
     }
 
-    /// Admits a request and returns its seat. Dropping the permit frees the seat.
+    /// Admits a request and gives it a seat.
     pub(super) fn admit(
         &self,
         model: &Model,
         request: &JobRequest,
         reachable: bool,
-    ) -> Result<OwnedSemaphorePermit, InferError> {
+    ) -> Result<Admitted, InferError> {
         let JobRequest { priority, deadline, .. } = *request;
-        let cost = model.cost(request.rows, &request.inputs);
+        let work = RequestWork { priority, units: model.units(request.rows, &request.inputs) };
         let conditions = Conditions {
             draining: self.draining.is_cancelled(),
             served: model.is_available(),
@@ -93,7 +90,7 @@ impl Admission {
                 (true, true) => QueueState::Full,
                 (true, false) => QueueState::Open,
             },
-            ahead: model.ahead(priority, cost),
+            ahead: model.ahead(work),
             most_ahead: model.limits(priority).max_waiting,
             remaining: deadline.saturating_duration_since(Instant::now()),
             priority,
@@ -106,7 +103,8 @@ impl Admission {
             Obstacle::Limit => InferError::QueueLimit,
             Obstacle::Wait(time) => InferError::QueueWait(time.mul_f64(rand::random_range(JITTER))),
         })?;
-        self.seats.clone().try_acquire_owned().map_err(|_| InferError::InFlight)
+        let seat = self.seats.clone().try_acquire_owned().map_err(|_| InferError::InFlight)?;
+        Ok(Admitted { _seat: seat, work })
     }
 
     pub(super) fn set_queue_full(&self, full: bool) {
@@ -155,7 +153,7 @@ mod tests {
             draining: false,
             served: true,
             queue: QueueState::Open,
-            ahead: Ahead { jobs: 0.0, rate: 100.0, batch: Duration::from_millis(10) },
+            ahead: Ahead { jobs: 0.0, rows: 0.0, rate: 100.0, batch: Duration::from_millis(10) },
             most_ahead: None,
             remaining: Duration::from_secs(10),
             priority: Priority::Default,
@@ -189,8 +187,8 @@ mod tests {
 
     #[test]
     fn under_overload_lower_classes_are_refused_first() {
-        // 400 jobs at 100 per second: a wait of 4 s.
-        let ahead = Ahead { jobs: 400.0, ..fine().ahead };
+        // 400 rows at 100 per second: a wait of 4 s.
+        let ahead = Ahead { rows: 400.0, ..fine().ahead };
         let decide = |priority| Conditions { ahead, priority, ..fine() }.decide().is_ok();
         let classes = [Priority::Critical, Priority::Default, Priority::Sheddable];
         assert_eq!(classes.map(decide), [true, true, false]);

@@ -1,8 +1,13 @@
-use batchfleet_broker::{Batching, Datatype, QueueName, TensorSpec, WorkerId};
+use batchfleet_broker::{Batching, Datatype, QueueName, RequestId, TensorSpec, WorkerId};
 use prometheus::Registry;
+use tokio::sync::Semaphore;
 
 use super::*;
-use crate::metrics::GatewayMetrics;
+use crate::{
+    books::{Admitted, Record},
+    metrics::GatewayMetrics,
+    trace::Trace,
+};
 
 /// A model of texts, whose rows cost a unit for each eight bytes.
 fn texts() -> Model {
@@ -35,13 +40,17 @@ fn texts() -> Model {
     model
 }
 
+/// The units of a request.
+fn units(model: &Model, rows: u32, length: u64) -> f64 {
+    let data = vec![0; usize::try_from(length * u64::from(rows)).unwrap()].into();
+    let (name, shape) = ("ids".to_owned(), vec![rows.into(), length]);
+    model.units(rows, &[Tensor { name, datatype: Datatype::Uint8, shape, data }])
+}
+
 /// The predicted wait of a request of one row.
 fn wait(model: &Model, length: u64) -> u128 {
-    let data = vec![0; usize::try_from(length).unwrap()].into();
-    let name = "ids".to_owned();
-    let input = Tensor { name, datatype: Datatype::Uint8, shape: vec![1, length], data };
-    let cost = model.cost(1, &[input]);
-    model.ahead(Priority::Default, cost).wait().as_millis()
+    let units = units(model, 1, length);
+    model.ahead(RequestWork { priority: Priority::Default, units }).wait().as_millis()
 }
 
 fn running() -> Backlog {
@@ -52,7 +61,47 @@ fn running() -> Backlog {
 fn a_long_row_is_expected_to_take_as_long_as_it_is() {
     let model = texts();
     model.observe(Duration::from_secs(1), running());
-    assert_eq!((wait(&model, 64), wait(&model, 8), wait(&model, 512)), (9, 9, 65));
+    // The row that runs takes 10 ms of the fleet's time.
+    assert_eq!((wait(&model, 64), wait(&model, 8), wait(&model, 512)), (19, 19, 75));
+}
+
+#[test]
+fn a_long_row_to_an_idle_fleet_takes_its_time_and_a_short_one_none() {
+    let model = texts();
+    model.observe(Duration::from_secs(1), Backlog::default());
+    assert_eq!((wait(&model, 64), wait(&model, 512)), (0, 65));
+}
+
+#[test]
+fn requests_count_by_their_rows_until_they_are_answered() {
+    let model = texts();
+    let metrics = GatewayMetrics::new(&Registry::new()).unwrap();
+    let accepted = |length| {
+        let mut record = Record::arrive(&metrics, Trace::off());
+        record.offered(&model.books, false);
+        let work = RequestWork { priority: Priority::Default, units: units(&model, 64, length) };
+        let seat = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        record.accepted(RequestId::random(), Admitted { _seat: seat, work });
+        record
+    };
+    // 64 rows of eight units, of which the fleet runs 800 per second, and 64 of one unit.
+    let (long, short) = (accepted(64), accepted(8));
+    let claimed = Backlog { in_flight: 2, added: 2, ..Backlog::default() };
+    model.observe(Duration::from_secs(1), claimed);
+    assert_eq!(wait(&model, 64), 640 + 80 + 9);
+    drop(long);
+    assert_eq!(wait(&model, 64), 80 + 9);
+    drop(short);
+    assert_eq!(wait(&model, 64), 0, "none of another gateway was claimed");
+}
+
+#[test]
+fn claimed_requests_of_other_gateways_count_as_usual_ones() {
+    let model = texts();
+    let others = Backlog { waiting: [0, 2, 6], in_flight: 4, added: 12, ..Backlog::default() };
+    model.observe(Duration::from_secs(1), others);
+    // Twelve rows, of which three quarters of a lower class. Two of the others join the batch.
+    assert_eq!(wait(&model, 64), 30 + 25);
 }
 
 #[test]
