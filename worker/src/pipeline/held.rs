@@ -5,7 +5,7 @@
 //! whole jobs never wait for two batches in a row that large jobs lead, and large jobs never wait
 //! for two batches in a row without any of their rows.
 
-use std::{cmp::Reverse, collections::VecDeque, mem};
+use std::{cmp::Reverse, collections::VecDeque, mem, time::Duration};
 
 use batchfleet_broker::{EntryId, Job, Priority, Release};
 use batchfleet_policy::WaitingRows;
@@ -21,6 +21,25 @@ use crate::{
 /// Maximum number of batches that overtake a job of a rare shape, while more jobs of its shape
 /// gather.
 const MOST_OVERTAKEN: u32 = 3;
+
+/// Which deadlines are near.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Urgency {
+    /// Jobs with earlier deadlines cannot wait for another batch.
+    pub(super) soon: Instant,
+    /// How long a unit takes. A job that runs in parts is urgent that much earlier for each of its units.
+    pub(super) unit: Duration,
+}
+
+impl Urgency {
+    fn is_urgent(&self, job: &HeldJob) -> bool {
+        job.delivery.deadline <= self.soon
+    }
+
+    fn is_urgent_in_parts(&self, job: &HeldJob) -> bool {
+        job.delivery.deadline <= self.soon + self.unit.mul_f64(job.units_left())
+    }
+}
 
 /// Jobs that wait for their batch.
 #[derive(Debug)]
@@ -113,22 +132,21 @@ impl HeldJobs {
     }
 
     /// Whether the oldest job that fits into a batch of `limit` should lead the next batch: it
-    /// has been overtaken often enough, or its deadline is `soon` or earlier.
-    pub(super) fn oldest_is_next(&self, limit: BatchLimit, soon: Instant) -> bool {
+    /// has been overtaken often enough, or its deadline is near.
+    pub(super) fn oldest_is_next(&self, limit: BatchLimit, urgency: Urgency) -> bool {
         let oldest = self.iter().find(|job| !job.is_large(limit));
-        oldest.is_some_and(|job| job.delivery.deadline <= soon) || self.overtaken >= MOST_OVERTAKEN
+        oldest.is_some_and(|job| urgency.is_urgent(job)) || self.overtaken >= MOST_OVERTAKEN
     }
 
-    /// Takes the next batch, at most as large as `limit`. `soon` as for
-    /// [`oldest_is_next`](Self::oldest_is_next). `companions` chooses, among jobs that may be padded,
-    /// the indices of those that run together with the first.
+    /// Takes the next batch, at most as large as `limit`. `companions` chooses, among jobs that may be
+    /// padded, the indices of those that run together with the first.
     pub(super) fn take_batch(
         &mut self,
         limit: BatchLimit,
-        soon: Instant,
+        urgency: Urgency,
         companions: impl FnOnce(&[WaitingRows]) -> Vec<usize>,
     ) -> Option<Batch> {
-        let lead = self.lead(limit, soon)?;
+        let lead = self.lead(limit, urgency)?;
         let oldest = self.oldest_whole(limit);
         let chosen_from = self.units();
         let batch = if self.layout.pads() {
@@ -186,18 +204,21 @@ impl HeldJobs {
     /// The index of the job that the next batch must contain.
     ///
     /// A large job leads if it is of a higher priority class than all whole jobs, or if the last
-    /// batch had no rows of large jobs; a large job of a lower class has to wait longer. Otherwise
-    /// a whole job leads, if there is one.
-    fn lead(&self, limit: BatchLimit, soon: Instant) -> Option<usize> {
+    /// batch had no rows of large jobs; a large job of a lower class has to wait longer. It also leads
+    /// if it would be late otherwise, and no whole job is urgent. Otherwise a whole job leads, if there
+    /// is one.
+    fn lead(&self, limit: BatchLimit, urgency: Urgency) -> Option<usize> {
         let priority = |job: &HeldJob| job.delivery.job.priority;
         let (large, whole): (Vec<_>, Vec<_>) =
             self.iter().enumerate().partition(|(_, job)| job.is_large(limit));
-        let is_urgent = self.oldest_is_next(limit, soon);
+        let is_urgent = self.oldest_is_next(limit, urgency);
         let class = whole.iter().map(|(_, job)| priority(job)).min();
         let leads = |job: &HeldJob| {
             let Some(class) = class else { return true };
             let patience = if priority(job) > class { MOST_OVERTAKEN } else { 1 };
-            self.large_waited >= patience || (priority(job) < class && !is_urgent)
+            let comes_first = priority(job) < class
+                || (priority(job) == class && urgency.is_urgent_in_parts(job));
+            self.large_waited >= patience || (comes_first && !is_urgent)
         };
         let large = large.into_iter().min_by_key(|&(index, job)| (priority(job), index));
         match large {

@@ -6,7 +6,10 @@ use std::{iter::once, time::Duration};
 use batchfleet_policy::{TransferTime, WaitingRows};
 use tokio::time::Instant;
 
-use super::{claim::Waiting, held::HeldJobs};
+use super::{
+    claim::Waiting,
+    held::{HeldJobs, Urgency},
+};
 use crate::{
     intake::ClaimedJobs,
     job::HeldJob,
@@ -141,10 +144,11 @@ impl BatchPace {
         doomed
     }
 
-    /// Deadlines before this time are urgent: the jobs cannot wait for another batch as large as
-    /// `limit`.
-    pub(super) fn soon(&self, limit: BatchLimit) -> Instant {
-        Instant::now() + self.tuner.lock().expected(whole_units(limit.units)) * 2
+    /// Which deadlines are near: the jobs cannot wait for another batch as large as `limit`.
+    pub(super) fn urgency(&self, limit: BatchLimit) -> Urgency {
+        let takes = self.tuner.lock().expected(whole_units(limit.units));
+        let unit = takes.div_f64(limit.units.max(1.0));
+        Urgency { soon: Instant::now() + takes * 2, unit }
     }
 
     /// How long to wait for the broker to answer a claim if jobs are available.

@@ -154,7 +154,7 @@ impl BatchSource {
         self.screen.refuse_doomed(self.held.take_at(&doomed), settler).await;
         let limit = self.pace.size_now(&self.held);
         let companions = |waiting: &[WaitingRows]| self.pace.companions(limit, waiting);
-        self.held.take_batch(limit, self.pace.soon(limit), companions)
+        self.held.take_batch(limit, self.pace.urgency(limit), companions)
     }
 
     /// Renews the leases of held jobs. A large job may be held for longer than a lease.
@@ -184,7 +184,7 @@ impl BatchSource {
     fn needs_more(&self, limit: BatchLimit) -> bool {
         f64::from(self.held.whole_units(limit)) < self.window(limit)
             && self.held.large(limit) < MOST_LARGE
-            && !(self.held.is_mixed() && self.held.oldest_is_next(limit, self.pace.soon(limit)))
+            && !(self.held.is_mixed() && self.held.oldest_is_next(limit, self.pace.urgency(limit)))
     }
 
     /// Waits for more jobs until the oldest held job is as old as the linger setting. Does not wait
@@ -213,11 +213,12 @@ impl BatchSource {
     /// How much to hold for the next batch. If requests of different lengths are padded, several
     /// batches are claimed, so that requests of about the same length run together: as many as there
     /// may be if more wait in the queue than a batch takes, otherwise this worker's share of what is
-    /// in the system.
+    /// in the system. A held job of many rows fills batches with rows of its own length; more of its
+    /// kind are left to other workers.
     fn window(&self, limit: BatchLimit) -> f64 {
         let full = self.pace.full(limit);
         let most = full * WINDOW;
-        if self.plan.padding.is_none() {
+        if self.plan.padding.is_none() || self.held.large(limit) > 0 {
             full
         } else if self.last_claim == LastClaim::Full {
             most

@@ -32,10 +32,11 @@ fn width(job: &HeldJob) -> u64 {
     job.delivery.job.inputs[0].shape[1]
 }
 
-/// A time that is earlier than every deadline, or later.
-fn soon(in_order: bool) -> Instant {
-    let now = Instant::now();
-    if in_order { now + Duration::from_mins(1) } else { now - Duration::from_mins(1) }
+/// Every deadline is near, or none.
+fn soon(in_order: bool) -> Urgency {
+    let (now, minute) = (Instant::now(), Duration::from_mins(1));
+    let soon = if in_order { now + minute } else { now - minute };
+    Urgency { soon, unit: Duration::ZERO }
 }
 
 /// The first job runs alone; without padding, no job needs companions of another length.
@@ -160,6 +161,28 @@ fn a_large_job_takes_every_second_batch_if_small_ones_fill_all() {
         run(&mut held, batch);
     }
     assert_eq!(led_by_large, [false, true, false, true, false]);
+}
+
+#[test]
+fn a_large_job_that_would_be_late_is_not_overtaken() {
+    let jobs = (1..20).map(|index| delivery(index, 8, 1));
+    let leads = |unit_ms| {
+        let mut held = hold([delivery(0, 24, 1)].into_iter().chain(jobs.clone()));
+        let first = held.iter().next().unwrap();
+        // Nothing is urgent that fits into a batch.
+        let soon = first.delivery.deadline - Duration::from_millis(100);
+        let urgency = Urgency { soon, unit: Duration::from_millis(unit_ms) };
+        let mut batches = Vec::new();
+        for _ in 0..4 {
+            let batch = held.take_batch(limit_of(8), urgency, alone).unwrap();
+            batches.push(batch.jobs[0].delivery.job.id.0);
+            run(&mut held, batch);
+        }
+        batches
+    };
+    assert_eq!(leads(1), [1, 0, 2, 0]);
+    assert_eq!(leads(7), [0, 0, 1, 0], "the last part is in time without haste");
+    assert_eq!(leads(20), [0, 0, 0, 1]);
 }
 
 #[test]

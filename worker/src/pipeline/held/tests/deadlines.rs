@@ -66,8 +66,9 @@ impl Worker<'_> {
                 companions(&self.cost, &self.lengths.cost(), largest, waiting, 0)
             };
             let soon = Instant::now() + self.model.takes(LIMIT, 512) * 2;
+            let urgency = Urgency { soon, unit: Duration::ZERO };
             let limit = BatchLimit { rows: LIMIT, units };
-            let Some(batch) = self.held.take_batch(limit, soon, choose) else { continue };
+            let Some(batch) = self.held.take_batch(limit, urgency, choose) else { continue };
             tokio::time::advance(self.model.takes(batch.rows, batch.length())).await;
             for job in &batch.jobs {
                 let index = usize::try_from(job.delivery.job.id.0).unwrap();
