@@ -48,7 +48,7 @@ impl Ahead {
 ///
 /// `remaining` is the time until the deadline. `share` is the part of this time that the request's
 /// class may spend waiting: 1 for the most important class, less for classes that are shed earlier. A
-/// request that does not wait may take all of it, without a safety factor.
+/// request that does not wait may take all of it, less the safety factor.
 ///
 /// # Errors
 ///
@@ -56,8 +56,8 @@ impl Ahead {
 /// requests arrived, clamped to 1 s to 30 s. The caller should add jitter, so that refused clients
 /// do not all return at the same time.
 pub fn admit(ahead: &Ahead, remaining: Duration, share: f64) -> Result<(), Duration> {
-    let waiting_share = if ahead.rows > 0.0 { share / CAUTION } else { 1.0 };
-    let usable = remaining.saturating_sub(MARGIN.min(remaining / 10)).mul_f64(waiting_share);
+    let share = if ahead.rows > 0.0 { share } else { 1.0 };
+    let usable = remaining.saturating_sub(MARGIN.min(remaining / 10)).mul_f64(share / CAUTION);
     let excess = ahead.wait().saturating_sub(usable);
     if excess.is_zero() { Ok(()) } else { Err(excess.clamp(SOONEST, LATEST)) }
 }
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn a_long_request_to_an_idle_fleet_is_refused_only_if_it_cannot_be_in_time() {
         let takes = ahead(0.0, 17.0, 3700);
-        assert_eq!(admit(&takes, Duration::from_secs(4), 0.25), Ok(()));
-        assert!(admit(&takes, Duration::from_secs(3), 1.0).is_err());
+        assert_eq!(admit(&takes, Duration::from_secs(5), 0.25), Ok(()));
+        assert!(admit(&takes, Duration::from_secs(4), 1.0).is_err());
     }
 
     #[test]

@@ -116,6 +116,11 @@ impl BatchPace {
         self.tuner.lock().share()
     }
 
+    /// Whether no other worker serves the queue.
+    pub(super) fn is_alone(&self) -> bool {
+        self.tuner.lock().workers() == 1
+    }
+
     /// N in rows of the usual length, as announced.
     pub(super) fn usual_rows(&self) -> u32 {
         self.tuner.lock().usual_rows()
@@ -190,7 +195,7 @@ impl BatchPace {
     /// Whether another claim can return before a run ends that is expected to take `left` longer. A
     /// claim may reach into the next run if no other worker could run its jobs.
     pub(super) fn can_claim_within(&self, left: Duration) -> bool {
-        let claims = if self.tuner.lock().workers() == 1 { 1 } else { CLAIMS_BELOW };
+        let claims = if self.is_alone() { 1 } else { CLAIMS_BELOW };
         left > self.claim_time(1.0) * claims
     }
 }

@@ -32,8 +32,10 @@ use crate::{
 
 /// Batches that are held while many requests of different lengths wait.
 const WINDOW: f64 = 4.0;
-/// Maximum number of large jobs to hold while other jobs are claimed.
-const MOST_LARGE: usize = 4;
+/// Maximum number of large jobs to hold while other jobs are claimed, by an only worker and by one of
+/// several, which could run those that wait here.
+const MOST_LARGE_ALONE: usize = 4;
+const MOST_LARGE: usize = 2;
 
 /// The broker's interfaces to the queue of a pipeline.
 pub(crate) struct Jobs {
@@ -183,8 +185,13 @@ impl BatchSource {
     /// worker is free.
     fn needs_more(&self, limit: BatchLimit) -> bool {
         f64::from(self.held.whole_units(limit)) < self.window(limit)
-            && self.held.large(limit) < MOST_LARGE
+            && !self.holds_many_large(limit)
             && !(self.held.is_mixed() && self.held.oldest_is_next(limit, self.pace.urgency(limit)))
+    }
+
+    fn holds_many_large(&self, limit: BatchLimit) -> bool {
+        let most = if self.pace.is_alone() { MOST_LARGE_ALONE } else { MOST_LARGE };
+        self.held.large(limit) >= most
     }
 
     /// Waits for more jobs until the oldest held job is as old as the linger setting. Does not wait
@@ -294,7 +301,7 @@ impl BatchSource {
     /// may fill it up.
     pub(super) fn claim_ahead_at(&self, batch: &Batch, began: Instant) -> Option<ClaimAhead> {
         let n = self.pace.n();
-        if batch.release == Release::Quarantined || self.held.large(n) >= MOST_LARGE {
+        if batch.release == Release::Quarantined || self.holds_many_large(n) {
             return None;
         }
         let has_large = self.held.large(n) > 0 || batch.jobs.iter().any(HeldJob::is_cut);
