@@ -6,8 +6,17 @@
 //! delays and AIMD (Crankshaw et al., "Clipper", NSDI 2017). `batchfleet simulate --goals` measures
 //! the figures again.
 
-use std::{fmt, str::FromStr, time::Duration};
+mod choice;
+mod mode;
+mod search;
 
+use std::time::Duration;
+
+use self::search::{enough, largest_within, round_up};
+pub use self::{
+    choice::{BatchChoice, Bound, QueueLoad},
+    mode::BatchMode,
+};
 use crate::CostModel;
 
 /// η: the share of the latency target available for the two batches that a request experiences: the
@@ -46,38 +55,6 @@ const ROUNDING: f64 = 1e-6;
 /// this factor.
 const FULLER: f64 = 1.05;
 
-/// How N is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchMode {
-    /// From measured batch times and the latency target.
-    Auto,
-    /// Set by the user.
-    Fixed(u32),
-}
-
-impl FromStr for BatchMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            _ => match text.parse() {
-                Ok(rows) if rows > 0 => Ok(Self::Fixed(rows)),
-                _ => Err("expected auto or a number of rows from 1".to_owned()),
-            },
-        }
-    }
-}
-
-impl fmt::Display for BatchMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Fixed(rows) => write!(f, "{rows}"),
-        }
-    }
-}
-
 /// Settings from which N is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchPolicy {
@@ -98,99 +75,6 @@ pub struct BatchPolicy {
     pub overhead: Duration,
     /// A batch that takes this time counts as hung. N stays far below it.
     pub hung_after: Duration,
-}
-
-/// State of the queue when a worker is about to claim.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueLoad {
-    /// W: workers that share the queue.
-    pub workers: u32,
-    /// λ: rows per second that arrive for all workers; `None` while unknown.
-    pub rate: Option<f64>,
-    /// Waiting rows; 0 if unknown.
-    pub waiting: u32,
-    /// Rows in the system, waiting or running, for all workers ([`Standing`](crate::Standing)); 0
-    /// if unknown.
-    pub standing: f64,
-    /// The time that requests have from the queue to their deadline.
-    pub allowance: Duration,
-    /// Whether N aimed for the rate because of a backlog when it was chosen last.
-    pub catching_up: bool,
-    /// The time for which the engine waits after each batch although rows wait: for claims, copies
-    /// and threads.
-    pub outside: Duration,
-}
-
-impl QueueLoad {
-    /// Returns the load of a queue with `workers` workers about which nothing else is known.
-    pub const fn unknown(workers: u32) -> Self {
-        Self {
-            workers,
-            rate: None,
-            waiting: 0,
-            standing: 0.0,
-            allowance: Duration::MAX,
-            catching_up: false,
-            outside: Duration::ZERO,
-        }
-    }
-}
-
-/// N and the figures from which N was derived.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BatchChoice {
-    /// N: the most rows to claim and run together.
-    pub n: u32,
-    /// N*: the most rows that keep the latency target; `None` if even one row misses it.
-    pub n_star: Option<u32>,
-    /// Rows per batch at which the fleet keeps up with the load; below 1 if workers idle between
-    /// batches, `None` if the load is unknown or too high.
-    pub b_eq: Option<f64>,
-    /// Whether the load exceeds the rate that the fleet can reach at batch sizes within the target.
-    /// Some requests are then refused or late.
-    pub overloaded: bool,
-    /// The range of rows from which N was chosen. The lower end is at least `b_eq`. Beyond the
-    /// upper end the rate hardly increases or the target is missed.
-    pub interval: (u32, u32),
-    /// The limit that determined N.
-    pub bound: Bound,
-}
-
-/// The limit that determined N.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
-#[strum(serialize_all = "snake_case")]
-pub enum Bound {
-    /// The latency target: larger batches would take too long.
-    Slo,
-    /// The most rows that the model can run.
-    MaxBatch,
-    /// Larger batches might count as hung.
-    MaxBatchTime,
-    /// The time of larger batches is unknown: N may double with each batch of N rows.
-    Untried,
-    /// Throughput: larger batches would keep the target but hardly increase the rate.
-    NoGain,
-    /// The load: larger batches would hold requests at a busy worker while another worker is idle.
-    RateMatched,
-    /// A backlog that cannot be answered within the target: throughput takes precedence over
-    /// latency.
-    Backlog,
-    /// The target is missed even with one row: throughput takes precedence over latency.
-    SloInfeasible,
-    /// Set by the user.
-    Fixed,
-    /// Published for the whole fleet.
-    Published,
-}
-
-impl Bound {
-    /// All variants.
-    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
-
-    /// Returns the variant's name in snake case: a metric label, and the `bound` of announcements.
-    pub fn code(self) -> &'static str {
-        self.into()
-    }
 }
 
 impl BatchPolicy {
@@ -448,34 +332,6 @@ fn usable_share(workers: u32) -> f64 {
 pub(crate) fn longest_batch(one: Duration, hung_after: Duration) -> Duration {
     let over_one_row = one.mul_f64(OVER_ONE_ROW).min(hung_after.mul_f64(NEARLY_HUNG));
     over_one_row.max(hung_after / HANG_MARGIN)
-}
-
-/// Returns the largest size at which a batch takes at most `seconds`. The binary search works
-/// because L never falls.
-fn largest_within(cost: &CostModel, seconds: f64, max_batch: u32) -> Option<u32> {
-    let (mut fits, mut too_large) = (0, max_batch.saturating_add(1));
-    while too_large - fits > 1 {
-        let middle = fits + (too_large - fits) / 2;
-        if cost.seconds(middle) <= seconds {
-            fits = middle;
-        } else {
-            too_large = middle;
-        }
-    }
-    (fits > 0).then_some(fits)
-}
-
-/// Returns the smallest size with this `share` of the best rate of sizes up to `most`.
-fn enough(cost: &CostModel, share: f64, most: u32) -> u32 {
-    let rows = cost.keeping_up(share * cost.best_rate(most), most).map_or(most, round_up);
-    cost.padded(rows).min(most)
-}
-
-/// Rounds up to whole rows, at least 1.
-fn round_up(rows: f64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-    let whole = rows.ceil() as u32;
-    whole.max(1)
 }
 
 #[cfg(test)]
