@@ -6,6 +6,9 @@ use crate::{CostModel, LengthCost};
 
 /// Of more requests, only the first are considered: the search takes the square of their number.
 const MOST: usize = 256;
+/// The batches may take this share longer than the fastest ones if they are fewer: each batch also costs
+/// the worker and the broker time that the model's times do not show.
+const SLACK: f64 = 0.05;
 
 /// A waiting request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub struct LargestBatch {
 ///
 /// C(i) = min over j < i of C(j) + T(j, i).
 ///
-/// The batch is made smaller if it would end after the deadline of one of its requests.
+/// Fewer batches are made that take up to 5 % longer. The batch is made smaller if it would end after the deadline of one of its requests.
 pub fn companions(
     cost: &CostModel,
     lengths: &LengthCost,
@@ -49,7 +52,7 @@ pub fn companions(
     let mut order: Vec<usize> = (0..waiting.len()).filter(|&at| at < MOST || at == lead).collect();
     order.sort_by_key(|&at| (waiting[at].length, at));
     let sorted: Vec<WaitingRows> = order.iter().map(|&at| waiting[at]).collect();
-    let cuts = cuts(cost, lengths, largest, &sorted);
+    let cuts = fewer_cuts(cost, lengths, largest, &sorted);
     let place = order.iter().position(|&at| at == lead).unwrap_or_default();
     let end = cuts.partition_point(|&cut| cut <= place).min(cuts.len() - 1);
     let begin = end.checked_sub(1).map_or(0, |before| cuts[before]);
@@ -102,21 +105,47 @@ pub fn composed_time(
 ) -> Duration {
     let mut sorted = waiting.to_vec();
     sorted.sort_by_key(|request| request.length);
-    let mut begin = 0;
-    let mut time = Duration::ZERO;
-    for end in cuts(cost, lengths, largest, &sorted) {
-        time += Duration::from_secs_f64(seconds(cost, lengths, &sorted[begin..end]));
-        begin = end;
-    }
-    time
+    let cuts = cuts(cost, lengths, largest, &sorted, 0.0);
+    Duration::from_secs_f64(seconds_of_cuts(cost, lengths, &sorted, &cuts))
 }
 
-/// Returns the ends of the batches into which requests in order of length are cut.
+/// The time of the batches of requests in order of length that end at `cuts`.
+fn seconds_of_cuts(
+    cost: &CostModel,
+    lengths: &LengthCost,
+    sorted: &[WaitingRows],
+    cuts: &[usize],
+) -> f64 {
+    let begins = std::iter::once(0).chain(cuts.iter().copied());
+    begins.zip(cuts).map(|(begin, &end)| seconds(cost, lengths, &sorted[begin..end])).sum()
+}
+
+/// Like [`cuts`], but with fewer batches, as far as all take at most [`SLACK`] longer.
+///
+/// With a charge of p for each batch, the chosen cuts of k batches cost no more than the m fastest
+/// batches, charge included: their time is at most p (m − k) longer. With p = SLACK / m of the least
+/// time, it is within the slack.
+fn fewer_cuts(
+    cost: &CostModel,
+    lengths: &LengthCost,
+    largest: LargestBatch,
+    sorted: &[WaitingRows],
+) -> Vec<usize> {
+    let fastest = cuts(cost, lengths, largest, sorted, 0.0);
+    let least = seconds_of_cuts(cost, lengths, sorted, &fastest);
+    #[expect(clippy::cast_precision_loss, reason = "a number of batches")]
+    let charge = SLACK * least / fastest.len() as f64;
+    if fastest.len() > 1 { cuts(cost, lengths, largest, sorted, charge) } else { fastest }
+}
+
+/// Returns the ends of the batches into which requests in order of length are cut, so that their time is
+/// the least, with `charge` seconds added for each.
 fn cuts(
     cost: &CostModel,
     lengths: &LengthCost,
     largest: LargestBatch,
     sorted: &[WaitingRows],
+    charge: f64,
 ) -> Vec<usize> {
     // Of the first i requests: the least time, and where the last batch begins.
     let mut least: Vec<(f64, usize)> = vec![(0.0, 0)];
@@ -130,7 +159,7 @@ fn cuts(
             if !is_single && (rows > largest.rows || units > largest.units + 1e-6) {
                 break;
             }
-            let all = least[begin].0 + cost.seconds(whole(units));
+            let all = least[begin].0 + cost.seconds(whole(units)) + charge;
             // Of equal times the larger batch is better: it ends sooner for most.
             if all <= best.0 {
                 best = (all, begin);
@@ -256,6 +285,10 @@ mod tests {
             sorted.sort_by_key(|request| request.length);
             let best = exhaustive(&cost, &lengths, &sorted);
             prop_assert!((found - best).abs() < 1e-6, "{found} instead of {best}");
+            let fewer = fewer_cuts(&cost, &lengths, ANY, &sorted);
+            prop_assert!(fewer.len() <= cuts(&cost, &lengths, ANY, &sorted, 0.0).len());
+            let takes = seconds_of_cuts(&cost, &lengths, &sorted, &fewer);
+            prop_assert!(takes <= best * (1.0 + SLACK) + 1e-6, "{takes} instead of {best}");
             for lead in 0..waiting.len() {
                 let batch = companions(&cost, &lengths, ANY, &waiting, lead);
                 prop_assert!(batch.contains(&lead) && batch.is_sorted());
