@@ -388,9 +388,10 @@ INTERNALS = [
     ),
     panel(
         "Failed Redis calls", "short",
-        "Failed calls per second by error. During short outages clients only see higher latency.",
+        "Failed calls per second by error, and Redises that a gateway cannot reach. During short outages clients only see higher latency.",
         (rate("batchfleet_gateway_broker_errors_total", by="code", chosen=PLACE), "gateways: {{code}}"),
         (rate("batchfleet_worker_broker_errors_total", by="code"), "workers: {{code}}"),
+        (f"max (batchfleet_broker_away{{{PLACE}}})", "Redises out of reach"),
     ),
     panel(
         "Redis memory", "percentunit",

@@ -397,6 +397,11 @@ pub trait Observer: Send + Sync {
     fn health(&self) -> BrokerHealth {
         BrokerHealth::default()
     }
+
+    /// The number of shards that cannot be used at present. Does not wait for them.
+    fn away(&self) -> usize {
+        usize::from(self.health().outage.is_some())
+    }
 }
 
 /// Publishes the decisions of a controller.

@@ -44,6 +44,7 @@ pub(crate) async fn look(observer: Arc<dyn Observer>, core: Arc<Core>, after: im
             _ => {}
         }
         was_reachable = looked.is_ok();
+        core.metrics.fleet.broker_away.set(i64::try_from(observer.away()).unwrap_or(i64::MAX));
         core.catalog.all().iter().for_each(|model| model.sample());
         after();
     }

@@ -211,4 +211,8 @@ impl Observer for ShardedObserver {
     fn health(&self) -> BrokerHealth {
         self.shards.health()
     }
+
+    fn away(&self) -> usize {
+        self.shards.all.iter().filter(|shard| shard.outage().is_some()).count()
+    }
 }

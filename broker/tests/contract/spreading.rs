@@ -88,7 +88,10 @@ async fn the_jobs_of_a_lost_shard_are_sent_to_others_where_its_workers_move() {
     let gateway = Gateway::new(&broker).await;
     let entries = gateway.submit(3).await;
     assert!(entries.iter().all(|entry| entry.shard == ShardId(0)), "{entries:?}");
+    assert_eq!(observer.away(), 0);
     switches[0].store(true, Relaxed);
+    assert_eq!(observer.away(), 1);
+    assert!(observer.health().outage.is_none(), "the others can be used");
     let inbound = gateway.replies.lock().await.receive().await;
     assert!(matches!(inbound, Inbound::Interrupted(ShardId(0))), "{inbound:?}");
     let outstanding = gateway.producer.outstanding(&queue(), &entries).await.unwrap();

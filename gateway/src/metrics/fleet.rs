@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, QueueName};
-use prometheus::{Gauge, GaugeVec, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use super::series::remove;
 use crate::explain::Explanation;
@@ -54,6 +54,9 @@ batchfleet_service::metrics! {
         /// Used share of Redis' maxmemory; 0 if Redis has no limit.
         #[metric("batchfleet_broker_memory_ratio", unit = "ratio")]
         pub(crate) broker_memory: Gauge,
+        /// Redises that this gateway cannot reach.
+        #[metric("batchfleet_broker_away", unit = "Redises")]
+        pub(crate) broker_away: IntGauge,
     }
 }
 

@@ -6,7 +6,7 @@ mod steady_load;
 
 use std::fs;
 
-use batchfleet_testkit::{Fleet, FleetPlan, RedisServer};
+use batchfleet_testkit::{Fleet, FleetPlan, RedisServer, metric};
 
 use self::steady_load::SteadyLoad;
 
@@ -68,9 +68,12 @@ async fn programs_start_without_one_redis_and_use_it_once_it_comes() {
     let load = SteadyLoad::start(&fleet, 1000);
     load.until_accepted(&fleet, 500.0).await;
     assert!(jobs(&early).await > 0);
+    let away = async || metric(&fleet.gateways[0], "batchfleet_broker_away").await.unwrap();
+    assert_eq!(away().await.to_string(), "1");
     late.restart().await;
     while jobs(&late).await < 500 {
         load.until_accepted(&fleet, 100.0).await;
     }
+    assert_eq!(away().await.to_string(), "0");
     load.end_flawless(&fleet).await;
 }
