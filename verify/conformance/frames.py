@@ -95,6 +95,10 @@ class Http2:
                 return self.send(frame(PING, ACK, 0, payload), *frames)
         raise ConnectionError("the server closed the connection")
 
-    def farewell(self) -> int:
-        """The error code with which the server says goodbye."""
-        return int.from_bytes(self.until(GOAWAY)[1][4:8])
+    def ended(self) -> int | None:
+        """The error code with which the server says goodbye; `None` if the end of the connection comes
+        first, because the server has not read all bytes."""
+        for kind, _, _, payload in self.frames():
+            if kind == GOAWAY:
+                return int.from_bytes(payload[4:8])
+        return None
