@@ -58,6 +58,53 @@ fn scaling_with_a_trend_misses_fewer_requests_of_a_rising_load() {
     assert!(early < 0.75 * late, "{early} % and {late} %");
 }
 
+/// A model whose rows cost time by their length.
+const TEXTS: [&str; 10] = [
+    "--curve",
+    "4+0.05b",
+    "--position-ms",
+    "0.02",
+    "--rate",
+    "400",
+    "--duration",
+    "1m",
+    "--workers",
+    "2",
+];
+
+#[test]
+fn padding_lets_requests_of_different_lengths_share_batches() {
+    let with = |more: &[&str]| {
+        let lengths = ["--lengths", "lognormal:55,0.8,4-512"];
+        let (status, output) = simulate(&[&TEXTS[..], &lengths, more].concat());
+        assert_eq!(status, Some(0), "{output}");
+        output
+    };
+    let capacity = |output: &str| -> f64 {
+        let (_, rate) = output.split_once("2 workers: up to ").unwrap();
+        rate.split_once("/s").unwrap().0.parse().unwrap()
+    };
+    let (padded, not_padded) = (with(&[]), with(&["--no-padding"]));
+    let lengths = "Lengths: lognormal, median 55, \u{3c3} 0.8, 4 to 512; padded to run together\n";
+    assert!(padded.contains(lengths), "{padded}");
+    assert!(not_padded.ends_with(" Padding: 0.00 % of what ran.\n"), "{not_padded}");
+    assert!(capacity(&padded) > 1.5 * capacity(&not_padded), "{padded}\n{not_padded}");
+}
+
+#[test]
+fn lengths_of_a_file_are_simulated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lengths");
+    fs::write(&file, "16\n128\n").unwrap();
+    let (status, output) = simulate(&[&TEXTS[..], &["--lengths", file.to_str().unwrap()]].concat());
+    assert_eq!(status, Some(0), "{output}");
+    assert!(output.contains(" Padding: "), "{output}");
+    for (lengths, status) in [("lognormal:55", 64), ("/nowhere", 1)] {
+        let (ended, output) = simulate(&[&TEXTS[..], &["--lengths", lengths]].concat());
+        assert_eq!((ended, output.lines().count()), (Some(status), 1), "{output}");
+    }
+}
+
 #[test]
 fn an_infeasible_target_is_reported() {
     let (status, output) =
