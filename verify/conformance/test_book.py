@@ -10,6 +10,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 CLIENTS, LAPTOP = DOCS / "guides/clients.md", DOCS / "start/laptop.md"
+README = DOCS.parent / "README.md"
 # How a block of a language is run; the block is the standard input.
 RUNNERS = {"python": [sys.executable, "-"], "js": ["node", "--input-type=module", "-"], "": ["bash", "-e"]}
 
@@ -34,15 +35,17 @@ def output(address, grpc_address):
     return run
 
 
-@pytest.mark.parametrize(("language", "word"), [
-    ("python", "tritonclient.http"), ("python", "tritonclient.grpc"), ("js", "fetch")])
-def test_a_client_prints_ten_probabilities(output, language, word):
-    numbers = [float(number) for number in re.findall(r"\d[\d.e+-]*", output(CLIENTS, language, word))]
+@pytest.mark.parametrize(("page", "language", "word"), [
+    (CLIENTS, "python", "tritonclient.http"), (CLIENTS, "python", "tritonclient.grpc"),
+    (CLIENTS, "js", "fetch"), (README, "python", "tritonclient.grpc")])
+def test_a_client_prints_ten_probabilities(output, page, language, word):
+    numbers = [float(number) for number in re.findall(r"\d[\d.e+-]*", output(page, language, word))]
     assert len(numbers) == 10 and sum(numbers) == pytest.approx(1, abs=1e-3)
 
 
-def test_curl_recognises_the_handwritten_three(output):
-    (probabilities,) = [tensor for tensor in json.loads(output(LAPTOP, "", "/infer"))["outputs"]
+@pytest.mark.parametrize("page", [LAPTOP, README])
+def test_curl_recognises_the_handwritten_three(output, page):
+    (probabilities,) = [tensor for tensor in json.loads(output(page, "", "/infer"))["outputs"]
                         if tensor["name"] == "probabilities"]
     assert max(range(10), key=probabilities["data"].__getitem__) == 3
 
