@@ -89,7 +89,14 @@ struct Entry<'a> {
     execution_count: u64,
     inference_stats: InferStatistics,
     batch_stats: &'a [BatchStatistics],
+    memory_usage: [(); 0],
+    response_stats: NoResponses,
 }
+
+/// The statistics of the several responses to a request, by their number: an empty object, as from
+/// Triton for a model that answers each request once.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct NoResponses {}
 
 /// The response with the statistics of `models`.
 pub fn report<'a>(
@@ -103,6 +110,9 @@ pub fn report<'a>(
         execution_count: model.execution_count,
         inference_stats: model.inference,
         batch_stats: &model.batches,
+        // As from Triton for a backend that does not report its memory.
+        memory_usage: [],
+        response_stats: NoResponses {},
     };
     Statistics { model_stats: models.into_iter().map(entry).collect() }
 }
@@ -126,6 +136,8 @@ mod tests {
         let entry = &report["model_stats"][0];
         assert_eq!(entry["version"], "1");
         assert!(entry["last_inference"].is_u64());
+        assert_eq!(entry["memory_usage"], serde_json::json!([]));
+        assert_eq!(entry["response_stats"], serde_json::json!({}));
         for part in [
             "success",
             "fail",
