@@ -98,7 +98,7 @@ async fn b08_other_protocols_are_refused() {
     let server = Server::start(&[]).await;
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on\r\n\r\n";
     refused(&server, hello, &[400]).await;
-    refused(&server, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400]).await;
+    refused(&server, "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", &[400]).await;
     let noise: Vec<u8> = (0..4096_u32).map(|n| (n * n / 7).to_le_bytes()[0]).collect();
     refused(&server, noise, &[400]).await;
     server.serves().await;
