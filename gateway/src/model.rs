@@ -73,7 +73,8 @@ impl QueueView {
         }
     }
 
-    /// The duration of the batch that would contain a request of `own` rows behind `rows` other waiting rows.
+    /// The duration of the batch that would contain a request of `own` rows behind `rows` other waiting
+    /// rows.
     fn batch(&self, rows: f64, own: f64) -> Duration {
         let Some((speed, most)) = &self.slowest else { return Duration::ZERO };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]

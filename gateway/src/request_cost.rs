@@ -62,7 +62,8 @@ impl RequestCost {
         Some(self.usual.filter(|_| !self.by_length.is_empty())? / self.row_units)
     }
 
-    /// Units of a row of this length: on the line between two announced lengths, and beyond them those of the nearest.
+    /// Units of a row of this length: on the line between two announced lengths, and beyond them those of
+    /// the nearest.
     fn row_units(&self, length: u64) -> f64 {
         let above = self.by_length.partition_point(|&(known, _)| known < length);
         match (

@@ -41,7 +41,8 @@ pub struct LargestBatch {
 ///
 /// C(i) = min over j < i of C(j) + T(j, i).
 ///
-/// Fewer batches are made that take up to 5 % longer. The batch is made smaller if it would end after the deadline of one of its requests.
+/// Fewer batches are made that take up to 5 % longer. The batch is made smaller if it would end after the
+/// deadline of one of its requests.
 pub fn companions(
     cost: &CostModel,
     lengths: &LengthCost,

@@ -77,8 +77,11 @@ impl RedisSettings {
     /// password.
     pub fn addresses(&self) -> Result<Vec<RedisAddress>, InvalidSettings> {
         let addresses = self.unchecked_addresses();
-        for address in &addresses {
-            RedisBroker::check(address).map_err(InvalidSettings::new)?;
+        for (index, address) in addresses.iter().enumerate() {
+            RedisBroker::check(address).map_err(|error| match addresses.len() {
+                1 => InvalidSettings::new(error),
+                all => InvalidSettings::new(format!("URL {} of {all}: {error}", index + 1)),
+            })?;
         }
         Ok(addresses)
     }
@@ -211,7 +214,9 @@ mod tests {
         let error = addresses[1].current_url().unwrap_err().to_string();
         assert!(error.contains("no URL number 2") && !error.contains("secret"), "{error}");
         fs::write(&path, "redis://w:secret@a:1\nhttp://w:secret@b").unwrap();
-        assert!(!settings().addresses().err().unwrap().to_string().contains("secret"));
+        let error = settings().addresses().err().unwrap().to_string();
+        assert!(error.starts_with("URL 2 of 2: not a Redis URL"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -65,8 +65,8 @@ pub(super) async fn search(
 }
 
 /// Claims the entries, sets their numbers of deliveries, and adds them to `held`: one of them after a
-/// transfer that took too long. Leaves out entries that were settled, or claimed by another worker, since the search. Redis forgets entries
-/// that no longer exist.
+/// transfer that took too long. Leaves out entries that were settled, or claimed by another worker,
+/// since the search. Redis forgets entries that no longer exist.
 pub(super) async fn take_over(
     queue: &WorkerQueue,
     connection: &mut PooledConnection,
