@@ -9,6 +9,8 @@ const MOST: usize = 256;
 /// The batches may take this share longer than the fastest ones if they are fewer: each batch also costs
 /// the worker and the broker time that the model's times do not show.
 const SLACK: f64 = 0.05;
+/// The most time that a batch costs beside that of the model, in seconds.
+const MOST_CHARGE: f64 = 0.002;
 
 /// A waiting request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +43,8 @@ pub struct LargestBatch {
 ///
 /// C(i) = min over j < i of C(j) + T(j, i).
 ///
-/// Fewer batches are made that take up to 5 % longer. The batch is made smaller if it would end after the
-/// deadline of one of its requests.
+/// Fewer batches are made that take up to 5 % longer, and at most 2 ms for each batch. The batch is made
+/// smaller if it would end after the deadline of one of its requests.
 pub fn companions(
     cost: &CostModel,
     lengths: &LengthCost,
@@ -124,8 +126,8 @@ fn seconds_of_cuts(
 /// Like [`cuts`], but with fewer batches, as far as all take at most [`SLACK`] longer.
 ///
 /// With a charge of p for each batch, the chosen cuts of k batches cost no more than the m fastest
-/// batches, charge included: their time is at most p (m − k) longer. With p = SLACK / m of the least
-/// time, it is within the slack.
+/// batches, charge included: their time is at most p (m − k) longer. With p of at most SLACK / m of the
+/// least time, it is within the slack.
 fn fewer_cuts(
     cost: &CostModel,
     lengths: &LengthCost,
@@ -135,7 +137,7 @@ fn fewer_cuts(
     let fastest = cuts(cost, lengths, largest, sorted, 0.0);
     let least = seconds_of_cuts(cost, lengths, sorted, &fastest);
     #[expect(clippy::cast_precision_loss, reason = "a number of batches")]
-    let charge = SLACK * least / fastest.len() as f64;
+    let charge = (SLACK * least / fastest.len() as f64).min(MOST_CHARGE);
     if fastest.len() > 1 { cuts(cost, lengths, largest, sorted, charge) } else { fastest }
 }
 
