@@ -29,12 +29,12 @@ const BACKLOG_HOLD: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(15);
 /// An observation older than this number of ticks is stale.
 const STALE_TICKS: u32 = 3;
-/// In each tick in which more than `MANY` of the requests are missed, κ is multiplied by
-/// `DISTRUST`, down to `LEAST_TRUST`. In each tick in which fewer than `FEW` are missed, κ rises by
-/// `TRUST`.
-const DISTRUST: f64 = 0.95;
+/// For each second of a tick in which more than `MANY` of the requests are missed, κ is multiplied by
+/// `DISTRUST`, down to `LEAST_TRUST`. For each second of a tick in which fewer than `FEW` are missed, κ
+/// rises by `TRUST`.
+const DISTRUST: f64 = 0.99;
 const LEAST_TRUST: f64 = 0.6;
-const TRUST: f64 = 0.0003;
+const TRUST: f64 = 0.00006;
 const MANY: f64 = 0.01;
 const FEW: f64 = 0.002;
 /// Seconds between the centres of the two windows.
@@ -65,10 +65,10 @@ pub struct ScalePolicy {
 }
 
 impl ScalePolicy {
-    /// Returns a policy with a decision every 5 s, a utilization of 88 %, a hold of 5 minutes, and
+    /// Returns a policy with a decision every 2.5 s, a utilization of 88 %, a hold of 5 minutes, and
     /// no trend.
     pub const fn new(min: u32, max: u32, slo: Duration) -> Self {
-        let (hold, tick) = (Duration::from_mins(5), Duration::from_secs(5));
+        let (hold, tick) = (Duration::from_mins(5), Duration::from_millis(2_500));
         Self { min, max, slo, utilization: UTILIZATION, hold, tick, trend: false }
     }
 }
@@ -169,9 +169,9 @@ impl Scaler {
     ///   bounds of the policy. The peak of `W_base` is taken over the hold, the peak of `W_full`
     ///   over a cold start + 10 s.
     ///
-    /// κ corrects a capacity that was measured too high. κ falls by 5 % per tick, down to 0.6,
+    /// κ corrects a capacity that was measured too high. κ falls by 1 % per second, down to 0.6,
     /// while a fleet of constant size under a steady rate misses more than 1 % of the requests, and
-    /// rises by 0.0003 per tick while the fleet misses fewer than 0.2 %.
+    /// rises by 0.00006 per second while the fleet misses fewer than 0.2 %.
     ///
     /// Starting workers count as present. Before the second observation, and while the latest
     /// observation is older than three ticks, the number stays unchanged.
@@ -194,7 +194,7 @@ impl Scaler {
         // At the maximum, requests are missed for lack of workers, so the misses say nothing about
         // κ.
         let limited = seen.ordered >= policy.max;
-        self.judge(now, seen, is_steady(fast, slow) && !limited);
+        self.judge(policy.tick, now, seen, is_steady(fast, slow) && !limited);
         let rate = planned_rate(fast, slow, seen.cold_start, policy.trend);
         let needed = |load: f64| {
             fewest(load, policy.utilization * self.trust, policy.max, &capacity)
@@ -224,7 +224,7 @@ impl Scaler {
     }
 
     /// Adjusts κ by the share of requests that a settled fleet misses.
-    fn judge(&mut self, now: Duration, seen: &Observation, is_steady: bool) {
+    fn judge(&mut self, tick: Duration, now: Duration, seen: &Observation, is_steady: bool) {
         let complete = (seen.ready == seen.ordered).then_some(seen.ready);
         let same = self.settled.filter(|&(workers, _)| Some(workers) == complete);
         self.settled = same.or_else(|| complete.map(|workers| (workers, now)));
@@ -232,10 +232,11 @@ impl Scaler {
         if !is_settled || !is_steady {
             return;
         }
-        match self.history.missed_share() {
-            share if share > MANY => self.trust = (self.trust * DISTRUST).max(LEAST_TRUST),
-            share if share < FEW => self.trust = (self.trust + TRUST).min(1.0),
-            _ => {}
+        let (seconds, missed) = (tick.as_secs_f64(), self.history.missed_share());
+        if missed > MANY {
+            self.trust = (self.trust * DISTRUST.powf(seconds)).max(LEAST_TRUST);
+        } else if missed < FEW {
+            self.trust = (self.trust + TRUST * seconds).min(1.0);
         }
     }
 }

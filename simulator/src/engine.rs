@@ -84,7 +84,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Returns a fleet of `workers` that serve from the start, with an SLO of 100 ms, ticks of 5 s,
+    /// Returns a fleet of `workers` that serve from the start, with an SLO of 100 ms, ticks of 2.5 s,
     /// and no cold start.
     pub fn new(curve: Curve, arrivals: Vec<f64>, duration: f64, workers: u32) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl Scenario {
             slo: Duration::from_millis(100),
             workers,
             cold_start: Duration::ZERO,
-            tick: Duration::from_secs(5),
+            tick: Duration::from_millis(2_500),
         }
     }
 
@@ -356,6 +356,7 @@ mod tests {
         let arrivals = vec![1.0; 4];
         let fleet = Scenario {
             cold_start: Duration::from_secs(10),
+            tick: Duration::from_secs(5),
             ..Scenario::new(curve(), arrivals, 20.0, 0)
         };
         let outcome = fleet.run(&mut pairs().following(vec![0, 1, 1, 0]));

@@ -7,8 +7,9 @@ use batchfleet_policy::ScaleBound;
 
 use crate::meter::Reading;
 
-/// Period of the decisions about a fleet.
-pub(crate) const TICK: Duration = Duration::from_secs(5);
+/// Period of the decisions about a fleet. Gateways report every second, and a step of the load has to
+/// last about 1.6 s before it asks for more workers. So the number of workers follows it within 5.1 s.
+pub(crate) const TICK: Duration = Duration::from_millis(2_500);
 /// Without a traffic report for this time, the load counts as unknown.
 pub(crate) const SILENT_GATEWAYS: Duration = Duration::from_secs(15);
 /// Why a fleet has no part in the load.

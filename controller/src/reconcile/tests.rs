@@ -122,7 +122,7 @@ impl World {
     /// Advances by one tick with `rate` requests per second and runs a turn. Returns the writes.
     async fn tick(&mut self, rate: u64) -> Result<Vec<String>, ControlError> {
         advance(TICK).await;
-        self.offered += rate * TICK.as_secs();
+        self.offered += rate * u64::try_from(TICK.as_millis()).unwrap() / 1_000;
         let mut reports = vec![traffic(self.offered)];
         self.worker.consumer.renew(&announcement()).await.unwrap();
         if let Some((worker, announcement)) = &self.newer {
@@ -170,8 +170,10 @@ impl World {
         sleep(Duration::from_millis(1)).await;
     }
 
-    async fn ticks(&mut self, count: u32, rate: u64) {
-        for _ in 0..count {
+    /// Runs turns for some seconds with `rate` requests per second.
+    async fn lasts(&mut self, seconds: u64, rate: u64) {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
             self.tick(rate).await.unwrap();
         }
     }
@@ -307,18 +309,18 @@ async fn a_new_fleet_gets_its_objects_and_then_nothing_is_written() {
             "PATCH modelfleets/digits/status",
         ]
     );
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     assert_eq!(world.tick(10).await.unwrap(), [""; 0]);
     assert_eq!((world.condition("Ready"), world.floor()), (json!("True"), json!(1)));
     let metrics = &world.context.metrics;
-    assert_eq!(metrics.turns.with_label_values(&["ok"]).get(), 10);
+    assert_eq!(metrics.turns.with_label_values(&["ok"]).get(), 18);
     assert_eq!(metrics.wanted.with_label_values(&["ml", "digits"]).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_growing_load_raises_the_floor_and_never_the_deployment() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     let mut written = Vec::new();
     for _ in 0..8 {
         written.extend(world.tick(1_500).await.unwrap());
@@ -336,7 +338,7 @@ async fn a_growing_load_raises_the_floor_and_never_the_deployment() {
 #[tokio::test(start_paused = true)]
 async fn a_change_by_another_client_is_set_back() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.edit("deployments/digits", |deployment| {
         deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!("evil:1");
     });
@@ -350,7 +352,7 @@ async fn a_change_by_another_client_is_set_back() {
 #[tokio::test(start_paused = true)]
 async fn a_fleet_that_is_being_deleted_is_left_alone() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     world.server.edit("modelfleets/digits", |fleet| {
         fleet["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     });
@@ -364,21 +366,21 @@ async fn workers_are_scraped_where_the_prometheus_operator_is_installed() {
     world.server.add(&format!("/apis/{api}"), served(api, "podmonitors"));
     let written = world.tick(10).await.unwrap();
     assert!(written.contains(&"PATCH podmonitors/digits".to_owned()), "{written:?}");
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     assert_eq!(world.tick(10).await.unwrap(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn in_direct_mode_the_controller_sets_the_replicas_and_deletes_its_autoscaler() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     world.server.edit("modelfleets/digits", |fleet| {
         fleet["spec"]["scaling"]["mode"] = json!("direct");
         fleet["metadata"]["generation"] = json!(2);
     });
     let written = world.tick(10).await.unwrap();
     assert!(written.contains(&"DELETE horizontalpodautoscalers/digits".to_owned()), "{written:?}");
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 4);
 }
 
@@ -400,17 +402,17 @@ async fn a_cold_start_is_measured_and_a_busy_pod_keeps_its_node() {
     assert_eq!(world.server.get("modelfleets/digits")["status"]["coldStartSeconds"], 42);
     let annotations = world.server.get("pods/digits-1")["metadata"]["annotations"].clone();
     assert_eq!(annotations["karpenter.sh/do-not-disrupt"], "true");
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     assert_eq!(world.tick(10).await.unwrap(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_target_is_published_once_and_again_when_it_changes() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(3, 10).await;
+    world.lasts(15, 10).await;
     let published = world.worker.target.guidance().await.unwrap().target.unwrap();
     assert_eq!((published.wish.batch, published.wish.slo_ms), (BatchWish::Auto, Some(100.0)));
-    world.ticks(3, 10).await;
+    world.lasts(15, 10).await;
     assert_eq!(world.worker.target.guidance().await.unwrap().target, Some(published));
     world.server.edit("modelfleets/digits", |fleet| {
         fleet["spec"]["batch"] = json!({"mode": "fixed", "rows": 8});

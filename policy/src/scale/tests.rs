@@ -7,7 +7,10 @@ const COLD: Duration = Duration::from_mins(1);
 /// μ: requests per second of one worker.
 const MU: f64 = 100.0;
 
-/// A fleet that is observed every five seconds, and whose workers start immediately.
+/// Seconds between two decisions.
+const TICK: f64 = 2.5;
+
+/// A fleet that is observed at every decision, and whose workers start immediately.
 struct Fleet {
     policy: ScalePolicy,
     scaler: Scaler,
@@ -32,23 +35,29 @@ impl Fleet {
         decision
     }
 
-    /// Makes `ticks` decisions at `rate` requests per second, of which `missed` are missed.
-    fn run(&mut self, ticks: u32, rate: u64, missed: u64) -> ScaleDecision {
-        let mut last = None;
-        for _ in 0..ticks {
-            self.seen.counts.at += self.policy.tick;
-            self.seen.counts.offered += 5 * rate;
-            self.seen.counts.missed += 5 * missed;
-            last = Some(self.decide(self.seen.counts.at));
+    /// Decides for some seconds at `rate` requests per second, of which `missed` are missed. Returns
+    /// the last decision.
+    fn run(&mut self, seconds: f64, rate: u64, missed: u64) -> ScaleDecision {
+        assert_eq!(self.policy.tick.as_secs_f64(), TICK);
+        let (since, mut ticks) = (self.seen.counts, 0);
+        loop {
+            ticks += 1;
+            let counts = &mut self.seen.counts;
+            counts.at += self.policy.tick;
+            counts.offered = since.offered + ticks * rate * 5 / 2;
+            counts.missed = since.missed + ticks * missed * 5 / 2;
+            let decision = self.decide(self.seen.counts.at);
+            if self.seen.counts.at - since.at >= Duration::from_secs_f64(seconds) {
+                return decision;
+            }
         }
-        last.unwrap()
     }
 }
 
 #[test]
 fn the_offered_rate_determines_the_number_of_workers() {
     // 1000 / (0.88 · 100) = 11.4.
-    let decision = Fleet::new(1).run(10, 1000, 0);
+    let decision = Fleet::new(1).run(50.0, 1000, 0);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Load));
     assert_eq!(decision.offered, Some(1000.0));
 }
@@ -56,8 +65,8 @@ fn the_offered_rate_determines_the_number_of_workers() {
 #[test]
 fn a_step_of_the_rate_counts_at_once_less_one_standard_deviation() {
     let mut fleet = Fleet::new(2);
-    fleet.run(20, 100, 0);
-    let decision = fleet.run(1, 1000, 0);
+    fleet.run(100.0, 100, 0);
+    let decision = fleet.run(5.0, 1000, 0);
     // 1000 − √200 = 985.9.
     assert!((decision.offered.unwrap() - 985.86).abs() < 0.01);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Load));
@@ -66,80 +75,80 @@ fn a_step_of_the_rate_counts_at_once_less_one_standard_deviation() {
 #[test]
 fn a_backlog_is_drained_within_a_cold_start() {
     let mut fleet = Fleet::new(12);
-    fleet.run(20, 1000, 0);
+    fleet.run(100.0, 1000, 0);
     // 50 requests always wait for a batch. 12,000 more in 60 s are 200 per second: 1200 / 88 =
     // 13.6.
     fleet.seen.waiting = 12_050;
-    let decision = fleet.run(1, 1000, 0);
+    let decision = fleet.run(TICK, 1000, 0);
     assert_eq!((decision.replicas, decision.bound), (14, ScaleBound::Backlog));
     // The workers are kept for 70 s after the backlog is gone.
     fleet.seen.waiting = 0;
-    assert_eq!(fleet.run(14, 1000, 0).bound, ScaleBound::Hold);
-    assert_eq!(fleet.run(1, 1000, 0).replicas, 12);
+    assert_eq!(fleet.run(70.0, 1000, 0).bound, ScaleBound::Hold);
+    assert_eq!(fleet.run(TICK, 1000, 0).replicas, 12);
 }
 
 #[test]
 fn workers_are_kept_for_five_minutes_after_they_were_needed() {
     let mut fleet = Fleet::new(12);
-    fleet.run(60, 1000, 0);
-    let decision = fleet.run(60, 100, 0);
+    fleet.run(300.0, 1000, 0);
+    let decision = fleet.run(300.0, 100, 0);
     assert_eq!((decision.replicas, decision.wanted, decision.bound), (12, 2, ScaleBound::Hold));
-    assert_eq!(fleet.run(8, 100, 0).replicas, 2);
+    assert_eq!(fleet.run(40.0, 100, 0).replicas, 2);
 }
 
 #[test]
 fn a_controller_that_has_just_started_removes_no_workers() {
-    let decision = Fleet::new(12).run(59, 100, 0);
+    let decision = Fleet::new(12).run(295.0, 100, 0);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Hold));
 }
 
 #[test]
 fn the_number_stays_within_its_bounds_and_reports_them() {
-    let decision = Fleet::new(1).run(10, 1_000_000, 0);
+    let decision = Fleet::new(1).run(50.0, 1_000_000, 0);
     assert_eq!((decision.replicas, decision.bound), (24, ScaleBound::Max));
     let mut fleet = Fleet::new(3);
     fleet.policy.min = 3;
-    assert_eq!(fleet.run(100, 1, 0).bound, ScaleBound::Min);
+    assert_eq!(fleet.run(500.0, 1, 0).bound, ScaleBound::Min);
 }
 
 #[test]
 fn a_minimum_of_zero_allows_no_workers_without_load_and_one_with_any() {
     let mut fleet = Fleet::new(1);
     fleet.policy.min = 0;
-    assert_eq!(fleet.run(100, 0, 0).replicas, 0);
-    assert_eq!(fleet.run(1, 1, 0).replicas, 1);
+    assert_eq!(fleet.run(500.0, 0, 0).replicas, 0);
+    assert_eq!(fleet.run(TICK, 1, 0).replicas, 1);
 }
 
 #[test]
 fn stale_observations_change_nothing() {
     let mut fleet = Fleet::new(12);
-    fleet.run(60, 1000, 0);
+    fleet.run(300.0, 1000, 0);
     let later = fleet.seen.counts.at + Duration::from_mins(15);
     let decision = fleet.decide(later);
     assert_eq!((decision.replicas, decision.bound), (12, ScaleBound::Stale));
     // The first observation after a gap gives no rate: the requests in between are unknown.
     fleet.seen.counts.at = later;
     assert_eq!(fleet.decide(later).bound, ScaleBound::Unknown);
-    assert_eq!(fleet.run(1, 2000, 0).replicas, 23);
+    assert_eq!(fleet.run(TICK, 2000, 0).replicas, 23);
 }
 
 #[test]
 fn a_counter_reset_is_not_a_rate() {
     let mut fleet = Fleet::new(12);
-    fleet.run(60, 1000, 0);
+    fleet.run(300.0, 1000, 0);
     fleet.seen.counts.offered = 0;
-    assert_eq!(fleet.run(1, 0, 0).bound, ScaleBound::Unknown);
+    assert_eq!(fleet.run(TICK, 0, 0).bound, ScaleBound::Unknown);
 }
 
 #[test]
 fn trust_falls_while_a_fleet_misses_requests_and_recovers_afterwards() {
     let mut fleet = Fleet::new(12);
-    fleet.run(20, 1000, 0);
-    let decision = fleet.run(4, 1000, 50);
+    fleet.run(100.0, 1000, 0);
+    let decision = fleet.run(20.0, 1000, 50);
     assert!(decision.trust < 1.0 && decision.replicas > 12, "{decision:?}");
-    let distrusted = fleet.run(100, 1000, 50);
+    let distrusted = fleet.run(500.0, 1000, 50);
     assert_eq!((distrusted.trust, distrusted.replicas), (0.6, 19));
-    let trusted = fleet.run(1400, 1000, 0);
+    let trusted = fleet.run(7000.0, 1000, 0);
     assert_eq!((trusted.trust, trusted.replicas), (1.0, 12));
 }
 
@@ -147,9 +156,9 @@ fn trust_falls_while_a_fleet_misses_requests_and_recovers_afterwards() {
 fn workers_are_ordered_for_the_rate_that_a_trend_leads_to() {
     let mut fleet = Fleet::new(5);
     fleet.policy.trend = true;
-    fleet.run(20, 400, 0);
+    fleet.run(100.0, 400, 0);
     // The rate over 30 s is 450: 700 + 250 / 12.5 · 20 s = 1100.
-    let decision = fleet.run(1, 700, 0);
+    let decision = fleet.run(5.0, 700, 0);
     assert!((decision.offered.unwrap() - 1100.0).abs() < 1e-6, "{decision:?}");
 }
 
@@ -165,7 +174,7 @@ proptest! {
         fleet.policy.min = min;
         fleet.seen.waiting = waiting;
         for rate in rates {
-            let decision = fleet.run(1, rate, missed);
+            let decision = fleet.run(TICK, rate, missed);
             prop_assert!((min..=24).contains(&decision.replicas));
             prop_assert!((0.6..=1.0).contains(&decision.trust));
             if let Some(offered) = decision.offered && decision.bound != ScaleBound::Max {

@@ -26,19 +26,19 @@ fn scale(world: &World, client: &str, replicas: u32) {
 #[tokio::test(start_paused = true)]
 async fn a_deployment_scaled_by_hand_is_an_event_and_the_autoscalers_own_changes_are_not() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.edit(AUTOSCALER, |autoscaler| wants(autoscaler, 1));
-    world.ticks(3, 10).await;
+    world.lasts(15, 10).await;
     world.autoscaler_shrinks = false;
     let scale = |world: &World, replicas: u32| {
         world.server.edit("deployments/digits", |it| it["spec"]["replicas"] = json!(replicas));
     };
     scale(&world, 3);
     world.server.edit(AUTOSCALER, |autoscaler| wants(autoscaler, 3));
-    world.ticks(3, 10).await;
+    world.lasts(15, 10).await;
     assert_eq!(world.events("ScaledByHand"), [""; 0]);
     scale(&world, 7);
-    world.ticks(4, 10).await;
+    world.lasts(20, 10).await;
     let events = world.events("ScaledByHand");
     assert!(
         events.len() == 1 && events[0].contains("from 3 to 7; the autoscaler removes"),
@@ -49,7 +49,7 @@ async fn a_deployment_scaled_by_hand_is_an_event_and_the_autoscalers_own_changes
 #[tokio::test(start_paused = true)]
 async fn a_client_that_scales_the_deployment_is_named_before_the_autoscaler_has_its_metric() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.autoscaler_shrinks = false;
     scale(&world, "kubectl", 7);
     world.tick(10).await.unwrap();
@@ -62,16 +62,16 @@ async fn a_client_that_scales_the_deployment_is_named_before_the_autoscaler_has_
     );
     // The autoscaler itself and the controller are no other clients.
     scale(&world, "kube-controller-manager", 9);
-    world.ticks(3, 10).await;
+    world.lasts(15, 10).await;
     scale(&world, MANAGER, 8);
-    world.ticks(3, 10).await;
+    world.lasts(15, 10).await;
     assert_eq!(world.events("ScaledByHand").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_a_metric_the_controller_undoes_scaling_by_hand_and_says_so() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.autoscaler_shrinks = false;
     world.server.edit(AUTOSCALER, |autoscaler| {
         autoscaler["status"] = json!({"desiredReplicas": 1, "conditions": [{
@@ -80,7 +80,7 @@ async fn without_a_metric_the_controller_undoes_scaling_by_hand_and_says_so() {
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }]});
     });
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     scale(&world, "kubectl", 7);
     world.tick(10).await.unwrap();
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 1);

@@ -12,9 +12,9 @@ async fn turns_that_change_nothing_only_keep_their_watches_open() {
     {
         world.server.add(&format!("/apis/{api}"), served(api, plural));
     }
-    world.ticks(9, 10).await;
+    world.lasts(45, 10).await;
     world.server.requests();
-    world.ticks(24, 10).await;
+    world.lasts(120, 10).await;
     let mut requests = world.server.requests();
     // Each of the 7 watches is resumed about once a minute, for any number of fleets. Without local
     // copies, the turns of each fleet took 148 requests in these two minutes.
@@ -50,7 +50,7 @@ async fn a_turn_waits_for_the_first_list() {
 #[tokio::test(start_paused = true)]
 async fn a_turn_before_the_watch_delivers_the_last_writes_does_not_repeat_them() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.hold_events();
     world.server.edit("modelfleets/digits", |fleet| {
         fleet["spec"]["slo"] = json!({"p99Ms": 50});
@@ -67,7 +67,7 @@ async fn a_turn_before_the_watch_delivers_the_last_writes_does_not_repeat_them()
 #[tokio::test(start_paused = true)]
 async fn a_change_that_the_watch_delivers_late_is_still_set_back() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.hold_events();
     world.server.edit(AUTOSCALER, |autoscaler| autoscaler["spec"]["maxReplicas"] = json!(1));
     assert_eq!(world.turn().await.unwrap(), [""; 0]);
@@ -93,7 +93,7 @@ async fn a_foreign_object_that_is_not_in_the_copy_yet_is_not_taken_over() {
 #[tokio::test(start_paused = true)]
 async fn an_object_that_has_been_replaced_is_neither_changed_nor_deleted() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.hold_events();
     world.server.edit(AUTOSCALER, |autoscaler| {
         *autoscaler = json!({"metadata": {"name": "digits", "uid": "theirs"}, "spec": {

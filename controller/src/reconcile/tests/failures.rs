@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn missing_reports_of_gateways_lower_nothing() {
     let mut world = World::new(&json!({"scaling": {"max": 24, "holdSeconds": 0}})).await;
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     assert_eq!(world.floor(), 4);
     for _ in 0..100 {
         advance(TICK).await;
@@ -22,7 +22,7 @@ async fn missing_reports_of_gateways_lower_nothing() {
 #[tokio::test(start_paused = true)]
 async fn turns_that_fail_at_the_api_server_go_on_lower_nothing_and_say_why() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     world.server.refuse("deployments", 503);
     let error = world.tick(10).await.unwrap_err();
     let pause = after(&world.fleet(), &error, &world.context);
@@ -46,6 +46,8 @@ async fn a_conflicting_write_is_retried() {
     world.server.refuse("horizontalpodautoscalers/digits", 409);
     assert!(world.tick(10).await.is_err());
     world.server.refuse("horizontalpodautoscalers/digits", 0);
+    // A refused write is sent again after 5 s.
+    world.tick(10).await.unwrap_err();
     let written = world.tick(10).await.unwrap();
     assert!(written.contains(&"PATCH horizontalpodautoscalers/digits".to_owned()), "{written:?}");
 }

@@ -32,10 +32,10 @@ async fn a_scaled_object_of_the_same_workers_blocks_our_autoscaler_while_keda_is
             "spec": {"scaleTargetRef": target},
         }),
     );
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     assert_eq!(world.condition("ScalingConflict"), "False");
     world.server.add("/apis/keda.sh/v1alpha1", served("keda.sh/v1alpha1", "scaledobjects"));
-    world.ticks(13, 10).await;
+    world.lasts(65, 10).await;
     assert_eq!(world.floor(), 1);
     let why = world.why("ScalingConflict");
     assert!(why.contains("\"True\"") && why.contains("KEDA's ScaledObject theirs"), "{why}");

@@ -51,18 +51,18 @@ async fn the_events_of_a_pod_that_waits_reach_the_status() {
         world.server.requests().iter().filter(|it| **it == format!("GET {events}")).count()
     };
     assert_eq!(lists(&world), 1);
-    world.ticks(6, 10).await;
+    world.lasts(30, 10).await;
     assert_eq!(lists(&world), 1);
     // Without the right to read them, the status says less.
     world.server.refuse(events, 403);
-    world.ticks(6, 10).await;
+    world.lasts(30, 10).await;
     assert_eq!(world.status("reason"), "ContainerNotCreated");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_spec_that_the_api_server_refuses_is_reported_with_its_generation() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.refuse("deployments/digits", 422);
     world.edit_spec(|spec| spec["worker"] = json!({"requests": {"cpu": "two"}}));
     world.tick(10).await.unwrap_err();
@@ -77,6 +77,8 @@ async fn a_spec_that_the_api_server_refuses_is_reported_with_its_generation() {
     // The workers of the last good spec still serve.
     assert_eq!(world.condition("Ready"), "True");
     world.server.refuse("deployments/digits", 0);
+    // A refused write is sent again after 5 s.
+    world.tick(10).await.unwrap_err();
     world.tick(10).await.unwrap();
     assert_eq!(
         (world.status("reason"), world.condition("Degraded")),
@@ -87,8 +89,8 @@ async fn a_spec_that_the_api_server_refuses_is_reported_with_its_generation() {
 #[tokio::test(start_paused = true)]
 async fn each_change_of_size_is_an_event_with_its_own_note() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 10).await;
+    world.lasts(40, 1_500).await;
     let events = world.server.events();
     let scaled: Vec<_> = events.iter().filter(|event| event.starts_with("Scaled: ")).collect();
     assert!(scaled.iter().any(|event| event.starts_with("Scaled: 1 worker: ")), "{events:?}");
@@ -98,7 +100,7 @@ async fn each_change_of_size_is_an_event_with_its_own_note() {
 #[tokio::test(start_paused = true)]
 async fn a_change_that_is_set_back_is_an_event_that_names_the_field_and_its_author() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.edit(AUTOSCALER, |autoscaler| {
         autoscaler["spec"]["maxReplicas"] = json!(2);
         autoscaler["metadata"]["managedFields"] = json!([
@@ -124,10 +126,10 @@ async fn a_change_that_is_set_back_is_an_event_that_names_the_field_and_its_auth
 #[tokio::test(start_paused = true)]
 async fn changes_by_the_controller_itself_are_no_such_events() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 10).await;
+    world.lasts(40, 1_500).await;
     world.edit_spec(|spec| spec["slo"] = json!({"p99Ms": 50}));
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     let events = world.server.events();
     assert!(!events.iter().any(|event| event.starts_with("ChangeSetBack")), "{events:?}");
 }
@@ -135,11 +137,11 @@ async fn changes_by_the_controller_itself_are_no_such_events() {
 #[tokio::test(start_paused = true)]
 async fn a_fleet_whose_autoscaler_has_no_metric_shrinks_and_says_why() {
     let mut world = World::new(&json!({"scaling": {"max": 24, "holdSeconds": 0}})).await;
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 4);
     // Without its metric the autoscaler keeps the minimum, but removes no worker.
     world.autoscaler_shrinks = false;
-    world.ticks(80, 10).await;
+    world.lasts(400, 10).await;
     assert_eq!(
         (world.floor(), world.server.get("deployments/digits")["spec"]["replicas"].clone()),
         (json!(1), json!(4))
@@ -151,7 +153,7 @@ async fn a_fleet_whose_autoscaler_has_no_metric_shrinks_and_says_why() {
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }]});
     });
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 1);
     let why = world.why("AutoscalerActive");
     assert!(why.contains("\"False\"") && why.contains("no metrics returned"), "{why}");
@@ -163,7 +165,7 @@ async fn a_fleet_whose_autoscaler_has_no_metric_shrinks_and_says_why() {
 #[tokio::test(start_paused = true)]
 async fn the_status_shows_what_the_autoscaler_wants() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.edit(AUTOSCALER, |autoscaler| {
         let active =
             json!([{"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound"}]);
@@ -181,7 +183,7 @@ async fn the_status_shows_what_the_autoscaler_wants() {
 #[tokio::test(start_paused = true)]
 async fn the_series_of_a_fleet_end_with_the_fleet() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     let context = world.context.clone();
     let conditions = move || context.metrics.series();
     assert!(conditions().iter().any(|series| series.contains("digits")));
@@ -196,7 +198,7 @@ async fn the_series_of_a_fleet_end_with_the_fleet() {
 #[tokio::test(start_paused = true)]
 async fn the_queue_of_a_deleted_fleet_is_retracted_by_the_leader() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     let context = world.context.clone();
     let forgetting = tokio::spawn(async move { context.forget_deleted().await });
     let observer = world.broker.observer().await.unwrap();
@@ -221,13 +223,13 @@ async fn a_controller_that_waits_for_redis_keeps_the_objects_and_says_what_it_wa
     assert!(written.contains(&"PATCH deployments/digits".to_owned()), "{written:?}");
     // At an installation, Redis starts together with the controller.
     assert_eq!(world.status("reason"), "WorkersStarting");
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     let reason = world.status("reason");
     assert_eq!((reason, world.condition("Ready")), (json!("RedisUnreachable"), json!("False")));
     let explanation = world.status("explanation");
     assert!(explanation.as_str().unwrap().contains("Redis cannot be read"), "{explanation}");
     world.redis.connected(&world.broker).await.unwrap();
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     let reason = world.status("reason");
     assert_eq!((reason, world.condition("Ready")), (json!("AsDesired"), json!("True")));
 }

@@ -36,12 +36,12 @@ async fn a_second_fleet_of_a_model_is_refused_and_names_the_first() {
 #[tokio::test(start_paused = true)]
 async fn a_fleet_that_becomes_the_second_keeps_its_workers_and_says_what_it_does_not_do() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     assert_eq!(world.status("wantedReplicas"), 4);
     add_elder(&world, &json!({}));
     let scaled = world.events("Scaled").len();
     world.edit_spec(|spec| spec["slo"] = json!({"p99Ms": 50}));
-    world.ticks(3, 1_500).await;
+    world.lasts(15, 1_500).await;
     let degraded = world.why("Degraded");
     let message = "nothing of this fleet is changed while ScalingConflict is true; its 4 workers keep \
                    running as they are";
@@ -63,7 +63,7 @@ async fn a_fleet_that_becomes_the_second_keeps_its_workers_and_says_what_it_does
 async fn a_fleet_without_a_version_follows_its_own_workers_and_not_a_canary() {
     let mut world = World::new(&json!({"scaling": {"max": 24, "holdSeconds": 0}})).await;
     world.server.add("/api/v1/namespaces/ml/pods/digits-1", pod());
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     let before = ["n", "capacityRowsPerSecond", "wantedReplicas"].map(|it| world.status(it));
     let mut canary = announcement_of(2);
     canary.host = "canary-1".to_owned();
@@ -71,7 +71,7 @@ async fn a_fleet_without_a_version_follows_its_own_workers_and_not_a_canary() {
     canary.batching.as_mut().unwrap().curve = vec![(1, 50.0), (64, 900.0)];
     let worker = world.broker.worker(QueueName::new("m", 2), WorkerId(2)).await.unwrap();
     world.newer = Some((worker, canary));
-    world.ticks(8, 1_500).await;
+    world.lasts(40, 1_500).await;
     let after = ["n", "capacityRowsPerSecond", "wantedReplicas"].map(|it| world.status(it));
     assert_eq!(before, after);
 }
@@ -86,7 +86,7 @@ async fn a_fleet_without_a_version_conflicts_with_an_older_fleet_of_the_version_
             "name": "m", "version": 2, "source": {"persistentVolumeClaim": {"claimName": "models"}},
         }}),
     );
-    world.ticks(3, 10).await;
+    world.lasts(15, 10).await;
     assert_eq!(world.condition("ScalingConflict"), "False");
     world.server.edit("modelfleets/first", |fleet| fleet["spec"]["model"]["version"] = json!(1));
     world.tick(10).await.unwrap();

@@ -12,7 +12,7 @@ fn patches(world: &World, end: &str) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_fleet_whose_deployment_is_not_taken_is_scaled_on_and_says_so() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     // A webhook that does not answer.
     world.server.refuse(DEPLOYMENT, 500);
     world.edit_spec(|spec| spec["slo"] = json!({"p99Ms": 99}));
@@ -39,11 +39,11 @@ async fn a_fleet_whose_deployment_is_not_taken_is_scaled_on_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_write_is_repeated_less_often_and_at_once_for_another_spec() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     world.server.refuse(DEPLOYMENT, 422);
     world.edit_spec(|spec| spec["slo"] = json!({"p99Ms": 99}));
     world.server.requests();
-    for _ in 0..24 {
+    for _ in 0..48 {
         world.tick(10).await.unwrap_err();
     }
     // In two minutes: at 0, 5, 15, 35 and 75 seconds.
@@ -59,8 +59,8 @@ async fn a_refused_write_is_repeated_less_often_and_at_once_for_another_spec() {
 async fn a_fleet_at_zero_wakes_although_its_deployment_is_not_taken() {
     let scaling = json!({"min": 0, "scaleToZeroAfterSeconds": 60, "max": 24});
     let mut world = World::new(&json!({"scaling": scaling})).await;
-    world.ticks(8, 10).await;
-    world.ticks(80, 0).await;
+    world.lasts(40, 10).await;
+    world.lasts(400, 0).await;
     world.worker.consumer.retire().await.unwrap();
     world.server.refuse(DEPLOYMENT, 500);
     world.edit_spec(|spec| spec["slo"] = json!({"p99Ms": 99}));
@@ -84,7 +84,7 @@ async fn a_field_that_a_webhook_changes_is_told_once_and_left() {
         let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
         container["image"] = json!("mirror/worker:1");
     });
-    world.ticks(9, 10).await;
+    world.lasts(45, 10).await;
     assert_eq!(world.tick(10).await.unwrap(), [""; 0]);
     let told = world.events("ChangedOnWrite");
     let field = "spec.template.spec.containers[0].image of the Deployment digits";
@@ -103,7 +103,7 @@ async fn a_field_that_a_webhook_changes_is_told_once_and_left() {
 #[tokio::test(start_paused = true)]
 async fn a_fleet_that_waits_for_a_finalizer_says_so() {
     let mut world = World::new(&json!({})).await;
-    world.ticks(2, 10).await;
+    world.lasts(10, 10).await;
     world.server.edit("modelfleets/digits", |fleet| {
         fleet["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         fleet["metadata"]["finalizers"] = json!(["example.com/backup"]);

@@ -6,8 +6,8 @@ use super::*;
 async fn a_fleet_scales_to_zero_and_back() {
     let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60}});
     let mut world = World::new(&scaling).await;
-    world.ticks(8, 10).await;
-    world.ticks(80, 0).await;
+    world.lasts(40, 10).await;
+    world.lasts(400, 0).await;
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 0);
     world.tick(10).await.unwrap();
     assert_eq!(world.server.get("deployments/digits")["spec"]["replicas"], 1);
@@ -17,9 +17,9 @@ async fn a_fleet_scales_to_zero_and_back() {
 async fn a_fleet_at_zero_promises_a_worker_and_starts_one_within_a_second_of_a_request() {
     let scaling = json!({"scaling": {"min": 0, "scaleToZeroAfterSeconds": 60}});
     let mut world = World::new(&scaling).await;
-    world.ticks(8, 10).await;
+    world.lasts(40, 10).await;
     assert!(!world.is_promised().await);
-    world.ticks(80, 0).await;
+    world.lasts(400, 0).await;
     world.worker.consumer.retire().await.unwrap();
     advance(TICK).await;
     world.turn().await.unwrap();
