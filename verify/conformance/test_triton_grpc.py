@@ -140,6 +140,16 @@ def test_typed_contents_are_taken_too(grpc_address, datatype, field, values):
     assert received.tolist() == [values]
 
 
+def test_a_call_may_ask_for_an_empty_final_response(grpc_address):
+    """Triton's C++ client, and with it perf_analyzer, asks for it in every call."""
+    request = service_pb2.ModelInferRequest(model_name="echo_int16", raw_input_contents=[b"\1\0"])
+    request.inputs.add(name="INPUT0", datatype="INT16", shape=[1, 1])
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    with grpc.insecure_channel(grpc_address) as channel:
+        answer = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+    assert answer.raw_output_contents == [b"\1\0"] and len(answer.outputs) == 1
+
+
 def test_a_callback_gets_the_answer(client):
     answers = queue.Queue()
     client.async_infer(

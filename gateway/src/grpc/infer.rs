@@ -201,7 +201,7 @@ impl<'a> Inference<'a> {
         let asked = api.core.begin(&mut self.record, client, &target.name, version)?;
         self.used.model = Some(asked.model.spec.queue.model.as_str().into());
         let model = asked.model.clone();
-        let read = api.offload.run(body.bytes.len(), move || parse(body, &model.spec, streams));
+        let read = api.offload.run(body.bytes.len(), move || parse(body, &model.spec));
         let (mut parsed, mut share) = read.await??;
         head.wishes.apply(&mut parsed.request);
         (self.used.rows, self.used.request_bytes) = (parsed.request.rows, parsed.bytes);
@@ -249,13 +249,9 @@ impl<'a> Inference<'a> {
 }
 
 /// Reads a message. Typed contents are converted to new buffers; raw tensors are slices of the message.
-fn parse(
-    body: Body,
-    model: &ModelSpec,
-    streams: bool,
-) -> Result<(ParsedRequest, MemoryShare), InferError> {
+fn parse(body: Body, model: &ModelSpec) -> Result<(ParsedRequest, MemoryShare), InferError> {
     let Body { bytes, mut share } = body;
-    let request = request::parse(&bytes, model, streams)?;
+    let request = request::parse(&bytes, model)?;
     let held: usize = request.inputs.iter().map(|input| input.data.len()).sum();
     share.resize(held.max(bytes.len()))?;
     let (digest, bytes) = (wire::digest(&request.inputs), bytes.len());

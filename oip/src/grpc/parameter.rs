@@ -8,16 +8,14 @@ use crate::{
     problem::Problem,
 };
 
-/// With this parameter a client asks, on a stream, for a last response without outputs. The only
-/// response to a request is its last one, so that there is nothing to add.
+/// With this parameter a client asks for a last response without outputs. The only response to a request
+/// is its last one, so that there is nothing to add. Triton's C++ client sends the parameter in every call.
 const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
 
-/// Reads one entry of a map, the `count`-th of its object, and passes it to `parameter`. `streams` tells
-/// whether the request came on a stream.
+/// Reads one entry of a map, the `count`-th of its object, and passes it to `parameter`.
 pub(crate) fn read(
     entry: Bytes,
     count: &mut usize,
-    streams: bool,
     mut parameter: impl FnMut(&str, &Scalar<'_>) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
     parameters::count(count)?;
@@ -30,7 +28,7 @@ pub(crate) fn read(
             _ => {}
         }
     }
-    if streams && name == EMPTY_FINAL {
+    if name == EMPTY_FINAL {
         return Ok(());
     }
     parameters::refuse(&name)?;

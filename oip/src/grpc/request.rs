@@ -50,14 +50,13 @@ impl Target {
     }
 }
 
-/// Reads the message of a request to `model`. Raw tensors are slices of the message. `streams` tells
-/// whether the request came on a stream, where clients may ask for an empty final response.
+/// Reads the message of a request to `model`. Raw tensors are slices of the message.
 ///
 /// # Errors
 ///
 /// The message is malformed, or does not fit the model.
-pub fn parse(message: &Bytes, model: &ModelSpec, streams: bool) -> Result<InferRequest, Problem> {
-    let draft = Draft::read(message, model, streams)?;
+pub fn parse(message: &Bytes, model: &ModelSpec) -> Result<InferRequest, Problem> {
+    let draft = Draft::read(message, model)?;
     if draft.id.len() > MAX_ID {
         return Err(Problem::bad("bad_id", format!("id has more than {MAX_ID} bytes")));
     }
@@ -92,13 +91,13 @@ struct Input {
 }
 
 impl Draft {
-    fn read(message: &Bytes, model: &ModelSpec, streams: bool) -> Result<Self, Problem> {
+    fn read(message: &Bytes, model: &ModelSpec) -> Result<Self, Problem> {
         let (mut draft, mut count) = (Self::default(), 0);
         let mut fields = Fields::of(message.clone());
         while let Some(field) = fields.next()? {
             match field.number {
                 3 => draft.id = field.text()?,
-                4 => parameter::read(field.bytes()?, &mut count, streams, |name, value| {
+                4 => parameter::read(field.bytes()?, &mut count, |name, value| {
                     draft.parameters.set(name, value)
                 })?,
                 5 => {
@@ -143,7 +142,7 @@ impl Input {
                 1 => input.name = field.text()?,
                 2 => input.datatype = field.text()?,
                 3 => input.dimensions(&field)?,
-                4 => parameter::read(field.bytes()?, &mut count, false, |_, _| Ok(()))?,
+                4 => parameter::read(field.bytes()?, &mut count, |_, _| Ok(()))?,
                 5 => input.contents.push(field.bytes()?)?,
                 _ => {}
             }
@@ -185,7 +184,7 @@ fn requested(message: Bytes) -> Result<RequestedOutput<'static>, Problem> {
     while let Some(field) = fields.next()? {
         match field.number {
             1 => name = field.text()?,
-            2 => parameter::read(field.bytes()?, &mut count, false, |name, value| {
+            2 => parameter::read(field.bytes()?, &mut count, |name, value| {
                 if name == "classification" {
                     classes = class_count(value)?;
                 }

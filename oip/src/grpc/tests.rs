@@ -47,7 +47,7 @@ fn typed(datatype: Datatype, shape: &[i64], contents: InferTensorContents) -> Mo
 }
 
 fn read(request: &ModelInferRequest, model: &ModelSpec) -> Result<InferRequest, Problem> {
-    parse(&request.encode_to_vec().into(), model, false)
+    parse(&request.encode_to_vec().into(), model)
 }
 
 fn parameter(choice: ParameterChoice) -> InferParameter {
@@ -71,7 +71,7 @@ fn the_target_is_read_without_the_rest() {
 #[test]
 fn raw_tensors_are_slices_of_the_message() {
     let message: Bytes = raw(Datatype::Int16, &[1, 2], &[1, 0, 2, 0]).encode_to_vec().into();
-    let request = parse(&message, &simple(Datatype::Int16), false).unwrap();
+    let request = parse(&message, &simple(Datatype::Int16)).unwrap();
     let range = message.as_ptr_range();
     assert!(range.contains(&request.inputs[0].data.as_ptr()));
     assert_eq!(request.inputs[0].data, [1, 0, 2, 0][..]);
@@ -188,7 +188,7 @@ fn parameters_mean_what_they_mean_over_http() {
         ("timeout", ParameterChoice::DoubleParam(1.0), "bad_parameter"),
         ("timeout", ParameterChoice::StringParam("1".into()), "bad_parameter"),
         ("triton_x", ParameterChoice::BoolParam(true), "bad_parameter"),
-        ("triton_enable_empty_final_response", ParameterChoice::BoolParam(true), "bad_parameter"),
+        ("triton_enable_empty_final_response", ParameterChoice::BoolParam(true), "ok"),
         ("sequence_id", ParameterChoice::Int64Param(0), "ok"),
         ("sequence_id", ParameterChoice::Int64Param(7), "unsupported"),
         ("sequence_start", ParameterChoice::BoolParam(true), "unsupported"),
@@ -202,10 +202,6 @@ fn parameters_mean_what_they_mean_over_http() {
         many.parameters.insert(at.to_string(), parameter(ParameterChoice::BoolParam(true)));
     }
     assert_eq!(verdict(read(&many, &simple(Datatype::Fp32))), "bad_parameter");
-    let mut streamed = raw(Datatype::Fp32, &[1, 1], &[0; 4]);
-    let wanted = parameter(ParameterChoice::BoolParam(true));
-    streamed.parameters.insert("triton_enable_empty_final_response".into(), wanted);
-    assert!(parse(&streamed.encode_to_vec().into(), &simple(Datatype::Fp32), true).is_ok());
 }
 
 #[test]
@@ -230,11 +226,11 @@ fn a_message_that_is_cut_or_no_message_at_all_is_refused() {
     let whole = raw(Datatype::Fp32, &[1, 2], &[0; 8]).encode_to_vec();
     for end in 1..whole.len() {
         let cut = Bytes::copy_from_slice(&whole[..end]);
-        assert_ne!(verdict(parse(&cut, &simple(Datatype::Fp32), false)), "ok", "{end}");
+        assert_ne!(verdict(parse(&cut, &simple(Datatype::Fp32))), "ok", "{end}");
     }
     for bytes in [&b"{\"inputs\":[]}"[..], &[0], &[0xff; 11], &[7], &[0x2a, 200]] {
         let message = Bytes::copy_from_slice(bytes);
-        assert_eq!(verdict(parse(&message, &simple(Datatype::Fp32), false)), "bad_message");
+        assert_eq!(verdict(parse(&message, &simple(Datatype::Fp32))), "bad_message");
     }
 }
 
@@ -285,7 +281,7 @@ proptest! {
     fn no_message_makes_the_reader_panic(bytes in vec(any::<u8>(), 0..200)) {
         let message = Bytes::from(bytes);
         for datatype in Datatype::ALL {
-            verdict(parse(&message, &simple(datatype), false));
+            verdict(parse(&message, &simple(datatype)));
         }
         Target::read(&message).ok();
     }

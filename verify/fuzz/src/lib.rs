@@ -61,7 +61,7 @@ pub fn check(body: Bytes, header: HeaderLength, model: &ModelSpec) {
 /// have them as its outputs.
 pub fn check_message(message: &Bytes, model: &ModelSpec) {
     let target = grpc::request::Target::read(message);
-    let Ok(request) = grpc::request::parse(message, model, true) else { return };
+    let Ok(request) = grpc::request::parse(message, model) else { return };
     check_shapes(&request);
     if let (Ok(target), Ok(decoded)) = (target, ModelInferRequest::decode(message.clone())) {
         assert_eq!((&target.name, &target.id), (&decoded.model_name, &decoded.id));
