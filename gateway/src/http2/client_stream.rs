@@ -20,8 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{frames::Frames, output::Output};
 
-/// Maximum number of bytes that are read at a time once the connection is going away.
-const PIECE: usize = 4 << 10;
+/// Maximum number of bytes that are read ahead of h2. h2 often asks for less than a request has, because it
+/// learns the length of a frame only from the frame's head.
+const PIECE: usize = 16 << 10;
 /// Maximum number of bytes read from a connection in one turn. Without turns, a small request would wait
 /// behind the many frames of other clients.
 const TURN: usize = 32 << 10;
@@ -31,7 +32,7 @@ const TURN: usize = 32 << 10;
 pub(crate) struct ClientStream<T> {
     io: T,
     frames: Frames,
-    /// Received and not yet read by h2: what preceded this stream, or came after the last call is known.
+    /// Received and not yet read by h2.
     kept: BytesMut,
     /// Bytes left to read in the current turn.
     turn: usize,
@@ -86,8 +87,36 @@ impl<T: AsyncRead + Unpin> ClientStream<T> {
         read
     }
 
-    /// Reads until the last stream is known.
-    fn poll_early(
+    /// Reads a piece, of which `into` takes what fits. Returns without new bytes at the end of the connection.
+    fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        loop {
+            let mut piece = [MaybeUninit::uninit(); PIECE];
+            let mut piece = ReadBuf::uninit(&mut piece);
+            ready!(self.poll_turn(context, &mut piece))?;
+            let received = piece.filled();
+            let (early, late) = received.split_at(self.frames.follow(received));
+            let (taken, rest) = early.split_at(early.len().min(into.remaining()));
+            into.put_slice(taken);
+            self.kept.extend_from_slice(rest);
+            self.frames.keep(late, &mut self.kept);
+            if taken.is_empty() {
+                self.take_kept(into);
+            }
+            let is_empty = self.kept.is_empty() && into.filled().len() == before;
+            // Nothing may be left of a piece that came late. Without new bytes h2 would see the end.
+            if !is_empty || received.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Reads into a large buffer.
+    fn poll_large(
         &mut self,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
@@ -100,25 +129,6 @@ impl<T: AsyncRead + Unpin> ClientStream<T> {
             self.frames.keep(&received[early..], &mut self.kept);
             into.set_filled(before + early);
         }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads once the last stream is known. Returns without new bytes at the end of the connection.
-    fn poll_late(
-        &mut self,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.kept.is_empty() {
-            let mut piece = [MaybeUninit::uninit(); PIECE];
-            let mut piece = ReadBuf::uninit(&mut piece);
-            ready!(self.poll_turn(context, &mut piece))?;
-            if piece.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            self.frames.keep(piece.filled(), &mut self.kept);
-        }
-        self.take_kept(into);
         Poll::Ready(Ok(()))
     }
 
@@ -142,10 +152,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         if !this.kept.is_empty() {
             this.take_kept(into);
             Poll::Ready(Ok(()))
-        } else if this.frames.know_last_stream() {
-            this.poll_late(context, into)
+        } else if this.frames.know_last_stream() || into.remaining() < PIECE {
+            this.poll_piece(context, into)
         } else {
-            this.poll_early(context, into)
+            this.poll_large(context, into)
         }
     }
 }
@@ -236,6 +246,38 @@ mod tests {
         super::frames::samples::{DATA, HEADERS, START, WINDOW_UPDATE, frame, shutdown_ack},
         *,
     };
+
+    /// A client that has sent some bytes, and the number of reads from it.
+    struct Sent<'a> {
+        bytes: &'a [u8],
+        reads: usize,
+    }
+
+    impl AsyncRead for Sent<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.reads += 1;
+            Pin::new(&mut self.bytes).poll_read(context, into)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_read_at_once_however_little_h2_asks_for() {
+        let head = frame(HEADERS, 0, 1, b"head");
+        let sent = [START, &head, &frame(DATA, 1, 1, &[7; 12 << 10])].concat();
+        let mut stream = ClientStream::new(Sent { bytes: &sent, reads: 0 }, BytesMut::new());
+        let (mut received, mut piece) = (Vec::new(), [0; 3 << 10]);
+        while received.len() < sent.len() {
+            let length = stream.read(&mut piece).await.unwrap();
+            received.extend_from_slice(&piece[..length]);
+        }
+        assert!(received == sent);
+        assert_eq!(stream.io.reads, 1);
+        assert_eq!(stream.kept.capacity(), 0);
+    }
 
     #[tokio::test]
     async fn late_updates_are_hidden_in_reads_of_any_size() {

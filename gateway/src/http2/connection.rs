@@ -90,7 +90,8 @@ pub(crate) async fn serve<T, F, B>(
     let calls = Rc::new(Calls::default());
     let service = service_fn(|request| {
         let call = calls.begin(place.share());
-        let answered = answer(request, call.clone());
+        // In a box, because hyper and the runtime move the future several times.
+        let answered = Box::pin(answer(request, call.clone()));
         async move { Ok::<_, Infallible>(answered.await.map(|body| CallBody::new(body, call))) }
     });
     if let Some(reason) = converse(stream, &calls, terms, service).await {
