@@ -104,34 +104,48 @@ pub(super) struct CallHead {
 }
 
 impl CallHead {
+    /// Reads the metadata in one pass: to search for each name in turn would take longer.
     pub(super) fn read(metadata: &HeaderMap) -> Result<Self, Problem> {
-        let timeout = metadata.get("grpc-timeout").map(HeaderValue::as_bytes);
-        let timeout = timeout.map(deadline::parse).transpose()?;
-        let wishes =
-            Wishes::read(single(metadata, wishes::TIMEOUT)?, single(metadata, wishes::PRIORITY)?)?;
-        let encoding = codec::encoding(metadata.get(ENCODING).map(HeaderValue::as_bytes))?;
-        let accepted = single(metadata, "grpc-accept-encoding")?.unwrap_or_default();
-        let accepts = accepted.split(',').any(|accepted| accepted.trim() == "gzip");
+        let (mut deadline, mut encoding) = (None, None);
+        let (mut timeout, mut priority, mut accepted) = (None, None, None);
+        let mut describes_batch = false;
+        for (name, value) in metadata {
+            match name.as_str() {
+                "grpc-timeout" => deadline = deadline.or(Some(value)),
+                "grpc-encoding" => encoding = encoding.or(Some(value)),
+                "grpc-accept-encoding" => set_once(&mut accepted, name, value)?,
+                wishes::TIMEOUT => set_once(&mut timeout, name, value)?,
+                wishes::PRIORITY => set_once(&mut priority, name, value)?,
+                wishes::BATCH => describes_batch = true,
+                _ => {}
+            }
+        }
+        let deadline = deadline.map(|value| deadline::parse(value.as_bytes())).transpose()?;
+        let encoding = codec::encoding(encoding.map(HeaderValue::as_bytes))?;
+        let mut accepted = accepted.unwrap_or_default().split(',');
+        let accepts = accepted.any(|accepted| accepted.trim() == "gzip");
         Ok(Self {
-            wishes: wishes.within(timeout),
+            wishes: Wishes::read(timeout, priority)?.within(deadline),
             encoding,
             compresses: accepts && encoding == Some(Encoding::Gzip),
-            describes_batch: metadata.contains_key(wishes::BATCH),
+            describes_batch,
         })
     }
 }
 
-/// The value of metadata that may occur only once and must be text.
-fn single<'a>(metadata: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
-    let mut values = metadata.get_all(name).into_iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => match value.to_str() {
-            Ok(text) => Ok(Some(text.trim())),
-            Err(_) => Err(Problem::bad("bad_header", format!("{name} is not text"))),
-        },
-        _ => Err(Problem::bad("bad_header", format!("{name} is given twice"))),
+/// Sets the value of metadata that may occur only once and must be text.
+fn set_once<'a>(
+    known: &mut Option<&'a str>,
+    name: &HeaderName,
+    value: &'a HeaderValue,
+) -> Result<(), Problem> {
+    if known.is_some() {
+        return Err(Problem::bad("bad_header", format!("{name} is given twice")));
     }
+    let text = value.to_str();
+    let text = text.map_err(|_| Problem::bad("bad_header", format!("{name} is not text")))?;
+    *known = Some(text.trim());
+    Ok(())
 }
 
 /// One inference, from its arrival to its answer.

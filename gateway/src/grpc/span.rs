@@ -2,12 +2,12 @@
 
 use batchfleet_broker::TraceParent;
 use batchfleet_service::trace::KeyValue;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tonic::Code;
 
 use crate::trace::{Trace, Traces};
 
-const PARENT: &str = "traceparent";
+const PARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const SERVICE: &str = "inference.GRPCInferenceService";
 
 /// Begins the trace of an inference by this method.
