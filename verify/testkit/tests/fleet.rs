@@ -98,23 +98,25 @@ async fn five_thousand_users_each_get_their_own_answer() {
 }
 
 #[tokio::test]
-async fn an_idle_grpc_connection_is_small() {
+async fn an_idle_http2_connection_is_small() {
     const CONNECTIONS: u32 = 1000;
     const MOST: u64 = 40 << 10;
     let flags = ["--grpc-listen", "127.0.0.1:0", "--max-connections-per-address", "0"];
-    let fleet =
-        Fleet::start(FleetPlan { gateway_flags: &flags, ..FleetPlan::default() }).await.unwrap();
-    let gateway = &fleet.gateways[0];
-    let address = gateway.address("grpc").await.unwrap();
-    let before = resident(gateway);
-    let mut idle = Vec::new();
-    for _ in 0..CONNECTIONS {
-        idle.push(idle_grpc_connection(&address).await);
+    for (name, port, call) in [("gRPC", "grpc", grpc_call()), ("HTTP/2", "http", http2_request())] {
+        let fleet = Fleet::start(FleetPlan { gateway_flags: &flags, ..FleetPlan::default() });
+        let fleet = fleet.await.unwrap();
+        let gateway = &fleet.gateways[0];
+        let address = gateway.address(port).await.unwrap();
+        let before = resident(gateway);
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS {
+            idle.push(idle_http2_connection(&address, &call).await);
+        }
+        let per_connection = resident(gateway).saturating_sub(before) / u64::from(CONNECTIONS);
+        drop(idle);
+        println!("an idle connection of {name} costs the gateway {per_connection} bytes");
+        assert!(per_connection <= MOST, "{name}: {per_connection} bytes");
     }
-    let per_connection = resident(gateway).saturating_sub(before) / u64::from(CONNECTIONS);
-    drop(idle);
-    println!("an idle gRPC connection costs the gateway {per_connection} bytes");
-    assert!(per_connection <= MOST, "{per_connection} bytes");
 }
 
 #[tokio::test]
@@ -209,19 +211,26 @@ async fn idle_connections(target: &str, count: u32) -> Vec<TcpStream> {
     idle
 }
 
-/// Opens a gRPC connection that is idle after the answer to one call, `ServerLive`.
-async fn idle_grpc_connection(address: &str) -> TcpStream {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    const END_STREAM: u8 = 1;
-    const END_HEADERS: u8 = 4;
-    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        let length = u8::try_from(payload.len()).unwrap();
-        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
-    };
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+/// The types and flags of frames of HTTP/2.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A frame of HTTP/2 with a short payload.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A header value of HPACK, not compressed.
+fn text(text: &str) -> Vec<u8> {
+    [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+}
+
+/// The frames of a call of `ServerLive`.
+fn grpc_call() -> Vec<u8> {
     // The names of the headers and the first two values are numbers of HPACK's static table.
     let head = [
         &[0x83, 0x86, 0x04][..], // POST, http, path
@@ -231,22 +240,31 @@ async fn idle_grpc_connection(address: &str) -> TcpStream {
         &[0x0f, 0x10], // content-type
         &text("application/grpc"),
     ];
-    let call = [
-        PREFACE.to_vec(),
-        frame(SETTINGS, 0, 0, &[]),
-        frame(HEADERS, END_HEADERS, 1, &head.concat()),
-        frame(DATA, END_STREAM, 1, &[0; 5]),
-    ];
+    let head = frame(HEADERS, END_HEADERS, 1, &head.concat());
+    [head, frame(DATA, END_STREAM, 1, &[0; 5])].concat()
+}
+
+/// The frame of `GET /v2/health/live`.
+fn http2_request() -> Vec<u8> {
+    let head = [&[0x82, 0x86, 0x04][..], &text("/v2/health/live"), &[0x01], &text("x")];
+    frame(HEADERS, END_HEADERS | END_STREAM, 1, &head.concat())
+}
+
+/// Opens an HTTP/2 connection that is idle after the answer to a call.
+async fn idle_http2_connection(address: &str, call: &[u8]) -> TcpStream {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(&call.concat()).await.unwrap();
-    let mut head = [u8::MAX; 9];
-    // The answer ends with its trailers.
-    while [head[3], head[4]] != [HEADERS, END_STREAM | END_HEADERS] {
+    let sent = [PREFACE, &frame(SETTINGS, 0, 0, &[]), call].concat();
+    stream.write_all(&sent).await.unwrap();
+    loop {
+        let mut head = [0; 9];
         stream.read_exact(&mut head).await.unwrap();
         let length = usize::from(head[1]) << 8 | usize::from(head[2]);
         stream.read_exact(&mut vec![0; length]).await.unwrap();
+        if [DATA, HEADERS].contains(&head[3]) && head[4] & END_STREAM != 0 {
+            return stream;
+        }
     }
-    stream
 }
 
 /// Resident memory of a program, in bytes.
