@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo serve quick test pictures recording live-pictures figures goals lint coverage simulate-delivery chaos \
-	bench fuzz fuzz-socket fuzz-redis fuzz-build build \
+	bench peers fuzz fuzz-socket fuzz-redis fuzz-build build \
 	onnxruntime models chart reference book dist images test-images test-cluster gpu gpu-pack up down clean prerequisites
 
 COMMA := ,
@@ -132,6 +132,14 @@ bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=
 		--text-models $(TEXT_MODELS) --sentences $(SENTENCES) --digits $(DIGITS_TEST) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) \
 		$(if $(BEFORE),--previous "$$(scripts/previous.sh $(BEFORE))")
+
+peers: build $(LIBRARY) models ## compare Batchfleet with Triton, KServe and MLServer over gRPC; ONLY=triton,batchfleet ROUNDS=2 SECONDS_EACH=4
+	@scripts/prerequisites.sh redis-server
+	@for peer in triton kserve mlserver; do \
+		scripts/venv.sh peers-$$peer '>=3.11,<3.12' verify/peers/requirements-$$peer.txt || exit 1; \
+	done
+	verify/peers/peers.py $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
 
 gpu: build $(CACHE)/venv/ready ## ask this machine's NVIDIA GPU what only a GPU can tell; ONLY=answers,full_load selects
 	$(PYTHON) verify/gpu/pack.py target/gpu
