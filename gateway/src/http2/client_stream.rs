@@ -9,7 +9,6 @@
 use std::{
     cell::RefCell,
     io,
-    mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -18,11 +17,12 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{frames::Frames, output::Output};
+use super::{
+    ahead::{self, Ahead},
+    frames::Frames,
+    output::Output,
+};
 
-/// Maximum number of bytes that are read ahead of h2. h2 often asks for less than a request has, because it
-/// learns the length of a frame only from the frame's head.
-const PIECE: usize = 16 << 10;
 /// Maximum number of bytes read from a connection in one turn. Without turns, a small request would wait
 /// behind the many frames of other clients.
 const TURN: usize = 32 << 10;
@@ -32,7 +32,8 @@ const TURN: usize = 32 << 10;
 pub(crate) struct ClientStream<T> {
     io: T,
     frames: Frames,
-    /// Received and not yet read by h2.
+    ahead: Ahead,
+    /// Received and not yet read by h2: what preceded this stream, or came after the last call is known.
     kept: BytesMut,
     /// Bytes left to read in the current turn.
     turn: usize,
@@ -49,7 +50,8 @@ impl<T> ClientStream<T> {
     pub(crate) fn new(io: T, received: BytesMut) -> Self {
         let mut frames = Frames::default();
         frames.follow(&received);
-        Self { io, frames, kept: received, turn: TURN, output: Output::default() }
+        let (ahead, output) = (Ahead::default(), Output::default());
+        Self { io, frames, ahead, kept: received, turn: TURN, output }
     }
 }
 
@@ -87,32 +89,16 @@ impl<T: AsyncRead + Unpin> ClientStream<T> {
         read
     }
 
-    /// Reads a piece, of which `into` takes what fits. Returns without new bytes at the end of the connection.
-    fn poll_piece(
-        &mut self,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        loop {
-            let mut piece = [MaybeUninit::uninit(); PIECE];
-            let mut piece = ReadBuf::uninit(&mut piece);
-            ready!(self.poll_turn(context, &mut piece))?;
-            let received = piece.filled();
-            let (early, late) = received.split_at(self.frames.follow(received));
-            let (taken, rest) = early.split_at(early.len().min(into.remaining()));
-            into.put_slice(taken);
-            self.kept.extend_from_slice(rest);
-            self.frames.keep(late, &mut self.kept);
-            if taken.is_empty() {
-                self.take_kept(into);
-            }
-            let is_empty = self.kept.is_empty() && into.filled().len() == before;
-            // Nothing may be left of a piece that came late. Without new bytes h2 would see the end.
-            if !is_empty || received.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
+    /// Reads a piece ahead of h2. Returns `false` at the end of the connection.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut buffer = ahead::buffer();
+        let mut piece = ReadBuf::new(&mut buffer);
+        let read = self.poll_turn(context, &mut piece);
+        let length = piece.filled().len();
+        let early = self.frames.follow(&buffer[..length]);
+        self.frames.keep(&buffer[early..length], &mut self.kept);
+        self.ahead = Ahead::new(buffer, early);
+        read.map_ok(|()| length > 0)
     }
 
     /// Reads into a large buffer.
@@ -149,14 +135,21 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.kept.is_empty() {
-            this.take_kept(into);
-            Poll::Ready(Ok(()))
-        } else if this.frames.know_last_stream() || into.remaining() < PIECE {
-            this.poll_piece(context, into)
-        } else {
-            this.poll_large(context, into)
+        while this.ahead.is_empty() && this.kept.is_empty() {
+            if !this.frames.know_last_stream() && into.remaining() >= ahead::PIECE {
+                return this.poll_large(context, into);
+            }
+            if !ready!(this.poll_piece(context))? {
+                return Poll::Ready(Ok(()));
+            }
+            // Nothing may be left of a piece that came late.
         }
+        if this.ahead.is_empty() {
+            this.take_kept(into);
+        } else {
+            this.ahead.hand_over(into);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -283,7 +276,7 @@ mod tests {
     async fn late_updates_are_hidden_in_reads_of_any_size() {
         let early = [frame(HEADERS, 0, 1, b"head"), shutdown_ack()].concat();
         let late = [frame(HEADERS, 0, 3, b"late"), frame(WINDOW_UPDATE, 0, 3, &[0, 0, 0, 9])];
-        let rest = frame(DATA, 1, 1, &vec![7; 3 * PIECE]);
+        let rest = frame(DATA, 1, 1, &vec![7; 12 << 10]);
         let sent = [START, &early, &late.concat(), &rest].concat();
         let shown = [START, &early, &late[0], &rest].concat();
         for (size, before) in [(1, 0), (7, 1), (64, START.len()), (1 << 20, START.len() + 5)] {
