@@ -14,7 +14,7 @@ mod tests;
 
 pub use self::{
     pod::{
-        Amount, EmptyDirSource, ExecutionProvider, Gpu, ImageSource, ModelSource,
+        Amount, EmptyDirSource, EngineCache, ExecutionProvider, Gpu, ImageSource, ModelSource,
         ObjectStoreSource, PodOverrides, Resources, VolumeClaimSource, Worker,
     },
     schema::{definition, yaml},

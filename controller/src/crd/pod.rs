@@ -98,7 +98,9 @@ pub struct EmptyDirSource {
     validation = Rule::new("self.executionProvider != 'tensorrt' || (has(self.image) && !self.image.contains('worker-cuda'))")
         .message("worker.executionProvider tensorrt needs worker.image with TensorRT, such as worker-tensorrt"),
     validation = Rule::new("!has(self.gpu) || !has(self.gpu.count) || self.gpu.count == 1 || !has(self.gpu.resource) || !self.gpu.resource.contains('mig-')")
-        .message("worker.gpu.count must be 1 with parts of a GPU (MIG): a process can use only one of them")
+        .message("worker.gpu.count must be 1 with parts of a GPU (MIG): a process can use only one of them"),
+    validation = Rule::new("self.executionProvider == 'tensorrt' || !has(self.engineCache)")
+        .message("worker.engineCache has no effect without worker.executionProvider tensorrt: remove it")
 )]
 pub struct Worker {
     /// Image of the workers. Defaults to the controller's setting `--worker-image`.
@@ -118,6 +120,22 @@ pub struct Worker {
     /// GPUs of each worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
+    /// Volume where TensorRT keeps the engines that it builds, so that later workers start sooner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_cache: Option<EngineCache>,
+}
+
+/// A volume for the engines of TensorRT.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineCache {
+    /// Name of the claim. All workers write to it, so that workers on several nodes need the access
+    /// mode `ReadWriteMany`. Engines are kept by model, GPU and version of TensorRT: fleets may share
+    /// the claim.
+    pub claim_name: String,
+    /// Folder of the engines in the volume. Defaults to the root of the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<String>,
 }
 
 /// The quantities of Kubernetes, such as `500m`, `2Gi` or `1e3`.

@@ -76,6 +76,10 @@ fn contradictions_are_refused_with_a_message_that_says_what_to_change() {
             json!({"worker": {"executionProvider": "cuda", "gpu": {"count": 2, "resource": "nvidia.com/mig-1g.5gb"}}}),
             "worker.gpu.count must be 1 with parts of a GPU",
         ),
+        (
+            json!({"worker": {"executionProvider": "cuda", "gpu": {}, "engineCache": {"claimName": "e"}}}),
+            "worker.engineCache has no effect without worker.executionProvider tensorrt",
+        ),
         (json!({"worker": {"gpu": {}}}), "worker.gpu has no effect with worker.executionProvider"),
         (
             json!({"worker": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}),
@@ -106,6 +110,7 @@ fn valid_combinations_are_accepted() {
         json!({"worker": {"executionProvider": "cuda", "gpu": {"count": 2}}}),
         json!({"worker": {"executionProvider": "tensorrt", "image": "r/worker-tensorrt:1", "gpu": {}}}),
         json!({"worker": {"executionProvider": "tensorrt", "image": "my/own:1", "gpu": {}}}),
+        json!({"worker": {"executionProvider": "tensorrt", "image": "my/own:1", "gpu": {}, "engineCache": {"claimName": "e"}}}),
         json!({"worker": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 2, "memory": "1Gi"}}}),
         json!({"worker": {"requests": {"cpu": 1, "memory": "1G"}, "limits": {"memory": "1Gi"}}}),
         json!({"worker": {"requests": {"memory": "4Gi"}, "limits": {"cpu": 2}}}),

@@ -1,6 +1,7 @@
 //! The pod of a worker. It conforms to the restricted pod security standard and has no access to
 //! the API server.
 
+mod engine_cache;
 mod model;
 mod parts;
 
@@ -142,6 +143,7 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     let tls = defaults.redis_tls.iter().flat_map(RedisTls::files);
     settings.extend(tls.map(|(flag, file)| format!("--{flag}={REDIS_TLS_PATH}/{file}")));
     settings.extend(model::settings(fleet));
+    settings.extend(engine_cache::setting(fleet));
     settings.extend(defaults.trace_endpoint.iter().map(|url| format!("--trace-endpoint={url}")));
     let gpus = fleet.spec.worker.gpu.as_ref().map_or(1, |gpu| gpu.count);
     if gpus > 1 {
@@ -178,6 +180,7 @@ fn volumes(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<Volume> {
         },
     ];
     volumes.extend(model::options_volume(fleet));
+    volumes.extend(engine_cache::volume(fleet));
     if let WorkerRedis::Secret { name, key } = &defaults.redis {
         volumes.push(secret_files(REDIS, name, [(key.as_str(), "url")]));
     }
@@ -191,6 +194,7 @@ fn volumes(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<Volume> {
 fn mounts(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<VolumeMount> {
     let mut mounts = vec![model::mount(fleet), mount(SCRATCH, "/tmp", None)];
     mounts.extend(model::options_mount(fleet));
+    mounts.extend(engine_cache::mount(fleet));
     if matches!(defaults.redis, WorkerRedis::Secret { .. }) {
         mounts.push(mount(REDIS, REDIS_PATH, Some(true)));
     }

@@ -213,6 +213,25 @@ fn a_gpu_is_a_limit_and_leaves_no_room_to_surge() {
 }
 
 #[test]
+fn engines_of_tensorrt_are_kept_on_a_volume_of_all_workers() {
+    let changes = json!({"worker": {
+        "executionProvider": "tensorrt",
+        "gpu": {},
+        "image": "r/worker-tensorrt:1",
+        "engineCache": {"claimName": "engines", "subPath": "team"},
+    }});
+    let worker = worker(&changes);
+    let args = worker["args"].as_array().unwrap();
+    assert!(args.contains(&json!("--engine-cache=/engines")), "{args:?}");
+    let mounts = worker["volumeMounts"].as_array().unwrap();
+    let mount = json!({"name": "engines", "mountPath": "/engines", "subPath": "team"});
+    assert!(mounts.contains(&mount), "{mounts:?}");
+    let volumes = pod(&changes)["volumes"].as_array().unwrap().clone();
+    let volume = json!({"name": "engines", "persistentVolumeClaim": {"claimName": "engines"}});
+    assert!(volumes.contains(&volume), "{volumes:?}");
+}
+
+#[test]
 fn models_come_from_a_claim_an_image_or_a_filled_volume() {
     for (source, volume, sub_path) in [
         (
