@@ -1,11 +1,13 @@
 //! Settings of a worker, as flags and environment variables.
 
+mod library;
 mod padding;
+mod provider;
 
 use std::{
     collections::BTreeSet,
     num::{NonZeroU32, NonZeroUsize},
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::Duration,
 };
@@ -15,9 +17,10 @@ use batchfleet_policy::BatchMode;
 use batchfleet_service::{
     InvalidSettings, OutageSettings, ProcessSettings, RedisSettings, settings::duration,
 };
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser};
 
-pub use self::padding::PaddingSettings;
+use self::library::find_library;
+pub use self::{padding::PaddingSettings, provider::ExecutionProvider};
 use crate::repository::{self, Location, StoreSettings, Wanted};
 
 /// A shorter --max-batch-time would mistake a busy machine for a hung device.
@@ -217,28 +220,6 @@ pub struct ModelSettings {
     pub ort_dylib_path: Option<PathBuf>,
 }
 
-/// An execution provider of ONNX Runtime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ExecutionProvider {
-    /// The processor.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-    /// An NVIDIA GPU through TensorRT; CUDA runs the operators that TensorRT lacks.
-    Tensorrt,
-}
-
-impl ExecutionProvider {
-    /// The name in settings and metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::Tensorrt => "tensorrt",
-        }
-    }
-}
-
 /// Threads that compute one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Threads {
@@ -331,30 +312,10 @@ impl ModelSettings {
         if self.device.is_empty() { vec![0] } else { self.device.clone() }
     }
 
-    /// The library's file: the path in the settings, or the first default location that exists.
+    /// The file of ONNX Runtime's library.
     pub(crate) fn library(&self) -> Result<PathBuf, InvalidSettings> {
-        let program = std::env::current_exe().ok();
-        let beside = program.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
-        find_library(
-            self.onnxruntime.as_deref().or(self.ort_dylib_path.as_deref()),
-            &[
-                beside.join("lib/libonnxruntime.so"),
-                PathBuf::from(".cache/onnxruntime/libonnxruntime.so"),
-            ],
-        )
+        find_library(self.onnxruntime.as_deref().or(self.ort_dylib_path.as_deref()))
     }
-}
-
-fn find_library(named: Option<&Path>, usual: &[PathBuf]) -> Result<PathBuf, InvalidSettings> {
-    let tried = named.map_or_else(|| usual.to_vec(), |named| vec![named.to_owned()]);
-    tried.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
-        let tried: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
-        InvalidSettings::new(format_args!(
-            "ONNX Runtime's library is not at {}: name its file with --onnxruntime FILE, or run `make \
-             onnxruntime` in a folder of the sources",
-            tried.join(" or ")
-        ))
-    })
 }
 
 fn named_option(text: &str) -> Result<(String, String), String> {
@@ -414,14 +375,5 @@ mod tests {
             let error = settings(flags).validate().unwrap_err().to_string();
             assert!(error.starts_with(complaint), "{error}");
         }
-    }
-
-    #[test]
-    fn a_missing_library_names_the_searched_files_and_how_to_get_it() {
-        let missing = [PathBuf::from("/nowhere/a.so"), PathBuf::from("/nowhere/b.so")];
-        let error = find_library(None, &missing).unwrap_err().to_string();
-        assert!(error.contains("not at /nowhere/a.so or /nowhere/b.so: name its file"));
-        let named = find_library(Some(Path::new("/nowhere/c.so")), &missing).unwrap_err();
-        assert!(named.to_string().contains("not at /nowhere/c.so:"));
     }
 }

@@ -4,6 +4,7 @@
 //! Where rows differ in length, the policy counts [units](batchfleet_policy::LengthCost) instead of
 //! rows. Announcements speak of rows of the usual length.
 
+mod announced;
 mod load;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -354,9 +355,14 @@ impl Tuner {
         let bound = match bound {
             _ if self.mixes_rows => BatchBound::Mismatch,
             _ if self.ceiling.rows() < self.choice.n => BatchBound::Memory,
-            bound => announced(bound),
+            bound => announced::bound(bound),
         };
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let curve = if self.lengths.are_free() {
+            self.cost.sizes().collect()
+        } else {
+            announced::curve_of_lengths(&self.cost, &self.usual, self.policy.max_batch)
+        };
         Batching {
             n: self.usual_rows(),
             bound,
@@ -370,50 +376,21 @@ impl Tuner {
             workers: self.load.workers(),
             rows_per_second: self.load.units_per_second().map(|units| units / self.usual.units()),
             epoch: self.epoch,
-            curve: self.curve().into_iter().map(|(rows, took)| (rows, ms(took))).collect(),
+            curve: curve.into_iter().map(|(rows, took)| (rows, ms(took))).collect(),
             fixed_sizes: self.cost.has_fixed_sizes(),
             gain: self.cost.gain(),
             size_change_ms: ms(self.size_change.takes()),
             padding_share: self.usual.padding(),
             rows_lost_to_shapes: self.lost_to_shapes,
             row_units: self.usual.units(),
-            units_by_length: self.units_by_length(),
+            units_by_length: announced::units_by_length(&self.lengths.cost()),
             recent: self.recent.iter().cloned().collect(),
         }
     }
 
-    /// What rows cost by their length, up to the longest that is known.
-    fn units_by_length(&self) -> Vec<(u64, f64)> {
-        let cost = self.lengths.cost();
-        if cost.is_flat() {
-            return Vec::new();
-        }
-        let lengths = std::iter::successors(Some(1_u64), |length| length.checked_mul(2));
-        let known = lengths.take_while(|&length| !cost.is_new(length));
-        known.map(|length| (length, cost.units(length))).collect()
-    }
-
-    /// L(b) of rows of the usual length: at the measured sizes, or where rows differ in length, at
-    /// the powers of two up to the largest measured batch.
-    fn curve(&self) -> Vec<(u32, Duration)> {
-        if self.lengths.are_free() {
-            return self.cost.sizes().collect();
-        }
-        let largest = self.in_rows(self.cost.largest()).min(self.policy.max_batch.max(1));
-        let sizes = std::iter::successors(Some(1_u32), |rows| rows.checked_mul(2));
-        let sizes = sizes.take_while(|&rows| rows < largest).chain([largest]);
-        // A single row is not padded.
-        let units = |rows: u32| match rows {
-            1 => self.usual.units(),
-            rows => f64::from(rows) * self.usual.units_at_full_load(),
-        };
-        let took = |rows| self.cost.latency(whole_units(units(rows)));
-        sizes.map(|rows| (rows, took(rows))).collect()
-    }
-
     /// The rows of the usual length that cost `units`; at least 1.
     fn in_rows(&self, units: u32) -> u32 {
-        BatchLimit { rows: u32::MAX, units: f64::from(units) }.rows_of(self.usual.units())
+        announced::in_rows(units, &self.usual)
     }
 
     fn full_load_n(&self) -> u32 {
@@ -430,22 +407,6 @@ impl Tuner {
     /// N within the bounds that the policy does not know.
     fn bounded(&self, n: u32) -> u32 {
         if self.mixes_rows { 1 } else { n.min(self.ceiling.rows()) }
-    }
-}
-
-/// Converts the bound for the announcement.
-const fn announced(bound: Bound) -> BatchBound {
-    match bound {
-        Bound::Slo => BatchBound::Slo,
-        Bound::MaxBatch => BatchBound::MaxBatch,
-        Bound::MaxBatchTime => BatchBound::MaxBatchTime,
-        Bound::Untried => BatchBound::Untried,
-        Bound::NoGain => BatchBound::NoGain,
-        Bound::RateMatched => BatchBound::RateMatched,
-        Bound::Backlog => BatchBound::Backlog,
-        Bound::SloInfeasible => BatchBound::SloInfeasible,
-        Bound::Fixed => BatchBound::Fixed,
-        Bound::Published => BatchBound::Published,
     }
 }
 
