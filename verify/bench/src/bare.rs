@@ -45,9 +45,9 @@ pub(crate) async fn bench(files: &Files, lasts: Duration) -> Result<()> {
     println!();
     for (users, cost, gain) in verdicts {
         let what = format!("CPU per answer over the model alone, {users} clients");
-        goal(&what, &format!("{cost:.2}"), cost <= 1.35, "<= 1.35");
+        goal(&what, &format!("{cost:.2}"), cost <= 1.15, "<= 1.15");
         let what = format!("throughput over one by one, {users} clients");
-        goal(&what, &format!("{gain:.1}"), gain >= 8.0, ">= 8");
+        goal(&what, &format!("{gain:.1}"), gain >= 9.0, ">= 9");
     }
     Ok(())
 }
