@@ -293,6 +293,13 @@ impl Consumer for MemoryConsumer {
         Ok(deliveries)
     }
 
+    async fn can_reclaim(&self) -> Result<bool, BrokerError> {
+        let workers = self.shared.workers.lock();
+        let keeps = |worker| workers.get(&worker).is_some_and(LastRenewal::keeps_jobs);
+        let dead = |worker| worker != self.worker && !keeps(worker);
+        Ok(self.queue.has_overdue(self.lease, dead))
+    }
+
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
         let known = self.shared.gateways.lock();
         Ok(gateways.iter().map(|gateway| known.contains_key(gateway)).collect())

@@ -250,6 +250,9 @@ pub trait Consumer: Send + Sync {
     /// back or lost its data, live workers may not have renewed their announcements yet.
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError>;
 
+    /// Returns whether [`reclaim`](Self::reclaim) would find a job. Claims none.
+    async fn can_reclaim(&self) -> Result<bool, BrokerError>;
+
     /// Returns for each gateway whether it is alive; `true` for all during the liveness grace
     /// period.
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError>;

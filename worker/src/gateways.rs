@@ -3,24 +3,42 @@
 //! A claim also reports gone gateways, but only gateways known to this worker, and only as of the
 //! claim: jobs may be held for several batches afterwards.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic, sync::Arc, time::Duration};
 
-use batchfleet_broker::{Consumer, Delivery, GatewayId, roles::LIVENESS};
-use tokio::time::Instant;
+use batchfleet_broker::{BrokerError, Consumer, Delivery, GatewayId, roles::LIVENESS};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 
 use crate::retry::Outage;
 
 /// How often to ask the broker.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long an answer is used. A gateway that was cut off may be back.
+const USED_FOR: Duration = Duration::from_secs(2);
 /// How long to keep asking about a gateway after its last job.
 const REMEMBERED: Duration = Duration::from_mins(1);
 
 /// The gateways whose jobs this worker has held recently.
+///
+/// The broker is asked in the background, so that the engine does not wait for its answer.
 pub(crate) struct Gateways {
     consumer: Arc<dyn Consumer>,
     known: HashMap<GatewayId, Known>,
-    ask_at: Instant,
+    /// When the broker last answered.
+    answered_at: Option<Instant>,
+    /// The question that the broker has not answered yet.
+    question: JoinSet<Answer>,
     outage: Outage,
+}
+
+/// What the broker answered.
+struct Answer {
+    gateways: Vec<GatewayId>,
+    /// Which of them live.
+    alive: Result<Vec<bool>, BrokerError>,
+    at: Instant,
 }
 
 struct Known {
@@ -33,24 +51,55 @@ impl Gateways {
     /// Starts without known gateways.
     pub(crate) fn new(consumer: Arc<dyn Consumer>) -> Self {
         let outage = Outage::new("check which gateways live");
-        Self { consumer, known: HashMap::new(), ask_at: Instant::now(), outage }
+        let (known, question) = (HashMap::new(), JoinSet::new());
+        Self { consumer, known, answered_at: None, question, outage }
     }
 
-    /// Records the gateways of `jobs`; once a second, asks the broker which gateways are alive.
+    /// Records the gateways of `jobs`; once a second, asks the broker which gateways are alive. Waits
+    /// for the answer only if the last one is too old and a job may have lost its gateway.
     pub(crate) async fn look(&mut self, jobs: impl Iterator<Item = &Delivery>) {
         let now = Instant::now();
-        let mut any = false;
+        if let Some(answer) = self.question.try_join_next() {
+            self.answered(answer);
+        }
+        let (mut any, mut any_old) = (false, false);
         for delivery in jobs {
             any = true;
+            any_old |= delivery.age() >= LIVENESS;
             let known = self.known.entry(delivery.job.gateway);
             known.or_insert(Known { alive: true, seen: now }).seen = now;
         }
-        if now < self.ask_at || !any {
+        let is_older = |age| self.answered_at.is_none_or(|at| now.duration_since(at) >= age);
+        if !any || !is_older(EVERY) {
             return;
         }
+        let waits = any_old && is_older(USED_FOR);
+        if self.question.is_empty() {
+            self.ask(now);
+        }
+        if waits && let Some(answer) = self.question.join_next().await {
+            self.answered(answer);
+        }
+    }
+
+    fn ask(&mut self, now: Instant) {
         self.known.retain(|_, known| now - known.seen < REMEMBERED);
         let gateways: Vec<GatewayId> = self.known.keys().copied().collect();
-        match self.consumer.gateways_alive(&gateways).await {
+        let consumer = Arc::clone(&self.consumer);
+        self.question.spawn(async move {
+            let alive = consumer.gateways_alive(&gateways).await;
+            Answer { gateways, alive, at: Instant::now() }
+        });
+    }
+
+    fn answered(&mut self, answer: Result<Answer, JoinError>) {
+        let Answer { gateways, alive, at } = match answer.map_err(JoinError::try_into_panic) {
+            Ok(answer) => answer,
+            Err(Ok(panic)) => panic::resume_unwind(panic),
+            Err(Err(_cancelled)) => return,
+        };
+        self.answered_at = Some(at);
+        match alive {
             Ok(alive) => {
                 self.outage.over();
                 for (gateway, alive) in gateways.iter().zip(alive) {
@@ -63,7 +112,6 @@ impl Gateways {
                 self.known.clear();
             }
         }
-        self.ask_at = Instant::now() + EVERY;
     }
 
     /// Whether the job's gateway is gone. A job younger than the liveness period proves that its
@@ -110,6 +158,8 @@ mod tests {
         let [job] = &jobs[..] else { panic!("not claimed") };
         assert!(!gateways.is_gone(job));
         sleep(LIVENESS).await;
+        // The first answer came in the background and is out of date.
+        gateways.look(jobs.iter()).await;
         assert!(gateways.is_gone(job));
     }
 }

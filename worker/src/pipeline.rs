@@ -16,6 +16,7 @@ mod attempt;
 mod bisect;
 mod claim;
 mod held;
+mod joins;
 mod pace;
 mod quarantine;
 mod screen;
@@ -32,6 +33,7 @@ pub(crate) use self::source::Jobs;
 use self::{
     attempt::{Attempted, Runner},
     bisect::{BatchPart, Bisection},
+    claim::{ClaimAhead, Forming},
     pace::BatchPace,
     source::{BatchSource, Next},
     upcoming::Upcoming,
@@ -90,11 +92,12 @@ impl Pipeline {
         let tuner = SharedTuner::new(plan.policy, plan.cost.clone(), plan.lengths.clone());
         tuner.lock().set_size_change(plan.size_change);
         let settler = Settler::new(Arc::clone(&jobs.consumer), metrics.clone());
-        let pace = BatchPace::new(tuner.clone(), settler.round_trip());
         let buffers = KeptBuffers::default();
-        let source = BatchSource::new(plan.clone(), jobs, metrics.clone(), drain.clone(), pace)
-            .releasing(buffers.clone());
-        let runner = Runner::new(plan, engine, metrics.clone(), tuner.clone(), buffers);
+        let runner =
+            Runner::new(plan.clone(), engine, metrics.clone(), tuner.clone(), buffers.clone());
+        let pace = BatchPace::new(tuner.clone(), settler.round_trip(), runner.joins());
+        let source =
+            BatchSource::new(plan, jobs, metrics.clone(), drain.clone(), pace).releasing(buffers);
         let (upcoming, parts) = (None, Bisection::default());
         Self { source, runner, settler, metrics, drain, tuner, upcoming, parts }
     }
@@ -236,6 +239,7 @@ impl Pipeline {
         running: &mut Upcoming,
     ) -> Result<Option<FinishedRun>, DrainOver> {
         let handed_over = Instant::now();
+        self.source.look_for_dead_workers();
         let plan = |batch: &Batch, began: Option<Instant>| {
             self.source.claim_ahead_at(batch, began.unwrap_or(handed_over))
         };
@@ -253,41 +257,50 @@ impl Pipeline {
                 }
                 () = sleep_until(claim_at), if claim.is_some() => {
                     // Otherwise the claimed jobs are taken after the run.
-                    let forms_until = claim.take().and_then(|claim| claim.forms_until);
-                    let is_claiming = self.claim_ahead(forms_until.is_some()).await;
-                    claiming = forms_until.filter(|_| is_claiming);
+                    let forming = claim.take().and_then(|claim| claim.forming);
+                    let is_claiming = match forming.zip(self.upcoming.as_ref()) {
+                        Some((forming, upcoming)) => self.source.claim_more(upcoming, forming),
+                        None => self.claim_ahead(forming).await,
+                    };
+                    claiming = forming.filter(|_| is_claiming);
                 }
                 claimed = self.source.claimed(), if claiming.is_some() => {
-                    claiming = self.claimed(claiming, claimed).await;
+                    (claim, claiming) = self.claimed(claiming, claimed).await;
                 }
             }
         }
     }
 
-    /// Starts to claim jobs for the next batch during a run. If it `forms` the next batch meanwhile, and
-    /// no new claim is needed for it, prepares it. Returns whether a claim is in flight.
-    async fn claim_ahead(&mut self, forms: bool) -> bool {
+    /// Starts to claim jobs for the next batch during a run. If the next batch is formed meanwhile, and
+    /// no new claim is needed for it or jobs can be added later, prepares it. Returns whether a claim is
+    /// in flight.
+    async fn claim_ahead(&mut self, forming: Option<Forming>) -> bool {
         // It would have found waiting jobs.
         let was_claiming = self.source.is_claiming();
         let is_claiming = self.source.claim_ahead();
-        if forms && (was_claiming || !is_claiming) {
+        let is_early = |forming: Forming| Instant::now() < forming.tops_up_at;
+        if forming.is_some_and(|forming| was_claiming || !is_claiming || is_early(forming)) {
             self.prepare().await;
         }
         is_claiming
     }
 
-    /// Holds the jobs of a claim that was made during a run, and prepares the next batch. Returns when
-    /// the run should end, if more jobs are claimed until then.
+    /// Holds the jobs of a claim that was made during a run, and prepares the next batch. Returns the
+    /// plan of another claim to fill it up, or how it is formed if that claim is in flight.
     async fn claimed(
         &mut self,
-        ends: Option<Instant>,
+        forming: Option<Forming>,
         claimed: Option<ClaimedJobs>,
-    ) -> Option<Instant> {
-        let (ends, claimed) = (ends?, claimed?);
+    ) -> (Option<ClaimAhead>, Option<Forming>) {
+        let (Some(forming), Some(claimed)) = (forming, claimed) else { return (None, None) };
         self.source.hold(claimed, &mut self.settler).await;
         self.prepare().await;
-        let claims_more = self.source.claim_more(self.upcoming.as_ref()?, ends);
-        claims_more.then_some(ends)
+        let Some(upcoming) = &self.upcoming else { return (None, None) };
+        if Instant::now() < forming.tops_up_at {
+            return (Some(ClaimAhead { at: forming.tops_up_at, forming: Some(forming) }), None);
+        }
+        let claims_more = self.source.claim_more(upcoming, forming);
+        (None, claims_more.then_some(forming))
     }
 
     /// Adds held jobs to the batch that the engine runs next, or forms it.

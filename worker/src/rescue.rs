@@ -5,11 +5,14 @@
 //! time, right before they run alone: if the job kills the worker, no other job is charged with the
 //! death.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic, sync::Arc, time::Duration};
 
-use batchfleet_broker::{Consumer, Delivery};
+use batchfleet_broker::{BrokerError, Consumer, Delivery};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
 
 use crate::retry::Outage;
 
@@ -39,51 +42,110 @@ impl LastRenewal {
 }
 
 /// Looks for jobs of dead workers.
+///
+/// A search takes several round trips to the broker. It runs in the background, so that the engine
+/// does not wait for it.
 pub(crate) struct Rescue {
     consumer: Arc<dyn Consumer>,
     renewal: LastRenewal,
     look_at: Instant,
     /// Delay of the next search if no job is found.
     pause: Duration,
+    /// The search that runs.
+    search: JoinSet<Result<bool, BrokerError>>,
+    /// Whether a search has found a job that is not reclaimed yet.
+    has_found: bool,
     outage: Outage,
 }
 
 impl Rescue {
     /// Schedules the first search after about a second.
     pub(crate) fn new(consumer: Arc<dyn Consumer>, renewal: LastRenewal) -> Self {
-        let outage = Outage::new("reclaim jobs");
-        Self { consumer, renewal, look_at: after(EVERY), pause: EVERY, outage }
+        Self {
+            consumer,
+            renewal,
+            look_at: after(EVERY),
+            pause: EVERY,
+            search: JoinSet::new(),
+            has_found: false,
+            outage: Outage::new("reclaim jobs"),
+        }
     }
 
-    /// Whether a search is due.
-    pub(crate) fn is_due(&self) -> bool {
-        self.look_at <= Instant::now()
+    /// Whether a job can be reclaimed, by a search that has ended. Starts a search if one is due.
+    pub(crate) fn has_found(&mut self) -> bool {
+        if let Some(ended) = self.search.try_join_next() {
+            self.ended(ended);
+        }
+        if !self.has_found && self.search.is_empty() && self.look_at <= Instant::now() {
+            self.start();
+        }
+        self.has_found
     }
 
-    /// Time until the next search is due.
-    pub(crate) fn wait(&self) -> Duration {
-        self.look_at.saturating_duration_since(Instant::now())
+    /// Waits until a job can be reclaimed; cancel-safe.
+    pub(crate) async fn found(&mut self) {
+        while !self.has_found {
+            if self.search.is_empty() {
+                sleep_until(self.look_at).await;
+                self.start();
+            }
+            if let Some(ended) = self.search.join_next().await {
+                self.ended(ended);
+            }
+        }
     }
 
-    /// Reclaims one job, if any. After a job is found, the next search is due immediately.
+    /// Reclaims one job, if any is left. After a job is found, another may be reclaimed immediately.
     pub(crate) async fn next(&mut self) -> Option<Delivery> {
-        let found = match self.consumer.reclaim(1).await {
+        match self.consumer.reclaim(1).await {
             Ok(found) => {
                 self.outage.over();
+                self.searched(!found.is_empty());
                 found.into_iter().next()
             }
             Err(error) => {
-                self.outage.failed(&error);
+                self.failed(&error);
                 None
             }
-        };
-        if found.is_some() {
+        }
+    }
+
+    fn start(&mut self) {
+        let consumer = Arc::clone(&self.consumer);
+        self.search.spawn(async move { consumer.can_reclaim().await });
+    }
+
+    /// Notes the result of a search.
+    fn ended(&mut self, search: Result<Result<bool, BrokerError>, JoinError>) {
+        match search {
+            Ok(Ok(found)) => {
+                self.outage.over();
+                self.searched(found);
+            }
+            Ok(Err(error)) => self.failed(&error),
+            Err(ended) => {
+                if let Ok(panic) = ended.try_into_panic() {
+                    panic::resume_unwind(panic);
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &BrokerError) {
+        self.outage.failed(error);
+        self.searched(false);
+    }
+
+    /// Schedules the next search.
+    fn searched(&mut self, found: bool) {
+        self.has_found = found;
+        if found {
             self.pause = SOON;
         } else {
             self.look_at = self.next_look();
             self.pause = (self.pause * 2).min(EVERY);
         }
-        found
     }
 
     /// When to search again after a search without a job. The regular search follows the next renewal,
@@ -107,6 +169,11 @@ mod tests {
 
     use super::*;
 
+    /// Time until the next search is due.
+    fn wait(rescue: &Rescue) -> Duration {
+        rescue.look_at.saturating_duration_since(Instant::now())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn searches_follow_the_renewals_and_go_on_without_them() {
         let broker = MemoryBroker::new(1);
@@ -117,11 +184,11 @@ mod tests {
             renewal.set();
             advance(Duration::from_millis(elapsed)).await;
             assert!(rescue.next().await.is_none());
-            assert_eq!(rescue.wait(), Duration::from_millis(1050 - elapsed));
+            assert_eq!(wait(&rescue), Duration::from_millis(1050 - elapsed));
         }
         advance(EVERY).await;
         assert!(rescue.next().await.is_none());
         let regular = Duration::from_millis(800)..Duration::from_millis(1200);
-        assert!(regular.contains(&rescue.wait()), "{:?}", rescue.wait());
+        assert!(regular.contains(&wait(&rescue)), "{:?}", wait(&rescue));
     }
 }

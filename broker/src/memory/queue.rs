@@ -47,6 +47,12 @@ struct HeldJob {
 }
 
 impl HeldJob {
+    /// Whether another worker may reclaim the job.
+    fn is_overdue(&self, now: Instant, lease: Duration, dead: impl Fn(WorkerId) -> bool) -> bool {
+        let age = now - self.leased_at;
+        age >= lease || (age >= RECLAIM_AFTER && dead(self.worker))
+    }
+
     fn delivery(&self, entry: EntryId) -> Delivery {
         let WaitingJob { job, since } = &self.waiting;
         Delivery {
@@ -128,11 +134,9 @@ impl Queue {
     ) -> Vec<Delivery> {
         let claimed_at = Instant::now();
         let mut state = self.state.lock();
-        let overdue = |held: &HeldJob| {
-            let age = claimed_at - held.leased_at;
-            age >= lease || (age >= RECLAIM_AFTER && dead(held.worker))
-        };
-        let mut overdue: Vec<_> = state.held.iter_mut().filter(|(_, held)| overdue(held)).collect();
+        let held = state.held.iter_mut();
+        let mut overdue: Vec<_> =
+            held.filter(|(_, held)| held.is_overdue(claimed_at, lease, &dead)).collect();
         overdue.sort_by_key(|(entry, _)| (entry.milliseconds, entry.sequence));
         overdue.truncate(limit);
         let reclaim = |(&entry, held): (&EntryId, &mut HeldJob)| {
@@ -143,6 +147,12 @@ impl Queue {
             held.delivery(entry)
         };
         overdue.into_iter().map(reclaim).collect()
+    }
+
+    /// Whether a [`reclaim`](Self::reclaim) would find a job.
+    pub(super) fn has_overdue(&self, lease: Duration, dead: impl Fn(WorkerId) -> bool) -> bool {
+        let now = Instant::now();
+        self.state.lock().held.values().any(|held| held.is_overdue(now, lease, &dead))
     }
 
     /// Starts the leases of jobs that `worker` holds anew.

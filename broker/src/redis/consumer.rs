@@ -58,7 +58,15 @@ impl Consumer for RedisConsumer {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        reclaim::reclaim(queue, held, presence, glance.take(), (*lease, limit)).await
+        reclaim::reclaim((queue, held, presence), glance.take(), (*lease, limit)).await
+    }
+
+    async fn can_reclaim(&self) -> Result<bool, BrokerError> {
+        let Self { queue, held, presence, glance, lease } = self;
+        let mut connection = queue.connections().pool.get().await?;
+        let of = (&**queue, &**held, &**presence);
+        let found = reclaim::search(of, &mut connection, glance.take(), (*lease, 1)).await?;
+        Ok(!found.is_empty())
     }
 
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {

@@ -10,7 +10,8 @@ use super::{
     glance::Glance,
     held::HeldEntries,
     keys,
-    pending::{self, PendingSearch, millis},
+    pending::{self, PendingEntry, PendingSearch, millis},
+    pooled::PooledConnection,
     presence::WorkerPresence,
     queue::WorkerQueue,
     roll::{self, Roll},
@@ -20,46 +21,19 @@ use crate::{BrokerError, Delivery, Priority, roles::RECLAIM_AFTER};
 /// The most dead workers in a roll. The others follow once these hold nothing.
 const MOST_DEAD: usize = 16;
 
+/// The queue, what the worker holds there, and what it knows of the other workers.
+type Of<'a> = (&'a WorkerQueue, &'a HeldEntries, &'a WorkerPresence);
+
 /// Takes over up to `limit` jobs, oldest first. `glance` has the answers that came with the last
 /// renewal.
 pub(super) async fn reclaim(
-    queue: &WorkerQueue,
-    held: &HeldEntries,
-    presence: &WorkerPresence,
+    of: Of<'_>,
     glance: Option<Glance>,
     (lease, limit): (Duration, usize),
 ) -> Result<Vec<Delivery>, BrokerError> {
+    let (queue, held, presence) = of;
     let mut connection = queue.connections().pool.get().await?;
-    let glance = if let Some(glance) = glance {
-        glance
-    } else {
-        let glance = Glance::look(queue, &mut *connection).await?;
-        held.compare(&glance.oldest).await;
-        glance
-    };
-    let Glance { is_turn, roll, clock, epoch, .. } = glance;
-    // Every worker compares the epoch, so that a change of it is detected in time.
-    let is_trusted = presence.trusts(epoch);
-    let roll = if is_turn {
-        look(queue, held, presence, &mut *connection).await?
-    } else {
-        roll.filter(|_| is_trusted)
-    };
-    queue.workers().set(roll.as_ref());
-    let Some(mut roll) = roll else { return Ok(Vec::new()) };
-    // The worker that has the turn also finds out whether a job is overdue.
-    let searches = searches(queue, lease, clock, &roll, is_turn || roll.overdue);
-    let mut found = Vec::new();
-    if !searches.is_empty() {
-        found = match pending::search(&mut *connection, searches, limit).await {
-            Err(error) if lost_queue(&error) => Vec::new(),
-            found => found.map_err(broker_error)?,
-        };
-    }
-    if is_turn {
-        roll.overdue = found.iter().any(|entry| entry.idle >= millis(lease));
-        roll::write(&mut *connection, queue.name(), &roll).await?;
-    }
+    let mut found = search(of, &mut connection, glance, (lease, limit)).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -76,6 +50,46 @@ pub(super) async fn reclaim(
         }
     }
     Ok(deliveries)
+}
+
+/// Finds up to `limit` jobs that may be taken over, oldest first.
+pub(super) async fn search(
+    (queue, held, presence): Of<'_>,
+    connection: &mut PooledConnection,
+    glance: Option<Glance>,
+    (lease, limit): (Duration, usize),
+) -> Result<Vec<PendingEntry>, BrokerError> {
+    let glance = if let Some(glance) = glance {
+        glance
+    } else {
+        let glance = Glance::look(queue, connection).await?;
+        held.compare(&glance.oldest).await;
+        glance
+    };
+    let Glance { is_turn, roll, clock, epoch, .. } = glance;
+    // Every worker compares the epoch, so that a change of it is detected in time.
+    let is_trusted = presence.trusts(epoch);
+    let roll = if is_turn {
+        look(queue, held, presence, connection).await?
+    } else {
+        roll.filter(|_| is_trusted)
+    };
+    queue.workers().set(roll.as_ref());
+    let Some(mut roll) = roll else { return Ok(Vec::new()) };
+    // The worker that has the turn also finds out whether a job is overdue.
+    let searches = searches(queue, lease, clock, &roll, is_turn || roll.overdue);
+    let mut found = Vec::new();
+    if !searches.is_empty() {
+        found = match pending::search(connection, searches, limit).await {
+            Err(error) if lost_queue(&error) => Vec::new(),
+            found => found.map_err(broker_error)?,
+        };
+    }
+    if is_turn {
+        roll.overdue = found.iter().any(|entry| entry.idle >= millis(lease));
+        roll::write(connection, queue.name(), &roll).await?;
+    }
+    Ok(found)
 }
 
 /// Finds out which workers of the queue live. `None` during the liveness grace period.

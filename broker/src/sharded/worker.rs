@@ -263,6 +263,10 @@ impl Consumer for ShardedConsumer {
         Ok(roles.hold(roles.consumer.reclaim(limit).await?, shard))
     }
 
+    async fn can_reclaim(&self) -> Result<bool, BrokerError> {
+        self.homes.at_home().await?.1.consumer.can_reclaim().await
+    }
+
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
         self.homes.at_home().await?.1.consumer.gateways_alive(gateways).await
     }

@@ -52,8 +52,14 @@ pub(crate) async fn the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted(
 
     // The second worker never announced itself, so it counts as dead while it holds the last job.
     assert_eq!(deliveries(&second.reclaim(10).await.unwrap()), [2]);
+    // The number of deliveries shows that this claims nothing.
+    let until = Instant::now() + Duration::from_secs(10);
+    while !third.can_reclaim().await.unwrap() && Instant::now() < until {
+        sleep(Duration::from_millis(20)).await;
+    }
     let last = reclaim_at_last(&*third, 10).await;
     assert_eq!((deliveries(&last), markers(&last)), (vec![3], vec![1]));
+    assert!(!third.can_reclaim().await.unwrap(), "nothing is left");
     // Settling jobs that other workers have reclaimed does no harm.
     first.settle(echoes(lost)).await.unwrap();
     third.settle(echoes(last)).await.unwrap();

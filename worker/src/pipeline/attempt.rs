@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
+    joins::JoinTimes,
     sentinel::Sentinel,
     upcoming::{Begun, Preparation, Upcoming},
 };
@@ -66,7 +67,9 @@ impl Runner {
         buffers: KeptBuffers,
     ) -> Self {
         let sentinel = Sentinel::new(Arc::clone(&plan), metrics.clone(), tuner.clone());
-        let preparation = Preparation { layout: plan.layout(), buffers, tuner: tuner.clone() };
+        let joins = JoinTimes::default();
+        let preparation =
+            Preparation { layout: plan.layout(), buffers, joins, tuner: tuner.clone() };
         Self { plan, preparation, engine, metrics, tuner, sentinel, ended: None }
     }
 
@@ -78,6 +81,11 @@ impl Runner {
     /// Runs the kept request alone and compares the outputs. Fails if the device is lost.
     pub(super) async fn check_sample(&mut self) -> Result<(), WorkerError> {
         self.sentinel.check(&self.engine).await
+    }
+
+    /// How long joins ahead take, shared with the caller.
+    pub(super) fn joins(&self) -> JoinTimes {
+        self.preparation.joins.clone()
     }
 
     /// Hands a batch to the engine.

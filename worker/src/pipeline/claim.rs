@@ -18,8 +18,17 @@ pub(super) enum LastClaim {
 pub(super) struct ClaimAhead {
     /// When to claim.
     pub(super) at: Instant,
-    /// When the run should end, if the next batch is formed during the run.
-    pub(super) forms_until: Option<Instant>,
+    /// How the next batch is formed, if it is formed during the run.
+    pub(super) forming: Option<Forming>,
+}
+
+/// The plan of a batch that is formed during a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forming {
+    /// From when on to claim all jobs that come.
+    pub(super) tops_up_at: Instant,
+    /// When the run should end.
+    pub(super) until: Instant,
 }
 
 /// The jobs that could run after the current run, as far as they are known.
@@ -29,6 +38,8 @@ pub(super) enum Waiting {
     Nothing,
     /// More jobs than the last claim asked for.
     InQueue,
-    /// The worker holds some.
+    /// The worker holds some, which can run together.
     Held,
+    /// The worker holds some, and not all of them can run together.
+    Mixed,
 }

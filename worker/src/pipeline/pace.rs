@@ -7,8 +7,9 @@ use batchfleet_policy::{TransferTime, WaitingRows};
 use tokio::time::Instant;
 
 use super::{
-    claim::Waiting,
+    claim::{ClaimAhead, Forming, Waiting},
     held::{HeldJobs, Urgency},
+    joins::JoinTimes,
 };
 use crate::{
     intake::ClaimedJobs,
@@ -39,15 +40,17 @@ pub(super) struct BatchPace {
     round_trip: RoundTrip,
     /// The times of claims that found waiting jobs.
     claims: TransferTime,
+    /// The times of joins of large inputs.
+    joins: JoinTimes,
     /// Bytes of inputs for each unit, on average.
     bytes_per_unit: f64,
 }
 
 impl BatchPace {
-    /// Bases decisions on `tuner`, on claims and on `round_trip`, which also stands for claims until
-    /// they have been timed.
-    pub(super) fn new(tuner: SharedTuner, round_trip: RoundTrip) -> Self {
-        Self { tuner, round_trip, claims: TransferTime::default(), bytes_per_unit: 0.0 }
+    /// Bases decisions on `tuner`, on claims and `joins`, and on `round_trip`, which also stands for
+    /// claims until they have been timed.
+    pub(super) fn new(tuner: SharedTuner, round_trip: RoundTrip, joins: JoinTimes) -> Self {
+        Self { tuner, round_trip, claims: TransferTime::default(), joins, bytes_per_unit: 0.0 }
     }
 
     /// Records a claim, whose jobs cost `units` units.
@@ -64,11 +67,12 @@ impl BatchPace {
         }
     }
 
-    /// The time within which nearly all claims of `units` units end.
-    fn claim_time(&self, units: f64) -> Duration {
+    /// The time within which nearly all batches of `units` units can be claimed and joined.
+    fn preparation_time(&self, units: f64) -> Duration {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
         let bytes = (self.bytes_per_unit * units) as u64;
-        self.claims.within(bytes).unwrap_or(self.round_trip.get() * 2)
+        let claim = self.claims.within(bytes).unwrap_or(self.round_trip.get() * 2);
+        claim + self.joins.within(bytes)
     }
 
     /// Chooses N for the next batch; 1 for a model that does not batch.
@@ -161,46 +165,92 @@ impl BatchPace {
         TOP_UP.max(self.round_trip.get() * 2)
     }
 
-    /// How long after the start of a run of `units` units to claim the next batch, and when the run
-    /// should end if the next batch can be formed meanwhile. The jobs should arrive just before the
-    /// run ends: earlier, another worker might be free to run them. `None` to claim after the run.
+    /// When to claim the next batch during a run of `units` units that `began`, and how to form it if
+    /// it `may_form` meanwhile. The jobs should arrive just before the run ends: earlier, another
+    /// worker might be free to run them. `None` to claim after the run.
     ///
     /// If no more jobs seem to wait, a worker that shares the queue claims after the run, unless the
     /// run is too short to tell: the batch then has all jobs that have arrived until the engine is
-    /// free. No other worker could run what an only worker claims during a run.
+    /// free. No other worker could run what an only worker claims during a run. So an only worker claims
+    /// at once during a short run, which may end before a timer, and the engine has a batch in any case.
+    /// It claims the jobs that come later together.
     pub(super) fn claim_ahead(
         &self,
-        units: u32,
+        (units, began): (u32, Instant),
         waiting: Waiting,
-    ) -> Option<(Duration, Option<Duration>)> {
+        may_form: bool,
+    ) -> Option<ClaimAhead> {
         let (ends, next, is_alone) = {
             let tuner = self.tuner.lock();
             (tuner.expected(units), tuner.full(tuner.batch_limit()), tuner.workers() == 1)
         };
         let claims_ahead = waiting != Waiting::Nothing || is_alone;
-        let claim = self.claim_time(next);
         let is_quick = ends < self.round_trip.get() * CLAIM_AHEAD_BELOW;
         if is_quick && (!claims_ahead || ends < SHORT_RUN) {
-            return Some((Duration::ZERO, None));
+            return Some(ClaimAhead { at: began, forming: None });
         }
         if !claims_ahead {
             return None;
         }
+        let lead = self.preparation_time(next) + TICK;
+        let is_short = ends < TICK * CLAIM_AHEAD_BELOW;
+        let late = began + ends.saturating_sub(lead);
         // Where jobs wait in the queue, the claim finds enough of them at any time.
-        let is_short = waiting == Waiting::InQueue && ends < TICK * CLAIM_AHEAD_BELOW;
-        let at = if is_short { Duration::ZERO } else { ends.saturating_sub(claim + TICK) };
-        Some((at, Some(ends)))
+        let is_in_queue = waiting == Waiting::InQueue;
+        let can_begin = is_alone && may_form && waiting != Waiting::Mixed;
+        let is_early = is_short && (is_in_queue || can_begin);
+        let at = if is_early { began } else { late };
+        let tops_up_at = if is_in_queue { at } else { late };
+        let forming = may_form.then(|| Forming { tops_up_at, until: began + ends });
+        Some(ClaimAhead { at, forming })
     }
 
     /// Whether another claim can return before a run ends that is expected to take `left` longer. A
     /// claim may reach into the next run if no other worker could run its jobs.
     pub(super) fn can_claim_within(&self, left: Duration) -> bool {
         let claims = if self.is_alone() { 1 } else { CLAIMS_BELOW };
-        left > self.claim_time(1.0) * claims
+        left > self.preparation_time(1.0) * claims
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
 fn float(bytes: u64) -> f64 {
     bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_broker::Delivery;
+    use batchfleet_policy::{BatchMode, BatchPolicy, CostModel};
+
+    use super::*;
+    use crate::{batch::examples::delivery, lengths::RowLengths};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_of_large_rows_leaves_time_to_join_them() {
+        let cost = CostModel::from_profile(&[(1, MS * 10), (8, MS * 10)]).unwrap();
+        let policy = BatchPolicy::new(BatchMode::Fixed(8), 8, MS * 100);
+        let tuner = SharedTuner::new(policy, cost, RowLengths::default());
+        tuner.lock().limit(Duration::ZERO);
+        let joins = JoinTimes::default();
+        let mut pace = BatchPace::new(tuner, RoundTrip::default(), joins.clone());
+        for _ in 0..100 {
+            let deliveries = vec![Delivery { waited: MS * 9, ..delivery(0, 1, 100_000) }];
+            pace.claimed(&ClaimedJobs { deliveries, full: true, idle: false, took: MS / 4 }, 1.0);
+        }
+        let began = Instant::now();
+        let claims_at = |pace: &BatchPace| {
+            pace.claim_ahead((8, began), Waiting::InQueue, true).unwrap().at.duration_since(began)
+        };
+        let without = claims_at(&pace);
+        for _ in 0..100 {
+            joins.observe(100_000, MS / 4);
+            joins.observe(800_000, MS * 2);
+        }
+        let joined = without.saturating_sub(claims_at(&pace));
+        assert!(joined.abs_diff(MS * 2) < MS / 10, "{joined:?}");
+        assert!(pace.can_claim_within(MS) && !pace.can_claim_within(MS / 4));
+    }
 }

@@ -1,7 +1,7 @@
 //! Jobs of dead workers: reclaimed one by one, and run alone, alternating with other batches. A job
 //! may have killed its worker, and must not take the jobs of others with it.
 
-use std::{mem, time::Duration};
+use std::mem;
 
 use batchfleet_broker::Release;
 
@@ -28,18 +28,18 @@ impl Quarantine {
         Self { rescue, metrics, drain, rest: None, ran: false }
     }
 
-    /// Whether a search for jobs of dead workers is due.
-    pub(super) fn is_due(&self) -> bool {
-        self.rescue.is_due()
+    /// Whether a job of a dead worker may be next. Starts a search for such jobs if one is due.
+    pub(super) fn may_be_next(&mut self) -> bool {
+        self.rescue.has_found()
     }
 
-    /// Time until the next search is due.
-    pub(super) fn wait(&self) -> Duration {
-        self.rescue.wait()
+    /// Waits until a job of a dead worker may be next; cancel-safe.
+    pub(super) async fn found(&mut self) {
+        self.rescue.found().await;
     }
 
     /// The next part of the job that ran last. Otherwise, unless a quarantined job ran last, reclaims
-    /// one job of a dead worker, if a search is due and the job may run.
+    /// one job of a dead worker, if a search has found one and the job may run.
     pub(super) async fn next(
         &mut self,
         screen: &mut Screen,
@@ -54,7 +54,7 @@ impl Quarantine {
         if mem::take(&mut self.ran) {
             return None;
         }
-        while self.rescue.is_due() && !self.drain.has_begun() {
+        while self.rescue.has_found() && !self.drain.has_begun() {
             let reclaimed = self.rescue.next().await?;
             self.metrics.reclaimed.inc();
             let admitted = screen.admit(vec![reclaimed], settler).await;

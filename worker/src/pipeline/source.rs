@@ -8,7 +8,7 @@ use batchfleet_policy::WaitingRows;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    claim::{ClaimAhead, LastClaim, Waiting},
+    claim::{ClaimAhead, Forming, LastClaim, Waiting},
     held::HeldJobs,
     pace::BatchPace,
     quarantine::Quarantine,
@@ -125,11 +125,7 @@ impl BatchSource {
             if self.held.is_empty() {
                 let full = self.pace.full(limit);
                 self.intake.ask(full, full);
-                // Claim waiting jobs before looking for jobs of dead workers. If the claim ended
-                // during a quarantined run that kills the worker, the claimed jobs would be
-                // quarantined too.
-                let patience = self.quarantine.wait().max(self.pace.claim_patience());
-                self.await_claim(patience, settler).await?;
+                self.await_first_claim(settler).await?;
             } else if self.needs_more(limit) {
                 self.top_up(limit, settler).await?;
             }
@@ -254,6 +250,27 @@ impl BatchSource {
         self.intake.ask(self.window(limit) - f64::from(held), limit.units);
     }
 
+    /// Waits for the claim in flight, or until a job of a dead worker may be next. `None` once the
+    /// drain begins.
+    async fn await_first_claim(&mut self, settler: &mut Settler) -> Option<()> {
+        let patience = self.pace.claim_patience();
+        let Self { intake, quarantine, drain, .. } = self;
+        let quarantined = async {
+            // Jobs that wait are claimed first. If the claim ended during a quarantined run that kills
+            // the worker, the claimed jobs would be quarantined too.
+            sleep(patience).await;
+            quarantine.found().await;
+        };
+        let claimed = tokio::select! {
+            biased;
+            claimed = intake.claimed() => claimed?,
+            () = quarantined => return Some(()),
+            () = drain.begun() => return None,
+        };
+        self.hold(claimed, settler).await;
+        Some(())
+    }
+
     /// Waits up to `patience` for the claim in flight. `None` once the drain begins.
     async fn await_claim(&mut self, patience: Duration, settler: &mut Settler) -> Option<()> {
         let claimed = tokio::select! {
@@ -310,15 +327,14 @@ impl BatchSource {
             return None;
         }
         let waiting = match self.last_claim {
-            _ if has_large || !self.held.is_empty() => Waiting::Held,
+            _ if has_large || self.held.is_mixed() => Waiting::Mixed,
+            _ if !self.held.is_empty() => Waiting::Held,
             LastClaim::Full => Waiting::InQueue,
             LastClaim::Some | LastClaim::Empty => Waiting::Nothing,
         };
-        let (after, ends) = self.pace.claim_ahead(batch.units, waiting)?;
         // Requests of about the same length are found among many.
         let may_choose = self.plan.padding.is_none() || has_enough || waiting == Waiting::InQueue;
-        let forms_until = ends.filter(|_| may_choose && !has_large).map(|ends| began + ends);
-        Some(ClaimAhead { at: began + after, forms_until })
+        self.pace.claim_ahead((batch.units, began), waiting, may_choose && !has_large)
     }
 
     /// Whether the held jobs fill a batch, together with those of a claim that has ended.
@@ -328,6 +344,12 @@ impl BatchSource {
         }
         let n = self.pace.n();
         self.held.large(n) == 0 && f64::from(self.held.whole_units(n)) >= self.pace.full(n)
+    }
+
+    /// Starts a search for jobs of dead workers if one is due, so that its result is known before the
+    /// next claim.
+    pub(super) fn look_for_dead_workers(&mut self) {
+        self.quarantine.may_be_next();
     }
 
     /// Whether a claim is in flight.
@@ -346,7 +368,7 @@ impl BatchSource {
     /// next. Returns whether a claim is in flight.
     pub(super) fn claim_ahead(&mut self) -> bool {
         let limit = self.limit();
-        if !self.quarantine.is_due() {
+        if !self.quarantine.may_be_next() {
             if self.held.is_empty() {
                 self.intake.ask(self.window(limit), self.pace.full(limit));
             } else if self.needs_more(limit) {
@@ -356,20 +378,20 @@ impl BatchSource {
         self.intake.is_claiming()
     }
 
-    /// Starts to claim jobs to add to the `upcoming` batch until the current run `ends`. Returns
+    /// Starts to claim jobs to add to the `upcoming` batch until the current run ends. Returns
     /// whether a claim is in flight.
     ///
     /// The claim does not reach into the next run, during which another worker may be free. Nothing
     /// is claimed while jobs are held that could not be added.
-    pub(super) fn claim_more(&mut self, upcoming: &Upcoming, ends: Instant) -> bool {
-        let left = ends.saturating_duration_since(Instant::now());
+    pub(super) fn claim_more(&mut self, upcoming: &Upcoming, forming: Forming) -> bool {
+        let left = forming.until.saturating_duration_since(Instant::now());
         let limit = self.pace.n();
         let room = upcoming.waiting(|batch| limit.units - f64::from(batch.units)).unwrap_or(0.0);
         let has_others = self.held.whole_units(limit) > 0 || self.plan.padding.is_some();
         if room > 0.0
             && !has_others
             && self.pace.can_claim_within(left)
-            && !self.quarantine.is_due()
+            && !self.quarantine.may_be_next()
         {
             self.intake.ask_within(room, limit.units, left);
         }
@@ -395,7 +417,8 @@ impl BatchSource {
         }
         let limit = self.pace.n();
         let lingers = !self.plan.linger.is_zero() && self.held.has_room(limit);
-        if self.held.is_empty() || lingers || self.quarantine.is_due() || self.drain.has_begun() {
+        let is_quarantined = self.quarantine.may_be_next();
+        if self.held.is_empty() || lingers || is_quarantined || self.drain.has_begun() {
             return None;
         }
         self.renew_leases().await;

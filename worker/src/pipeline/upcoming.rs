@@ -8,6 +8,7 @@ use std::{mem, sync::Arc};
 use parking_lot::Mutex;
 use tokio::{sync::oneshot::Receiver, task::spawn_blocking, time::Instant};
 
+use super::joins::{JoinTimes, WORTH_JOINING};
 use crate::{
     batch::Batch,
     engine::{EngineHandle, FinishedRun},
@@ -17,10 +18,6 @@ use crate::{
     tuner::SharedTuner,
 };
 
-/// Inputs of this many bytes are worth another thread. To copy fewer takes the engine a few
-/// microseconds.
-const WORTH_JOINING: u64 = 64 << 10;
-
 /// How a model's batches are prepared.
 #[derive(Clone, Debug)]
 pub(super) struct Preparation {
@@ -28,6 +25,8 @@ pub(super) struct Preparation {
     pub(super) layout: Layout,
     /// Where inputs are joined.
     pub(super) buffers: KeptBuffers,
+    /// How long joins ahead take.
+    pub(super) joins: JoinTimes,
     /// Chooses the rows of padding.
     pub(super) tuner: SharedTuner,
 }
@@ -40,6 +39,7 @@ pub(super) struct Upcoming {
     /// Bytes of the inputs that are joined, or being joined.
     joining: u64,
     layout: Layout,
+    joins: JoinTimes,
     done: Receiver<FinishedRun>,
 }
 
@@ -72,7 +72,7 @@ impl Upcoming {
         engine: &EngineHandle,
         preparation: Preparation,
     ) -> Self {
-        let Preparation { layout, buffers, tuner } = preparation;
+        let Preparation { layout, buffers, joins, tuner } = preparation;
         let stage = Arc::new(Mutex::new(Stage::Waits(batch)));
         let ahead = Arc::new(Mutex::new(Some(JoinedAhead::new(buffers))));
         let begin = {
@@ -85,7 +85,7 @@ impl Upcoming {
             }
         };
         let done = engine.offer(begin).await;
-        Self { stage, ahead, joining: 0, layout, done }
+        Self { stage, ahead, joining: 0, layout, joins, done }
     }
 
     /// Begins to join the inputs on another thread, if they are large and the engine is busy.
@@ -97,10 +97,12 @@ impl Upcoming {
         };
         let Some((bytes, inputs)) = self.waiting(lay_out).flatten() else { return };
         self.joining = bytes;
-        let ahead = Arc::clone(&self.ahead);
+        let (ahead, joins) = (Arc::clone(&self.ahead), self.joins.clone());
+        let asked = Instant::now();
         drop(spawn_blocking(move || {
             if let Some(ahead) = &mut *ahead.lock() {
                 inputs.join_ahead(ahead);
+                joins.observe(bytes - joined, asked.elapsed());
             }
         }));
     }

@@ -43,6 +43,25 @@ async fn the_only_worker_claims_before_the_end_of_a_run_although_no_jobs_seemed_
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_only_worker_has_a_batch_early_in_a_short_run_and_fills_it_up_near_the_end() {
+    // The run takes longer than expected, so that the test can check the queue meanwhile.
+    let short = Duration::from_millis(4);
+    let cost = CostModel::from_profile(&[(1, short), (64, short)]).unwrap();
+    let mut bench = Bench::start(ServingPlan { cost, ..plan(8) }).await;
+    bench.submit_rows(&[1]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+    bench.submit_rows(&[1]).await;
+    sleep(short / 4).await;
+    assert_eq!(bench.backlog().await.depth(), 0, "the engine has a batch");
+    bench.submit_rows(&[1, 1]).await;
+    sleep(short / 4).await;
+    assert_eq!(bench.backlog().await.depth(), 2, "more may come");
+    sleep(short / 2).await;
+    assert_eq!(bench.backlog().await.depth(), 0);
+    assert_eq!(bench.ran.recv().await.unwrap(), [1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_published_target_applies_from_the_next_claim_on() {
     let broker = MemoryBroker::new(1000);
     let roles = broker.worker(queue(), WorkerId::random()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A broker whose first calls fail.
+//! A broker whose first calls fail, or which answers slowly.
 
 use super::*;
 
@@ -28,11 +28,12 @@ impl Claims for ShakyClaims {
 }
 
 /// A consumer that fails the first `settlements` calls to settle and the first `returns` calls to
-/// hand back.
+/// hand back, and which answers questions about other workers and gateways after `answers`.
 struct Shaky {
     consumer: Arc<dyn Consumer>,
     settlements: AtomicUsize,
     returns: AtomicUsize,
+    answers: Duration,
 }
 
 #[async_trait]
@@ -46,7 +47,13 @@ impl Consumer for Shaky {
         self.consumer.reclaim(limit).await
     }
 
+    async fn can_reclaim(&self) -> Result<bool, BrokerError> {
+        sleep(self.answers).await;
+        self.consumer.can_reclaim().await
+    }
+
     async fn gateways_alive(&self, gateways: &[GatewayId]) -> Result<Vec<bool>, BrokerError> {
+        sleep(self.answers).await;
         self.consumer.gateways_alive(gateways).await
     }
 
@@ -77,7 +84,7 @@ async fn shaky_bench(claims: usize, settlements: usize, returns: usize) -> Bench
     let Jobs { claims: steady, consumer, renewal } = jobs(&broker).await;
     let [failures, settlements, returns] = [claims, settlements, returns].map(AtomicUsize::new);
     let claims = Box::new(ShakyClaims { claims: steady, failures });
-    let consumer = Arc::new(Shaky { consumer, settlements, returns });
+    let consumer = Arc::new(Shaky { consumer, settlements, returns, answers: Duration::ZERO });
     Bench::with(plan(4), broker, Jobs { claims, consumer, renewal }, DRAIN).await
 }
 
@@ -122,4 +129,18 @@ async fn handing_back_is_retried_until_the_broker_takes_the_jobs() {
     bench.shutdown.cancel();
     bench.pipeline.await.unwrap().unwrap();
     assert_eq!(bench.metrics.jobs(JobOutcome::HandedBack).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_engine_does_not_wait_for_answers_about_other_workers_and_gateways() {
+    let broker = MemoryBroker::new(1000);
+    let Jobs { claims, consumer, renewal } = jobs(&broker).await;
+    let [settlements, returns] = [0, 0].map(AtomicUsize::new);
+    let consumer = Arc::new(Shaky { consumer, settlements, returns, answers: RUN / 2 });
+    let bench = Bench::with(plan(4), broker, Jobs { claims, consumer, renewal }, DRAIN).await;
+    let began = Instant::now();
+    // The batches take longer than a gateway without a sign of life is trusted.
+    bench.submit_rows(&[1; 160]).await;
+    bench.replies(160).await;
+    assert_eq!(began.elapsed(), RUN * 40);
 }
