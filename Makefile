@@ -125,13 +125,13 @@ chaos: build ## inject every fault under load; ONLY=F01,F14 selects, SECONDS_EAC
 		$(if $(GRPC),--grpc) \
 		$(if $(findstring F35,$(or $(ONLY),$(if $(GRPC),,F35))),--previous "$$(scripts/previous.sh $(PREVIOUS))")
 
-bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=origin,echo,gap,bare,text,lengths,capacity,documents,size-change,sweep,traces,access,redis-tls,large,grpc,control SECONDS_EACH=2, BEFORE=COMMIT compares the gap with an older worker
+bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=origin,echo,gap,bare,text,lengths,capacity,documents,size-change,sweep,traces,access,redis-tls,large,grpc,control SECONDS_EACH=2, BEFORE=COMMIT compares the gap with older programs
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --release -p batchfleet-worker --examples
 	target/release/batchfleet-bench --models $(MODELS) --bench-models $(BENCH_MODELS) \
 		--text-models $(TEXT_MODELS) --sentences $(SENTENCES) --digits $(DIGITS_TEST) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) \
-		$(if $(BEFORE),--previous "$$(scripts/previous.sh $(BEFORE))")
+		$(if $(BEFORE),--previous "$$(scripts/previous.sh $(BEFORE) batchfleet batchfleet-worker)")
 
 peers: build $(LIBRARY) models ## compare Batchfleet with Triton, KServe and MLServer over gRPC; ONLY=triton,batchfleet ROUNDS=2 SECONDS_EACH=4
 	@scripts/prerequisites.sh redis-server

@@ -1,5 +1,5 @@
-//! How long the engine waits between two batches, in one process and over Redis, with an echo. An older
-//! worker can be measured in turn with this one.
+//! How long the engine waits between two batches, in one process and over Redis, with an echo. Older
+//! programs can be measured in turn with these.
 
 mod engine_totals;
 mod served;
@@ -133,7 +133,7 @@ struct Measured {
     busy: f64,
 }
 
-/// Prints the gap and the engine's use, for `previous`, the folder of an older worker, and for this
+/// Prints the gap and the engine's use, for `previous`, the folder of older programs, and for this
 /// build.
 pub(crate) async fn bench(lasts: Duration, previous: Option<&Path>) -> Result<()> {
     println!(
@@ -142,8 +142,7 @@ pub(crate) async fn bench(lasts: Duration, previous: Option<&Path>) -> Result<()
     );
     let mut verdicts = Vec::new();
     for case in &CASES {
-        let before = previous.filter(|_| !matches!(case.place, Place::OneProcess));
-        verdicts.push((case, compare(case, before, lasts).await?));
+        verdicts.push((case, compare(case, previous, lasts).await?));
     }
     println!();
     for (case, (runs, before)) in &verdicts {
@@ -154,7 +153,7 @@ pub(crate) async fn bench(lasts: Duration, previous: Option<&Path>) -> Result<()
     Ok(())
 }
 
-/// Measures a case with this build, and with an older worker.
+/// Measures a case with this build, and with older programs.
 async fn compare(
     case: &Case,
     previous: Option<&Path>,

@@ -42,7 +42,7 @@ struct Settings {
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     seconds: u64,
 
-    /// Folder with an older version of the worker, with which the engine's wait is compared
+    /// Folder with older programs, with which the wait of the engine is compared
     #[arg(long, value_name = "DIR")]
     previous: Option<PathBuf>,
 

@@ -6,6 +6,9 @@ use anyhow::{Result, ensure};
 use batchfleet_loadgen::Target;
 use batchfleet_testkit::{CuttingProxy, Fleet, FleetPlan, Program, RedisServer, get};
 
+/// The gateway and the worker in one process.
+const PROGRAM: &str = "batchfleet";
+
 /// Where the queue of the model is.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
@@ -30,7 +33,7 @@ pub(super) enum Served {
 }
 
 impl Served {
-    /// Serves the model `echo` of a repository. `programs` is the folder of another worker than that
+    /// Serves the model `echo` of a repository. `programs` is the folder of other programs than those
     /// of this build.
     pub(super) async fn start(
         place: Place,
@@ -49,8 +52,11 @@ impl Served {
             Place::OneProcess => {
                 let local = "127.0.0.1:0";
                 let serve = ["serve", "--listen", local, "--admin-listen", local];
-                let program =
-                    Program::named("batchfleet")?.args(serve).args(["--model-repository"]);
+                let path = match programs {
+                    Some(folder) => folder.join(PROGRAM),
+                    None => Program::path(PROGRAM)?,
+                };
+                let program = Program::at(path).args(serve).args(["--model-repository"]);
                 let program = program.args([repository]).args(flags.iter().copied()).spawn()?;
                 let admin = program.address("admin").await?;
                 while get(&admin, "/readyz").await?.0 != 200 {
