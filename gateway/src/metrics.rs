@@ -3,25 +3,21 @@
 
 mod access;
 mod fleet;
-mod series;
 mod triton;
 
-use std::{
-    collections::{HashMap, HashSet},
-    num::NonZeroU128,
-    time::Duration,
-};
+use std::{collections::HashSet, num::NonZeroU128, time::Duration};
 
 use batchfleet_broker::{Backlog, BrokerError, QueueName};
 use batchfleet_oip::statistics::ModelStatistics;
-use batchfleet_service::metrics::{Described, MetricGroup, TracedHistogram, TracedHistogramVec};
+use batchfleet_service::metrics::{
+    Described, Labels, Metric, MetricGroup, TracedHistogram, TracedHistogramVec,
+};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use strum::{IntoEnumIterator, VariantArray};
 
 pub(crate) use self::access::AccessMetrics;
 use self::{
     fleet::FleetMetrics,
-    series::remove,
     triton::{ModelTriton, Triton},
 };
 use crate::{outcome::RequestOutcome, refusal::RefusalKind, traffic::SECONDS, usage::UsageMetrics};
@@ -203,26 +199,26 @@ impl GatewayMetrics {
     /// Removes the series of model versions that are gone, and of models that are not among the
     /// `names` that are left.
     pub(crate) fn forget(&self, gone: &HashSet<QueueName>, names: &HashSet<String>) {
-        let is_gone = |labels: &HashMap<&str, &str>| {
+        let is_gone = |labels: &Labels<'_>| {
             labels.get("model").is_some_and(|name| {
                 !names.contains(*name) && gone.iter().any(|queue| queue.model == *name)
             })
         };
         let versions: HashSet<[String; 2]> = gone.iter().map(fleet::labels).collect();
-        let is_of_version = |labels: &HashMap<&str, &str>| {
+        let is_of_version = |labels: &Labels<'_>| {
             let label = |name| labels.get(name).map(|value| (*value).to_owned());
             let pair = label("model").zip(label("version"));
             pair.is_some_and(|(model, version)| versions.contains(&[model, version]))
         };
-        remove(&self.offered, is_gone);
-        remove(&self.accepted, is_gone);
-        remove(&self.refused, is_gone);
-        remove(&self.answered, is_gone);
-        remove(&self.within_slo, is_gone);
-        remove(&self.in_flight, is_gone);
-        remove(self.request_seconds.histograms(), is_gone);
-        self.fleet.forget(is_of_version);
-        self.triton.forget(is_of_version);
+        self.offered.remove_where(&is_gone);
+        self.accepted.remove_where(&is_gone);
+        self.refused.remove_where(&is_gone);
+        self.answered.remove_where(&is_gone);
+        self.within_slo.remove_where(&is_gone);
+        self.in_flight.remove_where(&is_gone);
+        self.request_seconds.remove_where(&is_gone);
+        self.fleet.remove_series(&is_of_version);
+        self.triton.remove_series(&is_of_version);
     }
 
     /// Counts an inference request that arrives.

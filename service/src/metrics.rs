@@ -4,6 +4,7 @@
 mod exemplars;
 mod macros;
 pub(crate) mod openmetrics;
+mod series;
 
 use batchfleet_broker::redis::{Denials, denials};
 pub use prometheus::Result;
@@ -12,7 +13,10 @@ use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
-pub use self::exemplars::{TracedHistogram, TracedHistogramVec};
+pub use self::{
+    exemplars::{TracedHistogram, TracedHistogramVec},
+    series::Labels,
+};
 use crate::{logs, memory, trace};
 
 /// The definition of a metric.
@@ -65,6 +69,10 @@ pub trait MetricGroup: Sized {
         Self::make(&mut families)?;
         Ok(families.described())
     }
+
+    /// Removes the series whose labels satisfy `is_gone` from all metrics of the group, including
+    /// nested groups. A metric without labels stays.
+    fn remove_series(&self, is_gone: &dyn Fn(&Labels<'_>) -> bool);
 }
 
 /// A metric type of the `prometheus` crate.
@@ -78,6 +86,9 @@ pub trait Metric: Collector + Clone + 'static {
     ///
     /// If a name is not valid in Prometheus.
     fn with(options: HistogramOpts, labels: &[&str]) -> Result<Self>;
+
+    /// Removes the series whose labels satisfy `is_gone`; a metric without labels stays.
+    fn remove_where(&self, is_gone: &dyn Fn(&Labels<'_>) -> bool);
 }
 
 /// Implements [`Metric`] for a type with a single series and for the corresponding `Vec` type.
@@ -93,6 +104,8 @@ macro_rules! metric_types {
                 }
                 Self::with_opts(options $(.$common)?)
             }
+
+            fn remove_where(&self, _: &dyn Fn(&Labels<'_>) -> bool) {}
         }
 
         impl Metric for $Vec {
@@ -100,6 +113,10 @@ macro_rules! metric_types {
 
             fn with(options: HistogramOpts, labels: &[&str]) -> Result<Self> {
                 Self::new(options $(.$common)?, labels)
+            }
+
+            fn remove_where(&self, is_gone: &dyn Fn(&Labels<'_>) -> bool) {
+                series::remove(self, is_gone);
             }
         }
     )+};

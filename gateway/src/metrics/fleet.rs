@@ -1,12 +1,11 @@
 //! Metrics of the whole fleet. Every gateway observes the same fleet, so aggregate over gateways
 //! with the maximum, not the sum.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use batchfleet_broker::{Announcement, Backlog, ModelSpec, QueueName};
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
-use super::series::remove;
 use crate::explain::Explanation;
 
 /// The labels of a model version.
@@ -61,21 +60,6 @@ batchfleet_service::metrics! {
 }
 
 impl FleetMetrics {
-    /// Removes the series whose labels satisfy `is_gone`.
-    pub(super) fn forget(&self, is_gone: impl Fn(&HashMap<&str, &str>) -> bool + Copy) {
-        for family in [&self.queue_depth, &self.queue_in_flight, &self.workers] {
-            remove(family, is_gone);
-        }
-        for family in [&self.mismatched, &self.wanted] {
-            remove(family, is_gone);
-        }
-        let gauges =
-            [&self.queue_oldest_age, &self.backlog_seconds, &self.load, &self.capacity, &self.slo];
-        for family in gauges {
-            remove(family, is_gone);
-        }
-    }
-
     /// Updates the metrics of a queue after a poll; `wait` is the predicted wait of a request that
     /// arrives now.
     pub(crate) fn set_queue(&self, queue: &QueueName, backlog: &Backlog, wait: Duration) {

@@ -3,7 +3,7 @@
 //!
 //! <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html>
 
-use std::{collections::HashMap, mem, num::NonZeroU128, time::Duration};
+use std::{mem, num::NonZeroU128, time::Duration};
 
 use batchfleet_broker::{Backlog, QueueName};
 use batchfleet_oip::statistics::{ModelStatistics, Total};
@@ -11,10 +11,7 @@ use batchfleet_service::metrics::{TracedHistogram, TracedHistogramVec};
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{
-    fleet::{VERSION, labels},
-    series::remove,
-};
+use super::fleet::{VERSION, labels};
 use crate::{outcome::RequestOutcome, refusal::RefusalKind};
 
 /// Triton's reasons for failure.
@@ -79,26 +76,6 @@ batchfleet_service::metrics! {
 }
 
 impl Triton {
-    /// Removes the series whose labels satisfy `is_gone`.
-    pub(super) fn forget(&self, is_gone: impl Fn(&HashMap<&str, &str>) -> bool + Copy) {
-        let counters = [
-            &self.success,
-            &self.rows,
-            &self.batches,
-            &self.request,
-            &self.queue,
-            &self.input,
-            &self.infer,
-            &self.output,
-            &self.failures,
-        ];
-        for family in counters {
-            remove(family, is_gone);
-        }
-        remove(&self.pending, is_gone);
-        remove(self.first_response.histograms(), is_gone);
-    }
-
     /// The metrics of one model version.
     pub(super) fn for_model(&self, queue: &QueueName) -> ModelTriton {
         let labels = labels(queue);

@@ -15,7 +15,10 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::Metric;
+use super::{
+    Metric,
+    series::{Labels, remove},
+};
 
 /// The exemplars of all histograms of the process. An entry is dropped with the last
 /// [`TracedHistogram`] of its series.
@@ -102,11 +105,6 @@ impl TracedHistogramVec {
             exemplars: Exemplars::of(series(&self.name, labels), &self.bounds),
         }
     }
-
-    /// The histograms without exemplars, to remove series.
-    pub fn histograms(&self) -> &HistogramVec {
-        &self.histograms
-    }
 }
 
 impl Collector for TracedHistogramVec {
@@ -129,6 +127,10 @@ impl Metric for TracedHistogramVec {
             bounds: options.buckets.clone(),
             histograms: HistogramVec::new(options, labels)?,
         })
+    }
+
+    fn remove_where(&self, is_gone: &dyn Fn(&Labels<'_>) -> bool) {
+        remove(&self.histograms, is_gone);
     }
 }
 

@@ -96,6 +96,10 @@ macro_rules! metrics {
                     )+
                 })
             }
+
+            fn remove_series(&self, is_gone: &dyn Fn(&$crate::metrics::Labels<'_>) -> bool) {
+                $($crate::metrics!(@remove &self.$field, is_gone $(, $name)?);)+
+            }
         }
     };
     (@slice) => {
@@ -103,6 +107,12 @@ macro_rules! metrics {
     };
     (@slice $array:expr) => {
         &$array
+    };
+    (@remove $group:expr, $is_gone:ident) => {
+        $crate::metrics::MetricGroup::remove_series($group, $is_gone)
+    };
+    (@remove $metric:expr, $is_gone:ident, $name:expr) => {
+        $crate::metrics::Metric::remove_where($metric, $is_gone)
     };
     (@make $families:ident, $Group:ty, $help:expr) => {
         <$Group as $crate::metrics::MetricGroup>::make($families)?

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 
+/// The labels of a series: names and values.
+pub type Labels<'a> = HashMap<&'a str, &'a str>;
+
 /// Removes the series whose labels satisfy `is_gone`.
 pub(super) fn remove<B: MetricVecBuilder>(
     family: &MetricVec<B>,
-    is_gone: impl Fn(&HashMap<&str, &str>) -> bool,
+    is_gone: &dyn Fn(&Labels<'_>) -> bool,
 ) where
     MetricVec<B>: Collector,
 {
