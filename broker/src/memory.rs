@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -152,10 +152,17 @@ impl Broker for MemoryBroker {
         target.mark_changed();
         let (shared, lease) = (|| Arc::clone(&self.shared), self.lease);
         let jobs = self.shared.queue(&queue);
-        let claims = MemoryClaims { shared: shared(), queue: Arc::clone(&jobs), worker };
+        let no_more = Arc::new(Notify::new());
+        let claims = MemoryClaims {
+            shared: shared(),
+            queue: Arc::clone(&jobs),
+            worker,
+            no_more: no_more.clone(),
+        };
+        let consumer = MemoryConsumer { shared: shared(), queue: jobs, worker, lease, no_more };
         Ok(WorkerRoles {
             claims: Box::new(claims),
-            consumer: Arc::new(MemoryConsumer { shared: shared(), queue: jobs, worker, lease }),
+            consumer: Arc::new(consumer),
             target: Box::new(MemoryTarget { shared: shared(), queue, target }),
         })
     }
@@ -251,6 +258,8 @@ struct MemoryClaims {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
     worker: WorkerId,
+    /// Ends the wait of a claim.
+    no_more: Arc<Notify>,
 }
 
 #[async_trait]
@@ -268,8 +277,14 @@ impl Claims for MemoryClaims {
             let filled = self.queue.filled.notified();
             let mut deliveries = self.queue.claim(self.worker, limit);
             self.shared.set_awaited(&mut deliveries);
-            if !deliveries.is_empty() || timeout_at(until, filled).await.is_err() {
+            if !deliveries.is_empty() {
                 return Ok(deliveries);
+            }
+            tokio::select! {
+                filled = timeout_at(until, filled) => if filled.is_err() {
+                    return Ok(deliveries);
+                },
+                () = self.no_more.notified() => return Ok(deliveries),
             }
         }
     }
@@ -280,6 +295,7 @@ struct MemoryConsumer {
     queue: Arc<Queue>,
     worker: WorkerId,
     lease: Duration,
+    no_more: Arc<Notify>,
 }
 
 #[async_trait]
@@ -330,6 +346,10 @@ impl Consumer for MemoryConsumer {
         let renewal = LastRenewal { announcement, seen: Instant::now(), has_left, retired };
         self.shared.workers.lock().insert(self.worker, renewal);
         Ok(())
+    }
+
+    fn end_wait(&self) {
+        self.no_more.notify_one();
     }
 
     async fn leave(&self) -> Result<(), BrokerError> {

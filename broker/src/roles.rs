@@ -278,6 +278,9 @@ pub trait Consumer: Send + Sync {
     /// Called about once a second.
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError>;
 
+    /// Ends the wait of the claim in flight early, where that can lose no job: the worker claims no more.
+    fn end_wait(&self) {}
+
     /// Tells gateways that this worker claims no more jobs here. Other workers leave the jobs that it
     /// still holds to it for [`LIVENESS`]. Called about once a second until it holds none.
     async fn leave(&self) -> Result<(), BrokerError>;

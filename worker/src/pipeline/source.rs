@@ -437,6 +437,7 @@ impl BatchSource {
         let jobs = quarantine.into_job().into_iter().chain(held.take_all());
         let jobs = jobs.map(|job| job.delivery).collect();
         drain.hand_back(consumer.as_ref(), &metrics, jobs).await;
+        consumer.end_wait();
         let last = intake.stop().await?;
         drain.hand_back(consumer.as_ref(), &metrics, last).await;
         Ok(())
