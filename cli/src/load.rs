@@ -45,6 +45,10 @@ pub(crate) struct LoadSettings {
     #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with = "format")]
     grpc: Vec<String>,
 
+    /// Send the load over HTTP/2: with TLS as negotiated, without TLS with prior knowledge
+    #[arg(long, conflicts_with = "grpc")]
+    http2: bool,
+
     /// The model
     #[arg(long, value_name = "NAME")]
     model: String,
@@ -201,6 +205,9 @@ async fn load(settings: &LoadSettings) -> anyhow::Result<Report> {
 
 fn targets(settings: &LoadSettings) -> Result<Vec<Target>, LoadError> {
     let over_http = settings.url.iter().map(|url| settings.server.target(url));
+    if settings.http2 {
+        return over_http.map(|target| target.map(Target::over_http2)).collect();
+    }
     if settings.grpc.is_empty() {
         return over_http.collect();
     }

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     error::LoadError,
-    grpc,
+    grpc, http2,
     tls::{Tls, TlsTrust},
     workload::{HttpAnswer, Prepared},
 };
@@ -39,8 +39,15 @@ pub struct Target {
     headers: HeaderMap,
     /// TLS, if the server speaks it.
     tls: Option<Tls>,
-    /// Whether the server speaks gRPC.
-    grpc: bool,
+    protocol: Protocol,
+}
+
+/// The protocol of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+    Grpc,
 }
 
 impl Target {
@@ -69,8 +76,14 @@ impl Target {
     /// Sends all requests over gRPC. Only requests in the encoding of gRPC can then be sent.
     #[must_use]
     pub fn over_grpc(self) -> Self {
+        Self { protocol: Protocol::Grpc, ..self.over_http2() }
+    }
+
+    /// Sends all requests over HTTP/2, without TLS with prior knowledge.
+    #[must_use]
+    pub fn over_http2(self) -> Self {
         let tls = self.tls.map(Tls::over_http2);
-        Self { tls, grpc: true, ..self }
+        Self { tls, protocol: Protocol::Http2, ..self }
     }
 
     /// Verifies the server with these authorities instead of the system's, and presents the client
@@ -121,7 +134,13 @@ impl FromStr for Target {
         };
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
-        Ok(Self { address: address.into(), host, headers: HeaderMap::new(), tls, grpc: false })
+        Ok(Self {
+            address: address.into(),
+            host,
+            headers: HeaderMap::new(),
+            tls,
+            protocol: Protocol::Http1,
+        })
     }
 }
 
@@ -146,9 +165,9 @@ pub(crate) enum Lost {
     /// The connection was lost before the answer was complete.
     #[error("connection lost: {0}")]
     Connection(#[from] hyper::Error),
-    /// As above, over gRPC.
+    /// As above, over HTTP/2.
     #[error("connection lost: {0}")]
-    Grpc(#[from] h2::Error),
+    Http2(#[from] h2::Error),
     /// The timeout expired.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -158,9 +177,9 @@ pub(crate) enum Lost {
 }
 
 impl Lost {
-    /// Whether the server has said goodbye before it has seen the request over gRPC.
+    /// Whether the server has said goodbye before it has seen the request over HTTP/2.
     fn is_unprocessed(&self) -> bool {
-        matches!(self, Self::Grpc(error) if grpc::is_unprocessed(error))
+        matches!(self, Self::Http2(error) if http2::is_unprocessed(error))
     }
 
     /// Whether the server has certainly not seen the request, which may then be sent again.
@@ -171,28 +190,28 @@ impl Lost {
 
 /// The sender of an open connection.
 enum Sender {
-    Http(http1::SendRequest<Full<Bytes>>),
-    Grpc(h2::client::SendRequest<Bytes>),
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(h2::client::SendRequest<Bytes>),
 }
 
 impl Sender {
     /// Waits until the connection takes a request; `false` if it is closed.
     async fn is_ready(&mut self) -> bool {
         match self {
-            Self::Http(sender) => sender.ready().await.is_ok(),
-            Self::Grpc(sender) => poll_fn(|context| sender.poll_ready(context)).await.is_ok(),
+            Self::Http1(sender) => sender.ready().await.is_ok(),
+            Self::Http2(sender) => poll_fn(|context| sender.poll_ready(context)).await.is_ok(),
         }
     }
 
     /// Sends a request and waits for the complete answer.
     async fn ask(&mut self, request: Request<Bytes>) -> Result<(StatusCode, HttpAnswer), Lost> {
         match self {
-            Self::Http(sender) => {
+            Self::Http1(sender) => {
                 let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
                 let body = body.collect().await?.to_bytes();
                 Ok((head.status, HttpAnswer { headers: head.headers, body }))
             }
-            Self::Grpc(sender) => Ok(grpc::ask(sender, request).await?),
+            Self::Http2(sender) => Ok(http2::ask(sender, request).await?),
         }
     }
 }
@@ -261,17 +280,20 @@ impl Connection {
         *message.method_mut() = request.method;
         *message.uri_mut() = request.uri;
         *message.headers_mut() = request.headers;
-        if self.target.grpc {
-            *message.uri_mut() = self.target.absolute(message.uri())?;
-        } else {
+        if self.target.protocol == Protocol::Http1 {
             message.headers_mut().insert(HOST, self.target.host.clone());
+        } else {
+            *message.uri_mut() = self.target.absolute(message.uri())?;
         }
         message.headers_mut().extend(self.target.headers.clone());
         let sender = self.sender().await?;
 
         let answered = sender.ask(message).await;
-        let (status, answer) =
+        let (mut status, mut answer) =
             answered.inspect_err(|lost| self.dropped += u64::from(!lost.is_unprocessed()))?;
+        if self.target.protocol == Protocol::Grpc {
+            (status, answer) = grpc::as_http(answer);
+        }
         if is_last(&answer.headers) {
             self.open = None;
         }
@@ -283,8 +305,8 @@ impl Connection {
         let still_open = match self.open.take() {
             Some(mut sender) => {
                 let alive = sender.is_ready().await;
-                // Over gRPC a server says goodbye first.
-                self.dropped += u64::from(!alive && !self.target.grpc);
+                // Over HTTP/2 a server says goodbye first.
+                self.dropped += u64::from(!alive && self.target.protocol == Protocol::Http1);
                 alive.then_some(sender)
             }
             None => None,
@@ -301,23 +323,23 @@ impl Connection {
         let stream = TcpStream::connect(&*self.target.address).await?;
         stream.set_nodelay(true)?;
         match &self.target.tls {
-            None => handshake(stream, self.target.grpc).await,
-            Some(tls) => handshake(tls.connect(stream).await?, self.target.grpc).await,
+            None => handshake(stream, self.target.protocol).await,
+            Some(tls) => handshake(tls.connect(stream).await?, self.target.protocol).await,
         }
     }
 }
 
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    is_grpc: bool,
+    protocol: Protocol,
 ) -> Result<Sender, Lost> {
-    if is_grpc {
-        return Ok(Sender::Grpc(grpc::handshake(stream).await?));
+    if protocol != Protocol::Http1 {
+        return Ok(Sender::Http2(http2::handshake(stream).await?));
     }
     // The task ends when the sender is dropped. Errors of the connection reach the sender.
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    Ok(Sender::Http(sender))
+    Ok(Sender::Http1(sender))
 }
 
 /// Whether the server will close the connection after this answer.

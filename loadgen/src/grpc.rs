@@ -1,4 +1,4 @@
-//! gRPC: the messages of an inference, and the connections that carry them.
+//! gRPC: the messages of an inference.
 
 use batchfleet_proto::{
     Message,
@@ -7,17 +7,11 @@ use batchfleet_proto::{
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     },
 };
-use bytes::{BufMut, Bytes, BytesMut};
-use h2::{
-    RecvStream,
-    client::{Builder, SendRequest},
-};
+use bytes::{BufMut, Bytes};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode,
+    HeaderMap, StatusCode,
     header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TE},
 };
-
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     HttpAnswer,
@@ -32,8 +26,6 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 /// The flag and the length before a message.
 const FRAME_HEAD: usize = 5;
-/// How much the server may send of one answer, and of all, before the client has read it, in bytes.
-const WINDOWS: (u32, u32) = (2 << 20, 5 << 20);
 
 /// The headers of a call.
 pub(crate) fn headers() -> HeaderMap {
@@ -95,69 +87,21 @@ pub(crate) fn outputs(answer: &HttpAnswer) -> Result<Vec<Output>, String> {
     Ok(read.collect())
 }
 
-/// Opens a connection.
-pub(crate) async fn handshake(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<SendRequest<Bytes>, h2::Error> {
-    let mut builder = Builder::new();
-    builder
-        .enable_push(false)
-        .initial_window_size(WINDOWS.0)
-        .initial_connection_window_size(WINDOWS.1);
-    let (sender, connection) = builder.handshake(stream).await?;
-    // The task ends when the sender is dropped. Errors of the connection reach the sender.
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-/// Sends a request on a connection that takes one, and waits for the complete answer.
-pub(crate) async fn ask(
-    sender: &mut SendRequest<Bytes>,
-    request: Request<Bytes>,
-) -> Result<(StatusCode, HttpAnswer), h2::Error> {
-    let (head, body) = request.into_parts();
-    // The message follows its head before the task of the connection runs, so that one write carries
-    // both, as with the gRPC libraries of C and Go.
-    let (response, mut stream) = sender.send_request(Request::from_parts(head, ()), false)?;
-    stream.send_data(body, true)?;
-    read(response.await?).await
-}
-
-/// Reads a whole answer. Its status becomes the HTTP status of the same meaning.
-async fn read(response: Response<RecvStream>) -> Result<(StatusCode, HttpAnswer), h2::Error> {
-    let (head, mut stream) = response.into_parts();
-    let (mut headers, mut body) = (head.headers, BytesMut::new());
-    while let Some(piece) = stream.data().await {
-        let piece = match piece {
-            // The answer is complete, and the server does not want the rest of the request.
-            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => break,
-            piece => piece?,
-        };
-        body.extend_from_slice(&piece);
-        stream.flow_control().release_capacity(piece.len())?;
-    }
-    // The head of an answer without a message has the status.
-    if !headers.contains_key(STATUS) {
-        headers.extend(stream.trailers().await?.unwrap_or_default());
-    }
+/// Converts an answer: its status becomes the HTTP status of the same meaning, and the text of an error its
+/// body.
+pub(crate) fn as_http(
+    HttpAnswer { mut headers, mut body }: HttpAnswer,
+) -> (StatusCode, HttpAnswer) {
     let status = headers.get(STATUS).and_then(|status| status.to_str().ok()?.parse().ok());
     let status = status.map_or(StatusCode::BAD_GATEWAY, http_status);
     let wait = headers.get(PUSHBACK).and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
     if let Some(milliseconds) = wait {
         headers.insert(RETRY_AFTER, HeaderValue::from(milliseconds.div_ceil(1000)));
     }
-    let body = match headers.get(MESSAGE) {
-        Some(message) if status != StatusCode::OK => Bytes::copy_from_slice(message.as_bytes()),
-        _ => body.freeze(),
-    };
-    Ok((status, HttpAnswer { headers, body }))
-}
-
-/// Whether the server has said goodbye before it has seen the request, which may then be sent again.
-pub(crate) fn is_unprocessed(error: &h2::Error) -> bool {
-    let is_goodbye = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-    let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    error.is_remote() && (is_goodbye || is_refused)
+    if let Some(message) = headers.get(MESSAGE).filter(|_| status != StatusCode::OK) {
+        body = Bytes::copy_from_slice(message.as_bytes());
+    }
+    (status, HttpAnswer { headers, body })
 }
 
 fn http_status(status: i32) -> StatusCode {

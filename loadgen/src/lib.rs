@@ -17,6 +17,7 @@ mod echo;
 mod ending;
 mod error;
 mod grpc;
+mod http2;
 pub mod infer;
 mod latency;
 pub mod model;
