@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use batchfleet_service::Process;
-use batchfleet_worker::{Loaded, ModelSettings, WorkerError};
+use batchfleet_worker::{Loaded, ModelSettings, WorkerError, WorkerResources};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,8 @@ pub(crate) struct CheckSettings {
 /// served is an error.
 pub(crate) async fn main(settings: &CheckSettings) -> anyhow::Result<ExitCode> {
     let models = ModelSettings { exit_on_error: true, ..settings.models.clone().of_folder() };
-    let loaded = Loaded::load(&models, &Process::default(), &CancellationToken::new()).await;
+    let resources = WorkerResources::new(&Process::default()).map_err(WorkerError::report)?;
+    let loaded = Loaded::load(&models, &resources, &CancellationToken::new()).await;
     let reports = loaded.map_err(WorkerError::report)?.reports();
     say(&reports.join("\n"));
     Ok(ExitCode::SUCCESS)

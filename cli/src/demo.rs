@@ -22,7 +22,7 @@ use clap::Args;
 use parking_lot::Mutex;
 use prometheus::Registry;
 
-use crate::{one_process::OneProcess, tool};
+use crate::{model_control::ModelControlSettings, one_process::OneProcess, tool};
 
 /// The model of the demo.
 const MODEL: &str = "digits_wide";
@@ -146,7 +146,8 @@ async fn serve(
     let wanted = Wanted { name: model.to_owned(), version: None, digest: None };
     let models = ModelSettings { batch, models: vec![wanted], ..demo.models.clone() };
     let process = Process { shutdown: process.shutdown.child_token(), ..Process::default() };
-    let fleet = OneProcess::start(&gateway, &models, &process).await?;
+    let control = ModelControlSettings::default();
+    let fleet = OneProcess::start(&gateway, &models, &control, &process).await?;
     let target: Target = format!("http://{}", fleet.address()).parse()?;
     let serving = tokio::spawn(fleet.run());
     let visited = visit(target).await;

@@ -6,11 +6,13 @@ mod digest;
 mod explain;
 mod live_controls;
 mod load;
+mod model_control;
 mod one_process;
 mod redis_acl;
 mod server;
 mod set_n;
 mod tool;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -20,7 +22,7 @@ use batchfleet_simulator::{SimulateSettings, stdio::StdioSettings};
 use batchfleet_worker::ModelSettings;
 use clap::{Args, Parser, Subcommand};
 
-use crate::one_process::OneProcess;
+use crate::{model_control::ModelControlSettings, one_process::OneProcess};
 
 /// The service name in traces.
 const NAME: &str = "batchfleet";
@@ -74,6 +76,8 @@ struct ServeSettings {
     #[command(flatten)]
     models: ModelSettings,
     #[command(flatten)]
+    control: ModelControlSettings,
+    #[command(flatten)]
     process: ProcessSettings,
 }
 
@@ -85,7 +89,8 @@ fn main() -> ExitCode {
     match settings.command {
         Command::Serve(settings) => {
             batchfleet_service::run(NAME, &settings.process.clone(), async move |process| {
-                OneProcess::start(&settings.gateway, &settings.models, &process).await?.run().await
+                let ServeSettings { gateway, models, control, .. } = settings.as_ref();
+                OneProcess::start(gateway, models, control, &process).await?.run().await
             })
         }
         Command::Demo(settings) => {

@@ -5,7 +5,7 @@ use std::{future::pending, net::SocketAddr, sync::Arc};
 use batchfleet_broker::{Broker, BrokerError, GatewayId, Observer, Producer};
 use batchfleet_service::{LongTasks, Process};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Duration, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,8 @@ use crate::{
     },
     memory::{self, MemoryBudget},
     metrics::GatewayMetrics,
-    observe,
+    model_control::{ControlledModels, ModelControl, Models},
+    observe::{self, LookNow},
     offload::Offload,
     peers,
     server::{self, Addresses, ListenError, Server},
@@ -65,7 +66,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Connects to the broker, starts the gateway's tasks, and opens the port for clients.
+    /// Connects to the broker, starts the gateway's tasks, and opens the port for clients. `control`
+    /// tells whether clients may load and unload models.
     ///
     /// # Errors
     ///
@@ -74,6 +76,7 @@ impl Gateway {
         settings: &GatewaySettings,
         broker: &dyn Broker,
         process: &Process,
+        control: ModelControl,
     ) -> Result<Self, StartError> {
         let id = GatewayId::random();
         let metrics = GatewayMetrics::new(&process.registry)?;
@@ -86,8 +89,13 @@ impl Gateway {
         let certificates = settings.tls.tls_client_ca.is_some();
         let clients = Clients::new(&settings.clients, certificates, &metrics.access)?;
         clients.prepare().await;
+        let catalog = Catalog::new(metrics.clone(), settings.forget_after);
+        // Read the announced models before binding the port: no request for them gets 404.
+        catalog.update(observer.fleet().await?);
+        let (looks, look_requests) = mpsc::channel(1);
         let core = Arc::new(Core {
-            catalog: Catalog::new(metrics.clone(), settings.forget_after),
+            models: models(control, &catalog, looks, process.shutdown.clone()),
+            catalog,
             clients,
             dispatcher,
             usage: Usage::new(settings.usage_series, metrics.usage.clone()),
@@ -95,8 +103,6 @@ impl Gateway {
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,
         });
-        // Read the announced models before binding the port: no request for them gets 404.
-        core.catalog.update(observer.fleet().await?);
         let api = Arc::new(api(settings, core.clone(), id, process));
         let (page, ticking, redis) = (api.clone(), api.clone(), observer.clone());
         process.pages.show(move |request| {
@@ -105,7 +111,7 @@ impl Gateway {
             peers::answer(request, reaches_redis)
                 .or_else(|| live::answer(&page, Port::Admin, request))
         });
-        let tasks_of = GatewayTasks { producer, observer, core: core.clone() };
+        let tasks_of = GatewayTasks { producer, observer, core: core.clone(), look_requests };
         tasks_of.spawn(settings, process, move || ticking.live.tick(), &mut tasks);
         warn_if_open(settings);
         let tls = Tls::new(&settings.tls, &core.metrics.access, &api.connection_memory)?;
@@ -165,6 +171,7 @@ struct GatewayTasks {
     producer: Arc<dyn Producer>,
     observer: Arc<dyn Observer>,
     core: Arc<Core>,
+    look_requests: mpsc::Receiver<LookNow>,
 }
 
 impl GatewayTasks {
@@ -176,7 +183,7 @@ impl GatewayTasks {
         tick: impl Fn() + Send + 'static,
         tasks: &mut LongTasks,
     ) {
-        let Self { producer, observer, core } = self;
+        let Self { producer, observer, core, look_requests } = self;
         let outlook = Outlook {
             producer: producer.clone(),
             observer: observer.clone(),
@@ -185,7 +192,8 @@ impl GatewayTasks {
         let (readiness, when) = (process.readiness.clone(), settings.ready_when());
         let following = availability::follow(outlook, core.clone(), readiness, when);
         tasks.spawn("connection to Redis", following);
-        tasks.spawn("observation of the fleet", observe::look(observer, core.clone(), tick));
+        let looking = observe::look(observer, core.clone(), look_requests, tick);
+        tasks.spawn("observation of the fleet", looking);
         tasks.spawn("traffic reports", observe::report(producer, core.clone()));
         let clients = core.clients.clone();
         tasks.spawn("API keys", async move {
@@ -193,6 +201,25 @@ impl GatewayTasks {
             // Without a file of keys there is nothing to follow.
             pending::<()>().await;
         });
+    }
+}
+
+/// How models are loaded and unloaded, given those that are announced.
+fn models(
+    control: ModelControl,
+    catalog: &Catalog,
+    looks: mpsc::Sender<LookNow>,
+    shutdown: CancellationToken,
+) -> Models {
+    match control {
+        ModelControl::Refused(way) => Models::Fixed(way),
+        ModelControl::Explicit { loader, failed } => {
+            for (model, reason) in &failed {
+                catalog.unavailable().failed(model, reason);
+            }
+            let loaded = catalog.all().into_iter().map(|model| model.spec.queue.model.clone());
+            Models::Controlled(ControlledModels::new(loader, loaded, looks, shutdown))
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     mailbox::Mailbox,
     metrics::{GatewayMetrics, Protocol},
     model::Model,
+    model_control::{Models, Passage},
     trace::Trace,
     usage::Usage,
 };
@@ -27,6 +28,8 @@ use crate::{
 /// State shared by all fronts of a gateway.
 pub(crate) struct Core {
     pub(crate) catalog: Catalog,
+    /// Loads and unloads models, if clients may.
+    pub(crate) models: Models,
     pub(crate) clients: Arc<Clients>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) metrics: GatewayMetrics,
@@ -43,6 +46,8 @@ pub(crate) struct Asked {
     client: Client,
     /// Counts the request as in flight for its client.
     _seat: Option<ClientSeat>,
+    /// Keeps the model from being replaced.
+    _passage: Option<Passage>,
 }
 
 /// A request that a front has read.
@@ -71,26 +76,28 @@ impl Core {
         Record::arrive(&self.metrics, trace)
     }
 
-    /// Finds the model of a request, and counts the request as in flight for its client.
+    /// Finds the model of a request, and counts the request as in flight for its client. Waits while the
+    /// model is replaced.
     ///
     /// # Errors
     ///
     /// The model is unknown, the client exceeds its share, or no worker serves the model. Without a
     /// worker a request is not even parsed: the inputs may have changed since the last worker.
-    pub(crate) fn begin(
+    pub(crate) async fn begin(
         &self,
         record: &mut Record<'_>,
         client: Client,
         model: &str,
         version: Option<&str>,
     ) -> Result<Asked, InferError> {
+        let passage = self.models.enter(model).await;
         let model = self.catalog.find(model, version, |name| client.may_use(name))?;
         record.offered(&model.books, version.is_some());
         let seat = self.clients.admit(&client, record.arrived())?;
         if !model.is_available() {
             return Err(InferError::NoWorkers(model.spec.queue.model.clone()));
         }
-        Ok(Asked { model, client, _seat: seat })
+        Ok(Asked { model, client, _seat: seat, _passage: passage })
     }
 
     /// Submits a parsed request to the queue of its model and waits for the outputs. Dropping the

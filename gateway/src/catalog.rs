@@ -1,7 +1,7 @@
 //! The catalogue: the models that workers have announced.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -47,6 +47,8 @@ pub(crate) struct Catalog {
     workers: RwLock<Arc<[ObservedWorker]>>,
     /// Models that workers cannot serve.
     unavailable: UnavailableModels,
+    /// Versions that were unloaded. The announcements of their former workers do not bring them back.
+    unloaded: RwLock<BTreeSet<QueueName>>,
     /// When each model was last announced or promised.
     announced: Mutex<HashMap<QueueName, Instant>>,
     forget_after: Duration,
@@ -63,6 +65,7 @@ impl Catalog {
             models: RwLock::default(),
             workers: RwLock::default(),
             unavailable: UnavailableModels::default(),
+            unloaded: RwLock::default(),
             announced: Mutex::default(),
             forget_after,
             ignored: Mutex::new(Throttle::new(Duration::from_secs(10))),
@@ -88,10 +91,27 @@ impl Catalog {
                 .filter(|model| model.spec.queue.model == name)
                 .max_by_key(|model| model.rank()),
         };
-        found.filter(|_| may_use(name)).cloned().ok_or_else(|| {
-            let reason = self.unavailable.reason(name, version).filter(|_| may_use(name));
-            reason.map_or_else(|| unknown(name, version), |reason| unavailable(name, &reason))
+        let may_use = may_use(name);
+        found.filter(|_| may_use).cloned().ok_or_else(|| {
+            let reason = self.unavailable.reason(name, version).filter(|_| may_use);
+            match reason {
+                Some(reason) => unavailable(name, &reason),
+                None => unknown(name, version, may_use && self.is_unloaded(name, version)),
+            }
         })
+    }
+
+    /// Whether a version, or without `version` any version, was unloaded.
+    fn is_unloaded(&self, model: &str, version: Option<u64>) -> bool {
+        let is_it = |queue: &QueueName| {
+            queue.model == model && version.is_none_or(|version| version == queue.version)
+        };
+        self.unloaded.read().iter().any(is_it)
+    }
+
+    /// The versions that were unloaded.
+    pub(crate) fn unloaded(&self) -> BTreeSet<QueueName> {
+        self.unloaded.read().clone()
     }
 
     /// The first known model, with its version if known, that no worker is ready to serve.
@@ -136,6 +156,7 @@ impl Catalog {
     /// catalogue for a while, even if its announcement is gone because Redis lost its data. Returns
     /// the number of models that were forgotten.
     pub(crate) fn update(&self, fleet: FleetSnapshot) -> usize {
+        let fleet = self.without_unloaded(fleet);
         self.add_new(&fleet);
         let forgotten = self.forget_gone(&fleet);
         for (queue, model) in self.snapshot().iter() {
@@ -155,6 +176,30 @@ impl Catalog {
     /// The workers of the last snapshot.
     pub(crate) fn workers(&self) -> Arc<[ObservedWorker]> {
         self.workers.read().clone()
+    }
+
+    /// Leaves out the dead workers of versions that were unloaded. A living worker shows that its
+    /// version was loaded again.
+    fn without_unloaded(&self, mut fleet: FleetSnapshot) -> FleetSnapshot {
+        let mut unloaded = self.unloaded.write();
+        if !unloaded.is_empty() {
+            let living = fleet.workers.iter().filter(|worker| worker.live);
+            for worker in living {
+                unloaded.remove(&worker.announcement.model.queue);
+            }
+            fleet.workers.retain(|worker| !unloaded.contains(&worker.announcement.model.queue));
+        }
+        fleet
+    }
+
+    /// Forgets the versions of a model that no worker serves, because they were unloaded.
+    pub(crate) fn forget_unserved(&self, model: &str) {
+        let models = self.snapshot();
+        let of_model = models.iter().filter(|(queue, _)| queue.model == model);
+        let unserved = of_model.filter(|(_, model)| !model.is_ready());
+        let gone: HashSet<QueueName> = unserved.map(|(queue, _)| queue.clone()).collect();
+        self.unloaded.write().extend(gone.iter().cloned());
+        self.remove(&models, &gone);
     }
 
     /// Adds new models, and replaces models whose spec has changed. The announcement of a living
@@ -237,13 +282,18 @@ impl Catalog {
         if gone.is_empty() {
             return 0;
         }
-        let mut left = (*models).clone();
+        self.remove(&models, &gone);
+        tracing::info!(models = gone.len(), "forgot models that are no longer announced");
+        gone.len()
+    }
+
+    /// Removes the versions that are `gone` from `models`, and their metrics.
+    fn remove(&self, models: &Models, gone: &HashSet<QueueName>) {
+        let mut left = models.clone();
         left.retain(|queue, _| !gone.contains(queue));
         let names: HashSet<String> = left.keys().map(|queue| queue.model.clone()).collect();
         *self.models.write() = Arc::new(left);
-        self.metrics.forget(&gone, &names);
-        tracing::info!(models = gone.len(), "forgot models that are no longer announced");
-        gone.len()
+        self.metrics.forget(gone, &names);
     }
 
     /// Applies the result of polling a model's queue, and updates the metrics, unless the model was
@@ -313,10 +363,17 @@ impl Catalog {
     }
 }
 
-fn unknown(model: &str, version: Option<u64>) -> Problem {
-    let version = version.map_or_else(String::new, |version| format!(" version {version}"));
-    // The words of Triton, which its clients compare.
-    Problem::model_not_found(format!("Request for unknown model: '{model}'{version} is not found"))
+/// In the words of Triton, which its clients compare.
+pub(crate) fn unknown(model: &str, version: Option<u64>, is_unloaded: bool) -> Problem {
+    let what = match (version, is_unloaded) {
+        (None, false) => "is not found".to_owned(),
+        (None, true) => "has no available versions: it was unloaded".to_owned(),
+        (Some(version), false) => format!("version {version} is not found"),
+        (Some(version), true) => {
+            format!("version {version} is not at ready state: it was unloaded")
+        }
+    };
+    Problem::model_not_found(format!("Request for unknown model: '{model}' {what}"))
 }
 
 /// No worker can serve a model that is in their repositories.

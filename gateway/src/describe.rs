@@ -56,8 +56,27 @@ pub(crate) fn versions(api: &Api, model: &Model) -> Vec<Arc<Model>> {
     versions
 }
 
+/// The models that clients may load, without those that have `entries`.
+async fn not_loaded(api: &Api, client: &Client, entries: &[IndexEntry]) -> Vec<IndexEntry> {
+    let mut available = api.core.models.available().await;
+    available.retain(|name| client.may_use(name));
+    let mut unloaded = api.core.catalog.unloaded();
+    unloaded.retain(|queue| available.contains(&queue.model));
+    let is_listed = |name: &String| {
+        entries.iter().any(|entry| entry.name() == name)
+            || unloaded.iter().any(|queue| queue.model == *name)
+    };
+    available.retain(|name| !is_listed(name));
+    let never =
+        available.iter().map(|name| IndexEntry::unavailable(name, None, Some("not loaded")));
+    let before = unloaded
+        .iter()
+        .map(|queue| IndexEntry::unavailable(&queue.model, Some(queue.version), Some("unloaded")));
+    never.chain(before).collect()
+}
+
 /// The models of the repositories of all workers that the client may use, sorted.
-pub(crate) fn index(api: &Api, client: &Client, only_ready: bool) -> Vec<IndexEntry> {
+pub(crate) async fn index(api: &Api, client: &Client, only_ready: bool) -> Vec<IndexEntry> {
     let mut reasons = Reasons::clone(&api.core.catalog.unavailable().all());
     reasons.retain(|(model, _), _| client.may_use(model));
     let mut entries = Vec::new();
@@ -73,6 +92,7 @@ pub(crate) fn index(api: &Api, client: &Client, only_ready: bool) -> Vec<IndexEn
     for ((name, version), reason) in &reasons {
         entries.push(IndexEntry::unavailable(name, *version, Some(reason)));
     }
+    entries.extend(not_loaded(api, client, &entries).await);
     entries.retain(|entry| entry.is_ready() || !only_ready);
     entries.sort();
     entries

@@ -8,6 +8,7 @@ mod head;
 mod infer;
 mod media_type;
 mod metadata;
+mod model_control;
 mod normal_path;
 mod origin;
 mod over_http2;

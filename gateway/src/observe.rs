@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use batchfleet_broker::{BrokerError, Look, Observer, Producer};
 use tokio::{
+    sync::{mpsc, oneshot},
     task::spawn_blocking,
     time::{Duration, Instant, MissedTickBehavior, interval},
 };
@@ -23,17 +24,40 @@ const FULL: f64 = 0.8;
 /// Interval between traffic reports.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// Task: polls announcements and queues, updates the catalogue, admission and metrics, then calls
-/// `after`.
-pub(crate) async fn look(observer: Arc<dyn Observer>, core: Arc<Core>, after: impl Fn()) {
+/// A request to poll now, after the workers of a model have changed.
+pub(crate) struct LookNow {
+    /// The versions of this model that no worker serves any more are forgotten.
+    pub(crate) model: String,
+    /// Told once the catalogue is up to date.
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// Task: polls announcements and queues, in between also on request, updates the catalogue, admission and
+/// metrics, then calls `after`.
+pub(crate) async fn look(
+    observer: Arc<dyn Observer>,
+    core: Arc<Core>,
+    mut requests: mpsc::Receiver<LookNow>,
+    after: impl Fn(),
+) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let started = Instant::now();
     let mut roster = Roster::default();
     let (mut was_reachable, mut looks) = (true, 0);
     loop {
-        ticks.tick().await;
+        let request = tokio::select! {
+            _ = ticks.tick() => None,
+            Some(request) = requests.recv() => Some(request),
+        };
         let looked = look_once(observer.as_ref(), &mut roster, &core, (started, looks)).await;
+        if let Some(LookNow { model, done }) = request.filter(|_| looked.is_ok()) {
+            core.catalog.forget_unserved(&model);
+            // A failure means that the runtime is shutting down.
+            spawn_blocking(batchfleet_heap::release).await.ok();
+            // The client may have left.
+            done.send(()).ok();
+        }
         looks = looks.wrapping_add(1);
         if let Err(error) = &looked {
             core.metrics.broker_failed(error);

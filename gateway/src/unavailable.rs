@@ -8,11 +8,25 @@ use parking_lot::RwLock;
 /// The reasons by model and version; the version is `None` if the reason concerns no single one.
 pub(crate) type Reasons = BTreeMap<(String, Option<u64>), String>;
 
-/// The reasons that the living workers announce.
+/// The reasons that the living workers announce, and those of models that could not be loaded.
 #[derive(Debug, Default)]
-pub(crate) struct UnavailableModels(RwLock<Arc<Reasons>>);
+pub(crate) struct UnavailableModels {
+    reasons: RwLock<Arc<Reasons>>,
+    /// The models that could not be loaded at the request of a client.
+    failed: RwLock<BTreeMap<String, String>>,
+}
 
 impl UnavailableModels {
+    /// Records why a model could not be loaded.
+    pub(crate) fn failed(&self, model: &str, reason: &str) {
+        self.failed.write().insert(model.to_owned(), reason.to_owned());
+    }
+
+    /// Forgets why a model could not be loaded, because it was loaded or unloaded.
+    pub(crate) fn loaded(&self, model: &str) {
+        self.failed.write().remove(model);
+    }
+
     /// Replaces the reasons by those of these workers.
     pub(crate) fn update(&self, workers: &[ObservedWorker]) {
         let living = workers.iter().filter(|worker| worker.live);
@@ -21,14 +35,20 @@ impl UnavailableModels {
             ((model.clone(), *version), reason.clone())
         };
         let reasons: Reasons = announced.map(entry).collect();
-        if **self.0.read() != reasons {
-            *self.0.write() = Arc::new(reasons);
+        if **self.reasons.read() != reasons {
+            *self.reasons.write() = Arc::new(reasons);
         }
     }
 
     /// All reasons, sorted by model and version.
     pub(crate) fn all(&self) -> Arc<Reasons> {
-        self.0.read().clone()
+        let mut reasons = self.reasons.read().clone();
+        let failed = self.failed.read();
+        if !failed.is_empty() {
+            let failed = failed.iter().map(|(model, why)| ((model.clone(), None), why.clone()));
+            Arc::make_mut(&mut reasons).extend(failed);
+        }
+        reasons
     }
 
     /// Why no worker serves a model, if a worker gives a reason: for this version or for the whole
@@ -94,5 +114,16 @@ mod tests {
         }
         models.update(&[ObservedWorker::live(worker(1, &[]))]);
         assert!(models.all().is_empty());
+    }
+
+    #[test]
+    fn a_failed_load_is_a_reason_until_the_model_is_loaded() {
+        let models = UnavailableModels::default();
+        models.failed("d", "broken");
+        models.update(&[ObservedWorker::live(worker(1, &[("a", Some(1), "old")]))]);
+        assert_eq!(models.reason("d", Some(1)).as_deref(), Some("broken"));
+        assert_eq!(models.all().len(), 2);
+        models.loaded("d");
+        assert_eq!(models.reason("d", None), None);
     }
 }

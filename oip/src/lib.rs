@@ -4,7 +4,7 @@
 //! [`ModelSpec`](batchfleet_broker::ModelSpec); [`response::encode`] writes the response body. Both
 //! are specific to HTTP bodies: JSON, and binary tensors after the JSON. [`grpc`] does the same for the
 //! messages of gRPC, and [`v1`] for version 1 of KServe's protocol. The other modules serve any front: [`metadata`] describes the server and its models, [`statistics`] their counts and
-//! durations, [`names`] checks the names of models and versions, and [`Problem`] is the error for
+//! durations, [`repository`] reads requests to load and unload models, [`names`] checks the names of models and versions, and [`Problem`] is the error for
 //! every mistake of a client.
 
 mod binary;
@@ -19,6 +19,7 @@ mod number;
 mod outputs;
 mod parameters;
 mod problem;
+pub mod repository;
 pub mod response;
 mod shape;
 pub mod statistics;

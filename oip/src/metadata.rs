@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::problem::{Problem, quote};
 
 /// The protocol extensions that this server implements. Clients query the list. Of
-/// `model_repository`, the index is implemented: workers choose by themselves what they load.
+/// `model_repository`, a fleet has only the index: its workers choose by themselves what they load.
 const EXTENSIONS: [&str; 5] = [
     "binary_tensor_data",
     "classification",
@@ -217,6 +217,11 @@ impl IndexEntry {
     pub fn unavailable(model: &str, version: Option<u64>, reason: Option<&str>) -> Self {
         let reason = reason.unwrap_or("no worker is ready").to_owned();
         Self { name: model.to_owned(), version, state: "UNAVAILABLE", reason }
+    }
+
+    /// The name of the model.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether a worker is ready to serve the model.

@@ -324,10 +324,17 @@ def test_a_large_tensor_survives(client):
     assert samples.same(client.infer("echo_fp32", [given(values)]).as_numpy("OUTPUT0"), values)
 
 
+def test_models_of_a_server_without_model_control_are_not_loaded(client, fleet):
+    way = "ModelFleet" if fleet.redis else "--model-control explicit"
+    for call in (client.load_model, client.unload_model):
+        error = error_of(call, "echo_fp32")
+        assert error.status() == "400"
+        assert way in error.message()
+    assert client.is_model_ready("echo_fp32")
+
+
 def test_unsupported_extensions_are_refused_with_404(client):
     for call, arguments in (
-        (client.load_model, ["echo_fp32"]),
-        (client.unload_model, ["echo_fp32"]),
         (client.get_trace_settings, []),
         (client.get_log_settings, []),
     ):

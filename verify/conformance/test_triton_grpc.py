@@ -241,10 +241,11 @@ def test_a_deadline_ends_the_wait(client, options):
     assert error.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
 
 
-def test_what_a_fleet_cannot_do_is_refused_with_the_way_to_do_it(client):
+def test_what_a_fleet_cannot_do_is_refused_with_the_way_to_do_it(client, fleet):
+    way = "ModelFleet" if fleet.redis else "--model-control explicit"
     for call, arguments, words in (
-        (client.load_model, ["echo_fp32"], "--model-repository"),
-        (client.unload_model, ["echo_fp32"], "--model-repository"),
+        (client.load_model, ["echo_fp32"], way),
+        (client.unload_model, ["echo_fp32"], way),
         (client.register_system_shared_memory, ["a", "/a", 8], "raw_input_contents"),
         (client.get_trace_settings, [], "--trace-endpoint"),
         (client.get_log_settings, [], "--log"),

@@ -73,6 +73,7 @@ impl Announcer {
                 }
             }
         }
+        self.metrics.engine_busy.add(self.busy.end());
         if let Err(error) = self.consumer.retire().await {
             warn!(%error, "failed to withdraw announcement: it expires by itself");
         }

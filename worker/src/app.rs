@@ -1,22 +1,20 @@
 //! The life cycle of a worker: find the models; load, warm up and check each model; serve; drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Broker, QueueName, WorkerRoles};
-use batchfleet_service::{Process, metrics::MetricGroup};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Backend,
     drain::Drain,
-    engine::{onnx, turns::DeviceTurns},
+    engine::onnx,
     error::WorkerError,
-    gpus,
-    metrics::WorkerMetrics,
     model::Model,
     report::ModelReport,
-    repository::{self, BadModel, ModelSource, Scan},
+    repository::{self, BadModel, ModelSource, Scan, Wanted},
+    resources::WorkerResources,
     retry::Outage,
     settings::{ExecutionProvider, ModelSettings},
     unserved::Unserved,
@@ -26,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Loaded {
     models: Vec<Model>,
-    metrics: WorkerMetrics,
+    resources: WorkerResources,
 }
 
 impl Loaded {
@@ -36,18 +34,17 @@ impl Loaded {
     /// broker is unreachable.
     pub async fn load(
         settings: &ModelSettings,
-        process: &Process,
+        resources: &WorkerResources,
         shutdown: &CancellationToken,
     ) -> Result<Self, WorkerError> {
         settings.validate()?;
-        let metrics = WorkerMetrics::register(&process.registry)?;
-        let tracer = &process.tracer;
+        let mut loaded = Self { models: Vec::new(), resources: resources.clone() };
         let (wanted, store) = (&settings.models, settings.store());
         let fetching = settings.model_repository.fetch(wanted, &store);
         let Some(folder) = shutdown.run_until_cancelled(fetching).await.transpose()? else {
-            return Ok(Self { models: Vec::new(), metrics });
+            return Ok(loaded);
         };
-        let Scan { sources, bad } = repository::scan(&folder, wanted)?;
+        let Scan { sources, bad } = scan(folder, wanted.clone()).await?;
         // A model that is requested by name must be served.
         let mut unserved = Unserved::new(settings.exit_on_error || !wanted.is_empty());
         for BadModel { name, version, error } in bad {
@@ -55,26 +52,26 @@ impl Loaded {
         }
         let runtime = runtime(settings, &sources)?;
         // Measure all models before serving any, so that serving does not distort the measurements.
-        let (mut models, mut turns) = (Vec::new(), DeviceTurns::default());
         for source in sources {
             if shutdown.is_cancelled() {
-                return Ok(Self { models, metrics });
+                return Ok(loaded);
             }
             let QueueName { model, version } = source.queue.clone();
-            let (runtime, tracer) = (runtime.clone(), tracer.clone());
-            match Model::load_instances(settings, source, runtime, &mut turns, tracer).await {
-                Ok(instances) => models.extend(instances),
+            match Model::load_instances(settings, source, runtime.clone(), resources).await {
+                Ok(instances) => loaded.models.extend(instances),
                 Err(error) => unserved.add(model, Some(version), error)?,
             }
         }
-        let unavailable = unserved.announced(!models.is_empty())?;
-        if let Some(first) = models.first_mut() {
+        let unavailable = unserved.announced(!loaded.models.is_empty())?;
+        if let Some(first) = loaded.models.first_mut() {
             first.unavailable = unavailable;
         }
-        for model in &models {
-            process.liveness.require(model.liveness());
-        }
-        Ok(Self { models, metrics })
+        Ok(loaded)
+    }
+
+    /// The model versions, sorted.
+    pub fn queues(&self) -> BTreeSet<QueueName> {
+        self.models.iter().map(|model| model.queue().clone()).collect()
     }
 
     /// What the load has found, as a text for each model.
@@ -100,22 +97,21 @@ impl Loaded {
     ) -> Worker {
         // A failing model stops this worker, but not the other holders of the caller's token.
         let shutdown = shutdown.child_token();
-        if self.models.iter().any(|model| model.plan.provider != ExecutionProvider::Cpu.name()) {
-            gpus::watch(self.metrics.gpus.clone(), shutdown.clone());
-        }
-        tokio::spawn(self.metrics.machine.clone().watch(shutdown.clone()));
+        let Self { models, resources } = self;
+        let on_gpu = |model: &Model| model.plan.provider != ExecutionProvider::Cpu.name();
+        resources.export_machine(models.iter().any(on_gpu));
         let drain = Drain::new(shutdown.clone(), drain_timeout);
-        let mut worker = Worker { models: JoinSet::new(), shutdown, ready: false };
+        let engines = Engines(models.iter().map(Model::engine_ended).collect());
+        let mut worker = Worker { models: JoinSet::new(), engines, shutdown, ready: false };
         let mut announced = Vec::new();
-        for model in self.models {
+        for model in models {
             let Some(roles) = connect(broker.as_ref(), &model, &worker.shutdown).await else {
                 return worker;
             };
             let is_announced = CancellationToken::new();
             announced.push(is_announced.clone());
-            let metrics = self.metrics.of_model(model.queue(), model.plan.provider);
-            metrics.memcpy_nodes.set(model.plan.memcpy_nodes.into());
-            worker.models.spawn(model.serve(roles, metrics, is_announced, drain.clone()));
+            let serving = model.serve(roles, resources.clone(), is_announced, drain.clone());
+            worker.models.spawn(serving);
         }
         for announced in announced {
             tokio::select! {
@@ -133,8 +129,22 @@ impl Loaded {
 pub struct Worker {
     /// One task per model, which serves the model and then withdraws its announcement.
     models: JoinSet<Result<(), WorkerError>>,
+    engines: Engines,
     shutdown: CancellationToken,
     ready: bool,
+}
+
+/// The engines of a worker.
+#[derive(Clone, Debug)]
+pub struct Engines(Vec<CancellationToken>);
+
+impl Engines {
+    /// Waits until the engines have freed their memory, some time after the end of the worker.
+    pub async fn ended(self) {
+        for ended in self.0 {
+            ended.cancelled().await;
+        }
+    }
 }
 
 impl Worker {
@@ -142,16 +152,21 @@ impl Worker {
     pub async fn start(
         settings: &ModelSettings,
         broker: Arc<dyn Broker>,
-        process: &Process,
+        resources: &WorkerResources,
         shutdown: CancellationToken,
     ) -> Result<Self, WorkerError> {
-        let loaded = Loaded::load(settings, process, &shutdown).await?;
+        let loaded = Loaded::load(settings, resources, &shutdown).await?;
         Ok(loaded.serve(broker, shutdown, Duration::MAX).await)
     }
 
     /// Whether every model is announced and claims jobs, and no shutdown has begun.
     pub fn ready(&self) -> bool {
         self.ready && !self.shutdown.is_cancelled()
+    }
+
+    /// The worker's engines.
+    pub fn engines(&self) -> Engines {
+        self.engines.clone()
     }
 
     /// Waits until the worker has stopped. After shutdown, the worker finishes and answers running
@@ -170,6 +185,11 @@ impl Worker {
         }
         outcome
     }
+}
+
+/// Finds the models of a repository. Reading a folder may take long, such as on a network disk.
+async fn scan(folder: PathBuf, wanted: Vec<Wanted>) -> Result<Scan, WorkerError> {
+    Ok(spawn_blocking(move || repository::scan(&folder, &wanted)).await??)
 }
 
 /// Opens ONNX Runtime if a model needs it.

@@ -37,6 +37,11 @@ impl BusyShare {
         (self.looked, self.busy, self.share) = (now, busy, share);
         change / f64::from(self.instances)
     }
+
+    /// By how much the average over all instances changes because this one ends.
+    pub(crate) fn end(&self) -> f64 {
+        -self.share / f64::from(self.instances)
+    }
 }
 
 #[cfg(test)]
@@ -76,5 +81,6 @@ mod tests {
         sleep(Duration::from_secs(1)).await;
         let change: f64 = shares.iter_mut().map(BusyShare::change).sum();
         assert!(close(gauge + change, 1.0));
+        assert!(close(shares[0].end(), -0.5), "the other instance goes on");
     }
 }

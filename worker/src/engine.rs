@@ -16,6 +16,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use self::turns::DeviceTurn;
 use crate::{
@@ -191,18 +192,26 @@ impl FinishedRun {
 pub(crate) struct EngineHandle {
     work: mpsc::Sender<Work>,
     clock: RunClock,
+    /// Cancelled once the engine's thread has freed the engine.
+    ended: CancellationToken,
 }
 
 impl EngineHandle {
     /// Creates a handle, and the channel from which its engine takes batches.
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Work>) {
         let (sender, receiver) = mpsc::channel(1);
-        (Self { work: sender, clock: RunClock::default() }, receiver)
+        let (clock, ended) = (RunClock::default(), CancellationToken::new());
+        (Self { work: sender, clock, ended }, receiver)
     }
 
     /// The clock that measures the current run.
     pub(crate) fn clock(&self) -> &RunClock {
         &self.clock
+    }
+
+    /// Cancelled once the engine is freed, some time after the handle is dropped.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// A check for /livez: fails if the engine's thread has ended, or if a run takes longer than
@@ -258,16 +267,20 @@ where
     L: FnOnce() -> Result<(Box<dyn Engine>, T), E> + Send + 'static,
 {
     let (handle, mut work) = EngineHandle::channel();
-    let clock = handle.clock.clone();
+    let (clock, ended) = (handle.clock.clone(), handle.ended());
     let (loaded, on_load) = oneshot::channel();
-    thread::Builder::new().name(name).spawn(move || match load() {
-        Ok((mut engine, result)) => {
-            if loaded.send(Ok(result)).is_ok() {
-                serve(engine.as_mut(), &mut work, &clock, &turn);
+    thread::Builder::new().name(name).spawn(move || {
+        // Dropped last, also if the engine panics.
+        let _ended = ended.drop_guard();
+        match load() {
+            Ok((mut engine, result)) => {
+                if loaded.send(Ok(result)).is_ok() {
+                    serve(engine.as_mut(), &mut work, &clock, &turn);
+                }
             }
+            // The caller of `start` may have stopped waiting.
+            Err(error) => drop(loaded.send(Err(error))),
         }
-        // The caller of `start` may have stopped waiting.
-        Err(error) => drop(loaded.send(Err(error))),
     })?;
     let result = on_load.await;
     let result = result.map_err(|_| std::io::Error::other("the engine's thread panicked"))?;

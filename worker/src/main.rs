@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use batchfleet_service::{LongTasks, Process, follow_outages, run, settings::parse};
-use batchfleet_worker::{EXIT_DEVICE, Loaded, WorkerError, WorkerSettings, leave};
+use batchfleet_worker::{EXIT_DEVICE, Loaded, WorkerError, WorkerResources, WorkerSettings, leave};
 use tracing::error;
 
 fn main() -> ExitCode {
@@ -19,7 +19,8 @@ async fn serve(settings: &WorkerSettings, process: Process) -> anyhow::Result<()
     let shutdown = process.shutdown.clone();
     // Check the Redis address first, because loading models may take minutes.
     settings.redis.addresses()?;
-    let loaded = Loaded::load(&settings.models, &process, &shutdown).await;
+    let resources = WorkerResources::new(&process).map_err(WorkerError::report)?;
+    let loaded = Loaded::load(&settings.models, &resources, &shutdown).await;
     let loaded = loaded.map_err(WorkerError::report)?;
     let Some(broker) = settings.redis.connect(&shutdown, settings.workers_per_shard).await? else {
         return Ok(());

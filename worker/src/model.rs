@@ -19,18 +19,18 @@ use crate::{
         self, Engine, EngineHandle,
         echo::Echo,
         onnx::{self, Onnx},
-        turns::{DeviceTurn, DeviceTurns},
+        turns::DeviceTurn,
     },
     error::WorkerError,
     graph::Graph,
     instances::{Instance, WorkerDevices, instances},
-    metrics::ModelMetrics,
     pipeline::{Jobs, Pipeline},
     plan::ServingPlan,
     prepare::{facts, plan},
     probe::Probed,
     repository::ModelSource,
     rescue::LastRenewal,
+    resources::WorkerResources,
     retry::Outage,
     settings::{ExecutionProvider, ModelSettings},
     tuner::SharedTuner,
@@ -64,8 +64,7 @@ impl Model {
         settings: &ModelSettings,
         source: ModelSource,
         runtime: Option<Arc<onnx::Runtime>>,
-        turns: &mut DeviceTurns,
-        tracer: Tracer,
+        resources: &WorkerResources,
     ) -> Result<Vec<Self>, WorkerError> {
         let devices =
             WorkerDevices { provider: settings.execution_provider, numbers: settings.devices() };
@@ -85,9 +84,10 @@ impl Model {
                 // run at the same time.
                 ExecutionProvider::Cpu => DeviceTurn::default(),
                 _ if on(instance.device) > 1 => DeviceTurn::default(),
-                _ => turns.of(instance.device),
+                _ => resources.turns.lock().of(instance.device),
             };
-            let (source, runtime, tracer) = (source.clone(), runtime.clone(), tracer.clone());
+            let (source, runtime, tracer) =
+                (source.clone(), runtime.clone(), resources.tracer.clone());
             let model = Self::load(settings, source, runtime, (instance, turn), tracer).await?;
             models.push(Self { instances: count, ..model });
         }
@@ -115,9 +115,9 @@ impl Model {
         Ok(Self { worker, host, unavailable, plan, config, queue_policy, instances: 1, engine })
     }
 
-    /// A check for /livez: whether the engine works.
-    pub(crate) fn liveness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + use<> {
-        self.engine.liveness(self.queue().to_string(), self.plan.max_batch_time)
+    /// Cancelled once the engine is freed.
+    pub(crate) fn engine_ended(&self) -> CancellationToken {
+        self.engine.ended()
     }
 
     /// The model's queue.
@@ -130,11 +130,15 @@ impl Model {
     pub(crate) async fn serve(
         self,
         roles: WorkerRoles,
-        metrics: ModelMetrics,
+        resources: WorkerResources,
         announced: CancellationToken,
         drain: Drain,
     ) -> Result<(), WorkerError> {
+        let metrics = resources.metrics.of_model(self.queue(), self.plan.provider);
+        metrics.memcpy_nodes.set(self.plan.memcpy_nodes.into());
         let max_batch_time = self.plan.max_batch_time;
+        let is_live = self.engine.liveness(self.queue().to_string(), max_batch_time);
+        let _checked = resources.liveness.require(is_live);
         let clock = self.engine.clock().clone();
         watchdog::guard(self.queue().clone(), &clock, max_batch_time)?;
         let spec = ModelSpec::clone(&self.plan.spec);

@@ -28,5 +28,5 @@ pub use self::{
 pub(crate) use self::{
     files::ModelBytes,
     location::StoreSettings,
-    scan::{BadModel, ModelSource, Scan, of_model, scan},
+    scan::{BadModel, ModelSource, Scan, model_names, of_model, scan},
 };

@@ -3,6 +3,7 @@
 mod library;
 mod padding;
 mod provider;
+mod selection;
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +22,7 @@ use clap::{ArgAction, Args, Parser};
 
 use self::library::find_library;
 pub use self::{padding::PaddingSettings, provider::ExecutionProvider};
-use crate::repository::{self, Location, StoreSettings, Wanted};
+use crate::repository::{Location, StoreSettings, Wanted};
 
 /// A shorter --max-batch-time would mistake a busy machine for a hung device.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
@@ -275,19 +276,6 @@ impl ModelSettings {
             ))),
             None => Ok(()),
         }
-    }
-
-    /// The same settings; a repository that is the folder of a single model counts as this model of
-    /// its parent folder.
-    #[must_use]
-    pub fn of_folder(mut self) -> Self {
-        if let Location::Folder(folder) = &self.model_repository
-            && let Some((repository, model)) = repository::of_model(folder)
-        {
-            self.model_repository = Location::Folder(repository);
-            self.models = vec![Wanted { name: model, version: None, digest: None }];
-        }
-        self
     }
 
     /// How to read an object store.

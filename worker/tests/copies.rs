@@ -11,7 +11,7 @@ use batchfleet_broker::{
 };
 use batchfleet_heap::CountingAllocator;
 use batchfleet_service::Process;
-use batchfleet_worker::{Worker, WorkerSettings};
+use batchfleet_worker::{Worker, WorkerResources, WorkerSettings};
 use bytes::Bytes;
 use clap::Parser;
 use tokio::time::timeout;
@@ -91,8 +91,9 @@ async fn a_byte_of_an_input_is_copied_at_most_once_after_the_claim() {
     let settings = WorkerSettings::try_parse_from(flags).unwrap().models;
     let broker = MemoryBroker::new(1000);
     let shutdown = CancellationToken::new();
-    let (shared, process) = (Arc::new(broker.clone()), Process::default());
-    let worker = Worker::start(&settings, shared, &process, shutdown.clone()).await.unwrap();
+    let shared = Arc::new(broker.clone());
+    let resources = WorkerResources::new(&Process::default()).unwrap();
+    let worker = Worker::start(&settings, shared, &resources, shutdown.clone()).await.unwrap();
     let gateway = GatewayId::random();
     let GatewayRoles { producer, replies } = broker.gateway(gateway).await.unwrap();
     let mut caller = Caller { gateway, producer, replies };

@@ -121,6 +121,32 @@ async fn a_model_that_is_no_longer_announced_is_forgotten_with_its_metrics() {
     assert_eq!(after, before);
 }
 
+#[test]
+fn an_unloaded_version_is_gone_until_a_worker_serves_it_again() {
+    let catalog = Bench::new().catalog;
+    let update = |workers| catalog.update(FleetSnapshot { workers, promises: Vec::new() });
+    let dead = |version| {
+        let worker = workers(version, 1).remove(0);
+        vec![ObservedWorker { live: false, ..worker }]
+    };
+    let words = |version| catalog.find("m", version, |_| true).unwrap_err().message;
+    update([workers(1, 1), workers(2, 1)].concat());
+    update([dead(1), workers(2, 1)].concat());
+    catalog.forget_unserved("m");
+    assert_eq!(catalog.versions("m"), [2]);
+    assert!(words(Some("1")).contains("'m' version 1 is not at ready state"));
+    update([dead(1), dead(2)].concat());
+    catalog.forget_unserved("m");
+    update([dead(1), dead(2)].concat());
+    assert!(catalog.all().is_empty(), "the announcements of dead workers bring nothing back");
+    assert!(words(None).contains("'m' has no available versions"));
+    let hidden = catalog.find("m", None, |_| false).unwrap_err().message;
+    assert!(hidden.contains("'m' is not found"), "{hidden}");
+    update([workers(1, 1), dead(2)].concat());
+    assert_eq!(catalog.versions("m"), [1]);
+    assert_eq!(catalog.unloaded(), [QueueName::new("m", 2)].into());
+}
+
 #[tokio::test]
 async fn models_that_only_dead_workers_have_announced_are_bounded() {
     let bench = Bench::new();

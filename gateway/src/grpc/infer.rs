@@ -212,7 +212,7 @@ impl<'a> Inference<'a> {
         let target = Target::read(&body.bytes)?;
         self.id = target.id;
         let version = target.version.as_deref();
-        let asked = api.core.begin(&mut self.record, client, &target.name, version)?;
+        let asked = api.core.begin(&mut self.record, client, &target.name, version).await?;
         self.used.model = Some(asked.model.spec.queue.model.as_str().into());
         let model = asked.model.clone();
         let read = api.offload.run(body.bytes.len(), move || parse(body, &model.spec));

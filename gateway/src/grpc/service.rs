@@ -1,18 +1,26 @@
 //! All methods of the protocol except inference. What cannot work in a fleet is refused with the way to
 //! do it here.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use actix_web::web::Data;
-use batchfleet_oip::{metadata, statistics};
+use batchfleet_oip::{Problem, metadata, statistics};
 use batchfleet_proto::inference::{
     self as proto, grpc_inference_service_server::GrpcInferenceService,
 };
 use futures_core::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{messages::Messages, status::status};
-use crate::{api::Api, clients::Client, describe, error::InferError, model::Model};
+use crate::{
+    api::Api,
+    catalog,
+    clients::Client,
+    describe,
+    error::InferError,
+    model::Model,
+    model_control::{self, Action},
+};
 
 /// The client of a call, as an extension of the request.
 #[derive(Clone)]
@@ -43,6 +51,36 @@ impl Service {
         let found = self.api.core.catalog.find(name, version, |name| client.may_use(name));
         found.map_err(|problem| status(&InferError::from(problem)))
     }
+
+    /// Loads or unloads a model.
+    async fn change<T>(
+        &self,
+        action: Action,
+        request: &Request<T>,
+        asked: ControlCall<'_>,
+    ) -> Result<(), Status> {
+        let ControlCall { repository, model, parameters } = asked;
+        let client = client(request)?;
+        let refused = |problem: Problem| status(&InferError::from(problem));
+        if !repository.is_empty() {
+            // The words of Triton.
+            let text = "'repository_name' specification is not supported";
+            return Err(refused(Problem::unsupported(text)));
+        }
+        action.check(parameters.keys().map(String::as_str)).map_err(refused)?;
+        if !client.may_use(model) {
+            return Err(refused(catalog::unknown(model, None, false)));
+        }
+        let changed = model_control::change(self.api.core.clone(), action, model.to_owned()).await;
+        changed.map_err(|error| status(&error))
+    }
+}
+
+/// What a call to load or unload a model asks for.
+struct ControlCall<'a> {
+    repository: &'a str,
+    model: &'a str,
+    parameters: &'a HashMap<String, proto::ModelRepositoryParameter>,
 }
 
 fn client<T>(request: &Request<T>) -> Result<&Client, Status> {
@@ -56,8 +94,6 @@ fn unsupported<T>(way: &str) -> Answer<T> {
     Err(Status::unimplemented(format!("unsupported: {way}")))
 }
 
-const LOADING: &str = "the models of a fleet are loaded by its workers, from --model-repository; change \
-    the repository, or the ModelFleet";
 const SHARED_MEMORY: &str =
     "gateway and client share no memory; send tensors in raw_input_contents";
 
@@ -86,8 +122,12 @@ impl GrpcInferenceService for Service {
         request: Request<proto::ModelReadyRequest>,
     ) -> Answer<proto::ModelReadyResponse> {
         let asked = request.get_ref();
-        let model = self.model(&request, &asked.name, &asked.version)?;
-        let ready = describe::ready(&self.api, &model).is_ok();
+        let ready = match self.model(&request, &asked.name, &asked.version) {
+            Ok(model) => describe::ready(&self.api, &model).is_ok(),
+            // As in Triton, an unknown model is not ready, which clients wait for.
+            Err(error) if matches!(error.code(), Code::NotFound | Code::Unavailable) => false,
+            Err(error) => return Err(error),
+        };
         Ok(Response::new(proto::ModelReadyResponse { ready }))
     }
 
@@ -142,7 +182,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<proto::RepositoryIndexRequest>,
     ) -> Answer<proto::RepositoryIndexResponse> {
-        let models = describe::index(&self.api, client(&request)?, request.get_ref().ready);
+        let models = describe::index(&self.api, client(&request)?, request.get_ref().ready).await;
         let index = serde_json::json!({ "models": models });
         self.messages.convert("RepositoryIndexResponse", &index).map(Response::new)
     }
@@ -191,16 +231,24 @@ impl GrpcInferenceService for Service {
 
     async fn repository_model_load(
         &self,
-        _: Request<proto::RepositoryModelLoadRequest>,
+        request: Request<proto::RepositoryModelLoadRequest>,
     ) -> Answer<proto::RepositoryModelLoadResponse> {
-        unsupported(LOADING)
+        let proto::RepositoryModelLoadRequest { repository_name, model_name, parameters } =
+            request.get_ref();
+        let asked = ControlCall { repository: repository_name, model: model_name, parameters };
+        self.change(Action::Load, &request, asked).await?;
+        Ok(Response::new(proto::RepositoryModelLoadResponse {}))
     }
 
     async fn repository_model_unload(
         &self,
-        _: Request<proto::RepositoryModelUnloadRequest>,
+        request: Request<proto::RepositoryModelUnloadRequest>,
     ) -> Answer<proto::RepositoryModelUnloadResponse> {
-        unsupported(LOADING)
+        let proto::RepositoryModelUnloadRequest { repository_name, model_name, parameters } =
+            request.get_ref();
+        let asked = ControlCall { repository: repository_name, model: model_name, parameters };
+        self.change(Action::Unload, &request, asked).await?;
+        Ok(Response::new(proto::RepositoryModelUnloadResponse {}))
     }
 
     async fn trace_setting(

@@ -112,7 +112,7 @@ impl Serving<'_, '_> {
         let client = api.core.clients.identify_patiently(request).await?;
         used.client = Some(client.label());
         let (name, version) = model_path(request);
-        let asked = api.core.begin(record, client, name, version)?;
+        let asked = api.core.begin(record, client, name, version).await?;
         used.model = Some(asked.model.spec.queue.model.as_str().into());
         let read = read(api, &asked.model, request, payload, protocol).await?;
         let Read { parsed, share, form } = read;

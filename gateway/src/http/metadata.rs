@@ -135,7 +135,7 @@ async fn index(
     let announced = content_length(request.headers());
     let body = body::read(payload, announced, bounds, api.budget.share()).await?;
     let wanted = IndexRequest::parse(&body.bytes)?;
-    Ok(json(describe::index(api, &client, wanted.ready)))
+    Ok(json(describe::index(api, &client, wanted.ready).await))
 }
 
 /// `GET /openapi.json`

@@ -6,7 +6,7 @@ use actix_web::{
     web::{self, Data, ServiceConfig},
 };
 
-use super::{failure::error_body, infer, metadata, shared_memory, v1};
+use super::{failure::error_body, infer, metadata, model_control, shared_memory, v1};
 use crate::{
     api::Api,
     live::{self, state::Port},
@@ -18,12 +18,15 @@ pub(super) fn routes(config: &mut ServiceConfig, with_v1: bool) {
     if with_v1 {
         v1_routes(config);
     }
+    let control = |action| format!("/v2/repository/models/{{model:[^/]*}}/{action}");
     config
         .service(resource("/v2", Method::GET, metadata::server))
         .service(resource("/v2/health/live", Method::GET, metadata::live))
         .service(resource("/v2/health/ready", Method::GET, metadata::ready))
         .service(resource("/v2/models/stats", Method::GET, metadata::all_statistics))
         .service(resource("/v2/repository/index", Method::POST, metadata::repository_index))
+        .service(resource(&control("load"), Method::POST, model_control::load))
+        .service(resource(&control("unload"), Method::POST, model_control::unload))
         .service(resource("/openapi.json", Method::GET, metadata::openapi));
     // Route an empty model name, too, so that the caller gets 404 `model_not_found`.
     for model in ["/v2/models/{model:[^/]*}", "/v2/models/{model:[^/]*}/versions/{version}"] {

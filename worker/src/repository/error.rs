@@ -55,6 +55,12 @@ pub enum RepositoryError {
         /// The models in the folder.
         present: String,
     },
+    /// A model was asked for that `--model` leaves out.
+    #[error("model {model:?} is not among those that --model names")]
+    NotSelected {
+        /// The requested name.
+        model: String,
+    },
     /// An object store cannot be read.
     #[error("cannot read {url}: {error}{}", plain_http(.error))]
     Store {

@@ -118,6 +118,11 @@ pub(crate) fn scan(root: &Path, wanted: &[Wanted]) -> Result<Scan, RepositoryErr
     Ok(scan)
 }
 
+/// The names of the models in a repository folder, in any order.
+pub(crate) fn model_names(root: &Path) -> Result<Vec<String>, RepositoryError> {
+    Ok(folders(root)?.into_iter().filter(|name| is_model_name(name)).collect())
+}
+
 /// Adds the versions of a model.
 fn add_model(
     scan: &mut Scan,

@@ -9,7 +9,7 @@ use batchfleet_broker::{
     QueueName, Replies, Reply, RequestId, Tensor, memory::MemoryBroker,
 };
 use batchfleet_service::Process;
-use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerSettings};
+use batchfleet_worker::{ModelSettings, Worker, WorkerError, WorkerResources, WorkerSettings};
 use clap::Parser;
 use prometheus::Registry;
 use tempfile::TempDir;
@@ -63,7 +63,8 @@ impl Fleet {
         let settings = settings(repository, flags);
         let shared = Arc::new(broker.clone());
         let process = Process { registry: registry.clone(), ..Process::default() };
-        let worker = Worker::start(&settings, shared, &process, shutdown.clone()).await?;
+        let resources = WorkerResources::new(&process)?;
+        let worker = Worker::start(&settings, shared, &resources, shutdown.clone()).await?;
         assert!(worker.ready());
         Ok(Self { broker, registry, shutdown, worker })
     }
