@@ -50,7 +50,7 @@ impl LoadedFleet {
         let (began, before) = (self.now, self.offered);
         loop {
             self.now += TICK;
-            let lasted = self.now - began;
+            let lasted = self.now.saturating_sub(began);
             self.offered = before + rate * u64::try_from(lasted.as_millis()).unwrap() / 1_000;
             let counts = CountsAt { at: self.now, offered: self.offered, missed: 0 };
             self.input.reading = Some(Reading { counts, rows_per_request: 1.0, p99: Some(0.05) });
