@@ -14,6 +14,11 @@
 //! Strays: Redis may execute a read that its worker has given up. Each worker therefore tracks the
 //! entries that it holds, and takes over any other entries held in its name.
 //!
+//! Cluster: each partition is a whole broker, whose names all begin with one hash tag, over
+//! connections to the node that owns the slot of the tag. An answer that shows that the node does
+//! not have the partition, or not all of it, counts as an outage, and all connections look for the
+//! owner again.
+//!
 //! Connections: each process has one pipelining link shared by all roles (jobs, replies) and a
 //! small pool for everything else. A gateway has one more connection, for its subscription, and a
 //! worker has two more per queue, for blocking reads and the target subscription. All connections
@@ -25,6 +30,7 @@ mod announcement;
 mod announcements;
 mod beats;
 mod census;
+mod channels;
 mod claim;
 mod classes;
 mod clock;
@@ -35,6 +41,7 @@ mod consumer;
 mod consumers;
 mod controller;
 mod denials;
+mod directory;
 mod entries;
 mod errors;
 mod findings;
@@ -51,6 +58,7 @@ mod locator;
 mod look;
 mod news;
 mod observer;
+mod partitions;
 mod pending;
 mod pool;
 mod pooled;
@@ -62,14 +70,16 @@ mod reader;
 mod reclaim;
 mod replies;
 mod roll;
-mod sentinel;
+mod routed;
 mod settle;
+mod slots;
 mod strays;
 mod summary;
 mod target;
 mod tasks;
 mod traffic;
 mod transfers;
+mod unfit;
 mod users;
 mod value_limit;
 mod values;
@@ -88,7 +98,7 @@ pub use self::{
 };
 use self::{
     connections::Connections, controller::RedisController, locator::Locator,
-    observer::RedisObserver,
+    observer::RedisObserver, unfit::refuse_unfit,
 };
 use crate::{
     Broker, BrokerError, Controller, GatewayId, GatewayRoles, Observer, QueueName, WorkerId,
@@ -115,7 +125,8 @@ impl RedisBroker {
     ///
     /// # Errors
     /// [`BrokerError::Misconfigured`] if `address` is invalid, if one side does not trust the
-    /// certificate of the other side, if Redis is a cluster or older than 7.0, or if Redis would
+    /// certificate of the other side, if Redis is older than 7.0, if it is a cluster and `address` does
+    /// not say so or has another number of partitions than other programs, or if Redis would
     /// evict jobs when its memory is full. [`BrokerError::Denied`] if Redis does not accept user or
     /// password.
     pub async fn connect(address: impl Into<RedisAddress>) -> Result<Self, BrokerError> {
@@ -183,7 +194,8 @@ impl RedisBroker {
         Self { lease, ..self }
     }
 
-    /// Host and port of the Redis, or those of its sentinels.
+    /// Host and port of the Redis, those of its sentinels, or those of the nodes of the cluster with the
+    /// partition.
     pub fn name(&self) -> String {
         self.connections.locator.name()
     }
@@ -191,7 +203,7 @@ impl RedisBroker {
     async fn try_connect(locator: &Arc<Locator>) -> Result<Self, BrokerError> {
         let connections = Connections::open(locator).await?;
         let mut connection = connections.link.connection().await?;
-        connect::refuse_unfit(&mut connection, &locator.name()).await?;
+        refuse_unfit(&mut connection, locator).await?;
         Ok(Self { connections: Arc::new(connections), lease: LEASE })
     }
 }
@@ -215,6 +227,6 @@ impl Broker for RedisBroker {
     }
 
     async fn living_workers(&self, queue: &QueueName) -> Result<usize, BrokerError> {
-        roll::living(&mut *self.connections.pool.get().await?, queue).await
+        roll::living(self.connections.keys, &mut *self.connections.pool.get().await?, queue).await
     }
 }

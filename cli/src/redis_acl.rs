@@ -22,12 +22,16 @@ pub(crate) struct RedisAclSettings {
     /// with `ACL SETUSER NAME >PASSWORD`
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+
+    /// The user is for a Redis Cluster: each of its nodes needs the user
+    #[arg(long)]
+    cluster: bool,
 }
 
 /// Prints a line for the file of Redis' setting `aclfile`. After `ACL SETUSER`, the same words
 /// create the user while Redis runs.
 pub(crate) fn main(settings: &RedisAclSettings) -> anyhow::Result<ExitCode> {
-    let RedisAclSettings { model, user, password_file } = settings;
+    let RedisAclSettings { model, user, password_file, cluster } = settings;
     if let Some(model) = model
         && !QueueName::new(model.as_str(), 1).is_valid()
     {
@@ -39,7 +43,9 @@ pub(crate) fn main(settings: &RedisAclSettings) -> anyhow::Result<ExitCode> {
     let default = || model.as_ref().map_or("worker".to_owned(), |model| format!("worker-{model}"));
     let user = user.clone().unwrap_or_else(default);
     let password = password_file.as_ref().map(hash).transpose()?.unwrap_or_default();
-    say(&format!("user {user} reset on {password}{}\n", acl::worker(model.as_deref())));
+    let model = model.as_deref();
+    let rules = if *cluster { acl::worker_in_cluster(model) } else { acl::worker(model) };
+    say(&format!("user {user} reset on {password}{rules}\n"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -23,7 +23,8 @@ const LATE: Duration = Duration::from_secs(2);
 pub struct RedisSettings {
     /// URL of the Redis with the queues, such as `redis://user:password@host:6379/0`; `rediss://`
     /// for TLS; `redis+sentinel://user:password@host:26379,host:26379/master` to find the master
-    /// through sentinels. Several, repeated or separated by spaces, spread each queue over independent
+    /// through sentinels; `redis+cluster://user:password@host:6379,host:6379/?partitions=4` for a cluster,
+    /// over whose nodes the partitions of each queue are spread. Several, repeated or separated by spaces, spread each queue over independent
     /// Redises: the same URLs in the same order for every program, an older fleet's Redis first
     #[arg(
         long,
@@ -64,19 +65,28 @@ impl RedisSettings {
     /// Redises. Errors contain no password.
     pub fn address(&self) -> Result<RedisAddress, InvalidSettings> {
         match <[RedisAddress; 1]>::try_from(self.addresses()?) {
+            Ok([address]) if address.is_of_cluster() => {
+                Err(InvalidSettings::new("not possible with a Redis cluster"))
+            }
             Ok([address]) => Ok(address),
             Err(_) => Err(InvalidSettings::new("only possible with a single --redis-url")),
         }
     }
 
-    /// Returns the address of each Redis.
+    /// Returns the address of each Redis, and of each partition of a cluster.
     ///
     /// # Errors
     ///
     /// If the file cannot be read, or if an address or certificate is invalid. Errors contain no
     /// password.
     pub fn addresses(&self) -> Result<Vec<RedisAddress>, InvalidSettings> {
-        let addresses = self.unchecked_addresses();
+        let given = self.unchecked_addresses();
+        if given.len() > 1 && given.iter().any(RedisAddress::is_of_cluster) {
+            return Err(InvalidSettings::new(
+                "a Redis cluster must be the only --redis-url: its partitions spread each queue",
+            ));
+        }
+        let addresses: Vec<_> = given.iter().flat_map(RedisAddress::partitions).collect();
         for (index, address) in addresses.iter().enumerate() {
             RedisBroker::check(address).map_err(|error| match addresses.len() {
                 1 => InvalidSettings::new(error),

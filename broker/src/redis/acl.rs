@@ -23,32 +23,52 @@ const WORKER: &str = "+xreadgroup +xack +xdel +xadd +xlen +xclaim +xpending +xra
                       +xinfo|stream +get +getbit +mget +set +psetex +del +pexpire +hset \
                       +pubsub|numsub +subscribe +unsubscribe";
 
+/// The further rights of a worker in a cluster.
+const WORKER_IN_CLUSTER: &str =
+    "%R~bf:{*}:{fleet}:partitions +cluster|slots +pubsub|shardnumsub +ssubscribe";
+
 /// Returns the rules of a worker that serves only `model`; `None` for a worker of any model.
 ///
 /// The caller must make sure that `model` is a [valid name](crate::QueueName::is_valid), which
 /// contains no character with a meaning in patterns.
 pub fn worker(model: Option<&str>) -> String {
+    rules(model, "bf:", &format!("{CONNECTION} {WORKER}"), "+publish")
+}
+
+/// Like [`worker`], for every node of a Redis Cluster.
+pub fn worker_in_cluster(model: Option<&str>) -> String {
+    let commands = format!("{CONNECTION} {WORKER} {WORKER_IN_CLUSTER}");
+    rules(model, "bf:{*}:", &commands, "+publish +spublish")
+}
+
+/// `begin` is the begin of all names, `commands` may be used for keys, and `publish` for replies.
+fn rules(model: Option<&str>, begin: &str, commands: &str, publish: &str) -> String {
     let queue = model.map_or_else(|| "{*}".to_owned(), |model| format!("{{{model}:*}}"));
     let keys = [
-        format!("%RW~bf:{queue}:q:*"),
-        format!("%W~bf:{queue}:parcel:*"),
-        format!("%RW~bf:{queue}:dead"),
-        format!("%R~bf:{queue}:target"),
-        format!("%RW~bf:{queue}:turn"),
-        format!("%RW~bf:{queue}:roll"),
-        format!("%RW~bf:{queue}:workers"),
-        format!("%W~bf:{queue}:beats"),
-        "%R~bf:{fleet}:gateway:*".to_owned(),
-        "%RW~bf:{fleet}:live:*".to_owned(),
-        "%R~bf:{fleet}:epoch".to_owned(),
+        format!("%RW~{begin}{queue}:q:*"),
+        format!("%W~{begin}{queue}:parcel:*"),
+        format!("%RW~{begin}{queue}:dead"),
+        format!("%R~{begin}{queue}:target"),
+        format!("%RW~{begin}{queue}:turn"),
+        format!("%RW~{begin}{queue}:roll"),
+        format!("%RW~{begin}{queue}:workers"),
+        format!("%W~{begin}{queue}:beats"),
+        format!("%R~{begin}{{fleet}}:gateway:*"),
+        format!("%RW~{begin}{{fleet}}:live:*"),
+        format!("%R~{begin}{{fleet}}:epoch"),
     ];
-    let mut selectors =
-        "(+publish &bf:reply:*) (+sadd ~bf:{fleet}:queues) (+incr ~bf:{fleet}:changes)".to_owned();
+    let fleet = format!("{begin}{{fleet}}");
+    let mut selectors = vec![
+        format!("({publish} &{begin}reply:*)"),
+        format!("(+sadd ~{fleet}:queues)"),
+        format!("(+incr ~{fleet}:changes)"),
+    ];
     if model.is_none() {
         // Gateways of earlier versions read the announcements of all models from one key.
-        selectors.push_str(" (+hset ~bf:{fleet}:workers)");
+        selectors.push(format!("(+hset ~{fleet}:workers)"));
     }
-    format!("resetchannels {} &bf:{queue}:target {CONNECTION} {WORKER} {selectors}", keys.join(" "))
+    let (keys, selectors) = (keys.join(" "), selectors.join(" "));
+    format!("resetchannels {keys} &{begin}{queue}:target {commands} {selectors}")
 }
 
 /// Returns the rule that makes a password valid: its SHA-256, so that rules contain no password.
@@ -68,12 +88,14 @@ mod tests {
 
     #[test]
     fn the_rules_of_one_model_name_no_other_model() {
-        let rules = worker(Some("resnet"));
-        for rule in rules.split(' ').filter(|rule| rule.contains("bf:{")) {
-            let is_shared = rule.contains("bf:{fleet}:");
-            assert!(is_shared || rule.contains("bf:{resnet:*}:"), "{rule}");
+        for rules in [worker(Some("resnet")), worker_in_cluster(Some("resnet"))] {
+            let of_keys = rules.split(' ').filter(|rule| rule.contains("bf:"));
+            for rule in of_keys.filter(|rule| !rule.contains("reply:*")) {
+                assert!(rule.contains("{fleet}:") || rule.contains("{resnet:*}:"), "{rule}");
+            }
+            assert!(!rules.contains("{fleet}:workers"));
         }
-        assert!(!rules.contains("bf:{fleet}:workers"));
+        assert!(worker_in_cluster(Some("a")).contains("%RW~bf:{*}:{a:*}:q:*"));
         assert!(worker(None).contains("%RW~bf:{*}:q:*"));
     }
 }

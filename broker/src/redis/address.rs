@@ -1,7 +1,7 @@
 //! The address of Redis, as users write it.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,10 +12,15 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
+use super::slots::slot_of;
 use crate::BrokerError;
 
 /// The default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
+/// The default port of the nodes of a cluster.
+const NODE_PORT: u16 = 6379;
+/// The most partitions of a cluster.
+const MOST_PARTITIONS: u16 = 64;
 
 /// The address of Redis, and the certificate files for its connections.
 ///
@@ -26,12 +31,15 @@ pub struct RedisAddress {
     /// `redis://user:password@host:6379/0`, or `rediss://` for TLS. With sentinels
     /// `redis+sentinel://user:password@host1:26379,host2:26379/master/0`, or `rediss+sentinel://`.
     /// User and password are for Redis. Credentials for the sentinels follow as
-    /// `?sentinel_username=user&sentinel_password=password`.
+    /// `?sentinel_username=user&sentinel_password=password`. For a cluster
+    /// `redis+cluster://user:password@host1:6379,host2:6379/?partitions=4`, or `rediss+cluster://`.
     pub url: String,
     /// A file that contains the URL, instead of `url`.
     pub url_file: Option<PathBuf>,
     /// Which URL of the file, from 0. A file has one URL for each Redis, separated by white space.
     pub position: usize,
+    /// Which partition of a cluster, from 0. See [`Self::partitions`].
+    pub partition: u16,
     /// The PEM file of the trusted certificate authorities; `None` for those of the system.
     pub ca: Option<PathBuf>,
     /// The PEM files of the client certificate and its key.
@@ -63,11 +71,30 @@ impl From<&String> for RedisAddress {
 }
 
 /// A parsed URL.
+#[derive(Debug)]
 pub(super) struct ParsedAddress {
-    /// The server. With sentinels, its host and port are placeholders.
+    /// The server. With a directory, its host and port are placeholders.
     pub(super) server: ConnectionInfo,
-    /// The sentinels, and their name for the master.
-    pub(super) sentinels: Option<(Vec<ConnectionInfo>, String)>,
+    /// The servers to ask for the server, and what to ask for.
+    pub(super) directory: Option<(Vec<ConnectionInfo>, InCharge)>,
+}
+
+/// A server that others know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum InCharge {
+    /// The master that sentinels know by this name.
+    Master(String),
+    /// The node of a cluster that owns the slot of a partition.
+    Owner { partition: u16, partitions: u16, slot: u16 },
+}
+
+impl fmt::Display for InCharge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Master(name) => write!(f, "{name}"),
+            Self::Owner { partition, .. } => write!(f, "partition {partition}"),
+        }
+    }
 }
 
 impl RedisAddress {
@@ -81,6 +108,23 @@ impl RedisAddress {
         read_url(path, self.position).map_err(|error| {
             BrokerError::misconfigured(format!("--redis-url-file {}: {error}", path.display()))
         })
+    }
+
+    /// Whether the URL names a cluster.
+    pub fn is_of_cluster(&self) -> bool {
+        self.current_url().is_ok_and(|url| url.contains("+cluster://"))
+    }
+
+    /// Returns one address for each partition of a cluster. An address that names no cluster, or that
+    /// cannot be parsed, is returned as it is.
+    pub fn partitions(&self) -> Vec<Self> {
+        let parsed = self.current_url().and_then(|url| self.parse(&url));
+        match parsed.ok().and_then(|parsed| parsed.directory) {
+            Some((_, InCharge::Owner { partitions, .. })) => {
+                (0..partitions).map(|partition| Self { partition, ..self.clone() }).collect()
+            }
+            _ => vec![self.clone()],
+        }
     }
 
     /// Returns the URL with another user and password, which must not need an escape in URLs.
@@ -99,9 +143,12 @@ impl RedisAddress {
 
     /// Parses a URL, and reads the certificate files once to check them.
     pub(super) fn parse(&self, url: &str) -> Result<ParsedAddress, BrokerError> {
-        let parsed = match url.split_once("+sentinel://") {
-            Some((scheme, rest)) => parse_sentinels(scheme, rest),
-            None => parse_server(url).map(|server| ParsedAddress { server, sentinels: None }),
+        let parsed = if let Some((scheme, rest)) = url.split_once("+sentinel://") {
+            parse_sentinels(scheme, rest)
+        } else if let Some((scheme, rest)) = url.split_once("+cluster://") {
+            parse_cluster(scheme, rest, self.partition)
+        } else {
+            parse_server(url).map(|server| ParsedAddress { server, directory: None })
         };
         let parsed = parsed.map_err(|reason| {
             BrokerError::misconfigured(format!(
@@ -219,15 +266,50 @@ fn parse_sentinels(scheme: &str, rest: &str) -> Result<ParsedAddress, String> {
     let mut sentinels = Vec::new();
     for host in hosts.split(',') {
         // The last colon of an IPv6 address comes before its closing bracket.
-        let port = if host.rsplit(']').next().is_some_and(|tail| tail.contains(':')) {
-            String::new()
-        } else {
-            format!(":{SENTINEL_PORT}")
-        };
-        sentinels.push(parse_host(&format!("{scheme}://{username}:{password}@{host}{port}"))?);
+        let host = with_port(host, SENTINEL_PORT);
+        sentinels.push(parse_host(&format!("{scheme}://{username}:{password}@{host}"))?);
     }
     let server = parse_server(&format!("{scheme}://{user}@redis/{database}"))?;
-    Ok(ParsedAddress { server, sentinels: Some((sentinels, name.to_owned())) })
+    Ok(ParsedAddress { server, directory: Some((sentinels, InCharge::Master(name.to_owned()))) })
+}
+
+/// Parses `user:password@hosts/?partitions=4`, with each node as a separate URL.
+fn parse_cluster(scheme: &str, rest: &str, partition: u16) -> Result<ParsedAddress, String> {
+    if !matches!(scheme, "redis" | "rediss") {
+        return Err("a cluster is found by redis+cluster:// or rediss+cluster://".to_owned());
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    if !matches!(database, "" | "0") {
+        return Err("a cluster has only the database 0".to_owned());
+    }
+    let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let mut partitions = 1;
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if key != "partitions" {
+            return Err(format!("a cluster has no parameter {key}"));
+        }
+        partitions = match value.parse() {
+            Ok(partitions @ 1..=MOST_PARTITIONS) => partitions,
+            _ => return Err(format!("partitions must be a number from 1 to {MOST_PARTITIONS}")),
+        };
+    }
+    let mut nodes = Vec::new();
+    for host in hosts.split(',') {
+        let host = with_port(host, NODE_PORT);
+        nodes.push(parse_server(&format!("{scheme}://{user}@{host}"))?);
+    }
+    let server = nodes[0].clone();
+    let slot = slot_of(&partition.to_string());
+    let in_charge = InCharge::Owner { partition, partitions, slot };
+    Ok(ParsedAddress { server, directory: Some((nodes, in_charge)) })
+}
+
+/// The host with its port, which may be missing. The colons of an address in brackets begin no port.
+fn with_port(host: &str, default: u16) -> String {
+    let has_port = host.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
+    if has_port { host.to_owned() } else { format!("{host}:{default}") }
 }
 
 #[cfg(test)]
@@ -242,12 +324,12 @@ mod tests {
     fn sentinels_are_read_with_their_ports_their_master_and_both_passwords() {
         let url = "rediss+sentinel://worker:s%40fe@a,b:2,[::1],[::2]:3/main/4\
                    ?sentinel_username=looker&sentinel_password=s%2Fame";
-        let ParsedAddress { server, sentinels } = parse(url).unwrap();
+        let ParsedAddress { server, directory } = parse(url).unwrap();
         let settings = server.redis_settings();
         assert_eq!((settings.username(), settings.password()), (Some("worker"), Some("s@fe")));
         assert_eq!(settings.db(), 4);
-        let (sentinels, name) = sentinels.unwrap();
-        assert_eq!(name, "main");
+        let (sentinels, master) = directory.unwrap();
+        assert_eq!(master, InCharge::Master("main".to_owned()));
         let hosts: Vec<String> =
             sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
         assert_eq!(hosts, ["a:26379", "b:2", "::1:26379", "::2:3"]);
@@ -258,7 +340,7 @@ mod tests {
 
     #[test]
     fn passwords_of_sentinels_are_optional() {
-        let (sentinels, _) = parse("redis+sentinel://a/main").unwrap().sentinels.unwrap();
+        let (sentinels, _) = parse("redis+sentinel://a/main").unwrap().directory.unwrap();
         let settings = sentinels[0].redis_settings();
         assert_eq!((settings.username(), settings.password()), (None, None));
     }
@@ -272,9 +354,36 @@ mod tests {
             ("redis+sentinel://a/main?sentinel_pasword=secret", "no parameter sentinel_pasword"),
             ("redis+sentinel://:secret@a:b/main", "not a Redis URL"),
             ("redis+sentinel://:secret@a/main/x", "database"),
+            ("http+cluster://:secret@a", "redis+cluster://"),
+            ("redis+cluster://:secret@a/1", "only the database 0"),
+            ("redis+cluster://:secret@a?partitions=0", "a number from 1 to 64"),
+            ("redis+cluster://:secret@a?partitions=65", "a number from 1 to 64"),
+            ("redis+cluster://:secret@a/?shards=secret", "no parameter shards"),
+            ("redis+cluster://:secret@a:b", "not a Redis URL"),
         ] {
             let error = parse(url).err().unwrap();
             assert!(error.contains(why) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_read_with_its_nodes_and_has_an_address_for_each_partition() {
+        let url = "rediss+cluster://worker:s%40fe@a,b:2,[::1]/?partitions=3";
+        let address = RedisAddress::from(url);
+        let parsed = address.parse(url).unwrap();
+        let settings = parsed.server.redis_settings();
+        assert_eq!((settings.username(), settings.password()), (Some("worker"), Some("s@fe")));
+        let (nodes, _) = parsed.directory.unwrap();
+        let hosts: Vec<String> = nodes.iter().map(|node| node.addr().to_string()).collect();
+        assert_eq!(hosts, ["a:6379", "b:2", "::1:6379"]);
+        assert!(nodes.iter().all(is_tls));
+        let in_charge = |address: &RedisAddress| address.parse(url).unwrap().directory.unwrap().1;
+        let partitions = address.partitions();
+        let owner = |partition, slot| InCharge::Owner { partition, partitions: 3, slot };
+        let owners: Vec<_> = partitions.iter().map(in_charge).collect();
+        assert_eq!(owners, [owner(0, 13907), owner(1, 9842), owner(2, 5649)]);
+        for alone in ["redis://a", "redis+cluster://a", "redis+cluster://a/0?partitions=x"] {
+            assert_eq!(RedisAddress::from(alone).partitions().len(), 1, "{alone}");
         }
     }
 
@@ -283,6 +392,7 @@ mod tests {
         for (url, expected) in [
             ("redis://redis:1/2", "redis://u:p@redis:1/2"),
             ("rediss://controller:a%40b@redis:1", "rediss://u:p@redis:1"),
+            ("redis+cluster://a:1,b:2?partitions=4", "redis+cluster://u:p@a:1,b:2?partitions=4"),
             (
                 "redis+sentinel://:x@a,[::1]:2/main?sentinel_password=y@z",
                 "redis+sentinel://u:p@a,[::1]:2/main?sentinel_password=y@z",

@@ -1,8 +1,8 @@
 //! The announcements of workers in Redis, and what there is beside them.
 //!
 //! A worker announces itself in the hash of its queue, so that Redis can deny the workers of one
-//! model to announce another; the set [`keys::QUEUES`] names the queues. Programs of earlier
-//! versions use one hash for all models, [`keys::WORKERS`]: workers write both hashes where Redis
+//! model to announce another; the set [`Keys::queues`] names the queues. Programs of earlier
+//! versions use one hash for all models, [`Keys::workers`]: workers write both hashes where Redis
 //! lets them, and readers join them.
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use redis::{Pipeline, RedisError, Value, aio::ConnectionLike};
 use serde::Deserialize;
 
-use super::{announcement::StoredAnnouncement, denials, keys, values::parse};
+use super::{announcement::StoredAnnouncement, denials, keys::Keys, values::parse};
 use crate::{Announcement, ObservedWorker, QueueName, roles::REMEMBERED, throttle::Throttle};
 
 /// The largest announcement, in bytes. Real ones have some KiB.
@@ -60,14 +60,15 @@ pub(super) struct Sorted {
 
 impl Source {
     /// The hash of all models.
-    pub(super) fn shared(fields: HashMap<String, String>) -> Self {
-        Self { key: keys::WORKERS.to_owned(), owner: None, fields, others: 0 }
+    pub(super) fn shared(keys: Keys, fields: HashMap<String, String>) -> Self {
+        Self { key: keys.workers(), owner: None, fields, others: 0 }
     }
 }
 
 /// Reads the hashes of these queues, without the workers that the hash of all models has: most
 /// workers announce themselves in both.
 pub(super) async fn read(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     queues: &[String],
     shared: &HashMap<String, String>,
@@ -79,7 +80,7 @@ pub(super) async fn read(
     }
     let mut names = Pipeline::new();
     for queue in &known {
-        names.hkeys(keys::announcements(queue));
+        names.hkeys(keys.announcements(queue));
     }
     let answers: Vec<Value> = names.ignore_errors().query_async(connection).await?;
     let (mut sources, mut wanted) = (Vec::new(), Pipeline::new());
@@ -89,7 +90,7 @@ pub(super) async fn read(
         let all = workers.len();
         let missing: Vec<String> =
             workers.into_iter().filter(|worker| !shared.contains_key(worker)).collect();
-        let key = keys::announcements(&owner);
+        let key = keys.announcements(&owner);
         if !missing.is_empty() {
             wanted.cmd("HMGET").arg(&key).arg(&missing);
         }
@@ -111,7 +112,7 @@ pub(super) async fn read(
     Ok(sources.into_iter().map(source).collect())
 }
 
-/// Sorts announcements by their age. `queues` are the names that [`keys::QUEUES`] holds, and `now`
+/// Sorts announcements by their age. `queues` are the names that [`Keys::queues`] holds, and `now`
 /// is Redis's clock in milliseconds.
 pub(super) fn sort(sources: Vec<Source>, queues: &[String], now: u64) -> Sorted {
     let mut sorted = Sorted::default();
@@ -217,17 +218,18 @@ impl Sorted {
     /// others.
     pub(super) async fn clean(
         &self,
+        keys: Keys,
         connection: &mut impl ConnectionLike,
     ) -> Result<(), RedisError> {
         let mut commands = Pipeline::new();
         for (key, owner, fields) in &self.forgotten {
             commands.hdel(key, fields);
             if let Some(owner) = owner {
-                commands.hdel(keys::beats(owner), fields);
+                commands.hdel(keys.beats(owner), fields);
             }
         }
         if !self.unused.is_empty() {
-            commands.srem(keys::QUEUES, &self.unused);
+            commands.srem(keys.queues(), &self.unused);
         }
         if commands.is_empty() {
             return Ok(());
@@ -262,7 +264,9 @@ mod tests {
 
     fn source(owner: Option<&str>, fields: Vec<(String, String)>) -> Source {
         let owner = owner.map(|owner| QueueName::parse(owner).unwrap());
-        let key = owner.as_ref().map_or("shared".to_owned(), keys::announcements);
+        let key = owner
+            .as_ref()
+            .map_or("shared".to_owned(), |owner| Keys::default().announcements(owner));
         Source { key, owner, fields: fields.into_iter().collect(), others: 0 }
     }
 

@@ -39,11 +39,12 @@ pub(super) struct RedisClaims {
 
 impl RedisClaims {
     pub(super) fn new(queue: Arc<WorkerQueue>, held: Arc<HeldEntries>) -> Self {
+        let listeners = Listeners::new(queue.keys());
         Self {
             queue,
             held,
             reader: Reader::default(),
-            listeners: Listeners::default(),
+            listeners,
             classes: ClassUse::default(),
             turn: 0,
             is_drained: false,
@@ -177,6 +178,7 @@ impl Claims for RedisClaims {
         let queue = Arc::clone(&self.queue);
         let limit = queue.transfers().jobs(limit);
         if self.reader.check(queue.connections()) || self.held.may_have_strays() {
+            queue.remove_doubtful().await?;
             let strays = strays::take(&queue, &self.held, limit).await?;
             if !strays.is_empty() {
                 return Ok(strays);

@@ -1,11 +1,10 @@
-//! Settings of connections, and checks that refuse unsuitable servers.
+//! Settings of connections, and what servers say about themselves.
 
 use std::{io, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
-    ServerErrorKind,
-    aio::{ConnectionLike, MultiplexedConnection},
+    ServerErrorKind, aio::ConnectionLike,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::errors::{broker_error, rustls_error, too_old};
+use super::errors::{broker_error, rustls_error};
 use crate::BrokerError;
 
 /// Timeout for opening a connection, and for the answer to a command that does not block.
@@ -51,42 +50,6 @@ impl Info {
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         self.0.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
     }
-}
-
-/// Refuses a Redis that evicts keys, because eviction would delete whole queues. Also refuses a
-/// node of a cluster, where a queue and the reply channels of its gateways are on different nodes,
-/// and versions that lack commands. `address` names the server in errors.
-pub(super) async fn refuse_unfit(
-    connection: &mut MultiplexedConnection,
-    address: &str,
-) -> Result<(), BrokerError> {
-    let sections = ["server", "memory", "cluster"];
-    let Some(info) = info(connection, &sections).await? else { return Ok(()) };
-    // Valkey also reports the version of Redis that it is compatible with.
-    if let Some(version) = info.field("redis_version").filter(|version| is_too_old(version)) {
-        return Err(too_old(address, version));
-    }
-    if info.field("cluster_enabled") == Some("1") {
-        return Err(BrokerError::misconfigured(
-            "Redis runs as a cluster (cluster-enabled yes), over which a queue cannot be spread; \
-             use one that does not, alone or with replicas and sentinels",
-        ));
-    }
-    match info.field("maxmemory_policy") {
-        Some(policy) if policy != "noeviction" && info.field("maxmemory") != Some("0") => {
-            Err(BrokerError::misconfigured(format!(
-                "Redis has maxmemory-policy {policy} and would delete queued requests when its \
-                 memory is full; set maxmemory-policy to noeviction"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether a version such as `6.2.7` is older than 7.0.
-fn is_too_old(version: &str) -> bool {
-    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    major.is_some_and(|major| major < 7)
 }
 
 /// What a Redis says that closes each new connection unasked, in protected mode or with too many

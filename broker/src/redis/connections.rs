@@ -6,14 +6,16 @@ use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{
-    denials, errors::broker_error, large_reply::LARGE, large_values::LargeValues, link::Link,
-    locator::Locator, pool::Pool, tasks::Tasks, value_limit::ValueLimit,
+    denials, errors::broker_error, keys::Keys, large_reply::LARGE, large_values::LargeValues,
+    link::Link, locator::Locator, pool::Pool, tasks::Tasks, value_limit::ValueLimit,
 };
 use crate::{BrokerError, BrokerHealth, Outage};
 
 /// The shared connections, and the locator for further connections.
 pub(super) struct Connections {
     pub(super) locator: Arc<Locator>,
+    /// The names of keys and channels.
+    pub(super) keys: Keys,
     /// For control calls, and to open connections for blocking reads.
     pub(super) pool: Pool,
     /// For everything that happens per request or per batch, except large values.
@@ -41,7 +43,15 @@ impl Connections {
     fn over(link: Link, locator: &Arc<Locator>, tasks: Tasks) -> Self {
         let large = LargeValues::new(locator);
         let (locator, pool) = (Arc::clone(locator), Pool::new(Arc::clone(locator)));
-        Self { locator, pool, link, large, tasks, limit: ValueLimit::default() }
+        Self {
+            keys: locator.keys(),
+            locator,
+            pool,
+            link,
+            large,
+            tasks,
+            limit: ValueLimit::default(),
+        }
     }
 
     /// Whether Redis can be used at present.
@@ -57,7 +67,7 @@ impl Connections {
     /// The limit of Redis that a value of `size` bytes exceeds, in bytes; `None` if Redis takes the
     /// value.
     pub(super) async fn exceeded(&self, size: usize) -> Option<usize> {
-        self.limit.exceeded(size, &self.link).await
+        self.limit.exceeded(size, self.keys, &self.link).await
     }
 
     /// Runs commands that contain values of `size` bytes: on the link, or, if they are large, on a

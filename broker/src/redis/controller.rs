@@ -25,27 +25,29 @@ impl Controller for RedisController {
         let mut connection = self.0.pool.get().await?;
         let epoch = target.epoch;
         let target = serde_json::to_string(&target).map_err(BrokerError::refused)?;
-        let key = keys::target(queue);
+        let key = self.0.keys.target(queue);
         Pipeline::new()
             .atomic()
             .set(&key, target)
-            .publish(&key, epoch)
+            .cmd(self.0.locator.channels().publish())
+            .arg(&key)
+            .arg(epoch)
             .exec_async(&mut *connection)
             .await
             .map_err(broker_error)
     }
 
     async fn promise(&self, expected: &Announcement) -> Result<(), BrokerError> {
-        promise::make(&mut *self.0.pool.get().await?, expected).await
+        promise::make(self.0.keys, &mut *self.0.pool.get().await?, expected).await
     }
 
     async fn retract(&self, last: &Announcement) -> Result<(), BrokerError> {
-        promise::retract(&mut *self.0.pool.get().await?, last).await
+        promise::retract(self.0.keys, &mut *self.0.pool.get().await?, last).await
     }
 
     async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError> {
         let mut connection = self.0.pool.get().await?;
-        forget(&mut *connection, queue, silent).await
+        forget(&mut *connection, &self.0.keys.queue(queue), silent).await
     }
 }
 
@@ -54,11 +56,10 @@ impl Controller for RedisController {
 /// and would be created again.
 async fn forget(
     connection: &mut impl ConnectionLike,
-    queue: &QueueName,
+    streams: &[String],
     silent: Duration,
 ) -> Result<usize, BrokerError> {
-    let streams = keys::queue(queue);
-    let classes = consumers::read(connection, &streams).await?;
+    let classes = consumers::read(connection, streams).await?;
     let gone = |consumer: &&StreamInfoConsumer| {
         consumer.pending == 0 && Duration::from_millis(consumer.idle as u64) >= silent
     };

@@ -60,7 +60,7 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
         // The server takes no jobs for now: for example, it is a replica, or loads its data.
         Some(
             "READONLY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
-            | "UNBLOCKED",
+            | "UNBLOCKED" | "MOVED" | "ASK",
         ) => BrokerError::unreachable(error),
         None if error.is_io_error() => BrokerError::unreachable(error),
         None if matches!(
@@ -72,6 +72,11 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
         }
         _ => BrokerError::refused(error),
     }
+}
+
+/// Whether an error with this code shows that another node of a cluster has the keys or gets them.
+pub(super) fn is_elsewhere(code: &str) -> bool {
+    matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "UNBLOCKED" | "READONLY")
 }
 
 /// The error for an answer that cannot be parsed.

@@ -66,8 +66,9 @@ impl LastGlance {
 impl Glance {
     /// Adds the questions.
     pub(super) fn ask(commands: &mut Pipeline, queue: &WorkerQueue) {
-        roll::take_turn(commands, queue.name(), queue.worker());
-        commands.get(keys::roll(queue.name())).cmd("TIME").get(keys::EPOCH);
+        let keys = queue.keys();
+        roll::take_turn(keys, commands, queue.name(), queue.worker());
+        commands.get(keys.roll(queue.name())).cmd("TIME").get(keys.epoch());
         for stream in queue.streams() {
             // An entry that Redis has just given to a claim is not known here yet.
             let pending = commands.cmd("XPENDING").arg(stream).arg(keys::GROUP);

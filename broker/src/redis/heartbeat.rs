@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{connect::Info, connections::Connections, errors::broker_error, keys, values::parse};
+use super::{connect::Info, connections::Connections, errors::broker_error, values::parse};
 use crate::{BrokerError, GatewayId, roles::LIVENESS};
 
 /// Interval between beats.
@@ -66,7 +66,7 @@ impl Heartbeat {
         connections: Arc<Connections>,
         gateway: GatewayId,
     ) -> Result<Self, BrokerError> {
-        let gateway = keys::gateway(gateway);
+        let gateway = connections.keys.gateway(gateway);
         let beats = Beats {
             connections,
             gateway,
@@ -147,7 +147,7 @@ impl Beats {
         let mut connection = self.connections.pool.get().await?;
         // A full Redis also executes these commands.
         let mut commands = Pipeline::new();
-        commands.get(keys::EPOCH).cmd("PEXPIRE").arg(&self.gateway);
+        commands.get(self.connections.keys.epoch()).cmd("PEXPIRE").arg(&self.gateway);
         commands.arg(LIVENESS.as_secs() * 1000);
         if asked.is_none() {
             commands.cmd("INFO").arg(&["server", "replication"]);
@@ -181,13 +181,14 @@ impl Beats {
     /// Sets the liveness key, and the epoch if it is missing. Returns the epoch.
     async fn begin(&self, connection: &mut impl ConnectionLike) -> Result<String, BrokerError> {
         let value = self.value.lock().clone();
+        let epoch = self.connections.keys.epoch();
         let (epoch,) = Pipeline::new()
             .atomic()
             .pset_ex(&self.gateway, value, LIVENESS.as_secs() * 1000)
             .ignore()
-            .set_nx(keys::EPOCH, format!("{:032x}", rand::random::<u128>()))
+            .set_nx(&epoch, format!("{:032x}", rand::random::<u128>()))
             .ignore()
-            .get(keys::EPOCH)
+            .get(&epoch)
             .query_async(connection)
             .await
             .map_err(broker_error)?;

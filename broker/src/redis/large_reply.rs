@@ -12,7 +12,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     errors::{broker_error, unreadable},
-    keys,
+    keys::Keys,
     large_values::patience,
     pool::Pool,
     values::into_bytes,
@@ -40,8 +40,8 @@ pub(super) struct LargeReply {
 
 impl LargeReply {
     /// Generates a key for replies of about `size` bytes.
-    pub(super) fn new(queue: &QueueName, size: usize) -> Self {
-        Self { key: keys::large_reply(queue, rand::random()), size }
+    pub(super) fn new(keys: Keys, queue: &QueueName, size: usize) -> Self {
+        Self { key: keys.large_reply(queue, rand::random()), size }
     }
 
     /// Builds the command that stores the replies.
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_note_is_read_back_and_replies_are_no_note() {
-        let large = LargeReply::new(&QueueName::new("m", 3), 70_000);
+        let large = LargeReply::new(Keys::default(), &QueueName::new("m", 3), 70_000);
         assert!(large.key.starts_with("bf:{m:3}:"), "on the node of its queue: {}", large.key);
         assert_eq!(LargeReply::from_note(&large.note()), Some(large));
         assert_eq!(LargeReply::from_note(&wire::encode_replies([])), None);

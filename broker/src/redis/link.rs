@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -10,10 +9,8 @@ use tokio::{
 };
 
 use super::{
-    connect::{PATIENCE, refuse_unfit},
-    locator::Locator,
-    tasks::Tasks,
-    watched::WatchedConnection,
+    connect::PATIENCE, locator::Locator, routed::RoutedConnection, tasks::Tasks,
+    unfit::refuse_unfit, watched::WatchedConnection,
 };
 use crate::BrokerError;
 
@@ -28,7 +25,7 @@ pub(super) struct Link {
 }
 
 enum LinkState {
-    Up { since: Instant, connection: MultiplexedConnection },
+    Up { since: Instant, connection: RoutedConnection },
     Down { since: Instant, why: BrokerError },
 }
 
@@ -55,7 +52,7 @@ impl Link {
     /// Returns the connection. While the connection is down, callers wait until the outage has
     /// lasted [`PATIENCE`]: short outages cause no errors, and calls in long outages fail
     /// immediately.
-    pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
+    pub(super) async fn connection(&self) -> Result<RoutedConnection, BrokerError> {
         let mut state = self.state.clone();
         let give_up = match &*self.state.borrow() {
             LinkState::Up { connection, .. } => return Ok(connection.clone()),
@@ -162,7 +159,7 @@ async fn reconnect_to_fit(
     loop {
         let watched = reconnect(locator, since, state).await;
         let address = locator.name();
-        match refuse_unfit(&mut watched.connection(), &address).await {
+        match refuse_unfit(&mut watched.connection(), locator).await {
             Ok(()) => {
                 let seconds = since.elapsed().as_secs_f64();
                 tracing::info!(address, seconds, "connected to Redis");

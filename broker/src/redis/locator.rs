@@ -4,19 +4,24 @@ use std::{net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError,
     RedisResult, Value, aio::MultiplexedConnection,
 };
 use tokio::{
     net::{UdpSocket, lookup_host},
+    sync::watch,
     time::Instant,
 };
 
 use super::{
-    address::{ParsedAddress, RedisAddress},
+    address::{InCharge, ParsedAddress, RedisAddress},
+    channels::{Channels, KnownChannels},
+    codes::server_code,
     denials,
-    errors::connection_error,
-    sentinel::{Node, Sentinels},
+    directory::Directory,
+    errors::{connection_error, is_elsewhere},
+    keys::Keys,
+    slots::Node,
 };
 use crate::BrokerError;
 
@@ -24,6 +29,10 @@ use crate::BrokerError;
 pub(super) struct Locator {
     address: Arc<RedisAddress>,
     route: Mutex<CurrentRoute>,
+    keys: Keys,
+    channels: KnownChannels,
+    /// Changes whenever an answer shows that another node of the cluster may have the partition.
+    suspicion: watch::Sender<()>,
 }
 
 /// The route that the URL gives at present.
@@ -38,8 +47,8 @@ struct CurrentRoute {
 /// The way to the master.
 pub(super) struct Route {
     server: ConnectionInfo,
-    /// Sentinels that know the host of the master; `None` if `server` contains the host.
-    sentinels: Option<Sentinels>,
+    /// Servers that know the host of the master; `None` if `server` contains the host.
+    directory: Option<Directory>,
 }
 
 impl Locator {
@@ -49,8 +58,45 @@ impl Locator {
         let url = address.current_url()?;
         let route = Arc::new(Route::new(&address, &url)?);
         denials::identify(&route.name(), route.user());
+        let partition = route.partition().map(|(partition, _)| partition);
+        let (keys, channels) = (Keys::new(partition), KnownChannels::new(partition.is_some()));
         let route = Mutex::new(CurrentRoute { route, seen: Ok(url), moved: None });
-        Ok(Self { address, route })
+        Ok(Self { address, route, keys, channels, suspicion: watch::Sender::new(()) })
+    }
+
+    /// The names of keys and channels.
+    pub(super) fn keys(&self) -> Keys {
+        self.keys
+    }
+
+    /// How messages reach subscribers.
+    pub(super) fn channels(&self) -> Channels {
+        self.channels.get()
+    }
+
+    /// Sets how messages reach subscribers.
+    pub(super) fn set_channels(&self, channels: Channels) {
+        self.channels.set(channels);
+    }
+
+    /// The number of partitions, if Redis is a cluster.
+    pub(super) fn partitions(&self) -> Option<u16> {
+        self.known_route().partition().map(|(_, partitions)| partitions)
+    }
+
+    /// Makes all connections check at once whether their server still has the partition.
+    pub(super) fn suspect(&self) {
+        self.suspicion.send_replace(());
+    }
+
+    /// Whether Redis is a cluster.
+    pub(super) fn is_of_cluster(&self) -> bool {
+        self.known_route().partition().is_some()
+    }
+
+    /// Tells of each [`suspect`](Self::suspect).
+    pub(super) fn suspicions(&self) -> watch::Receiver<()> {
+        self.suspicion.subscribe()
     }
 
     /// Opens a connection to the master, in a single attempt.
@@ -76,40 +122,41 @@ impl Locator {
         let client = self.client(route).await?;
         let found = Instant::now();
         let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
-        match check(route, &mut connection).await {
+        match check(route, self.keys, &mut connection).await {
             Ok(()) if self.has_moved_since(found) => Err(gone("the master moved")),
             checked => checked.map(|()| connection),
         }
     }
 
-    /// Fails if a connection is broken or leads to a replica. A master that became a replica may
-    /// keep its connections, but refuses jobs.
+    /// Fails if a connection is broken, leads to a replica, or leads to a node that does not have the
+    /// whole partition. A master that became a replica may keep its connections, but refuses jobs.
     pub(super) async fn check(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let route = self.route.lock().route.clone();
-        check(&route, connection).await
+        check(&route, self.keys, connection).await
     }
 
-    /// Reads the URL again, and asks the sentinels, if any, whether the master has moved.
-    pub(super) async fn refresh(&self) {
-        if let Some(sentinels) = &self.route().sentinels {
-            sentinels.refresh().await;
+    /// Reads the URL again, and asks the directory, if any, whether the master has moved. `in_doubt` if
+    /// there is a reason to believe so.
+    pub(super) async fn refresh(&self, in_doubt: bool) {
+        if let Some(directory) = &self.route().directory {
+            directory.refresh(in_doubt).await;
         }
     }
 
     /// Whether the master has moved since `opened`.
     pub(super) fn has_moved_since(&self, opened: Instant) -> bool {
         let current = self.route.lock();
-        let by_sentinels = current.route.sentinels.as_ref().and_then(Sentinels::moved);
-        by_sentinels.max(current.moved).is_some_and(|moved| moved > opened)
+        let by_directory = current.route.directory.as_ref().and_then(Directory::moved);
+        by_directory.max(current.moved).is_some_and(|moved| moved > opened)
     }
 
-    /// The hosts to connect to first: the sentinels, or the server.
+    /// The hosts to connect to first: those of the directory, or the server.
     pub(super) fn first_hosts(&self) -> Vec<ConnectionInfo> {
         let route = self.route();
-        route.sentinels.as_ref().map_or(vec![route.server.clone()], |known| known.hosts().to_vec())
+        route.directory.as_ref().map_or(vec![route.server.clone()], |known| known.hosts().to_vec())
     }
 
-    /// Host and port of the server, or those of the sentinels.
+    /// Host and port of the server, or those of the directory, with the partition of a cluster.
     pub(super) fn name(&self) -> String {
         self.route().name()
     }
@@ -142,6 +189,9 @@ impl Locator {
         let mut current = self.route.lock();
         if url != current.seen {
             match url.clone().map(|url| Route::new(&self.address, &url)) {
+                Ok(Ok(route)) if route.partition() != current.route.partition() => {
+                    warn_of_url("the number of partitions changes only when the program restarts");
+                }
                 Ok(Ok(route)) => {
                     if !route.leads_where(&current.route) {
                         current.moved = Some(Instant::now());
@@ -169,7 +219,8 @@ pub(super) async fn open_once(
     let open = async {
         let client = route.client(&address).await?;
         let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
-        check(&route, &mut connection).await.map(|()| connection)
+        let partition = route.partition().map(|(partition, _)| partition);
+        check(&route, Keys::new(partition), &mut connection).await.map(|()| connection)
     };
     open.await.map_err(|error| route.explain(error))
 }
@@ -180,16 +231,24 @@ fn warn_of_url(error: &str) {
 
 impl Route {
     fn new(address: &Arc<RedisAddress>, url: &str) -> Result<Self, BrokerError> {
-        let ParsedAddress { server, sentinels } = address.parse(url)?;
-        let sentinels =
-            sentinels.map(|(hosts, name)| Sentinels::new(Arc::clone(address), hosts, name));
-        Ok(Self { server, sentinels })
+        let ParsedAddress { server, directory } = address.parse(url)?;
+        let directory = directory
+            .map(|(hosts, in_charge)| Directory::new(Arc::clone(address), hosts, in_charge));
+        Ok(Self { server, directory })
+    }
+
+    /// The partition of a cluster, and the number of all.
+    fn partition(&self) -> Option<(u16, u16)> {
+        match self.directory.as_ref()?.in_charge() {
+            InCharge::Owner { partition, partitions, .. } => Some((*partition, *partitions)),
+            InCharge::Master(_) => None,
+        }
     }
 
     async fn client(&self, address: &RedisAddress) -> RedisResult<Client> {
-        let server = match &self.sentinels {
+        let server = match &self.directory {
             None => self.server.clone(),
-            Some(sentinels) => at(&self.server, sentinels.master().await?),
+            Some(directory) => at(&self.server, directory.master().await?),
         };
         address.client(server)
     }
@@ -204,18 +263,20 @@ impl Route {
     }
 
     fn name(&self) -> String {
-        let hosts: Vec<_> = match &self.sentinels {
+        let hosts: Vec<_> = match &self.directory {
             None => vec![self.server.addr().to_string()],
-            Some(sentinels) => {
-                sentinels.hosts().iter().map(|host| host.addr().to_string()).collect()
-            }
+            Some(known) => known.hosts().iter().map(|host| host.addr().to_string()).collect(),
         };
-        hosts.join(",")
+        let hosts = hosts.join(",");
+        match self.partition() {
+            None => hosts,
+            Some((partition, _)) => format!("{hosts} partition {partition}"),
+        }
     }
 
     /// Whether both routes lead to the same data, with whatever user and password.
     fn leads_where(&self, other: &Self) -> bool {
-        let master = |route: &Self| route.sentinels.as_ref().map(|known| known.name().to_owned());
+        let master = |route: &Self| route.directory.as_ref().map(|known| known.in_charge().clone());
         let database = |route: &Self| route.server.redis_settings().db();
         self.name() == other.name()
             && master(self) == master(other)
@@ -223,23 +284,45 @@ impl Route {
     }
 }
 
-async fn check(route: &Route, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    match redis::cmd("ROLE").query_async::<Vec<Value>>(connection).await {
-        Ok(role) => match role.first() {
-            Some(Value::BulkString(role)) if role.as_slice() == b"slave" => {
-                if let Some(sentinels) = &route.sentinels {
-                    sentinels.forget_last().await;
-                }
-                Err(gone("the server is a replica, which takes no requests"))
-            }
-            _ => Ok(()),
-        },
+async fn check(
+    route: &Route,
+    keys: Keys,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<()> {
+    let mut questions = Pipeline::new();
+    questions.cmd("ROLE");
+    if route.partition().is_some() {
+        // A node that hands over a partition refuses to read two keys of which one is not there.
+        questions.cmd("MGET").arg(keys.epoch()).arg(keys.absent());
+    }
+    let answers: Vec<Value> = questions.ignore_errors().query_async(connection).await?;
+    let mut answers = answers.into_iter();
+    let role = answers.next().unwrap_or(Value::Nil).extract_error();
+    let outcome = match role {
+        Ok(Value::Array(role)) if is_of_replica(&role) => {
+            Err(gone("the server is a replica, which takes no requests"))
+        }
         // Without the permission for `ROLE`, an error still shows that the server answers. Without
         // a valid password, the connection is useless.
         Err(error) if denials::is_of_password(&error) => Err(error),
-        Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => Ok(()),
-        Err(error) => Err(error),
+        _ => match answers.next().map(Value::extract_error) {
+            Some(Err(error)) if has_moved(&error) => Err(error),
+            _ => Ok(()),
+        },
+    };
+    if let Some(directory) = route.directory.as_ref().filter(|_| outcome.is_err()) {
+        directory.forget_last().await;
     }
+    outcome
+}
+
+fn is_of_replica(role: &[Value]) -> bool {
+    matches!(role.first(), Some(Value::BulkString(role)) if role.as_slice() == b"slave")
+}
+
+/// Whether an error shows that another server has the keys.
+fn has_moved(error: &RedisError) -> bool {
+    server_code(error).is_some_and(|code| is_elsewhere(&code))
 }
 
 /// Copies the server's settings for another host and port.

@@ -4,7 +4,7 @@ use redis::{Pipeline, Value};
 
 use super::{
     errors::broker_error,
-    keys,
+    keys::Keys,
     values::{milliseconds, parse},
 };
 use crate::BrokerError;
@@ -23,8 +23,8 @@ pub(super) struct Look {
 
 impl Look {
     /// Adds the questions of a look.
-    pub(super) fn ask(commands: &mut Pipeline) {
-        commands.cmd("TIME").get(keys::EPOCH).get(keys::CHANGES);
+    pub(super) fn ask(keys: Keys, commands: &mut Pipeline) {
+        commands.cmd("TIME").get(keys.epoch()).get(keys.changes());
     }
 
     /// Reads the answers to [`ask`](Self::ask).

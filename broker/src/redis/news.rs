@@ -14,7 +14,8 @@ use super::{
     beats::{self, Beat, QueueBeats},
     denials,
     errors::{broker_error, unreadable},
-    keys, liveness,
+    keys::Keys,
+    liveness,
     look::Look,
     promise, summary,
     values::parse,
@@ -33,6 +34,7 @@ const CLEANED: u32 = 300;
 /// What one observer has read so far.
 #[derive(Default)]
 pub(super) struct Known {
+    keys: Keys,
     /// By worker: revision and announcement.
     announcements: HashMap<String, (u64, Announcement)>,
     /// The look before the last read, and when it was; `None` if there was no read.
@@ -49,16 +51,20 @@ pub(super) struct Due {
 }
 
 impl Known {
+    pub(super) fn new(keys: Keys) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
     /// Adds the questions of a look. Returns whether a read is due, for which there are more questions.
     pub(super) fn ask(&self, commands: &mut Pipeline) -> bool {
-        Look::ask(commands);
+        Look::ask(self.keys, commands);
         let is_due = self.last.as_ref().is_none_or(|(last, read)| {
             let elapsed = read.elapsed();
             let now = u128::from(last.at) + elapsed.as_millis();
             elapsed >= CURRENT || now >= self.until
         });
         if is_due {
-            Due::ask(commands);
+            Due::ask(self.keys, commands);
         }
         is_due
     }
@@ -98,7 +104,7 @@ impl Known {
         }
         let Due { found, promises } = match due {
             Some(due) => due,
-            None => Due::look(connection).await?,
+            None => Due::look(self.keys, connection).await?,
         };
         let promises = promise::read(&promises, look.at);
         let is_turn = found.is_turn;
@@ -106,16 +112,16 @@ impl Known {
             let workers = self.workers(connection, all, &HashSet::new(), look).await?;
             return Ok(Some(FleetSnapshot { workers, promises }));
         }
-        let Some(all) = read_beats(connection).await? else {
+        let Some(all) = read_beats(self.keys, connection).await? else {
             if is_turn {
-                summary::write(connection, None, look).await?;
+                summary::write(self.keys, connection, None, look).await?;
             }
             return Ok(None);
         };
-        let silent_but_live = silent_but_live(connection, &all, look).await?;
+        let silent_but_live = silent_but_live(self.keys, connection, &all, look).await?;
         if is_turn {
             let told = Some(all.as_slice()).filter(|_| silent_but_live.is_empty());
-            summary::write(connection, told, look).await?;
+            summary::write(self.keys, connection, told, look).await?;
         }
         let workers = self.workers(connection, all, &silent_but_live, look).await?;
         Ok(Some(FleetSnapshot { workers, promises }))
@@ -154,7 +160,7 @@ impl Known {
                     _ => missing.push((worker, beat)),
                 }
             }
-            found.extend(read_announcements(connection, &queue, missing).await?);
+            found.extend(read_announcements(self.keys, connection, &queue, missing).await?);
             for (worker, beat, announcement) in found {
                 let live = living(&beat) || silent_but_live.contains(&worker);
                 observed.push(ObservedWorker { announcement: announcement.clone(), live });
@@ -168,9 +174,9 @@ impl Known {
 
 impl Due {
     /// Adds the questions.
-    fn ask(commands: &mut Pipeline) {
-        summary::ask(commands);
-        commands.hgetall(keys::PROMISES);
+    fn ask(keys: Keys, commands: &mut Pipeline) {
+        summary::ask(keys, commands);
+        commands.hgetall(keys.promises());
     }
 
     /// Reads the answers to [`ask`](Self::ask).
@@ -181,9 +187,9 @@ impl Due {
     }
 
     /// Asks, in a round trip of its own.
-    async fn look(connection: &mut impl ConnectionLike) -> Result<Self, BrokerError> {
+    async fn look(keys: Keys, connection: &mut impl ConnectionLike) -> Result<Self, BrokerError> {
         let mut commands = Pipeline::new();
-        Self::ask(&mut commands);
+        Self::ask(keys, &mut commands);
         let answers: Vec<Value> =
             commands.ignore_errors().query_async(connection).await.map_err(broker_error)?;
         Self::read(&mut answers.into_iter())
@@ -193,6 +199,7 @@ impl Due {
 /// The workers whose beats are old and that live nevertheless: a full Redis stores no beats, but
 /// liveness keys live on.
 async fn silent_but_live(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     all: &[QueueBeats],
     look: &Look,
@@ -202,17 +209,18 @@ async fn silent_but_live(
         .filter(|(_, beat)| !beat.has_left)
         .map(|(worker, _)| worker.clone())
         .collect();
-    let live = liveness::of_workers(connection, &silent, look.epoch.as_ref()).await?;
+    let live = liveness::of_workers(keys, connection, &silent, look.epoch.as_ref()).await?;
     Ok(silent.into_iter().zip(live).filter(|(_, live)| *live).map(|(worker, _)| worker).collect())
 }
 
 /// Reads the beats of all queues. `None` if a worker without a beat is announced, or if this program
 /// may not read them.
 async fn read_beats(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
 ) -> Result<Option<Vec<QueueBeats>>, BrokerError> {
     let mut names = Pipeline::new();
-    let read = names.smembers(keys::QUEUES).hlen(keys::WORKERS).query_async(connection).await;
+    let read = names.smembers(keys.queues()).hlen(keys.workers()).query_async(connection).await;
     let (queues, shared): (Vec<String>, usize) = match read {
         Err(error) if denials::is_of_permission(&error) => return Ok(None),
         read => read.map_err(broker_error)?,
@@ -221,7 +229,7 @@ async fn read_beats(
         queues.iter().filter_map(|queue| QueueName::parse(queue)).take(MOST_QUEUES).collect();
     let mut questions = Pipeline::new();
     for queue in &queues {
-        questions.hgetall(keys::beats(queue)).hlen(keys::announcements(queue));
+        questions.hgetall(keys.beats(queue)).hlen(keys.announcements(queue));
     }
     if questions.is_empty() {
         return Ok((shared == 0).then(Vec::new));
@@ -258,6 +266,7 @@ fn latest_dead(all: &[QueueBeats], now: u64) -> Vec<(&String, Beat)> {
 
 /// Reads the announcements of these workers. Leaves out junk.
 async fn read_announcements(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     queue: &QueueName,
     workers: Vec<(String, Beat)>,
@@ -267,7 +276,7 @@ async fn read_announcements(
     }
     let names: Vec<&String> = workers.iter().map(|(worker, _)| worker).collect();
     let mut get = redis::cmd("HMGET");
-    get.arg(keys::announcements(queue)).arg(names);
+    get.arg(keys.announcements(queue)).arg(names);
     let stored: Vec<Option<String>> = get.query_async(connection).await.map_err(broker_error)?;
     if stored.len() != workers.len() {
         return Err(unreadable("HMGET"));

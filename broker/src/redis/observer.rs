@@ -47,11 +47,17 @@ pub(super) struct RedisObserver {
 
 impl RedisObserver {
     pub(super) fn new(connections: Arc<Connections>) -> Self {
-        Self { connections, known: Mutex::default(), counted: parking_lot::Mutex::default() }
+        let known = Mutex::new(Known::new(connections.keys));
+        Self { connections, known, counted: parking_lot::Mutex::default() }
     }
 
     async fn connection(&self) -> Result<Connection, BrokerError> {
         self.connections.pool.get().await
+    }
+
+    /// The streams of these queues.
+    fn streams(&self, queues: &[QueueName]) -> Vec<String> {
+        queues.iter().flat_map(|queue| self.connections.keys.queue(queue)).collect()
     }
 
     /// Adds to the states of empty streams how many entries were ever added, where nothing has been
@@ -96,13 +102,14 @@ impl RedisObserver {
 #[async_trait]
 impl Observer for RedisObserver {
     async fn fleet(&self) -> Result<FleetSnapshot, BrokerError> {
+        let keys = self.connections.keys;
         let mut connection = self.connection().await?;
         let answers: Vec<Value> = Pipeline::new()
-            .hgetall(keys::WORKERS)
-            .hgetall(keys::PROMISES)
+            .hgetall(keys.workers())
+            .hgetall(keys.promises())
             .cmd("TIME")
-            .get(keys::EPOCH)
-            .smembers(keys::QUEUES)
+            .get(keys.epoch())
+            .smembers(keys.queues())
             .ignore_errors()
             .query_async(&mut *connection)
             .await
@@ -116,15 +123,15 @@ impl Observer for RedisObserver {
         // Rights of an earlier version of this program do not include this set.
         let queues: Vec<String> = parse(Some(queues)).unwrap_or_default();
         let promises = promise::read(&promises, now);
-        let own = announcements::read(&mut *connection, &queues, &workers).await;
+        let own = announcements::read(keys, &mut *connection, &queues, &workers).await;
         let own = own.map_err(broker_error)?;
-        let mut sources = vec![Source::shared(workers)];
+        let mut sources = vec![Source::shared(keys, workers)];
         sources.extend(own);
         let mut sorted = announcements::sort(sources, &queues, now);
         let names = sorted.workers();
-        let live = liveness::of_workers(&mut *connection, &names, epoch.as_ref()).await?;
+        let live = liveness::of_workers(keys, &mut *connection, &names, epoch.as_ref()).await?;
         let workers = sorted.observe(names.into_iter().zip(live).collect());
-        sorted.clean(&mut *connection).await.map_err(broker_error)?;
+        sorted.clean(keys, &mut *connection).await.map_err(broker_error)?;
         Ok(FleetSnapshot { workers, promises })
     }
 
@@ -144,7 +151,7 @@ impl Observer for RedisObserver {
         let mut connection = self.connection().await?;
         let mut backlogs = Vec::with_capacity(queues.len());
         for queues in queues.chunks(MOST_AT_ONCE) {
-            let streams = streams(queues);
+            let streams = self.streams(queues);
             let mut commands = Pipeline::new();
             ask_states(&mut commands, &streams);
             let answers = ask(&mut *connection, &commands).await?;
@@ -158,7 +165,7 @@ impl Observer for RedisObserver {
         let mut known = self.known.lock().await;
         let mut connection = self.connection().await?;
         let (first, others) = queues.split_at(queues.len().min(MOST_AT_ONCE));
-        let streams = streams(first);
+        let streams = self.streams(first);
         let mut commands = Pipeline::new();
         let is_due = known.ask(&mut commands);
         if memory {
@@ -192,7 +199,8 @@ impl Observer for RedisObserver {
 
     async fn held(&self, queue: &QueueName) -> Result<HashMap<String, u64>, BrokerError> {
         let mut connection = self.connection().await?;
-        let classes = consumers::read(&mut *connection, &keys::queue(queue)).await?;
+        let classes =
+            consumers::read(&mut *connection, &self.connections.keys.queue(queue)).await?;
         let mut held = HashMap::new();
         for consumer in classes.into_iter().flatten() {
             *held.entry(consumer.name).or_default() += consumer.pending as u64;
@@ -201,13 +209,14 @@ impl Observer for RedisObserver {
     }
 
     async fn traffic(&self) -> Result<Vec<TrafficReport>, BrokerError> {
-        traffic::read(&mut *self.connection().await?).await
+        traffic::read(self.connections.keys, &mut *self.connection().await?).await
     }
 
     async fn gateways(&self) -> Result<Vec<SocketAddr>, BrokerError> {
         let mut connection = self.connection().await?;
+        let keys = self.connections.keys;
         let reporting: Result<Vec<String>, RedisError> =
-            redis::cmd("HKEYS").arg(keys::TRAFFIC).query_async(&mut *connection).await;
+            redis::cmd("HKEYS").arg(keys.traffic()).query_async(&mut *connection).await;
         let gateways = match reporting {
             // Rights of an earlier version of this program are no denial of what requests need.
             Err(error) if denials::is_of_permission(&error) => {
@@ -218,10 +227,10 @@ impl Observer for RedisObserver {
         if gateways.is_empty() {
             return Ok(Vec::new());
         }
-        let keys: Vec<String> =
-            gateways.iter().map(|gateway| keys::gateway_named(gateway)).collect();
+        let names: Vec<String> =
+            gateways.iter().map(|gateway| keys.gateway_named(gateway)).collect();
         let addresses: Vec<Option<String>> = redis::cmd("MGET")
-            .arg(keys)
+            .arg(names)
             .query_async(&mut *connection)
             .await
             .map_err(broker_error)?;
@@ -245,11 +254,6 @@ fn memory_in(info: Option<Info>) -> Vec<ShardMemory> {
     let limited = field("used_memory").zip(field("maxmemory")).filter(|(_, most)| *most > 0.0);
     let shard = |(used, most)| ShardMemory { shard: ShardId::default(), used: used / most };
     limited.map(shard).into_iter().collect()
-}
-
-/// The streams of these queues.
-fn streams(queues: &[QueueName]) -> Vec<String> {
-    queues.iter().flat_map(keys::queue).collect()
 }
 
 /// The answers to these commands, each of which can fail on its own.

@@ -7,13 +7,14 @@ use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use deadpool_redis::Manager;
 use redis::{
     Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
+    aio::ConnectionLike,
 };
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     connect::{PATIENCE, connection_config},
     locator::Locator,
+    routed::RoutedConnection,
 };
 
 /// How long an answer proves that a connection works. Less than the usual timeout of routers for idle
@@ -30,7 +31,7 @@ pub(super) struct PoolManager {
 pub(super) struct PooledConnection {
     /// Opened and checks this connection alone, because the pushes are those of one connection.
     manager: Manager,
-    connection: MultiplexedConnection,
+    connection: RoutedConnection,
     pushes: mpsc::UnboundedReceiver<PushInfo>,
     /// When Redis last answered; `None` if the last command was not answered.
     answered: Option<Instant>,
@@ -47,6 +48,7 @@ impl managed::Manager for PoolManager {
         let manager = Manager::new_with_config(server, config)?;
         let mut connection = managed::Manager::create(&manager).await?;
         self.locator.check(&mut connection).await?;
+        let connection = RoutedConnection::new(connection, Arc::clone(&self.locator));
         Ok(PooledConnection { manager, connection, pushes, answered: Some(Instant::now()) })
     }
 
@@ -65,7 +67,7 @@ impl managed::Manager for PoolManager {
         pooled.set_patience(PATIENCE);
         if pooled.answered.is_none_or(|answered| answered.elapsed() >= PROVEN_FOR) {
             let PooledConnection { manager, connection, .. } = pooled;
-            managed::Manager::recycle(manager, connection, metrics).await?;
+            managed::Manager::recycle(manager, connection.inner(), metrics).await?;
             pooled.answered = Some(Instant::now());
         }
         Ok(())
@@ -74,7 +76,7 @@ impl managed::Manager for PoolManager {
 
 impl PooledConnection {
     /// The connection without the pool.
-    pub(super) fn into_inner(self) -> MultiplexedConnection {
+    pub(super) fn into_inner(self) -> RoutedConnection {
         self.connection
     }
 

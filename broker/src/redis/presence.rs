@@ -20,7 +20,6 @@ use super::{
     denials,
     errors::broker_error,
     glance::Glance,
-    keys,
     liveness::LEFT,
     queue::WorkerQueue,
     values::{milliseconds, parse},
@@ -180,7 +179,7 @@ impl WorkerPresence {
                     if places.beats {
                         let added: u64 = parse(own.next_back()).map_err(broker_error)?;
                         is_new |= added > 0;
-                        *self.beat.lock() = Some((keys::beats(queue), beat));
+                        *self.beat.lock() = Some((self.connections.keys.beats(queue), beat));
                     }
                     if is_whole {
                         *self.written.lock() = Some((revision, Instant::now()));
@@ -190,7 +189,7 @@ impl WorkerPresence {
                         continue;
                     }
                     if is_new {
-                        count_change(&mut *connection).await?;
+                        self.count_change(&mut *connection).await?;
                     }
                     return Ok(asks.then_some(glance));
                 }
@@ -206,7 +205,7 @@ impl WorkerPresence {
     /// this worker must not look dead meanwhile. Returns whether there is such a key.
     async fn prolong(&self, connection: &mut impl ConnectionLike) -> Result<bool, BrokerError> {
         let mut prolong = redis::cmd("PEXPIRE");
-        prolong.arg(keys::live(&self.worker)).arg(LIFE);
+        prolong.arg(self.connections.keys.live(&self.worker)).arg(LIFE);
         prolong.query_async(connection).await.map_err(broker_error)
     }
 
@@ -226,20 +225,21 @@ impl WorkerPresence {
         queue: &QueueName,
         announcement: Option<&Announcement>,
     ) -> Result<Pipeline, BrokerError> {
+        let keys = self.connections.keys;
         let mut renew = Pipeline::new();
-        renew.cmd("TIME").pset_ex(keys::live(&self.worker), 1, LIFE);
+        renew.cmd("TIME").pset_ex(keys.live(&self.worker), 1, LIFE);
         if let Some(announcement) = announcement {
             let stored = StoredAnnouncement::json(announcement, beat.seen)?;
             if places.own {
-                renew.hset(keys::announcements(queue), &self.worker, &stored);
-                renew.sadd(keys::QUEUES, queue.to_string());
+                renew.hset(keys.announcements(queue), &self.worker, &stored);
+                renew.sadd(keys.queues(), queue.to_string());
             }
             if places.shared {
-                renew.hset(keys::WORKERS, &self.worker, &stored);
+                renew.hset(keys.workers(), &self.worker, &stored);
             }
         }
         if places.beats {
-            renew.hset(keys::beats(queue), &self.worker, beat.text());
+            renew.hset(keys.beats(queue), &self.worker, beat.text());
         }
         Ok(renew)
     }
@@ -247,14 +247,14 @@ impl WorkerPresence {
     /// Renews the liveness key for the jobs that this worker holds, and tells gateways that it has left.
     pub(super) async fn leave(&self) -> Result<(), BrokerError> {
         let mut renewal = Pipeline::new();
-        renewal.pset_ex(keys::live(&self.worker), LEFT, LIFE).ignore();
+        renewal.pset_ex(self.connections.keys.live(&self.worker), LEFT, LIFE).ignore();
         self.withdraw(renewal).await
     }
 
     /// Deletes the liveness key, and tells gateways that this worker has left.
     pub(super) async fn retire(&self) -> Result<(), BrokerError> {
         let mut removal = Pipeline::new();
-        removal.del(keys::live(&self.worker)).ignore();
+        removal.del(self.connections.keys.live(&self.worker)).ignore();
         self.withdraw(removal).await
     }
 
@@ -266,7 +266,7 @@ impl WorkerPresence {
             commands.hset(key, &self.worker, Beat { has_left: true, ..*beat }.text()).ignore();
         }
         commands.exec_async(&mut *connection).await.map_err(broker_error)?;
-        if beat.is_some() { count_change(&mut *connection).await } else { Ok(()) }
+        if beat.is_some() { self.count_change(&mut *connection).await } else { Ok(()) }
     }
 
     /// Returns for each liveness key whether its worker or gateway is alive. Returns `None` during
@@ -274,11 +274,11 @@ impl WorkerPresence {
     pub(super) async fn alive(
         &self,
         connection: &mut impl ConnectionLike,
-        mut keys: Vec<String>,
+        mut names: Vec<String>,
     ) -> Result<Option<Vec<bool>>, BrokerError> {
-        keys.push(keys::EPOCH.to_owned());
+        names.push(self.connections.keys.epoch());
         let mut values: Vec<Option<String>> =
-            redis::cmd("MGET").arg(keys).query_async(connection).await.map_err(broker_error)?;
+            redis::cmd("MGET").arg(names).query_async(connection).await.map_err(broker_error)?;
         let epoch = values.pop().flatten();
         Ok(self.trusts(epoch).then(|| values.iter().map(Option::is_some).collect()))
     }
@@ -297,21 +297,22 @@ impl WorkerPresence {
         gateways: &[GatewayId],
     ) -> Result<Vec<bool>, BrokerError> {
         let mut connection = self.connections.link.connection().await?;
-        let keys = gateways.iter().copied().map(keys::gateway);
-        let alive = self.alive(&mut connection, keys.collect()).await?;
+        let keys = self.connections.keys;
+        let names = gateways.iter().map(|gateway| keys.gateway(*gateway)).collect();
+        let alive = self.alive(&mut connection, names).await?;
         Ok(alive.unwrap_or_else(|| vec![true; gateways.len()]))
     }
-}
 
-/// Makes gateways look at the beats at once.
-async fn count_change(connection: &mut impl ConnectionLike) -> Result<(), BrokerError> {
-    let mut count = redis::cmd("INCR");
-    match count.arg(keys::CHANGES).exec_async(connection).await {
-        Err(error) if denials::is_of_permission(&error) => Ok(()),
-        counted => match counted.map_err(broker_error) {
-            Err(BrokerError::Full) => Ok(()),
-            counted => counted,
-        },
+    /// Makes gateways look at the beats at once.
+    async fn count_change(&self, connection: &mut impl ConnectionLike) -> Result<(), BrokerError> {
+        let mut count = redis::cmd("INCR");
+        match count.arg(self.connections.keys.changes()).exec_async(connection).await {
+            Err(error) if denials::is_of_permission(&error) => Ok(()),
+            counted => match counted.map_err(broker_error) {
+                Err(BrokerError::Full) => Ok(()),
+                counted => counted,
+            },
+        }
     }
 }
 

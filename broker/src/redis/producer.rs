@@ -14,7 +14,7 @@ use super::{
     entries::{entry_id, id_text, parse_id},
     errors::{broker_error, unreadable},
     heartbeat::Heartbeat,
-    keys,
+    keys::{self, Keys},
     large_reply::LARGE,
     observer,
     replies::RedisReplies,
@@ -57,10 +57,10 @@ pub(super) async fn open(
 }
 
 /// Builds the command that adds a job to the stream of its class.
-fn add_command(queue: &QueueName, job: &Job) -> Cmd {
+fn add_command(keys: Keys, queue: &QueueName, job: &Job) -> Cmd {
     let size = job.size();
     let mut add = Cmd::with_capacity(5, size + 128);
-    add.arg("XADD").arg(keys::stream(queue, job.priority)).arg("*").arg(keys::JOB);
+    add.arg("XADD").arg(keys.stream(queue, job.priority)).arg("*").arg(keys::JOB);
     // Encoded into the command, so that the tensors are copied once.
     wire::write_job(&mut add.bufmut_for_next_arg(size), job);
     add
@@ -78,7 +78,7 @@ async fn add(
     job: &Job,
 ) -> Result<EntryId, BrokerError> {
     let mut commands = Pipeline::with_capacity(1);
-    commands.add_command(add_command(queue, job));
+    commands.add_command(add_command(connections.keys, queue, job));
     let answers = connections.send(&commands, job.size()).await?;
     added(answers.into_iter().next().ok_or_else(|| unreadable("XADD"))?, job)
 }
@@ -119,11 +119,12 @@ impl Producer for RedisProducer {
     }
 
     async fn submit_all(&self, jobs: &[(&QueueName, &Job)]) -> Vec<Result<EntryId, BrokerError>> {
+        let connections = &self.connections;
         let mut adds = Pipeline::with_capacity(jobs.len());
         for (queue, job) in jobs {
-            adds.add_command(add_command(queue, job));
+            adds.add_command(add_command(connections.keys, queue, job));
         }
-        match self.connections.run(adds.ignore_errors()).await {
+        match connections.run(adds.ignore_errors()).await {
             Ok(answers) => {
                 answers.into_iter().zip(jobs).map(|(a, (_, job))| added(a, job)).collect()
             }
@@ -147,7 +148,7 @@ impl Producer for RedisProducer {
     async fn withdraw(&self, queue: &QueueName, entry: EntryId) -> Result<(), BrokerError> {
         let mut connection = self.connections.link.connection().await?;
         redis::cmd("XDEL")
-            .arg(keys::stream(queue, entry.priority))
+            .arg(self.connections.keys.stream(queue, entry.priority))
             .arg(id_text(entry))
             .exec_async(&mut connection)
             .await
@@ -160,7 +161,7 @@ impl Producer for RedisProducer {
         entries: &[EntryId],
     ) -> Result<Vec<bool>, BrokerError> {
         let mut connection = self.connections.pool.get().await?;
-        let streams = keys::queue(queue);
+        let streams = self.connections.keys.queue(queue);
         let claimed = observer::last_claimed(&mut *connection, &streams).await;
         let claimed = claimed.map_err(broker_error)?;
         let is_waiting = |entry: &&EntryId| claimed[entry.priority as usize] < Some(age(**entry));
@@ -188,7 +189,7 @@ impl Producer for RedisProducer {
         for class in Priority::ALL {
             let of_class = entries.iter().filter(|entry| entry.priority == class);
             let ids: Vec<_> = of_class.copied().map(id_text).collect();
-            let stream = keys::stream(queue, class);
+            let stream = self.connections.keys.stream(queue, class);
             for ids in ids.chunks(SLICE) {
                 let ids = census::outstanding(&mut *connection, &stream, ids).await;
                 let ids = ids.map_err(broker_error)?;
@@ -200,7 +201,14 @@ impl Producer for RedisProducer {
 
     async fn report(&self, traffic: &[Traffic]) -> Result<(), BrokerError> {
         let mut connection = self.connections.pool.get().await?;
-        traffic::publish(&mut *connection, self.gateway, &self.clock, traffic).await
+        traffic::publish(
+            self.connections.keys,
+            &mut *connection,
+            self.gateway,
+            &self.clock,
+            traffic,
+        )
+        .await
     }
 
     fn is_ready(&self) -> bool {

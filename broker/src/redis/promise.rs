@@ -5,7 +5,9 @@ use std::{collections::HashMap, time::Duration};
 use redis::{Pipeline, aio::ConnectionLike};
 use serde::{Deserialize, Serialize};
 
-use super::{announcement::StoredAnnouncement, errors::broker_error, keys, values::milliseconds};
+use super::{
+    announcement::StoredAnnouncement, errors::broker_error, keys::Keys, values::milliseconds,
+};
 use crate::{
     Announcement, BrokerError, Promise,
     roles::{PROMISED, REMEMBERED},
@@ -38,28 +40,31 @@ impl StoredPromise {
 
 /// Makes or renews a promise, and deletes promises that are junk or older than an hour.
 pub(super) async fn make(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     expected: &Announcement,
 ) -> Result<(), BrokerError> {
-    store(connection, |now| StoredPromise::made(expected, now)).await
+    store(keys, connection, |now| StoredPromise::made(expected, now)).await
 }
 
 /// Retracts the promise for a queue, also if there was none, or renews the retraction.
 pub(super) async fn retract(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     last: &Announcement,
 ) -> Result<(), BrokerError> {
-    store(connection, |now| StoredPromise::retracted(last, now)).await
+    store(keys, connection, |now| StoredPromise::retracted(last, now)).await
 }
 
 /// Stores a promise, and deletes those that are junk or older than an hour.
 async fn store(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     promise: impl FnOnce(u64) -> StoredPromise,
 ) -> Result<(), BrokerError> {
     let (time, all): (_, HashMap<String, String>) = Pipeline::new()
         .cmd("TIME")
-        .hgetall(keys::PROMISES)
+        .hgetall(keys.promises())
         .query_async(connection)
         .await
         .map_err(broker_error)?;
@@ -71,10 +76,10 @@ async fn store(
     let mut commands = Pipeline::new();
     if !stale.is_empty() {
         // Before the new promise, which may replace a stale one.
-        commands.hdel(keys::PROMISES, stale);
+        commands.hdel(keys.promises(), stale);
     }
     let queue = promise.expected.announcement.model.queue.to_string();
-    commands.hset(keys::PROMISES, queue, stored);
+    commands.hset(keys.promises(), queue, stored);
     commands.exec_async(connection).await.map_err(broker_error)
 }
 

@@ -12,7 +12,7 @@ use super::{
     connections::Connections,
     entries::{Entry, id_text},
     errors::broker_error,
-    keys,
+    keys::{self, Keys},
     roll::LastCount,
     transfers::Transfers,
 };
@@ -23,6 +23,9 @@ use crate::{
 /// Limits the log lines about unreadable jobs.
 static UNREADABLE: Mutex<Throttle> = Mutex::new(Throttle::new(Duration::from_secs(10)));
 
+/// How long a settled entry that Redis did not have may come to light elsewhere.
+const DOUBTED: Duration = Duration::from_mins(1);
+
 /// A queue, and the name of one worker in its groups.
 pub(super) struct WorkerQueue {
     connections: Arc<Connections>,
@@ -32,6 +35,8 @@ pub(super) struct WorkerQueue {
     worker: String,
     workers: LastCount,
     transfers: Transfers,
+    /// Settled entries that the node of a cluster did not have, and when they were settled.
+    doubtful: Mutex<Vec<(EntryId, Instant)>>,
 }
 
 impl WorkerQueue {
@@ -41,9 +46,10 @@ impl WorkerQueue {
         name: QueueName,
         worker: WorkerId,
     ) -> Result<Self, BrokerError> {
-        let (streams, worker) = (keys::queue(&name), worker.to_string());
+        let (streams, worker) = (connections.keys.queue(&name), worker.to_string());
         let (workers, transfers) = (LastCount::default(), Transfers::default());
-        let queue = Self { connections, name, streams, worker, workers, transfers };
+        let doubtful = Mutex::default();
+        let queue = Self { connections, name, streams, worker, workers, transfers, doubtful };
         match queue.create_groups().await {
             // A full Redis refuses to create groups, even existing ones. A worker may still join,
             // because it can drain the queue; if the groups are missing, its first claim creates
@@ -56,6 +62,11 @@ impl WorkerQueue {
 
     pub(super) fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// The names of keys and channels.
+    pub(super) fn keys(&self) -> Keys {
+        self.connections.keys
     }
 
     pub(super) fn name(&self) -> &QueueName {
@@ -118,17 +129,42 @@ impl WorkerQueue {
         }
     }
 
-    /// Adds the commands that remove entries. Each entry is deleted before it is acknowledged,
+    /// Adds the commands that remove entries, with the number of deleted entries as the answer. Each entry is deleted before it is acknowledged,
     /// because an acknowledged entry would otherwise stay in the stream forever.
     pub(super) fn remove(&self, commands: &mut Pipeline, entries: &[EntryId]) {
         for (class, stream) in self.classes() {
             let of_class = entries.iter().filter(|entry| entry.priority == class);
             let ids: Vec<_> = of_class.copied().map(id_text).collect();
             if !ids.is_empty() {
-                commands.cmd("XDEL").arg(stream).arg(&ids).ignore();
+                commands.cmd("XDEL").arg(stream).arg(&ids);
                 commands.cmd("XACK").arg(stream).arg(keys::GROUP).arg(&ids).ignore();
             }
         }
+    }
+
+    /// Notes settled entries of which Redis did not have all. Gateways withdraw entries; but a node of a
+    /// cluster that has just handed over the stream may also have published the replies, and the next
+    /// node still has the entries.
+    pub(super) fn doubt(&self, entries: &[EntryId]) {
+        if self.connections.locator.is_of_cluster() {
+            let now = Instant::now();
+            let mut doubtful = self.doubtful.lock();
+            doubtful.retain(|(_, settled)| now - *settled < DOUBTED);
+            doubtful.extend(entries.iter().map(|entry| (*entry, now)));
+            self.connections.locator.suspect();
+        }
+    }
+
+    /// Removes the entries in doubt, which would otherwise look like jobs that never arrived.
+    pub(super) async fn remove_doubtful(&self) -> Result<(), BrokerError> {
+        let doubtful = self.doubtful.lock().clone();
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        let entries: Vec<EntryId> = doubtful.into_iter().map(|(entry, _)| entry).collect();
+        let mut removal = Pipeline::new();
+        self.remove(&mut removal, &entries);
+        self.connections.run(&removal).await.map(drop)
     }
 
     /// Converts claimed entries to deliveries. `clock` is Redis's clock in milliseconds. Removes

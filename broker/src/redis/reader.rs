@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use redis::{ErrorKind, Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     listeners::Listeners,
     pool::Connection,
     queue::WorkerQueue,
+    routed::RoutedConnection,
     values::milliseconds,
 };
 use crate::{BrokerError, GatewayId, Priority, roles::CLAIM_WAIT};
@@ -30,7 +31,7 @@ const SEARCH_STRAYS: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct Reader {
     /// `None` before the first read and after a failed read.
-    connection: Option<MultiplexedConnection>,
+    connection: Option<RoutedConnection>,
     opened: Option<Instant>,
     /// When the connection was last missing.
     lost: Option<Instant>,
@@ -54,7 +55,7 @@ impl Reader {
     pub(super) async fn take(
         &mut self,
         connections: &Connections,
-    ) -> Result<MultiplexedConnection, BrokerError> {
+    ) -> Result<RoutedConnection, BrokerError> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
@@ -65,14 +66,14 @@ impl Reader {
     }
 
     /// Puts the connection back.
-    pub(super) fn put_back(&mut self, connection: MultiplexedConnection) {
+    pub(super) fn put_back(&mut self, connection: RoutedConnection) {
         self.connection = Some(connection);
     }
 }
 
 /// The results of a claim so far.
 pub(super) struct OpenClaim {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: RoutedConnection,
     pub(super) entries: Vec<Entry>,
     /// Redis's clock after the last read, in milliseconds.
     pub(super) clock: u64,
@@ -110,7 +111,7 @@ pub(super) struct ReadResult {
 }
 
 impl OpenClaim {
-    pub(super) fn new(connection: MultiplexedConnection) -> Self {
+    pub(super) fn new(connection: RoutedConnection) -> Self {
         Self { connection, entries: Vec::new(), clock: 0, unsubscribed: Vec::new() }
     }
 
@@ -201,7 +202,7 @@ fn commands(queue: &WorkerQueue, listeners: &Listeners, counts: ReadCounts) -> P
     }
     commands.cmd("TIME").ignore_errors();
     // As part of this pipeline, the query costs no round trip.
-    listeners.ask(&mut commands);
+    listeners.ask(&mut commands, queue.connections().locator.channels());
     commands
 }
 

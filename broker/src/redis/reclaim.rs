@@ -9,7 +9,6 @@ use super::{
     errors::{broker_error, lost_queue},
     glance::Glance,
     held::HeldEntries,
-    keys,
     pending::{self, PendingEntry, PendingSearch, millis},
     pooled::PooledConnection,
     presence::WorkerPresence,
@@ -42,9 +41,10 @@ pub(super) async fn reclaim(
     }
     let mut deliveries =
         pending::take_over(queue, &mut connection, &found, &mut *held.lock().await).await?;
-    let keys = deliveries.iter().map(|delivery| keys::gateway(delivery.job.gateway)).collect();
+    let keys = queue.keys();
+    let gateways = deliveries.iter().map(|delivery| keys.gateway(delivery.job.gateway)).collect();
     // Jobs that were taken over must be returned, even if this query fails.
-    if let Ok(Some(alive)) = presence.alive(&mut *connection, keys).await {
+    if let Ok(Some(alive)) = presence.alive(&mut *connection, gateways).await {
         for (delivery, alive) in deliveries.iter_mut().zip(alive) {
             delivery.awaited = alive;
         }
@@ -87,7 +87,7 @@ pub(super) async fn search(
     }
     if is_turn {
         roll.overdue = found.iter().any(|entry| entry.idle >= millis(lease));
-        roll::write(connection, queue.name(), &roll).await?;
+        roll::write(queue.keys(), connection, queue.name(), &roll).await?;
     }
     Ok(found)
 }
@@ -109,8 +109,9 @@ async fn look(
     }
     let names: HashSet<&str> = classes.iter().flatten().map(name).collect();
     let names: Vec<&str> = names.into_iter().collect();
-    let keys = names.iter().map(|name| keys::live(name)).collect();
-    let Some(live) = presence.alive(connection, keys).await? else { return Ok(None) };
+    let keys = queue.keys();
+    let workers = names.iter().map(|name| keys.live(name)).collect();
+    let Some(live) = presence.alive(connection, workers).await? else { return Ok(None) };
     let living: HashSet<&str> =
         names.into_iter().zip(live).filter(|(_, live)| *live).map(|(name, _)| name).collect();
     // Every worker is in the groups of all classes.

@@ -9,7 +9,6 @@ use redis::{PushInfo, PushKind};
 use super::{
     connections::Connections,
     heartbeat::Heartbeat,
-    keys,
     large_reply::{LargeReplies, LargeReply},
     locator::Locator,
     values::into_bytes,
@@ -34,7 +33,8 @@ impl RedisReplies {
         connections: &Arc<Connections>,
         gateway: GatewayId,
     ) -> Result<Self, BrokerError> {
-        let (locator, channel) = (Arc::clone(&connections.locator), keys::replies(gateway));
+        let (locator, channel) =
+            (Arc::clone(&connections.locator), connections.keys.replies(gateway));
         let subscription = match WatchedConnection::open(&locator, Some(&channel)).await {
             Err(BrokerError::Unreachable(_)) => None,
             subscribed => Some(subscribed?),
@@ -91,7 +91,7 @@ impl Replies for RedisReplies {
 
 /// The bytes of a message; `None` for other pushes, such as the confirmation of a subscription.
 fn message(push: PushInfo) -> Option<Bytes> {
-    if push.kind != PushKind::Message {
+    if !matches!(push.kind, PushKind::Message | PushKind::SMessage) {
         return None;
     }
     push.data.into_iter().nth(1).and_then(into_bytes)

@@ -12,7 +12,7 @@ use redis::{Pipeline, Value, aio::ConnectionLike};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{errors::broker_error, findings, keys, values::parse};
+use super::{errors::broker_error, findings, keys::Keys, values::parse};
 use crate::{BrokerError, QueueName};
 
 /// How long a worker keeps the turn, in milliseconds.
@@ -54,8 +54,8 @@ impl LastCount {
 }
 
 /// Adds the commands that take the turn, if it is free, and tell whose it is.
-pub(super) fn take_turn(commands: &mut Pipeline, queue: &QueueName, worker: &str) {
-    let turn = keys::turn(queue);
+pub(super) fn take_turn(keys: Keys, commands: &mut Pipeline, queue: &QueueName, worker: &str) {
+    let turn = keys.turn(queue);
     commands.cmd("SET").arg(&turn).arg(worker).arg("NX").arg("PX").arg(TURN);
     commands.get(turn);
 }
@@ -77,22 +77,24 @@ pub(super) fn read(answer: Option<Value>) -> Option<Roll> {
 /// The number of living workers in the roll of a queue; 0 without a roll, which workers leave every
 /// second.
 pub(super) async fn living(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     queue: &QueueName,
 ) -> Result<usize, BrokerError> {
     let mut get = redis::cmd("GET");
     let roll: Value =
-        get.arg(keys::roll(queue)).query_async(connection).await.map_err(broker_error)?;
+        get.arg(keys.roll(queue)).query_async(connection).await.map_err(broker_error)?;
     Ok(read(Some(roll)).map_or(0, |roll| roll.workers))
 }
 
 /// Leaves a roll for the other workers.
 pub(super) async fn write(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     queue: &QueueName,
     roll: &Roll,
 ) -> Result<(), BrokerError> {
-    findings::leave(connection, &keys::roll(queue), roll, TRUE_FOR).await
+    findings::leave(connection, &keys.roll(queue), roll, TRUE_FOR).await
 }
 
 #[cfg(test)]

@@ -51,11 +51,18 @@ pub(super) async fn settle(
         answers => answers?,
     };
     held.release(&entries).await;
+    let counts_all = queue.connections().locator.channels().counts_all();
     let undelivered = |(message, listeners): (&[Settlement], _)| match listeners {
-        Value::Int(0) => message.len(),
+        Value::Int(0) if counts_all => message.len(),
         _ => 0,
     };
-    Ok(messages(&settlements).zip(answers).map(undelivered).sum())
+    let mut answers = answers.into_iter();
+    let undelivered = messages(&settlements).zip(answers.by_ref()).map(undelivered).sum();
+    let removed = answers.map(|answer| redis::from_redis_value(answer).unwrap_or(0_usize));
+    if removed.sum::<usize>() < entries.len() {
+        queue.doubt(&entries);
+    }
+    Ok(undelivered)
 }
 
 /// Replaces replies that are larger than Redis takes by errors.
@@ -116,21 +123,22 @@ enum Storage {
 /// available, large replies are stored for their gateway to fetch, and poison jobs are recorded as
 /// dead letters.
 fn publish(queue: &WorkerQueue, settlements: &[Settlement], storage: Storage) -> Pipeline {
+    let publish = queue.connections().locator.channels().publish();
     let mut commands = Pipeline::new();
     for message in messages(settlements) {
         let replies = message.iter().map(|settlement| &settlement.reply);
         let size = wire::replies_size_hint(replies.clone());
-        let channel = keys::replies(message[0].gateway);
+        let channel = queue.keys().replies(message[0].gateway);
         if size > LARGE && storage == Storage::Available {
-            let large = LargeReply::new(queue.name(), size);
+            let large = LargeReply::new(queue.keys(), queue.name(), size);
             commands.add_command(large.store(replies)).ignore();
-            commands.publish(channel, large.note());
+            commands.cmd(publish).arg(channel).arg(large.note());
             continue;
         }
-        let mut publish = Cmd::with_capacity(3, size + 64);
-        publish.arg("PUBLISH").arg(channel);
-        wire::write_replies(&mut publish.bufmut_for_next_arg(size), replies);
-        commands.add_command(publish);
+        let mut message = Cmd::with_capacity(3, size + 64);
+        message.arg(publish).arg(channel);
+        wire::write_replies(&mut message.bufmut_for_next_arg(size), replies);
+        commands.add_command(message);
     }
     for settlement in settlements.iter().filter(|_| storage == Storage::Available) {
         if let Some(message) = poison(&settlement.reply) {
@@ -144,7 +152,7 @@ fn publish(queue: &WorkerQueue, settlements: &[Settlement], storage: Storage) ->
 fn dead_letter(queue: &WorkerQueue, settlement: &Settlement, message: &str) -> Cmd {
     let Settlement { entry, gateway, reply } = settlement;
     let mut add = redis::cmd("XADD");
-    add.arg(keys::dead(queue.name())).arg("MAXLEN").arg("~").arg(DEAD_LETTERS).arg("*");
+    add.arg(queue.keys().dead(queue.name())).arg("MAXLEN").arg("~").arg(DEAD_LETTERS).arg("*");
     add.arg("request").arg(reply.id.to_string());
     add.arg("gateway").arg(gateway.to_string());
     add.arg("attempt").arg(reply.attempt);

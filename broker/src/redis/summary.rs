@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     beats::{Beat, QueueBeats},
-    findings, keys,
+    findings,
+    keys::Keys,
     look::Look,
     values::parse,
 };
@@ -43,9 +44,9 @@ pub(super) struct Summary {
 }
 
 /// Adds the commands that take the turn, if it is free, and read the summary.
-pub(super) fn ask(commands: &mut Pipeline) {
-    commands.cmd("SET").arg(keys::SUMMARY_TURN).arg(1).arg("NX").arg("PX").arg(TURN);
-    commands.get(keys::SUMMARY);
+pub(super) fn ask(keys: Keys, commands: &mut Pipeline) {
+    commands.cmd("SET").arg(keys.summary_turn()).arg(1).arg("NX").arg("PX").arg(TURN);
+    commands.get(keys.summary());
 }
 
 /// What [`ask`] has found.
@@ -114,12 +115,13 @@ impl Summary {
 
 /// Leaves a summary for the other gateways; without beats one that they do not use.
 pub(super) async fn write(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     beats: Option<&[QueueBeats]>,
     look: &Look,
 ) -> Result<(), BrokerError> {
     let summary = beats.map_or_else(Summary::default, |all| Summary::new(all, look));
-    findings::leave(connection, keys::SUMMARY, &summary, KEPT).await
+    findings::leave(connection, &keys.summary(), &summary, KEPT).await
 }
 
 #[cfg(test)]

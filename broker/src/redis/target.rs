@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep};
 use super::{
     consumers,
     errors::{broker_error, unreadable},
-    keys,
     presence::WorkerPresence,
     queue::WorkerQueue,
     roll,
@@ -43,8 +42,9 @@ impl RedisTarget {
     /// Waits until there may be a new target.
     async fn wait(&mut self) -> Result<(), BrokerError> {
         let Some(subscription) = self.subscription.as_mut() else {
+            let queue = &self.queue;
             let (locator, channel) =
-                (&self.queue.connections().locator, keys::target(self.queue.name()));
+                (&queue.connections().locator, queue.keys().target(queue.name()));
             let subscribed = WatchedConnection::open(locator, Some(&channel)).await;
             self.subscription = Some(subscribed?);
             self.last = None;
@@ -64,10 +64,11 @@ impl RedisTarget {
 
     /// Reads the target, and counts the live workers of the queue.
     async fn read(&self) -> Result<Guidance, BrokerError> {
+        let (queue, keys) = (self.queue.name(), self.queue.keys());
         let mut connection = self.queue.connections().pool.get().await?;
         let answers: Vec<Value> = Pipeline::new()
-            .get(keys::target(self.queue.name()))
-            .get(keys::roll(self.queue.name()))
+            .get(keys.target(queue))
+            .get(keys.roll(queue))
             .ignore_errors()
             .query_async(&mut *connection)
             .await
@@ -90,7 +91,8 @@ impl RedisTarget {
     ) -> Result<Option<usize>, BrokerError> {
         let stream = [self.queue.stream(Priority::Default).to_owned()];
         let consumers = consumers::read(connection, &stream).await?.into_iter().flatten();
-        let names = consumers.map(|consumer| keys::live(&consumer.name)).collect();
+        let keys = self.queue.keys();
+        let names = consumers.map(|consumer| keys.live(&consumer.name)).collect();
         let live = self.presence.alive(connection, names).await?;
         Ok(live.map(|live| live.into_iter().filter(|live| *live).count()))
     }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use redis::{Pipeline, aio::ConnectionLike};
 use serde::{Deserialize, Serialize};
 
-use super::{clock::RedisClock, errors::broker_error, keys, values::milliseconds};
+use super::{clock::RedisClock, errors::broker_error, keys::Keys, values::milliseconds};
 use crate::{BrokerError, GatewayId, Traffic, TrafficReport, roles::COUNTED};
 
 /// A report as Redis stores it.
@@ -18,6 +18,7 @@ struct StoredReport {
 
 /// Stores the report of a gateway, replacing its previous report.
 pub(super) async fn publish(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
     gateway: GatewayId,
     clock: &RedisClock,
@@ -27,7 +28,7 @@ pub(super) async fn publish(
     let report = StoredReport { at, traffic: traffic.to_vec() };
     let report = serde_json::to_string(&report).map_err(BrokerError::refused)?;
     let mut publish = Pipeline::new();
-    publish.hset(keys::TRAFFIC, gateway.to_string(), report).ignore().cmd("TIME");
+    publish.hset(keys.traffic(), gateway.to_string(), report).ignore().cmd("TIME");
     match publish.query_async(connection).await {
         Ok((time,)) => {
             clock.set(milliseconds(time));
@@ -42,10 +43,11 @@ pub(super) async fn publish(
 
 /// Reads the latest reports. Deletes reports older than [`COUNTED`].
 pub(super) async fn read(
+    keys: Keys,
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<TrafficReport>, BrokerError> {
     let (stored, time): (HashMap<String, String>, _) = Pipeline::new()
-        .hgetall(keys::TRAFFIC)
+        .hgetall(keys.traffic())
         .cmd("TIME")
         .query_async(connection)
         .await
@@ -70,7 +72,7 @@ pub(super) async fn read(
     }
     if !forgotten.is_empty() {
         let mut forget = redis::cmd("HDEL");
-        forget.arg(keys::TRAFFIC).arg(forgotten);
+        forget.arg(keys.traffic()).arg(forgotten);
         forget.exec_async(connection).await.map_err(broker_error)?;
     }
     Ok(reports)

@@ -11,10 +11,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
+use redis::aio::ConnectionLike;
 use tokio::time::Instant;
 
-use super::{errors::is_out_of_range, keys, link::Link};
+use super::{errors::is_out_of_range, keys::Keys, link::Link};
 
 /// The limit that Redis has by default, in bytes. It applies if the Redis user may not find it out.
 const DEFAULT: usize = 512 << 20;
@@ -39,11 +39,11 @@ struct Known {
 
 impl ValueLimit {
     /// The limit that a value of `size` bytes exceeds; `None` if Redis takes the value.
-    pub(super) async fn exceeded(&self, size: usize, link: &Link) -> Option<usize> {
+    pub(super) async fn exceeded(&self, size: usize, keys: Keys, link: &Link) -> Option<usize> {
         if size + MARGIN <= LOWEST {
             return None;
         }
-        let limit = self.current(link).await;
+        let limit = self.current(keys, link).await;
         (size + MARGIN > limit).then_some(limit)
     }
 
@@ -58,11 +58,11 @@ impl ValueLimit {
         known.filter(|known| known.until > Instant::now()).map(|known| known.limit)
     }
 
-    async fn current(&self, link: &Link) -> usize {
+    async fn current(&self, keys: Keys, link: &Link) -> usize {
         if let Some(limit) = self.known() {
             return limit;
         }
-        let limit = find(link).await.unwrap_or(DEFAULT);
+        let limit = find(keys, link).await.unwrap_or(DEFAULT);
         // Another task may have learned a limit meanwhile.
         if let Some(limit) = self.known() {
             return limit;
@@ -73,23 +73,23 @@ impl ValueLimit {
 }
 
 /// Finds the limit; `None` if the Redis user may not, or Redis is not reachable.
-async fn find(link: &Link) -> Option<usize> {
+async fn find(keys: Keys, link: &Link) -> Option<usize> {
     let mut connection = link.connection().await.ok()?;
     match read(&mut connection).await {
         Some(limit) => Some(limit),
-        None => search(&mut connection).await,
+        None => search(keys, &mut connection).await,
     }
 }
 
 /// Searches the limit. Takes one round trip if Redis has its default, and otherwise 30.
-async fn search(connection: &mut MultiplexedConnection) -> Option<usize> {
-    if takes(connection, DEFAULT - 1).await? {
+async fn search(keys: Keys, connection: &mut impl ConnectionLike) -> Option<usize> {
+    if takes(keys, connection, DEFAULT - 1).await? {
         return Some(DEFAULT);
     }
     let (mut taken, mut refused) = (LOWEST - 1, DEFAULT - 1);
     while refused - taken > 1 {
         let middle = taken.midpoint(refused);
-        if takes(connection, middle).await? {
+        if takes(keys, connection, middle).await? {
             taken = middle;
         } else {
             refused = middle;
@@ -99,9 +99,9 @@ async fn search(connection: &mut MultiplexedConnection) -> Option<usize> {
 }
 
 /// Whether the limit is above `size`.
-async fn takes(connection: &mut MultiplexedConnection, size: usize) -> Option<bool> {
+async fn takes(keys: Keys, connection: &mut impl ConnectionLike, size: usize) -> Option<bool> {
     let mut get = redis::cmd("GETBIT");
-    get.arg(keys::EPOCH).arg(8 * size as u64);
+    get.arg(keys.epoch()).arg(8 * size as u64);
     match get.exec_async(connection).await {
         Ok(()) => Some(true),
         Err(error) => is_out_of_range(&error).then_some(false),
@@ -109,7 +109,7 @@ async fn takes(connection: &mut MultiplexedConnection, size: usize) -> Option<bo
 }
 
 /// Reads the setting; `None` if the Redis user may not.
-async fn read(connection: &mut MultiplexedConnection) -> Option<usize> {
+async fn read(connection: &mut impl ConnectionLike) -> Option<usize> {
     const SETTING: &str = "proto-max-bulk-len";
     let command = redis::cmd("CONFIG").arg("GET").arg(SETTING).clone();
     let settings: HashMap<String, String> = command.query_async(connection).await.ok()?;

@@ -4,11 +4,13 @@ use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 
 use redis::{PushInfo, PushKind, aio::MultiplexedConnection};
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
 };
 
-use super::{connect::connection_config, errors::broker_error, locator::Locator};
+use super::{
+    connect::connection_config, errors::broker_error, locator::Locator, routed::RoutedConnection,
+};
 use crate::{BrokerError, roles::Cause};
 
 /// How long a connection may be silent before it is checked.
@@ -29,6 +31,7 @@ pub(super) struct WatchedConnection {
     opened: Instant,
     connection: MultiplexedConnection,
     pushes: mpsc::UnboundedReceiver<PushInfo>,
+    suspicions: watch::Receiver<()>,
 }
 
 impl WatchedConnection {
@@ -39,12 +42,15 @@ impl WatchedConnection {
     ) -> Result<Self, BrokerError> {
         let (sender, pushes) = mpsc::unbounded_channel();
         let config = connection_config().set_push_sender(sender);
+        let suspicions = locator.suspicions();
         let mut connection = locator.open(&config).await?;
         let opened = Instant::now();
         if let Some(channel) = channel {
-            connection.subscribe(channel).await.map_err(broker_error)?;
+            let mut subscribe = redis::cmd(locator.channels().subscribe());
+            let subscribed = subscribe.arg(channel).exec_async(&mut connection).await;
+            subscribed.map_err(broker_error)?;
         }
-        Ok(Self { locator: Arc::clone(locator), opened, connection, pushes })
+        Ok(Self { locator: Arc::clone(locator), opened, connection, pushes, suspicions })
     }
 
     /// Like [`open`](Self::open), but retries until it succeeds. Calls `failed` after each failed
@@ -79,24 +85,34 @@ impl WatchedConnection {
             if self.locator.has_moved_since(self.opened) {
                 return Err(cause("the master moved"));
             }
-            match timeout(QUIET, self.pushes.recv()).await {
-                Ok(Some(push)) if push.kind != PushKind::Disconnection => return Ok(push),
-                Ok(_) => return Err(cause("the connection was closed")),
-                Err(_quiet) => self.check().await?,
+            tokio::select! {
+                push = self.pushes.recv() => match push {
+                    // Unasked: the node has lost the slot. redis-rs takes this push for the answer to
+                    // a command, so that answers no longer belong to their commands.
+                    Some(push) if push.kind == PushKind::SUnsubscribe => {
+                        self.locator.suspect();
+                        return Err(cause("the partition moved to another node"));
+                    }
+                    Some(push) if push.kind != PushKind::Disconnection => return Ok(push),
+                    _ => return Err(cause("the connection was closed")),
+                },
+                // An error is not possible, because the locator keeps the sender.
+                _ = self.suspicions.changed() => self.check(true).await?,
+                () = sleep(QUIET) => self.check(false).await?,
             }
         }
     }
 
     /// A clone of the connection, for commands.
-    pub(super) fn connection(&self) -> MultiplexedConnection {
-        self.connection.clone()
+    pub(super) fn connection(&self) -> RoutedConnection {
+        RoutedConnection::new(self.connection.clone(), Arc::clone(&self.locator))
     }
 
-    async fn check(&self) -> Result<(), Cause> {
+    async fn check(&self, in_doubt: bool) -> Result<(), Cause> {
         let mut connection = self.connection.clone();
         connection.set_response_timeout(CHECK_PATIENCE);
         let (checked, ()) =
-            tokio::join!(self.locator.check(&mut connection), self.locator.refresh());
+            tokio::join!(self.locator.check(&mut connection), self.locator.refresh(in_doubt));
         checked.map_err(|error| Arc::new(error) as Cause)
     }
 }

@@ -8,15 +8,21 @@ use batchfleet_broker::{
     Broker, BrokerError, Claims, Consumer, Datatype, Delivery, EntryId, GatewayId, GatewayRoles,
     Guidance, Inbound, Job, ModelSpec, Observer, Priority, Producer, QueueName, Replies, Reply,
     RequestId, Settlement, TargetSubscription, Tensor, TensorSpec, Timing, WorkerId, WorkerRoles,
-    memory::MemoryBroker, redis::RedisBroker, wire,
+    memory::MemoryBroker,
+    redis::{RedisAddress, RedisBroker},
+    wire,
 };
-use batchfleet_testkit::RedisServer;
+use batchfleet_testkit::{RedisCluster, RedisServer};
 use tokio::{sync::Mutex, time::timeout};
 
 /// The lease in these tests.
 const LEASE: Duration = Duration::from_secs(4);
 
-/// Runs each promise as a separate test on both brokers, alone and as three shards.
+/// The partitions of a cluster of three masters that are at different masters, of four.
+const APART: [u16; 3] = [3, 1, 0];
+
+/// Runs each promise as a separate test on both brokers, alone and as three shards, and on three
+/// partitions of a Redis Cluster.
 macro_rules! on_all_brokers {
     ($($module:ident { $($promise:ident)* })*) => {
         $(mod $module;)*
@@ -57,6 +63,23 @@ macro_rules! on_all_brokers {
                     broker.with_lease(super::LEASE)
                 };
                 let brokers = [broker(&first).await, broker(&second).await, broker(&third).await];
+                super::$module::$promise(&super::shards::of(brokers).await).await;
+            })*)*
+        }
+
+        mod redis_cluster {
+            $($(#[tokio::test]
+            async fn $promise() {
+                let cluster = super::RedisCluster::start(3).await;
+                let url = cluster.url(4);
+                let partition = async |partition: u16| {
+                    let address = super::RedisAddress { partition, ..url.as_str().into() };
+                    let broker = super::RedisBroker::connect(address).await.unwrap();
+                    broker.with_lease(super::LEASE)
+                };
+                let [first, second, third] = super::APART;
+                let (first, second) = (partition(first).await, partition(second).await);
+                let brokers = [first, second, partition(third).await];
                 super::$module::$promise(&super::shards::of(brokers).await).await;
             })*)*
         }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests stand outside a #[test]")]
 
 mod access;
+mod clusters;
 mod commands;
 mod contents;
 mod large;

@@ -137,10 +137,3 @@ async fn an_unknown_name_of_the_master_is_an_error_at_once() {
     let error = refused(&url).await;
     assert!(error.contains("no such master") && error.contains("mian"), "{error}");
 }
-
-#[tokio::test]
-async fn a_cluster_is_refused_with_advice() {
-    let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
-    let error = refused(&cluster.url()).await;
-    assert!(error.contains("cluster") && error.contains("sentinels"), "{error}");
-}

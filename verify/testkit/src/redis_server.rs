@@ -95,7 +95,7 @@ impl RedisServer {
         }
     }
 
-    async fn try_start(settings: &str, options: &[&str]) -> Result<Self> {
+    pub(crate) async fn try_start(settings: &str, options: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("redis-")?;
         fs::write(directory.path().join(SETTINGS), settings)?;
         let options: Vec<_> = options.iter().copied().map(String::from).collect();

@@ -1,0 +1,55 @@
+//! Fleets over a Redis Cluster.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod steady_load;
+
+use batchfleet_testkit::{Fleet, FleetPlan, RedisCluster};
+
+use self::steady_load::SteadyLoad;
+
+/// Enough workers that some live in each of four partitions.
+async fn fleet(url: &str) -> Fleet {
+    let flags = ["--workers-per-shard", "1"];
+    let plan = FleetPlan {
+        gateways: 2,
+        workers: 6,
+        worker_flags: &flags,
+        batch_ms: 5,
+        redis_url: Some(url),
+        ..FleetPlan::default()
+    };
+    Fleet::start(plan).await.unwrap()
+}
+
+#[tokio::test]
+async fn slots_that_move_to_and_fro_under_load_cost_no_request() {
+    let cluster = RedisCluster::start(3).await;
+    let fleet = fleet(&cluster.url(4)).await;
+    let load = SteadyLoad::start(&fleet, 1000);
+    load.until_accepted(&fleet, 500.0).await;
+    // The slots of the partitions 0 and 1, at the masters 2 and 1.
+    for (slot, home) in [(13907, 2), (9842, 1)] {
+        for _ in 0..5 {
+            cluster.move_slot(slot, home, 0).await.unwrap();
+            load.until_accepted(&fleet, 100.0).await;
+            cluster.move_slot(slot, 0, home).await.unwrap();
+            load.until_accepted(&fleet, 100.0).await;
+        }
+    }
+    load.end_flawless(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_cluster_whose_masters_fail_over_costs_no_request() {
+    let mut cluster = RedisCluster::start_with_replicas(3).await;
+    let fleet = fleet(&cluster.url(4)).await;
+    let load = SteadyLoad::start(&fleet, 1000);
+    load.until_accepted(&fleet, 500.0).await;
+    // One is asked to, and one dies.
+    cluster.fail_over(1).await.unwrap();
+    load.until_accepted(&fleet, 500.0).await;
+    cluster.masters()[2].kill();
+    load.until_accepted(&fleet, 3000.0).await;
+    load.end_flawless(&fleet).await;
+}
