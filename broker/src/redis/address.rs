@@ -12,15 +12,13 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::slots::slot_of;
+use super::slots::{MOST_PARTITIONS, slot_of_partition};
 use crate::BrokerError;
 
 /// The default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
 /// The default port of the nodes of a cluster.
 const NODE_PORT: u16 = 6379;
-/// The most partitions of a cluster.
-const MOST_PARTITIONS: u16 = 64;
 
 /// The address of Redis, and the certificate files for its connections.
 ///
@@ -301,7 +299,7 @@ fn parse_cluster(scheme: &str, rest: &str, partition: u16) -> Result<ParsedAddre
         nodes.push(parse_server(&format!("{scheme}://{user}@{host}"))?);
     }
     let server = nodes[0].clone();
-    let slot = slot_of(&partition.to_string());
+    let slot = slot_of_partition(partition);
     let in_charge = InCharge::Owner { partition, partitions, slot };
     Ok(ParsedAddress { server, directory: Some((nodes, in_charge)) })
 }
@@ -381,7 +379,7 @@ mod tests {
         let partitions = address.partitions();
         let owner = |partition, slot| InCharge::Owner { partition, partitions: 3, slot };
         let owners: Vec<_> = partitions.iter().map(in_charge).collect();
-        assert_eq!(owners, [owner(0, 13907), owner(1, 9842), owner(2, 5649)]);
+        assert_eq!(owners, [owner(0, 247), owner(1, 8373), owner(2, 4310)]);
         for alone in ["redis://a", "redis+cluster://a", "redis+cluster://a/0?partitions=x"] {
             assert_eq!(RedisAddress::from(alone).partitions().len(), 1, "{alone}");
         }

@@ -1,7 +1,7 @@
 //! The names of all keys, channels and groups in Redis.
 //!
 //! A Redis Cluster decides by the first part in braces, the hash tag, which node has a key. In a
-//! cluster all names of a partition begin with the tag of the partition, `bf:{0}:`, so that one node
+//! cluster all names of a partition begin with the tag of the partition, such as `bf:{10}:`, so that one node
 //! has them all; otherwise they begin with `bf:`.
 //!
 //! Keys and channels begin with `bf`, which stands for version 3 of the wire format. Programs of
@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use super::slots::tag_of;
 use crate::{GatewayId, Priority, QueueName};
 
 /// The consumer group of every stream of jobs.
@@ -24,21 +25,20 @@ pub(super) const JOB: &str = "j";
 /// The names of all other keys, and of all channels, in one Redis or in one partition of a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys {
-    /// The partition of a cluster, whose names all begin with its own hash tag; `None` if Redis is no
-    /// cluster.
-    partition: Option<u16>,
+    /// The hash tag of the partition of a cluster; `None` if Redis is no cluster.
+    tag: Option<u32>,
 }
 
 impl Keys {
     /// The names in a partition of a cluster; in a Redis that is no cluster for `None`.
-    pub(super) const fn new(partition: Option<u16>) -> Self {
-        Self { partition }
+    pub(super) fn new(partition: Option<u16>) -> Self {
+        Self { tag: partition.map(tag_of) }
     }
 
     fn name(self, rest: fmt::Arguments<'_>) -> String {
-        match self.partition {
+        match self.tag {
             None => format!("bf:{rest}"),
-            Some(partition) => format!("bf:{{{partition}}}:{rest}"),
+            Some(tag) => format!("bf:{{{tag}}}:{rest}"),
         }
     }
 
@@ -172,11 +172,11 @@ mod tests {
 
     #[test]
     fn all_names_of_a_partition_begin_with_its_tag() {
-        let (keys, queue) = (Keys::new(Some(7)), QueueName::new("m", 1));
+        let (keys, queue) = (Keys::new(Some(1)), QueueName::new("m", 1));
         let own = [keys.dead(&queue), keys.turn(&queue), keys.large_reply(&queue, 1)];
         let shared = [keys.epoch(), keys.replies(GatewayId::random()), keys.live("w")];
         let names = keys.queue(&queue).into_iter().chain(own).chain(shared);
-        assert!(names.into_iter().all(|name| name.starts_with("bf:{7}:")));
-        assert_eq!(keys.target(&queue), "bf:{7}:{m:1}:target");
+        assert!(names.into_iter().all(|name| name.starts_with("bf:{12}:")));
+        assert_eq!(keys.target(&queue), "bf:{12}:{m:1}:target");
     }
 }

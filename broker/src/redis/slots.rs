@@ -4,12 +4,30 @@ use redis::{ErrorKind, RedisError, RedisResult, Value, aio::ConnectionLike};
 
 /// The number of slots of every cluster.
 const SLOTS: u16 = 16384;
+/// The bits of the number of a partition.
+const BITS: u32 = 6;
+/// The most partitions of a cluster.
+pub(super) const MOST_PARTITIONS: u16 = 1 << BITS;
 
 /// Host and port of a server.
 pub(super) type Node = (String, u16);
 
+/// The hash tag of a partition: the first number whose slot lies in the part of the slots that belongs to
+/// the partition. Reversing the bits of its number gives each partition a part in the middle of the
+/// largest gap between those before it, so that any number of partitions spreads over the masters.
+pub(super) fn tag_of(partition: u16) -> u32 {
+    let part = partition.reverse_bits() >> (u16::BITS - BITS);
+    let is_in_part = |tag: &u32| slot_of(&tag.to_string()) / (SLOTS / MOST_PARTITIONS) == part;
+    (0..).find(is_in_part).unwrap_or_default()
+}
+
+/// The slot of a partition.
+pub(super) fn slot_of_partition(partition: u16) -> u16 {
+    slot_of(&tag_of(partition).to_string())
+}
+
 /// The slot of all keys with this hash tag.
-pub(super) fn slot_of(tag: &str) -> u16 {
+fn slot_of(tag: &str) -> u16 {
     // CRC16/XMODEM.
     let mut crc = 0_u16;
     for byte in tag.bytes() {
@@ -80,6 +98,20 @@ mod tests {
         // As `CLUSTER KEYSLOT` answers.
         for (tag, slot) in [("", 0), ("0", 13907), ("1", 9842), ("2", 5649), ("123456789", 12739)] {
             assert_eq!(slot_of(tag), slot, "{tag}");
+        }
+    }
+
+    #[test]
+    fn partitions_spread_over_the_masters() {
+        let tags: Vec<u32> = (0..8).map(tag_of).collect();
+        assert_eq!(tags, [10, 12, 11, 13, 69, 173, 68, 172], "the names of keys must not change");
+        for masters in 2..=8 {
+            let mut of_master = vec![0; masters];
+            for partition in 0..4 * masters {
+                let slot = usize::from(slot_of_partition(u16::try_from(partition).unwrap()));
+                of_master[slot * masters / usize::from(SLOTS)] += 1;
+            }
+            assert!(of_master.iter().all(|count| (2..=5).contains(count)), "{of_master:?}");
         }
     }
 

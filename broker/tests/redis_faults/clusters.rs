@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use batchfleet_broker::{
-    Delivery, Inbound, Reply, Settlement, Timing,
-    redis::{RedisAddress, RedisBroker, acl},
+    Announcement, Broker as _, Delivery, Inbound, Reply, Settlement, Timing, Wish, WorkerId,
+    redis::{Denials, RedisAddress, RedisBroker, acl, denials},
 };
 use batchfleet_testkit::{RedisCluster, RedisServer};
 use tokio::time::{Instant, timeout};
 
-use super::{PATIENCE, Pair, administrator, answer, refused};
+use super::{PATIENCE, Pair, administrator, answer, model, queue, refused};
 
 /// The slot of partition 0.
-const SLOT: u16 = 13907;
+const SLOT: u16 = 247;
 /// The master that has this slot at first, and another one.
-const OWNER: usize = 2;
-const OTHER: usize = 0;
+const OWNER: usize = 0;
+const OTHER: usize = 2;
 
 /// Answers everything that is claimed, until the request has its reply. Submits again what the
 /// subscription may have lost.
@@ -58,7 +58,7 @@ async fn all_names_of_a_partition_are_at_one_node() {
     let pair = Pair::new(&cluster.url(1)).await;
     pair.serves().await;
     let job = pair.job(1 << 20);
-    pair.producer.submit(&super::queue(), &job).await.unwrap();
+    pair.producer.submit(&queue(), &job).await.unwrap();
     let batch = pair.claim_at_last().await;
     let settled = pair.consumer.settle(batch.into_iter().map(answer).collect()).await;
     assert_eq!(settled.unwrap(), 0, "the gateway listens");
@@ -66,7 +66,7 @@ async fn all_names_of_a_partition_are_at_one_node() {
     for (number, master) in cluster.masters().iter().enumerate() {
         let names = names(master).await;
         assert_eq!(names.is_empty(), number != OWNER, "{number}: {names:?}");
-        assert!(names.iter().all(|name| name.starts_with("bf:{0}:")), "{names:?}");
+        assert!(names.iter().all(|name| name.starts_with("bf:{10}:")), "{names:?}");
     }
 }
 
@@ -79,7 +79,7 @@ async fn a_partition_that_moves_to_another_node_and_back_is_followed() {
         cluster.move_slot(SLOT, from, to).await.unwrap();
         serves_in_the_end(&pair).await;
     }
-    let stream = "bf:{0}:{model:1}:q:default";
+    let stream = "bf:{10}:{model:1}:q:default";
     let owner = &cluster.masters()[OTHER];
     let length = owner.ask(&format!("XLEN {stream}")).await.unwrap();
     assert!(length.contains(":0"), "jobs stay in the queue: {length}");
@@ -118,7 +118,7 @@ async fn a_settled_job_that_another_node_has_got_is_not_run_again() {
     let pair = Pair::new(&cluster.url(1)).await;
     let id = pair.submit_at_last().await;
     let batch = pair.claim_at_last().await;
-    let stream = "bf:{0}:{model:1}:q:default";
+    let stream = "bf:{10}:{model:1}:q:default";
     let mut owner = administrator(&cluster.masters()[OWNER]).await;
     let dump = redis::cmd("DUMP").arg(stream).clone();
     let stored: Vec<u8> = dump.query_async(&mut owner).await.unwrap();
@@ -193,4 +193,39 @@ async fn the_user_of_a_model_serves_a_partition() {
     pair.serves().await;
     cluster.move_slot(SLOT, OWNER, OTHER).await.unwrap();
     serves_in_the_end(&pair).await;
+}
+
+#[tokio::test]
+async fn the_users_of_the_chart_have_all_rights_that_programs_need_on_a_cluster() {
+    let mut cluster = RedisCluster::start(3).await;
+    let users = include_str!("../../../helm/batchfleet/files/users-cluster.acl");
+    let users: Vec<_> = users.lines().filter_map(|line| line.strip_prefix("user ")).collect();
+    let worker = format!("worker reset on {}", acl::worker_in_cluster(None));
+    assert!(users.contains(&worker.as_str()), "as `batchfleet redis-acl --cluster` prints it");
+    for master in cluster.masters() {
+        for user in users.iter().filter(|user| !user.starts_with("default")) {
+            let answer = master.ask(&format!("ACL SETUSER {user} >secret")).await.unwrap();
+            assert!(answer.ends_with("+OK\r\n"), "{answer}");
+        }
+    }
+    let url = cluster.url(1);
+    let broker = async |user: &str| {
+        RedisBroker::connect(&url.replace("//", &format!("//{user}:secret@"))).await.unwrap()
+    };
+    let (of_gateway, of_worker) = (broker("gateway").await, broker("worker").await);
+    let pair = Pair::between(&of_gateway, &of_worker).await;
+    pair.serves().await;
+    let worker = WorkerId::random();
+    let roles = of_worker.worker(queue(), worker).await.unwrap();
+    roles.consumer.renew(&Announcement::new(worker, model())).await.unwrap();
+    let of_controller = broker("controller").await;
+    let controller = of_controller.controller().await.unwrap();
+    controller.publish(&queue(), Wish::default()).await.unwrap();
+    for broker in [of_gateway, of_controller] {
+        let observer = broker.observer().await.unwrap();
+        assert_eq!(observer.fleet().await.unwrap().workers.len(), 1);
+        assert_eq!(observer.backlog(&queue()).await.unwrap().depth(), 0);
+        assert!(observer.news().await.unwrap().is_some());
+    }
+    assert_eq!(denials(), Denials::default());
 }
