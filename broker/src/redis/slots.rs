@@ -18,7 +18,7 @@ pub(super) type Node = (String, u16);
 pub(super) fn tag_of(partition: u16) -> u32 {
     let part = partition.reverse_bits() >> (u16::BITS - BITS);
     let is_in_part = |tag: &u32| slot_of(&tag.to_string()) / (SLOTS / MOST_PARTITIONS) == part;
-    (0..).find(is_in_part).unwrap_or_default()
+    (0..=u32::from(SLOTS)).find(is_in_part).unwrap_or_default()
 }
 
 /// The slot of a partition.
