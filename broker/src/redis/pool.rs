@@ -1,7 +1,7 @@
 //! Pools of connections: for control calls, which it keeps off the busy connections, and for large
 //! values.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use deadpool::{
     Runtime,
@@ -25,6 +25,10 @@ type PoolError = managed::PoolError<RedisError>;
 
 /// Maximum number of connections for control calls, which are few.
 const SIZE: usize = 8;
+/// How long a failure counts without another attempt. Programs that use a Redis try at least once a second;
+/// one that no longer does, such as a worker that has moved to another Redis, must not count it as lost
+/// for ever.
+const KNOWN_FOR: Duration = Duration::from_secs(3);
 
 /// Connections to the master, shared by clones. The pool is refilled when the URL of Redis changes,
 /// when the master moves, and when a connection cannot be opened.
@@ -33,7 +37,14 @@ pub(super) struct Pool {
     locator: Arc<Locator>,
     size: usize,
     filled: Arc<Mutex<Option<Filled>>>,
-    failure: Arc<Mutex<Option<(Instant, BrokerError)>>>,
+    failure: Arc<Mutex<Option<Failure>>>,
+}
+
+/// The attempts to take a connection that have failed since the last success.
+struct Failure {
+    first: Instant,
+    last: Instant,
+    error: BrokerError,
 }
 
 /// Connections to the server that was the master at `since`.
@@ -62,17 +73,20 @@ impl Pool {
         match &got {
             Ok(_) => *failure = None,
             Err(error) => {
-                let since = failure.take().map_or_else(Instant::now, |(since, _)| since);
-                *failure = Some((since, error.clone()));
+                let last = Instant::now();
+                let first = failure.take().map_or(last, |failure| failure.first);
+                *failure = Some(Failure { first, last, error: error.clone() });
             }
         }
         drop(failure);
         got
     }
 
-    /// Since when no connection could be taken, and the reason.
+    /// Since when no connection could be taken, and the reason; `None` if none was wanted lately.
     pub(super) fn failure(&self) -> Option<(Instant, BrokerError)> {
-        self.failure.lock().clone()
+        let failure = self.failure.lock();
+        let recent = failure.as_ref().filter(|failure| failure.last.elapsed() < KNOWN_FOR);
+        recent.map(|failure| (failure.first, failure.error.clone()))
     }
 
     async fn take(&self) -> Result<Connection, BrokerError> {
