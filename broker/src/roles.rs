@@ -399,14 +399,20 @@ pub trait Observer: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Whether the broker takes no new jobs, because the rest of the [`memory`](Self::memory) that was
+    /// last read is for replies. One shard that is full gets no jobs, and does not count.
+    fn is_full(&self, memory: &[ShardMemory]) -> bool {
+        memory.iter().any(|shard| shard.used >= FULL)
+    }
+
     /// Whether the broker can be used at present. Does not wait for the broker.
     fn health(&self) -> BrokerHealth {
         BrokerHealth::default()
     }
 
-    /// The number of shards that cannot be used at present. Does not wait for them.
-    fn away(&self) -> usize {
-        usize::from(self.health().outage.is_some())
+    /// Whether each shard is out of reach at present. Does not wait for them.
+    fn outages(&self) -> Vec<bool> {
+        vec![self.health().outage.is_some()]
     }
 }
 
@@ -442,6 +448,9 @@ pub trait Controller: Send + Sync {
     /// Returns the number of deleted names. A live worker claims every second.
     async fn forget(&self, queue: &QueueName, silent: Duration) -> Result<usize, BrokerError>;
 }
+
+/// The used share of a shard's memory from which the shard takes no new jobs: the rest is for replies.
+pub const FULL: f64 = 0.8;
 
 /// How long a worker counts as alive after its last renewal, and a gateway after its last
 /// heartbeat.

@@ -6,12 +6,13 @@
 //! shard cannot be reached, gateways send its jobs to other shards again, and its workers find another
 //! home. So each shard may be lost without losing a request.
 
+mod claims;
 mod controller;
 mod gateway;
-pub mod home;
+mod home;
+mod homes;
 mod observer;
 mod shards;
-pub mod spread;
 mod weights;
 mod worker;
 

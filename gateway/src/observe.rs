@@ -19,8 +19,6 @@ const QUIET_LOOKS: usize = 10;
 /// The queue of a model with workers and without requests, and the memory of Redis while no request is
 /// in flight, are read at one of so many polls.
 const IDLE_LOOKS: usize = 5;
-/// Used share of Redis memory from which new requests are refused: the rest is for replies.
-const FULL: f64 = 0.8;
 /// Interval between traffic reports.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -68,7 +66,7 @@ pub(crate) async fn look(
             _ => {}
         }
         was_reachable = looked.is_ok();
-        core.metrics.fleet.broker_away.set(i64::try_from(observer.away()).unwrap_or(i64::MAX));
+        core.metrics.fleet.set_outages(&observer.outages());
         core.catalog.all().iter().for_each(|model| model.sample());
         after();
     }
@@ -108,9 +106,8 @@ async fn look_once(
     }
     core.catalog.choose_default_versions(started.elapsed());
     if let Some(memory) = memory {
-        let fullest = memory.iter().map(|shard| shard.used).fold(0.0, f64::max);
-        core.metrics.fleet.broker_memory.set(fullest);
-        core.dispatcher.set_queue_full(fullest >= FULL);
+        core.metrics.fleet.set_memory(&memory);
+        core.dispatcher.set_queue_full(observer.is_full(&memory));
     }
     Ok(())
 }

@@ -17,6 +17,8 @@
 //!   rows and the [`DrainRate`] of the [`SettledRows`]. [`doomed`] finds waiting requests that can no longer be answered in
 //!   time.
 //! - [`Scaler`] decides how many workers a fleet needs.
+//! - [`Spread`] decides to which of several shards a gateway sends the next job, and
+//!   [`shards_in_use`] how many a queue uses.
 //! - [`default_version`] decides which version serves requests that do not name a version.
 
 mod admission;
@@ -32,6 +34,7 @@ mod scale;
 mod settled;
 mod size_change;
 mod speed;
+mod spread;
 mod standing;
 mod transfer;
 mod usual;
@@ -51,6 +54,7 @@ pub use scale::{
 pub use settled::{SettledRows, SettledSample};
 pub use size_change::SizeChange;
 pub use speed::Speed;
+pub use spread::{Spread, shards_in_use};
 pub use standing::Standing;
 pub use transfer::TransferTime;
 pub use usual::{ComposedBatch, UsualRow};

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::shards::{Shards, some};
 use crate::{Announcement, BrokerError, Controller, QueueName, Target};
@@ -12,8 +12,7 @@ pub(super) struct ShardedController(Vec<Arc<dyn Controller>>);
 
 impl ShardedController {
     pub(super) async fn open(shards: &Shards) -> Result<Self, BrokerError> {
-        let opened = join_all(shards.all.iter().map(|shard| shard.broker.controller())).await;
-        opened.into_iter().collect::<Result<_, _>>().map(Self)
+        try_join_all(shards.all.iter().map(|shard| shard.broker.controller())).await.map(Self)
     }
 
     /// Calls all shards. Succeeds if one does: the others are told at the next call, which comes within

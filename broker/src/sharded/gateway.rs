@@ -15,7 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
     shards::{Shards, some},
-    weights::Weights,
+    weights::{LEFT_TO_LAST, Weights},
 };
 use crate::{
     BrokerError, EntryId, GatewayId, GatewayRoles, Inbound, Job, Producer, QueueName, Replies,
@@ -80,10 +80,20 @@ impl Producers {
         is_away(shard) && (0..self.each.len()).any(|other| !is_away(other))
     }
 
-    /// The shard for a job of this queue.
-    fn choose(&self, queue: &QueueName, usable: &[bool]) -> Result<usize, BrokerError> {
-        let chosen = self.weights.next(queue, usable);
-        chosen.ok_or_else(|| BrokerError::unreachable("no Redis can be reached"))
+    /// Sends a job to one shard after another until one has room for it.
+    async fn submit_where_room_is(
+        &self,
+        queue: &QueueName,
+        job: &Job,
+    ) -> Result<EntryId, BrokerError> {
+        loop {
+            let shard = self.weights.next(queue, &self.usable())?;
+            match self.each[shard].submit(queue, job).await {
+                // The next look finds out whether it has room again.
+                Err(BrokerError::Full) => self.weights.set_full(shard, true),
+                submitted => return submitted.map(|entry| at(shard, entry)),
+            }
+        }
     }
 
     /// Splits entries by shard: for each shard their indices and the entries.
@@ -120,7 +130,7 @@ impl Producers {
         Ok(joined)
     }
 
-    /// Whether entries are still in their queue at one shard. A waiting one that no worker would claim
+    /// Whether entries are still in their queue at one shard. One that no worker would claim or settle
     /// is withdrawn, so that it is sent to another shard.
     async fn outstanding_at(
         &self,
@@ -129,13 +139,22 @@ impl Producers {
         entries: Vec<EntryId>,
     ) -> Result<Vec<bool>, BrokerError> {
         let producer = &self.each[shard];
-        if !self.weights.is_deserted(&queue, shard, &self.usable()) {
+        let Some(deserted) = self.weights.deserted_for(&queue, shard, &self.usable()) else {
             return producer.outstanding(&queue, &entries).await;
-        }
+        };
         let withdrawn = producer.withdraw_waiting(&queue, &entries).await?;
         let outstanding = producer.outstanding(&queue, &entries).await?;
         let claimed = withdrawn.into_iter().zip(outstanding);
-        Ok(claimed.map(|(withdrawn, outstanding)| outstanding && !withdrawn).collect())
+        let mut claimed: Vec<_> =
+            claimed.map(|(withdrawn, outstanding)| outstanding && !withdrawn).collect();
+        if deserted >= LEFT_TO_LAST {
+            for (claimed, entry) in claimed.iter_mut().zip(entries) {
+                if std::mem::take(claimed) {
+                    producer.withdraw(&queue, entry).await?;
+                }
+            }
+        }
+        Ok(claimed)
     }
 }
 
@@ -147,8 +166,7 @@ fn at(shard: usize, entry: EntryId) -> EntryId {
 #[async_trait]
 impl Producer for Producers {
     async fn submit(&self, queue: &QueueName, job: &Job) -> Result<EntryId, BrokerError> {
-        let shard = self.choose(queue, &self.usable())?;
-        self.each[shard].submit(queue, job).await.map(|entry| at(shard, entry))
+        self.submit_where_room_is(queue, job).await
     }
 
     async fn submit_all(&self, jobs: &[(&QueueName, &Job)]) -> Vec<Result<EntryId, BrokerError>> {
@@ -157,7 +175,7 @@ impl Producer for Producers {
             vec![Default::default(); self.each.len()];
         let mut submitted = Vec::with_capacity(jobs.len());
         for (index, (queue, job)) in jobs.iter().enumerate() {
-            let chosen = self.choose(queue, &usable);
+            let chosen = self.weights.next(queue, &usable);
             submitted.push(chosen.map(|shard| {
                 parts[shard].0.push(index);
                 parts[shard].1.push((*queue, *job));
@@ -171,6 +189,11 @@ impl Producer for Producers {
         for ((shard, (indices, _)), entries) in parts.iter().zip(sent.await) {
             for (index, entry) in indices.iter().zip(entries) {
                 submitted[*index] = entry.map(|entry| at(*shard, entry));
+            }
+        }
+        for (submitted, (queue, job)) in submitted.iter_mut().zip(jobs) {
+            if matches!(submitted, Err(BrokerError::Full)) {
+                *submitted = self.submit_where_room_is(queue, job).await;
             }
         }
         submitted

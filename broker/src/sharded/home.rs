@@ -1,9 +1,7 @@
 //! Decides at which shard a worker lives.
 //!
-//! A batch is claimed from one shard, so a shard with few workers makes small batches and long waits.
-//! A queue therefore uses only as many shards as have enough workers. Over the shards in use, workers
-//! are spread by rendezvous hashing: each worker finds its home alone, and a shard that goes or comes
-//! moves only the workers that live there, or will.
+//! Over the shards in use, workers are spread by rendezvous hashing: each worker finds its home alone,
+//! and a shard that goes or comes moves only the workers that live there, or will.
 
 use std::time::Duration;
 
@@ -13,14 +11,14 @@ use xxhash_rust::xxh3::xxh3_64;
 /// How long another home must look better before a worker moves there from a shard that answers.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// How many of `shards` a queue with so many workers uses.
-pub fn shards_in_use(workers: usize, per_shard: usize, shards: usize) -> usize {
-    (workers / per_shard.max(1)).clamp(1, shards.max(1))
-}
-
 /// The shard at which the worker of a queue lives; `None` if no shard is up. `shards` has the name of
 /// each shard and whether it is up.
-pub fn home(worker: &str, queue: &str, shards: &[(&str, bool)], in_use: usize) -> Option<usize> {
+pub(super) fn home(
+    worker: &str,
+    queue: &str,
+    shards: &[(&str, bool)],
+    in_use: usize,
+) -> Option<usize> {
     let up = shards.iter().enumerate().filter(|(_, (_, is_up))| *is_up);
     let rank = |name: &str| xxh3_64(format!("{worker}\n{queue}\n{name}").as_bytes());
     up.take(in_use.max(1)).max_by_key(|(_, (name, _))| rank(name)).map(|(shard, _)| shard)
@@ -28,7 +26,7 @@ pub fn home(worker: &str, queue: &str, shards: &[(&str, bool)], in_use: usize) -
 
 /// The home of one worker over time.
 #[derive(Debug, Default)]
-pub struct Home {
+pub(super) struct Home {
     current: usize,
     /// A better home, and since when it has looked better.
     better: Option<(usize, Instant)>,
@@ -37,13 +35,13 @@ pub struct Home {
 
 impl Home {
     /// The shard at which the worker lives.
-    pub fn current(&self) -> usize {
+    pub(super) fn current(&self) -> usize {
         self.current
     }
 
     /// Compares the home with the best one. A worker leaves a shard that is down at once, and one that
     /// is up only after another has been better for 10 s: each move costs the batches of two shards.
-    pub fn compare(&mut self, best: Option<usize>, is_up: bool, now: Instant) -> usize {
+    pub(super) fn compare(&mut self, best: Option<usize>, is_up: bool, now: Instant) -> usize {
         let Some(best) = best else { return self.current };
         if best == self.current {
             self.better = None;
@@ -77,14 +75,6 @@ mod tests {
     fn homes(shards: &[(&str, bool)], in_use: usize) -> Vec<usize> {
         let home = |worker: usize| home(&format!("worker-{worker}"), "m:1", shards, in_use);
         (0..1000).map(|worker| home(worker).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_shard_is_used_once_it_has_enough_workers() {
-        let in_use = |workers| shards_in_use(workers, 8, 3);
-        assert_eq!([0, 1, 15, 16, 23, 24, 1000].map(in_use), [1, 1, 1, 2, 2, 3, 3]);
-        assert_eq!(shards_in_use(5, 0, 3), 3, "0 per shard counts as 1");
-        assert_eq!(shards_in_use(5, 8, 0), 1);
     }
 
     #[test]

@@ -8,16 +8,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::Mutex;
 
 use super::{
     shards::{Shards, some},
-    weights::Weights,
+    weights::{LEFT_TO_LAST, Weights},
 };
 use crate::{
     Backlog, BrokerError, BrokerHealth, FleetSnapshot, Look, ObservedWorker, Observer, QueueName,
-    ShardId, ShardMemory, TrafficReport,
+    ShardId, ShardMemory, TrafficReport, roles::FULL,
 };
 
 /// The role of a program that only reads.
@@ -34,8 +34,8 @@ impl ShardedObserver {
         shards: &Arc<Shards>,
         weights: &Arc<Weights>,
     ) -> Result<Self, BrokerError> {
-        let opened = join_all(shards.all.iter().map(|shard| shard.broker.observer())).await;
-        let observers: Vec<_> = opened.into_iter().collect::<Result<_, _>>()?;
+        let observers =
+            try_join_all(shards.all.iter().map(|shard| shard.broker.observer())).await?;
         let last = Mutex::new(vec![None; observers.len()]);
         let (shards, weights) = (Arc::clone(shards), Arc::clone(weights));
         Ok(Self { shards, weights, observers, last })
@@ -43,7 +43,7 @@ impl ShardedObserver {
 
     /// The sum over the shards of each of these queues. A job that waits where no worker lives any longer
     /// is not counted: its gateway sends it to another shard. Without this, jobs that the last worker has
-    /// handed back would count until another worker comes.
+    /// handed back would count until another worker comes. The same holds for jobs that it took with it.
     fn sums(&self, queues: &[QueueName], shards: &[(usize, Vec<Backlog>)]) -> Vec<Backlog> {
         let mut answered = vec![false; self.observers.len()];
         for (shard, _) in shards {
@@ -52,12 +52,22 @@ impl ShardedObserver {
         let of_queue = |(index, queue): (usize, &QueueName)| {
             let backlogs = shards.iter().filter_map(|(shard, backlogs)| {
                 let backlog = *backlogs.get(index)?;
-                let is_deserted = self.weights.is_deserted(queue, *shard, &answered);
-                Some(if is_deserted { without_waiting(backlog) } else { backlog })
+                let deserted = self.weights.deserted_for(queue, *shard, &answered);
+                Some(deserted.map_or(backlog, |lasts| of_deserted(backlog, lasts)))
             });
             sum(backlogs)
         };
         queues.iter().enumerate().map(of_queue).collect()
+    }
+
+    /// Notes which shards have memory left for jobs. One that tells nothing, for instance because its
+    /// memory is not limited, has.
+    fn note_memory(&self, known: &[ShardMemory]) {
+        for shard in 0..self.observers.len() {
+            let is_full =
+                |memory: &ShardMemory| usize::from(memory.shard.0) == shard && memory.used >= FULL;
+            self.weights.set_full(shard, known.iter().any(is_full));
+        }
     }
 
     /// Asks all shards that can be reached.
@@ -105,8 +115,10 @@ fn sum(backlogs: impl Iterator<Item = Backlog>) -> Backlog {
     })
 }
 
-fn without_waiting(backlog: Backlog) -> Backlog {
-    Backlog { waiting: Default::default(), oldest_age: Duration::ZERO, ..backlog }
+/// What counts of a backlog at a shard where no worker has lived for so long.
+fn of_deserted(backlog: Backlog, lasts: Duration) -> Backlog {
+    let in_flight = if lasts < LEFT_TO_LAST { backlog.in_flight } else { 0 };
+    Backlog { waiting: Default::default(), oldest_age: Duration::ZERO, in_flight, ..backlog }
 }
 
 fn of_shard(shard: usize, memory: Vec<ShardMemory>) -> impl Iterator<Item = ShardMemory> {
@@ -158,6 +170,11 @@ impl Observer for ShardedObserver {
                 Err(error) => {
                     // The workers of this shard are unknown now; who needs them allows them time.
                     is_new |= last[shard].take().is_some();
+                    if !self.shards.all[shard].is_up() {
+                        // They find another home. When the shard is back, no job may go there before
+                        // a worker does.
+                        news[shard] = Some(FleetSnapshot::default());
+                    }
                     answered.push(Err(error));
                 }
             }
@@ -168,7 +185,11 @@ impl Observer for ShardedObserver {
             answered.iter().map(|(shard, look)| (*shard, look.backlogs.clone())).collect();
         let memory = memory.then(|| {
             let known = answered.into_iter().map(|(shard, look)| (shard, look.memory));
-            known.flat_map(|(shard, memory)| of_shard(shard, memory.unwrap_or_default())).collect()
+            let known: Vec<_> = known
+                .flat_map(|(shard, memory)| of_shard(shard, memory.unwrap_or_default()))
+                .collect();
+            self.note_memory(&known);
+            known
         });
         let news = is_new.then(|| join(last.iter().flatten().cloned().collect()));
         Ok(Look { news, backlogs: self.sums(queues, &backlogs), memory })
@@ -208,11 +229,16 @@ impl Observer for ShardedObserver {
         Ok(gateways.into_iter().collect())
     }
 
+    fn is_full(&self, _: &[ShardMemory]) -> bool {
+        let usable: Vec<_> = self.outages().into_iter().map(|is_away| !is_away).collect();
+        self.weights.are_full(&usable)
+    }
+
     fn health(&self) -> BrokerHealth {
         self.shards.health()
     }
 
-    fn away(&self) -> usize {
-        self.shards.all.iter().filter(|shard| shard.outage().is_some()).count()
+    fn outages(&self) -> Vec<bool> {
+        self.shards.all.iter().map(|shard| shard.outage().is_some()).collect()
     }
 }

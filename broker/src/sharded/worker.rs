@@ -1,30 +1,16 @@
 //! A worker's roles over several shards: those at its home, and those at former homes until their
 //! jobs are settled.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    mem,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Mutex as AsyncMutex, OnceCell},
-    time::{Duration, Instant},
-};
 
-use super::{
-    home::{self, Home},
-    shards::Shards,
-};
+use super::{claims::ShardedClaims, homes::Homes, shards::Shards};
 use crate::{
-    Announcement, BrokerError, Claims, Consumer, Delivery, EntryId, GatewayId, Guidance, QueueName,
-    Settlement, ShardId, TargetSubscription, WorkerId, WorkerRoles,
+    Announcement, BrokerError, Consumer, Delivery, EntryId, GatewayId, Guidance, QueueName,
+    Settlement, TargetSubscription, WorkerId, WorkerRoles,
 };
-
-/// How often a worker counts the workers of its queue, to know how many shards are in use.
-const COUNTED: Duration = Duration::from_secs(5);
 
 /// Opens the roles of one worker at its home.
 pub(super) async fn open(
@@ -32,134 +18,14 @@ pub(super) async fn open(
     queue: QueueName,
     worker: WorkerId,
 ) -> Result<WorkerRoles, BrokerError> {
-    let homes = Homes {
-        roles: shards.all.iter().map(|_| OnceCell::new()).collect(),
-        shards: Arc::clone(shards),
-        queue,
-        worker,
-        home: Mutex::default(),
-        counted: Mutex::default(),
-    };
+    let homes = Arc::new(Homes::new(shards, queue, worker));
     homes.compare().await;
     homes.at_home().await?;
-    let homes = Arc::new(homes);
     Ok(WorkerRoles {
-        claims: Box::new(ShardedClaims(Arc::clone(&homes))),
+        claims: Box::new(ShardedClaims::new(&homes)),
         target: Box::new(ShardedTarget(Arc::clone(&homes))),
         consumer: Arc::new(ShardedConsumer { homes, announced: Mutex::default() }),
     })
-}
-
-/// The roles at one shard.
-struct AtShard {
-    claims: AsyncMutex<Box<dyn Claims>>,
-    target: AsyncMutex<Box<dyn TargetSubscription>>,
-    consumer: Arc<dyn Consumer>,
-    /// The entries that the worker holds here.
-    held: Mutex<HashSet<EntryId>>,
-}
-
-impl AtShard {
-    /// Notes deliveries of this shard, and names it in their entries.
-    fn hold(&self, mut deliveries: Vec<Delivery>, shard: usize) -> Vec<Delivery> {
-        self.held.lock().extend(deliveries.iter().map(|delivery| delivery.entry));
-        for delivery in &mut deliveries {
-            delivery.entry.shard = ShardId(u16::try_from(shard).unwrap_or(u16::MAX));
-        }
-        deliveries
-    }
-
-    /// Whether the worker holds no jobs here, and claims none.
-    fn is_done(&self) -> bool {
-        // A claim adds what it holds before it unlocks.
-        self.claims.try_lock().is_ok() && self.held.lock().is_empty()
-    }
-}
-
-struct Homes {
-    shards: Arc<Shards>,
-    queue: QueueName,
-    worker: WorkerId,
-    /// One for each shard at which the worker has lived.
-    roles: Vec<OnceCell<AtShard>>,
-    home: Mutex<Home>,
-    /// The workers of the queue, and when they were counted.
-    counted: Mutex<Option<(usize, Instant)>>,
-}
-
-impl Homes {
-    fn current(&self) -> usize {
-        self.home.lock().current()
-    }
-
-    async fn at(&self, shard: usize) -> Result<&AtShard, BrokerError> {
-        let open = || async move {
-            let broker = &self.shards.all[shard].broker;
-            let opened = broker.worker(self.queue.clone(), self.worker).await?;
-            let WorkerRoles { claims, consumer, target } = opened;
-            let (claims, target) = (AsyncMutex::new(claims), AsyncMutex::new(target));
-            let held = Mutex::default();
-            Ok::<_, BrokerError>(AtShard { claims, target, consumer, held })
-        };
-        self.roles[shard].get_or_try_init(open).await
-    }
-
-    async fn at_home(&self) -> Result<(usize, &AtShard), BrokerError> {
-        let shard = self.current();
-        Ok((shard, self.at(shard).await?))
-    }
-
-    /// Finds the best home, and moves there if it is time. Returns the home.
-    async fn compare(&self) -> usize {
-        let in_use = {
-            let shards = self.shards.all.len();
-            home::shards_in_use(self.count().await, self.shards.workers_per_shard, shards)
-        };
-        let all = self.shards.all.iter();
-        let ups: Vec<_> = all.map(|shard| (shard.name.as_str(), shard.is_up())).collect();
-        let (worker, queue) = (self.worker.to_string(), self.queue.to_string());
-        let best = home::home(&worker, &queue, &ups, in_use);
-        let mut home = self.home.lock();
-        let before = home.current();
-        let current = home.compare(best, ups[before].1, Instant::now());
-        drop(home);
-        if current != before {
-            let shard = ups[current].0;
-            tracing::info!(queue, shard, "moved to another Redis");
-        }
-        current
-    }
-
-    /// The number of living workers of the queue, counted lately.
-    async fn count(&self) -> usize {
-        let known = *self.counted.lock();
-        if let Some((workers, _)) = known.filter(|(_, counted)| counted.elapsed() < COUNTED) {
-            return workers;
-        }
-        let workers = self.shards.living_workers(&self.queue).await;
-        *self.counted.lock() = Some((workers, Instant::now()));
-        workers
-    }
-}
-
-struct ShardedClaims(Arc<Homes>);
-
-#[async_trait]
-impl Claims for ShardedClaims {
-    async fn claim_within(
-        &mut self,
-        limit: usize,
-        wait: Duration,
-    ) -> Result<Vec<Delivery>, BrokerError> {
-        loop {
-            let (shard, roles) = self.0.at_home().await?;
-            let mut claims = roles.claims.lock().await;
-            // The worker may have moved meanwhile, and counts as dead there.
-            if shard == self.0.current() {
-                return Ok(roles.hold(claims.claim_within(limit, wait).await?, shard));
-            }
-        }
-    }
 }
 
 struct ShardedTarget(Arc<Homes>);
@@ -203,7 +69,7 @@ impl ShardedConsumer {
         entry: impl Fn(&mut Item) -> &mut EntryId,
         call: impl Fn(Arc<dyn Consumer>, Vec<Item>) -> Calling,
     ) -> Result<usize, BrokerError> {
-        let mut parts: Vec<Vec<Item>> = self.homes.roles.iter().map(|_| Vec::new()).collect();
+        let mut parts: Vec<Vec<Item>> = self.homes.shards.all.iter().map(|_| Vec::new()).collect();
         for mut item in items {
             // The shard itself knows no other.
             let shard = mem::take(&mut entry(&mut item).shard);
@@ -226,10 +92,7 @@ impl ShardedConsumer {
                 }
             }
             if ends {
-                let mut held = roles.held.lock();
-                for entry in &entries {
-                    held.remove(entry);
-                }
+                roles.release(&entries);
             }
         }
         failure.map_or(Ok(sum), Err)

@@ -12,9 +12,9 @@ use std::{
 
 use async_trait::async_trait;
 use batchfleet_broker::{
-    Backlog, Broker, BrokerError, BrokerHealth, Controller, FleetSnapshot, GatewayId, GatewayRoles,
-    Observer, Outage, QueueName, ShardMemory, TrafficReport, WorkerId, WorkerRoles,
-    sharded::ShardedBroker,
+    Backlog, Broker, BrokerError, BrokerHealth, Claims, Controller, Delivery, FleetSnapshot,
+    GatewayId, GatewayRoles, Observer, Outage, QueueName, ShardMemory, TrafficReport, WorkerId,
+    WorkerRoles, sharded::ShardedBroker,
 };
 
 /// Shards of which the first is down.
@@ -28,8 +28,8 @@ pub(crate) async fn of<B: Broker + 'static>(brokers: [B; 3]) -> ShardedBroker {
     ShardedBroker::new(shards, 8).await.unwrap()
 }
 
-/// A broker, and a switch that makes it report a long outage. Its other roles go on, as if only this
-/// process could not reach it.
+/// A broker, and a switch that makes it report a long outage, in which claims fail. Its other roles go
+/// on, as if only this process could not reach it.
 pub(crate) fn switched(broker: impl Broker + 'static) -> (Arc<dyn Broker>, Arc<AtomicBool>) {
     let is_down = Arc::<AtomicBool>::default();
     (Arc::new(Switched { broker, is_down: Arc::clone(&is_down) }), is_down)
@@ -47,7 +47,9 @@ impl<B: Broker> Broker for Switched<B> {
     }
 
     async fn worker(&self, queue: QueueName, worker: WorkerId) -> Result<WorkerRoles, BrokerError> {
-        self.broker.worker(queue, worker).await
+        let WorkerRoles { claims, consumer, target } = self.broker.worker(queue, worker).await?;
+        let claims = SwitchedClaims { claims, is_down: Arc::clone(&self.is_down) };
+        Ok(WorkerRoles { claims: Box::new(claims), consumer, target })
     }
 
     async fn observer(&self) -> Result<Arc<dyn Observer>, BrokerError> {
@@ -61,6 +63,25 @@ impl<B: Broker> Broker for Switched<B> {
 
     async fn living_workers(&self, queue: &QueueName) -> Result<usize, BrokerError> {
         self.broker.living_workers(queue).await
+    }
+}
+
+struct SwitchedClaims {
+    claims: Box<dyn Claims>,
+    is_down: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Claims for SwitchedClaims {
+    async fn claim_within(
+        &mut self,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        if self.is_down.load(Relaxed) {
+            return Err(BrokerError::unreachable("switched off"));
+        }
+        self.claims.claim_within(limit, wait).await
     }
 }
 

@@ -88,9 +88,9 @@ async fn the_jobs_of_a_lost_shard_are_sent_to_others_where_its_workers_move() {
     let gateway = Gateway::new(&broker).await;
     let entries = gateway.submit(3).await;
     assert!(entries.iter().all(|entry| entry.shard == ShardId(0)), "{entries:?}");
-    assert_eq!(observer.away(), 0);
+    assert_eq!(observer.outages(), [false; 3]);
     switches[0].store(true, Relaxed);
-    assert_eq!(observer.away(), 1);
+    assert_eq!(observer.outages(), [true, false, false]);
     assert!(observer.health().outage.is_none(), "the others can be used");
     let inbound = gateway.replies.lock().await.receive().await;
     assert!(matches!(inbound, Inbound::Interrupted(ShardId(0))), "{inbound:?}");
@@ -187,4 +187,107 @@ async fn jobs_that_the_last_worker_of_a_shard_handed_back_wait_for_nothing() {
     assert_eq!(depth().await, 0);
     observer.fleet().await.unwrap();
     assert_eq!(observer.backlog(&queue()).await.unwrap().depth(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_shard_is_lost_claims_at_its_new_home_at_once() {
+    let (broker, switches) = shards().await;
+    let observer = observer(&broker).await;
+    let (worker, announcement) = announced(&broker, 100.0).await;
+    observer.look(&[], false).await.unwrap();
+    let gateway = Gateway::new(&broker).await;
+    switches[0].store(true, Relaxed);
+    let moves = async {
+        // The worker has tried in vain for a while.
+        for _ in 0..3 {
+            assert_eq!(worker.claim(9).await.unwrap().len(), 0, "as if no job waited");
+        }
+        worker.claim(9).await.unwrap()
+    };
+    let gives = async {
+        sleep(Duration::from_millis(3500)).await;
+        worker.renew(&announcement).await.unwrap();
+        observer.look(&[], false).await.unwrap();
+        let entries = gateway.submit(2).await;
+        assert_eq!(entries[0].shard, ShardId(1));
+        Instant::now()
+    };
+    let came = async {
+        let claimed = moves.await;
+        (claimed, Instant::now())
+    };
+    let ((claimed, came), given) = tokio::join!(came, gives);
+    assert!(!claimed.is_empty() && came - given < Duration::from_millis(10), "{:?}", came - given);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_moves_claims_at_both_homes_until_gateways_know() {
+    let (preferred, is_down) = switched(MemoryBroker::new(1000));
+    let former = MemoryBroker::new(1000);
+    let shards =
+        vec![("preferred".into(), preferred), ("former".into(), Arc::new(former.clone()) as _)];
+    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    is_down.store(true, Relaxed);
+    let (worker, announcement) = announced(&broker, 100.0).await;
+    is_down.store(false, Relaxed);
+    worker.renew(&announcement).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    let (at_both, late) = (Gateway::new(&broker).await, Gateway::new(&former).await);
+    let moved = async {
+        // The claim waits at the former home meanwhile.
+        sleep(Duration::from_millis(100)).await;
+        worker.renew(&announcement).await.unwrap();
+        observer(&broker).await.look(&[], false).await.unwrap();
+        let entries = at_both.submit(1).await;
+        assert_eq!(entries[0].shard, ShardId(0));
+        late.submit(1).await;
+        Instant::now()
+    };
+    let claims = async {
+        let mut claimed = Vec::new();
+        while claimed.len() < 2 {
+            claimed.extend(worker.claim(9).await.unwrap());
+        }
+        let mut shards: Vec<_> = claimed.iter().map(|delivery| delivery.entry.shard).collect();
+        shards.sort();
+        (shards, Instant::now())
+    };
+    let (given, (shards, came)) = tokio::join!(moved, claims);
+    assert_eq!(shards, [ShardId(0), ShardId(1)]);
+    assert!(came - given < Duration::from_millis(10), "{:?}", came - given);
+    // Later, nothing is claimed at the former home.
+    for _ in 0..3 {
+        assert_eq!(worker.claim(9).await.unwrap().len(), 0);
+    }
+    late.submit(1).await;
+    assert_eq!(worker.claim(9).await.unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_jobs_of_a_worker_that_died_alone_at_a_shard_are_sent_to_another() {
+    let former = MemoryBroker::new(1000);
+    let (first, is_down) = switched(MemoryBroker::new(1000));
+    let shards = vec![("first".into(), first), ("former".into(), Arc::new(former.clone()) as _)];
+    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    let (dies, _) = announced(&former, 100.0).await;
+    let observer = observer(&broker).await;
+    observer.look(&[], false).await.unwrap();
+    let gateway = Gateway::new(&broker).await;
+    is_down.store(true, Relaxed);
+    let entries = gateway.submit(2).await;
+    assert_eq!(entries[0].shard, ShardId(1));
+    assert_eq!(dies.claim(9).await.unwrap().len(), 2);
+    is_down.store(false, Relaxed);
+    let (lives, announcement) = announced(&broker, 100.0).await;
+    let mut outstanding = vec![true; 2];
+    // It counts as dead after three seconds, and its jobs as abandoned six seconds later.
+    for second in 0..12 {
+        lives.renew(&announcement).await.unwrap();
+        observer.look(&[], false).await.unwrap();
+        outstanding = gateway.producer.outstanding(&queue(), &entries).await.unwrap();
+        assert!(second > 8 || outstanding == [true; 2], "after {second} s");
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(outstanding, [false; 2]);
+    assert_eq!(gateway.submit(1).await[0].shard, ShardId(0));
 }

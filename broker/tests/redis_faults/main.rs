@@ -13,6 +13,7 @@ mod news;
 mod outages;
 mod roll;
 mod sentinels;
+mod several;
 mod slow_transfers;
 mod strays;
 mod tls;
@@ -49,7 +50,7 @@ impl Pair {
     }
 
     /// A gateway over the first broker, and a worker over the second one.
-    async fn between(of_gateway: &RedisBroker, of_worker: &RedisBroker) -> Self {
+    async fn between(of_gateway: &dyn Broker, of_worker: &dyn Broker) -> Self {
         let gateway = GatewayId::random();
         let GatewayRoles { producer, replies } = of_gateway.gateway(gateway).await.unwrap();
         let worker = of_worker.worker(queue(), WorkerId::random()).await.unwrap();

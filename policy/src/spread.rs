@@ -1,7 +1,15 @@
-//! Decides to which shard a gateway sends the next job of a queue.
+//! Decides how many shards a queue uses, and to which of them a gateway sends the next job.
+//!
+//! A batch is claimed from one shard, so a shard with few workers makes small batches and long waits.
+//! A queue therefore uses only as many shards as have enough workers.
 //!
 //! Gateways send to each shard in proportion to what its workers announce, by smooth weighted round
 //! robin: jobs that follow each other go to different shards, so that a burst is spread as well.
+
+/// How many of `shards` a queue with so many workers uses.
+pub fn shards_in_use(workers: usize, per_shard: usize, shards: usize) -> usize {
+    (workers / per_shard.max(1)).clamp(1, shards.max(1))
+}
 
 /// The turns of one queue.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +51,14 @@ mod tests {
     fn turns(weights: &[Option<f64>], turns: usize) -> Vec<usize> {
         let mut spread = Spread::default();
         (0..turns).filter_map(|_| spread.next(weights)).collect()
+    }
+
+    #[test]
+    fn a_shard_is_used_once_it_has_enough_workers() {
+        let in_use = |workers| shards_in_use(workers, 8, 3);
+        assert_eq!([0, 1, 15, 16, 23, 24, 1000].map(in_use), [1, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(shards_in_use(5, 0, 3), 3, "0 per shard counts as 1");
+        assert_eq!(shards_in_use(5, 8, 0), 1);
     }
 
     #[test]
