@@ -391,12 +391,12 @@ INTERNALS = [
         "Failed calls per second by error, and Redises that a gateway cannot reach. During short outages clients only see higher latency.",
         (rate("batchfleet_gateway_broker_errors_total", by="code", chosen=PLACE), "gateways: {{code}}"),
         (rate("batchfleet_worker_broker_errors_total", by="code"), "workers: {{code}}"),
-        (f"max (batchfleet_broker_away{{{PLACE}}})", "Redises out of reach"),
+        (f"max by (redis) (batchfleet_redis_away{{{PLACE}}}) > 0", "out of reach: Redis {{redis}}"),
     ),
     panel(
         "Redis memory", "percentunit",
-        "Used share of Redis' maxmemory. At 80 % gateways refuse requests. 0 if Redis has no limit.",
-        (f"max (batchfleet_broker_memory_ratio{{{PLACE}}})", "used"),
+        "Used share of the maxmemory of each Redis that has a limit. At 80 % it gets no more requests; gateways refuse those that no other can take.",
+        (f"max by (redis) (batchfleet_redis_memory_ratio{{{PLACE}}})", "Redis {{redis}}"),
     ),
     row("Controller"),
     panel(

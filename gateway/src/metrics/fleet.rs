@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::{Announcement, Backlog, ModelSpec, QueueName};
+use batchfleet_broker::{Announcement, Backlog, ModelSpec, QueueName, ShardMemory};
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use crate::explain::Explanation;
@@ -50,16 +50,39 @@ batchfleet_service::metrics! {
         /// Latency target of the slowest worker; 0 while unknown.
         #[metric("batchfleet_slo_seconds", unit = "seconds", labels = VERSION)]
         slo: GaugeVec,
-        /// Used share of Redis' maxmemory; 0 if Redis has no limit.
+        /// Used share of Redis' maxmemory, of several that of the fullest; 0 if Redis has no limit.
         #[metric("batchfleet_broker_memory_ratio", unit = "ratio")]
-        pub(crate) broker_memory: Gauge,
+        broker_memory: Gauge,
         /// Redises that this gateway cannot reach.
         #[metric("batchfleet_broker_away", unit = "Redises")]
-        pub(crate) broker_away: IntGauge,
+        broker_away: IntGauge,
+        /// Used share of the maxmemory of each Redis, by its place among the URLs, from 0.
+        #[metric("batchfleet_redis_memory_ratio", unit = "ratio", labels = ["redis"])]
+        redis_memory: GaugeVec,
+        /// 1 while this gateway cannot reach a Redis, by its place among the URLs, from 0.
+        #[metric("batchfleet_redis_away", unit = "1", labels = ["redis"])]
+        redis_away: IntGaugeVec,
     }
 }
 
 impl FleetMetrics {
+    /// Updates the metrics of the memory of Redis.
+    pub(crate) fn set_memory(&self, memory: &[ShardMemory]) {
+        self.broker_memory.set(memory.iter().map(|shard| shard.used).fold(0.0, f64::max));
+        for ShardMemory { shard, used } in memory {
+            self.redis_memory.with_label_values(&[shard.0.to_string()]).set(*used);
+        }
+    }
+
+    /// Updates the metrics of which Redises are out of reach.
+    pub(crate) fn set_outages(&self, outages: &[bool]) {
+        let away = outages.iter().filter(|is_away| **is_away).count();
+        self.broker_away.set(i64::try_from(away).unwrap_or(i64::MAX));
+        for (redis, is_away) in outages.iter().enumerate() {
+            self.redis_away.with_label_values(&[redis.to_string()]).set(i64::from(*is_away));
+        }
+    }
+
     /// Updates the metrics of a queue after a poll; `wait` is the predicted wait of a request that
     /// arrives now.
     pub(crate) fn set_queue(&self, queue: &QueueName, backlog: &Backlog, wait: Duration) {
