@@ -2,6 +2,8 @@
 //! user, and the certificates for TLS. Each is made once; later runs keep passwords and certificates,
 //! so that a chart can be rendered without random values.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, api::PostParams};
@@ -12,6 +14,10 @@ use crate::certificates::{Authority, CERTIFICATE, Party, bytes, secret, text};
 
 const PASSWORD: &str = "password";
 const URL: &str = "url";
+/// The user of workers.
+const WORKER: &str = "worker";
+/// The certificates are valid for so many Redises, so that one can be added without new certificates.
+const MOST_SHARDS: usize = 16;
 /// Validity of the certificates for Redis: Redis reads its certificate only when it starts.
 const DAYS: i64 = 3650;
 
@@ -30,6 +36,15 @@ pub struct SecretsSettings {
     /// repeatable
     #[arg(long = "user", value_name = "NAME")]
     pub users: Vec<String>,
+
+    /// Number of Redises, each with a URL in the secrets: the first behind the Service, the others
+    /// behind `<redis>-1` and so on
+    #[arg(long, default_value = "1", value_name = "NUMBER")]
+    pub shards: NonZeroUsize,
+
+    /// How many of the last Redises are missing in the secret of workers, because workers leave them
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub leaving: usize,
 
     /// Whether URLs are those of a Redis with TLS
     #[arg(long)]
@@ -117,13 +132,12 @@ impl Secrets {
         }
         let authority = Authority::new(service, DAYS)?;
         let namespace = &settings.namespace;
-        let hosts = vec![
-            service.clone(),
-            format!("{service}.{namespace}"),
-            format!("{service}.{namespace}.svc"),
-        ];
+        let hosts = (0..MOST_SHARDS).flat_map(|shard| {
+            let host = host(service, shard);
+            [host.clone(), format!("{host}.{namespace}"), format!("{host}.{namespace}.svc")]
+        });
         let issued = [
-            authority.sign(service, hosts, Party::Server)?,
+            authority.sign(service, hosts.collect(), Party::Server)?,
             authority.sign(&names[1], Vec::new(), Party::Client)?,
         ];
         for ((name, issued), existing) in names.iter().zip(issued).zip(existing) {
@@ -162,9 +176,19 @@ fn failed(name: &str) -> impl FnOnce(kube::Error) -> SecretsError {
     |source| SecretsError::Kubernetes { name, source }
 }
 
+/// The Service of one of the Redises.
+fn host(service: &str, shard: usize) -> String {
+    if shard == 0 { service.to_owned() } else { format!("{service}-{shard}") }
+}
+
+/// The URL of each Redis that the user uses, one a line.
 fn url(settings: &SecretsSettings, user: &str, password: &str) -> String {
-    let scheme = if settings.tls { "rediss" } else { "redis" };
-    format!("{scheme}://{user}:{password}@{}:6379/0", settings.service)
+    let SecretsSettings { service, shards, leaving, tls, .. } = settings;
+    let scheme = if *tls { "rediss" } else { "redis" };
+    let shards =
+        if user == WORKER { shards.get().saturating_sub(*leaving).max(1) } else { shards.get() };
+    let url = |shard| format!("{scheme}://{user}:{password}@{}:6379/0", host(service, shard));
+    (0..shards).map(url).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -183,6 +207,8 @@ mod tests {
             service: "redis".to_owned(),
             namespace: "ml".to_owned(),
             users: vec!["gateway".to_owned(), "worker".to_owned()],
+            shards: NonZeroUsize::MIN,
+            leaving: 0,
             tls,
             certificates: tls,
         }
@@ -220,6 +246,22 @@ mod tests {
         let after = stored(&server).await["redis-user-worker"].clone();
         assert_eq!(text(&before, PASSWORD), text(&after, PASSWORD));
         assert!(text(&after, URL).unwrap().starts_with("rediss://worker:"));
+    }
+
+    #[tokio::test]
+    async fn there_is_a_url_for_each_redis_but_workers_leave_the_last() {
+        let server = FakeApi::default();
+        let three = NonZeroUsize::new(3).unwrap();
+        let settings = SecretsSettings { shards: three, leaving: 1, ..settings(false) };
+        make(server.client(), &settings).await.unwrap();
+        let stored = stored(&server).await;
+        let hosts = |user: &str| -> Vec<String> {
+            let urls = text(&stored[&format!("redis-user-{user}")], URL).unwrap();
+            let hosts = urls.lines().map(|url| url.rsplit_once('@').unwrap().1.to_owned());
+            hosts.collect()
+        };
+        assert_eq!(hosts("gateway"), ["redis:6379/0", "redis-1:6379/0", "redis-2:6379/0"]);
+        assert_eq!(hosts("worker"), ["redis:6379/0", "redis-1:6379/0"]);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Settings of the controller, as flags and environment variables.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use batchfleet_broker::redis::{RedisAddress, RedisBroker};
 use batchfleet_service::{
@@ -62,6 +62,15 @@ pub struct ControllerSettings {
     /// the keys `ca.crt`, `tls.crt` and `tls.key`
     #[arg(long, env = "BATCHFLEET_WORKER_REDIS_TLS_SECRET", value_name = "NAME")]
     pub worker_redis_tls_secret: Option<String>,
+
+    /// Number of Redises whose URLs workers read. Replaces the workers when it changes, because they
+    /// count the URLs when they start
+    #[arg(long, env = "BATCHFLEET_WORKER_REDISES", value_name = "NUMBER")]
+    pub worker_redises: Option<NonZeroUsize>,
+
+    /// Number of workers for which a queue uses one more of several Redises [default: that of workers]
+    #[arg(long, env = "BATCHFLEET_WORKERS_PER_SHARD", value_name = "NUMBER")]
+    pub workers_per_shard: Option<NonZeroUsize>,
 
     /// Secret that the controller fills with a Redis user for each model, whose rights cover this
     /// model only. The workers of the model use it. Workers that run already keep the shared user
@@ -223,6 +232,8 @@ impl ControllerSettings {
             image,
             redis,
             redis_tls,
+            redises: self.worker_redises,
+            workers_per_shard: self.workers_per_shard,
             user: self.worker_user.0,
             trace_endpoint,
             monitor_labels,

@@ -69,6 +69,9 @@ def test_a_wrong_value_is_refused_with_its_place(setting, place):
         (["redis.bundled=false"], "redis.external.gatewaySecret must name the secret"),
         ([*EXTERNAL, "redis.tls.enabled=true"], "set redis.external.tls"),
         (["redis.tls.existingSecret=mine"], "without redis.tls.enabled"),
+        (["redis.shards=2", "redis.leaving=2"], "redis.leaving must be smaller than redis.shards"),
+        (["redis.shards=17"], "redis.shards is at most 16"),
+        (["redis.shards=2", "redis.modelUsers=true"], "users in a single Redis"),
         (["gateway.jwt.audiences[0]=models"], "without gateway.jwt.issuer"),
         (["gateway.jwt.jwksSecret=keys"], "without gateway.jwt.issuer"),
         (["gateway.autoscaling.min=5", "gateway.autoscaling.max=2"], "min must not be more than"),
@@ -208,6 +211,35 @@ def test_the_bundled_redis_has_no_persistence_and_never_evicts():
     assert {'save ""', "appendonly no", "maxmemory 1gb", "maxmemory-policy noeviction"} <= set(settings)
     more = the("ConfigMap", "-redis", "redis.commonConfiguration=io-threads 2")["data"]["redis.conf"]
     assert more.splitlines() == [*settings, "io-threads 2"]
+
+
+def test_each_of_several_redises_has_a_service_of_its_own():
+    settings = ["redis.shards=3", "redis.leaving=1"]
+    redis = the("StatefulSet", "-redis", *settings)
+    assert redis["spec"]["replicas"] == 3
+    for number, name in enumerate(["-redis", "-redis-1", "-redis-2"]):
+        selector = the("Service", name, *settings)["spec"]["selector"]
+        labels = redis["spec"]["template"]["metadata"]["labels"]
+        pod = f"{redis['metadata']['name']}-{number}"
+        assert selector.pop("statefulset.kubernetes.io/pod-name") == pod
+        assert selector.items() <= labels.items()
+    assert {"--shards=3", "--leaving=1"} <= set(container(job(*settings))["args"])
+
+
+def test_programs_are_replaced_when_the_number_of_redises_changes_but_not_redis():
+    def checksums(*settings: str) -> list[str]:
+        pods = [controller(*settings), the("Deployment", "-gateway", *settings), the("StatefulSet", "-redis", *settings)]
+        annotations = [pod["spec"]["template"]["metadata"].get("annotations", {}) for pod in pods]
+        return [each.get("batchfleet.dev/checksum", "") for each in annotations]
+
+    one, three, leaving = checksums(), checksums("redis.shards=3"), checksums("redis.shards=3", "redis.leaving=1")
+    assert one[0] != three[0] and one[1] != three[1] and one[2] == three[2]
+    # Workers leave first, and the controller replaces them.
+    assert three == leaving
+    workers = [container(controller("redis.shards=3", f"redis.leaving={number}"))["args"] for number in (0, 1)]
+    assert "--worker-redises=3" in workers[0] and "--worker-redises=2" in workers[1]
+    assert "--worker-redises" not in str(controller()) and "--workers-per-shard" not in str(controller())
+    assert "--workers-per-shard=4" in container(controller("redis.workersPerShard=4"))["args"]
 
 
 @pytest.mark.parametrize("values", chart.VALUES, ids=lambda values: values.stem if values else "defaults")

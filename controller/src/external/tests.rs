@@ -130,6 +130,8 @@ async fn the_autoscaler_of_a_fleet_requests_a_metric_that_is_served() {
             image: String::new(),
             redis,
             redis_tls: None,
+            redises: None,
+            workers_per_shard: None,
             user: Some(65_532),
             trace_endpoint: None,
             monitor_labels: std::collections::BTreeMap::new(),

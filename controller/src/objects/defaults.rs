@@ -1,6 +1,6 @@
 //! The controller's settings for the workers of all fleets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 /// Settings shared by the workers of all fleets.
 #[derive(Clone, Debug)]
@@ -11,6 +11,11 @@ pub struct WorkerDefaults {
     pub redis: WorkerRedis,
     /// Certificates for TLS with Redis, in addition to the certificates in the worker image.
     pub redis_tls: Option<RedisTls>,
+    /// The number of Redises of which workers read the URLs. Workers are replaced when it changes,
+    /// because they count the URLs when they start.
+    pub redises: Option<NonZeroUsize>,
+    /// The number of workers for which a queue uses one more Redis; `None` for their default.
+    pub workers_per_shard: Option<NonZeroUsize>,
     /// User and group ID of the pods; `None` where the cluster assigns them.
     pub user: Option<i64>,
     /// The collector to which workers send traces.

@@ -32,6 +32,8 @@ const REDIS: &str = "redis";
 const REDIS_PATH: &str = "/etc/batchfleet/redis";
 const REDIS_TLS: &str = "redis-tls";
 const REDIS_TLS_PATH: &str = "/etc/batchfleet/redis-tls";
+/// Annotation with the number of Redises.
+const REDISES: &str = "batchfleet.dev/redises";
 /// Name of the port that serves metrics and health.
 pub(super) const ADMIN: &str = "admin";
 const ADMIN_PORT: i32 = 9090;
@@ -44,10 +46,12 @@ pub(super) fn template(fleet: &ModelFleet, defaults: &WorkerDefaults) -> PodTemp
     let overrides = &fleet.spec.pod;
     let mut all = overrides.labels.clone();
     all.extend(labels(fleet));
+    let mut annotations = overrides.annotations.clone();
+    annotations.extend(defaults.redises.map(|redises| (REDISES.to_owned(), redises.to_string())));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(all),
-            annotations: some(overrides.annotations.clone(), BTreeMap::is_empty),
+            annotations: some(annotations, BTreeMap::is_empty),
             ..ObjectMeta::default()
         }),
         spec: Some(pod(fleet, defaults)),
@@ -142,6 +146,8 @@ fn settings(fleet: &ModelFleet, defaults: &WorkerDefaults) -> Vec<String> {
     ];
     let tls = defaults.redis_tls.iter().flat_map(RedisTls::files);
     settings.extend(tls.map(|(flag, file)| format!("--{flag}={REDIS_TLS_PATH}/{file}")));
+    let per_shard = defaults.workers_per_shard.iter();
+    settings.extend(per_shard.map(|workers| format!("--workers-per-shard={workers}")));
     settings.extend(model::settings(fleet));
     settings.extend(engine_cache::setting(fleet));
     settings.extend(defaults.trace_endpoint.iter().map(|url| format!("--trace-endpoint={url}")));

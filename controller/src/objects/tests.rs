@@ -27,6 +27,8 @@ fn defaults(redis: WorkerRedis) -> WorkerDefaults {
         image: "worker:1".to_owned(),
         redis,
         redis_tls: None,
+        redises: None,
+        workers_per_shard: None,
         user: Some(65_532),
         trace_endpoint: Some("http://collector:4318/".to_owned()),
         monitor_labels,
@@ -49,6 +51,22 @@ fn pod(changes: &Value) -> Value {
 
 fn worker(changes: &Value) -> Value {
     pod(changes)["containers"][0].clone()
+}
+
+#[test]
+fn workers_are_replaced_when_the_number_of_redises_changes() {
+    let of = |redises| {
+        let redis = WorkerRedis::Url("redis://redis:6379/0".to_owned());
+        let redises = std::num::NonZeroUsize::new(redises);
+        let defaults = WorkerDefaults { redises, workers_per_shard: redises, ..defaults(redis) };
+        let objects = FleetObjects::of(&fleet(&json!({})), SIZE, &defaults);
+        serde_json::to_value(objects.deployment).unwrap()["spec"]["template"].clone()
+    };
+    let annotation =
+        |redises| of(redises)["metadata"]["annotations"]["batchfleet.dev/redises"].clone();
+    assert_eq!([annotation(0), annotation(3)], [Value::Null, json!("3")]);
+    let args = of(3)["spec"]["containers"][0]["args"].to_string();
+    assert!(args.contains("--workers-per-shard=3"), "{args}");
 }
 
 #[test]

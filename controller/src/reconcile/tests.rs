@@ -92,6 +92,8 @@ impl World {
                 image: "worker:1".to_owned(),
                 redis,
                 redis_tls: None,
+                redises: None,
+                workers_per_shard: None,
                 user: Some(65_532),
                 trace_endpoint: None,
                 monitor_labels: std::collections::BTreeMap::new(),

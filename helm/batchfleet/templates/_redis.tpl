@@ -4,6 +4,17 @@
 {{- printf "%s-redis" (include "batchfleet.fullname" .) -}}
 {{- end -}}
 
+{{/* Name of the Service of one bundled Redis. Takes (list $ NUMBER). */}}
+{{- define "batchfleet.redisHost" -}}
+{{- include "batchfleet.redisName" (index . 0) }}{{ with index . 1 }}-{{ . }}{{ end }}
+{{- end -}}
+
+{{/* The number of bundled Redises of which programs count the URLs when they start, so that pods are
+     replaced when it changes; empty for one. */}}
+{{- define "batchfleet.redises" -}}
+{{- if and .Values.redis.bundled (gt (int .Values.redis.shards) 1) }}{{ int .Values.redis.shards }}{{ end -}}
+{{- end -}}
+
 {{/* Name of the secret that holds a program's Redis URL. Takes (list $ PROGRAM). */}}
 {{- define "batchfleet.redisSecret" -}}
 {{- $root := index . 0 -}}
