@@ -126,6 +126,34 @@ impl SimulationOutcome {
         self.worker_seconds += (duration - self.paid.0).max(0.0) * f64::from(last);
     }
 
+    /// Returns the outcome of this fleet and another of the same length, with a constant number of
+    /// workers each.
+    #[must_use]
+    pub fn joined(mut self, other: Self) -> Self {
+        self.offered += other.offered;
+        self.late += other.late;
+        self.refused += other.refused;
+        self.batches += other.batches;
+        self.rows += other.rows;
+        self.positions.0 += other.positions.0;
+        self.positions.1 += other.positions.1;
+        self.missed_at.extend(other.missed_at);
+        self.missed_at.sort_by(f64::total_cmp);
+        self.worker_seconds += other.worker_seconds;
+        let workers = |changes: &[(f64, u32)]| changes.last().map_or(0, |&(_, workers)| workers);
+        self.changes = vec![(0.0, workers(&self.changes) + workers(&other.changes))];
+        for (interval, other) in self.intervals.iter_mut().zip(other.intervals) {
+            interval.offered += other.offered;
+            interval.missed += other.missed;
+            interval.workers += other.workers;
+        }
+        if let (Some(all), Some(others)) = (&mut self.latencies, other.latencies) {
+            // Both have the same bounds.
+            all.add(others).ok();
+        }
+        self
+    }
+
     /// Returns the number of requests that were late or refused.
     pub fn missed(&self) -> u64 {
         self.late + self.refused

@@ -1,14 +1,14 @@
 //! Settings of `batchfleet simulate`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use batchfleet_policy::BatchMode;
 use batchfleet_service::settings::duration;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    curve::Curve, error::SimulateError, lengths::Lengths, recorded, trace::ArrivalPattern,
-    window::Mix,
+    curve::Curve, error::SimulateError, lengths::Lengths, recorded, shards::Sharding,
+    trace::ArrivalPattern, window::Mix,
 };
 
 /// The gateway's default for requests without a deadline of their own.
@@ -106,6 +106,20 @@ pub struct SimulateSettings {
     #[arg(long, value_name = "NUMBER")]
     pub(crate) workers: Option<u32>,
 
+    /// Number of Redises over which the queue is spread
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value = "1",
+        requires = "workers",
+        conflicts_with = "clients"
+    )]
+    shards: NonZeroU32,
+
+    /// Number of workers for which the queue uses one more Redis
+    #[arg(long, value_name = "NUMBER", default_value = "8", requires = "shards")]
+    workers_per_shard: NonZeroU32,
+
     /// The fewest workers
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) min_workers: u32,
@@ -171,6 +185,12 @@ impl SimulateSettings {
     /// Returns how rows of different lengths run together.
     pub(crate) const fn mix(&self) -> Mix {
         if self.no_padding { Mix::EqualLengths } else { Mix::Padded }
+    }
+
+    /// Returns how the fleet is spread over several Redises.
+    pub(crate) const fn sharding(&self) -> Sharding {
+        let Self { shards, workers_per_shard, seed, .. } = *self;
+        Sharding { shards, workers_per_shard, even: false, seed }
     }
 
     /// Returns the time within which requests must be answered; later requests are refused.

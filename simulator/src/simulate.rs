@@ -89,7 +89,8 @@ fn after_full_load(scenario: &Scenario, pilot: PolicyPilot) -> PolicyPilot {
 fn rows(settings: &SimulateSettings, scenario: &Scenario, pilot: &PolicyPilot) -> Vec<ReportRow> {
     let row = |workers, outcome| ReportRow { workers, outcome };
     if let Some(workers) = settings.workers {
-        let outcome = Scenario { workers, ..scenario.clone() }.run(&mut pilot.clone());
+        let scenario = Scenario { workers, ..scenario.clone() };
+        let outcome = settings.sharding().run(&scenario, pilot);
         return vec![row(FleetSizing::Given, outcome)];
     }
     let max = settings.max_workers.max(1);
