@@ -37,7 +37,7 @@ FUZZ_SECONDS ?= 60
 GPU_PYTHON ?= python3
 FUZZ_FLAGS = --seconds $(or $(SECONDS),$(FUZZ_SECONDS)) $(if $(SEED),--seed $(SEED))
 SEEDS ?= 100000
-# The commit whose programs F35 replaces by the current ones: the last before the folders were rearranged. The
+# The commit whose programs F35 and F46 replace by the current ones: the last before the folders were rearranged. The
 # current programs must work with those of every commit since 55f033a (ARCHITECTURE.md, Versions).
 PREVIOUS ?= 44f6410
 
@@ -90,6 +90,7 @@ lint: $(DENY) ## formatting, lints, documentation and dependencies; warnings den
 	scripts/links.py
 	scripts/names.py
 	scripts/version.py --check
+	scripts/size.py --check
 	scripts/workflows.sh
 
 coverage: $(LLVM_COV_TOOL) $(LIBRARY) models ## measure the line coverage of the Rust tests
@@ -123,7 +124,7 @@ chaos: build ## inject every fault under load; ONLY=F01,F14 selects, SECONDS_EAC
 	target/release/batchfleet-chaos $(if $(ONLY),--only $(ONLY)) \
 		$(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) \
 		$(if $(GRPC),--grpc) \
-		$(if $(findstring F35,$(or $(ONLY),$(if $(GRPC),,F35))),--previous "$$(scripts/previous.sh $(PREVIOUS))")
+		$(if $(findstring F35,$(or $(ONLY),$(if $(GRPC),,F35)))$(findstring F46,$(ONLY)),--previous "$$(scripts/previous.sh $(PREVIOUS))")
 
 bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=origin,echo,gap,bare,text,lengths,capacity,documents,size-change,sweep,traces,access,redis-tls,large,grpc,control SECONDS_EACH=2, BEFORE=COMMIT compares the gap with older programs
 	@scripts/prerequisites.sh redis-server

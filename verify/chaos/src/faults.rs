@@ -37,7 +37,7 @@ pub(crate) struct Fault {
 /// The options of a trial.
 pub(crate) struct TrialOptions {
     pub(crate) scale: Scale,
-    /// Folder with the programs of an older version, which F35 needs.
+    /// Folder with the programs of an older version, which F35 needs and F46 uses.
     pub(crate) previous: Option<PathBuf>,
 }
 
@@ -133,8 +133,14 @@ pub(crate) const FAULTS: &[Fault] = &[
         "all 200; every drain ends with status 0", operations::terminated_twice),
     fault!("F45", false, "kill -9 one of three independent Redises every 10 s, back empty after 5 s", "L2",
         "all 200; ran again ≤ in flight there + 1 %; p99 ≤ baseline + 1 s; at the others ≤ 1.2x", shards::killed_in_turn),
-    fault!("F46", false, "restarts with three Redises instead of one, then with one again", "L2",
-        "all 200; no connection refused", shards::added_and_removed),
+    Fault {
+        id: "F46",
+        what: "from older programs with one Redis to three Redises, and back",
+        load: "L2",
+        pass: "all 200; no connection refused",
+        short: false,
+        run: |options| Box::pin(shards::added_and_removed(options.scale, options.previous.clone())),
+    },
     Fault {
         id: "F35",
         what: "upgrade from an older version: workers, gateways; workers back and again",

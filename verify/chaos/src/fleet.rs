@@ -27,6 +27,8 @@ pub(crate) struct ChaosPlan {
     pub(crate) gateway_flags: Vec<String>,
     pub(crate) workers: usize,
     pub(crate) worker_flags: Vec<String>,
+    /// Flags of workers that those of an older version do not know.
+    pub(crate) new_worker_flags: Vec<String>,
     /// Parameters of the echo model.
     pub(crate) parameters: Vec<(&'static str, String)>,
     pub(crate) redis_options: Vec<&'static str>,
@@ -46,6 +48,8 @@ pub(crate) struct ChaosPlan {
 pub(crate) struct Member {
     name: &'static str,
     flags: Vec<String>,
+    /// Flags that the program of an older version does not know.
+    new_flags: Vec<String>,
     environment: Vec<(String, String)>,
     /// Folder of the program from its next start on; `None` for that of this build.
     pub(crate) programs: Option<PathBuf>,
@@ -106,6 +110,7 @@ impl ChaosFleet {
             let mut worker = self.member("batchfleet-worker", flags, plan.links).await?;
             worker.url_file = plan.url_file.then(|| self.path("url"));
             worker.programs.clone_from(&plan.programs);
+            worker.new_flags.clone_from(&plan.new_worker_flags);
             self.workers.push(worker);
         }
         for _ in 0..plan.gateways {
@@ -133,6 +138,7 @@ impl ChaosFleet {
         Ok(Member {
             name,
             flags,
+            new_flags: Vec::new(),
             environment: Vec::new(),
             programs: None,
             program: None,
@@ -225,9 +231,15 @@ impl ChaosFleet {
         status
     }
 
-    /// Adds a gateway, and waits until it knows the model. Returns the gateway's index.
-    pub(crate) async fn add_gateway(&mut self, flags: Vec<String>) -> Result<usize> {
+    /// Adds a gateway of the programs in a folder, and waits until it knows the model. Returns the
+    /// gateway's index.
+    pub(crate) async fn add_gateway(
+        &mut self,
+        programs: Option<&Path>,
+        flags: Vec<String>,
+    ) -> Result<usize> {
         let mut gateway = self.member("batchfleet-gateway", flags, false).await?;
+        gateway.programs = programs.map(Path::to_owned);
         gateway.grpc = self.grpc();
         self.gateways.push(gateway);
         let index = self.gateways.len() - 1;
@@ -298,9 +310,9 @@ impl Member {
             bail!("{} is already running", self.name);
         }
         let link = self.link.as_ref().map(CuttingProxy::address);
-        let path = match &self.programs {
-            Some(folder) => folder.join(self.name),
-            None => Program::path(self.name)?,
+        let (path, new_flags) = match &self.programs {
+            Some(folder) => (folder.join(self.name), &[][..]),
+            None => (Program::path(self.name)?, &*self.new_flags),
         };
         let url = if let Some(file) = &self.url_file {
             ["--redis-url-file".to_owned(), text(file)?]
@@ -312,7 +324,7 @@ impl Member {
         let mut builder = Program::at(path)
             .args(url)
             .args(["--admin-listen", "127.0.0.1:0"])
-            .args(self.flags.iter().map(String::as_str))
+            .args(self.flags.iter().chain(new_flags).map(String::as_str))
             .args(more.iter().copied());
         for (name, value) in &self.environment {
             builder = builder.env(name, value);

@@ -59,7 +59,7 @@ struct Settings {
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
 
-    /// Folder with the programs of an older version, for F35
+    /// Folder with the programs of an older version, for F35 and F46
     #[arg(long, value_name = "FOLDER")]
     previous: Option<PathBuf>,
 }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use tokio::time::{Instant, sleep};
 
+use super::upgrade::roll_gateways;
 use crate::{
     balancer::Balancer,
     findings::{Findings, percent, time},
@@ -19,8 +20,6 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a Kubernetes cluster still routes new connections to a gateway that shuts down.
-const ENDPOINT_LAG: Duration = Duration::from_secs(5);
 /// How long the workers are paused before a gateway is killed, so that requests queue up.
 const GATHER: Duration = Duration::from_millis(200);
 /// Tolerance when a run is compared with a kill: the run log has whole milliseconds, and the
@@ -85,24 +84,14 @@ fn orphans(own: &LoadJournal, runs: &Runs, kills: &[SystemTime]) -> (u64, u64) {
 /// F12: all gateways are replaced one after the other behind a load balancer.
 pub(crate) async fn rollout(scale: Scale) -> Result<Findings> {
     let mut plan = scale.plan();
-    // One second longer than `ENDPOINT_LAG`: until then the balancer lists the gateway.
+    // One second longer than a balancer lists a gateway that shuts down.
     plan.gateway_flags = ["--lame-duck".to_owned(), "6s".to_owned()].into();
     let mut trial = Trial::start(scale, &plan).await?;
     let addresses = trial.fleet.gateways.iter().map(|gateway| gateway.load_address().to_owned());
     let balancer = Balancer::start(addresses.collect()).await?;
     let target = scale.protocol.url(balancer.address());
     let load = trial.load(scale.open().to([target].into())).await?;
-    for old in 0..scale.gateways {
-        let new = trial.fleet.add_gateway(plan.gateway_flags.clone()).await?;
-        balancer.list(trial.fleet.gateways[new].load_address());
-        trial.fleet.gateways[old].program()?.signal("TERM").await?;
-        sleep(ENDPOINT_LAG).await;
-        balancer.unlist(trial.fleet.gateways[old].load_address());
-        let status = trial.fleet.gateway_ended(old).await?;
-        if !status.success() {
-            trial.findings.check(false, format!("a gateway ended with {status}"));
-        }
-    }
+    roll_gateways(&mut trial, &balancer, (0, None), plan.gateway_flags).await?;
     sleep(2 * SECOND).await;
     let journal = trial.stop(load).await?;
     trial.all_right(&journal);

@@ -1,16 +1,20 @@
 //! Fleets over several independent Redises.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use tokio::time::{sleep, timeout};
 
-use super::upgrade::{roll_gateways, roll_workers};
+use super::upgrade::{ensure_different, roll_gateways, roll_workers};
 use crate::{
     balancer::Balancer,
     findings::{Findings, time},
     fleet::ChaosPlan,
     journal::{is_right, latency, quantile},
+    protocol::Protocol,
     trial::{POLL, Scale, Trial, now},
 };
 
@@ -31,7 +35,7 @@ fn spread(scale: Scale) -> (Scale, ChaosPlan) {
     let scale = Scale { workers: 3 * REDISES, ..scale };
     let mut plan = scale.plan();
     plan.redises = REDISES;
-    plan.worker_flags.extend(["--workers-per-shard", "1"].map(str::to_owned));
+    plan.new_worker_flags = ["--workers-per-shard", "1"].map(str::to_owned).into();
     (scale, plan)
 }
 
@@ -88,9 +92,16 @@ pub(crate) async fn killed_in_turn(scale: Scale) -> Result<Findings> {
     trial.finish().await
 }
 
-/// F46: all programs are restarted with three Redises instead of one, and then with one again.
-pub(crate) async fn added_and_removed(scale: Scale) -> Result<Findings> {
+/// F46: all programs are restarted with three Redises instead of one, and then with one again. Where
+/// there are programs of an older version, these have the single Redis, before and after.
+pub(crate) async fn added_and_removed(scale: Scale, older: Option<PathBuf>) -> Result<Findings> {
+    let older = older.filter(|_| scale.protocol == Protocol::Http);
+    let older = older.as_deref();
+    if let Some(older) = older {
+        ensure_different(older)?;
+    }
     let (scale, mut plan) = spread(scale);
+    plan.programs = older.map(Path::to_owned);
     // One second longer than a balancer lists a gateway that shuts down.
     plan.gateway_flags = ["--lame-duck", "6s"].map(str::to_owned).into();
     plan.first_redis_only = true;
@@ -100,7 +111,8 @@ pub(crate) async fn added_and_removed(scale: Scale) -> Result<Findings> {
     let target = scale.protocol.url(balancer.address());
     let load = trial.load(scale.open_at(LOAD).to([target].into())).await?;
     trial.fleet.redises_in_use = REDISES;
-    let first = roll_gateways(&mut trial, &balancer, 0, plan.gateway_flags.clone()).await?;
+    let flags = plan.gateway_flags;
+    let first = roll_gateways(&mut trial, &balancer, (0, None), flags.clone()).await?;
     roll_workers(&mut trial, None).await?;
     sleep(2 * SECOND).await;
     let mut others = 0;
@@ -109,14 +121,15 @@ pub(crate) async fn added_and_removed(scale: Scale) -> Result<Findings> {
     }
     trial.findings.check(others > 0, format!("{others} queues at the other Redises"));
     trial.fleet.redises_in_use = 1;
-    roll_workers(&mut trial, None).await?;
-    roll_gateways(&mut trial, &balancer, first, plan.gateway_flags).await?;
+    roll_workers(&mut trial, older).await?;
+    roll_gateways(&mut trial, &balancer, (first, older), flags).await?;
     // They may hold jobs that workers handed back when they left: gateways sent these again.
     trial.fleet.remove_other_redises();
     sleep(2 * SECOND).await;
     let journal = trial.stop(load).await?;
     trial.all_right(&journal);
     trial.findings.none("refused connections", balancer.refused());
-    trial.findings.note(format!("max {}", time(journal.longest())));
+    let versions = if older.is_some() { "two versions" } else { "one version" };
+    trial.findings.note(format!("{versions}; max {}", time(journal.longest())));
     trial.finish().await
 }

@@ -44,7 +44,7 @@ pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Res
     request_large_answers(&mut trial, "old workers, old gateways").await?;
     roll_workers(&mut trial, None).await?;
     request_large_answers(&mut trial, "new workers, old gateways").await?;
-    roll_gateways(&mut trial, &balancer, 0, plan.gateway_flags).await?;
+    roll_gateways(&mut trial, &balancer, (0, None), plan.gateway_flags).await?;
     request_large_answers(&mut trial, "new workers, new gateways").await?;
     roll_workers(&mut trial, Some(older)).await?;
     request_large_answers(&mut trial, "old workers, new gateways").await?;
@@ -57,7 +57,7 @@ pub(crate) async fn two_versions(scale: Scale, previous: Option<PathBuf>) -> Res
 }
 
 /// Ensures that the older programs exist, and differ from those of this build.
-fn ensure_different(older: &Path) -> Result<()> {
+pub(super) fn ensure_different(older: &Path) -> Result<()> {
     for name in ["batchfleet-gateway", "batchfleet-worker"] {
         let theirs = older.join(name);
         let read = fs::read(&theirs).with_context(|| format!("{} is missing", theirs.display()))?;
@@ -82,16 +82,16 @@ pub(super) async fn roll_workers(trial: &mut Trial, programs: Option<&Path>) -> 
     Ok(())
 }
 
-/// Replaces the gateways one after the other, from the one at `first`. Returns the index of the first new
-/// one.
+/// Replaces the gateways one after the other, from the one at `first`, by those in a folder. Returns the
+/// index of the first new one.
 pub(super) async fn roll_gateways(
     trial: &mut Trial,
     balancer: &Balancer,
-    first: usize,
+    (first, programs): (usize, Option<&Path>),
     flags: Vec<String>,
 ) -> Result<usize> {
     for old in first..first + trial.scale.gateways {
-        let new = trial.fleet.add_gateway(flags.clone()).await?;
+        let new = trial.fleet.add_gateway(programs, flags.clone()).await?;
         balancer.list(trial.fleet.gateways[new].load_address());
         trial.fleet.gateways[old].program()?.signal("TERM").await?;
         sleep(ENDPOINT_LAG).await;
