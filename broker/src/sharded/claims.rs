@@ -17,6 +17,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::homes::Homes;
 use crate::{BrokerError, Claims, Delivery, roles::CLAIM_WAIT};
@@ -30,10 +31,11 @@ const FORMER_WAIT: Duration = Duration::from_millis(100);
 /// Pause between claims at a home that cannot be reached.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// A claim that has begun at one shard. It is not cancel safe, and goes on when a call ends.
+/// A claim that has begun at one shard. It is not cancel safe, and goes on when a call ends: a task of
+/// its own, because a claim holds locks that settlements need, which must not wait for the next call.
 struct Claiming {
     began: Instant,
-    claim: Pin<Box<dyn Future<Output = Result<Vec<Delivery>, BrokerError>> + Send>>,
+    claim: AbortOnDropHandle<Result<Vec<Delivery>, BrokerError>>,
 }
 
 /// The claims of one worker.
@@ -76,13 +78,13 @@ impl ShardedClaims {
         let homes = &self.homes;
         self.begun[shard].get_or_insert_with(|| {
             let homes = Arc::clone(homes);
-            let claim = Box::pin(async move {
+            let claim = tokio::spawn(async move {
                 let roles = homes.at(shard).await?;
                 let mut claims = roles.claims.lock().await;
                 let deliveries = claims.claim_within(limit, wait).await?;
                 Ok(roles.hold(deliveries, shard))
             });
-            Claiming { began: Instant::now(), claim }
+            Claiming { began: Instant::now(), claim: AbortOnDropHandle::new(claim) }
         });
     }
 
@@ -107,9 +109,11 @@ fn poll_claims(
     let former = (0..begun.len()).filter(|shard| *shard != home);
     for shard in former.chain([home]) {
         let Some(claiming) = &mut begun[shard] else { continue };
-        if let Poll::Ready(outcome) = claiming.claim.as_mut().poll(context) {
+        if let Poll::Ready(outcome) = Pin::new(&mut claiming.claim).poll(context) {
             let began = claiming.began;
             begun[shard] = None;
+            // An error means that the claim panicked, or that the runtime is shutting down.
+            let outcome = outcome.unwrap_or_else(|error| Err(BrokerError::refused(error)));
             return Poll::Ready((shard, began, outcome));
         }
     }

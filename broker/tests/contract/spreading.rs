@@ -263,6 +263,32 @@ async fn a_worker_that_moves_claims_at_both_homes_until_gateways_know() {
     assert_eq!(worker.claim(9).await.unwrap().len(), 0);
 }
 
+/// A claim may hold locks that the settlement of other jobs needs.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_has_begun_goes_on_when_no_call_waits_for_it() {
+    let (preferred, is_down) = switched(MemoryBroker::new(1000));
+    let former = MemoryBroker::new(1000);
+    let shards =
+        vec![("preferred".into(), preferred), ("former".into(), Arc::new(former.clone()) as _)];
+    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    is_down.store(true, Relaxed);
+    let (worker, announcement) = announced(&broker, 100.0).await;
+    is_down.store(false, Relaxed);
+    worker.renew(&announcement).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    worker.renew(&announcement).await.unwrap();
+    let observer = observer(&broker).await;
+    observer.look(&[], false).await.unwrap();
+    let (at_home, late) = (Gateway::new(&broker).await, Gateway::new(&former).await);
+    late.submit(1).await;
+    // The claim at home waits on.
+    assert_eq!(worker.claim(9).await.unwrap()[0].entry.shard, ShardId(1));
+    assert_eq!(at_home.submit(1).await[0].shard, ShardId(0));
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(observer.backlog(&queue()).await.unwrap().depth(), 0);
+    assert_eq!(worker.claim(9).await.unwrap()[0].entry.shard, ShardId(0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_jobs_of_a_worker_that_died_alone_at_a_shard_are_sent_to_another() {
     let former = MemoryBroker::new(1000);
