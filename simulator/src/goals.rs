@@ -6,6 +6,7 @@ pub mod fleet;
 mod goal;
 pub mod lengths;
 mod optimum;
+pub mod shards;
 pub mod size_change;
 pub mod slow;
 
@@ -14,7 +15,7 @@ pub use goal::{Bar, Candidate, Goal, InProcess, MAX_BATCH, SLO};
 /// Measures all goals and returns whether all were reached. `report` is called after each goal and
 /// returns whether to continue.
 pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
-    let groups: [fn() -> Vec<Goal>; 14] = [
+    let groups: [fn() -> Vec<Goal>; 15] = [
         || capacity::cases().iter().map(|case| case.goal(&InProcess)).collect(),
         || batches::latency(&InProcess),
         || batches::on_time(&InProcess),
@@ -26,6 +27,7 @@ pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
         lengths::deadlines,
         lengths::capacity,
         size_change::costly,
+        shards::spread,
         batches::cost_of_a_decision,
         || fleet::cases().iter().flat_map(|case| case.goals(&InProcess)).collect(),
         || fleet::steadiness(&InProcess),

@@ -1,7 +1,7 @@
 //! Measures the goals of the decisions in simulation, like `batchfleet simulate --goals`.
 
 use batchfleet_simulator::goals::{
-    Goal, InProcess, batches, capacity, fleet, lengths, size_change, slow,
+    Goal, InProcess, batches, capacity, fleet, lengths, shards, size_change, slow,
 };
 
 fn all_reached(goals: &[Goal]) -> bool {
@@ -59,6 +59,11 @@ fn workers_announce_what_they_serve_at_any_lengths() {
 #[test]
 fn a_costly_change_of_size_is_avoided_and_not_taken_for_a_slower_model() {
     assert!(all_reached(&size_change::costly()));
+}
+
+#[test]
+fn several_shards_make_as_large_batches_as_one() {
+    assert!(all_reached(&shards::spread()));
 }
 
 #[test]
