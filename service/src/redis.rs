@@ -23,9 +23,10 @@ const LATE: Duration = Duration::from_secs(2);
 pub struct RedisSettings {
     /// URL of the Redis with the queues, such as `redis://user:password@host:6379/0`; `rediss://`
     /// for TLS; `redis+sentinel://user:password@host:26379,host:26379/master` to find the master
-    /// through sentinels; `redis+cluster://user:password@host:6379,host:6379/?partitions=4` for a cluster,
-    /// over whose nodes the partitions of each queue are spread. Several, repeated or separated by spaces, spread each queue over independent
-    /// Redises: the same URLs in the same order for every program, an older fleet's Redis first
+    /// through sentinels; `redis+cluster://user:password@host:6379,host:6379/?partitions=4` for a
+    /// cluster, over whose nodes the partitions of each queue are spread. Several, repeated or
+    /// separated by spaces, spread each queue over independent Redises: the same URLs in the same
+    /// order for every program, an older fleet's Redis first
     #[arg(
         long,
         env = "BATCHFLEET_REDIS_URL",
