@@ -38,8 +38,9 @@ impl Fleet {
     /// Decides for some seconds at `rate` requests per second, of which `missed` are missed. Returns
     /// the last decision.
     fn run(&mut self, seconds: f64, rate: u64, missed: u64) -> ScaleDecision {
-        assert_eq!(self.policy.tick.as_secs_f64(), TICK);
+        assert_eq!(self.policy.tick, Duration::from_secs_f64(TICK));
         let (since, mut ticks) = (self.seen.counts, 0);
+        let end = since.at + Duration::from_secs_f64(seconds);
         loop {
             ticks += 1;
             let counts = &mut self.seen.counts;
@@ -47,7 +48,7 @@ impl Fleet {
             counts.offered = since.offered + ticks * rate * 5 / 2;
             counts.missed = since.missed + ticks * missed * 5 / 2;
             let decision = self.decide(self.seen.counts.at);
-            if self.seen.counts.at - since.at >= Duration::from_secs_f64(seconds) {
+            if self.seen.counts.at >= end {
                 return decision;
             }
         }
