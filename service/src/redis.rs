@@ -246,6 +246,23 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_has_an_address_for_each_partition_and_stands_alone() {
+        let settings = |flags: &[&str]| Settings::try_parse_from(flags).unwrap().redis;
+        let url = "redis+cluster://a,b/?partitions=3";
+        let cluster = settings(&["x", "--redis-url", url]);
+        let partitions: Vec<_> =
+            cluster.addresses().unwrap().iter().map(|address| address.partition).collect();
+        assert_eq!((partitions, cluster.urls().unwrap()), (vec![0, 1, 2], url.to_owned()));
+        let refused = |settings: &RedisSettings| settings.address().err().unwrap().to_string();
+        assert!(refused(&cluster).contains("single --redis-url"));
+        let one = settings(&["x", "--redis-url", "redis+cluster://a"]);
+        assert!(refused(&one).contains("not possible with a Redis cluster"));
+        let mixed = settings(&["x", "--redis-url", url, "--redis-url", "redis://c"]);
+        let error = mixed.addresses().err().unwrap().to_string();
+        assert!(error.contains("the only --redis-url"), "{error}");
+    }
+
+    #[test]
     fn a_redis_url_and_a_file_with_one_are_rejected() {
         let line = complaint(&["x", "--redis-url", "redis://a:1", "--redis-url-file", "/b"]);
         assert!(line.contains("cannot be used with"), "{line}");
