@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::{
@@ -99,6 +100,15 @@ pub(crate) async fn serve<T, F, B>(
     }
 }
 
+/// What happens to a connection beside its calls.
+enum Event {
+    /// The client should look for another gateway.
+    Farewell,
+    Closing(Closing),
+    /// The time limits have to be checked.
+    Tick,
+}
+
 /// Answers calls until the connection ends. Returns why the gateway has cut it off, if it has.
 async fn converse<T, S>(
     stream: ClientStream<T>,
@@ -119,27 +129,38 @@ where
     let mut farewell = pin!(farewell(terms));
     let (mut is_leaving, mut is_draining) = (false, false);
     loop {
-        let leaves = tokio::select! {
-            biased;
-            // An error means that the client has left or broken the rules of HTTP/2.
-            () = poll_fn(|context| poll(http.as_mut(), &stream, context)) => return None,
-            () = &mut farewell, if !is_leaving => true,
-            closing = closes(terms.door, calls.are_none()), if !is_draining => match closing {
-                Closing::Crowded => return Closing::Crowded.reason(),
-                Closing::Draining => {
-                    is_draining = true;
-                    true
+        let event = {
+            let waits = async {
+                tokio::select! {
+                    biased;
+                    () = &mut farewell, if !is_leaving => Event::Farewell,
+                    closing = closes(terms.door, calls.are_none()), if !is_draining => {
+                        Event::Closing(closing)
+                    }
+                    _ = ticks.tick() => Event::Tick,
                 }
-            },
-            _ = ticks.tick() => {
-                if calls.are_stalled(patience.stall) {
-                    return Some("slow_reader");
-                }
-                if is_draining && !calls.owe_answers() && stream.borrow().is_sent() {
-                    return None;
-                }
-                calls.are_idle(patience.keep_alive)
+            };
+            // Events are rare. The set polls the waits only when they wake, not at each step of a call.
+            let mut waits = FuturesUnordered::from_iter([waits]);
+            tokio::select! {
+                biased;
+                // An error means that the client has left or broken the rules of HTTP/2.
+                () = poll_fn(|context| poll(http.as_mut(), &stream, context)) => return None,
+                Some(event) = waits.next() => event,
             }
+        };
+        let leaves = match event {
+            Event::Farewell => true,
+            Event::Closing(Closing::Crowded) => return Closing::Crowded.reason(),
+            Event::Closing(Closing::Draining) => {
+                is_draining = true;
+                true
+            }
+            Event::Tick if calls.are_stalled(patience.stall) => return Some("slow_reader"),
+            Event::Tick if is_draining && !calls.owe_answers() && stream.borrow().is_sent() => {
+                return None;
+            }
+            Event::Tick => calls.are_idle(patience.keep_alive),
         };
         if leaves && !is_leaving {
             // Tells the client to send further calls elsewhere; open calls go on.
