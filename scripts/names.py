@@ -11,8 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs/reference"
 DOCUMENTS = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "SECURITY.md"))]
-# Flags of other programs: Triton's server and its clients, Prometheus, and helm.
-FOREIGN = {"--enable-feature", "--http-port", "--grpc-port", "--metrics-port", "--streaming", "--reuse-values", "--reset-then-reuse-values"}
+# Flags of other programs: Triton's server, its clients and perf_analyzer, Prometheus, and helm.
+FOREIGN = {
+    "--binary-search", "--collect-metrics", "--enable-feature", "--grpc-port", "--http-port", "--input-data",
+    "--metrics-port", "--model-control-mode", "--periodic-concurrency-range", "--reset-then-reuse-values",
+    "--reuse-values", "--shared-memory", "--streaming",
+}
 # Groups of chart values; a document that names one of them with a dot means a value, unless it is a file.
 GROUPS = "gateway|controller|redis|images|networkPolicy|monitoring|externalMetrics|admissionPolicy|demo|tracing|crds|rbac"
 FILES = (".tar", ".yaml", ".md", ".rs", ".json")
