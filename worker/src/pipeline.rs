@@ -293,9 +293,14 @@ impl Pipeline {
         claimed: Option<ClaimedJobs>,
     ) -> (Option<ClaimAhead>, Option<Forming>) {
         let (Some(forming), Some(claimed)) = (forming, claimed) else { return (None, None) };
+        let found_none = claimed.deliveries.is_empty();
         self.source.hold(claimed, &mut self.settler).await;
         self.prepare().await;
-        let Some(upcoming) = &self.upcoming else { return (None, None) };
+        let Some(upcoming) = &self.upcoming else {
+            // The claim was to fill up an earlier batch and has timed out.
+            let again = ClaimAhead { at: Instant::now(), forming: Some(forming) };
+            return (found_none.then_some(again), None);
+        };
         if Instant::now() < forming.tops_up_at {
             return (Some(ClaimAhead { at: forming.tops_up_at, forming: Some(forming) }), None);
         }

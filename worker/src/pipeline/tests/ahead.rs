@@ -38,6 +38,21 @@ async fn jobs_are_added_to_the_next_batch_until_the_run_should_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_that_found_nothing_for_one_batch_is_made_again_for_the_next() {
+    let mut bench = Bench::start(plan(4)).await;
+    for _ in 0..8 {
+        // The claim for more jobs of the next batch times out at the end of this run.
+        bench.submit_rows(&[1]).await;
+        assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+        sleep(RUN / 2).await;
+    }
+    bench.submit_rows(&[1]).await;
+    sleep((RUN / 2).saturating_sub(AHEAD)).await;
+    bench.claimed().await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_jobs_than_n_rows_are_added_and_none_of_another_shape() {
     let mut bench = Bench::start(plan(4)).await;
     bench.submit_rows(&[1; 5]).await;
