@@ -30,6 +30,7 @@ mod mailbox;
 mod memory;
 mod metrics;
 mod model;
+mod model_change;
 mod model_control;
 mod observe;
 mod offload;

@@ -11,16 +11,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use batchfleet_oip::{Problem, repository};
+use batchfleet_oip::Problem;
 use parking_lot::RwLock;
 use tokio::{
     runtime::Handle,
     sync::{self, OwnedRwLockReadGuard, mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
-
-use crate::{ask::Core, error::InferError, observe::LookNow};
+use tracing::error;
 
 /// Whether clients may load and unload models.
 pub enum ModelControl {
@@ -63,16 +61,24 @@ pub trait LoadedModel: Send {
     async fn serve(self: Box<Self>);
 }
 
+/// A request to look at the workers now, after those of a model have changed.
+pub(crate) struct LookNow {
+    /// The versions of this model that no worker serves any more are forgotten.
+    pub(crate) model: String,
+    /// Told once the catalogue is up to date.
+    pub(crate) done: oneshot::Sender<()>,
+}
+
 /// The right of a request to use a model; the model is not replaced before this is dropped.
 pub(crate) type Passage = OwnedRwLockReadGuard<()>;
 
 /// Keeps the requests for a model and its replacement apart.
 #[derive(Debug, Default)]
-struct ModelGate {
+pub(crate) struct ModelGate {
     /// Held while the model is loaded or unloaded.
-    operation: sync::Mutex<()>,
+    pub(crate) operation: sync::Mutex<()>,
     /// Read by requests, written by the replacement.
-    requests: Arc<sync::RwLock<()>>,
+    pub(crate) requests: Arc<sync::RwLock<()>>,
 }
 
 /// Loads and unloads models, if clients may.
@@ -85,33 +91,12 @@ pub(crate) enum Models {
 
 /// Loads and unloads models.
 pub(crate) struct ControlledModels {
-    loader: Arc<dyn ModelLoader>,
+    pub(crate) loader: Arc<dyn ModelLoader>,
     gates: RwLock<HashMap<String, Arc<ModelGate>>>,
     looks: mpsc::Sender<LookNow>,
     /// The runtime of the workers; the threads of HTTP and gRPC have their own.
-    runtime: Handle,
-    shutdown: CancellationToken,
-}
-
-/// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Load,
-    Unload,
-}
-
-impl Action {
-    /// Checks the names of the parameters of a request.
-    ///
-    /// # Errors
-    ///
-    /// A parameter is not supported.
-    pub(crate) fn check<'a>(self, names: impl Iterator<Item = &'a str>) -> Result<(), Problem> {
-        match self {
-            Self::Load => repository::check_load(names),
-            Self::Unload => repository::check_unload(names),
-        }
-    }
+    pub(crate) runtime: Handle,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Models {
@@ -146,101 +131,21 @@ impl ControlledModels {
 
     /// The gate of a model. Each model of the repository that was ever loaded has one, so that unknown
     /// names take no memory.
-    fn gate(&self, model: &str) -> Arc<ModelGate> {
+    pub(crate) fn gate(&self, model: &str) -> Arc<ModelGate> {
         self.gates.write().entry(model.to_owned()).or_default().clone()
     }
 
-    async fn load(&self, core: &Core, model: &str) -> Result<(), Problem> {
-        let available = self.loader.available().await.map_err(|error| failed(model, &error))?;
-        if !available.iter().any(|name| name == model) {
-            return Err(missing(model));
-        }
-        let gate = self.gate(model);
-        let _operation = gate.operation.lock().await;
-        info!(model, "loading model");
-        match self.loader.load(model).await {
-            Ok(loaded) => {
-                let _alone = gate.requests.write().await;
-                loaded.serve().await;
-                core.catalog.unavailable().loaded(model);
-                self.look(model).await?;
-                info!(model, "model loaded");
-                Ok(())
-            }
-            Err(reason) => {
-                error!(model, reason, "model cannot be loaded: what was served stays");
-                if core.catalog.versions(model).is_empty() {
-                    core.catalog.unavailable().failed(model, &reason);
-                }
-                Err(failed(model, &reason))
-            }
-        }
-    }
-
-    async fn unload(&self, core: &Core, model: &str) -> Result<(), Problem> {
-        let Some(gate) = self.gates.read().get(model).cloned() else {
-            // As in Triton, to unload what is not loaded is no error.
-            return Ok(());
-        };
-        let _operation = gate.operation.lock().await;
-        let _alone = gate.requests.write().await;
-        self.loader.unload(model).await;
-        core.catalog.unavailable().loaded(model);
-        self.look(model).await?;
-        info!(model, "model unloaded");
-        Ok(())
+    /// The gate of a model that was ever loaded.
+    pub(crate) fn known_gate(&self, model: &str) -> Option<Arc<ModelGate>> {
+        self.gates.read().get(model).cloned()
     }
 
     /// Waits until the catalogue has the workers of now.
-    async fn look(&self, model: &str) -> Result<(), Problem> {
+    pub(crate) async fn look(&self, model: &str) -> Result<(), Problem> {
         let (done, looked) = oneshot::channel();
         let sent = self.looks.send(LookNow { model: model.to_owned(), done }).await;
         let ended = || Problem::internal("the observation of the workers has ended");
         sent.map_err(|_| ended())?;
         looked.await.map_err(|_| ended())
     }
-}
-
-/// Loads or unloads a model. Goes on if the client leaves.
-///
-/// # Errors
-///
-/// Clients may not, there is no such model, the model cannot be loaded, or the gateway shuts down.
-pub(crate) async fn change(
-    core: Arc<Core>,
-    action: Action,
-    model: String,
-) -> Result<(), InferError> {
-    let models = match &core.models {
-        Models::Controlled(models) => models,
-        Models::Fixed(way) => return Err(Problem::unsupported(*way).into()),
-    };
-    let (runtime, shutdown) = (models.runtime.clone(), models.shutdown.clone());
-    let work = {
-        let core = core.clone();
-        async move {
-            let Models::Controlled(models) = &core.models else { return Ok(()) };
-            match action {
-                Action::Load => models.load(&core, &model).await,
-                Action::Unload => models.unload(&core, &model).await,
-            }
-        }
-    };
-    match runtime.spawn(shutdown.run_until_cancelled_owned(work)).await {
-        Ok(Some(changed)) => Ok(changed?),
-        Ok(None) => Err(InferError::Draining),
-        Err(_) => Err(Problem::internal("the task that changes models has crashed").into()),
-    }
-}
-
-/// In the words of Triton, which its clients compare.
-fn missing(model: &str) -> Problem {
-    Problem::model_not_found(format!(
-        "failed to load '{model}', failed to poll from model repository: it has no model of this name"
-    ))
-}
-
-/// In the words of Triton, which its clients compare.
-fn failed(model: &str, reason: &str) -> Problem {
-    Problem::bad("load_failed", format!("load failed for model '{model}': {reason}"))
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use batchfleet_broker::{BrokerError, Look, Observer, Producer};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     task::spawn_blocking,
     time::{Duration, Instant, MissedTickBehavior, interval},
 };
 use tracing::{debug, info, warn};
 
-use crate::{ask::Core, model::Model, roster::Roster};
+use crate::{ask::Core, model::Model, model_control::LookNow, roster::Roster};
 
 /// Interval between polls of announcements and queues.
 const LOOK: Duration = Duration::from_millis(200);
@@ -21,14 +21,6 @@ const QUIET_LOOKS: usize = 10;
 const IDLE_LOOKS: usize = 5;
 /// Interval between traffic reports.
 const REPORT: Duration = Duration::from_secs(1);
-
-/// A request to poll now, after the workers of a model have changed.
-pub(crate) struct LookNow {
-    /// The versions of this model that no worker serves any more are forgotten.
-    pub(crate) model: String,
-    /// Told once the catalogue is up to date.
-    pub(crate) done: oneshot::Sender<()>,
-}
 
 /// Task: polls announcements and queues, in between also on request, updates the catalogue, admission and
 /// metrics, then calls `after`.

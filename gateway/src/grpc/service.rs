@@ -19,7 +19,7 @@ use crate::{
     describe,
     error::InferError,
     model::Model,
-    model_control::{self, Action},
+    model_change::{self, Action},
 };
 
 /// The client of a call, as an extension of the request.
@@ -71,7 +71,7 @@ impl Service {
         if !client.may_use(model) {
             return Err(refused(catalog::unknown(model, None, false)));
         }
-        let changed = model_control::change(self.api.core.clone(), action, model.to_owned()).await;
+        let changed = model_change::change(self.api.core.clone(), action, model.to_owned()).await;
         changed.map_err(|error| status(&error))
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     api::Api,
     body, catalog,
     error::InferError,
-    model_control::{self, Action},
+    model_change::{self, Action},
 };
 
 /// `POST /v2/repository/models/{model}/load`
@@ -58,5 +58,5 @@ async fn change(
     if !client.may_use(model) {
         return Err(catalog::unknown(model, None, false).into());
     }
-    model_control::change(api.core.clone(), action, model.to_owned()).await
+    model_change::change(api.core.clone(), action, model.to_owned()).await
 }
