@@ -173,7 +173,8 @@ impl BatchPace {
     /// run is too short to tell: the batch then has all jobs that have arrived until the engine is
     /// free. No other worker could run what an only worker claims during a run. So an only worker claims
     /// at once during a short run, which may end before a timer, and the engine has a batch in any case.
-    /// It claims the jobs that come later together.
+    /// It claims the jobs that come later together. If the run is less than half full, few jobs come
+    /// during a run, and the next batch is larger if the engine waits for them.
     pub(super) fn claim_ahead(
         &self,
         (units, began): (u32, Instant),
@@ -197,7 +198,8 @@ impl BatchPace {
         let late = began + ends.saturating_sub(lead);
         // Where jobs wait in the queue, the claim finds enough of them at any time.
         let is_in_queue = waiting == Waiting::InQueue;
-        let can_begin = is_alone && may_form && waiting != Waiting::Mixed;
+        let is_half_full = f64::from(units) * 2.0 >= next;
+        let can_begin = is_alone && is_half_full && may_form && waiting != Waiting::Mixed;
         let is_early = is_short && (is_in_queue || can_begin);
         let at = if is_early { began } else { late };
         let tops_up_at = if is_in_queue { at } else { late };

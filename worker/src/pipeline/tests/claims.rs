@@ -48,8 +48,8 @@ async fn the_only_worker_has_a_batch_early_in_a_short_run_and_fills_it_up_near_t
     let short = Duration::from_millis(4);
     let cost = CostModel::from_profile(&[(1, short), (64, short)]).unwrap();
     let mut bench = Bench::start(ServingPlan { cost, ..plan(8) }).await;
-    bench.submit_rows(&[1]).await;
-    assert_eq!(bench.ran.recv().await.unwrap(), [1]);
+    bench.submit_rows(&[1; 4]).await;
+    assert_eq!(bench.ran.recv().await.unwrap(), [1; 4]);
     bench.submit_rows(&[1]).await;
     sleep(short / 4).await;
     assert_eq!(bench.backlog().await.depth(), 0, "the engine has a batch");
