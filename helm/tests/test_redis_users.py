@@ -99,8 +99,9 @@ def test_other_commands_and_keys_are_denied(server, user, command):
 
 def test_a_worker_cannot_read_replies(server):
     client = server.as_user("worker", password("worker"))
-    with pytest.raises(redis.exceptions.NoPermissionError):
-        client.get("bf:{m:1}:parcel:1")
+    for denied in ("GET bf:{m:1}:parcel:1", "SUBSCRIBE bf:reply:1"):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.execute_command(*denied.split())
     client.close()
 
 
