@@ -32,7 +32,7 @@ const STALE_TICKS: u32 = 3;
 /// For each second of a tick in which more than `MANY` of the requests are missed, κ is multiplied by
 /// `DISTRUST`, down to `LEAST_TRUST`. For each second of a tick in which fewer than `FEW` are missed, κ
 /// rises by `TRUST`.
-const DISTRUST: f64 = 0.99;
+const DISTRUST: f64 = 0.98;
 const LEAST_TRUST: f64 = 0.6;
 const TRUST: f64 = 0.00006;
 const MANY: f64 = 0.01;
@@ -169,7 +169,7 @@ impl Scaler {
     ///   bounds of the policy. The peak of `W_base` is taken over the hold, the peak of `W_full`
     ///   over a cold start + 10 s.
     ///
-    /// κ corrects a capacity that was measured too high. κ falls by 1 % per second, down to 0.6,
+    /// κ corrects a capacity that was measured too high. κ falls by 2 % per second, down to 0.6,
     /// while a fleet of constant size under a steady rate misses more than 1 % of the requests, and
     /// rises by 0.00006 per second while the fleet misses fewer than 0.2 %.
     ///
