@@ -277,7 +277,7 @@ fn resident(program: &Program) -> u64 {
 
 #[tokio::test]
 async fn requests_of_a_deleted_fleet_are_refused_at_once_and_claimed_ones_are_answered() {
-    const USERS: u64 = 20;
+    const USERS: u64 = 12;
     let mut fleet = Fleet::start(FleetPlan {
         gateways: 2,
         worker_flags: &["--batch", "1"],
@@ -286,7 +286,7 @@ async fn requests_of_a_deleted_fleet_are_refused_at_once_and_claimed_ones_are_an
     })
     .await
     .unwrap();
-    let load = tokio::spawn(run(plan(&fleet, 20, Length::Requests(USERS))));
+    let load = tokio::spawn(run(plan(&fleet, 12, Length::Requests(USERS))));
     let broker = RedisBroker::connect(&fleet.redis.url()).await.unwrap();
     let (observer, controller) =
         (broker.observer().await.unwrap(), broker.controller().await.unwrap());
