@@ -63,7 +63,7 @@ FOR_OPERATORS = [
         "/%6detrics",
     ]
 ] + [
-    Case(f"B68-{name}", 404, "not_found", path=f"/v2/repository/models/echo_fp32/{name}")
+    Case(f"B68-{name}", 400, "unsupported", path=f"/v2/repository/models/echo_fp32/{name}")
     for name in ["load", "unload"]
 ]
 
