@@ -391,7 +391,7 @@ INTERNALS = [
         "Failed calls per second by error, and Redises that a gateway cannot reach. During short outages clients only see higher latency.",
         (rate("batchfleet_gateway_broker_errors_total", by="code", chosen=PLACE), "gateways: {{code}}"),
         (rate("batchfleet_worker_broker_errors_total", by="code"), "workers: {{code}}"),
-        (f"max by (redis) (batchfleet_redis_away{{{PLACE}}}) > 0", "out of reach: Redis {{redis}}"),
+        (f"max by (redis) (batchfleet_redis_away{{{PLACE}}})", "out of reach: Redis {{redis}}"),
     ),
     panel(
         "Redis memory", "percentunit",
