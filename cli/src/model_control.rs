@@ -29,7 +29,7 @@ const ALL: &str = "*";
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ModelControlSettings {
     /// `none`: all models are loaded at the start. `explicit`: clients load and unload models, and those of
-    /// --load-model are loaded at the start. Whoever may use a model may load and unload it
+    /// --load-model are loaded at the start. Each client may load and unload the models that it may use
     #[arg(
         long,
         alias = "model-control-mode",

@@ -26,6 +26,25 @@ async fn shards() -> (ShardedBroker, Vec<Arc<AtomicBool>>) {
     (ShardedBroker::new(shards, 1).await.unwrap(), switches)
 }
 
+/// Two shards: one that a worker prefers and that can be out of reach, and its home meanwhile.
+async fn two_homes() -> (ShardedBroker, MemoryBroker, Arc<AtomicBool>) {
+    let former = MemoryBroker::new(1000);
+    let (preferred, is_down) = switched(MemoryBroker::new(1000));
+    let shards =
+        vec![("preferred".into(), preferred), ("former".into(), Arc::new(former.clone()) as _)];
+    (ShardedBroker::new(shards, 8).await.unwrap(), former, is_down)
+}
+
+/// A worker of [`two_homes`] that moves to the shard that it prefers with its next renewal.
+async fn about_to_move(broker: &dyn Broker, is_down: &AtomicBool) -> (Worker, Announcement) {
+    is_down.store(true, Relaxed);
+    let (worker, announcement) = announced(broker, 100.0).await;
+    is_down.store(false, Relaxed);
+    worker.renew(&announcement).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    (worker, announcement)
+}
+
 async fn announced(broker: &dyn Broker, capacity: f64) -> (Worker, Announcement) {
     let id = WorkerId::random();
     let worker = Worker::new(broker, id).await;
@@ -134,11 +153,7 @@ async fn waiting_jobs_leave_a_shard_without_workers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_moves_keeps_the_jobs_of_its_former_home_until_it_has_settled_them() {
-    let former = MemoryBroker::new(1000);
-    let (preferred, is_down) = switched(MemoryBroker::new(1000));
-    let shards =
-        vec![("preferred".into(), preferred), ("former".into(), Arc::new(former.clone()) as _)];
-    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    let (broker, former, is_down) = two_homes().await;
     is_down.store(true, Relaxed);
     let observer = observer(&broker).await;
     let (worker, announcement) = announced(&broker, 100.0).await;
@@ -222,16 +237,8 @@ async fn a_worker_whose_shard_is_lost_claims_at_its_new_home_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_moves_claims_at_both_homes_until_gateways_know() {
-    let (preferred, is_down) = switched(MemoryBroker::new(1000));
-    let former = MemoryBroker::new(1000);
-    let shards =
-        vec![("preferred".into(), preferred), ("former".into(), Arc::new(former.clone()) as _)];
-    let broker = ShardedBroker::new(shards, 8).await.unwrap();
-    is_down.store(true, Relaxed);
-    let (worker, announcement) = announced(&broker, 100.0).await;
-    is_down.store(false, Relaxed);
-    worker.renew(&announcement).await.unwrap();
-    sleep(Duration::from_secs(10)).await;
+    let (broker, former, is_down) = two_homes().await;
+    let (worker, announcement) = about_to_move(&broker, &is_down).await;
     let (at_both, late) = (Gateway::new(&broker).await, Gateway::new(&former).await);
     let moved = async {
         // The claim waits at the former home meanwhile.
@@ -266,16 +273,8 @@ async fn a_worker_that_moves_claims_at_both_homes_until_gateways_know() {
 /// A claim may hold locks that the settlement of other jobs needs.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_has_begun_goes_on_when_no_call_waits_for_it() {
-    let (preferred, is_down) = switched(MemoryBroker::new(1000));
-    let former = MemoryBroker::new(1000);
-    let shards =
-        vec![("preferred".into(), preferred), ("former".into(), Arc::new(former.clone()) as _)];
-    let broker = ShardedBroker::new(shards, 8).await.unwrap();
-    is_down.store(true, Relaxed);
-    let (worker, announcement) = announced(&broker, 100.0).await;
-    is_down.store(false, Relaxed);
-    worker.renew(&announcement).await.unwrap();
-    sleep(Duration::from_secs(10)).await;
+    let (broker, former, is_down) = two_homes().await;
+    let (worker, announcement) = about_to_move(&broker, &is_down).await;
     worker.renew(&announcement).await.unwrap();
     let observer = observer(&broker).await;
     observer.look(&[], false).await.unwrap();
@@ -291,10 +290,7 @@ async fn a_claim_that_has_begun_goes_on_when_no_call_waits_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn the_jobs_of_a_worker_that_died_alone_at_a_shard_are_sent_to_another() {
-    let former = MemoryBroker::new(1000);
-    let (first, is_down) = switched(MemoryBroker::new(1000));
-    let shards = vec![("first".into(), first), ("former".into(), Arc::new(former.clone()) as _)];
-    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    let (broker, former, is_down) = two_homes().await;
     let (dies, _) = announced(&former, 100.0).await;
     let observer = observer(&broker).await;
     observer.look(&[], false).await.unwrap();

@@ -58,6 +58,16 @@ impl Default for FleetPlan<'_> {
     }
 }
 
+impl<'a> FleetPlan<'a> {
+    /// Two gateways and enough workers that some live at each of three or four shards: the Redises of
+    /// `redis_url`, separated by spaces, or the partitions of a cluster.
+    pub fn over_shards(redis_url: &'a str) -> Self {
+        let worker_flags = &["--workers-per-shard", "1"];
+        let redis_url = Some(redis_url);
+        Self { gateways: 2, workers: 6, worker_flags, batch_ms: 5, redis_url, ..Self::default() }
+    }
+}
+
 /// Gateways and workers on one Redis; all are stopped on drop.
 ///
 /// The default model is `echo`, which returns its input `INPUT0`, `UINT8` of shape `[-1, -1]`, as

@@ -8,24 +8,11 @@ use batchfleet_testkit::{Fleet, FleetPlan, RedisCluster};
 
 use self::steady_load::SteadyLoad;
 
-/// Enough workers that some live in each of four partitions.
-async fn fleet(url: &str) -> Fleet {
-    let flags = ["--workers-per-shard", "1"];
-    let plan = FleetPlan {
-        gateways: 2,
-        workers: 6,
-        worker_flags: &flags,
-        batch_ms: 5,
-        redis_url: Some(url),
-        ..FleetPlan::default()
-    };
-    Fleet::start(plan).await.unwrap()
-}
-
 #[tokio::test]
 async fn slots_that_move_to_and_fro_under_load_cost_no_request() {
     let cluster = RedisCluster::start(3).await;
-    let fleet = fleet(&cluster.url(4)).await;
+    let url = cluster.url(4);
+    let fleet = Fleet::start(FleetPlan::over_shards(&url)).await.unwrap();
     let load = SteadyLoad::start(&fleet, 1000);
     load.until_accepted(&fleet, 500.0).await;
     // The slots of the partitions 0 and 1, at the masters 0 and 1.
@@ -43,7 +30,8 @@ async fn slots_that_move_to_and_fro_under_load_cost_no_request() {
 #[tokio::test]
 async fn a_cluster_whose_masters_fail_over_costs_no_request() {
     let mut cluster = RedisCluster::start_with_replicas(3).await;
-    let fleet = fleet(&cluster.url(4)).await;
+    let url = cluster.url(4);
+    let fleet = Fleet::start(FleetPlan::over_shards(&url)).await.unwrap();
     let load = SteadyLoad::start(&fleet, 1000);
     load.until_accepted(&fleet, 500.0).await;
     // One is asked to, and one dies.

@@ -25,17 +25,7 @@ async fn one_of_three_redises_killed_under_load_costs_no_request() {
     }
     let urls: Vec<_> = redises.iter().map(RedisServer::url).collect();
     let urls = urls.join(" ");
-    // Enough workers that some live at each Redis.
-    let flags = ["--workers-per-shard", "1"];
-    let plan = FleetPlan {
-        gateways: 2,
-        workers: 6,
-        worker_flags: &flags,
-        batch_ms: 5,
-        redis_url: Some(&urls),
-        ..FleetPlan::default()
-    };
-    let fleet = Fleet::start(plan).await.unwrap();
+    let fleet = Fleet::start(FleetPlan::over_shards(&urls)).await.unwrap();
     let load = SteadyLoad::start(&fleet, 1000);
     load.until_accepted(&fleet, 500.0).await;
     let mut busiest = 0;
