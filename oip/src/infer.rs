@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use batchfleet_broker::{Datatype, ModelSpec, Priority, Tensor};
+use batchfleet_broker::{Datatype, ModelSpec, Priority, Tensor, TensorSpec};
 use bytes::Bytes;
 
 pub use crate::{binary::HeaderLength, outputs::WantedOutput};
@@ -30,6 +30,45 @@ pub struct InferRequest {
     pub timeout: Option<Duration>,
     /// The priority class from the request. Not yet limited to the classes that the client may use.
     pub priority: Priority,
+}
+
+/// What a binary request asks for, known before its tensors have arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The inputs, in the model's order, without their bytes.
+    pub inputs: Vec<Tensor>,
+    /// The number of rows that the request adds to a batch.
+    pub rows: u32,
+    /// As [`InferRequest::timeout`].
+    pub timeout: Option<Duration>,
+    /// As [`InferRequest::priority`].
+    pub priority: Priority,
+}
+
+/// Reads what a binary request to `model` asks for from its `json`, or from the length of a body without
+/// JSON. The tensors are not checked.
+///
+/// # Errors
+///
+/// As [`parse`], as far as the tensors are not concerned.
+pub fn outline(json: Option<&[u8]>, length: usize, model: &ModelSpec) -> Result<Outline, Problem> {
+    let Some(json) = json else {
+        let (spec, shape) = raw_input(length, model)?;
+        let inputs = vec![described(spec.name.clone(), spec.datatype, shape)];
+        return Ok(Outline { inputs, rows: 1, timeout: None, priority: Priority::Default });
+    };
+    let Document { inputs, parameters, .. } = Document::read(json, model)?;
+    let inputs = inputs.into_iter();
+    let inputs =
+        inputs.map(|input| described(input.name.into_owned(), input.datatype, input.shape));
+    let inputs = in_order(inputs.collect(), model)?;
+    let rows = shape::rows(&inputs, model)?;
+    Ok(Outline { inputs, rows, timeout: parameters.timeout, priority: parameters.priority })
+}
+
+/// A tensor without bytes.
+fn described(name: String, datatype: Datatype, shape: Vec<u64>) -> Tensor {
+    Tensor { name, datatype, shape, data: Bytes::new() }
 }
 
 /// Reads the body of a request to `model`.
@@ -115,15 +154,7 @@ pub(crate) fn in_order(inputs: Vec<Tensor>, model: &ModelSpec) -> Result<Vec<Ten
 /// Reads a body without JSON: the bytes of the model's only input, or of its only input that is not
 /// optional, as a batch of one row. Every output is sent as binary data.
 fn raw(body: &Bytes, model: &ModelSpec) -> Result<InferRequest, Problem> {
-    let mut required = model.inputs.iter().filter(|input| !input.optional);
-    let (first, second) = (required.next(), required.next());
-    let only = if model.inputs.len() == 1 { model.inputs.first() } else { first };
-    let (Some(spec), None) = (only, second) else {
-        let inputs = model.inputs.len();
-        let message = format!("a body without JSON is one input, but the model has {inputs}");
-        return Err(Problem::bad("bad_inputs", message));
-    };
-    let shape = shape::resolve(spec, model.batches(), body.len())?;
+    let (spec, shape) = raw_input(body.len(), model)?;
     let data = if spec.datatype == Datatype::Bytes {
         let mut element = Vec::with_capacity(4 + body.len());
         binary::push_element(&mut element, body)?;
@@ -141,4 +172,73 @@ fn raw(body: &Bytes, model: &ModelSpec) -> Result<InferRequest, Problem> {
         timeout: None,
         priority: Priority::Default,
     })
+}
+
+/// The input that a body of `bytes` bytes without JSON is, and its shape.
+fn raw_input(bytes: usize, model: &ModelSpec) -> Result<(&TensorSpec, Vec<u64>), Problem> {
+    let mut required = model.inputs.iter().filter(|input| !input.optional);
+    let (first, second) = (required.next(), required.next());
+    let only = if model.inputs.len() == 1 { model.inputs.first() } else { first };
+    let (Some(spec), None) = (only, second) else {
+        let inputs = model.inputs.len();
+        let message = format!("a body without JSON is one input, but the model has {inputs}");
+        return Err(Problem::bad("bad_inputs", message));
+    };
+    Ok((spec, shape::resolve(spec, model.batches(), bytes)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use batchfleet_broker::QueueName;
+
+    use super::*;
+
+    fn texts() -> ModelSpec {
+        ModelSpec {
+            queue: QueueName::new("m", 1),
+            platform: String::new(),
+            backend: String::new(),
+            max_batch: std::num::NonZeroU32::new(64),
+            inputs: vec![TensorSpec::new("ids", Datatype::Int64, [-1, -1])],
+            outputs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_outline_tells_all_but_the_bytes() {
+        let json = br#"{"parameters":{"timeout":2000000,"priority":1},"inputs":[
+            {"name":"ids","datatype":"INT64","shape":[3,2],"parameters":{"binary_data_size":48}}]}"#;
+        let outline = outline(Some(json), json.len() + 48, &texts()).unwrap();
+        let mut body = json.to_vec();
+        body.extend([0; 48]);
+        let InferRequest { inputs, rows, timeout, priority, .. } =
+            parse(&body.into(), HeaderLength::Json(json.len()), &texts()).unwrap();
+        let inputs = inputs.into_iter().map(|input| Tensor { data: Bytes::new(), ..input });
+        assert_eq!(timeout, Some(Duration::from_secs(2)));
+        assert_eq!(outline, Outline { inputs: inputs.collect(), rows, timeout, priority });
+    }
+
+    #[test]
+    fn the_outline_of_a_body_without_json_is_its_length() {
+        let outline = outline(None, 48, &texts()).unwrap();
+        assert_eq!((outline.rows, &outline.inputs[0].shape[..]), (1, &[1, 6][..]));
+    }
+
+    #[test]
+    fn an_outline_has_the_mistakes_of_its_json() {
+        let shape = |shape: &str| {
+            format!(
+                r#"{{"inputs":[{{"name":"ids","datatype":"INT64","shape":{shape},"parameters":{{"binary_data_size":8}}}}]}}"#
+            )
+        };
+        for (json, code) in [
+            ("{", "bad_json"),
+            (&*shape("[0,1]"), "bad_shape"),
+            (&*shape("[65,1]"), "batch_too_large"),
+            (r#"{"inputs":[]}"#, "bad_inputs"),
+        ] {
+            let problem = outline(Some(json.as_bytes()), 1000, &texts()).unwrap_err();
+            assert_eq!(problem.code, code, "{json}");
+        }
+    }
 }
