@@ -84,6 +84,13 @@ impl VersionDemand {
         let named = ratio(named, offered);
         DemandRates { named: demand * named, unnamed: demand * (1.0 - named) }
     }
+
+    /// How many jobs other gateways have put into the queue lately for each one of this gateway; 0 before
+    /// the first.
+    pub(crate) fn others_per_own(&self) -> f64 {
+        let Averages { queued, accepted, .. } = self.averages;
+        ratio(queued - accepted, accepted).max(0.0)
+    }
 }
 
 /// `part / whole`; 0 if `whole` is 0.

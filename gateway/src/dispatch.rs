@@ -28,6 +28,7 @@ use crate::{
     mailbox::Mailbox,
     metrics::GatewayMetrics,
     model::Model,
+    outstanding::RequestWork,
 };
 
 /// Owns every accepted request until the request is answered.
@@ -75,6 +76,20 @@ impl Dispatcher {
         request: &JobRequest,
     ) -> Result<Admitted, InferError> {
         self.admission.admit(model, request, self.is_reachable())
+    }
+
+    /// Whether a request of this `work` for `model` would be admitted now.
+    ///
+    /// # Errors
+    ///
+    /// As [`admit`](Self::admit).
+    pub(crate) fn would_admit(
+        &self,
+        model: &Model,
+        work: RequestWork,
+        deadline: Instant,
+    ) -> Result<(), InferError> {
+        self.admission.would_admit(model, work, deadline, self.is_reachable())
     }
 
     /// Submits the job of an admitted request and waits for the result, which arrives in the

@@ -19,7 +19,10 @@ use batchfleet_policy::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    books::ModelBooks, demand::VersionDemand, explain::speed, outstanding::RequestWork,
+    books::ModelBooks,
+    demand::VersionDemand,
+    explain::speed,
+    outstanding::{OutstandingWork, RequestWork},
     request_cost::RequestCost,
 };
 
@@ -47,6 +50,8 @@ struct QueueView {
     backlog: Backlog,
     /// Requests of this gateway that were in flight at the last poll.
     in_flight: i64,
+    /// What the requests of this gateway cost that were in flight at the last poll.
+    own: OutstandingWork,
     /// Rows of requests of other gateways at the last poll, with those that are claimed.
     others: f64,
     /// Whether the last poll found jobs in the queue, or jobs added since the poll before.
@@ -178,24 +183,43 @@ impl Model {
         self.queue.lock().cost.count(&self.shapes, rows, inputs)
     }
 
+    /// What a request costs, in units. The request is not counted, and its inputs may be without bytes.
+    pub(crate) fn expected_units(&self, rows: u32, inputs: &[Tensor]) -> f64 {
+        self.queue.lock().cost.of(&self.shapes, rows, inputs)
+    }
+
     /// The work ahead of a request: that of this gateway now, and that of other gateways at the last
-    /// poll. Nothing is ahead of a request to an idle fleet, which is expected to take no time unless
-    /// it runs in parts, so that short requests always measure how long they take.
+    /// poll. The others are assumed to have added work since, too, in proportion to their requests
+    /// lately: otherwise all gateways together would accept too much of a burst.
+    ///
+    /// Nothing is ahead of a request to an idle fleet, which is expected to take no time unless it runs
+    /// in parts, so that short requests always measure how long they take.
     pub(crate) fn ahead(&self, request: RequestWork) -> Ahead {
-        let RequestWork { priority, units } = request;
+        let RequestWork { priority, rows: own_rows, units } = request;
         let load = self.queue.lock();
         let (since, share) = (self.books.in_flight() - load.in_flight, load.share(priority));
         let now = |seen: u64| float(seen.saturating_add_signed(since));
         let jobs = now(load.backlog.waiting[..=usize::from(priority.code())].iter().sum());
+        let per_own = load.demand.others_per_own();
         let outstanding = share * now(load.backlog.depth() + load.backlog.in_flight);
         let own = load.cost.rows(units);
-        let rows = load.cost.rows(self.books.work().units(priority)) + share * load.others;
+        let work = self.books.work().units(priority);
+        let added = (work - load.own.units(priority)).max(0.0);
+        let others = load.cost.rows(added * per_own) + share * load.others;
+        let rows = load.cost.rows(work) + others;
         let batch = if rows <= 0.0 && !load.is_large(own) {
             Duration::ZERO
         } else {
             // Claimed jobs run in earlier batches.
             load.batch(rows * (jobs / outstanding.max(1.0)).min(1.0), own)
         };
+        // Each worker runs large requests one after the other. If all workers have some, the request may
+        // wait for one more than its share.
+        let workers = u32::try_from(self.workers()).map_or(f64::INFINITY, f64::from);
+        let all_outstanding = outstanding + positive(since) * per_own;
+        let runs_in_parts = own_rows > 1 && load.is_large(own);
+        let is_behind = runs_in_parts && rows > 0.0 && all_outstanding >= workers;
+        let batch = if is_behind { batch * 2 } else { batch };
         let rate = load.cost.rows(load.drain.rate());
         Ahead { jobs, rows, rate, batch }
     }
@@ -203,7 +227,7 @@ impl Model {
     /// The work ahead of a request of one usual row in the lowest class.
     pub(crate) fn ahead_of_all(&self) -> Ahead {
         let units = self.queue.lock().cost.units(1.0);
-        self.ahead(RequestWork { priority: Priority::Sheddable, units })
+        self.ahead(RequestWork { priority: Priority::Sheddable, rows: 1, units })
     }
 
     /// Applies the announcements of the living workers, and the controller's promise for this
@@ -253,12 +277,13 @@ impl Model {
         self.books.set_usual_rows(load.cost.usual_rows());
         let rows_per_request = self.books.rows_per_request();
         load.in_flight = self.books.in_flight();
+        load.own = self.books.work();
         load.is_active =
             backlog.depth() + backlog.in_flight > 0 || backlog.added != load.backlog.added;
         load.backlog = backlog;
         load.arrivals.observe(at, backlog.added);
         load.demand.observe(at, self.books.counts(backlog.added));
-        let own = self.books.work();
+        let own = load.own;
         let units_per_job = own.mean().unwrap_or(load.cost.units(rows_per_request));
         let outstanding = backlog.depth() + backlog.in_flight;
         let settled = load.settled.observe(SettledSample {
@@ -276,7 +301,8 @@ impl Model {
         }
         let request = load.batch(0.0, load.cost.rows(units_per_job));
         let (waiting, capacity) = (backlog.depth(), load.cost.units(load.capacity));
-        load.drain.observe(DrainSample { at, settled, waiting, capacity, request });
+        let job = units_per_job;
+        load.drain.observe(DrainSample { at, settled, waiting, capacity, job, request });
     }
 
     /// Whether this gateway has requests in flight, or any gateway had at the last poll.
@@ -304,6 +330,10 @@ impl Model {
 #[expect(clippy::cast_precision_loss, reason = "a number of jobs in a queue")]
 fn float(jobs: u64) -> f64 {
     jobs as f64
+}
+
+fn positive(jobs: i64) -> f64 {
+    float(u64::try_from(jobs).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use batchfleet_broker::Priority;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct RequestWork {
     pub(crate) priority: Priority,
+    pub(crate) rows: u32,
     /// Units of all rows; rows, if all rows cost the same.
     pub(crate) units: f64,
 }
@@ -64,7 +65,7 @@ mod tests {
     #[test]
     fn each_class_waits_for_itself_and_for_higher_classes() {
         let mut work = OutstandingWork::default();
-        let of = |priority, units| RequestWork { priority, units };
+        let of = |priority, units| RequestWork { priority, rows: 1, units };
         assert_eq!(work.mean(), None);
         work.accepted(of(Priority::Critical, 2.0));
         work.accepted(of(Priority::Sheddable, 64.1));

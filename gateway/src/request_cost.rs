@@ -32,14 +32,23 @@ impl RequestCost {
 
     /// Counts a request of `rows` rows; returns its cost in units.
     pub(crate) fn count(&mut self, shapes: &RowShapes, rows: u32, inputs: &[Tensor]) -> f64 {
+        let units = self.of(shapes, rows, inputs);
+        if !self.by_length.is_empty() {
+            let rows = f64::from(rows.max(1));
+            let usual = self.usual.get_or_insert(units);
+            *usual += (units - *usual) * rows / (rows + USUAL_OVER);
+        }
+        units
+    }
+
+    /// The cost of a request of `rows` rows in units, of which only the shapes of the inputs need to be
+    /// known.
+    pub(crate) fn of(&self, shapes: &RowShapes, rows: u32, inputs: &[Tensor]) -> f64 {
         let rows = f64::from(rows.max(1));
         if self.by_length.is_empty() {
             return rows;
         }
-        let units = rows * self.row_units(shapes.longest(inputs));
-        let usual = self.usual.get_or_insert(units);
-        *usual += (units - *usual) * rows / (rows + USUAL_OVER);
-        units
+        rows * self.row_units(shapes.longest(inputs))
     }
 
     /// Converts units to rows of the usual length.

@@ -89,9 +89,9 @@ pub fn doomed(
 /// length, [units](crate::LengthCost) per second.
 ///
 /// While jobs wait, the fleet works at its limit, so the number of rows settled per second is the
-/// drain rate (an exponential moving average with a time constant of 1 s). While no jobs wait, the
-/// settled rows show only the arrival rate, so the capacity announced by the workers is used
-/// instead.
+/// drain rate (an exponential moving average with a time constant of 1 s, or longer for jobs of many
+/// rows, which settle together). While no jobs wait, the settled rows show only the arrival rate, so
+/// the capacity announced by the workers is used instead.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DrainRate {
     last: Option<DrainSample>,
@@ -110,6 +110,8 @@ pub struct DrainSample {
     pub waiting: u64,
     /// Capacity announced by the live workers, in rows per second; 0 if unknown.
     pub capacity: f64,
+    /// Rows of a job, on average.
+    pub job: f64,
     /// The expected time of a request of mean size. If it has many rows, nothing settles for so long.
     pub request: Duration,
 }
@@ -126,6 +128,11 @@ impl DrainSample {
 
 /// Time constant of the moving average, in seconds.
 const SMOOTHING: f64 = 1.0;
+/// The moving average is over the time of at least so many jobs. Two workers that settle jobs of many
+/// rows shortly one after the other would otherwise seem to be as fast as this short time tells.
+const SMOOTHED_JOBS: f64 = 4.0;
+/// Maximum of the time constant, in seconds.
+const LONGEST_SMOOTHING: f64 = 30.0;
 /// The rate of a queue without progress stays unchanged for this time, because the workers may have
 /// died. The liveness check detects dead workers after 3 s; until then the queue must not count as
 /// slow.
@@ -154,7 +161,9 @@ impl DrainRate {
         let rate = settled / seconds;
         let before =
             self.measured.unwrap_or(if sample.capacity > 0.0 { sample.capacity } else { rate });
-        self.measured = Some(before + (rate - before) * (1.0 - (-seconds / SMOOTHING).exp()));
+        let jobs_take = SMOOTHED_JOBS * sample.job / before.max(f64::EPSILON);
+        let smoothing = jobs_take.clamp(SMOOTHING, LONGEST_SMOOTHING);
+        self.measured = Some(before + (rate - before) * (1.0 - (-seconds / smoothing).exp()));
     }
 
     /// Returns the rows per second; infinite while unknown.
@@ -248,7 +257,7 @@ mod tests {
 
     fn sample(at_ms: u64, settled: u32, waiting: u64) -> DrainSample {
         let (at, settled) = (Duration::from_millis(at_ms), f64::from(settled));
-        DrainSample { at, settled, waiting, capacity: 400.0, request: Duration::ZERO }
+        DrainSample { at, settled, waiting, capacity: 400.0, job: 1.0, request: Duration::ZERO }
     }
 
     #[test]
@@ -306,6 +315,38 @@ mod tests {
             let rate = drain.rate();
             assert!(!is_settled || (rate - 12.8).abs() < 0.5, "{tick}: {rate}");
         }
+    }
+
+    #[test]
+    fn large_requests_of_several_workers_that_end_together_are_no_high_rate() {
+        // Two workers settle 64 rows each every five seconds, one of them 200 ms after the other.
+        let mut drain = DrainRate::default();
+        let mut rates = Vec::new();
+        for tick in 0..1000 {
+            let settled = (tick / 25 + (tick + 24) / 25) * 64;
+            let request = Duration::from_secs(5);
+            let now = sample(u64::from(tick) * 200, settled, 3);
+            drain.observe(DrainSample { job: 64.0, request, ..now });
+            rates.push(drain.rate());
+        }
+        let known = &rates[400..];
+        assert!(known.iter().all(|rate| (20.0..33.0).contains(rate)), "{known:?}");
+    }
+
+    #[test]
+    fn the_rate_of_large_requests_follows_workers_that_become_slower() {
+        // A worker settles 64 rows every five seconds, and every fifteen seconds from 200 s on.
+        let mut drain = DrainRate::default();
+        let mut rates = Vec::new();
+        for tick in 0..1200 {
+            let settled = if tick < 1000 { tick / 25 } else { 40 + (tick - 1000) / 75 };
+            let request = Duration::from_secs(5);
+            let now = sample(u64::from(tick) * 200, settled * 64, 3);
+            drain.observe(DrainSample { job: 64.0, request, ..now });
+            rates.push(drain.rate());
+        }
+        assert!((rates[999] - 12.8).abs() < 0.5, "{}", rates[999]);
+        assert!(rates[1080] < 10.0 && rates[1199] < 7.5, "{} {}", rates[1080], rates[1199]);
     }
 
     #[test]

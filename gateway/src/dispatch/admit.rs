@@ -81,7 +81,33 @@ impl Admission {
         reachable: bool,
     ) -> Result<Admitted, InferError> {
         let JobRequest { priority, deadline, .. } = *request;
-        let work = RequestWork { priority, units: model.units(request.rows, &request.inputs) };
+        let (rows, units) = (request.rows, model.units(request.rows, &request.inputs));
+        let work = RequestWork { priority, rows, units };
+        self.judge(model, work, deadline, reachable)?;
+        let seat = self.seats.clone().try_acquire_owned().map_err(|_| InferError::InFlight)?;
+        Ok(Admitted { _seat: seat, work })
+    }
+
+    /// Whether a request of this `work` would be admitted now.
+    pub(super) fn would_admit(
+        &self,
+        model: &Model,
+        work: RequestWork,
+        deadline: Instant,
+        reachable: bool,
+    ) -> Result<(), InferError> {
+        self.judge(model, work, deadline, reachable)?;
+        if self.seats.available_permits() == 0 { Err(InferError::InFlight) } else { Ok(()) }
+    }
+
+    fn judge(
+        &self,
+        model: &Model,
+        work: RequestWork,
+        deadline: Instant,
+        reachable: bool,
+    ) -> Result<(), InferError> {
+        let priority = work.priority;
         let conditions = Conditions {
             draining: self.draining.is_cancelled(),
             served: model.is_available(),
@@ -102,9 +128,7 @@ impl Admission {
             Obstacle::Full => InferError::QueueFull,
             Obstacle::Limit => InferError::QueueLimit,
             Obstacle::Wait(time) => InferError::QueueWait(time.mul_f64(rand::random_range(JITTER))),
-        })?;
-        let seat = self.seats.clone().try_acquire_owned().map_err(|_| InferError::InFlight)?;
-        Ok(Admitted { _seat: seat, work })
+        })
     }
 
     pub(super) fn set_queue_full(&self, full: bool) {

@@ -50,7 +50,7 @@ fn units(model: &Model, rows: u32, length: u64) -> f64 {
 /// The predicted wait of a request of one row.
 fn wait(model: &Model, length: u64) -> u128 {
     let units = units(model, 1, length);
-    model.ahead(RequestWork { priority: Priority::Default, units }).wait().as_millis()
+    model.ahead(RequestWork { priority: Priority::Default, rows: 1, units }).wait().as_millis()
 }
 
 fn running() -> Backlog {
@@ -79,7 +79,8 @@ fn requests_count_by_their_rows_until_they_are_answered() {
     let accepted = |length| {
         let mut record = Record::arrive(&metrics, Trace::off());
         record.offered(&model.books, false);
-        let work = RequestWork { priority: Priority::Default, units: units(&model, 64, length) };
+        let units = units(&model, 64, length);
+        let work = RequestWork { priority: Priority::Default, rows: 64, units };
         let seat = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         record.accepted(RequestId::random(), Admitted { _seat: seat, work });
         record
@@ -102,6 +103,47 @@ fn claimed_requests_of_other_gateways_count_as_usual_ones() {
     model.observe(Duration::from_secs(1), others);
     // Twelve rows, of which three quarters of a lower class. Two of the others join the batch.
     assert_eq!(wait(&model, 64), 30 + 25);
+}
+
+#[test]
+fn a_burst_counts_at_the_other_gateways_too_until_the_next_poll() {
+    let model = texts();
+    let metrics = GatewayMetrics::new(&Registry::new()).unwrap();
+    let accepted = || {
+        let mut record = Record::arrive(&metrics, Trace::off());
+        record.offered(&model.books, false);
+        let units = units(&model, 64, 64);
+        let work = RequestWork { priority: Priority::Default, rows: 64, units };
+        let seat = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        record.accepted(RequestId::random(), Admitted { _seat: seat, work });
+        record
+    };
+    // Two jobs of others for each one of this gateway, all of which have ended.
+    model.observe(Duration::from_secs(1), Backlog::default());
+    drop((accepted(), accepted()));
+    model.observe(Duration::from_secs(2), Backlog { added: 6, ..Backlog::default() });
+    assert_eq!(wait(&model, 64), 0);
+    // A hundred rows per second, and a batch of four that takes 33 ms.
+    let _request = accepted();
+    assert_eq!(wait(&model, 64), 3 * 640 + 33);
+    let alone = Backlog { added: 7, in_flight: 1, ..Backlog::default() };
+    model.observe(Duration::from_millis(2200), alone);
+    assert_eq!(wait(&model, 64), 640 + 9, "the poll tells that the others have added nothing");
+}
+
+#[test]
+fn a_request_in_parts_may_wait_for_one_more_than_its_share() {
+    let model = texts();
+    let of = |rows| {
+        let units = units(&model, rows, 64);
+        let work = RequestWork { priority: Priority::Default, rows, units };
+        model.ahead(work).wait().as_millis()
+    };
+    model.observe(Duration::from_secs(1), Backlog::default());
+    assert_eq!(of(64), 513, "no worker has any");
+    model.observe(Duration::from_secs(2), Backlog { in_flight: 1, added: 1, ..Backlog::default() });
+    // The only worker has one. A batch of four takes 33 ms.
+    assert_eq!(of(64) - of(4), 2 * 513 - 33);
 }
 
 #[test]
