@@ -30,6 +30,7 @@ use crate::{
     observe,
     offload::Offload,
     peers,
+    refusal_pace::RefusalPace,
     server::{self, Addresses, ListenError, Server},
     settings::GatewaySettings,
     tls::{Tls, TlsError},
@@ -102,6 +103,7 @@ impl Gateway {
             metrics,
             deadline: settings.deadline,
             max_deadline: settings.max_deadline,
+            pace: RefusalPace::default(),
         });
         let api = Arc::new(api(settings, core.clone(), id, process));
         let (page, ticking, redis) = (api.clone(), api.clone(), observer.clone());

@@ -5,10 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use batchfleet_broker::{ClassCount, Reply, RequestId, Tensor, Timing};
+use batchfleet_broker::{ClassCount, Priority, Reply, RequestId, Tensor, Timing};
 use batchfleet_oip::{
     Problem,
-    infer::{InferRequest, WantedOutput},
+    infer::{InferRequest, Outline, WantedOutput},
 };
 
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
     metrics::{GatewayMetrics, Protocol},
     model::Model,
     model_control::{Models, Passage},
+    outstanding::RequestWork,
+    refusal_pace::RefusalPace,
     trace::Trace,
     usage::Usage,
 };
@@ -38,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) deadline: Duration,
     /// The longest deadline that a request may set.
     pub(crate) max_deadline: Duration,
+    /// Spreads the refusals of large requests over time.
+    pub(crate) pace: RefusalPace,
 }
 
 /// A request for a known model, from a client within its share. The body has not been read.
@@ -100,6 +104,42 @@ impl Core {
         Ok(Asked { model, client, _seat: seat, _passage: passage })
     }
 
+    /// Refuses a request whose tensors have not arrived, if it would not be admitted now.
+    ///
+    /// # Errors
+    ///
+    /// As [`infer`](Self::infer).
+    pub(crate) fn foresee(
+        &self,
+        record: &mut Record<'_>,
+        asked: &Asked,
+        outline: &Outline,
+    ) -> Result<(), InferError> {
+        let Outline { inputs, rows, timeout, priority } = outline;
+        let priority = asked.client.class(*priority);
+        let units = asked.model.expected_units(*rows, inputs);
+        let deadline = record.arrived() + self.time(asked, priority, *timeout);
+        let work = RequestWork { priority, rows: *rows, units };
+        let Err(error) = self.dispatcher.would_admit(&asked.model, work, deadline) else {
+            return Ok(());
+        };
+        record.read(*rows);
+        asked.model.units(*rows, inputs);
+        Err(error)
+    }
+
+    /// Waits for the turn of a refusal, if the request of `bytes` bytes is refused because of load.
+    pub(crate) async fn turn_to_refuse(&self, error: &InferError, bytes: usize) {
+        if error.is_overload() {
+            self.pace.wait(bytes).await;
+        }
+    }
+
+    /// The time from the arrival of a request to its deadline.
+    fn time(&self, asked: &Asked, priority: Priority, timeout: Option<Duration>) -> Duration {
+        asked.model.limits(priority).time(timeout, self.deadline, self.max_deadline)
+    }
+
     /// Submits a parsed request to the queue of its model and waits for the outputs. Dropping the
     /// future cancels the request.
     ///
@@ -113,11 +153,9 @@ impl Core {
         parsed: ParsedRequest,
         mailbox: &Mailbox,
     ) -> Result<Prediction, InferError> {
-        let ParsedRequest { request, digest, .. } = parsed;
+        let ParsedRequest { request, digest, bytes } = parsed;
         record.read(request.rows);
         let priority = asked.client.class(request.priority);
-        let limits = asked.model.limits(priority);
-        let time = limits.time(request.timeout, self.deadline, self.max_deadline);
         let job = JobRequest {
             id: RequestId::random(),
             outputs: output_names(&request.outputs, &asked.model),
@@ -127,9 +165,12 @@ impl Core {
             rows: request.rows,
             priority,
             trace: record.trace(),
-            deadline: record.arrived() + time,
+            deadline: record.arrived() + self.time(asked, priority, request.timeout),
         };
         let result = put(&self.dispatcher, record, &asked.model, job, mailbox).await;
+        if let Err(error) = &result {
+            self.turn_to_refuse(error, bytes).await;
+        }
         let Reply { outcome, timing, .. } = result?;
         let outputs = outcome.map_err(InferError::Worker)?;
         Ok(Prediction { outputs, timing, id: request.id, wanted: request.outputs })

@@ -7,5 +7,5 @@ mod read;
 pub(crate) use self::{
     content::{Body, too_large},
     inflate::Encoding,
-    read::{Bounds, read},
+    read::{BodyReader, Bounds, read},
 };

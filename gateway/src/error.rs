@@ -97,6 +97,11 @@ impl InferError {
         }
     }
 
+    /// Whether the request was refused because too much other work is ahead of it.
+    pub(crate) fn is_overload(&self) -> bool {
+        matches!(self, Self::QueueWait(_) | Self::QueueLimit | Self::InFlight)
+    }
+
     /// The name of the error: `x-error-code`, metric label, log field.
     pub(crate) fn code(&self) -> &'static str {
         match self {

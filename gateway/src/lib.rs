@@ -38,6 +38,7 @@ mod outcome;
 mod outstanding;
 mod peers;
 mod refusal;
+mod refusal_pace;
 mod reload;
 mod request_cost;
 mod roster;

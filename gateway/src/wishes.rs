@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use batchfleet_broker::{Priority, Release, Timing};
-use batchfleet_oip::{Problem, infer::InferRequest};
+use batchfleet_oip::{
+    Problem,
+    infer::{InferRequest, Outline},
+};
 
 use crate::clients;
 
@@ -43,8 +46,17 @@ impl Wishes {
 
     /// Applies the wishes: the shortest timeout counts, and the class of the head.
     pub(crate) fn apply(self, request: &mut InferRequest) {
-        request.timeout = request.timeout.into_iter().chain(self.timeout).min();
-        request.priority = self.class.unwrap_or(request.priority);
+        self.apply_to(&mut request.timeout, &mut request.priority);
+    }
+
+    /// Applies the wishes to a request of which only the outline is known.
+    pub(crate) fn apply_early(self, outline: &mut Outline) {
+        self.apply_to(&mut outline.timeout, &mut outline.priority);
+    }
+
+    fn apply_to(self, timeout: &mut Option<Duration>, priority: &mut Priority) {
+        *timeout = timeout.iter().copied().chain(self.timeout).min();
+        *priority = self.class.unwrap_or(*priority);
     }
 }
 

@@ -30,67 +30,149 @@ pub(crate) struct Bounds {
 
 /// Reads a whole body. `announced` is the length from the request head, if present.
 ///
-/// The budget must have room for all of an announced body at the start. While the body arrives, its
-/// share stays ahead of the received bytes, so that of many large bodies some are refused early and
-/// the others complete. The share of a fast body is at most twice the received bytes plus 1 MiB; a
-/// slow body has no lead. Otherwise a few clients that announce much and send little could hold the
-/// whole budget.
-///
 /// # Errors
 ///
-/// 413 `too_large`: the announced or received length exceeds the limit. 408 `body_timeout`: the body
-/// arrived too slowly. 503 `body_bytes`: the budget has no room. 400 `cancelled`: the client aborted
-/// the body, or its chunks are malformed; the server reports both alike.
+/// As [`BodyReader::all`].
 pub(crate) async fn read<S, E>(
     stream: &mut S,
     announced: Option<u64>,
     bounds: Bounds,
-    mut share: MemoryShare,
+    share: MemoryShare,
 ) -> Result<Body, InferError>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Display,
 {
-    let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
-    if announced.is_some_and(|length| length > bounds.bytes) {
-        return Err(too_large(bounds.bytes).into());
+    BodyReader::begin(stream, announced, bounds, share)?.all().await
+}
+
+/// A body that is being read.
+///
+/// The budget must have room for all of an announced body at the start. While the body arrives, its
+/// share stays ahead of the received bytes, so that of many large bodies some are refused early and
+/// the others complete. The share of a fast body is at most twice the received bytes plus 1 MiB; a
+/// slow body has no lead. Otherwise a few clients that announce much and send little could hold the
+/// whole budget.
+pub(crate) struct BodyReader<'s, S> {
+    stream: &'s mut S,
+    announced: Option<usize>,
+    bounds: Bounds,
+    share: MemoryShare,
+    started: Instant,
+    body: BytesMut,
+}
+
+impl<'s, S, E> BodyReader<'s, S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Display,
+{
+    /// Begins to read a body. `announced` is the length from the request head, if present.
+    ///
+    /// # Errors
+    ///
+    /// 413 `too_large`: the announced length exceeds the limit. 503 `body_bytes`: the budget has no
+    /// room.
+    pub(crate) fn begin(
+        stream: &'s mut S,
+        announced: Option<u64>,
+        bounds: Bounds,
+        mut share: MemoryShare,
+    ) -> Result<Self, InferError> {
+        let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        if announced.is_some_and(|length| length > bounds.bytes) {
+            return Err(too_large(bounds.bytes).into());
+        }
+        share.resize(announced.unwrap_or(0))?;
+        share.resize(ahead(announced, 0))?;
+        let (started, body) = (Instant::now(), BytesMut::new());
+        Ok(Self { stream, announced, bounds, share, started, body })
     }
-    share.resize(announced.unwrap_or(0))?;
-    share.resize(ahead(announced, 0))?;
-    let started = Instant::now();
-    let mut body = BytesMut::new();
-    loop {
-        let fast_until = started + FAST + more_time(body.len());
-        let is_ahead = share.bytes() > body.len();
-        let deadline =
-            if is_ahead { fast_until } else { started + bounds.time + more_time(body.len()) };
-        let next = poll_fn(|context| Pin::new(&mut *stream).poll_next(context));
-        let chunk = match timeout_at(deadline, next).await {
-            Err(_) if is_ahead => {
-                share.resize(body.len())?;
-                continue;
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin), of the received length. 408 `body_timeout`: the body arrived too
+    /// slowly. 400 `cancelled`: the client aborted the body, or its chunks are malformed; the server
+    /// reports both alike.
+    pub(crate) async fn all(mut self) -> Result<Body, InferError> {
+        while self.more().await? {}
+        let Self { body, mut share, .. } = self;
+        share.resize(body.len())?;
+        Ok(Body { bytes: body.freeze(), share })
+    }
+
+    /// Reads until at least `length` bytes have arrived, and returns all bytes so far; fewer if the body
+    /// has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`all`](Self::all).
+    pub(crate) async fn reach(&mut self, length: usize) -> Result<&[u8], InferError> {
+        while self.body.len() < length && self.more().await? {}
+        Ok(&self.body)
+    }
+
+    /// Reads the rest of the body after `turn`, and drops it, so that the client can read the answer and
+    /// use the connection again. Needs no memory, and less time of the processor than [`all`](Self::all).
+    ///
+    /// # Errors
+    ///
+    /// As [`all`](Self::all).
+    pub(crate) async fn discard(self, turn: impl Future<Output = ()>) -> Result<(), InferError> {
+        let Self { stream, bounds, share, started, body, .. } = self;
+        let mut received = body.len();
+        drop((body, share));
+        turn.await;
+        loop {
+            let deadline = started + bounds.time + more_time(received);
+            let chunk = timeout_at(deadline, next(stream)).await;
+            let Some(chunk) = chunk.map_err(|_| too_slow(received))? else { return Ok(()) };
+            received += chunk.map_err(aborted)?.len();
+            if received > bounds.bytes {
+                return Err(too_large(bounds.bytes).into());
             }
-            Err(_) => return Err(too_slow(body.len())),
-            Ok(None) => break,
+        }
+    }
+
+    /// Waits for more of the body; `false` at its end.
+    async fn more(&mut self) -> Result<bool, InferError> {
+        let Self { stream, announced, bounds, share, started, body } = self;
+        let received = body.len();
+        let fast_until = *started + FAST + more_time(received);
+        let is_ahead = share.bytes() > received;
+        let deadline =
+            if is_ahead { fast_until } else { *started + bounds.time + more_time(received) };
+        let chunk = match timeout_at(deadline, next(*stream)).await {
+            Err(_) if is_ahead => {
+                share.resize(received)?;
+                return Ok(true);
+            }
+            Err(_) => return Err(too_slow(received)),
+            Ok(None) => return Ok(false),
             Ok(Some(chunk)) => chunk.map_err(aborted)?,
         };
-        let length = body.len() + chunk.len();
+        let length = received + chunk.len();
         if length > bounds.bytes {
             return Err(too_large(bounds.bytes).into());
         }
         let is_fast = Instant::now() <= fast_until;
-        share.resize(if is_fast { ahead(announced, length) } else { length })?;
+        share.resize(if is_fast { ahead(*announced, length) } else { length })?;
         if length > body.capacity() {
             // Allocate up to 1 MiB first, then the whole announced length: growing in steps would
             // copy.
             let room = announced.unwrap_or(0);
             let room = if length > HEAD_START { room } else { room.min(HEAD_START) };
-            body.reserve(room.max(length) - body.len());
+            body.reserve(room.max(length) - received);
         }
         body.extend_from_slice(&chunk);
+        Ok(true)
     }
-    share.resize(body.len())?;
-    Ok(Body { bytes: body.freeze(), share })
+}
+
+async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
 }
 
 /// The share of a fast body: the received bytes, and the lead ahead of them.
@@ -115,6 +197,7 @@ fn aborted(error: impl Display) -> InferError {
 #[cfg(test)]
 mod tests {
     use std::{
+        cell::Cell,
         sync::Arc,
         task::{Context, Poll},
     };
@@ -250,5 +333,54 @@ mod tests {
         sender.send(Err("incomplete")).unwrap();
         let error = read(&mut stream, Some(5), bounds(10), budget().share()).await.unwrap_err();
         assert_eq!(error.code(), "cancelled");
+    }
+
+    #[tokio::test]
+    async fn the_beginning_of_a_body_is_known_before_the_rest() {
+        let budget = budget();
+        let (sender, mut stream) = stream();
+        for part in ["{", "}12", "345"] {
+            sender.send(Ok(Bytes::from_static(part.as_bytes()))).unwrap();
+        }
+        let mut reader =
+            BodyReader::begin(&mut stream, Some(7), bounds(10), budget.share()).unwrap();
+        assert_eq!(reader.reach(2).await.unwrap(), b"{}12");
+        drop(sender);
+        assert_eq!(reader.all().await.unwrap().bytes, "{}12345");
+    }
+
+    #[tokio::test]
+    async fn a_discarded_body_needs_no_memory_and_is_read_to_its_end() {
+        let gauge = IntGauge::new("held", "for tests").unwrap();
+        let budget = MemoryBudget::new(1 << 30, gauge.clone());
+        let (sender, mut stream) = stream();
+        sender.send(Ok(vec![0; 1000].into())).unwrap();
+        let mut reader =
+            BodyReader::begin(&mut stream, Some(3000), bounds(3000), budget.share()).unwrap();
+        reader.reach(2).await.unwrap();
+        assert_eq!(gauge.get(), 3000);
+        let held_at_its_turn = Cell::new(None);
+        let turn = async { held_at_its_turn.set(Some(gauge.get())) };
+        let (discard, rest) = (reader.discard(turn), async {
+            sender.send(Ok(vec![0; 2000].into())).unwrap();
+            drop(sender);
+        });
+        let (discarded, ()) = tokio::join!(discard, rest);
+        assert!(discarded.is_ok(), "{discarded:?}");
+        assert_eq!(held_at_its_turn.get(), Some(0));
+        assert!(stream.0.is_closed() && stream.0.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_discarded_body_has_the_limits_of_any_body() {
+        let (sender, mut stream) = stream();
+        let at_once = std::future::ready;
+        let slow = BodyReader::begin(&mut stream, None, bounds(10), budget().share()).unwrap();
+        let slow = slow.discard(at_once(())).await.unwrap_err();
+        assert_eq!(slow.code(), "body_timeout");
+        sender.send(Ok(vec![0; 11].into())).unwrap();
+        let large = BodyReader::begin(&mut stream, None, bounds(10), budget().share()).unwrap();
+        let large = large.discard(at_once(())).await.unwrap_err();
+        assert_eq!(large.code(), "too_large");
     }
 }

@@ -1,6 +1,6 @@
 //! Handles inference requests.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
@@ -9,16 +9,17 @@ use actix_web::{
 };
 use batchfleet_broker::{ModelSpec, Timing, wire};
 use batchfleet_oip::{
-    infer::{HeaderLength, InferRequest},
+    infer::{self, HeaderLength, InferRequest, Outline},
     response,
     v1::{self, Form},
 };
 use bytes::Bytes;
+use futures_core::Stream;
 
 use super::{
     cors,
     head::{content_length, model_path, single_header},
-    media_type,
+    media_type::{self, MediaType},
     response_body::{ResponseBody, sent_bytes},
     span,
     unread::refuse,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     api::Api,
     ask::{ParsedRequest, Prediction},
-    body::{self, Body, Encoding},
+    body::{Body, BodyReader, Encoding},
     books::Record,
     error::InferError,
     mailbox::Mailbox,
@@ -39,6 +40,10 @@ use crate::{
 
 /// The length of a body's JSON head, in bytes; binary tensors follow the head.
 const HEADER_LENGTH: &str = "inference-header-content-length";
+
+/// Size of a body in bytes, beyond which the request may be refused before its tensors have arrived; also
+/// the maximum length of the JSON that is read for this. A smaller body has usually arrived already.
+const LARGE: usize = 64 << 10;
 
 /// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +119,17 @@ impl Serving<'_, '_> {
         let (name, version) = model_path(request);
         let asked = api.core.begin(record, client, name, version).await?;
         used.model = Some(asked.model.spec.queue.model.as_str().into());
-        let read = read(api, &asked.model, request, payload, protocol).await?;
-        let Read { parsed, share, form } = read;
+        let head = InferHead::read(request, protocol)?;
+        let mut body = BodyReader::begin(payload, head.announced, api.body, api.budget.share())?;
+        if let Some((outline, bytes)) = head.outline(&asked.model.spec, &mut body).await?
+            && let Err(error) = api.core.foresee(record, &asked, &outline)
+        {
+            (used.rows, used.request_bytes) = (outline.rows, bytes);
+            // If the rest does not come, the connection closes.
+            body.discard(api.core.turn_to_refuse(&error, bytes)).await.ok();
+            return Err(error);
+        }
+        let Read { parsed, share, form } = read(api, &asked.model, head, body).await?;
         (used.rows, used.request_bytes) = (parsed.request.rows, parsed.bytes);
         let prediction = api.core.infer(record, &asked, parsed, mailbox).await?;
         let timing = prediction.timing;
@@ -144,25 +158,79 @@ struct Read {
     form: Option<Form>,
 }
 
+/// What the head of a request tells.
+struct InferHead {
+    version: Version,
+    encoding: Option<Encoding>,
+    header_length: HeaderLength,
+    kind: MediaType,
+    is_foreign: bool,
+    wishes: Wishes,
+    /// The length of the body.
+    announced: Option<u64>,
+}
+
+impl InferHead {
+    fn read(request: &HttpRequest, version: Version) -> Result<Self, InferError> {
+        let encodings = request.headers().get_all(header::CONTENT_ENCODING);
+        let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
+        let header_length = single_header(request, HEADER_LENGTH)?
+            .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
+        let content_type = single_header(request, "content-type")?.unwrap_or_default();
+        let kind = media_type::check(content_type)?;
+        let is_foreign = cors::is_foreign(request);
+        let timeout = single_header(request, TIMEOUT)?;
+        let wishes = Wishes::read(timeout, single_header(request, PRIORITY)?)?;
+        let announced = content_length(request.headers());
+        Ok(Self { version, encoding, header_length, kind, is_foreign, wishes, announced })
+    }
+
+    /// What a large binary request asks for, once the beginning of its body has arrived, and the length
+    /// of the body. `None` if only the whole body tells, and for mistakes, which are reported when it
+    /// has been read.
+    async fn outline<S, E>(
+        &self,
+        model: &ModelSpec,
+        body: &mut BodyReader<'_, S>,
+    ) -> Result<Option<(Outline, usize)>, InferError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        let is_plain = self.encoding.is_none() && self.version == Version::Two;
+        let announced = self.announced.and_then(|length| usize::try_from(length).ok());
+        let Some(bytes) = announced.filter(|&bytes| is_plain && bytes > LARGE) else {
+            return Ok(None);
+        };
+        let json = match self.header_length {
+            HeaderLength::Raw => None,
+            HeaderLength::Json(length) if length <= LARGE => {
+                let Some(json) = body.reach(length).await?.get(..length) else { return Ok(None) };
+                Some(json)
+            }
+            HeaderLength::Json(_) | HeaderLength::Absent => return Ok(None),
+        };
+        let outline = infer::outline(json, bytes, model).ok();
+        Ok(outline.map(|mut outline| {
+            self.wishes.apply_early(&mut outline);
+            (outline, bytes)
+        }))
+    }
+}
+
 /// Reads and checks the whole request.
-async fn read(
+async fn read<S, E>(
     api: &Api,
     model: &Arc<Model>,
-    request: &HttpRequest,
-    payload: &mut Payload,
-    version: Version,
-) -> Result<Read, InferError> {
-    let encodings = request.headers().get_all(header::CONTENT_ENCODING);
-    let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
-    let header_length = single_header(request, HEADER_LENGTH)?
-        .map_or(Ok(HeaderLength::Absent), |value| HeaderLength::parse(value.as_bytes()))?;
-    let content_type = single_header(request, "content-type")?.unwrap_or_default();
-    let kind = media_type::check(content_type)?;
-    let is_foreign = cors::is_foreign(request);
-    let (timeout, class) = (single_header(request, TIMEOUT)?, single_header(request, PRIORITY)?);
-    let wishes = Wishes::read(timeout, class)?;
-    let announced = content_length(request.headers());
-    let body = body::read(payload, announced, api.body, api.budget.share()).await?;
+    head: InferHead,
+    body: BodyReader<'_, S>,
+) -> Result<Read, InferError>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Display,
+{
+    let InferHead { version, encoding, header_length, kind, is_foreign, wishes, .. } = head;
+    let body = body.all().await?;
     // The inflated size is not known yet: never inflate on this thread.
     let work = if encoding.is_some() { usize::MAX } else { body.bytes.len() };
     let (model, most) = (model.clone(), api.body.bytes);
@@ -186,7 +254,7 @@ async fn read(
 /// these; binary tensors are slices of the body.
 fn parse(body: Body, header_length: HeaderLength, model: &ModelSpec) -> Result<Read, InferError> {
     let Body { bytes, mut share } = body;
-    let request = batchfleet_oip::infer::parse(&bytes, header_length, model)?;
+    let request = infer::parse(&bytes, header_length, model)?;
     if header_length == HeaderLength::Absent {
         share.resize(input_bytes(&request))?;
     }
