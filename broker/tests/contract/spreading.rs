@@ -313,3 +313,119 @@ async fn the_jobs_of_a_worker_that_died_alone_at_a_shard_are_sent_to_another() {
     assert_eq!(outstanding, [false; 2]);
     assert_eq!(gateway.submit(1).await[0].shard, ShardId(0));
 }
+
+/// Two shards that a queue of two workers shares: where one worker lives, and the other one, where another
+/// worker lives. With the switch of the latter.
+struct Neighbours {
+    worker: Worker,
+    announcement: Announcement,
+    home: MemoryBroker,
+    home_id: ShardId,
+    second: MemoryBroker,
+    second_id: ShardId,
+    neighbour: Worker,
+    renewal: Announcement,
+    is_second_down: Arc<AtomicBool>,
+}
+
+impl Neighbours {
+    async fn new() -> Self {
+        let brokers = [MemoryBroker::new(1000), MemoryBroker::new(1000)];
+        let shards = brokers.clone().map(switched);
+        let switches = shards.each_ref().map(|(_, switch)| Arc::clone(switch));
+        let named =
+            shards.into_iter().zip(["a", "b"]).map(|((shard, _), name)| (name.into(), shard));
+        let broker = ShardedBroker::new(named.collect(), 1).await.unwrap();
+        let mut others = Vec::new();
+        for broker in &brokers {
+            others.push(announced(broker, 100.0).await);
+        }
+        let (worker, announcement) = announced(&broker, 100.0).await;
+        // The worker has counted the others, and has given a sign of life at the second shard.
+        worker.renew(&announcement).await.unwrap();
+        let mut lives_at = [false; 2];
+        for (lives, broker) in lives_at.iter_mut().zip(&brokers) {
+            *lives = broker.living_workers(&queue()).await.unwrap() == 2;
+        }
+        let at = usize::from(lives_at == [false, true]);
+        assert!(lives_at[at], "the worker lives at one shard");
+        let [home, second] = [brokers[at].clone(), brokers[1 - at].clone()];
+        let [home_id, second_id] = [at, 1 - at].map(|shard| ShardId(u16::try_from(shard).unwrap()));
+        let (neighbour, renewal) = others.swap_remove(1 - at);
+        let is_second_down = Arc::clone(&switches[1 - at]);
+        Self {
+            worker,
+            announcement,
+            home,
+            home_id,
+            second,
+            second_id,
+            neighbour,
+            renewal,
+            is_second_down,
+        }
+    }
+
+    async fn renew_neighbour(&self) {
+        self.neighbour.renew(&self.renewal).await.unwrap();
+    }
+
+    /// Adds so many jobs at home and at the second shard, and claims up to `limit`. Returns how many come
+    /// from each.
+    async fn claim(&self, (at_home, at_second): (u64, u64), limit: usize) -> (usize, usize) {
+        Gateway::new(&self.home).await.submit(at_home).await;
+        Gateway::new(&self.second).await.submit(at_second).await;
+        let claimed = self.worker.claim(limit).await.unwrap();
+        let from = |shard| claimed.iter().filter(|claimed| claimed.entry.shard == shard).count();
+        let counts = (from(self.home_id), from(self.second_id));
+        self.worker.settle(echoes(claimed)).await.unwrap();
+        counts
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_with_place_for_more_is_filled_up_from_the_second_shard() {
+    let neighbours = Neighbours::new().await;
+    assert_eq!(neighbours.claim((2, 3), 4).await, (2, 2));
+    assert_eq!(neighbours.claim((4, 0), 4).await, (4, 0), "a full one is not");
+    assert_eq!(
+        neighbours.claim((1, 0), 32).await,
+        (1, 0),
+        "nor is one of a fleet with time to spare"
+    );
+    assert_eq!(neighbours.claim((5, 0), 32).await, (5, 1));
+    assert_eq!(neighbours.claim((5, 0), 32).await, (5, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_from_the_second_shard_stay_with_their_worker_while_it_lives() {
+    let neighbours = Neighbours::new().await;
+    let Neighbours { worker, announcement, neighbour, second, .. } = &neighbours;
+    Gateway::new(&neighbours.home).await.submit(1).await;
+    Gateway::new(second).await.submit(1).await;
+    let claimed = worker.claim(4).await.unwrap();
+    assert_eq!(claimed.len(), 2);
+    for _ in 0..8 {
+        worker.renew(announcement).await.unwrap();
+        assert!(neighbour.reclaim(9).await.unwrap().is_empty());
+        assert_eq!(second.living_workers(&queue()).await.unwrap(), 1, "it does not live there");
+        sleep(Duration::from_secs(1)).await;
+        neighbours.renew_neighbour().await;
+    }
+    // It dies.
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(neighbour.reclaim(9).await.unwrap().len(), 1);
+    assert_eq!(neighbours.claim((1, 1), 4).await, (1, 0), "its claims there would be taken over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_shard_that_is_lost_costs_nothing_and_its_strays_are_found() {
+    let neighbours = Neighbours::new().await;
+    neighbours.is_second_down.store(true, Relaxed);
+    let began = Instant::now();
+    assert_eq!(neighbours.claim((2, 2), 4).await, (2, 0));
+    assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
+    neighbours.is_second_down.store(false, Relaxed);
+    // The failed claim may have taken jobs, so that the next one asks there, too.
+    assert_eq!(neighbours.claim((0, 0), 4).await, (0, 2));
+}
