@@ -322,8 +322,8 @@ mod tests {
         // Two workers settle 64 rows each every five seconds, one of them 200 ms after the other.
         let mut drain = DrainRate::default();
         let mut rates = Vec::new();
-        for tick in 0..1000 {
-            let settled = (tick / 25 + (tick + 24) / 25) * 64;
+        for tick in 0..1000_u32 {
+            let settled = (tick / 25 + tick.div_ceil(25)) * 64;
             let request = Duration::from_secs(5);
             let now = sample(u64::from(tick) * 200, settled, 3);
             drain.observe(DrainSample { job: 64.0, request, ..now });
