@@ -117,6 +117,7 @@ impl Gateway {
                 outputs: Vec::new(),
                 trace: None,
                 classes: Vec::new(),
+                offer: None,
             };
             self.producer.submit(&self.queue, &job).await?;
             let reply = timeout_at(until + Duration::from_secs(10), reply).await??;
@@ -161,6 +162,7 @@ async fn work(worker: WorkerRoles, until: Instant) -> Result<u32, BrokerError> {
             digest: job.digest,
             timing: Timing::default(),
             outcome: Ok(outputs.clone()),
+            pushed: None,
         },
     };
     let WorkerRoles { mut claims, consumer, .. } = worker;

@@ -4,7 +4,9 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{EntryId, GatewayId, Priority, Release, RequestId, Tensor, TraceContext};
+use crate::{
+    EntryId, GatewayId, Offer, Priority, Pushed, Release, RequestId, Tensor, TraceContext,
+};
 
 /// An accepted request in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,15 @@ pub struct Job {
     /// Outputs of which the caller wants the classes with the highest values, instead of the output
     /// itself.
     pub classes: Vec<ClassCount>,
+    /// Where the worker fetches the data of the inputs; `None` if the data travels with the job.
+    pub offer: Option<Offer>,
+}
+
+impl Job {
+    /// Whether the data of the inputs was offered and has not been fetched.
+    pub fn lacks_inputs(&self) -> bool {
+        self.offer.as_ref().is_some_and(|offer| offer.is_owed(&self.inputs))
+    }
 }
 
 /// How many classes of an output the caller wants.
@@ -115,6 +126,8 @@ pub struct Reply {
     pub timing: Timing,
     /// The requested outputs in the model's order, or the reason for the failure.
     pub outcome: Result<Vec<Tensor>, ReplyError>,
+    /// What the gateway has of the outputs already; `None` if their data travels with the reply.
+    pub pushed: Option<Pushed>,
 }
 
 /// Why a worker has no outputs for a job.
@@ -141,12 +154,22 @@ pub enum Failure {
     /// The gateway was unsubscribed, so the job did not run. The gateway submits the job again when
     /// it receives this failure.
     Unawaited = 5,
+    /// The worker could not fetch the [offered](crate::Offer) inputs, so the job did not run. The
+    /// gateway submits the job again, with the inputs in it. Only gateways that offer inputs get this
+    /// failure.
+    Unfetched = 6,
 }
 
 impl Failure {
     /// Every failure, in the order of its wire code.
-    pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] =
-        [Self::BadInput, Self::Model, Self::Expired, Self::Poison, Self::Unawaited];
+    pub const ALL: [Self; <Self as strum::EnumCount>::COUNT] = [
+        Self::BadInput,
+        Self::Model,
+        Self::Expired,
+        Self::Poison,
+        Self::Unawaited,
+        Self::Unfetched,
+    ];
 
     /// The code on the wire.
     pub const fn code(self) -> u8 {

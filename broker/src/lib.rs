@@ -14,6 +14,7 @@ pub mod ids;
 pub mod job;
 pub mod memory;
 pub mod model;
+pub mod offer;
 mod queue_policy;
 pub mod redis;
 pub mod roles;
@@ -33,6 +34,7 @@ pub use job::{ClassCount, Delivery, Failure, Job, Reply, ReplyError, Timing};
 pub use model::{
     Announcement, FleetSnapshot, ModelSpec, ObservedWorker, Promise, TensorSpec, UnavailableModel,
 };
+pub use offer::{Offer, OfferKey, Pushed};
 pub use queue_policy::{QueueLimits, QueuePolicy};
 pub use roles::{
     Backlog, Broker, BrokerError, BrokerHealth, Claims, Consumer, Controller, GatewayRoles,

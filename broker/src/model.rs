@@ -141,6 +141,10 @@ pub struct Announcement {
     /// Whether the worker can decode a job that asks for classes, and answer it.
     #[serde(default)]
     pub classification: bool,
+    /// Whether the worker fetches inputs that are [offered](crate::Offer), and can therefore decode a
+    /// job without them.
+    #[serde(default)]
+    pub fetches: bool,
     /// The model's configuration in the JSON form of Triton's `ModelConfig`, with the values in
     /// effect; `None` from programs that do not announce it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,6 +236,7 @@ impl Announcement {
             host: String::new(),
             tracing: false,
             classification: false,
+            fetches: false,
             config: None,
             queue_policy: QueuePolicy::default(),
             notes: Vec::new(),

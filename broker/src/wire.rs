@@ -9,30 +9,38 @@
 //!          and, for workers that trace, trace u128 · span u64
 //!          and, for workers that classify, [output text · count varint]; the trace and span of an
 //!          untraced job are then 0
+//!          and, for workers that fetch, address text · key u128 · lengths [varint]; the classes may
+//!          then be none, and if there are lengths, the data of all inputs is left out
 //! replies  version u8 · [reply]
 //! reply    id u128 · attempt u8 · digest u64 · queue, batch_wait, compute_input, compute_infer,
 //!          compute_output varint (ns) · batch_rows, padded_rows varint · release u8, 0 for none
 //!          · 0 u8 · outputs [tensor]   or   failure u8 · message text
+//!          or, for gateways that have taken the data of the outputs, 255 u8 · outputs [tensor]
+//!          without data · lengths [varint] · digest u64
 //! tensor   name text · datatype u8 · shape [varint] · data: varint length, bytes as received
 //! ```
 //!
 //! Decoding slices tensor data out of the received buffer; nothing is copied or re-encoded.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    ClassCount, Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId,
-    Tensor, Timing, TraceContext,
+    ClassCount, Datatype, Failure, GatewayId, Job, Offer, OfferKey, Priority, Pushed, Release,
+    Reply, ReplyError, RequestId, Tensor, Timing, TraceContext,
 };
 
 /// The version that this program writes, and the only version that it reads.
 pub const VERSION: u8 = 3;
 
+type Outcome = Result<Vec<Tensor>, ReplyError>;
+
 /// Marks a reply with outputs. Any other value is the code of a [`Failure`].
 const OUTPUTS: u8 = 0;
+/// Marks a reply whose outputs the gateway has taken. Older gateways take none.
+const PUSHED: u8 = u8::MAX;
 /// The code in place of a [`Release`], for a job that never ran.
 const NEVER_RAN: u8 = 0;
 
@@ -69,6 +77,9 @@ pub enum WireError {
     /// No failure has this code.
     #[error("unknown failure code {0}")]
     Failure(u8),
+    /// The inputs are offered at no valid address, or lengths do not match inputs or outputs.
+    #[error("the offer of the inputs, or the lengths of the outputs, are invalid")]
+    Offer,
 }
 
 /// Encodes a job.
@@ -89,7 +100,15 @@ impl Job {
 fn job_size_hint(job: &Job) -> usize {
     let outputs = job.outputs.iter().map(|output| output.len() + 4).sum::<usize>();
     let classes = job.classes.iter().map(|class| class.output.len() + 9).sum::<usize>();
-    88 + tensors_size_hint(&job.inputs) + outputs + classes
+    let offer = job.offer.as_ref().map_or(0, |offer| 80 + 10 * offer.lengths.len());
+    let left_out = job.inputs.iter().map(|input| input.data.len()).sum::<usize>();
+    let left_out = if has_data(job) { 0 } else { left_out };
+    88 + tensors_size_hint(&job.inputs) - left_out + outputs + classes + offer
+}
+
+/// Whether the data of the inputs travels with the job.
+fn has_data(job: &Job) -> bool {
+    !job.offer.as_ref().is_some_and(Offer::has_inputs)
 }
 
 /// Appends an encoded job.
@@ -102,28 +121,35 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
     out.put_u32_le(u32::try_from(job.ttl.as_millis()).unwrap_or(u32::MAX));
     out.put_u32_le(job.rows);
     out.put_u64_le(job.digest);
-    put_tensors(out, &job.inputs);
+    put_tensors(out, &job.inputs, if has_data(job) { Data::Included } else { Data::LeftOut });
     put_length(out, job.outputs.len());
     for output in &job.outputs {
         put_text(out, output);
     }
-    if job.trace.is_none() && job.classes.is_empty() {
+    if job.trace.is_none() && job.classes.is_empty() && job.offer.is_none() {
         return;
     }
     let ids = |TraceContext { trace, span }| (trace.get(), span.get());
     let (trace, span) = job.trace.map_or((0, 0), ids);
     out.put_u128_le(trace);
     out.put_u64_le(span);
-    if !job.classes.is_empty() {
-        put_length(out, job.classes.len());
-        for ClassCount { output, count } in &job.classes {
-            put_text(out, output);
-            put_varint(out, (*count).into());
-        }
+    if job.classes.is_empty() && job.offer.is_none() {
+        return;
+    }
+    put_length(out, job.classes.len());
+    for ClassCount { output, count } in &job.classes {
+        put_text(out, output);
+        put_varint(out, (*count).into());
+    }
+    if let Some(Offer { address, key, lengths }) = &job.offer {
+        put_text(out, &address.to_string());
+        out.put_u128_le(key.0);
+        put_varints(out, lengths);
     }
 }
 
-/// Decodes a job. Its tensors share the memory of `bytes`.
+/// Decodes a job. Its tensors share the memory of `bytes`. Inputs that are [offered](Offer) have no
+/// data.
 pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
     let mut input = WireReader::new(bytes)?;
     let job = Job {
@@ -138,8 +164,15 @@ pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
         outputs: input.list(WireReader::text)?,
         trace: input.trace()?,
         classes: input.classes()?,
+        offer: input.offer()?,
     };
     input.end()?;
+    let lengths = job.offer.as_ref().map_or(0, |offer| offer.lengths.len());
+    let is_valid = has_data(&job)
+        || lengths == job.inputs.len() && job.inputs.iter().all(|input| input.data.is_empty());
+    if !is_valid {
+        return Err(WireError::Offer);
+    }
     Ok(job)
 }
 
@@ -157,7 +190,13 @@ where
 /// Upper bound of the encoded size of replies, in bytes, used to allocate memory once.
 pub(crate) fn replies_size_hint<'a>(replies: impl Iterator<Item = &'a Reply>) -> usize {
     let size = |reply: &Reply| match &reply.outcome {
-        Ok(outputs) => 80 + tensors_size_hint(outputs),
+        Ok(outputs) => match &reply.pushed {
+            None => 80 + tensors_size_hint(outputs),
+            Some(pushed) => {
+                let data = outputs.iter().map(|output| output.data.len()).sum::<usize>();
+                100 + tensors_size_hint(outputs) - data + 10 * pushed.lengths.len()
+            }
+        },
         Err(error) => 80 + error.message.len(),
     };
     8 + replies.map(size).sum::<usize>()
@@ -175,12 +214,18 @@ pub(crate) fn write_replies<'a>(
         out.put_u8(reply.attempt);
         out.put_u64_le(reply.digest);
         put_timing(out, &reply.timing);
-        match &reply.outcome {
-            Ok(outputs) => {
+        match (&reply.outcome, &reply.pushed) {
+            (Ok(outputs), None) => {
                 out.put_u8(OUTPUTS);
-                put_tensors(out, outputs);
+                put_tensors(out, outputs, Data::Included);
             }
-            Err(error) => {
+            (Ok(outputs), Some(Pushed { lengths, digest })) => {
+                out.put_u8(PUSHED);
+                put_tensors(out, outputs, Data::LeftOut);
+                put_varints(out, lengths);
+                out.put_u64_le(*digest);
+            }
+            (Err(error), _) => {
                 out.put_u8(error.failure.code());
                 put_text(out, &error.message);
             }
@@ -192,13 +237,10 @@ pub(crate) fn write_replies<'a>(
 pub fn decode_replies(bytes: Bytes) -> Result<Vec<Reply>, WireError> {
     let mut input = WireReader::new(bytes)?;
     let replies = input.list(|input| {
-        Ok(Reply {
-            id: RequestId(input.u128()?),
-            attempt: input.u8()?,
-            digest: input.u64()?,
-            timing: input.timing()?,
-            outcome: input.outcome()?,
-        })
+        let (id, attempt, digest) = (RequestId(input.u128()?), input.u8()?, input.u64()?);
+        let timing = input.timing()?;
+        let (outcome, pushed) = input.outcome()?;
+        Ok(Reply { id, attempt, digest, timing, outcome, pushed })
     })?;
     input.end()?;
     Ok(replies)
@@ -230,16 +272,28 @@ fn tensors_size_hint(tensors: &[Tensor]) -> usize {
     8 + tensors.iter().map(size).sum::<usize>()
 }
 
-fn put_tensors(out: &mut impl BufMut, tensors: &[Tensor]) {
+/// Whether the data of tensors is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Data {
+    Included,
+    LeftOut,
+}
+
+fn put_tensors(out: &mut impl BufMut, tensors: &[Tensor], data: Data) {
     put_length(out, tensors.len());
     for tensor in tensors {
         put_text(out, &tensor.name);
         out.put_u8(tensor.datatype.code());
-        put_length(out, tensor.shape.len());
-        tensor.shape.iter().for_each(|&dimension| put_varint(out, dimension));
-        put_length(out, tensor.data.len());
-        out.put_slice(&tensor.data);
+        put_varints(out, &tensor.shape);
+        let data = if data == Data::Included { &tensor.data[..] } else { &[] };
+        put_length(out, data.len());
+        out.put_slice(data);
     }
+}
+
+fn put_varints(out: &mut impl BufMut, values: &[u64]) {
+    put_length(out, values.len());
+    values.iter().for_each(|&value| put_varint(out, value));
 }
 
 fn put_timing(out: &mut impl BufMut, timing: &Timing) {
@@ -385,6 +439,16 @@ impl WireReader {
         self.list(|input| Ok(ClassCount { output: input.text()?, count: input.varint_u32()? }))
     }
 
+    /// Reads the offer at the end of a job, if the inputs are to be fetched.
+    fn offer(&mut self) -> Result<Option<Offer>, WireError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let address: SocketAddr = self.text()?.parse().map_err(|_| WireError::Offer)?;
+        let key = OfferKey(self.u128()?);
+        Ok(Some(Offer { address, key, lengths: self.list(Self::varint)? }))
+    }
+
     fn duration(&mut self) -> Result<Duration, WireError> {
         self.varint().map(Duration::from_nanos)
     }
@@ -409,12 +473,21 @@ impl WireReader {
         }
     }
 
-    fn outcome(&mut self) -> Result<Result<Vec<Tensor>, ReplyError>, WireError> {
+    fn outcome(&mut self) -> Result<(Outcome, Option<Pushed>), WireError> {
         match self.u8()? {
-            OUTPUTS => Ok(Ok(self.list(Self::tensor)?)),
+            OUTPUTS => Ok((Ok(self.list(Self::tensor)?), None)),
+            PUSHED => {
+                let outputs = self.list(Self::tensor)?;
+                let pushed = Pushed { lengths: self.list(Self::varint)?, digest: self.u64()? };
+                let has_data = outputs.iter().any(|output| !output.data.is_empty());
+                if has_data || outputs.len() != pushed.lengths.len() {
+                    return Err(WireError::Offer);
+                }
+                Ok((Ok(outputs), Some(pushed)))
+            }
             code => {
                 let failure = Failure::from_code(code).ok_or(WireError::Failure(code))?;
-                Ok(Err(ReplyError { failure, message: self.text()? }))
+                Ok((Err(ReplyError { failure, message: self.text()? }), None))
             }
         }
     }

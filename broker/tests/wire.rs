@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use batchfleet_broker::{
-    ClassCount, Datatype, Failure, GatewayId, Job, Priority, Release, Reply, ReplyError, RequestId,
-    Tensor, Timing, TraceContext,
+    ClassCount, Datatype, Failure, GatewayId, Job, Offer, OfferKey, Priority, Pushed, Release,
+    Reply, ReplyError, RequestId, Tensor, Timing, TraceContext,
+    offer::{self, RequestKind},
     wire::{WireError, decode_job, decode_replies, digest, encode_job, encode_replies},
 };
 use bytes::Bytes;
@@ -32,6 +33,7 @@ fn job() -> Job {
         outputs: vec!["y".to_owned(), String::new()],
         trace: None,
         classes: Vec::new(),
+        offer: None,
     }
 }
 
@@ -72,6 +74,7 @@ fn replies() -> Vec<Reply> {
         digest: 9,
         timing,
         outcome: Ok(vec![tensor("y", Datatype::Bytes, &[], b"")]),
+        pushed: None,
     };
     let error = ReplyError { failure: Failure::Expired, message: "late".to_owned() };
     let failure = Reply {
@@ -80,6 +83,7 @@ fn replies() -> Vec<Reply> {
         digest: 0,
         timing: Timing::default(),
         outcome: Err(error),
+        pushed: None,
     };
     vec![answer, failure]
 }
@@ -139,6 +143,102 @@ fn classes_follow_the_trace_which_is_0_if_there_is_none() {
     assert_eq!(decode_job(encode_job(&traced)).unwrap(), traced);
 }
 
+/// The job with its inputs offered, and the same job without the data.
+fn offered() -> (Job, Job) {
+    let address = "10.1.2.3:8090".parse().unwrap();
+    let offer = Some(Offer { address, key: OfferKey(5), lengths: vec![3] });
+    let job = Job { offer, ..job() };
+    let data = Bytes::new();
+    let lacking = Job { inputs: vec![Tensor { data, ..job.inputs[0].clone() }], ..job.clone() };
+    (job, lacking)
+}
+
+#[test]
+fn an_offer_is_at_the_end_and_replaces_the_data_of_the_inputs() {
+    let (job, lacking) = offered();
+    let mut expected = JOB.to_vec();
+    let data = JOB.windows(4).rposition(|bytes| bytes == [3, 1, 2, 3]).unwrap();
+    expected.splice(data..data + 4, [0]);
+    expected.extend([0; 24]);
+    expected.push(0);
+    expected.push(13);
+    expected.extend(b"10.1.2.3:8090");
+    expected.extend([5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([1, 3]);
+    assert_eq!(encode_job(&job), expected);
+    assert_eq!(decode_job(expected.clone().into()).unwrap(), lacking);
+    assert!(lacking.lacks_inputs() && !job.lacks_inputs());
+    // A job that is handed back before its inputs are fetched stays as it was.
+    assert_eq!(encode_job(&lacking), expected);
+    let logged = format!("{:?}", OfferKey(777));
+    assert!(!logged.contains("777"), "{logged}");
+}
+
+#[test]
+fn an_offer_without_lengths_leaves_the_data_in_the_job() {
+    let (offered, _) = offered();
+    let offer = offered.offer.map(|offer| Offer { lengths: Vec::new(), ..offer });
+    let job = Job { offer, ..job() };
+    assert_eq!(decode_job(encode_job(&job)).unwrap(), job);
+    assert!(!job.lacks_inputs());
+}
+
+#[test]
+fn an_invalid_offer_is_refused() {
+    let (job, lacking) = offered();
+    let lengths = Offer { lengths: vec![1, 2], ..job.offer.clone().unwrap() };
+    let job = Job { offer: Some(lengths), ..lacking.clone() };
+    assert_eq!(decode_job(encode_job(&job)), Err(WireError::Offer));
+    let mut address = encode_job(&lacking).to_vec();
+    let at = address.windows(3).position(|bytes| bytes == b"10.").unwrap();
+    address[at] = b'x';
+    assert_eq!(decode_job(address.into()), Err(WireError::Offer));
+}
+
+#[test]
+fn requests_of_workers_are_written_as_documented() {
+    let id = RequestId(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100);
+    let item = offer::Item { id, key: OfferKey(5) };
+    let mut encoded: Vec<u8> = (0..16).collect();
+    encoded.extend([5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let fetch = offer::encode_fetch([item, item].into_iter());
+    assert_eq!(fetch, [b"BFT\x01\x02\0", &encoded[..], &encoded[..]].concat());
+    let (head, items) = fetch.split_first_chunk().unwrap();
+    assert_eq!(offer::decode_head(*head), Some((RequestKind::Fetch, 2)));
+    assert_eq!(offer::decode_item(*items.first_chunk().unwrap()), item);
+
+    let push = offer::encode_push([(item, 0x0102_0304)].into_iter());
+    let length = [4, 3, 2, 1, 0, 0, 0, 0];
+    assert_eq!(push, [b"BFT\x02\x01\0", &encoded[..], &length].concat());
+    let (head, items) = push.split_first_chunk().unwrap();
+    assert_eq!(offer::decode_head(*head), Some((RequestKind::Push, 1)));
+    assert_eq!(offer::decode_pushed_item(*items.first_chunk().unwrap()), (item, 0x0102_0304));
+
+    for wrong in [*b"BFT\x01\0\0", *b"BFT\x01\x01\x04", *b"BFT\x03\x01\0", *b"GET / "] {
+        assert_eq!(offer::decode_head(wrong), None, "{wrong:?}");
+    }
+    let most = (RequestKind::Fetch, offer::MOST_ITEMS);
+    assert_eq!(offer::decode_head(*b"BFT\x01\0\x04"), Some(most));
+}
+
+#[test]
+fn a_reply_says_what_the_gateway_has_of_its_outputs() {
+    let [answer, _] = &replies()[..] else { panic!("two replies") };
+    let outputs = vec![tensor("y", Datatype::Uint8, &[2], &[7, 8])];
+    let pushed = Some(Pushed::of(&outputs));
+    let reply = Reply { outcome: Ok(outputs.clone()), pushed: pushed.clone(), ..answer.clone() };
+    let decoded = decode_replies(encode_replies([&reply])).unwrap().remove(0);
+    let lacking = decoded.outcome.unwrap();
+    assert_eq!(lacking[0].data.len(), 0);
+    assert_eq!(decoded.pushed, pushed);
+    let pushed = pushed.unwrap();
+    let filled = |data| offer::fill_in(&lacking, &pushed.lengths, Bytes::from_static(data));
+    assert_eq!(filled(&[7, 8]), Some(outputs));
+    assert_eq!((filled(&[7]), filled(&[7, 8, 9])), (None, None));
+    assert_ne!(pushed.digest, offer::data_digest([&[7, 9][..]].into_iter()));
+    assert_eq!(pushed.digest, offer::data_digest([&[7][..], &[8]].into_iter()));
+}
+
 #[test]
 fn replies_are_written_as_documented() {
     assert_eq!(encode_replies(&replies()), REPLIES);
@@ -175,6 +275,8 @@ fn each_kind_of_damage_has_its_error() {
     let longer = [JOB, &[0, 0]].concat();
     assert_eq!(decode_job(longer.into()).unwrap_err(), WireError::Truncated);
     let longest = [JOB, &[1; 24], &[0, 7, 7]].concat();
+    assert_eq!(decode_job(longest.into()).unwrap_err(), WireError::Truncated);
+    let longest = [&encode_job(&offered().1)[..], &[7, 7]].concat();
     assert_eq!(decode_job(longest.into()).unwrap_err(), WireError::Trailing(2));
     let mut failure = REPLIES.to_vec();
     failure[REPLIES.len() - 6] = 50;
@@ -268,7 +370,10 @@ prop_compose! {
         let trace = trace.and_then(|(trace, span)| TraceContext::new(trace, span));
         let class = |(output, count)| ClassCount { output, count };
         let classes = classes.into_iter().map(class).collect();
-        Job { id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs, trace, classes }
+        Job {
+            id, gateway, attempt, priority, ttl, rows, digest, inputs, outputs, trace, classes,
+            offer: None,
+        }
     }
 }
 
@@ -292,7 +397,7 @@ prop_compose! {
             queue, batch_wait, compute_input, compute_infer, compute_output, batch_rows, padded_rows,
             release: release.map(|i| Release::ALL[i]),
         };
-        Reply { id: RequestId(id), attempt, digest, timing, outcome }
+        Reply { id: RequestId(id), attempt, digest, timing, outcome, pushed: None }
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     refusal_pace::RefusalPace,
     server::{self, Addresses, ListenError, Server},
     settings::GatewaySettings,
+    tensor_port::TensorPort,
     tls::{Tls, TlsError},
     trace::Traces,
     usage::Usage,
@@ -115,6 +116,9 @@ impl Gateway {
         });
         let tasks_of = GatewayTasks { producer, observer, core: core.clone(), look_requests };
         tasks_of.spawn(settings, process, move || ticking.live.tick(), &mut tasks);
+        if let Some(address) = settings.tensors_listen {
+            offer_inputs(settings, address, process.admin_address, &core, &mut tasks).await?;
+        }
         warn_if_open(settings);
         let tls = Tls::new(&settings.tls, &core.metrics.access, &api.connection_memory)?;
         if let Some(tls) = tls.clone() {
@@ -204,6 +208,30 @@ impl GatewayTasks {
             pending::<()>().await;
         });
     }
+}
+
+/// Opens the port for workers, and begins to offer inputs there.
+async fn offer_inputs(
+    settings: &GatewaySettings,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+    core: &Core,
+    tasks: &mut LongTasks,
+) -> Result<(), ListenError> {
+    let flag = "--tensors-listen";
+    let port = TensorPort::bind(address);
+    let port = port.await.map_err(|error| ListenError { flag, address, error })?;
+    info!(address = %port.address, port_name = "tensors", "listening");
+    let advertised = settings.tensors_advertise.unwrap_or(port.address);
+    if advertised.ip().is_unspecified() && admin.is_none_or(|admin| admin.ip().is_loopback()) {
+        warn!(
+            "workers cannot fetch inputs: set --tensors-advertise to the address of this gateway"
+        );
+    }
+    let (from, most) = (settings.fetch_from, settings.max_body_bytes_in_flight);
+    let requests = core.dispatcher.offer_inputs(from, advertised, most);
+    tasks.spawn("port for workers", port.serve(requests, core.metrics.tensors.clone()));
+    Ok(())
 }
 
 /// How models are loaded and unloaded, given those that are announced.

@@ -164,6 +164,12 @@ pub(crate) async fn follow(
             {
                 debug!(%error, "failed to read the addresses of gateways");
             }
+            // An admin port that only this machine reaches says nothing of other ports.
+            if let (Some(own), Some(admin)) = (peers.own, admin)
+                && (admin.ip().is_unspecified() || !own.ip().is_loopback())
+            {
+                core.dispatcher.reached_at(own.ip());
+            }
             if trouble.is_some() {
                 peers.reaches = peers::any_reaches_redis(&peers.others).await;
             }

@@ -5,10 +5,14 @@ mod admit;
 mod answer;
 mod caller;
 mod line;
+mod offers;
 mod retracted;
 mod sweep;
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use batchfleet_broker::{GatewayId, GatewayRoles};
 use batchfleet_service::LongTasks;
@@ -19,8 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::line::JobRequest;
 use self::{admit::Admission, answer::Resolver, line::JobLine};
+pub(crate) use self::{line::JobRequest, offers::OfferedRequests};
 use crate::{
     books::Admitted,
     error::{InferError, InferResult},
@@ -119,6 +123,24 @@ impl Dispatcher {
     /// Whether jobs can be submitted, or a reply arrived within the last second.
     pub(crate) fn is_reachable(&self) -> bool {
         self.resolver.is_reachable()
+    }
+
+    /// Offers inputs from `from` bytes on to workers, at `address`, and takes outputs of at most `most`
+    /// bytes at a time. If `address` has no IP address, offers begin when it is
+    /// [known](Self::reached_at).
+    pub(crate) fn offer_inputs(
+        &self,
+        from: usize,
+        address: SocketAddr,
+        most: usize,
+    ) -> OfferedRequests {
+        self.line.offers().open(from, address);
+        OfferedRequests::new(self.line.shared_ledger(), most)
+    }
+
+    /// Records at which address of this machine other programs reach it.
+    pub(crate) fn reached_at(&self, ip: IpAddr) {
+        self.line.offers().reached_at(ip);
     }
 
     /// Sets whether new requests are refused because Redis is almost out of memory.

@@ -112,7 +112,7 @@ impl InferError {
             Self::Worker(error) => match error.failure {
                 Failure::BadInput => "bad_input",
                 Failure::Model => "model_error",
-                Failure::Expired | Failure::Unawaited => "deadline",
+                Failure::Expired | Failure::Unawaited | Failure::Unfetched => "deadline",
                 Failure::Poison => "poison_input",
             },
             refused => refused.refusal().map_or("internal", RefusalKind::code),
@@ -138,7 +138,7 @@ impl InferError {
             Self::Worker(error) => match error.failure {
                 Failure::BadInput => 400,
                 Failure::Model | Failure::Poison => 500,
-                Failure::Expired | Failure::Unawaited => 504,
+                Failure::Expired | Failure::Unawaited | Failure::Unfetched => 504,
             },
             Self::Misrouted => 500,
         }

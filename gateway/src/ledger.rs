@@ -14,8 +14,13 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{EntryId, Job, Reply, RequestId};
-use tokio::time::Instant;
+use batchfleet_broker::{
+    EntryId, Job, Pushed, Reply, RequestId,
+    offer::{Item, fill_in},
+};
+use bytes::Bytes;
+use subtle::ConstantTimeEq;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// Maximum number of times that a request is sent.
 pub(crate) const MOST_ATTEMPTS: u8 = 4;
@@ -41,6 +46,18 @@ struct Owed<C> {
     job: Arc<Job>,
     deadline: Instant,
     whereabouts: Whereabouts,
+    outputs: Option<TakenOutputs>,
+}
+
+/// Outputs that a worker has pushed before its reply.
+#[derive(Debug)]
+pub(crate) struct TakenOutputs {
+    /// The data of all outputs.
+    pub(crate) data: Bytes,
+    /// The [digest](batchfleet_broker::offer::data_digest) of the data.
+    pub(crate) digest: u64,
+    /// The memory that they take.
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +79,8 @@ pub(crate) enum Resolution<C> {
     Unclaimed,
     /// The reply was computed from an input other than this caller's.
     Misrouted(C),
+    /// The outputs do not travel with the reply, and the ledger does not have them. The request goes on.
+    Incomplete,
 }
 
 impl<C> Ledger<C> {
@@ -78,7 +97,8 @@ impl<C> Ledger<C> {
     pub(crate) fn accept(&mut self, job: Arc<Job>, deadline: Instant, caller: C) {
         self.budget.earn(EARNED_PER_REQUEST);
         let whereabouts = Whereabouts::Leaving;
-        self.owed.insert(job.id, Owed { caller, job, deadline, whereabouts });
+        let outputs = None;
+        self.owed.insert(job.id, Owed { caller, job, deadline, whereabouts, outputs });
     }
 
     /// Adds a leaving request to the line for the next pipeline.
@@ -133,11 +153,17 @@ impl<C> Ledger<C> {
         Some(self.owed.remove(&id)?.caller)
     }
 
-    /// Ends a request with a reply.
-    pub(crate) fn resolve(&mut self, reply: &Reply) -> Resolution<C> {
+    /// Ends a request with a reply. Completes the reply with the outputs that were pushed.
+    pub(crate) fn resolve(&mut self, reply: &mut Reply) -> Resolution<C> {
         match self.owed.entry(reply.id) {
             Entry::Vacant(_) => Resolution::Unclaimed,
-            Entry::Occupied(owed) => {
+            Entry::Occupied(mut owed) => {
+                if let Some(pushed) = reply.pushed.take() {
+                    let taken = owed.get_mut().outputs.take();
+                    if !complete(reply, &pushed, taken) {
+                        return Resolution::Incomplete;
+                    }
+                }
                 let Owed { caller, job, .. } = owed.remove();
                 if job.digest == reply.digest {
                     Resolution::Deliver(caller)
@@ -225,18 +251,52 @@ impl<C> Ledger<C> {
         again
     }
 
-    /// Records that a worker dropped this attempt, because this gateway was unsubscribed. The
-    /// request is resubmitted or, if the limits forbid a resubmission, presumed lost after a
-    /// silence.
-    pub(crate) fn unawaited(&mut self, id: RequestId, attempt: u8, now: Instant) {
+    /// Records that a worker dropped this attempt, because this gateway was unsubscribed or the worker
+    /// could not fetch the inputs. The request is resubmitted or, if the limits forbid a resubmission,
+    /// presumed lost after a silence. Returns the caller if the request waits for this attempt.
+    pub(crate) fn dropped(&mut self, id: RequestId, attempt: u8, now: Instant) -> Option<&C> {
         let Self { owed, budget, .. } = self;
         let is_current = |owed: &&mut Owed<C>| {
             owed.job.attempt == attempt && owed.whereabouts != Whereabouts::Unsent
         };
-        if let Some(owed) = owed.get_mut(&id).filter(is_current) {
-            owed.resubmit(budget, now);
+        let owed = owed.get_mut(&id).filter(is_current)?;
+        owed.resubmit(budget, now);
+        Some(&owed.caller)
+    }
+
+    /// Whether outputs for an outstanding request, offered under this key, are taken.
+    pub(crate) fn takes_outputs(&self, item: Item) -> bool {
+        self.offered(item).is_some()
+            && self.owed.get(&item.id).is_some_and(|owed| owed.outputs.is_none())
+    }
+
+    /// Keeps outputs until the reply, unless the request has ended.
+    pub(crate) fn put_outputs(&mut self, item: Item, outputs: TakenOutputs) {
+        if self.takes_outputs(item)
+            && let Some(owed) = self.owed.get_mut(&item.id)
+        {
+            owed.outputs = Some(outputs);
         }
     }
+
+    /// The job of an outstanding request whose inputs are offered under this key.
+    pub(crate) fn offered(&self, Item { id, key }: Item) -> Option<Arc<Job>> {
+        let job = &self.owed.get(&id)?.job;
+        let offered = job.offer.as_ref()?.key.0.to_le_bytes();
+        bool::from(offered[..].ct_eq(&key.0.to_le_bytes()[..])).then(|| job.clone())
+    }
+}
+
+/// Gives the outputs of a reply their data. Returns `false` if they are not those that the worker has
+/// computed.
+fn complete(reply: &mut Reply, pushed: &Pushed, taken: Option<TakenOutputs>) -> bool {
+    let (Ok(outputs), Some(TakenOutputs { data, digest, .. })) = (&mut reply.outcome, taken) else {
+        return false;
+    };
+    let filled = fill_in(outputs, &pushed.lengths, data).filter(|_| digest == pushed.digest);
+    let is_complete = filled.is_some();
+    *outputs = filled.unwrap_or_default();
+    is_complete
 }
 
 impl<C> Owed<C> {
@@ -247,8 +307,9 @@ impl<C> Owed<C> {
         if attempt == MOST_ATTEMPTS || self.deadline <= now || !budget.spend(now) {
             return false;
         }
-        // Omit the trace: the job may have been removed by a worker that cannot read traced jobs.
-        self.job = Arc::new(Job { attempt, trace: None, ..(*self.job).clone() });
+        // Without the trace and the offer: the job may have been removed by a worker that cannot read
+        // them, or that cannot reach this gateway.
+        self.job = Arc::new(Job { attempt, trace: None, offer: None, ..(*self.job).clone() });
         self.whereabouts = Whereabouts::Unsent;
         true
     }

@@ -45,6 +45,7 @@ mod roster;
 mod server;
 mod settings;
 mod tally;
+mod tensor_port;
 mod tls;
 mod trace;
 mod traffic;

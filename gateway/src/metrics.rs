@@ -20,7 +20,10 @@ use self::{
     fleet::FleetMetrics,
     triton::{ModelTriton, Triton},
 };
-use crate::{outcome::RequestOutcome, refusal::RefusalKind, traffic::SECONDS, usage::UsageMetrics};
+use crate::{
+    outcome::RequestOutcome, refusal::RefusalKind, tensor_port::TensorMetrics, traffic::SECONDS,
+    usage::UsageMetrics,
+};
 
 const MODEL: [&str; 1] = ["model"];
 
@@ -111,6 +114,8 @@ batchfleet_service::metrics! {
         pub(crate) body_bytes: IntGauge,
         /// Usage by client and model.
         pub(crate) usage: UsageMetrics,
+        /// Inputs that workers fetch.
+        pub(crate) tensors: TensorMetrics,
         /// Metrics of connections.
         pub(crate) connections: ConnectionMetrics,
         /// Replies whose request had already ended: given up, or answered before (duplicates).

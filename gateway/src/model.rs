@@ -10,13 +10,15 @@ use std::{
 };
 
 use batchfleet_broker::{
-    Announcement, Backlog, ModelSpec, Priority, Promise, QueueLimits, QueuePolicy, RowShapes,
-    Tensor,
+    Announcement, Backlog, ModelSpec, Priority, Promise, QueueLimits, QueuePolicy, Reply,
+    RowShapes, Tensor,
 };
 use batchfleet_policy::{
     Ahead, ArrivalRate, DrainRate, DrainSample, SettledRows, SettledSample, Speed, VersionLoad,
 };
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+use tracing::warn;
 
 use crate::{
     books::ModelBooks,
@@ -25,6 +27,9 @@ use crate::{
     outstanding::{OutstandingWork, RequestWork},
     request_cost::RequestCost,
 };
+
+/// How long inputs travel through Redis after a worker could not fetch some.
+const OFFERS_PAUSE: Duration = Duration::from_secs(30);
 
 /// One model version.
 #[derive(Debug)]
@@ -41,6 +46,11 @@ pub(crate) struct Model {
     default: AtomicBool,
     traced: AtomicBool,
     classifies: AtomicBool,
+    fetches: AtomicBool,
+    /// Until when no inputs are offered to workers.
+    offers_paused: Mutex<Option<Instant>>,
+    /// Bytes of the last outputs.
+    outputs: AtomicUsize,
     policy: RwLock<QueuePolicy>,
 }
 
@@ -108,6 +118,9 @@ impl Model {
             default: AtomicBool::new(false),
             traced: AtomicBool::new(false),
             classifies: AtomicBool::new(true),
+            fetches: AtomicBool::new(false),
+            offers_paused: Mutex::default(),
+            outputs: AtomicUsize::new(0),
             policy: RwLock::default(),
         }
     }
@@ -171,6 +184,36 @@ impl Model {
     /// Whether every worker that may get a job can answer with classes of outputs.
     pub(crate) fn classifies(&self) -> bool {
         self.classifies.load(Ordering::Relaxed)
+    }
+
+    /// Whether every worker that may get a job can fetch its inputs from this gateway, as far as known.
+    pub(crate) fn fetches(&self) -> bool {
+        self.fetches.load(Ordering::Relaxed)
+            && self.offers_paused.lock().is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Records the size of outputs.
+    pub(crate) fn note_outputs(&self, reply: &Reply) {
+        if let Ok(outputs) = &reply.outcome {
+            let bytes = outputs.iter().map(|output| output.data.len()).sum();
+            self.outputs.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of the outputs that arrived last; 0 before any.
+    pub(crate) fn last_outputs(&self) -> usize {
+        self.outputs.load(Ordering::Relaxed)
+    }
+
+    /// Records that a worker could not fetch inputs. The network between this gateway and some workers
+    /// may be cut, which each further attempt would have to find out again.
+    pub(crate) fn pause_offers(&self) {
+        let now = Instant::now();
+        let before = self.offers_paused.lock().replace(now + OFFERS_PAUSE);
+        if before.is_none_or(|until| until <= now) {
+            let (queue, seconds) = (&self.spec.queue, OFFERS_PAUSE.as_secs());
+            warn!(%queue, seconds, "worker failed to fetch inputs: sending inputs through Redis");
+        }
     }
 
     /// The limits of requests of this class, from the model's config.
@@ -239,13 +282,14 @@ impl Model {
     ) {
         let promised = promise.filter(|promise| promise.holds).map(|promise| &promise.expected);
         let (mut living, mut capacity) = (0, 0.0);
-        let (mut traced, mut classifies) = (true, true);
+        let (mut traced, mut classifies, mut fetches) = (true, true, true);
         let mut slowest: Option<&Announcement> = None;
         for worker in announcements {
             living += 1;
             capacity += worker.capacity;
             traced &= worker.tracing;
             classifies &= worker.classification;
+            fetches &= worker.fetches;
             if slowest.is_none_or(|slowest| worker.capacity < slowest.capacity) {
                 slowest = Some(worker);
             }
@@ -254,6 +298,7 @@ impl Model {
         self.promised.store(promised.is_some(), Ordering::Relaxed);
         self.retracted.store(promise.is_some_and(|promise| promise.retracted), Ordering::Relaxed);
         self.traced.store(traced && living > 0, Ordering::Relaxed);
+        self.fetches.store(fetches && living > 0, Ordering::Relaxed);
         if living == 0 {
             classifies = promised.is_none_or(|worker| worker.classification);
         }

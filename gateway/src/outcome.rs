@@ -44,7 +44,7 @@ impl RequestOutcome {
         match error.failure {
             Failure::BadInput | Failure::Model => Self::ModelError,
             Failure::Poison => Self::Poison,
-            Failure::Expired | Failure::Unawaited => Self::Expired,
+            Failure::Expired | Failure::Unawaited | Failure::Unfetched => Self::Expired,
         }
     }
 

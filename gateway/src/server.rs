@@ -46,10 +46,10 @@ pub(crate) struct Addresses {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {flag} {address}: {error}")]
 pub struct ListenError {
-    flag: &'static str,
-    address: SocketAddr,
+    pub(crate) flag: &'static str,
+    pub(crate) address: SocketAddr,
     #[source]
-    error: io::Error,
+    pub(crate) error: io::Error,
 }
 
 /// Binds the addresses and starts the server, with TLS if `tls` is given. After `shutdown`, the server

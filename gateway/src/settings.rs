@@ -144,6 +144,28 @@ pub struct GatewaySettings {
     )]
     pub max_body_bytes_in_flight: usize,
 
+    /// The address of the port for workers, where they fetch large inputs, which then do not travel
+    /// through Redis; port 0 picks any free port. A worker needs a key that only the job contains; the
+    /// traffic is not encrypted, so only workers should reach the port [default: all inputs travel
+    /// through Redis]
+    #[arg(
+        long,
+        env = "BATCHFLEET_TENSORS_LISTEN",
+        value_name = "ADDR",
+        value_parser = listen_address
+    )]
+    pub tensors_listen: Option<SocketAddr>,
+
+    /// The address at which workers reach the port for workers [default: that of --tensors-listen, or,
+    /// if that means every network, the address from which this gateway reaches Redis]
+    #[arg(long, env = "BATCHFLEET_TENSORS_ADVERTISE", value_name = "IP:PORT")]
+    pub tensors_advertise: Option<SocketAddr>,
+
+    /// The least bytes of a request's inputs that workers fetch, if --tensors-listen is set and all
+    /// workers of the model fetch inputs
+    #[arg(long, env = "BATCHFLEET_FETCH_FROM", default_value_t = 64 << 10, value_name = "BYTES")]
+    pub fetch_from: usize,
+
     /// The most connections of clients; further ones wait to be accepted. Close to the limit, a new
     /// connection replaces the one that has waited longest for a request [default: as many as the
     /// process may open files, less 64]
@@ -341,6 +363,8 @@ impl GatewaySettings {
             || self.max_connection_bytes < LEAST_CONNECTION_BYTES
         {
             "--max-connections must be at least 1, and --max-connection-bytes at least 1 MiB"
+        } else if self.tensors_advertise.is_some() && self.tensors_listen.is_none() {
+            "--tensors-advertise has no effect without --tensors-listen"
         } else {
             self.tls.check()?;
             return self.clients.check();

@@ -142,6 +142,7 @@ pub(crate) mod examples {
             outputs: Vec::new(),
             trace: None,
             classes: Vec::new(),
+            offer: None,
         };
         let priority = Priority::Default;
         let entry = EntryId { priority, sequence: index as u64, ..EntryId::default() };

@@ -148,6 +148,7 @@ mod tests {
             outputs: Vec::new(),
             trace: None,
             classes: Vec::new(),
+            offer: None,
         };
         let gateway = broker.gateway(job.gateway).await.unwrap();
         gateway.producer.submit(&queue, &job).await.unwrap();

@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{drain::Drain, lengths::RowLengths, retry::Outage};
+use crate::{drain::Drain, fetch::Fetcher, lengths::RowLengths, retry::Outage};
 
 /// How long a claim waits for the first job if nothing else limits the wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -28,8 +28,10 @@ pub(crate) struct ClaimedJobs {
     pub(crate) full: bool,
     /// Whether the queue was empty for a second.
     pub(crate) idle: bool,
-    /// How long the claim took.
+    /// How long the claim took, and the fetches of inputs after it.
     pub(crate) took: Duration,
+    /// How long the fetches took.
+    pub(crate) fetching: Duration,
 }
 
 /// The pipeline's handle to the claiming task.
@@ -46,7 +48,12 @@ pub(crate) struct Intake {
 }
 
 /// The jobs of a claim, and how long it took.
-type Answer = (Vec<Delivery>, Duration);
+#[derive(Default)]
+struct Answer {
+    deliveries: Vec<Delivery>,
+    took: Duration,
+    fetching: Duration,
+}
 
 /// A request for jobs.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +68,15 @@ struct Ask {
 
 impl Intake {
     /// Starts the claiming task, which retries failed claims until the drain begins.
-    pub(crate) fn start(source: Box<dyn Claims>, lengths: RowLengths, drain: Drain) -> Self {
+    pub(crate) fn start(
+        source: Box<dyn Claims>,
+        fetcher: Fetcher,
+        lengths: RowLengths,
+        drain: Drain,
+    ) -> Self {
         let (asks, asked) = mpsc::channel(1);
         let (sender, claims) = mpsc::channel(1);
-        let task = tokio::spawn(claim_when_asked(source, asked, sender, drain));
+        let task = tokio::spawn(claim_when_asked(source, fetcher, asked, sender, drain));
         Self { asks, claims, task, under_way: None, lengths, units_per_job: 1.0 }
     }
 
@@ -101,7 +113,7 @@ impl Intake {
         Some(self.count(answer))
     }
 
-    fn count(&mut self, (deliveries, took): Answer) -> ClaimedJobs {
+    fn count(&mut self, Answer { deliveries, took, fetching }: Answer) -> ClaimedJobs {
         let unasked = Ask { jobs: usize::MAX, limit: 1.0, wait: LONGEST_WAIT };
         let Ask { jobs, limit, wait } = self.under_way.take().unwrap_or(unasked);
         for delivery in &deliveries {
@@ -109,7 +121,7 @@ impl Intake {
             self.units_per_job += (units - self.units_per_job) * SMOOTHING;
         }
         let idle = deliveries.is_empty() && wait >= LONGEST_WAIT;
-        ClaimedJobs { full: deliveries.len() >= jobs, idle, took, deliveries }
+        ClaimedJobs { full: deliveries.len() >= jobs, idle, took, fetching, deliveries }
     }
 
     /// Ends the claiming task. Returns its last jobs, or an error if the task has crashed.
@@ -118,12 +130,13 @@ impl Intake {
         drop(asks);
         let last = claims.recv().await.unwrap_or_default();
         task.await?;
-        Ok(last.0)
+        Ok(last.deliveries)
     }
 }
 
 async fn claim_when_asked(
     mut source: Box<dyn Claims>,
+    fetcher: Fetcher,
     mut asked: mpsc::Receiver<Ask>,
     claims: mpsc::Sender<Answer>,
     drain: Drain,
@@ -133,9 +146,10 @@ async fn claim_when_asked(
         let answer = loop {
             let began = Instant::now();
             match source.claim_within(jobs, wait).await {
-                Ok(deliveries) => {
+                Ok(mut deliveries) => {
                     outage.over();
-                    break (deliveries, began.elapsed());
+                    let fetching = fetcher.fetch(&mut deliveries).await;
+                    break Answer { deliveries, took: began.elapsed(), fetching };
                 }
                 Err(error) => outage.failed(&error),
             }

@@ -16,6 +16,7 @@ mod drain;
 mod engine;
 mod error;
 mod fault;
+mod fetch;
 mod gateways;
 mod gpus;
 mod graph;

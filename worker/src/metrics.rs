@@ -18,7 +18,7 @@ use self::{
     batching::{BatchingFamilies, BatchingMetrics},
     labels::MODEL,
 };
-use crate::{fault::RunFault, gpus::GpuMetrics, machine::MachineMetrics};
+use crate::{fault::RunFault, fetch::FetchFailure, gpus::GpuMetrics, machine::MachineMetrics};
 
 /// 1 to 512 rows.
 const ROWS: [f64; 10] = doubling(1.0);
@@ -57,6 +57,8 @@ pub(crate) enum JobOutcome {
     Poison,
     /// The gateway was gone, so the job did not run.
     Orphaned,
+    /// The inputs could not be fetched from the gateway, so the job did not run.
+    Unfetched,
 }
 
 batchfleet_service::metrics! {
@@ -126,6 +128,31 @@ batchfleet_service::metrics! {
             buckets = SECONDS
         )]
         broker_seconds: HistogramVec,
+        /// Time to fetch the inputs of claimed jobs from their gateways, if any were not in the jobs.
+        #[metric(
+            "batchfleet_worker_fetch_seconds",
+            unit = "seconds",
+            labels = MODEL,
+            buckets = SECONDS
+        )]
+        fetch_seconds: HistogramVec,
+        /// Bytes of inputs fetched from gateways.
+        #[metric("batchfleet_worker_fetched_bytes_total", unit = "bytes", labels = MODEL)]
+        fetched_bytes: IntCounterVec,
+        /// Bytes of outputs pushed to gateways.
+        #[metric("batchfleet_worker_pushed_bytes_total", unit = "bytes", labels = MODEL)]
+        pushed_bytes: IntCounterVec,
+        /// Replies whose large outputs could not be pushed to the gateway, and travelled through Redis.
+        #[metric("batchfleet_worker_push_failures_total", unit = "replies", labels = MODEL)]
+        push_failures: IntCounterVec,
+        /// Jobs whose inputs were not fetched, by reason: `gone` (the request had ended), `digest` (other
+        /// inputs than the gateway had accepted), `unreachable`, `timeout` or `invalid`.
+        #[metric(
+            "batchfleet_worker_fetch_failures_total",
+            unit = "jobs",
+            labels = ["model", "version", "reason"]
+        )]
+        fetch_failures: IntCounterVec,
         /// Failed calls to Redis that settle replies or renew the announcement, by error code.
         #[metric(
             "batchfleet_worker_broker_errors_total",
@@ -233,6 +260,13 @@ impl WorkerMetrics {
             queue_wait: self.queue_wait.with_label_values(&labels),
             batch_wait: self.batch_wait.with_label_values(&labels),
             broker_seconds: self.broker_seconds.with_label_values(&labels),
+            fetch_seconds: self.fetch_seconds.with_label_values(&labels),
+            fetched_bytes: self.fetched_bytes.with_label_values(&labels),
+            pushed_bytes: self.pushed_bytes.with_label_values(&labels),
+            push_failures: self.push_failures.with_label_values(&labels),
+            fetch_failures: each_variant(|failure: FetchFailure| {
+                labelled(&self.fetch_failures, failure.into())
+            }),
             broker_errors: BrokerError::CODES.map(|code| labelled(&self.broker_errors, code)),
             released: Release::ALL.map(|reason| labelled(&self.released, reason.name())),
             jobs: each_variant(|outcome: JobOutcome| labelled(&self.jobs, outcome.into())),
@@ -282,6 +316,15 @@ pub(crate) struct ModelMetrics {
     pub(crate) batch_wait: TracedHistogram,
     /// Observed once per batch, after its replies are sent.
     pub(crate) broker_seconds: Histogram,
+    /// Observed once per claim with offered inputs.
+    pub(crate) fetch_seconds: Histogram,
+    /// Added to when inputs arrive.
+    pub(crate) fetched_bytes: IntCounter,
+    /// Added to when outputs are sent.
+    pub(crate) pushed_bytes: IntCounter,
+    /// Added to when outputs cannot be pushed.
+    pub(crate) push_failures: IntCounter,
+    fetch_failures: Arc<[IntCounter]>,
     /// Set whenever N is chosen.
     pub(crate) batch_limit: IntGauge,
     /// Added to once per batch, after its run.
@@ -319,6 +362,11 @@ impl ModelMetrics {
     pub(crate) fn broker_failed(&self, error: &BrokerError) {
         let errors = BrokerError::CODES.iter().zip(&self.broker_errors);
         errors.filter(|(code, _)| **code == error.code()).for_each(|(_, counter)| counter.inc());
+    }
+
+    /// Incremented once per job whose inputs are not fetched.
+    pub(crate) fn fetch_failures(&self, failure: FetchFailure) -> &IntCounter {
+        &self.fetch_failures[failure as usize]
     }
 
     /// Incremented once per check of an answered request.

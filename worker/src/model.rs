@@ -147,6 +147,7 @@ impl Model {
             unavailable: self.unavailable,
             tracing: self.plan.tracer.is_on(),
             classification: true,
+            fetches: true,
             config: Some(self.config),
             queue_policy: self.queue_policy,
             notes: self.plan.notes.clone(),

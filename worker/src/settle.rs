@@ -9,11 +9,13 @@ use std::{
 };
 
 use batchfleet_broker::{
-    Consumer, Delivery, Failure, Reply, ReplyError, Settlement, Tensor, Timing,
+    Consumer, Delivery, Failure, Offer, Pushed, Reply, ReplyError, RequestId, Settlement, Tensor,
+    Timing,
 };
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    fetch::Pusher,
     metrics::{JobOutcome, ModelMetrics},
     retry::Outage,
 };
@@ -28,6 +30,8 @@ pub(crate) struct JobReply {
     settlement: Settlement,
     deadline: Instant,
     outcome: JobOutcome,
+    /// Where the gateway takes large outputs.
+    offer: Option<Offer>,
 }
 
 impl JobReply {
@@ -55,6 +59,7 @@ impl JobReply {
             Failure::Model => JobOutcome::Model,
             Failure::Poison => JobOutcome::Poison,
             Failure::Unawaited => JobOutcome::Orphaned,
+            Failure::Unfetched => JobOutcome::Unfetched,
         };
         Self::new(delivery, timing, Err(ReplyError { failure, message }), outcome)
     }
@@ -64,6 +69,13 @@ impl JobReply {
         let message = "its gateway is gone".to_owned();
         let orphaned = ReplyError { failure: Failure::Unawaited, message };
         Self::new(delivery, Timing::default(), Err(orphaned), JobOutcome::Orphaned)
+    }
+
+    /// A reply to a job whose inputs could not be fetched. Its gateway submits it again, if it still
+    /// waits.
+    pub(crate) fn unfetched(delivery: Delivery) -> Self {
+        let message = "its inputs could not be fetched".to_owned();
+        Self::failure(delivery, Timing::default(), Failure::Unfetched, message)
     }
 
     fn new(
@@ -78,9 +90,35 @@ impl JobReply {
             digest: job.digest,
             timing,
             outcome: outputs,
+            pushed: None,
         };
         let settlement = Settlement { entry, gateway: job.gateway, reply };
-        Self { settlement, deadline, outcome }
+        Self { settlement, deadline, outcome, offer: job.offer }
+    }
+
+    /// The request.
+    pub(crate) fn id(&self) -> RequestId {
+        self.settlement.reply.id
+    }
+
+    /// Where the gateway takes large outputs.
+    pub(crate) fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    /// The outputs; none of a job that failed.
+    pub(crate) fn tensors(&self) -> &[Tensor] {
+        self.settlement.reply.outcome.as_deref().unwrap_or_default()
+    }
+
+    /// Bytes of data of the outputs.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.tensors().iter().map(|output| output.data.len()).sum()
+    }
+
+    /// Records that the gateway has taken the outputs.
+    pub(crate) fn set_pushed(&mut self, pushed: Pushed) {
+        self.settlement.reply.pushed = Some(pushed);
     }
 
     /// The reply.
@@ -99,6 +137,7 @@ impl JobReply {
 /// Sends replies in the background.
 pub(crate) struct Settler {
     consumer: Arc<dyn Consumer>,
+    pusher: Pusher,
     metrics: ModelMetrics,
     under_way: JoinSet<()>,
     round_trip: RoundTrip,
@@ -108,11 +147,12 @@ impl Settler {
     /// A settler for one queue.
     pub(crate) fn new(consumer: Arc<dyn Consumer>, metrics: ModelMetrics) -> Self {
         let (under_way, round_trip) = (JoinSet::new(), RoundTrip::default());
-        Self { consumer, metrics, under_way, round_trip }
+        let pusher = Pusher::new(metrics.clone());
+        Self { consumer, pusher, metrics, under_way, round_trip }
     }
 
     /// Starts to send `replies`; waits only while the maximum number of settlements is in flight.
-    pub(crate) async fn settle(&mut self, replies: Vec<JobReply>) {
+    pub(crate) async fn settle(&mut self, mut replies: Vec<JobReply>) {
         if replies.is_empty() {
             return;
         }
@@ -121,8 +161,11 @@ impl Settler {
             self.under_way.join_next().await;
         }
         let (consumer, metrics) = (Arc::clone(&self.consumer), self.metrics.clone());
-        let round_trip = self.round_trip.clone();
-        self.under_way.spawn(settle(consumer, metrics, round_trip, replies));
+        let (pusher, round_trip) = (self.pusher.clone(), self.round_trip.clone());
+        self.under_way.spawn(async move {
+            pusher.push(&mut replies).await;
+            settle(consumer, metrics, round_trip, replies).await;
+        });
     }
 
     /// The average time of a settlement, shared with the caller.

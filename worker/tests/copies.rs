@@ -62,6 +62,7 @@ impl Caller {
                 outputs: vec!["MARKED".to_owned()],
                 trace: None,
                 classes: Vec::new(),
+                offer: None,
             };
             self.producer.submit(&QueueName::new("m", 1), &job).await.unwrap();
         }

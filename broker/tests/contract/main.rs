@@ -189,6 +189,7 @@ impl Gateway {
             outputs: Vec::new(),
             trace: None,
             classes: Vec::new(),
+            offer: None,
         }
     }
 
@@ -276,7 +277,8 @@ fn echo(delivery: Delivery) -> Settlement {
     let Delivery { entry, job, waited, .. } = delivery;
     let Job { id, gateway, attempt, digest, inputs, .. } = job;
     let timing = Timing { queue: waited, batch_rows: 1, ..Timing::default() };
-    Settlement { entry, gateway, reply: Reply { id, attempt, digest, timing, outcome: Ok(inputs) } }
+    let reply = Reply { id, attempt, digest, timing, outcome: Ok(inputs), pushed: None };
+    Settlement { entry, gateway, reply }
 }
 
 fn echoes(deliveries: Vec<Delivery>) -> Vec<Settlement> {

@@ -105,6 +105,7 @@ pub(crate) async fn a_job_and_its_reply_arrive_as_they_were_sent(broker: &dyn Br
         digest: sent.digest,
         timing,
         outcome: Ok(vec![tensor(0, Datatype::Bool), tensor(12_289, Datatype::Bf16)]),
+        pushed: None,
     };
     let large = Reply { outcome: Ok(vec![tensor(3_000_000, Datatype::Bytes)]), ..good.clone() };
     let error = ReplyError { failure: Failure::Model, message: "it failed".into() };

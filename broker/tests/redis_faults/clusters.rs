@@ -41,7 +41,7 @@ async fn serves_in_the_end(pair: &Pair) {
 fn again(Delivery { entry, job, .. }: &Delivery) -> Settlement {
     let outcome = Ok(job.inputs.clone());
     let (timing, digest) = (Timing::default(), job.digest);
-    let reply = Reply { id: job.id, attempt: job.attempt, digest, timing, outcome };
+    let reply = Reply { id: job.id, attempt: job.attempt, digest, timing, outcome, pushed: None };
     Settlement { entry: *entry, gateway: job.gateway, reply }
 }
 

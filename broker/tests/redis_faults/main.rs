@@ -74,6 +74,7 @@ impl Pair {
             outputs: Vec::new(),
             trace: None,
             classes: Vec::new(),
+            offer: None,
         }
     }
 
@@ -144,7 +145,8 @@ fn queue() -> QueueName {
 
 fn answer(delivery: Delivery) -> Settlement {
     let Delivery { entry, job: Job { id, gateway, attempt, digest, inputs, .. }, .. } = delivery;
-    let reply = Reply { id, attempt, digest, timing: Timing::default(), outcome: Ok(inputs) };
+    let (timing, outcome) = (Timing::default(), Ok(inputs));
+    let reply = Reply { id, attempt, digest, timing, outcome, pushed: None };
     Settlement { entry, gateway, reply }
 }
 

@@ -58,6 +58,7 @@ async fn broker() -> MemoryBroker {
             outputs: Vec::new(),
             trace: None,
             classes: Vec::new(),
+            offer: None,
         };
         producer.submit(&queue(1), &job).await.unwrap();
     }

@@ -263,6 +263,7 @@ fn job() -> Job {
         outputs: Vec::new(),
         trace: None,
         classes: Vec::new(),
+        offer: None,
     }
 }
 

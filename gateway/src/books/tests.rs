@@ -90,7 +90,7 @@ async fn an_answered_request_is_counted_once() {
     let timing = Timing { batch_rows: 3, ..Timing::default() };
     let outcome = Ok(Vec::new());
     let id = RequestId::random();
-    record.ended(&Ok(Reply { id, attempt: 0, digest: 0, timing, outcome }));
+    record.ended(&Ok(Reply { id, attempt: 0, digest: 0, timing, outcome, pushed: None }));
     // An error while the outputs are encoded changes no count.
     record.failed(&InferError::Misrouted);
     drop(record);

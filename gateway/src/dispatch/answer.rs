@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use batchfleet_broker::{Failure, Inbound, Producer, Replies, Reply};
+use batchfleet_broker::{Failure, Inbound, Producer, Replies, Reply, ReplyError};
 use tokio::{sync::Notify, time::Instant};
 use tracing::{error, warn};
 
@@ -45,21 +45,29 @@ impl Resolver {
     }
 
     /// Sends a reply to the caller of its request.
-    pub(super) fn resolve(&self, reply: Reply) {
+    pub(super) fn resolve(&self, mut reply: Reply) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Relaxed);
-        if reply.outcome.as_ref().is_err_and(|error| error.failure == Failure::Unawaited) {
-            // The job did not run; the sweep resubmits the job.
-            self.ledger.lock().unawaited(reply.id, reply.attempt, Instant::now());
+        if let Err(ReplyError {
+            failure: failure @ (Failure::Unawaited | Failure::Unfetched),
+            ..
+        }) = reply.outcome
+        {
+            self.dropped(&reply, failure);
             return;
         }
-        let resolution = self.ledger.lock().resolve(&reply);
+        let resolution = self.ledger.lock().resolve(&mut reply);
         let delivered = match resolution {
             Resolution::Deliver(caller) => {
                 caller.model.books.ran(caller.rows, &reply.timing);
+                caller.model.note_outputs(&reply);
                 caller.address.send(Ok(reply))
             }
             Resolution::Unclaimed => false,
+            Resolution::Incomplete => {
+                self.dropped(&reply, Failure::Unfetched);
+                true
+            }
             // Dropping the caller's address ends the caller's wait.
             Resolution::Misrouted(_) => {
                 error!(request = %reply.id, "dropped reply: computed from another input");
@@ -69,6 +77,18 @@ impl Resolver {
         };
         if !delivered {
             self.metrics.unclaimed_replies.inc();
+        }
+    }
+
+    /// Has the sweep resubmit a job that did not run. If the worker could not fetch its inputs, the
+    /// inputs of the model's next jobs are not offered.
+    fn dropped(&self, reply: &Reply, failure: Failure) {
+        let mut ledger = self.ledger.lock();
+        let waits = ledger.dropped(reply.id, reply.attempt, Instant::now());
+        // A worker also finds nothing to fetch after the request has ended.
+        if let (Some(caller), Failure::Unfetched) = (waits, failure) {
+            self.metrics.tensors.unfetched.inc();
+            caller.model.pause_offers();
         }
     }
 }

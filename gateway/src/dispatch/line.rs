@@ -7,8 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use batchfleet_broker::{
-    BrokerError, ClassCount, EntryId, GatewayId, Job, Priority, Producer, QueueName, RequestId,
-    Tensor, TraceContext, throttle::Throttle,
+    BrokerError, ClassCount, EntryId, GatewayId, Job, Offer, Priority, Producer, QueueName,
+    RequestId, Tensor, TraceContext, throttle::Throttle,
 };
 use batchfleet_oip::Problem;
 use parking_lot::{Mutex, MutexGuard};
@@ -20,7 +20,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error};
 
-use super::caller::{Caller, SharedLedger};
+use super::{
+    caller::{Caller, SharedLedger},
+    offers::Offers,
+};
 use crate::{
     error::InferError, ledger::Ledger, mailbox::Address, metrics::GatewayMetrics, model::Model,
 };
@@ -68,6 +71,7 @@ pub(super) struct JobLine {
     /// The runtime of the connection to Redis.
     runtime: Handle,
     metrics: GatewayMetrics,
+    offers: Offers,
     /// Limits the log lines about jobs that the queue refuses, which callers can cause.
     submit_failures: Mutex<Throttle>,
 }
@@ -103,6 +107,7 @@ impl JobLine {
             withdrawals,
             runtime,
             metrics,
+            offers: Offers::default(),
             submit_failures,
         };
         (line, withdrawing)
@@ -139,7 +144,12 @@ impl JobLine {
     }
 
     fn job(&self, model: &Model, request: JobRequest) -> Job {
+        let offer = self.offers.offer(model, &request.inputs);
+        if offer.as_ref().is_some_and(Offer::has_inputs) {
+            self.metrics.tensors.offered.inc();
+        }
         Job {
+            offer,
             id: request.id,
             gateway: self.gateway,
             attempt: 0,
@@ -241,6 +251,16 @@ impl JobLine {
     /// The ledger of outstanding requests.
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger<Caller>> {
         self.ledger.lock()
+    }
+
+    /// The inputs that are offered to workers.
+    pub(super) fn offers(&self) -> &Offers {
+        &self.offers
+    }
+
+    /// The ledger, to be shared.
+    pub(super) fn shared_ledger(&self) -> SharedLedger {
+        Arc::clone(&self.ledger)
     }
 
     /// Counts a resubmitted job.

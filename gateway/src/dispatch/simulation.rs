@@ -192,6 +192,7 @@ fn answer(broker: &Arc<SimProducer>, batch: Vec<(EntryId, Job)>) {
             digest: job.digest,
             timing: Timing::default(),
             outcome: if world.chance(0.02) { Err(unawaited()) } else { Ok(job.inputs) },
+            pushed: None,
         };
         if world.chance(0.02) {
             continue; // The reply is lost.

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use batchfleet_broker::{
     Announcement, Broker, Claims, Consumer, Datatype, Delivery, Failure, FleetSnapshot, ModelSpec,
-    ObservedWorker, Observer, Priority, Promise, QueueName, Reply, ReplyError, RequestId,
-    Settlement, Tensor, TensorSpec, Timing, WorkerId, WorkerRoles, memory::MemoryBroker, wire,
+    ObservedWorker, Observer, OfferKey, Priority, Promise, Pushed, QueueName, Reply, ReplyError,
+    RequestId, Settlement, Tensor, TensorSpec, Timing, WorkerId, WorkerRoles, memory::MemoryBroker,
+    offer::Item, wire,
 };
 use bytes::Bytes;
 use prometheus::{Registry, proto::Metric};
 
 use super::*;
-use crate::{ask::put, books::Record, catalog::Catalog, trace::Trace};
+use crate::{ask::put, books::Record, catalog::Catalog, tensor_port::OpenRequests, trace::Trace};
 
 struct Fixture {
     dispatcher: Arc<Dispatcher>,
@@ -79,6 +80,7 @@ impl Fixture {
             digest: delivery.job.digest,
             timing: Timing::default(),
             outcome,
+            pushed: None,
         };
         self.settle(&delivery, reply.clone()).await;
         reply
@@ -191,6 +193,7 @@ async fn an_answer_computed_from_another_input_is_never_delivered() {
         digest: delivery.job.digest + 1,
         timing: Timing::default(),
         outcome: Ok(vec![tensor(2)]),
+        pushed: None,
     };
     fleet.settle(&delivery, reply).await;
     assert!(matches!(asked.await.unwrap(), Err(InferError::Misrouted)));
@@ -321,4 +324,107 @@ async fn a_job_that_a_worker_dropped_is_sent_again_unnoticed_by_its_caller() {
     fleet.answer(delivery, Ok(vec![tensor(1)])).await;
     assert!(asked.await.unwrap().unwrap().outcome.is_ok());
     assert_eq!(fleet.metric("batchfleet_gateway_resubmissions_total", ""), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn inputs_that_a_worker_could_not_fetch_are_sent_with_the_job_for_a_while() {
+    let fleet = Fixture::with_seats(10).await;
+    let worker = Announcement::new(WorkerId::random(), spec());
+    let fetching = Announcement { fetches: true, ..worker.clone() };
+    fleet.model.update([&fetching].into_iter(), None);
+    let offered = fleet.dispatcher.offer_inputs(1, "0.0.0.0:8090".parse().unwrap(), 100);
+    let answered = async |number, delivery: Delivery, asked: tokio::task::JoinHandle<_>| {
+        fleet.answer(delivery, Ok(vec![tensor(number)])).await;
+        let answer: Result<Reply, InferError> = asked.await.unwrap();
+        assert_eq!(answer.unwrap().outcome.unwrap(), [tensor(number)]);
+    };
+    // The address is not known yet.
+    let asked = fleet.ask(1);
+    let delivery = fleet.claim().await;
+    assert_eq!(delivery.job.offer, None);
+    answered(1, delivery, asked).await;
+
+    fleet.dispatcher.reached_at([10, 0, 0, 1].into());
+    let asked = fleet.ask(2);
+    let delivery = fleet.claim().await;
+    let offer = delivery.job.offer.clone().unwrap();
+    assert_eq!(offer.address, "10.0.0.1:8090".parse().unwrap());
+    let item = Item { id: delivery.job.id, key: offer.key };
+    assert_eq!(offered.find(item).unwrap().inputs, [tensor(2)]);
+    assert!(offered.find(Item { key: OfferKey(1), ..item }).is_none());
+    let unfetched = ReplyError { failure: Failure::Unfetched, message: String::new() };
+    fleet.answer(delivery, Err(unfetched)).await;
+    let delivery = fleet.claim().await;
+    assert_eq!((delivery.job.attempt, &delivery.job.offer), (1, &None));
+    assert!(offered.find(item).is_none(), "the key is not valid any more");
+    answered(2, delivery, asked).await;
+    assert_eq!(fleet.metric("batchfleet_gateway_tensors_unfetched_total", ""), 1);
+
+    for (pause, offers) in [(29, false), (2, true)] {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        let asked = fleet.ask(3);
+        let delivery = fleet.claim().await;
+        assert_eq!(delivery.job.offer.is_some(), offers);
+        let item = Item { id: delivery.job.id, key: OfferKey(0) };
+        answered(3, delivery, asked).await;
+        assert!(offered.find(item).is_none(), "the request has ended");
+    }
+    // One worker that does not fetch suffices.
+    fleet.model.update([&fetching, &worker].into_iter(), None);
+    let asked = fleet.ask(4);
+    let delivery = fleet.claim().await;
+    assert_eq!(delivery.job.offer, None);
+    answered(4, delivery, asked).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_is_completed_with_the_outputs_that_were_pushed_before() {
+    let fleet = Fixture::with_seats(10).await;
+    let worker = Announcement::new(WorkerId::random(), spec());
+    let fetching = Announcement { fetches: true, ..worker };
+    fleet.model.update([&fetching].into_iter(), None);
+    let address = "10.0.0.1:8090".parse().unwrap();
+    let requests = fleet.dispatcher.offer_inputs(1, address, 4 << 10);
+    let outputs = vec![tensor(7), tensor(8)];
+    let data: Bytes = outputs.iter().flat_map(|output| output.data.to_vec()).collect();
+    let pushed = Pushed::of(&outputs);
+    let lacking = |tensor: &Tensor| Tensor { data: Bytes::new(), ..tensor.clone() };
+    let reply = |delivery: &Delivery, pushed: &Pushed| Reply {
+        id: delivery.job.id,
+        attempt: delivery.job.attempt,
+        digest: delivery.job.digest,
+        timing: Timing::default(),
+        outcome: Ok(outputs.iter().map(lacking).collect()),
+        pushed: Some(pushed.clone()),
+    };
+    let item = |delivery: &Delivery| {
+        let key = delivery.job.offer.as_ref().unwrap().key;
+        Item { id: delivery.job.id, key }
+    };
+    let asked = fleet.ask(1);
+    let delivery = fleet.claim().await;
+    let room = requests.room(item(&delivery), 8).unwrap();
+    assert!(requests.room(Item { key: OfferKey(1), ..item(&delivery) }, 8).is_none());
+    assert!(requests.room(item(&delivery), 5 << 10).is_none(), "too large");
+    requests.put(item(&delivery), data.clone(), room);
+    assert!(requests.room(item(&delivery), 8).is_none(), "taken already");
+    fleet.settle(&delivery, reply(&delivery, &pushed)).await;
+    assert_eq!(asked.await.unwrap().unwrap().outcome.unwrap(), outputs);
+
+    // Outputs that are missing, and those that are not what the worker has computed.
+    let other = Pushed { digest: pushed.digest + 1, ..pushed.clone() };
+    for (is_put, pushed) in [(false, &pushed), (true, &other)] {
+        let asked = fleet.ask(2);
+        let delivery = fleet.claim().await;
+        if is_put {
+            let room = requests.room(item(&delivery), 8).unwrap();
+            requests.put(item(&delivery), data.clone(), room);
+        }
+        fleet.settle(&delivery, reply(&delivery, pushed)).await;
+        let delivery = fleet.claim().await;
+        assert_eq!((delivery.job.attempt, &delivery.job.offer), (1, &None));
+        fleet.answer(delivery, Ok(vec![tensor(9)])).await;
+        assert_eq!(asked.await.unwrap().unwrap().outcome.unwrap(), [tensor(9)]);
+        tokio::time::sleep(Duration::from_secs(31)).await;
+    }
 }

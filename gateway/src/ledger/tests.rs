@@ -25,6 +25,7 @@ fn job(number: u128) -> Arc<Job> {
         outputs: Vec::new(),
         trace: None,
         classes: Vec::new(),
+        offer: None,
     })
 }
 
@@ -34,7 +35,14 @@ fn entry(sequence: u64) -> EntryId {
 
 fn reply(number: u128, digest: u64) -> Reply {
     let timing = Timing::default();
-    Reply { id: RequestId(number), attempt: 0, digest, timing, outcome: Ok(Vec::new()) }
+    Reply {
+        id: RequestId(number),
+        attempt: 0,
+        digest,
+        timing,
+        outcome: Ok(Vec::new()),
+        pushed: None,
+    }
 }
 
 const ONE: RequestId = RequestId(1);
@@ -43,15 +51,15 @@ const ONE: RequestId = RequestId(1);
 fn the_first_answer_is_delivered_and_later_ones_are_unclaimed() {
     let (mut ledger, now) = ledger_of_one();
     assert!(ledger.sent(ONE, entry(1), now));
-    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
-    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Unclaimed);
-    assert_eq!(ledger.resolve(&reply(2, 42)), Resolution::Unclaimed);
+    assert_eq!(ledger.resolve(&mut reply(1, 42)), Resolution::Deliver("caller"));
+    assert_eq!(ledger.resolve(&mut reply(1, 42)), Resolution::Unclaimed);
+    assert_eq!(ledger.resolve(&mut reply(2, 42)), Resolution::Unclaimed);
 }
 
 #[test]
 fn an_answer_may_come_before_the_confirmation_of_its_job() {
     let (mut ledger, now) = ledger_of_one();
-    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
+    assert_eq!(ledger.resolve(&mut reply(1, 42)), Resolution::Deliver("caller"));
     assert!(!ledger.sent(ONE, entry(1), now), "the request has ended");
 }
 
@@ -76,7 +84,7 @@ fn the_line_is_sent_oldest_first_up_to_a_size_and_without_ended_requests() {
 #[test]
 fn an_answer_computed_from_another_input_is_not_delivered() {
     let (mut ledger, _) = ledger_of_one();
-    assert_eq!(ledger.resolve(&reply(1, 43)), Resolution::Misrouted("caller"));
+    assert_eq!(ledger.resolve(&mut reply(1, 43)), Resolution::Misrouted("caller"));
 }
 
 #[test]
@@ -118,16 +126,16 @@ fn a_lost_job_is_sent_again_under_the_same_id() {
 fn a_job_that_a_worker_dropped_is_sent_again_unless_the_drop_is_of_a_former_attempt() {
     let (mut ledger, now) = ledger_of_one();
     ledger.sent(ONE, entry(1), now);
-    ledger.unawaited(ONE, 0, now);
+    ledger.dropped(ONE, 0, now);
     assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 1);
-    ledger.unawaited(ONE, 0, now);
+    ledger.dropped(ONE, 0, now);
     assert!(ledger.take_unsent(now).is_empty(), "a former attempt");
     // The report of the drop may arrive before the confirmation that the job was queued.
-    ledger.unawaited(ONE, 1, now);
+    ledger.dropped(ONE, 1, now);
     assert!(ledger.sent(ONE, entry(2), now), "the request has not ended");
     assert_eq!(ledger.take_unsent(now).pop().unwrap().0.attempt, 2);
-    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Deliver("caller"));
-    ledger.unawaited(ONE, 2, now);
+    assert_eq!(ledger.resolve(&mut reply(1, 42)), Resolution::Deliver("caller"));
+    ledger.dropped(ONE, 2, now);
     assert!(ledger.is_empty());
 }
 
@@ -163,5 +171,5 @@ fn a_request_that_is_given_up_returns_its_entry() {
     ledger.sent(ONE, entry(5), now);
     assert_eq!(ledger.forget(ONE), Some(entry(5)));
     assert_eq!(ledger.forget(ONE), None);
-    assert_eq!(ledger.resolve(&reply(1, 42)), Resolution::Unclaimed);
+    assert_eq!(ledger.resolve(&mut reply(1, 42)), Resolution::Unclaimed);
 }

@@ -94,6 +94,7 @@ impl Bench {
             outputs: Vec::new(),
             trace: None,
             classes: Vec::new(),
+            offer: None,
         };
         self.producer.submit(&queue(), &job).await.unwrap();
         job.id

@@ -28,6 +28,7 @@ fn job(rows: u32, inputs: Vec<Tensor>) -> Job {
         outputs: Vec::new(),
         trace: None,
         classes: Vec::new(),
+        offer: None,
     }
 }
 

@@ -55,14 +55,18 @@ impl BatchPace {
 
     /// Records a claim, whose jobs cost `units` units.
     pub(super) fn claimed(&mut self, claimed: &ClaimedJobs, units: f64) {
-        let ClaimedJobs { deliveries, full, took, .. } = claimed;
+        let ClaimedJobs { deliveries, full, took, fetching, .. } = claimed;
         self.tuner.lock().claimed(deliveries, *full);
         let Some(longest) = deliveries.iter().map(|delivery| delivery.waited).max() else { return };
         let inputs = deliveries.iter().flat_map(|delivery| &delivery.job.inputs);
         let bytes: u64 = inputs.map(|input| input.data.len() as u64).sum();
         self.bytes_per_unit += (float(bytes) / units.max(1.0) - self.bytes_per_unit) * SMOOTHING;
+        // A gateway that does not answer says nothing of the next claims.
+        if deliveries.iter().any(|delivery| delivery.job.lacks_inputs()) {
+            return;
+        }
         // Otherwise the claim may have waited for the first job.
-        if longest >= *took {
+        if longest >= took.saturating_sub(*fetching) {
             self.claims.observe(bytes, *took);
         }
     }
@@ -240,7 +244,16 @@ mod tests {
         let mut pace = BatchPace::new(tuner, RoundTrip::default(), joins.clone());
         for _ in 0..100 {
             let deliveries = vec![Delivery { waited: MS * 9, ..delivery(0, 1, 100_000) }];
-            pace.claimed(&ClaimedJobs { deliveries, full: true, idle: false, took: MS / 4 }, 1.0);
+            pace.claimed(
+                &ClaimedJobs {
+                    deliveries,
+                    full: true,
+                    idle: false,
+                    took: MS / 4,
+                    fetching: Duration::ZERO,
+                },
+                1.0,
+            );
         }
         let began = Instant::now();
         let claims_at = |pace: &BatchPace| {

@@ -7,13 +7,14 @@ use batchfleet_broker::Release;
 
 use super::{pace::BatchPace, screen::Screen};
 use crate::{
-    batch::Batch, drain::Drain, job::HeldJob, metrics::ModelMetrics, rescue::Rescue,
-    settle::Settler,
+    batch::Batch, drain::Drain, fetch::Fetcher, job::HeldJob, metrics::ModelMetrics,
+    rescue::Rescue, settle::Settler,
 };
 
 /// The jobs of dead workers.
 pub(super) struct Quarantine {
     rescue: Rescue,
+    fetcher: Fetcher,
     metrics: ModelMetrics,
     drain: Drain,
     /// The job that ran last, if rows of it are left; they are next.
@@ -24,8 +25,13 @@ pub(super) struct Quarantine {
 
 impl Quarantine {
     /// Reclaims jobs through `rescue`.
-    pub(super) fn new(rescue: Rescue, metrics: ModelMetrics, drain: Drain) -> Self {
-        Self { rescue, metrics, drain, rest: None, ran: false }
+    pub(super) fn new(
+        rescue: Rescue,
+        fetcher: Fetcher,
+        metrics: ModelMetrics,
+        drain: Drain,
+    ) -> Self {
+        Self { rescue, fetcher, metrics, drain, rest: None, ran: false }
     }
 
     /// Whether a job of a dead worker may be next. Starts a search for such jobs if one is due.
@@ -55,9 +61,10 @@ impl Quarantine {
             return None;
         }
         while self.rescue.has_found() && !self.drain.has_begun() {
-            let reclaimed = self.rescue.next().await?;
+            let mut reclaimed = vec![self.rescue.next().await?];
             self.metrics.reclaimed.inc();
-            let admitted = screen.admit(vec![reclaimed], settler).await;
+            self.fetcher.fetch(&mut reclaimed).await;
+            let admitted = screen.admit(reclaimed, settler).await;
             let admitted = screen.drop_expired(admitted, settler).await;
             if !admitted.is_empty() {
                 return Some(self.batch(admitted, pace));

@@ -49,6 +49,8 @@ impl Screen {
             if delivery.deliveries > MOST_DEATHS {
                 let message = format!("{MOST_DEATHS} workers died while they ran this request");
                 refused.push(self.refuse(self.held(delivery), Failure::Poison, message));
+            } else if delivery.job.lacks_inputs() {
+                refused.push(JobReply::unfetched(delivery));
             } else if let Err(problem) = check(&self.plan.spec, &delivery.job) {
                 refused.push(self.refuse(self.held(delivery), Failure::BadInput, problem));
             } else {

@@ -19,6 +19,7 @@ use crate::{
     batch::Batch,
     drain::Drain,
     error::WorkerError,
+    fetch::Fetcher,
     intake::{ClaimedJobs, Intake},
     job::HeldJob,
     kept_buffers::KeptBuffers,
@@ -82,11 +83,12 @@ impl BatchSource {
         pace: BatchPace,
     ) -> Self {
         let rescue = Rescue::new(Arc::clone(&consumer), renewal);
+        let fetcher = Fetcher::new(metrics.clone());
         Self {
-            intake: Intake::start(claims, plan.lengths.clone(), drain.clone()),
+            intake: Intake::start(claims, fetcher.clone(), plan.lengths.clone(), drain.clone()),
             screen: Screen::new(Arc::clone(&plan), Arc::clone(&consumer), metrics.clone()),
             held: HeldJobs::new(plan.layout()),
-            quarantine: Quarantine::new(rescue, metrics.clone(), drain.clone()),
+            quarantine: Quarantine::new(rescue, fetcher, metrics.clone(), drain.clone()),
             leases: Outage::new("renew leases"),
             last_claim: LastClaim::Some,
             buffers: KeptBuffers::default(),

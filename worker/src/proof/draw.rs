@@ -165,6 +165,7 @@ pub(super) fn job(inputs: Vec<Tensor>, number: u64) -> Job {
         inputs,
         outputs: Vec::new(),
         classes: Vec::new(),
+        offer: None,
         trace: None,
     }
 }

@@ -128,6 +128,7 @@ impl Caller {
             outputs: Vec::new(),
             trace: None,
             classes,
+            offer: None,
         };
         self.producer.submit(queue, &job).await.unwrap();
         job.id
