@@ -145,7 +145,7 @@ fn classes_follow_the_trace_which_is_0_if_there_is_none() {
 
 /// The job with its inputs offered, and the same job without the data.
 fn offered() -> (Job, Job) {
-    let address = "10.1.2.3:8090".parse().unwrap();
+    let address = ([10, 1, 2, 3], 8090).into();
     let offer = Some(Offer { address, key: OfferKey(5), lengths: vec![3] });
     let job = Job { offer, ..job() };
     let data = Bytes::new();
