@@ -35,6 +35,8 @@ const OF_THE_CHART: &[&str] = &[
     "redis-key",
     "redis-url",
     "redis-url-file",
+    "tensors-advertise",
+    "tensors-listen",
     "tls-cert",
     "tls-client-ca",
     "tls-key",
