@@ -13,6 +13,7 @@ mod echo;
 mod files;
 mod gap;
 mod grpc;
+mod images;
 mod large;
 mod lengths;
 mod origin;
@@ -80,6 +81,8 @@ enum Part {
     RedisTls,
     /// Rate and latency of small clients beside one whose requests have many rows
     Large,
+    /// CPU per image through Redis, and fetched from the gateway
+    Images,
     /// CPU per request and latency over gRPC against HTTP
     Grpc,
     /// What an idle fleet costs Redis
@@ -126,6 +129,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Access => access::bench(lasts).await,
             Part::RedisTls => redis_tls::bench(lasts).await,
             Part::Large => large::bench(lasts).await,
+            Part::Images => images::bench(lasts).await,
             Part::Grpc => grpc::bench(lasts).await,
             Part::Control => control::bench(lasts).await,
         };
