@@ -38,7 +38,7 @@ pub struct Job {
     /// itself.
     pub classes: Vec<ClassCount>,
     /// Where the worker fetches the data of the inputs; `None` if the data travels with the job.
-    pub offer: Option<Offer>,
+    pub offer: Option<Box<Offer>>,
 }
 
 impl Job {

@@ -108,7 +108,7 @@ fn job_size_hint(job: &Job) -> usize {
 
 /// Whether the data of the inputs travels with the job.
 fn has_data(job: &Job) -> bool {
-    !job.offer.as_ref().is_some_and(Offer::has_inputs)
+    !job.offer.as_deref().is_some_and(Offer::has_inputs)
 }
 
 /// Appends an encoded job.
@@ -141,7 +141,7 @@ pub(crate) fn write_job(out: &mut impl BufMut, job: &Job) {
         put_text(out, output);
         put_varint(out, (*count).into());
     }
-    if let Some(Offer { address, key, lengths }) = &job.offer {
+    if let Some(Offer { address, key, lengths }) = job.offer.as_deref() {
         put_text(out, &address.to_string());
         out.put_u128_le(key.0);
         put_varints(out, lengths);
@@ -164,7 +164,7 @@ pub fn decode_job(bytes: Bytes) -> Result<Job, WireError> {
         outputs: input.list(WireReader::text)?,
         trace: input.trace()?,
         classes: input.classes()?,
-        offer: input.offer()?,
+        offer: input.offer()?.map(Box::new),
     };
     input.end()?;
     let lengths = job.offer.as_ref().map_or(0, |offer| offer.lengths.len());
@@ -293,7 +293,9 @@ fn put_tensors(out: &mut impl BufMut, tensors: &[Tensor], data: Data) {
 
 fn put_varints(out: &mut impl BufMut, values: &[u64]) {
     put_length(out, values.len());
-    values.iter().for_each(|&value| put_varint(out, value));
+    for &value in values {
+        put_varint(out, value);
+    }
 }
 
 fn put_timing(out: &mut impl BufMut, timing: &Timing) {

@@ -146,7 +146,7 @@ fn classes_follow_the_trace_which_is_0_if_there_is_none() {
 /// The job with its inputs offered, and the same job without the data.
 fn offered() -> (Job, Job) {
     let address = ([10, 1, 2, 3], 8090).into();
-    let offer = Some(Offer { address, key: OfferKey(5), lengths: vec![3] });
+    let offer = Some(Box::new(Offer { address, key: OfferKey(5), lengths: vec![3] }));
     let job = Job { offer, ..job() };
     let data = Bytes::new();
     let lacking = Job { inputs: vec![Tensor { data, ..job.inputs[0].clone() }], ..job.clone() };
@@ -177,7 +177,7 @@ fn an_offer_is_at_the_end_and_replaces_the_data_of_the_inputs() {
 #[test]
 fn an_offer_without_lengths_leaves_the_data_in_the_job() {
     let (offered, _) = offered();
-    let offer = offered.offer.map(|offer| Offer { lengths: Vec::new(), ..offer });
+    let offer = offered.offer.map(|offer| Box::new(Offer { lengths: Vec::new(), ..*offer }));
     let job = Job { offer, ..job() };
     assert_eq!(decode_job(encode_job(&job)).unwrap(), job);
     assert!(!job.lacks_inputs());
@@ -186,8 +186,8 @@ fn an_offer_without_lengths_leaves_the_data_in_the_job() {
 #[test]
 fn an_invalid_offer_is_refused() {
     let (job, lacking) = offered();
-    let lengths = Offer { lengths: vec![1, 2], ..job.offer.clone().unwrap() };
-    let job = Job { offer: Some(lengths), ..lacking.clone() };
+    let lengths = Offer { lengths: vec![1, 2], ..*job.offer.clone().unwrap() };
+    let job = Job { offer: Some(Box::new(lengths)), ..lacking.clone() };
     assert_eq!(decode_job(encode_job(&job)), Err(WireError::Offer));
     let mut address = encode_job(&lacking).to_vec();
     let at = address.windows(3).position(|bytes| bytes == b"10.").unwrap();
@@ -225,13 +225,13 @@ fn requests_of_workers_are_written_as_documented() {
 fn a_reply_says_what_the_gateway_has_of_its_outputs() {
     let [answer, _] = &replies()[..] else { panic!("two replies") };
     let outputs = vec![tensor("y", Datatype::Uint8, &[2], &[7, 8])];
-    let pushed = Some(Pushed::of(&outputs));
-    let reply = Reply { outcome: Ok(outputs.clone()), pushed: pushed.clone(), ..answer.clone() };
+    let pushed = Pushed::of(&outputs);
+    let reply =
+        Reply { outcome: Ok(outputs.clone()), pushed: Some(pushed.clone()), ..answer.clone() };
     let decoded = decode_replies(encode_replies([&reply])).unwrap().remove(0);
     let lacking = decoded.outcome.unwrap();
     assert_eq!(lacking[0].data.len(), 0);
-    assert_eq!(decoded.pushed, pushed);
-    let pushed = pushed.unwrap();
+    assert_eq!(decoded.pushed.as_ref(), Some(&pushed));
     let filled = |data| offer::fill_in(&lacking, &pushed.lengths, Bytes::from_static(data));
     assert_eq!(filled(&[7, 8]), Some(outputs));
     assert_eq!((filled(&[7]), filled(&[7, 8, 9])), (None, None));

@@ -31,7 +31,7 @@ pub(crate) struct JobReply {
     deadline: Instant,
     outcome: JobOutcome,
     /// Where the gateway takes large outputs.
-    offer: Option<Offer>,
+    offer: Option<Box<Offer>>,
 }
 
 impl JobReply {
@@ -103,7 +103,7 @@ impl JobReply {
 
     /// Where the gateway takes large outputs.
     pub(crate) fn offer(&self) -> Option<&Offer> {
-        self.offer.as_ref()
+        self.offer.as_deref()
     }
 
     /// The outputs; none of a job that failed.

@@ -144,8 +144,8 @@ impl JobLine {
     }
 
     fn job(&self, model: &Model, request: JobRequest) -> Job {
-        let offer = self.offers.offer(model, &request.inputs);
-        if offer.as_ref().is_some_and(Offer::has_inputs) {
+        let offer = self.offers.offer(model, &request.inputs).map(Box::new);
+        if offer.as_deref().is_some_and(Offer::has_inputs) {
             self.metrics.tensors.offered.inc();
         }
         Job {

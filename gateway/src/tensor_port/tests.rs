@@ -25,7 +25,7 @@ fn job(number: u128, bytes: usize) -> Job {
         data: vec![number.to_le_bytes()[0]; bytes].into(),
     };
     let inputs = vec![input.clone(), input];
-    let offer = Some(Offer::of(&inputs, (Ipv4Addr::LOCALHOST, 1).into()));
+    let offer = Some(Box::new(Offer::of(&inputs, (Ipv4Addr::LOCALHOST, 1).into())));
     Job {
         id: RequestId(number),
         gateway: GatewayId(1),
@@ -124,7 +124,7 @@ async fn a_wrong_key_and_an_unknown_request_get_the_same_answer() {
     let mut wrong_key = job(1, 10);
     wrong_key.offer.as_mut().unwrap().key = OfferKey(3);
     let asked = [wrong_key, job(2, 10), known.clone()];
-    let (mut worker, _answering, metrics) = connect(&[known.clone()], 1 << 10);
+    let (mut worker, _answering, metrics) = connect(std::slice::from_ref(&known), 1 << 10);
     worker.write_all(&request(&asked)).await.unwrap();
     assert_eq!(worker.read_u64_le().await.unwrap(), GONE);
     assert_eq!(worker.read_u64_le().await.unwrap(), GONE);
@@ -142,6 +142,7 @@ async fn outputs_are_taken_for_requests_that_wait_and_within_the_memory() {
     let conversation =
         Conversation { stream: gateway, requests: requests.clone(), metrics: metrics.clone() };
     let _answering = tokio::spawn(conversation.hold(None));
+    let data = vec![7; 70_000];
     for _ in 0..2 {
         let lengths = [(&wrong_key, 5), (&known, 70_000), (&known, 2_000_000), (&known, u64::MAX)];
         let items = lengths.into_iter().map(|(job, length)| (item(job), length));
@@ -149,11 +150,11 @@ async fn outputs_are_taken_for_requests_that_wait_and_within_the_memory() {
         let mut answers = [9; 4];
         worker.read_exact(&mut answers).await.unwrap();
         assert_eq!(answers, [REFUSES, TAKES, REFUSES, REFUSES]);
-        worker.write_all(&[7; 70_000]).await.unwrap();
+        worker.write_all(&data).await.unwrap();
         assert_eq!(worker.read_u8().await.unwrap(), TAKES);
     }
     let outputs = requests.outputs.lock();
-    assert!(outputs.iter().all(|(id, data)| *id == known.id && data[..] == [7; 70_000]));
+    assert!(outputs.iter().all(|(id, taken)| *id == known.id && taken[..] == data[..]));
     assert_eq!((outputs.len(), metrics.received_bytes.get()), (2, 140_000));
     assert_eq!(requests.room.available_permits(), 1_000_000);
 }

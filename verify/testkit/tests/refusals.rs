@@ -35,7 +35,7 @@ async fn fleet() -> (Fleet, TempDir) {
 fn hopeless() -> Prepared {
     let shape = vec![ROWS as u64, ROW_BYTES as u64];
     let input = Input { name: "INPUT0".to_owned(), datatype: "UINT8".to_owned(), shape };
-    let mut request = Call::new("slow", vec![input]).unwrap().binary(&[&[7; ROWS * ROW_BYTES]]);
+    let mut request = Call::new("slow", vec![input]).unwrap().binary(&[&vec![7; ROWS * ROW_BYTES]]);
     request.headers.insert("x-request-timeout-ms", TIMEOUT_MS.parse().unwrap());
     request
 }

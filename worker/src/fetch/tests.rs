@@ -55,7 +55,7 @@ impl Port {
         let data = Bytes::from(vec![number; bytes]);
         job.inputs[0].data = data.clone();
         job.digest = wire::digest(&job.inputs);
-        job.offer = Some(Offer::of(&job.inputs, self.address));
+        job.offer = Some(Box::new(Offer::of(&job.inputs, self.address)));
         job.inputs[0].data = Bytes::new();
         (delivery, data)
     }
