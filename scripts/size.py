@@ -38,12 +38,14 @@ class Request:
     redis: float
 
 
-# 256 B and 12 KiB: make bench ONLY=echo, with batches of 14 to 18. Images: measured with a client that sends
-# the same commands, batches of 8 to 32, answers of 4 KiB (docs/operating/size.md).
+# 256 B and 12 KiB: make bench ONLY=echo, with batches of 14 to 18. Images: make bench ONLY=images, with batches of
+# 2 to 6. Images that pass Redis by leave a small job and a small answer there.
 SMALL = Request("256 B", 256 + 500, 540, 29, 8.1)
 MEDIUM = Request("12 KiB", 12288 + 500, 540, 46, 17)
-PIXELS = Request("150 KiB, images of bytes", 150 << 10, 4 << 10, 50, 80)
-FLOATS = Request("600 KiB, images of floats", 600 << 10, 4 << 10, 120, 310)
+PIXELS = Request("150 KiB, images of bytes", 150 << 10, 540, 145, 80)
+FLOATS = Request("600 KiB, images of floats", 600 << 10, 540, 514, 240)
+PIXELS_PAST = Request("150 KiB, past Redis", 600, 540, 130, 17)
+FLOATS_PAST = Request("600 KiB, past Redis", 600, 540, 380, 25.5)
 
 # Requests per second, and those of one worker.
 LOADS = [
@@ -51,7 +53,9 @@ LOADS = [
     (1_000_000, SMALL, 20_000),
     (1_000_000, MEDIUM, 2_000),
     (100_000, PIXELS, 4_000),
+    (100_000, PIXELS_PAST, 4_000),
     (100_000, FLOATS, 4_000),
+    (100_000, FLOATS_PAST, 4_000),
 ]
 
 
