@@ -22,9 +22,8 @@ GATEWAY_CORES = 2
 WORKERS_PER_REDIS = 8
 # Share of a core that 1,000 workers and 200 gateways cost a Redis without a request (make bench ONLY=control).
 IDLE, IDLE_WORKERS, IDLE_GATEWAYS = 0.12, 1000, 200
-# Connections to each Redis: of a gateway, of a worker that lives there, of one that fills up its claims there,
-# and of any other.
-OF_GATEWAY, AT_HOME, AT_SECOND, ELSEWHERE = 5, 7, 3, 1
+# Connections to each Redis: of a gateway, of a worker that lives there, and of one that lives elsewhere.
+OF_GATEWAY, AT_HOME, ELSEWHERE = 5, 7, 1
 
 
 @dataclass
@@ -84,10 +83,7 @@ class Plan:
             if share <= CORE and gigabits <= CARD:
                 break
             redises += 1
-        # Each worker has one second Redis, if there are several.
-        second = min(here, workers - here)
-        others = workers - here - second
-        connections = gateways * OF_GATEWAY + here * AT_HOME + second * AT_SECOND + others * ELSEWHERE
+        connections = gateways * OF_GATEWAY + here * AT_HOME + (workers - here) * ELSEWHERE
         return cls(gateways, workers, redises, share, gigabits / 1e9, connections)
 
     def note(self) -> str:

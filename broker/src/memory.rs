@@ -37,7 +37,6 @@ impl MemoryBroker {
             queues: Mutex::default(),
             gateways: Mutex::default(),
             workers: Mutex::default(),
-            guests: Mutex::default(),
             targets: Mutex::default(),
             traffic: Mutex::default(),
             promises: Mutex::default(),
@@ -59,8 +58,6 @@ struct Shared {
     queues: Mutex<HashMap<QueueName, Arc<Queue>>>,
     gateways: Mutex<HashMap<GatewayId, mpsc::UnboundedSender<Vec<Reply>>>>,
     workers: Mutex<HashMap<WorkerId, LastRenewal>>,
-    /// Workers that never lived here and may hold jobs, and their last sign of life.
-    guests: Mutex<HashMap<WorkerId, Instant>>,
     targets: Mutex<HashMap<QueueName, watch::Sender<Option<Target>>>>,
     traffic: Mutex<HashMap<GatewayId, (Instant, Vec<Traffic>)>>,
     promises: Mutex<HashMap<QueueName, Promised>>,
@@ -100,12 +97,6 @@ impl Shared {
     fn promised(&self, expected: &Announcement, retracted: bool) {
         let promised = Promised { at: Instant::now(), expected: expected.clone(), retracted };
         self.promises.lock().insert(expected.model.queue.clone(), promised);
-    }
-
-    /// Whether the jobs that a worker holds are left to it.
-    fn keeps_jobs(&self, worker: WorkerId) -> bool {
-        self.workers.lock().get(&worker).is_some_and(LastRenewal::keeps_jobs)
-            || self.guests.lock().get(&worker).is_some_and(|seen| seen.elapsed() < LIVENESS)
     }
 
     /// Sends replies to a gateway. Returns the number of replies that did not reach it.
@@ -310,14 +301,18 @@ struct MemoryConsumer {
 #[async_trait]
 impl Consumer for MemoryConsumer {
     async fn reclaim(&self, limit: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let dead = |worker| worker != self.worker && !self.shared.keeps_jobs(worker);
+        let workers = self.shared.workers.lock();
+        let keeps = |worker| workers.get(&worker).is_some_and(LastRenewal::keeps_jobs);
+        let dead = |worker| worker != self.worker && !keeps(worker);
         let mut deliveries = self.queue.reclaim(self.worker, limit, self.lease, dead);
         self.shared.set_awaited(&mut deliveries);
         Ok(deliveries)
     }
 
     async fn can_reclaim(&self) -> Result<bool, BrokerError> {
-        let dead = |worker| worker != self.worker && !self.shared.keeps_jobs(worker);
+        let workers = self.shared.workers.lock();
+        let keeps = |worker| workers.get(&worker).is_some_and(LastRenewal::keeps_jobs);
+        let dead = |worker| worker != self.worker && !keeps(worker);
         Ok(self.queue.has_overdue(self.lease, dead))
     }
 
@@ -358,9 +353,8 @@ impl Consumer for MemoryConsumer {
     }
 
     async fn leave(&self) -> Result<(), BrokerError> {
-        match self.shared.workers.lock().get_mut(&self.worker) {
-            Some(renewal) => (renewal.has_left, renewal.seen) = (true, Instant::now()),
-            None => drop(self.shared.guests.lock().insert(self.worker, Instant::now())),
+        if let Some(renewal) = self.shared.workers.lock().get_mut(&self.worker) {
+            (renewal.has_left, renewal.seen) = (true, Instant::now());
         }
         Ok(())
     }
@@ -369,7 +363,6 @@ impl Consumer for MemoryConsumer {
         if let Some(renewal) = self.shared.workers.lock().get_mut(&self.worker) {
             renewal.retired = true;
         }
-        self.shared.guests.lock().remove(&self.worker);
         Ok(())
     }
 }

@@ -225,8 +225,7 @@ pub trait Claims: Send {
     }
 
     /// Claims up to `limit` jobs. If no job is waiting, waits for the first job for up to `wait`,
-    /// rounded up to milliseconds and at most 1 s, then returns an empty list. Without a wait it asks
-    /// the broker only once.
+    /// rounded up to milliseconds and at most 1 s, then returns an empty list.
     ///
     /// If jobs of several classes are waiting, the classes share `limit` by weight, 8 : 4 : 1. Each
     /// class gets at least one place if `limit` allows, and unused places go to the other classes.
@@ -282,8 +281,8 @@ pub trait Consumer: Send + Sync {
     /// Ends the wait of the claim in flight early, where that can lose no job: the worker claims no more.
     fn end_wait(&self) {}
 
-    /// Tells gateways that this worker does not live here, if it did before. Other workers leave the jobs
-    /// that it holds to it for [`LIVENESS`]. Called about once a second while it may hold any.
+    /// Tells gateways that this worker claims no more jobs here. Other workers leave the jobs that it
+    /// still holds to it for [`LIVENESS`]. Called about once a second until it holds none.
     async fn leave(&self) -> Result<(), BrokerError>;
 
     /// Marks this worker as dead, because it no longer claims jobs.

@@ -54,7 +54,7 @@ pub use scale::{
 pub use settled::{SettledRows, SettledSample};
 pub use size_change::SizeChange;
 pub use speed::Speed;
-pub use spread::{Spread, shards_in_use, tops_up};
+pub use spread::{Spread, shards_in_use};
 pub use standing::Standing;
 pub use transfer::TransferTime;
 pub use usual::{ComposedBatch, UsualRow};

@@ -3,24 +3,12 @@
 //! A batch is claimed from one shard, so a shard with few workers makes small batches and long waits.
 //! A queue therefore uses only as many shards as have enough workers.
 //!
-//! Each queue is shorter than one for all workers would be, and now and then has less than a batch while
-//! another has more. A worker therefore fills up a claim once from the queue of a second shard.
-//!
 //! Gateways send to each shard in proportion to what its workers announce, by smooth weighted round
 //! robin: jobs that follow each other go to different shards, so that a burst is spread as well.
 
 /// How many of `shards` a queue with so many workers uses.
 pub fn shards_in_use(workers: usize, per_shard: usize, shards: usize) -> usize {
     (workers / per_shard.max(1)).clamp(1, shards.max(1))
-}
-
-/// A claim with at least this part of its limit is worth a second claim.
-const WORTH_TOP_UP: usize = 16;
-
-/// Whether a claim that found so many jobs, and no more, is filled up from another shard. Not with few
-/// jobs: the fleet has time to spare then, and a second claim would only delay them.
-pub fn tops_up(claimed: usize, limit: usize) -> bool {
-    claimed < limit && claimed > 0 && claimed >= limit / WORTH_TOP_UP
 }
 
 /// The turns of one queue.
@@ -71,15 +59,6 @@ mod tests {
         assert_eq!([0, 1, 15, 16, 23, 24, 1000].map(in_use), [1, 1, 1, 2, 2, 3, 3]);
         assert_eq!(shards_in_use(5, 0, 3), 3, "0 per shard counts as 1");
         assert_eq!(shards_in_use(5, 8, 0), 1);
-    }
-
-    #[test]
-    fn only_a_claim_of_some_jobs_with_place_for_more_is_filled_up() {
-        let fills = |limit: usize| -> Vec<usize> {
-            (0..=limit).filter(|claimed| tops_up(*claimed, limit)).collect()
-        };
-        assert_eq!(fills(64), (4..64).collect::<Vec<_>>());
-        assert_eq!((fills(2), fills(1), fills(0)), (vec![1], vec![], vec![]));
     }
 
     #[test]

@@ -1,19 +1,11 @@
 //! A discrete-event simulation of a fleet: one queue, workers that claim batches from the queue,
 //! and the outcomes of requests. A [`Pilot`] makes all decisions.
-//!
-//! Several shards are several fleets in one simulated time, each with a queue and workers of its own. A
-//! worker that finds less than a batch fills it up from the queue of the next shard.
 
 mod workers;
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
-use batchfleet_policy::{LengthSample, Observation, RequestCounts, tops_up};
+use batchfleet_policy::{LengthSample, Observation, RequestCounts};
 
 use crate::{
     curve::Curve,
@@ -26,12 +18,6 @@ use workers::{Event, Time, Workers};
 pub trait Pilot {
     /// Decides what an idle worker claims while requests wait.
     fn pull(&mut self, pull: &Pull<'_>) -> Order;
-
-    /// The most rows that the worker wants in a batch, of which some may come from another shard; 0 if
-    /// all must come from its own.
-    fn most(&self, _worker: usize) -> usize {
-        0
-    }
 
     /// Called after each batch of a worker.
     fn ran(&mut self, worker: usize, batch: LengthSample);
@@ -124,40 +110,22 @@ impl Scenario {
 
     /// Runs the simulation.
     pub fn run(&self, pilot: &mut dyn Pilot) -> SimulationOutcome {
-        let mut run = Run::new(self);
-        while let Some(next) = run.next_event() {
-            run.step(next, pilot, None);
-        }
-        run.end()
+        let mut run = Run {
+            scenario: self,
+            requests: Vec::with_capacity(self.arrivals.len()),
+            returning: BinaryHeap::new(),
+            workers: Workers::new(self.workers),
+            outcome: SimulationOutcome::new(self.duration, self.slo, self.workers),
+            head: 0,
+            arrived: 0,
+            next_tick: 0.0,
+            now: 0.0,
+        };
+        self.arrivals.iter().for_each(|&at| run.expect(at));
+        while run.step(pilot) {}
+        run.outcome.end(self.duration);
+        run.outcome
     }
-
-    fn seconds_of(&self, now: f64, rows: u32, length: u64) -> f64 {
-        let slower = self.slower.filter(|&(from, _)| now >= from);
-        self.curve.seconds_of(rows, length) * slower.map_or(1.0, |(_, factor)| factor)
-    }
-}
-
-/// Runs the scenarios of all shards at the same time, each with a pilot like this one. Returns the outcome of each.
-pub(crate) fn run_shards<P: Pilot + Clone>(
-    scenarios: &[Scenario],
-    pilot: &P,
-) -> Vec<SimulationOutcome> {
-    let mut shards: Vec<(Run<'_>, P)> =
-        scenarios.iter().map(|scenario| (Run::new(scenario), pilot.clone())).collect();
-    let first = |shards: &[(Run<'_>, P)]| {
-        let next = |(shard, (run, _)): (usize, &(Run<'_>, P))| Some((run.next_event()?, shard));
-        shards.iter().enumerate().filter_map(next).min_by(|a, b| a.0.total_cmp(&b.0))
-    };
-    while let Some((next, shard)) = first(&shards) {
-        let second = (shard + 1) % shards.len();
-        if let Ok([(run, pilot), (second, _)]) = shards.get_disjoint_mut([shard, second]) {
-            run.step(next, pilot, Some(second));
-        } else {
-            let (run, pilot) = &mut shards[shard];
-            run.step(next, pilot, None);
-        }
-    }
-    shards.into_iter().map(|(run, _)| run.end()).collect()
 }
 
 /// The time from an answer to the client's next request, and between the next requests of clients
@@ -173,8 +141,6 @@ struct Run<'a> {
     /// The next requests of clients that think.
     returning: BinaryHeap<Reverse<Time>>,
     workers: Workers,
-    /// What workers run besides requests of this shard, by worker.
-    others: HashMap<usize, Vec<Request>>,
     outcome: SimulationOutcome,
     head: usize,
     arrived: usize,
@@ -182,49 +148,20 @@ struct Run<'a> {
     now: f64,
 }
 
-impl<'a> Run<'a> {
-    fn new(scenario: &'a Scenario) -> Self {
-        let Scenario { duration, slo, workers, .. } = *scenario;
-        let mut run = Self {
-            scenario,
-            requests: Vec::with_capacity(scenario.arrivals.len()),
-            returning: BinaryHeap::new(),
-            workers: Workers::new(workers),
-            others: HashMap::new(),
-            outcome: SimulationOutcome::new(duration, slo, workers),
-            head: 0,
-            arrived: 0,
-            next_tick: 0.0,
-            now: 0.0,
-        };
-        scenario.arrivals.iter().for_each(|&at| run.expect(at));
-        run
-    }
-
-    fn end(mut self) -> SimulationOutcome {
-        self.outcome.end(self.scenario.duration);
-        self.outcome
-    }
-
-    /// The time of the next event, if there is any.
-    fn next_event(&self) -> Option<f64> {
+impl Run<'_> {
+    /// Advances to the next event. Returns false if there is no further event.
+    fn step(&mut self, pilot: &mut dyn Pilot) -> bool {
         // An arrival is an event only while a worker is idle. Otherwise the request waits until a
         // worker is free.
         let returning = self.returning.peek().map(|Reverse(Time(at))| *at);
         let arrival = self.requests.get(self.head).map(|request| request.arrived).or(returning);
         let arrival = arrival.filter(|_| self.workers.has_idle());
+        let tick = Some(self.next_tick).filter(|&tick| tick < self.scenario.duration);
         let event = self.workers.next_event();
-        [arrival, self.tick(), event].into_iter().flatten().min_by(f64::total_cmp)
-    }
-
-    /// The time of the next decision about the number of workers.
-    fn tick(&self) -> Option<f64> {
-        Some(self.next_tick).filter(|&tick| tick < self.scenario.duration)
-    }
-
-    /// Lets all requests arrive that are due at this time.
-    fn advance(&mut self, to: f64) {
-        self.now = self.now.max(to);
+        let Some(next) = [arrival, tick, event].into_iter().flatten().min_by(f64::total_cmp) else {
+            return false;
+        };
+        self.now = self.now.max(next);
         while self.returning.peek().is_some_and(|Reverse(Time(at))| *at <= self.now) {
             if let Some(Reverse(Time(at))) = self.returning.pop() {
                 self.expect(at);
@@ -236,34 +173,28 @@ impl<'a> Run<'a> {
             self.outcome.offered(request.arrived);
             self.arrived += 1;
         }
-    }
-
-    /// Advances to an event. Batches may be filled up with requests of a second shard.
-    fn step(&mut self, next: f64, pilot: &mut dyn Pilot, mut second: Option<&mut Self>) {
-        self.advance(next);
         while let Some(event) = self.workers.due(self.now) {
             if let Event::Ran { worker, rows, began, ended, first } = event {
-                let others = self.others.remove(&worker).unwrap_or_default();
-                let own = &self.requests[first..first + rows as usize];
-                for request in own.iter().chain(&others) {
+                let ran = &self.requests[first..first + rows as usize];
+                for request in ran {
                     self.outcome.answered(request.arrived, ended);
                 }
                 let took = Duration::from_secs_f64(ended - began);
-                let rows = rows + count(&others);
-                let batch = LengthSample { rows, length: longest(own).max(longest(&others)), took };
+                let batch = LengthSample { rows, length: longest(ran), took };
                 self.think(ended, rows);
                 pilot.ran(worker, batch);
             }
         }
-        if self.tick().is_some_and(|tick| tick <= self.now) {
+        if tick.is_some_and(|tick| tick <= self.now) {
             self.next_tick += self.scenario.tick.as_secs_f64();
             self.scale(pilot);
         }
         while self.head < self.arrived
             && let Some(worker) = self.workers.idle()
         {
-            self.pull(worker, pilot, second.as_deref_mut());
+            self.pull(worker, pilot);
         }
+        true
     }
 
     /// Adds a request that arrives at this time, after all others.
@@ -282,7 +213,7 @@ impl<'a> Run<'a> {
     }
 
     /// Executes the pilot's order for an idle worker. The worker runs at least one row.
-    fn pull(&mut self, worker: usize, pilot: &mut dyn Pilot, second: Option<&mut Self>) {
+    fn pull(&mut self, worker: usize, pilot: &mut dyn Pilot) {
         let waiting = &self.requests[self.head..self.arrived];
         let order = pilot.pull(&Pull {
             now: self.now,
@@ -301,29 +232,15 @@ impl<'a> Run<'a> {
         if waiting.is_empty() {
             return;
         }
-        let rows = bring_forward(waiting, &order.run).max(1);
-        let all = rows == waiting.len();
-        let others = match second.filter(|_| all && tops_up(rows, pilot.most(worker))) {
-            Some(second) => second.give(self.now, pilot.most(worker) - rows),
-            None => Vec::new(),
-        };
-        let own = &self.requests[self.head..self.head + rows];
-        let batch = [own, &others].concat();
-        let takes = self.scenario.seconds_of(self.now, count(&batch), longest(&batch));
-        self.outcome.ran(&batch);
-        self.workers.run(worker, self.head, count(own), (self.now, self.now + takes));
-        self.head += rows;
-        if !others.is_empty() {
-            self.others.insert(worker, others);
-        }
-    }
-
-    /// Gives up to `rows` waiting requests, the oldest first, to a worker of another shard.
-    fn give(&mut self, now: f64, rows: usize) -> Vec<Request> {
-        self.advance(now);
-        let given = self.head..self.arrived.min(self.head + rows);
-        self.head = given.end;
-        self.requests[given].to_vec()
+        let count = bring_forward(waiting, &order.run).max(1);
+        let batch = &waiting[..count];
+        let rows = u32::try_from(count).unwrap_or(u32::MAX);
+        let slower = self.scenario.slower.filter(|&(from, _)| self.now >= from);
+        let takes = self.scenario.curve.seconds_of(rows, longest(batch));
+        let takes = takes * slower.map_or(1.0, |(_, factor)| factor);
+        self.outcome.ran(batch);
+        self.workers.run(worker, self.head, rows, (self.now, self.now + takes));
+        self.head += count;
     }
 
     fn scale(&mut self, pilot: &mut dyn Pilot) {
@@ -344,10 +261,6 @@ impl<'a> Run<'a> {
         }
         self.outcome.workers(self.now, self.workers.ordered(), self.workers.paid());
     }
-}
-
-fn count(requests: &[Request]) -> u32 {
-    u32::try_from(requests.len()).unwrap_or(u32::MAX)
 }
 
 /// Moves the requests at these indices, which ascend, before all others, and keeps both in order.

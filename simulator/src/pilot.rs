@@ -284,12 +284,6 @@ impl Pilot for PolicyPilot {
         Order { refuse, run }
     }
 
-    fn most(&self, worker: usize) -> usize {
-        // Rows of different lengths are chosen from what one shard has.
-        let n = self.workers.get(worker).map_or(0, |state| state.n as usize);
-        if self.window.is_none() { n } else { 0 }
-    }
-
     fn ran(&mut self, worker: usize, batch: LengthSample) {
         self.last = worker;
         let units = self.window.map_or(1.0, |window| window.lengths.units(batch.length));

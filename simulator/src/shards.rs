@@ -1,18 +1,14 @@
 //! A fleet over several shards, as over several independent Redises.
 //!
 //! Each shard has its own queue and workers. Which shard a request goes to depends only on the
-//! announced capacity of the workers there.
+//! announced capacity of the workers there, so each shard is a simulation of its own.
 
 use std::num::NonZeroU32;
 
 use batchfleet_policy::{Spread, shards_in_use};
 use rand::{RngExt as _, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use crate::{
-    engine::{Scenario, run_shards},
-    outcome::SimulationOutcome,
-    pilot::PolicyPilot,
-};
+use crate::{engine::Scenario, outcome::SimulationOutcome, pilot::PolicyPilot};
 
 /// The number of gateways, each of which spreads its own requests.
 const GATEWAYS: usize = 8;
@@ -34,9 +30,10 @@ pub struct Sharding {
 impl Sharding {
     /// Runs the scenario with a constant number of workers.
     pub fn run(&self, scenario: &Scenario, pilot: &PolicyPilot) -> SimulationOutcome {
-        let outcomes = run_shards(&self.split(scenario), pilot).into_iter();
-        let joined = outcomes.reduce(SimulationOutcome::joined);
-        joined.unwrap_or_else(|| scenario.run(&mut pilot.clone()))
+        let all = self.split(scenario);
+        let mut outcomes = all.iter().map(|shard| shard.run(&mut pilot.clone()));
+        let first = outcomes.next().unwrap_or_else(|| scenario.run(&mut pilot.clone()));
+        outcomes.fold(first, SimulationOutcome::joined)
     }
 
     /// One scenario for each shard at which workers live.

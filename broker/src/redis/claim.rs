@@ -52,8 +52,8 @@ impl RedisClaims {
     }
 
     /// Reads until the claim is full or no job is waiting. If the claim is still empty, waits for
-    /// jobs for up to `wait`, unless that is zero. After a read that left nothing, usually waits at
-    /// once: jobs that have come since end the wait.
+    /// jobs for up to `wait`. After a read that left nothing, usually waits at once: jobs that have
+    /// come since end the wait.
     async fn fill(
         &mut self,
         open: &mut OpenClaim,
@@ -66,7 +66,7 @@ impl RedisClaims {
             0 => limit < Priority::ALL.len(),
             in_use => in_use > 1,
         };
-        if !mem::take(&mut self.is_drained) || is_shared || wait.is_zero() {
+        if !mem::take(&mut self.is_drained) || is_shared {
             // Upper bounds: other workers may have claimed entries of the streams.
             let waiting = match self.classes.only() {
                 Some(class) => array::from_fn(|each| if each == class { limit } else { 0 }),
@@ -75,7 +75,7 @@ impl RedisClaims {
             };
             self.take_waiting(open, limit, waiting).await?;
         }
-        if open.entries.is_empty() && !wait.is_zero() {
+        if open.entries.is_empty() {
             let each = (limit / Priority::ALL.len()).max(1);
             let ReadResult { read, left } = self.read(open, ReadCounts::Wait(each, wait)).await?;
             if !self.is_drained {

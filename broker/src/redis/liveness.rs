@@ -1,12 +1,12 @@
-//! Which workers live, by their liveness keys: a worker that may hold jobs but lives elsewhere has a key
-//! with the value [`LEFT`].
+//! Which workers live, by their liveness keys: a worker that has left, and still holds jobs, keeps its
+//! key with the value [`LEFT`].
 
 use redis::aio::ConnectionLike;
 
 use super::{errors::broker_error, keys::Keys};
 use crate::BrokerError;
 
-/// The liveness key of a worker that lives at another shard, or ends.
+/// The liveness key of a worker that claims no more jobs.
 pub(super) const LEFT: &str = "left";
 
 /// Whether each worker lives. `epoch` is the epoch of the read that found them.

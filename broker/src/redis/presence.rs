@@ -244,8 +244,7 @@ impl WorkerPresence {
         Ok(renew)
     }
 
-    /// Renews the liveness key for the jobs that this worker holds, and tells gateways that it has left
-    /// if it lived here.
+    /// Renews the liveness key for the jobs that this worker holds, and tells gateways that it has left.
     pub(super) async fn leave(&self) -> Result<(), BrokerError> {
         let mut renewal = Pipeline::new();
         renewal.pset_ex(self.connections.keys.live(&self.worker), LEFT, LIFE).ignore();
@@ -275,24 +274,13 @@ impl WorkerPresence {
     pub(super) async fn alive(
         &self,
         connection: &mut impl ConnectionLike,
-        names: Vec<String>,
-    ) -> Result<Option<Vec<bool>>, BrokerError> {
-        let values = self.liveness(connection, names).await?;
-        Ok(values.map(|values| values.iter().map(Option::is_some).collect()))
-    }
-
-    /// Returns the value of each liveness key: `None` if its owner is dead, and [`LEFT`] if it lives
-    /// elsewhere. Returns `None` during the liveness grace period.
-    pub(super) async fn liveness(
-        &self,
-        connection: &mut impl ConnectionLike,
         mut names: Vec<String>,
-    ) -> Result<Option<Vec<Option<String>>>, BrokerError> {
+    ) -> Result<Option<Vec<bool>>, BrokerError> {
         names.push(self.connections.keys.epoch());
         let mut values: Vec<Option<String>> =
             redis::cmd("MGET").arg(names).query_async(connection).await.map_err(broker_error)?;
         let epoch = values.pop().flatten();
-        Ok(self.trusts(epoch).then_some(values))
+        Ok(self.trusts(epoch).then(|| values.iter().map(Option::is_some).collect()))
     }
 
     /// Whether a missing liveness key proves that a program is dead: not during the liveness grace

@@ -1,9 +1,6 @@
 //! Takes over jobs from workers that died, or that have held the jobs for longer than the lease.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use redis::{aio::ConnectionLike, streams::StreamInfoConsumer};
 
@@ -12,7 +9,6 @@ use super::{
     errors::{broker_error, lost_queue},
     glance::Glance,
     held::HeldEntries,
-    liveness::LEFT,
     pending::{self, PendingEntry, PendingSearch, millis},
     pooled::PooledConnection,
     presence::WorkerPresence,
@@ -115,15 +111,14 @@ async fn look(
     let names: Vec<&str> = names.into_iter().collect();
     let keys = queue.keys();
     let workers = names.iter().map(|name| keys.live(name)).collect();
-    let Some(liveness) = presence.liveness(connection, workers).await? else { return Ok(None) };
-    let alive = names.into_iter().zip(liveness).filter_map(|(name, value)| Some((name, value?)));
-    let living: HashMap<&str, String> = alive.collect();
-    // Every worker is in the groups of all classes. Those that live elsewhere do not count.
-    let lives_here = |name: &str| living.get(name).is_some_and(|value| value != LEFT);
-    let workers = of_class(Priority::Default).filter(|worker| lives_here(name(worker)));
+    let Some(live) = presence.alive(connection, workers).await? else { return Ok(None) };
+    let living: HashSet<&str> =
+        names.into_iter().zip(live).filter(|(_, live)| *live).map(|(name, _)| name).collect();
+    // Every worker is in the groups of all classes.
+    let workers = of_class(Priority::Default).filter(|worker| living.contains(name(worker)));
     let holding = classes.iter().flatten().filter(|consumer| consumer.pending > 0).map(name);
     let dead: HashSet<&str> =
-        holding.filter(|name| *name != queue.worker() && !living.contains_key(name)).collect();
+        holding.filter(|name| *name != queue.worker() && !living.contains(name)).collect();
     let dead = dead.into_iter().take(MOST_DEAD).map(str::to_owned).collect();
     Ok(Some(Roll { workers: workers.count(), dead, overdue: false }))
 }

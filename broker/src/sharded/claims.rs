@@ -1,5 +1,4 @@
-//! The claims of a worker at its home, at the second shard, from which it fills up its claims, and at a
-//! former home until no job waits for it there.
+//! The claims of a worker at its home, and at a former home until no job waits for it there.
 //!
 //! Gateways learn a fraction of a second late that a worker has moved. Meanwhile they send jobs to
 //! its former home, where no other worker may live. And a claim that waits at the former home must not
@@ -9,15 +8,14 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use batchfleet_policy::tops_up;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -30,8 +28,6 @@ const KNOWN_AFTER: Duration = Duration::from_secs(2);
 /// How long one claim at a former home waits. Short, because a worker that shuts down leaves the jobs
 /// of such a claim to others.
 const FORMER_WAIT: Duration = Duration::from_millis(100);
-/// How long a claim waits to be filled up. The second shard may be out of reach.
-const TOP_UP_WAIT: Duration = Duration::from_millis(5);
 /// Pause between claims at a home that cannot be reached.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -51,9 +47,6 @@ pub(super) struct ShardedClaims {
     former: Vec<(usize, Instant)>,
     /// The claim at each shard.
     begun: Vec<Option<Claiming>>,
-    /// Whether a claim at the second shard has failed, which may yet have given jobs to this worker. Only
-    /// another claim finds them.
-    has_lost: bool,
     /// Jobs beyond the limit of the call that received them.
     kept: Vec<Delivery>,
 }
@@ -64,7 +57,6 @@ impl ShardedClaims {
             moves: homes.moves(),
             home: homes.current(),
             former: Vec::new(),
-            has_lost: false,
             begun: homes.shards.all.iter().map(|_| None).collect(),
             kept: Vec::new(),
             homes: Arc::clone(homes),
@@ -96,32 +88,6 @@ impl ShardedClaims {
         });
     }
 
-    /// Fills up the jobs of a claim at home from the second shard, if there are some and place for more.
-    /// The claim there goes on if it takes too long, and ends in a later call.
-    async fn top_up(&mut self, mut deliveries: Vec<Delivery>, limit: usize) -> Vec<Delivery> {
-        let second = self.homes.welcome().filter(|_| tops_up(deliveries.len(), limit));
-        let Some(second) = second.filter(|second| self.begun[*second].is_none()) else {
-            return deliveries;
-        };
-        self.begin(second, limit - deliveries.len(), Duration::ZERO);
-        let claim = poll_fn(|context| poll_claim(&mut self.begun[second], context));
-        if let Ok((_, more)) = timeout(TOP_UP_WAIT, claim).await {
-            match more {
-                Ok(more) => {
-                    deliveries.extend(more);
-                    deliveries.sort_unstable_by_key(|delivery| delivery.entry);
-                }
-                Err(error) => self.lost(&error),
-            }
-        }
-        deliveries
-    }
-
-    fn lost(&mut self, error: &BrokerError) {
-        tracing::debug!(%error, "failed to claim jobs away from home");
-        self.has_lost = true;
-    }
-
     /// Returns the deliveries up to the limit, and keeps the others for the next call.
     fn up_to(&mut self, limit: usize, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
         self.kept = deliveries.split_off(limit.min(deliveries.len()));
@@ -139,27 +105,19 @@ fn poll_claims(
     begun: &mut [Option<Claiming>],
     home: usize,
     context: &mut Context<'_>,
-) -> Poll<(usize, Ended)> {
-    let others = (0..begun.len()).filter(|shard| *shard != home);
-    for shard in others.chain([home]) {
-        if let Poll::Ready(ended) = poll_claim(&mut begun[shard], context) {
-            return Poll::Ready((shard, ended));
+) -> Poll<(usize, Instant, Result<Vec<Delivery>, BrokerError>)> {
+    let former = (0..begun.len()).filter(|shard| *shard != home);
+    for shard in former.chain([home]) {
+        let Some(claiming) = &mut begun[shard] else { continue };
+        if let Poll::Ready(outcome) = Pin::new(&mut claiming.claim).poll(context) {
+            let began = claiming.began;
+            begun[shard] = None;
+            // An error means that the claim panicked, or that the runtime is shutting down.
+            let outcome = outcome.unwrap_or_else(|error| Err(BrokerError::refused(error)));
+            return Poll::Ready((shard, began, outcome));
         }
     }
     Poll::Pending
-}
-
-/// When a claim began, and what it found.
-type Ended = (Instant, Result<Vec<Delivery>, BrokerError>);
-
-/// Waits for the end of the claim at one shard; for ever if there is none.
-fn poll_claim(begun: &mut Option<Claiming>, context: &mut Context<'_>) -> Poll<Ended> {
-    let Some(claiming) = begun else { return Poll::Pending };
-    let outcome = ready!(Pin::new(&mut claiming.claim).poll(context));
-    let began = claiming.began;
-    *begun = None;
-    // An error means that the claim panicked, or that the runtime is shutting down.
-    Poll::Ready((began, outcome.unwrap_or_else(|error| Err(BrokerError::refused(error)))))
 }
 
 #[async_trait]
@@ -182,16 +140,12 @@ impl Claims for ShardedClaims {
             for (former, _) in self.former.clone() {
                 self.begin(former, limit, FORMER_WAIT);
             }
-            if let Some(second) = self.homes.welcome().filter(|_| self.has_lost) {
-                self.has_lost = false;
-                self.begin(second, limit, Duration::ZERO);
-            }
             if retry.is_none_or(|(shard, at)| shard != self.home || at <= now) {
                 retry = None;
                 self.begin(self.home, limit, until.saturating_duration_since(now));
             }
             let Self { begun, moves, home, .. } = self;
-            let (shard, (began, outcome)) = tokio::select! {
+            let (shard, began, outcome) = tokio::select! {
                 ended = poll_fn(|context| poll_claims(begun, *home, context)) => ended,
                 // The sender lives as long as the homes.
                 _ = moves.changed() => continue,
@@ -199,12 +153,7 @@ impl Claims for ShardedClaims {
             };
             match outcome {
                 Ok(deliveries) if !deliveries.is_empty() => {
-                    let deliveries = self.up_to(limit, deliveries);
-                    return Ok(if shard == self.home {
-                        self.top_up(deliveries, limit).await
-                    } else {
-                        deliveries
-                    });
+                    return Ok(self.up_to(limit, deliveries));
                 }
                 Ok(_) if shard == self.home => {
                     if Instant::now() >= until {
@@ -226,7 +175,6 @@ impl Claims for ShardedClaims {
                     (has_failed, retry) = (true, Some((shard, now + RETRY)));
                 }
                 Err(error) if shard == self.home => return Err(error),
-                Err(error) if self.homes.second() == Some(shard) => self.lost(&error),
                 // Gateways send the jobs of a shard that is away to others.
                 Ok(_) | Err(_) => self.former.retain(|(former, _)| *former != shard),
             }

@@ -1,4 +1,4 @@
-//! The shards at which one worker lives, has lived, and fills up its claims.
+//! The shards at which one worker lives and has lived.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -15,12 +15,8 @@ use super::{
 };
 use crate::{
     BrokerError, Claims, Consumer, Delivery, EntryId, QueueName, ShardId, TargetSubscription,
-    WorkerId, WorkerRoles, roles::LIVENESS,
+    WorkerId, WorkerRoles,
 };
-
-/// How long after a sign of life at the second shard the worker may claim there: other workers take over
-/// its jobs a second later at the earliest.
-const WELCOME: Duration = LIVENESS.saturating_sub(Duration::from_secs(1));
 
 /// How often a worker counts the workers of its queue, to know how many shards are in use.
 const COUNTED: Duration = Duration::from_secs(5);
@@ -59,18 +55,14 @@ impl AtShard {
     }
 }
 
-/// Where one worker lives, and its roles there and at other shards.
+/// Where one worker lives, and its roles there and at former homes.
 pub(super) struct Homes {
     pub(super) shards: Arc<Shards>,
     queue: QueueName,
     worker: WorkerId,
-    /// One for each shard at which the worker has been.
+    /// One for each shard at which the worker has lived.
     roles: Vec<OnceCell<AtShard>>,
     home: Mutex<Home>,
-    /// The shard from which the worker fills up its claims, if the queue uses several.
-    second: Mutex<Option<usize>>,
-    /// The shard at which the worker has last given a sign of life without living there, and when.
-    visited: Mutex<Option<(usize, Instant)>>,
     /// The home, for tasks that wait for another one.
     moved: watch::Sender<usize>,
     /// The workers of the queue, and when they were counted.
@@ -85,8 +77,6 @@ impl Homes {
             queue,
             worker,
             home: Mutex::default(),
-            second: Mutex::default(),
-            visited: Mutex::default(),
             moved: watch::Sender::default(),
             counted: Mutex::default(),
         }
@@ -120,22 +110,6 @@ impl Homes {
         Ok((shard, self.at(shard).await?))
     }
 
-    /// The shard from which the worker fills up its claims; `None` if the queue uses only one.
-    pub(super) fn second(&self) -> Option<usize> {
-        *self.second.lock()
-    }
-
-    /// Notes a sign of life at the second shard, or that there will be no more.
-    pub(super) fn visit(&self, second: Option<usize>) {
-        *self.visited.lock() = second.map(|shard| (shard, Instant::now()));
-    }
-
-    /// The second shard, if the jobs that the worker claims there are left to it.
-    pub(super) fn welcome(&self) -> Option<usize> {
-        let (shard, at) = (*self.visited.lock())?;
-        (shard != self.current() && at.elapsed() < WELCOME).then_some(shard)
-    }
-
     /// Finds the best home, and moves there if it is time. Returns the home.
     pub(super) async fn compare(&self) -> usize {
         let in_use = {
@@ -145,12 +119,11 @@ impl Homes {
         let all = self.shards.all.iter();
         let ups: Vec<_> = all.map(|shard| (shard.name.as_str(), shard.is_up())).collect();
         let (worker, queue) = (self.worker.to_string(), self.queue.to_string());
-        let ranking = home::ranking(&worker, &queue, &ups, in_use);
+        let best = home::home(&worker, &queue, &ups, in_use);
         let mut home = self.home.lock();
         let before = home.current();
-        let current = home.compare(ranking.first().copied(), ups[before].1, Instant::now());
+        let current = home.compare(best, ups[before].1, Instant::now());
         drop(home);
-        *self.second.lock() = ranking.into_iter().find(|shard| *shard != current);
         if current != before {
             let shard = ups[current].0;
             tracing::info!(queue, shard, "moved to another Redis");

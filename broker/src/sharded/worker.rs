@@ -1,5 +1,5 @@
-//! A worker's roles over several shards: those at its home, at the second shard, from which it fills up
-//! its claims, and at former homes until their jobs are settled.
+//! A worker's roles over several shards: those at its home, and those at former homes until their
+//! jobs are settled.
 
 use std::{collections::BTreeSet, mem, sync::Arc};
 
@@ -47,14 +47,14 @@ struct ShardedConsumer {
 #[derive(Clone, Default)]
 struct Announced {
     home: Option<usize>,
-    /// Other shards, at which it may hold jobs.
-    others: BTreeSet<usize>,
+    /// Former homes, at which it may hold jobs.
+    former: BTreeSet<usize>,
 }
 
 impl Announced {
     fn move_to(&mut self, home: usize) {
-        self.others.extend(self.home.replace(home));
-        self.others.remove(&home);
+        self.former.extend(self.home.replace(home));
+        self.former.remove(&home);
     }
 }
 
@@ -98,29 +98,20 @@ impl ShardedConsumer {
         failure.map_or(Ok(sum), Err)
     }
 
-    /// Shows at other shards than the home that this worker lives, as long as it holds jobs there or may
-    /// claim some, which it may at `second`.
-    async fn show_at_others(&self, second: Option<usize>) {
-        let others = {
-            let mut announced = self.announced.lock();
-            announced.others.extend(second);
-            announced.others.clone()
-        };
-        for shard in others {
+    /// Withdraws the announcements at former homes, and retires there once all jobs are settled.
+    async fn leave_former(&self) {
+        let former = self.announced.lock().former.clone();
+        for shard in former {
             let known = &self.homes.shards.all[shard];
-            let is_second = second == Some(shard);
             let left = match self.homes.at(shard).await {
                 // The jobs of a shard that is down are sent to other shards.
-                Ok(roles) if !known.is_up() || roles.is_done() && !is_second => {
-                    self.announced.lock().others.remove(&shard);
+                Ok(roles) if !known.is_up() || roles.is_done() => {
+                    self.announced.lock().former.remove(&shard);
                     roles.consumer.retire().await
                 }
                 Ok(roles) => roles.consumer.leave().await,
                 Err(error) => Err(error),
             };
-            if is_second {
-                self.homes.visit(left.is_ok().then_some(shard));
-            }
             if let Err(error) = left {
                 tracing::debug!(shard = known.name, %error, "failed to withdraw announcement");
             }
@@ -166,23 +157,21 @@ impl Consumer for ShardedConsumer {
         let home = self.homes.compare().await;
         self.homes.at(home).await?.consumer.renew(announcement).await?;
         self.announced.lock().move_to(home);
-        self.show_at_others(self.homes.second()).await;
+        self.leave_former().await;
         Ok(())
     }
 
     async fn leave(&self) -> Result<(), BrokerError> {
-        let home = self.announced.lock().home.take().unwrap_or(self.homes.current());
-        self.announced.lock().others.insert(home);
-        self.homes.visit(None);
-        self.show_at_others(None).await;
+        let home = self.announced.lock().home.take();
+        self.announced.lock().former.extend(home);
+        self.leave_former().await;
         Ok(())
     }
 
     async fn retire(&self) -> Result<(), BrokerError> {
-        let Announced { home, others } = mem::take(&mut *self.announced.lock());
-        self.homes.visit(None);
+        let Announced { home, former } = mem::take(&mut *self.announced.lock());
         let mut retired = Ok(());
-        for shard in others.into_iter().chain(home) {
+        for shard in former.into_iter().chain(home) {
             retired = self.homes.at(shard).await?.consumer.retire().await;
         }
         retired

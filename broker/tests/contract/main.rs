@@ -124,7 +124,6 @@ on_all_brokers! {
     recovery {
         the_jobs_of_a_dead_worker_are_reclaimed_in_time_and_counted
         a_worker_that_left_is_dead_to_gateways_and_keeps_its_jobs
-        a_worker_that_lives_elsewhere_keeps_its_jobs_and_does_not_count
         the_jobs_of_a_living_worker_are_safe_until_the_lease_ends
         a_job_whose_lease_is_renewed_stays_with_its_worker
         two_reclaimers_never_share_a_job

@@ -94,37 +94,6 @@ pub(crate) async fn a_worker_that_left_is_dead_to_gateways_and_keeps_its_jobs(br
     leaving.retire().await.unwrap();
 }
 
-pub(crate) async fn a_worker_that_lives_elsewhere_keeps_its_jobs_and_does_not_count(
-    broker: &dyn Broker,
-) {
-    let (gateway, guest) = (Gateway::new(broker).await, worker(broker).await);
-    let id = WorkerId::random();
-    let (lives, announcement) = (Worker::new(broker, id).await, Announcement::new(id, spec()));
-    guest.leave().await.unwrap();
-    gateway.submit(1).await;
-    assert_eq!(guest.claim(1).await.unwrap().len(), 1);
-    let began = Instant::now();
-    // Longer than a worker lives without a sign of life, and shorter than the lease.
-    while began.elapsed() < LEASE * 7 / 8 {
-        guest.leave().await.unwrap();
-        lives.renew(&announcement).await.unwrap();
-        assert_eq!(markers(&lives.reclaim(10).await.unwrap()), [0; 0]);
-        sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(broker.living_workers(&queue()).await.unwrap(), 1);
-    // It dies.
-    let until = Instant::now() + Duration::from_secs(10);
-    let reclaimed = loop {
-        lives.renew(&announcement).await.unwrap();
-        let reclaimed = lives.reclaim(10).await.unwrap();
-        if !reclaimed.is_empty() || Instant::now() > until {
-            break reclaimed;
-        }
-        sleep(Duration::from_millis(100)).await;
-    };
-    assert_eq!(markers(&reclaimed), [0]);
-}
-
 pub(crate) async fn the_jobs_of_a_living_worker_are_safe_until_the_lease_ends(broker: &dyn Broker) {
     let (gateway, other) = (Gateway::new(broker).await, worker(broker).await);
     let id = WorkerId::random();
