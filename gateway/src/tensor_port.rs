@@ -1,9 +1,9 @@
 //! The port for workers, where they fetch the inputs of jobs that this gateway has offered, and push
 //! large outputs ([`batchfleet_broker::offer`] defines the bytes).
 //!
-//! Each offer has a key of its own, which only the job contains. Whoever does not know a key gets
-//! nothing, and does not learn whether a request exists. A connection that has not yet named a valid
-//! key is a stranger: there may be few of them, and only for a short time.
+//! Each offer has a key of its own, which only the job contains. A connection without a valid key gets
+//! nothing, and does not learn whether a request exists. Until it has named a valid key, a connection
+//! is a stranger: there may be few of them, and only for a short time.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tracing::debug;
 
-/// The most connections. Each worker keeps one for each of its models.
+/// The most connections. Each worker keeps one for inputs and one for outputs of each of its models.
 const MOST_CONNECTIONS: usize = 4096;
 /// The most connections that have not yet named a valid key; all workers of a large fleet may connect at
 /// the same time.

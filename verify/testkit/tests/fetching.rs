@@ -229,10 +229,15 @@ async fn a_gateway_killed_during_a_fetch_costs_only_its_own_requests() {
         timeout: Duration::from_secs(5),
         ..plan(&fleet.targets()[..1], 4, Length::Requests(4))
     }));
-    grown(&fleet.gateways[..1], OFFERED, 4).await;
+    // The worker fetches what it has claimed.
+    let observer =
+        RedisBroker::connect(&fleet.redis.url()).await.unwrap().observer().await.unwrap();
+    let claimed = async || observer.backlog(&QueueName::new("echo", 1)).await.unwrap().in_flight;
+    while claimed().await == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
     let others = plan(&fleet.targets()[1..], 8, Length::Requests(100));
     let others = tokio::spawn(run(others));
-    sleep(Duration::from_millis(100)).await;
     fleet.gateways[0].kill().await.unwrap();
     assert_flawless(&others.await.unwrap().unwrap());
     let report = doomed.await.unwrap().unwrap();
