@@ -18,6 +18,7 @@ package() {
     case $1 in
         cc) echo gcc libc6-dev ;;
         node) echo nodejs ;;
+        redis-cli) echo redis-tools ;;
         llvm-cov-*) echo "llvm-${1#llvm-cov-}" ;;
         *) echo "$1" ;;
     esac

@@ -76,8 +76,8 @@ debootstrapped() {
     rm -rf "$root"
 }
 
-# Prints the name of a Redis image: the official one, or one made from Debian's redis-server where no
-# registry can be reached.
+# Prints the name of a Redis image: the official one, or, where no registry can be reached, one made from
+# Debian's redis-server and redis-cli, which the runbooks use.
 redis_image() {
     local usual=docker.io/library/redis:7.2 made=batchfleet/redis:dev folder=target/images-redis
     if "${docker[@]}" image inspect "$usual" >/dev/null 2>&1 ||
@@ -85,19 +85,19 @@ redis_image() {
         echo "$usual"
         return
     fi
-    scripts/prerequisites.sh redis-server >&2
+    scripts/prerequisites.sh redis-server redis-cli >&2
     rm -rf "$folder"
     mkdir -p "$folder/lib"
-    cp "$(command -v redis-server)" "$folder/"
-    # Its shared libraries, except those of the base image.
-    ldd "$folder/redis-server" | awk '/=> \// && !/lib(c|m)\.so/ { print $3 }' |
+    cp --dereference "$(command -v redis-server)" "$(command -v redis-cli)" "$folder/"
+    # Their shared libraries, except those of the base image.
+    ldd "$folder"/redis-* | awk '/=> \// && !/lib(c|m)\.so/ { print $3 }' | sort --unique |
         xargs cp --dereference --target-directory "$folder/lib"
     cat >"$folder/Dockerfile" <<END
 FROM $BASE
 COPY lib /usr/local/lib/
-COPY redis-server /usr/local/bin/
+COPY redis-* /usr/local/bin/
 ENV LD_LIBRARY_PATH=/usr/local/lib
-RUN redis-server --version
+RUN redis-server --version && redis-cli --version
 USER 65532:65532
 CMD ["redis-server"]
 END
