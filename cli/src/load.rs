@@ -14,7 +14,7 @@ use batchfleet_loadgen::{
     Digits, Echo, Length, LoadError, LoadPlan, Pace, Report, Sampled, Second, Stop, Summary,
     Target, Workload, digits,
     infer::Encoding,
-    model::{Metadata, SampleShape},
+    model::{Metadata, SampleShape, until_ready},
     page, run,
 };
 use batchfleet_service::{complain, settings::duration};
@@ -73,6 +73,10 @@ pub(crate) struct LoadSettings {
     /// Measured time
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     duration: Duration,
+
+    /// Longest time to wait until the server can be reached and the model is ready
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    wait: Duration,
 
     /// Time before the measurement
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
@@ -228,6 +232,9 @@ async fn workload(
         Format::Binary => Encoding::Binary,
     };
     let described = settings.server.target(settings.url.first().map_or("", String::as_str))?;
+    if !settings.wait.is_zero() {
+        until_ready(&described, model, settings.wait, settings.timeout).await?;
+    }
     let metadata = Metadata::of(&described, model, settings.timeout).await?;
     if model == DIGITS && inputs.digits.exists() {
         return Ok(Arc::new(Digits::new(model, digits::read(&inputs.digits)?.into(), encoding)?));

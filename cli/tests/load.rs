@@ -48,6 +48,26 @@ async fn a_load_checks_every_answer_and_writes_its_reports() {
 }
 
 #[tokio::test]
+async fn a_load_can_wait_for_the_server() {
+    let folder = TempDir::new().unwrap();
+    let (mut server, url) = serve(&folder.path().join("models")).await;
+    server.kill().await.unwrap();
+    let flags = ["load", "--url", &url, "--model", "echo", "--duration", "100ms", "--wait", "60s"];
+    let mut early = Program::named("batchfleet").unwrap().args(flags).spawn().unwrap();
+
+    let models = folder.path().join("models");
+    let (listen, models) = (url.trim_start_matches("http://"), models.to_str().unwrap());
+    let flags = ["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0"];
+    let later = Program::named("batchfleet").unwrap().args(flags);
+    let _later = later.args(["--model-repository", models]).spawn().unwrap();
+    assert!(early.wait().await.unwrap().success(), "{:?}", early.log());
+
+    let late = ["--url", &url, "--model", "nobody", "--wait", "1ms"];
+    let (status, complaints) = load(&late).await;
+    assert_eq!((status, complaints.len()), (Some(64), 1), "{complaints:?}");
+}
+
+#[tokio::test]
 async fn errors_are_reported_in_one_line() {
     let folder = TempDir::new().unwrap();
     let (mut server, url) = serve(&folder.path().join("models")).await;

@@ -8,6 +8,7 @@ use hyper::{HeaderMap, Method, StatusCode};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     LoadError, Prepared, Target,
@@ -21,6 +22,9 @@ const STEPS: u8 = 128;
 /// The ranges of floats, from 0. The inputs of one batch differ in size, because otherwise a model
 /// that scales all requests of a batch together would look right. Powers of two keep fractions exact.
 const RANGES: [f32; 4] = [1.0, 1024.0, 1.0, 1.0 / 1024.0];
+
+/// Pause between two questions whether a model is ready.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The answer to `GET /v2/models/{model}`.
 #[derive(Clone, Debug, Deserialize)]
@@ -70,6 +74,27 @@ impl Metadata {
     }
 }
 
+/// Waits until a model is ready, for at most `wait`. Each question may take `patience`.
+///
+/// # Errors
+///
+/// The answer to the last question, or why there was none.
+pub async fn until_ready(
+    target: &Target,
+    model: &str,
+    wait: Duration,
+    patience: Duration,
+) -> Result<(), LoadError> {
+    let until = Instant::now() + wait;
+    loop {
+        let answer = answer_about(target, model, "/ready", patience).await;
+        if answer.is_ok() || Instant::now() >= until {
+            return answer.map(drop);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
 /// Requests `GET /v2/models/{model}{aspect}` and parses the JSON answer.
 pub async fn ask_about<T: DeserializeOwned>(
     target: &Target,
@@ -77,6 +102,20 @@ pub async fn ask_about<T: DeserializeOwned>(
     aspect: &str,
     patience: Duration,
 ) -> Result<T, LoadError> {
+    let body = answer_about(target, model, aspect, patience).await?;
+    serde_json::from_str(&body).map_err(|error| LoadError::Unanswered {
+        target: target.to_string(),
+        problem: format!("sent an invalid description of {model:?}: {error}"),
+    })
+}
+
+/// Requests `GET /v2/models/{model}{aspect}`; returns the body of the answer.
+async fn answer_about(
+    target: &Target,
+    model: &str,
+    aspect: &str,
+    patience: Duration,
+) -> Result<String, LoadError> {
     let request = Prepared {
         method: Method::GET,
         uri: uri(&format!("/v2/models/{model}{aspect}"))?,
@@ -85,16 +124,11 @@ pub async fn ask_about<T: DeserializeOwned>(
         hang_up: None,
     };
     let (status, answer) = target.ask(request, patience).await?;
-    let body = String::from_utf8_lossy(&answer.body);
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
     let target = target.to_string();
     match status {
-        StatusCode::OK => serde_json::from_str(&body).map_err(|error| LoadError::Unanswered {
-            target,
-            problem: format!("sent an invalid description of {model:?}: {error}"),
-        }),
-        StatusCode::NOT_FOUND => {
-            Err(LoadError::NoModel { target, model: model.to_owned(), body: body.into_owned() })
-        }
+        StatusCode::OK => Ok(body),
+        StatusCode::NOT_FOUND => Err(LoadError::NoModel { target, model: model.to_owned(), body }),
         _ => Err(LoadError::Unanswered {
             target,
             problem: format!("answered {status} to a request for {model:?}: {body}"),
