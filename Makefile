@@ -14,7 +14,8 @@ DENY := $(CACHE)/bin/cargo-deny
 CARGO := cargo
 QUICK := target/quick/batchfleet
 AUDITABLE_VERSION := 0.7.7
-AUDITABLE := $(CACHE)/cargo-auditable-$(AUDITABLE_VERSION)/bin/cargo-auditable
+AUDITABLE_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/batchfleet/cargo-auditable-$(AUDITABLE_VERSION)
+AUDITABLE := $(AUDITABLE_ROOT)/bin/cargo-auditable
 MDBOOK_VERSION := 0.5.4
 MDBOOK := $(CACHE)/mdbook-$(MDBOOK_VERSION)/bin/mdbook
 LLVM_COV_TOOL := $(CACHE)/bin/cargo-llvm-cov
@@ -182,10 +183,13 @@ book: $(MDBOOK) ## build the book with its search into target/book, and check it
 
 images: build $(LIBRARY) $(CERTIFICATES) ## build the container images; LOAD=kind|k3d|minikube, PUSH=registry, TO=folder for archives, CUDA=1, CUDA12=1 for GPUs
 	@deploy/images/images.sh $(if $(TO),save $(TO),build)
-	@deploy/images/deliver.sh $(if $(LOAD),load $(LOAD),$(if $(PUSH),push $(PUSH)))
+	@deploy/images/deliver.sh $(if $(LOAD),load $(LOAD),$(if $(PUSH),push $(PUSH),$(if $(TO),archived)))
 
-# The programs of a release contain the list of their crates, which cargo-audit and scanners of images read.
+# The programs of a release contain the list of their crates, which cargo-audit and scanners of images read. They are equal
+# in all clones: they contain no paths of this machine, and cargo-auditable, whose path they depend on, is outside the clone.
 dist: CARGO := $(AUDITABLE) auditable
+dist: export RUSTFLAGS := --remap-path-prefix=$(CURDIR)=/batchfleet \
+	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 dist: $(AUDITABLE) build $(LIBRARY) $(CERTIFICATES) ## make all artifacts of a release in target/dist: programs, images, chart, SBOM, digests
 	@scripts/dist.sh $(or $(TO),target/dist)
 
@@ -220,8 +224,7 @@ $(MDBOOK): | prerequisites
 		mdbook@$(MDBOOK_VERSION)
 
 $(AUDITABLE): | prerequisites
-	cargo install --locked --debug --root $(CACHE)/cargo-auditable-$(AUDITABLE_VERSION) \
-		cargo-auditable@$(AUDITABLE_VERSION)
+	cargo install --locked --debug --root $(AUDITABLE_ROOT) cargo-auditable@$(AUDITABLE_VERSION)
 
 $(CACHE)/bin/%: scripts/cargo_tool.py scripts/wheel.py | $(PYTHON)
 	$(PYTHON) scripts/cargo_tool.py $* $@

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the artifacts of a release in a folder: programs, images, the chart, the bill of materials and all digests. Equal
-# sources give equal bytes. `IMAGES=` (empty) leaves the images out.
+# commits give equal bytes, in any clone of a user: with the same compiler and the same base image. `IMAGES=` (empty) leaves
+# the images out.
 #
 # Usage: dist.sh FOLDER      (called by `make dist`)
 set -euo pipefail

@@ -3,6 +3,7 @@
 # values that name these images, for `helm install --values`.
 #
 # Usage: deliver.sh                            only writes the values; the nodes have the images already
+#        deliver.sh archived                   the same after images.sh save, which also makes the image of Redis
 #        deliver.sh load kind|k3d|minikube     loads the images into the nodes of the cluster CLUSTER, by default the one
 #                                              that the tool uses without a name
 #        deliver.sh push REGISTRY              pushes the images to a registry, whose address may have a path
@@ -13,14 +14,6 @@ cd "$(dirname "$0")/../.."
 VALUES=target/images.yaml
 REDIS=batchfleet/redis:$TAG
 mapfile -t NAMES < <(printf "batchfleet/%s:$TAG\n" "${IMAGES[@]}" redis)
-
-# Tags the Redis image with a name of ours. The official image is an index of several platforms, of which a Docker with
-# containerd's store holds only one, and nodes refuse to import such an index. A build from it is of one platform.
-name_redis() {
-    local image
-    image=$(redis_image)
-    [ "$image" = "$REDIS" ] || "${docker[@]}" build --quiet --tag "$REDIS" - <<<"FROM $image" >/dev/null
-}
 
 load() {
     local image archive=target/image.tar
@@ -57,19 +50,20 @@ case ${1:-} in
         case ${2:-} in kind | k3d | minikube) ;; *) echo "LOAD is kind, k3d or minikube, not '${2:-}'" >&2 && exit 64 ;; esac
         command -v "$2" >/dev/null || { echo "$2 is missing: install it first" >&2; exit 1; }
         engine
-        name_redis
+        redis_image >/dev/null
         load "$2"
         values "  redis: $REDIS"
         ;;
     push)
         engine
-        name_redis
+        redis_image >/dev/null
         push "${2:?push needs the address of a registry}"
         values "  redis: $REDIS" "  registry: $2"
         ;;
+    archived) values "  redis: $REDIS" ;;
     "") values ;;
     *)
-        echo "usage: deliver.sh | load kind|k3d|minikube | push REGISTRY" >&2
+        echo "usage: deliver.sh | archived | load kind|k3d|minikube | push REGISTRY" >&2
         exit 64
         ;;
 esac

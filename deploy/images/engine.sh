@@ -76,32 +76,46 @@ debootstrapped() {
     rm -rf "$root"
 }
 
-# Prints the name of a Redis image: the official one, or, where no registry can be reached, one made from
-# Debian's redis-server and redis-cli, which the runbooks use.
+# Prints the time of the commit, in seconds since 1970.
+epoch() {
+    echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
+}
+
+# Makes the image of the bundled Redis under a name of ours, and prints this name.
+#
+# It comes from the official image, which is an index of several platforms. A Docker with containerd's store holds only
+# one of them, and nodes refuse to import such an index; a build from it is of one platform. Where no registry can be
+# reached, it is made from Debian's redis-server and redis-cli, which the runbooks use.
 redis_image() {
-    local usual=docker.io/library/redis:7.2 made=batchfleet/redis:dev folder=target/images-redis
-    if "${docker[@]}" image inspect "$usual" >/dev/null 2>&1 ||
-        "${docker[@]}" pull --quiet "$usual" >/dev/null 2>&1; then
-        echo "$usual"
-        return
-    fi
-    scripts/prerequisites.sh redis-server redis-cli >&2
+    local official=docker.io/library/redis:7.2 name=batchfleet/redis:$TAG folder=target/images-redis
     rm -rf "$folder"
     mkdir -p "$folder/lib"
-    cp --dereference "$(command -v redis-server)" "$(command -v redis-cli)" "$folder/"
-    # Their shared libraries, except those of the base image.
-    ldd "$folder"/redis-* | awk '/=> \// && !/lib(c|m)\.so/ { print $3 }' | sort --unique |
-        xargs cp --dereference --target-directory "$folder/lib"
-    cat >"$folder/Dockerfile" <<END
+    if "${docker[@]}" image inspect "$official" >/dev/null 2>&1 ||
+        "${docker[@]}" pull --quiet "$official" >/dev/null 2>&1; then
+        echo "FROM $official" >"$folder/Dockerfile"
+    else
+        scripts/prerequisites.sh redis-server redis-cli >&2
+        cp --dereference "$(command -v redis-server)" "$(command -v redis-cli)" "$folder/"
+        # Their shared libraries, except those of the base image.
+        ldd "$folder"/redis-* | awk '/=> \// && !/lib(c|m)\.so/ { print $3 }' | sort --unique |
+            xargs cp --dereference --target-directory "$folder/lib"
+        cat >"$folder/Dockerfile" <<END
+FROM $BASE AS files
+ARG SOURCE_DATE_EPOCH
+ENV LD_LIBRARY_PATH=/files/usr/local/lib
+COPY lib /files/usr/local/lib/
+COPY redis-* /files/usr/local/bin/
+RUN /files/usr/local/bin/redis-server --version && /files/usr/local/bin/redis-cli --version \\
+    && find /files -exec touch --no-dereference --date "@\$SOURCE_DATE_EPOCH" {} +
+
 FROM $BASE
-COPY lib /usr/local/lib/
-COPY redis-* /usr/local/bin/
+COPY --from=files /files /
 ENV LD_LIBRARY_PATH=/usr/local/lib
-RUN redis-server --version && redis-cli --version
 USER 65532:65532
 CMD ["redis-server"]
 END
-    "${docker[@]}" build --quiet --network none --tag "$made" "$folder" >/dev/null
+    fi
+    "${docker[@]}" build --quiet --network none --build-arg "SOURCE_DATE_EPOCH=$(epoch)" --tag "$name" "$folder" >/dev/null
     rm -r "$folder"
-    echo "$made"
+    echo "$name"
 }

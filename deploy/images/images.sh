@@ -33,11 +33,6 @@ build() {
     done
 }
 
-# Prints the time of the commit, in seconds since 1970.
-epoch() {
-    echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
-}
-
 # Lays out the files that the Dockerfile's `prebuilt` stages copy.
 lay_out() {
     rm -rf "$LAID_OUT"
@@ -54,13 +49,12 @@ save() {
     local image
     mkdir -p "$1"
     build
-    for image in "${IMAGES[@]}"; do
+    redis_image >/dev/null
+    for image in "${IMAGES[@]}" redis; do
         "${docker[@]}" save --output "$1/$image.tar" "batchfleet/$image:$TAG"
-        echo "$1/$image.tar"
+        SOURCE_DATE_EPOCH=$(epoch) scripts/image_archive.py "$1/$image.tar"
+        echo "$1/$image.tar  batchfleet/$image:$TAG"
     done
-    image=$(redis_image)
-    "${docker[@]}" save --output "$1/redis.tar" "$image"
-    echo "$1/redis.tar  $image"
 }
 
 engine
