@@ -30,6 +30,9 @@ use crate::{
 
 /// How long inputs travel through Redis after a worker could not fetch some.
 const OFFERS_PAUSE: Duration = Duration::from_secs(30);
+/// After this time without requests, batches may take less time than workers announce: nothing has
+/// corrected the announced times.
+const DOUBTED: Duration = Duration::from_secs(10);
 
 /// One model version.
 #[derive(Debug)]
@@ -66,6 +69,8 @@ struct QueueView {
     others: f64,
     /// Whether the last poll found jobs in the queue, or jobs added since the poll before.
     is_active: bool,
+    /// Since when polls have found neither.
+    idle_since: Option<Instant>,
     settled: SettledRows,
     drain: DrainRate,
     arrivals: ArrivalRate,
@@ -96,6 +101,14 @@ impl QueueView {
         let (rows, own) = ((rows + own).ceil() as u32, own.ceil() as u32);
         // A request of more than N rows runs in parts, one after the other.
         speed.latency(rows.clamp(1, (*most).max(1)).max(own))
+    }
+
+    /// By how much the announced times may be too long: 2 after [`DOUBTED`] without requests, then in
+    /// proportion to the time. A stall makes them too long. If they then exceeded all deadlines, and
+    /// were believed, no request would ever correct them.
+    fn doubt(&self) -> f64 {
+        let idle = self.idle_since.map_or(Duration::ZERO, |since| since.elapsed());
+        if idle < DOUBTED { 1.0 } else { 1.0 + idle.div_duration_f64(DOUBTED) }
     }
 
     /// Whether a request of `own` rows runs in parts.
@@ -236,7 +249,7 @@ impl Model {
     /// lately: otherwise all gateways together would accept too much of a burst.
     ///
     /// Nothing is ahead of a request to an idle fleet, which is expected to take no time unless it runs
-    /// in parts, so that short requests always measure how long they take.
+    /// in parts, so that short requests always measure how long they take. Long ones do after a while.
     pub(crate) fn ahead(&self, request: RequestWork) -> Ahead {
         let RequestWork { priority, rows: own_rows, units } = request;
         let load = self.queue.lock();
@@ -263,6 +276,8 @@ impl Model {
         let runs_in_parts = own_rows > 1 && load.is_large(own);
         let is_behind = runs_in_parts && rows > 0.0 && all_outstanding >= workers;
         let batch = if is_behind { batch * 2 } else { batch };
+        let is_idle = rows <= 0.0 && self.books.work().ended == load.own.ended;
+        let batch = if is_idle { batch.div_f64(load.doubt()) } else { batch };
         let rate = load.cost.rows(load.drain.rate());
         Ahead { jobs, rows, rate, batch }
     }
@@ -325,6 +340,8 @@ impl Model {
         load.own = self.books.work();
         load.is_active =
             backlog.depth() + backlog.in_flight > 0 || backlog.added != load.backlog.added;
+        load.idle_since =
+            if load.is_active { None } else { load.idle_since.or_else(|| Some(Instant::now())) };
         load.backlog = backlog;
         load.arrivals.observe(at, backlog.added);
         load.demand.observe(at, self.books.counts(backlog.added));

@@ -72,6 +72,24 @@ fn a_long_row_to_an_idle_fleet_takes_its_time_and_a_short_one_none() {
     assert_eq!((wait(&model, 64), wait(&model, 512)), (0, 65));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_long_row_to_a_fleet_that_is_idle_for_long_may_take_less_time_than_announced() {
+    let model = texts();
+    let idle = Backlog { added: 7, ..Backlog::default() };
+    for second in 1..=10 {
+        // The first poll finds seven jobs that were added.
+        model.observe(Duration::from_secs(second), idle);
+        assert_eq!(wait(&model, 512), 65, "after {second} s");
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(wait(&model, 512), 32);
+    tokio::time::advance(Duration::from_secs(20)).await;
+    assert_eq!(wait(&model, 512), 16);
+    model.observe(Duration::from_secs(42), Backlog { added: 8, ..idle });
+    assert_eq!(wait(&model, 512), 65, "a request has come");
+}
+
 #[test]
 fn requests_count_by_their_rows_until_they_are_answered() {
     let model = texts();
