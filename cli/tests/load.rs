@@ -62,8 +62,8 @@ async fn a_load_can_wait_for_the_server() {
     let _later = later.args(["--model-repository", models]).spawn().unwrap();
     assert!(early.wait().await.unwrap().success(), "{:?}", early.log());
 
-    let late = ["--url", &url, "--model", "nobody", "--wait", "1ms"];
-    let (status, complaints) = load(&late).await;
+    let unknown = ["--url", &url, "--model", "nobody", "--wait", "1ms"];
+    let (status, complaints) = load(&unknown).await;
     assert_eq!((status, complaints.len()), (Some(64), 1), "{complaints:?}");
 }
 

@@ -12,7 +12,6 @@ cd "$(dirname "$0")/../.."
 . deploy/images/engine.sh
 
 VALUES=target/images.yaml
-REDIS=batchfleet/redis:$TAG
 mapfile -t NAMES < <(printf "batchfleet/%s:$TAG\n" "${IMAGES[@]}" redis)
 
 load() {
@@ -50,13 +49,13 @@ case ${1:-} in
         case ${2:-} in kind | k3d | minikube) ;; *) echo "LOAD is kind, k3d or minikube, not '${2:-}'" >&2 && exit 64 ;; esac
         command -v "$2" >/dev/null || { echo "$2 is missing: install it first" >&2; exit 1; }
         engine
-        redis_image >/dev/null
+        redis_image
         load "$2"
         values "  redis: $REDIS"
         ;;
     push)
         engine
-        redis_image >/dev/null
+        redis_image
         push "${2:?push needs the address of a registry}"
         values "  redis: $REDIS" "  registry: $2"
         ;;

@@ -9,6 +9,8 @@
 IMAGES=(gateway controller worker ${CUDA:+worker-cuda} ${CUDA12:+worker-cuda12} ${TENSORRT_SHA256:+worker-tensorrt})
 TAG=${TAG:-dev}
 BASE=debian:bookworm-slim
+# The image of the bundled Redis.
+REDIS=batchfleet/redis:$TAG
 STATE=.cache/docker
 
 # Prints the path of a docker client with BuildKit, which is a plugin of Docker's own client.
@@ -81,13 +83,13 @@ epoch() {
     echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
 }
 
-# Makes the image of the bundled Redis under a name of ours, and prints this name.
+# Makes the image of the bundled Redis.
 #
 # It comes from the official image, which is an index of several platforms. A Docker with containerd's store holds only
 # one of them, and nodes refuse to import such an index; a build from it is of one platform. Where no registry can be
 # reached, it is made from Debian's redis-server and redis-cli, which the runbooks use.
 redis_image() {
-    local official=docker.io/library/redis:7.2 name=batchfleet/redis:$TAG folder=target/images-redis
+    local official=docker.io/library/redis:7.2 folder=target/images-redis
     rm -rf "$folder"
     mkdir -p "$folder/lib"
     if "${docker[@]}" image inspect "$official" >/dev/null 2>&1 ||
@@ -115,7 +117,6 @@ USER 65532:65532
 CMD ["redis-server"]
 END
     fi
-    "${docker[@]}" build --quiet --network none --build-arg "SOURCE_DATE_EPOCH=$(epoch)" --tag "$name" "$folder" >/dev/null
+    "${docker[@]}" build --quiet --network none --build-arg "SOURCE_DATE_EPOCH=$(epoch)" --tag "$REDIS" "$folder" >/dev/null
     rm -r "$folder"
-    echo "$name"
 }

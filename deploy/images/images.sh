@@ -49,7 +49,7 @@ save() {
     local image
     mkdir -p "$1"
     build
-    redis_image >/dev/null
+    redis_image
     for image in "${IMAGES[@]}" redis; do
         "${docker[@]}" save --output "$1/$image.tar" "batchfleet/$image:$TAG"
         SOURCE_DATE_EPOCH=$(epoch) scripts/image_archive.py "$1/$image.tar"

@@ -125,7 +125,7 @@ clean_up() {
 output=$(mktemp)
 engine
 trap clean_up EXIT
-redis=$(redis_image)
+redis_image
 "${docker[@]}" network create "$RUN" >/dev/null
 
 for image in gateway controller worker; do
@@ -138,7 +138,7 @@ for image in worker worker-cuda worker-cuda12 worker-tensorrt; do
 done
 check "equal programs give equal images" is_repeatable
 check "a worker sends requests to an object store" asks_an_object_store
-start redis 256m "$redis" redis-server --save "" --protected-mode no \
+start redis 256m "$REDIS" redis-server --save "" --protected-mode no \
     --maxmemory 128mb --maxmemory-policy noeviction
 start gateway 256m "batchfleet/gateway:$TAG" --redis-url redis://redis:6379 --lame-duck 1s
 worker worker0
