@@ -59,9 +59,10 @@ impl Announced {
 }
 
 impl ShardedConsumer {
-    /// Calls `call` with the items of each shard. An error of a shard that is no longer home does not
-    /// count: its jobs are sent to other shards. `ends` tells whether the worker no longer holds the jobs
-    /// afterwards.
+    /// Calls `call` with the items of each shard. The failure of a shard that is down and no longer home
+    /// does not count: its jobs are sent to other shards. At a former home that fails only for a moment,
+    /// nobody else takes them over while this worker lives. `ends` tells whether the worker no longer holds
+    /// the jobs afterwards.
     async fn at_each<Item, Calling: Future<Output = Result<usize, BrokerError>>>(
         &self,
         items: Vec<Item>,
@@ -80,11 +81,13 @@ impl ShardedConsumer {
         {
             let entries: Vec<EntryId> = part.iter_mut().map(|item| *entry(item)).collect();
             let roles = self.homes.at(shard).await?;
+            let known = &self.homes.shards.all[shard];
             match call(Arc::clone(&roles.consumer), part).await {
                 Ok(count) => sum += count,
-                Err(BrokerError::Unreachable(error)) if shard != self.homes.current() => {
-                    let shard = &self.homes.shards.all[shard].name;
-                    tracing::warn!(shard, %error, "left jobs to other workers");
+                Err(BrokerError::Unreachable(error))
+                    if shard != self.homes.current() && !known.is_up() =>
+                {
+                    tracing::warn!(shard = known.name, %error, "left jobs to other workers");
                 }
                 Err(error) => {
                     failure = Some(error);

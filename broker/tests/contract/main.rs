@@ -280,6 +280,11 @@ fn echo(delivery: Delivery) -> Settlement {
     Settlement { entry, gateway, reply }
 }
 
+/// [`echo`] of a delivery whose settlement may fail, and be tried again.
+fn again(delivery: &Delivery) -> Settlement {
+    echo(Delivery { job: delivery.job.clone(), ..*delivery })
+}
+
 fn echoes(deliveries: Vec<Delivery>) -> Vec<Settlement> {
     deliveries.into_iter().map(echo).collect()
 }

@@ -6,12 +6,15 @@ use std::sync::{
 };
 
 use batchfleet_broker::{
-    Announcement, Broker, Inbound, Observer, ShardId, WorkerId, memory::MemoryBroker,
+    Announcement, Broker, Delivery, Inbound, Observer, ShardId, WorkerId,
+    memory::MemoryBroker,
+    redis::{RedisAddress, RedisBroker},
     sharded::ShardedBroker,
 };
+use batchfleet_testkit::RedisCluster;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::{Gateway, Worker, echoes, markers, observer, queue, shards::switched, spec};
+use crate::{Gateway, Worker, again, echoes, markers, observer, queue, shards::switched, spec};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -268,6 +271,48 @@ async fn a_worker_that_moves_claims_at_both_homes_until_gateways_know() {
     }
     late.submit(1).await;
     assert_eq!(worker.claim(9).await.unwrap().len(), 0);
+}
+
+/// A worker that has moved away from its first home, which counts as down, and the job that it holds
+/// there. With the switches of both homes.
+async fn moved_with_a_job(
+    first: RedisBroker,
+) -> (ShardedBroker, Worker, Announcement, Gateway, Delivery, [Arc<AtomicBool>; 2]) {
+    let (first, first_is_down) = switched(first);
+    let (second, second_is_down) = switched(MemoryBroker::new(1000));
+    let shards = vec![("first".into(), first), ("second".into(), second)];
+    let broker = ShardedBroker::new(shards, 8).await.unwrap();
+    let (worker, announcement) = announced(&broker, 100.0).await;
+    observer(&broker).await.look(&[], false).await.unwrap();
+    let gateway = Gateway::new(&broker).await;
+    assert_eq!(gateway.submit(1).await[0].shard, ShardId(0));
+    let claimed = worker.claim(1).await.unwrap().remove(0);
+    first_is_down.store(true, Relaxed);
+    worker.renew(&announcement).await.unwrap();
+    (broker, worker, announcement, gateway, claimed, [first_is_down, second_is_down])
+}
+
+#[tokio::test]
+async fn a_job_of_a_former_home_whose_slot_moves_is_settled_in_the_end() {
+    let cluster = RedisCluster::start(3).await;
+    let address = RedisAddress { partition: 0, ..cluster.url(1).as_str().into() };
+    let first = RedisBroker::connect(address).await.unwrap();
+    let (_broker, worker, _, gateway, job, [is_down, _]) = moved_with_a_job(first).await;
+    is_down.store(false, Relaxed);
+    cluster.move_slot(247, 0, 2).await.unwrap();
+    let (entry, until) = ([job.entry], Instant::now() + PATIENCE);
+    while let Err(error) = worker.settle(vec![again(&job)]).await {
+        assert_eq!(error.code(), "unreachable", "{error}");
+        assert!(Instant::now() < until, "{error}");
+    }
+    let outstanding = async || gateway.producer.outstanding(&queue(), &entry).await;
+    let outstanding = loop {
+        match outstanding().await {
+            Ok(outstanding) => break outstanding,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+    };
+    assert_eq!(outstanding, [false], "the worker has left a job that nobody takes over");
 }
 
 /// A claim may hold locks that the settlement of other jobs needs.
