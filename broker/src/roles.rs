@@ -274,6 +274,10 @@ pub trait Consumer: Send + Sync {
     /// Returns claimed jobs to the queue, so that another worker can claim them.
     async fn hand_back(&self, deliveries: Vec<Delivery>) -> Result<(), BrokerError>;
 
+    /// Gives up jobs that this worker holds, because the broker is out of reach and gateways send them
+    /// elsewhere. Those that are still in the queue when the broker is back are removed instead of run.
+    async fn give_up(&self, _entries: &[EntryId]) {}
+
     /// Renews the announcement of this worker, and marks the worker as alive for [`LIVENESS`].
     /// Called about once a second.
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError>;

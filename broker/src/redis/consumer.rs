@@ -87,6 +87,11 @@ impl Consumer for RedisConsumer {
         settle::hand_back(&self.queue, &self.held, deliveries).await
     }
 
+    async fn give_up(&self, entries: &[EntryId]) {
+        self.queue.doubt(entries);
+        self.held.release(entries).await;
+    }
+
     async fn renew(&self, announcement: &Announcement) -> Result<(), BrokerError> {
         let answers =
             self.presence.renew(announcement, &self.queue, self.glance.is_wanted()).await?;

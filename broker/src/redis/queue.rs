@@ -23,7 +23,7 @@ use crate::{
 /// Limits the log lines about unreadable jobs.
 static UNREADABLE: Mutex<Throttle> = Mutex::new(Throttle::new(Duration::from_secs(10)));
 
-/// How long a settled entry that Redis did not have may come to light elsewhere.
+/// How long an entry that was settled or given up may come to light, at another node or when Redis is back.
 const DOUBTED: Duration = Duration::from_mins(1);
 
 /// A queue, and the name of one worker in its groups.
@@ -35,7 +35,7 @@ pub(super) struct WorkerQueue {
     worker: String,
     workers: LastCount,
     transfers: Transfers,
-    /// Settled entries that the node of a cluster did not have, and when they were settled.
+    /// Entries that were settled where the node of a cluster did not have them, or given up, and when.
     doubtful: Mutex<Vec<(EntryId, Instant)>>,
 }
 
@@ -145,14 +145,19 @@ impl WorkerQueue {
     /// Notes settled entries of which Redis did not have all. Gateways withdraw entries; but a node of a
     /// cluster that has just handed over the stream may also have published the replies, and the next
     /// node still has the entries.
-    pub(super) fn doubt(&self, entries: &[EntryId]) {
+    pub(super) fn doubt_settled(&self, entries: &[EntryId]) {
         if self.connections.locator.is_of_cluster() {
-            let now = Instant::now();
-            let mut doubtful = self.doubtful.lock();
-            doubtful.retain(|(_, settled)| now - *settled < DOUBTED);
-            doubtful.extend(entries.iter().map(|entry| (*entry, now)));
+            self.doubt(entries);
             self.connections.locator.suspect();
         }
+    }
+
+    /// Notes entries that this worker no longer holds, and that Redis may still have.
+    pub(super) fn doubt(&self, entries: &[EntryId]) {
+        let now = Instant::now();
+        let mut doubtful = self.doubtful.lock();
+        doubtful.retain(|(_, since)| now - *since < DOUBTED);
+        doubtful.extend(entries.iter().map(|entry| (*entry, now)));
     }
 
     /// Removes the entries in doubt, which would otherwise look like jobs that never arrived.

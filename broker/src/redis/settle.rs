@@ -60,7 +60,7 @@ pub(super) async fn settle(
     let undelivered = messages(&settlements).zip(answers.by_ref()).map(undelivered).sum();
     let removed = answers.map(|answer| redis::from_redis_value(answer).unwrap_or(0_usize));
     if removed.sum::<usize>() < entries.len() {
-        queue.doubt(&entries);
+        queue.doubt_settled(&entries);
     }
     Ok(undelivered)
 }

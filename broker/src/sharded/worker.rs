@@ -88,6 +88,9 @@ impl ShardedConsumer {
                     if shard != self.homes.current() && !known.is_up() =>
                 {
                     tracing::warn!(shard = known.name, %error, "left jobs to other workers");
+                    if ends {
+                        roles.consumer.give_up(&entries).await;
+                    }
                 }
                 Err(error) => {
                     failure = Some(error);

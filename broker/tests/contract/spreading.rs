@@ -11,10 +11,12 @@ use batchfleet_broker::{
     redis::{RedisAddress, RedisBroker},
     sharded::ShardedBroker,
 };
-use batchfleet_testkit::RedisCluster;
+use batchfleet_testkit::{RedisCluster, RedisServer};
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::{Gateway, Worker, again, echoes, markers, observer, queue, shards::switched, spec};
+use crate::{
+    Gateway, Worker, again, echo, echoes, markers, observer, queue, shards::switched, spec,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -313,6 +315,30 @@ async fn a_job_of_a_former_home_whose_slot_moves_is_settled_in_the_end() {
         }
     };
     assert_eq!(outstanding, [false], "the worker has left a job that nobody takes over");
+}
+
+#[tokio::test]
+async fn a_job_that_a_worker_gave_up_with_its_home_is_not_run_when_redis_is_back_with_its_data() {
+    let mut redis = RedisServer::start_with(&["--appendonly", "yes"]).await;
+    let first = RedisBroker::connect(&redis.url()).await.unwrap();
+    let (_broker, worker, announcement, _gateway, job, [first_is_down, second_is_down]) =
+        moved_with_a_job(first).await;
+    redis.kill();
+    assert_eq!(worker.settle(vec![echo(job)]).await.unwrap(), 0, "it is sent to the second home");
+    redis.restart().await;
+    let control = RedisBroker::connect(&redis.url()).await.unwrap();
+    let observer = observer(&control).await;
+    assert_eq!(observer.backlog(&queue()).await.unwrap().in_flight, 1);
+    first_is_down.store(false, Relaxed);
+    second_is_down.store(true, Relaxed);
+    let until = Instant::now() + PATIENCE;
+    while observer.backlog(&queue()).await.unwrap().in_flight > 0 {
+        // Fails until the connection is back.
+        worker.renew(&announcement).await.ok();
+        let claimed = worker.claim(9).await.unwrap_or_default();
+        assert!(claimed.is_empty(), "run again");
+        assert!(Instant::now() < until, "the job stays with its worker");
+    }
 }
 
 /// A claim may hold locks that the settlement of other jobs needs.
