@@ -1,6 +1,6 @@
 //! A real Redis Cluster for one test.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep};
@@ -60,17 +60,14 @@ impl RedisCluster {
             order(master, &format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1)).await?;
         }
         cluster.introduce().await?;
-        cluster.agrees().await?;
+        cluster.agrees(0).await?;
         for (master, replica) in cluster.masters.iter().zip(&cluster.replicas) {
             order(replica, &format!("CLUSTER REPLICATE {}", id(master).await?)).await?;
         }
         for replica in &cluster.replicas {
-            until("a replica is in step", async || {
-                Ok(replica.ask("INFO replication").await?.contains("master_link_status:up"))
-            })
-            .await?;
+            is_in_step(replica).await?;
         }
-        cluster.agrees().await?;
+        cluster.agrees(cluster.replicas.len()).await?;
         Ok(cluster)
     }
 
@@ -85,14 +82,17 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Waits until all nodes know each other and take commands.
-    async fn agrees(&self) -> Result<()> {
+    /// Waits until all nodes know each other and this many replicas, and take commands. A master does not
+    /// yield to a replica that it does not know as its own.
+    async fn agrees(&self, replicas: usize) -> Result<()> {
         let nodes = self.nodes();
         let known = format!("cluster_known_nodes:{}\r", nodes.len());
         for node in &nodes {
             until("the nodes of the cluster agree", async || {
                 let info = node.ask("CLUSTER INFO").await?;
-                Ok(info.contains("cluster_state:ok") && info.contains(&known))
+                let list = node.ask("CLUSTER NODES").await?;
+                let are_known = list.matches("slave ").count() == replicas;
+                Ok(info.contains("cluster_state:ok") && info.contains(&known) && are_known)
             })
             .await?;
         }
@@ -110,12 +110,18 @@ impl RedisCluster {
         format!("redis+cluster://{}/?partitions={partitions}", hosts.join(","))
     }
 
-    /// The servers that were masters at the start, in the order of their slots.
+    /// The URL of each server in [`masters`](Self::masters).
+    pub fn master_urls(&self) -> Vec<String> {
+        self.masters.iter().map(RedisServer::url).collect()
+    }
+
+    /// The servers that were masters at the start, or that [`restart`](Self::restart) found to be the
+    /// masters since, in the order of their slots.
     pub fn masters(&mut self) -> &mut [RedisServer] {
         &mut self.masters
     }
 
-    /// The servers that were replicas at the start, in the order of their masters.
+    /// The other servers, in the order of their masters.
     pub fn replicas(&mut self) -> &mut [RedisServer] {
         &mut self.replicas
     }
@@ -156,10 +162,31 @@ impl RedisCluster {
     pub async fn fail_over(&self, replica: usize) -> Result<()> {
         let replica = &self.replicas[replica];
         order(replica, "CLUSTER FAILOVER").await?;
-        until("the replica is the master", async || {
-            Ok(replica.ask("INFO replication").await?.contains("role:master"))
-        })
-        .await
+        is_promoted(replica).await
+    }
+
+    /// Starts a killed master again, empty, and waits until all nodes agree. A master without a replica
+    /// has its slots again. One with a replica waits until the replica has taken over, and becomes the
+    /// replica of its former replica: the two change places in [`masters`](Self::masters) and
+    /// [`replicas`](Self::replicas).
+    ///
+    /// # Errors
+    /// If the replica does not take over, or the nodes do not agree.
+    ///
+    /// # Panics
+    /// If the server does not start.
+    pub async fn restart(&mut self, master: usize) -> Result<()> {
+        let killed = &mut self.masters[master];
+        match self.replicas.get_mut(master) {
+            None => killed.restart().await,
+            Some(replica) => {
+                is_promoted(replica).await?;
+                mem::swap(killed, replica);
+                replica.restart().await;
+                is_in_step(replica).await?;
+            }
+        }
+        self.agrees(self.replicas.len()).await
     }
 }
 
@@ -174,6 +201,9 @@ async fn start_node() -> Result<RedisServer> {
         NODE_TIMEOUT,
         "--cluster-require-full-coverage",
         "no",
+        // By default a master waits for five seconds for further replicas to copy its data to.
+        "--repl-diskless-sync-delay",
+        "0",
     ];
     RedisServer::try_start("", &options).await
 }
@@ -186,6 +216,22 @@ async fn bus_port(node: &RedisServer) -> Result<String> {
 async fn id(node: &RedisServer) -> Result<String> {
     let answer = node.ask("CLUSTER MYID").await?;
     answer.lines().last().map(str::to_owned).context("no id")
+}
+
+/// Waits until a server is a replica with the data of its master.
+async fn is_in_step(replica: &RedisServer) -> Result<()> {
+    until("the replica is in step", async || {
+        Ok(replica.ask("INFO replication").await?.contains("master_link_status:up"))
+    })
+    .await
+}
+
+/// Waits until a replica has become a master.
+async fn is_promoted(replica: &RedisServer) -> Result<()> {
+    until("the replica is the master", async || {
+        Ok(replica.ask("INFO replication").await?.contains("role:master"))
+    })
+    .await
 }
 
 /// Sends a command that must succeed.
