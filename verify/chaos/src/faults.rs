@@ -2,6 +2,7 @@
 
 mod attacks;
 mod clients;
+mod clusters;
 mod gateways;
 mod model;
 mod network;
@@ -20,7 +21,7 @@ use crate::trial::{RunningTrial, Scale};
 
 /// A row of the table of faults.
 pub(crate) struct Fault {
-    /// `F01` to `F46`. Ids are never reused.
+    /// `F01` to `F49`. Ids are never reused.
     pub(crate) id: &'static str,
     /// What fails, and how.
     pub(crate) what: &'static str,
@@ -141,6 +142,12 @@ pub(crate) const FAULTS: &[Fault] = &[
         short: false,
         run: |options| Box::pin(shards::added_and_removed(options.scale, options.previous.clone())),
     },
+    fault!("F47", false, "kill -9 one master of a Redis Cluster every 10 s, back empty after 5 s", "L2",
+        "as F45, at the partitions of the others", clusters::killed_in_turn),
+    fault!("F48", false, "as F47, and a replica takes over; the killed one comes back as the replica", "L2",
+        "as F47", clusters::failed_over_in_turn),
+    fault!("F49", false, "a slot with all queues, then with half of them, moves to and fro 20 times", "L2",
+        "all 200; ran again ≤ 1 %; max ≤ 2 s", clusters::moved),
     Fault {
         id: "F35",
         what: "upgrade from an older version: workers, gateways; workers back and again",

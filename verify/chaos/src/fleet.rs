@@ -2,18 +2,21 @@
 //! each program, and cut its link to Redis.
 
 use std::{
-    fs, iter,
-    net::SocketAddr,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use batchfleet_testkit::{CuttingProxy, Program, RedisServer, echo_model, get};
+use batchfleet_testkit::{CuttingProxy, Program, echo_model, get};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::{control::Control, protocol::Protocol};
+use crate::{
+    control::Control,
+    protocol::Protocol,
+    redises::{RedisPlan, Redises},
+};
 
 /// How long a program may take to become ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -31,17 +34,13 @@ pub(crate) struct ChaosPlan {
     pub(crate) new_worker_flags: Vec<String>,
     /// Parameters of the echo model.
     pub(crate) parameters: Vec<(&'static str, String)>,
-    pub(crate) redis_options: Vec<&'static str>,
+    pub(crate) redis: RedisPlan,
     /// Folder of the programs; `None` for those of this build.
     pub(crate) programs: Option<PathBuf>,
     /// Whether each program reaches Redis through a proxy of its own.
     pub(crate) links: bool,
     /// Whether programs read the URL of Redis from a file, which a trial may change.
     pub(crate) url_file: bool,
-    /// Number of independent Redises; 0 counts as one. Several have neither proxies nor files.
-    pub(crate) redises: usize,
-    /// Whether programs use only the first of them to begin with.
-    pub(crate) first_redis_only: bool,
 }
 
 /// A program of the fleet, running or not.
@@ -68,11 +67,7 @@ pub(crate) struct Member {
 
 /// A Redis, or several, with gateways and workers; all are stopped on drop.
 pub(crate) struct ChaosFleet {
-    pub(crate) redis: RedisServer,
-    /// Further Redises, independent of the first.
-    others: Vec<RedisServer>,
-    /// How many of the Redises a program uses from its next start on.
-    pub(crate) redises_in_use: usize,
+    pub(crate) redises: Redises,
     pub(crate) workers: Vec<Member>,
     pub(crate) gateways: Vec<Member>,
     protocol: Protocol,
@@ -86,15 +81,9 @@ impl ChaosFleet {
     pub(crate) async fn start(plan: &ChaosPlan) -> Result<Self> {
         let folder = TempDir::new()?;
         fs::create_dir_all(folder.path().join("runs"))?;
-        let redis = RedisServer::start_with(&plan.redis_options).await;
-        let mut others = Vec::new();
-        for _ in 1..plan.redises {
-            others.push(RedisServer::start_with(&plan.redis_options).await);
-        }
-        let redises_in_use = if plan.first_redis_only { 1 } else { plan.redises.max(1) };
+        let redises = Redises::start(&plan.redis).await;
         let (workers, gateways, ended, protocol) = (vec![], vec![], vec![], plan.protocol);
-        let fleet =
-            Self { redis, others, redises_in_use, workers, gateways, protocol, ended, folder };
+        let fleet = Self { redises, workers, gateways, protocol, ended, folder };
         let mut parameters = plan.parameters.clone();
         parameters.push(("run_log", text(&fleet.run_log())?));
         let parameters: Vec<_> = parameters.iter().map(|(key, value)| (*key, &**value)).collect();
@@ -134,7 +123,11 @@ impl ChaosFleet {
     }
 
     async fn member(&self, name: &'static str, flags: Vec<String>, link: bool) -> Result<Member> {
-        let link = if link { Some(CuttingProxy::start(self.redis.address()).await?) } else { None };
+        let link = if link {
+            Some(CuttingProxy::start(self.redises.first.address()).await?)
+        } else {
+            None
+        };
         Ok(Member {
             name,
             flags,
@@ -158,7 +151,7 @@ impl ChaosFleet {
     /// Writes the file with the URL of Redis. `user` is empty, or has the form `name:password@`.
     pub(crate) fn write_url(&self, user: &str) -> Result<()> {
         let fresh = self.path("url.fresh");
-        fs::write(&fresh, format!("redis://{user}{}", self.redis.address()))?;
+        fs::write(&fresh, format!("redis://{user}{}", self.redises.first.address()))?;
         // A rename, so that no program reads half a file.
         Ok(fs::rename(fresh, self.path("url"))?)
     }
@@ -171,27 +164,27 @@ impl ChaosFleet {
 
     /// Starts a worker that is not running, and waits until it is ready.
     pub(crate) async fn start_worker(&mut self, index: usize) -> Result<()> {
-        let redises = self.addresses_in_use();
+        let urls = self.redises.urls();
         let worker = &mut self.workers[index];
-        worker.spawn(&redises, &[]).await?;
+        worker.spawn(&urls, &[]).await?;
         until_200(worker, &worker.admin, "/readyz").await
     }
 
     /// Starts a worker that is not running, without waiting until it is ready.
     pub(crate) async fn spawn_worker(&mut self, index: usize) -> Result<()> {
-        let redises = self.addresses_in_use();
-        self.workers[index].spawn(&redises, &[]).await
+        let urls = self.redises.urls();
+        self.workers[index].spawn(&urls, &[]).await
     }
 
     /// Starts a gateway that is not running, on the port of its first start, and waits until it is
     /// ready.
     pub(crate) async fn start_gateway(&mut self, index: usize) -> Result<()> {
-        let redises = self.addresses_in_use();
+        let urls = self.redises.urls();
         let gateway = &mut self.gateways[index];
         let (listen, grpc) = (gateway.address.clone(), gateway.grpc.clone());
         let mut flags = vec!["--listen", &listen];
         flags.extend(grpc.iter().flat_map(|address| ["--grpc-listen", address]));
-        gateway.spawn(&redises, &flags).await?;
+        gateway.spawn(&urls, &flags).await?;
         gateway.address = gateway.program()?.address("http").await?;
         if grpc.is_some() {
             gateway.grpc = Some(gateway.program()?.address("grpc").await?);
@@ -260,33 +253,7 @@ impl ChaosFleet {
 
     /// A client of the fleet's Redis, or the first of several.
     pub(crate) fn control(&self) -> Control {
-        Control::new(&self.redis.url())
-    }
-
-    /// A client of each Redis.
-    pub(crate) fn controls(&self) -> Vec<Control> {
-        self.redises().map(|redis| Control::new(&redis.url())).collect()
-    }
-
-    /// One of the Redises.
-    pub(crate) fn redis_mut(&mut self, index: usize) -> &mut RedisServer {
-        match index.checked_sub(1) {
-            None => &mut self.redis,
-            Some(other) => &mut self.others[other],
-        }
-    }
-
-    /// Stops all Redises but the first.
-    pub(crate) fn remove_other_redises(&mut self) {
-        self.others.clear();
-    }
-
-    fn redises(&self) -> impl Iterator<Item = &RedisServer> {
-        iter::once(&self.redis).chain(&self.others)
-    }
-
-    fn addresses_in_use(&self) -> Vec<SocketAddr> {
-        self.redises().take(self.redises_in_use).map(RedisServer::address).collect()
+        Control::new(&self.redises.first.url())
     }
 
     /// Log lines about panics, from all programs of the fleet, ended ones included.
@@ -305,7 +272,7 @@ impl ChaosFleet {
 }
 
 impl Member {
-    async fn spawn(&mut self, redises: &[SocketAddr], more: &[&str]) -> Result<()> {
+    async fn spawn(&mut self, urls: &str, more: &[&str]) -> Result<()> {
         if self.program.is_some() {
             bail!("{} is already running", self.name);
         }
@@ -317,9 +284,8 @@ impl Member {
         let url = if let Some(file) = &self.url_file {
             ["--redis-url-file".to_owned(), text(file)?]
         } else {
-            let redises = link.as_ref().map_or(redises, std::slice::from_ref);
-            let urls: Vec<_> = redises.iter().map(|redis| format!("redis://{redis}")).collect();
-            ["--redis-url".to_owned(), urls.join(" ")]
+            let url = link.map_or_else(|| urls.to_owned(), |link| format!("redis://{link}"));
+            ["--redis-url".to_owned(), url]
         };
         let mut builder = Program::at(path)
             .args(url)

@@ -14,6 +14,7 @@ mod machine;
 mod memory;
 mod metrics;
 mod protocol;
+mod redises;
 mod runs;
 mod trial;
 

@@ -247,7 +247,7 @@ impl Trial {
         loop {
             let in_flight = self.gateways("batchfleet_gateway_in_flight", "").await?;
             let mut left = Queues::default();
-            for control in self.fleet.controls() {
+            for control in self.fleet.redises.controls() {
                 left = left + control.queues().await?;
             }
             if left == Queues::default() && in_flight < 0.5 {

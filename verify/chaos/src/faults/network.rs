@@ -87,7 +87,7 @@ struct Replica {
 impl Replica {
     /// Starts the replica, and waits until the replica follows the primary.
     async fn of(trial: &Trial) -> Result<Self> {
-        let upstream = CuttingProxy::start(trial.fleet.redis.address()).await?;
+        let upstream = CuttingProxy::start(trial.fleet.redises.first.address()).await?;
         let redis = RedisServer::start().await;
         let port = upstream.address().port().to_string();
         Control::new(&redis.url()).ask::<()>(&["REPLICAOF", "127.0.0.1", &port]).await?;
@@ -100,7 +100,7 @@ impl Replica {
     /// Promotes the replica to the fleet's Redis. Returns the former primary.
     async fn promote(self, trial: &mut Trial) -> Result<RedisServer> {
         Control::new(&self.redis.url()).ask::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
-        Ok(std::mem::replace(&mut trial.fleet.redis, self.redis))
+        Ok(std::mem::replace(&mut trial.fleet.redises.first, self.redis))
     }
 }
 
@@ -111,12 +111,12 @@ pub(crate) async fn failover(scale: Scale) -> Result<Findings> {
     let load = trial.load(scale.closed()).await?;
     replica.upstream.stall();
     sleep(SECOND).await;
-    trial.fleet.redis.kill();
+    trial.fleet.redises.first.kill();
     let dead = now();
     sleep(2 * SECOND).await;
     drop(replica.promote(&mut trial).await?);
     for member in trial.fleet.workers.iter().chain(&trial.fleet.gateways) {
-        link(member)?.redirect(trial.fleet.redis.address());
+        link(member)?.redirect(trial.fleet.redises.first.address());
     }
     let took = now().duration_since(dead)?;
     sleep(8 * SECOND).await;
@@ -140,7 +140,7 @@ pub(crate) async fn partition(scale: Scale) -> Result<Findings> {
     let others = trial.load(scale.open_at(0.35).to(targets[1..].to_vec())).await?;
     replica.upstream.refuse();
     let old_primary = replica.promote(&mut trial).await?;
-    let new = trial.fleet.redis.address();
+    let new = trial.fleet.redises.first.address();
     for member in trial.fleet.workers.iter().chain(&trial.fleet.gateways[1..]) {
         link(member)?.redirect(new);
     }

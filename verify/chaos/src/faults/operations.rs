@@ -70,7 +70,7 @@ pub(crate) async fn readiness(scale: Scale) -> Result<Findings> {
     trial.findings.check(others == 200, format!("the other gateway {others}"));
     trial.fleet.gateways[0].link.as_ref().context("no link")?.resume();
     becomes(&trial.fleet.gateways[0], 200, "\"ready\":true}").await?;
-    trial.fleet.redis.kill();
+    trial.fleet.redises.first.kill();
     for gateway in &trial.fleet.gateways {
         becomes(gateway, 200, "out of reach of every").await?;
     }
@@ -79,7 +79,7 @@ pub(crate) async fn readiness(scale: Scale) -> Result<Findings> {
         let (status, body) = get(&gateway.admin, "/readyz").await?;
         trial.findings.check(status == 200, format!("Redis lost: {status} {body}"));
     }
-    trial.fleet.redis.restart().await;
+    trial.fleet.redises.first.restart().await;
     for gateway in &trial.fleet.gateways {
         becomes(gateway, 200, "\"ready\":true}").await?;
     }

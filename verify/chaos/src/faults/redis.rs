@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// F14: Redis is killed repeatedly, and restarts from the append-only file.
 pub(crate) async fn killed_with_aof(scale: Scale) -> Result<Findings> {
     let mut plan = scale.plan();
-    plan.redis_options = ["--appendonly", "yes"].into();
+    plan.redis.options = ["--appendonly", "yes"].into();
     killed(Trial::start(scale, &plan).await?).await
 }
 
@@ -31,9 +31,9 @@ async fn killed(mut trial: Trial) -> Result<Findings> {
     let mut returns = Vec::new();
     let times = (trial.scale.lasts.as_secs() / 10).clamp(1, 6);
     for _ in 0..times {
-        trial.fleet.redis.kill();
+        trial.fleet.redises.first.kill();
         sleep(2 * SECOND).await;
-        trial.fleet.redis.restart().await;
+        trial.fleet.redises.first.restart().await;
         returns.push(now());
         sleep(6 * SECOND).await;
     }
