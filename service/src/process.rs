@@ -42,8 +42,8 @@ pub struct Process {
     pub tracer: Tracer,
 }
 
-/// Runs `program` until it returns or a signal ends it. Sets up logs, a runtime with one worker
-/// thread, the admin port, traces and signal handling. `name` is the service name in traces.
+/// Runs `program` until it returns or a signal ends it. Sets up the allocator, logs, a runtime with one
+/// worker thread, the admin port, traces and signal handling. `name` is the service name in traces.
 ///
 /// The first SIGTERM or SIGINT cancels [`Process::shutdown`]; `program` then has to return within
 /// the drain timeout. After the timeout, or a second signal a second or more after the first, the
@@ -54,6 +54,7 @@ where
     P: FnOnce(Process) -> F,
     F: Future<Output = anyhow::Result<()>>,
 {
+    batchfleet_heap::keep_freed();
     let outcome = logs::init(settings).map_err(anyhow::Error::from).and_then(|()| {
         raise_file_limit();
         let tracer = Tracer::start(&settings.trace, name)?;

@@ -1,11 +1,14 @@
 //! Where the next batch comes from: newly claimed jobs, alternating with quarantined jobs of dead
 //! workers.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use batchfleet_broker::{Claims, Consumer, EntryId, Release};
 use batchfleet_policy::WaitingRows;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     claim::{ClaimAhead, Forming, LastClaim, Waiting},
@@ -71,6 +74,8 @@ pub(super) struct BatchSource {
     last_claim: LastClaim,
     /// Memory of batches, which is returned when the queue is empty.
     buffers: KeptBuffers,
+    /// Whether jobs were claimed since memory was last returned.
+    has_claimed: bool,
 }
 
 impl BatchSource {
@@ -92,6 +97,7 @@ impl BatchSource {
             leases: Outage::new("renew leases"),
             last_claim: LastClaim::Some,
             buffers: KeptBuffers::default(),
+            has_claimed: false,
             plan,
             consumer,
             metrics,
@@ -296,8 +302,10 @@ impl BatchSource {
             (false, true) => LastClaim::Empty,
             (false, false) => LastClaim::Some,
         };
-        if idle {
+        self.has_claimed |= !deliveries.is_empty();
+        if idle && mem::take(&mut self.has_claimed) {
             self.buffers.release();
+            drop(spawn_blocking(batchfleet_heap::release));
         }
         self.held.extend(self.screen.admit(deliveries, settler).await);
     }
