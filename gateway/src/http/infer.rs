@@ -45,6 +45,9 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 /// the maximum length of the JSON that is read for this. A smaller body has usually arrived already.
 const LARGE: usize = 64 << 10;
 
+/// How many bytes of binary tensors are checked and digested in the time that one byte of JSON takes.
+const BINARY_SPEED: usize = 16;
+
 /// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
@@ -231,8 +234,13 @@ where
 {
     let InferHead { version, encoding, header_length, kind, is_foreign, wishes, .. } = head;
     let body = body.all().await?;
-    // The inflated size is not known yet: never inflate on this thread.
-    let work = if encoding.is_some() { usize::MAX } else { body.bytes.len() };
+    let work = match (encoding, header_length) {
+        // The inflated size is not known yet: never inflate on this thread.
+        (Some(_), _) => usize::MAX,
+        (None, HeaderLength::Absent) => body.bytes.len(),
+        (None, HeaderLength::Json(json)) => json.saturating_add(body.bytes.len() / BINARY_SPEED),
+        (None, HeaderLength::Raw) => body.bytes.len() / BINARY_SPEED,
+    };
     let (model, most) = (model.clone(), api.body.bytes);
     let read = api.offload.run(work, move || {
         let body = match encoding {
