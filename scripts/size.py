@@ -38,13 +38,13 @@ class Request:
 
 
 # 256 B and 12 KiB: make bench ONLY=echo, with batches of 14 to 18. Images: make bench ONLY=images, with batches of
-# 2 to 6. Images that pass Redis by leave a small job and a small answer there.
+# 2 to 8. Images that pass Redis by leave a small job and a small answer there.
 SMALL = Request("256 B", 256 + 500, 540, 29, 8.1)
 MEDIUM = Request("12 KiB", 12288 + 500, 540, 46, 17)
-PIXELS = Request("150 KiB, images of bytes", 150 << 10, 540, 145, 80)
-FLOATS = Request("600 KiB, images of floats", 600 << 10, 540, 514, 240)
-PIXELS_PAST = Request("150 KiB, past Redis", 600, 540, 130, 17)
-FLOATS_PAST = Request("600 KiB, past Redis", 600, 540, 380, 25.5)
+PIXELS = Request("150 KiB, images of bytes", 150 << 10, 540, 118, 72)
+FLOATS = Request("600 KiB, images of floats", 600 << 10, 540, 329, 222)
+PIXELS_PAST = Request("150 KiB, past Redis", 600, 540, 101, 13)
+FLOATS_PAST = Request("600 KiB, past Redis", 600, 540, 255, 21.7)
 
 # Requests per second, and those of one worker.
 LOADS = [
