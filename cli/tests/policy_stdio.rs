@@ -84,7 +84,7 @@ impl Pilot for Batches {
         Order::oldest(number("drop"), number("n"))
     }
 
-    fn ran(&mut self, _: usize, batch: LengthSample) {
+    fn ran(&mut self, _: usize, _: f64, batch: LengthSample) {
         self.done.push((batch.rows, milliseconds(batch.took)));
     }
 
@@ -106,8 +106,8 @@ impl Pilot for PipedScaling {
         self.batches.pull(pull)
     }
 
-    fn ran(&mut self, worker: usize, batch: LengthSample) {
-        self.batches.ran(worker, batch);
+    fn ran(&mut self, worker: usize, ended: f64, batch: LengthSample) {
+        self.batches.ran(worker, ended, batch);
     }
 
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32> {

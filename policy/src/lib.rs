@@ -12,6 +12,7 @@
 //!   explains the choice.
 //! - [`TransferTime`] is the time of claims by their bytes, from which the worker chooses when to claim
 //!   the next batch.
+//! - [`FollowUps`] decides how long a free engine waits for requests that follow answers.
 //! - [`SizeChange`] is σ, what a change of the size of batches costs, and keeps sizes to avoid it.
 //! - [`admit`] decides whether a request can be answered before its deadline, from the outstanding
 //!   rows and the [`DrainRate`] of the [`SettledRows`]. [`doomed`] finds waiting requests that can no longer be answered in
@@ -27,6 +28,7 @@ mod climb;
 mod compose;
 mod cost;
 mod default_version;
+mod follow_ups;
 mod length_times;
 mod lengths;
 mod rate;
@@ -45,6 +47,7 @@ pub use climb::{Climb, ClimbEnd};
 pub use compose::{LargestBatch, WaitingRows, companions, composed_time};
 pub use cost::CostModel;
 pub use default_version::{VersionLoad, default_version};
+pub use follow_ups::{FollowUpWait, FollowUps};
 pub use length_times::{CorrectedCosts, LengthTimes};
 pub use lengths::{LengthCost, LengthSample};
 pub use rate::ArrivalRate;

@@ -19,8 +19,8 @@ pub trait Pilot {
     /// Decides what an idle worker claims while requests wait.
     fn pull(&mut self, pull: &Pull<'_>) -> Order;
 
-    /// Called after each batch of a worker.
-    fn ran(&mut self, worker: usize, batch: LengthSample);
+    /// Called after each batch of a worker, with its end in seconds.
+    fn ran(&mut self, worker: usize, ended: f64, batch: LengthSample);
 
     /// Decides the number of workers, once per tick. With `None` the number stays unchanged.
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32>;
@@ -42,18 +42,20 @@ pub struct Pull<'a> {
 }
 
 /// The pilot's order for an idle worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Order {
     /// Number of oldest requests to refuse first.
     pub refuse: u32,
     /// Which of the other requests to run afterwards: their indices, in ascending order.
     pub run: Vec<usize>,
+    /// Until when to wait for more requests instead. The pilot is asked again when one arrives.
+    pub wait: Option<f64>,
 }
 
 impl Order {
     /// Returns the order to refuse some of the oldest requests, and to run the next `rows`.
     pub fn oldest(refuse: u32, rows: u32) -> Self {
-        Self { refuse, run: (0..rows as usize).collect() }
+        Self { refuse, run: (0..rows as usize).collect(), wait: None }
     }
 }
 
@@ -120,6 +122,7 @@ impl Scenario {
             arrived: 0,
             next_tick: 0.0,
             now: 0.0,
+            waits: None,
         };
         self.arrivals.iter().for_each(|&at| run.expect(at));
         while run.step(pilot) {}
@@ -146,6 +149,8 @@ struct Run<'a> {
     arrived: usize,
     next_tick: f64,
     now: f64,
+    /// Until when idle workers wait for more requests.
+    waits: Option<f64>,
 }
 
 impl Run<'_> {
@@ -154,7 +159,10 @@ impl Run<'_> {
         // An arrival is an event only while a worker is idle. Otherwise the request waits until a
         // worker is free.
         let returning = self.returning.peek().map(|Reverse(Time(at))| *at);
-        let arrival = self.requests.get(self.head).map(|request| request.arrived).or(returning);
+        // While workers wait for more requests, those that have arrived are no event.
+        let next = if self.waits.is_some() { self.arrived } else { self.head };
+        let arrival = self.requests.get(next).map(|request| request.arrived).or(returning);
+        let arrival = arrival.into_iter().chain(self.waits).min_by(f64::total_cmp);
         let arrival = arrival.filter(|_| self.workers.has_idle());
         let tick = Some(self.next_tick).filter(|&tick| tick < self.scenario.duration);
         let event = self.workers.next_event();
@@ -182,14 +190,16 @@ impl Run<'_> {
                 let took = Duration::from_secs_f64(ended - began);
                 let batch = LengthSample { rows, length: longest(ran), took };
                 self.think(ended, rows);
-                pilot.ran(worker, batch);
+                pilot.ran(worker, ended, batch);
             }
         }
         if tick.is_some_and(|tick| tick <= self.now) {
             self.next_tick += self.scenario.tick.as_secs_f64();
             self.scale(pilot);
         }
-        while self.head < self.arrived
+        self.waits = None;
+        while self.waits.is_none()
+            && self.head < self.arrived
             && let Some(worker) = self.workers.idle()
         {
             self.pull(worker, pilot);
@@ -212,7 +222,7 @@ impl Run<'_> {
         }
     }
 
-    /// Executes the pilot's order for an idle worker. The worker runs at least one row.
+    /// Executes the pilot's order for an idle worker. The worker runs at least one row, unless it waits.
     fn pull(&mut self, worker: usize, pilot: &mut dyn Pilot) {
         let waiting = &self.requests[self.head..self.arrived];
         let order = pilot.pull(&Pull {
@@ -229,7 +239,8 @@ impl Run<'_> {
         self.head += refused;
         self.think(self.now, u32::try_from(refused).unwrap_or(u32::MAX));
         let waiting = &mut self.requests[self.head..self.arrived];
-        if waiting.is_empty() {
+        self.waits = order.wait.filter(|until| *until > self.now && !waiting.is_empty());
+        if waiting.is_empty() || self.waits.is_some() {
             return;
         }
         let count = bring_forward(waiting, &order.run).max(1);
@@ -311,10 +322,10 @@ mod tests {
                 let lengths: Vec<u64> = pull.waiting.iter().map(|request| request.length).collect();
                 let run = self.0.remove(0);
                 assert_eq!(run.iter().map(|&at| lengths[at]).max(), lengths.iter().min().copied());
-                Order { refuse: 0, run }
+                Order { refuse: 0, run, wait: None }
             }
 
-            fn ran(&mut self, _: usize, batch: LengthSample) {
+            fn ran(&mut self, _: usize, _: f64, batch: LengthSample) {
                 self.1.push(batch);
             }
 

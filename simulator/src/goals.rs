@@ -3,6 +3,7 @@
 pub mod batches;
 pub mod capacity;
 pub mod fleet;
+pub mod follow_ups;
 mod goal;
 pub mod lengths;
 mod optimum;
@@ -15,13 +16,14 @@ pub use goal::{Bar, Candidate, Goal, InProcess, MAX_BATCH, SLO};
 /// Measures all goals and returns whether all were reached. `report` is called after each goal and
 /// returns whether to continue.
 pub fn all(mut report: impl FnMut(&Goal) -> bool) -> bool {
-    let groups: [fn() -> Vec<Goal>; 15] = [
+    let groups: [fn() -> Vec<Goal>; 16] = [
         || capacity::cases().iter().map(|case| case.goal(&InProcess)).collect(),
         || batches::latency(&InProcess),
         || batches::on_time(&InProcess),
         slow::closed,
         slow::open,
         slow::recovery,
+        follow_ups::waits,
         batches::learning,
         lengths::composition,
         lengths::deadlines,

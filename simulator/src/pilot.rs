@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use batchfleet_policy::{
-    ArrivalRate, BatchMode, BatchPolicy, Bound, CostModel, LargestBatch, LengthCost, LengthSample,
-    Observation, QueueLoad, ScalePolicy, Scaler, Standing, UsualRow, WaitingRows, doomed,
+    ArrivalRate, BatchMode, BatchPolicy, Bound, CostModel, FollowUpWait, FollowUps, LargestBatch,
+    LengthCost, LengthSample, Observation, QueueLoad, ScalePolicy, Scaler, Standing, UsualRow,
+    WaitingRows, doomed,
 };
 
 use crate::{
@@ -25,6 +26,8 @@ pub struct PolicyPilot {
     fresh: CostModel,
     /// How requests of different lengths run together; `None` if all rows have one length.
     window: Option<Window>,
+    /// Whether workers begin at once, whatever is known to follow answers.
+    at_once: bool,
     /// What a fresh worker knows of rows.
     usual: UsualRow,
     workers: Vec<WorkerState>,
@@ -47,6 +50,11 @@ struct WorkerState {
     /// N, and whether a backlog determined it.
     n: u32,
     catching_up: bool,
+    follow_ups: FollowUps,
+    /// The wait that has begun.
+    wait: Option<FollowUpWait>,
+    /// The number of requests whose arrival is known.
+    known: u64,
 }
 
 /// How the number of workers is decided.
@@ -73,6 +81,7 @@ impl PolicyPilot {
             deadline: None,
             fresh,
             window: None,
+            at_once: false,
             usual,
             workers,
             last: 0,
@@ -86,6 +95,13 @@ impl PolicyPilot {
     pub fn with_lengths(mut self, lengths: LengthCost, mix: Mix) -> Self {
         self.window = Some(Window { lengths, mix });
         self.policy.pads = mix == Mix::Padded;
+        self
+    }
+
+    /// Lets no worker wait for requests that follow answers.
+    #[must_use]
+    pub fn at_once(mut self) -> Self {
+        self.at_once = true;
         self
     }
 
@@ -187,6 +203,9 @@ impl WorkerState {
             overtaken: 0,
             n: 0,
             catching_up: false,
+            follow_ups: FollowUps::default(),
+            wait: None,
+            known: 0,
         }
     }
 
@@ -220,6 +239,24 @@ impl WorkerState {
         let (before, n) = (self.n, choice.n);
         (self.n, self.catching_up) = (n, choice.bound == Bound::Backlog);
         before > 0 && 10 * n.abs_diff(before) > n.max(before)
+    }
+
+    /// Decides until when to wait for requests that follow answers, in seconds.
+    fn wait(&mut self, pull: &Pull<'_>) -> Option<f64> {
+        let units = self.usual.units();
+        let new = usize::try_from(pull.arrived - self.known).unwrap_or(usize::MAX);
+        self.known = pull.arrived;
+        for request in &pull.waiting[pull.waiting.len().saturating_sub(new)..] {
+            self.follow_ups.arrived(Duration::from_secs_f64(request.arrived), units);
+        }
+        let (now, waiting) = (Duration::from_secs_f64(pull.now), self.units(pull.waiting).into());
+        self.wait = match self.wait.take() {
+            Some(wait) => Some(wait).filter(|wait| now < wait.until && waiting < wait.rows),
+            // Another worker could run what comes.
+            None if pull.workers > 1 => None,
+            None => self.follow_ups.wait(now, (waiting, self.n.into()), &self.cost),
+        };
+        self.wait.map(|wait| wait.until.as_secs_f64())
     }
 
     /// Chooses how many of the oldest requests run, and for how long. `age` is that of the oldest.
@@ -260,6 +297,7 @@ impl WorkerState {
 impl Pilot for PolicyPilot {
     fn pull(&mut self, pull: &Pull<'_>) -> Order {
         let (policy, window, deadline) = (self.policy, self.window, self.deadline);
+        let at_once = self.at_once;
         let state = self.state(pull.worker);
         let swung = state.choose_n(policy, pull, deadline.unwrap_or(Duration::MAX));
         let age = |request: &Request| Duration::from_secs_f64(pull.now - request.arrived);
@@ -272,6 +310,11 @@ impl Pilot for PolicyPilot {
             let left = pull.waiting.iter().map(|request| waits(request).left);
             doomed(&state.cost, state.n, state.units(pull.waiting), left)
         });
+        let wait = if at_once { None } else { state.wait(pull) };
+        if wait.is_some() {
+            self.swings += u32::from(swung);
+            return Order { refuse, run: Vec::new(), wait };
+        }
         let others = &pull.waiting[refuse as usize..];
         let (run, takes) = match window {
             None => state.oldest(policy, others.len(), others.first().map(age).unwrap_or_default()),
@@ -281,13 +324,16 @@ impl Pilot for PolicyPilot {
             state.standing.add(1, age(request) + takes);
         }
         self.swings += u32::from(swung);
-        Order { refuse, run }
+        Order { refuse, run, wait }
     }
 
-    fn ran(&mut self, worker: usize, batch: LengthSample) {
+    fn ran(&mut self, worker: usize, ended: f64, batch: LengthSample) {
         self.last = worker;
         let units = self.window.map_or(1.0, |window| window.lengths.units(batch.length));
-        self.state(worker).cost.observe(whole(f64::from(batch.rows) * units), batch.took);
+        let units = f64::from(batch.rows) * units;
+        let state = self.state(worker);
+        state.cost.observe(whole(units), batch.took);
+        state.follow_ups.answered(Duration::from_secs_f64(ended), units);
     }
 
     fn scale(&mut self, now: Duration, seen: &Observation) -> Option<u32> {

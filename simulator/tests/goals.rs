@@ -1,7 +1,7 @@
 //! Measures the goals of the decisions in simulation, like `batchfleet simulate --goals`.
 
 use batchfleet_simulator::goals::{
-    Goal, InProcess, batches, capacity, fleet, lengths, shards, size_change, slow,
+    Goal, InProcess, batches, capacity, fleet, follow_ups, lengths, shards, size_change, slow,
 };
 
 fn all_reached(goals: &[Goal]) -> bool {
@@ -34,6 +34,11 @@ fn models_slower_than_their_target_reach_95_percent_of_the_rate_of_the_best_fixe
 #[test]
 fn n_does_not_swing_near_the_capacity_within_the_target_and_returns_after_a_crowd() {
     assert!(all_reached(&slow::open()) && all_reached(&slow::recovery()));
+}
+
+#[test]
+fn clients_that_wait_for_answers_run_together_and_other_requests_do_not_wait() {
+    assert!(all_reached(&follow_ups::waits()));
 }
 
 #[test]
