@@ -182,7 +182,8 @@ pub enum Release {
     Full = 1,
     /// No other request was waiting.
     Drained = 2,
-    /// The batch had waited for other requests as long as the linger setting allows.
+    /// The batch had waited for other requests: as long as the linger setting allows, or for those that
+    /// follow answers.
     Linger = 3,
     /// The other waiting requests have a different shape.
     Shape = 4,

@@ -167,7 +167,8 @@ pub struct Batch {
     #[schemars(range(min = 1, max = 65_536))]
     pub max: u32,
     /// Time for which an idle worker waits for more requests before it runs a batch that is not
-    /// full, in milliseconds. Adds latency and makes batches larger.
+    /// full, in milliseconds. Adds latency and makes batches larger. With 0, an only worker waits for
+    /// requests that follow answers at once, if that raises the rate.
     #[serde(default)]
     #[schemars(range(max = 60_000))]
     pub linger_ms: u32,

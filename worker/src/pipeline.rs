@@ -1,7 +1,7 @@
 //! The serving loop of one model: claim jobs, run a batch, settle the replies.
 //!
 //! An idle worker runs jobs as soon as it claims them and does not wait to fill a batch, unless
-//! `linger` is set. During most of a run nothing is claimed, because another worker may be free
+//! `linger` is set, or requests are known to follow answers at once. During most of a run nothing is claimed, because another worker may be free
 //! sooner. If more jobs wait, the next batch is claimed just before the expected end of the run and
 //! handed to the engine, which begins it as soon as the run ends. Until then, more jobs are added. So
 //! the engine waits neither for the broker nor for the replies of the previous batch.
@@ -244,6 +244,7 @@ impl Pipeline {
             self.source.claim_ahead_at(batch, began.unwrap_or(handed_over))
         };
         let mut claim = if self.parts.is_done() { running.look(plan).flatten() } else { None };
+        let units = running.look(|batch, _| batch.units).unwrap_or_default();
         let (mut prepares, mut claiming) = (true, None);
         loop {
             let claim_at = claim.map_or(handed_over, |claim| claim.at);
@@ -260,42 +261,44 @@ impl Pipeline {
                     let forming = claim.take().and_then(|claim| claim.forming);
                     let is_claiming = match forming.zip(self.upcoming.as_ref()) {
                         Some((forming, upcoming)) => self.source.claim_more(upcoming, forming),
-                        None => self.claim_ahead(forming).await,
+                        None => self.claim_ahead(units, forming).await,
                     };
                     claiming = forming.filter(|_| is_claiming);
                 }
                 claimed = self.source.claimed(), if claiming.is_some() => {
-                    (claim, claiming) = self.claimed(claiming, claimed).await;
+                    (claim, claiming) = self.claimed(units, claiming, claimed).await;
                 }
             }
         }
     }
 
-    /// Starts to claim jobs for the next batch during a run. If the next batch is formed meanwhile, and
-    /// no new claim is needed for it or jobs can be added later, prepares it. Returns whether a claim is
-    /// in flight.
-    async fn claim_ahead(&mut self, forming: Option<Forming>) -> bool {
+    /// Starts to claim jobs for the next batch during a run of `running` units. If the next batch is
+    /// formed meanwhile, and no new claim is needed for it or jobs can be added later, prepares it.
+    /// Returns whether a claim is in flight.
+    async fn claim_ahead(&mut self, running: u32, forming: Option<Forming>) -> bool {
         // It would have found waiting jobs.
         let was_claiming = self.source.is_claiming();
         let is_claiming = self.source.claim_ahead();
         let is_early = |forming: Forming| Instant::now() < forming.tops_up_at;
         if forming.is_some_and(|forming| was_claiming || !is_claiming || is_early(forming)) {
-            self.prepare().await;
+            self.prepare(running).await;
         }
         is_claiming
     }
 
-    /// Holds the jobs of a claim that was made during a run, and prepares the next batch. Returns the
-    /// plan of another claim to fill it up, or how it is formed if that claim is in flight.
+    /// Holds the jobs of a claim that was made during a run of `running` units, and prepares the next
+    /// batch. Returns the plan of another claim to fill it up, or how it is formed if that claim is in
+    /// flight.
     async fn claimed(
         &mut self,
+        running: u32,
         forming: Option<Forming>,
         claimed: Option<ClaimedJobs>,
     ) -> (Option<ClaimAhead>, Option<Forming>) {
         let (Some(forming), Some(claimed)) = (forming, claimed) else { return (None, None) };
         let found_none = claimed.deliveries.is_empty();
         self.source.hold(claimed, &mut self.settler).await;
-        self.prepare().await;
+        self.prepare(running).await;
         let Some(upcoming) = &self.upcoming else {
             // The claim was to fill up an earlier batch and has timed out.
             let again = ClaimAhead { at: Instant::now(), forming: Some(forming) };
@@ -308,9 +311,11 @@ impl Pipeline {
         (None, claims_more.then_some(forming))
     }
 
-    /// Adds held jobs to the batch that the engine runs next, or forms it.
-    async fn prepare(&mut self) {
-        let formed = self.source.prepare(self.upcoming.as_ref(), &mut self.settler).await;
+    /// Adds held jobs to the batch that the engine runs next, or forms it, during a run of `running`
+    /// units.
+    async fn prepare(&mut self, running: u32) {
+        let Self { source, upcoming, settler, .. } = self;
+        let formed = source.prepare(running, upcoming.as_ref(), settler).await;
         if let Some(batch) = formed {
             self.upcoming = Some(self.runner.offer(batch).await);
         }
@@ -328,7 +333,7 @@ impl Pipeline {
             && !has_rest
             && self.source.fills_batch(&mut self.settler).await
         {
-            self.prepare().await;
+            self.prepare(batch.units).await;
         }
     }
 

@@ -165,7 +165,8 @@ pub struct ModelSettings {
     )]
     pub slo_p99: Duration,
 
-    /// How long a batch that is not full waits for more requests: adds latency, saves compute
+    /// How long a batch that is not full waits for more requests: adds latency, saves compute. With 0,
+    /// an only worker waits for requests that follow answers at once, if that raises the rate
     #[arg(
         long,
         env = "BATCHFLEET_LINGER",

@@ -12,8 +12,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use batchfleet_broker::{BatchBound, BatchWish, Batching, Delivery, Guidance, RecentBatch};
 use batchfleet_policy::{
     BatchChoice, BatchMode, BatchPolicy, Bound, ComposedBatch, CorrectedCosts, CostModel,
-    LargestBatch, LengthSample, LengthTimes, QueueLoad, SizeChange, UsualRow, WaitingRows,
-    companions, doomed,
+    FollowUps, LargestBatch, LengthSample, LengthTimes, QueueLoad, SizeChange, UsualRow,
+    WaitingRows, companions, doomed,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -77,6 +77,9 @@ pub(crate) struct Tuner {
     /// Whether rows of a batch were found to influence each other, so that N is 1.
     mixes_rows: bool,
     load: LoadEstimate,
+    follow_ups: FollowUps,
+    /// The start of the time of `follow_ups`.
+    started: Instant,
     choice: BatchChoice,
     last_ran: Option<Instant>,
     /// Latest first.
@@ -100,6 +103,8 @@ impl Tuner {
             ceiling: Ceiling::default(),
             mixes_rows: false,
             load: LoadEstimate::new(),
+            follow_ups: FollowUps::default(),
+            started: Instant::now(),
             choice,
             last_ran: None,
             recent: VecDeque::with_capacity(RECENT),
@@ -139,6 +144,8 @@ impl Tuner {
             deliveries.iter().map(|delivery| self.lengths.units(&delivery.job)).collect();
         for (delivery, &units) in deliveries.iter().zip(&units) {
             self.usual.arrived(delivery.job.rows, units);
+            let since = delivery.claimed_at.saturating_duration_since(self.started);
+            self.follow_ups.arrived(since.saturating_sub(delivery.waited), units);
         }
         let takes = self.cost.latency(whole_units(units.iter().sum()).min(self.n()).max(1));
         self.load.claimed(deliveries, &units, full, takes);
@@ -302,6 +309,32 @@ impl Tuner {
         });
     }
 
+    /// Records that requests of this many units are answered.
+    pub(crate) fn answered(&mut self, units: f64) {
+        self.follow_ups.answered(self.started.elapsed(), units);
+    }
+
+    /// Until when, and up to how many units, the engine waits for requests that follow the last answers
+    /// before it begins with the `held` units. `None` if it begins at once, and if other workers could
+    /// run those requests.
+    pub(crate) fn follow_ups(&self, held: u32) -> Option<(Instant, f64)> {
+        let held = self.alone_below_n(held)?;
+        let wait = self.follow_ups.wait(self.started.elapsed(), held, &self.cost)?;
+        Some((self.started + wait.until, wait.rows))
+    }
+
+    /// Whether the engine will wait in this way after a run of `running` units, with the `held` ones.
+    pub(crate) fn awaits_follow_ups(&self, running: u32, held: u32) -> bool {
+        let held = self.alone_below_n(held);
+        held.is_some_and(|held| self.follow_ups.waits_after(running.into(), held, &self.cost))
+    }
+
+    /// The `held` units and N, for an only worker of a model that batches.
+    fn alone_below_n(&self, held: u32) -> Option<(f64, f64)> {
+        let may_wait = self.load.workers() == 1 && !self.mixes_rows;
+        may_wait.then(|| (held.into(), self.batch_limit().units))
+    }
+
     /// Records that the engine waited although rows waited, from the end of a batch to the start of the
     /// next.
     pub(crate) fn waited(&mut self, outside: Duration) {
@@ -322,7 +355,7 @@ impl Tuner {
         self.usual.rescale(per_unit);
         self.ceiling = self.ceiling.scaled(per_unit);
         // The load was counted in the units before.
-        self.load = LoadEstimate::new();
+        (self.load, self.follow_ups) = (LoadEstimate::new(), FollowUps::default());
         self.load.set_workers(workers as usize);
         self.limit(self.policy.overhead);
         info!(per_unit, n = self.usual_rows(), "corrected the cost of rows by their length");

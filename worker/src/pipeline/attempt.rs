@@ -172,13 +172,17 @@ impl Runner {
     /// Gives each job its outputs.
     fn finish(&self, batch: Batch, outputs: Vec<Vec<Tensor>>) -> Attempted {
         let mut replies = Vec::with_capacity(batch.jobs.len());
-        let mut unfinished = Vec::new();
+        let (mut unfinished, mut answered) = (Vec::new(), 0.0);
         for (job, outputs) in batch.jobs.into_iter().zip(outputs) {
             match job.ran(outputs, &self.preparation.layout) {
-                Progress::Complete(job, outputs) => replies.push(self.reply(job, outputs)),
+                Progress::Complete(job, outputs) => {
+                    answered += f64::from(job.delivery.job.rows) * job.row_units();
+                    replies.push(self.reply(job, outputs));
+                }
                 Progress::Unfinished(job) => unfinished.push(job),
             }
         }
+        self.tuner.lock().answered(answered);
         Attempted::Ran { replies, unfinished }
     }
 

@@ -164,6 +164,19 @@ impl BatchPace {
         Urgency { soon: Instant::now() + takes * 2, unit }
     }
 
+    /// Until when, and up to how many units, to wait for requests that follow the last answers before the
+    /// held jobs run. `None` to run them at once, as if the deadline of one is near.
+    pub(super) fn follow_ups(&self, held: &HeldJobs) -> Option<(Instant, f64)> {
+        let (until, units) = self.tuner.lock().follow_ups(held.units())?;
+        let soon = until + self.tuner.lock().expected(whole_units(units)) * 2;
+        held.iter().all(|job| job.delivery.deadline > soon).then_some((until, units))
+    }
+
+    /// Whether the engine will wait in this way after a run of `running` units.
+    pub(super) fn awaits_follow_ups(&self, running: u32, held: &HeldJobs) -> bool {
+        self.tuner.lock().awaits_follow_ups(running, held.units())
+    }
+
     /// How long to wait for the broker to answer a claim if jobs are available.
     pub(super) fn claim_patience(&self) -> Duration {
         TOP_UP.max(self.round_trip.get() * 2)

@@ -137,7 +137,7 @@ impl BatchSource {
             } else if self.needs_more(limit) {
                 self.top_up(limit, settler).await?;
             }
-            let lingered = !self.plan.linger.is_zero() && self.linger(limit, settler).await?;
+            let lingered = self.linger(limit, settler).await?;
             if let Some(mut batch) = self.form(settler).await {
                 if lingered && batch.release == Release::Drained {
                     batch.release = Release::Linger;
@@ -198,15 +198,15 @@ impl BatchSource {
         self.held.large(limit) >= most
     }
 
-    /// Waits for more jobs until the oldest held job is as old as the linger setting. Does not wait
-    /// if the held jobs fill a batch, or are of several batches: then one of them can run.
-    /// Returns whether it waited.
+    /// Waits for more jobs as [`lingers_until`](Self::lingers_until) says. Does not wait if the held
+    /// jobs fill a batch, or are of several batches: then one of them can run. Returns whether it waited.
     async fn linger(&mut self, limit: BatchLimit, settler: &mut Settler) -> Option<bool> {
-        let oldest = self.held.iter().map(|job| job.delivery.age()).max();
-        let left = oldest.map_or(Duration::ZERO, |age| self.plan.linger.saturating_sub(age));
-        let until = Instant::now() + left;
+        let Some((until, enough)) = self.lingers_until() else { return Some(false) };
         let mut lingered = false;
-        while Instant::now() < until && self.held.has_room(limit) {
+        while Instant::now() < until
+            && f64::from(self.held.units()) < enough
+            && self.held.has_room(limit)
+        {
             lingered = true;
             let full = self.pace.full(limit);
             self.intake.ask(full - f64::from(self.held.units()), full);
@@ -219,6 +219,18 @@ impl BatchSource {
             self.hold(claimed, settler).await;
         }
         Some(lingered)
+    }
+
+    /// Until when to wait for more jobs, and how many units suffice: until the oldest held job is as
+    /// old as the linger setting, or without one as long as it takes until the requests are there that
+    /// follow the last answers.
+    fn lingers_until(&self) -> Option<(Instant, f64)> {
+        if self.plan.linger.is_zero() {
+            return self.pace.follow_ups(&self.held);
+        }
+        let oldest = self.held.iter().map(|job| job.delivery.age()).max();
+        let left = oldest.map_or(Duration::ZERO, |age| self.plan.linger.saturating_sub(age));
+        Some((Instant::now() + left, f64::INFINITY))
     }
 
     /// How much to hold for the next batch. If requests of different lengths are padded, several
@@ -413,10 +425,12 @@ impl BatchSource {
         self.intake.claimed().await
     }
 
-    /// Adds held jobs to the `upcoming` batch, or forms it during a run. `None` if it was formed
-    /// before, if nothing is held, and if a quarantined job may be next.
+    /// Adds held jobs to the `upcoming` batch, or forms it during a run of `running` units. `None` if
+    /// it was formed before, if nothing is held, if a quarantined job may be next, and if the engine
+    /// will wait for more jobs.
     pub(super) async fn prepare(
         &mut self,
+        running: u32,
         upcoming: Option<&Upcoming>,
         settler: &mut Settler,
     ) -> Option<Batch> {
@@ -426,7 +440,8 @@ impl BatchSource {
             return None;
         }
         let limit = self.pace.n();
-        let lingers = !self.plan.linger.is_zero() && self.held.has_room(limit);
+        let lingers = self.held.has_room(limit)
+            && (!self.plan.linger.is_zero() || self.pace.awaits_follow_ups(running, &self.held));
         let is_quarantined = self.quarantine.may_be_next();
         if self.held.is_empty() || lingers || is_quarantined || self.drain.has_begun() {
             return None;

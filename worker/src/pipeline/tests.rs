@@ -3,6 +3,7 @@
 mod ahead;
 mod claims;
 mod faults;
+mod follow_ups;
 mod linger;
 mod parts;
 mod sentinel;
