@@ -127,7 +127,7 @@ chaos: build ## inject every fault under load; ONLY=F01,F14 selects, SECONDS_EAC
 		$(if $(GRPC),--grpc) \
 		$(if $(findstring F35,$(or $(ONLY),$(if $(GRPC),,F35)))$(findstring F46,$(ONLY)),--previous "$$(scripts/previous.sh $(PREVIOUS))")
 
-bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=origin,echo,gap,bare,text,lengths,capacity,documents,size-change,sweep,traces,access,redis-tls,large,grpc,control SECONDS_EACH=2, BEFORE=COMMIT compares the gap with older programs
+bench: build $(LIBRARY) models $(CONV) $(TEXT) ## measure costs and gains; ONLY=origin,echo,gap,callers,bare,text,lengths,capacity,documents,size-change,sweep,traces,access,redis-tls,large,grpc,control SECONDS_EACH=2, BEFORE=COMMIT compares the gap with older programs
 	@scripts/prerequisites.sh redis-server
 	cargo build --locked --release -p batchfleet-worker --examples
 	target/release/batchfleet-bench --models $(MODELS) --bench-models $(BENCH_MODELS) \

@@ -5,6 +5,7 @@
 
 mod access;
 mod bare;
+mod callers;
 mod capacity;
 mod commandstats;
 mod control;
@@ -59,6 +60,8 @@ enum Part {
     Echo,
     /// The engine's wait between two batches
     Gap,
+    /// Latency of few clients whose requests follow their answers
+    Callers,
     /// CPU per answer over the model alone; throughput over one by one
     Bare,
     /// CPU per sentence of a text encoder over the best padding without a server
@@ -118,6 +121,7 @@ async fn measure(settings: &Settings) -> ExitCode {
             Part::Origin => origin::bench(&settings.files, lasts).await,
             Part::Echo => echo::bench(lasts).await,
             Part::Gap => gap::bench(lasts, settings.previous.as_deref()).await,
+            Part::Callers => callers::bench(lasts).await,
             Part::Bare => bare::bench(&settings.files, lasts).await,
             Part::Text => text::bench(&settings.files, lasts).await,
             Part::Lengths => lengths::bench(lasts).await,
