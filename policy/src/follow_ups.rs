@@ -25,8 +25,10 @@ const RESOLUTION: Duration = Duration::from_millis(1);
 const KNOWN_AFTER: usize = 3;
 /// Weight of the latest answers in the averages.
 const SMOOTHING: f64 = 0.1;
-/// Answers that must have been counted.
-const ENOUGH: u32 = 10;
+/// Batches and rows whose followers must have been counted: the fewer rows a batch has, the more do its
+/// followers differ from those of others by chance.
+const LEAST_BATCHES: u32 = 3;
+const LEAST_ROWS: f64 = 20.0;
 /// The longest wait, as a part of the run that it precedes.
 const PART_OF_RUN: u32 = 4;
 /// The share of the answered rows that must follow within the wait.
@@ -56,7 +58,10 @@ struct Answers {
 /// What followed within one window.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
-    counted: u32,
+    /// Batches and rows that have been counted.
+    batches: u32,
+    rows: f64,
+    /// Averages of the rows of a batch, and of those that followed.
     answered: f64,
     followed: f64,
 }
@@ -142,7 +147,7 @@ impl FollowUps {
                 continue;
             }
             let rows = most.min(waiting + (share * answered - followed).max(0.0));
-            let takes = until - since + cost.latency(whole(rows));
+            let takes = until.saturating_sub(since) + cost.latency(whole(rows));
             let rate = rows / takes.as_secs_f64();
             if rate > best.0 {
                 best = (rate, Some(FollowUpWait { until, rows }));
@@ -154,14 +159,15 @@ impl FollowUps {
 
 impl Window {
     fn count(&mut self, answered: f64, followed: f64) {
-        self.counted = self.counted.saturating_add(1);
+        self.batches = self.batches.saturating_add(1);
+        self.rows += answered;
         self.answered += (answered - self.answered) * SMOOTHING;
         self.followed += (followed - self.followed) * SMOOTHING;
     }
 
     /// The rows that follow each answered row; `None` while unknown.
     fn share(&self) -> Option<f64> {
-        let is_known = self.counted >= ENOUGH && self.answered > 0.0;
+        let is_known = self.batches >= LEAST_BATCHES && self.rows >= LEAST_ROWS;
         is_known.then(|| (self.followed / self.answered).min(1.0))
     }
 }
@@ -243,9 +249,24 @@ mod tests {
         assert_eq!(waits(32.0, MOST, rows), None, "a row costs the same in any batch");
         let quick = CostModel::from_profile(&[(1, MS * 4), (64, MS * 4)]).unwrap();
         assert_eq!(waits(8.0, MOST, quick), None, "times are too coarse for so short a run");
-        let few = after(10, &clients());
-        assert_eq!(few.wait(end(10), (8.0, MOST), &flat()), None, "not known well enough");
+        let few = after(4, &clients());
+        assert_eq!(few.wait(end(4), (8.0, MOST), &flat()), None, "two batches tell too little");
+        let known = after(5, &clients());
+        assert!(known.wait(end(5), (8.0, MOST), &flat()).is_some());
         assert_eq!(FollowUps::default().wait(MS, (8.0, MOST), &flat()), None);
+    }
+
+    #[test]
+    fn small_batches_tell_less_than_large_ones() {
+        let waits_after = |batches: u32| {
+            let mut follow_ups = FollowUps::default();
+            for batch in 0..batches + 3 {
+                follow_ups.answered(end(batch), 1.0);
+                follow_ups.arrived(end(batch) + MS, 1.0);
+            }
+            follow_ups.waits_after(1.0, (1.0, MOST), &flat())
+        };
+        assert!(!waits_after(19) && waits_after(20));
     }
 
     #[test]
