@@ -206,7 +206,9 @@ mod tests {
         let mut follow_ups = FollowUps::default();
         for batch in 0..batches {
             follow_ups.answered(end(batch), 8.0);
-            rows.iter().for_each(|after| follow_ups.arrived(end(batch) + *after, 1.0));
+            for after in rows {
+                follow_ups.arrived(end(batch) + *after, 1.0);
+            }
         }
         follow_ups.answered(end(batches), 8.0);
         follow_ups
@@ -285,7 +287,7 @@ mod tests {
         let mut follow_ups = FollowUps::default();
         for batch in 1..=20 {
             follow_ups.answered(end(batch), 8.0);
-            (0..8).for_each(|_| follow_ups.arrived(end(batch) - MS / 2, 1.0));
+            (0..8).for_each(|_| follow_ups.arrived(end(batch).saturating_sub(MS / 2), 1.0));
         }
         assert!(follow_ups.wait(end(20), (8.0, MOST), &flat()).is_none_or(|wait| wait.rows > 8.0));
         assert!(follow_ups.waits_after(8.0, (8.0, MOST), &flat()));

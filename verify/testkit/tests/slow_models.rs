@@ -20,8 +20,8 @@ const USERS: u32 = 100;
 const MAX_BATCH: u32 = 64;
 /// The worker's default of `--max-batch-time`.
 const MAX_BATCH_TIME: Duration = Duration::from_secs(10);
-/// Batches before and during a measurement.
-const FIRST: f64 = 6.0;
+/// Batches before a measurement, in which the worker learns how soon requests follow answers, and during it.
+const FIRST: f64 = 12.0;
 const MEASURED: f64 = 12.0;
 /// Models whose single row takes longer are scaled down, so that the tests take seconds.
 const LONGEST_ROW_MS: f64 = 1000.0;
