@@ -12,6 +12,7 @@ mod model_control;
 mod normal_path;
 mod origin;
 mod over_http2;
+mod request_body;
 mod response_body;
 mod routes;
 mod serve;

@@ -1,13 +1,14 @@
 //! Reads a request body as it arrives.
 
-use std::{fmt::Display, future::poll_fn, pin::Pin, time::Duration};
+use std::{fmt::Display, future::poll_fn, time::Duration};
 
 use batchfleet_oip::Problem;
-use bytes::{Bytes, BytesMut};
-use futures_core::Stream;
 use tokio::time::{Instant, timeout_at};
 
-use super::content::{Body, too_large};
+use super::{
+    content::{Body, too_large},
+    source::{Buffer, HEAD_START, Source},
+};
 use crate::{error::InferError, memory::MemoryShare};
 
 /// Number of received bytes that extends each time limit of a body by 1 s.
@@ -15,9 +16,6 @@ const BYTES_A_SECOND: u32 = 1 << 20;
 
 /// Time within which a body counts as fast, plus 1 s for each MiB received.
 const FAST: Duration = Duration::from_secs(1);
-/// Maximum memory reserved for a body before its first byte, in bytes. With less, the gateway would
-/// start to read many more large bodies and refuse most of them later, while small requests wait.
-const HEAD_START: usize = 1 << 20;
 
 /// The limits of every body.
 #[derive(Clone, Copy, Debug)]
@@ -33,17 +31,13 @@ pub(crate) struct Bounds {
 /// # Errors
 ///
 /// As [`BodyReader::all`].
-pub(crate) async fn read<S, E>(
-    stream: &mut S,
+pub(crate) async fn read<S: Source>(
+    source: &mut S,
     announced: Option<u64>,
     bounds: Bounds,
     share: MemoryShare,
-) -> Result<Body, InferError>
-where
-    S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: Display,
-{
-    BodyReader::begin(stream, announced, bounds, share)?.all().await
+) -> Result<Body, InferError> {
+    BodyReader::begin(source, announced, bounds, share)?.all().await
 }
 
 /// A body that is being read.
@@ -54,19 +48,15 @@ where
 /// slow body has no lead. Otherwise a few clients that announce much and send little could hold the
 /// whole budget.
 pub(crate) struct BodyReader<'s, S> {
-    stream: &'s mut S,
+    source: &'s mut S,
     announced: Option<usize>,
     bounds: Bounds,
     share: MemoryShare,
     started: Instant,
-    body: BytesMut,
+    body: Buffer,
 }
 
-impl<'s, S, E> BodyReader<'s, S>
-where
-    S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: Display,
-{
+impl<'s, S: Source> BodyReader<'s, S> {
     /// Begins to read a body. `announced` is the length from the request head, if present.
     ///
     /// # Errors
@@ -74,7 +64,7 @@ where
     /// 413 `too_large`: the announced length exceeds the limit. 503 `body_bytes`: the budget has no
     /// room.
     pub(crate) fn begin(
-        stream: &'s mut S,
+        source: &'s mut S,
         announced: Option<u64>,
         bounds: Bounds,
         mut share: MemoryShare,
@@ -85,8 +75,8 @@ where
         }
         share.resize(announced.unwrap_or(0))?;
         share.resize(ahead(announced, 0))?;
-        let (started, body) = (Instant::now(), BytesMut::new());
-        Ok(Self { stream, announced, bounds, share, started, body })
+        let (started, body) = (Instant::now(), Buffer::new(announced));
+        Ok(Self { source, announced, bounds, share, started, body })
     }
 
     /// Reads the whole body.
@@ -99,8 +89,8 @@ where
     pub(crate) async fn all(mut self) -> Result<Body, InferError> {
         while self.more().await? {}
         let Self { body, mut share, .. } = self;
-        share.resize(body.len())?;
-        Ok(Body { bytes: body.freeze(), share })
+        share.resize(body.bytes().len())?;
+        Ok(Body { bytes: body.into_bytes(), share })
     }
 
     /// Reads until at least `length` bytes have arrived, and returns all bytes so far; fewer if the body
@@ -110,8 +100,8 @@ where
     ///
     /// As [`all`](Self::all).
     pub(crate) async fn reach(&mut self, length: usize) -> Result<&[u8], InferError> {
-        while self.body.len() < length && self.more().await? {}
-        Ok(&self.body)
+        while self.body.bytes().len() < length && self.more().await? {}
+        Ok(self.body.bytes())
     }
 
     /// Reads the rest of the body after `turn`, and drops it, so that the client can read the answer and
@@ -121,15 +111,16 @@ where
     ///
     /// As [`all`](Self::all).
     pub(crate) async fn discard(self, turn: impl Future<Output = ()>) -> Result<(), InferError> {
-        let Self { stream, bounds, share, started, body, .. } = self;
-        let mut received = body.len();
+        let Self { source, bounds, share, started, body, .. } = self;
+        let mut received = body.bytes().len();
         drop((body, share));
         turn.await;
         loop {
             let deadline = started + bounds.time + more_time(received);
-            let chunk = timeout_at(deadline, next(stream)).await;
-            let Some(chunk) = chunk.map_err(|_| too_slow(received))? else { return Ok(()) };
-            received += chunk.map_err(aborted)?.len();
+            let skipped = poll_fn(|context| source.poll_skip(context));
+            let skipped = timeout_at(deadline, skipped).await.map_err(|_| too_slow(received))?;
+            let Some(skipped) = skipped else { return Ok(()) };
+            received += skipped.map_err(aborted)?;
             if received > bounds.bytes {
                 return Err(too_large(bounds.bytes).into());
             }
@@ -138,41 +129,30 @@ where
 
     /// Waits for more of the body; `false` at its end.
     async fn more(&mut self) -> Result<bool, InferError> {
-        let Self { stream, announced, bounds, share, started, body } = self;
-        let received = body.len();
+        let Self { source, announced, bounds, share, started, body } = self;
+        let received = body.bytes().len();
         let fast_until = *started + FAST + more_time(received);
         let is_ahead = share.bytes() > received;
         let deadline =
             if is_ahead { fast_until } else { *started + bounds.time + more_time(received) };
-        let chunk = match timeout_at(deadline, next(*stream)).await {
+        let more = poll_fn(|context| source.poll_more(context, body));
+        match timeout_at(deadline, more).await {
             Err(_) if is_ahead => {
                 share.resize(received)?;
                 return Ok(true);
             }
             Err(_) => return Err(too_slow(received)),
             Ok(None) => return Ok(false),
-            Ok(Some(chunk)) => chunk.map_err(aborted)?,
-        };
-        let length = received + chunk.len();
+            Ok(Some(more)) => more.map_err(aborted)?,
+        }
+        let length = body.bytes().len();
         if length > bounds.bytes {
             return Err(too_large(bounds.bytes).into());
         }
         let is_fast = Instant::now() <= fast_until;
         share.resize(if is_fast { ahead(*announced, length) } else { length })?;
-        if length > body.capacity() {
-            // Allocate up to 1 MiB first, then the whole announced length: growing in steps would
-            // copy.
-            let room = announced.unwrap_or(0);
-            let room = if length > HEAD_START { room } else { room.min(HEAD_START) };
-            body.reserve(room.max(length) - received);
-        }
-        body.extend_from_slice(&chunk);
         Ok(true)
     }
-}
-
-async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
-    poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
 }
 
 /// The share of a fast body: the received bytes, and the lead ahead of them.
@@ -198,10 +178,13 @@ fn aborted(error: impl Display) -> InferError {
 mod tests {
     use std::{
         cell::Cell,
+        pin::Pin,
         sync::Arc,
         task::{Context, Poll},
     };
 
+    use bytes::Bytes;
+    use futures_core::Stream;
     use prometheus::IntGauge;
     use tokio::{sync::mpsc, time::sleep};
 

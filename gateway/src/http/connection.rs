@@ -9,6 +9,7 @@ mod answer;
 mod chunks;
 mod exchange;
 mod framing;
+mod large_body;
 mod refusal;
 mod socket;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use self::socket::{Connection, Ending};
 pub(super) use self::{
     answer::{AnswerWatch, WatchedBody},
     exchange::Exchange,
+    large_body::LargeBody,
 };
 use crate::{
     door::{Door, Place},

@@ -1,11 +1,11 @@
 //! Handles inference requests.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
     http::header::{self, ContentType, HeaderName, HeaderValue},
-    web::{Data, Payload},
+    web::Data,
 };
 use batchfleet_broker::{ModelSpec, Timing, wire};
 use batchfleet_oip::{
@@ -14,12 +14,12 @@ use batchfleet_oip::{
     v1::{self, Form},
 };
 use bytes::Bytes;
-use futures_core::Stream;
 
 use super::{
     cors,
-    head::{content_length, model_path, single_header},
+    head::{model_path, single_header},
     media_type::{self, MediaType},
+    request_body::RequestBody,
     response_body::{ResponseBody, sent_bytes},
     span,
     unread::refuse,
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::Api,
     ask::{ParsedRequest, Prediction},
-    body::{Body, BodyReader, Encoding},
+    body::{Body, BodyReader, Encoding, Source},
     books::Record,
     error::InferError,
     mailbox::Mailbox,
@@ -60,26 +60,26 @@ enum Version {
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
 pub(super) async fn infer(
     request: HttpRequest,
-    payload: Payload,
+    body: RequestBody,
     api: Data<Api>,
     mailbox: Data<Mailbox>,
 ) -> HttpResponse {
-    answer(request, payload, &api, &mailbox, Version::Two).await
+    answer(request, body, &api, &mailbox, Version::Two).await
 }
 
 /// `POST /v1/models/{model}[/versions/{version}]:predict`
 pub(super) async fn predict(
     request: HttpRequest,
-    payload: Payload,
+    body: RequestBody,
     api: Data<Api>,
     mailbox: Data<Mailbox>,
 ) -> HttpResponse {
-    answer(request, payload, &api, &mailbox, Version::One).await
+    answer(request, body, &api, &mailbox, Version::One).await
 }
 
 async fn answer(
     request: HttpRequest,
-    mut payload: Payload,
+    mut body: RequestBody,
     api: &Api,
     mailbox: &Mailbox,
     version: Version,
@@ -87,11 +87,11 @@ async fn answer(
     let mut record = api.core.arrive(span::begin(&api.traces, &request), Protocol::Http);
     let mut used = RequestUsage::default();
     let serving = Serving { api, mailbox, version, record: &mut record, used: &mut used };
-    let answer = match serving.serve(&request, &mut payload).await {
+    let answer = match serving.serve(&request, &mut body).await {
         Ok(answer) => answer,
         Err(error) => {
             record.failed(&error);
-            refuse(&error, content_length(request.headers()), payload).await
+            refuse(&error, request.headers(), body).await
         }
     };
     record.attribute(span::status(&answer));
@@ -114,7 +114,7 @@ impl Serving<'_, '_> {
     async fn serve(
         self,
         request: &HttpRequest,
-        payload: &mut Payload,
+        body: &mut RequestBody,
     ) -> Result<HttpResponse, InferError> {
         let Self { api, mailbox, version: protocol, record, used } = self;
         let client = api.core.clients.identify_patiently(request).await?;
@@ -122,8 +122,9 @@ impl Serving<'_, '_> {
         let (name, version) = model_path(request);
         let asked = api.core.begin(record, client, name, version).await?;
         used.model = Some(asked.model.spec.queue.model.as_str().into());
-        let head = InferHead::read(request, protocol)?;
-        let mut body = BodyReader::begin(payload, head.announced, api.body, api.budget.share())?;
+        let announced = body.announced(request.headers());
+        let head = InferHead::read(request, protocol, announced)?;
+        let mut body = BodyReader::begin(body, announced, api.body, api.budget.share())?;
         if let Some((outline, bytes)) = head.outline(&asked.model.spec, &mut body).await?
             && let Err(error) = api.core.foresee(record, &asked, &outline)
         {
@@ -174,7 +175,11 @@ struct InferHead {
 }
 
 impl InferHead {
-    fn read(request: &HttpRequest, version: Version) -> Result<Self, InferError> {
+    fn read(
+        request: &HttpRequest,
+        version: Version,
+        announced: Option<u64>,
+    ) -> Result<Self, InferError> {
         let encodings = request.headers().get_all(header::CONTENT_ENCODING);
         let encoding = Encoding::parse(encodings.map(HeaderValue::as_bytes))?;
         let header_length = single_header(request, HEADER_LENGTH)?
@@ -184,22 +189,17 @@ impl InferHead {
         let is_foreign = cors::is_foreign(request);
         let timeout = single_header(request, TIMEOUT)?;
         let wishes = Wishes::read(timeout, single_header(request, PRIORITY)?)?;
-        let announced = content_length(request.headers());
         Ok(Self { version, encoding, header_length, kind, is_foreign, wishes, announced })
     }
 
     /// What a large binary request asks for, once the beginning of its body has arrived, and the length
     /// of the body. `None` if only the whole body tells, and for mistakes, which are reported when it
     /// has been read.
-    async fn outline<S, E>(
+    async fn outline<S: Source>(
         &self,
         model: &ModelSpec,
         body: &mut BodyReader<'_, S>,
-    ) -> Result<Option<(Outline, usize)>, InferError>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Unpin,
-        E: Display,
-    {
+    ) -> Result<Option<(Outline, usize)>, InferError> {
         let is_plain = self.encoding.is_none() && self.version == Version::Two;
         let announced = self.announced.and_then(|length| usize::try_from(length).ok());
         let Some(bytes) = announced.filter(|&bytes| is_plain && bytes > LARGE) else {
@@ -222,16 +222,12 @@ impl InferHead {
 }
 
 /// Reads and checks the whole request.
-async fn read<S, E>(
+async fn read<S: Source>(
     api: &Api,
     model: &Arc<Model>,
     head: InferHead,
     body: BodyReader<'_, S>,
-) -> Result<Read, InferError>
-where
-    S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: Display,
-{
+) -> Result<Read, InferError> {
     let InferHead { version, encoding, header_length, kind, is_foreign, wishes, .. } = head;
     let body = body.all().await?;
     let work = match (encoding, header_length) {

@@ -2,18 +2,10 @@
 
 use std::sync::Arc;
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header::ContentType,
-    web::{Data, Payload},
-};
+use actix_web::{HttpRequest, HttpResponse, http::header::ContentType, web::Data};
 use serde_json::json as object;
 
-use super::{
-    failure::error_body,
-    head::{self, content_length},
-    unread::refuse,
-};
+use super::{failure::error_body, head, request_body::RequestBody, unread::refuse};
 use crate::{
     api::Api,
     body::{self, Bounds},
@@ -116,24 +108,24 @@ fn report(models: &[Arc<Model>]) -> HttpResponse {
 /// `POST /v2/repository/index`
 pub(super) async fn repository_index(
     request: HttpRequest,
-    mut payload: Payload,
+    mut body: RequestBody,
     api: Data<Api>,
 ) -> HttpResponse {
-    match index(&request, &mut payload, &api).await {
+    match index(&request, &mut body, &api).await {
         Ok(answer) => answer,
-        Err(error) => refuse(&error, content_length(request.headers()), payload).await,
+        Err(error) => refuse(&error, request.headers(), body).await,
     }
 }
 
 async fn index(
     request: &HttpRequest,
-    payload: &mut Payload,
+    body: &mut RequestBody,
     api: &Api,
 ) -> Result<HttpResponse, InferError> {
     let client = api.core.clients.identify_patiently(request).await?;
     let bounds = Bounds { bytes: MAX_INDEX_REQUEST, ..api.body };
-    let announced = content_length(request.headers());
-    let body = body::read(payload, announced, bounds, api.budget.share()).await?;
+    let announced = body.announced(request.headers());
+    let body = body::read(body, announced, bounds, api.budget.share()).await?;
     let wanted = IndexRequest::parse(&body.bytes)?;
     Ok(json(describe::index(api, &client, wanted.ready).await))
 }

@@ -1,15 +1,13 @@
 //! Loads and unloads models at the request of clients.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{Data, Payload},
-};
+use actix_web::{HttpRequest, HttpResponse, web::Data};
 use batchfleet_oip::repository;
 
 use super::{
     cors,
-    head::{content_length, model_path, single_header},
+    head::{model_path, single_header},
     media_type,
+    request_body::RequestBody,
     unread::refuse,
 };
 use crate::{
@@ -20,38 +18,42 @@ use crate::{
 };
 
 /// `POST /v2/repository/models/{model}/load`
-pub(super) async fn load(request: HttpRequest, payload: Payload, api: Data<Api>) -> HttpResponse {
-    answer(request, payload, &api, Action::Load).await
+pub(super) async fn load(request: HttpRequest, body: RequestBody, api: Data<Api>) -> HttpResponse {
+    answer(request, body, &api, Action::Load).await
 }
 
 /// `POST /v2/repository/models/{model}/unload`
-pub(super) async fn unload(request: HttpRequest, payload: Payload, api: Data<Api>) -> HttpResponse {
-    answer(request, payload, &api, Action::Unload).await
+pub(super) async fn unload(
+    request: HttpRequest,
+    body: RequestBody,
+    api: Data<Api>,
+) -> HttpResponse {
+    answer(request, body, &api, Action::Unload).await
 }
 
 async fn answer(
     request: HttpRequest,
-    mut payload: Payload,
+    mut body: RequestBody,
     api: &Api,
     action: Action,
 ) -> HttpResponse {
-    match change(&request, &mut payload, api, action).await {
+    match change(&request, &mut body, api, action).await {
         Ok(()) => HttpResponse::Ok().finish(),
-        Err(error) => refuse(&error, content_length(request.headers()), payload).await,
+        Err(error) => refuse(&error, request.headers(), body).await,
     }
 }
 
 async fn change(
     request: &HttpRequest,
-    payload: &mut Payload,
+    body: &mut RequestBody,
     api: &Api,
     action: Action,
 ) -> Result<(), InferError> {
     let client = api.core.clients.identify_patiently(request).await?;
     let kind = media_type::check(single_header(request, "content-type")?.unwrap_or_default())?;
     let (model, _) = model_path(request);
-    let announced = content_length(request.headers());
-    let body = body::read(payload, announced, api.body, api.budget.share()).await?;
+    let announced = body.announced(request.headers());
+    let body = body::read(body, announced, api.body, api.budget.share()).await?;
     media_type::check_page(kind, &body.bytes, cors::is_foreign(request))?;
     let parameters = repository::parameters(&body.bytes)?;
     action.check(parameters.iter().map(String::as_str))?;

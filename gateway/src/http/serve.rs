@@ -30,7 +30,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{self, AnswerWatch, Exchange, WatchedBody},
+    connection::{self, AnswerWatch, Exchange, LargeBody, WatchedBody},
     cors::{self, AllowedOrigins},
     failure::ERROR_CODE,
     head::content_length,
@@ -142,6 +142,7 @@ fn app(
     data.configure(|app| routes(app, with_v1)).wrap_fn(move |mut request, service| {
         let (shutdown, origin) = (shutdown.clone(), origins.allowed(request.head()));
         let answer = request.conn_data::<AnswerWatch>().cloned().unwrap_or_default();
+        let large_body = request.conn_data::<LargeBody>().cloned();
         let client = || request.peer_addr().map(|peer| peer.ip().to_canonical());
         let path = || request.path().to_owned();
         let visit = access_log.begin(request.method().as_str(), path, client());
@@ -164,7 +165,9 @@ fn app(
                 log(visit, &response);
             }
             let head = response.response_mut().head_mut();
-            if shutdown.is_cancelled() {
+            // The server closes the connection after a small body that no handler has read.
+            let is_unread = large_body.is_some_and(|body| body.is_unread());
+            if is_unread || shutdown.is_cancelled() {
                 head.set_connection_type(ConnectionType::Close);
             }
             if origins_matter {
@@ -202,6 +205,9 @@ where
     HttpService::build()
         .on_connect_ext(|exchange: &Exchange<Transport>, data| {
             data.insert(exchange.answer());
+            if let Some(body) = exchange.large_body() {
+                data.insert(body);
+            }
             if let Some(name) = exchange.with_stream(Transport::certificate_name) {
                 data.insert(name);
             }
@@ -248,7 +254,8 @@ async fn expect(api: &Api, request: Request) -> Result<Request, actix_web::Error
 /// Refuses a request if its head is reason enough: the client is unknown or the body too large.
 async fn check_head(api: &Api, request: &Request) -> Result<(), InferError> {
     api.core.clients.identify_patiently(request).await?;
-    let announced = content_length(request.head().headers()).unwrap_or(0);
+    let large = request.conn_data::<LargeBody>().map(LargeBody::length);
+    let announced = large.or_else(|| content_length(request.head().headers())).unwrap_or(0);
     if usize::try_from(announced).is_ok_and(|length| length <= api.body.bytes) {
         return Ok(());
     }

@@ -10,12 +10,13 @@ use std::{
 use actix_web::{
     HttpResponse, ResponseError,
     body::{BodySize, BoxBody, MessageBody},
-    web::{Bytes, Payload},
+    http::header::HeaderMap,
+    web::Bytes,
 };
-use futures_core::Stream;
 use tokio::time::timeout;
 
-use crate::error::InferError;
+use super::request_body::RequestBody;
+use crate::{body::Source, error::InferError};
 
 /// Maximum length of a body whose rest is read and discarded, to keep the connection usable.
 const SMALL: u64 = 64 << 10;
@@ -25,23 +26,22 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(100);
 /// Responds with `error`. If the body has not arrived by then, the server closes the connection.
 pub(super) async fn refuse(
     error: &InferError,
-    announced: Option<u64>,
-    mut payload: Payload,
+    headers: &HeaderMap,
+    mut body: RequestBody,
 ) -> HttpResponse {
     // The rest of an aborted body never arrives, and a slow body has used up its time.
     let over = matches!(error.code(), "cancelled" | "body_timeout");
-    if announced.is_none_or(|length| length <= SMALL) && !over {
+    if body.announced(headers).is_none_or(|length| length <= SMALL) && !over {
         // The server itself checks whether the body is complete.
-        drop(timeout(DISCARD_TIMEOUT, discard(&mut payload)).await);
+        drop(timeout(DISCARD_TIMEOUT, discard(&mut body)).await);
     }
-    error.error_response().map_body(|_, text| BoxBody::new(Unread { text, _payload: payload }))
+    error.error_response().map_body(|_, text| BoxBody::new(Unread { text, _body: body }))
 }
 
-async fn discard(payload: &mut Payload) {
+async fn discard(body: &mut RequestBody) {
     let mut left = SMALL;
-    while let Some(Ok(chunk)) = poll_fn(|context| Pin::new(&mut *payload).poll_next(context)).await
-    {
-        left = left.saturating_sub(chunk.len() as u64);
+    while let Some(Ok(skipped)) = poll_fn(|context| body.poll_skip(context)).await {
+        left = left.saturating_sub(skipped as u64);
         if left == 0 {
             break;
         }
@@ -55,7 +55,7 @@ async fn discard(payload: &mut Payload) {
 /// as chunks arrive.
 struct Unread {
     text: BoxBody,
-    _payload: Payload,
+    _body: RequestBody,
 }
 
 impl MessageBody for Unread {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{answer::AnswerWatch, socket::Connection};
+use super::{answer::AnswerWatch, large_body::LargeBody, socket::Connection};
 
 /// One request and its answer, as the stream that the server reads and writes.
 #[derive(Debug)]
@@ -29,6 +29,13 @@ impl<S> Exchange<S> {
     /// Learns when the server has taken the answer.
     pub(in crate::http) fn answer(&self) -> AnswerWatch {
         self.0.borrow().answer.clone()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Exchange<S> {
+    /// The body of the request, if the handlers have to read it from the connection.
+    pub(in crate::http) fn large_body(&self) -> Option<LargeBody> {
+        LargeBody::of(&self.0)
     }
 }
 

@@ -17,6 +17,8 @@ const LONGEST_NAME: usize = 8 << 10;
 
 /// Maximum length of a request target in bytes; the library of actix takes no longer ones.
 const LONGEST_TARGET: usize = 65_534;
+/// The size of a body in bytes, beyond which the handlers read it from the connection.
+pub(super) const LARGE_BODY: u64 = 64 << 10;
 /// The start of a TLS handshake.
 const TLS: &[u8] = &[22, 3];
 
@@ -35,8 +37,8 @@ pub(super) struct Head {
     /// The size of the head in bytes.
     pub(super) length: usize,
     pub(super) body: BodyFraming,
-    /// Where the head asks to switch to another protocol.
-    upgrade: Vec<Range<usize>>,
+    /// Names and options of headers that the server must not know.
+    hidden: Vec<Range<usize>>,
 }
 
 /// Parses the head at the start of `bytes`; `None` while the head is incomplete.
@@ -72,7 +74,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, Problem> {
     Ok(Some(Head {
         length,
         body: rules.framing(request.method.unwrap_or_default(), is_http_11)?,
-        upgrade: rules.upgrade.iter().map(|part| position(part)).collect(),
+        hidden: rules.hidden.iter().map(|part| position(part)).collect(),
     }))
 }
 
@@ -83,10 +85,16 @@ pub(super) fn has_empty_line(bytes: &[u8], from: usize) -> bool {
 }
 
 impl Head {
-    /// Renames what asks to switch to another protocol, which the gateway never does. actix would
-    /// otherwise ignore the length of the body.
-    pub(super) fn stay_with_http(&self, bytes: &mut [u8]) {
-        for range in &self.upgrade {
+    /// Whether the handlers read the body from the connection.
+    pub(super) fn has_large_body(&self) -> bool {
+        matches!(self.body, BodyFraming::Length(length) if length > LARGE_BODY)
+    }
+
+    /// Renames what actix must not know: the length of a body that the handlers read from the connection, and
+    /// what asks to switch to another protocol, which the gateway never does. For such a request actix would
+    /// ignore the length of the body.
+    pub(super) fn hide_from_server(&self, bytes: &mut [u8]) {
+        for range in &self.hidden {
             bytes[range.clone()].fill(b'x');
         }
     }
@@ -98,7 +106,7 @@ struct Rules<'a> {
     hosts: usize,
     length: Option<u64>,
     chunked: bool,
-    upgrade: Vec<&'a [u8]>,
+    hidden: Vec<&'a [u8]>,
 }
 
 impl<'a> Rules<'a> {
@@ -114,7 +122,11 @@ impl<'a> Rules<'a> {
             if self.length.is_some() {
                 return Err(malformed("there is more than one content-length"));
             }
-            self.length = Some(content_length(header.value)?);
+            let length = content_length(header.value)?;
+            self.length = Some(length);
+            if length > LARGE_BODY {
+                self.hidden.push(name.as_bytes());
+            }
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             let is_chunked = header.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if self.chunked || !is_chunked || !is_http_11 {
@@ -122,11 +134,11 @@ impl<'a> Rules<'a> {
             }
             self.chunked = true;
         } else if name.eq_ignore_ascii_case(UPGRADE) {
-            self.upgrade.push(name.as_bytes());
+            self.hidden.push(name.as_bytes());
         } else if name.eq_ignore_ascii_case("connection") {
             let options = header.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             let upgrades = |option: &&[u8]| option.eq_ignore_ascii_case(UPGRADE.as_bytes());
-            self.upgrade.extend(options.filter(upgrades));
+            self.hidden.extend(options.filter(upgrades));
         }
         Ok(())
     }
@@ -260,7 +272,7 @@ mod tests {
         );
         let parsed = parse(&request).unwrap().unwrap();
         assert_eq!(parsed.body, BodyFraming::Length(3));
-        parsed.stay_with_http(&mut request);
+        parsed.hide_from_server(&mut request);
         let text = String::from_utf8(request).unwrap();
         assert!(text.contains("xxxxxxx: websocket"), "{text}");
         assert!(text.contains("Connection: keep-alive, xxxxxxx"), "{text}");

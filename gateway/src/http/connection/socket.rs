@@ -14,11 +14,12 @@ use std::{
 };
 
 use batchfleet_oip::Problem;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
+use tokio_util::io::poll_read_buf;
 
 use super::{
     answer::AnswerWatch,
@@ -37,6 +38,8 @@ use crate::{
 const TURN: usize = 8 << 10;
 /// Maximum number of bytes read at a time outside of a body. A small request arrives in one piece.
 const PIECE: usize = 16 << 10;
+/// Maximum number of bytes of a large body that are read at a time.
+const BODY_PIECE: usize = 64 << 10;
 /// The bytes that a client has sent ahead of an answer at which no more are read.
 const AHEAD: usize = 4 << 10;
 /// The memory of a connection without a request, in bytes.
@@ -111,6 +114,8 @@ pub(super) struct Connection<S> {
     /// Bytes of the request's head that the server has not read.
     head_left: usize,
     rest: Rest,
+    /// Whether the handlers read the body from the connection; the server then knows of none.
+    has_large_body: bool,
     /// Bytes left to read in the current turn.
     turn: usize,
     pub(super) answer: AnswerWatch,
@@ -156,6 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             parse_at: 0,
             head_left: 0,
             rest: Rest::Length(0),
+            has_large_body: false,
             turn: TURN,
             answer: AnswerWatch::default(),
             output: Output::default(),
@@ -215,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             if self.received.len() >= self.parse_at {
                 if let Some(head) = framing::parse(&self.received).map_err(Ending::Refused)? {
-                    head.stay_with_http(&mut self.received);
+                    head.hide_from_server(&mut self.received);
                     self.parse_at = 0;
                     return Poll::Ready(self.begin(&head));
                 }
@@ -239,6 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let bytes = self.waiting_bytes() + EXCHANGE_BYTES;
         self.share.resize(bytes)?;
         self.head_left = head.length;
+        self.has_large_body = head.has_large_body();
         self.rest = match head.body {
             BodyFraming::Length(length) => Rest::Length(length),
             BodyFraming::Chunked => Rest::Chunked(ChunkScanner::new()),
@@ -325,6 +332,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.is_read() {
             return self.poll_client(context);
         }
+        if self.has_large_body {
+            return Poll::Pending;
+        }
         let before = into.filled().len();
         if self.received.is_empty() {
             ready!(self.poll_turn(context, into))?;
@@ -343,6 +353,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             into.set_filled(used);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The bytes of a large body that nobody has read; `None` if the current request has no large body.
+    pub(super) fn large_body(&self) -> Option<u64> {
+        match self.rest {
+            Rest::Length(left) if self.has_large_body => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Reads bytes of a large body into `into`, as far as there is room. Returns their number: 0 at the end of the
+    /// body.
+    pub(super) fn poll_large_body(
+        &mut self,
+        context: &mut Context<'_>,
+        into: impl BufMut,
+    ) -> Poll<io::Result<usize>> {
+        let Some(left @ 1..) = self.large_body() else { return Poll::Ready(Ok(0)) };
+        let most = BODY_PIECE.min(usize::try_from(left).unwrap_or(usize::MAX));
+        ready!(self.poll_next_turn(context));
+        let mut into = into.limit(most);
+        let length = if self.received.is_empty() {
+            let read = poll_read_buf(Pin::new(&mut self.stream), context, &mut into);
+            self.turn = match read {
+                Poll::Pending => TURN,
+                Poll::Ready(_) => 0,
+            };
+            ready!(read)?
+        } else {
+            let length = into.remaining_mut().min(self.received.len());
+            into.put(self.received.split_to(length));
+            length
+        };
+        if length == 0 {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.rest = Rest::Length(left - length as u64);
+        if self.is_read() {
+            // The server has to watch whether the client leaves.
+            context.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(length))
     }
 
     /// The number of `bytes` that belong to the body of the current request.

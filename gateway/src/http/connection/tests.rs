@@ -2,7 +2,8 @@
 
 use std::{
     cell::Cell,
-    future::{Future, ready},
+    future::{Future, pending, poll_fn, ready},
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -14,6 +15,7 @@ use actix_server::Server;
 use actix_service::{ServiceFactory, fn_service};
 use actix_web::body::BoxBody;
 use batchfleet_service::metrics::MetricGroup;
+use bytes::BytesMut;
 use prometheus::Registry;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
@@ -21,7 +23,7 @@ use tokio::{
     time::{Instant, advance},
 };
 
-use super::{Exchange, serve};
+use super::{Exchange, LargeBody, serve};
 use crate::{
     clients::{ClientSettings, Clients},
     door::{ConnectionLimits, Door, Patience},
@@ -44,6 +46,8 @@ struct Gateway {
     metrics: ConnectionMetrics,
     /// Requests that the server has begun to answer.
     begun: Rc<Cell<usize>>,
+    /// Requests to `/wait` whose clients have left.
+    left: Rc<Cell<usize>>,
     /// Connections whose clients speak HTTP/2.
     http2: Rc<Cell<usize>>,
 }
@@ -58,7 +62,14 @@ impl Gateway {
         let patience = Patience { keep_alive: KEEP_ALIVE, stall: STALL };
         let draining = Server::build().graceful_shutdown_signal();
         let door = Rc::new(Door::new(limits, most, patience, draining));
-        Self { door, budget, metrics, begun: Rc::default(), http2: Rc::default() }
+        Self {
+            door,
+            budget,
+            metrics,
+            begun: Rc::default(),
+            left: Rc::default(),
+            http2: Rc::default(),
+        }
     }
 
     fn usual() -> Self {
@@ -68,16 +79,21 @@ impl Gateway {
     /// Opens a connection of the address 10.0.0.`last`.
     async fn connect(&self, last: u8) -> DuplexStream {
         let (client, stream) = duplex(WIRE);
-        let begun = self.begun.clone();
+        let (begun, left) = (self.begun.clone(), self.left.clone());
         let http = HttpService::build()
             .on_connect_ext(|exchange: &Exchange<DuplexStream>, data| {
                 data.insert(exchange.answer());
+                if let Some(body) = exchange.large_body() {
+                    data.insert(body);
+                }
             })
             .client_request_timeout(Duration::ZERO)
             .keep_alive(KeepAlive::Os)
+            .h1_allow_half_closed(false)
             .h1(fn_service(move |request: Request| {
                 begun.update(|begun| begun + 1);
-                async move { Ok::<_, actix_web::Error>(answer(&request)) }
+                let left = left.clone();
+                async move { Ok::<_, actix_web::Error>(answer(&request, &left).await) }
             }));
         let http = http.new_service(()).await.unwrap();
         let (door, peer) = (self.door.clone(), SocketAddr::from(([10, 0, 0, last], 1)));
@@ -95,10 +111,54 @@ impl Gateway {
     }
 }
 
-fn answer(request: &Request) -> Response<super::answer::WatchedBody> {
-    let text = if request.path() == "/large" { "x".repeat(LARGE) } else { "ok".to_owned() };
+/// Adds 1 to a number when it is dropped.
+struct Count(Rc<Cell<usize>>);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.update(|count| count + 1);
+    }
+}
+
+/// `/large` has a large answer, `/sum` the sum of the request's bytes, and `/wait` reads the body and never answers.
+async fn answer(request: &Request, left: &Rc<Cell<usize>>) -> Response<super::answer::WatchedBody> {
+    let text = match request.path() {
+        "/large" => "x".repeat(LARGE),
+        "/sum" => {
+            let body = read_large_body(request).await.unwrap();
+            format!("{} bytes, sum {}, ok", body.len(), sum(&body))
+        }
+        "/wait" => {
+            let _count = Count(left.clone());
+            if read_large_body(request).await.is_ok() {
+                pending::<()>().await;
+            }
+            "the body broke off".to_owned()
+        }
+        _ => "ok".to_owned(),
+    };
     let watch = request.conn_data::<super::AnswerWatch>().unwrap().clone();
     Response::ok().set_body(BoxBody::new(text)).map_body(|_, body| watch.watch(body))
+}
+
+async fn read_large_body(request: &Request) -> io::Result<BytesMut> {
+    let body = request.conn_data::<LargeBody>().expect("the body is large").clone();
+    let mut bytes = BytesMut::with_capacity(body.length().try_into().unwrap());
+    while poll_fn(|context| body.poll_read(context, &mut bytes)).await? > 0 {}
+    assert!(!body.is_unread());
+    Ok(bytes)
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|&byte| u64::from(byte)).sum()
+}
+
+/// A request with a body of `length` bytes.
+fn post(path: &str, length: usize) -> (Vec<u8>, u64) {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nContent-Length: {length}\r\n\r\n");
+    let body: Vec<_> = (0..length).map(|at| at.to_le_bytes()[0].wrapping_mul(37)).collect();
+    let sum = sum(&body);
+    ([head.into_bytes(), body].concat(), sum)
 }
 
 /// Runs a test on one thread, as the gateway does.
@@ -282,6 +342,55 @@ async fn a_body_ends_where_its_framing_says_and_the_next_request_follows() {
         client.write_all(ignored).await.unwrap();
         let rest = read_rest(&mut client).await;
         assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "{rest}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_read_a_large_body_from_the_connection_and_the_next_request_follows() {
+    locally(async {
+        for (length, piece) in [(70_000, 1), (70_000, 3000), (65_537, 100_000), (3 << 20, 100_000)]
+        {
+            let gateway = Gateway::usual();
+            let (mut from, mut to) = tokio::io::split(gateway.connect(1).await);
+            let (request, sum) = post("/sum", length);
+            let sending = [&request[..], GET, &request[..], GET].concat();
+            spawn_local(async move {
+                for piece in sending.chunks(piece) {
+                    to.write_all(piece).await.unwrap();
+                    yield_now().await;
+                }
+            });
+            let mut text = String::new();
+            while text.matches("\r\n\r\n").count() < 4 || !text.ends_with("ok") {
+                let mut bytes = [0; 1 << 10];
+                let read = from.read(&mut bytes).await.unwrap();
+                assert!(read > 0, "{text}");
+                text += str::from_utf8(&bytes[..read]).unwrap();
+            }
+            let answer = format!("{length} bytes, sum {sum}, ok");
+            assert_eq!(text.matches(&answer).count(), 2, "{text}");
+            assert_eq!(gateway.begun.get(), 4);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_during_or_after_its_large_body_is_noticed() {
+    locally(async {
+        let (request, _) = post("/wait", 100_000);
+        for sent in [request.len() - 1, request.len()] {
+            let gateway = Gateway::usual();
+            let mut client = gateway.connect(1).await;
+            client.write_all(&request[..sent]).await.unwrap();
+            settle().await;
+            assert_eq!((gateway.begun.get(), gateway.left.get()), (1, 0), "{sent}");
+            drop(client);
+            settle().await;
+            assert_eq!(gateway.left.get(), 1, "{sent}");
+            assert_eq!(gateway.bytes(), 0, "{sent}");
+        }
     })
     .await;
 }
