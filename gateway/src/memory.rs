@@ -11,7 +11,7 @@ use std::{
 use prometheus::IntGauge;
 use tokio::{task::spawn_blocking, time::interval};
 
-/// How often the bytes held are compared with earlier ones.
+/// How often the memory is compared with earlier samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of samples over which freed memory must stay free, before it is returned.
 const CALM_SAMPLES: usize = 3;
@@ -112,39 +112,61 @@ impl Drop for MemoryShare {
     }
 }
 
-/// Task: returns memory to the system after the bytes held have fallen.
+/// Task: returns memory to the system after the bytes held have fallen, and when much more is resident.
 pub(crate) async fn return_freed(budgets: Vec<Arc<MemoryBudget>>) {
     let mut seconds = interval(SAMPLE_INTERVAL);
-    let mut fall = Fall::default();
+    let mut calm = Calm::default();
     loop {
         seconds.tick().await;
         let held = budgets.iter().map(|budget| budget.held.load(Ordering::Relaxed)).sum();
+        let resident = batchfleet_heap::resident().unwrap_or(0);
         // A failure means that the runtime is shutting down.
-        if fall.is_worth_returning(held) && spawn_blocking(batchfleet_heap::release).await.is_err()
+        if calm.is_worth_returning(Sample { held, resident })
+            && spawn_blocking(batchfleet_heap::release).await.is_err()
         {
             return;
         }
     }
 }
 
-/// Compares the bytes held with the most since memory was last returned.
-#[derive(Debug, Default)]
-struct Fall {
-    most: usize,
-    last: [usize; CALM_SAMPLES],
+/// The memory of this process at one time, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    /// What the shares of the budgets hold.
+    held: usize,
+    /// All memory that the system has given to this process.
+    resident: usize,
 }
 
-impl Fall {
-    /// Takes a sample. Returns whether much less is held than before, and has been for a while.
-    fn is_worth_returning(&mut self, held: usize) -> bool {
+/// Compares samples with those since memory was last returned.
+#[derive(Debug, Default)]
+struct Calm {
+    /// The most bytes held.
+    most: usize,
+    /// The bytes held at the last samples.
+    last: [usize; CALM_SAMPLES],
+    /// The least resident memory; `None` before the first sample.
+    least: Option<usize>,
+}
+
+impl Calm {
+    /// Takes a sample. Returns whether much less is held than before, and has been for a while, or
+    /// whether much more memory is resident than what is held explains: connections and heads have more
+    /// memory than their shares.
+    fn is_worth_returning(&mut self, Sample { held, resident }: Sample) -> bool {
         self.last.rotate_left(1);
         self.last[CALM_SAMPLES - 1] = held;
         self.most = self.most.max(held);
+        let least = resident.min(self.least.unwrap_or(resident));
         let recent = self.last.iter().copied().max().unwrap_or(held);
-        let is_worth = self.most - recent >= WORTH_RETURNING;
+        let has_fallen = self.most - recent >= WORTH_RETURNING;
+        // What is held is free again between two requests, and the next one uses the same memory.
+        let explained = least + 2 * recent + 2 * WORTH_RETURNING;
+        let is_worth = has_fallen || resident > explained;
         if is_worth {
             self.most = recent;
         }
+        self.least = (!is_worth).then_some(least);
         is_worth
     }
 }
@@ -186,13 +208,29 @@ mod tests {
 
     #[test]
     fn memory_is_returned_once_after_it_has_stayed_free() {
-        let mut fall = Fall::default();
+        let mut calm = Calm::default();
+        let mut is_worth = |held| calm.is_worth_returning(Sample { held, resident: 0 });
         let much = 3 * WORTH_RETURNING;
         let samples = [much, much, 0, much, 0, 0, 0, 0, much, much, much, WORTH_RETURNING];
-        let returned: Vec<_> =
-            (0..samples.len()).filter(|at| fall.is_worth_returning(samples[*at])).collect();
+        let returned: Vec<_> = (0..samples.len()).filter(|at| is_worth(samples[*at])).collect();
         assert_eq!(returned, [6]);
-        assert!(!fall.is_worth_returning(WORTH_RETURNING));
-        assert!(fall.is_worth_returning(WORTH_RETURNING), "three samples");
+        assert!(!is_worth(WORTH_RETURNING));
+        assert!(is_worth(WORTH_RETURNING), "three samples");
+    }
+
+    #[test]
+    fn memory_beyond_what_is_held_is_returned_and_memory_that_stays_is_left_alone() {
+        const PART: usize = WORTH_RETURNING;
+        let mut calm = Calm::default();
+        let mut is_worth = |held: usize, resident: usize| {
+            calm.is_worth_returning(Sample { held: held * PART, resident: resident * PART })
+        };
+        assert!(!is_worth(0, 10) && !is_worth(0, 12), "too little more");
+        assert!(is_worth(0, 13));
+        // Nothing of it was free: this much is needed.
+        assert!(!is_worth(0, 13) && !is_worth(0, 15));
+        // Requests hold a part, which is free in between.
+        assert!(!is_worth(3, 21) && !is_worth(0, 21));
+        assert!(is_worth(3, 22));
     }
 }

@@ -46,23 +46,23 @@ pub fn release() {
 #[cfg(not(target_env = "gnu"))]
 pub fn release() {}
 
+/// Resident memory of this process in bytes; `None` where the system is not Linux.
+pub fn resident() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1 << 10)
+}
+
 #[cfg(test)]
 mod tests {
-    /// Resident memory of this process, in bytes.
-    fn resident() -> usize {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
-    }
-
     #[test]
     fn freed_memory_below_a_live_allocation_is_returned() {
         let mut pieces: Vec<Vec<u8>> = (0..10_000).map(|_| vec![1; 8 << 10]).collect();
         // The last piece stays, so that no heap ends with free memory.
         pieces.drain(..pieces.len() - 1);
-        let before = resident();
+        let before = super::resident().unwrap();
         super::release();
-        let released = before.saturating_sub(resident());
+        let released = before.saturating_sub(super::resident().unwrap());
         assert!(released > 60 << 20, "{released} of {before} bytes");
         assert_eq!(pieces.len(), 1);
     }
