@@ -112,16 +112,16 @@ impl Drop for MemoryShare {
     }
 }
 
-/// Task: returns memory to the system after the bytes held have fallen, and when much more is resident.
+/// Task: returns memory to the system after the bytes held have fallen, and when much is unused.
 pub(crate) async fn return_freed(budgets: Vec<Arc<MemoryBudget>>) {
     let mut seconds = interval(SAMPLE_INTERVAL);
     let mut calm = Calm::default();
     loop {
         seconds.tick().await;
         let held = budgets.iter().map(|budget| budget.held.load(Ordering::Relaxed)).sum();
-        let resident = batchfleet_heap::resident().unwrap_or(0);
         // A failure means that the runtime is shutting down.
-        if calm.is_worth_returning(Sample { held, resident })
+        let Ok(unused) = spawn_blocking(batchfleet_heap::unused).await else { return };
+        if calm.is_worth_returning(Sample { held, unused })
             && spawn_blocking(batchfleet_heap::release).await.is_err()
         {
             return;
@@ -134,8 +134,8 @@ pub(crate) async fn return_freed(budgets: Vec<Arc<MemoryBudget>>) {
 struct Sample {
     /// What the shares of the budgets hold.
     held: usize,
-    /// All memory that the system has given to this process.
-    resident: usize,
+    /// What the system has given to this process and nothing uses.
+    unused: usize,
 }
 
 /// Compares samples with those since memory was last returned.
@@ -145,24 +145,24 @@ struct Calm {
     most: usize,
     /// The bytes held at the last samples.
     last: [usize; CALM_SAMPLES],
-    /// The least resident memory; `None` before the first sample.
+    /// The least unused memory; `None` before the first sample.
     least: Option<usize>,
 }
 
 impl Calm {
     /// Takes a sample. Returns whether much less is held than before, and has been for a while, or
-    /// whether much more memory is resident than what is held explains: connections and heads have more
-    /// memory than their shares.
-    fn is_worth_returning(&mut self, Sample { held, resident }: Sample) -> bool {
+    /// whether much more memory is unused than what is held explains: connections have more memory than
+    /// their shares, and free it, too.
+    fn is_worth_returning(&mut self, Sample { held, unused }: Sample) -> bool {
         self.last.rotate_left(1);
         self.last[CALM_SAMPLES - 1] = held;
         self.most = self.most.max(held);
-        let least = resident.min(self.least.unwrap_or(resident));
+        let least = unused.min(self.least.unwrap_or(unused));
         let recent = self.last.iter().copied().max().unwrap_or(held);
         let has_fallen = self.most - recent >= WORTH_RETURNING;
         // What is held is free again between two requests, and the next one uses the same memory.
         let explained = least + 2 * recent + 2 * WORTH_RETURNING;
-        let is_worth = has_fallen || resident > explained;
+        let is_worth = has_fallen || unused > explained;
         if is_worth {
             self.most = recent;
         }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn memory_is_returned_once_after_it_has_stayed_free() {
         let mut calm = Calm::default();
-        let mut is_worth = |held| calm.is_worth_returning(Sample { held, resident: 0 });
+        let mut is_worth = |held| calm.is_worth_returning(Sample { held, unused: 0 });
         let much = 3 * WORTH_RETURNING;
         let samples = [much, much, 0, much, 0, 0, 0, 0, much, much, much, WORTH_RETURNING];
         let returned: Vec<_> = (0..samples.len()).filter(|at| is_worth(samples[*at])).collect();
@@ -219,17 +219,17 @@ mod tests {
     }
 
     #[test]
-    fn memory_beyond_what_is_held_is_returned_and_memory_that_stays_is_left_alone() {
+    fn unused_memory_is_returned_unless_requests_use_it_again_or_it_stays() {
         const PART: usize = WORTH_RETURNING;
         let mut calm = Calm::default();
-        let mut is_worth = |held: usize, resident: usize| {
-            calm.is_worth_returning(Sample { held: held * PART, resident: resident * PART })
+        let mut is_worth = |held: usize, unused: usize| {
+            calm.is_worth_returning(Sample { held: held * PART, unused: unused * PART })
         };
         assert!(!is_worth(0, 10) && !is_worth(0, 12), "too little more");
         assert!(is_worth(0, 13));
-        // Nothing of it was free: this much is needed.
+        // None of it could be returned.
         assert!(!is_worth(0, 13) && !is_worth(0, 15));
-        // Requests hold a part, which is free in between.
+        // Requests hold a part, which is unused in between.
         assert!(!is_worth(3, 21) && !is_worth(0, 21));
         assert!(is_worth(3, 22));
     }
