@@ -1,6 +1,8 @@
 //! Builds and runs a gateway.
 
-use std::{future::pending, net::SocketAddr, sync::Arc};
+use std::{
+    future::pending, net::SocketAddr, num::NonZero, sync::Arc, thread::available_parallelism,
+};
 
 use batchfleet_broker::{Broker, BrokerError, GatewayId, Observer, Producer};
 use batchfleet_service::{LongTasks, Process};
@@ -124,6 +126,8 @@ impl Gateway {
         if let Some(tls) = tls.clone() {
             tasks.spawn("TLS certificates", tls.follow());
         }
+        // The server has as many threads.
+        batchfleet_heap::keep_less(available_parallelism().map_or(1, NonZero::get));
         let budgets = vec![api.budget.clone(), api.connection_memory.clone()];
         tasks.spawn("return of freed memory", memory::return_freed(budgets));
         let going = going(settings.lame_duck, process.shutdown.clone(), draining);

@@ -15,6 +15,8 @@ use tokio::{task::spawn_blocking, time::interval};
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of samples over which freed memory must stay free, before it is returned.
 const CALM_SAMPLES: usize = 3;
+/// The most samples between two returns of unused memory.
+const LONGEST_PAUSE: usize = 60;
 /// The least memory that is returned to the system at a time.
 const WORTH_RETURNING: usize = 8 << 20;
 
@@ -138,35 +140,51 @@ struct Sample {
     unused: usize,
 }
 
-/// Compares samples with those since memory was last returned.
-#[derive(Debug, Default)]
+/// Compares samples with earlier ones.
+#[derive(Debug)]
 struct Calm {
-    /// The most bytes held.
+    /// The most bytes held since memory was last returned.
     most: usize,
     /// The bytes held at the last samples.
     last: [usize; CALM_SAMPLES],
-    /// The least unused memory; `None` before the first sample.
-    least: Option<usize>,
+    /// What was unused when memory was returned, if that was at the last sample.
+    returned: Option<usize>,
+    /// The samples that a return because of unused memory waits after a return.
+    pause: usize,
+    /// What is left of the pause.
+    wait: usize,
+}
+
+impl Default for Calm {
+    fn default() -> Self {
+        let last = Default::default();
+        Self { most: 0, last, returned: None, pause: CALM_SAMPLES, wait: CALM_SAMPLES }
+    }
 }
 
 impl Calm {
     /// Takes a sample. Returns whether much less is held than before, and has been for a while, or
-    /// whether much more memory is unused than what is held explains: connections have more memory than
-    /// their shares, and free it, too.
+    /// whether much more is unused than requests use again: connections have more memory than their
+    /// shares. What lies between used memory cannot be returned, so the pause doubles after a return in
+    /// vain.
     fn is_worth_returning(&mut self, Sample { held, unused }: Sample) -> bool {
         self.last.rotate_left(1);
         self.last[CALM_SAMPLES - 1] = held;
         self.most = self.most.max(held);
-        let least = unused.min(self.least.unwrap_or(unused));
+        if let Some(before) = self.returned.take() {
+            let was_in_vain = before.saturating_sub(unused) < WORTH_RETURNING;
+            self.pause = if was_in_vain { LONGEST_PAUSE.min(2 * self.pause) } else { CALM_SAMPLES };
+            self.wait = self.pause;
+        }
+        self.wait = self.wait.saturating_sub(1);
         let recent = self.last.iter().copied().max().unwrap_or(held);
         let has_fallen = self.most - recent >= WORTH_RETURNING;
-        // What is held is free again between two requests, and the next one uses the same memory.
-        let explained = least + 2 * recent + 2 * WORTH_RETURNING;
-        let is_worth = has_fallen || unused > explained;
+        // What a request has held is unused until the next one.
+        let is_unused = self.wait == 0 && unused > 2 * (recent + WORTH_RETURNING);
+        let is_worth = has_fallen || is_unused;
         if is_worth {
-            self.most = recent;
+            (self.most, self.returned) = (recent, Some(unused));
         }
-        self.least = (!is_worth).then_some(least);
         is_worth
     }
 }
@@ -221,16 +239,23 @@ mod tests {
     #[test]
     fn unused_memory_is_returned_unless_requests_use_it_again_or_it_stays() {
         const PART: usize = WORTH_RETURNING;
-        let mut calm = Calm::default();
-        let mut is_worth = |held: usize, unused: usize| {
-            calm.is_worth_returning(Sample { held: held * PART, unused: unused * PART })
-        };
-        assert!(!is_worth(0, 10) && !is_worth(0, 12), "too little more");
-        assert!(is_worth(0, 13));
-        // None of it could be returned.
-        assert!(!is_worth(0, 13) && !is_worth(0, 15));
-        // Requests hold a part, which is unused in between.
-        assert!(!is_worth(3, 21) && !is_worth(0, 21));
-        assert!(is_worth(3, 22));
+        /// The samples, in parts, at which memory is returned.
+        fn returned(samples: impl IntoIterator<Item = (usize, usize)>) -> Vec<usize> {
+            let mut calm = Calm::default();
+            let sample = |(held, unused)| Sample { held: held * PART, unused: unused * PART };
+            let samples = samples.into_iter().enumerate();
+            let worth = samples.filter(|(_, parts)| calm.is_worth_returning(sample(*parts)));
+            worth.map(|(at, _)| at).collect()
+        }
+        assert!(returned(vec![(0, 2); 100]).is_empty(), "too little");
+        assert!(returned(vec![(3, 8); 100]).is_empty(), "of requests");
+        // A part is returned at once, and the rest when what lay between is no longer used.
+        let connections = [(0, 9), (0, 9), (0, 9), (0, 5), (0, 5), (0, 5), (0, 1), (0, 1)];
+        assert_eq!(returned(connections), [2, 5]);
+        // In vain.
+        let pauses = returned(vec![(0, 9); 600]);
+        assert_eq!(pauses[..5], [2, 8, 20, 44, 92]);
+        assert!(pauses.windows(2).all(|pair| pair[1] - pair[0] <= LONGEST_PAUSE), "{pauses:?}");
+        assert!(pauses.len() < 15, "{pauses:?}");
     }
 }

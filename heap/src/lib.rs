@@ -17,6 +17,12 @@ const LARGEST_BLOCK: libc::c_int = 32 << 20;
 /// would choose by itself after such a block.
 #[cfg(target_env = "gnu")]
 const KEPT: libc::c_int = 2 * LARGEST_BLOCK;
+/// The same for all heaps of a process with many threads that free memory.
+#[cfg(target_env = "gnu")]
+const KEPT_BY_ALL: libc::c_int = 32 << 20;
+/// The least that each of them keeps.
+#[cfg(target_env = "gnu")]
+const LEAST_KEPT: libc::c_int = 1 << 20;
 
 /// Lets the allocator keep freed memory for the next tensors, until [`release`] returns it. To be called
 /// at the start of a process.
@@ -29,6 +35,19 @@ pub fn keep_freed() {
         unsafe { libc::mallopt(parameter, bytes) };
     }
 }
+
+/// Limits what the heaps of `threads` threads keep together. [`release`] returns the freed memory at the end of the
+/// first heap only, so the others keep theirs for good.
+#[cfg(target_env = "gnu")]
+pub fn keep_less(threads: usize) {
+    let each = KEPT_BY_ALL / libc::c_int::try_from(threads.max(1)).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `mallopt` takes no pointer, and locks the allocator while it works.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, each.max(LEAST_KEPT)) };
+}
+
+/// Does nothing: only the allocator of glibc has this setting.
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_less(_threads: usize) {}
 
 /// Does nothing: only the allocator of glibc has these settings.
 #[cfg(not(target_env = "gnu"))]
