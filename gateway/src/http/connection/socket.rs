@@ -38,8 +38,8 @@ use crate::{
 const TURN: usize = 8 << 10;
 /// Maximum number of bytes read at a time outside of a body. A small request arrives in one piece.
 const PIECE: usize = 16 << 10;
-/// Maximum number of bytes of a large body that are read at a time.
-const BODY_PIECE: usize = 64 << 10;
+/// Maximum number of bytes of a large body that are read at a time: as many as actix reads.
+const BODY_PIECE: usize = 32 << 10;
 /// The bytes that a client has sent ahead of an answer at which no more are read.
 const AHEAD: usize = 4 << 10;
 /// The memory of a connection without a request, in bytes.
