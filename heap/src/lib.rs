@@ -36,6 +36,10 @@ pub fn keep_freed() {
     }
 }
 
+/// Does nothing: only the allocator of glibc has these settings.
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_freed() {}
+
 /// Limits what the heaps of `threads` threads keep together. [`release`] returns the freed memory at the end of the
 /// first heap only, so the others keep theirs for good.
 #[cfg(target_env = "gnu")]
@@ -48,10 +52,6 @@ pub fn keep_less(threads: usize) {
 /// Does nothing: only the allocator of glibc has this setting.
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_less(_threads: usize) {}
-
-/// Does nothing: only the allocator of glibc has these settings.
-#[cfg(not(target_env = "gnu"))]
-pub fn keep_freed() {}
 
 /// Returns the freed memory of the whole process to the system. Takes some milliseconds, during
 /// which other threads wait for memory.
@@ -66,7 +66,7 @@ pub fn release() {
 pub fn release() {}
 
 /// The memory of this process that the allocator has got from the system and no allocation uses, in bytes. Stacks
-/// of threads count as well. Takes less than a millisecond, unless there are very many free blocks.
+/// of threads count as well. Locks each heap while it counts the heap's free blocks.
 #[cfg(target_env = "gnu")]
 pub fn unused() -> usize {
     // SAFETY: `mallinfo2` takes no pointer, and locks each heap while it works.
@@ -74,7 +74,7 @@ pub fn unused() -> usize {
     resident().unwrap_or(0).saturating_sub(heaps.uordblks + heaps.hblkhd)
 }
 
-/// Returns 0: only the allocator of glibc tells.
+/// Returns 0: only the allocator of glibc tells what is used.
 #[cfg(not(target_env = "gnu"))]
 pub fn unused() -> usize {
     0

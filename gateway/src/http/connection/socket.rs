@@ -355,7 +355,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// The bytes of a large body that nobody has read; `None` if the current request has no large body.
+    /// The length in bytes of the part of a large body that no handler has read; `None` if the current request has no
+    /// large body.
     pub(super) fn large_body(&self) -> Option<u64> {
         match self.rest {
             Rest::Length(left) if self.has_large_body => Some(left),
