@@ -44,7 +44,7 @@ impl FromRequest for RequestBody {
 }
 
 /// The bytes that were read; `None` at the end of the body.
-fn some(read: io::Result<usize>) -> Option<Result<usize, PayloadError>> {
+fn unless_ended(read: io::Result<usize>) -> Option<Result<usize, PayloadError>> {
     match read {
         Ok(0) => None,
         Ok(length) => Some(Ok(length)),
@@ -64,7 +64,7 @@ impl Source for RequestBody {
             Self::Small(payload) => payload.poll_more(context, into),
             Self::Large(body) => {
                 let read = ready!(body.poll_read(context, into.with_room()));
-                Poll::Ready(some(read).map(|read| read.map(drop)))
+                Poll::Ready(unless_ended(read).map(|read| read.map(drop)))
             }
         }
     }
@@ -75,7 +75,7 @@ impl Source for RequestBody {
     ) -> Poll<Option<Result<usize, PayloadError>>> {
         match self {
             Self::Small(payload) => payload.poll_skip(context),
-            Self::Large(body) => body.poll_skip(context).map(some),
+            Self::Large(body) => body.poll_skip(context).map(unless_ended),
         }
     }
 }
